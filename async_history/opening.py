@@ -1,0 +1,69 @@
+"""From a URL to a manager. Knows the spellings of URLs, and imports a backend only to open it."""
+
+import os
+from importlib import import_module
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import unquote, urlsplit
+
+from async_history.errors import InvalidInput
+from async_history.manager import HistoryManager
+
+_SQLITE = ("async_history.backends.sqlite", "SQLiteHistoryManager")
+_NULL = ("async_history.backends.null", "NullHistoryManager")
+
+_SPELLINGS = "sqlite:///relative.db, sqlite:////absolute.db, a path, memory:// or null://"
+
+
+def open_history(url: str | os.PathLike[str], **options: Any) -> HistoryManager:
+    """Return the manager of a history store, ready to be opened by `async with` or `await`.
+
+        async with open_history("sqlite:///history.db") as history: ...
+        history = await open_history("memory://")
+
+    Args:
+        url: `sqlite:///relative.db`, `sqlite:////absolute.db` or a bare path: a SQLite file;
+            `memory://` or `sqlite://`: SQLite in memory, gone when closed; `null://`: history is
+            forgotten. `sqlite+aiosqlite://` is accepted too.
+        options: the backend's keyword arguments, such as `create`, `migrate`, `durability`,
+            `queue_records`, `queue_timeout_s`; see `SQLiteHistoryManager`.
+
+    Raises:
+        InvalidInput: no backend answers to the URL, or it has no such option.
+    """
+    (module, name), arguments = _backend(url)
+    manager_type = getattr(import_module(module), name)
+    try:
+        return cast(HistoryManager, manager_type(*arguments, **options))
+    except TypeError as error:
+        raise InvalidInput(f"{name} does not take these options: {error}") from error
+
+
+def _backend(url: str | os.PathLike[str]) -> tuple[tuple[str, str], tuple[Path | None, ...]]:
+    if not isinstance(url, str | os.PathLike):
+        raise InvalidInput(f"a history's URL must be text or a path, not {type(url).__name__}")
+    text = os.fspath(url)
+    if text == ":memory:":
+        return _SQLITE, (None,)
+    if "://" not in text:
+        if not text or "\0" in text:
+            raise InvalidInput(f"{text!r} is no file name; use {_SPELLINGS}")
+        return _SQLITE, (Path(text),)
+    scheme = text.partition("://")[0].lower()
+    parts = urlsplit(text)
+    if parts.query or parts.fragment:
+        raise InvalidInput(
+            f"{text!r} has a query or fragment, which nothing here reads; pass options as keywords"
+        )
+    if scheme == "null":
+        return _NULL, ()
+    if scheme == "memory":
+        return _SQLITE, (None,)
+    if scheme in ("sqlite", "sqlite+aiosqlite"):
+        if parts.netloc:
+            raise InvalidInput(
+                f"{text!r} names a host; a file is sqlite:///relative.db or sqlite:////absolute.db"
+            )
+        path = unquote(parts.path)[1:]
+        return _SQLITE, (Path(path) if path and path != ":memory:" else None,)
+    raise InvalidInput(f"no backend for {scheme!r} URLs; use {_SPELLINGS}")

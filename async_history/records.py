@@ -1,0 +1,248 @@
+"""What is stored: events, history records and messages, and the check of each before it is queued.
+
+Lives here: the ten columns of mem0's `history`, the six of its `messages`, and what may be in
+them. Not here: how they are written or read.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, Final
+
+from uuid_utils import uuid7
+
+from async_history.errors import InvalidInput
+
+
+class Event(StrEnum):
+    """What happened to a memory."""
+
+    ADD = "ADD"
+    UPDATE = "UPDATE"
+    DELETE = "DELETE"
+
+
+_EVENTS: Final = {event.value: event for event in Event}
+
+COLUMNS: Final = (
+    "id",
+    "memory_id",
+    "old_memory",
+    "new_memory",
+    "event",
+    "created_at",
+    "updated_at",
+    "is_deleted",
+    "actor_id",
+    "role",
+)
+"""mem0's ten columns, in its order (mem0ai 0.1.100 to 2.2, `memory/storage.py`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryRecord:
+    """One change of one memory: mem0's ten columns, and the instant they add up to.
+
+    `event` is an `Event`, or the text found in an existing row when it is none of them.
+    `created_at` and `updated_at` are ISO 8601 text, to the letter as they were given.
+    `occurred_at` is when the change happened, aware: `created_at` of an ADD, else `updated_at`,
+    else the time of the memory's record before it. A text without an offset counts as UTC. It is
+    None where none of these can be read as a time.
+    """
+
+    id: str
+    memory_id: str
+    old_memory: str | None
+    new_memory: str | None
+    event: Event | str
+    created_at: str | None = None
+    updated_at: str | None = None
+    is_deleted: bool = False
+    actor_id: str | None = None
+    role: str | None = None
+    occurred_at: datetime | None = field(default=None, compare=False)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return exactly the mapping that mem0's `get_history` returns for this record."""
+        return {
+            "id": self.id,
+            "memory_id": self.memory_id,
+            "old_memory": self.old_memory,
+            "new_memory": self.new_memory,
+            "event": str(self.event),
+            "created_at": self.created_at,
+            "updated_at": self.updated_at,
+            "is_deleted": self.is_deleted,
+            "actor_id": self.actor_id,
+            "role": self.role,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message of a session scope's rolling buffer. `created_at` is ISO 8601 text, UTC."""
+
+    role: str | None
+    content: str | None
+    name: str | None = None
+    created_at: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return exactly the mapping that mem0's `get_last_messages` returns for this message."""
+        return {
+            "role": self.role,
+            "content": self.content,
+            "name": self.name,
+            "created_at": self.created_at,
+        }
+
+
+def new_id() -> str:
+    """Return a fresh UUIDv7: ids that grow keep the primary key's index fast (TRAPS, drivers)."""
+    return str(uuid7())
+
+
+def parse_time(text: str) -> datetime | None:
+    """Return the aware instant an ISO 8601 text names (UTC where it has no offset), or None."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def own_time(event: Event | str, created_at: str | None, updated_at: str | None) -> datetime | None:
+    """Return the instant a record's own columns give its change, if they do."""
+    text = created_at if event == Event.ADD else updated_at
+    return parse_time(text) if text is not None else None
+
+
+def new_record(
+    memory_id: str,
+    old_memory: str | None,
+    new_memory: str | None,
+    event: Event | str,
+    created_at: datetime | str | None = None,
+    updated_at: datetime | str | None = None,
+    is_deleted: bool | int | None = None,
+    actor_id: str | None = None,
+    role: str | None = None,
+    id: str | None = None,
+) -> HistoryRecord:
+    """Check one new record and fill in what is missing.
+
+    A missing `id` becomes a UUIDv7, a missing time of the change (`created_at` of an ADD,
+    `updated_at` else) becomes now in UTC, a missing `is_deleted` follows from the event.
+
+    Raises:
+        InvalidInput: a value is missing, of another type, or holds what the store could not give
+            back to the letter.
+    """
+    known_event = _known_event(event)
+    if known_event is None:
+        raise InvalidInput(f"event must be ADD, UPDATE or DELETE, not {_shown(event)}")
+    created, created_time = _time("created_at", created_at)
+    updated, updated_time = _time("updated_at", updated_at)
+    occurred_at = created_time if known_event is Event.ADD else updated_time
+    if occurred_at is None:
+        occurred_at = datetime.now(UTC)
+        if known_event is Event.ADD:
+            created = occurred_at.isoformat()
+        else:
+            updated = occurred_at.isoformat()
+    return HistoryRecord(
+        new_id() if id is None else check_name("id", id),
+        check_name("memory_id", memory_id),
+        None if old_memory is None else check_text("old_memory", old_memory),
+        None if new_memory is None else check_text("new_memory", new_memory),
+        known_event,
+        created,
+        updated,
+        known_event is Event.DELETE if is_deleted is None else _flag("is_deleted", is_deleted),
+        None if actor_id is None else check_text("actor_id", actor_id),
+        None if role is None else check_text("role", role),
+        occurred_at,
+    )
+
+
+def _known_event(event: object) -> Event | None:
+    return _EVENTS.get(event) if isinstance(event, str) else None
+
+
+def record_from_mapping(given: Mapping[str, Any]) -> HistoryRecord:
+    """Check one new record given by column name, as mem0's `batch_add_history` takes them.
+
+    Raises:
+        InvalidInput: as `new_record`, or a key is no column.
+    """
+    if not given.keys() <= _COLUMN_SET:
+        unknown = sorted(set(map(str, given)) - _COLUMN_SET)
+        raise InvalidInput(f"{unknown[0]!r} is no column of a history record; use {_COLUMN_LIST}")
+    for name in ("memory_id", "event"):
+        if given.get(name) is None:
+            raise InvalidInput(f"{name} is missing")
+    return new_record(**{"old_memory": None, "new_memory": None, **given})
+
+
+_COLUMN_SET: Final = frozenset(COLUMNS)
+_COLUMN_LIST: Final = ", ".join(COLUMNS)
+
+
+def check_text(name: str, value: object) -> str:
+    """Return `value` if every store can hold it to the letter.
+
+    Raises:
+        InvalidInput: it is no text, or has a NUL or a lone surrogate.
+    """
+    if type(value) is str and value.isascii() and "\0" not in value:
+        return value
+    if not isinstance(value, str):
+        raise InvalidInput(f"{name} must be text, not {type(value).__name__}")
+    if "\0" in value:
+        raise InvalidInput(f"{name} holds a NUL character, which databases cut text at; remove it")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInput(
+            f"{name} holds a lone surrogate at position {error.start}, which is no character; "
+            "replace it"
+        ) from error
+    return str(value)
+
+
+def check_name(name: str, value: object) -> str:
+    """Return `value` if it is text that can name something: as `check_text`, and not empty."""
+    text = check_text(name, value)
+    if not text:
+        raise InvalidInput(f"{name} must not be empty")
+    return text
+
+
+def _time(name: str, value: object) -> tuple[str | None, datetime | None]:
+    if value is None:
+        return None, None
+    if isinstance(value, datetime):
+        return value.isoformat(), value if value.tzinfo else value.replace(tzinfo=UTC)
+    text = check_text(name, value)
+    moment = parse_time(text)
+    if moment is None or "-" not in text:
+        raise InvalidInput(
+            f"{name} must be a datetime or an ISO 8601 text like 2026-11-20T09:41:15+00:00, "
+            f"not {_shown(text)}"
+        )
+    return text, moment
+
+
+def _flag(name: str, value: object) -> bool:
+    if value is True or value is False or (type(value) is int and value in (0, 1)):
+        return bool(value)
+    raise InvalidInput(f"{name} must be a bool, 0 or 1, not {_shown(value)}")
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "…"
+
+
+_SHOWN_CHARACTERS: Final = 60

@@ -1,0 +1,167 @@
+"""What one call wants written, checked and weighed: all of it or none.
+
+Lives here: the two kinds of submission and how they are made from a caller's arguments. Not here:
+when and how they are written.
+"""
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from sys import getsizeof
+from typing import Any, Final
+
+from async_history.errors import InvalidInput
+from async_history.records import (
+    HistoryRecord,
+    Message,
+    check_name,
+    check_text,
+    new_id,
+    new_record,
+    record_from_mapping,
+)
+
+MESSAGES_KEPT: Final = 10
+"""Messages kept of a session scope (mem0ai 2.x, `memory/storage.py`)."""
+
+_RECORD_BYTES: Final = 1024
+"""Memory a queued record takes besides its texts: objects, future, timer (measured: 0.9 KB)."""
+_CHARACTER_BYTES: Final = 4
+"""Most memory a character takes in a str; names are short, so this bound is near enough."""
+_SLICE: Final = 500
+"""Records checked before the event loop gets its turn: about 2 ms."""
+_ALWAYS_COMPARED: Final = ("memory_id", "old_memory", "new_memory", "event")
+_COMPARED_IF_GIVEN: Final = ("created_at", "updated_at", "is_deleted", "actor_id", "role")
+
+
+@dataclass(slots=True, eq=False)
+class AddRecords:
+    """History records to append, in order. A repeated one is replaced by the one that is there.
+
+    `given` holds each record's columns as the caller gave them, where the caller also gave the id:
+    a repeated id is the same record if those columns are the same.
+    """
+
+    records: list[HistoryRecord]
+    given: Mapping[str, Mapping[str, Any]]
+    if_latest: HistoryRecord | None
+    record_count: int
+    size_bytes: int
+
+    @property
+    def ids(self) -> Sequence[str]:
+        return [record.id for record in self.records]
+
+    def is_same(self, record: HistoryRecord, stored: HistoryRecord) -> bool:
+        """Tell whether the stored record is what this submission wants under its id."""
+        names: Iterable[str] = (*_ALWAYS_COMPARED, *_COMPARED_IF_GIVEN)
+        given = self.given.get(record.id)
+        if given is not None:
+            names = (
+                *_ALWAYS_COMPARED,
+                *(name for name in _COMPARED_IF_GIVEN if given.get(name) is not None),
+            )
+        return all(getattr(record, name) == getattr(stored, name) for name in names)
+
+
+@dataclass(slots=True, eq=False)
+class SaveMessages:
+    """Messages to append to a session scope's buffer, in order, with an id each."""
+
+    messages: Sequence[Message]
+    ids: Sequence[str]
+    session_scope: str
+    record_count: int
+    size_bytes: int
+
+
+Submission = AddRecords | SaveMessages
+
+
+def one_record(record: HistoryRecord, given: Mapping[str, Any] | None) -> AddRecords:
+    """Make a submission of one checked record. `given`: see `AddRecords`, None if we named it."""
+    return AddRecords(
+        [record], {} if given is None else {record.id: given}, None, 1, _record_bytes(record)
+    )
+
+
+async def many_records(
+    items: Iterable[HistoryRecord | Mapping[str, Any]], if_latest: HistoryRecord | None
+) -> AddRecords:
+    """Check many records, giving the event loop its turn every few milliseconds.
+
+    Raises:
+        InvalidInput: with the index of the item that can't be used.
+    """
+    if if_latest is not None and not isinstance(if_latest, HistoryRecord):
+        raise InvalidInput(
+            f"if_latest must be a HistoryRecord that was read, not {type(if_latest).__name__}"
+        )
+    records: list[HistoryRecord] = []
+    given: dict[str, Mapping[str, Any]] = {}
+    size = 0
+    for index, item in enumerate(items):
+        try:
+            record = _checked(item)
+        except InvalidInput as error:
+            raise InvalidInput(f"record {index}: {error}") from error
+        if isinstance(item, HistoryRecord):
+            given[record.id] = item.as_dict()
+        elif item.get("id") is not None:
+            given[record.id] = dict(item)
+        records.append(record)
+        size += _record_bytes(record)
+        if index % _SLICE == _SLICE - 1:
+            await asyncio.sleep(0)
+    return AddRecords(records, given, if_latest, len(records), size)
+
+
+def messages_to_save(messages: Iterable[Mapping[str, Any] | Message], scope: str) -> SaveMessages:
+    """Check a scope's new messages; of more than the buffer keeps, the last ones.
+
+    Each gets an instant of its own, a microsecond apart, so that plain mem0, which orders by
+    time, keeps them in order too.
+
+    Raises:
+        InvalidInput: with the index of the message that can't be used.
+    """
+    check_name("session_scope", scope)
+    now = datetime.now(UTC)
+    checked: list[Message] = []
+    for index, item in enumerate(messages):
+        given = item.as_dict() if isinstance(item, Message) else item
+        if not isinstance(given, Mapping):
+            raise InvalidInput(
+                f"message {index}: must be a mapping or a Message, not {type(item).__name__}"
+            )
+        texts: dict[str, str | None] = {}
+        for name in ("role", "content", "name"):
+            value = given.get(name)
+            try:
+                texts[name] = None if value is None else check_text(name, value)
+            except InvalidInput as error:
+                raise InvalidInput(f"message {index}: {error}") from error
+        created_at = (now + timedelta(microseconds=index)).isoformat(timespec="microseconds")
+        checked.append(Message(texts["role"], texts["content"], texts["name"], created_at))
+    kept = checked[-MESSAGES_KEPT:]
+    size = sum(_RECORD_BYTES + getsizeof(message.content) for message in kept)
+    return SaveMessages(kept, [new_id() for _ in kept], scope, len(kept), size)
+
+
+def _checked(item: HistoryRecord | Mapping[str, Any]) -> HistoryRecord:
+    if isinstance(item, HistoryRecord):
+        return new_record(**item.as_dict())
+    if not isinstance(item, Mapping):
+        raise InvalidInput(f"must be a HistoryRecord or a mapping, not {type(item).__name__}")
+    return record_from_mapping(item)
+
+
+def _record_bytes(record: HistoryRecord) -> int:
+    names = len(record.memory_id) + len(record.actor_id or "") + len(record.role or "")
+    return (
+        _RECORD_BYTES
+        + getsizeof(record.old_memory)
+        + getsizeof(record.new_memory)
+        + _CHARACTER_BYTES * names
+    )

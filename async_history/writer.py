@@ -1,0 +1,468 @@
+"""The group-commit writer: queue → batch → commit → acks, in one task. Knows no database.
+
+Callers submit and wait. The task takes what is queued, up to a batch, hands it to a commit
+function, and acks every caller when that returns. While a commit runs, the next batch gathers: a
+lone write commits at once, a crowd shares a commit, and nobody lingers for company.
+
+Lives here: the bounded queue, order, cancellation, turns, closing, and telling everyone the reason
+when something breaks. Not here: what a submission means, how it is committed, threads.
+"""
+
+import asyncio
+import copy
+import logging
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+from async_history.errors import (
+    CommitUnknown,
+    HistoryClosed,
+    HistoryError,
+    InvalidInput,
+    Overloaded,
+    StorageError,
+)
+
+QUEUE_RECORDS = 20_000
+"""Default bound of the queue in records: a fifth of a second's work, and twice 10,000 tasks."""
+QUEUE_BYTES = 64 * 1024 * 1024
+"""Default bound of the queue in bytes of text."""
+BATCH_RECORDS = 512
+"""Most records of a batch. With 1,000 tasks half commit while the other half is woken; larger
+batches made both wait for each other (benchmarks/peers.py)."""
+BATCH_BYTES = 16 * 1024 * 1024
+"""Most bytes of a batch. A larger submission is a batch of its own."""
+_RETRY_DELAY_S = 0.01
+_LONGEST_RETRY_DELAY_S = 1.0
+"""Pauses before a commit of unknown outcome is tried again: doubled each time."""
+_CROWD = 64
+_HEAD_START_S = 0.001
+"""A crowd of callers, once woken, keeps the GIL for milliseconds, and the thread that commits the
+next batch needs it to begin: without a head start the two take turns instead of overlapping
+(1,000 tasks: half the speed). Fewer callers than `_CROWD` are done sooner than it lasts."""
+
+_log = logging.getLogger("async_history")
+
+
+class Submission(Protocol):
+    """What the writer needs to know of a submission: its weight, and the ids it would write."""
+
+    @property
+    def record_count(self) -> int: ...
+    @property
+    def size_bytes(self) -> int: ...
+    @property
+    def ids(self) -> Sequence[str]: ...
+
+
+S = TypeVar("S", bound=Submission)
+T = TypeVar("T")
+
+CommitFunction = Callable[[Sequence[S]], Awaitable[Mapping[int, HistoryError]]]
+"""Commit a batch in one transaction, in order.
+
+Returns the submissions it refused, by their index in the batch: those are not written, their
+neighbours are. Raises when the store failed and nothing was written, or `OutcomeUnknown`. It may
+be cancelled at any await and is then called again with the same batch, as after `OutcomeUnknown`,
+so what is there already must count as written.
+"""
+
+
+class OutcomeUnknown(Exception):
+    """Raised by a commit function that cannot tell whether its transaction took effect."""
+
+
+@dataclass(frozen=True, slots=True)
+class WriterStats:
+    """Counters since the writer started, and the queue as it is now."""
+
+    queued_records: int
+    queued_bytes: int
+    waiting_callers: int
+    oldest_wait_s: float
+    batches: int
+    batch_records_mean: float
+    batch_records_max: int
+    acked_submissions: int
+    acked_records: int
+    refused_submissions: int
+    failed_batches: int
+
+
+class _Entry(Generic[S]):
+    """One caller's place: its submission, or an operation that takes a turn of its own."""
+
+    __slots__ = ("ack", "count", "operation", "since", "size", "submission", "timer")
+
+    def __init__(
+        self,
+        submission: S | None,
+        operation: Callable[[], Awaitable[Any]] | None,
+        ack: "asyncio.Future[Any]",
+        since: float,
+    ) -> None:
+        self.submission = submission
+        self.operation = operation
+        self.ack = ack
+        self.since = since
+        self.count = submission.record_count if submission is not None else 0
+        self.size = submission.size_bytes if submission is not None else 0
+        self.timer: asyncio.TimerHandle | None = None
+
+
+class GroupCommitWriter(Generic[S]):
+    """Commits submissions in batches and acks each when its batch is durable.
+
+    Args:
+        commit: the commit function.
+        finish: called once, at the end of the task, after everything accepted was committed.
+        queue_records, queue_bytes: bounds of the queue. A batch being committed is beyond them.
+        queue_timeout_s: how long a caller may wait for room; None waits without bound.
+        batch_records, batch_bytes: bounds of one batch.
+        commit_timeout_s: how long a commit of unknown outcome is tried again.
+    """
+
+    def __init__(
+        self,
+        commit: CommitFunction[S],
+        *,
+        finish: Callable[[], Awaitable[None]],
+        queue_records: int = QUEUE_RECORDS,
+        queue_bytes: int = QUEUE_BYTES,
+        queue_timeout_s: float | None = None,
+        batch_records: int = BATCH_RECORDS,
+        batch_bytes: int = BATCH_BYTES,
+        commit_timeout_s: float = 30.0,
+    ) -> None:
+        for name, value in (
+            ("queue_records", queue_records),
+            ("queue_bytes", queue_bytes),
+            ("batch_records", batch_records),
+            ("batch_bytes", batch_bytes),
+        ):
+            if value < 1:
+                raise InvalidInput(f"{name} must be at least 1, not {value}")
+        self._commit = commit
+        self._finish = finish
+        self._queue_records = queue_records
+        self._queue_bytes = queue_bytes
+        self._queue_timeout_s = queue_timeout_s
+        self._batch_records = batch_records
+        self._batch_bytes = batch_bytes
+        self._commit_timeout_s = commit_timeout_s
+        self._queue: OrderedDict[_Entry[S], None] = OrderedDict()
+        self._waiting: OrderedDict[_Entry[S], None] = OrderedDict()
+        self._in_batch: list[_Entry[S]] = []
+        self._records = 0
+        self._bytes = 0
+        self._closing = False
+        self._died: BaseException | None = None
+        self._wake: asyncio.Future[None] | None = None
+        self._batches = 0
+        self._batch_records_max = 0
+        self._acked_submissions = 0
+        self._acked_records = 0
+        self._refused_submissions = 0
+        self._failed_batches = 0
+        self._loop = asyncio.get_running_loop()
+        self._task = self._loop.create_task(self._run(), name="async_history writer")
+
+    # The callers' side
+
+    async def submit(self, submission: S) -> None:
+        """Queue a submission and return when it is durable.
+
+        Raises:
+            Overloaded: the queue had no room within `queue_timeout_s`.
+            HistoryClosed: the writer is closing, or closed before the submission's turn.
+            CommitUnknown: the store failed while committing and could not be asked again.
+            HistoryError: the submission was refused, or its batch failed. It is not written.
+            asyncio.CancelledError: at once. What was still queued is withdrawn for certain; what
+                is in a batch completes, and is logged if it fails.
+        """
+        await self._take_place(self._entry(submission, None))
+
+    async def run_in_turn(self, operation: Callable[[], Awaitable[T]]) -> T:
+        """Run an operation alone, after all that was submitted before it and before all after.
+
+        Like a commit, it may be cancelled at any await and is then called again.
+        """
+        result: T = await self._take_place(self._entry(None, operation))
+        return result
+
+    def _entry(
+        self, submission: S | None, operation: Callable[[], Awaitable[Any]] | None
+    ) -> _Entry[S]:
+        if self._closing:
+            if self._died is not None:
+                raise HistoryClosed(f"the writer died: {self._died!r}") from self._died
+            raise HistoryClosed("the manager is closed; open another")
+        return _Entry(submission, operation, self._loop.create_future(), self._loop.time())
+
+    async def _take_place(self, entry: _Entry[S]) -> Any:
+        if self._waiting or not self._has_room(entry):
+            self._waiting[entry] = None
+            if self._queue_timeout_s is not None:
+                entry.timer = self._loop.call_later(self._queue_timeout_s, self._overload, entry)
+        else:
+            self._admit(entry)
+        try:
+            return await entry.ack
+        except asyncio.CancelledError:
+            self._withdraw(entry)
+            raise
+
+    def _has_room(self, entry: _Entry[S]) -> bool:
+        return not self._queue or (
+            self._records + entry.count <= self._queue_records
+            and self._bytes + entry.size <= self._queue_bytes
+        )
+
+    def _admit(self, entry: _Entry[S]) -> None:
+        if entry.timer is not None:
+            entry.timer.cancel()
+        self._queue[entry] = None
+        self._records += entry.count
+        self._bytes += entry.size
+        self._wake_up()
+
+    def _wake_up(self) -> None:
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+    def _admit_waiting(self) -> None:
+        while self._waiting:
+            entry = next(iter(self._waiting))
+            if not self._has_room(entry):
+                return
+            del self._waiting[entry]
+            self._admit(entry)
+
+    def _overload(self, entry: _Entry[S]) -> None:
+        if entry in self._waiting:
+            del self._waiting[entry]
+            entry.ack.set_exception(
+                Overloaded(
+                    f"the queue was full ({self._records} records, {self._bytes} bytes) for "
+                    f"{self._queue_timeout_s} s; not written. Send less, or raise queue_records, "
+                    "queue_bytes or queue_timeout_s"
+                )
+            )
+            self._admit_waiting()
+
+    def _withdraw(self, entry: _Entry[S]) -> None:
+        if entry.timer is not None:
+            entry.timer.cancel()
+        if entry in self._queue:
+            self._leave_queue(entry)
+        else:
+            self._waiting.pop(entry, None)
+        self._admit_waiting()
+
+    def _leave_queue(self, entry: _Entry[S]) -> None:
+        del self._queue[entry]
+        self._records -= entry.count
+        self._bytes -= entry.size
+
+    # The task's side
+
+    async def _run(self) -> None:
+        try:
+            while await self._something_queued():
+                await self._settle(self._take_batch())
+        except BaseException as error:
+            self._died = error
+            raise
+        finally:
+            self._closing = True
+            self._fail_everyone_left()
+            await self._to_the_end(self._finish)
+
+    async def _something_queued(self) -> bool:
+        while not self._queue:
+            if self._closing:
+                return False
+            self._wake = self._loop.create_future()
+            try:
+                await self._wake
+            except asyncio.CancelledError:
+                self.begin_close()
+        return True
+
+    def _take_batch(self) -> list[_Entry[S]]:
+        batch: list[_Entry[S]] = []
+        records = size = 0
+        for entry in self._queue:
+            records += entry.count
+            size += entry.size
+            if batch and (
+                records > self._batch_records
+                or size > self._batch_bytes
+                or entry.operation is not None
+            ):
+                break
+            batch.append(entry)
+            if entry.operation is not None:
+                break
+        for entry in batch:
+            self._leave_queue(entry)
+        self._admit_waiting()
+        return batch
+
+    async def _settle(self, batch: list[_Entry[S]]) -> None:
+        self._in_batch = batch
+        try:
+            if batch[0].operation is not None:
+                result = await self._to_the_end(batch[0].operation)
+                self._ack(batch[0], result)
+            else:
+                await self._commit_batch(batch)
+        except OutcomeUnknown as error:
+            self._failed_batches += 1
+            for entry in batch:
+                ids = entry.submission.ids if entry.submission is not None else ()
+                self._refuse(entry, CommitUnknown(f"the outcome is unknown: {error}", ids), error)
+        except Exception as error:  # whatever the store raises is told to every caller of the batch
+            self._failed_batches += 1
+            for entry in batch:
+                self._refuse(entry, _own_copy(error), error)
+        self._in_batch = []
+
+    async def _commit_batch(self, batch: list[_Entry[S]]) -> None:
+        submissions = [entry.submission for entry in batch if entry.submission is not None]
+        refused = await self._to_the_end(lambda: self._commit(submissions))
+        records = sum(entry.count for entry in batch)
+        self._batches += 1
+        self._batch_records_max = max(self._batch_records_max, records)
+        self._acked_records += records
+        if self._queue and len(batch) >= _CROWD:
+            self._loop.call_later(_HEAD_START_S, self._wake_callers, batch, refused)
+        else:
+            self._wake_callers(batch, refused)
+
+    def _wake_callers(self, batch: list[_Entry[S]], refused: Mapping[int, HistoryError]) -> None:
+        for index, error in refused.items():
+            self._refused_submissions += 1
+            self._acked_records -= batch[index].count
+            self._refuse(batch[index], error, None)
+        self._acked_submissions += len(batch) - len(refused)
+        for entry in batch:
+            self._ack(entry, None)
+
+    async def _to_the_end(self, operation: Callable[[], Awaitable[T]]) -> T:
+        """Run an operation until its outcome is known, though this task is cancelled meanwhile.
+
+        The task's own cancellation (an `asyncio.run` ending) means close, not half a commit.
+        """
+        deadline = self._loop.time() + self._commit_timeout_s
+        delay = _RETRY_DELAY_S
+        while True:
+            try:
+                return await operation()
+            except asyncio.CancelledError:
+                self.begin_close()
+                unknown = OutcomeUnknown("cancelled again and again")
+            except OutcomeUnknown as error:
+                unknown = error
+            if self._loop.time() + delay > deadline:
+                raise unknown
+            await self._pause(delay)
+            delay = min(delay * 2, _LONGEST_RETRY_DELAY_S)
+
+    async def _pause(self, delay: float) -> None:
+        try:
+            await asyncio.sleep(delay)
+        except asyncio.CancelledError:
+            self.begin_close()
+
+    @staticmethod
+    def _ack(entry: _Entry[S], result: object) -> None:
+        if not entry.ack.done():
+            entry.ack.set_result(result)
+
+    @staticmethod
+    def _refuse(entry: _Entry[S], error: HistoryError, cause: BaseException | None) -> None:
+        if cause is not None:
+            error.__cause__ = cause
+        if not entry.ack.done():
+            entry.ack.set_exception(error)
+        else:
+            _log.error("a submission whose caller was cancelled was not written", exc_info=error)
+
+    # Closing
+
+    def begin_close(self) -> None:
+        """Refuse new work from now on; what was accepted is still committed."""
+        if self._closing:
+            return
+        self._closing = True
+        for entry in list(self._waiting):
+            if entry.timer is not None:
+                entry.timer.cancel()
+            self._refuse_unwritten(entry, "the manager closed while the queue was full")
+        self._waiting.clear()
+        self._wake_up()
+
+    async def aclose(self, timeout_s: float) -> None:
+        """Close and wait until what was accepted is committed, at most `timeout_s`.
+
+        Past it the callers still queued get `HistoryClosed`, those in a batch `CommitUnknown`,
+        and the task is left to end by itself.
+        """
+        self.begin_close()
+        done, _ = await asyncio.wait([self._task], timeout=timeout_s)
+        if not done:
+            self._fail_everyone_left()
+
+    @property
+    def task(self) -> "asyncio.Task[None]":
+        """The writer's task. It is done when everything accepted is settled and `finish` ran."""
+        return self._task
+
+    def _fail_everyone_left(self) -> None:
+        reason = "the manager was closed before this was written"
+        if self._died is not None:
+            reason = f"the writer died: {self._died!r}"
+        for entry in [*self._queue, *self._waiting]:
+            if entry.timer is not None:
+                entry.timer.cancel()
+            self._refuse_unwritten(entry, reason)
+        self._queue.clear()
+        self._waiting.clear()
+        self._records = self._bytes = 0
+        for entry in self._in_batch:
+            ids = entry.submission.ids if entry.submission is not None else ()
+            if not entry.ack.done():
+                entry.ack.set_exception(CommitUnknown(f"{reason}, while committing", ids))
+
+    def _refuse_unwritten(self, entry: _Entry[S], reason: str) -> None:
+        if not entry.ack.done():
+            error = HistoryClosed(f"{reason}; it was not written")
+            error.__cause__ = self._died
+            entry.ack.set_exception(error)
+
+    def stats(self) -> WriterStats:
+        """Return the counters and the queue as they are now."""
+        oldest = next(iter(self._in_batch or self._queue), None)
+        return WriterStats(
+            queued_records=self._records,
+            queued_bytes=self._bytes,
+            waiting_callers=len(self._waiting),
+            oldest_wait_s=self._loop.time() - oldest.since if oldest is not None else 0.0,
+            batches=self._batches,
+            batch_records_mean=self._acked_records / self._batches if self._batches else 0.0,
+            batch_records_max=self._batch_records_max,
+            acked_submissions=self._acked_submissions,
+            acked_records=self._acked_records,
+            refused_submissions=self._refused_submissions,
+            failed_batches=self._failed_batches,
+        )
+
+
+def _own_copy(error: Exception) -> HistoryError:
+    """Return an error for one caller alone: a traceback grows wherever the error is raised."""
+    if isinstance(error, HistoryError):
+        return copy.copy(error)
+    return StorageError(f"the commit failed: {error!r}")
