@@ -1,0 +1,39 @@
+"""Lets a program end that did not close its managers.
+
+A connection's thread keeps the interpreter alive before any `atexit` function runs. A daemon
+thread that waits for the main thread to end, and then stops those threads, does not.
+"""
+
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Protocol
+
+
+class Stoppable(Protocol):
+    """An open connection with a thread of its own."""
+
+    @property
+    def stop(self) -> Callable[[], object]: ...
+
+
+_open: "weakref.WeakSet[Stoppable]" = weakref.WeakSet()
+_lock = threading.Lock()
+_watcher: threading.Thread | None = None
+
+
+def stop_at_exit(connection: Stoppable) -> None:
+    """Stop this connection's thread when the program ends, if it still exists then."""
+    global _watcher
+    with _lock:
+        _open.add(connection)
+        if _watcher is None or not _watcher.is_alive():
+            _watcher = threading.Thread(target=_watch, name="async_history exit", daemon=True)
+            _watcher.start()
+
+
+def _watch() -> None:
+    threading.main_thread().join()
+    with _lock:
+        for connection in list(_open):
+            connection.stop()

@@ -1,0 +1,129 @@
+"""What all code on sqlite3 shares: connecting, errors typed in one place, waiting for a lock."""
+
+import errno
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from async_history.errors import (
+    StorageCorrupt,
+    StorageError,
+    StorageFull,
+    StorageLocked,
+    StorageMissing,
+    StorageReadOnly,
+)
+
+T = TypeVar("T")
+
+LOCK_SLICE_S = 0.25
+"""How long SQLite itself may wait for a lock. We wait on by asking again, so that closing and the
+program's exit never have to wait for more than this."""
+
+_PRIMARY_CODE = 0xFF
+
+_BY_CODE: dict[int, tuple[type[StorageError], str]] = {
+    sqlite3.SQLITE_BUSY: (
+        StorageLocked,
+        "is locked by another connection; try again, or raise lock_timeout_s",
+    ),
+    sqlite3.SQLITE_LOCKED: (StorageLocked, "is locked by another connection; try again"),
+    sqlite3.SQLITE_FULL: (StorageFull, "has no room left; free some and try again"),
+    sqlite3.SQLITE_READONLY: (
+        StorageReadOnly,
+        "may not be written; check the rights of the file and of its folder",
+    ),
+    sqlite3.SQLITE_PERM: (StorageReadOnly, "may not be accessed; check its rights"),
+    sqlite3.SQLITE_CORRUPT: (
+        StorageCorrupt,
+        "is damaged; stop writing to it and recover it with the sqlite3 shell's .recover",
+    ),
+    sqlite3.SQLITE_NOTADB: (StorageCorrupt, "is not a SQLite database"),
+}
+
+
+def is_commit_unknown(error: sqlite3.Error) -> bool:
+    """Tell whether a transaction that ended in this error may still take effect.
+
+    An I/O error while committing can leave the commit frame in the log: a later recovery finds
+    it (https://www.sqlite.org/atomiccommit.html, section 9).
+    """
+    return _code(error) == sqlite3.SQLITE_IOERR
+
+
+def storage_error(error: sqlite3.Error, where: str) -> StorageError:
+    """Return the typed error for a driver's error; `where` names the file."""
+    code = _code(error)
+    if code == sqlite3.SQLITE_CANTOPEN:
+        return StorageMissing(
+            f"{where} cannot be opened: check that it and its folder exist and may be read"
+        )
+    kind, advice = _BY_CODE.get(code, (StorageError, "failed"))
+    return kind(f"{where} {advice} ({error})")
+
+
+_BY_ERRNO: dict[int, type[StorageError]] = {
+    errno.ENOENT: StorageMissing,
+    errno.ENOTDIR: StorageMissing,
+    errno.ENOSPC: StorageFull,
+    errno.EDQUOT: StorageFull,
+    errno.EACCES: StorageReadOnly,
+    errno.EPERM: StorageReadOnly,
+    errno.EROFS: StorageReadOnly,
+}
+
+
+@contextmanager
+def typed_errors(where: str) -> Iterator[None]:
+    """Turn driver and system errors raised inside into ours, the first kept as their cause."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise storage_error(error, where) from error
+    except OSError as error:
+        kind = _BY_ERRNO.get(error.errno or 0, StorageError)
+        raise kind(f"{where} cannot be used: {error}") from error
+
+
+def connect(path: Path | None, mode: Literal["ro", "rw"]) -> sqlite3.Connection:
+    """Connect to an existing file, or to a new database in memory where there is no path.
+
+    Transactions are begun by hand; a lock is waited for during `LOCK_SLICE_S`.
+    """
+    target = ":memory:" if path is None else f"{path.absolute().as_uri()}?mode={mode}"
+    return sqlite3.connect(target, uri=True, timeout=LOCK_SLICE_S, isolation_level=None)
+
+
+def is_locked(error: sqlite3.Error) -> bool:
+    """Tell whether another connection holds the lock: worth asking again."""
+    return _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def is_other_schema(error: sqlite3.Error) -> bool:
+    """Tell whether a statement met other tables than it knows, as after another's reset."""
+    return _code(error) in (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_SCHEMA)
+
+
+def wait_for_lock(operation: Callable[[], T], timeout_s: float) -> T:
+    """Run an operation until it gets the file's lock, in a thread that may block.
+
+    Raises:
+        sqlite3.OperationalError: SQLITE_BUSY still, after `timeout_s` or once the program ends.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            return operation()
+        except sqlite3.OperationalError as error:
+            ended = time.monotonic() > deadline or not threading.main_thread().is_alive()
+            if ended or not is_locked(error):
+                raise
+            time.sleep(0.01)
+
+
+def _code(error: sqlite3.Error) -> int:
+    return getattr(error, "sqlite_errorcode", 0) & _PRIMARY_CODE

@@ -1,0 +1,119 @@
+"""Where a memory's records are in a SQLite file: the index of (memory, position).
+
+An ordinary index on random memory ids dirties about one page for each row once it is large: at
+3 million rows it costs nine tenths of the write speed (benchmarks/growth.py measures it). So the
+entries live in three levels, a small one that takes every insert, a middle one, and a large one.
+Every `STEP` rows one slice of the key space moves a level down, so that a statement touches a few
+dense pages instead of a thousand scattered ones. All of it is SQL inside the inserting statement.
+
+What the levels cover is noted in `async_history_state`. Readers scan what lies beyond, so rows
+that others wrote (plain mem0, a shell) are always found, and `catch_up` takes them in.
+
+Lives here: the hash, the statements, taking in rows. Not here: connections, transactions, schema.
+"""
+
+import sqlite3
+import zlib
+from functools import partial
+
+STEP = 512
+"""Rows between two moves: about one full batch, so a batch moves one slice of each level."""
+_RECENT_SLICES = 16
+"""`recent` holds at most STEP * 16 = 8,192 entries: about 50 pages, rewritten by every batch."""
+_MIDDLE_SLICES = 256
+"""`middle` holds at most STEP * 256 = 131,072 entries: a slice of it is about a batch's worth."""
+_KEYS = 1 << 32
+
+LEVELS = ("async_history_recent", "async_history_middle", "async_history_settled")
+
+
+def memory_key(memory_id: str | None) -> int:
+    """Return the index's key of a memory: a CRC-32, spread evenly and the same everywhere.
+
+    Two memories may share a key; readers compare the id itself too.
+    """
+    return zlib.crc32(memory_id.encode()) if memory_id else 0
+
+
+def _stored_key(encoding: str, stored: bytes | None) -> int:
+    """`memory_key` of a stored id's bytes, whatever was stored: text of others may be no text."""
+    if not stored or encoding == "UTF-8":
+        return zlib.crc32(stored or b"")
+    return memory_key(stored.decode(encoding, "replace"))
+
+
+def _slice(slices: int) -> tuple[str, str]:
+    """SQL for the first and last key of the slice whose turn it is at `new.position`."""
+    width = _KEYS // slices
+    first = f"(new.position / {STEP} % {slices} * {width})"
+    return first, f"{first} + {width - 1}"
+
+
+def _move(upper: str, lower: str, slices: int) -> str:
+    first, last = _slice(slices)
+    return f"""
+    INSERT OR IGNORE INTO {lower}
+        SELECT memory, position FROM {upper} WHERE memory BETWEEN {first} AND {last};
+    DELETE FROM {upper} WHERE memory BETWEEN {first} AND {last};"""  # noqa: S608 - our own names
+
+
+MOVE_SLICES = f"""
+CREATE TEMP TRIGGER async_history_move_slices AFTER INSERT ON main.async_history_recent
+WHEN new.position % {STEP} = 0
+BEGIN{_move(LEVELS[0], LEVELS[1], _RECENT_SLICES)}{_move(LEVELS[1], LEVELS[2], _MIDDLE_SLICES)}
+END;
+"""
+"""Run once on a connection that writes. Temporary: nothing of it is stored in the file."""
+
+_CURRENT = "schema_version = (SELECT schema_version FROM pragma_schema_version)"
+
+UNTOUCHED = f"EXISTS (SELECT 1 FROM main.async_history_state WHERE {_CURRENT})"  # noqa: S608
+"""SQL condition: nobody replaced a table since the index noted how far it reaches."""
+
+COMPLETE = f"""EXISTS (
+    SELECT 1 FROM main.async_history_state
+    WHERE {_CURRENT}
+    AND indexed_through = (SELECT coalesce(max(rowid), 0) FROM main.history)
+)"""  # noqa: S608 - constants of this file
+"""SQL condition: every row is indexed, and nobody replaced a table since."""
+
+POSITIONS = f"""
+    SELECT position FROM main.async_history_settled WHERE memory = :memory
+    UNION ALL SELECT position FROM main.async_history_middle WHERE memory = :memory
+    UNION ALL SELECT position FROM main.async_history_recent WHERE memory = :memory
+    UNION ALL SELECT rowid FROM main.history WHERE memory_id = :memory_id AND rowid > (
+        SELECT CASE WHEN {_CURRENT} THEN indexed_through ELSE -9223372036854775808 END
+        FROM main.async_history_state
+    )
+"""  # noqa: S608 - constants of this file
+"""SQL subquery: the rows that may belong to `:memory_id`, whose key is `:memory`."""
+
+
+def catch_up(connection: sqlite3.Connection) -> None:
+    """Take in the rows that others wrote, inside the caller's write transaction.
+
+    Where tables were replaced, or rows at the end removed, the index is built anew.
+    """
+    (encoding,) = connection.execute("PRAGMA encoding").fetchone()
+    connection.create_function("async_history_key", 1, partial(_stored_key, encoding))
+    (schema_version,) = connection.execute("PRAGMA schema_version").fetchone()
+    noted_version, through = connection.execute(
+        "SELECT schema_version, indexed_through FROM async_history_state"
+    ).fetchone()
+    (newest,) = connection.execute("SELECT coalesce(max(rowid), 0) FROM history").fetchone()
+    if noted_version != schema_version or through > newest:
+        for level in LEVELS:
+            connection.execute(f"DELETE FROM {level}")  # noqa: S608 - our own names
+        through = -(1 << 63)
+    connection.execute(
+        """
+        INSERT OR IGNORE INTO async_history_settled (memory, position)
+        SELECT async_history_key(CAST(memory_id AS BLOB)), rowid FROM history WHERE rowid > ?
+        ORDER BY 1, 2
+        """,
+        (through,),
+    )
+    connection.execute(
+        "UPDATE async_history_state SET schema_version = ?, indexed_through = ?",
+        (schema_version, newest),
+    )

@@ -1,0 +1,22 @@
+"""Numbered .sql for each database, and the adoption of every older mem0 layout."""
+
+from async_history.migrations.adoption import (
+    AdoptionReport,
+    adopt,
+    as_is_view,
+    check_version,
+    is_prepared,
+    prepare,
+)
+from async_history.migrations.schema import VERSION, schema_script
+
+__all__ = [
+    "VERSION",
+    "AdoptionReport",
+    "adopt",
+    "as_is_view",
+    "check_version",
+    "is_prepared",
+    "prepare",
+    "schema_script",
+]
