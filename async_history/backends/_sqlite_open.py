@@ -1,0 +1,154 @@
+"""Opening connections to a SQLite file: with its folder, log, settings, adoption and index.
+
+The functions that return a `sqlite3.Connection` block; `connected` runs them on the thread that
+the connection is going to live on, so that all of opening is off the event loop.
+"""
+
+import contextlib
+import os
+import sqlite3
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, Literal
+
+import aiosqlite
+
+from async_history._exit import stop_at_exit
+from async_history._sqlite import connect, typed_errors, wait_for_lock
+from async_history.backends._sqlite_commit import WRITE_PROGRAM
+from async_history.errors import StorageError, StorageMissing
+from async_history.migrations import as_is_view, check_version, is_prepared, prepare
+from async_history.migrations.file_copy import open_to_look
+
+Durability = Literal["full", "normal"]
+
+_WRITER_CACHE_KIB: Final = 64 * 1024
+_READER_CACHE_KIB: Final = 8 * 1024
+_CHECKPOINT_PAGES: Final = 4_000
+"""Pages of log before it is copied into the file: 16 MB. Four times SQLite's default halves the
+copying; sixteen times made single commits wait three times as long (benchmarks/growth.py)."""
+_LOG_BYTES_KEPT: Final = 64 * 1024 * 1024
+
+
+async def connected(open_: Callable[[], sqlite3.Connection]) -> aiosqlite.Connection:
+    """Open a connection on a thread of its own, which ends with the connection or the program."""
+    abandoned = threading.Event()
+
+    def connector() -> sqlite3.Connection:
+        connection = open_()
+        if abandoned.is_set():
+            connection.close()
+            raise sqlite3.OperationalError("opening was cancelled")
+        return connection
+
+    connection = aiosqlite.Connection(connector, iter_chunk_size=64)
+    stop_at_exit(connection)
+    try:
+        return await connection
+    except BaseException:
+        abandoned.set()
+        raise
+
+
+def needs_changes(path: Path, create: bool) -> bool:
+    """Tell, without changing it, whether a file must be adopted or indexed to be written.
+
+    Raises:
+        StorageMissing: there is no file, or an empty one, and `create` is False.
+        MigrationError: the file's layout can't be used.
+    """
+    if not _is_there(path, create):
+        return False
+    with contextlib.closing(open_as_it_is(path)) as connection:
+        return not is_prepared(connection)
+
+
+def _is_there(path: Path, create: bool) -> bool:
+    """Tell whether there is a file with something in it (an empty one is no history yet)."""
+    with typed_errors(str(path)):
+        is_there = path.exists() and path.stat().st_size > 0
+    if not is_there and not create:
+        raise StorageMissing(f"{path} does not exist, or is empty, and create=False")
+    return is_there
+
+
+def open_writing(
+    path: Path | None, *, create: bool, durability: Durability, lock_timeout_s: float
+) -> sqlite3.Connection:
+    """Open the connection that writes: make the file if need be, adopt it, take up all rows.
+
+    Raises:
+        StorageMissing: there is no file, or an empty one, and `create` is False.
+        MigrationError: the file's layout can't be used; it was not changed.
+        StorageError: the file can't be opened for writing, or can't have a write-ahead log.
+    """
+    where = "the history in memory" if path is None else str(path)
+    with typed_errors(where):
+        if path is not None and not _is_there(path, create):
+            _make_file(path)
+        connection = connect(path, "rw")
+        try:
+            check_version(connection)
+            if path is not None:
+                _use_log(connection, where, lock_timeout_s)
+            connection.execute(f"PRAGMA synchronous = {durability.upper()}")
+            connection.execute(f"PRAGMA cache_size = -{_WRITER_CACHE_KIB}")
+            connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
+            connection.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES_KEPT}")
+            prepare(connection, path, lock_timeout_s=lock_timeout_s)
+            connection.executescript(WRITE_PROGRAM)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+def open_reading(path: Path) -> sqlite3.Connection:
+    """Open a connection that reads a file someone of ours has prepared."""
+    with typed_errors(str(path)):
+        connection = connect(path, "ro")
+        connection.execute(f"PRAGMA cache_size = -{_READER_CACHE_KIB}")
+        return connection
+
+
+def open_as_it_is(path: Path) -> sqlite3.Connection:
+    """Open a connection that reads a file of any age as if it had today's layout.
+
+    The file is not changed, and nothing is left beside it.
+
+    Raises:
+        MigrationError: the file's layout is not known, or newer than this library.
+    """
+    with typed_errors(str(path)):
+        connection = open_to_look(path)
+        try:
+            view = as_is_view(connection)
+            if view is not None:
+                connection.execute("PRAGMA query_only = OFF")
+                connection.execute(f"CREATE TEMP VIEW history AS {view}")
+                connection.execute("PRAGMA query_only = ON")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+def _make_file(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Never open and close a file that is there: closing would drop the locks this process holds
+    # on it (https://www.sqlite.org/howtocorrupt.html, section 2.2).
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+
+
+def _use_log(connection: sqlite3.Connection, where: str, lock_timeout_s: float) -> None:
+    # On a fresh file this statement ignores SQLite's own waiting, hence ours.
+    (mode,) = wait_for_lock(
+        lambda: connection.execute("PRAGMA journal_mode = WAL").fetchone(), lock_timeout_s
+    )
+    if mode != "wal":
+        raise StorageError(
+            f"{where} cannot have a write-ahead log (its journal_mode stays {mode!r}): "
+            "put it on a local file system"
+        )

@@ -1,0 +1,360 @@
+"""The SQLite backend: one connection that writes, a few that read, each with a thread of its own.
+
+Lives here: which connection does what, and what to do when others changed or locked the file. Not
+here: how it is opened (_sqlite_open), how a batch is written (_sqlite_commit), what is asked
+(_sqlite_read), where a memory's records are (memory_index), what old files mean (migrations).
+"""
+
+import asyncio
+import contextlib
+import os
+import sqlite3
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, TypeVar, cast
+
+import aiosqlite
+from anyio import to_thread
+
+from async_history._sqlite import (
+    is_commit_unknown,
+    is_locked,
+    is_other_schema,
+    storage_error,
+    typed_errors,
+)
+from async_history.backends._sqlite_commit import BatchCommitter, IndexBehind
+from async_history.backends._sqlite_open import (
+    Durability,
+    connected,
+    needs_changes,
+    open_as_it_is,
+    open_reading,
+    open_writing,
+)
+from async_history.backends._sqlite_read import (
+    BY_MEMORY,
+    BY_MEMORY_WITHOUT_INDEX,
+    HistoryReader,
+)
+from async_history.errors import (
+    HistoryClosed,
+    HistoryError,
+    InvalidInput,
+    MigrationError,
+    StorageError,
+    StorageLocked,
+)
+from async_history.manager import CLOSE_TIMEOUT_S, HistoryManager, HistoryStats
+from async_history.migrations import VERSION, schema_script
+from async_history.queries import Cursor, Filter, PageRead
+from async_history.records import HistoryRecord, Message
+from async_history.submissions import Submission
+from async_history.writer import QUEUE_BYTES, QUEUE_RECORDS, GroupCommitWriter, OutcomeUnknown
+
+T = TypeVar("T")
+
+LOCK_TIMEOUT_S = 30.0
+"""How long another process may hold the file's lock, unless told otherwise."""
+_READERS: Final = 2
+"""Connections that read: one long answer does not keep the next short one waiting."""
+_ASK_AGAIN_S: Final = 0.01
+"""Pause before a lock is asked for again; SQLite itself has waited for it already."""
+_TAKE_UPS: Final = 5
+"""How often one write may find other tables than it knows before that is taken for an error."""
+
+_RESET: Final = f"""
+BEGIN IMMEDIATE;
+DROP TABLE IF EXISTS history;
+DROP TABLE IF EXISTS messages;
+{schema_script()}
+DELETE FROM async_history_recent;
+DELETE FROM async_history_middle;
+DELETE FROM async_history_settled;
+INSERT OR REPLACE INTO async_history_state (one, version, schema_version, indexed_through)
+SELECT 1, {VERSION}, schema_version, 0 FROM pragma_schema_version;
+COMMIT;
+"""  # noqa: S608 - constants of ours
+
+WAL_RESET_WORRY: Final = (
+    f"SQLite {sqlite3.sqlite_version} has the WAL-reset fault: where several processes write this "
+    "file at the same moment, a commit can be lost (https://www.sqlite.org/wal.html#walreset). "
+    "One process is safe. For several, use a Python with SQLite 3.51.3 or later"
+)
+
+
+def has_wal_reset_fault(version: tuple[int, ...]) -> bool:
+    """Tell whether commits of several processes can be lost: 3.7.0 to 3.51.2, but two repaired."""
+    return (3, 7, 0) <= version <= (3, 51, 2) and version not in ((3, 44, 6), (3, 50, 7))
+
+
+class SQLiteHistoryManager(HistoryManager):
+    """A history in one SQLite file, shared by any number of tasks and processes; or in memory.
+
+    Args:
+        path: the file, or None for a database in memory that ends with the manager.
+        create: make the file and its missing folders (the file for its owner's eyes only), or
+            raise `StorageMissing`.
+        migrate: adopt and index a file as it is opened. Without it the file is not changed: a
+            file that would need it can be read, and refuses to be written.
+        durability: "full": an ack survives the machine's power loss. "normal": it survives the
+            process's death; power loss may take the last ones.
+        queue_records, queue_bytes, queue_timeout_s: see `GroupCommitWriter`.
+        lock_timeout_s: how long to wait while another process holds the file's lock.
+        close_timeout_s: how long closing waits for what was accepted.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | None,
+        *,
+        create: bool = True,
+        migrate: bool = True,
+        durability: Durability = "full",
+        queue_records: int = QUEUE_RECORDS,
+        queue_bytes: int = QUEUE_BYTES,
+        queue_timeout_s: float | None = None,
+        lock_timeout_s: float = LOCK_TIMEOUT_S,
+        close_timeout_s: float = CLOSE_TIMEOUT_S,
+    ) -> None:
+        super().__init__(close_timeout_s=close_timeout_s)
+        if durability not in ("full", "normal"):
+            raise InvalidInput(f"durability must be 'full' or 'normal', not {durability!r}")
+        self._path = None if path is None else Path(path)
+        self._where = "the history in memory" if path is None else str(path)
+        self._create = create
+        self._migrate = migrate
+        self._open_writing = partial(
+            open_writing, self._path, durability=durability, lock_timeout_s=lock_timeout_s
+        )
+        self._lock_timeout_s = lock_timeout_s
+        self._new_writer = partial(
+            GroupCommitWriter[Submission],
+            self._commit,
+            finish=self._release,
+            queue_records=queue_records,
+            queue_bytes=queue_bytes,
+            queue_timeout_s=queue_timeout_s,
+            commit_timeout_s=lock_timeout_s,
+        )
+        self._writer: GroupCommitWriter[Submission] | None = None
+        self._writing: aiosqlite.Connection | None = None
+        self._reading: dict[aiosqlite.Connection, int] = {}
+        # In memory there is one connection, and no reader may see its open transaction.
+        self._turn: AbstractAsyncContextManager[Any] = (
+            asyncio.Lock() if path is None else contextlib.nullcontext()
+        )
+
+    # Opening
+
+    async def _open(self) -> None:
+        try:
+            if self._path is None:
+                await self._open_memory()
+            else:
+                await self._open_file(self._path)
+        except BaseException:
+            await self._release()
+            raise
+
+    async def _open_memory(self) -> None:
+        self._writing = await connected(partial(self._open_writing, create=True))
+        self._reading = {self._writing: 0}
+        self._reader = HistoryReader(self._fetch, BY_MEMORY)
+        self._writer = self._new_writer()
+
+    async def _open_file(self, path: Path) -> None:
+        if not self._migrate and await to_thread.run_sync(needs_changes, path, self._create):
+            await self._open_readers(partial(open_as_it_is, path))
+            self._reader = HistoryReader(self._fetch, BY_MEMORY_WITHOUT_INDEX)
+            return
+        self._writing = await connected(partial(self._open_writing, create=self._create))
+        await self._open_readers(partial(open_reading, path))
+        self._reader = HistoryReader(self._fetch, BY_MEMORY)
+        self._writer = self._new_writer()
+
+    async def _open_readers(self, open_: Callable[[], sqlite3.Connection]) -> None:
+        for _ in range(_READERS):
+            self._reading[await connected(open_)] = 0
+
+    # Writing
+
+    def _submit(self, submission: Submission) -> Awaitable[None]:
+        return self._require_writer().submit(submission)
+
+    def _require_writer(self) -> GroupCommitWriter[Submission]:
+        if self._writer is None:
+            raise MigrationError(
+                f"{self._where} was opened with migrate=False and needs adoption or indexing "
+                "before it can be written; open it with migrate=True"
+            )
+        return self._writer
+
+    async def _commit(self, batch: Sequence[Submission]) -> Mapping[int, HistoryError]:
+        async def commit(connection: aiosqlite.Connection) -> Mapping[int, HistoryError]:
+            return await BatchCommitter(connection).commit(batch)
+
+        return await self._write(commit)
+
+    async def _empty(self) -> None:
+        async def reset(connection: aiosqlite.Connection) -> None:
+            try:
+                await connection.executescript(_RESET)
+            except BaseException:
+                await connection.rollback()
+                raise
+
+        await self._require_writer().run_in_turn(lambda: self._write(reset))
+
+    async def _write(self, work: Callable[[aiosqlite.Connection], Awaitable[T]]) -> T:
+        """Do work that writes, waiting while others hold the lock and taking up what they did.
+
+        Raises:
+            OutcomeUnknown: the storage failed in a way that may have left the transaction behind.
+            StorageError: nothing was written.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._lock_timeout_s
+        take_ups = 0
+        while True:
+            try:
+                async with self._turn:
+                    return await work(await self._writing_connection())
+            except IndexBehind as error:
+                await self._let_go_of_writing()
+                reason: Exception = error
+            except sqlite3.Error as error:
+                if is_commit_unknown(error):
+                    raise OutcomeUnknown(str(storage_error(error, self._where))) from error
+                if self._path is not None and is_other_schema(error) and take_ups < _TAKE_UPS:
+                    take_ups += 1
+                    await self._let_go_of_writing()
+                elif not is_locked(error):
+                    raise storage_error(error, self._where) from error
+                reason = error
+            if loop.time() > deadline:
+                raise _last_word(reason, self._where) from reason
+            await asyncio.sleep(_ASK_AGAIN_S)
+
+    async def _writing_connection(self) -> aiosqlite.Connection:
+        """Return the connection that writes, opened anew where others' changes made us let go."""
+        if self._writing is None:
+            self._writing = await connected(partial(self._open_writing, create=False))
+        return self._writing
+
+    async def _let_go_of_writing(self) -> None:
+        """Close the connection that writes: opening it again takes up whatever is there now."""
+        if self._writing is not None:
+            connection, self._writing = self._writing, None
+            await connection.close()
+
+    async def _take_up(self) -> None:
+        """Open the connection that writes anew, which takes up all there is."""
+        await self._let_go_of_writing()
+
+        async def nothing_more(connection: aiosqlite.Connection) -> None: ...
+
+        await self._write(nothing_more)
+
+    # Reading
+
+    async def _read_history(self, memory_id: str) -> list[HistoryRecord]:
+        return await self._reader.history(memory_id)
+
+    async def _read_page(self, wanted: Filter, after: Cursor | None, limit: int) -> PageRead:
+        return await self._reader.page(wanted, after, limit)
+
+    async def _read_messages(self, session_scope: str, limit: int) -> Sequence[Message]:
+        return await self._reader.last_messages(session_scope, limit)
+
+    async def _fetch(self, sql: str, parameters: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
+        """Run one SELECT, taking up a file whose tables plain mem0 has dropped."""
+        try:
+            return await self._fetch_once(sql, parameters)
+        except sqlite3.Error as error:
+            if not is_other_schema(error):
+                raise storage_error(error, self._where) from error
+            if self._writer is None:
+                return []  # an old file has not every table
+        await self._writer.run_in_turn(self._take_up)
+        with typed_errors(self._where):
+            return await self._fetch_once(sql, parameters)
+
+    async def _fetch_once(self, sql: str, parameters: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
+        """Run one SELECT on the least busy connection that reads."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._lock_timeout_s
+        while True:
+            if not self._reading:
+                raise HistoryClosed("the manager was closed before this was read")
+            connection = min(self._reading, key=self._reading.__getitem__)
+            self._reading[connection] += 1
+            try:
+                async with self._turn:
+                    # Named parameters work too, aiosqlite's annotation does not say so.
+                    return list(await connection.execute_fetchall(sql, cast(Any, parameters)))
+            except sqlite3.Error as error:
+                if not is_locked(error) or loop.time() > deadline:
+                    raise
+            finally:
+                if connection in self._reading:
+                    self._reading[connection] -= 1
+            await asyncio.sleep(_ASK_AGAIN_S)
+
+    async def _read_stats(self) -> HistoryStats:
+        worries: list[str] = []
+        file_bytes = log_bytes = 0
+        if self._path is not None:
+            log = self._path.with_name(f"{self._path.name}-wal")
+            file_bytes = await to_thread.run_sync(_size, self._path)
+            log_bytes = await to_thread.run_sync(_size, log)
+            if not file_bytes:
+                worries.append(f"{self._where} was removed: what is acked goes with it")
+            if has_wal_reset_fault(sqlite3.sqlite_version_info):
+                worries.append(WAL_RESET_WORRY)
+        return HistoryStats(
+            store=self._where,
+            writer=None if self._writer is None else self._writer.stats(),
+            file_bytes=file_bytes,
+            wal_bytes=log_bytes,
+            worries=tuple(worries),
+        )
+
+    # Closing
+
+    async def _close(self) -> None:
+        if self._writer is None:
+            await self._release()
+        else:
+            await self._writer.aclose(self._close_timeout_s)
+            if not self._writer.task.done():
+                self._abandon()
+
+    async def _release(self) -> None:
+        """Close the connections, the one that writes last: it copies the log into the file."""
+        self._closed = True
+        readers, self._reading = list(self._reading), {}
+        for connection in readers:
+            if connection is not self._writing:
+                await connection.close()
+        await self._let_go_of_writing()
+
+    def _abandon(self) -> None:
+        for connection in (*self._reading, self._writing):
+            if connection is not None:
+                connection.stop()
+        self._reading = {}
+
+
+def _size(path: Path) -> int:
+    with contextlib.suppress(FileNotFoundError):
+        return path.stat().st_size
+    return 0
+
+
+def _last_word(reason: Exception, where: str) -> StorageError:
+    if isinstance(reason, sqlite3.Error):
+        return storage_error(reason, where)
+    return StorageLocked(f"others keep changing {where}; not written, try again")
