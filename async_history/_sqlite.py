@@ -92,10 +92,13 @@ def typed_errors(where: str) -> Iterator[None]:
 def connect(path: Path | None, mode: Literal["ro", "rw"]) -> sqlite3.Connection:
     """Connect to an existing file, or to a new database in memory where there is no path.
 
-    Transactions are begun by hand; a lock is waited for during `LOCK_SLICE_S`.
+    Transactions are begun by hand; a lock is waited for during `LOCK_SLICE_S`. The connection may
+    be closed by another thread than the one that used it, once that has ended.
     """
     target = ":memory:" if path is None else f"{path.absolute().as_uri()}?mode={mode}"
-    return sqlite3.connect(target, uri=True, timeout=LOCK_SLICE_S, isolation_level=None)
+    return sqlite3.connect(
+        target, uri=True, timeout=LOCK_SLICE_S, isolation_level=None, check_same_thread=False
+    )
 
 
 def is_locked(error: sqlite3.Error) -> bool:

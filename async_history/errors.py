@@ -95,4 +95,4 @@ class StorageReadOnly(StorageError):
 
 
 class StorageCorrupt(StorageError):
-    """The file is damaged or is not a SQLite database. It was not changed."""
+    """The file is damaged where it was touched, or is no SQLite database. It was not repaired."""

@@ -89,31 +89,40 @@ POSITIONS = f"""
 """SQL subquery: the rows that may belong to `:memory_id`, whose key is `:memory`."""
 
 
-def catch_up(connection: sqlite3.Connection) -> None:
-    """Take in the rows that others wrote, inside the caller's write transaction.
+TAKE_IN_ROWS = """
+INSERT OR IGNORE INTO async_history_settled (memory, position)
+SELECT async_history_key(CAST(memory_id AS BLOB)), rowid FROM history
+WHERE rowid > (SELECT indexed_through FROM async_history_state)
+ORDER BY 1, 2
+"""
+NOTE_ROWS = f"""
+UPDATE async_history_state SET indexed_through = (SELECT coalesce(max(rowid), 0) FROM history)
+WHERE {_CURRENT}
+"""  # noqa: S608 - constants of this file
+"""Run one after the other in a write transaction, these index the rows that others wrote."""
 
-    Where tables were replaced, or rows at the end removed, the index is built anew.
-    """
+
+def add_functions(connection: sqlite3.Connection) -> None:
+    """Give a connection the function that `TAKE_IN_ROWS` calls."""
     (encoding,) = connection.execute("PRAGMA encoding").fetchone()
     connection.create_function("async_history_key", 1, partial(_stored_key, encoding))
-    (schema_version,) = connection.execute("PRAGMA schema_version").fetchone()
-    noted_version, through = connection.execute(
-        "SELECT schema_version, indexed_through FROM async_history_state"
-    ).fetchone()
-    (newest,) = connection.execute("SELECT coalesce(max(rowid), 0) FROM history").fetchone()
-    if noted_version != schema_version or through > newest:
+
+
+def catch_up(connection: sqlite3.Connection) -> None:
+    """Index all rows, inside the caller's write transaction.
+
+    Where tables were replaced since, the index is built anew.
+    """
+    add_functions(connection)
+    (untouched,) = connection.execute(f"SELECT {UNTOUCHED}").fetchone()
+    if not untouched:
         for level in LEVELS:
             connection.execute(f"DELETE FROM {level}")  # noqa: S608 - our own names
-        through = -(1 << 63)
-    connection.execute(
-        """
-        INSERT OR IGNORE INTO async_history_settled (memory, position)
-        SELECT async_history_key(CAST(memory_id AS BLOB)), rowid FROM history WHERE rowid > ?
-        ORDER BY 1, 2
-        """,
-        (through,),
-    )
-    connection.execute(
-        "UPDATE async_history_state SET schema_version = ?, indexed_through = ?",
-        (schema_version, newest),
-    )
+        connection.execute(
+            """
+            UPDATE async_history_state SET indexed_through = -9223372036854775808,
+                schema_version = (SELECT schema_version FROM pragma_schema_version)
+            """
+        )
+    connection.execute(TAKE_IN_ROWS)
+    connection.execute(NOTE_ROWS)

@@ -39,12 +39,12 @@ _COMPARED_IF_GIVEN: Final = ("created_at", "updated_at", "is_deleted", "actor_id
 class AddRecords:
     """History records to append, in order. A repeated one is replaced by the one that is there.
 
-    `given` holds each record's columns as the caller gave them, where the caller also gave the id:
-    a repeated id is the same record if those columns are the same.
+    `given` holds a record's columns as the caller gave them, by its index, where the caller also
+    gave the id: a repeated id is the same record if those columns are the same.
     """
 
     records: list[HistoryRecord]
-    given: Mapping[str, Mapping[str, Any]]
+    given: Mapping[int, Mapping[str, Any]]
     if_latest: HistoryRecord | None
     record_count: int
     size_bytes: int
@@ -53,16 +53,14 @@ class AddRecords:
     def ids(self) -> Sequence[str]:
         return [record.id for record in self.records]
 
-    def is_same(self, record: HistoryRecord, stored: HistoryRecord) -> bool:
-        """Tell whether the stored record is what this submission wants under its id."""
-        names: Iterable[str] = (*_ALWAYS_COMPARED, *_COMPARED_IF_GIVEN)
-        given = self.given.get(record.id)
-        if given is not None:
-            names = (
-                *_ALWAYS_COMPARED,
-                *(name for name in _COMPARED_IF_GIVEN if given.get(name) is not None),
-            )
-        return all(getattr(record, name) == getattr(stored, name) for name in names)
+    def is_same(self, index: int, stored: HistoryRecord) -> bool:
+        """Tell whether the stored record is what the record at `index` wants under its id."""
+        record = self.records[index]
+        given = self.given.get(index)
+        names = [
+            name for name in _COMPARED_IF_GIVEN if given is None or given.get(name) is not None
+        ]
+        return all(getattr(record, n) == getattr(stored, n) for n in (*_ALWAYS_COMPARED, *names))
 
 
 @dataclass(slots=True, eq=False)
@@ -81,9 +79,7 @@ Submission = AddRecords | SaveMessages
 
 def one_record(record: HistoryRecord, given: Mapping[str, Any] | None) -> AddRecords:
     """Make a submission of one checked record. `given`: see `AddRecords`, None if we named it."""
-    return AddRecords(
-        [record], {} if given is None else {record.id: given}, None, 1, _record_bytes(record)
-    )
+    return AddRecords([record], {} if given is None else {0: given}, None, 1, _record_bytes(record))
 
 
 async def many_records(
@@ -99,7 +95,7 @@ async def many_records(
             f"if_latest must be a HistoryRecord that was read, not {type(if_latest).__name__}"
         )
     records: list[HistoryRecord] = []
-    given: dict[str, Mapping[str, Any]] = {}
+    given: dict[int, Mapping[str, Any]] = {}
     size = 0
     for index, item in enumerate(items):
         try:
@@ -107,9 +103,9 @@ async def many_records(
         except InvalidInput as error:
             raise InvalidInput(f"record {index}: {error}") from error
         if isinstance(item, HistoryRecord):
-            given[record.id] = item.as_dict()
+            given[index] = item.as_dict()
         elif item.get("id") is not None:
-            given[record.id] = dict(item)
+            given[index] = dict(item)
         records.append(record)
         size += _record_bytes(record)
         if index % _SLICE == _SLICE - 1:

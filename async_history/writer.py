@@ -358,14 +358,22 @@ class GroupCommitWriter(Generic[S]):
         """
         deadline = self._loop.time() + self._commit_timeout_s
         delay = _RETRY_DELAY_S
+        unknown: OutcomeUnknown | None = None
         while True:
             try:
                 return await operation()
             except asyncio.CancelledError:
                 self.begin_close()
-                unknown = OutcomeUnknown("cancelled again and again")
+                unknown = OutcomeUnknown("cancelled while it was committed")
             except OutcomeUnknown as error:
                 unknown = error
+            except Exception as error:
+                # What an earlier try has left behind, a later one's failure does not undo.
+                if unknown is None:
+                    raise
+                unknown = OutcomeUnknown(f"{unknown}; tried again: {error}")
+                if self._closing:
+                    raise unknown from error
             if self._loop.time() + delay > deadline:
                 raise unknown
             await self._pause(delay)
@@ -389,7 +397,7 @@ class GroupCommitWriter(Generic[S]):
         if not entry.ack.done():
             entry.ack.set_exception(error)
         else:
-            _log.error("a submission whose caller was cancelled was not written", exc_info=error)
+            _log.error("a submission whose caller was cancelled was not written: %s", error)
 
     # Closing
 

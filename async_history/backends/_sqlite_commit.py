@@ -7,6 +7,7 @@ wait for a busy event loop each time). Everything else, which is rarer, takes a 
 Lives here: the statements that write. Not here: opening, locks, retries, typed errors.
 """
 
+import contextlib
 import json
 import sqlite3
 from collections.abc import Sequence
@@ -21,7 +22,14 @@ from async_history.backends._sqlite_rows import (
     record_from_row,
 )
 from async_history.errors import HistoryConflict, HistoryError, IdConflict, StorageError
-from async_history.memory_index import COMPLETE, MOVE_SLICES, POSITIONS, memory_key
+from async_history.memory_index import (
+    COMPLETE,
+    MOVE_SLICES,
+    NOTE_ROWS,
+    POSITIONS,
+    TAKE_IN_ROWS,
+    memory_key,
+)
 from async_history.records import COLUMNS, HistoryRecord
 from async_history.submissions import MESSAGES_KEPT, AddRecords, SaveMessages, Submission
 
@@ -31,7 +39,9 @@ CREATE TEMP TRIGGER async_history_write INSTEAD OF INSERT ON async_history_new
 WHEN new.id IS NOT NULL
 BEGIN
     INSERT INTO history ({COLUMN_LIST}) VALUES ({", ".join(f"new.{name}" for name in COLUMNS)});
-    INSERT INTO async_history_recent (memory, position) VALUES (new.memory, last_insert_rowid());
+    -- A rowid that is issued again may have its entry still. (IGNORE would not move slices.)
+    INSERT OR REPLACE INTO async_history_recent (memory, position)
+    VALUES (new.memory, last_insert_rowid());
 END;
 CREATE TEMP TRIGGER async_history_written INSTEAD OF INSERT ON async_history_new
 WHEN new.id IS NULL
@@ -86,7 +96,7 @@ DELETE FROM messages WHERE rowid IN (
 
 
 class IndexBehind(Exception):
-    """Others changed the file: nothing was written, the memory index must catch up first."""
+    """Others replaced tables: nothing was written, the file must be prepared anew first."""
 
 
 class BatchCommitter:
@@ -99,23 +109,25 @@ class BatchCommitter:
         """Commit a batch; return the refused submissions by index.
 
         Raises:
-            IndexBehind: before anything was written.
+            IndexBehind: others replaced tables. Nothing was written.
             sqlite3.Error: the transaction failed and was rolled back, or its outcome is unknown.
         """
         additions = [s for s in batch if isinstance(s, AddRecords) and s.if_latest is None]
         if len(additions) == len(batch):
             records = [record for submission in additions for record in submission.records]
             if len(records) <= _STATEMENT_ROWS[-1]:
-                try:
+                # An id is taken, or others wrote: the statement undid itself, look closer.
+                with contextlib.suppress(sqlite3.IntegrityError, IndexBehind):
                     await self._add(records)
-                except sqlite3.IntegrityError:
-                    pass  # an id is taken: the statement undid itself, find out whose it is
-                else:
                     return {}
         return await self._commit_in_steps(batch)
 
     async def _add(self, records: Sequence[HistoryRecord]) -> None:
-        """Write at most a statement's worth of records."""
+        """Write at most a statement's worth of records.
+
+        Raises:
+            IndexBehind: there are rows that are not indexed. Nothing was written.
+        """
         rows = next(size for size in _STATEMENT_ROWS if size >= len(records))
         values = parameters(records)
         values += _END
@@ -124,6 +136,14 @@ class BatchCommitter:
         await self._connection.execute(_ADD_RECORDS[rows], values)
         if self._connection.total_changes == before:
             raise IndexBehind
+
+    async def _add_in_transaction(self, records: Sequence[HistoryRecord]) -> None:
+        try:
+            await self._add(records)
+        except IndexBehind:
+            await self._connection.execute(TAKE_IN_ROWS)
+            await self._connection.execute(NOTE_ROWS)
+            await self._add(records)
 
     async def _commit_in_steps(self, batch: Sequence[Submission]) -> dict[int, HistoryError]:
         refused: dict[int, HistoryError] = {}
@@ -190,7 +210,7 @@ class BatchCommitter:
         await self._connection.execute("SAVEPOINT submissions")
         try:
             for start in range(0, len(records), _STATEMENT_ROWS[-1]):
-                await self._add(records[start : start + _STATEMENT_ROWS[-1]])
+                await self._add_in_transaction(records[start : start + _STATEMENT_ROWS[-1]])
         except sqlite3.IntegrityError as error:
             await self._connection.execute("ROLLBACK TO submissions")
             items = list(pending.items())
@@ -209,13 +229,27 @@ class BatchCommitter:
         saved = {row[0] for row in await self._connection.execute_fetchall(_SAVED, (ids,))}
         rows: list[tuple[Any, ...]] = [
             (message_id, submission.session_scope, m.role, m.content, m.name, m.created_at)
-            for submission in submissions
-            if submission.ids[-1] not in saved
+            for submission in _unsaved(submissions, saved)
             for message_id, m in zip(submission.ids, submission.messages, strict=True)
         ]
         await self._connection.execute(_SAVE_MESSAGES, (json.dumps(rows, ensure_ascii=False),))
         scopes = json.dumps([submission.session_scope for submission in submissions])
         await self._connection.execute(_EVICT, (scopes,))
+
+
+def _unsaved(submissions: Sequence[SaveMessages], saved: set[str]) -> list[SaveMessages]:
+    """Return the submissions that an earlier try of this batch has not saved.
+
+    One that is there was saved with all before it, though those may be evicted already.
+    """
+    unsaved: list[SaveMessages] = []
+    done: set[str] = set()
+    for submission in reversed(submissions):
+        if submission.ids[-1] in saved:
+            done.add(submission.session_scope)
+        if submission.session_scope not in done:
+            unsaved.insert(0, submission)
+    return unsaved
 
 
 def _missing(submission: AddRecords, known: dict[str, HistoryRecord]) -> list[HistoryRecord]:
@@ -229,7 +263,7 @@ def _missing(submission: AddRecords, known: dict[str, HistoryRecord]) -> list[Hi
         there = known.get(record.id) or missing.get(record.id)
         if there is None:
             missing[record.id] = record
-        elif submission.is_same(record, there):
+        elif submission.is_same(index, there):
             submission.records[index] = there
         else:
             raise IdConflict(

@@ -1,9 +1,10 @@
 """Opening connections to a SQLite file: with its folder, log, settings, adoption and index.
 
-The functions that return a `sqlite3.Connection` block; `connected` runs them on the thread that
-the connection is going to live on, so that all of opening is off the event loop.
+All but `connected` block. What may take long, `needs_changes` and `prepare_file`, is for a worker
+thread; the `open_` functions are quick, and run on the thread the connection is going to live on.
 """
 
+import asyncio
 import contextlib
 import os
 import sqlite3
@@ -18,7 +19,8 @@ from async_history._exit import stop_at_exit
 from async_history._sqlite import connect, typed_errors, wait_for_lock
 from async_history.backends._sqlite_commit import WRITE_PROGRAM
 from async_history.errors import StorageError, StorageMissing
-from async_history.migrations import as_is_view, check_version, is_prepared, prepare
+from async_history.memory_index import add_functions
+from async_history.migrations import as_is_view, is_prepared, prepare
 from async_history.migrations.file_copy import open_to_look
 
 Durability = Literal["full", "normal"]
@@ -29,29 +31,35 @@ _CHECKPOINT_PAGES: Final = 4_000
 """Pages of log before it is copied into the file: 16 MB. Four times SQLite's default halves the
 copying; sixteen times made single commits wait three times as long (benchmarks/growth.py)."""
 _LOG_BYTES_KEPT: Final = 64 * 1024 * 1024
+_THREAD_ENDS_S: Final = 0.001
+"""Pause between two looks whether the thread of a connection that was not opened has ended."""
 
 
 async def connected(open_: Callable[[], sqlite3.Connection]) -> aiosqlite.Connection:
     """Open a connection on a thread of its own, which ends with the connection or the program."""
-    abandoned = threading.Event()
+    threads: list[threading.Thread] = []
+    opened: list[sqlite3.Connection] = []
 
     def connector() -> sqlite3.Connection:
-        connection = open_()
-        if abandoned.is_set():
-            connection.close()
-            raise sqlite3.OperationalError("opening was cancelled")
-        return connection
+        threads.append(threading.current_thread())
+        opened.append(open_())
+        return opened[0]
 
     connection = aiosqlite.Connection(connector, iter_chunk_size=64)
     stop_at_exit(connection)
     try:
         return await connection
     except BaseException:
-        abandoned.set()
+        # The thread must not report to a loop that has gone meanwhile.
+        while not threads or threads[0].is_alive():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(_THREAD_ENDS_S)
+        for abandoned in opened:
+            abandoned.close()
         raise
 
 
-def needs_changes(path: Path, create: bool) -> bool:
+def needs_changes(path: Path, *, create: bool, lock_timeout_s: float) -> bool:
     """Tell, without changing it, whether a file must be adopted or indexed to be written.
 
     Raises:
@@ -60,7 +68,7 @@ def needs_changes(path: Path, create: bool) -> bool:
     """
     if not _is_there(path, create):
         return False
-    with contextlib.closing(open_as_it_is(path)) as connection:
+    with contextlib.closing(open_as_it_is(path, lock_timeout_s)) as connection:
         return not is_prepared(connection)
 
 
@@ -73,30 +81,36 @@ def _is_there(path: Path, create: bool) -> bool:
     return is_there
 
 
-def open_writing(
-    path: Path | None, *, create: bool, durability: Durability, lock_timeout_s: float
-) -> sqlite3.Connection:
-    """Open the connection that writes: make the file if need be, adopt it, take up all rows.
+def prepare_file(path: Path, *, create: bool, lock_timeout_s: float) -> None:
+    """Make the file if need be, give it a log, adopt it, index it. Done already, it is quick.
 
     Raises:
         StorageMissing: there is no file, or an empty one, and `create` is False.
         MigrationError: the file's layout can't be used; it was not changed.
         StorageError: the file can't be opened for writing, or can't have a write-ahead log.
     """
-    where = "the history in memory" if path is None else str(path)
-    with typed_errors(where):
-        if path is not None and not _is_there(path, create):
+    with typed_errors(str(path)):
+        if not _is_there(path, create):
             _make_file(path)
+        with contextlib.closing(connect(path, "rw")) as connection:
+            # Refuses what can't be adopted before the log changes the file's first page.
+            wait_for_lock(lambda: as_is_view(connection), lock_timeout_s)
+            _use_log(connection, path, lock_timeout_s)
+            prepare(connection, path, lock_timeout_s=lock_timeout_s)
+
+
+def open_writing(path: Path | None, durability: Durability) -> sqlite3.Connection:
+    """Open the connection that writes to a prepared file, or to a new database in memory."""
+    with typed_errors(str(path or "the history in memory")):
         connection = connect(path, "rw")
         try:
-            check_version(connection)
-            if path is not None:
-                _use_log(connection, where, lock_timeout_s)
             connection.execute(f"PRAGMA synchronous = {durability.upper()}")
             connection.execute(f"PRAGMA cache_size = -{_WRITER_CACHE_KIB}")
             connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
             connection.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES_KEPT}")
-            prepare(connection, path, lock_timeout_s=lock_timeout_s)
+            if path is None:
+                prepare(connection, None)
+            add_functions(connection)
             connection.executescript(WRITE_PROGRAM)
         except BaseException:
             connection.close()
@@ -112,7 +126,7 @@ def open_reading(path: Path) -> sqlite3.Connection:
         return connection
 
 
-def open_as_it_is(path: Path) -> sqlite3.Connection:
+def open_as_it_is(path: Path, lock_timeout_s: float) -> sqlite3.Connection:
     """Open a connection that reads a file of any age as if it had today's layout.
 
     The file is not changed, and nothing is left beside it.
@@ -123,7 +137,7 @@ def open_as_it_is(path: Path) -> sqlite3.Connection:
     with typed_errors(str(path)):
         connection = open_to_look(path)
         try:
-            view = as_is_view(connection)
+            view = wait_for_lock(lambda: as_is_view(connection), lock_timeout_s)
             if view is not None:
                 connection.execute("PRAGMA query_only = OFF")
                 connection.execute(f"CREATE TEMP VIEW history AS {view}")
@@ -142,13 +156,13 @@ def _make_file(path: Path) -> None:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
 
 
-def _use_log(connection: sqlite3.Connection, where: str, lock_timeout_s: float) -> None:
+def _use_log(connection: sqlite3.Connection, path: Path, lock_timeout_s: float) -> None:
     # On a fresh file this statement ignores SQLite's own waiting, hence ours.
     (mode,) = wait_for_lock(
         lambda: connection.execute("PRAGMA journal_mode = WAL").fetchone(), lock_timeout_s
     )
     if mode != "wal":
         raise StorageError(
-            f"{where} cannot have a write-ahead log (its journal_mode stays {mode!r}): "
+            f"{path} cannot have a write-ahead log (its journal_mode stays {mode!r}): "
             "put it on a local file system"
         )

@@ -33,6 +33,7 @@ from async_history.backends._sqlite_open import (
     open_as_it_is,
     open_reading,
     open_writing,
+    prepare_file,
 )
 from async_history.backends._sqlite_read import (
     BY_MEMORY,
@@ -126,9 +127,7 @@ class SQLiteHistoryManager(HistoryManager):
         self._where = "the history in memory" if path is None else str(path)
         self._create = create
         self._migrate = migrate
-        self._open_writing = partial(
-            open_writing, self._path, durability=durability, lock_timeout_s=lock_timeout_s
-        )
+        self._open_writing = partial(open_writing, self._path, durability)
         self._lock_timeout_s = lock_timeout_s
         self._new_writer = partial(
             GroupCommitWriter[Submission],
@@ -160,20 +159,30 @@ class SQLiteHistoryManager(HistoryManager):
             raise
 
     async def _open_memory(self) -> None:
-        self._writing = await connected(partial(self._open_writing, create=True))
+        self._writing = await connected(self._open_writing)
         self._reading = {self._writing: 0}
         self._reader = HistoryReader(self._fetch, BY_MEMORY)
         self._writer = self._new_writer()
 
     async def _open_file(self, path: Path) -> None:
-        if not self._migrate and await to_thread.run_sync(needs_changes, path, self._create):
-            await self._open_readers(partial(open_as_it_is, path))
-            self._reader = HistoryReader(self._fetch, BY_MEMORY_WITHOUT_INDEX)
-            return
-        self._writing = await connected(partial(self._open_writing, create=self._create))
+        if not self._migrate:
+            look = partial(
+                needs_changes, path, create=self._create, lock_timeout_s=self._lock_timeout_s
+            )
+            if await to_thread.run_sync(look, abandon_on_cancel=True):
+                await self._open_readers(partial(open_as_it_is, path, self._lock_timeout_s))
+                self._reader = HistoryReader(self._fetch, BY_MEMORY_WITHOUT_INDEX)
+                return
+        self._writing = await self._prepared(path, create=self._create)
         await self._open_readers(partial(open_reading, path))
         self._reader = HistoryReader(self._fetch, BY_MEMORY)
         self._writer = self._new_writer()
+
+    async def _prepared(self, path: Path, *, create: bool) -> aiosqlite.Connection:
+        """Bring the file up to date and return a connection that writes."""
+        prepare = partial(prepare_file, path, create=create, lock_timeout_s=self._lock_timeout_s)
+        await to_thread.run_sync(prepare, abandon_on_cancel=True)
+        return await connected(self._open_writing)
 
     async def _open_readers(self, open_: Callable[[], sqlite3.Connection]) -> None:
         for _ in range(_READERS):
@@ -241,7 +250,9 @@ class SQLiteHistoryManager(HistoryManager):
     async def _writing_connection(self) -> aiosqlite.Connection:
         """Return the connection that writes, opened anew where others' changes made us let go."""
         if self._writing is None:
-            self._writing = await connected(partial(self._open_writing, create=False))
+            if self._path is None:
+                raise HistoryClosed("the history in memory is closed")
+            self._writing = await self._prepared(self._path, create=False)
         return self._writing
 
     async def _let_go_of_writing(self) -> None:

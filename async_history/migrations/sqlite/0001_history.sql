@@ -49,7 +49,8 @@ CREATE TABLE IF NOT EXISTS async_history_state (
 CREATE TRIGGER IF NOT EXISTS async_history_newest_deleted AFTER DELETE ON history
 WHEN old.rowid > (SELECT coalesce(max(rowid), 0) FROM history)
 BEGIN
-    UPDATE async_history_state SET indexed_through = min(indexed_through, old.rowid - 1);
+    UPDATE async_history_state
+    SET indexed_through = min(indexed_through, (SELECT coalesce(max(rowid), 0) FROM history));
 END;
 CREATE TRIGGER IF NOT EXISTS async_history_memory_renamed AFTER UPDATE OF memory_id ON history
 BEGIN

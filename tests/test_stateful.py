@@ -1,0 +1,254 @@
+"""Any backend against a plain list: hypothesis calls what it likes, both must agree throughout."""
+
+import asyncio
+import tempfile
+from collections import defaultdict
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from async_history import (
+    Event,
+    HistoryConflict,
+    HistoryManager,
+    HistoryRecord,
+    IdConflict,
+    open_history,
+)
+
+T = TypeVar("T")
+
+memory_ids = st.sampled_from(["m1", "m2", "ünï", "'quoted'", " "])
+texts = st.none() | st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20
+)
+events = st.sampled_from(list(Event))
+scopes = st.sampled_from(["s1", "s2"])
+names = st.none() | st.sampled_from(["user", "assistant"])
+new_records = st.fixed_dictionaries(
+    {"memory_id": memory_ids, "old_memory": texts, "new_memory": texts, "event": events},
+    optional={
+        "actor_id": names,
+        "role": names,
+        "is_deleted": st.booleans(),
+        "created_at": st.datetimes(timezones=st.timezones() | st.none()).map(
+            lambda moment: moment.isoformat()
+        ),
+        "id": st.integers(0, 5).map("id-{}".format),
+    },
+)
+
+
+class HistoryMachine(RuleBasedStateMachine):
+    """The model: a list of records in order, and ten messages a scope."""
+
+    keeps_history = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.folder = tempfile.TemporaryDirectory()
+        self.history: HistoryManager | None = None
+        self.records: list[HistoryRecord] = []
+        self.messages: dict[str, list[str | None]] = defaultdict(list)
+
+    def url(self) -> str:
+        raise NotImplementedError
+
+    def run(self, call: Coroutine[Any, Any, T]) -> T:
+        return self.runner.run(call)
+
+    @property
+    def store(self) -> HistoryManager:
+        assert self.history is not None
+        return self.history
+
+    @initialize()
+    def open(self) -> None:
+        async def opened() -> HistoryManager:
+            return await open_history(self.url())
+
+        self.history = self.run(opened())
+
+    def teardown(self) -> None:
+        if self.history is not None:
+            self.run(self.history.aclose())
+        self.runner.close()
+        self.folder.cleanup()
+
+    def known_as(self, item: dict[str, Any]) -> dict[str, Any]:
+        """A store that forgets its records can't know an id again."""
+        return item if self.keeps_history else {k: v for k, v in item.items() if k != "id"}
+
+    def expect(self, given: list[dict[str, Any]]) -> list[HistoryRecord] | None:
+        """Return what the batch would add, or None where an id is taken by other content."""
+        there = {record.id: record for record in self.records}
+        added: list[HistoryRecord] = []
+        for item in given:
+            known = there.get(item.get("id", ""))
+            if known is None:
+                record = HistoryRecord(item.get("id", ""), *[None] * 4)  # type: ignore[arg-type]
+                for name in ("memory_id", "old_memory", "new_memory", "event", "actor_id", "role"):
+                    object.__setattr__(record, name, item.get(name))
+                deleted = item.get("is_deleted", item["event"] is Event.DELETE)
+                object.__setattr__(record, "is_deleted", deleted)
+                object.__setattr__(record, "created_at", item.get("created_at"))
+                added.append(record)
+                there[record.id or f"new {len(added)}"] = record
+            elif any(
+                getattr(known, name) != value
+                for name, value in item.items()
+                if value is not None or name in ("old_memory", "new_memory")
+            ):
+                return None
+        return added
+
+    def remember(self, returned: list[HistoryRecord], added: list[HistoryRecord]) -> None:
+        """Take what was returned into the model, having compared it with what was given."""
+        known = {record.id for record in self.records}
+        new = [r for r in dict.fromkeys(returned) if r.id not in known] if known else returned
+        new = list({record.id: record for record in new}.values())
+        assert len(new) == len(added)
+        for record, wanted in zip(new, added, strict=True):
+            for name in ("memory_id", "old_memory", "new_memory", "event", "actor_id", "role"):
+                assert getattr(record, name) == getattr(wanted, name)
+            assert record.is_deleted == wanted.is_deleted
+            assert wanted.created_at in (None, record.created_at)
+        if self.keeps_history:
+            self.records += new
+
+    @rule(given=new_records)
+    def add(self, given: dict[str, Any]) -> None:
+        given = self.known_as(given)
+        expected = self.expect([given])
+        arguments = {"old_memory": None, "new_memory": None, **given}
+        try:
+            record = self.run(self.store.add_history(**arguments))
+        except IdConflict:
+            assert expected is None
+        else:
+            assert expected is not None
+            self.remember([record], expected)
+
+    @rule(given=st.lists(new_records, max_size=8))
+    def add_batch(self, given: list[dict[str, Any]]) -> None:
+        given = [self.known_as(item) for item in given]
+        expected = self.expect(given)
+        try:
+            records = self.run(self.store.batch_add_history(given))
+        except IdConflict:
+            assert expected is None
+        else:
+            assert expected is not None
+            self.remember(records, expected)
+
+    @precondition(lambda self: self.keeps_history and self.records)
+    @rule(data=st.data(), text=texts)
+    def add_if_latest(self, data: st.DataObject, text: str | None) -> None:
+        seen = data.draw(st.sampled_from(self.records))
+        latest = [r for r in self.records if r.memory_id == seen.memory_id][-1]
+        given = {"memory_id": seen.memory_id, "new_memory": text, "event": Event.UPDATE}
+        try:
+            records = self.run(self.store.batch_add_history([given], if_latest=seen))
+        except HistoryConflict:
+            assert seen is not latest
+        else:
+            assert seen is latest
+            self.remember(records, self.expect([given]) or [])
+
+    @rule(scope=scopes, contents=st.lists(texts, max_size=14))
+    def save(self, scope: str, contents: list[str | None]) -> None:
+        self.run(
+            self.store.save_messages(
+                [{"role": "user", "content": text} for text in contents], scope
+            )
+        )
+        self.messages[scope] = (self.messages[scope] + contents)[-10:]
+
+    @rule()
+    def reset(self) -> None:
+        self.run(self.store.reset())
+        self.records.clear()
+        self.messages.clear()
+
+    @rule(memory_id=memory_ids | st.just("unknown"))
+    def read_memory(self, memory_id: str) -> None:
+        read = self.run(self.store.get_history(memory_id))
+        assert read == [r for r in self.records if r.memory_id == memory_id]
+
+    @rule(
+        wanted=st.fixed_dictionaries(
+            {},
+            optional={"memory_id": memory_ids, "event": events, "actor_id": st.just("user")},
+        ),
+        order=st.sampled_from(["oldest", "newest"]),
+        page_size=st.integers(1, 4),
+        pages=st.integers(0, 3),
+    )
+    def query(self, wanted: dict[str, Any], order: Any, page_size: int, pages: int) -> None:
+        expected = [r for r in self.records if all(getattr(r, k) == v for k, v in wanted.items())]
+        if order == "newest":
+            expected.reverse()
+
+        async def walk() -> list[HistoryRecord]:
+            """Some pages of one query, the rest by the cursor of the last."""
+            found: list[HistoryRecord] = []
+            cursor = None
+            query = self.store.query_history(**wanted, order=order, page_size=page_size)
+            walked = query.pages()
+            for _ in range(pages):
+                page = await anext(walked, None)
+                if page is None:
+                    break
+                found += page.records
+                cursor = page.cursor
+            rest = self.store.query_history(**wanted, order=order, after=cursor)
+            return found + [record async for record in rest]
+
+        assert self.run(walk()) == expected
+
+    @rule(scope=scopes, limit=st.integers(0, 12))
+    def read_messages(self, scope: str, limit: int) -> None:
+        kept = self.run(self.store.get_last_messages(scope, limit))
+        expected = self.messages[scope]
+        assert [m.content for m in kept] == expected[max(0, len(expected) - limit) :]
+
+
+class MemoryMachine(HistoryMachine):
+    def url(self) -> str:
+        return "memory://"
+
+
+class NullMachine(HistoryMachine):
+    keeps_history = False
+
+    def url(self) -> str:
+        return "null://"
+
+
+class FileMachine(HistoryMachine):
+    def url(self) -> str:
+        return str(Path(self.folder.name) / "history.db")
+
+    @rule()
+    def reopen(self) -> None:
+        self.run(self.store.aclose())
+        self.open()
+
+
+_settings = settings(
+    max_examples=80,
+    stateful_step_count=30,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+TestMemory = MemoryMachine.TestCase
+TestMemory.settings = _settings
+TestFile = FileMachine.TestCase
+TestFile.settings = _settings
+TestNull = NullMachine.TestCase
+TestNull.settings = _settings
