@@ -118,6 +118,16 @@ def own_time(event: Event | str, created_at: str | None, updated_at: str | None)
     return parse_time(text) if text is not None else None
 
 
+class Now:
+    """This moment in UTC, and its text: taken once for all records of a call."""
+
+    __slots__ = ("moment", "text")
+
+    def __init__(self) -> None:
+        self.moment = datetime.now(UTC)
+        self.text = self.moment.isoformat()
+
+
 def new_record(
     memory_id: str,
     old_memory: str | None,
@@ -129,11 +139,12 @@ def new_record(
     actor_id: str | None = None,
     role: str | None = None,
     id: str | None = None,
+    now: Now | None = None,
 ) -> HistoryRecord:
     """Check one new record and fill in what is missing.
 
     A missing `id` becomes a UUIDv7, a missing time of the change (`created_at` of an ADD,
-    `updated_at` else) becomes now in UTC, a missing `is_deleted` follows from the event.
+    `updated_at` else) becomes `now`, a missing `is_deleted` follows from the event.
 
     Raises:
         InvalidInput: a value is missing, of another type, or holds what the store could not give
@@ -146,11 +157,12 @@ def new_record(
     updated, updated_time = _time("updated_at", updated_at)
     occurred_at = created_time if known_event is Event.ADD else updated_time
     if occurred_at is None:
-        occurred_at = datetime.now(UTC)
+        now = now or Now()
+        occurred_at = now.moment
         if known_event is Event.ADD:
-            created = occurred_at.isoformat()
+            created = now.text
         else:
-            updated = occurred_at.isoformat()
+            updated = now.text
     return HistoryRecord(
         new_id() if id is None else check_name("id", id),
         check_name("memory_id", memory_id),
@@ -170,7 +182,7 @@ def _known_event(event: object) -> Event | None:
     return _EVENTS.get(event) if isinstance(event, str) else None
 
 
-def record_from_mapping(given: Mapping[str, Any]) -> HistoryRecord:
+def record_from_mapping(given: Mapping[str, Any], now: Now | None = None) -> HistoryRecord:
     """Check one new record given by column name, as mem0's `batch_add_history` takes them.
 
     Raises:
@@ -179,10 +191,23 @@ def record_from_mapping(given: Mapping[str, Any]) -> HistoryRecord:
     if not given.keys() <= _COLUMN_SET:
         unknown = sorted(set(map(str, given)) - _COLUMN_SET)
         raise InvalidInput(f"{unknown[0]!r} is no column of a history record; use {_COLUMN_LIST}")
+    get = given.get
     for name in ("memory_id", "event"):
-        if given.get(name) is None:
+        if get(name) is None:
             raise InvalidInput(f"{name} is missing")
-    return new_record(**{"old_memory": None, "new_memory": None, **given})
+    return new_record(
+        given["memory_id"],
+        get("old_memory"),
+        get("new_memory"),
+        given["event"],
+        get("created_at"),
+        get("updated_at"),
+        get("is_deleted"),
+        get("actor_id"),
+        get("role"),
+        get("id"),
+        now,
+    )
 
 
 _COLUMN_SET: Final = frozenset(COLUMNS)

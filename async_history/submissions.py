@@ -15,10 +15,10 @@ from async_history.errors import InvalidInput
 from async_history.records import (
     HistoryRecord,
     Message,
+    Now,
     check_name,
     check_text,
     new_id,
-    new_record,
     record_from_mapping,
 )
 
@@ -97,9 +97,10 @@ async def many_records(
     records: list[HistoryRecord] = []
     given: dict[int, Mapping[str, Any]] = {}
     size = 0
+    now = Now()
     for index, item in enumerate(items):
         try:
-            record = _checked(item)
+            record = _checked(item, now)
         except InvalidInput as error:
             raise InvalidInput(f"record {index}: {error}") from error
         if isinstance(item, HistoryRecord):
@@ -145,12 +146,12 @@ def messages_to_save(messages: Iterable[Mapping[str, Any] | Message], scope: str
     return SaveMessages(kept, [new_id() for _ in kept], scope, len(kept), size)
 
 
-def _checked(item: HistoryRecord | Mapping[str, Any]) -> HistoryRecord:
+def _checked(item: HistoryRecord | Mapping[str, Any], now: Now) -> HistoryRecord:
     if isinstance(item, HistoryRecord):
-        return new_record(**item.as_dict())
+        return record_from_mapping(item.as_dict(), now)
     if not isinstance(item, Mapping):
         raise InvalidInput(f"must be a HistoryRecord or a mapping, not {type(item).__name__}")
-    return record_from_mapping(item)
+    return record_from_mapping(item, now)
 
 
 def _record_bytes(record: HistoryRecord) -> int:

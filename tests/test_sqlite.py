@@ -209,7 +209,7 @@ class TestTheIndex:
             ).fetchall()
         steps = [step for *_, step in plan]
         for level in LEVELS:
-            assert any(f"SEARCH {level} USING PRIMARY KEY (memory=?)" in step for step in steps)
+            assert any(f"{level} USING PRIMARY KEY (memory=?)" in step for step in steps)
         assert not any(step.startswith("SCAN history") for step in steps)
 
     async def test_entries_move_down_and_none_is_lost(self, path: Path) -> None:

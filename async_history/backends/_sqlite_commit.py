@@ -10,7 +10,7 @@ Lives here: the statements that write. Not here: opening, locks, retries, typed 
 import contextlib
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any, Final
 
 import aiosqlite
@@ -114,13 +114,20 @@ class BatchCommitter:
         """
         additions = [s for s in batch if isinstance(s, AddRecords) and s.if_latest is None]
         if len(additions) == len(batch):
-            records = [record for submission in additions for record in submission.records]
-            if len(records) <= _STATEMENT_ROWS[-1]:
-                # An id is taken, or others wrote: the statement undid itself, look closer.
-                with contextlib.suppress(sqlite3.IntegrityError, IndexBehind):
-                    await self._add(records)
-                    return {}
+            # Where an id is taken, or others wrote, this undoes itself: then look closer.
+            with contextlib.suppress(sqlite3.IntegrityError, IndexBehind):
+                await self._add_all([r for submission in additions for r in submission.records])
+                return {}
         return await self._commit_in_steps(batch)
+
+    async def _add_all(self, records: Sequence[HistoryRecord]) -> None:
+        """Write new records: in one statement, or where they are too many in one transaction."""
+        if len(records) <= _STATEMENT_ROWS[-1]:
+            await self._add(records)
+        else:
+            async with self._transaction():
+                for part in _parts(records):
+                    await self._add(part)
 
     async def _add(self, records: Sequence[HistoryRecord]) -> None:
         """Write at most a statement's worth of records.
@@ -145,18 +152,23 @@ class BatchCommitter:
             await self._connection.execute(NOTE_ROWS)
             await self._add(records)
 
-    async def _commit_in_steps(self, batch: Sequence[Submission]) -> dict[int, HistoryError]:
-        refused: dict[int, HistoryError] = {}
+    @contextlib.asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[None]:
         try:
             await self._connection.execute("BEGIN IMMEDIATE")
-            await self._add_submissions(batch, refused)
-            await self._save_messages([s for s in batch if isinstance(s, SaveMessages)])
+            yield
             await self._connection.execute("COMMIT")
         except BaseException:
             # Undoes nothing where the transaction is already gone. It runs on the connection's
             # thread after whatever was cancelled, even if this await is cancelled too.
             await self._connection.rollback()
             raise
+
+    async def _commit_in_steps(self, batch: Sequence[Submission]) -> dict[int, HistoryError]:
+        refused: dict[int, HistoryError] = {}
+        async with self._transaction():
+            await self._add_submissions(batch, refused)
+            await self._save_messages([s for s in batch if isinstance(s, SaveMessages)])
         return refused
 
     async def _add_submissions(
@@ -209,8 +221,8 @@ class BatchCommitter:
             return
         await self._connection.execute("SAVEPOINT submissions")
         try:
-            for start in range(0, len(records), _STATEMENT_ROWS[-1]):
-                await self._add_in_transaction(records[start : start + _STATEMENT_ROWS[-1]])
+            for part in _parts(records):
+                await self._add_in_transaction(part)
         except sqlite3.IntegrityError as error:
             await self._connection.execute("ROLLBACK TO submissions")
             items = list(pending.items())
@@ -235,6 +247,12 @@ class BatchCommitter:
         await self._connection.execute(_SAVE_MESSAGES, (json.dumps(rows, ensure_ascii=False),))
         scopes = json.dumps([submission.session_scope for submission in submissions])
         await self._connection.execute(_EVICT, (scopes,))
+
+
+def _parts(records: Sequence[HistoryRecord]) -> Iterator[Sequence[HistoryRecord]]:
+    """Cut records into what a statement takes."""
+    most = _STATEMENT_ROWS[-1]
+    return (records[start : start + most] for start in range(0, len(records), most))
 
 
 def _unsaved(submissions: Sequence[SaveMessages], saved: set[str]) -> list[SaveMessages]:
