@@ -4,31 +4,33 @@ Callers submit and wait. The task takes what is queued, up to a batch, hands it 
 function, and acks every caller when that returns. While a commit runs, the next batch gathers: a
 lone write commits at once, a crowd shares a commit, and nobody lingers for company.
 
-Lives here: the bounded queue, order, cancellation, turns, closing, and telling everyone the reason
-when something breaks. Not here: what a submission means, how it is committed, threads.
+Lives here: batches, acks, turns, closing, and telling everyone the reason when something breaks.
+Not here: the queue itself (queue.py), what a submission means, how it is committed, threads.
 """
 
 import asyncio
 import copy
 import logging
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 from async_history.errors import (
     CommitUnknown,
     HistoryClosed,
     HistoryError,
     InvalidInput,
-    Overloaded,
     StorageError,
 )
+from async_history.queue import (
+    QUEUE_BYTES,
+    QUEUE_RECORDS,
+    BoundedQueue,
+    Operation,
+    Place,
+    S,
+)
 
-QUEUE_RECORDS = 20_000
-"""Default bound of the queue in records: a fifth of a second's work, and twice 10,000 tasks."""
-QUEUE_BYTES = 64 * 1024 * 1024
-"""Default bound of the queue in bytes of text."""
 BATCH_RECORDS = 512
 """Most records of a batch. With 1,000 tasks half commit while the other half is woken; larger
 batches made both wait for each other (benchmarks/peers.py)."""
@@ -46,18 +48,6 @@ next batch needs it to begin: without a head start the two take turns instead of
 _log = logging.getLogger("async_history")
 
 
-class Submission(Protocol):
-    """What the writer needs to know of a submission: its weight, and the ids it would write."""
-
-    @property
-    def record_count(self) -> int: ...
-    @property
-    def size_bytes(self) -> int: ...
-    @property
-    def ids(self) -> Sequence[str]: ...
-
-
-S = TypeVar("S", bound=Submission)
 T = TypeVar("T")
 
 CommitFunction = Callable[[Sequence[S]], Awaitable[Mapping[int, HistoryError]]]
@@ -91,27 +81,6 @@ class WriterStats:
     failed_batches: int
 
 
-class _Entry(Generic[S]):
-    """One caller's place: its submission, or an operation that takes a turn of its own."""
-
-    __slots__ = ("ack", "count", "operation", "since", "size", "submission", "timer")
-
-    def __init__(
-        self,
-        submission: S | None,
-        operation: Callable[[], Awaitable[Any]] | None,
-        ack: "asyncio.Future[Any]",
-        since: float,
-    ) -> None:
-        self.submission = submission
-        self.operation = operation
-        self.ack = ack
-        self.since = since
-        self.count = submission.record_count if submission is not None else 0
-        self.size = submission.size_bytes if submission is not None else 0
-        self.timer: asyncio.TimerHandle | None = None
-
-
 class GroupCommitWriter(Generic[S]):
     """Commits submissions in batches and acks each when its batch is durable.
 
@@ -136,27 +105,21 @@ class GroupCommitWriter(Generic[S]):
         batch_bytes: int = BATCH_BYTES,
         commit_timeout_s: float = 30.0,
     ) -> None:
-        for name, value in (
-            ("queue_records", queue_records),
-            ("queue_bytes", queue_bytes),
-            ("batch_records", batch_records),
-            ("batch_bytes", batch_bytes),
-        ):
+        for name, value in (("batch_records", batch_records), ("batch_bytes", batch_bytes)):
             if value < 1:
                 raise InvalidInput(f"{name} must be at least 1, not {value}")
         self._commit = commit
         self._finish = finish
-        self._queue_records = queue_records
-        self._queue_bytes = queue_bytes
-        self._queue_timeout_s = queue_timeout_s
         self._batch_records = batch_records
         self._batch_bytes = batch_bytes
         self._commit_timeout_s = commit_timeout_s
-        self._queue: OrderedDict[_Entry[S], None] = OrderedDict()
-        self._waiting: OrderedDict[_Entry[S], None] = OrderedDict()
-        self._in_batch: list[_Entry[S]] = []
-        self._records = 0
-        self._bytes = 0
+        self._queue = BoundedQueue[S](
+            records=queue_records,
+            size_bytes=queue_bytes,
+            timeout_s=queue_timeout_s,
+            on_admitted=self._wake_up,
+        )
+        self._in_batch: list[Place[S]] = []
         self._closing = False
         self._died: BaseException | None = None
         self._wake: asyncio.Future[None] | None = None
@@ -182,96 +145,39 @@ class GroupCommitWriter(Generic[S]):
             asyncio.CancelledError: at once. What was still queued is withdrawn for certain; what
                 is in a batch completes, and is logged if it fails.
         """
-        await self._take_place(self._entry(submission, None))
+        await self._queued(submission, None)
 
     async def run_in_turn(self, operation: Callable[[], Awaitable[T]]) -> T:
         """Run an operation alone, after all that was submitted before it and before all after.
 
         Like a commit, it may be cancelled at any await and is then called again.
         """
-        result: T = await self._take_place(self._entry(None, operation))
+        result: T = await self._queued(None, operation)
         return result
 
-    def _entry(
-        self, submission: S | None, operation: Callable[[], Awaitable[Any]] | None
-    ) -> _Entry[S]:
+    async def _queued(self, submission: S | None, operation: Operation | None) -> Any:
         if self._closing:
             if self._died is not None:
                 raise HistoryClosed(f"the writer died: {self._died!r}") from self._died
             raise HistoryClosed("the manager is closed; open another")
-        return _Entry(submission, operation, self._loop.create_future(), self._loop.time())
-
-    async def _take_place(self, entry: _Entry[S]) -> Any:
-        if self._waiting or not self._has_room(entry):
-            self._waiting[entry] = None
-            if self._queue_timeout_s is not None:
-                entry.timer = self._loop.call_later(self._queue_timeout_s, self._overload, entry)
-        else:
-            self._admit(entry)
+        place = Place(submission, operation, self._loop.create_future(), self._loop.time())
+        self._queue.enter(place)
         try:
-            return await entry.ack
+            return await place.ack
         except asyncio.CancelledError:
-            self._withdraw(entry)
+            self._queue.withdraw(place)
             raise
-
-    def _has_room(self, entry: _Entry[S]) -> bool:
-        return not self._queue or (
-            self._records + entry.count <= self._queue_records
-            and self._bytes + entry.size <= self._queue_bytes
-        )
-
-    def _admit(self, entry: _Entry[S]) -> None:
-        if entry.timer is not None:
-            entry.timer.cancel()
-        self._queue[entry] = None
-        self._records += entry.count
-        self._bytes += entry.size
-        self._wake_up()
 
     def _wake_up(self) -> None:
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
-
-    def _admit_waiting(self) -> None:
-        while self._waiting:
-            entry = next(iter(self._waiting))
-            if not self._has_room(entry):
-                return
-            del self._waiting[entry]
-            self._admit(entry)
-
-    def _overload(self, entry: _Entry[S]) -> None:
-        if entry in self._waiting:
-            del self._waiting[entry]
-            entry.ack.set_exception(
-                Overloaded(
-                    f"the queue was full ({self._records} records, {self._bytes} bytes) for "
-                    f"{self._queue_timeout_s} s; not written. Send less, or raise queue_records, "
-                    "queue_bytes or queue_timeout_s"
-                )
-            )
-            self._admit_waiting()
-
-    def _withdraw(self, entry: _Entry[S]) -> None:
-        if entry.timer is not None:
-            entry.timer.cancel()
-        if entry in self._queue:
-            self._leave_queue(entry)
-        else:
-            self._waiting.pop(entry, None)
-        self._admit_waiting()
-
-    def _leave_queue(self, entry: _Entry[S]) -> None:
-        del self._queue[entry]
-        self._records -= entry.count
-        self._bytes -= entry.size
 
     # The task's side
 
     async def _run(self) -> None:
         try:
             while await self._something_queued():
-                await self._settle(self._take_batch())
+                await self._settle(self._queue.take(self._batch_records, self._batch_bytes))
         except BaseException as error:
             self._died = error
             raise
@@ -291,49 +197,29 @@ class GroupCommitWriter(Generic[S]):
                 self.begin_close()
         return True
 
-    def _take_batch(self) -> list[_Entry[S]]:
-        batch: list[_Entry[S]] = []
-        records = size = 0
-        for entry in self._queue:
-            records += entry.count
-            size += entry.size
-            if batch and (
-                records > self._batch_records
-                or size > self._batch_bytes
-                or entry.operation is not None
-            ):
-                break
-            batch.append(entry)
-            if entry.operation is not None:
-                break
-        for entry in batch:
-            self._leave_queue(entry)
-        self._admit_waiting()
-        return batch
-
-    async def _settle(self, batch: list[_Entry[S]]) -> None:
+    async def _settle(self, batch: list[Place[S]]) -> None:
         self._in_batch = batch
         try:
-            if batch[0].operation is not None:
+            if batch and batch[0].operation is not None:
                 result = await self._to_the_end(batch[0].operation)
                 self._ack(batch[0], result)
-            else:
+            elif batch:
                 await self._commit_batch(batch)
         except OutcomeUnknown as error:
             self._failed_batches += 1
-            for entry in batch:
-                ids = entry.submission.ids if entry.submission is not None else ()
-                self._refuse(entry, CommitUnknown(f"the outcome is unknown: {error}", ids), error)
+            for place in batch:
+                unknown = CommitUnknown(f"the outcome is unknown: {error}", place.ids)
+                self._refuse(place, unknown, error)
         except Exception as error:  # whatever the store raises is told to every caller of the batch
             self._failed_batches += 1
-            for entry in batch:
-                self._refuse(entry, _own_copy(error), error)
+            for place in batch:
+                self._refuse(place, _own_copy(error), error)
         self._in_batch = []
 
-    async def _commit_batch(self, batch: list[_Entry[S]]) -> None:
-        submissions = [entry.submission for entry in batch if entry.submission is not None]
+    async def _commit_batch(self, batch: list[Place[S]]) -> None:
+        submissions = [place.submission for place in batch if place.submission is not None]
         refused = await self._to_the_end(lambda: self._commit(submissions))
-        records = sum(entry.count for entry in batch)
+        records = sum(place.count for place in batch)
         self._batches += 1
         self._batch_records_max = max(self._batch_records_max, records)
         self._acked_records += records
@@ -342,14 +228,14 @@ class GroupCommitWriter(Generic[S]):
         else:
             self._wake_callers(batch, refused)
 
-    def _wake_callers(self, batch: list[_Entry[S]], refused: Mapping[int, HistoryError]) -> None:
+    def _wake_callers(self, batch: list[Place[S]], refused: Mapping[int, HistoryError]) -> None:
         for index, error in refused.items():
             self._refused_submissions += 1
             self._acked_records -= batch[index].count
             self._refuse(batch[index], error, None)
         self._acked_submissions += len(batch) - len(refused)
-        for entry in batch:
-            self._ack(entry, None)
+        for place in batch:
+            self._ack(place, None)
 
     async def _to_the_end(self, operation: Callable[[], Awaitable[T]]) -> T:
         """Run an operation until its outcome is known, though this task is cancelled meanwhile.
@@ -386,17 +272,15 @@ class GroupCommitWriter(Generic[S]):
             self.begin_close()
 
     @staticmethod
-    def _ack(entry: _Entry[S], result: object) -> None:
-        if not entry.ack.done():
-            entry.ack.set_result(result)
+    def _ack(place: Place[S], result: object) -> None:
+        if not place.ack.done():
+            place.ack.set_result(result)
 
     @staticmethod
-    def _refuse(entry: _Entry[S], error: HistoryError, cause: BaseException | None) -> None:
+    def _refuse(place: Place[S], error: HistoryError, cause: BaseException | None) -> None:
         if cause is not None:
             error.__cause__ = cause
-        if not entry.ack.done():
-            entry.ack.set_exception(error)
-        else:
+        if not place.refuse(error):
             _log.error("a submission whose caller was cancelled was not written: %s", error)
 
     # Closing
@@ -406,11 +290,8 @@ class GroupCommitWriter(Generic[S]):
         if self._closing:
             return
         self._closing = True
-        for entry in list(self._waiting):
-            if entry.timer is not None:
-                entry.timer.cancel()
-            self._refuse_unwritten(entry, "the manager closed while the queue was full")
-        self._waiting.clear()
+        for place in self._queue.clear_waiting():
+            place.refuse(self._unwritten("the manager closed while the queue was full"))
         self._wake_up()
 
     async def aclose(self, timeout_s: float) -> None:
@@ -433,31 +314,23 @@ class GroupCommitWriter(Generic[S]):
         reason = "the manager was closed before this was written"
         if self._died is not None:
             reason = f"the writer died: {self._died!r}"
-        for entry in [*self._queue, *self._waiting]:
-            if entry.timer is not None:
-                entry.timer.cancel()
-            self._refuse_unwritten(entry, reason)
-        self._queue.clear()
-        self._waiting.clear()
-        self._records = self._bytes = 0
-        for entry in self._in_batch:
-            ids = entry.submission.ids if entry.submission is not None else ()
-            if not entry.ack.done():
-                entry.ack.set_exception(CommitUnknown(f"{reason}, while committing", ids))
+        for place in self._queue.clear():
+            place.refuse(self._unwritten(reason))
+        for place in self._in_batch:
+            place.refuse(CommitUnknown(f"{reason}, while committing", place.ids))
 
-    def _refuse_unwritten(self, entry: _Entry[S], reason: str) -> None:
-        if not entry.ack.done():
-            error = HistoryClosed(f"{reason}; it was not written")
-            error.__cause__ = self._died
-            entry.ack.set_exception(error)
+    def _unwritten(self, reason: str) -> HistoryClosed:
+        error = HistoryClosed(f"{reason}; it was not written")
+        error.__cause__ = self._died
+        return error
 
     def stats(self) -> WriterStats:
         """Return the counters and the queue as they are now."""
-        oldest = next(iter(self._in_batch or self._queue), None)
+        oldest = self._in_batch[0] if self._in_batch else self._queue.first
         return WriterStats(
-            queued_records=self._records,
-            queued_bytes=self._bytes,
-            waiting_callers=len(self._waiting),
+            queued_records=self._queue.records,
+            queued_bytes=self._queue.size_bytes,
+            waiting_callers=self._queue.waiting,
             oldest_wait_s=self._loop.time() - oldest.since if oldest is not None else 0.0,
             batches=self._batches,
             batch_records_mean=self._acked_records / self._batches if self._batches else 0.0,

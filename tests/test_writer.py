@@ -266,6 +266,22 @@ class TestCancellation:
         await asyncio.gather(*first, a, c)
         assert store.batches == [["first"], ["a", "c"]]
 
+    async def test_cancelled_at_the_moment_of_its_turn(
+        self, store: Store, make_writer: MakeWriter
+    ) -> None:
+        """Its caller has not run yet since it was cancelled: still it is withdrawn."""
+        store.gate.clear()
+        writer = make_writer()
+        first = submit(writer, Item("first"))
+        await store.begun.wait()
+        tasks = submit(writer, Item("a"), Item("b"))
+        await turn()
+        store.gate.set()
+        tasks[0].cancel()
+        await asyncio.gather(*first, *tasks, return_exceptions=True)
+        assert store.log == ["first", "b"]
+        assert writer.stats().queued_records == 0
+
     async def test_in_a_batch_it_completes(self, store: Store, make_writer: MakeWriter) -> None:
         store.gate.clear()
         writer = make_writer()

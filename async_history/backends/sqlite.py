@@ -51,9 +51,10 @@ from async_history.errors import (
 from async_history.manager import CLOSE_TIMEOUT_S, HistoryManager, HistoryStats
 from async_history.migrations import VERSION, schema_script
 from async_history.queries import Cursor, Filter, PageRead
+from async_history.queue import QUEUE_BYTES, QUEUE_RECORDS
 from async_history.records import HistoryRecord, Message
 from async_history.submissions import Submission
-from async_history.writer import QUEUE_BYTES, QUEUE_RECORDS, GroupCommitWriter, OutcomeUnknown
+from async_history.writer import GroupCommitWriter, OutcomeUnknown
 
 T = TypeVar("T")
 

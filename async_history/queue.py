@@ -1,0 +1,213 @@
+"""The bounded queue: who is in, who waits for room, in what order, and who has left.
+
+A caller has one future, its ack, whether it waits for room or for its commit: moving it from the
+one line to the other wakes nobody.
+
+Lives here: places, room, first come first served, withdrawal. Not here: batches' fate (writer.py).
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Generic, Protocol, TypeVar
+
+from async_history.errors import InvalidInput, Overloaded
+
+QUEUE_RECORDS = 20_000
+"""Default bound of the queue in records: a fifth of a second's work, and twice 10,000 tasks."""
+QUEUE_BYTES = 64 * 1024 * 1024
+"""Default bound of the queue in bytes of memory, as submissions estimate it."""
+
+
+class Submission(Protocol):
+    """What the queue and the writer need to know: the weight, and the ids it would write."""
+
+    @property
+    def record_count(self) -> int: ...
+    @property
+    def size_bytes(self) -> int: ...
+    @property
+    def ids(self) -> Sequence[str]: ...
+
+
+S = TypeVar("S", bound=Submission)
+
+Operation = Callable[[], Awaitable[Any]]
+
+
+class Place(Generic[S]):
+    """One caller's place: for its submission, or for an operation that takes a turn alone."""
+
+    __slots__ = ("ack", "count", "operation", "since", "size", "submission", "timer")
+
+    def __init__(
+        self,
+        submission: S | None,
+        operation: Operation | None,
+        ack: "asyncio.Future[Any]",
+        since: float,
+    ) -> None:
+        self.submission = submission
+        self.operation = operation
+        self.ack = ack
+        self.since = since
+        self.count = submission.record_count if submission is not None else 0
+        self.size = submission.size_bytes if submission is not None else 0
+        self.timer: asyncio.TimerHandle | None = None
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """The ids it would write."""
+        return self.submission.ids if self.submission is not None else ()
+
+    def refuse(self, error: Exception) -> bool:
+        """Tell the caller; return whether there still is one."""
+        if self.timer is not None:
+            self.timer.cancel()
+        if self.ack.done():
+            return False
+        self.ack.set_exception(error)
+        return True
+
+
+class BoundedQueue(Generic[S]):
+    """Places in order: up to a bound in records and bytes they are in, the others wait.
+
+    A place larger than the bound gets in alone, when nobody else is in.
+
+    Args:
+        records, size_bytes: the bound.
+        timeout_s: how long a place may wait for room before its caller gets `Overloaded`.
+        on_admitted: called whenever a place gets in.
+    """
+
+    def __init__(
+        self,
+        *,
+        records: int,
+        size_bytes: int,
+        timeout_s: float | None,
+        on_admitted: Callable[[], None],
+    ) -> None:
+        for name, value in (("queue_records", records), ("queue_bytes", size_bytes)):
+            if value < 1:
+                raise InvalidInput(f"{name} must be at least 1, not {value}")
+        self.records = 0
+        self.size_bytes = 0
+        self._most_records = records
+        self._most_bytes = size_bytes
+        self._timeout_s = timeout_s
+        self._on_admitted = on_admitted
+        self._loop = asyncio.get_running_loop()
+        # Ordered dictionaries, because a place in the middle must be able to leave at once.
+        self._in: OrderedDict[Place[S], None] = OrderedDict()
+        self._waiting: OrderedDict[Place[S], None] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._in)
+
+    @property
+    def waiting(self) -> int:
+        """How many callers wait for room."""
+        return len(self._waiting)
+
+    @property
+    def first(self) -> Place[S] | None:
+        """The place whose turn is next."""
+        return next(iter(self._in), None)
+
+    def enter(self, place: Place[S]) -> None:
+        """Get in, or wait behind those who wait already."""
+        if not self._waiting and self._has_room(place):
+            self._admit(place)
+            return
+        self._waiting[place] = None
+        if self._timeout_s is not None:
+            place.timer = self._loop.call_later(self._timeout_s, self._overload, place)
+
+    def withdraw(self, place: Place[S]) -> None:
+        """Leave, wherever in line; one that was taken already has left."""
+        if place.timer is not None:
+            place.timer.cancel()
+        if place in self._in:
+            self._leave(place)
+        else:
+            self._waiting.pop(place, None)
+        self._admit_waiting()
+
+    def take(self, records: int, size_bytes: int) -> list[Place[S]]:
+        """Take the next batch: places in order up to these bounds, or one that is larger alone.
+
+        An operation is a batch of its own. Places whose callers were cancelled are left out.
+        """
+        batch: list[Place[S]] = []
+        abandoned: list[Place[S]] = []
+        for place in self._in:
+            if place.ack.done():
+                abandoned.append(place)
+                continue
+            records -= place.count
+            size_bytes -= place.size
+            is_alone = place.operation is not None
+            if batch and (is_alone or records < 0 or size_bytes < 0):
+                break
+            batch.append(place)
+            if is_alone:
+                break
+        for place in (*batch, *abandoned):
+            self._leave(place)
+        self._admit_waiting()
+        return batch
+
+    def clear_waiting(self) -> list[Place[S]]:
+        """Send away all who wait for room, and return them."""
+        waiting = list(self._waiting)
+        self._waiting.clear()
+        return waiting
+
+    def clear(self) -> list[Place[S]]:
+        """Send away everyone, and return them."""
+        everyone = [*self._in, *self.clear_waiting()]
+        self._in.clear()
+        self.records = self.size_bytes = 0
+        return everyone
+
+    def _has_room(self, place: Place[S]) -> bool:
+        return not self._in or (
+            self.records + place.count <= self._most_records
+            and self.size_bytes + place.size <= self._most_bytes
+        )
+
+    def _admit(self, place: Place[S]) -> None:
+        if place.timer is not None:
+            place.timer.cancel()
+        self._in[place] = None
+        self.records += place.count
+        self.size_bytes += place.size
+        self._on_admitted()
+
+    def _admit_waiting(self) -> None:
+        while self._waiting:
+            place = next(iter(self._waiting))
+            if not self._has_room(place):
+                return
+            del self._waiting[place]
+            self._admit(place)
+
+    def _leave(self, place: Place[S]) -> None:
+        del self._in[place]
+        self.records -= place.count
+        self.size_bytes -= place.size
+
+    def _overload(self, place: Place[S]) -> None:
+        if place not in self._waiting:
+            return
+        del self._waiting[place]
+        place.refuse(
+            Overloaded(
+                f"the queue was full ({self.records} records, {self.size_bytes} bytes) for "
+                f"{self._timeout_s} s; not written. Send less, or raise queue_records, "
+                "queue_bytes or queue_timeout_s"
+            )
+        )
+        self._admit_waiting()
