@@ -16,6 +16,7 @@ from async_history.errors import (
     StorageLocked,
     StorageMissing,
     StorageReadOnly,
+    StorageRefused,
     WrongLoop,
 )
 from async_history.manager import HistoryManager, HistoryStats
@@ -49,6 +50,7 @@ __all__ = [
     "StorageLocked",
     "StorageMissing",
     "StorageReadOnly",
+    "StorageRefused",
     "WriterStats",
     "WrongLoop",
     "open_history",

@@ -11,6 +11,7 @@ HistoryError
 ├── CursorGone            the record a cursor points at is no longer at its place
 ├── MigrationError        the store's layout cannot be used or adopted; left untouched
 └── StorageError          the store refused or failed; not written
+    ├── StorageRefused    a rule of the file's owner refuses this submission alone
     ├── StorageMissing    there is no such file
     ├── StorageLocked     another process held the file past `lock_timeout_s`
     ├── StorageFull       the disk, quota or page limit is exhausted
@@ -76,6 +77,10 @@ class MigrationError(HistoryError):
 
 class StorageError(HistoryError):
     """The store refused or failed. Nothing of the submission was written."""
+
+
+class StorageRefused(StorageError):
+    """A constraint or trigger of the file's owner refuses this submission; others it does not."""
 
 
 class StorageMissing(StorageError):

@@ -1,6 +1,7 @@
 """From a URL to a manager. Knows the spellings of URLs, and imports a backend only to open it."""
 
 import os
+import re
 from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
@@ -39,6 +40,22 @@ def open_history(url: str | os.PathLike[str], **options: Any) -> HistoryManager:
         raise InvalidInput(f"{name} does not take these options: {error}") from error
 
 
+def sqlite_file(url: str | os.PathLike[str]) -> Path | None:
+    """Return the SQLite file that a URL names, None where it names no file.
+
+    Raises:
+        InvalidInput: no backend answers to the URL.
+    """
+    _, arguments = _backend(url)
+    return arguments[0] if arguments else None
+
+
+def without_secrets(text: str) -> str:
+    """Return a text with the passwords of the URLs in it blotted out."""
+    text = re.sub(r"(://[^\s/@:]*):.*@", r"\1:***@", text)
+    return re.sub(r"([?&]\w*pass\w*=)[^&\s'\"]*", r"\1***", text)
+
+
 def _backend(url: str | os.PathLike[str]) -> tuple[tuple[str, str], tuple[Path | None, ...]]:
     if not isinstance(url, str | os.PathLike):
         raise InvalidInput(f"a history's URL must be text or a path, not {type(url).__name__}")
@@ -53,7 +70,8 @@ def _backend(url: str | os.PathLike[str]) -> tuple[tuple[str, str], tuple[Path |
     parts = urlsplit(text)
     if parts.query or parts.fragment:
         raise InvalidInput(
-            f"{text!r} has a query or fragment, which nothing here reads; pass options as keywords"
+            f"{without_secrets(text)!r} has a query or fragment, which nothing here reads; pass "
+            "options as keywords"
         )
     if scheme == "null":
         return _NULL, ()
@@ -62,7 +80,7 @@ def _backend(url: str | os.PathLike[str]) -> tuple[tuple[str, str], tuple[Path |
     if scheme in ("sqlite", "sqlite+aiosqlite"):
         if parts.netloc:
             raise InvalidInput(
-                f"{text!r} names a host; a file is sqlite:///relative.db or sqlite:////absolute.db"
+                f"{without_secrets(text)!r} names a host; a file is sqlite:///relative.db or sqlite:////absolute.db"
             )
         path = unquote(parts.path)[1:]
         return _SQLITE, (Path(path) if path and path != ":memory:" else None,)

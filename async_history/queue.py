@@ -60,14 +60,12 @@ class Place(Generic[S]):
         """The ids it would write."""
         return self.submission.ids if self.submission is not None else ()
 
-    def refuse(self, error: Exception) -> bool:
-        """Tell the caller; return whether there still is one."""
+    def refuse(self, error: Exception) -> None:
+        """Tell the caller, if it has not been told anything yet."""
         if self.timer is not None:
             self.timer.cancel()
-        if self.ack.done():
-            return False
-        self.ack.set_exception(error)
-        return True
+        if not self.ack.done():
+            self.ack.set_exception(error)
 
 
 class BoundedQueue(Generic[S]):

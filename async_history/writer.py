@@ -280,7 +280,8 @@ class GroupCommitWriter(Generic[S]):
     def _refuse(place: Place[S], error: HistoryError, cause: BaseException | None) -> None:
         if cause is not None:
             error.__cause__ = cause
-        if not place.refuse(error):
+        place.refuse(error)
+        if place.ack.cancelled():
             _log.error("a submission whose caller was cancelled was not written: %s", error)
 
     # Closing

@@ -12,7 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from async_history import HistoryClosed, HistoryError, HistoryManager, WrongLoop, open_history
+from async_history import (
+    CommitUnknown,
+    HistoryClosed,
+    HistoryError,
+    HistoryManager,
+    WrongLoop,
+    open_history,
+)
+from async_history.backends.sqlite import SQLiteHistoryManager
 from tests.conftest import OpenStore
 
 
@@ -324,6 +332,29 @@ class TestOverload:
                 assert not call.done()
             await call
             assert ticks == 50
+
+
+class TestBoundedClosing:
+    async def test_a_close_that_times_out_lets_the_loop_end(self, tmp_path: Path) -> None:
+        """Another holds the lock for longer than closing may take: the outcome is unknown."""
+        path = tmp_path / "history.db"
+        history = await open_history(path, close_timeout_s=0.05)
+        await history.add_history("m", None, "x", "ADD")
+        assert isinstance(history, SQLiteHistoryManager)
+        assert history._writer is not None
+        with _locked(path):
+            calls = [
+                asyncio.create_task(history.add_history("m", None, str(n), "UPDATE", id=str(n)))
+                for n in range(3)
+            ]
+            await asyncio.sleep(0)
+            await history.aclose()
+            results = await asyncio.gather(*calls, return_exceptions=True)
+            assert [type(result) for result in results] == [CommitUnknown] * 3
+            await history.aclose()
+            await asyncio.wait_for(history._writer.task, 5)
+        async with open_history(path) as again:
+            assert len(await again.get_history("m")) in (1, 4)
 
 
 class _locked:  # noqa: N801 - reads as a word of the test

@@ -18,6 +18,7 @@ from async_history import (
     StorageCorrupt,
     StorageError,
     StorageMissing,
+    StorageRefused,
     open_history,
 )
 from async_history.backends.sqlite import SQLiteHistoryManager, has_wal_reset_fault
@@ -376,7 +377,7 @@ class TestBesideOthers:
                 return_exceptions=True,
             )
             (refused,) = [r for r in results if isinstance(r, BaseException)]
-            assert isinstance(refused, StorageError)
+            assert isinstance(refused, StorageRefused)
             assert "nobody may write" in str(refused)
             assert await texts(history) == ["x", *(str(n) for n in range(20) if n != 7)]
 

@@ -21,7 +21,7 @@ from async_history.backends._sqlite_rows import (
     parameters,
     record_from_row,
 )
-from async_history.errors import HistoryConflict, HistoryError, IdConflict, StorageError
+from async_history.errors import HistoryConflict, HistoryError, IdConflict, StorageRefused
 from async_history.memory_index import (
     COMPLETE,
     MOVE_SLICES,
@@ -227,7 +227,7 @@ class BatchCommitter:
             await self._connection.execute("ROLLBACK TO submissions")
             items = list(pending.items())
             if len(items) == 1:
-                refused[items[0][0]] = StorageError(f"the file's own rules refuse this: {error}")
+                refused[items[0][0]] = StorageRefused(f"the file's own rules refuse this: {error}")
             else:
                 half = len(items) // 2
                 await self._add_or_refuse(dict(items[:half]), refused)

@@ -6,14 +6,27 @@ mem0-ts has it as its Dummy. The buffers stay, in memory, because mem0 2.x feeds
 from collections import defaultdict, deque
 from collections.abc import Sequence
 
-from async_history.manager import HistoryManager, HistoryStats
+from async_history.manager import CLOSE_TIMEOUT_S, HistoryManager, HistoryStats
 from async_history.queries import Cursor, Filter, PageRead
 from async_history.records import HistoryRecord, Message
 from async_history.submissions import MESSAGES_KEPT, SaveMessages, Submission
 
 
 class NullHistoryManager(HistoryManager):
-    """A history that remembers nothing: switch it off without changing the program."""
+    """A history that remembers nothing: switch it off without changing the program.
+
+    There is nothing to create or to migrate: `create` and `migrate` are as in the contract, and
+    mean nothing.
+    """
+
+    def __init__(
+        self,
+        *,
+        create: bool = True,
+        migrate: bool = True,
+        close_timeout_s: float = CLOSE_TIMEOUT_S,
+    ) -> None:
+        super().__init__(close_timeout_s=close_timeout_s)
 
     async def _open(self) -> None:
         self._buffers: dict[str, deque[Message]] = defaultdict(lambda: deque(maxlen=MESSAGES_KEPT))

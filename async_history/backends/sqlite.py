@@ -139,6 +139,7 @@ class SQLiteHistoryManager(HistoryManager):
             queue_timeout_s=queue_timeout_s,
             commit_timeout_s=lock_timeout_s,
         )
+        self._is_abandoned = False
         self._writer: GroupCommitWriter[Submission] | None = None
         self._writing: aiosqlite.Connection | None = None
         self._reading: dict[aiosqlite.Connection, int] = {}
@@ -251,8 +252,8 @@ class SQLiteHistoryManager(HistoryManager):
     async def _writing_connection(self) -> aiosqlite.Connection:
         """Return the connection that writes, opened anew where others' changes made us let go."""
         if self._writing is None:
-            if self._path is None:
-                raise HistoryClosed("the history in memory is closed")
+            if self._path is None or self._is_abandoned:
+                raise HistoryClosed("the manager was closed before this was written")
             self._writing = await self._prepared(self._path, create=False)
         return self._writing
 
@@ -354,10 +355,12 @@ class SQLiteHistoryManager(HistoryManager):
         await self._let_go_of_writing()
 
     def _abandon(self) -> None:
-        for connection in (*self._reading, self._writing):
+        self._is_abandoned = True
+        connections = (*self._reading, self._writing)
+        self._reading, self._writing = {}, None
+        for connection in connections:
             if connection is not None:
                 connection.stop()
-        self._reading = {}
 
 
 def _size(path: Path) -> int:

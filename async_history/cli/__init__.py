@@ -1,0 +1,25 @@
+"""The `async-history` command: one room a command, and `main`, its entry point.
+
+Lives here: nothing that needs typer or rich, so that a missing extra is named, not a traceback.
+"""
+
+import sys
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command, and end the program with its exit status."""
+    try:
+        from async_history.cli.app import app
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("click", "rich", "typer"):
+            raise
+        sys.stderr.write(
+            f"async-history: {error.name} is not installed; the command needs it: "
+            "pip install 'async-history[cli]'\n"
+        )
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    app(prog_name="async-history")

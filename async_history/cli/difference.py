@@ -1,0 +1,105 @@
+"""What changed between two versions of a text: line by line, and word by word within a line."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from itertools import zip_longest
+from typing import Final, Literal
+
+Kind = Literal["same", "removed", "added"]
+Sign = Literal[" ", "+", "-", "~", "…"]
+
+_WORDS: Final = re.compile(r"[^\W\u2e80-\u9fff]+|\s+|.")
+"""A word, a space, a sign; each character where words are not parted by spaces (Han, Kana)."""
+_WORD_CHARACTERS: Final = 10_000
+_LINES: Final = 5_000
+"""Longer texts are not compared by words, or at all: the time it takes grows with the square."""
+_LEAST_ALIKE: Final = 0.4
+"""Lines less alike than this are shown one below the other: their words have nothing in common."""
+_CONTEXT: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of a difference: removed (-), added (+), changed (~), the same, or left out (…)."""
+
+    sign: Sign
+    pieces: Sequence[tuple[Kind, str]]
+
+
+def difference(before: str | None, after: str | None) -> list[Line]:
+    """Return how `before` became `after`. None is no text at all."""
+    if before == after:
+        return []
+    old = [] if before is None else before.split("\n")
+    new = [] if after is None else after.split("\n")
+    by_words = len(before or "") + len(after or "") <= _WORD_CHARACTERS
+    if len(old) > _LINES or len(new) > _LINES:
+        return [_removed(line) for line in old] + [_added(line) for line in new]
+    lines: list[Line] = []
+    for tag, i1, i2, j1, j2 in _matcher(old, new).get_opcodes():
+        if tag == "equal":
+            lines += _folded(old[i1:i2], at_start=i1 == 0, at_end=i2 == len(old))
+        else:
+            for removed, added in zip_longest(old[i1:i2], new[j1:j2]):
+                lines += _changed(removed, added, by_words)
+    return lines
+
+
+def _matcher(old: Sequence[str], new: Sequence[str]) -> "SequenceMatcher[str]":
+    # Spaces and empty lines are everywhere: as anchors they are slow, and would part two words
+    # that changed together.
+    return SequenceMatcher(lambda text: not text.strip(), old, new, autojunk=False)
+
+
+def _removed(line: str) -> Line:
+    return Line("-", [("removed", line)])
+
+
+def _added(line: str) -> Line:
+    return Line("+", [("added", line)])
+
+
+def _folded(lines: Sequence[str], *, at_start: bool, at_end: bool) -> Iterator[Line]:
+    """Yield the lines beside a change, and the number of those that are further away."""
+    head = 0 if at_start else _CONTEXT
+    tail = 0 if at_end else _CONTEXT
+    left_out = len(lines) - head - tail
+    if left_out <= 1:
+        yield from (Line(" ", [("same", line)]) for line in lines)
+        return
+    yield from (Line(" ", [("same", line)]) for line in lines[:head])
+    yield Line("…", [("same", f"{left_out:,} lines unchanged")])
+    yield from (Line(" ", [("same", line)]) for line in lines[len(lines) - tail :])
+
+
+def _changed(removed: str | None, added: str | None, by_words: bool) -> Iterator[Line]:
+    pieces = None
+    if by_words and removed is not None and added is not None:
+        pieces = _word_pieces(_WORDS.findall(removed), _WORDS.findall(added))
+    if pieces is not None:
+        yield Line("~", pieces)
+        return
+    if removed is not None:
+        yield _removed(removed)
+    if added is not None:
+        yield _added(added)
+
+
+def _word_pieces(old: Sequence[str], new: Sequence[str]) -> list[tuple[Kind, str]] | None:
+    """Return the words that went, came and stayed, or None if too few stayed."""
+    matcher = _matcher(old, new)
+    if matcher.ratio() < _LEAST_ALIKE:
+        return None
+    pieces: list[tuple[Kind, str]] = []
+    for tag, i1, i2, j1, j2 in matcher.get_opcodes():
+        if tag == "equal":
+            pieces.append(("same", "".join(old[i1:i2])))
+        else:
+            change: tuple[tuple[Kind, str], ...] = (
+                ("removed", "".join(old[i1:i2])),
+                ("added", "".join(new[j1:j2])),
+            )
+            pieces += [piece for piece in change if piece[1]]
+    return pieces

@@ -1,0 +1,183 @@
+"""`async-history record`: JSON lines into a history, many at once, a memory's in their order.
+
+The lines are handed to the manager in their order, each by a task of its own, without waiting for
+the ack of the one before; one manager's calls for one memory keep their order.
+"""
+
+import asyncio
+import io
+import json
+import os
+import stat
+import sys
+from contextlib import closing
+from functools import partial
+from typing import Any, Final
+
+from async_history import (
+    CommitUnknown,
+    HistoryError,
+    HistoryManager,
+    IdConflict,
+    InvalidInput,
+    StorageRefused,
+    open_history,
+)
+from async_history.cli.lines import LINE_BYTES, Lines
+from async_history.cli.terminal import complain, shown_progress
+from async_history.opening import without_secrets
+from async_history.records import record_from_mapping
+
+_LINES_AT_ONCE: Final = 2_000
+_BYTES_AT_ONCE: Final = 32 * 1024 * 1024
+"""How much may be on its way to the disk: enough to fill batches, whatever the file's size."""
+SETTLE_S: Final = 2.0
+"""How long what is on its way may take once recording stops, by Ctrl-C or a failure."""
+
+
+def record(url: str, file: str) -> int:
+    """Record a file's lines, `-` for stdin's; return the exit status."""
+    source = io.FileIO(0, closefd=False) if file == "-" else io.FileIO(file)
+    if source.isatty():
+        complain("reading JSON lines from the terminal, until Ctrl-D")
+    with closing(source):
+        recording = asyncio.run(_record(url, source, "stdin" if file == "-" else file))
+    sys.stdout.write(f"{recording.summary()} in {without_secrets(url)}\n")
+    if recording.is_interrupted:
+        complain("interrupted")
+        return 130
+    return 1 if recording.refused or recording.has_failed else 0
+
+
+async def _record(url: str, source: io.FileIO, name: str) -> "Recording":
+    async with open_history(url, close_timeout_s=SETTLE_S) as history:
+        lines = Lines(source)
+        recording = Recording(history, lines, name)
+        async with shown_progress(
+            _size(source),
+            lambda: lines.bytes_read,
+            "lines",
+            lambda: recording.recorded,
+            is_wanted=not source.isatty(),
+        ):
+            await recording.run()
+    # Closing has acked or failed what was still on its way when recording stopped.
+    await recording.settled()
+    return recording
+
+
+def _size(source: io.FileIO) -> int | None:
+    status = os.fstat(source.fileno())
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
+class Recording:
+    """The lines on their way into a history, and how many arrived."""
+
+    def __init__(self, history: HistoryManager, lines: Lines, name: str) -> None:
+        self.recorded = 0
+        self.refused = 0
+        self.unknown = 0
+        self.has_failed = False
+        self.is_interrupted = False
+        self._history = history
+        self._lines = lines
+        self._name = name
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._bytes = 0
+        self._room = asyncio.Event()
+
+    async def run(self) -> None:
+        """Record all lines, or return early on Ctrl-C or when reading or the storage fails."""
+        try:
+            async for number, line in self._lines:
+                await self._take(number, line)
+            if not self.has_failed:
+                await self.settled()
+        except asyncio.CancelledError:
+            self.is_interrupted = True
+        except OSError as error:
+            self._fail(f"{self._name}: {error.strerror}")
+
+    async def settled(self) -> None:
+        """Wait until every line that was handed to the manager is acked or failed."""
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def summary(self) -> str:
+        """Return how many lines were recorded, and how many not."""
+        text = f"recorded {self.recorded:,} line{'s' * (self.recorded != 1)}"
+        if self.unknown:
+            text += f", perhaps {self.unknown:,} more"
+        if self.refused:
+            text += f", refused {self.refused:,}"
+        return text
+
+    async def _take(self, number: int, line: bytes | None) -> None:
+        try:
+            fields = _fields(line)
+        except InvalidInput as error:
+            self._refuse(number, error)
+            return
+        if line is None or fields is None:
+            return
+        while self._tasks and (
+            len(self._tasks) >= _LINES_AT_ONCE or self._bytes + len(line) > _BYTES_AT_ONCE
+        ):
+            self._room.clear()
+            await self._room.wait()
+        if not self.has_failed:
+            self._bytes += len(line)
+            task = asyncio.create_task(self._add(number, fields))
+            self._tasks.add(task)
+            task.add_done_callback(partial(self._leave, len(line)))
+
+    def _leave(self, size: int, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        self._bytes -= size
+        self._room.set()
+
+    async def _add(self, number: int, fields: dict[str, Any]) -> None:
+        try:
+            await self._history.add_history(**{"old_memory": None, "new_memory": None, **fields})
+            self.recorded += 1
+        except (IdConflict, InvalidInput, StorageRefused) as error:
+            self._refuse(number, error)
+        except HistoryError as error:
+            self.unknown += isinstance(error, CommitUnknown)
+            self._fail(f"{self._name}: recording ended at line {number}: {error}")
+
+    def _refuse(self, number: int, error: HistoryError) -> None:
+        self.refused += 1
+        complain(f"{self._name}: line {number}: {error}")
+
+    def _fail(self, reason: str) -> None:
+        if not self.has_failed and not self.is_interrupted:
+            complain(reason)
+        self.has_failed = True
+        self._lines.stop()
+
+
+def _fields(line: bytes | None) -> dict[str, Any] | None:
+    """Return a line's fields, checked; None where it is empty.
+
+    Raises:
+        InvalidInput: why they can't be recorded.
+    """
+    if line is None:
+        raise InvalidInput(f"longer than {LINE_BYTES >> 20} MiB")
+    try:
+        text = line.decode("utf-8-sig")
+        if not text.strip():
+            return None
+        fields = json.loads(text)
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"not UTF-8 at byte {error.start + 1}") from error
+    except json.JSONDecodeError as error:
+        raise InvalidInput(f"not JSON at character {error.colno}: {error.msg}") from error
+    except (RecursionError, ValueError) as error:
+        raise InvalidInput(f"not JSON that can be read: {error}") from error
+    if not isinstance(fields, dict):
+        raise InvalidInput("not a JSON object with a record's fields")
+    record_from_mapping(fields)
+    return fields

@@ -1,0 +1,31 @@
+"""Which history a command works on, where none is named."""
+
+import os
+from pathlib import Path
+from typing import Final
+
+URL_VARIABLE: Final = "ASYNC_HISTORY_URL"
+_FILE: Final = "history.db"
+
+
+def to_write(url: str | None) -> str:
+    """Return the URL that commands which write work on."""
+    return url or _FILE
+
+
+def to_read(url: str | None) -> str:
+    """Return the URL that commands which read work on: mem0's own file where there is no other."""
+    if url or os.path.exists(_FILE):
+        return url or _FILE
+    mem0_file = _mem0_file()
+    return str(mem0_file) if os.path.exists(mem0_file) else _FILE
+
+
+def _mem0_file() -> Path:
+    # mem0ai 2.2, configs/base.py
+    return Path(os.environ.get("MEM0_DIR") or Path.home() / ".mem0") / "history.db"
+
+
+def is_default(url: str) -> bool:
+    """Tell whether a command finds this history without `--db`."""
+    return url == to_write(os.environ.get(URL_VARIABLE))

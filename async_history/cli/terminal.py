@@ -1,0 +1,96 @@
+"""What every command shares on the screen: consoles, safe text, one line of complaint, progress.
+
+Results go to stdout; complaints and progress to stderr.
+"""
+
+import asyncio
+import contextlib
+import io
+import os
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Final
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from async_history.opening import without_secrets
+
+_PROGRESS_EVERY_S: Final = 0.1
+_TURNING_TEXT: Final = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
+_HARMLESS: Final = {
+    **{code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\t\n"},
+    0x7F: "\u2421",
+    **dict.fromkeys((*range(0x80, 0xA0), *_TURNING_TEXT), "\ufffd"),
+}
+"""Characters that would command a terminal, or turn its text around, as pictures of themselves."""
+
+
+def harmless(text: str) -> str:
+    """Return a stored text as it may be shown: it cannot move, colour or clear the screen."""
+    return text.translate(_HARMLESS)
+
+
+def stdout_console() -> Console:
+    """Return a console for results. What its encoding lacks becomes a question mark."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+    return Console(highlight=False, markup=False, emoji=False)
+
+
+def stderr_console() -> Console:
+    """Return a console for progress and complaints."""
+    return Console(stderr=True, highlight=False, markup=False, emoji=False)
+
+
+def line_width(console: Console) -> int | None:
+    """Return where lines have to be broken, None where nobody's screen is asking."""
+    return console.width if console.is_terminal or os.environ.get("COLUMNS") else None
+
+
+def complain(text: str) -> None:
+    """Say on stderr, in one line and without passwords, what went wrong."""
+    line = harmless(without_secrets(text).replace("\n", " "))
+    with contextlib.suppress(BrokenPipeError):
+        sys.stderr.write(f"async-history: {line}\n")
+        sys.stderr.flush()
+
+
+@asynccontextmanager
+async def shown_progress(
+    total: int | None,
+    done: Callable[[], int],
+    unit: str,
+    count: Callable[[], int] | None = None,
+    *,
+    is_wanted: bool = True,
+) -> AsyncIterator[None]:
+    """Show a bar on stderr, if that is a terminal, while the body runs.
+
+    Args:
+        total: what `done` reaches in the end, if known.
+        count: the number of `unit` shown beside the bar, if that is not `done`.
+    """
+    shown = count or done
+    console = stderr_console()
+    with Progress(
+        BarColumn(),
+        TextColumn(f"{{task.fields[count]:,}} {unit}"),
+        TimeElapsedColumn(),
+        console=console,
+        disable=not (is_wanted and console.is_terminal),
+    ) as progress:
+        bar = progress.add_task("", total=total, count=shown())
+
+        async def follow() -> None:
+            while True:
+                await asyncio.sleep(_PROGRESS_EVERY_S)
+                progress.update(bar, completed=done(), count=shown())
+
+        following = asyncio.create_task(follow())
+        try:
+            yield
+        finally:
+            following.cancel()
+            progress.update(bar, completed=done(), count=shown())
