@@ -24,6 +24,12 @@ LOCK_SLICE_S = 0.25
 """How long SQLite itself may wait for a lock. We wait on by asking again, so that closing and the
 program's exit never have to wait for more than this."""
 
+LOG_RESET_WORRY = (
+    f"SQLite {sqlite3.sqlite_version} has the WAL-reset fault: where several processes write a "
+    "file at the same moment, a commit can be lost (https://www.sqlite.org/wal.html#walreset). "
+    "One process is safe. For several, use a Python with SQLite 3.51.3 or later"
+)
+
 _PRIMARY_CODE = 0xFF
 
 _BY_CODE: dict[int, tuple[type[StorageError], str]] = {
@@ -44,6 +50,11 @@ _BY_CODE: dict[int, tuple[type[StorageError], str]] = {
     ),
     sqlite3.SQLITE_NOTADB: (StorageCorrupt, "is not a SQLite database"),
 }
+
+
+def has_log_reset_fault(version: tuple[int, ...]) -> bool:
+    """Tell whether commits of several processes can be lost: 3.7.0 to 3.51.2, but two repaired."""
+    return (3, 7, 0) <= version <= (3, 51, 2) and version not in ((3, 44, 6), (3, 50, 7))
 
 
 def is_commit_unknown(error: sqlite3.Error) -> bool:

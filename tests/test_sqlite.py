@@ -21,7 +21,9 @@ from async_history import (
     StorageRefused,
     open_history,
 )
-from async_history.backends.sqlite import SQLiteHistoryManager, has_wal_reset_fault
+from async_history._sqlite import has_log_reset_fault
+from async_history.backends import _sqlite_open
+from async_history.backends.sqlite import SQLiteHistoryManager
 from async_history.memory_index import LEVELS, POSITIONS, STEP, memory_key
 
 
@@ -116,7 +118,21 @@ class TestTheFile:
     def test_which_sqlite_has_the_wal_reset_fault(
         self, version: tuple[int, ...], faulty: bool
     ) -> None:
-        assert has_wal_reset_fault(version) is faulty
+        assert has_log_reset_fault(version) is faulty
+
+    @pytest.mark.parametrize("faulty", [True, False])
+    async def test_a_second_user_is_warned(
+        self,
+        path: Path,
+        caplog: pytest.LogCaptureFixture,
+        monkeypatch: pytest.MonkeyPatch,
+        faulty: bool,
+    ) -> None:
+        monkeypatch.setattr(_sqlite_open, "has_log_reset_fault", lambda version: faulty)
+        async with open_history(path):
+            assert "in use" not in caplog.text
+            async with open_history(path):
+                assert ("in use elsewhere" in caplog.text) is faulty
 
     async def test_stats_tell_sizes_and_worries(self, path: Path) -> None:
         async with open_history(path) as history:
@@ -126,7 +142,7 @@ class TestTheFile:
             assert stats.file_bytes > 0
             assert stats.wal_bytes > 0
             worried = any("WAL-reset" in worry for worry in stats.worries)
-            assert worried is has_wal_reset_fault(sqlite3.sqlite_version_info)
+            assert worried is has_log_reset_fault(sqlite3.sqlite_version_info)
             path.rename(path.with_suffix(".moved"))
             assert any("was removed" in worry for worry in (await history.stats()).worries)
 

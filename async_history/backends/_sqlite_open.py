@@ -6,6 +6,7 @@ thread; the `open_` functions are quick, and run on the thread the connection is
 
 import asyncio
 import contextlib
+import logging
 import os
 import sqlite3
 import threading
@@ -16,12 +17,20 @@ from typing import Final, Literal
 import aiosqlite
 
 from async_history._exit import stop_at_exit
-from async_history._sqlite import connect, typed_errors, wait_for_lock
+from async_history._sqlite import (
+    LOG_RESET_WORRY,
+    connect,
+    has_log_reset_fault,
+    typed_errors,
+    wait_for_lock,
+)
 from async_history.backends._sqlite_commit import WRITE_PROGRAM
 from async_history.errors import StorageError, StorageMissing
 from async_history.memory_index import add_functions
 from async_history.migrations import as_is_view, is_prepared, prepare
 from async_history.migrations.file_copy import open_to_look
+
+_log = logging.getLogger("async_history")
 
 Durability = Literal["full", "normal"]
 
@@ -57,6 +66,19 @@ async def connected(open_: Callable[[], sqlite3.Connection]) -> aiosqlite.Connec
         for abandoned in opened:
             abandoned.close()
         raise
+
+
+def warn_of_others(path: Path) -> None:
+    """Warn, where this SQLite has the fault, that others seem to have the file open.
+
+    The last one to close a file takes its log away: a log that is there is in use, or its last
+    user was killed.
+    """
+    if has_log_reset_fault(sqlite3.sqlite_version_info):
+        with typed_errors(str(path)):
+            is_in_use = path.with_name(f"{path.name}-wal").exists()
+        if is_in_use:
+            _log.warning("%s seems to be in use elsewhere. %s", path, LOG_RESET_WORRY)
 
 
 def needs_changes(path: Path, *, create: bool, lock_timeout_s: float) -> bool:

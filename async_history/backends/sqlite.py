@@ -19,6 +19,8 @@ import aiosqlite
 from anyio import to_thread
 
 from async_history._sqlite import (
+    LOG_RESET_WORRY,
+    has_log_reset_fault,
     is_commit_unknown,
     is_locked,
     is_other_schema,
@@ -34,6 +36,7 @@ from async_history.backends._sqlite_open import (
     open_reading,
     open_writing,
     prepare_file,
+    warn_of_others,
 )
 from async_history.backends._sqlite_read import (
     BY_MEMORY,
@@ -79,17 +82,6 @@ INSERT OR REPLACE INTO async_history_state (one, version, schema_version, indexe
 SELECT 1, {VERSION}, schema_version, 0 FROM pragma_schema_version;
 COMMIT;
 """  # noqa: S608 - constants of ours
-
-WAL_RESET_WORRY: Final = (
-    f"SQLite {sqlite3.sqlite_version} has the WAL-reset fault: where several processes write this "
-    "file at the same moment, a commit can be lost (https://www.sqlite.org/wal.html#walreset). "
-    "One process is safe. For several, use a Python with SQLite 3.51.3 or later"
-)
-
-
-def has_wal_reset_fault(version: tuple[int, ...]) -> bool:
-    """Tell whether commits of several processes can be lost: 3.7.0 to 3.51.2, but two repaired."""
-    return (3, 7, 0) <= version <= (3, 51, 2) and version not in ((3, 44, 6), (3, 50, 7))
 
 
 class SQLiteHistoryManager(HistoryManager):
@@ -175,6 +167,7 @@ class SQLiteHistoryManager(HistoryManager):
                 await self._open_readers(partial(open_as_it_is, path, self._lock_timeout_s))
                 self._reader = HistoryReader(self._fetch, BY_MEMORY_WITHOUT_INDEX)
                 return
+        await to_thread.run_sync(warn_of_others, path)
         self._writing = await self._prepared(path, create=self._create)
         await self._open_readers(partial(open_reading, path))
         self._reader = HistoryReader(self._fetch, BY_MEMORY)
@@ -325,8 +318,8 @@ class SQLiteHistoryManager(HistoryManager):
             log_bytes = await to_thread.run_sync(_size, log)
             if not file_bytes:
                 worries.append(f"{self._where} was removed: what is acked goes with it")
-            if has_wal_reset_fault(sqlite3.sqlite_version_info):
-                worries.append(WAL_RESET_WORRY)
+            if has_log_reset_fault(sqlite3.sqlite_version_info):
+                worries.append(LOG_RESET_WORRY)
         return HistoryStats(
             store=self._where,
             writer=None if self._writer is None else self._writer.stats(),
