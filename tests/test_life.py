@@ -402,3 +402,15 @@ async def _first_errors(history: HistoryManager, count: int) -> list[str]:
         call_left.cancel()
     await asyncio.gather(*calls, return_exceptions=True)
     return failed
+
+
+class TestReadsAtClosing:
+    async def test_reads_end_with_an_answer_or_closed(self, open_store: OpenStore) -> None:
+        history = await open_store()
+        for n in range(50):
+            await history.add_history("m", None, str(n), "UPDATE")
+        reads = [asyncio.create_task(history.get_history("m")) for _ in range(100)]
+        await asyncio.sleep(0)
+        await history.aclose()
+        for result in await asyncio.gather(*reads, return_exceptions=True):
+            assert isinstance(result, list | HistoryClosed)

@@ -293,20 +293,20 @@ class SQLiteHistoryManager(HistoryManager):
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._lock_timeout_s
         while True:
-            if not self._reading:
-                raise HistoryClosed("the manager was closed before this was read")
-            connection = min(self._reading, key=self._reading.__getitem__)
-            self._reading[connection] += 1
-            try:
-                async with self._turn:
+            async with self._turn:
+                if not self._reading:
+                    raise HistoryClosed("the manager was closed before this was read")
+                connection = min(self._reading, key=self._reading.__getitem__)
+                self._reading[connection] += 1
+                try:
                     # Named parameters work too, aiosqlite's annotation does not say so.
                     return list(await connection.execute_fetchall(sql, cast(Any, parameters)))
-            except sqlite3.Error as error:
-                if not is_locked(error) or loop.time() > deadline:
-                    raise
-            finally:
-                if connection in self._reading:
-                    self._reading[connection] -= 1
+                except sqlite3.Error as error:
+                    if not is_locked(error) or loop.time() > deadline:
+                        raise
+                finally:
+                    if connection in self._reading:
+                        self._reading[connection] -= 1
             await asyncio.sleep(_ASK_AGAIN_S)
 
     async def _read_stats(self) -> HistoryStats:
@@ -341,8 +341,8 @@ class SQLiteHistoryManager(HistoryManager):
     async def _release(self) -> None:
         """Close the connections, the one that writes last: it copies the log into the file."""
         self._closed = True
-        readers, self._reading = list(self._reading), {}
-        for connection in readers:
+        while self._reading:
+            connection, _ = self._reading.popitem()
             if connection is not self._writing:
                 await connection.close()
         await self._let_go_of_writing()
