@@ -62,10 +62,15 @@ class Place(Generic[S]):
 
     def refuse(self, error: Exception) -> None:
         """Tell the caller, if it has not been told anything yet."""
-        if self.timer is not None:
-            self.timer.cancel()
+        self.stop_waiting()
         if not self.ack.done():
             self.ack.set_exception(error)
+
+    def stop_waiting(self) -> None:
+        """Forget the timer, and with it the cycle that would keep the submission in memory."""
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
 
 
 class BoundedQueue(Generic[S]):
@@ -125,8 +130,7 @@ class BoundedQueue(Generic[S]):
 
     def withdraw(self, place: Place[S]) -> None:
         """Leave, wherever in line; one that was taken already has left."""
-        if place.timer is not None:
-            place.timer.cancel()
+        place.stop_waiting()
         if place in self._in:
             self._leave(place)
         else:
@@ -177,8 +181,7 @@ class BoundedQueue(Generic[S]):
         )
 
     def _admit(self, place: Place[S]) -> None:
-        if place.timer is not None:
-            place.timer.cancel()
+        place.stop_waiting()
         self._in[place] = None
         self.records += place.count
         self.size_bytes += place.size

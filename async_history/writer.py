@@ -167,6 +167,10 @@ class GroupCommitWriter(Generic[S]):
         except asyncio.CancelledError:
             self._queue.withdraw(place)
             raise
+        finally:
+            # An error's traceback holds this frame, and the ack the error: a cycle that would keep
+            # the submission in memory until a collection.
+            del place
 
     def _wake_up(self) -> None:
         if self._wake is not None and not self._wake.done():

@@ -1,7 +1,9 @@
 """The group-commit writer alone, against a commit function that fails, stalls or dies on demand."""
 
 import asyncio
+import gc
 import logging
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -387,6 +389,30 @@ class TestBackpressure:
         await asyncio.gather(*tasks[:2])
         await writer.submit(Item("later"))
         assert store.log == ["0", "1", "later"]
+
+    async def test_what_was_refused_is_let_go(self, store: Store, make_writer: MakeWriter) -> None:
+        """At once, not at the next collection: thousands of refused texts may be large."""
+        store.gate.clear()
+        writer = make_writer(queue_records=1, queue_timeout_s=0.01)
+        tasks = submit(writer, Item("in the batch"), Item("queued"))
+        await store.begun.wait()
+        item = Item("refused")
+        alive = weakref.ref(item)
+        gc.disable()
+        try:
+            try:
+                await writer.submit(item)
+            except Overloaded:
+                pass
+            else:
+                pytest.fail("there was room")
+            del item
+            await asyncio.sleep(0)
+            assert alive() is None
+        finally:
+            gc.enable()
+        store.gate.set()
+        await asyncio.gather(*tasks)
 
     async def test_a_giant_is_let_in_alone_when_the_queue_is_empty(
         self, store: Store, make_writer: MakeWriter
