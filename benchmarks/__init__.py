@@ -1,0 +1,5 @@
+"""One script a question, the peers in the same run: `python -m benchmarks.peers`, `.growth`.
+
+Shared by both: what is recorded (`_records`), how it is timed (`_measure`), how it is told
+(`_report`). The peers themselves are in `_peers`.
+"""
