@@ -134,8 +134,8 @@ class GroupCommitWriter(Generic[S]):
 
     # The callers' side
 
-    async def submit(self, submission: S) -> None:
-        """Queue a submission and return when it is durable.
+    def submit(self, submission: S) -> Awaitable[None]:
+        """Queue a submission, when awaited, and return when it is durable.
 
         Raises:
             Overloaded: the queue had no room within `queue_timeout_s`.
@@ -145,7 +145,7 @@ class GroupCommitWriter(Generic[S]):
             asyncio.CancelledError: at once. What was still queued is withdrawn for certain; what
                 is in a batch completes, and is logged if it fails.
         """
-        await self._queued(submission, None)
+        return self._queued(submission, None)
 
     async def run_in_turn(self, operation: Callable[[], Awaitable[T]]) -> T:
         """Run an operation alone, after all that was submitted before it and before all after.
