@@ -118,14 +118,14 @@ def own_time(event: Event | str, created_at: str | None, updated_at: str | None)
     return parse_time(text) if text is not None else None
 
 
-class Now:
-    """This moment in UTC, and its text: taken once for all records of a call."""
+Now = tuple[datetime, str]
+"""A moment in UTC, and its text: taken once for all records of a call."""
 
-    __slots__ = ("moment", "text")
 
-    def __init__(self) -> None:
-        self.moment = datetime.now(UTC)
-        self.text = self.moment.isoformat()
+def this_moment() -> Now:
+    """Return what is now."""
+    moment = datetime.now(UTC)
+    return moment, moment.isoformat()
 
 
 def new_record(
@@ -157,12 +157,11 @@ def new_record(
     updated, updated_time = _time("updated_at", updated_at)
     occurred_at = created_time if known_event is Event.ADD else updated_time
     if occurred_at is None:
-        now = now or Now()
-        occurred_at = now.moment
+        occurred_at, text = now or this_moment()
         if known_event is Event.ADD:
-            created = now.text
+            created = text
         else:
-            updated = now.text
+            updated = text
     return HistoryRecord(
         new_id() if id is None else check_name("id", id),
         check_name("memory_id", memory_id),

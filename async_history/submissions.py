@@ -20,6 +20,7 @@ from async_history.records import (
     check_text,
     new_id,
     record_from_mapping,
+    this_moment,
 )
 
 MESSAGES_KEPT: Final = 10
@@ -97,7 +98,7 @@ async def many_records(
     records: list[HistoryRecord] = []
     given: dict[int, Mapping[str, Any]] = {}
     size = 0
-    now = Now()
+    now = this_moment()
     for index, item in enumerate(items):
         try:
             record = _checked(item, now)
