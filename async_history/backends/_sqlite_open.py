@@ -6,6 +6,7 @@ thread; the `open_` functions are quick, and run on the thread the connection is
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import sqlite3
@@ -114,6 +115,9 @@ def prepare_file(path: Path, *, create: bool, lock_timeout_s: float) -> None:
     with typed_errors(str(path)):
         if not _is_there(path, create):
             _make_file(path)
+        elif os.access(path, os.R_OK) and not os.access(path, os.W_OK):
+            # Told here, for SQLite would leave a file beside it that stays read-only.
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
         with contextlib.closing(connect(path, "rw")) as connection:
             # Refuses what can't be adopted before the log changes the file's first page.
             wait_for_lock(lambda: as_is_view(connection), lock_timeout_s)

@@ -1,0 +1,45 @@
+"""A process that is killed at any moment: what was acked is there, and nothing by halves."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.programs import processes
+from tests.programs.failing_io import compiler, run_failing
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, and loads a library first")
+
+
+def kill(folder: Path, cycles: int, seed: int, timeout_s: float) -> dict[str, int]:
+    """Run so many cycles of load and SIGKILL, each checked; return what was killed when."""
+    answer = processes.run("kills", folder, cycles, seed, timeout_s=timeout_s)
+    counts: dict[str, int] = json.loads(answer)
+    assert sum(counts[phase] for phase in counts if phase != "acked") == cycles
+    return counts
+
+
+def test_killed_five_hundred_times_under_load(tmp_path: Path) -> None:
+    """Kills while opening, writing and closing: acked records, whole submissions, sound files."""
+    counts = kill(tmp_path, 500, seed=20_261_120, timeout_s=280)
+    assert counts["opening"] >= 20
+    assert counts["writing"] >= 200
+    assert counts["closing"] >= 20
+    assert counts["acked"] >= 500
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(3_600)
+@pytest.mark.parametrize("seed", range(10))
+def test_killed_five_thousand_times_under_load(seed: int, tmp_path: Path) -> None:
+    kill(tmp_path, 500, seed, timeout_s=3_000)
+
+
+@pytest.mark.skipif(compiler() is None, reason="there is no C compiler")
+def test_killed_at_every_write_from_the_first_opening_to_the_close(tmp_path: Path) -> None:
+    counts = run_failing(tmp_path, "killed", timeout_s=200)
+    assert counts["opening"] > 20, "while a new file was made"
+    assert counts["wrote"] > 3
+    assert counts["closing"] > 3
+    assert counts["closed"] == 1, "the last one was not killed"
