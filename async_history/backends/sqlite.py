@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import Any, Final, TypeVar, cast
 
 import aiosqlite
@@ -219,8 +220,7 @@ class SQLiteHistoryManager(HistoryManager):
             OutcomeUnknown: the storage failed in a way that may have left the transaction behind.
             StorageError: nothing was written.
         """
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._lock_timeout_s
+        deadline = monotonic() + self._lock_timeout_s
         take_ups = 0
         while True:
             try:
@@ -238,7 +238,7 @@ class SQLiteHistoryManager(HistoryManager):
                 elif not is_locked(error):
                     raise storage_error(error, self._where) from error
                 reason = error
-            if loop.time() > deadline:
+            if monotonic() > deadline:
                 raise _last_word(reason, self._where) from reason
             await asyncio.sleep(_ASK_AGAIN_S)
 
@@ -290,8 +290,7 @@ class SQLiteHistoryManager(HistoryManager):
 
     async def _fetch_once(self, sql: str, parameters: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
         """Run one SELECT on the least busy connection that reads."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._lock_timeout_s
+        deadline = monotonic() + self._lock_timeout_s
         while True:
             async with self._turn:
                 if not self._reading:
@@ -302,7 +301,7 @@ class SQLiteHistoryManager(HistoryManager):
                     # Named parameters work too, aiosqlite's annotation does not say so.
                     return list(await connection.execute_fetchall(sql, cast(Any, parameters)))
                 except sqlite3.Error as error:
-                    if not is_locked(error) or loop.time() > deadline:
+                    if not is_locked(error) or monotonic() > deadline:
                         raise
                 finally:
                     if connection in self._reading:
