@@ -46,6 +46,7 @@ from benchmarks._measure import (
     OthersLoad,
     QuietTimes,
     median,
+    on_one_processor,
     percentile,
     timed,
 )
@@ -140,7 +141,8 @@ class Growth:
             folder.mkdir()
             self._prepare(folder, size)
             ready = time.perf_counter()
-            asyncio.run(self._read_histories(folder, size))
+            with on_one_processor():
+                asyncio.run(self._read_histories(folder, size))
             self._insert(folder, size)
             shutil.rmtree(folder)
             folder.mkdir()
@@ -206,8 +208,9 @@ class Growth:
         fill_messages(folder / "mem0" / FILE, size)
         copy_file(folder / "mem0" / FILE, folder / "ours")
         os.sync()
-        asyncio.run(self._our_messages(folder / "ours" / FILE, size))
-        asyncio.run(self._mem0_messages(folder / "mem0" / FILE, size))
+        with on_one_processor():
+            asyncio.run(self._our_messages(folder / "ours" / FILE, size))
+            asyncio.run(self._mem0_messages(folder / "mem0" / FILE, size))
 
     async def _our_messages(self, path: Path, size: int) -> None:
         few_path = self._folder / "few messages" / FILE

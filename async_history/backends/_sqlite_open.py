@@ -36,7 +36,6 @@ _log = logging.getLogger("async_history")
 Durability = Literal["full", "normal"]
 
 _WRITER_CACHE_KIB: Final = 64 * 1024
-_READER_CACHE_KIB: Final = 8 * 1024
 _CHECKPOINT_PAGES: Final = 4_000
 """Pages of log before it is copied into the file: 16 MB. Four times SQLite's default halves the
 copying; sixteen times made single commits wait three times as long (benchmarks/growth.py)."""
@@ -147,9 +146,7 @@ def open_writing(path: Path | None, durability: Durability) -> sqlite3.Connectio
 def open_reading(path: Path) -> sqlite3.Connection:
     """Open a connection that reads a file someone of ours has prepared."""
     with typed_errors(str(path)):
-        connection = connect(path, "ro")
-        connection.execute(f"PRAGMA cache_size = -{_READER_CACHE_KIB}")
-        return connection
+        return connect(path, "ro")
 
 
 def open_as_it_is(path: Path, lock_timeout_s: float) -> sqlite3.Connection:
