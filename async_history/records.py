@@ -4,6 +4,7 @@ Lives here: the ten columns of mem0's `history`, the six of its `messages`, and 
 them. Not here: how they are written or read.
 """
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -42,13 +43,12 @@ COLUMNS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class HistoryRecord:
-    """One change of one memory: mem0's ten columns, and the instant they add up to.
+    """One change of one memory: mem0's ten columns.
 
     `event` is an `Event`, or the text found in an existing row when it is none of them.
     `created_at` and `updated_at` are ISO 8601 text, to the letter as they were given.
-    `occurred_at` is when the change happened, aware: `created_at` of an ADD, else `updated_at`,
-    else the time of the memory's record before it. A text without an offset counts as UTC. It is
-    None where none of these can be read as a time.
+    `time_before` is set where neither says when the change happened: `occurred_at` of the memory's
+    record before this one.
     """
 
     id: str
@@ -61,7 +61,16 @@ class HistoryRecord:
     is_deleted: bool = False
     actor_id: str | None = None
     role: str | None = None
-    occurred_at: datetime | None = field(default=None, compare=False)
+    time_before: datetime | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def occurred_at(self) -> datetime | None:
+        """When the change happened, aware: `created_at` of an ADD, else `updated_at`, else the
+        time of the record before it. A text without an offset counts as UTC. None where none of
+        these can be read as a time.
+        """
+        text = self.created_at if self.event == Event.ADD else self.updated_at
+        return (parse_time(text) if text is not None else None) or self.time_before
 
     def as_dict(self) -> dict[str, Any]:
         """Return exactly the mapping that mem0's `get_history` returns for this record."""
@@ -112,20 +121,22 @@ def parse_time(text: str) -> datetime | None:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-def own_time(event: Event | str, created_at: str | None, updated_at: str | None) -> datetime | None:
-    """Return the instant a record's own columns give its change, if they do."""
-    text = created_at if event == Event.ADD else updated_at
-    return parse_time(text) if text is not None else None
+def now_text() -> str:
+    """Return this moment in UTC as ISO 8601 text, to the microsecond.
+
+    Every record needs one: all but the fraction is kept for a second, which takes a third of the
+    time of `datetime.isoformat`.
+    """
+    global _this_second
+    second, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
+    known, text = _this_second
+    if second != known:
+        text = datetime.fromtimestamp(second, UTC).isoformat().removesuffix("+00:00")
+        _this_second = (second, text)
+    return f"{text}.{nanoseconds // 1000:06d}+00:00"
 
 
-Now = tuple[datetime, str]
-"""A moment in UTC, and its text: taken once for all records of a call."""
-
-
-def this_moment() -> Now:
-    """Return what is now."""
-    moment = datetime.now(UTC)
-    return moment, moment.isoformat()
+_this_second = (0, "1970-01-01T00:00:00")
 
 
 def new_record(
@@ -139,7 +150,7 @@ def new_record(
     actor_id: str | None = None,
     role: str | None = None,
     id: str | None = None,
-    now: Now | None = None,
+    now: str | None = None,
 ) -> HistoryRecord:
     """Check one new record and fill in what is missing.
 
@@ -153,15 +164,12 @@ def new_record(
     known_event = _known_event(event)
     if known_event is None:
         raise InvalidInput(f"event must be ADD, UPDATE or DELETE, not {_shown(event)}")
-    created, created_time = _time("created_at", created_at)
-    updated, updated_time = _time("updated_at", updated_at)
-    occurred_at = created_time if known_event is Event.ADD else updated_time
-    if occurred_at is None:
-        occurred_at, text = now or this_moment()
-        if known_event is Event.ADD:
-            created = text
-        else:
-            updated = text
+    created = None if created_at is None else _time("created_at", created_at)
+    updated = None if updated_at is None else _time("updated_at", updated_at)
+    if known_event is Event.ADD:
+        created = created or now or now_text()
+    else:
+        updated = updated or now or now_text()
     return HistoryRecord(
         new_id() if id is None else check_name("id", id),
         check_name("memory_id", memory_id),
@@ -173,7 +181,6 @@ def new_record(
         known_event is Event.DELETE if is_deleted is None else _flag("is_deleted", is_deleted),
         None if actor_id is None else check_text("actor_id", actor_id),
         None if role is None else check_text("role", role),
-        occurred_at,
     )
 
 
@@ -181,7 +188,7 @@ def _known_event(event: object) -> Event | None:
     return _EVENTS.get(event) if isinstance(event, str) else None
 
 
-def record_from_mapping(given: Mapping[str, Any], now: Now | None = None) -> HistoryRecord:
+def record_from_mapping(given: Mapping[str, Any], now: str | None = None) -> HistoryRecord:
     """Check one new record given by column name, as mem0's `batch_add_history` takes them.
 
     Raises:
@@ -243,19 +250,16 @@ def check_name(name: str, value: object) -> str:
     return text
 
 
-def _time(name: str, value: object) -> tuple[str | None, datetime | None]:
-    if value is None:
-        return None, None
+def _time(name: str, value: object) -> str:
     if isinstance(value, datetime):
-        return value.isoformat(), value if value.tzinfo else value.replace(tzinfo=UTC)
+        return value.isoformat()
     text = check_text(name, value)
-    moment = parse_time(text)
-    if moment is None or "-" not in text:
+    if parse_time(text) is None or "-" not in text:
         raise InvalidInput(
             f"{name} must be a datetime or an ISO 8601 text like 2026-11-20T09:41:15+00:00, "
             f"not {_shown(text)}"
         )
-    return text, moment
+    return text
 
 
 def _flag(name: str, value: object) -> bool:

@@ -15,12 +15,11 @@ from async_history.errors import InvalidInput
 from async_history.records import (
     HistoryRecord,
     Message,
-    Now,
     check_name,
     check_text,
     new_id,
+    now_text,
     record_from_mapping,
-    this_moment,
 )
 
 MESSAGES_KEPT: Final = 10
@@ -98,7 +97,7 @@ async def many_records(
     records: list[HistoryRecord] = []
     given: dict[int, Mapping[str, Any]] = {}
     size = 0
-    now = this_moment()
+    now = now_text()
     for index, item in enumerate(items):
         try:
             record = _checked(item, now)
@@ -147,7 +146,7 @@ def messages_to_save(messages: Iterable[Mapping[str, Any] | Message], scope: str
     return SaveMessages(kept, [new_id() for _ in kept], scope, len(kept), size)
 
 
-def _checked(item: HistoryRecord | Mapping[str, Any], now: Now) -> HistoryRecord:
+def _checked(item: HistoryRecord | Mapping[str, Any], now: str) -> HistoryRecord:
     if isinstance(item, HistoryRecord):
         return record_from_mapping(item.as_dict(), now)
     if not isinstance(item, Mapping):

@@ -1,11 +1,11 @@
 """SQLite's rows and our records: one into the other, and nothing else."""
 
 from collections.abc import Iterable
-from datetime import datetime
+from dataclasses import replace
 from typing import Any, Final
 
 from async_history.memory_index import memory_key
-from async_history.records import COLUMNS, Event, HistoryRecord, own_time
+from async_history.records import COLUMNS, Event, HistoryRecord
 
 COLUMN_LIST: Final = ", ".join(COLUMNS)
 """The ten columns as SQL, in the order of `record_from_row`."""
@@ -37,11 +37,8 @@ def parameters(records: Iterable[HistoryRecord]) -> list[Any]:
     return flat
 
 
-def record_from_row(row: Iterable[Any], predecessor_time: datetime | None = None) -> HistoryRecord:
-    """Return the record of a row.
-
-    `occurred_at` is the row's own time, else `predecessor_time`, else the other of its columns.
-    """
+def record_from_row(row: Iterable[Any]) -> HistoryRecord:
+    """Return the record of a row, with its columns in the order of `COLUMN_LIST`."""
     (
         record_id,
         memory_id,
@@ -54,31 +51,27 @@ def record_from_row(row: Iterable[Any], predecessor_time: datetime | None = None
         actor_id,
         role,
     ) = row
-    event = _EVENTS.get(event, event)
-    created_at, updated_at = _time_text(created_at), _time_text(updated_at)
-    occurred_at = own_time(event, created_at, updated_at) or predecessor_time
     return HistoryRecord(
         record_id,
         memory_id,
         old_memory,
         new_memory,
-        event,
-        created_at,
-        updated_at,
+        _EVENTS.get(event, event),
+        _time_text(created_at),
+        _time_text(updated_at),
         bool(is_deleted),
         actor_id,
         role,
-        occurred_at,
     )
 
 
 def history_from_rows(rows: Iterable[Iterable[Any]]) -> list[HistoryRecord]:
     """Return one memory's records from its rows, oldest first, each knowing the one before."""
     records: list[HistoryRecord] = []
-    latest: datetime | None = None
     for row in rows:
-        record = record_from_row(row, latest)
-        latest = record.occurred_at or latest
+        record = record_from_row(row)
+        if records and record.occurred_at is None:
+            record = replace(record, time_before=records[-1].occurred_at)
         records.append(record)
     return records
 
