@@ -54,9 +54,11 @@ class AdoptionReport:
         if not self.rewritten:
             verb = "is" if self.done else "can be"
             return f"{where} {verb} used as it is: no record has to be rewritten."
-        verb = "were" if self.done else "would be"
+        one = self.records == 1
+        verb = ("was" if one else "were") if self.done else "would be"
         text = (
-            f"{where}: {self.records:,} records of {', '.join(self.sources)} {verb} rewritten "
+            f"{where}: {self.records:,} record{'' if one else 's'} of "
+            f"{', '.join(self.sources)} {verb} rewritten "
             "to mem0's ten columns."
         )
         if left_out := self.left_out_columns + self.left_out_objects:
