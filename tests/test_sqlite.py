@@ -120,6 +120,14 @@ class TestTheFile:
     ) -> None:
         assert has_log_reset_fault(version) is faulty
 
+    async def test_a_sqlite_that_is_too_old(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 31, 1))
+        for place in (path, "memory://"):
+            with pytest.raises(StorageError, match=r"3\.32 or later"):
+                await open_history(place)
+
     @pytest.mark.parametrize("faulty", [True, False])
     async def test_a_second_user_is_warned(
         self,
