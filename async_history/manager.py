@@ -81,6 +81,7 @@ class HistoryManager(ABC):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
         self._process = _process
+        self._is_open = False
         self._closed = False
         self._closing: asyncio.Task[None] | None = None
 
@@ -269,6 +270,10 @@ class HistoryManager(ABC):
         except BaseException:
             self._closed = True
             raise
+        if self._closed:
+            await self._close()
+            raise HistoryClosed("the manager was closed while it was being opened")
+        self._is_open = True
         return self
 
     async def aclose(self) -> None:
@@ -277,36 +282,34 @@ class HistoryManager(ABC):
         Waits at most `close_timeout_s`. Closing twice, also at the same time, is closing once.
         """
         self._require_own_loop()
-        if self._loop is None:
-            self._closed = True
-        else:
+        self._closed = True
+        if self._is_open:
             await asyncio.shield(self._close_task())
 
     def close(self) -> None:
         """Close from anywhere: from the manager's loop it begins closing and returns at once,
         from another thread it returns when closing is done."""
         self._require_own_process()
+        self._closed = True
         loop = self._loop
-        if loop is None:
-            self._closed = True
-        elif self._is_in_own_loop():
+        if loop is None or not self._is_open:
+            return
+        if self._is_in_own_loop():
             self._close_task()
         elif loop.is_running():
             asyncio.run_coroutine_threadsafe(self.aclose(), loop).result(
                 self._close_timeout_s + CLOSE_TIMEOUT_S
             )
         else:
-            self._closed = True
             self._abandon()
 
     def _close_task(self) -> "asyncio.Task[None]":
         if self._closing is None:
-            self._closed = True
             self._closing = asyncio.get_running_loop().create_task(self._close())
         return self._closing
 
     def _require_open(self) -> None:
-        if self._closed or self._loop is None:
+        if self._closed or not self._is_open:
             self._require_own_process()
             raise HistoryClosed(
                 "the manager is closed; open another"

@@ -404,6 +404,30 @@ async def _first_errors(history: HistoryManager, count: int) -> list[str]:
     return failed
 
 
+class TestOpeningAndClosingAtOnce:
+    async def test_a_call_while_opening_says_so(self, open_keeping_store: OpenStore) -> None:
+        history = open_keeping_store()
+        opening = asyncio.ensure_future(history._opened())
+        await asyncio.sleep(0)
+        with pytest.raises(HistoryClosed, match="not open yet"):
+            await history.add_history("m", None, "x", "ADD")
+        await opening
+        await history.aclose()
+
+    @pytest.mark.parametrize("how", ["close", "aclose"])
+    async def test_closed_while_opening(self, open_keeping_store: OpenStore, how: str) -> None:
+        history = open_keeping_store()
+        opening = asyncio.ensure_future(history._opened())
+        await asyncio.sleep(0)
+        if how == "close":
+            history.close()
+        else:
+            await history.aclose()
+        with pytest.raises(HistoryClosed, match="while it was being opened"):
+            await opening
+        await history.aclose()
+
+
 class TestReadsAtClosing:
     async def test_reads_end_with_an_answer_or_closed(self, open_store: OpenStore) -> None:
         history = await open_store()
