@@ -146,7 +146,13 @@ def open_writing(path: Path | None, durability: Durability) -> sqlite3.Connectio
 def open_reading(path: Path) -> sqlite3.Connection:
     """Open a connection that reads a file someone of ours has prepared."""
     with typed_errors(str(path)):
-        return connect(path, "ro")
+        connection = connect(path, "ro")
+        try:
+            connection.execute("PRAGMA schema_version")  # SQLite opens the file at the first look
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
 
 def open_as_it_is(path: Path, lock_timeout_s: float) -> sqlite3.Connection:
