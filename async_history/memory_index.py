@@ -65,24 +65,33 @@ END;
 """
 """Run once on a connection that writes. Temporary: nothing of it is stored in the file."""
 
-_CURRENT = "schema_version = (SELECT schema_version FROM pragma_schema_version)"
+_OURS = """EXISTS (
+    SELECT 1 FROM main.sqlite_master
+    WHERE name = 'async_history_newest_deleted' AND tbl_name = 'history'
+)"""
+"""SQL condition: `history` is the table we indexed. Another's reset takes our trigger with it.
 
-UNTOUCHED = f"EXISTS (SELECT 1 FROM main.async_history_state WHERE {_CURRENT})"  # noqa: S608
-"""SQL condition: nobody replaced a table since the index noted how far it reaches."""
+Each statement asks, so it must be quick: PRAGMA schema_version inside a statement takes longer than
+the rest of the index. That is compared when a file is opened."""
 
-COMPLETE = f"""EXISTS (
+UNTOUCHED = f"""({_OURS} AND EXISTS (
     SELECT 1 FROM main.async_history_state
-    WHERE {_CURRENT}
-    AND indexed_through = (SELECT coalesce(max(rowid), 0) FROM main.history)
-)"""  # noqa: S608 - constants of this file
-"""SQL condition: every row is indexed, and nobody replaced a table since."""
+    WHERE schema_version = (SELECT schema_version FROM pragma_schema_version)
+))"""  # noqa: S608 - constants of this file
+"""SQL condition: nobody changed any table since the index noted how far it reaches."""
+
+COMPLETE = f"""({_OURS} AND EXISTS (
+    SELECT 1 FROM main.async_history_state
+    WHERE indexed_through = (SELECT coalesce(max(rowid), 0) FROM main.history)
+))"""  # noqa: S608 - constants of this file
+"""SQL condition: every row is indexed."""
 
 POSITIONS = f"""
     SELECT position FROM main.async_history_settled WHERE memory = :memory
     UNION ALL SELECT position FROM main.async_history_middle WHERE memory = :memory
     UNION ALL SELECT position FROM main.async_history_recent WHERE memory = :memory
     UNION ALL SELECT rowid FROM main.history WHERE memory_id = :memory_id AND rowid > (
-        SELECT CASE WHEN {_CURRENT} THEN indexed_through ELSE -9223372036854775808 END
+        SELECT CASE WHEN {_OURS} THEN indexed_through ELSE -9223372036854775808 END
         FROM main.async_history_state
     )
 """  # noqa: S608 - constants of this file
@@ -97,7 +106,7 @@ ORDER BY 1, 2
 """
 NOTE_ROWS = f"""
 UPDATE async_history_state SET indexed_through = (SELECT coalesce(max(rowid), 0) FROM history)
-WHERE {_CURRENT}
+WHERE {_OURS}
 """  # noqa: S608 - constants of this file
 """Run one after the other in a write transaction, these index the rows that others wrote."""
 

@@ -36,8 +36,9 @@ CREATE TABLE IF NOT EXISTS async_history_settled (
     memory INTEGER NOT NULL, position INTEGER NOT NULL, PRIMARY KEY (memory, position)
 ) WITHOUT ROWID;
 
--- One row. The levels cover every row of history up to `indexed_through`, as long as the file's
--- PRAGMA schema_version is still the one noted here; readers scan what lies beyond.
+-- One row. The levels cover every row of history up to `indexed_through`, as long as the trigger
+-- below stands on `history`; readers scan what lies beyond. `schema_version` is the PRAGMA's value
+-- then: where another is found at opening, the index is built anew.
 CREATE TABLE IF NOT EXISTS async_history_state (
     one             INTEGER PRIMARY KEY CHECK (one = 1),
     version         INTEGER NOT NULL,
