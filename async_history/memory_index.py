@@ -1,7 +1,7 @@
 """Where a memory's records are in a SQLite file: the index of (memory, position).
 
 An ordinary index on random memory ids dirties about one page for each row once it is large: at
-3 million rows it costs nine tenths of the write speed (benchmarks/growth.py measures it). So the
+3 million rows that costs two thirds of the write speed (benchmarks/growth.py measures it). So the
 entries live in three levels, a small one that takes every insert, a middle one, and a large one.
 Every `STEP` rows one slice of the key space moves a level down, so that a statement touches a few
 dense pages instead of a thousand scattered ones. All of it is SQL inside the inserting statement.

@@ -26,7 +26,8 @@ MESSAGES_KEPT: Final = 10
 """Messages kept of a session scope (mem0ai 2.x, `memory/storage.py`)."""
 
 _RECORD_BYTES: Final = 1024
-"""Memory a queued record takes besides its texts: objects, future, timer (measured: 0.9 KB)."""
+"""Memory a queued record takes besides its texts: objects, future, timer. An estimate;
+benchmarks/peers.py holds what is really taken against the queue's limits."""
 _CHARACTER_BYTES: Final = 4
 """Most memory a character takes in a str; names are short, so this bound is near enough."""
 _SLICE: Final = 500

@@ -37,8 +37,8 @@ Durability = Literal["full", "normal"]
 
 _WRITER_CACHE_KIB: Final = 64 * 1024
 _CHECKPOINT_PAGES: Final = 4_000
-"""Pages of log before it is copied into the file: 16 MB. Four times SQLite's default halves the
-copying; sixteen times made single commits wait three times as long (benchmarks/growth.py)."""
+"""Pages of log before it is copied into the file: 16 MB. At 3 million rows it was faster than
+SQLite's 1,000, and than 16,000, where the worst commit took 70 ms instead of 30."""
 _LOG_BYTES_KEPT: Final = 64 * 1024 * 1024
 _THREAD_ENDS_S: Final = 0.001
 """Pause between two looks whether the thread of a connection that was not opened has ended."""
