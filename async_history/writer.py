@@ -43,7 +43,8 @@ _CROWD = 64
 _HEAD_START_S = 0.001
 """A crowd of callers, once woken, keeps the GIL for milliseconds, and the thread that commits the
 next batch needs it to begin: without a head start the two take turns instead of overlapping
-(1,000 tasks: a fifth to a third slower, measured). Fewer callers than `_CROWD` are done sooner than it lasts."""
+(1,000 tasks: a fifth to a third slower, measured). Fewer callers than `_CROWD` are done sooner than
+it lasts."""
 
 _log = logging.getLogger("async_history")
 
