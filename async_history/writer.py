@@ -9,6 +9,7 @@ Not here: the queue itself (queue.py), what a submission means, how it is commit
 """
 
 import asyncio
+import contextlib
 import copy
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -38,13 +39,13 @@ BATCH_BYTES = 16 * 1024 * 1024
 """Most bytes of a batch. A larger submission is a batch of its own."""
 _RETRY_DELAY_S = 0.01
 _LONGEST_RETRY_DELAY_S = 1.0
-"""Pauses before a commit of unknown outcome is tried again: doubled each time."""
+"""Pauses before a commit is tried again: doubled each time."""
 _CROWD = 64
-_HEAD_START_S = 0.001
-"""A crowd of callers, once woken, keeps the GIL for milliseconds, and the thread that commits the
-next batch needs it to begin: without a head start the two take turns instead of overlapping
-(1,000 tasks: a fifth to a third slower, measured). Fewer callers than `_CROWD` are done sooner than
-it lasts."""
+_LONGEST_HEAD_START_S = 0.003
+"""A crowd of callers, once woken, keeps the GIL for milliseconds, and a thread that is to commit
+the next batch needs it to begin: without a head start the two take turns instead of overlapping
+(1,000 tasks: a fifth to a third slower, measured). So a crowd is woken when that commit has begun,
+or after this long. Fewer callers than `_CROWD` are done too soon to matter."""
 
 _log = logging.getLogger("async_history")
 
@@ -55,14 +56,25 @@ CommitFunction = Callable[[Sequence[S]], Awaitable[Mapping[int, HistoryError]]]
 """Commit a batch in one transaction, in order.
 
 Returns the submissions it refused, by their index in the batch: those are not written, their
-neighbours are. Raises when the store failed and nothing was written, or `OutcomeUnknown`. It may
-be cancelled at any await and is then called again with the same batch, as after `OutcomeUnknown`,
-so what is there already must count as written.
+neighbours are. Raises when the store failed and nothing was written, `TryAgain` where it may not
+fail for long, or `OutcomeUnknown`. It may be cancelled at any await and is then called again with
+the same batch, as after `OutcomeUnknown`, so what is there already must count as written.
 """
 
 
 class OutcomeUnknown(Exception):
     """Raised by a commit function that cannot tell whether its transaction took effect."""
+
+
+class TryAgain(Exception):
+    """Raised by a commit function that wrote nothing and may succeed soon.
+
+    `reason` is what the callers get if it does not, until the deadline.
+    """
+
+    def __init__(self, reason: HistoryError) -> None:
+        self.reason = reason
+        super().__init__(str(reason))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +103,8 @@ class GroupCommitWriter(Generic[S]):
         queue_records, queue_bytes: bounds of the queue. A batch being committed is beyond them.
         queue_timeout_s: how long a caller may wait for room; None waits without bound.
         batch_records, batch_bytes: bounds of one batch.
-        commit_timeout_s: how long a commit of unknown outcome is tried again.
+        commit_timeout_s: how long a commit that asks for it, or whose outcome is unknown, is tried
+            again.
     """
 
     def __init__(
@@ -121,6 +134,7 @@ class GroupCommitWriter(Generic[S]):
             on_admitted=self._wake_up,
         )
         self._in_batch: list[Place[S]] = []
+        self._unwoken: list[tuple[list[Place[S]], Mapping[int, HistoryError]]] = []
         self._closing = False
         self._died: BaseException | None = None
         self._wake: asyncio.Future[None] | None = None
@@ -228,19 +242,32 @@ class GroupCommitWriter(Generic[S]):
         self._batches += 1
         self._batch_records_max = max(self._batch_records_max, records)
         self._acked_records += records
+        self._unwoken.append((batch, refused))
         if self._queue and len(batch) >= _CROWD:
-            self._loop.call_later(_HEAD_START_S, self._wake_callers, batch, refused)
+            self._loop.call_later(_LONGEST_HEAD_START_S, self._wake_callers)
         else:
-            self._wake_callers(batch, refused)
+            self._wake_callers()
 
-    def _wake_callers(self, batch: list[Place[S]], refused: Mapping[int, HistoryError]) -> None:
-        for index, error in refused.items():
-            self._refused_submissions += 1
-            self._acked_records -= batch[index].count
-            self._refuse(batch[index], error, None)
-        self._acked_submissions += len(batch) - len(refused)
-        for place in batch:
-            self._ack(place, None)
+    def commit_has_begun(self) -> None:
+        """Hear from a commit, on any thread, that it needs the interpreter no more.
+
+        Nothing depends on it but speed: a commit function that does its work elsewhere than in
+        Python may say so.
+        """
+        if self._unwoken:
+            with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits
+                self._loop.call_soon_threadsafe(self._wake_callers)
+
+    def _wake_callers(self) -> None:
+        for batch, refused in self._unwoken:
+            for index, error in refused.items():
+                self._refused_submissions += 1
+                self._acked_records -= batch[index].count
+                self._refuse(batch[index], error, None)
+            self._acked_submissions += len(batch) - len(refused)
+            for place in batch:
+                self._ack(place, None)
+        self._unwoken.clear()
 
     async def _to_the_end(self, operation: Callable[[], Awaitable[T]]) -> T:
         """Run an operation until its outcome is known, though this task is cancelled meanwhile.
@@ -249,24 +276,27 @@ class GroupCommitWriter(Generic[S]):
         """
         deadline = self._loop.time() + self._commit_timeout_s
         delay = _RETRY_DELAY_S
+        failure: Exception
         unknown: OutcomeUnknown | None = None
         while True:
             try:
                 return await operation()
             except asyncio.CancelledError:
                 self.begin_close()
-                unknown = OutcomeUnknown("cancelled while it was committed")
+                failure = unknown = OutcomeUnknown("cancelled while it was committed")
             except OutcomeUnknown as error:
-                unknown = error
+                failure = unknown = error
+            except TryAgain as error:
+                failure = unknown or error.reason
             except Exception as error:
                 # What an earlier try has left behind, a later one's failure does not undo.
                 if unknown is None:
                     raise
-                unknown = OutcomeUnknown(f"{unknown}; tried again: {error}")
+                failure = unknown = OutcomeUnknown(f"{unknown}; tried again: {error}")
                 if self._closing:
                     raise unknown from error
             if self._loop.time() + delay > deadline:
-                raise unknown
+                raise failure
             await self._pause(delay)
             delay = min(delay * 2, _LONGEST_RETRY_DELAY_S)
 

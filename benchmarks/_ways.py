@@ -16,8 +16,8 @@ from typing import Final
 from async_history.backends._sqlite_commit import WRITE_PROGRAM
 from async_history.memory_index import memory_key
 from benchmarks._files import FILE, fresh_records
-from benchmarks._measure import flat_out, quiet_collector
-from benchmarks._peers import TRANSACTION_ROWS, Peer, connect_raw, insert_raw, mem0, ours
+from benchmarks._measure import flat_out, quiet_collector, unwatched
+from benchmarks._peers import TRANSACTION_ROWS, connect_raw, insert_raw, mem0, ours
 from benchmarks._records import Row, agents, rows
 
 OURS: Final = "async_history, 1,000 tasks"
@@ -64,12 +64,12 @@ def _insert_into_levels(connection: sqlite3.Connection, made: Sequence[Row]) -> 
     return len(keyed) / (time.perf_counter() - begun)
 
 
-def _by_tasks(peer: Peer, limit_s: float, inserted: int, folder: Path, seed: int) -> float:
+def _ours_by_tasks(inserted: int, folder: Path, seed: int) -> float:
     per_agent = agents(_TASKS, inserted, seed)
 
     async def measure() -> float:
-        async with peer(folder) as add:
-            return (await flat_out("", add, per_agent, limit_s)).events_per_s
+        async with ours(folder) as add:
+            return await unwatched(add, per_agent)
 
     with quiet_collector():
         return asyncio.run(measure())
@@ -77,7 +77,14 @@ def _by_tasks(peer: Peer, limit_s: float, inserted: int, folder: Path, seed: int
 
 def _mem0_by_tasks(inserted: int, folder: Path, seed: int) -> float:
     _leave_wal(folder)
-    return _by_tasks(mem0, _MEM0_INSERT_S, inserted, folder, seed)
+    per_agent = agents(_TASKS, inserted, seed)
+
+    async def measure() -> float:
+        async with mem0(folder) as add:
+            return (await flat_out("", add, per_agent, _MEM0_INSERT_S)).events_per_s
+
+    with quiet_collector():
+        return asyncio.run(measure())
 
 
 def _leave_wal(folder: Path) -> None:
@@ -89,7 +96,7 @@ def _leave_wal(folder: Path) -> None:
 def ways(inserted: int) -> Mapping[str, tuple[str, Insert]]:
     """Return the ways to insert, each with the folder whose file it uses."""
     return {
-        OURS: ("ours", partial(_by_tasks, ours, 60.0, inserted)),
+        OURS: ("ours", partial(_ours_by_tasks, inserted)),
         "three levels, raw": ("ours", partial(_raw, _AS_OURS, inserted, levels=True)),
         BASELINE: ("ordinary", partial(_raw, (), inserted)),
         "ordinary index, cache 64 MB, log 64 MB": ("ordinary", partial(_raw, _TUNED, inserted)),

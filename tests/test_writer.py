@@ -99,6 +99,20 @@ def submit(writer: GroupCommitWriter[Item], *items: Item) -> list[asyncio.Task[N
     return [asyncio.ensure_future(writer.submit(item)) for item in items]
 
 
+async def committed_before_a_stall(
+    store: Store, writer: GroupCommitWriter[Item]
+) -> list[asyncio.Task[None]]:
+    """Return a crowd of 100 whose batch is committed, while the commit of one more stalls."""
+    store.gate.clear()
+    tasks = submit(writer, *(Item(str(n)) for n in range(101)))
+    await store.begun.wait()
+    store.begun.clear()
+    store.gate.set()
+    store.gate = asyncio.Event()
+    await store.begun.wait()
+    return tasks[:100]
+
+
 class TestBatches:
     async def test_a_lone_submission_commits_at_once(
         self, store: Store, make_writer: MakeWriter
@@ -172,6 +186,25 @@ class TestBatches:
             assert own == [f"{name}.{n}" for n in range(5)]
         stats = writer.stats()
         assert (stats.acked_submissions, stats.acked_records) == (1_500, 1_500)
+
+    async def test_a_crowd_is_woken_when_the_next_commit_has_begun(
+        self, store: Store, make_writer: MakeWriter, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("async_history.writer._LONGEST_HEAD_START_S", 3_600)
+        writer = make_writer(batch_records=100)
+        crowd = await committed_before_a_stall(store, writer)
+        await turn()
+        assert not any(task.done() for task in crowd)
+        await asyncio.to_thread(writer.commit_has_begun)
+        await asyncio.gather(*crowd)
+        store.gate.set()
+
+    async def test_a_crowd_is_woken_though_the_next_commit_stalls(
+        self, store: Store, make_writer: MakeWriter
+    ) -> None:
+        crowd = await committed_before_a_stall(store, make_writer(batch_records=100))
+        await asyncio.wait_for(asyncio.gather(*crowd), 10)
+        store.gate.set()
 
     async def test_limits_must_be_positive(self, make_writer: MakeWriter) -> None:
         for name in ("queue_records", "queue_bytes", "batch_records", "batch_bytes"):

@@ -10,18 +10,19 @@ Lives here: the statements that write. Not here: opening, locks, retries, typed 
 import contextlib
 import json
 import sqlite3
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import aiosqlite
 
+from async_history.backends._in_steps import commit_in_steps
 from async_history.backends._sqlite_rows import (
     COLUMN_LIST,
     ROW_WIDTH,
     parameters,
     record_from_row,
 )
-from async_history.errors import HistoryConflict, HistoryError, IdConflict, StorageRefused
+from async_history.errors import HistoryError, StorageRefused
 from async_history.memory_index import (
     COMPLETE,
     MOVE_SLICES,
@@ -69,9 +70,10 @@ def _rows_sql(width: int, rows: int) -> str:
 
 _ADD_RECORDS: Final = {
     rows: f"INSERT INTO async_history_new SELECT * FROM ({_rows_sql(ROW_WIDTH, rows + 1)}) "  # noqa: S608 - placeholders only
-    f"WHERE column{ROW_WIDTH} IS NOT NULL AND {COMPLETE}"
+    f"WHERE column{ROW_WIDTH} IS NOT NULL AND {COMPLETE} AND async_history_begun()"
     for rows in _STATEMENT_ROWS
 }
+"""SQLite calls `async_history_begun`, deterministic and without arguments, once a statement."""
 _EXISTING: Final = f"SELECT {COLUMN_LIST} FROM history WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608 - constants
 _LATEST: Final = f"""
 SELECT id FROM history WHERE memory_id = :memory_id AND rowid IN ({POSITIONS})
@@ -105,7 +107,7 @@ class BatchCommitter:
     def __init__(self, connection: aiosqlite.Connection) -> None:
         self._connection = connection
 
-    async def commit(self, batch: Sequence[Submission]) -> dict[int, HistoryError]:
+    async def commit(self, batch: Sequence[Submission]) -> Mapping[int, HistoryError]:
         """Commit a batch; return the refused submissions by index.
 
         Raises:
@@ -164,84 +166,57 @@ class BatchCommitter:
             await self._connection.rollback()
             raise
 
-    async def _commit_in_steps(self, batch: Sequence[Submission]) -> dict[int, HistoryError]:
-        refused: dict[int, HistoryError] = {}
+    async def _commit_in_steps(self, batch: Sequence[Submission]) -> Mapping[int, HistoryError]:
         async with self._transaction():
-            await self._add_submissions(batch, refused)
-            await self._save_messages([s for s in batch if isinstance(s, SaveMessages)])
-        return refused
+            return await commit_in_steps(batch, self)
 
-    async def _add_submissions(
-        self, batch: Sequence[Submission], refused: dict[int, HistoryError]
-    ) -> None:
-        additions = {i: s for i, s in enumerate(batch) if isinstance(s, AddRecords)}
-        if not additions:
-            return
-        known = await self._existing([i for s in additions.values() for i in s.ids])
-        pending: dict[int, Sequence[HistoryRecord]] = {}
-        for index, submission in additions.items():
-            try:
-                missing = _missing(submission, known)
-                if missing and submission.if_latest is not None:
-                    await self._add_or_refuse(pending, refused)
-                    pending = {}
-                    await self._require_latest(submission.if_latest)
-            except (IdConflict, HistoryConflict) as error:
-                refused[index] = error
-                continue
-            known.update((record.id, record) for record in missing)
-            pending[index] = missing
-        await self._add_or_refuse(pending, refused)
+    # The steps of `commit_in_steps`
 
-    async def _existing(self, ids: Sequence[str]) -> dict[str, HistoryRecord]:
-        rows = await self._connection.execute_fetchall(_EXISTING, (json.dumps(ids),))
+    async def existing(self, submissions: Sequence[AddRecords]) -> dict[str, HistoryRecord]:
+        """Return, by id, the records of these submissions' ids that are there."""
+        ids = json.dumps([record_id for one in submissions for record_id in one.ids])
+        rows = await self._connection.execute_fetchall(_EXISTING, (ids,))
         return {record.id: record for record in map(record_from_row, rows)}
 
-    async def _require_latest(self, expected: HistoryRecord) -> None:
-        memory_id = expected.memory_id
+    async def latest_id(self, memory_id: str) -> str | None:
+        """Return the id of a memory's latest record."""
         rows = await self._connection.execute_fetchall(
             _LATEST, {"memory_id": memory_id, "memory": memory_key(memory_id)}
         )
-        latest = next(iter(rows), (None,))[0]
-        if latest != expected.id:
-            raise HistoryConflict(
-                f"record {expected.id} is not the latest of memory {memory_id!r}, "
-                f"{latest or 'which has none'} is; nothing was written, read again and decide"
-            )
+        return next((str(row[0]) for row in rows), None)
 
-    async def _add_or_refuse(
-        self, pending: dict[int, Sequence[HistoryRecord]], refused: dict[int, HistoryError]
-    ) -> None:
-        """Write submissions inside the transaction; halve them until the ones at fault are alone.
+    async def saved(self, submissions: Sequence[SaveMessages]) -> set[str]:
+        """Return the ids of these submissions' last messages that are there."""
+        ids = json.dumps([submission.ids[-1] for submission in submissions])
+        return {row[0] for row in await self._connection.execute_fetchall(_SAVED, (ids,))}
 
-        Ids are settled by now, so only a constraint or trigger of the file's owner gets here.
-        """
-        records = [record for submission in pending.values() for record in submission]
-        if not records:
-            return
+    @contextlib.asynccontextmanager
+    async def undone_if_refused(self) -> AsyncIterator[None]:
+        """Undo what was written inside where a constraint or trigger of the owner refuses it."""
         await self._connection.execute("SAVEPOINT submissions")
+        refusal: sqlite3.IntegrityError | None = None
         try:
-            for part in _parts(records):
-                await self._add_in_transaction(part)
+            yield
         except sqlite3.IntegrityError as error:
             await self._connection.execute("ROLLBACK TO submissions")
-            items = list(pending.items())
-            if len(items) == 1:
-                refused[items[0][0]] = StorageRefused(f"the file's own rules refuse this: {error}")
-            else:
-                half = len(items) // 2
-                await self._add_or_refuse(dict(items[:half]), refused)
-                await self._add_or_refuse(dict(items[half:]), refused)
+            refusal = error
         await self._connection.execute("RELEASE submissions")
+        if refusal is not None:
+            raise StorageRefused(f"the file's own rules refuse this: {refusal}") from refusal
+
+    async def write(
+        self, records: Sequence[HistoryRecord], messages: Sequence[SaveMessages]
+    ) -> None:
+        """Write records and messages, in order."""
+        for part in _parts(records):
+            await self._add_in_transaction(part)
+        if messages:
+            await self._save_messages(messages)
 
     async def _save_messages(self, submissions: Sequence[SaveMessages]) -> None:
-        if not submissions:
-            return
-        ids = json.dumps([submission.ids[-1] for submission in submissions])
-        saved = {row[0] for row in await self._connection.execute_fetchall(_SAVED, (ids,))}
         rows: list[tuple[Any, ...]] = [
             (message_id, submission.session_scope, m.role, m.content, m.name, m.created_at)
-            for submission in _unsaved(submissions, saved)
+            for submission in submissions
             for message_id, m in zip(submission.ids, submission.messages, strict=True)
         ]
         await self._connection.execute(_SAVE_MESSAGES, (json.dumps(rows, ensure_ascii=False),))
@@ -253,39 +228,3 @@ def _parts(records: Sequence[HistoryRecord]) -> Iterator[Sequence[HistoryRecord]
     """Cut records into what a statement takes."""
     most = _STATEMENT_ROWS[-1]
     return (records[start : start + most] for start in range(0, len(records), most))
-
-
-def _unsaved(submissions: Sequence[SaveMessages], saved: set[str]) -> list[SaveMessages]:
-    """Return the submissions that an earlier try of this batch has not saved.
-
-    One that is there was saved with all before it, though those may be evicted already.
-    """
-    unsaved: list[SaveMessages] = []
-    done: set[str] = set()
-    for submission in reversed(submissions):
-        if submission.ids[-1] in saved:
-            done.add(submission.session_scope)
-        if submission.session_scope not in done:
-            unsaved.insert(0, submission)
-    return unsaved
-
-
-def _missing(submission: AddRecords, known: dict[str, HistoryRecord]) -> list[HistoryRecord]:
-    """Return the submission's records that are not there yet, once each.
-
-    Raises:
-        IdConflict: one is there with other content.
-    """
-    missing: dict[str, HistoryRecord] = {}
-    for index, record in enumerate(submission.records):
-        there = known.get(record.id) or missing.get(record.id)
-        if there is None:
-            missing[record.id] = record
-        elif submission.is_same(index, there):
-            submission.records[index] = there
-        else:
-            raise IdConflict(
-                f"id {record.id} is taken by a record with other content; nothing of the "
-                "submission was written. Leave the id out to get a fresh one"
-            )
-    return list(missing.values())

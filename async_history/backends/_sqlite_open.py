@@ -124,8 +124,18 @@ def prepare_file(path: Path, *, create: bool, lock_timeout_s: float) -> None:
             prepare(connection, path, lock_timeout_s=lock_timeout_s)
 
 
-def open_writing(path: Path | None, durability: Durability) -> sqlite3.Connection:
-    """Open the connection that writes to a prepared file, or to a new database in memory."""
+def open_writing(
+    path: Path | None, durability: Durability, say_begun: Callable[[], None]
+) -> sqlite3.Connection:
+    """Open the connection that writes to a prepared file, or to a new database in memory.
+
+    It calls `say_begun` on its thread whenever it has the lock and begins to add a batch.
+    """
+
+    def begun() -> bool:
+        say_begun()
+        return True
+
     with typed_errors(str(path or "the history in memory")):
         connection = connect(path, "rw")
         try:
@@ -136,6 +146,7 @@ def open_writing(path: Path | None, durability: Durability) -> sqlite3.Connectio
             if path is None:
                 prepare(connection, None)
             add_functions(connection)
+            connection.create_function("async_history_begun", 0, begun, deterministic=True)
             connection.executescript(WRITE_PROGRAM)
         except BaseException:
             connection.close()

@@ -121,7 +121,7 @@ class SQLiteHistoryManager(HistoryManager):
         self._where = "the history in memory" if path is None else str(path)
         self._create = create
         self._migrate = migrate
-        self._open_writing = partial(open_writing, self._path, durability)
+        self._open_writing = partial(open_writing, self._path, durability, self._say_begun)
         self._lock_timeout_s = lock_timeout_s
         self._new_writer = partial(
             GroupCommitWriter[Submission],
@@ -202,6 +202,10 @@ class SQLiteHistoryManager(HistoryManager):
             return await BatchCommitter(connection).commit(batch)
 
         return await self._write(commit)
+
+    def _say_begun(self) -> None:
+        if self._writer is not None:
+            self._writer.commit_has_begun()
 
     async def _empty(self) -> None:
         async def reset(connection: aiosqlite.Connection) -> None:
