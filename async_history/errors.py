@@ -11,12 +11,14 @@ HistoryError
 ├── CursorGone            the record a cursor points at is no longer at its place
 ├── MigrationError        the store's layout cannot be used or adopted; left untouched
 └── StorageError          the store refused or failed; not written
-    ├── StorageRefused    a rule of the file's owner refuses this submission alone
-    ├── StorageMissing    there is no such file
-    ├── StorageLocked     another process held the file past `lock_timeout_s`
-    ├── StorageFull       the disk, quota or page limit is exhausted
-    ├── StorageReadOnly   the file or its folder may not be written
-    └── StorageCorrupt    the file is damaged, or is no database
+    ├── StorageRefused      a rule of the database's owner refuses this submission alone
+    ├── StorageMissing      there is no such file, database or schema
+    ├── StorageUnreachable  the server does not answer, or went away
+    ├── StorageDenied       the server refuses this role, or lacks a right for it
+    ├── StorageLocked       others held a lock for too long
+    ├── StorageFull         the disk, quota or page limit is exhausted
+    ├── StorageReadOnly     the file or its folder may not be written, or the server is a standby
+    └── StorageCorrupt      the file or table is damaged, or is no database
 """
 
 from collections.abc import Iterable
@@ -80,24 +82,32 @@ class StorageError(HistoryError):
 
 
 class StorageRefused(StorageError):
-    """A constraint or trigger of the file's owner refuses this submission; others it does not."""
+    """A rule of the database's owner refuses this submission; others it does not."""
 
 
 class StorageMissing(StorageError):
-    """There is no file at this path, or an empty one, and `create=False`."""
+    """There is no such file (or an empty one) and `create=False`; no such database or schema."""
+
+
+class StorageUnreachable(StorageError):
+    """The server could not be reached in time, or went away. Try again when it is back."""
+
+
+class StorageDenied(StorageError):
+    """The server refuses this role, its password, or what it wants to do."""
 
 
 class StorageLocked(StorageError):
-    """Another process held the file's lock for longer than `lock_timeout_s`."""
+    """Others held a lock: a file's for longer than `lock_timeout_s`, or a row's or table's."""
 
 
 class StorageFull(StorageError):
-    """No room is left for the file. What was acked is kept; writing resumes when there is."""
+    """No room is left. What was acked is kept; writing resumes when there is."""
 
 
 class StorageReadOnly(StorageError):
-    """The file or its folder may not be written by this process."""
+    """The file or its folder may not be written by this process, or the server is a standby."""
 
 
 class StorageCorrupt(StorageError):
-    """The file is damaged where it was touched, or is no SQLite database. It was not repaired."""
+    """Data is damaged where it was touched, or a file is no database. Nothing was repaired."""

@@ -1,6 +1,8 @@
 """What every test may use: the stores of the contract, and a guard against a blocked loop."""
 
 import gc
+import os
+import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,8 +11,10 @@ from blockbuster import BlockBuster, blockbuster_ctx
 
 # Imported here, or the first test to open a store would be blamed for reading the modules.
 import async_history.backends.null
+import async_history.backends.postgres
 import async_history.backends.sqlite  # noqa: F401
 from async_history import HistoryManager, open_history
+from tests.postgres_server import VERSIONS, PostgresServer, drop_schemas, with_query
 
 OpenStore = Callable[..., HistoryManager]
 
@@ -38,7 +42,13 @@ def pytest_collection_finish() -> None:
 def blocking_calls() -> Iterator[BlockBuster]:
     """Fail a test whose event loop makes a blocking call inside the library."""
     with blockbuster_ctx("async_history") as guard:
+        for blocking in guard.functions.values():
+            # asyncpg looks for ~/.pgpass and certificates as it connects.
+            blocking.can_block_in("asyncpg/connect_utils.py", _CONNECTING)
         yield guard
+
+
+_CONNECTING = {"_read_password_file", "_parse_connect_dsn_and_args", "_create_ssl_context"}
 
 
 @pytest.fixture(autouse=True)
@@ -48,19 +58,54 @@ def nothing_left_open() -> Iterator[None]:
     gc.collect()
 
 
-STORES = ("file", "memory", "null")
+STORES = ("file", "memory", "null", "postgres")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The URL of a PostgreSQL whose database the tests may fill: see `postgres_server`."""
+    url = os.environ.get("TEST_POSTGRES_URL")
+    if url:
+        yield url
+        return
+    server = PostgresServer(int(os.environ.get("TEST_POSTGRES_VERSION", VERSIONS[0])))
+    server.create().start()
+    yield server.url()
+    server.remove()
+
+
+@pytest.fixture
+def new_schema(postgres: str) -> Iterator[Callable[[], str]]:
+    """A function that returns the URL of a schema nobody has used; they are dropped afterwards."""
+    schemas: list[str] = []
+
+    def url() -> str:
+        schemas.append(f"test_{secrets.token_hex(8)}")
+        return with_query(postgres, schema=schemas[-1])
+
+    yield url
+    drop_schemas(postgres, schemas)
+
+
+def url_of(store: str, request: pytest.FixtureRequest, folder: Path) -> str:
+    """Return the URL of a new store of one backend."""
+    if store == "file":
+        return str(folder / "history.db")
+    if store == "postgres":
+        new_schema: Callable[[], str] = request.getfixturevalue("new_schema")
+        return new_schema()
+    return f"{store}://"
 
 
 @pytest.fixture(params=STORES)
 def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> OpenStore:
     """A function that opens a new manager of one backend: on the same store, where that lasts."""
-    urls = {"file": str(tmp_path / "history.db"), "memory": "memory://", "null": "null://"}
-    url = urls[request.param]
+    url = url_of(request.param, request, tmp_path)
     return lambda **options: open_history(url, **options)
 
 
 @pytest.fixture(params=[store for store in STORES if store != "null"])
 def open_keeping_store(request: pytest.FixtureRequest, tmp_path: Path) -> OpenStore:
     """As `open_store`, of the backends that keep history."""
-    url = str(tmp_path / "history.db") if request.param == "file" else "memory://"
+    url = url_of(request.param, request, tmp_path)
     return lambda **options: open_history(url, **options)

@@ -3,10 +3,11 @@
 import asyncio
 import tempfile
 from collections import defaultdict
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
@@ -240,6 +241,29 @@ class FileMachine(HistoryMachine):
         self.open()
 
 
+class PostgresMachine(HistoryMachine):
+    new_schema: Callable[[], str]
+
+    @initialize()
+    def open(self) -> None:
+        self.own_url = PostgresMachine.new_schema()
+        super().open()
+
+    def url(self) -> str:
+        return self.own_url
+
+    @rule()
+    def reopen(self) -> None:
+        self.run(self.store.aclose())
+        super().open()
+
+
+@pytest.fixture
+def machine_schemas(new_schema: Callable[[], str]) -> None:
+    """Where hypothesis's machine gets its schemas from: it can't ask for fixtures."""
+    PostgresMachine.new_schema = staticmethod(new_schema)
+
+
 _settings = settings(
     max_examples=80,
     stateful_step_count=30,
@@ -252,3 +276,5 @@ TestFile = FileMachine.TestCase
 TestFile.settings = _settings
 TestNull = NullMachine.TestCase
 TestNull.settings = _settings
+TestPostgres = pytest.mark.usefixtures("machine_schemas")(PostgresMachine.TestCase)
+TestPostgres.settings = settings(_settings, max_examples=40)

@@ -1,0 +1,87 @@
+"""What PostgreSQL's errors mean, in one place: what is typed how, what may work later.
+
+Lives here: the classification of driver and network errors. Not here: what is done about them.
+"""
+
+from typing import Final
+
+import asyncpg
+
+from async_history.errors import (
+    StorageCorrupt,
+    StorageDenied,
+    StorageError,
+    StorageFull,
+    StorageLocked,
+    StorageMissing,
+    StorageReadOnly,
+    StorageUnreachable,
+)
+
+DriverError = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, asyncpg.InternalClientError)
+"""What a call of asyncpg may raise (a TimeoutError is an OSError)."""
+
+_GONE: Final = "cannot be reached, or went away; check that it runs and accepts connections"
+_BY_STATE: Final[dict[str, tuple[type[StorageError], str]]] = {
+    "08": (StorageUnreachable, _GONE),
+    "25006": (
+        StorageReadOnly,
+        "may not be written; name the primary, or all hosts and target_session_attrs=read-write",
+    ),
+    "26": (StorageError, "lost a prepared statement, as behind a pooler that takes none"),
+    "28": (StorageDenied, "refuses this role; check its name, password and pg_hba.conf"),
+    "3D": (StorageMissing, "does not have this database"),
+    "3F": (StorageMissing, "has lost the history's schema; run `async-history migrate`"),
+    "40": (StorageLocked, "could not serialize this beside other transactions; try again"),
+    "42501": (StorageDenied, "does not grant this role the right; grant it (README, rights)"),
+    "42P01": (StorageMissing, "has lost the history's tables; run `async-history migrate`"),
+    "53100": (StorageFull, "has no room left; free some and try again"),
+    "53": (StorageUnreachable, "has no resources left; raise its limits or connect less"),
+    "55": (StorageLocked, "is locked by another transaction; try again"),
+    "57P": (StorageUnreachable, "is stopping or starting; try again"),
+    "58": (StorageError, "had an I/O error"),
+    "XX001": (StorageCorrupt, "has damaged data where it was touched"),
+    "XX002": (StorageCorrupt, "has a damaged index where it was touched; REINDEX it"),
+}
+"""By SQLSTATE, the longest prefix that fits (https://www.postgresql.org/docs/current/errcodes-appendix.html)."""
+
+_DIED: Final = ("08", "57P")
+_LATER: Final = ("25006", "40", "53", "55P03", "57014")
+_NOT_LATER: Final = ("53100",)
+_REFUSED: Final = ("22", "23", "44", "54", "P0001")
+_CAUSED_BY_THE_ROW: Final = "a rule of the database refuses this"
+
+
+def _state(error: BaseException) -> str:
+    return getattr(error, "sqlstate", None) or ""
+
+
+def storage_error(error: BaseException, where: str) -> StorageError:
+    """Return the typed error for a driver's error; `where` names the server, without secrets."""
+    state = _state(error)
+    for length in range(len(state), 1, -1):
+        if state[:length] in _BY_STATE:
+            kind, advice = _BY_STATE[state[:length]]
+            return kind(f"{where} {advice} ({error})")
+    if is_connection_lost(error):
+        reason = str(error) or type(error).__name__
+        return StorageUnreachable(f"{where} {_GONE} ({reason})")
+    return StorageError(f"{where} failed ({error})")
+
+
+def is_connection_lost(error: BaseException) -> bool:
+    """Tell whether the connection is gone, and with it what became of the statement."""
+    if isinstance(error, asyncpg.PostgresError):
+        return _state(error).startswith(_DIED)
+    return isinstance(error, DriverError)
+
+
+def may_work_later(error: BaseException) -> bool:
+    """Tell whether nothing was written and the same may work soon: a deadlock, a failover."""
+    state = _state(error)
+    return state.startswith(_LATER) and not state.startswith(_NOT_LATER)
+
+
+def is_refusal(error: asyncpg.PostgresError) -> bool:
+    """Tell whether a rule of the database refuses what was written, and not who writes or where."""
+    return _state(error).startswith(_REFUSED)

@@ -1,0 +1,200 @@
+"""One batch in one transaction of PostgreSQL, in as few round trips as it takes.
+
+A batch of new records under ids of ours is one statement. Everything else, which is rarer, takes a
+transaction of several.
+
+Lives here: the statements that write. Not here: connections, retries, typed errors.
+"""
+
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any, Final
+
+import asyncpg
+
+from async_history._postgres import is_refusal
+from async_history.backends._in_steps import commit_in_steps
+from async_history.backends._postgres_rows import (
+    COLUMN_LIST,
+    RECORD_COLUMNS,
+    joined_columns,
+    records_by_id,
+    values_of,
+)
+from async_history.errors import HistoryError, StorageRefused
+from async_history.migrations.postgres import in_schema
+from async_history.records import HistoryRecord
+from async_history.submissions import MESSAGES_KEPT, AddRecords, SaveMessages, Submission
+
+_ADD_RECORDS: Final = f"""
+INSERT INTO {{schema}}.history ({COLUMN_LIST}, occurred_at)
+SELECT id, memory_id, old_memory, new_memory, event, created_at, updated_at, is_deleted::boolean,
+       actor_id, role, moment::timestamptz
+FROM unnest({", ".join(f"string_to_array(${n}::text, $12, $13)" for n in range(1, 12))})
+    WITH ORDINALITY AS given ({COLUMN_LIST}, moment, place)
+WHERE place > 1
+ORDER BY place
+"""  # noqa: S608 - constants
+"""Takes `joined_columns`."""
+_ADD_ONE: Final = f"""
+INSERT INTO {{schema}}.history ({COLUMN_LIST}, occurred_at)
+VALUES ({", ".join(f"${n}" for n in range(1, 11))}, $11::text::timestamptz)
+"""  # noqa: S608 - constants
+"""Takes `values_of` a record. It saves a lone write a tenth of its time."""
+_LOCK_IDS: Final = """
+SELECT pg_advisory_xact_lock(hashtextextended('async_history ids ' || $2, 0) + stripe)
+FROM (
+    SELECT DISTINCT hashtext(id) & 63 AS stripe FROM unnest($1::text[]) AS id ORDER BY stripe
+) AS stripes
+"""
+"""No unique key can span memories (a distributed table is cut by them), so whoever names ids takes
+locks first. Of 64, for the server's lock table is small; in order, so that nobody deadlocks."""
+_LOCK_MEMORY: Final = "SELECT pg_advisory_xact_lock(hashtextextended('async_history ' || $1, 1))"
+_EXISTING: Final = f"SELECT {RECORD_COLUMNS} FROM {{schema}}.history WHERE id = ANY($1::text[])"  # noqa: S608 - constants
+_LATEST: Final = "SELECT id FROM {schema}.history WHERE memory_id = $1 ORDER BY seq DESC LIMIT 1"
+_WAIT_FOR_REPLICAS_TOO: Final = "SELECT pg_logical_emit_message(true, 'async_history', '')"
+"""A few bytes of log. A commit waits for a synchronous standby only if it wrote some; without them,
+records that an earlier try left here and nowhere else would be acked as they are."""
+_SAVED: Final = "SELECT id FROM {schema}.messages WHERE id = ANY($1::text[])"
+_SAVE_MESSAGES: Final = """
+INSERT INTO {schema}.messages (id, session_scope, role, content, name, created_at)
+SELECT id, session_scope, role, content, name, created_at
+FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[])
+    WITH ORDINALITY AS given (id, session_scope, role, content, name, created_at, place)
+ORDER BY place
+"""
+_EVICT: Final = f"""
+DELETE FROM {{schema}}.messages USING (
+    SELECT messages.id, messages.session_scope
+    FROM unnest($1::text[]) AS scopes (scope), LATERAL (
+        SELECT id, session_scope FROM {{schema}}.messages WHERE session_scope = scope
+        ORDER BY seq DESC OFFSET {MESSAGES_KEPT} FOR UPDATE SKIP LOCKED
+    ) AS messages
+) AS old
+WHERE messages.id = old.id AND messages.session_scope = old.session_scope
+"""  # noqa: S608 - a number of ours
+
+
+class BatchCommitter:
+    """Writes batches through one connection.
+
+    Args:
+        schema: the quoted schema.
+        in_transactions: give every statement a transaction of its own, as poolers want it.
+        sent: called when all that Python has to do for the batch is about to be done.
+    """
+
+    def __init__(
+        self,
+        connection: Any,
+        schema: str,
+        *,
+        in_transactions: bool,
+        sent: Callable[[], None],
+    ) -> None:
+        self._connection = connection
+        self._schema = schema
+        self._in_transactions = in_transactions
+        self._sent = sent
+
+    def _sql(self, statement: str) -> str:
+        return in_schema(statement, self._schema)
+
+    async def commit(self, batch: Sequence[Submission]) -> Mapping[int, HistoryError]:
+        """Commit a batch; return the refused submissions by index.
+
+        Raises:
+            Whatever the driver raises: nothing was written, or it is unknown.
+        """
+        additions = [
+            s for s in batch if isinstance(s, AddRecords) and s.if_latest is None and not s.given
+        ]
+        if len(additions) == len(batch):
+            records = [record for submission in additions for record in submission.records]
+            try:
+                await self._add_at_once(records)
+            except asyncpg.PostgresError as error:
+                if not is_refusal(error):
+                    raise
+            else:
+                return {}
+        async with self._connection.transaction():
+            return await self.commit_in_transaction(batch)
+
+    async def commit_in_transaction(
+        self, batch: Sequence[Submission]
+    ) -> Mapping[int, HistoryError]:
+        """Write a batch inside the caller's transaction; return the refused ones by index."""
+        return await commit_in_steps(batch, self)
+
+    async def _add_at_once(self, records: Sequence[HistoryRecord]) -> None:
+        """Write new records; the server undoes them all where one can't be written."""
+        self._sent()
+        if self._in_transactions:
+            async with self._connection.transaction():
+                await self._add(records)
+        else:
+            await self._add(records)
+
+    async def _add(self, records: Sequence[HistoryRecord]) -> None:
+        if len(records) == 1:
+            await self._connection.execute(self._sql(_ADD_ONE), *values_of(records[0]))
+        else:
+            await self._connection.execute(self._sql(_ADD_RECORDS), *joined_columns(records))
+
+    # The steps of `commit_in_steps`
+
+    async def existing(self, submissions: Sequence[AddRecords]) -> dict[str, HistoryRecord]:
+        """Return, by id, the records of these submissions' ids that are there."""
+        named = [record_id for one in submissions if one.given for record_id in one.ids]
+        if named:
+            await self._connection.execute(_LOCK_IDS, named, self._schema)
+        ids = [record_id for one in submissions for record_id in one.ids]
+        there = records_by_id(await self._connection.fetch(self._sql(_EXISTING), ids))
+        if there:
+            await self._connection.execute(_WAIT_FOR_REPLICAS_TOO)
+        return there
+
+    async def latest_id(self, memory_id: str) -> str | None:
+        """Return the id of a memory's latest record, and keep others who ask waiting."""
+        await self._connection.execute(_LOCK_MEMORY, f"{self._schema} {memory_id}")
+        latest: str | None = await self._connection.fetchval(self._sql(_LATEST), memory_id)
+        return latest
+
+    async def saved(self, submissions: Sequence[SaveMessages]) -> set[str]:
+        """Return the ids of these submissions' last messages that are there."""
+        ids = [submission.ids[-1] for submission in submissions]
+        there = {row[0] for row in await self._connection.fetch(self._sql(_SAVED), ids)}
+        if there:
+            await self._connection.execute(_WAIT_FOR_REPLICAS_TOO)
+        return there
+
+    @contextlib.asynccontextmanager
+    async def undone_if_refused(self) -> AsyncIterator[None]:
+        """Undo what was written inside where a rule of the database refuses it."""
+        try:
+            async with self._connection.transaction():
+                yield
+        except asyncpg.PostgresError as error:
+            if not is_refusal(error):
+                raise
+            raise StorageRefused(f"the database's own rules refuse this: {error}") from error
+
+    async def write(
+        self, records: Sequence[HistoryRecord], messages: Sequence[SaveMessages]
+    ) -> None:
+        """Write records and messages, in order."""
+        if records:
+            await self._add(records)
+        if messages:
+            await self._save_messages(messages)
+
+    async def _save_messages(self, submissions: Sequence[SaveMessages]) -> None:
+        rows = [
+            (message_id, submission.session_scope, m.role, m.content, m.name, m.created_at)
+            for submission in submissions
+            for message_id, m in zip(submission.ids, submission.messages, strict=True)
+        ]
+        await self._connection.execute(self._sql(_SAVE_MESSAGES), *zip(*rows, strict=True))
+        scopes = sorted({submission.session_scope for submission in submissions})
+        await self._connection.execute(self._sql(_EVICT), scopes)

@@ -1,0 +1,193 @@
+"""Connections to PostgreSQL: a pool of our own or the user's, bounded in time, errors typed.
+
+Lives here: connecting, poolers, borrowing a connection, what a broken one means. Not here: SQL of
+the history.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, Final
+
+import asyncpg
+
+from async_history._postgres import (
+    DriverError,
+    is_connection_lost,
+    may_work_later,
+    storage_error,
+)
+from async_history.errors import InvalidInput, StorageUnreachable
+from async_history.writer import OutcomeUnknown, TryAgain
+
+_CACHED_STATEMENTS: Final = 100
+"""asyncpg's default. A pooler gets none: behind it, another connection knows other statements."""
+
+Prepare = Callable[[Any], Awaitable[None]]
+
+
+class ConnectionPool:
+    """Lends connections. Made by `connect` or `of_user`.
+
+    `pools_behind` tells whether a pooler stands between us and the server: then a statement and
+    its transaction must travel together.
+    """
+
+    def __init__(
+        self, pool: Any, where: str, *, owned: bool, pools_behind: bool, acquire_timeout_s: float
+    ) -> None:
+        self._pool = pool
+        self._where = where
+        self._owned = owned
+        self._acquire_timeout_s = acquire_timeout_s
+        self.pools_behind = pools_behind
+
+    @classmethod
+    async def connect(
+        cls,
+        url: str,
+        where: str,
+        prepare: Prepare,
+        *,
+        size: int,
+        statement_cache_size: int | None,
+        acquire_timeout_s: float,
+    ) -> "ConnectionPool":
+        """Connect, let `prepare` do its work on a first connection, and open a pool.
+
+        Raises:
+            InvalidInput: the URL can't be understood.
+            StorageError: the server can't be reached in time, or refuses us.
+        """
+        with _typed(where):
+            connection = await asyncpg.connect(
+                url, statement_cache_size=0, timeout=acquire_timeout_s
+            )
+            try:
+                pools_behind = statement_cache_size == 0 or await _is_pooled(connection)
+                await prepare(connection)
+            finally:
+                connection.terminate()
+            pool = await asyncpg.create_pool(
+                url,
+                min_size=1,
+                max_size=size,
+                statement_cache_size=0 if pools_behind else _CACHED_STATEMENTS,
+                timeout=acquire_timeout_s,
+                reset=_leave_as_it_is,
+            )
+        return cls(
+            pool, where, owned=True, pools_behind=pools_behind, acquire_timeout_s=acquire_timeout_s
+        )
+
+    @classmethod
+    async def of_user(
+        cls, pool: Any, where: str, prepare: Prepare, *, acquire_timeout_s: float
+    ) -> "ConnectionPool":
+        """Use the user's own pool, which is never closed here.
+
+        Raises:
+            StorageError: as `connect`.
+        """
+        with _typed(where):
+            async with pool.acquire(timeout=acquire_timeout_s) as connection:
+                pools_behind = await _is_pooled(connection)
+                await prepare(connection)
+        return cls(
+            pool, where, owned=False, pools_behind=pools_behind, acquire_timeout_s=acquire_timeout_s
+        )
+
+    async def acquire(self) -> Any:
+        """Return a connection, to be given back by `release`.
+
+        Raises:
+            TryAgain: none was free in time, or the server can't be reached now.
+            StorageError: the server refuses us.
+        """
+        try:
+            return await self._pool.acquire(timeout=self._acquire_timeout_s)
+        except TimeoutError as error:
+            raise TryAgain(
+                StorageUnreachable(
+                    f"{self._where} gave no connection within {self._acquire_timeout_s} s: it "
+                    "does not answer, or all connections of the pool are in use"
+                )
+            ) from error
+        except DriverError as error:
+            if is_connection_lost(error) or may_work_later(error):
+                raise TryAgain(storage_error(error, self._where)) from error
+            raise storage_error(error, self._where) from error
+
+    async def release(self, connection: Any) -> None:
+        """Take back a connection; one that is broken is replaced when the next is asked for."""
+        with contextlib.suppress(*DriverError):
+            await self._pool.release(connection, timeout=self._acquire_timeout_s)
+
+    @contextlib.contextmanager
+    def bounded(self, connection: Any, timeout_s: float) -> Iterator[None]:
+        """Cut the connection off if the body takes longer, and type what goes wrong in it.
+
+        Never by cancelling: a server asked to cancel while it waits for a synchronous standby
+        commits, and acks, without it.
+
+        Raises:
+            OutcomeUnknown: the connection is gone.
+            TryAgain: nothing was written, and it may be later.
+            StorageError: nothing was written.
+        """
+        timer = asyncio.get_running_loop().call_later(timeout_s, connection.terminate)
+        try:
+            yield
+        except DriverError as error:
+            typed = storage_error(error, self._where)
+            if is_connection_lost(error):
+                connection.terminate()
+                raise OutcomeUnknown(str(typed)) from error
+            if may_work_later(error):
+                connection.terminate()  # it may be to a server that is no primary any more
+                raise TryAgain(typed) from error
+            raise typed from error
+        except asyncio.CancelledError:
+            connection.terminate()
+            raise
+        finally:
+            timer.cancel()
+
+    async def aclose(self, timeout_s: float) -> None:
+        """Close a pool of our own, waiting so long for what is still being read."""
+        if not self._owned:
+            return
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._pool.close()
+        except (TimeoutError, *DriverError):
+            self._pool.terminate()
+
+    def terminate(self) -> None:
+        """Let go of a pool of our own at once, also when its loop has stopped."""
+        if self._owned:
+            with contextlib.suppress(RuntimeError):  # the loop is closed, and the sockets with it
+                self._pool.terminate()
+
+
+async def _is_pooled(connection: Any) -> bool:
+    """Tell whether a pooler answers in the server's stead: it makes up the process id it names."""
+    async with connection.transaction():
+        server_pid = await connection.fetchval("SELECT pg_backend_pid()")
+    return bool(server_pid != connection.get_server_pid())
+
+
+async def _leave_as_it_is(connection: Any) -> None:
+    """A pool's reset that asks the server nothing: we leave no state on a connection."""
+
+
+@contextlib.contextmanager
+def _typed(where: str) -> Iterator[None]:
+    try:
+        yield
+    except asyncpg.exceptions.ClientConfigurationError as error:
+        raise InvalidInput(f"{where} is no URL that can be used: {error}") from None
+    except TimeoutError as error:
+        raise StorageUnreachable(f"{where} did not answer in time") from error
+    except DriverError as error:
+        raise storage_error(error, where) from error

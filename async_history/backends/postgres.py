@@ -1,0 +1,316 @@
+"""The PostgreSQL backend: one connection that writes, a pool for those who read.
+
+Lives here: which connection does what, what is tried again, and records within a transaction of
+the user's. Not here: connections themselves (_postgres_pool), how a batch is written
+(_postgres_commit), what is asked (_postgres_read), the tables (migrations).
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import partial
+from time import monotonic
+from typing import Any, Final, TypeVar
+
+import asyncpg
+
+from async_history._postgres import DriverError, storage_error
+from async_history.backends._postgres_commit import BatchCommitter
+from async_history.backends._postgres_pool import ConnectionPool
+from async_history.backends._postgres_read import HistoryReader
+from async_history.errors import (
+    HistoryClosed,
+    HistoryError,
+    InvalidInput,
+    StorageUnreachable,
+)
+from async_history.manager import CLOSE_TIMEOUT_S, HistoryManager, HistoryStats
+from async_history.migrations import postgres as migrations
+from async_history.opening import without_secrets
+from async_history.queries import Cursor, Filter, PageRead
+from async_history.queue import QUEUE_BYTES, QUEUE_RECORDS
+from async_history.records import HistoryRecord, Message
+from async_history.submissions import Submission, many_records
+from async_history.writer import BATCH_RECORDS, GroupCommitWriter, OutcomeUnknown, TryAgain
+
+T = TypeVar("T")
+
+POOL_SIZE = 10
+"""Connections of a pool of our own: one writes, the others read."""
+RETRY_TIMEOUT_S = 30.0
+"""How long what failed with a connection is tried again, unless told otherwise."""
+ACQUIRE_TIMEOUT_S = 10.0
+"""How long to wait for a connection, unless told otherwise."""
+_TRIES: Final = 3
+"""One try may take this part of the time for all: a server that hangs leaves time for another."""
+_ASK_AGAIN_S: Final = 0.1
+
+
+class PostgresHistoryManager(HistoryManager):
+    """A history in PostgreSQL, shared by any number of processes and machines.
+
+    Args:
+        url: as asyncpg takes it, with several hosts, TLS and all
+            (https://magicstack.github.io/asyncpg/current/api/).
+        pool: the user's own asyncpg pool, instead of a URL. It is never closed here. One of its
+            connections is kept for writing, so it needs two or more.
+        read_url: where to read instead, such as a replica: what was acked may not be there yet.
+        schema: where the tables are.
+        create, migrate: make the schema and its tables, and bring older ones up to date. Without
+            both, raises `StorageMissing` or `MigrationError` where that is needed.
+        pool_size: most connections of a pool of our own.
+        statement_cache_size: 0 for a pooler that is not noticed to be one.
+        queue_records, queue_bytes, queue_timeout_s, batch_records: see `GroupCommitWriter`.
+        acquire_timeout_s: how long to wait for a connection.
+        retry_timeout_s: how long what failed with its connection is tried again.
+        close_timeout_s: how long closing waits for what was accepted.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        pool: Any = None,
+        read_url: str | None = None,
+        schema: str = migrations.SCHEMA,
+        create: bool = True,
+        migrate: bool = True,
+        pool_size: int = POOL_SIZE,
+        statement_cache_size: int | None = None,
+        queue_records: int = QUEUE_RECORDS,
+        queue_bytes: int = QUEUE_BYTES,
+        queue_timeout_s: float | None = None,
+        batch_records: int = BATCH_RECORDS,
+        acquire_timeout_s: float = ACQUIRE_TIMEOUT_S,
+        retry_timeout_s: float = RETRY_TIMEOUT_S,
+        close_timeout_s: float = CLOSE_TIMEOUT_S,
+    ) -> None:
+        super().__init__(close_timeout_s=close_timeout_s)
+        if (url is None) == (pool is None):
+            raise InvalidInput("give either a url or a pool")
+        size = pool_size if pool is None else pool.get_max_size()
+        if size < _LEAST_CONNECTIONS:
+            raise InvalidInput(
+                f"a pool needs at least {_LEAST_CONNECTIONS} connections, not {size}: one writes"
+            )
+        self._url = url
+        self._user_pool = pool
+        self._read_url = read_url
+        self._schema_name = schema
+        self._schema = migrations.quoted(schema)
+        self._where = f"{without_secrets(url) if url else 'the database of the pool'}"
+        self._migrate = create and migrate
+        self._connect = partial(
+            ConnectionPool.connect,
+            size=pool_size,
+            statement_cache_size=statement_cache_size,
+            acquire_timeout_s=acquire_timeout_s,
+        )
+        self._acquire_timeout_s = acquire_timeout_s
+        self._retry_timeout_s = retry_timeout_s
+        self._new_writer = partial(
+            GroupCommitWriter[Submission],
+            self._commit,
+            finish=self._release,
+            queue_records=queue_records,
+            queue_bytes=queue_bytes,
+            queue_timeout_s=queue_timeout_s,
+            batch_records=batch_records,
+            commit_timeout_s=retry_timeout_s,
+        )
+        self._pool: ConnectionPool | None = None
+        self._read_pool: ConnectionPool | None = None
+        self._writing: Any = None
+        self._reader = HistoryReader(self._fetch, self._schema)
+
+    # Opening
+
+    async def _open(self) -> None:
+        try:
+            if self._user_pool is not None:
+                self._pool = await ConnectionPool.of_user(
+                    self._user_pool,
+                    self._where,
+                    self._prepare,
+                    acquire_timeout_s=self._acquire_timeout_s,
+                )
+            elif self._url is not None:
+                self._pool = await self._connect(self._url, self._where, self._prepare)
+            self._read_pool = self._pool
+            if self._read_url is not None:
+                where = without_secrets(self._read_url)
+                self._read_pool = await self._connect(self._read_url, where, self._look)
+        except BaseException:
+            await self._release()
+            raise
+        self._writer = self._new_writer()
+
+    async def _prepare(self, connection: Any) -> None:
+        if self._migrate:
+            await migrations.migrate(connection, self._schema_name)
+        else:
+            await self._look(connection)
+
+    async def _look(self, connection: Any) -> None:
+        await migrations.require_current(connection, self._schema_name)
+
+    # Writing
+
+    def _submit(self, submission: Submission) -> Awaitable[None]:
+        return self._writer.submit(submission)
+
+    async def _commit(self, batch: Sequence[Submission]) -> Mapping[int, HistoryError]:
+        async def commit(connection: Any, pool: ConnectionPool) -> Mapping[int, HistoryError]:
+            committer = BatchCommitter(
+                connection,
+                self._schema,
+                in_transactions=pool.pools_behind,
+                sent=self._writer.commit_has_begun,
+            )
+            return await committer.commit(batch)
+
+        return await self._write(commit)
+
+    async def _empty(self) -> None:
+        async def reset(connection: Any, _: ConnectionPool) -> None:
+            await connection.execute(f"TRUNCATE {self._schema}.history, {self._schema}.messages")
+
+        await self._writer.run_in_turn(lambda: self._write(reset))
+
+    async def _write(self, work: Callable[[Any, ConnectionPool], Awaitable[T]]) -> T:
+        """Do work that writes, on the connection kept for it.
+
+        Raises:
+            OutcomeUnknown, TryAgain, StorageError: see `ConnectionPool.bounded`.
+        """
+        pool = self._require_pool()
+        if self._writing is None or self._writing.is_closed():
+            await self._let_go_of_writing()
+            self._writing = await pool.acquire()
+        with pool.bounded(self._writing, self._retry_timeout_s / _TRIES):
+            return await work(self._writing, pool)
+
+    async def _let_go_of_writing(self) -> None:
+        if self._writing is not None and self._pool is not None:
+            connection, self._writing = self._writing, None
+            await self._pool.release(connection)
+
+    def _require_pool(self) -> ConnectionPool:
+        if self._pool is None:
+            raise HistoryClosed("the manager was closed before this was written")
+        return self._pool
+
+    async def add_in_transaction(
+        self,
+        connection: asyncpg.Connection,
+        records: Iterable[HistoryRecord | Mapping[str, Any]],
+        *,
+        if_latest: HistoryRecord | None = None,
+    ) -> list[HistoryRecord]:
+        """Record changes within a transaction of the caller's, past the queue; return them.
+
+        They are durable when that transaction commits, and gone if it does not. All or none: on
+        an error the transaction can go on without them.
+
+        Args:
+            connection: an asyncpg connection to this history's database, in a transaction.
+            records, if_latest: as `batch_add_history`.
+
+        Raises:
+            InvalidInput: also where the connection is in no transaction.
+            IdConflict, HistoryConflict, StorageError: nothing of these records was written.
+        """
+        self._require_open()
+        if not connection.is_in_transaction():
+            raise InvalidInput("the connection is in no transaction; begin one, or use the queue")
+        submission = await many_records(records, if_latest)
+        committer = BatchCommitter(
+            connection, self._schema, in_transactions=True, sent=lambda: None
+        )
+        try:
+            async with connection.transaction():
+                refused = await committer.commit_in_transaction([submission])
+        except DriverError as error:
+            raise storage_error(error, self._where) from error
+        for reason in refused.values():
+            raise reason
+        return submission.records
+
+    # Reading
+
+    async def _read_history(self, memory_id: str) -> list[HistoryRecord]:
+        return await self._reader.history(memory_id)
+
+    async def _read_page(self, wanted: Filter, after: Cursor | None, limit: int) -> PageRead:
+        return await self._reader.page(wanted, after, limit)
+
+    async def _read_messages(self, session_scope: str, limit: int) -> Sequence[Message]:
+        return await self._reader.last_messages(session_scope, limit)
+
+    async def _fetch(self, sql: str, *arguments: Any) -> Sequence[Sequence[Any]]:
+        """Run one SELECT, again where its connection broke."""
+        deadline = monotonic() + self._retry_timeout_s
+        while True:
+            try:
+                return await self._fetch_once(sql, arguments)
+            except OutcomeUnknown as error:
+                reason: HistoryError = StorageUnreachable(str(error))
+            except TryAgain as error:
+                reason = error.reason
+            if monotonic() > deadline:
+                raise reason
+            await asyncio.sleep(_ASK_AGAIN_S)
+
+    async def _fetch_once(self, sql: str, arguments: Sequence[Any]) -> Sequence[Sequence[Any]]:
+        pool = self._read_pool
+        if pool is None:
+            raise HistoryClosed("the manager was closed before this was read")
+        connection = await pool.acquire()
+        try:
+            with pool.bounded(connection, self._retry_timeout_s):
+                if not pool.pools_behind:
+                    return list(await connection.fetch(sql, *arguments))
+                async with connection.transaction(readonly=True):
+                    return list(await connection.fetch(sql, *arguments))
+        finally:
+            await pool.release(connection)
+
+    async def _read_stats(self) -> HistoryStats:
+        size, durability = await self._reader.size()
+        worries = []
+        if durability == "off":
+            worries.append(
+                "synchronous_commit is off: a crash of the server can lose what was acked last"
+            )
+        return HistoryStats(
+            store=self._where,
+            writer=self._writer.stats(),
+            file_bytes=size,
+            wal_bytes=0,
+            worries=tuple(worries),
+        )
+
+    # Closing
+
+    async def _close(self) -> None:
+        await self._writer.aclose(self._close_timeout_s)
+        if not self._writer.task.done():
+            self._abandon()
+
+    async def _release(self) -> None:
+        self._closed = True
+        await self._let_go_of_writing()
+        pools = {self._pool, self._read_pool} - {None}
+        self._pool = self._read_pool = None
+        for pool in pools:
+            if pool is not None:
+                await pool.aclose(self._close_timeout_s)
+
+    def _abandon(self) -> None:
+        pools = {self._pool, self._read_pool} - {None}
+        self._pool = self._read_pool = None
+        for pool in pools:
+            if pool is not None:
+                pool.terminate()
+
+
+_LEAST_CONNECTIONS: Final = 2

@@ -1,0 +1,138 @@
+"""The numbered .sql of PostgreSQL: each applied once, in one transaction, one process at a time.
+
+Lives here: what is applied, what is missing, and the schema's name in SQL. Not here: connecting.
+"""
+
+from functools import cache
+from importlib import resources
+from typing import Any, Final
+
+import asyncpg
+
+from async_history.errors import InvalidInput, MigrationError, StorageMissing
+from async_history.records import check_name
+
+SCHEMA: Final = "async_history"
+"""A schema of our own, because hosts such as Supabase publish `public` over HTTP."""
+OLDEST_SERVER: Final = 13
+"""The first that has xid8 (https://www.postgresql.org/docs/13/release-13.html)."""
+_LONGEST_NAME_BYTES: Final = 63
+"""PostgreSQL cuts longer names without a word."""
+
+_NOTED: Final = "SELECT to_regclass($1) IS NOT NULL"
+_HAS_SCHEMA: Final = "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)"
+_TAKE_TURN: Final = "SELECT pg_advisory_xact_lock(hashtextextended('async_history ' || $1, 0))"
+_NOTES: Final = """
+CREATE TABLE IF NOT EXISTS migrations (
+    version    integer PRIMARY KEY,
+    applied_at timestamptz NOT NULL DEFAULT now()
+)
+"""
+
+
+def quoted(name: str) -> str:
+    """Return a schema's name as SQL.
+
+    Raises:
+        InvalidInput: it can't be a name.
+    """
+    check_name("schema", name)
+    if len(name.encode()) > _LONGEST_NAME_BYTES:
+        raise InvalidInput(f"schema must have at most {_LONGEST_NAME_BYTES} bytes, not {name!r}")
+    doubled = name.replace('"', '""')
+    return f'"{doubled}"'
+
+
+@cache
+def in_schema(statement: str, schema: str) -> str:
+    """Return a statement with its `{schema}` filled in by a quoted name."""
+    return statement.format(schema=schema)
+
+
+def _scripts() -> dict[int, str]:
+    folder = resources.files("async_history.migrations") / "postgresql"
+    files = sorted(folder.iterdir(), key=lambda file: file.name)
+    return {int(file.name[:4]): file.read_text(encoding="utf-8") for file in files}
+
+
+SCRIPTS: Final = _scripts()
+"""Every numbered file's text by its number, in order. Read at import: the loop reads no files."""
+VERSION: Final = max(SCRIPTS)
+"""The version of our tables."""
+
+
+async def applied_version(connection: Any, schema: str) -> int:
+    """Return the version of a schema's tables; 0 where there are none.
+
+    Raises:
+        MigrationError: they are newer than this library, or the server is too old for it.
+    """
+    server = connection.get_server_version()
+    if server.major < OLDEST_SERVER:
+        raise MigrationError(
+            f"the server is PostgreSQL {server.major}; use {OLDEST_SERVER} or later"
+        )
+    notes = f"{quoted(schema)}.migrations"
+    if not await connection.fetchval(_NOTED, notes):
+        return 0
+    version = await connection.fetchval(f"SELECT coalesce(max(version), 0) FROM {notes}")  # noqa: S608 - quoted
+    if version > VERSION:
+        raise MigrationError(
+            f"schema {schema!r} has version {version}, written by a newer async_history than this "
+            f"(which knows {VERSION}): upgrade it here too"
+        )
+    return int(version)
+
+
+async def require_current(connection: Any, schema: str) -> None:
+    """Check that nothing has to be migrated.
+
+    Raises:
+        StorageMissing: there is no schema.
+        MigrationError: it has an older version, or a newer one.
+    """
+    version = await applied_version(connection, schema)
+    way_out = "run `async-history migrate` as a role that may create tables"
+    if not version:
+        raise StorageMissing(f"there is no history in schema {schema!r}; {way_out}")
+    if version < VERSION:
+        raise MigrationError(
+            f"schema {schema!r} has version {version} and {VERSION} is needed; {way_out}"
+        )
+
+
+async def migrate(connection: Any, schema: str) -> list[int]:
+    """Bring a schema up to date, making it if need be; return the versions applied, in order.
+
+    Asks for no right where nothing is missing.
+
+    Raises:
+        MigrationError: the schema is newer than this library, or the role may not create tables.
+    """
+    if await applied_version(connection, schema) == VERSION:
+        return []
+    try:
+        async with connection.transaction():
+            return await _apply(connection, schema)
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise MigrationError(
+            f"schema {schema!r} needs its tables and this role may not make them ({error}); run "
+            "`async-history migrate` as one that may"
+        ) from error
+
+
+async def _apply(connection: Any, schema: str) -> list[int]:
+    await connection.execute(_TAKE_TURN, schema)
+    version = await applied_version(connection, schema)
+    # CREATE SCHEMA IF NOT EXISTS asks for the right to create it though it exists.
+    if not await connection.fetchval(_HAS_SCHEMA, schema):
+        await connection.execute(f"CREATE SCHEMA {quoted(schema)}")
+    await connection.execute(f"SET LOCAL search_path TO {quoted(schema)}")
+    await connection.execute(_NOTES)
+    applied: list[int] = []
+    for number, script in SCRIPTS.items():
+        if number > version:
+            await connection.execute(script)
+            await connection.execute("INSERT INTO migrations (version) VALUES ($1)", number)
+            applied.append(number)
+    return applied
