@@ -49,7 +49,7 @@ _DIED: Final = ("08", "57P")
 _LATER: Final = ("25006", "40", "53", "55P03", "57014")
 _NOT_LATER: Final = ("53100",)
 _REFUSED: Final = ("22", "23", "44", "54", "P0001")
-_CAUSED_BY_THE_ROW: Final = "a rule of the database refuses this"
+_OUR_KEYS: Final = ("history_pkey", "messages_pkey")
 
 
 def _state(error: BaseException) -> str:
@@ -79,7 +79,17 @@ def is_connection_lost(error: BaseException) -> bool:
 def may_work_later(error: BaseException) -> bool:
     """Tell whether nothing was written and the same may work soon: a deadlock, a failover."""
     state = _state(error)
-    return state.startswith(_LATER) and not state.startswith(_NOT_LATER)
+    return _came_meanwhile(error) or (state.startswith(_LATER) and not state.startswith(_NOT_LATER))
+
+
+def _came_meanwhile(error: BaseException) -> bool:
+    """Tell whether somebody wrote an id between our look for it and our write.
+
+    As an earlier try of ours does, whose commit took longer than its connection lasted.
+    """
+    if not isinstance(error, asyncpg.UniqueViolationError):
+        return False
+    return (error.constraint_name or "").startswith(_OUR_KEYS)  # a shard's has a number behind
 
 
 def is_refusal(error: asyncpg.PostgresError) -> bool:

@@ -4,7 +4,7 @@ import os
 import re
 from importlib import import_module
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
 from async_history.errors import InvalidInput
@@ -17,6 +17,9 @@ _POSTGRES_SCHEMES = (
     *("postgresql", "postgres", "postgresql+asyncpg", "postgresql+psycopg2"),
     *("postgresql+psycopg", "postgres+asyncpg", "postgres+psycopg2"),
 )
+
+POSTGRES_SCHEMA: Final = "async_history"
+"""A schema of our own, because hosts such as Supabase publish `public` over HTTP."""
 
 _SPELLINGS = (
     "sqlite:///relative.db, sqlite:////absolute.db, a path, memory://, null:// or postgresql://…"
@@ -60,6 +63,18 @@ def sqlite_file(url: str | os.PathLike[str]) -> Path | None:
     """
     backend, arguments, _ = _backend(url)
     return cast(Path | None, arguments[0]) if backend is _SQLITE else None
+
+
+def postgres_schema(url: str | os.PathLike[str]) -> tuple[str, str] | None:
+    """Return the server's URL and the schema that a PostgreSQL URL names, None for others.
+
+    Raises:
+        InvalidInput: no backend answers to the URL.
+    """
+    backend, arguments, options = _backend(url)
+    if backend is not _POSTGRES:
+        return None
+    return cast(str, arguments[0]), options.get("schema", POSTGRES_SCHEMA)
 
 
 def without_secrets(text: str) -> str:

@@ -5,6 +5,7 @@ import os
 import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
@@ -14,6 +15,7 @@ import async_history.backends.null
 import async_history.backends.postgres
 import async_history.backends.sqlite  # noqa: F401
 from async_history import HistoryManager, open_history
+from tests.pgbouncer import pgbouncer
 from tests.postgres_server import VERSIONS, PostgresServer, drop_schemas, with_query
 
 OpenStore = Callable[..., HistoryManager]
@@ -58,7 +60,7 @@ def nothing_left_open() -> Iterator[None]:
     gc.collect()
 
 
-STORES = ("file", "memory", "null", "postgres")
+STORES = ("file", "memory", "null", "postgres", "pgbouncer")
 
 
 @pytest.fixture(scope="session")
@@ -72,6 +74,13 @@ def postgres() -> Iterator[str]:
     server.create().start()
     yield server.url()
     server.remove()
+
+
+@pytest.fixture(scope="session")
+def pooled(postgres: str) -> Iterator[str]:
+    """The URL of the same database through a PgBouncer of two connections."""
+    with pgbouncer(postgres) as url:
+        yield url
 
 
 @pytest.fixture
@@ -91,9 +100,13 @@ def url_of(store: str, request: pytest.FixtureRequest, folder: Path) -> str:
     """Return the URL of a new store of one backend."""
     if store == "file":
         return str(folder / "history.db")
-    if store == "postgres":
+    if store in ("postgres", "pgbouncer"):
         new_schema: Callable[[], str] = request.getfixturevalue("new_schema")
-        return new_schema()
+        url = new_schema()
+        if store == "pgbouncer":
+            pooled: str = request.getfixturevalue("pooled")
+            return with_query(pooled, schema=parse_qs(urlsplit(url).query)["schema"][0])
+        return url
     return f"{store}://"
 
 

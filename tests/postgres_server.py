@@ -52,7 +52,7 @@ def _installed() -> Path:
     assert spec is not None, "install the dev extra, which brings PostgreSQL"
     assert spec.origin is not None
     package = Path(spec.origin).parent
-    if _user() is None or all(folder.stat().st_mode & 0o1 for folder in package.parents):
+    if server_user() is None or all(folder.stat().st_mode & 0o1 for folder in package.parents):
         return package
     copy = Path(tempfile.mkdtemp(prefix="async_history_pg"))
     atexit.register(shutil.rmtree, copy, ignore_errors=True)
@@ -62,7 +62,7 @@ def _installed() -> Path:
     return copy / package.name
 
 
-def _user() -> int | None:
+def server_user() -> int | None:
     """Who runs the servers, where it can't be us."""
     return _NOBODY if os.geteuid() == 0 else None
 
@@ -89,7 +89,7 @@ class PostgresServer:
         self.port = free_port()
         self.folder = Path(tempfile.mkdtemp(prefix="async_history_pg"))
         self._settings = _SETTINGS | settings
-        self._user = _user()
+        self._user = server_user()
         if self._user is not None:
             os.chown(self.folder, self._user, -1)
         self.data = self.folder / "data"

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import asyncpg
 
-from async_history._postgres import is_refusal
+from async_history._postgres import is_refusal, may_work_later
 from async_history.backends._in_steps import commit_in_steps
 from async_history.backends._postgres_rows import (
     COLUMN_LIST,
@@ -49,7 +49,15 @@ FROM (
 """
 """No unique key can span memories (a distributed table is cut by them), so whoever names ids takes
 locks first. Of 64, for the server's lock table is small; in order, so that nobody deadlocks."""
-_LOCK_MEMORY: Final = "SELECT pg_advisory_xact_lock(hashtextextended('async_history ' || $1, 1))"
+_LOCK_MEMORIES: Final = """
+SELECT pg_advisory_xact_lock(key)
+FROM (
+    SELECT DISTINCT hashtextextended('async_history ' || $2 || ' ' || memory_id, 1) AS key
+    FROM unnest($1::text[]) AS memory_id ORDER BY key
+) AS keys
+"""
+"""Taken before anything is looked up: a transaction that waits for them then sees all that the one
+before it wrote, also an earlier try of its own."""
 _EXISTING: Final = f"SELECT {RECORD_COLUMNS} FROM {{schema}}.history WHERE id = ANY($1::text[])"  # noqa: S608 - constants
 _LATEST: Final = "SELECT id FROM {schema}.history WHERE memory_id = $1 ORDER BY seq DESC LIMIT 1"
 _WAIT_FOR_REPLICAS_TOO: Final = "SELECT pg_logical_emit_message(true, 'async_history', '')"
@@ -65,13 +73,12 @@ ORDER BY place
 """
 _EVICT: Final = f"""
 DELETE FROM {{schema}}.messages USING (
-    SELECT messages.id, messages.session_scope
-    FROM unnest($1::text[]) AS scopes (scope), LATERAL (
-        SELECT id, session_scope FROM {{schema}}.messages WHERE session_scope = scope
-        ORDER BY seq DESC OFFSET {MESSAGES_KEPT} FOR UPDATE SKIP LOCKED
-    ) AS messages
-) AS old
-WHERE messages.id = old.id AND messages.session_scope = old.session_scope
+    SELECT id, session_scope,
+           row_number() OVER (PARTITION BY session_scope ORDER BY seq DESC) AS age
+    FROM {{schema}}.messages WHERE session_scope = ANY($1::text[])
+) AS aged
+WHERE messages.session_scope = aged.session_scope AND messages.id = aged.id
+  AND aged.age > {MESSAGES_KEPT}
 """  # noqa: S608 - a number of ours
 
 
@@ -118,7 +125,8 @@ class BatchCommitter:
                     raise
             else:
                 return {}
-        async with self._connection.transaction():
+        # Each statement must see what was committed while the locks before it were waited for.
+        async with self._connection.transaction(isolation="read_committed"):
             return await self.commit_in_transaction(batch)
 
     async def commit_in_transaction(
@@ -146,6 +154,9 @@ class BatchCommitter:
 
     async def existing(self, submissions: Sequence[AddRecords]) -> dict[str, HistoryRecord]:
         """Return, by id, the records of these submissions' ids that are there."""
+        memories = [one.if_latest.memory_id for one in submissions if one.if_latest is not None]
+        if memories:
+            await self._connection.execute(_LOCK_MEMORIES, memories, self._schema)
         named = [record_id for one in submissions if one.given for record_id in one.ids]
         if named:
             await self._connection.execute(_LOCK_IDS, named, self._schema)
@@ -156,8 +167,7 @@ class BatchCommitter:
         return there
 
     async def latest_id(self, memory_id: str) -> str | None:
-        """Return the id of a memory's latest record, and keep others who ask waiting."""
-        await self._connection.execute(_LOCK_MEMORY, f"{self._schema} {memory_id}")
+        """Return the id of a memory's latest record; `existing` has the lock on it."""
         latest: str | None = await self._connection.fetchval(self._sql(_LATEST), memory_id)
         return latest
 
@@ -176,7 +186,7 @@ class BatchCommitter:
             async with self._connection.transaction():
                 yield
         except asyncpg.PostgresError as error:
-            if not is_refusal(error):
+            if may_work_later(error) or not is_refusal(error):
                 raise
             raise StorageRefused(f"the database's own rules refuse this: {error}") from error
 

@@ -17,11 +17,12 @@ from async_history._postgres import (
     may_work_later,
     storage_error,
 )
-from async_history.errors import InvalidInput, StorageUnreachable
+from async_history.errors import HistoryError, InvalidInput, StorageUnreachable
 from async_history.writer import OutcomeUnknown, TryAgain
 
 _CACHED_STATEMENTS: Final = 100
 """asyncpg's default. A pooler gets none: behind it, another connection knows other statements."""
+_WAIT_FOR_STANDBY: Final = "SyncRepWaitForLSN"
 
 Prepare = Callable[[Any], Awaitable[None]]
 
@@ -70,7 +71,7 @@ class ConnectionPool:
                 connection.terminate()
             pool = await asyncpg.create_pool(
                 url,
-                min_size=1,
+                min_size=0,
                 max_size=size,
                 statement_cache_size=0 if pools_behind else _CACHED_STATEMENTS,
                 timeout=acquire_timeout_s,
@@ -101,22 +102,30 @@ class ConnectionPool:
         """Return a connection, to be given back by `release`.
 
         Raises:
-            TryAgain: none was free in time, or the server can't be reached now.
+            StorageUnreachable: none was to be had within `acquire_timeout_s`.
+            TryAgain: the server can't be reached now.
             StorageError: the server refuses us.
         """
         try:
             return await self._pool.acquire(timeout=self._acquire_timeout_s)
         except TimeoutError as error:
-            raise TryAgain(
-                StorageUnreachable(
-                    f"{self._where} gave no connection within {self._acquire_timeout_s} s: it "
-                    "does not answer, or all connections of the pool are in use"
-                )
+            raise StorageUnreachable(
+                f"{self._where} gave no connection within {self._acquire_timeout_s} s: it "
+                "does not answer, or all connections of the pool are in use"
             ) from error
         except DriverError as error:
             if is_connection_lost(error) or may_work_later(error):
                 raise TryAgain(storage_error(error, self._where)) from error
             raise storage_error(error, self._where) from error
+
+    @staticmethod
+    def is_broken(connection: Any) -> bool:
+        """Tell whether a connection is of no more use. asyncpg's pool takes such a one back itself,
+        and what we hold of it then answers no question."""
+        try:
+            return bool(connection.is_closed())
+        except asyncpg.InterfaceError:
+            return True
 
     async def release(self, connection: Any) -> None:
         """Take back a connection; one that is broken is replaced when the next is asked for."""
@@ -131,24 +140,25 @@ class ConnectionPool:
         commits, and acks, without it.
 
         Raises:
-            OutcomeUnknown: the connection is gone.
+            OutcomeUnknown: the connection is gone, or the commit did not wait for its standby.
             TryAgain: nothing was written, and it may be later.
             StorageError: nothing was written.
         """
-        timer = asyncio.get_running_loop().call_later(timeout_s, connection.terminate)
+        timer = asyncio.get_running_loop().call_later(timeout_s, _terminate, connection)
         try:
-            yield
+            with _doubting_a_lone_commit(connection):
+                yield
         except DriverError as error:
             typed = storage_error(error, self._where)
             if is_connection_lost(error):
-                connection.terminate()
+                _terminate(connection)
                 raise OutcomeUnknown(str(typed)) from error
             if may_work_later(error):
-                connection.terminate()  # it may be to a server that is no primary any more
+                _terminate(connection)  # it may be to a server that is no primary any more
                 raise TryAgain(typed) from error
             raise typed from error
         except asyncio.CancelledError:
-            connection.terminate()
+            _terminate(connection)
             raise
         finally:
             timer.cancel()
@@ -170,6 +180,37 @@ class ConnectionPool:
                 self._pool.terminate()
 
 
+@contextlib.contextmanager
+def _doubting_a_lone_commit(connection: Any) -> Iterator[None]:
+    """Believe no commit whose wait for a synchronous standby somebody cancelled.
+
+    The server acks it as any other, with a warning: "committed locally, but might not have been
+    replicated". Its words depend on its language; the C function they come from does not.
+
+    Raises:
+        OutcomeUnknown: there was such a warning.
+    """
+    warnings: list[str] = []
+
+    def hear(_: Any, message: Any) -> None:
+        if message.server_source_function == _WAIT_FOR_STANDBY:
+            warnings.append(str(message))
+
+    connection.add_log_listener(hear)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(asyncpg.InterfaceError):  # the pool has it back already
+            connection.remove_log_listener(hear)
+    if warnings:
+        raise OutcomeUnknown(warnings[0])
+
+
+def _terminate(connection: Any) -> None:
+    with contextlib.suppress(asyncpg.InterfaceError):  # the pool has it back already
+        connection.terminate()
+
+
 async def _is_pooled(connection: Any) -> bool:
     """Tell whether a pooler answers in the server's stead: it makes up the process id it names."""
     async with connection.transaction():
@@ -185,7 +226,9 @@ async def _leave_as_it_is(connection: Any) -> None:
 def _typed(where: str) -> Iterator[None]:
     try:
         yield
-    except asyncpg.exceptions.ClientConfigurationError as error:
+    except HistoryError:
+        raise
+    except ValueError as error:  # asyncpg's, of a URL it can't read
         raise InvalidInput(f"{where} is no URL that can be used: {error}") from None
     except TimeoutError as error:
         raise StorageUnreachable(f"{where} did not answer in time") from error

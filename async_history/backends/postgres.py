@@ -25,7 +25,7 @@ from async_history.errors import (
 )
 from async_history.manager import CLOSE_TIMEOUT_S, HistoryManager, HistoryStats
 from async_history.migrations import postgres as migrations
-from async_history.opening import without_secrets
+from async_history.opening import POSTGRES_SCHEMA, without_secrets
 from async_history.queries import Cursor, Filter, PageRead
 from async_history.queue import QUEUE_BYTES, QUEUE_RECORDS
 from async_history.records import HistoryRecord, Message
@@ -71,7 +71,7 @@ class PostgresHistoryManager(HistoryManager):
         *,
         pool: Any = None,
         read_url: str | None = None,
-        schema: str = migrations.SCHEMA,
+        schema: str = POSTGRES_SCHEMA,
         create: bool = True,
         migrate: bool = True,
         pool_size: int = POOL_SIZE,
@@ -139,10 +139,10 @@ class PostgresHistoryManager(HistoryManager):
             if self._read_url is not None:
                 where = without_secrets(self._read_url)
                 self._read_pool = await self._connect(self._read_url, where, self._look)
+            self._writer = self._new_writer()
         except BaseException:
             await self._release()
             raise
-        self._writer = self._new_writer()
 
     async def _prepare(self, connection: Any) -> None:
         if self._migrate:
@@ -172,7 +172,12 @@ class PostgresHistoryManager(HistoryManager):
 
     async def _empty(self) -> None:
         async def reset(connection: Any, _: ConnectionPool) -> None:
-            await connection.execute(f"TRUNCATE {self._schema}.history, {self._schema}.messages")
+            # In a transaction, whose lock holds up all writes until its end is known: a lone
+            # TRUNCATE that was held up itself could reach the server after later acks.
+            async with connection.transaction():
+                await connection.execute(f"TRUNCATE {tables}")
+
+        tables = f"{self._schema}.history, {self._schema}.messages"
 
         await self._writer.run_in_turn(lambda: self._write(reset))
 
@@ -183,9 +188,12 @@ class PostgresHistoryManager(HistoryManager):
             OutcomeUnknown, TryAgain, StorageError: see `ConnectionPool.bounded`.
         """
         pool = self._require_pool()
-        if self._writing is None or self._writing.is_closed():
+        if self._writing is None or pool.is_broken(self._writing):
             await self._let_go_of_writing()
-            self._writing = await pool.acquire()
+            try:
+                self._writing = await pool.acquire()
+            except StorageUnreachable as error:
+                raise TryAgain(error) from error
         with pool.bounded(self._writing, self._retry_timeout_s / _TRIES):
             return await work(self._writing, pool)
 

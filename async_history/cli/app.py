@@ -1,6 +1,7 @@
 """The commands as typer sees them: their options, their help, and their errors' last line.
 
-Lives here: what can be typed, and exit statuses. Not here: what a command does (demo, record, log).
+Lives here: what can be typed, and exit statuses. Not here: what a command does (demo, record, log,
+migrate).
 
 Exit statuses: 0 done; 1 not done, or not all of it; 2 not understood; 130 interrupted by Ctrl-C.
 """
@@ -16,6 +17,7 @@ import typer
 from async_history import HistoryError, InvalidInput, __version__
 from async_history.cli import demo as _demo
 from async_history.cli import log as _log
+from async_history.cli import migrate as _migrate
 from async_history.cli import record as _record
 from async_history.cli import stores
 from async_history.cli.terminal import complain
@@ -35,7 +37,7 @@ Db = Annotated[
         metavar="URL",
         envvar=stores.URL_VARIABLE,
         show_default="history.db here",
-        help="The history: a file, sqlite:///file.db, memory:// …",
+        help="The history: a file, sqlite:///file.db, postgresql://host/database …",
     ),
 ]
 
@@ -109,6 +111,35 @@ def log(
     """
     with _one_line_errors():
         status = _log.log(stores.to_read(db), memory_id, as_json=as_json)
+    raise typer.Exit(status)
+
+
+@app.command()
+def migrate(
+    db: Db = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only tell what would be done to a file.")
+    ] = False,
+) -> None:
+    """Bring a history's tables up to date.
+
+    Opening a history does the same. Run this ahead where the program that uses it lacks the
+    right to make tables (PostgreSQL), or to adopt an old file at a time of your choosing.
+    """
+    with _one_line_errors():
+        status = _migrate.migrate(stores.to_write(db), is_dry_run=dry_run)
+    raise typer.Exit(status)
+
+
+@app.command()
+def distribute(db: Db = None) -> None:
+    """Spread a PostgreSQL history over a Citus cluster.
+
+    Histories are distributed by memory, message buffers by session scope. Writers wait while the
+    rows that are there are moved. Safe to run again.
+    """
+    with _one_line_errors():
+        status = _migrate.distribute(stores.to_write(db))
     raise typer.Exit(status)
 
 

@@ -3,6 +3,7 @@
 Lives here: what is applied, what is missing, and the schema's name in SQL. Not here: connecting.
 """
 
+import logging
 from functools import cache
 from importlib import resources
 from typing import Any, Final
@@ -12,14 +13,20 @@ import asyncpg
 from async_history.errors import InvalidInput, MigrationError, StorageMissing
 from async_history.records import check_name
 
-SCHEMA: Final = "async_history"
-"""A schema of our own, because hosts such as Supabase publish `public` over HTTP."""
+_log = logging.getLogger("async_history")
+
 OLDEST_SERVER: Final = 13
 """The first that has xid8 (https://www.postgresql.org/docs/13/release-13.html)."""
 _LONGEST_NAME_BYTES: Final = 63
 """PostgreSQL cuts longer names without a word."""
 
-_NOTED: Final = "SELECT to_regclass($1) IS NOT NULL"
+_NOTED: Final = """
+SELECT EXISTS (
+    SELECT FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+    WHERE nspname = $1 AND relname = 'migrations'
+)
+"""
+"""Not to_regclass: after waiting for the lock it still answers from a cache, as it was before."""
 _HAS_SCHEMA: Final = "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)"
 _TAKE_TURN: Final = "SELECT pg_advisory_xact_lock(hashtextextended('async_history ' || $1, 0))"
 _NOTES: Final = """
@@ -72,10 +79,11 @@ async def applied_version(connection: Any, schema: str) -> int:
         raise MigrationError(
             f"the server is PostgreSQL {server.major}; use {OLDEST_SERVER} or later"
         )
-    notes = f"{quoted(schema)}.migrations"
-    if not await connection.fetchval(_NOTED, notes):
+    if not await connection.fetchval(_NOTED, schema):
         return 0
-    version = await connection.fetchval(f"SELECT coalesce(max(version), 0) FROM {notes}")  # noqa: S608 - quoted
+    version = await connection.fetchval(
+        f"SELECT coalesce(max(version), 0) FROM {quoted(schema)}.migrations"  # noqa: S608 - quoted
+    )
     if version > VERSION:
         raise MigrationError(
             f"schema {schema!r} has version {version}, written by a newer async_history than this "
@@ -113,12 +121,15 @@ async def migrate(connection: Any, schema: str) -> list[int]:
         return []
     try:
         async with connection.transaction():
-            return await _apply(connection, schema)
+            applied = await _apply(connection, schema)
     except asyncpg.InsufficientPrivilegeError as error:
         raise MigrationError(
             f"schema {schema!r} needs its tables and this role may not make them ({error}); run "
             "`async-history migrate` as one that may"
         ) from error
+    if applied:
+        _log.info("schema %r: applied version %s", schema, ", ".join(map(str, applied)))
+    return applied
 
 
 async def _apply(connection: Any, schema: str) -> list[int]:

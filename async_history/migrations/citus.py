@@ -1,0 +1,60 @@
+"""Spreading the tables over the nodes of a Citus cluster.
+
+A memory's history stays on one node, and so does a session scope's buffer: every unique key of the
+tables contains that column (https://docs.citusdata.com/en/stable/develop/api_udf.html).
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import asyncpg
+
+from async_history._postgres import DriverError, storage_error
+from async_history.errors import MigrationError
+from async_history.migrations.postgres import migrate, quoted
+from async_history.opening import without_secrets
+
+COLUMNS: Final[Mapping[str, str]] = {"history": "memory_id", "messages": "session_scope"}
+"""By which column each table is distributed."""
+
+_HAS_CITUS: Final = "SELECT EXISTS (SELECT FROM pg_extension WHERE extname = 'citus')"
+_IS_DISTRIBUTED: Final = """
+SELECT EXISTS (SELECT FROM pg_dist_partition WHERE logicalrelid = to_regclass($1))
+"""
+_DISTRIBUTE: Final = "SELECT create_distributed_table($1::regclass, $2, colocate_with => 'none')"
+
+
+async def distribute(url: str, schema: str) -> list[str]:
+    """Make the tables distributed ones, and return those that were not; safe to run again.
+
+    Rows that are there are moved, while writers wait.
+
+    Raises:
+        MigrationError: the database has no Citus extension; nothing was changed.
+        StorageError: the server can't be reached, or refuses.
+    """
+    try:
+        connection = await asyncpg.connect(url, statement_cache_size=0)
+        try:
+            return await _distribute(connection, schema)
+        finally:
+            connection.terminate()
+    except DriverError as error:
+        raise storage_error(error, without_secrets(url)) from error
+
+
+async def _distribute(connection: Any, schema: str) -> list[str]:
+    if not await connection.fetchval(_HAS_CITUS):
+        raise MigrationError(
+            "this database has no Citus extension: one server keeps the whole history. To spread "
+            "it, use a Citus cluster and CREATE EXTENSION citus; nothing was changed"
+        )
+    await migrate(connection, schema)
+    distributed: list[str] = []
+    async with connection.transaction():
+        for table, column in COLUMNS.items():
+            name = f"{quoted(schema)}.{table}"
+            if not await connection.fetchval(_IS_DISTRIBUTED, name):
+                await connection.execute(_DISTRIBUTE, name, column)
+                distributed.append(table)
+    return distributed
