@@ -2,8 +2,10 @@
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncIterator, Callable
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -58,13 +60,13 @@ async def role(owner: Any) -> AsyncIterator[str]:
     await owner.execute("DROP OWNED BY agent; DROP ROLE agent")
 
 
-GRANTS = """
-GRANT USAGE ON SCHEMA {schema} TO agent;
-GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO agent;
-GRANT INSERT ON {schema}.history TO agent;
-GRANT INSERT, DELETE ON {schema}.messages TO agent;
-"""
-"""As the README has them."""
+README = Path(__file__).parent.parent / "README.md"
+(GRANTS,) = re.findall(r"```sql\n(.*?)```", README.read_text(), re.DOTALL)
+"""What the README says a program's own role needs, in the schema `async_history`."""
+
+
+def grants(schema: str) -> str:
+    return re.sub(r"\basync_history\b", schema, GRANTS)
 
 
 class TestSchema:
@@ -223,7 +225,7 @@ class TestRights:
         url = new_schema()
         async with open_history(url):
             pass
-        await owner.execute(GRANTS.format(schema=schema_of(url)))
+        await owner.execute(grants(schema_of(url)))
         for options in ({}, {"migrate": False}):
             async with open_history(as_role(url, role), **options) as history:
                 record = await history.add_history("m", None, "x", "ADD", id=f"named {options}")
@@ -246,8 +248,10 @@ class TestRights:
             pass
         with pytest.raises(StorageDenied, match="permission denied for schema"):
             await open_history(as_role(url, role))
-        grants = GRANTS.replace("GRANT INSERT ON {schema}.history TO agent;", "")
-        await owner.execute(grants.format(schema=schema_of(url)))
+        schema = schema_of(url)
+        await owner.execute(
+            grants(schema).replace(f"GRANT INSERT ON {schema}.history TO agent;", "")
+        )
         async with open_history(as_role(url, role)) as history:
             with pytest.raises(StorageDenied, match="permission denied for table history"):
                 await history.add_history("m", None, "x", "ADD")

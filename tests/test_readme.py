@@ -4,10 +4,19 @@ import re
 import sqlite3
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
+from typing import Any
+
+import asyncpg
+
+from async_history import open_history
+from async_history.backends.postgres import PostgresHistoryManager
 
 README = Path(__file__).parent.parent / "README.md"
-EXAMPLE, ADOPTION = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+EXAMPLE, ADOPTION, SERVER, TRANSACTION = re.findall(
+    r"```python\n(.*?)```", README.read_text(), re.DOTALL
+)
 
 
 def run(source: str, folder: Path) -> str:
@@ -40,3 +49,24 @@ def test_adoption_looks_first(tmp_path: Path) -> None:
     connection.close()
     assert "1 record of history (mem0 0.0.2) would be rewritten" in run(ADOPTION, tmp_path)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["history.db"]
+
+
+def test_a_servers_url() -> None:
+    scope: dict[str, Any] = {"open_history": open_history}
+    exec(SERVER, scope)
+    assert isinstance(scope["history"], PostgresHistoryManager)
+
+
+async def test_a_transaction(postgres: str) -> None:
+    scope: dict[str, Any] = {}
+    exec(f"async def example(pool):\n{textwrap.indent(TRANSACTION, '    ')}", scope)
+    async with asyncpg.create_pool(postgres, min_size=2) as pool:
+        await pool.execute("CREATE TABLE memories AS SELECT 'memory-1' AS id, 'tea' AS text")
+        try:
+            await scope["example"](pool)
+            assert await pool.fetchval("SELECT text FROM memories") == "mate"
+            (record,) = await pool.fetch("SELECT new_memory FROM async_history.history")
+            assert record["new_memory"] == "mate"
+        finally:
+            await pool.execute("DROP TABLE memories")
+            await pool.execute("DROP SCHEMA async_history CASCADE")
