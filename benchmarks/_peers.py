@@ -16,8 +16,8 @@ from typing import Any, Final
 
 import aiosqlite
 from mem0.memory.storage import SQLiteManager
-from sqlalchemy import event, text
-from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
+from sqlalchemy import TextClause, event, text
+from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 
 from async_history import HistoryManager, open_history
 from async_history.errors import HistoryError
@@ -158,15 +158,22 @@ async def sqlalchemy_sessions(folder: Path) -> AsyncIterator[Add]:
     async with engine.begin() as connection:
         await connection.execute(text(CREATE_HISTORY))
         await connection.execute(text(INDEX))
+    async with adding_in_sessions(engine, _named_insert(), _named_row) as add:
+        yield add
+
+
+@asynccontextmanager
+async def adding_in_sessions(
+    engine: AsyncEngine, insert: TextClause, values: Callable[[NewRecord], Mapping[str, Any]]
+) -> AsyncIterator[Add]:
+    """Add by a statement in a session and a transaction for each event; dispose of the engine."""
     # Where time runs out, the pool complains about each session that is cut short.
     logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
     sessions = async_sessionmaker(engine)
-    insert = text(_named_insert())
 
     async def add(record: NewRecord) -> None:
-        (row,) = rows((record,))
         async with sessions() as session:
-            await session.execute(insert, dict(zip(_NAMES, row, strict=True)))
+            await session.execute(insert, values(record))
             await session.commit()
 
     yield add
@@ -176,8 +183,14 @@ async def sqlalchemy_sessions(folder: Path) -> AsyncIterator[Add]:
 _NAMES: Final = ("id", *NewRecord._fields)
 
 
-def _named_insert() -> str:
-    return INSERT.partition("VALUES")[0] + f"VALUES ({', '.join(f':{n}' for n in _NAMES)})"
+def _named_insert() -> TextClause:
+    columns = INSERT.partition("VALUES")[0]
+    return text(f"{columns}VALUES ({', '.join(f':{name}' for name in _NAMES)})")
+
+
+def _named_row(record: NewRecord) -> Mapping[str, Any]:
+    (row,) = rows((record,))
+    return dict(zip(_NAMES, row, strict=True))
 
 
 PEERS: Final[Mapping[str, Peer]] = {

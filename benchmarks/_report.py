@@ -1,6 +1,6 @@
 """How it is told: options, tables in Markdown, bars and whether they are reached, JSON.
 
-Lives here: what both scripts print and write. Not here: what they measure.
+Lives here: what all scripts print and write. Not here: what they measure.
 """
 
 import argparse
@@ -158,7 +158,7 @@ def save_plot(figure: Figure, path: Path) -> None:
 
 
 def options_parser(question: str | None) -> argparse.ArgumentParser:
-    """Return a parser with the options that both scripts take."""
+    """Return a parser with the options that all scripts take."""
     parser = argparse.ArgumentParser(
         description=question, formatter_class=argparse.RawDescriptionHelpFormatter
     )

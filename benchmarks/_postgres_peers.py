@@ -1,0 +1,185 @@
+"""The peers on PostgreSQL: each in a schema of its own, where our migration made the tables.
+
+So all write the same columns and keep the same indexes. Lives here: who they are and how they are
+set up, each as its users would. Not here: the server, timing.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from secrets import token_hex
+from time import perf_counter
+from typing import Any, Final
+
+import asyncpg
+from sqlalchemy import DateTime, bindparam, text
+from sqlalchemy.ext.asyncio import create_async_engine
+from uuid_utils import uuid7
+
+from async_history import open_history
+from benchmarks._findings import NULL, OURS
+from benchmarks._measure import Add
+from benchmarks._peers import TRANSACTION_ROWS, Peer, add_to, adding_in_sessions, mem0, null
+from benchmarks._records import NewRecord
+
+POOL: Final = "asyncpg pool of 10"
+SESSIONS: Final = "SQLAlchemy sessions"
+MEM0: Final = "mem0 (SQLite)"
+PREPARED: Final = "a prepared insert"
+_CONNECTIONS: Final = 10
+_WAIT_FOR_CONNECTION_S: Final = 60.0
+_COLUMNS: Final = ("id", *NewRecord._fields, "occurred_at")
+
+Row = tuple[Any, ...]
+
+
+def rows(records: Iterable[NewRecord]) -> Iterator[Row]:
+    """Yield what our table takes of a record, its instant last, under ordered ids (UUIDv7)."""
+    for record in records:
+        moment = record.created_at if record.event == "ADD" else record.updated_at
+        assert moment is not None
+        values = record._replace(is_deleted=bool(record.is_deleted))
+        yield (str(uuid7()), *values, datetime.fromisoformat(moment))
+
+
+def _insert(schema: str, placeholders: Iterable[str]) -> str:
+    columns = ", ".join(_COLUMNS)
+    return f"INSERT INTO {schema}.history ({columns}) VALUES ({', '.join(placeholders)})"
+
+
+def insert_by_number(schema: str) -> str:
+    """Return the insert of one row as asyncpg takes it."""
+    return _insert(schema, (f"${number}" for number in range(1, len(_COLUMNS) + 1)))
+
+
+@asynccontextmanager
+async def connected(url: str) -> AsyncIterator[Any]:
+    """Hold a connection."""
+    connection = await asyncpg.connect(url)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+@asynccontextmanager
+async def fresh_schema(url: str) -> AsyncIterator[str]:
+    """Make our tables in a new schema, and drop it afterwards.
+
+    A checkpoint comes first, where we may: what others wrote is not this measurement's to flush.
+    """
+    schema = f"benchmark_{token_hex(8)}"
+    async with connected(url) as connection:
+        try:
+            async with open_history(url, schema=schema):
+                """It makes the tables."""
+            with contextlib.suppress(asyncpg.InsufficientPrivilegeError):
+                await connection.execute("CHECKPOINT")
+            yield schema
+        finally:
+            await connection.execute(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
+
+
+@asynccontextmanager
+async def ours(url: str, folder: Path, *, through: str | None = None) -> AsyncIterator[Add]:
+    """async_history on PostgreSQL, to be reached by another URL if that is given."""
+    async with (
+        fresh_schema(url) as schema,
+        open_history(through or url, schema=schema) as history,
+    ):
+        yield add_to(history)
+
+
+@asynccontextmanager
+async def asyncpg_pool(url: str, folder: Path) -> AsyncIterator[Add]:
+    """One insert per event, on whatever connection of a pool is free.
+
+    The pool is asyncpg's as it comes: it resets a connection after each use, a round trip more.
+    """
+    async with (
+        fresh_schema(url) as schema,
+        asyncpg.create_pool(url, min_size=_CONNECTIONS, max_size=_CONNECTIONS) as pool,
+    ):
+        insert = insert_by_number(schema)
+
+        async def add(record: NewRecord) -> None:
+            (row,) = rows((record,))
+            await pool.execute(insert, *row)
+
+        yield add
+
+
+@asynccontextmanager
+async def sqlalchemy_sessions(url: str, folder: Path) -> AsyncIterator[Add]:
+    """SQLAlchemy asyncio on asyncpg: a session per event, a pool as large as the other."""
+    engine = create_async_engine(
+        "postgresql+asyncpg://",
+        async_creator=partial(asyncpg.connect, url),
+        pool_size=_CONNECTIONS,
+        max_overflow=0,
+        pool_timeout=_WAIT_FOR_CONNECTION_S,
+    )
+
+    def values(record: NewRecord) -> Mapping[str, Any]:
+        (row,) = rows((record,))
+        return dict(zip(_COLUMNS, row, strict=True))
+
+    async with fresh_schema(url) as schema:
+        insert = text(_insert(schema, (f":{name}" for name in _COLUMNS)))
+        typed = insert.bindparams(bindparam("occurred_at", type_=DateTime(timezone=True)))
+        async with adding_in_sessions(engine, typed, values) as add:
+            yield add
+
+
+def peers(url: str) -> Mapping[str, Peer]:
+    """Return the peers on a server, and who else they are compared with."""
+    return {
+        OURS: partial(ours, url),
+        NULL: null,
+        POOL: partial(asyncpg_pool, url),
+        SESSIONS: partial(sqlalchemy_sessions, url),
+        MEM0: mem0,
+    }
+
+
+# The raw ones, which know no tasks, and a lone one
+
+
+def copy_ceiling(url: str, records: Sequence[NewRecord]) -> float:
+    """Return the events a second of raw COPY, 1,000 rows each: no acks, rows made beforehand."""
+    made = list(rows(records))
+
+    async def copy() -> float:
+        async with fresh_schema(url) as schema, connected(url) as connection:
+            begun = perf_counter()
+            for start in range(0, len(made), TRANSACTION_ROWS):
+                await connection.copy_records_to_table(
+                    "history",
+                    schema_name=schema,
+                    columns=_COLUMNS,
+                    records=made[start : start + TRANSACTION_ROWS],
+                )
+            return len(made) / (perf_counter() - begun)
+
+    return asyncio.run(copy())
+
+
+@asynccontextmanager
+async def ours_and_prepared(url: str) -> AsyncIterator[tuple[Add, Add]]:
+    """Ours, and one prepared insert on a held connection, into the same table."""
+    async with (
+        fresh_schema(url) as schema,
+        open_history(url, schema=schema) as history,
+        connected(url) as connection,
+    ):
+        statement = await connection.prepare(insert_by_number(schema))
+
+        async def add(record: NewRecord) -> None:
+            (row,) = rows((record,))
+            await statement.fetch(*row)
+
+        yield add_to(history), add

