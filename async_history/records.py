@@ -5,7 +5,7 @@ them. Not here: how they are written or read.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -90,12 +90,16 @@ class HistoryRecord:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message of a session scope's rolling buffer. `created_at` is ISO 8601 text, UTC."""
+    """One message of a session scope's rolling buffer. `created_at` is ISO 8601 text, UTC.
+
+    `is_json` says that `content` is JSON of something that is no text, as its writer said.
+    """
 
     role: str | None
     content: str | None
     name: str | None = None
     created_at: str | None = None
+    is_json: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """Return exactly the mapping that mem0's `get_last_messages` returns for this message."""
@@ -110,6 +114,20 @@ class Message:
 def new_id() -> str:
     """Return a fresh UUIDv7: ids that grow keep the primary key's index fast (TRAPS, drivers)."""
     return str(uuid7())
+
+
+_JSON_ID: Final = "json-"
+"""What the id of a message begins with whose content is JSON: mem0's table has no column for it."""
+
+
+def new_message_id(message: Message) -> str:
+    """Return a fresh id that keeps whether the message's content is JSON."""
+    return f"{_JSON_ID}{new_id()}" if message.is_json else new_id()
+
+
+def message_from_row(row: Sequence[Any]) -> Message:
+    """Return the message of a row: id, role, content, name, created_at."""
+    return Message(*row[1:], is_json=str(row[0]).startswith(_JSON_ID))
 
 
 def parse_time(text: str) -> datetime | None:

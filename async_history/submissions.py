@@ -17,7 +17,7 @@ from async_history.records import (
     Message,
     check_name,
     check_text,
-    new_id,
+    new_message_id,
     now_text,
     record_from_mapping,
 )
@@ -141,10 +141,13 @@ def messages_to_save(messages: Iterable[Mapping[str, Any] | Message], scope: str
             except InvalidInput as error:
                 raise InvalidInput(f"message {index}: {error}") from error
         created_at = (now + timedelta(microseconds=index)).isoformat(timespec="microseconds")
-        checked.append(Message(texts["role"], texts["content"], texts["name"], created_at))
+        is_json = isinstance(item, Message) and item.is_json
+        checked.append(
+            Message(texts["role"], texts["content"], texts["name"], created_at, is_json)
+        )
     kept = checked[-MESSAGES_KEPT:]
     size = sum(_RECORD_BYTES + getsizeof(message.content) for message in kept)
-    return SaveMessages(kept, [new_id() for _ in kept], scope, len(kept), size)
+    return SaveMessages(kept, [new_message_id(message) for message in kept], scope, len(kept), size)
 
 
 def _checked(item: HistoryRecord | Mapping[str, Any], now: str) -> HistoryRecord:

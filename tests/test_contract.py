@@ -70,6 +70,17 @@ class TestEveryBackend:
         assert list(last[1].as_dict()) == ["role", "content", "name", "created_at"]
         assert last[1].name == "bot"
 
+    async def test_a_message_keeps_whether_it_is_json(self, open_store: OpenStore) -> None:
+        async with open_store() as history:
+            await history.save_messages(
+                [Message("user", '["a"]', is_json=True), Message("user", '["a"]')], "scope"
+            )
+            kept = await history.get_last_messages("scope")
+            assert [message.is_json for message in kept] == [True, False]
+            await history.save_messages(kept, "another")
+            again = await history.get_last_messages("another")
+            assert [message.is_json for message in again] == [True, False]
+
     async def test_reset_empties_and_goes_on(self, open_store: OpenStore) -> None:
         async with open_store() as history:
             await history.add_history("m", None, "tea", "ADD")

@@ -11,7 +11,7 @@ from async_history.backends._postgres_rows import RECORD_COLUMNS, record_from_ro
 from async_history.errors import CursorGone
 from async_history.migrations.postgres import in_schema
 from async_history.queries import Cursor, Filter, PageRead
-from async_history.records import HistoryRecord, Message
+from async_history.records import HistoryRecord, Message, message_from_row
 from async_history.submissions import MESSAGES_KEPT
 
 Fetch = Callable[..., Awaitable[Sequence[Sequence[Any]]]]
@@ -21,7 +21,7 @@ _HISTORY: Final = (
     f"SELECT {RECORD_COLUMNS} FROM {{schema}}.history WHERE memory_id = $1 ORDER BY seq"  # noqa: S608 - constants
 )
 _LAST_MESSAGES: Final = """
-SELECT role, content, name, created_at FROM (
+SELECT id, role, content, name, created_at FROM (
     SELECT * FROM {schema}.messages WHERE session_scope = $1 ORDER BY seq DESC LIMIT $2
 ) AS last ORDER BY seq
 """
@@ -73,7 +73,7 @@ class HistoryReader:
         """Return a scope's last messages, in the order they were saved."""
         kept = min(limit, MESSAGES_KEPT)
         rows = await self._fetch(self._sql(_LAST_MESSAGES), session_scope, kept)
-        return [Message(*row) for row in rows]
+        return [message_from_row(row) for row in rows]
 
     async def size(self) -> tuple[int, str]:
         """Return the bytes of the tables and their indexes, and `synchronous_commit`."""

@@ -12,7 +12,7 @@ from async_history.backends._sqlite_rows import COLUMN_LIST, history_from_rows, 
 from async_history.errors import CursorGone
 from async_history.memory_index import POSITIONS, memory_key
 from async_history.queries import Cursor, Filter, PageRead
-from async_history.records import HistoryRecord, Message
+from async_history.records import HistoryRecord, Message, message_from_row
 
 Fetch = Callable[[str, Mapping[str, Any]], Awaitable[Sequence[Sequence[Any]]]]
 
@@ -26,8 +26,8 @@ _SLACK: Final = timedelta(seconds=1)
 """SQLite's julianday cuts to milliseconds: it narrows the rows down, Python decides."""
 
 _LAST_MESSAGES: Final = """
-SELECT role, content, name, created_at FROM (
-    SELECT rowid AS position, role, content, name, created_at FROM messages
+SELECT id, role, content, name, created_at FROM (
+    SELECT rowid AS position, id, role, content, name, created_at FROM messages
     WHERE session_scope = :session_scope ORDER BY rowid DESC LIMIT :limit
 ) ORDER BY position
 """
@@ -118,4 +118,4 @@ class HistoryReader:
     async def last_messages(self, session_scope: str, limit: int) -> list[Message]:
         """Return a scope's last messages, in the order they were saved."""
         rows = await self._fetch(_LAST_MESSAGES, {"session_scope": session_scope, "limit": limit})
-        return [Message(*row) for row in rows]
+        return [message_from_row(row) for row in rows]
