@@ -127,7 +127,8 @@ def new_message_id(message: Message) -> str:
 
 def message_from_row(row: Sequence[Any]) -> Message:
     """Return the message of a row: id, role, content, name, created_at."""
-    return Message(*row[1:], is_json=str(row[0]).startswith(_JSON_ID))
+    message_id, role, content, name, created_at = row
+    return Message(role, content, name, created_at, str(message_id).startswith(_JSON_ID))
 
 
 def parse_time(text: str) -> datetime | None:

@@ -142,9 +142,7 @@ def messages_to_save(messages: Iterable[Mapping[str, Any] | Message], scope: str
                 raise InvalidInput(f"message {index}: {error}") from error
         created_at = (now + timedelta(microseconds=index)).isoformat(timespec="microseconds")
         is_json = isinstance(item, Message) and item.is_json
-        checked.append(
-            Message(texts["role"], texts["content"], texts["name"], created_at, is_json)
-        )
+        checked.append(Message(texts["role"], texts["content"], texts["name"], created_at, is_json))
     kept = checked[-MESSAGES_KEPT:]
     size = sum(_RECORD_BYTES + getsizeof(message.content) for message in kept)
     return SaveMessages(kept, [new_message_id(message) for message in kept], scope, len(kept), size)

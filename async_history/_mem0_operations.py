@@ -1,0 +1,185 @@
+"""One call of mem0's: the records its pipeline hands in, their acks, and turns per memory.
+
+mem0's pipeline calls its history from worker threads and tasks of its own. A context variable,
+which reaches them, tells which operation a call belongs to.
+
+Lives here: operations, the object that mem0 takes for its SQLite history, turns. Not here: which
+manager, and when it opens and closes (mem0).
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextvars import ContextVar
+from typing import Any, Final
+
+from async_history._mem0_values import (
+    completed,
+    message_as_given,
+    message_to_store,
+    record_to_store,
+)
+from async_history.errors import HistoryError
+from async_history.manager import HistoryManager
+
+current: "ContextVar[Operation | None]" = ContextVar("async_history_operation", default=None)
+"""The operation that this task or thread works for."""
+
+
+class Operation:
+    """One call's records and their acks. Made on the loop; handed records from any thread.
+
+    Args:
+        recorder: whose operation it is.
+        turns: those of the loop it runs on.
+    """
+
+    def __init__(self, recorder: "Recorder", manager: HistoryManager, turns: "Turns") -> None:
+        self.recorder = recorder
+        self.manager = manager
+        self.turns = turns
+        self.records: list[dict[str, Any]] = []
+        self.history: list[dict[str, Any]] = []
+        self.last_messages: list[dict[str, Any]] = []
+        self.metadata: Mapping[str, Any] = {}
+        self.messages: Sequence[Any] = ()
+        self._loop = asyncio.get_running_loop()
+        self._acks: list[asyncio.Task[object]] = []
+
+    def hand_in(self, call: Callable[[], Awaitable[object]]) -> None:
+        """Call on the loop, from any thread, in the order of the calls here; not waited for."""
+        # What the caller does next on the loop comes after: threads report there the same way.
+        self._loop.call_soon_threadsafe(self._start, call)
+
+    def _start(self, call: Callable[[], Awaitable[object]]) -> None:
+        self._acks.append(asyncio.ensure_future(_awaited(call)))
+
+    async def failures(self) -> list[BaseException]:
+        """Wait for all acks; return what failed."""
+        results = await asyncio.gather(*self._acks, return_exceptions=True)
+        return [result for result in results if isinstance(result, BaseException)]
+
+
+async def _awaited(call: Callable[[], Awaitable[object]]) -> object:
+    return await call()
+
+
+class Recorder:
+    """What mem0 takes for its `SQLiteManager`: hands everything to the current operation."""
+
+    connection: Final = None
+    """mem0 1.0 drops the tables through it where there is one; `AsyncMemory.reset` does that."""
+
+    def __init__(self, db_path: str) -> None:
+        self.db_path = db_path
+
+    @property
+    def operation(self) -> Operation | None:
+        """The operation of this memory's that this task or thread works for."""
+        operation = current.get()
+        return operation if operation is not None and operation.recorder is self else None
+
+    def _require_operation(self) -> Operation:
+        operation = self.operation
+        if operation is None:
+            raise HistoryError(
+                "mem0's history was called outside of an operation of AsyncMemory; use "
+                "`await memory.history(memory_id)`, or the manager itself"
+            )
+        return operation
+
+    def add_history(
+        self,
+        memory_id: str,
+        old_memory: str | None,
+        new_memory: str | None,
+        event: str,
+        *,
+        created_at: str | None = None,
+        updated_at: str | None = None,
+        is_deleted: int = 0,
+        actor_id: str | None = None,
+        role: str | None = None,
+    ) -> None:
+        """Hand in one change."""
+        change = {
+            "memory_id": memory_id,
+            "old_memory": old_memory,
+            "new_memory": new_memory,
+            "event": event,
+            "created_at": created_at,
+            "updated_at": updated_at,
+            "is_deleted": is_deleted,
+            "actor_id": actor_id,
+            "role": role,
+        }
+        self._hand_in([change])
+
+    def batch_add_history(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Hand in many changes, all or none; with what the operation knows of them besides."""
+        operation = self._require_operation()
+        self._hand_in(completed(records, operation.metadata, operation.messages))
+
+    def _hand_in(self, changes: Sequence[Mapping[str, Any]]) -> None:
+        operation = self._require_operation()
+        records = [record_to_store(change) for change in changes]
+        operation.records += records
+        operation.hand_in(lambda: operation.manager.batch_add_history(records))
+
+    def get_history(self, memory_id: str) -> list[dict[str, Any]]:
+        """Return what the operation has read, before mem0's part of it began."""
+        return self._require_operation().history
+
+    def save_messages(self, messages: Sequence[Mapping[str, Any]], session_scope: str) -> None:
+        """Hand in messages for a scope's buffer."""
+        operation = self._require_operation()
+        to_store = [message_to_store(message) for message in messages]
+        if session_scope:
+            operation.hand_in(lambda: operation.manager.save_messages(to_store, session_scope))
+
+    def get_last_messages(self, session_scope: str, limit: int = 10) -> list[dict[str, Any]]:
+        """Return what the operation has read, before mem0's part of it began."""
+        return self._require_operation().last_messages[-limit:] if limit else []
+
+    def reset(self) -> None:
+        """Hand in a reset."""
+        operation = self._require_operation()
+        operation.hand_in(operation.manager.reset)
+
+    def close(self) -> None:
+        """Do nothing: the manager is closed by who opened it."""
+
+
+async def read_history(operation: Operation, memory_id: str) -> None:
+    """Read what `Recorder.get_history` is going to return."""
+    records = await operation.manager.get_history(memory_id)
+    operation.history = [record.as_dict() for record in records]
+
+
+async def read_last_messages(operation: Operation, session_scope: str) -> None:
+    """Read what `Recorder.get_last_messages` is going to return."""
+    if session_scope:
+        kept = await operation.manager.get_last_messages(session_scope)
+        operation.last_messages = [message_as_given(message) for message in kept]
+
+
+class Turns:
+    """One at a time for each memory, first come first served."""
+
+    def __init__(self) -> None:
+        self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
+
+    @contextlib.asynccontextmanager
+    async def of(self, memory_id: str) -> AsyncIterator[None]:
+        """Wait for this memory's turn, and keep it for the body."""
+        lock, waiting = self._locks.get(memory_id, (asyncio.Lock(), 0))
+        self._locks[memory_id] = (lock, waiting + 1)
+        try:
+            async with lock:
+                yield
+        finally:
+            lock, waiting = self._locks[memory_id]
+            if waiting == 1:
+                del self._locks[memory_id]
+            else:
+                self._locks[memory_id] = (lock, waiting - 1)

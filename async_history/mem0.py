@@ -1,0 +1,349 @@
+"""mem0's `AsyncMemory`, recording its history here without blocking the loop.
+
+    memory = AsyncMemory(config, history="postgresql://…")
+
+Nothing else changes: the same constructor, results and errors, on mem0ai 1.0 and 2.x.
+
+Lives here: mem0's operations, whose manager it is, when it opens and closes. Not here: what
+becomes of an operation's records (_mem0_operations), mem0's values (_mem0_values).
+"""
+
+import asyncio
+import functools
+import logging
+import os
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Final, Self, TypeVar
+
+from async_history._mem0_operations import (
+    Operation,
+    Recorder,
+    Turns,
+    current,
+    read_history,
+    read_last_messages,
+)
+from async_history.errors import HistoryClosed, HistoryError
+from async_history.manager import HistoryManager
+from async_history.opening import open_history, without_secrets
+
+_SUPPORTED: Final = "mem0ai 1.0 to 2.x"
+
+
+def _mem0_version() -> int:
+    """Return mem0's major version.
+
+    Raises:
+        ImportError: it is not there, or another than those this module was made for.
+    """
+    try:
+        major = int(version("mem0ai").partition(".")[0])
+    except PackageNotFoundError as error:
+        raise ImportError(f"async_history.mem0 needs {_SUPPORTED}: pip install mem0ai") from error
+    if major not in (1, 2):
+        raise ImportError(f"async_history.mem0 works with {_SUPPORTED}, not {version('mem0ai')}")
+    return major
+
+
+_MAJOR: Final = _mem0_version()
+
+from mem0.configs.base import MemoryConfig  # noqa: E402 - its version comes first
+from mem0.memory import main as _mem0  # noqa: E402
+from mem0.memory.storage import SQLiteManager as _SQLiteManager  # noqa: E402
+
+__all__ = ["AsyncMemory", "HistoryNotWritten"]
+
+T = TypeVar("T")
+_log = logging.getLogger("async_history")
+
+_NOWHERE: Final = ":memory:"
+"""The path mem0's own code gets to see: it would open a real one, and migrate it its way."""
+_CLOSE_TIMEOUT_S: Final = 10.0
+"""How long closing waits for operations that run, such as one whose LLM is still thinking."""
+
+
+class HistoryNotWritten(HistoryError):
+    """mem0 did its work, and the history of it could not be written.
+
+    `result` is what mem0 returned; `records` what its history should have got.
+    """
+
+    def __init__(self, message: str, result: object, records: Sequence[Mapping[str, Any]]) -> None:
+        super().__init__(message)
+        self.result = result
+        self.records = records
+
+
+class _Home:
+    """What belongs to one event loop: the manager, the turns, the operations that run."""
+
+    def __init__(self, manager: HistoryManager, *, is_own: bool) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.turns = Turns()
+        self.resetting = asyncio.Lock()
+        self.running: set[asyncio.Task[Any]] = set()
+        self.manager = manager
+        self._is_own = is_own
+        self._opening = self.loop.create_task(_opened(manager)) if is_own else None
+
+    async def opened(self) -> HistoryManager:
+        """Return the manager, open."""
+        if self._opening is not None:
+            await asyncio.shield(self._opening)
+        return self.manager
+
+    @property
+    def has_failed(self) -> bool:
+        """Tell whether opening the manager failed: the next call makes another."""
+        opening = self._opening
+        return (
+            opening is not None
+            and opening.done()
+            and (opening.cancelled() or opening.exception() is not None)
+        )
+
+    async def aclose(self) -> None:
+        """Wait for the operations that run, and close the manager if it is our own."""
+        deadline = self.loop.time() + _CLOSE_TIMEOUT_S
+        while self.running and self.loop.time() < deadline:
+            await asyncio.wait(self.running, timeout=deadline - self.loop.time())
+        if self._is_own and not self.has_failed:
+            await (await self.opened()).aclose()
+
+
+async def _opened(manager: HistoryManager) -> HistoryManager:
+    return await manager
+
+
+def _operation(name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
+    """Make one of mem0's public operations wait for the acks of what it records."""
+    inherited = getattr(_mem0.AsyncMemory, name)
+
+    @functools.wraps(inherited)
+    async def operation(self: "AsyncMemory", *arguments: Any, **options: Any) -> Any:
+        return await self._run(functools.partial(inherited, self, *arguments, **options))
+
+    return operation
+
+
+class AsyncMemory(_mem0.AsyncMemory):  # type: ignore[misc]  # mem0 has no type information
+    """mem0's `AsyncMemory` with its history in a manager of this library.
+
+    Args:
+        config: mem0's own.
+        history: a URL (see `open_history`), or an open manager, which is shared and never closed
+            here. Without it mem0's `history_db_path` counts, where a URL is welcome too. "" and
+            "null://" switch the history off.
+
+    The manager opens on first use, on the loop that runs then. Operations on one memory take
+    turns, so that each record's `old_memory` is the `new_memory` of the one before.
+    """
+
+    add = _operation("add")
+    update = _operation("update")
+    delete = _operation("delete")
+    delete_all = _operation("delete_all")
+
+    def __init__(
+        self,
+        config: MemoryConfig | None = None,
+        *,
+        history: str | os.PathLike[str] | HistoryManager | None = None,
+    ) -> None:
+        config = config or MemoryConfig()
+        self._record_into(config.history_db_path if history is None else history)
+        self._home: _Home | None = None
+        self._closing: asyncio.Task[None] | None = None
+        self._is_closed = False
+        super().__init__(_without_history(config))
+        self.config = config
+
+    @classmethod
+    def from_config(
+        cls,
+        config_dict: dict[str, Any],
+        *,
+        history: str | os.PathLike[str] | HistoryManager | None = None,
+    ) -> Self:
+        """Make one from mem0's configuration as a mapping."""
+        memory: Self = super().from_config(config_dict)
+        if history is not None:
+            memory._record_into(history)
+        return memory
+
+    def _record_into(self, where: str | os.PathLike[str] | HistoryManager) -> None:
+        self._history = where
+        self._recorder = Recorder(_named(where))
+
+    @property
+    def db(self) -> Recorder:
+        """What mem0 takes for its history."""
+        return self._recorder
+
+    @db.setter
+    def db(self, made_by_mem0: object) -> None:
+        """Close what mem0 made instead of ours: a database in memory that nobody needs."""
+        if isinstance(made_by_mem0, _SQLiteManager):
+            made_by_mem0.close()
+
+    # Operations
+
+    async def history(self, memory_id: str) -> list[dict[str, Any]]:
+        """Return a memory's changes, oldest first: all that were acked before this call."""
+        return await self._run(
+            functools.partial(super().history, memory_id),
+            lambda operation: read_history(operation, memory_id),
+        )
+
+    async def reset(self) -> None:
+        """Empty the vector store and the history, as mem0 does; the manager stays open."""
+        await self._run(self._reset)
+
+    async def _reset(self) -> None:
+        async with self._home_here().resetting:
+            of_user, self.config = self.config, _without_history(self.config)
+            try:
+                await super().reset()
+            finally:
+                self.config = of_user
+        if _MAJOR == 1:  # it drops the table itself, through a connection that ours lacks
+            self._recorder.reset()
+
+    async def _run(
+        self,
+        call: Callable[[], Coroutine[Any, Any, T]],
+        prepare: Callable[[Operation], Coroutine[Any, Any, None]] | None = None,
+    ) -> T:
+        """Run one of mem0's operations to its end and its last ack, though it is cancelled here."""
+        if self._recorder.operation is not None:  # mem0 calls another operation of its own
+            return await call()
+        home = self._home_here()
+        operation = Operation(self._recorder, await home.opened(), home.turns)
+        if prepare is not None:
+            await prepare(operation)
+        task = home.loop.create_task(_recorded(operation, call))
+        home.running.add(task)
+        task.add_done_callback(home.running.discard)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(_log_failure)
+            raise
+
+    async def _add_to_vector_store(
+        self,
+        messages: Sequence[Any],
+        metadata: dict[str, Any],
+        effective_filters: dict[str, Any],
+        infer: bool,
+        **options: Any,
+    ) -> Any:
+        operation = self._recorder.operation
+        if operation is not None:
+            operation.messages, operation.metadata = messages, metadata
+            if infer and _MAJOR > 1:
+                await read_last_messages(operation, _mem0._build_session_scope(effective_filters))
+        return await super()._add_to_vector_store(
+            messages, metadata, effective_filters, infer, **options
+        )
+
+    async def _update_memory(self, memory_id: str, *arguments: Any, **options: Any) -> Any:
+        async with self._turn(memory_id):
+            return await super()._update_memory(memory_id, *arguments, **options)
+
+    async def _delete_memory(
+        self, memory_id: str, existing_memory: object = None, **options: Any
+    ) -> Any:
+        # What was read before this memory's turn came may have changed: mem0 reads it again.
+        async with self._turn(memory_id):
+            return await super()._delete_memory(memory_id, **options)
+
+    def _turn(self, memory_id: str) -> AbstractAsyncContextManager[None]:
+        operation = self._recorder.operation
+        return nullcontext() if operation is None else operation.turns.of(memory_id)
+
+    # Life
+
+    def _home_here(self) -> _Home:
+        """Return what belongs to the running loop, made anew where the last loop has gone."""
+        if self._is_closed:
+            raise HistoryClosed("this AsyncMemory is closed; make another")
+        home = self._home
+        if home is None or home.loop is not asyncio.get_running_loop() or home.has_failed:
+            if isinstance(self._history, HistoryManager):
+                home = _Home(self._history, is_own=False)
+            else:
+                home = _Home(open_history(self._history or "null://"), is_own=True)
+            self._home = home
+        return home
+
+    async def aclose(self) -> None:
+        """Wait for the operations that run, then close the manager, if it is our own."""
+        self._is_closed = True
+        if self._home is not None and self._home.loop is asyncio.get_running_loop():
+            await self._home.aclose()
+        else:
+            self.close()
+
+    def close(self) -> None:
+        """Close from anywhere: on the loop it begins closing and returns at once, from another
+        thread it returns when closing is done."""
+        self._is_closed = True
+        home, self._home = self._home, None
+        if home is None:
+            return
+        if not home.loop.is_running():
+            home.manager.close()
+        elif _is_running(home.loop):
+            self._closing = home.loop.create_task(home.aclose())  # kept, or it could vanish
+        else:
+            asyncio.run_coroutine_threadsafe(home.aclose(), home.loop).result()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> bool:
+        await self.aclose()
+        return False
+
+
+async def _recorded(operation: Operation, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    current.set(operation)
+    try:
+        result = await call()
+    except BaseException:
+        for failure in await operation.failures():
+            _log.error("the history of a failed operation was not written: %s", failure)
+        raise
+    failures = await operation.failures()
+    if failures:
+        raise HistoryNotWritten(
+            f"mem0 did its work, and its history was not written: {failures[0]}",
+            result,
+            operation.records,
+        ) from failures[0]
+    return result
+
+
+def _log_failure(task: "asyncio.Task[Any]") -> None:
+    if not task.cancelled() and task.exception() is not None:
+        _log.error("an operation whose caller was cancelled failed: %s", task.exception())
+
+
+def _is_running(loop: asyncio.AbstractEventLoop) -> bool:
+    try:
+        return asyncio.get_running_loop() is loop
+    except RuntimeError:
+        return False
+
+
+def _without_history(config: MemoryConfig) -> MemoryConfig:
+    return config.model_copy(update={"history_db_path": _NOWHERE})
+
+
+def _named(where: object) -> str:
+    return (
+        type(where).__name__ if isinstance(where, HistoryManager) else without_secrets(str(where))
+    )

@@ -1,0 +1,703 @@
+"""mem0's AsyncMemory on this library: the real package, a real vector store, a scripted model."""
+
+import asyncio
+import contextlib
+import itertools
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ["MEM0_TELEMETRY"] = "False"
+
+from blockbuster import BlockBuster
+from mem0 import AsyncMemory as PlainAsyncMemory
+
+from async_history import HistoryClosed, HistoryError, HistoryRecord, StorageRefused, open_history
+from async_history.mem0 import AsyncMemory, HistoryNotWritten
+from tests.conftest import url_of
+from tests.programs.openai_server import DIMENSIONS, Model, openai_server
+
+IS_V1 = version("mem0ai").startswith("1.")
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # mem0's own, of pydantic and swig
+
+
+@pytest.fixture(autouse=True)
+def mem0_blocks(blocking_calls: BlockBuster) -> None:
+    """mem0's constructor and reset open files on the loop."""
+    for blocking in blocking_calls.functions.values():
+        blocking.can_block_in("mem0/memory/main.py", {"__init__", "from_config", "reset"})
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Model]:
+    with openai_server() as model:
+        yield model
+
+
+@pytest.fixture
+def model(server: Model) -> Iterator[Model]:
+    yield server
+    server.script = lambda messages: '{"memory": [], "facts": []}'
+    server.chats.clear()
+
+
+class InstantStore:
+    """A vector store in memory. `gate`, where set, holds every change back once it is made."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, dict[str, Any]] = {}
+        self.gate: threading.Event | None = None
+        self.changed = threading.Event()
+
+    def _wait(self) -> None:
+        self.changed.set()
+        if self.gate is not None:
+            self.gate.wait(20)
+
+    def insert(self, vectors: list[Any], payloads: list[Any], ids: list[str]) -> None:
+        self.rows.update(zip(ids, payloads, strict=True))
+        self._wait()
+
+    def update(self, vector_id: str, vector: Any = None, payload: Any = None) -> None:
+        self.rows[vector_id] = payload
+        self._wait()
+
+    def delete(self, vector_id: str) -> None:
+        self.rows.pop(vector_id, None)
+        self._wait()
+
+    def get(self, vector_id: str) -> Any:
+        return Row(vector_id, self.rows[vector_id]) if vector_id in self.rows else None
+
+    def list(self, filters: Any = None, **_: Any) -> Any:
+        rows = [Row(key, payload) for key, payload in list(self.rows.items())]
+        return [[row for row in rows if (filters or {}).items() <= row.payload.items()]]
+
+    def search(self, filters: Any = None, **_: Any) -> Any:
+        return self.list(filters)[0][:5]
+
+    def delete_col(self) -> None:
+        self.rows.clear()
+
+
+class Row:
+    score = 0.5
+
+    def __init__(self, row_id: str, payload: dict[str, Any]) -> None:
+        self.id = row_id
+        self.payload = dict(payload)
+
+
+class InstantEmbedder:
+    def embed(self, *_: Any, **__: Any) -> list[float]:
+        return [0.0] * DIMENSIONS
+
+    def embed_batch(self, texts: list[str], *_: Any, **__: Any) -> list[list[float]]:
+        return [self.embed() for _ in texts]
+
+
+Configured = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def configured(model: Model, tmp_path: Path) -> Configured:
+    """Makes mem0's configuration: everything in `tmp_path`, the model on loopback."""
+
+    def configuration(**more: Any) -> dict[str, Any]:
+        openai = {"api_key": "none", "openai_base_url": model.url}
+        return {
+            "llm": {"provider": "openai", "config": {"model": "gpt-4o-mini", **openai}},
+            "embedder": {
+                "provider": "openai",
+                "config": {"model": "x", "embedding_dims": DIMENSIONS, **openai},
+            },
+            "vector_store": {
+                "provider": "qdrant",
+                "config": {
+                    "path": str(tmp_path / "vectors"),
+                    "collection_name": "memories",
+                    "embedding_model_dims": DIMENSIONS,
+                },
+            },
+            "history_db_path": str(tmp_path / "history.db"),
+            **more,
+        }
+
+    return configuration
+
+
+MakeMemory = Callable[..., AsyncMemory]
+
+
+@pytest.fixture
+def make_memory(configured: Configured) -> MakeMemory:
+    """Makes an AsyncMemory whose store and embeddings take no time."""
+
+    def make(**options: Any) -> AsyncMemory:
+        memory = AsyncMemory.from_config(configured(), **options)
+        instant(memory)
+        return memory
+
+    return make
+
+
+def instant(memory: Any) -> InstantStore:
+    memory.vector_store = store = InstantStore()
+    memory.embedding_model = InstantEmbedder()
+    return store
+
+
+@pytest.fixture
+async def memory(make_memory: MakeMemory) -> AsyncIterator[AsyncMemory]:
+    async with make_memory() as memory:
+        yield memory
+
+
+async def add(memory: Any, text: str, **options: Any) -> str:
+    """Add a text as it is; return its memory's id."""
+    result = await memory.add(text, user_id="u", infer=False, **options)
+    memory_id: str = result["results"][0]["id"]
+    return memory_id
+
+
+def assert_chain(history: list[dict[str, Any]]) -> None:
+    """Check that a memory's history begins with its ADD and each record continues the last."""
+    assert history[0]["event"] == "ADD"
+    assert history[0]["old_memory"] is None
+    for before, after in itertools.pairwise(history):
+        assert after["old_memory"] == before["new_memory"]
+    assert all(record["event"] != "DELETE" for record in history[:-1])
+
+
+class TestLikePlainMem0:
+    async def test_results_and_history_are_the_same(
+        self, configured: Configured, tmp_path: Path
+    ) -> None:
+        """The same calls on both: all that is not an id or a time must be equal."""
+
+        async def use(memory: Any) -> list[Any]:
+            told: list[Any] = []
+            first = await add(memory, "likes tea", metadata={"role": "x"})
+            messages = [
+                {"role": "user", "content": "I am Ann", "name": "ann"},
+                {"role": "assistant", "content": "Hello"},
+                {"role": "system", "content": "ignored"},
+            ]
+            told.append(await memory.add(messages, agent_id="a", infer=False))
+            told.append(await memory.update(first, "likes mate"))
+            told.append(await memory.history(first))
+            told.append(await memory.delete(first))
+            told.append(await memory.history(first))
+            told.append(await memory.delete_all(agent_id="a"))
+            told.append(await memory.history("nothing"))
+            for wrong in (
+                memory.delete(first),
+                memory.update(first, "x"),
+                memory.delete_all(),
+                memory.add(7, user_id="u"),
+            ):
+                with pytest.raises(Exception, match=r".") as failed:
+                    await wrong
+                told.append((type(failed.value).__name__, str(failed.value).replace(first, "ID")))
+            return told
+
+        plain = PlainAsyncMemory.from_config(configured())
+        instant(plain)
+        expected = without_chance(await use(plain))
+        plain.close()
+        ours = AsyncMemory.from_config(configured(), history=str(tmp_path / "ours.db"))
+        instant(ours)
+        async with ours:
+            assert without_chance(await use(ours)) == expected
+
+    async def test_only_the_file_that_was_named_is_touched(
+        self, configured: Configured, tmp_path: Path
+    ) -> None:
+        config = configured()
+        memory = AsyncMemory.from_config(config, history=str(tmp_path / "elsewhere.db"))
+        instant(memory)
+        assert memory.config.history_db_path == config["history_db_path"]
+        async with memory:
+            await add(memory, "x")
+            await memory.reset()
+        assert (tmp_path / "elsewhere.db").exists()
+        assert not Path(config["history_db_path"]).exists()
+
+    async def test_the_history_path_of_mem0_counts(
+        self, make_memory: MakeMemory, tmp_path: Path
+    ) -> None:
+        async with make_memory() as memory:
+            memory_id = await add(memory, "x")
+        async with open_history(tmp_path / "history.db") as history:
+            assert [r.new_memory for r in await history.get_history(memory_id)] == ["x"]
+
+    async def test_switched_off(self, configured: Configured, tmp_path: Path) -> None:
+        for off in ({"history": "null://"}, {"history": ""}):
+            memory = AsyncMemory.from_config(configured(), **off)
+            instant(memory)
+            async with memory:
+                assert await memory.history(await add(memory, "x")) == []
+        assert not (tmp_path / "history.db").exists()
+
+    async def test_a_file_of_the_first_days_keeps_its_texts(
+        self, make_memory: MakeMemory, tmp_path: Path
+    ) -> None:
+        with contextlib.closing(sqlite3.connect(tmp_path / "history.db")) as old:
+            old.execute(
+                "CREATE TABLE history (id TEXT PRIMARY KEY, memory_id TEXT, prev_value TEXT,"
+                " new_value TEXT, event TEXT, timestamp DATETIME, is_deleted INTEGER)"
+            )
+            old.execute(
+                "INSERT INTO history VALUES ('1', 'm', NULL, 'old text', 'ADD', '2024-01-01', 0)"
+            )
+            old.commit()
+        async with make_memory() as memory:
+            (record,) = await memory.history("m")
+        assert record["new_memory"] == "old text"
+
+    def test_another_version_is_refused(self) -> None:
+        source = (
+            "import importlib.metadata as m; real = m.version\n"
+            "m.version = lambda name: '3.1' if name == 'mem0ai' else real(name)\n"
+            "import async_history.mem0"
+        )
+        done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True)
+        assert done.returncode == 1
+        assert done.stderr.splitlines()[-1] == (
+            "ImportError: async_history.mem0 works with mem0ai 1.0 to 2.x, not 3.1"
+        )
+
+
+def without_chance(value: Any) -> Any:
+    """Return what was told without ids and times."""
+    if isinstance(value, dict):
+        return {
+            key: "…"
+            if key in ("id", "memory_id", "created_at", "updated_at")
+            else without_chance(v)
+            for key, v in value.items()
+        }
+    return [without_chance(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+class TestRecords:
+    async def test_what_no_database_holds_is_replaced(self, memory: AsyncMemory) -> None:
+        memory_id = await add(memory, "a\0b")
+        assert [r["new_memory"] for r in await memory.history(memory_id)] == ["a\ufffdb"]
+
+    async def test_times_that_are_none_cost_no_record(self, memory: AsyncMemory) -> None:
+        memory_id = await add(memory, "x", metadata={"created_at": "yesterday"})
+        assert len(await memory.history(memory_id)) == 1
+
+    @pytest.mark.skipif(IS_V1, reason="mem0 1.0 has no message buffer")
+    async def test_messages_that_are_no_text_come_back_as_they_were(
+        self, make_memory: MakeMemory, model: Model
+    ) -> None:
+        contents: list[Any] = ["plain", '["json text"]']
+        async with make_memory() as memory:
+            for content in contents:
+                await memory.add([{"role": "user", "content": content}], user_id="u")
+            manager = await memory._home_here().opened()
+            kept = await manager.get_last_messages("user_id=u")
+            assert [message.content for message in kept] == contents
+            from async_history._mem0_values import message_as_given, message_to_store
+
+            for content in ([{"type": "text", "text": "x"}], {"a": 1}, "text", None, '["x"]'):
+                given = {"role": "user", "content": content, "name": None}
+                await manager.save_messages([message_to_store(given)], "s")
+                (last,) = await manager.get_last_messages("s", 1)
+                assert message_as_given(last)["content"] == content
+
+    @pytest.mark.skipif(IS_V1, reason="mem0 1.0 has no batches")
+    async def test_a_batch_knows_actor_role_and_time(
+        self, make_memory: MakeMemory, model: Model
+    ) -> None:
+        model.script = lambda _: json.dumps({"memory": [{"text": "likes tea"}, {"text": "is Ann"}]})
+        async with make_memory() as memory:
+            messages = [{"role": "user", "content": "I am Ann and like tea", "name": "ann"}]
+            result = await memory.add(messages, user_id="u")
+            for added in result["results"]:
+                (record,) = await memory.history(added["id"])
+                assert (record["actor_id"], record["role"]) == ("ann", "user")
+                assert record["created_at"] == record["updated_at"]
+
+    @pytest.mark.skipif(IS_V1, reason="mem0 1.0 has no message buffer")
+    async def test_the_model_sees_the_last_messages(
+        self, make_memory: MakeMemory, model: Model
+    ) -> None:
+        async with make_memory() as memory:
+            await memory.add("my cat is called Miu", user_id="u")
+            await memory.add("what did I say?", user_id="u")
+        assert "Miu" in json.dumps(model.chats[1])
+        assert "Miu" not in json.dumps(model.chats[1][0])
+
+
+class TestConcurrency:
+    async def test_no_thread_waits_for_the_disk(
+        self, make_memory: MakeMemory, tmp_path: Path
+    ) -> None:
+        """64 operations wait for a file that another holds; two threads serve all the others."""
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2))
+        async with make_memory() as memory:
+            ids = [await add(memory, str(n)) for n in range(64)]
+            holder = sqlite3.connect(tmp_path / "history.db", isolation_level=None)
+            holder.execute("BEGIN IMMEDIATE")
+            updates = [asyncio.create_task(memory.update(i, "changed")) for i in ids]
+            await until(lambda: all(memory.vector_store.rows[i]["data"] == "changed" for i in ids))
+            await asyncio.wait_for(asyncio.to_thread(lambda: None), 10)
+            assert len(await memory.history(ids[0])) == 1, "reads do not wait either"
+            assert not any(update.done() for update in updates)
+            holder.execute("COMMIT")
+            holder.close()
+            await asyncio.gather(*updates)
+            for memory_id in ids:
+                assert_chain(await memory.history(memory_id))
+
+    async def test_operations_report_their_own_records_only(
+        self, make_memory: MakeMemory, tmp_path: Path
+    ) -> None:
+        """The file's owner refuses some texts: those operations raise, with what mem0 returned."""
+        async with make_memory() as memory:
+            await add(memory, "first")
+            with contextlib.closing(sqlite3.connect(tmp_path / "history.db")) as owner:
+                owner.execute(
+                    "CREATE TRIGGER rule BEFORE INSERT ON history WHEN new.new_memory LIKE 'bad%'"
+                    " BEGIN SELECT RAISE(ABORT, 'never'); END"
+                )
+            texts = [f"{'bad' if n % 3 == 0 else 'good'} {n}" for n in range(30)]
+            results = await asyncio.gather(
+                *(memory.add(text, user_id="u", infer=False) for text in texts),
+                return_exceptions=True,
+            )
+            for text, result in zip(texts, results, strict=True):
+                if text.startswith("bad"):
+                    assert isinstance(result, HistoryNotWritten)
+                    assert isinstance(result.__cause__, StorageRefused)
+                    assert isinstance(result.result, dict)
+                    assert result.result["results"][0]["memory"] == text
+                    assert [record["new_memory"] for record in result.records] == [text]
+                else:
+                    assert isinstance(result, dict)
+                    assert len(await memory.history(result["results"][0]["id"])) == 1
+
+    async def test_updates_and_deletes_of_one_memory_take_turns(self, memory: AsyncMemory) -> None:
+        ids = [await add(memory, f"memory {n}") for n in range(5)]
+        await asyncio.gather(
+            *(memory.update(i, f"text {n}") for n in range(20) for i in ids),
+        )
+        for memory_id in ids:
+            history = await memory.history(memory_id)
+            assert len(history) == 21
+            assert_chain(history)
+            assert memory.vector_store.rows[memory_id]["data"] == history[-1]["new_memory"]
+        results = await asyncio.gather(
+            *(
+                call
+                for i in ids
+                for call in (memory.update(i, "last"), memory.delete(i), memory.delete(i))
+            ),
+            return_exceptions=True,
+        )
+        assert all(result is None or isinstance(result, dict | ValueError) for result in results)
+        for memory_id in ids:
+            history = await memory.history(memory_id)
+            assert_chain(history)
+            assert history[-1]["event"] == "DELETE"
+        assert memory._home_here().turns._locks == {}, "turns that nobody waits for are forgotten"
+
+    async def test_different_memories_do_not_wait_for_each_other(
+        self, make_memory: MakeMemory
+    ) -> None:
+        async with make_memory() as memory:
+            one, other = await add(memory, "one"), await add(memory, "other")
+            store = memory.vector_store
+            slow = threading.Event()
+            update, store.update = (
+                store.update,
+                lambda **given: (
+                    slow.wait(20) if given["vector_id"] == one else None,
+                    update(**given),
+                ),
+            )
+            waiting = asyncio.create_task(memory.update(one, "slow"))
+            await asyncio.sleep(0)
+            await asyncio.wait_for(memory.update(other, "quick"), 10)
+            assert not waiting.done()
+            slow.set()
+            await waiting
+
+    async def test_a_cancelled_operation_whose_change_was_made_has_its_record(
+        self, make_memory: MakeMemory
+    ) -> None:
+        async with make_memory() as memory:
+            memory_id = await add(memory, "tea")
+            store = memory.vector_store
+            store.gate = threading.Event()
+            store.changed.clear()
+            update = asyncio.create_task(memory.update(memory_id, "mate"))
+            await asyncio.to_thread(store.changed.wait, 20)
+            update.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await update
+            store.gate.set()
+            store.gate = None
+        async with make_memory() as memory:
+            assert [r["new_memory"] for r in await memory.history(memory_id)] == ["tea", "mate"]
+
+    async def test_resets_and_a_close_under_twenty_writers(
+        self, make_memory: MakeMemory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        memory = make_memory()
+        store = memory.vector_store
+        monkeypatch.setattr(
+            "mem0.memory.main.VectorStoreFactory.create", lambda *_: store, raising=True
+        )
+
+        async def write(number: int) -> None:
+            for n in range(30):
+                memory_id = await add(memory, f"{number}.{n}")
+                with contextlib.suppress(ValueError):  # another's reset took it away
+                    await memory.update(memory_id, "changed")
+
+        async def reset() -> None:
+            for _ in range(5):
+                await memory.reset()
+
+        results = await asyncio.gather(
+            *(write(n) for n in range(20)), reset(), return_exceptions=True
+        )
+        assert [r for r in results if r is not None and not isinstance(r, KeyError)] == []
+        writers = [asyncio.create_task(write(n)) for n in range(20)]
+        await asyncio.sleep(0.05)
+        await memory.aclose()
+        closed = await asyncio.gather(*writers, return_exceptions=True)
+        assert all(isinstance(r, HistoryClosed | KeyError) for r in closed if r is not None)
+        async with open_history(tmp_path / "history.db") as history:
+            for memory_id, payload in memory.vector_store.rows.items():
+                records = await history.get_history(memory_id)
+                assert records[-1].new_memory == payload["data"]
+
+
+class TestLife:
+    async def test_a_manager_that_is_handed_in_is_shared_and_never_closed(
+        self, make_memory: MakeMemory, tmp_path: Path
+    ) -> None:
+        async with open_history(tmp_path / "shared.db") as history:
+            for _ in range(2):
+                async with make_memory(history=history) as memory:
+                    memory_id = await add(memory, "x")
+                assert len(await history.get_history(memory_id)) == 1
+            await history.add_history("m", None, "still open", "ADD")
+
+    def test_several_runs_as_with_plain_mem0(self, make_memory: MakeMemory) -> None:
+        memory = make_memory()
+        memory_id = asyncio.run(add(memory, "one"))
+        asyncio.run(memory.update(memory_id, "two"))
+        assert len(asyncio.run(memory.history(memory_id))) == 2
+        memory.close()
+        with pytest.raises(HistoryClosed):
+            asyncio.run(memory.history(memory_id))
+
+    def test_a_manager_of_another_loop_says_so(
+        self, make_memory: MakeMemory, tmp_path: Path
+    ) -> None:
+        async def opened() -> AsyncMemory:
+            return make_memory(history=await open_history(tmp_path / "shared.db"))
+
+        memory = asyncio.run(opened())
+        with pytest.raises(HistoryError):
+            asyncio.run(add(memory, "x"))
+
+    @pytest.mark.parametrize("where", ["loop", "thread", "async with", "twice"])
+    async def test_closing_anywhere_keeps_what_was_accepted(
+        self, make_memory: MakeMemory, tmp_path: Path, where: str
+    ) -> None:
+        memory = make_memory()
+        adding = [asyncio.create_task(add(memory, str(n))) for n in range(50)]
+        await asyncio.gather(*adding[:5])
+        if where == "thread":
+            await asyncio.to_thread(memory.close)
+        elif where == "async with":
+            async with memory:
+                pass
+        else:
+            memory.close()
+            if where == "twice":
+                memory.close()
+                await asyncio.to_thread(memory.close)
+        results = await asyncio.gather(*adding, return_exceptions=True)
+        kept = [result for result in results if isinstance(result, str)]
+        assert all(isinstance(r, str | HistoryClosed) for r in results)
+        assert len(kept) >= 5
+        with pytest.raises(HistoryClosed):
+            await memory.history("m")
+        await until(lambda: memory._closing is None or memory._closing.done())
+        async with open_history(tmp_path / "history.db") as history:
+            for memory_id in kept:
+                assert len(await history.get_history(memory_id)) == 1
+
+    async def test_a_store_that_cannot_be_opened_is_tried_again(
+        self, make_memory: MakeMemory, tmp_path: Path
+    ) -> None:
+        (tmp_path / "history.db").write_bytes(b"this is no database at all, but a letter" * 9)
+        async with make_memory() as memory:
+            for _ in range(2):
+                with pytest.raises(HistoryError, match="not a SQLite database"):
+                    await add(memory, "x")
+            (tmp_path / "history.db").unlink()
+            await add(memory, "x")
+
+    def test_a_program_that_does_not_close_ends(self, tmp_path: Path, model: Model) -> None:
+        source = f"""
+import asyncio, json, sys
+sys.path.insert(0, {str(Path(__file__).parent.parent)!r})
+from tests.test_mem0 import AsyncMemory, add, instant
+config = json.loads({json.dumps(json.dumps(_config(model, tmp_path)))})
+memory = AsyncMemory.from_config(config)
+instant(memory)
+async def main():
+    print(*[await add(memory, str(n)) for n in range(20)])
+asyncio.run(main())
+"""
+        done = subprocess.run(
+            [sys.executable, "-c", source], capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0, done.stderr
+        ids = done.stdout.split()
+
+        async def read() -> list[list[HistoryRecord]]:
+            async with open_history(tmp_path / "history.db") as history:
+                return [await history.get_history(memory_id) for memory_id in ids]
+
+        assert [len(records) for records in asyncio.run(read())] == [1] * 20
+
+    async def test_outside_of_an_operation_its_db_says_what_to_use(
+        self, memory: AsyncMemory
+    ) -> None:
+        with pytest.raises(HistoryError, match=r"memory\.history"):
+            memory.db.get_history("m")
+
+
+def _config(model: Model, folder: Path) -> dict[str, Any]:
+    make: Any = configured
+    return make.__wrapped__(model, folder)()  # type: ignore[no-any-return]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 - threads and mem0 set it, not we
+            await asyncio.sleep(0.005)
+
+
+STORES = ("file", "memory", "postgres")
+
+
+@pytest.fixture(params=STORES)
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return url_of(request.param, request, tmp_path)
+
+
+class TestTheWholeWorkflow:
+    """A long conversation, and then: the history tells all that the vector store went through."""
+
+    async def test_history_and_vector_store_agree(
+        self, configured: Configured, model: Model, store_url: str
+    ) -> None:
+        held: dict[str, list[str | None]] = {}
+        async with AsyncMemory.from_config(configured(), history=store_url) as memory:
+            watch(memory.vector_store, held)
+            if IS_V1:
+                await converse_v1(memory, model)
+            else:
+                await converse_v2(memory, model)
+            rebuilt: dict[str, str] = {}
+            for memory_id, texts in held.items():
+                history = await memory.history(memory_id)
+                assert_chain(history)
+                assert [record["new_memory"] for record in history] == texts
+                if texts[-1] is not None:
+                    rebuilt[memory_id] = texts[-1]
+            listed = memory.vector_store.list(**{"limit" if IS_V1 else "top_k": 1_000})[0]
+            assert {str(row.id): row.payload["data"] for row in listed} == rebuilt
+            assert len(rebuilt) >= 5
+            assert sum(len(texts) for texts in held.values()) >= 30
+            memory.vector_store.client.close()
+
+
+def watch(store: Any, held: dict[str, list[str | None]]) -> None:
+    """Note every text that a vector store holds for each memory, as it changes."""
+    insert, update, delete = store.insert, store.update, store.delete
+
+    def watched_insert(vectors: Any, payloads: Any = None, ids: Any = None) -> Any:
+        result = insert(vectors=vectors, payloads=payloads, ids=ids)
+        for memory_id, payload in zip(ids, payloads, strict=True):
+            held.setdefault(memory_id, []).append(payload["data"])
+        return result
+
+    def watched_update(vector_id: Any, vector: Any = None, payload: Any = None) -> Any:
+        result = update(vector_id=vector_id, vector=vector, payload=payload)
+        if vector is not None:
+            held[vector_id].append(payload["data"])
+        return result
+
+    def watched_delete(vector_id: Any) -> Any:
+        result = delete(vector_id=vector_id)
+        held[vector_id].append(None)
+        return result
+
+    store.insert, store.update, store.delete = watched_insert, watched_update, watched_delete
+
+
+async def converse_v2(memory: AsyncMemory, model: Model) -> None:
+    """Facts that a model infers, a batch a message; refined, contradicted, deleted by calls."""
+    kept: list[str] = []
+    for round_ in range(8):
+        texts = [f"fact {round_}.{n} about tea" for n in range(3)]
+        model.script = answer({"memory": [{"text": text} for text in texts]})
+        result = await memory.add(f"message {round_}", user_id="u", metadata={"round": round_})
+        kept += [added["id"] for added in result["results"]]
+        await memory.update(kept[-1], f"refined {round_}")
+        await asyncio.gather(
+            memory.update(kept[-2], f"contradicted {round_}"),
+            memory.update(kept[-2], f"contradicted again {round_}"),
+        )
+        await memory.delete(kept.pop(-3))
+    model.script = answer({"memory": []})
+    await memory.add("nothing new", user_id="u")
+    kept.append(await add(memory, "said as it is"))
+    await memory.update(kept[-1], "and changed")
+
+
+async def converse_v1(memory: AsyncMemory, model: Model) -> None:
+    """Facts about which the model decides: ADD, UPDATE, DELETE, NONE, the same one twice."""
+    for round_ in range(10):
+        decisions: list[dict[str, str]] = [
+            {"id": "9", "text": f"new {round_}.{n}", "event": "ADD"} for n in range(3)
+        ]
+        if round_ >= 2:
+            decisions += [
+                {"id": "0", "text": f"refined {round_}", "event": "UPDATE"},
+                {"id": "0", "text": f"refined again {round_}", "event": "UPDATE"},
+                {"id": "1", "text": f"contradicted {round_}", "event": "UPDATE"},
+                {"id": "2", "text": "left alone", "event": "NONE"},
+                {"id": "3", "text": "gone", "event": "DELETE"},
+            ]
+        model.script = answer({"facts": [f"fact {round_}"]}, {"memory": decisions})
+        await memory.add(f"message {round_}", user_id="u", agent_id="a")
+
+
+def answer(*values: object) -> Callable[[Any], str]:
+    """Return a script that gives these answers in turn."""
+    texts = iter([json.dumps(value) for value in values])
+    return lambda _: next(texts)
