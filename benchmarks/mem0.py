@@ -1,0 +1,320 @@
+"""What does mem0's AsyncMemory gain? The real package, on its own history, on ours, and on none.
+
+    python -m benchmarks.mem0 [--quick] [--repeat 3] [--dir FOLDER]
+
+Agents add, update twice, delete and read the history of a memory, over and over. Embeddings, model
+and vector store answer at once, so what is left is mem0's own work and its history.
+"""
+
+import asyncio
+import json
+import os
+import random
+import sqlite3
+import time
+from argparse import Namespace
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+from uuid import uuid4
+
+os.environ["MEM0_TELEMETRY"] = "False"
+
+from mem0 import AsyncMemory as PlainAsyncMemory
+
+from async_history.mem0 import AsyncMemory
+from benchmarks._files import fill_messages
+from benchmarks._measure import OthersLoad, Watch, median, percentile, quiet_collector
+from benchmarks._report import (
+    Bar,
+    as_json,
+    each,
+    milliseconds,
+    options_parser,
+    print_bars,
+    print_load,
+    print_table,
+    rate,
+    results_folder,
+    work_folder,
+    write_json,
+)
+
+PLAIN: Final = "mem0's own"
+OURS: Final = "async_history"
+NULL: Final = "async_history, null"
+_DIMENSIONS: Final = 8
+_ROUND: Final = 5
+"""Operations of a round: add, update, update, delete, history."""
+
+
+class InstantStore:
+    """A vector store that takes no time: a dictionary."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, Any] = {}
+
+    def insert(self, vectors: list[Any], payloads: list[Any], ids: list[str]) -> None:
+        self.rows.update(zip(ids, payloads, strict=True))
+
+    def update(self, vector_id: str, vector: Any = None, payload: Any = None) -> None:
+        self.rows[vector_id] = payload
+
+    def delete(self, vector_id: str) -> None:
+        del self.rows[vector_id]
+
+    def get(self, vector_id: str) -> Any:
+        return _Row(vector_id, self.rows[vector_id]) if vector_id in self.rows else None
+
+    def search(self, **_: Any) -> list[Any]:
+        return []
+
+    def list(self, **_: Any) -> list[Any]:
+        return [[]]
+
+    def search_batch(self, queries: Sequence[str], **_: Any) -> Any:
+        return [[] for _ in queries]
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    id: str
+    payload: dict[str, Any]
+
+
+class InstantModels:
+    """Embeddings and an LLM that take no time; it infers one fact from whatever is said."""
+
+    def embed(self, *_: Any, **__: Any) -> list[float]:
+        return [0.0] * _DIMENSIONS
+
+    def embed_batch(self, texts: Sequence[str], *_: Any, **__: Any) -> list[list[float]]:
+        return [self.embed() for _ in texts]
+
+    def generate_response(self, **_: Any) -> str:
+        return json.dumps({"memory": [{"text": f"fact {uuid4()}"}]})
+
+
+def memory_of(peer: str, folder: Path) -> Any:
+    """Make an AsyncMemory of a peer, in a folder."""
+    config: dict[str, Any] = {
+        "vector_store": {"provider": "qdrant", "config": {"path": str(folder / "vectors")}},
+        "llm": {"provider": "openai", "config": {"api_key": "none"}},
+        "embedder": {"provider": "openai", "config": {"api_key": "none"}},
+        "history_db_path": str(folder / "history.db"),
+    }
+    if peer == PLAIN:
+        memory = PlainAsyncMemory.from_config(config)
+    else:
+        memory = AsyncMemory.from_config(config, history="null://" if peer == NULL else None)
+    memory.vector_store.client.close()
+    memory.vector_store = memory._entity_store = InstantStore()
+    memory.embedding_model = memory.llm = InstantModels()
+    return memory
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One peer with some agents. Times in seconds."""
+
+    peer: str
+    agents: int
+    operations_per_s: float
+    update_p50_s: float
+    lag_p99_s: float
+    to_thread_p99_s: float
+
+
+async def agent(memory: Any, rounds: int, kept: list[str], updates_s: list[float]) -> None:
+    """Do so many rounds; note the memories, and what each update took."""
+    for _ in range(rounds):
+        added = await memory.add("likes tea", user_id="u", infer=False)
+        memory_id = added["results"][0]["id"]
+        for text in ("likes mate", "likes cocoa"):
+            begun = time.perf_counter()
+            await memory.update(memory_id, text)
+            updates_s.append(time.perf_counter() - begun)
+        await memory.delete(memory_id)
+        await memory.history(memory_id)
+        kept.append(memory_id)
+
+
+def measure(peer: str, agents: int, operations: int, folder: Path) -> Cell:
+    """Let agents work; check that their history is whole; return how fast they were."""
+    folder.mkdir()
+    rounds = max(1, operations // (agents * _ROUND))
+    kept: list[str] = []
+    updates_s: list[float] = []
+
+    async def work() -> tuple[float, Watch]:
+        memory = memory_of(peer, folder)
+        async with memory:
+            await memory.history("nothing")  # opens the file
+            async with Watch() as watch:
+                begun = time.perf_counter()
+                await asyncio.gather(
+                    *(agent(memory, rounds, kept, updates_s) for _ in range(agents))
+                )
+                seconds = time.perf_counter() - begun
+        return seconds, watch
+
+    with quiet_collector():
+        seconds, watch = asyncio.run(work())
+    if peer != NULL:
+        _require_chains(folder / "history.db", kept)
+    return Cell(
+        peer,
+        agents,
+        agents * rounds * _ROUND / seconds,
+        percentile(updates_s, 0.5),
+        percentile(watch.lags, 0.99),
+        percentile(watch.calls, 0.99),
+    )
+
+
+_CHAIN: Final = [
+    ("ADD", None, "likes tea"),
+    ("UPDATE", "likes tea", "likes mate"),
+    ("UPDATE", "likes mate", "likes cocoa"),
+    ("DELETE", "likes cocoa", None),
+]
+
+
+def _require_chains(file: Path, memories: Sequence[str]) -> None:
+    """Check that every record is there, once and in order."""
+    with closing(sqlite3.connect(file)) as connection:
+        found: dict[str, list[tuple[Any, ...]]] = {}
+        rows = connection.execute(
+            "SELECT memory_id, event, old_memory, new_memory FROM history ORDER BY rowid"
+        )
+        for memory_id, *change in rows:
+            found.setdefault(memory_id, []).append(tuple(change))
+    assert found == dict.fromkeys(memories, _CHAIN), "records are missing or out of order"
+
+
+def measure_inference(old_messages: int, operations: int, folder: Path) -> float:
+    """Return operations a second of add(infer=True) beside so many old messages in the file."""
+    folder.mkdir()
+    if old_messages:
+        fill_messages(folder / "history.db", old_messages)
+    asyncio.run(_opened_once(folder))
+
+    async def work() -> float:
+        async with memory_of(OURS, folder) as memory:
+            await memory.history("nothing")
+            agents = 50
+            calls: Callable[[int], Coroutine[Any, Any, Any]] = lambda n: memory.add(  # noqa: E731
+                "I like tea", user_id=f"u{n}"
+            )
+            begun = time.perf_counter()
+            for _ in range(operations // agents):
+                await asyncio.gather(*(calls(n) for n in range(agents)))
+            return operations / (time.perf_counter() - begun)
+
+    with quiet_collector():
+        return asyncio.run(work())
+
+
+async def _opened_once(folder: Path) -> None:
+    async with memory_of(OURS, folder) as memory:
+        await memory.history("nothing")
+
+
+def bars(cells: Sequence[Cell], inference: dict[int, list[float]]) -> list[Bar]:
+    """Return the rows of what must be reached."""
+
+    def of(peer: str, agents: int, figure: str) -> list[float]:
+        return [getattr(c, figure) for c in cells if (c.peer, c.agents) == (peer, agents)]
+
+    def bar(name: str, limit: float, other: str, agents: int, figure: str) -> Bar:
+        mine, theirs = of(OURS, agents, figure), of(other, agents, figure)
+        ratios = [one / two for one, two in zip(mine, theirs, strict=True)]
+        is_rate = figure == "operations_per_s"
+        shown = rate if is_rate else milliseconds
+        figures = f"{shown(median(mine))} / {shown(median(theirs))}; {each(ratios)}"
+        return Bar(name, limit, median(ratios), figures, at_most=not is_rate)
+
+    made: list[Bar] = []
+    for agents in sorted({cell.agents for cell in cells} - {1}):
+        crowd = f"{agents:,} agents:"
+        made += [
+            bar(f"{crowd} operations/s against plain mem0", 4, PLAIN, agents, "operations_per_s"),
+            bar(f"{crowd} operations/s against null", 0.9, NULL, agents, "operations_per_s"),
+            bar(f"{crowd} to_thread p99 against null", 1.3, NULL, agents, "to_thread_p99_s"),
+            bar(f"{crowd} loop lag p99 against null", 1.3, NULL, agents, "lag_p99_s"),
+        ]
+    made.append(bar("1 agent: p50 of update against plain mem0", 1, PLAIN, 1, "update_p50_s"))
+    empty, full = (inference[key] for key in sorted(inference))
+    ratios = [one / two for one, two in zip(full, empty, strict=True)]
+    figures = f"{rate(median(full))} / {rate(median(empty))} a second; {each(ratios)}"
+    name = f"add(infer=True) beside {max(inference):,} old messages against none"
+    return [*made, Bar(name, 0.8, median(ratios), figures)]
+
+
+def main(options: Namespace) -> None:
+    """Measure, print, and write the results."""
+    operations, old_messages = (500, 10_000) if options.quick else (10_000, 1_000_000)
+    crowds = (100, 1_000)
+    cells: list[Cell] = []
+    inference: dict[int, list[float]] = {0: [], old_messages: []}
+    load = OthersLoad()
+    with work_folder(options.dir) as folder:
+        for repetition in range(1 if options.quick else options.repeat):
+            for agents in (1, *crowds):
+                for peer in random.sample((PLAIN, OURS, NULL), 3):
+                    many = operations // 10 if agents == 1 else operations
+                    place = folder / f"{repetition}.{agents}.{peer.replace(' ', '_')}"
+                    cells.append(measure(peer, agents, many, place))
+            for old in random.sample(sorted(inference), 2):
+                place = folder / f"{repetition}.inference.{old}"
+                inference[old].append(measure_inference(old, operations // 5, place))
+        results = results_folder(options, folder)
+        reached = bars(cells, inference)
+        _show(cells)
+        print_bars(reached)
+        others = load.processors()
+        print_load(others)
+        write_json(
+            results / "mem0.json",
+            {
+                "processors_others_used": others,
+                "bars": [as_json(bar) for bar in reached],
+                "cells": [asdict(cell) for cell in cells],
+                "inference_per_s": {str(old): found for old, found in inference.items()},
+            },
+        )
+
+
+def _show(cells: Sequence[Cell]) -> None:
+    rows: list[Sequence[str]] = []
+    for agents in sorted({cell.agents for cell in cells}):
+        for peer in (PLAIN, OURS, NULL):
+            own = [cell for cell in cells if (cell.peer, cell.agents) == (peer, agents)]
+            rows.append(
+                (
+                    peer,
+                    f"{agents:,}",
+                    rate(median([cell.operations_per_s for cell in own])),
+                    *(
+                        milliseconds(median([getattr(cell, figure) for cell in own]))
+                        for figure in ("update_p50_s", "lag_p99_s", "to_thread_p99_s")
+                    ),
+                )
+            )
+    print_table(
+        (
+            "history",
+            "agents",
+            "operations/s",
+            "update p50 ms",
+            "loop lag p99 ms",
+            "to_thread p99 ms",
+        ),
+        rows,
+    )
+
+
+if __name__ == "__main__":
+    main(options_parser(__doc__).parse_args())
