@@ -63,6 +63,9 @@ _LATEST: Final = "SELECT id FROM {schema}.history WHERE memory_id = $1 ORDER BY 
 _WAIT_FOR_REPLICAS_TOO: Final = "SELECT pg_logical_emit_message(true, 'async_history', '')"
 """A few bytes of log. A commit waits for a synchronous standby only if it wrote some; without them,
 records that an earlier try left here and nowhere else would be acked as they are."""
+_ONE_CONNECTION_A_NODE: Final = "SET LOCAL citus.multi_shard_modify_mode TO 'sequential'"
+"""Or a batch has a connection, and a prepared transaction, for each shard: 500 random memories on
+two workers and 32 shards took 310 ms instead of 17 (Citus 13.2)."""
 _SAVED: Final = "SELECT id FROM {schema}.messages WHERE id = ANY($1::text[])"
 _SAVE_MESSAGES: Final = """
 INSERT INTO {schema}.messages (id, session_scope, role, content, name, created_at)
@@ -88,6 +91,7 @@ class BatchCommitter:
     Args:
         schema: the quoted schema.
         in_transactions: give every statement a transaction of its own, as poolers want it.
+        is_distributed: the tables are spread over the nodes of a Citus cluster.
         sent: called when all that Python has to do for the batch is about to be done.
     """
 
@@ -97,11 +101,13 @@ class BatchCommitter:
         schema: str,
         *,
         in_transactions: bool,
+        is_distributed: bool,
         sent: Callable[[], None],
     ) -> None:
         self._connection = connection
         self._schema = schema
-        self._in_transactions = in_transactions
+        self._in_transactions = in_transactions or is_distributed
+        self._is_distributed = is_distributed
         self._sent = sent
 
     def _sql(self, statement: str) -> str:
@@ -125,9 +131,16 @@ class BatchCommitter:
                     raise
             else:
                 return {}
+        async with self._transaction():
+            return await self.commit_in_transaction(batch)
+
+    @contextlib.asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[None]:
         # Each statement must see what was committed while the locks before it were waited for.
         async with self._connection.transaction(isolation="read_committed"):
-            return await self.commit_in_transaction(batch)
+            if self._is_distributed:
+                await self._connection.execute(_ONE_CONNECTION_A_NODE)
+            yield
 
     async def commit_in_transaction(
         self, batch: Sequence[Submission]
@@ -139,7 +152,7 @@ class BatchCommitter:
         """Write new records; the server undoes them all where one can't be written."""
         self._sent()
         if self._in_transactions:
-            async with self._connection.transaction():
+            async with self._transaction():
                 await self._add(records)
         else:
             await self._add(records)

@@ -24,6 +24,7 @@ from async_history.errors import (
     StorageUnreachable,
 )
 from async_history.manager import CLOSE_TIMEOUT_S, HistoryManager, HistoryStats
+from async_history.migrations import citus
 from async_history.migrations import postgres as migrations
 from async_history.opening import POSTGRES_SCHEMA, without_secrets
 from async_history.queries import Cursor, Filter, PageRead
@@ -120,6 +121,7 @@ class PostgresHistoryManager(HistoryManager):
         self._pool: ConnectionPool | None = None
         self._read_pool: ConnectionPool | None = None
         self._writing: Any = None
+        self._is_distributed = False
         self._reader = HistoryReader(self._fetch, self._schema)
 
     # Opening
@@ -149,6 +151,7 @@ class PostgresHistoryManager(HistoryManager):
             await migrations.migrate(connection, self._schema_name)
         else:
             await self._look(connection)
+        self._is_distributed = await citus.is_distributed(connection, self._schema_name)
 
     async def _look(self, connection: Any) -> None:
         await migrations.require_current(connection, self._schema_name)
@@ -164,6 +167,7 @@ class PostgresHistoryManager(HistoryManager):
                 connection,
                 self._schema,
                 in_transactions=pool.pools_behind,
+                is_distributed=self._is_distributed,
                 sent=self._writer.commit_has_begun,
             )
             return await committer.commit(batch)
@@ -232,7 +236,11 @@ class PostgresHistoryManager(HistoryManager):
             raise InvalidInput("the connection is in no transaction; begin one, or use the queue")
         submission = await many_records(records, if_latest)
         committer = BatchCommitter(
-            connection, self._schema, in_transactions=True, sent=lambda: None
+            connection,
+            self._schema,
+            in_transactions=True,
+            is_distributed=False,
+            sent=lambda: None,
         )
         try:
             async with connection.transaction():

@@ -24,6 +24,13 @@ SELECT EXISTS (SELECT FROM pg_dist_partition WHERE logicalrelid = to_regclass($1
 _DISTRIBUTE: Final = "SELECT create_distributed_table($1::regclass, $2, colocate_with => 'none')"
 
 
+async def is_distributed(connection: Any, schema: str) -> bool:
+    """Tell whether the history is spread over the nodes of a Citus cluster."""
+    if not await connection.fetchval(_HAS_CITUS):
+        return False
+    return bool(await connection.fetchval(_IS_DISTRIBUTED, f"{quoted(schema)}.history"))
+
+
 async def distribute(url: str, schema: str) -> list[str]:
     """Make the tables distributed ones, and return those that were not; safe to run again.
 
