@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -20,7 +21,9 @@ import pytest
 os.environ["MEM0_TELEMETRY"] = "False"
 
 from blockbuster import BlockBuster
+from fastapi.testclient import TestClient
 from mem0 import AsyncMemory as PlainAsyncMemory
+from mem0.configs.base import MemoryConfig
 
 from async_history import HistoryClosed, HistoryError, HistoryRecord, StorageRefused, open_history
 from async_history.mem0 import AsyncMemory, HistoryNotWritten
@@ -598,6 +601,41 @@ async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(20):
         while not condition():  # noqa: ASYNC110 - threads and mem0 set it, not we
             await asyncio.sleep(0.005)
+
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+class TestReadme:
+    """The README's own lines, and its application through its real lifespan."""
+
+    @pytest.fixture
+    def examples(self) -> list[str]:
+        blocks: list[str] = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+        return [block for block in blocks if "async_history.mem0" in block]
+
+    def test_the_one_line(self, examples: list[str], configured: Configured) -> None:
+        scope: dict[str, Any] = {"config": MemoryConfig(**configured())}
+        exec(examples[0], scope)
+        assert isinstance(scope["memory"], AsyncMemory)
+        scope["memory"].close()
+
+    def test_the_application(
+        self,
+        examples: list[str],
+        configured: Configured,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        scope: dict[str, Any] = {"config": MemoryConfig(**configured())}
+        exec(examples[1], scope)
+        with TestClient(scope["app"]) as client:
+            added = client.post("/users/ann/memories", params={"text": "likes tea"}).json()
+            (memory,) = added["results"]
+            (record,) = client.get(f"/memories/{memory['id']}/history").json()
+        assert (record["event"], record["new_memory"]) == ("ADD", "likes tea")
+        assert sorted(path.name for path in tmp_path.glob("history.db*")) == ["history.db"]
 
 
 STORES = ("file", "memory", "postgres")

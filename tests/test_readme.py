@@ -14,7 +14,7 @@ from async_history import open_history
 from async_history.backends.postgres import PostgresHistoryManager
 
 README = Path(__file__).parent.parent / "README.md"
-EXAMPLE, ADOPTION, SERVER, TRANSACTION = re.findall(
+EXAMPLE, MEM0, APPLICATION, ADOPTION, SERVER, TRANSACTION = re.findall(
     r"```python\n(.*?)```", README.read_text(), re.DOTALL
 )
 
