@@ -23,8 +23,14 @@ _watcher: threading.Thread | None = None
 
 
 def stop_at_exit(connection: Stoppable) -> None:
-    """Stop this connection's thread when the program ends, if it still exists then."""
+    """Stop this connection's thread when the program ends, if it still exists then.
+
+    To be called on the thread that makes the connection. What a daemon thread makes is a daemon
+    too, which keeps nothing alive: it goes on until the program's other threads have ended.
+    """
     global _watcher
+    if threading.current_thread().daemon:
+        return
     with _lock:
         _open.add(connection)
         if _watcher is None or not _watcher.is_alive():

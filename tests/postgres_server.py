@@ -7,6 +7,7 @@ who started it. PostgreSQL refuses to run as root: then it runs as the user `nob
 
 import asyncio
 import atexit
+import contextlib
 import os
 import shutil
 import signal
@@ -25,7 +26,8 @@ from urllib.parse import urlencode
 import asyncpg
 
 VERSIONS: Final = (18, 16)
-"""What the dev extra brings; the first is the default."""
+"""What the dev extra brings; the first is the default, or that of `TEST_POSTGRES_VERSION`."""
+_VERSION: Final = int(os.environ.get("TEST_POSTGRES_VERSION", VERSIONS[0]))
 _FOLDERS: Final = {16: "pginstall", 18: "pginstall18"}
 _NOBODY: Final = 65534
 _START_S: Final = 60
@@ -83,7 +85,7 @@ class PostgresServer:
         settings: lines of postgresql.conf, over the defaults above.
     """
 
-    def __init__(self, version: int = VERSIONS[0], **settings: str) -> None:
+    def __init__(self, version: int = _VERSION, **settings: str) -> None:
         self.bin = _installed() / _FOLDERS[version] / "bin"
         self.version = version
         self.port = free_port()
@@ -93,6 +95,8 @@ class PostgresServer:
         if self._user is not None:
             os.chown(self.folder, self._user, -1)
         self.data = self.folder / "data"
+        self.environment: dict[str, str] = {}
+        """Of the server's processes, once it starts."""
         self._process: subprocess.Popen[bytes] | None = None
 
     def run(self, program: str, *arguments: str, **environment: str) -> str:
@@ -135,6 +139,23 @@ class PostgresServer:
         with (self.data / "postgresql.conf").open("a") as file:
             file.writelines(lines)
 
+    def standby(self) -> "PostgresServer":
+        """Return a copy of this running server that is to follow it; it is not started."""
+        copy = PostgresServer(self.version)
+        copy.run(
+            "pg_basebackup",
+            f"--pgdata={copy.data}",
+            f"--dbname=host={self.folder} port={self.port} user=owner",
+            "--write-recovery-conf",
+            "--checkpoint=fast",
+            "--no-sync",
+        )
+        return copy
+
+    def promote(self) -> None:
+        """Make a standby a primary, and wait until it is."""
+        self.run("pg_ctl", "promote", "--wait", f"--pgdata={self.data}")
+
     def start(self) -> "PostgresServer":
         """Start the server and wait until it accepts connections."""
         with (self.folder / "log").open("ab") as log:
@@ -145,7 +166,7 @@ class PostgresServer:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=log,
-                env={"PATH": os.environ["PATH"], "LC_ALL": "C", "TZ": "UTC"},
+                env={"PATH": os.environ["PATH"], "LC_ALL": "C", "TZ": "UTC", **self.environment},
             )
         deadline = time.monotonic() + _START_S
         while not self._accepts():
@@ -171,8 +192,7 @@ class PostgresServer:
         """Stop: "fast" in order, "immediate" as a crash does."""
         if self._process is not None and self._process.poll() is None:
             how = {"fast": signal.SIGINT, "immediate": signal.SIGQUIT, "kill": signal.SIGKILL}
-            for pid in self._own_processes() if mode == "kill" else [self.pid]:
-                os.kill(pid, how[mode])
+            _send(how[mode], self._own_processes() if mode == "kill" else [self.pid])
             self._process.wait(60)
         self._process = None
 
@@ -183,13 +203,11 @@ class PostgresServer:
 
     def pause(self) -> None:
         """Stop all its processes where they are."""
-        for pid in self._own_processes():
-            os.kill(pid, signal.SIGSTOP)
+        _send(signal.SIGSTOP, self._own_processes())
 
     def resume(self) -> None:
         """Let all its processes go on."""
-        for pid in self._own_processes():
-            os.kill(pid, signal.SIGCONT)
+        _send(signal.SIGCONT, self._own_processes())
 
     def _own_processes(self) -> Sequence[int]:
         """The postmaster and its children (Linux)."""
@@ -206,6 +224,12 @@ class PostgresServer:
         """Stop at once, and delete everything."""
         self.stop("immediate")
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _send(how: signal.Signals, processes: Sequence[int]) -> None:
+    for pid in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, how)
 
 
 def with_query(url: str, **options: str) -> str:

@@ -25,8 +25,15 @@ from fastapi.testclient import TestClient
 from mem0 import AsyncMemory as PlainAsyncMemory
 from mem0.configs.base import MemoryConfig
 
-from async_history import HistoryClosed, HistoryError, HistoryRecord, StorageRefused, open_history
-from async_history.mem0 import AsyncMemory, HistoryNotWritten
+from async_history import (
+    HistoryClosed,
+    HistoryError,
+    HistoryRecord,
+    InvalidInput,
+    StorageRefused,
+    open_history,
+)
+from async_history.mem0 import AsyncMemory, HistoryNotWritten, Memory
 from tests.conftest import url_of
 from tests.programs.openai_server import DIMENSIONS, Model, openai_server
 
@@ -604,6 +611,54 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 README = Path(__file__).parent.parent / "README.md"
+
+
+class TestTheSynchronousMemory:
+    """mem0's `Memory`, whose calls wait for the disk anyway."""
+
+    @pytest.fixture
+    def sync_memory(self, configured: Configured) -> Iterator[Memory]:
+        memory = Memory.from_config(configured())
+        instant(memory)
+        yield memory
+        memory.close()
+        memory.close()
+
+    def test_its_history_is_kept(self, sync_memory: Memory, tmp_path: Path) -> None:
+        added = sync_memory.add("likes tea", user_id="u", infer=False)
+        memory_id = added["results"][0]["id"]
+        sync_memory.update(memory_id, "likes mate")
+        sync_memory.delete(memory_id)
+        history = sync_memory.history(memory_id)
+        assert_chain(history)
+        assert [record["event"] for record in history] == ["ADD", "UPDATE", "DELETE"]
+        assert (tmp_path / "history.db").exists()
+
+    def test_reset_keeps_it_open(
+        self, sync_memory: Memory, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        store = sync_memory.vector_store
+        monkeypatch.setattr("mem0.memory.main.VectorStoreFactory.create", lambda *_: store)
+        added = sync_memory.add("x", user_id="u", infer=False)
+        sync_memory.reset()
+        assert sync_memory.history(added["results"][0]["id"]) == []
+        added = sync_memory.add("y", user_id="u", infer=False)
+        assert len(sync_memory.history(added["results"][0]["id"])) == 1
+
+    def test_another_store_by_url(self, configured: Configured, tmp_path: Path) -> None:
+        memory = Memory.from_config(configured(), history=f"sqlite:///{tmp_path}/elsewhere.db")
+        instant(memory)
+        memory.add("x", user_id="u", infer=False)
+        memory.close()
+        assert (tmp_path / "elsewhere.db").exists()
+        assert not (tmp_path / "history.db").exists()
+        with pytest.raises(HistoryClosed):
+            memory.history("m")
+
+    async def test_a_manager_is_refused(self, configured: Configured) -> None:
+        async with open_history("memory://") as history:
+            with pytest.raises(InvalidInput, match="URL"):
+                Memory(MemoryConfig(**configured()), history=history)  # type: ignore[arg-type]
 
 
 class TestReadme:

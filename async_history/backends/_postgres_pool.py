@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Final
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import asyncpg
 
@@ -41,6 +42,7 @@ class ConnectionPool:
         self._where = where
         self._owned = owned
         self._acquire_timeout_s = acquire_timeout_s
+        self._hung = False
         self.pools_behind = pools_behind
 
     @classmethod
@@ -61,7 +63,7 @@ class ConnectionPool:
             StorageError: the server can't be reached in time, or refuses us.
         """
         with _typed(where):
-            connection = await asyncpg.connect(
+            connection = await _connect_in_turn(
                 url, statement_cache_size=0, timeout=acquire_timeout_s
             )
             try:
@@ -71,6 +73,7 @@ class ConnectionPool:
                 connection.terminate()
             pool = await asyncpg.create_pool(
                 url,
+                connect=_connect_in_turn,
                 min_size=0,
                 max_size=size,
                 statement_cache_size=0 if pools_behind else _CACHED_STATEMENTS,
@@ -107,6 +110,9 @@ class ConnectionPool:
             StorageError: the server refuses us.
         """
         try:
+            if self._hung and self._owned:
+                self._hung = False
+                await self._pool.expire_connections()  # the others go to the same server
             return await self._pool.acquire(timeout=self._acquire_timeout_s)
         except TimeoutError as error:
             raise StorageUnreachable(
@@ -144,7 +150,12 @@ class ConnectionPool:
             TryAgain: nothing was written, and it may be later.
             StorageError: nothing was written.
         """
-        timer = asyncio.get_running_loop().call_later(timeout_s, _terminate, connection)
+
+        def cut_off() -> None:
+            self._hung = True
+            _terminate(connection)
+
+        timer = asyncio.get_running_loop().call_later(timeout_s, cut_off)
         try:
             with _doubting_a_lone_commit(connection):
                 yield
@@ -211,6 +222,43 @@ def _terminate(connection: Any) -> None:
         connection.terminate()
 
 
+async def _connect_in_turn(url: str, *, timeout: float, **options: Any) -> Any:  # noqa: ASYNC109 - asyncpg's name
+    """Connect to the first host that will do, each given its part of the time.
+
+    asyncpg gives the first all of it: one that hangs would keep us from those behind it.
+    """
+    *others, last = _a_url_a_host(url)
+    part = timeout / (len(others) + 1)
+    for host in others:
+        with contextlib.suppress(
+            OSError, asyncpg.InternalClientError, asyncpg.CannotConnectNowError
+        ):
+            return await asyncpg.connect(host, timeout=part, **options)
+    return await asyncpg.connect(last, timeout=part, **options)
+
+
+def _a_url_a_host(url: str) -> list[str]:
+    """Return a URL for each host of a URL; the URL itself where asyncpg must choose among all."""
+    parts = urlsplit(url)
+    query = dict(parse_qsl(parts.query))
+    if query.get("target_session_attrs") == "prefer-standby":
+        return [url]
+    user, at, hosts = parts.netloc.rpartition("@")
+    if hosts:
+        netlocs = [f"{user}{at}{host}" for host in hosts.split(",")]
+        return [parts._replace(netloc=netloc).geturl() for netloc in netlocs]
+    names, ports = (query.get(name, "").split(",") for name in ("host", "port"))
+    if len(ports) == 1:
+        ports *= len(names)
+    if len(names) == 1 or len(ports) != len(names):
+        return [url]
+    queries = (
+        urlencode(query | {"host": name, "port": port})
+        for name, port in zip(names, ports, strict=True)
+    )
+    return [f"{parts.scheme}://{parts.netloc}{parts.path}?{one}" for one in queries]
+
+
 async def _is_pooled(connection: Any) -> bool:
     """Tell whether a pooler answers in the server's stead: it makes up the process id it names."""
     async with connection.transaction():
@@ -228,9 +276,11 @@ def _typed(where: str) -> Iterator[None]:
         yield
     except HistoryError:
         raise
-    except ValueError as error:  # asyncpg's, of a URL it can't read
-        raise InvalidInput(f"{where} is no URL that can be used: {error}") from None
     except TimeoutError as error:
         raise StorageUnreachable(f"{where} did not answer in time") from error
+    except OSError as error:  # a certificate that does not fit is one, and a ValueError
+        raise storage_error(error, where) from error
+    except ValueError as error:  # asyncpg's, of a URL it can't read
+        raise InvalidInput(f"{where} is no URL that can be used: {error}") from None
     except DriverError as error:
         raise storage_error(error, where) from error

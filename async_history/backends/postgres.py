@@ -225,7 +225,8 @@ class PostgresHistoryManager(HistoryManager):
 
         Args:
             connection: an asyncpg connection to this history's database, in a transaction.
-            records, if_latest: as `batch_add_history`.
+            records, if_latest: as `batch_add_history`. `if_latest` sees what others committed only
+                where the transaction is read committed, as it is by default.
 
         Raises:
             InvalidInput: also where the connection is in no transaction.

@@ -120,7 +120,8 @@ async def migrate(connection: Any, schema: str) -> list[int]:
     if await applied_version(connection, schema) == VERSION:
         return []
     try:
-        async with connection.transaction():
+        # Read committed, or what others did while the lock was waited for could not be seen.
+        async with connection.transaction(isolation="read_committed"):
             applied = await _apply(connection, schema)
     except asyncpg.InsufficientPrivilegeError as error:
         raise MigrationError(

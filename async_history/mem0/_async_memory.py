@@ -1,11 +1,7 @@
-"""mem0's `AsyncMemory`, recording its history here without blocking the loop.
-
-    memory = AsyncMemory(config, history="postgresql://…")
-
-Nothing else changes: the same constructor, results and errors, on mem0ai 1.0 and 2.x.
+"""mem0's `AsyncMemory`, recording its history without blocking the loop.
 
 Lives here: mem0's operations, whose manager it is, when it opens and closes. Not here: what
-becomes of an operation's records (_mem0_operations), mem0's values (_mem0_values).
+becomes of an operation's records (_operations), mem0's values (_mem0_values).
 """
 
 import asyncio
@@ -14,10 +10,16 @@ import logging
 import os
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final, Self, TypeVar
 
-from async_history._mem0_operations import (
+from mem0.configs.base import MemoryConfig
+from mem0.memory import main as mem0_main
+from mem0.memory.storage import SQLiteManager
+
+from async_history.errors import HistoryClosed, HistoryError
+from async_history.manager import HistoryManager
+from async_history.mem0._memory import without_history
+from async_history.mem0._operations import (
     Operation,
     Recorder,
     Turns,
@@ -25,41 +27,12 @@ from async_history._mem0_operations import (
     read_history,
     read_last_messages,
 )
-from async_history.errors import HistoryClosed, HistoryError
-from async_history.manager import HistoryManager
+from async_history.mem0._version import MAJOR
 from async_history.opening import open_history, without_secrets
-
-_SUPPORTED: Final = "mem0ai 1.0 to 2.x"
-
-
-def _mem0_version() -> int:
-    """Return mem0's major version.
-
-    Raises:
-        ImportError: it is not there, or another than those this module was made for.
-    """
-    try:
-        major = int(version("mem0ai").partition(".")[0])
-    except PackageNotFoundError as error:
-        raise ImportError(f"async_history.mem0 needs {_SUPPORTED}: pip install mem0ai") from error
-    if major not in (1, 2):
-        raise ImportError(f"async_history.mem0 works with {_SUPPORTED}, not {version('mem0ai')}")
-    return major
-
-
-_MAJOR: Final = _mem0_version()
-
-from mem0.configs.base import MemoryConfig  # noqa: E402 - its version comes first
-from mem0.memory import main as _mem0  # noqa: E402
-from mem0.memory.storage import SQLiteManager as _SQLiteManager  # noqa: E402
-
-__all__ = ["AsyncMemory", "HistoryNotWritten"]
 
 T = TypeVar("T")
 _log = logging.getLogger("async_history")
 
-_NOWHERE: Final = ":memory:"
-"""The path mem0's own code gets to see: it would open a real one, and migrate it its way."""
 _CLOSE_TIMEOUT_S: Final = 10.0
 """How long closing waits for operations that run, such as one whose LLM is still thinking."""
 
@@ -119,7 +92,7 @@ async def _opened(manager: HistoryManager) -> HistoryManager:
 
 def _operation(name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
     """Make one of mem0's public operations wait for the acks of what it records."""
-    inherited = getattr(_mem0.AsyncMemory, name)
+    inherited = getattr(mem0_main.AsyncMemory, name)
 
     @functools.wraps(inherited)
     async def operation(self: "AsyncMemory", *arguments: Any, **options: Any) -> Any:
@@ -128,7 +101,7 @@ def _operation(name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
     return operation
 
 
-class AsyncMemory(_mem0.AsyncMemory):  # type: ignore[misc]  # mem0 has no type information
+class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no type information
     """mem0's `AsyncMemory` with its history in a manager of this library.
 
     Args:
@@ -157,7 +130,7 @@ class AsyncMemory(_mem0.AsyncMemory):  # type: ignore[misc]  # mem0 has no type 
         self._home: _Home | None = None
         self._closing: asyncio.Task[None] | None = None
         self._is_closed = False
-        super().__init__(_without_history(config))
+        super().__init__(without_history(config))
         self.config = config
 
     @classmethod
@@ -185,7 +158,7 @@ class AsyncMemory(_mem0.AsyncMemory):  # type: ignore[misc]  # mem0 has no type 
     @db.setter
     def db(self, made_by_mem0: object) -> None:
         """Close what mem0 made instead of ours: a database in memory that nobody needs."""
-        if isinstance(made_by_mem0, _SQLiteManager):
+        if isinstance(made_by_mem0, SQLiteManager):
             made_by_mem0.close()
 
     # Operations
@@ -203,12 +176,12 @@ class AsyncMemory(_mem0.AsyncMemory):  # type: ignore[misc]  # mem0 has no type 
 
     async def _reset(self) -> None:
         async with self._home_here().resetting:
-            of_user, self.config = self.config, _without_history(self.config)
+            of_user, self.config = self.config, without_history(self.config)
             try:
                 await super().reset()
             finally:
                 self.config = of_user
-        if _MAJOR == 1:  # it drops the table itself, through a connection that ours lacks
+        if MAJOR == 1:  # it drops the table itself, through a connection that ours lacks
             self._recorder.reset()
 
     async def _run(
@@ -243,8 +216,10 @@ class AsyncMemory(_mem0.AsyncMemory):  # type: ignore[misc]  # mem0 has no type 
         operation = self._recorder.operation
         if operation is not None:
             operation.messages, operation.metadata = messages, metadata
-            if infer and _MAJOR > 1:
-                await read_last_messages(operation, _mem0._build_session_scope(effective_filters))
+            if infer and MAJOR > 1:
+                await read_last_messages(
+                    operation, mem0_main._build_session_scope(effective_filters)
+                )
         return await super()._add_to_vector_store(
             messages, metadata, effective_filters, infer, **options
         )
@@ -337,10 +312,6 @@ def _is_running(loop: asyncio.AbstractEventLoop) -> bool:
         return asyncio.get_running_loop() is loop
     except RuntimeError:
         return False
-
-
-def _without_history(config: MemoryConfig) -> MemoryConfig:
-    return config.model_copy(update={"history_db_path": _NOWHERE})
 
 
 def _named(where: object) -> str:

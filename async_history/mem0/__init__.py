@@ -1,0 +1,12 @@
+"""mem0's `AsyncMemory` and `Memory`, recording their history here.
+
+    from async_history.mem0 import AsyncMemory  # was: from mem0 import AsyncMemory
+
+Nothing else changes: the same constructor, results and errors, on mem0ai 1.0 and 2.x.
+"""
+
+from async_history.mem0 import _version  # noqa: F401 - first: it refuses other versions, clearly
+from async_history.mem0._async_memory import AsyncMemory, HistoryNotWritten
+from async_history.mem0._memory import Memory
+
+__all__ = ["AsyncMemory", "HistoryNotWritten", "Memory"]

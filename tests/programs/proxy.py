@@ -1,0 +1,173 @@
+"""A proxy in front of PostgreSQL that knows where a message ends: it cuts there, or holds one up.
+
+    async with Proxy(folder, server.folder, server.port) as proxy:
+        proxy.cut_after(3)
+
+Runs in the test's own loop, on a unix socket. The protocol's framing:
+https://www.postgresql.org/docs/current/protocol-message-formats.html
+"""
+
+import asyncio
+import contextlib
+from pathlib import Path
+from typing import Self
+
+_PORT = 5432
+"""Names the socket, and nothing else."""
+
+
+class Late:
+    """A message that is held up, with all its client sends after it, until it is let go.
+
+    `came` is set when there is one. Its client may be cut off before the server has seen it, and
+    the message arrives nonetheless: so it is on a network.
+    """
+
+    def __init__(self, wanted: bytes) -> None:
+        self.wanted = wanted
+        self.came = asyncio.Event()
+        self.released = asyncio.Event()
+        self.client: asyncio.StreamWriter | None = None
+
+    def cut_client(self) -> None:
+        """Cut off the client that sent it."""
+        assert self.client is not None
+        self.client.close()
+
+    def release(self) -> None:
+        """Let it arrive."""
+        self.released.set()
+
+
+class Proxy:
+    """Passes messages on, in both directions, one by one.
+
+    Args:
+        folder: where its own socket is made.
+        server_folder, server_port: where the server's is.
+    """
+
+    def __init__(self, folder: Path, server_folder: Path, server_port: int) -> None:
+        self.url = f"postgresql://owner@/postgres?host={folder}&port={_PORT}"
+        self.cuts = 0
+        self._path = folder / f".s.PGSQL.{_PORT}"
+        self._server_path = server_folder / f".s.PGSQL.{server_port}"
+        self._left: int | None = None
+        self._refuses_after = False
+        self._refuses = False
+        self._awaited: tuple[int, asyncio.Event] | None = None
+        self._late: Late | None = None
+        self._links: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        self._listening = await asyncio.start_unix_server(self._accept, self._path)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._listening.close()
+        for link in self._links:
+            link.cancel()
+        await asyncio.gather(*self._links, return_exceptions=True)
+
+    def cut_after(self, messages: int, *, for_good: bool = False) -> None:
+        """Pass so many messages on from now; lose the next one, and cut its connection.
+
+        Args:
+            for_good: accept no connection after that, until `stop_cutting`.
+        """
+        self._left = messages
+        self._refuses_after = for_good
+
+    def stop_cutting(self) -> None:
+        """Cut nothing, and refuse nobody, whatever was asked for."""
+        self._left = None
+        self._refuses = False
+
+    def passed(self, messages: int) -> asyncio.Event:
+        """Return what is set when so many messages from now were passed on."""
+        self._awaited = (messages, asyncio.Event())
+        return self._awaited[1]
+
+    def hold(self, wanted: bytes) -> Late:
+        """Hold up the next message of a client that has this in it."""
+        self._late = Late(wanted)
+        return self._late
+
+    async def _accept(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
+        if self._refuses:
+            to_client.close()
+            return
+        link = asyncio.current_task()
+        assert link is not None
+        self._links.add(link)
+        try:
+            server, to_server = await asyncio.open_unix_connection(self._server_path)
+        except OSError:
+            to_client.close()
+            return
+        ends = (to_client, to_server)
+        try:
+            async with asyncio.TaskGroup() as both:
+                both.create_task(self._pass_on(client, to_server, ends, from_client=True))
+                both.create_task(self._pass_on(server, to_client, ends, from_client=False))
+        except asyncio.CancelledError:
+            pass
+        finally:
+            for end in ends:
+                end.close()
+            self._links.discard(link)
+
+    async def _pass_on(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        ends: tuple[asyncio.StreamWriter, asyncio.StreamWriter],
+        *,
+        from_client: bool,
+    ) -> None:
+        has_type = not from_client  # a client's first message has none
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                message = await _next_message(reader, has_type=has_type)
+                has_type = True
+                if self._is_cut():
+                    for end in ends:
+                        end.close()
+                    return
+                if from_client:
+                    await self._hold_up(message, ends[0])
+                if not writer.is_closing():  # else its reader is gone, and the other may not be
+                    writer.write(message)
+                self._tell_who_waits()
+        writer.close()
+
+    def _is_cut(self) -> bool:
+        if self._left is None:
+            return False
+        if self._left:
+            self._left -= 1
+            return False
+        self._left = None
+        self.cuts += 1
+        self._refuses = self._refuses_after
+        return True
+
+    def _tell_who_waits(self) -> None:
+        if self._awaited is not None:
+            left, event = self._awaited
+            self._awaited = (left - 1, event)
+            if left <= 1:
+                event.set()
+
+    async def _hold_up(self, message: bytes, client: asyncio.StreamWriter) -> None:
+        late = self._late
+        if late is not None and late.wanted in message:
+            self._late = None
+            late.client = client
+            late.came.set()
+            await late.released.wait()
+
+
+async def _next_message(reader: asyncio.StreamReader, *, has_type: bool) -> bytes:
+    head = await reader.readexactly(5 if has_type else 4)
+    return head + await reader.readexactly(int.from_bytes(head[-4:], "big") - 4)
