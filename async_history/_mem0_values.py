@@ -1,45 +1,85 @@
 """What mem0 hands to its history, as this library can store it; and back.
 
-A memory in the vector store always gets its history: what the core refuses is replaced here.
+A memory in the vector store always gets its history: what the core refuses is replaced here, and
+said.
 """
 
 import json
 import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, Final
 
-from async_history.records import COLUMNS, Message, parse_time
+from async_history.records import Message, parse_time
 
 _log = logging.getLogger("async_history")
 
+
+class Mending:
+    """Makes what mem0 hands in storable, and says at the end, once, what had to be changed."""
+
+    def __init__(self) -> None:
+        self._changed: dict[str, None] = {}
+
+    def __enter__(self) -> "Mending":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._changed:
+            _log.warning("recorded with changes: %s", "; ".join(self._changed))
+
+    def record(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a history record's columns; its id is ours to give, as in mem0."""
+        record = {name: self.text(name, given.get(name)) for name in _RECORD_TEXTS}
+        record.update((name, self.time(name, given.get(name))) for name in _RECORD_TIMES)
+        return record | {
+            "event": given.get("event"),
+            "is_deleted": bool(given.get("is_deleted", 0)),
+        }
+
+    def message(self, given: Mapping[str, Any]) -> Message:
+        """Return a message: content that is no text as JSON."""
+        content = given.get("content")
+        is_json = content is not None and not isinstance(content, str)
+        return Message(
+            self.text("role", given.get("role")),
+            self.text("content", _as_json(content) if is_json else content),
+            self.text("name", given.get("name")),
+            is_json=is_json,
+        )
+
+    def text(self, name: str, value: Any) -> Any:
+        """Return a value as a column of text keeps it; what is neither text nor number, as it is.
+
+        SQLite turns a number into text there; every other store would refuse it.
+        """
+        if isinstance(value, str):
+            mended, count = _UNSTORABLE.subn("\ufffd", value)
+            if count:
+                self._changed[f"{name} had characters that no database holds, now U+FFFD"] = None
+            return mended
+        if isinstance(value, int | float):
+            return str(int(value) if isinstance(value, bool) else value)
+        return value
+
+    def time(self, name: str, value: Any) -> datetime | str | None:
+        """Return a time as the contract takes it; for what is none, none."""
+        if value is None or isinstance(value, datetime):
+            return value
+        if isinstance(value, str) and "-" in value and parse_time(value) is not None:
+            return value
+        self._changed[f"{name} was no time, and is left out: {value!r:.60}"] = None
+        return None
+
+
 _UNSTORABLE: Final = re.compile("[\0\ud800-\udfff]")
-_TEXTS: Final = ("memory_id", "old_memory", "new_memory", "actor_id", "role")
-_warned: set[str] = set()
+_RECORD_TEXTS: Final = ("memory_id", "old_memory", "new_memory", "actor_id", "role")
+_RECORD_TIMES: Final = ("created_at", "updated_at")
 
 
-def storable_text(text: str) -> str:
-    """Return a text with what no database holds (NUL, lone surrogates) replaced by U+FFFD."""
-    if text.isascii() and "\0" not in text:
-        return text
-    replaced = _UNSTORABLE.sub("\ufffd", text)
-    if replaced != text:
-        _warn_once("text holds NUL or lone surrogates, which no database can; U+FFFD stands for it")
-    return replaced
-
-
-def record_to_store(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return one change as the core takes it, from what mem0's pipeline notes."""
-    record = {name: given[name] for name in COLUMNS if given.get(name) is not None}
-    for name in _TEXTS:
-        if name in record:
-            record[name] = storable_text(str(record[name]))
-    for name in ("created_at", "updated_at"):
-        value = record.get(name)
-        if isinstance(value, str) and (parse_time(value) is None or "-" not in value):
-            _warn_once(f"{name} of a memory is no ISO 8601 time: the history keeps none or now")
-            del record[name]
-    return record
+def _as_json(content: object) -> str:
+    return json.dumps(content, ensure_ascii=False, default=str)
 
 
 def completed(
@@ -71,32 +111,9 @@ def _in_all(messages: Sequence[Any], name: str) -> str | None:
     return (values.pop() or None) if len(values) == 1 else None
 
 
-def message_to_store(given: Mapping[str, Any]) -> Message:
-    """Return one message as the core takes it: content that is no text as JSON."""
-    content = given.get("content")
-    is_json = content is not None and not isinstance(content, str)
-    text = json.dumps(content, ensure_ascii=False, default=str) if is_json else content
-    return Message(
-        role=_text_or_none(given.get("role")),
-        content=_text_or_none(text),
-        name=_text_or_none(given.get("name")),
-        is_json=is_json,
-    )
-
-
 def message_as_given(message: Message) -> dict[str, Any]:
     """Return one message as mem0 gave it."""
     given = message.as_dict()
     if message.is_json and message.content is not None:
         given["content"] = json.loads(message.content)
     return given
-
-
-def _text_or_none(value: object) -> str | None:
-    return None if value is None else storable_text(str(value))
-
-
-def _warn_once(text: str) -> None:
-    if text not in _warned:
-        _warned.add(text)
-        _log.warning("%s (said once)", text)

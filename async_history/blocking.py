@@ -8,42 +8,33 @@ that the contract refuses. Not here: how anything is stored.
 """
 
 import asyncio
-import atexit
-import concurrent.futures
-import contextlib
 import logging
 import os
-import re
 import sqlite3
 import sys
 import threading
-import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-import anyio
 from anyio import to_thread
-from anyio.from_thread import BlockingPortal
 
+from async_history._loop_thread import LoopThread
+from async_history._mem0_values import Mending, message_as_given
 from async_history._sqlite import connect, typed_errors, wait_for_lock
 from async_history.backends.sqlite import LOCK_TIMEOUT_S, SQLiteHistoryManager
-from async_history.errors import CommitUnknown, HistoryClosed, WrongLoop
-from async_history.manager import CLOSE_TIMEOUT_S, HistoryManager
+from async_history.errors import HistoryClosed
+from async_history.manager import HistoryManager
 from async_history.opening import open_history, postgres_schema, sqlite_file
-from async_history.records import Event, parse_time
+from async_history.records import Event
 from async_history.submissions import MESSAGES_KEPT
 
 T = TypeVar("T")
 
 _log = logging.getLogger("async_history")
 
-_LONGEST_CLOSE_S: Final = 2 * CLOSE_TIMEOUT_S
-"""A manager's closing is bounded itself; past this it is not believed, and calls are cancelled."""
-_EXIT_S: Final = 1.0
-"""How long the end of the program waits for the calls of daemon threads, and for closing."""
 _BUSY_MS: Final = 5_000
 """How long `connection` waits for a lock: as long as the one that mem0 opens."""
 _DROP_TABLES: Final = """
@@ -78,7 +69,7 @@ class BlockingHistoryManager:
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._store = _Store(db_path, self._path, options)
-        self._thread = _LoopThread(self._store.aclose)
+        self._thread = LoopThread(self._store.aclose)
         try:
             self._thread.call(self._store.open)
         except BaseException:
@@ -112,23 +103,21 @@ class BlockingHistoryManager:
             "actor_id": actor_id,
             "role": role,
         }
-        with Mending() as mending:
-            mended = mending.record(given)
-        self._call(lambda manager: manager.add_history(**mended))
+        self.batch_add_history([given])
 
     def batch_add_history(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Record many changes, all or none and in order. Keys that mem0 ignores are ignored."""
         with Mending() as mending:
-            mended = [mending.record(record) for record in records]
-        self._call(lambda manager: manager.batch_add_history(mended))
+            to_store = [mending.record(record) for record in records]
+        self._call(lambda manager: manager.batch_add_history(to_store))
 
     def save_messages(self, messages: Iterable[Mapping[str, Any]], session_scope: str) -> None:
         """Append messages to a session scope's rolling buffer, which keeps the last ten."""
         with Mending() as mending:
-            mended = [mending.message(message) for message in messages or ()]
+            to_store = [mending.message(message) for message in messages or ()]
             scope = mending.text("session_scope", session_scope)
-        if mended:
-            self._call(lambda manager: manager.save_messages(mended, scope))
+        if to_store:
+            self._call(lambda manager: manager.save_messages(to_store, scope))
 
     # Reading
 
@@ -143,7 +132,7 @@ class BlockingHistoryManager:
         """Return the last `limit` messages of a session scope, in the order they were saved."""
         scope = Mending().text("session_scope", session_scope)
         found = self._call(lambda manager: manager.get_last_messages(scope, limit))
-        return [message.as_dict() for message in found]
+        return [message_as_given(message) for message in found]
 
     @property
     def connection(self) -> sqlite3.Connection | None:
@@ -198,7 +187,7 @@ class BlockingHistoryManager:
 
     def __del__(self) -> None:
         # On any thread, also the loop's own: nothing here may wait.
-        thread: _LoopThread | None = getattr(self, "_thread", None)
+        thread: LoopThread | None = getattr(self, "_thread", None)
         if thread is not None and thread.is_in_own_process and not sys.is_finalizing():
             self._let_go()
 
@@ -215,128 +204,6 @@ class _Copy(sqlite3.Connection):
 
     def __del__(self) -> None:
         self.close()
-
-
-class _LoopThread:
-    """An event loop on a thread of its own, which runs what other threads call until told to end.
-
-    Not `anyio.from_thread.start_blocking_portal`: it can only be left by waiting for its end, which
-    a garbage collection must not, and up to anyio 4.4 at least the program's exit waits for it.
-    Threads that begin on a daemon thread, a connection's for one, are daemons too: none of them
-    keeps the program alive, and they serve its other threads until the last of those has ended.
-
-    Args:
-        finish: run at the end, when no further calls come.
-    """
-
-    def __init__(self, finish: Callable[[], Awaitable[None]]) -> None:
-        self._finish = finish
-        self._process = os.getpid()
-        self._lock = threading.RLock()
-        self._entering = 0
-        self.is_closed = False
-        self._told, self._all_entered = asyncio.Event(), asyncio.Event()
-        started: concurrent.futures.Future[None] = concurrent.futures.Future()
-        self._thread = threading.Thread(
-            target=self._run, args=(started,), name="async_history blocking", daemon=True
-        )
-        self._thread.start()
-        started.result()
-
-    def _run(self, started: "concurrent.futures.Future[None]") -> None:
-        _loop_threads.add(self)
-        try:
-            anyio.run(self._serve, started)
-        except BaseException as error:
-            if started.done():
-                _log.exception("the history's loop thread died")
-            else:
-                started.set_exception(error)
-        finally:
-            _loop_threads.discard(self)
-
-    async def _serve(self, started: "concurrent.futures.Future[None]") -> None:
-        self._loop = asyncio.get_running_loop()
-        async with BlockingPortal() as self._portal:
-            started.set_result(None)
-            await self._told.wait()
-            with anyio.move_on_after(_LONGEST_CLOSE_S):
-                await self._all_entered.wait()
-                await self._finish()
-            await self._portal.stop(cancel_remaining=True)
-
-    def call(self, function: Callable[..., Awaitable[T]], *args: Any) -> T:
-        """Run a coroutine function on the loop and return its result."""
-        self.require_own_process()
-        if threading.current_thread() is self._thread:
-            raise WrongLoop("this is the history's own loop thread, which can't wait for itself")
-        try:
-            return self._entered(function, args).result()
-        except concurrent.futures.CancelledError as error:
-            raise CommitUnknown("the history was closed while the call was under way") from error
-
-    def _entered(
-        self, function: Callable[..., Awaitable[T]], args: tuple[Any, ...]
-    ) -> "concurrent.futures.Future[T]":
-        """Hand a call to the loop, which does not end before it has taken it."""
-        with self._lock:
-            if self.is_closed:
-                raise HistoryClosed("the history is closed; open another")
-            self._entering += 1
-        try:
-            return self._portal.start_task_soon(function, *args)
-        except RuntimeError as error:
-            raise HistoryClosed("the history's loop thread has ended; open another") from error
-        finally:
-            with self._lock:
-                self._entering -= 1
-                self._say_if_all_entered()
-
-    def leave(self) -> None:
-        """Refuse new calls and tell the thread to end, without waiting for it."""
-        with self._lock:
-            if not self.is_closed:
-                self.is_closed = True
-                self._say(self._told)
-                self._say_if_all_entered()
-
-    def join(self, within_s: float | None = None) -> None:
-        """Wait for the thread's end, where it can be waited for."""
-        if threading.current_thread() is not self._thread:
-            self._thread.join(within_s)
-
-    def _say_if_all_entered(self) -> None:
-        if self.is_closed and not self._entering:
-            self._say(self._all_entered)
-
-    def _say(self, event: asyncio.Event) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has ended
-            self._loop.call_soon_threadsafe(event.set)
-
-    @property
-    def is_in_own_process(self) -> bool:
-        return os.getpid() == self._process
-
-    def require_own_process(self) -> None:
-        if not self.is_in_own_process:
-            raise WrongLoop(
-                "this history was opened before the process forked; open one in the process that "
-                "uses it"
-            )
-
-
-_loop_threads: set[_LoopThread] = set()
-
-
-@atexit.register
-def _leave_all() -> None:
-    """Close what the program has left open, now that its own threads have ended."""
-    threads = [thread for thread in _loop_threads.copy() if thread.is_in_own_process]
-    deadline = time.monotonic() + _EXIT_S
-    for thread in threads:
-        thread.leave()
-    for thread in threads:
-        thread.join(max(0.0, deadline - time.monotonic()))
 
 
 class _Store:
@@ -424,66 +291,3 @@ def _drop_tables(path: Path) -> None:
     """Drop mem0's two tables, as its own reset does."""
     with typed_errors(str(path)), closing(connect(path, "rw")) as connection:
         wait_for_lock(lambda: connection.executescript(_DROP_TABLES), LOCK_TIMEOUT_S)
-
-
-class Mending:
-    """Makes what mem0 hands in storable, and says at the end, once, what had to be changed."""
-
-    def __init__(self) -> None:
-        self._changed: dict[str, None] = {}
-
-    def __enter__(self) -> "Mending":
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        if self._changed:
-            _log.warning("recorded with changes: %s", "; ".join(self._changed))
-
-    def record(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a history record's columns; its id is ours to give, as in mem0."""
-        record = {name: self.text(name, given.get(name)) for name in _RECORD_TEXTS}
-        record.update((name, self.time(name, given.get(name))) for name in _RECORD_TIMES)
-        return record | {
-            "event": given.get("event"),
-            "is_deleted": bool(given.get("is_deleted", 0)),
-        }
-
-    def message(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a message's columns."""
-        return {
-            "role": self.text("role", given.get("role")),
-            "content": self.content(given.get("content")),
-            "name": self.text("name", given.get("name")),
-        }
-
-    def content(self, value: Any) -> Any:
-        """Return a message's content."""
-        return self.text("content", value)
-
-    def text(self, name: str, value: Any) -> Any:
-        """Return a value as a column of text keeps it; what is neither text nor number, as it is.
-
-        SQLite turns a number into text there; every other store would refuse it.
-        """
-        if isinstance(value, str):
-            mended, count = _UNSTORABLE.subn("\ufffd", value)
-            if count:
-                self._changed[f"{name} had characters that no database holds, now U+FFFD"] = None
-            return mended
-        if isinstance(value, int | float):
-            return str(int(value) if isinstance(value, bool) else value)
-        return value
-
-    def time(self, name: str, value: Any) -> datetime | str | None:
-        """Return a time as the contract takes it; for what is none, none."""
-        if value is None or isinstance(value, datetime):
-            return value
-        if isinstance(value, str) and "-" in value and parse_time(value) is not None:
-            return value
-        self._changed[f"{name} was no time, and is left out: {value!r:.60}"] = None
-        return None
-
-
-_UNSTORABLE: Final = re.compile("[\0\ud800-\udfff]")
-_RECORD_TEXTS: Final = ("memory_id", "old_memory", "new_memory", "actor_id", "role")
-_RECORD_TIMES: Final = ("created_at", "updated_at")

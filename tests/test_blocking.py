@@ -290,6 +290,7 @@ class TestEveryStore:
                     history.get_history(f"m{name}")
                     history.get_last_messages(f"s{name}")
             except HistoryClosed:
+                assert history._thread.is_closed, "a reset is no end"
                 closed.append(name)
 
         with ThreadPoolExecutor(20) as executor:
@@ -642,7 +643,7 @@ class TestClosing:
                 assert isinstance(call.exception(ENDS_WITHIN_S), HistoryError)
 
     def test_a_call_that_does_not_end(self, opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(blocking, "_LONGEST_CLOSE_S", 0.05)
+        monkeypatch.setattr("async_history._loop_thread._LONGEST_CLOSE_S", 0.05)
         history = opened()
 
         async def stuck(_: object) -> None:

@@ -33,6 +33,7 @@ from async_history import (
     StorageRefused,
     open_history,
 )
+from async_history._mem0_values import Mending, message_as_given
 from async_history.mem0 import AsyncMemory, HistoryNotWritten, Memory
 from tests.conftest import url_of
 from tests.programs.openai_server import DIMENSIONS, Model, openai_server
@@ -321,11 +322,9 @@ class TestRecords:
             manager = await memory._home_here().opened()
             kept = await manager.get_last_messages("user_id=u")
             assert [message.content for message in kept] == contents
-            from async_history._mem0_values import message_as_given, message_to_store
-
             for content in ([{"type": "text", "text": "x"}], {"a": 1}, "text", None, '["x"]'):
                 given = {"role": "user", "content": content, "name": None}
-                await manager.save_messages([message_to_store(given)], "s")
+                await manager.save_messages([Mending().message(given)], "s")
                 (last,) = await manager.get_last_messages("s", 1)
                 assert message_as_given(last)["content"] == content
 

@@ -13,12 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextvars import ContextVar
 from typing import Any, Final
 
-from async_history._mem0_values import (
-    completed,
-    message_as_given,
-    message_to_store,
-    record_to_store,
-)
+from async_history._mem0_values import Mending, completed, message_as_given
 from async_history.errors import HistoryError
 from async_history.manager import HistoryManager
 
@@ -122,7 +117,8 @@ class Recorder:
 
     def _hand_in(self, changes: Sequence[Mapping[str, Any]]) -> None:
         operation = self._require_operation()
-        records = [record_to_store(change) for change in changes]
+        with Mending() as mending:
+            records = [mending.record(change) for change in changes]
         operation.records += records
         operation.hand_in(lambda: operation.manager.batch_add_history(records))
 
@@ -133,7 +129,8 @@ class Recorder:
     def save_messages(self, messages: Sequence[Mapping[str, Any]], session_scope: str) -> None:
         """Hand in messages for a scope's buffer."""
         operation = self._require_operation()
-        to_store = [message_to_store(message) for message in messages]
+        with Mending() as mending:
+            to_store = [mending.message(message) for message in messages]
         if session_scope:
             operation.hand_in(lambda: operation.manager.save_messages(to_store, session_scope))
 
