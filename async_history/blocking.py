@@ -3,12 +3,11 @@
     history = BlockingHistoryManager("history.db")
     history.add_history("memory-1", None, "likes tea", "ADD")
 
-Lives here: the calls, the loop thread of each object, mem0's kind of reset, and what mem0 accepts
-that the contract refuses. Not here: how anything is stored.
+Lives here: the calls, and mem0's kind of reset. Not here: the loop they run on (_loop_thread), what
+mem0 accepts that the contract refuses (_mem0_values), how anything is stored.
 """
 
 import asyncio
-import logging
 import os
 import sqlite3
 import sys
@@ -32,8 +31,6 @@ from async_history.records import Event
 from async_history.submissions import MESSAGES_KEPT
 
 T = TypeVar("T")
-
-_log = logging.getLogger("async_history")
 
 _BUSY_MS: Final = 5_000
 """How long `connection` waits for a lock: as long as the one that mem0 opens."""
@@ -103,7 +100,9 @@ class BlockingHistoryManager:
             "actor_id": actor_id,
             "role": role,
         }
-        self.batch_add_history([given])
+        with Mending() as mending:
+            to_store = mending.record(given)
+        self._call(lambda manager: manager.add_history(**to_store))
 
     def batch_add_history(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Record many changes, all or none and in order. Keys that mem0 ignores are ignored."""
@@ -271,11 +270,8 @@ class _Store:
     async def copy_memory(self, target: sqlite3.Connection) -> None:
         """Copy a database in memory into another."""
         async with self._turn:
-            manager = self._manager
-            if isinstance(manager, SQLiteHistoryManager):
-                async with manager._turn:
-                    if manager._writing is not None:
-                        await manager._writing.backup(target)
+            if isinstance(self._manager, SQLiteHistoryManager):
+                await self._manager.copy_into(target)
 
     async def aclose(self) -> None:
         self._closed = True

@@ -3,12 +3,18 @@
 import gc
 import os
 import secrets
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
+
+# A shell's background job ignores SIGINT, and so would the programs that tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+os.environ["MEM0_TELEMETRY"] = "False"  # mem0 looks at it as it is imported, by whichever test
 
 # Imported here, or the first test to open a store would be blamed for reading the modules.
 import async_history.backends.null

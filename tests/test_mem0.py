@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import itertools
 import json
-import os
 import re
 import sqlite3
 import subprocess
@@ -17,9 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-os.environ["MEM0_TELEMETRY"] = "False"
-
 from blockbuster import BlockBuster
 from fastapi.testclient import TestClient
 from mem0 import AsyncMemory as PlainAsyncMemory

@@ -280,17 +280,23 @@ class SQLiteHistoryManager(HistoryManager):
         return await self._reader.last_messages(session_scope, limit)
 
     async def _fetch(self, sql: str, parameters: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
-        """Run one SELECT, taking up a file whose tables plain mem0 has dropped."""
-        try:
-            return await self._fetch_once(sql, parameters)
-        except sqlite3.Error as error:
-            if not is_other_schema(error):
-                raise storage_error(error, self._where) from error
-            if self._writer is None:
-                return []  # an old file has not every table
-        await self._writer.run_in_turn(self._take_up)
+        """Run one SELECT, taking up a file whose tables others have dropped."""
+        for _ in range(_TAKE_UPS):
+            try:
+                return await self._fetch_once(sql, parameters)
+            except sqlite3.Error as error:
+                if not is_other_schema(error):
+                    raise storage_error(error, self._where) from error
+                if self._writer is None:
+                    return []  # an old file has not every table
+            await self._writer.run_in_turn(self._take_up)
         with typed_errors(self._where):
             return await self._fetch_once(sql, parameters)
+
+    async def copy_into(self, target: sqlite3.Connection) -> None:
+        """Copy the whole database into another, which nobody else uses meanwhile."""
+        async with self._turn:
+            await (await self._writing_connection()).backup(target)
 
     async def _fetch_once(self, sql: str, parameters: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
         """Run one SELECT on the least busy connection that reads."""
