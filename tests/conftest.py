@@ -11,11 +11,6 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
 
-# A shell's background job ignores SIGINT, and so would the programs that tests interrupt.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-
-os.environ["MEM0_TELEMETRY"] = "False"  # mem0 looks at it as it is imported, by whichever test
-
 # Imported here, or the first test to open a store would be blamed for reading the modules.
 import async_history.backends.null
 import async_history.backends.postgres
@@ -23,6 +18,11 @@ import async_history.backends.sqlite  # noqa: F401
 from async_history import HistoryManager, open_history
 from tests.pgbouncer import pgbouncer
 from tests.postgres_server import VERSIONS, PostgresServer, drop_schemas, with_query
+
+# A shell's background job ignores SIGINT, and so would the programs that tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+os.environ["MEM0_TELEMETRY"] = "False"  # mem0 looks at it as it is imported, by whichever test
 
 OpenStore = Callable[..., HistoryManager]
 
