@@ -143,21 +143,18 @@ class BoundedQueue(Generic[S]):
         An operation is a batch of its own. Places whose callers were cancelled are left out.
         """
         batch: list[Place[S]] = []
-        abandoned: list[Place[S]] = []
-        for place in self._in:
-            if place.ack.done():
-                abandoned.append(place)
-                continue
-            records -= place.count
-            size_bytes -= place.size
-            is_alone = place.operation is not None
-            if batch and (is_alone or records < 0 or size_bytes < 0):
-                break
-            batch.append(place)
-            if is_alone:
-                break
-        for place in (*batch, *abandoned):
+        while self._in:
+            place = next(iter(self._in))
+            if not place.ack.done():
+                records -= place.count
+                size_bytes -= place.size
+                is_alone = place.operation is not None
+                if batch and (is_alone or records < 0 or size_bytes < 0):
+                    break
+                batch.append(place)
             self._leave(place)
+            if batch and batch[-1].operation is not None:
+                break
         self._admit_waiting()
         return batch
 

@@ -41,7 +41,7 @@ COLUMNS: Final = (
 """mem0's ten columns, in its order (mem0ai 0.1.100 to 2.2, `memory/storage.py`)."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class HistoryRecord:
     """One change of one memory: mem0's ten columns.
 
@@ -62,6 +62,34 @@ class HistoryRecord:
     actor_id: str | None = None
     role: str | None = None
     time_before: datetime | None = field(default=None, compare=False, repr=False)
+
+    def __init__(
+        self,
+        id: str,
+        memory_id: str,
+        old_memory: str | None,
+        new_memory: str | None,
+        event: Event | str,
+        created_at: str | None = None,
+        updated_at: str | None = None,
+        is_deleted: bool = False,
+        actor_id: str | None = None,
+        role: str | None = None,
+        time_before: datetime | None = None,
+    ) -> None:
+        # As dataclass would write it, but for object.__setattr__, which takes twice as long: each
+        # record is made on the event loop.
+        _set_id(self, id)
+        _set_memory_id(self, memory_id)
+        _set_old_memory(self, old_memory)
+        _set_new_memory(self, new_memory)
+        _set_event(self, event)
+        _set_created_at(self, created_at)
+        _set_updated_at(self, updated_at)
+        _set_is_deleted(self, is_deleted)
+        _set_actor_id(self, actor_id)
+        _set_role(self, role)
+        _set_time_before(self, time_before)
 
     @property
     def occurred_at(self) -> datetime | None:
@@ -86,6 +114,21 @@ class HistoryRecord:
             "actor_id": self.actor_id,
             "role": self.role,
         }
+
+
+(
+    _set_id,
+    _set_memory_id,
+    _set_old_memory,
+    _set_new_memory,
+    _set_event,
+    _set_created_at,
+    _set_updated_at,
+    _set_is_deleted,
+    _set_actor_id,
+    _set_role,
+    _set_time_before,
+) = (getattr(HistoryRecord, name).__set__ for name in (*COLUMNS, "time_before"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -266,7 +266,9 @@ class GroupCommitWriter(Generic[S]):
                 self._refuse(batch[index], error, None)
             self._acked_submissions += len(batch) - len(refused)
             for place in batch:
-                self._ack(place, None)
+                ack = place.ack
+                if not ack.done():
+                    ack.set_result(None)
         self._unwoken.clear()
 
     async def _to_the_end(self, operation: Callable[[], Awaitable[T]]) -> T:
