@@ -35,13 +35,17 @@ def pgbouncer(
     """Run a PgBouncer in front of the database of a URL; yield the URL of the same through it.
 
     Args:
-        postgres: a URL over a unix socket, as `PostgresServer.url` gives it.
+        postgres: the server's URL.
         pool_size: connections to the server.
         certificate: a PEM file with key and certificate, for clients that come over TLS.
     """
     program = require_pgbouncer()
     parts = urlsplit(postgres)
-    server = parse_qs(parts.query)
+    query = {name: values[0] for name, values in parse_qs(parts.query).items()}
+    server = (
+        f"host={query.get('host', parts.hostname)} port={query.get('port', parts.port or 5432)}"
+    )
+    login = f"user={parts.username}" + (f" password={parts.password}" if parts.password else "")
     port = free_port()
     folder = Path(tempfile.mkdtemp(prefix="async_history_bouncer"))
     tls = ""
@@ -55,7 +59,7 @@ def pgbouncer(
     (folder / "pgbouncer.ini").write_text(
         f"""
 [databases]
-* = host={server["host"][0]} port={server["port"][0]} user=owner
+* = {server} {login}
 [pgbouncer]
 listen_addr = 127.0.0.1
 listen_port = {port}

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -48,14 +48,22 @@ def schema_of(url: str) -> str:
     return parse_qs(urlsplit(url).query)["schema"][0]
 
 
+ROLE_PASSWORD = "agentsecret"  # noqa: S105 - of a role that lives as long as a test
+
+
+def server_of(url: str) -> str:
+    """Return a URL without its schema."""
+    return re.sub("[?&]schema=[^&]*", "", url)
+
+
 def as_role(url: str, role: str) -> str:
-    return url.replace("owner@", f"{role}@")
+    return re.sub("//[^@]*@", f"//{role}:{ROLE_PASSWORD}@", url)
 
 
 @pytest.fixture
 async def role(owner: Any) -> AsyncIterator[str]:
     """A role that may log in and nothing else."""
-    await owner.execute("CREATE ROLE agent LOGIN PASSWORD 'agent''s secret'")
+    await owner.execute(f"CREATE ROLE agent LOGIN PASSWORD '{ROLE_PASSWORD}'")
     yield "agent"
     await owner.execute("DROP OWNED BY agent; DROP ROLE agent")
 
@@ -195,7 +203,7 @@ class TestSchema:
         schema = schema_of(url)
         await owner.execute(
             f"""
-            CREATE ROLE anon LOGIN;
+            CREATE ROLE anon LOGIN PASSWORD '{ROLE_PASSWORD}';
             CREATE SCHEMA {schema};
             GRANT USAGE ON SCHEMA {schema} TO anon;
             ALTER DEFAULT PRIVILEGES IN SCHEMA {schema} GRANT ALL ON TABLES TO anon;
@@ -205,13 +213,13 @@ class TestSchema:
             async with open_history(url) as history:
                 await history.add_history("m", None, "x", "ADD")
                 assert len(await history.get_history("m")) == 1
-            anon = await asyncpg.connect(as_role(url.rpartition("&schema=")[0], "anon"))
+            anon = await asyncpg.connect(as_role(server_of(url), "anon"))
             for table in ("history", "messages", "migrations"):
                 with pytest.raises(asyncpg.InsufficientPrivilegeError):
                     await anon.fetch(f"SELECT * FROM {schema}.{table}")
             await anon.close()
             await owner.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA {schema} TO anon")
-            anon = await asyncpg.connect(as_role(url.rpartition("&schema=")[0], "anon"))
+            anon = await asyncpg.connect(as_role(server_of(url), "anon"))
             assert await anon.fetch(f"SELECT * FROM {schema}.history") == []
             await anon.close()
         finally:
@@ -502,7 +510,7 @@ class TestIds:
 class TestUsersPool:
     async def test_it_is_used_and_never_closed(self, new_schema: NewSchema) -> None:
         url = new_schema()
-        async with asyncpg.create_pool(url.rpartition("&schema=")[0], min_size=2) as pool:
+        async with asyncpg.create_pool(server_of(url), min_size=2) as pool:
             for _ in range(2):
                 async with PostgresHistoryManager(pool=pool, schema=schema_of(url)) as history:
                     await history.add_history("m", None, "x", "ADD")
@@ -515,6 +523,22 @@ class TestUsersPool:
             with pytest.raises(InvalidInput, match="at least 2"):
                 PostgresHistoryManager(pool=pool)
 
+    async def test_a_page_holds_no_connection(self, new_schema: NewSchema) -> None:
+        """Ten readers pause between their pages; the pool's two connections are free."""
+        url = new_schema()
+        async with open_history(url, pool_size=2, acquire_timeout_s=5) as history:
+            await history.batch_add_history(
+                [{"memory_id": "m", "new_memory": str(n), "event": "UPDATE"} for n in range(6)]
+            )
+            walks = [history.query_history(page_size=2).pages() for _ in range(10)]
+            for _ in range(3):
+                pages = [await anext(walk) for walk in walks]
+                assert all(len(page.records) == 2 for page in pages)
+                assert len(await history.get_history("m")) == 6
+            for walk in walks:
+                assert isinstance(walk, AsyncGenerator)
+                await walk.aclose()
+
     async def test_reads_from_a_second_url(
         self, new_schema: NewSchema, owner: Any, role: str
     ) -> None:
@@ -526,7 +550,7 @@ class TestUsersPool:
             f"GRANT USAGE ON SCHEMA {schema} TO {role};"
             f"GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO {role}"
         )
-        read_url = as_role(url.rpartition("&schema=")[0], role)
+        read_url = as_role(server_of(url), role)
         async with open_history(url, read_url=read_url) as history:
             await history.add_history("m", None, "x", "ADD")
             assert len(await history.get_history("m")) == 1
@@ -587,7 +611,7 @@ class TestWithinATransaction:
     async def test_of_another_database(
         self, history: PostgresHistoryManager, postgres: str, owner: Any
     ) -> None:
-        elsewhere = await asyncpg.connect(postgres.replace("/postgres?", "/template1?"))
+        elsewhere = await asyncpg.connect(re.sub(r"/\w+(?=\?|$)", "/template1", postgres))
         try:
             async with elsewhere.transaction():
                 with pytest.raises(StorageMissing):
