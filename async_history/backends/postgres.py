@@ -98,7 +98,7 @@ class PostgresHistoryManager(HistoryManager):
         self._read_url = read_url
         self._schema_name = schema
         self._schema = migrations.quoted(schema)
-        self._where = f"{without_secrets(url) if url else 'the database of the pool'}"
+        self._where = without_secrets(url) if url else "the database of the pool"
         self._migrate = create and migrate
         self._connect = partial(
             ConnectionPool.connect,
@@ -316,18 +316,17 @@ class PostgresHistoryManager(HistoryManager):
     async def _release(self) -> None:
         self._closed = True
         await self._let_go_of_writing()
-        pools = {self._pool, self._read_pool} - {None}
-        self._pool = self._read_pool = None
-        for pool in pools:
-            if pool is not None:
-                await pool.aclose(self._close_timeout_s)
+        for pool in self._pools_given_up():
+            await pool.aclose(self._close_timeout_s)
 
     def _abandon(self) -> None:
-        pools = {self._pool, self._read_pool} - {None}
+        for pool in self._pools_given_up():
+            pool.terminate()
+
+    def _pools_given_up(self) -> set[ConnectionPool]:
+        pools = {pool for pool in (self._pool, self._read_pool) if pool is not None}
         self._pool = self._read_pool = None
-        for pool in pools:
-            if pool is not None:
-                pool.terminate()
+        return pools
 
 
 _LEAST_CONNECTIONS: Final = 2
