@@ -2,6 +2,7 @@
 
 from async_history.errors import (
     CommitUnknown,
+    CopyMismatch,
     CursorGone,
     HistoryClosed,
     HistoryConflict,
@@ -21,18 +22,30 @@ from async_history.errors import (
     StorageUnreachable,
     WrongLoop,
 )
-from async_history.manager import HistoryManager, HistoryStats
+from async_history.following import Following
+from async_history.json_lines import JsonLines, dump_lines
+from async_history.manager import HistoryManager
+from async_history.moving import CopyReport, copy_history
 from async_history.opening import open_history
 from async_history.queries import HistoryQuery, Page
 from async_history.records import Event, HistoryRecord, Message
+from async_history.retention import Erasure, ErasureReport, PruneReport
+from async_history.sources import RecordSource
+from async_history.store import HistoryStats
+from async_history.timeline import MemoryDiff
 from async_history.writer import WriterStats
 
 __version__ = "0.1.0"
 
 __all__ = [
     "CommitUnknown",
+    "CopyMismatch",
+    "CopyReport",
     "CursorGone",
+    "Erasure",
+    "ErasureReport",
     "Event",
+    "Following",
     "HistoryClosed",
     "HistoryConflict",
     "HistoryError",
@@ -42,10 +55,14 @@ __all__ = [
     "HistoryStats",
     "IdConflict",
     "InvalidInput",
+    "JsonLines",
+    "MemoryDiff",
     "Message",
     "MigrationError",
     "Overloaded",
     "Page",
+    "PruneReport",
+    "RecordSource",
     "StorageCorrupt",
     "StorageDenied",
     "StorageError",
@@ -57,5 +74,7 @@ __all__ = [
     "StorageUnreachable",
     "WriterStats",
     "WrongLoop",
+    "copy_history",
+    "dump_lines",
     "open_history",
 ]

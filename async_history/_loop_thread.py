@@ -18,7 +18,7 @@ import anyio
 from anyio.from_thread import BlockingPortal
 
 from async_history.errors import CommitUnknown, HistoryClosed, WrongLoop
-from async_history.manager import CLOSE_TIMEOUT_S
+from async_history.life import CLOSE_TIMEOUT_S
 
 T = TypeVar("T")
 

@@ -54,7 +54,11 @@ class Mending:
 
         SQLite turns a number into text there; every other store would refuse it.
         """
+        if value is None:
+            return None
         if isinstance(value, str):
+            if value.isascii() and "\0" not in value:
+                return value
             mended, count = _UNSTORABLE.subn("\ufffd", value)
             if count:
                 self._changed[f"{name} had characters that no database holds, now U+FFFD"] = None

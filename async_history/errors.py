@@ -9,6 +9,7 @@ HistoryError
 ├── WrongLoop             the manager belongs to another event loop or process; not written
 ├── CommitUnknown         the store cannot say whether the named ids were written
 ├── CursorGone            the record a cursor points at is no longer at its place
+├── CopyMismatch          a copy's target does not hold the source's records, in their order
 ├── MigrationError        the store's layout cannot be used or adopted; left untouched
 └── StorageError          the store refused or failed; not written
     ├── StorageRefused      a rule of the database's owner refuses this submission alone
@@ -68,6 +69,13 @@ class CommitUnknown(HistoryError):
 
 class CursorGone(HistoryError):
     """The record a cursor points at was removed or moved. Start again without the cursor."""
+
+
+class CopyMismatch(HistoryError):
+    """The target of a copy holds a record of the source with other content, elsewhere, or not.
+
+    Nothing of the target was taken away. Copying again cannot mend it: use an empty target.
+    """
 
 
 class MigrationError(HistoryError):

@@ -3,21 +3,26 @@
     async with open_history("history.db") as history:
         await history.add_history("memory-1", None, "likes tea", "ADD")
 
-Lives here: the public calls, their checks, who may call, opening and closing. Not here: how a
-backend stores anything (backends/), how writes become batches (writer.py).
+Lives here: the public calls and their checks. Not here: opening, closing and who may call
+(life.py), what a backend must provide (store.py), how it does (backends/), how writes become
+batches (writer.py).
 """
 
 import asyncio
-import os
-import threading
-from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
-from types import TracebackType
-from typing import Any, Self
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
+from datetime import datetime, timedelta
+from typing import Any
 
-from async_history.errors import HistoryClosed, InvalidInput, WrongLoop
+from async_history.errors import InvalidInput
+from async_history.following import (
+    PAGE_RECORDS,
+    POLL_INTERVAL_S,
+    Bell,
+    Following,
+    FollowRead,
+    check_interval,
+)
+from async_history.life import CLOSE_TIMEOUT_S
 from async_history.queries import (
     PAGE_SIZE,
     Cursor,
@@ -25,50 +30,44 @@ from async_history.queries import (
     HistoryQuery,
     Order,
     PageRead,
+    new_filter,
     new_query,
 )
 from async_history.records import Event, HistoryRecord, Message, check_text, new_record
+from async_history.retention import (
+    Erasure,
+    ErasureReport,
+    Progress,
+    PruneReport,
+    PruneStep,
+    Pruning,
+    Reached,
+    erase_in_steps,
+    erasing,
+    prune_in_steps,
+    pruning,
+)
+from async_history.store import HistoryStats, Store
 from async_history.submissions import (
     MESSAGES_KEPT,
-    Submission,
     many_records,
     messages_to_save,
     one_record,
 )
-from async_history.writer import WriterStats
-
-_process = object()
-"""This process, for telling it from a forked child: asking the system at each call costs more than
-all other checks together."""
-
-
-def _enter_child() -> None:
-    global _process
-    _process = object()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_enter_child)
-
-CLOSE_TIMEOUT_S = 10.0
-"""How long closing waits for what was accepted, unless told otherwise."""
+from async_history.timeline import (
+    MemoryDiff,
+    Moment,
+    check_instant,
+    check_moment,
+    diff_of,
+    records_of,
+    restoration_of,
+    restored,
+    state_at,
+)
 
 
-@dataclass(frozen=True, slots=True)
-class HistoryStats:
-    """A manager's state for operators: counters since it was opened, sizes in bytes, and worries.
-
-    `writer` is None where nothing is queued (the null manager).
-    """
-
-    store: str
-    writer: WriterStats | None
-    file_bytes: int
-    wal_bytes: int
-    worries: tuple[str, ...]
-
-
-class HistoryManager(ABC):
+class HistoryManager(Store):
     """An open history store, made by `open_history`. Belongs to the event loop that opened it.
 
     Use it as `async with manager:`, or `await manager` and later `await manager.aclose()`. Every
@@ -77,13 +76,12 @@ class HistoryManager(ABC):
     """
 
     def __init__(self, *, close_timeout_s: float = CLOSE_TIMEOUT_S) -> None:
-        self._close_timeout_s = close_timeout_s
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread = 0
-        self._process = _process
-        self._is_open = False
-        self._closed = False
-        self._closing: asyncio.Task[None] | None = None
+        super().__init__(close_timeout_s=close_timeout_s)
+        self._bell = Bell()
+
+    def _close_task(self) -> "asyncio.Task[None]":
+        self._bell.ring()  # followers learn that it is closed
+        return super()._close_task()
 
     # Recording
 
@@ -183,19 +181,22 @@ class HistoryManager(ABC):
     def query_history(
         self,
         *,
-        memory_id: str | None = None,
+        memory_id: str | Collection[str] | None = None,
         actor_id: str | None = None,
         role: str | None = None,
         event: Event | str | None = None,
+        text: str | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
         order: Order = "oldest",
         after: str | None = None,
         page_size: int = PAGE_SIZE,
     ) -> HistoryQuery:
-        """Ask for records by memory, actor, role, event and time; iterate over the answer.
+        """Ask for records that match all that is given; iterate over the answer.
 
         Args:
+            memory_id: one memory, or several.
+            text: what the old or the new text contains, to the letter.
             since, until: aware datetimes; `occurred_at` lies in [since, until).
             order: "oldest" or "newest" first. Order is the order of recording, not of times.
             after: the `cursor` of a page, to continue behind it.
@@ -211,18 +212,90 @@ class HistoryManager(ABC):
             self._require_open()
             return await self._read_page(wanted, place, limit)
 
-        return new_query(
-            read_page,
+        wanted = new_filter(
             memory_id=memory_id,
             actor_id=actor_id,
             role=role,
             event=event,
+            text=text,
             since=since,
             until=until,
             order=order,
-            after=after,
-            page_size=page_size,
         )
+        return new_query(read_page, wanted, after=after, page_size=page_size)
+
+    async def count_history(
+        self,
+        *,
+        memory_id: str | Collection[str] | None = None,
+        actor_id: str | None = None,
+        role: str | None = None,
+        event: Event | str | None = None,
+        text: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> int:
+        """Return how many records match; the arguments are those of `query_history`."""
+        self._require_open()
+        wanted = new_filter(
+            memory_id=memory_id,
+            actor_id=actor_id,
+            role=role,
+            event=event,
+            text=text,
+            since=since,
+            until=until,
+        )
+        return await self._count(wanted)
+
+    def follow(
+        self,
+        *,
+        after: str | None = None,
+        memory_id: str | None = None,
+        poll_interval_s: float = POLL_INTERVAL_S,
+    ) -> Following[Any]:
+        """Follow the history: iterate over every record committed from a point on, in order, once.
+
+        A record whose transaction commits late comes late; none is skipped. What this manager
+        commits comes at once, what others do within `poll_interval_s`. It never ends by itself.
+
+        Args:
+            after: a follower's `cursor`, also of an earlier run, or what `end_cursor` returned;
+                None begins with the oldest record. A page's cursor is another thing.
+            memory_id: follow one memory alone.
+
+        Raises:
+            InvalidInput: at once, naming the argument; or the history is spread over the nodes of
+                a Citus cluster, which have no order of commits in common.
+            CursorGone: while iterating, when the place to go on from can't be told any more.
+            HistoryClosed: while iterating, when the manager is closed.
+            StorageError: while iterating; iterate again to go on.
+        """
+        self._require_open()
+        if memory_id is not None:
+            check_text("memory_id", memory_id)
+        check_interval("poll_interval_s", poll_interval_s)
+        begin = self._follow_place(None if after is None else check_text("after", after))
+
+        async def read(place: Any) -> FollowRead[Any]:
+            self._require_open()
+            return await self._read_behind(place, memory_id, PAGE_RECORDS)
+
+        return Following(read, begin, self._bell.hearer(), poll_interval_s)
+
+    async def end_cursor(self) -> str | None:
+        """Return the cursor behind all that is committed now, for `follow` to begin there.
+
+        None where there is nothing yet: the beginning.
+
+        Raises:
+            InvalidInput, StorageError: as `follow`.
+        """
+        self._require_open()
+        self._follow_place(None)
+        place = await self._read_end()
+        return None if place is None else str(place)
 
     async def get_last_messages(
         self, session_scope: str, limit: int = MESSAGES_KEPT
@@ -238,137 +311,171 @@ class HistoryManager(ABC):
         self._require_open()
         return await self._read_stats()
 
-    # Life
-
     async def reset(self) -> None:
         """Empty the store, after all writes called before and before all called after."""
         self._require_open()
         await self._empty()
 
-    def __await__(self) -> Generator[Any, None, Self]:
-        return self._opened().__await__()
+    # Going back
 
-    async def __aenter__(self) -> Self:
-        return await self._opened()
+    async def memory_at(self, memory_id: str, when: Moment) -> HistoryRecord | None:
+        """Return the record in force at a moment: its `new_memory` is what the memory said then.
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.aclose()
+        None where the memory did not exist yet, or was deleted. Of the memory's records that
+        occurred at or before an instant, the last one recorded counts: clocks can step back.
 
-    async def _opened(self) -> Self:
-        if self._loop is not None:
-            raise HistoryClosed("a manager is opened once; make another with open_history")
-        self._loop = asyncio.get_running_loop()
-        self._thread = threading.get_ident()
-        self._process = _process
-        try:
-            await self._open()
-        except BaseException:
-            self._closed = True
-            raise
-        if self._closed:
-            await self._close()
-            raise HistoryClosed("the manager was closed while it was being opened")
-        self._is_open = True
-        return self
+        Args:
+            when: an aware datetime, or a version number: 1 is the ADD.
 
-    async def aclose(self) -> None:
-        """Refuse new work, wait until what was accepted is durable, and let go of the store.
-
-        Waits at most `close_timeout_s`. Closing twice, also at the same time, is closing once.
+        Raises:
+            InvalidInput: also where there is no such version.
         """
-        self._require_own_loop()
-        self._closed = True
-        if self._is_open:
-            await asyncio.shield(self._close_task())
+        self._require_open()
+        check_text("memory_id", memory_id)
+        check_moment("when", when)
+        return state_at(memory_id, await self._read_history(memory_id), when)
 
-    def close(self) -> None:
-        """Close from anywhere: from the manager's loop it begins closing and returns at once,
-        from another thread it returns when closing is done."""
-        self._require_own_process()
-        self._closed = True
-        loop = self._loop
-        if loop is None or not self._is_open:
-            return
-        if self._is_in_own_loop():
-            self._close_task()
-        elif loop.is_running():
-            asyncio.run_coroutine_threadsafe(self.aclose(), loop).result(
-                self._close_timeout_s + CLOSE_TIMEOUT_S
-            )
-        else:
-            self._abandon()
+    def memories_at(self, when: datetime) -> AsyncIterator[HistoryRecord]:
+        """Iterate over all memories that were there at an instant: the record in force of each.
 
-    def _close_task(self) -> "asyncio.Task[None]":
-        if self._closing is None:
-            self._closing = asyncio.get_running_loop().create_task(self._close())
-        return self._closing
+        Each is what `memory_at` gives for its memory; they come in no particular order, and no
+        connection is held while they are looked at.
 
-    def _require_open(self) -> None:
-        if self._closed or not self._is_open:
-            self._require_own_process()
-            raise HistoryClosed(
-                "the manager is closed; open another"
-                if self._closed
-                else "the manager is not open yet: `async with` it, or await it"
-            )
-        self._require_own_loop()
+        Args:
+            when: an aware datetime.
 
-    def _require_own_loop(self) -> None:
-        self._require_own_process()
-        if self._loop is not None and not self._is_in_own_loop():
-            raise WrongLoop(
-                "this manager belongs to another event loop; open one in the loop that uses it"
-            )
+        Raises:
+            InvalidInput: at once.
+            CursorGone: while iterating over a SQLite file, when what was found is gone (a reset,
+                a removal, a rebuilt file).
+        """
+        self._require_open()
+        check_instant("when", when)
+        return records_of(self._read_states(when))
 
-    def _is_in_own_loop(self) -> bool:
-        # Not asyncio.get_running_loop(): before Python 3.12 each call of it asks the system for
-        # the process id, which can cost more than all of the call it is made from.
-        return (
-            self._loop is not None
-            and self._loop.is_running()
-            and threading.get_ident() == self._thread
-        )
+    async def diff(self, memory_id: str, a: Moment, b: Moment) -> MemoryDiff:
+        """Return what a memory said at two moments, and the records between them.
 
-    def _require_own_process(self) -> None:
-        if self._process is not _process:
-            raise WrongLoop(
-                "this manager was opened before the process forked; open one in the process that "
-                "uses it"
-            )
+        Args:
+            a, b: each as `when` of `memory_at`; b may be the earlier one.
 
-    # What a backend provides
+        Raises:
+            InvalidInput: as `memory_at`.
+        """
+        self._require_open()
+        check_text("memory_id", memory_id)
+        check_moment("a", a)
+        check_moment("b", b)
+        return diff_of(memory_id, await self._read_history(memory_id), a, b)
 
-    @abstractmethod
-    async def _open(self) -> None: ...
+    async def restore(
+        self,
+        memory_id: str,
+        *,
+        to: Moment,
+        actor_id: str | None = None,
+        role: str | None = None,
+    ) -> HistoryRecord:
+        """Bring back what a memory said at a moment; return the record that did, once durable.
 
-    @abstractmethod
-    async def _close(self) -> None:
-        """Drain and let go. Called once, in the manager's loop, not cancelled."""
+        Appends an UPDATE, or an ADD where the memory is deleted; what was recorded stays. Where
+        the memory says the same already, nothing is written, and its latest record returned.
 
-    @abstractmethod
-    def _abandon(self) -> None:
-        """Let go without the loop, which has stopped: what was not acked is not waited for."""
+        Args:
+            to: as `when` of `memory_at`.
+            actor_id, role: who restores.
 
-    @abstractmethod
-    def _submit(self, submission: Submission) -> Awaitable[None]:
-        """Write a submission and return when it is durable."""
+        Raises:
+            InvalidInput: the memory is unknown, was not there then, or its text is not known.
+            HistoryConflict: the memory changed meanwhile; nothing was written. Look, and try again.
+            Overloaded, CommitUnknown, StorageError: see errors.py.
+        """
+        self._require_open()
+        check_text("memory_id", memory_id)
+        check_moment("to", to)
+        for name, text in (("actor_id", actor_id), ("role", role)):
+            if text is not None:
+                check_text(name, text)
+        plan = restoration_of(memory_id, await self._read_history(memory_id), to)
+        return await restored(self, plan, actor_id, role)
 
-    @abstractmethod
-    async def _read_history(self, memory_id: str) -> list[HistoryRecord]: ...
+    # Letting go
 
-    @abstractmethod
-    async def _read_page(self, wanted: Filter, after: Cursor | None, limit: int) -> PageRead: ...
+    async def prune(
+        self,
+        *,
+        older_than: datetime | timedelta,
+        keep_last: int = 1,
+        dry_run: bool = False,
+        on_progress: Progress | None = None,
+    ) -> PruneReport:
+        """Remove records from before an instant, but the last ones of each memory.
 
-    @abstractmethod
-    async def _read_messages(self, session_scope: str, limit: int) -> Sequence[Message]: ...
+        A record goes when its `occurred_at` is before the instant and `keep_last` later records
+        of its memory stay. A memory whose latest record is a DELETE goes as a whole once all its
+        records are that old. A record whose instant nobody knows stays.
 
-    @abstractmethod
-    async def _read_stats(self) -> HistoryStats: ...
+        Works in small transactions that take their turn among the writes. It may be interrupted
+        anywhere and run again; records added meanwhile are left for the next time. Messages are
+        not touched. To make texts unreadable for good is what `erase` does.
 
-    @abstractmethod
-    async def _empty(self) -> None: ...
+        Args:
+            older_than: an aware datetime, or a timedelta before now.
+            keep_last: with 1 or more the last known state of a living memory is never taken; with
+                0 a memory goes as a whole once all its records are old enough.
+            dry_run: only report what would be removed.
+            on_progress: told after each step how far the walk has come, and how far it goes.
+
+        Raises:
+            InvalidInput: naming the argument; nothing was removed.
+            StorageError, CommitUnknown: what was removed until then stays so. Run it again.
+        """
+        self._require_open()
+        asked = pruning(older_than, keep_last, dry_run=dry_run)
+
+        async def step(asked: Pruning, reached: Reached | None) -> PruneStep:
+            self._require_open()
+            return await self._prune_step(asked, reached)
+
+        return await prune_in_steps(step, asked, on_progress)
+
+    async def erase(
+        self,
+        *,
+        memory_ids: Iterable[str] = (),
+        actor_id: str | None = None,
+        session_scopes: Iterable[str] = (),
+        reason: str,
+        dry_run: bool = False,
+        vacuum: bool = True,
+    ) -> ErasureReport:
+        """Make texts unreadable for good; that something changed, and when, stays known.
+
+        Of the named memories every record's `old_memory` and `new_memory` become None. Of an
+        actor's records too, and their `actor_id`; and where another's record of the same memory
+        has, to the letter, a text that the actor recorded, that text. Of the named session scopes
+        the buffered messages go. The erasure itself is kept: see `erasures`.
+
+        A repeated `add_history` of an erased record raises `IdConflict`: the text stays gone.
+
+        Args:
+            memory_ids, actor_id: whose texts; one of the two.
+            session_scopes: whose buffered messages.
+            reason: kept with the erasure. Name no person in it.
+            dry_run: only count what would be erased.
+            vacuum: also write a SQLite file anew, without the free space in which texts of
+                earlier changes may be; writers wait meanwhile. On PostgreSQL: VACUUM the tables.
+
+        Raises:
+            InvalidInput: naming the argument; nothing was erased.
+            StorageError, CommitUnknown: what was erased until then stays so. Run it again: the
+                interrupted erasure stays listed, unfinished.
+        """
+        self._require_open()
+        asked = erasing(memory_ids, actor_id, session_scopes, reason, dry_run=dry_run)
+        return await erase_in_steps(self._erasure_steps(), asked, vacuum=vacuum)
+
+    async def erasures(self) -> list[Erasure]:
+        """Return the erasures that were made in this store, oldest first. A reset leaves them."""
+        self._require_open()
+        return list(await self._read_erasures())

@@ -65,7 +65,7 @@ END;
 """
 """Run once on a connection that writes. Temporary: nothing of it is stored in the file."""
 
-_OURS = """EXISTS (
+OURS = """EXISTS (
     SELECT 1 FROM main.sqlite_master
     WHERE name = 'async_history_newest_deleted' AND tbl_name = 'history'
 )"""
@@ -74,27 +74,36 @@ _OURS = """EXISTS (
 Each statement asks, so it must be quick: PRAGMA schema_version inside a statement takes longer than
 the rest of the index. That is compared when a file is opened."""
 
-UNTOUCHED = f"""({_OURS} AND EXISTS (
+UNTOUCHED = f"""({OURS} AND EXISTS (
     SELECT 1 FROM main.async_history_state
     WHERE schema_version = (SELECT schema_version FROM pragma_schema_version)
 ))"""  # noqa: S608 - constants of this file
 """SQL condition: nobody changed any table since the index noted how far it reaches."""
 
-COMPLETE = f"""({_OURS} AND EXISTS (
+COMPLETE = f"""({OURS} AND EXISTS (
     SELECT 1 FROM main.async_history_state
     WHERE indexed_through = (SELECT coalesce(max(rowid), 0) FROM main.history)
 ))"""  # noqa: S608 - constants of this file
 """SQL condition: every row is indexed."""
 
-POSITIONS = f"""
-    SELECT position FROM main.async_history_settled WHERE memory = :memory
-    UNION ALL SELECT position FROM main.async_history_middle WHERE memory = :memory
-    UNION ALL SELECT position FROM main.async_history_recent WHERE memory = :memory
-    UNION ALL SELECT rowid FROM main.history WHERE memory_id = :memory_id AND rowid > (
-        SELECT CASE WHEN {_OURS} THEN indexed_through ELSE -9223372036854775808 END
+
+def positions(is_key: str, is_memory: str) -> str:
+    """Return an SQL subquery: the rows that may be of the memories that two conditions name.
+
+    `is_key` is a condition on `memory`, a key, and `is_memory` on `memory_id` in `history`.
+    """
+    return f"""
+    SELECT position FROM main.async_history_settled WHERE {is_key}
+    UNION ALL SELECT position FROM main.async_history_middle WHERE {is_key}
+    UNION ALL SELECT position FROM main.async_history_recent WHERE {is_key}
+    UNION ALL SELECT rowid FROM main.history WHERE {is_memory} AND rowid > (
+        SELECT CASE WHEN {OURS} THEN indexed_through ELSE -9223372036854775808 END
         FROM main.async_history_state
     )
-"""  # noqa: S608 - constants of this file
+"""  # noqa: S608 - constants of ours
+
+
+POSITIONS = positions("memory = :memory", "memory_id = :memory_id")
 """SQL subquery: the rows that may belong to `:memory_id`, whose key is `:memory`."""
 
 
@@ -106,7 +115,7 @@ ORDER BY 1, 2
 """
 NOTE_ROWS = f"""
 UPDATE async_history_state SET indexed_through = (SELECT coalesce(max(rowid), 0) FROM history)
-WHERE {_OURS}
+WHERE {OURS}
 """  # noqa: S608 - constants of this file
 """Run one after the other in a write transaction, these index the rows that others wrote."""
 
@@ -118,20 +127,39 @@ def add_functions(connection: sqlite3.Connection) -> None:
 
 
 def catch_up(connection: sqlite3.Connection) -> None:
-    """Index all rows, inside the caller's write transaction.
-
-    Where tables were replaced since, the index is built anew.
-    """
-    add_functions(connection)
-    (untouched,) = connection.execute(f"SELECT {UNTOUCHED}").fetchone()
-    if not untouched:
-        for level in LEVELS:
-            connection.execute(f"DELETE FROM {level}")  # noqa: S608 - our own names
-        connection.execute(
-            """
-            UPDATE async_history_state SET indexed_through = -9223372036854775808,
-                schema_version = (SELECT schema_version FROM pragma_schema_version)
-            """
-        )
+    """Index all rows, inside the caller's write transaction."""
     connection.execute(TAKE_IN_ROWS)
     connection.execute(NOTE_ROWS)
+
+
+CLEAR = tuple(f"DELETE FROM {level}" for level in LEVELS)  # noqa: S608 - our own names
+"""Statements that forget all rows: the table they were of was replaced."""
+
+LATER = """(
+    SELECT position FROM (
+        SELECT position FROM main.async_history_settled
+        WHERE memory = given.memory AND position > given.position
+        UNION SELECT position FROM main.async_history_middle
+        WHERE memory = given.memory AND position > given.position
+        UNION SELECT position FROM main.async_history_recent
+        WHERE memory = given.memory AND position > given.position
+        ORDER BY position
+    )
+    WHERE EXISTS (
+        SELECT 1 FROM main.history WHERE rowid = position AND memory_id = given.memory_id
+    )
+    LIMIT 1 OFFSET {after}
+)"""
+"""SQL value: the position of `given`'s memory that comes so many places after `given.position`.
+
+The levels are merged as they are read: it costs no more in a long history. Every row is indexed."""
+
+FORGET = tuple(
+    f"""
+    DELETE FROM {level} WHERE (memory, position) IN (
+        SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?)
+    )
+    """  # noqa: S608 - our own names
+    for level in LEVELS
+)
+"""Statements that each take a JSON list of entries whose rows are gone, as [memory, position]."""

@@ -7,13 +7,13 @@ how a backend finds the rows of one page.
 import base64
 import binascii
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
 from async_history.errors import InvalidInput
-from async_history.records import Event, HistoryRecord, check_text
+from async_history.records import Event, HistoryRecord, Row, check_name, check_text, is_aware
 
 Order = Literal["oldest", "newest"]
 
@@ -25,23 +25,31 @@ PAGE_SIZE = 500
 class Filter:
     """What a query asks for; None asks for everything. Times are aware instants."""
 
-    memory_id: str | None
+    memory_ids: tuple[str, ...] | None
     actor_id: str | None
     role: str | None
     event: Event | None
+    text: str | None
     since: datetime | None
     until: datetime | None
-    order: Order
+    order: Order = "oldest"
 
-    def admits_time(self, moment: datetime | None) -> bool:
-        """Tell whether an instant lies in [since, until)."""
-        if self.since is None and self.until is None:
-            return True
-        if moment is None:
-            return False
-        return (self.since is None or moment >= self.since) and (
-            self.until is None or moment < self.until
-        )
+
+NOT_A_CURSOR = "{!r} is not a cursor of {}; use its `cursor` as it came"
+
+
+def cursor_text(*parts: str | int | None) -> str:
+    """Return a place's parts as the opaque text that callers keep."""
+    text = json.dumps(parts, separators=(",", ":"))
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def cursor_parts(text: str) -> object:
+    """Return what `cursor_text` was given, as a list; None where the text is none of its."""
+    try:
+        return json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+    except (ValueError, TypeError, binascii.Error):
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +60,7 @@ class Cursor:
     id: str
 
     def __str__(self) -> str:
-        text = json.dumps([self.position, self.id], separators=(",", ":"))
-        return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+        return cursor_text(self.position, self.id)
 
     @classmethod
     def parse(cls, text: str) -> "Cursor":
@@ -62,15 +69,10 @@ class Cursor:
         Raises:
             InvalidInput: it is not the cursor of a page.
         """
-        try:
-            position, record_id = json.loads(
-                base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-            )
-            if type(position) is int and type(record_id) is str:
+        match cursor_parts(text):
+            case [int(position), str(record_id)]:
                 return cls(position, record_id)
-        except (ValueError, TypeError, binascii.Error):
-            pass
-        raise InvalidInput(f"{text!r} is not a cursor; use the `cursor` of a page as it came")
+        raise InvalidInput(NOT_A_CURSOR.format(text, "a page"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,15 @@ class PageRead:
     """What a backend found: matching records, the last place it looked at, and whether it ended."""
 
     records: Sequence[HistoryRecord]
+    place: Cursor | None
+    is_last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RowsRead:
+    """What a backend found in the order of recording: ten columns each, as `row_of` a record."""
+
+    rows: Sequence[Row]
     place: Cursor | None
     is_last: bool
 
@@ -132,43 +143,66 @@ class HistoryQuery:
                 return
 
 
-def _is_aware(moment: object) -> bool:
-    return isinstance(moment, datetime) and moment.tzinfo is not None
-
-
-def new_query(
-    read_page: ReadPage,
+def new_filter(
     *,
-    memory_id: str | None,
+    memory_id: str | Collection[str] | None,
     actor_id: str | None,
     role: str | None,
     event: Event | str | None,
+    text: str | None,
     since: datetime | None,
     until: datetime | None,
-    order: Order,
-    after: str | None,
-    page_size: int,
-) -> HistoryQuery:
-    """Check a query's arguments.
+    order: Order = "oldest",
+) -> Filter:
+    """Check what is asked for.
 
     Raises:
         InvalidInput: naming the argument that can't be used.
     """
-    for name, text in (("memory_id", memory_id), ("actor_id", actor_id), ("role", role)):
-        if text is not None:
-            check_text(name, text)
+    for name, value in (("actor_id", actor_id), ("role", role)):
+        if value is not None:
+            check_text(name, value)
+    if text is not None:
+        check_name("text", text)
     for name, moment in (("since", since), ("until", until)):
-        if moment is not None and not _is_aware(moment):
+        if moment is not None and not is_aware(moment):
             raise InvalidInput(f"{name} must be a datetime with a time zone, not {moment!r}")
     if event is not None and event not in list(Event):
         raise InvalidInput(f"event must be ADD, UPDATE or DELETE, not {event!r}")
     if order not in ("oldest", "newest"):
         raise InvalidInput(f"order must be 'oldest' or 'newest' (first), not {order!r}")
+    return Filter(
+        _memory_ids(memory_id),
+        actor_id,
+        role,
+        None if event is None else Event(event),
+        text,
+        since,
+        until,
+        order,
+    )
+
+
+def _memory_ids(given: str | Collection[str] | None) -> tuple[str, ...] | None:
+    if given is None:
+        return None
+    if isinstance(given, str):
+        return (check_text("memory_id", given),)
+    if not isinstance(given, Collection):
+        raise InvalidInput(f"memory_id must be text or several, not {type(given).__name__}")
+    return tuple(dict.fromkeys(check_text("memory_id", memory_id) for memory_id in given))
+
+
+def new_query(
+    read_page: ReadPage, wanted: Filter, *, after: str | None, page_size: int
+) -> HistoryQuery:
+    """Check where a query begins and how it is paged.
+
+    Raises:
+        InvalidInput: naming the argument that can't be used.
+    """
     if type(page_size) is not int or page_size < 1:
         raise InvalidInput(f"page_size must be a positive whole number, not {page_size!r}")
-    wanted = Filter(
-        memory_id, actor_id, role, None if event is None else Event(event), since, until, order
-    )
     return HistoryQuery(
         read_page, wanted, None if after is None else Cursor.parse(after), page_size
     )

@@ -142,6 +142,13 @@ class BoundedQueue(Generic[S]):
 
         An operation is a batch of its own. Places whose callers were cancelled are left out.
         """
+        if self.records <= records and self.size_bytes <= size_bytes:
+            # Everyone in one go takes a quarter of the time, which the database waits for.
+            everyone = [place for place in self._in if not place.ack.done()]
+            if not [place for place in everyone if place.operation is not None]:
+                self._forget_all()
+                self._admit_waiting()
+                return everyone
         batch: list[Place[S]] = []
         while self._in:
             place = next(iter(self._in))
@@ -167,8 +174,7 @@ class BoundedQueue(Generic[S]):
     def clear(self) -> list[Place[S]]:
         """Send away everyone, and return them."""
         everyone = [*self._in, *self.clear_waiting()]
-        self._in.clear()
-        self.records = self.size_bytes = 0
+        self._forget_all()
         return everyone
 
     def _has_room(self, place: Place[S]) -> bool:
@@ -191,6 +197,10 @@ class BoundedQueue(Generic[S]):
                 return
             del self._waiting[place]
             self._admit(place)
+
+    def _forget_all(self) -> None:
+        self._in.clear()
+        self.records = self.size_bytes = 0
 
     def _leave(self, place: Place[S]) -> None:
         del self._in[place]

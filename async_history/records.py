@@ -5,10 +5,11 @@ them. Not here: how they are written or read.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
+from operator import attrgetter
 from typing import Any, Final
 
 from uuid_utils import uuid7
@@ -131,6 +132,19 @@ class HistoryRecord:
 ) = (getattr(HistoryRecord, name).__set__ for name in (*COLUMNS, "time_before"))
 
 
+Row = tuple[Any, ...]
+"""A record's ten columns."""
+row_of: Final[Callable[[HistoryRecord], Row]] = attrgetter(*COLUMNS)
+
+
+def record_of(row: Row) -> HistoryRecord:
+    """Return the record of a row, whose event may be plain text."""
+    record_id, memory_id, old_memory, new_memory, event, *others = row
+    return HistoryRecord(
+        record_id, memory_id, old_memory, new_memory, _known_event(event) or event, *others
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
     """One message of a session scope's rolling buffer. `created_at` is ISO 8601 text, UTC.
@@ -181,6 +195,11 @@ def parse_time(text: str) -> datetime | None:
     except ValueError:
         return None
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def is_aware(moment: object) -> bool:
+    """Tell whether something is a datetime that names an instant."""
+    return isinstance(moment, datetime) and moment.utcoffset() is not None
 
 
 def now_text() -> str:

@@ -1,6 +1,6 @@
 """What one call wants written, checked and weighed: all of it or none.
 
-Lives here: the two kinds of submission and how they are made from a caller's arguments. Not here:
+Lives here: the kinds of submission and how they are made from a caller's arguments. Not here:
 when and how they are written.
 """
 
@@ -54,6 +54,11 @@ class AddRecords:
     def ids(self) -> Sequence[str]:
         return [record.id for record in self.records]
 
+    @property
+    def names_ids(self) -> bool:
+        """Whether any id was given, and may be taken."""
+        return bool(self.given)
+
     def is_same(self, index: int, stored: HistoryRecord) -> bool:
         """Tell whether the stored record is what the record at `index` wants under its id."""
         record = self.records[index]
@@ -62,6 +67,21 @@ class AddRecords:
             name for name in _COMPARED_IF_GIVEN if given is None or given.get(name) is not None
         ]
         return all(getattr(record, n) == getattr(stored, n) for n in (*_ALWAYS_COMPARED, *names))
+
+
+@dataclass(slots=True, eq=False)
+class CopyRecords(AddRecords):
+    """Records of another history to append as they are, in order, whatever their events and times.
+
+    A record that is there is the same only if all its columns are.
+    """
+
+    @property
+    def names_ids(self) -> bool:
+        return True
+
+    def is_same(self, index: int, stored: HistoryRecord) -> bool:
+        return self.records[index] == stored
 
 
 @dataclass(slots=True, eq=False)
@@ -115,6 +135,12 @@ async def many_records(
     return AddRecords(records, given, if_latest, len(records), size)
 
 
+def records_to_copy(records: Sequence[HistoryRecord], size_bytes: int) -> CopyRecords:
+    """Make a submission of checked records, whose texts take `size_bytes`."""
+    count = len(records)
+    return CopyRecords(list(records), {}, None, count, count * _RECORD_BYTES + size_bytes)
+
+
 def messages_to_save(messages: Iterable[Mapping[str, Any] | Message], scope: str) -> SaveMessages:
     """Check a scope's new messages; of more than the buffer keeps, the last ones.
 
@@ -143,9 +169,31 @@ def messages_to_save(messages: Iterable[Mapping[str, Any] | Message], scope: str
         created_at = (now + timedelta(microseconds=index)).isoformat(timespec="microseconds")
         is_json = isinstance(item, Message) and item.is_json
         checked.append(Message(texts["role"], texts["content"], texts["name"], created_at, is_json))
-    kept = checked[-MESSAGES_KEPT:]
-    size = sum(_RECORD_BYTES + getsizeof(message.content) for message in kept)
-    return SaveMessages(kept, [new_message_id(message) for message in kept], scope, len(kept), size)
+    return _saved(checked[-MESSAGES_KEPT:], scope)
+
+
+def messages_to_copy(messages: Sequence[Message], scope: str) -> SaveMessages:
+    """Check messages that were read from another history, whose times stay as they are.
+
+    Raises:
+        InvalidInput: naming the scope, where a store can't hold one.
+    """
+    for message in messages:
+        for name, value in message.as_dict().items():
+            try:
+                if value is not None:
+                    check_text(name, value)
+            except InvalidInput as error:
+                raise InvalidInput(
+                    f"a message of scope {scope!r} can't be copied: {error}"
+                ) from error
+    return _saved(messages, scope)
+
+
+def _saved(messages: Sequence[Message], scope: str) -> SaveMessages:
+    size = sum(_RECORD_BYTES + getsizeof(message.content) for message in messages)
+    ids = [new_message_id(message) for message in messages]
+    return SaveMessages(messages, ids, scope, len(messages), size)
 
 
 def _checked(item: HistoryRecord | Mapping[str, Any], now: str) -> HistoryRecord:

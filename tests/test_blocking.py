@@ -625,10 +625,10 @@ class TestClosing:
                     history.get_history("m")
                 other.execute("COMMIT")
                 closing_it.result(ENDS_WITHIN_S)
-                assert all(call.done() for call in calls)
-            count = other.execute("SELECT count(*) FROM history").fetchone()
-        assert [call.exception() for call in calls] == [None] * 5
+                count = other.execute("SELECT count(*) FROM history").fetchone()
+                outcomes = [call.exception(ENDS_WITHIN_S) for call in calls]
         assert count == (5,)
+        assert outcomes == [None] * 5
         assert not path.with_name("history.db-wal").exists(), "the last one out copied the log"
 
     def test_a_file_that_stays_locked(self, opened: Open, path: Path) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from async_history import HistoryConflict, IdConflict, open_history
+from async_history import HistoryConflict, IdConflict, InvalidInput, open_history
 from async_history.migrations.citus import distribute
 from tests.postgres_server import drop_schemas, with_query
 
@@ -60,5 +60,9 @@ async def test_a_distributed_history(schema: str) -> None:
             )
         )
         assert [len(await history.get_last_messages(f"s{n}")) for n in range(5)] == [10] * 5
+        with pytest.raises(InvalidInput, match="can't be followed"):
+            history.follow()
+        with pytest.raises(InvalidInput, match="can't be followed"):
+            await history.end_cursor()
         await history.reset()
         assert [record async for record in history.query_history()] == []

@@ -659,3 +659,27 @@ def test_a_long_difference_takes_no_time() -> None:
     assert [line.sign for line in difference(text, text + "c")] == ["-", "+"]
     many = "\n" * 20_000
     assert len(difference(many, many + "x")) == 40_002
+
+
+def test_migrate_tells_what_it_does_to_a_file(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "old.db"
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute(
+            "CREATE TABLE history (id TEXT PRIMARY KEY, memory_id TEXT, prev_value TEXT,"
+            " new_value TEXT, event TEXT, timestamp DATETIME, is_deleted INTEGER)"
+        )
+        connection.execute("INSERT INTO history VALUES ('1', 'm', NULL, 'tea', 'ADD', NULL, 0)")
+    before = path.read_bytes()
+    planned = run("migrate", "--db", str(path), "--dry-run")
+    assert (planned.returncode, planned.stderr) == (0, "")
+    assert "1 record of history (mem0 0.0.2) would be rewritten" in planned.stdout
+    assert path.read_bytes() == before
+    done = run("migrate", "--db", str(path), "--json")
+    report = json.loads(done.stdout)
+    assert (report["done"], report["records"], report["rewritten"]) == (True, 1, True)
+    assert Path(report["backup"]).read_bytes() == before
+    again = json.loads(run("migrate", "--db", str(path), "--json").stdout)
+    assert (again["done"], again["records"]) == (True, 0)
+    missing = run("migrate", "--db", str(tmp_path / "missing.db"))
+    assert (missing.returncode, missing.stdout) == (1, "")
+    assert "missing.db" in missing.stderr

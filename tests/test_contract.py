@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
 
 import pytest
 
@@ -126,6 +127,7 @@ class TestEveryBackend:
             history.get_last_messages("s"),
             history.stats(),
             history.reset(),
+            history.count_history(),
         ):
             with pytest.raises(HistoryClosed, match="closed"):
                 await call
@@ -207,6 +209,12 @@ class TestEveryBackend:
                 history.query_history(order="random")  # type: ignore[arg-type]
             with pytest.raises(InvalidInput, match="event"):
                 history.query_history(event="MERGE")
+            with pytest.raises(InvalidInput, match="text must not be empty"):
+                history.query_history(text="")
+            with pytest.raises(InvalidInput, match="memory_id must be text, not int"):
+                history.query_history(memory_id=["m", 1])  # type: ignore[list-item]
+            with pytest.raises(InvalidInput, match="memory_id must be text or several"):
+                await history.count_history(memory_id=1)  # type: ignore[arg-type]
             for text in ("", "x", "bm9uZQ", "WzEsMl0"):
                 with pytest.raises(InvalidInput, match="not a cursor"):
                     history.query_history(after=text)
@@ -389,6 +397,19 @@ class TestBackendsThatKeep:
                 assert texts == [str(n) for n in range(m, 2_000, 3)]
 
 
+def matches(
+    record: HistoryRecord, *, memory_id: Any = None, text: str | None = None, **columns: Any
+) -> bool:
+    """What a filter means, said once more."""
+    if isinstance(memory_id, str):
+        memory_id = [memory_id]
+    return (
+        (memory_id is None or record.memory_id in memory_id)
+        and (text is None or any(text in (t or "") for t in (record.old_memory, record.new_memory)))
+        and all(getattr(record, name) == value for name, value in columns.items())
+    )
+
+
 class TestQueries:
     async def test_filters_directions_and_pages(self, open_keeping_store: OpenStore) -> None:
         start = datetime(2026, 1, 1, tzinfo=UTC)
@@ -407,7 +428,7 @@ class TestQueries:
                     for n in range(60)
                 ]
             )
-            for wanted in (
+            filters: tuple[dict[str, Any], ...] = (
                 {},
                 {"memory_id": "m1"},
                 {"actor_id": "a2"},
@@ -415,10 +436,15 @@ class TestQueries:
                 {"event": Event.DELETE},
                 {"memory_id": "m1", "event": "UPDATE", "role": "assistant"},
                 {"memory_id": "nobody"},
-            ):
-                expected = [
-                    r for r in records if all(getattr(r, k) == v for k, v in wanted.items())
-                ]
+                {"memory_id": ["m2", "m0", "m2", "nobody"]},
+                {"memory_id": {"m2", "m0"}, "actor_id": "a1", "event": "ADD"},
+                {"memory_id": []},
+                {"text": "5"},
+                {"text": "5", "memory_id": "m1"},
+            )
+            for wanted in filters:
+                expected = [r for r in records if matches(r, **wanted)]
+                assert await history.count_history(**wanted) == len(expected)
                 for page_size in (1, 7, 500):
                     query = history.query_history(**wanted, page_size=page_size)
                     assert [r async for r in query] == expected
@@ -430,6 +456,7 @@ class TestQueries:
                     )
                     assert [r async for r in newest] == expected[::-1]
             since, until = start + timedelta(hours=10), start + timedelta(hours=20)
+            assert await history.count_history(since=since, until=until) == 10
             window = [r async for r in history.query_history(since=since, until=until, page_size=3)]
             assert window == records[10:20]
             late = [r async for r in history.query_history(since=until, memory_id="m0")]
@@ -448,6 +475,26 @@ class TestQueries:
             since = datetime(2026, 1, 1, 0, 0, 1, tzinfo=UTC)
             found = history.query_history(since=since, until=since + timedelta(seconds=2))
             assert [r.new_memory async for r in found] == times[1:3]
+
+    async def test_text_is_sought_to_the_letter(self, open_keeping_store: OpenStore) -> None:
+        texts = ["100% wool", "100 wool", "Über_Tee", "über_tee", "a'b", "a\\b", None]
+        async with open_keeping_store() as history:
+            for text in texts:
+                await history.add_history("m", text, None, "DELETE")
+            for sought in ("%", "0% w", "Ü", "_", "'", "\\", "tee", "nothing"):
+                found = [r.old_memory async for r in history.query_history(text=sought)]
+                assert found == [text for text in texts if sought in (text or "")]
+
+    async def test_the_first_and_the_last_instants(self, open_keeping_store: OpenStore) -> None:
+        ends = ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59.999999-14:00"]
+        since = datetime(1, 1, 2, tzinfo=timezone(timedelta(hours=14)))
+        until = datetime(9999, 12, 30, tzinfo=timezone(timedelta(hours=-14)))
+        async with open_keeping_store() as history:
+            for end in ends:
+                await history.add_history("m", None, end, "ADD", created_at=end)
+            assert [r.new_memory async for r in history.query_history(until=since)] == ends[:1]
+            assert [r.new_memory async for r in history.query_history(since=until)] == ends[1:]
+            assert await history.count_history(since=since, until=until) == 0
 
     async def test_a_cursor_continues_with_what_comes_later(
         self, open_keeping_store: OpenStore

@@ -44,3 +44,12 @@ def test_killed_at_every_write_from_the_first_opening_to_the_close(tmp_path: Pat
     assert counts["wrote"] > 3
     assert counts["closing"] > 3
     assert counts["closed"] == 1, "the last one was not killed"
+
+
+@pytest.mark.skipif(compiler() is None, reason="there is no C compiler")
+def test_killed_at_every_write_of_pruning_and_erasing_and_begun_again(tmp_path: Path) -> None:
+    counts = run_failing(tmp_path, "letting_go", timeout_s=280)
+    assert counts["pruning"] > 3
+    assert counts["erasing"] > 10
+    assert counts["closing"] > 1
+    assert counts["closed"] == 1, "the last one was not killed"

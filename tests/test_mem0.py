@@ -8,6 +8,7 @@ import re
 import sqlite3
 import subprocess
 import sys
+import textwrap
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,7 @@ from mem0.configs.base import MemoryConfig
 
 from async_history import (
     HistoryClosed,
+    HistoryConflict,
     HistoryError,
     HistoryRecord,
     InvalidInput,
@@ -494,6 +496,233 @@ class TestConcurrency:
                 assert records[-1].new_memory == payload["data"]
 
 
+class TestRestore:
+    async def test_an_earlier_text(self, memory: AsyncMemory) -> None:
+        memory_id = await add(memory, "tea", metadata={"mood": "calm"})
+        made = dict(memory.vector_store.rows[memory_id])
+        await memory.update(memory_id, "mate", **({"metadata": made} if IS_V1 else {}))
+        record = await memory.restore(memory_id, to=1, actor_id="ann", role="user")
+        history = await memory.history(memory_id)
+        assert_chain(history)
+        assert [r["new_memory"] for r in history] == ["tea", "mate", "tea"]
+        assert history[-1] == record
+        assert (record["event"], record["actor_id"], record["role"]) == ("UPDATE", "ann", "user")
+        payload = memory.vector_store.rows[memory_id]
+        assert payload.pop("updated_at") == record["updated_at"]
+        assert payload == {key: made[key] for key in made if key != "updated_at"}
+
+    async def test_the_embedding_is_that_of_the_text(self, memory: AsyncMemory) -> None:
+        memory_id = await add(memory, "tea")
+        await memory.update(memory_id, "mate")
+        written: list[Any] = []
+        memory.embedding_model.embed = lambda text, *_, **__: [text]
+        memory.vector_store.update = lambda **given: written.append(given["vector"])
+        await memory.restore(memory_id, to=1)
+        assert written == [["tea"]]
+
+    async def test_a_deleted_memory_is_there_again(self, memory: AsyncMemory) -> None:
+        messages = [{"role": "user", "content": "tea", "name": "ann"}]
+        result = await memory.add(messages, user_id="u", infer=False)
+        memory_id = result["results"][0]["id"]
+        made = dict(memory.vector_store.rows[memory_id])
+        await memory.update(memory_id, "mate")
+        await memory.delete(memory_id)
+        given = {"user_id": "u", "mood": ["calm"]}
+        record = await memory.restore(memory_id, to=1, metadata=given)
+        assert (record["event"], record["old_memory"]) == ("ADD", None)
+        payload = memory.vector_store.rows[memory_id]
+        assert payload.pop("updated_at") == record["created_at"]
+        assert payload.pop("mood") == ["calm"]
+        assert payload == {key: made[key] for key in made if key != "updated_at"}
+        assert (await memory.get(memory_id))["memory"] == "tea"
+        await memory.update(memory_id, "water")
+        texts = [record["new_memory"] for record in await memory.history(memory_id)]
+        assert texts == ["tea", "mate", None, "tea", "water"]
+
+    async def test_whose_a_memory_is_stays_while_it_is_there(self, memory: AsyncMemory) -> None:
+        memory_id = await add(memory, "tea")
+        await memory.update(memory_id, "mate")
+        await memory.restore(memory_id, to=1, metadata={"user_id": "thief", "mood": "calm"})
+        payload = memory.vector_store.rows[memory_id]
+        assert (payload["user_id"], payload["mood"]) == ("u", "calm")
+
+    async def test_a_vector_store_that_fails_can_follow_later(self, memory: AsyncMemory) -> None:
+        memory_id = await add(memory, "tea")
+        await memory.delete(memory_id)
+        store = memory.vector_store
+
+        def fail(**_: Any) -> None:
+            raise OSError("no vectors today")
+
+        insert, store.insert = store.insert, fail
+        with pytest.raises(OSError, match="no vectors") as failed:
+            await memory.restore(memory_id, to=1)
+        assert "restore again" in "".join(failed.value.__notes__)
+        store.insert = insert
+        record = await memory.restore(memory_id, to=1)
+        assert store.rows[memory_id]["data"] == "tea"
+        history = await memory.history(memory_id)
+        assert [r["event"] for r in history] == ["ADD", "DELETE", "ADD"]
+        assert history[-1] == record
+
+    async def test_a_model_that_fails_changes_nothing(self, memory: AsyncMemory) -> None:
+        memory_id = await add(memory, "tea")
+        await memory.update(memory_id, "mate")
+
+        def fail(*_: Any) -> None:
+            raise OSError("no model today")
+
+        memory.embedding_model.embed = fail
+        with pytest.raises(OSError, match="no model"):
+            await memory.restore(memory_id, to=1)
+        assert len(await memory.history(memory_id)) == 2
+        assert memory.vector_store.rows[memory_id]["data"] == "mate"
+
+    async def test_a_memory_that_another_process_changed_meanwhile(
+        self, make_memory: MakeMemory, tmp_path: Path
+    ) -> None:
+        async with (
+            make_memory() as memory,
+            open_history(tmp_path / "history.db") as another,
+        ):
+            memory_id = await add(memory, "tea")
+            await memory.update(memory_id, "mate")
+            asked, answer_now = threading.Event(), threading.Event()
+
+            def embed(*_: Any) -> list[float]:
+                asked.set()
+                answer_now.wait(20)
+                return [0.0] * DIMENSIONS
+
+            memory.embedding_model.embed = embed
+            restoring = asyncio.create_task(memory.restore(memory_id, to=1))
+            await asyncio.to_thread(asked.wait, 20)
+            await another.add_history(memory_id, "mate", "wine", "UPDATE")
+            answer_now.set()
+            with pytest.raises(HistoryConflict):
+                await restoring
+            assert memory.vector_store.rows[memory_id]["data"] == "mate"
+            assert [r["new_memory"] for r in await memory.history(memory_id)][2:] == ["wine"]
+
+    async def test_beside_updates_of_this_process_it_takes_its_turn(
+        self, memory: AsyncMemory
+    ) -> None:
+        """No conflict: what they handed in before is waited for."""
+        memory_id = await add(memory, "tea")
+        await memory.update(memory_id, "mate")
+        for _ in range(5):
+            await asyncio.gather(
+                *(memory.update(memory_id, f"text {n}") for n in range(10)),
+                *(memory.restore(memory_id, to=1 + n % 2) for n in range(10)),
+            )
+        history = await memory.history(memory_id)
+        assert_chain(history)
+        assert memory.vector_store.rows[memory_id]["data"] == history[-1]["new_memory"]
+        assert sum(record["new_memory"] in ("tea", "mate") for record in history) > 2
+
+    async def test_it_waits_for_what_was_handed_in_before(
+        self, make_memory: MakeMemory, tmp_path: Path
+    ) -> None:
+        """An update whose record is not durable yet comes before, and is no conflict."""
+        async with make_memory() as memory:
+            memory_id = await add(memory, "tea")
+            await memory.update(memory_id, "mate")
+            holder = sqlite3.connect(tmp_path / "history.db", isolation_level=None)
+            holder.execute("BEGIN IMMEDIATE")
+            updating = asyncio.create_task(memory.update(memory_id, "water"))
+            await until(lambda: memory.vector_store.rows[memory_id]["data"] == "water")
+            restoring = asyncio.create_task(memory.restore(memory_id, to=1))
+            for _ in range(10):  # long enough to read too early
+                assert len(await memory.history(memory_id)) == 2
+            holder.execute("COMMIT")
+            holder.close()
+            await updating
+            assert (await restoring)["old_memory"] == "water"
+            assert memory.vector_store.rows[memory_id]["data"] == "tea"
+            assert_chain(await memory.history(memory_id))
+
+    async def test_a_close_waits_for_it(self, make_memory: MakeMemory, tmp_path: Path) -> None:
+        async with make_memory() as memory:
+            memory_id = await add(memory, "tea")
+            await memory.delete(memory_id)
+            store = memory.vector_store
+            store.gate = threading.Event()
+            store.changed.clear()
+            restoring = asyncio.create_task(memory.restore(memory_id, to=1))
+            await asyncio.to_thread(store.changed.wait, 20)
+            closing = asyncio.create_task(memory.aclose())
+            await asyncio.sleep(0)
+            store.gate.set()
+            assert (await restoring)["new_memory"] == "tea"
+            await closing
+        async with open_history(tmp_path / "history.db") as history:
+            assert len(await history.get_history(memory_id)) == 3
+
+    async def test_what_can_not_be_restored(self, memory: AsyncMemory) -> None:
+        memory_id = await add(memory, "tea")
+        bad: list[tuple[str, dict[str, Any], str]] = [
+            ("unknown", {"to": 1}, "there is no history of 'unknown'"),
+            (memory_id, {"to": 2}, "has 1 version, there is no version 2"),
+            (memory_id, {"to": "1"}, "to must be a datetime"),
+            (memory_id, {"to": 1, "metadata": "x"}, "metadata must be a mapping, not str"),
+        ]
+        for name, options, words in bad:
+            with pytest.raises(InvalidInput, match=words):
+                await memory.restore(name, **options)
+        assert len(await memory.history(memory_id)) == 1
+
+    @pytest.mark.skipif(IS_V1, reason="mem0 1.0 has no entities")
+    async def test_entities_follow_the_text(
+        self, memory: AsyncMemory, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        memory_id = await add(memory, "tea")
+        await memory.update(memory_id, "mate")
+        told: list[Any] = []
+
+        async def note(*arguments: Any) -> None:
+            told.append(arguments)
+
+        monkeypatch.setattr(memory, "_remove_memory_from_entity_store", note)
+        monkeypatch.setattr(memory, "_link_entities_for_memory", note)
+        await memory.restore(memory_id, to=1)
+        assert told == [(memory_id, {"user_id": "u"}), (memory_id, "tea", {"user_id": "u"})]
+
+    def test_the_synchronous_memory(self, configured: Configured) -> None:
+        memory = Memory.from_config(configured())
+        store = instant(memory)
+        result = memory.add("tea", user_id="u", infer=False)
+        memory_id = result["results"][0]["id"]
+        memory.update(memory_id, "mate")
+        assert memory.restore(memory_id, to=1)["new_memory"] == "tea"
+        assert store.rows[memory_id]["data"] == "tea"
+        memory.delete(memory_id)
+        record = memory.restore(memory_id, to=2, metadata={"user_id": "u"}, actor_id="ann")
+        assert (record["event"], record["actor_id"]) == ("ADD", "ann")
+        assert memory.history(memory_id)[-1] == record
+        assert len(memory.history(memory_id)) == 5
+        assert memory.get(memory_id)["memory"] == "mate"
+        with pytest.raises(InvalidInput, match="there is no history"):
+            memory.restore("unknown", to=1)
+        memory.close()
+
+    async def test_with_a_real_vector_store(
+        self, configured: Configured, model: Model, tmp_path: Path
+    ) -> None:
+        async with AsyncMemory.from_config(configured()) as memory:
+            kept, gone = await add(memory, "likes tea"), await add(memory, "likes mate")
+            await memory.update(kept, "likes nothing")
+            await memory.delete(gone)
+            await memory.restore(kept, to=1)
+            await memory.restore(gone, to=1, metadata={"user_id": "u"})
+            listed = await memory.get_all(**({"user_id": "u"} if IS_V1 else {"filters": MINE}))
+            found = {row["id"]: row["memory"] for row in listed["results"]}
+            assert found == {kept: "likes tea", gone: "likes mate"}
+            memory.vector_store.client.close()
+
+
+MINE = {"user_id": "u"}
+
+
 class TestLife:
     async def test_a_manager_that_is_handed_in_is_shared_and_never_closed(
         self, make_memory: MakeMemory, tmp_path: Path
@@ -663,6 +892,24 @@ class TestReadme:
     def examples(self) -> list[str]:
         blocks: list[str] = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
         return [block for block in blocks if "async_history.mem0" in block]
+
+    async def test_restoring(self, memory: AsyncMemory) -> None:
+        (lines,) = [
+            block
+            for block in re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+            if "memory.restore" in block
+        ]
+        scope: dict[str, Any] = {"memory": memory}
+        scope["memory_id"], scope["deleted_id"] = await add(memory, "tea"), await add(memory, "a")
+        await memory.update(scope["memory_id"], "mate")
+        await memory.update(scope["deleted_id"], "b")
+        await memory.delete(scope["deleted_id"])
+        exec(f"async def example():\n{textwrap.indent(lines, '    ')}", scope)
+        await scope["example"]()
+        rows = memory.vector_store.rows
+        assert rows[scope["memory_id"]]["data"] == "tea"
+        assert rows[scope["deleted_id"]]["data"] == "b"
+        assert rows[scope["deleted_id"]]["user_id"] == "ann"
 
     def test_the_one_line(self, examples: list[str], configured: Configured) -> None:
         scope: dict[str, Any] = {"config": MemoryConfig(**configured())}

@@ -1,6 +1,7 @@
 """PostgreSQL alone: its schema, rights, URLs, refusals, the user's own pool and transactions."""
 
 import asyncio
+import json
 import logging
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -110,8 +111,19 @@ class TestSchema:
         for options in ({"migrate": False}, {"create": False}):
             with pytest.raises(StorageMissing, match="async-history migrate"):
                 await open_history(url, **options)
-        result = await asyncio.to_thread(CliRunner().invoke, app, ["migrate", "--db", url])
-        assert result.exit_code == 0, result.output
+
+        async def migrate(*options: str) -> dict[str, Any]:
+            command = ["migrate", "--db", url, "--json", *options]
+            result = await asyncio.to_thread(CliRunner().invoke, app, command)
+            assert result.exit_code == 0, result.output
+            told: dict[str, Any] = json.loads(result.stdout)
+            return told
+
+        for _ in range(2):
+            told = await migrate("--dry-run")
+            assert (told["done"], "async-history migrate" in told["outcome"]) == (False, True)
+        assert (await migrate())["done"]
+        assert (await migrate("--dry-run"))["outcome"].endswith("is up to date")
         async with open_history(url, migrate=False) as history:
             await history.add_history("m", None, "x", "ADD")
 
@@ -241,6 +253,9 @@ class TestRights:
                 await history.save_messages([{"role": "user", "content": "x"}] * 12, "s")
                 assert len(await history.get_last_messages("s")) == 10
                 assert record in await history.get_history("m")
+                async for followed in history.follow():
+                    if followed == record:
+                        break
                 assert (await history.stats()).file_bytes > 0
                 with pytest.raises(StorageDenied, match="history"):
                     await history.reset()

@@ -4,6 +4,8 @@ import asyncio
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,8 +22,14 @@ from async_history import (
     IdConflict,
     open_history,
 )
+from tests.test_prune import kept
 
 T = TypeVar("T")
+
+
+def has_text(record: HistoryRecord) -> bool:
+    return record.old_memory is not None or record.new_memory is not None
+
 
 memory_ids = st.sampled_from(["m1", "m2", "ünï", "'quoted'", " "])
 texts = st.none() | st.text(
@@ -30,6 +38,7 @@ texts = st.none() | st.text(
 events = st.sampled_from(list(Event))
 scopes = st.sampled_from(["s1", "s2"])
 names = st.none() | st.sampled_from(["user", "assistant"])
+cutoffs = st.datetimes(timezones=st.just(UTC)) | st.just(datetime.max.replace(tzinfo=UTC))
 new_records = st.fixed_dictionaries(
     {"memory_id": memory_ids, "old_memory": texts, "new_memory": texts, "event": events},
     optional={
@@ -169,6 +178,45 @@ class HistoryMachine(RuleBasedStateMachine):
             )
         )
         self.messages[scope] = (self.messages[scope] + contents)[-10:]
+
+    @rule(cutoff=cutoffs, keep_last=st.integers(0, 3))
+    def prune(self, cutoff: datetime, keep_last: int) -> None:
+        left = kept(self.records, cutoff, keep_last)
+        for dry_run in (True, False):
+            report = self.run(
+                self.store.prune(older_than=cutoff, keep_last=keep_last, dry_run=dry_run)
+            )
+            assert report.records == len(self.records) - len(left)
+        self.records = left
+
+    @rule(memory_id=memory_ids, scope=scopes)
+    def erase(self, memory_id: str, scope: str) -> None:
+        told = [r for r in self.records if r.memory_id == memory_id and has_text(r)]
+        report = self.run(
+            self.store.erase(
+                memory_ids=[memory_id], session_scopes=[scope], reason="asked", vacuum=False
+            )
+        )
+        assert (report.records, report.messages) == (len(told), len(self.messages.pop(scope, [])))
+        self.records = [
+            replace(r, old_memory=None, new_memory=None) if r in told else r for r in self.records
+        ]
+
+    @rule()
+    def erase_user(self) -> None:
+        self.run(self.store.erase(actor_id="user", reason="asked", vacuum=False))
+        own = [r for r in self.records if r.actor_id == "user"]
+        told = {(r.memory_id, r.new_memory) for r in own}
+        self.records = [
+            replace(r, old_memory=None, new_memory=None, actor_id=None)
+            if r in own
+            else replace(
+                r,
+                old_memory=None if (r.memory_id, r.old_memory) in told else r.old_memory,
+                new_memory=None if (r.memory_id, r.new_memory) in told else r.new_memory,
+            )
+            for r in self.records
+        ]
 
     @rule()
     def reset(self) -> None:

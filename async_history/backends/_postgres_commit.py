@@ -7,8 +7,9 @@ Lives here: the statements that write. Not here: connections, retries, typed err
 """
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
+from zlib import crc32
 
 import asyncpg
 
@@ -39,6 +40,12 @@ WHERE id <> ''
 """  # noqa: S608 - constants
 """Takes `joined_columns`, in order. Columns that are unnested side by side are not stored first, as
 those of one unnest in FROM are: a tenth of the statement's time."""
+_ADD_NEW_IDS: Final = f"""{_ADD_RECORDS.rstrip()} AND NOT EXISTS (
+    SELECT FROM {{schema}}.history
+    WHERE id = ANY (ARRAY(SELECT unnest(string_to_array($1::text, $12, $13))))
+)
+"""
+"""The same, but nothing at all where one of the ids is there."""
 _ADD_ONE: Final = f"""
 INSERT INTO {{schema}}.history ({COLUMN_LIST}, occurred_at)
 VALUES ({", ".join(f"${n}" for n in range(1, 11))}, $11::text::timestamptz)
@@ -46,12 +53,17 @@ VALUES ({", ".join(f"${n}" for n in range(1, 11))}, $11::text::timestamptz)
 """Takes `values_of` a record. It saves a lone write a tenth of its time."""
 _LOCK_IDS: Final = """
 SELECT pg_advisory_xact_lock(hashtextextended('async_history ids ' || $2, 0) + stripe)
-FROM (
-    SELECT DISTINCT hashtext(id) & 63 AS stripe FROM unnest($1::text[]) AS id ORDER BY stripe
-) AS stripes
+FROM unnest($1::bigint[]) AS stripe
 """
 """No unique key can span memories (a distributed table is cut by them), so whoever names ids takes
 locks first. Of 64, for the server's lock table is small; in order, so that nobody deadlocks."""
+_STRIPES: Final = 64
+_LOCK_IDS_TO_LOOK_UP: Final = """
+SELECT set_config('enable_seqscan', 'off', true),
+       pg_advisory_xact_lock(hashtextextended('async_history ids ' || $2, 0) + stripe)
+FROM unnest($1::bigint[]) AS stripe
+"""
+"""The same, and what `_BY_INDEX` does, in one round trip."""
 _LOCK_MEMORIES: Final = """
 SELECT pg_advisory_xact_lock(key)
 FROM (
@@ -61,7 +73,12 @@ FROM (
 """
 """Taken before anything is looked up: a transaction that waits for them then sees all that the one
 before it wrote, also an earlier try of its own."""
-_EXISTING: Final = f"SELECT {RECORD_COLUMNS} FROM {{schema}}.history WHERE id = ANY($1::text[])"  # noqa: S608 - constants
+_EXISTING: Final = f"""
+SELECT {RECORD_COLUMNS} FROM {{schema}}.history WHERE id = ANY($1::text[])
+"""  # noqa: S608 - constants
+_BY_INDEX: Final = "SET LOCAL enable_seqscan TO off"
+"""PostgreSQL keeps the plan of a look-up, and one made while the table was small reads all of the
+table when it is large: 500 ids a batch took 300 ms at 50,000 rows."""
 _LATEST: Final = "SELECT id FROM {schema}.history WHERE memory_id = $1 ORDER BY seq DESC LIMIT 1"
 _WAIT_FOR_REPLICAS_TOO: Final = "SELECT pg_logical_emit_message(true, 'async_history', '')"
 """A few bytes of log. A commit waits for a synchronous standby only if it wrote some; without them,
@@ -86,6 +103,10 @@ DELETE FROM {{schema}}.messages USING (
 WHERE messages.session_scope = aged.session_scope AND messages.id = aged.id
   AND aged.age > {MESSAGES_KEPT}
 """  # noqa: S608 - a number of ours
+
+
+def _stripes(ids: Iterable[str]) -> list[int]:
+    return sorted({crc32(record_id.encode()) % _STRIPES for record_id in ids})
 
 
 class BatchCommitter:
@@ -122,19 +143,21 @@ class BatchCommitter:
         Raises:
             Whatever the driver raises: nothing was written, or it is unknown.
         """
-        additions = [
-            s for s in batch if isinstance(s, AddRecords) and s.if_latest is None and not s.given
-        ]
+        additions = [s for s in batch if isinstance(s, AddRecords) and s.if_latest is None]
         if len(additions) == len(batch):
             records = [record for submission in additions for record in submission.records]
+            named = [record_id for one in additions if one.names_ids for record_id in one.ids]
             try:
-                await self._add_at_once(records)
+                if not named:
+                    await self._add_at_once(records)
+                    return {}
+                if not self._is_distributed and await self._add_new_ids(records, named):
+                    return {}
             except asyncpg.PostgresError as error:
                 if not is_refusal(error):
                     raise
-            else:
-                return {}
         async with self._transaction():
+            await self._connection.execute(_BY_INDEX)
             return await self.commit_in_transaction(batch)
 
     @contextlib.asynccontextmanager
@@ -160,6 +183,23 @@ class BatchCommitter:
         else:
             await self._add(records)
 
+    async def _add_new_ids(self, records: Sequence[HistoryRecord], named: Iterable[str]) -> bool:
+        """Write records of which some have ids of their callers'; tell whether it was done.
+
+        Nothing is written where an id is there already, or here twice.
+        """
+        if len({record.id for record in records}) < len(records):
+            return False
+        columns = joined_columns(records)
+        self._sent()
+        async with self._transaction():
+            await self._connection.execute(_LOCK_IDS_TO_LOOK_UP, _stripes(named), self._schema)
+            done = await self._connection.execute(self._sql(_ADD_NEW_IDS), *columns)
+            return bool(done != "INSERT 0 0")
+
+    async def _lock_ids(self, ids: Iterable[str]) -> None:
+        await self._connection.execute(_LOCK_IDS, _stripes(ids), self._schema)
+
     async def _add(self, records: Sequence[HistoryRecord]) -> None:
         if len(records) == 1:
             await self._connection.execute(self._sql(_ADD_ONE), *values_of(records[0]))
@@ -173,9 +213,9 @@ class BatchCommitter:
         memories = [one.if_latest.memory_id for one in submissions if one.if_latest is not None]
         if memories:
             await self._connection.execute(_LOCK_MEMORIES, memories, self._schema)
-        named = [record_id for one in submissions if one.given for record_id in one.ids]
+        named = [record_id for one in submissions if one.names_ids for record_id in one.ids]
         if named:
-            await self._connection.execute(_LOCK_IDS, named, self._schema)
+            await self._lock_ids(named)
         ids = [record_id for one in submissions for record_id in one.ids]
         there = records_by_id(await self._connection.fetch(self._sql(_EXISTING), ids))
         if there:

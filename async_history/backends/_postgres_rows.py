@@ -37,21 +37,23 @@ def joined_columns(records: Sequence[HistoryRecord]) -> tuple[str, ...]:
     values = list(zip(*map(_VALUES, records), strict=True))
     values[_IS_DELETED] = tuple(["t" if is_deleted else "f" for is_deleted in values[_IS_DELETED]])
     values.append(_instants(records))
+    nulls = [column.count(None) for column in values]
     separator, null = "\x1f", "\x1e"
     while True:
-        columns = [_joined(column, separator, null) for column in values]
-        nulls = sum(column.count(None) for column in values)
-        if (
-            sum(text.count(separator) for text in columns) == len(records) * len(columns)
-            and sum(text.count(null) for text in columns) == nulls
-        ):
+        columns = [
+            separator + separator.join(_without_nulls(column, null) if count else column)
+            for column, count in zip(values, nulls, strict=True)
+        ]
+        if sum([text.count(separator) for text in columns]) == len(records) * len(columns) and sum(
+            [text.count(null) for text in columns]
+        ) == sum(nulls):
             return *columns, separator, null
         # Some text has one of them in it: take others.
         separator, null = f"\x1f{token_hex(8)}", f"\x1e{token_hex(8)}"
 
 
-def _joined(column: Sequence[str | None], separator: str, null: str) -> str:
-    return separator + separator.join([null if value is None else value for value in column])
+def _without_nulls(column: Sequence[str | None], null: str) -> list[str]:
+    return [null if value is None else value for value in column]
 
 
 def _instants(records: Sequence[HistoryRecord]) -> tuple[str | None, ...]:
@@ -61,8 +63,10 @@ def _instants(records: Sequence[HistoryRecord]) -> tuple[str | None, ...]:
             for record in records
         ]
     )
-    if None not in texts and _AS_WE_WRITE_THEM.fullmatch("".join(cast("tuple[str]", texts))):
-        return texts
+    if None not in texts:
+        written = cast("tuple[str]", texts)
+        if set(map(len, written)) == {_WIDTH} and _AS_WE_WRITE_THEM.fullmatch("".join(written)):
+            return texts
     moments = [record.occurred_at for record in records]
     return tuple([None if moment is None else moment.isoformat() for moment in moments])
 
@@ -73,6 +77,7 @@ _AS_WE_WRITE_THEM: Final = re.compile(
     r"(?:\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00)*", re.ASCII
 )
 """Times that need no parsing: nearly all."""
+_WIDTH: Final = len("2026-11-20T09:41:15.250000+00:00")
 
 
 def record_from_row(row: Sequence[Any]) -> HistoryRecord:

@@ -11,7 +11,7 @@ import contextlib
 import json
 import sqlite3
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import aiosqlite
 
@@ -22,6 +22,7 @@ from async_history.backends._sqlite_rows import (
     parameters,
     record_from_row,
 )
+from async_history.block_index import NOTE_BLOCKS
 from async_history.errors import HistoryError, StorageRefused
 from async_history.memory_index import (
     COMPLETE,
@@ -50,6 +51,7 @@ BEGIN
     UPDATE async_history_state SET indexed_through = (SELECT max(rowid) FROM history);
 END;
 {MOVE_SLICES}
+{NOTE_BLOCKS}
 """  # noqa: S608 - constants of ours
 """Run once on the connection that writes. Temporary: nothing of it is stored in the file.
 
@@ -101,6 +103,34 @@ class IndexBehind(Exception):
     """Others replaced tables: nothing was written, the file must be prepared anew first."""
 
 
+async def fetched(
+    connection: aiosqlite.Connection, sql: str, parameters: Mapping[str, Any]
+) -> list[sqlite3.Row]:
+    """Run one statement and return its rows."""
+    # Named parameters work too, aiosqlite's annotation does not say so.
+    return list(await connection.execute_fetchall(sql, cast(Any, parameters)))
+
+
+async def take_in_rows(connection: aiosqlite.Connection) -> None:
+    """Index the rows that others wrote, inside the caller's transaction."""
+    await connection.execute(TAKE_IN_ROWS)
+    await connection.execute(NOTE_ROWS)
+
+
+@contextlib.asynccontextmanager
+async def transaction(connection: aiosqlite.Connection) -> AsyncIterator[None]:
+    """A transaction that writes, undone where its body fails."""
+    try:
+        await connection.execute("BEGIN IMMEDIATE")
+        yield
+        await connection.execute("COMMIT")
+    except BaseException:
+        # Undoes nothing where the transaction is already gone. It runs on the connection's
+        # thread after whatever was cancelled, even if this await is cancelled too.
+        await connection.rollback()
+        raise
+
+
 class BatchCommitter:
     """Writes batches through one connection that has run `WRITE_PROGRAM`."""
 
@@ -127,7 +157,7 @@ class BatchCommitter:
         if len(records) <= _STATEMENT_ROWS[-1]:
             await self._add(records)
         else:
-            async with self._transaction():
+            async with transaction(self._connection):
                 for part in _parts(records):
                     await self._add(part)
 
@@ -150,24 +180,11 @@ class BatchCommitter:
         try:
             await self._add(records)
         except IndexBehind:
-            await self._connection.execute(TAKE_IN_ROWS)
-            await self._connection.execute(NOTE_ROWS)
+            await take_in_rows(self._connection)
             await self._add(records)
 
-    @contextlib.asynccontextmanager
-    async def _transaction(self) -> AsyncIterator[None]:
-        try:
-            await self._connection.execute("BEGIN IMMEDIATE")
-            yield
-            await self._connection.execute("COMMIT")
-        except BaseException:
-            # Undoes nothing where the transaction is already gone. It runs on the connection's
-            # thread after whatever was cancelled, even if this await is cancelled too.
-            await self._connection.rollback()
-            raise
-
     async def _commit_in_steps(self, batch: Sequence[Submission]) -> Mapping[int, HistoryError]:
-        async with self._transaction():
+        async with transaction(self._connection):
             return await commit_in_steps(batch, self)
 
     # The steps of `commit_in_steps`

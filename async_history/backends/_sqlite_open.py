@@ -25,6 +25,7 @@ from async_history._sqlite import (
     typed_errors,
     wait_for_lock,
 )
+from async_history._sqlite_times import add_time_function
 from async_history.backends._sqlite_commit import WRITE_PROGRAM
 from async_history.errors import StorageError, StorageMissing
 from async_history.memory_index import add_functions
@@ -146,6 +147,7 @@ def open_writing(
             if path is None:
                 prepare(connection, None)
             add_functions(connection)
+            add_time_function(connection)
             connection.create_function("async_history_begun", 0, begun, deterministic=True)
             connection.executescript(WRITE_PROGRAM)
         except BaseException:
@@ -159,7 +161,8 @@ def open_reading(path: Path) -> sqlite3.Connection:
     with typed_errors(str(path)):
         connection = connect(path, "ro")
         try:
-            connection.execute("PRAGMA schema_version")  # SQLite opens the file at the first look
+            add_functions(connection)  # SQLite opens the file at the first look
+            add_time_function(connection)
         except BaseException:
             connection.close()
             raise
@@ -182,6 +185,7 @@ def open_as_it_is(path: Path, lock_timeout_s: float) -> sqlite3.Connection:
                 connection.execute("PRAGMA query_only = OFF")
                 connection.execute(f"CREATE TEMP VIEW history AS {view}")
                 connection.execute("PRAGMA query_only = ON")
+            add_time_function(connection)
         except BaseException:
             connection.close()
             raise

@@ -1,29 +1,32 @@
 """What is asked of a SQLite file, and what the answers mean. Knows no connection.
 
-Lives here: the SELECTs, and records, pages and messages made of their rows. Not here: which
-connection runs them, and what happens when one fails.
+Lives here: the SELECTs, and records, pages and messages made of their rows. Not here: which rows a
+filter means (_sqlite_search), which connection runs them, and what happens when one fails.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import UTC, timedelta
 from typing import Any, Final
 
-from async_history.backends._sqlite_rows import COLUMN_LIST, history_from_rows, record_from_row
+from async_history import _sqlite_times as times
+from async_history.backends._sqlite_rows import (
+    COLUMN_LIST,
+    COLUMNS_OF_HISTORY,
+    record_from_row,
+    rows_in_todays_types,
+)
+from async_history.backends._sqlite_search import (
+    Lookup,
+    in_order,
+    named,
+    parameters,
+    select,
+    sources,
+)
 from async_history.errors import CursorGone
-from async_history.memory_index import POSITIONS, memory_key
-from async_history.queries import Cursor, Filter, PageRead
+from async_history.queries import Cursor, Filter, PageRead, RowsRead
 from async_history.records import HistoryRecord, Message, message_from_row
 
 Fetch = Callable[[str, Mapping[str, Any]], Awaitable[Sequence[Sequence[Any]]]]
-
-BY_MEMORY: Final = f"memory_id = :memory_id AND rowid IN ({POSITIONS})"
-"""SQL condition of one memory's records, through the memory index."""
-BY_MEMORY_WITHOUT_INDEX: Final = "memory_id = :memory_id"
-
-_MAX_ROWID: Final = (1 << 63) - 1
-_OWN_TIME: Final = "CASE event WHEN 'ADD' THEN created_at ELSE updated_at END"
-_SLACK: Final = timedelta(seconds=1)
-"""SQLite's julianday cuts to milliseconds: it narrows the rows down, Python decides."""
 
 _LAST_MESSAGES: Final = """
 SELECT id, role, content, name, created_at FROM (
@@ -33,89 +36,103 @@ SELECT id, role, content, name, created_at FROM (
 """
 
 
+_FIRST_ROWS: Final = f"SELECT rowid, {COLUMN_LIST} FROM history ORDER BY rowid LIMIT :limit"  # noqa: S608 - constants
+_NEXT_ROWS: Final = f"""
+SELECT * FROM (SELECT rowid, {COLUMN_LIST} FROM history WHERE rowid = :after AND id IS :after_id)
+UNION ALL SELECT * FROM (
+    SELECT rowid, {COLUMN_LIST} FROM history WHERE rowid > :after ORDER BY rowid LIMIT :limit
+)
+"""  # noqa: S608 - constants
+"""First comes the record of the place, where it is still there."""
+_SCOPES: Final = """
+SELECT DISTINCT session_scope FROM messages WHERE session_scope > :after
+ORDER BY session_scope LIMIT :limit
+"""
+
+
 class HistoryReader:
     """Answers the contract's questions through a function that runs one SELECT."""
 
-    def __init__(self, fetch: Fetch, by_memory: str) -> None:
+    def __init__(self, fetch: Fetch, lookup: Lookup) -> None:
         self._fetch = fetch
-        self._by_memory = by_memory
+        self.lookup = lookup
+        self.columns = (
+            f"{COLUMNS_OF_HISTORY}, {times.missing_time('history', lookup.earlier)} AS time_before"
+        )
 
     async def history(self, memory_id: str) -> list[HistoryRecord]:
         """Return a memory's records, oldest first."""
-        return await self._history_before(memory_id, _MAX_ROWID)
-
-    async def _history_before(self, memory_id: str, position: int) -> list[HistoryRecord]:
         rows = await self._fetch(
-            f"SELECT {COLUMN_LIST} FROM history WHERE {self._by_memory} AND rowid <= :position"  # noqa: S608 - constants
-            " ORDER BY rowid",
-            {"memory_id": memory_id, "memory": memory_key(memory_id), "position": position},
+            f"SELECT {self.columns} FROM history WHERE {self.lookup.one} ORDER BY rowid",  # noqa: S608 - constants
+            named((memory_id,)),
         )
-        return history_from_rows(rows)
+        return [record_from_row(row) for row in rows]
 
     async def page(self, wanted: Filter, after: Cursor | None, limit: int) -> PageRead:
-        """Return up to `limit` records that match, and the last place looked at."""
-        sql, parameters = self._page_sql(wanted)
-        beginning = -_MAX_ROWID - 1 if wanted.order == "oldest" else _MAX_ROWID
-        records: list[HistoryRecord] = []
-        place = after
-        while True:
-            position = place.position if place is not None else beginning
-            rows = await self._fetch(sql, {**parameters, "after": position, "limit": limit})
-            if not rows and place is not None:
-                await self._require_place(place)
-            for position, *row in rows:
-                record = record_from_row(row)
-                if record.occurred_at is None:
-                    record = (await self._history_before(record.memory_id, position))[-1]
-                place = Cursor(position, record.id)
-                if wanted.admits_time(record.occurred_at):
-                    records.append(record)
-                    if len(records) == limit:
-                        return PageRead(records, place, is_last=False)
-            if len(rows) < limit:
-                return PageRead(records, place, is_last=True)
+        """Return up to `limit` records that match, and the place of the last."""
+        given = {**parameters(wanted), "limit": limit}
+        if after is not None:
+            given |= {"after": after.position, "after_id": after.id}
+        rows = list(await self._fetch(self._page_sql(wanted, after), given))
+        if after is not None:
+            _require_place(after, rows)
+            del rows[0]
+        records = [record_from_row(row[1:]) for row in rows[:limit]]
+        place = Cursor(rows[len(records) - 1][0], records[-1].id) if records else after
+        return PageRead(records, place, is_last=len(records) < limit)
 
-    def _page_sql(self, wanted: Filter) -> tuple[str, dict[str, Any]]:
-        conditions: list[str] = []
-        parameters: dict[str, Any] = {}
-        if wanted.memory_id is not None:
-            conditions.append(self._by_memory)
-            parameters |= {"memory_id": wanted.memory_id, "memory": memory_key(wanted.memory_id)}
-        for name in ("actor_id", "role", "event"):
-            value = getattr(wanted, name)
-            if value is not None:
-                conditions.append(f"{name} = :{name}")
-                parameters[name] = str(value)
-        for name, comparison, moment, slack in (
-            ("since", ">=", wanted.since, -_SLACK),
-            ("until", "<=", wanted.until, _SLACK),
-        ):
-            if moment is not None:
-                # What SQLite cannot read as a time, Python may, or the record before it knows.
-                conditions.append(
-                    f"coalesce(julianday({_OWN_TIME}) {comparison} julianday(:{name}), 1)"
-                )
-                parameters[name] = (moment.astimezone(UTC) + slack).isoformat()
-        beyond, direction = (">", "ASC") if wanted.order == "oldest" else ("<", "DESC")
-        sql = (
-            f"SELECT rowid, {COLUMN_LIST} FROM history WHERE rowid {beyond} :after"  # noqa: S608 - constants
-            f"{''.join(f' AND {condition}' for condition in conditions)}"
-            f" ORDER BY rowid {direction} LIMIT :limit"
-        )
-        return sql, parameters
-
-    async def _require_place(self, place: Cursor) -> None:
-        """Nothing follows: tell the end of the history from a place that is gone."""
-        rows = await self._fetch(
-            "SELECT id FROM history WHERE rowid = :position", {"position": place.position}
-        )
-        if not rows or rows[0][0] != place.id:
-            raise CursorGone(
-                f"the record {place.id} this query stood behind is gone or has moved (a reset, a "
-                "removal, a rebuilt file); start again without the cursor"
+    def _page_sql(self, wanted: Filter, after: Cursor | None) -> str:
+        direction = "ASC" if wanted.order == "oldest" else "DESC"
+        columns = f"history.rowid AS position, {self.columns}"
+        parts = in_order(columns, wanted, self.lookup, after)
+        if after is not None:
+            # Where it is still there, the record that the page continues behind comes first.
+            parts.append(
+                f"SELECT {columns} FROM history WHERE rowid = :after AND id = :after_id"  # noqa: S608 - constants
             )
+        return f"{' UNION ALL '.join(parts)} ORDER BY position {direction} LIMIT :limit + 1"
+
+    async def rows(self, after: Cursor | None, limit: int) -> RowsRead:
+        """Return what follows a place in the order of recording."""
+        if after is None:
+            found = list(await self._fetch(_FIRST_ROWS, {"limit": limit}))
+        else:
+            place = {"after": after.position, "after_id": after.id}
+            found = list(await self._fetch(_NEXT_ROWS, {**place, "limit": limit}))
+            _require_place(after, found)
+            del found[0]
+        rows = rows_in_todays_types(found)
+        place_behind = Cursor(found[-1][0], rows[-1][0]) if rows else after
+        return RowsRead(rows, place_behind, is_last=len(rows) < limit)
+
+    async def newest(self) -> int | None:
+        """Return the position of the newest record."""
+        rows = await self._fetch("SELECT max(rowid) FROM history", {})
+        return rows[0][0] if rows else None
+
+    async def count(self, wanted: Filter) -> int:
+        """Return how many records match."""
+        counts = [
+            f"({select('count(*)', source, wanted, self.lookup)})"
+            for source in sources(wanted, self.lookup)
+        ]
+        ((count,),) = await self._fetch(f"SELECT {' + '.join(counts)}", parameters(wanted))
+        return int(count)
 
     async def last_messages(self, session_scope: str, limit: int) -> list[Message]:
         """Return a scope's last messages, in the order they were saved."""
         rows = await self._fetch(_LAST_MESSAGES, {"session_scope": session_scope, "limit": limit})
         return [message_from_row(row) for row in rows]
+
+    async def scopes(self, after: str, limit: int) -> list[str]:
+        """Return the first session scopes behind `after`."""
+        return [row[0] for row in await self._fetch(_SCOPES, {"after": after, "limit": limit})]
+
+
+def _require_place(place: Cursor, rows: Sequence[Sequence[Any]]) -> None:
+    """Check that the first row is the one of this place."""
+    if not rows or (rows[0][0], rows[0][1]) != (place.position, place.id):
+        raise CursorGone(
+            f"the record {place.id} this query stood behind is gone or has moved (a "
+            "reset, a removal, a rebuilt file); start again without the cursor"
+        )

@@ -1,20 +1,22 @@
 """SQLite's rows and our records: one into the other, and nothing else."""
 
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from async_history.memory_index import memory_key
-from async_history.records import COLUMNS, Event, HistoryRecord
+from async_history.records import COLUMNS, Event, HistoryRecord, Row, parse_time
 
 COLUMN_LIST: Final = ", ".join(COLUMNS)
-"""The ten columns as SQL, in the order of `record_from_row`."""
+"""The ten columns as SQL, in mem0's order."""
+COLUMNS_OF_HISTORY: Final = ", ".join(f"history.{name}" for name in COLUMNS)
+"""The same, where other tables are near."""
 
 ROW_WIDTH: Final = len(COLUMNS) + 1
 """Parameters of a record: its columns, and its memory's key."""
 
 _EVENTS: Final = {event.value: event for event in Event}
 _EVENT_TEXTS: Final[dict[str, str]] = {event: event.value for event in Event}
+"""Of the events there are; a copied record may have another, as text."""
 
 
 def parameters(records: Iterable[HistoryRecord]) -> list[Any]:
@@ -26,7 +28,7 @@ def parameters(records: Iterable[HistoryRecord]) -> list[Any]:
             record.memory_id,
             record.old_memory,
             record.new_memory,
-            _EVENT_TEXTS[record.event],
+            _EVENT_TEXTS.get(record.event, record.event),
             record.created_at,
             record.updated_at,
             int(record.is_deleted),
@@ -37,43 +39,38 @@ def parameters(records: Iterable[HistoryRecord]) -> list[Any]:
     return flat
 
 
-def record_from_row(row: Iterable[Any]) -> HistoryRecord:
-    """Return the record of a row, with its columns in the order of `COLUMN_LIST`."""
-    (
-        record_id,
-        memory_id,
-        old_memory,
-        new_memory,
-        event,
-        created_at,
-        updated_at,
-        is_deleted,
-        actor_id,
-        role,
-    ) = row
+def record_from_row(row: Sequence[Any]) -> HistoryRecord:
+    """Return the record of a row: its ten columns, and after them, if asked for, `time_before`."""
+    event = row[4]
+    before = row[10] if len(row) > len(COLUMNS) else None
     return HistoryRecord(
-        record_id,
-        memory_id,
-        old_memory,
-        new_memory,
+        row[0],
+        row[1],
+        row[2],
+        row[3],
         _EVENTS.get(event, event),
-        _time_text(created_at),
-        _time_text(updated_at),
-        bool(is_deleted),
-        actor_id,
-        role,
+        _time_text(row[5]),
+        _time_text(row[6]),
+        bool(row[7]),
+        row[8],
+        row[9],
+        None if before is None else parse_time(before),
     )
 
 
-def history_from_rows(rows: Iterable[Iterable[Any]]) -> list[HistoryRecord]:
-    """Return one memory's records from its rows, oldest first, each knowing the one before."""
-    records: list[HistoryRecord] = []
-    for row in rows:
-        record = record_from_row(row)
-        if records and record.occurred_at is None:
-            record = replace(record, time_before=records[-1].occurred_at)
-        records.append(record)
-    return records
+def rows_in_todays_types(found: Iterable[Sequence[Any]]) -> list[Row]:
+    """Return rows without their rowid, as `row_of` their records would be."""
+    return [
+        (
+            *columns,
+            created_at if type(created_at) is str else _time_text(created_at),
+            updated_at if type(updated_at) is str else _time_text(updated_at),
+            bool(is_deleted),
+            actor_id,
+            role,
+        )
+        for _, *columns, created_at, updated_at, is_deleted, actor_id, role in found
+    ]
 
 
 def _time_text(value: Any) -> str | None:

@@ -4,11 +4,27 @@ mem0-ts has it as its Dummy. The buffers stay, in memory, because mem0 2.x feeds
 """
 
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
 
-from async_history.manager import CLOSE_TIMEOUT_S, HistoryManager, HistoryStats
-from async_history.queries import Cursor, Filter, PageRead
+from async_history.errors import InvalidInput
+from async_history.following import FollowRead
+from async_history.life import CLOSE_TIMEOUT_S
+from async_history.manager import HistoryManager
+from async_history.queries import NOT_A_CURSOR, Cursor, Filter, PageRead, RowsRead
 from async_history.records import HistoryRecord, Message
+from async_history.retention import (
+    EraseStep,
+    Erasing,
+    Erasure,
+    ErasureSteps,
+    PruneStep,
+    Pruning,
+    Reached,
+    Reaching,
+    Remains,
+)
+from async_history.store import HistoryStats
 from async_history.submissions import MESSAGES_KEPT, SaveMessages, Submission
 
 
@@ -47,12 +63,73 @@ class NullHistoryManager(HistoryManager):
     async def _read_page(self, wanted: Filter, after: Cursor | None, limit: int) -> PageRead:
         return PageRead([], None, is_last=True)
 
+    async def _count(self, wanted: Filter) -> int:
+        return 0
+
+    def _follow_place(self, cursor: str | None) -> None:
+        if cursor is not None:
+            raise InvalidInput(NOT_A_CURSOR.format(cursor, "the null history, which has none"))
+
+    async def _read_behind(
+        self, place: None, memory_id: str | None, limit: int
+    ) -> FollowRead[None]:
+        return FollowRead([], lambda _: None, None, is_last=True)
+
+    async def _read_end(self) -> None:
+        return None
+
+    async def _read_states(self, when: datetime) -> AsyncIterator[Sequence[HistoryRecord]]:
+        yield []
+
+    async def _read_rows(self, after: Cursor | None, limit: int) -> RowsRead:
+        return RowsRead([], after, is_last=True)
+
+    async def _read_newest(self) -> int | None:
+        return None
+
     async def _read_messages(self, session_scope: str, limit: int) -> Sequence[Message]:
         buffer = self._buffers.get(session_scope, ())
         return list(buffer)[max(0, len(buffer) - limit) :]
+
+    async def _read_scopes(self, after: str, limit: int) -> Sequence[str]:
+        return sorted(scope for scope in self._buffers if scope > after)[:limit]
 
     async def _read_stats(self) -> HistoryStats:
         return HistoryStats("null://", None, 0, 0, ())
 
     async def _empty(self) -> None:
         self._buffers.clear()
+
+    async def _prune_step(self, asked: Pruning, reached: Reached | None) -> PruneStep:
+        return PruneStep(0, 0, None)
+
+    def _erasure_steps(self) -> ErasureSteps:
+        return _BufferErasure(self._buffers)
+
+    async def _read_erasures(self) -> Sequence[Erasure]:
+        return []
+
+
+class _BufferErasure:
+    """Erases messages; of records there is nothing, and of the erasure itself nothing is kept."""
+
+    def __init__(self, buffers: dict[str, deque[Message]]) -> None:
+        self._buffers = buffers
+
+    async def begin(self, asked: Erasing) -> None: ...
+
+    async def step(self, asked: Erasing, whose: Reaching) -> EraseStep:
+        if whose.session_scope is None:
+            return EraseStep()
+        messages = len(self._buffers.get(whose.session_scope, ()))
+        if not asked.dry_run:
+            self._buffers.pop(whose.session_scope, None)
+        return EraseStep(messages=messages)
+
+    async def clean(self, *, vacuum: bool) -> Remains:
+        return Remains()
+
+    async def remains(self) -> Remains:
+        return Remains()
+
+    async def finish(self, asked: Erasing) -> None: ...

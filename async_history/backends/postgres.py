@@ -6,7 +6,8 @@ the user's. Not here: connections themselves (_postgres_pool), how a batch is wr
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 from functools import partial
 from time import monotonic
 from typing import Any, Final, TypeVar
@@ -15,21 +16,33 @@ import asyncpg
 
 from async_history._postgres import DriverError, storage_error
 from async_history.backends._postgres_commit import BatchCommitter
+from async_history.backends._postgres_follow import FollowReader, Place, place_from
 from async_history.backends._postgres_pool import ConnectionPool
 from async_history.backends._postgres_read import HistoryReader
+from async_history.backends._postgres_retention import (
+    ERASURES,
+    ServerErasure,
+    erasure_from_row,
+    prune,
+)
+from async_history.backends._postgres_states import states_at
 from async_history.errors import (
     HistoryClosed,
     HistoryError,
     InvalidInput,
     StorageUnreachable,
 )
-from async_history.manager import CLOSE_TIMEOUT_S, HistoryManager, HistoryStats
+from async_history.following import FollowRead
+from async_history.life import CLOSE_TIMEOUT_S
+from async_history.manager import HistoryManager
 from async_history.migrations import citus
 from async_history.migrations import postgres as migrations
 from async_history.opening import POSTGRES_SCHEMA, without_secrets
-from async_history.queries import Cursor, Filter, PageRead
+from async_history.queries import Cursor, Filter, PageRead, RowsRead
 from async_history.queue import QUEUE_BYTES, QUEUE_RECORDS
 from async_history.records import HistoryRecord, Message
+from async_history.retention import Erasure, PruneStep, Pruning, Reached
+from async_history.store import HistoryStats
 from async_history.submissions import Submission, many_records
 from async_history.writer import BATCH_RECORDS, GroupCommitWriter, OutcomeUnknown, TryAgain
 
@@ -123,6 +136,7 @@ class PostgresHistoryManager(HistoryManager):
         self._writing: Any = None
         self._is_distributed = False
         self._reader = HistoryReader(self._fetch, self._schema)
+        self._follower = FollowReader(self._fetch, self._schema)
 
     # Opening
 
@@ -172,7 +186,9 @@ class PostgresHistoryManager(HistoryManager):
             )
             return await committer.commit(batch)
 
-        return await self._write(commit)
+        refused = await self._write(commit)
+        self._bell.ring()
+        return refused
 
     async def _empty(self) -> None:
         async def reset(connection: Any, _: ConnectionPool) -> None:
@@ -183,7 +199,29 @@ class PostgresHistoryManager(HistoryManager):
 
         tables = f"{self._schema}.history, {self._schema}.messages"
 
-        await self._writer.run_in_turn(lambda: self._write(reset))
+        await self._in_turn(reset)
+
+    async def _prune_step(self, asked: Pruning, reached: Reached | None) -> PruneStep:
+        return await self._in_turn(
+            lambda connection, _: prune(connection, self._schema, asked, reached)
+        )
+
+    def _erasure_steps(self) -> ServerErasure:
+        return ServerErasure(self._in_turn, self._beside, self._schema)
+
+    async def _in_turn(self, work: Callable[[Any, ConnectionPool], Awaitable[T]]) -> T:
+        """Do work that writes, after all writes called before it and before all after."""
+        return await self._writer.run_in_turn(lambda: self._write(work))
+
+    async def _beside(self, work: Callable[[Any, ConnectionPool], Awaitable[T]]) -> T:
+        """Do work on a connection of its own, beside the writes."""
+        pool = self._require_pool()
+        connection = await pool.acquire()
+        try:
+            with pool.bounded(connection, self._retry_timeout_s):
+                return await work(connection, pool)
+        finally:
+            await pool.release(connection)
 
     async def _write(self, work: Callable[[Any, ConnectionPool], Awaitable[T]]) -> T:
         """Do work that writes, on the connection kept for it.
@@ -260,8 +298,43 @@ class PostgresHistoryManager(HistoryManager):
     async def _read_page(self, wanted: Filter, after: Cursor | None, limit: int) -> PageRead:
         return await self._reader.page(wanted, after, limit)
 
+    async def _count(self, wanted: Filter) -> int:
+        return await self._reader.count(wanted)
+
+    def _follow_place(self, cursor: str | None) -> Place | None:
+        if self._is_distributed:
+            raise InvalidInput(
+                f"{self._where} spreads this history over the nodes of a Citus cluster, which have "
+                "no order of commits in common: it can't be followed"
+            )
+        return None if cursor is None else place_from(cursor)
+
+    async def _read_behind(
+        self, place: Place | None, memory_id: str | None, limit: int
+    ) -> FollowRead[Place]:
+        return await self._follower.page(place, memory_id, limit)
+
+    async def _read_end(self) -> Place | None:
+        return await self._follower.end()
+
+    def _read_states(self, when: datetime) -> AsyncIterator[Sequence[HistoryRecord]]:
+        return states_at(self._fetch, self._schema, when)
+
+    async def _read_rows(self, after: Cursor | None, limit: int) -> RowsRead:
+        return await self._reader.rows(after, limit)
+
+    async def _read_newest(self) -> int | None:
+        return await self._reader.newest()
+
     async def _read_messages(self, session_scope: str, limit: int) -> Sequence[Message]:
         return await self._reader.last_messages(session_scope, limit)
+
+    async def _read_erasures(self) -> Sequence[Erasure]:
+        rows = await self._fetch(migrations.in_schema(ERASURES, self._schema))
+        return [erasure_from_row(row) for row in rows]
+
+    async def _read_scopes(self, after: str, limit: int) -> Sequence[str]:
+        return await self._reader.scopes(after, limit)
 
     async def _fetch(self, sql: str, *arguments: Any) -> Sequence[Sequence[Any]]:
         """Run one SELECT, again where its connection broke."""

@@ -9,18 +9,21 @@ import asyncio
 import contextlib
 import os
 import sqlite3
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from time import monotonic
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar
 
 import aiosqlite
 from anyio import to_thread
 
+from async_history import block_index, memory_index
 from async_history._sqlite import (
     LOG_RESET_WORRY,
+    connect,
     has_log_reset_fault,
     is_commit_unknown,
     is_locked,
@@ -28,7 +31,16 @@ from async_history._sqlite import (
     storage_error,
     typed_errors,
 )
-from async_history.backends._sqlite_commit import BatchCommitter, IndexBehind
+from async_history.backends._sqlite_backup import (
+    back_up,
+    back_up_file,
+    checked_target,
+    run,
+    to_the_end,
+)
+from async_history.backends._sqlite_commit import BatchCommitter, IndexBehind, fetched
+from async_history.backends._sqlite_erasing import ERASURES, FileErasure, erasure_from_row
+from async_history.backends._sqlite_follow import FollowReader, Place, place_from
 from async_history.backends._sqlite_open import (
     Durability,
     connected,
@@ -39,11 +51,10 @@ from async_history.backends._sqlite_open import (
     prepare_file,
     warn_of_others,
 )
-from async_history.backends._sqlite_read import (
-    BY_MEMORY,
-    BY_MEMORY_WITHOUT_INDEX,
-    HistoryReader,
-)
+from async_history.backends._sqlite_pruning import prune
+from async_history.backends._sqlite_read import HistoryReader
+from async_history.backends._sqlite_search import THROUGH_INDEX, WITHOUT_INDEX
+from async_history.backends._sqlite_states import states_at
 from async_history.errors import (
     HistoryClosed,
     HistoryError,
@@ -52,11 +63,15 @@ from async_history.errors import (
     StorageError,
     StorageLocked,
 )
-from async_history.manager import CLOSE_TIMEOUT_S, HistoryManager, HistoryStats
+from async_history.following import FollowRead
+from async_history.life import CLOSE_TIMEOUT_S
+from async_history.manager import HistoryManager
 from async_history.migrations import VERSION, schema_script
-from async_history.queries import Cursor, Filter, PageRead
+from async_history.queries import Cursor, Filter, PageRead, RowsRead
 from async_history.queue import QUEUE_BYTES, QUEUE_RECORDS
 from async_history.records import HistoryRecord, Message
+from async_history.retention import Erasure, PruneStep, Pruning, Reached
+from async_history.store import HistoryStats
 from async_history.submissions import Submission
 from async_history.writer import GroupCommitWriter, OutcomeUnknown
 
@@ -76,9 +91,7 @@ BEGIN IMMEDIATE;
 DROP TABLE IF EXISTS history;
 DROP TABLE IF EXISTS messages;
 {schema_script()}
-DELETE FROM async_history_recent;
-DELETE FROM async_history_middle;
-DELETE FROM async_history_settled;
+{"; ".join((*memory_index.CLEAR, *block_index.CLEAR))};
 INSERT OR REPLACE INTO async_history_state (one, version, schema_version, indexed_through)
 SELECT 1, {VERSION}, schema_version, 0 FROM pragma_schema_version;
 COMMIT;
@@ -156,7 +169,7 @@ class SQLiteHistoryManager(HistoryManager):
     async def _open_memory(self) -> None:
         self._writing = await connected(self._open_writing)
         self._reading = {self._writing: 0}
-        self._reader = HistoryReader(self._fetch, BY_MEMORY)
+        self._reader = HistoryReader(self._fetch, THROUGH_INDEX)
         self._writer = self._new_writer()
 
     async def _open_file(self, path: Path) -> None:
@@ -166,12 +179,12 @@ class SQLiteHistoryManager(HistoryManager):
             )
             if await to_thread.run_sync(look, abandon_on_cancel=True):
                 await self._open_readers(partial(open_as_it_is, path, self._lock_timeout_s))
-                self._reader = HistoryReader(self._fetch, BY_MEMORY_WITHOUT_INDEX)
+                self._reader = HistoryReader(self._fetch, WITHOUT_INDEX)
                 return
         await to_thread.run_sync(warn_of_others, path)
         self._writing = await self._prepared(path, create=self._create)
         await self._open_readers(partial(open_reading, path))
-        self._reader = HistoryReader(self._fetch, BY_MEMORY)
+        self._reader = HistoryReader(self._fetch, THROUGH_INDEX)
         self._writer = self._new_writer()
 
     async def _prepared(self, path: Path, *, create: bool) -> aiosqlite.Connection:
@@ -201,7 +214,9 @@ class SQLiteHistoryManager(HistoryManager):
         async def commit(connection: aiosqlite.Connection) -> Mapping[int, HistoryError]:
             return await BatchCommitter(connection).commit(batch)
 
-        return await self._write(commit)
+        refused = await self._write(commit)
+        self._bell.ring()
+        return refused
 
     def _say_begun(self) -> None:
         if self._writer is not None:
@@ -215,7 +230,23 @@ class SQLiteHistoryManager(HistoryManager):
                 await connection.rollback()
                 raise
 
-        await self._require_writer().run_in_turn(lambda: self._write(reset))
+        await self._in_turn(reset)
+
+    async def _prune_step(self, asked: Pruning, reached: Reached | None) -> PruneStep:
+        return await self._in_turn(lambda connection: prune(connection, asked, reached))
+
+    def _erasure_steps(self) -> FileErasure:
+        writer = self._require_writer()
+        return FileErasure(
+            self._in_turn,
+            lambda: writer.run_in_turn(self._take_up),
+            self._path,
+            self._lock_timeout_s,
+        )
+
+    async def _in_turn(self, work: Callable[[aiosqlite.Connection], Awaitable[T]]) -> T:
+        """Do work that writes, after all writes called before it and before all after."""
+        return await self._require_writer().run_in_turn(lambda: self._write(work))
 
     async def _write(self, work: Callable[[aiosqlite.Connection], Awaitable[T]]) -> T:
         """Do work that writes, waiting while others hold the lock and taking up what they did.
@@ -276,8 +307,37 @@ class SQLiteHistoryManager(HistoryManager):
     async def _read_page(self, wanted: Filter, after: Cursor | None, limit: int) -> PageRead:
         return await self._reader.page(wanted, after, limit)
 
+    async def _count(self, wanted: Filter) -> int:
+        return await self._reader.count(wanted)
+
+    def _follow_place(self, cursor: str | None) -> Place | None:
+        return None if cursor is None else place_from(cursor)
+
+    async def _read_behind(
+        self, place: Place | None, memory_id: str | None, limit: int
+    ) -> FollowRead[Place]:
+        return await FollowReader(self._fetch, self._reader).page(place, memory_id, limit)
+
+    async def _read_end(self) -> Place | None:
+        return await FollowReader(self._fetch, self._reader).end()
+
+    def _read_states(self, when: datetime) -> AsyncIterator[Sequence[HistoryRecord]]:
+        return states_at(self._fetch, self._reader, when)
+
+    async def _read_rows(self, after: Cursor | None, limit: int) -> RowsRead:
+        return await self._reader.rows(after, limit)
+
+    async def _read_newest(self) -> int | None:
+        return await self._reader.newest()
+
     async def _read_messages(self, session_scope: str, limit: int) -> Sequence[Message]:
         return await self._reader.last_messages(session_scope, limit)
+
+    async def _read_erasures(self) -> Sequence[Erasure]:
+        return [erasure_from_row(row) for row in await self._fetch(ERASURES, {})]
+
+    async def _read_scopes(self, after: str, limit: int) -> Sequence[str]:
+        return await self._reader.scopes(after, limit)
 
     async def _fetch(self, sql: str, parameters: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
         """Run one SELECT, taking up a file whose tables others have dropped."""
@@ -298,6 +358,35 @@ class SQLiteHistoryManager(HistoryManager):
         async with self._turn:
             await (await self._writing_connection()).backup(target)
 
+    async def backup(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Copy the history as it is now into a new file, while writes go on.
+
+        The copy has everything acked before the call, and is one file that opens like any other.
+        It appears under its name when it is whole and on disk; until then it is beside it, as
+        `<name>.….unfinished`. The file's log grows by what is written meanwhile.
+
+        Args:
+            on_progress: told, on the event loop, how many of how many pages are copied.
+
+        Raises:
+            InvalidInput: there is a file of that name. It was not touched.
+            StorageError: the copy could not be read or written; nothing of it is left.
+            asyncio.CancelledError: nothing of the copy is left, unless it was whole already.
+        """
+        self._require_open()
+        target = checked_target(path)
+        if self._path is not None:
+            await run(partial(back_up_file, self._path, target), on_progress)
+            return
+        with contextlib.closing(connect(None, "rw")) as copy:
+            await to_the_end(self.copy_into(copy), lambda: None)
+            await run(partial(back_up, copy, target), on_progress)
+
     async def _fetch_once(self, sql: str, parameters: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
         """Run one SELECT on the least busy connection that reads."""
         deadline = monotonic() + self._lock_timeout_s
@@ -308,8 +397,7 @@ class SQLiteHistoryManager(HistoryManager):
                 connection = min(self._reading, key=self._reading.__getitem__)
                 self._reading[connection] += 1
                 try:
-                    # Named parameters work too, aiosqlite's annotation does not say so.
-                    return list(await connection.execute_fetchall(sql, cast(Any, parameters)))
+                    return await fetched(connection, sql, parameters)
                 except sqlite3.Error as error:
                     if not is_locked(error) or monotonic() > deadline:
                         raise

@@ -1,26 +1,28 @@
-"""The commands as typer sees them: their options, their help, and their errors' last line.
+"""The commands as typer sees them: their options and their help.
 
-Lives here: what can be typed, and exit statuses. Not here: what a command does (demo, record, log,
-migrate).
+Lives here: what can be typed, and exit statuses. Not here: what a command does (the other
+rooms here).
 
 Exit statuses: 0 done; 1 not done, or not all of it; 2 not understood; 130 interrupted by Ctrl-C.
 """
 
-import logging
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated
 
 import typer
 
-from async_history import HistoryError, InvalidInput, __version__
+from async_history import __version__
+from async_history.cli import copying as _copying
 from async_history.cli import demo as _demo
 from async_history.cli import log as _log
 from async_history.cli import migrate as _migrate
+from async_history.cli import query as _query
 from async_history.cli import record as _record
+from async_history.cli import retention as _retention
 from async_history.cli import stores
-from async_history.cli.terminal import complain
+from async_history.cli import tail as _tail
+from async_history.cli import timeline as _timeline
+from async_history.cli.complaints import one_line_errors, send_log_to_stderr
+from async_history.queries import Order
 
 app = typer.Typer(
     add_completion=False,
@@ -49,7 +51,7 @@ def options(
         bool, typer.Option("--version", is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    _send_log_to_stderr()
+    send_log_to_stderr()
     if version:
         typer.echo(f"async-history {__version__}")
         raise typer.Exit
@@ -69,7 +71,7 @@ def demo(
     Each memory is added, updated and deleted; each change is awaited until it is on disk. The
     demo makes a file of its own and refuses one that exists.
     """
-    with _one_line_errors():
+    with one_line_errors():
         status = _demo.demo(stores.to_write(db), agents=agents, memories=memories)
     raise typer.Exit(status)
 
@@ -89,7 +91,7 @@ def record(
     Exit status 1 if a line was refused (it is named, the others are recorded) or recording ended
     early.
     """
-    with _one_line_errors():
+    with one_line_errors():
         status = _record.record(stores.to_write(db), file)
     raise typer.Exit(status)
 
@@ -109,26 +111,190 @@ def log(
 
     Exit status 1 if there is no history of this memory.
     """
-    with _one_line_errors():
+    with one_line_errors():
         status = _log.log(stores.to_read(db), memory_id, as_json=as_json)
     raise typer.Exit(status)
+
+
+@app.command()
+def query(
+    db: Db = None,
+    memory: Annotated[
+        list[str] | None, typer.Option(help="Of this memory; give it again for several.")
+    ] = None,
+    actor: Annotated[str | None, typer.Option(help="By this actor.")] = None,
+    role: Annotated[str | None, typer.Option(help="By an actor in this role.")] = None,
+    event: Annotated[str | None, typer.Option(help="ADD, UPDATE or DELETE.")] = None,
+    text: Annotated[
+        str | None, typer.Option(help="Whose old or new text contains this, to the letter.")
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Not before (UTC where it names no offset).")
+    ] = None,
+    until: Annotated[str | None, typer.Option(metavar="TIME", help="Before this.")] = None,
+    newest: Annotated[bool, typer.Option("--newest", help="The newest first.")] = False,
+    limit: Annotated[int, typer.Option(min=0, help="At most so many; 0 for all.")] = _query.LIMIT,
+    count: Annotated[bool, typer.Option("--count", help="Only tell how many there are.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object a line, as `record` takes them.")
+    ] = False,
+) -> None:
+    """Show the changes that match everything given, in the order in which they were recorded.
+
+    A file is read as it is, and found, as by `log`.
+
+    Exit status 1 if nothing matches; --count tells 0 then.
+    """
+    with one_line_errors():
+        url = stores.to_read(db)
+        asked = _query.wanted(
+            memories=memory,
+            actor_id=actor,
+            role=role,
+            event=event,
+            text=text,
+            since=since,
+            until=until,
+        )
+        if count:
+            _query.count(url, asked, as_json=as_json)
+            return
+        order: Order = "newest" if newest else "oldest"
+        status = _query.query(url, asked, order=order, limit=limit, as_json=as_json)
+    raise typer.Exit(status)
+
+
+When = Annotated[
+    str,
+    typer.Argument(
+        metavar="WHEN",
+        help="A time, as 2026-11-20T09:41:15+01:00 (UTC where it names no offset), or a version "
+        "number: 1 is the ADD.",
+    ),
+]
+
+
+@app.command()
+def at(
+    when: When,
+    memory_id: Annotated[
+        str | None, typer.Argument(help="Of which memory; without it, of all.")
+    ] = None,
+    db: Db = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="The records in force, one JSON object a line.")
+    ] = False,
+) -> None:
+    """Show what a memory said at a time, or all that was there then.
+
+    A file is read as it is, and found, as by `log`.
+
+    Exit status 1 if nothing was there then.
+    """
+    with one_line_errors():
+        status = _timeline.at(stores.to_read(db), when, memory_id, as_json=as_json)
+    raise typer.Exit(status)
+
+
+@app.command()
+def diff(
+    memory_id: Annotated[str, typer.Argument(help="Of which memory.")],
+    a: Annotated[str, typer.Argument(metavar="A", help="A time or version number, as of `at`.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="Another; it may be the earlier one.")],
+    db: Db = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object: both records, those between.")
+    ] = False,
+) -> None:
+    """Show how a memory differs between two times.
+
+    A file is read as it is, and found, as by `log`.
+
+    Exit status 1 if the memory was not there at either.
+    """
+    with one_line_errors():
+        status = _timeline.diff(stores.to_read(db), memory_id, a, b, as_json=as_json)
+    raise typer.Exit(status)
+
+
+@app.command()
+def restore(
+    memory_id: Annotated[str, typer.Argument(help="Which memory.")],
+    to: Annotated[
+        str, typer.Option("--to", metavar="WHEN", help="A time or version number, as of `at`.")
+    ],
+    db: Db = None,
+    actor: Annotated[str | None, typer.Option(help="Who restores.")] = None,
+    role: Annotated[str | None, typer.Option(help="And as what.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask first.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show what would change.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="The record that restores, as a JSON object.")
+    ] = False,
+) -> None:
+    """Bring back what a memory said at a time.
+
+    Records one more change; what was recorded stays. This is the history alone: mem0's vector
+    store follows where a program restores, by `AsyncMemory.restore`.
+
+    Exit status 1 if nothing was restored: the answer was no, or the memory changed meanwhile.
+    """
+    with one_line_errors():
+        status = _timeline.restore(
+            stores.to_write(db),
+            memory_id,
+            to,
+            actor_id=actor,
+            role=role,
+            is_sure=yes,
+            is_dry_run=dry_run,
+            as_json=as_json,
+        )
+    raise typer.Exit(status)
+
+
+@app.command()
+def tail(
+    db: Db = None,
+    last: Annotated[
+        int | None,
+        typer.Option("-n", "--last", min=0, show_default="10", help="Show the last so many first."),
+    ] = None,
+    after: Annotated[
+        str | None,
+        typer.Option(metavar="CURSOR", help="Begin there instead: what an earlier run ended with."),
+    ] = None,
+    memory: Annotated[str | None, typer.Option(help="Follow one memory alone.")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object a line, as `record` takes them.")
+    ] = False,
+) -> None:
+    """Follow a history: show every change as it is committed, by whomever, until Ctrl-C.
+
+    Ctrl-C ends it with status 130, and says with which --after another run goes on: nothing is
+    missed between them, and nothing shown twice.
+    """
+    with one_line_errors():
+        _tail.tail(stores.to_read(db), last=last, after=after, memory_id=memory, as_json=as_json)
 
 
 @app.command()
 def migrate(
     db: Db = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only tell what would be done to a file.")
+        bool, typer.Option("--dry-run", help="Only tell what would be done.")
     ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Bring a history's tables up to date.
 
     Opening a history does the same. Run this ahead where the program that uses it lacks the
     right to make tables (PostgreSQL), or to adopt an old file at a time of your choosing.
     """
-    with _one_line_errors():
-        status = _migrate.migrate(stores.to_write(db), is_dry_run=dry_run)
-    raise typer.Exit(status)
+    with one_line_errors():
+        _migrate.migrate(stores.to_write(db), is_dry_run=dry_run, as_json=as_json)
 
 
 @app.command()
@@ -138,58 +304,112 @@ def distribute(db: Db = None) -> None:
     Histories are distributed by memory, message buffers by session scope. Writers wait while the
     rows that are there are moved. Safe to run again.
     """
-    with _one_line_errors():
+    with one_line_errors():
         status = _migrate.distribute(stores.to_write(db))
     raise typer.Exit(status)
 
 
-@contextmanager
-def _one_line_errors() -> Iterator[None]:
-    """Turn what can go wrong into one line on stderr and an exit status."""
-    try:
-        yield
-        sys.stdout.flush()
-    except KeyboardInterrupt:
-        complain("interrupted")
-        raise typer.Exit(130) from None
-    except InvalidInput as error:
-        complain(str(error))
-        raise typer.Exit(2) from None
-    except BrokenPipeError:
-        raise  # typer ends the program quietly, with status 1
-    except OSError as error:
-        complain(f"{error.filename}: {error.strerror}" if error.filename else str(error))
-        raise typer.Exit(1) from None
-    except HistoryError as error:
-        complain(str(error))
-        raise typer.Exit(1) from None
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would go.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 
-class _OneLine(logging.Formatter):
-    """A log entry as one line: its message, and its error without the traceback."""
+@app.command()
+def prune(
+    older_than: Annotated[
+        str,
+        typer.Option(metavar="AGE|TIME", help="90d (s, m, h, d, w), or 2026-11-20T09:41:15Z."),
+    ],
+    db: Db = None,
+    keep_last: Annotated[
+        int, typer.Option(min=0, help="Records of each living memory that stay.")
+    ] = 1,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The report as one JSON object.")] = False,
+) -> None:
+    """Remove old records, but the last ones of each memory.
 
-    def format(self, record: logging.LogRecord) -> str:
-        error = record.exc_info[1] if record.exc_info else None
-        return record.getMessage() + (f": {error}" if error else "")
+    With --keep-last 1 or more, the last known state of a living memory stays; of a deleted memory
+    nothing does, once all of it is old. May be interrupted and run again. This makes room: to make
+    texts unreadable for good, use `erase`.
+    """
+    with one_line_errors():
+        status = _retention.prune(
+            stores.to_write(db),
+            older_than,
+            keep_last,
+            is_dry_run=dry_run,
+            is_sure=yes,
+            as_json=as_json,
+        )
+    raise typer.Exit(status)
 
 
-class _Stderr(logging.Handler):
-    """Says each message once: what fails a batch is logged for each of its callers."""
+@app.command()
+def erase(
+    reason: Annotated[str, typer.Option(help="Kept with the erasure. Name no person in it.")],
+    db: Db = None,
+    memory: Annotated[list[str] | None, typer.Option(metavar="ID", help="Whose texts.")] = None,
+    actor: Annotated[str | None, typer.Option(metavar="ID", help="Or all that one said.")] = None,
+    scope: Annotated[
+        list[str] | None, typer.Option(metavar="SCOPE", help="Whose buffered messages.")
+    ] = None,
+    vacuum: Annotated[
+        bool, typer.Option(help="Also overwrite a file's free space; writers wait.")
+    ] = True,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The report as one JSON object.")] = False,
+) -> None:
+    """Make texts unreadable for good, and keep the fact of each change.
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._said: set[str] = set()
+    Says what it could not reach, such as copies and backups. --memory and --scope may be given
+    several times.
+    """
+    with one_line_errors():
+        status = _retention.erase(
+            stores.to_write(db),
+            memory or (),
+            actor,
+            scope or (),
+            reason,
+            is_dry_run=dry_run,
+            is_sure=yes,
+            as_json=as_json,
+            vacuum=vacuum,
+        )
+    raise typer.Exit(status)
 
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.getMessage() not in self._said:
-            self._said.add(record.getMessage())
-            complain(self.format(record))
+
+AsJson = Annotated[bool, typer.Option("--json", help="The report as a JSON object.")]
 
 
-def _send_log_to_stderr() -> None:
-    logger = logging.getLogger("async_history")
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    handler = _Stderr()
-    handler.setFormatter(_OneLine())
-    logger.handlers = [handler]
+@app.command()
+def copy(
+    source: Annotated[
+        str, typer.Argument(help="A history, or JSON lines: a .jsonl file, - for stdin.")
+    ],
+    target: Annotated[str, typer.Argument(help="The same; it is made if missing.")],
+    as_json: AsJson = False,
+) -> None:
+    """Copy a history to another place, and compare each record with what arrived.
+
+    Interrupted, the same command goes on where it ended. A file is read as it is: nothing is
+    migrated. A PostgreSQL URL with `?table=memory_history` (and `&schema=`, else public) reads
+    the table of mem0-ts on Supabase, `?table=history` that of mem0-history-db-patch.
+    """
+    with one_line_errors():
+        status = _copying.copy(source, target, as_json=as_json)
+    raise typer.Exit(status)
+
+
+@app.command()
+def backup(
+    path: Annotated[str, typer.Argument(help="The new file.")],
+    db: Db = None,
+    as_json: AsJson = False,
+) -> None:
+    """Copy a history's file as it is now, while others go on writing to it."""
+    with one_line_errors():
+        status = _copying.backup(stores.to_read(db), path, as_json=as_json)
+    raise typer.Exit(status)

@@ -2,14 +2,15 @@
 
 import asyncio
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
-from async_history import Event, HistoryRecord, StorageMissing, open_history
+from async_history import Event, HistoryRecord
+from async_history.cli import stores
 from async_history.cli.difference import Line, difference
 from async_history.cli.terminal import complain, harmless, line_width, stdout_console
 from async_history.opening import without_secrets
@@ -34,41 +35,54 @@ def log(url: str, memory_id: str, *, as_json: bool) -> int:
         return 1
     if as_json:
         for record in records:
-            typer.echo(json.dumps(record.as_dict(), ensure_ascii=False).encode())
+            print_json(record)
     else:
         console = stdout_console()
         title = Text(harmless(memory_id), style="bold")
         changes = "1 change" if len(records) == 1 else f"{len(records):,} changes"
         title.append(harmless(f"  {changes} in {without_secrets(url)}"), style="not bold dim")
-        _print(console, title, indent="")
+        print_wrapped(console, title, indent="")
         print_timeline(console, records)
     return 0
 
 
 async def _read(url: str, memory_id: str) -> list[HistoryRecord]:
-    try:
-        async with open_history(url, create=False, migrate=False) as history:
-            return await history.get_history(memory_id)
-    except StorageMissing as error:
-        raise StorageMissing(
-            f"no history in {url}: it does not exist or is empty. Name another with --db"
-        ) from error
+    async with stores.opened_to_read(url) as history:
+        return await history.get_history(memory_id)
+
+
+def print_json(record: HistoryRecord) -> None:
+    """Print a record as a JSON line, as `record` takes it."""
+    typer.echo(json.dumps(record.as_dict(), ensure_ascii=False).encode())
+
+
+def print_change(console: Console, record: HistoryRecord) -> None:
+    """Print a record of any memory, with what it changed."""
+    title = Text.assemble((harmless(record.memory_id), "bold"), "  ", headline(record))
+    print_wrapped(console, title, indent="")
+    print_difference(console, changes(record, None))
 
 
 def print_timeline(console: Console, records: Sequence[HistoryRecord]) -> None:
     """Print a memory's records, each with what it changed."""
-    has_marks = console.no_color or console.color_system is None
     text: str | None = None
     for record in records:
         console.print()
-        _print(console, _headline(record), indent="")
-        for line in _changes(record, text):
-            head = Text(f"  {line.sign} ", style=_SIGN_STYLES[line.sign])
-            _print(console, _content(line, has_marks), indent=head)
+        print_wrapped(console, headline(record), indent="")
+        print_difference(console, changes(record, text))
         text = record.new_memory
 
 
-def _headline(record: HistoryRecord) -> Text:
+def print_difference(console: Console, lines: Iterable[Line]) -> None:
+    """Print the lines of a difference, in colours or with git's marks."""
+    has_marks = console.no_color or console.color_system is None
+    for line in lines:
+        head = Text(f"  {line.sign} ", style=_SIGN_STYLES[line.sign])
+        print_wrapped(console, _content(line, has_marks), indent=head)
+
+
+def headline(record: HistoryRecord) -> Text:
+    """Return when and what a change was, and who made it."""
     time = record.occurred_at
     shown_time = time.isoformat(sep=" ", timespec="milliseconds") if time else "time unknown"
     event = harmless(str(record.event))
@@ -83,7 +97,7 @@ def _headline(record: HistoryRecord) -> Text:
     return headline
 
 
-def _changes(record: HistoryRecord, text_before: str | None) -> Iterator[Line]:
+def changes(record: HistoryRecord, text_before: str | None) -> Iterator[Line]:
     """Yield what a record changed. `text_before` is the text of the record before it."""
     before, after = record.old_memory, record.new_memory
     if before is None and record.event in (Event.UPDATE, Event.DELETE):
@@ -109,7 +123,7 @@ def _content(line: Line, has_marks: bool) -> Text:
     return content
 
 
-def _print(console: Console, text: Text, indent: str | Text) -> None:
+def print_wrapped(console: Console, text: Text, indent: str | Text) -> None:
     """Print a line, broken between words where a screen is narrow, all under its first word."""
     width = line_width(console)
     lines = [text]

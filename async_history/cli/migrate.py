@@ -1,33 +1,60 @@
 """`async-history migrate` and `distribute`: what is done to a store's tables, ahead of its use."""
 
 import asyncio
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import typer
+from anyio import to_thread
 
-from async_history import InvalidInput, open_history
-from async_history.migrations import adopt
+from async_history import InvalidInput, MigrationError, StorageMissing, open_history
+from async_history.cli.terminal import shown_share
+from async_history.migrations import AdoptionReport, adopt
 from async_history.migrations.citus import distribute as distribute_tables
 from async_history.opening import postgres_schema, sqlite_file, without_secrets
 
 
-def migrate(url: str, *, is_dry_run: bool) -> int:
-    """Bring a history's tables up to date, or tell what that would do; return the exit status."""
+def migrate(url: str, *, is_dry_run: bool, as_json: bool) -> None:
+    """Bring a history's tables up to date, or tell what that would do."""
     file = sqlite_file(url)
+    if file is not None:
+        report = asyncio.run(_adopted(file, is_dry_run=is_dry_run))
+        _tell(report.outcome(), asdict(report), as_json=as_json)
+        return
+    where = without_secrets(url)
+    outcome = f"{where} is up to date"
     if is_dry_run:
-        if file is None:
-            raise InvalidInput(
-                "--dry-run looks into files; a server's history says what it needs "
-                "when it is opened"
-            )
-        typer.echo(adopt(file, dry_run=True).outcome())
-        return 0
-    asyncio.run(_open_and_close(url, create=file is None))
-    typer.echo(f"{without_secrets(url)} is up to date")
-    return 0
+        try:
+            asyncio.run(_open_and_close(url, migrate=False))
+        except (MigrationError, StorageMissing) as missing:
+            outcome = f"{where}: {missing}"
+    else:
+        asyncio.run(_open_and_close(url, migrate=True))
+    _tell(outcome, {"store": where, "done": not is_dry_run, "outcome": outcome}, as_json=as_json)
 
 
-async def _open_and_close(url: str, *, create: bool) -> None:
-    async with open_history(url, create=create):
+async def _adopted(file: Path, *, is_dry_run: bool) -> AdoptionReport:
+    loop = asyncio.get_running_loop()
+    async with shown_share("the file, step by step") as note:
+
+        def on_progress(_: str, done: int, total: int) -> None:
+            loop.call_soon_threadsafe(note, done, total)
+
+        return await to_thread.run_sync(
+            partial(adopt, file, dry_run=is_dry_run, on_progress=on_progress)
+        )
+
+
+def _tell(outcome: str, report: Mapping[str, Any], *, as_json: bool) -> None:
+    typer.echo(json.dumps(report, ensure_ascii=False) if as_json else outcome)
+
+
+async def _open_and_close(url: str, *, migrate: bool) -> None:
+    async with open_history(url, migrate=migrate):
         pass
 
 

@@ -1,8 +1,12 @@
-"""Which history a command works on, where none is named."""
+"""Which history a command works on, where none is named, and reading one as it is."""
 
 import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
+
+from async_history import HistoryManager, StorageMissing, open_history
 
 URL_VARIABLE: Final = "ASYNC_HISTORY_URL"
 _FILE: Final = "history.db"
@@ -29,3 +33,15 @@ def _mem0_file() -> Path:
 def is_default(url: str) -> bool:
     """Tell whether a command finds this history without `--db`."""
     return url == to_write(os.environ.get(URL_VARIABLE))
+
+
+@asynccontextmanager
+async def opened_to_read(url: str) -> AsyncIterator[HistoryManager]:
+    """Open a history that is there, without creating or migrating anything."""
+    try:
+        async with open_history(url, create=False, migrate=False) as history:
+            yield history
+    except StorageMissing as error:
+        raise StorageMissing(
+            f"no history in {url}: it does not exist or is empty. Name another with --db"
+        ) from error

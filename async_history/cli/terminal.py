@@ -18,6 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from async_history.opening import without_secrets
 
 _PROGRESS_EVERY_S: Final = 0.1
+_PERMILLE: Final = 1_000
 _TURNING_TEXT: Final = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
 _HARMLESS: Final = {
     **{code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\t\n"},
@@ -94,3 +95,17 @@ async def shown_progress(
         finally:
             following.cancel()
             progress.update(bar, completed=done(), count=shown())
+
+
+@asynccontextmanager
+async def shown_share(of: str) -> AsyncIterator[Callable[[int, int], None]]:
+    """Show a bar of how much of something is done; call what it yields with `done` and `total`."""
+    permille = 0
+
+    def note(done: int, total: int) -> None:
+        nonlocal permille
+        permille = _PERMILLE * done // max(total, 1)
+
+    async with shown_progress(_PERMILLE, lambda: permille, f"% of {of}", lambda: permille // 10):
+        yield note
+        permille = _PERMILLE

@@ -20,6 +20,7 @@ from async_history.errors import HistoryClosed, HistoryError
 from async_history.manager import HistoryManager
 from async_history.mem0._memory import without_history
 from async_history.mem0._operations import (
+    Doorway,
     Operation,
     Recorder,
     Turns,
@@ -27,8 +28,11 @@ from async_history.mem0._operations import (
     read_history,
     read_last_messages,
 )
+from async_history.mem0._restoring import bring_back, check_metadata
 from async_history.mem0._version import MAJOR
 from async_history.opening import open_history, without_secrets
+from async_history.records import HistoryRecord
+from async_history.timeline import Moment, check_moment
 
 T = TypeVar("T")
 _log = logging.getLogger("async_history")
@@ -54,9 +58,10 @@ class _Home:
 
     def __init__(self, manager: HistoryManager, *, is_own: bool) -> None:
         self.loop = asyncio.get_running_loop()
+        self.doorway = Doorway()
         self.turns = Turns()
         self.resetting = asyncio.Lock()
-        self.running: set[asyncio.Task[Any]] = set()
+        self.running: dict[asyncio.Task[Any], Operation] = {}
         self.manager = manager
         self._is_own = is_own
         self._opening = self.loop.create_task(_opened(manager)) if is_own else None
@@ -76,6 +81,12 @@ class _Home:
             and opening.done()
             and (opening.cancelled() or opening.exception() is not None)
         )
+
+    async def acked(self) -> None:
+        """Wait until all that was handed in is durable, or has failed."""
+        acks = [ack for operation in self.running.values() for ack in operation.acks]
+        if acks:
+            await asyncio.wait(acks)
 
     async def aclose(self) -> None:
         """Wait for the operations that run, and close the manager if it is our own."""
@@ -170,6 +181,44 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
             lambda operation: read_history(operation, memory_id),
         )
 
+    async def restore(
+        self,
+        memory_id: str,
+        *,
+        to: Moment,
+        metadata: Mapping[str, Any] | None = None,
+        actor_id: str | None = None,
+        role: str | None = None,
+    ) -> dict[str, Any]:
+        """Bring back what a memory said at a moment; return the change, as `history` lists it.
+
+        The history gets one record (see `HistoryManager.restore`), then the vector store follows:
+        text, embedding and hash. Of a memory that it holds, everything else stays. One that was
+        deleted is inserted anew under its id, with what its history knows: when it was made, its
+        actor and its role. Not whose it was: without its `user_id`, `agent_id` or `run_id` in
+        `metadata`, no search or list that asks for them finds it.
+
+        Args:
+            to: an aware datetime, or a version number: 1 is the ADD.
+            metadata: what else the vector store shall hold of it. Whose a memory is can't be
+                changed while it is there.
+            actor_id, role: who restores.
+
+        Raises:
+            InvalidInput: the memory is unknown, was not there then, or its text is not known.
+            HistoryConflict: the memory changed meanwhile, and nothing else did.
+        """
+        check_moment("to", to)
+        given = check_metadata(metadata)
+        home = self._home_here()
+
+        async def in_turn() -> HistoryRecord:
+            async with home.turns.of(memory_id):
+                await home.acked()
+                return await bring_back(self, home.manager, memory_id, to, given, actor_id, role)
+
+        return (await self._run(in_turn)).as_dict()
+
     async def reset(self) -> None:
         """Empty the vector store and the history, as mem0 does; the manager stays open."""
         await self._run(self._reset)
@@ -193,12 +242,12 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
         if self._recorder.operation is not None:  # mem0 calls another operation of its own
             return await call()
         home = self._home_here()
-        operation = Operation(self._recorder, await home.opened(), home.turns)
+        operation = Operation(self._recorder, await home.opened(), home.doorway, home.turns)
         if prepare is not None:
             await prepare(operation)
         task = home.loop.create_task(_recorded(operation, call))
-        home.running.add(task)
-        task.add_done_callback(home.running.discard)
+        home.running[task] = operation
+        task.add_done_callback(home.running.pop)
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:

@@ -1,6 +1,7 @@
 """mem0's synchronous `Memory` on the synchronous face."""
 
 import os
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Self
 
 from mem0.configs.base import MemoryConfig
@@ -10,7 +11,9 @@ from mem0.memory.storage import SQLiteManager
 from async_history.blocking import BlockingHistoryManager
 from async_history.errors import InvalidInput
 from async_history.manager import HistoryManager
+from async_history.mem0._restoring import bring_back_blocking, check_metadata
 from async_history.mem0._version import MAJOR
+from async_history.timeline import Moment, check_moment
 
 _NOWHERE: Final = ":memory:"
 """The path mem0's own code gets to see: it would open a real one, and migrate it its way."""
@@ -29,6 +32,10 @@ class _History(BlockingHistoryManager):
 
     def close(self) -> None:
         """Do nothing: `Memory.close` closes it."""
+
+    def ask(self, function: Callable[[HistoryManager], Awaitable[Any]]) -> Any:
+        """Ask the manager what mem0's `SQLiteManager` has no call for."""
+        return self._call(function)
 
     def end(self) -> None:
         """Close it."""
@@ -86,6 +93,21 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
         """Close what mem0 made instead of ours: a database in memory that nobody needs."""
         if isinstance(made_by_mem0, SQLiteManager):
             made_by_mem0.close()
+
+    def restore(
+        self,
+        memory_id: str,
+        *,
+        to: Moment,
+        metadata: Mapping[str, Any] | None = None,
+        actor_id: str | None = None,
+        role: str | None = None,
+    ) -> dict[str, Any]:
+        """Bring back what a memory said at a moment; see `AsyncMemory.restore`."""
+        check_moment("to", to)
+        given = check_metadata(metadata)
+        ask = self._history.ask
+        return bring_back_blocking(self, ask, memory_id, to, given, actor_id, role).as_dict()
 
     def reset(self) -> None:
         """Empty the vector store and the history, as mem0 does; the history stays open."""

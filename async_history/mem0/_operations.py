@@ -8,8 +8,8 @@ manager, and when it opens and closes (mem0).
 """
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any, Final
 
@@ -21,15 +21,47 @@ current: "ContextVar[Operation | None]" = ContextVar("async_history_operation", 
 """The operation that this task or thread works for."""
 
 
+Call = Callable[[], Coroutine[Any, Any, object]]
+"""One of a manager's, with its arguments."""
+
+
+class Doorway:
+    """Takes calls from any thread to the loop it was made on, in order.
+
+    The loop is woken once for as many as come before it looks: with hundreds of operations in
+    worker threads, waking it is what costs.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._handed_in: deque[tuple[Operation, Call]] = deque()
+        self._is_woken = False
+
+    def hand_in(self, operation: "Operation", call: Call) -> None:
+        """Let a call begin on the loop. What this thread reports there next comes after it."""
+        self._handed_in.append((operation, call))
+        if not self._is_woken:
+            self._is_woken = True
+            self._loop.call_soon_threadsafe(self._begin)
+
+    def _begin(self) -> None:
+        self._is_woken = False
+        while self._handed_in:
+            operation, call = self._handed_in.popleft()
+            operation.acks.append(self._loop.create_task(call()))
+
+
 class Operation:
     """One call's records and their acks. Made on the loop; handed records from any thread.
 
     Args:
         recorder: whose operation it is.
-        turns: those of the loop it runs on.
+        doorway, turns: those of the loop it runs on.
     """
 
-    def __init__(self, recorder: "Recorder", manager: HistoryManager, turns: "Turns") -> None:
+    def __init__(
+        self, recorder: "Recorder", manager: HistoryManager, doorway: Doorway, turns: "Turns"
+    ) -> None:
         self.recorder = recorder
         self.manager = manager
         self.turns = turns
@@ -38,25 +70,22 @@ class Operation:
         self.last_messages: list[dict[str, Any]] = []
         self.metadata: Mapping[str, Any] = {}
         self.messages: Sequence[Any] = ()
-        self._loop = asyncio.get_running_loop()
-        self._acks: list[asyncio.Task[object]] = []
+        self.acks: list[asyncio.Task[object]] = []
+        self._doorway = doorway
 
-    def hand_in(self, call: Callable[[], Awaitable[object]]) -> None:
+    def hand_in(self, call: Call) -> None:
         """Call on the loop, from any thread, in the order of the calls here; not waited for."""
-        # What the caller does next on the loop comes after: threads report there the same way.
-        self._loop.call_soon_threadsafe(self._start, call)
+        self._doorway.hand_in(self, call)
 
-    def _start(self, call: Callable[[], Awaitable[object]]) -> None:
-        self._acks.append(asyncio.ensure_future(_awaited(call)))
-
-    async def failures(self) -> list[BaseException]:
+    async def failures(self) -> list[Exception]:
         """Wait for all acks; return what failed."""
-        results = await asyncio.gather(*self._acks, return_exceptions=True)
-        return [result for result in results if isinstance(result, BaseException)]
-
-
-async def _awaited(call: Callable[[], Awaitable[object]]) -> object:
-    return await call()
+        found: list[Exception] = []
+        for ack in self.acks:
+            try:
+                await ack
+            except Exception as error:  # told, by who asks
+                found.append(error)
+        return found
 
 
 class Recorder:
@@ -166,17 +195,34 @@ class Turns:
     def __init__(self) -> None:
         self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
 
-    @contextlib.asynccontextmanager
-    async def of(self, memory_id: str) -> AsyncIterator[None]:
-        """Wait for this memory's turn, and keep it for the body."""
-        lock, waiting = self._locks.get(memory_id, (asyncio.Lock(), 0))
-        self._locks[memory_id] = (lock, waiting + 1)
+    def of(self, memory_id: str) -> "_Turn":
+        """Return this memory's turn, to be waited for and kept: `async with` it."""
+        return _Turn(self._locks, memory_id)
+
+
+class _Turn:
+    __slots__ = ("_lock", "_locks", "_memory_id")
+
+    def __init__(self, locks: dict[str, tuple[asyncio.Lock, int]], memory_id: str) -> None:
+        self._locks = locks
+        self._memory_id = memory_id
+
+    async def __aenter__(self) -> None:
+        self._lock, waiting = self._locks.get(self._memory_id) or (asyncio.Lock(), 0)
+        self._locks[self._memory_id] = (self._lock, waiting + 1)
         try:
-            async with lock:
-                yield
-        finally:
-            lock, waiting = self._locks[memory_id]
-            if waiting == 1:
-                del self._locks[memory_id]
-            else:
-                self._locks[memory_id] = (lock, waiting - 1)
+            await self._lock.acquire()
+        except BaseException:
+            self._leave()
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        self._lock.release()
+        self._leave()
+
+    def _leave(self) -> None:
+        lock, waiting = self._locks[self._memory_id]
+        if waiting == 1:
+            del self._locks[self._memory_id]
+        else:
+            self._locks[self._memory_id] = (lock, waiting - 1)

@@ -12,7 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from async_history import memory_index
+from async_history import block_index, memory_index
 from async_history._sqlite import connect, typed_errors, wait_for_lock
 from async_history.migrations import layouts
 from async_history.migrations.file_copy import (
@@ -98,7 +98,7 @@ def prepare(
             connection.execute("ROLLBACK")
             return report
         if _is_ours(connection, memory_index.UNTOUCHED):  # others only added or removed records
-            memory_index.catch_up(connection)
+            _index(connection)
         else:
             found, report = _plan(connection, path, backup=backup)
             if report.records and report.rewritten and backup and path:
@@ -270,7 +270,7 @@ def _check_agreement(connection: sqlite3.Connection, found: Found) -> None:
 
 
 def _migrate(connection: sqlite3.Connection) -> None:
-    """Run the numbered .sql, each statement repeatable, and take in all rows."""
+    """Run the numbered .sql, each statement repeatable, and index all rows."""
     for statement in schema_statements():
         connection.execute(statement)
     connection.execute(
@@ -280,4 +280,21 @@ def _migrate(connection: sqlite3.Connection) -> None:
         """,
         (VERSION,),
     )
+    _index(connection)
+
+
+def _index(connection: sqlite3.Connection) -> None:
+    """Index all rows; where tables were replaced since, anew."""
+    memory_index.add_functions(connection)
+    (untouched,) = connection.execute(f"SELECT {memory_index.UNTOUCHED}").fetchone()
+    if not untouched:
+        for statement in (*memory_index.CLEAR, *block_index.CLEAR):
+            connection.execute(statement)
+        connection.execute(
+            """
+            UPDATE async_history_state SET indexed_through = -9223372036854775808,
+                schema_version = (SELECT schema_version FROM pragma_schema_version)
+            """
+        )
     memory_index.catch_up(connection)
+    block_index.catch_up(connection)

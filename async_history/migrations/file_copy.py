@@ -18,6 +18,8 @@ from async_history.migrations.layouts import refusal
 Progress = Callable[[str, int, int], None]
 """Told the step (backup, copy, verify), how much of it is done, and of how much."""
 
+_COPY = ".before-adoption"
+"""What a copy's name has behind the file's."""
 _SIDE_TABLES_BYTES = 1 << 20
 """More than what the tables of our own take in a small file."""
 _COPIED_PAGES = 2_000
@@ -49,10 +51,8 @@ def back_up(path: Path, on_progress: Progress | None) -> Path:
     The lock also says whose an unfinished copy is: nobody's any more.
     """
     file = path.resolve()
-    copy = file.with_name(f"{file.name}.before-adoption.unfinished")
-    finished = file.with_name(
-        f"{file.name}.before-adoption-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}.bak"
-    )
+    copy = file.with_name(f"{file.name}{_COPY}.unfinished")
+    finished = file.with_name(f"{file.name}{_COPY}-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}.bak")
     try:
         remove(copy)
         os.close(os.open(copy, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
@@ -64,7 +64,7 @@ def back_up(path: Path, on_progress: Progress | None) -> Path:
             )
             target.execute("PRAGMA journal_mode = DELETE")  # one file, readable anywhere
         copy.replace(finished)
-        _sync_folder(file.parent)
+        sync_folder(file.parent)
     except BaseException as error:
         remove(copy)
         remove(finished)
@@ -77,13 +77,20 @@ def back_up(path: Path, on_progress: Progress | None) -> Path:
     return finished
 
 
+def copies_of(path: Path) -> tuple[str, ...]:
+    """Return the copies of a file that were made before its records were rewritten."""
+    file = path.resolve()
+    beside = sorted(str(each) for each in file.parent.iterdir())
+    return tuple(each for each in beside if each.startswith(f"{file}{_COPY}"))
+
+
 def remove(database: Path) -> None:
     """Remove a database and what SQLite keeps beside it."""
     for suffix in ("", "-journal", "-wal", "-shm"):
         database.with_name(database.name + suffix).unlink(missing_ok=True)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make a new name in a folder durable; Windows does so by itself and opens no folders."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)

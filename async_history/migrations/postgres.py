@@ -37,15 +37,15 @@ CREATE TABLE IF NOT EXISTS migrations (
 """
 
 
-def quoted(name: str) -> str:
-    """Return a schema's name as SQL.
+def quoted(name: str, kind: str = "schema") -> str:
+    """Return the name of a schema, or of what else there is, as SQL.
 
     Raises:
         InvalidInput: it can't be a name.
     """
-    check_name("schema", name)
+    check_name(kind, name)
     if len(name.encode()) > _LONGEST_NAME_BYTES:
-        raise InvalidInput(f"schema must have at most {_LONGEST_NAME_BYTES} bytes, not {name!r}")
+        raise InvalidInput(f"{kind} must have at most {_LONGEST_NAME_BYTES} bytes, not {name!r}")
     doubled = name.replace('"', '""')
     return f'"{doubled}"'
 

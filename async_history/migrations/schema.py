@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from importlib import resources
 from typing import Final
 
-VERSION: Final = 1
+VERSION: Final = 3
 """The version of our side tables, noted in `async_history_state`."""
 
 

@@ -1,6 +1,6 @@
 """Fails, or dies at, each write to a database in turn, and checks what its callers were told.
 
-    python -m tests.programs.failing_io FOLDER (killed | opening | writing)
+    python -m tests.programs.failing_io FOLDER (killed | opening | writing | letting_go)
 
 Must be started as `run_failing` does: with failing_io.c, compiled, loaded before libc. Prints, as
 JSON, how many cases there were of each outcome. It forks a child a case; an assertion ends it.
@@ -34,6 +34,7 @@ from tests.programs.checks import (
     looking,
     texts,
 )
+from tests.programs.letting_go import check_gone, check_let_go, let_go, let_go_again
 
 WRITES, SYNCS, SIZES, REMOVALS = 1, 2, 4, 8
 ALL: Final = WRITES | SYNCS | SIZES | REMOVALS
@@ -242,9 +243,8 @@ async def open_twice(path: Path, report: Report, *, faults: Faults) -> None:
 def main(folder: Path, what: str) -> None:
     """Run all cases of one kind and print the counts."""
     faults = Faults()
-    counts: Counter[str] = {"killed": killed, "opening": opening, "writing": writing}[what](
-        folder, faults
-    )
+    kinds = {"killed": killed, "opening": opening, "writing": writing, "letting_go": letting_go}
+    counts: Counter[str] = kinds[what](folder, faults)
     print(json.dumps(counts))  # noqa: T201 - this is its answer
 
 
@@ -275,6 +275,29 @@ def opening(folder: Path, faults: Faults) -> Counter[str]:
             first = case.lines[0]
             counts[first] += 1
             skip += 1
+    return counts
+
+
+def letting_go(folder: Path, faults: Faults) -> Counter[str]:
+    """Die at each call of pruning and erasing in turn, and do both again."""
+    counts: Counter[str] = Counter()
+    status = -signal.SIGKILL
+    while status:
+        skip = counts.total()
+
+        def arm(skip: int = skip) -> None:
+            faults.arm((ALL, skip, 1, KILL))
+
+        case = Case(folder / str(skip), faults, partial(let_go, arm=arm))
+        status = case.status
+        counts[case.lines[-1]] += 1
+        check_let_go(case.path, case.lines)
+        _, again = processes.read_to_the_end(
+            *processes.forked(lambda _, path=case.path: asyncio.run(let_go_again(path)))  # type: ignore[misc]
+        )
+        assert again == 0
+        check_gone(case.path)
+        shutil.rmtree(case.path.parent)
     return counts
 
 

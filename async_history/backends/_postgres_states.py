@@ -1,0 +1,67 @@
+"""All memories of a PostgreSQL history as they were at an instant.
+
+One statement finds where each memory's record is, and the connection is free again. What is kept of
+it are places as text, about eight bytes a memory. The records are then fetched by place, a page at
+a time, in the order of recording: memory by memory, through the index of (memory_id, seq), each row
+would be read from another end of the table, which takes three times as long (benchmarks/timeline.py
+is how to measure it).
+
+Lives here: those two SELECTs. Not here: which connection runs them, what a record in force is.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
+from typing import Final
+
+from async_history.backends._postgres_read import Fetch
+from async_history.backends._postgres_rows import RECORD_COLUMNS, record_from_row
+from async_history.errors import CursorGone
+from async_history.migrations.postgres import in_schema
+from async_history.records import HistoryRecord
+
+_PAGE_PLACES: Final = 1024
+"""A page is what lies in so many places of the history: at most so many records."""
+
+_OCCURRED_AT: Final = """
+coalesce(occurred_at, (
+    SELECT earlier.occurred_at FROM {schema}.history AS earlier
+    WHERE earlier.memory_id = history.memory_id AND earlier.seq < history.seq
+      AND earlier.occurred_at IS NOT NULL
+    ORDER BY earlier.seq DESC LIMIT 1
+), '-infinity')
+"""
+"""A change without a time has that of the one before it. We write none, others may."""
+FIND: Final = f"""
+SELECT string_agg((state / 2)::text, ',') FROM (
+    -- Its last bit says that the memory's last record leaves nothing there.
+    SELECT max(seq * 2 + (event = 'DELETE' OR is_deleted)::integer) AS state
+    FROM {{schema}}.history
+    WHERE {_OCCURRED_AT} <= $1::text::timestamptz
+    GROUP BY memory_id
+) AS states
+WHERE state % 2 = 0 GROUP BY state / {2 * _PAGE_PLACES} ORDER BY state / {2 * _PAGE_PLACES}
+"""  # noqa: S608 - constants
+"""A page's places a row."""
+FETCH: Final = f"""
+SELECT {RECORD_COLUMNS} FROM {{schema}}.history
+WHERE seq = ANY(string_to_array($1, ',')::bigint[])
+"""  # noqa: S608 - constants
+
+
+async def states_at(
+    fetch: Fetch, schema: str, when: datetime
+) -> AsyncIterator[Sequence[HistoryRecord]]:
+    """Yield pages of the records in force at an instant, of the memories that were there.
+
+    Args:
+        schema: the quoted schema.
+
+    Raises:
+        CursorGone: a record that was found is gone.
+    """
+    # An instant as text: see `joined_columns`.
+    for (places,) in await fetch(in_schema(FIND, schema), when.isoformat()):
+        rows = await fetch(in_schema(FETCH, schema), places)
+        if len(rows) <= places.count(","):
+            raise CursorGone("records that were found are gone (a reset, a removal); ask again")
+        yield [record_from_row(row) for row in rows]

@@ -1,0 +1,159 @@
+"""A consistent copy of a SQLite file that is in use.
+
+SQLite's online backup copies page by page, and begins again whenever another connection writes,
+unless its own connection reads in an open transaction: then it copies that snapshot, whatever is
+written meanwhile, and no writer waits. (`VACUUM INTO` makes a smaller file, but may renumber rows,
+on which the memory index and cursors rest.)
+
+Lives here: the copy, its name, and stopping it. Not here: which connection is copied.
+"""
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import Callable, Coroutine
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from secrets import token_hex
+from threading import Event
+from typing import Any, Final
+
+from anyio import to_thread
+
+from async_history._sqlite import connect, typed_errors
+from async_history.backends._sqlite_open import open_reading
+from async_history.errors import InvalidInput
+from async_history.migrations.file_copy import remove, sync_folder
+
+Progress = Callable[[int, int], None]
+"""Told how much of how much is copied, on the event loop."""
+
+_PAGES: Final = 1_000
+"""Pages between two looks whether to stop: 4 MB, some milliseconds."""
+
+
+def checked_target(path: str | os.PathLike[str]) -> Path:
+    """Return where a backup shall be.
+
+    Raises:
+        InvalidInput: it is no path.
+    """
+    given: object = path
+    name = os.fspath(given) if isinstance(given, str | os.PathLike) else ""
+    if not isinstance(name, str) or not name or "\0" in name:
+        raise InvalidInput(f"path must be the name of a new file, not {path!r}")
+    return Path(name)
+
+
+async def to_the_end(work: Coroutine[Any, Any, None], on_cancel: Callable[[], object]) -> None:
+    """Wait for work until it has ended, also where the caller is cancelled meanwhile."""
+    running = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not running.done():
+        try:
+            await asyncio.wait([running])
+        except asyncio.CancelledError as error:
+            cancelled = error
+            on_cancel()
+    if cancelled is None:
+        running.result()
+    else:
+        running.exception()  # the caller has ended for another reason
+        raise cancelled
+
+
+Watch = Callable[[int, int], None]
+"""Hear how many of how many pages are copied; raise `_Stopped` to end it."""
+
+
+async def run(work: Callable[[Watch], None], on_progress: Progress | None) -> None:
+    """Run work in a thread, and ask it to stop where the caller is cancelled."""
+    loop = asyncio.get_running_loop()
+    stop = Event()
+
+    def watch(done: int, total: int) -> None:
+        if stop.is_set():
+            raise _Stopped
+        if on_progress is not None:
+            loop.call_soon_threadsafe(on_progress, done, total)
+
+    await to_the_end(to_thread.run_sync(partial(work, watch)), stop.set)
+
+
+class _Stopped(Exception):
+    """The copy was asked to stop."""
+
+
+def back_up_file(path: Path, target: Path, watch: Watch) -> None:
+    """Copy a file as it is now."""
+    with typed_errors(str(path)), closing(open_reading(path)) as source:
+        source.execute("BEGIN")
+        back_up(source, target, watch)
+
+
+def back_up(source: sqlite3.Connection, target: Path, watch: Watch) -> None:
+    """Copy a connection's database, of which nobody else changes what it sees.
+
+    Raises:
+        InvalidInput: there is a file of that name.
+        StorageError: the copy could not be written.
+    """
+    unfinished = target.with_name(f"{target.name}.{token_hex(8)}.unfinished")
+    with typed_errors(str(target)):
+        _require_none(target)
+        os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        try:
+            _copy(source, unfinished, watch)
+            _give_name(unfinished, target)
+            sync_folder(target.resolve().parent)
+        except _Stopped:
+            pass
+        finally:
+            remove(unfinished)
+
+
+def _copy(source: sqlite3.Connection, unfinished: Path, watch: Watch) -> None:
+    pages = 0
+
+    def step(_: int, left: int, of: int) -> None:
+        nonlocal pages
+        pages = of
+        watch(of - left, of)
+
+    (version,) = source.execute("PRAGMA schema_version").fetchone()
+    with closing(connect(unfinished, "rw")) as copy:
+        copy.execute("PRAGMA synchronous = OFF")  # it is synced below, once
+        source.backup(copy, pages=_PAGES, progress=step)
+        copy.execute("PRAGMA journal_mode = DELETE")  # one file, readable anywhere
+        if copy.execute(
+            "SELECT 1 FROM sqlite_master WHERE name = 'async_history_state'"
+        ).fetchone():
+            # A copy counts its schema's versions anew; its index is as good as the file's was.
+            copy.execute(
+                """
+                UPDATE async_history_state
+                SET schema_version = (SELECT schema_version FROM pragma_schema_version)
+                WHERE schema_version = ?
+                """,
+                (version,),
+            )
+    watch(pages, pages)
+    with unfinished.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _give_name(unfinished: Path, target: Path) -> None:
+    """Let the copy appear under its name, unless there is a file by now."""
+    try:
+        os.link(unfinished, target)
+    except FileExistsError:
+        _require_none(target)
+    except OSError:  # a file system without hard links
+        _require_none(target)
+        unfinished.rename(target)
+
+
+def _require_none(target: Path) -> None:
+    if os.path.lexists(target):
+        raise InvalidInput(f"path names {target}, which exists; a backup is a new file")

@@ -1,0 +1,113 @@
+"""Following a SQLite file. Knows no connection.
+
+One transaction writes at a time and each row gets a rowid above all others, so rowids are in the
+order of commits. But a rowid is issued again once the newest row is gone, a reset begins anew, and
+VACUUM may renumber: a place is the rowid and the id of the record before it, and each read checks,
+in the same SELECT, that this record still stands there.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from async_history.backends._sqlite_read import Fetch, HistoryReader
+from async_history.backends._sqlite_rows import record_from_row
+from async_history.backends._sqlite_search import named
+from async_history.errors import CursorGone, InvalidInput
+from async_history.following import FollowRead
+from async_history.queries import NOT_A_CURSOR, cursor_parts, cursor_text
+from async_history.records import HistoryRecord
+
+_KIND: Final = "sqlite"
+_BEFORE_ALL: Final = -(1 << 63)
+
+PAGE: Final = """
+SELECT 'place', history.rowid, {columns} FROM history WHERE rowid = :position
+UNION ALL
+SELECT 'newest', history.rowid, {columns} FROM history
+WHERE rowid = (SELECT max(rowid) FROM history)
+UNION ALL SELECT * FROM (
+    SELECT 'page', history.rowid AS position, {columns} FROM history
+    WHERE rowid > :position AND {wanted} ORDER BY position LIMIT :limit
+)
+"""
+"""Where we stand, where the history ends, and what lies between, all of one moment."""
+_NEWEST: Final = "SELECT rowid, id FROM history ORDER BY rowid DESC LIMIT 1"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Behind the record `id`, which stands at rowid `position`."""
+
+    position: int
+    id: str
+
+    def __str__(self) -> str:
+        return cursor_text(_KIND, self.position, self.id)
+
+
+def place_from(cursor: str) -> Place:
+    """Read a place back from its text.
+
+    Raises:
+        InvalidInput: it is none of this backend.
+    """
+    match cursor_parts(cursor):
+        case [kind, int(position), str(record_id)] if kind == _KIND:
+            return Place(position, record_id)
+    raise InvalidInput(NOT_A_CURSOR.format(cursor, "follow on a SQLite history"))
+
+
+class FollowReader:
+    """Tells what was committed behind a place, through a function that runs one SELECT.
+
+    Args:
+        reader: of the same file; it knows the columns of a record, and how to find one memory's.
+    """
+
+    def __init__(self, fetch: Fetch, reader: HistoryReader) -> None:
+        self._fetch = fetch
+        self._reader = reader
+
+    async def page(
+        self, place: Place | None, memory_id: str | None, limit: int
+    ) -> FollowRead[Place]:
+        """Return up to `limit` records behind a place, of one memory or of all.
+
+        Raises:
+            CursorGone: the place's own record is not there any more.
+        """
+        position = _BEFORE_ALL if place is None else place.position
+        parameters: dict[str, Any] = {"position": position, "limit": limit}
+        wanted = "true"
+        if memory_id is not None:
+            wanted = self._reader.lookup.one
+            parameters |= named((memory_id,))
+        stands, newest = None, None
+        records: list[HistoryRecord] = []
+        rowids: list[int] = []
+        sql = PAGE.format(columns=self._reader.columns, wanted=wanted)
+        for part, rowid, *row in await self._fetch(sql, parameters):
+            if part == "place":
+                stands = Place(rowid, row[0])
+            elif part == "newest":
+                newest = Place(rowid, row[0])
+            else:
+                records.append(record_from_row(row))
+                rowids.append(rowid)
+        if place is not None and stands != place:
+            raise CursorGone(
+                f"the record {place.id} this follower stood behind is gone or has moved (a reset, "
+                "a removal, a rebuilt file); follow again without the cursor, or from the end"
+            )
+
+        def behind(index: int) -> Place:
+            return Place(rowids[index], records[index].id)
+
+        if len(records) == limit:
+            return FollowRead(records, behind, behind(-1), is_last=False)
+        return FollowRead(records, behind, newest, is_last=True)
+
+    async def end(self) -> Place | None:
+        """Return the place behind all that is there."""
+        rows = await self._fetch(_NEWEST, {})
+        return Place(*rows[0]) if rows else None

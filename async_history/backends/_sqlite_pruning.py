@@ -1,0 +1,156 @@
+"""Pruning in a SQLite file: one step in its transaction.
+
+Lives here: the statements. Not here: what is decided (_pruning), whose turn it is (sqlite).
+"""
+
+import contextlib
+import json
+import sqlite3
+from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+import aiosqlite
+
+from async_history.backends._pruning import Seen, goes_alone, prune_step
+from async_history.backends._sqlite_commit import IndexBehind, fetched, take_in_rows, transaction
+from async_history.backends._sqlite_rows import record_from_row
+from async_history.memory_index import (
+    COMPLETE,
+    FORGET,
+    LATER,
+    POSITIONS,
+    memory_key,
+)
+from async_history.records import Event, HistoryRecord
+from async_history.retention import PruneStep, Pruning, Reached
+
+_LIGHT: Final = (
+    "rowid, id, memory_id, NULL, NULL, event, created_at, updated_at, is_deleted, actor_id, role"
+)
+"""A record's columns but its texts, behind its position."""
+_ENDS: Final = "SELECT min(rowid), max(rowid) FROM history"
+_WINDOW: Final = f"""
+SELECT {_LIGHT} FROM history WHERE rowid > :after AND rowid <= :last ORDER BY rowid LIMIT :limit
+"""  # noqa: S608 - constants
+_GIVEN: Final = """(
+    SELECT json_extract(value, '$[0]') AS position, json_extract(value, '$[1]') AS memory,
+           json_extract(value, '$[2]') AS memory_id
+    FROM json_each(:rows)
+) AS given"""
+_FOLLOWED: Final = f"""
+SELECT given.position, {LATER.format(after=":enough")}, following.event, following.created_at,
+       following.updated_at
+FROM {_GIVEN} JOIN history AS following ON following.rowid = {LATER.format(after="0")}
+"""  # noqa: S608 - constants
+_WHOLE: Final = f"""
+SELECT {_LIGHT} FROM history WHERE memory_id = :memory_id AND rowid IN ({POSITIONS}) ORDER BY rowid
+"""  # noqa: S608 - constants
+_REMOVE: Final = "DELETE FROM history WHERE rowid IN (SELECT value FROM json_each(?))"
+
+
+@contextlib.asynccontextmanager
+async def _indexed_transaction(connection: aiosqlite.Connection) -> AsyncIterator[None]:
+    """A transaction in which every record is indexed.
+
+    Raises:
+        IndexBehind: others replaced tables. Nothing was written.
+    """
+    async with transaction(connection):
+        if not await _is_complete(connection):
+            await take_in_rows(connection)
+            if not await _is_complete(connection):
+                raise IndexBehind
+        yield
+
+
+async def _is_complete(connection: aiosqlite.Connection) -> bool:
+    ((is_complete,),) = await connection.execute_fetchall(f"SELECT {COMPLETE}")
+    return bool(is_complete)
+
+
+async def prune(
+    connection: aiosqlite.Connection, asked: Pruning, reached: Reached | None
+) -> PruneStep:
+    """Prune the next few records in one transaction."""
+    async with _indexed_transaction(connection):
+        return await prune_step(asked, reached, _PruneSteps(connection))
+
+
+class _PruneSteps:
+    """The steps of `prune_step`."""
+
+    def __init__(self, connection: aiosqlite.Connection) -> None:
+        self._connection = connection
+
+    async def _fetch(self, sql: str, parameters: Mapping[str, Any]) -> list[sqlite3.Row]:
+        return await fetched(self._connection, sql, parameters)
+
+    async def ends(self) -> tuple[int, int] | None:
+        ((first, last),) = await self._fetch(_ENDS, {})
+        return None if first is None else (first, last)
+
+    async def window(self, asked: Pruning, after: int, last: int, limit: int) -> list[Seen]:
+        rows = await self._fetch(_WINDOW, {"after": after, "last": last, "limit": limit})
+        records = {position: record_from_row(row) for position, *row in rows}
+        going = await self._going_alone(asked, records)
+        return [
+            _seen(position, record, asked.is_old(record.occurred_at), goes_alone=position in going)
+            for position, record in records.items()
+        ]
+
+    async def _going_alone(self, asked: Pruning, records: Mapping[int, HistoryRecord]) -> set[int]:
+        """Return the positions of the old ones with enough behind them, the next one dated."""
+        old = [
+            (position, memory_key(record.memory_id), record.memory_id)
+            for position, record in records.items()
+            if asked.is_old(record.occurred_at) and isinstance(record.memory_id, str)
+        ]
+        enough = max(asked.keep_last, 1) - 1
+        followed = await self._fetch(_FOLLOWED, {"rows": json.dumps(old), "enough": enough})
+        return {
+            position
+            for position, last_needed, event, created_at, updated_at in followed
+            if last_needed is not None and _own_time(event, created_at, updated_at) is not None
+        }
+
+    async def whole(self, asked: Pruning, memory_ids: Sequence[str]) -> list[Seen]:
+        seen: list[Seen] = []
+        for memory_id in memory_ids:
+            if not isinstance(memory_id, str):
+                continue  # others may have stored what is no memory's name
+            rows = await self._fetch(
+                _WHOLE, {"memory_id": memory_id, "memory": memory_key(memory_id)}
+            )
+            records = [record_from_row(row) for _, *row in rows]
+            own = [asked.is_old(record.occurred_at) for record in records]
+            is_old = None
+            for index, (row, record) in enumerate(zip(rows, records, strict=True)):
+                is_old = is_old if own[index] is None else own[index]
+                alone = goes_alone(asked, own, index)
+                seen.append(_seen(row[0], record, is_old, goes_alone=alone))
+        return seen
+
+    async def remove(self, records: Sequence[Seen]) -> int:
+        positions = json.dumps([one.position for one in records])
+        removed = (await self._connection.execute(_REMOVE, (positions,))).rowcount
+        entries = json.dumps([(memory_key(one.memory_id), one.position) for one in records])
+        for statement in FORGET:
+            await self._connection.execute(statement, (entries,))
+        return removed
+
+
+def _seen(position: int, record: HistoryRecord, is_old: bool | None, *, goes_alone: bool) -> Seen:
+    return Seen(
+        position,
+        record.id,
+        record.memory_id,
+        record.event == Event.DELETE,
+        is_old,
+        goes_alone,
+    )
+
+
+def _own_time(event: Any, created_at: Any, updated_at: Any) -> datetime | None:
+    row = ("", "", None, None, event, created_at, updated_at, 0, None, None)
+    return record_from_row(row).occurred_at

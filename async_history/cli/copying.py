@@ -1,0 +1,171 @@
+"""`async-history copy` and `backup`: a history to another place."""
+
+import asyncio
+import dataclasses
+import io
+import json
+import os
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, closing, contextmanager
+from functools import partial
+from pathlib import Path
+from time import monotonic
+from typing import BinaryIO, Final
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+import typer
+
+from async_history import (
+    CopyReport,
+    HistoryManager,
+    InvalidInput,
+    JsonLines,
+    RecordSource,
+    copy_history,
+    dump_lines,
+    open_history,
+)
+from async_history.cli.lines import LINE_BYTES, Lines
+from async_history.cli.terminal import complain, shown_progress, shown_share
+from async_history.opening import postgres_schema, sqlite_file, without_secrets
+
+_LINES: Final = ".jsonl"
+
+
+def copy(source: str, target: str, *, as_json: bool) -> int:
+    """Copy a history; return the exit status."""
+    if _is_lines(target):
+        return asyncio.run(_dump(source, target))
+    try:
+        report = asyncio.run(_copy(source, target))
+    except KeyboardInterrupt:
+        complain("interrupted; the same command goes on where this one ended")
+        return 130
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(report)))
+    else:
+        typer.echo(_summary(report, target))
+    return 0
+
+
+def _summary(report: CopyReport, target: str) -> str:
+    one = report.records == 1
+    text = (
+        f"{report.records:,} record{'s' * (not one)} of it {'is' if one else 'are'} in "
+        f"{without_secrets(target)}, {report.written:,} written now, compared one by one\n"
+        f"SHA-256 {report.digest}"
+    )
+    if report.scopes:
+        text += f"\n{report.scopes:,} message buffer{'s' * (report.scopes != 1)}"
+    if report.scopes_left:
+        text += f", {report.scopes_left:,} left as they are: they have other messages there"
+    return text
+
+
+def _is_lines(name: str) -> bool:
+    return name == "-" or ("://" not in name and name.endswith(_LINES))
+
+
+async def _copy(source: str, target: str) -> CopyReport:
+    done = 0
+
+    def note(records: int, _: int | None) -> None:
+        nonlocal done
+        done = records
+
+    async with AsyncExitStack() as stack:
+        opened = await _opened(source, stack)
+        history = await stack.enter_async_context(open_history(target))
+        total = await opened.count_history() if isinstance(opened, HistoryManager) else None
+        async with shown_progress(total, lambda: done, "records"):
+            return await copy_history(opened, history, on_progress=note)
+
+
+async def _opened(source: str, stack: AsyncExitStack) -> HistoryManager | RecordSource:
+    """Return what a source's name means; it is closed with the stack."""
+    if _is_lines(source):
+        file = io.FileIO(0, closefd=False) if source == "-" else io.FileIO(source)
+        return JsonLines(_texts(Lines(stack.enter_context(closing(file)))))
+    if "://" in source and "table" in (options := dict(parse_qsl(urlsplit(source).query))):
+        from async_history.foreign_table import ForeignTable
+
+        table, schema = options.pop("table"), options.pop("schema", "public")
+        url = urlsplit(source)._replace(query=urlencode(options)).geturl()
+        server = postgres_schema(url)
+        if server is None:
+            raise InvalidInput("table= names a table of PostgreSQL; the source is none")
+        return ForeignTable(server[0], table=table, schema=schema)
+    return await stack.enter_async_context(open_history(source, create=False, migrate=False))
+
+
+async def _texts(lines: Lines) -> AsyncIterator[bytes]:
+    async for number, line in lines:
+        if line is None:
+            raise InvalidInput(f"line {number}: longer than {LINE_BYTES >> 20} MiB")
+        yield line
+
+
+async def _dump(source: str, target: str) -> int:
+    """Write a history as JSON lines; return the exit status."""
+    done = 0
+    async with AsyncExitStack() as stack:
+        history = await _opened(source, stack)
+        if not isinstance(history, HistoryManager):
+            raise InvalidInput("only a history becomes JSON lines; copy the source into one first")
+        file = stack.enter_context(_stdout() if target == "-" else _new_file(Path(target)))
+        total = await history.count_history()
+        async with shown_progress(total, lambda: done, "records", is_wanted=target != "-"):
+            async for line in dump_lines(history):
+                file.write(line.encode() + b"\n")
+                done += 1
+    if target != "-":
+        typer.echo(f"{done:,} record{'s' * (done != 1)} in {target}")
+    return 0
+
+
+@contextmanager
+def _stdout() -> Iterator[BinaryIO]:
+    yield sys.stdout.buffer
+    sys.stdout.buffer.flush()
+
+
+@contextmanager
+def _new_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a new file, for its owner's eyes only; it goes again unless it gets whole."""
+    with open(path, "xb", opener=partial(os.open, mode=0o600)) as file:
+        try:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+
+
+def backup(url: str, path: str, *, as_json: bool) -> int:
+    """Copy a live file; return the exit status."""
+    file = sqlite_file(url)
+    if file is None:
+        raise InvalidInput(
+            "backup copies a file; for a server's history use its own tools (pg_dump), or "
+            "`async-history copy`"
+        )
+    begun = monotonic()
+    asyncio.run(_backup(file, path))
+    seconds, size = monotonic() - begun, Path(path).stat().st_size
+    if as_json:
+        typer.echo(json.dumps({"path": path, "bytes": size, "seconds": seconds}))
+    else:
+        typer.echo(f"{path}: {size:,} bytes, {file} as it was {seconds:.1f} s ago")
+    return 0
+
+
+async def _backup(file: Path, path: str) -> None:
+    from async_history.backends.sqlite import SQLiteHistoryManager
+
+    async with (
+        SQLiteHistoryManager(file, create=False, migrate=False) as history,
+        shown_share("the file") as note,
+    ):
+        await history.backup(path, on_progress=note)

@@ -1,0 +1,82 @@
+"""`async-history query`: the changes that match, for a person or as JSON lines."""
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import partial
+from typing import Any, Final
+
+import typer
+
+from async_history import InvalidInput
+from async_history.cli import stores
+from async_history.cli.log import print_change, print_json
+from async_history.cli.terminal import complain, stdout_console
+from async_history.queries import PAGE_SIZE, Order
+from async_history.records import parse_time
+
+LIMIT: Final = 100
+"""Changes shown unless told: a few screens."""
+
+Wanted = Mapping[str, Any]
+"""What `query_history` and `count_history` take."""
+
+
+def wanted(
+    *,
+    memories: Sequence[str] | None,
+    since: str | None,
+    until: str | None,
+    **columns: str | None,
+) -> Wanted:
+    """Return what a person asks for.
+
+    Raises:
+        InvalidInput: a time is none.
+    """
+    return {
+        **columns,
+        "memory_id": memories or None,
+        "since": _time("--since", since),
+        "until": _time("--until", until),
+    }
+
+
+def _time(option: str, text: str | None) -> datetime | None:
+    moment = None if text is None else parse_time(text)
+    if text is not None and moment is None:
+        raise InvalidInput(f"{option}: {text!r} is no time such as 2026-11-20T09:41:15+00:00")
+    return moment
+
+
+def query(url: str, asked: Wanted, *, order: Order, limit: int, as_json: bool) -> int:
+    """Show up to `limit` changes that match on stdout, all for 0; return the exit status."""
+    show = print_json if as_json else partial(print_change, stdout_console())
+
+    async def walk() -> int:
+        shown = 0
+        page_size = min(limit, PAGE_SIZE) or PAGE_SIZE
+        async with stores.opened_to_read(url) as history:
+            async for record in history.query_history(**asked, order=order, page_size=page_size):
+                show(record)
+                shown += 1
+                if shown == limit:
+                    break
+        return shown
+
+    if asyncio.run(walk()):
+        return 0
+    complain(f"nothing in {url} matches")
+    return 1
+
+
+def count(url: str, asked: Wanted, *, as_json: bool) -> None:
+    """Show how many changes match."""
+
+    async def ask() -> int:
+        async with stores.opened_to_read(url) as history:
+            return await history.count_history(**asked)
+
+    found = asyncio.run(ask())
+    typer.echo(json.dumps({"count": found}) if as_json else str(found))

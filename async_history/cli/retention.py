@@ -1,0 +1,147 @@
+"""`async-history prune` and `erase`: what goes is shown first, and somebody says yes.
+
+Lives here: asking, the dry runs, the reports on the screen. Not here: what goes (retention).
+"""
+
+import asyncio
+import json
+import re
+import sys
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, TypeVar
+
+import typer
+
+from async_history import (
+    ErasureReport,
+    HistoryManager,
+    InvalidInput,
+    MigrationError,
+    PruneReport,
+    open_history,
+)
+from async_history.cli.terminal import complain, harmless, shown_share
+from async_history.migrations import adopt
+from async_history.opening import sqlite_file, without_secrets
+from async_history.records import parse_time
+
+R = TypeVar("R", PruneReport, ErasureReport)
+
+_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+def prune(
+    url: str, older_than: str, keep_last: int, *, is_dry_run: bool, is_sure: bool, as_json: bool
+) -> int:
+    """Remove old records, or tell what that would do; return the exit status."""
+    before = instant(older_than)
+
+    async def pruned(history: HistoryManager, *, dry_run: bool) -> PruneReport:
+        async with shown_share("the history") as note:
+            return await history.prune(
+                older_than=before, keep_last=keep_last, dry_run=dry_run, on_progress=note
+            )
+
+    return _let_go(url, pruned, is_dry_run=is_dry_run, is_sure=is_sure, as_json=as_json)
+
+
+def erase(
+    url: str,
+    memory_ids: Iterable[str],
+    actor_id: str | None,
+    session_scopes: Iterable[str],
+    reason: str,
+    *,
+    is_dry_run: bool,
+    is_sure: bool,
+    as_json: bool,
+    vacuum: bool,
+) -> int:
+    """Erase texts, or tell what that would do; return the exit status."""
+
+    async def erased(history: HistoryManager, *, dry_run: bool) -> ErasureReport:
+        return await history.erase(
+            memory_ids=memory_ids,
+            actor_id=actor_id,
+            session_scopes=session_scopes,
+            reason=reason,
+            dry_run=dry_run,
+            vacuum=vacuum,
+        )
+
+    return _let_go(url, erased, is_dry_run=is_dry_run, is_sure=is_sure, as_json=as_json)
+
+
+def instant(text: str) -> datetime:
+    """Return the instant that an age like `90d` or an ISO 8601 text names (UTC where it says none).
+
+    Raises:
+        InvalidInput: it is neither.
+    """
+    age = re.fullmatch(r"(\d+)([smhdw])", text, re.ASCII)
+    try:
+        if age:
+            return datetime.now(UTC) - timedelta(**{_UNITS[age[2]]: int(age[1])})
+    except OverflowError:
+        raise InvalidInput(f"{text} ago is before year 1") from None
+    moment = parse_time(text) if "-" in text else None
+    if moment is None:
+        raise InvalidInput(
+            f"{text!r} is no age like 90d (s, m, h, d, w) and no time like 2026-11-20T09:41:15Z"
+        )
+    return moment
+
+
+def _let_go(
+    url: str,
+    work: Callable[..., Awaitable[R]],
+    *,
+    is_dry_run: bool,
+    is_sure: bool,
+    as_json: bool,
+) -> int:
+    """Do it where somebody is sure; else show what it would do, and ask."""
+    if is_dry_run or not is_sure:
+        if not is_dry_run and not sys.stdin.isatty():
+            raise InvalidInput(
+                "nobody is there to be asked: give --yes, or --dry-run to see what would go"
+            )
+        _require_no_rewriting(url)
+        report = asyncio.run(_run(url, work, dry_run=True))
+        if is_dry_run:
+            _show(url, report, as_json=as_json)
+            return 0
+        complain(f"{without_secrets(url)}: {report.outcome()}")
+        if not typer.confirm("Go on?", err=True):
+            complain("nothing was removed")
+            return 1
+    _show(url, asyncio.run(_run(url, work, dry_run=False)), as_json=as_json)
+    return 0
+
+
+async def _run(url: str, work: Callable[..., Awaitable[R]], *, dry_run: bool) -> R:
+    async with open_history(url, create=False) as history:
+        return await work(history, dry_run=dry_run)
+
+
+def _require_no_rewriting(url: str) -> None:
+    """Refuse to look into a file that opening would rewrite: looking changes no record."""
+    file = sqlite_file(url)
+    if file is not None and file.exists() and adopt(file, dry_run=True).rewritten:
+        raise MigrationError(f"{url} has an old layout; run `async-history migrate` first")
+
+
+def _show(url: str, report: PruneReport | ErasureReport, *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(asdict(report), default=_as_text, ensure_ascii=False).encode())
+        return
+    typer.echo(harmless(f"{without_secrets(url)}: {report.outcome()}"))
+    if isinstance(report, ErasureReport):
+        for sentence in report.remains:
+            typer.echo(harmless(f"still to do: {sentence}"))
+
+
+def _as_text(value: Any) -> str:
+    return str(value.isoformat())

@@ -1,0 +1,63 @@
+"""`async-history tail`: what is committed, as it is committed, for a person or as JSON lines."""
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+
+from async_history import HistoryManager, HistoryRecord, InvalidInput
+from async_history.cli import stores
+from async_history.cli.log import print_change, print_json
+from async_history.cli.terminal import complain, stdout_console
+from async_history.queries import PAGE_SIZE
+
+_LAST = 10
+"""Records shown first, unless told: as many as tail(1) shows lines."""
+
+
+def tail(
+    url: str, *, last: int | None, after: str | None, memory_id: str | None, as_json: bool
+) -> None:
+    """Show changes on stdout as they are committed. It ends by an error or a KeyboardInterrupt."""
+    if after is not None and last is not None:
+        raise InvalidInput("--last counts back from now and --after begins elsewhere: give one")
+    show = print_json if as_json else partial(print_change, stdout_console())
+    asyncio.run(_tail(url, _LAST if last is None else last, after, memory_id, show))
+
+
+async def _tail(
+    url: str,
+    last: int,
+    after: str | None,
+    memory_id: str | None,
+    show: Callable[[HistoryRecord], None],
+) -> None:
+    async with stores.opened_to_read(url) as history:
+        shown: set[str] = set()
+        if after is None:
+            # The end first: what is committed meanwhile may come twice, and is shown once.
+            after = await history.end_cursor()
+            for record in await _last(history, memory_id, last):
+                show(record)
+                shown.add(record.id)
+        following = history.follow(after=after, memory_id=memory_id)
+        try:
+            async for record in following:
+                if record.id not in shown:
+                    show(record)
+        except asyncio.CancelledError:
+            if following.cursor is not None:
+                complain(f"to go on from here: --after {following.cursor}")
+            raise
+
+
+async def _last(history: HistoryManager, memory_id: str | None, count: int) -> list[HistoryRecord]:
+    """Return the last so many records, oldest first."""
+    newest: list[HistoryRecord] = []
+    if count:
+        page_size = min(count, PAGE_SIZE)
+        query = history.query_history(memory_id=memory_id, order="newest", page_size=page_size)
+        async for record in query:
+            newest.append(record)
+            if len(newest) == count:
+                break
+    return newest[::-1]

@@ -1,0 +1,195 @@
+"""`async-history at`, `diff` and `restore`: a memory as it was, what changed since, and back."""
+
+import asyncio
+import json
+import sys
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from async_history import HistoryRecord, InvalidInput, MemoryDiff, open_history
+from async_history.cli import stores
+from async_history.cli.difference import difference
+from async_history.cli.log import headline, print_difference, print_wrapped
+from async_history.cli.terminal import complain, harmless, shown_progress, stdout_console
+from async_history.opening import without_secrets
+from async_history.records import parse_time
+from async_history.timeline import Moment, Restoration, restoration_of, restored
+
+_INDENT = "    "
+
+
+def at(url: str, when: str, memory_id: str | None, *, as_json: bool) -> int:
+    """Show what one memory or all said at a moment; return the exit status."""
+    shown = _Shown(as_json=as_json)
+    asyncio.run(_show_at(url, _moment(when), memory_id, shown))
+    if not shown.count:
+        what = "no memory" if memory_id is None else memory_id
+        complain(f"{what} was {'' if memory_id is None else 'not '}there at {when} in {url}")
+        return 1
+    return 0
+
+
+async def _show_at(url: str, when: Moment, memory_id: str | None, shown: "_Shown") -> None:
+    async with stores.opened_to_read(url) as history:
+        if memory_id is not None:
+            record = await history.memory_at(memory_id, when)
+            if record is not None:
+                shown.show(record)
+            return
+        if isinstance(when, int):
+            raise InvalidInput("a version number is one memory's: name the memory too, or a time")
+        async with shown_progress(
+            None, lambda: shown.count, "memories", is_wanted=not sys.stdout.isatty()
+        ):
+            async for record in history.memories_at(when):
+                shown.show(record)
+
+
+class _Shown:
+    """Shows records in force one after the other, and counts them."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self.count = 0
+        self._console = None if as_json else stdout_console()
+
+    def show(self, record: HistoryRecord) -> None:
+        self.count += 1
+        if self._console is None:
+            _echo_json(record.as_dict())
+            return
+        if self.count > 1:
+            self._console.print()
+        name = Text(harmless(record.memory_id), style="bold")
+        print_wrapped(self._console, name, indent="")
+        print_wrapped(self._console, headline(record), indent="")
+        _print_text(self._console, record.new_memory)
+
+
+def diff(url: str, memory_id: str, a: str, b: str, *, as_json: bool) -> int:
+    """Show how a memory differs between two moments; return the exit status."""
+
+    async def ask() -> MemoryDiff:
+        async with stores.opened_to_read(url) as history:
+            return await history.diff(memory_id, _moment(a), _moment(b))
+
+    found = asyncio.run(ask())
+    was_there = found.before is not None or found.after is not None
+    if as_json:
+        _echo_json(
+            {
+                "memory_id": memory_id,
+                "old_memory": found.old_memory,
+                "new_memory": found.new_memory,
+                "before": found.before and found.before.as_dict(),
+                "after": found.after and found.after.as_dict(),
+                "between": [record.as_dict() for record in found.between],
+            }
+        )
+    elif was_there:
+        _print_diff(stdout_console(), found, f"{a} → {b} in {without_secrets(url)}")
+    if not was_there:
+        complain(f"{memory_id} was there neither at {a} nor at {b} in {url}")
+    return 0 if was_there else 1
+
+
+def _print_diff(console: Console, found: MemoryDiff, moments: str) -> None:
+    title = Text(harmless(found.memory_id), style="bold")
+    changes = "1 change" if len(found.between) == 1 else f"{len(found.between):,} changes"
+    title.append(harmless(f"  {changes}, {moments}"), style="not bold dim")
+    print_wrapped(console, title, indent="")
+    for sign, record in (("-", found.before), ("+", found.after)):
+        line = Text("not there", style="dim") if record is None else headline(record)
+        print_wrapped(console, line, indent=f"{sign} ")
+    _print_change(console, found.old_memory, found.new_memory)
+
+
+def restore(
+    url: str,
+    memory_id: str,
+    to: str,
+    *,
+    actor_id: str | None,
+    role: str | None,
+    is_sure: bool,
+    is_dry_run: bool,
+    as_json: bool,
+) -> int:
+    """Bring back what a memory said at a moment, or show it; return the exit status."""
+    moment = _moment(to)
+
+    async def look() -> Restoration:
+        async with stores.opened_to_read(url) as history:
+            return restoration_of(memory_id, await history.get_history(memory_id), moment)
+
+    async def record_it() -> HistoryRecord:
+        # What was shown, or nothing: a change since then is a conflict.
+        async with open_history(url, create=False) as history:
+            return await restored(history, plan, actor_id, role)
+
+    plan = asyncio.run(look())
+    name = harmless(memory_id)
+    if not plan.is_needed:
+        typer.echo(f"{name} says that already: nothing to restore", err=as_json)
+        if as_json:
+            _echo_json(plan.latest.as_dict())
+        return 0
+    if not as_json:
+        _print_plan(stdout_console(), plan)
+    if is_dry_run:
+        if as_json:
+            _echo_json(plan.record(actor_id, role))
+        typer.echo("nothing was recorded: this was a dry run", err=as_json)
+        return 0
+    if not is_sure and not typer.confirm(f"Restore {name}?", err=True):
+        complain("nothing was recorded")
+        return 1
+    record = asyncio.run(record_it())
+    if as_json:
+        _echo_json(record.as_dict())
+    else:
+        typer.echo(f"restored {name} in {without_secrets(url)}")
+    return 0
+
+
+def _print_plan(console: Console, plan: Restoration) -> None:
+    for sign, record in (("-", plan.latest), ("+", plan.wanted)):
+        print_wrapped(console, headline(record), indent=f"{sign} ")
+    _print_change(console, plan.latest.new_memory, plan.wanted.new_memory)
+
+
+def _moment(text: str) -> Moment:
+    """Read what a person types for a moment.
+
+    Raises:
+        InvalidInput: it is neither a time nor a number.
+    """
+    if text.isdecimal():
+        return int(text)
+    moment = parse_time(text)
+    if moment is None:
+        raise InvalidInput(
+            f"{text!r} is neither a time such as 2026-11-20T09:41:15+00:00 nor a version number"
+        )
+    return moment
+
+
+def _print_change(console: Console, before: str | None, after: str | None) -> None:
+    if before == after:
+        print_wrapped(console, Text("text unchanged", style="dim"), indent=_INDENT)
+    else:
+        print_difference(console, difference(before, after))
+
+
+def _print_text(console: Console, text: str | None) -> None:
+    if text is None:
+        print_wrapped(console, Text("no text", style="dim"), indent=_INDENT)
+        return
+    for line in text.split("\n"):
+        print_wrapped(console, Text(harmless(line)), indent=_INDENT)
+
+
+def _echo_json(value: dict[str, Any]) -> None:
+    typer.echo(json.dumps(value, ensure_ascii=False).encode())

@@ -1,0 +1,24 @@
+-- Version 2. What was erased: when, why, whose and how much, but no text and no actor's name.
+
+CREATE TABLE erasures (
+    id           text COLLATE "C" PRIMARY KEY,
+    begun_at     timestamptz NOT NULL DEFAULT now(),
+    finished_at  timestamptz,
+    reason       text NOT NULL,
+    memory_ids   text[] NOT NULL,
+    actor_sha256 text,
+    records      bigint NOT NULL DEFAULT 0,
+    messages     bigint NOT NULL DEFAULT 0
+);
+
+-- As version 1 does for the other tables.
+DO $$
+DECLARE
+    public_role text;
+BEGIN
+    FOR public_role IN SELECT rolname FROM pg_roles WHERE rolname IN ('anon', 'authenticated') LOOP
+        EXECUTE format('REVOKE ALL ON erasures FROM %I', public_role);
+        ALTER TABLE erasures ENABLE ROW LEVEL SECURITY;
+    END LOOP;
+END
+$$;

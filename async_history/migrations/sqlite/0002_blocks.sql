@@ -1,0 +1,46 @@
+-- Version 2. What is known of blocks of rowids once they are full: when the changes of each 512
+-- happened, and where in each 8,192 those of an actor are. Full blocks alone are noted, each in one
+-- go and sorted, so that these tables grow at their end whatever the actors are. Readers scan what
+-- lies beyond the last. A block is `rowid >> 9` in spans, `rowid >> 13` in chunks and actors.
+CREATE TABLE IF NOT EXISTS async_history_spans (
+    block    INTEGER PRIMARY KEY,
+    earliest TEXT NOT NULL, -- as time is written here: in UTC, to the microsecond
+    latest   TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS async_history_chunks (
+    block INTEGER PRIMARY KEY, earliest TEXT NOT NULL, latest TEXT NOT NULL -- of their spans
+);
+CREATE INDEX IF NOT EXISTS async_history_chunks_earliest ON async_history_chunks (earliest);
+CREATE INDEX IF NOT EXISTS async_history_chunks_latest ON async_history_chunks (latest);
+CREATE TABLE IF NOT EXISTS async_history_actors (
+    block INTEGER NOT NULL, actor_id TEXT NOT NULL, position INTEGER NOT NULL,
+    PRIMARY KEY (block, actor_id, position)
+) WITHOUT ROWID;
+
+CREATE TRIGGER IF NOT EXISTS async_history_blocks_shortened AFTER DELETE ON history
+WHEN old.rowid > (SELECT coalesce(max(rowid), 0) FROM history)
+BEGIN
+    DELETE FROM async_history_spans
+    WHERE block >= (SELECT coalesce(max(rowid), 0) FROM history) >> 9;
+    DELETE FROM async_history_chunks
+    WHERE block >= (SELECT coalesce(max(rowid), 0) FROM history) >> 13;
+END;
+CREATE TRIGGER IF NOT EXISTS async_history_time_changed
+AFTER UPDATE OF event, created_at, updated_at ON history
+BEGIN
+    UPDATE async_history_spans SET earliest = '', latest = '~' WHERE block = new.rowid >> 9;
+    UPDATE async_history_chunks SET earliest = '', latest = '~' WHERE block = new.rowid >> 13;
+END;
+CREATE TRIGGER IF NOT EXISTS async_history_actor_deleted AFTER DELETE ON history
+WHEN old.actor_id IS NOT NULL
+BEGIN
+    DELETE FROM async_history_actors
+    WHERE block = old.rowid >> 13 AND actor_id = old.actor_id AND position = old.rowid;
+END;
+CREATE TRIGGER IF NOT EXISTS async_history_actor_changed AFTER UPDATE OF actor_id ON history
+BEGIN
+    DELETE FROM async_history_actors
+    WHERE block = old.rowid >> 13 AND actor_id = old.actor_id AND position = old.rowid;
+    INSERT OR IGNORE INTO async_history_actors (block, actor_id, position)
+    SELECT new.rowid >> 13, new.actor_id, new.rowid WHERE new.actor_id IS NOT NULL;
+END;

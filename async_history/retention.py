@@ -1,0 +1,314 @@
+"""Letting go: what may be pruned, what is to be erased, and the reports of both.
+
+Pruning makes room: old records go, a living memory keeps its last known state. Erasing forgets:
+texts go for good and the fact of each change stays. Both walk in small steps, so that writers wait
+for one step at most and an interrupted walk is simply begun again.
+
+Lives here: the arguments, the walks, the reports. Not here: what is decided about a step's records
+(backends/_pruning, backends/_erasing), and how a backend removes anything.
+"""
+
+import hashlib
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Final, Protocol
+
+from async_history.errors import InvalidInput
+from async_history.records import check_name, is_aware, new_id
+
+PRUNED_AT_ONCE: Final = 500
+"""Records looked at in one step of pruning, which writers wait for."""
+ERASED_AT_ONCE: Final = 100
+"""Records whose texts go in one step of erasing; of an actor's, each is looked for in all of its
+memory."""
+
+Progress = Callable[[int, int], None]
+"""Told how far a walk has come, and how far it goes: places in the order of recording."""
+
+
+# Pruning
+
+
+@dataclass(frozen=True, slots=True)
+class Pruning:
+    """What is to be pruned: records from before an instant, but a memory's last ones."""
+
+    before: datetime
+    keep_last: int
+    dry_run: bool
+
+    def is_old(self, moment: datetime | None) -> bool | None:
+        """Tell whether a record of this instant may go; None where nobody knows its instant."""
+        return None if moment is None else moment < self.before
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """How far a walk has come in the order of recording, and where it began and ends."""
+
+    position: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class PruneStep:
+    """What one step removed, and where the next begins; None after the last."""
+
+    records: int
+    memories_gone: int
+    reached: Reached | None
+
+
+@dataclass(frozen=True, slots=True)
+class PruneReport:
+    """What pruning removed, or with `done=False` (a dry run) would remove.
+
+    `before` is the instant, aware. `memories_gone` of the memories have no record left. `batches`
+    counts the transactions that removed something.
+    """
+
+    done: bool
+    before: datetime
+    records: int = 0
+    memories_gone: int = 0
+    batches: int = 0
+
+    def outcome(self) -> str:
+        """Return the outcome as one sentence for people."""
+        verb = "removed" if self.done else "would remove"
+        text = f"{verb} {_counted(self.records, 'record')} from before {self.before.isoformat()}"
+        if self.memories_gone:
+            text += f", {_counted(self.memories_gone, 'memory', 'memories')} as a whole"
+        return text
+
+
+def pruning(older_than: datetime | timedelta, keep_last: int, *, dry_run: bool) -> Pruning:
+    """Check what is to be pruned.
+
+    Raises:
+        InvalidInput: naming the argument that can't be used.
+    """
+    if isinstance(older_than, timedelta):
+        if older_than < timedelta():
+            raise InvalidInput(f"older_than must not lie in the future, as {older_than} does")
+        try:
+            older_than = datetime.now(UTC) - older_than
+        except OverflowError as error:
+            raise InvalidInput(f"older_than reaches beyond year 1: {older_than}") from error
+    if not is_aware(older_than):
+        raise InvalidInput(
+            "older_than must be a datetime with a time zone or a timedelta before now, "
+            f"not {older_than!r}"
+        )
+    if type(keep_last) is not int or keep_last < 0:
+        raise InvalidInput(f"keep_last must be a whole number of at least 0, not {keep_last!r}")
+    return Pruning(older_than, keep_last, bool(dry_run))
+
+
+async def prune_in_steps(
+    step: Callable[[Pruning, Reached | None], Awaitable[PruneStep]],
+    asked: Pruning,
+    on_progress: Progress | None,
+) -> PruneReport:
+    """Walk through the history as it was at the beginning, a step at a time."""
+    report = PruneReport(done=not asked.dry_run, before=asked.before)
+    reached: Reached | None = None
+    while True:
+        pruned = await step(asked, reached)
+        report = replace(
+            report,
+            records=report.records + pruned.records,
+            memories_gone=report.memories_gone + pruned.memories_gone,
+            batches=report.batches + (pruned.records > 0),
+        )
+        reached = pruned.reached
+        if reached is None:
+            return report
+        if on_progress is not None:
+            on_progress(reached.position - reached.first, reached.last - reached.first)
+
+
+# Erasing
+
+
+@dataclass(frozen=True, slots=True)
+class Erasing:
+    """What is to be erased: memories' texts, an actor's, and scopes' messages."""
+
+    id: str
+    memory_ids: tuple[str, ...]
+    actor_id: str | None
+    session_scopes: tuple[str, ...]
+    reason: str
+    dry_run: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Erasure:
+    """One erasure, as the store keeps it: when, why, whose, and how much. No text, no actor's name.
+
+    `actor_sha256` is the SHA-256 of the actor's id in hexadecimal: whether somebody was erased can
+    be checked, who was can't be read. `finished_at` is None of one that was interrupted, or runs.
+    """
+
+    id: str
+    begun_at: datetime
+    finished_at: datetime | None
+    reason: str
+    memory_ids: tuple[str, ...]
+    actor_sha256: str | None
+    records: int
+    messages: int
+
+
+@dataclass(frozen=True, slots=True)
+class ErasureReport:
+    """What an erasure did, or with `done=False` (a dry run) would do.
+
+    `records` lost a text or their actor, `messages` are gone from the buffers. `copies` are files
+    that this library itself made of the store and that still have the texts. `remains` tells, a
+    sentence each, where else the texts may still be and what to do about it. `erasure_id` is its
+    entry among `erasures()`; None in a dry run.
+    """
+
+    done: bool
+    records: int = 0
+    messages: int = 0
+    copies: tuple[str, ...] = ()
+    remains: tuple[str, ...] = ()
+    erasure_id: str | None = None
+
+    def outcome(self) -> str:
+        """Return the outcome as one sentence for people."""
+        verb = "erased" if self.done else "would erase"
+        return (
+            f"{verb} the texts of {_counted(self.records, 'record')} and "
+            f"{_counted(self.messages, 'message')}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Remains:
+    """Where an erased text may still be, once it is in no table."""
+
+    copies: tuple[str, ...] = ()
+    sentences: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reaching:
+    """Whose texts a step erases: a memory's, an actor's, or a scope's messages; and from where."""
+
+    memory_id: str | None = None
+    actor_id: str | None = None
+    session_scope: str | None = None
+    after: int = -(1 << 63)
+
+
+@dataclass(frozen=True, slots=True)
+class EraseStep:
+    """What one step erased, and the place to go on behind; None after the last."""
+
+    records: int = 0
+    messages: int = 0
+    after: int | None = None
+
+
+def erasing(
+    memory_ids: Iterable[str],
+    actor_id: str | None,
+    session_scopes: Iterable[str],
+    reason: str,
+    *,
+    dry_run: bool,
+) -> Erasing:
+    """Check what is to be erased.
+
+    Raises:
+        InvalidInput: naming the argument that can't be used, or that nothing was named.
+    """
+    given: dict[str, tuple[str, ...]] = {}
+    for plural, singular, names in (
+        ("memory_ids", "memory_id", memory_ids),
+        ("session_scopes", "session_scope", session_scopes),
+    ):
+        if isinstance(names, str):
+            raise InvalidInput(f"{plural} must be several, not one text; put it into a list")
+        given[plural] = tuple(dict.fromkeys(check_name(singular, name) for name in names))
+    if actor_id is not None:
+        check_name("actor_id", actor_id)
+        if given["memory_ids"]:
+            raise InvalidInput("erase memory_ids or an actor_id, one after the other")
+    if actor_id is None and not any(given.values()):
+        raise InvalidInput("name what to erase: memory_ids, actor_id or session_scopes")
+    check_name("reason", reason)
+    return Erasing(
+        new_id(), given["memory_ids"], actor_id, given["session_scopes"], reason, bool(dry_run)
+    )
+
+
+def actor_digest(actor_id: str | None) -> str | None:
+    """Return what an erasure keeps of an actor's id."""
+    return None if actor_id is None else hashlib.sha256(actor_id.encode()).hexdigest()
+
+
+class ErasureSteps(Protocol):
+    """What a backend does for an erasure."""
+
+    async def begin(self, asked: Erasing) -> None:
+        """Note that the erasure has begun."""
+
+    async def step(self, asked: Erasing, whose: Reaching) -> EraseStep:
+        """Erase some, and note how much, in one transaction; in a dry run only count them."""
+
+    async def clean(self, *, vacuum: bool) -> Remains:
+        """Overwrite what is left outside of the tables, and tell what can't be."""
+
+    async def remains(self) -> Remains:
+        """Tell what an erasure would not reach, and change nothing."""
+
+    async def finish(self, asked: Erasing) -> None:
+        """Note that the erasure is done."""
+
+
+async def erase_in_steps(steps: ErasureSteps, asked: Erasing, *, vacuum: bool) -> ErasureReport:
+    """Erase, a step at a time. Interrupted, it is begun again: what is erased stays erased."""
+    if asked.dry_run:
+        counts = await _walk(steps, asked)
+        remains = await steps.remains()
+    else:
+        await steps.begin(asked)
+        counts = await _walk(steps, asked)
+        remains = await steps.clean(vacuum=vacuum)
+        await steps.finish(asked)
+    return ErasureReport(
+        done=not asked.dry_run,
+        records=counts.records,
+        messages=counts.messages,
+        copies=remains.copies,
+        remains=remains.sentences,
+        erasure_id=None if asked.dry_run else asked.id,
+    )
+
+
+async def _walk(steps: ErasureSteps, asked: Erasing) -> EraseStep:
+    """Take every step, and return the sum of all."""
+    total = EraseStep()
+    actors = () if asked.actor_id is None else (asked.actor_id,)
+    for whose in (
+        *(Reaching(memory_id=memory_id) for memory_id in asked.memory_ids),
+        *(Reaching(actor_id=actor_id) for actor_id in actors),
+        *(Reaching(session_scope=scope) for scope in asked.session_scopes),
+    ):
+        after: int | None = whose.after
+        while after is not None:
+            erased = await steps.step(asked, replace(whose, after=after))
+            total = EraseStep(total.records + erased.records, total.messages + erased.messages)
+            after = erased.after
+    return total
+
+
+def _counted(count: int, one: str, many: str = "") -> str:
+    return f"{count:,} {one if count == 1 else many or one + 's'}"

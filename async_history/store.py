@@ -1,0 +1,105 @@
+"""What a backend provides: the bare interface below the contract.
+
+Lives here: what each backend implements, and nothing that any of them shares. Not here: the public
+calls and their checks (manager.py), opening and closing (life.py).
+"""
+
+from abc import abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from async_history.following import FollowRead
+from async_history.life import LoopBound
+from async_history.queries import Cursor, Filter, PageRead, RowsRead
+from async_history.records import HistoryRecord, Message
+from async_history.retention import Erasure, ErasureSteps, PruneStep, Pruning, Reached
+from async_history.submissions import Submission
+from async_history.writer import WriterStats
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryStats:
+    """A manager's state for operators: counters since it was opened, sizes in bytes, and worries.
+
+    `writer` is None where nothing is queued (the null manager).
+    """
+
+    store: str
+    writer: WriterStats | None
+    file_bytes: int
+    wal_bytes: int
+    worries: tuple[str, ...]
+
+
+class Store(LoopBound):
+    """A store of history records and messages. Arguments are checked already."""
+
+    @abstractmethod
+    def _submit(self, submission: Submission) -> Awaitable[None]:
+        """Write a submission and return when it is durable."""
+
+    @abstractmethod
+    async def _read_history(self, memory_id: str) -> list[HistoryRecord]: ...
+
+    @abstractmethod
+    async def _read_page(self, wanted: Filter, after: Cursor | None, limit: int) -> PageRead: ...
+
+    @abstractmethod
+    async def _count(self, wanted: Filter) -> int: ...
+
+    @abstractmethod
+    def _follow_place(self, cursor: str | None) -> Any:
+        """Return a follower's place from its text, None for the beginning.
+
+        Raises:
+            InvalidInput: it is none of this backend's, or this history can't be followed.
+        """
+
+    @abstractmethod
+    async def _read_behind(
+        self, place: Any, memory_id: str | None, limit: int
+    ) -> FollowRead[Any]: ...
+
+    @abstractmethod
+    async def _read_end(self) -> Any: ...
+
+    @abstractmethod
+    def _read_states(self, when: datetime) -> AsyncIterator[Sequence[HistoryRecord]]:
+        """Read pages of the records in force at an instant, of the memories that were there."""
+
+    @abstractmethod
+    async def _read_rows(self, after: Cursor | None, limit: int) -> RowsRead:
+        """Return what follows a place in the order of recording, with as little work as can be.
+
+        Raises:
+            CursorGone: the record of that place is no longer there, as far as that shows.
+        """
+
+    @abstractmethod
+    async def _read_newest(self) -> int | None:
+        """Return the position of the newest record, as cursors have it."""
+
+    @abstractmethod
+    async def _read_messages(self, session_scope: str, limit: int) -> Sequence[Message]: ...
+
+    @abstractmethod
+    async def _read_scopes(self, after: str, limit: int) -> Sequence[str]:
+        """Return the first session scopes behind `after`, in the order of their UTF-8 bytes."""
+
+    @abstractmethod
+    async def _read_stats(self) -> HistoryStats: ...
+
+    @abstractmethod
+    async def _empty(self) -> None: ...
+
+    @abstractmethod
+    async def _prune_step(self, asked: Pruning, reached: Reached | None) -> PruneStep:
+        """Prune the next few records in one transaction, or in a dry run count them."""
+
+    @abstractmethod
+    def _erasure_steps(self) -> ErasureSteps: ...
+
+    @abstractmethod
+    async def _read_erasures(self) -> Sequence[Erasure]: ...

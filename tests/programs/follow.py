@@ -1,0 +1,33 @@
+"""`write URL NAME COUNT`: record so many, in order. `read URL CURSOR COUNT`: follow so many.
+
+The reader prints the texts it was given, one a line; CURSOR `-` is the beginning.
+"""
+
+import asyncio
+import sys
+
+from async_history import open_history
+
+
+async def write(url: str, name: str, count: int) -> None:
+    async with open_history(url) as history:
+        for number in range(0, count, 2):
+            batch = [
+                {"memory_id": name, "new_memory": f"{name} {n}", "event": "UPDATE"}
+                for n in range(number, number + 2)
+            ]
+            await history.batch_add_history(batch)
+
+
+async def read(url: str, cursor: str, count: int) -> None:
+    async with open_history(url) as history:
+        async for record in history.follow(after=None if cursor == "-" else cursor):
+            sys.stdout.write(f"{record.new_memory}\n")
+            count -= 1
+            if not count:
+                return
+
+
+if __name__ == "__main__":
+    role, url, what, count = sys.argv[1:]
+    asyncio.run({"write": write, "read": read}[role](url, what, int(count)))

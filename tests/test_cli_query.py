@@ -1,0 +1,102 @@
+"""`async-history query`, as people and scripts meet it."""
+
+import asyncio
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from async_history import open_history
+from tests.test_cli import Run, environment, run
+
+__all__ = ["environment", "run"]
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+def db(tmp_path: Path) -> str:
+    """Twelve changes: of three memories, by two actors, an hour apart."""
+
+    async def fill(path: Path) -> None:
+        async with open_history(path) as history:
+            for n in range(12):
+                await history.add_history(
+                    f"m{n % 3}",
+                    None if n < 3 else f"tea {n - 3}",
+                    f"tea {n}",
+                    "ADD" if n < 3 else "UPDATE",
+                    created_at=START + timedelta(hours=n),
+                    updated_at=START + timedelta(hours=n),
+                    actor_id=f"a{n % 2}",
+                    role="user",
+                )
+
+    path = tmp_path / "some.db"
+    asyncio.run(fill(path))
+    return str(path)
+
+
+def numbers(*arguments: str, run: Run, db: str) -> list[int]:
+    """Return which of the changes `query` gives."""
+    result = run("query", "--db", db, "--json", *arguments)
+    assert (result.returncode, result.stderr) == (0, "")
+    found: list[dict[str, Any]] = [json.loads(line) for line in result.stdout.splitlines()]
+    return [int(record["new_memory"].split()[1]) for record in found]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], [*range(12)]),
+        (["--limit", "3"], [0, 1, 2]),
+        (["--newest", "--limit", "2"], [11, 10]),
+        (["--limit", "0"], [*range(12)]),
+        (["--memory", "m1"], [1, 4, 7, 10]),
+        (["--memory", "m1", "--memory", "m2", "--actor", "a0"], [2, 4, 8, 10]),
+        (["--event", "ADD"], [0, 1, 2]),
+        (["--role", "user", "--text", "a 1"], [1, 4, 10, 11]),
+        (["--since", "2026-01-01T03:00", "--until", "2026-01-01T06:00+01:00"], [3, 4]),
+    ],
+)
+def test_what_matches(arguments: list[str], expected: list[int], run: Run, db: str) -> None:
+    assert numbers(*arguments, run=run, db=db) == expected
+    filters = [a for a in arguments if a != "--newest"]
+    if "--limit" not in arguments:
+        result = run("query", "--db", db, "--count", *filters)
+        assert (result.returncode, result.stdout) == (0, f"{len(expected)}\n")
+
+
+def test_a_person_sees_memory_actor_and_change(run: Run, db: str) -> None:
+    result = run("query", "--db", db, "--memory", "m1", "--limit", "2")
+    assert result.stdout.splitlines() == [
+        "m1  2026-01-01 01:00:00.000+00:00  ADD     a1 (user)",
+        "  + tea 1",
+        "m1  2026-01-01 04:00:00.000+00:00  UPDATE  a0 (user)",
+        "  ~ tea [-1-]{+4+}",
+    ]
+
+
+def test_nothing_matches(run: Run, db: str) -> None:
+    result = run("query", "--db", db, "--actor", "nobody")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "matches" in result.stderr
+    result = run("query", "--db", db, "--actor", "nobody", "--count", "--json")
+    assert (result.returncode, json.loads(result.stdout)) == (0, {"count": 0})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--since", "yesterday"], "--since: 'yesterday' is no time"),
+        (["--event", "MERGE"], "event must be ADD, UPDATE or DELETE"),
+        (["--text", ""], "text must not be empty"),
+        (["--limit", "-1"], "Invalid value"),
+    ],
+)
+def test_what_is_not_understood(arguments: list[str], words: str, run: Run, db: str) -> None:
+    result = run("query", "--db", db, *arguments)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert words in result.stderr
