@@ -9,8 +9,9 @@ import asyncio
 import random
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -48,6 +49,13 @@ CREATE TABLE messages (
 """
 
 
+_FIRST: Final = datetime(2026, 1, 1, tzinfo=UTC)
+_APART: Final = timedelta(milliseconds=10)
+
+MakeRecords = Callable[[int, int], list[NewRecord]]
+"""Make so many records from a seed, which is the number of the first."""
+
+
 def _connect_careless(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("PRAGMA journal_mode = OFF")
@@ -61,14 +69,31 @@ def fresh_records(count: int, seed: int) -> list[NewRecord]:
     return as_made(agents(_TASKS, max(count, _TASKS * RECORDS_A_MEMORY), seed))[:count]
 
 
-def grow_history(path: Path, to_rows: int) -> None:
+def recorded_in_order(count: int, seed: int) -> list[NewRecord]:
+    """Return such records whose times are in their order, 10 ms apart, the first at number `seed`.
+
+    That is how a program that tells no times records.
+    """
+    return [
+        record._replace(created_at=moment, updated_at=moment)
+        for number, record in enumerate(fresh_records(count, seed), start=seed)
+        for moment in [time_of(number).isoformat(timespec="microseconds")]
+    ]
+
+
+def time_of(number: int) -> datetime:
+    """Return when `recorded_in_order` has the record of a number happen."""
+    return _FIRST + number * _APART
+
+
+def grow_history(path: Path, to_rows: int, records: MakeRecords = fresh_records) -> None:
     """Fill mem0's plain table up to a number of rows."""
     with closing(_connect_careless(path)) as connection:
         connection.execute(CREATE_HISTORY)
         (there,) = connection.execute("SELECT count(*) FROM history").fetchone()
         connection.execute("BEGIN")
         while there < to_rows:
-            chunk = fresh_records(min(_CHUNK_ROWS, to_rows - there), seed=there + 1)
+            chunk = records(min(_CHUNK_ROWS, to_rows - there), there + 1)
             connection.executemany(INSERT, rows(chunk))
             there += len(chunk)
         connection.execute("COMMIT")

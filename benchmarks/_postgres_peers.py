@@ -32,7 +32,7 @@ MEM0: Final = "mem0 (SQLite)"
 PREPARED: Final = "a prepared insert"
 _CONNECTIONS: Final = 10
 _WAIT_FOR_CONNECTION_S: Final = 60.0
-_COLUMNS: Final = ("id", *NewRecord._fields, "occurred_at")
+COLUMNS: Final = ("id", *NewRecord._fields, "occurred_at")
 
 Row = tuple[Any, ...]
 
@@ -47,13 +47,13 @@ def rows(records: Iterable[NewRecord]) -> Iterator[Row]:
 
 
 def _insert(schema: str, placeholders: Iterable[str]) -> str:
-    columns = ", ".join(_COLUMNS)
+    columns = ", ".join(COLUMNS)
     return f"INSERT INTO {schema}.history ({columns}) VALUES ({', '.join(placeholders)})"
 
 
 def insert_by_number(schema: str) -> str:
     """Return the insert of one row as asyncpg takes it."""
-    return _insert(schema, (f"${number}" for number in range(1, len(_COLUMNS) + 1)))
+    return _insert(schema, (f"${number}" for number in range(1, len(COLUMNS) + 1)))
 
 
 @asynccontextmanager
@@ -126,10 +126,10 @@ async def sqlalchemy_sessions(url: str, folder: Path) -> AsyncIterator[Add]:
 
     def values(record: NewRecord) -> Mapping[str, Any]:
         (row,) = rows((record,))
-        return dict(zip(_COLUMNS, row, strict=True))
+        return dict(zip(COLUMNS, row, strict=True))
 
     async with fresh_schema(url) as schema:
-        insert = text(_insert(schema, (f":{name}" for name in _COLUMNS)))
+        insert = text(_insert(schema, (f":{name}" for name in COLUMNS)))
         typed = insert.bindparams(bindparam("occurred_at", type_=DateTime(timezone=True)))
         async with adding_in_sessions(engine, typed, values) as add:
             yield add
@@ -160,7 +160,7 @@ def copy_ceiling(url: str, records: Sequence[NewRecord]) -> float:
                 await connection.copy_records_to_table(
                     "history",
                     schema_name=schema,
-                    columns=_COLUMNS,
+                    columns=COLUMNS,
                     records=made[start : start + TRANSACTION_ROWS],
                 )
             return len(made) / (perf_counter() - begun)

@@ -1,0 +1,169 @@
+"""How long after its ack does a follower in the same process get a record? Against the ack itself.
+
+    python -m benchmarks.follow [--quick] [--repeat 3] [--dir FOLDER] [--url postgresql://…]
+
+1, 100 and 1,000 tasks record as fast as their acks come, while one follower reads along: in a file,
+and in PostgreSQL (the dev extra's, as in benchmarks.postgres). What the follower has before its
+caller is woken was delivered after no time.
+"""
+
+import asyncio
+import secrets
+import time
+from argparse import Namespace
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+from async_history import open_history
+from benchmarks._measure import OthersLoad, median, percentile, quiet_collector
+from benchmarks._records import NewRecord, agents
+from benchmarks._report import (
+    Bar,
+    as_json,
+    each,
+    milliseconds,
+    options_parser,
+    print_bars,
+    print_load,
+    print_table,
+    rate,
+    results_folder,
+    work_folder,
+    write_json,
+)
+from benchmarks.postgres import server_url, settings
+from tests.postgres_server import with_query
+
+TASKS: Final = (1, 100, 1_000)
+_LIMIT: Final = 10
+_EVENTS: Final = {1: 3_000, 100: 60_000, 1_000: 120_000}
+_QUICK: Final = 20
+"""By how much a smoke run is smaller."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One store at one number of tasks. Times in seconds."""
+
+    events_per_s: float
+    ack_p50_s: float
+    delivery_p50_s: float
+    delivery_p99_s: float
+
+    @property
+    def ratio(self) -> float:
+        return self.delivery_p99_s / self.ack_p50_s
+
+
+async def follow(url: str, per_agent: Sequence[Sequence[NewRecord]]) -> Delivery:
+    """Let every task record one event after the other, and a follower read along."""
+    now = time.perf_counter
+    waits: list[float] = []
+    acked: dict[str, float] = {}
+    delivered: dict[str, float] = {}
+    events = sum(map(len, per_agent))
+
+    async with open_history(url) as history:
+
+        async def agent(records: Sequence[NewRecord]) -> None:
+            for record in records:
+                begun = now()
+                added = await history.add_history(**record.as_mapping())
+                acked[added.id] = now()
+                waits.append(acked[added.id] - begun)
+
+        async def read() -> None:
+            async for record in history.follow():
+                delivered[record.id] = now()
+                if len(delivered) == events:
+                    return
+
+        reading = asyncio.create_task(read())
+        begun = now()
+        await asyncio.gather(*map(agent, per_agent))
+        took = now() - begun
+        await reading
+    lags = [max(0.0, delivered[record_id] - at) for record_id, at in acked.items()]
+    return Delivery(
+        events / took, percentile(waits, 0.5), percentile(lags, 0.5), percentile(lags, 0.99)
+    )
+
+
+def measure(
+    urls: Mapping[str, str], repeat: int, smaller: int, folder: Path
+) -> dict[tuple[str, int], list[Delivery]]:
+    """Measure each store at each number of tasks, in a fresh file or schema each time."""
+    found: dict[tuple[str, int], list[Delivery]] = defaultdict(list)
+    for _ in range(repeat):
+        for tasks in TASKS:
+            for name, url in urls.items():
+                fresh = secrets.token_hex(8)
+                where = with_query(url, schema=fresh) if url else str(folder / f"{fresh}.db")
+                records = agents(tasks, max(tasks * 3, _EVENTS[tasks] // smaller))
+                with quiet_collector():
+                    found[name, tasks].append(asyncio.run(follow(where, records)))
+    return found
+
+
+def main(options: Namespace) -> None:
+    """Measure, print, and write the results."""
+    with ExitStack() as stack:
+        folder = stack.enter_context(work_folder(options.dir))
+        url = stack.enter_context(server_url(options))
+        told = settings(url)
+        load = OthersLoad()
+        found = measure(
+            {"SQLite": "", "PostgreSQL": url},
+            1 if options.quick else options.repeat,
+            _QUICK if options.quick else 1,
+            folder,
+        )
+        print_table(
+            ("", "tasks", "events/s", "ack p50, ms", "delivery p50", "delivery p99"),
+            [
+                [
+                    name,
+                    f"{tasks:,}",
+                    rate(median([run.events_per_s for run in runs])),
+                    milliseconds(median([run.ack_p50_s for run in runs])),
+                    milliseconds(median([run.delivery_p50_s for run in runs])),
+                    milliseconds(median([run.delivery_p99_s for run in runs])),
+                ]
+                for (name, tasks), runs in found.items()
+            ],
+        )
+        bars = [
+            Bar(
+                f"{name}, {tasks:,} tasks: p99 from ack to delivery against the p50 ack",
+                _LIMIT,
+                median([run.ratio for run in runs]),
+                each([run.ratio for run in runs]),
+                at_most=True,
+            )
+            for (name, tasks), runs in found.items()
+        ]
+        print_bars(bars)
+        print_load(load.processors())
+        write_json(
+            results_folder(options, folder) / "follow.json",
+            {
+                "server": told,
+                "others_processors": load.processors(),
+                "bars": [as_json(bar) for bar in bars],
+                "runs": [
+                    {"store": name, "tasks": tasks, **asdict(run)}
+                    for (name, tasks), runs in found.items()
+                    for run in runs
+                ],
+            },
+        )
+
+
+if __name__ == "__main__":
+    parser = options_parser(__doc__)
+    parser.add_argument("--url", help="a server to measure instead, of one host and without TLS")
+    main(parser.parse_args())

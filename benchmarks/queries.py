@@ -1,0 +1,290 @@
+"""Does asking stay quick as a history grows, and does writing stay quick while it is read?
+
+    python -m benchmarks.queries [--quick] [--repeat 3] [--rows 3000000] [--url postgresql://…]
+
+First, pages of ten records of every kind of question, of a large history and of one of 10,000
+records, which take turns; in SQLite and in PostgreSQL (the dev extra's, with PostgreSQL's own
+defaults, or the one of `--url`). Times are in the order of recording. Then 1,000 tasks record into
+a history, which they make twice as long, alone and while in the same process a query walks through
+everything as fast as it can, a follower reads along and, in SQLite, a backup is made.
+"""
+
+import asyncio
+import contextlib
+from argparse import Namespace
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final
+
+from async_history import HistoryManager, open_history
+from async_history.backends.sqlite import SQLiteHistoryManager
+from benchmarks._files import BYTES_A_ROW, recorded_in_order, time_of
+from benchmarks._measure import (
+    OthersLoad,
+    median,
+    percentile,
+    quiet_collector,
+    timed,
+    unwatched,
+)
+from benchmarks._peers import add_to
+from benchmarks._postgres_peers import fresh_schema
+from benchmarks._records import agents
+from benchmarks._report import (
+    Bar,
+    as_json,
+    each,
+    milliseconds,
+    options_parser,
+    print_bars,
+    print_load,
+    print_table,
+    rate,
+    results_folder,
+    work_folder,
+    write_json,
+)
+from benchmarks.postgres import server_url
+from benchmarks.timeline import POSTGRES, SQLITE, fill_sqlite, filled_schema
+
+_FEW_ROWS: Final = 10_000
+_MANY_ROWS: Final = 3_000_000
+_QUICK_ROWS: Final = 30_000
+_PAGE: Final = 10
+"""Records of a page: as few as a screen shows, so that finding them is what takes the time."""
+_CALLS: Final = 40
+_TASKS: Final = 1_000
+_EVENTS: Final = 120_000
+_QUICK_EVENTS: Final = 9_000
+_ACTOR: Final = "agent-77"
+
+Question = Mapping[str, Any]
+"""What `query_history` takes."""
+
+
+async def questions(history: HistoryManager, rows: int) -> dict[str, Question]:
+    """Return what is asked of a history with so many rows."""
+    middle = time_of(rows // 2)
+    (page,) = await _pages(history, {"since": middle})
+    ids = [record.memory_id for record in page.records]
+    return {
+        "everything": {},
+        "everything, from the middle": {"after": page.cursor},
+        "everything, newest first": {"order": "newest"},
+        "a memory": {"memory_id": ids[0]},
+        "ten memories": {"memory_id": ids},
+        "an actor": {"actor_id": _ACTOR},
+        "an actor, newest first": {"actor_id": _ACTOR, "order": "newest"},
+        "an actor's deletions": {"actor_id": _ACTOR, "event": "DELETE"},
+        "deletions": {"event": "DELETE"},
+        "a second in the middle": {"since": middle, "until": middle + timedelta(seconds=1)},
+        "the last second": {"since": time_of(rows) - timedelta(seconds=1)},
+    }
+
+
+async def _pages(history: HistoryManager, question: Question) -> Sequence[Any]:
+    async for page in history.query_history(**question, page_size=_PAGE).pages():
+        return (page,)
+    raise AssertionError("a query has at least one page")
+
+
+class Findings:
+    """What was measured: seconds of a page by (database, question, rows), events/s by way."""
+
+    def __init__(self) -> None:
+        self.pages_s: dict[tuple[str, str, int], list[float]] = defaultdict(list)
+        self.writes: dict[tuple[str, str], list[float]] = defaultdict(list)
+
+    async def measure_pages(self, name: str, histories: Mapping[int, HistoryManager]) -> None:
+        """Let a small and a large history take turns."""
+        asked = {rows: await questions(history, rows) for rows, history in histories.items()}
+        for question in asked[_FEW_ROWS]:
+            waits: dict[int, list[float]] = defaultdict(list)
+            for _ in range(_CALLS):
+                for rows, history in histories.items():
+                    wanted = asked[rows][question]
+                    waits[rows].append(await timed(lambda h=history, w=wanted: _pages(h, w)))  # type: ignore[misc]
+            for rows, seconds in waits.items():
+                self.pages_s[name, question, rows].append(percentile(seconds, 0.5))
+
+    def bars(self, rows: int) -> list[Bar]:
+        """Return the rows of what must be reached."""
+        found = []
+        for name in (SQLITE, POSTGRES):
+            asked = [q for database, q, count in self.pages_s if (database, count) == (name, rows)]
+            ratios = {
+                question: median(self.pages_s[name, question, rows])
+                / median(self.pages_s[name, question, _FEW_ROWS])
+                for question in asked
+            }
+            worst = max(ratios, key=ratios.__getitem__)
+            label = f"{name}: the slowest page of {rows:,} against {_FEW_ROWS:,}: {worst}"
+            others = each(sorted(ratios.values()))
+            found.append(Bar(label, 2, ratios[worst], others, at_most=True))
+        for name in (SQLITE, POSTGRES):
+            alone, beside = self.writes[name, "alone"], self.writes[name, "beside readers"]
+            ratios_ = [one / two for one, two in zip(beside, alone, strict=True)]
+            figures = f"{rate(median(beside))} / {rate(median(alone))} a second; {each(ratios_)}"
+            label = f"{name}: 1,000 tasks beside readers against alone"
+            found.append(Bar(label, 0.6, median(ratios_), figures))
+        return found
+
+    def show(self, rows: int) -> None:
+        """Print what a page takes."""
+        table = [
+            [
+                name,
+                question,
+                *(milliseconds(median(self.pages_s[name, question, r])) for r in (_FEW_ROWS, rows)),
+            ]
+            for name, question, count in self.pages_s
+            if count == rows
+        ]
+        print_table(["", "a page of", f"ms of {_FEW_ROWS:,}", f"ms of {rows:,}"], table)
+
+
+@asynccontextmanager
+async def reading(history: HistoryManager, folder: Path) -> AsyncIterator[None]:
+    """Beside the body, walk through everything, back up, and follow what is committed."""
+
+    async def walk() -> None:
+        async for _ in history.query_history():
+            pass
+
+    async def back_up() -> None:
+        if isinstance(history, SQLiteHistoryManager):
+            await history.backup(folder / "backup.db")
+            (folder / "backup.db").unlink()
+
+    async def follow(after: str | None) -> None:
+        async for _ in history.follow(after=after):
+            pass
+
+    following = asyncio.create_task(follow(await history.end_cursor()))
+    once = [asyncio.create_task(walk()), asyncio.create_task(back_up())]
+    try:
+        yield
+        await asyncio.gather(*once)
+    finally:
+        for task in (*once, following):
+            task.cancel()
+        for done in await asyncio.gather(*once, following, return_exceptions=True):
+            if isinstance(done, Exception):
+                raise done
+
+
+async def writes(
+    url: str, options: Mapping[str, Any], events: int, folder: Path, *, beside_readers: bool
+) -> float:
+    """Return the events a second that 1,000 tasks record into a fresh history."""
+    async with open_history(url, **options) as history, AsyncExitStack() as stack:
+        await history.batch_add_history(
+            [record.as_mapping() for record in recorded_in_order(events, 1)]
+        )
+        if beside_readers:
+            await stack.enter_async_context(reading(history, folder))
+        return await unwatched(add_to(history), agents(_TASKS, events))
+
+
+Fresh = Callable[[], contextlib.AbstractAsyncContextManager[tuple[str, Mapping[str, Any]]]]
+"""Where a fresh history is: its URL and options."""
+
+
+async def measure_writes(
+    found: Findings, name: str, fresh: Fresh, events: int, folder: Path, repeat: int
+) -> None:
+    """Let the two ways take turns."""
+    for _ in range(repeat):
+        for way in ("alone", "beside readers"):
+            async with fresh() as (url, options):
+                with quiet_collector():
+                    events_per_s = await writes(
+                        url, options, events, folder, beside_readers=way != "alone"
+                    )
+            found.writes[name, way].append(events_per_s)
+
+
+async def measure_sqlite(
+    found: Findings, rows: int, events: int, folder: Path, repeat: int
+) -> None:
+    """Measure files."""
+    paths = {count: folder / f"{count}.db" for count in (_FEW_ROWS, rows)}
+    for count, path in paths.items():
+        await asyncio.to_thread(fill_sqlite, path, count, recorded_in_order)
+    async with AsyncExitStack() as stack:
+        histories = {
+            count: await stack.enter_async_context(open_history(path))
+            for count, path in paths.items()
+        }
+        for _ in range(repeat):
+            await found.measure_pages(SQLITE, histories)
+    for path in paths.values():
+        path.unlink()
+
+    @asynccontextmanager
+    async def fresh() -> AsyncIterator[tuple[str, Mapping[str, Any]]]:
+        path = folder / "fresh.db"
+        yield str(path), {}
+        path.unlink()
+
+    await measure_writes(found, SQLITE, fresh, events, folder, repeat)
+
+
+async def measure_postgres(
+    found: Findings, url: str, rows: int, events: int, folder: Path, repeat: int
+) -> None:
+    """Measure a server."""
+    async with AsyncExitStack() as stack:
+        histories = {}
+        for count in (_FEW_ROWS, rows):
+            schema = await stack.enter_async_context(filled_schema(url, count, recorded_in_order))
+            histories[count] = await stack.enter_async_context(open_history(url, schema=schema))
+        for _ in range(repeat):
+            await found.measure_pages(POSTGRES, histories)
+
+    @asynccontextmanager
+    async def fresh() -> AsyncIterator[tuple[str, Mapping[str, Any]]]:
+        async with fresh_schema(url) as schema:
+            yield url, {"schema": schema}
+
+    await measure_writes(found, POSTGRES, fresh, events, folder, repeat)
+
+
+def main(options: Namespace) -> None:
+    """Measure, print, and write the results."""
+    rows = options.rows or (_QUICK_ROWS if options.quick else _MANY_ROWS)
+    events = _QUICK_EVENTS if options.quick else _EVENTS
+    repeat = 1 if options.quick else options.repeat
+    found = Findings()
+    with work_folder(options.dir, rows * BYTES_A_ROW) as folder:
+        load = OthersLoad()
+        run: Callable[[Coroutine[Any, Any, None]], None] = asyncio.run
+        run(measure_sqlite(found, rows, events, folder, repeat))
+        with server_url(options) as url:
+            run(measure_postgres(found, url, rows, events, folder, repeat))
+        found.show(rows)
+        reached = found.bars(rows)
+        print_bars(reached)
+        others = load.processors()
+        print_load(others)
+        if options.quick:
+            print("A quick run shows that everything runs: its figures and bars mean little.")
+        write_json(
+            results_folder(options, folder) / "queries.json",
+            {
+                "processors_others_used": others,
+                "bars": [as_json(bar) for bar in reached],
+                "page_p50_s": {" | ".join(map(str, key)): s for key, s in found.pages_s.items()},
+                "events_per_s": {" | ".join(key): rates for key, rates in found.writes.items()},
+            },
+        )
+
+
+if __name__ == "__main__":
+    parser = options_parser(__doc__)
+    parser.add_argument("--rows", type=int, help=f"rows there, {_MANY_ROWS:,} if not told")
+    parser.add_argument("--url", help="a PostgreSQL server to measure instead")
+    main(parser.parse_args())
