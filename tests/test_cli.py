@@ -1,5 +1,6 @@
 """The command, as people and scripts meet it: mostly in processes of its own."""
 
+import asyncio
 import contextlib
 import hashlib
 import io
@@ -463,6 +464,18 @@ async def test_after_a_storage_failure_no_line_is_looked_at(
         recording = await _record_until_full(source)
     assert recording.summary() == "recorded 2 lines"
     assert capsys.readouterr().err == ENDED
+
+
+async def test_a_file_that_is_closed_while_it_is_read_has_ended(tmp_path: Path) -> None:
+    """The thread that reads waits for room meanwhile; what it had read already comes."""
+    file = tmp_path / "many.jsonl"
+    file.write_bytes(b"\n" * 256 * 1024 * 6)
+    with io.FileIO(file) as source:
+        lines = lines_module.Lines(source)
+        while lines._chunks.qsize() < 4:
+            await asyncio.sleep(0)
+    async with asyncio.timeout(30):
+        assert [line async for line in lines][-1] == (256 * 1024 * 4, b"")
 
 
 def test_a_line_that_the_files_owner_refuses_is_named(run: Run, tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ _CHUNKS_AHEAD: Final = 4
 class Lines:
     """The numbered lines of an unbuffered file, without their ends; None for one too long.
 
-    `stop` ends them early, from the loop. `bytes_read` tells how far they are.
+    `stop` ends them early, from the loop, and so does closing the file. `bytes_read` tells how far
+    they are.
     """
 
     def __init__(self, file: io.RawIOBase, *, line_bytes: int = LINE_BYTES) -> None:
@@ -48,6 +49,8 @@ class Lines:
                     chunk = self._file.read(_CHUNK_BYTES) or b""
                 except OSError as error:
                     chunk = error
+                except ValueError:  # it was closed
+                    chunk = b""
                 self._loop.call_soon_threadsafe(self._chunks.put_nowait, chunk)
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, bytes | None]]:
