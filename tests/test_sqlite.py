@@ -56,9 +56,10 @@ class TestTheFile:
     async def test_log_and_durability(self, path: Path, durability: str, synchronous: int) -> None:
         async with open_history(path, durability=durability) as history:
             assert isinstance(history, SQLiteHistoryManager)
-            assert history._writing is not None
+            writing = history._connections._writing
+            assert writing is not None
             for pragma, value in (("journal_mode", "wal"), ("synchronous", synchronous)):
-                ((found,),) = await history._writing.execute_fetchall(f"PRAGMA {pragma}")
+                ((found,),) = await writing.execute_fetchall(f"PRAGMA {pragma}")
                 assert found == value
 
     async def test_user_version_is_its_owners(self, path: Path) -> None:

@@ -1,20 +1,17 @@
-"""The SQLite backend: one connection that writes, a few that read, each with a thread of its own.
+"""The SQLite backend: each call of the contract, handed to the part that knows.
 
-Lives here: which connection does what, and what to do when others changed or locked the file. Not
-here: how it is opened (_sqlite_open), how a batch is written (_sqlite_commit), what is asked
-(_sqlite_read), where a memory's records are (memory_index), what old files mean (migrations).
+Lives here: the manager. Not here: its connections, and others who lock or change the file
+(_sqlite_connections), how a batch is written (_sqlite_commit), what is asked (_sqlite_read), where
+a memory's records are (memory_index), what old files mean (migrations).
 """
 
-import asyncio
 import contextlib
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from time import monotonic
 from typing import Any, Final, TypeVar
 
 import aiosqlite
@@ -25,8 +22,6 @@ from async_history._sqlite import (
     LOG_RESET_WORRY,
     connect,
     has_log_reset_fault,
-    is_commit_unknown,
-    is_locked,
     is_other_schema,
     storage_error,
     typed_errors,
@@ -38,31 +33,16 @@ from async_history.backends._sqlite_backup import (
     run,
     to_the_end,
 )
-from async_history.backends._sqlite_commit import BatchCommitter, IndexBehind, fetched
+from async_history.backends._sqlite_commit import BatchCommitter
+from async_history.backends._sqlite_connections import TAKE_UPS, Connections
 from async_history.backends._sqlite_erasing import ERASURES, FileErasure, erasure_from_row
 from async_history.backends._sqlite_follow import FollowReader, Place, place_from
-from async_history.backends._sqlite_open import (
-    Durability,
-    connected,
-    needs_changes,
-    open_as_it_is,
-    open_reading,
-    open_writing,
-    prepare_file,
-    warn_of_others,
-)
+from async_history.backends._sqlite_open import Durability
 from async_history.backends._sqlite_pruning import prune
 from async_history.backends._sqlite_read import HistoryReader
 from async_history.backends._sqlite_search import THROUGH_INDEX, WITHOUT_INDEX
 from async_history.backends._sqlite_states import states_at
-from async_history.errors import (
-    HistoryClosed,
-    HistoryError,
-    InvalidInput,
-    MigrationError,
-    StorageError,
-    StorageLocked,
-)
+from async_history.errors import HistoryError, InvalidInput, MigrationError
 from async_history.following import FollowRead
 from async_history.life import CLOSE_TIMEOUT_S
 from async_history.manager import HistoryManager
@@ -73,18 +53,12 @@ from async_history.records import HistoryRecord, Message
 from async_history.retention import Erasure, PruneStep, Pruning, Reached
 from async_history.store import HistoryStats
 from async_history.submissions import Submission
-from async_history.writer import GroupCommitWriter, OutcomeUnknown
+from async_history.writer import GroupCommitWriter
 
 T = TypeVar("T")
 
 LOCK_TIMEOUT_S = 30.0
 """How long another process may hold the file's lock, unless told otherwise."""
-_READERS: Final = 2
-"""Connections that read: one long answer does not keep the next short one waiting."""
-_ASK_AGAIN_S: Final = 0.01
-"""Pause before a lock is asked for again; SQLite itself has waited for it already."""
-_TAKE_UPS: Final = 5
-"""How often one write may find other tables than it knows before that is taken for an error."""
 
 _RESET: Final = f"""
 BEGIN IMMEDIATE;
@@ -131,11 +105,14 @@ class SQLiteHistoryManager(HistoryManager):
         if durability not in ("full", "normal"):
             raise InvalidInput(f"durability must be 'full' or 'normal', not {durability!r}")
         self._path = None if path is None else Path(path)
-        self._where = "the history in memory" if path is None else str(path)
         self._create = create
         self._migrate = migrate
-        self._open_writing = partial(open_writing, self._path, durability, self._say_begun)
-        self._lock_timeout_s = lock_timeout_s
+        self._connections = Connections(
+            self._path,
+            durability=durability,
+            on_begun=self._say_begun,
+            lock_timeout_s=lock_timeout_s,
+        )
         self._new_writer = partial(
             GroupCommitWriter[Submission],
             self._commit,
@@ -145,57 +122,19 @@ class SQLiteHistoryManager(HistoryManager):
             queue_timeout_s=queue_timeout_s,
             commit_timeout_s=lock_timeout_s,
         )
-        self._is_abandoned = False
         self._writer: GroupCommitWriter[Submission] | None = None
-        self._writing: aiosqlite.Connection | None = None
-        self._reading: dict[aiosqlite.Connection, int] = {}
-        # In memory there is one connection, and no reader may see its open transaction.
-        self._turn: AbstractAsyncContextManager[Any] = (
-            asyncio.Lock() if path is None else contextlib.nullcontext()
-        )
-
-    # Opening
 
     async def _open(self) -> None:
         try:
-            if self._path is None:
-                await self._open_memory()
+            if not self._migrate and await self._connections.open_unchanged(create=self._create):
+                self._reader = HistoryReader(self._fetch, WITHOUT_INDEX)
             else:
-                await self._open_file(self._path)
+                await self._connections.open(create=self._create)
+                self._reader = HistoryReader(self._fetch, THROUGH_INDEX)
+                self._writer = self._new_writer()
         except BaseException:
             await self._release()
             raise
-
-    async def _open_memory(self) -> None:
-        self._writing = await connected(self._open_writing)
-        self._reading = {self._writing: 0}
-        self._reader = HistoryReader(self._fetch, THROUGH_INDEX)
-        self._writer = self._new_writer()
-
-    async def _open_file(self, path: Path) -> None:
-        if not self._migrate:
-            look = partial(
-                needs_changes, path, create=self._create, lock_timeout_s=self._lock_timeout_s
-            )
-            if await to_thread.run_sync(look, abandon_on_cancel=True):
-                await self._open_readers(partial(open_as_it_is, path, self._lock_timeout_s))
-                self._reader = HistoryReader(self._fetch, WITHOUT_INDEX)
-                return
-        await to_thread.run_sync(warn_of_others, path)
-        self._writing = await self._prepared(path, create=self._create)
-        await self._open_readers(partial(open_reading, path))
-        self._reader = HistoryReader(self._fetch, THROUGH_INDEX)
-        self._writer = self._new_writer()
-
-    async def _prepared(self, path: Path, *, create: bool) -> aiosqlite.Connection:
-        """Bring the file up to date and return a connection that writes."""
-        prepare = partial(prepare_file, path, create=create, lock_timeout_s=self._lock_timeout_s)
-        await to_thread.run_sync(prepare, abandon_on_cancel=True)
-        return await connected(self._open_writing)
-
-    async def _open_readers(self, open_: Callable[[], sqlite3.Connection]) -> None:
-        for _ in range(_READERS):
-            self._reading[await connected(open_)] = 0
 
     # Writing
 
@@ -205,8 +144,8 @@ class SQLiteHistoryManager(HistoryManager):
     def _require_writer(self) -> GroupCommitWriter[Submission]:
         if self._writer is None:
             raise MigrationError(
-                f"{self._where} was opened with migrate=False and needs adoption or indexing "
-                "before it can be written; open it with migrate=True"
+                f"{self._connections.where} was opened with migrate=False and needs adoption or "
+                "indexing before it can be written; open it with migrate=True"
             )
         return self._writer
 
@@ -214,7 +153,7 @@ class SQLiteHistoryManager(HistoryManager):
         async def commit(connection: aiosqlite.Connection) -> Mapping[int, HistoryError]:
             return await BatchCommitter(connection).commit(batch)
 
-        refused = await self._write(commit)
+        refused = await self._connections.write(commit)
         self._bell.ring()
         return refused
 
@@ -239,65 +178,14 @@ class SQLiteHistoryManager(HistoryManager):
         writer = self._require_writer()
         return FileErasure(
             self._in_turn,
-            lambda: writer.run_in_turn(self._take_up),
+            lambda: writer.run_in_turn(self._connections.take_up),
             self._path,
-            self._lock_timeout_s,
+            self._connections.lock_timeout_s,
         )
 
     async def _in_turn(self, work: Callable[[aiosqlite.Connection], Awaitable[T]]) -> T:
         """Do work that writes, after all writes called before it and before all after."""
-        return await self._require_writer().run_in_turn(lambda: self._write(work))
-
-    async def _write(self, work: Callable[[aiosqlite.Connection], Awaitable[T]]) -> T:
-        """Do work that writes, waiting while others hold the lock and taking up what they did.
-
-        Raises:
-            OutcomeUnknown: the storage failed in a way that may have left the transaction behind.
-            StorageError: nothing was written.
-        """
-        deadline = monotonic() + self._lock_timeout_s
-        take_ups = 0
-        while True:
-            try:
-                async with self._turn:
-                    return await work(await self._writing_connection())
-            except IndexBehind as error:
-                await self._let_go_of_writing()
-                reason: Exception = error
-            except sqlite3.Error as error:
-                if is_commit_unknown(error):
-                    raise OutcomeUnknown(str(storage_error(error, self._where))) from error
-                if self._path is not None and is_other_schema(error) and take_ups < _TAKE_UPS:
-                    take_ups += 1
-                    await self._let_go_of_writing()
-                elif not is_locked(error):
-                    raise storage_error(error, self._where) from error
-                reason = error
-            if monotonic() > deadline:
-                raise _last_word(reason, self._where) from reason
-            await asyncio.sleep(_ASK_AGAIN_S)
-
-    async def _writing_connection(self) -> aiosqlite.Connection:
-        """Return the connection that writes, opened anew where others' changes made us let go."""
-        if self._writing is None:
-            if self._path is None or self._is_abandoned:
-                raise HistoryClosed("the manager was closed before this was written")
-            self._writing = await self._prepared(self._path, create=False)
-        return self._writing
-
-    async def _let_go_of_writing(self) -> None:
-        """Close the connection that writes: opening it again takes up whatever is there now."""
-        if self._writing is not None:
-            connection, self._writing = self._writing, None
-            await connection.close()
-
-    async def _take_up(self) -> None:
-        """Open the connection that writes anew, which takes up all there is."""
-        await self._let_go_of_writing()
-
-        async def nothing_more(connection: aiosqlite.Connection) -> None: ...
-
-        await self._write(nothing_more)
+        return await self._require_writer().run_in_turn(lambda: self._connections.write(work))
 
     # Reading
 
@@ -341,22 +229,22 @@ class SQLiteHistoryManager(HistoryManager):
 
     async def _fetch(self, sql: str, parameters: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
         """Run one SELECT, taking up a file whose tables others have dropped."""
-        for _ in range(_TAKE_UPS):
+        connections = self._connections
+        for _ in range(TAKE_UPS):
             try:
-                return await self._fetch_once(sql, parameters)
+                return await connections.fetch(sql, parameters)
             except sqlite3.Error as error:
                 if not is_other_schema(error):
-                    raise storage_error(error, self._where) from error
+                    raise storage_error(error, connections.where) from error
                 if self._writer is None:
                     return []  # an old file has not every table
-            await self._writer.run_in_turn(self._take_up)
-        with typed_errors(self._where):
-            return await self._fetch_once(sql, parameters)
+            await self._writer.run_in_turn(connections.take_up)
+        with typed_errors(connections.where):
+            return await connections.fetch(sql, parameters)
 
     async def copy_into(self, target: sqlite3.Connection) -> None:
         """Copy the whole database into another, which nobody else uses meanwhile."""
-        async with self._turn:
-            await (await self._writing_connection()).backup(target)
+        await self._connections.copy_into(target)
 
     async def backup(
         self,
@@ -387,25 +275,6 @@ class SQLiteHistoryManager(HistoryManager):
             await to_the_end(self.copy_into(copy), lambda: None)
             await run(partial(back_up, copy, target), on_progress)
 
-    async def _fetch_once(self, sql: str, parameters: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
-        """Run one SELECT on the least busy connection that reads."""
-        deadline = monotonic() + self._lock_timeout_s
-        while True:
-            async with self._turn:
-                if not self._reading:
-                    raise HistoryClosed("the manager was closed before this was read")
-                connection = min(self._reading, key=self._reading.__getitem__)
-                self._reading[connection] += 1
-                try:
-                    return await fetched(connection, sql, parameters)
-                except sqlite3.Error as error:
-                    if not is_locked(error) or monotonic() > deadline:
-                        raise
-                finally:
-                    if connection in self._reading:
-                        self._reading[connection] -= 1
-            await asyncio.sleep(_ASK_AGAIN_S)
-
     async def _read_stats(self) -> HistoryStats:
         worries: list[str] = []
         file_bytes = log_bytes = 0
@@ -414,11 +283,11 @@ class SQLiteHistoryManager(HistoryManager):
             file_bytes = await to_thread.run_sync(_size, self._path)
             log_bytes = await to_thread.run_sync(_size, log)
             if not file_bytes:
-                worries.append(f"{self._where} was removed: what is acked goes with it")
+                worries.append(f"{self._connections.where} was removed: what is acked goes with it")
             if has_log_reset_fault(sqlite3.sqlite_version_info):
                 worries.append(LOG_RESET_WORRY)
         return HistoryStats(
-            store=self._where,
+            store=self._connections.where,
             writer=None if self._writer is None else self._writer.stats(),
             file_bytes=file_bytes,
             wal_bytes=log_bytes,
@@ -436,30 +305,14 @@ class SQLiteHistoryManager(HistoryManager):
                 self._abandon()
 
     async def _release(self) -> None:
-        """Close the connections, the one that writes last: it copies the log into the file."""
         self._closed = True
-        while self._reading:
-            connection, _ = self._reading.popitem()
-            if connection is not self._writing:
-                await connection.close()
-        await self._let_go_of_writing()
+        await self._connections.close()
 
     def _abandon(self) -> None:
-        self._is_abandoned = True
-        connections = (*self._reading, self._writing)
-        self._reading, self._writing = {}, None
-        for connection in connections:
-            if connection is not None:
-                connection.stop()
+        self._connections.abandon()
 
 
 def _size(path: Path) -> int:
     with contextlib.suppress(FileNotFoundError):
         return path.stat().st_size
     return 0
-
-
-def _last_word(reason: Exception, where: str) -> StorageError:
-    if isinstance(reason, sqlite3.Error):
-        return storage_error(reason, where)
-    return StorageLocked(f"others keep changing {where}; not written, try again")
