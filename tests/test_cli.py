@@ -472,7 +472,7 @@ async def test_a_file_that_is_closed_while_it_is_read_has_ended(tmp_path: Path) 
     file.write_bytes(b"\n" * 256 * 1024 * 6)
     with io.FileIO(file) as source:
         lines = lines_module.Lines(source)
-        while lines._chunks.qsize() < 4:
+        while lines._chunks.qsize() < 4:  # noqa: ASYNC110 - a thread fills it
             await asyncio.sleep(0)
     async with asyncio.timeout(30):
         assert [line async for line in lines][-1] == (256 * 1024 * 4, b"")
