@@ -233,6 +233,32 @@ class TestBackendsThatKeep:
             records = await history.get_history("m")
         assert [record.old_memory for record in records] == ["0", "1", "2"]
 
+    async def test_each_of_a_crowd_gets_the_history_it_asked_for(
+        self, open_keeping_store: OpenStore
+    ) -> None:
+        names = [f"m{n}" for n in range(150)] + ["a,b", '["m1"]', "é", "M1", "m1 "]
+        asked = [*names, "unknown", *names]
+        async with open_keeping_store() as history:
+            for way in ("ADD", "UPDATE"):
+                await asyncio.gather(
+                    *(history.add_history(name, None, f"{way} {name}", way) for name in names)
+                )
+            found = await asyncio.gather(*map(history.get_history, asked))
+        for name, records in zip(asked, found, strict=True):
+            texts = [] if name == "unknown" else [f"ADD {name}", f"UPDATE {name}"]
+            assert [record.new_memory for record in records] == texts
+
+    async def test_a_crowd_that_reads_while_it_is_closed(
+        self, open_keeping_store: OpenStore
+    ) -> None:
+        async with open_keeping_store() as history:
+            added = await history.add_history("m", None, "x", "ADD")
+            reading = [asyncio.create_task(history.get_history("m")) for _ in range(200)]
+            await asyncio.sleep(0)
+        async with asyncio.timeout(30):
+            found = await asyncio.gather(*reading, return_exceptions=True)
+        assert [one for one in found if one != [added] and not isinstance(one, HistoryClosed)] == []
+
     @pytest.mark.parametrize(
         "text",
         ["", "x" * 16_000_000, "\U0001f9e0 é ‏ 中 \U0010ffff \ue000 ﷐", "'; DROP TABLE history;--"],

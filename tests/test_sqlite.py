@@ -62,6 +62,22 @@ class TestTheFile:
                 ((found,),) = await writing.execute_fetchall(f"PRAGMA {pragma}")
                 assert found == value
 
+    async def test_a_crowd_that_reads_shares_its_statements(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async with open_history(path) as history:
+            assert isinstance(history, SQLiteHistoryManager)
+            fetch = history._connections.fetch
+            fetched: list[str] = []
+
+            async def noting(sql: str, parameters: Any) -> Any:
+                fetched.append(sql)
+                return await fetch(sql, parameters)
+
+            monkeypatch.setattr(history._connections, "fetch", noting)
+            await asyncio.gather(*(history.get_history(str(n)) for n in range(100)))
+        assert len(fetched) < 10
+
     async def test_user_version_is_its_owners(self, path: Path) -> None:
         with raw(path) as connection:
             connection.execute("PRAGMA user_version = 77")

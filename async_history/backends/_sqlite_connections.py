@@ -34,7 +34,7 @@ from async_history.writer import OutcomeUnknown
 
 T = TypeVar("T")
 
-_READERS: Final = 2
+READERS: Final = 2
 """Connections that read: one long answer does not keep the next short one waiting."""
 _ASK_AGAIN_S: Final = 0.01
 """Pause before a lock is asked for again; SQLite itself has waited for it already."""
@@ -100,7 +100,7 @@ class Connections:
         return await connected(self._open_writing)
 
     async def _open_readers(self, open_: Callable[[], sqlite3.Connection]) -> None:
-        for _ in range(_READERS):
+        for _ in range(READERS):
             self._reading[await connected(open_)] = 0
 
     # Writing

@@ -21,12 +21,12 @@ _KIND: Final = "sqlite"
 _BEFORE_ALL: Final = -(1 << 63)
 
 PAGE: Final = """
-SELECT 'place', history.rowid, {columns} FROM history WHERE rowid = :position
+SELECT {columns}, history.rowid, 'place' FROM history WHERE rowid = :position
 UNION ALL
-SELECT 'newest', history.rowid, {columns} FROM history
+SELECT {columns}, history.rowid, 'newest' FROM history
 WHERE rowid = (SELECT max(rowid) FROM history)
 UNION ALL SELECT * FROM (
-    SELECT 'page', history.rowid AS position, {columns} FROM history
+    SELECT {columns}, history.rowid AS position, 'page' FROM history
     WHERE rowid > :position AND {wanted} ORDER BY position LIMIT :limit
 )
 """
@@ -86,14 +86,15 @@ class FollowReader:
         records: list[HistoryRecord] = []
         rowids: list[int] = []
         sql = PAGE.format(columns=self._reader.columns, wanted=wanted)
-        for part, rowid, *row in await self._fetch(sql, parameters):
-            if part == "place":
-                stands = Place(rowid, row[0])
-            elif part == "newest":
-                newest = Place(rowid, row[0])
-            else:
-                records.append(record_from_row(row))
-                rowids.append(rowid)
+        for row in await self._fetch(sql, parameters):
+            match row[-1]:
+                case "page":
+                    records.append(record_from_row(row))
+                    rowids.append(row[-2])
+                case "place":
+                    stands = Place(row[-2], row[0])
+                case "newest":
+                    newest = Place(row[-2], row[0])
         if place is not None and stands != place:
             raise CursorGone(
                 f"the record {place.id} this follower stood behind is gone or has moved (a reset, "

@@ -36,11 +36,11 @@ SELECT id, role, content, name, created_at FROM (
 """
 
 
-_FIRST_ROWS: Final = f"SELECT rowid, {COLUMN_LIST} FROM history ORDER BY rowid LIMIT :limit"  # noqa: S608 - constants
+_FIRST_ROWS: Final = f"SELECT {COLUMN_LIST}, rowid FROM history ORDER BY rowid LIMIT :limit"  # noqa: S608 - constants
 _NEXT_ROWS: Final = f"""
-SELECT * FROM (SELECT rowid, {COLUMN_LIST} FROM history WHERE rowid = :after AND id IS :after_id)
+SELECT * FROM (SELECT {COLUMN_LIST}, rowid FROM history WHERE rowid = :after AND id IS :after_id)
 UNION ALL SELECT * FROM (
-    SELECT rowid, {COLUMN_LIST} FROM history WHERE rowid > :after ORDER BY rowid LIMIT :limit
+    SELECT {COLUMN_LIST}, rowid FROM history WHERE rowid > :after ORDER BY rowid LIMIT :limit
 )
 """  # noqa: S608 - constants
 """First comes the record of the place, where it is still there."""
@@ -60,13 +60,18 @@ class HistoryReader:
             f"{COLUMNS_OF_HISTORY}, {times.missing_time('history', lookup.earlier)} AS time_before"
         )
 
-    async def history(self, memory_id: str) -> list[HistoryRecord]:
-        """Return a memory's records, oldest first."""
+    async def histories(self, memory_ids: Sequence[str]) -> dict[str, list[HistoryRecord]]:
+        """Return the records of memories, oldest first."""
+        asked = tuple(dict.fromkeys(memory_ids))
+        condition = self.lookup.one if len(asked) == 1 else self.lookup.several
         rows = await self._fetch(
-            f"SELECT {self.columns} FROM history WHERE {self.lookup.one} ORDER BY rowid",  # noqa: S608 - constants
-            named((memory_id,)),
+            f"SELECT {self.columns} FROM history WHERE {condition} ORDER BY rowid",  # noqa: S608 - constants
+            named(asked),
         )
-        return [record_from_row(row) for row in rows]
+        found: dict[str, list[HistoryRecord]] = {memory_id: [] for memory_id in asked}
+        for row in rows:
+            found.setdefault(row[1], []).append(record_from_row(row))
+        return found
 
     async def page(self, wanted: Filter, after: Cursor | None, limit: int) -> PageRead:
         """Return up to `limit` records that match, and the place of the last."""
@@ -77,13 +82,13 @@ class HistoryReader:
         if after is not None:
             _require_place(after, rows)
             del rows[0]
-        records = [record_from_row(row[1:]) for row in rows[:limit]]
-        place = Cursor(rows[len(records) - 1][0], records[-1].id) if records else after
+        records = [record_from_row(row) for row in rows[:limit]]
+        place = Cursor(rows[len(records) - 1][-1], records[-1].id) if records else after
         return PageRead(records, place, is_last=len(records) < limit)
 
     def _page_sql(self, wanted: Filter, after: Cursor | None) -> str:
         direction = "ASC" if wanted.order == "oldest" else "DESC"
-        columns = f"history.rowid AS position, {self.columns}"
+        columns = f"{self.columns}, history.rowid AS position"
         parts = in_order(columns, wanted, self.lookup, after)
         if after is not None:
             # Where it is still there, the record that the page continues behind comes first.
@@ -102,7 +107,7 @@ class HistoryReader:
             _require_place(after, found)
             del found[0]
         rows = rows_in_todays_types(found)
-        place_behind = Cursor(found[-1][0], rows[-1][0]) if rows else after
+        place_behind = Cursor(found[-1][-1], rows[-1][0]) if rows else after
         return RowsRead(rows, place_behind, is_last=len(rows) < limit)
 
     async def newest(self) -> int | None:
@@ -130,8 +135,8 @@ class HistoryReader:
 
 
 def _require_place(place: Cursor, rows: Sequence[Sequence[Any]]) -> None:
-    """Check that the first row is the one of this place."""
-    if not rows or (rows[0][0], rows[0][1]) != (place.position, place.id):
+    """Check that the first row, which ends in its rowid, is the one of this place."""
+    if not rows or (rows[0][-1], rows[0][0]) != (place.position, place.id):
         raise CursorGone(
             f"the record {place.id} this query stood behind is gone or has moved (a "
             "reset, a removal, a rebuilt file); start again without the cursor"

@@ -40,8 +40,8 @@ def parameters(records: Iterable[HistoryRecord]) -> list[Any]:
 
 
 def record_from_row(row: Sequence[Any]) -> HistoryRecord:
-    """Return the record of a row: its ten columns, and after them, if asked for, `time_before`."""
-    event = row[4]
+    """Return the record of a row: its ten columns, and then, if asked for, `time_before`."""
+    event, created_at, updated_at = row[4], row[5], row[6]
     before = row[10] if len(row) > len(COLUMNS) else None
     return HistoryRecord(
         row[0],
@@ -49,8 +49,8 @@ def record_from_row(row: Sequence[Any]) -> HistoryRecord:
         row[2],
         row[3],
         _EVENTS.get(event, event),
-        _time_text(row[5]),
-        _time_text(row[6]),
+        created_at if type(created_at) is str else _time_text(created_at),
+        updated_at if type(updated_at) is str else _time_text(updated_at),
         bool(row[7]),
         row[8],
         row[9],
@@ -59,7 +59,7 @@ def record_from_row(row: Sequence[Any]) -> HistoryRecord:
 
 
 def rows_in_todays_types(found: Iterable[Sequence[Any]]) -> list[Row]:
-    """Return rows without their rowid, as `row_of` their records would be."""
+    """Return rows without the rowid at their end, as `row_of` their records would be."""
     return [
         (
             *columns,
@@ -69,10 +69,10 @@ def rows_in_todays_types(found: Iterable[Sequence[Any]]) -> list[Row]:
             actor_id,
             role,
         )
-        for _, *columns, created_at, updated_at, is_deleted, actor_id, role in found
+        for *columns, created_at, updated_at, is_deleted, actor_id, role, _ in found
     ]
 
 
 def _time_text(value: Any) -> str | None:
     """DATETIME has NUMERIC affinity: what others stored as '2025' comes back as a number."""
-    return value if value is None or type(value) is str else str(value)
+    return None if value is None else str(value)

@@ -26,6 +26,7 @@ from async_history._sqlite import (
     storage_error,
     typed_errors,
 )
+from async_history.backends._gathering import GatheredReads
 from async_history.backends._sqlite_backup import (
     back_up,
     back_up_file,
@@ -34,7 +35,7 @@ from async_history.backends._sqlite_backup import (
     to_the_end,
 )
 from async_history.backends._sqlite_commit import BatchCommitter
-from async_history.backends._sqlite_connections import TAKE_UPS, Connections
+from async_history.backends._sqlite_connections import READERS, TAKE_UPS, Connections
 from async_history.backends._sqlite_erasing import ERASURES, FileErasure, erasure_from_row
 from async_history.backends._sqlite_follow import FollowReader, Place, place_from
 from async_history.backends._sqlite_open import Durability
@@ -132,6 +133,7 @@ class SQLiteHistoryManager(HistoryManager):
                 await self._connections.open(create=self._create)
                 self._reader = HistoryReader(self._fetch, THROUGH_INDEX)
                 self._writer = self._new_writer()
+            self._histories = GatheredReads(self._reader.histories, READERS)
         except BaseException:
             await self._release()
             raise
@@ -190,7 +192,7 @@ class SQLiteHistoryManager(HistoryManager):
     # Reading
 
     async def _read_history(self, memory_id: str) -> list[HistoryRecord]:
-        return await self._reader.history(memory_id)
+        return await self._histories.of(memory_id)
 
     async def _read_page(self, wanted: Filter, after: Cursor | None, limit: int) -> PageRead:
         return await self._reader.page(wanted, after, limit)

@@ -1,0 +1,83 @@
+"""Reads that gather: those asked for while one is under way go together in the next.
+
+A read of one memory is a hop to a connection's thread and back, which costs more than its answer.
+So a lone read goes at once, a crowd shares its hops, and nobody lingers for company: what the
+writer does with commits.
+
+Lives here: who reads for whom. Not here: what is read, and how.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from typing import Final
+
+from async_history.records import HistoryRecord
+
+_MOST: Final = 64
+"""Most memories of a read: with twice as many it was no faster."""
+_LONG_S: Final = 0.005
+"""A read that takes longer is a long one, for which those who came meanwhile do not wait."""
+
+Read = Callable[[Sequence[str]], Awaitable[Mapping[str, list[HistoryRecord]]]]
+"""Return the records of memories, by memory."""
+_Asked = tuple[str, "asyncio.Future[list[HistoryRecord]]"]
+"""A memory, and where its records are awaited."""
+
+
+class GatheredReads:
+    """Reads memories' records for all who ask, in one read at a time as long as reads are short.
+
+    Args:
+        read: reads one memory, or several at once.
+        at_once: how many reads may be under way where they are long.
+    """
+
+    def __init__(self, read: Read, at_once: int) -> None:
+        self._read = read
+        self._at_once = at_once
+        self._waiting: list[_Asked] = []
+        self._under_way: dict[asyncio.Task[None], asyncio.TimerHandle] = {}
+
+    async def of(self, memory_id: str) -> list[HistoryRecord]:
+        """Return a memory's records as they are at some moment from now on.
+
+        Raises what reading this memory raises: the failures of others stay theirs.
+        """
+        answer: asyncio.Future[list[HistoryRecord]] = asyncio.get_running_loop().create_future()
+        self._waiting.append((memory_id, answer))
+        if not self._under_way:
+            self._begin()
+        try:
+            return await answer
+        finally:
+            del answer  # an error's traceback holds this frame, and the answer the error
+
+    def _begin(self) -> None:
+        """Let those who wait be read for, unless too many reads are under way."""
+        if self._waiting and len(self._under_way) < self._at_once:
+            group, self._waiting = self._waiting[:_MOST], self._waiting[_MOST:]
+            loop = asyncio.get_running_loop()
+            task = loop.create_task(self._answer(group))
+            self._under_way[task] = loop.call_later(_LONG_S, self._begin)
+            task.add_done_callback(partial(self._ended, group))
+
+    def _ended(self, group: Sequence[_Asked], task: "asyncio.Task[None]") -> None:
+        self._under_way.pop(task).cancel()
+        for _, answer in group:
+            answer.cancel()  # those that a cancelled task left without one
+        self._begin()
+
+    async def _answer(self, group: Sequence[_Asked]) -> None:
+        try:
+            found = await self._read([memory_id for memory_id, _ in group])
+        except Exception as error:  # told to who asked for what failed
+            if len(group) > 1:
+                for one in group:
+                    await self._answer([one])
+            elif not group[0][1].done():
+                group[0][1].set_exception(error)
+            return
+        for memory_id, answer in group:
+            if not answer.done():
+                answer.set_result(list(found[memory_id]))
