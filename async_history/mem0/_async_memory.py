@@ -9,7 +9,6 @@ import functools
 import logging
 import os
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, Final, Self, TypeVar
 
 from mem0.configs.base import MemoryConfig
@@ -127,7 +126,6 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
 
     add = _operation("add")
     update = _operation("update")
-    delete = _operation("delete")
     delete_all = _operation("delete_all")
 
     def __init__(
@@ -174,12 +172,32 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
 
     # Operations
 
+    async def delete(self, memory_id: str) -> Any:
+        """Delete a memory."""
+        inherited = super().delete
+
+        async def in_turn() -> Any:
+            operation = self._recorder.require_operation()
+            async with operation.turns.of(memory_id):
+                operation.has_turn_of = memory_id
+                try:
+                    return await inherited(memory_id)
+                finally:
+                    operation.has_turn_of = None
+
+        return await self._run(in_turn)
+
     async def history(self, memory_id: str) -> list[dict[str, Any]]:
         """Return a memory's changes, oldest first: all that were acked before this call."""
-        return await self._run(
-            functools.partial(super().history, memory_id),
-            lambda operation: read_history(operation, memory_id),
-        )
+        home = self._home_here()
+        operation = Operation(self._recorder, await home.opened(), home.doorway, home.turns)
+        await read_history(operation, memory_id)
+        before = current.set(operation)
+        try:
+            found: list[dict[str, Any]] = await super().history(memory_id)
+        finally:
+            current.reset(before)
+        return found
 
     async def restore(
         self,
@@ -233,26 +251,22 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
         if MAJOR == 1:  # it drops the table itself, through a connection that ours lacks
             self._recorder.reset()
 
-    async def _run(
-        self,
-        call: Callable[[], Coroutine[Any, Any, T]],
-        prepare: Callable[[Operation], Coroutine[Any, Any, None]] | None = None,
-    ) -> T:
+    async def _run(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Run one of mem0's operations to its end and its last ack, though it is cancelled here."""
         if self._recorder.operation is not None:  # mem0 calls another operation of its own
             return await call()
         home = self._home_here()
         operation = Operation(self._recorder, await home.opened(), home.doorway, home.turns)
-        if prepare is not None:
-            await prepare(operation)
-        task = home.loop.create_task(_recorded(operation, call))
+        # Not the task itself, which would be cancelled too, nor a shield around it, which takes
+        # another turn of the loop to tell how it ended.
+        outcome: asyncio.Future[T] = home.loop.create_future()
+        task = home.loop.create_task(_recorded(operation, call, outcome))
         home.running[task] = operation
         task.add_done_callback(home.running.pop)
         try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            task.add_done_callback(_log_failure)
-            raise
+            return await outcome
+        finally:
+            del outcome  # an error's traceback holds this frame, and the outcome the error
 
     async def _add_to_vector_store(
         self,
@@ -274,19 +288,18 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
         )
 
     async def _update_memory(self, memory_id: str, *arguments: Any, **options: Any) -> Any:
-        async with self._turn(memory_id):
+        async with self._recorder.require_operation().turns.of(memory_id):
             return await super()._update_memory(memory_id, *arguments, **options)
 
     async def _delete_memory(
         self, memory_id: str, existing_memory: object = None, **options: Any
     ) -> Any:
+        operation = self._recorder.require_operation()
+        if operation.has_turn_of == memory_id:
+            return await super()._delete_memory(memory_id, existing_memory, **options)
         # What was read before this memory's turn came may have changed: mem0 reads it again.
-        async with self._turn(memory_id):
+        async with operation.turns.of(memory_id):
             return await super()._delete_memory(memory_id, **options)
-
-    def _turn(self, memory_id: str) -> AbstractAsyncContextManager[None]:
-        operation = self._recorder.operation
-        return nullcontext() if operation is None else operation.turns.of(memory_id)
 
     # Life
 
@@ -333,8 +346,27 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
         return False
 
 
-async def _recorded(operation: Operation, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+async def _recorded(
+    operation: Operation, call: Callable[[], Coroutine[Any, Any, T]], outcome: "asyncio.Future[T]"
+) -> None:
+    """Run an operation's body, wait for its acks, and tell how it went."""
     current.set(operation)
+    try:
+        result = await _acked(operation, call)
+    except asyncio.CancelledError:
+        outcome.cancel()
+        raise
+    except Exception as error:  # told to the caller, or to the log
+        if outcome.done():
+            _log.error("an operation whose caller was cancelled failed: %s", error)
+        else:
+            outcome.set_exception(error)
+    else:
+        if not outcome.done():
+            outcome.set_result(result)
+
+
+async def _acked(operation: Operation, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
     try:
         result = await call()
     except BaseException:
@@ -349,11 +381,6 @@ async def _recorded(operation: Operation, call: Callable[[], Coroutine[Any, Any,
             operation.records,
         ) from failures[0]
     return result
-
-
-def _log_failure(task: "asyncio.Task[Any]") -> None:
-    if not task.cancelled() and task.exception() is not None:
-        _log.error("an operation whose caller was cancelled failed: %s", task.exception())
 
 
 def _is_running(loop: asyncio.AbstractEventLoop) -> bool:

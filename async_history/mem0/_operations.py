@@ -71,6 +71,7 @@ class Operation:
         self.metadata: Mapping[str, Any] = {}
         self.messages: Sequence[Any] = ()
         self.acks: list[asyncio.Task[object]] = []
+        self.has_turn_of: str | None = None
         self._doorway = doorway
 
     def hand_in(self, call: Call) -> None:
@@ -103,7 +104,8 @@ class Recorder:
         operation = current.get()
         return operation if operation is not None and operation.recorder is self else None
 
-    def _require_operation(self) -> Operation:
+    def require_operation(self) -> Operation:
+        """Return the operation that this task or thread works for."""
         operation = self.operation
         if operation is None:
             raise HistoryError(
@@ -141,11 +143,11 @@ class Recorder:
 
     def batch_add_history(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Hand in many changes, all or none; with what the operation knows of them besides."""
-        operation = self._require_operation()
+        operation = self.require_operation()
         self._hand_in(completed(records, operation.metadata, operation.messages))
 
     def _hand_in(self, changes: Sequence[Mapping[str, Any]]) -> None:
-        operation = self._require_operation()
+        operation = self.require_operation()
         with Mending() as mending:
             records = [mending.record(change) for change in changes]
         operation.records += records
@@ -153,11 +155,11 @@ class Recorder:
 
     def get_history(self, memory_id: str) -> list[dict[str, Any]]:
         """Return what the operation has read, before mem0's part of it began."""
-        return self._require_operation().history
+        return self.require_operation().history
 
     def save_messages(self, messages: Sequence[Mapping[str, Any]], session_scope: str) -> None:
         """Hand in messages for a scope's buffer."""
-        operation = self._require_operation()
+        operation = self.require_operation()
         with Mending() as mending:
             to_store = [mending.message(message) for message in messages]
         if session_scope:
@@ -165,11 +167,11 @@ class Recorder:
 
     def get_last_messages(self, session_scope: str, limit: int = 10) -> list[dict[str, Any]]:
         """Return what the operation has read, before mem0's part of it began."""
-        return self._require_operation().last_messages[-limit:] if limit else []
+        return self.require_operation().last_messages[-limit:] if limit else []
 
     def reset(self) -> None:
         """Hand in a reset."""
-        operation = self._require_operation()
+        operation = self.require_operation()
         operation.hand_in(operation.manager.reset)
 
     def close(self) -> None:
