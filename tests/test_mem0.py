@@ -423,6 +423,41 @@ class TestConcurrency:
             assert history[-1]["event"] == "DELETE"
         assert memory._home_here().turns._locks == {}, "turns that nobody waits for are forgotten"
 
+    async def test_a_deletion_looks_once_at_what_is_there(
+        self, memory: AsyncMemory, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        memory_id = await add(memory, "tea")
+        store, looks = memory.vector_store, 0
+        get = store.get
+
+        def noted(vector_id: str) -> Any:
+            nonlocal looks
+            looks += 1
+            return get(vector_id)
+
+        monkeypatch.setattr(store, "get", noted)
+        await memory.delete(memory_id)
+        assert looks == 1
+
+    async def test_what_was_read_before_a_turn_is_read_again_in_it(
+        self, memory: AsyncMemory
+    ) -> None:
+        memory_id = await add(memory, "tea")
+        before = Row(memory_id, {"data": "what it said before somebody changed it"})
+        await memory._run(lambda: memory._delete_memory(memory_id, before))
+        assert_chain(await memory.history(memory_id))
+
+    async def test_a_turn_ends_with_its_deletion(self, memory: AsyncMemory) -> None:
+        """Also where mem0 deletes inside another operation of its own."""
+        memory_id = await add(memory, "tea")
+
+        async def body() -> tuple[str | None, str | None]:
+            operation = memory.db.require_operation()
+            await memory.delete(memory_id)
+            return operation.has_turn_of, memory_id
+
+        assert await memory._run(body) == (None, memory_id)
+
     async def test_different_memories_do_not_wait_for_each_other(
         self, make_memory: MakeMemory
     ) -> None:
@@ -454,13 +489,57 @@ class TestConcurrency:
             store.changed.clear()
             update = asyncio.create_task(memory.update(memory_id, "mate"))
             await asyncio.to_thread(store.changed.wait, 20)
+            (task,) = memory._home_here().running
             update.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await update
             store.gate.set()
             store.gate = None
+        assert task.exception() is None
         async with make_memory() as memory:
             assert [r["new_memory"] for r in await memory.history(memory_id)] == ["tea", "mate"]
+
+    async def test_an_operation_whose_task_is_cancelled_tells_its_caller(
+        self, make_memory: MakeMemory
+    ) -> None:
+        """As when a loop ends, and cancels every task there is."""
+        async with make_memory() as memory:
+            memory_id = await add(memory, "tea")
+            store = memory.vector_store
+            store.gate = threading.Event()
+            store.changed.clear()
+            update = asyncio.create_task(memory.update(memory_id, "mate"))
+            await asyncio.to_thread(store.changed.wait, 20)
+            for task in memory._home_here().running:
+                task.cancel()
+            store.gate.set()
+            store.gate = None
+            await asyncio.wait([update], timeout=20)
+            assert update.cancelled()
+
+    async def test_what_fails_after_its_caller_was_cancelled_is_logged(
+        self, make_memory: MakeMemory, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async with make_memory() as memory:
+            memory_id = await add(memory, "tea")
+            store = memory.vector_store
+            store.gate = threading.Event()
+            store.changed.clear()
+            update = asyncio.create_task(memory.update(memory_id, "mate"))
+            await asyncio.to_thread(store.changed.wait, 20)
+            memory._home_here().manager.close()
+            update.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await update
+            store.gate.set()
+            store.gate = None
+        assert "an operation whose caller was cancelled failed" in caplog.text
+
+    async def test_a_read_leaves_no_operation_behind(self, memory: AsyncMemory) -> None:
+        memory_id = await add(memory, "tea")
+        await memory.history(memory_id)
+        with pytest.raises(HistoryError, match="outside of an operation"):
+            memory.db.get_history(memory_id)
 
     async def test_resets_and_a_close_under_twenty_writers(
         self, make_memory: MakeMemory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -296,7 +296,9 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
     ) -> Any:
         operation = self._recorder.require_operation()
         if operation.has_turn_of == memory_id:
-            return await super()._delete_memory(memory_id, existing_memory, **options)
+            if existing_memory is not None:
+                options["existing_memory"] = existing_memory
+            return await super()._delete_memory(memory_id, **options)
         # What was read before this memory's turn came may have changed: mem0 reads it again.
         async with operation.turns.of(memory_id):
             return await super()._delete_memory(memory_id, **options)
