@@ -5,8 +5,8 @@
 First, pages of ten records of every kind of question, of a large history and of one of 10,000
 records, which take turns; in SQLite and in PostgreSQL (the dev extra's, with PostgreSQL's own
 defaults, or the one of `--url`). Times are in the order of recording. Then 1,000 tasks record into
-a history, which they make twice as long, alone and while in the same process a query walks through
-everything as fast as it can, a follower reads along and, in SQLite, a backup is made.
+a history, which they make twice as long, alone and while a query walks through everything as fast
+as it can, a follower reads along and, in SQLite, a backup is made, in the same process or another.
 """
 
 import asyncio
@@ -16,11 +16,11 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
+from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
 from async_history import HistoryManager, open_history
-from async_history.backends.sqlite import SQLiteHistoryManager
 from benchmarks._files import BYTES_A_ROW, recorded_in_order, time_of
 from benchmarks._measure import (
     OthersLoad,
@@ -32,6 +32,7 @@ from benchmarks._measure import (
 )
 from benchmarks._peers import add_to
 from benchmarks._postgres_peers import fresh_schema
+from benchmarks._readers import reading, reading_elsewhere
 from benchmarks._records import agents
 from benchmarks._report import (
     Bar,
@@ -60,6 +61,9 @@ _TASKS: Final = 1_000
 _EVENTS: Final = 120_000
 _QUICK_EVENTS: Final = 9_000
 _ACTOR: Final = "agent-77"
+_ALONE: Final = "alone"
+_BESIDE: Final = "beside readers in the same process"
+_ELSEWHERE: Final = "beside readers in another process"
 
 Question = Mapping[str, Any]
 """What `query_history` takes."""
@@ -124,11 +128,11 @@ class Findings:
             label = f"{name}: the slowest page of {rows:,} against {_FEW_ROWS:,}: {worst}"
             others = each(sorted(ratios.values()))
             found.append(Bar(label, 2, ratios[worst], others, at_most=True))
-        for name in (SQLITE, POSTGRES):
-            alone, beside = self.writes[name, "alone"], self.writes[name, "beside readers"]
+        for name, way in product((SQLITE, POSTGRES), (_BESIDE, _ELSEWHERE)):
+            alone, beside = self.writes[name, _ALONE], self.writes[name, way]
             ratios_ = [one / two for one, two in zip(beside, alone, strict=True)]
             figures = f"{rate(median(beside))} / {rate(median(alone))} a second; {each(ratios_)}"
-            label = f"{name}: 1,000 tasks beside readers against alone"
+            label = f"{name}: 1,000 tasks {way} against alone"
             found.append(Bar(label, 0.6, median(ratios_), figures))
         return found
 
@@ -146,64 +150,33 @@ class Findings:
         print_table(["", "a page of", f"ms of {_FEW_ROWS:,}", f"ms of {rows:,}"], table)
 
 
-@asynccontextmanager
-async def reading(history: HistoryManager, folder: Path) -> AsyncIterator[None]:
-    """Beside the body, walk through everything, back up, and follow what is committed."""
-
-    async def walk() -> None:
-        async for _ in history.query_history():
-            pass
-
-    async def back_up() -> None:
-        if isinstance(history, SQLiteHistoryManager):
-            await history.backup(folder / "backup.db")
-            (folder / "backup.db").unlink()
-
-    async def follow(after: str | None) -> None:
-        async for _ in history.follow(after=after):
-            pass
-
-    following = asyncio.create_task(follow(await history.end_cursor()))
-    once = [asyncio.create_task(walk()), asyncio.create_task(back_up())]
-    try:
-        yield
-        await asyncio.gather(*once)
-    finally:
-        for task in (*once, following):
-            task.cancel()
-        for done in await asyncio.gather(*once, following, return_exceptions=True):
-            if isinstance(done, Exception):
-                raise done
-
-
-async def writes(
-    url: str, options: Mapping[str, Any], events: int, folder: Path, *, beside_readers: bool
-) -> float:
+async def writes(url: str, schema: str, events: int, folder: Path, way: str) -> float:
     """Return the events a second that 1,000 tasks record into a fresh history."""
+    options = {"schema": schema} if schema else {}
     async with open_history(url, **options) as history, AsyncExitStack() as stack:
         await history.batch_add_history(
             [record.as_mapping() for record in recorded_in_order(events, 1)]
         )
-        if beside_readers:
+        if way == _BESIDE:
             await stack.enter_async_context(reading(history, folder))
+        elif way == _ELSEWHERE:
+            await stack.enter_async_context(reading_elsewhere(url, schema, folder))
         return await unwatched(add_to(history), agents(_TASKS, events))
 
 
-Fresh = Callable[[], contextlib.AbstractAsyncContextManager[tuple[str, Mapping[str, Any]]]]
-"""Where a fresh history is: its URL and options."""
+Fresh = Callable[[], contextlib.AbstractAsyncContextManager[tuple[str, str]]]
+"""Where a fresh history is: its URL, and its schema if it has one."""
 
 
 async def measure_writes(
     found: Findings, name: str, fresh: Fresh, events: int, folder: Path, repeat: int
 ) -> None:
-    """Let the two ways take turns."""
+    """Let the ways take turns."""
     for _ in range(repeat):
-        for way in ("alone", "beside readers"):
-            async with fresh() as (url, options):
+        for way in (_ALONE, _BESIDE, _ELSEWHERE):
+            async with fresh() as (url, schema):
                 with quiet_collector():
-                    events_per_s = await writes(
-                        url, options, events, folder, beside_readers=way != "alone"
-                    )
+                    events_per_s = await writes(url, schema, events, folder, way)
             found.writes[name, way].append(events_per_s)
 
 
@@ -225,9 +198,9 @@ async def measure_sqlite(
         path.unlink()
 
     @asynccontextmanager
-    async def fresh() -> AsyncIterator[tuple[str, Mapping[str, Any]]]:
+    async def fresh() -> AsyncIterator[tuple[str, str]]:
         path = folder / "fresh.db"
-        yield str(path), {}
+        yield str(path), ""
         path.unlink()
 
     await measure_writes(found, SQLITE, fresh, events, folder, repeat)
@@ -246,9 +219,9 @@ async def measure_postgres(
             await found.measure_pages(POSTGRES, histories)
 
     @asynccontextmanager
-    async def fresh() -> AsyncIterator[tuple[str, Mapping[str, Any]]]:
+    async def fresh() -> AsyncIterator[tuple[str, str]]:
         async with fresh_schema(url) as schema:
-            yield url, {"schema": schema}
+            yield url, schema
 
     await measure_writes(found, POSTGRES, fresh, events, folder, repeat)
 
