@@ -7,13 +7,10 @@ here: how records are found (backends/), how a difference looks to a person (cli
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from async_history.errors import InvalidInput
 from async_history.records import Event, HistoryRecord, is_aware, parse_time
-
-if TYPE_CHECKING:
-    from async_history.manager import HistoryManager
 
 Moment = datetime | int
 """An aware instant, or a version number: 1 is a memory's first record, its ADD."""
@@ -153,8 +150,17 @@ def restoration_of(memory_id: str, records: Sequence[HistoryRecord], to: Moment)
     return Restoration(records[-1], wanted)
 
 
+class Appending(Protocol):
+    """What restoring takes of a history manager."""
+
+    async def batch_add_history(
+        self, records: Sequence[dict[str, Any]], *, if_latest: HistoryRecord | None
+    ) -> list[HistoryRecord]:
+        """Append records if nothing came after `if_latest`."""
+
+
 async def restored(
-    history: "HistoryManager", plan: Restoration, actor_id: str | None, role: str | None
+    history: Appending, plan: Restoration, actor_id: str | None, role: str | None
 ) -> HistoryRecord:
     """Append what restoring takes and return it; the memory's latest record where that is nothing.
 
