@@ -1,1 +1,1 @@
-"""One backend, one file. A backend imports no other; each is imported only when it is opened."""
+"""What keeps a history: `sqlite`, `postgres` and `null`, and the rooms those are made of."""
