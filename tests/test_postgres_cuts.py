@@ -10,6 +10,7 @@ import pytest
 
 from async_history import (
     CommitUnknown,
+    HistoryClosed,
     HistoryManager,
     IdConflict,
     StorageRefused,
@@ -293,6 +294,18 @@ class TestCancellation:
                 assert len(await history.get_history("m")) == 1
 
             assert await self.cancelled_at_each(proxy, check, check) > 2
+        assert proxy.cancel_requests == 0
+
+    async def test_closing_cancels_no_query(self, proxy: Proxy, schema: str) -> None:
+        """A pooler can die of a request to cancel whose sender is gone: we send none."""
+        for turns in range(1, 8):
+            async with open_history(with_query(proxy.url, schema=schema)) as history:
+                reading = [asyncio.create_task(history.get_history("m")) for _ in range(100)]
+                passed = proxy.passed(turns * 20)
+                await asyncio.wait_for(passed.wait(), LONG_S)
+            found = await asyncio.gather(*reading, return_exceptions=True)
+            assert [one for one in found if one != [] and not isinstance(one, HistoryClosed)] == []
+        assert proxy.cancel_requests == 0
 
     @pytest.mark.parametrize("way", [several, all_kinds])
     async def test_while_writing(self, proxy: Proxy, schema: str, admin: Any, way: Way) -> None:

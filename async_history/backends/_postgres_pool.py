@@ -18,7 +18,12 @@ from async_history._postgres import (
     may_work_later,
     storage_error,
 )
-from async_history.errors import HistoryError, InvalidInput, StorageUnreachable
+from async_history.errors import (
+    HistoryClosed,
+    HistoryError,
+    InvalidInput,
+    StorageUnreachable,
+)
 from async_history.writer import OutcomeUnknown, TryAgain
 
 _CACHED_STATEMENTS: Final = 100
@@ -43,6 +48,7 @@ class ConnectionPool:
         self._owned = owned
         self._acquire_timeout_s = acquire_timeout_s
         self._hung = False
+        self._is_closing = False
         self.pools_behind = pools_behind
 
     @classmethod
@@ -106,6 +112,7 @@ class ConnectionPool:
 
         Raises:
             StorageUnreachable: none was to be had within `acquire_timeout_s`.
+            HistoryClosed: the pool was closed before one was.
             TryAgain: the server can't be reached now.
             StorageError: the server refuses us.
         """
@@ -113,7 +120,7 @@ class ConnectionPool:
             if self._hung and self._owned:
                 self._hung = False
                 await self._pool.expire_connections()  # the others go to the same server
-            return await self._pool.acquire(timeout=self._acquire_timeout_s)
+            connection = await self._pool.acquire(timeout=self._acquire_timeout_s)
         except TimeoutError as error:
             raise StorageUnreachable(
                 f"{self._where} gave no connection within {self._acquire_timeout_s} s: it "
@@ -123,6 +130,12 @@ class ConnectionPool:
             if is_connection_lost(error) or may_work_later(error):
                 raise TryAgain(storage_error(error, self._where)) from error
             raise storage_error(error, self._where) from error
+        if self._is_closing:
+            # asyncpg closes a connection that is in use by a request to cancel, and does not wait
+            # for that: PgBouncer, as of 1.18, can die of it (pgbouncer/pgbouncer#801).
+            await self.release(connection)
+            raise HistoryClosed("the manager was closed before its turn at the database came")
+        return connection
 
     @staticmethod
     def is_broken(connection: Any) -> bool:
@@ -176,6 +189,7 @@ class ConnectionPool:
 
     async def aclose(self, timeout_s: float) -> None:
         """Close a pool of our own, waiting so long for what is still being read."""
+        self._is_closing = True
         if not self._owned:
             return
         try:

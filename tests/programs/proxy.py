@@ -14,6 +14,8 @@ from typing import Self
 
 _PORT = 5432
 """Names the socket, and nothing else."""
+_CANCEL_REQUEST = (80877102).to_bytes(4, "big")
+"""What a client's first message has behind its length when it asks to cancel another's query."""
 
 
 class Late:
@@ -40,7 +42,7 @@ class Late:
 
 
 class Proxy:
-    """Passes messages on, in both directions, one by one.
+    """Passes messages on, in both directions, one by one; counts those who ask to cancel.
 
     Args:
         folder: where its own socket is made.
@@ -50,6 +52,7 @@ class Proxy:
     def __init__(self, folder: Path, server_folder: Path, server_port: int) -> None:
         self.url = f"postgresql://owner@/postgres?host={folder}&port={_PORT}"
         self.cuts = 0
+        self.cancel_requests = 0
         self._path = folder / f".s.PGSQL.{_PORT}"
         self._server_path = server_folder / f".s.PGSQL.{server_port}"
         self._left: int | None = None
@@ -129,6 +132,7 @@ class Proxy:
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             while True:
                 message = await _next_message(reader, has_type=has_type)
+                self.cancel_requests += not has_type and message[4:8] == _CANCEL_REQUEST
                 has_type = True
                 if self._is_cut():
                     for end in ends:
