@@ -24,12 +24,17 @@ class Reading:
     def __init__(self) -> None:
         self.reads: list[list[str]] = []
         self.broken: set[str] = set()
+        self.most_at_once = self._at_once = 0
         self.may_end = asyncio.Event()
         self.gathered = GatheredReads(self.read, AT_ONCE)
 
     async def read(self, memory_ids: Sequence[str]) -> Mapping[str, list[HistoryRecord]]:
         self.reads.append(list(memory_ids))
+        self._at_once += 1
+        self.most_at_once = max(self.most_at_once, self._at_once)
         await self.may_end.wait()
+        await asyncio.sleep(0)
+        self._at_once -= 1
         if self.broken & set(memory_ids):
             raise StorageError(f"broken: {self.broken}")
         return {memory_id: [record(memory_id)] for memory_id in memory_ids}
@@ -83,13 +88,26 @@ async def test_nobody_waits_for_a_long_read_as_long_as_there_is_a_connection(
     async with asyncio.timeout(30):
         while len(reading.reads) < AT_ONCE:  # noqa: ASYNC110 - a timer begins it
             await asyncio.sleep(0.001)
-    assert reading.reads == [["a"], ["b", "c"]]
+    assert reading.reads[1][0] == "b"
     tasks.append(reading.ask("d"))
     await asyncio.sleep(0.05)
     assert len(reading.reads) == AT_ONCE, "as many as there are connections, and no more"
     reading.may_end.set()
     assert [one[0].memory_id for one in await asyncio.gather(*tasks)] == ["a", "b", "c", "d"]
-    assert reading.reads[AT_ONCE:] == [["d"]]
+
+
+async def test_who_comes_when_a_read_is_long_already_does_not_wait_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("async_history.backends._gathering._LONG_S", 0.001)
+    reading = Reading()
+    tasks = [reading.ask("a")]
+    await asyncio.sleep(0.05)
+    tasks.append(reading.ask("b"))
+    await turns()
+    assert reading.reads == [["a"], ["b"]]
+    reading.may_end.set()
+    await asyncio.gather(*tasks)
 
 
 async def test_what_fails_for_one_is_read_for_the_others() -> None:
@@ -121,6 +139,27 @@ async def test_who_is_cancelled_leaves_the_others_their_answer(broken: set[str])
     found = await asyncio.gather(*tasks, return_exceptions=True)
     assert [type(one) for one in found[:2]] == [asyncio.CancelledError] * 2
     assert found[2] == [record("b")]
+
+
+async def test_nobody_is_read_for_who_was_cancelled_before() -> None:
+    reading = Reading()
+    tasks = [reading.ask(name) for name in ("x", "a", "b")]
+    await turns()
+    tasks[1].cancel()
+    reading.may_end.set()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert reading.reads == [["x"], ["b"]]
+
+
+async def test_where_all_fail_nobody_waits_for_the_others_failures() -> None:
+    """As behind a lock that stays: each read takes as long as it may."""
+    reading = Reading()
+    reading.may_end.set()
+    reading.broken = {"a", "b", "c"}
+    tasks = [reading.ask(name) for name in ("x", "a", "b", "c")]
+    found = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(one) for one in found] == [list, StorageError, StorageError, StorageError]
+    assert reading.most_at_once == 3
 
 
 async def test_a_read_that_is_cancelled_leaves_nobody_waiting() -> None:

@@ -38,6 +38,7 @@ class GatheredReads:
         self._at_once = at_once
         self._waiting: list[_Asked] = []
         self._under_way: dict[asyncio.Task[None], asyncio.TimerHandle] = {}
+        self._short: set[asyncio.Task[None]] = set()
 
     async def of(self, memory_id: str) -> list[HistoryRecord]:
         """Return a memory's records as they are at some moment from now on.
@@ -46,24 +47,32 @@ class GatheredReads:
         """
         answer: asyncio.Future[list[HistoryRecord]] = asyncio.get_running_loop().create_future()
         self._waiting.append((memory_id, answer))
-        if not self._under_way:
-            self._begin()
+        self._begin()
         try:
             return await answer
         finally:
             del answer  # an error's traceback holds this frame, and the answer the error
 
     def _begin(self) -> None:
-        """Let those who wait be read for, unless too many reads are under way."""
-        if self._waiting and len(self._under_way) < self._at_once:
-            group, self._waiting = self._waiting[:_MOST], self._waiting[_MOST:]
+        """Let those who wait still be read for, unless that is going to happen soon."""
+        if self._short or len(self._under_way) == self._at_once:
+            return
+        waiting = [one for one in self._waiting if not one[1].done()]
+        group, self._waiting = waiting[:_MOST], waiting[_MOST:]
+        if group:
             loop = asyncio.get_running_loop()
             task = loop.create_task(self._answer(group))
-            self._under_way[task] = loop.call_later(_LONG_S, self._begin)
+            self._short.add(task)
+            self._under_way[task] = loop.call_later(_LONG_S, self._is_long, task)
             task.add_done_callback(partial(self._ended, group))
+
+    def _is_long(self, task: "asyncio.Task[None]") -> None:
+        self._short.discard(task)
+        self._begin()
 
     def _ended(self, group: Sequence[_Asked], task: "asyncio.Task[None]") -> None:
         self._under_way.pop(task).cancel()
+        self._short.discard(task)
         for _, answer in group:
             answer.cancel()  # those that a cancelled task left without one
         self._begin()
@@ -73,8 +82,7 @@ class GatheredReads:
             found = await self._read([memory_id for memory_id, _ in group])
         except Exception as error:  # told to who asked for what failed
             if len(group) > 1:
-                for one in group:
-                    await self._answer([one])
+                await asyncio.gather(*(self._answer([one]) for one in group))
             elif not group[0][1].done():
                 group[0][1].set_exception(error)
             return
