@@ -180,6 +180,23 @@ async def add(memory: Any, text: str, **options: Any) -> str:
     return memory_id
 
 
+async def held_update(memory: Any) -> tuple[str, "asyncio.Task[Any]"]:
+    """Add a memory and begin an update that has changed the vector store, and is held there."""
+    memory_id = await add(memory, "tea")
+    store = memory.vector_store
+    store.gate = threading.Event()
+    store.changed.clear()
+    update = asyncio.create_task(memory.update(memory_id, "mate"))
+    await asyncio.to_thread(store.changed.wait, 20)
+    return memory_id, update
+
+
+def let_go(memory: Any) -> None:
+    """Let what is held in the vector store go on."""
+    memory.vector_store.gate.set()
+    memory.vector_store.gate = None
+
+
 def assert_chain(history: list[dict[str, Any]]) -> None:
     """Check that a memory's history begins with its ADD and each record continues the last."""
     assert history[0]["event"] == "ADD"
@@ -483,18 +500,12 @@ class TestConcurrency:
         self, make_memory: MakeMemory
     ) -> None:
         async with make_memory() as memory:
-            memory_id = await add(memory, "tea")
-            store = memory.vector_store
-            store.gate = threading.Event()
-            store.changed.clear()
-            update = asyncio.create_task(memory.update(memory_id, "mate"))
-            await asyncio.to_thread(store.changed.wait, 20)
+            memory_id, update = await held_update(memory)
             (task,) = memory._home_here().running
             update.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await update
-            store.gate.set()
-            store.gate = None
+            let_go(memory)
         assert task.exception() is None
         async with make_memory() as memory:
             assert [r["new_memory"] for r in await memory.history(memory_id)] == ["tea", "mate"]
@@ -504,16 +515,10 @@ class TestConcurrency:
     ) -> None:
         """As when a loop ends, and cancels every task there is."""
         async with make_memory() as memory:
-            memory_id = await add(memory, "tea")
-            store = memory.vector_store
-            store.gate = threading.Event()
-            store.changed.clear()
-            update = asyncio.create_task(memory.update(memory_id, "mate"))
-            await asyncio.to_thread(store.changed.wait, 20)
+            _, update = await held_update(memory)
             for task in memory._home_here().running:
                 task.cancel()
-            store.gate.set()
-            store.gate = None
+            let_go(memory)
             await asyncio.wait([update], timeout=20)
             assert update.cancelled()
 
@@ -521,18 +526,12 @@ class TestConcurrency:
         self, make_memory: MakeMemory, caplog: pytest.LogCaptureFixture
     ) -> None:
         async with make_memory() as memory:
-            memory_id = await add(memory, "tea")
-            store = memory.vector_store
-            store.gate = threading.Event()
-            store.changed.clear()
-            update = asyncio.create_task(memory.update(memory_id, "mate"))
-            await asyncio.to_thread(store.changed.wait, 20)
+            _, update = await held_update(memory)
             memory._home_here().manager.close()
             update.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await update
-            store.gate.set()
-            store.gate = None
+            let_go(memory)
         assert "an operation whose caller was cancelled failed" in caplog.text
 
     async def test_a_read_leaves_no_operation_behind(self, memory: AsyncMemory) -> None:

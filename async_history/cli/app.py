@@ -42,6 +42,10 @@ Db = Annotated[
         help="The history: a file, sqlite:///file.db, postgresql://host/database …",
     ),
 ]
+AsLines = Annotated[
+    bool, typer.Option("--json", help="One JSON object a line, as `record` takes them.")
+]
+AsReport = Annotated[bool, typer.Option("--json", help="The report as one JSON object.")]
 
 
 @app.callback()
@@ -100,9 +104,7 @@ def record(
 def log(
     memory_id: Annotated[str, typer.Argument(help="Whose history.")],
     db: Db = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object a line, as `record` takes them.")
-    ] = False,
+    as_json: AsLines = False,
 ) -> None:
     """Show a memory's history, oldest change first, with what each changed.
 
@@ -135,9 +137,7 @@ def query(
     newest: Annotated[bool, typer.Option("--newest", help="The newest first.")] = False,
     limit: Annotated[int, typer.Option(min=0, help="At most so many; 0 for all.")] = _query.LIMIT,
     count: Annotated[bool, typer.Option("--count", help="Only tell how many there are.")] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object a line, as `record` takes them.")
-    ] = False,
+    as_json: AsLines = False,
 ) -> None:
     """Show the changes that match everything given, in the order in which they were recorded.
 
@@ -267,9 +267,7 @@ def tail(
         typer.Option(metavar="CURSOR", help="Begin there instead: what an earlier run ended with."),
     ] = None,
     memory: Annotated[str | None, typer.Option(help="Follow one memory alone.")] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object a line, as `record` takes them.")
-    ] = False,
+    as_json: AsLines = False,
 ) -> None:
     """Follow a history: show every change as it is committed, by whomever, until Ctrl-C.
 
@@ -325,7 +323,7 @@ def prune(
     ] = 1,
     dry_run: DryRun = False,
     yes: Yes = False,
-    as_json: Annotated[bool, typer.Option("--json", help="The report as one JSON object.")] = False,
+    as_json: AsReport = False,
 ) -> None:
     """Remove old records, but the last ones of each memory.
 
@@ -359,7 +357,7 @@ def erase(
     ] = True,
     dry_run: DryRun = False,
     yes: Yes = False,
-    as_json: Annotated[bool, typer.Option("--json", help="The report as one JSON object.")] = False,
+    as_json: AsReport = False,
 ) -> None:
     """Make texts unreadable for good, and keep the fact of each change.
 
@@ -381,16 +379,13 @@ def erase(
     raise typer.Exit(status)
 
 
-AsJson = Annotated[bool, typer.Option("--json", help="The report as a JSON object.")]
-
-
 @app.command()
 def copy(
     source: Annotated[
         str, typer.Argument(help="A history, or JSON lines: a .jsonl file, - for stdin.")
     ],
     target: Annotated[str, typer.Argument(help="The same; it is made if missing.")],
-    as_json: AsJson = False,
+    as_json: AsReport = False,
 ) -> None:
     """Copy a history to another place, and compare each record with what arrived.
 
@@ -407,7 +402,7 @@ def copy(
 def backup(
     path: Annotated[str, typer.Argument(help="The new file.")],
     db: Db = None,
-    as_json: AsJson = False,
+    as_json: AsReport = False,
 ) -> None:
     """Copy a history's file as it is now, while others go on writing to it."""
     with one_line_errors():

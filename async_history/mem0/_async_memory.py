@@ -71,6 +71,10 @@ class _Home:
             await asyncio.shield(self._opening)
         return self.manager
 
+    async def new_operation(self, recorder: Recorder) -> Operation:
+        """Return an operation of a memory's that is going to run here."""
+        return Operation(recorder, await self.opened(), self.doorway, self.turns)
+
     @property
     def has_failed(self) -> bool:
         """Tell whether opening the manager failed: the next call makes another."""
@@ -190,7 +194,7 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
     async def history(self, memory_id: str) -> list[dict[str, Any]]:
         """Return a memory's changes, oldest first: all that were acked before this call."""
         home = self._home_here()
-        operation = Operation(self._recorder, await home.opened(), home.doorway, home.turns)
+        operation = await home.new_operation(self._recorder)
         await read_history(operation, memory_id)
         before = current.set(operation)
         try:
@@ -256,7 +260,7 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
         if self._recorder.operation is not None:  # mem0 calls another operation of its own
             return await call()
         home = self._home_here()
-        operation = Operation(self._recorder, await home.opened(), home.doorway, home.turns)
+        operation = await home.new_operation(self._recorder)
         # Not the task itself, which would be cancelled too, nor a shield around it, which takes
         # another turn of the loop to tell how it ended.
         outcome: asyncio.Future[T] = home.loop.create_future()
