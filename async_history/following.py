@@ -56,6 +56,11 @@ class Bell:
         self._hearers.add(event)
         return event
 
+    @property
+    def is_heard(self) -> bool:
+        """Tell whether anybody follows."""
+        return len(self._hearers) > 0
+
     def ring(self) -> None:
         """Wake all who hear."""
         for event in self._hearers:

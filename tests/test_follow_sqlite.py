@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,18 @@ from typing import Any
 import pytest
 from mem0.memory.storage import SQLiteManager
 
-from async_history import CursorGone, Following, HistoryManager, open_history
+from async_history import CursorGone, Following, HistoryManager, HistoryRecord, open_history
+from async_history.backends._just_committed import JustCommitted
 from async_history.backends._sqlite_follow import PAGE
 from async_history.backends._sqlite_open import open_reading
 from async_history.backends._sqlite_read import HistoryReader
 from async_history.backends._sqlite_search import THROUGH_INDEX, named
+from async_history.following import Bell
+from async_history.submissions import records_to_copy
 from tests.followers import SOON_S, Reading, add_many, first, up_to_now
 from tests.legacy_files import SIX_COLUMNS, TODAY, V0_0_2, Layout, build
 from tests.programs.checks import looking
+from tests.programs.processes import LONG_S
 
 
 @pytest.fixture
@@ -229,6 +234,167 @@ async def looked(
         found = await up_to_now(history, following)
         assert [record.new_memory for record in found][len(found) - len(unseen) :] == unseen
     return following
+
+
+class TestJustCommitted:
+    """What this manager wrote is not read back, and whatever else happens to it shows."""
+
+    @pytest.fixture
+    async def history(self, path: Path) -> AsyncIterator[HistoryManager]:
+        async with open_history(path) as history:
+            yield history
+
+    async def standing(self, history: HistoryManager, memory_id: str | None = None) -> Any:
+        """Return a follower that stands behind a record of a batch that is kept."""
+        following = history.follow(memory_id=memory_id, poll_interval_s=SOON_S)
+        await history.batch_add_history(add_many(["before"]))
+        assert await first(following, 1) == ["before"]
+        return following
+
+    @pytest.mark.parametrize("memory_id", [None, "m"])
+    async def test_is_not_read_back(
+        self, history: HistoryManager, monkeypatch: pytest.MonkeyPatch, memory_id: str | None
+    ) -> None:
+        following = await self.standing(history, memory_id)
+        most = 0
+        fetch = history._connections.fetch  # type: ignore[attr-defined]
+
+        async def noted(*question: Any) -> Any:
+            nonlocal most
+            rows = await fetch(*question)
+            most = max(most, len(rows))
+            return rows
+
+        monkeypatch.setattr(history._connections, "fetch", noted)  # type: ignore[attr-defined]
+        for number in range(5):
+            await history.batch_add_history(add_many([f"{number}.{n}" for n in range(4)]))
+            await history.add_history("other", None, "other", "ADD")
+        others = [] if memory_id else ["other"]
+        texts = [t for n in range(5) for t in (*(f"{n}.{m}" for m in range(4)), *others)]
+        assert await first(following, len(texts)) == texts
+        assert most == 1
+        again = history.follow(after=following.cursor, memory_id=memory_id)
+        await history.add_history("m", None, "last", "UPDATE")
+        assert await first(following, 1) == await first(again, 1) == ["last"]
+
+    async def test_every_cursor_within_it(self, history: HistoryManager) -> None:
+        following = await self.standing(history)
+        texts = [str(n) for n in range(6)]
+        for part in (texts[:1], texts[1:4], texts[4:]):
+            await history.batch_add_history(add_many(part))
+        for number in range(6):
+            assert await first(following, 1) == [str(number)]
+            again = history.follow(after=following.cursor)
+            assert [r.new_memory for r in await up_to_now(history, again)][: 5 - number] == texts[
+                number + 1 :
+            ]
+
+    async def test_others_wrote_between(self, path: Path, history: HistoryManager) -> None:
+        following = await self.standing(history)
+        await history.add_history("m", None, "0", "UPDATE")
+        shell(path, "INSERT INTO history (id, memory_id, new_memory) VALUES ('x', 'm', 'theirs')")
+        await history.add_history("m", None, "1", "UPDATE")
+        assert await first(following, 3) == ["0", "theirs", "1"]
+
+    async def test_a_row_of_it_was_removed(self, path: Path, history: HistoryManager) -> None:
+        following = await self.standing(history)
+        await history.batch_add_history(add_many(list("012")))
+        shell(path, "DELETE FROM history WHERE new_memory = '1'")
+        assert await first(following, 2) == ["0", "2"]
+
+    async def test_a_rowid_of_it_was_issued_again(
+        self, path: Path, history: HistoryManager
+    ) -> None:
+        following = await self.standing(history)
+        await history.batch_add_history(add_many(list("01")))
+        shell(
+            path,
+            "DELETE FROM history WHERE new_memory = '1'",
+            "INSERT INTO history (id, memory_id, new_memory) VALUES ('x', 'm', 'theirs')",
+        )
+        await history.add_history("m", None, "2", "UPDATE")
+        assert await first(following, 3) == ["0", "theirs", "2"]
+
+    async def test_its_own_record_is_gone(self, path: Path, history: HistoryManager) -> None:
+        following = await self.standing(history)
+        await history.add_history("m", None, "0", "UPDATE")
+        shell(path, "DELETE FROM history WHERE new_memory = 'before'")
+        with pytest.raises(CursorGone):
+            await first(following, 1)
+
+    async def test_it_was_erased(self, history: HistoryManager) -> None:
+        following = await self.standing(history)
+        await history.add_history("m", None, "secret", "UPDATE")
+        await history.erase(memory_ids=["m"], reason="asked to", vacuum=False)
+        assert await first(following, 1) == [None]
+
+    async def test_a_trigger_of_the_owner_changed_it(
+        self, path: Path, history: HistoryManager
+    ) -> None:
+        shell(
+            path,
+            "CREATE TRIGGER redact AFTER INSERT ON History BEGIN"
+            " UPDATE history SET new_memory = '-' WHERE rowid = new.rowid; END",
+        )
+        following = history.follow()
+        await history.add_history("m", None, "secret", "ADD")
+        assert await first(following, 1) == ["-"]
+        await history.add_history("m", None, "secret", "UPDATE")
+        assert await first(following, 1) == ["-"]
+
+    async def test_copied_times_are_as_stored(self, history: HistoryManager) -> None:
+        following = await self.standing(history)
+        odd = HistoryRecord("odd", "m", None, "copied", "ADD", created_at="2025.0")
+        await history._submit(records_to_copy([odd], 0))
+        async for record in following:
+            assert [record] == (await history.get_history("m"))[1:]
+            break
+
+    async def test_what_was_there_already_is_not_new(self, history: HistoryManager) -> None:
+        following = await self.standing(history)
+        await history.add_history("m", None, "0", "UPDATE", id="0")
+        await history.batch_add_history(
+            [
+                {"id": "0", "memory_id": "m", "new_memory": "0", "event": "UPDATE"},
+                {"memory_id": "m", "new_memory": "1", "event": "UPDATE"},
+            ]
+        )
+        assert await first(following, 2) == ["0", "1"]
+        assert [r.new_memory for r in await up_to_now(history, following)] == []
+
+
+class TestKeeping:
+    async def batches(self, *ids: str) -> tuple[JustCommitted, Any]:
+        bell = Bell()
+        kept = JustCommitted(bell)
+        hearer = bell.hearer()
+        for name in ids:
+            kept.keep([HistoryRecord(name, "m", None, None, "ADD")], 10)
+        return kept, hearer
+
+    async def test_nothing_unless_somebody_follows(self) -> None:
+        kept, hearer = await self.batches("0", "1")
+        assert [record.id for record in kept.behind("0")] == ["1"]
+        del hearer
+        kept.keep([HistoryRecord("2", "m", None, None, "ADD")], 10)
+        assert [record.id for record in kept.behind("0")] == ["1"]
+
+    @pytest.mark.parametrize("bound", ["_MOST_RECORDS", "_MOST_BYTES"])
+    async def test_not_too_much(self, monkeypatch: pytest.MonkeyPatch, bound: str) -> None:
+        most = 3 if bound == "_MOST_RECORDS" else 30
+        monkeypatch.setattr(f"async_history.backends._just_committed.{bound}", most)
+        kept, _hearer = await self.batches("0", "1", "2", "3")
+        assert kept.behind("0") == []
+        assert [record.id for record in kept.behind("1")] == ["2", "3"]
+        kept.keep([HistoryRecord(str(n), "m", None, None, "ADD") for n in range(4, 9)], 50)
+        assert kept.behind("3") == []
+
+    async def test_not_for_long(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("async_history.backends._just_committed._KEPT_S", 0.01)
+        kept, _hearer = await self.batches("0", "1")
+        async with asyncio.timeout(LONG_S):
+            while kept.behind("0"):  # noqa: ASYNC110 - it is a timer's work
+                await asyncio.sleep(0.01)
 
 
 def test_a_page_is_found_by_keys(path: Path) -> None:

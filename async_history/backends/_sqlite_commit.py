@@ -16,6 +16,7 @@ from typing import Any, Final, cast
 import aiosqlite
 
 from async_history.backends._in_steps import commit_in_steps
+from async_history.backends._just_committed import JustCommitted
 from async_history.backends._sqlite_rows import (
     COLUMN_LIST,
     ROW_WIDTH,
@@ -33,7 +34,13 @@ from async_history.memory_index import (
     memory_key,
 )
 from async_history.records import COLUMNS, HistoryRecord
-from async_history.submissions import MESSAGES_KEPT, AddRecords, SaveMessages, Submission
+from async_history.submissions import (
+    MESSAGES_KEPT,
+    AddRecords,
+    CopyRecords,
+    SaveMessages,
+    Submission,
+)
 
 WRITE_PROGRAM: Final = f"""
 CREATE TEMP VIEW async_history_new AS SELECT {COLUMN_LIST}, 0 AS memory FROM main.history;
@@ -132,10 +139,15 @@ async def transaction(connection: aiosqlite.Connection) -> AsyncIterator[None]:
 
 
 class BatchCommitter:
-    """Writes batches through one connection that has run `WRITE_PROGRAM`."""
+    """Writes batches through one connection that has run `WRITE_PROGRAM`.
 
-    def __init__(self, connection: aiosqlite.Connection) -> None:
+    Args:
+        just_committed: is given the batches that were new as a whole.
+    """
+
+    def __init__(self, connection: aiosqlite.Connection, just_committed: JustCommitted) -> None:
         self._connection = connection
+        self._just_committed = just_committed
 
     async def commit(self, batch: Sequence[Submission]) -> Mapping[int, HistoryError]:
         """Commit a batch; return the refused submissions by index.
@@ -148,7 +160,12 @@ class BatchCommitter:
         if len(additions) == len(batch):
             # Where an id is taken, or others wrote, this undoes itself: then look closer.
             with contextlib.suppress(sqlite3.IntegrityError, IndexBehind):
-                await self._add_all([r for submission in additions for r in submission.records])
+                records = [record for submission in additions for record in submission.records]
+                await self._add_all(records)
+                # A copied record may have a time that this table keeps in another spelling.
+                if not any(isinstance(submission, CopyRecords) for submission in additions):
+                    size_bytes = sum([submission.size_bytes for submission in additions])
+                    self._just_committed.keep(records, size_bytes)
                 return {}
         return await self._commit_in_steps(batch)
 

@@ -4,11 +4,17 @@ One transaction writes at a time and each row gets a rowid above all others, so 
 order of commits. But a rowid is issued again once the newest row is gone, a reset begins anew, and
 VACUUM may renumber: a place is the rowid and the id of the record before it, and each read checks,
 in the same SELECT, that this record still stands there.
+
+What this manager has just committed is not read again, but counted. Between two rows so many
+rowids apart are at most so many rows: if the manager wrote as many behind the one, and the other is
+the last of them, they are what is there.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from async_history.backends._just_committed import JustCommitted
 from async_history.backends._sqlite_read import Fetch, HistoryReader
 from async_history.backends._sqlite_rows import record_from_row
 from async_history.backends._sqlite_search import named
@@ -31,6 +37,19 @@ UNION ALL SELECT * FROM (
 )
 """
 """Where we stand, where the history ends, and what lies between, all of one moment."""
+ARE_NEXT: Final = """
+SELECT EXISTS (SELECT 1 FROM history WHERE rowid = :position AND id = :id)
+    AND EXISTS (SELECT 1 FROM history WHERE rowid = :last AND id = :last_id)
+    AND :last - :position = (
+        SELECT count(*) FROM history WHERE rowid > :position AND rowid <= :last
+    )
+    AND NOT EXISTS (
+        SELECT 1 FROM sqlite_master WHERE type = 'trigger' AND lower(tbl_name) = 'history'
+            AND name NOT GLOB 'async_history_*'
+    )
+"""
+"""Whether rows are next, all there, and as they were written: no trigger of the owner's changed
+them."""
 _NEWEST: Final = "SELECT rowid, id FROM history ORDER BY rowid DESC LIMIT 1"
 
 
@@ -62,11 +81,13 @@ class FollowReader:
 
     Args:
         reader: of the same file; it knows the columns of a record, and how to find one memory's.
+        just_committed: of the same manager.
     """
 
-    def __init__(self, fetch: Fetch, reader: HistoryReader) -> None:
+    def __init__(self, fetch: Fetch, reader: HistoryReader, just_committed: JustCommitted) -> None:
         self._fetch = fetch
         self._reader = reader
+        self._just_committed = just_committed
 
     async def page(
         self, place: Place | None, memory_id: str | None, limit: int
@@ -76,6 +97,21 @@ class FollowReader:
         Raises:
             CursorGone: the place's own record is not there any more.
         """
+        if place is not None:
+            kept = self._just_committed.behind(place.id)
+            if kept and await self._are_next(place, kept):
+                return _page_of(place, kept, memory_id)
+        return await self._read(place, memory_id, limit)
+
+    async def _are_next(self, place: Place, records: Sequence[HistoryRecord]) -> bool:
+        where = {"position": place.position, "id": place.id}
+        where |= {"last": place.position + len(records), "last_id": records[-1].id}
+        ((are_next,),) = await self._fetch(ARE_NEXT, where)
+        return bool(are_next)
+
+    async def _read(
+        self, place: Place | None, memory_id: str | None, limit: int
+    ) -> FollowRead[Place]:
         position = _BEFORE_ALL if place is None else place.position
         parameters: dict[str, Any] = {"position": position, "limit": limit}
         wanted = "true"
@@ -112,3 +148,21 @@ class FollowReader:
         """Return the place behind all that is there."""
         rows = await self._fetch(_NEWEST, {})
         return Place(*rows[0]) if rows else None
+
+
+def _page_of(
+    place: Place, next_: Sequence[HistoryRecord], memory_id: str | None
+) -> FollowRead[Place]:
+    """Return what is wanted of the records that stand behind a place, one rowid each."""
+    found = [
+        (position, record)
+        for position, record in enumerate(next_, place.position + 1)
+        if memory_id is None or record.memory_id == memory_id
+    ]
+
+    def behind(index: int) -> Place:
+        position, record = found[index]
+        return Place(position, record.id)
+
+    end = Place(place.position + len(next_), next_[-1].id)
+    return FollowRead([record for _, record in found], behind, end, is_last=True)

@@ -27,6 +27,7 @@ from async_history._sqlite import (
     typed_errors,
 )
 from async_history.backends._gathering import GatheredReads
+from async_history.backends._just_committed import JustCommitted
 from async_history.backends._sqlite_backup import (
     back_up,
     back_up_file,
@@ -124,6 +125,7 @@ class SQLiteHistoryManager(HistoryManager):
             commit_timeout_s=lock_timeout_s,
         )
         self._writer: GroupCommitWriter[Submission] | None = None
+        self._just_committed = JustCommitted(self._bell)
 
     async def _open(self) -> None:
         try:
@@ -133,6 +135,7 @@ class SQLiteHistoryManager(HistoryManager):
                 await self._connections.open(create=self._create)
                 self._reader = HistoryReader(self._fetch, THROUGH_INDEX)
                 self._writer = self._new_writer()
+            self._follower = FollowReader(self._fetch, self._reader, self._just_committed)
             self._histories = GatheredReads(self._reader.histories, READERS)
         except BaseException:
             await self._release()
@@ -153,7 +156,7 @@ class SQLiteHistoryManager(HistoryManager):
 
     async def _commit(self, batch: Sequence[Submission]) -> Mapping[int, HistoryError]:
         async def commit(connection: aiosqlite.Connection) -> Mapping[int, HistoryError]:
-            return await BatchCommitter(connection).commit(batch)
+            return await BatchCommitter(connection, self._just_committed).commit(batch)
 
         refused = await self._connections.write(commit)
         self._bell.ring()
@@ -187,7 +190,12 @@ class SQLiteHistoryManager(HistoryManager):
 
     async def _in_turn(self, work: Callable[[aiosqlite.Connection], Awaitable[T]]) -> T:
         """Do work that writes, after all writes called before it and before all after."""
-        return await self._require_writer().run_in_turn(lambda: self._connections.write(work))
+
+        async def alone() -> T:
+            self._just_committed.forget()
+            return await self._connections.write(work)
+
+        return await self._require_writer().run_in_turn(alone)
 
     # Reading
 
@@ -206,10 +214,10 @@ class SQLiteHistoryManager(HistoryManager):
     async def _read_behind(
         self, place: Place | None, memory_id: str | None, limit: int
     ) -> FollowRead[Place]:
-        return await FollowReader(self._fetch, self._reader).page(place, memory_id, limit)
+        return await self._follower.page(place, memory_id, limit)
 
     async def _read_end(self) -> Place | None:
-        return await FollowReader(self._fetch, self._reader).end()
+        return await self._follower.end()
 
     def _read_states(self, when: datetime) -> AsyncIterator[Sequence[HistoryRecord]]:
         return states_at(self._fetch, self._reader, when)

@@ -1,0 +1,67 @@
+"""What a manager has just committed, kept for a moment for its own followers.
+
+To read it back costs a follower more than it cost to write: a row at a time, with the GIL handed
+over for each, beside the callers who write. So what is new is kept as it was written, as long as
+anybody follows, and a follower that stands in front of it takes it from here.
+
+Lives here: the records, in order. Not here: whether nothing else was committed among them.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+from async_history.following import Bell
+from async_history.records import HistoryRecord
+
+_KEPT_S: Final = 1.0
+"""How long. What others erase a follower has at most this much longer."""
+_MOST_RECORDS: Final = 4_096
+_MOST_BYTES: Final = 16 * 1024 * 1024
+
+
+class JustCommitted:
+    """The batches of the last second that were written as a whole, each behind the one before.
+
+    Args:
+        bell: of the manager. Where nobody hears it nothing is kept.
+    """
+
+    def __init__(self, bell: Bell) -> None:
+        self._bell = bell
+        self._batches: dict[str, tuple[Sequence[HistoryRecord], int]] = {}
+        self._records = 0
+        self._bytes = 0
+
+    def keep(self, records: Sequence[HistoryRecord], size_bytes: int) -> None:
+        """Keep a batch, by the id of its last record; let go of what is too much."""
+        if not self._bell.is_heard:
+            return
+        last = records[-1].id
+        self._batches[last] = (records, size_bytes)
+        self._records += len(records)
+        self._bytes += size_bytes
+        while self._records > _MOST_RECORDS or self._bytes > _MOST_BYTES:
+            self._let_go(next(iter(self._batches)))
+        asyncio.get_running_loop().call_later(_KEPT_S, self._let_go, last)
+
+    def behind(self, record_id: str) -> list[HistoryRecord]:
+        """Return what is kept behind the batch that a record ended; nothing if that is unknown."""
+        found: list[HistoryRecord] = []
+        if record_id in self._batches:
+            for last in reversed(self._batches):
+                if last == record_id:
+                    break
+                found[:0] = self._batches[last][0]
+        return found
+
+    def forget(self) -> None:
+        """Let go of everything."""
+        for last in list(self._batches):
+            self._let_go(last)
+
+    def _let_go(self, last: str) -> None:
+        if last in self._batches:
+            records, size_bytes = self._batches.pop(last)
+            self._records -= len(records)
+            self._bytes -= size_bytes
