@@ -555,6 +555,21 @@ class TestQueries:
             with pytest.raises(CursorGone):
                 [r async for r in history.query_history(after=page.cursor)]
 
+    async def test_a_copy_says_when_its_place_is_gone(self, open_keeping_store: OpenStore) -> None:
+        async with open_keeping_store() as history:
+            for n in range(3):
+                await history.add_history("m", None, str(n), "UPDATE")
+            read = await history._read_rows(None, 2)
+            assert len((await history._read_rows(read.place, 2)).rows) == 1
+            await history.reset()
+            with pytest.raises(CursorGone):
+                await history._read_rows(read.place, 2)
+            await history.batch_add_history(
+                [{"memory_id": "m", "event": "UPDATE"} for _ in range(9)]
+            )
+            with pytest.raises(CursorGone):
+                await history._read_rows(read.place, 2)
+
     async def test_an_empty_history_has_no_place(self, open_keeping_store: OpenStore) -> None:
         async with open_keeping_store() as history:
             (page,) = [page async for page in history.query_history().pages()]

@@ -12,6 +12,7 @@ import pytest
 from mem0.memory.storage import SQLiteManager
 
 from async_history import (
+    CursorGone,
     HistoryManager,
     InvalidInput,
     MigrationError,
@@ -399,6 +400,16 @@ class TestBesideOthers:
             await history.add_history("m0", None, "10", "UPDATE")
             assert await texts(history, "m0") == ["0", "2", "6", "8", "10"]
         _assert_index_is_complete(path)
+
+    async def test_a_cursor_whose_record_has_moved(self, path: Path) -> None:
+        async with open_history(path) as history:
+            for n in range(4):
+                await history.add_history("m", None, str(n), "UPDATE")
+            pages = [page async for page in history.query_history(page_size=3).pages()]
+            with raw(path) as other:
+                other.execute("UPDATE history SET rowid = rowid + 10")  # VACUUM may, too
+            with pytest.raises(CursorGone):
+                [r async for r in history.query_history(after=pages[0].cursor)]
 
     async def test_a_rule_of_the_files_owner_refuses_one_alone(self, path: Path) -> None:
         async with open_history(path) as history:

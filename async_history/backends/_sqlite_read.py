@@ -36,14 +36,16 @@ SELECT id, role, content, name, created_at FROM (
 """
 
 
-_FIRST_ROWS: Final = f"SELECT {COLUMN_LIST}, rowid FROM history ORDER BY rowid LIMIT :limit"  # noqa: S608 - constants
+_STANDS: Final = """EXISTS (
+    SELECT 1 FROM history AS place WHERE place.rowid = :after AND place.id IS :after_id
+)"""
+"""SQL: whether the record of a place is still there, asked once a statement. (As a row in front of
+those that follow it, it had to be merged with them all, which took as long as reading them.)"""
+_FIRST_ROWS: Final = f"SELECT {COLUMN_LIST}, true, rowid FROM history ORDER BY rowid LIMIT :limit"  # noqa: S608 - constants
 _NEXT_ROWS: Final = f"""
-SELECT * FROM (SELECT {COLUMN_LIST}, rowid FROM history WHERE rowid = :after AND id IS :after_id)
-UNION ALL SELECT * FROM (
-    SELECT {COLUMN_LIST}, rowid FROM history WHERE rowid > :after ORDER BY rowid LIMIT :limit
-)
+SELECT {COLUMN_LIST}, {_STANDS}, rowid FROM history WHERE rowid > :after
+ORDER BY rowid LIMIT :limit
 """  # noqa: S608 - constants
-"""First comes the record of the place, where it is still there."""
 _SCOPES: Final = """
 SELECT DISTINCT session_scope FROM messages WHERE session_scope > :after
 ORDER BY session_scope LIMIT :limit
@@ -75,40 +77,45 @@ class HistoryReader:
 
     async def page(self, wanted: Filter, after: Cursor | None, limit: int) -> PageRead:
         """Return up to `limit` records that match, and the place of the last."""
-        given = {**parameters(wanted), "limit": limit}
-        if after is not None:
-            given |= {"after": after.position, "after_id": after.id}
-        rows = list(await self._fetch(self._page_sql(wanted, after), given))
-        if after is not None:
-            _require_place(after, rows)
-            del rows[0]
-        records = [record_from_row(row) for row in rows[:limit]]
-        place = Cursor(rows[len(records) - 1][-1], records[-1].id) if records else after
+        given = {**parameters(wanted), "limit": limit, **_named_place(after)}
+        rows = await self._fetch(self._page_sql(wanted, after), given)
+        await self._require_place(after, rows)
+        records = [record_from_row(row) for row in rows]
+        place = Cursor(rows[-1][-1], records[-1].id) if records else after
         return PageRead(records, place, is_last=len(records) < limit)
 
     def _page_sql(self, wanted: Filter, after: Cursor | None) -> str:
-        direction = "ASC" if wanted.order == "oldest" else "DESC"
-        columns = f"{self.columns}, history.rowid AS position"
+        stands = "true" if after is None else _STANDS
+        columns = f"{self.columns}, {stands}, history.rowid AS position"
         parts = in_order(columns, wanted, self.lookup, after)
-        if after is not None:
-            # Where it is still there, the record that the page continues behind comes first.
-            parts.append(
-                f"SELECT {columns} FROM history WHERE rowid = :after AND id = :after_id"  # noqa: S608 - constants
-            )
-        return f"{' UNION ALL '.join(parts)} ORDER BY position {direction} LIMIT :limit + 1"
+        if len(parts) == 1:
+            return parts[0]
+        direction = "ASC" if wanted.order == "oldest" else "DESC"
+        return f"{' UNION ALL '.join(parts)} ORDER BY position {direction} LIMIT :limit"
 
     async def rows(self, after: Cursor | None, limit: int) -> RowsRead:
         """Return what follows a place in the order of recording."""
-        if after is None:
-            found = list(await self._fetch(_FIRST_ROWS, {"limit": limit}))
-        else:
-            place = {"after": after.position, "after_id": after.id}
-            found = list(await self._fetch(_NEXT_ROWS, {**place, "limit": limit}))
-            _require_place(after, found)
-            del found[0]
+        sql = _FIRST_ROWS if after is None else _NEXT_ROWS
+        found = await self._fetch(sql, {"limit": limit, **_named_place(after)})
+        await self._require_place(after, found)
         rows = rows_in_todays_types(found)
         place_behind = Cursor(found[-1][-1], rows[-1][0]) if rows else after
         return RowsRead(rows, place_behind, is_last=len(rows) < limit)
+
+    async def _require_place(self, place: Cursor | None, rows: Sequence[Sequence[Any]]) -> None:
+        """Check that rows, which end in whether the place stands and their rowid, are behind it.
+
+        Where there are none it must be asked.
+        """
+        if place is None:
+            return
+        if not rows:
+            rows = await self._fetch(f"SELECT {_STANDS}, NULL", _named_place(place))
+        if not rows or not rows[0][-2]:
+            raise CursorGone(
+                f"the record {place.id} this query stood behind is gone or has moved (a "
+                "reset, a removal, a rebuilt file); start again without the cursor"
+            )
 
     async def newest(self) -> int | None:
         """Return the position of the newest record."""
@@ -134,10 +141,6 @@ class HistoryReader:
         return [row[0] for row in await self._fetch(_SCOPES, {"after": after, "limit": limit})]
 
 
-def _require_place(place: Cursor, rows: Sequence[Sequence[Any]]) -> None:
-    """Check that the first row, which ends in its rowid, is the one of this place."""
-    if not rows or (rows[0][-1], rows[0][0]) != (place.position, place.id):
-        raise CursorGone(
-            f"the record {place.id} this query stood behind is gone or has moved (a "
-            "reset, a removal, a rebuilt file); start again without the cursor"
-        )
+def _named_place(place: Cursor | None) -> Mapping[str, Any]:
+    """Return the parameters of `_STANDS`."""
+    return {} if place is None else {"after": place.position, "after_id": place.id}

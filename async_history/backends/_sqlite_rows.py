@@ -59,7 +59,7 @@ def record_from_row(row: Sequence[Any]) -> HistoryRecord:
 
 
 def rows_in_todays_types(found: Iterable[Sequence[Any]]) -> list[Row]:
-    """Return rows without the rowid at their end, as `row_of` their records would be."""
+    """Return rows' ten columns, without the two behind them, as `row_of` their records would be."""
     return [
         (
             *columns,
@@ -69,7 +69,7 @@ def rows_in_todays_types(found: Iterable[Sequence[Any]]) -> list[Row]:
             actor_id,
             role,
         )
-        for *columns, created_at, updated_at, is_deleted, actor_id, role, _ in found
+        for *columns, created_at, updated_at, is_deleted, actor_id, role, _, _ in found
     ]
 
 
