@@ -27,7 +27,7 @@ from async_history.backends import _erasing, _sqlite_erasing
 from async_history.backends.postgres import PostgresHistoryManager
 from async_history.backends.sqlite import SQLiteHistoryManager
 from tests.conftest import OpenStore
-from tests.programs.checks import check_every_row_is_indexed, check_index, check_sound, looking
+from tests.programs.checks import check_index, check_levels, check_sound, looking
 
 
 def change(
@@ -357,7 +357,7 @@ class TestBytes:
                     " FROM async_history_state"
                 ).fetchone() == (1,), "the index is noted to be of the file as it is"
                 check_index(connection)
-                check_every_row_is_indexed(connection)
+                check_levels(connection)
         assert found_in(tmp_path, TOLD) == []
         with looking(path) as connection:
             check_sound(connection)

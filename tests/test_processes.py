@@ -15,7 +15,7 @@ from tests.legacy_files import plain_mem0
 from tests.programs import processes
 from tests.programs.beside import MEMORIES, TASKS
 from tests.programs.checks import (
-    check_every_row_is_indexed,
+    check_levels,
     check_manager,
     check_sound,
     check_submissions,
@@ -42,7 +42,7 @@ async def check_all(path: Path) -> list[str]:
         await check_manager(history, path)
     with looking(path, "rw") as connection:
         check_sound(connection)
-        check_every_row_is_indexed(connection)
+        check_levels(connection)
         return texts(connection)
 
 

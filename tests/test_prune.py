@@ -28,7 +28,7 @@ from async_history.backends.sqlite import SQLiteHistoryManager
 from async_history.memory_index import LEVELS, memory_key
 from tests.conftest import OpenStore
 from tests.followers import first
-from tests.programs.checks import check_every_row_is_indexed, check_index, check_sound, looking
+from tests.programs.checks import check_index, check_levels, check_sound, looking
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 CUTOFF = NOW - timedelta(days=90)
@@ -443,7 +443,7 @@ class TestFiles:
                 await history.batch_add_history([change("reissued", "ADD", 100)] * 30)
                 with looking(path) as connection:
                     check_index(connection)
-                    check_every_row_is_indexed(connection)
+                    check_levels(connection)
                     indexed = connection.execute("SELECT memory_id, rowid FROM history").fetchall()
                     of_actors = connection.execute(
                         "SELECT count(*) FROM async_history_actors AS entry WHERE NOT EXISTS ("

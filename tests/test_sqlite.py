@@ -1,6 +1,7 @@
 """What SQLite alone promises: the file, its log, readers and index, and plain mem0 beside us."""
 
 import asyncio
+import random
 import sqlite3
 import stat
 from collections.abc import Iterator
@@ -25,7 +26,8 @@ from async_history import (
 from async_history._sqlite import has_log_reset_fault
 from async_history.backends import _sqlite_open
 from async_history.backends.sqlite import SQLiteHistoryManager
-from async_history.memory_index import LEVELS, POSITIONS, STEP, memory_key
+from async_history.memory_index import LEVELS, POSITIONS, STEP, TAIL_ROWS, memory_key
+from tests.programs.checks import check_index, check_levels
 
 
 @contextmanager
@@ -283,6 +285,69 @@ class TestTheIndex:
         assert all(counts), "every level is in use"
         assert sorted(entries) == sorted((memory_key(m), rowid) for m, rowid in expected)
 
+    async def test_what_comes_one_by_one_waits_for_company(self, path: Path) -> None:
+        """It writes nothing but itself, until there is enough to be worth a look at the index."""
+        async with open_history(path) as history:
+            with raw(path) as connection:
+
+                def reach() -> tuple[int, int]:
+                    """How far the index reaches, and how many entries it has."""
+                    ((through,),) = connection.execute(
+                        "SELECT indexed_through FROM async_history_state"
+                    )
+                    levels = " UNION ALL ".join(f"SELECT 1 FROM {level}" for level in LEVELS)
+                    return through, len(connection.execute(levels).fetchall())
+
+                for n in range(1, TAIL_ROWS):
+                    await history.add_history(f"m{n % 7}", None, str(n), "UPDATE")
+                    assert reach() == (0, 0)
+                    check_index(connection)
+                await history.add_history("m0", None, "the last", "UPDATE")
+                assert reach() == (TAIL_ROWS, TAIL_ROWS)
+                await history.add_history("m0", None, "a tail", "UPDATE")
+                crowd = [{"memory_id": "m1", "new_memory": "c", "event": "UPDATE"}] * 100
+                await history.batch_add_history(crowd)
+                assert reach() == (TAIL_ROWS + 101, TAIL_ROWS + 101), "the tail went along"
+                check_index(connection)
+
+    async def test_batches_of_every_size_beside_others(self, path: Path) -> None:
+        """By chance: ours of all sizes, others' rows, removals, renames; no lookup misses any."""
+        dice = random.Random(5)  # noqa: S311 - dice
+        async with open_history(path) as history:
+            with raw(path) as connection:
+                for turn in range(150):
+                    match dice.choice(["ours", "ours", "ours", "theirs", "newest", "renamed"]):
+                        case "ours":
+                            count = dice.choice([1, 1, 2, 7, 8, 9, 33, 130, 513])
+                            await history.batch_add_history(
+                                [
+                                    {"memory_id": f"m{dice.randrange(9)}", "event": "UPDATE"}
+                                    for _ in range(count)
+                                ]
+                            )
+                            check_levels(connection)
+                        case "theirs":
+                            connection.executemany(
+                                "INSERT INTO history (id, memory_id, event) VALUES (?, ?, 'ADD')",
+                                [
+                                    (f"{turn} {n}", f"m{dice.randrange(9)}")
+                                    for n in range(dice.choice([1, 3, 63, 64, 65, 200]))
+                                ],
+                            )
+                        case "newest":
+                            connection.execute(
+                                "DELETE FROM history WHERE rowid >"
+                                " (SELECT max(rowid) FROM history) - ?",
+                                (dice.randint(1, 90),),
+                            )
+                        case _:
+                            connection.execute(
+                                "UPDATE history SET memory_id = 'm1' WHERE rowid ="
+                                " (SELECT max(rowid) FROM history) - ?",
+                                (dice.randint(0, 90),),
+                            )
+                    check_index(connection)
+
     async def test_memories_that_share_a_key(self, path: Path) -> None:
         """CRC-32 of these two is the same."""
         pair = ("plumless", "buckeroo")
@@ -350,7 +415,8 @@ class TestBesideOthers:
             assert [m.content for m in await history.get_last_messages("s")] == [
                 *("from mem0", "from us"),
             ]
-        _assert_index_is_complete(path)
+        with raw(path) as connection:
+            check_levels(connection)
 
     async def test_plain_mem0_resets_while_we_have_it_open(self, path: Path) -> None:
         async with open_history(path) as history:
@@ -366,7 +432,8 @@ class TestBesideOthers:
                 await history.save_messages([{"role": "user", "content": "after"}], "s")
                 await history.batch_add_history([{"memory_id": "m", "event": "ADD"}] * 700)
                 assert len(await history.get_history("m")) == 700
-        _assert_index_is_complete(path)
+        with raw(path) as connection:
+            check_levels(connection)
 
     async def test_rowids_issued_again(self, path: Path) -> None:
         async with open_history(path) as history:
@@ -399,7 +466,8 @@ class TestBesideOthers:
             assert await texts(history, "m0") == ["0", "2", "6", "8"]
             await history.add_history("m0", None, "10", "UPDATE")
             assert await texts(history, "m0") == ["0", "2", "6", "8", "10"]
-        _assert_index_is_complete(path)
+        with raw(path) as connection:
+            check_levels(connection)
 
     async def test_a_cursor_whose_record_has_moved(self, path: Path) -> None:
         async with open_history(path) as history:
@@ -500,14 +568,3 @@ class TestAsItIs:
             assert update.occurred_at is not None
             found = history.query_history(since=update.occurred_at)
             assert [r.event async for r in found] == ["UPDATE", "DELETE"]
-
-
-def _assert_index_is_complete(path: Path) -> None:
-    with raw(path) as connection:
-        entries = connection.execute(
-            " UNION ALL ".join(f"SELECT memory, position FROM {level}" for level in LEVELS)
-        ).fetchall()
-        rows = connection.execute("SELECT memory_id, rowid FROM history").fetchall()
-        state = connection.execute("SELECT indexed_through FROM async_history_state").fetchone()
-    assert set(entries) >= {(memory_key(m), rowid) for m, rowid in rows}
-    assert state == (max(rowid for _, rowid in rows),)

@@ -4,7 +4,7 @@ To read it back costs a follower more than it cost to write: a row at a time, wi
 over for each, beside the callers who write. So what is new is kept as it was written, as long as
 anybody follows, and a follower that stands in front of it takes it from here.
 
-Lives here: the records, in order. Not here: whether nothing else was committed among them.
+Lives here: the records, in order. Not here: whether they still stand there, and nothing between.
 """
 
 import asyncio

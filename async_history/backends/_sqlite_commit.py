@@ -19,6 +19,7 @@ from async_history.backends._in_steps import commit_in_steps
 from async_history.backends._just_committed import JustCommitted
 from async_history.backends._sqlite_rows import (
     COLUMN_LIST,
+    NOT_YET,
     ROW_WIDTH,
     parameters,
     record_from_row,
@@ -26,11 +27,13 @@ from async_history.backends._sqlite_rows import (
 from async_history.block_index import NOTE_BLOCKS
 from async_history.errors import HistoryError, StorageRefused
 from async_history.memory_index import (
-    COMPLETE,
     MOVE_SLICES,
+    NEARLY_COMPLETE,
     NOTE_ROWS,
     POSITIONS,
+    TAIL_IS_LONG,
     TAKE_IN_ROWS,
+    TAKE_IN_TAIL,
     memory_key,
 )
 from async_history.records import COLUMNS, HistoryRecord
@@ -42,33 +45,39 @@ from async_history.submissions import (
     Submission,
 )
 
+_INSERT_RECORD: Final = f"""
+    INSERT INTO history ({COLUMN_LIST}) VALUES ({", ".join(f"new.{name}" for name in COLUMNS)});
+"""  # noqa: S608 - constants of ours
 WRITE_PROGRAM: Final = f"""
 CREATE TEMP VIEW async_history_new AS SELECT {COLUMN_LIST}, 0 AS memory FROM main.history;
 CREATE TEMP TRIGGER async_history_write INSTEAD OF INSERT ON async_history_new
-WHEN new.id IS NOT NULL
-BEGIN
-    INSERT INTO history ({COLUMN_LIST}) VALUES ({", ".join(f"new.{name}" for name in COLUMNS)});
+WHEN new.id IS NOT NULL AND new.memory <> {NOT_YET}
+BEGIN {_INSERT_RECORD}
     -- A rowid that is issued again may have its entry still. (IGNORE would not move slices.)
     INSERT OR REPLACE INTO async_history_recent (memory, position)
     VALUES (new.memory, last_insert_rowid());
 END;
+CREATE TEMP TRIGGER async_history_write_few INSTEAD OF INSERT ON async_history_new
+WHEN new.id IS NOT NULL AND new.memory = {NOT_YET}
+BEGIN {_INSERT_RECORD}
+END;
 CREATE TEMP TRIGGER async_history_written INSTEAD OF INSERT ON async_history_new
-WHEN new.id IS NULL
-BEGIN
-    UPDATE async_history_state SET indexed_through = (SELECT max(rowid) FROM history);
+WHEN new.id IS NULL AND (new.memory > 0 OR {TAIL_IS_LONG})
+BEGIN {TAKE_IN_TAIL.format(but="new.memory")}
 END;
 {MOVE_SLICES}
 {NOTE_BLOCKS}
 """  # noqa: S608 - constants of ours
 """Run once on the connection that writes. Temporary: nothing of it is stored in the file.
 
-Inserting into the view writes a record and its index entry; a row without an id ends a statement
-and notes how far the index reaches.
+Inserting into the view writes a record, with its index entry or to be indexed later. A row without
+an id ends a statement: its `memory` is how many of its records have their entry.
 """
 
 _STATEMENT_ROWS: Final = (1, 8, 32, 128, 512)
 """Records of a statement: few sizes, so that each stays prepared; the rest is padding."""
-_END: Final = (*(None,) * (ROW_WIDTH - 1), 0)
+_FEW: Final = 8
+"""Records of a statement that are indexed later, with those that follow."""
 _PADDING: Final = (None,) * ROW_WIDTH
 
 
@@ -79,7 +88,7 @@ def _rows_sql(width: int, rows: int) -> str:
 
 _ADD_RECORDS: Final = {
     rows: f"INSERT INTO async_history_new SELECT * FROM ({_rows_sql(ROW_WIDTH, rows + 1)}) "  # noqa: S608 - placeholders only
-    f"WHERE column{ROW_WIDTH} IS NOT NULL AND {COMPLETE} AND async_history_begun()"
+    f"WHERE column{ROW_WIDTH} IS NOT NULL AND {NEARLY_COMPLETE} AND async_history_begun()"
     for rows in _STATEMENT_ROWS
 }
 """SQLite calls `async_history_begun`, deterministic and without arguments, once a statement."""
@@ -182,11 +191,15 @@ class BatchCommitter:
         """Write at most a statement's worth of records.
 
         Raises:
-            IndexBehind: there are rows that are not indexed. Nothing was written.
+            IndexBehind: there are many rows that are not indexed. Nothing was written.
         """
         rows = next(size for size in _STATEMENT_ROWS if size >= len(records))
-        values = parameters(records)
-        values += _END
+        if rows <= _FEW:
+            values = parameters(records, _not_yet)
+            values += _ending(0)
+        else:
+            values = parameters(records, memory_key)
+            values += _ending(len(records))
         values += _PADDING * (rows - len(records))
         before = self._connection.total_changes
         await self._connection.execute(_ADD_RECORDS[rows], values)
@@ -256,6 +269,14 @@ class BatchCommitter:
         await self._connection.execute(_SAVE_MESSAGES, (json.dumps(rows, ensure_ascii=False),))
         scopes = json.dumps([submission.session_scope for submission in submissions])
         await self._connection.execute(_EVICT, (scopes,))
+
+
+def _not_yet(_: str) -> int:
+    return NOT_YET
+
+
+def _ending(indexed: int) -> tuple[int | None, ...]:
+    return *(None,) * (ROW_WIDTH - 1), indexed
 
 
 def _parts(records: Sequence[HistoryRecord]) -> Iterator[Sequence[HistoryRecord]]:

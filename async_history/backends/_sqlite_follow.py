@@ -5,11 +5,11 @@ order of commits. But a rowid is issued again once the newest row is gone, a res
 VACUUM may renumber: a place is the rowid and the id of the record before it, and each read checks,
 in the same SELECT, that this record still stands there.
 
-What this manager has just committed is not read again, but counted. Between two rows so many
-rowids apart are at most so many rows: if the manager wrote as many behind the one, and the other is
-the last of them, they are what is there.
+Of what this manager has just committed only the ids are read: they tell which records stand there,
+in which order, and that nothing else does.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -37,19 +37,18 @@ UNION ALL SELECT * FROM (
 )
 """
 """Where we stand, where the history ends, and what lies between, all of one moment."""
-ARE_NEXT: Final = """
-SELECT EXISTS (SELECT 1 FROM history WHERE rowid = :position AND id = :id)
-    AND EXISTS (SELECT 1 FROM history WHERE rowid = :last AND id = :last_id)
-    AND :last - :position = (
-        SELECT count(*) FROM history WHERE rowid > :position AND rowid <= :last
-    )
+NEXT_IDS: Final = """
+SELECT json_group_array(id) FROM (
+    SELECT id FROM history WHERE rowid > :position AND rowid <= :position + :count ORDER BY rowid
+)
+WHERE EXISTS (SELECT 1 FROM history WHERE rowid = :position AND id = :id)
     AND NOT EXISTS (
         SELECT 1 FROM sqlite_master WHERE type = 'trigger' AND lower(tbl_name) = 'history'
             AND name NOT GLOB 'async_history_*'
     )
 """
-"""Whether rows are next, all there, and as they were written: no trigger of the owner's changed
-them."""
+"""What stands behind a place, one rowid each; nothing where the place's own record is gone, or
+where a trigger of the owner's may have changed what was written."""
 _NEWEST: Final = "SELECT rowid, id FROM history ORDER BY rowid DESC LIMIT 1"
 
 
@@ -104,10 +103,9 @@ class FollowReader:
         return await self._read(place, memory_id, limit)
 
     async def _are_next(self, place: Place, records: Sequence[HistoryRecord]) -> bool:
-        where = {"position": place.position, "id": place.id}
-        where |= {"last": place.position + len(records), "last_id": records[-1].id}
-        ((are_next,),) = await self._fetch(ARE_NEXT, where)
-        return bool(are_next)
+        where = {"position": place.position, "id": place.id, "count": len(records)}
+        ((ids,),) = await self._fetch(NEXT_IDS, where)
+        return bool(json.loads(ids) == [record.id for record in records])
 
     async def _read(
         self, place: Place | None, memory_id: str | None, limit: int

@@ -1,9 +1,8 @@
 """SQLite's rows and our records: one into the other, and nothing else."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
-from async_history.memory_index import memory_key
 from async_history.records import COLUMNS, Event, HistoryRecord, Row, parse_time
 
 COLUMN_LIST: Final = ", ".join(COLUMNS)
@@ -12,15 +11,20 @@ COLUMNS_OF_HISTORY: Final = ", ".join(f"history.{name}" for name in COLUMNS)
 """The same, where other tables are near."""
 
 ROW_WIDTH: Final = len(COLUMNS) + 1
-"""Parameters of a record: its columns, and its memory's key."""
+"""Parameters of a record: its columns, and its memory's key in the index."""
+NOT_YET: Final = -1
+"""Instead of the key, where the record is to be indexed later."""
 
 _EVENTS: Final = {event.value: event for event in Event}
 _EVENT_TEXTS: Final[dict[str, str]] = {event: event.value for event in Event}
 """Of the events there are; a copied record may have another, as text."""
 
 
-def parameters(records: Iterable[HistoryRecord]) -> list[Any]:
-    """Return the records' parameters, one after the other, as plain types SQLite binds fastest."""
+def parameters(records: Iterable[HistoryRecord], key: Callable[[str], int]) -> list[Any]:
+    """Return the records' parameters, one after the other, as plain types SQLite binds fastest.
+
+    `key` gives the last one, of the memory's id.
+    """
     flat: list[Any] = []
     for record in records:
         flat += (
@@ -34,7 +38,7 @@ def parameters(records: Iterable[HistoryRecord]) -> list[Any]:
             int(record.is_deleted),
             record.actor_id,
             record.role,
-            memory_key(record.memory_id),
+            key(record.memory_id),
         )
     return flat
 

@@ -118,8 +118,8 @@ def prepare(
 
 
 def is_prepared(connection: sqlite3.Connection) -> bool:
-    """Tell, without a lock, whether the file is of our version and every record is indexed."""
-    return _is_ours(connection, f"{memory_index.UNTOUCHED} AND {memory_index.COMPLETE}")
+    """Tell, without a lock, whether the file is of our version and can be written as it is."""
+    return _is_ours(connection, f"{memory_index.UNTOUCHED} AND {memory_index.NEARLY_COMPLETE}")
 
 
 def _is_ours(connection: sqlite3.Connection, condition: str) -> bool:

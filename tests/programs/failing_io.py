@@ -26,8 +26,8 @@ from async_history import CommitUnknown, HistoryManager, HistoryRecord, StorageE
 from tests.programs import processes
 from tests.programs.checks import (
     Wrote,
-    check_every_row_is_indexed,
     check_index,
+    check_levels,
     check_messages,
     check_sound,
     check_submissions,
@@ -129,7 +129,7 @@ class Case:
                 assert outcome != "refused" or wrote not in found, f"refused and there: {wrote}"
             check_messages(connection, {})
             check_index(connection)
-            check_every_row_is_indexed(connection)
+            check_levels(connection)
         shutil.rmtree(self.path.parent)
 
 

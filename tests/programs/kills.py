@@ -21,8 +21,8 @@ from pathlib import Path
 from async_history import open_history
 from tests.programs.checks import (
     Wrote,
-    check_every_row_is_indexed,
     check_index,
+    check_levels,
     check_manager,
     check_messages,
     check_sound,
@@ -87,7 +87,7 @@ class File:
             assert self.acked <= found, f"acked and lost: {self.acked - found}"
             check_messages(connection, self.saved)
             check_index(connection)
-            check_every_row_is_indexed(connection)
+            check_levels(connection)
             check_sound(connection)
 
     def take_reset(self, found: set[Wrote], *, is_done: bool) -> None:

@@ -8,7 +8,7 @@ from unittest.mock import patch
 
 from async_history import HistoryManager, open_history
 from async_history.backends import _erasing, _pruning
-from tests.programs.checks import check_every_row_is_indexed, check_index, check_sound, looking
+from tests.programs.checks import check_index, check_levels, check_sound, looking
 
 _CUTOFF: Final = datetime(2026, 6, 1, tzinfo=UTC)
 _OLD, _NEW = _CUTOFF - timedelta(days=1), _CUTOFF
@@ -109,4 +109,4 @@ def check_gone(path: Path) -> None:
     with looking(path, "rw") as connection:
         check_sound(connection)
         check_index(connection)
-        check_every_row_is_indexed(connection)
+        check_levels(connection)
