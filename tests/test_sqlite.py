@@ -174,6 +174,18 @@ class TestTheFile:
             path.rename(path.with_suffix(".moved"))
             assert any("was removed" in worry for worry in (await history.stats()).worries)
 
+    async def test_how_long_the_log_gets(self, path: Path) -> None:
+        """A lone writer's wraps around early, a crowd's late."""
+        megabyte = 1024 * 1024
+        async with open_history(path) as history:
+            for _ in range(300):
+                await history.add_history("m", None, "x" * 20_000, "UPDATE")
+            assert 3 * megabyte < (await history.stats()).wal_bytes < 5 * megabyte
+            for _ in range(10):
+                crowd = (history.add_history("m", None, "x" * 20_000, "UPDATE") for _ in range(100))
+                await asyncio.gather(*crowd)
+            assert 14 * megabyte < (await history.stats()).wal_bytes < 20 * megabyte
+
 
 class TestUrls:
     @pytest.mark.parametrize(

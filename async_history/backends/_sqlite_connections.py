@@ -20,6 +20,7 @@ from anyio import to_thread
 from async_history._sqlite import is_commit_unknown, is_locked, is_other_schema, storage_error
 from async_history.backends._sqlite_commit import IndexBehind, fetched
 from async_history.backends._sqlite_open import (
+    LENGTHEN_LOG,
     Durability,
     connected,
     needs_changes,
@@ -64,6 +65,7 @@ class Connections:
         self.lock_timeout_s = lock_timeout_s
         self._open_writing = partial(open_writing, path, durability, on_begun)
         self._writing: aiosqlite.Connection | None = None
+        self._with_long_log: aiosqlite.Connection | None = None
         self._reading: dict[aiosqlite.Connection, int] = {}
         self._is_abandoned = False
         # In memory there is one connection, and no reader may see its open transaction.
@@ -133,6 +135,12 @@ class Connections:
             if monotonic() > deadline:
                 raise _last_word(reason, self.where) from reason
             await asyncio.sleep(_ASK_AGAIN_S)
+
+    async def lengthen_log(self, connection: aiosqlite.Connection) -> None:
+        """Let the log of the connection that writes grow longer from now on."""
+        if self._with_long_log is not connection:
+            await connection.execute(LENGTHEN_LOG)
+            self._with_long_log = connection
 
     async def take_up(self) -> None:
         """Open the connection that writes anew, which takes up whatever is there now."""

@@ -59,6 +59,8 @@ from async_history.writer import GroupCommitWriter
 
 T = TypeVar("T")
 
+_CROWD: Final = 64
+"""Submissions of a batch that many callers must have made at once."""
 LOCK_TIMEOUT_S = 30.0
 """How long another process may hold the file's lock, unless told otherwise."""
 
@@ -156,6 +158,8 @@ class SQLiteHistoryManager(HistoryManager):
 
     async def _commit(self, batch: Sequence[Submission]) -> Mapping[int, HistoryError]:
         async def commit(connection: aiosqlite.Connection) -> Mapping[int, HistoryError]:
+            if len(batch) >= _CROWD:
+                await self._connections.lengthen_log(connection)
             return await BatchCommitter(connection, self._just_committed).commit(batch)
 
         refused = await self._connections.write(commit)
