@@ -39,8 +39,9 @@ READERS: Final = 2
 """Connections that read: one long answer does not keep the next short one waiting."""
 _ASK_AGAIN_S: Final = 0.01
 """Pause before a lock is asked for again; SQLite itself has waited for it already."""
-TAKE_UPS: Final = 5
-"""How often one call may find other tables than it knows before that is taken for an error."""
+TAKE_UPS: Final = 20
+"""How often one call may find other tables than it knows before that is taken for an error: with 5,
+resets that followed each other at once made one call in some hundreds fail."""
 
 
 class Connections:
