@@ -296,6 +296,15 @@ class TestJustCommitted:
         await history.add_history("m", None, "1", "UPDATE")
         assert await first(following, 3) == ["0", "theirs", "1"]
 
+    async def test_others_wrote_an_id_that_is_no_text(
+        self, path: Path, history: HistoryManager
+    ) -> None:
+        following = await self.standing(history)
+        await history.add_history("m", None, "0", "UPDATE")
+        shell(path, "INSERT INTO history (id, memory_id, new_memory) VALUES (x'00', 'm', 'theirs')")
+        await history.add_history("m", None, "1", "UPDATE")
+        assert await first(following, 3) == ["0", "theirs", "1"]
+
     async def test_a_row_of_it_was_removed(self, path: Path, history: HistoryManager) -> None:
         following = await self.standing(history)
         await history.batch_add_history(add_many(list("012")))

@@ -1,8 +1,8 @@
 """What a manager has just committed, kept for a moment for its own followers.
 
-To read it back costs a follower more than it cost to write: a row at a time, with the GIL handed
-over for each, beside the callers who write. So what is new is kept as it was written, as long as
-anybody follows, and a follower that stands in front of it takes it from here.
+To read a record back takes half as long as to write it took, and takes it from those who write:
+rows come one by one, with the GIL handed over for each. So what is new is kept as it was written,
+as long as anybody follows, and a follower that stands in front of it takes it from here.
 
 Lives here: the records, in order. Not here: whether they still stand there, and nothing between.
 """
@@ -15,7 +15,7 @@ from async_history.following import Bell
 from async_history.records import HistoryRecord
 
 _KEPT_S: Final = 1.0
-"""How long. What others erase a follower has at most this much longer."""
+"""How long; and how much longer than the file a follower may have what another process erases."""
 _MOST_RECORDS: Final = 4_096
 _MOST_BYTES: Final = 16 * 1024 * 1024
 

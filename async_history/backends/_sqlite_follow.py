@@ -38,7 +38,7 @@ UNION ALL SELECT * FROM (
 """
 """Where we stand, where the history ends, and what lies between, all of one moment."""
 NEXT_IDS: Final = """
-SELECT json_group_array(id) FROM (
+SELECT json_group_array(CASE typeof(id) WHEN 'text' THEN id END) FROM (
     SELECT id FROM history WHERE rowid > :position AND rowid <= :position + :count ORDER BY rowid
 )
 WHERE EXISTS (SELECT 1 FROM history WHERE rowid = :position AND id = :id)

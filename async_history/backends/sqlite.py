@@ -59,8 +59,8 @@ from async_history.writer import GroupCommitWriter
 
 T = TypeVar("T")
 
-_CROWD: Final = 64
-"""Submissions of a batch that many callers must have made at once."""
+_CROWD: Final = 10
+"""Submissions of a batch that shows that callers are many."""
 LOCK_TIMEOUT_S = 30.0
 """How long another process may hold the file's lock, unless told otherwise."""
 
