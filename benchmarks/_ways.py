@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from async_history.backends._sqlite_commit import WRITE_PROGRAM
-from async_history.memory_index import memory_key
+from async_history.memory_index import add_functions, memory_key
 from benchmarks._files import FILE, fresh_records
 from benchmarks._measure import flat_out, quiet_collector, unwatched
 from benchmarks._peers import TRANSACTION_ROWS, connect_raw, insert_raw, mem0, ours
@@ -47,19 +47,21 @@ def _raw(
             return insert_raw(connection, made)
 
 
-_END: Final = (*(None,) * 10, 0)
+_NO_RECORD: Final = (None,) * 10
 
 
 def _insert_into_levels(connection: sqlite3.Connection, made: Sequence[Row]) -> float:
     """Insert as our backend does, but from one thread that waits for nobody."""
+    add_functions(connection)
     connection.executescript(WRITE_PROGRAM)
     keyed = [(*row, memory_key(str(row[1]))) for row in made]
-    insert = f"INSERT INTO async_history_new VALUES ({', '.join('?' * len(_END))})"
+    insert = f"INSERT INTO async_history_new VALUES ({', '.join('?' * (len(_NO_RECORD) + 1))})"
     begun = time.perf_counter()
     for start in range(0, len(keyed), TRANSACTION_ROWS):
         connection.execute("BEGIN IMMEDIATE")
-        connection.executemany(insert, keyed[start : start + TRANSACTION_ROWS])
-        connection.execute(insert, _END)
+        part = keyed[start : start + TRANSACTION_ROWS]
+        connection.executemany(insert, part)
+        connection.execute(insert, (*_NO_RECORD, len(part)))
         connection.execute("COMMIT")
     return len(keyed) / (time.perf_counter() - begun)
 
