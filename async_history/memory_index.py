@@ -85,18 +85,18 @@ UNTOUCHED = f"""({OURS} AND EXISTS (
 ))"""  # noqa: S608 - constants of this file
 """SQL condition: nobody changed any table since the index noted how far it reaches."""
 
-COMPLETE = f"""({OURS} AND EXISTS (
-    SELECT 1 FROM main.async_history_state
-    WHERE indexed_through = (SELECT coalesce(max(rowid), 0) FROM main.history)
-))"""  # noqa: S608 - constants of this file
-"""SQL condition: every row is indexed."""
 
-NEARLY_COMPLETE = f"""({OURS} AND EXISTS (
+def _all_but(rows: int) -> str:
+    """SQL condition: all rows are indexed, but for so many of the last ones at most."""
+    return f"""({OURS} AND EXISTS (
     SELECT 1 FROM main.async_history_state
-    WHERE (SELECT coalesce(max(rowid), 0) FROM main.history) - indexed_through
-        BETWEEN 0 AND {TAIL_ROWS}
+    WHERE (SELECT coalesce(max(rowid), 0) FROM main.history) - indexed_through BETWEEN 0 AND {rows}
 ))"""  # noqa: S608 - constants of this file
-"""SQL condition: every row is indexed, but for some of the last ones."""
+
+
+COMPLETE = _all_but(0)
+NEARLY_COMPLETE = _all_but(TAIL_ROWS)
+"""SQL conditions: every row is indexed; or so nearly that records can be added."""
 
 
 def positions(is_key: str, is_memory: str) -> str:

@@ -17,7 +17,7 @@ from async_history.backends._sqlite_open import open_reading
 from async_history.backends._sqlite_read import HistoryReader
 from async_history.backends._sqlite_search import THROUGH_INDEX, named
 from async_history.following import Bell
-from async_history.submissions import records_to_copy
+from async_history.submissions import AddRecords, records_to_copy
 from tests.followers import SOON_S, Reading, add_many, first, up_to_now
 from tests.legacy_files import SIX_COLUMNS, TODAY, V0_0_2, Layout, build
 from tests.programs.checks import looking
@@ -373,19 +373,24 @@ class TestJustCommitted:
 
 
 class TestKeeping:
+    @staticmethod
+    def keep(kept: JustCommitted, ids: list[str], size_bytes: int) -> None:
+        records = [HistoryRecord(name, "m", None, None, "ADD") for name in ids]
+        kept.keep([AddRecords(records, {}, None, len(records), size_bytes)], records)
+
     async def batches(self, *ids: str) -> tuple[JustCommitted, Any]:
         bell = Bell()
         kept = JustCommitted(bell)
         hearer = bell.hearer()
         for name in ids:
-            kept.keep([HistoryRecord(name, "m", None, None, "ADD")], 10)
+            self.keep(kept, [name], 10)
         return kept, hearer
 
     async def test_nothing_unless_somebody_follows(self) -> None:
         kept, hearer = await self.batches("0", "1")
         assert [record.id for record in kept.behind("0")] == ["1"]
         del hearer
-        kept.keep([HistoryRecord("2", "m", None, None, "ADD")], 10)
+        self.keep(kept, ["2"], 10)
         assert [record.id for record in kept.behind("0")] == ["1"]
 
     @pytest.mark.parametrize("bound", ["_MOST_RECORDS", "_MOST_BYTES"])
@@ -395,7 +400,7 @@ class TestKeeping:
         kept, _hearer = await self.batches("0", "1", "2", "3")
         assert kept.behind("0") == []
         assert [record.id for record in kept.behind("1")] == ["2", "3"]
-        kept.keep([HistoryRecord(str(n), "m", None, None, "ADD") for n in range(4, 9)], 50)
+        self.keep(kept, list("45678"), 50)
         assert kept.behind("3") == []
 
     async def test_not_for_long(self, monkeypatch: pytest.MonkeyPatch) -> None:

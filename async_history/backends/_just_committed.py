@@ -13,6 +13,7 @@ from typing import Final
 
 from async_history.following import Bell
 from async_history.records import HistoryRecord
+from async_history.submissions import AddRecords, CopyRecords
 
 _KEPT_S: Final = 1.0
 """How long; and how much longer than the file a follower may have what another process erases."""
@@ -33,11 +34,15 @@ class JustCommitted:
         self._records = 0
         self._bytes = 0
 
-    def keep(self, records: Sequence[HistoryRecord], size_bytes: int) -> None:
-        """Keep a batch, by the id of its last record; let go of what is too much."""
-        if not self._bell.is_heard:
+    def keep(self, additions: Sequence[AddRecords], records: Sequence[HistoryRecord]) -> None:
+        """Keep a batch's records, by the id of the last; let go of what is too much.
+
+        Not copied ones: they may have times that the file keeps in another spelling.
+        """
+        if not self._bell.is_heard or any(isinstance(one, CopyRecords) for one in additions):
             return
         last = records[-1].id
+        size_bytes = sum([submission.size_bytes for submission in additions])
         self._batches[last] = (records, size_bytes)
         self._records += len(records)
         self._bytes += size_bytes

@@ -37,13 +37,7 @@ from async_history.memory_index import (
     memory_key,
 )
 from async_history.records import COLUMNS, HistoryRecord
-from async_history.submissions import (
-    MESSAGES_KEPT,
-    AddRecords,
-    CopyRecords,
-    SaveMessages,
-    Submission,
-)
+from async_history.submissions import MESSAGES_KEPT, AddRecords, SaveMessages, Submission
 
 _INSERT_RECORD: Final = f"""
     INSERT INTO history ({COLUMN_LIST}) VALUES ({", ".join(f"new.{name}" for name in COLUMNS)});
@@ -171,10 +165,7 @@ class BatchCommitter:
             with contextlib.suppress(sqlite3.IntegrityError, IndexBehind):
                 records = [record for submission in additions for record in submission.records]
                 await self._add_all(records)
-                # A copied record may have a time that this table keeps in another spelling.
-                if not any(isinstance(submission, CopyRecords) for submission in additions):
-                    size_bytes = sum([submission.size_bytes for submission in additions])
-                    self._just_committed.keep(records, size_bytes)
+                self._just_committed.keep(additions, records)
                 return {}
         return await self._commit_in_steps(batch)
 

@@ -59,8 +59,8 @@ from async_history.writer import GroupCommitWriter
 
 T = TypeVar("T")
 
-_CROWD: Final = 10
-"""Submissions of a batch that shows that callers are many."""
+_MANY: Final = 10
+"""Submissions of a batch from which on a longer log is worth its while."""
 LOCK_TIMEOUT_S = 30.0
 """How long another process may hold the file's lock, unless told otherwise."""
 
@@ -158,7 +158,7 @@ class SQLiteHistoryManager(HistoryManager):
 
     async def _commit(self, batch: Sequence[Submission]) -> Mapping[int, HistoryError]:
         async def commit(connection: aiosqlite.Connection) -> Mapping[int, HistoryError]:
-            if len(batch) >= _CROWD:
+            if len(batch) >= _MANY:
                 await self._connections.lengthen_log(connection)
             return await BatchCommitter(connection, self._just_committed).commit(batch)
 
