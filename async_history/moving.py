@@ -25,7 +25,6 @@ from async_history.queries import Cursor
 from async_history.records import COLUMNS, Row
 from async_history.sources import HistorySource, RecordSource, checked_size
 from async_history.submissions import (
-    Submission,
     messages_to_copy,
     records_to_copy,
 )
@@ -159,7 +158,7 @@ class _Copy:
         self._on_progress = on_progress
         self._total: int | None = None
         self._is_writing = False
-        self._on_its_way: asyncio.Task[None] | None = None
+        self._on_its_way: asyncio.Future[None] | None = None
         self._durable: Sequence[Row] = ()
 
     async def begin(self) -> None:
@@ -179,8 +178,7 @@ class _Copy:
             submission = records_to_copy(await self._source.records(rows), size)
             await self._arrived()
             durable, self._durable = self._durable, rows
-            self._on_its_way = asyncio.create_task(self._submit(submission))
-            await asyncio.sleep(0)  # so that it is queued before anything else is done
+            self._on_its_way = self._target._submit(submission)
             await self._compare(durable)
 
     async def finish(self) -> None:
@@ -195,9 +193,6 @@ class _Copy:
             await asyncio.wait([self._on_its_way])
             if not self._on_its_way.cancelled():
                 self._on_its_way.exception()  # the copy has ended for another reason
-
-    async def _submit(self, submission: Submission) -> None:
-        await self._target._submit(submission)
 
     async def _arrived(self) -> None:
         if self._on_its_way is not None:

@@ -1,7 +1,7 @@
 """The bounded queue: who is in, who waits for room, in what order, and who has left.
 
-A caller has one future, its ack, whether it waits for room or for its commit: moving it from the
-one line to the other wakes nobody.
+A caller has one future, its place, whether it waits for room or for its commit: moving it from the
+one line to the other wakes nobody. It is done with its ack; cancelling it leaves the queue.
 
 Lives here: places, room, first come first served, withdrawal. Not here: batches' fate (writer.py).
 """
@@ -35,22 +35,23 @@ S = TypeVar("S", bound=Submission)
 Operation = Callable[[], Awaitable[Any]]
 
 
-class Place(Generic[S]):
-    """One caller's place: for its submission, or for an operation that takes a turn alone."""
+class Place(asyncio.Future[Any], Generic[S]):
+    """One caller's place and ack: for a submission, or for an operation that takes a turn alone."""
 
-    __slots__ = ("ack", "count", "operation", "since", "size", "submission", "timer")
+    __slots__ = ("_leave", "count", "operation", "since", "size", "submission", "timer")
 
     def __init__(
         self,
         submission: S | None,
         operation: Operation | None,
-        ack: "asyncio.Future[Any]",
-        since: float,
+        leave: "Callable[[Place[S]], None]",
+        loop: asyncio.AbstractEventLoop,
     ) -> None:
+        super().__init__(loop=loop)
+        self._leave = leave
         self.submission = submission
         self.operation = operation
-        self.ack = ack
-        self.since = since
+        self.since = loop.time()
         self.count = submission.record_count if submission is not None else 0
         self.size = submission.size_bytes if submission is not None else 0
         self.timer: asyncio.TimerHandle | None = None
@@ -63,8 +64,13 @@ class Place(Generic[S]):
     def refuse(self, error: Exception) -> None:
         """Tell the caller, if it has not been told anything yet."""
         self.stop_waiting()
-        if not self.ack.done():
-            self.ack.set_exception(error)
+        if not self.done():
+            self.set_exception(error)
+
+    def cancel(self, msg: Any = None) -> bool:
+        """Leave the queue, wherever in line; what was taken into a batch has left already."""
+        self._leave(self)
+        return super().cancel(msg)
 
     def stop_waiting(self) -> None:
         """Forget the timer, and with it the cycle that would keep the submission in memory."""
@@ -119,17 +125,18 @@ class BoundedQueue(Generic[S]):
         """The place whose turn is next."""
         return next(iter(self._in), None)
 
-    def enter(self, place: Place[S]) -> None:
-        """Get in, or wait behind those who wait already."""
+    def enter(self, submission: S | None, operation: Operation | None) -> Place[S]:
+        """Return a new place that is in, or waits behind those who wait already."""
+        place = Place(submission, operation, self._withdraw, self._loop)
         if not self._waiting and self._has_room(place):
             self._admit(place)
-            return
+            return place
         self._waiting[place] = None
         if self._timeout_s is not None:
             place.timer = self._loop.call_later(self._timeout_s, self._overload, place)
+        return place
 
-    def withdraw(self, place: Place[S]) -> None:
-        """Leave, wherever in line; one that was taken already has left."""
+    def _withdraw(self, place: Place[S]) -> None:
         place.stop_waiting()
         if place in self._in:
             self._leave(place)
@@ -144,7 +151,7 @@ class BoundedQueue(Generic[S]):
         """
         if self.records <= records and self.size_bytes <= size_bytes:
             # Everyone in one go takes a quarter of the time, which the database waits for.
-            everyone = [place for place in self._in if not place.ack.done()]
+            everyone = [place for place in self._in if not place.done()]
             if not [place for place in everyone if place.operation is not None]:
                 self._forget_all()
                 self._admit_waiting()
@@ -152,7 +159,7 @@ class BoundedQueue(Generic[S]):
         batch: list[Place[S]] = []
         while self._in:
             place = next(iter(self._in))
-            if not place.ack.done():
+            if not place.done():
                 records -= place.count
                 size_bytes -= place.size
                 is_alone = place.operation is not None

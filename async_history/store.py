@@ -4,8 +4,9 @@ Lives here: what each backend implements, and nothing that any of them shares. N
 calls and their checks (manager.py), opening and closing (life.py).
 """
 
+import asyncio
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -37,8 +38,11 @@ class Store(LoopBound):
     """A store of history records and messages. Arguments are checked already."""
 
     @abstractmethod
-    def _submit(self, submission: Submission) -> Awaitable[None]:
-        """Write a submission and return when it is durable."""
+    def _submit(self, submission: Submission) -> "asyncio.Future[None]":
+        """Take a submission in, at once; what is returned is done when it is durable.
+
+        Cancelling that takes it back, as long as no batch has it.
+        """
 
     @abstractmethod
     async def _read_history(self, memory_id: str) -> list[HistoryRecord]: ...

@@ -14,7 +14,7 @@ import copy
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from async_history.errors import (
     CommitUnknown,
@@ -149,10 +149,10 @@ class GroupCommitWriter(Generic[S]):
 
     # The callers' side
 
-    def submit(self, submission: S) -> Awaitable[None]:
-        """Queue a submission, when awaited, and return when it is durable.
+    def submit(self, submission: S) -> "asyncio.Future[None]":
+        """Queue a submission, at once; what is returned is done when it is durable.
 
-        Raises:
+        Raises, most of them when it is awaited:
             Overloaded: the queue had no room within `queue_timeout_s`.
             HistoryClosed: the writer is closing, or closed before the submission's turn.
             CommitUnknown: the store failed while committing and could not be asked again.
@@ -170,22 +170,12 @@ class GroupCommitWriter(Generic[S]):
         result: T = await self._queued(None, operation)
         return result
 
-    async def _queued(self, submission: S | None, operation: Operation | None) -> Any:
+    def _queued(self, submission: S | None, operation: Operation | None) -> Place[S]:
         if self._closing:
             if self._died is not None:
                 raise HistoryClosed(f"the writer died: {self._died!r}") from self._died
             raise HistoryClosed("the manager is closed; open another")
-        place = Place(submission, operation, self._loop.create_future(), self._loop.time())
-        self._queue.enter(place)
-        try:
-            return await place.ack
-        except asyncio.CancelledError:
-            self._queue.withdraw(place)
-            raise
-        finally:
-            # An error's traceback holds this frame, and the ack the error: a cycle that would keep
-            # the submission in memory until a collection.
-            del place
+        return self._queue.enter(submission, operation)
 
     def _wake_up(self) -> None:
         if self._wake is not None and not self._wake.done():
@@ -266,9 +256,8 @@ class GroupCommitWriter(Generic[S]):
                 self._refuse(batch[index], error, None)
             self._acked_submissions += len(batch) - len(refused)
             for place in batch:
-                ack = place.ack
-                if not ack.done():
-                    ack.set_result(None)
+                if not place.done():
+                    place.set_result(None)
         self._unwoken.clear()
 
     async def _to_the_end(self, operation: Callable[[], Awaitable[T]]) -> T:
@@ -310,15 +299,15 @@ class GroupCommitWriter(Generic[S]):
 
     @staticmethod
     def _ack(place: Place[S], result: object) -> None:
-        if not place.ack.done():
-            place.ack.set_result(result)
+        if not place.done():
+            place.set_result(result)
 
     @staticmethod
     def _refuse(place: Place[S], error: HistoryError, cause: BaseException | None) -> None:
         if cause is not None:
             error.__cause__ = cause
         place.refuse(error)
-        if place.ack.cancelled():
+        if place.cancelled():
             _log.error("a submission whose caller was cancelled was not written: %s", error)
 
     # Closing

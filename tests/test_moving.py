@@ -298,7 +298,7 @@ class Cut:
         for name in CUT_CALLS:
             patch.setattr(history, name, self._watched(getattr(history, name)))
 
-    def _watched(self, call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    def _watched(self, call: Callable[..., Awaitable[Any]]) -> Callable[..., "asyncio.Future[Any]"]:
         async def watched(*arguments: Any) -> Any:
             self.left -= 1
             is_turn = self.left == 0
@@ -309,7 +309,7 @@ class Cut:
                 self._cut()
             return result
 
-        return watched
+        return lambda *arguments: asyncio.ensure_future(watched(*arguments))
 
     def _cut(self) -> None:
         self.has_cut = True
@@ -474,10 +474,10 @@ class TestWhileOthersWrite:
             submit, read = target._submit, target._read_rows
             submitted = 0
 
-            async def counted(submission: Any) -> None:
+            def counted(submission: Any) -> "asyncio.Future[None]":
                 nonlocal submitted
                 submitted += 1
-                await submit(submission)
+                return submit(submission)
 
             async def held(after: Any, limit: int) -> Any:
                 nonlocal submitted

@@ -3,6 +3,7 @@
 mem0-ts has it as its Dummy. The buffers stay, in memory, because mem0 2.x feeds them to its LLM.
 """
 
+import asyncio
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
@@ -53,9 +54,12 @@ class NullHistoryManager(HistoryManager):
     def _abandon(self) -> None:
         self._buffers.clear()
 
-    async def _submit(self, submission: Submission) -> None:
+    def _submit(self, submission: Submission) -> "asyncio.Future[None]":
         if isinstance(submission, SaveMessages):
             self._buffers[submission.session_scope].extend(submission.messages)
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        done.set_result(None)
+        return done
 
     async def _read_history(self, memory_id: str) -> list[HistoryRecord]:
         return []

@@ -172,7 +172,7 @@ class PostgresHistoryManager(HistoryManager):
 
     # Writing
 
-    def _submit(self, submission: Submission) -> Awaitable[None]:
+    def _submit(self, submission: Submission) -> "asyncio.Future[None]":
         return self._writer.submit(submission)
 
     async def _commit(self, batch: Sequence[Submission]) -> Mapping[int, HistoryError]:

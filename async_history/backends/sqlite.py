@@ -5,6 +5,7 @@ Lives here: the manager. Not here: its connections, and others who lock or chang
 a memory's records are (memory_index), what old files mean (migrations).
 """
 
+import asyncio
 import contextlib
 import os
 import sqlite3
@@ -145,7 +146,7 @@ class SQLiteHistoryManager(HistoryManager):
 
     # Writing
 
-    def _submit(self, submission: Submission) -> Awaitable[None]:
+    def _submit(self, submission: Submission) -> "asyncio.Future[None]":
         return self._require_writer().submit(submission)
 
     def _require_writer(self) -> GroupCommitWriter[Submission]:
