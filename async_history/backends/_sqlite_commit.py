@@ -20,6 +20,7 @@ from async_history.backends._just_committed import JustCommitted
 from async_history.backends._sqlite_rows import (
     COLUMN_LIST,
     NOT_YET,
+    NULL,
     ROW_WIDTH,
     parameters,
     record_from_row,
@@ -72,7 +73,7 @@ _STATEMENT_ROWS: Final = (1, 8, 32, 128, 512)
 """Records of a statement: few sizes, so that each stays prepared; the rest is padding."""
 _FEW: Final = 8
 """Records of a statement that are indexed later, with those that follow."""
-_PADDING: Final = (None,) * ROW_WIDTH
+_PADDING: Final = (NULL,) * ROW_WIDTH
 
 
 def _rows_sql(width: int, rows: int) -> str:
@@ -266,8 +267,8 @@ def _not_yet(_: str) -> int:
     return NOT_YET
 
 
-def _ending(indexed: int) -> tuple[int | None, ...]:
-    return *(None,) * (ROW_WIDTH - 1), indexed
+def _ending(indexed: int) -> tuple[float, ...]:
+    return *(NULL,) * (ROW_WIDTH - 1), indexed
 
 
 def _parts(records: Sequence[HistoryRecord]) -> Iterator[Sequence[HistoryRecord]]:
