@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import itertools
 import json
 import re
@@ -21,6 +22,8 @@ from blockbuster import BlockBuster
 from fastapi.testclient import TestClient
 from mem0 import AsyncMemory as PlainAsyncMemory
 from mem0.configs.base import MemoryConfig
+from mem0.memory import main as mem0_main
+from mem0.memory.storage import SQLiteManager
 
 from async_history import (
     HistoryClosed,
@@ -33,6 +36,7 @@ from async_history import (
 )
 from async_history._mem0_values import Mending, message_as_given
 from async_history.mem0 import AsyncMemory, HistoryNotWritten, Memory
+from async_history.mem0._operations import Operation, Recorder
 from tests.conftest import url_of
 from tests.programs.openai_server import DIMENSIONS, Model, openai_server
 
@@ -367,6 +371,83 @@ class TestRecords:
         assert "Miu" not in json.dumps(model.chats[1][0])
 
 
+async def all_operations(memory: Any) -> str:
+    """Call what reaches the history, once each; return a memory's id."""
+    memory_id = await add(memory, "tea")
+    await memory.update(memory_id, "mate")
+    await memory.delete(memory_id)
+    await memory.add("I like cocoa", user_id="u")
+    await memory.history(memory_id)
+    return memory_id
+
+
+class Threads:
+    """Which threads an object's methods are called in."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, watched: type, *names: str) -> None:
+        self.by_name: dict[str, set[int]] = {}
+        for name in names:
+            patch.setattr(watched, name, self._noting(name, getattr(watched, name)))
+
+    def _noting(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        def noting(*arguments: Any, **options: Any) -> Any:
+            self.by_name.setdefault(name, set()).add(threading.get_ident())
+            return method(*arguments, **options)
+
+        return noting
+
+
+NAMES = ["add_history", "get_history"]
+NAMES += [] if IS_V1 else ["batch_add_history", "save_messages", "get_last_messages"]
+
+
+class TestThreads:
+    async def test_none_is_asked_for_the_history(
+        self, memory: AsyncMemory, model: Model, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        model.script = lambda messages: '{"memory": [{"text": "likes cocoa"}], "facts": []}'
+        threads = Threads(monkeypatch, Recorder, *NAMES)
+        embedding = Threads(monkeypatch, InstantEmbedder, "embed")
+        await all_operations(memory)
+        assert threads.by_name == {name: {threading.get_ident()} for name in NAMES}
+        assert threading.get_ident() not in embedding.by_name["embed"]
+
+    async def test_plain_mem0_keeps_its_own(
+        self, configured: Configured, model: Model, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        threads = Threads(monkeypatch, SQLiteManager, *NAMES)
+        plain = PlainAsyncMemory.from_config(configured())
+        instant(plain)
+        await all_operations(plain)
+        plain.close()
+        assert threads.by_name.keys() >= {"add_history", "get_history"}
+        assert threading.get_ident() not in set().union(*threads.by_name.values())
+
+    async def test_a_mem0_that_asks_threads_all_the_same_is_served(
+        self, memory: AsyncMemory, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(mem0_main, "asyncio", asyncio)
+        threads = Threads(monkeypatch, Recorder, "add_history")
+        memory_id = await all_operations(memory)
+        assert threading.get_ident() not in threads.by_name["add_history"]
+        history = await memory.history(memory_id)
+        assert [record["event"] for record in history] == ["ADD", "UPDATE", "DELETE"]
+        assert_chain(history)
+
+    async def test_an_operation_leaves_nothing_for_the_garbage_collector(
+        self, memory: AsyncMemory, model: Model
+    ) -> None:
+        model.script = lambda messages: '{"memory": [{"text": "likes cocoa"}], "facts": []}'
+        await all_operations(memory)
+        gc.collect()
+        gc.disable()
+        try:
+            await all_operations(memory)
+            assert not [one for one in gc.get_objects() if isinstance(one, Operation)]
+        finally:
+            gc.enable()
+
+
 class TestConcurrency:
     async def test_no_thread_waits_for_the_disk(
         self, make_memory: MakeMemory, tmp_path: Path
@@ -387,6 +468,21 @@ class TestConcurrency:
             await asyncio.gather(*updates)
             for memory_id in ids:
                 assert_chain(await memory.history(memory_id))
+
+    @pytest.mark.parametrize("url", ["memory://", "null://"])
+    async def test_a_manager_that_was_closed_behind_its_back(
+        self, make_memory: MakeMemory, url: str
+    ) -> None:
+        """The change is in the vector store: it is told like any other that can't be written."""
+        async with open_history(url) as manager:
+            memory = make_memory(history=manager)
+            memory_id = await add(memory, "tea")
+        with pytest.raises(HistoryNotWritten) as failed:
+            await memory.update(memory_id, "mate")
+        assert isinstance(failed.value.__cause__, HistoryClosed)
+        assert failed.value.result == {"message": "Memory updated successfully!"}
+        assert [record["new_memory"] for record in failed.value.records] == ["mate"]
+        assert memory.vector_store.rows[memory_id]["data"] == "mate"
 
     async def test_operations_report_their_own_records_only(
         self, make_memory: MakeMemory, tmp_path: Path

@@ -24,6 +24,7 @@ from async_history.mem0._operations import (
     Recorder,
     Turns,
     current,
+    is_running,
     read_history,
     read_last_messages,
 )
@@ -339,7 +340,7 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
             return
         if not home.loop.is_running():
             home.manager.close()
-        elif _is_running(home.loop):
+        elif is_running(home.loop):
             self._closing = home.loop.create_task(home.aclose())  # kept, or it could vanish
         else:
             asyncio.run_coroutine_threadsafe(home.aclose(), home.loop).result()
@@ -387,13 +388,6 @@ async def _acked(operation: Operation, call: Callable[[], Coroutine[Any, Any, T]
             operation.records,
         ) from failures[0]
     return result
-
-
-def _is_running(loop: asyncio.AbstractEventLoop) -> bool:
-    try:
-        return asyncio.get_running_loop() is loop
-    except RuntimeError:
-        return False
 
 
 def _named(where: object) -> str:

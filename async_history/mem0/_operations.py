@@ -21,15 +21,23 @@ current: "ContextVar[Operation | None]" = ContextVar("async_history_operation", 
 """The operation that this task or thread works for."""
 
 
-Call = Callable[[], Coroutine[Any, Any, object]]
+Call = Callable[[], "asyncio.Future[None] | Coroutine[Any, Any, object]"]
 """One of a manager's, with its arguments."""
+
+
+def is_running(loop: asyncio.AbstractEventLoop) -> bool:
+    """Tell whether this thread is running a loop now."""
+    try:
+        return asyncio.get_running_loop() is loop
+    except RuntimeError:
+        return False
 
 
 class Doorway:
     """Takes calls from any thread to the loop it was made on, in order.
 
-    The loop is woken once for as many as come before it looks: with hundreds of operations in
-    worker threads, waking it is what costs.
+    From the loop itself they begin at once. For other threads it is woken once for as many as come
+    before it looks: with hundreds of operations in worker threads, waking it is what costs.
     """
 
     def __init__(self) -> None:
@@ -40,7 +48,9 @@ class Doorway:
     def hand_in(self, operation: "Operation", call: Call) -> None:
         """Let a call begin on the loop. What this thread reports there next comes after it."""
         self._handed_in.append((operation, call))
-        if not self._is_woken:
+        if is_running(self._loop):
+            self._begin()
+        elif not self._is_woken:
             self._is_woken = True
             self._loop.call_soon_threadsafe(self._begin)
 
@@ -48,7 +58,16 @@ class Doorway:
         self._is_woken = False
         while self._handed_in:
             operation, call = self._handed_in.popleft()
-            operation.acks.append(self._loop.create_task(call()))
+            operation.acks.append(_begun(call))
+
+
+def _begun(call: Call) -> "asyncio.Future[Any]":
+    try:
+        return asyncio.ensure_future(call())
+    except Exception as error:  # told by the ack, as that of a call that failed later
+        failed = asyncio.get_running_loop().create_future()
+        failed.set_exception(error)
+        return failed
 
 
 class Operation:
@@ -66,11 +85,11 @@ class Operation:
         self.manager = manager
         self.turns = turns
         self.records: list[dict[str, Any]] = []
-        self.history: list[dict[str, Any]] = []
-        self.last_messages: list[dict[str, Any]] = []
+        self.history: Sequence[dict[str, Any]] = ()
+        self.last_messages: Sequence[dict[str, Any]] = ()
         self.metadata: Mapping[str, Any] = {}
         self.messages: Sequence[Any] = ()
-        self.acks: list[asyncio.Task[object]] = []
+        self.acks: list[asyncio.Future[Any]] = []
         self.has_turn_of: str | None = None
         self._doorway = doorway
 
@@ -86,6 +105,9 @@ class Operation:
                 await ack
             except Exception as error:  # told, by who asks
                 found.append(error)
+        # An ack that is a task holds its context, and that this operation: a cycle, which would
+        # keep all of it in memory until a collection.
+        self.acks.clear()
         return found
 
 
@@ -139,23 +161,24 @@ class Recorder:
             "actor_id": actor_id,
             "role": role,
         }
-        self._hand_in([change])
+        operation = self.require_operation()
+        with Mending() as mending:
+            record = mending.record(change)
+        operation.records.append(record)
+        operation.hand_in(lambda: operation.manager._hand_in(record))
 
     def batch_add_history(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Hand in many changes, all or none; with what the operation knows of them besides."""
         operation = self.require_operation()
-        self._hand_in(completed(records, operation.metadata, operation.messages))
-
-    def _hand_in(self, changes: Sequence[Mapping[str, Any]]) -> None:
-        operation = self.require_operation()
+        changes = completed(records, operation.metadata, operation.messages)
         with Mending() as mending:
-            records = [mending.record(change) for change in changes]
-        operation.records += records
-        operation.hand_in(lambda: operation.manager.batch_add_history(records))
+            mended = [mending.record(change) for change in changes]
+        operation.records += mended
+        operation.hand_in(lambda: operation.manager.batch_add_history(mended))
 
     def get_history(self, memory_id: str) -> list[dict[str, Any]]:
         """Return what the operation has read, before mem0's part of it began."""
-        return self.require_operation().history
+        return list(self.require_operation().history)
 
     def save_messages(self, messages: Sequence[Mapping[str, Any]], session_scope: str) -> None:
         """Hand in messages for a scope's buffer."""
@@ -167,7 +190,7 @@ class Recorder:
 
     def get_last_messages(self, session_scope: str, limit: int = 10) -> list[dict[str, Any]]:
         """Return what the operation has read, before mem0's part of it began."""
-        return self.require_operation().last_messages[-limit:] if limit else []
+        return list(self.require_operation().last_messages[-limit:]) if limit else []
 
     def reset(self) -> None:
         """Hand in a reset."""
