@@ -152,16 +152,16 @@ def measure(peer: str, agents: int, operations: int, folder: Path) -> Cell:
         memory = memory_of(peer, folder)
         async with memory:
             await memory.history("nothing")  # opens the file
-            async with Watch() as watch:
-                begun = time.perf_counter()
-                await asyncio.gather(
-                    *(agent(memory, rounds, kept, updates_s) for _ in range(agents))
-                )
-                seconds = time.perf_counter() - begun
+            with quiet_collector():
+                async with Watch() as watch:
+                    begun = time.perf_counter()
+                    await asyncio.gather(
+                        *(agent(memory, rounds, kept, updates_s) for _ in range(agents))
+                    )
+                    seconds = time.perf_counter() - begun
         return seconds, watch
 
-    with quiet_collector():
-        seconds, watch = asyncio.run(work())
+    seconds, watch = asyncio.run(work())
     if peer != NULL:
         _require_chains(folder / "history.db", kept)
     return Cell(
@@ -208,13 +208,13 @@ def measure_inference(old_messages: int, operations: int, folder: Path) -> float
             calls: Callable[[int], Coroutine[Any, Any, Any]] = lambda n: memory.add(  # noqa: E731
                 "I like tea", user_id=f"u{n}"
             )
-            begun = time.perf_counter()
-            for _ in range(operations // agents):
-                await asyncio.gather(*(calls(n) for n in range(agents)))
-            return operations / (time.perf_counter() - begun)
+            with quiet_collector():
+                begun = time.perf_counter()
+                for _ in range(operations // agents):
+                    await asyncio.gather(*(calls(n) for n in range(agents)))
+                return operations / (time.perf_counter() - begun)
 
-    with quiet_collector():
-        return asyncio.run(work())
+    return asyncio.run(work())
 
 
 async def _opened_once(folder: Path) -> None:
