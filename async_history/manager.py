@@ -33,14 +33,7 @@ from async_history.queries import (
     new_filter,
     new_query,
 )
-from async_history.records import (
-    Event,
-    HistoryRecord,
-    Message,
-    check_text,
-    new_record,
-    record_from_mapping,
-)
+from async_history.records import Event, HistoryRecord, Message, check_text, new_record
 from async_history.retention import (
     Erasure,
     ErasureReport,
@@ -57,6 +50,7 @@ from async_history.retention import (
 from async_history.store import HistoryStats, Store
 from async_history.submissions import (
     MESSAGES_KEPT,
+    Submission,
     many_records,
     messages_to_save,
     one_record,
@@ -143,14 +137,14 @@ class HistoryManager(Store):
         await self._submit(submission)
         return submission.records[0]
 
-    def _hand_in(self, change: Mapping[str, Any]) -> "asyncio.Future[None]":
-        """Queue one change, given by column name, at once; what is returned is its ack.
+    def _hand_in(self, submission: Submission) -> "asyncio.Future[None]":
+        """Queue a submission at once; what is returned is its ack.
 
-        What `add_history` does, for callers of ours that have more to do before they wait: a task
-        for each takes as long as all the rest.
+        For callers of ours that have more to do before they wait: a task for each takes as long as
+        all the rest, and begins later than what is called next.
         """
         self._require_open()
-        return self._submit(one_record(record_from_mapping(change), None))
+        return self._submit(submission)
 
     async def batch_add_history(
         self,

@@ -103,6 +103,17 @@ def one_record(record: HistoryRecord, given: Mapping[str, Any] | None) -> AddRec
     return AddRecords([record], {} if given is None else {0: given}, None, 1, _record_bytes(record))
 
 
+def few_records(items: Sequence[Mapping[str, Any]]) -> AddRecords:
+    """Check a few records that we name, in one go.
+
+    Raises:
+        InvalidInput: one of them can't be used.
+    """
+    now = now_text()
+    records = [record_from_mapping(item, now) for item in items]
+    return AddRecords(records, {}, None, len(records), sum(map(_record_bytes, records)))
+
+
 async def many_records(
     items: Iterable[HistoryRecord | Mapping[str, Any]], if_latest: HistoryRecord | None
 ) -> AddRecords:

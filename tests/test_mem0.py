@@ -434,6 +434,22 @@ class TestThreads:
         assert [record["event"] for record in history] == ["ADD", "UPDATE", "DELETE"]
         assert_chain(history)
 
+    async def test_what_is_handed_in_at_once_keeps_its_order(self, memory: AsyncMemory) -> None:
+        def change(old: str | None, new: str) -> dict[str, Any]:
+            event = "UPDATE" if old else "ADD"
+            return {"memory_id": "m", "old_memory": old, "new_memory": new, "event": event}
+
+        async def pipeline() -> None:
+            memory.db.batch_add_history([change(None, "a"), change("a", "b")])
+            memory.db.add_history("m", "b", "c", "UPDATE")
+            memory.db.batch_add_history([])
+            memory.db.batch_add_history([change("c", "d")])
+            memory.db.save_messages([], "scope")
+
+        await memory._run(pipeline)
+        history = await memory.history("m")
+        assert [record["new_memory"] for record in history] == ["a", "b", "c", "d"]
+
     async def test_an_operation_leaves_nothing_for_the_garbage_collector(
         self, memory: AsyncMemory, model: Model
     ) -> None:

@@ -16,6 +16,7 @@ from typing import Any, Final
 from async_history._mem0_values import Mending, completed, message_as_given
 from async_history.errors import HistoryError
 from async_history.manager import HistoryManager
+from async_history.submissions import few_records, messages_to_save
 
 current: "ContextVar[Operation | None]" = ContextVar("async_history_operation", default=None)
 """The operation that this task or thread works for."""
@@ -161,20 +162,20 @@ class Recorder:
             "actor_id": actor_id,
             "role": role,
         }
-        operation = self.require_operation()
-        with Mending() as mending:
-            record = mending.record(change)
-        operation.records.append(record)
-        operation.hand_in(lambda: operation.manager._hand_in(record))
+        self._hand_in([change])
 
     def batch_add_history(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Hand in many changes, all or none; with what the operation knows of them besides."""
         operation = self.require_operation()
-        changes = completed(records, operation.metadata, operation.messages)
+        if records:
+            self._hand_in(completed(records, operation.metadata, operation.messages))
+
+    def _hand_in(self, changes: Sequence[Mapping[str, Any]]) -> None:
+        operation = self.require_operation()
         with Mending() as mending:
-            mended = [mending.record(change) for change in changes]
-        operation.records += mended
-        operation.hand_in(lambda: operation.manager.batch_add_history(mended))
+            records = [mending.record(change) for change in changes]
+        operation.records += records
+        operation.hand_in(lambda: operation.manager._hand_in(few_records(records)))
 
     def get_history(self, memory_id: str) -> list[dict[str, Any]]:
         """Return what the operation has read, before mem0's part of it began."""
@@ -185,8 +186,10 @@ class Recorder:
         operation = self.require_operation()
         with Mending() as mending:
             to_store = [mending.message(message) for message in messages]
-        if session_scope:
-            operation.hand_in(lambda: operation.manager.save_messages(to_store, session_scope))
+        if session_scope and to_store:
+            operation.hand_in(
+                lambda: operation.manager._hand_in(messages_to_save(to_store, session_scope))
+            )
 
     def get_last_messages(self, session_scope: str, limit: int = 10) -> list[dict[str, Any]]:
         """Return what the operation has read, before mem0's part of it began."""
