@@ -130,7 +130,7 @@ class TestPlainMem0:
         async with open_history(path) as history:
             with processes.started("beside", "mem0_writes", path) as program:
                 assert [r.new_memory for r in await history.get_history("mem0")][:1] == ["0"]
-                acked = await write_while(history, program, rounds=20)
+                acked = await write_while(history, program, rounds=10)
                 count = printed(program)
             seen = [record.new_memory for record in await history.get_history("mem0")]
             assert seen == [str(number) for number in range(count)]
