@@ -106,9 +106,6 @@ class Operation:
                 await ack
             except Exception as error:  # told, by who asks
                 found.append(error)
-        # An ack that is a task holds its context, and that this operation: a cycle, which would
-        # keep all of it in memory until a collection.
-        self.acks.clear()
         return found
 
 
