@@ -24,10 +24,7 @@ from async_history.manager import HistoryManager
 from async_history.queries import Cursor
 from async_history.records import COLUMNS, Row
 from async_history.sources import HistorySource, RecordSource, checked_size
-from async_history.submissions import (
-    messages_to_copy,
-    records_to_copy,
-)
+from async_history.submissions import messages_to_copy, records_to_copy
 
 Progress = Callable[[int, int | None], None]
 """Told how many of the source's records are in the target, and of how many, if that is known."""

@@ -38,17 +38,17 @@ Operation = Callable[[], Awaitable[Any]]
 class Place(asyncio.Future[Any], Generic[S]):
     """One caller's place and ack: for a submission, or for an operation that takes a turn alone."""
 
-    __slots__ = ("_leave", "count", "operation", "since", "size", "submission", "timer")
+    __slots__ = ("_withdraw", "count", "operation", "since", "size", "submission", "timer")
 
     def __init__(
         self,
         submission: S | None,
         operation: Operation | None,
-        leave: "Callable[[Place[S]], None]",
+        withdraw: "Callable[[Place[S]], None]",
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         super().__init__(loop=loop)
-        self._leave = leave
+        self._withdraw = withdraw
         self.submission = submission
         self.operation = operation
         self.since = loop.time()
@@ -61,6 +61,11 @@ class Place(asyncio.Future[Any], Generic[S]):
         """The ids it would write."""
         return self.submission.ids if self.submission is not None else ()
 
+    def ack(self, result: object) -> None:
+        """Tell the caller, if it has not been told anything yet."""
+        if not self.done():
+            self.set_result(result)
+
     def refuse(self, error: Exception) -> None:
         """Tell the caller, if it has not been told anything yet."""
         self.stop_waiting()
@@ -69,7 +74,7 @@ class Place(asyncio.Future[Any], Generic[S]):
 
     def cancel(self, msg: Any = None) -> bool:
         """Leave the queue, wherever in line; what was taken into a batch has left already."""
-        self._leave(self)
+        self._withdraw(self)
         return super().cancel(msg)
 
     def stop_waiting(self) -> None:

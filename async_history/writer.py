@@ -152,7 +152,7 @@ class GroupCommitWriter(Generic[S]):
     def submit(self, submission: S) -> "asyncio.Future[None]":
         """Queue a submission, at once; what is returned is done when it is durable.
 
-        Raises, most of them when it is awaited:
+        Raises, at once where the writer is closing and else when it is awaited:
             Overloaded: the queue had no room within `queue_timeout_s`.
             HistoryClosed: the writer is closing, or closed before the submission's turn.
             CommitUnknown: the store failed while committing and could not be asked again.
@@ -211,7 +211,7 @@ class GroupCommitWriter(Generic[S]):
         try:
             if batch and batch[0].operation is not None:
                 result = await self._to_the_end(batch[0].operation)
-                self._ack(batch[0], result)
+                batch[0].ack(result)
             elif batch:
                 await self._commit_batch(batch)
         except OutcomeUnknown as error:
@@ -256,8 +256,7 @@ class GroupCommitWriter(Generic[S]):
                 self._refuse(batch[index], error, None)
             self._acked_submissions += len(batch) - len(refused)
             for place in batch:
-                if not place.done():
-                    place.set_result(None)
+                place.ack(None)
         self._unwoken.clear()
 
     async def _to_the_end(self, operation: Callable[[], Awaitable[T]]) -> T:
@@ -296,11 +295,6 @@ class GroupCommitWriter(Generic[S]):
             await asyncio.sleep(delay)
         except asyncio.CancelledError:
             self.begin_close()
-
-    @staticmethod
-    def _ack(place: Place[S], result: object) -> None:
-        if not place.done():
-            place.set_result(result)
 
     @staticmethod
     def _refuse(place: Place[S], error: HistoryError, cause: BaseException | None) -> None:

@@ -1,7 +1,7 @@
 """One call of mem0's: the records its pipeline hands in, their acks, and turns per memory.
 
-mem0's pipeline calls its history from worker threads and tasks of its own. A context variable,
-which reaches them, tells which operation a call belongs to.
+mem0's pipeline calls its history from tasks of its own, and may from worker threads. A context
+variable, which reaches them, tells which operation a call belongs to.
 
 Lives here: operations, the object that mem0 takes for its SQLite history, turns. Not here: which
 manager, and when it opens and closes (mem0).
