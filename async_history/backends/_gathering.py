@@ -55,16 +55,22 @@ class GatheredReads:
 
     def _begin(self) -> None:
         """Let those who wait still be read for, unless that is going to happen soon."""
-        if self._short or len(self._under_way) == self._at_once:
+        if not self._waiting or self._short or len(self._under_way) == self._at_once:
             return
+        loop = asyncio.get_running_loop()
+        group: list[_Asked] = []
+        task = loop.create_task(self._answer_who_waits(group))
+        self._short.add(task)
+        self._under_way[task] = loop.call_later(_LONG_S, self._is_long, task)
+        task.add_done_callback(partial(self._ended, group))
+
+    async def _answer_who_waits(self, group: list[_Asked]) -> None:
+        # Taken now, not when this task was made: whoever was woken together asks together.
         waiting = [one for one in self._waiting if not one[1].done()]
-        group, self._waiting = waiting[:_MOST], waiting[_MOST:]
+        group += waiting[:_MOST]
+        self._waiting = waiting[_MOST:]
         if group:
-            loop = asyncio.get_running_loop()
-            task = loop.create_task(self._answer(group))
-            self._short.add(task)
-            self._under_way[task] = loop.call_later(_LONG_S, self._is_long, task)
-            task.add_done_callback(partial(self._ended, group))
+            await self._answer(group)
 
     def _is_long(self, task: "asyncio.Task[None]") -> None:
         self._short.discard(task)
