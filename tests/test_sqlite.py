@@ -25,6 +25,7 @@ from async_history import (
 )
 from async_history._sqlite import has_log_reset_fault
 from async_history.backends import _sqlite_open
+from async_history.backends._sqlite_rows import LONGEST_PACKED, MOST_PACKED
 from async_history.backends.sqlite import SQLiteHistoryManager
 from async_history.memory_index import LEVELS, POSITIONS, STEP, TAIL_ROWS, memory_key
 from tests.programs.checks import check_index, check_levels
@@ -44,6 +45,20 @@ def path(tmp_path: Path) -> Path:
 
 async def texts(history: HistoryManager, memory_id: str = "m") -> list[str | None]:
     return [record.new_memory for record in await history.get_history(memory_id)]
+
+
+def counted_statements(history: HistoryManager, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list that gets every SELECT from now on."""
+    assert isinstance(history, SQLiteHistoryManager)
+    fetch = history._connections.fetch
+    fetched: list[str] = []
+
+    async def noting(sql: str, parameters: Any) -> Any:
+        fetched.append(sql)
+        return await fetch(sql, parameters)
+
+    monkeypatch.setattr(history._connections, "fetch", noting)
+    return fetched
 
 
 class TestTheFile:
@@ -69,17 +84,76 @@ class TestTheFile:
         self, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         async with open_history(path) as history:
-            assert isinstance(history, SQLiteHistoryManager)
-            fetch = history._connections.fetch
-            fetched: list[str] = []
-
-            async def noting(sql: str, parameters: Any) -> Any:
-                fetched.append(sql)
-                return await fetch(sql, parameters)
-
-            monkeypatch.setattr(history._connections, "fetch", noting)
+            statements = counted_statements(history, monkeypatch)
             await asyncio.gather(*(history.get_history(str(n)) for n in range(100)))
-        assert len(fetched) < 10
+        assert len(statements) < 10
+
+    @pytest.mark.parametrize("encoding", ["UTF-8", "UTF-16le"])
+    async def test_a_crowd_reads_what_each_would_alone(
+        self, path: Path, encoding: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Whatever others have stored, and however much there is of it."""
+        stored: dict[str, list[Any]] = {
+            "texts": [
+                "",
+                "'",
+                '"',
+                "\\u0000",
+                "\1\x1f\x7f",
+                "ä🙂\u2028",
+                '{"a": [1]}',
+                "null",
+                None,
+            ],
+            "many": [f"text {n}" for n in range(MOST_PACKED - 9)],
+            "more": [f"text {n}" for n in range(3 * MOST_PACKED)],
+            "long": ["x" * 5 * LONGEST_PACKED],
+            "NUL": ["a\0b"],
+            "blobs": ["text", b"\xff\0", b"text"],
+            "numbers": [7, 2**63 - 1, -(2**63), 0.1, 1e300, 1732147200.1234567, float("inf")],
+        }
+        with raw(path) as connection:
+            connection.execute(f"PRAGMA encoding = '{encoding}'")
+            connection.execute(
+                "CREATE TABLE history (id TEXT PRIMARY KEY, memory_id TEXT, old_memory TEXT,"
+                " new_memory, event TEXT, created_at DATETIME, updated_at DATETIME,"
+                " is_deleted INTEGER, actor_id TEXT, role TEXT)"
+            )
+            connection.executemany(
+                "INSERT INTO history (id, memory_id, new_memory, event, updated_at)"
+                " VALUES (?1 || ?2, ?1, ?3, 'UPDATE', iif(?1 = 'numbers', ?3, ?4))",
+                [
+                    (name, n, one, "2026-11-21T10:00:00.000000+00:00")
+                    for name, of_memory in stored.items()
+                    for n, one in enumerate(of_memory)
+                ],
+            )
+        async with open_history(path) as history:
+            alone = {name: await history.get_history(name) for name in [*stored, "nobody"]}
+            assert {name: len(found) for name, found in alone.items()} == {
+                name: len(stored.get(name, ())) for name in alone
+            }
+            statements = counted_statements(history, monkeypatch)
+            for crowd in ([name, "texts"] for name in alone):
+                statements.clear()
+                found = await asyncio.gather(*map(history.get_history, crowd))
+                assert repr(found) == repr([alone[name] for name in crowd])
+                goes_together = crowd[0] in ("texts", "many", "NUL", "nobody")
+                assert len(statements) == (1 if goes_together else 2)
+
+    async def test_broken_text_keeps_nobody_else_of_a_crowd(self, path: Path) -> None:
+        async with open_history(path) as history:
+            for memory_id in ("broken", "m"):
+                await history.add_history(memory_id, None, "text", "ADD")
+            with raw(path) as connection:
+                connection.execute(
+                    "UPDATE history SET new_memory = CAST(x'c3' AS TEXT) WHERE memory_id = 'broken'"
+                )
+            broken, found = await asyncio.gather(
+                history.get_history("broken"), texts(history), return_exceptions=True
+            )
+            assert isinstance(broken, StorageError)
+            assert found == ["text"]
 
     async def test_user_version_is_its_owners(self, path: Path) -> None:
         with raw(path) as connection:

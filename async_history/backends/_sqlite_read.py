@@ -11,8 +11,10 @@ from async_history import _sqlite_times as times
 from async_history.backends._sqlite_rows import (
     COLUMN_LIST,
     COLUMNS_OF_HISTORY,
+    packed,
     record_from_row,
     rows_in_todays_types,
+    unpacked,
 )
 from async_history.backends._sqlite_search import (
     Lookup,
@@ -66,10 +68,12 @@ class HistoryReader:
         """Return the records of memories, oldest first."""
         asked = tuple(dict.fromkeys(memory_ids))
         condition = self.lookup.one if len(asked) == 1 else self.lookup.several
-        rows = await self._fetch(
-            f"SELECT {self.columns} FROM history WHERE {condition} ORDER BY rowid",  # noqa: S608 - constants
-            named(asked),
-        )
+        select = f"SELECT {self.columns} FROM history WHERE {condition} ORDER BY rowid"  # noqa: S608 - constants
+        rows: Sequence[Sequence[Any]] | None = None
+        if len(asked) > 1:
+            rows = unpacked(await self._fetch(packed(select), named(asked)))
+        if rows is None:
+            rows = await self._fetch(select, named(asked))
         found: dict[str, list[HistoryRecord]] = {memory_id: [] for memory_id in asked}
         for row in rows:
             found.setdefault(row[1], []).append(record_from_row(row))
