@@ -110,7 +110,9 @@ class TestTheFile:
             "long": ["x" * 5 * LONGEST_PACKED],
             "NUL": ["a\0b"],
             "blobs": ["text", b"\xff\0", b"text"],
-            "numbers": [7, 2**63 - 1, -(2**63), 0.1, 1e300, 1732147200.1234567, float("inf")],
+            "whole": [7, 2**63 - 1, -(2**63)],
+            "numbers": [0.1, 1e300, 1732147200.1234567],
+            "endless": [float("inf")],
         }
         with raw(path) as connection:
             connection.execute(f"PRAGMA encoding = '{encoding}'")
@@ -121,7 +123,7 @@ class TestTheFile:
             )
             connection.executemany(
                 "INSERT INTO history (id, memory_id, new_memory, event, updated_at)"
-                " VALUES (?1 || ?2, ?1, ?3, 'UPDATE', iif(?1 = 'numbers', ?3, ?4))",
+                " VALUES (?1 || ?2, ?1, ?3, 'UPDATE', iif(typeof(?3) = 'real', ?3, ?4))",
                 [
                     (name, n, one, "2026-11-21T10:00:00.000000+00:00")
                     for name, of_memory in stored.items()
@@ -138,7 +140,7 @@ class TestTheFile:
                 statements.clear()
                 found = await asyncio.gather(*map(history.get_history, crowd))
                 assert repr(found) == repr([alone[name] for name in crowd])
-                goes_together = crowd[0] in ("texts", "many", "NUL", "nobody")
+                goes_together = crowd[0] in ("texts", "many", "NUL", "whole", "nobody")
                 assert len(statements) == (1 if goes_together else 2)
 
     async def test_broken_text_keeps_nobody_else_of_a_crowd(self, path: Path) -> None:
