@@ -40,12 +40,12 @@ BATCH_BYTES = 16 * 1024 * 1024
 _RETRY_DELAY_S = 0.01
 _LONGEST_RETRY_DELAY_S = 1.0
 """Pauses before a commit is tried again: doubled each time."""
-_CROWD = 64
+CROWD = 64
 _LONGEST_HEAD_START_S = 0.003
 """A crowd of callers, once woken, keeps the GIL for milliseconds, and a thread that is to commit
 the next batch needs it to begin: without a head start the two take turns instead of overlapping
 (1,000 tasks: a fifth to a third slower, measured). So a crowd is woken when that commit has begun,
-or after this long. Fewer callers than `_CROWD` are done too soon to matter."""
+or after this long, where both are `CROWD` callers: fewer are done too soon to matter."""
 
 _log = logging.getLogger("async_history")
 
@@ -233,7 +233,7 @@ class GroupCommitWriter(Generic[S]):
         self._batch_records_max = max(self._batch_records_max, records)
         self._acked_records += records
         self._unwoken.append((batch, refused))
-        if self._queue and len(batch) >= _CROWD:
+        if min(len(self._queue), len(batch)) >= CROWD:
             self._loop.call_later(_LONGEST_HEAD_START_S, self._wake_callers)
         else:
             self._wake_callers()

@@ -7,6 +7,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from threading import current_thread
 from typing import Any
 
 import pytest
@@ -28,6 +29,7 @@ from async_history.backends import _sqlite_open
 from async_history.backends._sqlite_rows import LONGEST_PACKED, MOST_PACKED
 from async_history.backends.sqlite import SQLiteHistoryManager
 from async_history.memory_index import LEVELS, POSITIONS, STEP, TAIL_ROWS, memory_key
+from async_history.writer import CROWD
 from tests.programs.checks import check_index, check_levels
 
 
@@ -87,6 +89,21 @@ class TestTheFile:
             statements = counted_statements(history, monkeypatch)
             await asyncio.gather(*(history.get_history(str(n)) for n in range(100)))
         assert len(statements) < 10
+
+    @pytest.mark.parametrize(("callers", "times"), [(1, 0), (CROWD // 2, 0), (CROWD, 1), (512, 1)])
+    async def test_the_commit_of_a_crowd_tells_that_it_has_begun(
+        self, path: Path, callers: int, times: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        told: list[str] = []
+        monkeypatch.setattr(
+            SQLiteHistoryManager, "_say_begun", lambda _: told.append(current_thread().name)
+        )
+        async with open_history(path) as history:
+            await asyncio.gather(
+                *(history.add_history("m", None, str(n), "ADD") for n in range(callers))
+            )
+        assert len(told) == times
+        assert "MainThread" not in told
 
     @pytest.mark.parametrize("encoding", ["UTF-8", "UTF-16le"])
     async def test_a_crowd_reads_what_each_would_alone(

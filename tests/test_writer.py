@@ -100,11 +100,11 @@ def submit(writer: GroupCommitWriter[Item], *items: Item) -> list[asyncio.Task[N
 
 
 async def committed_before_a_stall(
-    store: Store, writer: GroupCommitWriter[Item]
+    store: Store, writer: GroupCommitWriter[Item], others: int = 100
 ) -> list[asyncio.Task[None]]:
-    """Return a crowd of 100 whose batch is committed, while the commit of one more stalls."""
+    """Return a crowd of 100 whose batch is committed, while the commit of others stalls."""
     store.gate.clear()
-    tasks = submit(writer, *(Item(str(n)) for n in range(101)))
+    tasks = submit(writer, *(Item(str(n)) for n in range(100 + others)))
     await store.begun.wait()
     store.begun.clear()
     store.gate.set()
@@ -197,6 +197,14 @@ class TestBatches:
         assert not any(task.done() for task in crowd)
         await asyncio.to_thread(writer.commit_has_begun)
         await asyncio.gather(*crowd)
+        store.gate.set()
+
+    async def test_a_crowd_does_not_wait_for_the_commit_of_a_few(
+        self, store: Store, make_writer: MakeWriter, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("async_history.writer._LONGEST_HEAD_START_S", 3_600)
+        crowd = await committed_before_a_stall(store, make_writer(batch_records=100), others=5)
+        await asyncio.wait_for(asyncio.gather(*crowd), 10)
         store.gate.set()
 
     async def test_a_crowd_is_woken_though_the_next_commit_stalls(

@@ -39,6 +39,7 @@ from async_history.memory_index import (
 )
 from async_history.records import COLUMNS, HistoryRecord
 from async_history.submissions import MESSAGES_KEPT, AddRecords, SaveMessages, Submission
+from async_history.writer import CROWD
 
 _INSERT_RECORD: Final = f"""
     INSERT INTO history ({COLUMN_LIST}) VALUES ({", ".join(f"new.{name}" for name in COLUMNS)});
@@ -81,12 +82,17 @@ def _rows_sql(width: int, rows: int) -> str:
     return f"VALUES {', '.join([row] * rows)}"
 
 
-_ADD_RECORDS: Final = {
-    rows: f"INSERT INTO async_history_new SELECT * FROM ({_rows_sql(ROW_WIDTH, rows + 1)}) "  # noqa: S608 - placeholders only
-    f"WHERE column{ROW_WIDTH} IS NOT NULL AND {NEARLY_COMPLETE} AND async_history_begun()"
-    for rows in _STATEMENT_ROWS
-}
-"""SQLite calls `async_history_begun`, deterministic and without arguments, once a statement."""
+def _add_sql(rows: int) -> str:
+    sql = f"""
+        INSERT INTO async_history_new SELECT * FROM ({_rows_sql(ROW_WIDTH, rows + 1)})
+        WHERE column{ROW_WIDTH} IS NOT NULL AND {NEARLY_COMPLETE}
+    """  # noqa: S608 - placeholders only
+    return f"{sql} AND async_history_begun()" if rows >= CROWD else sql
+
+
+_ADD_RECORDS: Final = {rows: _add_sql(rows) for rows in _STATEMENT_ROWS}
+"""SQLite calls `async_history_begun`, deterministic and without arguments, once a statement. A few
+callers are not waited for, and who tells them has to wait for the GIL."""
 _EXISTING: Final = f"SELECT {COLUMN_LIST} FROM history WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608 - constants
 _LATEST: Final = f"""
 SELECT id FROM history WHERE memory_id = :memory_id AND rowid IN ({POSITIONS})
@@ -194,7 +200,8 @@ class BatchCommitter:
             values += _ending(len(records))
         values += _PADDING * (rows - len(records))
         before = self._connection.total_changes
-        await self._connection.execute(_ADD_RECORDS[rows], values)
+        # As one of "many": `execute` asks for the GIL once more, to learn the last rowid.
+        await self._connection.executemany(_ADD_RECORDS[rows], [values])
         if self._connection.total_changes == before:
             raise IndexBehind
 
