@@ -41,11 +41,12 @@ _RETRY_DELAY_S = 0.01
 _LONGEST_RETRY_DELAY_S = 1.0
 """Pauses before a commit is tried again: doubled each time."""
 CROWD = 64
+"""Callers that, once woken, keep the GIL for milliseconds. Fewer are done too soon to matter."""
 _LONGEST_HEAD_START_S = 0.003
-"""A crowd of callers, once woken, keeps the GIL for milliseconds, and a thread that is to commit
-the next batch needs it to begin: without a head start the two take turns instead of overlapping
-(1,000 tasks: a fifth to a third slower, measured). So a crowd is woken when that commit has begun,
-or after this long, where both are `CROWD` callers: fewer are done too soon to matter."""
+"""A thread that is to commit the next batch needs the GIL to begin: without a head start it and
+the callers of the last batch take turns instead of overlapping (1,000 tasks: a fifth to a third
+slower, measured). So a crowd is woken when the commit of another crowd has begun, or after this
+long."""
 
 _log = logging.getLogger("async_history")
 

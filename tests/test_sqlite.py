@@ -635,6 +635,8 @@ class TestAsItIs:
         before = path.read_bytes()
         async with open_history(path, create=False, migrate=False) as history:
             assert await texts(history) == ["tea", "mate"]
+            crowd = await asyncio.gather(texts(history), texts(history, "nobody"))
+            assert list(crowd) == [["tea", "mate"], []]
             found = [r async for r in history.query_history(event="UPDATE", memory_id="m")]
             assert [r.old_memory for r in found] == ["tea"]
             assert await history.get_last_messages("s") == []
@@ -650,6 +652,18 @@ class TestAsItIs:
         assert [file.name for file in path.parent.iterdir()] == ["history.db"]
         async with open_history(path) as history:
             assert await texts(history) == ["tea", "mate"]
+
+    async def test_whose_history_goes_meanwhile(self, path: Path) -> None:
+        with raw(path) as connection:
+            connection.execute(
+                "CREATE TABLE history (id TEXT PRIMARY KEY, memory_id TEXT, prev_value TEXT,"
+                " new_value TEXT, event TEXT, timestamp DATETIME, is_deleted INTEGER)"
+            )
+            async with open_history(path, create=False, migrate=False) as history:
+                connection.execute("DROP TABLE history")
+                assert await texts(history) == []
+                assert isinstance(history, SQLiteHistoryManager)
+                assert await history._reader.histories(["m", "n"]) == {"m": [], "n": []}
 
     async def test_a_prepared_file_is_written_as_usual(self, path: Path) -> None:
         async with open_history(path, migrate=False) as history:

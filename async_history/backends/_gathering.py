@@ -65,7 +65,10 @@ class GatheredReads:
         task.add_done_callback(partial(self._ended, group))
 
     async def _answer_who_waits(self, group: list[_Asked]) -> None:
-        # Taken now, not when this task was made: whoever was woken together asks together.
+        """Answer those who wait now, and note them in `group`.
+
+        Now, not when this task was made: whoever was woken together asks in the same turn.
+        """
         waiting = [one for one in self._waiting if not one[1].done()]
         group += waiting[:_MOST]
         self._waiting = waiting[_MOST:]

@@ -53,6 +53,8 @@ def packed(select: str) -> str:
 
 def unpacked(rows: Sequence[Sequence[Any]]) -> list[Sequence[Any]] | None:
     """Return the rows that came as one, or None where they did not: too many, or an odd one."""
+    if not rows:  # the table is gone
+        return None
     try:
         found: list[Any] = _without_floats.decode(rows[0][0])
     except ValueError:
