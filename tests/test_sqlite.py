@@ -32,6 +32,8 @@ from async_history.memory_index import LEVELS, POSITIONS, STEP, TAIL_ROWS, memor
 from async_history.writer import CROWD
 from tests.programs.checks import check_index, check_levels
 
+MADE_AT = "2026-11-21T10:00:00.000000+00:00"
+
 
 @contextmanager
 def raw(path: Path) -> Iterator[sqlite3.Connection]:
@@ -140,9 +142,9 @@ class TestTheFile:
             )
             connection.executemany(
                 "INSERT INTO history (id, memory_id, new_memory, event, updated_at)"
-                " VALUES (?1 || ?2, ?1, ?3, 'UPDATE', iif(typeof(?3) = 'real', ?3, ?4))",
+                " VALUES (?, ?, ?, 'UPDATE', ?)",
                 [
-                    (name, n, one, "2026-11-21T10:00:00.000000+00:00")
+                    (f"{name} {n}", name, one, one if type(one) is float else MADE_AT)
                     for name, of_memory in stored.items()
                     for n, one in enumerate(of_memory)
                 ],
