@@ -168,6 +168,7 @@ class _Copy:
         size = checked_size(rows)
         if not self._is_writing:
             found = await self._walk.meet(rows)
+            self._walk.check_order(rows[found:])
             await self._note(rows[:found])
             rows = rows[found:]
             self._is_writing = bool(rows)
@@ -203,6 +204,7 @@ class _Copy:
             # Somebody else's record with a later number was visible before one of ours.
             await self._walk.step_back()
             met += await self._walk.meet(rows[met:])
+            self._walk.check_order(rows[met:])
         if met < len(rows):
             raise CopyMismatch(
                 f"the target does not give back the record {rows[met][0]} in its place, behind "
@@ -232,16 +234,20 @@ class _Walk:
         self._before_page: Cursor | None = None
         self._place: Cursor | None = None
         self._step_back_to: tuple[Cursor | None, str | None] = (None, None)
+        self._early: str | None = None
 
     async def meet(self, wanted: Sequence[Row]) -> int:
         """Walk until these rows were met, or to the end there is now; return how many were met.
 
+        Stops in front of one that comes too early: see `check_order`.
+
         Raises:
-            CopyMismatch: one was met with other content, or before one that stands before it here.
+            CopyMismatch: one was met with other content.
         """
         met = 0
+        self._early = None
         newest: int | None = None
-        while met < len(wanted):
+        while met < len(wanted) and self._early is None:
             if self._at == len(self._page):
                 # Others may write faster than this walks.
                 newest = newest or await self._target._read_newest()
@@ -275,12 +281,22 @@ class _Walk:
                     f"the record {row[0]} has another {column} in the target; {_WAY_OUT}"
                 )
             elif row[0] in to_come:
-                raise CopyMismatch(
-                    f"the target has the record {row[0]} in another place than the source: "
-                    f"{wanted[met][0]} is not before it; {_WAY_OUT}"
-                )
+                self._early = row[0]
+                break
             self._at += 1
         return met
+
+    def check_order(self, missed: Sequence[Row]) -> None:
+        """Check that none of the rows that `meet` missed stands before the first of them.
+
+        Raises:
+            CopyMismatch: one does.
+        """
+        if self._early is not None:
+            raise CopyMismatch(
+                f"the target has the record {self._early} in another place than the source: "
+                f"{missed[0][0]} is not before it; {_WAY_OUT}"
+            )
 
     async def _turn(self) -> bool:
         """Read the next page; tell whether there is one."""

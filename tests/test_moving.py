@@ -448,8 +448,22 @@ class TestWhileOthersWrite:
             assert report.records == 150
             assert [one for one in await all_of(target) if one.memory_id != "w"] == records
 
+    @pytest.mark.parametrize(
+        ("trigger", "place"),
+        [
+            ("CONSTRAINT TRIGGER wait AFTER INSERT ON {} DEFERRABLE INITIALLY DEFERRED", 9),
+            ("TRIGGER wait BEFORE INSERT ON {}", 7),
+        ],
+        ids=["than a page", "than the first of a page"],
+    )
     async def test_to_the_target_with_later_numbers_that_are_there_first(
-        self, new_schema: Urls, postgres: str, small_pages: None, monkeypatch: pytest.MonkeyPatch
+        self,
+        new_schema: Urls,
+        postgres: str,
+        small_pages: None,
+        monkeypatch: pytest.MonkeyPatch,
+        trigger: str,
+        place: int,
     ) -> None:
         """A page waits at its commit, and somebody else's record, numbered later, is read."""
         url = new_schema()
@@ -464,9 +478,8 @@ class TestWhileOthersWrite:
             await gate.execute(
                 f"""
                 CREATE FUNCTION {schema}.wait() RETURNS trigger LANGUAGE plpgsql AS
-                $$ BEGIN PERFORM pg_advisory_xact_lock(hashtext('{schema}')); RETURN NULL; END $$;
-                CREATE CONSTRAINT TRIGGER wait AFTER INSERT ON {schema}.history
-                DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (new.id = 'r6')
+                $$ BEGIN PERFORM pg_advisory_xact_lock(hashtext('{schema}')); RETURN new; END $$;
+                CREATE {trigger.format(f"{schema}.history")} FOR EACH ROW WHEN (new.id = 'r6')
                 EXECUTE FUNCTION {schema}.wait()
                 """
             )
@@ -498,8 +511,8 @@ class TestWhileOthersWrite:
             monkeypatch.setattr(target, "_read_rows", held)
             assert (await copy_history(source, target)).written == 12
             there = await all_of(target)
-            assert there[9].memory_id == "late"
-            assert there[:9] + there[10:] == records
+            assert there[place].memory_id == "late"
+            assert there[:place] + there[place + 1 :] == records
         await gate.close()
 
 
