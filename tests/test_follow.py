@@ -257,15 +257,16 @@ class TestProcesses:
                 )
                 for name in names
             ]
-            async with Reading(history.follow(poll_interval_s=SOON_S)) as reading:
-                for number in range(each):
-                    await history.add_history("us", None, f"us {number}", "UPDATE")
-                await reading.until(total // 2)
+            following = history.follow(poll_interval_s=SOON_S)
+            half = asyncio.create_task(first(following, total // 2))
+            for number in range(each):
+                await history.add_history("us", None, f"us {number}", "UPDATE")
+            texts = await half
             assert [await writer.wait() for writer in writers] == [0] * len(names)
-            cursor = reading.following.cursor
-            left = total - len(reading.records)
-            rest = await asyncio.to_thread(processes.run, "follow", "read", url, cursor, left)
-            texts = [*reading.texts, *rest.splitlines()]
+            rest = await asyncio.to_thread(
+                processes.run, "follow", "read", url, following.cursor, total - len(texts)
+            )
+            texts += rest.splitlines()
             for name in (*names, "us"):
                 own = [text for text in texts if text and text.startswith(f"{name} ")]
                 assert own == [f"{name} {n}" for n in range(each)]
