@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from blockbuster import BlockBuster
@@ -608,6 +609,26 @@ class TestConcurrency:
             assert not waiting.done()
             slow.set()
             await waiting
+
+    async def test_operations_that_change_several_memories_in_any_order_all_end(
+        self, memory: AsyncMemory
+    ) -> None:
+        """As one `add` of mem0 1.0 may, the same memory twice."""
+        one, other = await add(memory, "one"), await add(memory, "other")
+
+        async def change(*memory_ids: str) -> None:
+            for memory_id in memory_ids:
+                await memory._update_memory(memory_id, f"text {uuid4()}", {})
+
+        async with asyncio.timeout(10):
+            await asyncio.gather(
+                *(memory._run(lambda: change(one, other, one)) for _ in range(5)),
+                *(memory._run(lambda: change(other, one, other)) for _ in range(5)),
+            )
+        for memory_id in (one, other):
+            history = await memory.history(memory_id)
+            assert len(history) == 16
+            assert_chain(history)
 
     async def test_a_cancelled_operation_whose_change_was_made_has_its_record(
         self, make_memory: MakeMemory
