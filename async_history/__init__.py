@@ -31,7 +31,7 @@ from async_history.queries import HistoryQuery, Page
 from async_history.records import Event, HistoryRecord, Message
 from async_history.retention import Erasure, ErasureReport, PruneReport
 from async_history.sources import RecordSource
-from async_history.store import HistoryStats
+from async_history.store import HistoryStats, StoreWarning
 from async_history.timeline import MemoryDiff
 from async_history.writer import WriterStats
 
@@ -72,6 +72,7 @@ __all__ = [
     "StorageReadOnly",
     "StorageRefused",
     "StorageUnreachable",
+    "StoreWarning",
     "WriterStats",
     "WrongLoop",
     "copy_history",

@@ -9,7 +9,7 @@ from abc import abstractmethod
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal, Self
 
 from async_history.following import FollowRead
 from async_history.life import LoopBound
@@ -18,6 +18,32 @@ from async_history.records import HistoryRecord, Message
 from async_history.retention import Erasure, ErasureSteps, PruneStep, Pruning, Reached
 from async_history.submissions import Submission
 from async_history.writer import WriterStats
+
+Severity = Literal["warning", "critical"]
+"""critical: what is acknowledged may be lost, or can't be found. warning: anything less."""
+
+
+class StoreWarning(str):
+    """What an operator should know about a store: a sentence, with a code for programs.
+
+    Attributes:
+        code: what it is about, in words joined by hyphens; stable from release to release.
+        severity: see `Severity`.
+    """
+
+    __slots__ = ("code", "severity")
+
+    code: str
+    severity: Severity
+
+    def __new__(cls, code: str, severity: Severity, text: str) -> Self:
+        warning = super().__new__(cls, text)
+        warning.code = code
+        warning.severity = severity
+        return warning
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str, Severity, str]]:
+        return type(self), (self.code, self.severity, str(self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +57,7 @@ class HistoryStats:
     writer: WriterStats | None
     file_bytes: int
     wal_bytes: int
-    worries: tuple[str, ...]
+    worries: tuple[StoreWarning, ...]
 
 
 class Store(LoopBound):

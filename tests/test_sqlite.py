@@ -1,6 +1,7 @@
 """What SQLite alone promises: the file, its log, readers and index, and plain mem0 beside us."""
 
 import asyncio
+import dataclasses
 import random
 import sqlite3
 import stat
@@ -267,7 +268,11 @@ class TestTheFile:
             worried = any("WAL-reset" in worry for worry in stats.worries)
             assert worried is has_log_reset_fault(sqlite3.sqlite_version_info)
             path.rename(path.with_suffix(".moved"))
-            assert any("was removed" in worry for worry in (await history.stats()).worries)
+            stats = await history.stats()
+            removed = next(worry for worry in stats.worries if worry.code == "file-removed")
+            assert "was removed" in removed
+            assert removed.severity == "critical"
+            assert dataclasses.asdict(stats)["worries"] == stats.worries
 
     async def test_how_long_the_log_gets(self, path: Path) -> None:
         """A lone writer's wraps around early, a crowd's late."""

@@ -42,7 +42,7 @@ from async_history.queries import Cursor, Filter, PageRead, RowsRead
 from async_history.queue import QUEUE_BYTES, QUEUE_RECORDS
 from async_history.records import HistoryRecord, Message
 from async_history.retention import Erasure, PruneStep, Pruning, Reached
-from async_history.store import HistoryStats
+from async_history.store import HistoryStats, StoreWarning
 from async_history.submissions import Submission, many_records
 from async_history.writer import BATCH_RECORDS, GroupCommitWriter, OutcomeUnknown, TryAgain
 
@@ -366,10 +366,14 @@ class PostgresHistoryManager(HistoryManager):
 
     async def _read_stats(self) -> HistoryStats:
         size, durability = await self._reader.size()
-        worries = []
+        worries: list[StoreWarning] = []
         if durability == "off":
             worries.append(
-                "synchronous_commit is off: a crash of the server can lose what was acked last"
+                StoreWarning(
+                    "asynchronous-commit",
+                    "critical",
+                    "synchronous_commit is off: a crash of the server can lose what was acked last",
+                )
             )
         return HistoryStats(
             store=self._where,

@@ -54,7 +54,7 @@ from async_history.queries import Cursor, Filter, PageRead, RowsRead
 from async_history.queue import QUEUE_BYTES, QUEUE_RECORDS
 from async_history.records import HistoryRecord, Message
 from async_history.retention import Erasure, PruneStep, Pruning, Reached
-from async_history.store import HistoryStats
+from async_history.store import HistoryStats, StoreWarning
 from async_history.submissions import Submission
 from async_history.writer import GroupCommitWriter
 
@@ -291,16 +291,22 @@ class SQLiteHistoryManager(HistoryManager):
             await run(partial(back_up, copy, target), on_progress)
 
     async def _read_stats(self) -> HistoryStats:
-        worries: list[str] = []
+        worries: list[StoreWarning] = []
         file_bytes = log_bytes = 0
         if self._path is not None:
             log = self._path.with_name(f"{self._path.name}-wal")
             file_bytes = await to_thread.run_sync(_size, self._path)
             log_bytes = await to_thread.run_sync(_size, log)
             if not file_bytes:
-                worries.append(f"{self._connections.where} was removed: what is acked goes with it")
+                worries.append(
+                    StoreWarning(
+                        "file-removed",
+                        "critical",
+                        f"{self._connections.where} was removed: what is acked goes with it",
+                    )
+                )
             if has_log_reset_fault(sqlite3.sqlite_version_info):
-                worries.append(LOG_RESET_WORRY)
+                worries.append(StoreWarning("wal-reset-fault", "critical", LOG_RESET_WORRY))
         return HistoryStats(
             store=self._connections.where,
             writer=None if self._writer is None else self._writer.stats(),
