@@ -27,6 +27,7 @@ from async_history.json_lines import JsonLines, dump_lines
 from async_history.manager import HistoryManager
 from async_history.moving import CopyReport, copy_history
 from async_history.opening import open_history
+from async_history.options import Durability, HistoryOptions
 from async_history.queries import HistoryQuery, Page
 from async_history.records import Event, HistoryRecord, Message
 from async_history.retention import Erasure, ErasureReport, PruneReport
@@ -42,6 +43,7 @@ __all__ = [
     "CopyMismatch",
     "CopyReport",
     "CursorGone",
+    "Durability",
     "Erasure",
     "ErasureReport",
     "Event",
@@ -50,6 +52,7 @@ __all__ = [
     "HistoryConflict",
     "HistoryError",
     "HistoryManager",
+    "HistoryOptions",
     "HistoryQuery",
     "HistoryRecord",
     "HistoryStats",

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, Unpack
 
 from anyio import to_thread
 
@@ -27,6 +27,7 @@ from async_history.backends.sqlite import LOCK_TIMEOUT_S, SQLiteHistoryManager
 from async_history.errors import HistoryClosed
 from async_history.manager import HistoryManager
 from async_history.opening import open_history, postgres_schema, sqlite_file
+from async_history.options import HistoryOptions
 from async_history.records import Event
 from async_history.submissions import MESSAGES_KEPT
 
@@ -58,13 +59,16 @@ class BlockingHistoryManager:
         HistoryError: as the manager of the same URL raises it.
     """
 
-    def __init__(self, db_path: str | os.PathLike[str] = ":memory:", **options: Any) -> None:
+    def __init__(
+        self, db_path: str | os.PathLike[str] = ":memory:", **options: Unpack[HistoryOptions]
+    ) -> None:
         self.db_path = db_path
         path = sqlite_file(db_path)
         # Absolute, for what is opened later must be the same file if the folder has changed.
         self._path = None if path is None else path.absolute()
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
+        open_history(self._path or db_path, **options)  # checks them before a thread begins
         self._store = _Store(db_path, self._path, options)
         self._thread = LoopThread(self._store.aclose)
         try:
@@ -209,7 +213,7 @@ class _Store:
     """The manager, on its loop: opened when it is needed, and shut while it is reset."""
 
     def __init__(
-        self, url: str | os.PathLike[str], path: Path | None, options: Mapping[str, Any]
+        self, url: str | os.PathLike[str], path: Path | None, options: HistoryOptions
     ) -> None:
         self._url = path or url
         self._path = path

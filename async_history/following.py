@@ -15,7 +15,6 @@ from functools import partial
 from typing import Generic, TypeVar
 from weakref import WeakSet
 
-from async_history.errors import InvalidInput
 from async_history.records import HistoryRecord
 
 POLL_INTERVAL_S = 0.25
@@ -111,14 +110,3 @@ class Following(Generic[P]):
 
 def _itself(place: P) -> P:
     return place
-
-
-def check_interval(name: str, value: object) -> float:
-    """Return `value` if it is a number of seconds above 0.
-
-    Raises:
-        InvalidInput: it is not.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-        raise InvalidInput(f"{name} must be a number of seconds above 0, not {value!r}")
-    return float(value)

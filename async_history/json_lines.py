@@ -29,6 +29,8 @@ def dump_lines(history: HistoryManager) -> AsyncIterator[str]:
     Raises:
         InvalidInput: while iterating, where a column holds bytes, as others may have stored.
     """
+    if not isinstance(history, HistoryManager):
+        raise InvalidInput(f"history must be a HistoryManager, not {type(history).__name__}")
     history._require_open()
     return _lines(history)
 

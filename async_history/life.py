@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from async_history.errors import HistoryClosed, WrongLoop
+from async_history.validation import check_seconds
 
 _process = object()
 """This process, for telling it from a forked child: asking the system at each call costs more than
@@ -34,7 +35,7 @@ class LoopBound(ABC):
     """Something that is opened on an event loop, belongs to it, and is closed."""
 
     def __init__(self, *, close_timeout_s: float = CLOSE_TIMEOUT_S) -> None:
-        self._close_timeout_s = close_timeout_s
+        self._close_timeout_s = check_seconds("close_timeout_s", close_timeout_s)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
         self._process = _process

@@ -9,7 +9,8 @@ batches (writer.py).
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping
+import os
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -20,7 +21,6 @@ from async_history.following import (
     Bell,
     Following,
     FollowRead,
-    check_interval,
 )
 from async_history.life import CLOSE_TIMEOUT_S
 from async_history.queries import (
@@ -66,6 +66,7 @@ from async_history.timeline import (
     restored,
     state_at,
 )
+from async_history.validation import check_count, check_flag, check_function, check_seconds
 
 
 class HistoryManager(Store):
@@ -167,6 +168,24 @@ class HistoryManager(Store):
         if submission.records:
             await self._submit(submission)
         return submission.records
+
+    async def add_in_transaction(
+        self,
+        connection: Any,
+        records: Iterable[HistoryRecord | Mapping[str, Any]],
+        *,
+        if_latest: HistoryRecord | None = None,
+    ) -> list[HistoryRecord]:
+        """Record changes within a transaction of the caller's: see `PostgresHistoryManager`.
+
+        Raises:
+            InvalidInput: this history is not in PostgreSQL.
+        """
+        self._require_open()
+        raise InvalidInput(
+            "only a history in PostgreSQL can be written within a transaction of yours; here use "
+            "batch_add_history"
+        )
 
     async def save_messages(
         self, messages: Iterable[Mapping[str, Any] | Message], session_scope: str
@@ -285,7 +304,7 @@ class HistoryManager(Store):
         self._require_open()
         if memory_id is not None:
             check_text("memory_id", memory_id)
-        check_interval("poll_interval_s", poll_interval_s)
+        check_seconds("poll_interval_s", poll_interval_s, may_be_zero=False)
         begin = self._follow_place(None if after is None else check_text("after", after))
 
         async def read(place: Any) -> FollowRead[Any]:
@@ -312,8 +331,7 @@ class HistoryManager(Store):
     ) -> list[Message]:
         """Return the last `limit` messages of a session scope, in the order they were saved."""
         self._require_open()
-        if type(limit) is not int or limit < 0:
-            raise InvalidInput(f"limit must be a whole number of at least 0, not {limit!r}")
+        check_count("limit", limit)
         return list(await self._read_messages(check_text("session_scope", session_scope), limit))
 
     async def stats(self) -> HistoryStats:
@@ -325,6 +343,23 @@ class HistoryManager(Store):
         """Empty the store, after all writes called before and before all called after."""
         self._require_open()
         await self._empty()
+
+    async def backup(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Copy the history as it is now into a new file: see `SQLiteHistoryManager`.
+
+        Raises:
+            InvalidInput: this history is not in SQLite, or there is a file of that name.
+        """
+        self._require_open()
+        raise InvalidInput(
+            "only a history in SQLite has a backup; for a server's use its own tools (pg_dump), or "
+            "copy_history"
+        )
 
     # Going back
 
@@ -442,6 +477,7 @@ class HistoryManager(Store):
         """
         self._require_open()
         asked = pruning(older_than, keep_last, dry_run=dry_run)
+        check_function("on_progress", on_progress)
 
         async def step(asked: Pruning, reached: Reached | None) -> PruneStep:
             self._require_open()
@@ -483,6 +519,7 @@ class HistoryManager(Store):
         """
         self._require_open()
         asked = erasing(memory_ids, actor_id, session_scopes, reason, dry_run=dry_run)
+        check_flag("vacuum", vacuum)
         return await erase_in_steps(self._erasure_steps(), asked, vacuum=vacuum)
 
     async def erasures(self) -> list[Erasure]:

@@ -25,6 +25,7 @@ from async_history.queries import Cursor
 from async_history.records import COLUMNS, Row
 from async_history.sources import HistorySource, RecordSource, checked_size
 from async_history.submissions import messages_to_copy, records_to_copy
+from async_history.validation import check_function
 
 Progress = Callable[[int, int | None], None]
 """Told how many of the source's records are in the target, and of how many, if that is known."""
@@ -92,6 +93,7 @@ async def copy_history(
         raise InvalidInput(
             f"source must be a HistoryManager or a RecordSource, not {type(source).__name__}"
         )
+    check_function("on_progress", on_progress)
     target._require_open()
     scopes = scopes_left = 0
     if isinstance(source, HistoryManager):

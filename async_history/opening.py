@@ -4,11 +4,13 @@ import os
 import re
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, Unpack, cast
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
 from async_history.errors import InvalidInput
 from async_history.manager import HistoryManager
+from async_history.options import HistoryOptions
+from async_history.validation import check_option_names
 
 _SQLITE = ("async_history.backends.sqlite", "SQLiteHistoryManager")
 _NULL = ("async_history.backends.null", "NullHistoryManager")
@@ -28,7 +30,7 @@ _SPELLINGS = (
 _Arguments = tuple[Path | str | None, ...]
 
 
-def open_history(url: str | os.PathLike[str], **options: Any) -> HistoryManager:
+def open_history(url: str | os.PathLike[str], **options: Unpack[HistoryOptions]) -> HistoryManager:
     """Return the manager of a history store, ready to be opened by `async with` or `await`.
 
         async with open_history("sqlite:///history.db") as history: ...
@@ -45,14 +47,12 @@ def open_history(url: str | os.PathLike[str], **options: Any) -> HistoryManager:
             `PostgresHistoryManager`.
 
     Raises:
-        InvalidInput: no backend answers to the URL, or it has no such option.
+        InvalidInput: no backend answers to the URL, or an option is unknown or can't be used.
     """
     (module, name), arguments, from_url = _backend(url)
     manager_type = getattr(import_module(module), name)
-    try:
-        return cast(HistoryManager, manager_type(*arguments, **{**from_url, **options}))
-    except TypeError as error:
-        raise InvalidInput(f"{name} does not take these options: {error}") from error
+    check_option_names(manager_type, options)
+    return cast(HistoryManager, manager_type(*arguments, **{**from_url, **options}))
 
 
 def sqlite_file(url: str | os.PathLike[str]) -> Path | None:

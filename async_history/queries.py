@@ -10,10 +10,11 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Literal, get_args
 
 from async_history.errors import InvalidInput
 from async_history.records import Event, HistoryRecord, Row, check_name, check_text, is_aware
+from async_history.validation import check_choice, check_count
 
 Order = Literal["oldest", "newest"]
 
@@ -169,8 +170,7 @@ def new_filter(
             raise InvalidInput(f"{name} must be a datetime with a time zone, not {moment!r}")
     if event is not None and event not in list(Event):
         raise InvalidInput(f"event must be ADD, UPDATE or DELETE, not {event!r}")
-    if order not in ("oldest", "newest"):
-        raise InvalidInput(f"order must be 'oldest' or 'newest' (first), not {order!r}")
+    check_choice("order", order, get_args(Order))
     return Filter(
         _memory_ids(memory_id),
         actor_id,
@@ -201,8 +201,7 @@ def new_query(
     Raises:
         InvalidInput: naming the argument that can't be used.
     """
-    if type(page_size) is not int or page_size < 1:
-        raise InvalidInput(f"page_size must be a positive whole number, not {page_size!r}")
+    check_count("page_size", page_size, least=1)
     return HistoryQuery(
         read_page, wanted, None if after is None else Cursor.parse(after), page_size
     )

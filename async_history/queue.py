@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
-from async_history.errors import InvalidInput, Overloaded
+from async_history.errors import Overloaded
 
 QUEUE_RECORDS = 20_000
 """Default bound of the queue in records: a fifth of a second's work, and twice 10,000 tasks."""
@@ -103,9 +103,6 @@ class BoundedQueue(Generic[S]):
         timeout_s: float | None,
         on_admitted: Callable[[], None],
     ) -> None:
-        for name, value in (("queue_records", records), ("queue_bytes", size_bytes)):
-            if value < 1:
-                raise InvalidInput(f"{name} must be at least 1, not {value}")
         self.records = 0
         self.size_bytes = 0
         self._most_records = records

@@ -16,6 +16,7 @@ from typing import Final, Protocol
 
 from async_history.errors import InvalidInput
 from async_history.records import check_name, is_aware, new_id
+from async_history.validation import check_count, check_flag, check_iterable
 
 PRUNED_AT_ONCE: Final = 500
 """Records looked at in one step of pruning, which writers wait for."""
@@ -102,9 +103,7 @@ def pruning(older_than: datetime | timedelta, keep_last: int, *, dry_run: bool) 
             "older_than must be a datetime with a time zone or a timedelta before now, "
             f"not {older_than!r}"
         )
-    if type(keep_last) is not int or keep_last < 0:
-        raise InvalidInput(f"keep_last must be a whole number of at least 0, not {keep_last!r}")
-    return Pruning(older_than, keep_last, bool(dry_run))
+    return Pruning(older_than, check_count("keep_last", keep_last), check_flag("dry_run", dry_run))
 
 
 async def prune_in_steps(
@@ -234,8 +233,7 @@ def erasing(
         ("memory_ids", "memory_id", memory_ids),
         ("session_scopes", "session_scope", session_scopes),
     ):
-        if isinstance(names, str):
-            raise InvalidInput(f"{plural} must be several, not one text; put it into a list")
+        check_iterable(plural, names)
         given[plural] = tuple(dict.fromkeys(check_name(singular, name) for name in names))
     if actor_id is not None:
         check_name("actor_id", actor_id)
@@ -245,7 +243,12 @@ def erasing(
         raise InvalidInput("name what to erase: memory_ids, actor_id or session_scopes")
     check_name("reason", reason)
     return Erasing(
-        new_id(), given["memory_ids"], actor_id, given["session_scopes"], reason, bool(dry_run)
+        new_id(),
+        given["memory_ids"],
+        actor_id,
+        given["session_scopes"],
+        reason,
+        check_flag("dry_run", dry_run),
     )
 
 

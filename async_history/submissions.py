@@ -21,6 +21,7 @@ from async_history.records import (
     now_text,
     record_from_mapping,
 )
+from async_history.validation import check_iterable
 
 MESSAGES_KEPT: Final = 10
 """Messages kept of a session scope (mem0ai 2.x, `memory/storage.py`)."""
@@ -126,6 +127,7 @@ async def many_records(
         raise InvalidInput(
             f"if_latest must be a HistoryRecord that was read, not {type(if_latest).__name__}"
         )
+    check_iterable("records", items)
     records: list[HistoryRecord] = []
     given: dict[int, Mapping[str, Any]] = {}
     size = 0
@@ -162,6 +164,7 @@ def messages_to_save(messages: Iterable[Mapping[str, Any] | Message], scope: str
         InvalidInput: with the index of the message that can't be used.
     """
     check_name("session_scope", scope)
+    check_iterable("messages", messages)
     now = datetime.now(UTC)
     checked: list[Message] = []
     for index, item in enumerate(messages):

@@ -20,7 +20,6 @@ from async_history.errors import (
     CommitUnknown,
     HistoryClosed,
     HistoryError,
-    InvalidInput,
     StorageError,
 )
 from async_history.queue import (
@@ -120,9 +119,6 @@ class GroupCommitWriter(Generic[S]):
         batch_bytes: int = BATCH_BYTES,
         commit_timeout_s: float = 30.0,
     ) -> None:
-        for name, value in (("batch_records", batch_records), ("batch_bytes", batch_bytes)):
-            if value < 1:
-                raise InvalidInput(f"{name} must be at least 1, not {value}")
         self._commit = commit
         self._finish = finish
         self._batch_records = batch_records

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from async_history import HistoryManager, open_history
+from async_history import HistoryManager, HistoryOptions, open_history
 from async_history.backends.sqlite import SQLiteHistoryManager
 
 _READS: bytes = b"reads\n"
@@ -69,7 +69,7 @@ async def reading_elsewhere(url: str, schema: str, folder: Path) -> AsyncIterato
 
 async def main(url: str, schema: str, folder: str) -> None:
     """Read until stdin ends."""
-    options = {"schema": schema} if schema else {}
+    options: HistoryOptions = {"schema": schema} if schema else {}
     async with open_history(url, **options) as history, reading(history, Path(folder)):
         sys.stdout.buffer.write(_READS)
         sys.stdout.buffer.flush()

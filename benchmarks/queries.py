@@ -20,7 +20,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
-from async_history import HistoryManager, open_history
+from async_history import HistoryManager, HistoryOptions, open_history
 from benchmarks._files import BYTES_A_ROW, recorded_in_order, time_of
 from benchmarks._measure import (
     OthersLoad,
@@ -152,7 +152,7 @@ class Findings:
 
 async def writes(url: str, schema: str, events: int, folder: Path, way: str) -> float:
     """Return the events a second that 1,000 tasks record into a fresh history."""
-    options = {"schema": schema} if schema else {}
+    options: HistoryOptions = {"schema": schema} if schema else {}
     async with open_history(url, **options) as history, AsyncExitStack() as stack:
         await history.batch_add_history(
             [record.as_mapping() for record in recorded_in_order(events, 1)]

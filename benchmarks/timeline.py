@@ -20,7 +20,7 @@ from typing import Final
 
 import aiosqlite
 
-from async_history import open_history
+from async_history import HistoryOptions, open_history
 from benchmarks._files import (
     BYTES_A_ROW,
     FILE,
@@ -64,7 +64,7 @@ Scan = Callable[[], Awaitable[int]]
 
 async def memories_at(url: str, schema: str | None = None) -> int:
     """Return how many memories were there."""
-    options = {} if schema is None else {"schema": schema}
+    options: HistoryOptions = {} if schema is None else {"schema": schema}
     async with open_history(url, **options) as history:
         return len([None async for _ in history.memories_at(_EVERYTHING)])
 

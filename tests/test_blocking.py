@@ -724,7 +724,7 @@ class TestOpening:
         with pytest.raises(InvalidInput):
             BlockingHistoryManager("oracle://somewhere")
         with pytest.raises(InvalidInput):
-            BlockingHistoryManager(":memory:", no_such_option=1)
+            BlockingHistoryManager(":memory:", no_such_option=1)  # type: ignore[call-arg]
         assert loop_threads() == []
 
     def test_a_file_that_is_no_database(self, path: Path) -> None:

@@ -11,7 +11,13 @@ from typing import Any, Final
 import asyncpg
 import pytest
 
-from async_history import CommitUnknown, HistoryManager, StorageUnreachable, open_history
+from async_history import (
+    CommitUnknown,
+    HistoryManager,
+    HistoryOptions,
+    StorageUnreachable,
+    open_history,
+)
 from tests.postgres_faults import (  # noqa: F401 - fixtures are imported to be asked for
     a_server,
     add,
@@ -89,7 +95,9 @@ class TestFailover:
         (await synchronous(primary)).terminate()
         hosts = f"127.0.0.1:{primary.port},127.0.0.1:{standby.port}"
         url = f"postgresql://owner:secret@{hosts}/postgres?target_session_attrs=read-write"
-        options = {"acquire_timeout_s": 1, "retry_timeout_s": 3} if fails != "killed" else {}
+        options: HistoryOptions = {}
+        if fails != "killed":
+            options = {"acquire_timeout_s": 1, "retry_timeout_s": 3}
         with contextlib.ExitStack() as failed:
             async with open_history(url, **options) as history:
                 async with Load(history) as load:

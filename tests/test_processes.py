@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from async_history import HistoryManager, StorageLocked, _sqlite, open_history
+from async_history import HistoryManager, HistoryOptions, StorageLocked, _sqlite, open_history
 from tests.legacy_files import plain_mem0
 from tests.programs import processes
 from tests.programs.beside import MEMORIES, TASKS
@@ -226,10 +226,14 @@ class TestOpening:
         plain_mem0().SQLiteManager(str(path)).close()
         loop = asyncio.get_running_loop()
         with processes.started("beside", "hold", path, "EXCLUSIVE"):
-            for options in ({}, {"migrate": False}):
+            either: list[HistoryOptions] = [
+                {"lock_timeout_s": 1},
+                {"lock_timeout_s": 1, "migrate": False},
+            ]
+            for options in either:
                 began = loop.time()
                 with pytest.raises(StorageLocked, match=r"history\.db is locked"):
-                    await open_history(path, lock_timeout_s=1, **options)
+                    await open_history(path, **options)
                 assert 1 <= loop.time() - began < LIMIT_S
         with closing(sqlite3.connect(path)) as connection:
             assert connection.execute("PRAGMA journal_mode").fetchone() == ("delete",)

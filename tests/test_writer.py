@@ -14,7 +14,6 @@ from async_history import (
     HistoryClosed,
     HistoryError,
     IdConflict,
-    InvalidInput,
     Overloaded,
     StorageError,
     StorageFull,
@@ -213,11 +212,6 @@ class TestBatches:
         crowd = await committed_before_a_stall(store, make_writer(batch_records=100))
         await asyncio.wait_for(asyncio.gather(*crowd), 10)
         store.gate.set()
-
-    async def test_limits_must_be_positive(self, make_writer: MakeWriter) -> None:
-        for name in ("queue_records", "queue_bytes", "batch_records", "batch_bytes"):
-            with pytest.raises(InvalidInput, match=name):
-                make_writer(**{name: 0})
 
 
 class TestFaults:

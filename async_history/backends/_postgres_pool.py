@@ -24,6 +24,7 @@ from async_history.errors import (
     InvalidInput,
     StorageUnreachable,
 )
+from async_history.validation import LEAST_CONNECTIONS, shown
 from async_history.writer import OutcomeUnknown, TryAgain
 
 _CACHED_STATEMENTS: Final = 100
@@ -31,6 +32,23 @@ _CACHED_STATEMENTS: Final = 100
 _WAIT_FOR_STANDBY: Final = "SyncRepWaitForLSN"
 
 Prepare = Callable[[Any], Awaitable[None]]
+
+
+def check_pool(pool: Any) -> None:
+    """Check that a user's pool can be used.
+
+    Raises:
+        InvalidInput: it is not a pool of asyncpg's, or has too few connections.
+    """
+    if not isinstance(pool, asyncpg.Pool):
+        raise InvalidInput(
+            f"pool must be a pool of asyncpg's, as `create_pool` makes one, not {shown(pool)}"
+        )
+    size = pool.get_max_size()
+    if size < LEAST_CONNECTIONS:
+        raise InvalidInput(
+            f"a pool needs at least {LEAST_CONNECTIONS} connections, not {size}: one writes"
+        )
 
 
 class ConnectionPool:

@@ -33,19 +33,6 @@ _PAGES: Final = 1_000
 """Pages between two looks whether to stop: 4 MB, some milliseconds."""
 
 
-def checked_target(path: str | os.PathLike[str]) -> Path:
-    """Return where a backup shall be.
-
-    Raises:
-        InvalidInput: it is no path.
-    """
-    given: object = path
-    name = os.fspath(given) if isinstance(given, str | os.PathLike) else ""
-    if not isinstance(name, str) or not name or "\0" in name:
-        raise InvalidInput(f"path must be the name of a new file, not {path!r}")
-    return Path(name)
-
-
 async def to_the_end(work: Coroutine[Any, Any, None], on_cancel: Callable[[], object]) -> None:
     """Wait for work until it has ended, also where the caller is cancelled meanwhile."""
     running = asyncio.ensure_future(work)

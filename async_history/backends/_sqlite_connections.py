@@ -21,7 +21,6 @@ from async_history._sqlite import is_commit_unknown, is_locked, is_other_schema,
 from async_history.backends._sqlite_commit import IndexBehind, fetched
 from async_history.backends._sqlite_open import (
     LENGTHEN_LOG,
-    Durability,
     connected,
     needs_changes,
     open_as_it_is,
@@ -31,6 +30,7 @@ from async_history.backends._sqlite_open import (
     warn_of_others,
 )
 from async_history.errors import HistoryClosed, StorageError, StorageLocked
+from async_history.options import Durability
 from async_history.writer import OutcomeUnknown
 
 T = TypeVar("T")

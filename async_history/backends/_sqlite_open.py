@@ -13,7 +13,7 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import aiosqlite
 
@@ -31,10 +31,9 @@ from async_history.errors import StorageError, StorageMissing
 from async_history.memory_index import add_functions
 from async_history.migrations import as_is_view, is_prepared, prepare
 from async_history.migrations.file_copy import open_to_look
+from async_history.options import Durability
 
 _log = logging.getLogger("async_history")
-
-Durability = Literal["full", "normal"]
 
 _WRITER_CACHE_KIB: Final = 64 * 1024
 _LOG_PAGES: Final = 1_000

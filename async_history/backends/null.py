@@ -27,6 +27,7 @@ from async_history.retention import (
 )
 from async_history.store import HistoryStats
 from async_history.submissions import MESSAGES_KEPT, SaveMessages, Submission
+from async_history.validation import check_flag
 
 
 class NullHistoryManager(HistoryManager):
@@ -44,6 +45,8 @@ class NullHistoryManager(HistoryManager):
         close_timeout_s: float = CLOSE_TIMEOUT_S,
     ) -> None:
         super().__init__(close_timeout_s=close_timeout_s)
+        check_flag("create", create)
+        check_flag("migrate", migrate)
 
     async def _open(self) -> None:
         self._buffers: dict[str, deque[Message]] = defaultdict(lambda: deque(maxlen=MESSAGES_KEPT))

@@ -17,7 +17,7 @@ import asyncpg
 from async_history._postgres import DriverError, storage_error
 from async_history.backends._postgres_commit import BatchCommitter
 from async_history.backends._postgres_follow import FollowReader, Place, place_from
-from async_history.backends._postgres_pool import ConnectionPool
+from async_history.backends._postgres_pool import ConnectionPool, check_pool
 from async_history.backends._postgres_read import HistoryReader
 from async_history.backends._postgres_retention import (
     ERASURES,
@@ -40,10 +40,18 @@ from async_history.migrations import postgres as migrations
 from async_history.opening import POSTGRES_SCHEMA, without_secrets
 from async_history.queries import Cursor, Filter, PageRead, RowsRead
 from async_history.queue import QUEUE_BYTES, QUEUE_RECORDS
-from async_history.records import HistoryRecord, Message
+from async_history.records import HistoryRecord, Message, check_name
 from async_history.retention import Erasure, PruneStep, Pruning, Reached
 from async_history.store import HistoryStats, StoreWarning
 from async_history.submissions import Submission, many_records
+from async_history.validation import (
+    LEAST_CONNECTIONS,
+    MOST_CONNECTIONS,
+    check_count,
+    check_flag,
+    check_queue,
+    check_seconds,
+)
 from async_history.writer import BATCH_RECORDS, GroupCommitWriter, OutcomeUnknown, TryAgain
 
 T = TypeVar("T")
@@ -101,18 +109,26 @@ class PostgresHistoryManager(HistoryManager):
         super().__init__(close_timeout_s=close_timeout_s)
         if (url is None) == (pool is None):
             raise InvalidInput("give either a url or a pool")
-        size = pool_size if pool is None else pool.get_max_size()
-        if size < _LEAST_CONNECTIONS:
-            raise InvalidInput(
-                f"a pool needs at least {_LEAST_CONNECTIONS} connections, not {size}: one writes"
-            )
+        check_count("pool_size", pool_size, least=LEAST_CONNECTIONS, most=MOST_CONNECTIONS)
+        check_count("batch_records", batch_records, least=1)
+        check_seconds("acquire_timeout_s", acquire_timeout_s, may_be_zero=False)
+        check_seconds("retry_timeout_s", retry_timeout_s, may_be_zero=False)
+        check_queue(queue_records, queue_bytes, queue_timeout_s)
+        is_migrated = check_flag("migrate", migrate) and check_flag("create", create)
+        if statement_cache_size is not None:
+            check_count("statement_cache_size", statement_cache_size, most=0)
+        for name, text in (("url", url), ("read_url", read_url)):
+            if text is not None:
+                check_name(name, text)
+        if pool is not None:
+            check_pool(pool)
         self._url = url
         self._user_pool = pool
         self._read_url = read_url
         self._schema_name = schema
         self._schema = migrations.quoted(schema)
         self._where = without_secrets(url) if url else "the database of the pool"
-        self._migrate = create and migrate
+        self._migrate = is_migrated
         self._connect = partial(
             ConnectionPool.connect,
             size=pool_size,
@@ -404,6 +420,3 @@ class PostgresHistoryManager(HistoryManager):
         pools = {pool for pool in (self._pool, self._read_pool) if pool is not None}
         self._pool = self._read_pool = None
         return pools
-
-
-_LEAST_CONNECTIONS: Final = 2

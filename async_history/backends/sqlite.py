@@ -32,7 +32,6 @@ from async_history.backends._just_committed import JustCommitted
 from async_history.backends._sqlite_backup import (
     back_up,
     back_up_file,
-    checked_target,
     run,
     to_the_end,
 )
@@ -40,22 +39,30 @@ from async_history.backends._sqlite_commit import BatchCommitter
 from async_history.backends._sqlite_connections import READERS, TAKE_UPS, Connections
 from async_history.backends._sqlite_erasing import ERASURES, FileErasure, erasure_from_row
 from async_history.backends._sqlite_follow import FollowReader, Place, place_from
-from async_history.backends._sqlite_open import Durability
 from async_history.backends._sqlite_pruning import prune
 from async_history.backends._sqlite_read import HistoryReader
 from async_history.backends._sqlite_search import THROUGH_INDEX, WITHOUT_INDEX
 from async_history.backends._sqlite_states import states_at
-from async_history.errors import HistoryError, InvalidInput, MigrationError
+from async_history.errors import HistoryError, MigrationError
 from async_history.following import FollowRead
 from async_history.life import CLOSE_TIMEOUT_S
 from async_history.manager import HistoryManager
 from async_history.migrations import VERSION, schema_script
+from async_history.options import DURABILITIES, Durability
 from async_history.queries import Cursor, Filter, PageRead, RowsRead
 from async_history.queue import QUEUE_BYTES, QUEUE_RECORDS
 from async_history.records import HistoryRecord, Message
 from async_history.retention import Erasure, PruneStep, Pruning, Reached
 from async_history.store import HistoryStats, StoreWarning
 from async_history.submissions import Submission
+from async_history.validation import (
+    check_choice,
+    check_file_name,
+    check_flag,
+    check_function,
+    check_queue,
+    check_seconds,
+)
 from async_history.writer import GroupCommitWriter
 
 T = TypeVar("T")
@@ -107,11 +114,12 @@ class SQLiteHistoryManager(HistoryManager):
         close_timeout_s: float = CLOSE_TIMEOUT_S,
     ) -> None:
         super().__init__(close_timeout_s=close_timeout_s)
-        if durability not in ("full", "normal"):
-            raise InvalidInput(f"durability must be 'full' or 'normal', not {durability!r}")
-        self._path = None if path is None else Path(path)
-        self._create = create
-        self._migrate = migrate
+        check_choice("durability", durability, DURABILITIES)
+        check_seconds("lock_timeout_s", lock_timeout_s)
+        check_queue(queue_records, queue_bytes, queue_timeout_s)
+        self._path = None if path is None else Path(check_file_name("path", path))
+        self._create = check_flag("create", create)
+        self._migrate = check_flag("migrate", migrate)
         self._connections = Connections(
             self._path,
             durability=durability,
@@ -282,7 +290,8 @@ class SQLiteHistoryManager(HistoryManager):
             asyncio.CancelledError: nothing of the copy is left, unless it was whole already.
         """
         self._require_open()
-        target = checked_target(path)
+        target = Path(check_file_name("path", path))
+        check_function("on_progress", on_progress)
         if self._path is not None:
             await run(partial(back_up_file, self._path, target), on_progress)
             return

@@ -25,6 +25,7 @@ from async_history.migrations.file_copy import (
 from async_history.migrations.layouts import Found
 from async_history.migrations.rewriting import rewrite
 from async_history.migrations.schema import VERSION, schema_statements
+from async_history.validation import check_file_name, check_flag, check_function, check_seconds
 
 _logger = logging.getLogger("async_history")
 
@@ -185,9 +186,14 @@ def adopt(
 
     Raises:
         MigrationError: as for `prepare`.
+        InvalidInput: naming the argument that can't be used.
         StorageError: there is no such file, it is no database, it is locked, …
     """
-    file = Path(path)
+    file = Path(check_file_name("path", path))
+    check_flag("dry_run", dry_run)
+    check_flag("backup", backup)
+    check_function("on_progress", on_progress)
+    check_seconds("lock_timeout_s", lock_timeout_s)
     with typed_errors(str(file)):
         with closing(open_to_look(file)) as connection:
             connection.execute("BEGIN")

@@ -1,0 +1,34 @@
+"""The options of opening, for type checkers: what `open_history` takes besides the URL.
+
+What each one means is told by the manager that takes it; a manager refuses those of another kind
+of store, by name.
+"""
+
+from typing import Final, Literal, TypedDict, get_args
+
+Durability = Literal["full", "normal"]
+DURABILITIES: Final[tuple[Durability, ...]] = get_args(Durability)
+
+
+class HistoryOptions(TypedDict, total=False):
+    """What can be given to `open_history` by keyword."""
+
+    create: bool
+    migrate: bool
+    queue_records: int
+    queue_bytes: int
+    queue_timeout_s: float | None
+    close_timeout_s: float
+
+    # of a SQLite file
+    durability: Durability
+    lock_timeout_s: float
+
+    # of PostgreSQL
+    read_url: str | None
+    schema: str
+    pool_size: int
+    statement_cache_size: int | None
+    batch_records: int
+    acquire_timeout_s: float
+    retry_timeout_s: float

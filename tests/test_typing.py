@@ -1,0 +1,92 @@
+"""What a type checker says of programs that use the library, as mypy --strict does."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parent.parent
+README = (REPOSITORY / "README.md").read_text()
+EXAMPLES = [
+    example.replace("async def main():", "async def main() -> None:")
+    for example in re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    if "async def main()" in example
+]
+
+RIGHT = """
+from pathlib import Path
+from async_history import Durability, HistoryOptions, open_history
+from async_history.blocking import BlockingHistoryManager
+
+async def use(url: str, pg: object) -> None:
+    options: HistoryOptions = {"queue_records": 5, "durability": "normal", "pool_size": 3}
+    async with open_history(url, **options) as history:
+        await history.backup("backup.db")
+        await history.backup(Path("backup.db"), on_progress=lambda done, total: None)
+        await history.add_in_transaction(pg, [{"memory_id": "m", "event": "ADD"}])
+    how: Durability = "full"
+    opened = await open_history(Path("history.db"), durability=how, queue_timeout_s=None)
+    await opened.aclose()
+    open_history("postgresql://host/app", read_url=None, retry_timeout_s=1, close_timeout_s=2.5)
+    BlockingHistoryManager("history.db", lock_timeout_s=3).add_history("m", None, "x", "ADD")
+"""
+WRONG: Mapping[str, str] = {
+    'open_history("h.db", qeue_records=5)': "qeue_records",
+    'open_history("h.db", durability="fulll")': "durability",
+    'open_history("h.db", queue_records="5")': "queue_records",
+    'open_history("h.db", queue_timeout_s="5")': "queue_timeout_s",
+    'open_history("h.db", lock_timeout_s=None)': "lock_timeout_s",
+    'open_history("h.db", create="no")': "create",
+    'open_history("h.db", pool_size=2.5)': "pool_size",
+    'open_history("h.db", schema=5)': "schema",
+    "open_history(5)": "open_history",
+    'BlockingHistoryManager("h.db", lock_timeout=5)': "lock_timeout",
+    'BlockingHistoryManager("h.db", durability="fulll")': "durability",
+    'SQLiteHistoryManager("h.db", durability="fulll")': "durability",
+    'SQLiteHistoryManager("h.db", pool_size=2)': "pool_size",
+    'PostgresHistoryManager("postgresql://h/d", durability="full")': "durability",
+    'open_history("h.db").back_up("b.db")': "back_up",
+    'open_history("h.db").backup(5)': "backup",
+    'open_history("h.db").query_history(order="newst")': "order",
+}
+
+
+def complaints(folder: Path, **files: str) -> list[str]:
+    """Return mypy's complaints about files, a line each."""
+    for name, text in files.items():
+        (folder / f"{name}.py").write_text(text)
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "--config-file", "pyproject.toml"]
+        + [str(folder / f"{name}.py") for name in files],
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+        timeout=250,
+    )
+    assert done.returncode in (0, 1), done.stdout + done.stderr
+    return [line for line in done.stdout.splitlines() if ": error:" in line]
+
+
+def test_what_is_right_passes_and_what_is_wrong_is_named(tmp_path: Path) -> None:
+    """All in one run, for most of its time goes into the library's own modules."""
+    wrong = [
+        "from async_history import open_history",
+        "from async_history.backends.postgres import PostgresHistoryManager",
+        "from async_history.backends.sqlite import SQLiteHistoryManager",
+        "from async_history.blocking import BlockingHistoryManager",
+    ]
+    first = len(wrong) + 1
+    wrong += WRONG
+    examples = {f"example_{number}": text for number, text in enumerate(EXAMPLES)}
+    assert len(examples) >= 3
+    found = complaints(tmp_path, right=RIGHT, wrong="\n".join(wrong), **examples)
+    others = [line for line in found if "/wrong.py:" not in line]
+    assert others == []
+    for number, (line, word) in enumerate(WRONG.items(), first):
+        about = [one for one in found if f"/wrong.py:{number}:" in one]
+        assert any(word in one for one in about), f"nothing said of {line}"
+
+
+def test_the_package_tells_that_it_has_types() -> None:
+    assert (REPOSITORY / "async_history" / "py.typed").exists()
