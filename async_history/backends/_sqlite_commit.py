@@ -1,8 +1,8 @@
-"""One batch in one transaction of SQLite, in as few hops to the connection's thread as it takes.
+"""One batch in one transaction of SQLite, in one hop to the connection's thread.
 
-A batch of new records is one statement: checked, written, indexed and committed in one hop, with
-the GIL released for all of it (a statement a row would ask for the GIL again at every row, and
-wait for a busy event loop each time). Everything else, which is rarer, takes a few hops more.
+A batch of new records is one statement: checked, written, indexed and committed with the GIL
+released for all of it (a statement a row would ask for the GIL again at every row, and wait for a
+busy event loop each time). Everything else, which is rarer, takes several statements there.
 
 Lives here: the statements that write. Not here: opening, locks, retries, typed errors.
 """
@@ -10,10 +10,9 @@ Lives here: the statements that write. Not here: opening, locks, retries, typed 
 import contextlib
 import json
 import sqlite3
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from typing import Any, Final, cast
-
-import aiosqlite
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, Final
 
 from async_history.backends._in_steps import commit_in_steps
 from async_history.backends._just_committed import JustCommitted
@@ -25,6 +24,7 @@ from async_history.backends._sqlite_rows import (
     parameters,
     record_from_row,
 )
+from async_history.backends._sqlite_thread import ThreadConnection, completed, transaction
 from async_history.block_index import NOTE_BLOCKS
 from async_history.errors import HistoryError, StorageRefused
 from async_history.memory_index import (
@@ -120,32 +120,17 @@ class IndexBehind(Exception):
     """Others replaced tables: nothing was written, the file must be prepared anew first."""
 
 
-async def fetched(
-    connection: aiosqlite.Connection, sql: str, parameters: Mapping[str, Any]
-) -> list[sqlite3.Row]:
+def fetched(
+    connection: sqlite3.Connection, sql: str, parameters: Mapping[str, Any] | Sequence[Any] = ()
+) -> list[Any]:
     """Run one statement and return its rows."""
-    # Named parameters work too, aiosqlite's annotation does not say so.
-    return list(await connection.execute_fetchall(sql, cast(Any, parameters)))
+    return connection.execute(sql, parameters).fetchall()
 
 
-async def take_in_rows(connection: aiosqlite.Connection) -> None:
+def take_in_rows(connection: sqlite3.Connection) -> None:
     """Index the rows that others wrote, inside the caller's transaction."""
-    await connection.execute(TAKE_IN_ROWS)
-    await connection.execute(NOTE_ROWS)
-
-
-@contextlib.asynccontextmanager
-async def transaction(connection: aiosqlite.Connection) -> AsyncIterator[None]:
-    """A transaction that writes, undone where its body fails."""
-    try:
-        await connection.execute("BEGIN IMMEDIATE")
-        yield
-        await connection.execute("COMMIT")
-    except BaseException:
-        # Undoes nothing where the transaction is already gone. It runs on the connection's
-        # thread after whatever was cancelled, even if this await is cancelled too.
-        await connection.rollback()
-        raise
+    connection.execute(TAKE_IN_ROWS)
+    connection.execute(NOTE_ROWS)
 
 
 class BatchCommitter:
@@ -155,7 +140,7 @@ class BatchCommitter:
         just_committed: is given the batches that were new as a whole.
     """
 
-    def __init__(self, connection: aiosqlite.Connection, just_committed: JustCommitted) -> None:
+    def __init__(self, connection: ThreadConnection, just_committed: JustCommitted) -> None:
         self._connection = connection
         self._just_committed = just_committed
 
@@ -171,82 +156,94 @@ class BatchCommitter:
             # Where an id is taken, or others wrote, this undoes itself: then look closer.
             with contextlib.suppress(sqlite3.IntegrityError, IndexBehind):
                 records = [record for submission in additions for record in submission.records]
-                await self._add_all(records)
+                await self._connection.run(_addition(records))
                 self._just_committed.keep(additions, records)
                 return {}
-        return await self._commit_in_steps(batch)
+        return await self._connection.run(partial(_commit_in_steps, batch))
 
-    async def _add_all(self, records: Sequence[HistoryRecord]) -> None:
-        """Write new records: in one statement, or where they are too many in one transaction."""
-        if len(records) <= _STATEMENT_ROWS[-1]:
-            await self._add(records)
-        else:
-            async with transaction(self._connection):
-                for part in _parts(records):
-                    await self._add(part)
 
-    async def _add(self, records: Sequence[HistoryRecord]) -> None:
-        """Write at most a statement's worth of records.
+def _addition(records: Sequence[HistoryRecord]) -> Callable[[sqlite3.Connection], None]:
+    """Return what writes new records: in one statement, or where they are too many several.
 
-        Raises:
-            IndexBehind: there are many rows that are not indexed. Nothing was written.
-        """
-        rows = next(size for size in _STATEMENT_ROWS if size >= len(records))
-        if rows <= _FEW:
-            values = parameters(records, _not_yet)
-            values += _ending(0)
-        else:
-            values = parameters(records, memory_key)
-            values += _ending(len(records))
-        values += _PADDING * (rows - len(records))
-        before = self._connection.total_changes
-        # As one of "many": `execute` asks for the GIL once more, to learn the last rowid.
-        await self._connection.executemany(_ADD_RECORDS[rows], [values])
-        if self._connection.total_changes == before:
-            raise IndexBehind
+    The one statement is made ready here: on its own thread that would wait for the GIL.
+    """
+    if len(records) > _STATEMENT_ROWS[-1]:
+        return partial(_add_many, records)
+    return partial(_execute_add, *_statement(records))
 
-    async def _add_in_transaction(self, records: Sequence[HistoryRecord]) -> None:
-        try:
-            await self._add(records)
-        except IndexBehind:
-            await take_in_rows(self._connection)
-            await self._add(records)
 
-    async def _commit_in_steps(self, batch: Sequence[Submission]) -> Mapping[int, HistoryError]:
-        async with transaction(self._connection):
-            return await commit_in_steps(batch, self)
+def _add_many(records: Sequence[HistoryRecord], connection: sqlite3.Connection) -> None:
+    with transaction(connection):
+        for part in _parts(records):
+            _execute_add(*_statement(part), connection)
 
-    # The steps of `commit_in_steps`
+
+def _statement(records: Sequence[HistoryRecord]) -> tuple[str, list[Any]]:
+    """Return the statement that adds at most `_STATEMENT_ROWS` records, and its parameters."""
+    rows = next(size for size in _STATEMENT_ROWS if size >= len(records))
+    if rows <= _FEW:
+        values = parameters(records, _not_yet)
+        values += _ending(0)
+    else:
+        values = parameters(records, memory_key)
+        values += _ending(len(records))
+    values += _PADDING * (rows - len(records))
+    return _ADD_RECORDS[rows], values
+
+
+def _execute_add(sql: str, values: Sequence[Any], connection: sqlite3.Connection) -> None:
+    """Run a `_statement`.
+
+    Raises:
+        IndexBehind: there are many rows that are not indexed. Nothing was written.
+    """
+    before = connection.total_changes
+    # As one of "many": `execute` asks for the GIL once more, to learn the last rowid.
+    connection.executemany(sql, [values])
+    if connection.total_changes == before:
+        raise IndexBehind
+
+
+def _commit_in_steps(
+    batch: Sequence[Submission], connection: sqlite3.Connection
+) -> Mapping[int, HistoryError]:
+    with transaction(connection):
+        return completed(commit_in_steps(batch, _CommitSteps(connection)))
+
+
+class _CommitSteps:
+    """The steps of `commit_in_steps`."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
 
     async def existing(self, submissions: Sequence[AddRecords]) -> dict[str, HistoryRecord]:
         """Return, by id, the records of these submissions' ids that are there."""
         ids = json.dumps([record_id for one in submissions for record_id in one.ids])
-        rows = await self._connection.execute_fetchall(_EXISTING, (ids,))
+        rows = fetched(self._connection, _EXISTING, (ids,))
         return {record.id: record for record in map(record_from_row, rows)}
 
     async def latest_id(self, memory_id: str) -> str | None:
         """Return the id of a memory's latest record."""
-        rows = await self._connection.execute_fetchall(
-            _LATEST, {"memory_id": memory_id, "memory": memory_key(memory_id)}
-        )
-        return next((str(row[0]) for row in rows), None)
+        asked = {"memory_id": memory_id, "memory": memory_key(memory_id)}
+        return next((str(row[0]) for row in fetched(self._connection, _LATEST, asked)), None)
 
     async def saved(self, submissions: Sequence[SaveMessages]) -> set[str]:
         """Return the ids of these submissions' last messages that are there."""
         ids = json.dumps([submission.ids[-1] for submission in submissions])
-        return {row[0] for row in await self._connection.execute_fetchall(_SAVED, (ids,))}
+        return {row[0] for row in fetched(self._connection, _SAVED, (ids,))}
 
     @contextlib.asynccontextmanager
     async def undone_if_refused(self) -> AsyncIterator[None]:
         """Undo what was written inside where a constraint or trigger of the owner refuses it."""
-        await self._connection.execute("SAVEPOINT submissions")
+        self._connection.execute("SAVEPOINT submissions")
         refusal: sqlite3.IntegrityError | None = None
         try:
             yield
         except sqlite3.IntegrityError as error:
-            await self._connection.execute("ROLLBACK TO submissions")
+            self._connection.execute("ROLLBACK TO submissions")
             refusal = error
-        await self._connection.execute("RELEASE submissions")
+        self._connection.execute("RELEASE submissions")
         if refusal is not None:
             raise StorageRefused(f"the file's own rules refuse this: {refusal}") from refusal
 
@@ -255,19 +252,27 @@ class BatchCommitter:
     ) -> None:
         """Write records and messages, in order."""
         for part in _parts(records):
-            await self._add_in_transaction(part)
+            self._add(part)
         if messages:
-            await self._save_messages(messages)
+            self._save_messages(messages)
 
-    async def _save_messages(self, submissions: Sequence[SaveMessages]) -> None:
+    def _add(self, records: Sequence[HistoryRecord]) -> None:
+        statement = _statement(records)
+        try:
+            _execute_add(*statement, self._connection)
+        except IndexBehind:
+            take_in_rows(self._connection)
+            _execute_add(*statement, self._connection)
+
+    def _save_messages(self, submissions: Sequence[SaveMessages]) -> None:
         rows: list[tuple[Any, ...]] = [
             (message_id, submission.session_scope, m.role, m.content, m.name, m.created_at)
             for submission in submissions
             for message_id, m in zip(submission.ids, submission.messages, strict=True)
         ]
-        await self._connection.execute(_SAVE_MESSAGES, (json.dumps(rows, ensure_ascii=False),))
+        self._connection.execute(_SAVE_MESSAGES, (json.dumps(rows, ensure_ascii=False),))
         scopes = json.dumps([submission.session_scope for submission in submissions])
-        await self._connection.execute(_EVICT, (scopes,))
+        self._connection.execute(_EVICT, (scopes,))
 
 
 def _not_yet(_: str) -> int:

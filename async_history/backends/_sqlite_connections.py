@@ -14,7 +14,6 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, Final, TypeVar
 
-import aiosqlite
 from anyio import to_thread
 
 from async_history._sqlite import is_commit_unknown, is_locked, is_other_schema, storage_error
@@ -29,6 +28,7 @@ from async_history.backends._sqlite_open import (
     prepare_file,
     warn_of_others,
 )
+from async_history.backends._sqlite_thread import ThreadConnection
 from async_history.errors import HistoryClosed, StorageError, StorageLocked
 from async_history.options import Durability
 from async_history.writer import OutcomeUnknown
@@ -65,9 +65,9 @@ class Connections:
         self.where = "the history in memory" if path is None else str(path)
         self.lock_timeout_s = lock_timeout_s
         self._open_writing = partial(open_writing, path, durability, on_begun)
-        self._writing: aiosqlite.Connection | None = None
-        self._with_long_log: aiosqlite.Connection | None = None
-        self._reading: dict[aiosqlite.Connection, int] = {}
+        self._writing: ThreadConnection | None = None
+        self._with_long_log: ThreadConnection | None = None
+        self._reading: dict[ThreadConnection, int] = {}
         self._is_abandoned = False
         # In memory there is one connection, and no reader may see its open transaction.
         self._turn: AbstractAsyncContextManager[Any] = (
@@ -96,7 +96,7 @@ class Connections:
         await self._open_readers(partial(open_as_it_is, self.path, self.lock_timeout_s))
         return True
 
-    async def _prepared(self, path: Path, *, create: bool) -> aiosqlite.Connection:
+    async def _prepared(self, path: Path, *, create: bool) -> ThreadConnection:
         """Bring the file up to date and return a connection that writes."""
         prepare = partial(prepare_file, path, create=create, lock_timeout_s=self.lock_timeout_s)
         await to_thread.run_sync(prepare, abandon_on_cancel=True)
@@ -108,7 +108,7 @@ class Connections:
 
     # Writing
 
-    async def write(self, work: Callable[[aiosqlite.Connection], Awaitable[T]]) -> T:
+    async def write(self, work: Callable[[ThreadConnection], Awaitable[T]]) -> T:
         """Do work that writes, waiting while others hold the lock and taking up what they did.
 
         Raises:
@@ -137,7 +137,7 @@ class Connections:
                 raise _last_word(reason, self.where) from reason
             await asyncio.sleep(_ASK_AGAIN_S)
 
-    async def lengthen_log(self, connection: aiosqlite.Connection) -> None:
+    async def lengthen_log(self, connection: ThreadConnection) -> None:
         """Let the log of the connection that writes grow longer from now on."""
         if self._with_long_log is not connection:
             await connection.execute(LENGTHEN_LOG)
@@ -147,7 +147,7 @@ class Connections:
         """Open the connection that writes anew, which takes up whatever is there now."""
         await self._let_go_of_writing()
 
-        async def nothing_more(connection: aiosqlite.Connection) -> None: ...
+        async def nothing_more(connection: ThreadConnection) -> None: ...
 
         await self.write(nothing_more)
 
@@ -156,7 +156,7 @@ class Connections:
         async with self._turn:
             await (await self._writing_connection()).backup(target)
 
-    async def _writing_connection(self) -> aiosqlite.Connection:
+    async def _writing_connection(self) -> ThreadConnection:
         """Return the connection that writes, opened anew where others' changes made us let go."""
         if self._writing is None:
             if self.path is None or self._is_abandoned:
@@ -185,7 +185,7 @@ class Connections:
                 connection = min(self._reading, key=self._reading.__getitem__)
                 self._reading[connection] += 1
                 try:
-                    return await fetched(connection, sql, parameters)
+                    return await connection.run(partial(fetched, sql=sql, parameters=parameters))
                 except sqlite3.Error as error:
                     if not is_locked(error) or monotonic() > deadline:
                         raise

@@ -10,19 +10,20 @@ import json
 import shutil
 import sqlite3
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final, TypeVar
 
-import aiosqlite
 from anyio import to_thread
 
 from async_history._sqlite import typed_errors
 from async_history.backends._erasing import Blanks, Found, Place, erase_step
-from async_history.backends._sqlite_commit import fetched, transaction
+from async_history.backends._sqlite_commit import fetched
 from async_history.backends._sqlite_search import THROUGH_INDEX, in_order
+from async_history.backends._sqlite_thread import ThreadConnection, completed, transaction
 from async_history.errors import CommitUnknown, StorageError, StorageFull
 from async_history.memory_index import POSITIONS, memory_key
 from async_history.migrations.file_copy import copies_of
@@ -112,14 +113,14 @@ def erasure_from_row(row: Sequence[Any]) -> Erasure:
 class _EraseSteps:
     """The steps of `erase_step`."""
 
-    def __init__(self, connection: aiosqlite.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
 
-    async def _fetch(self, sql: str, **parameters: Any) -> list[sqlite3.Row]:
-        return await fetched(self._connection, sql, parameters)
+    def _fetch(self, sql: str, **parameters: Any) -> list[Any]:
+        return fetched(self._connection, sql, parameters)
 
     async def with_text(self, memory_id: str, after: int, limit: int) -> Found:
-        rows = await self._fetch(
+        rows = self._fetch(
             _WITH_TEXT,
             memory_id=memory_id,
             memory=memory_key(memory_id),
@@ -129,7 +130,7 @@ class _EraseSteps:
         return Found([Place(*row) for row in rows], rows[-1][0] if len(rows) == limit else None)
 
     async def of_actor(self, actor_id: str, after: int, limit: int) -> Found:
-        rows = await self._fetch(_OF_ACTOR, actor_id=actor_id, after=after, limit=limit)
+        rows = self._fetch(_OF_ACTOR, actor_id=actor_id, after=after, limit=limit)
         return Found([Place(*row) for row in rows], rows[-1][0] if len(rows) == limit else None)
 
     async def copies(self, actor_id: str, places: Sequence[Place]) -> Blanks:
@@ -139,7 +140,7 @@ class _EraseSteps:
         old: list[Place] = []
         new: list[Place] = []
         for memory_id, positions in of_memory.items():
-            for is_old, is_new, *row in await self._fetch(
+            for is_old, is_new, *row in self._fetch(
                 _COPIES,
                 memory_id=memory_id,
                 memory=memory_key(memory_id),
@@ -151,30 +152,30 @@ class _EraseSteps:
         return Blanks(old, new)
 
     async def blank(self, blanks: Blanks) -> None:
-        await self._fetch(
+        self._fetch(
             _BLANK,
             old_memory=_positions(blanks.old_memory),
             new_memory=_positions(blanks.new_memory),
             all=_positions(blanks.all()),
         )
-        await self._connection.execute(_BLANK_ACTOR, (_positions(blanks.actor_id),))
+        self._connection.execute(_BLANK_ACTOR, (_positions(blanks.actor_id),))
 
     async def messages(self, session_scope: str) -> int:
-        ((count,),) = await self._connection.execute_fetchall(_COUNT_MESSAGES, (session_scope,))
+        ((count,),) = fetched(self._connection, _COUNT_MESSAGES, (session_scope,))
         return int(count)
 
     async def remove_messages(self, session_scope: str) -> None:
-        await self._connection.execute(_REMOVE_MESSAGES, (session_scope,))
+        self._connection.execute(_REMOVE_MESSAGES, (session_scope,))
 
     async def note(self, erasure_id: str, erased: EraseStep) -> None:
-        await self._connection.execute(_NOTE, (erased.records, erased.messages, erasure_id))
+        self._connection.execute(_NOTE, (erased.records, erased.messages, erasure_id))
 
 
 def _positions(places: Sequence[Place]) -> str:
     return json.dumps([place.position for place in places])
 
 
-Work = Callable[[aiosqlite.Connection], Awaitable[T]]
+Work = Callable[[ThreadConnection], Awaitable[T]]
 
 
 class FileErasure:
@@ -212,11 +213,8 @@ class FileErasure:
         await self._in_turn(lambda connection: connection.execute_fetchall(sql, parameters))
 
     async def step(self, asked: Erasing, whose: Reaching) -> EraseStep:
-        async def erase(connection: aiosqlite.Connection) -> EraseStep:
-            async with _overwriting(connection), transaction(connection):
-                return await erase_step(asked, whose, _EraseSteps(connection))
-
-        erased: EraseStep = await self._in_turn(erase)
+        erase = partial(_erase, asked, whose)
+        erased: EraseStep = await self._in_turn(lambda connection: connection.run(erase))
         return erased
 
     async def remains(self) -> Remains:
@@ -269,19 +267,25 @@ class FileErasure:
         return []
 
 
-def _checkpoint(connection: aiosqlite.Connection) -> Awaitable[Iterable[Sequence[Any]]]:
+def _checkpoint(connection: ThreadConnection) -> Awaitable[Iterable[Sequence[Any]]]:
     return connection.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
-@contextlib.asynccontextmanager
-async def _overwriting(connection: aiosqlite.Connection) -> AsyncIterator[None]:
+def _erase(asked: Erasing, whose: Reaching, connection: sqlite3.Connection) -> EraseStep:
+    """Erase the next few texts in one transaction, on the connection's thread."""
+    with _overwriting(connection), transaction(connection):
+        return completed(erase_step(asked, whose, _EraseSteps(connection)))
+
+
+@contextlib.contextmanager
+def _overwriting(connection: sqlite3.Connection) -> Iterator[None]:
     """Let SQLite overwrite with zeros what the body removes."""
-    ((before,),) = await connection.execute_fetchall("PRAGMA secure_delete")
-    await connection.execute_fetchall("PRAGMA secure_delete = ON")
+    ((before,),) = fetched(connection, "PRAGMA secure_delete")
+    fetched(connection, "PRAGMA secure_delete = ON")
     try:
         yield
     finally:
-        await connection.execute_fetchall(f"PRAGMA secure_delete = {_SECURE_DELETE[before]}")
+        fetched(connection, f"PRAGMA secure_delete = {_SECURE_DELETE[before]}")
 
 
 def _check_room(path: Path) -> None:

@@ -15,8 +15,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-import aiosqlite
-
 from async_history._exit import stop_at_exit
 from async_history._sqlite import (
     LOG_RESET_WORRY,
@@ -27,6 +25,7 @@ from async_history._sqlite import (
 )
 from async_history._sqlite_times import add_time_function
 from async_history.backends._sqlite_commit import WRITE_PROGRAM
+from async_history.backends._sqlite_thread import ThreadConnection
 from async_history.errors import StorageError, StorageMissing
 from async_history.memory_index import add_functions
 from async_history.migrations import as_is_view, is_prepared, prepare
@@ -50,7 +49,7 @@ _THREAD_ENDS_S: Final = 0.001
 """Pause between two looks whether the thread of a connection that was not opened has ended."""
 
 
-async def connected(open_: Callable[[], sqlite3.Connection]) -> aiosqlite.Connection:
+async def connected(open_: Callable[[], sqlite3.Connection]) -> ThreadConnection:
     """Open a connection on a thread of its own, which ends with the connection or the program."""
     threads: list[threading.Thread] = []
     opened: list[sqlite3.Connection] = []
@@ -60,10 +59,11 @@ async def connected(open_: Callable[[], sqlite3.Connection]) -> aiosqlite.Connec
         opened.append(open_())
         return opened[0]
 
-    connection = aiosqlite.Connection(connector, iter_chunk_size=64)
+    connection = ThreadConnection(connector, iter_chunk_size=64)
     stop_at_exit(connection)
     try:
-        return await connection
+        await connection
+        return connection
     except BaseException:
         # The thread must not report to a loop that has gone meanwhile.
         while not threads or threads[0].is_alive():

@@ -6,15 +6,14 @@ Lives here: the statements. Not here: what is decided (_pruning), whose turn it 
 import contextlib
 import json
 import sqlite3
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-import aiosqlite
-
 from async_history.backends._pruning import Seen, goes_alone, prune_step
-from async_history.backends._sqlite_commit import IndexBehind, fetched, take_in_rows, transaction
+from async_history.backends._sqlite_commit import IndexBehind, fetched, take_in_rows
 from async_history.backends._sqlite_rows import record_from_row
+from async_history.backends._sqlite_thread import completed, transaction
 from async_history.memory_index import (
     COMPLETE,
     FORGET,
@@ -49,57 +48,55 @@ SELECT {_LIGHT} FROM history WHERE memory_id = :memory_id AND rowid IN ({POSITIO
 _REMOVE: Final = "DELETE FROM history WHERE rowid IN (SELECT value FROM json_each(?))"
 
 
-@contextlib.asynccontextmanager
-async def _indexed_transaction(connection: aiosqlite.Connection) -> AsyncIterator[None]:
+@contextlib.contextmanager
+def _indexed_transaction(connection: sqlite3.Connection) -> Iterator[None]:
     """A transaction in which every record is indexed.
 
     Raises:
         IndexBehind: others replaced tables. Nothing was written.
     """
-    async with transaction(connection):
-        if not await _is_complete(connection):
-            await take_in_rows(connection)
-            if not await _is_complete(connection):
+    with transaction(connection):
+        if not _is_complete(connection):
+            take_in_rows(connection)
+            if not _is_complete(connection):
                 raise IndexBehind
         yield
 
 
-async def _is_complete(connection: aiosqlite.Connection) -> bool:
-    ((is_complete,),) = await connection.execute_fetchall(f"SELECT {COMPLETE}")
+def _is_complete(connection: sqlite3.Connection) -> bool:
+    ((is_complete,),) = fetched(connection, f"SELECT {COMPLETE}")
     return bool(is_complete)
 
 
-async def prune(
-    connection: aiosqlite.Connection, asked: Pruning, reached: Reached | None
-) -> PruneStep:
-    """Prune the next few records in one transaction."""
-    async with _indexed_transaction(connection):
-        return await prune_step(asked, reached, _PruneSteps(connection))
+def prune(asked: Pruning, reached: Reached | None, connection: sqlite3.Connection) -> PruneStep:
+    """Prune the next few records in one transaction, on the connection's thread."""
+    with _indexed_transaction(connection):
+        return completed(prune_step(asked, reached, _PruneSteps(connection)))
 
 
 class _PruneSteps:
     """The steps of `prune_step`."""
 
-    def __init__(self, connection: aiosqlite.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
 
-    async def _fetch(self, sql: str, parameters: Mapping[str, Any]) -> list[sqlite3.Row]:
-        return await fetched(self._connection, sql, parameters)
+    def _fetch(self, sql: str, parameters: Mapping[str, Any]) -> list[Any]:
+        return fetched(self._connection, sql, parameters)
 
     async def ends(self) -> tuple[int, int] | None:
-        ((first, last),) = await self._fetch(_ENDS, {})
+        ((first, last),) = self._fetch(_ENDS, {})
         return None if first is None else (first, last)
 
     async def window(self, asked: Pruning, after: int, last: int, limit: int) -> list[Seen]:
-        rows = await self._fetch(_WINDOW, {"after": after, "last": last, "limit": limit})
+        rows = self._fetch(_WINDOW, {"after": after, "last": last, "limit": limit})
         records = {position: record_from_row(row) for position, *row in rows}
-        going = await self._going_alone(asked, records)
+        going = self._going_alone(asked, records)
         return [
             _seen(position, record, asked.is_old(record.occurred_at), goes_alone=position in going)
             for position, record in records.items()
         ]
 
-    async def _going_alone(self, asked: Pruning, records: Mapping[int, HistoryRecord]) -> set[int]:
+    def _going_alone(self, asked: Pruning, records: Mapping[int, HistoryRecord]) -> set[int]:
         """Return the positions of the old ones with enough behind them, the next one dated."""
         old = [
             (position, memory_key(record.memory_id), record.memory_id)
@@ -107,7 +104,7 @@ class _PruneSteps:
             if asked.is_old(record.occurred_at) and isinstance(record.memory_id, str)
         ]
         enough = max(asked.keep_last, 1) - 1
-        followed = await self._fetch(_FOLLOWED, {"rows": json.dumps(old), "enough": enough})
+        followed = self._fetch(_FOLLOWED, {"rows": json.dumps(old), "enough": enough})
         return {
             position
             for position, last_needed, event, created_at, updated_at in followed
@@ -119,9 +116,7 @@ class _PruneSteps:
         for memory_id in memory_ids:
             if not isinstance(memory_id, str):
                 continue  # others may have stored what is no memory's name
-            rows = await self._fetch(
-                _WHOLE, {"memory_id": memory_id, "memory": memory_key(memory_id)}
-            )
+            rows = self._fetch(_WHOLE, {"memory_id": memory_id, "memory": memory_key(memory_id)})
             records = [record_from_row(row) for _, *row in rows]
             own = [asked.is_old(record.occurred_at) for record in records]
             is_old = None
@@ -133,10 +128,10 @@ class _PruneSteps:
 
     async def remove(self, records: Sequence[Seen]) -> int:
         positions = json.dumps([one.position for one in records])
-        removed = (await self._connection.execute(_REMOVE, (positions,))).rowcount
+        removed = self._connection.execute(_REMOVE, (positions,)).rowcount
         entries = json.dumps([(memory_key(one.memory_id), one.position) for one in records])
         for statement in FORGET:
-            await self._connection.execute(statement, (entries,))
+            self._connection.execute(statement, (entries,))
         return removed
 
 

@@ -15,7 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-import aiosqlite
 from anyio import to_thread
 
 from async_history import block_index, memory_index
@@ -43,6 +42,7 @@ from async_history.backends._sqlite_pruning import prune
 from async_history.backends._sqlite_read import HistoryReader
 from async_history.backends._sqlite_search import THROUGH_INDEX, WITHOUT_INDEX
 from async_history.backends._sqlite_states import states_at
+from async_history.backends._sqlite_thread import ThreadConnection
 from async_history.errors import HistoryError, MigrationError
 from async_history.following import FollowRead
 from async_history.life import CLOSE_TIMEOUT_S
@@ -166,7 +166,7 @@ class SQLiteHistoryManager(HistoryManager):
         return self._writer
 
     async def _commit(self, batch: Sequence[Submission]) -> Mapping[int, HistoryError]:
-        async def commit(connection: aiosqlite.Connection) -> Mapping[int, HistoryError]:
+        async def commit(connection: ThreadConnection) -> Mapping[int, HistoryError]:
             if len(batch) >= _MANY:
                 await self._connections.lengthen_log(connection)
             return await BatchCommitter(connection, self._just_committed).commit(batch)
@@ -180,17 +180,12 @@ class SQLiteHistoryManager(HistoryManager):
             self._writer.commit_has_begun()
 
     async def _empty(self) -> None:
-        async def reset(connection: aiosqlite.Connection) -> None:
-            try:
-                await connection.executescript(_RESET)
-            except BaseException:
-                await connection.rollback()
-                raise
-
-        await self._in_turn(reset)
+        await self._in_turn(lambda connection: connection.run(_reset))
 
     async def _prune_step(self, asked: Pruning, reached: Reached | None) -> PruneStep:
-        return await self._in_turn(lambda connection: prune(connection, asked, reached))
+        return await self._in_turn(
+            lambda connection: connection.run(partial(prune, asked, reached))
+        )
 
     def _erasure_steps(self) -> FileErasure:
         writer = self._require_writer()
@@ -201,7 +196,7 @@ class SQLiteHistoryManager(HistoryManager):
             self._connections.lock_timeout_s,
         )
 
-    async def _in_turn(self, work: Callable[[aiosqlite.Connection], Awaitable[T]]) -> T:
+    async def _in_turn(self, work: Callable[[ThreadConnection], Awaitable[T]]) -> T:
         """Do work that writes, after all writes called before it and before all after."""
 
         async def alone() -> T:
@@ -340,6 +335,14 @@ class SQLiteHistoryManager(HistoryManager):
 
     def _abandon(self) -> None:
         self._connections.abandon()
+
+
+def _reset(connection: sqlite3.Connection) -> None:
+    try:
+        connection.executescript(_RESET)
+    except BaseException:
+        connection.rollback()
+        raise
 
 
 def _size(path: Path) -> int:
