@@ -16,11 +16,10 @@ from typing import Any
 
 from async_history.errors import InvalidInput
 from async_history.following import (
-    PAGE_RECORDS,
     POLL_INTERVAL_S,
     Bell,
     Following,
-    FollowRead,
+    Tail,
 )
 from async_history.life import CLOSE_TIMEOUT_S
 from async_history.queries import (
@@ -80,9 +79,12 @@ class HistoryManager(Store):
     def __init__(self, *, close_timeout_s: float = CLOSE_TIMEOUT_S) -> None:
         super().__init__(close_timeout_s=close_timeout_s)
         self._bell = Bell()
+        self._tail: Tail[Any] = Tail(
+            self._read_behind, self._read_mark, self._bell, self._require_open
+        )
 
     def _close_task(self) -> "asyncio.Task[None]":
-        self._bell.ring()  # followers learn that it is closed
+        self._tail.close()  # followers learn that it is closed
         return super()._close_task()
 
     # Recording
@@ -287,7 +289,9 @@ class HistoryManager(Store):
         """Follow the history: iterate over every record committed from a point on, in order, once.
 
         A record whose transaction commits late comes late; none is skipped. What this manager
-        commits comes at once, what others do within `poll_interval_s`. It never ends by itself.
+        commits comes at once, what others do within `poll_interval_s`: one poll for all followers
+        of a manager, as often as the one of them that waits with the shortest interval asks for.
+        It never ends by itself. `anext` of it may be timed out, and goes on where it was.
 
         Args:
             after: a follower's `cursor`, also of an earlier run, or what `end_cursor` returned;
@@ -306,12 +310,7 @@ class HistoryManager(Store):
             check_text("memory_id", memory_id)
         check_seconds("poll_interval_s", poll_interval_s, may_be_zero=False)
         begin = self._follow_place(None if after is None else check_text("after", after))
-
-        async def read(place: Any) -> FollowRead[Any]:
-            self._require_open()
-            return await self._read_behind(place, memory_id, PAGE_RECORDS)
-
-        return Following(read, begin, self._bell.hearer(), poll_interval_s)
+        return Following(self._tail, begin, memory_id, poll_interval_s)
 
     async def end_cursor(self) -> str | None:
         """Return the cursor behind all that is committed now, for `follow` to begin there.
@@ -396,7 +395,7 @@ class HistoryManager(Store):
         """
         self._require_open()
         check_instant("when", when)
-        return records_of(self._read_states(when))
+        return records_of(self._read_states(when), self._require_open)
 
     async def diff(self, memory_id: str, a: Moment, b: Moment) -> MemoryDiff:
         """Return what a memory said at two moments, and the records between them.

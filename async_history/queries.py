@@ -5,7 +5,6 @@ how a backend finds the rows of one page.
 """
 
 import base64
-import binascii
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import Literal, get_args
 
 from async_history.errors import InvalidInput
 from async_history.records import Event, HistoryRecord, Row, check_name, check_text, is_aware
-from async_history.validation import check_choice, check_count
+from async_history.validation import check_choice, check_count, shown
 
 Order = Literal["oldest", "newest"]
 
@@ -36,7 +35,9 @@ class Filter:
     order: Order = "oldest"
 
 
-NOT_A_CURSOR = "{!r} is not a cursor of {}; use its `cursor` as it came"
+def not_a_cursor(text: object, of: str) -> InvalidInput:
+    """Return the error for a text that is not a cursor of something."""
+    return InvalidInput(f"{shown(text)} is not a cursor of {of}; use its `cursor` as it came")
 
 
 def cursor_text(*parts: str | int | None) -> str:
@@ -45,12 +46,30 @@ def cursor_text(*parts: str | int | None) -> str:
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
-def cursor_parts(text: str) -> object:
-    """Return what `cursor_text` was given, as a list; None where the text is none of its."""
+def cursor_parts(text: str) -> Sequence[str | int | None]:
+    """Return what `cursor_text` was given; nothing where the text can't be of its making.
+
+    Clients hand cursors back, so a text may be anything. What is returned every database can take:
+    integers of 64 bits, text without NUL or lone surrogates.
+    """
     try:
-        return json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
-    except (ValueError, TypeError, binascii.Error):
-        return None
+        parts = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+        if isinstance(parts, list) and all(map(_is_part, parts)) and cursor_text(*parts) == text:
+            return parts
+    except (ValueError, TypeError, RecursionError):
+        pass
+    return ()
+
+
+def _is_part(part: object) -> bool:
+    if isinstance(part, str):
+        check_text("cursor", part)
+    return part is None or isinstance(part, str) or is_position(part)
+
+
+def is_position(value: object) -> bool:
+    """Tell whether a value is a whole number that a database's integer column can hold."""
+    return type(value) is int and -(1 << 63) <= value < 1 << 63
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +92,7 @@ class Cursor:
         match cursor_parts(text):
             case [int(position), str(record_id)]:
                 return cls(position, record_id)
-        raise InvalidInput(NOT_A_CURSOR.format(text, "a page"))
+        raise not_a_cursor(text, "a page")
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,7 @@ class HistorySource(RecordSource):
         return await self._history.count_history()
 
     async def pages(self) -> AsyncIterator[Sequence[Row]]:
+        self._history._require_open()
         newest = await self._history._read_newest()
         place: Cursor | None = None
         limit = PAGE_RECORDS

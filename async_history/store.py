@@ -96,6 +96,13 @@ class Store(LoopBound):
     async def _read_end(self) -> Any: ...
 
     @abstractmethod
+    async def _read_mark(self) -> object:
+        """Return something that differs from what it was once a record is committed.
+
+        Followers are woken when it does: it may also differ without need. It takes constant work.
+        """
+
+    @abstractmethod
     def _read_states(self, when: datetime) -> AsyncIterator[Sequence[HistoryRecord]]:
         """Read pages of the records in force at an instant, of the memories that were there."""
 

@@ -4,7 +4,7 @@ Lives here: what a moment means, and all that follows from a memory's records in
 here: how records are found (backends/), how a difference looks to a person (cli/).
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
@@ -175,9 +175,19 @@ async def restored(
     return record
 
 
-async def records_of(pages: AsyncIterator[Sequence[HistoryRecord]]) -> AsyncIterator[HistoryRecord]:
-    """Yield the records of pages, one by one."""
-    async for page in pages:
+async def records_of(
+    pages: AsyncIterator[Sequence[HistoryRecord]], check: Callable[[], None]
+) -> AsyncIterator[HistoryRecord]:
+    """Yield the records of pages, one by one.
+
+    Args:
+        check: raises where a page may not be read: the manager is closed, or another loop's.
+    """
+    while True:
+        check()
+        page = await anext(pages, None)
+        if page is None:
+            return
         for record in page:
             yield record
 

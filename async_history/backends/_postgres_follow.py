@@ -28,14 +28,15 @@ Lives here: snapshots, places, the SELECTs. Not here: which connection runs them
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Final
 
 from async_history.backends._postgres_read import Fetch
 from async_history.backends._postgres_rows import RECORD_COLUMNS, record_from_row
-from async_history.errors import CursorGone, InvalidInput
+from async_history.errors import CursorGone
 from async_history.following import FollowRead
 from async_history.migrations.postgres import in_schema
-from async_history.queries import NOT_A_CURSOR, cursor_parts, cursor_text
+from async_history.queries import cursor_parts, cursor_text, not_a_cursor
 
 _KIND: Final = "postgresql"
 
@@ -57,6 +58,7 @@ _FOREIGN: Final = """(
 )"""
 
 _END: Final = f"SELECT {_STORE}, pg_current_snapshot()::text, {_NEWEST}, {_FOREIGN}"
+_MARK: Final = f"SELECT {_STORE}, pg_current_snapshot()::text, {_NEWEST}"
 _HEAD: Final = f"""
 SELECT NULL::bigint, {_STORE}, pg_current_snapshot()::text, {_NEWEST},
        NULL, NULL, NULL, NULL, NULL::boolean, NULL, NULL, NULL::timestamptz
@@ -117,6 +119,20 @@ class Snapshot:
             return cls(int(xmin))
         return cls(int(xmax), tuple(map(int, running.split(","))))
 
+    @classmethod
+    def read_back(cls, text: str) -> "Snapshot":
+        """Read a snapshot's own text, as cursors have it.
+
+        Raises:
+            ValueError: it is none; the server would refuse it.
+        """
+        snapshot = cls.parse(text)
+        numbers = (*snapshot.running, snapshot.xmax)
+        is_in_order = all(a < b for a, b in pairwise(numbers))
+        if str(snapshot) != text or not is_in_order or not 0 < numbers[0] <= numbers[-1] < 1 << 63:
+            raise ValueError(text)
+        return snapshot
+
     def __str__(self) -> str:
         running = ",".join(map(str, self.running))
         return f"{self.running[0] if running else self.xmax}:{self.xmax}:{running}"
@@ -173,9 +189,9 @@ def place_from(cursor: str) -> Place:
             kind == _KIND
         ):
             with contextlib.suppress(ValueError):
-                parsed = None if window is None else Snapshot.parse(window)
-                return Place(store, foreign, Snapshot.parse(done), parsed, seq)
-    raise InvalidInput(NOT_A_CURSOR.format(cursor, "follow on a PostgreSQL history"))
+                parsed = None if window is None else Snapshot.read_back(window)
+                return Place(store, foreign, Snapshot.read_back(done), parsed, seq)
+    raise not_a_cursor(cursor, "follow on a PostgreSQL history")
 
 
 class FollowReader:
@@ -198,6 +214,13 @@ class FollowReader:
             return None
         done = _NOTHING if newest is None else Snapshot.parse(now).up_to(int(newest))
         return Place(store, foreign or 0, done)
+
+    async def mark(self) -> object:
+        """Return what differs once a record is committed: the table, and which records are seen."""
+        ((store, now, newest),) = await self._fetch(
+            in_schema(_MARK, self._schema), f"{self._schema}.history"
+        )
+        return store, Snapshot.parse(now).up_to(int(newest or 0))
 
     async def page(
         self, place: Place | None, memory_id: str | None, limit: int

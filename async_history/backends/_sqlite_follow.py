@@ -18,9 +18,9 @@ from async_history.backends._just_committed import JustCommitted
 from async_history.backends._sqlite_read import Fetch, HistoryReader
 from async_history.backends._sqlite_rows import record_from_row
 from async_history.backends._sqlite_search import named
-from async_history.errors import CursorGone, InvalidInput
+from async_history.errors import CursorGone
 from async_history.following import FollowRead
-from async_history.queries import NOT_A_CURSOR, cursor_parts, cursor_text
+from async_history.queries import cursor_parts, cursor_text, not_a_cursor
 from async_history.records import HistoryRecord
 
 _KIND: Final = "sqlite"
@@ -72,7 +72,7 @@ def place_from(cursor: str) -> Place:
     match cursor_parts(cursor):
         case [kind, int(position), str(record_id)] if kind == _KIND:
             return Place(position, record_id)
-    raise InvalidInput(NOT_A_CURSOR.format(cursor, "follow on a SQLite history"))
+    raise not_a_cursor(cursor, "follow on a SQLite history")
 
 
 class FollowReader:

@@ -8,11 +8,10 @@ from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 
-from async_history.errors import InvalidInput
 from async_history.following import FollowRead
 from async_history.life import CLOSE_TIMEOUT_S
 from async_history.manager import HistoryManager
-from async_history.queries import NOT_A_CURSOR, Cursor, Filter, PageRead, RowsRead
+from async_history.queries import Cursor, Filter, PageRead, RowsRead, not_a_cursor
 from async_history.records import HistoryRecord, Message
 from async_history.retention import (
     EraseStep,
@@ -75,7 +74,7 @@ class NullHistoryManager(HistoryManager):
 
     def _follow_place(self, cursor: str | None) -> None:
         if cursor is not None:
-            raise InvalidInput(NOT_A_CURSOR.format(cursor, "the null history, which has none"))
+            raise not_a_cursor(cursor, "the null history, which has none")
 
     async def _read_behind(
         self, place: None, memory_id: str | None, limit: int
@@ -83,6 +82,9 @@ class NullHistoryManager(HistoryManager):
         return FollowRead([], lambda _: None, None, is_last=True)
 
     async def _read_end(self) -> None:
+        return None
+
+    async def _read_mark(self) -> None:
         return None
 
     async def _read_states(self, when: datetime) -> AsyncIterator[Sequence[HistoryRecord]]:

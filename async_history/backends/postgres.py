@@ -333,6 +333,9 @@ class PostgresHistoryManager(HistoryManager):
     async def _read_end(self) -> Place | None:
         return await self._follower.end()
 
+    async def _read_mark(self) -> object:
+        return await self._follower.mark()
+
     def _read_states(self, when: datetime) -> AsyncIterator[Sequence[HistoryRecord]]:
         return states_at(self._fetch, self._schema, when)
 
