@@ -104,17 +104,18 @@ OLDEST_SQLITE = (3, 32, 0)
 """The first that binds as many parameters as a full batch has (https://sqlite.org/limits.html)."""
 
 
-def connect(path: Path | None, mode: Literal["ro", "rw"]) -> sqlite3.Connection:
+def connect(path: Path | None, mode: Literal["ro", "rw"], how: str = "") -> sqlite3.Connection:
     """Connect to an existing file, or to a new database in memory where there is no path.
 
     Transactions are begun by hand; a lock is waited for during `LOCK_SLICE_S`. The connection may
-    be closed by another thread than the one that used it, once that has ended.
+    be closed by another thread than the one that used it, once that has ended. `how` is what else
+    the URI asks for (https://sqlite.org/uri.html).
     """
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
         raise StorageError(
             f"this Python has SQLite {sqlite3.sqlite_version}; use one with 3.32 or later"
         )
-    target = ":memory:" if path is None else f"{path.absolute().as_uri()}?mode={mode}"
+    target = ":memory:" if path is None else f"{path.absolute().as_uri()}?mode={mode}&{how}"
     return sqlite3.connect(
         target, uri=True, timeout=LOCK_SLICE_S, isolation_level=None, check_same_thread=False
     )

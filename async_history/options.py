@@ -8,6 +8,8 @@ from typing import Final, Literal, TypedDict, get_args
 
 Durability = Literal["full", "normal"]
 DURABILITIES: Final[tuple[Durability, ...]] = get_args(Durability)
+Journal = Literal["wal", "delete"]
+JOURNALS: Final[tuple[Journal, ...]] = get_args(Journal)
 
 
 class HistoryOptions(TypedDict, total=False):
@@ -21,6 +23,7 @@ class HistoryOptions(TypedDict, total=False):
     close_timeout_s: float
 
     # of a SQLite file
+    journal: Journal
     durability: Durability
     lock_timeout_s: float
 

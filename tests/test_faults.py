@@ -182,7 +182,7 @@ class TestReadOnly:
             ("600", "500", "StorageReadOnly"),
             ("400", "500", "StorageReadOnly"),
             ("400", "700", "StorageReadOnly"),
-            ("000", "700", "StorageMissing"),
+            ("000", "700", "StorageReadOnly"),
         ],
         ids=["folder", "both", "file", "unreadable"],
     )

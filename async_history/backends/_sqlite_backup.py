@@ -22,7 +22,7 @@ from typing import Any, Final
 from anyio import to_thread
 
 from async_history._sqlite import connect, typed_errors
-from async_history.backends._sqlite_open import open_reading
+from async_history._sqlite_look import Look
 from async_history.errors import InvalidInput
 from async_history.migrations.file_copy import remove, sync_folder
 
@@ -74,13 +74,20 @@ class _Stopped(Exception):
 
 def back_up_file(path: Path, target: Path, watch: Watch) -> None:
     """Copy a file as it is now."""
-    with typed_errors(str(path)), closing(open_reading(path)) as source:
-        source.execute("BEGIN")
-        back_up(source, target, watch)
+    with typed_errors(str(path)), Look(path) as source:
+        source.connection.execute("BEGIN")
+        back_up(source.connection, target, watch, source.require_sound)
 
 
-def back_up(source: sqlite3.Connection, target: Path, watch: Watch) -> None:
+def back_up(
+    source: sqlite3.Connection,
+    target: Path,
+    watch: Watch,
+    require_sound: Callable[[], None] = lambda: None,
+) -> None:
     """Copy a connection's database, of which nobody else changes what it sees.
+
+    `require_sound` is asked once all is copied, and raises where somebody did.
 
     Raises:
         InvalidInput: there is a file of that name.
@@ -92,6 +99,7 @@ def back_up(source: sqlite3.Connection, target: Path, watch: Watch) -> None:
         os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         try:
             _copy(source, unfinished, watch)
+            require_sound()
             _give_name(unfinished, target)
             sync_folder(target.resolve().parent)
         except _Stopped:

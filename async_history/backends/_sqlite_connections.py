@@ -6,6 +6,7 @@ changed the file. Not here: how a connection is opened (_sqlite_open), and what 
 
 import asyncio
 import contextlib
+import logging
 import sqlite3
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -16,13 +17,22 @@ from typing import Any, Final, TypeVar
 
 from anyio import to_thread
 
-from async_history._sqlite import is_commit_unknown, is_locked, is_other_schema, storage_error
+from async_history._sqlite import (
+    is_commit_unknown,
+    is_locked,
+    is_other_schema,
+    storage_error,
+    typed_errors,
+)
+from async_history._sqlite_journal import place_of
+from async_history._sqlite_look import Look
 from async_history.backends._sqlite_commit import IndexBehind, fetched
 from async_history.backends._sqlite_open import (
     LENGTHEN_LOG,
     connected,
-    needs_changes,
-    open_as_it_is,
+    glance,
+    is_there,
+    look,
     open_reading,
     open_writing,
     prepare_file,
@@ -30,8 +40,11 @@ from async_history.backends._sqlite_open import (
 )
 from async_history.backends._sqlite_thread import ThreadConnection
 from async_history.errors import HistoryClosed, StorageError, StorageLocked
-from async_history.options import Durability
+from async_history.options import Durability, Journal
+from async_history.store import StoreWarning
 from async_history.writer import OutcomeUnknown
+
+_log = logging.getLogger("async_history")
 
 T = TypeVar("T")
 
@@ -45,10 +58,15 @@ resets that followed each other at once made one call in some hundreds fail."""
 
 
 class Connections:
-    """The connections to a file, or to a database in memory, which has one for all.
+    """The connections to a file, or to a database in memory.
+
+    Beside a write-ahead log readers have connections of their own. In memory, where no reader may
+    see an open transaction, and with a rollback journal, where readers and the writer wait for each
+    other anyway, one connection does everything, in the order of asking.
 
     Args:
         path: the file, or None for memory.
+        journal: the journal that the file is to have.
         on_begun: called on the writing connection's thread when it begins to add a batch.
         lock_timeout_s: how long to wait while another process holds the file's lock.
     """
@@ -57,54 +75,99 @@ class Connections:
         self,
         path: Path | None,
         *,
+        journal: Journal,
         durability: Durability,
         on_begun: Callable[[], None],
         lock_timeout_s: float,
     ) -> None:
         self.path = path
         self.where = "the history in memory" if path is None else str(path)
+        self.worries: tuple[StoreWarning, ...] = ()
         self.lock_timeout_s = lock_timeout_s
-        self._open_writing = partial(open_writing, path, durability, on_begun)
+        self._journal: Journal | None = journal
+        self._durability = durability
+        self._on_begun = on_begun
         self._writing: ThreadConnection | None = None
         self._with_long_log: ThreadConnection | None = None
         self._reading: dict[ThreadConnection, int] = {}
-        self._is_abandoned = False
-        # In memory there is one connection, and no reader may see its open transaction.
-        self._turn: AbstractAsyncContextManager[Any] = (
-            asyncio.Lock() if path is None else contextlib.nullcontext()
-        )
+        self._looks: dict[ThreadConnection, Look] = {}
+        self._is_closed = False
+        self._is_one = path is None
+        self.turn: AbstractAsyncContextManager[Any] = contextlib.nullcontext()
+        """Held by whoever reads or writes, where these wait for each other."""
 
     # Opening
 
     async def open(self, *, create: bool) -> None:
         """Open them all, the file brought up to date before."""
-        if self.path is None:
-            self._writing = await connected(self._open_writing)
-            self._reading = {self._writing: 0}
-        else:
-            await to_thread.run_sync(warn_of_others, self.path)
-            self._writing = await self._prepared(self.path, create=create)
-            await self._open_readers(partial(open_reading, self.path))
+        await self._find()
+        await self._open(create=create)
 
-    async def open_unchanged(self, *, create: bool) -> bool:
-        """Open those that read, the file left as it is, if it had to be changed to be written."""
+    async def open_as_it_is(self, *, create: bool) -> bool:
+        """Open those that read, and leave the file as it is until something is written.
+
+        Returns whether it can be written without being adopted or indexed. Where there is no file
+        yet it is made, if `create` says so.
+        """
+        await self._find()
+        if self.path is None or not await to_thread.run_sync(is_there, self.path, create):
+            await self._open(create=create)
+            return True
+        ask = partial(glance, self.path, lock_timeout_s=self.lock_timeout_s)
+        told = await to_thread.run_sync(ask, abandon_on_cancel=True)
+        self._journal = None
+        if not told.has_log:
+            self.turn = asyncio.Lock()
+        for _ in range(READERS):
+            self._reading[await self._look(self.path)] = 0
+        return told.is_prepared
+
+    async def _find(self) -> None:
+        """Find the file through its links, and what its place asks for."""
+        if self.path is None or self._journal is None:
+            return
+        with typed_errors(self.where):
+            place = await to_thread.run_sync(place_of, self.path, self._journal)
+        self.path, self._journal, self.worries = place.file, place.journal, place.worries
+        for worry in self.worries:
+            _log.warning(worry)
+
+    async def _open(self, *, create: bool) -> None:
+        self._is_one = self.path is None or self._journal == "delete"
+        if self._is_one:
+            self.turn = asyncio.Lock()
         if self.path is None:
-            return False
-        look = partial(needs_changes, self.path, create=create, lock_timeout_s=self.lock_timeout_s)
-        if not await to_thread.run_sync(look, abandon_on_cancel=True):
-            return False
-        await self._open_readers(partial(open_as_it_is, self.path, self.lock_timeout_s))
-        return True
+            self._writing = await connected(self._open_writing())
+            return
+        if self._journal == "wal":
+            await to_thread.run_sync(warn_of_others, self.path)
+        self._writing = await self._prepared(self.path, create=create)
+        if not self._is_one:
+            for _ in range(READERS):
+                self._reading[await connected(partial(open_reading, self.path))] = 0
 
     async def _prepared(self, path: Path, *, create: bool) -> ThreadConnection:
         """Bring the file up to date and return a connection that writes."""
-        prepare = partial(prepare_file, path, create=create, lock_timeout_s=self.lock_timeout_s)
+        prepare = partial(
+            prepare_file, path, self._journal, create=create, lock_timeout_s=self.lock_timeout_s
+        )
         await to_thread.run_sync(prepare, abandon_on_cancel=True)
-        return await connected(self._open_writing)
+        return await connected(self._open_writing())
 
-    async def _open_readers(self, open_: Callable[[], sqlite3.Connection]) -> None:
-        for _ in range(READERS):
-            self._reading[await connected(open_)] = 0
+    def _open_writing(self) -> Callable[[], sqlite3.Connection]:
+        return partial(open_writing, self.path, self._durability, self._on_begun)
+
+    async def _look(self, path: Path) -> ThreadConnection:
+        """Open a connection that reads and leaves no trace."""
+        looks: list[Look] = []
+
+        def open_() -> sqlite3.Connection:
+            looks.append(look(path, self.lock_timeout_s))
+            return looks[0].connection
+
+        connection = await connected(open_)
+        self._looks[connection] = looks[0]
+        return connection
 
     # Writing
 
@@ -119,7 +182,7 @@ class Connections:
         take_ups = 0
         while True:
             try:
-                async with self._turn:
+                async with self.turn:
                     return await work(await self._writing_connection())
             except IndexBehind as error:
                 await self._let_go_of_writing()
@@ -153,13 +216,13 @@ class Connections:
 
     async def copy_into(self, target: sqlite3.Connection) -> None:
         """Copy the whole database into another, which nobody else uses meanwhile."""
-        async with self._turn:
+        async with self.turn:
             await (await self._writing_connection()).backup(target)
 
     async def _writing_connection(self) -> ThreadConnection:
         """Return the connection that writes, opened anew where others' changes made us let go."""
         if self._writing is None:
-            if self.path is None or self._is_abandoned:
+            if self.path is None or self._is_closed:
                 raise HistoryClosed("the manager was closed before this was written")
             self._writing = await self._prepared(self.path, create=False)
         return self._writing
@@ -167,6 +230,7 @@ class Connections:
     async def _let_go_of_writing(self) -> None:
         if self._writing is not None:
             connection, self._writing = self._writing, None
+            self._reading.pop(connection, None)
             await connection.close()
 
     # Reading
@@ -179,20 +243,51 @@ class Connections:
         """
         deadline = monotonic() + self.lock_timeout_s
         while True:
-            async with self._turn:
-                if not self._reading:
-                    raise HistoryClosed("the manager was closed before this was read")
-                connection = min(self._reading, key=self._reading.__getitem__)
-                self._reading[connection] += 1
+            async with self.turn:
+                connection = await self._reading_connection()
+                self._reading[connection] = self._reading.get(connection, 0) + 1
                 try:
-                    return await connection.run(partial(fetched, sql=sql, parameters=parameters))
+                    fetch = partial(fetched, sql=sql, parameters=parameters)
+                    rows = await connection.run(fetch)
+                    if await self._is_sound(connection):
+                        return rows
                 except sqlite3.Error as error:
-                    if not is_locked(error) or monotonic() > deadline:
+                    is_final = not is_locked(error) or monotonic() > deadline
+                    if await self._is_sound(connection) and is_final:
                         raise
                 finally:
                     if connection in self._reading:
                         self._reading[connection] -= 1
+            if monotonic() > deadline:
+                raise StorageLocked(f"{self.where} was changed whenever it was read; try again")
             await asyncio.sleep(_ASK_AGAIN_S)
+
+    async def _reading_connection(self) -> ThreadConnection:
+        """Return the least busy connection that reads."""
+        if self._is_one and not self._is_closed:
+            return await self._writing_connection()
+        if not self._reading:
+            raise HistoryClosed("the manager was closed before this was read")
+        return min(self._reading, key=self._reading.__getitem__)
+
+    async def _is_sound(self, connection: ThreadConnection) -> bool:
+        """Tell whether what a connection read is what the file says; if not, open another."""
+        looking = self._looks.get(connection)
+        if looking is None or not looking.is_without_lock or self.path is None:
+            return True
+        if await to_thread.run_sync(looking.is_sound):
+            return True
+        if connection in self._reading:
+            another = await self._look(self.path)
+            # Meanwhile others may have done the same, or the manager may have been closed.
+            if connection in self._reading:
+                del self._reading[connection]
+                self._reading[another] = 0
+            else:
+                connection = another
+            del self._looks[connection]
+            await connection.close()
+        return False
 
     # Closing
 
@@ -203,10 +298,11 @@ class Connections:
             if connection is not self._writing:
                 await connection.close()
         await self._let_go_of_writing()
+        self._is_closed = True
 
     def abandon(self) -> None:
         """Let go of them all, whatever they are doing, and open none again."""
-        self._is_abandoned = True
+        self._is_closed = True
         connections = (*self._reading, self._writing)
         self._reading, self._writing = {}, None
         for connection in connections:

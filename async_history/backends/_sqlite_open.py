@@ -1,17 +1,17 @@
 """Opening connections to a SQLite file: with its folder, log, settings, adoption and index.
 
-All but `connected` block. What may take long, `needs_changes` and `prepare_file`, is for a worker
+All but `connected` block. What may take long, `glance` and `prepare_file`, is for a worker
 thread; the `open_` functions are quick, and run on the thread the connection is going to live on.
 """
 
 import asyncio
 import contextlib
-import errno
 import logging
 import os
 import sqlite3
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -23,14 +23,15 @@ from async_history._sqlite import (
     typed_errors,
     wait_for_lock,
 )
+from async_history._sqlite_journal import synchronous, use_journal
+from async_history._sqlite_look import Look, looked, require_writable
 from async_history._sqlite_times import add_time_function
 from async_history.backends._sqlite_commit import WRITE_PROGRAM
 from async_history.backends._sqlite_thread import ThreadConnection
-from async_history.errors import StorageError, StorageMissing
+from async_history.errors import StorageMissing
 from async_history.memory_index import add_functions
 from async_history.migrations import as_is_view, is_prepared, prepare
-from async_history.migrations.file_copy import open_to_look
-from async_history.options import Durability
+from async_history.options import Durability, Journal
 
 _log = logging.getLogger("async_history")
 
@@ -87,20 +88,30 @@ def warn_of_others(path: Path) -> None:
             _log.warning("%s seems to be in use elsewhere. %s", path, LOG_RESET_WORRY)
 
 
-def needs_changes(path: Path, *, create: bool, lock_timeout_s: float) -> bool:
-    """Tell, without changing it, whether a file must be adopted or indexed to be written.
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """What a look at a file told: whether it is ready to be written, and whether it has a log."""
+
+    is_prepared: bool
+    has_log: bool
+
+
+def glance(path: Path, *, lock_timeout_s: float) -> Glance:
+    """Look, without changing it, whether a file must be adopted or indexed to be written.
 
     Raises:
-        StorageMissing: there is no file, or an empty one, and `create` is False.
         MigrationError: the file's layout can't be used.
     """
-    if not _is_there(path, create):
-        return False
-    with contextlib.closing(open_as_it_is(path, lock_timeout_s)) as connection:
-        return not is_prepared(connection)
+
+    def told(looking: Look) -> Glance:
+        (mode,) = looking.connection.execute("PRAGMA journal_mode").fetchone()
+        return Glance(is_prepared(looking.connection), mode == "wal" or looking.is_without_lock)
+
+    with typed_errors(str(path)):
+        return looked(lambda: look(path, lock_timeout_s), told, lock_timeout_s)
 
 
-def _is_there(path: Path, create: bool) -> bool:
+def is_there(path: Path, create: bool) -> bool:
     """Tell whether there is a file with something in it (an empty one is no history yet)."""
     with typed_errors(str(path)):
         is_there = path.exists() and path.stat().st_size > 0
@@ -109,24 +120,27 @@ def _is_there(path: Path, create: bool) -> bool:
     return is_there
 
 
-def prepare_file(path: Path, *, create: bool, lock_timeout_s: float) -> None:
-    """Make the file if need be, give it a log, adopt it, index it. Done already, it is quick.
+def prepare_file(
+    path: Path, journal: Journal | None, *, create: bool, lock_timeout_s: float
+) -> None:
+    """Make the file if need be, give it its journal, adopt it, index it. Done already, it is quick.
+
+    Without a journal to give it keeps the one it has.
 
     Raises:
         StorageMissing: there is no file, or an empty one, and `create` is False.
         MigrationError: the file's layout can't be used; it was not changed.
-        StorageError: the file can't be opened for writing, or can't have a write-ahead log.
+        StorageError: the file can't be opened for writing, or can't have this journal.
     """
     with typed_errors(str(path)):
-        if not _is_there(path, create):
+        if not is_there(path, create):
             _make_file(path)
-        elif os.access(path, os.R_OK) and not os.access(path, os.W_OK):
-            # Told here, for SQLite would leave a file beside it that stays read-only.
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        require_writable(path, journal)
         with contextlib.closing(connect(path, "rw")) as connection:
-            # Refuses what can't be adopted before the log changes the file's first page.
+            # Refuses what can't be adopted before the journal changes the file's first page.
             wait_for_lock(lambda: as_is_view(connection), lock_timeout_s)
-            _use_log(connection, path, lock_timeout_s)
+            if journal is not None:
+                use_journal(connection, path, journal, lock_timeout_s)
             prepare(connection, path, lock_timeout_s=lock_timeout_s)
 
 
@@ -145,7 +159,7 @@ def open_writing(
     with typed_errors(str(path or "the history in memory")):
         connection = connect(path, "rw")
         try:
-            connection.execute(f"PRAGMA synchronous = {durability.upper()}")
+            connection.execute(f"PRAGMA synchronous = {synchronous(connection, durability)}")
             connection.execute(f"PRAGMA cache_size = -{_WRITER_CACHE_KIB}")
             connection.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
             connection.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES_KEPT}")
@@ -174,7 +188,7 @@ def open_reading(path: Path) -> sqlite3.Connection:
         return connection
 
 
-def open_as_it_is(path: Path, lock_timeout_s: float) -> sqlite3.Connection:
+def look(path: Path, lock_timeout_s: float) -> Look:
     """Open a connection that reads a file of any age as if it had today's layout.
 
     The file is not changed, and nothing is left beside it.
@@ -183,18 +197,20 @@ def open_as_it_is(path: Path, lock_timeout_s: float) -> sqlite3.Connection:
         MigrationError: the file's layout is not known, or newer than this library.
     """
     with typed_errors(str(path)):
-        connection = open_to_look(path)
+        looking = Look(path)
+        connection = looking.connection
         try:
             view = wait_for_lock(lambda: as_is_view(connection), lock_timeout_s)
             if view is not None:
                 connection.execute("PRAGMA query_only = OFF")
                 connection.execute(f"CREATE TEMP VIEW history AS {view}")
                 connection.execute("PRAGMA query_only = ON")
+            wait_for_lock(lambda: add_functions(connection), lock_timeout_s)
             add_time_function(connection)
         except BaseException:
-            connection.close()
+            looking.close()
             raise
-        return connection
+        return looking
 
 
 def _make_file(path: Path) -> None:
@@ -203,15 +219,3 @@ def _make_file(path: Path) -> None:
     # on it (https://www.sqlite.org/howtocorrupt.html, section 2.2).
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-
-
-def _use_log(connection: sqlite3.Connection, path: Path, lock_timeout_s: float) -> None:
-    # On a fresh file this statement ignores SQLite's own waiting, hence ours.
-    (mode,) = wait_for_lock(
-        lambda: connection.execute("PRAGMA journal_mode = WAL").fetchone(), lock_timeout_s
-    )
-    if mode != "wal":
-        raise StorageError(
-            f"{path} cannot have a write-ahead log (its journal_mode stays {mode!r}): "
-            "put it on a local file system"
-        )

@@ -26,6 +26,7 @@ from async_history._sqlite import (
     storage_error,
     typed_errors,
 )
+from async_history._sqlite_look import beside
 from async_history.backends._gathering import GatheredReads
 from async_history.backends._just_committed import JustCommitted
 from async_history.backends._sqlite_backup import (
@@ -48,7 +49,7 @@ from async_history.following import FollowRead
 from async_history.life import CLOSE_TIMEOUT_S
 from async_history.manager import HistoryManager
 from async_history.migrations import VERSION, schema_script
-from async_history.options import DURABILITIES, Durability
+from async_history.options import DURABILITIES, JOURNALS, Durability, Journal
 from async_history.queries import Cursor, Filter, PageRead, RowsRead
 from async_history.queue import QUEUE_BYTES, QUEUE_RECORDS
 from async_history.records import HistoryRecord, Message
@@ -93,6 +94,10 @@ class SQLiteHistoryManager(HistoryManager):
             raise `StorageMissing`.
         migrate: adopt and index a file as it is opened. Without it the file is not changed: a
             file that would need it can be read, and refuses to be written.
+        journal: "wal", or "delete": a rollback journal, for a file that several machines share, or
+            whose file system has no shared memory. Readers and the writer then wait for each
+            other. A file that has the other journal is given this one; with `migrate=False` it
+            keeps what it has.
         durability: "full": an ack survives the machine's power loss. "normal": it survives the
             process's death; power loss may take the last ones.
         queue_records, queue_bytes, queue_timeout_s: see `GroupCommitWriter`.
@@ -106,6 +111,7 @@ class SQLiteHistoryManager(HistoryManager):
         *,
         create: bool = True,
         migrate: bool = True,
+        journal: Journal = "wal",
         durability: Durability = "full",
         queue_records: int = QUEUE_RECORDS,
         queue_bytes: int = QUEUE_BYTES,
@@ -115,13 +121,14 @@ class SQLiteHistoryManager(HistoryManager):
     ) -> None:
         super().__init__(close_timeout_s=close_timeout_s)
         check_choice("durability", durability, DURABILITIES)
+        check_choice("journal", journal, JOURNALS)
         check_seconds("lock_timeout_s", lock_timeout_s)
         check_queue(queue_records, queue_bytes, queue_timeout_s)
-        self._path = None if path is None else Path(check_file_name("path", path))
         self._create = check_flag("create", create)
         self._migrate = check_flag("migrate", migrate)
         self._connections = Connections(
-            self._path,
+            None if path is None else Path(check_file_name("path", path)),
+            journal=journal,
             durability=durability,
             on_begun=self._say_begun,
             lock_timeout_s=lock_timeout_s,
@@ -140,12 +147,16 @@ class SQLiteHistoryManager(HistoryManager):
 
     async def _open(self) -> None:
         try:
-            if not self._migrate and await self._connections.open_unchanged(create=self._create):
-                self._reader = HistoryReader(self._fetch, WITHOUT_INDEX)
-            else:
+            is_prepared = True
+            if self._migrate:
                 await self._connections.open(create=self._create)
-                self._reader = HistoryReader(self._fetch, THROUGH_INDEX)
+            else:
+                is_prepared = await self._connections.open_as_it_is(create=self._create)
+            if is_prepared:
                 self._writer = self._new_writer()
+            self._reader = HistoryReader(
+                self._fetch, THROUGH_INDEX if is_prepared else WITHOUT_INDEX
+            )
             self._follower = FollowReader(self._fetch, self._reader, self._just_committed)
             self._histories = GatheredReads(self._reader.histories, READERS)
         except BaseException:
@@ -192,7 +203,7 @@ class SQLiteHistoryManager(HistoryManager):
         return FileErasure(
             self._in_turn,
             lambda: writer.run_in_turn(self._connections.take_up),
-            self._path,
+            self._connections.path,
             self._connections.lock_timeout_s,
         )
 
@@ -290,20 +301,23 @@ class SQLiteHistoryManager(HistoryManager):
         self._require_open()
         target = Path(check_file_name("path", path))
         check_function("on_progress", on_progress)
-        if self._path is not None:
-            await run(partial(back_up_file, self._path, target), on_progress)
+        connections = self._connections
+        if connections.path is not None:
+            # Where a reader keeps the writer waiting, ours wait here, however long it takes.
+            async with connections.turn:
+                await run(partial(back_up_file, connections.path, target), on_progress)
             return
         with contextlib.closing(connect(None, "rw")) as copy:
             await to_the_end(self.copy_into(copy), lambda: None)
             await run(partial(back_up, copy, target), on_progress)
 
     async def _read_stats(self) -> HistoryStats:
-        worries: list[StoreWarning] = []
+        path = self._connections.path
+        worries = list(self._connections.worries)
         file_bytes = log_bytes = 0
-        if self._path is not None:
-            log = self._path.with_name(f"{self._path.name}-wal")
-            file_bytes = await to_thread.run_sync(_size, self._path)
-            log_bytes = await to_thread.run_sync(_size, log)
+        if path is not None:
+            file_bytes = await to_thread.run_sync(_size, path)
+            log_bytes = await to_thread.run_sync(_size, beside(path, "-wal"))
             if not file_bytes:
                 worries.append(
                     StoreWarning(

@@ -14,18 +14,26 @@ from pathlib import Path
 
 from async_history import block_index, memory_index
 from async_history._sqlite import connect, typed_errors, wait_for_lock
+from async_history._sqlite_journal import place_of, use_journal
+from async_history._sqlite_look import Look, looked, require_writable
 from async_history.migrations import layouts
 from async_history.migrations.file_copy import (
     Progress,
     back_up,
     check_room,
-    open_to_look,
     remove,
 )
 from async_history.migrations.layouts import Found
 from async_history.migrations.rewriting import rewrite
 from async_history.migrations.schema import VERSION, schema_statements
-from async_history.validation import check_file_name, check_flag, check_function, check_seconds
+from async_history.options import JOURNALS, Journal
+from async_history.validation import (
+    check_choice,
+    check_file_name,
+    check_flag,
+    check_function,
+    check_seconds,
+)
 
 _logger = logging.getLogger("async_history")
 
@@ -179,31 +187,38 @@ def adopt(
     backup: bool = True,
     on_progress: Progress | None = None,
     lock_timeout_s: float = 30.0,
+    journal: Journal = "wal",
 ) -> AdoptionReport:
     """Adopt a file now, or with `dry_run=True` report what that would do and change nothing.
 
-    A file that is refused is not changed at all; one that is adopted is put into WAL mode.
+    A file that is refused is not changed at all; one that is adopted is given its journal.
 
     Raises:
         MigrationError: as for `prepare`.
         InvalidInput: naming the argument that can't be used.
         StorageError: there is no such file, it is no database, it is locked, …
     """
+
+    def plan(look: Look) -> AdoptionReport:
+        look.connection.execute("BEGIN")
+        if is_prepared(look.connection):
+            return AdoptionReport(str(file), done=True)
+        return _plan(look.connection, file, backup=backup)[1]
+
     file = Path(check_file_name("path", path))
     check_flag("dry_run", dry_run)
     check_flag("backup", backup)
     check_function("on_progress", on_progress)
     check_seconds("lock_timeout_s", lock_timeout_s)
+    check_choice("journal", journal, JOURNALS)
     with typed_errors(str(file)):
-        with closing(open_to_look(file)) as connection:
-            connection.execute("BEGIN")
-            if is_prepared(connection):
-                return AdoptionReport(str(file), done=True)
-            _, report = _plan(connection, file, backup=backup)
-        if dry_run:
+        place = place_of(file, journal)
+        report = looked(lambda: Look(place.file), plan, lock_timeout_s)
+        if dry_run or report.done:
             return report
-        with closing(connect(file, "rw")) as connection:
-            wait_for_lock(lambda: connection.execute("PRAGMA journal_mode = WAL"), lock_timeout_s)
+        require_writable(place.file, place.journal)
+        with closing(connect(place.file, "rw")) as connection:
+            use_journal(connection, place.file, place.journal, lock_timeout_s)
             return prepare(
                 connection,
                 file,

@@ -1,6 +1,6 @@
 """The copy of a file that is made before its records are rewritten, and the room for it.
 
-Lives here: opening a file without leaving a trace, copying it, the disk. Not here: its tables.
+Lives here: copying it, the disk. Not here: its tables.
 """
 
 import os
@@ -98,19 +98,6 @@ def sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-def open_to_look(file: Path) -> sqlite3.Connection:
-    """Open a file so that looking leaves no trace.
-
-    A read-only connection to a file in WAL mode that nobody has open leaves an empty log behind;
-    an ordinary one takes it away again, but where there is a log it would move that into the file.
-    (Where a killed process left a log, SQLite does lay its `-shm` beside it.)
-    """
-    logs = (file.with_name(file.name + suffix) for suffix in ("-wal", "-journal"))
-    connection = connect(file, "ro" if any(log.exists() for log in logs) else "rw")
-    connection.execute("PRAGMA query_only = ON")
-    return connection
 
 
 def tell(on_progress: Progress | None, step: str, done: int, total: int) -> None:
