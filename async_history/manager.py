@@ -50,7 +50,7 @@ from async_history.store import HistoryStats, Store
 from async_history.submissions import (
     MESSAGES_KEPT,
     Submission,
-    many_records,
+    UncheckedRecords,
     messages_to_save,
     one_record,
 )
@@ -166,10 +166,13 @@ class HistoryManager(Store):
             InvalidInput, IdConflict, Overloaded, CommitUnknown, StorageError: as `add_history`.
         """
         self._require_open()
-        submission = await many_records(records, if_latest)
-        if submission.records:
+        unchecked = UncheckedRecords(records, if_latest)
+        submission = unchecked.check_slice()
+        if submission is None:
+            await self._submit_when_ready(unchecked.check)
+        elif submission.records:
             await self._submit(submission)
-        return submission.records
+        return unchecked.records
 
     async def add_in_transaction(
         self,
@@ -340,8 +343,12 @@ class HistoryManager(Store):
 
     async def reset(self) -> None:
         """Empty the store, after all writes called before and before all called after."""
+        await self._hand_in_reset()
+
+    def _hand_in_reset(self) -> "asyncio.Future[None]":
+        """Queue a reset at once, as `_hand_in` does a submission."""
         self._require_open()
-        await self._empty()
+        return self._empty()
 
     async def backup(
         self,

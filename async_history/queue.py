@@ -1,5 +1,8 @@
 """The bounded queue: who is in, who waits for room, in what order, and who has left.
 
+A call gets its place at once, also where its submission is not ready yet: so the order of the calls
+is that of the commits, whatever their size.
+
 A caller has one future, its place, whether it waits for room or for its commit: moving it from the
 one line to the other wakes nobody. It is done with its ack; cancelling it leaves the queue.
 
@@ -55,6 +58,11 @@ class Place(asyncio.Future[Any], Generic[S]):
         self.count = submission.record_count if submission is not None else 0
         self.size = submission.size_bytes if submission is not None else 0
         self.timer: asyncio.TimerHandle | None = None
+
+    @property
+    def is_reserved(self) -> bool:
+        """Whether it has no submission yet: see `BoundedQueue.reserve`."""
+        return self.submission is None and self.operation is None
 
     @property
     def ids(self) -> Sequence[str]:
@@ -133,10 +141,29 @@ class BoundedQueue(Generic[S]):
         if not self._waiting and self._has_room(place):
             self._admit(place)
             return place
+        self._start_timer(place)
         self._waiting[place] = None
+        return place
+
+    def reserve(self) -> Place[S]:
+        """Return a new place whose submission is not ready yet, to be filled or cancelled.
+
+        It keeps its order: those who come after it wait behind it, whatever room there is.
+        """
+        place = Place[S](None, None, self._withdraw, self._loop)
+        self._waiting[place] = None
+        return place
+
+    def fill(self, place: Place[S], submission: S) -> None:
+        """Give a reserved place its submission: it gets in, or waits for room from now on."""
+        self._start_timer(place)
+        place.submission = submission
+        place.count, place.size = submission.record_count, submission.size_bytes
+        self._admit_waiting()
+
+    def _start_timer(self, place: Place[S]) -> None:
         if self._timeout_s is not None:
             place.timer = self._loop.call_later(self._timeout_s, self._overload, place)
-        return place
 
     def _withdraw(self, place: Place[S]) -> None:
         place.stop_waiting()
@@ -175,14 +202,20 @@ class BoundedQueue(Generic[S]):
         return batch
 
     def clear_waiting(self) -> list[Place[S]]:
-        """Send away all who wait for room, and return them."""
+        """Send away all who wait for room, and return them.
+
+        Reserved places are cancelled, and those get in who had room and only waited behind them.
+        """
+        for place in [place for place in self._waiting if place.is_reserved]:
+            place.cancel()
         waiting = list(self._waiting)
         self._waiting.clear()
         return waiting
 
     def clear(self) -> list[Place[S]]:
         """Send away everyone, and return them."""
-        everyone = [*self._in, *self.clear_waiting()]
+        waiting = self.clear_waiting()
+        everyone = [*self._in, *waiting]
         self._forget_all()
         return everyone
 
@@ -193,19 +226,19 @@ class BoundedQueue(Generic[S]):
         )
 
     def _admit(self, place: Place[S]) -> None:
+        self._on_admitted()  # first: what it raises leaves nothing behind
         place.stop_waiting()
         self._in[place] = None
         self.records += place.count
         self.size_bytes += place.size
-        self._on_admitted()
 
     def _admit_waiting(self) -> None:
         while self._waiting:
             place = next(iter(self._waiting))
-            if not self._has_room(place):
+            if place.is_reserved or not self._has_room(place):
                 return
-            del self._waiting[place]
             self._admit(place)
+            del self._waiting[place]
 
     def _forget_all(self) -> None:
         self._in.clear()
@@ -218,6 +251,9 @@ class BoundedQueue(Generic[S]):
 
     def _overload(self, place: Place[S]) -> None:
         if place not in self._waiting:
+            return
+        if next(iter(self._waiting)).is_reserved:
+            self._start_timer(place)  # it waits for its turn: the queue may have room
             return
         del self._waiting[place]
         place.refuse(

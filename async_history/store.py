@@ -6,7 +6,7 @@ calls and their checks (manager.py), opening and closing (life.py).
 
 import asyncio
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, Self
@@ -71,6 +71,10 @@ class Store(LoopBound):
         """
 
     @abstractmethod
+    async def _submit_when_ready(self, prepare: Callable[[], Awaitable[Submission]]) -> None:
+        """Take in the place of a submission, at once, and then that; return when it is durable."""
+
+    @abstractmethod
     async def _read_history(self, memory_id: str) -> list[HistoryRecord]: ...
 
     @abstractmethod
@@ -129,7 +133,8 @@ class Store(LoopBound):
     async def _read_stats(self) -> HistoryStats: ...
 
     @abstractmethod
-    async def _empty(self) -> None: ...
+    def _empty(self) -> "asyncio.Future[None]":
+        """Queue a reset, at once; what is returned is done when the store is empty."""
 
     @abstractmethod
     async def _prune_step(self, asked: Pruning, reached: Reached | None) -> PruneStep:

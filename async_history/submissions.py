@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from sys import getsizeof
 from typing import Any, Final
 
@@ -115,37 +116,61 @@ def few_records(items: Sequence[Mapping[str, Any]]) -> AddRecords:
     return AddRecords(records, {}, None, len(records), sum(map(_record_bytes, records)))
 
 
-async def many_records(
-    items: Iterable[HistoryRecord | Mapping[str, Any]], if_latest: HistoryRecord | None
-) -> AddRecords:
-    """Check many records, giving the event loop its turn every few milliseconds.
+class UncheckedRecords:
+    """Records that a caller gave, to be checked a slice at a time; those that are, in `records`.
 
     Raises:
-        InvalidInput: with the index of the item that can't be used.
+        InvalidInput: `if_latest` is not a record.
     """
-    if if_latest is not None and not isinstance(if_latest, HistoryRecord):
-        raise InvalidInput(
-            f"if_latest must be a HistoryRecord that was read, not {type(if_latest).__name__}"
-        )
-    check_iterable("records", items)
-    records: list[HistoryRecord] = []
-    given: dict[int, Mapping[str, Any]] = {}
-    size = 0
-    now = now_text()
-    for index, item in enumerate(items):
-        try:
-            record = _checked(item, now)
-        except InvalidInput as error:
-            raise InvalidInput(f"record {index}: {error}") from error
-        if isinstance(item, HistoryRecord):
-            given[index] = item.as_dict()
-        elif item.get("id") is not None:
-            given[index] = dict(item)
-        records.append(record)
-        size += _record_bytes(record)
-        if index % _SLICE == _SLICE - 1:
+
+    def __init__(
+        self, items: Iterable[HistoryRecord | Mapping[str, Any]], if_latest: HistoryRecord | None
+    ) -> None:
+        if if_latest is not None and not isinstance(if_latest, HistoryRecord):
+            raise InvalidInput(
+                f"if_latest must be a HistoryRecord that was read, not {type(if_latest).__name__}"
+            )
+        self._items = enumerate(items)
+        self._if_latest = if_latest
+        self.records: list[HistoryRecord] = []
+        self._given: dict[int, Mapping[str, Any]] = {}
+        self._size_bytes = 0
+        self._now = now_text()
+
+    def check_slice(self) -> AddRecords | None:
+        """Check the next few; return the submission once there are no more.
+
+        Raises:
+            InvalidInput: with the index of the item that can't be used.
+        """
+        start = len(self.records)
+        for index, item in islice(self._items, _SLICE):
+            try:
+                record = _checked(item, self._now)
+            except InvalidInput as error:
+                raise InvalidInput(f"record {index}: {error}") from error
+            if isinstance(item, HistoryRecord):
+                self._given[index] = item.as_dict()
+            elif item.get("id") is not None:
+                self._given[index] = dict(item)
+            self.records.append(record)
+            self._size_bytes += _record_bytes(record)
+        count = len(self.records)
+        if count - start == _SLICE:
+            return None
+        return AddRecords(self.records, self._given, self._if_latest, count, self._size_bytes)
+
+    async def check(self) -> AddRecords:
+        """Check those that are left, giving the event loop its turn after each slice.
+
+        Raises:
+            InvalidInput: as `check_slice`.
+        """
+        while True:
+            submission = self.check_slice()
+            if submission is not None:
+                return submission
             await asyncio.sleep(0)
-    return AddRecords(records, given, if_latest, len(records), size)
 
 
 def records_to_copy(records: Sequence[HistoryRecord], size_bytes: int) -> CopyRecords:

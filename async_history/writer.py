@@ -159,20 +159,42 @@ class GroupCommitWriter(Generic[S]):
         """
         return self._queued(submission, None)
 
-    async def run_in_turn(self, operation: Callable[[], Awaitable[T]]) -> T:
+    async def submit_when_ready(self, prepare: Callable[[], Awaitable[S]]) -> None:
+        """Queue a submission that takes a while to prepare; return when it is durable.
+
+        Its place is that of this call: what is submitted meanwhile comes after it.
+
+        Raises:
+            What `prepare` raises: nothing was queued. Else as `submit`.
+        """
+        self._require_accepting()
+        place = self._queue.reserve()
+        try:
+            submission = await prepare()
+            self._require_accepting()
+            self._queue.fill(place, submission)
+        except BaseException:
+            place.cancel()
+            raise
+        await place
+
+    def run_in_turn(self, operation: Callable[[], Awaitable[T]]) -> "asyncio.Future[T]":
         """Run an operation alone, after all that was submitted before it and before all after.
 
-        Like a commit, it may be cancelled at any await and is then called again.
+        It is queued at once; what is returned has its result. Like a commit, it may be cancelled
+        at any await and is then called again.
         """
-        result: T = await self._queued(None, operation)
-        return result
+        return self._queued(None, operation)
 
     def _queued(self, submission: S | None, operation: Operation | None) -> Place[S]:
+        self._require_accepting()
+        return self._queue.enter(submission, operation)
+
+    def _require_accepting(self) -> None:
         if self._closing:
             if self._died is not None:
                 raise HistoryClosed(f"the writer died: {self._died!r}") from self._died
             raise HistoryClosed("the manager is closed; open another")
-        return self._queue.enter(submission, operation)
 
     def _wake_up(self) -> None:
         if self._wake is not None and not self._wake.done():

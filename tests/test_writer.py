@@ -18,6 +18,7 @@ from async_history import (
     StorageError,
     StorageFull,
 )
+from async_history.queue import BoundedQueue
 from async_history.writer import GroupCommitWriter, OutcomeUnknown
 
 
@@ -465,6 +466,165 @@ class TestBackpressure:
         store.gate.set()
         await asyncio.gather(*tasks)
         assert store.log == ["a", "b", "c", "giant", "d"]
+
+
+class TestReservedPlaces:
+    """A submission that takes a while to prepare keeps the place of its call."""
+
+    @pytest.fixture
+    def ready(self) -> asyncio.Event:
+        return asyncio.Event()
+
+    @staticmethod
+    def later(
+        writer: GroupCommitWriter[Item], ready: asyncio.Event, item: Item | Exception
+    ) -> "asyncio.Task[None]":
+        async def prepare() -> Item:
+            await ready.wait()
+            if isinstance(item, Exception):
+                raise item
+            return item
+
+        return asyncio.create_task(writer.submit_when_ready(prepare))
+
+    async def test_nobody_overtakes_it(
+        self, store: Store, make_writer: MakeWriter, ready: asyncio.Event
+    ) -> None:
+        writer = make_writer()
+        before = submit(writer, Item("a"))
+        slow = self.later(writer, ready, Item("b"))
+        await turn()
+
+        async def reset() -> None:
+            store.log.append("reset")
+
+        reset_ = asyncio.ensure_future(writer.run_in_turn(reset))
+        after = submit(writer, Item("c"))
+        await asyncio.gather(*before)
+        await turn()
+        assert store.log == ["a"]
+        assert writer.stats().waiting_callers == 3
+        ready.set()
+        await asyncio.gather(slow, reset_, *after)
+        assert store.log == ["a", "b", "reset", "c"]
+
+    @pytest.mark.parametrize("how", ["invalid", "cancelled"])
+    async def test_withdrawn_it_lets_the_others_in(
+        self, store: Store, make_writer: MakeWriter, ready: asyncio.Event, how: str
+    ) -> None:
+        writer = make_writer()
+        slow = self.later(writer, ready, IdConflict("invalid"))
+        await turn()
+        after = submit(writer, Item("a"), Item("b"))
+        await turn()
+        assert store.log == []
+        if how == "invalid":
+            ready.set()
+        else:
+            slow.cancel()
+        await asyncio.gather(*after)
+        assert store.log == ["a", "b"]
+        with pytest.raises((IdConflict, asyncio.CancelledError)):
+            await slow
+        assert writer.stats().queued_records == writer.stats().waiting_callers == 0
+
+    async def test_it_waits_for_room_like_everyone(
+        self, store: Store, make_writer: MakeWriter, ready: asyncio.Event
+    ) -> None:
+        store.gate.clear()
+        writer = make_writer(queue_records=3)
+        tasks = submit(writer, Item("a"))
+        await store.begun.wait()
+        tasks += submit(writer, Item("b", 2))
+        slow = [self.later(writer, ready, Item(name, 2)) for name in ("c", "d")]
+        await turn()
+        tasks += submit(writer, Item("e"))
+        ready.set()
+        await turn()
+        assert writer.stats().queued_records == 2
+        assert writer.stats().waiting_callers == 3
+        store.gate.set()
+        await asyncio.gather(*slow, *tasks)
+        assert store.log == ["a", "b", "c", "d", "e"]
+
+    async def test_past_the_timeout_it_is_overloaded(
+        self, store: Store, make_writer: MakeWriter, ready: asyncio.Event
+    ) -> None:
+        store.gate.clear()
+        writer = make_writer(queue_records=1, queue_timeout_s=0.01)
+        tasks = submit(writer, Item("a"))
+        await store.begun.wait()
+        tasks += submit(writer, Item("b"))
+        ready.set()
+        with pytest.raises(Overloaded):
+            await self.later(writer, ready, Item("c"))
+        store.gate.set()
+        await asyncio.gather(*tasks)
+        assert store.log == ["a", "b"]
+
+    async def test_who_waits_behind_it_is_not_overloaded_while_there_is_room(
+        self, store: Store, make_writer: MakeWriter, ready: asyncio.Event
+    ) -> None:
+        writer = make_writer(queue_timeout_s=0.0)
+        slow = self.later(writer, ready, Item("a"))
+        await turn()
+        after = submit(writer, Item("b"))
+        await turn()
+        ready.set()
+        await asyncio.gather(slow, *after)
+        assert store.log == ["a", "b"]
+
+    async def test_closing_refuses_it_and_drains_those_behind_it(
+        self, store: Store, make_writer: MakeWriter, ready: asyncio.Event
+    ) -> None:
+        writer = make_writer()
+        slow = self.later(writer, ready, Item("a"))
+        await turn()
+        after = submit(writer, Item("b"))
+        await turn()
+        await writer.aclose(5)
+        await asyncio.gather(*after)
+        ready.set()
+        with pytest.raises(HistoryClosed):
+            await slow
+        with pytest.raises(HistoryClosed):
+            await self.later(writer, ready, Item("c"))
+        assert store.log == ["b"]
+
+
+class TestErrorsWhileEntering:
+    """A caller that gets an error has left nothing in the queue."""
+
+    @pytest.mark.parametrize("is_prepared", [False, True])
+    async def test_where_the_loop_takes_no_timer(
+        self, store: Store, make_writer: MakeWriter, is_prepared: bool
+    ) -> None:
+        store.gate.clear()
+        writer = make_writer(queue_records=1, queue_timeout_s="5")
+        tasks = submit(writer, Item("a"))
+        await store.begun.wait()
+        tasks += submit(writer, Item("b"))
+        await turn()
+
+        async def prepare() -> Item:
+            return Item("c")
+
+        with pytest.raises(TypeError):
+            await (writer.submit_when_ready(prepare) if is_prepared else writer.submit(Item("c")))
+        assert writer.stats().waiting_callers == 0
+        store.gate.set()
+        await asyncio.gather(*tasks)
+        await writer.submit(Item("d"))
+        assert store.log == ["a", "b", "d"]
+
+    async def test_where_the_writer_cannot_be_told(self) -> None:
+        def fail() -> None:
+            raise StorageFull("no")
+
+        queue = BoundedQueue[Item](records=1, size_bytes=9, timeout_s=None, on_admitted=fail)
+        with pytest.raises(StorageFull):
+            queue.enter(Item("a"), None)
+        assert len(queue) == queue.records == queue.size_bytes == queue.waiting == 0
 
 
 class TestTurns:

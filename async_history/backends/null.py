@@ -5,7 +5,7 @@ mem0-ts has it as its Dummy. The buffers stay, in memory, because mem0 2.x feeds
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import datetime
 
 from async_history.following import FollowRead
@@ -59,9 +59,10 @@ class NullHistoryManager(HistoryManager):
     def _submit(self, submission: Submission) -> "asyncio.Future[None]":
         if isinstance(submission, SaveMessages):
             self._buffers[submission.session_scope].extend(submission.messages)
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        done.set_result(None)
-        return done
+        return _done()
+
+    async def _submit_when_ready(self, prepare: Callable[[], Awaitable[Submission]]) -> None:
+        await self._submit(await prepare())
 
     async def _read_history(self, memory_id: str) -> list[HistoryRecord]:
         return []
@@ -106,8 +107,9 @@ class NullHistoryManager(HistoryManager):
     async def _read_stats(self) -> HistoryStats:
         return HistoryStats("null://", None, 0, 0, ())
 
-    async def _empty(self) -> None:
+    def _empty(self) -> "asyncio.Future[None]":
         self._buffers.clear()
+        return _done()
 
     async def _prune_step(self, asked: Pruning, reached: Reached | None) -> PruneStep:
         return PruneStep(0, 0, None)
@@ -117,6 +119,12 @@ class NullHistoryManager(HistoryManager):
 
     async def _read_erasures(self) -> Sequence[Erasure]:
         return []
+
+
+def _done() -> "asyncio.Future[None]":
+    done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    done.set_result(None)
+    return done
 
 
 class _BufferErasure:

@@ -43,7 +43,7 @@ from async_history.queue import QUEUE_BYTES, QUEUE_RECORDS
 from async_history.records import HistoryRecord, Message, check_name
 from async_history.retention import Erasure, PruneStep, Pruning, Reached
 from async_history.store import HistoryStats, StoreWarning
-from async_history.submissions import Submission, many_records
+from async_history.submissions import Submission, UncheckedRecords
 from async_history.validation import (
     LEAST_CONNECTIONS,
     MOST_CONNECTIONS,
@@ -191,6 +191,9 @@ class PostgresHistoryManager(HistoryManager):
     def _submit(self, submission: Submission) -> "asyncio.Future[None]":
         return self._writer.submit(submission)
 
+    async def _submit_when_ready(self, prepare: Callable[[], Awaitable[Submission]]) -> None:
+        await self._writer.submit_when_ready(prepare)
+
     async def _commit(self, batch: Sequence[Submission]) -> Mapping[int, HistoryError]:
         async def commit(connection: Any, pool: ConnectionPool) -> Mapping[int, HistoryError]:
             committer = BatchCommitter(
@@ -206,7 +209,7 @@ class PostgresHistoryManager(HistoryManager):
         self._bell.ring()
         return refused
 
-    async def _empty(self) -> None:
+    def _empty(self) -> "asyncio.Future[None]":
         async def reset(connection: Any, _: ConnectionPool) -> None:
             # In a transaction, whose lock holds up all writes until its end is known: a lone
             # TRUNCATE that was held up itself could reach the server after later acks.
@@ -214,8 +217,7 @@ class PostgresHistoryManager(HistoryManager):
                 await connection.execute(f"TRUNCATE {tables}")
 
         tables = f"{self._schema}.history, {self._schema}.messages"
-
-        await self._in_turn(reset)
+        return self._in_turn(reset)
 
     async def _prune_step(self, asked: Pruning, reached: Reached | None) -> PruneStep:
         return await self._in_turn(
@@ -225,9 +227,9 @@ class PostgresHistoryManager(HistoryManager):
     def _erasure_steps(self) -> ServerErasure:
         return ServerErasure(self._in_turn, self._beside, self._schema)
 
-    async def _in_turn(self, work: Callable[[Any, ConnectionPool], Awaitable[T]]) -> T:
+    def _in_turn(self, work: Callable[[Any, ConnectionPool], Awaitable[T]]) -> "asyncio.Future[T]":
         """Do work that writes, after all writes called before it and before all after."""
-        return await self._writer.run_in_turn(lambda: self._write(work))
+        return self._writer.run_in_turn(lambda: self._write(work))
 
     async def _beside(self, work: Callable[[Any, ConnectionPool], Awaitable[T]]) -> T:
         """Do work on a connection of its own, beside the writes."""
@@ -289,7 +291,7 @@ class PostgresHistoryManager(HistoryManager):
         self._require_open()
         if not connection.is_in_transaction():
             raise InvalidInput("the connection is in no transaction; begin one, or use the queue")
-        submission = await many_records(records, if_latest)
+        submission = await UncheckedRecords(records, if_latest).check()
         committer = BatchCommitter(
             connection,
             self._schema,

@@ -168,6 +168,9 @@ class SQLiteHistoryManager(HistoryManager):
     def _submit(self, submission: Submission) -> "asyncio.Future[None]":
         return self._require_writer().submit(submission)
 
+    async def _submit_when_ready(self, prepare: Callable[[], Awaitable[Submission]]) -> None:
+        await self._require_writer().submit_when_ready(prepare)
+
     def _require_writer(self) -> GroupCommitWriter[Submission]:
         if self._writer is None:
             raise MigrationError(
@@ -190,8 +193,8 @@ class SQLiteHistoryManager(HistoryManager):
         if self._writer is not None:
             self._writer.commit_has_begun()
 
-    async def _empty(self) -> None:
-        await self._in_turn(lambda connection: connection.run(_reset))
+    def _empty(self) -> "asyncio.Future[None]":
+        return self._in_turn(lambda connection: connection.run(_reset))
 
     async def _prune_step(self, asked: Pruning, reached: Reached | None) -> PruneStep:
         return await self._in_turn(
@@ -207,14 +210,14 @@ class SQLiteHistoryManager(HistoryManager):
             self._connections.lock_timeout_s,
         )
 
-    async def _in_turn(self, work: Callable[[ThreadConnection], Awaitable[T]]) -> T:
+    def _in_turn(self, work: Callable[[ThreadConnection], Awaitable[T]]) -> "asyncio.Future[T]":
         """Do work that writes, after all writes called before it and before all after."""
 
         async def alone() -> T:
             self._just_committed.forget()
             return await self._connections.write(work)
 
-        return await self._require_writer().run_in_turn(alone)
+        return self._require_writer().run_in_turn(alone)
 
     # Reading
 

@@ -195,7 +195,7 @@ class Recorder:
     def reset(self) -> None:
         """Hand in a reset."""
         operation = self.require_operation()
-        operation.hand_in(operation.manager.reset)
+        operation.hand_in(operation.manager._hand_in_reset)
 
     def close(self) -> None:
         """Do nothing: the manager is closed by who opened it."""
