@@ -309,11 +309,10 @@ class HistoryManager(Store):
             StorageError: while iterating; iterate again to go on.
         """
         self._require_open()
-        if memory_id is not None:
-            check_text("memory_id", memory_id)
+        memory = None if memory_id is None else check_text("memory_id", memory_id)
         check_seconds("poll_interval_s", poll_interval_s, may_be_zero=False)
         begin = self._follow_place(None if after is None else check_text("after", after))
-        return Following(self._tail, begin, memory_id, poll_interval_s)
+        return Following(self._tail, begin, memory, poll_interval_s)
 
     async def end_cursor(self) -> str | None:
         """Return the cursor behind all that is committed now, for `follow` to begin there.
@@ -382,7 +381,7 @@ class HistoryManager(Store):
             InvalidInput: also where there is no such version.
         """
         self._require_open()
-        check_text("memory_id", memory_id)
+        memory_id = check_text("memory_id", memory_id)
         check_moment("when", when)
         return state_at(memory_id, await self._read_history(memory_id), when)
 
@@ -414,7 +413,7 @@ class HistoryManager(Store):
             InvalidInput: as `memory_at`.
         """
         self._require_open()
-        check_text("memory_id", memory_id)
+        memory_id = check_text("memory_id", memory_id)
         check_moment("a", a)
         check_moment("b", b)
         return diff_of(memory_id, await self._read_history(memory_id), a, b)
@@ -442,11 +441,10 @@ class HistoryManager(Store):
             Overloaded, CommitUnknown, StorageError: see errors.py.
         """
         self._require_open()
-        check_text("memory_id", memory_id)
+        memory_id = check_text("memory_id", memory_id)
         check_moment("to", to)
-        for name, text in (("actor_id", actor_id), ("role", role)):
-            if text is not None:
-                check_text(name, text)
+        actor_id = None if actor_id is None else check_text("actor_id", actor_id)
+        role = None if role is None else check_text("role", role)
         plan = restoration_of(memory_id, await self._read_history(memory_id), to)
         return await restored(self, plan, actor_id, role)
 

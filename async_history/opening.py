@@ -10,6 +10,7 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 from async_history.errors import InvalidInput
 from async_history.manager import HistoryManager
 from async_history.options import HistoryOptions
+from async_history.records import plain
 from async_history.validation import check_option_names
 
 _SQLITE = ("async_history.backends.sqlite", "SQLiteHistoryManager")
@@ -89,7 +90,7 @@ def _backend(
     """Return the backend that a URL names, its arguments, and the options that the URL gives."""
     if not isinstance(url, str | os.PathLike):
         raise InvalidInput(f"a history's URL must be text or a path, not {type(url).__name__}")
-    text = os.fspath(url)
+    text = plain(os.fspath(url))
     if text == ":memory:":
         return _SQLITE, (None,), {}
     if "://" not in text:

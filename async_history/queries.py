@@ -179,11 +179,6 @@ def new_filter(
     Raises:
         InvalidInput: naming the argument that can't be used.
     """
-    for name, value in (("actor_id", actor_id), ("role", role)):
-        if value is not None:
-            check_text(name, value)
-    if text is not None:
-        check_name("text", text)
     for name, moment in (("since", since), ("until", until)):
         if moment is not None and not is_aware(moment):
             raise InvalidInput(f"{name} must be a datetime with a time zone, not {moment!r}")
@@ -192,10 +187,10 @@ def new_filter(
     check_choice("order", order, get_args(Order))
     return Filter(
         _memory_ids(memory_id),
-        actor_id,
-        role,
+        None if actor_id is None else check_text("actor_id", actor_id),
+        None if role is None else check_text("role", role),
         None if event is None else Event(event),
-        text,
+        None if text is None else check_name("text", text),
         since,
         until,
         order,

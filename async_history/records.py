@@ -108,7 +108,7 @@ class HistoryRecord:
             "memory_id": self.memory_id,
             "old_memory": self.old_memory,
             "new_memory": self.new_memory,
-            "event": str(self.event),
+            "event": plain(self.event),
             "created_at": self.created_at,
             "updated_at": self.updated_at,
             "is_deleted": self.is_deleted,
@@ -269,6 +269,15 @@ def _known_event(event: object) -> Event | None:
     return _EVENTS.get(event) if isinstance(event, str) else None
 
 
+def plain(text: Any) -> Any:
+    """Return a text as `str` itself, anything else as it is.
+
+    `str()` of a member of an enum of texts is its name. Its text, which it is equal to and which a
+    driver stores, is its value.
+    """
+    return str.__str__(text) if isinstance(text, str) else text
+
+
 def record_from_mapping(given: Mapping[str, Any], now: str | None = None) -> HistoryRecord:
     """Check one new record given by column name, as mem0's `batch_add_history` takes them.
 
@@ -320,7 +329,7 @@ def check_text(name: str, value: object) -> str:
             f"{name} holds a lone surrogate at position {error.start}, which is no character; "
             "replace it"
         ) from error
-    return str(value)
+    return str.__str__(value)
 
 
 def check_name(name: str, value: object) -> str:

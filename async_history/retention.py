@@ -236,18 +236,17 @@ def erasing(
         check_iterable(plural, names)
         given[plural] = tuple(dict.fromkeys(check_name(singular, name) for name in names))
     if actor_id is not None:
-        check_name("actor_id", actor_id)
+        actor_id = check_name("actor_id", actor_id)
         if given["memory_ids"]:
             raise InvalidInput("erase memory_ids or an actor_id, one after the other")
     if actor_id is None and not any(given.values()):
         raise InvalidInput("name what to erase: memory_ids, actor_id or session_scopes")
-    check_name("reason", reason)
     return Erasing(
         new_id(),
         given["memory_ids"],
         actor_id,
         given["session_scopes"],
-        reason,
+        check_name("reason", reason),
         check_flag("dry_run", dry_run),
     )
 

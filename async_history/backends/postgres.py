@@ -125,7 +125,7 @@ class PostgresHistoryManager(HistoryManager):
         self._url = url
         self._user_pool = pool
         self._read_url = read_url
-        self._schema_name = schema
+        self._schema_name = check_name("schema", schema)
         self._schema = migrations.quoted(schema)
         self._where = without_secrets(url) if url else "the database of the pool"
         self._migrate = is_migrated
