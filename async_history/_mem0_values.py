@@ -9,9 +9,10 @@ import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from enum import Enum
 from typing import Any, Final
 
-from async_history.records import Message, parse_time
+from async_history.records import Message, parse_time, plain
 
 _log = logging.getLogger("async_history")
 
@@ -34,7 +35,7 @@ class Mending:
         record = {name: self.text(name, given.get(name)) for name in _RECORD_TEXTS}
         record.update((name, self.time(name, given.get(name))) for name in _RECORD_TIMES)
         return record | {
-            "event": given.get("event"),
+            "event": plain(given.get("event")),
             "is_deleted": bool(given.get("is_deleted", 0)),
         }
 
@@ -50,22 +51,30 @@ class Mending:
         )
 
     def text(self, name: str, value: Any) -> Any:
-        """Return a value as a column of text keeps it; what is neither text nor number, as it is.
+        """Return a value as a column of text keeps it, None for None.
 
-        SQLite turns a number into text there; every other store would refuse it.
+        A number becomes text, as in SQLite; a member of an enum its value; a list or a mapping
+        JSON; anything else what `str` makes of it: an id may be a UUID.
         """
         if value is None:
             return None
         if isinstance(value, str):
-            if value.isascii() and "\0" not in value:
-                return value
-            mended, count = _UNSTORABLE.subn("\ufffd", value)
+            text = plain(value)
+            if text.isascii() and "\0" not in text:
+                return text
+            mended, count = _UNSTORABLE.subn("\ufffd", text)
             if count:
                 self._changed[f"{name} had characters that no database holds, now U+FFFD"] = None
             return mended
-        if isinstance(value, int | float):
-            return str(int(value) if isinstance(value, bool) else value)
-        return value
+        if isinstance(value, int):
+            return str(int(value))
+        if isinstance(value, float):
+            return str(float(value))
+        if isinstance(value, Enum):
+            return self.text(name, value.value)
+        self._changed[f"{name} was no text, and is kept as one: {value!r:.60}"] = None
+        is_json = isinstance(value, Mapping | list | tuple)
+        return self.text(name, _as_json(value) if is_json else str(value))
 
     def time(self, name: str, value: Any) -> datetime | str | None:
         """Return a time as the contract takes it; for what is none, none."""
@@ -83,7 +92,10 @@ _RECORD_TIMES: Final = ("created_at", "updated_at")
 
 
 def _as_json(content: object) -> str:
-    return json.dumps(content, ensure_ascii=False, default=str)
+    try:
+        return json.dumps(content, ensure_ascii=False, default=str)
+    except (TypeError, ValueError):  # keys that JSON has not, a list inside itself
+        return json.dumps(str(content), ensure_ascii=False)
 
 
 def completed(
@@ -96,8 +108,8 @@ def completed(
     The operation knows them from its metadata, or where all its messages agree.
     """
     known = {
-        "actor_id": metadata.get("actor_id") or _in_all(messages, "name"),
-        "role": metadata.get("role") or _in_all(messages, "role"),
+        "actor_id": _name_in(metadata, "actor_id") or _in_all(messages, "name"),
+        "role": _name_in(metadata, "role") or _in_all(messages, "role"),
     }
     return [
         {**known, "updated_at": given.get("created_at"), **_present(given)} for given in records
@@ -111,8 +123,14 @@ def _present(given: Mapping[str, Any]) -> dict[str, Any]:
 def _in_all(messages: Sequence[Any], name: str) -> str | None:
     """Return what all messages but the system's have under a name, if it is one thing."""
     spoken = [m for m in messages if isinstance(m, Mapping) and m.get("role") != "system"]
-    values = {str(message.get(name) or "") for message in spoken}
-    return (values.pop() or None) if len(values) == 1 else None
+    values = {_name_in(message, name) for message in spoken}
+    return values.pop() if len(values) == 1 else None
+
+
+def _name_in(given: Mapping[str, Any], key: str) -> str | None:
+    """Return the text under a key: a user's metadata may hold anything there."""
+    value = given.get(key)
+    return plain(value) or None if isinstance(value, str) else None
 
 
 def message_as_given(message: Message) -> dict[str, Any]:

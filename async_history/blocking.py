@@ -51,7 +51,8 @@ class BlockingHistoryManager:
         options: the backend's keyword arguments, as `open_history` takes them.
 
     Each call returns when its work is done, and writes when they are durable. Text that no
-    database can hold (NUL, lone surrogates) is replaced by U+FFFD with one warning a call.
+    database can hold (NUL, lone surrogates) is replaced by U+FFFD, and a value that is not text
+    becomes text (a list or a mapping JSON), with one warning a call.
 
     Raises:
         HistoryClosed: by every call after `close`.

@@ -874,7 +874,6 @@ class TestValues:
         history = opened()
         calls: list[Callable[[], None]] = [
             lambda: history.add_history("m", None, "x", "NONE"),
-            lambda: history.add_history("m", None, ["x"], "ADD"),  # type: ignore[arg-type]
             lambda: history.add_history("", None, "x", "ADD"),
             lambda: history.batch_add_history([{"memory_id": "m", "event": "ADD"}, {}]),
             lambda: history.save_messages([{"role": "user"}], ""),

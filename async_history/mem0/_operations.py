@@ -92,6 +92,7 @@ class Operation:
         self.messages: Sequence[Any] = ()
         self.acks: list[asyncio.Future[Any]] = []
         self.has_turn_of: str | None = None
+        self.has_reset = False
         self._doorway = doorway
 
     def hand_in(self, call: Call) -> None:
@@ -183,10 +184,9 @@ class Recorder:
         operation = self.require_operation()
         with Mending() as mending:
             to_store = [mending.message(message) for message in messages]
-        if session_scope and to_store:
-            operation.hand_in(
-                lambda: operation.manager._hand_in(messages_to_save(to_store, session_scope))
-            )
+            scope = mending.text("session_scope", session_scope)
+        if scope and to_store:
+            operation.hand_in(lambda: operation.manager._hand_in(messages_to_save(to_store, scope)))
 
     def get_last_messages(self, session_scope: str, limit: int = 10) -> list[dict[str, Any]]:
         """Return what the operation has read, before mem0's part of it began."""
@@ -195,6 +195,7 @@ class Recorder:
     def reset(self) -> None:
         """Hand in a reset."""
         operation = self.require_operation()
+        operation.has_reset = True
         operation.hand_in(operation.manager._hand_in_reset)
 
     def close(self) -> None:
@@ -203,14 +204,15 @@ class Recorder:
 
 async def read_history(operation: Operation, memory_id: str) -> None:
     """Read what `Recorder.get_history` is going to return."""
-    records = await operation.manager.get_history(memory_id)
+    records = await operation.manager.get_history(Mending().text("memory_id", memory_id))
     operation.history = [record.as_dict() for record in records]
 
 
 async def read_last_messages(operation: Operation, session_scope: str) -> None:
     """Read what `Recorder.get_last_messages` is going to return."""
     if session_scope:
-        kept = await operation.manager.get_last_messages(session_scope)
+        scope = Mending().text("session_scope", session_scope)
+        kept = await operation.manager.get_last_messages(scope)
         operation.last_messages = [message_as_given(message) for message in kept]
 
 

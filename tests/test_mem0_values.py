@@ -1,0 +1,115 @@
+"""What mem0 may hand in that no column takes as it is: it is kept all the same, and found again."""
+
+import enum
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from async_history._mem0_values import Mending, completed, message_as_given
+from async_history.blocking import BlockingHistoryManager
+from async_history.records import record_from_mapping
+
+
+class Role(str, enum.Enum):  # noqa: UP042 - StrEnum is shown by its value
+    USER = "user"
+
+
+class Kind(enum.Enum):
+    FACT = "fact"
+    PLACE = ("a", 1)
+
+
+class Level(int, enum.Enum):
+    HIGH = 7
+
+
+INSIDE_ITSELF: list[Any] = []
+INSIDE_ITSELF.append(INSIDE_ITSELF)
+
+VALUES: list[tuple[Any, str]] = [
+    ("text", "text"),
+    ("a\0b\ud800", "a\ufffdb\ufffd"),
+    (Role.USER, "user"),
+    (Kind.FACT, "fact"),
+    (Kind.PLACE, '["a", 1]'),
+    (Level.HIGH, "7"),
+    (7, "7"),
+    (True, "1"),
+    (1.5, "1.5"),
+    (["admin", "owner"], '["admin", "owner"]'),
+    ({"name": "admin"}, '{"name": "admin"}'),
+    ({("a", "b"): "\ud800"}, "\"{('a', 'b'): '\\\\ud800'}\""),
+    (INSIDE_ITSELF, '"[[...]]"'),
+    (UUID(int=1), "00000000-0000-0000-0000-000000000001"),
+    (Decimal("1.50"), "1.50"),
+    (b"\xff", "b'\\xff'"),
+    (date(2026, 11, 20), "2026-11-20"),
+    (datetime(2026, 11, 20, tzinfo=UTC), "2026-11-20 00:00:00+00:00"),
+]
+TEXTS = ("memory_id", "old_memory", "new_memory", "actor_id", "role")
+
+
+@pytest.mark.parametrize(("value", "kept"), VALUES, ids=lambda value: repr(value)[:20])
+class TestAnyValue:
+    def test_in_any_column_costs_no_record(self, value: Any, kept: str) -> None:
+        for column in (*TEXTS, "created_at", "updated_at", "is_deleted"):
+            given = {"memory_id": "m", "new_memory": "x", "event": "ADD", column: value}
+            record = record_from_mapping(Mending().record(given))
+            if column in TEXTS:
+                assert getattr(record, column) == kept
+                assert type(getattr(record, column)) is str
+
+    def test_in_a_message_costs_no_message(self, value: Any, kept: str) -> None:
+        for key in ("role", "name", "content"):
+            given = {"role": "user", "content": "x", "name": None, key: value}
+            message = Mending().message(given)
+            assert {type(message.role), type(message.content)} == {str}
+            if key != "content":
+                assert getattr(message, key) == kept
+            elif not isinstance(value, str):
+                assert message.is_json
+                message_as_given(message)
+
+    def test_is_found_under_what_it_was_given_as(self, value: Any, kept: str) -> None:
+        history = BlockingHistoryManager()
+        try:
+            history.add_history(value, None, "x", "ADD")
+            history.save_messages([{"role": "user", "content": "x"}], value)
+            (record,) = history.get_history(value)
+            assert record["memory_id"] == kept
+            assert history.get_history(kept) == [record]
+            assert history.get_last_messages(value) == history.get_last_messages(kept) != []
+        finally:
+            history.close()
+
+
+def test_what_was_changed_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    with Mending() as mending:
+        mending.record({"memory_id": "m", "event": "ADD", "role": ["a"]})
+        mending.record({"memory_id": "n", "event": "ADD", "role": ["a"]})
+    assert [record.getMessage() for record in caplog.records] == [
+        "recorded with changes: role was no text, and is kept as one: ['a']"
+    ]
+
+
+@pytest.mark.parametrize("value", [["admin"], {"name": "admin"}, 7, None, "", ("x",)])
+def test_an_actor_or_role_of_a_users_own_is_none_of_a_batchs(value: Any) -> None:
+    """Plain mem0 gives a batch neither; what the user keeps under the same key may be anything."""
+    batch = [{"memory_id": "m", "new_memory": "x", "event": "ADD", "created_at": "2026-11-20"}]
+    (given,) = completed(batch, {"actor_id": value, "role": value}, [])
+    assert (given["actor_id"], given["role"]) == (None, None)
+    spoken = [{"role": "user", "content": "x", "name": value}]
+    (given,) = completed(batch, {"role": value}, spoken)
+    assert (given["actor_id"], given["role"]) == (None, "user")
+
+
+def test_a_batch_knows_what_all_messages_say() -> None:
+    batch = [{"memory_id": "m", "new_memory": "x", "event": "ADD", "created_at": "2026-11-20"}]
+    spoken = [{"role": Role.USER, "content": "x", "name": "ann"}, {"role": "system"}]
+    (given,) = completed(batch, {}, spoken)
+    assert (given["actor_id"], given["role"], type(given["role"])) == ("ann", "user", str)
+    (given,) = completed(batch, {}, [*spoken, {"role": "assistant"}])
+    assert (given["actor_id"], given["role"]) == (None, None)
