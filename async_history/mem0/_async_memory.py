@@ -6,10 +6,11 @@ becomes of an operation's records (_operations), mem0's values (_mem0_values).
 
 import asyncio
 import functools
+import inspect
 import logging
 import os
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any, Final, Self, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import Any, Final, Self, TypeVar, cast
 
 from mem0.configs.base import MemoryConfig
 from mem0.memory import main as mem0_main
@@ -29,7 +30,6 @@ from async_history.mem0._operations import (
     read_last_messages,
 )
 from async_history.mem0._restoring import bring_back, check_metadata
-from async_history.mem0._version import MAJOR
 from async_history.opening import open_history, without_secrets
 from async_history.records import HistoryRecord
 from async_history.timeline import Moment, check_moment
@@ -154,11 +154,17 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
         *,
         history: str | os.PathLike[str] | HistoryManager | None = None,
     ) -> Self:
-        """Make one from mem0's configuration as a mapping."""
-        memory: Self = super().from_config(config_dict)
-        if history is not None:
-            memory._record_into(history)
-        return memory
+        """Make one from mem0's configuration as a mapping; to be awaited where mem0's is (1.0.0
+        to 1.0.9)."""
+        made = super().from_config(config_dict)
+        if inspect.isawaitable(made):
+            return cast(Self, _awaited(made, lambda memory: memory._recording_into(history)))
+        return cast(Self, made._recording_into(history))
+
+    def _recording_into(self, where: str | os.PathLike[str] | HistoryManager | None) -> Self:
+        if where is not None:
+            self._record_into(where)
+        return self
 
     def _record_into(self, where: str | os.PathLike[str] | HistoryManager) -> None:
         self._history = where
@@ -253,8 +259,8 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
                 await super().reset()
             finally:
                 self.config = of_user
-        if MAJOR == 1:  # it drops the table itself, through a connection that ours lacks
-            self._recorder.reset()
+        if not self._recorder.require_operation().has_reset:
+            self._recorder.reset()  # up to 2.0.6 mem0 drops its table through a connection itself
 
     async def _run(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Run one of mem0's operations to its end and its last ack, though it is cancelled here."""
@@ -284,10 +290,9 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
         operation = self._recorder.operation
         if operation is not None:
             operation.messages, operation.metadata = messages, metadata
-            if infer and MAJOR > 1:
-                await read_last_messages(
-                    operation, mem0_main._build_session_scope(effective_filters)
-                )
+            scope_of = getattr(mem0_main, "_build_session_scope", None)  # 1.0 has no buffer
+            if infer and scope_of is not None:
+                await read_last_messages(operation, scope_of(effective_filters))
         return await super()._add_to_vector_store(
             messages, metadata, effective_filters, infer, **options
         )
@@ -388,6 +393,10 @@ async def _acked(operation: Operation, call: Callable[[], Coroutine[Any, Any, T]
             operation.records,
         ) from failures[0]
     return result
+
+
+async def _awaited(value: Awaitable[T], then: Callable[[T], T]) -> T:
+    return then(await value)
 
 
 def _named(where: object) -> str:

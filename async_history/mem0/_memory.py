@@ -12,7 +12,6 @@ from async_history.blocking import BlockingHistoryManager
 from async_history.errors import InvalidInput
 from async_history.manager import HistoryManager
 from async_history.mem0._restoring import bring_back_blocking, check_metadata
-from async_history.mem0._version import MAJOR
 from async_history.timeline import Moment, check_moment
 
 _NOWHERE: Final = ":memory:"
@@ -28,7 +27,13 @@ class _History(BlockingHistoryManager):
     """What mem0 takes for its `SQLiteManager`: mem0's reset closes it, and ours stays open."""
 
     connection = None
-    """mem0 1.0 drops the tables through it where there is one; `Memory.reset` does that."""
+    """mem0 up to 2.0.6 drops its table through it where there is one; `Memory.reset` does that."""
+    resets = 0
+    """How often it was reset."""
+
+    def reset(self) -> None:
+        self.resets += 1
+        super().reset()
 
     def close(self) -> None:
         """Do nothing: `Memory.close` closes it."""
@@ -112,12 +117,13 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
     def reset(self) -> None:
         """Empty the vector store and the history, as mem0 does; the history stays open."""
         of_user, self.config = self.config, without_history(self.config)
+        resets = self._history.resets
         try:
             super().reset()
         finally:
             self.config = of_user
-        if MAJOR == 1:  # it drops the table itself, through a connection that ours lacks
-            self._history.reset()
+        if self._history.resets == resets:
+            self._history.reset()  # up to 2.0.6 mem0 drops its table through a connection itself
 
     def close(self) -> None:
         """Close the history. Idempotent."""

@@ -19,7 +19,6 @@ from mem0.memory import main as mem0_main
 
 from async_history.errors import InvalidInput
 from async_history.manager import HistoryManager
-from async_history.mem0._version import MAJOR
 from async_history.records import HistoryRecord, parse_time
 from async_history.timeline import Moment, Restoration, restoration_of, restored
 
@@ -76,8 +75,9 @@ class Return:
         payload["data"] = text
         payload["hash"] = md5(text.encode(), usedforsecurity=False).hexdigest()
         payload["updated_at"] = record.updated_at or record.created_at
-        if MAJOR > 1:
-            payload["text_lemmatized"] = mem0_main.lemmatize_for_bm25(text)
+        lemmatized = getattr(mem0_main, "lemmatize_for_bm25", None)  # since 2.0
+        if lemmatized is not None:
+            payload["text_lemmatized"] = lemmatized(text)
         return payload
 
     def _known(self, record: HistoryRecord) -> Payload:
@@ -114,7 +114,7 @@ async def bring_back(
     record = await restored(manager, plan, actor_id, role)
     with _saying_what_is_missing():
         scope = await asyncio.to_thread(way.put, memory, record, metadata)
-        if MAJOR > 1 and way.changes_text:
+        if way.changes_text and _keeps_entities(memory):
             await memory._remove_memory_from_entity_store(memory_id, scope)
             await memory._link_entities_for_memory(memory_id, record.new_memory, scope)
     return record
@@ -136,10 +136,15 @@ def bring_back_blocking(
     record: HistoryRecord = ask(lambda manager: restored(manager, plan, actor_id, role))
     with _saying_what_is_missing():
         scope = way.put(memory, record, metadata)
-        if MAJOR > 1 and way.changes_text:
+        if way.changes_text and _keeps_entities(memory):
             memory._remove_memory_from_entity_store(memory_id, scope)
             memory._link_entities_for_memory(memory_id, record.new_memory, scope)
     return record
+
+
+def _keeps_entities(memory: Any) -> bool:
+    """Whether this mem0 links memories to the entities in their texts: since 2.0."""
+    return hasattr(memory, "_link_entities_for_memory")
 
 
 @contextmanager
