@@ -13,25 +13,30 @@ from dataclasses import dataclass
 from typing import Final
 
 from async_history import _sqlite_times as times
-from async_history.memory_index import OURS
-
-_NOTHING: Final = -(1 << 63)
+from async_history.index_state import (
+    CHUNKS_STAMP,
+    IS_OURS,
+    LOWEST_ROWID,
+    SPANS_STAMP,
+    stamped,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Blocks:
-    """A table with a row for each full block of 2 ** `bits` rowids."""
+    """A table with a row for each full block of 2 ** `bits` rowids, and its stamp in one block."""
 
     table: str
     bits: int
+    stamp: int
 
     @property
     def through(self) -> str:
-        """SQL of the last rowid of the last block noted: others' rows in a table that is not the
-        one we noted are behind it, whatever there is."""
+        """SQL of the last rowid of the last block noted: where the index is not of this table, that
+        is before all rows."""
         return f"""(
-            SELECT CASE WHEN {OURS}
-                THEN coalesce(((max(block) + 1) << {self.bits}) - 1, {_NOTHING}) ELSE {_NOTHING} END
+            SELECT CASE WHEN {IS_OURS}
+                THEN ((max(block) + 1) << {self.bits}) - 1 ELSE {LOWEST_ROWID} END
             FROM main.{self.table}
         )"""  # noqa: S608 - constants
 
@@ -40,13 +45,13 @@ class Blocks:
         """SQL of the block behind the last one noted."""
         return f"""(
             SELECT coalesce(max(block) + 1, (SELECT min(rowid) >> {self.bits} FROM history))
-            FROM {self.table}
+            FROM {self.table} WHERE block > {self.stamp}
         )"""  # noqa: S608 - constants
 
     @property
     def newest(self) -> str:
-        """SQL of the block that the newest row is in, which is not full."""
-        return f"(SELECT max(rowid) >> {self.bits} FROM history)"  # noqa: S608 - a number
+        """SQL of the block behind the last one of which all rows are in the memory index."""
+        return f"(SELECT (indexed_through + 1) >> {self.bits} FROM async_history_state)"  # noqa: S608 - a number
 
     @property
     def are_behind(self) -> str:
@@ -63,9 +68,9 @@ class Blocks:
         return f"block >> {larger.bits - self.bits}"
 
 
-SPANS: Final = Blocks("async_history_spans", 9)
+SPANS: Final = Blocks("async_history_spans", 9, SPANS_STAMP)
 """For times. A block is about a batch, and what is scanned where it is not full: 0.2 ms."""
-CHUNKS: Final = Blocks("async_history_chunks", 13)
+CHUNKS: Final = Blocks("async_history_chunks", 13, CHUNKS_STAMP)
 """For actors: larger, as each is a place to look, and noting it takes some milliseconds."""
 
 _NOTE_SPANS: Final = f"""
@@ -86,10 +91,14 @@ SELECT {SPANS.of(CHUNKS)}, min(earliest), max(latest) FROM async_history_spans
 WHERE {SPANS.of(CHUNKS)} >= {CHUNKS.next} AND {SPANS.of(CHUNKS)} < {CHUNKS.newest} GROUP BY 1
 """  # noqa: S608 - constants of ours
 
+_STAMP: Final = f"UPDATE async_history_state SET {stamped('block_stamp')}"  # noqa: S608 - constants
+
 NOTE_BLOCKS: Final = f"""
-CREATE TEMP TRIGGER async_history_note_blocks INSTEAD OF INSERT ON async_history_new
-WHEN new.id IS NULL AND {SPANS.are_behind}
-BEGIN{_NOTE_SPANS};{_NOTE_ACTORS};{_NOTE_CHUNKS};
+DROP TRIGGER IF EXISTS temp.async_history_note_blocks;
+CREATE TEMP TRIGGER async_history_note_blocks
+AFTER UPDATE OF indexed_through ON main.async_history_state
+WHEN {SPANS.are_behind}
+BEGIN{_NOTE_SPANS};{_NOTE_ACTORS};{_NOTE_CHUNKS};{_STAMP};
 END;
 """
 """Run once on a connection that writes: the statement that fills a block notes it."""
@@ -97,13 +106,5 @@ END;
 
 def catch_up(connection: sqlite3.Connection) -> None:
     """Note all full blocks, inside the caller's write transaction."""
-    for statement in (_NOTE_SPANS, _NOTE_ACTORS, _NOTE_CHUNKS):
+    for statement in (_NOTE_SPANS, _NOTE_ACTORS, _NOTE_CHUNKS, _STAMP):
         connection.execute(statement)
-
-
-CLEAR: Final = (
-    "DELETE FROM async_history_spans",
-    "DELETE FROM async_history_actors",
-    "DELETE FROM async_history_chunks",
-)
-"""Statements that forget all blocks: the table they were of was replaced."""

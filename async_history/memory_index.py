@@ -9,7 +9,7 @@ dense pages instead of a thousand scattered ones. All of it is SQL inside the in
 What the levels cover is noted in `async_history_state`. Readers scan what lies beyond, so rows
 that others wrote (plain mem0, a shell) are always found, and `catch_up` takes them in. Our own wait
 there, too, where they come one by one: a lone record writes no page of the index, and the one that
-makes `TAIL_ROWS` of them takes in all.
+makes `TAIL_ROWS` of them takes in all. Where the index is not of this table, nothing is covered.
 
 Lives here: the hash, the statements, taking in rows. Not here: connections, transactions, schema.
 """
@@ -17,6 +17,8 @@ Lives here: the hash, the statements, taking in rows. Not here: connections, tra
 import sqlite3
 import zlib
 from functools import partial
+
+from async_history.index_state import IS_OURS, NOTE_REACH, THROUGH, covers_all_but, stamped
 
 STEP = 512
 """Rows between two moves: about one full batch, so a batch moves one slice of each level."""
@@ -48,9 +50,9 @@ def _stored_key(encoding: str, stored: bytes | None) -> int:
 
 
 def _slice(slices: int) -> tuple[str, str]:
-    """SQL for the first and last key of the slice whose turn it is at `new.position`."""
+    """SQL for the first and last key of the slice whose turn it is at `new.indexed_through`."""
     width = _KEYS // slices
-    first = f"(new.position / {STEP} % {slices} * {width})"
+    first = f"(abs(new.indexed_through) / {STEP} % {slices} * {width})"
     return first, f"{first} + {width - 1}"
 
 
@@ -63,39 +65,18 @@ def _move(upper: str, lower: str, slices: int) -> str:
 
 
 MOVE_SLICES = f"""
-CREATE TEMP TRIGGER async_history_move_slices AFTER INSERT ON main.async_history_recent
-WHEN new.position % {STEP} = 0
+DROP TRIGGER IF EXISTS temp.async_history_move_slices;
+CREATE TEMP TRIGGER async_history_move_slices
+AFTER UPDATE OF indexed_through ON main.async_history_state
+WHEN new.indexed_through / {STEP} > old.indexed_through / {STEP}
 BEGIN{_move(LEVELS[0], LEVELS[1], _RECENT_SLICES)}{_move(LEVELS[1], LEVELS[2], _MIDDLE_SLICES)}
+    UPDATE async_history_state SET {stamped("lower_stamp")};
 END;
-"""
+"""  # noqa: S608 - constants of ours
 """Run once on a connection that writes. Temporary: nothing of it is stored in the file."""
 
-OURS = """EXISTS (
-    SELECT 1 FROM main.sqlite_master
-    WHERE name = 'async_history_newest_deleted' AND tbl_name = 'history'
-)"""
-"""SQL condition: `history` is the table we indexed. Another's reset takes our trigger with it.
-
-Each statement asks, so it must be quick: PRAGMA schema_version inside a statement takes longer than
-the rest of the index. That is compared when a file is opened."""
-
-UNTOUCHED = f"""({OURS} AND EXISTS (
-    SELECT 1 FROM main.async_history_state
-    WHERE schema_version = (SELECT schema_version FROM pragma_schema_version)
-))"""  # noqa: S608 - constants of this file
-"""SQL condition: nobody changed any table since the index noted how far it reaches."""
-
-
-def _all_but(rows: int) -> str:
-    """SQL condition: all rows are indexed, but for so many of the last ones at most."""
-    return f"""({OURS} AND EXISTS (
-    SELECT 1 FROM main.async_history_state
-    WHERE (SELECT coalesce(max(rowid), 0) FROM main.history) - indexed_through BETWEEN 0 AND {rows}
-))"""  # noqa: S608 - constants of this file
-
-
-COMPLETE = _all_but(0)
-NEARLY_COMPLETE = _all_but(TAIL_ROWS)
+COMPLETE = covers_all_but(0)
+NEARLY_COMPLETE = covers_all_but(TAIL_ROWS)
 """SQL conditions: every row is indexed; or so nearly that records can be added."""
 
 
@@ -108,10 +89,8 @@ def positions(is_key: str, is_memory: str) -> str:
     SELECT position FROM main.async_history_settled WHERE {is_key}
     UNION ALL SELECT position FROM main.async_history_middle WHERE {is_key}
     UNION ALL SELECT position FROM main.async_history_recent WHERE {is_key}
-    UNION ALL SELECT rowid FROM main.history WHERE {is_memory} AND rowid > (
-        SELECT CASE WHEN {OURS} THEN indexed_through ELSE -9223372036854775808 END
-        FROM main.async_history_state
-    )
+    UNION ALL SELECT position FROM main.async_history_strays
+    UNION ALL SELECT rowid FROM main.history WHERE {is_memory} AND rowid > {THROUGH}
 """  # noqa: S608 - constants of ours
 
 
@@ -119,31 +98,33 @@ POSITIONS = positions("memory = :memory", "memory_id = :memory_id")
 """SQL subquery: the rows that may belong to `:memory_id`, whose key is `:memory`."""
 
 
-TAKE_IN_TAIL = """
+TAKE_IN_TAIL = f"""
     INSERT OR REPLACE INTO async_history_recent (memory, position)
     SELECT async_history_key(CAST(memory_id AS BLOB)), rowid FROM history
     WHERE rowid > (SELECT indexed_through FROM async_history_state)
-        AND rowid <= (SELECT max(rowid) FROM history) - {but};
-    UPDATE async_history_state SET indexed_through = (SELECT max(rowid) FROM history);
-"""
+        AND rowid <= (SELECT max(rowid) FROM history) - {{but}};
+    UPDATE async_history_state SET {NOTE_REACH}, {stamped("recent_stamp")};
+"""  # noqa: S608 - constants of ours
 """Statements of a trigger that index a few rows, all but the last `but`, which are: see
-`NEARLY_COMPLETE`. (IGNORE would not move slices.)"""
+`NEARLY_COMPLETE`."""
 TAIL_IS_LONG = f"""(
     (SELECT max(rowid) FROM history) - (SELECT indexed_through FROM async_history_state)
     >= {TAIL_ROWS}
 )"""  # noqa: S608 - a number of ours
 
-TAKE_IN_ROWS = """
+_TAKE_IN = """
 INSERT OR IGNORE INTO async_history_settled (memory, position)
-SELECT async_history_key(CAST(memory_id AS BLOB)), rowid FROM history
-WHERE rowid > (SELECT indexed_through FROM async_history_state)
-ORDER BY 1, 2
+SELECT async_history_key(CAST(memory_id AS BLOB)), rowid FROM history WHERE {} ORDER BY 1, 2
 """
-NOTE_ROWS = f"""
-UPDATE async_history_state SET indexed_through = (SELECT coalesce(max(rowid), 0) FROM history)
-WHERE {OURS}
-"""  # noqa: S608 - constants of this file
+TAKE_IN_ROWS = (
+    _TAKE_IN.format("rowid > (SELECT indexed_through FROM async_history_state)"),
+    _TAKE_IN.format("rowid IN (SELECT position FROM async_history_strays)"),
+    "DELETE FROM async_history_strays",
+    f"UPDATE async_history_state SET {NOTE_REACH}, {stamped('lower_stamp')} WHERE {IS_OURS}",  # noqa: S608 - constants
+)
 """Run one after the other in a write transaction, these index the rows that others wrote."""
+NOTE_NO_ROWS = f"UPDATE async_history_state SET {NOTE_REACH}"  # noqa: S608 - constants
+"""Where `history` is empty, this is all there is to do."""
 
 
 def add_functions(connection: sqlite3.Connection) -> None:
@@ -154,12 +135,9 @@ def add_functions(connection: sqlite3.Connection) -> None:
 
 def catch_up(connection: sqlite3.Connection) -> None:
     """Index all rows, inside the caller's write transaction."""
-    connection.execute(TAKE_IN_ROWS)
-    connection.execute(NOTE_ROWS)
+    for statement in TAKE_IN_ROWS:
+        connection.execute(statement)
 
-
-CLEAR = tuple(f"DELETE FROM {level}" for level in LEVELS)  # noqa: S608 - our own names
-"""Statements that forget all rows: the table they were of was replaced."""
 
 LATER = """(
     SELECT position FROM (

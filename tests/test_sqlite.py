@@ -388,11 +388,13 @@ class TestTheIndex:
                 ]
         with raw(path) as connection:
             counts = [
-                connection.execute(f"SELECT count(*) FROM {level}").fetchone()[0]
+                connection.execute(f"SELECT count(*) FROM {level} WHERE memory >= 0").fetchone()[0]
                 for level in LEVELS
             ]
             entries = connection.execute(
-                " UNION ALL ".join(f"SELECT memory, position FROM {level}" for level in LEVELS)
+                " UNION ALL ".join(
+                    f"SELECT memory, position FROM {level} WHERE memory >= 0" for level in LEVELS
+                )
             ).fetchall()
             expected = connection.execute("SELECT memory_id, rowid FROM history").fetchall()
         assert sum(counts) == rows
@@ -410,7 +412,9 @@ class TestTheIndex:
                     ((through,),) = connection.execute(
                         "SELECT indexed_through FROM async_history_state"
                     )
-                    levels = " UNION ALL ".join(f"SELECT 1 FROM {level}" for level in LEVELS)
+                    levels = " UNION ALL ".join(
+                        f"SELECT 1 FROM {level} WHERE memory >= 0" for level in LEVELS
+                    )
                     return through, len(connection.execute(levels).fetchall())
 
                 for n in range(1, TAIL_ROWS):

@@ -24,6 +24,7 @@ from anyio import to_thread
 from async_history._sqlite import connect, typed_errors
 from async_history._sqlite_look import Look
 from async_history.errors import InvalidInput
+from async_history.index_state import note_copied
 from async_history.migrations.file_copy import remove, sync_folder
 
 Progress = Callable[[int, int], None]
@@ -124,15 +125,7 @@ def _copy(source: sqlite3.Connection, unfinished: Path, watch: Watch) -> None:
         if copy.execute(
             "SELECT 1 FROM sqlite_master WHERE name = 'async_history_state'"
         ).fetchone():
-            # A copy counts its schema's versions anew; its index is as good as the file's was.
-            copy.execute(
-                """
-                UPDATE async_history_state
-                SET schema_version = (SELECT schema_version FROM pragma_schema_version)
-                WHERE schema_version = ?
-                """,
-                (version,),
-            )
+            note_copied(copy, version)
     watch(pages, pages)
     with unfinished.open("rb+") as file:
         os.fsync(file.fileno())

@@ -30,7 +30,6 @@ from async_history.errors import HistoryError, StorageRefused
 from async_history.memory_index import (
     MOVE_SLICES,
     NEARLY_COMPLETE,
-    NOTE_ROWS,
     POSITIONS,
     TAIL_IS_LONG,
     TAKE_IN_ROWS,
@@ -45,11 +44,12 @@ _INSERT_RECORD: Final = f"""
     INSERT INTO history ({COLUMN_LIST}) VALUES ({", ".join(f"new.{name}" for name in COLUMNS)});
 """  # noqa: S608 - constants of ours
 WRITE_PROGRAM: Final = f"""
+DROP VIEW IF EXISTS temp.async_history_new;
 CREATE TEMP VIEW async_history_new AS SELECT {COLUMN_LIST}, 0 AS memory FROM main.history;
 CREATE TEMP TRIGGER async_history_write INSTEAD OF INSERT ON async_history_new
 WHEN new.id IS NOT NULL AND new.memory <> {NOT_YET}
 BEGIN {_INSERT_RECORD}
-    -- A rowid that is issued again may have its entry still. (IGNORE would not move slices.)
+    -- A rowid that is issued again may have its entry still.
     INSERT OR REPLACE INTO async_history_recent (memory, position)
     VALUES (new.memory, last_insert_rowid());
 END;
@@ -64,7 +64,8 @@ END;
 {MOVE_SLICES}
 {NOTE_BLOCKS}
 """  # noqa: S608 - constants of ours
-"""Run once on the connection that writes. Temporary: nothing of it is stored in the file.
+"""Run on the connection that writes, again where it made our tables anew. Temporary: nothing of it
+is stored in the file.
 
 Inserting into the view writes a record, with its index entry or to be indexed later. A row without
 an id ends a statement: its `memory` is how many of its records have their entry.
@@ -129,8 +130,8 @@ def fetched(
 
 def take_in_rows(connection: sqlite3.Connection) -> None:
     """Index the rows that others wrote, inside the caller's transaction."""
-    connection.execute(TAKE_IN_ROWS)
-    connection.execute(NOTE_ROWS)
+    for statement in TAKE_IN_ROWS:
+        connection.execute(statement)
 
 
 class BatchCommitter:

@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar
 
 from anyio import to_thread
 
-from async_history import block_index, memory_index
+from async_history import memory_index
 from async_history._sqlite import (
     LOG_RESET_WORRY,
     connect,
@@ -35,7 +35,7 @@ from async_history.backends._sqlite_backup import (
     run,
     to_the_end,
 )
-from async_history.backends._sqlite_commit import BatchCommitter
+from async_history.backends._sqlite_commit import WRITE_PROGRAM, BatchCommitter
 from async_history.backends._sqlite_connections import READERS, TAKE_UPS, Connections
 from async_history.backends._sqlite_erasing import ERASURES, FileErasure, erasure_from_row
 from async_history.backends._sqlite_follow import FollowReader, Place, place_from
@@ -48,7 +48,7 @@ from async_history.errors import HistoryError, MigrationError
 from async_history.following import FollowRead
 from async_history.life import CLOSE_TIMEOUT_S
 from async_history.manager import HistoryManager
-from async_history.migrations import VERSION, schema_script
+from async_history.migrations import install_statements
 from async_history.options import DURABILITIES, JOURNALS, Durability, Journal
 from async_history.queries import Cursor, Filter, PageRead, RowsRead
 from async_history.queue import QUEUE_BYTES, QUEUE_RECORDS
@@ -73,16 +73,19 @@ _MANY: Final = 10
 LOCK_TIMEOUT_S = 30.0
 """How long another process may hold the file's lock, unless told otherwise."""
 
-_RESET: Final = f"""
-BEGIN IMMEDIATE;
-DROP TABLE IF EXISTS history;
-DROP TABLE IF EXISTS messages;
-{schema_script()}
-{"; ".join((*memory_index.CLEAR, *block_index.CLEAR))};
-INSERT OR REPLACE INTO async_history_state (one, version, schema_version, indexed_through)
-SELECT 1, {VERSION}, schema_version, 0 FROM pragma_schema_version;
-COMMIT;
-"""  # noqa: S608 - constants of ours
+
+def _reset_script() -> str:
+    return ";\n".join(
+        (
+            "BEGIN IMMEDIATE",
+            "DROP TABLE IF EXISTS history",
+            "DROP TABLE IF EXISTS messages",
+            *install_statements(),
+            memory_index.NOTE_NO_ROWS,
+            WRITE_PROGRAM,
+            "COMMIT",
+        )
+    )
 
 
 class SQLiteHistoryManager(HistoryManager):
@@ -359,7 +362,7 @@ class SQLiteHistoryManager(HistoryManager):
 
 def _reset(connection: sqlite3.Connection) -> None:
     try:
-        connection.executescript(_RESET)
+        connection.executescript(_reset_script())
     except BaseException:
         connection.rollback()
         raise

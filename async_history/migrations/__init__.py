@@ -8,7 +8,7 @@ from async_history.migrations.adoption import (
     is_prepared,
     prepare,
 )
-from async_history.migrations.schema import VERSION, schema_script
+from async_history.migrations.schema import VERSION, install_statements
 
 __all__ = [
     "VERSION",
@@ -16,7 +16,7 @@ __all__ = [
     "adopt",
     "as_is_view",
     "check_version",
+    "install_statements",
     "is_prepared",
     "prepare",
-    "schema_script",
 ]

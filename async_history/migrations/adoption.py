@@ -16,7 +16,8 @@ from async_history import block_index, memory_index
 from async_history._sqlite import connect, typed_errors, wait_for_lock
 from async_history._sqlite_journal import place_of, use_journal
 from async_history._sqlite_look import Look, looked, require_writable
-from async_history.migrations import layouts
+from async_history.index_state import INDEX_TABLES, UNTOUCHED
+from async_history.migrations import layouts, lone_rows
 from async_history.migrations.file_copy import (
     Progress,
     back_up,
@@ -25,7 +26,7 @@ from async_history.migrations.file_copy import (
 )
 from async_history.migrations.layouts import Found
 from async_history.migrations.rewriting import rewrite
-from async_history.migrations.schema import VERSION, schema_statements
+from async_history.migrations.schema import VERSION, install_statements
 from async_history.options import JOURNALS, Journal
 from async_history.validation import (
     check_choice,
@@ -36,6 +37,14 @@ from async_history.validation import (
 )
 
 _logger = logging.getLogger("async_history")
+
+
+_IN_THE_WAY = f"""
+SELECT type, name FROM main.sqlite_master
+WHERE type = 'trigger' AND name GLOB 'async_history_*'
+    OR type = 'view' AND name IN ({", ".join("?" * len(INDEX_TABLES))})
+"""  # noqa: S608 - question marks
+"""Triggers of any version of ours, on whatever table by now; views of our tables' names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +115,7 @@ def prepare(
         if is_prepared(connection):  # by another process, while we waited
             connection.execute("ROLLBACK")
             return report
-        if _is_ours(connection, memory_index.UNTOUCHED):  # others only added or removed records
+        if _is_ours(connection, UNTOUCHED):  # others only added or removed records
             _index(connection)
         else:
             found, report = _plan(connection, path, backup=backup)
@@ -128,7 +137,7 @@ def prepare(
 
 def is_prepared(connection: sqlite3.Connection) -> bool:
     """Tell, without a lock, whether the file is of our version and can be written as it is."""
-    return _is_ours(connection, f"{memory_index.UNTOUCHED} AND {memory_index.NEARLY_COMPLETE}")
+    return _is_ours(connection, f"{UNTOUCHED} AND {memory_index.NEARLY_COMPLETE}")
 
 
 def _is_ours(connection: sqlite3.Connection, condition: str) -> bool:
@@ -291,31 +300,17 @@ def _check_agreement(connection: sqlite3.Connection, found: Found) -> None:
 
 
 def _migrate(connection: sqlite3.Connection) -> None:
-    """Run the numbered .sql, each statement repeatable, and index all rows."""
-    for statement in schema_statements():
+    """Make today's tables, and index all rows anew."""
+    for kind, name in connection.execute(_IN_THE_WAY, INDEX_TABLES).fetchall():
+        connection.execute(f'DROP {kind} main."{name}"')
+    lone_rows.bring_back(connection)
+    for statement in install_statements():
         connection.execute(statement)
-    connection.execute(
-        """
-        INSERT INTO main.async_history_state (one, version, schema_version, indexed_through)
-        VALUES (1, ?, -1, 0) ON CONFLICT (one) DO UPDATE SET version = excluded.version
-        """,
-        (VERSION,),
-    )
     _index(connection)
 
 
 def _index(connection: sqlite3.Connection) -> None:
-    """Index all rows; where tables were replaced since, anew."""
+    """Index all rows that are not."""
     memory_index.add_functions(connection)
-    (untouched,) = connection.execute(f"SELECT {memory_index.UNTOUCHED}").fetchone()
-    if not untouched:
-        for statement in (*memory_index.CLEAR, *block_index.CLEAR):
-            connection.execute(statement)
-        connection.execute(
-            """
-            UPDATE async_history_state SET indexed_through = -9223372036854775808,
-                schema_version = (SELECT schema_version FROM pragma_schema_version)
-            """
-        )
     memory_index.catch_up(connection)
     block_index.catch_up(connection)

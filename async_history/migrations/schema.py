@@ -5,22 +5,30 @@ from collections.abc import Iterator
 from importlib import resources
 from typing import Final
 
-VERSION: Final = 3
+from async_history.index_state import begin_statements, drop_statements
+
+VERSION: Final = 4
 """The version of our side tables, noted in `async_history_state`."""
 
 
-def schema_script() -> str:
-    """Return every numbered file's text, in order."""
+def _read_statements() -> Iterator[str]:
     folder = resources.files("async_history.migrations") / "sqlite"
-    files = sorted(folder.iterdir(), key=lambda file: file.name)
-    return "\n".join(file.read_text(encoding="utf-8") for file in files)
+    for file in sorted(folder.iterdir(), key=lambda file: file.name):
+        statement = ""
+        for line in file.read_text(encoding="utf-8").splitlines(keepends=True):
+            statement += line
+            if sqlite3.complete_statement(statement):
+                yield statement.rstrip().removesuffix(";")
+                statement = ""
 
 
-def schema_statements() -> Iterator[str]:
-    """Yield the script's statements, for a transaction that `executescript` would commit."""
-    statement = ""
-    for line in schema_script().splitlines(keepends=True):
-        statement += line
-        if sqlite3.complete_statement(statement):
-            yield statement
-            statement = ""
+_STATEMENTS: Final = tuple(_read_statements())
+"""Those of every numbered file, in order. Read at import: the loop reads no files."""
+
+
+def install_statements() -> Iterator[str]:
+    """Yield the statements that make today's tables and an index without entries, whatever index
+    there was. What was erased stays noted."""
+    yield from drop_statements()
+    yield from _STATEMENTS
+    yield from begin_statements(VERSION)

@@ -25,7 +25,8 @@ CREATE INDEX IF NOT EXISTS async_history_messages_by_scope ON messages (session_
 
 -- Where a memory's records are: (crc32 of memory_id, rowid in history). An index on random
 -- memory ids dirties a page a row once it is large. These three levels hold the same entries:
--- `recent` takes every insert and stays small, `middle` takes its slices, `settled` the rest.
+-- `recent` takes every insert and stays small, `middle` takes its slices, `settled` the rest. The
+-- position of memory -1, which no memory has, is the level's stamp.
 CREATE TABLE IF NOT EXISTS async_history_recent (
     memory INTEGER NOT NULL, position INTEGER NOT NULL, PRIMARY KEY (memory, position)
 ) WITHOUT ROWID;
@@ -36,24 +37,82 @@ CREATE TABLE IF NOT EXISTS async_history_settled (
     memory INTEGER NOT NULL, position INTEGER NOT NULL, PRIMARY KEY (memory, position)
 ) WITHOUT ROWID;
 
--- One row. The levels cover every row of history up to `indexed_through`, as long as the trigger
--- below stands on `history`; readers scan what lies beyond. `schema_version` is the PRAGMA's value
--- then: where another is found at opening, the index is built anew.
+-- Rows that came to lie below `indexed_through` without an entry: their own rowid was given to them,
+-- or another memory. Readers look at each, until the levels have them.
+CREATE TABLE IF NOT EXISTS async_history_strays (position INTEGER PRIMARY KEY);
+
+-- One row. The levels cover every row of history up to `indexed_through`, and readers scan what lies
+-- beyond. This holds for one table in one file, and for side tables that belong to each other:
+--   schema_version is the PRAGMA's value, set to a random number that no rebuilt file counts to;
+--   history_row and history_page are the rowid and root page of `history` in sqlite_master;
+--   through_id is the id of the row at `indexed_through`;
+--   a stamp, random too, is in the state and in each table that it is of, and changes with them.
 CREATE TABLE IF NOT EXISTS async_history_state (
     one             INTEGER PRIMARY KEY CHECK (one = 1),
     version         INTEGER NOT NULL,
     schema_version  INTEGER NOT NULL,
-    indexed_through INTEGER NOT NULL
+    history_row     INTEGER NOT NULL,
+    history_page    INTEGER NOT NULL,
+    indexed_through INTEGER NOT NULL,
+    through_id, -- of no type: kept as it is
+    step            INTEGER NOT NULL, -- random: what is added to the next stamp that changes
+    recent_stamp    INTEGER NOT NULL,
+    lower_stamp     INTEGER NOT NULL, -- of `middle` and `settled`
+    block_stamp     INTEGER NOT NULL  -- of the tables of version 2
 );
-
--- A rowid can be issued again once its row is gone, and a memory renamed: index again from there.
-CREATE TRIGGER IF NOT EXISTS async_history_newest_deleted AFTER DELETE ON history
-WHEN old.rowid > (SELECT coalesce(max(rowid), 0) FROM history)
+CREATE TRIGGER IF NOT EXISTS async_history_recent_stamped
+AFTER UPDATE OF recent_stamp ON async_history_state
 BEGIN
-    UPDATE async_history_state
-    SET indexed_through = min(indexed_through, (SELECT coalesce(max(rowid), 0) FROM history));
+    UPDATE async_history_recent SET position = (position + old.step) & 0x3fffffffffffffff
+    WHERE memory = -1;
+END;
+CREATE TRIGGER IF NOT EXISTS async_history_lower_stamped
+AFTER UPDATE OF lower_stamp ON async_history_state
+BEGIN
+    UPDATE async_history_middle SET position = (position + old.step) & 0x3fffffffffffffff
+    WHERE memory = -1;
+    UPDATE async_history_settled SET position = (position + old.step) & 0x3fffffffffffffff
+    WHERE memory = -1;
+END;
+
+-- The last row that is covered goes, or its id changes. Rowids after it can be issued again. (Where
+-- another row stood there than the state knows, nothing is mended here: then it must be seen.)
+CREATE TRIGGER IF NOT EXISTS async_history_last_deleted AFTER DELETE ON history
+WHEN old.rowid = (SELECT indexed_through FROM async_history_state)
+BEGIN
+    UPDATE async_history_state SET
+        indexed_through = coalesce(
+            (SELECT max(rowid) FROM history WHERE rowid < old.rowid), min(old.rowid - 1, 0)
+        ),
+        through_id = (SELECT id FROM history WHERE rowid < old.rowid ORDER BY rowid DESC LIMIT 1)
+    WHERE through_id IS old.id;
+END;
+CREATE TRIGGER IF NOT EXISTS async_history_row_moved AFTER UPDATE ON history
+WHEN old.rowid <> new.rowid
+BEGIN
+    UPDATE async_history_state SET
+        indexed_through = coalesce(
+            (SELECT max(rowid) FROM history WHERE rowid < old.rowid), min(old.rowid - 1, 0)
+        ),
+        through_id = (SELECT id FROM history WHERE rowid < old.rowid ORDER BY rowid DESC LIMIT 1)
+    WHERE indexed_through = old.rowid AND through_id IS old.id;
+    INSERT OR REPLACE INTO async_history_strays (position)
+    SELECT new.rowid WHERE new.rowid <= (SELECT indexed_through FROM async_history_state);
+END;
+CREATE TRIGGER IF NOT EXISTS async_history_last_renamed AFTER UPDATE OF id ON history
+WHEN old.rowid = (SELECT indexed_through FROM async_history_state)
+BEGIN
+    UPDATE async_history_state SET through_id = new.id
+    WHERE through_id IS old.id AND old.rowid = new.rowid;
+END;
+
+CREATE TRIGGER IF NOT EXISTS async_history_row_between AFTER INSERT ON history
+WHEN new.rowid <= (SELECT indexed_through FROM async_history_state)
+BEGIN
+    INSERT OR REPLACE INTO async_history_strays (position) VALUES (new.rowid);
 END;
 CREATE TRIGGER IF NOT EXISTS async_history_memory_renamed AFTER UPDATE OF memory_id ON history
+WHEN new.rowid <= (SELECT indexed_through FROM async_history_state)
 BEGIN
-    UPDATE async_history_state SET indexed_through = min(indexed_through, new.rowid - 1);
+    INSERT OR REPLACE INTO async_history_strays (position) VALUES (new.rowid);
 END;
