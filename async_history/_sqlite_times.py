@@ -3,7 +3,8 @@
 Nearly all times are as we write them, in UTC and to the microsecond, which compares as it is. What
 is spelt otherwise Python reads, one by one.
 
-Lives here: the SQL expressions, and the function they call. Not here: queries.
+Lives here: the SQL expressions, and the function they call. Not here: queries, and the time of a
+record that names none (dated_records).
 """
 
 import sqlite3
@@ -30,33 +31,29 @@ def is_plain(row: str) -> str:
     return f"{own_time(row)} GLOB '{_AS_WE_WRITE_IT}'"
 
 
-def time_before(row: str, of_its_memory: str) -> str:
-    """Return SQL of the instant of the memory's last record before a row whose time is known.
+def own_instant(row: str) -> str:
+    """Return SQL of the instant that a row itself names; NULL where it names none."""
+    own = own_time(row)
+    return f"CASE WHEN {is_plain(row)} THEN {own} ELSE async_history_instant({own}) END"
 
-    `of_its_memory` is the SQL condition that `earlier` is of the row's memory.
+
+def occurred_at(row: str, time_before: str) -> str:
+    """Return SQL of a row's instant as text that compares; NULL where nobody knows.
+
+    `time_before` is SQL of the instant that the row has where it names none.
     """
-    known = f"coalesce(async_history_instant({own_time('earlier')}), '')"
-    return f"""(
-        SELECT async_history_instant({own_time("earlier")}) FROM history AS earlier
-        WHERE {of_its_memory} AND earlier.rowid < {row}.rowid AND {known} <> ''
-        ORDER BY earlier.rowid DESC LIMIT 1
-    )"""  # noqa: S608 - expressions of ours
-
-
-def occurred_at(row: str, of_its_memory: str) -> str:
-    """Return SQL of a row's instant as text that compares; NULL where nobody knows."""
+    own = own_time(row)
     return (
-        f"CASE WHEN {is_plain(row)} THEN {own_time(row)}"
-        f" ELSE coalesce(async_history_instant({own_time(row)}),"
-        f" {time_before(row, of_its_memory)}) END"
+        f"CASE WHEN {is_plain(row)} THEN {own}"
+        f" ELSE coalesce(async_history_instant({own}), {time_before}) END"
     )
 
 
-def missing_time(row: str, of_its_memory: str) -> str:
-    """Return SQL of `HistoryRecord.time_before`: NULL where the row's own time can be read."""
+def missing_time(row: str, time_before: str) -> str:
+    """Return SQL of `time_before` where a row itself names no instant; else NULL."""
     return (
         f"CASE WHEN {is_plain(row)} OR async_history_instant({own_time(row)}) IS NOT NULL"
-        f" THEN NULL ELSE {time_before(row, of_its_memory)} END"
+        f" THEN NULL ELSE {time_before} END"
     )
 
 

@@ -5,81 +5,40 @@ would not give records in their order. So what a block of rowids holds is noted 
 sorted, in one go, at the end of a table. An actor's records are sought in each block in turn, which
 gives them in order; a time's in the blocks that it can be in.
 
-Lives here: the statements. Not here: the tables (migrations/sqlite), who runs them, the queries.
+Lives here: the statements. Not here: the tables (migrations/sqlite), who runs them, the queries,
+how a record is dated that names no time (undated_records).
 """
 
 import sqlite3
-from dataclasses import dataclass
 from typing import Final
 
 from async_history import _sqlite_times as times
-from async_history.index_state import (
-    CHUNKS_STAMP,
-    IS_OURS,
-    LOWEST_ROWID,
-    SPANS_STAMP,
-    stamped,
-)
+from async_history import undated_records as undated
+from async_history.blocks import CHUNKS, SPANS
+from async_history.index_state import stamped
 
-
-@dataclass(frozen=True, slots=True)
-class Blocks:
-    """A table with a row for each full block of 2 ** `bits` rowids, and its stamp in one block."""
-
-    table: str
-    bits: int
-    stamp: int
-
-    @property
-    def through(self) -> str:
-        """SQL of the last rowid of the last block noted: where the index is not of this table, that
-        is before all rows."""
-        return f"""(
-            SELECT CASE WHEN {IS_OURS}
-                THEN ((max(block) + 1) << {self.bits}) - 1 ELSE {LOWEST_ROWID} END
-            FROM main.{self.table}
-        )"""  # noqa: S608 - constants
-
-    @property
-    def next(self) -> str:
-        """SQL of the block behind the last one noted."""
-        return f"""(
-            SELECT coalesce(max(block) + 1, (SELECT min(rowid) >> {self.bits} FROM history))
-            FROM {self.table} WHERE block > {self.stamp}
-        )"""  # noqa: S608 - constants
-
-    @property
-    def newest(self) -> str:
-        """SQL of the block behind the last one of which all rows are in the memory index."""
-        return f"(SELECT (indexed_through + 1) >> {self.bits} FROM async_history_state)"  # noqa: S608 - a number
-
-    @property
-    def are_behind(self) -> str:
-        """SQL condition: a block is full that is not noted."""
-        return f"{self.next} < {self.newest}"
-
-    @property
-    def unnoted(self) -> str:
-        """SQL condition of the rows in full blocks that are not noted."""
-        return f"rowid >= {self.next} << {self.bits} AND rowid < {self.newest} << {self.bits}"
-
-    def of(self, larger: "Blocks") -> str:
-        """Return the SQL of the larger block that a `block` of these is in."""
-        return f"block >> {larger.bits - self.bits}"
-
-
-SPANS: Final = Blocks("async_history_spans", 9, SPANS_STAMP)
-"""For times. A block is about a batch, and what is scanned where it is not full: 0.2 ms."""
-CHUNKS: Final = Blocks("async_history_chunks", 13, CHUNKS_STAMP)
-"""For actors: larger, as each is a place to look, and noting it takes some milliseconds."""
+__all__ = ["CHUNKS", "NOTE_BLOCKS", "SPANS", "catch_up"]
 
 _NOTE_SPANS: Final = f"""
 INSERT OR REPLACE INTO async_history_spans (block, earliest, latest)
 SELECT rowid >> {SPANS.bits},
-       min(CASE WHEN {times.is_plain("history")} THEN {times.own_time("history")} ELSE '' END),
-       max(CASE WHEN {times.is_plain("history")} THEN {times.own_time("history")} ELSE '~' END)
-FROM history WHERE {SPANS.unnoted} GROUP BY 1
+       CASE WHEN count(*) = count(instant) THEN min(instant) ELSE '' END,
+       CASE WHEN count(*) = count(instant) THEN max(instant) ELSE '' END
+FROM (SELECT rowid, {times.own_instant("history")} AS instant FROM history WHERE {SPANS.unnoted})
+GROUP BY 1
 """  # noqa: S608 - constants of ours
+"""Notes '' where a record names no time: `DATE_RECORDS` and `_NOTE_DATED_SPANS` come next."""
+_NOTE_DATED_SPANS: Final = f"""
+UPDATE async_history_spans SET (earliest, latest) = (
+    SELECT coalesce(min(instant), '~'), coalesce(max(instant), '!') FROM (
+        SELECT {times.occurred_at("history", undated.noted_time("history"))} AS instant
+        FROM history
+        WHERE rowid BETWEEN block << {SPANS.bits} AND (block << {SPANS.bits}) + {SPANS.size - 1}
+    )
+)
+WHERE {undated.IS_BEGUN}
+"""  # noqa: S608 - constants of ours
+"""Of a block whose records have no time at all, no time is in the span: from '~' to '!'."""
 _NOTE_ACTORS: Final = f"""
 INSERT OR IGNORE INTO async_history_actors (block, actor_id, position)
 SELECT rowid >> {CHUNKS.bits}, actor_id, rowid FROM history
@@ -92,13 +51,22 @@ WHERE {SPANS.of(CHUNKS)} >= {CHUNKS.next} AND {SPANS.of(CHUNKS)} < {CHUNKS.newes
 """  # noqa: S608 - constants of ours
 
 _STAMP: Final = f"UPDATE async_history_state SET {stamped('block_stamp')}"  # noqa: S608 - constants
+_NOTE: Final = (
+    _NOTE_SPANS,
+    undated.DATE_RECORDS,
+    _NOTE_DATED_SPANS,
+    _NOTE_ACTORS,
+    _NOTE_CHUNKS,
+    _STAMP,
+)
+"""Statements that note all full blocks, one after the other."""
 
 NOTE_BLOCKS: Final = f"""
 DROP TRIGGER IF EXISTS temp.async_history_note_blocks;
 CREATE TEMP TRIGGER async_history_note_blocks
 AFTER UPDATE OF indexed_through ON main.async_history_state
 WHEN {SPANS.are_behind}
-BEGIN{_NOTE_SPANS};{_NOTE_ACTORS};{_NOTE_CHUNKS};{_STAMP};
+BEGIN{"".join(f"{statement};" for statement in _NOTE)}
 END;
 """
 """Run once on a connection that writes: the statement that fills a block notes it."""
@@ -106,5 +74,5 @@ END;
 
 def catch_up(connection: sqlite3.Connection) -> None:
     """Note all full blocks, inside the caller's write transaction."""
-    for statement in (_NOTE_SPANS, _NOTE_ACTORS, _NOTE_CHUNKS, _STAMP):
+    for statement in _NOTE:
         connection.execute(statement)

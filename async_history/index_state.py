@@ -31,6 +31,8 @@ _STAMP: Final = (1 << 62) - 1
 SPANS_STAMP: Final = -(1 << 54)
 CHUNKS_STAMP: Final = -(1 << 50)
 """The blocks that hold a stamp: those of the lowest rowids."""
+UNDATED_STAMP: Final = -(1 << 62)
+"""The position that holds one: below all rows."""
 STAMP_KEY: Final = -1
 """The memory whose entry holds a level's stamp."""
 
@@ -45,6 +47,7 @@ INDEX_TABLES: Final = tuple(
         "spans",
         "chunks",
         "actors",
+        "undated",
     )
 )
 """The side tables that are derived: they can be made anew at any time."""
@@ -60,6 +63,9 @@ HISTORY_TRIGGERS: Final = tuple(
         "actor_deleted",
         "actor_moved",
         "actor_changed",
+        "dated_by_deleted",
+        "dated_by_changed",
+        "dated_by_moved",
     )
 )
 """The triggers that stand on `history`. (Those on side tables go and come with these.)"""
@@ -101,6 +107,8 @@ _STAMPS: Final = f"""(
     AND (SELECT earliest FROM main.async_history_chunks WHERE block = {CHUNKS_STAMP})
         IS '~' || state.block_stamp
     AND (SELECT position FROM main.async_history_actors WHERE block = {CHUNKS_STAMP})
+        IS state.block_stamp
+    AND (SELECT dated_by FROM main.async_history_undated WHERE position = {UNDATED_STAMP})
         IS state.block_stamp
 )"""  # noqa: S608 - constants of ours
 
@@ -178,6 +186,10 @@ def begin_statements(version: int) -> Iterator[str]:
     yield f"""
         INSERT INTO main.async_history_actors (block, actor_id, position)
         SELECT {CHUNKS_STAMP}, '', block_stamp FROM main.async_history_state
+    """  # noqa: S608 - constants of ours
+    yield f"""
+        INSERT INTO main.async_history_undated (position, dated_by)
+        SELECT {UNDATED_STAMP}, block_stamp FROM main.async_history_state
     """  # noqa: S608 - constants of ours
     yield f"PRAGMA main.schema_version = {schema_version}"
 

@@ -15,8 +15,9 @@ Lives here: the hash, the statements, taking in rows. Not here: connections, tra
 """
 
 import sqlite3
-import zlib
 from functools import partial
+from hashlib import blake2s
+from typing import Literal
 
 from async_history.index_state import IS_OURS, NOTE_REACH, THROUGH, covers_all_but, stamped
 
@@ -29,23 +30,29 @@ _RECENT_SLICES = 16
 """`recent` holds at most STEP * 16 = 8,192 entries: about 50 pages, rewritten by every batch."""
 _MIDDLE_SLICES = 256
 """`middle` holds at most STEP * 256 = 131,072 entries: a slice of it is about a batch's worth."""
-_KEYS = 1 << 32
+_KEY_BYTES = 6
+_KEYS = 1 << 8 * _KEY_BYTES
 
 LEVELS = ("async_history_recent", "async_history_middle", "async_history_settled")
 
 
 def memory_key(memory_id: str | None) -> int:
-    """Return the index's key of a memory: a CRC-32, spread evenly and the same everywhere.
+    """Return the index's key of a memory: a hash of 48 bits, spread evenly and the same everywhere.
 
-    Two memories may share a key; readers compare the id itself too.
+    Two memories may share a key; readers compare the id itself too. But nobody can make many that
+    do, as anybody can with a CRC: each look-up, and each step of pruning, would walk them all.
     """
-    return zlib.crc32(memory_id.encode()) if memory_id else 0
+    return _key(memory_id.encode()) if memory_id else 0
+
+
+def _key(stored: bytes) -> int:
+    return int.from_bytes(blake2s(stored, digest_size=_KEY_BYTES).digest(), "big")
 
 
 def _stored_key(encoding: str, stored: bytes | None) -> int:
     """`memory_key` of a stored id's bytes, whatever was stored: text of others may be no text."""
     if not stored or encoding == "UTF-8":
-        return zlib.crc32(stored or b"")
+        return _key(stored) if stored else 0
     return memory_key(stored.decode(encoding, "replace"))
 
 
@@ -96,6 +103,41 @@ def positions(is_key: str, is_memory: str) -> str:
 
 POSITIONS = positions("memory = :memory", "memory_id = :memory_id")
 """SQL subquery: the rows that may belong to `:memory_id`, whose key is `:memory`."""
+
+Direction = Literal["ASC", "DESC"]
+
+
+def in_order(
+    direction: Direction,
+    beyond: str | None = None,
+    *,
+    key: str = ":memory",
+    memory_id: str = ":memory_id",
+) -> str:
+    """Return an SQL table: each `position` that may be of one memory, in order, beyond a place.
+
+    `beyond` is SQL of that place, not included; `key` and `memory_id` SQL of the memory's.
+
+    The levels are merged as they are read: the first rows cost the same in a long history. Let it
+    be the outer table of a CROSS JOIN that has no order of its own.
+    """
+    # Named, for the memory may be that of a row in `history` too.
+    bound, tail = "true", f"tail.rowid > {THROUGH}"
+    if beyond is not None and direction == "ASC":
+        bound, tail = f"position > {beyond}", f"tail.rowid > max({beyond}, {THROUGH})"
+    elif beyond is not None:
+        bound, tail = f"position < {beyond}", f"{tail} AND tail.rowid < {beyond}"
+    levels = " UNION ".join(
+        f"SELECT position FROM main.{level} WHERE memory = {key} AND {bound}"  # noqa: S608 - our own names
+        for level in LEVELS
+    )
+    # Without a limit SQLite may leave out the order of what is joined.
+    return f"""(
+    {levels}
+    UNION SELECT position FROM main.async_history_strays WHERE {bound}
+    UNION SELECT tail.rowid FROM main.history AS tail WHERE tail.memory_id = {memory_id} AND {tail}
+    ORDER BY position {direction} LIMIT -1
+)"""  # noqa: S608 - constants of ours
 
 
 TAKE_IN_TAIL = f"""

@@ -7,6 +7,7 @@ Not here: what is done with the records (moving.py), sources that are no history
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from sys import getsizeof
 from typing import Final
 
@@ -76,11 +77,16 @@ class HistorySource(RecordSource):
     async def records(self, rows: Sequence[Row]) -> list[HistoryRecord]:
         """Return the records of rows; of one that does not say when, its history knows."""
         records = list(map(record_of, rows))
+        undated: dict[str, int] = {}
         for index, record in enumerate(records):
             time = record.created_at if record.event == Event.ADD else record.updated_at
             if time is None or parse_time(time) is None:
-                history = await self._history.get_history(record.memory_id)
-                records[index] = next((one for one in history if one.id == record.id), record)
+                undated[record.id] = index
+        if undated:
+            known = await self._history._read_times_before(list(undated))
+            for record_id, moment in known.items():
+                index = undated[record_id]
+                records[index] = replace(records[index], time_before=moment)
         return records
 
 

@@ -6,7 +6,7 @@ calls and their checks (manager.py), opening and closing (life.py).
 
 import asyncio
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, Self
@@ -117,6 +117,10 @@ class Store(LoopBound):
         Raises:
             CursorGone: the record of that place is no longer there, as far as that shows.
         """
+
+    @abstractmethod
+    async def _read_times_before(self, ids: Sequence[str]) -> Mapping[str, datetime]:
+        """Return `HistoryRecord.time_before` of records by id, as far as it is known."""
 
     @abstractmethod
     async def _read_newest(self) -> int | None:

@@ -12,7 +12,7 @@ from mem0.memory.storage import SQLiteManager
 
 from async_history import CursorGone, Following, HistoryManager, HistoryRecord, open_history
 from async_history.backends._just_committed import JustCommitted
-from async_history.backends._sqlite_follow import PAGE
+from async_history.backends._sqlite_follow import FollowReader
 from async_history.backends._sqlite_open import open_reading
 from async_history.backends._sqlite_read import HistoryReader
 from async_history.backends._sqlite_search import THROUGH_INDEX, named
@@ -420,12 +420,13 @@ def test_a_page_is_found_by_keys(path: Path) -> None:
 
     asyncio.run(fill())
     with closing(open_reading(path)) as connection:
-        columns = HistoryReader(fetch=None, lookup=THROUGH_INDEX).columns  # type: ignore[arg-type]
-        for wanted in ("true", THROUGH_INDEX.one):
+        reader = HistoryReader(fetch=None, lookup=THROUGH_INDEX)  # type: ignore[arg-type]
+        follower = FollowReader(None, reader, None)  # type: ignore[arg-type]
+        for memory_id in (None, "m"):
             plan = connection.execute(
-                f"EXPLAIN QUERY PLAN {PAGE.format(columns=columns, wanted=wanted)}",
-                {"position": 5, "limit": 500, **named(("m",))},
+                f"EXPLAIN QUERY PLAN {follower.page_sql(memory_id)}",
+                {"position": 5, "after": 5, "limit": 500, **named(("m",))},
             ).fetchall()
             steps = "\n".join(step[3] for step in plan)
-            assert "INTEGER PRIMARY KEY (rowid>?)" in steps or wanted != "true", steps
+            assert "INTEGER PRIMARY KEY (rowid>?)" in steps, steps
             assert "SCAN history" not in steps, steps

@@ -468,14 +468,22 @@ class TestTheIndex:
                     check_index(connection)
 
     async def test_memories_that_share_a_key(self, path: Path) -> None:
-        """CRC-32 of these two is the same."""
-        pair = ("plumless", "buckeroo")
-        assert memory_key(pair[0]) == memory_key(pair[1])
+        """Nobody can name two whose keys are the same: so one's entry is put beside the other's."""
         async with open_history(path) as history:
-            for memory_id in pair:
-                await history.add_history(memory_id, None, memory_id, "ADD")
-            for memory_id in pair:
-                assert await texts(history, memory_id) == [memory_id]
+            records = [await history.add_history(m, None, m, "ADD") for m in ("a", "b")]
+            with raw(path) as connection:
+                for level in LEVELS:
+                    connection.executemany(
+                        f"INSERT INTO {level} VALUES (?, ?)",
+                        [(memory_key("a"), 2), (memory_key("b"), 1)],
+                    )
+            for record in records:
+                asked = record.memory_id
+                assert await texts(history, asked) == [asked]
+                assert [r async for r in history.query_history(memory_id=asked)] == [record]
+                await history.batch_add_history(
+                    [{"memory_id": asked, "event": "UPDATE"}], if_latest=record
+                )
 
     @pytest.mark.parametrize("encoding", ["UTF-8", "UTF-16le"])
     async def test_odd_ids_of_others(self, path: Path, encoding: str) -> None:

@@ -391,7 +391,9 @@ class TestAllMemories:
                     change(f"m{n}", "ADD", None, str(n), 0) for n in range(5_000)
                 )
                 if isinstance(history, SQLiteHistoryManager):
-                    found = await history._fetch(find_sql(THROUGH_INDEX.earlier), {"when": when})
+                    found = await history._fetch(
+                        find_sql(THROUGH_INDEX.time_before), {"when": when}
+                    )
                     found = found[1:]
                 else:
                     found = await history._fetch(in_schema(FIND, history._schema), when)
@@ -409,7 +411,7 @@ class TestAllMemories:
             plan = [row[3] for row in await history._fetch(explain, where)]
             assert "SEARCH history USING INTEGER PRIMARY KEY (rowid=?)" in plan
             assert not any(line.startswith("SCAN history") for line in plan)
-            explain = f"EXPLAIN QUERY PLAN {find_sql(THROUGH_INDEX.earlier)}"
+            explain = f"EXPLAIN QUERY PLAN {find_sql(THROUGH_INDEX.time_before)}"
             plan = [row[3] for row in await history._fetch(explain, {"when": "2026"})]
             assert plan.count("SCAN history") == 1
         async with open_history(new_schema()) as history:

@@ -4,7 +4,8 @@ Lives here: the SELECTs, and records, pages and messages made of their rows. Not
 connection runs them, and what happens when one fails.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, Final
 
 from async_history.backends._postgres_rows import COLUMN_LIST, RECORD_COLUMNS, record_from_row
@@ -34,6 +35,10 @@ _NEXT_ROWS: Final = f"""
 (SELECT seq, {COLUMN_LIST} FROM {{schema}}.history WHERE id = $1 AND seq = $2) UNION ALL
 (SELECT seq, {COLUMN_LIST} FROM {{schema}}.history WHERE seq > $2 ORDER BY seq LIMIT $3)
 """  # noqa: S608 - constants
+_INSTANTS: Final = """
+SELECT id, occurred_at FROM {schema}.history
+WHERE id = ANY($1::text[]) AND occurred_at IS NOT NULL
+"""
 _SIZE: Final = """
 SELECT sum(pg_total_relation_size(relation::regclass))::bigint,
        current_setting('synchronous_commit')
@@ -93,6 +98,10 @@ class HistoryReader:
         rows = [tuple(row[1:]) for row in found]
         place = Cursor(found[-1][0], rows[-1][0]) if rows else after
         return RowsRead(rows, place, is_last=len(rows) < limit)
+
+    async def times_before(self, ids: Sequence[str]) -> Mapping[str, datetime]:
+        """Return the instants of records that are known, by id."""
+        return dict(map(tuple, await self._fetch(self._sql(_INSTANTS), list(ids))))
 
     async def newest(self) -> int | None:
         """Return the position of the newest record."""

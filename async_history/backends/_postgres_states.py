@@ -22,21 +22,29 @@ from async_history.records import HistoryRecord
 _PAGE_PLACES: Final = 1024
 """A page is what lies in so many places of the history: at most so many records."""
 
-_OCCURRED_AT: Final = """
-coalesce(occurred_at, (
-    SELECT earlier.occurred_at FROM {schema}.history AS earlier
-    WHERE earlier.memory_id = history.memory_id AND earlier.seq < history.seq
-      AND earlier.occurred_at IS NOT NULL
-    ORDER BY earlier.seq DESC LIMIT 1
-), '-infinity')
-"""
-"""A change without a time has that of the one before it. We write none, others may."""
+_STATE: Final = "seq * 2 + (event = 'DELETE' OR is_deleted)::integer"
+"""Its last bit says that the record leaves nothing there."""
+_UNDATED: Final = f"""
+SELECT memory_id, state FROM (
+    SELECT memory_id, state, occurred_at,
+           max(occurred_at) OVER (PARTITION BY memory_id, dated) AS moment
+    FROM (
+        SELECT memory_id, {_STATE} AS state, occurred_at,
+               count(occurred_at) OVER (PARTITION BY memory_id ORDER BY seq) AS dated
+        FROM {{schema}}.history
+        WHERE memory_id IN (SELECT memory_id FROM {{schema}}.history WHERE occurred_at IS NULL)
+    ) AS counted
+) AS known
+WHERE occurred_at IS NULL AND coalesce(moment, '-infinity') <= $1::text::timestamptz
+"""  # noqa: S608 - constants
+"""A change without a time has that of the one before it: of a copied history there may be many."""
 FIND: Final = f"""
 SELECT string_agg((state / 2)::text, ',') FROM (
-    -- Its last bit says that the memory's last record leaves nothing there.
-    SELECT max(seq * 2 + (event = 'DELETE' OR is_deleted)::integer) AS state
-    FROM {{schema}}.history
-    WHERE {_OCCURRED_AT} <= $1::text::timestamptz
+    SELECT max(state) AS state FROM (
+        SELECT memory_id, {_STATE} AS state FROM {{schema}}.history
+        WHERE occurred_at <= $1::text::timestamptz
+        UNION ALL {_UNDATED}
+    ) AS of_memories
     GROUP BY memory_id
 ) AS states
 WHERE state % 2 = 0 GROUP BY state / {2 * _PAGE_PLACES} ORDER BY state / {2 * _PAGE_PLACES}

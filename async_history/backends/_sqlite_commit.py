@@ -30,10 +30,10 @@ from async_history.errors import HistoryError, StorageRefused
 from async_history.memory_index import (
     MOVE_SLICES,
     NEARLY_COMPLETE,
-    POSITIONS,
     TAIL_IS_LONG,
     TAKE_IN_ROWS,
     TAKE_IN_TAIL,
+    in_order,
     memory_key,
 )
 from async_history.records import COLUMNS, HistoryRecord
@@ -96,8 +96,8 @@ _ADD_RECORDS: Final = {rows: _add_sql(rows) for rows in _STATEMENT_ROWS}
 callers are not waited for, and who tells them has to wait for the GIL."""
 _EXISTING: Final = f"SELECT {COLUMN_LIST} FROM history WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608 - constants
 _LATEST: Final = f"""
-SELECT id FROM history WHERE memory_id = :memory_id AND rowid IN ({POSITIONS})
-ORDER BY rowid DESC LIMIT 1
+SELECT id FROM {in_order("DESC")} AS place CROSS JOIN history ON history.rowid = place.position
+WHERE memory_id = :memory_id LIMIT 1
 """  # noqa: S608 - constants
 _SAVED: Final = "SELECT id FROM messages WHERE id IN (SELECT value FROM json_each(?))"
 _SAVE_MESSAGES: Final = """

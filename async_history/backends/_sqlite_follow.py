@@ -17,10 +17,10 @@ from typing import Any, Final
 from async_history.backends._just_committed import JustCommitted
 from async_history.backends._sqlite_read import Fetch, HistoryReader
 from async_history.backends._sqlite_rows import record_from_row
-from async_history.backends._sqlite_search import named
+from async_history.backends._sqlite_search import in_order, named
 from async_history.errors import CursorGone
 from async_history.following import FollowRead
-from async_history.queries import cursor_parts, cursor_text, not_a_cursor
+from async_history.queries import Cursor, Filter, cursor_parts, cursor_text, not_a_cursor
 from async_history.records import HistoryRecord
 
 _KIND: Final = "sqlite"
@@ -31,10 +31,7 @@ SELECT {columns}, history.rowid, 'place' FROM history WHERE rowid = :position
 UNION ALL
 SELECT {columns}, history.rowid, 'newest' FROM history
 WHERE rowid = (SELECT max(rowid) FROM history)
-UNION ALL SELECT * FROM (
-    SELECT {columns}, history.rowid AS position, 'page' FROM history
-    WHERE rowid > :position AND {wanted} ORDER BY position LIMIT :limit
-)
+UNION ALL {page}
 """
 """Where we stand, where the history ends, and what lies between, all of one moment."""
 NEXT_IDS: Final = """
@@ -107,20 +104,27 @@ class FollowReader:
         ((ids,),) = await self._fetch(NEXT_IDS, where)
         return bool(json.loads(ids) == [record.id for record in records])
 
+    def page_sql(self, memory_id: str | None) -> str:
+        """Return the SELECT of a page of one memory or of all: see `PAGE`."""
+        columns, lookup = self._reader.columns, self._reader.lookup
+        memory_ids = None if memory_id is None else (memory_id,)
+        wanted = Filter(memory_ids, None, None, None, None, None, None)
+        (page,) = in_order(
+            f"{columns}, history.rowid AS position, 'page'", wanted, lookup, Cursor(0, "")
+        )
+        return PAGE.format(columns=columns, page=page)
+
     async def _read(
         self, place: Place | None, memory_id: str | None, limit: int
     ) -> FollowRead[Place]:
         position = _BEFORE_ALL if place is None else place.position
-        parameters: dict[str, Any] = {"position": position, "limit": limit}
-        wanted = "true"
+        given: dict[str, Any] = {"position": position, "after": position, "limit": limit}
         if memory_id is not None:
-            wanted = self._reader.lookup.one
-            parameters |= named((memory_id,))
+            given |= named((memory_id,))
         stands, newest = None, None
         records: list[HistoryRecord] = []
         rowids: list[int] = []
-        sql = PAGE.format(columns=self._reader.columns, wanted=wanted)
-        for row in await self._fetch(sql, parameters):
+        for row in await self._fetch(self.page_sql(memory_id), given):
             match row[-1]:
                 case "page":
                     records.append(record_from_row(row))

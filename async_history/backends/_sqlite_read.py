@@ -4,7 +4,9 @@ Lives here: the SELECTs, and records, pages and messages made of their rows. Not
 filter means (_sqlite_search), which connection runs them, and what happens when one fails.
 """
 
+import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, Final
 
 from async_history import _sqlite_times as times
@@ -26,7 +28,7 @@ from async_history.backends._sqlite_search import (
 )
 from async_history.errors import CursorGone
 from async_history.queries import Cursor, Filter, PageRead, RowsRead
-from async_history.records import HistoryRecord, Message, message_from_row
+from async_history.records import COLUMNS, HistoryRecord, Message, message_from_row
 
 Fetch = Callable[[str, Mapping[str, Any]], Awaitable[Sequence[Sequence[Any]]]]
 
@@ -37,6 +39,16 @@ SELECT id, role, content, name, created_at FROM (
 ) ORDER BY position
 """
 
+_TIME_BEFORE: Final = len(COLUMNS)
+
+
+def _columns(time_before: str) -> str:
+    """Return a record's columns and last, where it names no time, `time_before`."""
+    return f"{COLUMNS_OF_HISTORY}, {times.missing_time('history', time_before)} AS time_before"
+
+
+_OF_WHOLE_MEMORIES: Final = _columns("''")
+"""Where a record names no time, '': that of the record before it, which was read too."""
 
 _STANDS: Final = """EXISTS (
     SELECT 1 FROM history AS place WHERE place.rowid = :after AND place.id IS :after_id
@@ -60,15 +72,13 @@ class HistoryReader:
     def __init__(self, fetch: Fetch, lookup: Lookup) -> None:
         self._fetch = fetch
         self.lookup = lookup
-        self.columns = (
-            f"{COLUMNS_OF_HISTORY}, {times.missing_time('history', lookup.earlier)} AS time_before"
-        )
+        self.columns = _columns(lookup.time_before)
 
     async def histories(self, memory_ids: Sequence[str]) -> dict[str, list[HistoryRecord]]:
         """Return the records of memories, oldest first."""
         asked = tuple(dict.fromkeys(memory_ids))
         condition = self.lookup.one if len(asked) == 1 else self.lookup.several
-        select = f"SELECT {self.columns} FROM history WHERE {condition} ORDER BY rowid"  # noqa: S608 - constants
+        select = f"SELECT {_OF_WHOLE_MEMORIES} FROM history WHERE {condition} ORDER BY rowid"  # noqa: S608 - constants
         rows: Sequence[Sequence[Any]] | None = None
         if len(asked) > 1:
             rows = unpacked(await self._fetch(packed(select), named(asked)))
@@ -76,7 +86,10 @@ class HistoryReader:
             rows = await self._fetch(select, named(asked))
         found: dict[str, list[HistoryRecord]] = {memory_id: [] for memory_id in asked}
         for row in rows:
-            found.setdefault(row[1], []).append(record_from_row(row))
+            earlier = found.setdefault(row[1], [])
+            if row[_TIME_BEFORE] is not None and earlier:
+                row = (*row[:_TIME_BEFORE], earlier[-1].occurred_at)
+            earlier.append(record_from_row(row))
         return found
 
     async def page(self, wanted: Filter, after: Cursor | None, limit: int) -> PageRead:
@@ -120,6 +133,15 @@ class HistoryReader:
                 f"the record {place.id} this query stood behind is gone or has moved (a "
                 "reset, a removal, a rebuilt file); start again without the cursor"
             )
+
+    async def times_before(self, ids: Sequence[str]) -> dict[str, datetime]:
+        """Return, by id, the instants of records that name none themselves."""
+        sql = f"""
+            SELECT id, {self.lookup.time_before} FROM history
+            WHERE id IN (SELECT value FROM json_each(:ids))
+        """  # noqa: S608 - constants
+        rows = await self._fetch(sql, {"ids": json.dumps(ids)})
+        return {row[0]: datetime.fromisoformat(row[1]) for row in rows if row[1] is not None}
 
     async def newest(self) -> int | None:
         """Return the position of the newest record."""

@@ -93,7 +93,10 @@ def parameters(records: Iterable[HistoryRecord], key: Callable[[str], int]) -> l
 
 
 def record_from_row(row: Sequence[Any]) -> HistoryRecord:
-    """Return the record of a row: its ten columns, and then, if asked for, `time_before`."""
+    """Return the record of a row: its ten columns, and then, if asked for, `time_before`.
+
+    That is an instant or its text, or '' where nobody knows.
+    """
     event, created_at, updated_at = row[4], row[5], row[6]
     before = row[10] if len(row) > len(COLUMNS) else None
     return HistoryRecord(
@@ -107,7 +110,7 @@ def record_from_row(row: Sequence[Any]) -> HistoryRecord:
         bool(row[7]),
         row[8],
         row[9],
-        None if before is None else parse_time(before),
+        parse_time(before) if isinstance(before, str) else before,
     )
 
 

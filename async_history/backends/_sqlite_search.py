@@ -5,16 +5,17 @@ rows.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from async_history import _sqlite_times as times
+from async_history import undated_records as undated
 from async_history.block_index import CHUNKS, SPANS
-from async_history.memory_index import POSITIONS, memory_key, positions
+from async_history.memory_index import POSITIONS, Direction, memory_key, positions
+from async_history.memory_index import in_order as memory_in_order
 from async_history.queries import Cursor, Filter
 
-_KEY: Final = "async_history_key(CAST(history.memory_id AS BLOB))"
 _SEVERAL: Final = "memory_id IN (SELECT value FROM json_each(:memory_ids))"
 _SEVERAL_KEYS: Final = "memory IN (SELECT value FROM json_each(:memories))"
 
@@ -23,7 +24,8 @@ _SEVERAL_KEYS: Final = "memory IN (SELECT value FROM json_each(:memories))"
 class Source:
     """Where rows of `history` are sought: SQL of tables, of what relates them, of their order.
 
-    `since`, `until` and `after` are what these mean for the tables beside it.
+    `since`, `until` and `after` are what these mean for the tables beside it. Where there is no
+    `order`, the tables give the rows in order as they are read.
     """
 
     tables: str
@@ -80,19 +82,29 @@ _ACTORS: Final = Source(
 _BEYOND_CHUNKS: Final = Source("history", f"history.rowid > {CHUNKS.through}")
 
 
+def of_memory(direction: Direction = "ASC", beyond: str | None = None) -> Source:
+    """Return where a memory's rows are, in order, beyond a place; takes what `Lookup.one` does."""
+    return Source(
+        f"{memory_in_order(direction, beyond)} AS place CROSS JOIN main.history AS history",
+        "history.rowid = place.position",
+        order="",
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Lookup:
     """How rows are found.
 
     `one` and `several` are SQL conditions of a memory's rows: the one takes `:memory_id` and
-    `:memory`, the other `:memory_ids` and `:memories`, both as JSON. `earlier` relates the table
-    `earlier` to the memory of the row in `history`. An actor's rows and a time's are in the
-    sources of theirs, one after the other.
+    `:memory`, the other `:memory_ids` and `:memories`, both as JSON. `time_before` is SQL of the
+    instant of a row in `history` that names none. A memory's rows in order, an actor's and a time's
+    are in the sources of theirs; of several one after the other.
     """
 
     one: str
     several: str
-    earlier: str
+    time_before: str
+    of_memory: Callable[[Direction, str | None], Source]
     of_actor: Sequence[Source] = (HISTORY,)
     of_time: Sequence[Source] = (HISTORY,)
 
@@ -100,17 +112,21 @@ class Lookup:
 THROUGH_INDEX: Final = Lookup(
     one=f"history.memory_id = :memory_id AND history.rowid IN ({POSITIONS})",
     several=f"history.{_SEVERAL} AND history.rowid IN ({positions(_SEVERAL_KEYS, _SEVERAL)})",
-    earlier=(
-        "earlier.memory_id = history.memory_id AND earlier.rowid IN"
-        f" ({positions(f'memory = {_KEY}', 'memory_id = history.memory_id')})"
-    ),
+    time_before=undated.time_before("history"),
+    of_memory=of_memory,
     of_actor=(_ACTORS, _BEYOND_CHUNKS),
     of_time=(_IN_CHUNKS, _IN_SPANS, _BEYOND_SPANS),
 )
 WITHOUT_INDEX: Final = Lookup(
     one="history.memory_id = :memory_id",
     several=f"history.{_SEVERAL}",
-    earlier="earlier.memory_id = history.memory_id",
+    time_before=f"""(
+        SELECT {times.own_instant("earlier")} FROM history AS earlier
+        WHERE earlier.memory_id = history.memory_id AND earlier.rowid < history.rowid
+            AND {times.own_instant("earlier")} IS NOT NULL
+        ORDER BY earlier.rowid DESC LIMIT 1
+    )""",  # noqa: S608 - constants
+    of_memory=lambda direction, beyond: HISTORY,
 )
 """For a file that is read as it is."""
 
@@ -131,7 +147,8 @@ def select(
 ) -> str:
     """Return the SELECT of a filter's rows in one source, behind a cursor's place."""
     beyond = ">" if wanted.order == "oldest" else "<"
-    conditions = [source.condition, *_matching(wanted, lookup)]
+    conditions = [source.condition, *_of_memories(wanted, lookup, source)]
+    conditions += matching(wanted, lookup)
     if wanted.since is not None:
         conditions.append(source.since)
     if wanted.until is not None:
@@ -145,23 +162,40 @@ def in_order(
     columns: str, wanted: Filter, lookup: Lookup, after: Cursor | None = None
 ) -> list[str]:
     """Return the SELECTs of a filter's first `:limit` rows, in order, one for each source."""
-    direction = "ASC" if wanted.order == "oldest" else "DESC"
+    direction: Direction = "ASC" if wanted.order == "oldest" else "DESC"
+    found = sources(wanted, lookup)
+    if wanted.memory_ids is not None and len(wanted.memory_ids) == 1:
+        found = (lookup.of_memory(direction, None if after is None else ":after"),)
     return [
         f"SELECT * FROM ({select(columns, source, wanted, lookup, after)}"  # noqa: S608 - constants
-        f" ORDER BY {source.order.format(direction=direction)} LIMIT :limit)"
-        for source in sources(wanted, lookup)
+        f"{_order(source, direction)} LIMIT :limit)"
+        for source in found
     ]
 
 
-def _matching(wanted: Filter, lookup: Lookup) -> Iterator[str]:
-    if wanted.memory_ids is not None:
-        yield lookup.one if len(wanted.memory_ids) == 1 else lookup.several
+def _order(source: Source, direction: Direction) -> str:
+    return f" ORDER BY {source.order.format(direction=direction)}" if source.order else ""
+
+
+def _of_memories(wanted: Filter, lookup: Lookup, source: Source) -> Iterator[str]:
+    if wanted.memory_ids is None:
+        return
+    if len(wanted.memory_ids) != 1:
+        yield lookup.several
+    elif source is HISTORY:
+        yield lookup.one
+    else:
+        yield "history.memory_id = :memory_id"
+
+
+def matching(wanted: Filter, lookup: Lookup) -> Iterator[str]:
+    """Yield the conditions that a filter means, but for its memories'."""
     for name in ("actor_id", "role", "event"):
         if getattr(wanted, name) is not None:
             yield f"history.{name} = :{name}"
     if wanted.text is not None:
         yield "(instr(history.old_memory, :text) > 0 OR instr(history.new_memory, :text) > 0)"
-    occurred_at = times.occurred_at("history", lookup.earlier)
+    occurred_at = times.occurred_at("history", lookup.time_before)
     if wanted.since is not None:
         yield f"{occurred_at} >= :since"
     if wanted.until is not None:

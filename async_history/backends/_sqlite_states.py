@@ -23,12 +23,12 @@ _PAGE_PLACES: Final = 1024
 _IS_GONE: Final = "event = 'DELETE' OR is_deleted NOT IN (0, '')"
 
 
-def find_sql(earlier: str) -> str:
+def find_sql(time_before: str) -> str:
     """Return the SELECT of the history's newest record, then of a page's places a row.
 
-    `earlier` is that of `Lookup`. Takes `:when`, an instant as text.
+    `time_before` is that of `Lookup`. Takes `:when`, an instant as text.
     """
-    occurred_at = times.occurred_at("history", earlier)
+    occurred_at = times.occurred_at("history", time_before)
     return f"""
     SELECT max(rowid), id FROM history
     UNION ALL
@@ -61,7 +61,7 @@ async def states_at(
     Raises:
         CursorGone: a record that was found is gone, or all have moved.
     """
-    found = await fetch(find_sql(reader.lookup.earlier), {"when": times.instant_text(when)})
+    found = await fetch(find_sql(reader.lookup.time_before), {"when": times.instant_text(when)})
     for places, _ in found[1:]:
         newest, newest_id = found[0]
         where: Mapping[str, Any] = {

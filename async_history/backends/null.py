@@ -5,7 +5,7 @@ mem0-ts has it as its Dummy. The buffers stay, in memory, because mem0 2.x feeds
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 
 from async_history.following import FollowRead
@@ -93,6 +93,9 @@ class NullHistoryManager(HistoryManager):
 
     async def _read_rows(self, after: Cursor | None, limit: int) -> RowsRead:
         return RowsRead([], after, is_last=True)
+
+    async def _read_times_before(self, ids: Sequence[str]) -> Mapping[str, datetime]:
+        return {}
 
     async def _read_newest(self) -> int | None:
         return None

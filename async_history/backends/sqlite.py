@@ -253,6 +253,9 @@ class SQLiteHistoryManager(HistoryManager):
     async def _read_rows(self, after: Cursor | None, limit: int) -> RowsRead:
         return await self._reader.rows(after, limit)
 
+    async def _read_times_before(self, ids: Sequence[str]) -> Mapping[str, datetime]:
+        return await self._reader.times_before(ids)
+
     async def _read_newest(self) -> int | None:
         return await self._reader.newest()
 

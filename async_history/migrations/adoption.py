@@ -16,6 +16,7 @@ from async_history import block_index, memory_index
 from async_history._sqlite import connect, typed_errors, wait_for_lock
 from async_history._sqlite_journal import place_of, use_journal
 from async_history._sqlite_look import Look, looked, require_writable
+from async_history._sqlite_times import add_time_function
 from async_history.index_state import INDEX_TABLES, UNTOUCHED
 from async_history.migrations import layouts, lone_rows
 from async_history.migrations.file_copy import (
@@ -312,5 +313,6 @@ def _migrate(connection: sqlite3.Connection) -> None:
 def _index(connection: sqlite3.Connection) -> None:
     """Index all rows that are not."""
     memory_index.add_functions(connection)
+    add_time_function(connection)
     memory_index.catch_up(connection)
     block_index.catch_up(connection)

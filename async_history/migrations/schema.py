@@ -7,7 +7,7 @@ from typing import Final
 
 from async_history.index_state import begin_statements, drop_statements
 
-VERSION: Final = 4
+VERSION: Final = 5
 """The version of our side tables, noted in `async_history_state`."""
 
 

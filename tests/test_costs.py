@@ -1,0 +1,265 @@
+"""What a call costs grows with what it returns or changes, on SQLite: counted in VM steps.
+
+The same call is made on a small and on a large history of one shape. Shapes are what makes it hard:
+records without times, times of other spellings, one memory with all records, many with one.
+"""
+
+import sqlite3
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import closing
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+from zlib import crc32
+
+import pytest
+
+from async_history import HistoryManager, copy_history, open_history
+from async_history.backends.sqlite import SQLiteHistoryManager
+from async_history.memory_index import memory_key
+from async_history.records import COLUMNS
+
+SMALL = 1_200
+LARGE = SMALL + 5 * 512
+"""As far into a block of the index as the small size, and three times as large."""
+GROWTH = LARGE / SMALL
+LOOSE = 1.5
+"""How much more than in proportion may be: what is done once, the depth of a tree."""
+_EVERY = 20
+START = datetime(2026, 1, 1, microsecond=1, tzinfo=UTC)
+
+Call = Callable[[HistoryManager, int], Awaitable[object]]
+"""Make a call on a history of so many records."""
+
+
+def moment(n: int) -> datetime:
+    return START + timedelta(seconds=n)
+
+
+class Steps:
+    """The VM steps that a manager's connections take, while it is entered."""
+
+    def __init__(self, history: HistoryManager) -> None:
+        assert isinstance(history, SQLiteHistoryManager)
+        connections = history._connections
+        self._connections = {*connections._reading, connections._writing}
+        self.taken = 0
+
+    def _count(self) -> int:
+        self.taken += _EVERY
+        return 0
+
+    async def __aenter__(self) -> "Steps":
+        for connection in self._connections:
+            assert connection is not None
+            await connection.set_progress_handler(self._count, _EVERY)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for connection in self._connections:
+            assert connection is not None
+            await connection.set_progress_handler(None, _EVERY)  # type: ignore[arg-type]
+
+
+def write_as_others(path: Path, rows: Sequence[Sequence[Any]]) -> None:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.executemany(
+            f"INSERT INTO history ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * 10)})", rows
+        )
+
+
+def row(n: int, memory_id: str, time: str | None, event: str = "ADD") -> tuple[Any, ...]:
+    created = time if event == "ADD" else None
+    updated = None if event == "ADD" else time
+    return (str(n), memory_id, None, f"text {n}", event, created, updated, 0, "actor", "user")
+
+
+Shape = Callable[[int], tuple[Any, ...]]
+
+SHAPES: dict[str, Shape] = {
+    "as we write it": lambda n: row(n, "m", moment(n).isoformat()),
+    "no time in one memory": lambda n: row(n, "m", None),
+    "no time in any but the first": lambda n: row(n, "m", None if n else moment(0).isoformat()),
+    "no time in many memories": lambda n: row(n, f"m{n % 500}", None, "DELETE"),
+    "text that is no time": lambda n: row(n, "m", "yesterday"),
+    "with an offset": lambda n: row(
+        n, f"m{n % 500}", moment(n).astimezone(timezone(timedelta(hours=8))).isoformat()
+    ),
+    "naive": lambda n: row(n, f"m{n}", str(moment(n).replace(tzinfo=None))),
+}
+
+
+async def measured(path: Path, shape: Shape, size: int, calls: Mapping[str, Call]) -> list[int]:
+    """Return the steps that each call takes on a history of a shape and size."""
+    async with open_history(path):
+        pass
+    write_as_others(path, [shape(n) for n in range(size)])
+    taken: list[int] = []
+    async with open_history(path) as history:
+        for call in calls.values():
+            async with Steps(history) as steps:
+                await call(history, size)
+            taken.append(steps.taken)
+    return taken
+
+
+async def growths(folder: Path, shape: Shape, calls: Mapping[str, Call]) -> dict[str, float]:
+    """Return how many times more each call takes on the large history than on the small one."""
+    small = await measured(folder / "small.db", shape, SMALL, calls)
+    large = await measured(folder / "large.db", shape, LARGE, calls)
+    pairs = zip(calls, small, large, strict=True)
+    return {name: round(after / before, 1) for name, before, after in pairs}
+
+
+def most(grown: Mapping[str, float], limit: float) -> dict[str, float]:
+    """Return what grew more than that."""
+    return {name: times for name, times in grown.items() if times > limit}
+
+
+async def whole_memory(history: HistoryManager, _: int) -> None:
+    assert any([await history.get_history(memory_id) for memory_id in ("m", "m0")])
+
+
+def pages(**wanted: Any) -> Call:
+    async def walk(history: HistoryManager, _: int) -> None:
+        async for _page in history.query_history(page_size=50, **wanted).pages():
+            pass
+
+    return walk
+
+
+async def resumed(history: HistoryManager, _: int) -> None:
+    """Each page by a query of its own, from the last one's cursor."""
+    cursor: str | None = None
+    while True:
+        query = history.query_history(memory_id="m", after=cursor, page_size=50)
+        async for page in query.pages():
+            cursor = page.cursor
+            break
+        if len(page.records) < 50:
+            return
+
+
+def followed(memory_id: str | None) -> Call:
+    async def follow(history: HistoryManager, size: int) -> None:
+        seen = 0
+        async for record in history.follow(memory_id=memory_id):
+            seen += memory_id is None or record.memory_id == memory_id
+            if seen == size:
+                return
+
+    return follow
+
+
+async def states(history: HistoryManager, _: int) -> None:
+    async for _record in history.memories_at(datetime.now(UTC)):
+        pass
+
+
+async def copied(history: HistoryManager, size: int) -> None:
+    async with open_history("memory://") as target:
+        report = await copy_history(history, target)
+        assert report.records == size
+
+
+EVERYTHING: dict[str, Call] = {
+    "get_history": whole_memory,
+    "oldest first": pages(),
+    "newest first": pages(order="newest"),
+    "since": pages(since=START),
+    "until": pages(until=moment(LARGE), order="newest"),
+    "of an event": pages(event="DELETE"),
+    "of an actor": pages(actor_id="actor", order="newest"),
+    "memories_at": states,
+    "follow": followed(None),
+    "copy": copied,
+}
+ONE_MEMORY: dict[str, Call] = {
+    "its pages": pages(memory_id="m"),
+    "newest first": pages(memory_id="m", order="newest"),
+    "since": pages(memory_id="m", since=START),
+    "resumed": resumed,
+    "follow": followed("m"),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+async def test_what_reads_everything(tmp_path: Path, shape: str) -> None:
+    grown = await growths(tmp_path, SHAPES[shape], EVERYTHING)
+    assert not most(grown, LOOSE * GROWTH)
+
+
+@pytest.mark.parametrize("shape", ["as we write it", "no time in one memory"])
+async def test_one_memory_with_all_records(tmp_path: Path, shape: str) -> None:
+    grown = await growths(tmp_path, SHAPES[shape], ONE_MEMORY)
+    assert not most(grown, LOOSE * GROWTH)
+
+
+async def conditional_write(history: HistoryManager, _: int) -> None:
+    async for page in history.query_history(order="newest", page_size=1).pages():
+        latest = page.records[0]
+        break
+    await history.batch_add_history([{"memory_id": "m", "event": "UPDATE"}], if_latest=latest)
+
+
+def page_of_last(order: Any) -> Call:
+    async def read(history: HistoryManager, size: int) -> None:
+        async for _page in history.query_history(
+            since=moment(size - 100), page_size=10, order=order
+        ).pages():
+            return
+
+    return read
+
+
+SHORT: dict[str, Call] = {
+    "oldest": page_of_last("oldest"),
+    "newest": page_of_last("newest"),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+async def test_what_costs_the_same_in_a_long_history(tmp_path: Path, shape: str) -> None:
+    assert not most(await growths(tmp_path, SHAPES[shape], SHORT), 1.5)
+
+
+async def test_what_costs_the_same_in_a_long_memory(tmp_path: Path) -> None:
+    calls = {"if_latest": conditional_write}
+    assert not most(await growths(tmp_path, SHAPES["as we write it"], calls), 1.5)
+
+
+def colliding(count: int, length: int = 48) -> list[str]:
+    """Return texts that have one CRC-32: it is linear, so some flips of case leave it as it is."""
+    zero = crc32(b"a" * length)
+    basis: dict[int, tuple[int, int]] = {}
+    kernel: list[int] = []
+    for i in range(length):
+        text = bytearray(b"a" * length)
+        text[i] ^= 32
+        value, flips = crc32(text) ^ zero, 1 << i
+        while value and value.bit_length() in basis:
+            other, flipped = basis[value.bit_length()]
+            value, flips = value ^ other, flips ^ flipped
+        if value:
+            basis[value.bit_length()] = value, flips
+        else:
+            kernel.append(flips)
+    texts: list[str] = []
+    chosen = 0
+    for k in range(count):
+        if k:
+            chosen ^= kernel[(k & -k).bit_length() - 1]
+        texts.append("".join("A" if chosen >> i & 1 else "a" for i in range(length)))
+    assert len({crc32(text.encode()) for text in texts}) == 1
+    return texts
+
+
+def test_nobody_can_make_memories_share_a_key() -> None:
+    texts = colliding(2_000)
+    assert len({memory_key(text) for text in texts}) == len(texts)

@@ -1,0 +1,116 @@
+"""Records that name no time, in a SQLite file: always the time that the record before them has."""
+
+import random
+import sqlite3
+from contextlib import closing
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+
+from async_history import HistoryManager, HistoryRecord, open_history
+from async_history.blocks import SPANS
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+SPELLINGS = (
+    lambda moment: moment.isoformat(timespec="microseconds"),
+    lambda moment: moment.astimezone(timezone(timedelta(hours=8))).isoformat(),
+    lambda moment: str(moment.replace(tzinfo=None)),
+    lambda _: None,
+    lambda _: "yesterday",
+)
+
+
+def some_time(dice: random.Random) -> str | None:
+    moment = START + timedelta(minutes=dice.randrange(10_000))
+    text: str | None = dice.choice(SPELLINGS)(moment)
+    return text
+
+
+def append(connection: sqlite3.Connection, dice: random.Random, count: int, prefix: str) -> None:
+    connection.executemany(
+        "INSERT INTO history (id, memory_id, event, created_at) VALUES (?, ?, 'ADD', ?)",
+        [(f"{prefix}-{n}", f"m{dice.randrange(30)}", some_time(dice)) for n in range(count)],
+    )
+
+
+CHANGES = {
+    "nothing": "SELECT 1",
+    "deleted": "DELETE FROM history WHERE rowid % 7 = 3",
+    "the newest deleted": "DELETE FROM history WHERE rowid > 1000",
+    "a time set": "UPDATE history SET created_at = '2026-02-01' WHERE rowid % 50 = 3",
+    "a time taken": "UPDATE history SET created_at = NULL WHERE rowid % 50 = 3",
+    "another event": "UPDATE history SET event = 'DELETE' WHERE rowid % 50 = 3",
+    "another memory": "UPDATE history SET memory_id = 'm1' WHERE rowid % 50 = 3",
+    "moved": "UPDATE history SET rowid = rowid + 5000 WHERE rowid % 50 = 3",
+    "between": "INSERT INTO history (rowid, id, memory_id, event, created_at)"
+    " SELECT rowid - 4000, 'b' || id, memory_id, event, created_at FROM history"
+    " WHERE rowid % 50 = 3",
+}
+
+
+async def check(history: HistoryManager) -> None:
+    """Compare every way to a record's time with a walk through the rows."""
+    everything = [record async for record in history.query_history(page_size=2_000)]
+    last: dict[str, datetime | None] = {}
+    expected: dict[str, datetime | None] = {}
+    of_memory: dict[str, list[HistoryRecord]] = {}
+    for record in everything:
+        bare = HistoryRecord(**{**record.as_dict(), "event": record.event})
+        moment = bare.occurred_at or last.get(record.memory_id)
+        last[record.memory_id] = expected[record.id] = moment
+        of_memory.setdefault(record.memory_id, []).append(record)
+    assert {record.id: record.occurred_at for record in everything} == expected
+    for memory_id, records in list(of_memory.items())[:5]:
+        whole = await history.get_history(memory_id)
+        assert [(r.id, r.occurred_at) for r in whole] == [(r.id, r.occurred_at) for r in records]
+        paged = history.query_history(memory_id=memory_id, order="newest", page_size=20)
+        assert [r.occurred_at async for r in paged] == [r.occurred_at for r in reversed(records)]
+    for days in (0, 4):
+        since, until = START + timedelta(days=days), START + timedelta(days=days + 1)
+        wanted = [
+            record.id
+            for record in everything
+            if (moment := expected[record.id]) is not None and since <= moment < until
+        ]
+        found = history.query_history(since=since, until=until, page_size=50)
+        assert [record.id async for record in found] == wanted
+        assert await history.count_history(since=since, until=until) == len(wanted)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+async def test_whatever_others_do(tmp_path: Path, change: str) -> None:
+    path, dice = tmp_path / "history.db", random.Random(change)  # noqa: S311
+    async with open_history(path):
+        pass
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        append(connection, dice, 5 * SPANS.size // 2, "a")
+        connection.execute("UPDATE history SET rowid = rowid + 10000 WHERE rowid > 600")
+        async with open_history(path) as history:
+            connection.execute(CHANGES[change])
+            await check(history)
+            append(connection, dice, 100, "b")
+            await check(history)
+            await history.add_history("m1", None, "noted anew", "ADD")
+        async with open_history(path) as history:
+            await check(history)
+
+
+async def test_our_own_fill_a_block(tmp_path: Path) -> None:
+    path, dice = tmp_path / "history.db", random.Random(1)  # noqa: S311
+    async with open_history(path) as history:
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            for turn in range(4):
+                append(connection, dice, SPANS.size // 2, str(turn))
+                await history.batch_add_history(
+                    [{"memory_id": f"m{n % 40}", "event": "ADD"} for n in range(20)]
+                )
+                await check(history)
+            ((noted,),) = connection.execute(
+                "SELECT count(*) FROM async_history_undated WHERE position > 0"
+            )
+            assert noted > SPANS.size // 2
+            ((begun,),) = connection.execute(
+                "SELECT count(*) FROM async_history_spans WHERE earliest = '' AND latest = ''"
+            )
+            assert begun == 0
