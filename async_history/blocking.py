@@ -115,6 +115,31 @@ class BlockingHistoryManager:
             to_store = [mending.record(record) for record in records]
         self._call(lambda manager: manager.batch_add_history(to_store))
 
+    def update_history(
+        self,
+        memory_id: str,
+        new_memory: str,
+        *,
+        updated_at: datetime | str | None = None,
+        actor_id: str | None = None,
+        role: str | None = None,
+    ) -> dict[str, Any]:
+        """Record that a memory says something else now; return the record, as `get_history` does.
+
+        It is an UPDATE whose `old_memory` is what the memory said before, or an ADD where it was
+        not there: see `HistoryManager.update_history`.
+        """
+        with Mending() as mending:
+            memory = mending.text("memory_id", memory_id)
+            text = mending.text("new_memory", new_memory)
+            who = {
+                "actor_id": mending.text("actor_id", actor_id),
+                "role": mending.text("role", role),
+            }
+        return self._call(
+            lambda manager: manager.update_history(memory, text, updated_at=updated_at, **who)
+        ).as_dict()
+
     def save_messages(self, messages: Iterable[Mapping[str, Any]], session_scope: str) -> None:
         """Append messages to a session scope's rolling buffer, which keeps the last ten."""
         with Mending() as mending:

@@ -52,6 +52,7 @@ from async_history.submissions import (
     Submission,
     UncheckedRecords,
     messages_to_save,
+    new_text,
     one_record,
 )
 from async_history.timeline import (
@@ -62,7 +63,6 @@ from async_history.timeline import (
     diff_of,
     records_of,
     restoration_of,
-    restored,
     state_at,
 )
 from async_history.validation import check_count, check_flag, check_function, check_seconds
@@ -102,13 +102,18 @@ class HistoryManager(Store):
         actor_id: str | None = None,
         role: str | None = None,
         id: str | None = None,
+        if_latest: HistoryRecord | None = None,
     ) -> HistoryRecord:
         """Record one change of a memory and return the record when it is durable.
 
         A missing `id` becomes a UUIDv7; a missing time of the change becomes now, in UTC; a
         missing `is_deleted` follows from the event. Times are kept to the letter.
 
+        Args:
+            if_latest: write only if this is still the latest record of its memory.
+
         Raises:
+            HistoryConflict: `if_latest` is not its memory's latest record; nothing was written.
             InvalidInput: a value can't be stored as given; nothing was queued.
             IdConflict: the id is there with other content. With the same content it is the same
                 record, and returning it is no error.
@@ -136,7 +141,40 @@ class HistoryManager(Store):
                 "actor_id": actor_id,
                 "role": role,
             }
-        submission = one_record(record, given)
+        submission = one_record(record, given, if_latest)
+        await self._submit(submission)
+        return submission.records[0]
+
+    async def update_history(
+        self,
+        memory_id: str,
+        new_memory: str,
+        *,
+        updated_at: datetime | str | None = None,
+        actor_id: str | None = None,
+        role: str | None = None,
+        id: str | None = None,
+    ) -> HistoryRecord:
+        """Record that a memory says something else now; return the record when it is durable.
+
+        What it said before is read as the record is written, in the same transaction: the record
+        is an UPDATE whose `old_memory` is the latest record's `new_memory`, or an ADD where the
+        memory has no record or was deleted. Where it says the same already, nothing is written
+        and its latest record is returned. However many call it at once, for whatever memories,
+        each continues what the one before it wrote. (On a server, `add_history` of another
+        manager may come between.)
+
+        Args:
+            updated_at: when it changed; now, if missing. It becomes `created_at` of an ADD.
+            id: as `add_history`; with it, calling again never records the change twice.
+
+        Raises:
+            InvalidInput: a value can't be stored as given; nothing was queued. To record that a
+                memory was deleted, use `add_history`.
+            IdConflict, Overloaded, CommitUnknown, StorageError: as `add_history`.
+        """
+        self._require_open()
+        submission = new_text(memory_id, new_memory, updated_at, actor_id, role, id)
         await self._submit(submission)
         return submission.records[0]
 
@@ -428,8 +466,8 @@ class HistoryManager(Store):
     ) -> HistoryRecord:
         """Bring back what a memory said at a moment; return the record that did, once durable.
 
-        Appends an UPDATE, or an ADD where the memory is deleted; what was recorded stays. Where
-        the memory says the same already, nothing is written, and its latest record returned.
+        Appends what `update_history` does with that text; what was recorded stays. Where the
+        memory says the same already, nothing is written, and its latest record returned.
 
         Args:
             to: as `when` of `memory_at`.
@@ -437,7 +475,6 @@ class HistoryManager(Store):
 
         Raises:
             InvalidInput: the memory is unknown, was not there then, or its text is not known.
-            HistoryConflict: the memory changed meanwhile; nothing was written. Look, and try again.
             Overloaded, CommitUnknown, StorageError: see errors.py.
         """
         self._require_open()
@@ -446,7 +483,9 @@ class HistoryManager(Store):
         actor_id = None if actor_id is None else check_text("actor_id", actor_id)
         role = None if role is None else check_text("role", role)
         plan = restoration_of(memory_id, await self._read_history(memory_id), to)
-        return await restored(self, plan, actor_id, role)
+        if not plan.is_needed:
+            return plan.latest
+        return await self.update_history(memory_id, plan.wanted_text, actor_id=actor_id, role=role)
 
     # Letting go
 

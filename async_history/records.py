@@ -197,6 +197,20 @@ def parse_time(text: str) -> datetime | None:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
+def is_alive(record: HistoryRecord) -> bool:
+    """Tell whether a memory exists once this record is its latest."""
+    return record.event != Event.DELETE and not record.is_deleted
+
+
+def made_at(latest: HistoryRecord) -> str | None:
+    """Return `created_at` of an UPDATE that follows a record, as mem0 has it: the memory's own.
+
+    None where that one has no time, or one that a new record may not have.
+    """
+    made = parse_time(latest.created_at or "")
+    return None if made is None else made.isoformat()
+
+
 def is_aware(moment: object) -> bool:
     """Tell whether something is a datetime that names an instant."""
     return isinstance(moment, datetime) and moment.utcoffset() is not None
@@ -245,8 +259,8 @@ def new_record(
     known_event = _known_event(event)
     if known_event is None:
         raise InvalidInput(f"event must be ADD, UPDATE or DELETE, not {_shown(event)}")
-    created = None if created_at is None else _time("created_at", created_at)
-    updated = None if updated_at is None else _time("updated_at", updated_at)
+    created = None if created_at is None else check_time("created_at", created_at)
+    updated = None if updated_at is None else check_time("updated_at", updated_at)
     if known_event is Event.ADD:
         created = created or now or now_text()
     else:
@@ -340,7 +354,12 @@ def check_name(name: str, value: object) -> str:
     return text
 
 
-def _time(name: str, value: object) -> str:
+def check_time(name: str, value: object) -> str:
+    """Return a time as text, to the letter as given.
+
+    Raises:
+        InvalidInput: it is not a datetime or an ISO 8601 text.
+    """
     if isinstance(value, datetime):
         return value.isoformat()
     text = check_text(name, value)

@@ -14,11 +14,16 @@ from typing import Any, Final
 
 from async_history.errors import InvalidInput
 from async_history.records import (
+    Event,
     HistoryRecord,
     Message,
     check_name,
     check_text,
+    check_time,
+    is_alive,
+    made_at,
     new_message_id,
+    new_record,
     now_text,
     record_from_mapping,
 )
@@ -53,8 +58,18 @@ class AddRecords:
     size_bytes: int
 
     @property
+    def wanted(self) -> Sequence[HistoryRecord]:
+        """The records to write, where they are not there yet."""
+        return self.records
+
+    @property
     def ids(self) -> Sequence[str]:
-        return [record.id for record in self.records]
+        return [record.id for record in self.wanted]
+
+    @property
+    def decided_by(self) -> str | None:
+        """The memory whose latest record decides what is written, if one does."""
+        return None if self.if_latest is None else self.if_latest.memory_id
 
     @property
     def names_ids(self) -> bool:
@@ -87,6 +102,64 @@ class CopyRecords(AddRecords):
 
 
 @dataclass(slots=True, eq=False)
+class UpdateMemory(AddRecords):
+    """A memory's new text, to be recorded as the change that follows its latest record.
+
+    `new` holds it as an ADD, and `records`, once it is committed, what became of it.
+    """
+
+    new: HistoryRecord
+
+    @property
+    def wanted(self) -> Sequence[HistoryRecord]:
+        return [self.new]
+
+    @property
+    def ids(self) -> Sequence[str]:
+        # An earlier try may have found that another record says it already.
+        return list(dict.fromkeys((self.new.id, self.records[0].id)))
+
+    @property
+    def decided_by(self) -> str:
+        return self.new.memory_id
+
+    def record_after(self, latest: HistoryRecord | None) -> HistoryRecord:
+        """Return what to record after `latest`; that itself where it has the text already."""
+        new = self.new
+        if latest is None or not is_alive(latest):
+            return new
+        if latest.new_memory == new.new_memory:
+            return latest
+        return HistoryRecord(
+            new.id,
+            new.memory_id,
+            latest.new_memory,
+            new.new_memory,
+            Event.UPDATE,
+            made_at(latest),
+            new.created_at,
+            False,
+            new.actor_id,
+            new.role,
+        )
+
+    def is_same(self, index: int, stored: HistoryRecord) -> bool:
+        new = self.new
+        changed_at = stored.created_at if stored.event == Event.ADD else stored.updated_at
+        given = self.given.get(index, {})
+        return (
+            (stored.memory_id, stored.new_memory) == (new.memory_id, new.new_memory)
+            and is_alive(stored)
+            and (given.get("updated_at") is None or changed_at == new.created_at)
+            and all(
+                getattr(stored, name) == getattr(new, name)
+                for name in ("actor_id", "role")
+                if given.get(name) is not None
+            )
+        )
+
+
+@dataclass(slots=True, eq=False)
 class SaveMessages:
     """Messages to append to a session scope's buffer, in order, with an id each."""
 
@@ -100,9 +173,44 @@ class SaveMessages:
 Submission = AddRecords | SaveMessages
 
 
-def one_record(record: HistoryRecord, given: Mapping[str, Any] | None) -> AddRecords:
-    """Make a submission of one checked record. `given`: see `AddRecords`, None if we named it."""
-    return AddRecords([record], {} if given is None else {0: given}, None, 1, _record_bytes(record))
+def one_record(
+    record: HistoryRecord,
+    given: Mapping[str, Any] | None,
+    if_latest: HistoryRecord | None,
+) -> AddRecords:
+    """Make a submission of one checked record. `given`: see `AddRecords`, None if we named it.
+
+    Raises:
+        InvalidInput: `if_latest` is not a record.
+    """
+    if if_latest is not None:
+        _check_read(if_latest)
+    named = {} if given is None else {0: given}
+    return AddRecords([record], named, if_latest, 1, _record_bytes(record))
+
+
+def new_text(
+    memory_id: str,
+    new_memory: str,
+    updated_at: datetime | str | None,
+    actor_id: str | None,
+    role: str | None,
+    id: str | None,
+) -> UpdateMemory:
+    """Check a memory's new text.
+
+    Raises:
+        InvalidInput: a value can't be stored as given.
+    """
+    check_text("new_memory", new_memory)
+    if updated_at is not None:
+        updated_at = check_time("updated_at", updated_at)
+    record = new_record(
+        memory_id, None, new_memory, Event.ADD, updated_at, actor_id=actor_id, role=role, id=id
+    )
+    given = {"updated_at": updated_at, "actor_id": actor_id, "role": role}
+    named = {} if id is None else {0: given}
+    return UpdateMemory([record], named, None, 1, _record_bytes(record), record)
 
 
 def few_records(items: Sequence[Mapping[str, Any]]) -> AddRecords:
@@ -126,10 +234,8 @@ class UncheckedRecords:
     def __init__(
         self, items: Iterable[HistoryRecord | Mapping[str, Any]], if_latest: HistoryRecord | None
     ) -> None:
-        if if_latest is not None and not isinstance(if_latest, HistoryRecord):
-            raise InvalidInput(
-                f"if_latest must be a HistoryRecord that was read, not {type(if_latest).__name__}"
-            )
+        if if_latest is not None:
+            _check_read(if_latest)
         self._items = enumerate(items)
         self._if_latest = if_latest
         self.records: list[HistoryRecord] = []
@@ -233,6 +339,13 @@ def _saved(messages: Sequence[Message], scope: str) -> SaveMessages:
     size = sum(_RECORD_BYTES + getsizeof(message.content) for message in messages)
     ids = [new_message_id(message) for message in messages]
     return SaveMessages(messages, ids, scope, len(messages), size)
+
+
+def _check_read(if_latest: object) -> None:
+    if not isinstance(if_latest, HistoryRecord):
+        raise InvalidInput(
+            f"if_latest must be a HistoryRecord that was read, not {type(if_latest).__name__}"
+        )
 
 
 def _checked(item: HistoryRecord | Mapping[str, Any], now: str) -> HistoryRecord:

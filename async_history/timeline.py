@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from async_history.errors import InvalidInput
-from async_history.records import Event, HistoryRecord, is_aware, parse_time
+from async_history.records import Event, HistoryRecord, is_alive, is_aware, made_at
 
 Moment = datetime | int
 """An aware instant, or a version number: 1 is a memory's first record, its ADD."""
@@ -49,6 +49,11 @@ class Restoration:
     wanted: HistoryRecord
 
     @property
+    def wanted_text(self) -> str:
+        """What the memory said at that moment."""
+        return self.wanted.new_memory or ""
+
+    @property
     def is_needed(self) -> bool:
         """Tell whether the memory says something else now, or is deleted."""
         return not is_alive(self.latest) or self.latest.new_memory != self.wanted.new_memory
@@ -63,13 +68,11 @@ class Restoration:
         }
         if not is_alive(self.latest):
             return {**known, "event": Event.ADD}
-        made = parse_time(self.latest.created_at or "")
         return {
             **known,
             "event": Event.UPDATE,
             "old_memory": self.latest.new_memory,
-            # As mem0 has it in each record; plain mem0 orders by it.
-            "created_at": None if made is None else made.isoformat(),
+            "created_at": made_at(self.latest),
         }
 
 
@@ -97,11 +100,6 @@ def check_instant(name: str, value: object, alternative: str = "") -> datetime:
             f"{name} must be a datetime with a time zone{alternative}, not {value!r}"
         )
     return value
-
-
-def is_alive(record: HistoryRecord) -> bool:
-    """Tell whether a memory exists once this record is its latest."""
-    return record.event != Event.DELETE and not record.is_deleted
 
 
 def state_at(

@@ -163,12 +163,27 @@ class HistoryMachine(RuleBasedStateMachine):
         latest = [r for r in self.records if r.memory_id == seen.memory_id][-1]
         given = {"memory_id": seen.memory_id, "new_memory": text, "event": Event.UPDATE}
         try:
-            records = self.run(self.store.batch_add_history([given], if_latest=seen))
+            add = self.store.add_history(old_memory=None, **given, if_latest=seen)  # type: ignore[arg-type]
+            records = [self.run(add)]
         except HistoryConflict:
             assert seen is not latest
         else:
             assert seen is latest
             self.remember(records, self.expect([given]) or [])
+
+    @rule(memory_id=memory_ids, text=texts)
+    def update(self, memory_id: str, text: str | None) -> None:
+        text = text or "nothing"
+        latest = next((r for r in reversed(self.records) if r.memory_id == memory_id), None)
+        record = self.run(self.store.update_history(memory_id, text))
+        is_there = latest is not None and latest.event != Event.DELETE and not latest.is_deleted
+        if latest is not None and is_there and latest.new_memory == text:
+            assert record == latest
+            return
+        given: dict[str, Any] = {"memory_id": memory_id, "new_memory": text, "event": Event.ADD}
+        if latest is not None and is_there:
+            given |= {"event": Event.UPDATE, "old_memory": latest.new_memory}
+        self.remember([record], self.expect([given]) or [])
 
     @rule(scope=scopes, contents=st.lists(texts, max_size=14))
     def save(self, scope: str, contents: list[str | None]) -> None:

@@ -1,19 +1,20 @@
-"""A batch decided submission by submission, inside one transaction, for every database alike.
+"""A batch decided inside one transaction, for every database alike.
 
 Batches of nothing but new records have a faster way in each backend. This one is for the others:
-ids that are taken, `if_latest`, messages, and what a rule of the database refuses.
+ids that are taken, what depends on a memory's latest record, messages, and what a rule of the
+database refuses. All is looked up and written in a few statements, however many submissions there
+are; each sees what those before it in the batch write.
 
 Lives here: who is refused, what is there already, what is written together. Not here: any SQL.
 """
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from typing import Protocol
 
 from async_history.errors import HistoryConflict, HistoryError, IdConflict, StorageRefused
 from async_history.records import HistoryRecord
-from async_history.submissions import AddRecords, SaveMessages, Submission
+from async_history.submissions import AddRecords, SaveMessages, Submission, UpdateMemory
 
 
 class Steps(Protocol):
@@ -22,8 +23,8 @@ class Steps(Protocol):
     async def existing(self, submissions: Sequence[AddRecords]) -> dict[str, HistoryRecord]:
         """Return, by id, the records of these submissions' ids that are there."""
 
-    async def latest_id(self, memory_id: str) -> str | None:
-        """Return the id of a memory's latest record."""
+    async def latest(self, memory_ids: Sequence[str]) -> Mapping[str, HistoryRecord]:
+        """Return the latest record of each of these memories that has one."""
 
     async def saved(self, submissions: Sequence[SaveMessages]) -> set[str]:
         """Return the ids of these submissions' last messages that are there."""
@@ -41,106 +42,138 @@ async def commit_in_steps(batch: Sequence[Submission], steps: Steps) -> Mapping[
     """Write a batch; return the refused submissions by index. The caller has the transaction."""
     additions = [submission for submission in batch if isinstance(submission, AddRecords)]
     messages = [submission for submission in batch if isinstance(submission, SaveMessages)]
-    decided = _Decided(steps, await steps.existing(additions) if additions else {})
-    unsaved = _unsaved(messages, await steps.saved(messages)) if messages else ()
-    for index, submission in enumerate(batch):
-        if isinstance(submission, AddRecords):
-            await decided.add(index, submission)
-        elif submission in unsaved:
-            decided.pending[index] = _Pending((), (submission,))
-    await decided.write_pending()
+    known = await steps.existing(additions) if additions else {}
+    latest: dict[str, HistoryRecord | None] = {
+        one.decided_by: None for one in additions if one.decided_by is not None
+    }
+    if latest:
+        latest |= await steps.latest(list(latest))
+    unsaved = _unsaved(messages, await steps.saved(messages)) if messages else set()
+    decided = _Decided(steps, known, latest, unsaved)
+    await decided.write(list(enumerate(batch)))
     return decided.refused
 
 
-@dataclass(frozen=True, slots=True)
-class _Pending:
-    """What of one submission is to be written."""
-
-    records: Sequence[HistoryRecord]
-    messages: Sequence[SaveMessages]
-
-
 class _Decided:
-    """What has become of a batch's submissions so far."""
+    """What has become of a batch's submissions so far.
 
-    def __init__(self, steps: Steps, known: dict[str, HistoryRecord]) -> None:
+    Args:
+        known: the records that are there, by id.
+        latest: the latest record of each memory that decides anything; None where it has none.
+        unsaved: the messages to be saved.
+    """
+
+    def __init__(
+        self,
+        steps: Steps,
+        known: dict[str, HistoryRecord],
+        latest: dict[str, HistoryRecord | None],
+        unsaved: set[SaveMessages],
+    ) -> None:
         self.refused: dict[int, HistoryError] = {}
-        self.pending: dict[int, _Pending] = {}
         self._steps = steps
         self._known = known
-        self._pending_ids: set[str] = set()
+        self._latest = latest
+        self._unsaved = unsaved
 
-    async def add(self, index: int, submission: AddRecords) -> None:
-        """Put what is missing of a submission with the pending ones, or refuse it."""
-        if not self._pending_ids.isdisjoint(submission.ids):
-            await self.write_pending()
+    async def write(self, part: Sequence[tuple[int, Submission]]) -> None:
+        """Decide and write a part of the batch at once, as if nothing of it were refused by a rule.
+
+        Where a rule of the database refuses any of it, all of that is undone, and each half is
+        decided again behind the one before it, until who is refused is alone.
+        """
+        plan = _Plan(dict(self._known), dict(self._latest))
+        for index, submission in part:
+            if isinstance(submission, AddRecords):
+                plan.add(index, submission)
+            elif submission in self._unsaved:
+                plan.messages.append(submission)
         try:
-            missing = _missing(submission, self._known)
+            if plan.records or plan.messages:
+                async with self._steps.undone_if_refused():
+                    await self._steps.write(plan.records, plan.messages)
+        except StorageRefused as error:
+            if len(part) == 1:
+                self.refused[part[0][0]] = error
+                return
+            half = len(part) // 2
+            await self.write(part[:half])
+            await self.write(part[half:])
+        else:
+            self._known, self._latest = plan.known, plan.latest
+            self.refused |= plan.refused
+            for submission, records in plan.outcomes:
+                submission.records[:] = records
+
+
+class _Plan:
+    """What to write of some submissions, and what is known once it is written."""
+
+    def __init__(
+        self, known: dict[str, HistoryRecord], latest: dict[str, HistoryRecord | None]
+    ) -> None:
+        self.known = known
+        self.latest = latest
+        self.records: list[HistoryRecord] = []
+        self.messages: list[SaveMessages] = []
+        self.refused: dict[int, HistoryError] = {}
+        self.outcomes: list[tuple[AddRecords, Sequence[HistoryRecord]]] = []
+
+    def add(self, index: int, submission: AddRecords) -> None:
+        """Plan to write what is missing of a submission, or refuse it."""
+        try:
+            outcome, missing = self._outcome(submission)
             if missing and submission.if_latest is not None:
-                await self.write_pending()
-                await _require_latest(submission.if_latest, self._steps)
+                self._require_latest(submission.if_latest)
         except (IdConflict, HistoryConflict) as error:
             self.refused[index] = error
-        else:
-            self.pending[index] = _Pending(missing, ())
-            self._pending_ids.update(record.id for record in missing)
-
-    async def write_pending(self) -> None:
-        """Write what is pending; what a rule refuses is known to nobody after it."""
-        pending, self.pending = self.pending, {}
-        self._pending_ids.clear()
-        await self._write_or_refuse(pending)
-        for index, one in pending.items():
-            if index not in self.refused:
-                self._known.update((record.id, record) for record in one.records)
-
-    async def _write_or_refuse(self, pending: Mapping[int, _Pending]) -> None:
-        """Write submissions; halve them until the ones that a rule refuses are alone."""
-        records = [record for one in pending.values() for record in one.records]
-        messages = [message for one in pending.values() for message in one.messages]
-        if not records and not messages:
             return
-        try:
-            async with self._steps.undone_if_refused():
-                await self._steps.write(records, messages)
-        except StorageRefused as error:
-            items = list(pending.items())
-            if len(items) == 1:
-                self.refused[items[0][0]] = error
-                return
-            half = len(items) // 2
-            await self._write_or_refuse(dict(items[:half]))
-            await self._write_or_refuse(dict(items[half:]))
+        self.outcomes.append((submission, outcome))
+        self.records += missing
+        for record in missing:
+            self.known[record.id] = record
+            if record.memory_id in self.latest:
+                self.latest[record.memory_id] = record
 
+    def _outcome(
+        self, submission: AddRecords
+    ) -> tuple[Sequence[HistoryRecord], Sequence[HistoryRecord]]:
+        """Return a submission's records as they are then, and which of them are not there yet.
 
-def _missing(submission: AddRecords, known: Mapping[str, HistoryRecord]) -> list[HistoryRecord]:
-    """Return the submission's records that are not there yet, once each.
+        Raises:
+            IdConflict: one is there with other content.
+        """
+        outcome: list[HistoryRecord] = []
+        missing: dict[str, HistoryRecord] = {}
+        for index, wanted in enumerate(submission.wanted):
+            there = self.known.get(wanted.id) or missing.get(wanted.id)
+            if there is None and isinstance(submission, UpdateMemory):
+                latest = self.latest[wanted.memory_id]
+                # What an earlier try found is there, if that took effect.
+                earlier = self.known.get(submission.records[index].id)
+                record = earlier or submission.record_after(latest)
+                if record is not latest and record is not earlier:
+                    missing[record.id] = record
+            elif there is None:
+                record = missing[wanted.id] = wanted
+            elif submission.is_same(index, there):
+                record = there
+            else:
+                raise IdConflict(
+                    f"id {wanted.id} is taken by a record with other content; nothing of the "
+                    "submission was written. Leave the id out to get a fresh one"
+                )
+            outcome.append(record)
+        return outcome, list(missing.values())
 
-    Raises:
-        IdConflict: one is there with other content.
-    """
-    missing: dict[str, HistoryRecord] = {}
-    for index, record in enumerate(submission.records):
-        there = known.get(record.id) or missing.get(record.id)
-        if there is None:
-            missing[record.id] = record
-        elif submission.is_same(index, there):
-            submission.records[index] = there
-        else:
-            raise IdConflict(
-                f"id {record.id} is taken by a record with other content; nothing of the "
-                "submission was written. Leave the id out to get a fresh one"
+    def _require_latest(self, expected: HistoryRecord) -> None:
+        latest = self.latest[expected.memory_id]
+        if latest is None or latest.id != expected.id:
+            raise HistoryConflict(
+                f"record {expected.id} is not the latest of memory {expected.memory_id!r}, "
+                f"{'which has none' if latest is None else latest.id + ' is'}; nothing was "
+                "written, read again and decide"
             )
-    return list(missing.values())
-
-
-async def _require_latest(expected: HistoryRecord, steps: Steps) -> None:
-    latest = await steps.latest_id(expected.memory_id)
-    if latest != expected.id:
-        raise HistoryConflict(
-            f"record {expected.id} is not the latest of memory {expected.memory_id!r}, "
-            f"{latest or 'which has none'} is; nothing was written, read again and decide"
-        )
 
 
 def _unsaved(submissions: Sequence[SaveMessages], saved: set[str]) -> set[SaveMessages]:

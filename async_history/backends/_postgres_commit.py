@@ -19,6 +19,7 @@ from async_history.backends._postgres_rows import (
     COLUMN_LIST,
     RECORD_COLUMNS,
     joined_columns,
+    record_from_row,
     records_by_id,
     values_of,
 )
@@ -79,7 +80,15 @@ SELECT {RECORD_COLUMNS} FROM {{schema}}.history WHERE id = ANY($1::text[])
 _BY_INDEX: Final = "SET LOCAL enable_seqscan TO off"
 """PostgreSQL keeps the plan of a look-up, and one made while the table was small reads all of the
 table when it is large: 500 ids a batch took 300 ms at 50,000 rows."""
-_LATEST: Final = "SELECT id FROM {schema}.history WHERE memory_id = $1 ORDER BY seq DESC LIMIT 1"
+_LATEST_OF_ONE: Final = f"""
+SELECT {RECORD_COLUMNS} FROM {{schema}}.history WHERE memory_id = $1 ORDER BY seq DESC LIMIT 1
+"""  # noqa: S608 - constants
+"""On the nodes of a cluster, which can't join a list with a table row by row."""
+_LATEST: Final = f"""
+SELECT {RECORD_COLUMNS} FROM unnest($1::text[]) AS named (name) CROSS JOIN LATERAL (
+    SELECT * FROM {{schema}}.history WHERE memory_id = named.name ORDER BY seq DESC LIMIT 1
+) AS latest
+"""  # noqa: S608 - constants
 _WAIT_FOR_REPLICAS_TOO: Final = "SELECT pg_logical_emit_message(true, 'async_history', '')"
 """A few bytes of log. A commit waits for a synchronous standby only if it wrote some; without them,
 records that an earlier try left here and nowhere else would be acked as they are."""
@@ -143,7 +152,7 @@ class BatchCommitter:
         Raises:
             Whatever the driver raises: nothing was written, or it is unknown.
         """
-        additions = [s for s in batch if isinstance(s, AddRecords) and s.if_latest is None]
+        additions = [s for s in batch if isinstance(s, AddRecords) and s.decided_by is None]
         if len(additions) == len(batch):
             records = [record for submission in additions for record in submission.records]
             named = [record_id for one in additions if one.names_ids for record_id in one.ids]
@@ -210,7 +219,7 @@ class BatchCommitter:
 
     async def existing(self, submissions: Sequence[AddRecords]) -> dict[str, HistoryRecord]:
         """Return, by id, the records of these submissions' ids that are there."""
-        memories = [one.if_latest.memory_id for one in submissions if one.if_latest is not None]
+        memories = [one.decided_by for one in submissions if one.decided_by is not None]
         if memories:
             await self._connection.execute(_LOCK_MEMORIES, memories, self._schema)
         named = [record_id for one in submissions if one.names_ids for record_id in one.ids]
@@ -222,10 +231,17 @@ class BatchCommitter:
             await self._connection.execute(_WAIT_FOR_REPLICAS_TOO)
         return there
 
-    async def latest_id(self, memory_id: str) -> str | None:
-        """Return the id of a memory's latest record; `existing` has the lock on it."""
-        latest: str | None = await self._connection.fetchval(self._sql(_LATEST), memory_id)
-        return latest
+    async def latest(self, memory_ids: Sequence[str]) -> dict[str, HistoryRecord]:
+        """Return the latest record of each of these memories that has one.
+
+        `existing` has the locks on them.
+        """
+        if self._is_distributed:
+            sql = self._sql(_LATEST_OF_ONE)
+            rows = [row for one in memory_ids for row in await self._connection.fetch(sql, one)]
+        else:
+            rows = await self._connection.fetch(self._sql(_LATEST), memory_ids)
+        return {record.memory_id: record for record in map(record_from_row, rows)}
 
     async def saved(self, submissions: Sequence[SaveMessages]) -> set[str]:
         """Return the ids of these submissions' last messages that are there."""

@@ -21,8 +21,10 @@ from async_history.backends._sqlite_rows import (
     NOT_YET,
     NULL,
     ROW_WIDTH,
+    packed,
     parameters,
     record_from_row,
+    unpacked,
 )
 from async_history.backends._sqlite_thread import ThreadConnection, completed, transaction
 from async_history.block_index import NOTE_BLOCKS
@@ -95,10 +97,22 @@ _ADD_RECORDS: Final = {rows: _add_sql(rows) for rows in _STATEMENT_ROWS}
 """SQLite calls `async_history_begun`, deterministic and without arguments, once a statement. A few
 callers are not waited for, and who tells them has to wait for the GIL."""
 _EXISTING: Final = f"SELECT {COLUMN_LIST} FROM history WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608 - constants
+_PLACES: Final = in_order("DESC", key="given.memory", memory_id="given.memory_id")
 _LATEST: Final = f"""
-SELECT id FROM {in_order("DESC")} AS place CROSS JOIN history ON history.rowid = place.position
-WHERE memory_id = :memory_id LIMIT 1
+SELECT {COLUMN_LIST}, NULL AS time_before FROM history WHERE rowid IN (
+    SELECT (
+        SELECT place.position FROM {_PLACES} AS place
+        CROSS JOIN history AS found ON found.rowid = place.position
+        WHERE found.memory_id = given.memory_id LIMIT 1
+    )
+    FROM (
+        SELECT json_extract(value, '$[0]') AS memory, json_extract(value, '$[1]') AS memory_id
+        FROM json_each(:memories)
+    ) AS given
+)
 """  # noqa: S608 - constants
+"""The latest records of memories, given as JSON with their keys; nearly all rows are indexed."""
+_LATEST_PACKED: Final = packed(_LATEST)
 _SAVED: Final = "SELECT id FROM messages WHERE id IN (SELECT value FROM json_each(?))"
 _SAVE_MESSAGES: Final = """
 INSERT INTO messages (id, session_scope, role, content, name, created_at)
@@ -152,7 +166,7 @@ class BatchCommitter:
             IndexBehind: others replaced tables. Nothing was written.
             sqlite3.Error: the transaction failed and was rolled back, or its outcome is unknown.
         """
-        additions = [s for s in batch if isinstance(s, AddRecords) and s.if_latest is None]
+        additions = [s for s in batch if isinstance(s, AddRecords) and s.decided_by is None]
         if len(additions) == len(batch):
             # Where an id is taken, or others wrote, this undoes itself: then look closer.
             with contextlib.suppress(sqlite3.IntegrityError, IndexBehind):
@@ -224,10 +238,16 @@ class _CommitSteps:
         rows = fetched(self._connection, _EXISTING, (ids,))
         return {record.id: record for record in map(record_from_row, rows)}
 
-    async def latest_id(self, memory_id: str) -> str | None:
-        """Return the id of a memory's latest record."""
-        asked = {"memory_id": memory_id, "memory": memory_key(memory_id)}
-        return next((str(row[0]) for row in fetched(self._connection, _LATEST, asked)), None)
+    async def latest(self, memory_ids: Sequence[str]) -> dict[str, HistoryRecord]:
+        """Return the latest record of each of these memories that has one."""
+        if not fetched(self._connection, f"SELECT {NEARLY_COMPLETE}")[0][0]:
+            take_in_rows(self._connection)
+        keyed = [(memory_key(memory_id), memory_id) for memory_id in memory_ids]
+        asked = {"memories": json.dumps(keyed)}
+        rows = unpacked(fetched(self._connection, _LATEST_PACKED, asked))
+        if rows is None:
+            rows = fetched(self._connection, _LATEST, asked)
+        return {record.memory_id: record for record in map(record_from_row, rows)}
 
     async def saved(self, submissions: Sequence[SaveMessages]) -> set[str]:
         """Return the ids of these submissions' last messages that are there."""
