@@ -280,9 +280,11 @@ class HistoryManager(Store):
         """
         self._require_open()
 
-        async def read_page(wanted: Filter, place: Cursor | None, limit: int) -> PageRead:
+        async def read_page(
+            wanted: Filter, place: Cursor | None, limit: int, ahead: int
+        ) -> PageRead:
             self._require_open()
-            return await self._read_page(wanted, place, limit)
+            return await self._read_page(wanted, place, limit, ahead)
 
         wanted = new_filter(
             memory_id=memory_id,

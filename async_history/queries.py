@@ -9,7 +9,8 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, get_args
+from functools import partial
+from typing import Any, Final, Literal, get_args
 
 from async_history.errors import InvalidInput
 from async_history.records import Event, HistoryRecord, Row, check_name, check_text, is_aware
@@ -109,11 +110,15 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class PageRead:
-    """What a backend found: matching records, the last place it looked at, and whether it ended."""
+    """What a backend found: matching records, the last place it looked at, and whether it ended.
+
+    `rest` gives the next page, where that was read already.
+    """
 
     records: Sequence[HistoryRecord]
     place: Cursor | None
     is_last: bool
+    rest: "Callable[[], PageRead] | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +130,33 @@ class RowsRead:
     is_last: bool
 
 
-ReadPage = Callable[[Filter, Cursor | None, int], Awaitable[PageRead]]
+def cut(
+    rows: Sequence[Any],
+    limit: int,
+    record_from: Callable[[Any], HistoryRecord],
+    position_of: Callable[[Any], int],
+    *,
+    is_last: bool,
+    start: int = 0,
+) -> PageRead:
+    """Return rows as a page of up to `limit` records, and how to get the next page of them.
+
+    A page that is not full is read again when its turn comes: more may be there by then.
+    """
+    end = start + limit
+    part = rows[start:end]
+    records = [record_from(row) for row in part]
+    place = Cursor(position_of(part[-1]), records[-1].id) if records else None
+    if len(rows) - end < limit:
+        return PageRead(records, place, is_last=is_last and len(part) == len(rows) < limit)
+    rest = partial(cut, rows, limit, record_from, position_of, is_last=is_last, start=end)
+    return PageRead(records, place, is_last=False, rest=rest)
+
+
+_MOST_PAGES_AHEAD: Final = 32
+
+ReadPage = Callable[[Filter, Cursor | None, int, int], Awaitable[PageRead]]
+"""Read a page of a filter behind a place, of up to so many records; and how many rows at once."""
 
 
 class HistoryQuery:
@@ -142,6 +173,10 @@ class HistoryQuery:
         self._filter = wanted
         self._after = after
         self._page_size = page_size
+        # To find the next records of several memories all of these are looked up each time: the
+        # more there are, the more of their records are read at once.
+        named = len(wanted.memory_ids or ())
+        self._most_ahead = max(page_size * _MOST_PAGES_AHEAD, named) if named > 1 else page_size
 
     async def __aiter__(self) -> AsyncIterator[HistoryRecord]:
         async for page in self.pages():
@@ -155,8 +190,15 @@ class HistoryQuery:
             CursorGone: the record behind which to continue is no longer there.
         """
         place = self._after
+        rest: Callable[[], PageRead] | None = None
+        ahead = self._page_size
         while True:
-            read = await self._read_page(self._filter, place, self._page_size)
+            if rest is not None:
+                read = rest()
+            else:
+                read = await self._read_page(self._filter, place, self._page_size, ahead)
+                ahead = min(2 * ahead, self._most_ahead)
+            rest = read.rest
             place = read.place or place
             yield Page(read.records, str(place) if place is not None else None)
             if read.is_last:

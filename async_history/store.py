@@ -78,7 +78,10 @@ class Store(LoopBound):
     async def _read_history(self, memory_id: str) -> list[HistoryRecord]: ...
 
     @abstractmethod
-    async def _read_page(self, wanted: Filter, after: Cursor | None, limit: int) -> PageRead: ...
+    async def _read_page(
+        self, wanted: Filter, after: Cursor | None, limit: int, ahead: int
+    ) -> PageRead:
+        """Read a page of up to `limit` records, and for the pages after it up to `ahead` in all."""
 
     @abstractmethod
     async def _count(self, wanted: Filter) -> int: ...

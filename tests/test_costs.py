@@ -234,6 +234,53 @@ async def test_what_costs_the_same_in_a_long_memory(tmp_path: Path) -> None:
     assert not most(await growths(tmp_path, SHAPES["as we write it"], calls), 1.5)
 
 
+def named(text: str, **arguments: Any) -> Call:
+    """Erase or ask for all memories by name."""
+
+    async def call(history: HistoryManager, size: int) -> None:
+        ids = [text.format(n) for n in range(size)]
+        if arguments:
+            report = await history.erase(memory_ids=ids, vacuum=False, **arguments)
+            assert report.records == size
+        else:
+            found = history.query_history(memory_id=ids, page_size=50)
+            assert len([record async for record in found]) == size
+
+    return call
+
+
+MANY: dict[str, Call] = {
+    "query": named("m{}"),
+    "dry erase": named("m{}", reason="x", dry_run=True),
+    "dry erase of actor": lambda history, _: history.erase(
+        actor_id="actor", reason="x", dry_run=True
+    ),
+    "erase": named("m{}", reason="x"),
+    "dry prune": lambda history, _: history.prune(older_than=moment(LARGE), dry_run=True),
+    "prune": lambda history, _: history.prune(older_than=moment(LARGE), keep_last=0),
+}
+WITH_ONE_LARGE: dict[str, Call] = {
+    "dry erase": lambda history, size: history.erase(
+        memory_ids=["m", *map(str, range(size))], reason="x", dry_run=True
+    ),
+    "erase": lambda history, size: history.erase(
+        memory_ids=["m", *map(str, range(size))], reason="x", vacuum=False
+    ),
+}
+
+
+async def test_many_memories_named_in_one_call(tmp_path: Path) -> None:
+    grown = await growths(tmp_path, SHAPES["naive"], MANY)
+    assert not most(grown, LOOSE * GROWTH)
+
+
+async def test_a_large_memory_among_many(tmp_path: Path) -> None:
+    def shape(n: int) -> tuple[Any, ...]:
+        return row(n, "m" if n % 2 else str(n // 2), moment(n).isoformat())
+
+    assert not most(await growths(tmp_path, shape, WITH_ONE_LARGE), LOOSE * GROWTH)
+
+
 def colliding(count: int, length: int = 48) -> list[str]:
     """Return texts that have one CRC-32: it is linear, so some flips of case leave it as it is."""
     zero = crc32(b"a" * length)

@@ -209,6 +209,38 @@ class TestContract:
             with pytest.raises(HistoryClosed):
                 await call
 
+    async def test_many_go_in_few_steps(
+        self, open_keeping_store: OpenStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Not in a transaction each, also where one of them has very many records."""
+        monkeypatch.setattr(_erasing, "ERASED_AT_ONCE", 50)
+        ids = [f"m{n}" for n in range(200)]
+        async with open_keeping_store() as history:
+            await history.batch_add_history([change(m, "ADD", None, "x", "ann") for m in ids])
+            await history.batch_add_history(
+                [change("m77", "UPDATE", "x", str(n), "ann") for n in range(300)]
+            )
+            for m in ids[:40]:
+                await history.save_messages([{"role": "user", "content": "x"}], m)
+            steps = history._erasure_steps()
+            step, taken = type(steps).step, 0
+
+            async def counted(self: Any, *arguments: Any) -> Any:
+                nonlocal taken
+                taken += 1
+                return await step(self, *arguments)
+
+            monkeypatch.setattr(type(steps), "step", counted)
+            for dry_run in (True, False):
+                taken = 0
+                report = await history.erase(
+                    memory_ids=ids, session_scopes=ids, reason="x", dry_run=dry_run
+                )
+                assert (report.records, report.messages) == (500, 40)
+                assert taken < 40
+            found = history.query_history(memory_id=ids)
+            assert {(r.old_memory, r.new_memory) async for r in found} == {(None, None)}
+
     async def test_interrupted_it_is_listed_and_begun_again(
         self, open_keeping_store: OpenStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:

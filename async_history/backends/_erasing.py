@@ -48,8 +48,8 @@ class Blanks:
 class EraseSteps(Protocol):
     """What a backend does inside a step's transaction."""
 
-    async def with_text(self, memory_id: str, after: int, limit: int) -> Found:
-        """Return records of a memory that have a text still."""
+    async def with_text(self, memory_ids: Sequence[str], after: int, limit: int) -> Found:
+        """Return records of memories that have a text still."""
 
     async def of_actor(self, actor_id: str, after: int, limit: int) -> Found:
         """Return records of an actor."""
@@ -60,10 +60,10 @@ class EraseSteps(Protocol):
     async def blank(self, blanks: Blanks) -> None:
         """Make the columns NULL."""
 
-    async def messages(self, session_scope: str) -> int:
-        """Count a scope's buffered messages."""
+    async def messages(self, session_scopes: Sequence[str]) -> int:
+        """Count scopes' buffered messages."""
 
-    async def remove_messages(self, session_scope: str) -> None:
+    async def remove_messages(self, session_scopes: Sequence[str]) -> None:
         """Remove them."""
 
     async def note(self, erasure_id: str, erased: EraseStep) -> None:
@@ -74,10 +74,10 @@ async def erase_step(asked: Erasing, whose: Reaching, steps: EraseSteps) -> Eras
     """Erase the next few texts. The caller has the transaction, and the turn."""
     blanks = Blanks()
     erased = EraseStep()
-    if whose.session_scope is not None:
-        erased = EraseStep(messages=await steps.messages(whose.session_scope))
-    elif whose.memory_id is not None:
-        found = await steps.with_text(whose.memory_id, whose.after, ERASED_AT_ONCE)
+    if whose.session_scopes:
+        erased = EraseStep(messages=await steps.messages(whose.session_scopes))
+    elif whose.memory_ids:
+        found = await steps.with_text(whose.memory_ids, whose.after, ERASED_AT_ONCE)
         blanks = Blanks(found.places, found.places)
         erased = EraseStep(len(found.places), after=found.after)
     elif whose.actor_id is not None:
@@ -92,7 +92,7 @@ async def erase_step(asked: Erasing, whose: Reaching, steps: EraseSteps) -> Eras
     if not asked.dry_run and (erased.records or erased.messages):
         if erased.records:
             await steps.blank(blanks)
-        if whose.session_scope is not None:
-            await steps.remove_messages(whose.session_scope)
+        if whose.session_scopes:
+            await steps.remove_messages(whose.session_scopes)
         await steps.note(asked.id, erased)
     return erased

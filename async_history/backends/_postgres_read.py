@@ -6,12 +6,13 @@ connection runs them, and what happens when one fails.
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
+from operator import itemgetter
 from typing import Any, Final
 
 from async_history.backends._postgres_rows import COLUMN_LIST, RECORD_COLUMNS, record_from_row
 from async_history.errors import CursorGone
 from async_history.migrations.postgres import in_schema
-from async_history.queries import Cursor, Filter, PageRead, RowsRead
+from async_history.queries import Cursor, Filter, PageRead, RowsRead, cut
 from async_history.records import HistoryRecord, Message, message_from_row
 from async_history.submissions import MESSAGES_KEPT
 
@@ -68,16 +69,14 @@ class HistoryReader:
         """Return a memory's records, oldest first."""
         return [record_from_row(row) for row in await self._fetch(self._sql(_HISTORY), memory_id)]
 
-    async def page(self, wanted: Filter, after: Cursor | None, limit: int) -> PageRead:
-        """Return up to `limit` records that match, and the place of the last."""
-        sql, arguments = _page_sql(wanted, after, limit)
+    async def page(self, wanted: Filter, after: Cursor | None, limit: int, ahead: int) -> PageRead:
+        """Return up to `limit` records that match, of `ahead` that are read."""
+        sql, arguments = _page_sql(wanted, after, ahead)
         rows = list(await self._fetch(self._sql(sql), *arguments))
         if after is not None:
             _require_place(after, rows)
             del rows[0]
-        records = [record_from_row(row[1:]) for row in rows]
-        place = Cursor(rows[-1][0], records[-1].id) if rows else after
-        return PageRead(records, place, is_last=len(rows) < limit)
+        return cut(rows, limit, _record_behind, itemgetter(0), is_last=len(rows) < ahead)
 
     async def count(self, wanted: Filter) -> int:
         """Return how many records match."""
@@ -125,6 +124,11 @@ class HistoryReader:
             _SIZE, [f"{self._schema}.history", f"{self._schema}.messages"]
         )
         return size, durability
+
+
+def _record_behind(row: Sequence[Any]) -> HistoryRecord:
+    """Return the record of a row that begins with its place."""
+    return record_from_row(row[1:])
 
 
 def _require_place(place: Cursor, rows: Sequence[Sequence[Any]]) -> None:

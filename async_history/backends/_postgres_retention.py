@@ -59,6 +59,13 @@ SELECT seq, id, memory_id FROM {schema}.history
 WHERE memory_id = $1 AND seq > $2 AND (old_memory IS NOT NULL OR new_memory IS NOT NULL)
 ORDER BY seq LIMIT $3
 """
+_OF_SEVERAL_WITH_TEXT: Final = """
+SELECT seq, id, memory_id FROM {schema}.history
+WHERE memory_id = ANY($1::text[]) AND seq > $2
+  AND (old_memory IS NOT NULL OR new_memory IS NOT NULL)
+ORDER BY seq + 0 LIMIT $3
+"""
+"""Not in the order of the index on `seq`, which would be walked through from $2 on."""
 _OF_ACTOR: Final = """
 SELECT seq, id, memory_id FROM {schema}.history WHERE actor_id = $1 AND seq > $2
 ORDER BY seq LIMIT $3
@@ -80,8 +87,10 @@ UPDATE {schema}.history SET
     actor_id = CASE WHEN id = ANY($3::text[]) THEN NULL ELSE actor_id END
 WHERE id = ANY($4::text[]) AND memory_id = ANY($5::text[])
 """
-_COUNT_MESSAGES: Final = "SELECT count(*) FROM {schema}.messages WHERE session_scope = $1"
-_REMOVE_MESSAGES: Final = "DELETE FROM {schema}.messages WHERE session_scope = $1"
+_COUNT_MESSAGES: Final = """
+SELECT count(*) FROM {schema}.messages WHERE session_scope = ANY($1::text[])
+"""
+_REMOVE_MESSAGES: Final = "DELETE FROM {schema}.messages WHERE session_scope = ANY($1::text[])"
 _BEGIN: Final = """
 INSERT INTO {schema}.erasures (id, reason, memory_ids, actor_sha256)
 VALUES ($1, $2, $3::text[], $4) ON CONFLICT (id) DO NOTHING
@@ -177,8 +186,11 @@ class _PruneSteps(_Steps):
 class _EraseSteps(_Steps):
     """The steps of `erase_step`."""
 
-    async def with_text(self, memory_id: str, after: int, limit: int) -> Found:
-        return _found(await self._fetch(_WITH_TEXT, memory_id, after, limit), limit)
+    async def with_text(self, memory_ids: Sequence[str], after: int, limit: int) -> Found:
+        if len(memory_ids) == 1:
+            return _found(await self._fetch(_WITH_TEXT, memory_ids[0], after, limit), limit)
+        rows = await self._fetch(_OF_SEVERAL_WITH_TEXT, list(memory_ids), after, limit)
+        return _found(rows, limit)
 
     async def of_actor(self, actor_id: str, after: int, limit: int) -> Found:
         return _found(await self._fetch(_OF_ACTOR, actor_id, after, limit), limit)
@@ -201,12 +213,12 @@ class _EraseSteps(_Steps):
             _memory_ids(places),
         )
 
-    async def messages(self, session_scope: str) -> int:
-        ((count,),) = await self._fetch(_COUNT_MESSAGES, session_scope)
+    async def messages(self, session_scopes: Sequence[str]) -> int:
+        ((count,),) = await self._fetch(_COUNT_MESSAGES, list(session_scopes))
         return int(count)
 
-    async def remove_messages(self, session_scope: str) -> None:
-        await self._execute(_REMOVE_MESSAGES, session_scope)
+    async def remove_messages(self, session_scopes: Sequence[str]) -> None:
+        await self._execute(_REMOVE_MESSAGES, list(session_scopes))
 
     async def note(self, erasure_id: str, erased: EraseStep) -> None:
         await self._execute(_NOTE, erased.records, erased.messages, erasure_id)

@@ -22,10 +22,11 @@ from anyio import to_thread
 from async_history._sqlite import typed_errors
 from async_history.backends._erasing import Blanks, Found, Place, erase_step
 from async_history.backends._sqlite_commit import fetched
-from async_history.backends._sqlite_search import THROUGH_INDEX, in_order
+from async_history.backends._sqlite_search import THROUGH_INDEX, in_order, named
 from async_history.backends._sqlite_thread import ThreadConnection, completed, transaction
 from async_history.errors import CommitUnknown, StorageError, StorageFull
 from async_history.memory_index import POSITIONS, memory_key
+from async_history.memory_index import in_order as memory_in_order
 from async_history.migrations.file_copy import copies_of
 from async_history.queries import Cursor, Filter
 from async_history.records import now_text
@@ -42,11 +43,17 @@ T = TypeVar("T")
 
 _ASK_AGAIN_S: Final = 0.01
 """Pause before the log is asked to be cut off again; SQLite itself has waited already."""
+_HAS_TEXT: Final = "(history.old_memory IS NOT NULL OR history.new_memory IS NOT NULL)"
 _WITH_TEXT: Final = f"""
-SELECT rowid, id, memory_id FROM history
-WHERE memory_id = :memory_id AND rowid IN ({POSITIONS}) AND rowid > :after
-  AND (old_memory IS NOT NULL OR new_memory IS NOT NULL)
-ORDER BY rowid LIMIT :limit
+SELECT history.rowid, history.id, history.memory_id
+FROM {memory_in_order("ASC", ":after")} AS place
+CROSS JOIN history ON history.rowid = place.position
+WHERE history.memory_id = :memory_id AND {_HAS_TEXT} LIMIT :limit
+"""  # noqa: S608 - constants
+_OF_SEVERAL_WITH_TEXT: Final = f"""
+SELECT history.rowid, history.id, history.memory_id FROM history
+WHERE {THROUGH_INDEX.several} AND history.rowid > :after AND {_HAS_TEXT}
+ORDER BY history.rowid LIMIT :limit
 """  # noqa: S608 - constants
 _OF_AN_ACTOR: Final = in_order(
     "history.rowid AS position, history.id, history.memory_id",
@@ -75,8 +82,9 @@ WHERE rowid IN (SELECT value FROM json_each(:all))
 _BLANK_ACTOR: Final = """
 UPDATE history SET actor_id = NULL WHERE rowid IN (SELECT value FROM json_each(?))
 """
-_COUNT_MESSAGES: Final = "SELECT count(*) FROM messages WHERE session_scope = ?"
-_REMOVE_MESSAGES: Final = "DELETE FROM messages WHERE session_scope = ?"
+_OF_SCOPES: Final = "FROM messages WHERE session_scope IN (SELECT value FROM json_each(?))"
+_COUNT_MESSAGES: Final = f"SELECT count(*) {_OF_SCOPES}"
+_REMOVE_MESSAGES: Final = f"DELETE {_OF_SCOPES}"
 _BEGIN: Final = """
 INSERT OR IGNORE INTO async_history_erasures (id, begun_at, reason, memory_ids, actor_sha256)
 VALUES (?, ?, ?, ?, ?)
@@ -119,14 +127,9 @@ class _EraseSteps:
     def _fetch(self, sql: str, **parameters: Any) -> list[Any]:
         return fetched(self._connection, sql, parameters)
 
-    async def with_text(self, memory_id: str, after: int, limit: int) -> Found:
-        rows = self._fetch(
-            _WITH_TEXT,
-            memory_id=memory_id,
-            memory=memory_key(memory_id),
-            after=after,
-            limit=limit,
-        )
+    async def with_text(self, memory_ids: Sequence[str], after: int, limit: int) -> Found:
+        sql = _WITH_TEXT if len(memory_ids) == 1 else _OF_SEVERAL_WITH_TEXT
+        rows = self._fetch(sql, after=after, limit=limit, **named(memory_ids))
         return Found([Place(*row) for row in rows], rows[-1][0] if len(rows) == limit else None)
 
     async def of_actor(self, actor_id: str, after: int, limit: int) -> Found:
@@ -160,12 +163,13 @@ class _EraseSteps:
         )
         self._connection.execute(_BLANK_ACTOR, (_positions(blanks.actor_id),))
 
-    async def messages(self, session_scope: str) -> int:
-        ((count,),) = fetched(self._connection, _COUNT_MESSAGES, (session_scope,))
+    async def messages(self, session_scopes: Sequence[str]) -> int:
+        scopes = json.dumps(session_scopes)
+        ((count,),) = fetched(self._connection, _COUNT_MESSAGES, (scopes,))
         return int(count)
 
-    async def remove_messages(self, session_scope: str) -> None:
-        self._connection.execute(_REMOVE_MESSAGES, (session_scope,))
+    async def remove_messages(self, session_scopes: Sequence[str]) -> None:
+        self._connection.execute(_REMOVE_MESSAGES, (json.dumps(session_scopes),))
 
     async def note(self, erasure_id: str, erased: EraseStep) -> None:
         self._connection.execute(_NOTE, (erased.records, erased.messages, erasure_id))

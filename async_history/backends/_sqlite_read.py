@@ -7,6 +7,7 @@ filter means (_sqlite_search), which connection runs them, and what happens when
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
+from operator import itemgetter
 from typing import Any, Final
 
 from async_history import _sqlite_times as times
@@ -27,7 +28,7 @@ from async_history.backends._sqlite_search import (
     sources,
 )
 from async_history.errors import CursorGone
-from async_history.queries import Cursor, Filter, PageRead, RowsRead
+from async_history.queries import Cursor, Filter, PageRead, RowsRead, cut
 from async_history.records import COLUMNS, HistoryRecord, Message, message_from_row
 
 Fetch = Callable[[str, Mapping[str, Any]], Awaitable[Sequence[Sequence[Any]]]]
@@ -92,14 +93,12 @@ class HistoryReader:
             earlier.append(record_from_row(row))
         return found
 
-    async def page(self, wanted: Filter, after: Cursor | None, limit: int) -> PageRead:
-        """Return up to `limit` records that match, and the place of the last."""
-        given = {**parameters(wanted), "limit": limit, **_named_place(after)}
+    async def page(self, wanted: Filter, after: Cursor | None, limit: int, ahead: int) -> PageRead:
+        """Return up to `limit` records that match, of `ahead` that are read."""
+        given = {**parameters(wanted), "limit": ahead, **_named_place(after)}
         rows = await self._fetch(self._page_sql(wanted, after), given)
         await self._require_place(after, rows)
-        records = [record_from_row(row) for row in rows]
-        place = Cursor(rows[-1][-1], records[-1].id) if records else after
-        return PageRead(records, place, is_last=len(records) < limit)
+        return cut(rows, limit, record_from_row, itemgetter(-1), is_last=len(rows) < ahead)
 
     def _page_sql(self, wanted: Filter, after: Cursor | None) -> str:
         stands = "true" if after is None else _STANDS

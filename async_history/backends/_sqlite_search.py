@@ -215,7 +215,7 @@ def parameters(wanted: Filter) -> dict[str, Any]:
     }
 
 
-def named(memory_ids: tuple[str, ...]) -> Mapping[str, Any]:
+def named(memory_ids: Sequence[str]) -> Mapping[str, Any]:
     """Return the parameters of `Lookup.one` for one memory, or of `Lookup.several`."""
     if len(memory_ids) == 1:
         return {"memory_id": memory_ids[0], "memory": memory_key(memory_ids[0])}

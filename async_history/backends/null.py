@@ -67,7 +67,9 @@ class NullHistoryManager(HistoryManager):
     async def _read_history(self, memory_id: str) -> list[HistoryRecord]:
         return []
 
-    async def _read_page(self, wanted: Filter, after: Cursor | None, limit: int) -> PageRead:
+    async def _read_page(
+        self, wanted: Filter, after: Cursor | None, limit: int, ahead: int
+    ) -> PageRead:
         return PageRead([], None, is_last=True)
 
     async def _count(self, wanted: Filter) -> int:
@@ -139,11 +141,11 @@ class _BufferErasure:
     async def begin(self, asked: Erasing) -> None: ...
 
     async def step(self, asked: Erasing, whose: Reaching) -> EraseStep:
-        if whose.session_scope is None:
-            return EraseStep()
-        messages = len(self._buffers.get(whose.session_scope, ()))
-        if not asked.dry_run:
-            self._buffers.pop(whose.session_scope, None)
+        messages = 0
+        for session_scope in whose.session_scopes:
+            messages += len(self._buffers.get(session_scope, ()))
+            if not asked.dry_run:
+                self._buffers.pop(session_scope, None)
         return EraseStep(messages=messages)
 
     async def clean(self, *, vacuum: bool) -> Remains:

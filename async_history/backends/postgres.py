@@ -313,8 +313,10 @@ class PostgresHistoryManager(HistoryManager):
     async def _read_history(self, memory_id: str) -> list[HistoryRecord]:
         return await self._reader.history(memory_id)
 
-    async def _read_page(self, wanted: Filter, after: Cursor | None, limit: int) -> PageRead:
-        return await self._reader.page(wanted, after, limit)
+    async def _read_page(
+        self, wanted: Filter, after: Cursor | None, limit: int, ahead: int
+    ) -> PageRead:
+        return await self._reader.page(wanted, after, limit, ahead)
 
     async def _count(self, wanted: Filter) -> int:
         return await self._reader.count(wanted)
