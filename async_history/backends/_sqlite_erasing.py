@@ -247,6 +247,8 @@ class FileErasure:
         """Write the file anew without its free space; return what to say where that failed."""
         try:
             await to_thread.run_sync(_check_room, path)
+            # Where others replaced the history, what our index has of it goes before, not after.
+            await self._take_up()
             await self._in_turn(lambda connection: connection.execute_fetchall("VACUUM"))
         except (StorageError, CommitUnknown) as error:
             return [

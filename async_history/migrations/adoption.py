@@ -132,7 +132,8 @@ def prepare(
     _commit(connection, lock_timeout_s)
     report = replace(report, done=True, backup=str(copy) if copy else None)
     if report.rewritten:
-        _logger.info(report.outcome())
+        left_out = report.left_out_columns + report.left_out_objects
+        _logger.log(logging.WARNING if left_out else logging.INFO, report.outcome())
     return report
 
 

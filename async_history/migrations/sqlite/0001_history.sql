@@ -98,6 +98,10 @@ BEGIN
     WHERE indexed_through = old.rowid AND through_id IS old.id;
     INSERT OR REPLACE INTO async_history_strays (position)
     SELECT new.rowid WHERE new.rowid <= (SELECT indexed_through FROM async_history_state);
+    INSERT OR IGNORE INTO async_history_actors (block, actor_id, position)
+    SELECT new.rowid >> 13, new.actor_id, new.rowid
+    WHERE new.actor_id IS NOT NULL
+      AND new.rowid >> 13 <= (SELECT max(block) FROM async_history_chunks);
 END;
 CREATE TRIGGER IF NOT EXISTS async_history_last_renamed AFTER UPDATE OF id ON history
 WHEN old.rowid = (SELECT indexed_through FROM async_history_state)
@@ -110,6 +114,10 @@ CREATE TRIGGER IF NOT EXISTS async_history_row_between AFTER INSERT ON history
 WHEN new.rowid <= (SELECT indexed_through FROM async_history_state)
 BEGIN
     INSERT OR REPLACE INTO async_history_strays (position) VALUES (new.rowid);
+    INSERT OR IGNORE INTO async_history_actors (block, actor_id, position)
+    SELECT new.rowid >> 13, new.actor_id, new.rowid
+    WHERE new.actor_id IS NOT NULL
+      AND new.rowid >> 13 <= (SELECT max(block) FROM async_history_chunks);
 END;
 CREATE TRIGGER IF NOT EXISTS async_history_memory_renamed AFTER UPDATE OF memory_id ON history
 WHEN new.rowid <= (SELECT indexed_through FROM async_history_state)
