@@ -1,5 +1,6 @@
 """The history store for asyncio programs. Importing it loads no driver."""
 
+from async_history.checking import CheckReport, check_history
 from async_history.errors import (
     CommitUnknown,
     CopyMismatch,
@@ -39,6 +40,7 @@ from async_history.writer import WriterStats
 __version__ = "0.1.0"
 
 __all__ = [
+    "CheckReport",
     "CommitUnknown",
     "CopyMismatch",
     "CopyReport",
@@ -78,6 +80,7 @@ __all__ = [
     "StoreWarning",
     "WriterStats",
     "WrongLoop",
+    "check_history",
     "copy_history",
     "dump_lines",
     "open_history",

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from async_history import __version__
+from async_history.cli import check as _check
 from async_history.cli import copying as _copying
 from async_history.cli import demo as _demo
 from async_history.cli import log as _log
@@ -293,6 +294,22 @@ def migrate(
     """
     with one_line_errors():
         _migrate.migrate(stores.to_write(db), is_dry_run=dry_run, as_json=as_json)
+
+
+@app.command()
+def check(
+    db: Db = None,
+    repair: Annotated[bool, typer.Option(help="Build a file's index anew first.")] = False,
+    as_json: AsReport = False,
+) -> None:
+    """Read a whole history and say what is wrong with it: exit status 1 if anything is.
+
+    A file is read as it is, and not changed. Its index is derived: building it anew loses nothing.
+    """
+    with one_line_errors():
+        url = stores.to_write(db) if repair else stores.to_read(db)
+        status = _check.check(url, repair=repair, as_json=as_json)
+    raise typer.Exit(status)
 
 
 @app.command()

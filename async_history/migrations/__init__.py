@@ -7,6 +7,7 @@ from async_history.migrations.adoption import (
     check_version,
     is_prepared,
     prepare,
+    rebuild,
 )
 from async_history.migrations.schema import VERSION, install_statements
 
@@ -19,4 +20,5 @@ __all__ = [
     "install_statements",
     "is_prepared",
     "prepare",
+    "rebuild",
 ]

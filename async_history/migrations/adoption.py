@@ -137,6 +137,19 @@ def prepare(
     return report
 
 
+def rebuild(connection: sqlite3.Connection, lock_timeout_s: float) -> None:
+    """Build the index of a file of today's layout anew, in a transaction of its own."""
+    wait_for_lock(lambda: connection.execute("BEGIN IMMEDIATE"), lock_timeout_s)
+    try:
+        check_version(connection)
+        _migrate(connection)
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+    _commit(connection, lock_timeout_s)
+
+
 def is_prepared(connection: sqlite3.Connection) -> bool:
     """Tell, without a lock, whether the file is of our version and can be written as it is."""
     return _is_ours(connection, f"{UNTOUCHED} AND {memory_index.NEARLY_COMPLETE}")

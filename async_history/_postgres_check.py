@@ -1,0 +1,63 @@
+"""Checking a history in PostgreSQL: its tables' version, keys, indexes, ids."""
+
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import asyncpg
+
+from async_history._postgres import DriverError, storage_error
+from async_history.checking import CheckReport
+from async_history.migrations.postgres import quoted, require_current
+from async_history.opening import without_secrets
+
+_INVALID: Final = """
+SELECT pg_class.relname FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid
+JOIN pg_namespace ON pg_namespace.oid = relnamespace
+WHERE nspname = $1 AND NOT (indisvalid AND indisready) ORDER BY 1
+"""
+_UNKEYED: Final = """
+SELECT relname FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+WHERE nspname = $1 AND relname IN ('history', 'messages')
+    AND NOT EXISTS (SELECT FROM pg_constraint WHERE conrelid = pg_class.oid AND contype = 'p')
+ORDER BY 1
+"""
+_OWNERS: Final = """
+SELECT DISTINCT pg_get_userbyid(relowner) FROM pg_class
+JOIN pg_namespace ON pg_namespace.oid = relnamespace
+WHERE nspname = $1 AND relkind IN ('r', 'p') ORDER BY 1
+"""
+_TWICE: Final = """
+SELECT count(*), min(id) FROM (SELECT id FROM {}.history GROUP BY id HAVING count(*) > 1) AS twice
+"""
+
+
+async def check_schema(url: str, schema: str) -> CheckReport:
+    """Check the tables of a schema."""
+    where = without_secrets(url)
+    try:
+        connection = await asyncpg.connect(url, statement_cache_size=0)
+        try:
+            await require_current(connection, schema)
+            records = await connection.fetchval(f"SELECT count(*) FROM {quoted(schema)}.history")  # noqa: S608 - quoted
+            problems = [problem async for problem in _problems(connection, schema)]
+        finally:
+            connection.terminate()
+    except DriverError as error:
+        raise storage_error(error, where) from error
+    return CheckReport(store=where, records=records, problems=tuple(problems))
+
+
+async def _problems(connection: Any, schema: str) -> AsyncIterator[str]:
+    for (name,) in await connection.fetch(_INVALID, schema):
+        yield f"The index {name} is not valid: REINDEX INDEX {quoted(schema)}.{quoted(name)}."
+    for (name,) in await connection.fetch(_UNKEYED, schema):
+        yield f"The table {name} has lost its primary key: add it again, see migrations."
+    owners = [owner for (owner,) in await connection.fetch(_OWNERS, schema)]
+    if len(owners) > 1:
+        yield (
+            f"The tables have several owners ({', '.join(owners)}), so none can migrate them all: "
+            "give them to one."
+        )
+    twice, example = await connection.fetchrow(_TWICE.format(quoted(schema)))
+    if twice:
+        yield f"{twice:,} ids, such as {example}, are of records of several memories."

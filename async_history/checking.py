@@ -1,0 +1,53 @@
+"""Checking a whole history: every record, and every way to find it."""
+
+from dataclasses import dataclass
+from functools import partial
+
+from anyio import to_thread
+
+from async_history.errors import InvalidInput
+from async_history.opening import postgres_schema, sqlite_file
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckReport:
+    """What `check_history` found. `problems` are sentences; where there are none all is well."""
+
+    store: str
+    records: int
+    problems: tuple[str, ...] = ()
+    is_repaired: bool = False
+
+    def outcome(self) -> str:
+        """Return the outcome as one paragraph for people."""
+        repaired = " Its index was built anew." if self.is_repaired else ""
+        if not self.problems:
+            return f"{self.store}: {self.records:,} records, nothing is wrong.{repaired}"
+        return f"{self.store}: {self.records:,} records.{repaired} {' '.join(self.problems)}"
+
+
+async def check_history(
+    url: str, *, repair: bool = False, lock_timeout_s: float = 30.0
+) -> CheckReport:
+    """Read a whole history and hold its index against it. Nothing is changed without `repair`.
+
+    Args:
+        repair: build a file's index anew first. Nothing is lost by that: it is derived.
+
+    Raises:
+        StorageError: there is no history there, or it can't be read.
+        MigrationError: its layout is not known.
+    """
+    file = sqlite_file(url)
+    if file is not None:
+        from async_history._sqlite_check import check_file
+
+        return await to_thread.run_sync(partial(check_file, file, repair, lock_timeout_s))
+    server = postgres_schema(url)
+    if server is None:
+        raise InvalidInput(f"url must name a file or a PostgreSQL history to check, not {url!r}")
+    if repair:
+        raise InvalidInput("repair is for files: REINDEX repairs an index of PostgreSQL")
+    from async_history._postgres_check import check_schema
+
+    return await check_schema(*server)
