@@ -413,7 +413,7 @@ async def test_a_change_while_it_is_open(name: str, made: Path, tmp_path: Path) 
 
 
 @settings(
-    max_examples=8,
+    max_examples=5,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
