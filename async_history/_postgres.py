@@ -3,6 +3,7 @@
 Lives here: the classification of driver and network errors. Not here: what is done about them.
 """
 
+import ssl
 from typing import Final
 
 import asyncpg
@@ -22,6 +23,12 @@ DriverError = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, asyncpg.I
 """What a call of asyncpg may raise (a TimeoutError is an OSError)."""
 
 _GONE: Final = "cannot be reached, or went away; check that it runs and accepts connections"
+_NO_TLS: Final = "rejected SSL upgrade"
+"""asyncpg's words for a server without TLS, which are all that tells it."""
+_TLS: Final = (
+    "can't be trusted, or has no TLS: check sslmode, and sslrootcert, whose file names the "
+    "authorities that may vouch for it"
+)
 _BY_STATE: Final[dict[str, tuple[type[StorageError], str]]] = {
     "08": (StorageUnreachable, _GONE),
     "25006": (
@@ -63,6 +70,8 @@ def storage_error(error: BaseException, where: str) -> StorageError:
         if state[:length] in _BY_STATE:
             kind, advice = _BY_STATE[state[:length]]
             return kind(f"{where} {advice} ({error})")
+    if isinstance(error, ssl.SSLError) or _NO_TLS in str(error):
+        return StorageDenied(f"{where} {_TLS} ({error})")
     if is_connection_lost(error):
         reason = str(error) or type(error).__name__
         return StorageUnreachable(f"{where} {_GONE} ({reason})")

@@ -2,6 +2,7 @@
 
 import errno
 import sqlite3
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -98,6 +99,23 @@ def typed_errors(where: str) -> Iterator[None]:
     except OSError as error:
         kind = _BY_ERRNO.get(error.errno or 0, StorageError)
         raise kind(f"{where} cannot be used: {error}") from error
+
+
+def file_size(path: Path) -> int:
+    """Return the size of what must be a file.
+
+    Raises:
+        StorageError: it is something else.
+    """
+    status = path.stat()
+    if stat.S_ISDIR(status.st_mode):
+        raise StorageError(
+            f"{path} is a folder: name a file in it. (Docker makes a folder where the file to be "
+            "mounted was not there)"
+        )
+    if not stat.S_ISREG(status.st_mode):
+        raise StorageError(f"{path} is not an ordinary file; name one")
+    return status.st_size
 
 
 OLDEST_SQLITE = (3, 32, 0)

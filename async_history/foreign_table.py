@@ -12,12 +12,10 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 
-import asyncpg
-
-from async_history._postgres import DriverError, storage_error
+from async_history._postgres_url import server_url
+from async_history.backends._postgres_connect import connected
 from async_history.errors import MigrationError, StorageMissing
 from async_history.migrations.postgres import quoted
-from async_history.opening import without_secrets
 from async_history.records import COLUMNS, HistoryRecord, Row, parse_time
 from async_history.sources import PAGE_RECORDS, RecordSource
 
@@ -41,12 +39,16 @@ class ForeignTable(RecordSource):
     without. The table is read in one read-only transaction, which sees what was there as it began.
 
     Args:
-        url: the database, as asyncpg takes it.
-        table, schema: where the records are.
+        url: the database, as `open_history` takes it.
+        table, schema: where the records are: in `public`, unless this or the URL says otherwise.
     """
 
-    def __init__(self, url: str, *, table: str = "memory_history", schema: str = "public") -> None:
-        self._url = url
+    def __init__(
+        self, url: str, *, table: str = "memory_history", schema: str | None = None
+    ) -> None:
+        self._server = server_url(url)
+        if schema is None:
+            schema = self._server.options.get("schema", "public")
         self._name = f"{quoted(schema)}.{quoted(table, 'table')}"
 
     async def pages(self) -> AsyncIterator[Sequence[Row]]:
@@ -57,17 +59,13 @@ class ForeignTable(RecordSource):
             MigrationError: it has not the columns of a history.
             StorageError: the server can't be reached, or refuses.
         """
-        try:
-            connection = await asyncpg.connect(self._url, statement_cache_size=0)
-            try:
-                async with connection.transaction(isolation="repeatable_read", readonly=True):
-                    cursor = await connection.cursor(await self._select(connection))
-                    while found := await cursor.fetch(PAGE_RECORDS):
-                        yield [_row(one) for one in found]
-            finally:
-                connection.terminate()
-        except DriverError as error:
-            raise storage_error(error, without_secrets(self._url)) from error
+        async with (
+            connected(self._server) as connection,
+            connection.transaction(isolation="repeatable_read", readonly=True),
+        ):
+            cursor = await connection.cursor(await self._select(connection))
+            while found := await cursor.fetch(PAGE_RECORDS):
+                yield [_row(one) for one in found]
 
     async def records(self, rows: Sequence[Row]) -> list[HistoryRecord]:
         """Return the records of rows: mem0-ts gives a DELETE its time in `created_at`."""
@@ -81,7 +79,7 @@ class ForeignTable(RecordSource):
     async def _select(self, connection: Any) -> str:
         there = {name for (name,) in await connection.fetch(_COLUMNS_THERE, self._name)}
         if not there:
-            raise StorageMissing(f"{without_secrets(self._url)} has no table {self._name}")
+            raise StorageMissing(f"{self._server.where} has no table {self._name}")
         columns = {}
         for column in COLUMNS:
             names = [name for name in (column, _OTHER_NAMES.get(column)) if name in there]

@@ -29,9 +29,11 @@ class HistoryOptions(TypedDict, total=False):
 
     # of PostgreSQL
     read_url: str | None
-    schema: str
-    pool_size: int
+    schema: str | None
+    pool_size: int | None
     statement_cache_size: int | None
     batch_records: int
-    acquire_timeout_s: float
+    acquire_timeout_s: float | None
     retry_timeout_s: float
+    connection_idle_s: float | None
+    connection_lifetime_s: float | None

@@ -236,6 +236,7 @@ class UncheckedRecords:
     ) -> None:
         if if_latest is not None:
             _check_read(if_latest)
+        check_iterable("records", items)
         self._items = enumerate(items)
         self._if_latest = if_latest
         self.records: list[HistoryRecord] = []

@@ -7,7 +7,9 @@ here: the values of a record (records.py), and what only one call knows.
 import difflib
 import inspect
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from async_history.errors import InvalidInput
@@ -148,8 +150,46 @@ def check_file_name(name: str, value: object) -> str:
     if not isinstance(path, str):
         raise _refusal(name, "text or a path of text", value)
     if not path or "\0" in path:
-        raise _refusal(name, "the name of a file", value)
-    return path
+        raise InvalidInput(f"{name} must be the name of a file: not empty, and without a NUL")
+    return str.__str__(path)  # of a (str, Enum) its text, not its name
+
+
+def file_path(name: str, value: object) -> Path:
+    """Return the path of a history's file, with `~` for the home folder.
+
+    A text that is no file's name by any likelihood is refused: a URL without its slashes, libpq's
+    keywords, a path of another system, a variable that nobody replaced. A `Path` is taken as it is.
+
+    Raises:
+        InvalidInput: it is none, or names a folder.
+    """
+    given = check_file_name(name, value)
+    text = os.path.expanduser(given)
+    if isinstance(value, str):
+        for unlikely, what in _UNLIKELY:
+            if re.search(unlikely, text):
+                raise InvalidInput(f"{name} {what}. Where it is a file's name, give it as a Path")
+    if text.endswith(("/", os.sep)) or os.path.basename(given) in (".", "..", "~"):
+        raise InvalidInput(f"{name} names a folder, {text!r}; name a file in it")
+    if text.startswith("~") and os.path.dirname(text):
+        raise InvalidInput(f"{name} begins with a home folder that is not known: {text!r}")
+    return Path(text)
+
+
+_UNLIKELY: Final = (
+    (r"^[\"'`]|[\"'`]$", "stands in quotation marks"),
+    (r"^\s|\s$|[\r\n]", "begins or ends with a blank, or has a line's end in it"),
+    (
+        r"\b(host|hostaddr|dbname|user|password|port)\s*=",
+        "holds libpq's keywords; write postgresql://user:password@host:5432/database",
+    ),
+    (r"(^|/)\$(\w|\{)|%\w+%", "has a variable in it that was not replaced by its value"),
+    (r"^/?[A-Za-z]:([\\/]|$)|\\", "is written for Windows, and this is another system")
+    if os.name != "nt"
+    else (r"^\0$", ""),
+    (r"^[A-Za-z][\w+.-]+:|^:", "looks like a URL without its ://"),
+)
+"""What is no file's name by any likelihood, as a regular expression, and why."""
 
 
 def check_option_names(constructor: type, given: Iterable[str]) -> None:

@@ -297,10 +297,9 @@ class TestRights:
             "postgresql://owner:geheim@127.0.0.1:port/postgres",
         ]
         for url in urls:
-            history = open_history(url)
             with pytest.raises((StorageError, InvalidInput)) as failed:
-                await history
-            told = [repr(history), str(failed.value), str(failed.value.__cause__), caplog.text]
+                await open_history(url)
+            told = [str(failed.value), str(failed.value.__cause__), caplog.text]
             assert "geheim@" not in "".join(told), url
             assert "=geheim&" not in "".join(told), url
             assert "'geheim'" not in "".join(told), url

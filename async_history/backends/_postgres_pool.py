@@ -7,8 +7,9 @@ the history.
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
+from time import monotonic
 from typing import Any, Final
-from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import asyncpg
 
@@ -18,13 +19,13 @@ from async_history._postgres import (
     may_work_later,
     storage_error,
 )
+from async_history._postgres_url import ServerUrl
+from async_history.backends._postgres_connect import Connection, connect_in_turn, connected, typed
+from async_history.backends._postgres_limits import PoolLimits
 from async_history.errors import (
     HistoryClosed,
-    HistoryError,
-    InvalidInput,
     StorageUnreachable,
 )
-from async_history.validation import LEAST_CONNECTIONS, shown
 from async_history.writer import OutcomeUnknown, TryAgain
 
 _CACHED_STATEMENTS: Final = 100
@@ -32,23 +33,6 @@ _CACHED_STATEMENTS: Final = 100
 _WAIT_FOR_STANDBY: Final = "SyncRepWaitForLSN"
 
 Prepare = Callable[[Any], Awaitable[None]]
-
-
-def check_pool(pool: Any) -> None:
-    """Check that a user's pool can be used.
-
-    Raises:
-        InvalidInput: it is not a pool of asyncpg's, or has too few connections.
-    """
-    if not isinstance(pool, asyncpg.Pool):
-        raise InvalidInput(
-            f"pool must be a pool of asyncpg's, as `create_pool` makes one, not {shown(pool)}"
-        )
-    size = pool.get_max_size()
-    if size < LEAST_CONNECTIONS:
-        raise InvalidInput(
-            f"a pool needs at least {LEAST_CONNECTIONS} connections, not {size}: one writes"
-        )
 
 
 class ConnectionPool:
@@ -59,26 +43,20 @@ class ConnectionPool:
     """
 
     def __init__(
-        self, pool: Any, where: str, *, owned: bool, pools_behind: bool, acquire_timeout_s: float
+        self, pool: Any, where: str, limits: PoolLimits, *, owned: bool, pools_behind: bool
     ) -> None:
         self._pool = pool
         self._where = where
         self._owned = owned
-        self._acquire_timeout_s = acquire_timeout_s
+        self._acquire_timeout_s = limits.acquire_timeout_s
+        self._lifetime_s = limits.lifetime_s if owned else None
         self._hung = False
         self._is_closing = False
         self.pools_behind = pools_behind
 
     @classmethod
     async def connect(
-        cls,
-        url: str,
-        where: str,
-        prepare: Prepare,
-        *,
-        size: int,
-        statement_cache_size: int | None,
-        acquire_timeout_s: float,
+        cls, server: ServerUrl, prepare: Prepare, limits: PoolLimits
     ) -> "ConnectionPool":
         """Connect, let `prepare` do its work on a first connection, and open a pool.
 
@@ -86,44 +64,38 @@ class ConnectionPool:
             InvalidInput: the URL can't be understood.
             StorageError: the server can't be reached in time, or refuses us.
         """
-        with _typed(where):
-            connection = await _connect_in_turn(
-                url, statement_cache_size=0, timeout=acquire_timeout_s
-            )
-            try:
-                pools_behind = statement_cache_size == 0 or await _is_pooled(connection)
-                await prepare(connection)
-            finally:
-                connection.terminate()
+        async with connected(server, limits.acquire_timeout_s) as connection:
+            said = server.options.get("statement_cache_size")
+            keeps_none = 0 in (limits.statement_cache_size, said)
+            pools_behind = keeps_none or await _is_pooled(connection)
+            await prepare(connection)
+        with typed(server.where):
             pool = await asyncpg.create_pool(
-                url,
-                connect=_connect_in_turn,
+                connect=partial(connect_in_turn, server),
+                connection_class=Connection,
                 min_size=0,
-                max_size=size,
+                max_size=limits.size,
+                max_inactive_connection_lifetime=limits.idle_s or 0,
                 statement_cache_size=0 if pools_behind else _CACHED_STATEMENTS,
-                timeout=acquire_timeout_s,
+                timeout=limits.acquire_timeout_s,
                 reset=_leave_as_it_is,
             )
-        return cls(
-            pool, where, owned=True, pools_behind=pools_behind, acquire_timeout_s=acquire_timeout_s
-        )
+        return cls(pool, server.where, limits, owned=True, pools_behind=pools_behind)
 
     @classmethod
     async def of_user(
-        cls, pool: Any, where: str, prepare: Prepare, *, acquire_timeout_s: float
+        cls, pool: Any, where: str, prepare: Prepare, limits: PoolLimits
     ) -> "ConnectionPool":
         """Use the user's own pool, which is never closed here.
 
         Raises:
             StorageError: as `connect`.
         """
-        with _typed(where):
-            async with pool.acquire(timeout=acquire_timeout_s) as connection:
+        with typed(where):
+            async with pool.acquire(timeout=limits.acquire_timeout_s) as connection:
                 pools_behind = await _is_pooled(connection)
                 await prepare(connection)
-        return cls(
-            pool, where, owned=False, pools_behind=pools_behind, acquire_timeout_s=acquire_timeout_s
-        )
+        return cls(pool, where, limits, owned=False, pools_behind=pools_behind)
 
     async def acquire(self) -> Any:
         """Return a connection, to be given back by `release`.
@@ -138,7 +110,11 @@ class ConnectionPool:
             if self._hung and self._owned:
                 self._hung = False
                 await self._pool.expire_connections()  # the others go to the same server
+            begun = monotonic()
             connection = await self._pool.acquire(timeout=self._acquire_timeout_s)
+            while self._is_worn_out(connection) and connection.made_at < begun:
+                await self.retire(connection)
+                connection = await self._pool.acquire(timeout=self._acquire_timeout_s)
         except TimeoutError as error:
             raise StorageUnreachable(
                 f"{self._where} gave no connection within {self._acquire_timeout_s} s: it "
@@ -164,8 +140,25 @@ class ConnectionPool:
         except asyncpg.InterfaceError:
             return True
 
+    def is_of_no_use(self, connection: Any) -> bool:
+        """Tell whether a connection is broken, or older than connections may become."""
+        return self.is_broken(connection) or self._is_worn_out(connection)
+
+    def _is_worn_out(self, connection: Any) -> bool:
+        if self._lifetime_s is None:
+            return False
+        return bool(monotonic() - connection.made_at > self._lifetime_s)
+
+    async def retire(self, connection: Any) -> None:
+        """Close a connection; its place in the pool is free then."""
+        with contextlib.suppress(*DriverError):
+            await connection.close(timeout=self._acquire_timeout_s)
+
     async def release(self, connection: Any) -> None:
         """Take back a connection; one that is broken is replaced when the next is asked for."""
+        if not self.is_broken(connection) and self._is_worn_out(connection):
+            await self.retire(connection)
+            return
         with contextlib.suppress(*DriverError):
             await self._pool.release(connection, timeout=self._acquire_timeout_s)
 
@@ -254,43 +247,6 @@ def _terminate(connection: Any) -> None:
         connection.terminate()
 
 
-async def _connect_in_turn(url: str, *, timeout: float, **options: Any) -> Any:  # noqa: ASYNC109 - asyncpg's name
-    """Connect to the first host that will do, each given its part of the time.
-
-    asyncpg gives the first all of it: one that hangs would keep us from those behind it.
-    """
-    *others, last = _a_url_a_host(url)
-    part = timeout / (len(others) + 1)
-    for host in others:
-        with contextlib.suppress(
-            OSError, asyncpg.InternalClientError, asyncpg.CannotConnectNowError
-        ):
-            return await asyncpg.connect(host, timeout=part, **options)
-    return await asyncpg.connect(last, timeout=part, **options)
-
-
-def _a_url_a_host(url: str) -> list[str]:
-    """Return a URL for each host of a URL; the URL itself where asyncpg must choose among all."""
-    parts = urlsplit(url)
-    query = dict(parse_qsl(parts.query))
-    if query.get("target_session_attrs") == "prefer-standby":
-        return [url]
-    user, at, hosts = parts.netloc.rpartition("@")
-    if hosts:
-        netlocs = [f"{user}{at}{host}" for host in hosts.split(",")]
-        return [parts._replace(netloc=netloc).geturl() for netloc in netlocs]
-    names, ports = (query.get(name, "").split(",") for name in ("host", "port"))
-    if len(ports) == 1:
-        ports *= len(names)
-    if len(names) == 1 or len(ports) != len(names):
-        return [url]
-    queries = (
-        urlencode(query | {"host": name, "port": port})
-        for name, port in zip(names, ports, strict=True)
-    )
-    return [f"{parts.scheme}://{parts.netloc}{parts.path}?{one}" for one in queries]
-
-
 async def _is_pooled(connection: Any) -> bool:
     """Tell whether a pooler answers in the server's stead: it makes up the process id it names."""
     async with connection.transaction():
@@ -300,19 +256,3 @@ async def _is_pooled(connection: Any) -> bool:
 
 async def _leave_as_it_is(connection: Any) -> None:
     """A pool's reset that asks the server nothing: we leave no state on a connection."""
-
-
-@contextlib.contextmanager
-def _typed(where: str) -> Iterator[None]:
-    try:
-        yield
-    except HistoryError:
-        raise
-    except TimeoutError as error:
-        raise StorageUnreachable(f"{where} did not answer in time") from error
-    except OSError as error:  # a certificate that does not fit is one, and a ValueError
-        raise storage_error(error, where) from error
-    except ValueError as error:  # asyncpg's, of a URL it can't read
-        raise InvalidInput(f"{where} is no URL that can be used: {error}") from None
-    except DriverError as error:
-        raise storage_error(error, where) from error

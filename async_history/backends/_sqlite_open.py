@@ -19,6 +19,7 @@ from async_history._exit import stop_at_exit
 from async_history._sqlite import (
     LOG_RESET_WORRY,
     connect,
+    file_size,
     has_log_reset_fault,
     typed_errors,
     wait_for_lock,
@@ -114,7 +115,7 @@ def glance(path: Path, *, lock_timeout_s: float) -> Glance:
 def is_there(path: Path, create: bool) -> bool:
     """Tell whether there is a file with something in it (an empty one is no history yet)."""
     with typed_errors(str(path)):
-        is_there = path.exists() and path.stat().st_size > 0
+        is_there = path.exists() and file_size(path) > 0
     if not is_there and not create:
         raise StorageMissing(f"{path} does not exist, or is empty, and create=False")
     return is_there

@@ -15,9 +15,12 @@ from typing import Any, Final, TypeVar
 import asyncpg
 
 from async_history._postgres import DriverError, storage_error
+from async_history._postgres_url import POSTGRES_SCHEMA, server_url
+from async_history.backends._idle_watch import IdleWatch
 from async_history.backends._postgres_commit import BatchCommitter
 from async_history.backends._postgres_follow import FollowReader, Place, place_from
-from async_history.backends._postgres_pool import ConnectionPool, check_pool
+from async_history.backends._postgres_limits import CONNECTION_IDLE_S, PoolLimits, check_pool
+from async_history.backends._postgres_pool import ConnectionPool
 from async_history.backends._postgres_read import HistoryReader
 from async_history.backends._postgres_retention import (
     ERASURES,
@@ -37,7 +40,6 @@ from async_history.life import CLOSE_TIMEOUT_S
 from async_history.manager import HistoryManager
 from async_history.migrations import citus
 from async_history.migrations import postgres as migrations
-from async_history.opening import POSTGRES_SCHEMA, without_secrets
 from async_history.queries import Cursor, Filter, PageRead, RowsRead
 from async_history.queue import QUEUE_BYTES, QUEUE_RECORDS
 from async_history.records import HistoryRecord, Message, check_name
@@ -45,8 +47,6 @@ from async_history.retention import Erasure, PruneStep, Pruning, Reached
 from async_history.store import HistoryStats, StoreWarning
 from async_history.submissions import Submission, UncheckedRecords
 from async_history.validation import (
-    LEAST_CONNECTIONS,
-    MOST_CONNECTIONS,
     check_count,
     check_flag,
     check_queue,
@@ -56,12 +56,8 @@ from async_history.writer import BATCH_RECORDS, GroupCommitWriter, OutcomeUnknow
 
 T = TypeVar("T")
 
-POOL_SIZE = 10
-"""Connections of a pool of our own: one writes, the others read."""
 RETRY_TIMEOUT_S = 30.0
 """How long what failed with a connection is tried again, unless told otherwise."""
-ACQUIRE_TIMEOUT_S = 10.0
-"""How long to wait for a connection, unless told otherwise."""
 _TRIES: Final = 3
 """One try may take this part of the time for all: a server that hangs leaves time for another."""
 _ASK_AGAIN_S: Final = 0.1
@@ -72,17 +68,22 @@ class PostgresHistoryManager(HistoryManager):
 
     Args:
         url: as asyncpg takes it, with several hosts, TLS and all
-            (https://magicstack.github.io/asyncpg/current/api/).
+            (https://magicstack.github.io/asyncpg/current/api/), or as libpq, SQLAlchemy or a
+            hosting provider writes it. What it says of the options below counts where they are
+            not given.
         pool: the user's own asyncpg pool, instead of a URL. It is never closed here. One of its
             connections is kept for writing, so it needs two or more.
         read_url: where to read instead, such as a replica: what was acked may not be there yet.
-        schema: where the tables are.
+        schema: where the tables are, `async_history` unless told otherwise.
         create, migrate: make the schema and its tables, and bring older ones up to date. Without
             both, raises `StorageMissing` or `MigrationError` where that is needed.
-        pool_size: most connections of a pool of our own.
+        pool_size: most connections of a pool of our own, 10 unless told otherwise.
         statement_cache_size: 0 for a pooler that is not noticed to be one.
         queue_records, queue_bytes, queue_timeout_s, batch_records: see `GroupCommitWriter`.
-        acquire_timeout_s: how long to wait for a connection.
+        acquire_timeout_s: how long to wait for a connection, 10 unless told otherwise.
+        connection_idle_s: how long a connection of a pool of our own may be unused before it is
+            closed, that which writes too; None is without bound. 300 unless told otherwise.
+        connection_lifetime_s: how old such a connection may become before another takes its place.
         retry_timeout_s: how long what failed with its connection is tried again.
         close_timeout_s: how long closing waits for what was accepted.
     """
@@ -93,49 +94,53 @@ class PostgresHistoryManager(HistoryManager):
         *,
         pool: Any = None,
         read_url: str | None = None,
-        schema: str = POSTGRES_SCHEMA,
+        schema: str | None = None,
         create: bool = True,
         migrate: bool = True,
-        pool_size: int = POOL_SIZE,
+        pool_size: int | None = None,
         statement_cache_size: int | None = None,
         queue_records: int = QUEUE_RECORDS,
         queue_bytes: int = QUEUE_BYTES,
         queue_timeout_s: float | None = None,
         batch_records: int = BATCH_RECORDS,
-        acquire_timeout_s: float = ACQUIRE_TIMEOUT_S,
+        acquire_timeout_s: float | None = None,
         retry_timeout_s: float = RETRY_TIMEOUT_S,
+        connection_idle_s: float | None = CONNECTION_IDLE_S,
+        connection_lifetime_s: float | None = None,
         close_timeout_s: float = CLOSE_TIMEOUT_S,
     ) -> None:
         super().__init__(close_timeout_s=close_timeout_s)
         if (url is None) == (pool is None):
             raise InvalidInput("give either a url or a pool")
-        check_count("pool_size", pool_size, least=LEAST_CONNECTIONS, most=MOST_CONNECTIONS)
         check_count("batch_records", batch_records, least=1)
-        check_seconds("acquire_timeout_s", acquire_timeout_s, may_be_zero=False)
         check_seconds("retry_timeout_s", retry_timeout_s, may_be_zero=False)
         check_queue(queue_records, queue_bytes, queue_timeout_s)
-        is_migrated = check_flag("migrate", migrate) and check_flag("create", create)
-        if statement_cache_size is not None:
-            check_count("statement_cache_size", statement_cache_size, most=0)
-        for name, text in (("url", url), ("read_url", read_url)):
-            if text is not None:
-                check_name(name, text)
+        may_create, may_migrate = check_flag("create", create), check_flag("migrate", migrate)
         if pool is not None:
             check_pool(pool)
-        self._url = url
+        self._server = None if url is None else server_url(url)
+        try:
+            self._read_server = None if read_url is None else server_url(read_url)
+        except InvalidInput as error:
+            raise InvalidInput(f"read_url: {error}") from None
+        if self._server is not None and "table" in self._server.options:
+            raise InvalidInput("table= names a table to copy from; a history's place is schema=")
         self._user_pool = pool
-        self._read_url = read_url
-        self._schema_name = check_name("schema", schema)
-        self._schema = migrations.quoted(schema)
-        self._where = without_secrets(url) if url else "the database of the pool"
-        self._migrate = is_migrated
-        self._connect = partial(
-            ConnectionPool.connect,
-            size=pool_size,
+        said = {} if self._server is None else self._server.options
+        self._schema_name = said.get("schema", POSTGRES_SCHEMA)
+        if schema is not None:
+            self._schema_name = check_name("schema", schema)
+        self._schema = migrations.quoted(self._schema_name)
+        self._where = "the database of the pool" if self._server is None else self._server.where
+        self._migrate = may_create and may_migrate
+        self._limits = PoolLimits.checked(
+            said,
+            pool_size=pool_size,
             statement_cache_size=statement_cache_size,
             acquire_timeout_s=acquire_timeout_s,
+            connection_idle_s=connection_idle_s,
+            connection_lifetime_s=connection_lifetime_s,
         )
-        self._acquire_timeout_s = acquire_timeout_s
         self._retry_timeout_s = retry_timeout_s
         self._new_writer = partial(
             GroupCommitWriter[Submission],
@@ -150,6 +155,7 @@ class PostgresHistoryManager(HistoryManager):
         self._pool: ConnectionPool | None = None
         self._read_pool: ConnectionPool | None = None
         self._writing: Any = None
+        self._idle_writing = IdleWatch(self._limits.idle_s, self._close_idle_writing)
         self._is_distributed = False
         self._reader = HistoryReader(self._fetch, self._schema)
         self._follower = FollowReader(self._fetch, self._schema)
@@ -160,17 +166,15 @@ class PostgresHistoryManager(HistoryManager):
         try:
             if self._user_pool is not None:
                 self._pool = await ConnectionPool.of_user(
-                    self._user_pool,
-                    self._where,
-                    self._prepare,
-                    acquire_timeout_s=self._acquire_timeout_s,
+                    self._user_pool, self._where, self._prepare, self._limits
                 )
-            elif self._url is not None:
-                self._pool = await self._connect(self._url, self._where, self._prepare)
+            elif self._server is not None:
+                self._pool = await ConnectionPool.connect(self._server, self._prepare, self._limits)
             self._read_pool = self._pool
-            if self._read_url is not None:
-                where = without_secrets(self._read_url)
-                self._read_pool = await self._connect(self._read_url, where, self._look)
+            if self._read_server is not None:
+                self._read_pool = await ConnectionPool.connect(
+                    self._read_server, self._look, self._limits
+                )
             self._writer = self._new_writer()
         except BaseException:
             await self._release()
@@ -248,19 +252,25 @@ class PostgresHistoryManager(HistoryManager):
             OutcomeUnknown, TryAgain, StorageError: see `ConnectionPool.bounded`.
         """
         pool = self._require_pool()
-        if self._writing is None or pool.is_broken(self._writing):
+        if self._writing is None or pool.is_of_no_use(self._writing):
             await self._let_go_of_writing()
             try:
                 self._writing = await pool.acquire()
             except StorageUnreachable as error:
                 raise TryAgain(error) from error
-        with pool.bounded(self._writing, self._retry_timeout_s / _TRIES):
+        with self._idle_writing.used(), pool.bounded(self._writing, self._retry_timeout_s / _TRIES):
             return await work(self._writing, pool)
 
     async def _let_go_of_writing(self) -> None:
         if self._writing is not None and self._pool is not None:
             connection, self._writing = self._writing, None
             await self._pool.release(connection)
+
+    async def _close_idle_writing(self) -> None:
+        """Close the connection that writes: the next batch gets another."""
+        if self._writing is not None and self._pool is not None:
+            connection, self._writing = self._writing, None
+            await self._pool.retire(connection)
 
     def _require_pool(self) -> ConnectionPool:
         if self._pool is None:
@@ -418,11 +428,13 @@ class PostgresHistoryManager(HistoryManager):
 
     async def _release(self) -> None:
         self._closed = True
+        await self._idle_writing.aclose()
         await self._let_go_of_writing()
         for pool in self._pools_given_up():
             await pool.aclose(self._close_timeout_s)
 
     def _abandon(self) -> None:
+        self._idle_writing.stop()
         for pool in self._pools_given_up():
             pool.terminate()
 

@@ -63,6 +63,7 @@ from async_history.validation import (
     check_function,
     check_queue,
     check_seconds,
+    file_path,
 )
 from async_history.writer import GroupCommitWriter
 
@@ -130,7 +131,7 @@ class SQLiteHistoryManager(HistoryManager):
         self._create = check_flag("create", create)
         self._migrate = check_flag("migrate", migrate)
         self._connections = Connections(
-            None if path is None else Path(check_file_name("path", path)),
+            None if path is None else file_path("path", path),
             journal=journal,
             durability=durability,
             on_begun=self._say_begun,

@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import BinaryIO, Final
-from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import typer
 
@@ -26,6 +25,7 @@ from async_history import (
     dump_lines,
     open_history,
 )
+from async_history._postgres_url import server_url
 from async_history.cli.lines import LINE_BYTES, Lines
 from async_history.cli.terminal import complain, shown_progress, shown_share
 from async_history.opening import postgres_schema, sqlite_file, without_secrets
@@ -87,15 +87,10 @@ async def _opened(source: str, stack: AsyncExitStack) -> HistoryManager | Record
     if _is_lines(source):
         file = io.FileIO(0, closefd=False) if source == "-" else io.FileIO(source)
         return JsonLines(_texts(Lines(stack.enter_context(closing(file)))))
-    if "://" in source and "table" in (options := dict(parse_qsl(urlsplit(source).query))):
+    if postgres_schema(source) and (table := server_url(source).options.get("table")):
         from async_history.foreign_table import ForeignTable
 
-        table, schema = options.pop("table"), options.pop("schema", "public")
-        url = urlsplit(source)._replace(query=urlencode(options)).geturl()
-        server = postgres_schema(url)
-        if server is None:
-            raise InvalidInput("table= names a table of PostgreSQL; the source is none")
-        return ForeignTable(server[0], table=table, schema=schema)
+        return ForeignTable(source, table=table)
     return await stack.enter_async_context(open_history(source, create=False, migrate=False))
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from async_history import block_index, memory_index
-from async_history._sqlite import connect, typed_errors, wait_for_lock
+from async_history._sqlite import connect, file_size, typed_errors, wait_for_lock
 from async_history._sqlite_journal import place_of, use_journal
 from async_history._sqlite_look import Look, looked, require_writable
 from async_history._sqlite_times import add_time_function
@@ -31,10 +31,10 @@ from async_history.migrations.schema import VERSION, install_statements
 from async_history.options import JOURNALS, Journal
 from async_history.validation import (
     check_choice,
-    check_file_name,
     check_flag,
     check_function,
     check_seconds,
+    file_path,
 )
 
 _logger = logging.getLogger("async_history")
@@ -229,13 +229,14 @@ def adopt(
             return AdoptionReport(str(file), done=True)
         return _plan(look.connection, file, backup=backup)[1]
 
-    file = Path(check_file_name("path", path))
+    file = file_path("path", path)
     check_flag("dry_run", dry_run)
     check_flag("backup", backup)
     check_function("on_progress", on_progress)
     check_seconds("lock_timeout_s", lock_timeout_s)
     check_choice("journal", journal, JOURNALS)
     with typed_errors(str(file)):
+        file_size(file)
         place = place_of(file, journal)
         report = looked(lambda: Look(place.file), plan, lock_timeout_s)
         if dry_run or report.done:

@@ -7,12 +7,10 @@ tables contains that column (https://docs.citusdata.com/en/stable/develop/api_ud
 from collections.abc import Mapping
 from typing import Any, Final
 
-import asyncpg
-
-from async_history._postgres import DriverError, storage_error
+from async_history._postgres_url import server_url
+from async_history.backends._postgres_connect import connected
 from async_history.errors import MigrationError
 from async_history.migrations.postgres import migrate, quoted
-from async_history.opening import without_secrets
 
 COLUMNS: Final[Mapping[str, str]] = {"history": "memory_id", "messages": "session_scope"}
 """By which column each table is distributed."""
@@ -40,14 +38,8 @@ async def distribute(url: str, schema: str) -> list[str]:
         MigrationError: the database has no Citus extension; nothing was changed.
         StorageError: the server can't be reached, or refuses.
     """
-    try:
-        connection = await asyncpg.connect(url, statement_cache_size=0)
-        try:
-            return await _distribute(connection, schema)
-        finally:
-            connection.terminate()
-    except DriverError as error:
-        raise storage_error(error, without_secrets(url)) from error
+    async with connected(server_url(url)) as connection:
+        return await _distribute(connection, schema)
 
 
 async def _distribute(connection: Any, schema: str) -> list[str]:
