@@ -17,6 +17,7 @@ from weakref import WeakSet
 
 from async_history.errors import HistoryError, InvalidInput
 from async_history.records import HistoryRecord
+from async_history.turns import after_record
 from async_history.validation import check_count, check_seconds
 
 POLL_INTERVAL_S = 0.25
@@ -270,6 +271,8 @@ class Following(Generic[P]):
     async def __anext__(self) -> HistoryRecord:
         if self._next == len(self._left):
             await self._fill()
+        elif self._next:
+            await after_record(self._next - 1)
         record = self._page.records[self._left[self._next]]
         self._next += 1
         return record

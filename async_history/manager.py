@@ -65,6 +65,7 @@ from async_history.timeline import (
     restoration_of,
     state_at,
 )
+from async_history.turns import LoopTurns
 from async_history.validation import check_count, check_flag, check_function, check_seconds
 
 
@@ -78,6 +79,7 @@ class HistoryManager(Store):
 
     def __init__(self, *, close_timeout_s: float = CLOSE_TIMEOUT_S) -> None:
         super().__init__(close_timeout_s=close_timeout_s)
+        self._loop_turns = LoopTurns()
         self._bell = Bell()
         self._tail: Tail[Any] = Tail(
             self._read_behind, self._read_mark, self._bell, self._require_open
@@ -210,6 +212,8 @@ class HistoryManager(Store):
             await self._submit_when_ready(unchecked.check)
         elif submission.records:
             await self._submit(submission)
+        else:
+            await self._loop_turns.done()
         return unchecked.records
 
     async def add_in_transaction(
@@ -242,6 +246,8 @@ class HistoryManager(Store):
         submission = messages_to_save(messages, session_scope)
         if submission.messages:
             await self._submit(submission)
+        else:
+            await self._loop_turns.done()
 
     # Reading
 
@@ -378,6 +384,7 @@ class HistoryManager(Store):
     async def stats(self) -> HistoryStats:
         """Return the queue, the batches, the sizes, and what to worry about."""
         self._require_open()
+        await self._loop_turns.done()
         return await self._read_stats()
 
     async def reset(self) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, get_args
 
 from async_history.errors import InvalidInput
 from async_history.records import Event, HistoryRecord, Row, check_name, check_text, is_aware
+from async_history.turns import after_record
 from async_history.validation import check_choice, check_count, shown
 
 Order = Literal["oldest", "newest"]
@@ -180,8 +181,9 @@ class HistoryQuery:
 
     async def __aiter__(self) -> AsyncIterator[HistoryRecord]:
         async for page in self.pages():
-            for record in page.records:
+            for index, record in enumerate(page.records):
                 yield record
+                await after_record(index)
 
     async def pages(self) -> AsyncIterator[Page]:
         """Yield pages of up to `page_size` records.

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from async_history.errors import InvalidInput
 from async_history.records import Event, HistoryRecord, is_alive, is_aware, made_at
+from async_history.turns import after_record
 
 Moment = datetime | int
 """An aware instant, or a version number: 1 is a memory's first record, its ADD."""
@@ -186,8 +187,9 @@ async def records_of(
         page = await anext(pages, None)
         if page is None:
             return
-        for record in page:
+        for index, record in enumerate(page):
             yield record
+            await after_record(index)
 
 
 def _place(memory_id: str, records: Sequence[HistoryRecord], when: Moment) -> int:

@@ -26,6 +26,7 @@ from async_history.retention import (
 )
 from async_history.store import HistoryStats
 from async_history.submissions import MESSAGES_KEPT, SaveMessages, Submission
+from async_history.turns import LoopTurns
 from async_history.validation import check_flag
 
 
@@ -59,20 +60,23 @@ class NullHistoryManager(HistoryManager):
     def _submit(self, submission: Submission) -> "asyncio.Future[None]":
         if isinstance(submission, SaveMessages):
             self._buffers[submission.session_scope].extend(submission.messages)
-        return _done()
+        return self._loop_turns.done()
 
     async def _submit_when_ready(self, prepare: Callable[[], Awaitable[Submission]]) -> None:
         await self._submit(await prepare())
 
     async def _read_history(self, memory_id: str) -> list[HistoryRecord]:
+        await self._loop_turns.done()
         return []
 
     async def _read_page(
         self, wanted: Filter, after: Cursor | None, limit: int, ahead: int
     ) -> PageRead:
+        await self._loop_turns.done()
         return PageRead([], None, is_last=True)
 
     async def _count(self, wanted: Filter) -> int:
+        await self._loop_turns.done()
         return 0
 
     def _follow_place(self, cursor: str | None) -> None:
@@ -82,31 +86,40 @@ class NullHistoryManager(HistoryManager):
     async def _read_behind(
         self, place: None, memory_id: str | None, limit: int
     ) -> FollowRead[None]:
+        await self._loop_turns.done()
         return FollowRead([], lambda _: None, None, is_last=True)
 
     async def _read_end(self) -> None:
-        return None
+        await self._loop_turns.done()
+        return
 
     async def _read_mark(self) -> None:
-        return None
+        await self._loop_turns.done()
+        return
 
     async def _read_states(self, when: datetime) -> AsyncIterator[Sequence[HistoryRecord]]:
+        await self._loop_turns.done()
         yield []
 
     async def _read_rows(self, after: Cursor | None, limit: int) -> RowsRead:
+        await self._loop_turns.done()
         return RowsRead([], after, is_last=True)
 
     async def _read_times_before(self, ids: Sequence[str]) -> Mapping[str, datetime]:
+        await self._loop_turns.done()
         return {}
 
     async def _read_newest(self) -> int | None:
+        await self._loop_turns.done()
         return None
 
     async def _read_messages(self, session_scope: str, limit: int) -> Sequence[Message]:
+        await self._loop_turns.done()
         buffer = self._buffers.get(session_scope, ())
         return list(buffer)[max(0, len(buffer) - limit) :]
 
     async def _read_scopes(self, after: str, limit: int) -> Sequence[str]:
+        await self._loop_turns.done()
         return sorted(scope for scope in self._buffers if scope > after)[:limit]
 
     async def _read_stats(self) -> HistoryStats:
@@ -114,33 +127,31 @@ class NullHistoryManager(HistoryManager):
 
     def _empty(self) -> "asyncio.Future[None]":
         self._buffers.clear()
-        return _done()
+        return self._loop_turns.done()
 
     async def _prune_step(self, asked: Pruning, reached: Reached | None) -> PruneStep:
+        await self._loop_turns.done()
         return PruneStep(0, 0, None)
 
     def _erasure_steps(self) -> ErasureSteps:
-        return _BufferErasure(self._buffers)
+        return _BufferErasure(self._buffers, self._loop_turns)
 
     async def _read_erasures(self) -> Sequence[Erasure]:
+        await self._loop_turns.done()
         return []
-
-
-def _done() -> "asyncio.Future[None]":
-    done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    done.set_result(None)
-    return done
 
 
 class _BufferErasure:
     """Erases messages; of records there is nothing, and of the erasure itself nothing is kept."""
 
-    def __init__(self, buffers: dict[str, deque[Message]]) -> None:
+    def __init__(self, buffers: dict[str, deque[Message]], loop_turns: LoopTurns) -> None:
         self._buffers = buffers
+        self._loop_turns = loop_turns
 
     async def begin(self, asked: Erasing) -> None: ...
 
     async def step(self, asked: Erasing, whose: Reaching) -> EraseStep:
+        await self._loop_turns.done()
         messages = 0
         for session_scope in whose.session_scopes:
             messages += len(self._buffers.get(session_scope, ()))
