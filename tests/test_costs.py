@@ -87,6 +87,7 @@ SHAPES: dict[str, Shape] = {
     "no time in one memory": lambda n: row(n, "m", None),
     "no time in any but the first": lambda n: row(n, "m", None if n else moment(0).isoformat()),
     "no time in many memories": lambda n: row(n, f"m{n % 500}", None, "DELETE"),
+    "deletions without a time": lambda n: row(n, "m", None, "DELETE"),
     "text that is no time": lambda n: row(n, "m", "yesterday"),
     "with an offset": lambda n: row(
         n, f"m{n % 500}", moment(n).astimezone(timezone(timedelta(hours=8))).isoformat()
@@ -179,6 +180,7 @@ EVERYTHING: dict[str, Call] = {
     "memories_at": states,
     "follow": followed(None),
     "copy": copied,
+    "dry prune": lambda history, _: history.prune(older_than=moment(LARGE), dry_run=True),
 }
 ONE_MEMORY: dict[str, Call] = {
     "its pages": pages(memory_id="m"),

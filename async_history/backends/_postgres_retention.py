@@ -50,6 +50,13 @@ ORDER BY seq
 _WHOLE: Final = f"""
 SELECT {_LIGHT} FROM {{schema}}.history WHERE memory_id = ANY($2::text[]) ORDER BY memory_id, seq
 """  # noqa: S608 - constants
+_LATEST: Final = """
+SELECT seq FROM {schema}.history AS seen
+WHERE id = ANY($1::text[]) AND memory_id = ANY($2::text[]) AND NOT EXISTS (
+    SELECT FROM {schema}.history AS later
+    WHERE later.memory_id = seen.memory_id AND later.seq > seen.seq
+)
+"""
 _REMOVE: Final = """
 DELETE FROM {schema}.history WHERE id = ANY($1::text[]) AND memory_id = ANY($2::text[])
 """
@@ -161,6 +168,10 @@ class _PruneSteps(_Steps):
             Seen(*(*row, bool(row[-1] and is_followed)))
             for *row, is_followed in await self._fetch(_WINDOW, before, after, last, limit, enough)
         ]
+
+    async def latest(self, records: Sequence[Seen]) -> set[int]:
+        ids, memory_ids = [one.id for one in records], list({one.memory_id for one in records})
+        return {seq for (seq,) in await self._fetch(_LATEST, ids, memory_ids)}
 
     async def whole(self, asked: Pruning, memory_ids: Sequence[str]) -> list[Seen]:
         seen: list[Seen] = []

@@ -10,7 +10,7 @@ go with the whole memory or not at all.
 Lives here: the decision. Not here: any SQL, and whose turn it is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
@@ -43,6 +43,9 @@ class PruneSteps(Protocol):
 
     async def window(self, asked: Pruning, after: int, last: int, limit: int) -> Sequence[Seen]:
         """Return the records behind a position and up to another, in order."""
+
+    async def latest(self, records: Sequence[Seen]) -> Set[int]:
+        """Return the positions of those records that are the latest of their memories."""
 
     async def whole(self, asked: Pruning, memory_ids: Sequence[str]) -> Sequence[Seen]:
         """Return all records of some memories, memory by memory, each's in order.
@@ -83,19 +86,22 @@ async def _gone_as_a_whole(
     asked: Pruning, seen: Sequence[Seen], steps: PruneSteps
 ) -> list[list[Seen]]:
     """Return, memory by memory, the records of those that go at the latest of them."""
-    maybe = {
-        one.position: one.memory_id
+    maybe = [
+        one
         for one in seen
         if not one.goes_alone
         and (one.is_delete or asked.keep_last == 0)
         and one.is_old is not False
-    }
+    ]
+    # A whole memory is looked at once, at its latest record, not at each of its deletions.
+    latest = await steps.latest(maybe) if maybe else frozenset()
     gone: list[list[Seen]] = []
-    if maybe:
-        found = await steps.whole(asked, list(dict.fromkeys(maybe.values())))
+    if latest:
+        memory_ids = dict.fromkeys(one.memory_id for one in maybe if one.position in latest)
+        found = await steps.whole(asked, list(memory_ids))
         for _, group in groupby(found, key=attrgetter("memory_id")):
             records = list(group)
-            if records[-1].position in maybe and all(one.is_old for one in records):
+            if records[-1].position in latest and all(one.is_old for one in records):
                 gone.append(records)
     return gone
 

@@ -42,6 +42,9 @@ SELECT given.position, {LATER.format(after=":enough")}, following.event, followi
        following.updated_at
 FROM {_GIVEN} JOIN history AS following ON following.rowid = {LATER.format(after="0")}
 """  # noqa: S608 - constants
+_LATEST: Final = f"""
+SELECT given.position FROM {_GIVEN} WHERE {LATER.format(after="0")} IS NULL
+"""  # noqa: S608 - constants
 _WHOLE: Final = f"""
 SELECT {_LIGHT} FROM history WHERE memory_id = :memory_id AND rowid IN ({POSITIONS}) ORDER BY rowid
 """  # noqa: S608 - constants
@@ -110,6 +113,14 @@ class _PruneSteps:
             for position, last_needed, event, created_at, updated_at in followed
             if last_needed is not None and _own_time(event, created_at, updated_at) is not None
         }
+
+    async def latest(self, records: Sequence[Seen]) -> set[int]:
+        given = []
+        for one in records:
+            if not isinstance(one.memory_id, str):
+                continue  # others may have stored what is no memory's name
+            given.append((one.position, memory_key(one.memory_id), one.memory_id))
+        return {position for (position,) in self._fetch(_LATEST, {"rows": json.dumps(given)})}
 
     async def whole(self, asked: Pruning, memory_ids: Sequence[str]) -> list[Seen]:
         seen: list[Seen] = []

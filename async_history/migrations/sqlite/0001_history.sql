@@ -23,7 +23,7 @@ CREATE TABLE IF NOT EXISTS messages (
 
 CREATE INDEX IF NOT EXISTS async_history_messages_by_scope ON messages (session_scope);
 
--- Where a memory's records are: (crc32 of memory_id, rowid in history). An index on random
+-- Where a memory's records are: (48-bit hash of memory_id, rowid in history). An index on random
 -- memory ids dirties a page a row once it is large. These three levels hold the same entries:
 -- `recent` takes every insert and stays small, `middle` takes its slices, `settled` the rest. The
 -- position of memory -1, which no memory has, is the level's stamp.
