@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
+from async_history._sqlite import is_other_schema
 from async_history.backends._in_steps import commit_in_steps
 from async_history.backends._just_committed import JustCommitted
 from async_history.backends._sqlite_rows import (
@@ -43,7 +44,8 @@ from async_history.submissions import MESSAGES_KEPT, AddRecords, SaveMessages, S
 from async_history.writer import CROWD
 
 _INSERT_RECORD: Final = f"""
-    INSERT INTO history ({COLUMN_LIST}) VALUES ({", ".join(f"new.{name}" for name in COLUMNS)});
+    INSERT OR ABORT INTO history ({COLUMN_LIST})
+    VALUES ({", ".join(f"new.{name}" for name in COLUMNS)});
 """  # noqa: S608 - constants of ours
 WRITE_PROGRAM: Final = f"""
 DROP VIEW IF EXISTS temp.async_history_new;
@@ -85,17 +87,33 @@ def _rows_sql(width: int, rows: int) -> str:
     return f"VALUES {', '.join([row] * rows)}"
 
 
-def _add_sql(rows: int) -> str:
+_HAS_OWNERS_TRIGGERS: Final = """EXISTS (
+    SELECT 1 FROM main.sqlite_master WHERE type = 'trigger' AND lower(tbl_name) = 'history'
+        AND name NOT GLOB 'async_history_*'
+)"""
+"""They may leave rows out, change them, add some."""
+
+
+def _add_sql(rows: int, condition: str) -> str:
     sql = f"""
         INSERT INTO async_history_new SELECT * FROM ({_rows_sql(ROW_WIDTH, rows + 1)})
-        WHERE column{ROW_WIDTH} IS NOT NULL AND {NEARLY_COMPLETE}
+        WHERE column{ROW_WIDTH} IS NOT NULL AND {condition}
     """  # noqa: S608 - placeholders only
     return f"{sql} AND async_history_begun()" if rows >= CROWD else sql
 
 
-_ADD_RECORDS: Final = {rows: _add_sql(rows) for rows in _STATEMENT_ROWS}
+_ADD_RECORDS: Final = {
+    rows: _add_sql(rows, f"{NEARLY_COMPLETE} AND NOT {_HAS_OWNERS_TRIGGERS}")
+    for rows in _STATEMENT_ROWS
+}
 """SQLite calls `async_history_begun`, deterministic and without arguments, once a statement. A few
 callers are not waited for, and who tells them has to wait for the GIL."""
+_ADD_WITH_TRIGGERS: Final = {rows: _add_sql(rows, "true") for rows in _STATEMENT_ROWS}
+"""Where the owner has triggers, in a transaction that looks at what became of the records."""
+_LEFT_OUT: Final = """
+SELECT count(*), min(value) FROM json_each(?)
+WHERE NOT EXISTS (SELECT 1 FROM main.history WHERE id = value)
+"""
 _EXISTING: Final = f"SELECT {COLUMN_LIST} FROM history WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608 - constants
 _PLACES: Final = in_order("DESC", key="given.memory", memory_id="given.memory_id")
 _LATEST: Final = f"""
@@ -169,7 +187,8 @@ class BatchCommitter:
         additions = [s for s in batch if isinstance(s, AddRecords) and s.decided_by is None]
         if len(additions) == len(batch):
             # Where an id is taken, or others wrote, this undoes itself: then look closer.
-            with contextlib.suppress(sqlite3.IntegrityError, IndexBehind):
+            # So it does where an expression of an owner's index fails, or a table is gone.
+            with contextlib.suppress(sqlite3.IntegrityError, IndexBehind), _suppressed_errors():
                 records = [record for submission in additions for record in submission.records]
                 await self._connection.run(_addition(records))
                 self._just_committed.keep(additions, records)
@@ -195,15 +214,38 @@ def _add_many(records: Sequence[HistoryRecord], connection: sqlite3.Connection) 
 
 def _statement(records: Sequence[HistoryRecord]) -> tuple[str, list[Any]]:
     """Return the statement that adds at most `_STATEMENT_ROWS` records, and its parameters."""
-    rows = next(size for size in _STATEMENT_ROWS if size >= len(records))
-    if rows <= _FEW:
-        values = parameters(records, _not_yet)
-        values += _ending(0)
-    else:
-        values = parameters(records, memory_key)
-        values += _ending(len(records))
-    values += _PADDING * (rows - len(records))
+    rows, values = _parameters(records, are_indexed=len(records) > _FEW)
     return _ADD_RECORDS[rows], values
+
+
+def _parameters(records: Sequence[HistoryRecord], *, are_indexed: bool) -> tuple[int, list[Any]]:
+    """Return how many records a statement takes, and its parameters."""
+    rows = next(size for size in _STATEMENT_ROWS if size >= len(records))
+    values = parameters(records, memory_key if are_indexed else _not_yet)
+    values += _ending(len(records) if are_indexed else 0)
+    values += _PADDING * (rows - len(records))
+    return rows, values
+
+
+class _Refused(Exception):
+    """A rule of the owner's refuses what was to be written."""
+
+    def __init__(self, reason: sqlite3.Error) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+
+
+@contextlib.contextmanager
+def _refusals() -> Iterator[None]:
+    """Take what fails in tables that were there just now for a rule of their owner's."""
+    try:
+        yield
+    except sqlite3.IntegrityError as error:
+        raise _Refused(error) from error
+    except sqlite3.OperationalError as error:
+        if not is_other_schema(error):
+            raise
+        raise _Refused(error) from error
 
 
 def _execute_add(sql: str, values: Sequence[Any], connection: sqlite3.Connection) -> None:
@@ -219,11 +261,35 @@ def _execute_add(sql: str, values: Sequence[Any], connection: sqlite3.Connection
         raise IndexBehind
 
 
+@contextlib.contextmanager
+def _suppressed_errors() -> Iterator[None]:
+    """Leave out the errors of a statement that met what it can't work with."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if not is_other_schema(error):
+            raise
+
+
+class _RolledBack(Exception):
+    """A rule of the owner's ended the whole transaction."""
+
+
 def _commit_in_steps(
     batch: Sequence[Submission], connection: sqlite3.Connection
 ) -> Mapping[int, HistoryError]:
-    with transaction(connection):
-        return completed(commit_in_steps(batch, _CommitSteps(connection)))
+    try:
+        with transaction(connection):
+            return completed(commit_in_steps(batch, _CommitSteps(connection)))
+    except _RolledBack as error:
+        if len(batch) == 1:
+            return {0: StorageRefused(f"the file's own rules refuse this: {error.__cause__}")}
+    # One of them takes all others with it: each in a transaction of its own.
+    refused: dict[int, HistoryError] = {}
+    for index, submission in enumerate(batch):
+        if 0 in (alone := _commit_in_steps([submission], connection)):
+            refused[index] = alone[0]
+    return refused
 
 
 class _CommitSteps:
@@ -258,12 +324,14 @@ class _CommitSteps:
     async def undone_if_refused(self) -> AsyncIterator[None]:
         """Undo what was written inside where a constraint or trigger of the owner refuses it."""
         self._connection.execute("SAVEPOINT submissions")
-        refusal: sqlite3.IntegrityError | None = None
+        refusal: sqlite3.Error | None = None
         try:
             yield
-        except sqlite3.IntegrityError as error:
+        except _Refused as error:
+            refusal = error.reason
+            if not self._connection.in_transaction:
+                raise _RolledBack from refusal
             self._connection.execute("ROLLBACK TO submissions")
-            refusal = error
         self._connection.execute("RELEASE submissions")
         if refusal is not None:
             raise StorageRefused(f"the file's own rules refuse this: {refusal}") from refusal
@@ -275,15 +343,31 @@ class _CommitSteps:
         for part in _parts(records):
             self._add(part)
         if messages:
-            self._save_messages(messages)
+            with _refusals():
+                self._save_messages(messages)
 
     def _add(self, records: Sequence[HistoryRecord]) -> None:
-        statement = _statement(records)
-        try:
-            _execute_add(*statement, self._connection)
-        except IndexBehind:
+        if not self._is_ready():
             take_in_rows(self._connection)
-            _execute_add(*statement, self._connection)
+            if not self._is_ready():
+                raise IndexBehind
+        ((has_triggers,),) = fetched(self._connection, f"SELECT {_HAS_OWNERS_TRIGGERS}")
+        with _refusals():
+            if not has_triggers:
+                _execute_add(*_statement(records), self._connection)
+                return
+            rows, values = _parameters(records, are_indexed=False)
+            self._connection.executemany(_ADD_WITH_TRIGGERS[rows], [values])
+            ids = json.dumps([record.id for record in records])
+            ((left_out, example),) = fetched(self._connection, _LEFT_OUT, (ids,))
+            if left_out:
+                raise sqlite3.IntegrityError(
+                    f"a trigger left out {left_out} of its records, such as {example}"
+                )
+
+    def _is_ready(self) -> bool:
+        ((is_ready,),) = fetched(self._connection, f"SELECT {NEARLY_COMPLETE}")
+        return bool(is_ready)
 
     def _save_messages(self, submissions: Sequence[SaveMessages]) -> None:
         rows: list[tuple[Any, ...]] = [
