@@ -41,6 +41,12 @@ WHERE id <> ''
 """  # noqa: S608 - constants
 """Takes `joined_columns`, in order. Columns that are unnested side by side are not stored first, as
 those of one unnest in FROM are: a tenth of the statement's time."""
+_ADD_ALL_OR_NONE: Final = f"""
+WITH added AS ({_ADD_RECORDS.rstrip()} RETURNING 1)
+SELECT 1 / (count(*) = $14::bigint)::integer FROM added
+"""  # noqa: S608 - constants
+"""The same in a transaction of its own. A row that a trigger of the owner's left out undoes it, by
+a division by zero."""
 _ADD_NEW_IDS: Final = f"""{_ADD_RECORDS.rstrip()} AND NOT EXISTS (
     SELECT FROM {{schema}}.history
     WHERE id = ANY (ARRAY(SELECT unnest(string_to_array($1::text, $12, $13))))
@@ -118,6 +124,16 @@ def _stripes(ids: Iterable[str]) -> list[int]:
     return sorted({crc32(record_id.encode()) % _STRIPES for record_id in ids})
 
 
+class _LeftOut(Exception):
+    """A trigger or rule of the owner's left out records without an error."""
+
+
+def _require_all(done: str, records: Sequence[HistoryRecord]) -> None:
+    """Check what PostgreSQL says of an INSERT, in a transaction that is undone otherwise."""
+    if done != f"INSERT 0 {len(records)}":
+        raise _LeftOut(f"a trigger or rule left out records ({done} of {len(records)})")
+
+
 class BatchCommitter:
     """Writes batches through one connection.
 
@@ -162,6 +178,8 @@ class BatchCommitter:
                     return {}
                 if not self._is_distributed and await self._add_new_ids(records, named):
                     return {}
+            except (_LeftOut, asyncpg.DivisionByZeroError):
+                pass  # a rule leaves records out: then see whose
             except asyncpg.PostgresError as error:
                 if not is_refusal(error):
                     raise
@@ -189,8 +207,11 @@ class BatchCommitter:
         if self._in_transactions:
             async with self._transaction():
                 await self._add(records)
+        elif len(records) == 1:
+            await self._add(records)  # it is there or not
         else:
-            await self._add(records)
+            columns = joined_columns(records)
+            await self._connection.execute(self._sql(_ADD_ALL_OR_NONE), *columns, len(records))
 
     async def _add_new_ids(self, records: Sequence[HistoryRecord], named: Iterable[str]) -> bool:
         """Write records of which some have ids of their callers'; tell whether it was done.
@@ -204,16 +225,21 @@ class BatchCommitter:
         async with self._transaction():
             await self._connection.execute(_LOCK_IDS_TO_LOOK_UP, _stripes(named), self._schema)
             done = await self._connection.execute(self._sql(_ADD_NEW_IDS), *columns)
-            return bool(done != "INSERT 0 0")
+            if done == "INSERT 0 0":
+                return False
+            _require_all(done, records)
+            return True
 
     async def _lock_ids(self, ids: Iterable[str]) -> None:
         await self._connection.execute(_LOCK_IDS, _stripes(ids), self._schema)
 
     async def _add(self, records: Sequence[HistoryRecord]) -> None:
         if len(records) == 1:
-            await self._connection.execute(self._sql(_ADD_ONE), *values_of(records[0]))
+            done = await self._connection.execute(self._sql(_ADD_ONE), *values_of(records[0]))
         else:
-            await self._connection.execute(self._sql(_ADD_RECORDS), *joined_columns(records))
+            columns = joined_columns(records)
+            done = await self._connection.execute(self._sql(_ADD_RECORDS), *columns)
+        _require_all(done, records)
 
     # The steps of `commit_in_steps`
 
@@ -257,6 +283,8 @@ class BatchCommitter:
         try:
             async with self._connection.transaction():
                 yield
+        except _LeftOut as error:
+            raise StorageRefused(f"the database's own rules refuse this: {error}") from error
         except asyncpg.PostgresError as error:
             if may_work_later(error) or not is_refusal(error):
                 raise
