@@ -4,6 +4,7 @@ A connection's thread keeps the interpreter alive before any `atexit` function r
 thread that waits for the main thread to end, and then stops those threads, does not.
 """
 
+import os
 import threading
 import weakref
 from collections.abc import Callable
@@ -43,3 +44,15 @@ def _watch() -> None:
     with _lock:
         for connection in list(_open):
             connection.stop()
+
+
+def _enter_child() -> None:
+    """Forget the parent's connections and thread, and a lock that may be held for ever."""
+    global _lock, _watcher
+    _lock = threading.Lock()
+    _watcher = None
+    _open.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_enter_child)

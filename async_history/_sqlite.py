@@ -1,6 +1,7 @@
 """What all code on sqlite3 shares: connecting, errors typed in one place, waiting for a lock."""
 
 import errno
+import os
 import sqlite3
 import stat
 import threading
@@ -10,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from async_history import _sqlite_fork
+from async_history._worker_thread import interrupt_when_stopping, stopping
 from async_history.errors import (
     StorageCorrupt,
     StorageError,
@@ -122,25 +125,52 @@ OLDEST_SQLITE = (3, 32, 0)
 """The first that binds as many parameters as a full batch has (https://sqlite.org/limits.html)."""
 
 
-def connect(path: Path | None, mode: Literal["ro", "rw"], how: str = "") -> sqlite3.Connection:
+def connect(path: Path | None, mode: Literal["ro", "rw"], how: str = "") -> _sqlite_fork.Connection:
     """Connect to an existing file, or to a new database in memory where there is no path.
 
     Transactions are begun by hand; a lock is waited for during `LOCK_SLICE_S`. The connection may
     be closed by another thread than the one that used it, once that has ended. `how` is what else
     the URI asks for (https://sqlite.org/uri.html).
+
+    Raises:
+        WrongLoop: this process was forked from one that had the file open (`_sqlite_fork`).
     """
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
         raise StorageError(
             f"this Python has SQLite {sqlite3.sqlite_version}; use one with 3.32 or later"
         )
-    target = ":memory:" if path is None else f"{path.absolute().as_uri()}?mode={mode}&{how}"
-    return sqlite3.connect(
-        target, uri=True, timeout=LOCK_SLICE_S, isolation_level=None, check_same_thread=False
+    target = ":memory:" if path is None else f"{absolute(path).as_uri()}?mode={mode}&{how}"
+    _sqlite_fork.require_usable(path)
+    connection = sqlite3.connect(
+        target,
+        uri=True,
+        timeout=LOCK_SLICE_S,
+        isolation_level=None,
+        check_same_thread=False,
+        factory=_sqlite_fork.Connection,
     )
+    _sqlite_fork.note(connection)
+    interrupt_when_stopping(connection)
+    return connection
 
 
-def is_locked(error: sqlite3.Error) -> bool:
+def absolute(path: Path) -> Path:
+    """Return a path as it is from now on, whatever folder the program changes to.
+
+    Raises:
+        StorageMissing: it is relative to a folder that has been removed.
+    """
+    if path.is_absolute():
+        return path
+    with typed_errors(str(path)):
+        # Not Path.absolute(): tools that watch event loops take os.getcwd() for a blocking call.
+        return Path(os.fsdecode(os.getcwdb()), path)
+
+
+def is_locked(error: sqlite3.Error | StorageLocked) -> bool:
     """Tell whether another connection holds the lock: worth asking again."""
+    if isinstance(error, StorageLocked):
+        return True
     return _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
@@ -153,17 +183,19 @@ def wait_for_lock(operation: Callable[[], T], timeout_s: float) -> T:
     """Run an operation until it gets the file's lock, in a thread that may block.
 
     Raises:
-        sqlite3.OperationalError: SQLITE_BUSY still, after `timeout_s` or once the program ends.
+        sqlite3.OperationalError, StorageLocked: others have it still, after `timeout_s`, once the
+            program ends, or when the operation's caller is cancelled.
     """
     deadline = time.monotonic() + timeout_s
     while True:
         try:
             return operation()
-        except sqlite3.OperationalError as error:
-            ended = time.monotonic() > deadline or not threading.main_thread().is_alive()
-            if ended or not is_locked(error):
+        except (sqlite3.OperationalError, StorageLocked) as error:
+            is_over = time.monotonic() > deadline or stopping()
+            if is_over or not threading.main_thread().is_alive() or not is_locked(error):
                 raise
-            time.sleep(0.01)
+            with _sqlite_fork.not_using_sqlite():
+                time.sleep(0.01)
 
 
 def _code(error: sqlite3.Error) -> int:

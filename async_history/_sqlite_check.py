@@ -72,7 +72,7 @@ def check_file(path: Path, repair: bool, lock_timeout_s: float) -> CheckReport:
         return records, tuple(_problems(connection))
 
     with typed_errors(str(path)):
-        records, problems = looked(lambda: look(path, lock_timeout_s), read, lock_timeout_s)
+        records, problems = looked(lambda: look(path), read, lock_timeout_s)
     return CheckReport(store=str(path), records=records, problems=problems, is_repaired=repair)
 
 

@@ -12,17 +12,17 @@ import os
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
-from time import monotonic, sleep
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
-from async_history._sqlite import connect
+from async_history._sqlite import connect, wait_for_lock
 from async_history.errors import StorageLocked, StorageReadOnly
 from async_history.options import Journal
 
 State = tuple[tuple[int, ...] | None, ...]
 """What tells a file that was changed from one that was not, and the same of what is beside it."""
 
+_JOURNAL: Final = "-journal"
 _LOG: Final = "-wal"
 _LOG_INDEX: Final = "-shm"
 
@@ -47,7 +47,7 @@ class Look:
             self._lies_still = state
             self.connection = connect(path, "ro", "immutable=1")
         else:
-            self.connection = connect(path, "ro")
+            self.connection = connect(path, "rw" if self._may_be_half_done(state) else "ro")
         self.connection.execute("PRAGMA query_only = ON")
 
     @property
@@ -83,6 +83,19 @@ class Look:
     ) -> None:
         self.close()
 
+    def _may_be_half_done(self, state: State) -> bool:
+        """Tell whether a killed writer's transaction must be undone, before anybody can read.
+
+        Its journal does not show whether it is one: SQLite knows, and undoes it when it reads.
+        """
+        _, log, _ = state
+        return (
+            log is None
+            and beside(self._path, _JOURNAL).exists()
+            and may(self._path, os.W_OK)
+            and may(self._path.parent, os.W_OK | os.X_OK)
+        )
+
     def _is_without_log(self, state: State) -> bool:
         """Tell whether all there is to read is in the file."""
         _, log, index = state
@@ -107,24 +120,26 @@ class Look:
 
 
 _SIZE: Final = 2
-_ASK_AGAIN_S: Final = 0.01
 
 
 def looked(open_: Callable[[], Look], read: Callable[[Look], T], timeout_s: float) -> T:
-    """Return what a look reads, looking again where others changed the file meanwhile.
+    """Return what a look reads, looking again where others lock it or changed it meanwhile.
 
     Raises:
-        StorageLocked: they still did after `timeout_s`.
+        sqlite3.OperationalError, StorageLocked: they still did after `timeout_s`.
     """
-    deadline = monotonic() + timeout_s
-    while True:
+
+    def attempt() -> T:
         with open_() as look:
-            answer = read(look)
-            if look.is_sound():
-                return answer
-            if monotonic() > deadline:
+            try:
+                answer = read(look)
+            except sqlite3.Error:
                 look.require_sound()
-        sleep(_ASK_AGAIN_S)
+                raise
+            look.require_sound()
+            return answer
+
+    return wait_for_lock(attempt, timeout_s)
 
 
 def beside(path: Path, suffix: str) -> Path:

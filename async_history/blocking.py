@@ -15,14 +15,14 @@ import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import closing
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar, Unpack
 
-from anyio import to_thread
-
 from async_history._loop_thread import LoopThread
 from async_history._mem0_values import Mending, message_as_given
-from async_history._sqlite import connect, typed_errors, wait_for_lock
+from async_history._sqlite import absolute, connect, typed_errors, wait_for_lock
+from async_history._worker_thread import run_in_thread
 from async_history.backends.sqlite import LOCK_TIMEOUT_S, SQLiteHistoryManager
 from async_history.errors import HistoryClosed
 from async_history.manager import HistoryManager
@@ -66,7 +66,7 @@ class BlockingHistoryManager:
         self.db_path = db_path
         path = sqlite_file(db_path)
         # Absolute, for what is opened later must be the same file if the folder has changed.
-        self._path = None if path is None else path.absolute()
+        self._path = None if path is None else absolute(path)
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         open_history(self._path or db_path, **options)  # checks them before a thread begins
@@ -183,6 +183,7 @@ class BlockingHistoryManager:
         with typed_errors(str(path)):
             # Not read-only: mem0 1.0 drops its table through it.
             connection = connect(path, "rw")
+            connection.is_lent = True
             connection.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
             # Two that copy the log into the file can lose commits: the manager's does.
             connection.execute("PRAGMA wal_autocheckpoint = 0")
@@ -295,7 +296,7 @@ class _Store:
             if manager is not None:
                 await manager.aclose()
             if self._path is not None:
-                await to_thread.run_sync(_drop_tables, self._path, abandon_on_cancel=True)
+                await run_in_thread(partial(_drop_tables, self._path))
 
     async def copy_memory(self, target: sqlite3.Connection) -> None:
         """Copy a database in memory into another."""

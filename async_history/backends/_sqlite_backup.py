@@ -11,18 +11,18 @@ Lives here: the copy, its name, and stopping it. Not here: which connection is c
 import asyncio
 import os
 import sqlite3
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
 from secrets import token_hex
 from threading import Event
-from typing import Any, Final
+from typing import Final
 
-from anyio import to_thread
-
-from async_history._sqlite import connect, typed_errors
+from async_history._cancellation import to_the_end
+from async_history._sqlite import connect, typed_errors, wait_for_lock
 from async_history._sqlite_look import Look
+from async_history._worker_thread import run_in_thread
 from async_history.errors import InvalidInput
 from async_history.index_state import note_copied
 from async_history.migrations.file_copy import remove, sync_folder
@@ -32,23 +32,6 @@ Progress = Callable[[int, int], None]
 
 _PAGES: Final = 1_000
 """Pages between two looks whether to stop: 4 MB, some milliseconds."""
-
-
-async def to_the_end(work: Coroutine[Any, Any, None], on_cancel: Callable[[], object]) -> None:
-    """Wait for work until it has ended, also where the caller is cancelled meanwhile."""
-    running = asyncio.ensure_future(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not running.done():
-        try:
-            await asyncio.wait([running])
-        except asyncio.CancelledError as error:
-            cancelled = error
-            on_cancel()
-    if cancelled is None:
-        running.result()
-    else:
-        running.exception()  # the caller has ended for another reason
-        raise cancelled
 
 
 Watch = Callable[[int, int], None]
@@ -66,18 +49,32 @@ async def run(work: Callable[[Watch], None], on_progress: Progress | None) -> No
         if on_progress is not None:
             loop.call_soon_threadsafe(on_progress, done, total)
 
-    await to_the_end(to_thread.run_sync(partial(work, watch)), stop.set)
+    await to_the_end(run_in_thread(partial(work, watch)), stop.set)
 
 
 class _Stopped(Exception):
     """The copy was asked to stop."""
 
 
-def back_up_file(path: Path, target: Path, watch: Watch) -> None:
-    """Copy a file as it is now."""
-    with typed_errors(str(path)), Look(path) as source:
-        source.connection.execute("BEGIN")
+def back_up_file(path: Path, lock_timeout_s: float, target: Path, watch: Watch) -> None:
+    """Copy a file as it is now, waiting while others hold its lock."""
+    with (
+        typed_errors(str(path)),
+        wait_for_lock(partial(_snapshot, path), lock_timeout_s) as source,
+    ):
         back_up(source.connection, target, watch, source.require_sound)
+
+
+def _snapshot(path: Path) -> Look:
+    """Open a connection that sees the file as it is now, whatever is written later."""
+    source = Look(path)
+    try:
+        source.connection.execute("BEGIN")
+        source.connection.execute("PRAGMA schema_version").fetchone()  # it is taken here
+    except BaseException:
+        source.close()
+        raise
+    return source
 
 
 def back_up(

@@ -15,8 +15,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, Final, TypeVar
 
-from anyio import to_thread
-
+from async_history._cancellation import to_the_end
 from async_history._sqlite import (
     is_commit_unknown,
     is_locked,
@@ -26,6 +25,7 @@ from async_history._sqlite import (
 )
 from async_history._sqlite_journal import place_of
 from async_history._sqlite_look import Look
+from async_history._worker_thread import run_in_thread
 from async_history.backends._sqlite_commit import IndexBehind, fetched
 from async_history.backends._sqlite_open import (
     LENGTHEN_LOG,
@@ -110,11 +110,11 @@ class Connections:
         yet it is made, if `create` says so.
         """
         await self._find()
-        if self.path is None or not await to_thread.run_sync(is_there, self.path, create):
+        if self.path is None or not await run_in_thread(partial(is_there, self.path, create)):
             await self._open(create=create)
             return True
         ask = partial(glance, self.path, lock_timeout_s=self.lock_timeout_s)
-        told = await to_thread.run_sync(ask, abandon_on_cancel=True)
+        told = await run_in_thread(ask)
         self._journal = None
         if not told.has_log:
             self.turn = asyncio.Lock()
@@ -127,7 +127,7 @@ class Connections:
         if self.path is None or self._journal is None:
             return
         with typed_errors(self.where):
-            place = await to_thread.run_sync(place_of, self.path, self._journal)
+            place = await run_in_thread(partial(place_of, self.path, self._journal))
         self.path, self._journal, self.worries = place.file, place.journal, place.worries
         for worry in self.worries:
             _log.warning(worry)
@@ -140,19 +140,19 @@ class Connections:
             self._writing = await connected(self._open_writing())
             return
         if self._journal == "wal":
-            await to_thread.run_sync(warn_of_others, self.path)
+            await run_in_thread(partial(warn_of_others, self.path))
         self._writing = await self._prepared(self.path, create=create)
         if not self._is_one:
             for _ in range(READERS):
-                self._reading[await connected(partial(open_reading, self.path))] = 0
+                self._reading[await self._connected(partial(open_reading, self.path))] = 0
 
     async def _prepared(self, path: Path, *, create: bool) -> ThreadConnection:
         """Bring the file up to date and return a connection that writes."""
         prepare = partial(
             prepare_file, path, self._journal, create=create, lock_timeout_s=self.lock_timeout_s
         )
-        await to_thread.run_sync(prepare, abandon_on_cancel=True)
-        return await connected(self._open_writing())
+        await run_in_thread(prepare)
+        return await self._connected(self._open_writing())
 
     def _open_writing(self) -> Callable[[], sqlite3.Connection]:
         return partial(open_writing, self.path, self._durability, self._on_begun)
@@ -162,12 +162,23 @@ class Connections:
         looks: list[Look] = []
 
         def open_() -> sqlite3.Connection:
-            looks.append(look(path, self.lock_timeout_s))
-            return looks[0].connection
+            looks.append(look(path))
+            return looks[-1].connection
 
-        connection = await connected(open_)
-        self._looks[connection] = looks[0]
+        connection = await self._connected(open_)
+        self._looks[connection] = looks[-1]
         return connection
+
+    async def _connected(self, open_: Callable[[], sqlite3.Connection]) -> ThreadConnection:
+        """Open a connection, waiting while others hold the lock."""
+        deadline = monotonic() + self.lock_timeout_s
+        while True:
+            try:
+                return await connected(open_)
+            except StorageLocked:
+                if monotonic() > deadline:
+                    raise
+            await asyncio.sleep(_ASK_AGAIN_S)
 
     # Writing
 
@@ -203,7 +214,7 @@ class Connections:
     async def lengthen_log(self, connection: ThreadConnection) -> None:
         """Let the log of the connection that writes grow longer from now on."""
         if self._with_long_log is not connection:
-            await connection.execute(LENGTHEN_LOG)
+            await connection.run(partial(fetched, sql=LENGTHEN_LOG))
             self._with_long_log = connection
 
     async def take_up(self) -> None:
@@ -231,7 +242,7 @@ class Connections:
         if self._writing is not None:
             connection, self._writing = self._writing, None
             self._reading.pop(connection, None)
-            await connection.close()
+            await to_the_end(connection.close())
 
     # Reading
 
@@ -275,7 +286,7 @@ class Connections:
         looking = self._looks.get(connection)
         if looking is None or not looking.is_without_lock or self.path is None:
             return True
-        if await to_thread.run_sync(looking.is_sound):
+        if await run_in_thread(looking.is_sound):
             return True
         if connection in self._reading:
             another = await self._look(self.path)
@@ -296,7 +307,7 @@ class Connections:
         while self._reading:
             connection, _ = self._reading.popitem()
             if connection is not self._writing:
-                await connection.close()
+                await to_the_end(connection.close())
         await self._let_go_of_writing()
         self._is_closed = True
 

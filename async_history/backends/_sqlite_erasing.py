@@ -17,9 +17,8 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, Final, TypeVar
 
-from anyio import to_thread
-
 from async_history._sqlite import typed_errors
+from async_history._worker_thread import run_in_thread
 from async_history.backends._erasing import Blanks, Found, Place, erase_step
 from async_history.backends._sqlite_commit import fetched
 from async_history.backends._sqlite_search import THROUGH_INDEX, in_order, named
@@ -241,12 +240,12 @@ class FileErasure:
         return Remains(copies, (*sentences, *_of_copies(copies)))
 
     async def _copies(self) -> tuple[str, ...]:
-        return () if self._path is None else await to_thread.run_sync(copies_of, self._path)
+        return () if self._path is None else await run_in_thread(partial(copies_of, self._path))
 
     async def _vacuumed(self, path: Path) -> list[str]:
         """Write the file anew without its free space; return what to say where that failed."""
         try:
-            await to_thread.run_sync(_check_room, path)
+            await run_in_thread(partial(_check_room, path))
             # Where others replaced the history, what our index has of it goes before, not after.
             await self._take_up()
             await self._in_turn(lambda connection: connection.execute_fetchall("VACUUM"))

@@ -9,12 +9,12 @@ import contextlib
 import logging
 import os
 import sqlite3
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from async_history._cancellation import to_the_end
 from async_history._exit import stop_at_exit
 from async_history._sqlite import (
     LOG_RESET_WORRY,
@@ -24,9 +24,11 @@ from async_history._sqlite import (
     typed_errors,
     wait_for_lock,
 )
+from async_history._sqlite_fork import pause_at_fork, require_usable, using_sqlite
 from async_history._sqlite_journal import synchronous, use_journal
 from async_history._sqlite_look import Look, looked, require_writable
 from async_history._sqlite_times import add_time_function
+from async_history._worker_thread import run_in_thread
 from async_history.backends._sqlite_commit import WRITE_PROGRAM
 from async_history.backends._sqlite_thread import ThreadConnection
 from async_history.errors import StorageMissing
@@ -53,12 +55,12 @@ _THREAD_ENDS_S: Final = 0.001
 
 async def connected(open_: Callable[[], sqlite3.Connection]) -> ThreadConnection:
     """Open a connection on a thread of its own, which ends with the connection or the program."""
-    threads: list[threading.Thread] = []
     opened: list[sqlite3.Connection] = []
 
     def connector() -> sqlite3.Connection:
-        threads.append(threading.current_thread())
-        opened.append(open_())
+        with using_sqlite():
+            pause_at_fork(connection.pause)
+            opened.append(open_())
         return opened[0]
 
     connection = ThreadConnection(connector, iter_chunk_size=64)
@@ -67,13 +69,17 @@ async def connected(open_: Callable[[], sqlite3.Connection]) -> ThreadConnection
         await connection
         return connection
     except BaseException:
-        # The thread must not report to a loop that has gone meanwhile.
-        while not threads or threads[0].is_alive():
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.sleep(_THREAD_ENDS_S)
+        await to_the_end(_end_of(connection))
         for abandoned in opened:
-            abandoned.close()
+            await run_in_thread(abandoned.close)
         raise
+
+
+async def _end_of(connection: ThreadConnection) -> None:
+    """Wait for the end of a connection's thread, which must not report to a loop that has gone."""
+    while connection.has_thread:
+        with contextlib.suppress(asyncio.CancelledError):  # an `asyncio.run` that ends
+            await asyncio.sleep(_THREAD_ENDS_S)
 
 
 def warn_of_others(path: Path) -> None:
@@ -109,7 +115,7 @@ def glance(path: Path, *, lock_timeout_s: float) -> Glance:
         return Glance(is_prepared(looking.connection), mode == "wal" or looking.is_without_lock)
 
     with typed_errors(str(path)):
-        return looked(lambda: look(path, lock_timeout_s), told, lock_timeout_s)
+        return looked(lambda: look(path), told, lock_timeout_s)
 
 
 def is_there(path: Path, create: bool) -> bool:
@@ -134,6 +140,7 @@ def prepare_file(
         StorageError: the file can't be opened for writing, or can't have this journal.
     """
     with typed_errors(str(path)):
+        require_usable(path)
         if not is_there(path, create):
             _make_file(path)
         require_writable(path, journal)
@@ -189,7 +196,7 @@ def open_reading(path: Path) -> sqlite3.Connection:
         return connection
 
 
-def look(path: Path, lock_timeout_s: float) -> Look:
+def look(path: Path) -> Look:
     """Open a connection that reads a file of any age as if it had today's layout.
 
     The file is not changed, and nothing is left beside it.
@@ -201,12 +208,12 @@ def look(path: Path, lock_timeout_s: float) -> Look:
         looking = Look(path)
         connection = looking.connection
         try:
-            view = wait_for_lock(lambda: as_is_view(connection), lock_timeout_s)
+            view = as_is_view(connection)
             if view is not None:
                 connection.execute("PRAGMA query_only = OFF")
                 connection.execute(f"CREATE TEMP VIEW history AS {view}")
                 connection.execute("PRAGMA query_only = ON")
-            wait_for_lock(lambda: add_functions(connection), lock_timeout_s)
+            add_functions(connection)
             add_time_function(connection)
         except BaseException:
             looking.close()

@@ -24,10 +24,19 @@ class ThreadConnection(aiosqlite.Connection):
         """Call a function on the connection's thread and return what it returns.
 
         Work that was begun or queued runs on where the caller is cancelled. It must not return a
-        cursor: another thread would free it.
+        cursor: another thread would free it, and in a forked child nobody would.
         """
         result: T = await self._execute(work, self._conn)  # type: ignore[no-untyped-call]
         return result
+
+    def pause(self, wait: Callable[[], None]) -> None:
+        """Let the thread wait, after what it was given before."""
+        self._tx.put_nowait((None, wait))
+
+    @property
+    def has_thread(self) -> bool:
+        """Tell whether the thread still runs."""
+        return self._thread.is_alive()
 
 
 @contextlib.contextmanager

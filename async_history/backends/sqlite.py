@@ -15,11 +15,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from anyio import to_thread
-
 from async_history import memory_index
+from async_history._cancellation import to_the_end
 from async_history._sqlite import (
     LOG_RESET_WORRY,
+    absolute,
     connect,
     has_log_reset_fault,
     is_other_schema,
@@ -27,13 +27,13 @@ from async_history._sqlite import (
     typed_errors,
 )
 from async_history._sqlite_look import beside
+from async_history._worker_thread import run_in_thread
 from async_history.backends._gathering import GatheredReads
 from async_history.backends._just_committed import JustCommitted
 from async_history.backends._sqlite_backup import (
     back_up,
     back_up_file,
     run,
-    to_the_end,
 )
 from async_history.backends._sqlite_commit import WRITE_PROGRAM, BatchCommitter
 from async_history.backends._sqlite_connections import READERS, TAKE_UPS, Connections
@@ -131,7 +131,7 @@ class SQLiteHistoryManager(HistoryManager):
         self._create = check_flag("create", create)
         self._migrate = check_flag("migrate", migrate)
         self._connections = Connections(
-            None if path is None else file_path("path", path),
+            None if path is None else absolute(file_path("path", path)),
             journal=journal,
             durability=durability,
             on_begun=self._say_begun,
@@ -164,7 +164,7 @@ class SQLiteHistoryManager(HistoryManager):
             self._follower = FollowReader(self._fetch, self._reader, self._just_committed)
             self._histories = GatheredReads(self._reader.histories, READERS)
         except BaseException:
-            await self._release()
+            await to_the_end(self._release())
             raise
 
     # Writing
@@ -311,25 +311,26 @@ class SQLiteHistoryManager(HistoryManager):
             asyncio.CancelledError: nothing of the copy is left, unless it was whole already.
         """
         self._require_open()
-        target = Path(check_file_name("path", path))
+        target = absolute(Path(check_file_name("path", path)))
         check_function("on_progress", on_progress)
         connections = self._connections
         if connections.path is not None:
             # Where a reader keeps the writer waiting, ours wait here, however long it takes.
             async with connections.turn:
-                await run(partial(back_up_file, connections.path, target), on_progress)
+                copy = partial(back_up_file, connections.path, connections.lock_timeout_s, target)
+                await run(copy, on_progress)
             return
-        with contextlib.closing(connect(None, "rw")) as copy:
-            await to_the_end(self.copy_into(copy), lambda: None)
-            await run(partial(back_up, copy, target), on_progress)
+        with contextlib.closing(connect(None, "rw")) as whole:
+            await to_the_end(self.copy_into(whole))
+            await run(partial(back_up, whole, target), on_progress)
 
     async def _read_stats(self) -> HistoryStats:
         path = self._connections.path
         worries = list(self._connections.worries)
         file_bytes = log_bytes = 0
         if path is not None:
-            file_bytes = await to_thread.run_sync(_size, path)
-            log_bytes = await to_thread.run_sync(_size, beside(path, "-wal"))
+            sizes = partial(_sizes, path, beside(path, "-wal"))
+            file_bytes, log_bytes = await run_in_thread(sizes)
             if not file_bytes:
                 worries.append(
                     StoreWarning(
@@ -374,7 +375,12 @@ def _reset(connection: sqlite3.Connection) -> None:
         raise
 
 
-def _size(path: Path) -> int:
-    with contextlib.suppress(FileNotFoundError):
-        return path.stat().st_size
-    return 0
+def _sizes(*paths: Path) -> list[int]:
+    """Return the size of each file, 0 where there is none."""
+    sizes = []
+    for path in paths:
+        try:
+            sizes.append(path.stat().st_size)
+        except FileNotFoundError:
+            sizes.append(0)
+    return sizes

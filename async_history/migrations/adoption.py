@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from async_history import block_index, memory_index
-from async_history._sqlite import connect, file_size, typed_errors, wait_for_lock
+from async_history._sqlite import absolute, connect, file_size, typed_errors, wait_for_lock
+from async_history._sqlite_fork import using_sqlite
 from async_history._sqlite_journal import place_of, use_journal
 from async_history._sqlite_look import Look, looked, require_writable
 from async_history._sqlite_times import add_time_function
@@ -229,13 +230,13 @@ def adopt(
             return AdoptionReport(str(file), done=True)
         return _plan(look.connection, file, backup=backup)[1]
 
-    file = file_path("path", path)
+    file = absolute(file_path("path", path))
     check_flag("dry_run", dry_run)
     check_flag("backup", backup)
     check_function("on_progress", on_progress)
     check_seconds("lock_timeout_s", lock_timeout_s)
     check_choice("journal", journal, JOURNALS)
-    with typed_errors(str(file)):
+    with typed_errors(str(file)), using_sqlite():
         file_size(file)
         place = place_of(file, journal)
         report = looked(lambda: Look(place.file), plan, lock_timeout_s)
