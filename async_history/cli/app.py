@@ -3,7 +3,8 @@
 Lives here: what can be typed, and exit statuses. Not here: what a command does (the other
 rooms here).
 
-Exit statuses: 0 done; 1 not done, or not all of it; 2 not understood; 130 interrupted by Ctrl-C.
+Exit statuses: 0 done; 1 not done, or not all of it; 2 not understood; 130 interrupted by Ctrl-C;
+141 the reader of a pipe has closed it.
 """
 
 from typing import Annotated

@@ -3,21 +3,29 @@
 Lives here: errors and log entries of every command. Not here: the line itself (terminal).
 """
 
+import errno
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 import typer
 
 from async_history import HistoryError, InvalidInput
 from async_history.cli.terminal import complain
 
+BROKEN_PIPE: Final = 141
+"""What a shell shows of a program that SIGPIPE ended: 128 and its number."""
+
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     """Turn what can go wrong into one line on stderr and an exit status."""
     try:
+        if sys.stdout is None:
+            raise OSError(errno.EBADF, "stdout is closed", "stdout")
         yield
         sys.stdout.flush()
     except KeyboardInterrupt:
@@ -27,7 +35,9 @@ def one_line_errors() -> Iterator[None]:
         complain(str(error))
         raise typer.Exit(2) from None
     except BrokenPipeError:
-        raise  # typer ends the program quietly, with status 1
+        # The reader has enough. What is left in the buffer goes nowhere, or it would fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(BROKEN_PIPE) from None
     except OSError as error:
         complain(f"{error.filename}: {error.strerror}" if error.filename else str(error))
         raise typer.Exit(1) from None

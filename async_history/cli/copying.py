@@ -26,6 +26,7 @@ from async_history import (
     open_history,
 )
 from async_history._postgres_url import server_url
+from async_history.cli import stores
 from async_history.cli.lines import LINE_BYTES, Lines
 from async_history.cli.terminal import complain, shown_progress, shown_share
 from async_history.opening import postgres_schema, sqlite_file, without_secrets
@@ -75,11 +76,24 @@ async def _copy(source: str, target: str) -> CopyReport:
         done = records
 
     async with AsyncExitStack() as stack:
+        _require_two(source, target)
         opened = await _opened(source, stack)
         history = await stack.enter_async_context(open_history(target))
         total = await opened.count_history() if isinstance(opened, HistoryManager) else None
         async with shown_progress(total, lambda: done, "records"):
             return await copy_history(opened, history, on_progress=note)
+
+
+def _require_two(source: str, target: str) -> None:
+    """Refuse to copy a history onto itself."""
+    if _is_lines(source):
+        return
+    files = sqlite_file(source), sqlite_file(target)
+    is_one = source == target
+    if files[0] is not None and files[1] is not None:
+        is_one = os.path.realpath(files[0]) == os.path.realpath(files[1])
+    if is_one:
+        raise InvalidInput("the source and the target of the copy are the same history")
 
 
 async def _opened(source: str, stack: AsyncExitStack) -> HistoryManager | RecordSource:
@@ -91,7 +105,7 @@ async def _opened(source: str, stack: AsyncExitStack) -> HistoryManager | Record
         from async_history.foreign_table import ForeignTable
 
         return ForeignTable(source, table=table)
-    return await stack.enter_async_context(open_history(source, create=False, migrate=False))
+    return await stack.enter_async_context(stores.opened_to_read(source))
 
 
 async def _texts(lines: Lines) -> AsyncIterator[bytes]:

@@ -33,11 +33,19 @@ def harmless(text: str) -> str:
     return text.translate(_HARMLESS)
 
 
+class _Stdout(Console):
+    """A console that leaves it to `one_line_errors` what a closed pipe means."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise the error again that rich would end the program for."""
+        raise BrokenPipeError
+
+
 def stdout_console() -> Console:
     """Return a console for results. What its encoding lacks becomes a question mark."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
-    return Console(highlight=False, markup=False, emoji=False)
+    return _Stdout(highlight=False, markup=False, emoji=False)
 
 
 def stderr_console() -> Console:
