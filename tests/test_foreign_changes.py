@@ -20,7 +20,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from async_history import HistoryManager, open_history
+from async_history.backends import _sqlite_open
 from async_history.index_state import HISTORY_TRIGGERS, INDEX_TABLES, ROWID_LIMIT
+from async_history.migrations import adoption
 from async_history.migrations.schema import install_statements
 from tests.programs.checks import check_index, check_sound, looking
 
@@ -434,3 +436,33 @@ def test_the_names_are_those_of_the_numbered_sql() -> None:
     assert tables - {"async_history_erasures"} == set(INDEX_TABLES)
     on_history = re.findall(r"CREATE TRIGGER IF NOT EXISTS (\w+)\s[^;]*? ON history\b", script)
     assert set(on_history) == set(HISTORY_TRIGGERS)
+
+
+async def test_an_actor_of_a_replaced_history_is_left_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where SQLite does not overwrite what it frees; the index still has the actor's entries."""
+    connected = _sqlite_open.connect
+
+    def without_overwriting(*given: Any) -> sqlite3.Connection:
+        connection = connected(*given)
+        connection.execute("PRAGMA secure_delete = OFF")
+        return connection
+
+    for module in (_sqlite_open, adoption):
+        monkeypatch.setattr(module, "connect", without_overwriting)
+    path, ann = tmp_path / "h.db", "ann-4711@example.com"
+    async with open_history(path) as history:
+        await history.batch_add_history(
+            [{"memory_id": "m", "event": "ADD", "actor_id": ann} for _ in range(9_000)]
+        )
+        with raw(path) as connection:
+            connection.execute("PRAGMA secure_delete = OFF")
+            (table,) = connection.execute(
+                "SELECT sql FROM sqlite_master WHERE name = 'history'"
+            ).fetchone()
+            connection.executescript(f"DROP TABLE history; {table}")
+        report = await history.erase(actor_id=ann, reason="asked")
+        assert report.remains == ()
+        left = [file.name for file in tmp_path.iterdir() if ann.encode() in file.read_bytes()]
+        assert left == []
