@@ -3,12 +3,10 @@
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
-import asyncpg
-
-from async_history._postgres import DriverError, storage_error
+from async_history._postgres_url import server_url
+from async_history.backends._postgres_connect import connected
 from async_history.checking import CheckReport
 from async_history.migrations.postgres import quoted, require_current
-from async_history.opening import without_secrets
 
 _INVALID: Final = """
 SELECT pg_class.relname FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid
@@ -33,18 +31,12 @@ SELECT count(*), min(id) FROM (SELECT id FROM {}.history GROUP BY id HAVING coun
 
 async def check_schema(url: str, schema: str) -> CheckReport:
     """Check the tables of a schema."""
-    where = without_secrets(url)
-    try:
-        connection = await asyncpg.connect(url, statement_cache_size=0)
-        try:
-            await require_current(connection, schema)
-            records = await connection.fetchval(f"SELECT count(*) FROM {quoted(schema)}.history")  # noqa: S608 - quoted
-            problems = [problem async for problem in _problems(connection, schema)]
-        finally:
-            connection.terminate()
-    except DriverError as error:
-        raise storage_error(error, where) from error
-    return CheckReport(store=where, records=records, problems=tuple(problems))
+    server = server_url(url)
+    async with connected(server) as connection:
+        await require_current(connection, schema)
+        records = await connection.fetchval(f"SELECT count(*) FROM {quoted(schema)}.history")  # noqa: S608 - quoted
+        problems = [problem async for problem in _problems(connection, schema)]
+    return CheckReport(store=server.where, records=records, problems=tuple(problems))
 
 
 async def _problems(connection: Any, schema: str) -> AsyncIterator[str]:
