@@ -19,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from async_history import HistoryManager, open_history
+from async_history import HistoryManager, _sqlite, open_history
 from async_history.backends import _sqlite_open
 from async_history.index_state import HISTORY_TRIGGERS, INDEX_TABLES, ROWID_LIMIT
 from async_history.migrations import adoption
@@ -442,7 +442,7 @@ async def test_an_actor_of_a_replaced_history_is_left_nowhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where SQLite does not overwrite what it frees; the index still has the actor's entries."""
-    connected = _sqlite_open.connect
+    connected = _sqlite.connect
 
     def without_overwriting(*given: Any) -> sqlite3.Connection:
         connection = connected(*given)
