@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 import trustme
 
-from async_history import HistoryManager, StorageUnreachable, open_history
+from async_history import HistoryManager, StorageDenied, open_history
 from async_history.backends.postgres import PostgresHistoryManager
 from tests.pgbouncer import pgbouncer
 from tests.postgres_server import with_query
@@ -111,10 +111,10 @@ class TestTLS:
             if refusal is None:
                 async with open_history(over_tls) as history:
                     await history.add_history("m", None, "x", "ADD")
-                with pytest.raises(StorageUnreachable):
+                with pytest.raises(StorageDenied):
                     await open_history(with_query(url, schema=schema, sslmode="disable"))
             else:
-                with pytest.raises(StorageUnreachable, match=refusal) as failed:
+                with pytest.raises(StorageDenied, match=refusal) as failed:
                     await open_history(over_tls)
                 assert isinstance(failed.value.__cause__, ssl.SSLError)
                 assert "secret" not in str(failed.value)
