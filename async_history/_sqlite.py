@@ -72,6 +72,11 @@ def is_commit_unknown(error: sqlite3.Error) -> bool:
 
 def storage_error(error: sqlite3.Error, where: str) -> StorageError:
     """Return the typed error for a driver's error; `where` names the file."""
+    if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_READONLY_DBMOVED:
+        return StorageMissing(
+            f"{where} was removed, or replaced by another file, while it was open; nothing was "
+            "written. Put it back under its name, or close the history and open it again"
+        )
     code = _code(error)
     if code == sqlite3.SQLITE_CANTOPEN:
         return StorageMissing(

@@ -15,7 +15,6 @@ all is asked once, on a thread that may wait for ever.
 import contextlib
 import os
 import sqlite3
-import stat
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -23,17 +22,13 @@ from pathlib import Path
 from time import monotonic
 from typing import Final
 
+from async_history._descriptors import Identity, identity_of, open_files
 from async_history.errors import WrongLoop
 
 _PAUSE_S: Final = 5.0
 """How long a fork waits for our threads. Past it the child may not use what they were using."""
 ANSWER_S = 10.0
 """How long a forked child waits for SQLite's first answer, which takes less than a millisecond."""
-_MOST_DESCRIPTORS: Final = 4096
-"""How many are looked at where the system does not list them."""
-
-_Identity = tuple[int, int]
-"""A file's device and number on it."""
 
 
 class Connection(sqlite3.Connection):
@@ -170,7 +165,7 @@ class _Inherited:
 
     def __init__(self, lent: list[Connection]) -> None:
         self._lent = lent
-        self._open = _open_files()
+        self._open = open_files()
         self._asking = threading.Lock()
         self._is_asked = False
         self._answered = threading.Event()
@@ -203,7 +198,7 @@ class _Inherited:
 
     def require_dropped(self, path: Path) -> None:
         try:
-            file = _identity(os.stat(path))
+            file = identity_of(os.stat(path))
         except OSError:
             return  # there is no such file
         if self._left(file):
@@ -217,36 +212,17 @@ class _Inherited:
                 "multiprocessing's 'spawn'"
             )
 
-    def _left(self, file: _Identity) -> list[int]:
+    def _left(self, file: Identity) -> list[int]:
         """Return the inherited descriptors of a file that are still open."""
         return [each for each in self._open.get(file, ()) if _is_of(each, file)]
 
 
-def _identity(status: os.stat_result) -> _Identity:
-    return status.st_dev, status.st_ino
-
-
-def _is_of(descriptor: int, file: _Identity) -> bool:
+def _is_of(descriptor: int, file: Identity) -> bool:
     """Tell whether a descriptor is open, and of a file."""
     try:
-        return _identity(os.fstat(descriptor)) == file
+        return identity_of(os.fstat(descriptor)) == file
     except OSError:
         return False
-
-
-def _open_files() -> dict[_Identity, list[int]]:
-    """Return this process's open files and their descriptors."""
-    found: dict[_Identity, list[int]] = {}
-    try:
-        descriptors = [int(name) for name in os.listdir("/dev/fd")]
-    except OSError:
-        descriptors = list(range(_MOST_DESCRIPTORS))
-    for descriptor in descriptors:
-        with contextlib.suppress(OSError):
-            status = os.fstat(descriptor)
-            if stat.S_ISREG(status.st_mode):
-                found.setdefault(_identity(status), []).append(descriptor)
-    return found
 
 
 def _close(connections: list[Connection]) -> None:

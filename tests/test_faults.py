@@ -22,7 +22,6 @@ from async_history import (
     StorageError,
     StorageFull,
     StorageLocked,
-    StorageMissing,
     StorageReadOnly,
     _sqlite,
     open_history,
@@ -426,17 +425,6 @@ class TestPlaces:
         (tmp_path / "folder").write_bytes(b"")
         with pytest.raises(StorageError, match="folder"):
             await open_history(tmp_path / "folder" / "history.db")
-
-    async def test_removed_while_open_it_is_told_and_not_made_again(self, path: Path) -> None:
-        async with open_history(path) as history:
-            await add(history, "x")
-            path.unlink()
-            assert await texts(history) == ["x"], "whoever has it open has it still"
-            await add(history, "y")
-            assert any("was removed" in worry for worry in (await history.stats()).worries)
-        assert not path.exists()
-        with pytest.raises(StorageMissing):
-            await open_history(path, create=False)
 
 
 @linux

@@ -27,7 +27,6 @@ from async_history import (
     open_history,
 )
 from async_history._sqlite import has_log_reset_fault
-from async_history.backends import _sqlite_open
 from async_history.backends._sqlite_rows import LONGEST_PACKED, MOST_PACKED
 from async_history.backends.sqlite import SQLiteHistoryManager
 from async_history.memory_index import LEVELS, POSITIONS, STEP, TAIL_ROWS, memory_key
@@ -246,20 +245,6 @@ class TestTheFile:
         for place in (path, "memory://"):
             with pytest.raises(StorageError, match=r"3\.32 or later"):
                 await open_history(place)
-
-    @pytest.mark.parametrize("faulty", [True, False])
-    async def test_a_second_user_is_warned(
-        self,
-        path: Path,
-        caplog: pytest.LogCaptureFixture,
-        monkeypatch: pytest.MonkeyPatch,
-        faulty: bool,
-    ) -> None:
-        monkeypatch.setattr(_sqlite_open, "has_log_reset_fault", lambda version: faulty)
-        async with open_history(path):
-            assert "in use" not in caplog.text
-            async with open_history(path):
-                assert ("in use elsewhere" in caplog.text) is faulty
 
     async def test_stats_tell_sizes_and_worries(self, path: Path) -> None:
         async with open_history(path) as history:

@@ -17,6 +17,8 @@ from typing import Any, Final, TypeVar
 
 from async_history._cancellation import to_the_end
 from async_history._sqlite import (
+    LOG_RESET_WORRY,
+    has_log_reset_fault,
     is_commit_unknown,
     is_locked,
     is_other_schema,
@@ -25,6 +27,7 @@ from async_history._sqlite import (
 )
 from async_history._sqlite_journal import place_of
 from async_history._sqlite_look import Look
+from async_history._sqlite_presence import OpenFile, has_log_open, is_used_elsewhere
 from async_history._worker_thread import run_in_thread
 from async_history.backends._sqlite_commit import IndexBehind, fetched
 from async_history.backends._sqlite_open import (
@@ -36,7 +39,6 @@ from async_history.backends._sqlite_open import (
     open_reading,
     open_writing,
     prepare_file,
-    warn_of_others,
 )
 from async_history.backends._sqlite_thread import ThreadConnection
 from async_history.errors import HistoryClosed, StorageError, StorageLocked
@@ -92,6 +94,7 @@ class Connections:
         self._reading: dict[ThreadConnection, int] = {}
         self._looks: dict[ThreadConnection, Look] = {}
         self._is_closed = False
+        self._file: OpenFile | None = None
         self._is_one = path is None
         self.turn: AbstractAsyncContextManager[Any] = contextlib.nullcontext()
         """Held by whoever reads or writes, where these wait for each other."""
@@ -139,9 +142,12 @@ class Connections:
         if self.path is None:
             self._writing = await connected(self._open_writing())
             return
-        if self._journal == "wal":
-            await run_in_thread(partial(warn_of_others, self.path))
+        is_open_here = await run_in_thread(partial(has_log_open, self.path))
         self._writing = await self._prepared(self.path, create=create)
+        if has_log_reset_fault(sqlite3.sqlite_version_info):
+            is_used = is_open_here or await run_in_thread(partial(is_used_elsewhere, self.path))
+            if is_used:
+                _log.warning("%s is in use elsewhere. %s", self.path, LOG_RESET_WORRY)
         if not self._is_one:
             for _ in range(READERS):
                 self._reading[await self._connected(partial(open_reading, self.path))] = 0
@@ -152,7 +158,9 @@ class Connections:
             prepare_file, path, self._journal, create=create, lock_timeout_s=self.lock_timeout_s
         )
         await run_in_thread(prepare)
-        return await self._connected(self._open_writing())
+        connection = await self._connected(self._open_writing())
+        self._file = await connection.run(lambda _: OpenFile(path))
+        return connection
 
     def _open_writing(self) -> Callable[[], sqlite3.Connection]:
         return partial(open_writing, self.path, self._durability, self._on_begun)
@@ -194,7 +202,7 @@ class Connections:
         while True:
             try:
                 async with self.turn:
-                    return await work(await self._writing_connection())
+                    return await self._checked(work)
             except IndexBehind as error:
                 await self._let_go_of_writing()
                 reason: Exception = error
@@ -210,6 +218,16 @@ class Connections:
             if monotonic() > deadline:
                 raise _last_word(reason, self.where) from reason
             await asyncio.sleep(_ASK_AGAIN_S)
+
+    async def _checked(self, work: Callable[[ThreadConnection], Awaitable[T]]) -> T:
+        """Do work that writes, if it would be found under the file's name."""
+        connection = await self._writing_connection()
+        if self._file is not None:
+            connection.check = self._file.require_there
+        try:
+            return await work(connection)
+        finally:
+            connection.check = None
 
     async def lengthen_log(self, connection: ThreadConnection) -> None:
         """Let the log of the connection that writes grow longer from now on."""
@@ -299,6 +317,11 @@ class Connections:
             del self._looks[connection]
             await connection.close()
         return False
+
+    async def warnings(self) -> list[StoreWarning]:
+        """Return what to know about where the file is, and whether it still is."""
+        gone = None if self._file is None else await run_in_thread(self._file.warning)
+        return [*self.worries, *([gone] if gone is not None else [])]
 
     # Closing
 

@@ -17,10 +17,8 @@ from typing import Final
 from async_history._cancellation import to_the_end
 from async_history._exit import stop_at_exit
 from async_history._sqlite import (
-    LOG_RESET_WORRY,
     connect,
     file_size,
-    has_log_reset_fault,
     typed_errors,
     wait_for_lock,
 )
@@ -80,19 +78,6 @@ async def _end_of(connection: ThreadConnection) -> None:
     while connection.has_thread:
         with contextlib.suppress(asyncio.CancelledError):  # an `asyncio.run` that ends
             await asyncio.sleep(_THREAD_ENDS_S)
-
-
-def warn_of_others(path: Path) -> None:
-    """Warn, where this SQLite has the fault, that others seem to have the file open.
-
-    The last one to close a file takes its log away: a log that is there is in use, or its last
-    user was killed.
-    """
-    if has_log_reset_fault(sqlite3.sqlite_version_info):
-        with typed_errors(str(path)):
-            is_in_use = path.with_name(f"{path.name}-wal").exists()
-        if is_in_use:
-            _log.warning("%s seems to be in use elsewhere. %s", path, LOG_RESET_WORRY)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ Lives here: handing work over, transactions on that thread. Not here: what is do
 import contextlib
 import sqlite3
 from collections.abc import Callable, Coroutine, Iterator
+from functools import partial
 from typing import Any, TypeVar
 
 import aiosqlite
@@ -18,7 +19,13 @@ T = TypeVar("T")
 
 
 class ThreadConnection(aiosqlite.Connection):
-    """An aiosqlite connection whose thread also runs functions."""
+    """An aiosqlite connection whose thread also runs functions.
+
+    Attributes:
+        check: called there before each function; what it raises is raised instead.
+    """
+
+    check: Callable[[], None] | None = None
 
     async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Call a function on the connection's thread and return what it returns.
@@ -26,6 +33,8 @@ class ThreadConnection(aiosqlite.Connection):
         Work that was begun or queued runs on where the caller is cancelled. It must not return a
         cursor: another thread would free it, and in a forked child nobody would.
         """
+        if self.check is not None:
+            work = partial(_checked, self.check, work)
         result: T = await self._execute(work, self._conn)  # type: ignore[no-untyped-call]
         return result
 
@@ -37,6 +46,15 @@ class ThreadConnection(aiosqlite.Connection):
     def has_thread(self) -> bool:
         """Tell whether the thread still runs."""
         return self._thread.is_alive()
+
+
+def _checked(
+    check: Callable[[], None],
+    work: Callable[[sqlite3.Connection], T],
+    connection: sqlite3.Connection,
+) -> T:
+    check()
+    return work(connection)
 
 
 @contextlib.contextmanager

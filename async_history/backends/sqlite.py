@@ -326,19 +326,11 @@ class SQLiteHistoryManager(HistoryManager):
 
     async def _read_stats(self) -> HistoryStats:
         path = self._connections.path
-        worries = list(self._connections.worries)
+        worries = await self._connections.warnings()
         file_bytes = log_bytes = 0
         if path is not None:
             sizes = partial(_sizes, path, beside(path, "-wal"))
             file_bytes, log_bytes = await run_in_thread(sizes)
-            if not file_bytes:
-                worries.append(
-                    StoreWarning(
-                        "file-removed",
-                        "critical",
-                        f"{self._connections.where} was removed: what is acked goes with it",
-                    )
-                )
             if has_log_reset_fault(sqlite3.sqlite_version_info):
                 worries.append(StoreWarning("wal-reset-fault", "critical", LOG_RESET_WORRY))
         return HistoryStats(
