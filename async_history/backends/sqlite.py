@@ -26,6 +26,7 @@ from async_history._sqlite import (
     storage_error,
     typed_errors,
 )
+from async_history._sqlite_encoding import check_parameters, check_submission
 from async_history._sqlite_look import beside
 from async_history._worker_thread import run_in_thread
 from async_history.backends._gathering import GatheredReads
@@ -148,6 +149,7 @@ class SQLiteHistoryManager(HistoryManager):
         )
         self._writer: GroupCommitWriter[Submission] | None = None
         self._just_committed = JustCommitted(self._bell)
+        self._is_utf16 = False
 
     async def _open(self) -> None:
         try:
@@ -161,6 +163,8 @@ class SQLiteHistoryManager(HistoryManager):
             self._reader = HistoryReader(
                 self._fetch, THROUGH_INDEX if is_prepared else WITHOUT_INDEX
             )
+            ((encoding,),) = await self._fetch("PRAGMA encoding", {})
+            self._is_utf16 = encoding != "UTF-8"
             self._follower = FollowReader(self._fetch, self._reader, self._just_committed)
             self._histories = GatheredReads(self._reader.histories, READERS)
         except BaseException:
@@ -170,10 +174,19 @@ class SQLiteHistoryManager(HistoryManager):
     # Writing
 
     def _submit(self, submission: Submission) -> "asyncio.Future[None]":
-        return self._require_writer().submit(submission)
+        writer = self._require_writer()
+        if self._is_utf16:
+            check_submission(submission)
+        return writer.submit(submission)
 
     async def _submit_when_ready(self, prepare: Callable[[], Awaitable[Submission]]) -> None:
-        await self._require_writer().submit_when_ready(prepare)
+        async def checked() -> Submission:
+            submission = await prepare()
+            if self._is_utf16:
+                check_submission(submission)
+            return submission
+
+        await self._require_writer().submit_when_ready(checked)
 
     def _require_writer(self) -> GroupCommitWriter[Submission]:
         if self._writer is None:
@@ -274,6 +287,8 @@ class SQLiteHistoryManager(HistoryManager):
     async def _fetch(self, sql: str, parameters: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
         """Run one SELECT, taking up a file whose tables others have dropped."""
         connections = self._connections
+        if self._is_utf16:
+            check_parameters(parameters)
         for _ in range(TAKE_UPS):
             try:
                 return await connections.fetch(sql, parameters)
