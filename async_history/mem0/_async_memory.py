@@ -30,7 +30,7 @@ from async_history.mem0._operations import (
     read_last_messages,
 )
 from async_history.mem0._restoring import bring_back, check_metadata
-from async_history.opening import open_history, without_secrets
+from async_history.opening import from_any_folder, open_history, without_secrets
 from async_history.records import HistoryRecord
 from async_history.timeline import Moment, check_moment
 
@@ -167,7 +167,10 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
         return self
 
     def _record_into(self, where: str | os.PathLike[str] | HistoryManager) -> None:
-        self._history = where
+        # It is opened later, on whichever loop runs then: from the same folder.
+        self._history = (
+            where if isinstance(where, HistoryManager) else from_any_folder(where or "null://")
+        )
         self._recorder = Recorder(_named(where))
 
     @property
@@ -324,7 +327,7 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
             if isinstance(self._history, HistoryManager):
                 home = _Home(self._history, is_own=False)
             else:
-                home = _Home(open_history(self._history or "null://"), is_own=True)
+                home = _Home(open_history(self._history), is_own=True)
             self._home = home
         return home
 
