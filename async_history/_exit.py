@@ -6,22 +6,13 @@ thread that waits for the main thread to end, and then stops those threads, does
 
 import os
 import threading
-import time
 import weakref
 from collections.abc import Callable
-from typing import Final, Protocol
-
-from async_history._threads import start
-
-_STOP_AGAIN_S: Final = 0.01
-"""Pause before threads that still run are stopped again: an interruption may come too early."""
+from typing import Protocol
 
 
 class Stoppable(Protocol):
     """An open connection with a thread of its own."""
-
-    @property
-    def has_thread(self) -> bool: ...
 
     @property
     def stop(self) -> Callable[[], object]: ...
@@ -45,18 +36,14 @@ def stop_at_exit(connection: Stoppable) -> None:
         _open.add(connection)
         if _watcher is None or not _watcher.is_alive():
             _watcher = threading.Thread(target=_watch, name="async_history exit", daemon=True)
-            start(_watcher)
+            _watcher.start()
 
 
 def _watch() -> None:
     threading.main_thread().join()
     with _lock:
-        left = list(_open)
-    while left:
-        for connection in left:
+        for connection in list(_open):
             connection.stop()
-        time.sleep(_STOP_AGAIN_S)
-        left = [connection for connection in left if connection.has_thread]
 
 
 def _enter_child() -> None:

@@ -15,9 +15,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 
 import anyio
-from anyio.from_thread import BlockingPortal
 
-from async_history._threads import start
 from async_history.errors import CommitUnknown, HistoryClosed, WrongLoop
 from async_history.life import CLOSE_TIMEOUT_S
 
@@ -54,7 +52,7 @@ class LoopThread:
         self._thread = threading.Thread(
             target=self._run, args=(started,), name="async_history blocking", daemon=True
         )
-        start(self._thread)
+        self._thread.start()
         started.result()
 
     def _run(self, started: "concurrent.futures.Future[None]") -> None:
@@ -71,35 +69,37 @@ class LoopThread:
 
     async def _serve(self, started: "concurrent.futures.Future[None]") -> None:
         self._loop = asyncio.get_running_loop()
-        async with BlockingPortal() as self._portal:
-            started.set_result(None)
-            await self._told.wait()
-            with anyio.move_on_after(_LONGEST_CLOSE_S):
-                await self._all_entered.wait()
-                await self._finish()
-            await self._portal.stop(cancel_remaining=True)
+        started.set_result(None)
+        await self._told.wait()
+        with anyio.move_on_after(_LONGEST_CLOSE_S):
+            await self._all_entered.wait()
+            await self._finish()
 
     def call(self, function: Callable[..., Awaitable[T]], *args: Any) -> T:
         """Run a coroutine function on the loop and return its result."""
-        self.require_own_process()
         if threading.current_thread() is self._thread:
             raise WrongLoop("this is the history's own loop thread, which can't wait for itself")
         try:
-            return self._entered(function, args).result()
+            return self.begin(function, *args).result()
         except concurrent.futures.CancelledError as error:
             raise CommitUnknown("the history was closed while the call was under way") from error
 
-    def _entered(
-        self, function: Callable[..., Awaitable[T]], args: tuple[Any, ...]
+    def begin(
+        self, function: Callable[..., Awaitable[T]], *args: Any
     ) -> "concurrent.futures.Future[T]":
-        """Hand a call to the loop, which does not end before it has taken it."""
+        """Hand a call to the loop, which does not end before it has taken it. In the order of the
+        calls here each begins there."""
+        self.require_own_process()
         with self._lock:
             if self.is_closed:
                 raise HistoryClosed("the history is closed; open another")
             self._entering += 1
+        # Not a portal's start_task_soon, which waits until the loop has begun the call.
+        call = _awaited(function, args)
         try:
-            return self._portal.start_task_soon(function, *args)
+            return asyncio.run_coroutine_threadsafe(call, self._loop)
         except RuntimeError as error:
+            call.close()
             raise HistoryClosed("the history's loop thread has ended; open another") from error
         finally:
             with self._lock:
@@ -137,6 +137,10 @@ class LoopThread:
                 "this history was opened before the process forked; open one in the process that "
                 "uses it"
             )
+
+
+async def _awaited(function: Callable[..., Awaitable[T]], args: tuple[Any, ...]) -> T:
+    return await function(*args)
 
 
 _loop_threads: set[LoopThread] = set()

@@ -189,6 +189,17 @@ class HistoryManager(Store):
         self._require_open()
         return self._submit(submission)
 
+    def require_writable(self) -> None:
+        """Raise now what every write would raise, for callers that must know before they begin.
+
+        Raises:
+            HistoryClosed: it is not open, or its writer has ended.
+            WrongLoop: it belongs to another event loop or process.
+            MigrationError: it was opened with `migrate=False`, and its file must be adopted first.
+        """
+        self._require_open()
+        self._require_writable()
+
     async def batch_add_history(
         self,
         records: Iterable[HistoryRecord | Mapping[str, Any]],

@@ -75,6 +75,10 @@ class Store(LoopBound):
         """Take in the place of a submission, at once, and then that; return when it is durable."""
 
     @abstractmethod
+    def _require_writable(self) -> None:
+        """Raise now what `_submit` would raise for any submission."""
+
+    @abstractmethod
     async def _read_history(self, memory_id: str) -> list[HistoryRecord]: ...
 
     @abstractmethod

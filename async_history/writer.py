@@ -167,11 +167,11 @@ class GroupCommitWriter(Generic[S]):
         Raises:
             What `prepare` raises: nothing was queued. Else as `submit`.
         """
-        self._require_accepting()
+        self.require_open()
         place = self._queue.reserve()
         try:
             submission = await prepare()
-            self._require_accepting()
+            self.require_open()
             self._queue.fill(place, submission)
         except BaseException:
             place.cancel()
@@ -187,10 +187,11 @@ class GroupCommitWriter(Generic[S]):
         return self._queued(None, operation)
 
     def _queued(self, submission: S | None, operation: Operation | None) -> Place[S]:
-        self._require_accepting()
+        self.require_open()
         return self._queue.enter(submission, operation)
 
-    def _require_accepting(self) -> None:
+    def require_open(self) -> None:
+        """Raise the reason if nothing can be submitted any more."""
         if self._closing:
             if self._died is not None:
                 raise HistoryClosed(f"the writer died: {self._died!r}") from self._died

@@ -5,7 +5,6 @@ import contextlib
 import gc
 import itertools
 import json
-import os
 import re
 import sqlite3
 import subprocess
@@ -275,8 +274,8 @@ class TestLikePlainMem0:
             assert [r.new_memory for r in await history.get_history(memory_id)] == ["x"]
 
     async def test_switched_off(self, configured: Configured, tmp_path: Path) -> None:
-        for off in ({"history": "null://"}, {"history": ""}):
-            memory = AsyncMemory.from_config(configured(), **off)
+        for off in ("null://", ""):
+            memory = AsyncMemory.from_config(configured(), history=off)
             instant(memory)
             async with memory:
                 assert await memory.history(await add(memory, "x")) == []
@@ -340,7 +339,7 @@ class TestRecords:
         async with make_memory() as memory:
             for content in contents:
                 await memory.add([{"role": "user", "content": content}], user_id="u")
-            manager = await memory._home_here().opened()
+            manager: Any = await memory._state().opened()
             kept = await manager.get_last_messages("user_id=u")
             assert [message.content for message in kept] == contents
             for content in ([{"type": "text", "text": "x"}], {"a": 1}, "text", None, '["x"]'):
@@ -489,18 +488,20 @@ class TestConcurrency:
                 assert_chain(await memory.history(memory_id))
 
     @pytest.mark.parametrize("url", ["memory://", "null://"])
-    async def test_a_manager_that_was_closed_behind_its_back(
+    async def test_a_manager_that_is_closed_while_the_vector_store_changes(
         self, make_memory: MakeMemory, url: str
     ) -> None:
         """The change is in the vector store: it is told like any other that can't be written."""
         async with open_history(url) as manager:
             memory = make_memory(history=manager)
-            memory_id = await add(memory, "tea")
+            memory_id, update = await held_update(memory)
+        let_go(memory)
         with pytest.raises(HistoryNotWritten) as failed:
-            await memory.update(memory_id, "mate")
+            await update
         assert isinstance(failed.value.__cause__, HistoryClosed)
         assert failed.value.result == {"message": "Memory updated successfully!"}
         assert [record["new_memory"] for record in failed.value.records] == ["mate"]
+        assert failed.value.unknown_ids == ()
         assert memory.vector_store.rows[memory_id]["data"] == "mate"
 
     async def test_operations_report_their_own_records_only(
@@ -553,7 +554,7 @@ class TestConcurrency:
             history = await memory.history(memory_id)
             assert_chain(history)
             assert history[-1]["event"] == "DELETE"
-        assert memory._home_here().turns._locks == {}, "turns that nobody waits for are forgotten"
+        assert memory._state().turns._locks == {}, "turns that nobody waits for are forgotten"
 
     async def test_a_deletion_looks_once_at_what_is_there(
         self, memory: AsyncMemory, monkeypatch: pytest.MonkeyPatch
@@ -636,7 +637,7 @@ class TestConcurrency:
     ) -> None:
         async with make_memory() as memory:
             memory_id, update = await held_update(memory)
-            (task,) = memory._home_here().running
+            (task,) = memory._state().running
             update.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await update
@@ -651,7 +652,7 @@ class TestConcurrency:
         """As when a loop ends, and cancels every task there is."""
         async with make_memory() as memory:
             _, update = await held_update(memory)
-            for task in memory._home_here().running:
+            for task in memory._state().running:
                 task.cancel()
             let_go(memory)
             await asyncio.wait([update], timeout=20)
@@ -662,7 +663,8 @@ class TestConcurrency:
     ) -> None:
         async with make_memory() as memory:
             _, update = await held_update(memory)
-            memory._home_here().manager.close()
+            manager: Any = memory._state().manager
+            manager.close()
             update.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await update
@@ -989,7 +991,7 @@ class TestLife:
         assert len(kept) >= 5
         with pytest.raises(HistoryClosed):
             await memory.history("m")
-        await until(lambda: memory._closing is None or memory._closing.done())
+        await memory.aclose()
         async with open_history(tmp_path / "history.db") as history:
             for memory_id in kept:
                 assert len(await history.get_history(memory_id)) == 1
@@ -1249,43 +1251,3 @@ def answer(*values: object) -> Callable[[Any], str]:
     """Return a script that gives these answers in turn."""
     texts = iter([json.dumps(value) for value in values])
     return lambda _: next(texts)
-
-
-class TestRelativePath:
-    """The program changes its folder between making a memory and its first use, and later."""
-
-    @pytest.fixture
-    def folders(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
-        given, other = tmp_path / "given", tmp_path / "other"
-        given.mkdir()
-        other.mkdir()
-        monkeypatch.chdir(given)
-        return given, other
-
-    @pytest.mark.parametrize("history", ["history.db", "sqlite:///history.db", Path("history.db")])
-    def test_of_async_memory(
-        self, make_memory: MakeMemory, folders: tuple[Path, Path], history: Any
-    ) -> None:
-        given, other = folders
-        memory = make_memory(history=history)
-        os.chdir(other)
-
-        async def use() -> None:
-            await add(memory, "tea")
-            await memory.aclose()
-
-        asyncio.run(use())
-        assert [each.name for each in given.iterdir()] == ["history.db"]
-        assert not list(other.iterdir())
-
-    def test_of_memory(self, configured: Configured, folders: tuple[Path, Path]) -> None:
-        given, other = folders
-        memory = Memory.from_config(configured(), history="history.db")
-        os.chdir(other)
-        instant(memory)
-        asyncio.run(asyncio.to_thread(memory.add, "tea", user_id="u", infer=False))
-        memory.reset()
-        os.chdir(given)
-        memory.close()
-        assert (given / "history.db").exists()
-        assert not list(other.iterdir())

@@ -129,7 +129,7 @@ async def test_messages_beside_them(open_store: OpenStore) -> None:
 async def test_a_call_of_mem0s_reset_keeps_its_place() -> None:
     async with open_history("memory://") as history:
         recorder = Recorder("memory://")
-        operation = Operation(recorder, history, Doorway(), Turns())
+        operation = Operation("reset", None, recorder, history, Doorway(), Turns())
         token = current.set(operation)
         try:
             recorder.add_history("m", None, "before", "ADD")
@@ -138,5 +138,5 @@ async def test_a_call_of_mem0s_reset_keeps_its_place() -> None:
             recorder.add_history("m", None, "last", "UPDATE")
         finally:
             current.reset(token)
-        assert await operation.failures() == []
+        assert await operation.unwritten() == []
         assert await texts(history) == [*(f"after {n}" for n in range(MANY)), "last"]

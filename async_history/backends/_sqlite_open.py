@@ -52,11 +52,7 @@ _THREAD_ENDS_S: Final = 0.001
 
 
 async def connected(open_: Callable[[], sqlite3.Connection]) -> ThreadConnection:
-    """Open a connection on a thread of its own, which ends with the connection or the program.
-
-    Raises:
-        StorageError: no thread could be started.
-    """
+    """Open a connection on a thread of its own, which ends with the connection or the program."""
     opened: list[sqlite3.Connection] = []
 
     def connector() -> sqlite3.Connection:
@@ -65,10 +61,11 @@ async def connected(open_: Callable[[], sqlite3.Connection]) -> ThreadConnection
             opened.append(open_())
         return opened[0]
 
-    connection = ThreadConnection(connector)
+    connection = ThreadConnection(connector, iter_chunk_size=64)
     stop_at_exit(connection)
     try:
-        return await connection.opened()
+        await connection
+        return connection
     except BaseException:
         await to_the_end(_end_of(connection))
         for abandoned in opened:

@@ -57,6 +57,9 @@ class NullHistoryManager(HistoryManager):
     def _abandon(self) -> None:
         self._buffers.clear()
 
+    def _require_writable(self) -> None:
+        pass  # nothing ever fails here
+
     def _submit(self, submission: Submission) -> "asyncio.Future[None]":
         if isinstance(submission, SaveMessages):
             self._buffers[submission.session_scope].extend(submission.messages)

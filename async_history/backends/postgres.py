@@ -14,7 +14,6 @@ from typing import Any, Final, TypeVar
 
 import asyncpg
 
-from async_history._cancellation import to_the_end
 from async_history._postgres import DriverError, storage_error
 from async_history._postgres_url import POSTGRES_SCHEMA, server_url
 from async_history.backends._idle_watch import IdleWatch
@@ -178,7 +177,7 @@ class PostgresHistoryManager(HistoryManager):
                 )
             self._writer = self._new_writer()
         except BaseException:
-            await to_the_end(self._release())
+            await self._release()
             raise
 
     async def _prepare(self, connection: Any) -> None:
@@ -192,6 +191,9 @@ class PostgresHistoryManager(HistoryManager):
         await migrations.require_current(connection, self._schema_name)
 
     # Writing
+
+    def _require_writable(self) -> None:
+        self._writer.require_open()
 
     def _submit(self, submission: Submission) -> "asyncio.Future[None]":
         return self._writer.submit(submission)

@@ -173,6 +173,9 @@ class SQLiteHistoryManager(HistoryManager):
 
     # Writing
 
+    def _require_writable(self) -> None:
+        self._require_writer().require_open()
+
     def _submit(self, submission: Submission) -> "asyncio.Future[None]":
         writer = self._require_writer()
         if self._is_utf16:

@@ -1,8 +1,10 @@
 """mem0's synchronous `Memory` on the synchronous face."""
 
+import functools
 import os
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final, Self
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from typing import Any, Final, Self, Unpack
 
 from mem0.configs.base import MemoryConfig
 from mem0.memory import main as mem0_main
@@ -11,9 +13,17 @@ from mem0.memory.storage import SQLiteManager
 from async_history.blocking import BlockingHistoryManager
 from async_history.errors import InvalidInput
 from async_history.manager import HistoryManager
+from async_history.mem0._blocking_operations import BlockingRecorder
 from async_history.mem0._restoring import bring_back_blocking, check_metadata
+from async_history.options import HistoryOptions
 from async_history.timeline import Moment, check_moment
 
+OURS: Final = object()
+"""Stands for what this library gives mem0 as its history, where nothing else was assigned."""
+_given: Final = ContextVar[tuple[str | os.PathLike[str] | None, HistoryOptions]](
+    "async_history_memory", default=(None, {})
+)
+"""What `Memory.from_config` was given besides mem0's configuration, for the constructor."""
 _NOWHERE: Final = ":memory:"
 """The path mem0's own code gets to see: it would open a real one, and migrate it its way."""
 
@@ -23,28 +33,20 @@ def without_history(config: MemoryConfig) -> MemoryConfig:
     return config.model_copy(update={"history_db_path": _NOWHERE})
 
 
-class _History(BlockingHistoryManager):
-    """What mem0 takes for its `SQLiteManager`: mem0's reset closes it, and ours stays open."""
+def is_made_by_mem0(value: object) -> bool:
+    """Return whether mem0 made this for the configuration that `without_history` returned."""
+    return isinstance(value, SQLiteManager | BlockingHistoryManager) and value.db_path == _NOWHERE
 
-    connection = None
-    """mem0 up to 2.0.6 drops its table through it where there is one; `Memory.reset` does that."""
-    resets = 0
-    """How often it was reset."""
 
-    def reset(self) -> None:
-        self.resets += 1
-        super().reset()
+def _operation(name: str) -> Callable[..., Any]:
+    """Make one of mem0's functions tell whether its history was written."""
+    inherited = getattr(mem0_main.Memory, name)
 
-    def close(self) -> None:
-        """Do nothing: `Memory.close` closes it."""
+    @functools.wraps(inherited)
+    def operation(self: "Memory", *arguments: Any, **options: Any) -> Any:
+        return self._run(functools.partial(inherited, self, *arguments, **options))
 
-    def ask(self, function: Callable[[HistoryManager], Awaitable[Any]]) -> Any:
-        """Ask the manager what mem0's `SQLiteManager` has no call for."""
-        return self._call(function)
-
-    def end(self) -> None:
-        """Close it."""
-        super().close()
+    return operation
 
 
 class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type information
@@ -54,50 +56,81 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
         config: mem0's own.
         history: a URL (see `open_history`). Without it mem0's `history_db_path` counts, where a URL
             is welcome too. "" and "null://" switch the history off.
+        options: what `open_history` takes besides the URL.
+
+    The store is made, or adopted, at once, and stays open from its first use on: a process that is
+    forked before opens it for itself. What is assigned to `db` is
+    used instead, as mem0 uses it.
     """
+
+    add = _operation("add")
+    update = _operation("update")
+    delete = _operation("delete")
+    delete_all = _operation("delete_all")
+    _add_to_vector_store = _operation("_add_to_vector_store")  # mem0 1.0 calls it in a thread
+    _create_memory = _operation("_create_memory")
+    _create_procedural_memory = _operation("_create_procedural_memory")
+    _update_memory = _operation("_update_memory")
+    _delete_memory = _operation("_delete_memory")
+
+    _assigned: Any = OURS
+    """What somebody assigned to `db`."""
+    _is_set_up_by_mem0 = False
+    """Whether what is assigned to `db` now is assigned by mem0 itself."""
 
     def __init__(
         self,
         config: MemoryConfig | None = None,
         *,
         history: str | os.PathLike[str] | None = None,
+        **options: Unpack[HistoryOptions],
     ) -> None:
         config = config or MemoryConfig()
-        self._record_into(config.history_db_path if history is None else history)
-        try:
-            super().__init__(without_history(config))
-        except BaseException:
-            self.close()
-            raise
+        if history is None and not options:
+            history, options = _given.get()
+        self._history = _recorder(config.history_db_path if history is None else history, options)
+        self._history.create()
+        self._is_set_up_by_mem0 = True
+        super().__init__(without_history(config))
+        self._is_set_up_by_mem0 = False
         self.config = config
 
     @classmethod
     def from_config(
-        cls, config_dict: dict[str, Any], *, history: str | os.PathLike[str] | None = None
+        cls,
+        config_dict: dict[str, Any],
+        *,
+        history: str | os.PathLike[str] | None = None,
+        **options: Unpack[HistoryOptions],
     ) -> Self:
         """Make one from mem0's configuration as a mapping."""
-        if history is not None:
-            config_dict = {**config_dict, "history_db_path": os.fspath(history)}
-        memory: Self = super().from_config(config_dict)
+        before = _given.set((history, options))
+        try:
+            memory: Self = super().from_config(config_dict)
+        finally:
+            _given.reset(before)
         return memory
 
-    def _record_into(self, where: str | os.PathLike[str]) -> None:
-        if isinstance(where, HistoryManager):
-            raise InvalidInput(
-                "Memory needs a URL: a manager belongs to a loop, which a blocking call would stop"
-            )
-        self._history = _History(where or "null://")
-
     @property
-    def db(self) -> _History:
+    def db(self) -> Any:
         """What mem0 takes for its history."""
-        return self._history
+        return self._history if self._assigned is OURS else self._assigned
 
     @db.setter
-    def db(self, made_by_mem0: object) -> None:
-        """Close what mem0 made instead of ours: a database in memory that nobody needs."""
-        if isinstance(made_by_mem0, SQLiteManager):
-            made_by_mem0.close()
+    def db(self, value: Any) -> None:
+        """Use what is assigned instead of ours.
+
+        What mem0 makes instead of ours is closed: a database in memory that nobody needs.
+        """
+        if self._is_set_up_by_mem0 and is_made_by_mem0(value):
+            value.close()
+        elif isinstance(value, HistoryManager):
+            raise _needs_a_url()
+        else:
+            self._assigned = OURS if value is self.__dict__.get("_history", OURS) else value
+
+    def _run(self, call: Callable[[], Any]) -> Any:
+        return self._history.run(call) if self._assigned is OURS else call()
 
     def restore(
         self,
@@ -111,20 +144,51 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
         """Bring back what a memory said at a moment; see `AsyncMemory.restore`."""
         check_moment("to", to)
         given = check_metadata(metadata)
+        if self._assigned is not OURS:
+            raise InvalidInput(
+                f"restore needs a history of this library; a {type(self._assigned).__name__} was "
+                "assigned to db"
+            )
         ask = self._history.ask
-        return bring_back_blocking(self, ask, memory_id, to, given, actor_id, role).as_dict()
+        restored = self._history.run(
+            lambda: bring_back_blocking(self, ask, memory_id, to, given, actor_id, role)
+        )
+        return restored.as_dict()
 
     def reset(self) -> None:
         """Empty the vector store and the history, as mem0 does; the history stays open."""
+        self._run(self._reset)
+
+    def _reset(self) -> None:
+        is_ours, resets = self._assigned is OURS, self._history.resets
         of_user, self.config = self.config, without_history(self.config)
-        resets = self._history.resets
+        self._is_set_up_by_mem0 = True
         try:
             super().reset()
         finally:
             self.config = of_user
-        if self._history.resets == resets:
-            self._history.reset()  # up to 2.0.6 mem0 drops its table through a connection itself
+            self._is_set_up_by_mem0 = False
+        if not is_ours:
+            self._assigned = OURS  # mem0 replaces what it has closed by a history of its own
+        elif self._history.resets == resets:
+            self._history.reset()  # up to 2.0.6 mem0 drops its table by itself
 
     def close(self) -> None:
-        """Close the history. Idempotent."""
+        """Refuse new calls, wait for those of other threads, and close the history. Idempotent."""
+        if self._assigned is not OURS:
+            assigned, self._assigned = self._assigned, None
+            if assigned is not None:
+                assigned.close()
         self._history.end()
+
+
+def _recorder(where: str | os.PathLike[str], options: HistoryOptions) -> BlockingRecorder:
+    if isinstance(where, HistoryManager):
+        raise _needs_a_url()
+    return BlockingRecorder(where or "null://", options)
+
+
+def _needs_a_url() -> InvalidInput:
+    return InvalidInput(
+        "Memory needs a URL: a manager belongs to a loop, which a blocking call would stop"
+    )

@@ -8,22 +8,49 @@ manager, and when it opens and closes (mem0).
 """
 
 import asyncio
+import functools
+import logging
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from async_history._mem0_values import Mending, completed, message_as_given
-from async_history.errors import HistoryError
-from async_history.manager import HistoryManager
-from async_history.submissions import few_records, messages_to_save
+from async_history.errors import HistoryClosed, HistoryError, InvalidInput
+from async_history.mem0._errors import Unwritten
+from async_history.records import HistoryRecord, Message, new_id
+from async_history.submissions import AddRecords, Submission, few_records, messages_to_save
+
+_log = logging.getLogger("async_history")
 
 current: "ContextVar[Operation | None]" = ContextVar("async_history_operation", default=None)
 """The operation that this task or thread works for."""
 
 
 Call = Callable[[], "asyncio.Future[None] | Coroutine[Any, Any, object]"]
-"""One of a manager's, with its arguments."""
+"""One of a store's, with its arguments."""
+
+Records = Sequence[HistoryRecord | Mapping[str, Any]]
+
+
+class OperationStore(Protocol):
+    """What an operation uses of a history store, on the loop it runs on."""
+
+    def require_writable(self) -> None:
+        """Raise now what every write would raise."""
+
+    def _hand_in(self, submission: Submission) -> "asyncio.Future[None]": ...
+
+    async def get_history(self, memory_id: str) -> list[HistoryRecord]: ...
+
+    async def get_last_messages(self, session_scope: str) -> list[Message]: ...
+
+    async def batch_add_history(
+        self, records: Sequence[dict[str, Any]], *, if_latest: HistoryRecord | None
+    ) -> list[HistoryRecord]: ...
+
+    def _hand_in_reset(self) -> "asyncio.Future[None]": ...
 
 
 def is_running(loop: asyncio.AbstractEventLoop) -> bool:
@@ -43,12 +70,12 @@ class Doorway:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._handed_in: deque[tuple[Operation, Call]] = deque()
+        self._handed_in: deque[tuple[Operation, Call, Records]] = deque()
         self._is_woken = False
 
-    def hand_in(self, operation: "Operation", call: Call) -> None:
+    def hand_in(self, operation: "Operation", call: Call, records: Records) -> None:
         """Let a call begin on the loop. What this thread reports there next comes after it."""
-        self._handed_in.append((operation, call))
+        self._handed_in.append((operation, call, records))
         if is_running(self._loop):
             self._begin()
         elif not self._is_woken:
@@ -58,8 +85,11 @@ class Doorway:
     def _begin(self) -> None:
         self._is_woken = False
         while self._handed_in:
-            operation, call = self._handed_in.popleft()
-            operation.acks.append(_begun(call))
+            operation, call, records = self._handed_in.popleft()
+            ack = _begun(call)
+            operation.acks[ack] = records
+            if operation.has_ended:
+                ack.add_done_callback(_log_failure)
 
 
 def _begun(call: Call) -> "asyncio.Future[Any]":
@@ -71,42 +101,127 @@ def _begun(call: Call) -> "asyncio.Future[Any]":
         return failed
 
 
+def _log_failure(ack: "asyncio.Future[Any]") -> None:
+    if not ack.cancelled() and ack.exception() is not None:
+        _log.error("what an operation handed in after its end was not written: %s", ack.exception())
+
+
 class Operation:
     """One call's records and their acks. Made on the loop; handed records from any thread.
 
+    It may be stopped until its first change of the vector store or the history, and between two of
+    its parts, each of which changes one memory. Within a part, and from the only change of an
+    operation without parts to its end, it runs on whatever happens: what reached the vector store
+    has its record.
+
     Args:
-        recorder: whose operation it is.
+        name: what mem0 calls it.
+        memory: whose operation it is.
+        recorder: what that memory takes for its history.
         doorway, turns: those of the loop it runs on.
+        sees_changes: whether changes of the vector store are told here before they begin.
     """
 
     def __init__(
-        self, recorder: "Recorder", manager: HistoryManager, doorway: Doorway, turns: "Turns"
+        self,
+        name: str,
+        memory: Any,
+        recorder: "Recorder",
+        store: OperationStore,
+        doorway: Doorway,
+        turns: "Turns",
+        *,
+        sees_changes: bool = True,
     ) -> None:
+        self.name = name
+        self.memory = memory
         self.recorder = recorder
-        self.manager = manager
+        self.manager = store
         self.turns = turns
-        self.records: list[dict[str, Any]] = []
         self.history: Sequence[dict[str, Any]] = ()
         self.last_messages: Sequence[dict[str, Any]] = ()
         self.metadata: Mapping[str, Any] = {}
         self.messages: Sequence[Any] = ()
-        self.acks: list[asyncio.Future[Any]] = []
+        self.acks: dict[asyncio.Future[Any], Records] = {}
         self.has_turn_of: str | None = None
         self.has_reset = False
+        self.has_changed = not sees_changes
+        self.refusal: HistoryError | None = None
+        self._is_cancelled = False
+        self._closed: str | None = None
         self._doorway = doorway
+        self._parts = 0
+        self._parts_ended: asyncio.Future[None] | None = None
 
-    def hand_in(self, call: Call) -> None:
+    @property
+    def has_ended(self) -> bool:
+        """Whether its caller has been told how it went."""
+        return self.memory is None
+
+    # What it may still do
+
+    def begin_change(self) -> None:
+        """Ask before the vector store or the history changes.
+
+        Raises:
+            HistoryClosed, WrongLoop: the history can't be written. Nothing has changed.
+            asyncio.CancelledError: the operation was cancelled before.
+        """
+        if not self.has_changed:
+            self.require_going_on()
+            self.has_changed = True
+
+    def require_going_on(self) -> None:
+        """Raise where no further change may begin, as `begin_change` does."""
+        if self._is_cancelled:
+            raise asyncio.CancelledError
+        try:
+            if self._closed is not None:
+                raise HistoryClosed(self._closed)
+            self.manager.require_writable()
+        except HistoryError as error:
+            self.refusal = error
+            raise
+
+    def cancel(self) -> bool:
+        """Stop if nothing has changed; return whether that is so."""
+        self._is_cancelled = not self.has_changed
+        return self._is_cancelled
+
+    def refuse_parts(self, reason: str) -> None:
+        """Let no further part begin."""
+        self._closed = reason
+
+    @contextmanager
+    def part(self) -> Iterator[None]:
+        """Change one memory, in a task that may outlive the one that began the operation."""
+        self.require_going_on()
+        self._parts += 1
+        try:
+            yield
+        finally:
+            self._parts -= 1
+            ended = self._parts_ended
+            if not self._parts and ended is not None and not ended.done():
+                ended.set_result(None)
+
+    # Its records
+
+    def hand_in(self, call: Call, records: Records = ()) -> None:
         """Call on the loop, from any thread, in the order of the calls here; not waited for."""
-        self._doorway.hand_in(self, call)
+        self._doorway.hand_in(self, call, records)
 
-    async def failures(self) -> list[Exception]:
-        """Wait for all acks; return what failed."""
-        found: list[Exception] = []
-        for ack in self.acks:
+    async def unwritten(self) -> list[Unwritten]:
+        """Wait for all parts and acks; return what failed, with its records."""
+        while self._parts:
+            self._parts_ended = asyncio.get_running_loop().create_future()
+            await self._parts_ended
+        found: list[Unwritten] = []
+        for ack, records in self.acks.items():
             try:
                 await ack
             except Exception as error:  # told, by who asks
-                found.append(error)
+                found.append((error, records))
         return found
 
 
@@ -170,10 +285,9 @@ class Recorder:
 
     def _hand_in(self, changes: Sequence[Mapping[str, Any]]) -> None:
         operation = self.require_operation()
-        with Mending() as mending:
-            records = [mending.record(change) for change in changes]
-        operation.records += records
-        operation.hand_in(lambda: operation.manager._hand_in(few_records(records)))
+        operation.has_changed = True  # the vector store's change came before
+        call, records = to_submit(changes)
+        operation.hand_in(lambda: operation.manager._hand_in(call()), records)
 
     def get_history(self, memory_id: str) -> list[dict[str, Any]]:
         """Return what the operation has read, before mem0's part of it began."""
@@ -182,6 +296,7 @@ class Recorder:
     def save_messages(self, messages: Sequence[Mapping[str, Any]], session_scope: str) -> None:
         """Hand in messages for a scope's buffer."""
         operation = self.require_operation()
+        operation.begin_change()
         with Mending() as mending:
             to_store = [mending.message(message) for message in messages]
             scope = mending.text("session_scope", session_scope)
@@ -195,11 +310,29 @@ class Recorder:
     def reset(self) -> None:
         """Hand in a reset."""
         operation = self.require_operation()
+        operation.begin_change()
         operation.has_reset = True
         operation.hand_in(operation.manager._hand_in_reset)
 
     def close(self) -> None:
         """Do nothing: the manager is closed by who opened it."""
+
+
+def to_submit(changes: Sequence[Mapping[str, Any]]) -> tuple[Callable[[], AddRecords], Records]:
+    """Return what hands changes in, or raises why that can't be, and their records with ids."""
+    with Mending() as mending:
+        mended = [mending.record(change) for change in changes]
+    try:
+        submission = few_records(mended)
+    except InvalidInput as error:
+        return functools.partial(_refuse, error), [
+            {**record, "id": record.get("id") or new_id()} for record in mended
+        ]
+    return lambda: submission, submission.records
+
+
+def _refuse(error: HistoryError) -> AddRecords:
+    raise error
 
 
 async def read_history(operation: Operation, memory_id: str) -> None:

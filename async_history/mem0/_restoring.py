@@ -19,6 +19,7 @@ from mem0.memory import main as mem0_main
 
 from async_history.errors import InvalidInput
 from async_history.manager import HistoryManager
+from async_history.mem0._operations import OperationStore
 from async_history.records import HistoryRecord, parse_time
 from async_history.timeline import Moment, Restoration, restoration_of, restored
 
@@ -100,17 +101,20 @@ class Return:
 
 async def bring_back(
     memory: Any,
-    manager: HistoryManager,
+    manager: OperationStore,
     memory_id: str,
     to: Moment,
     metadata: Mapping[str, Any],
     actor_id: str | None,
     role: str | None,
+    *,
+    begin_change: Callable[[], None],
 ) -> HistoryRecord:
     """Restore a memory of an `AsyncMemory`; return the record that did."""
     history = await manager.get_history(memory_id)
     plan = restoration_of(memory_id, history, to)
     way = await asyncio.to_thread(Return.prepare, memory, plan, history)
+    begin_change()
     record = await restored(manager, plan, actor_id, role)
     with _saying_what_is_missing():
         scope = await asyncio.to_thread(way.put, memory, record, metadata)

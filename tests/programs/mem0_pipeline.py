@@ -209,10 +209,10 @@ def makers(folder: Path) -> dict[str, Callable[[], Any]]:
             "history_db_path": str(folder / f"{name}.db"),
         }
 
-    ours = {"history": str(folder / "ours.db")}
+    own = str(folder / "ours.db")
     return {
         "plain AsyncMemory": lambda: mem0.AsyncMemory.from_config(config("a")),
-        "our AsyncMemory": lambda: AsyncMemory.from_config(config("b"), **ours),
+        "our AsyncMemory": lambda: AsyncMemory.from_config(config("b"), history=own),
         "plain Memory": lambda: mem0.Memory.from_config(config("c")),
         "our Memory": lambda: Memory.from_config(config("d")),
     }

@@ -1,0 +1,63 @@
+"""The error of an operation whose history could not be written."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from async_history.errors import CommitUnknown, HistoryError
+from async_history.records import HistoryRecord
+
+Unwritten = tuple[Exception, Sequence[HistoryRecord | Mapping[str, Any]]]
+"""Why records were not acknowledged, and the records."""
+
+
+class HistoryNotWritten(HistoryError):
+    """mem0 changed its vector store, and the history of it was not acknowledged.
+
+    Hand `records` in again when the cause is mended, to a manager's `batch_add_history`: each has
+    its id, so what was written after all is not written twice.
+
+    Attributes:
+        result: what mem0 returned.
+        records: what was not acknowledged, in order, by column name.
+        unknown_ids: the ids among them that may have been written: the store failed while it
+            committed. The others certainly were not.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        result: object,
+        records: Sequence[Mapping[str, Any]],
+        unknown_ids: Sequence[str] = (),
+    ) -> None:
+        super().__init__(message)
+        self.result = result
+        self.records = records
+        self.unknown_ids = tuple(unknown_ids)
+
+
+def history_not_written(result: object, unwritten: Sequence[Unwritten]) -> HistoryNotWritten:
+    """Return the error of an operation that returned `result`; raise it from the first cause."""
+    records = [
+        record.as_dict() if isinstance(record, HistoryRecord) else dict(record)
+        for _, of_one in unwritten
+        for record in of_one
+    ]
+    unknown = [
+        record["id"] if isinstance(record, Mapping) else record.id
+        for error, of_one in unwritten
+        if isinstance(error, CommitUnknown)
+        for record in of_one
+    ]
+    cause = unwritten[0][0]
+    what = (
+        "whether its history was written is not known"
+        if isinstance(cause, CommitUnknown)
+        else "its history was not written"
+    )
+    return HistoryNotWritten(
+        f"mem0 changed its vector store, and {what}: {cause}. Hand this error's records in again",
+        result,
+        records,
+        unknown,
+    )
