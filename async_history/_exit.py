@@ -6,13 +6,22 @@ thread that waits for the main thread to end, and then stops those threads, does
 
 import os
 import threading
+import time
 import weakref
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
+
+from async_history._threads import start
+
+_STOP_AGAIN_S: Final = 0.01
+"""Pause before threads that still run are stopped again: an interruption may come too early."""
 
 
 class Stoppable(Protocol):
     """An open connection with a thread of its own."""
+
+    @property
+    def has_thread(self) -> bool: ...
 
     @property
     def stop(self) -> Callable[[], object]: ...
@@ -36,14 +45,18 @@ def stop_at_exit(connection: Stoppable) -> None:
         _open.add(connection)
         if _watcher is None or not _watcher.is_alive():
             _watcher = threading.Thread(target=_watch, name="async_history exit", daemon=True)
-            _watcher.start()
+            start(_watcher)
 
 
 def _watch() -> None:
     threading.main_thread().join()
     with _lock:
-        for connection in list(_open):
+        left = list(_open)
+    while left:
+        for connection in left:
             connection.stop()
+        time.sleep(_STOP_AGAIN_S)
+        left = [connection for connection in left if connection.has_thread]
 
 
 def _enter_child() -> None:

@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar
 
 import anyio
 
+from async_history._threads import start
 from async_history.errors import CommitUnknown, HistoryClosed, WrongLoop
 from async_history.life import CLOSE_TIMEOUT_S
 
@@ -52,7 +53,7 @@ class LoopThread:
         self._thread = threading.Thread(
             target=self._run, args=(started,), name="async_history blocking", daemon=True
         )
-        self._thread.start()
+        start(self._thread)
         started.result()
 
     def _run(self, started: "concurrent.futures.Future[None]") -> None:

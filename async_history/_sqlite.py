@@ -82,6 +82,11 @@ def storage_error(error: sqlite3.Error, where: str) -> StorageError:
         return StorageMissing(
             f"{where} cannot be opened: check that it and its folder exist and may be read"
         )
+    if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_READONLY_ROLLBACK:
+        return StorageReadOnly(
+            f"{where} has the unfinished transaction of a writer that was killed, and this user "
+            "may not undo it: let somebody open the file who may write it and its folder"
+        )
     kind, advice = _BY_CODE.get(code, (StorageError, "failed"))
     return kind(f"{where} {advice} ({error})")
 

@@ -23,6 +23,7 @@ from time import monotonic
 from typing import Final
 
 from async_history._descriptors import Identity, identity_of, open_files
+from async_history._threads import start
 from async_history.errors import WrongLoop
 
 _PAUSE_S: Final = 5.0
@@ -174,8 +175,8 @@ class _Inherited:
     def require_answer(self) -> None:
         with self._asking:
             if not self._is_asked:
+                start(threading.Thread(target=self._ask, name="async_history fork", daemon=True))
                 self._is_asked = True
-                threading.Thread(target=self._ask, name="async_history fork", daemon=True).start()
                 self._answered.wait(ANSWER_S)
         if not self._answered.is_set():
             raise WrongLoop(

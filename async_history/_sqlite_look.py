@@ -22,7 +22,6 @@ from async_history.options import Journal
 State = tuple[tuple[int, ...] | None, ...]
 """What tells a file that was changed from one that was not, and the same of what is beside it."""
 
-_JOURNAL: Final = "-journal"
 _LOG: Final = "-wal"
 _LOG_INDEX: Final = "-shm"
 
@@ -47,7 +46,7 @@ class Look:
             self._lies_still = state
             self.connection = connect(path, "ro", "immutable=1")
         else:
-            self.connection = connect(path, "rw" if self._may_be_half_done(state) else "ro")
+            self.connection = connect(path, "rw" if self._may_undo(state) else "ro")
         self.connection.execute("PRAGMA query_only = ON")
 
     @property
@@ -83,18 +82,15 @@ class Look:
     ) -> None:
         self.close()
 
-    def _may_be_half_done(self, state: State) -> bool:
-        """Tell whether a killed writer's transaction must be undone, before anybody can read.
+    def _may_undo(self, state: State) -> bool:
+        """Tell whether this user may undo a transaction whose writer was killed.
 
-        Its journal does not show whether it is one: SQLite knows, and undoes it when it reads.
+        Nobody can read before that. SQLite knows whether there is one, now or at any later read,
+        and undoes it then; a connection that may only read fails instead.
         """
         _, log, _ = state
-        return (
-            log is None
-            and beside(self._path, _JOURNAL).exists()
-            and may(self._path, os.W_OK)
-            and may(self._path.parent, os.W_OK | os.X_OK)
-        )
+        folder = self._path.parent
+        return log is None and may(self._path, os.W_OK) and may(folder, os.W_OK | os.X_OK)
 
     def _is_without_log(self, state: State) -> bool:
         """Tell whether all there is to read is in the file."""

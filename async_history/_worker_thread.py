@@ -12,7 +12,9 @@ from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
 from async_history._cancellation import to_the_end
+from async_history._running_loop import running_loop
 from async_history._sqlite_fork import using_sqlite
+from async_history._threads import start
 
 T = TypeVar("T")
 
@@ -28,6 +30,9 @@ async def run_in_thread(function: Callable[[], T]) -> T:
 
     Where the caller is cancelled, the function is told to stop (see `stopping`), the connections
     it has opened are interrupted, and this raises when its thread is done with it.
+
+    Raises:
+        StorageError: no thread could be started.
     """
     work = _Work(function)
     return await to_the_end(work.begin(), work.stop)
@@ -49,13 +54,13 @@ def interrupt_when_stopping(connection: sqlite3.Connection) -> None:
 class _Work(Generic[T]):
     def __init__(self, function: Callable[[], T]) -> None:
         self._function = function
-        self._loop = asyncio.get_running_loop()
+        self._loop = running_loop()
         self._done: asyncio.Future[T] = self._loop.create_future()
         self.connections: list[sqlite3.Connection] = []
         self.is_stopped = False
 
     def begin(self) -> "asyncio.Future[T]":
-        threading.Thread(target=self._run, name="async_history worker").start()
+        start(threading.Thread(target=self._run, name="async_history worker"))
         return self._done
 
     def stop(self) -> None:

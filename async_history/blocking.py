@@ -33,8 +33,8 @@ from async_history.submissions import MESSAGES_KEPT
 
 T = TypeVar("T")
 
-_BUSY_MS: Final = 5_000
-"""How long `connection` waits for a lock: as long as the one that mem0 opens."""
+_LONGEST_MS: Final = 2**31 - 1
+"""The longest that SQLite can be told to wait for a lock."""
 _DROP_TABLES: Final = """
 BEGIN IMMEDIATE;
 DROP TABLE IF EXISTS history;
@@ -184,7 +184,8 @@ class BlockingHistoryManager:
             # Not read-only: mem0 1.0 drops its table through it.
             connection = connect(path, "rw")
             connection.is_lent = True
-            connection.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
+            milliseconds = min(round(self._store.lock_timeout_s * 1_000), _LONGEST_MS)
+            connection.execute(f"PRAGMA busy_timeout = {milliseconds}")
             # Two that copy the log into the file can lose commits: the manager's does.
             connection.execute("PRAGMA wal_autocheckpoint = 0")
         return connection
@@ -245,6 +246,7 @@ class LoopStore:
         self._url = path or url
         self._path = path
         self._options = options
+        self.lock_timeout_s = options.get("lock_timeout_s", LOCK_TIMEOUT_S)
         self._is_server = postgres_schema(url) is not None
         self.is_sqlite = False
         self._manager: HistoryManager | None = None
@@ -296,7 +298,7 @@ class LoopStore:
             if manager is not None:
                 await manager.aclose()
             if self._path is not None:
-                await run_in_thread(partial(_drop_tables, self._path))
+                await run_in_thread(partial(_drop_tables, self._path, self.lock_timeout_s))
 
     async def copy_memory(self, target: sqlite3.Connection) -> None:
         """Copy a database in memory into another."""
@@ -314,7 +316,7 @@ class LoopStore:
             await asyncio.wait(others)
 
 
-def _drop_tables(path: Path) -> None:
+def _drop_tables(path: Path, lock_timeout_s: float) -> None:
     """Drop mem0's two tables, as its own reset does."""
     with typed_errors(str(path)), closing(connect(path, "rw")) as connection:
-        wait_for_lock(lambda: connection.executescript(_DROP_TABLES), LOCK_TIMEOUT_S)
+        wait_for_lock(lambda: connection.executescript(_DROP_TABLES), lock_timeout_s)

@@ -38,10 +38,11 @@ async def check_history(
     """
     file = sqlite_file(url)
     if file is not None:
+        from async_history._sqlite import absolute
         from async_history._sqlite_check import check_file
         from async_history._worker_thread import run_in_thread
 
-        return await run_in_thread(partial(check_file, file, repair, lock_timeout_s))
+        return await run_in_thread(partial(check_file, absolute(file), repair, lock_timeout_s))
     server = postgres_schema(url)
     if server is None:
         raise InvalidInput(f"url must name a file or a PostgreSQL history to check, not {url!r}")

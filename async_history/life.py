@@ -11,6 +11,7 @@ from collections.abc import Generator
 from types import TracebackType
 from typing import Any, Self
 
+from async_history._running_loop import running_loop
 from async_history.errors import HistoryClosed, WrongLoop
 from async_history.validation import check_seconds
 
@@ -60,7 +61,7 @@ class LoopBound(ABC):
     async def _opened(self) -> Self:
         if self._loop is not None:
             raise HistoryClosed("a manager is opened once; make another with open_history")
-        self._loop = asyncio.get_running_loop()
+        self._loop = running_loop()
         self._thread = threading.get_ident()
         self._process = _process
         try:
@@ -69,7 +70,7 @@ class LoopBound(ABC):
             self._closed = True
             raise
         if self._closed:
-            await self._close()
+            await asyncio.shield(self._close_task())
             raise HistoryClosed("the manager was closed while it was being opened")
         self._is_open = True
         return self

@@ -61,6 +61,21 @@ def sqlite_file(url: str | os.PathLike[str]) -> Path | None:
     return cast(Path | None, arguments[0]) if backend is _SQLITE else None
 
 
+def from_any_folder(url: str | os.PathLike[str]) -> str | os.PathLike[str]:
+    """Return what names the same history whatever folder the program changes to.
+
+    Raises:
+        InvalidInput: no backend answers to the URL.
+        StorageMissing: it is relative to a folder that has been removed.
+    """
+    path = sqlite_file(url)
+    if path is None:
+        return url
+    from async_history._sqlite import absolute
+
+    return absolute(path)
+
+
 def postgres_schema(url: str | os.PathLike[str]) -> tuple[str, str] | None:
     """Return the server's URL and the schema that a PostgreSQL URL names, None for others.
 

@@ -384,7 +384,7 @@ class TestThreads:
         connection = history.connection
         assert connection is history.connection
         assert connection is not None
-        for setting, value in (("wal_autocheckpoint", 0), ("busy_timeout", 5_000)):
+        for setting, value in (("wal_autocheckpoint", 0), ("busy_timeout", 30_000)):
             assert connection.execute(f"PRAGMA {setting}").fetchone() == (value,)
 
     def test_its_own_loop_thread_is_refused(self, opened: Open, path: Path) -> None:

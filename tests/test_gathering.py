@@ -185,3 +185,17 @@ async def test_a_read_that_is_cancelled_leaves_nobody_waiting() -> None:
     assert asked[0].cancelled()
     reading.may_end.set()
     assert await asyncio.wait_for(asked[1], 30) == [record("b")]
+
+
+async def test_a_read_that_nobody_waits_for_is_cancelled() -> None:
+    reading = Reading()
+    tasks = [reading.ask("x")]
+    await turns()
+    tasks += [reading.ask(name) for name in ("a", "b")]
+    tasks[0].cancel()
+    await turns()
+    assert reading.reads == [["x"], ["a", "b"]], "the next begins when it has ended"
+    tasks[1].cancel()
+    await turns()
+    reading.may_end.set()
+    assert await tasks[2] == [record("b")], "somebody waits still"

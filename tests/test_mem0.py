@@ -5,6 +5,7 @@ import contextlib
 import gc
 import itertools
 import json
+import os
 import re
 import sqlite3
 import subprocess
@@ -1251,3 +1252,43 @@ def answer(*values: object) -> Callable[[Any], str]:
     """Return a script that gives these answers in turn."""
     texts = iter([json.dumps(value) for value in values])
     return lambda _: next(texts)
+
+
+class TestRelativePath:
+    """The program changes its folder between making a memory and its first use, and later."""
+
+    @pytest.fixture
+    def folders(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+        given, other = tmp_path / "given", tmp_path / "other"
+        given.mkdir()
+        other.mkdir()
+        monkeypatch.chdir(given)
+        return given, other
+
+    @pytest.mark.parametrize("history", ["history.db", "sqlite:///history.db", Path("history.db")])
+    def test_of_async_memory(
+        self, make_memory: MakeMemory, folders: tuple[Path, Path], history: Any
+    ) -> None:
+        given, other = folders
+        memory = make_memory(history=history)
+        os.chdir(other)
+
+        async def use() -> None:
+            await add(memory, "tea")
+            await memory.aclose()
+
+        asyncio.run(use())
+        assert [each.name for each in given.iterdir()] == ["history.db"]
+        assert not list(other.iterdir())
+
+    def test_of_memory(self, configured: Configured, folders: tuple[Path, Path]) -> None:
+        given, other = folders
+        memory = Memory.from_config(configured(), history="history.db")
+        os.chdir(other)
+        instant(memory)
+        asyncio.run(asyncio.to_thread(memory.add, "tea", user_id="u", infer=False))
+        memory.reset()
+        os.chdir(given)
+        memory.close()
+        assert (given / "history.db").exists()
+        assert not list(other.iterdir())

@@ -38,6 +38,7 @@ class GatheredReads:
         self._at_once = at_once
         self._waiting: list[_Asked] = []
         self._under_way: dict[asyncio.Task[None], asyncio.TimerHandle] = {}
+        self._groups: dict[asyncio.Task[None], list[_Asked]] = {}
         self._short: set[asyncio.Task[None]] = set()
 
     async def of(self, memory_id: str) -> list[HistoryRecord]:
@@ -50,6 +51,9 @@ class GatheredReads:
         self._begin()
         try:
             return await answer
+        except asyncio.CancelledError:
+            self._cancel_unwanted()
+            raise
         finally:
             del answer  # an error's traceback holds this frame, and the answer the error
 
@@ -61,6 +65,7 @@ class GatheredReads:
         group: list[_Asked] = []
         task = loop.create_task(self._answer_who_waits(group))
         self._short.add(task)
+        self._groups[task] = group
         self._under_way[task] = loop.call_later(_LONG_S, self._is_long, task)
         task.add_done_callback(partial(self._ended, group))
 
@@ -75,12 +80,19 @@ class GatheredReads:
         if group:
             await self._answer(group)
 
+    def _cancel_unwanted(self) -> None:
+        """Cancel the reads that nobody waits for any more."""
+        for task, group in self._groups.items():
+            if group and all(answer.done() for _, answer in group):
+                task.cancel()
+
     def _is_long(self, task: "asyncio.Task[None]") -> None:
         self._short.discard(task)
         self._begin()
 
     def _ended(self, group: Sequence[_Asked], task: "asyncio.Task[None]") -> None:
         self._under_way.pop(task).cancel()
+        del self._groups[task]
         self._short.discard(task)
         for _, answer in group:
             answer.cancel()  # those that a cancelled task left without one

@@ -91,7 +91,7 @@ class Connections:
         self._on_begun = on_begun
         self._writing: ThreadConnection | None = None
         self._with_long_log: ThreadConnection | None = None
-        self._reading: dict[ThreadConnection, int] = {}
+        self._reading: list[ThreadConnection] = []
         self._looks: dict[ThreadConnection, Look] = {}
         self._is_closed = False
         self._file: OpenFile | None = None
@@ -122,7 +122,7 @@ class Connections:
         if not told.has_log:
             self.turn = asyncio.Lock()
         for _ in range(READERS):
-            self._reading[await self._look(self.path)] = 0
+            self._reading.append(await self._look(self.path))
         return told.is_prepared
 
     async def _find(self) -> None:
@@ -150,7 +150,7 @@ class Connections:
                 _log.warning("%s is in use elsewhere. %s", self.path, LOG_RESET_WORRY)
         if not self._is_one:
             for _ in range(READERS):
-                self._reading[await self._connected(partial(open_reading, self.path))] = 0
+                self._reading.append(await self._connected(partial(open_reading, self.path)))
 
     async def _prepared(self, path: Path, *, create: bool) -> ThreadConnection:
         """Bring the file up to date and return a connection that writes."""
@@ -259,7 +259,6 @@ class Connections:
     async def _let_go_of_writing(self) -> None:
         if self._writing is not None:
             connection, self._writing = self._writing, None
-            self._reading.pop(connection, None)
             await to_the_end(connection.close())
 
     # Reading
@@ -274,19 +273,15 @@ class Connections:
         while True:
             async with self.turn:
                 connection = await self._reading_connection()
-                self._reading[connection] = self._reading.get(connection, 0) + 1
                 try:
                     fetch = partial(fetched, sql=sql, parameters=parameters)
-                    rows = await connection.run(fetch)
+                    rows = await connection.ask(fetch)
                     if await self._is_sound(connection):
                         return rows
                 except sqlite3.Error as error:
                     is_final = not is_locked(error) or monotonic() > deadline
                     if await self._is_sound(connection) and is_final:
                         raise
-                finally:
-                    if connection in self._reading:
-                        self._reading[connection] -= 1
             if monotonic() > deadline:
                 raise StorageLocked(f"{self.where} was changed whenever it was read; try again")
             await asyncio.sleep(_ASK_AGAIN_S)
@@ -297,7 +292,7 @@ class Connections:
             return await self._writing_connection()
         if not self._reading:
             raise HistoryClosed("the manager was closed before this was read")
-        return min(self._reading, key=self._reading.__getitem__)
+        return min(self._reading, key=lambda connection: connection.unanswered)
 
     async def _is_sound(self, connection: ThreadConnection) -> bool:
         """Tell whether what a connection read is what the file says; if not, open another."""
@@ -310,12 +305,12 @@ class Connections:
             another = await self._look(self.path)
             # Meanwhile others may have done the same, or the manager may have been closed.
             if connection in self._reading:
-                del self._reading[connection]
-                self._reading[another] = 0
+                self._reading.remove(connection)
+                self._reading.append(another)
             else:
                 connection = another
             del self._looks[connection]
-            await connection.close()
+            await to_the_end(connection.close())
         return False
 
     async def warnings(self) -> list[StoreWarning]:
@@ -328,9 +323,11 @@ class Connections:
     async def close(self) -> None:
         """Close them, the one that writes last: it copies the log into the file."""
         while self._reading:
-            connection, _ = self._reading.popitem()
-            if connection is not self._writing:
-                await to_the_end(connection.close())
+            connection = self._reading.pop()
+            connection.refuse_reads()
+            await to_the_end(connection.close())
+        if self._writing is not None:
+            self._writing.refuse_reads()
         await self._let_go_of_writing()
         self._is_closed = True
 
@@ -338,7 +335,7 @@ class Connections:
         """Let go of them all, whatever they are doing, and open none again."""
         self._is_closed = True
         connections = (*self._reading, self._writing)
-        self._reading, self._writing = {}, None
+        self._reading, self._writing = [], None
         for connection in connections:
             if connection is not None:
                 connection.stop()

@@ -52,7 +52,11 @@ _THREAD_ENDS_S: Final = 0.001
 
 
 async def connected(open_: Callable[[], sqlite3.Connection]) -> ThreadConnection:
-    """Open a connection on a thread of its own, which ends with the connection or the program."""
+    """Open a connection on a thread of its own, which ends with the connection or the program.
+
+    Raises:
+        StorageError: no thread could be started.
+    """
     opened: list[sqlite3.Connection] = []
 
     def connector() -> sqlite3.Connection:
@@ -61,11 +65,10 @@ async def connected(open_: Callable[[], sqlite3.Connection]) -> ThreadConnection
             opened.append(open_())
         return opened[0]
 
-    connection = ThreadConnection(connector, iter_chunk_size=64)
+    connection = ThreadConnection(connector)
     stop_at_exit(connection)
     try:
-        await connection
-        return connection
+        return await connection.opened()
     except BaseException:
         await to_the_end(_end_of(connection))
         for abandoned in opened:

@@ -14,6 +14,7 @@ from typing import Any, Final, TypeVar
 
 import asyncpg
 
+from async_history._cancellation import to_the_end
 from async_history._postgres import DriverError, storage_error
 from async_history._postgres_url import POSTGRES_SCHEMA, server_url
 from async_history.backends._idle_watch import IdleWatch
@@ -177,7 +178,7 @@ class PostgresHistoryManager(HistoryManager):
                 )
             self._writer = self._new_writer()
         except BaseException:
-            await self._release()
+            await to_the_end(self._release())
             raise
 
     async def _prepare(self, connection: Any) -> None:

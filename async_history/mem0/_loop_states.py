@@ -32,7 +32,7 @@ from async_history.mem0._operations import (
     current,
     is_running,
 )
-from async_history.opening import open_history, sqlite_file
+from async_history.opening import from_any_folder, open_history, sqlite_file
 from async_history.options import HistoryOptions
 
 T = TypeVar("T")
@@ -270,8 +270,8 @@ class LoopStates:
         if not isinstance(where, HistoryManager):
             where = where or "null://"
             path = sqlite_file(where)
-            # Absolute, for what a later loop opens must be the same file if the folder has changed.
-            self._url = where if path is None else path.absolute()
+            # What a later loop opens must be the same file if the folder has changed.
+            self._url = from_any_folder(where)
             of_options = open_history(self._url, **options)  # checks them
             if isinstance(of_options, SQLiteHistoryManager) and path is None:
                 self._hosted = HostedHistory(self._url, options)
