@@ -57,6 +57,9 @@ def numbers(*arguments: str, run: Run, db: str) -> list[int]:
         (["--memory", "m1"], [1, 4, 7, 10]),
         (["--memory", "m1", "--memory", "m2", "--actor", "a0"], [2, 4, 8, 10]),
         (["--event", "ADD"], [0, 1, 2]),
+        (["--event", "add"], [0, 1, 2]),
+        (["--until", "0d", "--since", "2026-01-01T10:00"], [10, 11]),
+        (["--since", "5000w", "--limit", "0"], [*range(12)]),
         (["--role", "user", "--text", "a 1"], [1, 4, 10, 11]),
         (["--since", "2026-01-01T03:00", "--until", "2026-01-01T06:00+01:00"], [3, 4]),
     ],
@@ -90,7 +93,7 @@ def test_nothing_matches(run: Run, db: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--since", "yesterday"], "--since: 'yesterday' is no time"),
+        (["--since", "yesterday"], "--since: 'yesterday' is no age"),
         (["--event", "MERGE"], "event must be ADD, UPDATE or DELETE"),
         (["--text", ""], "text must not be empty"),
         (["--limit", "-1"], "Invalid value"),

@@ -12,6 +12,7 @@ import typer
 from async_history import InvalidInput
 from async_history.cli import stores
 from async_history.cli.log import print_change, print_json
+from async_history.cli.retention import instant
 from async_history.cli.terminal import complain, stdout_console
 from async_history.queries import PAGE_SIZE, Order
 from async_history.records import parse_time
@@ -35,6 +36,8 @@ def wanted(
     Raises:
         InvalidInput: a time is none.
     """
+    if columns.get("event") is not None:
+        columns["event"] = str(columns["event"]).upper()
     return {
         **columns,
         "memory_id": memories or None,
@@ -44,10 +47,12 @@ def wanted(
 
 
 def _time(option: str, text: str | None) -> datetime | None:
-    moment = None if text is None else parse_time(text)
-    if text is not None and moment is None:
-        raise InvalidInput(f"{option}: {text!r} is no time such as 2026-11-20T09:41:15+00:00")
-    return moment
+    if text is None:
+        return None
+    try:
+        return parse_time(text) or instant(text)
+    except InvalidInput as error:
+        raise InvalidInput(f"{option}: {error}") from None
 
 
 def query(url: str, asked: Wanted, *, order: Order, limit: int, as_json: bool) -> int:
