@@ -180,6 +180,14 @@ class HistoryManager(Store):
         await self._submit(submission)
         return submission.records[0]
 
+    @property
+    def store_name(self) -> tuple[str, ...] | None:
+        """The kind and the names of its store, which other managers of the same store have too.
+
+        None where no other manager can have it open.
+        """
+        return None
+
     def _hand_in(self, submission: Submission) -> "asyncio.Future[None]":
         """Queue a submission at once; what is returned is its ack.
 

@@ -191,6 +191,10 @@ class PostgresHistoryManager(HistoryManager):
     async def _look(self, connection: Any) -> None:
         await migrations.require_current(connection, self._schema_name)
 
+    @property
+    def store_name(self) -> tuple[str, ...] | None:
+        return None if self._url is None else ("postgresql", self._url, self._schema_name)
+
     # Writing
 
     def _require_writable(self) -> None:

@@ -151,6 +151,11 @@ class SQLiteHistoryManager(HistoryManager):
         self._just_committed = JustCommitted(self._bell)
         self._is_utf16 = False
 
+    @property
+    def store_name(self) -> tuple[str, ...] | None:
+        path = self._connections.path
+        return None if path is None else ("file", str(path.absolute()))
+
     async def _open(self) -> None:
         try:
             is_prepared = True
