@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 from uuid import uuid4
 
 import pytest
@@ -555,7 +556,7 @@ class TestConcurrency:
             history = await memory.history(memory_id)
             assert_chain(history)
             assert history[-1]["event"] == "DELETE"
-        assert memory._state().turns._locks == {}, "turns that nobody waits for are forgotten"
+        assert memory._state().turns.is_idle, "turns that nobody waits for are forgotten"
 
     async def test_a_deletion_looks_once_at_what_is_there(
         self, memory: AsyncMemory, monkeypatch: pytest.MonkeyPatch
@@ -585,12 +586,12 @@ class TestConcurrency:
         """Also where mem0 deletes inside another operation of its own."""
         memory_id = await add(memory, "tea")
 
-        async def body() -> tuple[str | None, str | None]:
+        async def body() -> tuple[bool, str]:
             operation = memory.db.require_operation()
             await memory.delete(memory_id)
-            return operation.has_turn_of, memory_id
+            return operation.turns.is_held_here(memory_id), memory_id
 
-        assert await memory._run(body) == (None, memory_id)
+        assert await memory._run(body) == (False, memory_id)
 
     async def test_different_memories_do_not_wait_for_each_other(
         self, make_memory: MakeMemory
@@ -1292,3 +1293,48 @@ class TestRelativePath:
         memory.close()
         assert (given / "history.db").exists()
         assert not list(other.iterdir())
+
+
+class TestAsMem0sOwnTestsUseIt:
+    @pytest.mark.parametrize("kind", [AsyncMemory, Memory])
+    def test_one_without_its_constructor_uses_what_is_assigned(self, kind: Any) -> None:
+        memory = kind.__new__(kind)
+        assert memory.db is None
+        memory.db = assigned = MagicMock()
+        assert memory.db is assigned
+        memory.close()
+        assigned.close.assert_called_once_with()
+        memory.close()
+
+    async def test_the_history_called_outside_of_an_operation_writes(
+        self, make_memory: MakeMemory
+    ) -> None:
+        memory = make_memory()
+        memory.db.add_history("m", None, "tea", "ADD")
+        memory.db.batch_add_history(
+            [{"memory_id": "m", "old_memory": "tea", "new_memory": "rum", "event": "UPDATE"}]
+        )
+        memory.db.save_messages([{"role": "user", "content": "hello"}], "scope")
+        await memory.aclose()  # waits for them
+        async with make_memory() as again:
+            assert [each["new_memory"] for each in await again.history("m")] == ["tea", "rum"]
+            messages = await again._state().manager.get_last_messages("scope")
+            assert [each.content for each in messages] == ["hello"]
+
+    async def test_its_connection_reads_the_file(
+        self, make_memory: MakeMemory, tmp_path: Path
+    ) -> None:
+        memory = make_memory(history=tmp_path / "read.db")
+
+        def texts() -> list[tuple[str]]:
+            connection: sqlite3.Connection = memory.db.connection
+            with pytest.raises(sqlite3.OperationalError, match="readonly"):
+                connection.execute("DELETE FROM history")
+            return connection.execute("SELECT new_memory FROM history").fetchall()
+
+        async with memory:
+            await add(memory, "tea")
+            assert await asyncio.to_thread(texts) == [("tea",)]
+            await memory.reset()
+            assert await asyncio.to_thread(texts) == []
+        assert memory.db.connection is None

@@ -162,11 +162,8 @@ class TestWithinAProcess:
         assert turns_of_manager(memory) is turns_of_manager(memory)
         found = {turns_of_manager(each) for each in (one, other, memory, open_history("null://"))}
         assert len(found) == 4
-        assert open_history("postgresql://u@h/d").store_name == (
-            "postgresql",
-            "postgresql://u@h/d",
-            "async_history",
-        )
+        one, same = (open_history(f"postgresql://{user}@h/d") for user in ("one", "other"))
+        assert one.store_name == same.store_name != open_history("postgresql://h/e").store_name
 
 
 HOLD = """
@@ -220,6 +217,15 @@ async def taken(turns: Turns, memory_id: str = "m") -> None:
         pass
 
 
+async def asked(folder: Path) -> None:
+    """Return when somebody waits for another process's turn of the memory "m"."""
+    locks = ProcessLocks(str(folder / "history.db"))
+    await asyncio.to_thread(locks.open)
+    while not locks.is_asked_for(_turns.byte_of("m")):  # noqa: ASYNC110 - the kernel tells no event
+        await asyncio.sleep(0)
+    locks.close()
+
+
 @OFD
 class TestBetweenProcesses:
     @pytest.mark.parametrize("end", ["leaves", "dies"])
@@ -229,8 +235,8 @@ class TestBetweenProcesses:
         turns = Turns(str(tmp_path / "history.db"))
         await taken(turns, "another memory")
         waiting = asyncio.create_task(taken(turns))
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(asyncio.shield(waiting), 0.05)
+        await asked(tmp_path)
+        assert not waiting.done()
         if end == "leaves":
             holder.go_on()
             await asyncio.to_thread(holder.says, "left it")
@@ -248,16 +254,16 @@ class TestBetweenProcesses:
 
         thread = threading.Thread(target=take)
         thread.start()
-        assert not has_it.wait(0.05)
+        await asked(tmp_path)
+        assert not has_it.is_set()
         holder.end()
         assert await asyncio.to_thread(has_it.wait, 30)
         thread.join()
 
     async def test_one_that_is_stopped_is_told_of_in_the_end(
-        self, holder: Holder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, holder: Holder, tmp_path: Path
     ) -> None:
-        monkeypatch.setattr(_turns, "_TURN_TIMEOUT_S", 0.01)
-        turns = Turns(str(tmp_path / "history.db"))
+        turns = Turns(str(tmp_path / "history.db"), timeout_s=0.01)
         with pytest.raises(StorageLocked, match="another process has had this memory's turn"):
             await taken(turns)
 
@@ -275,8 +281,8 @@ class TestBetweenProcesses:
         async with mine.of("m", "store") as turn:
             turn.acks.append(ack)
         waiting = asyncio.create_task(taken(others))
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(asyncio.shield(waiting), 0.05)
+        await asked(tmp_path)
+        assert not waiting.done()
         ack.set_result(None)
         await asyncio.wait_for(waiting, 30)
         assert mine.is_idle
@@ -327,7 +333,7 @@ class TestBetweenProcesses:
         def child() -> None:
             locks = ProcessLocks(str(tmp_path / "history.db"))
             locks.open()
-            told.put((turns.is_idle, locks.take(_turns._byte_of("m"))))
+            told.put((turns.is_idle, locks.take(_turns.byte_of("m"))))
 
         with turns.of("m", "store"):
             process = context.Process(target=child)
@@ -352,3 +358,14 @@ class TestBetweenProcesses:
         (said,) = caplog.messages
         assert "updates of one memory take turns within this process only" in said
         assert os.fspath(tmp_path) in said
+
+
+class TestOnAStoppedLoop:
+    async def test_a_call_that_stops_the_loop_of_the_turn_is_refused(self) -> None:
+        turns = Turns()
+        async with turns.of("m", "store"):
+            with pytest.raises(StorageLocked, match="on the event loop that this call stops"):
+                turns.of("m", "other").__enter__()
+            with turns.of("another memory", "other"):
+                assert turns.is_held_here("m")
+        assert turns.is_idle

@@ -193,7 +193,14 @@ class PostgresHistoryManager(HistoryManager):
 
     @property
     def store_name(self) -> tuple[str, ...] | None:
-        return None if self._url is None else ("postgresql", self._url, self._schema_name)
+        server = self._server
+        if server is None:
+            return None
+        return (
+            "postgresql",
+            *map(str, (server.hosts, server.ports, server.database)),
+            self._schema_name,
+        )
 
     # Writing
 

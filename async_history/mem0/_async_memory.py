@@ -75,8 +75,8 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
 
     _create_procedural_memory = _within("_create_procedural_memory")
 
-    _assigned: Any = OURS
-    """What somebody assigned to `db`."""
+    _assigned: Any = None
+    """What somebody assigned to `db`; nothing in one that was made without its constructor."""
     _is_set_up_by_mem0 = False
     """Whether what is assigned to `db` now is assigned by mem0 itself."""
 
@@ -118,7 +118,8 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
 
     def _record_into(self, where: Where, options: HistoryOptions) -> None:
         self._states = LoopStates(where, options)
-        self._recorder = Recorder(_named(where))
+        self._recorder = Recorder(_named(where), self._states.store_name, self._states.begin)
+        self._assigned = OURS
         # A memory that is dropped without closing takes its threads and connections with it. When
         # the program ends they end by themselves.
         weakref.finalize(self, self._states.let_go).atexit = False
@@ -139,7 +140,6 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
         elif value is self.__dict__.get("_recorder", OURS):
             self._assigned = OURS
         elif isinstance(value, HistoryManager):
-            self._assigned = OURS
             replaced = self.__dict__.get("_states")
             self._record_into(value, {})
             if replaced is not None:
@@ -155,12 +155,8 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
 
         async def in_turn() -> Any:
             operation = self._recorder.require_operation()
-            async with operation.turns.of(memory_id):
-                operation.has_turn_of = memory_id
-                try:
-                    return await inherited(memory_id)
-                finally:
-                    operation.has_turn_of = None
+            async with operation.turn_of(memory_id):
+                return await inherited(memory_id)
 
         if self._assigned is not OURS:
             return await inherited(memory_id)
@@ -217,7 +213,7 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
 
         async def in_turn() -> HistoryRecord:
             operation = self._recorder.require_operation()
-            async with state.turns.of(memory_id):
+            async with operation.turn_of(memory_id):
                 await state.acked()
                 return await bring_back(
                     self,
@@ -249,9 +245,11 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
     async def _reset_all(self) -> None:
         of_user, self.config = self.config, without_history(self.config)
         self._is_set_up_by_mem0 = True
+        self._recorder.is_resetting = True
         try:
             await super().reset()
         finally:
+            self._recorder.is_resetting = False
             self.config = of_user
             self._is_set_up_by_mem0 = False
 
@@ -280,9 +278,9 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
         async def change() -> T:
             operation = self._recorder.require_operation()
             with operation.part():
-                if memory_id is None or operation.has_turn_of == memory_id:
+                if memory_id is None:
                     return await call()
-                async with operation.turns.of(memory_id):
+                async with operation.turn_of(memory_id):
                     operation.require_going_on()
                     return await call()
 
@@ -321,7 +319,7 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
         self, memory_id: str, existing_memory: object = None, **options: Any
     ) -> Any:
         operation = self._recorder.operation if self._assigned is OURS else None
-        has_turn = operation is not None and operation.has_turn_of == memory_id
+        has_turn = operation is not None and operation.turns.is_held_here(memory_id)
         # What was read before this memory's turn came may have changed: mem0 reads it again.
         if existing_memory is not None and (has_turn or self._assigned is not OURS):
             options["existing_memory"] = existing_memory
@@ -337,13 +335,17 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
     async def aclose(self) -> None:
         """Cancel the operations that have changed nothing, wait for the others, and close."""
         self._close_assigned()
-        await self._states.aclose()
+        if "_states" in vars(self):
+            self._recorder.end()
+            await self._states.aclose()
 
     def close(self) -> None:
         """Close from anywhere: on a loop it begins closing and returns at once, from another
         thread it returns when closing is done."""
         self._close_assigned()
-        self._states.close()
+        if "_states" in vars(self):
+            self._recorder.end()
+            self._states.close()
 
     def _close_assigned(self) -> None:
         """Close what was assigned to `db`, as mem0 does."""

@@ -9,17 +9,19 @@ is asked from threads (blocking).
 
 import logging
 import os
+import sqlite3
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Final, TypeVar
 
 from async_history.blocking import BlockingHistoryManager
-from async_history.errors import HistoryClosed, HistoryError
+from async_history.errors import HistoryClosed, HistoryError, StorageLocked
 from async_history.manager import HistoryManager
 from async_history.mem0._errors import Unwritten, history_not_written
 from async_history.mem0._forks import forget_in_child, keep_inherited
 from async_history.mem0._operations import to_submit
+from async_history.mem0._turns import turns_of
 from async_history.opening import open_history, sqlite_file
 from async_history.options import HistoryOptions
 
@@ -48,8 +50,8 @@ class BlockingRecorder:
         InvalidInput: at once, where the URL or an option can't be used.
     """
 
-    connection = None
-    """mem0 up to 2.0.6 drops its table through it where there is one; `Memory.reset` does that."""
+    is_resetting = False
+    """Whether mem0 resets: up to 2.0.6 it drops its table through a `connection` it finds."""
     resets = 0
     """How often it was reset."""
 
@@ -59,7 +61,7 @@ class BlockingRecorder:
         # Absolute, for what is opened later must be the same file if the folder has changed.
         self._url = where if path is None else path.absolute()
         self._options = options
-        open_history(self._url, **options)  # checks them
+        self._turns = turns_of(open_history(self._url, **options).store_name)  # checks them
         self._is_closed = False
         self._store: _Store | None = None
         self._begin()
@@ -96,6 +98,7 @@ class BlockingRecorder:
         with self._admitted():
             self._opened()
             unwritten = self._of_thread.unwritten = list[Unwritten]()
+            self._of_thread.refusal = None
             try:
                 result = body()
             except BaseException:
@@ -106,6 +109,8 @@ class BlockingRecorder:
                 self._of_thread.unwritten = None
         if unwritten:
             raise history_not_written(result, unwritten) from unwritten[0][0]
+        if self._of_thread.refusal is not None:  # which mem0 has logged at most
+            raise self._of_thread.refusal
         return result
 
     @property
@@ -140,7 +145,32 @@ class BlockingRecorder:
                 self._store = _Store(self._url, **self._options)
             return self._store
 
+    @contextmanager
+    def turn_of(self, memory_id: str) -> Iterator[None]:
+        """Have this memory's turn; what keeps it from coming is told, where mem0 logs it at most.
+
+        Raises:
+            StorageLocked: another process has had it for too long, or it can't be waited for here.
+        """
+        with ExitStack() as turns:
+            if not self.has_turn_of(memory_id):
+                try:
+                    turns.enter_context(self._turns.of(memory_id, self))
+                except StorageLocked as error:
+                    self._of_thread.refusal = error
+                    raise
+            yield
+
+    def has_turn_of(self, memory_id: str) -> bool:
+        """Whether this thread has this memory's turn."""
+        return self._turns.is_held_here(memory_id)
+
     # What mem0 calls
+
+    @property
+    def connection(self) -> sqlite3.Connection | None:
+        """A connection to the file, for reading; None where there is none."""
+        return None if self.is_resetting else self._opened().connection
 
     def add_history(
         self,
@@ -203,7 +233,9 @@ class BlockingRecorder:
     def reset(self) -> None:
         """Empty the store."""
         self.resets += 1
-        self._opened().reset()
+        store = self._opened()
+        store.reset()
+        store.get_last_messages("")  # makes its tables again, for who reads `connection`
 
     def close(self) -> None:
         """Do nothing: mem0's reset closes its history, and ours stays open. See `end`."""

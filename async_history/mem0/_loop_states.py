@@ -1,4 +1,4 @@
-"""What an AsyncMemory has for each event loop: its store there, its turns, the operations that run.
+"""What an AsyncMemory has for each event loop: its store there, the operations that run.
 
 One AsyncMemory may serve several loops, one after another (`asyncio.run` twice) or at the same time
 (a thread each). Each has a state of its own; a history in memory is one store beneath them all.
@@ -17,7 +17,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final, Protocol, TypeVar
 
 from async_history.backends.sqlite import SQLiteHistoryManager
-from async_history.errors import HistoryClosed, InvalidInput
+from async_history.errors import HistoryClosed, HistoryError, InvalidInput
 from async_history.manager import HistoryManager
 from async_history.mem0._errors import history_not_written
 from async_history.mem0._forks import forget_in_child, keep_inherited
@@ -28,10 +28,10 @@ from async_history.mem0._operations import (
     Operation,
     OperationStore,
     Recorder,
-    Turns,
     current,
     is_running,
 )
+from async_history.mem0._turns import Turns, turns_of, turns_of_manager
 from async_history.opening import from_any_folder, open_history, sqlite_file
 from async_history.options import HistoryOptions
 
@@ -63,6 +63,7 @@ class LoopState:
         opening: opens the store, None where that is not to be done here.
         own: what is closed with it, None where that is not to be done here.
         on_closed: called when nothing runs here any more, and nothing will.
+        turns: those of the store, on every loop.
     """
 
     def __init__(
@@ -71,13 +72,15 @@ class LoopState:
         opening: Callable[[], Coroutine[Any, Any, object]] | None,
         own: _Own | None,
         on_closed: Callable[["LoopState"], None],
+        turns: Turns,
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.doorway = Doorway()
-        self.turns = Turns()
+        self.turns = turns
         self.resetting = asyncio.Lock()
         self.running: dict[asyncio.Task[Any], tuple[Operation, asyncio.Future[Any]]] = {}
         self.manager = store
+        self._begun: set[asyncio.Task[None]] = set()
         self._own = own
         self._on_closed = on_closed
         self._opening = self._apart(opening()) if opening is not None else None
@@ -108,9 +111,30 @@ class LoopState:
             and (opening.cancelled() or opening.exception() is not None)
         )
 
+    def begin(self, recorder: Recorder, call: Callable[[], None]) -> None:
+        """Begin an operation that nobody waits for: a failure is logged, closing waits for it."""
+        task = self._apart(self._run_begun(recorder, call))
+        self._begun.add(task)
+        task.add_done_callback(self._begun.discard)
+
+    async def _run_begun(self, recorder: Recorder, call: Callable[[], None]) -> None:
+        async def body() -> None:
+            call()
+
+        try:
+            if self._opening is not None:
+                await asyncio.shield(self._opening)
+            await self.run(self._operation("call", recorder, recorder, self.manager), body)
+        except HistoryError as error:
+            _log.error("what was called outside of an operation was not written: %s", error)
+
     async def new_operation(self, name: str, memory: Any, recorder: Recorder) -> Operation:
         """Return an operation of a memory's that is going to run here."""
-        store = await self.opened()
+        return self._operation(name, memory, recorder, await self.opened())
+
+    def _operation(
+        self, name: str, memory: Any, recorder: Recorder, store: OperationStore
+    ) -> Operation:
         return Operation(
             name, memory, recorder, store, self.doorway, self.turns, sees_changes=sees_changes()
         )
@@ -165,6 +189,8 @@ class LoopState:
 
     async def _close(self) -> None:
         try:
+            if self._begun:
+                await asyncio.wait(self._begun, timeout=_CLOSE_TIMEOUT_S)
             await self._end_operations()
             if self._opening is not None:
                 await asyncio.wait([self._opening])
@@ -273,9 +299,14 @@ class LoopStates:
             # What a later loop opens must be the same file if the folder has changed.
             self._url = from_any_folder(where)
             of_options = open_history(self._url, **options)  # checks them
+            self.store_name = of_options.store_name
+            self._turns = turns_of(self.store_name)
             if isinstance(of_options, SQLiteHistoryManager) and path is None:
                 self._hosted = HostedHistory(self._url, options)
-        elif options:
+        elif not options:
+            self.store_name = where.store_name
+            self._turns = turns_of_manager(where)
+        else:
             raise InvalidInput(
                 "options are for a store that is opened here; the manager was opened with its own"
             )
@@ -286,6 +317,21 @@ class LoopStates:
         keep_inherited(self._states)
         self._lock = threading.Lock()
         self._states = {}
+
+    def begin(self, recorder: Recorder, call: Callable[[], None]) -> None:
+        """Begin an operation of its own on the running loop.
+
+        Raises:
+            HistoryError: no loop runs on this thread.
+        """
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            raise HistoryError(
+                "the history of AsyncMemory was called outside of an operation and of an event "
+                "loop; nothing was written. Call it on a loop, or use Memory"
+            ) from None
+        self.here().begin(recorder, call)
 
     def here(self) -> LoopState:
         """Return the running loop's state."""
@@ -303,12 +349,14 @@ class LoopStates:
             for other in gone:
                 del self._states[other.loop]
             if self._shared is not None:
-                state = LoopState(self._shared, None, None, self._closed)
+                state = LoopState(self._shared, None, None, self._closed, self._turns)
             elif self._hosted is not None:
-                state = LoopState(self._hosted, self._hosted.open, None, self._closed)
+                state = LoopState(self._hosted, self._hosted.open, None, self._closed, self._turns)
             else:
                 manager = open_history(self._url, **self._options)
-                state = LoopState(manager, lambda: _open(manager), manager, self._closed)
+                state = LoopState(
+                    manager, lambda: _open(manager), manager, self._closed, self._turns
+                )
             self._states[loop] = state
         for other in gone:
             other.let_go()

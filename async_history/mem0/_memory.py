@@ -4,7 +4,7 @@ import functools
 import os
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from typing import Any, Final, Self, Unpack
+from typing import Any, Final, Self, TypeVar, Unpack
 
 from mem0.configs.base import MemoryConfig
 from mem0.memory import main as mem0_main
@@ -17,6 +17,8 @@ from async_history.mem0._blocking_operations import BlockingRecorder
 from async_history.mem0._restoring import bring_back_blocking, check_metadata
 from async_history.options import HistoryOptions
 from async_history.timeline import Moment, check_moment
+
+T = TypeVar("T")
 
 OURS: Final = object()
 """Stands for what this library gives mem0 as its history, where nothing else was assigned."""
@@ -65,16 +67,13 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
 
     add = _operation("add")
     update = _operation("update")
-    delete = _operation("delete")
     delete_all = _operation("delete_all")
     _add_to_vector_store = _operation("_add_to_vector_store")  # mem0 1.0 calls it in a thread
     _create_memory = _operation("_create_memory")
     _create_procedural_memory = _operation("_create_procedural_memory")
-    _update_memory = _operation("_update_memory")
-    _delete_memory = _operation("_delete_memory")
 
-    _assigned: Any = OURS
-    """What somebody assigned to `db`."""
+    _assigned: Any = None
+    """What somebody assigned to `db`; nothing in one that was made without its constructor."""
     _is_set_up_by_mem0 = False
     """Whether what is assigned to `db` now is assigned by mem0 itself."""
 
@@ -90,6 +89,7 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
             history, options = _given.get()
         self._history = _recorder(config.history_db_path if history is None else history, options)
         self._history.create()
+        self._assigned = OURS
         self._is_set_up_by_mem0 = True
         super().__init__(without_history(config))
         self._is_set_up_by_mem0 = False
@@ -129,6 +129,31 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
         else:
             self._assigned = OURS if value is self.__dict__.get("_history", OURS) else value
 
+    def delete(self, memory_id: str) -> Any:
+        """Delete a memory."""
+        return self._changing(memory_id, functools.partial(super().delete, memory_id))
+
+    def _update_memory(self, memory_id: str, *arguments: Any, **options: Any) -> Any:
+        inherited = functools.partial(super()._update_memory, memory_id, *arguments, **options)
+        return self._changing(memory_id, inherited)
+
+    def _delete_memory(self, memory_id: str, existing_memory: object = None, **options: Any) -> Any:
+        is_current = self._assigned is not OURS or self._history.has_turn_of(memory_id)
+        # What was read before this memory's turn came may have changed: mem0 reads it again.
+        if existing_memory is not None and is_current:
+            options["existing_memory"] = existing_memory
+        inherited = functools.partial(super()._delete_memory, memory_id, **options)
+        return self._changing(memory_id, inherited)
+
+    def _changing(self, memory_id: str, call: Callable[[], T]) -> T:
+        """Change one memory, in its turn."""
+
+        def in_turn() -> T:
+            with self._history.turn_of(memory_id):
+                return call()
+
+        return call() if self._assigned is not OURS else self._history.run(in_turn)
+
     def _run(self, call: Callable[[], Any]) -> Any:
         return self._history.run(call) if self._assigned is OURS else call()
 
@@ -150,8 +175,9 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
                 "assigned to db"
             )
         ask = self._history.ask
-        restored = self._history.run(
-            lambda: bring_back_blocking(self, ask, memory_id, to, given, actor_id, role)
+        restored = self._changing(
+            memory_id,
+            lambda: bring_back_blocking(self, ask, memory_id, to, given, actor_id, role),
         )
         return restored.as_dict()
 
@@ -163,9 +189,11 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
         is_ours, resets = self._assigned is OURS, self._history.resets
         of_user, self.config = self.config, without_history(self.config)
         self._is_set_up_by_mem0 = True
+        self._history.is_resetting = True
         try:
             super().reset()
         finally:
+            self._history.is_resetting = False
             self.config = of_user
             self._is_set_up_by_mem0 = False
         if not is_ours:
@@ -179,7 +207,8 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
             assigned, self._assigned = self._assigned, None
             if assigned is not None:
                 assigned.close()
-        self._history.end()
+        if "_history" in vars(self):
+            self._history.end()
 
 
 def _recorder(where: str | os.PathLike[str], options: HistoryOptions) -> BlockingRecorder:

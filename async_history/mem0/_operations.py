@@ -1,24 +1,28 @@
-"""One call of mem0's: the records its pipeline hands in, their acks, and turns per memory.
+"""One call of mem0's: the records its pipeline hands in, their acks.
 
 mem0's pipeline calls its history from tasks of its own, and may from worker threads. A context
 variable, which reaches them, tells which operation a call belongs to.
 
-Lives here: operations, the object that mem0 takes for its SQLite history, turns. Not here: which
-manager, and when it opens and closes (mem0).
+Lives here: operations, the object that mem0 takes for its SQLite history. Not here: which
+manager, and when it opens and closes (mem0),
+turns per memory (_turns).
 """
 
 import asyncio
 import functools
 import logging
+import sqlite3
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from contextvars import ContextVar
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 from async_history._mem0_values import Mending, completed, message_as_given
-from async_history.errors import HistoryClosed, HistoryError, InvalidInput
+from async_history.errors import HistoryClosed, HistoryError, InvalidInput, StorageLocked
 from async_history.mem0._errors import Unwritten
+from async_history.mem0._lent import LentConnection
+from async_history.mem0._turns import Turn, Turns, current_turn
 from async_history.records import HistoryRecord, Message, new_id
 from async_history.submissions import AddRecords, Submission, few_records, messages_to_save
 
@@ -70,12 +74,14 @@ class Doorway:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._handed_in: deque[tuple[Operation, Call, Records]] = deque()
+        self._handed_in: deque[tuple[Operation, Call, Records, Turn | None]] = deque()
         self._is_woken = False
 
-    def hand_in(self, operation: "Operation", call: Call, records: Records) -> None:
+    def hand_in(
+        self, operation: "Operation", call: Call, records: Records, turn: Turn | None
+    ) -> None:
         """Let a call begin on the loop. What this thread reports there next comes after it."""
-        self._handed_in.append((operation, call, records))
+        self._handed_in.append((operation, call, records, turn))
         if is_running(self._loop):
             self._begin()
         elif not self._is_woken:
@@ -85,9 +91,11 @@ class Doorway:
     def _begin(self) -> None:
         self._is_woken = False
         while self._handed_in:
-            operation, call, records = self._handed_in.popleft()
+            operation, call, records, turn = self._handed_in.popleft()
             ack = _begun(call)
             operation.acks[ack] = records
+            if turn is not None:
+                turn.note(ack)
             if operation.has_ended:
                 ack.add_done_callback(_log_failure)
 
@@ -118,7 +126,8 @@ class Operation:
         name: what mem0 calls it.
         memory: whose operation it is.
         recorder: what that memory takes for its history.
-        doorway, turns: those of the loop it runs on.
+        doorway: that of the loop it runs on.
+        turns: those of the store.
         sees_changes: whether changes of the vector store are told here before they begin.
     """
 
@@ -129,7 +138,7 @@ class Operation:
         recorder: "Recorder",
         store: OperationStore,
         doorway: Doorway,
-        turns: "Turns",
+        turns: Turns,
         *,
         sees_changes: bool = True,
     ) -> None:
@@ -143,7 +152,6 @@ class Operation:
         self.metadata: Mapping[str, Any] = {}
         self.messages: Sequence[Any] = ()
         self.acks: dict[asyncio.Future[Any], Records] = {}
-        self.has_turn_of: str | None = None
         self.has_reset = False
         self.has_changed = not sees_changes
         self.refusal: HistoryError | None = None
@@ -188,6 +196,22 @@ class Operation:
         self._is_cancelled = not self.has_changed
         return self._is_cancelled
 
+    @asynccontextmanager
+    async def turn_of(self, memory_id: str) -> AsyncIterator[None]:
+        """Have this memory's turn; what keeps it from coming is told, where mem0 logs it at most.
+
+        Raises:
+            StorageLocked: another process has had it for too long.
+        """
+        async with AsyncExitStack() as turns:
+            if not self.turns.is_held_here(memory_id):
+                try:
+                    await turns.enter_async_context(self.turns.of(memory_id, self.manager))
+                except StorageLocked as error:
+                    self.refusal = error
+                    raise
+            yield
+
     def refuse_parts(self, reason: str) -> None:
         """Let no further part begin."""
         self._closed = reason
@@ -209,7 +233,7 @@ class Operation:
 
     def hand_in(self, call: Call, records: Records = ()) -> None:
         """Call on the loop, from any thread, in the order of the calls here; not waited for."""
-        self._doorway.hand_in(self, call, records)
+        self._doorway.hand_in(self, call, records, current_turn.get())
 
     async def unwritten(self) -> list[Unwritten]:
         """Wait for all parts and acks; return what failed, with its records."""
@@ -228,11 +252,27 @@ class Operation:
 class Recorder:
     """What mem0 takes for its `SQLiteManager`: hands everything to the current operation."""
 
-    connection: Final = None
-    """mem0 1.0 drops the tables through it where there is one; `AsyncMemory.reset` does that."""
+    is_resetting = False
+    """Whether mem0 resets: up to 2.0.6 it drops its table through a `connection` it finds."""
 
-    def __init__(self, db_path: str) -> None:
+    def __init__(
+        self,
+        db_path: str,
+        store_name: tuple[str, ...] | None,
+        begin: Callable[["Recorder", Callable[[], None]], None],
+    ) -> None:
         self.db_path = db_path
+        self._lent = LentConnection(store_name)
+        self._begin = begin
+
+    @property
+    def connection(self) -> sqlite3.Connection | None:
+        """A connection to the file, for reading; None where there is none, and once closed."""
+        return None if self.is_resetting else self._lent.get()
+
+    def end(self) -> None:
+        """Close the connection that was lent."""
+        self._lent.close()
 
     @property
     def operation(self) -> Operation | None:
@@ -263,7 +303,11 @@ class Recorder:
         actor_id: str | None = None,
         role: str | None = None,
     ) -> None:
-        """Hand in one change."""
+        """Hand in one change.
+
+        Outside of an operation this, and every other call that writes, begins one of its own, on
+        the running loop: nobody waits for it but `aclose`, and its failure is logged.
+        """
         change = {
             "memory_id": memory_id,
             "old_memory": old_memory,
@@ -279,11 +323,16 @@ class Recorder:
 
     def batch_add_history(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Hand in many changes, all or none; with what the operation knows of them besides."""
-        operation = self.require_operation()
+        operation = self.operation
+        if records and operation is not None:
+            records = completed(records, operation.metadata, operation.messages)
         if records:
-            self._hand_in(completed(records, operation.metadata, operation.messages))
+            self._hand_in(records)
 
     def _hand_in(self, changes: Sequence[Mapping[str, Any]]) -> None:
+        if self.operation is None:
+            self._begin(self, functools.partial(self._hand_in, changes))
+            return
         operation = self.require_operation()
         operation.has_changed = True  # the vector store's change came before
         call, records = to_submit(changes)
@@ -295,6 +344,9 @@ class Recorder:
 
     def save_messages(self, messages: Sequence[Mapping[str, Any]], session_scope: str) -> None:
         """Hand in messages for a scope's buffer."""
+        if self.operation is None:
+            self._begin(self, functools.partial(self.save_messages, messages, session_scope))
+            return
         operation = self.require_operation()
         operation.begin_change()
         with Mending() as mending:
@@ -309,6 +361,9 @@ class Recorder:
 
     def reset(self) -> None:
         """Hand in a reset."""
+        if self.operation is None:
+            self._begin(self, self.reset)
+            return
         operation = self.require_operation()
         operation.begin_change()
         operation.has_reset = True
@@ -347,42 +402,3 @@ async def read_last_messages(operation: Operation, session_scope: str) -> None:
         scope = Mending().text("session_scope", session_scope)
         kept = await operation.manager.get_last_messages(scope)
         operation.last_messages = [message_as_given(message) for message in kept]
-
-
-class Turns:
-    """One at a time for each memory, first come first served."""
-
-    def __init__(self) -> None:
-        self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
-
-    def of(self, memory_id: str) -> "_Turn":
-        """Return this memory's turn, to be waited for and kept: `async with` it."""
-        return _Turn(self._locks, memory_id)
-
-
-class _Turn:
-    __slots__ = ("_lock", "_locks", "_memory_id")
-
-    def __init__(self, locks: dict[str, tuple[asyncio.Lock, int]], memory_id: str) -> None:
-        self._locks = locks
-        self._memory_id = memory_id
-
-    async def __aenter__(self) -> None:
-        self._lock, waiting = self._locks.get(self._memory_id) or (asyncio.Lock(), 0)
-        self._locks[self._memory_id] = (self._lock, waiting + 1)
-        try:
-            await self._lock.acquire()
-        except BaseException:
-            self._leave()
-            raise
-
-    async def __aexit__(self, *_: object) -> None:
-        self._lock.release()
-        self._leave()
-
-    def _leave(self) -> None:
-        lock, waiting = self._locks[self._memory_id]
-        if waiting == 1:
-            del self._locks[self._memory_id]
-        else:
-            self._locks[self._memory_id] = (lock, waiting - 1)

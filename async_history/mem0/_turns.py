@@ -18,9 +18,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from hashlib import blake2b
 from types import TracebackType
-from typing import Final
+from typing import Any, Final
 from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
 
 from async_history.errors import StorageLocked
@@ -28,7 +29,7 @@ from async_history.manager import HistoryManager
 from async_history.mem0._process_locks import ProcessLocks
 
 _TURN_TIMEOUT_S: Final = 60.0
-"""How long a turn of another process is waited for: it may be stopped, and holds it then."""
+"""Longer than a change of any vector store takes, with its commit."""
 _SHORTEST_WAIT_S: Final = 0.0003
 _LONGEST_WAIT_S: Final = 0.002
 """How often it is looked whether another process has finished: a commit takes a millisecond."""
@@ -37,16 +38,21 @@ _MOST_IN_A_ROW: Final = 16
 
 Wake = Callable[[], None]
 
+current_turn: "ContextVar[Turn | None]" = ContextVar("async_history_turn", default=None)
+"""The last turn that this task or thread, or what began it, has taken."""
+
 
 class Turns:
     """One at a time for each memory, first come first served, on every loop and thread.
 
     Args:
         path: the SQLite file of the history, whose other processes take turns too; None for none.
+        timeout_s: how long another process's turn is waited for: it may be stopped, and holds it.
     """
 
-    def __init__(self, path: str | None = None) -> None:
+    def __init__(self, path: str | None = None, *, timeout_s: float = _TURN_TIMEOUT_S) -> None:
         self._path = path
+        self.timeout_s = timeout_s
         self._begin()
         _all.add(self)
 
@@ -69,7 +75,16 @@ class Turns:
             store: what its record is handed to. It keeps the order of what it is handed; another
                 one's turn waits for its acks.
         """
-        return Turn(self, _byte_of(memory_id), store)
+        return Turn(self, memory_id, store)
+
+    def is_held_here(self, memory_id: str) -> bool:
+        """Whether this task or thread, or what began it, has this memory's turn."""
+        turn = current_turn.get()
+        while turn is not None:
+            if turn.is_held and turn.memory_id == memory_id and turn.is_of(self):
+                return True
+            turn = turn.outer
+        return False
 
     @property
     def is_idle(self) -> bool:
@@ -78,12 +93,31 @@ class Turns:
 
     # Within the process
 
-    def enter(self, byte: int, turn: "Turn", wake: Wake) -> bool:
-        """Take a place, or a number in its queue: `wake` is called when it has come up."""
+    def enter(
+        self,
+        byte: int,
+        turn: "Turn",
+        wake: Wake,
+        *,
+        stopped: asyncio.AbstractEventLoop | None = None,
+    ) -> bool:
+        """Take a place, or a number in its queue: `wake` is called when it has come up.
+
+        Args:
+            stopped: the loop that would stop while the turn is waited for.
+
+        Raises:
+            StorageLocked: the turn would be waited for until that loop has gone on.
+        """
         with self._lock:
             place = self._places.get(byte)
             if place is None:
                 place = self._places[byte] = _Place()
+            if stopped is not None and place.needs(stopped):
+                raise StorageLocked(
+                    "AsyncMemory is changing this memory on the event loop that this call stops; "
+                    "nothing was changed. Use AsyncMemory on a loop, or call Memory in a thread"
+                )
             if place.holder is not None and not place.holder.is_lost:
                 place.waiting.append((turn, wake))
                 return False
@@ -200,6 +234,15 @@ class _Place:
         self.unacked_loop: asyncio.AbstractEventLoop | None = None
         self.waiting: deque[tuple[Turn, Wake]] = deque()
 
+    def needs(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Whether who has it, or comes next, or an ack, needs this loop to go on."""
+        turns = [turn for turn, _ in self.waiting]
+        if self.holder is not None:
+            turns.append(self.holder)
+        return (self.unacked > 0 and self.unacked_loop is loop) or any(
+            turn.loop is loop for turn in turns
+        )
+
 
 class Turn:
     """One wait for a memory's turn, and the turn.
@@ -207,14 +250,21 @@ class Turn:
     `acks` are of what was handed in meanwhile: other stores and processes wait for them.
     """
 
-    __slots__ = ("_byte", "_turns", "acks", "loop", "store")
+    __slots__ = ("_byte", "_turns", "acks", "is_held", "loop", "memory_id", "outer", "store")
 
-    def __init__(self, turns: Turns, byte: int, store: object) -> None:
+    def __init__(self, turns: Turns, memory_id: str, store: object) -> None:
         self._turns = turns
-        self._byte = byte
+        self._byte = byte_of(memory_id)
+        self.is_held = False
+        self.outer: Turn | None = None
+        self.memory_id = memory_id
         self.loop: asyncio.AbstractEventLoop | None = None
         self.store = store
-        self.acks: list[asyncio.Future[None]] = []
+        self.acks: list[asyncio.Future[Any]] = []
+
+    def is_of(self, turns: Turns) -> bool:
+        """Whether these turns gave it."""
+        return self._turns is turns
 
     @property
     def is_lost(self) -> bool:
@@ -244,12 +294,13 @@ class Turn:
         except BaseException:
             turns.hand_on(byte, self)
             raise
+        self._begin()
         return self
 
     async def _asked_for(self) -> None:
         self._turns.ask_for(self._byte)
         try:
-            for pause in _pauses():
+            for pause in _pauses(self._turns.timeout_s):
                 await asyncio.sleep(pause)
                 if self._turns.take(self._byte, self):
                     return
@@ -257,7 +308,7 @@ class Turn:
             self._turns.stop_asking(self._byte)
 
     async def __aexit__(self, *_: object) -> None:
-        self._turns.hand_on(self._byte, self)
+        self._end()
 
     def __enter__(self) -> "Turn":
         turns, byte = self._turns, self._byte
@@ -265,7 +316,7 @@ class Turn:
             turns.open()
         come_up = threading.Event()
         wake = come_up.set
-        if not turns.enter(byte, self, wake):
+        if not turns.enter(byte, self, wake, stopped=_loop_here()):
             try:
                 come_up.wait()
             except BaseException:
@@ -275,7 +326,7 @@ class Turn:
         if not turns.take(byte, self):
             turns.ask_for(byte)
             try:
-                for pause in _pauses():
+                for pause in _pauses(turns.timeout_s):
                     time.sleep(pause)
                     if turns.take(byte, self):
                         break
@@ -284,6 +335,7 @@ class Turn:
                 raise
             finally:
                 turns.stop_asking(byte)
+        self._begin()
         return self
 
     def __exit__(
@@ -292,7 +344,31 @@ class Turn:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._end()
+
+    def _begin(self) -> None:
+        self.outer = current_turn.get()
+        current_turn.set(self)
+        self.is_held = True
+
+    def _end(self) -> None:
+        current_turn.set(self.outer)
+        self.is_held = False
         self._turns.hand_on(self._byte, self)
+        # What began in this turn and lives on holds on to it.
+        self.acks, self.outer, self.store = [], None, None
+
+    def note(self, ack: "asyncio.Future[Any]") -> None:
+        """Let other stores and processes wait for this ack."""
+        if self.is_held:
+            self.acks.append(ack)
+
+
+def _loop_here() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 def _done(future: "asyncio.Future[None]") -> None:
@@ -300,24 +376,24 @@ def _done(future: "asyncio.Future[None]") -> None:
         future.set_result(None)
 
 
-def _pauses() -> Iterator[float]:
+def _pauses(timeout_s: float) -> Iterator[float]:
     """Yield how long to wait for another store or process, each time it is asked for.
 
     Raises:
-        StorageLocked: it has had the turn for `_TURN_TIMEOUT_S`. Nothing was changed.
+        StorageLocked: it has had the turn for `timeout_s`. Nothing was changed.
     """
-    until = time.monotonic() + _TURN_TIMEOUT_S
+    until = time.monotonic() + timeout_s
     pause = _LONGEST_WAIT_S  # whoever asked before is first
     while time.monotonic() < until:
         yield pause
         pause = random.uniform(_SHORTEST_WAIT_S, _LONGEST_WAIT_S)  # noqa: S311 - to wait
     raise StorageLocked(
-        f"another process has had this memory's turn for {_TURN_TIMEOUT_S:g} s; nothing was "
+        f"another process has had this memory's turn for {timeout_s:g} s; nothing was "
         "changed. Look whether a process that uses this history is stopped"
     )
 
 
-def _byte_of(memory_id: str) -> int:
+def byte_of(memory_id: str) -> int:
     """Return a memory's byte: the same in every process, and no other memory's, but by a chance of
     one in 2**62."""
     digest = blake2b(str(memory_id).encode("utf-8", "surrogatepass"), digest_size=8).digest()
