@@ -106,5 +106,5 @@ def _lock_type(layout: str, flock: bytes) -> int:
 def _identity(name: Path) -> Identity | None:
     try:
         return identity_of(os.stat(name))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None

@@ -297,7 +297,7 @@ def test_demo_interrupted_keeps_what_it_counted(start: Start, tmp_path: Path) ->
     demo.send_signal(signal.SIGINT)
     _, said = demo.communicate(timeout=30)
     assert demo.returncode == 130
-    counted = re.fullmatch(r"async-history: interrupted; ([\d,]+) events were recorded\n", said)
+    counted = re.search(r"^async-history: interrupted; ([\d,]+) events were recorded$", said, re.M)
     assert counted is not None, said
     connection = sqlite3.connect(tmp_path / "history.db")
     (kept,) = connection.execute("SELECT count(*) FROM history").fetchone()
@@ -404,7 +404,8 @@ def test_lines_are_recorded_as_they_come_and_ctrl_c_keeps_them(
     assert recording.wait(timeout=10) == 130
     said, complained = recording.communicate()
     assert said == "recorded 1 line in history.db\n"
-    assert complained == "async-history: interrupted\n"
+    # What looks at the file here may have been noticed, and named, before.
+    assert complained.splitlines()[-1] == "async-history: interrupted"
 
 
 def _count(file: Path) -> int:
@@ -585,7 +586,7 @@ def test_log_into_a_closed_pipe(option: list[str], run: Run, start: Start) -> No
     log.stdout.close()
     assert log.stderr is not None
     assert log.stderr.read() == ""
-    assert log.wait(timeout=10) == 1
+    assert log.wait(timeout=10) == 141, "as a shell has it for a closed pipe"
 
 
 def test_log_leaves_mem0s_file_as_it_is(run: Run, tmp_path: Path) -> None:

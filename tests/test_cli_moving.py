@@ -68,7 +68,7 @@ def test_json_lines_out_and_in(recorded: Run, tmp_path: Path) -> None:
 
 def test_what_cannot_be_copied_is_one_line(recorded: Run, tmp_path: Path) -> None:
     for arguments, status, words in (
-        (("copy", "nowhere.db", "x.db"), 1, "nowhere.db does not exist"),
+        (("copy", "nowhere.db", "x.db"), 1, "no history in nowhere.db: it does not exist"),
         (("copy", "nowhere.jsonl", "x.db"), 1, "nowhere.jsonl: No such file"),
         (("copy", "history.db", "ftp://x"), 2, "no backend for 'ftp'"),
         (("copy", "sqlite:///x.db?table=y", "x.db"), 2, "table="),

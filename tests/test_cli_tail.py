@@ -164,6 +164,6 @@ class TestTail:
         tail.stdout = None
         while tail.poll() is None:
             add(url, "2")
-        assert tail.returncode == 1
+        assert tail.returncode == 141
         assert tail.stderr is not None
         assert "Traceback" not in tail.stderr.read()
