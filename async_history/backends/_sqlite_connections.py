@@ -159,7 +159,11 @@ class Connections:
         )
         await run_in_thread(prepare)
         connection = await self._connected(self._open_writing())
-        self._file = await connection.run(lambda _: OpenFile(path))
+        try:
+            self._file = await connection.run(lambda _: OpenFile(path))
+        except BaseException:
+            await to_the_end(connection.close())
+            raise
         return connection
 
     def _open_writing(self) -> Callable[[], sqlite3.Connection]:

@@ -70,17 +70,18 @@ async def connected(open_: Callable[[], sqlite3.Connection]) -> ThreadConnection
     try:
         return await connection.opened()
     except BaseException:
-        await to_the_end(_end_of(connection))
-        for abandoned in opened:
-            await run_in_thread(abandoned.close)
+        await to_the_end(_discard(connection, opened))
         raise
 
 
-async def _end_of(connection: ThreadConnection) -> None:
-    """Wait for the end of a connection's thread, which must not report to a loop that has gone."""
+async def _discard(connection: ThreadConnection, opened: list[sqlite3.Connection]) -> None:
+    """Wait for the end of a connection's thread, which must not report to a loop that has gone, and
+    close what it has opened."""
     while connection.has_thread:
         with contextlib.suppress(asyncio.CancelledError):  # an `asyncio.run` that ends
             await asyncio.sleep(_THREAD_ENDS_S)
+    for abandoned in opened:
+        await run_in_thread(abandoned.close)
 
 
 @dataclass(frozen=True, slots=True)

@@ -173,7 +173,7 @@ class SQLiteHistoryManager(HistoryManager):
             self._follower = FollowReader(self._fetch, self._reader, self._just_committed)
             self._histories = GatheredReads(self._reader.histories, READERS)
         except BaseException:
-            await to_the_end(self._release())
+            await to_the_end(self._close())
             raise
 
     # Writing
