@@ -24,6 +24,11 @@ def mount_of(path: Path) -> Mount | None:
         table = _TABLE.read_text("utf-8", "surrogateescape")
     except OSError:  # not Linux, or no /proc
         return None
+    return mount_in(table, path)
+
+
+def mount_in(table: str, path: Path) -> Mount | None:
+    """Return the mount that a path is on, by the lines of `/proc/self/mountinfo`."""
     found: Mount | None = None
     for line in table.splitlines():
         fields, _, rest = line.partition(" - ")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from async_history._mounts import mount_of
+from async_history._mounts import Mount, mount_of
 from async_history._sqlite import is_locked, wait_for_lock
 from async_history.errors import StorageError, StorageLocked
 from async_history.options import Durability, Journal
@@ -44,7 +44,11 @@ class Place:
 def place_of(path: Path, journal: Journal) -> Place:
     """Return where a file is; it need not exist."""
     file = Path(os.path.realpath(path))
-    mount = mount_of(file)
+    return place_on(mount_of(file), path, file, journal)
+
+
+def place_on(mount: Mount | None, path: Path, file: Path, journal: Journal) -> Place:
+    """Return the place of a file, given as `path`, that is on a mount."""
     if mount is None:
         return Place(file, journal)
     if mount.point == file:

@@ -40,19 +40,32 @@ class Look:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lies_still: State | None = None
+        self._has_rollback_journal = False
         _require_readable(path)
         state = _state(path)
-        if self._is_without_log(state) and _is_in_log_mode(path):
+        if not self._is_without_log(state):
+            self.connection = connect(path, "ro")
+        elif _is_in_log_mode(path):
             self._lies_still = state
             self.connection = connect(path, "ro", "immutable=1")
         else:
+            self._has_rollback_journal = True
             self.connection = connect(path, "rw" if self._may_undo(state) else "ro")
         self.connection.execute("PRAGMA query_only = ON")
+
+    @property
+    def has_rollback_journal(self) -> bool:
+        """Tell whether the file had no log when this was opened: see `is_fit`."""
+        return self._has_rollback_journal
 
     @property
     def is_without_lock(self) -> bool:
         """Tell whether what was read must be asked about: see `is_sound`."""
         return self._lies_still is not None
+
+    def is_fit(self) -> bool:
+        """Tell whether reading will leave no trace still: others may have given the file a log."""
+        return not (self._has_rollback_journal and _is_in_log_mode(self._path))
 
     def is_sound(self) -> bool:
         """Tell whether what was read until now is what the file said."""

@@ -26,7 +26,7 @@ from async_history._worker_thread import run_in_thread
 from async_history.backends.sqlite import LOCK_TIMEOUT_S, SQLiteHistoryManager
 from async_history.errors import HistoryClosed
 from async_history.manager import HistoryManager
-from async_history.opening import open_history, postgres_schema, sqlite_file
+from async_history.opening import file_options, open_history, postgres_schema, sqlite_file
 from async_history.options import HistoryOptions
 from async_history.records import Event
 from async_history.submissions import MESSAGES_KEPT
@@ -69,6 +69,7 @@ class BlockingHistoryManager:
         self._path = None if path is None else absolute(path)
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
+        options = {**file_options(db_path), **options}
         open_history(self._path or db_path, **options)  # checks them before a thread begins
         self._store = LoopStore(db_path, self._path, options)
         self._thread = LoopThread(self._store.aclose)

@@ -4,19 +4,20 @@ import os
 import re
 from importlib import import_module
 from pathlib import Path
-from typing import Unpack, cast
-from urllib.parse import unquote
+from typing import Final, Unpack, cast
+from urllib.parse import quote, unquote
 
 from async_history._postgres_url import POSTGRES_SCHEMA, SCHEMES, server_url
 from async_history.errors import InvalidInput
 from async_history.manager import HistoryManager
-from async_history.options import HistoryOptions
+from async_history.options import HistoryOptions, Journal
 from async_history.records import plain
 from async_history.validation import check_option_names, file_path
 
 _SQLITE = ("async_history.backends.sqlite", "SQLiteHistoryManager")
 _NULL = ("async_history.backends.null", "NullHistoryManager")
 _POSTGRES = ("async_history.backends.postgres", "PostgresHistoryManager")
+_SQLITE_SCHEMES: Final = ("sqlite", "sqlite+aiosqlite")
 _SPELLINGS = (
     "sqlite:///relative.db, sqlite:////absolute.db, a path, memory://, null:// or postgresql://…"
 )
@@ -33,7 +34,8 @@ def open_history(url: str | os.PathLike[str], **options: Unpack[HistoryOptions])
         history = await open_history("memory://")
 
     Args:
-        url: `sqlite:///relative.db`, `sqlite:////absolute.db` or a bare path: a SQLite file;
+        url: `sqlite:///relative.db`, `sqlite:////absolute.db` or a bare path: a SQLite file,
+            `?journal=delete` with a rollback journal;
             `memory://` or `sqlite://`: SQLite in memory, gone when closed; `null://`: history is
             forgotten; `postgresql://…`: a PostgreSQL server, as asyncpg, libpq, SQLAlchemy or a
             hosting provider writes it, and `?schema=`. `sqlite+aiosqlite://` and
@@ -48,7 +50,7 @@ def open_history(url: str | os.PathLike[str], **options: Unpack[HistoryOptions])
     (module, name), arguments = _backend(url)
     manager_type = getattr(import_module(module), name)
     check_option_names(manager_type, options)
-    return cast(HistoryManager, manager_type(*arguments, **options))
+    return cast(HistoryManager, manager_type(*arguments, **{**file_options(url), **options}))
 
 
 def sqlite_file(url: str | os.PathLike[str]) -> Path | None:
@@ -73,7 +75,15 @@ def from_any_folder(url: str | os.PathLike[str]) -> str | os.PathLike[str]:
         return url
     from async_history._sqlite import absolute
 
-    return absolute(path)
+    path = absolute(path)
+    journal = file_options(url).get("journal")
+    return f"sqlite:///{quote(str(path))}?journal={journal}" if journal else path
+
+
+def file_options(url: str | os.PathLike[str]) -> HistoryOptions:
+    """Return the options that a SQLite file's URL gives, such as its journal."""
+    journal = _split_options(url)[1] if isinstance(url, str) else ""
+    return {"journal": cast(Journal, journal)} if journal else {}
 
 
 def postgres_schema(url: str | os.PathLike[str]) -> tuple[str, str] | None:
@@ -112,7 +122,7 @@ def _backend(url: str | os.PathLike[str]) -> tuple[tuple[str, str], _Arguments]:
         raise InvalidInput(f"what stands before :// is not a URL's scheme; use {_SPELLINGS}")
     if scheme not in ("null", "memory", "sqlite", "sqlite+aiosqlite"):
         raise InvalidInput(f"no backend for {scheme!r} URLs; use {_SPELLINGS}")
-    host, _, path = url.partition("://")[2].partition("/")
+    host, _, path = _split_options(url)[0].partition("://")[2].partition("/")
     if re.search("[?#]", host + path):
         raise InvalidInput(
             f"a {scheme} URL has no ? and no #, as in ?table= or ?mode=: give options as keywords, "
@@ -129,3 +139,10 @@ def _backend(url: str | os.PathLike[str]) -> tuple[tuple[str, str], _Arguments]:
     if scheme == "memory" or path in ("", ":memory:"):
         return _SQLITE, (None,)
     return _SQLITE, (file_path("the URL's path", path),)
+
+
+def _split_options(url: str) -> tuple[str, str]:
+    """Return a SQLite file's URL without its query, and the journal that this asks for."""
+    is_file = url.partition("://")[0].lower() in _SQLITE_SCHEMES
+    found = re.fullmatch(r"([^?#]*)\?journal=([^?#&=]+)", plain(url)) if is_file else None
+    return (found[1], found[2]) if found else (url, "")

@@ -111,6 +111,8 @@ def url_of(store: str, request: pytest.FixtureRequest, folder: Path) -> str:
     """Return the URL of a new store of one backend."""
     if store == "file":
         return str(folder / "history.db")
+    if store == "rollback":
+        return f"sqlite:///{folder / 'history.db'}?journal=delete"
     if store in ("postgres", "pgbouncer"):
         new_schema: Callable[[], str] = request.getfixturevalue("new_schema")
         url = new_schema()
@@ -121,14 +123,14 @@ def url_of(store: str, request: pytest.FixtureRequest, folder: Path) -> str:
     return f"{store}://"
 
 
-@pytest.fixture(params=STORES)
+@pytest.fixture(params=[*STORES, "rollback"])
 def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> OpenStore:
     """A function that opens a new manager of one backend: on the same store, where that lasts."""
     url = url_of(request.param, request, tmp_path)
     return lambda **options: open_history(url, **options)
 
 
-@pytest.fixture(params=[store for store in STORES if store != "null"])
+@pytest.fixture(params=[*(store for store in STORES if store != "null"), "rollback"])
 def open_keeping_store(request: pytest.FixtureRequest, tmp_path: Path) -> OpenStore:
     """As `open_store`, of the backends that keep history."""
     url = url_of(request.param, request, tmp_path)

@@ -277,6 +277,8 @@ class Connections:
         while True:
             async with self.turn:
                 connection = await self._reading_connection()
+                if not await self._is_fit(connection):
+                    continue
                 try:
                     fetch = partial(fetched, sql=sql, parameters=parameters)
                     rows = await connection.ask(fetch)
@@ -298,14 +300,29 @@ class Connections:
             raise HistoryClosed("the manager was closed before this was read")
         return min(self._reading, key=lambda connection: connection.unanswered)
 
+    async def _is_fit(self, connection: ThreadConnection) -> bool:
+        """Tell whether reading through a connection leaves no trace; if not, open another."""
+        looking = self._looks.get(connection)
+        if looking is None or not looking.has_rollback_journal:
+            return True
+        if await run_in_thread(looking.is_fit):
+            return True
+        await self._replace(connection)
+        return False
+
     async def _is_sound(self, connection: ThreadConnection) -> bool:
         """Tell whether what a connection read is what the file says; if not, open another."""
         looking = self._looks.get(connection)
-        if looking is None or not looking.is_without_lock or self.path is None:
+        if looking is None or not looking.is_without_lock:
             return True
         if await run_in_thread(looking.is_sound):
             return True
-        if connection in self._reading:
+        await self._replace(connection)
+        return False
+
+    async def _replace(self, connection: ThreadConnection) -> None:
+        """Look at the file through another connection than this one."""
+        if connection in self._reading and self.path is not None:
             another = await self._look(self.path)
             # Meanwhile others may have done the same, or the manager may have been closed.
             if connection in self._reading:
@@ -315,7 +332,6 @@ class Connections:
                 connection = another
             del self._looks[connection]
             await to_the_end(connection.close())
-        return False
 
     async def warnings(self) -> list[StoreWarning]:
         """Return what to know about where the file is, and whether it still is."""

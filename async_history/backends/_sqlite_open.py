@@ -100,8 +100,7 @@ def glance(path: Path, *, lock_timeout_s: float) -> Glance:
     """
 
     def told(looking: Look) -> Glance:
-        (mode,) = looking.connection.execute("PRAGMA journal_mode").fetchone()
-        return Glance(is_prepared(looking.connection), mode == "wal" or looking.is_without_lock)
+        return Glance(is_prepared(looking.connection), not looking.has_rollback_journal)
 
     with typed_errors(str(path)):
         return looked(lambda: look(path), told, lock_timeout_s)

@@ -15,14 +15,14 @@ from async_history import InvalidInput, MigrationError, StorageMissing, open_his
 from async_history.cli.terminal import shown_share
 from async_history.migrations import AdoptionReport, adopt
 from async_history.migrations.citus import distribute as distribute_tables
-from async_history.opening import postgres_schema, sqlite_file, without_secrets
+from async_history.opening import file_options, postgres_schema, sqlite_file, without_secrets
 
 
 def migrate(url: str, *, is_dry_run: bool, as_json: bool) -> None:
     """Bring a history's tables up to date, or tell what that would do."""
     file = sqlite_file(url)
     if file is not None:
-        report = asyncio.run(_adopted(file, is_dry_run=is_dry_run))
+        report = asyncio.run(_adopted(file, file_options(url), is_dry_run=is_dry_run))
         _tell(report.outcome(), asdict(report), as_json=as_json)
         return
     where = without_secrets(url)
@@ -37,7 +37,7 @@ def migrate(url: str, *, is_dry_run: bool, as_json: bool) -> None:
     _tell(outcome, {"store": where, "done": not is_dry_run, "outcome": outcome}, as_json=as_json)
 
 
-async def _adopted(file: Path, *, is_dry_run: bool) -> AdoptionReport:
+async def _adopted(file: Path, options: Mapping[str, Any], *, is_dry_run: bool) -> AdoptionReport:
     loop = asyncio.get_running_loop()
     async with shown_share("the file, step by step") as note:
 
@@ -45,7 +45,7 @@ async def _adopted(file: Path, *, is_dry_run: bool) -> AdoptionReport:
             loop.call_soon_threadsafe(note, done, total)
 
         return await to_thread.run_sync(
-            partial(adopt, file, dry_run=is_dry_run, on_progress=on_progress)
+            partial(adopt, file, dry_run=is_dry_run, on_progress=on_progress, **options)
         )
 
 

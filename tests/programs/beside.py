@@ -8,17 +8,20 @@ that say otherwise). What goes wrong ends it with an error.
 
 import asyncio
 import itertools
+import os
 import random
 import select
 import sqlite3
 import sys
 from collections import defaultdict
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 from async_history import HistoryManager, open_history
 from tests.legacy_files import plain_mem0
 from tests.programs.checks import Wrote
+from tests.programs.opened import opened
 
 TASKS = 50
 MEMORIES = 40
@@ -42,6 +45,14 @@ def hold(path: str, kind: str) -> None:
         connection.execute(f"BEGIN {kind}")
         ready()
         sys.stdin.read()
+
+
+def die_writing(path: str) -> None:
+    """Add a record of the memory m and end at once, so that the log stays."""
+    connection = connected(path)
+    connection.execute("PRAGMA wal_autocheckpoint = 0")
+    connection.execute("INSERT INTO history (id, memory_id, event) VALUES ('late', 'm', 'UPDATE')")
+    os._exit(0)
 
 
 def sql(path: str, script: str) -> None:
@@ -147,13 +158,23 @@ async def _write(path: str, run: int, rounds: int) -> None:
         for _ in range(rounds):
             await history.batch_add_history(submission())
 
-    async with open_history(path) as history:
+    async with opened(Path(path)) as history:
         await asyncio.gather(*(write(history) for _ in range(TASKS)))
 
 
 _PROGRAMS = {
     program.__name__: program
-    for program in (hold, sql, vacuum, meddle, mem0_writes, mem0_resets, ours, openings)
+    for program in (
+        hold,
+        die_writing,
+        sql,
+        vacuum,
+        meddle,
+        mem0_writes,
+        mem0_resets,
+        ours,
+        openings,
+    )
 }
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/types.h>
 #include <unistd.h>
 
@@ -49,9 +50,11 @@ static int fails(const char *path, int kind) {
 static int file_fails(int file, int kind) {
     char link[64], path[4096];
     snprintf(link, sizeof link, "/proc/self/fd/%d", file);
-    ssize_t length = readlink(link, path, sizeof path - 1);
+    ssize_t length = readlink(link, path, sizeof path - 32);
     if (length < 0) return 0;
     path[length] = 0;
+    struct stat found;
+    if (kind == SYNCS && !fstat(file, &found) && S_ISDIR(found.st_mode)) strcat(path, "/history.db");
     return fails(path, kind);
 }
 

@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from async_history import CommitUnknown, HistoryManager, HistoryRecord, StorageError, open_history
+from async_history import CommitUnknown, HistoryManager, HistoryRecord, StorageError
 from tests.programs import processes
 from tests.programs.checks import (
     Wrote,
@@ -35,6 +35,7 @@ from tests.programs.checks import (
     texts,
 )
 from tests.programs.letting_go import check_gone, check_let_go, let_go, let_go_again
+from tests.programs.opened import opened
 
 WRITES, SYNCS, SIZES, REMOVALS = 1, 2, 4, 8
 ALL: Final = WRITES | SYNCS | SIZES | REMOVALS
@@ -194,7 +195,7 @@ async def write_through(
     path: Path, report: Report, *, faults: Faults, rules: list[Rule], ending: str
 ) -> None:
     """Write while the rules are in force; then die, or close, or go on without them."""
-    async with open_history(path, lock_timeout_s=_TIMEOUT_S) as history:
+    async with opened(path, lock_timeout_s=_TIMEOUT_S) as history:
         report("opened")
         assert not await write_round(history, 0, report)
         faults.arm(*rules)
@@ -216,7 +217,7 @@ async def check_found(history: HistoryManager, wrotes: list[Wrote]) -> None:
 
 async def open_write_close(path: Path, report: Report) -> None:
     """Live a whole life: a new file, a little work, the close."""
-    async with open_history(path, lock_timeout_s=_TIMEOUT_S) as history:
+    async with opened(path, lock_timeout_s=_TIMEOUT_S) as history:
         report("opened")
         await write_round(history, 0, report)
         await write_round(history, 1, report, most=700)
@@ -230,7 +231,7 @@ async def open_write_close(path: Path, report: Report) -> None:
 async def open_twice(path: Path, report: Report, *, faults: Faults) -> None:
     """Open a new file, where that fails with a typed error; then again without the faults."""
     try:
-        async with open_history(path, lock_timeout_s=_TIMEOUT_S) as history:
+        async with opened(path, lock_timeout_s=_TIMEOUT_S) as history:
             report("opened early" if faults.failed == 0 else "opened")
             faults.arm()
             await write_round(history, 0, report)

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any, Final
 from unittest.mock import patch
 
-from async_history import HistoryManager, open_history
+from async_history import HistoryManager
 from async_history.backends import _erasing, _pruning
 from tests.programs.checks import check_index, check_levels, check_sound, looking
+from tests.programs.opened import journal, opened
 
 _CUTOFF: Final = datetime(2026, 6, 1, tzinfo=UTC)
 _OLD, _NEW = _CUTOFF - timedelta(days=1), _CUTOFF
@@ -40,7 +41,7 @@ def _records() -> list[dict[str, Any]]:
 
 async def let_go(path: Path, report: Callable[[str], None], *, arm: Callable[[], None]) -> None:
     """Fill a file; then prune, erase and close, being killed at some call."""
-    async with open_history(path) as history:
+    async with opened(path) as history:
         await history.batch_add_history(_records())
         await history.save_messages([{"role": "user", "content": _TOLD}] * 12, "scope")
         arm()
@@ -60,7 +61,7 @@ async def _prune_and_erase(history: HistoryManager, report: Callable[[str], None
 
 async def let_go_again(path: Path) -> None:
     """Do both once more, in the file as a death left it."""
-    async with open_history(path, create=False) as history:
+    async with opened(path, create=False) as history:
         await _prune_and_erase(history, lambda _: None)
         for n in range(_MEMORIES):
             left = 0 if n % 2 else 1
@@ -72,7 +73,7 @@ async def let_go_again(path: Path) -> None:
 
 def check_let_go(path: Path, lines: list[str]) -> None:
     """Check a file whose life ended anywhere: nothing is half there, no state went back."""
-    with looking(path) as connection:
+    with looking(path, "ro" if journal() == "wal" else "rw") as connection:
         check_sound(connection)
         check_index(connection)
         latest = dict(

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from async_history import HistoryManager, open_history
+from async_history import HistoryManager
 from tests.programs.checks import Wrote
+from tests.programs.opened import opened
 
 TASKS = 50
 _MEMORIES = 300
@@ -26,7 +27,7 @@ async def load(
     Reports `opened`, `reset`, `wrote RUN TASK NUMBER SIZE`, `saved SCOPE NUMBER`, `closing` and
     `closed`, each after the fact but `closing`.
     """
-    async with open_history(path) as history:
+    async with opened(path) as history:
         report("opened")
         if reset:
             await history.reset()
