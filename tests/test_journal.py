@@ -69,34 +69,29 @@ class TestDurability:
     @linux
     @has_compiler
     @pytest.mark.usefixtures("programs_have_it")
-    def test_killed_at_every_write(self, tmp_path: Path) -> None:
-        counts = run_failing(tmp_path, "killed", timeout_s=280)
-        assert counts["opening"] > 10
-        assert counts["wrote"] > 10
+    @pytest.mark.parametrize(
+        "stride", [pytest.param(1, marks=[pytest.mark.nightly, pytest.mark.timeout(1_200)]), 7]
+    )
+    def test_killed_at_every_write(self, stride: int, tmp_path: Path) -> None:
+        counts = run_failing(tmp_path, "killed", stride, timeout_s=280 if stride > 1 else 1_000)
+        assert counts["opening"] > 20 // stride
+        assert counts["wrote"] > 100 // stride
         assert counts["closed"] == 1
-
-    @linux
-    @has_compiler
-    @pytest.mark.usefixtures("programs_have_it")
-    def test_each_write_of_an_opening_fails(self, tmp_path: Path) -> None:
-        counts = run_failing(tmp_path, "opening", timeout_s=200)
-        assert counts["refused-opening"] > 20
-        assert counts["opened early"] == 2
 
     @linux
     @has_compiler
     @pytest.mark.nightly
     @pytest.mark.timeout(1_200)
     @pytest.mark.usefixtures("programs_have_it")
-    @pytest.mark.parametrize("what", ["writing", "letting_go"])
+    @pytest.mark.parametrize("what", ["opening", "writing", "letting_go"])
     def test_each_write_of_the_rest_fails(self, what: str, tmp_path: Path) -> None:
         assert run_failing(tmp_path, what, timeout_s=1_000)
 
     @linux
     @pytest.mark.usefixtures("programs_have_it")
     def test_killed_again_and_again_under_load(self, tmp_path: Path) -> None:
-        counts = json.loads(processes.run("kills", tmp_path, 60, 20_261_128, timeout_s=280))
-        assert counts["writing"] >= 20
+        counts = json.loads(processes.run("kills", tmp_path, 20, 20_261_128, timeout_s=280))
+        assert counts["writing"] >= 5
 
 
 class TestConversion:
@@ -120,11 +115,11 @@ class TestConversion:
     async def test_a_log_that_a_killed_process_left_is_taken_in(self, path: Path) -> None:
         async with open_history(path) as history:
             await add(history, "x")
-        await asyncio.to_thread(
-            processes.run, "beside", "sql", path, "PRAGMA journal_mode = WAL; SELECT 1"
-        )
+        await asyncio.to_thread(processes.run, "beside", "die_writing", path)
+        assert path.with_name("history.db-wal").stat().st_size
         async with open_history(path, journal="delete") as history:
-            assert await read(history) == ["x"]
+            assert await read(history) == ["x", None]
+        assert not path.with_name("history.db-wal").exists()
 
     async def test_opening_as_it_is_leaves_it(self, path: Path) -> None:
         async with open_history(path, journal="delete") as history:

@@ -1,6 +1,8 @@
 """Where a file is: mounted alone, for reading only, another user's; and what is left beside it."""
 
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,11 +15,12 @@ STATES = ("closed", "rollback", "killed", "killed, no index")
 
 
 @pytest.fixture
-def open_folder(tmp_path: Path) -> Path:
-    """A folder that other users can reach."""
-    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+def open_folder() -> Iterator[Path]:
+    """A folder that other users can reach: pytest's own are closed to them."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
         folder.chmod(0o755)
-    return tmp_path
+        yield folder
 
 
 @needs_mounts

@@ -96,6 +96,7 @@ class Connections:
         self._is_closed = False
         self._file: OpenFile | None = None
         self._is_one = path is None
+        self.has_log = path is not None
         self.turn: AbstractAsyncContextManager[Any] = contextlib.nullcontext()
         """Held by whoever reads or writes, where these wait for each other."""
 
@@ -119,7 +120,8 @@ class Connections:
         ask = partial(glance, self.path, lock_timeout_s=self.lock_timeout_s)
         told = await run_in_thread(ask)
         self._journal = None
-        if not told.has_log:
+        self.has_log = told.has_log
+        if not self.has_log:
             self.turn = asyncio.Lock()
         for _ in range(READERS):
             self._reading.append(await self._look(self.path))
@@ -136,15 +138,17 @@ class Connections:
             _log.warning(worry)
 
     async def _open(self, *, create: bool) -> None:
-        self._is_one = self.path is None or self._journal == "delete"
+        self.has_log = self.path is not None and self._journal != "delete"
+        self._is_one = not self.has_log
         if self._is_one:
             self.turn = asyncio.Lock()
         if self.path is None:
             self._writing = await connected(self._open_writing())
             return
-        is_open_here = await run_in_thread(partial(has_log_open, self.path))
+        with typed_errors(self.where):
+            is_open_here = await run_in_thread(partial(has_log_open, self.path))
         self._writing = await self._prepared(self.path, create=create)
-        if has_log_reset_fault(sqlite3.sqlite_version_info):
+        if self.has_log and has_log_reset_fault(sqlite3.sqlite_version_info):
             is_used = is_open_here or await run_in_thread(partial(is_used_elsewhere, self.path))
             if is_used:
                 _log.warning("%s is in use elsewhere. %s", self.path, LOG_RESET_WORRY)

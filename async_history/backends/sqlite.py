@@ -354,7 +354,7 @@ class SQLiteHistoryManager(HistoryManager):
         if path is not None:
             sizes = partial(_sizes, path, beside(path, "-wal"))
             file_bytes, log_bytes = await run_in_thread(sizes)
-            if has_log_reset_fault(sqlite3.sqlite_version_info):
+            if self._connections.has_log and has_log_reset_fault(sqlite3.sqlite_version_info):
                 worries.append(StoreWarning("wal-reset-fault", "critical", LOG_RESET_WORRY))
         return HistoryStats(
             store=self._connections.where,

@@ -241,20 +241,25 @@ async def open_twice(path: Path, report: Report, *, faults: Faults) -> None:
         await open_write_close(path, report)
 
 
-def main(folder: Path, what: str) -> None:
-    """Run all cases of one kind and print the counts."""
+def main(folder: Path, what: str, stride: int = 1) -> None:
+    """Run all cases of one kind, or of `killed` one in so many, and print the counts."""
     faults = Faults()
-    kinds = {"killed": killed, "opening": opening, "writing": writing, "letting_go": letting_go}
-    counts: Counter[str] = kinds[what](folder, faults)
+    kinds: dict[str, Callable[[Path, Faults], Counter[str]]] = {
+        "killed": partial(killed, stride=stride),
+        "opening": opening,
+        "writing": writing,
+        "letting_go": letting_go,
+    }
+    counts = kinds[what](folder, faults)
     print(json.dumps(counts))  # noqa: T201 - this is its answer
 
 
-def killed(folder: Path, faults: Faults) -> Counter[str]:
+def killed(folder: Path, faults: Faults, stride: int) -> Counter[str]:
     """Die at each call in turn, from the first opening of a new file to the end of its close."""
     counts: Counter[str] = Counter()
     status = -signal.SIGKILL
     while status:
-        faults.arm((ALL, counts.total(), 1, KILL))
+        faults.arm((ALL, counts.total() * stride, 1, KILL))
         case = Case(folder / str(counts.total()), faults, open_write_close)
         status = case.status
         counts[case.lines[-1].split()[0] if case.lines else "opening"] += 1
@@ -335,4 +340,4 @@ def writing(folder: Path, faults: Faults) -> Counter[str]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:]))

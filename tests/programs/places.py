@@ -236,31 +236,30 @@ def make(path: Path, state: str) -> int:
 
 def looks(folder: Path, state: str) -> None:
     """Whoever looks in whatever way reads all there is, and leaves nothing for the owner."""
-    for mode in (0o755, 0o777):
-        for uid in (0, OWNER, OTHER):
-            for number, look in enumerate(LOOKS):
-                home = folder / f"{mode} {uid} {number}"
-                elsewhere = folder / f"of {mode} {uid} {number}"
-                for each, owner in ((home, OWNER), (elsewhere, uid)):
-                    each.mkdir()
-                    os.chown(each, owner, owner)
-                path = home / "history.db"
-                records = make(path, state)
-                home.chmod(mode)
-                before = listing(home)
-                said = in_child(lambda: asyncio.run(look(path, elsewhere)), uid)  # noqa: B023
-                if state == "killed, no index" and uid == OTHER:
-                    assert said.startswith("StorageReadOnly: "), said
-                    assert "let its owner open it" in said
-                else:
-                    assert said == str(records), (look, uid, mode, said)
-                assert listing(home) == before, (look, uid, mode)
+    for mode, uid in ((0o755, OTHER), (0o777, OTHER), (0o777, 0), (0o755, OWNER)):
+        for number, look in enumerate(LOOKS if uid == OTHER else LOOKS[:1]):
+            home = folder / f"{mode} {uid} {number}"
+            elsewhere = folder / f"of {mode} {uid} {number}"
+            for each, owner in ((home, OWNER), (elsewhere, uid)):
+                each.mkdir()
+                os.chown(each, owner, owner)
+            path = home / "history.db"
+            records = make(path, state)
+            home.chmod(mode)
+            before = listing(home)
+            said = in_child(lambda: asyncio.run(look(path, elsewhere)), uid)  # noqa: B023
+            if state == "killed, no index" and uid == OTHER:
+                assert said.startswith("StorageReadOnly: "), said
+                assert "let its owner open it" in said
+            else:
+                assert said == str(records), (look, uid, mode, said)
+            assert listing(home) == before, (look, uid, mode)
+            assert in_child(lambda: asyncio.run(write(path)), OWNER) == "written"  # noqa: B023
+            if uid == OTHER:
+                said = in_child(lambda: asyncio.run(write(path)), uid)  # noqa: B023
+                assert said.startswith(f"StorageReadOnly: {path}"), said
+                assert "migrate=False" in said
                 assert in_child(lambda: asyncio.run(write(path)), OWNER) == "written"  # noqa: B023
-                if uid == OTHER:
-                    said = in_child(lambda: asyncio.run(write(path)), uid)  # noqa: B023
-                    assert said.startswith(f"StorageReadOnly: {path}"), said
-                    assert "migrate=False" in said
-                    assert in_child(lambda: asyncio.run(write(path)), OWNER) == "written"  # noqa: B023
 
 
 def read_only(folder: Path, state: str) -> None:
