@@ -237,6 +237,7 @@ async def test_a_killed_backup_leaves_no_copy(tmp_path: Path) -> None:
         "class Slow(_sqlite_backup.Event):\n"
         "    def is_set(self):\n"
         "        print('page', flush=True)\n"
+        "        sys.stdin.readline()\n"
         "        return super().is_set()\n"
         "_sqlite_backup.Event = Slow\n"
         "async def main():\n"
@@ -251,10 +252,15 @@ async def test_a_killed_backup_leaves_no_copy(tmp_path: Path) -> None:
         )
     for pages in (1, 20, 200):
         with subprocess.Popen(
-            [sys.executable, "-c", program, str(path), str(copy)], stdout=subprocess.PIPE
+            [sys.executable, "-c", program, str(path), str(copy)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
         ) as process:
+            assert process.stdin is not None
             assert process.stdout is not None
-            for _ in range(pages):
+            for _ in range(pages):  # it waits for us after each: it must not be done by then
+                process.stdin.write(b"\n")
                 assert process.stdout.readline() == b"page\n"
             process.send_signal(signal.SIGKILL)
         assert not copy.exists()
