@@ -22,6 +22,7 @@ from async_history.following import (
     Tail,
 )
 from async_history.life import CLOSE_TIMEOUT_S
+from async_history.measuring import Measurements
 from async_history.queries import (
     PAGE_SIZE,
     Cursor,
@@ -81,11 +82,13 @@ class HistoryManager(Store):
         super().__init__(close_timeout_s=close_timeout_s)
         self._loop_turns = LoopTurns()
         self._bell = Bell()
+        self._measurements = Measurements(self._measure)
         self._tail: Tail[Any] = Tail(
             self._read_behind, self._read_mark, self._bell, self._require_open
         )
 
     def _close_task(self) -> "asyncio.Task[None]":
+        self._measurements.close()
         self._tail.close()  # followers learn that it is closed
         return super()._close_task()
 
@@ -401,10 +404,14 @@ class HistoryManager(Store):
         return list(await self._read_messages(check_text("session_scope", session_scope), limit))
 
     async def stats(self) -> HistoryStats:
-        """Return the queue, the batches, the sizes, and what to worry about."""
+        """Return the queue, the batches, the sizes, and what to worry about.
+
+        It answers within about half a second, whatever the store does: sizes and worries are then
+        the last known, and one more worry says that the store does not answer.
+        """
         self._require_open()
         await self._loop_turns.done()
-        return await self._read_stats()
+        return self._new_stats(await self._measurements.latest())
 
     async def reset(self) -> None:
         """Empty the store, after all writes called before and before all called after."""

@@ -60,6 +60,15 @@ class HistoryStats:
     worries: tuple[StoreWarning, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a store was asked for to tell its state: bytes, and what an operator should know."""
+
+    file_bytes: int = 0
+    wal_bytes: int = 0
+    warnings: tuple[StoreWarning, ...] = ()
+
+
 class Store(LoopBound):
     """A store of history records and messages. Arguments are checked already."""
 
@@ -141,7 +150,12 @@ class Store(LoopBound):
         """Return the first session scopes behind `after`, in the order of their UTF-8 bytes."""
 
     @abstractmethod
-    async def _read_stats(self) -> HistoryStats: ...
+    async def _measure(self) -> Measured:
+        """Measure the store. It may take long."""
+
+    @abstractmethod
+    def _new_stats(self, measured: Measured) -> HistoryStats:
+        """Return the statistics with these figures, from memory."""
 
     @abstractmethod
     def _empty(self) -> "asyncio.Future[None]":

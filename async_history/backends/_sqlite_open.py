@@ -33,6 +33,7 @@ from async_history.errors import StorageMissing
 from async_history.memory_index import add_functions
 from async_history.migrations import as_is_view, is_prepared, prepare
 from async_history.options import Durability, Journal
+from async_history.store import StoreWarning
 
 _log = logging.getLogger("async_history")
 
@@ -47,6 +48,8 @@ the worst commit took 70 ms instead of 30."""
 LENGTHEN_LOG: Final = f"PRAGMA wal_autocheckpoint = {_LONG_LOG_PAGES}"
 """For a connection that writes, once it has batches to write."""
 _LOG_BYTES_KEPT: Final = 64 * 1024 * 1024
+LONGEST_LOG_BYTES: Final = 2 * _LOG_BYTES_KEPT
+"""A longer log is not copied into the file any more, for somebody goes on reading what is in it."""
 _THREAD_ENDS_S: Final = 0.001
 """Pause between two looks whether the thread of a connection that was not opened has ended."""
 
@@ -82,6 +85,16 @@ async def _discard(connection: ThreadConnection, opened: list[sqlite3.Connection
             await asyncio.sleep(_THREAD_ENDS_S)
     for abandoned in opened:
         await run_in_thread(abandoned.close)
+
+
+def long_log_warning(path: Path, log_bytes: int) -> StoreWarning:
+    """Return what to say of a log that only grows."""
+    return StoreWarning(
+        "log-grows",
+        "warning",
+        f"the log of {path} has {log_bytes / 1e6:,.0f} MB and only grows: a reader that stays in "
+        "one transaction, or a backup, keeps it from being copied into the file. End that",
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from async_history.retention import (
     Reaching,
     Remains,
 )
-from async_history.store import HistoryStats
+from async_history.store import HistoryStats, Measured
 from async_history.submissions import MESSAGES_KEPT, SaveMessages, Submission
 from async_history.turns import LoopTurns
 from async_history.validation import check_flag
@@ -125,7 +125,10 @@ class NullHistoryManager(HistoryManager):
         await self._loop_turns.done()
         return sorted(scope for scope in self._buffers if scope > after)[:limit]
 
-    async def _read_stats(self) -> HistoryStats:
+    async def _measure(self) -> Measured:
+        return Measured()
+
+    def _new_stats(self, measured: Measured) -> HistoryStats:
         return HistoryStats("null://", None, 0, 0, ())
 
     def _empty(self) -> "asyncio.Future[None]":

@@ -45,7 +45,7 @@ from async_history.queries import Cursor, Filter, PageRead, RowsRead
 from async_history.queue import QUEUE_BYTES, QUEUE_RECORDS
 from async_history.records import HistoryRecord, Message, check_name
 from async_history.retention import Erasure, PruneStep, Pruning, Reached
-from async_history.store import HistoryStats, StoreWarning
+from async_history.store import HistoryStats, Measured, StoreWarning
 from async_history.submissions import Submission, UncheckedRecords
 from async_history.validation import (
     check_count,
@@ -415,23 +415,24 @@ class PostgresHistoryManager(HistoryManager):
         finally:
             await pool.release(connection)
 
-    async def _read_stats(self) -> HistoryStats:
+    async def _measure(self) -> Measured:
         size, durability = await self._reader.size()
-        worries: list[StoreWarning] = []
-        if durability == "off":
-            worries.append(
-                StoreWarning(
-                    "asynchronous-commit",
-                    "critical",
-                    "synchronous_commit is off: a crash of the server can lose what was acked last",
-                )
-            )
+        if durability != "off":
+            return Measured(size)
+        warning = StoreWarning(
+            "asynchronous-commit",
+            "critical",
+            "synchronous_commit is off: a crash of the server can lose what was acked last",
+        )
+        return Measured(size, 0, (warning,))
+
+    def _new_stats(self, measured: Measured) -> HistoryStats:
         return HistoryStats(
             store=self._where,
             writer=self._writer.stats(),
-            file_bytes=size,
-            wal_bytes=0,
-            worries=tuple(worries),
+            file_bytes=measured.file_bytes,
+            wal_bytes=measured.wal_bytes,
+            worries=measured.warnings,
         )
 
     # Closing

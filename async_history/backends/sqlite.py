@@ -40,6 +40,7 @@ from async_history.backends._sqlite_commit import WRITE_PROGRAM, BatchCommitter
 from async_history.backends._sqlite_connections import READERS, TAKE_UPS, Connections
 from async_history.backends._sqlite_erasing import ERASURES, FileErasure, erasure_from_row
 from async_history.backends._sqlite_follow import FollowReader, Place, place_from
+from async_history.backends._sqlite_open import LONGEST_LOG_BYTES, long_log_warning
 from async_history.backends._sqlite_pruning import prune
 from async_history.backends._sqlite_read import HistoryReader
 from async_history.backends._sqlite_search import THROUGH_INDEX, WITHOUT_INDEX
@@ -55,7 +56,7 @@ from async_history.queries import Cursor, Filter, PageRead, RowsRead
 from async_history.queue import QUEUE_BYTES, QUEUE_RECORDS
 from async_history.records import HistoryRecord, Message
 from async_history.retention import Erasure, PruneStep, Pruning, Reached
-from async_history.store import HistoryStats, StoreWarning
+from async_history.store import HistoryStats, Measured, StoreWarning
 from async_history.submissions import Submission
 from async_history.validation import (
     check_choice,
@@ -347,21 +348,25 @@ class SQLiteHistoryManager(HistoryManager):
             await to_the_end(self.copy_into(whole))
             await run(partial(back_up, whole, target), on_progress)
 
-    async def _read_stats(self) -> HistoryStats:
+    async def _measure(self) -> Measured:
         path = self._connections.path
-        worries = await self._connections.warnings()
-        file_bytes = log_bytes = 0
-        if path is not None:
-            sizes = partial(_sizes, path, beside(path, "-wal"))
-            file_bytes, log_bytes = await run_in_thread(sizes)
-            if self._connections.has_log and has_log_reset_fault(sqlite3.sqlite_version_info):
-                worries.append(StoreWarning("wal-reset-fault", "critical", LOG_RESET_WORRY))
+        if path is None:
+            return Measured()
+        warnings = await self._connections.warnings()
+        file_bytes, log_bytes = await run_in_thread(partial(_sizes, path, beside(path, "-wal")))
+        if log_bytes > LONGEST_LOG_BYTES:
+            warnings.append(long_log_warning(path, log_bytes))
+        if self._connections.has_log and has_log_reset_fault(sqlite3.sqlite_version_info):
+            warnings.append(StoreWarning("wal-reset-fault", "critical", LOG_RESET_WORRY))
+        return Measured(file_bytes, log_bytes, tuple(warnings))
+
+    def _new_stats(self, measured: Measured) -> HistoryStats:
         return HistoryStats(
             store=self._connections.where,
             writer=None if self._writer is None else self._writer.stats(),
-            file_bytes=file_bytes,
-            wal_bytes=log_bytes,
-            worries=tuple(worries),
+            file_bytes=measured.file_bytes,
+            wal_bytes=measured.wal_bytes,
+            worries=measured.warnings,
         )
 
     # Closing

@@ -1,0 +1,95 @@
+"""`stats()` answers whatever the store does, and says so."""
+
+import asyncio
+import re
+from pathlib import Path
+
+import pytest
+
+from async_history import StorageUnreachable, open_history
+from async_history.backends._sqlite_open import long_log_warning
+from async_history.measuring import Measurements
+from async_history.store import Measured, StoreWarning
+from tests.programs.processes import ROOT
+
+KNOWN = StoreWarning("known", "warning", "known")
+
+
+class Store:
+    """A store that answers when it may."""
+
+    def __init__(self) -> None:
+        self.may_answer = asyncio.Event()
+        self.error: Exception | None = None
+        self.asked = 0
+
+    async def measure(self) -> Measured:
+        self.asked += 1
+        await self.may_answer.wait()
+        if self.error is not None:
+            raise self.error
+        return Measured(self.asked, 7, (KNOWN,))
+
+
+async def test_figures_are_fresh_while_the_store_answers() -> None:
+    store = Store()
+    store.may_answer.set()
+    measurements = Measurements(store.measure)
+    assert [await measurements.latest() for _ in range(2)] == [
+        Measured(1, 7, (KNOWN,)),
+        Measured(2, 7, (KNOWN,)),
+    ]
+
+
+async def test_a_store_that_hangs_is_asked_once_and_its_last_figures_are_told() -> None:
+    store = Store()
+    store.may_answer.set()
+    measurements = Measurements(store.measure)
+    await measurements.latest()
+    store.may_answer.clear()
+    for _ in range(3):
+        told = await measurements.latest()
+        assert (told.file_bytes, told.wal_bytes) == (1, 7)
+        assert [(one.code, one.severity) for one in told.warnings] == [
+            ("store-unreachable", "critical"),
+            ("known", "warning"),
+        ]
+    assert store.asked == 2
+    store.may_answer.set()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert (await measurements.latest()).warnings == (KNOWN,)
+    measurements.close()
+
+
+async def test_an_error_is_a_warning_and_a_fault_of_ours_is_raised() -> None:
+    store = Store()
+    store.may_answer.set()
+    measurements = Measurements(store.measure)
+    store.error = StorageUnreachable("the server is gone")
+    told = await measurements.latest()
+    assert "the server is gone" in told.warnings[0]
+    store.error = ValueError("a bug")
+    with pytest.raises(ValueError, match="a bug"):
+        await measurements.latest()
+
+
+async def test_closing_ends_a_measurement(tmp_path: Path) -> None:
+    history = await open_history(tmp_path / "history.db")
+    store = Store()
+    history._measurements = Measurements(store.measure)
+    assert (await history.stats()).worries[0].code == "store-unreachable"
+    await history.aclose()
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    assert store.asked == 1
+
+
+def test_every_code_is_in_the_readme() -> None:
+    source = "".join(path.read_text() for path in (ROOT / "async_history").rglob("*.py"))
+    codes = set(re.findall(r'"((?:[a-z]+-)+[a-z]+)",\s+"(?:critical|warning)"', source))
+    codes |= {"file-removed", "file-replaced", "wal-reset-fault"}
+    assert {"store-unreachable", "log-grows", "network-file-system"} <= codes
+    readme = (ROOT / "README.md").read_text()
+    assert not [code for code in codes if f"`{code}`" not in readme]
+    assert long_log_warning(Path("x"), 200_000_000).code in codes
