@@ -61,6 +61,13 @@ async def ours(folder: Path) -> AsyncIterator[Add]:
 
 
 @asynccontextmanager
+async def ours_with_rollback_journal(folder: Path) -> AsyncIterator[Add]:
+    """The same without a write-ahead log: `journal="delete"`."""
+    async with open_history(folder / "history.db", journal="delete") as history:
+        yield add_to(history)
+
+
+@asynccontextmanager
 async def null(folder: Path) -> AsyncIterator[Add]:
     """Our null manager: checks, then forgets."""
     async with open_history("null://") as history:
@@ -195,6 +202,7 @@ def _named_row(record: NewRecord) -> Mapping[str, Any]:
 
 PEERS: Final[Mapping[str, Peer]] = {
     "async_history": ours,
+    "async_history, rollback journal": ours_with_rollback_journal,
     "async_history, null": null,
     "writer, no database": writer_alone,
     "mem0": mem0,
