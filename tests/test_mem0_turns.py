@@ -88,6 +88,31 @@ class TestWithinAProcess:
         assert (together.most, len(done)) == (1, 160)
         assert turns.is_idle
 
+    def test_threads_that_come_first_at_the_same_time_open_one_file(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        opened: list[ProcessLocks] = []
+
+        def noted(locks: ProcessLocks) -> None:
+            opened.append(locks)
+            os.sched_yield()
+
+        monkeypatch.setattr(ProcessLocks, "open", noted)
+
+        def come(turns: Turns, start: threading.Barrier, memory_id: str) -> None:
+            start.wait()
+            with turns.of(memory_id, "store"):
+                pass
+
+        for _ in range(50):
+            each_round = Turns(str(tmp_path / "history.db")), threading.Barrier(4)
+            threads = [threading.Thread(target=come, args=(*each_round, name)) for name in "abcd"]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        assert len(opened) == 50
+
     async def test_other_memories_do_not_wait(self, turns: Turns) -> None:
         async with turns.of("one", "store"), turns.of("other", "store"):
             pass

@@ -58,6 +58,7 @@ class Turns:
 
     def _begin(self) -> None:
         self._lock = threading.Lock()
+        self._opening = threading.Lock()
         self._places: dict[int, _Place] = {}
         self._processes = None if self._path is None else ProcessLocks(self._path)
         self._is_open = self._processes is None
@@ -181,9 +182,10 @@ class Turns:
 
     def open(self) -> None:
         """Open it. Blocking, once."""
-        if self._processes is not None:
-            self._processes.open()
-        self._is_open = True
+        with self._opening:
+            if self._processes is not None and not self._is_open:
+                self._processes.open()
+            self._is_open = True
 
     def take(self, byte: int, turn: "Turn") -> bool:
         """Take a place from other stores and processes, where the turn may go on at once."""
