@@ -182,9 +182,19 @@ class ErasureReport:
     remains: tuple[str, ...] = ()
     erasure_id: str | None = None
 
+    @property
+    def matches_nothing(self) -> bool:
+        """Whether there was no text to erase."""
+        return not self.records and not self.messages
+
     def outcome(self) -> str:
         """Return the outcome as one sentence for people."""
         verb = "erased" if self.done else "would erase"
+        if self.matches_nothing:
+            return (
+                f"{verb} nothing: no record or message with a text matches (records are matched by "
+                "memory and by actor, messages by session scope)"
+            )
         return (
             f"{verb} the texts of {_counted(self.records, 'record')} and "
             f"{_counted(self.messages, 'message')}"

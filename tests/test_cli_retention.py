@@ -196,6 +196,17 @@ def test_erase_tells_what_it_erased_and_what_is_left_to_do(folder: Path) -> None
     assert "VACUUM" in report["remains"][0]
 
 
+@pytest.mark.parametrize("how", ["--yes", "--dry-run"])
+def test_an_erasure_that_matches_nothing_says_so(folder: Path, how: str) -> None:
+    before = left(folder)
+    for whom in (("--memory", "nobody"), ("--actor", "nobody"), ("--scope", "nobody")):
+        result = run(folder, "erase", *whom, "--reason", "x", how)
+        assert result.returncode == 1
+        assert "nothing: no record or message with a text matches" in result.stdout
+        assert run(folder, "erase", *whom, "--reason", "x", how, "--json").returncode == 1
+    assert left(folder) == before
+
+
 def test_what_is_not_understood(folder: Path) -> None:
     for arguments, said in (
         (("prune", "--older-than", "soon", "--yes"), "no age like 90d"),

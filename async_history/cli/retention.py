@@ -111,14 +111,12 @@ def _let_go(
         _require_no_rewriting(url)
         report = asyncio.run(_run(url, work, dry_run=True))
         if is_dry_run:
-            _show(url, report, as_json=as_json)
-            return 0
+            return _show(url, report, as_json=as_json)
         complain(f"{without_secrets(url)}: {report.outcome()}")
         if not typer.confirm("Go on?", err=True):
             complain("nothing was removed")
             return 1
-    _show(url, asyncio.run(_run(url, work, dry_run=False)), as_json=as_json)
-    return 0
+    return _show(url, asyncio.run(_run(url, work, dry_run=False)), as_json=as_json)
 
 
 async def _run(url: str, work: Callable[..., Awaitable[R]], *, dry_run: bool) -> R:
@@ -133,14 +131,17 @@ def _require_no_rewriting(url: str) -> None:
         raise MigrationError(f"{url} has an old layout; run `async-history migrate` first")
 
 
-def _show(url: str, report: PruneReport | ErasureReport, *, as_json: bool) -> None:
+def _show(url: str, report: PruneReport | ErasureReport, *, as_json: bool) -> int:
+    """Show a report and return the exit status: an erasure that matches nothing did not happen."""
+    status = int(isinstance(report, ErasureReport) and report.matches_nothing)
     if as_json:
         typer.echo(json.dumps(asdict(report), default=_as_text, ensure_ascii=False).encode())
-        return
+        return status
     typer.echo(harmless(f"{without_secrets(url)}: {report.outcome()}"))
     if isinstance(report, ErasureReport):
         for sentence in report.remains:
             typer.echo(harmless(f"still to do: {sentence}"))
+    return status
 
 
 def _as_text(value: Any) -> str:
