@@ -208,5 +208,21 @@ def wait_for_lock(operation: Callable[[], T], timeout_s: float) -> T:
                 time.sleep(0.01)
 
 
+@contextmanager
+def as_of_one_moment(connection: sqlite3.Connection) -> Iterator[None]:
+    """Let what is read within see the file as it is at one moment, whatever others do meanwhile.
+
+    Between two statements on their own others can drop a table that the first one has seen.
+    """
+    if connection.in_transaction:
+        yield
+        return
+    connection.execute("BEGIN")
+    try:
+        yield
+    finally:
+        connection.rollback()
+
+
 def _code(error: sqlite3.Error) -> int:
     return getattr(error, "sqlite_errorcode", 0) & _PRIMARY_CODE

@@ -1,16 +1,19 @@
 """Several processes on one file: ours, and others who know nothing of us."""
 
 import asyncio
+import itertools
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
 
 from async_history import HistoryManager, HistoryOptions, StorageLocked, _sqlite, open_history
+from async_history._sqlite import connect
+from async_history.migrations.adoption import as_is_view
 from tests.legacy_files import plain_mem0
 from tests.programs import processes
 from tests.programs.beside import MEMORIES, TASKS
@@ -255,3 +258,31 @@ class TestOpening:
             assert not opening.done()
         await opening
         await check_all(path)
+
+
+def test_tables_that_are_dropped_between_two_looks_of_an_opening(path: Path) -> None:
+    """Whichever statement of a look others come before, it tells of one moment."""
+
+    async def fill() -> None:
+        async with open_history(path) as history:
+            await history.add_history("m", None, "x", "ADD")
+
+    asyncio.run(fill())
+    with closing(connect(path, "rw")) as ours, closing(sqlite3.connect(path)) as other:
+        of_tables = "SELECT sql FROM sqlite_master WHERE name IN ('history', 'messages')"
+        tables = ";".join(row[0] for row in other.execute(of_tables))
+        statements: list[str] = []
+        ours.set_trace_callback(statements.append)
+        assert as_is_view(ours) is None
+        for before in range(len(statements)):
+            count = itertools.count()
+
+            def drop(_: str, count: Iterator[int] = count, before: int = before) -> None:
+                if next(count) == before:
+                    other.executescript("DROP TABLE history; DROP TABLE messages")
+
+            ours.set_trace_callback(drop)
+            as_is_view(ours)
+            assert next(count) > before
+            ours.set_trace_callback(None)
+            other.executescript(tables)

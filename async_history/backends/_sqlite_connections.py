@@ -214,6 +214,15 @@ class Connections:
             except IndexBehind as error:
                 await self._let_go_of_writing()
                 reason: Exception = error
+            except StorageError as error:  # of opening a connection that writes
+                opening = error.__cause__
+                if not isinstance(opening, sqlite3.Error) or not is_other_schema(opening):
+                    raise
+                if take_ups == TAKE_UPS:
+                    raise
+                take_ups += 1
+                await self._let_go_of_writing()
+                reason = error
             except sqlite3.Error as error:
                 if is_commit_unknown(error):
                     raise OutcomeUnknown(str(storage_error(error, self.where))) from error

@@ -13,7 +13,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from async_history import block_index, memory_index
-from async_history._sqlite import absolute, connect, file_size, typed_errors, wait_for_lock
+from async_history._sqlite import (
+    absolute,
+    as_of_one_moment,
+    connect,
+    file_size,
+    typed_errors,
+    wait_for_lock,
+)
 from async_history._sqlite_fork import using_sqlite
 from async_history._sqlite_journal import place_of, use_journal
 from async_history._sqlite_look import Look, looked, require_writable
@@ -197,12 +204,13 @@ def as_is_view(connection: sqlite3.Connection) -> str | None:
     Raises:
         MigrationError: as for `prepare`.
     """
-    check_version(connection)
-    found = layouts.find(connection)
-    if found.sources and not found.needs_rewriting:
-        return None
-    _check_agreement(connection, found)
-    return found.select
+    with as_of_one_moment(connection):
+        check_version(connection)
+        found = layouts.find(connection)
+        if found.sources and not found.needs_rewriting:
+            return None
+        _check_agreement(connection, found)
+        return found.select
 
 
 def adopt(
