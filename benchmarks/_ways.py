@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from async_history._sqlite_times import add_time_function
 from async_history.backends._sqlite_commit import WRITE_PROGRAM
 from async_history.memory_index import add_functions, memory_key
 from benchmarks._files import FILE, fresh_records
@@ -53,6 +54,7 @@ _NO_RECORD: Final = (None,) * 10
 def _insert_into_levels(connection: sqlite3.Connection, made: Sequence[Row]) -> float:
     """Insert as our backend does, but from one thread that waits for nobody."""
     add_functions(connection)
+    add_time_function(connection)
     connection.executescript(WRITE_PROGRAM)
     keyed = [(*row, memory_key(str(row[1]))) for row in made]
     insert = f"INSERT INTO async_history_new VALUES ({', '.join('?' * (len(_NO_RECORD) + 1))})"
