@@ -79,20 +79,20 @@ def storage_error(error: BaseException, where: str) -> StorageError:
 
 
 def is_connection_lost(error: BaseException) -> bool:
-    """Tell whether the connection is gone, and with it what became of the statement."""
+    """Return whether the connection is gone, and with it what became of the statement."""
     if isinstance(error, asyncpg.PostgresError):
         return _state(error).startswith(_DIED)
     return isinstance(error, DriverError)
 
 
 def may_work_later(error: BaseException) -> bool:
-    """Tell whether nothing was written and the same may work soon: a deadlock, a failover."""
+    """Return whether nothing was written and the same may work soon: a deadlock, a failover."""
     state = _state(error)
     return _came_meanwhile(error) or (state.startswith(_LATER) and not state.startswith(_NOT_LATER))
 
 
 def _came_meanwhile(error: BaseException) -> bool:
-    """Tell whether somebody wrote an id between our look for it and our write.
+    """Return whether somebody wrote an id between our look for it and our write.
 
     As an earlier try of ours does, whose commit took longer than its connection lasted.
     """
@@ -102,5 +102,5 @@ def _came_meanwhile(error: BaseException) -> bool:
 
 
 def is_refusal(error: asyncpg.PostgresError) -> bool:
-    """Tell whether a rule of the database refuses what was written, and not who writes or where."""
+    """Whether a rule of the database refuses what was written, and not who writes or where."""
     return _state(error).startswith(_REFUSED)

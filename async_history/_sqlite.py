@@ -57,12 +57,12 @@ _BY_CODE: dict[int, tuple[type[StorageError], str]] = {
 
 
 def has_log_reset_fault(version: tuple[int, ...]) -> bool:
-    """Tell whether commits of several processes can be lost: 3.7.0 to 3.51.2, but two repaired."""
+    """Whether commits of several processes can be lost: 3.7.0 to 3.51.2, but two repaired."""
     return (3, 7, 0) <= version <= (3, 51, 2) and version not in ((3, 44, 6), (3, 50, 7))
 
 
 def is_commit_unknown(error: sqlite3.Error) -> bool:
-    """Tell whether a transaction that ended in this error may still take effect.
+    """Return whether a transaction that ended in this error may still take effect.
 
     An I/O error while committing can leave the commit frame in the log: a later recovery finds
     it (https://www.sqlite.org/atomiccommit.html, section 9).
@@ -178,14 +178,14 @@ def absolute(path: Path) -> Path:
 
 
 def is_locked(error: sqlite3.Error | StorageLocked) -> bool:
-    """Tell whether another connection holds the lock: worth asking again."""
+    """Return whether another connection holds the lock: worth asking again."""
     if isinstance(error, StorageLocked):
         return True
     return _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 def is_other_schema(error: sqlite3.Error) -> bool:
-    """Tell whether a statement met other tables than it knows, as after another's reset."""
+    """Return whether a statement met other tables than it knows, as after another's reset."""
     return _code(error) in (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_SCHEMA)
 
 

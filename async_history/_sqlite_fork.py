@@ -219,7 +219,7 @@ class _Inherited:
 
 
 def _is_of(descriptor: int, file: Identity) -> bool:
-    """Tell whether a descriptor is open, and of a file."""
+    """Return whether a descriptor is open, and of a file."""
     try:
         return identity_of(os.fstat(descriptor)) == file
     except OSError:

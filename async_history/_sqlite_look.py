@@ -55,20 +55,20 @@ class Look:
 
     @property
     def has_rollback_journal(self) -> bool:
-        """Tell whether the file had no log when this was opened: see `is_fit`."""
+        """Return whether the file had no log when this was opened: see `is_fit`."""
         return self._has_rollback_journal
 
     @property
     def is_without_lock(self) -> bool:
-        """Tell whether what was read must be asked about: see `is_sound`."""
+        """Return whether what was read must be asked about: see `is_sound`."""
         return self._lies_still is not None
 
     def is_fit(self) -> bool:
-        """Tell whether reading will leave no trace still: others may have given the file a log."""
+        """Whether reading will leave no trace still: others may have given the file a log."""
         return not (self._has_rollback_journal and _is_in_log_mode(self._path))
 
     def is_sound(self) -> bool:
-        """Tell whether what was read until now is what the file said."""
+        """Return whether what was read until now is what the file said."""
         return self._lies_still is None or self._lies_still == _state(self._path)
 
     def require_sound(self) -> None:
@@ -96,7 +96,7 @@ class Look:
         self.close()
 
     def _may_undo(self, state: State) -> bool:
-        """Tell whether this user may undo a transaction whose writer was killed.
+        """Return whether this user may undo a transaction whose writer was killed.
 
         Nobody can read before that. SQLite knows whether there is one, now or at any later read,
         and undoes it then; a connection that may only read fails instead.
@@ -106,7 +106,7 @@ class Look:
         return log is None and may(self._path, os.W_OK) and may(folder, os.W_OK | os.X_OK)
 
     def _is_without_log(self, state: State) -> bool:
-        """Tell whether all there is to read is in the file."""
+        """Return whether all there is to read is in the file."""
         _, log, index = state
         if log is None:
             return True
@@ -157,7 +157,7 @@ def beside(path: Path, suffix: str) -> Path:
 
 
 def may(path: Path, mode: int) -> bool:
-    """Tell whether this process may read, write or search there, by rights and by mount."""
+    """Return whether this process may read, write or search there, by rights and by mount."""
     return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
 
 
@@ -201,7 +201,7 @@ def _signature(path: Path) -> tuple[int, ...] | None:
 
 
 def _is_in_log_mode(path: Path) -> bool:
-    """Tell whether the file says that it has a write-ahead log.
+    """Return whether the file says that it has a write-ahead log.
 
     Asked of SQLite, which then refuses to read without a lock. Opening and closing the file
     ourselves would drop the locks this process holds (https://sqlite.org/howtocorrupt.html, 2.2).
@@ -217,6 +217,6 @@ def _is_in_log_mode(path: Path) -> bool:
 
 
 def _acts_for_owner(path: Path) -> bool:
-    """Tell whether what this process lays beside a file is its owner's: root's is."""
+    """Return whether what this process lays beside a file is its owner's: root's is."""
     geteuid: Callable[[], int] | None = getattr(os, "geteuid", None)
     return geteuid is None or geteuid() in (0, path.stat().st_uid)

@@ -70,13 +70,13 @@ def _warning(name: Path, is_database: bool, *, is_gone: bool) -> StoreWarning:
 
 
 def has_log_open(path: Path) -> bool:
-    """Tell whether this process uses the log of a file, through whatever connection."""
+    """Return whether this process uses the log of a file, through whatever connection."""
     index = _identity(beside(path, "-shm"))
     return index is not None and index in open_files()
 
 
 def is_used_elsewhere(path: Path) -> bool:
-    """Tell whether another process uses the log of a file that this process has open.
+    """Return whether another process uses the log of a file that this process has open.
 
     Asked through SQLite's own descriptor: to close another one would drop SQLite's locks. False
     where that can't be told.

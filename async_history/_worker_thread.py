@@ -39,7 +39,7 @@ async def run_in_thread(function: Callable[[], T]) -> T:
 
 
 def stopping() -> bool:
-    """Tell whether the caller of this thread's function was cancelled."""
+    """Return whether the caller of this thread's function was cancelled."""
     work: _Work[object] | None = getattr(_this_thread, "work", None)
     return work is not None and work.is_stopped
 

@@ -71,7 +71,7 @@ class Bell:
 
     @property
     def is_heard(self) -> bool:
-        """Tell whether anybody follows."""
+        """Return whether anybody follows."""
         return len(self._hearers) > 0
 
     def ring(self) -> None:

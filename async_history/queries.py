@@ -70,7 +70,7 @@ def _is_part(part: object) -> bool:
 
 
 def is_position(value: object) -> bool:
-    """Tell whether a value is a whole number that a database's integer column can hold."""
+    """Return whether a value is a whole number that a database's integer column can hold."""
     return type(value) is int and -(1 << 63) <= value < 1 << 63
 
 

@@ -198,7 +198,7 @@ def parse_time(text: str) -> datetime | None:
 
 
 def is_alive(record: HistoryRecord) -> bool:
-    """Tell whether a memory exists once this record is its latest."""
+    """Return whether a memory exists once this record is its latest."""
     return record.event != Event.DELETE and not record.is_deleted
 
 
@@ -212,7 +212,7 @@ def made_at(latest: HistoryRecord) -> str | None:
 
 
 def is_aware(moment: object) -> bool:
-    """Tell whether something is a datetime that names an instant."""
+    """Return whether something is a datetime that names an instant."""
     return isinstance(moment, datetime) and moment.utcoffset() is not None
 
 

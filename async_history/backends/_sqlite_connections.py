@@ -314,7 +314,7 @@ class Connections:
         return min(self._reading, key=lambda connection: connection.unanswered)
 
     async def _is_fit(self, connection: ThreadConnection) -> bool:
-        """Tell whether reading through a connection leaves no trace; if not, open another."""
+        """Return whether reading through a connection leaves no trace; if not, open another."""
         looking = self._looks.get(connection)
         if looking is None or not looking.has_rollback_journal:
             return True
@@ -324,7 +324,7 @@ class Connections:
         return False
 
     async def _is_sound(self, connection: ThreadConnection) -> bool:
-        """Tell whether what a connection read is what the file says; if not, open another."""
+        """Return whether what a connection read is what the file says; if not, open another."""
         looking = self._looks.get(connection)
         if looking is None or not looking.is_without_lock:
             return True
@@ -346,9 +346,9 @@ class Connections:
             del self._looks[connection]
             await to_the_end(connection.close())
 
-    async def warnings(self) -> list[StoreWarning]:
-        """Return what to know about where the file is, and whether it still is."""
-        gone = None if self._file is None else await run_in_thread(self._file.warning)
+    def warnings(self) -> list[StoreWarning]:
+        """Return what to know about where the file is, and whether it still is. It may block."""
+        gone = None if self._file is None else self._file.warning()
         return [*self.worries, *([gone] if gone is not None else [])]
 
     # Closing

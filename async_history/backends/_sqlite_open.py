@@ -120,7 +120,7 @@ def glance(path: Path, *, lock_timeout_s: float) -> Glance:
 
 
 def is_there(path: Path, create: bool) -> bool:
-    """Tell whether there is a file with something in it (an empty one is no history yet)."""
+    """Return whether there is a file with something in it (an empty one is no history yet)."""
     with typed_errors(str(path)):
         is_there = path.exists() and file_size(path) > 0
     if not is_there and not create:

@@ -144,7 +144,7 @@ class ThreadConnection(aiosqlite.Connection):
 
     @property
     def has_thread(self) -> bool:
-        """Tell whether the thread still runs."""
+        """Return whether the thread still runs."""
         return self._thread.is_alive()
 
 

@@ -350,10 +350,11 @@ class SQLiteHistoryManager(HistoryManager):
 
     async def _measure(self) -> Measured:
         path = self._connections.path
-        if path is None:
-            return Measured()
-        warnings = await self._connections.warnings()
-        file_bytes, log_bytes = await run_in_thread(partial(_sizes, path, beside(path, "-wal")))
+        return Measured() if path is None else await run_in_thread(partial(self._measured, path))
+
+    def _measured(self, path: Path) -> Measured:
+        warnings = self._connections.warnings()
+        file_bytes, log_bytes = _sizes(path, beside(path, "-wal"))
         if log_bytes > LONGEST_LOG_BYTES:
             warnings.append(long_log_warning(path, log_bytes))
         if self._connections.has_log and has_log_reset_fault(sqlite3.sqlite_version_info):

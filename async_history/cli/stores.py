@@ -31,7 +31,7 @@ def _mem0_file() -> Path:
 
 
 def is_default(url: str) -> bool:
-    """Tell whether a command finds this history without `--db`."""
+    """Return whether a command finds this history without `--db`."""
     return url == to_write(os.environ.get(URL_VARIABLE))
 
 

@@ -22,7 +22,7 @@ from async_history.mem0._errors import Unwritten, history_not_written
 from async_history.mem0._forks import forget_in_child, keep_inherited
 from async_history.mem0._operations import to_submit
 from async_history.mem0._turns import turns_of
-from async_history.opening import open_history, sqlite_file
+from async_history.opening import from_any_folder, open_history
 from async_history.options import HistoryOptions
 
 T = TypeVar("T")
@@ -57,9 +57,7 @@ class BlockingRecorder:
 
     def __init__(self, where: str | os.PathLike[str], options: HistoryOptions) -> None:
         self.db_path = where
-        path = sqlite_file(where)
-        # Absolute, for what is opened later must be the same file if the folder has changed.
-        self._url = where if path is None else path.absolute()
+        self._url = from_any_folder(where)  # it is opened later
         self._options = options
         self._turns = turns_of(open_history(self._url, **options).store_name)  # checks them
         self._is_closed = False

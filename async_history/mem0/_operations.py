@@ -58,7 +58,7 @@ class OperationStore(Protocol):
 
 
 def is_running(loop: asyncio.AbstractEventLoop) -> bool:
-    """Tell whether this thread is running a loop now."""
+    """Return whether this thread is running a loop now."""
     try:
         return asyncio.get_running_loop() is loop
     except RuntimeError:

@@ -60,7 +60,7 @@ class Return:
 
     @property
     def changes_text(self) -> bool:
-        """Tell whether the vector store holds another text, or none."""
+        """Return whether the vector store holds another text, or none."""
         return self.held is None or self.held.get("data") != self.plan.wanted.new_memory
 
     def payload(self, record: HistoryRecord, metadata: Mapping[str, Any]) -> Payload:

@@ -23,7 +23,7 @@ _DISTRIBUTE: Final = "SELECT create_distributed_table($1::regclass, $2, colocate
 
 
 async def is_distributed(connection: Any, schema: str) -> bool:
-    """Tell whether the history is spread over the nodes of a Citus cluster."""
+    """Return whether the history is spread over the nodes of a Citus cluster."""
     if not await connection.fetchval(_HAS_CITUS):
         return False
     return bool(await connection.fetchval(_IS_DISTRIBUTED, f"{quoted(schema)}.history"))

@@ -285,7 +285,7 @@ def _union(sources: Sequence[Source]) -> str:
 
 
 def _adds(connection: sqlite3.Connection, source: Source, first: str, other: str) -> bool:
-    """Tell whether a second column of one meaning says what the first does not."""
+    """Return whether a second column of one meaning says what the first does not."""
     (adds,) = connection.execute(
         f"""
         SELECT EXISTS (

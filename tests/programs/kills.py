@@ -59,7 +59,7 @@ class Moment:
             self.seconds = chance.uniform(0, 0.004)
 
     def has_come(self, report: bytes) -> bool:
-        """Tell whether a child that reported this is to be killed once the seconds are over."""
+        """Return whether a child that reported this is to be killed once the seconds are over."""
         _, mark, rest = report.partition(self.mark) if self.mark else (b"", b"-", report)
         return bool(mark) and rest.count(b"\n") >= self.lines
 
@@ -100,7 +100,7 @@ class File:
             self.saved.clear()
 
     def is_made(self) -> bool:
-        """Tell whether the first opening came as far as the tables."""
+        """Return whether the first opening came as far as the tables."""
         if not self.path.exists():
             return False
         with looking(self.path, "rw") as connection:

@@ -134,7 +134,7 @@ class Load:
                 pass
 
     def _is_plain(self) -> bool:
-        """Tell whether all write nothing but new records now, which a backend writes in one go."""
+        """Whether all write nothing but new records now, which a backend writes in one go."""
         return self._called // _PHASE % 2 == 0
 
     def _call(self) -> int:
