@@ -56,6 +56,11 @@ _DIED: Final = ("08", "57P")
 _LATER: Final = ("25006", "40", "53", "55P03", "57014")
 _NOT_LATER: Final = ("53100",)
 _REFUSED: Final = ("22", "23", "44", "54", "P0001")
+_REFUSING: Final = ("exec_stmt_raise", "ExecWithCheckOptions")
+"""The server's functions that run an owner's RAISE, which may give any SQLSTATE, and that check a
+row against the policies of its table. An error's words depend on the server's language, this does
+not."""
+_OF_ALL: Final = ("25006", "3D", "3F", "42501", "42P01", "53100")
 _OUR_KEYS: Final = ("history_pkey", "messages_pkey")
 
 
@@ -81,7 +86,8 @@ def storage_error(error: BaseException, where: str) -> StorageError:
 def is_connection_lost(error: BaseException) -> bool:
     """Return whether the connection is gone, and with it what became of the statement."""
     if isinstance(error, asyncpg.PostgresError):
-        return _state(error).startswith(_DIED)
+        # An ERROR leaves the connection as it is, whatever state a trigger gives it.
+        return _state(error).startswith(_DIED) and error.severity_en != "ERROR"
     return isinstance(error, DriverError)
 
 
@@ -102,5 +108,15 @@ def _came_meanwhile(error: BaseException) -> bool:
 
 
 def is_refusal(error: asyncpg.PostgresError) -> bool:
-    """Whether a rule of the database refuses what was written, and not who writes or where."""
+    """Return whether a rule of the database refuses what was written, not who writes or where."""
+    if error.server_source_function in _REFUSING and not may_work_later(error):
+        return True
     return _state(error).startswith(_REFUSED)
+
+
+def concerns_all(error: asyncpg.PostgresError) -> bool:
+    """Return whether whatever is written would fail like this: no room, no right, no table.
+
+    Where code of the owner's ran into it, such as a trigger, it is not certain.
+    """
+    return _state(error).startswith(_OF_ALL) and not is_refusal(error) and error.context is None

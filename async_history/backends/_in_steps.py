@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
-from async_history.errors import HistoryConflict, HistoryError, IdConflict, StorageRefused
+from async_history.errors import HistoryConflict, HistoryError, IdConflict, StorageError
 from async_history.records import HistoryRecord
 from async_history.submissions import AddRecords, SaveMessages, Submission, UpdateMemory
 
@@ -30,7 +30,11 @@ class Steps(Protocol):
         """Return the ids of these submissions' last messages that are there."""
 
     def undone_if_refused(self) -> AbstractAsyncContextManager[None]:
-        """Undo what was written inside, and raise `StorageRefused`, where a rule refuses it."""
+        """Undo what was written inside where something of it is refused, and raise why.
+
+        Raises:
+            StorageError: it is refused. Any other error is the whole batch's.
+        """
 
     async def write(
         self, records: Sequence[HistoryRecord], messages: Sequence[SaveMessages]
@@ -79,8 +83,8 @@ class _Decided:
     async def write(self, part: Sequence[tuple[int, Submission]]) -> None:
         """Decide and write a part of the batch at once, as if nothing of it were refused by a rule.
 
-        Where a rule of the database refuses any of it, all of that is undone, and each half is
-        decided again behind the one before it, until who is refused is alone.
+        Where the database refuses any of it, all of that is undone, and each half is decided again
+        behind the one before it, until who is refused is alone.
         """
         plan = _Plan(dict(self._known), dict(self._latest))
         for index, submission in part:
@@ -92,7 +96,7 @@ class _Decided:
             if plan.records or plan.messages:
                 async with self._steps.undone_if_refused():
                     await self._steps.write(plan.records, plan.messages)
-        except StorageRefused as error:
+        except StorageError as error:
             if len(part) == 1:
                 self.refused[part[0][0]] = error
                 return

@@ -13,7 +13,13 @@ from zlib import crc32
 
 import asyncpg
 
-from async_history._postgres import is_refusal, may_work_later
+from async_history._postgres import (
+    concerns_all,
+    is_connection_lost,
+    is_refusal,
+    may_work_later,
+    storage_error,
+)
 from async_history.backends._in_steps import commit_in_steps
 from async_history.backends._postgres_rows import (
     COLUMN_LIST,
@@ -23,7 +29,12 @@ from async_history.backends._postgres_rows import (
     records_by_id,
     values_of,
 )
-from async_history.errors import HistoryError, StorageRefused
+from async_history.backends._postgres_transaction import (
+    WAIT_FOR_REPLICAS_TOO,
+    savepoint,
+    transaction,
+)
+from async_history.errors import HistoryError, StorageError, StorageRefused
 from async_history.migrations.postgres import in_schema
 from async_history.records import COLUMNS, HistoryRecord
 from async_history.submissions import MESSAGES_KEPT, AddRecords, SaveMessages, Submission
@@ -41,9 +52,11 @@ WHERE id <> ''
 """  # noqa: S608 - constants
 """Takes `joined_columns`, in order. Columns that are unnested side by side are not stored first, as
 those of one unnest in FROM are: a tenth of the statement's time."""
+_HEAR_WARNINGS: Final = "pg_catalog.set_config('client_min_messages', 'warning', true)"
+"""For a statement that is a transaction of its own: see `transaction`."""
 _ADD_ALL_OR_NONE: Final = f"""
 WITH added AS ({_ADD_RECORDS.rstrip()} RETURNING 1)
-SELECT 1 / (count(*) = $14::bigint)::integer FROM added
+SELECT 1 / (count(*) = $14::bigint)::integer, {_HEAR_WARNINGS} FROM added
 """  # noqa: S608 - constants
 """The same in a transaction of its own. A row that a trigger of the owner's left out undoes it, by
 a division by zero."""
@@ -58,6 +71,8 @@ INSERT INTO {{schema}}.history ({COLUMN_LIST}, occurred_at)
 VALUES ({", ".join(f"${n}" for n in range(1, 11))}, $11::text::timestamptz)
 """  # noqa: S608 - constants
 """Takes `values_of` a record. It saves a lone write a tenth of its time."""
+_ADD_ONE_ALONE: Final = f"{_ADD_ONE.rstrip()} RETURNING {_HEAR_WARNINGS}"
+"""The same in a transaction of its own."""
 _LOCK_IDS: Final = """
 SELECT pg_advisory_xact_lock(hashtextextended('async_history ids ' || $2, 0) + stripe)
 FROM unnest($1::bigint[]) AS stripe
@@ -65,12 +80,6 @@ FROM unnest($1::bigint[]) AS stripe
 """No unique key can span memories (a distributed table is cut by them), so whoever names ids takes
 locks first. Of 64, for the server's lock table is small; in order, so that nobody deadlocks."""
 _STRIPES: Final = 64
-_LOCK_IDS_TO_LOOK_UP: Final = """
-SELECT set_config('enable_seqscan', 'off', true),
-       pg_advisory_xact_lock(hashtextextended('async_history ids ' || $2, 0) + stripe)
-FROM unnest($1::bigint[]) AS stripe
-"""
-"""The same, and what `_BY_INDEX` does, in one round trip."""
 _LOCK_MEMORIES: Final = """
 SELECT pg_advisory_xact_lock(key)
 FROM (
@@ -95,9 +104,6 @@ SELECT {RECORD_COLUMNS} FROM unnest($1::text[]) AS named (name) CROSS JOIN LATER
     SELECT * FROM {{schema}}.history WHERE memory_id = named.name ORDER BY seq DESC LIMIT 1
 ) AS latest
 """  # noqa: S608 - constants
-_WAIT_FOR_REPLICAS_TOO: Final = "SELECT pg_logical_emit_message(true, 'async_history', '')"
-"""A few bytes of log. A commit waits for a synchronous standby only if it wrote some; without them,
-records that an earlier try left here and nowhere else would be acked as they are."""
 _ONE_CONNECTION_A_NODE: Final = "SET LOCAL citus.multi_shard_modify_mode TO 'sequential'"
 """Or a batch has a connection, and a prepared transaction, for each shard: 500 random memories on
 two workers and 32 shards took 310 ms instead of 17 (Citus 13.2)."""
@@ -118,6 +124,10 @@ DELETE FROM {{schema}}.messages USING (
 WHERE messages.session_scope = aged.session_scope AND messages.id = aged.id
   AND aged.age > {MESSAGES_KEPT}
 """  # noqa: S608 - a number of ours
+
+
+_MOST_IN_VAIN: Final = 40
+"""How often a batch is halved for an error that may be everybody's before it is taken to be."""
 
 
 def _stripes(ids: Iterable[str]) -> list[int]:
@@ -141,6 +151,10 @@ class BatchCommitter:
         schema: the quoted schema.
         in_transactions: give every statement a transaction of its own, as poolers want it.
         is_distributed: the tables are spread over the nodes of a Citus cluster.
+        owns_transaction: False where `commit_in_transaction` is called inside one of the user's.
+        leaves_out_late: refuse a submission alone that could be written later only, as where
+            somebody has a lock on what it refers to; else the whole batch is to be tried again.
+        where: names the server.
         sent: called when all that Python has to do for the batch is about to be done.
     """
 
@@ -151,13 +165,20 @@ class BatchCommitter:
         *,
         in_transactions: bool,
         is_distributed: bool,
+        owns_transaction: bool = True,
+        leaves_out_late: bool = False,
+        where: str,
         sent: Callable[[], None],
     ) -> None:
         self._connection = connection
         self._schema = schema
         self._in_transactions = in_transactions or is_distributed
         self._is_distributed = is_distributed
+        self._owns_transaction = owns_transaction
+        self._leaves_out_late = leaves_out_late
+        self._where = where
         self._sent = sent
+        self._in_vain: int | None = 0  # None once something was written
 
     def _sql(self, statement: str) -> str:
         return in_schema(statement, self._schema)
@@ -180,20 +201,26 @@ class BatchCommitter:
                     return {}
             except (_LeftOut, asyncpg.DivisionByZeroError):
                 pass  # a rule leaves records out: then see whose
+            except asyncpg.FeatureNotSupportedError:
+                pass  # a rule that rewrites statements takes no RETURNING
             except asyncpg.PostgresError as error:
-                if not is_refusal(error):
+                if not self._may_be_of_one(error, len(batch)):
                     raise
-        async with self._transaction():
-            await self._connection.execute(_BY_INDEX)
+        async with self._transaction(_BY_INDEX):
             return await self.commit_in_transaction(batch)
 
-    @contextlib.asynccontextmanager
-    async def _transaction(self) -> AsyncIterator[None]:
-        # Each statement must see what was committed while the locks before it were waited for.
-        async with self._connection.transaction(isolation="read_committed"):
-            if self._is_distributed:
-                await self._connection.execute(_ONE_CONNECTION_A_NODE)
-            yield
+    def _transaction(self, *settings: str) -> contextlib.AbstractAsyncContextManager[None]:
+        if self._is_distributed:
+            settings = (_ONE_CONNECTION_A_NODE, *settings)
+        return transaction(self._connection, *settings)
+
+    def _may_be_of_one(self, error: asyncpg.PostgresError, submissions: int) -> bool:
+        """Return whether to look for the submissions that the server refuses."""
+        if is_refusal(error):
+            return True
+        if is_connection_lost(error) or concerns_all(error):
+            return False
+        return submissions > 1 and (self._leaves_out_late or not may_work_later(error))
 
     async def commit_in_transaction(
         self, batch: Sequence[Submission]
@@ -208,7 +235,8 @@ class BatchCommitter:
             async with self._transaction():
                 await self._add(records)
         elif len(records) == 1:
-            await self._add(records)  # it is there or not
+            done = await self._connection.execute(self._sql(_ADD_ONE_ALONE), *values_of(records[0]))
+            _require_all(done, records)  # it is there or not
         else:
             columns = joined_columns(records)
             await self._connection.execute(self._sql(_ADD_ALL_OR_NONE), *columns, len(records))
@@ -222,8 +250,8 @@ class BatchCommitter:
             return False
         columns = joined_columns(records)
         self._sent()
-        async with self._transaction():
-            await self._connection.execute(_LOCK_IDS_TO_LOOK_UP, _stripes(named), self._schema)
+        async with self._transaction(_BY_INDEX):
+            await self._lock_ids(named)
             done = await self._connection.execute(self._sql(_ADD_NEW_IDS), *columns)
             if done == "INSERT 0 0":
                 return False
@@ -254,7 +282,7 @@ class BatchCommitter:
         ids = [record_id for one in submissions for record_id in one.ids]
         there = records_by_id(await self._connection.fetch(self._sql(_EXISTING), ids))
         if there:
-            await self._connection.execute(_WAIT_FOR_REPLICAS_TOO)
+            await self._connection.execute(WAIT_FOR_REPLICAS_TOO)
         return there
 
     async def latest(self, memory_ids: Sequence[str]) -> dict[str, HistoryRecord]:
@@ -274,21 +302,39 @@ class BatchCommitter:
         ids = [submission.ids[-1] for submission in submissions]
         there = {row[0] for row in await self._connection.fetch(self._sql(_SAVED), ids)}
         if there:
-            await self._connection.execute(_WAIT_FOR_REPLICAS_TOO)
+            await self._connection.execute(WAIT_FOR_REPLICAS_TOO)
         return there
 
     @contextlib.asynccontextmanager
     async def undone_if_refused(self) -> AsyncIterator[None]:
-        """Undo what was written inside where a rule of the database refuses it."""
+        """Undo what was written inside where the database refuses it."""
         try:
-            async with self._connection.transaction():
+            async with savepoint(self._connection, checks_constraints=self._owns_transaction):
                 yield
         except _LeftOut as error:
             raise StorageRefused(f"the database's own rules refuse this: {error}") from error
         except asyncpg.PostgresError as error:
-            if may_work_later(error) or not is_refusal(error):
-                raise
-            raise StorageRefused(f"the database's own rules refuse this: {error}") from error
+            raise self._refusal(error) from error
+        self._in_vain = None
+
+    def _refusal(self, error: asyncpg.PostgresError) -> StorageError:
+        """Return why the submissions that were just tried are refused.
+
+        Raises:
+            asyncpg.PostgresError: the error is the whole batch's.
+        """
+        is_late = may_work_later(error)
+        if is_refusal(error) and not is_late:
+            return StorageRefused(f"the database's own rules refuse this: {error}")
+        if is_connection_lost(error) or concerns_all(error):
+            raise error
+        if is_late and not self._leaves_out_late:
+            raise error
+        if self._in_vain is not None:
+            self._in_vain += 1
+            if self._in_vain > _MOST_IN_VAIN:
+                raise error
+        return storage_error(error, self._where)
 
     async def write(
         self, records: Sequence[HistoryRecord], messages: Sequence[SaveMessages]

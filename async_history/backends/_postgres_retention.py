@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from async_history.backends._erasing import Blanks, Found, Place, erase_step
 from async_history.backends._postgres_pool import ConnectionPool
+from async_history.backends._postgres_transaction import WAIT_FOR_REPLICAS_TOO, transaction
 from async_history.backends._pruning import Seen, goes_alone, prune_step
 from async_history.errors import StorageError
 from async_history.migrations.postgres import in_schema
@@ -151,8 +152,10 @@ class _Steps:
 
 async def prune(connection: Any, schema: str, asked: Pruning, reached: Reached | None) -> PruneStep:
     """Prune the next few records in one transaction."""
-    async with connection.transaction(isolation="read_committed"):
-        return await prune_step(asked, reached, _PruneSteps(connection, schema))
+    async with transaction(connection):
+        step = await prune_step(asked, reached, _PruneSteps(connection, schema))
+        await connection.execute(WAIT_FOR_REPLICAS_TOO)
+        return step
 
 
 class _PruneSteps(_Steps):
@@ -279,14 +282,14 @@ class ServerErasure:
 
     async def _execute(self, sql: str, *arguments: Any) -> None:
         async def execute(connection: Any, _: ConnectionPool) -> None:
-            async with connection.transaction():
+            async with transaction(connection):
                 await connection.execute(in_schema(sql, self._schema), *arguments)
 
         await self._in_turn(execute)
 
     async def step(self, asked: Erasing, whose: Reaching) -> EraseStep:
         async def erase(connection: Any, _: ConnectionPool) -> EraseStep:
-            async with connection.transaction(isolation="read_committed"):
+            async with transaction(connection):
                 return await erase_step(asked, whose, _EraseSteps(connection, self._schema))
 
         erased: EraseStep = await self._in_turn(erase)

@@ -30,6 +30,7 @@ from async_history.backends._postgres_retention import (
     prune,
 )
 from async_history.backends._postgres_states import states_at
+from async_history.backends._postgres_transaction import transaction
 from async_history.errors import (
     HistoryClosed,
     HistoryError,
@@ -220,6 +221,7 @@ class PostgresHistoryManager(HistoryManager):
                 self._schema,
                 in_transactions=pool.pools_behind,
                 is_distributed=self._is_distributed,
+                where=self._where,
                 sent=self._writer.commit_has_begun,
             )
             return await committer.commit(batch)
@@ -232,7 +234,7 @@ class PostgresHistoryManager(HistoryManager):
         async def reset(connection: Any, _: ConnectionPool) -> None:
             # In a transaction, whose lock holds up all writes until its end is known: a lone
             # TRUNCATE that was held up itself could reach the server after later acks.
-            async with connection.transaction():
+            async with transaction(connection):
                 await connection.execute(f"TRUNCATE {tables}")
 
         tables = f"{self._schema}.history, {self._schema}.messages"
@@ -322,6 +324,8 @@ class PostgresHistoryManager(HistoryManager):
             self._schema,
             in_transactions=True,
             is_distributed=False,
+            owns_transaction=False,
+            where=self._where,
             sent=lambda: None,
         )
         try:

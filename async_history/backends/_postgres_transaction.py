@@ -1,0 +1,65 @@
+"""Transactions on PostgreSQL, begun and committed in one round trip each, with what they need set.
+
+They are begun by hand: asyncpg would send each setting by itself. Their savepoints are too.
+
+Lives here: BEGIN, COMMIT, savepoints. Not here: what is written between them.
+"""
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+from async_history._postgres import DriverError
+
+_BEGIN: Final = "BEGIN ISOLATION LEVEL READ COMMITTED"
+"""Each statement must see what was committed while the locks before it were waited for, whatever
+the database's own default is."""
+_COMMIT: Final = "SET CONSTRAINTS ALL IMMEDIATE; SET LOCAL client_min_messages TO warning; COMMIT;"
+"""A commit that did not wait for its synchronous standby says so by a warning only, which a role, a
+database, a pooler or a trigger may have silenced: so what could silence it runs before, the
+triggers of deferred constraints too."""
+WAIT_FOR_REPLICAS_TOO: Final = (
+    "SELECT pg_catalog.pg_logical_emit_message(true, 'async_history', '')"
+)
+"""A few bytes of log. A commit waits for a synchronous standby only if it wrote some; without them,
+what an earlier try did here and nowhere else would be acked as it is."""
+_UNDO: Final = "ROLLBACK TO SAVEPOINT async_history; RELEASE SAVEPOINT async_history"
+
+
+@contextlib.asynccontextmanager
+async def transaction(connection: Any, *settings: str) -> AsyncIterator[None]:
+    """Commit what the body does, or nothing of it.
+
+    After a cancellation the transaction is still open: close the connection.
+
+    Args:
+        settings: statements that the transaction begins with, such as `SET LOCAL`.
+    """
+    try:
+        await connection.execute("; ".join((_BEGIN, *settings)))
+        yield
+        await connection.execute(_COMMIT)
+    except Exception:
+        with contextlib.suppress(*DriverError):
+            await connection.execute("ROLLBACK")
+        raise
+
+
+@contextlib.asynccontextmanager
+async def savepoint(connection: Any, *, checks_constraints: bool) -> AsyncIterator[None]:
+    """Undo what the body does where it fails, and go on with the transaction.
+
+    After a cancellation the savepoint is still there.
+
+    Args:
+        checks_constraints: check deferred constraints too: from then on the transaction has none.
+    """
+    await connection.execute("SAVEPOINT async_history")
+    try:
+        yield
+        check = "SET CONSTRAINTS ALL IMMEDIATE; " if checks_constraints else ""
+        await connection.execute(f"{check}RELEASE SAVEPOINT async_history")
+    except Exception:
+        with contextlib.suppress(*DriverError):
+            await connection.execute(_UNDO)
+        raise
