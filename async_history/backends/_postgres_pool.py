@@ -175,8 +175,11 @@ class ConnectionPool:
             StorageError: nothing was written.
         """
 
+        was_cut_off = False
+
         def cut_off() -> None:
-            self._hung = True
+            nonlocal was_cut_off
+            was_cut_off = self._hung = True
             _terminate(connection)
 
         timer = asyncio.get_running_loop().call_later(timeout_s, cut_off)
@@ -194,6 +197,12 @@ class ConnectionPool:
             raise typed from error
         except asyncio.CancelledError:
             _terminate(connection)
+            raise
+        except AttributeError as error:  # asyncpg's, where it is cut off between two messages
+            if was_cut_off:
+                raise OutcomeUnknown(
+                    f"{self._where} did not answer within {timeout_s} s"
+                ) from error
             raise
         finally:
             timer.cancel()
