@@ -9,23 +9,30 @@ from async_history.checking import CheckReport
 from async_history.migrations.postgres import quoted, require_current
 
 _INVALID: Final = """
-SELECT pg_class.relname FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid
-JOIN pg_namespace ON pg_namespace.oid = relnamespace
+SELECT pg_class.relname FROM pg_catalog.pg_index
+JOIN pg_catalog.pg_class ON pg_class.oid = indexrelid
+JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
 WHERE nspname = $1 AND NOT (indisvalid AND indisready) ORDER BY 1
 """
 _UNKEYED: Final = """
-SELECT relname FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+SELECT relname FROM pg_catalog.pg_class
+JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
 WHERE nspname = $1 AND relname IN ('history', 'messages')
-    AND NOT EXISTS (SELECT FROM pg_constraint WHERE conrelid = pg_class.oid AND contype = 'p')
+    AND NOT EXISTS (
+        SELECT FROM pg_catalog.pg_constraint WHERE conrelid = pg_class.oid AND contype = 'p'
+    )
 ORDER BY 1
 """
 _OWNERS: Final = """
-SELECT DISTINCT pg_get_userbyid(relowner) FROM pg_class
-JOIN pg_namespace ON pg_namespace.oid = relnamespace
+SELECT DISTINCT pg_catalog.pg_get_userbyid(relowner) FROM pg_catalog.pg_class
+JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
 WHERE nspname = $1 AND relkind IN ('r', 'p') ORDER BY 1
 """
+_COUNT: Final = "SELECT pg_catalog.count(*) FROM {}.history"
 _TWICE: Final = """
-SELECT count(*), min(id) FROM (SELECT id FROM {}.history GROUP BY id HAVING count(*) > 1) AS twice
+SELECT pg_catalog.count(*), pg_catalog.min(id) FROM (
+    SELECT id FROM {}.history GROUP BY id HAVING pg_catalog.count(*) > 1
+) AS twice
 """
 
 
@@ -34,7 +41,7 @@ async def check_schema(url: str, schema: str) -> CheckReport:
     server = server_url(url)
     async with connected(server) as connection:
         await require_current(connection, schema)
-        records = await connection.fetchval(f"SELECT count(*) FROM {quoted(schema)}.history")  # noqa: S608 - quoted
+        records = await connection.fetchval(_COUNT.format(quoted(schema)))
         problems = [problem async for problem in _problems(connection, schema)]
     return CheckReport(store=server.where, records=records, problems=tuple(problems))
 

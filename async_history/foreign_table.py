@@ -26,8 +26,8 @@ _OTHER_NAMES: Final = {
 }
 _NEEDED: Final = ("id", "memory_id", "event")
 _COLUMNS_THERE: Final = """
-SELECT attname::text FROM pg_attribute
-WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped
+SELECT attname::pg_catalog.text FROM pg_catalog.pg_attribute
+WHERE attrelid = pg_catalog.to_regclass($1)::pg_catalog.oid AND attnum > 0 AND NOT attisdropped
 """
 
 
@@ -90,11 +90,13 @@ class ForeignTable(RecordSource):
                 f"the table {self._name} is no history of mem0's: it has no {', '.join(missing)}"
             )
         return f"""
-            SELECT id::text, {", ".join(f"{columns[column]}" for column in COLUMNS[1:])}
+            SELECT id::pg_catalog.text, {", ".join(f"{columns[column]}" for column in COLUMNS[1:])}
             FROM {self._name}
             ORDER BY greatest({columns["created_at"]}, {columns["updated_at"]}) NULLS FIRST,
-                CASE {columns["event"]} WHEN 'ADD' THEN 0 WHEN 'DELETE' THEN 2 ELSE 1 END,
-                id::text COLLATE "C"
+                CASE {columns["event"]}::pg_catalog.text
+                    WHEN 'ADD' THEN 0 WHEN 'DELETE' THEN 2 ELSE 1
+                END,
+                id::pg_catalog.text COLLATE pg_catalog."C"
         """  # noqa: S608 - names of ours, and one that is quoted
 
 

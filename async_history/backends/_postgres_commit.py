@@ -40,13 +40,13 @@ from async_history.records import COLUMNS, HistoryRecord
 from async_history.submissions import MESSAGES_KEPT, AddRecords, SaveMessages, Submission
 
 _GIVEN_COLUMNS: Final = ", ".join(
-    f"unnest(string_to_array(${number}::text, $12, $13)) AS {name}"
+    f"pg_catalog.unnest(pg_catalog.string_to_array(${number}::pg_catalog.text, $12, $13)) AS {name}"
     for number, name in enumerate((*COLUMNS, "moment"), start=1)
 )
 _ADD_RECORDS: Final = f"""
 INSERT INTO {{schema}}.history ({COLUMN_LIST}, occurred_at)
 SELECT id, memory_id, old_memory, new_memory, event, created_at, updated_at, is_deleted::boolean,
-       actor_id, role, moment::timestamptz
+       actor_id, role, moment::pg_catalog.timestamptz
 FROM (SELECT {_GIVEN_COLUMNS}) AS given
 WHERE id <> ''
 """  # noqa: S608 - constants
@@ -56,41 +56,47 @@ _HEAR_WARNINGS: Final = "pg_catalog.set_config('client_min_messages', 'warning',
 """For a statement that is a transaction of its own: see `transaction`."""
 _ADD_ALL_OR_NONE: Final = f"""
 WITH added AS ({_ADD_RECORDS.rstrip()} RETURNING 1)
-SELECT 1 / (count(*) = $14::bigint)::integer, {_HEAR_WARNINGS} FROM added
+SELECT 1 / (pg_catalog.count(*) = $14::bigint)::integer, {_HEAR_WARNINGS} FROM added
 """  # noqa: S608 - constants
 """The same in a transaction of its own. A row that a trigger of the owner's left out undoes it, by
 a division by zero."""
 _ADD_NEW_IDS: Final = f"""{_ADD_RECORDS.rstrip()} AND NOT EXISTS (
     SELECT FROM {{schema}}.history
-    WHERE id = ANY (ARRAY(SELECT unnest(string_to_array($1::text, $12, $13))))
+    WHERE id = ANY (ARRAY(
+        SELECT pg_catalog.unnest(pg_catalog.string_to_array($1::pg_catalog.text, $12, $13))
+    ))
 )
 """
 """The same, but nothing at all where one of the ids is there."""
 _ADD_ONE: Final = f"""
 INSERT INTO {{schema}}.history ({COLUMN_LIST}, occurred_at)
-VALUES ({", ".join(f"${n}" for n in range(1, 11))}, $11::text::timestamptz)
+VALUES ({", ".join(f"${n}" for n in range(1, 11))}, $11::pg_catalog.text::pg_catalog.timestamptz)
 """  # noqa: S608 - constants
 """Takes `values_of` a record. It saves a lone write a tenth of its time."""
 _ADD_ONE_ALONE: Final = f"{_ADD_ONE.rstrip()} RETURNING {_HEAR_WARNINGS}"
 """The same in a transaction of its own."""
 _LOCK_IDS: Final = """
-SELECT pg_advisory_xact_lock(hashtextextended('async_history ids ' || $2, 0) + stripe)
-FROM unnest($1::bigint[]) AS stripe
+SELECT pg_catalog.pg_advisory_xact_lock(
+    pg_catalog.hashtextextended('async_history ids ' || $2::pg_catalog.text, 0) + stripe
+)
+FROM pg_catalog.unnest($1::bigint[]) AS stripe
 """
 """No unique key can span memories (a distributed table is cut by them), so whoever names ids takes
 locks first. Of 64, for the server's lock table is small; in order, so that nobody deadlocks."""
 _STRIPES: Final = 64
 _LOCK_MEMORIES: Final = """
-SELECT pg_advisory_xact_lock(key)
+SELECT pg_catalog.pg_advisory_xact_lock(key)
 FROM (
-    SELECT DISTINCT hashtextextended('async_history ' || $2 || ' ' || memory_id, 1) AS key
-    FROM unnest($1::text[]) AS memory_id ORDER BY key
+    SELECT DISTINCT pg_catalog.hashtextextended(
+        'async_history ' || $2::pg_catalog.text || ' ' || memory_id, 1
+    ) AS key
+    FROM pg_catalog.unnest($1::pg_catalog.text[]) AS memory_id ORDER BY key
 ) AS keys
 """
 """Taken before anything is looked up: a transaction that waits for them then sees all that the one
 before it wrote, also an earlier try of its own."""
 _EXISTING: Final = f"""
-SELECT {RECORD_COLUMNS} FROM {{schema}}.history WHERE id = ANY($1::text[])
+SELECT {RECORD_COLUMNS} FROM {{schema}}.history WHERE id = ANY($1::pg_catalog.text[])
 """  # noqa: S608 - constants
 _BY_INDEX: Final = "SET LOCAL enable_seqscan TO off"
 """PostgreSQL keeps the plan of a look-up, and one made while the table was small reads all of the
@@ -100,26 +106,31 @@ SELECT {RECORD_COLUMNS} FROM {{schema}}.history WHERE memory_id = $1 ORDER BY se
 """  # noqa: S608 - constants
 """On the nodes of a cluster, which can't join a list with a table row by row."""
 _LATEST: Final = f"""
-SELECT {RECORD_COLUMNS} FROM unnest($1::text[]) AS named (name) CROSS JOIN LATERAL (
+SELECT {RECORD_COLUMNS} FROM pg_catalog.unnest($1::pg_catalog.text[]) AS named (name)
+CROSS JOIN LATERAL (
     SELECT * FROM {{schema}}.history WHERE memory_id = named.name ORDER BY seq DESC LIMIT 1
 ) AS latest
 """  # noqa: S608 - constants
 _ONE_CONNECTION_A_NODE: Final = "SET LOCAL citus.multi_shard_modify_mode TO 'sequential'"
 """Or a batch has a connection, and a prepared transaction, for each shard: 500 random memories on
 two workers and 32 shards took 310 ms instead of 17 (Citus 13.2)."""
-_SAVED: Final = "SELECT id FROM {schema}.messages WHERE id = ANY($1::text[])"
+_SAVED: Final = "SELECT id FROM {schema}.messages WHERE id = ANY($1::pg_catalog.text[])"
 _SAVE_MESSAGES: Final = """
 INSERT INTO {schema}.messages (id, session_scope, role, content, name, created_at)
 SELECT id, session_scope, role, content, name, created_at
-FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[])
-    WITH ORDINALITY AS given (id, session_scope, role, content, name, created_at, place)
+FROM ROWS FROM (
+    pg_catalog.unnest($1::pg_catalog.text[]), pg_catalog.unnest($2::pg_catalog.text[]),
+    pg_catalog.unnest($3::pg_catalog.text[]), pg_catalog.unnest($4::pg_catalog.text[]),
+    pg_catalog.unnest($5::pg_catalog.text[]), pg_catalog.unnest($6::pg_catalog.text[])
+) WITH ORDINALITY
+    AS given (id, session_scope, role, content, name, created_at, place)
 ORDER BY place
 """
 _EVICT: Final = f"""
 DELETE FROM {{schema}}.messages USING (
     SELECT id, session_scope,
-           row_number() OVER (PARTITION BY session_scope ORDER BY seq DESC) AS age
-    FROM {{schema}}.messages WHERE session_scope = ANY($1::text[])
+           pg_catalog.row_number() OVER (PARTITION BY session_scope ORDER BY seq DESC) AS age
+    FROM {{schema}}.messages WHERE session_scope = ANY($1::pg_catalog.text[])
 ) AS aged
 WHERE messages.session_scope = aged.session_scope AND messages.id = aged.id
   AND aged.age > {MESSAGES_KEPT}

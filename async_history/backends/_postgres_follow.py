@@ -41,30 +41,40 @@ from async_history.queries import cursor_parts, cursor_text, not_a_cursor
 _KIND: Final = "postgresql"
 
 _OVER: Final = """(
-    SELECT CASE WHEN pg_current_snapshot()::text LIKE '%:'
-        THEN pg_snapshot_xmin(pg_current_snapshot()) ELSE pg_snapshot_xmax(pg_current_snapshot())
+    SELECT CASE WHEN pg_catalog.pg_current_snapshot()::pg_catalog.text LIKE '%:'
+        THEN pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())
+        ELSE pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())
     END
 )"""
 """SQL: of transactions below this, the snapshot knows whether they are over: `Snapshot.parse`'s
 `xmax`. Nobody reads beyond."""
-_STORE: Final = "(SELECT system_identifier FROM pg_control_system()) || '/' || to_regclass($1)::oid"
+_STORE: Final = """(
+    SELECT system_identifier::pg_catalog.text || '/'
+        || pg_catalog.to_regclass($1)::pg_catalog.oid::pg_catalog.text
+    FROM pg_catalog.pg_control_system()
+)"""
 """SQL: which cluster's which table, as text."""
 _NEWEST: Final = f"""(
-    SELECT xact::text FROM {{schema}}.history AS newest WHERE xact < {_OVER}
+    SELECT xact::pg_catalog.text FROM {{schema}}.history AS newest WHERE xact < {_OVER}
     ORDER BY newest.xact DESC LIMIT 1
 )"""  # noqa: S608 - constants
 _FOREIGN: Final = """(
-    SELECT max(seq) FROM {schema}.history WHERE xact >= pg_snapshot_xmax(pg_current_snapshot())
+    SELECT pg_catalog.max(seq) FROM {schema}.history
+    WHERE xact >= pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())
 )"""
 
-_END: Final = f"SELECT {_STORE}, pg_current_snapshot()::text, {_NEWEST}, {_FOREIGN}"
-_MARK: Final = f"SELECT {_STORE}, pg_current_snapshot()::text, {_NEWEST}"
+_END: Final = (
+    f"SELECT {_STORE}, pg_catalog.pg_current_snapshot()::pg_catalog.text, {_NEWEST}, {_FOREIGN}"
+)
+_MARK: Final = f"SELECT {_STORE}, pg_catalog.pg_current_snapshot()::pg_catalog.text, {_NEWEST}"
 _HEAD: Final = f"""
-SELECT NULL::bigint, {_STORE}, pg_current_snapshot()::text, {_NEWEST},
-       NULL, NULL, NULL, NULL, NULL::boolean, NULL, NULL, NULL::timestamptz
+SELECT NULL::bigint, {_STORE}, pg_catalog.pg_current_snapshot()::pg_catalog.text, {_NEWEST},
+       NULL, NULL, NULL, NULL, NULL::boolean, NULL, NULL, NULL::pg_catalog.timestamptz
 UNION ALL
 """
 """What must be known beside a page, in a row without `seq`: the statement has one snapshot."""
+_OLDER: Final = "$2::pg_catalog.text::pg_catalog.pg_snapshot"
+_NEWER: Final = "$5::pg_catalog.text::pg_catalog.pg_snapshot"
 
 
 def _next_window(wanted: str) -> str:
@@ -72,11 +82,12 @@ def _next_window(wanted: str) -> str:
 (
     SELECT seq, {RECORD_COLUMNS} FROM (
         SELECT * FROM {{schema}}.history
-        WHERE xact >= pg_snapshot_xmax($2::text::pg_snapshot) AND xact < {_OVER} {wanted}
+        WHERE xact >= pg_catalog.pg_snapshot_xmax({_OLDER}) AND xact < {_OVER}
+            {wanted}
         UNION ALL
         SELECT * FROM {{schema}}.history
-        WHERE xact = ANY(ARRAY(SELECT pg_snapshot_xip($2::text::pg_snapshot))) AND xact < {_OVER}
-            {wanted}
+        WHERE xact = ANY(ARRAY(SELECT pg_catalog.pg_snapshot_xip({_OLDER})))
+            AND xact < {_OVER} {wanted}
     ) AS fresh
     WHERE seq + 0 > $3 ORDER BY seq LIMIT $4
 )
@@ -87,8 +98,9 @@ def _same_window(wanted: str) -> str:
     return f"""{_HEAD}
 (
     SELECT seq, {RECORD_COLUMNS} FROM {{schema}}.history
-    WHERE seq > $3 AND NOT pg_visible_in_snapshot(xact, $2::text::pg_snapshot)
-        AND (seq <= $6 OR pg_visible_in_snapshot(xact, $5::text::pg_snapshot)) {wanted}
+    WHERE seq > $3 AND NOT pg_catalog.pg_visible_in_snapshot(xact, {_OLDER})
+        AND (seq <= $6 OR pg_catalog.pg_visible_in_snapshot(xact, {_NEWER}))
+        {wanted}
     ORDER BY seq LIMIT $4
 )
 """  # noqa: S608 - constants

@@ -259,7 +259,7 @@ def _terminate(connection: Any) -> None:
 async def _is_pooled(connection: Any) -> bool:
     """Whether a pooler answers in the server's stead: it makes up the process id it names."""
     async with connection.transaction():
-        server_pid = await connection.fetchval("SELECT pg_backend_pid()")
+        server_pid = await connection.fetchval("SELECT pg_catalog.pg_backend_pid()")
     return bool(server_pid != connection.get_server_pid())
 
 

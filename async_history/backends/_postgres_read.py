@@ -38,12 +38,12 @@ _NEXT_ROWS: Final = f"""
 """  # noqa: S608 - constants
 _INSTANTS: Final = """
 SELECT id, occurred_at FROM {schema}.history
-WHERE id = ANY($1::text[]) AND occurred_at IS NOT NULL
+WHERE id = ANY($1::pg_catalog.text[]) AND occurred_at IS NOT NULL
 """
 _SIZE: Final = """
-SELECT sum(pg_total_relation_size(relation::regclass))::bigint,
-       current_setting('synchronous_commit')
-FROM unnest($1::text[]) AS relation
+SELECT pg_catalog.sum(pg_catalog.pg_total_relation_size(relation::pg_catalog.regclass))::bigint,
+       pg_catalog.current_setting('synchronous_commit')
+FROM pg_catalog.unnest($1::pg_catalog.text[]) AS relation
 """
 _PLACE: Final = f"""
 (SELECT seq, {RECORD_COLUMNS} FROM {{schema}}.history WHERE id = $1 AND seq = $2) UNION ALL
@@ -82,7 +82,7 @@ class HistoryReader:
         """Return how many records match."""
         arguments = _Arguments()
         conditions = _matching(wanted, arguments)
-        sql = f"SELECT count(*) FROM {{schema}}.history{_where(conditions)}"  # noqa: S608 - constants
+        sql = f"SELECT pg_catalog.count(*) FROM {{schema}}.history{_where(conditions)}"  # noqa: S608 - constants
         ((count,),) = await self._fetch(self._sql(sql), *arguments)
         return int(count)
 
@@ -104,7 +104,7 @@ class HistoryReader:
 
     async def newest(self) -> int | None:
         """Return the position of the newest record."""
-        rows = await self._fetch(self._sql("SELECT max(seq) FROM {schema}.history"))
+        rows = await self._fetch(self._sql("SELECT pg_catalog.max(seq) FROM {schema}.history"))
         newest: int | None = rows[0][0]
         return newest
 
@@ -157,7 +157,7 @@ def _matching(wanted: Filter, arguments: _Arguments) -> list[str]:
         conditions.append(
             f"memory_id = {take(wanted.memory_ids[0])}"
             if len(wanted.memory_ids) == 1
-            else f"memory_id = ANY({take(list(wanted.memory_ids))}::text[])"
+            else f"memory_id = ANY({take(list(wanted.memory_ids))}::pg_catalog.text[])"
         )
     for name in ("actor_id", "role", "event"):
         value = getattr(wanted, name)
@@ -165,11 +165,12 @@ def _matching(wanted: Filter, arguments: _Arguments) -> list[str]:
             conditions.append(f"{name} = {take(str(value))}")
     if wanted.text is not None:
         text = take(wanted.text)
-        conditions.append(f"(strpos(old_memory, {text}) > 0 OR strpos(new_memory, {text}) > 0)")
+        found = [f"pg_catalog.strpos({name}, {text}) > 0" for name in ("old_memory", "new_memory")]
+        conditions.append(f"({' OR '.join(found)})")
     for comparison, moment in ((">=", wanted.since), ("<", wanted.until)):
         if moment is not None:
             # As text: see `joined_columns`.
-            instant = f"{take(moment.isoformat())}::text::timestamptz"
+            instant = f"{take(moment.isoformat())}::pg_catalog.text::pg_catalog.timestamptz"
             conditions.append(f"occurred_at {comparison} {instant}")
     return conditions
 

@@ -28,8 +28,10 @@ from async_history.retention import (
 )
 from async_history.writer import OutcomeUnknown, TryAgain
 
-_ENDS: Final = "SELECT min(seq), max(seq) FROM {schema}.history"
-_LIGHT: Final = "seq, id, memory_id, event = 'DELETE', occurred_at < $1::text::timestamptz"
+_ENDS: Final = "SELECT pg_catalog.min(seq), pg_catalog.max(seq) FROM {schema}.history"
+_LIGHT: Final = """
+seq, id, memory_id, event = 'DELETE', occurred_at < $1::pg_catalog.text::pg_catalog.timestamptz
+"""
 """A record's place, whether it is a DELETE, and whether it is from before an instant: as text, for
 an instant near year 1 or 9999 can be one that the driver can neither send nor take."""
 _WINDOW: Final = f"""
@@ -49,17 +51,19 @@ FROM (
 ORDER BY seq
 """  # noqa: S608 - constants
 _WHOLE: Final = f"""
-SELECT {_LIGHT} FROM {{schema}}.history WHERE memory_id = ANY($2::text[]) ORDER BY memory_id, seq
+SELECT {_LIGHT} FROM {{schema}}.history
+WHERE memory_id = ANY($2::pg_catalog.text[]) ORDER BY memory_id, seq
 """  # noqa: S608 - constants
 _LATEST: Final = """
 SELECT seq FROM {schema}.history AS seen
-WHERE id = ANY($1::text[]) AND memory_id = ANY($2::text[]) AND NOT EXISTS (
+WHERE id = ANY($1::pg_catalog.text[]) AND memory_id = ANY($2::pg_catalog.text[]) AND NOT EXISTS (
     SELECT FROM {schema}.history AS later
     WHERE later.memory_id = seen.memory_id AND later.seq > seen.seq
 )
 """
 _REMOVE: Final = """
-DELETE FROM {schema}.history WHERE id = ANY($1::text[]) AND memory_id = ANY($2::text[])
+DELETE FROM {schema}.history
+WHERE id = ANY($1::pg_catalog.text[]) AND memory_id = ANY($2::pg_catalog.text[])
 """
 
 _WITH_TEXT: Final = """
@@ -69,7 +73,7 @@ ORDER BY seq LIMIT $3
 """
 _OF_SEVERAL_WITH_TEXT: Final = """
 SELECT seq, id, memory_id FROM {schema}.history
-WHERE memory_id = ANY($1::text[]) AND seq > $2
+WHERE memory_id = ANY($1::pg_catalog.text[]) AND seq > $2
   AND (old_memory IS NOT NULL OR new_memory IS NOT NULL)
 ORDER BY seq + 0 LIMIT $3
 """
@@ -79,34 +83,36 @@ SELECT seq, id, memory_id FROM {schema}.history WHERE actor_id = $1 AND seq > $2
 ORDER BY seq LIMIT $3
 """
 _COPIES: Final = """
-SELECT coalesce(bool_or(copy.old_memory = own.new_memory), false),
-       coalesce(bool_or(copy.new_memory = own.new_memory), false),
+SELECT coalesce(pg_catalog.bool_or(copy.old_memory = own.new_memory), false),
+       coalesce(pg_catalog.bool_or(copy.new_memory = own.new_memory), false),
        copy.seq, copy.id, copy.memory_id
 FROM {schema}.history AS own JOIN {schema}.history AS copy ON copy.memory_id = own.memory_id
-WHERE own.id = ANY($1::text[]) AND own.memory_id = ANY($2::text[])
+WHERE own.id = ANY($1::pg_catalog.text[]) AND own.memory_id = ANY($2::pg_catalog.text[])
   AND copy.actor_id IS DISTINCT FROM $3
   AND (copy.old_memory = own.new_memory OR copy.new_memory = own.new_memory)
 GROUP BY copy.seq, copy.id, copy.memory_id
 """
 _BLANK: Final = """
 UPDATE {schema}.history SET
-    old_memory = CASE WHEN id = ANY($1::text[]) THEN NULL ELSE old_memory END,
-    new_memory = CASE WHEN id = ANY($2::text[]) THEN NULL ELSE new_memory END,
-    actor_id = CASE WHEN id = ANY($3::text[]) THEN NULL ELSE actor_id END
-WHERE id = ANY($4::text[]) AND memory_id = ANY($5::text[])
+    old_memory = CASE WHEN id = ANY($1::pg_catalog.text[]) THEN NULL ELSE old_memory END,
+    new_memory = CASE WHEN id = ANY($2::pg_catalog.text[]) THEN NULL ELSE new_memory END,
+    actor_id = CASE WHEN id = ANY($3::pg_catalog.text[]) THEN NULL ELSE actor_id END
+WHERE id = ANY($4::pg_catalog.text[]) AND memory_id = ANY($5::pg_catalog.text[])
 """
 _COUNT_MESSAGES: Final = """
-SELECT count(*) FROM {schema}.messages WHERE session_scope = ANY($1::text[])
+SELECT pg_catalog.count(*) FROM {schema}.messages WHERE session_scope = ANY($1::pg_catalog.text[])
 """
-_REMOVE_MESSAGES: Final = "DELETE FROM {schema}.messages WHERE session_scope = ANY($1::text[])"
+_REMOVE_MESSAGES: Final = (
+    "DELETE FROM {schema}.messages WHERE session_scope = ANY($1::pg_catalog.text[])"
+)
 _BEGIN: Final = """
 INSERT INTO {schema}.erasures (id, reason, memory_ids, actor_sha256)
-VALUES ($1, $2, $3::text[], $4) ON CONFLICT (id) DO NOTHING
+VALUES ($1, $2, $3::pg_catalog.text[], $4) ON CONFLICT (id) DO NOTHING
 """
 _NOTE: Final = """
 UPDATE {schema}.erasures SET records = records + $1, messages = messages + $2 WHERE id = $3
 """
-_FINISH: Final = "UPDATE {schema}.erasures SET finished_at = now() WHERE id = $1"
+_FINISH: Final = "UPDATE {schema}.erasures SET finished_at = pg_catalog.now() WHERE id = $1"
 ERASURES: Final = """
 SELECT id, begun_at, finished_at, reason, memory_ids, actor_sha256, records, messages
 FROM {schema}.erasures ORDER BY begun_at, id

@@ -27,32 +27,33 @@ _STATE: Final = "seq * 2 + (event = 'DELETE' OR is_deleted)::integer"
 _UNDATED: Final = f"""
 SELECT memory_id, state FROM (
     SELECT memory_id, state, occurred_at,
-           max(occurred_at) OVER (PARTITION BY memory_id, dated) AS moment
+           pg_catalog.max(occurred_at) OVER (PARTITION BY memory_id, dated) AS moment
     FROM (
         SELECT memory_id, {_STATE} AS state, occurred_at,
-               count(occurred_at) OVER (PARTITION BY memory_id ORDER BY seq) AS dated
+               pg_catalog.count(occurred_at) OVER (PARTITION BY memory_id ORDER BY seq) AS dated
         FROM {{schema}}.history
         WHERE memory_id IN (SELECT memory_id FROM {{schema}}.history WHERE occurred_at IS NULL)
     ) AS counted
 ) AS known
-WHERE occurred_at IS NULL AND coalesce(moment, '-infinity') <= $1::text::timestamptz
+WHERE occurred_at IS NULL
+    AND coalesce(moment, '-infinity') <= $1::pg_catalog.text::pg_catalog.timestamptz
 """  # noqa: S608 - constants
 """A change without a time has that of the one before it: of a copied history there may be many."""
 FIND: Final = f"""
-SELECT string_agg((state / 2)::text, ',') FROM (
-    SELECT max(state) AS state FROM (
+SELECT pg_catalog.string_agg((state / 2)::pg_catalog.text, ',') FROM (
+    SELECT pg_catalog.max(state) AS state FROM (
         SELECT memory_id, {_STATE} AS state FROM {{schema}}.history
-        WHERE occurred_at <= $1::text::timestamptz
+        WHERE occurred_at <= $1::pg_catalog.text::pg_catalog.timestamptz
         UNION ALL {_UNDATED}
     ) AS of_memories
     GROUP BY memory_id
 ) AS states
-WHERE state % 2 = 0 GROUP BY state / {2 * _PAGE_PLACES} ORDER BY state / {2 * _PAGE_PLACES}
+WHERE state % 2::bigint = 0 GROUP BY state / {2 * _PAGE_PLACES} ORDER BY state / {2 * _PAGE_PLACES}
 """  # noqa: S608 - constants
 """A page's places a row."""
 FETCH: Final = f"""
 SELECT {RECORD_COLUMNS} FROM {{schema}}.history
-WHERE seq = ANY(string_to_array($1, ',')::bigint[])
+WHERE seq = ANY(pg_catalog.string_to_array($1, ',')::bigint[])
 """  # noqa: S608 - constants
 
 

@@ -15,11 +15,16 @@ from async_history.migrations.postgres import migrate, quoted
 COLUMNS: Final[Mapping[str, str]] = {"history": "memory_id", "messages": "session_scope"}
 """By which column each table is distributed."""
 
-_HAS_CITUS: Final = "SELECT EXISTS (SELECT FROM pg_extension WHERE extname = 'citus')"
+_HAS_CITUS: Final = "SELECT EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'citus')"
 _IS_DISTRIBUTED: Final = """
-SELECT EXISTS (SELECT FROM pg_dist_partition WHERE logicalrelid = to_regclass($1))
+SELECT EXISTS (
+    SELECT FROM pg_catalog.pg_dist_partition
+    WHERE logicalrelid::pg_catalog.oid = pg_catalog.to_regclass($1)::pg_catalog.oid
+)
 """
-_DISTRIBUTE: Final = "SELECT create_distributed_table($1::regclass, $2, colocate_with => 'none')"
+_DISTRIBUTE: Final = """
+SELECT pg_catalog.create_distributed_table($1::pg_catalog.regclass, $2, colocate_with => 'none')
+"""
 
 
 async def is_distributed(connection: Any, schema: str) -> bool:

@@ -22,17 +22,22 @@ _LONGEST_NAME_BYTES: Final = 63
 
 _NOTED: Final = """
 SELECT EXISTS (
-    SELECT FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+    SELECT FROM pg_catalog.pg_class
+    JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
     WHERE nspname = $1 AND relname = 'migrations'
 )
 """
 """Not to_regclass: after waiting for the lock it still answers from a cache, as it was before."""
-_HAS_SCHEMA: Final = "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)"
-_TAKE_TURN: Final = "SELECT pg_advisory_xact_lock(hashtextextended('async_history ' || $1, 0))"
+_HAS_SCHEMA: Final = "SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = $1)"
+_TAKE_TURN: Final = """
+SELECT pg_catalog.pg_advisory_xact_lock(
+    pg_catalog.hashtextextended('async_history ' || $1::pg_catalog.text, 0)
+)
+"""
 _NOTES: Final = """
 CREATE TABLE IF NOT EXISTS migrations (
     version    integer PRIMARY KEY,
-    applied_at timestamptz NOT NULL DEFAULT now()
+    applied_at timestamptz NOT NULL DEFAULT pg_catalog.now()
 )
 """
 
@@ -82,7 +87,7 @@ async def applied_version(connection: Any, schema: str) -> int:
     if not await connection.fetchval(_NOTED, schema):
         return 0
     version = await connection.fetchval(
-        f"SELECT coalesce(max(version), 0) FROM {quoted(schema)}.migrations"  # noqa: S608 - quoted
+        f"SELECT coalesce(pg_catalog.max(version), 0) FROM {quoted(schema)}.migrations"  # noqa: S608 - quoted
     )
     if version > VERSION:
         raise MigrationError(
@@ -139,7 +144,7 @@ async def _apply(connection: Any, schema: str) -> list[int]:
     # CREATE SCHEMA IF NOT EXISTS asks for the right to create it though it exists.
     if not await connection.fetchval(_HAS_SCHEMA, schema):
         await connection.execute(f"CREATE SCHEMA {quoted(schema)}")
-    await connection.execute(f"SET LOCAL search_path TO {quoted(schema)}")
+    await connection.execute(f"SET LOCAL search_path TO {quoted(schema)}, pg_temp")
     await connection.execute(_NOTES)
     applied: list[int] = []
     for number, script in SCRIPTS.items():

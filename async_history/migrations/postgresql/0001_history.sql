@@ -3,7 +3,7 @@
 
 CREATE TABLE history (
     seq         bigint GENERATED ALWAYS AS IDENTITY, -- the order of recording
-    xact        xid8 NOT NULL DEFAULT pg_current_xact_id(), -- for reading in commit order
+    xact        xid8 NOT NULL DEFAULT pg_catalog.pg_current_xact_id(), -- for commit order
     id          text COLLATE "C" NOT NULL,
     memory_id   text COLLATE "C" NOT NULL,
     old_memory  text,
@@ -40,8 +40,8 @@ DO $$
 DECLARE
     public_role text;
 BEGIN
-    FOR public_role IN SELECT rolname FROM pg_roles WHERE rolname IN ('anon', 'authenticated') LOOP
-        EXECUTE format('REVOKE ALL ON history, messages, migrations FROM %I', public_role);
+    FOR public_role IN SELECT rolname FROM pg_catalog.pg_roles WHERE rolname IN ('anon', 'authenticated') LOOP
+        EXECUTE pg_catalog.format('REVOKE ALL ON history, messages, migrations FROM %I', public_role);
         ALTER TABLE history ENABLE ROW LEVEL SECURITY;
         ALTER TABLE messages ENABLE ROW LEVEL SECURITY;
         ALTER TABLE migrations ENABLE ROW LEVEL SECURITY;

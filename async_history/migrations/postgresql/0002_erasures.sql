@@ -2,7 +2,7 @@
 
 CREATE TABLE erasures (
     id           text COLLATE "C" PRIMARY KEY,
-    begun_at     timestamptz NOT NULL DEFAULT now(),
+    begun_at     timestamptz NOT NULL DEFAULT pg_catalog.now(),
     finished_at  timestamptz,
     reason       text NOT NULL,
     memory_ids   text[] NOT NULL,
@@ -16,8 +16,8 @@ DO $$
 DECLARE
     public_role text;
 BEGIN
-    FOR public_role IN SELECT rolname FROM pg_roles WHERE rolname IN ('anon', 'authenticated') LOOP
-        EXECUTE format('REVOKE ALL ON erasures FROM %I', public_role);
+    FOR public_role IN SELECT rolname FROM pg_catalog.pg_roles WHERE rolname IN ('anon', 'authenticated') LOOP
+        EXECUTE pg_catalog.format('REVOKE ALL ON erasures FROM %I', public_role);
         ALTER TABLE erasures ENABLE ROW LEVEL SECURITY;
     END LOOP;
 END
