@@ -31,6 +31,8 @@ from async_history.cli.terminal import harmless
 from async_history.opening import without_secrets
 
 COMMAND = [sys.executable, "-m", "async_history.cli"]
+ENDS = [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")]
+"""What ends a command early, and the word for it."""
 REPOSITORY = Path(__file__).parent.parent
 
 Result = subprocess.CompletedProcess[str]
@@ -290,14 +292,17 @@ def test_demo_without_a_file(url: str, run: Run, tmp_path: Path) -> None:
     assert not state_of(tmp_path)
 
 
-def test_demo_interrupted_keeps_what_it_counted(start: Start, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "word"), ENDS)
+def test_demo_interrupted_keeps_what_it_counted(
+    number: int, word: str, start: Start, tmp_path: Path
+) -> None:
     demo = start("demo", "--memories", "100000")
     while not _count(tmp_path / "history.db"):
         assert demo.poll() is None
-    demo.send_signal(signal.SIGINT)
+    demo.send_signal(number)
     _, said = demo.communicate(timeout=30)
-    assert demo.returncode == 130
-    counted = re.search(r"^async-history: interrupted; ([\d,]+) events were recorded$", said, re.M)
+    assert demo.returncode == 128 + number
+    counted = re.search(rf"^async-history: {word}; ([\d,]+) events were recorded$", said, re.M)
     assert counted is not None, said
     connection = sqlite3.connect(tmp_path / "history.db")
     (kept,) = connection.execute("SELECT count(*) FROM history").fetchone()
@@ -391,8 +396,9 @@ def test_a_huge_line_is_recorded_and_a_longer_one_skipped(
     assert [json.loads(line)["new_memory"] for line in log.stdout.splitlines()] == [huge, "last"]
 
 
+@pytest.mark.parametrize(("number", "word"), ENDS)
 def test_lines_are_recorded_as_they_come_and_ctrl_c_keeps_them(
-    start: Start, tmp_path: Path
+    number: int, word: str, start: Start, tmp_path: Path
 ) -> None:
     recording = start("record")
     assert recording.stdin is not None
@@ -400,12 +406,12 @@ def test_lines_are_recorded_as_they_come_and_ctrl_c_keeps_them(
     recording.stdin.flush()
     while not _count(tmp_path / "history.db"):
         assert recording.poll() is None
-    recording.send_signal(signal.SIGINT)  # while it waits for more: stdin stays open
-    assert recording.wait(timeout=10) == 130
+    recording.send_signal(number)  # while it waits for more: stdin stays open
+    assert recording.wait(timeout=30) == 128 + number
     said, complained = recording.communicate()
     assert said == "recorded 1 line in history.db\n"
     # What looks at the file here may have been noticed, and named, before.
-    assert complained.splitlines()[-1] == "async-history: interrupted"
+    assert complained.splitlines()[-1] == f"async-history: {word}"
 
 
 def _count(file: Path) -> int:
@@ -509,9 +515,23 @@ def test_log_for_a_person(run: Run) -> None:
         "  - likes black tea",
     ]
     heads = [block.split("\n")[0] for block in blocks]
+    assert heads[0].startswith("v1  ")
     assert heads[0].endswith("  ADD     ann (user)")
-    assert heads[1] == "2026-11-20 09:41:15.250-07:00  UPDATE"
-    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}\+00:00  DELETE", heads[2])
+    assert heads[1] == "v2  2026-11-20 09:41:15.250-07:00  UPDATE"
+    assert re.fullmatch(r"v3  \d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}\+00:00  DELETE", heads[2])
+
+
+def test_log_numbers_the_versions_that_others_take(run: Run) -> None:
+    """Also where an event comes twice, and after a deletion."""
+    texts = ["one", "two", None, "four"]
+    events = ["ADD", "UPDATE", "DELETE", "ADD"]
+    changes = zip(events, texts, strict=True)
+    lines = [{"memory_id": "m", "event": event, "new_memory": text} for event, text in changes]
+    run("record", stdin=lines_of(*lines))
+    versions = re.findall(r"^v(\d+)  ", run("log", "m").stdout, re.MULTILINE)
+    assert versions == ["1", "2", "3", "4"]
+    for version, text in zip(versions, texts, strict=True):
+        assert texts_of(run("at", version, "m", "--json")) == ([text] if text else [])
 
 
 def test_log_as_json(run: Run) -> None:

@@ -7,8 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
+from typer.testing import CliRunner
 
 from async_history import open_history
+from async_history.cli import query as query_module
+from async_history.cli.app import app
 from tests.test_cli import Run, environment, run
 
 __all__ = ["environment", "run"]
@@ -70,6 +74,55 @@ def test_what_matches(arguments: list[str], expected: list[int], run: Run, db: s
     if "--limit" not in arguments:
         result = run("query", "--db", db, "--count", *filters)
         assert (result.returncode, result.stdout) == (0, f"{len(expected)}\n")
+
+
+@pytest.mark.parametrize("order", [[], ["--newest"]])
+@pytest.mark.parametrize("output", [[], ["--json"]])
+@pytest.mark.parametrize(
+    ("limit", "default", "shown", "is_told"),
+    [
+        ([], 12, 12, False),
+        ([], 11, 11, True),
+        ([], 1, 1, True),
+        (["--limit", "3"], 11, 3, False),
+        (["--limit", "0"], 11, 12, False),
+    ],
+)
+def test_what_the_default_limit_cuts_off_is_told(
+    limit: list[str],
+    default: int,
+    shown: int,
+    is_told: bool,
+    output: list[str],
+    order: list[str],
+    db: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(query_module, "LIMIT", default)
+    result = CliRunner().invoke(app, ["query", "--db", db, *output, *order, *limit])
+    assert result.exit_code == 0
+    assert len(result.stdout.splitlines()) == (shown if output else 2 * shown)
+    told = f"async-history: there are more than these {default}; --limit 0 shows all\n"
+    assert result.stderr == (told if is_told else "")
+
+
+@pytest.mark.parametrize("columns", [None, "1000"])
+@pytest.mark.parametrize(
+    "arguments", [["query"], ["log", "m1"], ["at", "2027-01-01"], ["diff", "m1", "1", "2"]]
+)
+def test_a_pipe_gets_text_without_a_layout(
+    arguments: list[str], columns: str | None, db: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What lays out lines for a screen took most of the time."""
+    for name in ("FORCE_COLOR", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+    printed: list[object] = []
+    monkeypatch.setattr(Console, "print", lambda *_, **__: printed.append(1))
+    result = CliRunner().invoke(app, [*arguments, "--db", db], env={"COLUMNS": columns})
+    assert (result.exit_code, printed) == (0, [])
+    assert "tea" in result.stdout
+    CliRunner().invoke(app, [*arguments, "--db", db], env={"COLUMNS": "20"})
+    assert printed, "where a line is too long"
 
 
 def test_a_person_sees_memory_actor_and_change(run: Run, db: str) -> None:

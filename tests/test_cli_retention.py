@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from async_history import InvalidInput, open_history
+from async_history import Erasure, InvalidInput, open_history
 from async_history.cli.retention import instant
 
 COMMAND = [sys.executable, "-W", "error", "-m", "async_history.cli"]
@@ -234,3 +234,50 @@ def test_ages_and_times() -> None:
     for text in ("", "d", "-5d", "90", "90 d", "1y", "٩d", "20260102", "2026-13-01"):
         with pytest.raises(InvalidInput):
             instant(text)
+
+
+class TestErasures:
+    """`async-history erasures`."""
+
+    def test_what_was_erased_is_listed(self, folder: Path) -> None:
+        for arguments in (
+            ["--memory", "m", "--reason", "asked \x1b"],
+            ["--actor", "ann", "--reason", "left"],
+        ):
+            run(folder, "erase", "--yes", *arguments)
+
+        async def stored() -> list[Erasure]:
+            async with open_history(folder / "history.db") as history:
+                return await history.erasures()
+
+        expected = asyncio.run(stored())
+        assert [erasure.reason for erasure in expected] == ["asked \x1b", "left"]
+        listed = run(folder, "erasures", "--json")
+        assert (listed.returncode, listed.stderr) == (0, "")
+        for line, erasure in zip(listed.stdout.splitlines(), expected, strict=True):
+            fields = json.loads(line)
+            for name in ("begun_at", "finished_at"):
+                fields[name] = datetime.fromisoformat(fields[name])
+            assert Erasure(**{**fields, "memory_ids": tuple(fields["memory_ids"])}) == erasure
+        shown = run(folder, "erasures").stdout
+        for erasure in expected:
+            assert f"id: {erasure.id}\n" in shown
+            assert f"{erasure.records} record" in shown
+        assert "reason: asked ␛\n" in shown
+        assert "memories: m\n" in shown
+        assert hashlib.sha256(b"ann").hexdigest() in shown
+        assert "not finished" not in shown
+
+    def test_one_that_was_interrupted_says_so(self, folder: Path) -> None:
+        run(folder, *ERASE, "--yes")
+        with closing(sqlite3.connect(folder / "history.db", isolation_level=None)) as connection:
+            connection.execute("UPDATE async_history_erasures SET finished_at = NULL")
+        assert "not finished" in run(folder, "erasures").stdout
+
+    def test_where_nothing_was_erased(self, folder: Path) -> None:
+        for output in ([], ["--json"]):
+            listed = run(folder, "erasures", *output)
+            assert (listed.returncode, listed.stdout) == (0, "")
+            assert "nothing has been erased" in listed.stderr
+        missing = run(folder, "erasures", "--db", "nowhere.db")
+        assert (missing.returncode, missing.stdout) == (1, "")

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from async_history import __version__
 
 COMMAND = f'"{sys.executable}" -m async_history'
@@ -37,9 +39,22 @@ def test_a_reader_that_has_enough_and_one_that_is_not_there(tmp_path: Path) -> N
     assert (done.returncode, done.stderr) == (1, "async-history: stdout: stdout is closed\n")
 
 
-def test_a_copy_onto_itself_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        ("history.db", "history.db"),
+        ("history.db", "link.db"),
+        ("hard.db", "history.db"),
+        ("sqlite:///history.db", "./history.db"),
+        ("postgresql://u@h/d", "postgres://u@h/d"),
+        ("postgresql://u@h/d?schema=async_history", "postgresql+asyncpg://v@h/d"),
+    ],
+)
+def test_a_copy_onto_itself_is_refused(source: str, target: str, tmp_path: Path) -> None:
+    """However either is named."""
     shell(f"""echo '{{"memory_id": "m", "event": "ADD"}}' | {COMMAND} record""", tmp_path)
     (tmp_path / "link.db").symlink_to("history.db")
-    done = shell(f"{COMMAND} copy history.db link.db", tmp_path)
+    (tmp_path / "hard.db").hardlink_to(tmp_path / "history.db")
+    done = shell(f"{COMMAND} copy '{source}' '{target}'", tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert "the same history" in done.stderr

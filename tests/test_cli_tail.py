@@ -12,7 +12,7 @@ import pytest
 from async_history import open_history
 from tests import test_cli
 from tests.conftest import url_of
-from tests.test_cli import COMMAND, Run, Start
+from tests.test_cli import COMMAND, ENDS, Run, Start
 
 environment, run, start = test_cli.environment, test_cli.run, test_cli.start
 
@@ -31,16 +31,22 @@ def lines(process: "subprocess.Popen[str]", count: int) -> list[str]:
     return [process.stdout.readline().rstrip("\n") for _ in range(count)]
 
 
-def interrupted(process: "subprocess.Popen[str]") -> tuple[str, str]:
+def interrupted(
+    process: "subprocess.Popen[str]", number: int = signal.SIGINT, word: str = "interrupted"
+) -> tuple[str, str]:
     """Return what Ctrl-C leaves: the rest of stdout, and the cursor on stderr."""
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, err = process.communicate(timeout=30)
-    assert process.returncode == 130
+    assert process.returncode == 128 + number
     told, last = err.splitlines()
-    assert last == "async-history: interrupted"
+    assert last == f"async-history: {word}"
     said, _, cursor = told.rpartition(" ")
     assert said == "async-history: to go on from here: --after"
     return out, cursor
+
+
+def _whole_lines(file: Path) -> list[str]:
+    return [line for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
 
 @pytest.fixture
@@ -60,9 +66,16 @@ class TestTail:
         assert text == "  + by␛[2J another"
         assert interrupted(tail)[0] == ""
 
+    @pytest.mark.parametrize(("number", "word"), ENDS)
     @pytest.mark.parametrize("store", ["file", "postgres"])
     def test_runs_go_on_where_the_last_ended(
-        self, store: str, request: pytest.FixtureRequest, tmp_path: Path, start: Start
+        self,
+        store: str,
+        number: int,
+        word: str,
+        request: pytest.FixtureRequest,
+        tmp_path: Path,
+        start: Start,
     ) -> None:
         """All once, in order, over runs that were interrupted, whoever wrote meanwhile."""
         url = url_of(store, request, tmp_path)
@@ -75,11 +88,36 @@ class TestTail:
             more = [str(5 + round_ * 5 + n) for n in range(5)]
             add(url, *more[:2])
             shown += [json.loads(line)["new_memory"] for line in lines(tail, 2)]
-            rest, cursor = interrupted(tail)
+            rest, cursor = interrupted(tail, number, word)
             assert rest == ""
             add(url, *more[2:])
             options = ["--json", "--after", cursor]
         assert shown == [str(n) for n in range(2, 17)]
+
+    def test_sigterm_ends_a_background_job(self, url: str, tmp_path: Path) -> None:
+        """Where a shell's script lets SIGINT be ignored, and stdout is a file."""
+        add(url, "1")
+        out, err = tmp_path / "out", tmp_path / "err"
+        with open(out, "w") as stdout, open(err, "w") as stderr:
+            tail = subprocess.Popen(
+                [*COMMAND, "tail", "--db", url, "--json"],
+                stdout=stdout,
+                stderr=stderr,
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+            )
+            while not out.read_text():
+                assert tail.poll() is None
+            add(url, "2")
+            while "2" not in {json.loads(line)["new_memory"] for line in _whole_lines(out)}:
+                assert tail.poll() is None
+            tail.send_signal(signal.SIGINT)
+            add(url, "3")
+            while "3" not in {json.loads(line)["new_memory"] for line in _whole_lines(out)}:
+                assert tail.poll() is None
+            tail.terminate()
+            assert tail.wait(30) == 143
+        assert [json.loads(line)["new_memory"] for line in _whole_lines(out)] == ["1", "2", "3"]
+        assert "--after" in err.read_text()
 
     def test_a_line_is_what_record_takes(self, url: str, start: Start) -> None:
         add(url, "grün")

@@ -4,7 +4,7 @@ Lives here: what can be typed, and exit statuses. Not here: what a command does 
 rooms here).
 
 Exit statuses: 0 done; 1 not done, or not all of it; 2 not understood; 130 interrupted by Ctrl-C;
-141 the reader of a pipe has closed it.
+141 the reader of a pipe has closed it; 143 ended by SIGTERM, in the same way as by Ctrl-C.
 """
 
 from typing import Annotated
@@ -20,6 +20,7 @@ from async_history.cli import migrate as _migrate
 from async_history.cli import query as _query
 from async_history.cli import record as _record
 from async_history.cli import retention as _retention
+from async_history.cli import stats as _stats
 from async_history.cli import stores
 from async_history.cli import tail as _tail
 from async_history.cli import timeline as _timeline
@@ -110,6 +111,8 @@ def log(
 ) -> None:
     """Show a memory's history, oldest change first, with what each changed.
 
+    Each change is headed by its version number, which `at`, `diff` and `restore` take.
+
     A file is read as it is: nothing is migrated or created. Without --db, and with no history.db
     here, mem0's own history is read (~/.mem0/history.db).
 
@@ -137,7 +140,10 @@ def query(
     ] = None,
     until: Annotated[str | None, typer.Option(metavar="TIME", help="Before this.")] = None,
     newest: Annotated[bool, typer.Option("--newest", help="The newest first.")] = False,
-    limit: Annotated[int, typer.Option(min=0, help="At most so many; 0 for all.")] = _query.LIMIT,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=0, show_default=str(_query.LIMIT), help="At most so many; 0 for all."),
+    ] = None,
     count: Annotated[bool, typer.Option("--count", help="Only tell how many there are.")] = False,
     as_json: AsLines = False,
 ) -> None:
@@ -273,8 +279,8 @@ def tail(
 ) -> None:
     """Follow a history: show every change as it is committed, by whomever, until Ctrl-C.
 
-    Ctrl-C ends it with status 130, and says with which --after another run goes on: nothing is
-    missed between them, and nothing shown twice.
+    Ctrl-C ends it with status 130, and SIGTERM with 143. It says then with which --after another
+    run goes on: nothing is missed between them, and nothing shown twice.
     """
     with one_line_errors():
         _tail.tail(stores.to_read(db), last=last, after=after, memory_id=memory, as_json=as_json)
@@ -311,6 +317,17 @@ def check(
         url = stores.to_write(db) if repair else stores.to_read(db)
         status = _check.check(url, repair=repair, as_json=as_json)
     raise typer.Exit(status)
+
+
+@app.command()
+def stats(db: Db = None, as_json: AsReport = False) -> None:
+    """Show how large a history is, and what an operator should know about it.
+
+    Each warning has a severity and a code: critical is what can lose or hide records. A file is
+    read as it is, and found, as by `log`.
+    """
+    with one_line_errors():
+        _stats.stats(stores.to_read(db), as_json=as_json)
 
 
 @app.command()
@@ -395,6 +412,19 @@ def erase(
             vacuum=vacuum,
         )
     raise typer.Exit(status)
+
+
+@app.command()
+def erasures(
+    db: Db = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """List the erasures that were made: when, why, whose texts, and how many.
+
+    A file is read as it is, and found, as by `log`.
+    """
+    with one_line_errors():
+        _retention.erasures(stores.to_read(db), as_json=as_json)
 
 
 @app.command()

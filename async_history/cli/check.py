@@ -1,16 +1,16 @@
 """`async-history check`: reads a whole history and says what is wrong with it."""
 
-import asyncio
 import json
 from dataclasses import asdict
 
 import typer
 
 from async_history import check_history
+from async_history.cli.ending import run
 
 
 def check(url: str, *, repair: bool, as_json: bool) -> int:
     """Check a history, or build its index anew first; return the exit status."""
-    report = asyncio.run(check_history(url, repair=repair))
+    report = run(check_history(url, repair=repair))
     typer.echo(json.dumps(asdict(report), ensure_ascii=False) if as_json else report.outcome())
     return 1 if report.problems else 0

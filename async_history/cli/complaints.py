@@ -14,6 +14,7 @@ from typing import Final
 import typer
 
 from async_history import HistoryError, InvalidInput
+from async_history.cli.ending import early_end
 from async_history.cli.terminal import complain
 
 BROKEN_PIPE: Final = 141
@@ -29,8 +30,9 @@ def one_line_errors() -> Iterator[None]:
         yield
         sys.stdout.flush()
     except KeyboardInterrupt:
-        complain("interrupted")
-        raise typer.Exit(130) from None
+        word, status = early_end()
+        complain(word)
+        raise typer.Exit(status) from None
     except InvalidInput as error:
         complain(str(error))
         raise typer.Exit(2) from None

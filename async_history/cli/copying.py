@@ -1,6 +1,6 @@
 """`async-history copy` and `backup`: a history to another place."""
 
-import asyncio
+import contextlib
 import dataclasses
 import io
 import json
@@ -27,6 +27,7 @@ from async_history import (
 )
 from async_history._postgres_url import server_url
 from async_history.cli import stores
+from async_history.cli.ending import early_end, run
 from async_history.cli.lines import LINE_BYTES, Lines
 from async_history.cli.terminal import complain, shown_progress, shown_share
 from async_history.opening import postgres_schema, sqlite_file, without_secrets
@@ -37,12 +38,13 @@ _LINES: Final = ".jsonl"
 def copy(source: str, target: str, *, as_json: bool) -> int:
     """Copy a history; return the exit status."""
     if _is_lines(target):
-        return asyncio.run(_dump(source, target))
+        return run(_dump(source, target))
     try:
-        report = asyncio.run(_copy(source, target))
+        report = run(_copy(source, target))
     except KeyboardInterrupt:
-        complain("interrupted; the same command goes on where this one ended")
-        return 130
+        word, status = early_end()
+        complain(f"{word}; the same command goes on where this one ended")
+        return status
     if as_json:
         typer.echo(json.dumps(dataclasses.asdict(report)))
     else:
@@ -91,7 +93,10 @@ def _require_two(source: str, target: str) -> None:
     files = sqlite_file(source), sqlite_file(target)
     is_one = source == target
     if files[0] is not None and files[1] is not None:
-        is_one = os.path.realpath(files[0]) == os.path.realpath(files[1])
+        with contextlib.suppress(FileNotFoundError):
+            is_one = os.path.samefile(files[0], files[1])
+    elif postgres_schema(source) and "table" not in server_url(source).options:
+        is_one = open_history(source).store_name == open_history(target).store_name
     if is_one:
         raise InvalidInput("the source and the target of the copy are the same history")
 
@@ -161,7 +166,7 @@ def backup(url: str, path: str, *, as_json: bool) -> int:
             "`async-history copy`"
         )
     begun = monotonic()
-    asyncio.run(_backup(file, path))
+    run(_backup(file, path))
     seconds, size = monotonic() - begun, Path(path).stat().st_size
     if as_json:
         typer.echo(json.dumps({"path": path, "bytes": size, "seconds": seconds}))

@@ -13,14 +13,14 @@ from time import perf_counter
 from typing import Final
 from uuid import uuid4
 
-from rich.console import Console
-from rich.text import Text
-
 from async_history import Event, HistoryManager, HistoryRecord, open_history
 from async_history.cli import stores
+from async_history.cli.ending import early_end
+from async_history.cli.ending import run as run_to_its_end
 from async_history.cli.log import print_timeline
 from async_history.cli.record import SETTLE_S
-from async_history.cli.terminal import complain, harmless, shown_progress, stdout_console
+from async_history.cli.screen import Screen
+from async_history.cli.terminal import complain, harmless, shown_progress
 from async_history.opening import sqlite_file, without_secrets
 
 _TICK_S: Final = 0.005
@@ -35,22 +35,24 @@ def demo(url: str, *, agents: int, memories: int) -> int:
     if file is not None and not _make(file):
         return 1
     shown = without_secrets(url)
-    console = stdout_console()
+    screen = Screen()
     events = f"{agents * memories * len(Event):,} events of {agents:,} agents"
-    console.print(f"Recording {events} into {shown}", style="bold")
+    screen.line((harmless(f"Recording {events} into {shown}"), "bold"))
     run = Run()
-    timeline = asyncio.run(_run(url, run, agents, memories))
+    timeline = run_to_its_end(_run(url, run, agents, memories))
     if run.is_stopping:
-        complain(f"{run.failure or 'interrupted'}; {len(run.acks_s):,} events were recorded")
-        return 130 if run.is_interrupted else 1
+        word, status = early_end() if run.is_interrupted else (str(run.failure), 1)
+        complain(f"{word}; {len(run.acks_s):,} events were recorded")
+        return status
     if timeline is None:
         complain(f"{url} has a history already; the demo writes only to an empty one. Try --db")
         return 1
-    _print_figures(console, run, where="on disk" if file else "recorded")
+    _print_figures(screen, run, where="on disk" if file else "recorded")
     if timeline:
-        console.print("\nOne memory, as async-history log shows it:", style="bold")
-        print_timeline(console, timeline)
-    _print_next(console, url, timeline)
+        screen.line()
+        screen.line(("One memory, as async-history log shows it:", "bold"))
+        print_timeline(screen, timeline)
+    _print_next(screen, url, timeline)
     return 0
 
 
@@ -149,22 +151,24 @@ async def _agent(history: HistoryManager, run: Run, number: int, memories: int) 
             run.acks_s.append(perf_counter() - begin)
 
 
-def _print_figures(console: Console, run: Run, where: str) -> None:
+def _print_figures(screen: Screen, run: Run, where: str) -> None:
     acks = sorted(run.acks_s)
     p50, p99 = acks[len(acks) // 2], acks[len(acks) * 99 // 100]
-    console.print(f"Took {run.took_s:.1f} s, each event awaited until it was {where}\n")
+    screen.line((f"Took {run.took_s:.1f} s, each event awaited until it was {where}", ""))
+    screen.line()
     for name, figure in (
         ("events a second", f"{len(acks) / run.took_s:,.0f}"),
         ("ack latency", f"{p50 * 1e3:.1f} ms p50, {p99 * 1e3:.1f} ms p99"),
         ("loop's longest stall", f"{run.longest_stall_s * 1e3:.1f} ms"),
     ):
-        console.print(f"  {name:22}", Text(figure, style="bold green"), sep="")
+        screen.line((f"  {name:22}", ""), (figure, "bold green"))
 
 
-def _print_next(console: Console, url: str, timeline: Sequence[HistoryRecord]) -> None:
-    console.print("\nNext", style="bold")
+def _print_next(screen: Screen, url: str, timeline: Sequence[HistoryRecord]) -> None:
+    screen.line()
+    screen.line(("Next", "bold"))
     if not sqlite_file(url):
-        console.print("  async-history demo", soft_wrap=True)
+        screen.line(("async-history demo", ""), indent="  ")
         return
     option = "" if stores.is_default(url) else " " + shlex.join(["--db", url])
     for command in (
@@ -173,4 +177,4 @@ def _print_next(console: Console, url: str, timeline: Sequence[HistoryRecord]) -
         f"echo '{_LINE}' | async-history record{option}",
         f"async-history log m-1{option}",
     ):
-        console.print(f"  {harmless(without_secrets(command))}", soft_wrap=True)
+        screen.line((harmless(without_secrets(command)), ""), indent="  ", may_break=False)

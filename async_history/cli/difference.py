@@ -34,9 +34,13 @@ def difference(before: str | None, after: str | None) -> list[Line]:
         return []
     old = [] if before is None else before.split("\n")
     new = [] if after is None else after.split("\n")
-    by_words = len(before or "") + len(after or "") <= _WORD_CHARACTERS
+    if before is None or after is None:
+        return [_removed(line) for line in old] + [_added(line) for line in new]
+    by_words = len(before) + len(after) <= _WORD_CHARACTERS
     if len(old) > _LINES or len(new) > _LINES:
         return [_removed(line) for line in old] + [_added(line) for line in new]
+    if len(old) == len(new) == 1:
+        return list(_changed(before, after, by_words))
     lines: list[Line] = []
     for tag, i1, i2, j1, j2 in _matcher(old, new).get_opcodes():
         if tag == "equal":

@@ -12,6 +12,7 @@ import typer
 from anyio import to_thread
 
 from async_history import InvalidInput, MigrationError, StorageMissing, open_history
+from async_history.cli.ending import run
 from async_history.cli.terminal import shown_share
 from async_history.migrations import AdoptionReport, adopt
 from async_history.migrations.citus import distribute as distribute_tables
@@ -22,18 +23,18 @@ def migrate(url: str, *, is_dry_run: bool, as_json: bool) -> None:
     """Bring a history's tables up to date, or tell what that would do."""
     file = sqlite_file(url)
     if file is not None:
-        report = asyncio.run(_adopted(file, file_options(url), is_dry_run=is_dry_run))
+        report = run(_adopted(file, file_options(url), is_dry_run=is_dry_run))
         _tell(report.outcome(), asdict(report), as_json=as_json)
         return
     where = without_secrets(url)
     outcome = f"{where} is up to date"
     if is_dry_run:
         try:
-            asyncio.run(_open_and_close(url, migrate=False))
+            run(_open_and_close(url, migrate=False))
         except (MigrationError, StorageMissing) as missing:
             outcome = f"{where}: {missing}"
     else:
-        asyncio.run(_open_and_close(url, migrate=True))
+        run(_open_and_close(url, migrate=True))
     _tell(outcome, {"store": where, "done": not is_dry_run, "outcome": outcome}, as_json=as_json)
 
 
@@ -63,7 +64,7 @@ def distribute(url: str) -> int:
     server = postgres_schema(url)
     if server is None:
         raise InvalidInput("only a history in PostgreSQL can be distributed; name it with --db")
-    distributed = asyncio.run(distribute_tables(*server))
+    distributed = run(distribute_tables(*server))
     for table in distributed:
         typer.echo(f"{table} is distributed now")
     if not distributed:

@@ -1,6 +1,5 @@
 """`async-history query`: the changes that match, for a person or as JSON lines."""
 
-import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -11,9 +10,11 @@ import typer
 
 from async_history import InvalidInput
 from async_history.cli import stores
+from async_history.cli.ending import run
 from async_history.cli.log import print_change, print_json
 from async_history.cli.retention import instant
-from async_history.cli.terminal import complain, stdout_console
+from async_history.cli.screen import Screen
+from async_history.cli.terminal import complain
 from async_history.queries import PAGE_SIZE, Order
 from async_history.records import parse_time
 
@@ -55,22 +56,31 @@ def _time(option: str, text: str | None) -> datetime | None:
         raise InvalidInput(f"{option}: {error}") from None
 
 
-def query(url: str, asked: Wanted, *, order: Order, limit: int, as_json: bool) -> int:
-    """Show up to `limit` changes that match on stdout, all for 0; return the exit status."""
-    show = print_json if as_json else partial(print_change, stdout_console())
+def query(url: str, asked: Wanted, *, order: Order, limit: int | None, as_json: bool) -> int:
+    """Show the changes that match on stdout; return the exit status.
+
+    Args:
+        limit: most changes to show, 0 for all. None is `LIMIT`, and says on stderr that there are
+            more.
+    """
+    show = print_json if as_json else partial(print_change, Screen())
+    wanted = LIMIT + 1 if limit is None else limit
 
     async def walk() -> int:
         shown = 0
-        page_size = min(limit, PAGE_SIZE) or PAGE_SIZE
+        page_size = min(wanted, PAGE_SIZE) or PAGE_SIZE
         async with stores.opened_to_read(url) as history:
             async for record in history.query_history(**asked, order=order, page_size=page_size):
+                if limit is None and shown == LIMIT:
+                    complain(f"there are more than these {LIMIT:,}; --limit 0 shows all")
+                    break
                 show(record)
                 shown += 1
                 if shown == limit:
                     break
         return shown
 
-    if asyncio.run(walk()):
+    if run(walk()):
         return 0
     complain(f"nothing in {url} matches")
     return 1
@@ -83,5 +93,5 @@ def count(url: str, asked: Wanted, *, as_json: bool) -> None:
         async with stores.opened_to_read(url) as history:
             return await history.count_history(**asked)
 
-    found = asyncio.run(ask())
+    found = run(ask())
     typer.echo(json.dumps({"count": found}) if as_json else str(found))

@@ -23,6 +23,7 @@ from async_history import (
     StorageRefused,
     open_history,
 )
+from async_history.cli.ending import early_end, run
 from async_history.cli.lines import LINE_BYTES, Lines
 from async_history.cli.terminal import complain, shown_progress
 from async_history.opening import without_secrets
@@ -41,11 +42,12 @@ def record(url: str, file: str) -> int:
     if source.isatty():
         complain("reading JSON lines from the terminal, until Ctrl-D")
     with closing(source):
-        recording = asyncio.run(_record(url, source, "stdin" if file == "-" else file))
+        recording = run(_record(url, source, "stdin" if file == "-" else file))
     sys.stdout.write(f"{recording.summary()} in {without_secrets(url)}\n")
     if recording.is_interrupted:
-        complain("interrupted")
-        return 130
+        word, status = early_end()
+        complain(word)
+        return status
     return 1 if recording.refused or recording.has_failed else 0
 
 

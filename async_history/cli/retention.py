@@ -1,9 +1,8 @@
-"""`async-history prune` and `erase`: what goes is shown first, and somebody says yes.
+"""`async-history prune`, `erase` and `erasures`: what goes is shown first, and somebody says yes.
 
 Lives here: asking, the dry runs, the reports on the screen. Not here: what goes (retention).
 """
 
-import asyncio
 import json
 import re
 import sys
@@ -15,6 +14,7 @@ from typing import Any, Final, TypeVar
 import typer
 
 from async_history import (
+    Erasure,
     ErasureReport,
     HistoryManager,
     InvalidInput,
@@ -22,6 +22,9 @@ from async_history import (
     PruneReport,
     open_history,
 )
+from async_history.cli import stores
+from async_history.cli.ending import run
+from async_history.cli.screen import Screen
 from async_history.cli.terminal import complain, harmless, shown_share
 from async_history.migrations import adopt
 from async_history.opening import sqlite_file, without_secrets
@@ -74,6 +77,39 @@ def erase(
     return _let_go(url, erased, is_dry_run=is_dry_run, is_sure=is_sure, as_json=as_json)
 
 
+def erasures(url: str, *, as_json: bool) -> None:
+    """List the erasures that a store keeps, oldest first."""
+
+    async def ask() -> list[Erasure]:
+        async with stores.opened_to_read(url) as history:
+            return await history.erasures()
+
+    found = run(ask())
+    screen = Screen()
+    for erasure in found:
+        if as_json:
+            typer.echo(json.dumps(asdict(erasure), default=_as_text, ensure_ascii=False).encode())
+        else:
+            _print_erasure(screen, erasure)
+    if not found:
+        complain(f"nothing has been erased in {url}")
+
+
+def _print_erasure(screen: Screen, erasure: Erasure) -> None:
+    begun = erasure.begun_at.isoformat(sep=" ", timespec="milliseconds")
+    counts = f"  {erasure.records:,} records, {erasure.messages:,} messages"
+    state = "" if erasure.finished_at else "  not finished: interrupted, or under way"
+    screen.line((begun, "dim"), (counts, "bold"), (state, "bold yellow"))
+    for name, value in (
+        ("reason", erasure.reason),
+        ("memories", ", ".join(erasure.memory_ids)),
+        ("actor's SHA-256", erasure.actor_sha256),
+        ("id", erasure.id),
+    ):
+        if value:
+            screen.line((f"{name}: ", "dim"), (harmless(value), ""), indent="  ")
+
+
 def instant(text: str) -> datetime:
     """Return the instant that an age like `90d` or an ISO 8601 text names (UTC where it says none).
 
@@ -109,14 +145,14 @@ def _let_go(
                 "nobody is there to be asked: give --yes, or --dry-run to see what would go"
             )
         _require_no_rewriting(url)
-        report = asyncio.run(_run(url, work, dry_run=True))
+        report = run(_run(url, work, dry_run=True))
         if is_dry_run:
             return _show(url, report, as_json=as_json)
         complain(f"{without_secrets(url)}: {report.outcome()}")
         if not typer.confirm("Go on?", err=True):
             complain("nothing was removed")
             return 1
-    return _show(url, asyncio.run(_run(url, work, dry_run=False)), as_json=as_json)
+    return _show(url, run(_run(url, work, dry_run=False)), as_json=as_json)
 
 
 async def _run(url: str, work: Callable[..., Awaitable[R]], *, dry_run: bool) -> R:

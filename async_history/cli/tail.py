@@ -6,8 +6,10 @@ from functools import partial
 
 from async_history import HistoryManager, HistoryRecord, InvalidInput
 from async_history.cli import stores
+from async_history.cli.ending import run
 from async_history.cli.log import print_change, print_json
-from async_history.cli.terminal import complain, stdout_console
+from async_history.cli.screen import Screen
+from async_history.cli.terminal import complain
 from async_history.queries import PAGE_SIZE
 
 _LAST = 10
@@ -20,8 +22,8 @@ def tail(
     """Show changes on stdout as they are committed. It ends by an error or a KeyboardInterrupt."""
     if after is not None and last is not None:
         raise InvalidInput("--last counts back from now and --after begins elsewhere: give one")
-    show = print_json if as_json else partial(print_change, stdout_console())
-    asyncio.run(_tail(url, _LAST if last is None else last, after, memory_id, show))
+    show = print_json if as_json else partial(print_change, Screen())
+    run(_tail(url, _LAST if last is None else last, after, memory_id, show))
 
 
 async def _tail(

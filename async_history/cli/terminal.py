@@ -1,12 +1,10 @@
-"""What every command shares on the screen: consoles, safe text, one line of complaint, progress.
+"""What every command shares: safe text, one line of complaint, progress.
 
-Results go to stdout; complaints and progress to stderr.
+Results go to stdout (screen.py); complaints and progress to stderr.
 """
 
 import asyncio
 import contextlib
-import io
-import os
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -33,29 +31,9 @@ def harmless(text: str) -> str:
     return text.translate(_HARMLESS)
 
 
-class _Stdout(Console):
-    """A console that leaves it to `one_line_errors` what a closed pipe means."""
-
-    def on_broken_pipe(self) -> None:
-        """Raise the error again that rich would end the program for."""
-        raise BrokenPipeError
-
-
-def stdout_console() -> Console:
-    """Return a console for results. What its encoding lacks becomes a question mark."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")
-    return _Stdout(highlight=False, markup=False, emoji=False)
-
-
 def stderr_console() -> Console:
     """Return a console for progress and complaints."""
     return Console(stderr=True, highlight=False, markup=False, emoji=False)
-
-
-def line_width(console: Console) -> int | None:
-    """Return where lines have to be broken, None where nobody's screen is asking."""
-    return console.width if console.is_terminal or os.environ.get("COLUMNS") else None
 
 
 def complain(text: str) -> None:

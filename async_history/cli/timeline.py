@@ -1,19 +1,18 @@
 """`async-history at`, `diff` and `restore`: a memory as it was, what changed since, and back."""
 
-import asyncio
 import json
 import sys
 from typing import Any
 
 import typer
-from rich.console import Console
-from rich.text import Text
 
 from async_history import HistoryRecord, InvalidInput, MemoryDiff, open_history
 from async_history.cli import stores
 from async_history.cli.difference import difference
-from async_history.cli.log import headline, print_difference, print_wrapped
-from async_history.cli.terminal import complain, harmless, shown_progress, stdout_console
+from async_history.cli.ending import run
+from async_history.cli.log import headline, print_difference
+from async_history.cli.screen import Screen
+from async_history.cli.terminal import complain, harmless, shown_progress
 from async_history.opening import without_secrets
 from async_history.records import parse_time
 from async_history.timeline import Moment, Restoration, restoration_of, restored
@@ -24,7 +23,7 @@ _INDENT = "    "
 def at(url: str, when: str, memory_id: str | None, *, as_json: bool) -> int:
     """Show what one memory or all said at a moment; return the exit status."""
     shown = _Shown(as_json=as_json)
-    asyncio.run(_show_at(url, _moment(when), memory_id, shown))
+    run(_show_at(url, _moment(when), memory_id, shown))
     if not shown.count:
         what = "no memory" if memory_id is None else memory_id
         complain(f"{what} was {'' if memory_id is None else 'not '}there at {when} in {url}")
@@ -53,19 +52,18 @@ class _Shown:
 
     def __init__(self, *, as_json: bool) -> None:
         self.count = 0
-        self._console = None if as_json else stdout_console()
+        self._screen = None if as_json else Screen()
 
     def show(self, record: HistoryRecord) -> None:
         self.count += 1
-        if self._console is None:
+        if self._screen is None:
             _echo_json(record.as_dict())
             return
         if self.count > 1:
-            self._console.print()
-        name = Text(harmless(record.memory_id), style="bold")
-        print_wrapped(self._console, name, indent="")
-        print_wrapped(self._console, headline(record), indent="")
-        _print_text(self._console, record.new_memory)
+            self._screen.line()
+        self._screen.line((harmless(record.memory_id), "bold"))
+        self._screen.line(*headline(record))
+        _print_text(self._screen, record.new_memory)
 
 
 def diff(url: str, memory_id: str, a: str, b: str, *, as_json: bool) -> int:
@@ -75,7 +73,7 @@ def diff(url: str, memory_id: str, a: str, b: str, *, as_json: bool) -> int:
         async with stores.opened_to_read(url) as history:
             return await history.diff(memory_id, _moment(a), _moment(b))
 
-    found = asyncio.run(ask())
+    found = run(ask())
     was_there = found.before is not None or found.after is not None
     if as_json:
         _echo_json(
@@ -89,21 +87,19 @@ def diff(url: str, memory_id: str, a: str, b: str, *, as_json: bool) -> int:
             }
         )
     elif was_there:
-        _print_diff(stdout_console(), found, f"{a} → {b} in {without_secrets(url)}")
+        _print_diff(Screen(), found, f"{a} → {b} in {without_secrets(url)}")
     if not was_there:
         complain(f"{memory_id} was there neither at {a} nor at {b} in {url}")
     return 0 if was_there else 1
 
 
-def _print_diff(console: Console, found: MemoryDiff, moments: str) -> None:
-    title = Text(harmless(found.memory_id), style="bold")
+def _print_diff(screen: Screen, found: MemoryDiff, moments: str) -> None:
     changes = "1 change" if len(found.between) == 1 else f"{len(found.between):,} changes"
-    title.append(harmless(f"  {changes}, {moments}"), style="not bold dim")
-    print_wrapped(console, title, indent="")
+    screen.line((harmless(found.memory_id), "bold"), (harmless(f"  {changes}, {moments}"), "dim"))
     for sign, record in (("-", found.before), ("+", found.after)):
-        line = Text("not there", style="dim") if record is None else headline(record)
-        print_wrapped(console, line, indent=f"{sign} ")
-    _print_change(console, found.old_memory, found.new_memory)
+        line = [("not there", "dim")] if record is None else headline(record)
+        screen.line(*line, indent=f"{sign} ")
+    _print_change(screen, found.old_memory, found.new_memory)
 
 
 def restore(
@@ -129,7 +125,7 @@ def restore(
         async with open_history(url, create=False) as history:
             return await restored(history, plan, actor_id, role)
 
-    plan = asyncio.run(look())
+    plan = run(look())
     name = harmless(memory_id)
     if not plan.is_needed:
         typer.echo(f"{name} says that already: nothing to restore", err=as_json)
@@ -137,7 +133,7 @@ def restore(
             _echo_json(plan.latest.as_dict())
         return 0
     if not as_json:
-        _print_plan(stdout_console(), plan)
+        _print_plan(Screen(), plan)
     if is_dry_run:
         if as_json:
             _echo_json(plan.record(actor_id, role))
@@ -146,7 +142,7 @@ def restore(
     if not is_sure and not typer.confirm(f"Restore {name}?", err=True):
         complain("nothing was recorded")
         return 1
-    record = asyncio.run(record_it())
+    record = run(record_it())
     if as_json:
         _echo_json(record.as_dict())
     else:
@@ -154,10 +150,10 @@ def restore(
     return 0
 
 
-def _print_plan(console: Console, plan: Restoration) -> None:
+def _print_plan(screen: Screen, plan: Restoration) -> None:
     for sign, record in (("-", plan.latest), ("+", plan.wanted)):
-        print_wrapped(console, headline(record), indent=f"{sign} ")
-    _print_change(console, plan.latest.new_memory, plan.wanted.new_memory)
+        screen.line(*headline(record), indent=f"{sign} ")
+    _print_change(screen, plan.latest.new_memory, plan.wanted.new_memory)
 
 
 def _moment(text: str) -> Moment:
@@ -176,19 +172,19 @@ def _moment(text: str) -> Moment:
     return moment
 
 
-def _print_change(console: Console, before: str | None, after: str | None) -> None:
+def _print_change(screen: Screen, before: str | None, after: str | None) -> None:
     if before == after:
-        print_wrapped(console, Text("text unchanged", style="dim"), indent=_INDENT)
+        screen.line(("text unchanged", "dim"), indent=_INDENT)
     else:
-        print_difference(console, difference(before, after))
+        print_difference(screen, difference(before, after))
 
 
-def _print_text(console: Console, text: str | None) -> None:
+def _print_text(screen: Screen, text: str | None) -> None:
     if text is None:
-        print_wrapped(console, Text("no text", style="dim"), indent=_INDENT)
+        screen.line(("no text", "dim"), indent=_INDENT)
         return
     for line in text.split("\n"):
-        print_wrapped(console, Text(harmless(line)), indent=_INDENT)
+        screen.line((harmless(line), ""), indent=_INDENT)
 
 
 def _echo_json(value: dict[str, Any]) -> None:

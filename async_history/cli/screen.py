@@ -1,0 +1,65 @@
+"""Lines of results on stdout: in colours and broken between words on a screen, else as they are."""
+
+import io
+import math
+import os
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.text import Text
+
+_LEAST_WIDTH: Final = 20
+
+Piece = tuple[str, str]
+"""A part of a line and its style, "" where it has none. The text is harmless already."""
+
+
+class _Stdout(Console):
+    """A console that leaves it to `one_line_errors` what a closed pipe means."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise the error again that rich would end the program for."""
+        raise BrokenPipeError
+
+
+class Screen:
+    """Stdout, line by line.
+
+    What needs no colours and fits is written as it is: to let rich lay it out took most of the
+    time that a query takes.
+    """
+
+    def __init__(self) -> None:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="replace")  # what its encoding lacks: a question mark
+        self._console = _Stdout(highlight=False, markup=False, emoji=False)
+        self._width = math.inf
+        if self._console.is_terminal or os.environ.get("COLUMNS"):
+            self._width = self._console.width
+        self._is_plain = self._console.color_system is None
+        self.has_colours = not self._is_plain and not self._console.no_color
+
+    def line(
+        self, *pieces: Piece, indent: str = "", indent_style: str = "", may_break: bool = True
+    ) -> None:
+        """Print a line, broken between words where a screen is narrow, all under its first word."""
+        width = self._width if may_break else math.inf
+        if self._console.is_terminal and may_break:
+            width = self._console.width  # as it is now
+        plain = "".join([text for text, _ in pieces])
+        fits = width == math.inf or cell_len(plain) + len(indent) <= width
+        if self._is_plain and fits:
+            sys.stdout.write(f"{indent}{plain}\n")
+            sys.stdout.flush()
+            return
+        text = Text.assemble(*pieces)
+        lines: Sequence[Text] = [text]
+        if not fits:
+            room = max(int(width) - len(indent), _LEAST_WIDTH)
+            lines = list(text.wrap(self._console, room, overflow="fold"))
+        for number, part in enumerate(lines):
+            head = Text(indent, style=indent_style) if number == 0 else Text(" " * len(indent))
+            self._console.print(Text.assemble(head, part), soft_wrap=True)

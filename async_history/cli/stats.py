@@ -1,0 +1,63 @@
+"""`async-history stats`: the size of a history, and what an operator should know about it."""
+
+import asyncio
+import json
+import sqlite3
+from dataclasses import asdict
+from typing import Any, Final
+
+import typer
+
+from async_history import HistoryManager, HistoryStats
+from async_history.cli import stores
+from async_history.cli.ending import run
+from async_history.cli.screen import Screen
+from async_history.cli.terminal import harmless
+from async_history.opening import sqlite_file, without_secrets
+
+_ANSWER_S: Final = 10.0
+_ASK_AGAIN_S: Final = 0.1
+_STYLES: Final = {"critical": "bold red", "warning": "bold yellow"}
+
+
+def stats(url: str, *, as_json: bool) -> None:
+    """Show what `HistoryManager.stats` says of a history, and how many records it has."""
+    found, records = run(_ask(url))
+    engine = f"SQLite {sqlite3.sqlite_version}" if sqlite_file(url) is not None else None
+    if as_json:
+        worries = [
+            {"code": worry.code, "severity": worry.severity, "text": str(worry)}
+            for worry in found.worries
+        ]
+        report: dict[str, Any] = {"records": records, "engine": engine, **asdict(found)}
+        typer.echo(json.dumps({**report, "worries": worries}, ensure_ascii=False).encode())
+        return
+    screen = Screen()
+    screen.line((harmless(without_secrets(found.store)), "bold"))
+    sizes = f"{records:,} record{'s' * (records != 1)}, {found.file_bytes:,} bytes"
+    if found.wal_bytes:
+        sizes += f", and {found.wal_bytes:,} in the write-ahead log"
+    screen.line((sizes, ""), indent="  ")
+    if engine is not None:
+        screen.line((engine, ""), indent="  ")
+    for worry in found.worries:
+        text = harmless(f": {worry}")
+        screen.line((worry.severity, _STYLES[worry.severity]), (f" {worry.code}{text}", ""))
+    if not found.worries:
+        screen.line(("nothing to worry about", ""))
+
+
+async def _ask(url: str) -> tuple[HistoryStats, int]:
+    async with stores.opened_to_read(url) as history:
+        return await _measured(history), await history.count_history()
+
+
+async def _measured(history: HistoryManager) -> HistoryStats:
+    """Return the statistics with figures: `stats` itself answers before a slow store does."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + _ANSWER_S
+    found = await history.stats()
+    while loop.time() < deadline and any(w.code == "store-unreachable" for w in found.worries):
+        await asyncio.sleep(_ASK_AGAIN_S)
+        found = await history.stats()
+    return found

@@ -1,0 +1,88 @@
+"""`async-history stats`: what an operator sees of a history."""
+
+import asyncio
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from async_history import HistoryStats, open_history
+from async_history.cli.app import app
+from async_history.store import StoreWarning
+from tests.conftest import url_of
+
+
+async def filled(url: str) -> HistoryStats:
+    async with open_history(url) as history:
+        for n in range(3):
+            await history.add_history("m", None, f"tea {n}", "ADD")
+    async with open_history(url, create=False, migrate=False) as history:
+        return await history.stats()
+
+
+@pytest.mark.parametrize("store", ["file", "rollback", "postgres"])
+def test_the_state_of_a_store(store: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    url = url_of(store, request, tmp_path)
+    expected = asyncio.run(filled(url))
+    result = CliRunner().invoke(app, ["stats", "--db", url, "--json"])
+    assert result.exit_code == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert report["records"] == 3
+    assert report.keys() == {"records", "engine", *asdict(expected)}
+    assert report["store"] == expected.store
+    assert report["file_bytes"] > 0
+    assert [(w["code"], w["severity"], w["text"]) for w in report["worries"]] == [
+        (w.code, w.severity, str(w)) for w in expected.worries
+    ]
+    shown = CliRunner().invoke(app, ["stats", "--db", url])
+    assert (shown.exit_code, shown.stderr) == (0, "")
+    assert f"  3 records, {report['file_bytes']:,} bytes" in shown.stdout
+    assert ("SQLite 3." in shown.stdout) == (store != "postgres")
+
+
+def test_worries_are_shown_with_their_severity(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = str(tmp_path / "history.db")
+    stats = asyncio.run(filled(url))
+    worries = [
+        StoreWarning("disk-tired", "critical", "the disk is tired \x1b[2J"),
+        StoreWarning("log-long", "warning", "the log is long"),
+    ]
+
+    async def with_worries(_: object) -> HistoryStats:
+        return HistoryStats(stats.store, stats.writer, 1, 2, tuple(worries))
+
+    monkeypatch.setattr("async_history.HistoryManager.stats", with_worries)
+    shown = CliRunner().invoke(app, ["stats", "--db", url]).stdout
+    assert "critical disk-tired: the disk is tired ␛[2J\n" in shown
+    assert "warning log-long: the log is long\n" in shown
+    assert "2 in the write-ahead log" in shown
+    worries.clear()
+    assert "nothing to worry about" in CliRunner().invoke(app, ["stats", "--db", url]).stdout
+
+
+def test_a_store_that_does_not_answer_at_once_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`stats()` answers before a slow store does, without figures."""
+    url = str(tmp_path / "history.db")
+    stats = asyncio.run(filled(url))
+    away = StoreWarning("store-unreachable", "critical", "it does not answer")
+    answers = [((away,), 0), ((away,), 0), ((), 77)]
+
+    async def slow(_: object) -> HistoryStats:
+        warnings, size = answers.pop(0)
+        return HistoryStats(stats.store, None, size, 0, warnings)
+
+    monkeypatch.setattr("async_history.HistoryManager.stats", slow)
+    shown = CliRunner().invoke(app, ["stats", "--db", url, "--json"]).stdout
+    assert (json.loads(shown)["file_bytes"], answers) == (77, [])
+
+
+def test_a_store_that_is_not_there(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["stats", "--db", str(tmp_path / "nowhere.db")])
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert not list(tmp_path.iterdir())
