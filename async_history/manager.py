@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mappi
 from datetime import datetime, timedelta
 from typing import Any
 
+from async_history.erasing import erase_in_steps
 from async_history.errors import InvalidInput
 from async_history.following import (
     POLL_INTERVAL_S,
@@ -42,7 +43,6 @@ from async_history.retention import (
     PruneStep,
     Pruning,
     Reached,
-    erase_in_steps,
     erasing,
     prune_in_steps,
     pruning,

@@ -4,15 +4,15 @@ Pruning makes room: old records go, a living memory keeps its last known state. 
 texts go for good and the fact of each change stays. Both walk in small steps, so that writers wait
 for one step at most and an interrupted walk is simply begun again.
 
-Lives here: the arguments, the walks, the reports. Not here: what is decided about a step's records
-(backends/_pruning, backends/_erasing), and how a backend removes anything.
+Lives here: the arguments and the reports of both, the walk of pruning. Not here: what is decided
+about a step's records (backends/_pruning), the walks of erasing (erasing), any SQL.
 """
 
 import hashlib
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Final, Protocol
+from typing import Final
 
 from async_history.errors import InvalidInput
 from async_history.records import check_name, is_aware, new_id
@@ -20,12 +20,6 @@ from async_history.validation import check_count, check_flag, check_iterable
 
 PRUNED_AT_ONCE: Final = 500
 """Records looked at in one step of pruning, which writers wait for."""
-ERASED_AT_ONCE: Final = 300
-"""Records whose texts go in one step of erasing; of an actor's, each is looked for in all of its
-memory."""
-_NAMES_AT_ONCE: Final = 100
-"""Memories, or session scopes, whose texts go in one step where they are few: in transactions of
-their own each took thirty times as long as to write."""
 
 Progress = Callable[[int, int], None]
 """Told how far a walk has come, and how far it goes: places in the order of recording."""
@@ -209,35 +203,6 @@ class Remains:
     sentences: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Reaching:
-    """Whose texts a step erases: memories', an actor's, or scopes' messages; and from where."""
-
-    memory_ids: Sequence[str] = ()
-    actor_id: str | None = None
-    session_scopes: Sequence[str] = ()
-    after: int = -(1 << 63)
-
-    def behind(self, after: int) -> "Iterable[Reaching]":
-        """Return what is left where a step came so far.
-
-        Memories that have more than a step are halved: in the end one with very many is alone, and
-        its records are not looked up again with each step of the others.
-        """
-        half = len(self.memory_ids) // 2
-        parts = (self.memory_ids[:half], self.memory_ids[half:]) if half else (self.memory_ids,)
-        return [replace(self, memory_ids=part, after=after) for part in parts]
-
-
-@dataclass(frozen=True, slots=True)
-class EraseStep:
-    """What one step erased, and the place to go on behind; None after the last."""
-
-    records: int = 0
-    messages: int = 0
-    after: int | None = None
-
-
 def erasing(
     memory_ids: Iterable[str],
     actor_id: str | None,
@@ -277,68 +242,6 @@ def erasing(
 def actor_digest(actor_id: str | None) -> str | None:
     """Return what an erasure keeps of an actor's id."""
     return None if actor_id is None else hashlib.sha256(actor_id.encode()).hexdigest()
-
-
-class ErasureSteps(Protocol):
-    """What a backend does for an erasure."""
-
-    async def begin(self, asked: Erasing) -> None:
-        """Note that the erasure has begun."""
-
-    async def step(self, asked: Erasing, whose: Reaching) -> EraseStep:
-        """Erase some, and note how much, in one transaction; in a dry run only count them."""
-
-    async def clean(self, *, vacuum: bool) -> Remains:
-        """Overwrite what is left outside of the tables, and tell what can't be."""
-
-    async def remains(self) -> Remains:
-        """Tell what an erasure would not reach, and change nothing."""
-
-    async def finish(self, asked: Erasing) -> None:
-        """Note that the erasure is done."""
-
-
-async def erase_in_steps(steps: ErasureSteps, asked: Erasing, *, vacuum: bool) -> ErasureReport:
-    """Erase, a step at a time. Interrupted, it is begun again: what is erased stays erased."""
-    if asked.dry_run:
-        counts = await _walk(steps, asked)
-        remains = await steps.remains()
-    else:
-        await steps.begin(asked)
-        counts = await _walk(steps, asked)
-        remains = await steps.clean(vacuum=vacuum)
-        await steps.finish(asked)
-    return ErasureReport(
-        done=not asked.dry_run,
-        records=counts.records,
-        messages=counts.messages,
-        copies=remains.copies,
-        remains=remains.sentences,
-        erasure_id=None if asked.dry_run else asked.id,
-    )
-
-
-async def _walk(steps: ErasureSteps, asked: Erasing) -> EraseStep:
-    """Take every step, and return the sum of all."""
-    total = EraseStep()
-    actors = () if asked.actor_id is None else (asked.actor_id,)
-    for begin in (
-        *(Reaching(memory_ids=memory_ids) for memory_ids in _parts(asked.memory_ids)),
-        *(Reaching(actor_id=actor_id) for actor_id in actors),
-        *(Reaching(session_scopes=scopes) for scopes in _parts(asked.session_scopes)),
-    ):
-        left = [begin]
-        while left:
-            whose = left.pop()
-            erased = await steps.step(asked, whose)
-            total = EraseStep(total.records + erased.records, total.messages + erased.messages)
-            if erased.after is not None:
-                left += whose.behind(erased.after)
-    return total
-
-
-def _parts(names: Sequence[str]) -> Iterator[Sequence[str]]:
-    return (names[at : at + _NAMES_AT_ONCE] for at in range(0, len(names), _NAMES_AT_ONCE))
 
 
 def _counted(count: int, one: str, many: str = "") -> str:

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, Self
 
+from async_history.erasing import ErasureSteps
 from async_history.following import FollowRead
 from async_history.life import LoopBound
 from async_history.queries import Cursor, Filter, PageRead, RowsRead
 from async_history.records import HistoryRecord, Message
-from async_history.retention import Erasure, ErasureSteps, PruneStep, Pruning, Reached
+from async_history.retention import Erasure, PruneStep, Pruning, Reached
 from async_history.submissions import Submission
 from async_history.writer import WriterStats
 

@@ -21,9 +21,10 @@ from async_history import (
     HistoryRecord,
     IdConflict,
     InvalidInput,
+    erase_transactions,
     open_history,
 )
-from async_history.backends import _erasing, _sqlite_erasing
+from async_history.backends import _sqlite_erasing
 from async_history.backends.postgres import PostgresHistoryManager
 from async_history.backends.sqlite import SQLiteHistoryManager
 from tests.conftest import OpenStore
@@ -57,7 +58,7 @@ def fact(record: HistoryRecord) -> tuple[Any, ...]:
 
 @pytest.fixture
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_erasing, "ERASED_AT_ONCE", 2)
+    monkeypatch.setattr(erase_transactions, "ERASED_AT_ONCE", 2)
 
 
 @pytest.mark.usefixtures("small_steps")
@@ -213,7 +214,7 @@ class TestContract:
         self, open_keeping_store: OpenStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Not in a transaction each, also where one of them has very many records."""
-        monkeypatch.setattr(_erasing, "ERASED_AT_ONCE", 50)
+        monkeypatch.setattr(erase_transactions, "ERASED_AT_ONCE", 50)
         ids = [f"m{n}" for n in range(200)]
         async with open_keeping_store() as history:
             await history.batch_add_history([change(m, "ADD", None, "x", "ann") for m in ids])
@@ -240,38 +241,6 @@ class TestContract:
                 assert taken < 40
             found = history.query_history(memory_id=ids)
             assert {(r.old_memory, r.new_memory) async for r in found} == {(None, None)}
-
-    async def test_interrupted_it_is_listed_and_begun_again(
-        self, open_keeping_store: OpenStore, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        async with open_keeping_store() as history:
-            await history.batch_add_history(
-                [change("m", "UPDATE", f"{n}", f"{n + 1}", "ann") for n in range(7)]
-            )
-            await history.add_history("m", "7", "bob's", "UPDATE", actor_id="bob")
-            steps = history._erasure_steps()
-            step, taken = type(steps).step, 0
-
-            async def one_step_only(self: Any, *arguments: Any) -> Any:
-                nonlocal taken
-                taken += 1
-                if taken == 2:
-                    raise asyncio.CancelledError
-                return await step(self, *arguments)
-
-            with monkeypatch.context() as patched:
-                patched.setattr(type(steps), "step", one_step_only)
-                with pytest.raises(asyncio.CancelledError):
-                    await history.erase(actor_id="ann", reason="first")
-            (first,) = await history.erasures()
-            assert (first.finished_at, first.records) == (None, 2)
-            report = await history.erase(actor_id="ann", reason="second")
-            assert report.records == 6
-            assert [r.new_memory for r in await history.get_history("m")] == [None] * 7 + ["bob's"]
-            assert all(r.old_memory is None for r in await history.get_history("m"))
-            first, second = await history.erasures()
-            assert first.finished_at is None
-            assert second.finished_at is not None
 
     async def test_beside_writers(self, open_keeping_store: OpenStore) -> None:
         async with open_keeping_store() as history:

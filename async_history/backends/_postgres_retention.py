@@ -1,33 +1,36 @@
 """Pruning and erasing in PostgreSQL: the statements, and what only the server's owner can do.
 
 Lives here: one step of either in its transaction, the erasures' table, VACUUM. Not here: what is
-decided (_pruning, _erasing), whose turn it is (postgres).
+decided (_pruning, erase_transactions), whose turn it is (postgres).
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from itertools import groupby
 from operator import itemgetter
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from async_history.backends._erasing import Blanks, Found, Place, erase_step
 from async_history.backends._postgres_pool import ConnectionPool
 from async_history.backends._postgres_transaction import WAIT_FOR_REPLICAS_TOO, transaction
 from async_history.backends._pruning import Seen, goes_alone, prune_step
+from async_history.erase_transactions import LOST, Columns, EraseTransaction, Place, Texts
 from async_history.errors import StorageError
 from async_history.migrations.postgres import in_schema
 from async_history.retention import (
-    EraseStep,
     Erasing,
     Erasure,
     PruneStep,
     Pruning,
     Reached,
-    Reaching,
     Remains,
     actor_digest,
 )
 from async_history.writer import OutcomeUnknown, TryAgain
 
+T = TypeVar("T")
+
+_BEFORE_ALL: Final = -(1 << 63)
+_BY_INDEX: Final = "SET LOCAL enable_seqscan TO off"
+"""PostgreSQL keeps plans, and one made while the table was small reads all of a large one."""
 _ENDS: Final = "SELECT pg_catalog.min(seq), pg_catalog.max(seq) FROM {schema}.history"
 _LIGHT: Final = """
 seq, id, memory_id, event = 'DELETE', occurred_at < $1::pg_catalog.text::pg_catalog.timestamptz
@@ -68,37 +71,44 @@ WHERE id = ANY($1::pg_catalog.text[]) AND memory_id = ANY($2::pg_catalog.text[])
 
 _WITH_TEXT: Final = """
 SELECT seq, id, memory_id FROM {schema}.history
-WHERE memory_id = $1 AND seq > $2 AND (old_memory IS NOT NULL OR new_memory IS NOT NULL)
-ORDER BY seq LIMIT $3
+WHERE memory_id = $1::pg_catalog.text AND seq > $2::pg_catalog.int8
+  AND (old_memory IS NOT NULL OR new_memory IS NOT NULL)
+ORDER BY seq LIMIT $3::pg_catalog.int8
 """
 _OF_SEVERAL_WITH_TEXT: Final = """
 SELECT seq, id, memory_id FROM {schema}.history
-WHERE memory_id = ANY($1::pg_catalog.text[]) AND seq > $2
+WHERE memory_id = ANY($1::pg_catalog.text[]) AND seq > $2::pg_catalog.int8
   AND (old_memory IS NOT NULL OR new_memory IS NOT NULL)
-ORDER BY seq + 0 LIMIT $3
+ORDER BY seq + 0::pg_catalog.int8 LIMIT $3::pg_catalog.int8
 """
 """Not in the order of the index on `seq`, which would be walked through from $2 on."""
 _OF_ACTOR: Final = """
-SELECT seq, id, memory_id FROM {schema}.history WHERE actor_id = $1 AND seq > $2
-ORDER BY seq LIMIT $3
+SELECT seq, id, memory_id FROM {schema}.history
+WHERE actor_id = $1::pg_catalog.text AND seq > $2::pg_catalog.int8
+ORDER BY seq LIMIT $3::pg_catalog.int8
 """
-_COPIES: Final = """
-SELECT coalesce(pg_catalog.bool_or(copy.old_memory = own.new_memory), false),
-       coalesce(pg_catalog.bool_or(copy.new_memory = own.new_memory), false),
-       copy.seq, copy.id, copy.memory_id
-FROM {schema}.history AS own JOIN {schema}.history AS copy ON copy.memory_id = own.memory_id
-WHERE own.id = ANY($1::pg_catalog.text[]) AND own.memory_id = ANY($2::pg_catalog.text[])
-  AND copy.actor_id IS DISTINCT FROM $3
-  AND (copy.old_memory = own.new_memory OR copy.new_memory = own.new_memory)
-GROUP BY copy.seq, copy.id, copy.memory_id
+_SIZES: Final = """
+SELECT memory_id, pg_catalog.count(*) FROM {schema}.history
+WHERE memory_id = ANY($1::pg_catalog.text[]) GROUP BY memory_id
 """
-_BLANK: Final = """
-UPDATE {schema}.history SET
-    old_memory = CASE WHEN id = ANY($1::pg_catalog.text[]) THEN NULL ELSE old_memory END,
-    new_memory = CASE WHEN id = ANY($2::pg_catalog.text[]) THEN NULL ELSE new_memory END,
-    actor_id = CASE WHEN id = ANY($3::pg_catalog.text[]) THEN NULL ELSE actor_id END
-WHERE id = ANY($4::pg_catalog.text[]) AND memory_id = ANY($5::pg_catalog.text[])
+_DIGEST: Final = "pg_catalog.sha256(pg_catalog.convert_to({}, 'UTF8'::pg_catalog.name))"
+_TEXTS_OF: Final = f"""
+SELECT seq, id, memory_id, actor_id = $1::pg_catalog.text,
+       {_DIGEST.format("old_memory")}, {_DIGEST.format("new_memory")}
+FROM {{schema}}.history
+"""  # noqa: S608 - constants
+_TEXTS: Final = f"{_TEXTS_OF} WHERE memory_id = ANY($2::pg_catalog.text[])"
+_NEXT_TEXTS: Final = f"""
+{_TEXTS_OF} WHERE memory_id = $2::pg_catalog.text AND seq > $3::pg_catalog.int8
+ORDER BY seq LIMIT $4::pg_catalog.int8
 """
+_BLANK: Final = {
+    columns: f"""
+    UPDATE {{schema}}.history SET {", ".join(f"{column} = NULL" for column in columns)}
+    WHERE id = ANY($1::pg_catalog.text[]) AND memory_id = ANY($2::pg_catalog.text[])
+    """  # noqa: S608 - constants
+    for columns in LOST
+}
 _COUNT_MESSAGES: Final = """
 SELECT pg_catalog.count(*) FROM {schema}.messages WHERE session_scope = ANY($1::pg_catalog.text[])
 """
@@ -203,35 +213,39 @@ class _PruneSteps(_Steps):
         return int(status.rpartition(" ")[2])
 
 
-class _EraseSteps(_Steps):
-    """The steps of `erase_step`."""
+class _EraseTransaction(_Steps):
+    """What `erase_transactions` asks for in a transaction."""
 
-    async def with_text(self, memory_ids: Sequence[str], after: int, limit: int) -> Found:
+    async def with_text(
+        self, memory_ids: Sequence[str], after: Place | None, limit: int
+    ) -> list[Place]:
         if len(memory_ids) == 1:
-            return _found(await self._fetch(_WITH_TEXT, memory_ids[0], after, limit), limit)
-        rows = await self._fetch(_OF_SEVERAL_WITH_TEXT, list(memory_ids), after, limit)
-        return _found(rows, limit)
+            rows = await self._fetch(_WITH_TEXT, memory_ids[0], _beyond(after), limit)
+        else:
+            names = list(memory_ids)
+            rows = await self._fetch(_OF_SEVERAL_WITH_TEXT, names, _beyond(after), limit)
+        return [Place(*row) for row in rows]
 
-    async def of_actor(self, actor_id: str, after: int, limit: int) -> Found:
-        return _found(await self._fetch(_OF_ACTOR, actor_id, after, limit), limit)
+    async def of_actor(self, actor_id: str, after: Place | None, limit: int) -> list[Place]:
+        rows = await self._fetch(_OF_ACTOR, actor_id, _beyond(after), limit)
+        return [Place(*row) for row in rows]
 
-    async def copies(self, actor_id: str, places: Sequence[Place]) -> Blanks:
-        rows = await self._fetch(_COPIES, _ids(places), _memory_ids(places), actor_id)
-        return Blanks(
-            [Place(*row) for is_old, _, *row in rows if is_old],
-            [Place(*row) for _, is_new, *row in rows if is_new],
-        )
+    async def sizes(self, memory_ids: Sequence[str]) -> dict[str, int]:
+        rows = await self._fetch(_SIZES, list(memory_ids))
+        return {row[0]: row[1] for row in rows}
 
-    async def blank(self, blanks: Blanks) -> None:
-        places = blanks.all()
-        await self._execute(
-            _BLANK,
-            _ids(blanks.old_memory),
-            _ids(blanks.new_memory),
-            _ids(blanks.actor_id),
-            _ids(places),
-            _memory_ids(places),
-        )
+    async def texts(self, actor_id: str, memory_ids: Sequence[str]) -> list[Texts]:
+        return [_texts(*row) for row in await self._fetch(_TEXTS, actor_id, list(memory_ids))]
+
+    async def next_texts(
+        self, actor_id: str, memory_id: str, after: Place | None, limit: int
+    ) -> list[Texts]:
+        rows = await self._fetch(_NEXT_TEXTS, actor_id, memory_id, _beyond(after), limit)
+        return [_texts(*row) for row in rows]
+
+    async def blank(self, columns: Columns, places: Sequence[Place]) -> None:
+        ids = [place.id for place in places]
+        await self._execute(_BLANK[columns], ids, list({place.memory_id for place in places}))
 
     async def messages(self, session_scopes: Sequence[str]) -> int:
         ((count,),) = await self._fetch(_COUNT_MESSAGES, list(session_scopes))
@@ -240,20 +254,24 @@ class _EraseSteps(_Steps):
     async def remove_messages(self, session_scopes: Sequence[str]) -> None:
         await self._execute(_REMOVE_MESSAGES, list(session_scopes))
 
-    async def note(self, erasure_id: str, erased: EraseStep) -> None:
-        await self._execute(_NOTE, erased.records, erased.messages, erasure_id)
+    async def note(self, erasure_id: str, records: int, messages: int) -> None:
+        await self._execute(_NOTE, records, messages, erasure_id)
 
 
-def _found(rows: Sequence[Sequence[Any]], limit: int) -> Found:
-    return Found([Place(*row) for row in rows], rows[-1][0] if len(rows) == limit else None)
+def _beyond(after: Place | None) -> int:
+    return _BEFORE_ALL if after is None else after.position
 
 
-def _ids(places: Sequence[Place]) -> list[str]:
-    return [place.id for place in places]
-
-
-def _memory_ids(places: Sequence[Place]) -> list[str]:
-    return list({place.memory_id for place in places})
+def _texts(
+    seq: int,
+    record_id: str,
+    memory_id: str,
+    is_actors: bool | None,
+    old_memory: bytes | None,
+    new_memory: bytes | None,
+) -> Texts:
+    place = Place(seq, record_id, memory_id)
+    return Texts(place, bool(is_actors), old_memory, new_memory)
 
 
 Work = Callable[[Any, ConnectionPool], Awaitable[Any]]
@@ -293,13 +311,14 @@ class ServerErasure:
 
         await self._in_turn(execute)
 
-    async def step(self, asked: Erasing, whose: Reaching) -> EraseStep:
-        async def erase(connection: Any, _: ConnectionPool) -> EraseStep:
+    async def step(self, work: Callable[[EraseTransaction], Coroutine[Any, Any, T]]) -> T:
+        async def erase(connection: Any, _: ConnectionPool) -> T:
             async with transaction(connection):
-                return await erase_step(asked, whose, _EraseSteps(connection, self._schema))
+                await connection.execute(_BY_INDEX)
+                return await work(_EraseTransaction(connection, self._schema))
 
-        erased: EraseStep = await self._in_turn(erase)
-        return erased
+        done: T = await self._in_turn(erase)
+        return done
 
     async def remains(self) -> Remains:
         return Remains(sentences=_OUT_OF_REACH)

@@ -1,7 +1,7 @@
 """Erasing in a SQLite file: the statements, and what is left in the file itself.
 
 Lives here: one step in its transaction, the erasures' table, the free space and the log. Not here:
-what is decided (_erasing), whose turn it is (sqlite).
+what is decided (erasing), whose turn it is (sqlite).
 """
 
 import asyncio
@@ -9,31 +9,37 @@ import contextlib
 import json
 import shutil
 import sqlite3
-from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from datetime import datetime
 from functools import partial
+from hashlib import blake2b
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final, TypeVar
 
 from async_history._sqlite import typed_errors
 from async_history._worker_thread import run_in_thread
-from async_history.backends._erasing import Blanks, Found, Place, erase_step
 from async_history.backends._sqlite_commit import fetched
-from async_history.backends._sqlite_search import THROUGH_INDEX, in_order, named
-from async_history.backends._sqlite_thread import ThreadConnection, completed, transaction
+from async_history.backends._sqlite_indexed import indexed_transaction
+from async_history.backends._sqlite_search import (
+    SEVERAL_KEYS,
+    THROUGH_INDEX,
+    in_order,
+    named,
+    named_together,
+)
+from async_history.backends._sqlite_thread import ThreadConnection, completed
+from async_history.erase_transactions import LOST, Columns, EraseTransaction, Place, Texts
 from async_history.errors import CommitUnknown, StorageError, StorageFull
-from async_history.memory_index import POSITIONS, memory_key
+from async_history.index_state import LOWEST_ROWID
+from async_history.memory_index import LEVELS, memory_key
 from async_history.memory_index import in_order as memory_in_order
 from async_history.migrations.file_copy import copies_of
 from async_history.queries import Cursor, Filter
 from async_history.records import now_text
 from async_history.retention import (
-    EraseStep,
     Erasing,
     Erasure,
-    Reaching,
     Remains,
     actor_digest,
 )
@@ -62,25 +68,32 @@ _OF_AN_ACTOR: Final = in_order(
 )
 _OF_ACTOR: Final = f"{' UNION ALL '.join(_OF_AN_ACTOR)} ORDER BY position LIMIT :limit"
 """Takes `:actor_id` and `:after`, the position to go on behind."""
-_TEXTS: Final = """(
-    SELECT new_memory FROM history WHERE rowid IN (SELECT value FROM json_each(:positions))
-)"""
-_COPIES: Final = f"""
-SELECT old_memory IN {_TEXTS}, new_memory IN {_TEXTS}, rowid, id, memory_id FROM history
-WHERE memory_id = :memory_id AND rowid IN ({POSITIONS}) AND actor_id IS NOT :actor_id
-  AND (old_memory IN {_TEXTS} OR new_memory IN {_TEXTS})
+_ID: Final = "SELECT id FROM history WHERE rowid = ?"
+_KEYS: Final = [f"SELECT memory FROM main.{level} WHERE {SEVERAL_KEYS}" for level in LEVELS]  # noqa: S608 - constants
+_SIZES: Final = f"""
+SELECT memory, count(*) FROM ({" UNION ALL ".join(_KEYS)}) GROUP BY memory
 """  # noqa: S608 - constants
-_BLANK: Final = """
-UPDATE history SET
-    old_memory = CASE WHEN rowid IN (SELECT value FROM json_each(:old_memory))
-                 THEN NULL ELSE old_memory END,
-    new_memory = CASE WHEN rowid IN (SELECT value FROM json_each(:new_memory))
-                 THEN NULL ELSE new_memory END
-WHERE rowid IN (SELECT value FROM json_each(:all))
+"""In a transaction in which every record is indexed."""
+_TEXTS_OF: Final = """
+SELECT history.rowid, history.id, history.memory_id, history.actor_id IS :actor_id,
+       CAST(history.old_memory AS BLOB), typeof(history.old_memory),
+       CAST(history.new_memory AS BLOB), typeof(history.new_memory)
 """
-_BLANK_ACTOR: Final = """
-UPDATE history SET actor_id = NULL WHERE rowid IN (SELECT value FROM json_each(?))
+_TEXTS: Final = f"""
+{_TEXTS_OF} FROM history WHERE {THROUGH_INDEX.several}
 """
+_NEXT_TEXTS: Final = f"""
+{_TEXTS_OF} FROM {memory_in_order("ASC", ":after")} AS place
+CROSS JOIN history ON history.rowid = place.position
+WHERE history.memory_id = :memory_id LIMIT :limit
+"""
+_BLANK: Final = {
+    columns: f"""
+    UPDATE history SET {", ".join(f"{column} = NULL" for column in columns)}
+    WHERE rowid IN (SELECT value FROM json_each(?))
+    """  # noqa: S608 - constants
+    for columns in LOST
+}
 _OF_SCOPES: Final = "FROM messages WHERE session_scope IN (SELECT value FROM json_each(?))"
 _COUNT_MESSAGES: Final = f"SELECT count(*) {_OF_SCOPES}"
 _REMOVE_MESSAGES: Final = f"DELETE {_OF_SCOPES}"
@@ -97,6 +110,7 @@ SELECT id, begun_at, finished_at, reason, memory_ids, actor_sha256, records, mes
 FROM async_history_erasures ORDER BY rowid
 """
 """The erasures that the file knows of, oldest first; for `erasure_from_row`."""
+_DIGEST_BYTES: Final = 16
 _SECURE_DELETE: Final = {0: "OFF", 1: "ON", 2: "FAST"}
 _VACUUM_ROOM: Final = 2
 """Sizes of the file that VACUUM takes: one beside it, one in its log."""
@@ -117,8 +131,8 @@ def erasure_from_row(row: Sequence[Any]) -> Erasure:
     )
 
 
-class _EraseSteps:
-    """The steps of `erase_step`."""
+class _EraseTransaction:
+    """What `erasing` asks for in a transaction."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
@@ -126,41 +140,46 @@ class _EraseSteps:
     def _fetch(self, sql: str, **parameters: Any) -> list[Any]:
         return fetched(self._connection, sql, parameters)
 
-    async def with_text(self, memory_ids: Sequence[str], after: int, limit: int) -> Found:
+    def _beyond(self, after: Place | None) -> int:
+        """Return the position to go on after. VACUUM, of others too, may number all rows again."""
+        if after is None:
+            return LOWEST_ROWID
+        there = fetched(self._connection, _ID, (after.position,))
+        return after.position if there == [(after.id,)] else LOWEST_ROWID
+
+    async def with_text(
+        self, memory_ids: Sequence[str], after: Place | None, limit: int
+    ) -> list[Place]:
         sql = _WITH_TEXT if len(memory_ids) == 1 else _OF_SEVERAL_WITH_TEXT
-        rows = self._fetch(sql, after=after, limit=limit, **named(memory_ids))
-        return Found([Place(*row) for row in rows], rows[-1][0] if len(rows) == limit else None)
+        beyond = self._beyond(after)
+        rows = self._fetch(sql, after=beyond, limit=limit, **named(memory_ids))
+        return [Place(*row) for row in rows]
 
-    async def of_actor(self, actor_id: str, after: int, limit: int) -> Found:
-        rows = self._fetch(_OF_ACTOR, actor_id=actor_id, after=after, limit=limit)
-        return Found([Place(*row) for row in rows], rows[-1][0] if len(rows) == limit else None)
+    async def of_actor(self, actor_id: str, after: Place | None, limit: int) -> list[Place]:
+        beyond = self._beyond(after)
+        rows = self._fetch(_OF_ACTOR, actor_id=actor_id, after=beyond, limit=limit)
+        return [Place(*row) for row in rows]
 
-    async def copies(self, actor_id: str, places: Sequence[Place]) -> Blanks:
-        of_memory: dict[str, list[int]] = defaultdict(list)
-        for place in places:
-            of_memory[place.memory_id].append(place.position)
-        old: list[Place] = []
-        new: list[Place] = []
-        for memory_id, positions in of_memory.items():
-            for is_old, is_new, *row in self._fetch(
-                _COPIES,
-                memory_id=memory_id,
-                memory=memory_key(memory_id),
-                actor_id=actor_id,
-                positions=json.dumps(positions),
-            ):
-                old += [Place(*row)] if is_old else []
-                new += [Place(*row)] if is_new else []
-        return Blanks(old, new)
+    async def sizes(self, memory_ids: Sequence[Any]) -> dict[str, int]:
+        # Others may have stored what is no memory's name.
+        keys = {name: memory_key(name) for name in memory_ids if isinstance(name, str)}
+        sizes = dict(self._fetch(_SIZES, memories=json.dumps(list(keys.values()))))
+        return {name: sizes[key] for name, key in keys.items() if key in sizes}
 
-    async def blank(self, blanks: Blanks) -> None:
-        self._fetch(
-            _BLANK,
-            old_memory=_positions(blanks.old_memory),
-            new_memory=_positions(blanks.new_memory),
-            all=_positions(blanks.all()),
-        )
-        self._connection.execute(_BLANK_ACTOR, (_positions(blanks.actor_id),))
+    async def texts(self, actor_id: str, memory_ids: Sequence[str]) -> list[Texts]:
+        rows = self._fetch(_TEXTS, actor_id=actor_id, **named_together(memory_ids))
+        return [_texts(*row) for row in rows]
+
+    async def next_texts(
+        self, actor_id: str, memory_id: str, after: Place | None, limit: int
+    ) -> list[Texts]:
+        asked = {"actor_id": actor_id, "after": self._beyond(after), "limit": limit}
+        rows = self._fetch(_NEXT_TEXTS, **asked, **named([memory_id]))
+        return [_texts(*row) for row in rows]
+
+    async def blank(self, columns: Columns, places: Sequence[Place]) -> None:
+        positions = json.dumps([place.position for place in places])
+        self._connection.execute(_BLANK[columns], (positions,))
 
     async def messages(self, session_scopes: Sequence[str]) -> int:
         scopes = json.dumps(session_scopes)
@@ -170,12 +189,33 @@ class _EraseSteps:
     async def remove_messages(self, session_scopes: Sequence[str]) -> None:
         self._connection.execute(_REMOVE_MESSAGES, (json.dumps(session_scopes),))
 
-    async def note(self, erasure_id: str, erased: EraseStep) -> None:
-        self._connection.execute(_NOTE, (erased.records, erased.messages, erasure_id))
+    async def note(self, erasure_id: str, records: int, messages: int) -> None:
+        self._connection.execute(_NOTE, (records, messages, erasure_id))
 
 
-def _positions(places: Sequence[Place]) -> str:
-    return json.dumps([place.position for place in places])
+def _texts(
+    position: int,
+    record_id: str,
+    memory_id: str,
+    is_actors: int,
+    old_memory: bytes | None,
+    old_type: str,
+    new_memory: bytes | None,
+    new_type: str,
+) -> Texts:
+    return Texts(
+        Place(position, record_id, memory_id),
+        bool(is_actors),
+        _digest(old_memory, old_type),
+        _digest(new_memory, new_type),
+    )
+
+
+def _digest(stored: bytes | None, kind: str) -> bytes | None:
+    """Return a digest of what is stored; bytes (a BLOB of somebody's) are not the same as text."""
+    if stored is None:
+        return None
+    return blake2b(stored, digest_size=_DIGEST_BYTES, person=kind.encode()).digest()
 
 
 Work = Callable[[ThreadConnection], Awaitable[T]]
@@ -215,10 +255,10 @@ class FileErasure:
     async def _execute(self, sql: str, *parameters: Any) -> None:
         await self._in_turn(lambda connection: connection.execute_fetchall(sql, parameters))
 
-    async def step(self, asked: Erasing, whose: Reaching) -> EraseStep:
-        erase = partial(_erase, asked, whose)
-        erased: EraseStep = await self._in_turn(lambda connection: connection.run(erase))
-        return erased
+    async def step(self, work: Callable[[EraseTransaction], Coroutine[Any, Any, T]]) -> T:
+        erase = partial(_erase, work)
+        done: T = await self._in_turn(lambda connection: connection.run(erase))
+        return done
 
     async def remains(self) -> Remains:
         copies = await self._copies()
@@ -276,10 +316,12 @@ def _checkpoint(connection: ThreadConnection) -> Awaitable[Iterable[Sequence[Any
     return connection.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
-def _erase(asked: Erasing, whose: Reaching, connection: sqlite3.Connection) -> EraseStep:
+def _erase(
+    work: Callable[[EraseTransaction], Coroutine[Any, Any, T]], connection: sqlite3.Connection
+) -> T:
     """Erase the next few texts in one transaction, on the connection's thread."""
-    with _overwriting(connection), transaction(connection):
-        return completed(erase_step(asked, whose, _EraseSteps(connection)))
+    with _overwriting(connection), indexed_transaction(connection):
+        return completed(work(_EraseTransaction(connection)))
 
 
 @contextlib.contextmanager

@@ -3,19 +3,18 @@
 Lives here: the statements. Not here: what is decided (_pruning), whose turn it is (sqlite).
 """
 
-import contextlib
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
 from async_history.backends._pruning import Seen, goes_alone, prune_step
-from async_history.backends._sqlite_commit import IndexBehind, fetched, take_in_rows
+from async_history.backends._sqlite_commit import fetched
+from async_history.backends._sqlite_indexed import indexed_transaction
 from async_history.backends._sqlite_rows import record_from_row
-from async_history.backends._sqlite_thread import completed, transaction
+from async_history.backends._sqlite_thread import completed
 from async_history.memory_index import (
-    COMPLETE,
     FORGET,
     LATER,
     POSITIONS,
@@ -51,29 +50,9 @@ SELECT {_LIGHT} FROM history WHERE memory_id = :memory_id AND rowid IN ({POSITIO
 _REMOVE: Final = "DELETE FROM history WHERE rowid IN (SELECT value FROM json_each(?))"
 
 
-@contextlib.contextmanager
-def _indexed_transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """A transaction in which every record is indexed.
-
-    Raises:
-        IndexBehind: others replaced tables. Nothing was written.
-    """
-    with transaction(connection):
-        if not _is_complete(connection):
-            take_in_rows(connection)
-            if not _is_complete(connection):
-                raise IndexBehind
-        yield
-
-
-def _is_complete(connection: sqlite3.Connection) -> bool:
-    ((is_complete,),) = fetched(connection, f"SELECT {COMPLETE}")
-    return bool(is_complete)
-
-
 def prune(asked: Pruning, reached: Reached | None, connection: sqlite3.Connection) -> PruneStep:
     """Prune the next few records in one transaction, on the connection's thread."""
-    with _indexed_transaction(connection):
+    with indexed_transaction(connection):
         return completed(prune_step(asked, reached, _PruneSteps(connection)))
 
 

@@ -17,7 +17,7 @@ from async_history.memory_index import in_order as memory_in_order
 from async_history.queries import Cursor, Filter
 
 _SEVERAL: Final = "memory_id IN (SELECT value FROM json_each(:memory_ids))"
-_SEVERAL_KEYS: Final = "memory IN (SELECT value FROM json_each(:memories))"
+SEVERAL_KEYS: Final = "memory IN (SELECT value FROM json_each(:memories))"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ class Lookup:
 
 THROUGH_INDEX: Final = Lookup(
     one=f"history.memory_id = :memory_id AND history.rowid IN ({POSITIONS})",
-    several=f"history.{_SEVERAL} AND history.rowid IN ({positions(_SEVERAL_KEYS, _SEVERAL)})",
+    several=f"history.{_SEVERAL} AND history.rowid IN ({positions(SEVERAL_KEYS, _SEVERAL)})",
     time_before=undated.time_before("history"),
     of_memory=of_memory,
     of_actor=(_ACTORS, _BEYOND_CHUNKS),
@@ -219,6 +219,11 @@ def named(memory_ids: Sequence[str]) -> Mapping[str, Any]:
     """Return the parameters of `Lookup.one` for one memory, or of `Lookup.several`."""
     if len(memory_ids) == 1:
         return {"memory_id": memory_ids[0], "memory": memory_key(memory_ids[0])}
+    return named_together(memory_ids)
+
+
+def named_together(memory_ids: Sequence[str]) -> Mapping[str, Any]:
+    """Return the parameters of `Lookup.several`, also for one memory."""
     return {
         "memory_ids": json.dumps(memory_ids),
         "memories": json.dumps([memory_key(memory_id) for memory_id in memory_ids]),

@@ -5,29 +5,31 @@ mem0-ts has it as its Dummy. The buffers stay, in memory, because mem0 2.x feeds
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from datetime import datetime
+from typing import Any, TypeVar
 
+from async_history.erase_transactions import Columns, EraseTransaction, Place, Texts
+from async_history.erasing import ErasureSteps
 from async_history.following import FollowRead
 from async_history.life import CLOSE_TIMEOUT_S
 from async_history.manager import HistoryManager
 from async_history.queries import Cursor, Filter, PageRead, RowsRead, not_a_cursor
 from async_history.records import HistoryRecord, Message
 from async_history.retention import (
-    EraseStep,
     Erasing,
     Erasure,
-    ErasureSteps,
     PruneStep,
     Pruning,
     Reached,
-    Reaching,
     Remains,
 )
 from async_history.store import HistoryStats, Measured
 from async_history.submissions import MESSAGES_KEPT, SaveMessages, Submission
 from async_history.turns import LoopTurns
 from async_history.validation import check_flag
+
+T = TypeVar("T")
 
 
 class NullHistoryManager(HistoryManager):
@@ -156,14 +158,9 @@ class _BufferErasure:
 
     async def begin(self, asked: Erasing) -> None: ...
 
-    async def step(self, asked: Erasing, whose: Reaching) -> EraseStep:
+    async def step(self, work: Callable[[EraseTransaction], Coroutine[Any, Any, T]]) -> T:
         await self._loop_turns.done()
-        messages = 0
-        for session_scope in whose.session_scopes:
-            messages += len(self._buffers.get(session_scope, ()))
-            if not asked.dry_run:
-                self._buffers.pop(session_scope, None)
-        return EraseStep(messages=messages)
+        return await work(_BufferTransaction(self._buffers))
 
     async def clean(self, *, vacuum: bool) -> Remains:
         return Remains()
@@ -172,3 +169,40 @@ class _BufferErasure:
         return Remains()
 
     async def finish(self, asked: Erasing) -> None: ...
+
+
+class _BufferTransaction:
+    """The buffers, and no records."""
+
+    def __init__(self, buffers: dict[str, deque[Message]]) -> None:
+        self._buffers = buffers
+
+    async def with_text(
+        self, memory_ids: Sequence[str], after: Place | None, limit: int
+    ) -> Sequence[Place]:
+        return []
+
+    async def of_actor(self, actor_id: str, after: Place | None, limit: int) -> Sequence[Place]:
+        return []
+
+    async def sizes(self, memory_ids: Sequence[str]) -> Mapping[str, int]:
+        return {}
+
+    async def texts(self, actor_id: str, memory_ids: Sequence[str]) -> Sequence[Texts]:
+        return []
+
+    async def next_texts(
+        self, actor_id: str, memory_id: str, after: Place | None, limit: int
+    ) -> Sequence[Texts]:
+        return []
+
+    async def blank(self, columns: Columns, places: Sequence[Place]) -> None: ...
+
+    async def messages(self, session_scopes: Sequence[str]) -> int:
+        return sum(len(self._buffers.get(scope, ())) for scope in session_scopes)
+
+    async def remove_messages(self, session_scopes: Sequence[str]) -> None:
+        for scope in session_scopes:
+            self._buffers.pop(scope, None)
+
+    async def note(self, erasure_id: str, records: int, messages: int) -> None: ...
