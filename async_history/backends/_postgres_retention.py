@@ -313,8 +313,7 @@ class ServerErasure:
 
     async def step(self, work: Callable[[EraseTransaction], Coroutine[Any, Any, T]]) -> T:
         async def erase(connection: Any, _: ConnectionPool) -> T:
-            async with transaction(connection):
-                await connection.execute(_BY_INDEX)
+            async with transaction(connection, _BY_INDEX):
                 return await work(_EraseTransaction(connection, self._schema))
 
         done: T = await self._in_turn(erase)
