@@ -12,7 +12,7 @@ from async_history._sqlite_look import Look, looked
 from async_history.backends._sqlite_open import is_there, look
 from async_history.blocks import CHUNKS, SPANS
 from async_history.checking import CheckReport
-from async_history.index_state import IS_OURS, THROUGH, UNTOUCHED
+from async_history.index_state import THROUGH, UNTOUCHED
 from async_history.memory_index import LEVELS
 from async_history.migrations import VERSION, as_is_view, rebuild
 
@@ -56,7 +56,7 @@ _WRONG_TIMES: Final = tuple(
     )
     for blocks in (SPANS, CHUNKS)
 )
-_IDS: Final = "SELECT count(*), count(id), count(DISTINCT id) FROM {}"
+_IDS: Final = "SELECT count(*), count(id) FROM history"
 
 
 def check_file(path: Path, repair: bool, lock_timeout_s: float) -> CheckReport:
@@ -68,7 +68,7 @@ def check_file(path: Path, repair: bool, lock_timeout_s: float) -> CheckReport:
     def read(looking: Look) -> tuple[int, tuple[str, ...]]:
         connection = looking.connection
         connection.execute("BEGIN")
-        records, *_ = connection.execute(_IDS.format("history")).fetchone()
+        records, *_ = connection.execute(_IDS).fetchone()
         return records, tuple(_problems(connection))
 
     with typed_errors(str(path)):
@@ -93,11 +93,9 @@ def _problems(connection: sqlite3.Connection) -> Iterator[str]:
             f"The file is damaged: {'; '.join(faults)}. Recover it with the sqlite3 shell's "
             ".recover, or go back to a backup."
         )
-    records, named, distinct = connection.execute(_IDS.format("history")).fetchone()
+    records, named = connection.execute(_IDS).fetchone()
     if named < records:
         yield f"{records - named:,} records have no id: give them one."
-    if distinct < named:
-        yield f"{named - distinct:,} records have an id that another has: delete the wrong ones."
     yield from _problems_of_index(connection)
 
 
@@ -110,13 +108,13 @@ def _problems_of_index(connection: sqlite3.Connection) -> Iterator[str]:
     if version is not None and version != VERSION:
         return  # is built anew in any case
     try:
-        (is_ours, is_untouched) = connection.execute(f"SELECT {IS_OURS}, {UNTOUCHED}").fetchone()
+        (is_untouched,) = connection.execute(f"SELECT {UNTOUCHED}").fetchone()
     except sqlite3.OperationalError as error:
         if error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
             raise
         yield f"A table of the index is gone ({error}): {advice}"
         return
-    if not (is_ours and is_untouched):
+    if not is_untouched:
         yield (
             "Its index is not of this file as it is (it was restored, rebuilt, vacuumed, or "
             f"tables were changed): {advice}"

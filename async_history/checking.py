@@ -34,7 +34,7 @@ async def check_history(
 
     Raises:
         StorageError: there is no history there, or it can't be read.
-        MigrationError: its layout is not known.
+        MigrationError: its layout is not known, or two records of one id differ.
     """
     file = sqlite_file(url)
     if file is not None:

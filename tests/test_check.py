@@ -1,15 +1,19 @@
 """`check_history`, and the command: what is wrong is said, and built anew where it can be."""
 
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
+import asyncpg
 import pytest
 from typer.testing import CliRunner
 
-from async_history import StorageMissing, check_history, open_history
+from async_history import MigrationError, StorageMissing, check_history, open_history
 from async_history.cli.app import app
 from async_history.index_state import CHUNKS_STAMP, STAMP_KEY
+from async_history.records import COLUMNS
 
 ROWS = 8_300
 """More than a chunk."""
@@ -56,6 +60,7 @@ async def test_nothing_is_wrong(path: Path) -> None:
             "1 records are not found by their actor",
         ),
         ("UPDATE async_history_spans SET latest = '1' WHERE block = 2", "by their time"),
+        ("UPDATE async_history_chunks SET latest = '1' WHERE block = 0", "by their time"),
         ("DELETE FROM async_history_state", "not of this file"),
         ("DROP TABLE async_history_recent", "is gone"),
         ("VACUUM", "not of this file"),
@@ -78,17 +83,66 @@ async def test_records_without_an_id(path: Path) -> None:
     assert "2 records have no id" in problem
 
 
+async def test_ids_twice_in_a_file_that_was_not_opened_yet(tmp_path: Path) -> None:
+    path = tmp_path / "h.db"
+    columns = ", ".join(f"{column} TEXT" for column in COLUMNS)
+    rows = "(1, 'ADD'), (1, 'UPDATE'), (2, 'ADD'), (2, 'ADD')"
+    change(path, f"CREATE TABLE history ({columns}); INSERT INTO history (id, event) VALUES {rows}")
+    with pytest.raises(MigrationError, match="the record 1 is there more than once"):
+        await check_history(str(path))
+
+
+async def test_a_row_between_the_others(path: Path) -> None:
+    change(path, "INSERT INTO history (rowid, id, memory_id, event) VALUES (-5, 'x', 'm', 'ADD')")
+    assert (await check_history(str(path))).problems == ()
+
+
+async def test_a_damaged_file(path: Path) -> None:
+    change(
+        path,
+        "CREATE INDEX own ON history (role); PRAGMA writable_schema = on;"
+        "UPDATE sqlite_master SET sql = 'CREATE INDEX own ON history (event)' WHERE name = 'own'",
+    )
+    first, *_ = (await check_history(str(path))).problems
+    assert "The file is damaged" in first
+    assert ".recover" in first
+
+
 async def test_no_file(tmp_path: Path) -> None:
     with pytest.raises(StorageMissing):
         await check_history(str(tmp_path / "none.db"))
 
 
-async def test_a_postgresql_history(new_schema: "object") -> None:
-    url = new_schema()  # type: ignore[operator]
+async def test_a_postgresql_history(new_schema: Callable[[], str]) -> None:
+    url = new_schema()
     async with open_history(url) as history:
         await history.add_history("m", None, "x", "ADD")
     report = await check_history(url)
     assert (report.records, report.problems) == (1, ())
+
+
+@pytest.mark.parametrize(
+    ("script", "what"),
+    [
+        (
+            "UPDATE pg_index SET indisvalid = false"
+            " WHERE indexrelid = '{schema}.history_actor'::regclass",
+            "history_actor is not valid",
+        ),
+        ("ALTER TABLE {schema}.messages OWNER TO pg_monitor", "several owners ("),
+    ],
+)
+async def test_what_became_of_a_postgresql_schema(
+    script: str, what: str, postgres: str, new_schema: Callable[[], str]
+) -> None:
+    url = new_schema()
+    async with open_history(url):
+        pass
+    owner = await asyncpg.connect(postgres)
+    await owner.execute(script.format(schema=parse_qs(urlsplit(url).query)["schema"][0]))
+    await owner.close()
+    (problem,) = (await check_history(url)).problems
+    assert what in problem
 
 
 def test_the_command(path: Path) -> None:
