@@ -23,6 +23,7 @@ from async_history.following import (
     Tail,
 )
 from async_history.life import CLOSE_TIMEOUT_S
+from async_history.locks import ProcessLocks
 from async_history.measuring import Measurements
 from async_history.queries import (
     PAGE_SIZE,
@@ -188,6 +189,13 @@ class HistoryManager(Store):
         """The kind and the names of its store, which other managers of the same store have too.
 
         None where no other manager can have it open.
+        """
+        return None
+
+    def _new_locks(self) -> ProcessLocks | None:
+        """Return what the processes that use its store lock memories with; None for nothing.
+
+        Nothing of this manager: its URL, from any loop and thread, also while it is closed.
         """
         return None
 

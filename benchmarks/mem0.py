@@ -3,7 +3,9 @@
     python -m benchmarks.mem0 [--quick] [--repeat 3] [--dir FOLDER]
 
 Agents add, update twice, delete and read the history of a memory, over and over. Embeddings, model
-and vector store answer at once, so what is left is mem0's own work and its history.
+and vector store answer at once, so what is left is mem0's own work and its history. Then processes
+update the same few memories at the same time, and records are counted that do not follow from the
+one before.
 """
 
 import asyncio
@@ -27,6 +29,7 @@ from mem0 import AsyncMemory as PlainAsyncMemory
 from async_history.mem0 import AsyncMemory
 from benchmarks._files import fill_messages
 from benchmarks._measure import OthersLoad, Watch, median, percentile, quiet_collector
+from benchmarks._processes import PLAIN, Updated, update_together
 from benchmarks._report import (
     Bar,
     as_json,
@@ -42,10 +45,11 @@ from benchmarks._report import (
     write_json,
 )
 
-PLAIN: Final = "mem0's own"
 OURS: Final = "async_history"
 NULL: Final = "async_history, null"
 _DIMENSIONS: Final = 8
+_PROCESSES: Final = 3
+_SHARED_MEMORIES: Final = 4
 _ROUND: Final = 5
 """Operations of a round: add, update, update, delete, history."""
 
@@ -222,7 +226,49 @@ async def _opened_once(folder: Path) -> None:
         await memory.history("nothing")
 
 
-def bars(cells: Sequence[Cell], inference: dict[int, list[float]]) -> list[Bar]:
+def measure_processes(peer: str, rounds: int, folder: Path) -> Updated:
+    """Let processes update the same memories."""
+    folder.mkdir()
+    return update_together(
+        peer,
+        str(folder / "history.db"),
+        folder,
+        processes=_PROCESSES,
+        memories=_SHARED_MEMORIES,
+        rounds=rounds,
+    )
+
+
+def _process_bars(updated: dict[str, list[Updated]]) -> list[Bar]:
+    mine, theirs = updated[OURS], updated[PLAIN]
+    ratios = [a.updates_per_s / b.updates_per_s for a, b in zip(mine, theirs, strict=True)]
+    rates = [rate(median([one.updates_per_s for one in each_])) for each_ in (mine, theirs)]
+    breaks = [sum(one.breaks for one in each_) for each_ in (mine, theirs)]
+    records = sum(one.records for one in mine)
+    name = f"{_PROCESSES} processes, {_SHARED_MEMORIES} memories:"
+    return [
+        Bar(
+            f"{name} updates/s against plain mem0",
+            1,
+            median(ratios),
+            f"{rates[0]} / {rates[1]}; {each(ratios)}",
+        ),
+        Bar(
+            f"{name} breaks of a chain",
+            0,
+            breaks[0],
+            f"{breaks[0]} / {breaks[1]} of {records:,}",
+            at_most=True,
+            unit="",
+        ),
+    ]
+
+
+def bars(
+    cells: Sequence[Cell],
+    inference: dict[int, list[float]],
+    updated: dict[str, list[Updated]],
+) -> list[Bar]:
     """Return the rows of what must be reached."""
 
     def of(peer: str, agents: int, figure: str) -> list[float]:
@@ -250,7 +296,7 @@ def bars(cells: Sequence[Cell], inference: dict[int, list[float]]) -> list[Bar]:
     ratios = [one / two for one, two in zip(full, empty, strict=True)]
     figures = f"{rate(median(full))} / {rate(median(empty))} a second; {each(ratios)}"
     name = f"add(infer=True) beside {max(inference):,} old messages against none"
-    return [*made, Bar(name, 0.8, median(ratios), figures)]
+    return [*made, Bar(name, 0.8, median(ratios), figures), *_process_bars(updated)]
 
 
 def main(options: Namespace) -> None:
@@ -259,6 +305,7 @@ def main(options: Namespace) -> None:
     crowds = (100, 1_000)
     cells: list[Cell] = []
     inference: dict[int, list[float]] = {0: [], old_messages: []}
+    updated: dict[str, list[Updated]] = {PLAIN: [], OURS: []}
     load = OthersLoad()
     with work_folder(options.dir) as folder:
         for repetition in range(1 if options.quick else options.repeat):
@@ -270,8 +317,11 @@ def main(options: Namespace) -> None:
             for old in random.sample(sorted(inference), 2):
                 place = folder / f"{repetition}.inference.{old}"
                 inference[old].append(measure_inference(old, operations // 5, place))
+            for peer in random.sample((PLAIN, OURS), 2):
+                place = folder / f"{repetition}.processes.{peer.replace(' ', '_')}"
+                updated[peer].append(measure_processes(peer, 10 if options.quick else 100, place))
         results = results_folder(options, folder)
-        reached = bars(cells, inference)
+        reached = bars(cells, inference, updated)
         _show(cells)
         print_bars(reached)
         others = load.processors()
@@ -283,6 +333,9 @@ def main(options: Namespace) -> None:
                 "bars": [as_json(bar) for bar in reached],
                 "cells": [asdict(cell) for cell in cells],
                 "inference_per_s": {str(old): found for old, found in inference.items()},
+                "processes": {
+                    peer: [asdict(one) for one in found] for peer, found in updated.items()
+                },
             },
         )
 

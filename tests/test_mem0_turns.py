@@ -5,7 +5,6 @@ import contextlib
 import multiprocessing
 import os
 import random
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -16,10 +15,10 @@ import pytest
 from async_history import open_history
 from async_history.errors import StorageLocked
 from async_history.mem0 import _turns
-from async_history.mem0._process_locks import SUFFIX, ProcessLocks
-from async_history.mem0._turns import Turns, turns_of, turns_of_manager
+from async_history.mem0._process_locks import SUFFIX, FileLocks
+from async_history.mem0._turns import Turns, turns_of
+from tests.programs.turns import Holder
 
-ROOT = Path(__file__).parent.parent
 OFD = pytest.mark.skipif(
     sys.platform != "linux", reason="locks of an open file description are Linux's"
 )
@@ -44,7 +43,9 @@ class Together:
 
 @pytest.fixture(params=["one process", "many processes"])
 def turns(request: pytest.FixtureRequest, tmp_path: Path) -> Turns:
-    return Turns(None if request.param == "one process" else str(tmp_path / "history.db"))
+    return Turns(
+        None if request.param == "one process" else FileLocks(str(tmp_path / "history.db"))
+    )
 
 
 class TestWithinAProcess:
@@ -91,13 +92,13 @@ class TestWithinAProcess:
     def test_threads_that_come_first_at_the_same_time_open_one_file(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        opened: list[ProcessLocks] = []
+        opened: list[FileLocks] = []
 
-        def noted(locks: ProcessLocks) -> None:
+        def noted(locks: FileLocks) -> None:
             opened.append(locks)
             os.sched_yield()
 
-        monkeypatch.setattr(ProcessLocks, "open", noted)
+        monkeypatch.setattr(FileLocks, "open", noted)
 
         def come(turns: Turns, start: threading.Barrier, memory_id: str) -> None:
             start.wait()
@@ -105,7 +106,7 @@ class TestWithinAProcess:
                 pass
 
         for _ in range(50):
-            each_round = Turns(str(tmp_path / "history.db")), threading.Barrier(4)
+            each_round = Turns(FileLocks(str(tmp_path / "history.db"))), threading.Barrier(4)
             threads = [threading.Thread(target=come, args=(*each_round, name)) for name in "abcd"]
             for thread in threads:
                 thread.start()
@@ -183,56 +184,17 @@ class TestWithinAProcess:
     async def test_managers_of_one_store_have_the_same_turns(self, tmp_path: Path) -> None:
         one, same = open_history(tmp_path / "a.db"), open_history(f"sqlite:///{tmp_path}/a.db")
         other, memory = open_history(tmp_path / "b.db"), open_history("memory://")
-        assert turns_of_manager(one) is turns_of_manager(same) is turns_of(one.store_name)
-        assert turns_of_manager(memory) is turns_of_manager(memory)
-        found = {turns_of_manager(each) for each in (one, other, memory, open_history("null://"))}
+        assert turns_of(one) == turns_of(same)
+        assert turns_of(memory) == turns_of(memory)
+        found = {turns_of(each) for each in (one, other, memory, open_history("null://"))}
         assert len(found) == 4
         one, same = (open_history(f"postgresql://{user}@h/d") for user in ("one", "other"))
         assert one.store_name == same.store_name != open_history("postgresql://h/e").store_name
 
 
-HOLD = """
-import sys
-from async_history.mem0._turns import Turns
-turns = Turns(sys.argv[1])
-with turns.of("m", "store"):
-    print("has it", flush=True)
-    sys.stdin.readline()
-print("left it", flush=True)
-sys.stdin.readline()
-"""
-
-
-class Holder:
-    """Another process that has the turn of the memory "m"."""
-
-    def __init__(self, path: Path) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", HOLD, str(path)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-        )
-        self.says("has it")
-
-    def says(self, line: str) -> None:
-        assert self.process.stdout is not None
-        assert self.process.stdout.readline() == f"{line}\n"
-
-    def go_on(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-
-    def end(self) -> None:
-        self.process.kill()
-        self.process.communicate()
-
-
 @pytest.fixture
 def holder(tmp_path: Path) -> Iterator[Holder]:
-    holder = Holder(tmp_path / "history.db")
+    holder = Holder(str(tmp_path / "history.db"))
     yield holder
     holder.end()
 
@@ -244,9 +206,9 @@ async def taken(turns: Turns, memory_id: str = "m") -> None:
 
 async def asked(folder: Path) -> None:
     """Return when somebody waits for another process's turn of the memory "m"."""
-    locks = ProcessLocks(str(folder / "history.db"))
+    locks = FileLocks(str(folder / "history.db"))
     await asyncio.to_thread(locks.open)
-    while not locks.is_asked_for(_turns.byte_of("m")):  # noqa: ASYNC110 - the kernel tells no event
+    while not locks.is_asked_for(_turns.number_of("m")):  # noqa: ASYNC110 - the kernel tells no event
         await asyncio.sleep(0)
     locks.close()
 
@@ -257,20 +219,20 @@ class TestBetweenProcesses:
     async def test_another_waits_until_it_leaves_or_dies(
         self, holder: Holder, tmp_path: Path, end: str
     ) -> None:
-        turns = Turns(str(tmp_path / "history.db"))
+        turns = Turns(FileLocks(str(tmp_path / "history.db")))
         await taken(turns, "another memory")
         waiting = asyncio.create_task(taken(turns))
         await asked(tmp_path)
         assert not waiting.done()
         if end == "leaves":
             holder.go_on()
-            await asyncio.to_thread(holder.says, "left it")
+            holder.says("left it")
         else:
-            holder.end()
+            holder.die()
         await asyncio.wait_for(waiting, 30)
 
     async def test_a_thread_waits_too(self, holder: Holder, tmp_path: Path) -> None:
-        turns = Turns(str(tmp_path / "history.db"))
+        turns = Turns(FileLocks(str(tmp_path / "history.db")))
         has_it = threading.Event()
 
         def take() -> None:
@@ -288,7 +250,7 @@ class TestBetweenProcesses:
     async def test_one_that_is_stopped_is_told_of_in_the_end(
         self, holder: Holder, tmp_path: Path
     ) -> None:
-        turns = Turns(str(tmp_path / "history.db"), timeout_s=0.01)
+        turns = Turns(FileLocks(str(tmp_path / "history.db")), timeout_s=0.01)
         with pytest.raises(StorageLocked, match="another process has had this memory's turn"):
             await taken(turns)
 
@@ -301,7 +263,7 @@ class TestBetweenProcesses:
         assert turns.is_idle
 
     async def test_it_is_kept_until_the_acks(self, tmp_path: Path) -> None:
-        mine, others = (Turns(str(tmp_path / "history.db")) for _ in "ab")
+        mine, others = (Turns(FileLocks(str(tmp_path / "history.db"))) for _ in "ab")
         ack = asyncio.get_running_loop().create_future()
         async with mine.of("m", "store") as turn:
             turn.acks.append(ack)
@@ -314,7 +276,7 @@ class TestBetweenProcesses:
         assert others.is_idle
 
     async def test_a_process_that_never_pauses_lets_others_in(self, tmp_path: Path) -> None:
-        mine, others = (Turns(str(tmp_path / "history.db")) for _ in "ab")
+        mine, others = (Turns(FileLocks(str(tmp_path / "history.db"))) for _ in "ab")
         got_in = asyncio.Event()
 
         async def never_pausing() -> None:
@@ -330,7 +292,7 @@ class TestBetweenProcesses:
         await asyncio.gather(*busy)
 
     async def test_several_memories_in_any_order(self, tmp_path: Path) -> None:
-        sides = [Turns(str(tmp_path / "history.db")) for _ in range(3)]
+        sides = [Turns(FileLocks(str(tmp_path / "history.db"))) for _ in range(3)]
         chance = random.Random(3)  # noqa: S311 - a test
 
         async def many(turns: Turns) -> None:
@@ -351,14 +313,14 @@ class TestBetweenProcesses:
     @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
     def test_a_forked_child_has_nothing_of_its_parents(self, tmp_path: Path) -> None:
         """Neither its turns, nor what keeps the parent's from ending with the parent."""
-        turns = Turns(str(tmp_path / "history.db"))
+        turns = Turns(FileLocks(str(tmp_path / "history.db")))
         context = multiprocessing.get_context("fork")
         told = context.SimpleQueue()
 
         def child() -> None:
-            locks = ProcessLocks(str(tmp_path / "history.db"))
+            locks = FileLocks(str(tmp_path / "history.db"))
             locks.open()
-            told.put((turns.is_idle, locks.take(_turns.byte_of("m"))))
+            told.put((turns.is_idle, locks.take(_turns.number_of("m"))))
 
         with turns.of("m", "store"):
             process = context.Process(target=child)
@@ -368,7 +330,7 @@ class TestBetweenProcesses:
         assert turns.is_idle
 
     async def test_nothing_is_left_but_an_empty_file(self, tmp_path: Path) -> None:
-        await taken(Turns(str(tmp_path / "history.db")))
+        await taken(Turns(FileLocks(str(tmp_path / "history.db"))))
         (left,) = tmp_path.iterdir()
         assert (left.name, left.stat().st_size) == (f"history.db{SUFFIX}", 0)
         await taken(Turns())
@@ -377,7 +339,7 @@ class TestBetweenProcesses:
     async def test_a_folder_that_takes_no_file_is_said_once(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        turns = Turns(str(tmp_path / "missing" / "history.db"))
+        turns = Turns(FileLocks(str(tmp_path / "missing" / "history.db")))
         for _ in range(2):
             await taken(turns)
         (said,) = caplog.messages

@@ -9,7 +9,7 @@ import pytest
 
 from async_history import HistoryManager, HistoryRecord, InvalidInput, open_history
 from async_history.mem0._operations import Doorway, Operation, Recorder, current
-from async_history.mem0._turns import Turns
+from async_history.mem0._turns import Turns, TurnTaker
 from tests.conftest import OpenStore
 
 MANY = 1_200
@@ -130,7 +130,9 @@ async def test_messages_beside_them(open_store: OpenStore) -> None:
 async def test_a_call_of_mem0s_reset_keeps_its_place() -> None:
     async with open_history("memory://") as history:
         recorder = Recorder("memory://", None, lambda recorder, call: None)
-        operation = Operation("reset", None, recorder, history, Doorway(), Turns())
+        operation = Operation(
+            "reset", None, recorder, history, Doorway(), TurnTaker(Turns(), between_processes=False)
+        )
         token = current.set(operation)
         try:
             recorder.add_history("m", None, "before", "ADD")

@@ -67,7 +67,7 @@ class ConnectionPool:
         async with connected(server, limits.acquire_timeout_s) as connection:
             said = server.options.get("statement_cache_size")
             keeps_none = 0 in (limits.statement_cache_size, said)
-            pools_behind = keeps_none or await _is_pooled(connection)
+            pools_behind = keeps_none or await is_pooled(connection)
             await prepare(connection)
         with typed(server.where):
             pool = await asyncpg.create_pool(
@@ -93,7 +93,7 @@ class ConnectionPool:
         """
         with typed(where):
             async with pool.acquire(timeout=limits.acquire_timeout_s) as connection:
-                pools_behind = await _is_pooled(connection)
+                pools_behind = await is_pooled(connection)
                 await prepare(connection)
         return cls(pool, where, limits, owned=False, pools_behind=pools_behind)
 
@@ -256,7 +256,7 @@ def _terminate(connection: Any) -> None:
         connection.terminate()
 
 
-async def _is_pooled(connection: Any) -> bool:
+async def is_pooled(connection: Any) -> bool:
     """Whether a pooler answers in the server's stead: it makes up the process id it names."""
     async with connection.transaction():
         server_pid = await connection.fetchval("SELECT pg_catalog.pg_backend_pid()")

@@ -21,6 +21,7 @@ from async_history.backends._idle_watch import IdleWatch
 from async_history.backends._postgres_commit import BatchCommitter
 from async_history.backends._postgres_follow import FollowReader, Place, place_from
 from async_history.backends._postgres_limits import CONNECTION_IDLE_S, PoolLimits, check_pool
+from async_history.backends._postgres_locks import AdvisoryLocks
 from async_history.backends._postgres_pool import ConnectionPool
 from async_history.backends._postgres_read import HistoryReader
 from async_history.backends._postgres_retention import (
@@ -39,6 +40,7 @@ from async_history.errors import (
 )
 from async_history.following import FollowRead
 from async_history.life import CLOSE_TIMEOUT_S
+from async_history.locks import ProcessLocks
 from async_history.manager import HistoryManager
 from async_history.migrations import citus
 from async_history.migrations import postgres as migrations
@@ -201,6 +203,16 @@ class PostgresHistoryManager(HistoryManager):
             "postgresql",
             *map(str, (server.hosts, server.ports, server.database)),
             self._schema_name,
+        )
+
+    def _new_locks(self) -> ProcessLocks | None:
+        if self._server is None:
+            return None
+        return AdvisoryLocks(
+            self._server,
+            self._limits,
+            self._schema_name,
+            retry_timeout_s=self._retry_timeout_s,
         )
 
     # Writing

@@ -28,6 +28,7 @@ from async_history.opening import without_secrets
 from async_history.options import HistoryOptions
 from async_history.records import HistoryRecord
 from async_history.timeline import Moment, check_moment
+from async_history.validation import check_flag
 
 T = TypeVar("T")
 
@@ -62,6 +63,8 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
         history: a URL (see `open_history`), or an open manager, which is shared and never closed
             here. Without it mem0's `history_db_path` counts, where a URL is welcome too. "" and
             "null://" switch the history off.
+        turns_between_processes: whether operations on one memory take turns with those of other
+            processes too. Without it nothing is asked of a server for that, and no file is made.
         options: what `open_history` takes besides the URL.
 
     The store opens on first use, for each loop that uses it; a history in memory is one for all.
@@ -85,10 +88,12 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
         config: MemoryConfig | None = None,
         *,
         history: Where | None = None,
+        turns_between_processes: bool = True,
         **options: Unpack[HistoryOptions],
     ) -> None:
         config = config or MemoryConfig()
-        self._record_into(config.history_db_path if history is None else history, options)
+        where = config.history_db_path if history is None else history
+        self._record_into(where, options, between_processes=turns_between_processes)
         self._is_set_up_by_mem0 = True
         super().__init__(without_history(config))
         self._is_set_up_by_mem0 = False
@@ -100,24 +105,30 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
         config_dict: dict[str, Any],
         *,
         history: Where | None = None,
+        turns_between_processes: bool = True,
         **options: Unpack[HistoryOptions],
     ) -> Self:
         """Make one from mem0's configuration as a mapping; to be awaited where mem0's is (1.0.0
         to 1.0.9)."""
+        check_flag("turns_between_processes", turns_between_processes)
         if history is not None:
             LoopStates(history, options)  # checks them before anything is opened
         made = super().from_config(config_dict)
+
+        def recording(memory: Self) -> Self:
+            if history is not None or options or not turns_between_processes:
+                where = memory.config.history_db_path if history is None else history
+                memory._record_into(where, options, between_processes=turns_between_processes)
+            return memory
+
         if inspect.isawaitable(made):
-            return cast(Self, _awaited(made, lambda memory: memory._recording(history, options)))
-        return cast(Self, made._recording(history, options))
+            return cast(Self, _awaited(made, recording))
+        return recording(cast(Self, made))
 
-    def _recording(self, history: Where | None, options: HistoryOptions) -> Self:
-        if history is not None or options:
-            self._record_into(self.config.history_db_path if history is None else history, options)
-        return self
-
-    def _record_into(self, where: Where, options: HistoryOptions) -> None:
-        self._states = LoopStates(where, options)
+    def _record_into(
+        self, where: Where, options: HistoryOptions, *, between_processes: bool = True
+    ) -> None:
+        self._states = LoopStates(where, options, between_processes=between_processes)
         self._recorder = Recorder(_named(where), self._states.store_name, self._states.begin)
         self._assigned = OURS
         # A memory that is dropped without closing takes its threads and connections with it. When

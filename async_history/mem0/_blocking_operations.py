@@ -16,12 +16,12 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Final, TypeVar
 
 from async_history.blocking import BlockingHistoryManager
-from async_history.errors import HistoryClosed, HistoryError, StorageLocked
+from async_history.errors import HistoryClosed, HistoryError
 from async_history.manager import HistoryManager
 from async_history.mem0._errors import Unwritten, history_not_written
 from async_history.mem0._forks import forget_in_child, keep_inherited
 from async_history.mem0._operations import to_submit
-from async_history.mem0._turns import turns_of
+from async_history.mem0._turns import NO_TURNS, turns_of
 from async_history.opening import from_any_folder, open_history
 from async_history.options import HistoryOptions
 
@@ -45,6 +45,7 @@ class BlockingRecorder:
     Args:
         where: a URL, as `open_history` takes it.
         options: what it takes besides.
+        between_processes: whether operations take turns with those of other processes.
 
     Raises:
         InvalidInput: at once, where the URL or an option can't be used.
@@ -55,11 +56,18 @@ class BlockingRecorder:
     resets = 0
     """How often it was reset."""
 
-    def __init__(self, where: str | os.PathLike[str], options: HistoryOptions) -> None:
+    def __init__(
+        self,
+        where: str | os.PathLike[str],
+        options: HistoryOptions,
+        *,
+        between_processes: bool = True,
+    ) -> None:
         self.db_path = where
         self._url = from_any_folder(where)  # it is opened later
         self._options = options
-        self._turns = turns_of(open_history(self._url, **options).store_name)  # checks them
+        checked = open_history(self._url, **options)
+        self._turns = turns_of(checked, between_processes=between_processes)
         self._is_closed = False
         self._store: _Store | None = None
         self._begin()
@@ -149,12 +157,13 @@ class BlockingRecorder:
 
         Raises:
             StorageLocked: another process has had it for too long, or it can't be waited for here.
+            StorageError: it can't be asked for.
         """
         with ExitStack() as turns:
             if not self.has_turn_of(memory_id):
                 try:
                     turns.enter_context(self._turns.of(memory_id, self))
-                except StorageLocked as error:
+                except HistoryError as error:
                     self._of_thread.refusal = error
                     raise
             yield
@@ -261,5 +270,6 @@ class BlockingRecorder:
             self._close_store()
 
     def _close_store(self) -> None:
+        self._turns = NO_TURNS
         if self._store is not None:
             self._store.close()

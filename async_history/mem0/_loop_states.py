@@ -31,7 +31,7 @@ from async_history.mem0._operations import (
     current,
     is_running,
 )
-from async_history.mem0._turns import Turns, turns_of, turns_of_manager
+from async_history.mem0._turns import NO_TURNS, TurnTaker, turns_of
 from async_history.opening import from_any_folder, open_history, sqlite_file
 from async_history.options import HistoryOptions
 
@@ -72,7 +72,7 @@ class LoopState:
         opening: Callable[[], Coroutine[Any, Any, object]] | None,
         own: _Own | None,
         on_closed: Callable[["LoopState"], None],
-        turns: Turns,
+        turns: TurnTaker,
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.doorway = Doorway()
@@ -136,7 +136,13 @@ class LoopState:
         self, name: str, memory: Any, recorder: Recorder, store: OperationStore
     ) -> Operation:
         return Operation(
-            name, memory, recorder, store, self.doorway, self.turns, sees_changes=sees_changes()
+            name,
+            memory,
+            recorder,
+            store,
+            self.doorway,
+            self.turns,
+            sees_changes=sees_changes(),
         )
 
     async def run(self, operation: Operation, body: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -281,12 +287,15 @@ class LoopStates:
     Args:
         where: a URL, or a manager, which is never closed here.
         options: what `open_history` takes besides the URL.
+        between_processes: whether operations take turns with those of other processes.
 
     Raises:
         InvalidInput: at once, where the URL or an option can't be used.
     """
 
-    def __init__(self, where: Where, options: HistoryOptions) -> None:
+    def __init__(
+        self, where: Where, options: HistoryOptions, *, between_processes: bool = True
+    ) -> None:
         self.is_closed = False
         self._lock = threading.Lock()
         self._states: dict[asyncio.AbstractEventLoop, LoopState] = {}
@@ -300,12 +309,12 @@ class LoopStates:
             self._url = from_any_folder(where)
             of_options = open_history(self._url, **options)  # checks them
             self.store_name = of_options.store_name
-            self._turns = turns_of(self.store_name)
+            self._turns = turns_of(of_options, between_processes=between_processes)
             if isinstance(of_options, SQLiteHistoryManager) and path is None:
                 self._hosted = HostedHistory(self._url, options)
         elif not options:
             self.store_name = where.store_name
-            self._turns = turns_of_manager(where)
+            self._turns = turns_of(where, between_processes=between_processes)
         else:
             raise InvalidInput(
                 "options are for a store that is opened here; the manager was opened with its own"
@@ -367,12 +376,14 @@ class LoopStates:
             if self._states.get(state.loop) is state:
                 del self._states[state.loop]
             is_last = self.is_closed and not self._states
-        if is_last and self._hosted is not None:
-            self._hosted.close()
+        if is_last:
+            self._turns = NO_TURNS
+            if self._hosted is not None:
+                self._hosted.close()
 
     async def aclose(self) -> None:
         """Close on every loop; wait until that is done, or what it left is logged."""
-        self.is_closed = True
+        self._begin_closing()
         elsewhere = self._begin_elsewhere()
         here = self._states.get(asyncio.get_running_loop())
         if here is not None:
@@ -386,7 +397,7 @@ class LoopStates:
 
     def close(self) -> None:
         """Close on every loop: on a loop begin it, elsewhere wait until that is done."""
-        self.is_closed = True
+        self._begin_closing()
         elsewhere = self._begin_elsewhere()
         try:
             loop = asyncio.get_running_loop()
@@ -401,6 +412,11 @@ class LoopStates:
             here.begin_closing()
         elif self._hosted is not None and not self._states:
             self._hosted.close()
+
+    def _begin_closing(self) -> None:
+        self.is_closed = True
+        if not self._states:
+            self._turns = NO_TURNS
 
     def _begin_elsewhere(self) -> "list[concurrent.futures.Future[None]]":
         """Begin to close the states of other loops; let go of those whose loops run no more."""

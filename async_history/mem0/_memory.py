@@ -22,8 +22,8 @@ T = TypeVar("T")
 
 OURS: Final = object()
 """Stands for what this library gives mem0 as its history, where nothing else was assigned."""
-_given: Final = ContextVar[tuple[str | os.PathLike[str] | None, HistoryOptions]](
-    "async_history_memory", default=(None, {})
+_given: Final = ContextVar[tuple[str | os.PathLike[str] | None, bool, HistoryOptions]](
+    "async_history_memory", default=(None, True, {})
 )
 """What `Memory.from_config` was given besides mem0's configuration, for the constructor."""
 _NOWHERE: Final = ":memory:"
@@ -58,6 +58,7 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
         config: mem0's own.
         history: a URL (see `open_history`). Without it mem0's `history_db_path` counts, where a URL
             is welcome too. "" and "null://" switch the history off.
+        turns_between_processes: see `AsyncMemory`.
         options: what `open_history` takes besides the URL.
 
     The store is made, or adopted, at once, and stays open from its first use on: a process that is
@@ -82,12 +83,18 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
         config: MemoryConfig | None = None,
         *,
         history: str | os.PathLike[str] | None = None,
+        turns_between_processes: bool = True,
         **options: Unpack[HistoryOptions],
     ) -> None:
         config = config or MemoryConfig()
-        if history is None and not options:
-            history, options = _given.get()
-        self._history = _recorder(config.history_db_path if history is None else history, options)
+        if history is None and not options and turns_between_processes is True:
+            history, turns_between_processes, options = _given.get()
+        where = config.history_db_path if history is None else history
+        if isinstance(where, HistoryManager):
+            raise _needs_a_url()
+        self._history = BlockingRecorder(
+            where or "null://", options, between_processes=turns_between_processes
+        )
         self._history.create()
         self._assigned = OURS
         self._is_set_up_by_mem0 = True
@@ -101,10 +108,11 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
         config_dict: dict[str, Any],
         *,
         history: str | os.PathLike[str] | None = None,
+        turns_between_processes: bool = True,
         **options: Unpack[HistoryOptions],
     ) -> Self:
         """Make one from mem0's configuration as a mapping."""
-        before = _given.set((history, options))
+        before = _given.set((history, turns_between_processes, options))
         try:
             memory: Self = super().from_config(config_dict)
         finally:
@@ -209,12 +217,6 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
                 assigned.close()
         if "_history" in vars(self):
             self._history.end()
-
-
-def _recorder(where: str | os.PathLike[str], options: HistoryOptions) -> BlockingRecorder:
-    if isinstance(where, HistoryManager):
-        raise _needs_a_url()
-    return BlockingRecorder(where or "null://", options)
 
 
 def _needs_a_url() -> InvalidInput:

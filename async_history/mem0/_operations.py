@@ -19,10 +19,10 @@ from contextvars import ContextVar
 from typing import Any, Protocol
 
 from async_history._mem0_values import Mending, completed, message_as_given
-from async_history.errors import HistoryClosed, HistoryError, InvalidInput, StorageLocked
+from async_history.errors import HistoryClosed, HistoryError, InvalidInput
 from async_history.mem0._errors import Unwritten
 from async_history.mem0._lent import LentConnection
-from async_history.mem0._turns import Turn, Turns, current_turn
+from async_history.mem0._turns import Turn, TurnTaker, current_turn
 from async_history.records import HistoryRecord, Message, new_id
 from async_history.submissions import AddRecords, Submission, few_records, messages_to_save
 
@@ -138,7 +138,7 @@ class Operation:
         recorder: "Recorder",
         store: OperationStore,
         doorway: Doorway,
-        turns: Turns,
+        turns: TurnTaker,
         *,
         sees_changes: bool = True,
     ) -> None:
@@ -187,6 +187,9 @@ class Operation:
             if self._closed is not None:
                 raise HistoryClosed(self._closed)
             self.manager.require_writable()
+            turn = current_turn.get()
+            if turn is not None:
+                turn.require_kept()
         except HistoryError as error:
             self.refusal = error
             raise
@@ -202,12 +205,13 @@ class Operation:
 
         Raises:
             StorageLocked: another process has had it for too long.
+            StorageError: it can't be asked for.
         """
         async with AsyncExitStack() as turns:
             if not self.turns.is_held_here(memory_id):
                 try:
                     await turns.enter_async_context(self.turns.of(memory_id, self.manager))
-                except StorageLocked as error:
+                except HistoryError as error:
                     self.refusal = error
                     raise
             yield

@@ -12,6 +12,7 @@ import errno
 import logging
 import os
 import struct
+from collections.abc import Callable
 from typing import Any, Final
 
 fcntl: Any
@@ -34,12 +35,15 @@ this module opens it, and once a process.
 _READ, _WRITE, _NONE = (getattr(fcntl, name, 0) for name in ("F_RDLCK", "F_WRLCK", "F_UNLCK"))
 _ASKED: Final = 2**62
 """How far behind a byte the one lies by which it is asked for."""
+_LONGEST_WAIT_S: Final = 0.002
+"""How often it is looked whether another process has finished, which nobody tells: a commit takes a
+millisecond."""
 _FLOCK: Final = struct.Struct("@hhqqi4x")
 """`struct flock`: type, whence, start, length, pid."""
 
 
-class ProcessLocks:
-    """A process's locks on one file.
+class FileLocks:
+    """A process's locks on one file, each on the byte of its number. See `ProcessLocks`.
 
     Args:
         path: the history that they are of.
@@ -47,6 +51,7 @@ class ProcessLocks:
 
     def __init__(self, path: str) -> None:
         self._path = path
+        self.longest_wait_s = _LONGEST_WAIT_S
         self._file: int | None = None
         self._process = os.getpid()
 
@@ -70,47 +75,55 @@ class ProcessLocks:
                 error.strerror,
             )
 
-    def take(self, byte: int) -> bool:
+    def take(self, number: int) -> bool:
         """Take a byte, or return False where another process has it. Does not wait."""
-        return self._file is None or self._set(_WRITE, byte)
+        return self._file is None or self._set(_WRITE, number)
 
-    def leave(self, byte: int) -> None:
+    def leave(self, number: int) -> None:
         """Give a byte up."""
         if self._file is not None and self._process == os.getpid():
-            self._set(_NONE, byte)
+            self._set(_NONE, number)
 
-    def ask_for(self, byte: int) -> None:
+    def ask_for(self, number: int, _: Callable[[], None]) -> None:
         """Let the process that has a byte know that it is waited for."""
         if self._file is not None and _OFD_SETLK is not None:
-            self._set(_READ, byte + _ASKED)
+            self._set(_READ, number + _ASKED)
 
-    def stop_asking(self, byte: int) -> None:
+    def stop_asking(self, number: int) -> None:
         """Take `ask_for` back."""
         if self._file is not None and _OFD_SETLK is not None:
-            self._set(_NONE, byte + _ASKED)
+            self._set(_NONE, number + _ASKED)
 
-    def is_asked_for(self, byte: int) -> bool:
+    def is_asked_for(self, number: int) -> bool:
         """Whether another process waits for a byte."""
         if self._file is None:
             return False
         if _OFD_SETLK is None:
             return True  # nobody can tell
-        wanted = _FLOCK.pack(_WRITE, os.SEEK_SET, byte + _ASKED, 1, 0)
+        wanted = _FLOCK.pack(_WRITE, os.SEEK_SET, number + _ASKED, 1, 0)
         found = fcntl.fcntl(self._file, fcntl.F_OFD_GETLK, wanted)
         return bool(_FLOCK.unpack(found)[0] != _NONE)
 
-    def _set(self, kind: int, byte: int) -> bool:
+    def _set(self, kind: int, number: int) -> bool:
         try:
             if _OFD_SETLK is not None:
-                fcntl.fcntl(self._file, _OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, byte, 1, 0))
+                fcntl.fcntl(self._file, _OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, number, 1, 0))
             else:
                 how = fcntl.LOCK_UN if kind == _NONE else fcntl.LOCK_EX | fcntl.LOCK_NB
-                fcntl.lockf(self._file, how, 1, byte)
+                fcntl.lockf(self._file, how, 1, number)
         except OSError as error:
             if error.errno in _TAKEN:
                 return False
             raise
         return True
+
+    def is_lost(self, _: int) -> bool:
+        """Whether a byte that is held may be another's: never."""
+        return False
+
+    def forget(self) -> None:
+        """Close a forked child's descriptor of its parent's file, which would keep its locks."""
+        self.close()
 
     def close(self) -> None:
         """Close the file, and give up what is held in it."""
