@@ -36,12 +36,16 @@ LOG_RESET_WORRY = (
 
 _PRIMARY_CODE = 0xFF
 
+_LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
+"""The last is of a log that others began to use, or reset, each time this one tried to."""
+
 _BY_CODE: dict[int, tuple[type[StorageError], str]] = {
     sqlite3.SQLITE_BUSY: (
         StorageLocked,
         "is locked by another connection; try again, or raise lock_timeout_s",
     ),
     sqlite3.SQLITE_LOCKED: (StorageLocked, "is locked by another connection; try again"),
+    sqlite3.SQLITE_PROTOCOL: (StorageLocked, "is locked by other connections; try again"),
     sqlite3.SQLITE_FULL: (StorageFull, "has no room left; free some and try again"),
     sqlite3.SQLITE_READONLY: (
         StorageReadOnly,
@@ -181,7 +185,7 @@ def is_locked(error: sqlite3.Error | StorageLocked) -> bool:
     """Return whether another connection holds the lock: worth asking again."""
     if isinstance(error, StorageLocked):
         return True
-    return _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+    return _code(error) in _LOCKED
 
 
 def is_other_schema(error: sqlite3.Error) -> bool:

@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 import trustme
 
-from async_history import HistoryManager, StorageDenied, StorageUnreachable, open_history
+from async_history import HistoryManager, StorageDenied, open_history
 from async_history.backends.postgres import PostgresHistoryManager
 from tests.pgbouncer import pgbouncer
 from tests.postgres_server import with_query
@@ -111,7 +111,7 @@ class TestTLS:
             if refusal is None:
                 async with open_history(over_tls) as history:
                     await history.add_history("m", None, "x", "ADD")
-                with pytest.raises(StorageUnreachable):
+                with pytest.raises(StorageDenied, match="TLS"):
                     await open_history(with_query(url, schema=schema, sslmode="disable"))
             else:
                 with pytest.raises(StorageDenied, match=refusal) as failed:

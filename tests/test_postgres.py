@@ -578,6 +578,9 @@ class TestUsersPool:
             await history.add_history("m", None, "x", "UPDATE")
 
 
+_BLOCKED = "SELECT cardinality(pg_blocking_pids($1)) > 0"
+
+
 class TestWithinATransaction:
     @pytest.fixture
     async def history(self, new_schema: NewSchema) -> AsyncIterator[PostgresHistoryManager]:
@@ -626,6 +629,32 @@ class TestWithinATransaction:
             await history.add_in_transaction(owner, [new])
         assert [r.new_memory for r in await history.get_history("m")] == ["x", "y", "z"]
 
+    async def test_begun_by_hand(
+        self, history: PostgresHistoryManager, owner: Any, postgres: str
+    ) -> None:
+        """As a driver above asyncpg begins them: all or none too, and cancelled to nothing."""
+        new = {"memory_id": "m", "event": "UPDATE", "new_memory": "z"}
+        await owner.execute("BEGIN")
+        await history.add_in_transaction(owner, [new])
+        with pytest.raises(StorageRefused):
+            await history.add_in_transaction(owner, [new, new | {"memory_id": TOO_LONG}])
+        other = await asyncpg.connect(postgres)
+        async with other.transaction():
+            await history.add_in_transaction(other, [new | {"id": "taken"}])
+            cancelled = [new | {"memory_id": "cancelled"}, new | {"id": "taken"}]
+            waiting = asyncio.create_task(history.add_in_transaction(owner, cancelled))
+            while not await other.fetchval(_BLOCKED, owner.get_server_pid()):
+                pass
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+        await other.close()
+        assert await history.get_history("cancelled") == []
+        await history.add_in_transaction(owner, [new])
+        await owner.execute("COMMIT")
+        assert len(await history.get_history("m")) == 3
+        assert await history.get_history("cancelled") == []
+
     async def test_of_another_database(
         self, history: PostgresHistoryManager, postgres: str, owner: Any
     ) -> None:
@@ -651,3 +680,61 @@ class TestDistribution:
         result = CliRunner().invoke(app, ["distribute", "--db", "history.db"])
         assert result.exit_code == 2
         assert "PostgreSQL" in result.stderr
+
+
+class TestSchemas:
+    @pytest.mark.parametrize("name", ["$user", 'a "b" $$', "%I", "{schema}", "SELECT"])
+    async def test_of_any_name(self, name: str, postgres: str, owner: Any) -> None:
+        """In a search path `$user` is another schema, whatever the quotes."""
+        await owner.execute("CREATE SCHEMA IF NOT EXISTS " + migrations.quoted("owner"))
+        try:
+            with pytest.MonkeyPatch.context() as patched:
+                older = {n: text for n, text in migrations.SCRIPTS.items() if n == 1}
+                patched.setattr(migrations, "SCRIPTS", older)
+                patched.setattr(migrations, "VERSION", 1)
+                assert await migrations.migrate(owner, name) == [1]
+            assert await migrations.migrate(owner, name) == [*migrations.SCRIPTS][1:]
+            async with PostgresHistoryManager(postgres, schema=name) as history:
+                await history.add_history("m", None, "x", "ADD")
+                assert len(await history.get_history("m")) == 1
+                await history.erase(memory_ids=["m"], reason="asked")
+            found = await owner.fetch(
+                "SELECT nspname FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace"
+                " WHERE relname = 'erasures' AND nspname IN ($1, 'owner', $2)",
+                name,
+                f"async_history {name}",
+            )
+            assert [row[0] for row in found] == [name]
+        finally:
+            await owner.execute(f"DROP SCHEMA IF EXISTS {migrations.quoted(name)} CASCADE")
+            await owner.execute("DROP SCHEMA owner")
+
+    @pytest.mark.parametrize(
+        ("taken", "named"),
+        [
+            ("TABLE {}.migrations (version bigint)", "migrations"),
+            ("TABLE {}.migrations (version bigint, dirty boolean)", "migrations"),
+            ("TABLE {}.migrations (id serial, name text)", "migrations"),
+            ("VIEW {}.migrations AS SELECT 1 AS version", "migrations"),
+            ("TABLE {}.migrations AS SELECT 99 AS version, now() AS applied_at", "migrations"),
+            ("TABLE {}.history (id int)", "history"),
+            ("TABLE {}.messages (id int)", "messages"),
+            ("TYPE {}.erasures AS ENUM ('x')", "erasures"),
+        ],
+    )
+    async def test_with_others_things_in_it(
+        self, taken: str, named: str, postgres: str, owner: Any, new_schema: NewSchema
+    ) -> None:
+        """It is left as it is, and another is asked for."""
+        schema = new_schema().rpartition("=")[2]
+        await owner.execute(f"CREATE SCHEMA {schema}; CREATE {taken.format(schema)}")
+        objects = f"SELECT relname FROM pg_class WHERE relnamespace = '{schema}'::regnamespace"
+        before = await owner.fetch(objects)
+        for migrate in (True, False):
+            with pytest.raises((MigrationError, StorageMissing)) as refused:
+                await PostgresHistoryManager(postgres, schema=schema, migrate=migrate)
+            if migrate or named == "migrations":
+                assert isinstance(refused.value, MigrationError)
+                assert named in str(refused.value)
+                assert "choose another schema" in str(refused.value)
+        assert await owner.fetch(objects) == before

@@ -16,14 +16,19 @@ import asyncpg
 from async_history._postgres import (
     DriverError,
     is_connection_lost,
+    is_pool_unusable,
+    may_connect_later,
     may_work_later,
     storage_error,
 )
 from async_history._postgres_url import ServerUrl
 from async_history.backends._postgres_connect import Connection, connect_in_turn, connected, typed
 from async_history.backends._postgres_limits import PoolLimits
+from async_history.backends._postgres_pooler import require_no_lost_statements
 from async_history.errors import (
     HistoryClosed,
+    InvalidInput,
+    StorageError,
     StorageUnreachable,
 )
 from async_history.writer import OutcomeUnknown, TryAgain
@@ -89,12 +94,23 @@ class ConnectionPool:
         """Use the user's own pool, which is never closed here.
 
         Raises:
+            InvalidInput: the pool is not open, or keeps statements that its pooler loses.
             StorageError: as `connect`.
         """
-        with typed(where):
-            async with pool.acquire(timeout=limits.acquire_timeout_s) as connection:
-                pools_behind = await is_pooled(connection)
-                await prepare(connection)
+        try:
+            with typed(where):
+                async with pool.acquire(timeout=limits.acquire_timeout_s) as connection:
+                    pools_behind = await is_pooled(connection)
+                    if pools_behind:
+                        await require_no_lost_statements(connection, pool)
+                    await prepare(connection)
+        except StorageError as error:
+            if error.__cause__ is not None and is_pool_unusable(error.__cause__):
+                raise InvalidInput(
+                    f"the {error.__cause__}: await it, or enter `async with pool`, before a "
+                    "history uses it, and close it after that"
+                ) from error
+            raise
         return cls(pool, where, limits, owned=False, pools_behind=pools_behind)
 
     async def acquire(self) -> Any:
@@ -121,7 +137,12 @@ class ConnectionPool:
                 "does not answer, or all connections of the pool are in use"
             ) from error
         except DriverError as error:
-            if is_connection_lost(error) or may_work_later(error):
+            if is_pool_unusable(error):
+                raise HistoryClosed(
+                    f"the {error}: nothing was written or read. Close a pool after the history "
+                    "that uses it"
+                ) from error
+            if may_connect_later(error):
                 raise TryAgain(storage_error(error, self._where)) from error
             raise storage_error(error, self._where) from error
         if self._is_closing:

@@ -5,6 +5,7 @@ They are begun by hand: asyncpg would send each setting by itself. Their savepoi
 Lives here: BEGIN, COMMIT, savepoints. Not here: what is written between them.
 """
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from typing import Any, Final
@@ -47,9 +48,7 @@ async def transaction(connection: Any, *settings: str) -> AsyncIterator[None]:
 
 @contextlib.asynccontextmanager
 async def savepoint(connection: Any, *, checks_constraints: bool) -> AsyncIterator[None]:
-    """Undo what the body does where it fails, and go on with the transaction.
-
-    After a cancellation the savepoint is still there.
+    """Undo what the body does where it fails or is cancelled, and go on with the transaction.
 
     Args:
         checks_constraints: check deferred constraints too: from then on the transaction has none.
@@ -59,7 +58,7 @@ async def savepoint(connection: Any, *, checks_constraints: bool) -> AsyncIterat
         yield
         check = "SET CONSTRAINTS ALL IMMEDIATE; " if checks_constraints else ""
         await connection.execute(f"{check}RELEASE SAVEPOINT async_history")
-    except Exception:
+    except (Exception, asyncio.CancelledError):
         with contextlib.suppress(*DriverError):
             await connection.execute(_UNDO)
         raise

@@ -31,7 +31,7 @@ from async_history.backends._postgres_retention import (
     prune,
 )
 from async_history.backends._postgres_states import states_at
-from async_history.backends._postgres_transaction import transaction
+from async_history.backends._postgres_transaction import savepoint, transaction
 from async_history.errors import (
     HistoryClosed,
     HistoryError,
@@ -341,7 +341,7 @@ class PostgresHistoryManager(HistoryManager):
             sent=lambda: None,
         )
         try:
-            async with connection.transaction():
+            async with savepoint(connection, checks_constraints=False):
                 refused = await committer.commit_in_transaction([submission])
         except DriverError as error:
             raise storage_error(error, self._where) from error

@@ -3,7 +3,9 @@
 Lives here: what is applied, what is missing, and the schema's name in SQL. Not here: connecting.
 """
 
+import contextlib
 import logging
+from collections.abc import AsyncIterator
 from functools import cache
 from importlib import resources
 from typing import Any, Final
@@ -20,20 +22,22 @@ OLDEST_SERVER: Final = 13
 _LONGEST_NAME_BYTES: Final = 63
 """PostgreSQL cuts longer names without a word."""
 
-_NOTED: Final = """
-SELECT EXISTS (
-    SELECT FROM pg_catalog.pg_class
-    JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
-    WHERE nspname = $1 AND relname = 'migrations'
-)
+_COLUMNS: Final = """
+SELECT attname::pg_catalog.text, pg_catalog.format_type(atttypid, NULL) FROM pg_catalog.pg_class
+JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
+JOIN pg_catalog.pg_attribute ON attrelid = pg_class.oid AND attnum > 0 AND NOT attisdropped
+WHERE nspname = $1 AND relname = $2
 """
 """Not to_regclass: after waiting for the lock it still answers from a cache, as it was before."""
+_NAME_OF_ROLES: Final = "$user"
+"""In a search path, with quotes too, the schema that is named like the role."""
 _HAS_SCHEMA: Final = "SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = $1)"
 _TAKE_TURN: Final = """
 SELECT pg_catalog.pg_advisory_xact_lock(
     pg_catalog.hashtextextended('async_history ' || $1::pg_catalog.text, 0)
 )
 """
+_NOTED: Final = {"version": "integer", "applied_at": "timestamp with time zone"}
 _NOTES: Final = """
 CREATE TABLE IF NOT EXISTS migrations (
     version    integer PRIMARY KEY,
@@ -77,24 +81,36 @@ async def applied_version(connection: Any, schema: str) -> int:
     """Return the version of a schema's tables; 0 where there are none.
 
     Raises:
-        MigrationError: they are newer than this library, or the server is too old for it.
+        MigrationError: they are newer than this library, or the server is too old for it, or the
+            schema has a table of another's under a name of ours.
     """
     server = connection.get_server_version()
     if server.major < OLDEST_SERVER:
         raise MigrationError(
             f"the server is PostgreSQL {server.major}; use {OLDEST_SERVER} or later"
         )
-    if not await connection.fetchval(_NOTED, schema):
+    noted = dict(await connection.fetch(_COLUMNS, schema, "migrations"))
+    if not noted:
         return 0
+    if noted != _NOTED:
+        raise _taken(schema, "migrations")
     version = await connection.fetchval(
         f"SELECT coalesce(pg_catalog.max(version), 0) FROM {quoted(schema)}.migrations"  # noqa: S608 - quoted
     )
     if version > VERSION:
+        if not await connection.fetch(_COLUMNS, schema, "history"):
+            raise _taken(schema, "migrations")
         raise MigrationError(
             f"schema {schema!r} has version {version}, written by a newer async_history than this "
             f"(which knows {VERSION}): upgrade it here too"
         )
     return int(version)
+
+
+def _taken(schema: str, table: str) -> MigrationError:
+    return MigrationError(
+        f"schema {schema!r} has a table {table} that is not async_history's; choose another schema"
+    )
 
 
 async def require_current(connection: Any, schema: str) -> None:
@@ -133,6 +149,11 @@ async def migrate(connection: Any, schema: str) -> list[int]:
             f"schema {schema!r} needs its tables and this role may not make them ({error}); run "
             "`async-history migrate` as one that may"
         ) from error
+    except (asyncpg.DuplicateTableError, asyncpg.DuplicateObjectError) as error:
+        raise MigrationError(
+            f"schema {schema!r} has something of another's under a name that async_history's "
+            f"tables need ({error}); choose another schema"
+        ) from error
     if applied:
         _log.info("schema %r: applied version %s", schema, ", ".join(map(str, applied)))
     return applied
@@ -141,15 +162,30 @@ async def migrate(connection: Any, schema: str) -> list[int]:
 async def _apply(connection: Any, schema: str) -> list[int]:
     await connection.execute(_TAKE_TURN, schema)
     version = await applied_version(connection, schema)
+    if version == VERSION:
+        return []
     # CREATE SCHEMA IF NOT EXISTS asks for the right to create it though it exists.
     if not await connection.fetchval(_HAS_SCHEMA, schema):
         await connection.execute(f"CREATE SCHEMA {quoted(schema)}")
-    await connection.execute(f"SET LOCAL search_path TO {quoted(schema)}, pg_temp")
-    await connection.execute(_NOTES)
-    applied: list[int] = []
-    for number, script in SCRIPTS.items():
-        if number > version:
-            await connection.execute(script)
-            await connection.execute("INSERT INTO migrations (version) VALUES ($1)", number)
-            applied.append(number)
+    async with _in_search_path(connection, schema) as name:
+        await connection.execute(f"SET LOCAL search_path TO {quoted(name)}, pg_temp")
+        await connection.execute(_NOTES)
+        applied: list[int] = []
+        for number, script in SCRIPTS.items():
+            if number > version:
+                await connection.execute(script)
+                await connection.execute("INSERT INTO migrations (version) VALUES ($1)", number)
+                applied.append(number)
     return applied
+
+
+@contextlib.asynccontextmanager
+async def _in_search_path(connection: Any, schema: str) -> AsyncIterator[str]:
+    """Give a schema, for the body, a name that a search path takes for no other schema's."""
+    if schema != _NAME_OF_ROLES:
+        yield schema
+        return
+    name = f"async_history {schema}"
+    await connection.execute(f"ALTER SCHEMA {quoted(schema)} RENAME TO {quoted(name)}")
+    yield name
+    await connection.execute(f"ALTER SCHEMA {quoted(name)} RENAME TO {quoted(schema)}")

@@ -1,0 +1,55 @@
+"""What a pooler between us and the server does to the statements that a user's pool keeps."""
+
+import contextlib
+from typing import Any, Final
+
+import asyncpg
+
+from async_history.errors import InvalidInput
+
+_PROCESS: Final = "SELECT pg_catalog.pg_backend_pid()"
+_KEEPS_STATEMENTS: Final = """
+SELECT EXISTS (
+    SELECT FROM pg_catalog.pg_prepared_statements
+    WHERE pg_catalog.starts_with(name, '__asyncpg_'::pg_catalog.text)
+)
+"""
+"""Whether this statement itself has been kept."""
+_OTHER_CONNECTION_S: Final = 1.0
+
+
+async def require_no_lost_statements(connection: Any, pool: Any) -> None:
+    """Check that the statements a user's pool keeps are there whenever it names them.
+
+    A pooler that gives a client another server's process for each transaction loses them, unless
+    it keeps account of them itself, under names of its own.
+
+    Raises:
+        InvalidInput: they are lost.
+    """
+    try:
+        async with connection.transaction():
+            kept = await connection.fetchval(_KEEPS_STATEMENTS)
+            process = await connection.fetchval(_PROCESS)
+        if not kept or not await _changes_process(connection, process, pool):
+            return
+    except (asyncpg.DuplicatePreparedStatementError, asyncpg.InvalidSQLStatementNameError):
+        pass  # lost already
+    raise InvalidInput(
+        "the pool keeps prepared statements, which the pooler in front of the server loses: make "
+        "it with create_pool(…, statement_cache_size=0)"
+    )
+
+
+async def _changes_process(connection: Any, process: int, pool: Any) -> bool:
+    """Return whether a pooler gives a server's process to whoever has a transaction.
+
+    While another client has one, it is often the process that this one had before.
+    """
+    with contextlib.suppress(TimeoutError):  # no other is free: then nobody can tell
+        async with pool.acquire(timeout=_OTHER_CONNECTION_S) as other, other.transaction():
+            if await other.fetchval(_PROCESS) == process:
+                return True
+            async with connection.transaction():
+                return bool(await connection.fetchval(_PROCESS) != process)
+    return False
