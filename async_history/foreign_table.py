@@ -24,6 +24,10 @@ _OTHER_NAMES: Final = {
     "new_memory": "new_value",
     "event": "action",
 }
+_TYPES: Final = dict.fromkeys(
+    ("id", "memory_id", "old_memory", "new_memory", "event", "actor_id", "role"),
+    "::pg_catalog.text",
+)
 _NEEDED: Final = ("id", "memory_id", "event")
 _COLUMNS_THERE: Final = """
 SELECT attname::pg_catalog.text FROM pg_catalog.pg_attribute
@@ -90,7 +94,7 @@ class ForeignTable(RecordSource):
                 f"the table {self._name} is no history of mem0's: it has no {', '.join(missing)}"
             )
         return f"""
-            SELECT id::pg_catalog.text, {", ".join(f"{columns[column]}" for column in COLUMNS[1:])}
+            SELECT {", ".join(f"{columns[one]}{_TYPES.get(one, '')}" for one in COLUMNS)}
             FROM {self._name}
             ORDER BY greatest({columns["created_at"]}, {columns["updated_at"]}) NULLS FIRST,
                 CASE {columns["event"]}::pg_catalog.text

@@ -1,4 +1,5 @@
-"""PostgreSQL servers for the tests: started from the dev extra's binaries, or the one of
+"""PostgreSQL servers for the tests: started from the dev extra's binaries, from those that
+`.ci/postgres_versions` brought into the folder `TEST_POSTGRES_FOLDER`, or the one of
 `TEST_POSTGRES_URL`.
 
 A server lives in a folder of its own, listens on a unix socket and on 127.0.0.1, and is stopped by
@@ -64,6 +65,18 @@ def _installed() -> Path:
     return copy / package.name
 
 
+def _programs(version: int) -> Path:
+    """The folder of a version's initdb, pg_ctl and postgres."""
+    if version in _FOLDERS:
+        return _installed() / _FOLDERS[version] / "bin"
+    folder = os.environ.get("TEST_POSTGRES_FOLDER")
+    assert folder, (
+        f"PostgreSQL {version} is not in the dev extra: run .ci/postgres_versions FOLDER {version} "
+        "and set TEST_POSTGRES_FOLDER to FOLDER"
+    )
+    return Path(folder) / str(version) / "bin"
+
+
 def server_user() -> int | None:
     """Who runs the servers, where it can't be us."""
     return _NOBODY if os.geteuid() == 0 else None
@@ -81,12 +94,12 @@ class PostgresServer:
     """One cluster: made, started, stopped, killed, paused, copied as a standby.
 
     Args:
-        version: the PostgreSQL version, one of `VERSIONS`.
+        version: the PostgreSQL version: one of `VERSIONS`, or one in `TEST_POSTGRES_FOLDER`.
         settings: lines of postgresql.conf, over the defaults above.
     """
 
     def __init__(self, version: int = _VERSION, **settings: str) -> None:
-        self.bin = _installed() / _FOLDERS[version] / "bin"
+        self.bin = _programs(version)
         self.version = version
         self.port = free_port()
         self.folder = Path(tempfile.mkdtemp(prefix="async_history_pg"))
@@ -177,7 +190,7 @@ class PostgresServer:
 
     def _accepts(self) -> bool:
         ready = subprocess.run(
-            [self.bin / "pg_isready", "-q", "-h", self.folder, "-p", str(self.port)],
+            [_programs(VERSIONS[0]) / "pg_isready", "-q", "-h", self.folder, "-p", str(self.port)],
             check=False,
         )
         return ready.returncode == 0

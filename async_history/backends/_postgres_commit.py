@@ -79,7 +79,7 @@ _LOCK_IDS: Final = """
 SELECT pg_catalog.pg_advisory_xact_lock(
     pg_catalog.hashtextextended('async_history ids ' || $2::pg_catalog.text, 0) + stripe
 )
-FROM pg_catalog.unnest($1::bigint[]) AS stripe
+FROM pg_catalog.unnest(pg_catalog.string_to_array($1, ',')::bigint[]) AS stripe
 """
 """No unique key can span memories (a distributed table is cut by them), so whoever names ids takes
 locks first. Of 64, for the server's lock table is small; in order, so that nobody deadlocks."""
@@ -141,8 +141,8 @@ _MOST_IN_VAIN: Final = 40
 """How often a batch is halved for an error that may be everybody's before it is taken to be."""
 
 
-def _stripes(ids: Iterable[str]) -> list[int]:
-    return sorted({crc32(record_id.encode()) % _STRIPES for record_id in ids})
+def _stripes(ids: Iterable[str]) -> str:
+    return ",".join(map(str, sorted({crc32(one.encode()) % _STRIPES for one in ids})))
 
 
 class _LeftOut(Exception):
