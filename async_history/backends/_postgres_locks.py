@@ -40,12 +40,13 @@ _log = logging.getLogger("async_history")
 
 _ASK: Final = """
 SELECT number, pg_catalog.pg_advisory_unlock(number)
-FROM pg_catalog.unnest($1::pg_catalog.int8[]) AS left_now (number)
+FROM pg_catalog.unnest(pg_catalog.string_to_array($1, ',')::bigint[]) AS left_now (number)
 UNION ALL
 SELECT number, pg_catalog.pg_try_advisory_lock(number)
-FROM pg_catalog.unnest($2::pg_catalog.int8[]) AS asked (number)
+FROM pg_catalog.unnest(pg_catalog.string_to_array($2, ',')::bigint[]) AS asked (number)
 """
-"""Leave locks, then ask for others: an Append runs its parts in order."""
+"""Leave locks, then ask for others: an Append runs its parts in order. As text, for asyncpg would look
+up what bigint[] is."""
 _KEEP_ALIVE: Final = """
 SELECT pg_catalog.set_config('tcp_keepalives_idle', '10', false),
        pg_catalog.set_config('tcp_keepalives_interval', '10', false),
@@ -340,7 +341,9 @@ class _Session:
                     self._tell(number)
                 return
             rows = await self._statement.fetch(
-                leaving, lost + asked, timeout=self._limits.acquire_timeout_s
+                ",".join(map(str, leaving)),
+                ",".join(map(str, lost + asked)),
+                timeout=self._limits.acquire_timeout_s,
             )
         except (HistoryError, *DriverError) as error:
             self._give_up_connection()
