@@ -171,17 +171,19 @@ class TestBetweenProcesses:
 
     async def test_a_process_that_never_pauses_lets_others_in(self, side: Side) -> None:
         (mine, _), (others, _) = side(), side()
-        got_in = asyncio.Event()
+        has_begun, got_in = asyncio.Event(), asyncio.Event()
 
         async def never_pausing() -> None:
             while not got_in.is_set():
                 await taken(mine)
+                has_begun.set()
 
         async def other() -> None:
             async with others.of("m", "store"):
                 got_in.set()
 
         busy = [asyncio.create_task(never_pausing()) for _ in range(5)]
+        await has_begun.wait()
         await asyncio.wait_for(other(), LONG_S)
         await asyncio.gather(*busy)
 
@@ -192,7 +194,7 @@ class TestBetweenProcesses:
 
         async def many(turns: Turns) -> None:
             loop = asyncio.get_running_loop()
-            for memory_id in chance.choices("abc", k=30):
+            for memory_id in chance.choices("abc", k=12):
                 async with turns.of(memory_id, "store") as turn:
                     with together[memory_id].one_more():
                         ack = loop.create_future()
