@@ -185,24 +185,25 @@ def catch_up(connection: sqlite3.Connection) -> None:
         connection.execute(statement)
 
 
-LATER = """(
-    SELECT position FROM (
-        SELECT position FROM main.async_history_settled
-        WHERE memory = given.memory AND position > given.position
-        UNION SELECT position FROM main.async_history_middle
-        WHERE memory = given.memory AND position > given.position
-        UNION SELECT position FROM main.async_history_recent
-        WHERE memory = given.memory AND position > given.position
-        ORDER BY position
+def place_of_given(direction: Direction, offset: str, beyond: str = "true") -> str:
+    """Return an SQL value: a position of `given`'s memory, so many places from one of its ends.
+
+    `given` has a `memory`, which is the key, and a `memory_id`; `beyond` is a condition on the
+    positions. The levels are merged as they are read: it costs no more in a long history. Every
+    row is indexed.
+    """
+    levels = " UNION ".join(
+        f"SELECT position FROM main.{level} WHERE memory = given.memory AND {beyond}"  # noqa: S608 - our own names
+        for level in LEVELS
     )
+    return f"""(
+    SELECT position FROM ({levels} ORDER BY position {direction})
     WHERE EXISTS (
         SELECT 1 FROM main.history WHERE rowid = position AND memory_id = given.memory_id
     )
-    LIMIT 1 OFFSET {after}
-)"""
-"""SQL value: the position of `given`'s memory that comes so many places after `given.position`.
+    LIMIT 1 OFFSET {offset}
+)"""  # noqa: S608 - our own names
 
-The levels are merged as they are read: it costs no more in a long history. Every row is indexed."""
 
 FORGET = tuple(
     f"""

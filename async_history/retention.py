@@ -10,7 +10,7 @@ about a step's records (backends/_pruning), the walks of erasing (erasing), any 
 
 import hashlib
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -41,13 +41,21 @@ class Pruning:
         return None if moment is None else moment < self.before
 
 
+Edge = tuple[int, str]
+"""The first of the last records of a memory that stay: its position and id."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reached:
-    """How far a walk has come in the order of recording, and where it began and ends."""
+    """How far a walk has come in the order of recording, and where it began and ends.
+
+    `edges` are those of the memories that it met last; None of one that has too few records.
+    """
 
     position: int
     first: int
     last: int
+    edges: dict[str, Edge | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

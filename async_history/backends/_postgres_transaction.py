@@ -24,6 +24,9 @@ WAIT_FOR_REPLICAS_TOO: Final = (
 )
 """A few bytes of log. A commit waits for a synchronous standby only if it wrote some; without them,
 what an earlier try did here and nowhere else would be acked as it is."""
+BY_INDEX: Final = "SET LOCAL enable_seqscan TO off"
+"""PostgreSQL keeps the plan of a statement, and one made while the table was small reads all of a
+large one."""
 _UNDO: Final = "ROLLBACK TO SAVEPOINT async_history; RELEASE SAVEPOINT async_history"
 
 

@@ -10,29 +10,32 @@ go with the whole memory or not at all.
 Lives here: the decision. Not here: any SQL, and whose turn it is.
 """
 
-from collections.abc import Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence, Set
+from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import attrgetter
-from typing import Protocol
+from typing import Any, Final, Protocol
 
-from async_history.retention import PRUNED_AT_ONCE, PruneStep, Pruning, Reached
+from async_history.retention import PRUNED_AT_ONCE, Edge, PruneStep, Pruning, Reached
+
+_EDGES_KEPT: Final = 50_000
+"""Memories whose edge is not looked up again in a walk: 20 MB."""
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
     """A record as pruning sees it.
 
-    `is_old` is None where it has no time of its own. `goes_alone` tells whether it is old and
-    enough later ones of its memory are there, of which the next one has a time of its own.
+    `memory_id` can be anything: others may have stored what is no memory's name. `is_old` is None
+    where the record has no time of its own. `goes_alone` is of the records of a whole memory.
     """
 
     position: int
     id: str
-    memory_id: str
+    memory_id: Any
     is_delete: bool
     is_old: bool | None
-    goes_alone: bool
+    goes_alone: bool = False
 
 
 class PruneSteps(Protocol):
@@ -44,8 +47,17 @@ class PruneSteps(Protocol):
     async def window(self, asked: Pruning, after: int, last: int, limit: int) -> Sequence[Seen]:
         """Return the records behind a position and up to another, in order."""
 
-    async def latest(self, records: Sequence[Seen]) -> Set[int]:
-        """Return the positions of those records that are the latest of their memories."""
+    async def edges(self, memory_ids: Sequence[str], before: int) -> Mapping[str, Edge]:
+        """Return each memory's record that comes so many before its last; not of one without."""
+
+    async def still_there(self, edges: Mapping[str, Edge]) -> Set[str]:
+        """Return the memories whose record of these is still there."""
+
+    async def next_are_dated(self, records: Sequence[Seen]) -> Mapping[int, bool]:
+        """Return, by position, whether the next record of the memory has a time of its own.
+
+        Not of a record that is the last of its memory.
+        """
 
     async def whole(self, asked: Pruning, memory_ids: Sequence[str]) -> Sequence[Seen]:
         """Return all records of some memories, memory by memory, each's in order.
@@ -65,9 +77,16 @@ async def prune_step(asked: Pruning, reached: Reached | None, steps: PruneSteps)
             return PruneStep(0, 0, None)
         reached = Reached(ends[0] - 1, ends[0] - 1, ends[1])
     seen = await steps.window(asked, reached.position, reached.last, PRUNED_AT_ONCE)
-    going = {one.position: one for one in seen if one.goes_alone}
+    named = [one for one in seen if isinstance(one.memory_id, str)]
+    old = {one.memory_id for one in named if one.is_old}
+    edges = await _edges(asked, old, reached.edges, steps)
+    window = _Window(asked, named, edges)
+    if window.ends:
+        window.next_are_dated = await steps.next_are_dated(window.ends)
+    going = {one.position: one for one in named if window.goes_alone(one)}
     memories_gone = 0
-    for records in await _gone_as_a_whole(asked, seen, steps):
+    maybe = [one for one in window.ends if window.is_latest(one) and window.may_end(one)]
+    for records in await _gone_as_a_whole(asked, maybe, steps):
         memories_gone += 1
         for one in records:
             # In a dry run, what went alone before is still there, and counted already.
@@ -78,30 +97,94 @@ async def prune_step(asked: Pruning, reached: Reached | None, steps: PruneSteps)
     return PruneStep(
         removed,
         memories_gone,
-        None if is_last else Reached(seen[-1].position, reached.first, reached.last),
+        None if is_last else replace(reached, position=seen[-1].position),
     )
 
 
+async def _edges(
+    asked: Pruning,
+    memory_ids: Iterable[str],
+    kept: MutableMapping[str, Edge | None],
+    steps: PruneSteps,
+) -> Mapping[str, Edge | None]:
+    """Return the first record of each memory that stays as one of the last; None where all do.
+
+    Those of an earlier step hold as long as the record is there: what goes is older, and what was
+    added since stays.
+    """
+    edges = {name: kept.pop(name) for name in memory_ids if name in kept}
+    known = {name: edge for name, edge in edges.items() if edge is not None}
+    there = await steps.still_there(known) if known else frozenset()
+    unknown = [name for name in memory_ids if name not in edges or name in known.keys() - there]
+    found = await steps.edges(unknown, max(asked.keep_last, 1) - 1) if unknown else {}
+    edges |= {name: found.get(name) for name in unknown}
+    kept.update(edges)
+    while len(kept) > _EDGES_KEPT:
+        del kept[next(iter(kept))]
+    return edges
+
+
+class _Window:
+    """The records of a step, and what follows each in its memory.
+
+    Attributes:
+        ends: those whose next record is not among them, and is asked for.
+        next_are_dated: what `PruneSteps` answers of these.
+    """
+
+    def __init__(
+        self, asked: Pruning, seen: Sequence[Seen], edges: Mapping[str, Edge | None]
+    ) -> None:
+        self._asked = asked
+        self._edges = edges
+        self._next: dict[int, Seen] = {}
+        last: dict[str, Seen] = {}
+        for one in reversed(seen):
+            if one.memory_id in last:
+                self._next[one.position] = last[one.memory_id]
+            last[one.memory_id] = one
+        self.ends = [
+            one
+            for one in seen
+            if one.position not in self._next and (self._is_beyond(one) or self.may_end(one))
+        ]
+        self.next_are_dated: Mapping[int, bool] = {}
+
+    def _is_beyond(self, one: Seen) -> bool:
+        """Return whether a record is old and enough later ones of its memory stay."""
+        edge = self._edges.get(one.memory_id) if one.is_old else None
+        return edge is not None and one.position < edge[0]
+
+    def may_end(self, one: Seen) -> bool:
+        """Return whether a memory may go as a whole that ends in this record."""
+        return (one.is_delete or self._asked.keep_last == 0) and one.is_old is not False
+
+    def is_latest(self, one: Seen) -> bool:
+        """Return whether a record of `ends` is the last of its memory."""
+        return one.position not in self.next_are_dated
+
+    def goes_alone(self, one: Seen) -> bool:
+        """Return whether a record goes whatever becomes of its memory: the next does not rest on
+        its time."""
+        if not self._is_beyond(one):
+            return False
+        following = self._next.get(one.position)
+        if following is not None:
+            return following.is_old is not None
+        return self.next_are_dated.get(one.position, False)
+
+
 async def _gone_as_a_whole(
-    asked: Pruning, seen: Sequence[Seen], steps: PruneSteps
+    asked: Pruning, latest: Sequence[Seen], steps: PruneSteps
 ) -> list[list[Seen]]:
-    """Return, memory by memory, the records of those that go at the latest of them."""
-    maybe = [
-        one
-        for one in seen
-        if not one.goes_alone
-        and (one.is_delete or asked.keep_last == 0)
-        and one.is_old is not False
-    ]
-    # A whole memory is looked at once, at its latest record, not at each of its deletions.
-    latest = await steps.latest(maybe) if maybe else frozenset()
+    """Return, memory by memory, the records of those that go, of which these are the latest."""
     gone: list[list[Seen]] = []
     if latest:
-        memory_ids = dict.fromkeys(one.memory_id for one in maybe if one.position in latest)
-        found = await steps.whole(asked, list(memory_ids))
+        positions = {one.position for one in latest}
+        found = await steps.whole(asked, [one.memory_id for one in latest])
         for _, group in groupby(found, key=attrgetter("memory_id")):
             records = list(group)
-            if records[-1].position in latest and all(one.is_old for one in records):
+            if records[-1].position in positions and all(one.is_old for one in records):
                 gone.append(records)
     return gone
 

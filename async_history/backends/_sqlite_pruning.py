@@ -16,12 +16,12 @@ from async_history.backends._sqlite_rows import record_from_row
 from async_history.backends._sqlite_thread import completed
 from async_history.memory_index import (
     FORGET,
-    LATER,
     POSITIONS,
     memory_key,
+    place_of_given,
 )
 from async_history.records import Event, HistoryRecord
-from async_history.retention import PruneStep, Pruning, Reached
+from async_history.retention import Edge, PruneStep, Pruning, Reached
 
 _LIGHT: Final = (
     "rowid, id, memory_id, NULL, NULL, event, created_at, updated_at, is_deleted, actor_id, role"
@@ -32,18 +32,22 @@ _WINDOW: Final = f"""
 SELECT {_LIGHT} FROM history WHERE rowid > :after AND rowid <= :last ORDER BY rowid LIMIT :limit
 """  # noqa: S608 - constants
 _GIVEN: Final = """(
-    SELECT json_extract(value, '$[0]') AS position, json_extract(value, '$[1]') AS memory,
-           json_extract(value, '$[2]') AS memory_id
-    FROM json_each(:rows)
+    SELECT json_extract(value, '$[0]') AS memory, json_extract(value, '$[1]') AS memory_id,
+           json_extract(value, '$[2]') AS position
+    FROM json_each(:given)
 ) AS given"""
-_FOLLOWED: Final = f"""
-SELECT given.position, {LATER.format(after=":enough")}, following.event, following.created_at,
-       following.updated_at
-FROM {_GIVEN} JOIN history AS following ON following.rowid = {LATER.format(after="0")}
+_EDGES: Final = f"""
+SELECT given.memory_id, edge.rowid, edge.id
+FROM {_GIVEN} JOIN history AS edge ON edge.rowid = {place_of_given("DESC", ":before")}
 """  # noqa: S608 - constants
-_LATEST: Final = f"""
-SELECT given.position FROM {_GIVEN} WHERE {LATER.format(after="0")} IS NULL
+_NEXT: Final = f"""
+SELECT given.position, following.event, following.created_at, following.updated_at
+FROM {_GIVEN} JOIN history AS following
+    ON following.rowid = {place_of_given("ASC", "0", "position > given.position")}
 """  # noqa: S608 - constants
+_THERE: Final = """
+SELECT rowid, id, memory_id FROM history WHERE rowid IN (SELECT value FROM json_each(:positions))
+"""
 _WHOLE: Final = f"""
 SELECT {_LIGHT} FROM history WHERE memory_id = :memory_id AND rowid IN ({POSITIONS}) ORDER BY rowid
 """  # noqa: S608 - constants
@@ -71,41 +75,31 @@ class _PruneSteps:
 
     async def window(self, asked: Pruning, after: int, last: int, limit: int) -> list[Seen]:
         rows = self._fetch(_WINDOW, {"after": after, "last": last, "limit": limit})
-        records = {position: record_from_row(row) for position, *row in rows}
-        going = self._going_alone(asked, records)
+        records = [(position, record_from_row(row)) for position, *row in rows]
         return [
-            _seen(position, record, asked.is_old(record.occurred_at), goes_alone=position in going)
-            for position, record in records.items()
+            _seen(position, record, asked.is_old(record.occurred_at))
+            for position, record in records
         ]
 
-    def _going_alone(self, asked: Pruning, records: Mapping[int, HistoryRecord]) -> set[int]:
-        """Return the positions of the old ones with enough behind them, the next one dated."""
-        old = [
-            (position, memory_key(record.memory_id), record.memory_id)
-            for position, record in records.items()
-            if asked.is_old(record.occurred_at) and isinstance(record.memory_id, str)
-        ]
-        enough = max(asked.keep_last, 1) - 1
-        followed = self._fetch(_FOLLOWED, {"rows": json.dumps(old), "enough": enough})
-        return {
-            position
-            for position, last_needed, event, created_at, updated_at in followed
-            if last_needed is not None and _own_time(event, created_at, updated_at) is not None
-        }
+    async def edges(self, memory_ids: Sequence[str], before: int) -> dict[str, Edge]:
+        given = json.dumps([(memory_key(name), name) for name in memory_ids])
+        rows = self._fetch(_EDGES, {"given": given, "before": before})
+        return {name: (position, record_id) for name, position, record_id in rows}
 
-    async def latest(self, records: Sequence[Seen]) -> set[int]:
-        given = []
-        for one in records:
-            if not isinstance(one.memory_id, str):
-                continue  # others may have stored what is no memory's name
-            given.append((one.position, memory_key(one.memory_id), one.memory_id))
-        return {position for (position,) in self._fetch(_LATEST, {"rows": json.dumps(given)})}
+    async def still_there(self, edges: Mapping[str, Edge]) -> set[str]:
+        positions = json.dumps([position for position, _ in edges.values()])
+        rows = self._fetch(_THERE, {"positions": positions})
+        # Where a newest row was removed, the next gets its number.
+        return {name for *edge, name in rows if edges.get(name) == tuple(edge)}
+
+    async def next_are_dated(self, records: Sequence[Seen]) -> dict[int, bool]:
+        given = [(memory_key(one.memory_id), one.memory_id, one.position) for one in records]
+        rows = self._fetch(_NEXT, {"given": json.dumps(given)})
+        return {position: _own_time(*times) is not None for position, *times in rows}
 
     async def whole(self, asked: Pruning, memory_ids: Sequence[str]) -> list[Seen]:
         seen: list[Seen] = []
         for memory_id in memory_ids:
-            if not isinstance(memory_id, str):
-                continue  # others may have stored what is no memory's name
             rows = self._fetch(_WHOLE, {"memory_id": memory_id, "memory": memory_key(memory_id)})
             records = [record_from_row(row) for _, *row in rows]
             own = [asked.is_old(record.occurred_at) for record in records]
@@ -125,7 +119,9 @@ class _PruneSteps:
         return removed
 
 
-def _seen(position: int, record: HistoryRecord, is_old: bool | None, *, goes_alone: bool) -> Seen:
+def _seen(
+    position: int, record: HistoryRecord, is_old: bool | None, *, goes_alone: bool = False
+) -> Seen:
     return Seen(
         position,
         record.id,

@@ -19,17 +19,13 @@ from async_history._postgres import DriverError, storage_error
 from async_history._postgres_url import POSTGRES_SCHEMA, server_url
 from async_history.backends._idle_watch import IdleWatch
 from async_history.backends._postgres_commit import BatchCommitter
+from async_history.backends._postgres_erasing import ERASURES, ServerErasure, erasure_from_row
 from async_history.backends._postgres_follow import FollowReader, Place, place_from
 from async_history.backends._postgres_limits import CONNECTION_IDLE_S, PoolLimits, check_pool
 from async_history.backends._postgres_locks import AdvisoryLocks
 from async_history.backends._postgres_pool import ConnectionPool
+from async_history.backends._postgres_pruning import prune
 from async_history.backends._postgres_read import HistoryReader
-from async_history.backends._postgres_retention import (
-    ERASURES,
-    ServerErasure,
-    erasure_from_row,
-    prune,
-)
 from async_history.backends._postgres_states import states_at
 from async_history.backends._postgres_transaction import savepoint, transaction
 from async_history.errors import (
@@ -253,9 +249,12 @@ class PostgresHistoryManager(HistoryManager):
         return self._in_turn(reset)
 
     async def _prune_step(self, asked: Pruning, reached: Reached | None) -> PruneStep:
-        return await self._in_turn(
-            lambda connection, _: prune(connection, self._schema, asked, reached)
-        )
+        async def step(connection: Any, _: ConnectionPool) -> PruneStep:
+            return await prune(
+                connection, self._schema, asked, reached, is_distributed=self._is_distributed
+            )
+
+        return await self._in_turn(step)
 
     def _erasure_steps(self) -> ServerErasure:
         return ServerErasure(self._in_turn, self._beside, self._schema)

@@ -1,26 +1,20 @@
-"""Pruning and erasing in PostgreSQL: the statements, and what only the server's owner can do.
+"""Erasing in PostgreSQL: the statements, and what only the server's owner can do.
 
-Lives here: one step of either in its transaction, the erasures' table, VACUUM. Not here: what is
-decided (_pruning, erase_transactions), whose turn it is (postgres).
+Lives here: what a transaction does, the erasures' table, VACUUM. Not here: what is decided
+(erase_transactions), whose turn it is (postgres).
 """
 
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from itertools import groupby
-from operator import itemgetter
 from typing import Any, Final, TypeVar
 
 from async_history.backends._postgres_pool import ConnectionPool
-from async_history.backends._postgres_transaction import WAIT_FOR_REPLICAS_TOO, transaction
-from async_history.backends._pruning import Seen, goes_alone, prune_step
+from async_history.backends._postgres_transaction import BY_INDEX, transaction
 from async_history.erase_transactions import LOST, Columns, EraseTransaction, Place, Texts
 from async_history.errors import StorageError
 from async_history.migrations.postgres import in_schema
 from async_history.retention import (
     Erasing,
     Erasure,
-    PruneStep,
-    Pruning,
-    Reached,
     Remains,
     actor_digest,
 )
@@ -29,46 +23,6 @@ from async_history.writer import OutcomeUnknown, TryAgain
 T = TypeVar("T")
 
 _BEFORE_ALL: Final = -(1 << 63)
-_BY_INDEX: Final = "SET LOCAL enable_seqscan TO off"
-"""PostgreSQL keeps plans, and one made while the table was small reads all of a large one."""
-_ENDS: Final = "SELECT pg_catalog.min(seq), pg_catalog.max(seq) FROM {schema}.history"
-_LIGHT: Final = """
-seq, id, memory_id, event = 'DELETE', occurred_at < $1::pg_catalog.text::pg_catalog.timestamptz
-"""
-"""A record's place, whether it is a DELETE, and whether it is from before an instant: as text, for
-an instant near year 1 or 9999 can be one that the driver can neither send nor take."""
-_WINDOW: Final = f"""
-SELECT {_LIGHT}, (
-    SELECT occurred_at IS NOT NULL FROM {{schema}}.history AS following
-    WHERE following.memory_id = seen.memory_id AND following.seq > seen.seq
-    ORDER BY following.seq LIMIT 1
-) AND EXISTS (
-    SELECT FROM {{schema}}.history AS later
-    WHERE later.memory_id = seen.memory_id AND later.seq > seen.seq
-    ORDER BY later.seq OFFSET $5 LIMIT 1
-)
-FROM (
-    SELECT seq, id, memory_id, event, occurred_at FROM {{schema}}.history
-    WHERE seq > $2 AND seq <= $3 ORDER BY seq LIMIT $4
-) AS seen
-ORDER BY seq
-"""  # noqa: S608 - constants
-_WHOLE: Final = f"""
-SELECT {_LIGHT} FROM {{schema}}.history
-WHERE memory_id = ANY($2::pg_catalog.text[]) ORDER BY memory_id, seq
-"""  # noqa: S608 - constants
-_LATEST: Final = """
-SELECT seq FROM {schema}.history AS seen
-WHERE id = ANY($1::pg_catalog.text[]) AND memory_id = ANY($2::pg_catalog.text[]) AND NOT EXISTS (
-    SELECT FROM {schema}.history AS later
-    WHERE later.memory_id = seen.memory_id AND later.seq > seen.seq
-)
-"""
-_REMOVE: Final = """
-DELETE FROM {schema}.history
-WHERE id = ANY($1::pg_catalog.text[]) AND memory_id = ANY($2::pg_catalog.text[])
-"""
-
 _WITH_TEXT: Final = """
 SELECT seq, id, memory_id FROM {schema}.history
 WHERE memory_id = $1::pg_catalog.text AND seq > $2::pg_catalog.int8
@@ -152,8 +106,8 @@ def erasure_from_row(row: Sequence[Any]) -> Erasure:
     )
 
 
-class _Steps:
-    """What pruning's and erasing's steps share: a connection in a transaction, and the schema."""
+class _EraseTransaction:
+    """What `erase_transactions` asks for in a transaction."""
 
     def __init__(self, connection: Any, schema: str) -> None:
         self._connection = connection
@@ -162,59 +116,8 @@ class _Steps:
     async def _fetch(self, sql: str, *arguments: Any) -> Sequence[Sequence[Any]]:
         return list(await self._connection.fetch(in_schema(sql, self._schema), *arguments))
 
-    async def _execute(self, sql: str, *arguments: Any) -> str:
-        return str(await self._connection.execute(in_schema(sql, self._schema), *arguments))
-
-
-async def prune(connection: Any, schema: str, asked: Pruning, reached: Reached | None) -> PruneStep:
-    """Prune the next few records in one transaction."""
-    async with transaction(connection):
-        step = await prune_step(asked, reached, _PruneSteps(connection, schema))
-        await connection.execute(WAIT_FOR_REPLICAS_TOO)
-        return step
-
-
-class _PruneSteps(_Steps):
-    """The steps of `prune_step`."""
-
-    async def ends(self) -> tuple[int, int] | None:
-        ((first, last),) = await self._fetch(_ENDS)
-        return None if first is None else (first, last)
-
-    async def window(self, asked: Pruning, after: int, last: int, limit: int) -> list[Seen]:
-        before, enough = asked.before.isoformat(), max(asked.keep_last, 1) - 1
-        return [
-            Seen(*(*row, bool(row[-1] and is_followed)))
-            for *row, is_followed in await self._fetch(_WINDOW, before, after, last, limit, enough)
-        ]
-
-    async def latest(self, records: Sequence[Seen]) -> set[int]:
-        ids, memory_ids = [one.id for one in records], list({one.memory_id for one in records})
-        return {seq for (seq,) in await self._fetch(_LATEST, ids, memory_ids)}
-
-    async def whole(self, asked: Pruning, memory_ids: Sequence[str]) -> list[Seen]:
-        seen: list[Seen] = []
-        rows = await self._fetch(_WHOLE, asked.before.isoformat(), memory_ids)
-        for _, group in groupby(rows, key=itemgetter(2)):
-            of_memory = list(group)
-            are_old = [row[-1] for row in of_memory]
-            seen += [
-                Seen(*(*row, goes_alone(asked, are_old, index)))
-                for index, row in enumerate(of_memory)
-            ]
-        return seen
-
-    async def remove(self, records: Sequence[Seen]) -> int:
-        if not records:
-            return 0
-        status = await self._execute(
-            _REMOVE, [one.id for one in records], list({one.memory_id for one in records})
-        )
-        return int(status.rpartition(" ")[2])
-
-
-class _EraseTransaction(_Steps):
-    """What `erase_transactions` asks for in a transaction."""
+    async def _execute(self, sql: str, *arguments: Any) -> None:
+        await self._connection.execute(in_schema(sql, self._schema), *arguments)
 
     async def with_text(
         self, memory_ids: Sequence[str], after: Place | None, limit: int
@@ -313,7 +216,7 @@ class ServerErasure:
 
     async def step(self, work: Callable[[EraseTransaction], Coroutine[Any, Any, T]]) -> T:
         async def erase(connection: Any, _: ConnectionPool) -> T:
-            async with transaction(connection, _BY_INDEX):
+            async with transaction(connection, BY_INDEX):
                 return await work(_EraseTransaction(connection, self._schema))
 
         done: T = await self._in_turn(erase)

@@ -1,0 +1,144 @@
+"""Which records stay as a memory's last ones, where these go while pruning walks; on a cluster."""
+
+import asyncio
+import random
+import sqlite3
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from async_history import HistoryManager, HistoryRecord, open_history
+from async_history.backends import _pruning
+from async_history.backends.postgres import PostgresHistoryManager
+from tests.test_prune import CUTOFF, change, everything, kept
+
+OLD = 200
+
+
+@pytest.fixture(autouse=True)
+def _small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_pruning, "PRUNED_AT_ONCE", 3)
+
+
+@contextmanager
+def before_step(
+    history: HistoryManager, number: int, call: Callable[[], Awaitable[None]]
+) -> Iterator[None]:
+    kind = type(history)
+    taken = 0
+
+    async def step(self: Any, *arguments: Any) -> Any:
+        nonlocal taken
+        if taken == number:
+            await call()
+        taken += 1
+        return await original(self, *arguments)
+
+    with pytest.MonkeyPatch.context() as patched:
+        original = kind._prune_step
+        patched.setattr(kind, "_prune_step", step)
+        yield
+
+
+def texts(records: Sequence[HistoryRecord]) -> list[str | None]:
+    return [record.new_memory for record in records]
+
+
+async def test_last_records_that_somebody_removed_are_not_counted(tmp_path: Path) -> None:
+    """Nor are rows of others that got their numbers."""
+    path = tmp_path / "h.db"
+    async with open_history(path) as history:
+        await history.batch_add_history([change("m", "UPDATE", OLD, f"{n}") for n in range(9)])
+
+        def remove_them() -> None:
+            with closing(sqlite3.connect(path)) as connection, connection:
+                connection.execute("DELETE FROM history WHERE new_memory IN ('6', '7', '8')")
+
+        async def remove() -> None:
+            await asyncio.to_thread(remove_them)
+            await history.batch_add_history([change("n", "UPDATE", OLD, "n")] * 3)
+
+        with before_step(history, 1, remove):
+            await history.prune(older_than=CUTOFF, keep_last=3)
+        assert texts(await history.get_history("m")) == ["3", "4", "5"]
+        assert texts(await history.get_history("n")) == ["n"] * 3
+
+
+async def test_last_records_that_somebody_removed_from_a_server(
+    new_schema: Callable[[], str], postgres: str
+) -> None:
+    async with open_history(new_schema()) as history:
+        assert isinstance(history, PostgresHistoryManager)
+        schema = history._schema
+        await history.batch_add_history([change("m", "UPDATE", OLD, f"{n}") for n in range(9)])
+
+        async def remove() -> None:
+            owner = await asyncpg.connect(postgres)
+            sql = f"DELETE FROM {schema}.history WHERE new_memory IN ('6', '7', '8')"
+            await owner.execute(sql)
+            await owner.close()
+
+        with before_step(history, 1, remove):
+            await history.prune(older_than=CUTOFF, keep_last=3)
+        assert texts(await history.get_history("m")) == ["3", "4", "5"]
+
+
+async def test_few_edges_are_kept_of_many_memories(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(_pruning, "_EDGES_KEPT", 2)
+    async with open_history(tmp_path / "h.db") as history:
+        await history.batch_add_history(
+            [change(f"m{n % 5}", "UPDATE", OLD, f"{n}") for n in range(40)]
+        )
+        expected = kept(await everything(history), CUTOFF, 3)
+        await history.prune(older_than=CUTOFF, keep_last=3)
+        assert await everything(history) == expected
+
+
+def some_changes(seed: int) -> list[dict[str, Any]]:
+    chance = random.Random(seed)  # noqa: S311 - a test's dice
+    return [
+        change(
+            chance.choice("abc"),
+            chance.choice(["ADD", "UPDATE", "UPDATE", "DELETE"]),
+            chance.choice([300, 120, 90, 10]),
+        )
+        for _ in range(chance.randrange(25))
+    ]
+
+
+async def test_on_a_cluster_each_statement_is_one_that_it_can_plan(
+    new_schema: Callable[[], str],
+) -> None:
+    """Tried on one server: no statement has another in it, and the result is the same."""
+    asked: list[str] = []
+    async with open_history(new_schema()) as history:
+        assert isinstance(history, PostgresHistoryManager)
+        for seed in range(30):
+            await history.reset()
+            await history.batch_add_history(some_changes(seed))
+            before = await everything(history)
+            expected = kept(before, CUTOFF, seed % 4)
+            history._writing.add_query_logger(lambda query: asked.append(query.query))
+            with pytest.MonkeyPatch.context() as patched:
+                patched.setattr(history, "_is_distributed", True)
+                dry = await history.prune(older_than=CUTOFF, keep_last=seed % 4, dry_run=True)
+                report = await history.prune(older_than=CUTOFF, keep_last=seed % 4)
+            assert await everything(history) == expected
+            assert dry.records == report.records == len(before) - len(expected)
+    selects = [sql for sql in asked if ".history" in sql and "INSERT" not in sql]
+    assert any("OFFSET" in sql for sql in selects)
+    assert not [sql for sql in selects if sql.count("SELECT") + sql.count("DELETE FROM") > 1]
+
+
+async def test_an_instant_out_of_the_drivers_reach(new_schema: Callable[[], str]) -> None:
+    async with open_history(new_schema()) as history:
+        await history.batch_add_history([change("m", "UPDATE", OLD)] * 3)
+        far = datetime(9999, 12, 31, tzinfo=UTC) - timedelta(microseconds=1)
+        assert (await history.prune(older_than=far)).records == 2
