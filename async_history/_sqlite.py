@@ -29,9 +29,10 @@ LOCK_SLICE_S = 0.25
 program's exit never have to wait for more than this."""
 
 LOG_RESET_WORRY = (
-    f"SQLite {sqlite3.sqlite_version} has the WAL-reset fault: where several processes write a "
-    "file at the same moment, a commit can be lost (https://www.sqlite.org/wal.html#walreset). "
-    "One process is safe. For several, use a Python with SQLite 3.51.3 or later"
+    f"SQLite {sqlite3.sqlite_version} has the WAL-reset fault: where two connections write a file "
+    "at the same moment, a commit can be lost (https://www.sqlite.org/wal.html#walreset). A file "
+    "that one manager has open, and nobody else, is safe. For several processes, or several "
+    "managers or loops of one, use a Python with SQLite 3.51.3 or later"
 )
 
 _PRIMARY_CODE = 0xFF
@@ -61,7 +62,7 @@ _BY_CODE: dict[int, tuple[type[StorageError], str]] = {
 
 
 def has_log_reset_fault(version: tuple[int, ...]) -> bool:
-    """Whether commits of several processes can be lost: 3.7.0 to 3.51.2, but two repaired."""
+    """Whether commits of several connections can be lost: 3.7.0 to 3.51.2, but two repaired."""
     return (3, 7, 0) <= version <= (3, 51, 2) and version not in ((3, 44, 6), (3, 50, 7))
 
 

@@ -1,5 +1,6 @@
 """A file that others remove, replace or use while it is open."""
 
+import asyncio
 import os
 import shutil
 import signal
@@ -168,7 +169,25 @@ class TestInUse:
         async with open_history(path):
             assert "in use" not in caplog.text
             async with open_history(path):
-                assert "in use elsewhere" in caplog.text
+                assert "in use elsewhere, in this process" in caplog.text
+                assert "several managers or loops of one" in caplog.text
+
+    async def test_another_loop_here(self, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """And whoever has it open through sqlite3 itself, such as plain mem0."""
+        path = folder / "history.db"
+
+        async def open_and_close() -> None:
+            async with open_history(path):
+                pass
+
+        async with open_history(path):
+            await asyncio.to_thread(asyncio.run, open_and_close())
+        assert "in use elsewhere, in this process" in caplog.text
+        caplog.clear()
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("SELECT * FROM history").fetchall()
+            await open_and_close()
+        assert "in use elsewhere, in this process" in caplog.text
 
     @pytest.mark.skipif(os.name == "nt", reason="asks for POSIX locks")
     async def test_another_process_and_none_where_that_was_killed(
@@ -179,7 +198,7 @@ class TestInUse:
             await history.add_history("m", None, "x", "ADD")
         with processes.started("holding_open", path) as other:
             async with open_history(path):
-                assert "in use elsewhere" in caplog.text
+                assert "in use elsewhere, by another process" in caplog.text
             caplog.clear()
             other.send_signal(signal.SIGKILL)
             other.wait()

@@ -41,8 +41,7 @@ SELECT id, occurred_at FROM {schema}.history
 WHERE id = ANY($1::pg_catalog.text[]) AND occurred_at IS NOT NULL
 """
 _SIZE: Final = """
-SELECT pg_catalog.sum(pg_catalog.pg_total_relation_size(relation::pg_catalog.regclass))::bigint,
-       pg_catalog.current_setting('synchronous_commit')
+SELECT pg_catalog.sum(pg_catalog.pg_total_relation_size(relation::pg_catalog.regclass))::bigint
 FROM pg_catalog.unnest($1::pg_catalog.text[]) AS relation
 """
 _PLACE: Final = f"""
@@ -118,12 +117,12 @@ class HistoryReader:
         """Return the first session scopes behind `after`."""
         return [row[0] for row in await self._fetch(self._sql(_SCOPES), after, limit)]
 
-    async def size(self) -> tuple[int, str]:
-        """Return the bytes of the tables and their indexes, and `synchronous_commit`."""
-        ((size, durability),) = await self._fetch(
+    async def size(self) -> int:
+        """Return the bytes of the tables and their indexes."""
+        ((size,),) = await self._fetch(
             _SIZE, [f"{self._schema}.history", f"{self._schema}.messages"]
         )
-        return size, durability
+        return int(size)
 
 
 def _record_behind(row: Sequence[Any]) -> HistoryRecord:

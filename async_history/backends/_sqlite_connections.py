@@ -149,9 +149,9 @@ class Connections:
             is_open_here = await run_in_thread(partial(has_log_open, self.path))
         self._writing = await self._prepared(self.path, create=create)
         if self.has_log and has_log_reset_fault(sqlite3.sqlite_version_info):
-            is_used = is_open_here or await run_in_thread(partial(is_used_elsewhere, self.path))
-            if is_used:
-                _log.warning("%s is in use elsewhere. %s", self.path, LOG_RESET_WORRY)
+            where = "in this process" if is_open_here else "by another process"
+            if is_open_here or await run_in_thread(partial(is_used_elsewhere, self.path)):
+                _log.warning("%s is in use elsewhere, %s. %s", self.path, where, LOG_RESET_WORRY)
         if not self._is_one:
             for _ in range(READERS):
                 self._reading.append(await self._connected(partial(open_reading, self.path)))

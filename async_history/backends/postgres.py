@@ -28,6 +28,7 @@ from async_history.backends._postgres_pruning import prune
 from async_history.backends._postgres_read import HistoryReader
 from async_history.backends._postgres_states import states_at
 from async_history.backends._postgres_transaction import savepoint, transaction
+from async_history.backends._postgres_worries import STATE, worries_of
 from async_history.errors import (
     HistoryClosed,
     HistoryError,
@@ -44,7 +45,7 @@ from async_history.queries import Cursor, Filter, PageRead, RowsRead
 from async_history.queue import QUEUE_BYTES, QUEUE_RECORDS
 from async_history.records import HistoryRecord, Message, check_name
 from async_history.retention import Erasure, PruneStep, Pruning, Reached
-from async_history.store import HistoryStats, Measured, StoreWarning
+from async_history.store import HistoryStats, Measured
 from async_history.submissions import Submission, UncheckedRecords
 from async_history.validation import (
     check_count,
@@ -403,11 +404,16 @@ class PostgresHistoryManager(HistoryManager):
         return await self._reader.scopes(after, limit)
 
     async def _fetch(self, sql: str, *arguments: Any) -> Sequence[Sequence[Any]]:
-        """Run one SELECT, again where its connection broke."""
+        """Run one SELECT where records are read, again where its connection broke."""
+        return await self._fetch_from(lambda: self._read_pool, sql, arguments)
+
+    async def _fetch_from(
+        self, pool: Callable[[], ConnectionPool | None], sql: str, arguments: Sequence[Any]
+    ) -> Sequence[Sequence[Any]]:
         deadline = monotonic() + self._retry_timeout_s
         while True:
             try:
-                return await self._fetch_once(sql, arguments)
+                return await self._fetch_once(pool(), sql, arguments)
             except OutcomeUnknown as error:
                 reason: HistoryError = StorageUnreachable(str(error))
             except TryAgain as error:
@@ -416,8 +422,9 @@ class PostgresHistoryManager(HistoryManager):
                 raise reason
             await asyncio.sleep(_ASK_AGAIN_S)
 
-    async def _fetch_once(self, sql: str, arguments: Sequence[Any]) -> Sequence[Sequence[Any]]:
-        pool = self._read_pool
+    async def _fetch_once(
+        self, pool: ConnectionPool | None, sql: str, arguments: Sequence[Any]
+    ) -> Sequence[Sequence[Any]]:
         if pool is None:
             raise HistoryClosed("the manager was closed before this was read")
         connection = await pool.acquire()
@@ -431,15 +438,12 @@ class PostgresHistoryManager(HistoryManager):
             await pool.release(connection)
 
     async def _measure(self) -> Measured:
-        size, durability = await self._reader.size()
-        if durability != "off":
-            return Measured(size)
-        warning = StoreWarning(
-            "asynchronous-commit",
-            "critical",
-            "synchronous_commit is off: a crash of the server can lose what was acked last",
-        )
-        return Measured(size, 0, (warning,))
+        size = await self._reader.size()
+        written = await self._fetch_from(lambda: self._pool, STATE, [self._schema_name])
+        read: Sequence[Sequence[Any]] = ()
+        if self._read_server is not None:
+            read = await self._fetch(STATE, self._schema_name)
+        return Measured(size, 0, worries_of(written, read))
 
     def _new_stats(self, measured: Measured) -> HistoryStats:
         return HistoryStats(
