@@ -8,25 +8,28 @@ import os
 import sqlite3
 import threading
 from collections.abc import Awaitable, Callable, Generator
-from contextlib import closing
+from contextlib import AbstractAsyncContextManager, closing
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import anyio
 import anyio.from_thread
 import anyio.to_thread
+import asyncpg
 import pytest
 from fastapi import FastAPI, Request, Response
 from httpx import ASGITransport, AsyncClient
 
 from async_history import HistoryManager, dump_lines, open_history
+from async_history.backends.postgres import PostgresHistoryManager
 from tests.conftest import url_of
 
 _MOST_AWAITS = 300
 
 Call = Callable[[HistoryManager], Awaitable[object]]
-Open = Callable[[], HistoryManager]
+Open = Callable[[], AbstractAsyncContextManager[HistoryManager]]
 
 
 class Stepped:
@@ -135,6 +138,7 @@ async def _try_all(open_: Open, calls: dict[str, Call], how: str) -> None:
                 pytest.fail(f"{name} never ended")
         there = {record.id for record in await asyncio.wait_for(history.get_history("m"), 30)}
         assert acked <= there
+        assert len(await history.get_history("n")) % 3 == 0, "a batch of three is half there"
 
 
 async def _open_and_close(open_: Open, how: str) -> None:
@@ -168,17 +172,67 @@ def _left_files(folder: Path) -> list[str]:
     return [link for link in links if link.startswith(str(folder))]
 
 
-@pytest.fixture(params=["file", "rollback journal", "memory"])
+@pytest.fixture(params=["file", "rollback journal", "memory", "postgres", "pool", "pgbouncer"])
 def open_(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
     if request.param == "rollback journal":
         return lambda: open_history(tmp_path / "history.db", journal="delete")
+    if request.param == "pool":
+        return partial(_OfUsersPool, url_of("postgres", request, tmp_path))
     url = url_of(request.param, request, tmp_path)
+    if request.param in ("postgres", "pgbouncer"):
+        # Of two connections one writes: where a place in the pool is lost, nothing can be read.
+        return lambda: open_history(url, pool_size=2)
     return lambda: open_history(url)
+
+
+class _OfUsersPool:
+    """A manager of a user's pool, which has all its connections back when that is closed."""
+
+    def __init__(self, url: str) -> None:
+        server, _, self._schema = url.rpartition("schema=")
+        self._server = server.rstrip("?&")
+
+    async def __aenter__(self) -> HistoryManager:
+        with anyio.CancelScope(shield=True):
+            self._pool = await asyncpg.create_pool(self._server, min_size=0, max_size=2)
+        self._history = PostgresHistoryManager(pool=self._pool, schema=self._schema)
+        try:
+            return await self._history.__aenter__()
+        except BaseException:
+            await self._close_pool()
+            raise
+
+    async def __aexit__(self, *error: Any) -> None:
+        try:
+            await self._history.__aexit__(*error)
+        finally:
+            await self._close_pool()
+
+    async def _close_pool(self) -> None:
+        with anyio.CancelScope(shield=True):
+            await asyncio.wait_for(self._pool.close(), 30)
+
+
+async def _left_connections(request: pytest.FixtureRequest) -> int:
+    """Return how many the server has beside this one, once it has noticed that they are closed."""
+    admin = await asyncpg.connect(request.getfixturevalue("postgres"))
+    others = 0
+    for _ in range(1000):
+        others = await admin.fetchval(
+            "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'"
+            " AND pid <> pg_backend_pid()"
+        )
+        if not others:
+            break
+    await admin.close()
+    return others
 
 
 @pytest.mark.parametrize("how", CANCELS)
 @pytest.mark.parametrize("what", ["opening", "reads", "writes"])
-def test_cancelled_at_each_await(what: str, how: str, open_: Open, tmp_path: Path) -> None:
+def test_cancelled_at_each_await(
+    what: str, how: str, open_: Open, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     before = set(threading.enumerate())
     if what == "opening":
         asyncio.run(_open_and_close(open_, how))
@@ -190,6 +244,8 @@ def test_cancelled_at_each_await(what: str, how: str, open_: Open, tmp_path: Pat
     if path.exists():
         with closing(sqlite3.connect(path, timeout=0)) as plain:
             plain.execute("BEGIN EXCLUSIVE")
+    if "postgres" in request.fixturenames and "pooled" not in request.fixturenames:
+        assert asyncio.run(_left_connections(request)) == 0
 
 
 @pytest.mark.parametrize("how", CANCELS)

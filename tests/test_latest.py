@@ -54,7 +54,8 @@ async def counted(history: HistoryManager) -> Any:
         await connection.set_trace_callback(None)  # type: ignore[arg-type]
     else:
         assert isinstance(history, PostgresHistoryManager)
-        writing = history._writing
+        assert history._writing is not None
+        writing = history._writing._connection
 
         def hear(query: Any) -> None:
             sent.append(query.query)

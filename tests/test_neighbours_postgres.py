@@ -184,6 +184,32 @@ async def test_messages_are_found_too(open_: Open, owner: Any) -> None:
         assert await _told(calls) == ["ok", "StorageRefused", "ok"]
 
 
+async def test_an_error_that_may_pass_is_not_everybody_s_in_the_end(
+    open_: Open, owner: Any
+) -> None:
+    """As where one of them raises a serialization failure, each time."""
+    async with open_(retry_timeout_s=2) as history:
+        await _make(owner, history, _raising("40001"))
+        records = _records(_CALLS, named=False)
+        told = await _told([history.batch_add_history([record]) for record in records])
+        assert told == ["ok"] * 7 + ["StorageLocked"] + ["ok"] * 12
+
+
+async def test_nor_is_a_lock_that_one_of_them_waits_for(open_: Open, owner: Any) -> None:
+    async with open_(retry_timeout_s=3) as history:
+        await _make(
+            owner,
+            history,
+            RULES["deferred foreign key"].replace("INITIALLY DEFERRED", "")
+            + "; INSERT INTO {schema}.memories VALUES ('bad')",
+        )
+        records = _records(_CALLS, named=False)
+        async with owner.transaction():
+            await _make(owner, history, "DELETE FROM {schema}.memories WHERE id = 'bad'")
+            told = await _told([history.batch_add_history([record]) for record in records])
+        assert told == ["ok"] * 7 + ["StorageLocked"] + ["ok"] * 12
+
+
 @pytest.mark.parametrize(
     ("sql", "error"),
     [
@@ -229,19 +255,20 @@ class _Statements:
 
     def __init__(self, history: HistoryManager) -> None:
         self.savepoints = 0
-        written: Any = history._write  # type: ignore[attr-defined]
+        writing: Any = history._writing  # type: ignore[attr-defined]
+        done = writing.do
 
-        async def write(work: Callable[[Any, Any], Awaitable[Any]]) -> Any:
-            async def counted(connection: Any, pool: Any) -> Any:
+        async def do(work: Callable[..., Awaitable[Any]], *limits: Any) -> Any:
+            async def counted(connection: Any, settings: Any) -> Any:
                 connection.add_query_logger(self._count)
                 try:
-                    return await work(connection, pool)
+                    return await work(connection, settings)
                 finally:
                     connection.remove_query_logger(self._count)
 
-            return await written(counted)
+            return await done(counted, *limits)
 
-        history._write = write  # type: ignore[attr-defined]
+        writing.do = do
 
     def _count(self, record: Any) -> None:
         self.savepoints += record.query.startswith("SAVEPOINT")

@@ -13,7 +13,13 @@ from typing import Any
 import asyncpg
 import pytest
 
-from async_history import HistoryManager, open_history
+from async_history import (
+    CommitUnknown,
+    HistoryError,
+    HistoryManager,
+    StorageUnreachable,
+    open_history,
+)
 from async_history.backends.postgres import PostgresHistoryManager
 from tests.pgbouncer import pgbouncer
 from tests.postgres_faults import until
@@ -129,3 +135,24 @@ async def test_no_ack_though_nobody_hears_the_warning(
             await admin.execute("SELECT pg_terminate_backend($1)", pid)
         if how == "trigger":
             await admin.execute(f"DROP FUNCTION {schema}.silence CASCADE")
+
+
+async def test_commits_that_are_given_up_are_few(
+    server: PostgresServer, admin: Any, schema: str
+) -> None:
+    """Nothing ends their wait but a standby, and the server has only so many processes."""
+    url = with_query(server.url(), schema=schema)
+    async with open_history(url, retry_timeout_s=0.3, close_timeout_s=0.1) as history:
+        told = []
+        for n in range(12):
+            with pytest.raises(HistoryError) as failed:
+                await history.add_history(f"m{n}", None, "x", "ADD")
+            told.append(failed.value)
+            assert len(await admin.fetch(_WAITING)) <= 5
+        assert isinstance(told[0], CommitUnknown)
+        assert isinstance(told[-1], StorageUnreachable)
+        assert "synchronous standby" in str(told[-1])
+        for pid, _ in await admin.fetch(_WAITING):
+            await admin.execute("SELECT pg_terminate_backend($1)", pid)
+    written = await admin.fetchval(f"SELECT count(*) FROM {schema}.history")
+    assert written <= 2 + sum(isinstance(error, CommitUnknown) for error in told)

@@ -160,7 +160,8 @@ class BatchCommitter:
 
     Args:
         schema: the quoted schema.
-        in_transactions: give every statement a transaction of its own, as poolers want it.
+        settings: what each transaction is to begin with. Without any, one statement may be a
+            transaction of its own.
         is_distributed: the tables are spread over the nodes of a Citus cluster.
         owns_transaction: False where `commit_in_transaction` is called inside one of the user's.
         leaves_out_late: refuse a submission alone that could be written later only, as where
@@ -174,7 +175,7 @@ class BatchCommitter:
         connection: Any,
         schema: str,
         *,
-        in_transactions: bool,
+        settings: Sequence[str] = (),
         is_distributed: bool,
         owns_transaction: bool = True,
         leaves_out_late: bool = False,
@@ -183,7 +184,7 @@ class BatchCommitter:
     ) -> None:
         self._connection = connection
         self._schema = schema
-        self._in_transactions = in_transactions or is_distributed
+        self._settings = (*settings, *((_ONE_CONNECTION_A_NODE,) if is_distributed else ()))
         self._is_distributed = is_distributed
         self._owns_transaction = owns_transaction
         self._leaves_out_late = leaves_out_late
@@ -221,9 +222,7 @@ class BatchCommitter:
             return await self.commit_in_transaction(batch)
 
     def _transaction(self, *settings: str) -> contextlib.AbstractAsyncContextManager[None]:
-        if self._is_distributed:
-            settings = (_ONE_CONNECTION_A_NODE, *settings)
-        return transaction(self._connection, *settings)
+        return transaction(self._connection, *self._settings, *settings)
 
     def _may_be_of_one(self, error: asyncpg.PostgresError, submissions: int) -> bool:
         """Return whether to look for the submissions that the server refuses."""
@@ -242,7 +241,7 @@ class BatchCommitter:
     async def _add_at_once(self, records: Sequence[HistoryRecord]) -> None:
         """Write new records; the server undoes them all where one can't be written."""
         self._sent()
-        if self._in_transactions:
+        if self._settings:
             async with self._transaction():
                 await self._add(records)
         elif len(records) == 1:

@@ -7,8 +7,8 @@ Lives here: what a transaction does, the erasures' table, VACUUM. Not here: what
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final, TypeVar
 
-from async_history.backends._postgres_pool import ConnectionPool
 from async_history.backends._postgres_transaction import BY_INDEX, transaction
+from async_history.backends._postgres_writing import Write
 from async_history.erase_transactions import LOST, Columns, EraseTransaction, Place, Texts
 from async_history.errors import StorageError
 from async_history.migrations.postgres import in_schema
@@ -177,9 +177,6 @@ def _texts(
     return Texts(place, bool(is_actors), old_memory, new_memory)
 
 
-Work = Callable[[Any, ConnectionPool], Awaitable[Any]]
-
-
 class ServerErasure:
     """The steps of `erase_in_steps`, on a server.
 
@@ -191,8 +188,8 @@ class ServerErasure:
 
     def __init__(
         self,
-        in_turn: Callable[[Work], Awaitable[Any]],
-        beside: Callable[[Work], Awaitable[Any]],
+        in_turn: Callable[[Write[Any]], Awaitable[Any]],
+        beside: Callable[[Callable[[Any], Coroutine[Any, Any, Any]]], Awaitable[Any]],
         schema: str,
     ) -> None:
         self._in_turn = in_turn
@@ -208,15 +205,15 @@ class ServerErasure:
         await self._execute(_FINISH, asked.id)
 
     async def _execute(self, sql: str, *arguments: Any) -> None:
-        async def execute(connection: Any, _: ConnectionPool) -> None:
-            async with transaction(connection):
+        async def execute(connection: Any, settings: Sequence[str]) -> None:
+            async with transaction(connection, *settings):
                 await connection.execute(in_schema(sql, self._schema), *arguments)
 
         await self._in_turn(execute)
 
     async def step(self, work: Callable[[EraseTransaction], Coroutine[Any, Any, T]]) -> T:
-        async def erase(connection: Any, _: ConnectionPool) -> T:
-            async with transaction(connection, BY_INDEX):
+        async def erase(connection: Any, settings: Sequence[str]) -> T:
+            async with transaction(connection, *settings, BY_INDEX):
                 return await work(_EraseTransaction(connection, self._schema))
 
         done: T = await self._in_turn(erase)
@@ -242,7 +239,7 @@ class ServerErasure:
             if message.severity_en == "WARNING":  # the table belongs to somebody else
                 warnings.append(message.message)
 
-        async def vacuum(connection: Any, _: ConnectionPool) -> None:
+        async def vacuum(connection: Any) -> None:
             connection.add_log_listener(hear)
             try:
                 for table in ("history", "messages"):

@@ -45,8 +45,8 @@ UNION ALL
 SELECT number, pg_catalog.pg_try_advisory_lock(number)
 FROM pg_catalog.unnest(pg_catalog.string_to_array($2, ',')::bigint[]) AS asked (number)
 """
-"""Leave locks, then ask for others: an Append runs its parts in order. As text, for asyncpg would look
-up what bigint[] is."""
+"""Leave locks, then ask for others: an Append runs its parts in order. As text, for asyncpg would
+look up what bigint[] is."""
 _KEEP_ALIVE: Final = """
 SELECT pg_catalog.set_config('tcp_keepalives_idle', '10', false),
        pg_catalog.set_config('tcp_keepalives_interval', '10', false),

@@ -6,10 +6,10 @@ the history.
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from functools import partial
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import asyncpg
 
@@ -22,9 +22,16 @@ from async_history._postgres import (
     storage_error,
 )
 from async_history._postgres_url import ServerUrl
+from async_history.backends._postgres_bounds import (
+    Said,
+    bounds,
+    end_without_client,
+    settings_of,
+)
 from async_history.backends._postgres_connect import Connection, connect_in_turn, connected, typed
 from async_history.backends._postgres_limits import PoolLimits
 from async_history.backends._postgres_pooler import require_no_lost_statements
+from async_history.backends._postgres_transaction import transaction
 from async_history.errors import (
     HistoryClosed,
     InvalidInput,
@@ -32,6 +39,8 @@ from async_history.errors import (
     StorageUnreachable,
 )
 from async_history.writer import OutcomeUnknown, TryAgain
+
+T = TypeVar("T")
 
 _CACHED_STATEMENTS: Final = 100
 """asyncpg's default. A pooler gets none: behind it, another connection knows other statements."""
@@ -43,21 +52,36 @@ Prepare = Callable[[Any], Awaitable[None]]
 class ConnectionPool:
     """Lends connections. Made by `connect` or `of_user`.
 
+    A place in the pool is free again when the server is done with what was asked through it, not
+    when whoever asked has gone: else a few impatient callers would have every process of the
+    server. So the server is asked to cancel what nobody waits for; a pooler is not, which may have
+    given the process to somebody else, and is waited for.
+
     `pools_behind` tells whether a pooler stands between us and the server: then a statement and
-    its transaction must travel together.
+    its transaction must travel together. `said` is what sessions have of the settings that bound a
+    statement; `owned` whether the pool is ours.
     """
 
     def __init__(
-        self, pool: Any, where: str, limits: PoolLimits, *, owned: bool, pools_behind: bool
+        self,
+        pool: Any,
+        where: str,
+        limits: PoolLimits,
+        *,
+        owned: bool,
+        pools_behind: bool,
+        said: Said,
     ) -> None:
         self._pool = pool
         self._where = where
-        self._owned = owned
-        self._acquire_timeout_s = limits.acquire_timeout_s
+        self.owned = owned
+        self.acquire_timeout_s = limits.acquire_timeout_s
         self._lifetime_s = limits.lifetime_s if owned else None
         self._hung = False
         self._is_closing = False
+        self._under_way: set[asyncio.Task[Any]] = set()
         self.pools_behind = pools_behind
+        self.said = said
 
     @classmethod
     async def connect(
@@ -70,9 +94,10 @@ class ConnectionPool:
             StorageError: the server can't be reached in time, or refuses us.
         """
         async with connected(server, limits.acquire_timeout_s) as connection:
-            said = server.options.get("statement_cache_size")
-            keeps_none = 0 in (limits.statement_cache_size, said)
+            cached = server.options.get("statement_cache_size")
+            keeps_none = 0 in (limits.statement_cache_size, cached)
             pools_behind = keeps_none or await is_pooled(connection)
+            said = await settings_of(connection)
             await prepare(connection)
         with typed(server.where):
             pool = await asyncpg.create_pool(
@@ -83,9 +108,10 @@ class ConnectionPool:
                 max_inactive_connection_lifetime=limits.idle_s or 0,
                 statement_cache_size=0 if pools_behind else _CACHED_STATEMENTS,
                 timeout=limits.acquire_timeout_s,
+                init=None if pools_behind else end_without_client,
                 reset=_leave_as_it_is,
             )
-        return cls(pool, server.where, limits, owned=True, pools_behind=pools_behind)
+        return cls(pool, server.where, limits, owned=True, pools_behind=pools_behind, said=said)
 
     @classmethod
     async def of_user(
@@ -100,10 +126,15 @@ class ConnectionPool:
         try:
             with typed(where):
                 async with pool.acquire(timeout=limits.acquire_timeout_s) as connection:
-                    pools_behind = await is_pooled(connection)
-                    if pools_behind:
-                        await require_no_lost_statements(connection, pool)
-                    await prepare(connection)
+                    try:
+                        pools_behind = await is_pooled(connection)
+                        if pools_behind:
+                            await require_no_lost_statements(connection, pool)
+                        said = await settings_of(connection)
+                        await prepare(connection)
+                    except asyncio.CancelledError:
+                        connection.terminate()  # in the middle of a transaction
+                        raise
         except StorageError as error:
             if error.__cause__ is not None and is_pool_unusable(error.__cause__):
                 raise InvalidInput(
@@ -111,7 +142,7 @@ class ConnectionPool:
                     "history uses it, and close it after that"
                 ) from error
             raise
-        return cls(pool, where, limits, owned=False, pools_behind=pools_behind)
+        return cls(pool, where, limits, owned=False, pools_behind=pools_behind, said=said)
 
     async def acquire(self) -> Any:
         """Return a connection, to be given back by `release`.
@@ -123,17 +154,17 @@ class ConnectionPool:
             StorageError: the server refuses us.
         """
         try:
-            if self._hung and self._owned:
+            if self._hung and self.owned:
                 self._hung = False
                 await self._pool.expire_connections()  # the others go to the same server
             begun = monotonic()
-            connection = await self._pool.acquire(timeout=self._acquire_timeout_s)
+            connection = await self._pool.acquire(timeout=self.acquire_timeout_s)
             while self._is_worn_out(connection) and connection.made_at < begun:
                 await self.retire(connection)
-                connection = await self._pool.acquire(timeout=self._acquire_timeout_s)
+                connection = await self._pool.acquire(timeout=self.acquire_timeout_s)
         except TimeoutError as error:
             raise StorageUnreachable(
-                f"{self._where} gave no connection within {self._acquire_timeout_s} s: it "
+                f"{self._where} gave no connection within {self.acquire_timeout_s} s: it "
                 "does not answer, or all connections of the pool are in use"
             ) from error
         except DriverError as error:
@@ -173,22 +204,102 @@ class ConnectionPool:
     async def retire(self, connection: Any) -> None:
         """Close a connection; its place in the pool is free then."""
         with contextlib.suppress(*DriverError):
-            await connection.close(timeout=self._acquire_timeout_s)
+            await connection.close(timeout=self.acquire_timeout_s)
 
     async def release(self, connection: Any) -> None:
-        """Take back a connection; one that is broken is replaced when the next is asked for."""
+        """Take back a connection; one that is broken is replaced when the next is asked for.
+
+        Where the server was asked to cancel something, its answer is waited for.
+        """
         if not self.is_broken(connection) and self._is_worn_out(connection):
             await self.retire(connection)
             return
-        with contextlib.suppress(*DriverError):
-            await self._pool.release(connection, timeout=self._acquire_timeout_s)
+        try:
+            await self._pool.release(connection, timeout=self.acquire_timeout_s)
+        except TimeoutError:
+            self._hung = True
+        except DriverError:
+            pass  # asyncpg has closed it
+
+    async def fetch(
+        self, sql: str, arguments: Sequence[Any], timeout_s: float
+    ) -> Sequence[Sequence[Any]]:
+        """Run one SELECT.
+
+        Raises:
+            As `acquire`, and as `bounded`.
+        """
+        connection = await self.acquire()
+        if not self.pools_behind:
+            return list(
+                await self._answer(
+                    connection, connection.fetch(sql, *arguments, timeout=timeout_s), timeout_s
+                )
+            )
+        settings = bounds(self.said, timeout_s, is_local=True)
+
+        async def fetch() -> Sequence[Sequence[Any]]:
+            async with transaction(connection, "SET TRANSACTION READ ONLY", settings):
+                return list(await connection.fetch(sql, *arguments))
+
+        return await self._uncancelled(connection, fetch(), timeout_s)
+
+    async def use(self, work: Callable[[Any], Coroutine[Any, Any, T]], timeout_s: float) -> T:
+        """Do work on a connection that may be cancelled at any moment: it commits nothing.
+
+        Raises:
+            As `acquire`, and as `bounded`.
+        """
+        connection = await self.acquire()
+        if self.pools_behind:
+            return await self._uncancelled(connection, work(connection), timeout_s)
+        return await self._answer(
+            connection, asyncio.wait_for(work(connection), timeout_s), timeout_s
+        )
+
+    async def _answer(self, connection: Any, call: Awaitable[T], timeout_s: float) -> T:
+        """Wait for an answer of the server's, which asyncpg asks to cancel where we are gone."""
+        try:
+            answer = await call
+        except TimeoutError as error:
+            self._start(self.release(connection))
+            raise OutcomeUnknown(f"{self._where} did not answer within {timeout_s} s") from error
+        except asyncio.CancelledError:
+            self._start(self.release(connection))
+            raise
+        except DriverError as error:
+            meaning = self._meaning(error, connection)
+            await self.release(connection)
+            raise meaning from error
+        await self.release(connection)
+        return answer
+
+    async def _uncancelled(
+        self, connection: Any, call: Coroutine[Any, Any, T], timeout_s: float
+    ) -> T:
+        """Wait for an answer; whether we are gone or not, its place is free after it only."""
+
+        async def run() -> T:
+            try:
+                with self.bounded(connection, timeout_s):
+                    return await call
+            finally:
+                await self.release(connection)
+
+        return await asyncio.shield(self._start(run()))
+
+    def _start(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
+        task = asyncio.get_running_loop().create_task(work)
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        return task
 
     @contextlib.contextmanager
     def bounded(self, connection: Any, timeout_s: float) -> Iterator[None]:
         """Cut the connection off if the body takes longer, and type what goes wrong in it.
 
-        Never by cancelling: a server asked to cancel while it waits for a synchronous standby
-        commits, and acks, without it.
+        Never by cancelling, for the body may commit: a server asked to cancel while it waits for a
+        synchronous standby commits, and acks, without it.
 
         Raises:
             OutcomeUnknown: the connection is gone, or the commit did not wait for its standby.
@@ -208,14 +319,7 @@ class ConnectionPool:
             with _doubting_a_lone_commit(connection):
                 yield
         except DriverError as error:
-            typed = storage_error(error, self._where)
-            if is_connection_lost(error):
-                _terminate(connection)
-                raise OutcomeUnknown(str(typed)) from error
-            if may_work_later(error):
-                _terminate(connection)  # it may be to a server that is no primary any more
-                raise TryAgain(typed) from error
-            raise typed from error
+            raise self._meaning(error, connection) from error
         except asyncio.CancelledError:
             _terminate(connection)
             raise
@@ -228,20 +332,33 @@ class ConnectionPool:
         finally:
             timer.cancel()
 
+    def _meaning(self, error: BaseException, connection: Any) -> Exception:
+        """Return what to raise for a driver's error; close a connection that is of no more use."""
+        typed = storage_error(error, self._where)
+        if is_connection_lost(error):
+            _terminate(connection)
+            return OutcomeUnknown(str(typed))
+        if not may_work_later(error):
+            return typed
+        if not isinstance(error, asyncpg.LockNotAvailableError | asyncpg.QueryCanceledError):
+            _terminate(connection)  # it may be to a server that is no primary any more
+        return TryAgain(typed)
+
     async def aclose(self, timeout_s: float) -> None:
-        """Close a pool of our own, waiting so long for what is still being read."""
+        """Close a pool of our own, waiting so long for what the server still does for us."""
         self._is_closing = True
-        if not self._owned:
-            return
         try:
             async with asyncio.timeout(timeout_s):
-                await self._pool.close()
+                while self._under_way:
+                    await asyncio.wait(self._under_way)
+                if self.owned:
+                    await self._pool.close()
         except (TimeoutError, *DriverError):
-            self._pool.terminate()
+            self.terminate()
 
     def terminate(self) -> None:
         """Let go of a pool of our own at once, also when its loop has stopped."""
-        if self._owned:
+        if self.owned:
             with contextlib.suppress(RuntimeError):  # the loop is closed, and the sockets with it
                 self._pool.terminate()
 

@@ -72,13 +72,14 @@ WHERE id = ANY($1::pg_catalog.text[]) AND memory_id = ANY($2::pg_catalog.text[])
 async def prune(
     connection: Any,
     schema: str,
+    settings: Sequence[str],
     asked: Pruning,
     reached: Reached | None,
     *,
     is_distributed: bool,
 ) -> PruneStep:
-    """Prune the next few records in one transaction."""
-    async with transaction(connection, BY_INDEX):
+    """Prune the next few records in one transaction, which begins with `settings`."""
+    async with transaction(connection, *settings, BY_INDEX):
         steps = _PruneSteps(connection, schema, is_distributed=is_distributed)
         step = await prune_step(asked, reached, steps)
         await connection.execute(WAIT_FOR_REPLICAS_TOO)

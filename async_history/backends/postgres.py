@@ -6,7 +6,15 @@ the user's. Not here: connections themselves (_postgres_pool), how a batch is wr
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from datetime import datetime
 from functools import partial
 from time import monotonic
@@ -17,7 +25,7 @@ import asyncpg
 from async_history._cancellation import to_the_end
 from async_history._postgres import DriverError, storage_error
 from async_history._postgres_url import POSTGRES_SCHEMA, server_url
-from async_history.backends._idle_watch import IdleWatch
+from async_history.backends._postgres_bounds import time_for
 from async_history.backends._postgres_commit import BatchCommitter
 from async_history.backends._postgres_erasing import ERASURES, ServerErasure, erasure_from_row
 from async_history.backends._postgres_follow import FollowReader, Place, place_from
@@ -29,6 +37,7 @@ from async_history.backends._postgres_read import HistoryReader
 from async_history.backends._postgres_states import states_at
 from async_history.backends._postgres_transaction import savepoint, transaction
 from async_history.backends._postgres_worries import STATE, worries_of
+from async_history.backends._postgres_writing import Write, WritingConnection
 from async_history.errors import (
     HistoryClosed,
     HistoryError,
@@ -62,6 +71,10 @@ RETRY_TIMEOUT_S = 30.0
 _TRIES: Final = 3
 """One try may take this part of the time for all: a server that hangs leaves time for another."""
 _ASK_AGAIN_S: Final = 0.1
+_UNNOTICED_S: Final = 1.0
+"""What a batch of usual size may take beyond a try's time: it is sent without a word about it."""
+_WAITS: Final = 50
+"""Into how many parts a late batch's time is cut, so that who waits for a lock can be found."""
 
 
 class PostgresHistoryManager(HistoryManager):
@@ -155,8 +168,8 @@ class PostgresHistoryManager(HistoryManager):
         )
         self._pool: ConnectionPool | None = None
         self._read_pool: ConnectionPool | None = None
-        self._writing: Any = None
-        self._idle_writing = IdleWatch(self._limits.idle_s, self._close_idle_writing)
+        self._writing: WritingConnection | None = None
+        self._begun: tuple[Sequence[Submission], float] | None = None
         self._is_distributed = False
         self._reader = HistoryReader(self._fetch, self._schema)
         self._follower = FollowReader(self._fetch, self._schema)
@@ -171,7 +184,14 @@ class PostgresHistoryManager(HistoryManager):
                 )
             elif self._server is not None:
                 self._pool = await ConnectionPool.connect(self._server, self._prepare, self._limits)
-            self._read_pool = self._pool
+            self._read_pool = pool = self._pool
+            assert pool is not None  # noqa: S101 - there is a URL or a pool
+            self._writing = WritingConnection(
+                pool,
+                self._where,
+                try_s=self._retry_timeout_s / _TRIES,
+                idle_s=self._limits.idle_s,
+            )
             if self._read_server is not None:
                 self._read_pool = await ConnectionPool.connect(
                     self._read_server, self._look, self._limits
@@ -224,35 +244,56 @@ class PostgresHistoryManager(HistoryManager):
         await self._writer.submit_when_ready(prepare)
 
     async def _commit(self, batch: Sequence[Submission]) -> Mapping[int, HistoryError]:
-        async def commit(connection: Any, pool: ConnectionPool) -> Mapping[int, HistoryError]:
+        is_late = self._is_late(batch)
+
+        async def commit(connection: Any, settings: Sequence[str]) -> Mapping[int, HistoryError]:
             committer = BatchCommitter(
                 connection,
                 self._schema,
-                in_transactions=pool.pools_behind,
+                settings=settings,
                 is_distributed=self._is_distributed,
+                leaves_out_late=is_late,
                 where=self._where,
                 sent=self._writer.commit_has_begun,
             )
             return await committer.commit(batch)
 
-        refused = await self._write(commit)
+        writing = self._require_writing()
+        size_s = time_for(batch)
+        refused = await writing.do(
+            commit,
+            size_s if size_s > _UNNOTICED_S else 0.0,
+            _WAITS if is_late and len(batch) > 1 else None,
+        )
+        self._begun = None
         self._bell.ring()
         return refused
 
+    def _is_late(self, batch: Sequence[Submission]) -> bool:
+        """Return whether a batch was tried for half of its time, and may not wait for all of it."""
+        if self._begun is None or self._begun[0] is not batch:
+            self._begun = (batch, monotonic())
+        return monotonic() - self._begun[1] > self._retry_timeout_s / 2
+
     def _empty(self) -> "asyncio.Future[None]":
-        async def reset(connection: Any, _: ConnectionPool) -> None:
+        async def reset(connection: Any, settings: Sequence[str]) -> None:
             # In a transaction, whose lock holds up all writes until its end is known: a lone
             # TRUNCATE that was held up itself could reach the server after later acks.
-            async with transaction(connection):
+            async with transaction(connection, *settings):
                 await connection.execute(f"TRUNCATE {tables}")
 
         tables = f"{self._schema}.history, {self._schema}.messages"
         return self._in_turn(reset)
 
     async def _prune_step(self, asked: Pruning, reached: Reached | None) -> PruneStep:
-        async def step(connection: Any, _: ConnectionPool) -> PruneStep:
+        async def step(connection: Any, settings: Sequence[str]) -> PruneStep:
             return await prune(
-                connection, self._schema, asked, reached, is_distributed=self._is_distributed
+                connection,
+                self._schema,
+                settings,
+                asked,
+                reached,
+                is_distributed=self._is_distributed,
             )
 
         return await self._in_turn(step)
@@ -260,51 +301,20 @@ class PostgresHistoryManager(HistoryManager):
     def _erasure_steps(self) -> ServerErasure:
         return ServerErasure(self._in_turn, self._beside, self._schema)
 
-    def _in_turn(self, work: Callable[[Any, ConnectionPool], Awaitable[T]]) -> "asyncio.Future[T]":
+    def _in_turn(self, work: "Write[T]") -> "asyncio.Future[T]":
         """Do work that writes, after all writes called before it and before all after."""
-        return self._writer.run_in_turn(lambda: self._write(work))
+        return self._writer.run_in_turn(lambda: self._require_writing().do(work))
 
-    async def _beside(self, work: Callable[[Any, ConnectionPool], Awaitable[T]]) -> T:
+    async def _beside(self, work: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
         """Do work on a connection of its own, beside the writes."""
-        pool = self._require_pool()
-        connection = await pool.acquire()
-        try:
-            with pool.bounded(connection, self._retry_timeout_s):
-                return await work(connection, pool)
-        finally:
-            await pool.release(connection)
+        self._require_writing()
+        assert self._pool is not None  # noqa: S101 - they go together
+        return await self._pool.use(work, self._retry_timeout_s)
 
-    async def _write(self, work: Callable[[Any, ConnectionPool], Awaitable[T]]) -> T:
-        """Do work that writes, on the connection kept for it.
-
-        Raises:
-            OutcomeUnknown, TryAgain, StorageError: see `ConnectionPool.bounded`.
-        """
-        pool = self._require_pool()
-        if self._writing is None or pool.is_of_no_use(self._writing):
-            await self._let_go_of_writing()
-            try:
-                self._writing = await pool.acquire()
-            except StorageUnreachable as error:
-                raise TryAgain(error) from error
-        with self._idle_writing.used(), pool.bounded(self._writing, self._retry_timeout_s / _TRIES):
-            return await work(self._writing, pool)
-
-    async def _let_go_of_writing(self) -> None:
-        if self._writing is not None and self._pool is not None:
-            connection, self._writing = self._writing, None
-            await self._pool.release(connection)
-
-    async def _close_idle_writing(self) -> None:
-        """Close the connection that writes: the next batch gets another."""
-        if self._writing is not None and self._pool is not None:
-            connection, self._writing = self._writing, None
-            await self._pool.retire(connection)
-
-    def _require_pool(self) -> ConnectionPool:
-        if self._pool is None:
+    def _require_writing(self) -> WritingConnection:
+        if self._writing is None:
             raise HistoryClosed("the manager was closed before this was written")
-        return self._pool
+        return self._writing
 
     async def add_in_transaction(
         self,
@@ -334,7 +344,6 @@ class PostgresHistoryManager(HistoryManager):
         committer = BatchCommitter(
             connection,
             self._schema,
-            in_transactions=True,
             is_distributed=False,
             owns_transaction=False,
             where=self._where,
@@ -427,15 +436,7 @@ class PostgresHistoryManager(HistoryManager):
     ) -> Sequence[Sequence[Any]]:
         if pool is None:
             raise HistoryClosed("the manager was closed before this was read")
-        connection = await pool.acquire()
-        try:
-            with pool.bounded(connection, self._retry_timeout_s):
-                if not pool.pools_behind:
-                    return list(await connection.fetch(sql, *arguments))
-                async with connection.transaction(readonly=True):
-                    return list(await connection.fetch(sql, *arguments))
-        finally:
-            await pool.release(connection)
+        return await pool.fetch(sql, arguments, self._retry_timeout_s)
 
     async def _measure(self) -> Measured:
         size = await self._reader.size()
@@ -463,13 +464,16 @@ class PostgresHistoryManager(HistoryManager):
 
     async def _release(self) -> None:
         self._closed = True
-        await self._idle_writing.aclose()
-        await self._let_go_of_writing()
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            await writing.aclose()
         for pool in self._pools_given_up():
             await pool.aclose(self._close_timeout_s)
 
     def _abandon(self) -> None:
-        self._idle_writing.stop()
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.stop()
         for pool in self._pools_given_up():
             pool.terminate()
 
