@@ -125,7 +125,9 @@ async def test_on_a_cluster_each_statement_is_one_that_it_can_plan(
             await history.batch_add_history(some_changes(seed))
             before = await everything(history)
             expected = kept(before, CUTOFF, seed % 4)
-            history._writing.add_query_logger(lambda query: asked.append(query.query))
+            assert history._writing is not None
+            connection = history._writing._connection
+            connection.add_query_logger(lambda query: asked.append(query.query))
             with pytest.MonkeyPatch.context() as patched:
                 patched.setattr(history, "_is_distributed", True)
                 dry = await history.prune(older_than=CUTOFF, keep_last=seed % 4, dry_run=True)
