@@ -15,11 +15,19 @@ from typing import Any
 import asyncpg
 import pytest
 
-from async_history import HistoryManager, InvalidInput, StorageError, StorageLocked, open_history
+from async_history import (
+    HistoryManager,
+    InvalidInput,
+    StorageError,
+    StorageLocked,
+    StorageReadOnly,
+    open_history,
+)
 from async_history.backends._postgres_locks import AdvisoryLocks
 from async_history.mem0 import AsyncMemory, Memory
 from async_history.mem0._turns import Turns, number_of, turns_of
 from benchmarks._processes import update_together
+from tests.postgres_server import PostgresServer, are_installed, with_query
 from tests.programs.processes import LONG_S
 from tests.programs.turns import Holder
 from tests.test_mem0 import (  # noqa: F401
@@ -97,7 +105,7 @@ async def sessions(admin: Any) -> set[int]:
 async def asked(locks: AdvisoryLocks) -> None:
     """Return when a lock was refused to who waits."""
     session = locks._session
-    while session is None or not any(wish.at for wish in session._wishes.values()):
+    while session is None or not any(wish.at for wish in list(session._wishes.values())):
         await asyncio.sleep(0)
         session = locks._session
 
@@ -414,3 +422,40 @@ def test_processes_that_update_the_same_memories_keep_the_chains(
         url = request.getfixturevalue("url")
     done = update_together("ours", url, tmp_path, processes=2, memories=3, rounds=15)
     assert (done.records, done.breaks, done.wrong) == (3 + 2 * 3 * 15, 0, 0)
+
+
+@pytest.mark.skipif(not are_installed(), reason="needs servers of its own")
+async def test_turns_are_the_primarys_also_after_a_failover(tmp_path: Path) -> None:
+    """A standby has locks of its own, which nobody else sees."""
+    primary = PostgresServer(fsync="off").create().start()
+    standby = primary.standby()
+    try:
+        standby.start()
+        alone = locks_of(open_history(standby.url(), retry_timeout_s=0.2))
+        with pytest.raises(StorageReadOnly, match="is a standby"):
+            await taken(Turns(alone))
+        assert alone._thread is not None
+        alone._thread.leave()
+        url = with_query(
+            "postgresql://owner:secret@/postgres",
+            host=f"{primary.folder},{standby.folder}",
+            port=f"{primary.port},{standby.port}",
+            target_session_attrs="read-write",
+        )
+        locks = locks_of(open_history(url))
+        async with Turns(locks).of("m", "store") as turn:
+            primary.stop("immediate")
+            standby.promote()
+            admin = await asyncpg.connect(standby.url())
+            async with asyncio.timeout(LONG_S):
+                while not await sessions(admin):  # noqa: ASYNC110 - told to nobody
+                    await asyncio.sleep(0)
+                while locks.is_lost(number_of("m")):  # noqa: ASYNC110 - told to nobody
+                    await asyncio.sleep(0)
+            turn.require_kept()
+            await admin.close()
+        assert locks._thread is not None
+        locks._thread.leave()
+    finally:
+        standby.remove()
+        primary.remove()

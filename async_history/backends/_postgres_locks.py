@@ -156,7 +156,7 @@ class _LockConnection(Connection):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         _, transport, *_ = arguments
-        self.descriptor: int = transport.get_extra_info("socket").fileno()
+        self.socket = transport.get_extra_info("socket")
 
 
 @dataclass(slots=True)
@@ -466,5 +466,6 @@ class _Session:
 
     def close_inherited(self) -> None:
         """Close a forked child's descriptor: with it the server would keep its parent's locks."""
-        if self._connection is not None:
-            os.close(self._connection.descriptor)
+        descriptor = -1 if self._connection is None else self._connection.socket.fileno()
+        if descriptor >= 0:
+            os.close(descriptor)
