@@ -115,7 +115,7 @@ class PostgresServer:
     def run(self, program: str, *arguments: str, **environment: str) -> str:
         """Run one of the server's programs as its user; return what it wrote."""
         done = subprocess.run(
-            [self.bin / program, *arguments],
+            [self._program(program), *arguments],
             user=self._user,
             capture_output=True,
             text=True,
@@ -126,6 +126,11 @@ class PostgresServer:
         )
         assert done.returncode == 0, f"{program}: {done.stdout}{done.stderr}"
         return done.stdout
+
+    def _program(self, name: str) -> Path:
+        """A program of this version, or of the newest where this has only what serves."""
+        own = self.bin / name
+        return own if own.exists() else _programs(VERSIONS[0]) / name
 
     def create(self) -> "PostgresServer":
         """Make an empty cluster whose superuser is `owner`, password `secret` over TCP."""
@@ -155,14 +160,17 @@ class PostgresServer:
     def standby(self) -> "PostgresServer":
         """Return a copy of this running server that is to follow it; it is not started."""
         copy = PostgresServer(self.version)
+        primary = f"host={self.folder} port={self.port} user=owner"
         copy.run(
             "pg_basebackup",
             f"--pgdata={copy.data}",
-            f"--dbname=host={self.folder} port={self.port} user=owner",
-            "--write-recovery-conf",
+            f"--dbname={primary}",
             "--checkpoint=fast",
             "--no-sync",
         )
+        # By hand: what a newer pg_basebackup writes, an older server does not know.
+        (copy.data / "standby.signal").touch()
+        copy.write_settings(primary_conninfo=primary)
         return copy
 
     def promote(self) -> None:
@@ -190,7 +198,7 @@ class PostgresServer:
 
     def _accepts(self) -> bool:
         ready = subprocess.run(
-            [_programs(VERSIONS[0]) / "pg_isready", "-q", "-h", self.folder, "-p", str(self.port)],
+            [self._program("pg_isready"), "-q", "-h", self.folder, "-p", str(self.port)],
             check=False,
         )
         return ready.returncode == 0

@@ -68,8 +68,12 @@ async def paused_replay(standby: Any) -> None:
     """Let a standby hear of nothing more."""
     await standby.execute("SELECT pg_wal_replay_pause()")
 
+    asked = "SELECT pg_get_wal_replay_pause_state() = 'paused'"
+    if standby.get_server_version().major < 14:  # it can't tell whether its pause has begun
+        asked = "SELECT pg_is_wal_replay_paused()"
+
     async def is_paused() -> bool:
-        return bool(await standby.fetchval("SELECT pg_get_wal_replay_pause_state() = 'paused'"))
+        return bool(await standby.fetchval(asked))
 
     await until(is_paused)
 

@@ -40,7 +40,8 @@ pytestmark = pytest.mark.skipif(not are_installed(), reason="kills servers of it
 _PROCESSES: Final = 8
 _ROUNDS: Final = 15
 _COUNTED_LESS: Final = """
-SELECT max(xact) > pg_snapshot_xmax(pg_current_snapshot()) FROM async_history.history
+SELECT xact > pg_snapshot_xmax(pg_current_snapshot()) FROM async_history.history
+ORDER BY xact DESC LIMIT 1
 """
 _FOLLOWED: Final = """
 SELECT new_memory FROM async_history.history
