@@ -83,7 +83,8 @@ def unqualified(functions: set[str]) -> list[str]:
         found += [f"{where}: {name} is not pg_catalog.{name}" for name in _RELATION.findall(text)]
         if not where.endswith(".sql"):  # a migration's search_path begins with pg_catalog
             found += [
-                f"{where}: asyncpg looks up what {name} is, by statements that take what is planted"
+                f"{where}: asyncpg looks up what {name} is, and takes what is planted: send text, "
+                "and let string_to_array make a list of it"
                 for name in _LOOKED_UP.findall(text)
             ]
             casts = _CAST.findall(text)

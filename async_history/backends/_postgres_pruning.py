@@ -57,7 +57,8 @@ WHERE memory_id = $1::pg_catalog.text AND seq > $2::pg_catalog.int8 ORDER BY seq
 _NEXT_ARE_DATED: Final = """
 SELECT given.seq, following.is_dated
 FROM ROWS FROM (
-    pg_catalog.unnest($1::pg_catalog.text[]), pg_catalog.unnest($2::pg_catalog.int8[])
+    pg_catalog.unnest($1::pg_catalog.text[]),
+    pg_catalog.unnest(pg_catalog.string_to_array($2, ',')::bigint[])
 ) AS given (name, seq) CROSS JOIN LATERAL (
     SELECT occurred_at IS NOT NULL AS is_dated FROM {schema}.history
     WHERE memory_id = given.name AND history.seq > given.seq ORDER BY history.seq LIMIT 1
@@ -120,7 +121,8 @@ class _PruneSteps:
     async def next_are_dated(self, records: Sequence[Seen]) -> dict[int, bool]:
         if not self._is_distributed:
             names = [one.memory_id for one in records]
-            rows = await self._fetch(_NEXT_ARE_DATED, names, [one.position for one in records])
+            positions = ",".join(str(one.position) for one in records)
+            rows = await self._fetch(_NEXT_ARE_DATED, names, positions)
             return {row[0]: row[1] for row in rows}
         found = {
             one.position: await self._fetch(_NEXT_IS_DATED, one.memory_id, one.position)

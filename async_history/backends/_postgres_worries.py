@@ -14,11 +14,11 @@ SELECT pg_catalog.current_setting('synchronous_commit'),
        pg_catalog.current_setting('fsync'),
        pg_catalog.current_setting('full_page_writes'),
        relname::pg_catalog.text,
-       relpersistence = 'u'::"char",
+       relpersistence = 'u',
        pg_catalog.row_security_active(pg_class.oid),
        EXISTS (
            SELECT FROM pg_catalog.pg_policy
-           WHERE polrelid = pg_class.oid AND polpermissive AND polcmd IN ('r'::"char", '*'::"char")
+           WHERE polrelid = pg_class.oid AND polpermissive AND polcmd IN ('r', '*')
                AND EXISTS (
                    SELECT FROM pg_catalog.unnest(polroles) AS role
                    WHERE role = 0::pg_catalog.oid
