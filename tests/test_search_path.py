@@ -6,6 +6,7 @@ server's log, so nothing has to be called in the end to be found.
 """
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -25,6 +26,7 @@ from async_history import (
 )
 from async_history.backends.postgres import PostgresHistoryManager
 from async_history.foreign_table import ForeignTable
+from async_history.migrations import citus
 from async_history.migrations import postgres as migrations
 from tests.planted_overloads import LOGGING, plant, taken, unqualified
 from tests.postgres_server import PostgresServer, with_query
@@ -116,6 +118,8 @@ async def test_nothing_planted_is_taken(server: PostgresServer) -> None:
             await owner.execute(RIGHTS)
             await use_all(server, "agent")
             await use_all(server, "admin")
+            await use_as_on_citus(server)
+            await use_locks(server)
             await copy_all(server)
         finally:
             log = (server.folder / "log").read_text(errors="replace")
@@ -161,6 +165,37 @@ async def use_all(server: PostgresServer, user: str) -> None:
         await pooled.reset()
     async with PostgresHistoryManager(url, migrate=False, read_url=url) as reading:
         await reading.stats()
+
+
+async def use_as_on_citus(server: PostgresServer) -> None:
+    """Run the statements of distributed tables, which any server takes."""
+
+    async def is_distributed(*_: object) -> bool:
+        return True
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(citus, "is_distributed", is_distributed)
+        async with PostgresHistoryManager(server.url(user="agent")) as history:
+            await write(Calls(history))
+            await read(Calls(history))
+            await remove(history)
+            await history.reset()
+
+
+async def use_locks(server: PostgresServer) -> None:
+    """Take turns between processes, as mem0's memories do."""
+    locks = open_history(server.url(user="agent"))._new_locks()
+    assert locks is not None
+    locks.open()
+    granted = threading.Event()
+    locks.ask_for(1, granted.set)
+    assert await asyncio.to_thread(granted.wait, 30)
+    assert locks.take(1)
+    locks.leave(1)
+    granted.clear()
+    locks.ask_for(2, granted.set)
+    assert await asyncio.to_thread(granted.wait, 30)
+    locks.stop_asking(2)
 
 
 async def write(history: Any) -> None:
@@ -217,7 +252,8 @@ async def read(history: Any) -> None:
         await history.memory_at("m", when)
     await history.diff("m", 1, 2)
     await history.stats()
-    assert [line async for line in dump_lines(history._history)]
+    history = getattr(history, "_history", history)
+    assert [line async for line in dump_lines(history)]
 
 
 async def follow(history: Any) -> None:
