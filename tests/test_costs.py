@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, datetime, timedelta, timezone
+from math import isqrt
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -281,6 +282,78 @@ async def test_a_large_memory_among_many(tmp_path: Path) -> None:
         return row(n, "m" if n % 2 else str(n // 2), moment(n).isoformat())
 
     assert not most(await growths(tmp_path, shape, WITH_ONE_LARGE), LOOSE * GROWTH)
+
+
+IN_TURNS = 30
+"""Records of each of many memories that are written in turns."""
+
+
+def in_turns(n: int) -> tuple[Any, ...]:
+    return row(n, f"m{n % (SMALL // IN_TURNS)}", moment(n).isoformat())
+
+
+def ever_longer(n: int) -> tuple[Any, ...]:
+    """Memories of 1, 2, 3, … records, one after the other."""
+    return row(n, f"m{isqrt(8 * n + 1) - 1 >> 1}", moment(n).isoformat())
+
+
+def by_two(shape: Shape) -> Shape:
+    """Return the shape with every other record another actor's, each text in the one after."""
+
+    def made(n: int) -> tuple[Any, ...]:
+        record_id, memory_id, _, new, event, *times, deleted, _, role = shape(n)
+        actor = "actor" if n % 2 else "other"
+        old = f"text {n - 1}"
+        return (record_id, memory_id, old, new, event, *times, deleted, actor, role)
+
+    return made
+
+
+LONG_SHAPES: dict[str, Shape] = {
+    "thirty in each memory, in turns": in_turns,
+    "memories that grow longer": ever_longer,
+    "one memory": SHAPES["as we write it"],
+    "no time in one memory": SHAPES["no time in one memory"],
+}
+
+
+def erase_actor(*, dry_run: bool) -> Call:
+    async def erase(history: HistoryManager, size: int) -> None:
+        report = await history.erase(actor_id="actor", reason="x", dry_run=dry_run, vacuum=False)
+        assert report.records >= size // 2
+
+    return erase
+
+
+def prune(keep_last: int, *, dry_run: bool = True) -> Call:
+    return lambda history, _: history.prune(
+        older_than=moment(LARGE), keep_last=keep_last, dry_run=dry_run
+    )
+
+
+LETTING_GO: dict[str, Call] = {
+    "dry erase of actor": erase_actor(dry_run=True),
+    "dry prune but the last": prune(1),
+    "dry prune but many": prune(1_000),
+    "erase of actor": erase_actor(dry_run=False),
+    "prune but a third": lambda history, size: history.prune(
+        older_than=moment(LARGE), keep_last=size // 3
+    ),
+    "prune": prune(1, dry_run=False),
+}
+
+
+@pytest.mark.parametrize("shape", LONG_SHAPES)
+async def test_letting_go_of_long_memories(tmp_path: Path, shape: str) -> None:
+    grown = await growths(tmp_path, by_two(LONG_SHAPES[shape]), LETTING_GO)
+    assert not most(grown, LOOSE * GROWTH)
+
+
+async def test_to_keep_many_costs_no_more_than_to_keep_one(tmp_path: Path) -> None:
+    """A look at each record that stays, once for each memory, not for each record that goes."""
+    calls = {str(keep_last): prune(keep_last) for keep_last in (1, 1_000)}
+    one, many = await measured(tmp_path / "h.db", SHAPES["as we write it"], LARGE, calls)
+    assert many < 1.5 * one
 
 
 def colliding(count: int, length: int = 48) -> list[str]:

@@ -7,7 +7,7 @@ Lives here: what a transaction does, the erasures' table, VACUUM. Not here: what
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final, TypeVar
 
-from async_history.backends._postgres_transaction import BY_INDEX, transaction
+from async_history.backends._postgres_transaction import BY_INDEX, RECORDS, transaction
 from async_history.backends._postgres_writing import Write
 from async_history.erase_transactions import LOST, Columns, EraseTransaction, Place, Texts
 from async_history.errors import StorageError
@@ -59,7 +59,7 @@ ORDER BY seq LIMIT $4::pg_catalog.int8
 _BLANK: Final = {
     columns: f"""
     UPDATE {{schema}}.history SET {", ".join(f"{column} = NULL" for column in columns)}
-    WHERE id = ANY($1::pg_catalog.text[]) AND memory_id = ANY($2::pg_catalog.text[])
+    WHERE {RECORDS}
     """  # noqa: S608 - constants
     for columns in LOST
 }

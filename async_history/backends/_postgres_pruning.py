@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from async_history.backends._postgres_transaction import (
     BY_INDEX,
+    RECORDS,
     WAIT_FOR_REPLICAS_TOO,
     transaction,
 )
@@ -35,10 +36,7 @@ _WHOLE: Final = f"""
 SELECT {_LIGHT} FROM {{schema}}.history
 WHERE memory_id = ANY($2::pg_catalog.text[]) ORDER BY memory_id, seq
 """  # noqa: S608 - constants
-_THERE: Final = """
-SELECT memory_id, id FROM {schema}.history
-WHERE id = ANY($1::pg_catalog.text[]) AND memory_id = ANY($2::pg_catalog.text[])
-"""
+_THERE: Final = f"SELECT memory_id, id FROM {{schema}}.history WHERE {RECORDS}"  # noqa: S608 - constants
 _EDGE: Final = """
 SELECT seq, id FROM {schema}.history WHERE memory_id = $1::pg_catalog.text
 ORDER BY seq DESC OFFSET $2::pg_catalog.int8 LIMIT 1
@@ -64,10 +62,7 @@ FROM ROWS FROM (
     WHERE memory_id = given.name AND history.seq > given.seq ORDER BY history.seq LIMIT 1
 ) AS following
 """
-_REMOVE: Final = """
-DELETE FROM {schema}.history
-WHERE id = ANY($1::pg_catalog.text[]) AND memory_id = ANY($2::pg_catalog.text[])
-"""
+_REMOVE: Final = f"DELETE FROM {{schema}}.history WHERE {RECORDS}"  # noqa: S608 - constants
 
 
 async def prune(

@@ -24,9 +24,18 @@ WAIT_FOR_REPLICAS_TOO: Final = (
 )
 """A few bytes of log. A commit waits for a synchronous standby only if it wrote some; without them,
 what an earlier try did here and nowhere else would be acked as it is."""
-BY_INDEX: Final = "SET LOCAL enable_seqscan TO off"
-"""PostgreSQL keeps the plan of a statement, and one made while the table was small reads all of a
-large one."""
+BY_INDEX: Final = "; ".join(
+    f"SET LOCAL enable_{plan} TO off" for plan in ("seqscan", "bitmapscan", "sort")
+)
+"""For statements that all have an index which gives their rows, in their order. PostgreSQL keeps
+plans, and one made while the table was small, or without statistics, reads all of a large one, or
+sorts all that is left of it for its next few rows."""
+RECORDS: Final = (
+    "id = ANY($1::pg_catalog.text[])"
+    " AND memory_id || ''::pg_catalog.text = ANY($2::pg_catalog.text[])"
+)
+"""Condition of records by id and memory. By the index of ids: that of memories has all records of
+theirs, and without statistics looks as short."""
 _UNDO: Final = "ROLLBACK TO SAVEPOINT async_history; RELEASE SAVEPOINT async_history"
 
 
