@@ -36,7 +36,7 @@ _CALL: Final = re.compile(r"(?<![\w.\"])(pg_catalog\.)?([a-z_]\w*) ?\(")
 _NAMES_COLUMNS: Final = re.compile(r"\b(AS|ON|INTO|TABLE|USING|INDEX|REFERENCES)\s+[\w\"{}.]*$")
 _RELATION: Final = re.compile(r"\b(?:FROM|JOIN)\s+(pg_(?!catalog\.)\w+)")
 _CAST: Final = re.compile(r"::(?!pg_catalog\.|boolean\b|bigint\b|integer\b)([\"\w.]+)")
-_LOOKED_UP: Final = re.compile(r"\$\d+::((?!pg_catalog\.text\[)[\"\w.]+\[\])")
+_LOOKED_UP: Final = re.compile(r"\$\d+::((?!(?:pg_catalog\.)?text\[)[\"\w.]+\[\])")
 
 
 def sql_texts() -> Iterator[tuple[str, str]]:
