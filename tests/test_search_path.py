@@ -186,7 +186,7 @@ async def use_locks(server: PostgresServer) -> None:
     """Take turns between processes, as mem0's memories do."""
     locks = open_history(server.url(user="agent"))._new_locks()
     assert locks is not None
-    locks.open()
+    await asyncio.to_thread(locks.open)
     granted = threading.Event()
     locks.ask_for(1, granted.set)
     assert await asyncio.to_thread(granted.wait, 30)
