@@ -98,6 +98,12 @@ _BY_STATE: Final[dict[str, _Meaning]] = {
 }
 """By SQLSTATE, the longest prefix that fits (https://www.postgresql.org/docs/current/errcodes-appendix.html)."""
 
+_CAME_MEANWHILE: Final = _Meaning(
+    StorageLocked,
+    "has this id by another transaction since yours looked; try again, in a new transaction",
+    is_passing=True,
+)
+
 _PROTOCOL: Final = "08P01"
 _OF_POOLERS: Final = (
     (
@@ -143,6 +149,8 @@ def storage_error(error: BaseException, where: str) -> StorageError:
 
 
 def _meaning(error: BaseException) -> _Meaning:
+    if _came_meanwhile(error):
+        return _CAME_MEANWHILE
     state = _state(error)
     if state == _PROTOCOL and isinstance(error, asyncpg.PostgresError):
         return _meaning_of_protocol_error(error)
@@ -199,7 +207,7 @@ def is_pool_unusable(error: BaseException) -> bool:
 
 def may_work_later(error: BaseException) -> bool:
     """Return whether nothing was written and the same may work soon: a deadlock, a failover."""
-    return _came_meanwhile(error) or _meaning(error).is_passing
+    return _meaning(error).is_passing
 
 
 def may_connect_later(error: BaseException) -> bool:

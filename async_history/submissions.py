@@ -77,12 +77,15 @@ class AddRecords:
         return bool(self.given)
 
     def is_same(self, index: int, stored: HistoryRecord) -> bool:
-        """Return whether the stored record is what the record at `index` wants under its id."""
-        record = self.records[index]
+        """Return whether the stored record is what the record at `index` wants under its id.
+
+        Under an id of ours it is, even if it was erased since: an earlier try has written it.
+        """
         given = self.given.get(index)
-        names = [
-            name for name in _COMPARED_IF_GIVEN if given is None or given.get(name) is not None
-        ]
+        if given is None:
+            return True
+        record = self.records[index]
+        names = [name for name in _COMPARED_IF_GIVEN if given.get(name) is not None]
         return all(getattr(record, n) == getattr(stored, n) for n in (*_ALWAYS_COMPARED, *names))
 
 
@@ -144,9 +147,11 @@ class UpdateMemory(AddRecords):
         )
 
     def is_same(self, index: int, stored: HistoryRecord) -> bool:
+        if index not in self.given:
+            return True
         new = self.new
         changed_at = stored.created_at if stored.event == Event.ADD else stored.updated_at
-        given = self.given.get(index, {})
+        given = self.given[index]
         return (
             (stored.memory_id, stored.new_memory) == (new.memory_id, new.new_memory)
             and is_alive(stored)
@@ -161,13 +166,17 @@ class UpdateMemory(AddRecords):
 
 @dataclass(slots=True, eq=False)
 class SaveMessages:
-    """Messages to append to a session scope's buffer, in order, with an id each."""
+    """Messages to append to a session scope's buffer, in order, with an id each.
+
+    `newest_before` is the place of the last message that was there when it was first tried.
+    """
 
     messages: Sequence[Message]
     ids: Sequence[str]
     session_scope: str
     record_count: int
     size_bytes: int
+    newest_before: int | None = None
 
 
 Submission = AddRecords | SaveMessages

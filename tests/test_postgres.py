@@ -170,12 +170,14 @@ class TestSchema:
             with pytest.raises(InvalidInput, match="schema"):
                 PostgresHistoryManager(postgres, schema=name)
 
-    async def test_every_unique_key_has_the_column_it_is_distributed_by(
+    async def test_every_unique_key_of_a_shard_has_the_column_it_is_distributed_by(
         self, new_schema: NewSchema, owner: Any
     ) -> None:
         url = new_schema()
         async with open_history(url):
             pass
+        schema = migrations.quoted(schema_of(url))
+        await owner.execute(migrations.in_schema(citus.KEY_OF_A_SHARD, schema))
         for table, column in citus.COLUMNS.items():
             keys = await owner.fetch(
                 "SELECT pg_get_indexdef(indexrelid) FROM pg_index"

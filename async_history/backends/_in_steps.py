@@ -8,13 +8,34 @@ are; each sees what those before it in the batch write.
 Lives here: who is refused, what is there already, what is written together. Not here: any SQL.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Final, Protocol
 
 from async_history.errors import HistoryConflict, HistoryError, IdConflict, StorageError
 from async_history.records import HistoryRecord
-from async_history.submissions import AddRecords, SaveMessages, Submission, UpdateMemory
+from async_history.submissions import (
+    MESSAGES_KEPT,
+    AddRecords,
+    SaveMessages,
+    Submission,
+    UpdateMemory,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """The messages of a session scope: how many, the first and the last place, in order of saving,
+    and which of the submissions' last ones are there."""
+
+    count: int
+    oldest: int
+    newest: int
+    there: Set[str]
+
+
+_EMPTY: Final = Buffer(0, 0, 0, frozenset())
 
 
 class Steps(Protocol):
@@ -26,8 +47,8 @@ class Steps(Protocol):
     async def latest(self, memory_ids: Sequence[str]) -> Mapping[str, HistoryRecord]:
         """Return the latest record of each of these memories that has one."""
 
-    async def saved(self, submissions: Sequence[SaveMessages]) -> set[str]:
-        """Return the ids of these submissions' last messages that are there."""
+    async def buffers(self, submissions: Sequence[SaveMessages]) -> Mapping[str, "Buffer"]:
+        """Return these submissions' scopes' buffers, as far as there are any."""
 
     def undone_if_refused(self) -> AbstractAsyncContextManager[None]:
         """Undo what was written inside where something of it is refused, and raise why.
@@ -52,7 +73,7 @@ async def commit_in_steps(batch: Sequence[Submission], steps: Steps) -> Mapping[
     }
     if latest:
         latest |= await steps.latest(list(latest))
-    unsaved = _unsaved(messages, await steps.saved(messages)) if messages else set()
+    unsaved = _unsaved(messages, await steps.buffers(messages)) if messages else set()
     decided = _Decided(steps, known, latest, unsaved)
     await decided.write(list(enumerate(batch)))
     return decided.refused
@@ -180,16 +201,29 @@ class _Plan:
             )
 
 
-def _unsaved(submissions: Sequence[SaveMessages], saved: set[str]) -> set[SaveMessages]:
+def _unsaved(
+    submissions: Sequence[SaveMessages], buffers: Mapping[str, Buffer]
+) -> set[SaveMessages]:
     """Return the submissions that an earlier try of this batch has not saved.
 
-    One that is there was saved with all before it, though those may be evicted already.
+    One that is there was saved with all before it, though those may be evicted already. One that is
+    not there may have been evicted too, if the buffer is full of what came since the first try; if
+    it was not saved then, it may as well have been saved and evicted before its caller was told.
     """
     unsaved: set[SaveMessages] = set()
     done: set[str] = set()
     for submission in reversed(submissions):
-        if submission.ids[-1] in saved:
-            done.add(submission.session_scope)
-        if submission.session_scope not in done:
+        scope = submission.session_scope
+        buffer = buffers.get(scope, _EMPTY)
+        if submission.ids[-1] in buffer.there or _is_pushed_out(submission, buffer):
+            done.add(scope)
+        if scope not in done:
             unsaved.add(submission)
+        if submission.newest_before is None:
+            submission.newest_before = buffer.newest
     return unsaved
+
+
+def _is_pushed_out(submission: SaveMessages, buffer: Buffer) -> bool:
+    before = submission.newest_before
+    return before is not None and buffer.count >= MESSAGES_KEPT and buffer.oldest > before

@@ -20,7 +20,7 @@ from async_history._postgres import (
     may_work_later,
     storage_error,
 )
-from async_history.backends._in_steps import commit_in_steps
+from async_history.backends._in_steps import Buffer, commit_in_steps
 from async_history.backends._postgres_rows import (
     COLUMN_LIST,
     RECORD_COLUMNS,
@@ -60,14 +60,6 @@ SELECT 1 / (pg_catalog.count(*) = $14::bigint)::integer, {_HEAR_WARNINGS} FROM a
 """  # noqa: S608 - constants
 """The same in a transaction of its own. A row that a trigger of the owner's left out undoes it, by
 a division by zero."""
-_ADD_NEW_IDS: Final = f"""{_ADD_RECORDS.rstrip()} AND NOT EXISTS (
-    SELECT FROM {{schema}}.history
-    WHERE id = ANY (ARRAY(
-        SELECT pg_catalog.unnest(pg_catalog.string_to_array($1::pg_catalog.text, $12, $13))
-    ))
-)
-"""
-"""The same, but nothing at all where one of the ids is there."""
 _ADD_ONE: Final = f"""
 INSERT INTO {{schema}}.history ({COLUMN_LIST}, occurred_at)
 VALUES ({", ".join(f"${n}" for n in range(1, 11))}, $11::pg_catalog.text::pg_catalog.timestamptz)
@@ -81,8 +73,8 @@ SELECT pg_catalog.pg_advisory_xact_lock(
 )
 FROM pg_catalog.unnest(pg_catalog.string_to_array($1, ',')::bigint[]) AS stripe
 """
-"""No unique key can span memories (a distributed table is cut by them), so whoever names ids takes
-locks first. Of 64, for the server's lock table is small; in order, so that nobody deadlocks."""
+"""On a cluster no unique key can span memories, by which its tables are cut, so whoever names ids
+takes locks first. Of 64, since the server's lock table is small; in order, lest they deadlock."""
 _STRIPES: Final = 64
 _LOCK_MEMORIES: Final = """
 SELECT pg_catalog.pg_advisory_xact_lock(key)
@@ -114,7 +106,11 @@ CROSS JOIN LATERAL (
 _ONE_CONNECTION_A_NODE: Final = "SET LOCAL citus.multi_shard_modify_mode TO 'sequential'"
 """Or a batch has a connection, and a prepared transaction, for each shard: 500 random memories on
 two workers and 32 shards took 310 ms instead of 17 (Citus 13.2)."""
-_SAVED: Final = "SELECT id FROM {schema}.messages WHERE id = ANY($1::pg_catalog.text[])"
+_BUFFERS: Final = """
+SELECT session_scope, pg_catalog.count(*), pg_catalog.min(seq), pg_catalog.max(seq),
+       pg_catalog.array_agg(id) FILTER (WHERE id = ANY($2::pg_catalog.text[]))
+FROM {schema}.messages WHERE session_scope = ANY($1::pg_catalog.text[]) GROUP BY session_scope
+"""
 _SAVE_MESSAGES: Final = """
 INSERT INTO {schema}.messages (id, session_scope, role, content, name, created_at)
 SELECT id, session_scope, role, content, name, created_at
@@ -204,12 +200,9 @@ class BatchCommitter:
         additions = [s for s in batch if isinstance(s, AddRecords) and s.decided_by is None]
         if len(additions) == len(batch):
             records = [record for submission in additions for record in submission.records]
-            named = [record_id for one in additions if one.names_ids for record_id in one.ids]
             try:
-                if not named:
+                if not self._locks_ids(additions):
                     await self._add_at_once(records)
-                    return {}
-                if not self._is_distributed and await self._add_new_ids(records, named):
                     return {}
             except (_LeftOut, asyncpg.DivisionByZeroError):
                 pass  # a rule leaves records out: then see whose
@@ -251,25 +244,8 @@ class BatchCommitter:
             columns = joined_columns(records)
             await self._connection.execute(self._sql(_ADD_ALL_OR_NONE), *columns, len(records))
 
-    async def _add_new_ids(self, records: Sequence[HistoryRecord], named: Iterable[str]) -> bool:
-        """Write records of which some have ids of their callers'; tell whether it was done.
-
-        Nothing is written where an id is there already, or here twice.
-        """
-        if len({record.id for record in records}) < len(records):
-            return False
-        columns = joined_columns(records)
-        self._sent()
-        async with self._transaction(_BY_INDEX):
-            await self._lock_ids(named)
-            done = await self._connection.execute(self._sql(_ADD_NEW_IDS), *columns)
-            if done == "INSERT 0 0":
-                return False
-            _require_all(done, records)
-            return True
-
-    async def _lock_ids(self, ids: Iterable[str]) -> None:
-        await self._connection.execute(_LOCK_IDS, _stripes(ids), self._schema)
+    def _locks_ids(self, additions: Sequence[AddRecords]) -> bool:
+        return self._is_distributed and any(one.names_ids for one in additions)
 
     async def _add(self, records: Sequence[HistoryRecord]) -> None:
         if len(records) == 1:
@@ -286,9 +262,9 @@ class BatchCommitter:
         memories = [one.decided_by for one in submissions if one.decided_by is not None]
         if memories:
             await self._connection.execute(_LOCK_MEMORIES, memories, self._schema)
-        named = [record_id for one in submissions if one.names_ids for record_id in one.ids]
-        if named:
-            await self._lock_ids(named)
+        if self._locks_ids(submissions):
+            named = [record_id for one in submissions if one.names_ids for record_id in one.ids]
+            await self._connection.execute(_LOCK_IDS, _stripes(named), self._schema)
         ids = [record_id for one in submissions for record_id in one.ids]
         there = records_by_id(await self._connection.fetch(self._sql(_EXISTING), ids))
         if there:
@@ -307,13 +283,17 @@ class BatchCommitter:
             rows = await self._connection.fetch(self._sql(_LATEST), memory_ids)
         return {record.memory_id: record for record in map(record_from_row, rows)}
 
-    async def saved(self, submissions: Sequence[SaveMessages]) -> set[str]:
-        """Return the ids of these submissions' last messages that are there."""
+    async def buffers(self, submissions: Sequence[SaveMessages]) -> dict[str, Buffer]:
+        """Return these submissions' scopes' buffers, as far as there are any."""
+        scopes = list({submission.session_scope for submission in submissions})
         ids = [submission.ids[-1] for submission in submissions]
-        there = {row[0] for row in await self._connection.fetch(self._sql(_SAVED), ids)}
-        if there:
+        rows = await self._connection.fetch(self._sql(_BUFFERS), scopes, ids)
+        if any(there for *_, there in rows):
             await self._connection.execute(WAIT_FOR_REPLICAS_TOO)
-        return there
+        return {
+            scope: Buffer(count, oldest, newest, frozenset(there or ()))
+            for scope, count, oldest, newest, there in rows
+        }
 
     @contextlib.asynccontextmanager
     async def undone_if_refused(self) -> AsyncIterator[None]:

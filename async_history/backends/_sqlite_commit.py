@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, Final
 
 from async_history._sqlite import is_other_schema
-from async_history.backends._in_steps import commit_in_steps
+from async_history.backends._in_steps import Buffer, commit_in_steps
 from async_history.backends._just_committed import JustCommitted
 from async_history.backends._sqlite_rows import (
     COLUMN_LIST,
@@ -131,7 +131,11 @@ SELECT {COLUMN_LIST}, NULL AS time_before FROM history WHERE rowid IN (
 """  # noqa: S608 - constants
 """The latest records of memories, given as JSON with their keys; nearly all rows are indexed."""
 _LATEST_PACKED: Final = packed(_LATEST)
-_SAVED: Final = "SELECT id FROM messages WHERE id IN (SELECT value FROM json_each(?))"
+_BUFFERS: Final = """
+SELECT session_scope, count(*), min(rowid), max(rowid),
+       json_group_array(id) FILTER (WHERE id IN (SELECT value FROM json_each(:ids)))
+FROM messages WHERE session_scope IN (SELECT value FROM json_each(:scopes)) GROUP BY session_scope
+"""
 _SAVE_MESSAGES: Final = """
 INSERT INTO messages (id, session_scope, role, content, name, created_at)
 SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
@@ -310,10 +314,16 @@ class _CommitSteps:
             rows = fetched(self._connection, _LATEST, asked)
         return {record.memory_id: record for record in map(record_from_row, rows)}
 
-    async def saved(self, submissions: Sequence[SaveMessages]) -> set[str]:
-        """Return the ids of these submissions' last messages that are there."""
-        ids = json.dumps([submission.ids[-1] for submission in submissions])
-        return {row[0] for row in fetched(self._connection, _SAVED, (ids,))}
+    async def buffers(self, submissions: Sequence[SaveMessages]) -> dict[str, Buffer]:
+        """Return these submissions' scopes' buffers, as far as there are any."""
+        asked = {
+            "scopes": json.dumps([submission.session_scope for submission in submissions]),
+            "ids": json.dumps([submission.ids[-1] for submission in submissions]),
+        }
+        return {
+            scope: Buffer(count, oldest, newest, frozenset(json.loads(there)))
+            for scope, count, oldest, newest, there in fetched(self._connection, _BUFFERS, asked)
+        }
 
     @contextlib.asynccontextmanager
     async def undone_if_refused(self) -> AsyncIterator[None]:

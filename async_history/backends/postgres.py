@@ -48,7 +48,6 @@ from async_history.following import FollowRead
 from async_history.life import CLOSE_TIMEOUT_S
 from async_history.locks import ProcessLocks
 from async_history.manager import HistoryManager
-from async_history.migrations import citus
 from async_history.migrations import postgres as migrations
 from async_history.queries import Cursor, Filter, PageRead, RowsRead
 from async_history.queue import QUEUE_BYTES, QUEUE_RECORDS
@@ -206,7 +205,7 @@ class PostgresHistoryManager(HistoryManager):
             await migrations.migrate(connection, self._schema_name)
         else:
             await self._look(connection)
-        self._is_distributed = await citus.is_distributed(connection, self._schema_name)
+        self._is_distributed = await migrations.is_distributed(connection, self._schema_name)
 
     async def _look(self, connection: Any) -> None:
         await migrations.require_current(connection, self._schema_name)

@@ -1,7 +1,7 @@
 """Spreading the tables over the nodes of a Citus cluster.
 
-A memory's history stays on one node, and so does a session scope's buffer: every unique key of the
-tables contains that column (https://docs.citusdata.com/en/stable/develop/api_udf.html).
+A memory's history stays on one node, and so does a session scope's buffer: every unique key of
+distributed tables contains that column (https://docs.citusdata.com/en/stable/develop/api_udf.html).
 """
 
 from collections.abc import Mapping
@@ -10,28 +10,25 @@ from typing import Any, Final
 from async_history._postgres_url import server_url
 from async_history.backends._postgres_connect import connected
 from async_history.errors import MigrationError
-from async_history.migrations.postgres import migrate, quoted
+from async_history.migrations.postgres import (
+    has_citus,
+    in_schema,
+    is_distributed,
+    migrate,
+    quoted,
+)
 
 COLUMNS: Final[Mapping[str, str]] = {"history": "memory_id", "messages": "session_scope"}
 """By which column each table is distributed."""
 
-_HAS_CITUS: Final = "SELECT EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'citus')"
-_IS_DISTRIBUTED: Final = """
-SELECT EXISTS (
-    SELECT FROM pg_catalog.pg_dist_partition
-    WHERE logicalrelid::pg_catalog.oid = pg_catalog.to_regclass($1)::pg_catalog.oid
-)
+KEY_OF_A_SHARD: Final = """
+ALTER TABLE {schema}.history DROP CONSTRAINT history_pkey,
+    ADD CONSTRAINT history_pkey PRIMARY KEY (id, memory_id)
 """
+"""Instead of the key of `id` alone."""
 _DISTRIBUTE: Final = """
 SELECT pg_catalog.create_distributed_table($1::pg_catalog.regclass, $2, colocate_with => 'none')
 """
-
-
-async def is_distributed(connection: Any, schema: str) -> bool:
-    """Return whether the history is spread over the nodes of a Citus cluster."""
-    if not await connection.fetchval(_HAS_CITUS):
-        return False
-    return bool(await connection.fetchval(_IS_DISTRIBUTED, f"{quoted(schema)}.history"))
 
 
 async def distribute(url: str, schema: str) -> list[str]:
@@ -48,7 +45,7 @@ async def distribute(url: str, schema: str) -> list[str]:
 
 
 async def _distribute(connection: Any, schema: str) -> list[str]:
-    if not await connection.fetchval(_HAS_CITUS):
+    if not await has_citus(connection):
         raise MigrationError(
             "this database has no Citus extension: one server keeps the whole history. To spread "
             "it, use a Citus cluster and CREATE EXTENSION citus; nothing was changed"
@@ -57,8 +54,9 @@ async def _distribute(connection: Any, schema: str) -> list[str]:
     distributed: list[str] = []
     async with connection.transaction():
         for table, column in COLUMNS.items():
-            name = f"{quoted(schema)}.{table}"
-            if not await connection.fetchval(_IS_DISTRIBUTED, name):
-                await connection.execute(_DISTRIBUTE, name, column)
+            if not await is_distributed(connection, schema, table):
+                if table == "history":
+                    await connection.execute(in_schema(KEY_OF_A_SHARD, quoted(schema)))
+                await connection.execute(_DISTRIBUTE, f"{quoted(schema)}.{table}", column)
                 distributed.append(table)
     return distributed

@@ -1,18 +1,24 @@
-"""The numbered .sql of PostgreSQL: each applied once, in one transaction, one process at a time.
+"""The numbered .sql of PostgreSQL: each applied once, in one transaction.
+
+A new schema gets them all in one. Where there are records already, a script's indexes are made
+ahead, while everybody reads and writes (postgres_indexes), and the rest of it takes a moment.
 
 Lives here: what is applied, what is missing, and the schema's name in SQL. Not here: connecting.
 """
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
 from functools import cache
 from importlib import resources
+from time import monotonic
 from typing import Any, Final
 
 import asyncpg
 
-from async_history.errors import InvalidInput, MigrationError, StorageMissing
+from async_history.errors import InvalidInput, MigrationError, StorageLocked, StorageMissing
+from async_history.migrations.postgres_indexes import drop, indexes_in, make, without_indexes
 from async_history.records import check_name
 
 _log = logging.getLogger("async_history")
@@ -37,6 +43,20 @@ SELECT pg_catalog.pg_advisory_xact_lock(
     pg_catalog.hashtextextended('async_history ' || $1::pg_catalog.text, 0)
 )
 """
+_HAS_CITUS: Final = "SELECT EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'citus')"
+_IS_DISTRIBUTED: Final = """
+SELECT EXISTS (
+    SELECT FROM pg_catalog.pg_dist_partition
+    WHERE logicalrelid::pg_catalog.oid = pg_catalog.to_regclass($1)::pg_catalog.oid
+)
+"""
+_NOT_WHERE_DISTRIBUTED: Final = {4}
+"""A unique key must contain the column by which a table is distributed."""
+_SHORT_WAIT: Final = "SET LOCAL lock_timeout TO 100"
+"""In milliseconds: who asks for a lock on a table keeps all who come later waiting."""
+_ASK_AGAIN_S: Final = 0.2
+_SWITCH_WITHIN_S: Final = 60.0
+"""How long to try for the lock that a version is switched under."""
 _NOTED: Final = {"version": "integer", "applied_at": "timestamp with time zone"}
 _NOTES: Final = """
 CREATE TABLE IF NOT EXISTS migrations (
@@ -130,20 +150,39 @@ async def require_current(connection: Any, schema: str) -> None:
         )
 
 
+async def has_citus(connection: Any) -> bool:
+    """Return whether the database has the extension Citus."""
+    return bool(await connection.fetchval(_HAS_CITUS))
+
+
+async def is_distributed(connection: Any, schema: str, table: str = "history") -> bool:
+    """Return whether a table is spread over the nodes of a Citus cluster."""
+    if not await has_citus(connection):
+        return False
+    return bool(await connection.fetchval(_IS_DISTRIBUTED, f"{quoted(schema)}.{table}"))
+
+
 async def migrate(connection: Any, schema: str) -> list[int]:
     """Bring a schema up to date, making it if need be; return the versions applied, in order.
 
-    Asks for no right where nothing is missing.
+    Asks for no right where nothing is missing. Others read and write meanwhile, except for some
+    milliseconds a version, and on Citus. Interrupted, it goes on when it is called again.
 
     Raises:
-        MigrationError: the schema is newer than this library, or the role may not create tables.
+        MigrationError: the schema is newer than this library, the role may not create tables, or an
+            id is there twice.
+        StorageLocked: others keep a table locked.
     """
-    if await applied_version(connection, schema) == VERSION:
+    version = await applied_version(connection, schema)
+    if version == VERSION:
         return []
     try:
-        # Read committed, or what others did while the lock was waited for could not be seen.
-        async with connection.transaction(isolation="read_committed"):
-            applied = await _apply(connection, schema)
+        if version and not await is_distributed(connection, schema):
+            applied = await _upgrade(connection, schema, version)
+        else:
+            # Read committed, or what others did while the lock was waited for could not be seen.
+            async with connection.transaction(isolation="read_committed"):
+                applied = await _apply(connection, schema)
     except asyncpg.InsufficientPrivilegeError as error:
         raise MigrationError(
             f"schema {schema!r} needs its tables and this role may not make them ({error}); run "
@@ -159,21 +198,63 @@ async def migrate(connection: Any, schema: str) -> list[int]:
     return applied
 
 
-async def _apply(connection: Any, schema: str) -> list[int]:
+async def _upgrade(connection: Any, schema: str, version: int) -> list[int]:
+    """Apply what is missing, while others read and write."""
+    applied: list[int] = []
+    for number, script in SCRIPTS.items():
+        if not version < number <= VERSION:
+            continue
+        deadline = monotonic() + _SWITCH_WITHIN_S
+        while True:
+            began = monotonic()
+            for index in indexes_in(script):
+                await make(connection, quoted(schema), index)
+            deadline += monotonic() - began
+            try:
+                async with connection.transaction(isolation="read_committed"):
+                    await connection.execute(_SHORT_WAIT)
+                    applied += await _apply(connection, schema, through=number)
+                break
+            except asyncpg.LockNotAvailableError as error:
+                if monotonic() > deadline:
+                    raise StorageLocked(
+                        f"other transactions keep the tables of schema {schema!r} locked, so that "
+                        f"version {number} can't be applied; end them (pg_stat_activity) and open "
+                        "it again, what was done so far stays"
+                    ) from error
+            except (asyncpg.UndefinedTableError, asyncpg.UndefinedObjectError):
+                # Somebody who migrates too took its index for one that was left unfinished.
+                if monotonic() > deadline:
+                    raise
+            await asyncio.sleep(_ASK_AGAIN_S)
+        for index in indexes_in(script):  # somebody was first, and this one came too late
+            await drop(connection, quoted(schema), index)
+    return applied
+
+
+async def _apply(connection: Any, schema: str, *, through: int | None = None) -> list[int]:
+    """Apply what is missing, in the caller's transaction.
+
+    Args:
+        through: the last version to apply, whose indexes are made already; None is all.
+    """
     await connection.execute(_TAKE_TURN, schema)
     version = await applied_version(connection, schema)
-    if version == VERSION:
+    last = VERSION if through is None else through
+    if version >= last:
         return []
     # CREATE SCHEMA IF NOT EXISTS asks for the right to create it though it exists.
     if not await connection.fetchval(_HAS_SCHEMA, schema):
         await connection.execute(f"CREATE SCHEMA {quoted(schema)}")
+    left_out = _NOT_WHERE_DISTRIBUTED if await is_distributed(connection, schema) else set()
     async with _in_search_path(connection, schema) as name:
         await connection.execute(f"SET LOCAL search_path TO {quoted(name)}, pg_temp")
         await connection.execute(_NOTES)
         applied: list[int] = []
         for number, script in SCRIPTS.items():
-            if number > version:
-                await connection.execute(script)
+            if version < number <= last:
+                if number not in left_out:
+                    await connection.execute(script if through is None else without_indexes(script))
                 await connection.execute("INSERT INTO migrations (version) VALUES ($1)", number)
                 applied.append(number)
     return applied
