@@ -11,9 +11,8 @@ import asyncpg
 import pytest
 
 from async_history import CursorGone, open_history
-from async_history.backends import _postgres_follow as follow
+from async_history.backends import _postgres_places as places
 from async_history.backends.postgres import PostgresHistoryManager
-from async_history.migrations.postgres import in_schema, quoted
 from tests.followers import NEVER_S, SOON_S, Reading, add_many, first, up_to_now
 from tests.postgres_faults import (  # noqa: F401 - fixtures are imported to be asked for
     a_admin,
@@ -25,7 +24,6 @@ from tests.postgres_faults import (  # noqa: F401 - fixtures are imported to be 
 )
 from tests.postgres_server import PostgresServer, are_installed, with_query
 from tests.programs.postgres_load import Load
-from tests.test_postgres import schema_of
 
 own_servers = pytest.mark.skipif(not are_installed(), reason="stops and kills servers of its own")
 
@@ -208,64 +206,6 @@ class Account:
             first_ack = min(first_ack, acked)
 
 
-class TestPlans:
-    @pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
-    @pytest.mark.parametrize("known", ["analyzed", "not analyzed yet"])
-    async def test_every_read_goes_through_an_index(
-        self, new_schema: Callable[[], str], others: list[Any], known: str, mode: str
-    ) -> None:
-        """The new alone is read, by number; a large window by `seq`; a memory's by its own."""
-        url = new_schema()
-        async with opened(url) as history:
-            for part in range(40):
-                records = [
-                    {"memory_id": f"m{n}", "event": "UPDATE"} for n in range(part, 20_000, 40)
-                ]
-                await history.batch_add_history(records)
-            end = await history._follower.end()
-            assert end is not None
-        connection, schema = others[0], quoted(schema_of(url))
-        await connection.execute(f"SET plan_cache_mode = {mode}")
-        if known == "analyzed":
-            await connection.execute(f"ANALYZE {schema}.history")
-            await connection.execute("SET enable_sort = off")  # as if there were 100 million rows
-        table, done, old = f"'{schema}.history'", f"'{end.done}'", "'1:1:'"
-        near_end = f"{table}, '{end.done.xmax}:{end.done.xmax + 2}:{end.done.xmax}'"
-        for sql, types, arguments, index in (
-            (follow._END, "text", table, "history_xact"),
-            (follow.NEXT_WINDOW, "text, text, bigint, bigint", f"{near_end}, 0, 500", ""),
-            (
-                follow.NEXT_WINDOW_OF_MEMORY,
-                "text, text, bigint, bigint, text",
-                f"{near_end}, 0, 500, 'm7'",
-                "",
-            ),
-            (
-                follow.SAME_WINDOW,
-                "text, text, bigint, bigint, text, bigint",
-                f"{table}, {old}, 500, 500, {done}, 0",
-                "history_seq",
-            ),
-            (
-                follow.SAME_WINDOW_OF_MEMORY,
-                "text, text, bigint, bigint, text, bigint, text",
-                f"{table}, {old}, 500, 500, {done}, 0, 'm7'",
-                "history_memory",
-            ),
-        ):
-            await connection.execute(f"PREPARE page ({types}) AS {in_schema(sql, schema)}")
-            rows = await connection.fetch(f"EXPLAIN EXECUTE page ({arguments})")
-            await connection.execute("DEALLOCATE page")
-            plan = "\n".join(row[0] for row in rows)
-            assert "Seq Scan on history" not in plan, plan
-            assert index in plan
-            if sql == follow._END:
-                assert "Sort" not in plan, plan
-            if not index:
-                assert "history_seq" not in plan, plan
-                assert "Index Cond: ((xact = ANY" in plan or "(memory_id = " in plan, plan
-
-
 @own_servers
 class TestServers:
     async def test_terminated_and_restarted(self, server: PostgresServer, url: str) -> None:
@@ -303,7 +243,7 @@ class TestServers:
                 assert following.cursor is not None
                 cursors = [await history.end_cursor()]
                 for memory_id in (None, "none"):  # nothing is there, and the cursor may go on
-                    place = follow.place_from(following.cursor)
+                    place = places.place_from(following.cursor)
                     cursors.append(str((await history._read_behind(place, memory_id, 9)).place))
                 await asyncio.to_thread(server.restart, "immediate")
                 texts = [str(number) for number in range(20)]
@@ -371,7 +311,7 @@ class TestServers:
                         assert await first(following, 1) == [texts[0]]
                         url = standby.url()
                         async with opened(primary.url(), read_url=url) as behind:
-                            place = follow.place_from(str(following.cursor))
+                            place = places.place_from(str(following.cursor))
                             assert place.window is not None
                             read = await behind._read_behind(place, None, 9)
                             assert (read.records, read.place, read.is_last) == ([], place, True)

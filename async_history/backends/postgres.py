@@ -28,9 +28,10 @@ from async_history._postgres_url import POSTGRES_SCHEMA, server_url
 from async_history.backends._postgres_bounds import time_for
 from async_history.backends._postgres_commit import BatchCommitter
 from async_history.backends._postgres_erasing import ERASURES, ServerErasure, erasure_from_row
-from async_history.backends._postgres_follow import FollowReader, Place, place_from
+from async_history.backends._postgres_follow import FollowReader
 from async_history.backends._postgres_limits import CONNECTION_IDLE_S, PoolLimits, check_pool
 from async_history.backends._postgres_locks import AdvisoryLocks
+from async_history.backends._postgres_places import Place, place_from
 from async_history.backends._postgres_pool import ConnectionPool
 from async_history.backends._postgres_pruning import prune
 from async_history.backends._postgres_read import HistoryReader
