@@ -4,6 +4,7 @@
 import asyncio
 import contextlib
 import gc
+import itertools
 import logging
 import random
 import sys
@@ -23,6 +24,7 @@ from async_history import (
     StorageReadOnly,
     open_history,
 )
+from async_history.backends import _postgres_locks
 from async_history.backends._postgres_locks import AdvisoryLocks
 from async_history.mem0 import AsyncMemory, Memory
 from async_history.mem0._turns import Turns, number_of, turns_of
@@ -216,6 +218,23 @@ class TestBetweenProcesses:
             await asyncio.gather(*(many(turns) for turns in sides for _ in range(3)))
         assert {one.most for one in together.values()} == {1}
         assert all(turns.is_idle for turns in sides)
+
+    async def test_time_that_passes_while_it_is_looked_at_loses_nobody(
+        self, side: Side, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As on a busy machine: a lock becomes due between two looks at the clock."""
+        clock = itertools.count(1_000.0, 0.0015)
+        monkeypatch.setattr(_postgres_locks, "monotonic", lambda: next(clock))
+        (mine, _), (others, locks) = side(), side()
+
+        async def one(turns: Turns) -> None:
+            for _ in range(20):
+                await taken(turns)
+
+        async with mine.of("m", "store"):
+            waiting = asyncio.create_task(one(others))
+            await asked(locks)
+        await asyncio.wait_for(asyncio.gather(waiting, one(mine)), LONG_S)
 
     async def test_who_is_cancelled_leaves_nothing_held(self, side: Side, admin: Any) -> None:
         """While it waits, just as its turn comes, or while it has it."""

@@ -193,7 +193,7 @@ class _Session:
         self._granted: set[int] = set()
         self._lost: set[int] = set()
         self._taken_away: set[int] = set()
-        self._leaving: list[int] = []
+        self._leaving: dict[int, None] = {}
         self._failures: dict[int, HistoryError] = {}
         self._connection: Any = None
         self._statement: Any = None
@@ -247,8 +247,9 @@ class _Session:
     # What is posted
 
     def ask(self, number: int, tell: Tell) -> None:
-        """Wish for a lock. One that is held is asked for once it was left."""
-        self._wishes[number] = _Wish(tell)
+        """Wish for a lock. One that is held, or just left, is asked for after others could."""
+        just_left = number in self._leaving
+        self._wishes[number] = _Wish(tell, self._after_others() if just_left else 0.0)
 
     def stop_asking(self, number: int) -> None:
         """Forget a wish."""
@@ -263,12 +264,16 @@ class _Session:
     def leave(self, number: int) -> None:
         """Give a lock up; who wishes for it here again lets others try before."""
         if self._held_since.pop(number, None) is not None and not self.is_lost(number):
-            self._leaving.append(number)
+            self._leaving[number] = None
         self._lost.discard(number)
         self._taken_away.discard(number)
         wish = self._wishes.get(number)
         if wish is not None:
-            wish.at = monotonic() + 2 * _LONGEST_PAUSE_S
+            wish.at = self._after_others()
+
+    def _after_others(self) -> float:
+        """When all who wait elsewhere will have asked for what is left now."""
+        return monotonic() + 2 * _LONGEST_PAUSE_S
 
     # The session
 
@@ -287,9 +292,10 @@ class _Session:
 
     async def _serve(self) -> None:
         while not self._is_ended:
-            if not self._posted and not self._is_due():
+            pause = self._pause()
+            if not self._posted and pause != 0:
                 try:
-                    async with asyncio.timeout(self._until_due()):
+                    async with asyncio.timeout(pause):
                         await self._news.wait()
                 except TimeoutError:
                     self._close_if_idle()
@@ -298,39 +304,40 @@ class _Session:
             while self._posted:
                 function, arguments = self._posted.popleft()
                 function(self, *arguments)
-            if self._is_due():
+            if self._pause() == 0:
                 await self._ask_server()
 
-    def _is_due(self) -> bool:
-        if self._connection is None and monotonic() < self._connect_at:
-            return False
-        return bool(self._leaving or self._lost or self._asked())
-
-    def _asked(self) -> list[int]:
-        """What to ask for now, whoever has waited longest first."""
-        now, room = monotonic(), _MOST_LOCKS - len(self._held_since)
-        due = (
-            number
-            for number, wish in self._wishes.items()
-            if wish.at <= now and number not in self._held_since
-        )
-        return [number for number, _ in zip(due, range(room), strict=False)]
-
-    def _until_due(self) -> float | None:
+    def _pause(self) -> float | None:
+        """How long until the server is to be asked, unless there is news: 0 for now."""
         now = monotonic()
         if self._connection is None and self._connect_at > now:
             return self._connect_at - now
-        times = [
-            wish.at
-            for number, wish in self._wishes.items()
-            if wish.at > now and number not in self._held_since
-        ]
-        if times:
-            return min(times) - now
+        if self._leaving or self._lost:
+            return 0
+        if self._room() > 0:
+            times = [wish.at for number, wish in self._wishes.items() if self._may_ask(number)]
+            if times:
+                return max(0, min(times) - now)
         return self._limits.idle_s
 
+    def _asked(self) -> list[int]:
+        """What to ask for now, whoever has waited longest first."""
+        now = monotonic()
+        due = (
+            number
+            for number, wish in self._wishes.items()
+            if wish.at <= now and self._may_ask(number)
+        )
+        return [number for number, _ in zip(due, range(self._room()), strict=False)]
+
+    def _room(self) -> int:
+        return _MOST_LOCKS - len(self._held_since)
+
+    def _may_ask(self, number: int) -> bool:
+        return number not in self._held_since
+
     async def _ask_server(self) -> None:
-        leaving, self._leaving = self._leaving, []
+        leaving, self._leaving = list(self._leaving), {}
         lost, asked = list(self._lost), self._asked()
         try:
             if self._connection is None:
