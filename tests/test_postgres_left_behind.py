@@ -83,11 +83,13 @@ async def _opened(
 
 
 @contextlib.asynccontextmanager
-async def _locked(server: PostgresServer, schema: str) -> AsyncIterator[None]:
-    """The table is locked, as by VACUUM FULL or ALTER TABLE."""
+async def _locked(
+    server: PostgresServer, schema: str, table: str = "history"
+) -> AsyncIterator[None]:
+    """A table is locked, as by VACUUM FULL or ALTER TABLE."""
     owner = await asyncpg.connect(server.url())
     try:
-        await owner.execute(f"BEGIN; LOCK TABLE {schema}.history IN ACCESS EXCLUSIVE MODE")
+        await owner.execute(f"BEGIN; LOCK TABLE {schema}.{table} IN ACCESS EXCLUSIVE MODE")
         yield
     finally:
         await owner.close()
@@ -142,6 +144,28 @@ async def test_calls_that_are_cut_off(
             await until(lambda: _none_waits(admin))
         await history.add_history("m", None, "y", "UPDATE")
         assert len(await history.get_history("m")) == 2
+
+
+async def test_an_opening_that_is_given_up(
+    server: PostgresServer, schema: str, url: str, admin: Any
+) -> None:
+    """As while somebody migrates."""
+    if server.version < 14:
+        pytest.skip("the server does not look whether its client is there")
+    async with open_history(url):
+        pass
+    async with _locked(server, schema, "migrations"):
+        for _ in range(3):
+            opening = asyncio.ensure_future(_open(url))
+            await until_more_wait(admin)
+            opening.cancel()
+            await asyncio.wait([opening])
+            await until(lambda: _none_waits(admin))
+
+
+async def _open(url: str) -> None:
+    async with open_history(url):
+        pass
 
 
 async def test_a_user_s_sessions_are_given_back_as_they_were(
@@ -201,8 +225,6 @@ async def test_a_killed_program_leaves_nobody_waiting(
     """The server looks whether its client is still there, from PostgreSQL 14 on."""
     if server.version < 14:
         pytest.skip("it ends what waits by lock_timeout alone")
-    if server.version < 14:
-        pytest.skip("the server does not look")
     async with open_history(url) as history:
         await history.add_history("m", None, "x", "ADD")
     source = f"""

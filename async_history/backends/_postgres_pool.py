@@ -98,6 +98,8 @@ class ConnectionPool:
             keeps_none = 0 in (limits.statement_cache_size, cached)
             pools_behind = keeps_none or await is_pooled(connection)
             said = await settings_of(connection)
+            if not pools_behind:
+                await end_without_client(connection)
             await prepare(connection)
         with typed(server.where):
             pool = await asyncpg.create_pool(
