@@ -357,6 +357,8 @@ class TestLostConnections:
             locks._new_session = locks_of(away)._new_session
             with pytest.raises(StorageError):
                 await memory.update(memory_id, "mate")
+            with pytest.raises(StorageError):  # where mem0 only counts what it could not delete
+                await memory.delete_all(user_id="u")
             assert memory.vector_store.rows[memory_id]["data"] == "tea"
 
 
