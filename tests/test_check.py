@@ -126,8 +126,8 @@ async def test_a_postgresql_history(new_schema: Callable[[], str]) -> None:
     [
         (
             "UPDATE pg_index SET indisvalid = false"
-            " WHERE indexrelid = '{schema}.history_actor'::regclass",
-            "history_actor is not valid",
+            " WHERE indexrelid = '{schema}.history_kind'::regclass",
+            "history_kind is not valid",
         ),
         ("ALTER TABLE {schema}.messages OWNER TO pg_monitor", "several owners ("),
     ],

@@ -192,7 +192,7 @@ class TestSchema:
         [
             ("memory_id = 'm7' ORDER BY seq", "history_memory"),
             ("memory_id = 'm7' ORDER BY seq DESC LIMIT 1", "history_memory"),
-            ("actor_id = 'a7' ORDER BY seq LIMIT 50", "history_actor"),
+            ("actor_id = 'a7'", "history_actor"),
             ("seq > 50 ORDER BY seq LIMIT 50", "history_seq"),
             ("id = ANY(ARRAY['x', 'y'])", "history_pkey"),
             ("xact > pg_snapshot_xmin(pg_current_snapshot())", "history_xact"),

@@ -7,11 +7,13 @@ Lives here: what a transaction does, the erasures' table, VACUUM. Not here: what
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final, TypeVar
 
+from async_history.backends._postgres_search import Search
 from async_history.backends._postgres_transaction import BY_INDEX, RECORDS, transaction
 from async_history.backends._postgres_writing import Write
 from async_history.erase_transactions import LOST, Columns, EraseTransaction, Place, Texts
 from async_history.errors import StorageError
 from async_history.migrations.postgres import in_schema
+from async_history.queries import Filter
 from async_history.retention import (
     Erasing,
     Erasure,
@@ -36,11 +38,6 @@ WHERE memory_id = ANY($1::pg_catalog.text[]) AND seq > $2::pg_catalog.int8
 ORDER BY seq + 0::pg_catalog.int8 LIMIT $3::pg_catalog.int8
 """
 """Not in the order of the index on `seq`, which would be walked through from $2 on."""
-_OF_ACTOR: Final = """
-SELECT seq, id, memory_id FROM {schema}.history
-WHERE actor_id = $1::pg_catalog.text AND seq > $2::pg_catalog.int8
-ORDER BY seq LIMIT $3::pg_catalog.int8
-"""
 _SIZES: Final = """
 SELECT memory_id, pg_catalog.count(*) FROM {schema}.history
 WHERE memory_id = ANY($1::pg_catalog.text[]) GROUP BY memory_id
@@ -109,9 +106,10 @@ def erasure_from_row(row: Sequence[Any]) -> Erasure:
 class _EraseTransaction:
     """What `erase_transactions` asks for in a transaction."""
 
-    def __init__(self, connection: Any, schema: str) -> None:
+    def __init__(self, connection: Any, schema: str, *, is_distributed: bool) -> None:
         self._connection = connection
         self._schema = schema
+        self._is_distributed = is_distributed
 
     async def _fetch(self, sql: str, *arguments: Any) -> Sequence[Sequence[Any]]:
         return list(await self._connection.fetch(in_schema(sql, self._schema), *arguments))
@@ -130,8 +128,10 @@ class _EraseTransaction:
         return [Place(*row) for row in rows]
 
     async def of_actor(self, actor_id: str, after: Place | None, limit: int) -> list[Place]:
-        rows = await self._fetch(_OF_ACTOR, actor_id, _beyond(after), limit)
-        return [Place(*row) for row in rows]
+        wanted = Filter(None, actor_id, None, None, None, None, None)
+        search = Search(wanted, is_distributed=self._is_distributed)
+        sql, arguments = search.places(None if after is None else after.position, limit)
+        return [Place(*row) for row in await self._fetch(sql, *arguments)]
 
     async def sizes(self, memory_ids: Sequence[str]) -> dict[str, int]:
         rows = await self._fetch(_SIZES, list(memory_ids))
@@ -184,6 +184,7 @@ class ServerErasure:
         in_turn: does work on the connection that writes, alone, in its turn among the writes.
         beside: does work on another connection, which no transaction is open on.
         schema: the quoted schema.
+        is_distributed: the tables are spread over the nodes of a Citus cluster.
     """
 
     def __init__(
@@ -191,10 +192,13 @@ class ServerErasure:
         in_turn: Callable[[Write[Any]], Awaitable[Any]],
         beside: Callable[[Callable[[Any], Coroutine[Any, Any, Any]]], Awaitable[Any]],
         schema: str,
+        *,
+        is_distributed: bool,
     ) -> None:
         self._in_turn = in_turn
         self._beside = beside
         self._schema = schema
+        self._is_distributed = is_distributed
 
     async def begin(self, asked: Erasing) -> None:
         await self._execute(
@@ -214,7 +218,10 @@ class ServerErasure:
     async def step(self, work: Callable[[EraseTransaction], Coroutine[Any, Any, T]]) -> T:
         async def erase(connection: Any, settings: Sequence[str]) -> T:
             async with transaction(connection, *settings, BY_INDEX):
-                return await work(_EraseTransaction(connection, self._schema))
+                steps = _EraseTransaction(
+                    connection, self._schema, is_distributed=self._is_distributed
+                )
+                return await work(steps)
 
         done: T = await self._in_turn(erase)
         return done

@@ -10,6 +10,7 @@ from operator import itemgetter
 from typing import Any, Final
 
 from async_history.backends._postgres_rows import COLUMN_LIST, RECORD_COLUMNS, record_from_row
+from async_history.backends._postgres_search import Search, Statement
 from async_history.errors import CursorGone
 from async_history.migrations.postgres import in_schema
 from async_history.queries import Cursor, Filter, PageRead, RowsRead, cut
@@ -44,10 +45,12 @@ _SIZE: Final = """
 SELECT pg_catalog.sum(pg_catalog.pg_total_relation_size(relation::pg_catalog.regclass))::bigint
 FROM pg_catalog.unnest($1::pg_catalog.text[]) AS relation
 """
-_PLACE: Final = f"""
-(SELECT seq, {RECORD_COLUMNS} FROM {{schema}}.history WHERE id = $1 AND seq = $2) UNION ALL
-"""  # noqa: S608 - constants
-"""The record a cursor stands behind, in front of those that follow it: one round trip for both."""
+_SOME_MORE: Final = 64
+"""Rows read beyond a page where some may not match: times are a little out of order."""
+_MOST_READ: Final = 1 << 14
+"""Rows of a list that one statement may look at."""
+_FEW: Final = 8
+"""Where fewer than one of so many rows is of the time asked for, the others are not read."""
 
 
 class HistoryReader:
@@ -55,11 +58,13 @@ class HistoryReader:
 
     Args:
         schema: the quoted schema.
+        is_distributed: the tables are spread over the nodes of a Citus cluster.
     """
 
-    def __init__(self, fetch: Fetch, schema: str) -> None:
+    def __init__(self, fetch: Fetch, schema: str, *, is_distributed: bool) -> None:
         self._fetch = fetch
         self._schema = schema
+        self._is_distributed = is_distributed
 
     def _sql(self, statement: str) -> str:
         return in_schema(statement, self._schema)
@@ -70,19 +75,37 @@ class HistoryReader:
 
     async def page(self, wanted: Filter, after: Cursor | None, limit: int, ahead: int) -> PageRead:
         """Return up to `limit` records that match, of `ahead` that are read."""
-        sql, arguments = _page_sql(wanted, after, ahead)
-        rows = list(await self._fetch(self._sql(sql), *arguments))
+        search = Search(wanted, is_distributed=self._is_distributed)
+        reach = _at_least(ahead + (_SOME_MORE if search.looks_at_rows else 0))
+        if search.reads_on:
+            reach = max(reach, _MOST_READ)
+        rows = await self._ask(search.page(after, None, ahead, reach))
         if after is not None:
-            _require_place(after, rows)
+            _require_place(after, [row[1:] for row in rows[:1]])
             del rows[0]
-        return cut(rows, limit, _record_behind, itemgetter(0), is_last=len(rows) < ahead)
+        is_last = len(rows) < ahead
+        while rows and rows[-1][0] is not None:
+            read, last, of_time, *_ = rows.pop()
+            is_last = read < reach
+            if is_last:
+                break
+            if int(of_time) * _FEW < read:
+                rows += await self._ask(search.page_of_time(last, ahead - len(rows)))
+                is_last = len(rows) < ahead
+            else:
+                reach = max(reach, min(4 * reach, _MOST_READ))
+                rows += await self._ask(search.page(None, last, ahead - len(rows), reach))
+                is_last = False
+        return cut(rows, limit, _record_behind, itemgetter(1), is_last=is_last)
+
+    async def _ask(self, statement: Statement) -> list[Sequence[Any]]:
+        sql, arguments = statement
+        return list(await self._fetch(self._sql(sql), *arguments))
 
     async def count(self, wanted: Filter) -> int:
         """Return how many records match."""
-        arguments = _Arguments()
-        conditions = _matching(wanted, arguments)
-        sql = f"SELECT pg_catalog.count(*) FROM {{schema}}.history{_where(conditions)}"  # noqa: S608 - constants
-        ((count,),) = await self._fetch(self._sql(sql), *arguments)
+        search = Search(wanted, is_distributed=self._is_distributed)
+        ((count,),) = await self._ask(search.count())
         return int(count)
 
     async def rows(self, after: Cursor | None, limit: int) -> RowsRead:
@@ -126,8 +149,13 @@ class HistoryReader:
 
 
 def _record_behind(row: Sequence[Any]) -> HistoryRecord:
-    """Return the record of a row that begins with its place."""
-    return record_from_row(row[1:])
+    """Return the record of a row of `Search.page`."""
+    return record_from_row(row[2:])
+
+
+def _at_least(count: int) -> int:
+    """Return a power of two: a statement that names it is kept by the driver and the server."""
+    return 1 << (count - 1).bit_length()
 
 
 def _require_place(place: Cursor, rows: Sequence[Sequence[Any]]) -> None:
@@ -137,57 +165,3 @@ def _require_place(place: Cursor, rows: Sequence[Sequence[Any]]) -> None:
             f"the record {place.id} this query stood behind is gone (a reset, a removal); "
             "start again without the cursor"
         )
-
-
-class _Arguments(list[Any]):
-    """What a statement takes, numbered as it is put into it."""
-
-    def placeholder(self, value: object) -> str:
-        """Take a value and return what stands for it."""
-        self.append(value)
-        return f"${len(self)}"
-
-
-def _matching(wanted: Filter, arguments: _Arguments) -> list[str]:
-    """Return the conditions that a filter means."""
-    take = arguments.placeholder
-    conditions: list[str] = []
-    if wanted.memory_ids is not None:
-        conditions.append(
-            f"memory_id = {take(wanted.memory_ids[0])}"
-            if len(wanted.memory_ids) == 1
-            else f"memory_id = ANY({take(list(wanted.memory_ids))}::pg_catalog.text[])"
-        )
-    for name in ("actor_id", "role", "event"):
-        value = getattr(wanted, name)
-        if value is not None:
-            conditions.append(f"{name} = {take(str(value))}")
-    if wanted.text is not None:
-        text = take(wanted.text)
-        found = [f"pg_catalog.strpos({name}, {text}) > 0" for name in ("old_memory", "new_memory")]
-        conditions.append(f"({' OR '.join(found)})")
-    for comparison, moment in ((">=", wanted.since), ("<", wanted.until)):
-        if moment is not None:
-            # As text: see `joined_columns`.
-            instant = f"{take(moment.isoformat())}::pg_catalog.text::pg_catalog.timestamptz"
-            conditions.append(f"occurred_at {comparison} {instant}")
-    return conditions
-
-
-def _where(conditions: Sequence[str]) -> str:
-    return f" WHERE {' AND '.join(conditions)}" if conditions else ""
-
-
-def _page_sql(wanted: Filter, after: Cursor | None, limit: int) -> tuple[str, Sequence[Any]]:
-    beyond, direction = (">", "ASC") if wanted.order == "oldest" else ("<", "DESC")
-    arguments = _Arguments()
-    conditions: list[str] = []
-    if after is not None:
-        arguments += [after.id, after.position]
-        conditions.append(f"seq {beyond} $2")
-    conditions += _matching(wanted, arguments)
-    page = (
-        f"(SELECT seq, {RECORD_COLUMNS} FROM {{schema}}.history{_where(conditions)}"  # noqa: S608 - constants
-        f" ORDER BY seq {direction} LIMIT {arguments.placeholder(limit)})"
-    )
-    return (_PLACE if after is not None else "") + page, arguments

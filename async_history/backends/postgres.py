@@ -171,7 +171,6 @@ class PostgresHistoryManager(HistoryManager):
         self._writing: WritingConnection | None = None
         self._begun: tuple[Sequence[Submission], float] | None = None
         self._is_distributed = False
-        self._reader = HistoryReader(self._fetch, self._schema)
         self._follower = FollowReader(self._fetch, self._schema)
 
     # Opening
@@ -207,6 +206,7 @@ class PostgresHistoryManager(HistoryManager):
         else:
             await self._look(connection)
         self._is_distributed = await migrations.is_distributed(connection, self._schema_name)
+        self._reader = HistoryReader(self._fetch, self._schema, is_distributed=self._is_distributed)
 
     async def _look(self, connection: Any) -> None:
         await migrations.require_current(connection, self._schema_name)
@@ -299,7 +299,9 @@ class PostgresHistoryManager(HistoryManager):
         return await self._in_turn(step)
 
     def _erasure_steps(self) -> ServerErasure:
-        return ServerErasure(self._in_turn, self._beside, self._schema)
+        return ServerErasure(
+            self._in_turn, self._beside, self._schema, is_distributed=self._is_distributed
+        )
 
     def _in_turn(self, work: "Write[T]") -> "asyncio.Future[T]":
         """Do work that writes, after all writes called before it and before all after."""

@@ -1,0 +1,16 @@
+-- Version 5. Indexes by which a page costs the same in any history: see backends/_postgres_search.
+-- Of every chunk of the places, and of every span in it, which times are there. Each event's and
+-- role's records in order, and each actor's (NULL has no place in an order). And whose records have
+-- no time: of a history that we wrote, nobody's.
+CREATE INDEX history_chunk_time_next5 ON history ((seq >> 16), occurred_at);
+CREATE INDEX history_span_time_next5 ON history ((seq >> 10), occurred_at);
+CREATE INDEX history_kind_next5 ON history (event, coalesce(role, ''), seq);
+CREATE INDEX history_actor_next5 ON history (actor_id, event, coalesce(role, ''), seq) WHERE actor_id IS NOT NULL;
+CREATE INDEX history_undated_next5 ON history (memory_id) WHERE occurred_at IS NULL;
+DROP INDEX history_actor;
+DROP INDEX history_time;
+ALTER INDEX history_chunk_time_next5 RENAME TO history_chunk_time;
+ALTER INDEX history_span_time_next5 RENAME TO history_span_time;
+ALTER INDEX history_kind_next5 RENAME TO history_kind;
+ALTER INDEX history_actor_next5 RENAME TO history_actor;
+ALTER INDEX history_undated_next5 RENAME TO history_undated;

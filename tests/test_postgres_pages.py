@@ -1,0 +1,83 @@
+"""Pages on PostgreSQL cost what they return: buffers touched in a small and in a large history.
+
+Every filter but a text's, in either order, at places in time and of cursors; with the plan made for
+the values and with the one that the server keeps; before the table has statistics, with them, and
+after a removal that nobody vacuumed.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from secrets import token_hex
+from typing import Any
+
+import asyncpg
+import pytest
+
+from async_history import open_history
+from tests.postgres_plans import IN_ORDER, SHUFFLED, Explainer, fill, questions
+from tests.postgres_server import PostgresServer
+
+SMALL, LARGE = 10_000, 60_000
+MORE = 150
+"""Buffers that a page of the large history may touch besides twice those of the small one's: an
+eighth of what its rows fill."""
+MORE_REMOVED = 350
+"""The same where two fifths of its rows were removed: an index keeps their entries, whose pages
+are walked over until the table is vacuumed."""
+
+
+@pytest.fixture(scope="module")
+def url() -> Any:
+    server = PostgresServer(fsync="off", autovacuum="off", jit="off", shared_buffers="128MB")
+    yield server.create().start().url()
+    server.remove()
+
+
+@pytest.fixture
+async def connection(url: str) -> AsyncIterator[Any]:
+    connection = await asyncpg.connect(url)
+    yield connection
+    await connection.close()
+
+
+async def grown(
+    connection: Any, schemas: dict[int, str], step: int, *, is_generic: bool, more: int = MORE
+) -> str:
+    """Return the questions whose pages cost too much; every `step`th is asked."""
+    touched: dict[str, list[int]] = {}
+    for rows, schema in schemas.items():
+        explainer = Explainer(connection, schema, is_generic=is_generic)
+        for question in list(questions(rows))[::step]:
+            if more > MORE:
+                await explainer.page(question)  # a first reader marks what it finds dead
+            touched.setdefault(question.name, []).append(await explainer.page(question))
+    most = {name: (one, other) for name, (one, other) in touched.items() if other > 2 * one + more}
+    return "\n".join(f"{name}: {one} and {other}" for name, (one, other) in most.items())
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [(23, 29, 19, 31, 29, 37), pytest.param([1] * 6, marks=pytest.mark.nightly)],
+    ids=["some", "all"],
+)
+@pytest.mark.parametrize("seconds", [IN_ORDER, SHUFFLED], ids=["in order", "shuffled"])
+async def test_a_page_costs_the_same(
+    url: str, connection: Any, seconds: str, steps: Sequence[int]
+) -> None:
+    schemas = {rows: f"of_{rows}_{token_hex(4)}" for rows in (SMALL, LARGE)}
+    for rows, schema in schemas.items():
+        async with open_history(url, schema=schema):
+            pass
+        await fill(connection, schema, rows, seconds)
+    asked = iter(steps)
+    for is_generic in (False, True):
+        assert not await grown(connection, schemas, next(asked), is_generic=is_generic)
+    for schema in schemas.values():
+        await connection.execute(f"ANALYZE {schema}.history")
+    for is_generic in (False, True):
+        assert not await grown(connection, schemas, next(asked), is_generic=is_generic)
+    for rows, schema in schemas.items():
+        await connection.execute(f"DELETE FROM {schema}.history WHERE seq < {rows} * 0.4")
+    for is_generic in (False, True):
+        assert not await grown(
+            connection, schemas, next(asked), is_generic=is_generic, more=MORE_REMOVED
+        )
