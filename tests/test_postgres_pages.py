@@ -81,3 +81,12 @@ async def test_a_page_costs_the_same(
         assert not await grown(
             connection, schemas, next(asked), is_generic=is_generic, more=MORE_REMOVED
         )
+
+
+async def test_an_erasure_leaves_statistics(url: str, connection: Any) -> None:
+    schema = f"erased_{token_hex(4)}"
+    async with open_history(url, schema=schema) as history:
+        await fill(connection, schema, 1_000)
+        await history.erase(memory_ids=["large"], reason="measured")
+        known = "SELECT count(*) FROM pg_stats WHERE schemaname = $1 AND tablename = 'history'"
+        assert await connection.fetchval(known, schema)

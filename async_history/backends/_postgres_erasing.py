@@ -250,7 +250,7 @@ class ServerErasure:
             connection.add_log_listener(hear)
             try:
                 for table in ("history", "messages"):
-                    await connection.execute(f"VACUUM {self._schema}.{table}")
+                    await connection.execute(f"VACUUM (ANALYZE) {self._schema}.{table}")
             finally:
                 connection.remove_log_listener(hear)
 
