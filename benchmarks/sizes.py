@@ -221,12 +221,12 @@ class Findings:
     async def measure(self, database: str, shape: str, size: int, history: HistoryManager) -> None:
         """Make each call on a history."""
         clock = time.process_time if database == SQLITE else time.perf_counter
-        for name, call in (OF_ONE if SHAPES[shape][0] else OF_MANY).items():
-            with quiet_collector():
+        with quiet_collector():
+            for name, call in (OF_ONE if SHAPES[shape][0] else OF_MANY).items():
                 begun = clock()
                 await call(history, size)
                 seconds = clock() - begun
-            self.cost_us[database, shape, name, size].append(seconds / size * 1e6)
+                self.cost_us[database, shape, name, size].append(seconds / size * 1e6)
 
     def grown(self, database: str, shape: str, sizes: Sequence[int]) -> dict[str, float]:
         """Return how many times more a record costs at the largest size, by call."""
