@@ -13,7 +13,15 @@ from functools import partial
 from typing import Any, Final, Literal, get_args
 
 from async_history.errors import InvalidInput
-from async_history.records import Event, HistoryRecord, Row, check_name, check_text, is_aware
+from async_history.records import (
+    Event,
+    HistoryRecord,
+    Row,
+    check_name,
+    check_text,
+    in_utc,
+    is_aware,
+)
 from async_history.turns import after_record
 from async_history.validation import check_choice, check_count, shown
 
@@ -235,8 +243,8 @@ def new_filter(
         None if role is None else check_text("role", role),
         None if event is None else Event(event),
         None if text is None else check_name("text", text),
-        since,
-        until,
+        None if since is None else in_utc(since),
+        None if until is None else in_utc(until),
         order,
     )
 

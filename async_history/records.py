@@ -216,6 +216,17 @@ def is_aware(moment: object) -> bool:
     return isinstance(moment, datetime) and moment.utcoffset() is not None
 
 
+def in_utc(moment: datetime) -> datetime:
+    """Return the same instant in UTC: databases do not take all of the offsets that Python has.
+
+    Within a day of the first or last that UTC has it may have none: then it is returned as it is.
+    """
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        return moment
+
+
 def now_text() -> str:
     """Return this moment in UTC as ISO 8601 text, to the microsecond.
 

@@ -19,6 +19,7 @@ from async_history.backends._postgres_transaction import (
 )
 from async_history.backends._pruning import Seen, goes_alone, prune_step
 from async_history.migrations.postgres import in_schema
+from async_history.records import in_utc
 from async_history.retention import Edge, PruneStep, Pruning, Reached
 
 _ENDS: Final = "SELECT pg_catalog.min(seq), pg_catalog.max(seq) FROM {schema}.history"
@@ -98,7 +99,7 @@ class _PruneSteps:
         return None if first is None else (first, last)
 
     async def window(self, asked: Pruning, after: int, last: int, limit: int) -> list[Seen]:
-        before = asked.before.isoformat()
+        before = in_utc(asked.before).isoformat()
         return [Seen(*row) for row in await self._fetch(_WINDOW, before, after, last, limit)]
 
     async def edges(self, memory_ids: Sequence[str], before: int) -> dict[str, Edge]:
@@ -127,7 +128,7 @@ class _PruneSteps:
 
     async def whole(self, asked: Pruning, memory_ids: Sequence[str]) -> list[Seen]:
         seen: list[Seen] = []
-        rows = await self._fetch(_WHOLE, asked.before.isoformat(), memory_ids)
+        rows = await self._fetch(_WHOLE, in_utc(asked.before).isoformat(), memory_ids)
         for _, group in groupby(rows, key=itemgetter(2)):
             of_memory = list(group)
             are_old = [row[-1] for row in of_memory]

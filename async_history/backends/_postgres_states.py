@@ -17,7 +17,7 @@ from async_history.backends._postgres_read import Fetch
 from async_history.backends._postgres_rows import RECORD_COLUMNS, record_from_row
 from async_history.errors import CursorGone
 from async_history.migrations.postgres import in_schema
-from async_history.records import HistoryRecord
+from async_history.records import HistoryRecord, in_utc
 
 _PAGE_PLACES: Final = 1024
 """A page is what lies in so many places of the history: at most so many records."""
@@ -69,7 +69,7 @@ async def states_at(
         CursorGone: a record that was found is gone.
     """
     # An instant as text: see `joined_columns`.
-    for (places,) in await fetch(in_schema(FIND, schema), when.isoformat()):
+    for (places,) in await fetch(in_schema(FIND, schema), in_utc(when).isoformat()):
         rows = await fetch(in_schema(FETCH, schema), places)
         if len(rows) <= places.count(","):
             raise CursorGone("records that were found are gone (a reset, a removal); ask again")

@@ -29,7 +29,7 @@ from async_history.backends._sqlite_search import (
 )
 from async_history.errors import CursorGone
 from async_history.queries import Cursor, Filter, PageRead, RowsRead, cut
-from async_history.records import COLUMNS, HistoryRecord, Message, message_from_row
+from async_history.records import COLUMNS, HistoryRecord, Message, message_from_row, parse_time
 
 Fetch = Callable[[str, Mapping[str, Any]], Awaitable[Sequence[Sequence[Any]]]]
 
@@ -140,7 +140,10 @@ class HistoryReader:
             WHERE id IN (SELECT value FROM json_each(:ids))
         """  # noqa: S608 - constants
         rows = await self._fetch(sql, {"ids": json.dumps(ids)})
-        return {row[0]: datetime.fromisoformat(row[1]) for row in rows if row[1] is not None}
+        instants = {record_id: parse_time(text or "") for record_id, text in rows}
+        return {
+            record_id: instant for record_id, instant in instants.items() if instant is not None
+        }
 
     async def newest(self) -> int | None:
         """Return the position of the newest record."""
