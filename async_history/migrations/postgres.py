@@ -201,7 +201,7 @@ async def migrate(connection: Any, schema: str) -> list[int]:
 async def _upgrade(connection: Any, schema: str, version: int) -> list[int]:
     """Apply what is missing, while others read and write."""
     applied: list[int] = []
-    for number, script in SCRIPTS.items():
+    for number, script in sorted(SCRIPTS.items()):
         if not version < number <= VERSION:
             continue
         deadline = monotonic() + _SWITCH_WITHIN_S
@@ -251,7 +251,7 @@ async def _apply(connection: Any, schema: str, *, through: int | None = None) ->
         await connection.execute(f"SET LOCAL search_path TO {quoted(name)}, pg_temp")
         await connection.execute(_NOTES)
         applied: list[int] = []
-        for number, script in SCRIPTS.items():
+        for number, script in sorted(SCRIPTS.items()):
             if version < number <= last:
                 if number not in left_out:
                     await connection.execute(script if through is None else without_indexes(script))
