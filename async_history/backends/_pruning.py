@@ -115,7 +115,8 @@ async def _edges(
     edges = {name: kept.pop(name) for name in memory_ids if name in kept}
     known = {name: edge for name, edge in edges.items() if edge is not None}
     there = await steps.still_there(known) if known else frozenset()
-    unknown = [name for name in memory_ids if name not in edges or name in known.keys() - there]
+    gone = known.keys() - there
+    unknown = [name for name in memory_ids if name not in edges or name in gone]
     found = await steps.edges(unknown, max(asked.keep_last, 1) - 1) if unknown else {}
     edges |= {name: found.get(name) for name in unknown}
     kept.update(edges)
