@@ -9,6 +9,7 @@ about a step's records (backends/_pruning), the walks of erasing (erasing), any 
 """
 
 import hashlib
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -55,7 +56,7 @@ class Reached:
     position: int
     first: int
     last: int
-    edges: dict[str, Edge | None] = field(default_factory=dict)
+    edges: OrderedDict[str, Edge | None] = field(default_factory=OrderedDict)
 
 
 @dataclass(frozen=True, slots=True)

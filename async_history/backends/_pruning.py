@@ -10,7 +10,8 @@ go with the whole memory or not at all.
 Lives here: the decision. Not here: any SQL, and whose turn it is.
 """
 
-from collections.abc import Iterable, Mapping, MutableMapping, Sequence, Set
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import attrgetter
@@ -104,7 +105,7 @@ async def prune_step(asked: Pruning, reached: Reached | None, steps: PruneSteps)
 async def _edges(
     asked: Pruning,
     memory_ids: Iterable[str],
-    kept: MutableMapping[str, Edge | None],
+    kept: OrderedDict[str, Edge | None],
     steps: PruneSteps,
 ) -> Mapping[str, Edge | None]:
     """Return the first record of each memory that stays as one of the last; None where all do.
@@ -121,7 +122,7 @@ async def _edges(
     edges |= {name: found.get(name) for name in unknown}
     kept.update(edges)
     while len(kept) > _EDGES_KEPT:
-        del kept[next(iter(kept))]
+        kept.popitem(last=False)
     return edges
 
 
