@@ -131,6 +131,9 @@ EVERY_SHAPE: Final[Mapping[str, Call]] = {
     "copy_history": _copy,
     "dump_lines": _dump,
     "prune, dry": lambda history, _: history.prune(older_than=_END, dry_run=True),
+    "prune(keep_last=1_000), dry": lambda history, _: history.prune(
+        older_than=_END, keep_last=1_000, dry_run=True
+    ),
 }
 OF_MANY: Final[Mapping[str, Call]] = {
     **EVERY_SHAPE,
@@ -165,6 +168,9 @@ OF_ONE: Final[Mapping[str, Call]] = {
     "memory_at": lambda history, _: history.memory_at(_ONE, _END),
     "diff": lambda history, _: history.diff(_ONE, 1, 2),
     "restore": lambda history, _: history.restore(_ONE, to=1),
+    "erase(actor_id=), dry": lambda history, _: history.erase(
+        actor_id=_ACTOR, reason="measured", dry_run=True
+    ),
     "erase(memory_ids=)": lambda history, _: history.erase(
         memory_ids=[_ONE], reason="measured", vacuum=False
     ),
