@@ -29,7 +29,7 @@ OpenStore = Callable[..., HistoryManager]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--nightly", action="store_true", help="run the long endurance tests too")
-    parser.addoption("--kills", type=int, default=500, help="kills under load (500)")
+    parser.addoption("--kills", type=int, default=300, help="kills under load (300)")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
