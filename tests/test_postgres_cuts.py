@@ -191,7 +191,7 @@ class TestLateMessages:
             await until_others_are(admin, 1)
             assert await texts(admin, schema) == ["after"]
 
-    @pytest.mark.parametrize("way", [named, if_latest, all_kinds, messages])
+    @pytest.mark.parametrize("way", [if_latest, all_kinds, messages])
     async def test_a_commit_is_waited_for_by_the_next_try(
         self, proxy: Proxy, schema: str, admin: Any, way: Way
     ) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 from typing import Any, Final
+from uuid import uuid4
 
 import asyncpg
 
@@ -12,9 +13,10 @@ _KEEPS_STATEMENTS: Final = """
 SELECT EXISTS (
     SELECT FROM pg_catalog.pg_prepared_statements
     WHERE pg_catalog.starts_with(name, '__asyncpg_'::pg_catalog.text)
+        AND pg_catalog.strpos(statement, '{mark}'::pg_catalog.text) > 0
 )
 """
-"""Whether this statement itself has been kept."""
+"""Whether this statement itself has been kept: others may have left theirs in the process."""
 _OTHER_CONNECTION_S: Final = 1.0
 
 
@@ -29,7 +31,7 @@ async def require_no_lost_statements(connection: Any, pool: Any) -> None:
     """
     try:
         async with connection.transaction():
-            kept = await connection.fetchval(_KEEPS_STATEMENTS)
+            kept = await connection.fetchval(_KEEPS_STATEMENTS.format(mark=uuid4().hex))
             process = await connection.fetchval(_PROCESS)
         if not kept or not await _changes_process(connection, process, pool):
             return
