@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import Any, Final
 
@@ -109,11 +110,15 @@ def show_cells(found: Findings, peers: Iterable[str], levels: Levels) -> None:
 
 
 def crowd_bar(found: Findings, peer: str, limit: float) -> Bar:
-    """Return the bar of our events a second from 1,000 tasks against a peer's."""
+    """Return the bar of our events a second from 1,000 tasks against a peer's.
+
+    A quick run may end before a slow peer has recorded anything.
+    """
     crowd = found.of(OURS, CROWD, "events_per_s")
     theirs = found.of(peer, CROWD, "events_per_s")
     figures = f"{rate(crowd)} / {rate(theirs)} events/s"
-    return Bar(f"1,000 tasks: events/s against {peer}", limit, crowd / theirs, figures)
+    ratio = crowd / theirs if theirs else inf
+    return Bar(f"1,000 tasks: events/s against {peer}", limit, ratio, figures)
 
 
 def calls_bar(found: Findings, peer: str, limit: float) -> Bar:
