@@ -59,7 +59,7 @@ _BY_STATE: Final[dict[str, _Meaning]] = {
     "3F": _Meaning(StorageMissing, "has lost the history's schema; run `async-history migrate`"),
     "40": _Meaning(
         StorageLocked,
-        "could not serialize this beside other transactions; try again",
+        "could not serialize this with other transactions; try again",
         is_passing=True,
     ),
     "42501": _Meaning(

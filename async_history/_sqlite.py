@@ -31,7 +31,7 @@ program's exit never have to wait for more than this."""
 LOG_RESET_WORRY = (
     f"SQLite {sqlite3.sqlite_version} has the WAL-reset fault: where two connections write a file "
     "at the same moment, a commit can be lost (https://www.sqlite.org/wal.html#walreset). A file "
-    "that one manager has open, and nobody else, is safe. For several processes, or several "
+    "that one manager has open, and no other, is safe. For several processes, or several "
     "managers or loops of one, use a Python with SQLite 3.51.3 or later"
 )
 

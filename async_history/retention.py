@@ -38,7 +38,7 @@ class Pruning:
     dry_run: bool
 
     def is_old(self, moment: datetime | None) -> bool | None:
-        """Return whether a record of this instant may go; None where nobody knows its instant."""
+        """Return whether a record of this instant may go; None where its instant is not known."""
         return None if moment is None else moment < self.before
 
 

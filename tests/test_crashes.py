@@ -12,7 +12,7 @@ from tests.programs.failing_io import compiler, run_failing
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, and loads a library first")
 
 _TAKES_LONG = pytest.mark.timeout(1_200)
-"""A bound, where eight busy processes are beside it; a minute or two on a quiet machine."""
+"""A bound, where eight busy processes run too; a minute or two on a quiet machine."""
 
 
 def kill(folder: Path, cycles: int, seed: int, timeout_s: float) -> dict[str, int]:

@@ -34,8 +34,7 @@ Said = Mapping[str, int]
 
 def time_for(batch: Sequence[Submission]) -> float:
     """Return how long a healthy server may need for a batch's size, in seconds."""
-    records = sum(submission.record_count for submission in batch)
-    return records * _RECORD_S + sum(one.size_bytes for one in batch) / _BYTES_A_S
+    return sum(one.record_count * _RECORD_S + one.size_bytes / _BYTES_A_S for one in batch)
 
 
 async def settings_of(connection: Any) -> Said:

@@ -8,7 +8,12 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final, TypeVar
 
 from async_history.backends._postgres_search import Search
-from async_history.backends._postgres_transaction import BY_INDEX, RECORDS, transaction
+from async_history.backends._postgres_transaction import (
+    BY_INDEX,
+    RECORDS,
+    SchemaSteps,
+    transaction,
+)
 from async_history.backends._postgres_writing import Write
 from async_history.erase_transactions import LOST, Columns, EraseTransaction, Place, Texts
 from async_history.errors import StorageError
@@ -103,19 +108,8 @@ def erasure_from_row(row: Sequence[Any]) -> Erasure:
     )
 
 
-class _EraseTransaction:
+class _EraseTransaction(SchemaSteps):
     """What `erase_transactions` asks for in a transaction."""
-
-    def __init__(self, connection: Any, schema: str, *, is_distributed: bool) -> None:
-        self._connection = connection
-        self._schema = schema
-        self._is_distributed = is_distributed
-
-    async def _fetch(self, sql: str, *arguments: Any) -> Sequence[Sequence[Any]]:
-        return list(await self._connection.fetch(in_schema(sql, self._schema), *arguments))
-
-    async def _execute(self, sql: str, *arguments: Any) -> None:
-        await self._connection.execute(in_schema(sql, self._schema), *arguments)
 
     async def with_text(
         self, memory_ids: Sequence[str], after: Place | None, limit: int
@@ -239,7 +233,7 @@ class ServerErasure:
         )
 
     async def _vacuumed(self) -> list[str]:
-        """Vacuum the tables beside the writes; return why that was not done."""
+        """Vacuum the tables while others write; return why that was not done."""
         warnings: list[str] = []
 
         def hear(_: Any, message: Any) -> None:

@@ -85,7 +85,7 @@ class _Head:
         if self.store != place.store:
             raise CursorGone(
                 "this follower stood in another database cluster or table (a dump was restored, "
-                "or the schema made anew); follow again without the cursor, or from the end"
+                "or the schema made again); follow again without the cursor, or from the end"
             )
         is_behind = self.now.xmax <= place.newest
         if self._is_another_past(place, is_behind=is_behind):

@@ -62,7 +62,7 @@ _LONGEST_RUN_S: Final = 0.2
 _RECONNECT_S: Final = 0.1
 _MOST_LOCKS: Final = 1_000
 """Locks of one process at a time: those of all sessions share one table of the server, with room
-for 6,400 (`max_locks_per_transaction` times `max_connections`) where nobody changed that."""
+for 6,400 (`max_locks_per_transaction` times `max_connections`) unless that was changed."""
 
 Tell = Callable[[], None]
 
@@ -373,7 +373,7 @@ class _Session:
         self._tell(number)
 
     def _tell(self, number: int) -> None:
-        """Tell who waits, and forget the wish. A lock that nobody takes is left."""
+        """Tell who waits, and forget the wish. A lock that is not taken is left."""
         wish = self._wishes.pop(number)
         try:
             wish.tell()

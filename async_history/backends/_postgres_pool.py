@@ -54,8 +54,8 @@ class ConnectionPool:
 
     A place in the pool is free again when the server is done with what was asked through it, not
     when whoever asked has gone: else a few impatient callers would have every process of the
-    server. So the server is asked to cancel what nobody waits for; a pooler is not, which may have
-    given the process to somebody else, and is waited for.
+    server. So the server is asked to cancel what is not waited for any more; a pooler is not: it
+    may have given the process to somebody else, and is waited for.
 
     `pools_behind` tells whether a pooler stands between us and the server: then a statement and
     its transaction must travel together. `said` is what sessions have of the settings that bound a

@@ -48,7 +48,7 @@ async def _changes_process(connection: Any, process: int, pool: Any) -> bool:
 
     While another client has one, it is often the process that this one had before.
     """
-    with contextlib.suppress(TimeoutError):  # no other is free: then nobody can tell
+    with contextlib.suppress(TimeoutError):  # no other is free: then it is not known
         async with pool.acquire(timeout=_OTHER_CONNECTION_S) as other, other.transaction():
             if await other.fetchval(_PROCESS) == process:
                 return True

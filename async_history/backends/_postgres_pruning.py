@@ -15,6 +15,7 @@ from async_history.backends._postgres_transaction import (
     BY_INDEX,
     RECORDS,
     WAIT_FOR_REPLICAS_TOO,
+    SchemaSteps,
     transaction,
 )
 from async_history.backends._pruning import Seen, goes_alone, prune_step
@@ -83,16 +84,8 @@ async def prune(
         return step
 
 
-class _PruneSteps:
+class _PruneSteps(SchemaSteps):
     """The steps of `prune_step`."""
-
-    def __init__(self, connection: Any, schema: str, *, is_distributed: bool) -> None:
-        self._connection = connection
-        self._schema = schema
-        self._is_distributed = is_distributed
-
-    async def _fetch(self, sql: str, *arguments: Any) -> Sequence[Sequence[Any]]:
-        return list(await self._connection.fetch(in_schema(sql, self._schema), *arguments))
 
     async def ends(self) -> tuple[int, int] | None:
         ((first, last),) = await self._fetch(_ENDS)

@@ -2,15 +2,16 @@
 
 They are begun by hand: asyncpg would send each setting by itself. Their savepoints are too.
 
-Lives here: BEGIN, COMMIT, savepoints. Not here: what is written between them.
+Lives here: BEGIN, COMMIT, savepoints, statements of one schema. Not here: what is written there.
 """
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
 from async_history._postgres import DriverError
+from async_history.migrations.postgres import in_schema
 
 _BEGIN: Final = "BEGIN ISOLATION LEVEL READ COMMITTED"
 """Each statement must see what was committed while the locks before it were waited for, whatever
@@ -74,3 +75,24 @@ async def savepoint(connection: Any, *, checks_constraints: bool) -> AsyncIterat
         with contextlib.suppress(*DriverError):
             await connection.execute(_UNDO)
         raise
+
+
+class SchemaSteps:
+    """What is done in a transaction to the tables of one schema.
+
+    Args:
+        schema: the quoted schema.
+        is_distributed: the tables are spread over the nodes of a Citus cluster.
+    """
+
+    def __init__(self, connection: Any, schema: str, *, is_distributed: bool) -> None:
+        self._connection = connection
+        self._schema = schema
+        self._is_distributed = is_distributed
+
+    async def _fetch(self, sql: str, *arguments: Any) -> Sequence[Sequence[Any]]:
+        return list(await self._connection.fetch(in_schema(sql, self._schema), *arguments))
+
+    async def _execute(self, sql: str, *arguments: Any) -> str:
+        done: str = await self._connection.execute(in_schema(sql, self._schema), *arguments)
+        return done

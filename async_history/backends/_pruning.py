@@ -27,7 +27,7 @@ _EDGES_KEPT: Final = 50_000
 class Seen:
     """A record as pruning sees it.
 
-    `memory_id` can be anything: others may have stored what is no memory's name. `is_old` is None
+    `memory_id` can be anything: others may have stored what can't be a name. `is_old` is None
     where the record has no time of its own. `goes_alone` is of the records of a whole memory.
     """
 

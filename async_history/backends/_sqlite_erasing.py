@@ -161,7 +161,7 @@ class _EraseTransaction:
         return [Place(*row) for row in rows]
 
     async def sizes(self, memory_ids: Sequence[Any]) -> dict[str, int]:
-        # Others may have stored what is no memory's name.
+        # Others may have stored what a memory can't be named.
         keys = {name: memory_key(name) for name in memory_ids if isinstance(name, str)}
         sizes = dict(self._fetch(_SIZES, memories=json.dumps(list(keys.values()))))
         return {name: sizes[key] for name, key in keys.items() if key in sizes}
