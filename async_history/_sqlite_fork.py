@@ -9,7 +9,7 @@ So our threads pause between two uses of SQLite while a process forks. The child
 inherited of ours, whereupon SQLite forgets those files; the parent's locks are not touched by that,
 and its log stays, because the parent holds the file. What can't be closed is refused, by name:
 files that others have opened in the parent, or that are in a transaction. Whether SQLite answers at
-all is asked once, on a thread that may wait for ever.
+all is asked once, and what was inherited is closed after that, on a thread that may wait for ever.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from typing import Final
 
 from async_history._descriptors import Identity, identity_of, open_files
 from async_history._threads import start
-from async_history.errors import WrongLoop
+from async_history.errors import StorageError, WrongLoop
 
 _PAUSE_S: Final = 5.0
 """How long a fork waits for our threads. Past it the child may not use what they were using."""
@@ -162,28 +162,42 @@ class _Pause:
 
 
 class _Inherited:
-    """What this forked child has inherited and could not drop at once."""
+    """What this forked child has inherited, to be dropped.
 
-    def __init__(self, lent: list[Connection]) -> None:
+    Args:
+        own: connections that are in the middle of nothing.
+        lent: connections that others may be using.
+    """
+
+    def __init__(self, own: list[Connection], lent: list[Connection]) -> None:
+        self._own = own
         self._lent = lent
-        self._open = open_files()
         self._asking = threading.Lock()
         self._is_asked = False
         self._answered = threading.Event()
+        self._own_is_closed = threading.Event()
         self._dropped = threading.Event()
+        if own:
+            with contextlib.suppress(StorageError):  # no thread: then as it is first used
+                self._ask_once()
+        self._open = open_files()
 
     def require_answer(self) -> None:
-        with self._asking:
-            if not self._is_asked:
-                start(threading.Thread(target=self._ask, name="async_history fork", daemon=True))
-                self._is_asked = True
-                self._answered.wait(ANSWER_S)
+        self._ask_once()
         if not self._answered.is_set():
             raise WrongLoop(
                 "this process was forked while another thread was using SQLite, which would wait "
                 "here for ever; fork before anything uses SQLite, or start processes with "
                 "multiprocessing's 'spawn'"
             )
+
+    def _ask_once(self) -> None:
+        """Ask whether SQLite answers, and close what was inherited; wait for it the first time."""
+        with self._asking:
+            if not self._is_asked:
+                start(threading.Thread(target=self._ask, name="async_history fork", daemon=True))
+                self._is_asked = True
+                self._own_is_closed.wait(ANSWER_S)
 
     def _ask(self) -> None:
         """Use every mutex of SQLite's that is not a file's own, then those of what was lent."""
@@ -194,6 +208,8 @@ class _Inherited:
             with contextlib.closing(sqlite3.connect(uri, uri=True)) as connection:
                 connection.execute("PRAGMA user_version").fetchall()
         self._answered.set()
+        _close(self._own)
+        self._own_is_closed.set()
         _close(self._lent)
         self._dropped.set()
 
@@ -273,9 +289,8 @@ def _after_fork_in_child() -> None:
     _gate = _Gate()
     _connections.clear()
     _own_threads.clear()
-    if is_quiet:
-        _close([connection for connection in connections if not connection.is_lent])
-    _inherited = _Inherited([connection for connection in connections if connection.is_lent])
+    own = [connection for connection in connections if is_quiet and not connection.is_lent]
+    _inherited = _Inherited(own, [connection for connection in connections if connection.is_lent])
 
 
 if hasattr(os, "register_at_fork"):

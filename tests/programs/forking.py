@@ -17,6 +17,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -27,10 +28,6 @@ from tests.programs.processes import LONG_S, ending
 
 CHILDREN = 4
 RECORDS = 25
-FOR_EVER = """
-WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n)
-SELECT count(*) FROM n WHERE running() IS NULL
-"""
 
 
 def forked(child: Callable[[], None]) -> int:
@@ -230,17 +227,14 @@ async def in_use(path: str) -> None:
     history = BlockingHistoryManager(path)
     connection = history.connection
     assert connection is not None
-    is_running = threading.Event()
-    connection.create_function("running", 0, is_running.set, deterministic=True)
+    is_running, may_end = threading.Event(), threading.Event()
 
-    def run_for_ever() -> None:
-        counting = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n)"
-        with contextlib.suppress(sqlite3.OperationalError):  # it was interrupted
-            connection.execute(
-                f"{counting} SELECT count(*) FROM n WHERE running() IS NULL"
-            ).fetchall()
+    def wait() -> None:
+        is_running.set()
+        may_end.wait()
 
-    running = threading.Thread(target=run_for_ever)
+    connection.create_function("wait", 0, wait)
+    running = threading.Thread(target=lambda: connection.execute("SELECT wait()").fetchall())
     running.start()
     is_running.wait()
 
@@ -252,7 +246,7 @@ async def in_use(path: str) -> None:
 
     pid = forked(child)
     assert await asyncio.to_thread(ending, pid) == 0
-    connection.interrupt()
+    may_end.set()
     running.join()
     history.close()
 
@@ -272,11 +266,39 @@ async def mutex(path: str) -> None:
     wait_for([forked(child)])
 
 
+async def mutex_of_what_is_open(path: str) -> None:
+    """The same where a history is open: it is not closed in the child, and the fork ends."""
+    _sqlite_fork.ANSWER_S = 0.5
+    parent = os.getpid()
+
+    def held(call: Callable[..., Any]) -> Callable[..., Any]:
+        def wait_in_child(*arguments: Any, **options: Any) -> Any:
+            if os.getpid() != parent:
+                threading.Event().wait()
+            return call(*arguments, **options)
+
+        return wait_in_child
+
+    def child() -> None:
+        asyncio.events._set_running_loop(None)
+        for where in (path, "memory://"):
+            with pytest.raises(WrongLoop, match="another thread was using SQLite"):
+                asyncio.run(own(where, "refused"))
+
+    async with opened(path) as history:
+        await write(history, "parent")
+        sqlite3.connect = held(sqlite3.connect)
+        _sqlite_fork.Connection.close = held(_sqlite_fork.Connection.close)  # type: ignore[method-assign]
+        pid = forked(child)
+        assert await asyncio.to_thread(ending, pid) == 0
+        await write(history, "afterwards")
+
+
 PROGRAMS = {
     program.__name__: program
     for program in (
         *(parent_closes_first, busy, at_once, of_children, with_multiprocessing, blocking),
-        *(closed_before, plain, in_use, mutex),
+        *(closed_before, plain, in_use, mutex, mutex_of_what_is_open),
     )
 }
 
