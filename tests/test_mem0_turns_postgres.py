@@ -86,14 +86,38 @@ def without_schema(url: str) -> str:
     return f"?{'&'.join(kept)}" if kept else ""
 
 
-def locks_of(thing: HistoryManager | AsyncMemory) -> AdvisoryLocks:
+def locks_of(thing: HistoryManager | AsyncMemory | Memory) -> AdvisoryLocks:
     """Return new ones of a manager's, or those of a memory's."""
     if isinstance(thing, HistoryManager):
         locks = thing._new_locks()
+    elif isinstance(thing, Memory):
+        locks = thing._history._turns.turns._locks
     else:
         locks = thing._states._turns.turns._locks
     assert isinstance(locks, AdvisoryLocks)
     return locks
+
+
+Either = tuple[Any, Callable[..., Any]]
+
+
+@pytest.fixture(params=["async", "sync"])
+async def either(
+    request: pytest.FixtureRequest, url: str, configured: Configured
+) -> AsyncIterator[Either]:
+    """An AsyncMemory or a Memory, and what calls it by a method's name."""
+    kind = AsyncMemory if request.param == "async" else Memory
+    memory = kind.from_config(configured(), history=url)
+    instant(memory)
+
+    async def call(name: str, *arguments: Any, **options: Any) -> Any:
+        method = getattr(memory, name)
+        if isinstance(memory, AsyncMemory):
+            return await method(*arguments, **options)
+        return await asyncio.to_thread(method, *arguments, **options)
+
+    yield memory, call
+    await call("aclose" if isinstance(memory, AsyncMemory) else "close")
 
 
 SESSIONS = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1"
@@ -300,52 +324,47 @@ class TestLostConnections:
         await asyncio.wait_for(waiting, LONG_S)
 
     async def test_what_another_took_is_known_before_the_change(
-        self,
-        url: str,
-        admin: Any,
-        make_memory: MakeMemory,
-        caplog: pytest.LogCaptureFixture,
+        self, url: str, admin: Any, either: Either, caplog: pytest.LogCaptureFixture
     ) -> None:
-        async with make_memory(history=url) as memory:
-            memory_id = await add(memory, "tea")
-            store = memory.vector_store
-            get = store.get
-            loop = asyncio.get_running_loop()
+        memory, call = either
+        made = await call("add", "tea", user_id="u", infer=False)
+        memory_id = made["results"][0]["id"]
+        store = memory.vector_store
+        get = store.get
+        loop = asyncio.get_running_loop()
 
-            def held(vector_id: str) -> Any:
-                asyncio.run_coroutine_threadsafe(steal(), loop).result(LONG_S)
-                return get(vector_id)
+        def held(vector_id: str) -> Any:
+            asyncio.run_coroutine_threadsafe(steal(), loop).result(LONG_S)
+            return get(vector_id)
 
-            async def steal() -> None:
-                store.get = get
-                locks = locks_of(memory)
-                key = locks._of(number_of(memory_id))
-                (pid,) = await sessions(admin)
-                waiting = asyncio.ensure_future(admin.execute("SELECT pg_advisory_lock($1)", key))
-                # Its lock is asked for before it is lost, so that it is the first to have it.
-                other = await asyncpg.connect(url.partition("?")[0] + without_schema(url))
-                while not await other.fetchval(
-                    "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
-                ):
-                    pass
-                await other.fetchval("SELECT pg_terminate_backend($1)", pid)
-                await waiting
-                await other.close()
-                assert locks._session is not None
-                while not locks._session._taken_away:  # noqa: ASYNC110 - told to nobody
-                    await asyncio.sleep(0)
+        async def steal() -> None:
+            store.get = get
+            locks = locks_of(memory)
+            key = locks._of(number_of(memory_id))
+            (pid,) = await sessions(admin)
+            waiting = asyncio.ensure_future(admin.execute("SELECT pg_advisory_lock($1)", key))
+            # Its lock is asked for before it is lost, so that it is the first to have it.
+            other = await asyncpg.connect(url.partition("?")[0] + without_schema(url))
+            while not await other.fetchval(
+                "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+            ):
+                pass
+            await other.fetchval("SELECT pg_terminate_backend($1)", pid)
+            await waiting
+            await other.close()
+            assert locks._session is not None
+            while not locks._session._taken_away:  # noqa: ASYNC110 - told to nobody
+                await asyncio.sleep(0)
 
-            store.get = held
-            with pytest.raises(StorageLocked, match="that held this memory's turn was lost"):
-                await memory.update(memory_id, "mate")
-            assert store.rows[memory_id]["data"] == "tea"
-            assert any("other processes have taken 1 of them" in each for each in caplog.messages)
-            await admin.execute("SELECT pg_advisory_unlock_all()")
-            await memory.update(memory_id, "mate")
-            assert [each["new_memory"] for each in await memory.history(memory_id)] == [
-                "tea",
-                "mate",
-            ]
+        store.get = held
+        with pytest.raises(StorageLocked, match="that held this memory's turn was lost"):
+            await call("update", memory_id, "mate")
+        assert store.rows[memory_id]["data"] == "tea"
+        assert any("other processes have taken 1 of them" in each for each in caplog.messages)
+        await admin.execute("SELECT pg_advisory_unlock_all()")
+        await call("update", memory_id, "mate")
+        history = await call("history", memory_id)
+        assert [each["new_memory"] for each in history] == ["tea", "mate"]
 
     async def test_a_server_that_is_away_is_told_before_the_change(
         self, make_memory: MakeMemory, url: str

@@ -21,7 +21,7 @@ from async_history.manager import HistoryManager
 from async_history.mem0._errors import Unwritten, history_not_written
 from async_history.mem0._forks import forget_in_child, keep_inherited
 from async_history.mem0._operations import to_submit
-from async_history.mem0._turns import NO_TURNS, turns_of
+from async_history.mem0._turns import NO_TURNS, current_turn, turns_of
 from async_history.opening import from_any_folder, open_history
 from async_history.options import HistoryOptions
 
@@ -107,9 +107,12 @@ class BlockingRecorder:
             self._of_thread.refusal = None
             try:
                 result = body()
-            except BaseException:
+            except BaseException as error:
                 for failure, _ in unwritten:
                     _log.error("the history of a failed operation was not written: %s", failure)
+                refusal = self._of_thread.refusal
+                if refusal not in (None, error) and isinstance(error, Exception):
+                    raise refusal from error
                 raise
             finally:
                 self._of_thread.unwritten = None
@@ -161,16 +164,44 @@ class BlockingRecorder:
         """
         with ExitStack() as turns:
             if not self.has_turn_of(memory_id):
-                try:
+                with self._telling_refusal():
                     turns.enter_context(self._turns.of(memory_id, self))
-                except HistoryError as error:
-                    self._of_thread.refusal = error
-                    raise
             yield
 
     def has_turn_of(self, memory_id: str) -> bool:
         """Whether this thread has this memory's turn."""
         return self._turns.is_held_here(memory_id)
+
+    def require_turn(self) -> None:
+        """Ask before the vector store changes in a turn; nothing outside of one, or after that.
+
+        Raises:
+            StorageLocked: another process may have this memory's turn. Nothing of it has changed.
+        """
+        turn = current_turn.get()
+        if turn is not None:
+            with self._telling_refusal():
+                turn.require_kept()
+
+    def begin_change(self) -> None:
+        """Ask, as `require_turn` does, and from now on no more."""
+        self.require_turn()
+        self._note_change()
+
+    @staticmethod
+    def _note_change() -> None:
+        turn = current_turn.get()
+        if turn is not None:
+            turn.has_changed = True
+
+    @contextmanager
+    def _telling_refusal(self) -> Iterator[None]:
+        """Let the operation raise this error at its end, also where mem0 logs it at most."""
+        try:
+            yield
+        except HistoryError as error:
+            self._of_thread.refusal = error
+            raise
 
     # What mem0 calls
 
@@ -209,6 +240,7 @@ class BlockingRecorder:
     def batch_add_history(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Record many changes, all or none and in order."""
         if records:
+            self._note_change()  # the vector store's came before
             submission, kept = to_submit(records)
             self._write(lambda store: store.ask(lambda m: m._hand_in(submission())), kept)
 

@@ -137,6 +137,29 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
         else:
             self._assigned = OURS if value is self.__dict__.get("_history", OURS) else value
 
+    @property
+    def vector_store(self) -> Any:
+        """mem0's vector store, which is used in a memory's turn while that is kept.
+
+        Raises:
+            StorageLocked: another process may have this memory's turn, before anything changed.
+        """
+        attributes = self.__dict__
+        if self._assigned is OURS and "_history" in attributes:
+            self._history.require_turn()
+        try:
+            return attributes["vector_store"]
+        except KeyError:
+            raise AttributeError("this Memory has no vector_store yet") from None
+
+    @vector_store.setter
+    def vector_store(self, value: Any) -> None:
+        self.__dict__["vector_store"] = value
+
+    @vector_store.deleter
+    def vector_store(self) -> None:
+        del self.__dict__["vector_store"]
+
     def delete(self, memory_id: str) -> Any:
         """Delete a memory."""
         return self._changing(memory_id, functools.partial(super().delete, memory_id))
@@ -182,10 +205,19 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
                 f"restore needs a history of this library; a {type(self._assigned).__name__} was "
                 "assigned to db"
             )
-        ask = self._history.ask
+        history = self._history
         restored = self._changing(
             memory_id,
-            lambda: bring_back_blocking(self, ask, memory_id, to, given, actor_id, role),
+            lambda: bring_back_blocking(
+                self,
+                history.ask,
+                memory_id,
+                to,
+                given,
+                actor_id,
+                role,
+                begin_change=history.begin_change,
+            ),
         )
         return restored.as_dict()
 

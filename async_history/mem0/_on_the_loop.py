@@ -44,7 +44,9 @@ class _Asyncio:
         if isinstance(getattr(function, "__self__", None), Recorder):
             return _called_here(function, *arguments, **options)
         operation = current.get()
-        if operation is None or operation.has_changed or _only_reads(function, operation.memory):
+        if operation is None or not operation.may_be_refused:
+            return asyncio.to_thread(function, *arguments, **options)
+        if _only_reads(function, operation.memory):
             return asyncio.to_thread(function, *arguments, **options)
         return _changing(operation, function, *arguments, **options)
 

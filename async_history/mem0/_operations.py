@@ -168,16 +168,29 @@ class Operation:
 
     # What it may still do
 
+    @property
+    def may_be_refused(self) -> bool:
+        """Whether nothing has changed yet: in all of it, or in the turn that it has."""
+        turn = current_turn.get()
+        return not self.has_changed or (turn is not None and not turn.has_changed)
+
     def begin_change(self) -> None:
         """Ask before the vector store or the history changes.
 
         Raises:
             HistoryClosed, WrongLoop: the history can't be written. Nothing has changed.
+            StorageLocked: another process may have this memory's turn. Nothing of it has changed.
             asyncio.CancelledError: the operation was cancelled before.
         """
-        if not self.has_changed:
+        if self.may_be_refused:
             self.require_going_on()
-            self.has_changed = True
+            self._note_change()
+
+    def _note_change(self) -> None:
+        self.has_changed = True
+        turn = current_turn.get()
+        if turn is not None:
+            turn.has_changed = True
 
     def require_going_on(self) -> None:
         """Raise where no further change may begin, as `begin_change` does."""
@@ -338,7 +351,7 @@ class Recorder:
             self._begin(self, functools.partial(self._hand_in, changes))
             return
         operation = self.require_operation()
-        operation.has_changed = True  # the vector store's change came before
+        operation._note_change()  # the vector store's came before
         call, records = to_submit(changes)
         operation.hand_in(lambda: operation.manager._hand_in(call()), records)
 

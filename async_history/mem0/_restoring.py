@@ -132,11 +132,14 @@ def bring_back_blocking(
     metadata: Mapping[str, Any],
     actor_id: str | None,
     role: str | None,
+    *,
+    begin_change: Callable[[], None],
 ) -> HistoryRecord:
     """Restore a memory of a `Memory`, whose history is asked by `ask`."""
     history = ask(lambda manager: manager.get_history(memory_id))
     plan = restoration_of(memory_id, history, to)
     way = Return.prepare(memory, plan, history)
+    begin_change()
     record: HistoryRecord = ask(lambda manager: restored(manager, plan, actor_id, role))
     with _saying_what_is_missing():
         scope = way.put(memory, record, metadata)

@@ -290,11 +290,12 @@ class Turn:
     """One wait for a memory's turn, and the turn.
 
     `acks` are of what was handed in meanwhile: other stores and processes wait for them.
+    `has_changed` says whether the memory was changed in it: until then its loss may be told.
     """
 
     __slots__ = (
-        *("_number", "_turns", "acks", "between_processes", "is_held", "loop", "memory_id"),
-        *("outer", "store"),
+        *("_number", "_turns", "acks", "between_processes", "has_changed", "is_held", "loop"),
+        *("memory_id", "outer", "store"),
     )
 
     def __init__(
@@ -303,6 +304,7 @@ class Turn:
         self._turns = turns
         self.between_processes = between_processes
         self._number = number_of(memory_id)
+        self.has_changed = False
         self.is_held = False
         self.outer: Turn | None = None
         self.memory_id = memory_id
@@ -424,12 +426,12 @@ class Turn:
         self.acks, self.outer, self.store = [], None, None
 
     def require_kept(self) -> None:
-        """Require that no other process can have the turn meanwhile.
+        """Require, until the memory is changed, that no other process can have the turn.
 
         Raises:
             StorageLocked: the connection that holds it was lost.
         """
-        if self.is_held and self._turns.is_lost(self._number):
+        if self.is_held and not self.has_changed and self._turns.is_lost(self._number):
             raise StorageLocked(
                 "the connection that held this memory's turn was lost, and another process may "
                 "have it; nothing was changed. Try again"
