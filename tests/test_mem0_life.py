@@ -2,17 +2,24 @@
 """Whose an AsyncMemory's history is: loops, dropped instances, cancelling, closing, refusals."""
 
 import asyncio
+import functools
 import gc
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from async_history import HistoryClosed, HistoryError, HistoryManager, open_history
+from async_history import (
+    HistoryClosed,
+    HistoryError,
+    HistoryManager,
+    MigrationError,
+    open_history,
+)
 from async_history.backends.sqlite import SQLiteHistoryManager
 from async_history.mem0 import AsyncMemory, HistoryNotWritten, Memory
 from tests.programs.processes import LONG_S
@@ -230,6 +237,38 @@ class TestRefusedBefore:
             other.end()
         records = shell(tmp_path / "history.db", "SELECT count(*) FROM history")
         assert records == [(2,)]
+
+    @pytest.mark.parametrize("change", ["add", "update", "delete", "delete_all", "restore"])
+    @pytest.mark.parametrize("kind", ["async", "sync"])
+    async def test_nothing_changes_where_the_file_must_be_adopted_first(
+        self, kind: str, change: str, configured: Configured, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "history.db"
+        shell(path, "CREATE TABLE history (id TEXT PRIMARY KEY, memory_id TEXT, event TEXT)")
+        memory: Any = (AsyncMemory if kind == "async" else Memory).from_config(
+            configured(), migrate=False
+        )
+        store = instant(memory)
+        store.rows["one"] = {"data": "tea", "user_id": "u"}
+        before = {key: dict(row) for key, row in store.rows.items()}
+        changing = CHANGES[change](_Awaited(memory), "one")
+        with pytest.raises(MigrationError, match="migrate=False"):
+            await changing
+        assert store.rows == before
+        await _Awaited(memory).close()
+
+
+class _Awaited:
+    """A Memory whose calls are awaited, each in a thread; or an AsyncMemory as it is."""
+
+    def __init__(self, memory: Any) -> None:
+        self._memory = memory
+
+    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
+        if isinstance(self._memory, AsyncMemory):
+            method = getattr(self._memory, {"close": "aclose"}.get(name, name))
+            return cast(Callable[..., Awaitable[Any]], method)
+        return functools.partial(asyncio.to_thread, getattr(self._memory, name))
 
 
 async def _opened(history: HistoryManager) -> None:

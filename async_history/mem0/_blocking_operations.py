@@ -97,12 +97,13 @@ class BlockingRecorder:
 
         Raises:
             HistoryNotWritten: with what `body` returned, where its history was not written.
-            HistoryError: the store can't be opened, or is closed. `body` was not called.
+            HistoryError: the store can't be opened, is closed, or can't be written, as
+                `HistoryManager.require_writable` tells. `body` was not called.
         """
         if self._unwritten is not None:
             return body()  # within another operation
         with self._admitted():
-            self._opened()
+            self._opened().ask(_require_writable)
             unwritten = self._of_thread.unwritten = list[Unwritten]()
             self._of_thread.refusal = None
             try:
@@ -305,3 +306,7 @@ class BlockingRecorder:
         self._turns = NO_TURNS
         if self._store is not None:
             self._store.close()
+
+
+async def _require_writable(manager: HistoryManager) -> None:
+    manager.require_writable()
