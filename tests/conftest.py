@@ -6,6 +6,7 @@ import secrets
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -16,6 +17,7 @@ import async_history.backends.null
 import async_history.backends.postgres
 import async_history.backends.sqlite  # noqa: F401
 from async_history import HistoryManager, open_history
+from tests import markers
 from tests.pgbouncer import pgbouncer
 from tests.postgres_server import VERSIONS, PostgresServer, drop_schemas, with_query
 
@@ -32,12 +34,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=300, help="kills under load (300)")
 
 
+@pytest.hookimpl(tryfirst=True)  # before those are chosen that have a marker
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        for fixture, marker in (("postgres", "postgres"), ("pooled", "pgbouncer")):
+            if fixture in getattr(item, "fixturenames", ()):
+                item.add_marker(marker)
     if not config.getoption("--nightly"):
         skip = pytest.mark.skip(reason="long version: run with --nightly")
         for item in items:
             if "nightly" in item.keywords:
                 item.add_marker(skip)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    markers.begin(item)
 
 
 def pytest_collection_finish() -> None:
@@ -71,9 +83,6 @@ def nothing_left_open() -> Iterator[None]:
     gc.freeze()
 
 
-STORES = ("file", "memory", "null", "postgres", "pgbouncer")
-
-
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
     """The URL of a PostgreSQL whose database the tests may fill: see `postgres_server`."""
@@ -97,6 +106,7 @@ def pooled(postgres: str) -> Iterator[str]:
 @pytest.fixture
 def new_schema(postgres: str) -> Iterator[Callable[[], str]]:
     """A function that returns the URL of a schema nobody has used; they are dropped afterwards."""
+    markers.require("postgres")
     schemas: list[str] = []
 
     def url() -> str:
@@ -105,6 +115,20 @@ def new_schema(postgres: str) -> Iterator[Callable[[], str]]:
 
     yield url
     drop_schemas(postgres, schemas)
+
+
+_MARKS = {
+    "postgres": [pytest.mark.postgres],
+    "pool": [pytest.mark.postgres],
+    "pgbouncer": [pytest.mark.postgres, pytest.mark.pgbouncer, pytest.mark.once],
+    "rollback": [pytest.mark.once],
+    "rollback journal": [pytest.mark.once],
+}
+
+
+def stores(*names: str) -> list[Any]:
+    """Return stores to parametrize tests with, each with the markers of what it needs."""
+    return [pytest.param(name, marks=_MARKS.get(name, [])) for name in names]
 
 
 def url_of(store: str, request: pytest.FixtureRequest, folder: Path) -> str:
@@ -123,14 +147,14 @@ def url_of(store: str, request: pytest.FixtureRequest, folder: Path) -> str:
     return f"{store}://"
 
 
-@pytest.fixture(params=[*STORES, "rollback"])
+@pytest.fixture(params=stores("file", "memory", "null", "postgres", "pgbouncer", "rollback"))
 def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> OpenStore:
     """A function that opens a new manager of one backend: on the same store, where that lasts."""
     url = url_of(request.param, request, tmp_path)
     return lambda **options: open_history(url, **options)
 
 
-@pytest.fixture(params=[*(store for store in STORES if store != "null"), "rollback"])
+@pytest.fixture(params=stores("file", "memory", "postgres", "pgbouncer", "rollback"))
 def open_keeping_store(request: pytest.FixtureRequest, tmp_path: Path) -> OpenStore:
     """As `open_store`, of the backends that keep history."""
     url = url_of(request.param, request, tmp_path)

@@ -13,6 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from tests.markers import require
 from tests.postgres_server import free_port, server_user
 
 _START_S = 20
@@ -39,6 +40,7 @@ def pgbouncer(
         pool_size: connections to the server.
         certificate: a PEM file with key and certificate, for clients that come over TLS.
     """
+    require("pgbouncer")
     program = require_pgbouncer()
     parts = urlsplit(postgres)
     query = {name: values[0] for name, values in parse_qs(parts.query).items()}

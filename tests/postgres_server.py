@@ -26,6 +26,8 @@ from urllib.parse import urlencode
 
 import asyncpg
 
+from tests.markers import require
+
 VERSIONS: Final = (18, 16)
 """What the dev extra brings; the first is the default, or that of `TEST_POSTGRES_VERSION`."""
 _VERSION: Final = int(os.environ.get("TEST_POSTGRES_VERSION", VERSIONS[0]))
@@ -99,6 +101,7 @@ class PostgresServer:
     """
 
     def __init__(self, version: int = _VERSION, **settings: str) -> None:
+        require("postgres")
         self.bin = _programs(version)
         self.version = version
         self.port = free_port()

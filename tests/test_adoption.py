@@ -707,6 +707,9 @@ forks = pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 """Python 3.12 warns where other threads run; the children here use none of theirs."""
 
 
+@pytest.mark.subprocess
+@pytest.mark.faults
+@pytest.mark.once
 @needs_fork
 @forks
 @pytest.mark.parametrize(
@@ -772,6 +775,8 @@ def test_what_another_adopted_while_we_waited_is_not_done_again(tmp_path: Path) 
         check_prepared(connection)
 
 
+@pytest.mark.subprocess
+@pytest.mark.once
 @needs_fork
 @forks
 def test_eight_processes_at_once_adopt_a_file_once(tmp_path: Path) -> None:

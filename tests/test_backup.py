@@ -18,6 +18,8 @@ from async_history.backends import _sqlite_backup as backup_module
 from async_history.backends.sqlite import SQLiteHistoryManager
 from async_history.migrations import is_prepared
 
+pytestmark = pytest.mark.once
+
 
 def sqlite(history: object) -> SQLiteHistoryManager:
     assert isinstance(history, SQLiteHistoryManager)
@@ -228,6 +230,7 @@ async def test_while_plain_mem0_writes(tmp_path: Path, monkeypatch: pytest.Monke
         await writing
 
 
+@pytest.mark.subprocess
 async def test_a_killed_backup_leaves_no_copy(tmp_path: Path) -> None:
     program = (
         "import asyncio, sys, time\n"

@@ -34,7 +34,7 @@ from async_history import (
     open_history,
 )
 from async_history.blocking import BlockingHistoryManager
-from tests.conftest import url_of
+from tests.conftest import stores, url_of
 from tests.legacy_files import plain_mem0
 from tests.test_life import run_program
 
@@ -44,7 +44,7 @@ ENDS_WITHIN_S = 20
 THREAD = "async_history blocking"
 
 
-@pytest.fixture(params=["file", "memory", "null", "postgres"])
+@pytest.fixture(params=stores("file", "memory", "null", "postgres"))
 def store(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -95,6 +95,7 @@ def tables(connection: sqlite3.Connection | None) -> set[str]:
 
 
 class TestInPlaceOfMem0s:
+    @pytest.mark.subprocess
     @pytest.mark.skipif("MEM0_TESTS" not in os.environ, reason="MEM0_TESTS names no checkout")
     def test_its_own_tests(self, tmp_path: Path) -> None:
         """mem0's package ships no tests: MEM0_TESTS is the folder `tests` of a checkout."""
@@ -305,7 +306,7 @@ class TestEveryStore:
 
 
 class TestThreads:
-    @pytest.mark.parametrize("store", ["file", "memory", "postgres"])
+    @pytest.mark.parametrize("store", stores("file", "memory", "postgres"))
     def test_twenty_threads(self, opened: Open, url: str) -> None:
         history = opened(url)
 
@@ -436,6 +437,7 @@ class TestLoops:
         history.get_history("m")
 
 
+@pytest.mark.subprocess
 class TestForks:
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
     @pytest.mark.parametrize("ending", ["os._exit(refused)", "sys.exit(refused)"])
@@ -546,6 +548,7 @@ EXITS = {
 }
 
 
+@pytest.mark.subprocess
 class TestExit:
     @pytest.mark.parametrize("ending", EXITS)
     @pytest.mark.parametrize("place", ["file", "memory"])
@@ -572,6 +575,7 @@ class TestExit:
                 kept = connection.execute("SELECT count(*) FROM history WHERE memory_id = 'm'")
                 assert kept.fetchone() == (1,)
 
+    @pytest.mark.postgres
     def test_an_unclosed_postgres(self, request: pytest.FixtureRequest, tmp_path: Path) -> None:
         done = run_program(
             """
@@ -806,7 +810,7 @@ class TestResets:
 class TestValues:
     UNSTORABLE = "a\0b\ud800c\udfff\0"
 
-    @pytest.mark.parametrize("store", ["file", "memory", "postgres"])
+    @pytest.mark.parametrize("store", stores("file", "memory", "postgres"))
     def test_text_no_database_holds(
         self, opened: Open, url: str, caplog: pytest.LogCaptureFixture
     ) -> None:

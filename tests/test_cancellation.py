@@ -24,7 +24,7 @@ from httpx import ASGITransport, AsyncClient
 
 from async_history import HistoryManager, dump_lines, open_history
 from async_history.backends.postgres import PostgresHistoryManager
-from tests.conftest import url_of
+from tests.conftest import stores, url_of
 from tests.postgres_faults import until
 from tests.postgres_server import with_query
 
@@ -174,7 +174,9 @@ def _left_files(folder: Path) -> list[str]:
     return [link for link in links if link.startswith(str(folder))]
 
 
-@pytest.fixture(params=["file", "rollback journal", "memory", "postgres", "pool", "pgbouncer"])
+@pytest.fixture(
+    params=stores("file", "rollback journal", "memory", "postgres", "pool", "pgbouncer")
+)
 def open_(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
     if request.param == "rollback journal":
         return lambda: open_history(tmp_path / "history.db", journal="delete")

@@ -201,6 +201,7 @@ async def test_closing_ends_what_is_being_read(history: HistoryManager, scans: S
     await scans.wait_until(0)
 
 
+@pytest.mark.subprocess
 @pytest.mark.parametrize("how", ["left", "closed by another thread"])
 def test_a_program_ends_in_the_middle_of_a_read(how: str, tmp_path: Path) -> None:
     source = f"""

@@ -15,6 +15,8 @@ from async_history.cli.app import app
 from async_history.index_state import CHUNKS_STAMP, STAMP_KEY
 from async_history.records import COLUMNS
 
+pytestmark = pytest.mark.once
+
 ROWS = 8_300
 """More than a chunk."""
 

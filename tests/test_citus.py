@@ -16,7 +16,11 @@ from tests.postgres_server import drop_schemas, with_query
 
 URL = os.environ.get("TEST_CITUS_URL", "")
 
-pytestmark = pytest.mark.skipif(not URL, reason="set TEST_CITUS_URL to a cluster's coordinator")
+pytestmark = [
+    pytest.mark.postgres,
+    pytest.mark.once,
+    pytest.mark.skipif(not URL, reason="set TEST_CITUS_URL to a cluster's coordinator"),
+]
 
 
 @pytest.fixture

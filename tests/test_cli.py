@@ -30,6 +30,8 @@ from async_history.cli.record import Recording
 from async_history.cli.terminal import harmless
 from async_history.opening import without_secrets
 
+pytestmark = pytest.mark.subprocess
+
 COMMAND = [sys.executable, "-m", "async_history.cli"]
 ENDS = [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")]
 """What ends a command early, and the word for it."""

@@ -14,6 +14,8 @@ import pytest
 from async_history import open_history
 from tests.test_cli import Run, Start, environment, lines_of, run, start
 
+pytestmark = pytest.mark.once
+
 __all__ = ["environment", "run", "start"]
 
 CHANGES = [

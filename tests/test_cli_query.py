@@ -15,6 +15,8 @@ from async_history.cli import query as query_module
 from async_history.cli.app import app
 from tests.test_cli import Run, environment, run
 
+pytestmark = pytest.mark.once
+
 __all__ = ["environment", "run"]
 
 START = datetime(2026, 1, 1, tzinfo=UTC)

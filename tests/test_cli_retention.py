@@ -19,6 +19,8 @@ import pytest
 from async_history import Erasure, InvalidInput, open_history
 from async_history.cli.retention import instant
 
+pytestmark = pytest.mark.once
+
 COMMAND = [sys.executable, "-W", "error", "-m", "async_history.cli"]
 REPOSITORY = Path(__file__).parent.parent
 LONG_S = 60
@@ -107,6 +109,7 @@ PRUNE = ("prune", "--older-than", "90d")
 ERASE = ("erase", "--memory", "m", "--reason", "asked")
 
 
+@pytest.mark.subprocess
 @pytest.mark.parametrize("command", [PRUNE, ERASE])
 class TestNobodyAgreed:
     def test_without_a_terminal_it_refuses(self, command: tuple[str, ...], folder: Path) -> None:
@@ -164,6 +167,7 @@ class TestNobodyAgreed:
         assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.subprocess
 def test_prune_tells_what_it_removed(folder: Path) -> None:
     result = run(folder, *PRUNE, "--yes", "--keep-last", "2")
     assert result.returncode == 0
@@ -180,6 +184,7 @@ def test_prune_tells_what_it_removed(folder: Path) -> None:
     assert left(folder) == EVERYTHING[2:]
 
 
+@pytest.mark.subprocess
 def test_erase_tells_what_it_erased_and_what_is_left_to_do(folder: Path) -> None:
     (folder / "history.db.before-adoption-1.bak").touch()
     result = run(folder, "erase", "--actor", "ann", "--scope", "scope", "--reason", "x", "--yes")
@@ -196,6 +201,7 @@ def test_erase_tells_what_it_erased_and_what_is_left_to_do(folder: Path) -> None
     assert "VACUUM" in report["remains"][0]
 
 
+@pytest.mark.subprocess
 @pytest.mark.parametrize("how", ["--yes", "--dry-run"])
 def test_an_erasure_that_matches_nothing_says_so(folder: Path, how: str) -> None:
     before = left(folder)
@@ -207,6 +213,7 @@ def test_an_erasure_that_matches_nothing_says_so(folder: Path, how: str) -> None
     assert left(folder) == before
 
 
+@pytest.mark.subprocess
 def test_what_is_not_understood(folder: Path) -> None:
     for arguments, said in (
         (("prune", "--older-than", "soon", "--yes"), "no age like 90d"),
@@ -236,6 +243,7 @@ def test_ages_and_times() -> None:
             instant(text)
 
 
+@pytest.mark.subprocess
 class TestErasures:
     """`async-history erasures`."""
 

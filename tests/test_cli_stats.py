@@ -11,7 +11,9 @@ from typer.testing import CliRunner
 from async_history import HistoryStats, open_history
 from async_history.cli.app import app
 from async_history.store import StoreWarning
-from tests.conftest import url_of
+from tests.conftest import stores, url_of
+
+pytestmark = pytest.mark.once
 
 
 async def filled(url: str) -> HistoryStats:
@@ -22,7 +24,7 @@ async def filled(url: str) -> HistoryStats:
         return await history.stats()
 
 
-@pytest.mark.parametrize("store", ["file", "rollback", "postgres"])
+@pytest.mark.parametrize("store", stores("file", "rollback", "postgres"))
 def test_the_state_of_a_store(store: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     url = url_of(store, request, tmp_path)
     expected = asyncio.run(filled(url))

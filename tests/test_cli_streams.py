@@ -8,6 +8,8 @@ import pytest
 
 from async_history import __version__
 
+pytestmark = [pytest.mark.subprocess, pytest.mark.once]
+
 COMMAND = f'"{sys.executable}" -m async_history'
 
 

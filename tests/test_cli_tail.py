@@ -11,8 +11,10 @@ import pytest
 
 from async_history import open_history
 from tests import test_cli
-from tests.conftest import url_of
+from tests.conftest import stores, url_of
 from tests.test_cli import COMMAND, ENDS, Run, Start
+
+pytestmark = [pytest.mark.subprocess, pytest.mark.once]
 
 environment, run, start = test_cli.environment, test_cli.run, test_cli.start
 
@@ -67,7 +69,7 @@ class TestTail:
         assert interrupted(tail)[0] == ""
 
     @pytest.mark.parametrize(("number", "word"), ENDS)
-    @pytest.mark.parametrize("store", ["file", "postgres"])
+    @pytest.mark.parametrize("store", stores("file", "postgres"))
     def test_runs_go_on_where_the_last_ended(
         self,
         store: str,

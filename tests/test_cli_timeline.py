@@ -15,6 +15,8 @@ from async_history import HistoryRecord, open_history
 from async_history.cli.app import app
 from tests.legacy_files import TODAY, build
 
+pytestmark = pytest.mark.once
+
 Run = Callable[..., Any]
 
 LIFE: list[dict[str, Any]] = [

@@ -21,6 +21,8 @@ from async_history import (
 )
 from tests.conftest import OpenStore
 
+pytestmark = pytest.mark.versions
+
 MEM0_KEYS = [
     *("id", "memory_id", "old_memory", "new_memory", "event", "created_at", "updated_at"),
     *("is_deleted", "actor_id", "role"),

@@ -21,6 +21,8 @@ from async_history.backends.sqlite import SQLiteHistoryManager
 from async_history.memory_index import memory_key
 from async_history.records import COLUMNS
 
+pytestmark = pytest.mark.once
+
 SMALL = 1_200
 LARGE = SMALL + 5 * 512
 """As far into a block of the index as the small size, and three times as large."""

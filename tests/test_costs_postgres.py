@@ -28,6 +28,8 @@ from tests.test_costs import (
     prune,
 )
 
+pytestmark = [pytest.mark.postgres, pytest.mark.once]
+
 _READ = """
 SELECT (
     SELECT sum(seq_tup_read + coalesce(idx_tup_fetch, 0))

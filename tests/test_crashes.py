@@ -9,7 +9,12 @@ import pytest
 from tests.programs import processes
 from tests.programs.failing_io import compiler, run_failing
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, and loads a library first")
+pytestmark = [
+    pytest.mark.faults,
+    pytest.mark.subprocess,
+    pytest.mark.once,
+    pytest.mark.skipif(sys.platform != "linux", reason="forks, and loads a library first"),
+]
 
 _TAKES_LONG = pytest.mark.timeout(1_200)
 """A bound, where eight busy processes run too; a minute or two on a quiet machine."""

@@ -8,6 +8,8 @@ import pytest
 
 from async_history import InvalidInput, copy_history, open_history
 
+pytestmark = pytest.mark.once
+
 ODD = ["\ufffe", "\uffff", "a\uffffb", "\U0001ffff\ufffe"]
 FINE = ["\ufffd", "\ufdd0", "\U0001fffe", "\U0010ffff", "\U0001f375", "\ufeff", "\ue000"]
 

@@ -30,6 +30,8 @@ from async_history.backends.sqlite import SQLiteHistoryManager
 from tests.conftest import OpenStore
 from tests.programs.checks import check_index, check_levels, check_sound, looking
 
+pytestmark = pytest.mark.once
+
 
 def change(
     memory_id: str, event: str, old: str | None, new: str | None, actor: str | None = None

@@ -14,6 +14,8 @@ import pytest
 from async_history import HistoryManager, HistoryRecord, erase_transactions, open_history
 from tests.conftest import OpenStore
 
+pytestmark = pytest.mark.once
+
 ANN = "ann"
 Facts = tuple[str, str | None, str | None, str | None]
 

@@ -32,6 +32,8 @@ from async_history.backends.postgres import PostgresHistoryManager
 from tests.pgbouncer import pgbouncer
 from tests.postgres_server import PostgresServer, are_installed, with_query
 
+pytestmark = pytest.mark.once
+
 STATES: Final = sorted(
     str(kind.__dict__["sqlstate"])
     for kind in vars(asyncpg.exceptions).values()
@@ -254,6 +256,7 @@ def server() -> Iterator[PostgresServer]:
 
 
 @pytest.mark.skipif(not are_installed(), reason="configures a server of its own")
+@pytest.mark.postgres
 class TestConnecting:
     """What a server or a pooler refuses at once is never tried again, and never "unreachable"."""
 

@@ -35,6 +35,8 @@ from tests.programs.checks import check_sound, looking
 from tests.programs.confined import BOUND_BY_MODES
 from tests.programs.failing_io import compiler, run_failing
 
+pytestmark = [pytest.mark.faults, pytest.mark.once]
+
 T = TypeVar("T")
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="uses what only Linux has")
@@ -65,6 +67,7 @@ async def while_ticking(work: Awaitable[T], *, at_least: int) -> T:
     return await task
 
 
+@pytest.mark.subprocess
 class TestNoRoom:
     @pytest.fixture(params=["disk", "pages"])
     def room(self, request: pytest.FixtureRequest, tmp_path: Path) -> "Iterator[Disk | Pages]":
@@ -173,6 +176,7 @@ class Pages:
         await history._connections._writing.execute_fetchall(f"PRAGMA max_page_count = {pages}")
 
 
+@pytest.mark.subprocess
 @linux
 class TestReadOnly:
     @pytest.mark.parametrize(
@@ -215,6 +219,7 @@ class TestReadOnly:
             disk.unmount()
 
 
+@pytest.mark.subprocess
 @linux
 class TestLocks:
     @pytest.mark.parametrize("stopped", [False, True], ids=["running", "stopped"])
@@ -427,6 +432,7 @@ class TestPlaces:
             await open_history(tmp_path / "folder" / "history.db")
 
 
+@pytest.mark.subprocess
 @linux
 @has_compiler
 class TestEveryWrite:

@@ -27,7 +27,7 @@ from async_history import (
     open_history,
 )
 from async_history.following import Bell, Following, FollowRead, Tail
-from tests.conftest import OpenStore, url_of
+from tests.conftest import OpenStore, stores, url_of
 from tests.followers import NEVER_S, SOON_S, Reading, add_many, first
 from tests.programs import processes
 
@@ -502,8 +502,10 @@ class TestElsewhere:
                     pass
 
 
+@pytest.mark.subprocess
+@pytest.mark.once
 class TestProcesses:
-    @pytest.mark.parametrize("store", ["file", "postgres"])
+    @pytest.mark.parametrize("store", stores("file", "postgres"))
     async def test_four_write_and_another_continues(
         self, store: str, request: pytest.FixtureRequest, tmp_path: Path
     ) -> None:

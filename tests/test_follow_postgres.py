@@ -25,6 +25,8 @@ from tests.postgres_faults import (  # noqa: F401 - fixtures are imported to be 
 from tests.postgres_server import PostgresServer, are_installed, with_query
 from tests.programs.postgres_load import Load
 
+pytestmark = [pytest.mark.postgres, pytest.mark.once]
+
 own_servers = pytest.mark.skipif(not are_installed(), reason="stops and kills servers of its own")
 
 _TERMINATE_ALL: Final = """

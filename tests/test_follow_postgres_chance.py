@@ -13,7 +13,11 @@ from async_history.backends._postgres_places import Place, place_from
 from async_history.migrations.postgres import quoted
 from tests.postgres_server import PostgresServer, are_installed, with_query
 
-pytestmark = pytest.mark.skipif(not are_installed(), reason="needs prepared transactions")
+pytestmark = [
+    pytest.mark.postgres,
+    pytest.mark.once,
+    pytest.mark.skipif(not are_installed(), reason="needs prepared transactions"),
+]
 
 _STEPS: Final = 250
 _INSERT: Final = """

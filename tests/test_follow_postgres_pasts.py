@@ -25,7 +25,11 @@ from tests.postgres_faults import (  # noqa: F401 - fixtures are imported to be 
 )
 from tests.postgres_server import PostgresServer, are_installed, server_user
 
-pytestmark = pytest.mark.skipif(not are_installed(), reason="restores servers of its own")
+pytestmark = [
+    pytest.mark.postgres,
+    pytest.mark.once,
+    pytest.mark.skipif(not are_installed(), reason="restores servers of its own"),
+]
 
 _TAKE_NUMBER: Final = "SELECT pg_current_xact_id()::text::bigint"
 

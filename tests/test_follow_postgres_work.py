@@ -19,7 +19,11 @@ from async_history.following import PAGE_RECORDS
 from async_history.migrations.postgres import quoted
 from tests.postgres_server import PostgresServer, are_installed, with_query
 
-pytestmark = pytest.mark.skipif(not are_installed(), reason="needs a server without autovacuum")
+pytestmark = [
+    pytest.mark.postgres,
+    pytest.mark.once,
+    pytest.mark.skipif(not are_installed(), reason="needs a server without autovacuum"),
+]
 
 _LIMIT: Final = 100
 _ROWS_AT_ONCE: Final = 300

@@ -23,6 +23,8 @@ from tests.legacy_files import SIX_COLUMNS, TODAY, V0_0_2, Layout, build
 from tests.programs.checks import looking
 from tests.programs.processes import LONG_S
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:

@@ -26,6 +26,8 @@ from async_history.migrations import adoption
 from async_history.migrations.schema import install_statements
 from tests.programs.checks import check_index, check_sound, looking
 
+pytestmark = pytest.mark.once
+
 START = datetime(2026, 1, 1, tzinfo=UTC)
 ROWS = 1_100
 """More than two spans, so that times are noted too."""

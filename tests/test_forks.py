@@ -13,9 +13,12 @@ from tests.programs import processes
 from tests.programs.checks import check_levels, check_manager, check_sound, looking
 from tests.programs.forking import PROGRAMS
 
-pytestmark = pytest.mark.skipif(
-    sys.platform == "win32" or not hasattr(os, "fork"), reason="this system has no fork"
-)
+pytestmark = [
+    pytest.mark.subprocess,
+    pytest.mark.skipif(
+        sys.platform == "win32" or not hasattr(os, "fork"), reason="this system has no fork"
+    ),
+]
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

@@ -10,6 +10,9 @@ import pytest
 
 from async_history import HistoryError, HistoryManager, IdConflict, StorageLocked, open_history
 from async_history.backends.postgres import PostgresHistoryManager
+from tests.conftest import stores
+
+pytestmark = pytest.mark.once
 
 NewSchema = Callable[[], str]
 
@@ -97,7 +100,7 @@ async def test_eight_who_name_the_same_ids_in_any_order(new_schema: NewSchema) -
         await manager.aclose()
 
 
-@pytest.fixture(params=["file", "postgres"])
+@pytest.fixture(params=stores("file", "postgres"))
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "file":
         return str(tmp_path / "history.db")

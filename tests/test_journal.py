@@ -19,6 +19,8 @@ from tests.programs.checks import check_levels, check_sound, check_submissions, 
 from tests.programs.failing_io import compiler, run_failing
 from tests.programs.opened import VARIABLE
 
+pytestmark = pytest.mark.once
+
 linux = pytest.mark.skipif(sys.platform != "linux", reason="uses what only Linux has")
 has_compiler = pytest.mark.skipif(compiler() is None, reason="there is no C compiler")
 LIMIT_S = 120
@@ -50,6 +52,7 @@ async def read(history: HistoryManager) -> list[str | None]:
     return [record.new_memory for record in await history.get_history("m")]
 
 
+@pytest.mark.faults
 class TestDurability:
     @pytest.mark.parametrize(("durability", "synchronous"), [("full", 3), ("normal", 2)])
     async def test_the_journals_removal_is_synced(
@@ -66,6 +69,7 @@ class TestDurability:
             assert (await history.stats()).wal_bytes == 0
             assert not any(w.code == "wal-reset-fault" for w in (await history.stats()).worries)
 
+    @pytest.mark.subprocess
     @linux
     @has_compiler
     @pytest.mark.usefixtures("programs_have_it")
@@ -78,6 +82,7 @@ class TestDurability:
         assert counts["wrote"] > 100 // stride
         assert counts["closed"] == 1
 
+    @pytest.mark.subprocess
     @linux
     @has_compiler
     @pytest.mark.nightly
@@ -87,6 +92,7 @@ class TestDurability:
     def test_each_write_of_the_rest_fails(self, what: str, tmp_path: Path) -> None:
         assert run_failing(tmp_path, what, timeout_s=1_000)
 
+    @pytest.mark.subprocess
     @linux
     @pytest.mark.usefixtures("programs_have_it")
     def test_killed_again_and_again_under_load(self, tmp_path: Path) -> None:
@@ -112,6 +118,7 @@ class TestConversion:
         async with open_history(path, journal="delete") as history:
             assert await read(history) == ["x", "y"]
 
+    @pytest.mark.subprocess
     async def test_a_log_that_a_killed_process_left_is_taken_in(self, path: Path) -> None:
         async with open_history(path) as history:
             await add(history, "x")
@@ -209,6 +216,7 @@ class TestReadersAndTheWriter:
             check_sound(connection)
             assert len(texts(connection)) >= 300
 
+    @pytest.mark.subprocess
     @linux
     @pytest.mark.usefixtures("programs_have_it")
     async def test_several_processes_on_a_fresh_file(self, path: Path) -> None:
@@ -246,6 +254,7 @@ class TestLinks:
             assert not any(worry.code == "file-removed" for worry in stats.worries)
         assert sorted(file.name for file in linked.parent.iterdir()) == ["backup.db", "link.db"]
 
+    @pytest.mark.subprocess
     async def test_looking_changes_nothing(self, path: Path, linked: Path) -> None:
         async with open_history(path) as history:
             await add(history, "x")

@@ -27,7 +27,9 @@ from async_history.backends._sqlite_commit import BatchCommitter
 from async_history.backends.postgres import PostgresHistoryManager
 from async_history.backends.sqlite import SQLiteHistoryManager
 from async_history.blocking import BlockingHistoryManager
-from tests.conftest import OpenStore
+from tests.conftest import OpenStore, stores
+
+pytestmark = pytest.mark.once
 
 MANY = 300
 
@@ -152,7 +154,7 @@ class TestWithinABatch:
             for number in range(4):
                 await model.round(number)
 
-    @pytest.mark.parametrize("store", ["file", "postgres"])
+    @pytest.mark.parametrize("store", stores("file", "postgres"))
     async def test_what_a_rule_refuses_is_not_the_latest(
         self, store: str, tmp_path: Path, postgres: str, new_schema: Callable[[], str]
     ) -> None:

@@ -23,6 +23,8 @@ from async_history import (
 from async_history.backends.sqlite import SQLiteHistoryManager
 from tests.conftest import OpenStore
 
+pytestmark = pytest.mark.versions
+
 
 def run_program(source: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
     """Run a program of its own; ten seconds is far beyond what any of them may take."""
@@ -102,6 +104,7 @@ class TestLoops:
         assert not path.with_name("history.db-wal").exists(), "the last one out copied the log"
 
 
+@pytest.mark.subprocess
 class TestForks:
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
     def test_a_forked_child_is_refused_and_ends(self, tmp_path: Path) -> None:
@@ -139,6 +142,7 @@ class TestForks:
         assert done.stdout.split() == ["refused", "4", "records", "2"], done.stderr
 
 
+@pytest.mark.subprocess
 class TestExit:
     @pytest.mark.parametrize(
         "ending",

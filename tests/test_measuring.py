@@ -12,6 +12,8 @@ from async_history.measuring import Measurements
 from async_history.store import Measured, StoreWarning
 from tests.programs.processes import ROOT
 
+pytestmark = pytest.mark.once
+
 KNOWN = StoreWarning("known", "warning", "known")
 
 

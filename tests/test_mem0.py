@@ -40,12 +40,15 @@ from async_history import (
 from async_history._mem0_values import Mending, message_as_given
 from async_history.mem0 import AsyncMemory, HistoryNotWritten, Memory
 from async_history.mem0._operations import Operation, Recorder
-from tests.conftest import url_of
+from tests.conftest import stores, url_of
 from tests.programs.openai_server import DIMENSIONS, Model, openai_server
 
 IS_V1 = version("mem0ai").startswith("1.")
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # mem0's own, of pydantic and swig
+pytestmark = [
+    pytest.mark.mem0,
+    pytest.mark.filterwarnings("ignore"),  # mem0's own, of pydantic and swig
+]
 
 
 @pytest.fixture(autouse=True)
@@ -299,6 +302,7 @@ class TestLikePlainMem0:
             (record,) = await memory.history("m")
         assert record["new_memory"] == "old text"
 
+    @pytest.mark.subprocess
     def test_another_version_is_refused(self) -> None:
         source = (
             "import importlib.metadata as m; real = m.version\n"
@@ -1009,6 +1013,7 @@ class TestLife:
             (tmp_path / "history.db").unlink()
             await add(memory, "x")
 
+    @pytest.mark.subprocess
     def test_a_program_that_does_not_close_ends(self, tmp_path: Path, model: Model) -> None:
         source = f"""
 import asyncio, json, sys
@@ -1152,10 +1157,7 @@ class TestReadme:
         assert sorted(path.name for path in tmp_path.glob("history.db*")) == ["history.db"]
 
 
-STORES = ("file", "memory", "postgres")
-
-
-@pytest.fixture(params=STORES)
+@pytest.fixture(params=stores("file", "memory", "postgres"))
 def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return url_of(request.param, request, tmp_path)
 

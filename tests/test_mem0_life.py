@@ -45,7 +45,10 @@ def shell(path: Path, statement: str) -> list[Any]:
         return connection.execute(statement).fetchall()
 
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # mem0's own, of pydantic and swig
+pytestmark = [
+    pytest.mark.once,
+    pytest.mark.filterwarnings("ignore"),  # mem0's own, of pydantic and swig
+]
 
 
 @pytest.fixture

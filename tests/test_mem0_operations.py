@@ -29,7 +29,10 @@ from tests.test_mem0 import (
 )
 from tests.test_mem0_life import CHANGES, GatedEmbedder, held_before_its_change, opened, shell
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # mem0's own, of pydantic and swig
+pytestmark = [
+    pytest.mark.once,
+    pytest.mark.filterwarnings("ignore"),  # mem0's own, of pydantic and swig
+]
 
 
 async def test_what_was_cancelled_ends_by_itself_without_a_change(
@@ -117,6 +120,7 @@ async def test_the_error_names_what_may_have_been_written(
     assert raised.value.unknown_ids == (record["id"],)
 
 
+@pytest.mark.subprocess
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 @pytest.mark.parametrize("where", ["file", "memory"])
 def test_a_forked_child_goes_on(where: str, make_memory: MakeMemory) -> None:

@@ -19,6 +19,8 @@ from async_history.mem0._process_locks import SUFFIX, FileLocks
 from async_history.mem0._turns import Turns, turns_of
 from tests.programs.turns import Holder
 
+pytestmark = pytest.mark.once
+
 OFD = pytest.mark.skipif(
     sys.platform != "linux", reason="locks of an open file description are Linux's"
 )
@@ -215,6 +217,7 @@ async def asked(folder: Path) -> None:
 
 @OFD
 class TestBetweenProcesses:
+    @pytest.mark.subprocess
     @pytest.mark.parametrize("end", ["leaves", "dies"])
     async def test_another_waits_until_it_leaves_or_dies(
         self, holder: Holder, tmp_path: Path, end: str
@@ -231,6 +234,7 @@ class TestBetweenProcesses:
             holder.die()
         await asyncio.wait_for(waiting, 30)
 
+    @pytest.mark.subprocess
     async def test_a_thread_waits_too(self, holder: Holder, tmp_path: Path) -> None:
         turns = Turns(FileLocks(str(tmp_path / "history.db")))
         has_it = threading.Event()
@@ -247,6 +251,7 @@ class TestBetweenProcesses:
         assert await asyncio.to_thread(has_it.wait, 30)
         thread.join()
 
+    @pytest.mark.subprocess
     async def test_one_that_is_stopped_is_told_of_in_the_end(
         self, holder: Holder, tmp_path: Path
     ) -> None:
@@ -310,6 +315,7 @@ class TestBetweenProcesses:
             await asyncio.gather(*(many(turns) for turns in sides for _ in range(3)))
         assert all(turns.is_idle for turns in sides)
 
+    @pytest.mark.subprocess
     @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
     def test_a_forked_child_has_nothing_of_its_parents(self, tmp_path: Path) -> None:
         """Neither its turns, nor what keeps the parent's from ending with the parent."""

@@ -29,6 +29,7 @@ from async_history.backends._postgres_locks import AdvisoryLocks
 from async_history.mem0 import AsyncMemory, Memory
 from async_history.mem0._turns import Turns, number_of, turns_of
 from benchmarks._processes import update_together
+from tests.conftest import stores
 from tests.postgres_server import PostgresServer, are_installed, with_query
 from tests.programs.processes import LONG_S
 from tests.programs.turns import Holder
@@ -45,7 +46,11 @@ from tests.test_mem0 import (  # noqa: F401
 )
 from tests.test_mem0_turns import Together, taken
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # mem0's own, of pydantic and swig
+pytestmark = [
+    pytest.mark.postgres,
+    pytest.mark.once,
+    pytest.mark.filterwarnings("ignore"),  # mem0's own, of pydantic and swig
+]
 
 
 @pytest.fixture
@@ -147,6 +152,7 @@ def holding(url: str, *, forks: bool = False) -> Iterator[Holder]:
 
 
 class TestBetweenProcesses:
+    @pytest.mark.subprocess
     @pytest.mark.parametrize("end", ["leaves", "dies", "dies, and its forked child lives"])
     async def test_another_waits_until_it_leaves_or_dies(
         self, url: str, side: Side, end: str
@@ -165,6 +171,7 @@ class TestBetweenProcesses:
             await asyncio.wait_for(waiting, LONG_S)
             assert turns.is_idle
 
+    @pytest.mark.subprocess
     async def test_a_thread_waits_too(self, url: str, side: Side) -> None:
         turns, locks = side()
         has_it = threading.Event()
@@ -182,6 +189,7 @@ class TestBetweenProcesses:
             assert await asyncio.to_thread(has_it.wait, LONG_S)
             thread.join()
 
+    @pytest.mark.subprocess
     async def test_one_that_is_stopped_is_told_of_in_the_end(self, url: str, side: Side) -> None:
         _, locks = side()
         turns = Turns(locks, timeout_s=0.2)
@@ -400,6 +408,7 @@ class TestOfAMemory:
                 gc.collect()
                 await asyncio.sleep(0)
 
+    @pytest.mark.subprocess
     async def test_it_may_do_without(
         self, url: str, make_memory: MakeMemory, configured: Configured
     ) -> None:
@@ -451,7 +460,7 @@ class TestOfAMemory:
         await (memory.aclose() if kind == "async" else asyncio.to_thread(memory.close))
 
 
-@pytest.mark.parametrize("where", ["file", "postgres"])
+@pytest.mark.parametrize("where", stores("file", "postgres"))
 def test_processes_that_update_the_same_memories_keep_the_chains(
     where: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:

@@ -12,6 +12,8 @@ from async_history._mem0_values import Mending, completed, message_as_given
 from async_history.blocking import BlockingHistoryManager
 from async_history.records import record_from_mapping
 
+pytestmark = pytest.mark.mem0
+
 
 class Role(str, enum.Enum):  # noqa: UP042 - StrEnum is shown by its value
     USER = "user"

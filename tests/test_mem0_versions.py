@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = [pytest.mark.subprocess, pytest.mark.once]
+
 ROOT = Path(__file__).parent.parent
 
 TRIED = ("1.0.0", "2.0.6", version("mem0ai"))

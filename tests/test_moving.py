@@ -37,8 +37,10 @@ from async_history import (
     sources,
 )
 from async_history.foreign_table import ForeignTable
-from tests.conftest import OpenStore, url_of
+from tests.conftest import OpenStore, stores, url_of
 from tests.postgres_server import with_query
+
+pytestmark = pytest.mark.once
 
 Urls = Callable[[], str]
 
@@ -324,6 +326,7 @@ def cancel_first(tasks: Sequence["asyncio.Task[CopyReport]"]) -> None:
     tasks[0].cancel()
 
 
+@pytest.mark.faults
 class TestInterrupted:
     @pytest.mark.parametrize("after", [False, True])
     @pytest.mark.parametrize("kind", ["cancelled", "failed"])
@@ -363,6 +366,7 @@ class TestInterrupted:
                 pytest.fail("the copy never ended")
             assert step > 20
 
+    @pytest.mark.subprocess
     async def test_by_a_kill_and_finished(self, tmp_path: Path) -> None:
         source, target = tmp_path / "source.db", tmp_path / "target.db"
         program = (
@@ -531,7 +535,7 @@ class TestCaught:
     )
 
     @pytest.mark.parametrize(("change", "words"), CHANGES)
-    @pytest.mark.parametrize("store", ["file", "postgres"])
+    @pytest.mark.parametrize("store", stores("file", "postgres"))
     async def test_a_target_that_was_changed(
         self,
         store: str,

@@ -19,6 +19,8 @@ from async_history import (
 )
 from tests.postgres_server import with_query
 
+pytestmark = [pytest.mark.postgres, pytest.mark.once]
+
 _CALLS = 20
 _TRIGGER = """
 CREATE TABLE {{schema}}.secret ();

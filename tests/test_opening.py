@@ -36,6 +36,8 @@ from async_history.blocking import BlockingHistoryManager
 from async_history.migrations import adopt
 from tests.legacy_files import MESSAGES, TODAY, V0_0_2
 
+pytestmark = pytest.mark.once
+
 LONG_S = 60
 SHORT_S = 0.3
 ASKED = 2
@@ -444,6 +446,7 @@ def kill_a_writer(path: Path) -> None:
     assert b"torn" in path.read_bytes()
 
 
+@pytest.mark.subprocess
 class TestKilledWriter:
     """The file has a hot journal: nobody can read it before the transaction is undone."""
 

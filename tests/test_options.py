@@ -25,6 +25,8 @@ from async_history.backends.sqlite import SQLiteHistoryManager
 from async_history.blocking import BlockingHistoryManager
 from async_history.migrations import adopt
 
+pytestmark = pytest.mark.once
+
 NOWHERE = "postgresql://agent:secret@127.0.0.1:9/app"
 MANAGERS: Mapping[type[HistoryManager], Callable[[Path], tuple[Any, ...]]] = {
     SQLiteHistoryManager: lambda folder: (folder / "history.db",),

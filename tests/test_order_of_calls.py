@@ -12,6 +12,8 @@ from async_history.mem0._operations import Doorway, Operation, Recorder, current
 from async_history.mem0._turns import Turns, TurnTaker
 from tests.conftest import OpenStore
 
+pytestmark = pytest.mark.once
+
 MANY = 1_200
 """Records that are checked in several turns of the loop."""
 

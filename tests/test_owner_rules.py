@@ -12,6 +12,8 @@ import pytest
 from async_history import HistoryError, HistoryManager, open_history
 from tests.programs.checks import check_index, looking
 
+pytestmark = pytest.mark.once
+
 COLUMNS = (
     "id TEXT PRIMARY KEY {}, memory_id TEXT, old_memory TEXT, new_memory TEXT, event TEXT,"
     " created_at DATETIME, updated_at DATETIME, is_deleted INTEGER, actor_id TEXT, role TEXT"

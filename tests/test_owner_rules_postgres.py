@@ -10,6 +10,8 @@ import pytest
 
 from async_history import HistoryError, open_history
 
+pytestmark = [pytest.mark.postgres, pytest.mark.once]
+
 RULE = """
 CREATE FUNCTION {schema}.rule() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN IF NEW.memory_id = 'bad' THEN RETURN NULL; END IF; RETURN NEW; END $$;

@@ -15,6 +15,8 @@ from async_history.backends.postgres import PostgresHistoryManager
 from tests.pgbouncer import pgbouncer
 from tests.postgres_server import with_query
 
+pytestmark = [pytest.mark.postgres, pytest.mark.pgbouncer, pytest.mark.once]
+
 
 async def test_many_managers_share_two_connections(
     pooled: str, new_schema: Callable[[], str]

@@ -11,6 +11,8 @@ from async_history._mounts import Mount, mount_in
 from async_history._sqlite_journal import place_on
 from tests.programs.places import in_own_mounts, needs_mounts
 
+pytestmark = pytest.mark.once
+
 STATES = ("closed", "rollback", "killed", "killed, no index")
 
 

@@ -35,6 +35,8 @@ from async_history.migrations import citus
 from async_history.migrations import postgres as migrations
 from tests.postgres_server import free_port, with_query
 
+pytestmark = [pytest.mark.postgres, pytest.mark.versions]
+
 NewSchema = Callable[[], str]
 
 

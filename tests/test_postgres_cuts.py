@@ -37,7 +37,12 @@ from tests.programs.postgres_load import texts
 from tests.programs.processes import LONG_S
 from tests.programs.proxy import Proxy
 
-pytestmark = pytest.mark.skipif(not are_installed(), reason="needs a server of its own")
+pytestmark = [
+    pytest.mark.postgres,
+    pytest.mark.faults,
+    pytest.mark.once,
+    pytest.mark.skipif(not are_installed(), reason="needs a server of its own"),
+]
 
 
 @pytest.fixture(autouse=True)

@@ -35,7 +35,12 @@ from tests.programs import processes
 from tests.programs.checks import Wrote, check_submissions
 from tests.programs.postgres_load import Load, check_calls_in_order, texts
 
-pytestmark = pytest.mark.skipif(not are_installed(), reason="kills servers of its own")
+pytestmark = [
+    pytest.mark.postgres,
+    pytest.mark.faults,
+    pytest.mark.once,
+    pytest.mark.skipif(not are_installed(), reason="kills servers of its own"),
+]
 
 _PROCESSES: Final = 8
 _ROUNDS: Final = 15
@@ -227,6 +232,7 @@ async def test_a_dump_restored_into_another_cluster(server: PostgresServer) -> N
         other.remove()
 
 
+@pytest.mark.subprocess
 async def test_eight_processes_open_a_new_schema_and_write(server: PostgresServer) -> None:
     schema = f"test_{secrets.token_hex(8)}"
     url = with_query(server.url(), schema=schema)

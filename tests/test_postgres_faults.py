@@ -42,7 +42,12 @@ from tests.programs.postgres_load import Load, texts
 from tests.programs.processes import LONG_S
 from tests.programs.proxy import Proxy
 
-pytestmark = pytest.mark.skipif(not are_installed(), reason="stops and kills servers of its own")
+pytestmark = [
+    pytest.mark.postgres,
+    pytest.mark.faults,
+    pytest.mark.once,
+    pytest.mark.skipif(not are_installed(), reason="stops and kills servers of its own"),
+]
 
 _TERMINATE_ALL: Final = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity

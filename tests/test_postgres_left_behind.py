@@ -34,7 +34,11 @@ from tests.postgres_faults import (  # noqa: F401 - fixtures are imported to be 
 )
 from tests.postgres_server import PostgresServer, are_installed, with_query
 
-pytestmark = pytest.mark.skipif(not are_installed(), reason="needs a server of its own")
+pytestmark = [
+    pytest.mark.postgres,
+    pytest.mark.once,
+    pytest.mark.skipif(not are_installed(), reason="needs a server of its own"),
+]
 
 _POOL_SIZE = 3
 _A_FEW = 2
@@ -219,6 +223,7 @@ async def test_a_large_call_has_the_time_it_takes(
         assert await history.count_history() == len(records)
 
 
+@pytest.mark.subprocess
 async def test_a_killed_program_leaves_nobody_waiting(
     server: PostgresServer, schema: str, url: str, admin: Any
 ) -> None:

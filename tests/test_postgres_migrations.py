@@ -12,6 +12,8 @@ import pytest
 from async_history import HistoryManager, MigrationError, StorageLocked, open_history
 from async_history.migrations import postgres as migrations
 
+pytestmark = [pytest.mark.postgres, pytest.mark.once]
+
 OLDER = range(1, migrations.VERSION)
 ROWS = 300
 

@@ -16,6 +16,8 @@ from async_history import open_history
 from tests.postgres_plans import IN_ORDER, SHUFFLED, Explainer, fill, questions
 from tests.postgres_server import PostgresServer
 
+pytestmark = [pytest.mark.postgres, pytest.mark.once]
+
 SMALL, LARGE = 10_000, 60_000
 MORE = 150
 """Buffers that a page of the large history may touch besides twice those of the small one's: an

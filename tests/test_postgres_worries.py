@@ -12,6 +12,8 @@ from async_history import HistoryManager, open_history
 from tests.pgbouncer import pgbouncer
 from tests.postgres_server import PostgresServer, are_installed, with_query
 
+pytestmark = [pytest.mark.postgres, pytest.mark.once]
+
 NewSchema = Callable[[], str]
 
 

@@ -189,6 +189,7 @@ class TestInUse:
             await open_and_close()
         assert "in use elsewhere, in this process" in caplog.text
 
+    @pytest.mark.subprocess
     @pytest.mark.skipif(os.name == "nt", reason="asks for POSIX locks")
     async def test_another_process_and_none_where_that_was_killed(
         self, folder: Path, caplog: pytest.LogCaptureFixture

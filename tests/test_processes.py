@@ -26,7 +26,11 @@ from tests.programs.checks import (
     texts,
 )
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="locks files as Linux does")
+pytestmark = [
+    pytest.mark.subprocess,
+    pytest.mark.once,
+    pytest.mark.skipif(sys.platform != "linux", reason="locks files as Linux does"),
+]
 
 LIMIT_S = 120
 """Nothing here takes a quarter of it, unless it hangs."""

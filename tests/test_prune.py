@@ -30,6 +30,8 @@ from tests.conftest import OpenStore
 from tests.followers import first
 from tests.programs.checks import check_index, check_levels, check_sound, looking
 
+pytestmark = pytest.mark.once
+
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 CUTOFF = NOW - timedelta(days=90)
 

@@ -17,6 +17,8 @@ from async_history.backends import _pruning
 from async_history.backends.postgres import PostgresHistoryManager
 from tests.test_prune import CUTOFF, change, everything, kept
 
+pytestmark = pytest.mark.once
+
 OLD = 200
 
 

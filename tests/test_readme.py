@@ -33,6 +33,7 @@ def run(source: str, folder: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.subprocess
 def test_the_example(tmp_path: Path) -> None:
     assert len(list(filter(None, EXAMPLE.splitlines()))) <= 10
     first, second = run(EXAMPLE, tmp_path).splitlines()
@@ -58,6 +59,7 @@ async def test_following(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert capsys.readouterr().out == "m ADD tea\nm ADD mate\n"
 
 
+@pytest.mark.subprocess
 def test_going_back(tmp_path: Path) -> None:
     assert run(f"{BACK}\nimport asyncio\nasyncio.run(main())", tmp_path).splitlines() == [
         "at noon: likes tea",
@@ -67,6 +69,7 @@ def test_going_back(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.subprocess
 def test_adoption_looks_first(tmp_path: Path) -> None:
     path = tmp_path / "history.db"
     with sqlite3.connect(path) as connection:
@@ -94,6 +97,7 @@ async def test_letting_go(capsys: pytest.CaptureFixture[str]) -> None:
     assert erased == "erased the texts of 1 record and 0 messages"
 
 
+@pytest.mark.subprocess
 def test_moving(tmp_path: Path) -> None:
     run(EXAMPLE, tmp_path)
     assert run(MOVING, tmp_path).startswith("2 written, 2 compared, ")

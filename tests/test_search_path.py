@@ -31,6 +31,8 @@ from async_history.migrations import postgres as migrations
 from tests.planted_overloads import LOGGING, plant, taken, unqualified
 from tests.postgres_server import PostgresServer, with_query
 
+pytestmark = [pytest.mark.postgres, pytest.mark.versions, pytest.mark.once]
+
 ROLES: Final = """
 CREATE ROLE anon;
 CREATE ROLE mallory LOGIN;

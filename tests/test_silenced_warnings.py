@@ -25,7 +25,11 @@ from tests.pgbouncer import pgbouncer
 from tests.postgres_faults import until
 from tests.postgres_server import PostgresServer, are_installed, with_query
 
-pytestmark = pytest.mark.skipif(not are_installed(), reason="needs a server of its own")
+pytestmark = [
+    pytest.mark.postgres,
+    pytest.mark.once,
+    pytest.mark.skipif(not are_installed(), reason="needs a server of its own"),
+]
 
 _WAITING = "SELECT pid, query_start FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
 _NEW = {"memory_id": "m", "new_memory": "x", "event": "UPDATE"}

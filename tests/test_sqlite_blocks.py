@@ -16,6 +16,8 @@ from async_history.backends._sqlite_search import THROUGH_INDEX, parameters, sel
 from async_history.block_index import CHUNKS
 from async_history.queries import Filter
 
+pytestmark = pytest.mark.once
+
 CHUNK = 1 << CHUNKS.bits
 START = datetime(2026, 1, 1, microsecond=1, tzinfo=UTC)
 """With microseconds, which make times plain ones: others are sought everywhere."""

@@ -24,6 +24,8 @@ from async_history import (
 )
 from tests.test_prune import kept
 
+pytestmark = [pytest.mark.versions, pytest.mark.once]
+
 T = TypeVar("T")
 
 

@@ -32,8 +32,10 @@ from async_history.backends._sqlite_search import THROUGH_INDEX
 from async_history.backends._sqlite_states import fetch_sql, find_sql
 from async_history.backends.sqlite import SQLiteHistoryManager
 from async_history.migrations.postgres import in_schema
-from tests.conftest import STORES, OpenStore, url_of
+from tests.conftest import OpenStore, stores, url_of
 from tests.legacy_files import NO, TODAY, build
+
+pytestmark = pytest.mark.once
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 
@@ -321,7 +323,7 @@ class TestAllMemories:
             assert set(await all_at(history, NOON)) == known, "gone is gone when it came"
             assert set(await all_at(history, at(0.01))) == known | {"naive"}
 
-    @pytest.mark.parametrize("store", ["file", "postgres"])
+    @pytest.mark.parametrize("store", stores("file", "postgres"))
     async def test_a_change_without_a_time_has_that_of_the_one_before(
         self, store: str, request: pytest.FixtureRequest, tmp_path: Path
     ) -> None:
@@ -352,7 +354,7 @@ class TestAllMemories:
                 expected = {"n": "x"} if said is None else {"n": "x", "m": said}
                 assert await all_at(history, at(minutes)) == expected
 
-    @pytest.mark.parametrize("store", ["file", "postgres"])
+    @pytest.mark.parametrize("store", stores("file", "postgres"))
     async def test_one_record_that_is_gone_meanwhile_is_said(
         self, store: str, request: pytest.FixtureRequest, tmp_path: Path
     ) -> None:
@@ -485,7 +487,7 @@ def replayed(written: Sequence[Change], when: datetime) -> dict[str, str]:
     return {memory: text for memory, (text, is_there) in states.items() if is_there}
 
 
-@pytest.mark.parametrize("store", [store for store in STORES if store != "null"])
+@pytest.mark.parametrize("store", stores("file", "memory", "postgres", "pgbouncer"))
 def test_every_way_to_go_back_agrees(
     store: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:

@@ -13,6 +13,8 @@ from async_history.backends import _postgres_rows
 from async_history.records import HistoryRecord, parse_time
 from tests.conftest import OpenStore, url_of
 
+pytestmark = pytest.mark.once
+
 START: Final = datetime(2026, 11, 20, 9, tzinfo=UTC)
 SECOND: Final = timedelta(seconds=1)
 
@@ -83,6 +85,7 @@ async def read(history: HistoryManager) -> dict[str, tuple[object, ...]]:
     return found
 
 
+@pytest.mark.postgres
 @pytest.mark.parametrize("event", ["ADD", "UPDATE"])
 @pytest.mark.parametrize("time", [*SPELLINGS, *NO_TIMES, *LOOKALIKES])
 async def test_a_copy_keeps_every_time(

@@ -11,6 +11,8 @@ import pytest
 from async_history import HistoryManager, HistoryRecord, open_history
 from async_history.blocks import SPANS
 
+pytestmark = pytest.mark.once
+
 START = datetime(2026, 1, 1, tzinfo=UTC)
 SPELLINGS = (
     lambda moment: moment.isoformat(timespec="microseconds"),

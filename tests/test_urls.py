@@ -22,6 +22,8 @@ from async_history.opening import sqlite_file, without_secrets
 from tests.conftest import OpenStore
 from tests.postgres_server import with_query
 
+pytestmark = pytest.mark.once
+
 NewSchema = Callable[[], str]
 
 

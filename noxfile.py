@@ -1,0 +1,118 @@
+"""What a change must pass, task by task: `nox --list` shows the sessions, `.ci/run` runs them all.
+
+Each session installs what it needs into its own environment. With `--no-venv --no-install` it uses
+the active one instead, which then has the groups `dev` and `bench`.
+"""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import nox
+
+nox.needs_version = ">=2025.2"
+nox.options.sessions = ["lint", "types", "imports"]
+
+BENCHMARKS = (
+    "peers",
+    "mem0",
+    "postgres",
+    "growth",
+    "follow",
+    "timeline",
+    "moving",
+    "queries",
+    "reads",
+    "latest",
+    "sizes",
+    "plans",
+)
+
+OLDEST_POSTGRES = "13"
+PYTEST = ("pytest", "-q", "-p", "no:cacheprovider")  # several may run at once
+
+
+def install(session: nox.Session, *groups: str) -> None:
+    """Install the package as it lies here, and dependency groups."""
+    session.install("-e", ".", *(f"--group={group}" for group in groups))
+
+
+@nox.session(python=["3.11", "3.12", "3.13", "3.14"])
+def tests(session: nox.Session) -> None:
+    """The tests, or those that the arguments after `--` choose."""
+    install(session, "test")
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def postgres(session: nox.Session) -> None:
+    """What depends on PostgreSQL's version, on those given: random calls, on 13 all the rest too.
+
+    Only 16 and 18 come with the tests; `.ci/postgres_versions` brings the others.
+    """
+    install(session, "test")
+    for version in session.posargs or ["16"]:
+        chosen = [] if version == OLDEST_POSTGRES else ["tests/test_stateful.py", "-n", "0"]
+        session.run(
+            *(*PYTEST, "-m", "postgres and versions", *chosen),
+            env={"TEST_POSTGRES_VERSION": version},
+        )
+
+
+@nox.session
+def mem0(session: nox.Session) -> None:
+    """What depends on mem0's version, with the newest 1.0."""
+    install(session, "test")
+    with TemporaryDirectory() as folder:
+        pip = ("python", "-m", "pip", "install", "--quiet", "--no-deps", "--target", folder)
+        session.run(*pip, "mem0ai==1.0.11")
+        session.run(*PYTEST, "-m", "mem0", *session.posargs, env={"PYTHONPATH": folder})
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style, spelling, and the form of our configuration."""
+    install(session, "lint")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("codespell")
+    session.run("validate-pyproject", "pyproject.toml")
+    for schema, folder in (("workflows", "workflows"), ("issue-forms", "ISSUE_TEMPLATE")):
+        files = [path for path in Path(".github", folder).glob("*.yml") if path.stem != "config"]
+        session.run(
+            "check-jsonschema", f"--builtin-schema=vendor.github-{schema}", *map(str, files)
+        )
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """mypy --strict on the package, the tests and the benchmarks."""
+    install(session, "test", "bench")
+    session.run("mypy", *session.posargs)
+
+
+@nox.session
+def imports(session: nox.Session) -> None:
+    """The order of imports between the packages."""
+    install(session, "imports")
+    session.run("lint-imports")
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Build the archives into a folder (a temporary one), and inspect them."""
+    install(session, "build")
+    with TemporaryDirectory() as temporary:
+        folder = session.posargs[0] if session.posargs else temporary
+        session.run("python", "-m", "build", "--outdir", folder)
+        archives = [str(path) for path in Path(folder).glob("async_history-*")]
+        session.run("twine", "check", "--strict", *archives)
+        session.run("check-wheel-contents", folder)
+
+
+@nox.session(name="bench-smoke")
+def bench_smoke(session: nox.Session) -> None:
+    """A short run of the benchmarks, or of those named: whether they work, not what they say."""
+    install(session, "bench")
+    with TemporaryDirectory() as results:
+        for name in session.posargs or BENCHMARKS:
+            session.run("python", "-m", f"benchmarks.{name}", "--quick", "--results", results)
