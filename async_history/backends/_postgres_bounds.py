@@ -15,6 +15,9 @@ _RECORD_S: Final = 0.001
 _BYTES_A_S: Final = 1024 * 1024
 """What a healthy server may take for what it is given, beyond a try's time: ten times what a slow
 one does, and a slow network."""
+_UNNOTICED_S: Final = 2.0
+"""What a batch of usual size may take: a transaction that tells the server of it takes two round
+trips more than a statement alone."""
 _LOCK_PART: Final = 0.8
 _STATEMENT_PART: Final = 0.9
 """Of a try's time: the server gives up by itself before we cut it off."""
@@ -33,8 +36,9 @@ Said = Mapping[str, int]
 
 
 def time_for(batch: Sequence[Submission]) -> float:
-    """Return how long a healthy server may need for a batch's size, in seconds."""
-    return sum(one.record_count * _RECORD_S + one.size_bytes / _BYTES_A_S for one in batch)
+    """Return how long a healthy server may need for a batch, in seconds; 0 for a usual one."""
+    needed_s = sum(one.record_count * _RECORD_S + one.size_bytes / _BYTES_A_S for one in batch)
+    return needed_s if needed_s > _UNNOTICED_S else 0.0
 
 
 async def settings_of(connection: Any) -> Said:

@@ -233,11 +233,13 @@ class BatchCommitter:
 
     async def _add_at_once(self, records: Sequence[HistoryRecord]) -> None:
         """Write new records; the server undoes them all where one can't be written."""
-        self._sent()
         if self._settings:
             async with self._transaction():
+                self._sent()
                 await self._add(records)
-        elif len(records) == 1:
+            return
+        self._sent()
+        if len(records) == 1:
             done = await self._connection.execute(self._sql(_ADD_ONE_ALONE), *values_of(records[0]))
             _require_all(done, records)  # it is there or not
         else:

@@ -71,8 +71,6 @@ RETRY_TIMEOUT_S = 30.0
 _TRIES: Final = 3
 """One try may take this part of the time for all: a server that hangs leaves time for another."""
 _ASK_AGAIN_S: Final = 0.1
-_UNNOTICED_S: Final = 1.0
-"""What a batch of usual size may take beyond a try's time: it is sent without a word about it."""
 _WAITS: Final = 50
 """Into how many parts a late batch's time is cut, so that who waits for a lock can be found."""
 
@@ -259,12 +257,8 @@ class PostgresHistoryManager(HistoryManager):
             return await committer.commit(batch)
 
         writing = self._require_writing()
-        size_s = time_for(batch)
-        refused = await writing.do(
-            commit,
-            size_s if size_s > _UNNOTICED_S else 0.0,
-            _WAITS if is_late and len(batch) > 1 else None,
-        )
+        waits = _WAITS if is_late and len(batch) > 1 else None
+        refused = await writing.do(commit, time_for(batch), waits)
         self._begun = None
         self._bell.ring()
         return refused

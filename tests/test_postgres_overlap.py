@@ -1,0 +1,69 @@
+"""The event loop works while PostgreSQL does: callers are woken when their next batch was sent."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from async_history.backends._postgres_bounds import time_for
+from async_history.backends._postgres_commit import BatchCommitter
+from async_history.submissions import AddRecords, UncheckedRecords
+from async_history.writer import BATCH_RECORDS
+
+WOKEN = "callers woken"
+
+
+async def submission(number: int) -> AddRecords:
+    record = {
+        "memory_id": f"m{number}",
+        "old_memory": "likes tea",
+        "new_memory": "likes mate " * 50,
+        "event": "UPDATE",
+        "actor_id": "agent",
+        "role": "assistant",
+    }
+    return await UncheckedRecords([record], None).check()
+
+
+class Recorder:
+    """A connection that notes the first word of what it is sent."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    async def execute(self, sql: str, *_: Any) -> str:
+        self.seen.append(sql.split()[0].rstrip(";"))
+        return "INSERT 0 2"
+
+
+@pytest.mark.parametrize(
+    ("settings", "seen"),
+    [
+        pytest.param((), [WOKEN, "WITH"], id="one statement"),
+        pytest.param(
+            ("SET LOCAL lock_timeout TO 1",),
+            ["BEGIN", WOKEN, "INSERT", "SET"],
+            id="transaction",
+        ),
+    ],
+)
+async def test_callers_are_woken_as_the_records_are_sent(
+    settings: Sequence[str], seen: Sequence[str]
+) -> None:
+    connection = Recorder()
+    committer = BatchCommitter(
+        connection,
+        '"a"',
+        settings=settings,
+        is_distributed=False,
+        where="nowhere",
+        sent=lambda: connection.seen.append(WOKEN),
+    )
+    assert await committer.commit([await submission(1), await submission(2)]) == {}
+    assert connection.seen == seen
+
+
+async def test_a_batch_of_usual_size_needs_no_settings() -> None:
+    one = await submission(1)
+    assert time_for([one] * BATCH_RECORDS) == 0
+    assert time_for([one] * BATCH_RECORDS * 10) > BATCH_RECORDS * 10 / 1000
