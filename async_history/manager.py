@@ -596,7 +596,9 @@ class HistoryManager(Store):
             reason: kept with the erasure. Name no person in it.
             dry_run: only count what would be erased.
             vacuum: also write a SQLite file anew, without the free space in which texts of
-                earlier changes may be; writers wait meanwhile. On PostgreSQL: VACUUM the tables.
+                earlier changes may be; writers wait meanwhile. On PostgreSQL: VACUUM the tables
+                beside the writes, on a connection of the pool, however long that takes. Cancelled,
+                it ends; behind a pooler it goes on, and a warning is logged.
 
         Raises:
             InvalidInput: naming the argument; nothing was erased.

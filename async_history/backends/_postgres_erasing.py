@@ -1,7 +1,7 @@
 """Erasing in PostgreSQL: the statements, and what only the server's owner can do.
 
-Lives here: what a transaction does, the erasures' table, VACUUM. Not here: what is decided
-(erase_transactions), whose turn it is (postgres).
+Lives here: what a transaction does, the erasures' table. Not here: what is decided
+(erase_transactions), whose turn it is (postgres), VACUUM (_postgres_vacuum).
 """
 
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -14,9 +14,9 @@ from async_history.backends._postgres_transaction import (
     SchemaSteps,
     transaction,
 )
+from async_history.backends._postgres_vacuum import Vacuum
 from async_history.backends._postgres_writing import Write
 from async_history.erase_transactions import LOST, Columns, EraseTransaction, Place, Texts
-from async_history.errors import StorageError
 from async_history.migrations.postgres import in_schema
 from async_history.queries import Filter
 from async_history.retention import (
@@ -25,7 +25,6 @@ from async_history.retention import (
     Remains,
     actor_digest,
 )
-from async_history.writer import OutcomeUnknown, TryAgain
 
 T = TypeVar("T")
 
@@ -85,6 +84,7 @@ FROM {schema}.erasures ORDER BY begun_at, id
 """
 """The erasures that the schema knows of, oldest first; for `erasure_from_row`."""
 
+_TABLES: Final = ("history", "messages")
 _OUT_OF_REACH: Final = (
     "the server's log (WAL), replicas until they have replayed it, and backups have the texts "
     "until they are recycled",
@@ -176,7 +176,7 @@ class ServerErasure:
 
     Args:
         in_turn: does work on the connection that writes, alone, in its turn among the writes.
-        beside: does work on another connection, which no transaction is open on.
+        vacuum: vacuums the tables.
         schema: the quoted schema.
         is_distributed: the tables are spread over the nodes of a Citus cluster.
     """
@@ -184,13 +184,13 @@ class ServerErasure:
     def __init__(
         self,
         in_turn: Callable[[Write[Any]], Awaitable[Any]],
-        beside: Callable[[Callable[[Any], Coroutine[Any, Any, Any]]], Awaitable[Any]],
+        vacuum: Vacuum,
         schema: str,
         *,
         is_distributed: bool,
     ) -> None:
         self._in_turn = in_turn
-        self._beside = beside
+        self._vacuum = vacuum
         self._schema = schema
         self._is_distributed = is_distributed
 
@@ -224,32 +224,8 @@ class ServerErasure:
         return Remains(sentences=_OUT_OF_REACH)
 
     async def clean(self, *, vacuum: bool) -> Remains:
-        refusals = await self._vacuumed() if vacuum else ["(vacuum=False)"]
-        return Remains(
-            sentences=(
-                *(f"the tables were not vacuumed: {reason}" for reason in refusals),
-                *_OUT_OF_REACH,
-            )
-        )
-
-    async def _vacuumed(self) -> list[str]:
-        """Vacuum the tables while others write; return why that was not done."""
-        warnings: list[str] = []
-
-        def hear(_: Any, message: Any) -> None:
-            if message.severity_en == "WARNING":  # the table belongs to somebody else
-                warnings.append(message.message)
-
-        async def vacuum(connection: Any) -> None:
-            connection.add_log_listener(hear)
-            try:
-                for table in ("history", "messages"):
-                    await connection.execute(f"VACUUM (ANALYZE) {self._schema}.{table}")
-            finally:
-                connection.remove_log_listener(hear)
-
-        try:
-            await self._beside(vacuum)
-        except (StorageError, OutcomeUnknown, TryAgain) as error:
-            return [str(error)]
-        return warnings
+        if vacuum:
+            refusals = await self._vacuum.run(_TABLES)
+        else:
+            refusals = ["the tables were not vacuumed (vacuum=False)"]
+        return Remains(sentences=(*refusals, *_OUT_OF_REACH))

@@ -246,38 +246,39 @@ class ConnectionPool:
 
         return await self._uncancelled(connection, fetch(), timeout_s)
 
-    async def use(self, work: Callable[[Any], Coroutine[Any, Any, T]], timeout_s: float) -> T:
-        """Do work on a connection that may be cancelled at any moment: it commits nothing.
+    async def use(self, work: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
+        """Do work that commits nothing, and that knows by itself when to give up.
+
+        It is cancelled with its caller, but behind a pooler it goes on.
 
         Raises:
             As `acquire`, and as `bounded`.
         """
         connection = await self.acquire()
         if self.pools_behind:
-            return await self._uncancelled(connection, work(connection), timeout_s)
-        return await self._answer(
-            connection, asyncio.wait_for(work(connection), timeout_s), timeout_s
-        )
+            return await self._uncancelled(connection, work(connection), None)
+        return await self._answer(connection, work(connection), None)
 
-    async def _answer(self, connection: Any, call: Awaitable[T], timeout_s: float) -> T:
+    async def _answer(self, connection: Any, call: Awaitable[T], timeout_s: float | None) -> T:
         """Wait for an answer of the server's, which asyncpg asks to cancel where we are gone."""
         try:
             answer = await call
         except TimeoutError as error:
             self._start(self.release(connection))
-            raise OutcomeUnknown(f"{self._where} did not answer within {timeout_s} s") from error
-        except asyncio.CancelledError:
-            self._start(self.release(connection))
-            raise
+            within = "in time" if timeout_s is None else f"within {timeout_s} s"
+            raise OutcomeUnknown(f"{self._where} did not answer {within}") from error
         except DriverError as error:
             meaning = self._meaning(error, connection)
             await self.release(connection)
             raise meaning from error
+        except BaseException:
+            self._start(self.release(connection))
+            raise
         await self.release(connection)
         return answer
 
     async def _uncancelled(
-        self, connection: Any, call: Coroutine[Any, Any, T], timeout_s: float
+        self, connection: Any, call: Coroutine[Any, Any, T], timeout_s: float | None
     ) -> T:
         """Wait for an answer; whether we are gone or not, its place is free after it only."""
 
@@ -297,7 +298,7 @@ class ConnectionPool:
         return task
 
     @contextlib.contextmanager
-    def bounded(self, connection: Any, timeout_s: float) -> Iterator[None]:
+    def bounded(self, connection: Any, timeout_s: float | None) -> Iterator[None]:
         """Cut the connection off if the body takes longer, and type what goes wrong in it.
 
         Never by cancelling, for the body may commit: a server asked to cancel while it waits for a
@@ -316,7 +317,9 @@ class ConnectionPool:
             was_cut_off = self._hung = True
             _terminate(connection)
 
-        timer = asyncio.get_running_loop().call_later(timeout_s, cut_off)
+        timer = None
+        if timeout_s is not None:
+            timer = asyncio.get_running_loop().call_later(timeout_s, cut_off)
         try:
             with _doubting_a_lone_commit(connection):
                 yield
@@ -332,7 +335,8 @@ class ConnectionPool:
                 ) from error
             raise
         finally:
-            timer.cancel()
+            if timer is not None:
+                timer.cancel()
 
     def _meaning(self, error: BaseException, connection: Any) -> Exception:
         """Return what to raise for a driver's error; close a connection that is of no more use."""

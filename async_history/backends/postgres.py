@@ -10,7 +10,6 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
-    Coroutine,
     Iterable,
     Mapping,
     Sequence,
@@ -37,6 +36,7 @@ from async_history.backends._postgres_pruning import prune
 from async_history.backends._postgres_read import HistoryReader
 from async_history.backends._postgres_states import states_at
 from async_history.backends._postgres_transaction import savepoint, transaction
+from async_history.backends._postgres_vacuum import Vacuum
 from async_history.backends._postgres_worries import STATE, worries_of
 from async_history.backends._postgres_writing import Write, WritingConnection
 from async_history.errors import (
@@ -293,19 +293,22 @@ class PostgresHistoryManager(HistoryManager):
         return await self._in_turn(step)
 
     def _erasure_steps(self) -> ServerErasure:
+        self._require_writing()
+        assert self._pool is not None  # noqa: S101 - they go together
+        vacuum = Vacuum(
+            self._pool,
+            self._in_turn,
+            self._where,
+            self._schema,
+            ask_every_s=self._retry_timeout_s,
+        )
         return ServerErasure(
-            self._in_turn, self._beside, self._schema, is_distributed=self._is_distributed
+            self._in_turn, vacuum, self._schema, is_distributed=self._is_distributed
         )
 
     def _in_turn(self, work: "Write[T]") -> "asyncio.Future[T]":
         """Do work that writes, after all writes called before it and before all after."""
         return self._writer.run_in_turn(lambda: self._require_writing().do(work))
-
-    async def _beside(self, work: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
-        """Do work on a connection of its own, beside the writes."""
-        self._require_writing()
-        assert self._pool is not None  # noqa: S101 - they go together
-        return await self._pool.use(work, self._retry_timeout_s)
 
     def _require_writing(self) -> WritingConnection:
         if self._writing is None:
