@@ -27,8 +27,14 @@ from tests.postgres_server import PostgresServer, are_installed, with_query
 from tests.programs.processes import LONG_S
 from tests.programs.proxy import Proxy
 
-pytestmark = pytest.mark.skipif(not are_installed(), reason="needs a server of its own")
+pytestmark = [
+    pytest.mark.postgres,
+    pytest.mark.once,
+    pytest.mark.versions,
+    pytest.mark.skipif(not are_installed(), reason="needs a server of its own"),
+]
 
+_POOLER = pytest.param("pooler", marks=pytest.mark.pgbouncer)
 _ASK_EVERY_S = 0.5
 _VACUUM = "query LIKE 'VACUUM%' AND wait_event_type = 'Lock' AND pid <> pg_backend_pid()"
 """One that is held up; that of the other table may be under way."""
@@ -136,7 +142,7 @@ def _not_vacuumed(report: ErasureReport) -> list[str]:
 
 
 @pytest.mark.parametrize("table", ["history", "messages"])
-@pytest.mark.parametrize("how", ["own", "pool", "pooler"])
+@pytest.mark.parametrize("how", ["own", "pool", _POOLER])
 async def test_it_is_waited_for_while_the_server_is_at_it(
     how: str,
     table: str,
@@ -212,6 +218,7 @@ async def test_a_cancelled_erasure_ends_it_in_the_server(
         assert await history.count_history() == 1  # the pool has its connection back
 
 
+@pytest.mark.pgbouncer
 async def test_behind_a_pooler_it_goes_on_and_that_is_said(
     server: PostgresServer,
     schema: str,

@@ -42,6 +42,7 @@ pytestmark = [
 
 _POOL_SIZE = 3
 _A_FEW = 2
+_POOLER = pytest.param("pooler", marks=pytest.mark.pgbouncer)
 
 
 async def _walk(history: HistoryManager) -> object:
@@ -99,7 +100,7 @@ async def _locked(
         await owner.close()
 
 
-@pytest.mark.parametrize("how", ["own", "pool", "pooler"])
+@pytest.mark.parametrize("how", ["own", "pool", _POOLER])
 @pytest.mark.parametrize("read", READS)
 async def test_reads_that_are_given_up(
     read: str, how: str, server: PostgresServer, schema: str, admin: Any
@@ -128,7 +129,7 @@ async def _none_waits(admin: Any) -> bool:
     return await waiting_for_locks(admin) == 0
 
 
-@pytest.mark.parametrize("how", ["own", "pool", "pooler"])
+@pytest.mark.parametrize("how", ["own", "pool", _POOLER])
 async def test_calls_that_are_cut_off(
     how: str, server: PostgresServer, schema: str, admin: Any
 ) -> None:
@@ -202,7 +203,7 @@ async def test_a_user_s_sessions_are_given_back_as_they_were(
             assert await first.fetchval("SHOW lock_timeout") == "7min"
 
 
-@pytest.mark.parametrize("how", ["own", "pooler"])
+@pytest.mark.parametrize("how", ["own", _POOLER])
 @pytest.mark.parametrize("is_named", [False, True])
 async def test_a_large_call_has_the_time_it_takes(
     is_named: bool, how: str, server: PostgresServer, schema: str, admin: Any
