@@ -187,7 +187,10 @@ _UNLIKELY: Final = (
     (r"^/?[A-Za-z]:([\\/]|$)|\\", "is written for Windows, and this is another system")
     if os.name != "nt"
     else (r"^\0$", ""),
-    (r"^[A-Za-z][\w+.-]+:|^:", "looks like a URL without its ://"),
+    (
+        r"^[A-Za-z][\w+.-]+:|^:|^(sqlite|postgres)\w*(\+\w+)?//|^/*[^/]+:[^/]*@",
+        "looks like a URL without its ://",
+    ),
 )
 """What is no file's name by any likelihood, as a regular expression, and why."""
 

@@ -421,6 +421,8 @@ async def test_files_by_any_spelling(spelling: str | Path, file: str, home: Path
         *("null:", "memory:", "sqlite:history.db", "sqlite:/history.db", "file:history.db"),
         *("file:history.db?mode=ro", "file::memory:?cache=shared", ":memory", ":memory:?x=y"),
         *("postgresql:/host/app", "postgresql:host", "jdbc:postgresql://host/app", "http://x/y.db"),
+        *("postgresql//u:p@h/d", "postgres//h/d", "postgresql+asyncpg//h/d", "sqlite///x.db"),
+        *("//u:word@h/d", "u:word@h/d", "u:@h/d"),
         *("host=127.0.0.1 dbname=app", "dbname=app", "user=agent password=x"),
         *("C:\\data\\history.db", "C:/data/history.db", "c:history.db"[:2], "data\\history.db"),
         *("\\\\server\\share\\history.db", "sqlite:///C:/data/history.db", "sqlite:///C:\\x.db"),
