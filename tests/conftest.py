@@ -18,6 +18,7 @@ import async_history.backends.postgres
 import async_history.backends.sqlite  # noqa: F401
 from async_history import HistoryManager, open_history
 from tests import markers
+from tests.patience import PATIENCE
 from tests.pgbouncer import pgbouncer
 from tests.postgres_server import VERSIONS, PostgresServer, drop_schemas, with_query
 
@@ -34,12 +35,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=300, help="kills under load (300)")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-timeout reads it
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("timeout") is None:
+        config.option.timeout = float(config.getini("timeout")) * PATIENCE
+
+
 @pytest.hookimpl(tryfirst=True)  # before those are chosen that have a marker
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         for fixture, marker in (("postgres", "postgres"), ("pooled", "pgbouncer")):
             if fixture in getattr(item, "fixturenames", ()):
                 item.add_marker(marker)
+        for limit in list(item.iter_markers("timeout")):
+            item.add_marker(pytest.mark.timeout(limit.args[0] * PATIENCE), append=False)
     if not config.getoption("--nightly"):
         skip = pytest.mark.skip(reason="long version: run with --nightly")
         for item in items:
@@ -120,6 +129,7 @@ def new_schema(postgres: str) -> Iterator[Callable[[], str]]:
 _MARKS = {
     "postgres": [pytest.mark.postgres],
     "pool": [pytest.mark.postgres],
+    "pooler": [pytest.mark.postgres, pytest.mark.pgbouncer, pytest.mark.once],
     "pgbouncer": [pytest.mark.postgres, pytest.mark.pgbouncer, pytest.mark.once],
     "rollback": [pytest.mark.once],
     "rollback journal": [pytest.mark.once],

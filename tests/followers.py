@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from async_history import Following, HistoryManager, HistoryRecord
-from tests.programs.processes import LONG_S
+from tests.patience import LONG_S
 
 NEVER_S: Final = 1e6
 """An interval that leaves only the wake-up."""

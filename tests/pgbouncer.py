@@ -14,9 +14,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from tests.markers import require
+from tests.patience import LONG_S
 from tests.postgres_server import free_port, server_user
-
-_START_S = 20
 
 
 def require_pgbouncer() -> str:
@@ -87,7 +86,7 @@ ignore_startup_parameters = extra_float_digits
             stderr=log,
         )
     try:
-        deadline = time.monotonic() + _START_S
+        deadline = time.monotonic() + LONG_S
         while not _accepts(port):
             assert process.poll() is None, (folder / "log").read_text()
             assert time.monotonic() < deadline, "PgBouncer did not start"
@@ -95,7 +94,7 @@ ignore_startup_parameters = extra_float_digits
         yield f"postgresql://owner:secret@127.0.0.1:{port}{parts.path}"
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(LONG_S)
         shutil.rmtree(folder, ignore_errors=True)
 
 

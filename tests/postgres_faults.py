@@ -16,9 +16,9 @@ import pytest
 
 from async_history import CommitUnknown, HistoryManager
 from async_history.backends.postgres import PostgresHistoryManager
+from tests.patience import LONG_S
 from tests.postgres_server import PostgresServer, with_query
 from tests.programs.failing_io import compiler
-from tests.programs.processes import LONG_S
 from tests.programs.proxy import Proxy
 
 _MAX_CONNECTIONS: Final = 25

@@ -27,13 +27,13 @@ from urllib.parse import urlencode
 import asyncpg
 
 from tests.markers import require
+from tests.patience import LONG_S
 
 VERSIONS: Final = (18, 16)
 """What the dev extra brings; the first is the default, or that of `TEST_POSTGRES_VERSION`."""
 _VERSION: Final = int(os.environ.get("TEST_POSTGRES_VERSION", VERSIONS[0]))
 _FOLDERS: Final = {16: "pginstall", 18: "pginstall18"}
 _NOBODY: Final = 65534
-_START_S: Final = 60
 
 _SETTINGS: Final = {
     "shared_buffers": "32MB",
@@ -122,7 +122,7 @@ class PostgresServer:
             user=self._user,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=LONG_S,
             cwd=self.folder,
             env={"PATH": os.environ["PATH"], "LC_ALL": "C", "TZ": "UTC", **environment},
             check=False,
@@ -192,7 +192,7 @@ class PostgresServer:
                 stderr=log,
                 env={"PATH": os.environ["PATH"], "LC_ALL": "C", "TZ": "UTC", **self.environment},
             )
-        deadline = time.monotonic() + _START_S
+        deadline = time.monotonic() + LONG_S
         while not self._accepts():
             assert self._process.poll() is None, (self.folder / "log").read_text()[-2_000:]
             assert time.monotonic() < deadline, "PostgreSQL did not start"
@@ -217,7 +217,7 @@ class PostgresServer:
         if self._process is not None and self._process.poll() is None:
             how = {"fast": signal.SIGINT, "immediate": signal.SIGQUIT, "kill": signal.SIGKILL}
             _send(how[mode], self._own_processes() if mode == "kill" else [self.pid])
-            self._process.wait(60)
+            self._process.wait(LONG_S)
         self._process = None
 
     def restart(self, mode: str = "fast") -> None:

@@ -17,6 +17,7 @@ from async_history import InvalidInput, Message, StorageError, open_history
 from async_history.backends import _sqlite_backup as backup_module
 from async_history.backends.sqlite import SQLiteHistoryManager
 from async_history.migrations import is_prepared
+from tests.patience import LONG_S
 
 pytestmark = pytest.mark.once
 
@@ -165,7 +166,7 @@ async def test_cancelled_it_leaves_nothing(
 
     def slow(source: sqlite3.Connection, unfinished: Path, watch: backup_module.Watch) -> None:
         reached.set()
-        assert go_on.wait(30)
+        assert go_on.wait(LONG_S)
         copy_pages(source, unfinished, watch)
 
     monkeypatch.setattr(backup_module, "_copy", slow)

@@ -36,11 +36,10 @@ from async_history import (
 from async_history.blocking import BlockingHistoryManager
 from tests.conftest import stores, url_of
 from tests.legacy_files import plain_mem0
+from tests.patience import LONG_S, SOON_S
 from tests.test_life import run_program
 
 Open = Callable[..., BlockingHistoryManager]
-ENDS_WITHIN_S = 20
-"""Far beyond what any wait here may take: only a deadlock lasts so long."""
 THREAD = "async_history blocking"
 
 
@@ -77,7 +76,7 @@ def in_threads(work: Callable[[int], None], count: int) -> None:
     """Run work in threads of its own, and raise what any of them raised."""
     with ThreadPoolExecutor(count) as executor:
         for done in [executor.submit(work, n) for n in range(count)]:
-            done.result(ENDS_WITHIN_S)
+            done.result(LONG_S)
 
 
 def loop_threads() -> list[threading.Thread]:
@@ -111,7 +110,7 @@ class TestInPlaceOfMem0s:
             cwd=tmp_path,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=LONG_S,
         )
         assert done.returncode == 0, done.stdout
         assert " passed" in done.stdout
@@ -301,7 +300,7 @@ class TestEveryStore:
                 history.reset()
             history.close()
             for writer in writers:
-                writer.result(ENDS_WITHIN_S)
+                writer.result(LONG_S)
         assert sorted(closed) == list(range(20))
 
 
@@ -342,7 +341,7 @@ class TestThreads:
                 history.get_history("m0")
             go_on.clear()
             for writer in writers:
-                writer.result(ENDS_WITHIN_S)
+                writer.result(LONG_S)
         found = {text for n in range(8) for text in texts(history, f"m{n}")}
         assert acked <= found
 
@@ -422,7 +421,7 @@ class TestLoops:
         kept: list[int] = []
         used: list[BlockingHistoryManager] = []
         for _ in range(2):
-            asyncio.run(asyncio.wait_for(use(), ENDS_WITHIN_S))
+            asyncio.run(asyncio.wait_for(use(), LONG_S))
         assert kept in ([4, 4], [0, 0])
         for history in used:
             history.get_history("m")
@@ -567,7 +566,7 @@ class TestExit:
         assert done.returncode == codes.get(ending, 0), done.stderr
         assert told == (["50"] if ending == "in a thread that is waited for" else [])
         assert done.stderr == "" or ending == "interrupted"
-        assert ended - float(begun) < 2
+        assert ended - float(begun) < SOON_S
         if place == "file":
             in_order = not path.with_name("history.db-wal").exists()
             assert in_order or ending == "while the file is locked"
@@ -628,9 +627,9 @@ class TestClosing:
                 with pytest.raises(HistoryClosed):
                     history.get_history("m")
                 other.execute("COMMIT")
-                closing_it.result(ENDS_WITHIN_S)
+                closing_it.result(LONG_S)
                 count = other.execute("SELECT count(*) FROM history").fetchone()
-                outcomes = [call.exception(ENDS_WITHIN_S) for call in calls]
+                outcomes = [call.exception(LONG_S) for call in calls]
         assert count == (5,)
         assert outcomes == [None] * 5
         assert not path.with_name("history.db-wal").exists(), "the last one out copied the log"
@@ -643,8 +642,8 @@ class TestClosing:
                 call = executor.submit(history.add_history, "m", None, "x", "ADD")
                 while not history._store._running:
                     pass
-                executor.submit(history.close).result(ENDS_WITHIN_S)
-                assert isinstance(call.exception(ENDS_WITHIN_S), HistoryError)
+                executor.submit(history.close).result(LONG_S)
+                assert isinstance(call.exception(LONG_S), HistoryError)
 
     def test_a_call_that_does_not_end(self, opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("async_history._loop_thread._LONGEST_CLOSE_S", 0.05)
@@ -657,9 +656,9 @@ class TestClosing:
             call = executor.submit(history._call, stuck)
             while not history._store._running:
                 pass
-            executor.submit(history.close).result(ENDS_WITHIN_S)
+            executor.submit(history.close).result(LONG_S)
             with pytest.raises(CommitUnknown):
-                call.result(ENDS_WITHIN_S)
+                call.result(LONG_S)
 
     def test_in_the_middle_of_anything(self, opened: Open) -> None:
         """As a signal handler may: on a thread that holds whatever lock there is."""
@@ -704,7 +703,7 @@ class TestClosing:
         finally:
             signal.signal(signal.SIGALRM, before)
         assert closed_in_handler
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < SOON_S
         assert other.execute("SELECT count(*) FROM history").fetchone() == (1,)
         other.close()
 
@@ -716,7 +715,7 @@ class TestClosing:
         (thread,) = loop_threads()
         del history
         gc.collect()
-        thread.join(ENDS_WITHIN_S)
+        thread.join(LONG_S)
         assert not thread.is_alive()
         with pytest.raises(sqlite3.ProgrammingError, match="closed"):
             connection.execute("SELECT 1")

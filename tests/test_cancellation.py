@@ -25,6 +25,7 @@ from httpx import ASGITransport, AsyncClient
 from async_history import HistoryManager, dump_lines, open_history
 from async_history.backends.postgres import PostgresHistoryManager
 from tests.conftest import stores, url_of
+from tests.patience import LONG_S
 from tests.postgres_faults import until
 from tests.postgres_server import with_query
 
@@ -134,11 +135,11 @@ async def _try_all(open_: Open, calls: dict[str, Call], how: str) -> None:
             for nth in range(_MOST_AWAITS):
                 if not await cancel(call(history), nth):
                     break
-                record = await asyncio.wait_for(history.add_history("m", None, name, "ADD"), 30)
+                record = await asyncio.wait_for(history.add_history("m", None, name, "ADD"), LONG_S)
                 acked.add(record.id)
             else:
                 pytest.fail(f"{name} never ended")
-        there = {record.id for record in await asyncio.wait_for(history.get_history("m"), 30)}
+        there = {record.id for record in await asyncio.wait_for(history.get_history("m"), LONG_S)}
         assert acked <= there
         assert len(await history.get_history("n")) % 3 == 0, "a batch of three is half there"
 
@@ -162,7 +163,7 @@ async def _open_and_close(open_: Open, how: str) -> None:
 def _left_threads(before: set[threading.Thread]) -> list[threading.Thread]:
     threads = [each for each in set(threading.enumerate()) - before if not each.daemon]
     for thread in threads:
-        thread.join(30)
+        thread.join(LONG_S)
     return [each for each in threads if each.is_alive()]
 
 
@@ -224,7 +225,7 @@ class _OfUsersPool:
 
     async def _close_pool(self) -> None:
         with anyio.CancelScope(shield=True):
-            await asyncio.wait_for(self._pool.close(), 30)
+            await asyncio.wait_for(self._pool.close(), LONG_S)
 
 
 async def _require_no_connections(postgres: str) -> None:
@@ -312,7 +313,7 @@ async def test_requests_that_a_middleware_s_scope_cancels(tmp_path: Path) -> Non
             )
         assert {answer.status_code for answer in answers} <= {200, 504}
         assert 504 in {answer.status_code for answer in answers}
-        there = await asyncio.wait_for(history.get_history("m"), 30)
+        there = await asyncio.wait_for(history.get_history("m"), LONG_S)
         assert set(acked) <= {record.id for record in there}
 
 
@@ -330,7 +331,7 @@ def test_worker_threads_that_all_wait_for_their_acks(tmp_path: Path) -> None:
                 anyio.from_thread.run(history.add_history, name, None, "x", "ADD")
 
             limiter = anyio.to_thread.current_default_thread_limiter()
-            async with asyncio.timeout(60), anyio.create_task_group() as group:
+            async with asyncio.timeout(LONG_S), anyio.create_task_group() as group:
                 for n in range(int(limiter.total_tokens)):
                     group.start_soon(anyio.to_thread.run_sync, call, str(n))
             return await history.count_history() - int(limiter.total_tokens)

@@ -15,6 +15,7 @@ import pytest
 from async_history import HistoryClosed, HistoryManager, dump_lines, open_history
 from async_history.backends._sqlite_connections import READERS
 from async_history.backends._sqlite_thread import ThreadConnection
+from tests.patience import LONG_S
 
 _ENDLESS = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*) FROM n"
 
@@ -49,7 +50,7 @@ class Scans:
     async def wait_until(self, under_way: int) -> None:
         def wait() -> bool:
             with self._changed:
-                return self._changed.wait_for(lambda: self.under_way == under_way, 30)
+                return self._changed.wait_for(lambda: self.under_way == under_way, LONG_S)
 
         assert await asyncio.to_thread(wait), f"{self.under_way} reads are under way"
 
@@ -118,7 +119,7 @@ async def test_a_cancelled_read_ends_and_the_next_is_answered(
         assert task.cancelled()
         scans.are_endless = False
         await scans.wait_until(0)
-    assert len(await asyncio.wait_for(history.get_history("m"), 30)) == 1
+    assert len(await asyncio.wait_for(history.get_history("m"), LONG_S)) == 1
     await history.aclose()
 
 
@@ -139,7 +140,7 @@ async def test_who_waits_for_a_connection_is_left_out_and_interrupts_nobody(
         running.pop().cancel()
         await scans.wait_until(READERS - 1)
         scans.are_endless = False
-        assert await asyncio.wait_for(history.count_history(), 30) == 0
+        assert await asyncio.wait_for(history.count_history(), LONG_S) == 0
         assert scans.begun == begun + 1, "something was read for who had gone"
         running.pop().cancel()
 
@@ -151,7 +152,7 @@ async def test_a_connection_is_busy_until_its_thread_is_done(tmp_path: Path) -> 
 
     def hold(_: sqlite3.Connection) -> None:
         begun.set()
-        held.wait(30)
+        held.wait(LONG_S)
 
     async with open_history(tmp_path / "history.db") as history:
         connections: Any = history._connections  # type: ignore[attr-defined]
@@ -162,7 +163,7 @@ async def test_a_connection_is_busy_until_its_thread_is_done(tmp_path: Path) -> 
         await asyncio.wait([task])
         assert [each.unanswered for each in connections._reading] == [1, 0]
         for _ in range(5):
-            assert await asyncio.wait_for(history.get_history("m"), 30) == []
+            assert await asyncio.wait_for(history.get_history("m"), LONG_S) == []
         held.set()
         await first.ask(lambda _: None)
         assert [each.unanswered for each in connections._reading] == [0, 0]
@@ -174,7 +175,7 @@ async def test_an_interruption_that_comes_too_early_is_repeated(tmp_path: Path) 
 
     def read(connection: sqlite3.Connection) -> None:
         begun.set()
-        interrupted.wait(30)
+        interrupted.wait(LONG_S)
         connection.set_progress_handler(is_over.is_set, 10_000)
         connection.execute(_ENDLESS).fetchall()
 
@@ -186,7 +187,7 @@ async def test_an_interruption_that_comes_too_early_is_repeated(tmp_path: Path) 
         await asyncio.wait([task])
         interrupted.set()
         try:
-            await asyncio.wait_for(first.ask(lambda _: None), 30)
+            await asyncio.wait_for(first.ask(lambda _: None), LONG_S)
         finally:
             is_over.set()
 
@@ -195,7 +196,7 @@ async def test_closing_ends_what_is_being_read(history: HistoryManager, scans: S
     scans.are_endless = True
     task = asyncio.create_task(history.count_history())
     await scans.wait_until(1)
-    await asyncio.wait_for(history.aclose(), 30)
+    await asyncio.wait_for(history.aclose(), LONG_S)
     with pytest.raises(HistoryClosed):
         await task
     await scans.wait_until(0)
@@ -228,7 +229,7 @@ print("end")
         [sys.executable, "-c", source, str(tmp_path / "history.db")],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=LONG_S,
         cwd=Path(__file__).parent.parent,
     )
     assert done.stdout == "end\n", done.stderr

@@ -29,6 +29,7 @@ from async_history.cli.difference import difference
 from async_history.cli.record import Recording
 from async_history.cli.terminal import harmless
 from async_history.opening import without_secrets
+from tests.patience import LONG_S
 
 pytestmark = pytest.mark.subprocess
 
@@ -66,7 +67,7 @@ def run(tmp_path: Path, environment: dict[str, str]) -> Run:
             capture_output=True,
             cwd=tmp_path,
             env=environment | variables,
-            timeout=60,
+            timeout=LONG_S,
         )
         assert b"Traceback" not in done.stderr, done.stderr.decode()
         return Result(
@@ -302,7 +303,7 @@ def test_demo_interrupted_keeps_what_it_counted(
     while not _count(tmp_path / "history.db"):
         assert demo.poll() is None
     demo.send_signal(number)
-    _, said = demo.communicate(timeout=30)
+    _, said = demo.communicate(timeout=LONG_S)
     assert demo.returncode == 128 + number
     counted = re.search(rf"^async-history: {word}; ([\d,]+) events were recorded$", said, re.M)
     assert counted is not None, said
@@ -409,7 +410,7 @@ def test_lines_are_recorded_as_they_come_and_ctrl_c_keeps_them(
     while not _count(tmp_path / "history.db"):
         assert recording.poll() is None
     recording.send_signal(number)  # while it waits for more: stdin stays open
-    assert recording.wait(timeout=30) == 128 + number
+    assert recording.wait(timeout=LONG_S) == 128 + number
     said, complained = recording.communicate()
     assert said == "recorded 1 line in history.db\n"
     # What looks at the file here may have been noticed, and named, before.
@@ -483,7 +484,7 @@ async def test_a_file_that_is_closed_while_it_is_read_has_ended(tmp_path: Path) 
         lines = lines_module.Lines(source)
         while lines._chunks.qsize() < 4:  # noqa: ASYNC110 - a thread fills it
             await asyncio.sleep(0)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(LONG_S):
         assert [line async for line in lines][-1] == (256 * 1024 * 4, b"")
 
 
@@ -608,7 +609,7 @@ def test_log_into_a_closed_pipe(option: list[str], run: Run, start: Start) -> No
     log.stdout.close()
     assert log.stderr is not None
     assert log.stderr.read() == ""
-    assert log.wait(timeout=10) == 141, "as a shell has it for a closed pipe"
+    assert log.wait(timeout=LONG_S) == 141, "as a shell has it for a closed pipe"
 
 
 def test_log_leaves_mem0s_file_as_it_is(run: Run, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from async_history import open_history
+from tests.patience import LONG_S
 from tests.test_cli import Run, Start, environment, lines_of, run, start
 
 pytestmark = pytest.mark.once
@@ -111,7 +112,7 @@ def test_ctrl_c_says_how_to_go_on(start: Start, run: Run, tmp_path: Path) -> Non
         while not (tmp_path / "copy.db").exists():
             pass
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=LONG_S)
     assert process.returncode == 130
     assert "goes on where this one ended" in errors
     assert run("copy", "-", "copy.db", stdin=lines_of(*CHANGES)).returncode == 0

@@ -18,12 +18,12 @@ import pytest
 
 from async_history import Erasure, InvalidInput, open_history
 from async_history.cli.retention import instant
+from tests.patience import LONG_S
 
 pytestmark = pytest.mark.once
 
 COMMAND = [sys.executable, "-W", "error", "-m", "async_history.cli"]
 REPOSITORY = Path(__file__).parent.parent
-LONG_S = 60
 
 Result = subprocess.CompletedProcess[str]
 

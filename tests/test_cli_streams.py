@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from async_history import __version__
+from tests.patience import LONG_S
 
 pytestmark = [pytest.mark.subprocess, pytest.mark.once]
 
@@ -19,7 +20,7 @@ def shell(script: str, folder: Path) -> "subprocess.CompletedProcess[str]":
         capture_output=True,
         text=True,
         cwd=folder,
-        timeout=100,
+        timeout=LONG_S,
         env={"PYTHONPATH": str(Path(__file__).parent.parent), "PATH": "/usr/bin:/bin"},
     )
 

@@ -12,6 +12,7 @@ import pytest
 from async_history import open_history
 from tests import test_cli
 from tests.conftest import stores, url_of
+from tests.patience import LONG_S
 from tests.test_cli import COMMAND, ENDS, Run, Start
 
 pytestmark = [pytest.mark.subprocess, pytest.mark.once]
@@ -38,7 +39,7 @@ def interrupted(
 ) -> tuple[str, str]:
     """Return what Ctrl-C leaves: the rest of stdout, and the cursor on stderr."""
     process.send_signal(number)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=LONG_S)
     assert process.returncode == 128 + number
     told, last = err.splitlines()
     assert last == f"async-history: {word}"
@@ -117,7 +118,7 @@ class TestTail:
             while "3" not in {json.loads(line)["new_memory"] for line in _whole_lines(out)}:
                 assert tail.poll() is None
             tail.terminate()
-            assert tail.wait(30) == 143
+            assert tail.wait(LONG_S) == 143
         assert [json.loads(line)["new_memory"] for line in _whole_lines(out)] == ["1", "2", "3"]
         assert "--after" in err.read_text()
 
@@ -163,7 +164,7 @@ class TestTail:
                 out.seek(0)
                 wanted = out.readlines()
             nothing.send_signal(signal.SIGINT)
-            assert nothing.wait(30) == 130
+            assert nothing.wait(LONG_S) == 130
         assert {json.loads(line)["new_memory"] for line in wanted} == {"later"}
 
     def test_a_place_that_is_gone_ends_it(self, url: str, start: Start) -> None:
@@ -176,7 +177,7 @@ class TestTail:
                 await history.reset()
 
         asyncio.run(reset())
-        _, err = tail.communicate(timeout=30)
+        _, err = tail.communicate(timeout=LONG_S)
         assert tail.returncode == 1
         assert "is gone or has moved" in err
         assert len(err.splitlines()) == 1

@@ -20,6 +20,7 @@ from async_history import (
     Message,
 )
 from tests.conftest import OpenStore
+from tests.patience import LONG_S
 
 pytestmark = pytest.mark.versions
 
@@ -260,7 +261,7 @@ class TestBackendsThatKeep:
             added = await history.add_history("m", None, "x", "ADD")
             reading = [asyncio.create_task(history.get_history("m")) for _ in range(200)]
             await asyncio.sleep(0)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(LONG_S):
             found = await asyncio.gather(*reading, return_exceptions=True)
         assert [one for one in found if one != [added] and not isinstance(one, HistoryClosed)] == []
 

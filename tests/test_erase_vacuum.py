@@ -14,6 +14,8 @@ from async_history import ErasureReport, HistoryClosed, HistoryManager, open_his
 from async_history.backends import postgres as backend
 from async_history.backends._postgres_vacuum import Vacuum
 from async_history.backends.postgres import PostgresHistoryManager
+from tests.conftest import stores
+from tests.patience import LONG_S
 from tests.pgbouncer import pgbouncer
 from tests.postgres_faults import (  # noqa: F401 - fixtures are imported to be asked for
     a_admin,
@@ -24,7 +26,6 @@ from tests.postgres_faults import (  # noqa: F401 - fixtures are imported to be 
     until,
 )
 from tests.postgres_server import PostgresServer, are_installed, with_query
-from tests.programs.processes import LONG_S
 from tests.programs.proxy import Proxy
 
 pytestmark = [
@@ -34,7 +35,6 @@ pytestmark = [
     pytest.mark.skipif(not are_installed(), reason="needs a server of its own"),
 ]
 
-_POOLER = pytest.param("pooler", marks=pytest.mark.pgbouncer)
 _ASK_EVERY_S = 0.5
 _VACUUM = "query LIKE 'VACUUM%' AND wait_event_type = 'Lock' AND pid <> pg_backend_pid()"
 """One that is held up; that of the other table may be under way."""
@@ -142,7 +142,7 @@ def _not_vacuumed(report: ErasureReport) -> list[str]:
 
 
 @pytest.mark.parametrize("table", ["history", "messages"])
-@pytest.mark.parametrize("how", ["own", "pool", _POOLER])
+@pytest.mark.parametrize("how", stores("own", "pool", "pooler"))
 async def test_it_is_waited_for_while_the_server_is_at_it(
     how: str,
     table: str,

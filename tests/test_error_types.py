@@ -290,6 +290,7 @@ class TestConnecting:
         assert type(refused.value) is kind, refused.value
         assert "secret" not in str(refused.value)
 
+    @pytest.mark.pgbouncer
     async def test_what_pgbouncer_refuses(self, server: PostgresServer, tmp_path: Path) -> None:
         certificate = tmp_path / "server.pem"
         issued = trustme.CA().issue_cert("127.0.0.1")
@@ -309,7 +310,7 @@ class TestConnecting:
         """The server's own 55P03, through every try; nobody else's lock is called unreachable."""
         url = with_query(server.url(), schema="held", lock_timeout="10ms")
         other = await asyncpg.connect(server.url())
-        async with open_history(url, retry_timeout_s=0.3) as history:
+        async with open_history(url, retry_timeout_s=2) as history:
             async with other.transaction():
                 await other.execute("LOCK TABLE held.history IN ACCESS EXCLUSIVE MODE")
                 with pytest.raises(StorageLocked):

@@ -30,6 +30,7 @@ from async_history.backends import _sqlite_open
 from async_history.backends._sqlite_commit import BatchCommitter
 from async_history.backends.sqlite import SQLiteHistoryManager
 from async_history.memory_index import LEVELS
+from tests.patience import LONG_S, MINUTES_S
 from tests.programs import processes
 from tests.programs.checks import check_sound, looking
 from tests.programs.confined import BOUND_BY_MODES
@@ -233,7 +234,7 @@ class TestLocks:
                     os.kill(holder.pid, signal.SIGSTOP)
                 calls = [add(history, "refused") for _ in range(300)]
                 results = await while_ticking(
-                    asyncio.gather(*calls, return_exceptions=True), at_least=20
+                    asyncio.gather(*calls, return_exceptions=True), at_least=5
                 )
                 assert {type(result) for result in results} == {StorageLocked}
                 assert await texts(history) == ["before"], "readers do not wait"
@@ -279,13 +280,13 @@ class TestLocks:
             assert await texts(history) == ["in the batch", "after"]
 
     async def test_closing_is_bounded_and_tells_everyone(self, path: Path) -> None:
-        history = await open_history(path, close_timeout_s=0.3, lock_timeout_s=1)
+        history = await open_history(path, close_timeout_s=0.3, lock_timeout_s=LONG_S)
         with processes.started("beside", "hold", path, "IMMEDIATE"):
             in_batch = asyncio.create_task(add(history, "in the batch"))
             await taken_into_a_batch(history)
             waiting = asyncio.create_task(add(history, "queued"))
             await asyncio.sleep(0)
-            await while_ticking(history.aclose(), at_least=20)
+            await while_ticking(history.aclose(), at_least=5)
             with pytest.raises(CommitUnknown):
                 await in_batch
             with pytest.raises(HistoryClosed, match="not written"):
@@ -435,17 +436,18 @@ class TestPlaces:
 @pytest.mark.subprocess
 @linux
 @has_compiler
+@pytest.mark.timeout(1_200)
 class TestEveryWrite:
     """Each write and sync fails in turn, once or for good, as a bad and as a full disk."""
 
     def test_of_an_opening(self, tmp_path: Path) -> None:
-        counts = run_failing(tmp_path, "opening", timeout_s=200)
+        counts = run_failing(tmp_path, "opening", timeout_s=MINUTES_S)
         assert counts["refused-opening"] > 20
         assert counts["opened early"] == 2, "until none is left"
 
     def test_of_commits(self, tmp_path: Path) -> None:
         """Acked is there, refused is not, unknown may be written again: in every case."""
-        counts = run_failing(tmp_path, "writing", timeout_s=280)
+        counts = run_failing(tmp_path, "writing", timeout_s=MINUTES_S)
         assert counts["wrote"] > 300
         assert counts["refused"] > 30
         assert counts["unknown"] > 30

@@ -29,6 +29,7 @@ from async_history import (
 from async_history.following import Bell, Following, FollowRead, Tail
 from tests.conftest import OpenStore, stores, url_of
 from tests.followers import NEVER_S, SOON_S, Reading, add_many, first
+from tests.patience import LONG_S
 from tests.programs import processes
 
 PAGES = 4_203
@@ -171,7 +172,7 @@ class TestEveryBackend:
             if how == "close":
                 history.close()
             await history.aclose()
-            async with asyncio.timeout(processes.LONG_S):
+            async with asyncio.timeout(LONG_S):
                 await asyncio.wait([reading.task, busy.task])
             for one in (reading, busy):
                 assert isinstance(one.task.exception(), HistoryClosed)
@@ -187,7 +188,7 @@ class TestEveryBackend:
             await history.stats()
             await asyncio.sleep(0)
             await history.aclose()
-            async with asyncio.timeout(processes.LONG_S):
+            async with asyncio.timeout(LONG_S):
                 await asyncio.wait([reading.task])
             assert isinstance(reading.task.exception(), HistoryClosed)
 
@@ -280,7 +281,7 @@ class FakeStore:
         return len(self.records)
 
     async def until_marks(self, count: int) -> None:
-        async with asyncio.timeout(processes.LONG_S):
+        async with asyncio.timeout(LONG_S):
             while self.marks < count:
                 self.marked.clear()
                 await self.marked.wait()
@@ -387,7 +388,7 @@ class TestSharing:
         store = FakeStore()
         store.read_error = CursorGone("gone")
         async with Reading(store.follow()) as a, Reading(store.follow()) as b:
-            async with asyncio.timeout(processes.LONG_S):
+            async with asyncio.timeout(LONG_S):
                 await asyncio.wait([a.task, b.task])
         assert len(store.reads) == 1
         assert isinstance(a.task.exception(), CursorGone)

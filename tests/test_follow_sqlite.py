@@ -20,8 +20,8 @@ from async_history.following import Bell
 from async_history.submissions import AddRecords, records_to_copy
 from tests.followers import SOON_S, Reading, add_many, first, up_to_now
 from tests.legacy_files import SIX_COLUMNS, TODAY, V0_0_2, Layout, build
+from tests.patience import LONG_S
 from tests.programs.checks import looking
-from tests.programs.processes import LONG_S
 
 pytestmark = pytest.mark.once
 

@@ -8,6 +8,7 @@ import pytest
 from async_history import StorageError
 from async_history.backends._gathering import GatheredReads
 from async_history.records import HistoryRecord
+from tests.patience import LONG_S
 
 AT_ONCE = 2
 
@@ -93,7 +94,7 @@ async def test_nobody_waits_for_a_long_read_as_long_as_there_is_a_connection(
     tasks = [reading.ask("a")]
     await turns()
     tasks += [reading.ask("b"), reading.ask("c")]
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(LONG_S):
         while len(reading.reads) < AT_ONCE:  # noqa: ASYNC110 - a timer begins it
             await asyncio.sleep(0.001)
     assert reading.reads[1][0] == "b"
@@ -181,10 +182,10 @@ async def test_a_read_that_is_cancelled_leaves_nobody_waiting() -> None:
     await turns()
     for task in asyncio.all_tasks() - {asyncio.current_task(), asked[0], asked[1]}:
         task.cancel()
-    await asyncio.wait(asked[:1], timeout=30)
+    await asyncio.wait(asked[:1], timeout=LONG_S)
     assert asked[0].cancelled()
     reading.may_end.set()
-    assert await asyncio.wait_for(asked[1], 30) == [record("b")]
+    assert await asyncio.wait_for(asked[1], LONG_S) == [record("b")]
 
 
 async def test_a_read_that_nobody_waits_for_is_cancelled() -> None:

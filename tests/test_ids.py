@@ -11,6 +11,7 @@ import pytest
 from async_history import HistoryError, HistoryManager, IdConflict, StorageLocked, open_history
 from async_history.backends.postgres import PostgresHistoryManager
 from tests.conftest import stores
+from tests.patience import LONG_S
 
 pytestmark = pytest.mark.once
 
@@ -44,7 +45,7 @@ async def test_an_open_transaction_holds_up_no_other_id(
         async with owner.transaction():
             await one.add_in_transaction(owner, [record("m", "mine")])
             calls = [other.batch_add_history([record("k", f"other {n}")]) for n in range(200)]
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(LONG_S):
                 await asyncio.gather(*calls)
         assert await told(other.batch_add_history([record("k", "mine")])) == "IdConflict"
     await owner.close()

@@ -14,6 +14,7 @@ from async_history.backends.sqlite import SQLiteHistoryManager
 from async_history.blocking import BlockingHistoryManager
 from async_history.migrations import adopt
 from async_history.options import Journal
+from tests.patience import LONG_S, MINUTES_S
 from tests.programs import processes
 from tests.programs.checks import check_levels, check_sound, check_submissions, looking, texts
 from tests.programs.failing_io import compiler, run_failing
@@ -23,7 +24,6 @@ pytestmark = pytest.mark.once
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="uses what only Linux has")
 has_compiler = pytest.mark.skipif(compiler() is None, reason="there is no C compiler")
-LIMIT_S = 120
 
 
 @pytest.fixture
@@ -53,6 +53,7 @@ async def read(history: HistoryManager) -> list[str | None]:
 
 
 @pytest.mark.faults
+@pytest.mark.timeout(1_200)
 class TestDurability:
     @pytest.mark.parametrize(("durability", "synchronous"), [("full", 3), ("normal", 2)])
     async def test_the_journals_removal_is_synced(
@@ -73,11 +74,9 @@ class TestDurability:
     @linux
     @has_compiler
     @pytest.mark.usefixtures("programs_have_it")
-    @pytest.mark.parametrize(
-        "stride", [pytest.param(1, marks=[pytest.mark.nightly, pytest.mark.timeout(1_200)]), 7]
-    )
+    @pytest.mark.parametrize("stride", [pytest.param(1, marks=pytest.mark.nightly), 7])
     def test_killed_at_every_write(self, stride: int, tmp_path: Path) -> None:
-        counts = run_failing(tmp_path, "killed", stride, timeout_s=280 if stride > 1 else 1_000)
+        counts = run_failing(tmp_path, "killed", stride, timeout_s=MINUTES_S)
         assert counts["opening"] > 20 // stride
         assert counts["wrote"] > 100 // stride
         assert counts["closed"] == 1
@@ -86,17 +85,16 @@ class TestDurability:
     @linux
     @has_compiler
     @pytest.mark.nightly
-    @pytest.mark.timeout(1_200)
     @pytest.mark.usefixtures("programs_have_it")
     @pytest.mark.parametrize("what", ["opening", "writing", "letting_go"])
     def test_each_write_of_the_rest_fails(self, what: str, tmp_path: Path) -> None:
-        assert run_failing(tmp_path, what, timeout_s=1_000)
+        assert run_failing(tmp_path, what, timeout_s=MINUTES_S)
 
     @pytest.mark.subprocess
     @linux
     @pytest.mark.usefixtures("programs_have_it")
     def test_killed_again_and_again_under_load(self, tmp_path: Path) -> None:
-        counts = json.loads(processes.run("kills", tmp_path, 20, 20_261_128, timeout_s=280))
+        counts = json.loads(processes.run("kills", tmp_path, 20, 20_261_128, timeout_s=MINUTES_S))
         assert counts["writing"] >= 5
 
 
@@ -178,7 +176,7 @@ class TestReadersAndTheWriter:
                     assert await history.count_history() >= 0
                     reads += 1
 
-            async with asyncio.timeout(LIMIT_S):
+            async with asyncio.timeout(LONG_S):
                 readers = [asyncio.create_task(go_on_reading()) for _ in range(8)]
                 for number in range(50):
                     await add(history, str(number))
@@ -206,7 +204,7 @@ class TestReadersAndTheWriter:
             await history.batch_add_history(
                 [{"memory_id": "m", "new_memory": "x" * 5_000, "event": "ADD"}] * 300
             )
-            async with asyncio.timeout(LIMIT_S):
+            async with asyncio.timeout(LONG_S):
                 await asyncio.gather(
                     history.backup(path.with_name("copy.db")),
                     *(add(history, str(number)) for number in range(30)),

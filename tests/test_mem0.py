@@ -41,6 +41,7 @@ from async_history._mem0_values import Mending, message_as_given
 from async_history.mem0 import AsyncMemory, HistoryNotWritten, Memory
 from async_history.mem0._operations import Operation, Recorder
 from tests.conftest import stores, url_of
+from tests.patience import LONG_S, SOON_S
 from tests.programs.openai_server import DIMENSIONS, Model, openai_server
 
 IS_V1 = version("mem0ai").startswith("1.")
@@ -82,7 +83,7 @@ class InstantStore:
     def _wait(self) -> None:
         self.changed.set()
         if self.gate is not None:
-            self.gate.wait(20)
+            self.gate.wait(LONG_S)
 
     def insert(self, vectors: list[Any], payloads: list[Any], ids: list[str]) -> None:
         self.rows.update(zip(ids, payloads, strict=True))
@@ -484,7 +485,7 @@ class TestConcurrency:
             holder.execute("BEGIN IMMEDIATE")
             updates = [asyncio.create_task(memory.update(i, "changed")) for i in ids]
             await until(lambda: all(memory.vector_store.rows[i]["data"] == "changed" for i in ids))
-            await asyncio.wait_for(asyncio.to_thread(lambda: None), 10)
+            await asyncio.wait_for(asyncio.to_thread(lambda: None), SOON_S)
             assert len(await memory.history(ids[0])) == 1, "reads do not wait either"
             assert not any(update.done() for update in updates)
             holder.execute("COMMIT")
@@ -607,13 +608,13 @@ class TestConcurrency:
             update, store.update = (
                 store.update,
                 lambda **given: (
-                    slow.wait(20) if given["vector_id"] == one else None,
+                    slow.wait(LONG_S) if given["vector_id"] == one else None,
                     update(**given),
                 ),
             )
             waiting = asyncio.create_task(memory.update(one, "slow"))
             await asyncio.sleep(0)
-            await asyncio.wait_for(memory.update(other, "quick"), 10)
+            await asyncio.wait_for(memory.update(other, "quick"), SOON_S)
             assert not waiting.done()
             slow.set()
             await waiting
@@ -628,7 +629,7 @@ class TestConcurrency:
             for memory_id in memory_ids:
                 await memory._update_memory(memory_id, f"text {uuid4()}", {})
 
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(LONG_S):
             await asyncio.gather(
                 *(memory._run(lambda: change(one, other, one)) for _ in range(5)),
                 *(memory._run(lambda: change(other, one, other)) for _ in range(5)),
@@ -661,7 +662,7 @@ class TestConcurrency:
             for task in memory._state().running:
                 task.cancel()
             let_go(memory)
-            await asyncio.wait([update], timeout=20)
+            await asyncio.wait([update], timeout=LONG_S)
             assert update.cancelled()
 
     async def test_what_fails_after_its_caller_was_cancelled_is_logged(
@@ -812,7 +813,7 @@ class TestRestore:
 
             def embed(*_: Any) -> list[float]:
                 asked.set()
-                answer_now.wait(20)
+                answer_now.wait(LONG_S)
                 return [0.0] * DIMENSIONS
 
             memory.embedding_model.embed = embed
@@ -1051,7 +1052,7 @@ def _config(model: Model, folder: Path) -> dict[str, Any]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(LONG_S):
         while not condition():  # noqa: ASYNC110 - threads and mem0 set it, not we
             await asyncio.sleep(0.005)
 

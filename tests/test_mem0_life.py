@@ -22,7 +22,7 @@ from async_history import (
 )
 from async_history.backends.sqlite import SQLiteHistoryManager
 from async_history.mem0 import AsyncMemory, HistoryNotWritten, Memory
-from tests.programs.processes import LONG_S
+from tests.patience import LONG_S
 from tests.test_mem0 import (
     Configured,
     InstantEmbedder,
@@ -137,7 +137,7 @@ class GatedEmbedder(InstantEmbedder):
 
     def embed(self, *_: Any, **__: Any) -> list[float]:
         self.asked.set()
-        self.gate.wait(20)
+        self.gate.wait(LONG_S)
         return super().embed()
 
 

@@ -11,6 +11,7 @@ import pytest
 from async_history import StorageLocked
 from async_history.mem0 import AsyncMemory, Memory
 from async_history.mem0._process_locks import FileLocks
+from tests.patience import LONG_S
 from tests.programs.openai_server import Model
 from tests.test_mem0 import (
     Configured,
@@ -50,7 +51,7 @@ class LosingStore(InstantStore):
     def _look(self, name: str, memory_id: str) -> None:
         if self.at == (name, memory_id):
             if self.before is not None:
-                self.before.wait(20)
+                self.before.wait(LONG_S)
             self._lost.add(memory_id)
         elif name == "delete" and self.before is not None:
             self.before.set()

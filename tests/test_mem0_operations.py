@@ -12,6 +12,7 @@ import pytest
 
 from async_history import CommitUnknown, HistoryClosed, HistoryManager, open_history
 from async_history.mem0 import AsyncMemory, HistoryNotWritten, _loop_states
+from tests.patience import LONG_S
 from tests.programs.openai_server import Model
 from tests.test_mem0 import (
     Configured,
@@ -135,7 +136,7 @@ def test_a_forked_child_goes_on(where: str, make_memory: MakeMemory) -> None:
                 memory_id = await add(memory, "mate")
                 return len(await memory.history(memory_id))
 
-            status = 0 if asyncio.run(asyncio.wait_for(go_on(), 20)) == 1 else 2
+            status = 0 if asyncio.run(asyncio.wait_for(go_on(), LONG_S)) == 1 else 2
         finally:
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
@@ -150,7 +151,7 @@ async def test_a_manager_that_is_closed_while_the_model_is_asked(
 
     def answer(_: Any) -> str:
         asked.set()
-        go_on.wait(20)
+        go_on.wait(LONG_S)
         return '{"memory": [{"text": "likes tea"}], "facts": ["likes tea"]}'
 
     model.script = answer

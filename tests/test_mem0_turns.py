@@ -17,6 +17,7 @@ from async_history.errors import StorageLocked
 from async_history.mem0 import _turns
 from async_history.mem0._process_locks import SUFFIX, FileLocks
 from async_history.mem0._turns import Turns, turns_of
+from tests.patience import LONG_S
 from tests.programs.turns import Holder
 
 pytestmark = pytest.mark.once
@@ -179,7 +180,7 @@ class TestWithinAProcess:
             for _ in range(5):
                 loop.run_until_complete(asyncio.sleep(0))
             loop.close()
-        asyncio.run(asyncio.wait_for(wait(), 20))
+        asyncio.run(asyncio.wait_for(wait(), LONG_S))
         for task in kept:
             task._log_destroy_pending = False  # type: ignore[attr-defined]
 
@@ -232,7 +233,7 @@ class TestBetweenProcesses:
             holder.says("left it")
         else:
             holder.die()
-        await asyncio.wait_for(waiting, 30)
+        await asyncio.wait_for(waiting, LONG_S)
 
     @pytest.mark.subprocess
     async def test_a_thread_waits_too(self, holder: Holder, tmp_path: Path) -> None:
@@ -276,7 +277,7 @@ class TestBetweenProcesses:
         await asked(tmp_path)
         assert not waiting.done()
         ack.set_result(None)
-        await asyncio.wait_for(waiting, 30)
+        await asyncio.wait_for(waiting, LONG_S)
         assert mine.is_idle
         assert others.is_idle
 
@@ -293,7 +294,7 @@ class TestBetweenProcesses:
                 got_in.set()
 
         busy = [asyncio.create_task(never_pausing()) for _ in range(5)]
-        await asyncio.wait_for(other(), 30)
+        await asyncio.wait_for(other(), LONG_S)
         await asyncio.gather(*busy)
 
     async def test_several_memories_in_any_order(self, tmp_path: Path) -> None:
@@ -311,7 +312,7 @@ class TestBetweenProcesses:
             await ack
             await asyncio.sleep(0)  # its callbacks
 
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(LONG_S):
             await asyncio.gather(*(many(turns) for turns in sides for _ in range(3)))
         assert all(turns.is_idle for turns in sides)
 

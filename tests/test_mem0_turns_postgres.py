@@ -30,8 +30,8 @@ from async_history.mem0 import AsyncMemory, Memory
 from async_history.mem0._turns import Turns, number_of, turns_of
 from benchmarks._processes import update_together
 from tests.conftest import stores
+from tests.patience import LONG_S
 from tests.postgres_server import PostgresServer, are_installed, with_query
-from tests.programs.processes import LONG_S
 from tests.programs.turns import Holder
 from tests.test_mem0 import (  # noqa: F401
     Configured,

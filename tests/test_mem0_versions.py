@@ -23,7 +23,6 @@ OTHERS = (
 )
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     "number", [*TRIED, *(pytest.param(each, marks=pytest.mark.nightly) for each in OTHERS)]
 )

@@ -223,11 +223,11 @@ async def test_what_concerns_everybody_is_tried_once(
     sql: str, error: type[StorageError], open_: Open, owner: Any, role: str
 ) -> None:
     database = await owner.fetchval("SELECT current_database()")
-    async with open_(retry_timeout_s=0.5) as history:
+    async with open_(retry_timeout_s=2) as history:
         await history.add_history("m", None, "x", "ADD")
     await _make(owner, history, sql.replace("{role}", role).replace("{database}", database))
     try:
-        async with open_(retry_timeout_s=0.5) as history:
+        async with open_(retry_timeout_s=2) as history:
             statements = _Statements(history)
             records = _records(200, named=False)
             calls = [history.batch_add_history([record]) for record in records]

@@ -35,10 +35,10 @@ from async_history import (
 from async_history.blocking import BlockingHistoryManager
 from async_history.migrations import adopt
 from tests.legacy_files import MESSAGES, TODAY, V0_0_2
+from tests.patience import LONG_S
 
 pytestmark = pytest.mark.once
 
-LONG_S = 60
 SHORT_S = 0.3
 ASKED = 2
 """How often the library is told that the file is locked before the lock is let go."""

@@ -445,7 +445,7 @@ class TestRefusals:
     async def test_until_the_deadline(self, ruled: str, owner: Any) -> None:
         await owner.execute(f"ALTER SEQUENCE {schema_of(ruled)}.tries MINVALUE -1000000000")
         await owner.execute(f"SELECT setval('{schema_of(ruled)}.tries', -1000000000)")
-        async with open_history(ruled, retry_timeout_s=0.2) as history:
+        async with open_history(ruled, retry_timeout_s=2) as history:
             with pytest.raises(StorageLocked, match="not yet"):
                 await history.add_history("m", None, "later", "ADD")
             assert await history.get_history("m") == []
@@ -455,7 +455,7 @@ class TestRefusals:
         async with open_history(url):
             pass
         read_only = with_query(url, default_transaction_read_only="on")
-        async with open_history(read_only, retry_timeout_s=0.2) as history:
+        async with open_history(read_only, retry_timeout_s=2) as history:
             with pytest.raises(StorageReadOnly, match="read-write"):
                 await history.add_history("m", None, "x", "ADD")
             assert await history.get_history("m") == []

@@ -17,6 +17,7 @@ from async_history import (
     open_history,
 )
 from async_history.backends import postgres
+from tests.patience import LONG_S
 from tests.postgres_faults import (  # noqa: F401 - fixtures are imported to be asked for
     a_admin,
     a_proxy,
@@ -34,7 +35,6 @@ from tests.postgres_faults import (  # noqa: F401 - fixtures are imported to be 
 )
 from tests.postgres_server import PostgresServer, are_installed, with_query
 from tests.programs.postgres_load import texts
-from tests.programs.processes import LONG_S
 from tests.programs.proxy import Proxy
 
 pytestmark = [
@@ -219,7 +219,7 @@ class TestLateMessages:
         """Under ids that a first commit named, which is unknown, and not over."""
         url = with_query(proxy.url, schema=schema)
         items = submission(1, 2, named=False)
-        async with open_history(url, statement_cache_size=0, retry_timeout_s=0.6) as history:
+        async with open_history(url, statement_cache_size=0, retry_timeout_s=1.5) as history:
             await several(history, 0)
             late = proxy.hold(b"COMMIT;")
             with pytest.raises(CommitUnknown) as unknown:

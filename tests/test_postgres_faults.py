@@ -22,6 +22,7 @@ from async_history import (
     open_history,
 )
 from async_history.backends.postgres import PostgresHistoryManager
+from tests.patience import LONG_S, SOON_S
 from tests.postgres_faults import (  # noqa: F401 - fixtures are imported to be asked for
     a_admin,
     a_proxy,
@@ -39,7 +40,6 @@ from tests.postgres_faults import (  # noqa: F401 - fixtures are imported to be 
 from tests.postgres_server import PostgresServer, are_installed, with_query
 from tests.programs.failing_io import compiler
 from tests.programs.postgres_load import Load, texts
-from tests.programs.processes import LONG_S
 from tests.programs.proxy import Proxy
 
 pytestmark = [
@@ -100,7 +100,7 @@ class TestUnderLoad:
         self, url: str, schema: str, admin: Any, server: PostgresServer
     ) -> None:
         """A try is cut off while the server stands still; it may complete when that goes on."""
-        async with open_history(url, acquire_timeout_s=0.3, retry_timeout_s=6) as history:
+        async with open_history(url, acquire_timeout_s=1, retry_timeout_s=6) as history:
             async with Load(history) as load:
                 for _ in range(2):
                     await load.more_acks(50)
@@ -125,7 +125,7 @@ class TestPastTheDeadline:
     ) -> None:
         """What was sent is unknown, what was not is refused, and both may be tried again."""
         loop = asyncio.get_running_loop()
-        async with open_history(url, acquire_timeout_s=0.2, retry_timeout_s=1.5) as history:
+        async with open_history(url, acquire_timeout_s=1, retry_timeout_s=3) as history:
             await add(history, "before")
             with paused(server):
                 before = loop.time()
@@ -147,7 +147,7 @@ class TestPastTheDeadline:
     async def test_closing_is_bounded_and_tells_everyone(
         self, url: str, server: PostgresServer
     ) -> None:
-        history = await open_history(url, close_timeout_s=0.3, acquire_timeout_s=0.3)
+        history = await open_history(url, close_timeout_s=0.3, acquire_timeout_s=1)
         await add(history, "before")
         with paused(server):
             sent = asyncio.create_task(add(history, "sent"))
@@ -171,7 +171,7 @@ class TestNoConnections:
     async def test_all_of_the_server_are_taken(
         self, url: str, schema: str, admin: Any, server: PostgresServer
     ) -> None:
-        async with open_history(url, acquire_timeout_s=1, retry_timeout_s=0.5) as history:
+        async with open_history(url, acquire_timeout_s=1, retry_timeout_s=2) as history:
             await add(history, "before")
             async with all_taken(server):
                 await add(history, "through the one it has")
@@ -208,7 +208,7 @@ class TestNoConnections:
             async with PostgresHistoryManager(pool=pool, **options) as history:
                 await add(history, "before")
                 async with pool.acquire():
-                    async with asyncio.timeout(LONG_S / 3):
+                    async with asyncio.timeout(SOON_S):
                         with pytest.raises(StorageUnreachable, match="in use"):
                             await history.get_history("m")
                     await add(history, "through its own")

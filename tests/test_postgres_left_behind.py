@@ -22,6 +22,8 @@ from async_history import (
     open_history,
 )
 from async_history.backends.postgres import PostgresHistoryManager
+from tests.conftest import stores
+from tests.patience import LONG_S
 from tests.pgbouncer import pgbouncer
 from tests.postgres_faults import (  # noqa: F401 - fixtures are imported to be asked for
     a_admin,
@@ -42,7 +44,6 @@ pytestmark = [
 
 _POOL_SIZE = 3
 _A_FEW = 2
-_POOLER = pytest.param("pooler", marks=pytest.mark.pgbouncer)
 
 
 async def _walk(history: HistoryManager) -> object:
@@ -100,7 +101,7 @@ async def _locked(
         await owner.close()
 
 
-@pytest.mark.parametrize("how", ["own", "pool", _POOLER])
+@pytest.mark.parametrize("how", stores("own", "pool", "pooler"))
 @pytest.mark.parametrize("read", READS)
 async def test_reads_that_are_given_up(
     read: str, how: str, server: PostgresServer, schema: str, admin: Any
@@ -122,14 +123,14 @@ async def test_reads_that_are_given_up(
                 assert await waiting_for_locks(admin) <= _POOL_SIZE
             if how != "pooler":  # which is not asked to cancel
                 await until(lambda: _none_waits(admin))
-        assert len(await asyncio.wait_for(history.get_history("m"), 30)) == 1
+        assert len(await asyncio.wait_for(history.get_history("m"), LONG_S)) == 1
 
 
 async def _none_waits(admin: Any) -> bool:
     return await waiting_for_locks(admin) == 0
 
 
-@pytest.mark.parametrize("how", ["own", "pool", _POOLER])
+@pytest.mark.parametrize("how", stores("own", "pool", "pooler"))
 async def test_calls_that_are_cut_off(
     how: str, server: PostgresServer, schema: str, admin: Any
 ) -> None:
@@ -203,7 +204,7 @@ async def test_a_user_s_sessions_are_given_back_as_they_were(
             assert await first.fetchval("SHOW lock_timeout") == "7min"
 
 
-@pytest.mark.parametrize("how", ["own", _POOLER])
+@pytest.mark.parametrize("how", stores("own", "pooler"))
 @pytest.mark.parametrize("is_named", [False, True])
 async def test_a_large_call_has_the_time_it_takes(
     is_named: bool, how: str, server: PostgresServer, schema: str, admin: Any

@@ -11,6 +11,7 @@ import pytest
 
 from async_history import HistoryManager, MigrationError, StorageLocked, open_history
 from async_history.migrations import postgres as migrations
+from tests.patience import LONG_S
 
 pytestmark = [pytest.mark.postgres, pytest.mark.once]
 
@@ -57,7 +58,7 @@ async def older_history(url: str, number: int) -> HistoryManager:
 
 async def until(connection: Any, sql: str, *arguments: Any) -> Any:
     """Wait until a query says something."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(LONG_S):
         while True:
             if found := await connection.fetchval(sql, *arguments):
                 return found
@@ -111,7 +112,7 @@ async def test_everybody_reads_and_writes_meanwhile(
     )
     opening = asyncio.ensure_future(open_history(url))  # making an index waits for the transaction
     await maker(owner, schema_of(url))
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(LONG_S):
         await old.add_history("m1", None, "meanwhile", "ADD")
         assert (await old.get_history("m1"))[-1].new_memory == "meanwhile"
     assert not opening.done()
@@ -163,7 +164,7 @@ async def test_a_table_that_stays_locked(
         await reader.execute(f"LOCK TABLE {schema_of(url)}.history IN ACCESS SHARE MODE")
         with pytest.raises(StorageLocked, match="version 4 can't be applied"):
             await open_history(url)
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(LONG_S):
             assert await old.get_history("m1")
     await old.aclose()
     await (await open_history(url)).aclose()

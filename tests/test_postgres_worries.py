@@ -85,6 +85,7 @@ class TestDurability:
 
 @pytest.mark.skipif(not are_installed(), reason="configures a server of its own")
 class TestServer:
+    @pytest.mark.pgbouncer
     async def test_what_a_crash_can_damage(self) -> None:
         server = PostgresServer(fsync="off", full_page_writes="off").create().start()
         try:

@@ -15,6 +15,7 @@ from async_history import HistoryManager, HistoryOptions, StorageLocked, _sqlite
 from async_history._sqlite import connect
 from async_history.migrations.adoption import as_is_view
 from tests.legacy_files import plain_mem0
+from tests.patience import LONG_S
 from tests.programs import processes
 from tests.programs.beside import MEMORIES, TASKS
 from tests.programs.checks import (
@@ -31,9 +32,6 @@ pytestmark = [
     pytest.mark.once,
     pytest.mark.skipif(sys.platform != "linux", reason="locks files as Linux does"),
 ]
-
-LIMIT_S = 120
-"""Nothing here takes a quarter of it, unless it hangs."""
 
 
 @pytest.fixture
@@ -85,7 +83,7 @@ async def write_while(
             assert await history.get_last_messages(f"s{task}") or not was_last
             number += 1
 
-    async with asyncio.timeout(LIMIT_S):
+    async with asyncio.timeout(LONG_S):
         await asyncio.gather(*(work(task) for task in range(tasks)))
     assert await asyncio.to_thread(processes.finish, program) == 0
     return acked
@@ -241,7 +239,7 @@ class TestOpening:
                 began = loop.time()
                 with pytest.raises(StorageLocked, match=r"history\.db is locked"):
                     await open_history(path, **options)
-                assert 1 <= loop.time() - began < LIMIT_S
+                assert 1 <= loop.time() - began < LONG_S
         with closing(sqlite3.connect(path)) as connection:
             assert connection.execute("PRAGMA journal_mode").fetchone() == ("delete",)
 
@@ -252,7 +250,7 @@ class TestOpening:
         plain_mem0().SQLiteManager(str(path)).close()
 
         async def opened() -> None:
-            async with open_history(path, lock_timeout_s=LIMIT_S) as history:
+            async with open_history(path, lock_timeout_s=LONG_S) as history:
                 await history.add_history("m", None, "x", "ADD")
 
         with processes.started("beside", "hold", path, "EXCLUSIVE"):

@@ -14,6 +14,7 @@ import pytest
 
 from async_history import open_history
 from async_history.backends.postgres import PostgresHistoryManager
+from tests.patience import LONG_S
 
 README = Path(__file__).parent.parent / "README.md"
 EXAMPLES = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
@@ -27,7 +28,7 @@ def run(source: str, folder: Path) -> str:
         capture_output=True,
         text=True,
         cwd=folder,
-        timeout=30,
+        timeout=LONG_S,
     )
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
@@ -51,7 +52,7 @@ async def test_following(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
             cursor = await history.end_cursor()
             await history.add_history("m", None, text, "ADD")
             following = asyncio.create_task(scope["follow"](history, place))
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(LONG_S):
                 while not place.exists() or place.read_text() != await history.end_cursor():  # noqa: ASYNC110 - a file
                     await asyncio.sleep(0)
             following.cancel()

@@ -21,6 +21,7 @@ from async_history import (
     open_history,
 )
 from async_history.backends.postgres import PostgresHistoryManager
+from tests.conftest import stores
 from tests.pgbouncer import pgbouncer
 from tests.postgres_faults import until
 from tests.postgres_server import PostgresServer, are_installed, with_query
@@ -113,7 +114,7 @@ async def _silenced(
             yield history
 
 
-@pytest.mark.parametrize("how", ["role", "url", "pool", "pooler", "trigger"])
+@pytest.mark.parametrize("how", stores("role", "url", "pool", "pooler", "trigger"))
 async def test_no_ack_though_nobody_hears_the_warning(
     how: str, server: PostgresServer, admin: Any, schema: str
 ) -> None:
@@ -146,7 +147,7 @@ async def test_commits_that_are_given_up_are_few(
 ) -> None:
     """Nothing ends their wait but a standby, and the server has only so many processes."""
     url = with_query(server.url(), schema=schema)
-    async with open_history(url, retry_timeout_s=0.3, close_timeout_s=0.1) as history:
+    async with open_history(url, retry_timeout_s=0.6, close_timeout_s=0.1) as history:
         told = []
         for n in range(12):
             with pytest.raises(HistoryError) as failed:

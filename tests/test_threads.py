@@ -15,6 +15,7 @@ from async_history import (
     open_history,
 )
 from async_history.blocking import BlockingHistoryManager
+from tests.patience import LONG_S
 
 StopThreads = Callable[[int], None]
 
@@ -56,7 +57,7 @@ async def test_opening_without_a_thread(tmp_path: Path, allow_threads: StopThrea
     assert count >= 3
     left = [each for each in set(threading.enumerate()) - before if not each.daemon]
     for thread in left:
-        thread.join(30)
+        thread.join(LONG_S)
     assert not any(thread.is_alive() for thread in left)
 
 

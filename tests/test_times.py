@@ -12,6 +12,7 @@ from async_history import HistoryManager, JsonLines, copy_history, open_history
 from async_history.backends import _postgres_rows
 from async_history.records import HistoryRecord, parse_time
 from tests.conftest import OpenStore, url_of
+from tests.patience import LONG_S
 
 pytestmark = pytest.mark.once
 
@@ -81,7 +82,7 @@ async def read(history: HistoryManager) -> dict[str, tuple[object, ...]]:
     found = times_of(await history.get_history("m"))
     assert times_of([record async for record in history.query_history()]) == found
     following = history.follow()
-    assert times_of(await following.next_records(limit=len(found), timeout_s=60)) == found
+    assert times_of(await following.next_records(limit=len(found), timeout_s=LONG_S)) == found
     return found
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import LONG_S
+
 pytestmark = [pytest.mark.subprocess, pytest.mark.once]
 
 REPOSITORY = Path(__file__).parent.parent
@@ -20,6 +22,7 @@ EXAMPLES = [
 
 RIGHT = """
 from pathlib import Path
+from tests.patience import LONG_S
 from async_history import Durability, HistoryOptions, open_history
 from async_history.blocking import BlockingHistoryManager
 
@@ -66,7 +69,7 @@ def complaints(folder: Path, **files: str) -> list[str]:
         capture_output=True,
         text=True,
         cwd=REPOSITORY,
-        timeout=250,
+        timeout=LONG_S,
     )
     assert done.returncode in (0, 1), done.stdout + done.stderr
     return [line for line in done.stdout.splitlines() if ": error:" in line]

@@ -20,6 +20,7 @@ from async_history.foreign_table import ForeignTable
 from async_history.migrations import adopt
 from async_history.opening import sqlite_file, without_secrets
 from tests.conftest import OpenStore
+from tests.patience import LONG_S
 from tests.postgres_server import with_query
 
 pytestmark = pytest.mark.once
@@ -358,7 +359,7 @@ async def test_idle_connections_are_closed(postgres: str, new_schema: NewSchema)
         for number in range(1, 3):
             await history.add_history("m", None, "x", "ADD")
             assert len(await history.get_history("m")) == number
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(LONG_S):
                 while await backends(postgres, "idler"):  # noqa: ASYNC110 - of another process
                     await asyncio.sleep(0.01)
 

@@ -20,6 +20,7 @@ from async_history import (
 )
 from async_history.queue import BoundedQueue
 from async_history.writer import GroupCommitWriter, OutcomeUnknown
+from tests.patience import LONG_S
 
 
 @dataclass(eq=False)
@@ -204,14 +205,14 @@ class TestBatches:
     ) -> None:
         monkeypatch.setattr("async_history.writer._LONGEST_HEAD_START_S", 3_600)
         crowd = await committed_before_a_stall(store, make_writer(batch_records=100), others=5)
-        await asyncio.wait_for(asyncio.gather(*crowd), 10)
+        await asyncio.wait_for(asyncio.gather(*crowd), LONG_S)
         store.gate.set()
 
     async def test_a_crowd_is_woken_though_the_next_commit_stalls(
         self, store: Store, make_writer: MakeWriter
     ) -> None:
         crowd = await committed_before_a_stall(store, make_writer(batch_records=100))
-        await asyncio.wait_for(asyncio.gather(*crowd), 10)
+        await asyncio.wait_for(asyncio.gather(*crowd), LONG_S)
         store.gate.set()
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from async_history import HistoryManager, open_history
 from tests.legacy_files import plain_mem0
+from tests.patience import LONG_S
 from tests.programs.checks import Wrote
 from tests.programs.opened import opened
 
@@ -36,7 +37,7 @@ def is_told_to_finish() -> bool:
 
 
 def connected(path: str) -> sqlite3.Connection:
-    return sqlite3.connect(path, isolation_level=None, timeout=60)
+    return sqlite3.connect(path, isolation_level=None, timeout=LONG_S)
 
 
 def hold(path: str, kind: str) -> None:

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 
 from async_history import HistoryManager
 from async_history.memory_index import LEVELS, POSITIONS, TAIL_ROWS, memory_key
+from tests.patience import LONG_S
 
 
 class Wrote(NamedTuple):
@@ -28,7 +29,9 @@ class Wrote(NamedTuple):
 def looking(path: Path, mode: Literal["ro", "rw"] = "ro") -> Iterator[sqlite3.Connection]:
     """A connection of one's own; the last one out copies the log into the file, but for "ro"."""
     uri = f"{path.as_uri()}?mode={mode}"
-    with closing(sqlite3.connect(uri, uri=True, isolation_level=None, timeout=30)) as connection:
+    with closing(
+        sqlite3.connect(uri, uri=True, isolation_level=None, timeout=LONG_S)
+    ) as connection:
         yield connection
 
 

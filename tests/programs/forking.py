@@ -24,7 +24,8 @@ import pytest
 from async_history import HistoryManager, WrongLoop, _sqlite_fork
 from async_history import open_history as opened
 from async_history.blocking import BlockingHistoryManager
-from tests.programs.processes import LONG_S, ending
+from tests.patience import LONG_S
+from tests.programs.processes import ending
 
 CHILDREN = 4
 RECORDS = 25

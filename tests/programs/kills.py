@@ -18,6 +18,7 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
+from tests.patience import LONG_S
 from tests.programs.checks import (
     Wrote,
     check_index,
@@ -31,7 +32,7 @@ from tests.programs.checks import (
 )
 from tests.programs.load import run_load
 from tests.programs.opened import journal, opened
-from tests.programs.processes import LONG_S, forked, read_some, read_to_the_end
+from tests.programs.processes import forked, read_some, read_to_the_end
 
 _RUNS_PER_FILE = 20
 """A new file every so often: first openings are killed too, and checking stays quick."""

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.patience import LONG_S
+
 ROOT = Path(__file__).parents[2]
-LONG_S = 60.0
-"""More than anything here takes that is not stuck."""
 
 
 def command(name: str, *arguments: object) -> list[str]:
