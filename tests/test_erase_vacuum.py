@@ -31,7 +31,6 @@ from tests.programs.proxy import Proxy
 pytestmark = [
     pytest.mark.postgres,
     pytest.mark.once,
-    pytest.mark.versions,
     pytest.mark.skipif(not are_installed(), reason="needs a server of its own"),
 ]
 
@@ -201,6 +200,7 @@ async def _is_vacuumed(admin: Any, schema: str, table: str) -> bool:
     )
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize("how", ["own", "pool"])
 async def test_a_cancelled_erasure_ends_it_in_the_server(
     how: str, server: PostgresServer, schema: str, role: str, admin: Any
@@ -269,6 +269,7 @@ async def test_one_that_the_server_is_not_at_is_given_up(proxy: Proxy, schema: s
         assert "no process at it" in sentence
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize("is_granted", [False, True])
 async def test_a_role_without_the_right_is_told_whatever_messages_it_gets(
     is_granted: bool, server: PostgresServer, schema: str, url: str, role: str, admin: Any
