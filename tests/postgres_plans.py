@@ -13,6 +13,8 @@ from async_history.backends._postgres_read import HistoryReader
 from async_history.queries import Cursor, Filter, Order, new_filter
 
 PAGE: Final = 10
+FULL_PAGE: Final = 500
+"""What a query reads at once unless it is told."""
 START: Final = datetime(2026, 1, 1, tzinfo=UTC)
 IN_ORDER: Final = "n"
 SHUFFLED: Final = "n * 7919::bigint % {rows}"
@@ -38,6 +40,23 @@ async def fill(connection: Any, schema: str, rows: int, seconds: str = IN_ORDER)
     times = seconds.format(rows=rows)
     await connection.execute(
         _FILL.format(schema=schema, rows=rows, start=START.isoformat(), seconds=times)
+    )
+
+
+_FILL_ALIKE: Final = """
+INSERT INTO {schema}.history
+    (id, memory_id, new_memory, event, is_deleted, occurred_at, actor_id, role)
+SELECT 'id-' || n, {memory}, 'likes tea ' || n, 'ADD', false,
+    '{start}'::timestamptz + n * interval '1 s', 'agent', 'user'
+FROM generate_series(1, {rows}) AS n
+"""
+
+
+async def fill_alike(connection: Any, schema: str, rows: int, *, is_one: bool) -> None:
+    """Write so many records that every filter of `alike` finds, of a memory each or all of one."""
+    memory = "'m'" if is_one else "'m' || n"
+    await connection.execute(
+        _FILL_ALIKE.format(schema=schema, rows=rows, start=START.isoformat(), memory=memory)
     )
 
 
@@ -96,6 +115,29 @@ def questions(rows: int) -> Iterator[Question]:
                     yield Question(f"{name}, from the middle", asked, rows // 2)
 
 
+def alike(rows: int, *, is_one: bool) -> Iterator[Question]:
+    """Yield what all records of `fill_alike` answer, from either end and from the middle."""
+    lists: Mapping[str, Mapping[str, Any]] = {
+        "everything": {},
+        "an event": {"event": "ADD"},
+        "a role": {"role": "user"},
+        "event and role": {"event": "ADD", "role": "user"},
+        "an actor": {"actor_id": "agent"},
+        "actor and event": {"actor_id": "agent", "event": "ADD"},
+        "since the beginning": {"since": START},
+        "until the end": {"until": START + timedelta(days=1000)},
+        "an actor until the end": {"actor_id": "agent", "until": START + timedelta(days=1000)},
+        **({"a memory": {"memory_id": "m"}} if is_one else {}),
+    }
+    orders: Sequence[Order] = ("oldest", "newest")
+    for of, wanted in lists.items():
+        for order in orders:
+            filled: dict[str, Any] = dict.fromkeys(_FIELDS) | dict(wanted)
+            asked = new_filter(**filled, order=order)
+            yield Question(f"{of}, {order} first", asked)
+            yield Question(f"{of}, {order} first, from the middle", asked, rows // 2)
+
+
 _FIELDS: Final = ("memory_id", "actor_id", "role", "event", "text", "since", "until")
 
 
@@ -133,14 +175,27 @@ class Explainer:
             for plan in self.plans
         )
 
-    async def page(self, question: Question) -> int:
+    @property
+    def rows(self) -> int:
+        """How many rows the statements read from tables and indexes."""
+        return sum(_rows_read(plan["Plan"]) for plan in self.plans)
+
+    async def page(self, question: Question, records: int = PAGE) -> int:
         """Read a page; return the buffers touched."""
         self.plans = []
         after = None
         if question.after is not None:
             after = Cursor(question.after, f"id-{question.after}")
-        await self.reader.page(question.wanted, after, PAGE, PAGE)
+        await self.reader.page(question.wanted, after, records, records)
         return self.buffers
+
+
+def _rows_read(plan: Mapping[str, Any]) -> int:
+    rows = sum(map(_rows_read, plan.get("Plans", ())))
+    if "Relation Name" in plan:
+        each = plan["Actual Rows"] + plan.get("Rows Removed by Filter", 0)
+        rows += round(each * plan["Actual Loops"])
+    return rows
 
 
 def _literal(value: object) -> str:

@@ -13,7 +13,16 @@ import asyncpg
 import pytest
 
 from async_history import open_history
-from tests.postgres_plans import IN_ORDER, SHUFFLED, Explainer, fill, questions
+from tests.postgres_plans import (
+    FULL_PAGE,
+    IN_ORDER,
+    SHUFFLED,
+    Explainer,
+    alike,
+    fill,
+    fill_alike,
+    questions,
+)
 from tests.postgres_server import PostgresServer
 
 pytestmark = [pytest.mark.postgres, pytest.mark.once]
@@ -83,6 +92,26 @@ async def test_a_page_costs_the_same(
         assert not await grown(
             connection, schemas, next(asked), is_generic=is_generic, more=MORE_REMOVED
         )
+
+
+@pytest.mark.parametrize("is_one", [False, True], ids=["a memory each", "one memory"])
+async def test_a_full_page_reads_no_more_rows_than_it_has(
+    url: str, connection: Any, is_one: bool
+) -> None:
+    rows = 2 * SMALL
+    schema = f"alike_{token_hex(4)}"
+    async with open_history(url, schema=schema):
+        """It makes the tables."""
+    await fill_alike(connection, schema, rows, is_one=is_one)
+    found: dict[str, int] = {}
+    for is_known in (False, True):
+        if is_known:
+            await connection.execute(f"ANALYZE {schema}.history")
+        explainer = Explainer(connection, schema, is_generic=is_known)
+        for question in alike(rows, is_one=is_one):
+            await explainer.page(question, FULL_PAGE)
+            found[question.name] = max(found.get(question.name, 0), explainer.rows)
+    assert {name: read for name, read in found.items() if read > FULL_PAGE + MORE} == {}
 
 
 async def test_an_erasure_leaves_statistics(url: str, connection: Any) -> None:

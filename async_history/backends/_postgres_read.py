@@ -32,10 +32,18 @@ _SCOPES: Final = """
 SELECT DISTINCT session_scope FROM {schema}.messages WHERE session_scope > $1
 ORDER BY session_scope LIMIT $2
 """
-_FIRST_ROWS: Final = f"SELECT seq, {COLUMN_LIST} FROM {{schema}}.history ORDER BY seq LIMIT $1"  # noqa: S608 - constants
+_FIRST_ROWS: Final = f"""
+SELECT seq, {COLUMN_LIST} FROM {{schema}}.history ORDER BY seq LIMIT (SELECT $1::pg_catalog.int8)
+"""  # noqa: S608 - constants
+"""The LIMIT is a SELECT: see _postgres_search."""
 _NEXT_ROWS: Final = f"""
-(SELECT seq, {COLUMN_LIST} FROM {{schema}}.history WHERE id = $1 AND seq = $2) UNION ALL
-(SELECT seq, {COLUMN_LIST} FROM {{schema}}.history WHERE seq > $2 ORDER BY seq LIMIT $3)
+(
+    SELECT seq, {COLUMN_LIST} FROM {{schema}}.history
+    WHERE id = $1::pg_catalog.text AND seq = $2::pg_catalog.int8
+) UNION ALL (
+    SELECT seq, {COLUMN_LIST} FROM {{schema}}.history WHERE seq > (SELECT $2::pg_catalog.int8)
+    ORDER BY seq LIMIT (SELECT $3::pg_catalog.int8)
+)
 """  # noqa: S608 - constants
 _INSTANTS: Final = """
 SELECT id, occurred_at FROM {schema}.history
@@ -76,7 +84,7 @@ class HistoryReader:
     async def page(self, wanted: Filter, after: Cursor | None, limit: int, ahead: int) -> PageRead:
         """Return up to `limit` records that match, of `ahead` that are read."""
         search = Search(wanted, is_distributed=self._is_distributed)
-        reach = _at_least(ahead + (_SOME_MORE if search.looks_at_rows else 0))
+        reach = ahead + (_SOME_MORE if search.looks_at_rows else 0)
         if search.reads_on:
             reach = max(reach, _MOST_READ)
         rows = await self._ask(search.page(after, None, ahead, reach))
@@ -151,11 +159,6 @@ class HistoryReader:
 def _record_behind(row: Sequence[Any]) -> HistoryRecord:
     """Return the record of a row of `Search.page`."""
     return record_from_row(row[2:])
-
-
-def _at_least(count: int) -> int:
-    """Return a power of two: a statement that names it is kept by the driver and the server."""
-    return 1 << (count - 1).bit_length()
 
 
 def _require_place(place: Cursor, rows: Sequence[Sequence[Any]]) -> None:

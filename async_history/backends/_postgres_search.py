@@ -12,9 +12,11 @@ have and some more. Where few of those are of that time, the rest of the page is
 way round: chunk by chunk, all records of the time are looked at.
 
 The planner is left no choice, for without statistics, or with those of another memory, it reads
-whole tables and lists. It takes an index for its order only where it expects many rows: so a list
-is a range of the index, of rows of columns, in the order of the whole index. And it is not shown
-the values, or it would guess from these: each is a SELECT of its own.
+whole tables and lists. It takes an index for its order only where it expects many rows and thinks
+that few of them are read: so a list is a range of the index, of rows of columns, in the order of
+the whole index. And it is shown neither the values nor how many rows a page has, or it would guess
+from these: each is a SELECT of its own. Of a LIMIT that it does not know it expects a tenth of the
+rows.
 
 Lives here: conditions, lists and their parameters. Not here: pages, and what becomes of the rows.
 """
@@ -145,7 +147,8 @@ class Search:
             begin = f"coalesce((SELECT first.seq FROM first), {self._end})"
         else:
             begin = f"(SELECT {begin})"
-        ctes.append(f"read AS MATERIALIZED ({self._lists(begin, reach)})")
+        most_read = f"(SELECT {arguments.take(reach, 'int8')})"
+        ctes.append(f"read AS MATERIALIZED ({self._lists(begin, most_read)})")
         matching = f" WHERE {' AND '.join(self._by_row)}" if self._by_row else ""
         ctes.append(f"page AS MATERIALIZED (SELECT {columns} FROM read{matching} LIMIT {most})")
         page = "SELECT * FROM page"
@@ -168,7 +171,7 @@ class Search:
             order = f"ORDER BY seq {self._direction} LIMIT {limit}"
             return f"{columns} {_HISTORY} WHERE {where} {order}", arguments
         kinds = f"WITH RECURSIVE {self._kinds()} " if self._of_kinds else ""
-        lists = self._lists(f"(SELECT {begin})", limit)
+        lists = self._lists(f"(SELECT {begin})", f"(SELECT {arguments.take(limit, 'int8')})")
         return f"{kinds}{columns} ({lists}) AS listed", arguments
 
     def page_of_time(self, beyond: int, limit: int) -> Statement:
@@ -228,8 +231,8 @@ WHERE {" AND ".join(matching)}
 
     # Lists
 
-    def _lists(self, begin: str, limit: int) -> str:
-        """Return SQL of the first rows of the filter's lists, in order, from a place on."""
+    def _lists(self, begin: str, limit: str) -> str:
+        """Return SQL of the first `limit` rows of the filter's lists, in order, from a place on."""
 
         def part(**values: str) -> str:
             keys = [*(_KEYS.get(name, name) for name in values), "seq"]
