@@ -1,6 +1,20 @@
 """The history store for asyncio programs. Importing it loads no driver."""
 
-from async_history.checking import CheckReport, check_history
+from async_history._check import check_history
+from async_history._core.backend import HistoryStats, StoreWarning
+from async_history._core.check import CheckReport
+from async_history._core.follow import Following
+from async_history._core.manager import HistoryManager
+from async_history._core.options import Durability, HistoryOptions
+from async_history._core.query import HistoryQuery, Page
+from async_history._core.records import Event, HistoryRecord, Message
+from async_history._core.retention import Erasure, ErasureReport, PruneReport
+from async_history._core.timeline import MemoryDiff
+from async_history._core.writer import WriterStats
+from async_history._opening import open_history
+from async_history._transfer.copy import CopyReport, copy_history
+from async_history._transfer.json_lines import JsonLines, dump_lines
+from async_history._transfer.sources import RecordSource
 from async_history.errors import (
     CommitUnknown,
     CopyMismatch,
@@ -23,19 +37,6 @@ from async_history.errors import (
     StorageUnreachable,
     WrongLoop,
 )
-from async_history.following import Following
-from async_history.json_lines import JsonLines, dump_lines
-from async_history.manager import HistoryManager
-from async_history.moving import CopyReport, copy_history
-from async_history.opening import open_history
-from async_history.options import Durability, HistoryOptions
-from async_history.queries import HistoryQuery, Page
-from async_history.records import Event, HistoryRecord, Message
-from async_history.retention import Erasure, ErasureReport, PruneReport
-from async_history.sources import RecordSource
-from async_history.store import HistoryStats, StoreWarning
-from async_history.timeline import MemoryDiff
-from async_history.writer import WriterStats
 
 __version__ = "0.1.0"
 

@@ -1,8 +1,4 @@
-"""How peers are compared: all in one run, in an order drawn anew, what is compared side by side.
-
-Lives here: the measurements that every database's script takes. Not here: how a task's ack is timed
-(`_measure`), who the peers are, how it is told (`_findings`).
-"""
+"""How peers are compared: all in one run, in an order drawn anew, what is compared side by side."""
 
 import asyncio
 import random

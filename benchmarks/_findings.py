@@ -1,8 +1,4 @@
-"""What comparing peers found: a value for each repetition, and how that is told.
-
-Lives here: figures by peer and number of tasks, what was measured side by side, their table, bars,
-plot and JSON. Not here: how they are measured (`_comparison`).
-"""
+"""What comparing peers found: a value for each repetition, and how that is told."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,7 +1,4 @@
-"""The peers: each opens a store in a folder of its own and gives a function that records an event.
-
-Lives here: who they are and how they are set up, each as its users would. Not here: timing.
-"""
+"""The peers: each opens a store in its own folder and gives a function that records an event."""
 
 import asyncio
 import logging
@@ -20,8 +17,8 @@ from sqlalchemy import TextClause, event, text
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 
 from async_history import HistoryManager, open_history
+from async_history._core.writer import GroupCommitWriter
 from async_history.errors import HistoryError
-from async_history.writer import GroupCommitWriter
 from benchmarks._measure import Add
 from benchmarks._records import CREATE_HISTORY, INSERT, NewRecord, Row, rows
 

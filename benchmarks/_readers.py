@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from async_history import HistoryManager, HistoryOptions, open_history
-from async_history.backends.sqlite import SQLiteHistoryManager
+from async_history.sqlite import SQLiteHistoryManager
 
 _READS: bytes = b"reads\n"
 

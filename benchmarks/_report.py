@@ -1,7 +1,4 @@
-"""How it is told: options, tables in Markdown, bars and whether they are reached, JSON.
-
-Lives here: what all scripts print and write. Not here: what they measure.
-"""
+"""How it is told: options, tables in Markdown, bars and whether they are reached, JSON."""
 
 import argparse
 import json

@@ -13,9 +13,9 @@ import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
 
 # Imported here, or the first test to open a store would be blamed for reading the modules.
-import async_history.backends.null
-import async_history.backends.postgres
-import async_history.backends.sqlite  # noqa: F401
+import async_history._null
+import async_history._postgres.manager
+import async_history._sqlite.manager  # noqa: F401
 from async_history import HistoryManager, open_history
 from tests import markers
 from tests.patience import PATIENCE

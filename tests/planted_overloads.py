@@ -1,8 +1,4 @@
-"""What a role that may create in `public` can do to others: overloads that match better.
-
-Lives here: the package's SQL texts, overloads of all that they call, and which of those PostgreSQL
-took. Not here: what is called (test_search_path).
-"""
+"""What a role that may create in `public` can do to others: overloads that match better."""
 
 import ast
 import itertools

@@ -15,7 +15,7 @@ import asyncpg
 import pytest
 
 from async_history import CommitUnknown, HistoryManager
-from async_history.backends.postgres import PostgresHistoryManager
+from async_history.postgres import PostgresHistoryManager
 from tests.patience import LONG_S
 from tests.postgres_server import PostgresServer, with_query
 from tests.programs.failing_io import compiler

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from async_history.backends._postgres_read import HistoryReader
-from async_history.queries import Cursor, Filter, Order, new_filter
+from async_history._core.query import Cursor, Filter, Order, new_filter
+from async_history._postgres.read import HistoryReader
 
 PAGE: Final = 10
 FULL_PAGE: Final = 500

@@ -15,20 +15,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from async_history._sqlite import LOCK_SLICE_S, wait_for_lock
-from async_history.errors import MigrationError, StorageCorrupt, StorageLocked, StorageMissing
-from async_history.memory_index import LEVELS, TAIL_ROWS, memory_key
-from async_history.migrations import (
-    VERSION,
+from async_history._core.records import COLUMNS
+from async_history._sqlite.errors import LOCK_SLICE_S, wait_for_lock
+from async_history._sqlite.index.levels import LEVELS, TAIL_ROWS, memory_key
+from async_history._sqlite.schema import rewrite
+from async_history._sqlite.schema.adopt import (
     AdoptionReport,
     adopt,
     as_is_view,
     check_version,
     is_prepared,
     prepare,
-    rewriting,
 )
-from async_history.records import COLUMNS
+from async_history._sqlite.schema.versions import VERSION
+from async_history.errors import MigrationError, StorageCorrupt, StorageLocked, StorageMissing
 from tests.legacy_files import (
     CONVERSATION,
     MESSAGES,
@@ -583,8 +583,8 @@ def test_a_copy_that_is_not_to_the_letter_is_thrown_away(
     path = build(tmp_path / "history.db", "", V0_0_2)
     with opened(path) as connection:
         connection.execute("UPDATE history SET prev_value = '007' WHERE id = 'a2'")
-        numeric = rewriting._CREATE_NEW_TABLE.replace("old_memory TEXT", "old_memory INTEGER")
-        monkeypatch.setattr(rewriting, "_CREATE_NEW_TABLE", numeric)
+        numeric = rewrite._CREATE_NEW_TABLE.replace("old_memory TEXT", "old_memory INTEGER")
+        monkeypatch.setattr(rewrite, "_CREATE_NEW_TABLE", numeric)
         with pytest.raises(MigrationError, match=r"of 3 records, 2 came .* and a2 did not"):
             prepare(connection, path)
         assert records(connection, "prev_value") == [(None,), ("007",), ("likes coffee",)]
@@ -593,7 +593,7 @@ def test_a_copy_that_is_not_to_the_letter_is_thrown_away(
 def test_long_tables_are_copied_in_stretches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rewriting, "_COPIED_ROWS", 7)
+    monkeypatch.setattr(rewrite, "_COPIED_ROWS", 7)
     path = build(tmp_path / "history.db", "", V0_0_2)
     seen: list[int] = []
     with opened(path) as connection:

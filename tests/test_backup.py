@@ -14,9 +14,9 @@ import pytest
 from mem0.memory.storage import SQLiteManager
 
 from async_history import InvalidInput, Message, StorageError, open_history
-from async_history.backends import _sqlite_backup as backup_module
-from async_history.backends.sqlite import SQLiteHistoryManager
-from async_history.migrations import is_prepared
+from async_history._sqlite import backup as backup_module
+from async_history._sqlite.schema.adopt import is_prepared
+from async_history.sqlite import SQLiteHistoryManager
 from tests.patience import LONG_S
 
 pytestmark = pytest.mark.once
@@ -236,14 +236,14 @@ async def test_a_killed_backup_leaves_no_copy(tmp_path: Path) -> None:
     program = (
         "import asyncio, sys, time\n"
         "from async_history import open_history\n"
-        "from async_history.backends import _sqlite_backup\n"
-        "_sqlite_backup._PAGES = 1\n"
-        "class Slow(_sqlite_backup.Event):\n"
+        "from async_history._sqlite import backup\n"
+        "backup._PAGES = 1\n"
+        "class Slow(backup.Event):\n"
         "    def is_set(self):\n"
         "        print('page', flush=True)\n"
         "        sys.stdin.readline()\n"
         "        return super().is_set()\n"
-        "_sqlite_backup.Event = Slow\n"
+        "backup.Event = Slow\n"
         "async def main():\n"
         "    async with open_history(sys.argv[1]) as history:\n"
         "        await history.backup(sys.argv[2])\n"

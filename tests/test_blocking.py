@@ -30,10 +30,9 @@ from async_history import (
     StorageCorrupt,
     StorageLocked,
     WrongLoop,
-    blocking,
     open_history,
 )
-from async_history.blocking import BlockingHistoryManager
+from async_history.blocking import BlockingHistoryManager, _store
 from tests.conftest import stores, url_of
 from tests.legacy_files import plain_mem0
 from tests.patience import LONG_S, SOON_S
@@ -646,7 +645,7 @@ class TestClosing:
                 assert isinstance(call.exception(LONG_S), HistoryError)
 
     def test_a_call_that_does_not_end(self, opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("async_history._loop_thread._LONGEST_CLOSE_S", 0.05)
+        monkeypatch.setattr("async_history._core.loop_thread._LONGEST_CLOSE_S", 0.05)
         history = opened()
 
         async def stuck(_: object) -> None:
@@ -761,7 +760,7 @@ class TestResets:
     def test_one_that_finds_the_file_locked(
         self, opened: Open, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(blocking, "LOCK_TIMEOUT_S", 0.0)
+        monkeypatch.setattr(_store, "LOCK_TIMEOUT_S", 0.0)
         history = opened(path)
         history.add_history("m", None, "x", "ADD")
         with closing(sqlite3.connect(path, isolation_level=None)) as other:

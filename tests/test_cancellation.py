@@ -23,7 +23,7 @@ from fastapi import FastAPI, Request, Response
 from httpx import ASGITransport, AsyncClient
 
 from async_history import HistoryManager, dump_lines, open_history
-from async_history.backends.postgres import PostgresHistoryManager
+from async_history.postgres import PostgresHistoryManager
 from tests.conftest import stores, url_of
 from tests.patience import LONG_S
 from tests.postgres_faults import until

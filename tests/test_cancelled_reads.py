@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from async_history import HistoryClosed, HistoryManager, dump_lines, open_history
-from async_history.backends._sqlite_connections import READERS
-from async_history.backends._sqlite_thread import ThreadConnection
+from async_history._sqlite.connection import ThreadConnection
+from async_history._sqlite.pool import READERS
 from tests.patience import LONG_S
 
 _ENDLESS = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*) FROM n"
@@ -58,7 +58,7 @@ class Scans:
 @pytest.fixture
 def scans(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scans]:
     scans = Scans()
-    monkeypatch.setattr("async_history.backends._sqlite_connections.fetched", scans.fetched)
+    monkeypatch.setattr("async_history._sqlite.pool.fetched", scans.fetched)
     yield scans
     scans.is_over.set()
 

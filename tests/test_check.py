@@ -11,9 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from async_history import MigrationError, StorageMissing, check_history, open_history
+from async_history._core.records import COLUMNS
+from async_history._sqlite.index.validity import CHUNKS_STAMP, STAMP_KEY
 from async_history.cli.app import app
-from async_history.index_state import CHUNKS_STAMP, STAMP_KEY
-from async_history.records import COLUMNS
 
 pytestmark = pytest.mark.once
 

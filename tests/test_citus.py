@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from async_history import HistoryConflict, IdConflict, InvalidInput, open_history
-from async_history.migrations.citus import distribute
+from async_history._postgres.citus import distribute
 from tests.postgres_server import drop_schemas, with_query
 
 URL = os.environ.get("TEST_CITUS_URL", "")

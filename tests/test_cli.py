@@ -20,15 +20,15 @@ from mem0.memory.storage import SQLiteManager
 from typer.testing import CliRunner
 
 from async_history import HistoryRecord, StorageFull, __version__, open_history
+from async_history._opening import without_secrets
 from async_history.cli import demo as demo_room
-from async_history.cli import lines as lines_module
+from async_history.cli import line_reader as lines_module
 from async_history.cli import log as log_room
 from async_history.cli import record as record_room
 from async_history.cli.app import app
 from async_history.cli.difference import difference
 from async_history.cli.record import Recording
 from async_history.cli.terminal import harmless
-from async_history.opening import without_secrets
 from tests.patience import LONG_S
 
 pytestmark = pytest.mark.subprocess
@@ -380,7 +380,7 @@ def test_what_log_prints_record_takes(run: Run) -> None:
 def test_a_huge_line_is_recorded_and_a_longer_one_skipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("async_history.cli.lines._CHUNK_BYTES", 4_096)
+    monkeypatch.setattr("async_history.cli.line_reader._CHUNK_BYTES", 4_096)
     monkeypatch.setattr(
         record_room, "Lines", lambda file: lines_module.Lines(file, line_bytes=1_000_000)
     )

@@ -9,8 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from async_history import HistoryStats, open_history
+from async_history._core.backend import StoreWarning
 from async_history.cli.app import app
-from async_history.store import StoreWarning
 from tests.conftest import stores, url_of
 
 pytestmark = pytest.mark.once

@@ -17,9 +17,9 @@ from zlib import crc32
 import pytest
 
 from async_history import HistoryManager, copy_history, open_history
-from async_history.backends.sqlite import SQLiteHistoryManager
-from async_history.memory_index import memory_key
-from async_history.records import COLUMNS
+from async_history._core.records import COLUMNS
+from async_history._sqlite.index.levels import memory_key
+from async_history.sqlite import SQLiteHistoryManager
 
 pytestmark = pytest.mark.once
 

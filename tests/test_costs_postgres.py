@@ -11,8 +11,8 @@ import asyncpg
 import pytest
 
 from async_history import HistoryManager, open_history
-from async_history.backends.postgres import PostgresHistoryManager
-from async_history.records import COLUMNS
+from async_history._core.records import COLUMNS
+from async_history.postgres import PostgresHistoryManager
 from tests.test_costs import (
     GROWTH,
     LARGE,

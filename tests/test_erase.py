@@ -21,12 +21,12 @@ from async_history import (
     HistoryRecord,
     IdConflict,
     InvalidInput,
-    erase_transactions,
     open_history,
 )
-from async_history.backends import _sqlite_erasing
-from async_history.backends.postgres import PostgresHistoryManager
-from async_history.backends.sqlite import SQLiteHistoryManager
+from async_history._core import erase_transaction
+from async_history._sqlite import erase
+from async_history.postgres import PostgresHistoryManager
+from async_history.sqlite import SQLiteHistoryManager
 from tests.conftest import OpenStore
 from tests.programs.checks import check_index, check_levels, check_sound, looking
 
@@ -60,7 +60,7 @@ def fact(record: HistoryRecord) -> tuple[Any, ...]:
 
 @pytest.fixture
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(erase_transactions, "ERASED_AT_ONCE", 2)
+    monkeypatch.setattr(erase_transaction, "ERASED_AT_ONCE", 2)
 
 
 @pytest.mark.usefixtures("small_steps")
@@ -216,7 +216,7 @@ class TestContract:
         self, open_keeping_store: OpenStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Not in a transaction each, also where one of them has very many records."""
-        monkeypatch.setattr(erase_transactions, "ERASED_AT_ONCE", 50)
+        monkeypatch.setattr(erase_transaction, "ERASED_AT_ONCE", 50)
         ids = [f"m{n}" for n in range(200)]
         async with open_keeping_store() as history:
             await history.batch_add_history([change(m, "ADD", None, "x", "ann") for m in ids])
@@ -444,7 +444,7 @@ class TestBytes:
     async def test_no_room_for_vacuum_is_told_of(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(_sqlite_erasing, "_VACUUM_ROOM", 1 << 40)
+        monkeypatch.setattr(erase, "_VACUUM_ROOM", 1 << 40)
         async with open_history(tmp_path / "h.db") as history:
             await fill(history)
             report = await history.erase(memory_ids=["ann"], reason="asked")

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from async_history import HistoryManager, HistoryRecord, erase_transactions, open_history
+from async_history import HistoryManager, HistoryRecord, open_history
+from async_history._core import erase_transaction
 from tests.conftest import OpenStore
 
 pytestmark = pytest.mark.once
@@ -23,7 +24,7 @@ Facts = tuple[str, str | None, str | None, str | None]
 @pytest.fixture(autouse=True)
 def _small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps so small that most memories need several."""
-    monkeypatch.setattr(erase_transactions, "ERASED_AT_ONCE", 3)
+    monkeypatch.setattr(erase_transaction, "ERASED_AT_ONCE", 3)
 
 
 def change(memory_id: str, old: str | None, new: str | None, actor: str | None) -> dict[str, Any]:

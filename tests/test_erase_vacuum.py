@@ -11,9 +11,9 @@ import asyncpg
 import pytest
 
 from async_history import ErasureReport, HistoryClosed, HistoryManager, open_history
-from async_history.backends import postgres as backend
-from async_history.backends._postgres_vacuum import Vacuum
-from async_history.backends.postgres import PostgresHistoryManager
+from async_history._postgres import manager as backend
+from async_history._postgres.vacuum import Vacuum
+from async_history.postgres import PostgresHistoryManager
 from tests.conftest import stores
 from tests.patience import LONG_S
 from tests.pgbouncer import pgbouncer

@@ -24,11 +24,11 @@ from async_history import (
     StorageMissing,
     StorageReadOnly,
     StorageUnreachable,
-    _postgres,
-    _sqlite,
     open_history,
 )
-from async_history.backends.postgres import PostgresHistoryManager
+from async_history._postgres import errors as postgres_errors
+from async_history._sqlite import errors as sqlite_errors
+from async_history.postgres import PostgresHistoryManager
 from tests.pgbouncer import pgbouncer
 from tests.postgres_server import PostgresServer, are_installed, with_query
 
@@ -85,16 +85,16 @@ class TestPostgresStates:
         for state in STATES:
             kind, may_work_later = expected(state)
             error = server_error(state)
-            assert type(_postgres.storage_error(error, "it")) is kind, state
-            assert _postgres.may_work_later(error) == may_work_later, state
-            assert not _postgres.is_connection_lost(error), "an ERROR leaves the connection"
+            assert type(postgres_errors.storage_error(error, "it")) is kind, state
+            assert postgres_errors.may_work_later(error) == may_work_later, state
+            assert not postgres_errors.is_connection_lost(error), "an ERROR leaves the connection"
 
     def test_a_fatal_one_takes_the_connection(self) -> None:
         """Whatever its code; poolers tell no level that is not translated."""
         for state in STATES:
             for level in ("FATAL", "PANIC"):
-                assert _postgres.is_connection_lost(server_error(state, level)), state
-                assert _postgres.is_connection_lost(server_error(state, level, V="")), state
+                assert postgres_errors.is_connection_lost(server_error(state, level)), state
+                assert postgres_errors.is_connection_lost(server_error(state, level, V="")), state
 
     def test_to_connect_is_tried_again_where_it_may_work(self) -> None:
         for state in STATES:
@@ -102,7 +102,8 @@ class TestPostgresStates:
             is_later = is_passing or kind is StorageUnreachable
             if state == "08P01":
                 is_later = True  # a pooler's: see below
-            assert _postgres.may_connect_later(server_error(state, "FATAL")) == is_later, state
+            fatal = server_error(state, "FATAL")
+            assert postgres_errors.may_connect_later(fatal) == is_later, state
 
     @pytest.mark.parametrize(
         ("words", "kind", "is_later"),
@@ -131,9 +132,9 @@ class TestPostgresStates:
     def test_what_a_pooler_says(self, words: str, kind: type[StorageError], is_later: bool) -> None:
         """PgBouncer gives nearly everything the SQLSTATE of a broken protocol."""
         error = server_error("08P01", "FATAL", words, V="")
-        assert type(_postgres.storage_error(error, "it")) is kind
-        assert _postgres.may_connect_later(error) == is_later
-        assert _postgres.is_connection_lost(error)
+        assert type(postgres_errors.storage_error(error, "it")) is kind
+        assert postgres_errors.may_connect_later(error) == is_later
+        assert postgres_errors.is_connection_lost(error)
 
 
 def made_by_driver(text: str) -> asyncpg.InterfaceError:
@@ -172,9 +173,9 @@ def made_by_driver(text: str) -> asyncpg.InterfaceError:
 def test_the_drivers_own_errors(
     error: Exception, kind: type[StorageError], is_lost: bool, may_connect_later: bool
 ) -> None:
-    assert type(_postgres.storage_error(error, "it")) is kind
-    assert _postgres.is_connection_lost(error) == is_lost
-    assert _postgres.may_connect_later(error) == may_connect_later
+    assert type(postgres_errors.storage_error(error, "it")) is kind
+    assert postgres_errors.is_connection_lost(error) == is_lost
+    assert postgres_errors.may_connect_later(error) == may_connect_later
 
 
 class TestRealStates:
@@ -191,8 +192,8 @@ class TestRealStates:
             with pytest.raises(asyncpg.PostgresError) as raised:
                 await owner.execute(f"DO $$ BEGIN RAISE 'x' USING ERRCODE = '{state}'; END $$")
             assert raised.value.sqlstate == state
-            assert type(_postgres.storage_error(raised.value, "it")) is expected(state)[0]
-            assert not _postgres.is_connection_lost(raised.value)
+            assert type(postgres_errors.storage_error(raised.value, "it")) is expected(state)[0]
+            assert not postgres_errors.is_connection_lost(raised.value)
             assert await owner.fetchval("SELECT 1") == 1
 
     @pytest.mark.parametrize("state", ["55000", "55P02", "55006", "55P03", "40001", "08006"])
@@ -398,8 +399,8 @@ def test_each_code_of_sqlite_has_its_type(name: str, extension: int) -> None:
     error = sqlite3.OperationalError("words")
     error.sqlite_errorcode = getattr(sqlite3, name) | extension << 8
     kind = SQLITE_KINDS.get(name, StorageError)
-    assert type(_sqlite.storage_error(error, "it")) is kind
-    assert _sqlite.is_locked(error) == (kind is StorageLocked)
+    assert type(sqlite_errors.storage_error(error, "it")) is kind
+    assert sqlite_errors.is_locked(error) == (kind is StorageLocked)
 
 
 @pytest.mark.parametrize("name", [name for name, kind in SQLITE_KINDS.items()])
@@ -415,8 +416,8 @@ def test_what_is_locked_is_waited_for(name: str) -> None:
         return len(tries)
 
     if SQLITE_KINDS[name] is StorageLocked:
-        assert _sqlite.wait_for_lock(operation, 60) == 3
+        assert sqlite_errors.wait_for_lock(operation, 60) == 3
     else:
         with pytest.raises(sqlite3.OperationalError):
-            _sqlite.wait_for_lock(operation, 60)
+            sqlite_errors.wait_for_lock(operation, 60)
         assert len(tries) == 1

@@ -23,13 +23,12 @@ from async_history import (
     StorageFull,
     StorageLocked,
     StorageReadOnly,
-    _sqlite,
     open_history,
 )
-from async_history.backends import _sqlite_open
-from async_history.backends._sqlite_commit import BatchCommitter
-from async_history.backends.sqlite import SQLiteHistoryManager
-from async_history.memory_index import LEVELS
+from async_history._sqlite import errors, opening
+from async_history._sqlite.commit import BatchCommitter
+from async_history._sqlite.index.levels import LEVELS
+from async_history.sqlite import SQLiteHistoryManager
 from tests.patience import LONG_S, MINUTES_S
 from tests.programs import processes
 from tests.programs.checks import check_sound, looking
@@ -250,7 +249,7 @@ class TestLocks:
     async def test_released_in_time_is_waited_for(
         self, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(_sqlite, "LOCK_SLICE_S", 0)  # SQLite itself does not wait
+        monkeypatch.setattr(errors, "LOCK_SLICE_S", 0)  # SQLite itself does not wait
         async with open_history(path) as history:
             with processes.started("beside", "hold", path, "IMMEDIATE") as holder:
                 os.kill(holder.pid, signal.SIGSTOP)
@@ -411,7 +410,7 @@ class TestPlaces:
             uri = f"{path.as_uri()}?mode={mode}&vfs=unix-dotfile"
             return sqlite3.connect(uri, uri=True, isolation_level=None)
 
-        monkeypatch.setattr(_sqlite_open, "connect", connect)
+        monkeypatch.setattr(opening, "connect", connect)
         with pytest.raises(StorageError, match=r"history\.db cannot have a write-ahead log"):
             await open_history(path)
 

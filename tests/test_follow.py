@@ -26,7 +26,7 @@ from async_history import (
     dump_lines,
     open_history,
 )
-from async_history.following import Bell, Following, FollowRead, Tail
+from async_history._core.follow import Bell, Following, FollowRead, Tail
 from tests.conftest import OpenStore, stores, url_of
 from tests.followers import NEVER_S, SOON_S, Reading, add_many, first
 from tests.patience import LONG_S

@@ -11,8 +11,8 @@ import asyncpg
 import pytest
 
 from async_history import CursorGone, open_history
-from async_history.backends import _postgres_places as places
-from async_history.backends.postgres import PostgresHistoryManager
+from async_history._postgres import cursors as places
+from async_history.postgres import PostgresHistoryManager
 from tests.followers import NEVER_S, SOON_S, Reading, add_many, first, up_to_now
 from tests.postgres_faults import (  # noqa: F401 - fixtures are imported to be asked for
     a_admin,

@@ -8,9 +8,9 @@ import asyncpg
 import pytest
 
 from async_history import open_history
-from async_history.backends._postgres_follow import FollowReader
-from async_history.backends._postgres_places import Place, place_from
-from async_history.migrations.postgres import quoted
+from async_history._postgres.cursors import Place, place_from
+from async_history._postgres.follow import FollowReader
+from async_history._postgres.schema import quoted
 from tests.postgres_server import PostgresServer, are_installed, with_query
 
 pytestmark = [

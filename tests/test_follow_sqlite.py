@@ -11,13 +11,13 @@ import pytest
 from mem0.memory.storage import SQLiteManager
 
 from async_history import CursorGone, Following, HistoryManager, HistoryRecord, open_history
-from async_history.backends._just_committed import JustCommitted
-from async_history.backends._sqlite_follow import FollowReader
-from async_history.backends._sqlite_open import open_reading
-from async_history.backends._sqlite_read import HistoryReader
-from async_history.backends._sqlite_search import THROUGH_INDEX, named
-from async_history.following import Bell
-from async_history.submissions import AddRecords, records_to_copy
+from async_history._core.follow import Bell
+from async_history._core.recent import JustCommitted
+from async_history._core.submissions import AddRecords, records_to_copy
+from async_history._sqlite.filters import THROUGH_INDEX, named
+from async_history._sqlite.follow import FollowReader
+from async_history._sqlite.opening import open_reading
+from async_history._sqlite.read import HistoryReader
 from tests.followers import SOON_S, Reading, add_many, first, up_to_now
 from tests.legacy_files import SIX_COLUMNS, TODAY, V0_0_2, Layout, build
 from tests.patience import LONG_S
@@ -398,7 +398,7 @@ class TestKeeping:
     @pytest.mark.parametrize("bound", ["_MOST_RECORDS", "_MOST_BYTES"])
     async def test_not_too_much(self, monkeypatch: pytest.MonkeyPatch, bound: str) -> None:
         most = 3 if bound == "_MOST_RECORDS" else 30
-        monkeypatch.setattr(f"async_history.backends._just_committed.{bound}", most)
+        monkeypatch.setattr(f"async_history._core.recent.{bound}", most)
         kept, _hearer = await self.batches("0", "1", "2", "3")
         assert kept.behind("0") == []
         assert [record.id for record in kept.behind("1")] == ["2", "3"]
@@ -406,7 +406,7 @@ class TestKeeping:
         assert kept.behind("3") == []
 
     async def test_not_for_long(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("async_history.backends._just_committed._KEPT_S", 0.01)
+        monkeypatch.setattr("async_history._core.recent._KEPT_S", 0.01)
         kept, _hearer = await self.batches("0", "1")
         async with asyncio.timeout(LONG_S):
             while kept.behind("0"):  # noqa: ASYNC110 - it is a timer's work

@@ -19,11 +19,11 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from async_history import HistoryManager, _sqlite, open_history
-from async_history.backends import _sqlite_open
-from async_history.index_state import HISTORY_TRIGGERS, INDEX_TABLES, ROWID_LIMIT
-from async_history.migrations import adoption
-from async_history.migrations.schema import install_statements
+from async_history import HistoryManager, open_history
+from async_history._sqlite import errors, opening
+from async_history._sqlite.index.validity import HISTORY_TRIGGERS, INDEX_TABLES, ROWID_LIMIT
+from async_history._sqlite.schema import adopt as adoption
+from async_history._sqlite.schema.versions import install_statements
 from tests.programs.checks import check_index, check_sound, looking
 
 pytestmark = pytest.mark.once
@@ -444,14 +444,14 @@ async def test_an_actor_of_a_replaced_history_is_left_nowhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where SQLite does not overwrite what it frees; the index still has the actor's entries."""
-    connected = _sqlite.connect
+    connected = errors.connect
 
     def without_overwriting(*given: Any) -> sqlite3.Connection:
         connection = connected(*given)
         connection.execute("PRAGMA secure_delete = OFF")
         return connection
 
-    for module in (_sqlite_open, adoption):
+    for module in (opening, adoption):
         monkeypatch.setattr(module, "connect", without_overwriting)
     path, ann = tmp_path / "h.db", "ann-4711@example.com"
     async with open_history(path) as history:

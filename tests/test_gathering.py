@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from async_history import StorageError
-from async_history.backends._gathering import GatheredReads
-from async_history.records import HistoryRecord
+from async_history._core.coalesce import GatheredReads
+from async_history._core.records import HistoryRecord
 from tests.patience import LONG_S
 
 AT_ONCE = 2
@@ -16,7 +16,7 @@ AT_ONCE = 2
 @pytest.fixture(autouse=True)
 def long_s(monkeypatch: pytest.MonkeyPatch) -> None:
     """No read takes so long unless a test says so: the machine may be busy."""
-    monkeypatch.setattr("async_history.backends._gathering._LONG_S", 600.0)
+    monkeypatch.setattr("async_history._core.coalesce._LONG_S", 600.0)
 
 
 class Reading:
@@ -89,7 +89,7 @@ async def test_a_crowd_is_read_in_parts() -> None:
 async def test_nobody_waits_for_a_long_read_as_long_as_there_is_a_connection(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("async_history.backends._gathering._LONG_S", 0.001)
+    monkeypatch.setattr("async_history._core.coalesce._LONG_S", 0.001)
     reading = Reading()
     tasks = [reading.ask("a")]
     await turns()
@@ -108,7 +108,7 @@ async def test_nobody_waits_for_a_long_read_as_long_as_there_is_a_connection(
 async def test_who_comes_when_a_read_is_long_already_does_not_wait_for_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("async_history.backends._gathering._LONG_S", 0.001)
+    monkeypatch.setattr("async_history._core.coalesce._LONG_S", 0.001)
     reading = Reading()
     tasks = [reading.ask("a")]
     await asyncio.sleep(0.05)

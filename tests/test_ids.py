@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from async_history import HistoryError, HistoryManager, IdConflict, StorageLocked, open_history
-from async_history.backends.postgres import PostgresHistoryManager
+from async_history.postgres import PostgresHistoryManager
 from tests.conftest import stores
 from tests.patience import LONG_S
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from async_history import HistoryManager, InvalidInput, StorageLocked, _sqlite, open_history
-from async_history.backends.sqlite import SQLiteHistoryManager
+from async_history import HistoryManager, InvalidInput, StorageLocked, open_history
+from async_history._core.options import Journal
+from async_history._sqlite import errors
 from async_history.blocking import BlockingHistoryManager
-from async_history.migrations import adopt
-from async_history.options import Journal
+from async_history.sqlite import SQLiteHistoryManager, adopt
 from tests.patience import LONG_S, MINUTES_S
 from tests.programs import processes
 from tests.programs.checks import check_levels, check_sound, check_submissions, looking, texts
@@ -164,7 +164,7 @@ class TestConversion:
 class TestReadersAndTheWriter:
     async def test_neither_starves(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Reads that never stop, and writes: each goes on, and none meets the other's lock."""
-        monkeypatch.setattr(_sqlite, "LOCK_SLICE_S", 0)  # SQLite itself does not wait
+        monkeypatch.setattr(errors, "LOCK_SLICE_S", 0)  # SQLite itself does not wait
         async with open_history(path, journal="delete", lock_timeout_s=0) as history:
             is_over = False
             reads = 0

@@ -23,10 +23,10 @@ from async_history import (
     StorageRefused,
     open_history,
 )
-from async_history.backends._sqlite_commit import BatchCommitter
-from async_history.backends.postgres import PostgresHistoryManager
-from async_history.backends.sqlite import SQLiteHistoryManager
+from async_history._sqlite.commit import BatchCommitter
 from async_history.blocking import BlockingHistoryManager
+from async_history.postgres import PostgresHistoryManager
+from async_history.sqlite import SQLiteHistoryManager
 from tests.conftest import OpenStore, stores
 
 pytestmark = pytest.mark.once

@@ -20,7 +20,7 @@ from async_history import (
     WrongLoop,
     open_history,
 )
-from async_history.backends.sqlite import SQLiteHistoryManager
+from async_history.sqlite import SQLiteHistoryManager
 from tests.conftest import OpenStore
 from tests.patience import LONG_S, SOON_S
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from async_history import StorageUnreachable, open_history
-from async_history.backends._sqlite_open import long_log_warning
-from async_history.measuring import Measurements
-from async_history.store import Measured, StoreWarning
+from async_history._core.backend import Measured, StoreWarning
+from async_history._core.measure import Measurements
+from async_history._sqlite.opening import long_log_warning
 from tests.programs.processes import ROOT
 
 pytestmark = pytest.mark.once

@@ -37,9 +37,9 @@ from async_history import (
     StorageRefused,
     open_history,
 )
-from async_history._mem0_values import Mending, message_as_given
+from async_history.blocking._sanitize import Mending, message_as_given
 from async_history.mem0 import AsyncMemory, HistoryNotWritten, Memory
-from async_history.mem0._operations import Operation, Recorder
+from async_history.mem0._operation import Operation, Recorder
 from tests.conftest import stores, url_of
 from tests.patience import LONG_S, SOON_S
 from tests.programs.openai_server import DIMENSIONS, Model, openai_server

@@ -20,8 +20,8 @@ from async_history import (
     MigrationError,
     open_history,
 )
-from async_history.backends.sqlite import SQLiteHistoryManager
 from async_history.mem0 import AsyncMemory, HistoryNotWritten, Memory
+from async_history.sqlite import SQLiteHistoryManager
 from tests.patience import LONG_S
 from tests.test_mem0 import (
     Configured,

@@ -14,9 +14,9 @@ import pytest
 
 from async_history import open_history
 from async_history.errors import StorageLocked
-from async_history.mem0 import _turns
+from async_history.mem0 import _locks
+from async_history.mem0._locks import Turns, turns_of
 from async_history.mem0._process_locks import SUFFIX, FileLocks
-from async_history.mem0._turns import Turns, turns_of
 from tests.patience import LONG_S
 from tests.programs.turns import Holder
 
@@ -211,7 +211,7 @@ async def asked(folder: Path) -> None:
     """Return when somebody waits for another process's turn of the memory "m"."""
     locks = FileLocks(str(folder / "history.db"))
     await asyncio.to_thread(locks.open)
-    while not locks.is_asked_for(_turns.number_of("m")):  # noqa: ASYNC110 - the kernel tells no event
+    while not locks.is_asked_for(_locks.number_of("m")):  # noqa: ASYNC110 - the kernel tells no event
         await asyncio.sleep(0)
     locks.close()
 
@@ -327,7 +327,7 @@ class TestBetweenProcesses:
         def child() -> None:
             locks = FileLocks(str(tmp_path / "history.db"))
             locks.open()
-            told.put((turns.is_idle, locks.take(_turns.number_of("m"))))
+            told.put((turns.is_idle, locks.take(_locks.number_of("m"))))
 
         with turns.of("m", "store"):
             process = context.Process(target=child)

@@ -24,10 +24,10 @@ from async_history import (
     StorageReadOnly,
     open_history,
 )
-from async_history.backends import _postgres_locks
-from async_history.backends._postgres_locks import AdvisoryLocks
+from async_history._postgres import advisory_locks
+from async_history._postgres.advisory_locks import AdvisoryLocks
 from async_history.mem0 import AsyncMemory, Memory
-from async_history.mem0._turns import Turns, number_of, turns_of
+from async_history.mem0._locks import Turns, number_of, turns_of
 from benchmarks._processes import update_together
 from tests.conftest import stores
 from tests.patience import LONG_S
@@ -256,7 +256,7 @@ class TestBetweenProcesses:
     ) -> None:
         """As on a busy machine: a lock becomes due between two looks at the clock."""
         clock = itertools.count(1_000.0, 0.0015)
-        monkeypatch.setattr(_postgres_locks, "monotonic", lambda: next(clock))
+        monkeypatch.setattr(advisory_locks, "monotonic", lambda: next(clock))
         (mine, _), (others, locks) = side(), side()
 
         async def one(turns: Turns) -> None:
@@ -296,7 +296,7 @@ class TestBetweenProcesses:
     async def test_more_memories_than_locks_at_a_time(
         self, side: Side, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("async_history.backends._postgres_locks._MOST_LOCKS", 3)
+        monkeypatch.setattr("async_history._postgres.advisory_locks._MOST_LOCKS", 3)
         turns, locks = side()
         most = 0
 

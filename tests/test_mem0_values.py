@@ -8,9 +8,9 @@ from uuid import UUID
 
 import pytest
 
-from async_history._mem0_values import Mending, completed, message_as_given
+from async_history._core.records import record_from_mapping
 from async_history.blocking import BlockingHistoryManager
-from async_history.records import record_from_mapping
+from async_history.blocking._sanitize import Mending, completed, message_as_given
 
 pytestmark = pytest.mark.mem0
 

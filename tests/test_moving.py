@@ -32,11 +32,10 @@ from async_history import (
     StorageMissing,
     copy_history,
     dump_lines,
-    moving,
     open_history,
-    sources,
 )
-from async_history.foreign_table import ForeignTable
+from async_history._transfer import copy, sources
+from async_history.postgres import ForeignTable
 from tests.conftest import OpenStore, stores, url_of
 from tests.postgres_server import with_query
 
@@ -57,7 +56,7 @@ INSERT = "INSERT INTO history VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pages of three records, read back two at a time."""
     monkeypatch.setattr(sources, "PAGE_RECORDS", 3)
-    monkeypatch.setattr(moving, "_COMPARED", 2)
+    monkeypatch.setattr(copy, "_COMPARED", 2)
 
 
 def legacy_file(path: Path, rows: Sequence[Sequence[Any]]) -> str:
@@ -257,7 +256,7 @@ class TestToTheLetter:
             )
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(sources, "PAGE_RECORDS", page)
-                patch.setattr(moving, "_COMPARED", compared)
+                patch.setattr(copy, "_COMPARED", compared)
                 asyncio.run(self.check_round_trip(file, url))
 
         url = new_schema()
@@ -371,7 +370,8 @@ class TestInterrupted:
         source, target = tmp_path / "source.db", tmp_path / "target.db"
         program = (
             "import asyncio, sys\n"
-            "from async_history import copy_history, open_history, sources\n"
+            "from async_history import copy_history, open_history\n"
+            "from async_history._transfer import sources\n"
             "sources.PAGE_RECORDS = 50\n"
             "async def main():\n"
             "    async with open_history(sys.argv[1]) as a, open_history(sys.argv[2]) as b:\n"
@@ -430,7 +430,7 @@ class TestWhileOthersWrite:
 
     async def test_to_the_target(self, new_schema: Urls, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sources, "PAGE_RECORDS", 3)
-        monkeypatch.setattr(moving, "_COMPARED", 20)
+        monkeypatch.setattr(copy, "_COMPARED", 20)
         url = new_schema()
         async with (
             open_history("memory://") as source,

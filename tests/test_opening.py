@@ -26,14 +26,12 @@ from async_history import (
     HistoryOptions,
     StorageLocked,
     StorageReadOnly,
-    _sqlite,
-    _sqlite_fork,
-    _sqlite_look,
     check_history,
     open_history,
 )
+from async_history._sqlite import errors, fork, readonly
 from async_history.blocking import BlockingHistoryManager
-from async_history.migrations import adopt
+from async_history.sqlite import adopt
 from tests.legacy_files import MESSAGES, TODAY, V0_0_2
 from tests.patience import LONG_S
 
@@ -106,7 +104,7 @@ class Locker:
             connection.close()
 
 
-class Watched(_sqlite_fork.Connection):
+class Watched(fork.Connection):
     """A connection of the library's, which tells the test that it is made, and what it is refused.
 
     Attributes:
@@ -146,8 +144,8 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> type[Watched]:
         on_made = staticmethod(lambda: None)
         on_refused = staticmethod(lambda error: None)
 
-    monkeypatch.setattr(_sqlite_fork, "Connection", OfThisTest)
-    monkeypatch.setattr(_sqlite, "LOCK_SLICE_S", 0)  # SQLite itself does not wait
+    monkeypatch.setattr(fork, "Connection", OfThisTest)
+    monkeypatch.setattr(errors, "LOCK_SLICE_S", 0)  # SQLite itself does not wait
     return OfThisTest
 
 
@@ -487,7 +485,7 @@ class TestKilledWriter:
     ) -> None:
         with_journal(path := tmp_path / "history.db")
         kill_a_writer(path)
-        monkeypatch.setattr(_sqlite_look, "may", lambda path, mode: mode == os.R_OK)
+        monkeypatch.setattr(readonly, "may", lambda path, mode: mode == os.R_OK)
         for way in ("open-as-it-is", "adopt-dry-run", "check"):
             with pytest.raises(StorageReadOnly, match="a writer that was killed"):
                 WAYS[way](path, LONG_S)

@@ -19,11 +19,10 @@ from async_history import (
     dump_lines,
     open_history,
 )
-from async_history.backends.null import NullHistoryManager
-from async_history.backends.postgres import PostgresHistoryManager
-from async_history.backends.sqlite import SQLiteHistoryManager
+from async_history._null import NullHistoryManager
 from async_history.blocking import BlockingHistoryManager
-from async_history.migrations import adopt
+from async_history.postgres import PostgresHistoryManager
+from async_history.sqlite import SQLiteHistoryManager, adopt
 
 pytestmark = pytest.mark.once
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from async_history import HistoryManager, HistoryRecord, InvalidInput, open_history
-from async_history.mem0._operations import Doorway, Operation, Recorder, current
-from async_history.mem0._turns import Turns, TurnTaker
+from async_history.mem0._locks import Turns, TurnTaker
+from async_history.mem0._operation import Doorway, Operation, Recorder, current
 from tests.conftest import OpenStore
 
 pytestmark = pytest.mark.once

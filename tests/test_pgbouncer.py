@@ -11,7 +11,7 @@ import pytest
 import trustme
 
 from async_history import HistoryManager, StorageDenied, open_history
-from async_history.backends.postgres import PostgresHistoryManager
+from async_history.postgres import PostgresHistoryManager
 from tests.pgbouncer import pgbouncer
 from tests.postgres_server import with_query
 

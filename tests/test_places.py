@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from async_history._mounts import Mount, mount_in
-from async_history._sqlite_journal import place_on
+from async_history._sqlite.journal import place_on
+from async_history._sqlite.mounts import Mount, mount_in
 from tests.programs.places import in_own_mounts, needs_mounts
 
 pytestmark = pytest.mark.once

@@ -29,10 +29,10 @@ from async_history import (
     StorageUnreachable,
     open_history,
 )
-from async_history.backends.postgres import PostgresHistoryManager
+from async_history._postgres import citus
+from async_history._postgres import schema as migrations
 from async_history.cli.app import app
-from async_history.migrations import citus
-from async_history.migrations import postgres as migrations
+from async_history.postgres import PostgresHistoryManager
 from tests.postgres_server import free_port, with_query
 
 pytestmark = [pytest.mark.postgres, pytest.mark.versions]

@@ -21,7 +21,7 @@ from async_history import (
     StorageUnreachable,
     open_history,
 )
-from async_history.backends.postgres import PostgresHistoryManager
+from async_history.postgres import PostgresHistoryManager
 from tests.patience import LONG_S, SOON_S
 from tests.postgres_faults import (  # noqa: F401 - fixtures are imported to be asked for
     a_admin,

@@ -21,7 +21,7 @@ from async_history import (
     dump_lines,
     open_history,
 )
-from async_history.backends.postgres import PostgresHistoryManager
+from async_history.postgres import PostgresHistoryManager
 from tests.conftest import stores
 from tests.patience import LONG_S
 from tests.pgbouncer import pgbouncer

@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from async_history import HistoryManager, MigrationError, StorageLocked, open_history
-from async_history.migrations import postgres as migrations
+from async_history._postgres import schema as migrations
 from tests.patience import LONG_S
 
 pytestmark = [pytest.mark.postgres, pytest.mark.once]

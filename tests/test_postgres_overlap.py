@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from async_history.backends._postgres_bounds import time_for
-from async_history.backends._postgres_commit import BatchCommitter
-from async_history.submissions import AddRecords, UncheckedRecords
-from async_history.writer import BATCH_RECORDS
+from async_history._core.submissions import AddRecords, UncheckedRecords
+from async_history._core.writer import BATCH_RECORDS
+from async_history._postgres.bounds import time_for
+from async_history._postgres.commit import BatchCommitter
 
 WOKEN = "callers woken"
 

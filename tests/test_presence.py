@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from async_history import HistoryManager, StorageMissing, open_history
-from async_history.backends import _sqlite_connections
+from async_history._sqlite import pool
 from tests.programs import processes
 
 LATER = datetime(2100, 1, 1, tzinfo=UTC)
@@ -160,7 +160,7 @@ class TestInUse:
 
     @pytest.fixture(autouse=True)
     def has_fault(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(_sqlite_connections, "has_log_reset_fault", lambda version: True)
+        monkeypatch.setattr(pool, "has_log_reset_fault", lambda version: True)
 
     async def test_another_manager_here(
         self, folder: Path, caplog: pytest.LogCaptureFixture
@@ -212,6 +212,6 @@ class TestInUse:
     async def test_nobody_where_the_fault_is_not(
         self, folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(_sqlite_connections, "has_log_reset_fault", lambda version: False)
+        monkeypatch.setattr(pool, "has_log_reset_fault", lambda version: False)
         async with open_history(folder / "history.db"), open_history(folder / "history.db"):
             assert "in use" not in caplog.text

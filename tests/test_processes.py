@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from async_history import HistoryManager, HistoryOptions, StorageLocked, _sqlite, open_history
-from async_history._sqlite import connect
-from async_history.migrations.adoption import as_is_view
+from async_history import HistoryManager, HistoryOptions, StorageLocked, open_history
+from async_history._sqlite import errors
+from async_history._sqlite.errors import connect
+from async_history._sqlite.schema.adopt import as_is_view
 from tests.legacy_files import plain_mem0
 from tests.patience import LONG_S
 from tests.programs import processes
@@ -246,7 +247,7 @@ class TestOpening:
     async def test_goes_on_when_it_is_released(
         self, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(_sqlite, "LOCK_SLICE_S", 0)  # SQLite itself does not wait
+        monkeypatch.setattr(errors, "LOCK_SLICE_S", 0)  # SQLite itself does not wait
         plain_mem0().SQLiteManager(str(path)).close()
 
         async def opened() -> None:

@@ -23,9 +23,9 @@ from async_history import (
     MigrationError,
     open_history,
 )
-from async_history.backends import _pruning
-from async_history.backends.sqlite import SQLiteHistoryManager
-from async_history.memory_index import LEVELS, memory_key
+from async_history._core import prune
+from async_history._sqlite.index.levels import LEVELS, memory_key
+from async_history.sqlite import SQLiteHistoryManager
 from tests.conftest import OpenStore
 from tests.followers import first
 from tests.programs.checks import check_index, check_levels, check_sound, looking
@@ -72,7 +72,7 @@ async def everything(history: HistoryManager) -> list[HistoryRecord]:
 @pytest.fixture
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps so small that memories and decisions are cut by them."""
-    monkeypatch.setattr(_pruning, "PRUNED_AT_ONCE", 3)
+    monkeypatch.setattr(prune, "PRUNED_AT_ONCE", 3)
 
 
 class TestContract:

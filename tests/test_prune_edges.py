@@ -13,8 +13,8 @@ import asyncpg
 import pytest
 
 from async_history import HistoryManager, HistoryRecord, open_history
-from async_history.backends import _pruning
-from async_history.backends.postgres import PostgresHistoryManager
+from async_history._core import prune
+from async_history.postgres import PostgresHistoryManager
 from tests.test_prune import CUTOFF, change, everything, kept
 
 pytestmark = pytest.mark.once
@@ -24,7 +24,7 @@ OLD = 200
 
 @pytest.fixture(autouse=True)
 def _small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_pruning, "PRUNED_AT_ONCE", 3)
+    monkeypatch.setattr(prune, "PRUNED_AT_ONCE", 3)
 
 
 @contextmanager
@@ -93,7 +93,7 @@ async def test_last_records_that_somebody_removed_from_a_server(
 async def test_few_edges_are_kept_of_many_memories(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(_pruning, "_EDGES_KEPT", 2)
+    monkeypatch.setattr(prune, "_EDGES_KEPT", 2)
     async with open_history(tmp_path / "h.db") as history:
         await history.batch_add_history(
             [change(f"m{n % 5}", "UPDATE", OLD, f"{n}") for n in range(40)]

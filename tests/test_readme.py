@@ -13,7 +13,7 @@ import asyncpg
 import pytest
 
 from async_history import open_history
-from async_history.backends.postgres import PostgresHistoryManager
+from async_history.postgres import PostgresHistoryManager
 from tests.patience import LONG_S
 
 README = Path(__file__).parent.parent / "README.md"

@@ -24,10 +24,9 @@ from async_history import (
     dump_lines,
     open_history,
 )
-from async_history.backends.postgres import PostgresHistoryManager
-from async_history.foreign_table import ForeignTable
-from async_history.migrations import citus
-from async_history.migrations import postgres as migrations
+from async_history._postgres import citus
+from async_history._postgres import schema as migrations
+from async_history.postgres import ForeignTable, PostgresHistoryManager
 from tests.planted_overloads import LOGGING, plant, taken, unqualified
 from tests.postgres_server import PostgresServer, with_query
 

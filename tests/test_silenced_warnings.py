@@ -20,7 +20,7 @@ from async_history import (
     StorageUnreachable,
     open_history,
 )
-from async_history.backends.postgres import PostgresHistoryManager
+from async_history.postgres import PostgresHistoryManager
 from tests.conftest import stores
 from tests.pgbouncer import pgbouncer
 from tests.postgres_faults import until

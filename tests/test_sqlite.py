@@ -26,11 +26,11 @@ from async_history import (
     StorageRefused,
     open_history,
 )
-from async_history._sqlite import has_log_reset_fault
-from async_history.backends._sqlite_rows import LONGEST_PACKED, MOST_PACKED
-from async_history.backends.sqlite import SQLiteHistoryManager
-from async_history.memory_index import LEVELS, POSITIONS, STEP, TAIL_ROWS, memory_key
-from async_history.writer import CROWD
+from async_history._core.writer import CROWD
+from async_history._sqlite.errors import has_log_reset_fault
+from async_history._sqlite.index.levels import LEVELS, POSITIONS, STEP, TAIL_ROWS, memory_key
+from async_history._sqlite.rows import LONGEST_PACKED, MOST_PACKED
+from async_history.sqlite import SQLiteHistoryManager
 from tests.programs.checks import check_index, check_levels
 
 MADE_AT = "2026-11-21T10:00:00.000000+00:00"

@@ -12,9 +12,9 @@ import pytest
 from mem0.memory.storage import SQLiteManager
 
 from async_history import HistoryManager, HistoryRecord, open_history
-from async_history.backends._sqlite_search import THROUGH_INDEX, parameters, select, sources
-from async_history.block_index import CHUNKS
-from async_history.queries import Filter
+from async_history._core.query import Filter
+from async_history._sqlite.filters import THROUGH_INDEX, parameters, select, sources
+from async_history._sqlite.index.block_notes import CHUNKS
 
 pytestmark = pytest.mark.once
 

@@ -21,7 +21,7 @@ from async_history import (
     StorageRefused,
     open_history,
 )
-from async_history.backends._sqlite_thread import ThreadConnection, completed
+from async_history._sqlite.connection import ThreadConnection, completed
 
 RECORDS = 600  # more than a statement takes
 

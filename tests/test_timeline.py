@@ -26,12 +26,12 @@ from async_history import (
     MemoryDiff,
     open_history,
 )
-from async_history.backends._postgres_states import FETCH as PLACES
-from async_history.backends._postgres_states import FIND
-from async_history.backends._sqlite_search import THROUGH_INDEX
-from async_history.backends._sqlite_states import fetch_sql, find_sql
-from async_history.backends.sqlite import SQLiteHistoryManager
-from async_history.migrations.postgres import in_schema
+from async_history._postgres.schema import in_schema
+from async_history._postgres.timeline import FETCH as PLACES
+from async_history._postgres.timeline import FIND
+from async_history._sqlite.filters import THROUGH_INDEX
+from async_history._sqlite.timeline import fetch_sql, find_sql
+from async_history.sqlite import SQLiteHistoryManager
 from tests.conftest import OpenStore, stores, url_of
 from tests.legacy_files import NO, TODAY, build
 

@@ -9,8 +9,8 @@ from typing import Any, Final
 import pytest
 
 from async_history import HistoryManager, JsonLines, copy_history, open_history
-from async_history.backends import _postgres_rows
-from async_history.records import HistoryRecord, parse_time
+from async_history._core.records import HistoryRecord, parse_time
+from async_history._postgres import rows
 from tests.conftest import OpenStore, url_of
 from tests.patience import LONG_S
 
@@ -132,11 +132,11 @@ def test_only_what_is_a_time_is_taken_for_one_unread(count: int) -> None:
     """Of one hour or of several, wherever the odd one is."""
     good = ["2026-11-20T10:59:59.999999+00:00", "2026-11-20T10:00:00.000000+00:00"]
     others = [*good, "2026-01-31T00:00:00.000000+00:00"][:count]
-    assert _postgres_rows._are_times("".join(others))
+    assert rows._are_times("".join(others))
     for odd in (*LOOKALIKES, *(time[:26] + "-08:00" for time in good)):
         for place in range(count):
             texts = [*others[:place], odd, *others[place + 1 :]]
-            assert not _postgres_rows._are_times("".join(texts)), texts
+            assert not rows._are_times("".join(texts)), texts
 
 
 @pytest.mark.parametrize(

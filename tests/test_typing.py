@@ -79,8 +79,8 @@ def test_what_is_right_passes_and_what_is_wrong_is_named(tmp_path: Path) -> None
     """All in one run, for most of its time goes into the library's own modules."""
     wrong = [
         "from async_history import open_history",
-        "from async_history.backends.postgres import PostgresHistoryManager",
-        "from async_history.backends.sqlite import SQLiteHistoryManager",
+        "from async_history.postgres import PostgresHistoryManager",
+        "from async_history.sqlite import SQLiteHistoryManager",
         "from async_history.blocking import BlockingHistoryManager",
     ]
     first = len(wrong) + 1

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from async_history import HistoryManager, HistoryRecord, open_history
-from async_history.blocks import SPANS
+from async_history._sqlite.index.blocks import SPANS
 
 pytestmark = pytest.mark.once
 

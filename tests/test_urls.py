@@ -15,10 +15,10 @@ import asyncpg
 import pytest
 
 from async_history import HistoryError, HistoryManager, InvalidInput, StorageError, open_history
-from async_history._postgres_url import server_url
-from async_history.foreign_table import ForeignTable
-from async_history.migrations import adopt
-from async_history.opening import sqlite_file, without_secrets
+from async_history._opening import sqlite_file, without_secrets
+from async_history._postgres.url import server_url
+from async_history.postgres import ForeignTable
+from async_history.sqlite import adopt
 from tests.conftest import OpenStore
 from tests.patience import LONG_S
 from tests.postgres_server import with_query

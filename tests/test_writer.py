@@ -18,8 +18,8 @@ from async_history import (
     StorageError,
     StorageFull,
 )
-from async_history.queue import BoundedQueue
-from async_history.writer import GroupCommitWriter, OutcomeUnknown
+from async_history._core.queue import BoundedQueue
+from async_history._core.writer import GroupCommitWriter, OutcomeUnknown
 from tests.patience import LONG_S
 
 
@@ -191,7 +191,7 @@ class TestBatches:
     async def test_a_crowd_is_woken_when_the_next_commit_has_begun(
         self, store: Store, make_writer: MakeWriter, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("async_history.writer._LONGEST_HEAD_START_S", 3_600)
+        monkeypatch.setattr("async_history._core.writer._LONGEST_HEAD_START_S", 3_600)
         writer = make_writer(batch_records=100)
         crowd = await committed_before_a_stall(store, writer)
         await turn()
@@ -203,7 +203,7 @@ class TestBatches:
     async def test_a_crowd_does_not_wait_for_the_commit_of_a_few(
         self, store: Store, make_writer: MakeWriter, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("async_history.writer._LONGEST_HEAD_START_S", 3_600)
+        monkeypatch.setattr("async_history._core.writer._LONGEST_HEAD_START_S", 3_600)
         crowd = await committed_before_a_stall(store, make_writer(batch_records=100), others=5)
         await asyncio.wait_for(asyncio.gather(*crowd), LONG_S)
         store.gate.set()

@@ -1,7 +1,4 @@
-"""The `async-history` command: one room a command, and `main`, its entry point.
-
-Lives here: nothing that needs typer or rich, so that a missing extra is named, not a traceback.
-"""
+"""The `async-history` command: one room a command, and `main`, its entry point."""
 
 import sys
 

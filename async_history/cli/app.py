@@ -1,8 +1,5 @@
 """The commands as typer sees them: their options and their help.
 
-Lives here: what can be typed, and exit statuses. Not here: what a command does (the other
-rooms here).
-
 Exit statuses: 0 done; 1 not done, or not all of it; 2 not understood; 130 interrupted by Ctrl-C;
 141 the reader of a pipe has closed it; 143 ended by SIGTERM, in the same way as by Ctrl-C.
 """
@@ -12,8 +9,9 @@ from typing import Annotated
 import typer
 
 from async_history import __version__
+from async_history._core.query import Order
 from async_history.cli import check as _check
-from async_history.cli import copying as _copying
+from async_history.cli import copy as _copying
 from async_history.cli import demo as _demo
 from async_history.cli import log as _log
 from async_history.cli import migrate as _migrate
@@ -24,8 +22,7 @@ from async_history.cli import stats as _stats
 from async_history.cli import stores
 from async_history.cli import tail as _tail
 from async_history.cli import timeline as _timeline
-from async_history.cli.complaints import one_line_errors, send_log_to_stderr
-from async_history.queries import Order
+from async_history.cli.errors import one_line_errors, send_log_to_stderr
 
 app = typer.Typer(
     add_completion=False,

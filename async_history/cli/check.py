@@ -6,7 +6,7 @@ from dataclasses import asdict
 import typer
 
 from async_history import check_history
-from async_history.cli.ending import run
+from async_history.cli.termination import run
 
 
 def check(url: str, *, repair: bool, as_json: bool) -> int:

@@ -14,14 +14,14 @@ from typing import Final
 from uuid import uuid4
 
 from async_history import Event, HistoryManager, HistoryRecord, open_history
+from async_history._opening import sqlite_file, without_secrets
 from async_history.cli import stores
-from async_history.cli.ending import early_end
-from async_history.cli.ending import run as run_to_its_end
 from async_history.cli.log import print_timeline
 from async_history.cli.record import SETTLE_S
 from async_history.cli.screen import Screen
 from async_history.cli.terminal import complain, harmless, shown_progress
-from async_history.opening import sqlite_file, without_secrets
+from async_history.cli.termination import early_end
+from async_history.cli.termination import run as run_to_its_end
 
 _TICK_S: Final = 0.005
 _DRINKS: Final = ("green tea", "espresso", "oat milk", "cold brew", "mate", "cocoa", "tap water")

@@ -7,12 +7,12 @@ from typing import Final
 import typer
 
 from async_history import Event, HistoryRecord
+from async_history._opening import without_secrets
 from async_history.cli import stores
 from async_history.cli.difference import Line, difference
-from async_history.cli.ending import run
 from async_history.cli.screen import Piece, Screen
 from async_history.cli.terminal import complain, harmless
-from async_history.opening import without_secrets
+from async_history.cli.termination import run
 
 _EVENT_STYLES: Final[dict[str, str]] = {
     Event.ADD: "bold green",

@@ -12,11 +12,11 @@ import typer
 from anyio import to_thread
 
 from async_history import InvalidInput, MigrationError, StorageMissing, open_history
-from async_history.cli.ending import run
+from async_history._opening import file_options, postgres_schema, sqlite_file, without_secrets
+from async_history._postgres.citus import distribute as distribute_tables
+from async_history._sqlite.schema.adopt import AdoptionReport, adopt
 from async_history.cli.terminal import shown_share
-from async_history.migrations import AdoptionReport, adopt
-from async_history.migrations.citus import distribute as distribute_tables
-from async_history.opening import file_options, postgres_schema, sqlite_file, without_secrets
+from async_history.cli.termination import run
 
 
 def migrate(url: str, *, is_dry_run: bool, as_json: bool) -> None:

@@ -9,14 +9,14 @@ from typing import Any, Final
 import typer
 
 from async_history import InvalidInput
+from async_history._core.query import PAGE_SIZE, Order
+from async_history._core.records import parse_time
 from async_history.cli import stores
-from async_history.cli.ending import run
 from async_history.cli.log import print_change, print_json
 from async_history.cli.retention import instant
 from async_history.cli.screen import Screen
 from async_history.cli.terminal import complain
-from async_history.queries import PAGE_SIZE, Order
-from async_history.records import parse_time
+from async_history.cli.termination import run
 
 LIMIT: Final = 100
 """Changes shown unless told: a few screens."""

@@ -23,11 +23,11 @@ from async_history import (
     StorageRefused,
     open_history,
 )
-from async_history.cli.ending import early_end, run
-from async_history.cli.lines import LINE_BYTES, Lines
+from async_history._core.records import record_from_mapping
+from async_history._opening import without_secrets
+from async_history.cli.line_reader import LINE_BYTES, Lines
 from async_history.cli.terminal import complain, shown_progress
-from async_history.opening import without_secrets
-from async_history.records import record_from_mapping
+from async_history.cli.termination import early_end, run
 
 _LINES_AT_ONCE: Final = 2_000
 _BYTES_AT_ONCE: Final = 32 * 1024 * 1024

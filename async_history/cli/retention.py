@@ -1,7 +1,4 @@
-"""`async-history prune`, `erase` and `erasures`: what goes is shown first, and somebody says yes.
-
-Lives here: asking, the dry runs, the reports on the screen. Not here: what goes (retention).
-"""
+"""`async-history prune`, `erase` and `erasures`: shows the effect, then asks."""
 
 import json
 import re
@@ -22,13 +19,13 @@ from async_history import (
     PruneReport,
     open_history,
 )
+from async_history._core.records import parse_time
+from async_history._opening import sqlite_file, without_secrets
+from async_history._sqlite.schema.adopt import adopt
 from async_history.cli import stores
-from async_history.cli.ending import run
 from async_history.cli.screen import Screen
 from async_history.cli.terminal import complain, harmless, shown_share
-from async_history.migrations import adopt
-from async_history.opening import sqlite_file, without_secrets
-from async_history.records import parse_time
+from async_history.cli.termination import run
 
 R = TypeVar("R", PruneReport, ErasureReport)
 

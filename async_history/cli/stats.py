@@ -9,11 +9,11 @@ from typing import Any, Final
 import typer
 
 from async_history import HistoryManager, HistoryStats
+from async_history._opening import sqlite_file, without_secrets
 from async_history.cli import stores
-from async_history.cli.ending import run
 from async_history.cli.screen import Screen
 from async_history.cli.terminal import harmless
-from async_history.opening import sqlite_file, without_secrets
+from async_history.cli.termination import run
 
 _ANSWER_S: Final = 10.0
 _ASK_AGAIN_S: Final = 0.1

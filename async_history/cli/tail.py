@@ -5,12 +5,12 @@ from collections.abc import Callable
 from functools import partial
 
 from async_history import HistoryManager, HistoryRecord, InvalidInput
+from async_history._core.query import PAGE_SIZE
 from async_history.cli import stores
-from async_history.cli.ending import run
 from async_history.cli.log import print_change, print_json
 from async_history.cli.screen import Screen
 from async_history.cli.terminal import complain
-from async_history.queries import PAGE_SIZE
+from async_history.cli.termination import run
 
 _LAST = 10
 """Records shown first, unless told: as many as tail(1) shows lines."""

@@ -13,7 +13,7 @@ from typing import Final
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from async_history.opening import without_secrets
+from async_history._opening import without_secrets
 
 _PROGRESS_EVERY_S: Final = 0.1
 _PERMILLE: Final = 1_000

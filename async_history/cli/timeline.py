@@ -7,15 +7,15 @@ from typing import Any
 import typer
 
 from async_history import HistoryRecord, InvalidInput, MemoryDiff, open_history
+from async_history._core.records import parse_time
+from async_history._core.timeline import Moment, Restoration, restoration_of, restored
+from async_history._opening import without_secrets
 from async_history.cli import stores
 from async_history.cli.difference import difference
-from async_history.cli.ending import run
 from async_history.cli.log import headline, print_difference
 from async_history.cli.screen import Screen
 from async_history.cli.terminal import complain, harmless, shown_progress
-from async_history.opening import without_secrets
-from async_history.records import parse_time
-from async_history.timeline import Moment, Restoration, restoration_of, restored
+from async_history.cli.termination import run
 
 _INDENT = "    "
 

@@ -1,8 +1,4 @@
-"""mem0's `AsyncMemory`, recording its history without blocking the loop.
-
-Lives here: mem0's operations, whose manager it is, when it opens and closes. Not here: what
-becomes of an operation's records (_operations), mem0's values (_mem0_values).
-"""
+"""mem0's `AsyncMemory`, recording its history without blocking the loop."""
 
 import functools
 import inspect
@@ -13,22 +9,17 @@ from typing import Any, Self, TypeVar, Unpack, cast
 from mem0.configs.base import MemoryConfig
 from mem0.memory import main as mem0_main
 
+from async_history._core.manager import HistoryManager
+from async_history._core.options import HistoryOptions
+from async_history._core.records import HistoryRecord
+from async_history._core.timeline import Moment, check_moment
+from async_history._core.validation import check_flag
+from async_history._opening import without_secrets
 from async_history.errors import InvalidInput
-from async_history.manager import HistoryManager
 from async_history.mem0._loop_states import LoopState, LoopStates, Where
 from async_history.mem0._memory import OURS, is_made_by_mem0, without_history
-from async_history.mem0._operations import (
-    Recorder,
-    current,
-    read_history,
-    read_last_messages,
-)
-from async_history.mem0._restoring import bring_back, check_metadata
-from async_history.opening import without_secrets
-from async_history.options import HistoryOptions
-from async_history.records import HistoryRecord
-from async_history.timeline import Moment, check_moment
-from async_history.validation import check_flag
+from async_history.mem0._operation import Recorder, current, read_history, read_last_messages
+from async_history.mem0._restore import bring_back, check_metadata
 
 T = TypeVar("T")
 

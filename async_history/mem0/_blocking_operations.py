@@ -2,9 +2,6 @@
 
 mem0's `Memory` logs at most when its history can't be written, so that its caller is told of a
 change that has no record. Here a failure is kept until the operation ends, and raised then.
-
-Lives here: the calls that mem0 makes, operations, closing, forked children. Not here: how a store
-is asked from threads (blocking).
 """
 
 import logging
@@ -15,15 +12,15 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Final, TypeVar
 
+from async_history._core.manager import HistoryManager
+from async_history._core.options import HistoryOptions
+from async_history._opening import from_any_folder, open_history
 from async_history.blocking import BlockingHistoryManager
 from async_history.errors import HistoryClosed, HistoryError
-from async_history.manager import HistoryManager
 from async_history.mem0._errors import Unwritten, history_not_written
 from async_history.mem0._forks import forget_in_child, keep_inherited
-from async_history.mem0._operations import to_submit
-from async_history.mem0._turns import NO_TURNS, current_turn, turns_of
-from async_history.opening import from_any_folder, open_history
-from async_history.options import HistoryOptions
+from async_history.mem0._locks import NO_TURNS, current_turn, turns_of
+from async_history.mem0._operation import to_submit
 
 T = TypeVar("T")
 _log = logging.getLogger("async_history")

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from async_history._core.records import HistoryRecord
 from async_history.errors import CommitUnknown, HistoryError
-from async_history.records import HistoryRecord
 
 Unwritten = tuple[Exception, Sequence[HistoryRecord | Mapping[str, Any]]]
 """Why records were not acknowledged, and the records."""

@@ -2,8 +2,6 @@
 
 One AsyncMemory may serve several loops, one after another (`asyncio.run` twice) or at the same time
 (a thread each). Each has a state of its own; a history in memory is one store beneath them all.
-
-Lives here: opening, running, cancelling, closing, and letting go. Not here: what an operation does.
 """
 
 import asyncio
@@ -16,14 +14,16 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, Protocol, TypeVar
 
-from async_history.backends.sqlite import SQLiteHistoryManager
+from async_history._core.manager import HistoryManager
+from async_history._core.options import HistoryOptions
+from async_history._opening import from_any_folder, open_history, sqlite_file
+from async_history._sqlite.manager import SQLiteHistoryManager
 from async_history.errors import HistoryClosed, HistoryError, InvalidInput
-from async_history.manager import HistoryManager
 from async_history.mem0._errors import history_not_written
 from async_history.mem0._forks import forget_in_child, keep_inherited
-from async_history.mem0._hosted import HostedHistory
-from async_history.mem0._on_the_loop import sees_changes
-from async_history.mem0._operations import (
+from async_history.mem0._locks import NO_TURNS, TurnTaker, turns_of
+from async_history.mem0._memory_host import HostedHistory
+from async_history.mem0._operation import (
     Doorway,
     Operation,
     OperationStore,
@@ -31,9 +31,7 @@ from async_history.mem0._operations import (
     current,
     is_running,
 )
-from async_history.mem0._turns import NO_TURNS, TurnTaker, turns_of
-from async_history.opening import from_any_folder, open_history, sqlite_file
-from async_history.options import HistoryOptions
+from async_history.mem0._to_thread_patch import sees_changes
 
 T = TypeVar("T")
 _log = logging.getLogger("async_history")

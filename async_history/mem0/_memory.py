@@ -10,13 +10,13 @@ from mem0.configs.base import MemoryConfig
 from mem0.memory import main as mem0_main
 from mem0.memory.storage import SQLiteManager
 
+from async_history._core.manager import HistoryManager
+from async_history._core.options import HistoryOptions
+from async_history._core.timeline import Moment, check_moment
 from async_history.blocking import BlockingHistoryManager
 from async_history.errors import InvalidInput
-from async_history.manager import HistoryManager
 from async_history.mem0._blocking_operations import BlockingRecorder
-from async_history.mem0._restoring import bring_back_blocking, check_metadata
-from async_history.options import HistoryOptions
-from async_history.timeline import Moment, check_moment
+from async_history.mem0._restore import bring_back_blocking, check_metadata
 
 T = TypeVar("T")
 

@@ -1,8 +1,5 @@
 """Locks that processes take on one file: one byte for each memory, gone with the process.
 
-Lives here: taking, leaving and asking for a byte of a file beside a SQLite history. Not here: who
-waits for one within a process (_turns).
-
 The file itself stays empty and is harmless where it is left: what counts is the kernel's list of
 locks. It is never the database's own file, whose locks are SQLite's.
 """

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from async_history import HistoryManager
-from async_history.memory_index import LEVELS, POSITIONS, TAIL_ROWS, memory_key
+from async_history._sqlite.index.levels import LEVELS, POSITIONS, TAIL_ROWS, memory_key
 from tests.patience import LONG_S
 
 

@@ -21,8 +21,9 @@ from typing import Any
 
 import pytest
 
-from async_history import HistoryManager, WrongLoop, _sqlite_fork
+from async_history import HistoryManager, WrongLoop
 from async_history import open_history as opened
+from async_history._sqlite import fork
 from async_history.blocking import BlockingHistoryManager
 from tests.patience import LONG_S
 from tests.programs.processes import ending
@@ -223,7 +224,7 @@ async def plain(path: str) -> None:
 
 async def in_use(path: str) -> None:
     """Another thread is in the middle of a statement: what it uses is refused, nothing hangs."""
-    _sqlite_fork.ANSWER_S = 0.5
+    fork.ANSWER_S = 0.5
     await own(path, "parent")
     history = BlockingHistoryManager(path)
     connection = history.connection
@@ -254,7 +255,7 @@ async def in_use(path: str) -> None:
 
 async def mutex(path: str) -> None:
     """SQLite does not answer in the child: it says so instead of waiting for ever."""
-    _sqlite_fork.ANSWER_S = 0.5
+    fork.ANSWER_S = 0.5
 
     def child() -> None:
         asyncio.events._set_running_loop(None)
@@ -269,7 +270,7 @@ async def mutex(path: str) -> None:
 
 async def mutex_of_what_is_open(path: str) -> None:
     """The same where a history is open: it is not closed in the child, and the fork ends."""
-    _sqlite_fork.ANSWER_S = 0.5
+    fork.ANSWER_S = 0.5
     parent = os.getpid()
 
     def held(call: Callable[..., Any]) -> Callable[..., Any]:
@@ -289,7 +290,7 @@ async def mutex_of_what_is_open(path: str) -> None:
     async with opened(path) as history:
         await write(history, "parent")
         sqlite3.connect = held(sqlite3.connect)
-        _sqlite_fork.Connection.close = held(_sqlite_fork.Connection.close)  # type: ignore[method-assign]
+        fork.Connection.close = held(fork.Connection.close)  # type: ignore[method-assign]
         pid = forked(child)
         assert await asyncio.to_thread(ending, pid) == 0
         await write(history, "afterwards")

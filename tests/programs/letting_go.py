@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, Final
 from unittest.mock import patch
 
-from async_history import HistoryManager, erase_transactions
-from async_history.backends import _pruning
+from async_history import HistoryManager
+from async_history._core import erase_transaction, prune
 from tests.programs.checks import check_index, check_levels, check_sound, looking
 from tests.programs.opened import journal, opened
 
@@ -52,10 +52,10 @@ async def let_go(path: Path, report: Callable[[str], None], *, arm: Callable[[],
 
 
 async def _prune_and_erase(history: HistoryManager, report: Callable[[str], None]) -> None:
-    with patch.object(_pruning, "PRUNED_AT_ONCE", _STEP):
+    with patch.object(prune, "PRUNED_AT_ONCE", _STEP):
         await history.prune(older_than=_CUTOFF)
     report("erasing")
-    with patch.object(erase_transactions, "ERASED_AT_ONCE", _STEP):
+    with patch.object(erase_transaction, "ERASED_AT_ONCE", _STEP):
         await history.erase(memory_ids=["ann"], session_scopes=["scope"], reason="asked")
 
 

@@ -22,8 +22,7 @@ from typing import Any, Final
 import pytest
 
 from async_history import HistoryError, StorageReadOnly, copy_history, open_history
-from async_history.backends.sqlite import SQLiteHistoryManager
-from async_history.migrations import adopt
+from async_history.sqlite import SQLiteHistoryManager, adopt
 from tests.programs import processes
 
 OWNER: Final = 1

@@ -1,0 +1,227 @@
+"""A batch decided inside one transaction, for every database alike.
+
+Batches of nothing but new records have a faster way in each backend. This one is for the others:
+ids that are taken, what depends on a memory's latest record, messages, and what a rule of the
+database refuses. All is looked up and written in a few statements, however many submissions there
+are; each sees what those before it in the batch write.
+"""
+
+from collections.abc import Mapping, Sequence, Set
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from async_history._core.records import HistoryRecord
+from async_history._core.submissions import (
+    MESSAGES_KEPT,
+    AddRecords,
+    SaveMessages,
+    Submission,
+    UpdateMemory,
+)
+from async_history.errors import HistoryConflict, HistoryError, IdConflict, StorageError
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """The messages of a session scope: how many, the first and the last place, in order of saving,
+    and which of the submissions' last ones are there."""
+
+    count: int
+    oldest: int
+    newest: int
+    there: Set[str]
+
+
+_EMPTY: Final = Buffer(0, 0, 0, frozenset())
+
+
+class Steps(Protocol):
+    """What a backend does inside the transaction."""
+
+    async def existing(self, submissions: Sequence[AddRecords]) -> dict[str, HistoryRecord]:
+        """Return, by id, the records of these submissions' ids that are there."""
+
+    async def latest(self, memory_ids: Sequence[str]) -> Mapping[str, HistoryRecord]:
+        """Return the latest record of each of these memories that has one."""
+
+    async def buffers(self, submissions: Sequence[SaveMessages]) -> Mapping[str, "Buffer"]:
+        """Return these submissions' scopes' buffers, as far as there are any."""
+
+    def undone_if_refused(self) -> AbstractAsyncContextManager[None]:
+        """Undo what was written inside where something of it is refused, and raise why.
+
+        Raises:
+            StorageError: it is refused. Any other error is the whole batch's.
+        """
+
+    async def write(
+        self, records: Sequence[HistoryRecord], messages: Sequence[SaveMessages]
+    ) -> None:
+        """Write in order."""
+
+
+async def commit_in_steps(batch: Sequence[Submission], steps: Steps) -> Mapping[int, HistoryError]:
+    """Write a batch; return the refused submissions by index. The caller has the transaction."""
+    additions = [submission for submission in batch if isinstance(submission, AddRecords)]
+    messages = [submission for submission in batch if isinstance(submission, SaveMessages)]
+    known = await steps.existing(additions) if additions else {}
+    latest: dict[str, HistoryRecord | None] = {
+        one.decided_by: None for one in additions if one.decided_by is not None
+    }
+    if latest:
+        latest |= await steps.latest(list(latest))
+    unsaved = _unsaved(messages, await steps.buffers(messages)) if messages else set()
+    decided = _Decided(steps, known, latest, unsaved)
+    await decided.write(list(enumerate(batch)))
+    return decided.refused
+
+
+class _Decided:
+    """What has become of a batch's submissions so far.
+
+    Args:
+        known: the records that are there, by id.
+        latest: the latest record of each memory that decides anything; None where it has none.
+        unsaved: the messages to be saved.
+    """
+
+    def __init__(
+        self,
+        steps: Steps,
+        known: dict[str, HistoryRecord],
+        latest: dict[str, HistoryRecord | None],
+        unsaved: set[SaveMessages],
+    ) -> None:
+        self.refused: dict[int, HistoryError] = {}
+        self._steps = steps
+        self._known = known
+        self._latest = latest
+        self._unsaved = unsaved
+
+    async def write(self, part: Sequence[tuple[int, Submission]]) -> None:
+        """Decide and write a part of the batch at once, as if nothing of it were refused by a rule.
+
+        Where the database refuses any of it, all of that is undone, and each half is decided again
+        behind the one before it, until who is refused is alone.
+        """
+        plan = _Plan(dict(self._known), dict(self._latest))
+        for index, submission in part:
+            if isinstance(submission, AddRecords):
+                plan.add(index, submission)
+            elif submission in self._unsaved:
+                plan.messages.append(submission)
+        try:
+            if plan.records or plan.messages:
+                async with self._steps.undone_if_refused():
+                    await self._steps.write(plan.records, plan.messages)
+        except StorageError as error:
+            if len(part) == 1:
+                self.refused[part[0][0]] = error
+                return
+            half = len(part) // 2
+            await self.write(part[:half])
+            await self.write(part[half:])
+        else:
+            self._known, self._latest = plan.known, plan.latest
+            self.refused |= plan.refused
+            for submission, records in plan.outcomes:
+                submission.records[:] = records
+
+
+class _Plan:
+    """What to write of some submissions, and what is known once it is written."""
+
+    def __init__(
+        self, known: dict[str, HistoryRecord], latest: dict[str, HistoryRecord | None]
+    ) -> None:
+        self.known = known
+        self.latest = latest
+        self.records: list[HistoryRecord] = []
+        self.messages: list[SaveMessages] = []
+        self.refused: dict[int, HistoryError] = {}
+        self.outcomes: list[tuple[AddRecords, Sequence[HistoryRecord]]] = []
+
+    def add(self, index: int, submission: AddRecords) -> None:
+        """Plan to write what is missing of a submission, or refuse it."""
+        try:
+            outcome, missing = self._outcome(submission)
+            if missing and submission.if_latest is not None:
+                self._require_latest(submission.if_latest)
+        except (IdConflict, HistoryConflict) as error:
+            self.refused[index] = error
+            return
+        self.outcomes.append((submission, outcome))
+        self.records += missing
+        for record in missing:
+            self.known[record.id] = record
+            if record.memory_id in self.latest:
+                self.latest[record.memory_id] = record
+
+    def _outcome(
+        self, submission: AddRecords
+    ) -> tuple[Sequence[HistoryRecord], Sequence[HistoryRecord]]:
+        """Return a submission's records as they are then, and which of them are not there yet.
+
+        Raises:
+            IdConflict: one is there with other content.
+        """
+        outcome: list[HistoryRecord] = []
+        missing: dict[str, HistoryRecord] = {}
+        for index, wanted in enumerate(submission.wanted):
+            there = self.known.get(wanted.id) or missing.get(wanted.id)
+            if there is None and isinstance(submission, UpdateMemory):
+                latest = self.latest[wanted.memory_id]
+                # What an earlier try found is there, if that took effect.
+                earlier = self.known.get(submission.records[index].id)
+                record = earlier or submission.record_after(latest)
+                if record is not latest and record is not earlier:
+                    missing[record.id] = record
+            elif there is None:
+                record = missing[wanted.id] = wanted
+            elif submission.is_same(index, there):
+                record = there
+            else:
+                raise IdConflict(
+                    f"id {wanted.id} is taken by a record with other content; nothing of the "
+                    "submission was written. Leave the id out to get a fresh one"
+                )
+            outcome.append(record)
+        return outcome, list(missing.values())
+
+    def _require_latest(self, expected: HistoryRecord) -> None:
+        latest = self.latest[expected.memory_id]
+        if latest is None or latest.id != expected.id:
+            raise HistoryConflict(
+                f"record {expected.id} is not the latest of memory {expected.memory_id!r}, "
+                f"{'which has none' if latest is None else latest.id + ' is'}; nothing was "
+                "written, read again and decide"
+            )
+
+
+def _unsaved(
+    submissions: Sequence[SaveMessages], buffers: Mapping[str, Buffer]
+) -> set[SaveMessages]:
+    """Return the submissions that an earlier try of this batch has not saved.
+
+    One that is there was saved with all before it, though those may be evicted already. One that is
+    not there may have been evicted too, if the buffer is full of what came since the first try; if
+    it was not saved then, it may as well have been saved and evicted before its caller was told.
+    """
+    unsaved: set[SaveMessages] = set()
+    done: set[str] = set()
+    for submission in reversed(submissions):
+        scope = submission.session_scope
+        buffer = buffers.get(scope, _EMPTY)
+        if submission.ids[-1] in buffer.there or _is_pushed_out(submission, buffer):
+            done.add(scope)
+        if scope not in done:
+            unsaved.add(submission)
+        if submission.newest_before is None:
+            submission.newest_before = buffer.newest
+    return unsaved
+
+
+def _is_pushed_out(submission: SaveMessages, buffer: Buffer) -> bool:
+    before = submission.newest_before
+    return before is not None and buffer.count >= MESSAGES_KEPT and buffer.oldest > before

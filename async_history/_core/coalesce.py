@@ -1,0 +1,110 @@
+"""Reads that gather: those asked for while one is under way go together in the next.
+
+A read of one memory is a hop to a connection's thread and back, which costs more than its answer.
+So a lone read goes at once, a crowd shares its hops, and nobody lingers for company: what the
+writer does with commits.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from typing import Final
+
+from async_history._core.records import HistoryRecord
+
+_MOST: Final = 64
+"""Most memories of a read: with twice as many it was no faster."""
+_LONG_S: Final = 0.005
+"""A read that takes longer is a long one, for which those who came meanwhile do not wait."""
+
+Read = Callable[[Sequence[str]], Awaitable[Mapping[str, list[HistoryRecord]]]]
+"""Return the records of memories, by memory."""
+_Asked = tuple[str, "asyncio.Future[list[HistoryRecord]]"]
+"""A memory, and where its records are awaited."""
+
+
+class GatheredReads:
+    """Reads memories' records for all who ask, in one read at a time as long as reads are short.
+
+    Args:
+        read: reads one memory, or several at once.
+        at_once: how many reads may be under way where they are long.
+    """
+
+    def __init__(self, read: Read, at_once: int) -> None:
+        self._read = read
+        self._at_once = at_once
+        self._waiting: list[_Asked] = []
+        self._under_way: dict[asyncio.Task[None], asyncio.TimerHandle] = {}
+        self._groups: dict[asyncio.Task[None], list[_Asked]] = {}
+        self._short: set[asyncio.Task[None]] = set()
+
+    async def of(self, memory_id: str) -> list[HistoryRecord]:
+        """Return a memory's records as they are at some moment from now on.
+
+        Raises what reading this memory raises: the failures of others stay theirs.
+        """
+        answer: asyncio.Future[list[HistoryRecord]] = asyncio.get_running_loop().create_future()
+        self._waiting.append((memory_id, answer))
+        self._begin()
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            self._cancel_unwanted()
+            raise
+        finally:
+            del answer  # an error's traceback holds this frame, and the answer the error
+
+    def _begin(self) -> None:
+        """Let those who wait still be read for, unless that is going to happen soon."""
+        if not self._waiting or self._short or len(self._under_way) == self._at_once:
+            return
+        loop = asyncio.get_running_loop()
+        group: list[_Asked] = []
+        task = loop.create_task(self._answer_who_waits(group))
+        self._short.add(task)
+        self._groups[task] = group
+        self._under_way[task] = loop.call_later(_LONG_S, self._is_long, task)
+        task.add_done_callback(partial(self._ended, group))
+
+    async def _answer_who_waits(self, group: list[_Asked]) -> None:
+        """Answer those who wait now, and note them in `group`.
+
+        Now, not when this task was made: whoever was woken together asks in the same turn.
+        """
+        waiting = [one for one in self._waiting if not one[1].done()]
+        group += waiting[:_MOST]
+        self._waiting = waiting[_MOST:]
+        if group:
+            await self._answer(group)
+
+    def _cancel_unwanted(self) -> None:
+        """Cancel the reads that nobody waits for any more."""
+        for task, group in self._groups.items():
+            if group and all(answer.done() for _, answer in group):
+                task.cancel()
+
+    def _is_long(self, task: "asyncio.Task[None]") -> None:
+        self._short.discard(task)
+        self._begin()
+
+    def _ended(self, group: Sequence[_Asked], task: "asyncio.Task[None]") -> None:
+        self._under_way.pop(task).cancel()
+        del self._groups[task]
+        self._short.discard(task)
+        for _, answer in group:
+            answer.cancel()  # those that a cancelled task left without one
+        self._begin()
+
+    async def _answer(self, group: Sequence[_Asked]) -> None:
+        try:
+            found = await self._read([memory_id for memory_id, _ in group])
+        except Exception as error:  # told to who asked for what failed
+            if len(group) > 1:
+                await asyncio.gather(*(self._answer([one]) for one in group))
+            elif not group[0][1].done():
+                group[0][1].set_exception(error)
+            return
+        for memory_id, answer in group:
+            if not answer.done():
+                answer.set_result(list(found[memory_id]))

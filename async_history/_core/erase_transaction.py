@@ -1,0 +1,227 @@
+"""What one transaction of an erasure looks at, and what it takes, for every database alike."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from async_history._core.retention import Erasing
+
+ERASED_AT_ONCE: Final = 300
+"""Records that one transaction of an erasure looks at, which writers wait for."""
+
+Columns = tuple[str, ...]
+TEXTS: Final[Columns] = ("old_memory", "new_memory")
+OWN: Final[Columns] = (*TEXTS, "actor_id")
+LOST: Final = (TEXTS[:1], TEXTS[1:], TEXTS, OWN)
+"""The columns that a record may lose together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a record is."""
+
+    position: int
+    id: str
+    memory_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """A record's texts, as digests of at least 128 bits, and whether it is the actor's."""
+
+    place: Place
+    is_actors: bool
+    old_memory: bytes | None
+    new_memory: bytes | None
+
+
+class EraseTransaction(Protocol):
+    """What a backend does inside a transaction of an erasure.
+
+    Where to go on is a record. Where that is another by now, since somebody numbered the rows
+    again, a backend begins with the first record: nothing is left out, and what is erased already
+    is passed over.
+    """
+
+    async def with_text(
+        self, memory_ids: Sequence[str], after: Place | None, limit: int
+    ) -> Sequence[Place]:
+        """Return records of memories that have a text still, in order."""
+
+    async def of_actor(self, actor_id: str, after: Place | None, limit: int) -> Sequence[Place]:
+        """Return records of an actor, in order."""
+
+    async def sizes(self, memory_ids: Sequence[str]) -> Mapping[str, int]:
+        """Return how many records memories have, of those that can be found by their name."""
+
+    async def texts(self, actor_id: str, memory_ids: Sequence[str]) -> Sequence[Texts]:
+        """Return all records of some memories."""
+
+    async def next_texts(
+        self, actor_id: str, memory_id: str, after: Place | None, limit: int
+    ) -> Sequence[Texts]:
+        """Return records of one memory, in order."""
+
+    async def blank(self, columns: Columns, places: Sequence[Place]) -> None:
+        """Make columns of records NULL. `columns` are one of `LOST`."""
+
+    async def messages(self, session_scopes: Sequence[str]) -> int:
+        """Count scopes' buffered messages."""
+
+    async def remove_messages(self, session_scopes: Sequence[str]) -> None:
+        """Remove them."""
+
+    async def note(self, erasure_id: str, records: int, messages: int) -> None:
+        """Add what was erased to the erasure's counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What a transaction erased, and the record to go on after; None after the last.
+
+    `last` is the last position it looked at, `left` the first of the actor's that it left.
+    """
+
+    records: int = 0
+    after: Place | None = None
+    last: int = 0
+    left: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The actor's next memories, by size; the records whose memory can't be found by its name."""
+
+    sizes: Mapping[str, int]
+    alone: Sequence[Place]
+    after: Place | None
+
+    def groups(self) -> Iterator[Sequence[str]]:
+        """Yield the memories, as many at a time as have few records, or one that has many."""
+        group: list[str] = []
+        records = 0
+        for memory_id, size in self.sizes.items():
+            if group and records + size > ERASED_AT_ONCE:
+                yield group
+                group, records = [], 0
+            group.append(memory_id)
+            records += size
+        if group:
+            yield group
+
+    def is_large(self, memory_id: str) -> bool:
+        """Return whether a memory has more records than one transaction looks at."""
+        return self.sizes[memory_id] > ERASED_AT_ONCE
+
+
+Decision = Callable[[Texts], Columns | None]
+"""Which columns a record loses; None for one of the actor's that has to wait."""
+
+
+def collect_told(told: set[bytes], record: Texts) -> Columns:
+    """Take nothing, and add what the actor recorded."""
+    if record.is_actors and record.new_memory is not None:
+        told.add(record.new_memory)
+    return ()
+
+
+def take_told(told: Set[bytes], record: Texts, *, with_own: bool) -> Columns | None:
+    """Take what is among the texts that the actor recorded, and with it the actor's own records."""
+    if not record.is_actors:
+        return tuple(column for column in TEXTS if getattr(record, column) in told)
+    if not with_own:
+        return ()
+    return OWN if record.new_memory is None or record.new_memory in told else None
+
+
+async def look(
+    actor_id: str, after: Place | None, seen: Set[str], steps: EraseTransaction
+) -> Found:
+    """Look which memories the actor's next records are in, of those that were not seen yet."""
+    places = await steps.of_actor(actor_id, after, ERASED_AT_ONCE)
+    unseen = [place for place in places if place.memory_id not in seen]
+    names = list(dict.fromkeys(place.memory_id for place in unseen))
+    sizes = await steps.sizes(names) if names else {}
+    alone = [place for place in unseen if place.memory_id not in sizes]
+    return Found(sizes, alone, places[-1] if len(places) == ERASED_AT_ONCE else None)
+
+
+async def erase_whole(
+    asked: Erasing, actor_id: str, memory_ids: Sequence[str], steps: EraseTransaction
+) -> int:
+    """Erase an actor in some memories as a whole; return in how many records."""
+    told: dict[str, set[bytes]] = defaultdict(set)
+    records = await steps.texts(actor_id, memory_ids)
+    for record in records:
+        collect_told(told[record.place.memory_id], record)
+    lost: dict[Columns, list[Place]] = defaultdict(list)
+    for record in records:
+        columns = take_told(told[record.place.memory_id], record, with_own=True)
+        if columns:
+            lost[columns].append(record.place)
+    return await _erase(asked, lost, steps)
+
+
+async def erase_next(
+    asked: Erasing,
+    actor_id: str,
+    memory_id: str,
+    after: Place | None,
+    decide: Decision,
+    steps: EraseTransaction,
+) -> Done:
+    """Erase an actor in the next records of a memory."""
+    records = await steps.next_texts(actor_id, memory_id, after, ERASED_AT_ONCE)
+    lost: dict[Columns, list[Place]] = defaultdict(list)
+    left: int | None = None
+    for record in records:
+        columns = decide(record)
+        if columns is None:
+            left = record.place.position if left is None else left
+        elif columns:
+            lost[columns].append(record.place)
+    return Done(
+        await _erase(asked, lost, steps),
+        records[-1].place if len(records) == ERASED_AT_ONCE else None,
+        last=records[-1].place.position if records else 0,
+        left=left,
+    )
+
+
+async def erase_memories(
+    asked: Erasing, memory_ids: Sequence[str], after: Place | None, steps: EraseTransaction
+) -> Done:
+    places = await steps.with_text(memory_ids, after, ERASED_AT_ONCE)
+    return Done(
+        await erase_places(asked, TEXTS, places, steps),
+        places[-1] if len(places) == ERASED_AT_ONCE else None,
+    )
+
+
+async def erase_places(
+    asked: Erasing, columns: Columns, places: Sequence[Place], steps: EraseTransaction
+) -> int:
+    return await _erase(asked, {columns: places}, steps)
+
+
+async def _erase(
+    asked: Erasing, lost: Mapping[Columns, Sequence[Place]], steps: EraseTransaction
+) -> int:
+    """Erase columns of records; return of how many records."""
+    records = sum(map(len, lost.values()))
+    if records and not asked.dry_run:
+        for columns, places in lost.items():
+            await steps.blank(columns, places)
+        await steps.note(asked.id, records, 0)
+    return records
+
+
+async def erase_messages(
+    asked: Erasing, session_scopes: Sequence[str], steps: EraseTransaction
+) -> int:
+    messages = await steps.messages(session_scopes)
+    if messages and not asked.dry_run:
+        await steps.remove_messages(session_scopes)
+        await steps.note(asked.id, 0, messages)
+    return messages

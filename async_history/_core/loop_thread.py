@@ -1,0 +1,155 @@
+"""An event loop on a thread of its own, for code that does not await."""
+
+import asyncio
+import atexit
+import concurrent.futures
+import contextlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeVar
+
+import anyio
+
+from async_history._core.lifecycle import CLOSE_TIMEOUT_S
+from async_history._core.threads import start
+from async_history.errors import CommitUnknown, HistoryClosed, WrongLoop
+
+T = TypeVar("T")
+
+_log = logging.getLogger("async_history")
+
+_LONGEST_CLOSE_S: Final = 2 * CLOSE_TIMEOUT_S
+"""A manager's closing is bounded itself; past this it is not believed, and calls are cancelled."""
+_EXIT_S: Final = 1.0
+"""How long the end of the program waits for the calls of daemon threads, and for closing."""
+
+
+class LoopThread:
+    """An event loop on a thread of its own, which runs what other threads call until told to end.
+
+    Not `anyio.from_thread.start_blocking_portal`: it can only be left by waiting for its end, which
+    a garbage collection must not, and up to anyio 4.4 at least the program's exit waits for it.
+    Threads that begin on a daemon thread, a connection's for one, are daemons too: none of them
+    keeps the program alive, and they serve its other threads until the last of those has ended.
+
+    Args:
+        finish: run at the end, when no further calls come.
+    """
+
+    def __init__(self, finish: Callable[[], Awaitable[None]]) -> None:
+        self._finish = finish
+        self._process = os.getpid()
+        self._lock = threading.RLock()
+        self._entering = 0
+        self.is_closed = False
+        self._told, self._all_entered = asyncio.Event(), asyncio.Event()
+        started: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self._thread = threading.Thread(
+            target=self._run, args=(started,), name="async_history blocking", daemon=True
+        )
+        start(self._thread)
+        started.result()
+
+    def _run(self, started: "concurrent.futures.Future[None]") -> None:
+        _loop_threads.add(self)
+        try:
+            anyio.run(self._serve, started)
+        except BaseException as error:
+            if started.done():
+                _log.exception("the history's loop thread died")
+            else:
+                started.set_exception(error)
+        finally:
+            _loop_threads.discard(self)
+
+    async def _serve(self, started: "concurrent.futures.Future[None]") -> None:
+        self._loop = asyncio.get_running_loop()
+        started.set_result(None)
+        await self._told.wait()
+        with anyio.move_on_after(_LONGEST_CLOSE_S):
+            await self._all_entered.wait()
+            await self._finish()
+
+    def call(self, function: Callable[..., Awaitable[T]], *args: Any) -> T:
+        """Run a coroutine function on the loop and return its result."""
+        if threading.current_thread() is self._thread:
+            raise WrongLoop("this is the history's own loop thread, which can't wait for itself")
+        try:
+            return self.begin(function, *args).result()
+        except concurrent.futures.CancelledError as error:
+            raise CommitUnknown("the history was closed while the call was under way") from error
+
+    def begin(
+        self, function: Callable[..., Awaitable[T]], *args: Any
+    ) -> "concurrent.futures.Future[T]":
+        """Hand a call to the loop, which does not end before it has taken it. In the order of the
+        calls here each begins there."""
+        self.require_own_process()
+        with self._lock:
+            if self.is_closed:
+                raise HistoryClosed("the history is closed; open another")
+            self._entering += 1
+        # Not a portal's start_task_soon, which waits until the loop has begun the call.
+        call = _awaited(function, args)
+        try:
+            return asyncio.run_coroutine_threadsafe(call, self._loop)
+        except RuntimeError as error:
+            call.close()
+            raise HistoryClosed("the history's loop thread has ended; open another") from error
+        finally:
+            with self._lock:
+                self._entering -= 1
+                self._say_if_all_entered()
+
+    def leave(self) -> None:
+        """Refuse new calls and tell the thread to end, without waiting for it."""
+        with self._lock:
+            if not self.is_closed:
+                self.is_closed = True
+                self._say(self._told)
+                self._say_if_all_entered()
+
+    def join(self, within_s: float | None = None) -> None:
+        """Wait for the thread's end, where it can be waited for."""
+        if threading.current_thread() is not self._thread:
+            self._thread.join(within_s)
+
+    def _say_if_all_entered(self) -> None:
+        if self.is_closed and not self._entering:
+            self._say(self._all_entered)
+
+    def _say(self, event: asyncio.Event) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(event.set)
+
+    @property
+    def is_in_own_process(self) -> bool:
+        return os.getpid() == self._process
+
+    def require_own_process(self) -> None:
+        if not self.is_in_own_process:
+            raise WrongLoop(
+                "this history was opened before the process forked; open one in the process that "
+                "uses it"
+            )
+
+
+async def _awaited(function: Callable[..., Awaitable[T]], args: tuple[Any, ...]) -> T:
+    return await function(*args)
+
+
+_loop_threads: set[LoopThread] = set()
+
+
+@atexit.register
+def _leave_all() -> None:
+    """Close what the program has left open, now that its own threads have ended."""
+    threads = [thread for thread in _loop_threads.copy() if thread.is_in_own_process]
+    deadline = time.monotonic() + _EXIT_S
+    for thread in threads:
+        thread.leave()
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))

@@ -1,0 +1,607 @@
+"""The contract: what every history store can do, whatever keeps it. Start here.
+
+async with open_history("history.db") as history:
+    await history.add_history("memory-1", None, "likes tea", "ADD")
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from async_history._core.backend import HistoryStats, Store
+from async_history._core.erase import erase_in_steps
+from async_history._core.follow import POLL_INTERVAL_S, Bell, Following, Tail
+from async_history._core.lifecycle import CLOSE_TIMEOUT_S
+from async_history._core.locks import ProcessLocks
+from async_history._core.measure import Measurements
+from async_history._core.query import (
+    PAGE_SIZE,
+    Cursor,
+    Filter,
+    HistoryQuery,
+    Order,
+    PageRead,
+    new_filter,
+    new_query,
+)
+from async_history._core.records import Event, HistoryRecord, Message, check_text, new_record
+from async_history._core.retention import (
+    Erasure,
+    ErasureReport,
+    Progress,
+    PruneReport,
+    PruneStep,
+    Pruning,
+    Reached,
+    erasing,
+    prune_in_steps,
+    pruning,
+)
+from async_history._core.submissions import (
+    MESSAGES_KEPT,
+    Submission,
+    UncheckedRecords,
+    messages_to_save,
+    new_text,
+    one_record,
+)
+from async_history._core.timeline import (
+    MemoryDiff,
+    Moment,
+    check_instant,
+    check_moment,
+    diff_of,
+    records_of,
+    restoration_of,
+    state_at,
+)
+from async_history._core.validation import check_count, check_flag, check_function, check_seconds
+from async_history._core.yielding import LoopTurns
+from async_history.errors import InvalidInput
+
+
+class HistoryManager(Store):
+    """An open history store, made by `open_history`. Belongs to the event loop that opened it.
+
+    Use it as `async with manager:`, or `await manager` and later `await manager.aclose()`. Every
+    call but `close` raises `WrongLoop` from another loop or a forked process, and `HistoryClosed`
+    before opening and after closing.
+    """
+
+    def __init__(self, *, close_timeout_s: float = CLOSE_TIMEOUT_S) -> None:
+        super().__init__(close_timeout_s=close_timeout_s)
+        self._loop_turns = LoopTurns()
+        self._bell = Bell()
+        self._measurements = Measurements(self._measure)
+        self._tail: Tail[Any] = Tail(
+            self._read_behind, self._read_mark, self._bell, self._require_open
+        )
+
+    def _close_task(self) -> "asyncio.Task[None]":
+        self._measurements.close()
+        self._tail.close()  # followers learn that it is closed
+        return super()._close_task()
+
+    # Recording
+
+    async def add_history(
+        self,
+        memory_id: str,
+        old_memory: str | None,
+        new_memory: str | None,
+        event: Event | str,
+        *,
+        created_at: datetime | str | None = None,
+        updated_at: datetime | str | None = None,
+        is_deleted: bool | int | None = None,
+        actor_id: str | None = None,
+        role: str | None = None,
+        id: str | None = None,
+        if_latest: HistoryRecord | None = None,
+    ) -> HistoryRecord:
+        """Record one change of a memory and return the record when it is durable.
+
+        A missing `id` becomes a UUIDv7; a missing time of the change becomes now, in UTC; a
+        missing `is_deleted` follows from the event. Times are kept to the letter.
+
+        Args:
+            if_latest: write only if this is still the latest record of its memory.
+
+        Raises:
+            HistoryConflict: `if_latest` is not its memory's latest record; nothing was written.
+            InvalidInput: a value can't be stored as given; nothing was queued.
+            IdConflict: the id is there with other content. With the same content it is the same
+                record, and returning it is no error.
+            Overloaded, CommitUnknown, StorageError: see errors.py.
+        """
+        self._require_open()
+        record = new_record(
+            memory_id,
+            old_memory,
+            new_memory,
+            event,
+            created_at,
+            updated_at,
+            is_deleted,
+            actor_id,
+            role,
+            id,
+        )
+        given: Mapping[str, Any] | None = None
+        if id is not None:
+            given = {
+                "created_at": created_at,
+                "updated_at": updated_at,
+                "is_deleted": is_deleted,
+                "actor_id": actor_id,
+                "role": role,
+            }
+        submission = one_record(record, given, if_latest)
+        await self._submit(submission)
+        return submission.records[0]
+
+    async def update_history(
+        self,
+        memory_id: str,
+        new_memory: str,
+        *,
+        updated_at: datetime | str | None = None,
+        actor_id: str | None = None,
+        role: str | None = None,
+        id: str | None = None,
+    ) -> HistoryRecord:
+        """Record that a memory says something else now; return the record when it is durable.
+
+        What it said before is read as the record is written, in the same transaction: the record
+        is an UPDATE whose `old_memory` is the latest record's `new_memory`, or an ADD where the
+        memory has no record or was deleted. Where it says the same already, nothing is written
+        and its latest record is returned. However many call it at once, for whatever memories,
+        each continues what the one before it wrote. (On a server, `add_history` of another
+        manager may come between.)
+
+        Args:
+            updated_at: when it changed; now, if missing. It becomes `created_at` of an ADD.
+            id: as `add_history`; with it, calling again never records the change twice.
+
+        Raises:
+            InvalidInput: a value can't be stored as given; nothing was queued. To record that a
+                memory was deleted, use `add_history`.
+            IdConflict, Overloaded, CommitUnknown, StorageError: as `add_history`.
+        """
+        self._require_open()
+        submission = new_text(memory_id, new_memory, updated_at, actor_id, role, id)
+        await self._submit(submission)
+        return submission.records[0]
+
+    @property
+    def store_name(self) -> tuple[str, ...] | None:
+        """The kind and the names of its store, which other managers of the same store have too.
+
+        None where no other manager can have it open.
+        """
+        return None
+
+    def _new_locks(self) -> ProcessLocks | None:
+        """Return what the processes that use its store lock memories with; None for nothing.
+
+        Nothing of this manager: its URL, from any loop and thread, also while it is closed.
+        """
+        return None
+
+    def _hand_in(self, submission: Submission) -> "asyncio.Future[None]":
+        """Queue a submission at once; what is returned is its ack.
+
+        For callers of ours that have more to do before they wait: a task for each takes as long as
+        all the rest, and begins later than what is called next.
+        """
+        self._require_open()
+        return self._submit(submission)
+
+    def require_writable(self) -> None:
+        """Raise now what every write would raise, for callers that must know before they begin.
+
+        Raises:
+            HistoryClosed: it is not open, or its writer has ended.
+            WrongLoop: it belongs to another event loop or process.
+            MigrationError: it was opened with `migrate=False`, and its file must be adopted first.
+        """
+        self._require_open()
+        self._require_writable()
+
+    async def batch_add_history(
+        self,
+        records: Iterable[HistoryRecord | Mapping[str, Any]],
+        *,
+        if_latest: HistoryRecord | None = None,
+    ) -> list[HistoryRecord]:
+        """Record many changes, all or none and in order; return them when they are durable.
+
+        Args:
+            records: `HistoryRecord`s, or mappings with mem0's column names.
+            if_latest: write only if this is still the latest record of its memory.
+
+        Raises:
+            HistoryConflict: `if_latest` is not its memory's latest record.
+            InvalidInput, IdConflict, Overloaded, CommitUnknown, StorageError: as `add_history`.
+        """
+        self._require_open()
+        unchecked = UncheckedRecords(records, if_latest)
+        submission = unchecked.check_slice()
+        if submission is None:
+            await self._submit_when_ready(unchecked.check)
+        elif submission.records:
+            await self._submit(submission)
+        else:
+            await self._loop_turns.done()
+        return unchecked.records
+
+    async def add_in_transaction(
+        self,
+        connection: Any,
+        records: Iterable[HistoryRecord | Mapping[str, Any]],
+        *,
+        if_latest: HistoryRecord | None = None,
+    ) -> list[HistoryRecord]:
+        """Record changes within a transaction of the caller's: see `PostgresHistoryManager`.
+
+        Raises:
+            InvalidInput: this history is not in PostgreSQL.
+        """
+        self._require_open()
+        raise InvalidInput(
+            "only a history in PostgreSQL can be written within a transaction of yours; here use "
+            "batch_add_history"
+        )
+
+    async def save_messages(
+        self, messages: Iterable[Mapping[str, Any] | Message], session_scope: str
+    ) -> None:
+        """Append messages to a session scope's rolling buffer, which keeps the last ten.
+
+        Raises:
+            InvalidInput: a role, content or name is no text.
+        """
+        self._require_open()
+        submission = messages_to_save(messages, session_scope)
+        if submission.messages:
+            await self._submit(submission)
+        else:
+            await self._loop_turns.done()
+
+    # Reading
+
+    async def get_history(self, memory_id: str) -> list[HistoryRecord]:
+        """Return a memory's records, oldest first: the order in which they were recorded."""
+        self._require_open()
+        return await self._read_history(check_text("memory_id", memory_id))
+
+    def query_history(
+        self,
+        *,
+        memory_id: str | Collection[str] | None = None,
+        actor_id: str | None = None,
+        role: str | None = None,
+        event: Event | str | None = None,
+        text: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        order: Order = "oldest",
+        after: str | None = None,
+        page_size: int = PAGE_SIZE,
+    ) -> HistoryQuery:
+        """Ask for records that match all that is given; iterate over the answer.
+
+        Args:
+            memory_id: one memory, or several.
+            text: what the old or the new text contains, to the letter.
+            since, until: aware datetimes; `occurred_at` lies in [since, until).
+            order: "oldest" or "newest" first. Order is the order of recording, not of times.
+            after: the `cursor` of a page, to continue behind it.
+            page_size: records fetched at once.
+
+        Raises:
+            InvalidInput: at once, naming the argument.
+            CursorGone: while iterating, when the record a cursor stands behind is gone.
+        """
+        self._require_open()
+
+        async def read_page(
+            wanted: Filter, place: Cursor | None, limit: int, ahead: int
+        ) -> PageRead:
+            self._require_open()
+            return await self._read_page(wanted, place, limit, ahead)
+
+        wanted = new_filter(
+            memory_id=memory_id,
+            actor_id=actor_id,
+            role=role,
+            event=event,
+            text=text,
+            since=since,
+            until=until,
+            order=order,
+        )
+        return new_query(read_page, wanted, after=after, page_size=page_size)
+
+    async def count_history(
+        self,
+        *,
+        memory_id: str | Collection[str] | None = None,
+        actor_id: str | None = None,
+        role: str | None = None,
+        event: Event | str | None = None,
+        text: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> int:
+        """Return how many records match; the arguments are those of `query_history`."""
+        self._require_open()
+        wanted = new_filter(
+            memory_id=memory_id,
+            actor_id=actor_id,
+            role=role,
+            event=event,
+            text=text,
+            since=since,
+            until=until,
+        )
+        return await self._count(wanted)
+
+    def follow(
+        self,
+        *,
+        after: str | None = None,
+        memory_id: str | None = None,
+        poll_interval_s: float = POLL_INTERVAL_S,
+    ) -> Following[Any]:
+        """Follow the history: iterate over every record committed from a point on, in order, once.
+
+        A record whose transaction commits late comes late; none is skipped. What this manager
+        commits comes at once, what others do within `poll_interval_s`: one poll for all followers
+        of a manager, as often as the one of them that waits with the shortest interval asks for.
+        It never ends by itself. `anext` of it may be timed out, and goes on where it was.
+
+        Args:
+            after: a follower's `cursor`, also of an earlier run, or what `end_cursor` returned;
+                None begins with the oldest record. A page's cursor is another thing.
+            memory_id: follow one memory alone.
+
+        Raises:
+            InvalidInput: at once, naming the argument; or the history is spread over the nodes of
+                a Citus cluster, which have no order of commits in common.
+            CursorGone: while iterating, when the place to go on from can't be told any more.
+            HistoryClosed: while iterating, when the manager is closed.
+            StorageError: while iterating; iterate again to go on.
+        """
+        self._require_open()
+        memory = None if memory_id is None else check_text("memory_id", memory_id)
+        check_seconds("poll_interval_s", poll_interval_s, may_be_zero=False)
+        begin = self._follow_place(None if after is None else check_text("after", after))
+        return Following(self._tail, begin, memory, poll_interval_s)
+
+    async def end_cursor(self) -> str | None:
+        """Return the cursor behind all that is committed now, for `follow` to begin there.
+
+        None where there is nothing yet: the beginning.
+
+        Raises:
+            InvalidInput, StorageError: as `follow`.
+        """
+        self._require_open()
+        self._follow_place(None)
+        place = await self._read_end()
+        return None if place is None else str(place)
+
+    async def get_last_messages(
+        self, session_scope: str, limit: int = MESSAGES_KEPT
+    ) -> list[Message]:
+        """Return the last `limit` messages of a session scope, in the order they were saved."""
+        self._require_open()
+        check_count("limit", limit)
+        return list(await self._read_messages(check_text("session_scope", session_scope), limit))
+
+    async def stats(self) -> HistoryStats:
+        """Return the queue, the batches, the sizes, and what to worry about.
+
+        It answers within about half a second, whatever the store does: sizes and worries are then
+        the last known, and one more worry says that the store does not answer.
+        """
+        self._require_open()
+        await self._loop_turns.done()
+        return self._new_stats(await self._measurements.latest())
+
+    async def reset(self) -> None:
+        """Empty the store, after all writes called before and before all called after."""
+        await self._hand_in_reset()
+
+    def _hand_in_reset(self) -> "asyncio.Future[None]":
+        """Queue a reset at once, as `_hand_in` does a submission."""
+        self._require_open()
+        return self._empty()
+
+    async def backup(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Copy the history as it is now into a new file: see `SQLiteHistoryManager`.
+
+        Raises:
+            InvalidInput: this history is not in SQLite, or there is a file of that name.
+        """
+        self._require_open()
+        raise InvalidInput(
+            "only a history in SQLite has a backup; for a server's use its own tools (pg_dump), or "
+            "copy_history"
+        )
+
+    # Going back
+
+    async def memory_at(self, memory_id: str, when: Moment) -> HistoryRecord | None:
+        """Return the record in force at a moment: its `new_memory` is what the memory said then.
+
+        None where the memory did not exist yet, or was deleted. Of the memory's records that
+        occurred at or before an instant, the last one recorded counts: clocks can step back.
+
+        Args:
+            when: an aware datetime, or a version number: 1 is the ADD.
+
+        Raises:
+            InvalidInput: also where there is no such version.
+        """
+        self._require_open()
+        memory_id = check_text("memory_id", memory_id)
+        check_moment("when", when)
+        return state_at(memory_id, await self._read_history(memory_id), when)
+
+    def memories_at(self, when: datetime) -> AsyncIterator[HistoryRecord]:
+        """Iterate over all memories that were there at an instant: the record in force of each.
+
+        Each is what `memory_at` gives for its memory; they come in no particular order, and no
+        connection is held while they are looked at.
+
+        Args:
+            when: an aware datetime.
+
+        Raises:
+            InvalidInput: at once.
+            CursorGone: while iterating over a SQLite file, when what was found is gone (a reset,
+                a removal, a rebuilt file).
+        """
+        self._require_open()
+        check_instant("when", when)
+        return records_of(self._read_states(when), self._require_open)
+
+    async def diff(self, memory_id: str, a: Moment, b: Moment) -> MemoryDiff:
+        """Return what a memory said at two moments, and the records between them.
+
+        Args:
+            a, b: each as `when` of `memory_at`; b may be the earlier one.
+
+        Raises:
+            InvalidInput: as `memory_at`.
+        """
+        self._require_open()
+        memory_id = check_text("memory_id", memory_id)
+        check_moment("a", a)
+        check_moment("b", b)
+        return diff_of(memory_id, await self._read_history(memory_id), a, b)
+
+    async def restore(
+        self,
+        memory_id: str,
+        *,
+        to: Moment,
+        actor_id: str | None = None,
+        role: str | None = None,
+    ) -> HistoryRecord:
+        """Bring back what a memory said at a moment; return the record that did, once durable.
+
+        Appends what `update_history` does with that text; what was recorded stays. Where the
+        memory says the same already, nothing is written, and its latest record returned.
+
+        Args:
+            to: as `when` of `memory_at`.
+            actor_id, role: who restores.
+
+        Raises:
+            InvalidInput: the memory is unknown, was not there then, or its text is not known.
+            Overloaded, CommitUnknown, StorageError: see errors.py.
+        """
+        self._require_open()
+        memory_id = check_text("memory_id", memory_id)
+        check_moment("to", to)
+        actor_id = None if actor_id is None else check_text("actor_id", actor_id)
+        role = None if role is None else check_text("role", role)
+        plan = restoration_of(memory_id, await self._read_history(memory_id), to)
+        if not plan.is_needed:
+            return plan.latest
+        return await self.update_history(memory_id, plan.wanted_text, actor_id=actor_id, role=role)
+
+    # Letting go
+
+    async def prune(
+        self,
+        *,
+        older_than: datetime | timedelta,
+        keep_last: int = 1,
+        dry_run: bool = False,
+        on_progress: Progress | None = None,
+    ) -> PruneReport:
+        """Remove records from before an instant, but the last ones of each memory.
+
+        A record goes when its `occurred_at` is before the instant and `keep_last` later records
+        of its memory stay. A memory whose latest record is a DELETE goes as a whole once all its
+        records are that old. A record whose instant nobody knows stays.
+
+        Works in small transactions that take their turn among the writes. It may be interrupted
+        anywhere and run again; records added meanwhile are left for the next time. Messages are
+        not touched. To make texts unreadable for good is what `erase` does.
+
+        Args:
+            older_than: an aware datetime, or a timedelta before now.
+            keep_last: with 1 or more the last known state of a living memory is never taken; with
+                0 a memory goes as a whole once all its records are old enough.
+            dry_run: only report what would be removed.
+            on_progress: told after each step how far the walk has come, and how far it goes.
+
+        Raises:
+            InvalidInput: naming the argument; nothing was removed.
+            StorageError, CommitUnknown: what was removed until then stays so. Run it again.
+        """
+        self._require_open()
+        asked = pruning(older_than, keep_last, dry_run=dry_run)
+        check_function("on_progress", on_progress)
+
+        async def step(asked: Pruning, reached: Reached | None) -> PruneStep:
+            self._require_open()
+            return await self._prune_step(asked, reached)
+
+        return await prune_in_steps(step, asked, on_progress)
+
+    async def erase(
+        self,
+        *,
+        memory_ids: Iterable[str] = (),
+        actor_id: str | None = None,
+        session_scopes: Iterable[str] = (),
+        reason: str,
+        dry_run: bool = False,
+        vacuum: bool = True,
+    ) -> ErasureReport:
+        """Make texts unreadable for good; that something changed, and when, stays known.
+
+        Of the named memories every record's `old_memory` and `new_memory` become None. Of an
+        actor's records too, and their `actor_id`; and where another's record of the same memory
+        has, to the letter, a text that the actor recorded, that text. Of the named session scopes
+        the buffered messages go. The erasure itself is kept: see `erasures`.
+
+        A repeated `add_history` of an erased record raises `IdConflict`: the text stays gone.
+
+        Args:
+            memory_ids, actor_id: whose texts; one of the two.
+            session_scopes: whose buffered messages.
+            reason: kept with the erasure. Name no person in it.
+            dry_run: only count what would be erased.
+            vacuum: also write a SQLite file anew, without the free space in which texts of
+                earlier changes may be; writers wait meanwhile. On PostgreSQL: VACUUM the tables
+                beside the writes, on a connection of the pool, however long that takes. Cancelled,
+                it ends; behind a pooler it goes on, and a warning is logged.
+
+        Raises:
+            InvalidInput: naming the argument; nothing was erased.
+            StorageError, CommitUnknown: what was erased until then stays so. Run it again: the
+                interrupted erasure stays listed, unfinished.
+        """
+        self._require_open()
+        asked = erasing(memory_ids, actor_id, session_scopes, reason, dry_run=dry_run)
+        check_flag("vacuum", vacuum)
+        return await erase_in_steps(self._erasure_steps(), asked, vacuum=vacuum)
+
+    async def erasures(self) -> list[Erasure]:
+        """Return the erasures that were made in this store, oldest first. A reset leaves them."""
+        self._require_open()
+        return list(await self._read_erasures())

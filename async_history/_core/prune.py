@@ -1,0 +1,198 @@
+"""Which of a step's records are pruned, for every database alike.
+
+A record goes when it is old and enough later ones of its memory stay. A memory goes as a whole when
+all its records are old and its latest is a DELETE, or nothing has to be kept: its latest record
+never goes before the others, or the memory would be back at an earlier state.
+
+A record without a time of its own (old files have them) is dated by the one before it. Those two
+go with the whole memory or not at all.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
+from itertools import groupby
+from operator import attrgetter
+from typing import Any, Final, Protocol
+
+from async_history._core.retention import PRUNED_AT_ONCE, Edge, PruneStep, Pruning, Reached
+
+_EDGES_KEPT: Final = 50_000
+"""Memories whose edge is not looked up again in a walk: 20 MB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A record as pruning sees it.
+
+    `memory_id` can be anything: others may have stored what can't be a name. `is_old` is None
+    where the record has no time of its own. `goes_alone` is of the records of a whole memory.
+    """
+
+    position: int
+    id: str
+    memory_id: Any
+    is_delete: bool
+    is_old: bool | None
+    goes_alone: bool = False
+
+
+class PruneSteps(Protocol):
+    """What a backend does inside a step's transaction."""
+
+    async def ends(self) -> tuple[int, int] | None:
+        """Return the positions of the first and the last record; None where there is none."""
+
+    async def window(self, asked: Pruning, after: int, last: int, limit: int) -> Sequence[Seen]:
+        """Return the records behind a position and up to another, in order."""
+
+    async def edges(self, memory_ids: Sequence[str], before: int) -> Mapping[str, Edge]:
+        """Return each memory's record that comes so many before its last; not of one without."""
+
+    async def still_there(self, edges: Mapping[str, Edge]) -> Set[str]:
+        """Return the memories whose record of these is still there."""
+
+    async def next_are_dated(self, records: Sequence[Seen]) -> Mapping[int, bool]:
+        """Return, by position, whether the next record of the memory has a time of its own.
+
+        Not of a record that is the last of its memory.
+        """
+
+    async def whole(self, asked: Pruning, memory_ids: Sequence[str]) -> Sequence[Seen]:
+        """Return all records of some memories, memory by memory, each's in order.
+
+        One without a time of its own is as old as the one before it.
+        """
+
+    async def remove(self, records: Sequence[Seen]) -> int:
+        """Remove records; return how many were still there."""
+
+
+async def prune_step(asked: Pruning, reached: Reached | None, steps: PruneSteps) -> PruneStep:
+    """Prune the next few records. The caller has the transaction, and the turn."""
+    if reached is None:
+        ends = await steps.ends()
+        if ends is None:
+            return PruneStep(0, 0, None)
+        reached = Reached(ends[0] - 1, ends[0] - 1, ends[1])
+    seen = await steps.window(asked, reached.position, reached.last, PRUNED_AT_ONCE)
+    named = [one for one in seen if isinstance(one.memory_id, str)]
+    old = {one.memory_id for one in named if one.is_old}
+    edges = await _edges(asked, old, reached.edges, steps)
+    window = _Window(asked, named, edges)
+    if window.ends:
+        window.next_are_dated = await steps.next_are_dated(window.ends)
+    going = {one.position: one for one in named if window.goes_alone(one)}
+    memories_gone = 0
+    maybe = [one for one in window.ends if window.is_latest(one) and window.may_end(one)]
+    for records in await _gone_as_a_whole(asked, maybe, steps):
+        memories_gone += 1
+        for one in records:
+            # In a dry run, what went alone before is still there, and counted already.
+            if not (asked.dry_run and one.goes_alone):
+                going[one.position] = one
+    removed = len(going) if asked.dry_run else await steps.remove(list(going.values()))
+    is_last = len(seen) < PRUNED_AT_ONCE
+    return PruneStep(
+        removed,
+        memories_gone,
+        None if is_last else replace(reached, position=seen[-1].position),
+    )
+
+
+async def _edges(
+    asked: Pruning,
+    memory_ids: Iterable[str],
+    kept: OrderedDict[str, Edge | None],
+    steps: PruneSteps,
+) -> Mapping[str, Edge | None]:
+    """Return the first record of each memory that stays as one of the last; None where all do.
+
+    Those of an earlier step hold as long as the record is there: what goes is older, and what was
+    added since stays.
+    """
+    edges = {name: kept.pop(name) for name in memory_ids if name in kept}
+    known = {name: edge for name, edge in edges.items() if edge is not None}
+    there = await steps.still_there(known) if known else frozenset()
+    gone = known.keys() - there
+    unknown = [name for name in memory_ids if name not in edges or name in gone]
+    found = await steps.edges(unknown, max(asked.keep_last, 1) - 1) if unknown else {}
+    edges |= {name: found.get(name) for name in unknown}
+    kept.update(edges)
+    while len(kept) > _EDGES_KEPT:
+        kept.popitem(last=False)
+    return edges
+
+
+class _Window:
+    """The records of a step, and what follows each in its memory.
+
+    Attributes:
+        ends: those whose next record is not among them, and is asked for.
+        next_are_dated: what `PruneSteps` answers of these.
+    """
+
+    def __init__(
+        self, asked: Pruning, seen: Sequence[Seen], edges: Mapping[str, Edge | None]
+    ) -> None:
+        self._asked = asked
+        self._edges = edges
+        self._next: dict[int, Seen] = {}
+        last: dict[str, Seen] = {}
+        for one in reversed(seen):
+            if one.memory_id in last:
+                self._next[one.position] = last[one.memory_id]
+            last[one.memory_id] = one
+        self.ends = [
+            one
+            for one in seen
+            if one.position not in self._next and (self._is_beyond(one) or self.may_end(one))
+        ]
+        self.next_are_dated: Mapping[int, bool] = {}
+
+    def _is_beyond(self, one: Seen) -> bool:
+        """Return whether a record is old and enough later ones of its memory stay."""
+        edge = self._edges.get(one.memory_id) if one.is_old else None
+        return edge is not None and one.position < edge[0]
+
+    def may_end(self, one: Seen) -> bool:
+        """Return whether a memory may go as a whole that ends in this record."""
+        return (one.is_delete or self._asked.keep_last == 0) and one.is_old is not False
+
+    def is_latest(self, one: Seen) -> bool:
+        """Return whether a record of `ends` is the last of its memory."""
+        return one.position not in self.next_are_dated
+
+    def goes_alone(self, one: Seen) -> bool:
+        """Return whether a record goes whatever becomes of its memory: the next does not rest on
+        its time."""
+        if not self._is_beyond(one):
+            return False
+        following = self._next.get(one.position)
+        if following is not None:
+            return following.is_old is not None
+        return self.next_are_dated.get(one.position, False)
+
+
+async def _gone_as_a_whole(
+    asked: Pruning, latest: Sequence[Seen], steps: PruneSteps
+) -> list[list[Seen]]:
+    """Return, memory by memory, the records of those that go, of which these are the latest."""
+    gone: list[list[Seen]] = []
+    if latest:
+        positions = {one.position for one in latest}
+        found = await steps.whole(asked, [one.memory_id for one in latest])
+        for _, group in groupby(found, key=attrgetter("memory_id")):
+            records = list(group)
+            if records[-1].position in positions and all(one.is_old for one in records):
+                gone.append(records)
+    return gone
+
+
+def goes_alone(asked: Pruning, are_old: Sequence[bool | None], index: int) -> bool:
+    """Tell it of a record of a whole memory; `are_old` has each one's own `is_old`."""
+    return (
+        are_old[index] is True
+        and len(are_old) - index > max(asked.keep_last, 1)
+        and are_old[index + 1] is not None
+    )

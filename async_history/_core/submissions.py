@@ -1,0 +1,372 @@
+"""What one call wants written, checked and weighed: all of it or none."""
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from sys import getsizeof
+from typing import Any, Final
+
+from async_history._core.records import (
+    Event,
+    HistoryRecord,
+    Message,
+    check_name,
+    check_text,
+    check_time,
+    is_alive,
+    made_at,
+    new_message_id,
+    new_record,
+    now_text,
+    record_from_mapping,
+)
+from async_history._core.validation import check_iterable
+from async_history.errors import InvalidInput
+
+MESSAGES_KEPT: Final = 10
+"""Messages kept of a session scope (mem0ai 2.x, `memory/storage.py`)."""
+
+_RECORD_BYTES: Final = 1024
+"""Memory a queued record takes besides its texts: objects, future, timer. An estimate;
+benchmarks/peers.py holds what is really taken against the queue's limits."""
+_CHARACTER_BYTES: Final = 4
+"""Most memory a character takes in a str; names are short, so this bound is near enough."""
+_SLICE: Final = 500
+"""Records checked before the event loop gets its turn: about 2 ms."""
+_ALWAYS_COMPARED: Final = ("memory_id", "old_memory", "new_memory", "event")
+_COMPARED_IF_GIVEN: Final = ("created_at", "updated_at", "is_deleted", "actor_id", "role")
+
+
+@dataclass(slots=True, eq=False)
+class AddRecords:
+    """History records to append, in order. A repeated one is replaced by the one that is there.
+
+    `given` holds a record's columns as the caller gave them, by its index, where the caller also
+    gave the id: a repeated id is the same record if those columns are the same.
+    """
+
+    records: list[HistoryRecord]
+    given: Mapping[int, Mapping[str, Any]]
+    if_latest: HistoryRecord | None
+    record_count: int
+    size_bytes: int
+
+    @property
+    def wanted(self) -> Sequence[HistoryRecord]:
+        """The records to write, where they are not there yet."""
+        return self.records
+
+    @property
+    def ids(self) -> Sequence[str]:
+        return [record.id for record in self.wanted]
+
+    @property
+    def decided_by(self) -> str | None:
+        """The memory whose latest record decides what is written, if one does."""
+        return None if self.if_latest is None else self.if_latest.memory_id
+
+    @property
+    def names_ids(self) -> bool:
+        """Whether any id was given, and may be taken."""
+        return bool(self.given)
+
+    def is_same(self, index: int, stored: HistoryRecord) -> bool:
+        """Return whether the stored record is what the record at `index` wants under its id.
+
+        Under an id of ours it is, even if it was erased since: an earlier try has written it.
+        """
+        given = self.given.get(index)
+        if given is None:
+            return True
+        record = self.records[index]
+        names = [name for name in _COMPARED_IF_GIVEN if given.get(name) is not None]
+        return all(getattr(record, n) == getattr(stored, n) for n in (*_ALWAYS_COMPARED, *names))
+
+
+@dataclass(slots=True, eq=False)
+class CopyRecords(AddRecords):
+    """Records of another history to append as they are, in order, whatever their events and times.
+
+    A record that is there is the same only if all its columns are.
+    """
+
+    @property
+    def names_ids(self) -> bool:
+        return True
+
+    def is_same(self, index: int, stored: HistoryRecord) -> bool:
+        return self.records[index] == stored
+
+
+@dataclass(slots=True, eq=False)
+class UpdateMemory(AddRecords):
+    """A memory's new text, to be recorded as the change that follows its latest record.
+
+    `new` holds it as an ADD, and `records`, once it is committed, what became of it.
+    """
+
+    new: HistoryRecord
+
+    @property
+    def wanted(self) -> Sequence[HistoryRecord]:
+        return [self.new]
+
+    @property
+    def ids(self) -> Sequence[str]:
+        # An earlier try may have found that another record says it already.
+        return list(dict.fromkeys((self.new.id, self.records[0].id)))
+
+    @property
+    def decided_by(self) -> str:
+        return self.new.memory_id
+
+    def record_after(self, latest: HistoryRecord | None) -> HistoryRecord:
+        """Return what to record after `latest`; that itself where it has the text already."""
+        new = self.new
+        if latest is None or not is_alive(latest):
+            return new
+        if latest.new_memory == new.new_memory:
+            return latest
+        return HistoryRecord(
+            new.id,
+            new.memory_id,
+            latest.new_memory,
+            new.new_memory,
+            Event.UPDATE,
+            made_at(latest),
+            new.created_at,
+            False,
+            new.actor_id,
+            new.role,
+        )
+
+    def is_same(self, index: int, stored: HistoryRecord) -> bool:
+        if index not in self.given:
+            return True
+        new = self.new
+        changed_at = stored.created_at if stored.event == Event.ADD else stored.updated_at
+        given = self.given[index]
+        return (
+            (stored.memory_id, stored.new_memory) == (new.memory_id, new.new_memory)
+            and is_alive(stored)
+            and (given.get("updated_at") is None or changed_at == new.created_at)
+            and all(
+                getattr(stored, name) == getattr(new, name)
+                for name in ("actor_id", "role")
+                if given.get(name) is not None
+            )
+        )
+
+
+@dataclass(slots=True, eq=False)
+class SaveMessages:
+    """Messages to append to a session scope's buffer, in order, with an id each.
+
+    `newest_before` is the place of the last message that was there when it was first tried.
+    """
+
+    messages: Sequence[Message]
+    ids: Sequence[str]
+    session_scope: str
+    record_count: int
+    size_bytes: int
+    newest_before: int | None = None
+
+
+Submission = AddRecords | SaveMessages
+
+
+def one_record(
+    record: HistoryRecord,
+    given: Mapping[str, Any] | None,
+    if_latest: HistoryRecord | None,
+) -> AddRecords:
+    """Make a submission of one checked record. `given`: see `AddRecords`, None if we named it.
+
+    Raises:
+        InvalidInput: `if_latest` is not a record.
+    """
+    if if_latest is not None:
+        _check_read(if_latest)
+    named = {} if given is None else {0: given}
+    return AddRecords([record], named, if_latest, 1, _record_bytes(record))
+
+
+def new_text(
+    memory_id: str,
+    new_memory: str,
+    updated_at: datetime | str | None,
+    actor_id: str | None,
+    role: str | None,
+    id: str | None,
+) -> UpdateMemory:
+    """Check a memory's new text.
+
+    Raises:
+        InvalidInput: a value can't be stored as given.
+    """
+    check_text("new_memory", new_memory)
+    if updated_at is not None:
+        updated_at = check_time("updated_at", updated_at)
+    record = new_record(
+        memory_id, None, new_memory, Event.ADD, updated_at, actor_id=actor_id, role=role, id=id
+    )
+    given = {"updated_at": updated_at, "actor_id": actor_id, "role": role}
+    named = {} if id is None else {0: given}
+    return UpdateMemory([record], named, None, 1, _record_bytes(record), record)
+
+
+def few_records(items: Sequence[Mapping[str, Any]]) -> AddRecords:
+    """Check a few records that we name, in one go.
+
+    Raises:
+        InvalidInput: one of them can't be used.
+    """
+    now = now_text()
+    records = [record_from_mapping(item, now) for item in items]
+    return AddRecords(records, {}, None, len(records), sum(map(_record_bytes, records)))
+
+
+class UncheckedRecords:
+    """Records that a caller gave, to be checked a slice at a time; those that are, in `records`.
+
+    Raises:
+        InvalidInput: `if_latest` is not a record.
+    """
+
+    def __init__(
+        self, items: Iterable[HistoryRecord | Mapping[str, Any]], if_latest: HistoryRecord | None
+    ) -> None:
+        if if_latest is not None:
+            _check_read(if_latest)
+        check_iterable("records", items)
+        self._items = enumerate(items)
+        self._if_latest = if_latest
+        self.records: list[HistoryRecord] = []
+        self._given: dict[int, Mapping[str, Any]] = {}
+        self._size_bytes = 0
+        self._now = now_text()
+
+    def check_slice(self) -> AddRecords | None:
+        """Check the next few; return the submission once there are no more.
+
+        Raises:
+            InvalidInput: with the index of the item that can't be used.
+        """
+        start = len(self.records)
+        for index, item in islice(self._items, _SLICE):
+            try:
+                record = _checked(item, self._now)
+            except InvalidInput as error:
+                raise InvalidInput(f"record {index}: {error}") from error
+            if isinstance(item, HistoryRecord):
+                self._given[index] = item.as_dict()
+            elif item.get("id") is not None:
+                self._given[index] = dict(item)
+            self.records.append(record)
+            self._size_bytes += _record_bytes(record)
+        count = len(self.records)
+        if count - start == _SLICE:
+            return None
+        return AddRecords(self.records, self._given, self._if_latest, count, self._size_bytes)
+
+    async def check(self) -> AddRecords:
+        """Check those that are left, giving the event loop its turn after each slice.
+
+        Raises:
+            InvalidInput: as `check_slice`.
+        """
+        while True:
+            submission = self.check_slice()
+            if submission is not None:
+                return submission
+            await asyncio.sleep(0)
+
+
+def records_to_copy(records: Sequence[HistoryRecord], size_bytes: int) -> CopyRecords:
+    """Make a submission of checked records, whose texts take `size_bytes`."""
+    count = len(records)
+    return CopyRecords(list(records), {}, None, count, count * _RECORD_BYTES + size_bytes)
+
+
+def messages_to_save(messages: Iterable[Mapping[str, Any] | Message], scope: str) -> SaveMessages:
+    """Check a scope's new messages; of more than the buffer keeps, the last ones.
+
+    Each gets an instant of its own, a microsecond apart, so that plain mem0, which orders by
+    time, keeps them in order too.
+
+    Raises:
+        InvalidInput: with the index of the message that can't be used.
+    """
+    check_name("session_scope", scope)
+    check_iterable("messages", messages)
+    now = datetime.now(UTC)
+    checked: list[Message] = []
+    for index, item in enumerate(messages):
+        given = item.as_dict() if isinstance(item, Message) else item
+        if not isinstance(given, Mapping):
+            raise InvalidInput(
+                f"message {index}: must be a mapping or a Message, not {type(item).__name__}"
+            )
+        texts: dict[str, str | None] = {}
+        for name in ("role", "content", "name"):
+            value = given.get(name)
+            try:
+                texts[name] = None if value is None else check_text(name, value)
+            except InvalidInput as error:
+                raise InvalidInput(f"message {index}: {error}") from error
+        created_at = (now + timedelta(microseconds=index)).isoformat(timespec="microseconds")
+        is_json = isinstance(item, Message) and item.is_json
+        checked.append(Message(texts["role"], texts["content"], texts["name"], created_at, is_json))
+    return _saved(checked[-MESSAGES_KEPT:], scope)
+
+
+def messages_to_copy(messages: Sequence[Message], scope: str) -> SaveMessages:
+    """Check messages that were read from another history, whose times stay as they are.
+
+    Raises:
+        InvalidInput: naming the scope, where a store can't hold one.
+    """
+    for message in messages:
+        for name, value in message.as_dict().items():
+            try:
+                if value is not None:
+                    check_text(name, value)
+            except InvalidInput as error:
+                raise InvalidInput(
+                    f"a message of scope {scope!r} can't be copied: {error}"
+                ) from error
+    return _saved(messages, scope)
+
+
+def _saved(messages: Sequence[Message], scope: str) -> SaveMessages:
+    size = sum(_RECORD_BYTES + getsizeof(message.content) for message in messages)
+    ids = [new_message_id(message) for message in messages]
+    return SaveMessages(messages, ids, scope, len(messages), size)
+
+
+def _check_read(if_latest: object) -> None:
+    if not isinstance(if_latest, HistoryRecord):
+        raise InvalidInput(
+            f"if_latest must be a HistoryRecord that was read, not {type(if_latest).__name__}"
+        )
+
+
+def _checked(item: HistoryRecord | Mapping[str, Any], now: str) -> HistoryRecord:
+    if isinstance(item, HistoryRecord):
+        return record_from_mapping(item.as_dict(), now)
+    if not isinstance(item, Mapping):
+        raise InvalidInput(f"must be a HistoryRecord or a mapping, not {type(item).__name__}")
+    return record_from_mapping(item, now)
+
+
+def _record_bytes(record: HistoryRecord) -> int:
+    names = len(record.memory_id) + len(record.actor_id or "") + len(record.role or "")
+    return (
+        _RECORD_BYTES
+        + getsizeof(record.old_memory)
+        + getsizeof(record.new_memory)
+        + _CHARACTER_BYTES * names
+    )

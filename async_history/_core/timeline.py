@@ -1,0 +1,212 @@
+"""A memory as it was: which record was in force, what changed since, and what brings it back."""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+
+from async_history._core.records import Event, HistoryRecord, is_alive, is_aware, made_at
+from async_history._core.yielding import after_record
+from async_history.errors import InvalidInput
+
+Moment = datetime | int
+"""An aware instant, or a version number: 1 is a memory's first record, its ADD."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryDiff:
+    """What became of a memory between two moments.
+
+    `before` and `after` are the records in force at the two; None where the memory did not exist
+    yet, or was deleted. `between` are the records that lead from the earlier to the later of the
+    two, that one included, in the order of recording: the way back where `before` is the later.
+    """
+
+    memory_id: str
+    before: HistoryRecord | None
+    after: HistoryRecord | None
+    between: Sequence[HistoryRecord]
+
+    @property
+    def old_memory(self) -> str | None:
+        """What the memory said at the first moment."""
+        return None if self.before is None else self.before.new_memory
+
+    @property
+    def new_memory(self) -> str | None:
+        """What the memory said at the second moment."""
+        return None if self.after is None else self.after.new_memory
+
+
+@dataclass(frozen=True, slots=True)
+class Restoration:
+    """What restoring takes: the memory's latest record, and the one whose text it brings back."""
+
+    latest: HistoryRecord
+    wanted: HistoryRecord
+
+    @property
+    def wanted_text(self) -> str:
+        """What the memory said at that moment."""
+        return self.wanted.new_memory or ""
+
+    @property
+    def is_needed(self) -> bool:
+        """Return whether the memory says something else now, or is deleted."""
+        return not is_alive(self.latest) or self.latest.new_memory != self.wanted.new_memory
+
+    def record(self, actor_id: str | None, role: str | None) -> dict[str, Any]:
+        """Return the columns to record: of an UPDATE, or of an ADD where the memory is deleted."""
+        known = {
+            "memory_id": self.latest.memory_id,
+            "new_memory": self.wanted.new_memory,
+            "actor_id": actor_id,
+            "role": role,
+        }
+        if not is_alive(self.latest):
+            return {**known, "event": Event.ADD}
+        return {
+            **known,
+            "event": Event.UPDATE,
+            "old_memory": self.latest.new_memory,
+            "created_at": made_at(self.latest),
+        }
+
+
+def check_moment(name: str, value: object) -> Moment:
+    """Return `value` if it can name a moment of a memory's life.
+
+    Raises:
+        InvalidInput: it is neither an aware datetime nor a version number.
+    """
+    if type(value) is int:
+        if value < 1:
+            raise InvalidInput(f"{name} must be at least 1, the version of the ADD, not {value}")
+        return value
+    return check_instant(name, value, " or a version number (1 is the ADD)")
+
+
+def check_instant(name: str, value: object, alternative: str = "") -> datetime:
+    """Return `value` if it is an aware datetime.
+
+    Raises:
+        InvalidInput: it is not.
+    """
+    if not isinstance(value, datetime) or not is_aware(value):
+        raise InvalidInput(
+            f"{name} must be a datetime with a time zone{alternative}, not {value!r}"
+        )
+    return value
+
+
+def state_at(
+    memory_id: str, records: Sequence[HistoryRecord], when: Moment
+) -> HistoryRecord | None:
+    """Return the record in force at a moment; None where the memory was not there.
+
+    Args:
+        records: all of the memory's, oldest first.
+
+    Raises:
+        InvalidInput: there is no such version.
+    """
+    place = _place(memory_id, records, when)
+    return records[place] if place >= 0 and is_alive(records[place]) else None
+
+
+def diff_of(memory_id: str, records: Sequence[HistoryRecord], a: Moment, b: Moment) -> MemoryDiff:
+    """Return what became of a memory between two moments. Arguments and errors: as `state_at`."""
+    first, last = sorted(_place(memory_id, records, when) for when in (a, b))
+    return MemoryDiff(
+        memory_id,
+        state_at(memory_id, records, a),
+        state_at(memory_id, records, b),
+        tuple(records[first + 1 : last + 1]),
+    )
+
+
+def restoration_of(memory_id: str, records: Sequence[HistoryRecord], to: Moment) -> Restoration:
+    """Return what brings a memory back to what it said at a moment.
+
+    Raises:
+        InvalidInput: the memory is unknown, was not there then, or its text is not in the history.
+    """
+    if not records:
+        raise InvalidInput(f"there is no history of {memory_id!r}, so nothing to restore")
+    wanted = state_at(memory_id, records, to)
+    if wanted is None:
+        was = "did not exist yet" if _place(memory_id, records, to) < 0 else "was deleted"
+        raise InvalidInput(f"{memory_id!r} {was} at {_shown(to)}; restore to when it was there")
+    if wanted.new_memory is None:
+        raise InvalidInput(
+            f"what {memory_id!r} said at {_shown(to)} is not in its history; restore to another "
+            "version"
+        )
+    return Restoration(records[-1], wanted)
+
+
+class Appending(Protocol):
+    """What restoring takes of a history manager."""
+
+    async def batch_add_history(
+        self, records: Sequence[dict[str, Any]], *, if_latest: HistoryRecord | None
+    ) -> list[HistoryRecord]:
+        """Append records if nothing came after `if_latest`."""
+
+
+async def restored(
+    history: Appending, plan: Restoration, actor_id: str | None, role: str | None
+) -> HistoryRecord:
+    """Append what restoring takes and return it; the memory's latest record where that is nothing.
+
+    Raises:
+        HistoryConflict: the memory changed since its history was read.
+    """
+    if not plan.is_needed:
+        return plan.latest
+    (record,) = await history.batch_add_history(
+        [plan.record(actor_id, role)], if_latest=plan.latest
+    )
+    return record
+
+
+async def records_of(
+    pages: AsyncIterator[Sequence[HistoryRecord]], check: Callable[[], None]
+) -> AsyncIterator[HistoryRecord]:
+    """Yield the records of pages, one by one.
+
+    Args:
+        check: raises where a page may not be read: the manager is closed, or another loop's.
+    """
+    while True:
+        check()
+        page = await anext(pages, None)
+        if page is None:
+            return
+        for index, record in enumerate(page):
+            yield record
+            await after_record(index)
+
+
+def _place(memory_id: str, records: Sequence[HistoryRecord], when: Moment) -> int:
+    """Return the index of the last record of a moment or before; -1 where there is none.
+
+    Clocks step back, so the last in order counts, not the latest in time. A record without a time
+    has that of the one before it; one whose time nobody knows was always there.
+    """
+    if isinstance(when, int):
+        if when > len(records):
+            many = "1 version" if len(records) == 1 else f"{len(records):,} versions"
+            raise InvalidInput(f"{memory_id!r} has {many}, there is no version {when}")
+        return when - 1
+    place = -1
+    instant: datetime | None = None
+    for index, record in enumerate(records):
+        instant = record.occurred_at or instant
+        if instant is None or instant <= when:
+            place = index
+    return place
+
+
+def _shown(when: Moment) -> str:
+    return f"version {when}" if isinstance(when, int) else when.isoformat()

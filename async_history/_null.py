@@ -1,0 +1,201 @@
+"""The null backend: history is checked, accepted and forgotten; message buffers are kept.
+
+mem0-ts has it as its Dummy. The buffers stay, in memory, because mem0 2.x feeds them to its LLM.
+"""
+
+import asyncio
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from datetime import datetime
+from typing import Any, TypeVar
+
+from async_history._core.backend import HistoryStats, Measured
+from async_history._core.erase import ErasureSteps
+from async_history._core.erase_transaction import Columns, EraseTransaction, Place, Texts
+from async_history._core.follow import FollowRead
+from async_history._core.lifecycle import CLOSE_TIMEOUT_S
+from async_history._core.manager import HistoryManager
+from async_history._core.query import Cursor, Filter, PageRead, RowsRead, not_a_cursor
+from async_history._core.records import HistoryRecord, Message
+from async_history._core.retention import Erasing, Erasure, PruneStep, Pruning, Reached, Remains
+from async_history._core.submissions import MESSAGES_KEPT, SaveMessages, Submission
+from async_history._core.validation import check_flag
+from async_history._core.yielding import LoopTurns
+
+T = TypeVar("T")
+
+
+class NullHistoryManager(HistoryManager):
+    """A history that remembers nothing: switch it off without changing the program.
+
+    There is nothing to create or to migrate: `create` and `migrate` are as in the contract, and
+    mean nothing.
+    """
+
+    def __init__(
+        self,
+        *,
+        create: bool = True,
+        migrate: bool = True,
+        close_timeout_s: float = CLOSE_TIMEOUT_S,
+    ) -> None:
+        super().__init__(close_timeout_s=close_timeout_s)
+        check_flag("create", create)
+        check_flag("migrate", migrate)
+
+    async def _open(self) -> None:
+        self._buffers: dict[str, deque[Message]] = defaultdict(lambda: deque(maxlen=MESSAGES_KEPT))
+
+    async def _close(self) -> None:
+        self._abandon()
+
+    def _abandon(self) -> None:
+        self._buffers.clear()
+
+    def _require_writable(self) -> None:
+        pass  # nothing ever fails here
+
+    def _submit(self, submission: Submission) -> "asyncio.Future[None]":
+        if isinstance(submission, SaveMessages):
+            self._buffers[submission.session_scope].extend(submission.messages)
+        return self._loop_turns.done()
+
+    async def _submit_when_ready(self, prepare: Callable[[], Awaitable[Submission]]) -> None:
+        await self._submit(await prepare())
+
+    async def _read_history(self, memory_id: str) -> list[HistoryRecord]:
+        await self._loop_turns.done()
+        return []
+
+    async def _read_page(
+        self, wanted: Filter, after: Cursor | None, limit: int, ahead: int
+    ) -> PageRead:
+        await self._loop_turns.done()
+        return PageRead([], None, is_last=True)
+
+    async def _count(self, wanted: Filter) -> int:
+        await self._loop_turns.done()
+        return 0
+
+    def _follow_place(self, cursor: str | None) -> None:
+        if cursor is not None:
+            raise not_a_cursor(cursor, "the null history, which has none")
+
+    async def _read_behind(
+        self, place: None, memory_id: str | None, limit: int
+    ) -> FollowRead[None]:
+        await self._loop_turns.done()
+        return FollowRead([], lambda _: None, None, is_last=True)
+
+    async def _read_end(self) -> None:
+        await self._loop_turns.done()
+        return
+
+    async def _read_mark(self) -> None:
+        await self._loop_turns.done()
+        return
+
+    async def _read_states(self, when: datetime) -> AsyncIterator[Sequence[HistoryRecord]]:
+        await self._loop_turns.done()
+        yield []
+
+    async def _read_rows(self, after: Cursor | None, limit: int) -> RowsRead:
+        await self._loop_turns.done()
+        return RowsRead([], after, is_last=True)
+
+    async def _read_times_before(self, ids: Sequence[str]) -> Mapping[str, datetime]:
+        await self._loop_turns.done()
+        return {}
+
+    async def _read_newest(self) -> int | None:
+        await self._loop_turns.done()
+        return None
+
+    async def _read_messages(self, session_scope: str, limit: int) -> Sequence[Message]:
+        await self._loop_turns.done()
+        buffer = self._buffers.get(session_scope, ())
+        return list(buffer)[max(0, len(buffer) - limit) :]
+
+    async def _read_scopes(self, after: str, limit: int) -> Sequence[str]:
+        await self._loop_turns.done()
+        return sorted(scope for scope in self._buffers if scope > after)[:limit]
+
+    async def _measure(self) -> Measured:
+        return Measured()
+
+    def _new_stats(self, measured: Measured) -> HistoryStats:
+        return HistoryStats("null://", None, 0, 0, ())
+
+    def _empty(self) -> "asyncio.Future[None]":
+        self._buffers.clear()
+        return self._loop_turns.done()
+
+    async def _prune_step(self, asked: Pruning, reached: Reached | None) -> PruneStep:
+        await self._loop_turns.done()
+        return PruneStep(0, 0, None)
+
+    def _erasure_steps(self) -> ErasureSteps:
+        return _BufferErasure(self._buffers, self._loop_turns)
+
+    async def _read_erasures(self) -> Sequence[Erasure]:
+        await self._loop_turns.done()
+        return []
+
+
+class _BufferErasure:
+    """Erases messages; of records there is nothing, and of the erasure itself nothing is kept."""
+
+    def __init__(self, buffers: dict[str, deque[Message]], loop_turns: LoopTurns) -> None:
+        self._buffers = buffers
+        self._loop_turns = loop_turns
+
+    async def begin(self, asked: Erasing) -> None: ...
+
+    async def step(self, work: Callable[[EraseTransaction], Coroutine[Any, Any, T]]) -> T:
+        await self._loop_turns.done()
+        return await work(_BufferTransaction(self._buffers))
+
+    async def clean(self, *, vacuum: bool) -> Remains:
+        return Remains()
+
+    async def remains(self) -> Remains:
+        return Remains()
+
+    async def finish(self, asked: Erasing) -> None: ...
+
+
+class _BufferTransaction:
+    """The buffers, and no records."""
+
+    def __init__(self, buffers: dict[str, deque[Message]]) -> None:
+        self._buffers = buffers
+
+    async def with_text(
+        self, memory_ids: Sequence[str], after: Place | None, limit: int
+    ) -> Sequence[Place]:
+        return []
+
+    async def of_actor(self, actor_id: str, after: Place | None, limit: int) -> Sequence[Place]:
+        return []
+
+    async def sizes(self, memory_ids: Sequence[str]) -> Mapping[str, int]:
+        return {}
+
+    async def texts(self, actor_id: str, memory_ids: Sequence[str]) -> Sequence[Texts]:
+        return []
+
+    async def next_texts(
+        self, actor_id: str, memory_id: str, after: Place | None, limit: int
+    ) -> Sequence[Texts]:
+        return []
+
+    async def blank(self, columns: Columns, places: Sequence[Place]) -> None: ...
+
+    async def messages(self, session_scopes: Sequence[str]) -> int:
+        return sum(len(self._buffers.get(scope, ())) for scope in session_scopes)
+
+    async def remove_messages(self, session_scopes: Sequence[str]) -> None:
+        for scope in session_scopes:
+            self._buffers.pop(scope, None)
+
+    async def note(self, erasure_id: str, records: int, messages: int) -> None: ...

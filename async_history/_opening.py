@@ -1,0 +1,148 @@
+"""From a URL to a manager. Knows the spellings of URLs, and imports a backend only to open it."""
+
+import os
+import re
+from importlib import import_module
+from pathlib import Path
+from typing import Final, Unpack, cast
+from urllib.parse import quote, unquote
+
+from async_history._core.manager import HistoryManager
+from async_history._core.options import HistoryOptions, Journal
+from async_history._core.records import plain
+from async_history._core.validation import check_option_names, file_path
+from async_history._postgres.url import POSTGRES_SCHEMA, SCHEMES, server_url
+from async_history.errors import InvalidInput
+
+_SQLITE = ("async_history._sqlite.manager", "SQLiteHistoryManager")
+_NULL = ("async_history._null", "NullHistoryManager")
+_POSTGRES = ("async_history._postgres.manager", "PostgresHistoryManager")
+_SQLITE_SCHEMES: Final = ("sqlite", "sqlite+aiosqlite")
+_SPELLINGS = (
+    "sqlite:///relative.db, sqlite:////absolute.db, a path, memory://, null:// or postgresql://…"
+)
+
+_PORT = r"\d+(?:[/,?\s'\"]|$)"
+
+_Arguments = tuple[Path | str | None, ...]
+
+
+def open_history(url: str | os.PathLike[str], **options: Unpack[HistoryOptions]) -> HistoryManager:
+    """Return the manager of a history store, ready to be opened by `async with` or `await`.
+
+        async with open_history("sqlite:///history.db") as history: ...
+        history = await open_history("memory://")
+
+    Args:
+        url: `sqlite:///relative.db`, `sqlite:////absolute.db` or a bare path: a SQLite file,
+            `?journal=delete` with a rollback journal;
+            `memory://` or `sqlite://`: SQLite in memory, gone when closed; `null://`: history is
+            forgotten; `postgresql://…`: a PostgreSQL server, as asyncpg, libpq, SQLAlchemy or a
+            hosting provider writes it, and `?schema=`. `sqlite+aiosqlite://` and
+            `postgresql+asyncpg://` are accepted too. `~` is the home folder.
+        options: the backend's keyword arguments, such as `create`, `migrate`, `durability`,
+            `queue_records`, `queue_timeout_s`; see `SQLiteHistoryManager` and
+            `PostgresHistoryManager`.
+
+    Raises:
+        InvalidInput: no backend answers to the URL, or an option is unknown or can't be used.
+    """
+    (module, name), arguments = _backend(url)
+    manager_type = getattr(import_module(module), name)
+    check_option_names(manager_type, options)
+    return cast(HistoryManager, manager_type(*arguments, **{**file_options(url), **options}))
+
+
+def sqlite_file(url: str | os.PathLike[str]) -> Path | None:
+    """Return the SQLite file that a URL names, None where it names no file.
+
+    Raises:
+        InvalidInput: no backend answers to the URL.
+    """
+    backend, arguments = _backend(url)
+    return cast(Path | None, arguments[0]) if backend is _SQLITE else None
+
+
+def from_any_folder(url: str | os.PathLike[str]) -> str | os.PathLike[str]:
+    """Return what names the same history whatever folder the program changes to.
+
+    Raises:
+        InvalidInput: no backend answers to the URL.
+        StorageMissing: it is relative to a folder that has been removed.
+    """
+    path = sqlite_file(url)
+    if path is None:
+        return url
+    from async_history._sqlite.errors import absolute
+
+    path = absolute(path)
+    journal = file_options(url).get("journal")
+    return f"sqlite:///{quote(str(path))}?journal={journal}" if journal else path
+
+
+def file_options(url: str | os.PathLike[str]) -> HistoryOptions:
+    """Return the options that a SQLite file's URL gives, such as its journal."""
+    journal = _split_options(url)[1] if isinstance(url, str) else ""
+    return {"journal": cast(Journal, journal)} if journal else {}
+
+
+def postgres_schema(url: str | os.PathLike[str]) -> tuple[str, str] | None:
+    """Return the server's URL and the schema that a PostgreSQL URL names, None for others.
+
+    Raises:
+        InvalidInput: no backend answers to the URL.
+    """
+    backend, arguments = _backend(url)
+    if backend is not _POSTGRES:
+        return None
+    text = cast(str, arguments[0])
+    return text, server_url(text).options.get("schema", POSTGRES_SCHEMA)
+
+
+def without_secrets(text: str) -> str:
+    """Return a text with the passwords in it blotted out: of URLs, and of libpq's keywords."""
+    text = re.sub(r"(:/*[^\s/@:]*):.*@", r"\1:***@", text)
+    text = re.sub(rf"(://[^\s/@:\[]*):(?!\*|{_PORT})\S*", r"\1:***", text)
+    return re.sub(r"(\b\w*pass\w*\s*=\s*)('[^']*'|[^&\s'\"]*)", r"\1***", text)
+
+
+def _backend(url: str | os.PathLike[str]) -> tuple[tuple[str, str], _Arguments]:
+    """Return the backend that a URL names, and its arguments."""
+    if not isinstance(url, str | os.PathLike):
+        raise InvalidInput(f"a history's URL must be text or a path, not {type(url).__name__}")
+    if isinstance(url, str):
+        url = plain(url)
+    if not isinstance(url, str) or "://" not in url:
+        return _SQLITE, (None if url == ":memory:" else file_path("path", url),)
+    scheme = url.partition("://")[0].lower()
+    if scheme in SCHEMES:
+        server_url(url)
+        return _POSTGRES, (url,)
+    if not re.fullmatch(r"[a-z][a-z0-9+.-]*", scheme):
+        raise InvalidInput(f"what stands before :// is not a URL's scheme; use {_SPELLINGS}")
+    if scheme not in ("null", "memory", "sqlite", "sqlite+aiosqlite"):
+        raise InvalidInput(f"no backend for {scheme!r} URLs; use {_SPELLINGS}")
+    host, _, path = _split_options(url)[0].partition("://")[2].partition("/")
+    if re.search("[?#]", host + path):
+        raise InvalidInput(
+            f"a {scheme} URL has no ? and no #, as in ?table= or ?mode=: give options as keywords, "
+            "and in a file's name %3F and %23"
+        )
+    if host or (path and scheme in ("null", "memory")):
+        raise InvalidInput(
+            f"a {scheme} URL names no host; a file is sqlite:///relative.db or "
+            "sqlite:////absolute.db"
+        )
+    if scheme == "null":
+        return _NULL, ()
+    path = unquote(path)
+    if scheme == "memory" or path in ("", ":memory:"):
+        return _SQLITE, (None,)
+    return _SQLITE, (file_path("the URL's path", path),)
+
+
+def _split_options(url: str) -> tuple[str, str]:
+    """Return a SQLite file's URL without its query, and the journal that this asks for."""
+    is_file = url.partition("://")[0].lower() in _SQLITE_SCHEMES
+    found = re.fullmatch(r"([^?#]*)\?journal=([^?#&=]+)", plain(url)) if is_file else None
+    return (found[1], found[2]) if found else (url, "")

@@ -1,0 +1,62 @@
+"""Checking a history in PostgreSQL: its tables' version, keys, indexes, ids."""
+
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+from async_history._core.check import CheckReport
+from async_history._postgres.connect import connected
+from async_history._postgres.schema import quoted, require_current
+from async_history._postgres.url import server_url
+
+_INVALID: Final = """
+SELECT pg_class.relname FROM pg_catalog.pg_index
+JOIN pg_catalog.pg_class ON pg_class.oid = indexrelid
+JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
+WHERE nspname = $1 AND NOT (indisvalid AND indisready) ORDER BY 1
+"""
+_UNKEYED: Final = """
+SELECT relname FROM pg_catalog.pg_class
+JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
+WHERE nspname = $1 AND relname IN ('history', 'messages')
+    AND NOT EXISTS (
+        SELECT FROM pg_catalog.pg_constraint WHERE conrelid = pg_class.oid AND contype = 'p'
+    )
+ORDER BY 1
+"""
+_OWNERS: Final = """
+SELECT DISTINCT pg_catalog.pg_get_userbyid(relowner) FROM pg_catalog.pg_class
+JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
+WHERE nspname = $1 AND relkind IN ('r', 'p') ORDER BY 1
+"""
+_COUNT: Final = "SELECT pg_catalog.count(*) FROM {}.history"
+_TWICE: Final = """
+SELECT pg_catalog.count(*), pg_catalog.min(id) FROM (
+    SELECT id FROM {}.history GROUP BY id HAVING pg_catalog.count(*) > 1
+) AS twice
+"""
+
+
+async def check_schema(url: str, schema: str) -> CheckReport:
+    """Check the tables of a schema."""
+    server = server_url(url)
+    async with connected(server) as connection:
+        await require_current(connection, schema)
+        records = await connection.fetchval(_COUNT.format(quoted(schema)))
+        problems = [problem async for problem in _problems(connection, schema)]
+    return CheckReport(store=server.where, records=records, problems=tuple(problems))
+
+
+async def _problems(connection: Any, schema: str) -> AsyncIterator[str]:
+    for (name,) in await connection.fetch(_INVALID, schema):
+        yield f"The index {name} is not valid: REINDEX INDEX {quoted(schema)}.{quoted(name)}."
+    for (name,) in await connection.fetch(_UNKEYED, schema):
+        yield f"The table {name} has lost its primary key: add it again, see migrations."
+    owners = [owner for (owner,) in await connection.fetch(_OWNERS, schema)]
+    if len(owners) > 1:
+        yield (
+            f"The tables have several owners ({', '.join(owners)}), so none can migrate them all: "
+            "give them to one."
+        )
+    twice, example = await connection.fetchrow(_TWICE.format(quoted(schema)))
+    if twice:
+        yield f"{twice:,} ids, such as {example}, are of records of several memories."

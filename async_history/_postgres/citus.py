@@ -1,0 +1,56 @@
+"""Spreading the tables over the nodes of a Citus cluster.
+
+A memory's history stays on one node, and so does a session scope's buffer: every unique key of
+distributed tables contains that column (https://docs.citusdata.com/en/stable/develop/api_udf.html).
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from async_history._postgres.connect import connected
+from async_history._postgres.schema import has_citus, in_schema, is_distributed, migrate, quoted
+from async_history._postgres.url import server_url
+from async_history.errors import MigrationError
+
+COLUMNS: Final[Mapping[str, str]] = {"history": "memory_id", "messages": "session_scope"}
+"""By which column each table is distributed."""
+
+KEY_OF_A_SHARD: Final = """
+ALTER TABLE {schema}.history DROP CONSTRAINT history_pkey,
+    ADD CONSTRAINT history_pkey PRIMARY KEY (id, memory_id)
+"""
+"""Instead of the key of `id` alone."""
+_DISTRIBUTE: Final = """
+SELECT pg_catalog.create_distributed_table($1::pg_catalog.regclass, $2, colocate_with => 'none')
+"""
+
+
+async def distribute(url: str, schema: str) -> list[str]:
+    """Make the tables distributed ones, and return those that were not; safe to run again.
+
+    Rows that are there are moved, while writers wait.
+
+    Raises:
+        MigrationError: the database has no Citus extension; nothing was changed.
+        StorageError: the server can't be reached, or refuses.
+    """
+    async with connected(server_url(url)) as connection:
+        return await _distribute(connection, schema)
+
+
+async def _distribute(connection: Any, schema: str) -> list[str]:
+    if not await has_citus(connection):
+        raise MigrationError(
+            "this database has no Citus extension: one server keeps the whole history. To spread "
+            "it, use a Citus cluster and CREATE EXTENSION citus; nothing was changed"
+        )
+    await migrate(connection, schema)
+    distributed: list[str] = []
+    async with connection.transaction():
+        for table, column in COLUMNS.items():
+            if not await is_distributed(connection, schema, table):
+                if table == "history":
+                    await connection.execute(in_schema(KEY_OF_A_SHARD, quoted(schema)))
+                await connection.execute(_DISTRIBUTE, f"{quoted(schema)}.{table}", column)
+                distributed.append(table)
+    return distributed

@@ -1,0 +1,184 @@
+"""Places in a PostgreSQL history: snapshots, and the cursors that are made of them."""
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from itertools import pairwise
+from typing import Final
+
+from async_history._core.query import cursor_parts, cursor_text, not_a_cursor
+
+_KIND: Final = "postgresql"
+_DIGITS: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Which transactions are over: those below `xmax` but for the `running` ones."""
+
+    xmax: int
+    running: tuple[int, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> "Snapshot":
+        """Read a pg_snapshot. One that lists nothing may hide what runs from xmin on."""
+        xmin, xmax, running = text.split(":")
+        if not running:
+            return cls(int(xmin))
+        return cls(int(xmax), tuple(map(int, running.split(","))))
+
+    @classmethod
+    def read_back(cls, text: str) -> "Snapshot":
+        """Read a snapshot's own text, as cursors have it.
+
+        Raises:
+            ValueError: it is none; the server would refuse it.
+        """
+        snapshot = cls.parse(text)
+        numbers = (*snapshot.running, snapshot.xmax)
+        is_in_order = all(a < b for a, b in pairwise(numbers))
+        if str(snapshot) != text or not is_in_order or not 0 < numbers[0] <= numbers[-1] < 1 << 63:
+            raise ValueError(text)
+        return snapshot
+
+    def __str__(self) -> str:
+        running = ",".join(map(str, self.running))
+        return f"{self.running[0] if running else self.xmax}:{self.xmax}:{running}"
+
+    def sees(self, xact: int) -> bool:
+        """Return whether a transaction was over."""
+        return xact < self.xmax and xact not in self.running
+
+    def up_to(self, xact: int) -> "Snapshot":
+        """Return what it says of transactions up to this one, and nothing of later ones."""
+        xmax = min(self.xmax, xact + 1)
+        return Snapshot(xmax, tuple(x for x in self.running if x < xmax))
+
+    def joined(self, other: "Snapshot") -> "Snapshot":
+        """Return the snapshot that sees what either sees."""
+        candidates = sorted({*self.running, *other.running})
+        return Snapshot(
+            max(self.xmax, other.xmax),
+            tuple(x for x in candidates if not self.sees(x) and not other.sees(x)),
+        )
+
+
+NOTHING: Final = Snapshot(1)
+"""Sees no transaction: the lowest number is 3."""
+
+
+@dataclass(frozen=True, slots=True)
+class Witness:
+    """The newest record, by its transaction, of those that a place's snapshots see.
+
+    Where it is another's, or was never there, the server has another past than the place.
+
+    Args:
+        seq: where it stands.
+        digest: of its id.
+        issued: the last `seq` that the server had given out by then; None where the role may not
+            ask for it.
+    """
+
+    seq: int
+    digest: str
+    issued: int | None
+
+    @classmethod
+    def of(cls, seq: int, record_id: str, issued: int | None) -> "Witness":
+        """Return what a place keeps of a record."""
+        return cls(seq, _digest(record_id), issued)
+
+    def is_of(self, record_id: str) -> bool:
+        """Return whether a record has the id of this one."""
+        return self.digest == _digest(record_id)
+
+
+def _digest(record_id: str) -> str:
+    return sha256(record_id.encode()).hexdigest()[:_DIGITS]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """After all that `done` sees and, of what `window` sees besides, all up to `seq`.
+
+    Places are equal where the same records come next.
+
+    Args:
+        store: which cluster's which table.
+        foreign: up to which `seq` the records came from another cluster before this place began.
+        upto: the highest `seq` in the window, where it is known.
+        witness: None in a cursor of an earlier version, and where no record was there.
+    """
+
+    store: str
+    foreign: int
+    done: Snapshot
+    window: Snapshot | None = None
+    seq: int = 0
+    upto: int | None = field(default=None, compare=False)
+    witness: Witness | None = field(default=None, compare=False)
+
+    @property
+    def newest(self) -> int:
+        """The transaction of the newest record that its snapshots see."""
+        return (self.window or self.done).xmax - 1
+
+    @property
+    def after_window(self) -> "Place":
+        """The place after the whole of its window."""
+        return replace(self, done=self.window or self.done, window=None, seq=0, upto=None)
+
+    def ranges(self) -> list[tuple[int, int]]:
+        """Return between which numbers those of the window's transactions lie, exclusively."""
+        window = self.window or self.done
+        running = [x for x in window.running if x >= self.done.xmax]
+        late = [(x - 1, x + 1) for x in self.done.running if window.sees(x)]
+        return [*late, *pairwise([self.done.xmax - 1, *running, window.xmax])]
+
+    def __str__(self) -> str:
+        window = None if self.window is None else str(self.window)
+        parts = (_KIND, self.store, self.foreign, str(self.done), window, self.seq, self.upto)
+        if self.witness is None:
+            return cursor_text(*parts)
+        return cursor_text(*parts, self.witness.seq, self.witness.digest, self.witness.issued)
+
+
+def place_from(cursor: str) -> Place:
+    """Read a place back from its text; earlier versions' had no `upto` and no witness.
+
+    Raises:
+        InvalidInput: it is none of this backend.
+    """
+    match cursor_parts(cursor):
+        case [
+            kind,
+            str(store),
+            int(foreign),
+            str(done),
+            str() | None as window,
+            int(seq),
+            *more,
+        ] if kind == _KIND:
+            with contextlib.suppress(ValueError):
+                parsed = None if window is None else Snapshot.read_back(window)
+                place = Place(store, foreign, Snapshot.read_back(done), parsed, seq)
+                return _with_more(place, more)
+    raise not_a_cursor(cursor, "follow on a PostgreSQL history")
+
+
+def _with_more(place: Place, more: Sequence[str | int | None]) -> Place:
+    """Return a place with what may end a cursor: `upto`, and a witness if there is one.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    match more:
+        case []:
+            return place
+        case [int() | None as upto]:
+            return replace(place, upto=upto)
+        case [int() | None as upto, int(seq), str(digest), int() | None as issued]:
+            return replace(place, upto=upto, witness=Witness(seq, digest, issued))
+    raise ValueError(more)

@@ -1,0 +1,217 @@
+"""Erasing in PostgreSQL: the statements, and what only the server's owner can do."""
+
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, Final, TypeVar
+
+from async_history._core.erase_transaction import LOST, Columns, EraseTransaction, Place, Texts
+from async_history._core.query import Filter
+from async_history._core.retention import Erasing, Erasure, Remains, actor_digest
+from async_history._postgres.filters import Search
+from async_history._postgres.schema import in_schema
+from async_history._postgres.transaction import BY_INDEX, RECORDS, SchemaSteps, transaction
+from async_history._postgres.vacuum import Vacuum
+from async_history._postgres.writing_connection import Write
+
+T = TypeVar("T")
+
+_BEFORE_ALL: Final = -(1 << 63)
+_WITH_TEXT: Final = """
+SELECT seq, id, memory_id FROM {schema}.history
+WHERE memory_id = $1::pg_catalog.text AND seq > $2::pg_catalog.int8
+  AND (old_memory IS NOT NULL OR new_memory IS NOT NULL)
+ORDER BY seq LIMIT $3::pg_catalog.int8
+"""
+_OF_SEVERAL_WITH_TEXT: Final = """
+SELECT seq, id, memory_id FROM {schema}.history
+WHERE memory_id = ANY($1::pg_catalog.text[]) AND seq > $2::pg_catalog.int8
+  AND (old_memory IS NOT NULL OR new_memory IS NOT NULL)
+ORDER BY seq + 0::pg_catalog.int8 LIMIT $3::pg_catalog.int8
+"""
+"""Not in the order of the index on `seq`, which would be walked through from $2 on."""
+_SIZES: Final = """
+SELECT memory_id, pg_catalog.count(*) FROM {schema}.history
+WHERE memory_id = ANY($1::pg_catalog.text[]) GROUP BY memory_id
+"""
+_DIGEST: Final = "pg_catalog.sha256(pg_catalog.convert_to({}, 'UTF8'::pg_catalog.name))"
+_TEXTS_OF: Final = f"""
+SELECT seq, id, memory_id, actor_id = $1::pg_catalog.text,
+       {_DIGEST.format("old_memory")}, {_DIGEST.format("new_memory")}
+FROM {{schema}}.history
+"""  # noqa: S608 - constants
+_TEXTS: Final = f"{_TEXTS_OF} WHERE memory_id = ANY($2::pg_catalog.text[])"
+_NEXT_TEXTS: Final = f"""
+{_TEXTS_OF} WHERE memory_id = $2::pg_catalog.text AND seq > $3::pg_catalog.int8
+ORDER BY seq LIMIT $4::pg_catalog.int8
+"""
+_BLANK: Final = {
+    columns: f"""
+    UPDATE {{schema}}.history SET {", ".join(f"{column} = NULL" for column in columns)}
+    WHERE {RECORDS}
+    """  # noqa: S608 - constants
+    for columns in LOST
+}
+_COUNT_MESSAGES: Final = """
+SELECT pg_catalog.count(*) FROM {schema}.messages WHERE session_scope = ANY($1::pg_catalog.text[])
+"""
+_REMOVE_MESSAGES: Final = (
+    "DELETE FROM {schema}.messages WHERE session_scope = ANY($1::pg_catalog.text[])"
+)
+_BEGIN: Final = """
+INSERT INTO {schema}.erasures (id, reason, memory_ids, actor_sha256)
+VALUES ($1, $2, $3::pg_catalog.text[], $4) ON CONFLICT (id) DO NOTHING
+"""
+_NOTE: Final = """
+UPDATE {schema}.erasures SET records = records + $1, messages = messages + $2 WHERE id = $3
+"""
+_FINISH: Final = "UPDATE {schema}.erasures SET finished_at = pg_catalog.now() WHERE id = $1"
+ERASURES: Final = """
+SELECT id, begun_at, finished_at, reason, memory_ids, actor_sha256, records, messages
+FROM {schema}.erasures ORDER BY begun_at, id
+"""
+"""The erasures that the schema knows of, oldest first; for `erasure_from_row`."""
+
+_TABLES: Final = ("history", "messages")
+_OUT_OF_REACH: Final = (
+    "the server's log (WAL), replicas until they have replayed it, and backups have the texts "
+    "until they are recycled",
+    "VACUUM leaves the bytes of removed row versions in the tables' files until they are used "
+    "again; VACUUM FULL writes the files anew",
+)
+
+
+def erasure_from_row(row: Sequence[Any]) -> Erasure:
+    """Return the erasure of a row of `ERASURES`."""
+    erasure_id, begun_at, finished_at, reason, memory_ids, actor_sha256, records, messages = row
+    return Erasure(
+        erasure_id,
+        begun_at,
+        finished_at,
+        reason,
+        tuple(memory_ids),
+        actor_sha256,
+        records,
+        messages,
+    )
+
+
+class _EraseTransaction(SchemaSteps):
+    """What `erase_transactions` asks for in a transaction."""
+
+    async def with_text(
+        self, memory_ids: Sequence[str], after: Place | None, limit: int
+    ) -> list[Place]:
+        if len(memory_ids) == 1:
+            rows = await self._fetch(_WITH_TEXT, memory_ids[0], _beyond(after), limit)
+        else:
+            names = list(memory_ids)
+            rows = await self._fetch(_OF_SEVERAL_WITH_TEXT, names, _beyond(after), limit)
+        return [Place(*row) for row in rows]
+
+    async def of_actor(self, actor_id: str, after: Place | None, limit: int) -> list[Place]:
+        wanted = Filter(None, actor_id, None, None, None, None, None)
+        search = Search(wanted, is_distributed=self._is_distributed)
+        sql, arguments = search.places(None if after is None else after.position, limit)
+        return [Place(*row) for row in await self._fetch(sql, *arguments)]
+
+    async def sizes(self, memory_ids: Sequence[str]) -> dict[str, int]:
+        rows = await self._fetch(_SIZES, list(memory_ids))
+        return {row[0]: row[1] for row in rows}
+
+    async def texts(self, actor_id: str, memory_ids: Sequence[str]) -> list[Texts]:
+        return [_texts(*row) for row in await self._fetch(_TEXTS, actor_id, list(memory_ids))]
+
+    async def next_texts(
+        self, actor_id: str, memory_id: str, after: Place | None, limit: int
+    ) -> list[Texts]:
+        rows = await self._fetch(_NEXT_TEXTS, actor_id, memory_id, _beyond(after), limit)
+        return [_texts(*row) for row in rows]
+
+    async def blank(self, columns: Columns, places: Sequence[Place]) -> None:
+        ids = [place.id for place in places]
+        await self._execute(_BLANK[columns], ids, list({place.memory_id for place in places}))
+
+    async def messages(self, session_scopes: Sequence[str]) -> int:
+        ((count,),) = await self._fetch(_COUNT_MESSAGES, list(session_scopes))
+        return int(count)
+
+    async def remove_messages(self, session_scopes: Sequence[str]) -> None:
+        await self._execute(_REMOVE_MESSAGES, list(session_scopes))
+
+    async def note(self, erasure_id: str, records: int, messages: int) -> None:
+        await self._execute(_NOTE, records, messages, erasure_id)
+
+
+def _beyond(after: Place | None) -> int:
+    return _BEFORE_ALL if after is None else after.position
+
+
+def _texts(
+    seq: int,
+    record_id: str,
+    memory_id: str,
+    is_actors: bool | None,
+    old_memory: bytes | None,
+    new_memory: bytes | None,
+) -> Texts:
+    place = Place(seq, record_id, memory_id)
+    return Texts(place, bool(is_actors), old_memory, new_memory)
+
+
+class ServerErasure:
+    """The steps of `erase_in_steps`, on a server.
+
+    Args:
+        in_turn: does work on the connection that writes, alone, in its turn among the writes.
+        vacuum: vacuums the tables.
+        schema: the quoted schema.
+        is_distributed: the tables are spread over the nodes of a Citus cluster.
+    """
+
+    def __init__(
+        self,
+        in_turn: Callable[[Write[Any]], Awaitable[Any]],
+        vacuum: Vacuum,
+        schema: str,
+        *,
+        is_distributed: bool,
+    ) -> None:
+        self._in_turn = in_turn
+        self._vacuum = vacuum
+        self._schema = schema
+        self._is_distributed = is_distributed
+
+    async def begin(self, asked: Erasing) -> None:
+        await self._execute(
+            _BEGIN, asked.id, asked.reason, list(asked.memory_ids), actor_digest(asked.actor_id)
+        )
+
+    async def finish(self, asked: Erasing) -> None:
+        await self._execute(_FINISH, asked.id)
+
+    async def _execute(self, sql: str, *arguments: Any) -> None:
+        async def execute(connection: Any, settings: Sequence[str]) -> None:
+            async with transaction(connection, *settings):
+                await connection.execute(in_schema(sql, self._schema), *arguments)
+
+        await self._in_turn(execute)
+
+    async def step(self, work: Callable[[EraseTransaction], Coroutine[Any, Any, T]]) -> T:
+        async def erase(connection: Any, settings: Sequence[str]) -> T:
+            async with transaction(connection, *settings, BY_INDEX):
+                steps = _EraseTransaction(
+                    connection, self._schema, is_distributed=self._is_distributed
+                )
+                return await work(steps)
+
+        done: T = await self._in_turn(erase)
+        return done
+
+    async def remains(self) -> Remains:
+        return Remains(sentences=_OUT_OF_REACH)
+
+    async def clean(self, *, vacuum: bool) -> Remains:
+        if vacuum:
+            refusals = await self._vacuum.run(_TABLES)
+        else:
+            refusals = ["the tables were not vacuumed (vacuum=False)"]
+        return Remains(sentences=(*refusals, *_OUT_OF_REACH))

@@ -1,0 +1,238 @@
+"""What PostgreSQL's errors mean, in one place: what is typed how, what may work later."""
+
+import re
+import ssl
+from dataclasses import dataclass
+from typing import Final
+
+import asyncpg
+
+from async_history.errors import (
+    StorageCorrupt,
+    StorageDenied,
+    StorageError,
+    StorageFull,
+    StorageLocked,
+    StorageMissing,
+    StorageReadOnly,
+    StorageUnreachable,
+)
+
+DriverError = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, asyncpg.InternalClientError)
+"""What a call of asyncpg may raise (a TimeoutError is an OSError)."""
+
+_GONE: Final = "cannot be reached, or went away; check that it runs and accepts connections"
+_DENIED: Final = "refuses this role; check its name, password and pg_hba.conf"
+_NO_TLS: Final = "rejected SSL upgrade"
+"""asyncpg's words for a server without TLS, which are all that tells it."""
+_TLS: Final = (
+    "can't be trusted, or has no TLS: check sslmode, and sslrootcert, whose file names the "
+    "authorities that may vouch for it"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Meaning:
+    """What an error means: its type, what to do, and whether the same may work soon."""
+
+    kind: type[StorageError]
+    advice: str
+    is_passing: bool = False
+
+
+_BY_STATE: Final[dict[str, _Meaning]] = {
+    "08": _Meaning(StorageUnreachable, _GONE),
+    "0P": _Meaning(StorageDenied, _DENIED),
+    "25006": _Meaning(
+        StorageReadOnly,
+        "may not be written; name the primary, or all hosts and target_session_attrs=read-write",
+        is_passing=True,
+    ),
+    "25P03": _Meaning(StorageUnreachable, "closed a connection that was idle in a transaction"),
+    "25P04": _Meaning(StorageUnreachable, "closed a connection by its transaction_timeout"),
+    "26": _Meaning(StorageError, "lost a prepared statement, as behind a pooler that takes none"),
+    "28": _Meaning(StorageDenied, _DENIED),
+    "3D": _Meaning(StorageMissing, "does not have this database"),
+    "3F": _Meaning(StorageMissing, "has lost the history's schema; run `async-history migrate`"),
+    "40": _Meaning(
+        StorageLocked,
+        "could not serialize this with other transactions; try again",
+        is_passing=True,
+    ),
+    "42501": _Meaning(
+        StorageDenied, "does not grant this role the right; grant it (README, rights)"
+    ),
+    "42P01": _Meaning(StorageMissing, "has lost the history's tables; run `async-history migrate`"),
+    "42P05": _Meaning(
+        StorageError, "has this prepared statement already, as behind a pooler that takes none"
+    ),
+    "53": _Meaning(
+        StorageUnreachable,
+        "has no resources left; raise its limits or connect less",
+        is_passing=True,
+    ),
+    "53100": _Meaning(StorageFull, "has no room left; free some and try again"),
+    "53400": _Meaning(StorageFull, "has reached a limit of its configuration; raise it"),
+    "55": _Meaning(StorageError, "has something in a state that does not allow this"),
+    "55006": _Meaning(
+        StorageLocked, "has something in use by another session; try again", is_passing=True
+    ),
+    "55P02": _Meaning(StorageError, "does not let this setting be changed; leave it out"),
+    "55P03": _Meaning(
+        StorageLocked, "is locked by another transaction; try again", is_passing=True
+    ),
+    "57014": _Meaning(
+        StorageUnreachable,
+        "was told to stop before it was done: by statement_timeout, or by somebody",
+        is_passing=True,
+    ),
+    "57P": _Meaning(StorageUnreachable, "is stopping or starting; try again"),
+    "57P04": _Meaning(StorageMissing, "has dropped this database"),
+    "57P05": _Meaning(StorageUnreachable, "closed a connection by its idle_session_timeout"),
+    "58": _Meaning(StorageError, "had an I/O error"),
+    "XX001": _Meaning(StorageCorrupt, "has damaged data where it was touched"),
+    "XX002": _Meaning(StorageCorrupt, "has a damaged index where it was touched; REINDEX it"),
+}
+"""By SQLSTATE, the longest prefix that fits (https://www.postgresql.org/docs/current/errcodes-appendix.html)."""
+
+_CAME_MEANWHILE: Final = _Meaning(
+    StorageLocked,
+    "has this id by another transaction since yours looked; try again, in a new transaction",
+    is_passing=True,
+)
+
+_PROTOCOL: Final = "08P01"
+_OF_POOLERS: Final = (
+    (
+        re.compile(r"\b(SSL|TLS)\b|certificate"),
+        _Meaning(StorageDenied, "takes connections with TLS alone; add sslmode=require"),
+    ),
+    (re.compile(r"no such database"), _Meaning(StorageMissing, "does not have this database")),
+    (
+        re.compile(r"no such user|authentication failed|not allowed|rejected|password too long"),
+        _Meaning(StorageDenied, "refuses this role; check its name and password"),
+    ),
+    (
+        re.compile(r"unsupported startup parameter"),
+        _Meaning(StorageError, "is a pooler that does not take this setting; leave it out"),
+    ),
+)
+"""What a pooler refuses for good. PgBouncer gives nearly all that ends a connection one SQLSTATE,
+that of a broken protocol; its words are never translated."""
+_OTHER: Final = _Meaning(StorageError, "failed")
+_BROKEN_PROTOCOL: Final = _Meaning(StorageError, "did not understand the driver")
+
+_DIED: Final = ("08", "57P")
+_CUT_OFF_IN_TLS: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
+_LOST: Final = re.compile(r"closed|released|cancelling")
+"""asyncpg's words for a connection that is of no more use."""
+_REFUSED: Final = ("22", "23", "44", "54", "P0001")
+_REFUSING: Final = ("exec_stmt_raise", "ExecWithCheckOptions")
+"""The server's functions that run an owner's RAISE, which may give any SQLSTATE, and that check a
+row against the policies of its table. An error's words depend on the server's language, this does
+not."""
+_OF_ALL: Final = ("25006", "3D", "3F", "42501", "42P01", "53100")
+_OUR_KEYS: Final = ("history_pkey", "messages_pkey")
+
+
+def _state(error: BaseException) -> str:
+    return getattr(error, "sqlstate", None) or ""
+
+
+def storage_error(error: BaseException, where: str) -> StorageError:
+    """Return the typed error for a driver's error; `where` names the server, without secrets."""
+    meaning = _meaning(error)
+    return meaning.kind(f"{where} {meaning.advice} ({str(error) or type(error).__name__})")
+
+
+def _meaning(error: BaseException) -> _Meaning:
+    if _came_meanwhile(error):
+        return _CAME_MEANWHILE
+    state = _state(error)
+    if state == _PROTOCOL and isinstance(error, asyncpg.PostgresError):
+        return _meaning_of_protocol_error(error)
+    for length in range(len(state), 1, -1):
+        if state[:length] in _BY_STATE:
+            return _BY_STATE[state[:length]]
+    if isinstance(error, asyncpg.PostgresError):
+        return _OTHER
+    if _NO_TLS in str(error) or (
+        isinstance(error, ssl.SSLError) and not isinstance(error, _CUT_OFF_IN_TLS)
+    ):
+        return _Meaning(StorageDenied, _TLS)
+    if isinstance(error, PermissionError):
+        return _Meaning(StorageDenied, "may not be connected to from here")
+    if isinstance(error, asyncpg.TargetServerAttributeNotMatched):
+        return _BY_STATE["25006"]
+    if is_connection_lost(error):
+        return _BY_STATE["08"]
+    return _OTHER
+
+
+def _meaning_of_protocol_error(error: asyncpg.PostgresError) -> _Meaning:
+    if not _is_fatal(error):
+        return _BROKEN_PROTOCOL
+    found = (meaning for words, meaning in _OF_POOLERS if words.search(str(error)))
+    return next(found, _BY_STATE["08"])
+
+
+def is_connection_lost(error: BaseException) -> bool:
+    """Return whether the connection is gone, and with it what became of the statement."""
+    if isinstance(error, asyncpg.PostgresError):
+        return _is_fatal(error)
+    if isinstance(error, asyncpg.InterfaceError):
+        # Others are raised before anything is sent. Of a pool, see `is_pool_unusable`.
+        return bool(_LOST.search(str(error))) and not is_pool_unusable(error)
+    return isinstance(error, DriverError) and not isinstance(
+        error, asyncpg.OutdatedSchemaCacheError
+    )
+
+
+def _is_fatal(error: asyncpg.PostgresError) -> bool:
+    """Return whether the server, or the driver in its stead, ended the connection.
+
+    An ERROR leaves it as it is, whatever state a trigger gives it.
+    """
+    level = error.severity_en or error.severity
+    return level in ("FATAL", "PANIC") or (level != "ERROR" and _state(error).startswith(_DIED))
+
+
+def is_pool_unusable(error: BaseException) -> bool:
+    """Return whether a pool gives no connection since it is closed, or was never opened."""
+    return isinstance(error, asyncpg.InterfaceError) and str(error).startswith("pool is ")
+
+
+def may_work_later(error: BaseException) -> bool:
+    """Return whether nothing was written and the same may work soon: a deadlock, a failover."""
+    return _meaning(error).is_passing
+
+
+def may_connect_later(error: BaseException) -> bool:
+    """Return whether to connect may work soon where it failed like this."""
+    meaning = _meaning(error)
+    return meaning.is_passing or meaning.kind is StorageUnreachable
+
+
+def _came_meanwhile(error: BaseException) -> bool:
+    """Return whether somebody wrote an id between our look for it and our write.
+
+    As an earlier try of ours does, whose commit took longer than its connection lasted.
+    """
+    if not isinstance(error, asyncpg.UniqueViolationError):
+        return False
+    return (error.constraint_name or "").startswith(_OUR_KEYS)  # a shard's has a number behind
+
+
+def is_refusal(error: asyncpg.PostgresError) -> bool:
+    """Return whether a rule of the database refuses what was written, not who writes or where."""
+    if error.server_source_function in _REFUSING and not may_work_later(error):
+        return True
+    return _state(error).startswith(_REFUSED)
+
+
+def concerns_all(error: asyncpg.PostgresError) -> bool:
+    """Return whether whatever is written would fail like this: no room, no right, no table.
+
+    Where code of the owner's ran into it, such as a trigger, it is not certain.
+    """
+    return _state(error).startswith(_OF_ALL) and not is_refusal(error) and error.context is None

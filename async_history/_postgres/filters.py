@@ -1,0 +1,342 @@
+"""A filter as SQL of PostgreSQL: where its records are sought, and which of them match.
+
+Records come in the order of `seq`. A filter's records are in one list or in several, each of which
+an index has in that order: a memory's, those of an event, a role and an actor, or all. Lists are
+merged. What no list tells (times, texts, who changed a memory that was named) is looked at row by
+row.
+
+Times come in any order, so no index has them in that of `seq`. But an index knows of every chunk of
+the history, and of every span in a chunk, which times are there. A list is entered at the first
+record of a time, however late that comes, and read from there for as many records as a page is to
+have and some more. Where few of those are of that time, the rest of the page is sought the other
+way round: chunk by chunk, all records of the time are looked at.
+
+The planner is left no choice, for without statistics, or with those of another memory, it reads
+whole tables and lists. It takes an index for its order only where it expects many rows and thinks
+that few of them are read: so a list is a range of the index, of rows of columns, in the order of
+the whole index. And it is shown neither the values nor how many rows a page has, or it would guess
+from these: each is a SELECT of its own. Of a LIMIT that it does not know it expects a tenth of the
+rows.
+"""
+
+# ruff: noqa: S608 - statements are made of constants and placeholders
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from async_history._core.query import Cursor, Filter
+from async_history._postgres.rows import RECORD_COLUMNS
+
+CHUNK_BITS: Final = 16
+"""A chunk is what lies in 65,536 places: of 3 million records there are 46."""
+SPAN_BITS: Final = 10
+"""A span is what lies in 1,024 places: at most so many rows are read to find a first one."""
+_SPANS_OF_CHUNK_BITS: Final = CHUNK_BITS - SPAN_BITS
+
+_HISTORY: Final = "{schema}.history"
+_KIND: Final = ("event", "role")
+_KEYS: Final[Mapping[str, str]] = {"role": "coalesce(role, ''::pg_catalog.text)"}
+"""What an index has instead of a column: a list of those without a role would have no order."""
+_NULLS: Final = ", ".join(["NULL"] * 10)
+"""In place of `RECORD_COLUMNS` but for the first."""
+_ENDS: Final = (-(1 << 63), (1 << 63) - 1)
+
+Statement = tuple[str, Sequence[Any]]
+"""SQL with a `{schema}` to fill in, and its arguments."""
+
+
+class Arguments(list[Any]):
+    """What a statement takes, numbered as it is put into it."""
+
+    def take(self, value: object, kind: str = "text") -> str:
+        """Take a value and return what stands for it."""
+        self.append(value)
+        return f"${len(self)}::pg_catalog.{kind}"
+
+
+class Search:
+    """The statements of one filter.
+
+    Args:
+        is_distributed: the tables are spread over the nodes of a Citus cluster, which can't join
+            lists row by row: the planner chooses.
+    """
+
+    def __init__(self, wanted: Filter, *, is_distributed: bool) -> None:
+        self._is_distributed = is_distributed
+        self._arguments = Arguments()
+        take = self._arguments.take
+        self._is_forward = wanted.order == "oldest"
+        self._direction = "ASC" if self._is_forward else "DESC"
+        self._from, self._to = (">=", "<=") if self._is_forward else ("<=", ">=")
+        self._begin, self._end = _ENDS if self._is_forward else _ENDS[::-1]
+        given: dict[str, str | None] = {
+            name: getattr(wanted, name) for name in ("actor_id", *_KIND)
+        }
+        self._named = {name: take(str(value)) for name, value in given.items() if value is not None}
+        self._memory = self._memories = None
+        if wanted.memory_ids is not None and len(wanted.memory_ids) == 1:
+            self._memory = take(wanted.memory_ids[0])
+        elif wanted.memory_ids is not None:
+            self._memories = take(list(wanted.memory_ids), "text[]")
+        self._of_memories = wanted.memory_ids is not None
+        # A list of each event and role that there is, where one of the two was not named.
+        self._of_kinds = (
+            not self._of_memories and bool(self._named) and not {*_KIND} <= {*self._named}
+        )
+        self._times = " AND ".join(
+            # As text: see `joined_columns`.
+            f"occurred_at {comparison} {take(moment.isoformat())}::pg_catalog.timestamptz"
+            for comparison, moment in ((">=", wanted.since), ("<", wanted.until))
+            if moment is not None
+        )
+        self._names = [f"{name} = {value}" for name, value in self._named.items()]
+        self._texts = []
+        if wanted.text is not None:
+            text = take(wanted.text)
+            self._texts.append(
+                f"(pg_catalog.strpos(old_memory, {text}) > 0"
+                f" OR pg_catalog.strpos(new_memory, {text}) > 0)"
+            )
+        self._by_row = [
+            *([self._times] if self._times else []),
+            *(self._names if self._of_memories else []),
+            *self._texts,
+        ]
+
+    @property
+    def looks_at_rows(self) -> bool:
+        """Whether some rows of the lists may not match."""
+        return bool(self._by_row) and not self._is_distributed
+
+    @property
+    def reads_on(self) -> bool:
+        """Whether a list may be read row by row until enough match: nothing is to be skipped."""
+        return self.looks_at_rows and not (self._times or self._memories or self._of_kinds)
+
+    def page(self, after: Cursor | None, beyond: int | None, limit: int, reach: int) -> Statement:
+        """Return the SELECT of the first `limit` records that match, beyond a place.
+
+        Its rows are `RECORD_COLUMNS` behind two more: NULL and the record's place. The first row is
+        that of `after`, if that is there. Where some rows may not match and fewer than `limit` of
+        `reach` rows do, a last row says how many were read, the place of the last, and how many of
+        them were of the filter's time.
+        """
+        columns = f"NULL::pg_catalog.int8, seq, {RECORD_COLUMNS}"
+        arguments = Arguments(self._arguments)
+        begin = arguments.take(self._following(after.position if after else beyond), "int8")
+        most = arguments.take(limit, "int8")
+        there = ""
+        if after is not None:
+            there = (
+                f"(SELECT {columns} FROM {_HISTORY} WHERE id = {arguments.take(after.id)}"
+                f" AND seq = {arguments.take(after.position, 'int8')}) UNION ALL "
+            )
+        if self._is_distributed:
+            where = " AND ".join([*self._conditions(), f"seq {self._from} {begin}"])
+            order = f"ORDER BY seq {self._direction} LIMIT {most}"
+            return f"{there}(SELECT {columns} FROM {_HISTORY} WHERE {where} {order})", arguments
+        ctes = [self._kinds()] if self._of_kinds else []
+        if self._times:
+            ctes += [
+                self._chunks(begin),
+                f"first AS MATERIALIZED ({self._first_in_time(begin)})",
+            ]
+            begin = f"coalesce((SELECT first.seq FROM first), {self._end})"
+        else:
+            begin = f"(SELECT {begin})"
+        most_read = f"(SELECT {arguments.take(reach, 'int8')})"
+        ctes.append(f"read AS MATERIALIZED ({self._lists(begin, most_read)})")
+        matching = f" WHERE {' AND '.join(self._by_row)}" if self._by_row else ""
+        ctes.append(f"page AS MATERIALIZED (SELECT {columns} FROM read{matching} LIMIT {most})")
+        page = "SELECT * FROM page"
+        if self._by_row:
+            last = "max" if self._is_forward else "min"
+            page += (
+                f" UNION ALL SELECT pg_catalog.count(*), pg_catalog.{last}(seq),"
+                f" (pg_catalog.count(*) FILTER (WHERE {self._times or 'true'}))::pg_catalog.text,"
+                f" {_NULLS} FROM read HAVING (SELECT pg_catalog.count(*) FROM page) < {most}"
+            )
+        return f"WITH RECURSIVE {', '.join(ctes)} {there}{page}", arguments
+
+    def places(self, beyond: int | None, limit: int) -> Statement:
+        """Return the SELECT of the first records of the filter's lists: place, id and memory."""
+        arguments = Arguments(self._arguments)
+        begin = arguments.take(self._following(beyond), "int8")
+        columns = "SELECT seq, id, memory_id FROM"
+        if self._is_distributed:
+            where = " AND ".join([*self._conditions(), f"seq {self._from} {begin}"])
+            order = f"ORDER BY seq {self._direction} LIMIT {limit}"
+            return f"{columns} {_HISTORY} WHERE {where} {order}", arguments
+        kinds = f"WITH RECURSIVE {self._kinds()} " if self._of_kinds else ""
+        lists = self._lists(f"(SELECT {begin})", f"(SELECT {arguments.take(limit, 'int8')})")
+        return f"{kinds}{columns} ({lists}) AS listed", arguments
+
+    def page_of_time(self, beyond: int, limit: int) -> Statement:
+        """Return the SELECT of the first `limit` records that match, as `page`, all through times.
+
+        It reads all records of the filter's time up to the end of the chunk in which it ends.
+        """
+        arguments = Arguments(self._arguments)
+        begin = arguments.take(self._following(beyond), "int8")
+        conditions = [*self._conditions(), f"seq {self._from} {begin}"]
+        sql = f"""
+WITH RECURSIVE {self._chunks(begin)}
+SELECT one.* FROM chunk CROSS JOIN LATERAL (
+    SELECT NULL::pg_catalog.int8, seq, {RECORD_COLUMNS} FROM ({self._of_chunk()}) AS history
+    WHERE {" AND ".join(conditions)} ORDER BY seq {self._direction}
+) AS one
+WHERE {self._has_times("chunk.number", CHUNK_BITS)}
+LIMIT {arguments.take(limit, "int8")}
+"""
+        return sql, arguments
+
+    def _of_chunk(self) -> str:
+        """Return SQL of the rows of a chunk in the filter's time."""
+        return (
+            f"SELECT * FROM {_HISTORY} WHERE (seq >> {CHUNK_BITS}) = chunk.number"
+            f" AND {self._times} OFFSET 0"
+        )
+
+    def _following(self, place: int | None) -> int:
+        if place is None:
+            return self._begin
+        return min(place + 1, self._end) if self._is_forward else max(place - 1, self._end)
+
+    def count(self) -> Statement:
+        """Return the SELECT of how many records match."""
+        if self._is_distributed or self._of_memories or not self._times:
+            conditions = self._conditions()
+            where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
+            return f"SELECT pg_catalog.count(*) FROM {_HISTORY}{where}", self._arguments
+        arguments = Arguments(self._arguments)
+        matching = [*self._names, *self._texts, self._has_times("chunk.number", CHUNK_BITS)]
+        sql = f"""
+WITH RECURSIVE {self._chunks(arguments.take(self._begin, "int8"))}
+SELECT pg_catalog.count(*) FROM chunk CROSS JOIN LATERAL ({self._of_chunk()}) AS history
+WHERE {" AND ".join(matching)}
+"""
+        return sql, arguments
+
+    def _conditions(self) -> list[str]:
+        """Return all that the filter means."""
+        conditions = [*self._names, *self._texts, *([self._times] if self._times else [])]
+        if self._memory is not None:
+            conditions.append(f"memory_id = {self._memory}")
+        if self._memories is not None:
+            conditions.append(f"memory_id = ANY ({self._memories})")
+        return conditions
+
+    # Lists
+
+    def _lists(self, begin: str, limit: str) -> str:
+        """Return SQL of the first `limit` rows of the filter's lists, in order, from a place on."""
+
+        def part(**values: str) -> str:
+            keys = [*(_KEYS.get(name, name) for name in values), "seq"]
+            row = f"({', '.join(keys)})"
+            conditions = [f"{row} {self._from} ({', '.join([*values.values(), begin])})"]
+            if values:
+                end = ", ".join([*values.values(), str(self._end)])
+                conditions.append(f"{row} {self._to} ({end})")
+            conditions += [f"{name} IS NOT NULL" for name in values if name in self._named]
+            order = ", ".join(f"{key} {self._direction}" for key in keys)
+            return (
+                f"SELECT * FROM {_HISTORY} WHERE {' AND '.join(conditions)}"
+                f" ORDER BY {order} LIMIT {limit}"
+            )
+
+        def merged(lists: str, each: str) -> str:
+            return (
+                f"SELECT one.* FROM {lists} CROSS JOIN LATERAL ({each}) AS one"
+                f" ORDER BY one.seq {self._direction} LIMIT {limit}"
+            )
+
+        if self._memory is not None:
+            return part(memory_id=f"(SELECT {self._memory})")
+        if self._memories is not None:
+            named = f"pg_catalog.unnest({self._memories}) AS named (memory)"
+            return merged(named, part(memory_id="named.memory"))
+        values = {name: f"(SELECT {value})" for name, value in self._named.items()}
+        if not self._of_kinds:
+            return part(**values)
+        kinds = [f"kind.{name} = {self._named[name]}" for name in _KIND if name in self._named]
+        values = {name: value for name, value in values.items() if name not in _KIND}
+        values |= {name: f"kind.{name}" for name in _KIND}
+        lists = f"(SELECT * FROM kind WHERE {' AND '.join(kinds or ['true'])}) AS kind"
+        return merged(lists, part(**values))
+
+    def _kinds(self) -> str:
+        """Return SQL of the events and roles that there are: from each to the next lower.
+
+        The newest record of each is looked at: after a removal the oldest are dead entries of the
+        index.
+        """
+        keys, at, conditions = ["event", _KEYS["role"]], ["kind.event", "kind.role"], []
+        if "actor_id" in self._named:
+            actor = f"(SELECT {self._named['actor_id']})"
+            keys.insert(0, "actor_id")
+            at.insert(0, actor)
+            conditions = [f"actor_id >= {actor}", f"actor_id <= {actor}"]
+        order = ", ".join(f"{key} DESC" for key in keys)
+
+        def highest(where: Sequence[str]) -> str:
+            return (
+                f"(SELECT event, {_KEYS['role']} AS role FROM {_HISTORY}"
+                f" WHERE {' AND '.join([*where, 'true'])} ORDER BY {order} LIMIT 1)"
+            )
+
+        lower = [f"({', '.join(keys)}) < ({', '.join(at)})", *conditions[:1]]
+        return f"""kind (event, role) AS (
+    {highest(conditions)} UNION ALL
+    SELECT lower.* FROM kind CROSS JOIN LATERAL {highest(lower)} AS lower
+)"""
+
+    # Times
+
+    def _has_times(self, number: str, bits: int) -> str:
+        """Return the condition that a chunk or a span has times of the filter."""
+        return (
+            f"(SELECT true FROM {_HISTORY} WHERE (seq >> {bits}) = {number} AND {self._times}"
+            " ORDER BY occurred_at DESC LIMIT 1)"
+        )
+
+    def _chunks(self, begin: str) -> str:
+        """Return SQL of the chunks there are from a place on, in order."""
+        following = f"(chunk.number + 1) << {CHUNK_BITS}"
+        if not self._is_forward:
+            following = f"(chunk.number << {CHUNK_BITS}) - 1"
+
+        def first(place: str) -> str:
+            return (
+                f"(SELECT seq >> {CHUNK_BITS} AS number FROM {_HISTORY}"
+                f" WHERE seq {self._from} {place} ORDER BY seq {self._direction} LIMIT 1)"
+            )
+
+        return f"""chunk (number) AS (
+    {first(begin)} UNION ALL
+    SELECT following.number FROM chunk CROSS JOIN LATERAL {first(following)} AS following
+)"""
+
+    def _first_in_time(self, begin: str) -> str:
+        """Return SQL of the place of the first record in the filter's time, from a place on."""
+        numbers = range(1 << _SPANS_OF_CHUNK_BITS)
+        spans = ",".join(map(str, numbers if self._is_forward else reversed(numbers)))
+        return f"""
+SELECT one.seq FROM (
+    SELECT number FROM chunk WHERE {self._has_times("chunk.number", CHUNK_BITS)}
+) AS chunk
+CROSS JOIN LATERAL (
+    SELECT (chunk.number << {_SPANS_OF_CHUNK_BITS}) + place AS number
+    FROM pg_catalog.unnest(ARRAY[{spans}]::pg_catalog.int8[]) AS place
+) AS span
+CROSS JOIN LATERAL (
+    SELECT seq FROM {_HISTORY}
+    WHERE seq >= (span.number << {SPAN_BITS}) AND seq < ((span.number + 1) << {SPAN_BITS})
+        AND seq {self._from} {begin} AND {self._times}
+    ORDER BY seq {self._direction} LIMIT 1
+) AS one
+WHERE span.number {self._from} ({begin} >> {SPAN_BITS})
+    AND {self._has_times("span.number", SPAN_BITS)}
+LIMIT 1
+"""

@@ -1,0 +1,402 @@
+"""Connections to PostgreSQL: a pool of our own or the user's, bounded in time, errors typed."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from functools import partial
+from time import monotonic
+from typing import Any, Final, TypeVar
+
+import asyncpg
+
+from async_history._core.writer import OutcomeUnknown, TryAgain
+from async_history._postgres.bounds import Said, bounds, end_without_client, settings_of
+from async_history._postgres.connect import Connection, connect_in_turn, connected, typed
+from async_history._postgres.errors import (
+    DriverError,
+    is_connection_lost,
+    is_pool_unusable,
+    may_connect_later,
+    may_work_later,
+    storage_error,
+)
+from async_history._postgres.pool_limits import PoolLimits
+from async_history._postgres.pooler import require_no_lost_statements
+from async_history._postgres.transaction import transaction
+from async_history._postgres.url import ServerUrl
+from async_history.errors import (
+    HistoryClosed,
+    InvalidInput,
+    StorageError,
+    StorageUnreachable,
+)
+
+T = TypeVar("T")
+
+_CACHED_STATEMENTS: Final = 100
+"""asyncpg's default. A pooler gets none: behind it, another connection knows other statements."""
+_WAIT_FOR_STANDBY: Final = "SyncRepWaitForLSN"
+
+Prepare = Callable[[Any], Awaitable[None]]
+
+
+class ConnectionPool:
+    """Lends connections. Made by `connect` or `of_user`.
+
+    A place in the pool is free again when the server is done with what was asked through it, not
+    when whoever asked has gone: else a few impatient callers would have every process of the
+    server. So the server is asked to cancel what is not waited for any more; a pooler is not: it
+    may have given the process to somebody else, and is waited for.
+
+    `pools_behind` tells whether a pooler stands between us and the server: then a statement and
+    its transaction must travel together. `said` is what sessions have of the settings that bound a
+    statement; `owned` whether the pool is ours.
+    """
+
+    def __init__(
+        self,
+        pool: Any,
+        where: str,
+        limits: PoolLimits,
+        *,
+        owned: bool,
+        pools_behind: bool,
+        said: Said,
+    ) -> None:
+        self._pool = pool
+        self._where = where
+        self.owned = owned
+        self.acquire_timeout_s = limits.acquire_timeout_s
+        self._lifetime_s = limits.lifetime_s if owned else None
+        self._hung = False
+        self._is_closing = False
+        self._under_way: set[asyncio.Task[Any]] = set()
+        self.pools_behind = pools_behind
+        self.said = said
+
+    @classmethod
+    async def connect(
+        cls, server: ServerUrl, prepare: Prepare, limits: PoolLimits
+    ) -> "ConnectionPool":
+        """Connect, let `prepare` do its work on a first connection, and open a pool.
+
+        Raises:
+            InvalidInput: the URL can't be understood.
+            StorageError: the server can't be reached in time, or refuses us.
+        """
+        async with connected(server, limits.acquire_timeout_s) as connection:
+            cached = server.options.get("statement_cache_size")
+            keeps_none = 0 in (limits.statement_cache_size, cached)
+            pools_behind = keeps_none or await is_pooled(connection)
+            said = await settings_of(connection)
+            if not pools_behind:
+                await end_without_client(connection)
+            await prepare(connection)
+        with typed(server.where):
+            pool = await asyncpg.create_pool(
+                connect=partial(connect_in_turn, server),
+                connection_class=Connection,
+                min_size=0,
+                max_size=limits.size,
+                max_inactive_connection_lifetime=limits.idle_s or 0,
+                statement_cache_size=0 if pools_behind else _CACHED_STATEMENTS,
+                timeout=limits.acquire_timeout_s,
+                init=None if pools_behind else end_without_client,
+                reset=_leave_as_it_is,
+            )
+        return cls(pool, server.where, limits, owned=True, pools_behind=pools_behind, said=said)
+
+    @classmethod
+    async def of_user(
+        cls, pool: Any, where: str, prepare: Prepare, limits: PoolLimits
+    ) -> "ConnectionPool":
+        """Use the user's own pool, which is never closed here.
+
+        Raises:
+            InvalidInput: the pool is not open, or keeps statements that its pooler loses.
+            StorageError: as `connect`.
+        """
+        try:
+            with typed(where):
+                async with pool.acquire(timeout=limits.acquire_timeout_s) as connection:
+                    try:
+                        pools_behind = await is_pooled(connection)
+                        if pools_behind:
+                            await require_no_lost_statements(connection, pool)
+                        said = await settings_of(connection)
+                        await prepare(connection)
+                    except asyncio.CancelledError:
+                        connection.terminate()  # in the middle of a transaction
+                        raise
+        except StorageError as error:
+            if error.__cause__ is not None and is_pool_unusable(error.__cause__):
+                raise InvalidInput(
+                    f"the {error.__cause__}: await it, or enter `async with pool`, before a "
+                    "history uses it, and close it after that"
+                ) from error
+            raise
+        return cls(pool, where, limits, owned=False, pools_behind=pools_behind, said=said)
+
+    async def acquire(self) -> Any:
+        """Return a connection, to be given back by `release`.
+
+        Raises:
+            StorageUnreachable: none was to be had within `acquire_timeout_s`.
+            HistoryClosed: the pool was closed before one was.
+            TryAgain: the server can't be reached now.
+            StorageError: the server refuses us.
+        """
+        try:
+            if self._hung and self.owned:
+                self._hung = False
+                await self._pool.expire_connections()  # the others go to the same server
+            begun = monotonic()
+            connection = await self._pool.acquire(timeout=self.acquire_timeout_s)
+            while self._is_worn_out(connection) and connection.made_at < begun:
+                await self.retire(connection)
+                connection = await self._pool.acquire(timeout=self.acquire_timeout_s)
+        except TimeoutError as error:
+            raise StorageUnreachable(
+                f"{self._where} gave no connection within {self.acquire_timeout_s} s: it "
+                "does not answer, or all connections of the pool are in use"
+            ) from error
+        except DriverError as error:
+            if is_pool_unusable(error):
+                raise HistoryClosed(
+                    f"the {error}: nothing was written or read. Close a pool after the history "
+                    "that uses it"
+                ) from error
+            if may_connect_later(error):
+                raise TryAgain(storage_error(error, self._where)) from error
+            raise storage_error(error, self._where) from error
+        if self._is_closing:
+            # asyncpg closes a connection that is in use by a request to cancel, and does not wait
+            # for that: PgBouncer, as of 1.18, can die of it (pgbouncer/pgbouncer#801).
+            await self.release(connection)
+            raise HistoryClosed("the manager was closed before its turn at the database came")
+        return connection
+
+    @staticmethod
+    def is_broken(connection: Any) -> bool:
+        """Whether a connection is of no more use. asyncpg's pool takes such a one back itself,
+        and what we hold of it then answers no question."""
+        try:
+            return bool(connection.is_closed())
+        except asyncpg.InterfaceError:
+            return True
+
+    def is_of_no_use(self, connection: Any) -> bool:
+        """Return whether a connection is broken, or older than connections may become."""
+        return self.is_broken(connection) or self._is_worn_out(connection)
+
+    def _is_worn_out(self, connection: Any) -> bool:
+        if self._lifetime_s is None:
+            return False
+        return bool(monotonic() - connection.made_at > self._lifetime_s)
+
+    async def retire(self, connection: Any) -> None:
+        """Close a connection; its place in the pool is free then."""
+        with contextlib.suppress(*DriverError):
+            await connection.close(timeout=self.acquire_timeout_s)
+
+    async def release(self, connection: Any) -> None:
+        """Take back a connection; one that is broken is replaced when the next is asked for.
+
+        Where the server was asked to cancel something, its answer is waited for.
+        """
+        if not self.is_broken(connection) and self._is_worn_out(connection):
+            await self.retire(connection)
+            return
+        try:
+            await self._pool.release(connection, timeout=self.acquire_timeout_s)
+        except TimeoutError:
+            self._hung = True
+        except DriverError:
+            pass  # asyncpg has closed it
+
+    async def fetch(
+        self, sql: str, arguments: Sequence[Any], timeout_s: float
+    ) -> Sequence[Sequence[Any]]:
+        """Run one SELECT.
+
+        Raises:
+            As `acquire`, and as `bounded`.
+        """
+        connection = await self.acquire()
+        if not self.pools_behind:
+            return list(
+                await self._answer(
+                    connection, connection.fetch(sql, *arguments, timeout=timeout_s), timeout_s
+                )
+            )
+        settings = bounds(self.said, timeout_s, is_local=True)
+
+        async def fetch() -> Sequence[Sequence[Any]]:
+            async with transaction(connection, "SET TRANSACTION READ ONLY", settings):
+                return list(await connection.fetch(sql, *arguments))
+
+        return await self._uncancelled(connection, fetch(), timeout_s)
+
+    async def use(self, work: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
+        """Do work that commits nothing, and that knows by itself when to give up.
+
+        It is cancelled with its caller, but behind a pooler it goes on.
+
+        Raises:
+            As `acquire`, and as `bounded`.
+        """
+        connection = await self.acquire()
+        if self.pools_behind:
+            return await self._uncancelled(connection, work(connection), None)
+        return await self._answer(connection, work(connection), None)
+
+    async def _answer(self, connection: Any, call: Awaitable[T], timeout_s: float | None) -> T:
+        """Wait for an answer of the server's, which asyncpg asks to cancel where we are gone."""
+        try:
+            answer = await call
+        except TimeoutError as error:
+            self._start(self.release(connection))
+            within = "in time" if timeout_s is None else f"within {timeout_s} s"
+            raise OutcomeUnknown(f"{self._where} did not answer {within}") from error
+        except DriverError as error:
+            meaning = self._meaning(error, connection)
+            await self.release(connection)
+            raise meaning from error
+        except BaseException:
+            self._start(self.release(connection))
+            raise
+        await self.release(connection)
+        return answer
+
+    async def _uncancelled(
+        self, connection: Any, call: Coroutine[Any, Any, T], timeout_s: float | None
+    ) -> T:
+        """Wait for an answer; whether we are gone or not, its place is free after it only."""
+
+        async def run() -> T:
+            try:
+                with self.bounded(connection, timeout_s):
+                    return await call
+            finally:
+                await self.release(connection)
+
+        return await asyncio.shield(self._start(run()))
+
+    def _start(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
+        task = asyncio.get_running_loop().create_task(work)
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        return task
+
+    @contextlib.contextmanager
+    def bounded(self, connection: Any, timeout_s: float | None) -> Iterator[None]:
+        """Cut the connection off if the body takes longer, and type what goes wrong in it.
+
+        Never by cancelling, for the body may commit: a server asked to cancel while it waits for a
+        synchronous standby commits, and acks, without it.
+
+        Raises:
+            OutcomeUnknown: the connection is gone, or the commit did not wait for its standby.
+            TryAgain: nothing was written, and it may be later.
+            StorageError: nothing was written.
+        """
+
+        was_cut_off = False
+
+        def cut_off() -> None:
+            nonlocal was_cut_off
+            was_cut_off = self._hung = True
+            _terminate(connection)
+
+        timer = None
+        if timeout_s is not None:
+            timer = asyncio.get_running_loop().call_later(timeout_s, cut_off)
+        try:
+            with _doubting_a_lone_commit(connection):
+                yield
+        except DriverError as error:
+            raise self._meaning(error, connection) from error
+        except asyncio.CancelledError:
+            _terminate(connection)
+            raise
+        except AttributeError as error:  # asyncpg's, where it is cut off between two messages
+            if was_cut_off:
+                raise OutcomeUnknown(
+                    f"{self._where} did not answer within {timeout_s} s"
+                ) from error
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    def _meaning(self, error: BaseException, connection: Any) -> Exception:
+        """Return what to raise for a driver's error; close a connection that is of no more use."""
+        typed = storage_error(error, self._where)
+        if is_connection_lost(error):
+            _terminate(connection)
+            return OutcomeUnknown(str(typed))
+        if not may_work_later(error):
+            return typed
+        if not isinstance(error, asyncpg.LockNotAvailableError | asyncpg.QueryCanceledError):
+            _terminate(connection)  # it may be to a server that is no primary any more
+        return TryAgain(typed)
+
+    async def aclose(self, timeout_s: float) -> None:
+        """Close a pool of our own, waiting so long for what the server still does for us."""
+        self._is_closing = True
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self._under_way:
+                    await asyncio.wait(self._under_way)
+                if self.owned:
+                    await self._pool.close()
+        except (TimeoutError, *DriverError):
+            self.terminate()
+
+    def terminate(self) -> None:
+        """Let go of a pool of our own at once, also when its loop has stopped."""
+        if self.owned:
+            with contextlib.suppress(RuntimeError):  # the loop is closed, and the sockets with it
+                self._pool.terminate()
+
+
+@contextlib.contextmanager
+def _doubting_a_lone_commit(connection: Any) -> Iterator[None]:
+    """Believe no commit whose wait for a synchronous standby somebody cancelled.
+
+    The server acks it as any other, with a warning: "committed locally, but might not have been
+    replicated". Its words depend on its language; the C function they come from does not.
+
+    Raises:
+        OutcomeUnknown: there was such a warning.
+    """
+    warnings: list[str] = []
+
+    def hear(_: Any, message: Any) -> None:
+        if message.server_source_function == _WAIT_FOR_STANDBY:
+            warnings.append(str(message))
+
+    connection.add_log_listener(hear)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(asyncpg.InterfaceError):  # the pool has it back already
+            connection.remove_log_listener(hear)
+    if warnings:
+        raise OutcomeUnknown(warnings[0])
+
+
+def _terminate(connection: Any) -> None:
+    with contextlib.suppress(asyncpg.InterfaceError):  # the pool has it back already
+        connection.terminate()
+
+
+async def is_pooled(connection: Any) -> bool:
+    """Whether a pooler answers in the server's stead: it makes up the process id it names."""
+    async with connection.transaction():
+        server_pid = await connection.fetchval("SELECT pg_catalog.pg_backend_pid()")
+    return bool(server_pid != connection.get_server_pid())
+
+
+async def _leave_as_it_is(connection: Any) -> None:
+    """A pool's reset that asks the server nothing: we leave no state on a connection."""

@@ -1,0 +1,88 @@
+"""The limits of a pool of connections to PostgreSQL, and the check of a user's pool."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import asyncpg
+
+from async_history._core.validation import (
+    LEAST_CONNECTIONS,
+    MOST_CONNECTIONS,
+    check_count,
+    check_seconds,
+    shown,
+)
+from async_history.errors import InvalidInput
+
+POOL_SIZE = 10
+"""Connections of a pool of our own: one writes, the others read."""
+ACQUIRE_TIMEOUT_S = 10.0
+"""How long to wait for a connection, unless told otherwise."""
+CONNECTION_IDLE_S = 300.0
+"""How long a connection may be unused before it is closed: asyncpg's default."""
+
+
+def check_pool(pool: Any) -> None:
+    """Check that a user's pool can be used.
+
+    Raises:
+        InvalidInput: it is not a pool of asyncpg's, or has too few connections.
+    """
+    if not isinstance(pool, asyncpg.Pool):
+        raise InvalidInput(
+            f"pool must be a pool of asyncpg's, as `create_pool` makes one, not {shown(pool)}"
+        )
+    size = pool.get_max_size()
+    if size < LEAST_CONNECTIONS:
+        raise InvalidInput(
+            f"a pool needs at least {LEAST_CONNECTIONS} connections, not {size}: one writes"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PoolLimits:
+    """How large a pool may become, how long to wait for it, how long its connections last."""
+
+    size: int
+    statement_cache_size: int | None
+    acquire_timeout_s: float
+    idle_s: float | None
+    lifetime_s: float | None
+
+    @classmethod
+    def checked(
+        cls,
+        said: Mapping[str, Any],
+        *,
+        pool_size: int | None,
+        statement_cache_size: int | None,
+        acquire_timeout_s: float | None,
+        connection_idle_s: float | None,
+        connection_lifetime_s: float | None,
+    ) -> "PoolLimits":
+        """Return what was given, else what a URL said, else what is so unless told otherwise.
+
+        Raises:
+            InvalidInput: naming the option that can't be used.
+        """
+        size, name = pool_size, "pool_size"
+        if size is None and "pool_size" in said:
+            size, name = said["pool_size"], "the URL's connection_limit (or pool_size beside it)"
+        cached, wait = statement_cache_size, acquire_timeout_s
+        if cached is None:
+            cached = said.get("statement_cache_size")
+        if wait is None:
+            wait = said.get("acquire_timeout_s", ACQUIRE_TIMEOUT_S)
+        least, most = LEAST_CONNECTIONS, MOST_CONNECTIONS
+        return cls(
+            POOL_SIZE if size is None else check_count(name, size, least=least, most=most),
+            None if cached is None else check_count("statement_cache_size", cached, most=0),
+            check_seconds("acquire_timeout_s", wait, may_be_zero=False),
+            _bound("connection_idle_s", connection_idle_s),
+            _bound("connection_lifetime_s", connection_lifetime_s),
+        )
+
+
+def _bound(name: str, seconds: float | None) -> float | None:
+    return None if seconds is None else check_seconds(name, seconds, may_be_zero=False)

@@ -1,0 +1,140 @@
+"""Pruning in PostgreSQL: one step in its transaction.
+
+On the nodes of a Citus cluster a list can't be joined with the table row by row: there each memory
+is looked up by itself.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
+from typing import Any, Final
+
+from async_history._core.prune import Seen, goes_alone, prune_step
+from async_history._core.records import in_utc
+from async_history._core.retention import Edge, PruneStep, Pruning, Reached
+from async_history._postgres.schema import in_schema
+from async_history._postgres.transaction import (
+    BY_INDEX,
+    RECORDS,
+    WAIT_FOR_REPLICAS_TOO,
+    SchemaSteps,
+    transaction,
+)
+
+_ENDS: Final = "SELECT pg_catalog.min(seq), pg_catalog.max(seq) FROM {schema}.history"
+_LIGHT: Final = """
+seq, id, memory_id, event = 'DELETE', occurred_at < $1::pg_catalog.text::pg_catalog.timestamptz
+"""
+"""A record's place, whether it is a DELETE, and whether it is from before an instant: as text, for
+an instant near year 1 or 9999 can be one that the driver can neither send nor take."""
+_WINDOW: Final = f"""
+SELECT {_LIGHT} FROM {{schema}}.history
+WHERE seq > $2::pg_catalog.int8 AND seq <= $3::pg_catalog.int8
+ORDER BY seq LIMIT $4::pg_catalog.int8
+"""  # noqa: S608 - constants
+_WHOLE: Final = f"""
+SELECT {_LIGHT} FROM {{schema}}.history
+WHERE memory_id = ANY($2::pg_catalog.text[]) ORDER BY memory_id, seq
+"""  # noqa: S608 - constants
+_THERE: Final = f"SELECT memory_id, id FROM {{schema}}.history WHERE {RECORDS}"  # noqa: S608 - constants
+_EDGE: Final = """
+SELECT seq, id FROM {schema}.history WHERE memory_id = $1::pg_catalog.text
+ORDER BY seq DESC OFFSET $2::pg_catalog.int8 LIMIT 1
+"""
+_EDGES: Final = """
+SELECT named.name, edge.seq, edge.id
+FROM pg_catalog.unnest($1::pg_catalog.text[]) AS named (name) CROSS JOIN LATERAL (
+    SELECT seq, id FROM {schema}.history WHERE memory_id = named.name
+    ORDER BY seq DESC OFFSET $2::pg_catalog.int8 LIMIT 1
+) AS edge
+"""
+_NEXT_IS_DATED: Final = """
+SELECT occurred_at IS NOT NULL FROM {schema}.history
+WHERE memory_id = $1::pg_catalog.text AND seq > $2::pg_catalog.int8 ORDER BY seq LIMIT 1
+"""
+_NEXT_ARE_DATED: Final = """
+SELECT given.seq, following.is_dated
+FROM ROWS FROM (
+    pg_catalog.unnest($1::pg_catalog.text[]),
+    pg_catalog.unnest(pg_catalog.string_to_array($2, ',')::bigint[])
+) AS given (name, seq) CROSS JOIN LATERAL (
+    SELECT occurred_at IS NOT NULL AS is_dated FROM {schema}.history
+    WHERE memory_id = given.name AND history.seq > given.seq ORDER BY history.seq LIMIT 1
+) AS following
+"""
+_REMOVE: Final = f"DELETE FROM {{schema}}.history WHERE {RECORDS}"  # noqa: S608 - constants
+
+
+async def prune(
+    connection: Any,
+    schema: str,
+    settings: Sequence[str],
+    asked: Pruning,
+    reached: Reached | None,
+    *,
+    is_distributed: bool,
+) -> PruneStep:
+    """Prune the next few records in one transaction, which begins with `settings`."""
+    async with transaction(connection, *settings, BY_INDEX):
+        steps = _PruneSteps(connection, schema, is_distributed=is_distributed)
+        step = await prune_step(asked, reached, steps)
+        await connection.execute(WAIT_FOR_REPLICAS_TOO)
+        return step
+
+
+class _PruneSteps(SchemaSteps):
+    """The steps of `prune_step`."""
+
+    async def ends(self) -> tuple[int, int] | None:
+        ((first, last),) = await self._fetch(_ENDS)
+        return None if first is None else (first, last)
+
+    async def window(self, asked: Pruning, after: int, last: int, limit: int) -> list[Seen]:
+        before = in_utc(asked.before).isoformat()
+        return [Seen(*row) for row in await self._fetch(_WINDOW, before, after, last, limit)]
+
+    async def edges(self, memory_ids: Sequence[str], before: int) -> dict[str, Edge]:
+        if not self._is_distributed:
+            rows = await self._fetch(_EDGES, memory_ids, before)
+            return {name: (seq, record_id) for name, seq, record_id in rows}
+        found = {name: await self._fetch(_EDGE, name, before) for name in memory_ids}
+        return {name: (rows[0][0], rows[0][1]) for name, rows in found.items() if rows}
+
+    async def still_there(self, edges: Mapping[str, Edge]) -> set[str]:
+        ids = [record_id for _, record_id in edges.values()]
+        rows = await self._fetch(_THERE, ids, list(edges))
+        return {memory_id for memory_id, record_id in rows if edges[memory_id][1] == record_id}
+
+    async def next_are_dated(self, records: Sequence[Seen]) -> dict[int, bool]:
+        if not self._is_distributed:
+            names = [one.memory_id for one in records]
+            positions = ",".join(str(one.position) for one in records)
+            rows = await self._fetch(_NEXT_ARE_DATED, names, positions)
+            return {row[0]: row[1] for row in rows}
+        found = {
+            one.position: await self._fetch(_NEXT_IS_DATED, one.memory_id, one.position)
+            for one in records
+        }
+        return {seq: rows[0][0] for seq, rows in found.items() if rows}
+
+    async def whole(self, asked: Pruning, memory_ids: Sequence[str]) -> list[Seen]:
+        seen: list[Seen] = []
+        rows = await self._fetch(_WHOLE, in_utc(asked.before).isoformat(), memory_ids)
+        for _, group in groupby(rows, key=itemgetter(2)):
+            of_memory = list(group)
+            are_old = [row[-1] for row in of_memory]
+            seen += [
+                Seen(*(*row, goes_alone(asked, are_old, index)))
+                for index, row in enumerate(of_memory)
+            ]
+        return seen
+
+    async def remove(self, records: Sequence[Seen]) -> int:
+        if not records:
+            return 0
+        status = await self._connection.execute(
+            in_schema(_REMOVE, self._schema),
+            [one.id for one in records],
+            list({one.memory_id for one in records}),
+        )
+        return int(str(status).rpartition(" ")[2])

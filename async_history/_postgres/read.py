@@ -1,0 +1,166 @@
+"""What is asked of PostgreSQL, and what the answers mean. Knows no connection."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime
+from operator import itemgetter
+from typing import Any, Final
+
+from async_history._core.query import Cursor, Filter, PageRead, RowsRead, cut
+from async_history._core.records import HistoryRecord, Message, message_from_row
+from async_history._core.submissions import MESSAGES_KEPT
+from async_history._postgres.filters import Search, Statement
+from async_history._postgres.rows import COLUMN_LIST, RECORD_COLUMNS, record_from_row
+from async_history._postgres.schema import in_schema
+from async_history.errors import CursorGone
+
+Fetch = Callable[..., Awaitable[Sequence[Sequence[Any]]]]
+"""Run one SELECT with its arguments."""
+
+_HISTORY: Final = (
+    f"SELECT {RECORD_COLUMNS} FROM {{schema}}.history WHERE memory_id = $1 ORDER BY seq"  # noqa: S608 - constants
+)
+_LAST_MESSAGES: Final = """
+SELECT id, role, content, name, created_at FROM (
+    SELECT * FROM {schema}.messages WHERE session_scope = $1 ORDER BY seq DESC LIMIT $2
+) AS last ORDER BY seq
+"""
+_SCOPES: Final = """
+SELECT DISTINCT session_scope FROM {schema}.messages WHERE session_scope > $1
+ORDER BY session_scope LIMIT $2
+"""
+_FIRST_ROWS: Final = f"""
+SELECT seq, {COLUMN_LIST} FROM {{schema}}.history ORDER BY seq LIMIT (SELECT $1::pg_catalog.int8)
+"""  # noqa: S608 - constants
+"""The LIMIT is a SELECT: see _postgres_search."""
+_NEXT_ROWS: Final = f"""
+(
+    SELECT seq, {COLUMN_LIST} FROM {{schema}}.history
+    WHERE id = $1::pg_catalog.text AND seq = $2::pg_catalog.int8
+) UNION ALL (
+    SELECT seq, {COLUMN_LIST} FROM {{schema}}.history WHERE seq > (SELECT $2::pg_catalog.int8)
+    ORDER BY seq LIMIT (SELECT $3::pg_catalog.int8)
+)
+"""  # noqa: S608 - constants
+_INSTANTS: Final = """
+SELECT id, occurred_at FROM {schema}.history
+WHERE id = ANY($1::pg_catalog.text[]) AND occurred_at IS NOT NULL
+"""
+_SIZE: Final = """
+SELECT pg_catalog.sum(pg_catalog.pg_total_relation_size(relation::pg_catalog.regclass))::bigint
+FROM pg_catalog.unnest($1::pg_catalog.text[]) AS relation
+"""
+_SOME_MORE: Final = 64
+"""Rows read beyond a page where some may not match: times are a little out of order."""
+_MOST_READ: Final = 1 << 14
+"""Rows of a list that one statement may look at."""
+_FEW: Final = 8
+"""Where fewer than one of so many rows is of the time asked for, the others are not read."""
+
+
+class HistoryReader:
+    """Answers the contract's questions through a function that runs one SELECT.
+
+    Args:
+        schema: the quoted schema.
+        is_distributed: the tables are spread over the nodes of a Citus cluster.
+    """
+
+    def __init__(self, fetch: Fetch, schema: str, *, is_distributed: bool) -> None:
+        self._fetch = fetch
+        self._schema = schema
+        self._is_distributed = is_distributed
+
+    def _sql(self, statement: str) -> str:
+        return in_schema(statement, self._schema)
+
+    async def history(self, memory_id: str) -> list[HistoryRecord]:
+        """Return a memory's records, oldest first."""
+        return [record_from_row(row) for row in await self._fetch(self._sql(_HISTORY), memory_id)]
+
+    async def page(self, wanted: Filter, after: Cursor | None, limit: int, ahead: int) -> PageRead:
+        """Return up to `limit` records that match, of `ahead` that are read."""
+        search = Search(wanted, is_distributed=self._is_distributed)
+        reach = ahead + (_SOME_MORE if search.looks_at_rows else 0)
+        if search.reads_on:
+            reach = max(reach, _MOST_READ)
+        rows = await self._ask(search.page(after, None, ahead, reach))
+        if after is not None:
+            _require_place(after, [row[1:] for row in rows[:1]])
+            del rows[0]
+        is_last = len(rows) < ahead
+        while rows and rows[-1][0] is not None:
+            read, last, of_time, *_ = rows.pop()
+            is_last = read < reach
+            if is_last:
+                break
+            if int(of_time) * _FEW < read:
+                rows += await self._ask(search.page_of_time(last, ahead - len(rows)))
+                is_last = len(rows) < ahead
+            else:
+                reach = max(reach, min(4 * reach, _MOST_READ))
+                rows += await self._ask(search.page(None, last, ahead - len(rows), reach))
+                is_last = False
+        return cut(rows, limit, _record_behind, itemgetter(1), is_last=is_last)
+
+    async def _ask(self, statement: Statement) -> list[Sequence[Any]]:
+        sql, arguments = statement
+        return list(await self._fetch(self._sql(sql), *arguments))
+
+    async def count(self, wanted: Filter) -> int:
+        """Return how many records match."""
+        search = Search(wanted, is_distributed=self._is_distributed)
+        ((count,),) = await self._ask(search.count())
+        return int(count)
+
+    async def rows(self, after: Cursor | None, limit: int) -> RowsRead:
+        """Return what follows a place in the order of recording."""
+        if after is None:
+            found = list(await self._fetch(self._sql(_FIRST_ROWS), limit))
+        else:
+            found = list(await self._fetch(self._sql(_NEXT_ROWS), after.id, after.position, limit))
+            _require_place(after, found)
+            del found[0]
+        rows = [tuple(row[1:]) for row in found]
+        place = Cursor(found[-1][0], rows[-1][0]) if rows else after
+        return RowsRead(rows, place, is_last=len(rows) < limit)
+
+    async def times_before(self, ids: Sequence[str]) -> Mapping[str, datetime]:
+        """Return the instants of records that are known, by id."""
+        return dict(map(tuple, await self._fetch(self._sql(_INSTANTS), list(ids))))
+
+    async def newest(self) -> int | None:
+        """Return the position of the newest record."""
+        rows = await self._fetch(self._sql("SELECT pg_catalog.max(seq) FROM {schema}.history"))
+        newest: int | None = rows[0][0]
+        return newest
+
+    async def last_messages(self, session_scope: str, limit: int) -> list[Message]:
+        """Return a scope's last messages, in the order they were saved."""
+        kept = min(limit, MESSAGES_KEPT)
+        rows = await self._fetch(self._sql(_LAST_MESSAGES), session_scope, kept)
+        return [message_from_row(row) for row in rows]
+
+    async def scopes(self, after: str, limit: int) -> list[str]:
+        """Return the first session scopes behind `after`."""
+        return [row[0] for row in await self._fetch(self._sql(_SCOPES), after, limit)]
+
+    async def size(self) -> int:
+        """Return the bytes of the tables and their indexes."""
+        ((size,),) = await self._fetch(
+            _SIZE, [f"{self._schema}.history", f"{self._schema}.messages"]
+        )
+        return int(size)
+
+
+def _record_behind(row: Sequence[Any]) -> HistoryRecord:
+    """Return the record of a row of `Search.page`."""
+    return record_from_row(row[2:])
+
+
+def _require_place(place: Cursor, rows: Sequence[Sequence[Any]]) -> None:
+    """Check that the first row is the one of this place."""
+    if not rows or (rows[0][0], rows[0][1]) != (place.position, place.id):
+        raise CursorGone(
+            f"the record {place.id} this query stood behind is gone (a reset, a removal); "
+            "start again without the cursor"
+        )

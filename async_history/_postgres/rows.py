@@ -1,0 +1,132 @@
+"""PostgreSQL's rows and our records: one into the other, and nothing else."""
+
+import re
+from collections.abc import Iterable, Sequence
+from operator import attrgetter
+from secrets import token_hex
+from typing import Any, Final, cast
+
+from async_history._core.records import COLUMNS, Event, HistoryRecord, in_utc, parse_time
+
+COLUMN_LIST: Final = ", ".join(COLUMNS)
+"""mem0's ten columns as SQL."""
+_OWN_TIME: Final = "CASE event WHEN 'ADD' THEN created_at ELSE updated_at END"
+RECORD_COLUMNS: Final = (
+    f"{COLUMN_LIST}, CASE WHEN {_OWN_TIME} LIKE '____-__-__T__:__:__.______+00:00' THEN NULL"
+    " WHEN occurred_at >= '0001-01-01T00:00:00+00:00'::pg_catalog.timestamptz"
+    " AND occurred_at < '10000-01-01T00:00:00+00:00'::pg_catalog.timestamptz THEN occurred_at END"
+)
+"""What `record_from_row` wants: the ten columns, and the instant unless the record's own time looks
+as we write it, which is not decoded then: it would take a third as long as all the others. Nor is
+one that no datetime has in UTC."""
+
+_EVENTS: Final = {event.value: event for event in Event}
+
+
+def values_of(record: HistoryRecord) -> tuple[Any, ...]:
+    """Return a record's columns, and last its instant as `joined_columns` has it."""
+    return *_VALUES(record), *_instants((record,))
+
+
+def joined_columns(records: Sequence[HistoryRecord]) -> tuple[str, ...]:
+    """Return the records' columns, each as one text, then their instants, separator and null.
+
+    `string_to_array(column, separator, null)` gives a column back, behind one element too many
+    (of an empty text it would give no element at all). asyncpg takes ten times as long to encode
+    arrays: it asks every None and bool in them whether it is a container.
+
+    Instants are ISO 8601 text in UTC, or with an offset near year 1 or 9999: that can take a
+    datetime beyond what the driver can encode.
+    """
+    values = list(zip(*map(_VALUES, records), strict=True))
+    values[_IS_DELETED] = tuple(["t" if is_deleted else "f" for is_deleted in values[_IS_DELETED]])
+    values.append(_instants(records))
+    nulls = [column.count(None) for column in values]
+    separator, null = "\x1f", "\x1e"
+    while True:
+        columns = [
+            separator + separator.join(_without_nulls(column, null) if count else column)
+            for column, count in zip(values, nulls, strict=True)
+        ]
+        if sum([text.count(separator) for text in columns]) == len(records) * len(columns) and sum(
+            [text.count(null) for text in columns]
+        ) == sum(nulls):
+            return *columns, separator, null
+        # Some text has one of them in it: take others.
+        separator, null = f"\x1f{token_hex(8)}", f"\x1e{token_hex(8)}"
+
+
+def _without_nulls(column: Sequence[str | None], null: str) -> list[str]:
+    return [null if value is None else value for value in column]
+
+
+def _instants(records: Sequence[HistoryRecord]) -> tuple[str | None, ...]:
+    texts = tuple(
+        [
+            record.created_at if record.event is Event.ADD else record.updated_at
+            for record in records
+        ]
+    )
+    if None not in texts:
+        written = cast("tuple[str]", texts)
+        if set(map(len, written)) == {_WIDTH} and _are_times("".join(written)):
+            return texts
+    moments = [record.occurred_at for record in records]
+    return tuple([None if moment is None else in_utc(moment).isoformat() for moment in moments])
+
+
+_VALUES: Final = attrgetter(*COLUMNS)
+_IS_DELETED: Final = COLUMNS.index("is_deleted")
+_MINUTES: Final = r":[0-5]\d:[0-5]\d\.\d{6}\+00:00"
+_OF_AN_HOUR: Final = re.compile(rf"(\d{{4}}-\d\d-\d\dT\d\d){_MINUTES}(?:\1{_MINUTES})*", re.ASCII)
+_OF_ANY_DAY: Final = re.compile(
+    rf"""(?:
+        (?!0000)\d{{4}}-
+        (?: (?:0[1-9]|1[0-2])-(?:0[1-9]|1\d|2[0-8]) | (?:0[13-9]|1[0-2])-(?:29|30)
+            | (?:0[13578]|1[02])-31 )
+        T(?:[01]\d|2[0-3]){_MINUTES}
+    )*""",
+    re.ASCII | re.VERBOSE,
+)
+
+
+def _are_times(written: str) -> bool:
+    """Return whether times one behind the other are spelt as we write them, and each is one.
+
+    Nearly all are: so they need no parsing. Those of a batch are mostly of one hour.
+    """
+    hour = _OF_AN_HOUR.fullmatch(written)
+    if hour is not None:
+        return parse_time(f"{hour[1]}:00") is not None
+    return _OF_ANY_DAY.fullmatch(written) is not None
+
+
+_WIDTH: Final = len("2026-11-20T09:41:15.250000+00:00")
+
+
+def record_from_row(row: Sequence[Any]) -> HistoryRecord:
+    """Return the record of a row of `RECORD_COLUMNS`."""
+    event = row[4]
+    instant = row[10]
+    if instant is not None:
+        own = row[5] if event == Event.ADD else row[6]
+        if own is not None and parse_time(own) is not None:
+            instant = None  # its own, and not that of the record before it
+    return HistoryRecord(
+        row[0],
+        row[1],
+        row[2],
+        row[3],
+        _EVENTS.get(event, event),
+        row[5],
+        row[6],
+        row[7],
+        row[8],
+        row[9],
+        instant,
+    )
+
+
+def records_by_id(rows: Iterable[Sequence[Any]]) -> dict[str, HistoryRecord]:
+    """Return the records of rows by their id."""
+    return {record.id: record for record in map(record_from_row, rows)}

@@ -1,0 +1,273 @@
+"""The numbered .sql of PostgreSQL: each applied once, in one transaction.
+
+A new schema gets them all in one. Where there are records already, a script's indexes are made
+ahead, while everybody reads and writes (postgres_indexes), and the rest of it takes a moment.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from functools import cache
+from importlib import resources
+from time import monotonic
+from typing import Any, Final
+
+import asyncpg
+
+from async_history._core.records import check_name
+from async_history._postgres.schema.indexes import drop, indexes_in, make, without_indexes
+from async_history.errors import InvalidInput, MigrationError, StorageLocked, StorageMissing
+
+_log = logging.getLogger("async_history")
+
+OLDEST_SERVER: Final = 13
+"""The first that has xid8 (https://www.postgresql.org/docs/13/release-13.html)."""
+_LONGEST_NAME_BYTES: Final = 63
+"""PostgreSQL cuts longer names without a word."""
+
+_COLUMNS: Final = """
+SELECT attname::pg_catalog.text, pg_catalog.format_type(atttypid, NULL) FROM pg_catalog.pg_class
+JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
+JOIN pg_catalog.pg_attribute ON attrelid = pg_class.oid AND attnum > 0 AND NOT attisdropped
+WHERE nspname = $1 AND relname = $2
+"""
+"""Not to_regclass: after waiting for the lock it still answers from a cache, as it was before."""
+_NAME_OF_ROLES: Final = "$user"
+"""In a search path, with quotes too, the schema that is named like the role."""
+_HAS_SCHEMA: Final = "SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = $1)"
+_TAKE_TURN: Final = """
+SELECT pg_catalog.pg_advisory_xact_lock(
+    pg_catalog.hashtextextended('async_history ' || $1::pg_catalog.text, 0)
+)
+"""
+_HAS_CITUS: Final = "SELECT EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'citus')"
+_IS_DISTRIBUTED: Final = """
+SELECT EXISTS (
+    SELECT FROM pg_catalog.pg_dist_partition
+    WHERE logicalrelid::pg_catalog.oid = pg_catalog.to_regclass($1)::pg_catalog.oid
+)
+"""
+_NOT_WHERE_DISTRIBUTED: Final = {4}
+"""A unique key must contain the column by which a table is distributed."""
+_SHORT_WAIT: Final = "SET LOCAL lock_timeout TO 100"
+"""In milliseconds: who asks for a lock on a table keeps all who come later waiting."""
+_ASK_AGAIN_S: Final = 0.2
+_SWITCH_WITHIN_S: Final = 60.0
+"""How long to try for the lock that a version is switched under."""
+_NOTED: Final = {"version": "integer", "applied_at": "timestamp with time zone"}
+_NOTES: Final = """
+CREATE TABLE IF NOT EXISTS migrations (
+    version    integer PRIMARY KEY,
+    applied_at timestamptz NOT NULL DEFAULT pg_catalog.now()
+)
+"""
+
+
+def quoted(name: str, kind: str = "schema") -> str:
+    """Return the name of a schema, or of what else there is, as SQL.
+
+    Raises:
+        InvalidInput: it can't be a name.
+    """
+    check_name(kind, name)
+    if len(name.encode()) > _LONGEST_NAME_BYTES:
+        raise InvalidInput(f"{kind} must have at most {_LONGEST_NAME_BYTES} bytes, not {name!r}")
+    doubled = name.replace('"', '""')
+    return f'"{doubled}"'
+
+
+@cache
+def in_schema(statement: str, schema: str) -> str:
+    """Return a statement with its `{schema}` filled in by a quoted name."""
+    return statement.format(schema=schema)
+
+
+def _scripts() -> dict[int, str]:
+    folder = resources.files("async_history._postgres.schema")
+    files = sorted(
+        (file for file in folder.iterdir() if file.name.endswith(".sql")),
+        key=lambda file: file.name,
+    )
+    return {int(file.name[:4]): file.read_text(encoding="utf-8") for file in files}
+
+
+SCRIPTS: Final = _scripts()
+"""Every numbered file's text by its number, in order. Read at import: the loop reads no files."""
+VERSION: Final = max(SCRIPTS)
+"""The version of our tables."""
+
+
+async def applied_version(connection: Any, schema: str) -> int:
+    """Return the version of a schema's tables; 0 where there are none.
+
+    Raises:
+        MigrationError: they are newer than this library, or the server is too old for it, or the
+            schema has a table of another's under a name of ours.
+    """
+    server = connection.get_server_version()
+    if server.major < OLDEST_SERVER:
+        raise MigrationError(
+            f"the server is PostgreSQL {server.major}; use {OLDEST_SERVER} or later"
+        )
+    noted = dict(await connection.fetch(_COLUMNS, schema, "migrations"))
+    if not noted:
+        return 0
+    if noted != _NOTED:
+        raise _taken(schema, "migrations")
+    version = await connection.fetchval(
+        f"SELECT coalesce(pg_catalog.max(version), 0) FROM {quoted(schema)}.migrations"  # noqa: S608 - quoted
+    )
+    if version > VERSION:
+        if not await connection.fetch(_COLUMNS, schema, "history"):
+            raise _taken(schema, "migrations")
+        raise MigrationError(
+            f"schema {schema!r} has version {version}, written by a newer async_history than this "
+            f"(which knows {VERSION}): upgrade it here too"
+        )
+    return int(version)
+
+
+def _taken(schema: str, table: str) -> MigrationError:
+    return MigrationError(
+        f"schema {schema!r} has a table {table} that is not async_history's; choose another schema"
+    )
+
+
+async def require_current(connection: Any, schema: str) -> None:
+    """Check that nothing has to be migrated.
+
+    Raises:
+        StorageMissing: there is no schema.
+        MigrationError: it has an older version, or a newer one.
+    """
+    version = await applied_version(connection, schema)
+    way_out = "run `async-history migrate` as a role that may create tables"
+    if not version:
+        raise StorageMissing(f"there is no history in schema {schema!r}; {way_out}")
+    if version < VERSION:
+        raise MigrationError(
+            f"schema {schema!r} has version {version} and {VERSION} is needed; {way_out}"
+        )
+
+
+async def has_citus(connection: Any) -> bool:
+    """Return whether the database has the extension Citus."""
+    return bool(await connection.fetchval(_HAS_CITUS))
+
+
+async def is_distributed(connection: Any, schema: str, table: str = "history") -> bool:
+    """Return whether a table is spread over the nodes of a Citus cluster."""
+    if not await has_citus(connection):
+        return False
+    return bool(await connection.fetchval(_IS_DISTRIBUTED, f"{quoted(schema)}.{table}"))
+
+
+async def migrate(connection: Any, schema: str) -> list[int]:
+    """Bring a schema up to date, making it if need be; return the versions applied, in order.
+
+    Asks for no right where nothing is missing. Others read and write meanwhile, except for some
+    milliseconds a version, and on Citus. Interrupted, it goes on when it is called again.
+
+    Raises:
+        MigrationError: the schema is newer than this library, the role may not create tables, or an
+            id is there twice.
+        StorageLocked: others keep a table locked.
+    """
+    version = await applied_version(connection, schema)
+    if version == VERSION:
+        return []
+    try:
+        if version and not await is_distributed(connection, schema):
+            applied = await _upgrade(connection, schema, version)
+        else:
+            # Read committed, or what others did while the lock was waited for could not be seen.
+            async with connection.transaction(isolation="read_committed"):
+                applied = await _apply(connection, schema)
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise MigrationError(
+            f"schema {schema!r} needs its tables and this role may not make them ({error}); run "
+            "`async-history migrate` as one that may"
+        ) from error
+    except (asyncpg.DuplicateTableError, asyncpg.DuplicateObjectError) as error:
+        raise MigrationError(
+            f"schema {schema!r} has something of another's under a name that async_history's "
+            f"tables need ({error}); choose another schema"
+        ) from error
+    if applied:
+        _log.info("schema %r: applied version %s", schema, ", ".join(map(str, applied)))
+    return applied
+
+
+async def _upgrade(connection: Any, schema: str, version: int) -> list[int]:
+    """Apply what is missing, while others read and write."""
+    applied: list[int] = []
+    for number, script in sorted(SCRIPTS.items()):
+        if not version < number <= VERSION:
+            continue
+        deadline = monotonic() + _SWITCH_WITHIN_S
+        while True:
+            began = monotonic()
+            for index in indexes_in(script):
+                await make(connection, quoted(schema), index)
+            deadline += monotonic() - began
+            try:
+                async with connection.transaction(isolation="read_committed"):
+                    await connection.execute(_SHORT_WAIT)
+                    applied += await _apply(connection, schema, through=number)
+                break
+            except asyncpg.LockNotAvailableError as error:
+                if monotonic() > deadline:
+                    raise StorageLocked(
+                        f"other transactions keep the tables of schema {schema!r} locked, so that "
+                        f"version {number} can't be applied; end them (pg_stat_activity) and open "
+                        "it again, what was done so far stays"
+                    ) from error
+            except (asyncpg.UndefinedTableError, asyncpg.UndefinedObjectError):
+                # Somebody who migrates too took its index for one that was left unfinished.
+                if monotonic() > deadline:
+                    raise
+            await asyncio.sleep(_ASK_AGAIN_S)
+        for index in indexes_in(script):  # somebody was first, and this one came too late
+            await drop(connection, quoted(schema), index)
+    return applied
+
+
+async def _apply(connection: Any, schema: str, *, through: int | None = None) -> list[int]:
+    """Apply what is missing, in the caller's transaction.
+
+    Args:
+        through: the last version to apply, whose indexes are made already; None is all.
+    """
+    await connection.execute(_TAKE_TURN, schema)
+    version = await applied_version(connection, schema)
+    last = VERSION if through is None else through
+    if version >= last:
+        return []
+    # CREATE SCHEMA IF NOT EXISTS asks for the right to create it though it exists.
+    if not await connection.fetchval(_HAS_SCHEMA, schema):
+        await connection.execute(f"CREATE SCHEMA {quoted(schema)}")
+    left_out = _NOT_WHERE_DISTRIBUTED if await is_distributed(connection, schema) else set()
+    async with _in_search_path(connection, schema) as name:
+        await connection.execute(f"SET LOCAL search_path TO {quoted(name)}, pg_temp")
+        await connection.execute(_NOTES)
+        applied: list[int] = []
+        for number, script in sorted(SCRIPTS.items()):
+            if version < number <= last:
+                if number not in left_out:
+                    await connection.execute(script if through is None else without_indexes(script))
+                await connection.execute("INSERT INTO migrations (version) VALUES ($1)", number)
+                applied.append(number)
+    return applied
+
+
+@contextlib.asynccontextmanager
+async def _in_search_path(connection: Any, schema: str) -> AsyncIterator[str]:
+    """Give a schema, for the body, a name that a search path takes for no other schema's."""
+    if schema != _NAME_OF_ROLES:
+        yield schema
+        return
+    name = f"async_history {schema}"
+    await connection.execute(f"ALTER SCHEMA {quoted(schema)} RENAME TO {quoted(name)}")
+    yield name
+    await connection.execute(f"ALTER SCHEMA {quoted(name)} RENAME TO {quoted(schema)}")

@@ -1,0 +1,96 @@
+"""Transactions on PostgreSQL, begun and committed in one round trip each, with what they need set.
+
+They are begun by hand: asyncpg would send each setting by itself. Their savepoints are too.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Final
+
+from async_history._postgres.errors import DriverError
+from async_history._postgres.schema import in_schema
+
+_BEGIN: Final = "BEGIN ISOLATION LEVEL READ COMMITTED"
+"""Each statement must see what was committed while the locks before it were waited for, whatever
+the database's own default is."""
+_COMMIT: Final = "SET CONSTRAINTS ALL IMMEDIATE; SET LOCAL client_min_messages TO warning; COMMIT;"
+"""A commit that did not wait for its synchronous standby says so by a warning only, which a role, a
+database, a pooler or a trigger may have silenced: so what could silence it runs before, the
+triggers of deferred constraints too."""
+WAIT_FOR_REPLICAS_TOO: Final = (
+    "SELECT pg_catalog.pg_logical_emit_message(true, 'async_history', '')"
+)
+"""A few bytes of log. A commit waits for a synchronous standby only if it wrote some; without them,
+what an earlier try did here and nowhere else would be acked as it is."""
+BY_INDEX: Final = "; ".join(
+    f"SET LOCAL enable_{plan} TO off" for plan in ("seqscan", "bitmapscan", "sort")
+)
+"""For statements that all have an index which gives their rows, in their order. PostgreSQL keeps
+plans, and one made while the table was small, or without statistics, reads all of a large one, or
+sorts all that is left of it for its next few rows."""
+RECORDS: Final = (
+    "id = ANY($1::pg_catalog.text[])"
+    " AND memory_id || ''::pg_catalog.text = ANY($2::pg_catalog.text[])"
+)
+"""Condition of records by id and memory. By the index of ids: that of memories has all records of
+theirs, and without statistics looks as short."""
+_UNDO: Final = "ROLLBACK TO SAVEPOINT async_history; RELEASE SAVEPOINT async_history"
+
+
+@contextlib.asynccontextmanager
+async def transaction(connection: Any, *settings: str) -> AsyncIterator[None]:
+    """Commit what the body does, or nothing of it.
+
+    After a cancellation the transaction is still open: close the connection.
+
+    Args:
+        settings: statements that the transaction begins with, such as `SET LOCAL`.
+    """
+    try:
+        await connection.execute("; ".join((_BEGIN, *settings)))
+        yield
+        await connection.execute(_COMMIT)
+    except Exception:
+        with contextlib.suppress(*DriverError):
+            await connection.execute("ROLLBACK")
+        raise
+
+
+@contextlib.asynccontextmanager
+async def savepoint(connection: Any, *, checks_constraints: bool) -> AsyncIterator[None]:
+    """Undo what the body does where it fails or is cancelled, and go on with the transaction.
+
+    Args:
+        checks_constraints: check deferred constraints too: from then on the transaction has none.
+    """
+    await connection.execute("SAVEPOINT async_history")
+    try:
+        yield
+        check = "SET CONSTRAINTS ALL IMMEDIATE; " if checks_constraints else ""
+        await connection.execute(f"{check}RELEASE SAVEPOINT async_history")
+    except (Exception, asyncio.CancelledError):
+        with contextlib.suppress(*DriverError):
+            await connection.execute(_UNDO)
+        raise
+
+
+class SchemaSteps:
+    """What is done in a transaction to the tables of one schema.
+
+    Args:
+        schema: the quoted schema.
+        is_distributed: the tables are spread over the nodes of a Citus cluster.
+    """
+
+    def __init__(self, connection: Any, schema: str, *, is_distributed: bool) -> None:
+        self._connection = connection
+        self._schema = schema
+        self._is_distributed = is_distributed
+
+    async def _fetch(self, sql: str, *arguments: Any) -> Sequence[Sequence[Any]]:
+        return list(await self._connection.fetch(in_schema(sql, self._schema), *arguments))
+
+    async def _execute(self, sql: str, *arguments: Any) -> str:
+        done: str = await self._connection.execute(in_schema(sql, self._schema), *arguments)
+        return done

@@ -1,0 +1,177 @@
+"""VACUUM of the tables that an erasure went through."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any, Final
+
+from async_history._core.cancellation import to_the_end
+from async_history._core.writer import OutcomeUnknown, TryAgain
+from async_history._postgres.pool import ConnectionPool
+from async_history._postgres.transaction import transaction
+from async_history._postgres.writing_connection import Write
+from async_history.errors import CommitUnknown, Overloaded, StorageError
+
+_log = logging.getLogger("async_history")
+
+_IS_AT_IT: Final = """
+SELECT EXISTS (
+    SELECT FROM pg_catalog.pg_locks
+    WHERE locktype = 'relation'::pg_catalog.text
+        AND mode = 'ShareUpdateExclusiveLock'::pg_catalog.text
+        AND database = (
+            SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()
+        )
+        AND relation = pg_catalog.to_regclass($1::pg_catalog.text)::pg_catalog.oid
+        AND ($2::pg_catalog.int4 IS NULL OR pid = $2::pg_catalog.int4)
+)
+"""
+"""Whether a process has, or waits for, the lock that VACUUM takes on a table. Every role may see
+the locks of all; of what they are doing only its own."""
+_MAY_VACUUM: Final = """
+SELECT {has_right} OR pg_catalog.pg_has_role(
+    (SELECT datdba FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()),
+    'USAGE'::pg_catalog.text
+)
+FROM pg_catalog.pg_class WHERE oid = pg_catalog.to_regclass($1::pg_catalog.text)::pg_catalog.oid
+"""
+"""Without the right VACUUM does nothing and says so by a warning, which may be silenced."""
+_IS_OWNER: Final = "pg_catalog.pg_has_role(relowner, 'USAGE'::pg_catalog.text)"
+_MAY_MAINTAIN: Final = "pg_catalog.has_table_privilege(oid, 'MAINTAIN'::pg_catalog.text)"
+_HAS_MAINTAIN: Final = 17
+"""The first version that has this right (https://www.postgresql.org/docs/17/release-17.html)."""
+_MISSES: Final = 2
+"""How often in a row the server must have no process at it: it may be between vacuuming and
+analyzing, or done, and its answer under way."""
+_NO_END_S: Final = 1e8
+"""For asyncpg: a user's pool may bound every other command."""
+
+
+class Vacuum:
+    """Vacuums tables, each by itself, while others write.
+
+    How long that takes depends on the table, on the server's cost settings, and on who has the
+    table locked. So no time bounds it: the server is asked from time to time whether it is still at
+    it, on the connection that writes, which is there when all others of a pool are in use.
+
+    Args:
+        pool: lends a connection, which is busy meanwhile.
+        in_turn: does work on the connection that writes.
+        where: the server, for messages.
+        schema: the quoted schema.
+        ask_every_s: how often the server is asked.
+    """
+
+    def __init__(
+        self,
+        pool: ConnectionPool,
+        in_turn: Callable[[Write[Any]], Awaitable[Any]],
+        where: str,
+        schema: str,
+        *,
+        ask_every_s: float,
+    ) -> None:
+        self._pool = pool
+        self._in_turn = in_turn
+        self._where = where
+        self._schema = schema
+        self._ask_every_s = ask_every_s
+
+    async def run(self, tables: Sequence[str]) -> list[str]:
+        """Vacuum tables; return why which of them were not.
+
+        Where the caller is cancelled the server ends its VACUUM. Behind a pooler it goes on: to
+        cancel it could hit whoever has the process by then.
+
+        Raises:
+            HistoryClosed: the manager was closed.
+        """
+        refusals: list[str] = []
+        for table in tables:
+            try:
+                await self._vacuum(f"{self._schema}.{table}")
+            except (StorageError, OutcomeUnknown, TryAgain) as error:
+                refusals.append(f"the table {self._schema}.{table} was not vacuumed: {error}")
+        return refusals
+
+    async def _vacuum(self, table: str) -> None:
+        begun = asyncio.Event()
+        try:
+            await self._pool.use(partial(self._see_through, table, begun))
+        except asyncio.CancelledError:
+            if begun.is_set() and self._pool.pools_behind:
+                _log.warning(
+                    "an erasure was cancelled, and its VACUUM of %s goes on in %s, which is "
+                    "reached through a pooler; to end it, use pg_cancel_backend()",
+                    table,
+                    self._where,
+                )
+            raise
+
+    async def _see_through(self, table: str, begun: asyncio.Event, connection: Any) -> None:
+        """Vacuum a table on a connection, until it is done or the server is not at it.
+
+        Raises:
+            StorageError: the role may not.
+            OutcomeUnknown: the server is not at it, or can't be asked.
+        """
+        await self._require_right(table, connection)
+        running = asyncio.ensure_future(
+            connection.execute(f"VACUUM (ANALYZE) {table}", timeout=_NO_END_S)
+        )
+        begun.set()
+        pid = None if self._pool.pools_behind else connection.get_server_pid()
+        try:
+            await self._until_done(running, table, pid)
+        finally:
+            if not running.done():
+                if self._pool.pools_behind:
+                    connection.terminate()
+                else:
+                    running.cancel()  # asyncpg asks the server to
+                await to_the_end(asyncio.wait([running]))
+            if not running.cancelled():
+                running.exception()  # it is heard here, or is not of interest
+        await running
+
+    async def _require_right(self, table: str, connection: Any) -> None:
+        has_maintain = connection.get_server_version().major >= _HAS_MAINTAIN
+        right = _MAY_MAINTAIN if has_maintain else _IS_OWNER
+        async with transaction(connection):
+            may = await connection.fetchval(_MAY_VACUUM.format(has_right=right), table)
+        if may is False:
+            raise StorageError(
+                "this role is not its owner"
+                + (" and was not granted MAINTAIN on it" if has_maintain else "")
+                + f"; let the owner run VACUUM (ANALYZE) {table}"
+            )
+
+    async def _until_done(
+        self, running: "asyncio.Future[object]", table: str, pid: int | None
+    ) -> None:
+        misses = 0
+        while True:
+            await asyncio.wait([running], timeout=self._ask_every_s)
+            if running.done():
+                return
+            reason = await self._why_not_at_it(table, pid)
+            misses = 0 if reason is None else misses + 1
+            if misses == _MISSES:
+                raise OutcomeUnknown(f"whether its VACUUM goes on is not known: {reason}")
+
+    async def _why_not_at_it(self, table: str, pid: int | None) -> str | None:
+        """Ask the server; return None where it is at it, or has no time for questions."""
+
+        async def ask(connection: Any, settings: Sequence[str]) -> bool:
+            async with transaction(connection, *settings):
+                return bool(await connection.fetchval(_IS_AT_IT, table, pid))
+
+        try:
+            if await self._in_turn(ask):
+                return None
+        except Overloaded:
+            return None
+        except (StorageError, CommitUnknown) as error:
+            return str(error)
+        return f"{self._where} has no process at it any more"

@@ -1,0 +1,153 @@
+"""The one connection of a manager that writes.
+
+What a try leaves behind in the server ends by itself: the server waits for a lock, and works at a
+statement, no longer than the try may take. But a commit that waits for a synchronous standby waits
+on, whoever has gone. So after a few that were given up no other is begun while they wait.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, TypeVar
+
+from async_history._core.writer import OutcomeUnknown, TryAgain
+from async_history._postgres.bounds import (
+    Said,
+    as_it_was,
+    bounds,
+    end_without_client,
+    settings_of,
+    short_waits,
+)
+from async_history._postgres.errors import DriverError
+from async_history._postgres.idle_watch import IdleWatch
+from async_history._postgres.pool import ConnectionPool
+from async_history.errors import StorageUnreachable
+
+T = TypeVar("T")
+
+_MOST_GIVEN_UP: Final = 3
+"""Commits that may be left waiting for a standby before no other is begun."""
+_WAITING_FOR_STANDBY: Final = """
+SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity
+WHERE usename = SESSION_USER AND wait_event = 'SyncRep'::pg_catalog.text
+    AND query_start < pg_catalog.clock_timestamp() - $1::pg_catalog.text::pg_catalog.interval
+"""
+
+Write = Callable[[Any, Sequence[str]], Awaitable[T]]
+"""Do work on a connection, whose transactions begin with the given settings."""
+
+
+class WritingConnection:
+    """Does work that writes, a piece at a time.
+
+    Args:
+        try_s: how long a try may take.
+        idle_s: how long the connection may be unused before it is closed; None is without bound.
+    """
+
+    def __init__(
+        self, pool: ConnectionPool, where: str, *, try_s: float, idle_s: float | None
+    ) -> None:
+        self._pool = pool
+        self._where = where
+        self._try_s = try_s
+        self._connection: Any = None
+        self._said: Said = {}
+        self._given_up = 0
+        self._idle = IdleWatch(idle_s, self._close_idle)
+
+    async def do(self, work: "Write[T]", size_s: float = 0.0, waits: int | None = None) -> T:
+        """Do work.
+
+        Args:
+            size_s: what the server may take beyond a try's time for the size of it.
+            waits: how often it may wait for a lock within its time, if it is to be more than once.
+
+        Raises:
+            OutcomeUnknown, TryAgain, StorageError: see `ConnectionPool.bounded`.
+        """
+        connection = await self._ready()
+        settings = self._settings(size_s, waits)
+        try:
+            with self._idle.used(), self._pool.bounded(connection, self._try_s + size_s):
+                done = await work(connection, settings)
+        except OutcomeUnknown:
+            self._given_up += 1
+            raise
+        self._given_up = 0
+        return done
+
+    def _settings(self, size_s: float, waits: int | None) -> Sequence[str]:
+        settings: list[str] = []
+        if size_s or self._pool.pools_behind:
+            settings.append(bounds(self._pool.said, self._try_s + size_s, is_local=True))
+        if waits is not None:
+            settings.append(short_waits(self._pool.said, self._try_s, waits))
+        return settings
+
+    async def _ready(self) -> Any:
+        """Return the connection, or another where it is of no more use.
+
+        Raises:
+            TryAgain, StorageError: nothing was sent.
+        """
+        try:
+            if self._connection is None or self._pool.is_of_no_use(self._connection):
+                await self.let_go()
+                self._connection = await self._pool.acquire()
+                if not self._pool.pools_behind:
+                    await self._make_settings(self._connection)
+            if self._given_up >= _MOST_GIVEN_UP:
+                await self._require_standby(self._connection)
+        except StorageUnreachable as error:
+            raise TryAgain(error) from error
+        except OutcomeUnknown as error:
+            raise TryAgain(StorageUnreachable(str(error))) from error
+        return self._connection
+
+    async def _make_settings(self, connection: Any) -> None:
+        with self._pool.bounded(connection, self._pool.acquire_timeout_s):
+            self._said = await settings_of(connection)
+            await connection.execute(bounds(self._said, self._try_s, is_local=False))
+            await end_without_client(connection)
+
+    async def _require_standby(self, connection: Any) -> None:
+        with self._pool.bounded(connection, self._pool.acquire_timeout_s):
+            waiting = await connection.fetchval(_WAITING_FOR_STANDBY, f"{self._try_s} seconds")
+        if waiting:
+            raise StorageUnreachable(
+                f"{self._where} has {waiting} commits that wait for a synchronous standby; check "
+                "that one runs, or change synchronous_standby_names"
+            )
+        self._given_up = 0
+
+    async def let_go(self) -> None:
+        """Give the connection back as it was."""
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        if self._pool.owned:
+            await self._pool.retire(connection)
+            return
+        if not self._pool.pools_behind and not self._pool.is_broken(connection):
+            try:
+                await connection.execute(
+                    as_it_was(self._said), timeout=self._pool.acquire_timeout_s
+                )
+            except DriverError:
+                connection.terminate()
+        await self._pool.release(connection)
+
+    async def _close_idle(self) -> None:
+        """Close the connection: the next piece of work gets another."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await self._pool.retire(connection)
+
+    def stop(self) -> None:
+        """Look no more whether it is idle."""
+        self._idle.stop()
+
+    async def aclose(self) -> None:
+        """Give the connection back, and take it no more."""
+        await self._idle.aclose()
+        await self.let_go()

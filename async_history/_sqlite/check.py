@@ -1,0 +1,133 @@
+"""Checking a SQLite file: its pages, its records, and its index entry by entry."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Final
+
+from async_history._core.check import CheckReport
+from async_history._sqlite import times
+from async_history._sqlite.errors import connect, typed_errors, wait_for_lock
+from async_history._sqlite.index.blocks import CHUNKS, SPANS
+from async_history._sqlite.index.levels import LEVELS
+from async_history._sqlite.index.validity import THROUGH, UNTOUCHED
+from async_history._sqlite.opening import is_there, look
+from async_history._sqlite.readonly import Look, looked
+from async_history._sqlite.schema.adopt import as_is_view, rebuild
+from async_history._sqlite.schema.versions import VERSION
+
+_MOST_FAULTS: Final = 10
+"""Lines of SQLite's own check that are told."""
+
+_HAS_STATE: Final = """
+SELECT count(*) FROM main.sqlite_master WHERE name = 'async_history_state'
+"""
+_VERSION: Final = "SELECT max(version) FROM main.async_history_state"
+_KEY: Final = "async_history_key(CAST(history.memory_id AS BLOB))"
+_HAS_ENTRY: Final = " OR ".join(
+    f"EXISTS (SELECT 1 FROM main.{level} WHERE memory = {_KEY} AND position = history.rowid)"  # noqa: S608 - constants
+    for level in reversed(LEVELS)
+)
+_NOT_FOUND: Final = f"""
+SELECT count(*), min(id) FROM main.history WHERE rowid <= {THROUGH}
+    AND rowid NOT IN (SELECT position FROM main.async_history_strays) AND NOT ({_HAS_ENTRY})
+"""  # noqa: S608 - constants
+_WRONG_ACTORS: Final = f"""
+SELECT count(*), min(id) FROM main.history
+WHERE actor_id IS NOT NULL AND rowid <= {CHUNKS.through} AND NOT EXISTS (
+    SELECT 1 FROM main.async_history_actors AS actors
+    WHERE block = history.rowid >> {CHUNKS.bits} AND actors.actor_id = history.actor_id
+        AND position = history.rowid
+)
+"""  # noqa: S608 - constants
+_OUTSIDE: Final = """
+SELECT count(*), min(id) FROM main.history LEFT JOIN main.{table} AS noted
+    ON noted.block = history.rowid >> {bits}
+WHERE history.rowid <= {through} AND (noted.block IS NULL OR {is_plain}
+    AND ({time} < noted.earliest OR {time} > noted.latest))
+"""
+_WRONG_TIMES: Final = tuple(
+    _OUTSIDE.format(
+        table=blocks.table,
+        bits=blocks.bits,
+        through=blocks.through,
+        is_plain=times.is_plain("history"),
+        time=times.own_time("history"),
+    )
+    for blocks in (SPANS, CHUNKS)
+)
+_IDS: Final = "SELECT count(*), count(id) FROM history"
+
+
+def check_file(path: Path, repair: bool, lock_timeout_s: float) -> CheckReport:
+    """Check a file, or build its index anew and then check it."""
+    is_there(path, create=False)
+    if repair:
+        _repair(path, lock_timeout_s)
+
+    def read(looking: Look) -> tuple[int, tuple[str, ...]]:
+        connection = looking.connection
+        connection.execute("BEGIN")
+        records, *_ = connection.execute(_IDS).fetchone()
+        return records, tuple(_problems(connection))
+
+    with typed_errors(str(path)):
+        records, problems = looked(lambda: look(path), read, lock_timeout_s)
+    return CheckReport(store=str(path), records=records, problems=problems, is_repaired=repair)
+
+
+def _repair(path: Path, lock_timeout_s: float) -> None:
+    with typed_errors(str(path)), closing(connect(path, "rw")) as connection:
+        if wait_for_lock(lambda: as_is_view(connection), lock_timeout_s) is None:
+            rebuild(connection, lock_timeout_s)
+
+
+def _problems(connection: sqlite3.Connection) -> Iterator[str]:
+    faults = [
+        fault
+        for (fault,) in connection.execute(f"PRAGMA integrity_check({_MOST_FAULTS})")
+        if fault != "ok"
+    ]
+    if faults:
+        yield (
+            f"The file is damaged: {'; '.join(faults)}. Recover it with the sqlite3 shell's "
+            ".recover, or go back to a backup."
+        )
+    records, named = connection.execute(_IDS).fetchone()
+    if named < records:
+        yield f"{records - named:,} records have no id: give them one."
+    yield from _problems_of_index(connection)
+
+
+def _problems_of_index(connection: sqlite3.Connection) -> Iterator[str]:
+    advice = "open it for writing, or check it with --repair: both build the index anew."
+    (has_state,) = connection.execute(_HAS_STATE).fetchone()
+    if not has_state:
+        return  # mem0's file, which was not opened for writing yet
+    (version,) = connection.execute(_VERSION).fetchone()
+    if version is not None and version != VERSION:
+        return  # is built anew in any case
+    try:
+        (is_untouched,) = connection.execute(f"SELECT {UNTOUCHED}").fetchone()
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
+            raise
+        yield f"A table of the index is gone ({error}): {advice}"
+        return
+    if not is_untouched:
+        yield (
+            "Its index is not of this file as it is (it was restored, rebuilt, vacuumed, or "
+            f"tables were changed): {advice}"
+        )
+        return
+    for statements, what in (
+        ((_NOT_FOUND,), "are not found by their memory"),
+        ((_WRONG_ACTORS,), "are not found by their actor"),
+        (_WRONG_TIMES, "are not found by their time"),
+    ):
+        for statement in statements:
+            count, example = connection.execute(statement).fetchone()
+            if count:
+                yield f"{count:,} records {what}, such as {example}: check it with --repair."
+                break

@@ -1,0 +1,397 @@
+"""One batch in one transaction of SQLite, in one hop to the connection's thread.
+
+A batch of new records is one statement: checked, written, indexed and committed with the GIL
+released for all of it (a statement a row would ask for the GIL again at every row, and wait for a
+busy event loop each time). Everything else, which is rarer, takes several statements there.
+"""
+
+import contextlib
+import json
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, Final
+
+from async_history._core.batch import Buffer, commit_in_steps
+from async_history._core.recent import JustCommitted
+from async_history._core.records import COLUMNS, HistoryRecord
+from async_history._core.submissions import MESSAGES_KEPT, AddRecords, SaveMessages, Submission
+from async_history._core.writer import CROWD
+from async_history._sqlite.connection import ThreadConnection, completed, transaction
+from async_history._sqlite.errors import is_other_schema
+from async_history._sqlite.index.block_notes import NOTE_BLOCKS
+from async_history._sqlite.index.levels import (
+    MOVE_SLICES,
+    NEARLY_COMPLETE,
+    TAIL_IS_LONG,
+    TAKE_IN_ROWS,
+    TAKE_IN_TAIL,
+    in_order,
+    memory_key,
+)
+from async_history._sqlite.rows import (
+    COLUMN_LIST,
+    NOT_YET,
+    NULL,
+    ROW_WIDTH,
+    packed,
+    parameters,
+    record_from_row,
+    unpacked,
+)
+from async_history.errors import HistoryError, StorageRefused
+
+_INSERT_RECORD: Final = f"""
+    INSERT OR ABORT INTO history ({COLUMN_LIST})
+    VALUES ({", ".join(f"new.{name}" for name in COLUMNS)});
+"""  # noqa: S608 - constants of ours
+WRITE_PROGRAM: Final = f"""
+DROP VIEW IF EXISTS temp.async_history_new;
+CREATE TEMP VIEW async_history_new AS SELECT {COLUMN_LIST}, 0 AS memory FROM main.history;
+CREATE TEMP TRIGGER async_history_write INSTEAD OF INSERT ON async_history_new
+WHEN new.id IS NOT NULL AND new.memory <> {NOT_YET}
+BEGIN {_INSERT_RECORD}
+    -- A rowid that is issued again may have its entry still.
+    INSERT OR REPLACE INTO async_history_recent (memory, position)
+    VALUES (new.memory, last_insert_rowid());
+END;
+CREATE TEMP TRIGGER async_history_write_few INSTEAD OF INSERT ON async_history_new
+WHEN new.id IS NOT NULL AND new.memory = {NOT_YET}
+BEGIN {_INSERT_RECORD}
+END;
+CREATE TEMP TRIGGER async_history_written INSTEAD OF INSERT ON async_history_new
+WHEN new.id IS NULL AND (new.memory > 0 OR {TAIL_IS_LONG})
+BEGIN {TAKE_IN_TAIL.format(but="new.memory")}
+END;
+{MOVE_SLICES}
+{NOTE_BLOCKS}
+"""  # noqa: S608 - constants of ours
+"""Run on the connection that writes, again where it made our tables anew. Temporary: nothing of it
+is stored in the file.
+
+Inserting into the view writes a record, with its index entry or to be indexed later. A row without
+an id ends a statement: its `memory` is how many of its records have their entry.
+"""
+
+_STATEMENT_ROWS: Final = (1, 8, 32, 128, 512)
+"""Records of a statement: few sizes, so that each stays prepared; the rest is padding."""
+_FEW: Final = 8
+"""Records of a statement that are indexed later, with those that follow."""
+_PADDING: Final = (NULL,) * ROW_WIDTH
+
+
+def _rows_sql(width: int, rows: int) -> str:
+    row = f"({', '.join('?' * width)})"
+    return f"VALUES {', '.join([row] * rows)}"
+
+
+_HAS_OWNERS_TRIGGERS: Final = """EXISTS (
+    SELECT 1 FROM main.sqlite_master WHERE type = 'trigger' AND lower(tbl_name) = 'history'
+        AND name NOT GLOB 'async_history_*'
+)"""
+"""They may leave rows out, change them, add some."""
+
+
+def _add_sql(rows: int, condition: str) -> str:
+    sql = f"""
+        INSERT INTO async_history_new SELECT * FROM ({_rows_sql(ROW_WIDTH, rows + 1)})
+        WHERE column{ROW_WIDTH} IS NOT NULL AND {condition}
+    """  # noqa: S608 - placeholders only
+    return f"{sql} AND async_history_begun()" if rows >= CROWD else sql
+
+
+_ADD_RECORDS: Final = {
+    rows: _add_sql(rows, f"{NEARLY_COMPLETE} AND NOT {_HAS_OWNERS_TRIGGERS}")
+    for rows in _STATEMENT_ROWS
+}
+"""SQLite calls `async_history_begun`, deterministic and without arguments, once a statement. A few
+callers are not waited for, and who tells them has to wait for the GIL."""
+_ADD_WITH_TRIGGERS: Final = {rows: _add_sql(rows, "true") for rows in _STATEMENT_ROWS}
+"""Where the owner has triggers, in a transaction that looks at what became of the records."""
+_LEFT_OUT: Final = """
+SELECT count(*), min(value) FROM json_each(?)
+WHERE NOT EXISTS (SELECT 1 FROM main.history WHERE id = value)
+"""
+_EXISTING: Final = f"SELECT {COLUMN_LIST} FROM history WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608 - constants
+_PLACES: Final = in_order("DESC", key="given.memory", memory_id="given.memory_id")
+_LATEST: Final = f"""
+SELECT {COLUMN_LIST}, NULL AS time_before FROM history WHERE rowid IN (
+    SELECT (
+        SELECT place.position FROM {_PLACES} AS place
+        CROSS JOIN history AS found ON found.rowid = place.position
+        WHERE found.memory_id = given.memory_id LIMIT 1
+    )
+    FROM (
+        SELECT json_extract(value, '$[0]') AS memory, json_extract(value, '$[1]') AS memory_id
+        FROM json_each(:memories)
+    ) AS given
+)
+"""  # noqa: S608 - constants
+"""The latest records of memories, given as JSON with their keys; nearly all rows are indexed."""
+_LATEST_PACKED: Final = packed(_LATEST)
+_BUFFERS: Final = """
+SELECT session_scope, count(*), min(rowid), max(rowid),
+       json_group_array(id) FILTER (WHERE id IN (SELECT value FROM json_each(:ids)))
+FROM messages WHERE session_scope IN (SELECT value FROM json_each(:scopes)) GROUP BY session_scope
+"""
+_SAVE_MESSAGES: Final = """
+INSERT INTO messages (id, session_scope, role, content, name, created_at)
+SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
+       json_extract(value, '$[3]'), json_extract(value, '$[4]'), json_extract(value, '$[5]')
+FROM json_each(?) ORDER BY key
+"""
+_EVICT: Final = f"""
+DELETE FROM messages WHERE rowid IN (
+    SELECT message FROM (
+        SELECT rowid AS message,
+               row_number() OVER (PARTITION BY session_scope ORDER BY rowid DESC) AS age
+        FROM messages WHERE session_scope IN (SELECT value FROM json_each(?))
+    ) WHERE age > {MESSAGES_KEPT}
+)
+"""  # noqa: S608 - a number of ours
+
+
+class IndexBehind(Exception):
+    """Others replaced tables: nothing was written, the file must be prepared anew first."""
+
+
+def fetched(
+    connection: sqlite3.Connection, sql: str, parameters: Mapping[str, Any] | Sequence[Any] = ()
+) -> list[Any]:
+    """Run one statement and return its rows."""
+    return connection.execute(sql, parameters).fetchall()
+
+
+def take_in_rows(connection: sqlite3.Connection) -> None:
+    """Index the rows that others wrote, inside the caller's transaction."""
+    for statement in TAKE_IN_ROWS:
+        connection.execute(statement)
+
+
+class BatchCommitter:
+    """Writes batches through one connection that has run `WRITE_PROGRAM`.
+
+    Args:
+        just_committed: is given the batches that were new as a whole.
+    """
+
+    def __init__(self, connection: ThreadConnection, just_committed: JustCommitted) -> None:
+        self._connection = connection
+        self._just_committed = just_committed
+
+    async def commit(self, batch: Sequence[Submission]) -> Mapping[int, HistoryError]:
+        """Commit a batch; return the refused submissions by index.
+
+        Raises:
+            IndexBehind: others replaced tables. Nothing was written.
+            sqlite3.Error: the transaction failed and was rolled back, or its outcome is unknown.
+        """
+        additions = [s for s in batch if isinstance(s, AddRecords) and s.decided_by is None]
+        if len(additions) == len(batch):
+            records = [record for submission in additions for record in submission.records]
+            try:
+                await self._connection.run(_addition(records))
+            except (sqlite3.IntegrityError, IndexBehind):
+                pass  # an id is taken, or others wrote: it has undone itself, so look closer
+            except sqlite3.OperationalError as error:
+                # Where an owner's expression fails, or a table is gone, look closer too.
+                if not is_other_schema(error):
+                    raise
+            else:
+                self._just_committed.keep(additions, records)
+                return {}
+        return await self._connection.run(partial(_commit_in_steps, batch))
+
+
+def _addition(records: Sequence[HistoryRecord]) -> Callable[[sqlite3.Connection], None]:
+    """Return what writes new records: in one statement, or where they are too many several.
+
+    The one statement is made ready here: on its own thread that would wait for the GIL.
+    """
+    if len(records) > _STATEMENT_ROWS[-1]:
+        return partial(_add_many, records)
+    return partial(_execute_add, *_statement(records))
+
+
+def _add_many(records: Sequence[HistoryRecord], connection: sqlite3.Connection) -> None:
+    with transaction(connection):
+        for part in _parts(records):
+            _execute_add(*_statement(part), connection)
+
+
+def _statement(records: Sequence[HistoryRecord]) -> tuple[str, list[Any]]:
+    """Return the statement that adds at most `_STATEMENT_ROWS` records, and its parameters."""
+    rows, values = _parameters(records, are_indexed=len(records) > _FEW)
+    return _ADD_RECORDS[rows], values
+
+
+def _parameters(records: Sequence[HistoryRecord], *, are_indexed: bool) -> tuple[int, list[Any]]:
+    """Return how many records a statement takes, and its parameters."""
+    rows = next(size for size in _STATEMENT_ROWS if size >= len(records))
+    values = parameters(records, memory_key if are_indexed else _not_yet)
+    values += _ending(len(records) if are_indexed else 0)
+    values += _PADDING * (rows - len(records))
+    return rows, values
+
+
+class _Refused(Exception):
+    """A rule of the owner's refuses what was to be written."""
+
+    def __init__(self, reason: sqlite3.Error) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+
+
+@contextlib.contextmanager
+def _refusals() -> Iterator[None]:
+    """Take what fails in tables that were there just now for a rule of their owner's."""
+    try:
+        yield
+    except sqlite3.IntegrityError as error:
+        raise _Refused(error) from error
+    except sqlite3.OperationalError as error:
+        if not is_other_schema(error):
+            raise
+        raise _Refused(error) from error
+
+
+def _execute_add(sql: str, values: Sequence[Any], connection: sqlite3.Connection) -> None:
+    """Run a `_statement`.
+
+    Raises:
+        IndexBehind: there are many rows that are not indexed. Nothing was written.
+    """
+    before = connection.total_changes
+    # As one of "many": `execute` asks for the GIL once more, to learn the last rowid.
+    connection.executemany(sql, [values])
+    if connection.total_changes == before:
+        raise IndexBehind
+
+
+class _RolledBack(Exception):
+    """A rule of the owner's ended the whole transaction."""
+
+
+def _commit_in_steps(
+    batch: Sequence[Submission], connection: sqlite3.Connection
+) -> Mapping[int, HistoryError]:
+    try:
+        with transaction(connection):
+            return completed(commit_in_steps(batch, _CommitSteps(connection)))
+    except _RolledBack as error:
+        if len(batch) == 1:
+            return {0: StorageRefused(f"the file's own rules refuse this: {error.__cause__}")}
+    # One of them takes all others with it: each in a transaction of its own.
+    refused: dict[int, HistoryError] = {}
+    for index, submission in enumerate(batch):
+        if 0 in (alone := _commit_in_steps([submission], connection)):
+            refused[index] = alone[0]
+    return refused
+
+
+class _CommitSteps:
+    """The steps of `commit_in_steps`."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    async def existing(self, submissions: Sequence[AddRecords]) -> dict[str, HistoryRecord]:
+        """Return, by id, the records of these submissions' ids that are there."""
+        ids = json.dumps([record_id for one in submissions for record_id in one.ids])
+        rows = fetched(self._connection, _EXISTING, (ids,))
+        return {record.id: record for record in map(record_from_row, rows)}
+
+    async def latest(self, memory_ids: Sequence[str]) -> dict[str, HistoryRecord]:
+        """Return the latest record of each of these memories that has one."""
+        if not self._is_ready():
+            take_in_rows(self._connection)
+        keyed = [(memory_key(memory_id), memory_id) for memory_id in memory_ids]
+        asked = {"memories": json.dumps(keyed)}
+        rows = unpacked(fetched(self._connection, _LATEST_PACKED, asked))
+        if rows is None:
+            rows = fetched(self._connection, _LATEST, asked)
+        return {record.memory_id: record for record in map(record_from_row, rows)}
+
+    async def buffers(self, submissions: Sequence[SaveMessages]) -> dict[str, Buffer]:
+        """Return these submissions' scopes' buffers, as far as there are any."""
+        asked = {
+            "scopes": json.dumps([submission.session_scope for submission in submissions]),
+            "ids": json.dumps([submission.ids[-1] for submission in submissions]),
+        }
+        return {
+            scope: Buffer(count, oldest, newest, frozenset(json.loads(there)))
+            for scope, count, oldest, newest, there in fetched(self._connection, _BUFFERS, asked)
+        }
+
+    @contextlib.asynccontextmanager
+    async def undone_if_refused(self) -> AsyncIterator[None]:
+        """Undo what was written inside where a constraint or trigger of the owner refuses it."""
+        self._connection.execute("SAVEPOINT submissions")
+        refusal: sqlite3.Error | None = None
+        try:
+            yield
+        except _Refused as error:
+            refusal = error.reason
+            if not self._connection.in_transaction:
+                raise _RolledBack from refusal
+            self._connection.execute("ROLLBACK TO submissions")
+        self._connection.execute("RELEASE submissions")
+        if refusal is not None:
+            raise StorageRefused(f"the file's own rules refuse this: {refusal}") from refusal
+
+    async def write(
+        self, records: Sequence[HistoryRecord], messages: Sequence[SaveMessages]
+    ) -> None:
+        """Write records and messages, in order."""
+        for part in _parts(records):
+            self._add(part)
+        if messages:
+            with _refusals():
+                self._save_messages(messages)
+
+    def _add(self, records: Sequence[HistoryRecord]) -> None:
+        if not self._is_ready():
+            take_in_rows(self._connection)
+            if not self._is_ready():
+                raise IndexBehind
+        ((has_triggers,),) = fetched(self._connection, f"SELECT {_HAS_OWNERS_TRIGGERS}")
+        with _refusals():
+            if not has_triggers:
+                _execute_add(*_statement(records), self._connection)
+                return
+            rows, values = _parameters(records, are_indexed=False)
+            self._connection.executemany(_ADD_WITH_TRIGGERS[rows], [values])
+            ids = json.dumps([record.id for record in records])
+            ((left_out, example),) = fetched(self._connection, _LEFT_OUT, (ids,))
+            if left_out:
+                raise sqlite3.IntegrityError(
+                    f"a trigger left out {left_out} of its records, such as {example}"
+                )
+
+    def _is_ready(self) -> bool:
+        ((is_ready,),) = fetched(self._connection, f"SELECT {NEARLY_COMPLETE}")
+        return bool(is_ready)
+
+    def _save_messages(self, submissions: Sequence[SaveMessages]) -> None:
+        rows: list[tuple[Any, ...]] = [
+            (message_id, submission.session_scope, m.role, m.content, m.name, m.created_at)
+            for submission in submissions
+            for message_id, m in zip(submission.ids, submission.messages, strict=True)
+        ]
+        self._connection.execute(_SAVE_MESSAGES, (json.dumps(rows, ensure_ascii=False),))
+        scopes = json.dumps([submission.session_scope for submission in submissions])
+        self._connection.execute(_EVICT, (scopes,))
+
+
+def _not_yet(_: str) -> int:
+    return NOT_YET
+
+
+def _ending(indexed: int) -> tuple[float, ...]:
+    return *(NULL,) * (ROW_WIDTH - 1), indexed
+
+
+def _parts(records: Sequence[HistoryRecord]) -> Iterator[Sequence[HistoryRecord]]:
+    """Cut records into what a statement takes."""
+    most = _STATEMENT_ROWS[-1]
+    return (records[start : start + most] for start in range(0, len(records), most))

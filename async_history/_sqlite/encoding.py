@@ -1,0 +1,59 @@
+"""What a file in UTF-16 can't hold: there SQLite puts U+FFFD in the place of U+FFFE and U+FFFF.
+
+A file that somebody made with `PRAGMA encoding = 'UTF-16'` keeps that encoding for good.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from async_history._core.records import row_of
+from async_history._core.submissions import SaveMessages, Submission
+from async_history.errors import InvalidInput
+
+_NOT_HELD: Final = re.compile("[\ufffe\uffff]")
+_NOT_HELD_AS_JSON: Final = re.compile(r"\\uff(fe|ff)", re.IGNORECASE)
+
+
+def check_submission(submission: Submission) -> None:
+    """Check that a file in UTF-16 holds a submission as it is given.
+
+    Raises:
+        InvalidInput: it has a text that SQLite would change.
+    """
+    if isinstance(submission, SaveMessages):
+        _check([submission.session_scope])
+        for message in submission.messages:
+            _check([message.role, message.content, message.name])
+    else:
+        for record in submission.wanted:
+            _check(row_of(record))
+
+
+def check_parameters(parameters: Mapping[str, Any]) -> None:
+    """Check that a file in UTF-16 finds what is asked for, and not another text.
+
+    Raises:
+        InvalidInput: no record there can have such a text.
+    """
+    values = list(parameters.values())
+    _check(values)
+    for value in values:
+        if isinstance(value, str) and _NOT_HELD_AS_JSON.search(value):
+            # A list of texts, perhaps: what it escapes counts.
+            try:
+                decoded = json.loads(value)
+            except ValueError:
+                continue
+            _check(decoded if isinstance(decoded, list) else ())
+
+
+def _check(values: Iterable[object]) -> None:
+    for value in values:
+        if isinstance(value, str) and _NOT_HELD.search(value):
+            raise InvalidInput(
+                f"{value[:60]!r} has U+FFFE or U+FFFF, which a SQLite file in UTF-16 can't hold; "
+                "leave them out, or copy the history into a new file (copy_history), which is "
+                "in UTF-8"
+            )

@@ -1,0 +1,340 @@
+"""Erasing in a SQLite file: the statements, and what is left in the file itself."""
+
+import asyncio
+import contextlib
+import json
+import shutil
+import sqlite3
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from datetime import datetime
+from functools import partial
+from hashlib import blake2b
+from pathlib import Path
+from time import monotonic
+from typing import Any, Final, TypeVar
+
+from async_history._core.erase_transaction import LOST, Columns, EraseTransaction, Place, Texts
+from async_history._core.query import Cursor, Filter
+from async_history._core.records import now_text
+from async_history._core.retention import Erasing, Erasure, Remains, actor_digest
+from async_history._sqlite.commit import fetched
+from async_history._sqlite.connection import ThreadConnection, completed
+from async_history._sqlite.errors import typed_errors
+from async_history._sqlite.filters import (
+    SEVERAL_KEYS,
+    THROUGH_INDEX,
+    in_order,
+    named,
+    named_together,
+)
+from async_history._sqlite.index.levels import LEVELS, memory_key
+from async_history._sqlite.index.levels import in_order as memory_in_order
+from async_history._sqlite.index.transaction import indexed_transaction
+from async_history._sqlite.index.validity import LOWEST_ROWID
+from async_history._sqlite.schema.file_copy import copies_of
+from async_history._sqlite.worker_thread import run_in_thread
+from async_history.errors import CommitUnknown, StorageError, StorageFull
+
+T = TypeVar("T")
+
+_ASK_AGAIN_S: Final = 0.01
+"""Pause before the log is asked to be cut off again; SQLite itself has waited already."""
+_HAS_TEXT: Final = "(history.old_memory IS NOT NULL OR history.new_memory IS NOT NULL)"
+_WITH_TEXT: Final = f"""
+SELECT history.rowid, history.id, history.memory_id
+FROM {memory_in_order("ASC", ":after")} AS place
+CROSS JOIN history ON history.rowid = place.position
+WHERE history.memory_id = :memory_id AND {_HAS_TEXT} LIMIT :limit
+"""  # noqa: S608 - constants
+_OF_SEVERAL_WITH_TEXT: Final = f"""
+SELECT history.rowid, history.id, history.memory_id FROM history
+WHERE {THROUGH_INDEX.several} AND history.rowid > :after AND {_HAS_TEXT}
+ORDER BY history.rowid LIMIT :limit
+"""  # noqa: S608 - constants
+_OF_AN_ACTOR: Final = in_order(
+    "history.rowid AS position, history.id, history.memory_id",
+    Filter(None, "", None, None, None, None, None),
+    THROUGH_INDEX,
+    Cursor(0, ""),
+)
+_OF_ACTOR: Final = f"{' UNION ALL '.join(_OF_AN_ACTOR)} ORDER BY position LIMIT :limit"
+"""Takes `:actor_id` and `:after`, the position to go on behind."""
+_ID: Final = "SELECT id FROM history WHERE rowid = ?"
+_KEYS: Final = [f"SELECT memory FROM main.{level} WHERE {SEVERAL_KEYS}" for level in LEVELS]  # noqa: S608 - constants
+_SIZES: Final = f"""
+SELECT memory, count(*) FROM ({" UNION ALL ".join(_KEYS)}) GROUP BY memory
+"""  # noqa: S608 - constants
+"""In a transaction in which every record is indexed."""
+_TEXTS_OF: Final = """
+SELECT history.rowid, history.id, history.memory_id, history.actor_id IS :actor_id,
+       CAST(history.old_memory AS BLOB), typeof(history.old_memory),
+       CAST(history.new_memory AS BLOB), typeof(history.new_memory)
+"""
+_TEXTS: Final = f"""
+{_TEXTS_OF} FROM history WHERE {THROUGH_INDEX.several}
+"""
+_NEXT_TEXTS: Final = f"""
+{_TEXTS_OF} FROM {memory_in_order("ASC", ":after")} AS place
+CROSS JOIN history ON history.rowid = place.position
+WHERE history.memory_id = :memory_id LIMIT :limit
+"""
+_BLANK: Final = {
+    columns: f"""
+    UPDATE history SET {", ".join(f"{column} = NULL" for column in columns)}
+    WHERE rowid IN (SELECT value FROM json_each(?))
+    """  # noqa: S608 - constants
+    for columns in LOST
+}
+_OF_SCOPES: Final = "FROM messages WHERE session_scope IN (SELECT value FROM json_each(?))"
+_COUNT_MESSAGES: Final = f"SELECT count(*) {_OF_SCOPES}"
+_REMOVE_MESSAGES: Final = f"DELETE {_OF_SCOPES}"
+_BEGIN: Final = """
+INSERT OR IGNORE INTO async_history_erasures (id, begun_at, reason, memory_ids, actor_sha256)
+VALUES (?, ?, ?, ?, ?)
+"""
+_NOTE: Final = """
+UPDATE async_history_erasures SET records = records + ?, messages = messages + ? WHERE id = ?
+"""
+_FINISH: Final = "UPDATE async_history_erasures SET finished_at = ? WHERE id = ?"
+ERASURES: Final = """
+SELECT id, begun_at, finished_at, reason, memory_ids, actor_sha256, records, messages
+FROM async_history_erasures ORDER BY rowid
+"""
+"""The erasures that the file knows of, oldest first; for `erasure_from_row`."""
+_DIGEST_BYTES: Final = 16
+_SECURE_DELETE: Final = {0: "OFF", 1: "ON", 2: "FAST"}
+_VACUUM_ROOM: Final = 2
+"""Sizes of the file that VACUUM takes: one beside it, one in its log."""
+
+
+def erasure_from_row(row: Sequence[Any]) -> Erasure:
+    """Return the erasure of a row of `ERASURES`."""
+    erasure_id, begun_at, finished_at, reason, memory_ids, actor_sha256, records, messages = row
+    return Erasure(
+        erasure_id,
+        datetime.fromisoformat(begun_at),
+        None if finished_at is None else datetime.fromisoformat(finished_at),
+        reason,
+        tuple(json.loads(memory_ids)),
+        actor_sha256,
+        records,
+        messages,
+    )
+
+
+class _EraseTransaction:
+    """What `erasing` asks for in a transaction."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def _fetch(self, sql: str, **parameters: Any) -> list[Any]:
+        return fetched(self._connection, sql, parameters)
+
+    def _beyond(self, after: Place | None) -> int:
+        """Return the position to go on after. VACUUM, of others too, may number all rows again."""
+        if after is None:
+            return LOWEST_ROWID
+        there = fetched(self._connection, _ID, (after.position,))
+        return after.position if there == [(after.id,)] else LOWEST_ROWID
+
+    async def with_text(
+        self, memory_ids: Sequence[str], after: Place | None, limit: int
+    ) -> list[Place]:
+        sql = _WITH_TEXT if len(memory_ids) == 1 else _OF_SEVERAL_WITH_TEXT
+        beyond = self._beyond(after)
+        rows = self._fetch(sql, after=beyond, limit=limit, **named(memory_ids))
+        return [Place(*row) for row in rows]
+
+    async def of_actor(self, actor_id: str, after: Place | None, limit: int) -> list[Place]:
+        beyond = self._beyond(after)
+        rows = self._fetch(_OF_ACTOR, actor_id=actor_id, after=beyond, limit=limit)
+        return [Place(*row) for row in rows]
+
+    async def sizes(self, memory_ids: Sequence[Any]) -> dict[str, int]:
+        # Others may have stored what a memory can't be named.
+        keys = {name: memory_key(name) for name in memory_ids if isinstance(name, str)}
+        sizes = dict(self._fetch(_SIZES, memories=json.dumps(list(keys.values()))))
+        return {name: sizes[key] for name, key in keys.items() if key in sizes}
+
+    async def texts(self, actor_id: str, memory_ids: Sequence[str]) -> list[Texts]:
+        rows = self._fetch(_TEXTS, actor_id=actor_id, **named_together(memory_ids))
+        return [_texts(*row) for row in rows]
+
+    async def next_texts(
+        self, actor_id: str, memory_id: str, after: Place | None, limit: int
+    ) -> list[Texts]:
+        asked = {"actor_id": actor_id, "after": self._beyond(after), "limit": limit}
+        rows = self._fetch(_NEXT_TEXTS, **asked, **named([memory_id]))
+        return [_texts(*row) for row in rows]
+
+    async def blank(self, columns: Columns, places: Sequence[Place]) -> None:
+        positions = json.dumps([place.position for place in places])
+        self._connection.execute(_BLANK[columns], (positions,))
+
+    async def messages(self, session_scopes: Sequence[str]) -> int:
+        scopes = json.dumps(session_scopes)
+        ((count,),) = fetched(self._connection, _COUNT_MESSAGES, (scopes,))
+        return int(count)
+
+    async def remove_messages(self, session_scopes: Sequence[str]) -> None:
+        self._connection.execute(_REMOVE_MESSAGES, (json.dumps(session_scopes),))
+
+    async def note(self, erasure_id: str, records: int, messages: int) -> None:
+        self._connection.execute(_NOTE, (records, messages, erasure_id))
+
+
+def _texts(
+    position: int,
+    record_id: str,
+    memory_id: str,
+    is_actors: int,
+    old_memory: bytes | None,
+    old_type: str,
+    new_memory: bytes | None,
+    new_type: str,
+) -> Texts:
+    return Texts(
+        Place(position, record_id, memory_id),
+        bool(is_actors),
+        _digest(old_memory, old_type),
+        _digest(new_memory, new_type),
+    )
+
+
+def _digest(stored: bytes | None, kind: str) -> bytes | None:
+    """Return a digest of what is stored; bytes (a BLOB of somebody's) are not the same as text."""
+    if stored is None:
+        return None
+    return blake2b(stored, digest_size=_DIGEST_BYTES, person=kind.encode()).digest()
+
+
+Work = Callable[[ThreadConnection], Awaitable[T]]
+
+
+class FileErasure:
+    """The steps of `erase_in_steps`, in a file or in memory.
+
+    Args:
+        in_turn: does work on the connection that writes, alone, in its turn among the writes.
+        take_up: opens that connection anew, in its turn.
+        path: the file, None in memory.
+        lock_timeout_s: how long to wait for others who read what is in the log.
+    """
+
+    def __init__(
+        self,
+        in_turn: Callable[[Work[Any]], Awaitable[Any]],
+        take_up: Callable[[], Awaitable[None]],
+        path: Path | None,
+        lock_timeout_s: float,
+    ) -> None:
+        self._in_turn = in_turn
+        self._take_up = take_up
+        self._path = path
+        self._lock_timeout_s = lock_timeout_s
+
+    async def begin(self, asked: Erasing) -> None:
+        memory_ids = json.dumps(asked.memory_ids, ensure_ascii=False)
+        await self._execute(
+            _BEGIN, asked.id, now_text(), asked.reason, memory_ids, actor_digest(asked.actor_id)
+        )
+
+    async def finish(self, asked: Erasing) -> None:
+        await self._execute(_FINISH, now_text(), asked.id)
+
+    async def _execute(self, sql: str, *parameters: Any) -> None:
+        await self._in_turn(lambda connection: connection.execute_fetchall(sql, parameters))
+
+    async def step(self, work: Callable[[EraseTransaction], Coroutine[Any, Any, T]]) -> T:
+        erase = partial(_erase, work)
+        done: T = await self._in_turn(lambda connection: connection.run(erase))
+        return done
+
+    async def remains(self) -> Remains:
+        copies = await self._copies()
+        return Remains(copies, _of_copies(copies))
+
+    async def clean(self, *, vacuum: bool) -> Remains:
+        if self._path is None:
+            return Remains()
+        copies = await self._copies()
+        sentences: list[str] = []
+        if not vacuum:
+            sentences.append(
+                f"free space in {self._path} may hold texts that were moved, changed or removed "
+                "before (vacuum=False): erase with vacuum=True once, or run VACUUM"
+            )
+        else:
+            sentences += await self._vacuumed(self._path)
+        sentences += await self._log_emptied(self._path)
+        return Remains(copies, (*sentences, *_of_copies(copies)))
+
+    async def _copies(self) -> tuple[str, ...]:
+        return () if self._path is None else await run_in_thread(partial(copies_of, self._path))
+
+    async def _vacuumed(self, path: Path) -> list[str]:
+        """Write the file anew without its free space; return what to say where that failed."""
+        try:
+            await run_in_thread(partial(_check_room, path))
+            # Where others replaced the history, what our index has of it goes before, not after.
+            await self._take_up()
+            await self._in_turn(lambda connection: connection.execute_fetchall("VACUUM"))
+        except (StorageError, CommitUnknown) as error:
+            return [
+                f"free space in {path} may hold texts that were moved, changed or removed before, "
+                f"and VACUUM could not overwrite it ({error}): see to that and erase again"
+            ]
+        # VACUUM may have given the records other positions: the index is built anew.
+        await self._take_up()
+        return []
+
+    async def _log_emptied(self, path: Path) -> list[str]:
+        """Copy the log into the file and cut it off; return what to say where others read it."""
+        deadline = monotonic() + self._lock_timeout_s
+        while (await self._in_turn(_checkpoint))[0][0]:
+            if monotonic() > deadline:
+                return [
+                    f"{path}-wal may hold the texts, for others kept reading it for "
+                    f"{self._lock_timeout_s} s: end them and erase again, or close the file "
+                    "everywhere"
+                ]
+            await asyncio.sleep(_ASK_AGAIN_S)
+        return []
+
+
+def _checkpoint(connection: ThreadConnection) -> Awaitable[Iterable[Sequence[Any]]]:
+    return connection.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def _erase(
+    work: Callable[[EraseTransaction], Coroutine[Any, Any, T]], connection: sqlite3.Connection
+) -> T:
+    """Erase the next few texts in one transaction, on the connection's thread."""
+    with _overwriting(connection), indexed_transaction(connection):
+        return completed(work(_EraseTransaction(connection)))
+
+
+@contextlib.contextmanager
+def _overwriting(connection: sqlite3.Connection) -> Iterator[None]:
+    """Let SQLite overwrite with zeros what the body removes."""
+    ((before,),) = fetched(connection, "PRAGMA secure_delete")
+    fetched(connection, "PRAGMA secure_delete = ON")
+    try:
+        yield
+    finally:
+        fetched(connection, f"PRAGMA secure_delete = {_SECURE_DELETE[before]}")
+
+
+def _check_room(path: Path) -> None:
+    with typed_errors(str(path)):
+        needed = path.stat().st_size * _VACUUM_ROOM
+        free = shutil.disk_usage(path.resolve().parent).free
+    if free < needed:
+        raise StorageFull(f"{path} needs {needed:,} bytes of room beside it, {free:,} are free")
+
+
+def _of_copies(copies: Sequence[str]) -> tuple[str, ...]:
+    if not copies:
+        return ()
+    return (f"copies from before the file's adoption have the texts: remove {', '.join(copies)}",)

@@ -1,0 +1,233 @@
+"""What all code on sqlite3 shares: connecting, errors typed in one place, waiting for a lock."""
+
+import errno
+import os
+import sqlite3
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from async_history._sqlite import fork
+from async_history._sqlite.worker_thread import interrupt_when_stopping, stopping
+from async_history.errors import (
+    StorageCorrupt,
+    StorageError,
+    StorageFull,
+    StorageLocked,
+    StorageMissing,
+    StorageReadOnly,
+)
+
+T = TypeVar("T")
+
+LOCK_SLICE_S = 0.25
+"""How long SQLite itself may wait for a lock. We wait on by asking again, so that closing and the
+program's exit never have to wait for more than this."""
+
+LOG_RESET_WORRY = (
+    f"SQLite {sqlite3.sqlite_version} has the WAL-reset fault: where two connections write a file "
+    "at the same moment, a commit can be lost (https://www.sqlite.org/wal.html#walreset). A file "
+    "that one manager has open, and no other, is safe. For several processes, or several "
+    "managers or loops of one, use a Python with SQLite 3.51.3 or later"
+)
+
+_PRIMARY_CODE = 0xFF
+
+_LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
+"""The last is of a log that others began to use, or reset, each time this one tried to."""
+
+_BY_CODE: dict[int, tuple[type[StorageError], str]] = {
+    sqlite3.SQLITE_BUSY: (
+        StorageLocked,
+        "is locked by another connection; try again, or raise lock_timeout_s",
+    ),
+    sqlite3.SQLITE_LOCKED: (StorageLocked, "is locked by another connection; try again"),
+    sqlite3.SQLITE_PROTOCOL: (StorageLocked, "is locked by other connections; try again"),
+    sqlite3.SQLITE_FULL: (StorageFull, "has no room left; free some and try again"),
+    sqlite3.SQLITE_READONLY: (
+        StorageReadOnly,
+        "may not be written; check the rights of the file and of its folder",
+    ),
+    sqlite3.SQLITE_PERM: (StorageReadOnly, "may not be accessed; check its rights"),
+    sqlite3.SQLITE_CORRUPT: (
+        StorageCorrupt,
+        "is damaged; stop writing to it and recover it with the sqlite3 shell's .recover",
+    ),
+    sqlite3.SQLITE_NOTADB: (StorageCorrupt, "is not a SQLite database"),
+}
+
+
+def has_log_reset_fault(version: tuple[int, ...]) -> bool:
+    """Whether commits of several connections can be lost: 3.7.0 to 3.51.2, but two repaired."""
+    return (3, 7, 0) <= version <= (3, 51, 2) and version not in ((3, 44, 6), (3, 50, 7))
+
+
+def is_commit_unknown(error: sqlite3.Error) -> bool:
+    """Return whether a transaction that ended in this error may still take effect.
+
+    An I/O error while committing can leave the commit frame in the log: a later recovery finds
+    it (https://www.sqlite.org/atomiccommit.html, section 9).
+    """
+    return _code(error) == sqlite3.SQLITE_IOERR
+
+
+def storage_error(error: sqlite3.Error, where: str) -> StorageError:
+    """Return the typed error for a driver's error; `where` names the file."""
+    if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_READONLY_DBMOVED:
+        return StorageMissing(
+            f"{where} was removed, or replaced by another file, while it was open; nothing was "
+            "written. Put it back under its name, or close the history and open it again"
+        )
+    code = _code(error)
+    if code == sqlite3.SQLITE_CANTOPEN:
+        return StorageMissing(
+            f"{where} cannot be opened: check that it and its folder exist and may be read"
+        )
+    if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_READONLY_ROLLBACK:
+        return StorageReadOnly(
+            f"{where} has the unfinished transaction of a writer that was killed, and this user "
+            "may not undo it: let somebody open the file who may write it and its folder"
+        )
+    kind, advice = _BY_CODE.get(code, (StorageError, "failed"))
+    return kind(f"{where} {advice} ({error})")
+
+
+_BY_ERRNO: dict[int, type[StorageError]] = {
+    errno.ENOENT: StorageMissing,
+    errno.ENOTDIR: StorageMissing,
+    errno.ENOSPC: StorageFull,
+    errno.EDQUOT: StorageFull,
+    errno.EACCES: StorageReadOnly,
+    errno.EPERM: StorageReadOnly,
+    errno.EROFS: StorageReadOnly,
+}
+
+
+@contextmanager
+def typed_errors(where: str) -> Iterator[None]:
+    """Turn driver and system errors raised inside into ours, the first kept as their cause."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise storage_error(error, where) from error
+    except OSError as error:
+        kind = _BY_ERRNO.get(error.errno or 0, StorageError)
+        raise kind(f"{where} cannot be used: {error}") from error
+
+
+def file_size(path: Path) -> int:
+    """Return the size of what must be a file.
+
+    Raises:
+        StorageError: it is something else.
+    """
+    status = path.stat()
+    if stat.S_ISDIR(status.st_mode):
+        raise StorageError(
+            f"{path} is a folder: name a file in it. (Docker makes a folder where the file to be "
+            "mounted was not there)"
+        )
+    if not stat.S_ISREG(status.st_mode):
+        raise StorageError(f"{path} is not an ordinary file; name one")
+    return status.st_size
+
+
+OLDEST_SQLITE = (3, 32, 0)
+"""The first that binds as many parameters as a full batch has (https://sqlite.org/limits.html)."""
+
+
+def connect(path: Path | None, mode: Literal["ro", "rw"], how: str = "") -> fork.Connection:
+    """Connect to an existing file, or to a new database in memory where there is no path.
+
+    Transactions are begun by hand; a lock is waited for during `LOCK_SLICE_S`. The connection may
+    be closed by another thread than the one that used it, once that has ended. `how` is what else
+    the URI asks for (https://sqlite.org/uri.html).
+
+    Raises:
+        WrongLoop: this process was forked from one that had the file open (`_sqlite_fork`).
+    """
+    if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+        raise StorageError(
+            f"this Python has SQLite {sqlite3.sqlite_version}; use one with 3.32 or later"
+        )
+    target = ":memory:" if path is None else f"{absolute(path).as_uri()}?mode={mode}&{how}"
+    fork.require_usable(path)
+    connection = sqlite3.connect(
+        target,
+        uri=True,
+        timeout=LOCK_SLICE_S,
+        isolation_level=None,
+        check_same_thread=False,
+        factory=fork.Connection,
+    )
+    fork.note(connection)
+    interrupt_when_stopping(connection)
+    return connection
+
+
+def absolute(path: Path) -> Path:
+    """Return a path as it is from now on, whatever folder the program changes to.
+
+    Raises:
+        StorageMissing: it is relative to a folder that has been removed.
+    """
+    if path.is_absolute():
+        return path
+    with typed_errors(str(path)):
+        # Not Path.absolute(): tools that watch event loops take os.getcwd() for a blocking call.
+        return Path(os.fsdecode(os.getcwdb()), path)
+
+
+def is_locked(error: sqlite3.Error | StorageLocked) -> bool:
+    """Return whether another connection holds the lock: worth asking again."""
+    if isinstance(error, StorageLocked):
+        return True
+    return _code(error) in _LOCKED
+
+
+def is_other_schema(error: sqlite3.Error) -> bool:
+    """Return whether a statement met other tables than it knows, as after another's reset."""
+    return _code(error) in (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_SCHEMA)
+
+
+def wait_for_lock(operation: Callable[[], T], timeout_s: float) -> T:
+    """Run an operation until it gets the file's lock, in a thread that may block.
+
+    Raises:
+        sqlite3.OperationalError, StorageLocked: others have it still, after `timeout_s`, once the
+            program ends, or when the operation's caller is cancelled.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            return operation()
+        except (sqlite3.OperationalError, StorageLocked) as error:
+            is_over = time.monotonic() > deadline or stopping()
+            if is_over or not threading.main_thread().is_alive() or not is_locked(error):
+                raise
+            with fork.not_using_sqlite():
+                time.sleep(0.01)
+
+
+@contextmanager
+def as_of_one_moment(connection: sqlite3.Connection) -> Iterator[None]:
+    """Let what is read within see the file as it is at one moment, whatever others do meanwhile.
+
+    Between two statements on their own others can drop a table that the first one has seen.
+    """
+    if connection.in_transaction:
+        yield
+        return
+    connection.execute("BEGIN")
+    try:
+        yield
+    finally:
+        connection.rollback()
+
+
+def _code(error: sqlite3.Error) -> int:
+    return getattr(error, "sqlite_errorcode", 0) & _PRIMARY_CODE

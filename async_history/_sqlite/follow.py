@@ -1,0 +1,170 @@
+"""Following a SQLite file. Knows no connection.
+
+One transaction writes at a time and each row gets a rowid above all others, so rowids are in the
+order of commits. But a rowid is issued again once the newest row is gone, a reset begins anew, and
+VACUUM may renumber: a place is the rowid and the id of the record before it, and each read checks,
+in the same SELECT, that this record still stands there.
+
+Of what this manager has just committed only the ids are read: they tell which records stand there,
+in which order, and that nothing else does.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from async_history._core.follow import FollowRead
+from async_history._core.query import Cursor, Filter, cursor_parts, cursor_text, not_a_cursor
+from async_history._core.recent import JustCommitted
+from async_history._core.records import HistoryRecord
+from async_history._sqlite.filters import in_order, named
+from async_history._sqlite.read import Fetch, HistoryReader
+from async_history._sqlite.rows import record_from_row
+from async_history.errors import CursorGone
+
+_KIND: Final = "sqlite"
+_BEFORE_ALL: Final = -(1 << 63)
+
+PAGE: Final = """
+SELECT {columns}, history.rowid, 'place' FROM history WHERE rowid = :position
+UNION ALL
+SELECT {columns}, history.rowid, 'newest' FROM history
+WHERE rowid = (SELECT max(rowid) FROM history)
+UNION ALL {page}
+"""
+"""Where we stand, where the history ends, and what lies between, all of one moment."""
+NEXT_IDS: Final = """
+SELECT json_group_array(CASE typeof(id) WHEN 'text' THEN id END) FROM (
+    SELECT id FROM history WHERE rowid > :position AND rowid <= :position + :count ORDER BY rowid
+)
+WHERE EXISTS (SELECT 1 FROM history WHERE rowid = :position AND id = :id)
+    AND NOT EXISTS (
+        SELECT 1 FROM sqlite_master WHERE type = 'trigger' AND lower(tbl_name) = 'history'
+            AND name NOT GLOB 'async_history_*'
+    )
+"""
+"""What stands behind a place, one rowid each; nothing where the place's own record is gone, or
+where a trigger of the owner's may have changed what was written."""
+_NEWEST: Final = "SELECT rowid, id FROM history ORDER BY rowid DESC LIMIT 1"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Behind the record `id`, which stands at rowid `position`."""
+
+    position: int
+    id: str
+
+    def __str__(self) -> str:
+        return cursor_text(_KIND, self.position, self.id)
+
+
+def place_from(cursor: str) -> Place:
+    """Read a place back from its text.
+
+    Raises:
+        InvalidInput: it is none of this backend.
+    """
+    match cursor_parts(cursor):
+        case [kind, int(position), str(record_id)] if kind == _KIND:
+            return Place(position, record_id)
+    raise not_a_cursor(cursor, "follow on a SQLite history")
+
+
+class FollowReader:
+    """Tells what was committed behind a place, through a function that runs one SELECT.
+
+    Args:
+        reader: of the same file; it knows the columns of a record, and how to find one memory's.
+        just_committed: of the same manager.
+    """
+
+    def __init__(self, fetch: Fetch, reader: HistoryReader, just_committed: JustCommitted) -> None:
+        self._fetch = fetch
+        self._reader = reader
+        self._just_committed = just_committed
+
+    async def page(
+        self, place: Place | None, memory_id: str | None, limit: int
+    ) -> FollowRead[Place]:
+        """Return up to `limit` records behind a place, of one memory or of all.
+
+        Raises:
+            CursorGone: the place's own record is not there any more.
+        """
+        if place is not None:
+            kept = self._just_committed.behind(place.id)
+            if kept and await self._are_next(place, kept):
+                return _page_of(place, kept, memory_id)
+        return await self._read(place, memory_id, limit)
+
+    async def _are_next(self, place: Place, records: Sequence[HistoryRecord]) -> bool:
+        where = {"position": place.position, "id": place.id, "count": len(records)}
+        ((ids,),) = await self._fetch(NEXT_IDS, where)
+        return bool(json.loads(ids) == [record.id for record in records])
+
+    def page_sql(self, memory_id: str | None) -> str:
+        """Return the SELECT of a page of one memory or of all: see `PAGE`."""
+        columns, lookup = self._reader.columns, self._reader.lookup
+        memory_ids = None if memory_id is None else (memory_id,)
+        wanted = Filter(memory_ids, None, None, None, None, None, None)
+        (page,) = in_order(
+            f"{columns}, history.rowid AS position, 'page'", wanted, lookup, Cursor(0, "")
+        )
+        return PAGE.format(columns=columns, page=page)
+
+    async def _read(
+        self, place: Place | None, memory_id: str | None, limit: int
+    ) -> FollowRead[Place]:
+        position = _BEFORE_ALL if place is None else place.position
+        given: dict[str, Any] = {"position": position, "after": position, "limit": limit}
+        if memory_id is not None:
+            given |= named((memory_id,))
+        stands, newest = None, None
+        records: list[HistoryRecord] = []
+        rowids: list[int] = []
+        for row in await self._fetch(self.page_sql(memory_id), given):
+            match row[-1]:
+                case "page":
+                    records.append(record_from_row(row))
+                    rowids.append(row[-2])
+                case "place":
+                    stands = Place(row[-2], row[0])
+                case "newest":
+                    newest = Place(row[-2], row[0])
+        if place is not None and stands != place:
+            raise CursorGone(
+                f"the record {place.id} this follower stood behind is gone or has moved (a reset, "
+                "a removal, a rebuilt file); follow again without the cursor, or from the end"
+            )
+
+        def behind(index: int) -> Place:
+            return Place(rowids[index], records[index].id)
+
+        if len(records) == limit:
+            return FollowRead(records, behind, behind(-1), is_last=False)
+        return FollowRead(records, behind, newest, is_last=True)
+
+    async def end(self) -> Place | None:
+        """Return the place behind all that is there."""
+        rows = await self._fetch(_NEWEST, {})
+        return Place(*rows[0]) if rows else None
+
+
+def _page_of(
+    place: Place, next_: Sequence[HistoryRecord], memory_id: str | None
+) -> FollowRead[Place]:
+    """Return what is wanted of the records that stand behind a place, one rowid each."""
+    found = [
+        (position, record)
+        for position, record in enumerate(next_, place.position + 1)
+        if memory_id is None or record.memory_id == memory_id
+    ]
+
+    def behind(index: int) -> Place:
+        position, record = found[index]
+        return Place(position, record.id)
+
+    end = Place(place.position + len(next_), next_[-1].id)
+    return FollowRead([record for _, record in found], behind, end, is_last=True)

@@ -1,0 +1,1 @@
+"""The tables that find records in a SQLite file, and whether they can be trusted."""

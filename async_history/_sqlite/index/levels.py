@@ -1,0 +1,220 @@
+"""Where a memory's records are in a SQLite file: the index of (memory, position).
+
+An ordinary index on random memory ids dirties about one page for each row once it is large: at
+3 million rows that costs two thirds of the write speed (benchmarks/growth.py measures it). So the
+entries live in three levels, a small one that takes every insert, a middle one, and a large one.
+Every `STEP` rows one slice of the key space moves a level down, so that a statement touches a few
+dense pages instead of a thousand scattered ones. All of it is SQL inside the inserting statement.
+
+What the levels cover is noted in `async_history_state`. Readers scan what lies beyond, so rows
+that others wrote (plain mem0, a shell) are always found, and `catch_up` takes them in. Our own wait
+there, too, where they come one by one: a lone record writes no page of the index, and the one that
+makes `TAIL_ROWS` of them takes in all. Where the index is not of this table, nothing is covered.
+"""
+
+import sqlite3
+from functools import lru_cache, partial
+from hashlib import blake2s
+from typing import Literal
+
+from async_history._sqlite.index.validity import (
+    IS_OURS,
+    NOTE_REACH,
+    THROUGH,
+    covers_all_but,
+    stamped,
+)
+
+STEP = 512
+"""Rows between two moves: about one full batch, so a batch moves one slice of each level."""
+TAIL_ROWS = 64
+"""Most rows that ours leave unindexed: about 5 us to scan on average, where a page more in a lone
+record's commit takes 25."""
+_RECENT_SLICES = 16
+"""`recent` holds at most STEP * 16 = 8,192 entries: about 50 pages, rewritten by every batch."""
+_MIDDLE_SLICES = 256
+"""`middle` holds at most STEP * 256 = 131,072 entries: a slice of it is about a batch's worth."""
+_KEY_BYTES = 6
+_KEYS = 1 << 8 * _KEY_BYTES
+_KEYS_KEPT = 16_384
+"""Memories whose keys are not computed again: 3 MB. To compute one takes three times as long as a
+CRC, to look it up a third."""
+
+LEVELS = ("async_history_recent", "async_history_middle", "async_history_settled")
+
+
+@lru_cache(_KEYS_KEPT)
+def memory_key(memory_id: str | None) -> int:
+    """Return the index's key of a memory: a hash of 48 bits, spread evenly and the same everywhere.
+
+    Two memories may share a key; readers compare the id itself too. But nobody can make many that
+    do, as anybody can with a CRC: each look-up, and each step of pruning, would walk them all.
+    """
+    return _key(memory_id.encode()) if memory_id else 0
+
+
+def _key(stored: bytes) -> int:
+    return int.from_bytes(blake2s(stored, digest_size=_KEY_BYTES).digest(), "big")
+
+
+def _stored_key(encoding: str, stored: bytes | None) -> int:
+    """`memory_key` of a stored id's bytes, whatever was stored: text of others may be no text."""
+    if not stored or encoding == "UTF-8":
+        return _key(stored) if stored else 0
+    return memory_key(stored.decode(encoding, "replace"))
+
+
+def _slice(slices: int) -> tuple[str, str]:
+    """SQL for the first and last key of the slice whose turn it is at `new.indexed_through`."""
+    width = _KEYS // slices
+    first = f"(abs(new.indexed_through) / {STEP} % {slices} * {width})"
+    return first, f"{first} + {width - 1}"
+
+
+def _move(upper: str, lower: str, slices: int) -> str:
+    first, last = _slice(slices)
+    return f"""
+    INSERT OR IGNORE INTO {lower}
+        SELECT memory, position FROM {upper} WHERE memory BETWEEN {first} AND {last};
+    DELETE FROM {upper} WHERE memory BETWEEN {first} AND {last};"""  # noqa: S608 - our own names
+
+
+MOVE_SLICES = f"""
+DROP TRIGGER IF EXISTS temp.async_history_move_slices;
+CREATE TEMP TRIGGER async_history_move_slices
+AFTER UPDATE OF indexed_through ON main.async_history_state
+WHEN new.indexed_through / {STEP} > old.indexed_through / {STEP}
+BEGIN{_move(LEVELS[0], LEVELS[1], _RECENT_SLICES)}{_move(LEVELS[1], LEVELS[2], _MIDDLE_SLICES)}
+    UPDATE async_history_state SET {stamped("lower_stamp")};
+END;
+"""  # noqa: S608 - constants of ours
+"""Run once on a connection that writes. Temporary: nothing of it is stored in the file."""
+
+COMPLETE = covers_all_but(0)
+NEARLY_COMPLETE = covers_all_but(TAIL_ROWS)
+"""SQL conditions: every row is indexed; or so nearly that records can be added."""
+
+
+def positions(is_key: str, is_memory: str) -> str:
+    """Return an SQL subquery: the rows that may be of the memories that two conditions name.
+
+    `is_key` is a condition on `memory`, a key, and `is_memory` on `memory_id` in `history`.
+    """
+    return f"""
+    SELECT position FROM main.async_history_settled WHERE {is_key}
+    UNION ALL SELECT position FROM main.async_history_middle WHERE {is_key}
+    UNION ALL SELECT position FROM main.async_history_recent WHERE {is_key}
+    UNION ALL SELECT position FROM main.async_history_strays
+    UNION ALL SELECT rowid FROM main.history WHERE {is_memory} AND rowid > {THROUGH}
+"""  # noqa: S608 - constants of ours
+
+
+POSITIONS = positions("memory = :memory", "memory_id = :memory_id")
+"""SQL subquery: the rows that may belong to `:memory_id`, whose key is `:memory`."""
+
+Direction = Literal["ASC", "DESC"]
+
+
+def in_order(
+    direction: Direction,
+    beyond: str | None = None,
+    *,
+    key: str = ":memory",
+    memory_id: str = ":memory_id",
+) -> str:
+    """Return an SQL table: each `position` that may be of one memory, in order, beyond a place.
+
+    `beyond` is SQL of that place, not included; `key` and `memory_id` SQL of the memory's.
+
+    The levels are merged as they are read: the first rows cost the same in a long history. Let it
+    be the outer table of a CROSS JOIN that has no order of its own.
+    """
+    # Named, for the memory may be that of a row in `history` too.
+    bound, tail = "true", f"tail.rowid > {THROUGH}"
+    if beyond is not None and direction == "ASC":
+        bound, tail = f"position > {beyond}", f"tail.rowid > max({beyond}, {THROUGH})"
+    elif beyond is not None:
+        bound, tail = f"position < {beyond}", f"{tail} AND tail.rowid < {beyond}"
+    levels = " UNION ".join(
+        f"SELECT position FROM main.{level} WHERE memory = {key} AND {bound}"  # noqa: S608 - our own names
+        for level in LEVELS
+    )
+    # Without a limit SQLite may leave out the order of what is joined.
+    return f"""(
+    {levels}
+    UNION SELECT position FROM main.async_history_strays WHERE {bound}
+    UNION SELECT tail.rowid FROM main.history AS tail WHERE tail.memory_id = {memory_id} AND {tail}
+    ORDER BY position {direction} LIMIT -1
+)"""  # noqa: S608 - constants of ours
+
+
+TAKE_IN_TAIL = f"""
+    INSERT OR REPLACE INTO async_history_recent (memory, position)
+    SELECT async_history_key(CAST(memory_id AS BLOB)), rowid FROM history
+    WHERE rowid > (SELECT indexed_through FROM async_history_state)
+        AND rowid <= (SELECT max(rowid) FROM history) - {{but}};
+    UPDATE async_history_state SET {NOTE_REACH}, {stamped("recent_stamp")};
+"""  # noqa: S608 - constants of ours
+"""Statements of a trigger that index a few rows, all but the last `but`, which are: see
+`NEARLY_COMPLETE`."""
+TAIL_IS_LONG = f"""(
+    (SELECT max(rowid) FROM history) - (SELECT indexed_through FROM async_history_state)
+    >= {TAIL_ROWS}
+)"""  # noqa: S608 - a number of ours
+
+_TAKE_IN = """
+INSERT OR IGNORE INTO async_history_settled (memory, position)
+SELECT async_history_key(CAST(memory_id AS BLOB)), rowid FROM history WHERE {} ORDER BY 1, 2
+"""
+TAKE_IN_ROWS = (
+    _TAKE_IN.format("rowid > (SELECT indexed_through FROM async_history_state)"),
+    _TAKE_IN.format("rowid IN (SELECT position FROM async_history_strays)"),
+    "DELETE FROM async_history_strays",
+    f"UPDATE async_history_state SET {NOTE_REACH}, {stamped('lower_stamp')} WHERE {IS_OURS}",  # noqa: S608 - constants
+)
+"""Run one after the other in a write transaction, these index the rows that others wrote."""
+NOTE_NO_ROWS = f"UPDATE async_history_state SET {NOTE_REACH}"  # noqa: S608 - constants
+"""Where `history` is empty, this is all there is to do."""
+
+
+def add_functions(connection: sqlite3.Connection) -> None:
+    """Give a connection the function that taking in rows calls."""
+    (encoding,) = connection.execute("PRAGMA encoding").fetchone()
+    connection.create_function("async_history_key", 1, partial(_stored_key, encoding))
+
+
+def catch_up(connection: sqlite3.Connection) -> None:
+    """Index all rows, inside the caller's write transaction."""
+    for statement in TAKE_IN_ROWS:
+        connection.execute(statement)
+
+
+def place_of_given(direction: Direction, offset: str, beyond: str = "true") -> str:
+    """Return an SQL value: a position of `given`'s memory, so many places from one of its ends.
+
+    `given` has a `memory`, which is the key, and a `memory_id`; `beyond` is a condition on the
+    positions. The levels are merged as they are read: it costs no more in a long history. Every
+    row is indexed.
+    """
+    levels = " UNION ".join(
+        f"SELECT position FROM main.{level} WHERE memory = given.memory AND {beyond}"  # noqa: S608 - our own names
+        for level in LEVELS
+    )
+    return f"""(
+    SELECT position FROM ({levels} ORDER BY position {direction})
+    WHERE EXISTS (
+        SELECT 1 FROM main.history WHERE rowid = position AND memory_id = given.memory_id
+    )
+    LIMIT 1 OFFSET {offset}
+)"""  # noqa: S608 - our own names
+
+
+FORGET = tuple(
+    f"""
+    DELETE FROM {level} WHERE (memory, position) IN (
+        SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?)
+    )
+    """  # noqa: S608 - our own names
+    for level in LEVELS
+)
+"""Statements that each take a JSON list of entries whose rows are gone, as [memory, position]."""

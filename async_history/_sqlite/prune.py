@@ -1,0 +1,129 @@
+"""Pruning in a SQLite file: one step in its transaction."""
+
+import json
+import sqlite3
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+from async_history._core.prune import Seen, goes_alone, prune_step
+from async_history._core.records import Event, HistoryRecord
+from async_history._core.retention import Edge, PruneStep, Pruning, Reached
+from async_history._sqlite.commit import fetched
+from async_history._sqlite.connection import completed
+from async_history._sqlite.index.levels import FORGET, POSITIONS, memory_key, place_of_given
+from async_history._sqlite.index.transaction import indexed_transaction
+from async_history._sqlite.rows import record_from_row
+
+_LIGHT: Final = (
+    "rowid, id, memory_id, NULL, NULL, event, created_at, updated_at, is_deleted, actor_id, role"
+)
+"""A record's columns but its texts, behind its position."""
+_ENDS: Final = "SELECT min(rowid), max(rowid) FROM history"
+_WINDOW: Final = f"""
+SELECT {_LIGHT} FROM history WHERE rowid > :after AND rowid <= :last ORDER BY rowid LIMIT :limit
+"""  # noqa: S608 - constants
+_GIVEN: Final = """(
+    SELECT json_extract(value, '$[0]') AS memory, json_extract(value, '$[1]') AS memory_id,
+           json_extract(value, '$[2]') AS position
+    FROM json_each(:given)
+) AS given"""
+_EDGES: Final = f"""
+SELECT given.memory_id, edge.rowid, edge.id
+FROM {_GIVEN} JOIN history AS edge ON edge.rowid = {place_of_given("DESC", ":before")}
+"""  # noqa: S608 - constants
+_NEXT: Final = f"""
+SELECT given.position, following.event, following.created_at, following.updated_at
+FROM {_GIVEN} JOIN history AS following
+    ON following.rowid = {place_of_given("ASC", "0", "position > given.position")}
+"""  # noqa: S608 - constants
+_THERE: Final = """
+SELECT rowid, id, memory_id FROM history WHERE rowid IN (SELECT value FROM json_each(:positions))
+"""
+_WHOLE: Final = f"""
+SELECT {_LIGHT} FROM history WHERE memory_id = :memory_id AND rowid IN ({POSITIONS}) ORDER BY rowid
+"""  # noqa: S608 - constants
+_REMOVE: Final = "DELETE FROM history WHERE rowid IN (SELECT value FROM json_each(?))"
+
+
+def prune(asked: Pruning, reached: Reached | None, connection: sqlite3.Connection) -> PruneStep:
+    """Prune the next few records in one transaction, on the connection's thread."""
+    with indexed_transaction(connection):
+        return completed(prune_step(asked, reached, _PruneSteps(connection)))
+
+
+class _PruneSteps:
+    """The steps of `prune_step`."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def _fetch(self, sql: str, parameters: Mapping[str, Any]) -> list[Any]:
+        return fetched(self._connection, sql, parameters)
+
+    async def ends(self) -> tuple[int, int] | None:
+        ((first, last),) = self._fetch(_ENDS, {})
+        return None if first is None else (first, last)
+
+    async def window(self, asked: Pruning, after: int, last: int, limit: int) -> list[Seen]:
+        rows = self._fetch(_WINDOW, {"after": after, "last": last, "limit": limit})
+        records = [(position, record_from_row(row)) for position, *row in rows]
+        return [
+            _seen(position, record, asked.is_old(record.occurred_at))
+            for position, record in records
+        ]
+
+    async def edges(self, memory_ids: Sequence[str], before: int) -> dict[str, Edge]:
+        given = json.dumps([(memory_key(name), name) for name in memory_ids])
+        rows = self._fetch(_EDGES, {"given": given, "before": before})
+        return {name: (position, record_id) for name, position, record_id in rows}
+
+    async def still_there(self, edges: Mapping[str, Edge]) -> set[str]:
+        positions = json.dumps([position for position, _ in edges.values()])
+        rows = self._fetch(_THERE, {"positions": positions})
+        # Where a newest row was removed, the next gets its number.
+        return {name for *edge, name in rows if edges.get(name) == tuple(edge)}
+
+    async def next_are_dated(self, records: Sequence[Seen]) -> dict[int, bool]:
+        given = [(memory_key(one.memory_id), one.memory_id, one.position) for one in records]
+        rows = self._fetch(_NEXT, {"given": json.dumps(given)})
+        return {position: _own_time(*times) is not None for position, *times in rows}
+
+    async def whole(self, asked: Pruning, memory_ids: Sequence[str]) -> list[Seen]:
+        seen: list[Seen] = []
+        for memory_id in memory_ids:
+            rows = self._fetch(_WHOLE, {"memory_id": memory_id, "memory": memory_key(memory_id)})
+            records = [record_from_row(row) for _, *row in rows]
+            own = [asked.is_old(record.occurred_at) for record in records]
+            is_old = None
+            for index, (row, record) in enumerate(zip(rows, records, strict=True)):
+                is_old = is_old if own[index] is None else own[index]
+                alone = goes_alone(asked, own, index)
+                seen.append(_seen(row[0], record, is_old, goes_alone=alone))
+        return seen
+
+    async def remove(self, records: Sequence[Seen]) -> int:
+        positions = json.dumps([one.position for one in records])
+        removed = self._connection.execute(_REMOVE, (positions,)).rowcount
+        entries = json.dumps([(memory_key(one.memory_id), one.position) for one in records])
+        for statement in FORGET:
+            self._connection.execute(statement, (entries,))
+        return removed
+
+
+def _seen(
+    position: int, record: HistoryRecord, is_old: bool | None, *, goes_alone: bool = False
+) -> Seen:
+    return Seen(
+        position,
+        record.id,
+        record.memory_id,
+        record.event == Event.DELETE,
+        is_old,
+        goes_alone,
+    )
+
+
+def _own_time(event: Any, created_at: Any, updated_at: Any) -> datetime | None:
+    row = ("", "", None, None, event, created_at, updated_at, 0, None, None)
+    return record_from_row(row).occurred_at

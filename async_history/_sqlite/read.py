@@ -1,0 +1,169 @@
+"""What is asked of a SQLite file, and what the answers mean. Knows no connection."""
+
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime
+from operator import itemgetter
+from typing import Any, Final
+
+from async_history._core.query import Cursor, Filter, PageRead, RowsRead, cut
+from async_history._core.records import (
+    COLUMNS,
+    HistoryRecord,
+    Message,
+    message_from_row,
+    parse_time,
+)
+from async_history._sqlite import times
+from async_history._sqlite.filters import Lookup, in_order, named, parameters, select, sources
+from async_history._sqlite.rows import (
+    COLUMN_LIST,
+    COLUMNS_OF_HISTORY,
+    packed,
+    record_from_row,
+    rows_in_todays_types,
+    unpacked,
+)
+from async_history.errors import CursorGone
+
+Fetch = Callable[[str, Mapping[str, Any]], Awaitable[Sequence[Sequence[Any]]]]
+
+_LAST_MESSAGES: Final = """
+SELECT id, role, content, name, created_at FROM (
+    SELECT rowid AS position, id, role, content, name, created_at FROM messages
+    WHERE session_scope = :session_scope ORDER BY rowid DESC LIMIT :limit
+) ORDER BY position
+"""
+
+_TIME_BEFORE: Final = len(COLUMNS)
+
+
+def _columns(time_before: str) -> str:
+    """Return a record's columns and last, where it names no time, `time_before`."""
+    return f"{COLUMNS_OF_HISTORY}, {times.missing_time('history', time_before)} AS time_before"
+
+
+_OF_WHOLE_MEMORIES: Final = _columns("''")
+"""Where a record names no time, '': that of the record before it, which was read too."""
+
+_STANDS: Final = """EXISTS (
+    SELECT 1 FROM history AS place WHERE place.rowid = :after AND place.id IS :after_id
+)"""
+"""SQL: whether the record of a place is still there, asked once a statement. (As a row in front of
+those that follow it, it had to be merged with them all, which took as long as reading them.)"""
+_FIRST_ROWS: Final = f"SELECT {COLUMN_LIST}, true, rowid FROM history ORDER BY rowid LIMIT :limit"  # noqa: S608 - constants
+_NEXT_ROWS: Final = f"""
+SELECT {COLUMN_LIST}, {_STANDS}, rowid FROM history WHERE rowid > :after
+ORDER BY rowid LIMIT :limit
+"""  # noqa: S608 - constants
+_SCOPES: Final = """
+SELECT DISTINCT session_scope FROM messages WHERE session_scope > :after
+ORDER BY session_scope LIMIT :limit
+"""
+
+
+class HistoryReader:
+    """Answers the contract's questions through a function that runs one SELECT."""
+
+    def __init__(self, fetch: Fetch, lookup: Lookup) -> None:
+        self._fetch = fetch
+        self.lookup = lookup
+        self.columns = _columns(lookup.time_before)
+
+    async def histories(self, memory_ids: Sequence[str]) -> dict[str, list[HistoryRecord]]:
+        """Return the records of memories, oldest first."""
+        asked = tuple(dict.fromkeys(memory_ids))
+        condition = self.lookup.one if len(asked) == 1 else self.lookup.several
+        select = f"SELECT {_OF_WHOLE_MEMORIES} FROM history WHERE {condition} ORDER BY rowid"  # noqa: S608 - constants
+        rows: Sequence[Sequence[Any]] | None = None
+        if len(asked) > 1:
+            rows = unpacked(await self._fetch(packed(select), named(asked)))
+        if rows is None:
+            rows = await self._fetch(select, named(asked))
+        found: dict[str, list[HistoryRecord]] = {memory_id: [] for memory_id in asked}
+        for row in rows:
+            earlier = found.setdefault(row[1], [])
+            if row[_TIME_BEFORE] is not None and earlier:
+                row = (*row[:_TIME_BEFORE], earlier[-1].occurred_at)
+            earlier.append(record_from_row(row))
+        return found
+
+    async def page(self, wanted: Filter, after: Cursor | None, limit: int, ahead: int) -> PageRead:
+        """Return up to `limit` records that match, of `ahead` that are read."""
+        given = {**parameters(wanted), "limit": ahead, **_named_place(after)}
+        rows = await self._fetch(self._page_sql(wanted, after), given)
+        await self._require_place(after, rows)
+        return cut(rows, limit, record_from_row, itemgetter(-1), is_last=len(rows) < ahead)
+
+    def _page_sql(self, wanted: Filter, after: Cursor | None) -> str:
+        stands = "true" if after is None else _STANDS
+        columns = f"{self.columns}, {stands}, history.rowid AS position"
+        parts = in_order(columns, wanted, self.lookup, after)
+        if len(parts) == 1:
+            return parts[0]
+        direction = "ASC" if wanted.order == "oldest" else "DESC"
+        return f"{' UNION ALL '.join(parts)} ORDER BY position {direction} LIMIT :limit"
+
+    async def rows(self, after: Cursor | None, limit: int) -> RowsRead:
+        """Return what follows a place in the order of recording."""
+        sql = _FIRST_ROWS if after is None else _NEXT_ROWS
+        found = await self._fetch(sql, {"limit": limit, **_named_place(after)})
+        await self._require_place(after, found)
+        rows = rows_in_todays_types(found)
+        place_behind = Cursor(found[-1][-1], rows[-1][0]) if rows else after
+        return RowsRead(rows, place_behind, is_last=len(rows) < limit)
+
+    async def _require_place(self, place: Cursor | None, rows: Sequence[Sequence[Any]]) -> None:
+        """Check that rows, which end in whether the place stands and their rowid, are behind it.
+
+        Where there are none it must be asked.
+        """
+        if place is None:
+            return
+        if not rows:
+            rows = await self._fetch(f"SELECT {_STANDS}, NULL", _named_place(place))
+        if not rows or not rows[0][-2]:
+            raise CursorGone(
+                f"the record {place.id} this query stood behind is gone or has moved (a "
+                "reset, a removal, a rebuilt file); start again without the cursor"
+            )
+
+    async def times_before(self, ids: Sequence[str]) -> dict[str, datetime]:
+        """Return, by id, the instants of records that name none themselves."""
+        sql = f"""
+            SELECT id, {self.lookup.time_before} FROM history
+            WHERE id IN (SELECT value FROM json_each(:ids))
+        """  # noqa: S608 - constants
+        rows = await self._fetch(sql, {"ids": json.dumps(ids)})
+        instants = {record_id: parse_time(text or "") for record_id, text in rows}
+        return {
+            record_id: instant for record_id, instant in instants.items() if instant is not None
+        }
+
+    async def newest(self) -> int | None:
+        """Return the position of the newest record."""
+        rows = await self._fetch("SELECT max(rowid) FROM history", {})
+        return rows[0][0] if rows else None
+
+    async def count(self, wanted: Filter) -> int:
+        """Return how many records match."""
+        counts = [
+            f"({select('count(*)', source, wanted, self.lookup)})"
+            for source in sources(wanted, self.lookup)
+        ]
+        ((count,),) = await self._fetch(f"SELECT {' + '.join(counts)}", parameters(wanted))
+        return int(count)
+
+    async def last_messages(self, session_scope: str, limit: int) -> list[Message]:
+        """Return a scope's last messages, in the order they were saved."""
+        rows = await self._fetch(_LAST_MESSAGES, {"session_scope": session_scope, "limit": limit})
+        return [message_from_row(row) for row in rows]
+
+    async def scopes(self, after: str, limit: int) -> list[str]:
+        """Return the first session scopes behind `after`."""
+        return [row[0] for row in await self._fetch(_SCOPES, {"after": after, "limit": limit})]
+
+
+def _named_place(place: Cursor | None) -> Mapping[str, Any]:
+    """Return the parameters of `_STANDS`."""
+    return {} if place is None else {"after": place.position, "after_id": place.id}

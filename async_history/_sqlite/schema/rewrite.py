@@ -1,0 +1,112 @@
+"""Moving records of old tables into a new `history`, inside the caller's transaction.
+
+The old tables go only when every row of the new one was compared with what was found.
+"""
+
+import sqlite3
+from collections.abc import Iterator
+
+from async_history._core.records import COLUMNS
+from async_history._sqlite.schema.file_copy import Progress, tell
+from async_history._sqlite.schema.layouts import Found, Source, refusal
+
+_COPIED_ROWS = 10_000
+"""Rows a statement moves: some tens of milliseconds, so progress shows and an interrupt works."""
+
+_LOWEST_ROWID = -(1 << 63)
+
+_CREATE_NEW_TABLE = """
+CREATE TABLE main.async_history_adopting (
+    id TEXT PRIMARY KEY, memory_id TEXT, old_memory TEXT, new_memory TEXT, event TEXT,
+    created_at DATETIME, updated_at DATETIME, is_deleted INTEGER, actor_id TEXT, role TEXT
+)
+"""
+
+
+def rewrite(
+    connection: sqlite3.Connection, found: Found, records: int, on_progress: Progress | None
+) -> None:
+    """Replace the tables found by one `history` of today's layout.
+
+    Raises:
+        MigrationError: a record did not come out of the copy to the letter.
+    """
+    connection.execute(_CREATE_NEW_TABLE)
+    _copy(connection, found, records, on_progress)
+    tell(on_progress, "verify", 0, records)
+    _verify(connection, found, records)
+    tell(on_progress, "verify", records, records)
+    for source in found.sources:
+        connection.execute(f"DROP TABLE main.{source.table}")
+    # Views of others name `history`: they must neither be rewritten nor be in the way.
+    (legacy,) = connection.execute("PRAGMA legacy_alter_table").fetchone()
+    connection.execute("PRAGMA legacy_alter_table = ON")
+    try:
+        connection.execute("ALTER TABLE main.async_history_adopting RENAME TO history")
+    finally:
+        connection.execute(f"PRAGMA legacy_alter_table = {legacy}")
+
+
+def _copy(
+    connection: sqlite3.Connection, found: Found, records: int, on_progress: Progress | None
+) -> None:
+    rowid = "place" if found.is_plain else "NULL"
+    columns = ", ".join(COLUMNS)
+    merged = ", ".join(f"{column} = coalesce({column}, excluded.{column})" for column in COLUMNS)
+    done = 0
+    for source in found.sources:
+        for after, last in _stretches(connection, source):
+            done += connection.execute(
+                f"""
+                INSERT INTO main.async_history_adopting (rowid, {columns})
+                SELECT {rowid}, {columns} FROM ({source.select})
+                WHERE place > ? AND place <= ? ORDER BY place
+                ON CONFLICT (id) DO UPDATE SET {merged}
+                """,  # noqa: S608 - constants of layouts
+                (after, last),
+            ).rowcount
+            tell(on_progress, "copy", min(done, records), records)
+
+
+def _stretches(connection: sqlite3.Connection, source: Source) -> Iterator[tuple[int, int]]:
+    """Yield the rowids before and at the end of each `_COPIED_ROWS` rows of a table."""
+    after = _LOWEST_ROWID
+    while True:
+        (last,) = connection.execute(
+            f"""
+            SELECT max(place) FROM (
+                SELECT {source.rowid} AS place FROM main.{source.table}
+                WHERE {source.rowid} > ? ORDER BY {source.rowid} LIMIT {_COPIED_ROWS}
+            )
+            """,  # noqa: S608 - constants of layouts
+            (after,),
+        ).fetchone()
+        if last is None:
+            return
+        yield after, last
+        after = last
+
+
+def _verify(connection: sqlite3.Connection, found: Found, records: int) -> None:
+    """Compare every new row with what was found, to the letter and in order."""
+    same = " AND ".join(
+        f"CAST(new.{column} AS TEXT) IS CAST(found.{column} AS TEXT)" for column in COLUMNS
+    )
+    there, wanted, right, wrong = connection.execute(
+        f"""
+        SELECT
+            (SELECT count(*) FROM main.async_history_adopting),
+            count(*),
+            count(new.rowid),
+            min(CASE WHEN new.rowid IS NULL THEN found.id END)
+        FROM ({found.select}) AS found
+        LEFT JOIN main.async_history_adopting AS new ON new.rowid = found.rowid AND {same}
+        """  # noqa: S608 - constants of layouts
+    ).fetchone()
+    if not there == wanted == right == records:
+        raise refusal(
+            connection,
+            f"of {records:,} records, {right:,} came out of the copy to the letter"
+            + (f", and {wrong} did not" if wrong is not None else ""),
+            "report this to async_history, with that record",
+        )

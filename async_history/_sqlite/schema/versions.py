@@ -1,0 +1,38 @@
+"""The numbered .sql of SQLite: today's tables, each statement repeatable."""
+
+import sqlite3
+from collections.abc import Iterator
+from importlib import resources
+from typing import Final
+
+from async_history._sqlite.index.validity import begin_statements, drop_statements
+
+VERSION: Final = 5
+"""The version of our side tables, noted in `async_history_state`."""
+
+
+def _read_statements() -> Iterator[str]:
+    files = (
+        file
+        for file in resources.files("async_history._sqlite.schema").iterdir()
+        if file.name.endswith(".sql")
+    )
+    for file in sorted(files, key=lambda file: file.name):
+        statement = ""
+        for line in file.read_text(encoding="utf-8").splitlines(keepends=True):
+            statement += line
+            if sqlite3.complete_statement(statement):
+                yield statement.rstrip().removesuffix(";")
+                statement = ""
+
+
+_STATEMENTS: Final = tuple(_read_statements())
+"""Those of every numbered file, in order. Read at import: the loop reads no files."""
+
+
+def install_statements() -> Iterator[str]:
+    """Yield the statements that make today's tables and an index without entries, whatever index
+    there was. What was erased stays noted."""
+    yield from drop_statements()
+    yield from _STATEMENTS
+    yield from begin_statements(VERSION)

@@ -1,0 +1,97 @@
+"""Blocking work on a thread of its own, which can be told to stop.
+
+Not on one of anyio's, nor of the loop's executor: a program's calls may hold all of those while
+they wait for their acks, and the writer would wait for one of them.
+"""
+
+import asyncio
+import contextlib
+import sqlite3
+import threading
+from collections.abc import Callable
+from typing import Final, Generic, TypeVar
+
+from async_history._core.cancellation import to_the_end
+from async_history._core.running_loop import running_loop
+from async_history._core.threads import start
+from async_history._sqlite.fork import using_sqlite
+
+T = TypeVar("T")
+
+_ASK_AGAIN_S: Final = 0.01
+"""Pause between two interruptions of work that was told to stop: between two statements an
+interruption is lost."""
+
+_this_thread = threading.local()
+
+
+async def run_in_thread(function: Callable[[], T]) -> T:
+    """Run a function on a new thread and return what it returns.
+
+    Where the caller is cancelled, the function is told to stop (see `stopping`), the connections
+    it has opened are interrupted, and this raises when its thread is done with it.
+
+    Raises:
+        StorageError: no thread could be started.
+    """
+    work = _Work(function)
+    return await to_the_end(work.begin(), work.stop)
+
+
+def stopping() -> bool:
+    """Return whether the caller of this thread's function was cancelled."""
+    work: _Work[object] | None = getattr(_this_thread, "work", None)
+    return work is not None and work.is_stopped
+
+
+def interrupt_when_stopping(connection: sqlite3.Connection) -> None:
+    """Interrupt this connection's statement when this thread's function shall stop."""
+    work: _Work[object] | None = getattr(_this_thread, "work", None)
+    if work is not None:
+        work.connections.append(connection)
+
+
+class _Work(Generic[T]):
+    def __init__(self, function: Callable[[], T]) -> None:
+        self._function = function
+        self._loop = running_loop()
+        self._done: asyncio.Future[T] = self._loop.create_future()
+        self.connections: list[sqlite3.Connection] = []
+        self.is_stopped = False
+
+    def begin(self) -> "asyncio.Future[T]":
+        start(threading.Thread(target=self._run, name="async_history worker"))
+        return self._done
+
+    def stop(self) -> None:
+        self.is_stopped = True
+        self._interrupt()
+
+    def _interrupt(self) -> None:
+        if not self._done.done():
+            for connection in self.connections:
+                with contextlib.suppress(sqlite3.ProgrammingError):  # it is closed
+                    connection.interrupt()
+            self._loop.call_later(_ASK_AGAIN_S, self._interrupt)
+
+    def _run(self) -> None:
+        _this_thread.work = self
+        try:
+            with using_sqlite():
+                result = self._function()
+        except BaseException as error:
+            self._tell(self._fail, error)
+        else:
+            self._tell(self._succeed, result)
+
+    def _tell(self, function: Callable[..., None], outcome: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(function, outcome)
+
+    def _succeed(self, result: T) -> None:
+        if not self._done.done():
+            self._done.set_result(result)
+
+    def _fail(self, error: BaseException) -> None:
+        if not self._done.done():
+            self._done.set_exception(error)

@@ -1,0 +1,120 @@
+"""Histories as JSON lines: one object a record, with mem0's ten columns, in order."""
+
+import json
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+from typing import Any, Final
+
+from async_history._core.manager import HistoryManager
+from async_history._core.records import COLUMNS, Event, Row
+from async_history._transfer.sources import (
+    PAGE_BYTES,
+    PAGE_RECORDS,
+    HistorySource,
+    RecordSource,
+    check_row,
+)
+from async_history.errors import InvalidInput
+
+
+def dump_lines(history: HistoryManager) -> AsyncIterator[str]:
+    """Yield every record as a line of JSON, without the line's end, in the order of recording.
+
+    The lines are those of `async-history log --json`. `copy_history(JsonLines(lines), target)`
+    gives the same history back, to the letter. Message buffers have no lines.
+
+    Raises:
+        InvalidInput: while iterating, where a column holds bytes, as others may have stored.
+    """
+    if not isinstance(history, HistoryManager):
+        raise InvalidInput(f"history must be a HistoryManager, not {type(history).__name__}")
+    history._require_open()
+    return _lines(history)
+
+
+async def _lines(history: HistoryManager) -> AsyncIterator[str]:
+    async for rows in HistorySource(history).pages():
+        for row in rows:
+            try:
+                yield json.dumps(dict(zip(COLUMNS, row, strict=True)), ensure_ascii=False)
+            except TypeError:
+                check_row(row)
+                raise
+
+
+class JsonLines(RecordSource):
+    """Records to be copied from JSON lines, as `dump_lines` makes them.
+
+    Each line is an object with an id, memory_id and event at least (`async-history record` is for
+    those without ids). What is missing is None; a missing `is_deleted` follows from the event. Any
+    event and any time is taken as it is. Empty lines are passed over.
+
+    Args:
+        lines: texts, or bytes of UTF-8; an open file does, where its reading may block the loop.
+    """
+
+    def __init__(self, lines: Iterable[str | bytes] | AsyncIterable[str | bytes]) -> None:
+        if isinstance(lines, str | bytes) or not isinstance(lines, Iterable | AsyncIterable):
+            raise InvalidInput(f"lines must be several lines, not {type(lines).__name__}")
+        self._lines = lines
+
+    async def pages(self) -> AsyncIterator[Sequence[Row]]:
+        """Yield the lines' records.
+
+        Raises:
+            InvalidInput: naming the line that is no record.
+        """
+        rows: list[Row] = []
+        size = number = 0
+        async for line in _each(self._lines):
+            number += 1
+            if line.strip():
+                try:
+                    rows.append(_row(line))
+                except InvalidInput as error:
+                    raise InvalidInput(f"line {number}: {error}") from error
+                size += len(line)
+            if len(rows) == PAGE_RECORDS or size >= PAGE_BYTES:
+                yield rows
+                rows, size = [], 0
+        if rows:
+            yield rows
+
+
+async def _each(
+    lines: Iterable[str | bytes] | AsyncIterable[str | bytes],
+) -> AsyncIterator[str | bytes]:
+    if isinstance(lines, AsyncIterable):
+        async for line in lines:
+            yield line
+    else:
+        for line in lines:
+            yield line
+
+
+def _row(line: str | bytes) -> Row:
+    try:
+        fields = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput(f"not JSON that can be read: {error}") from error
+    if not isinstance(fields, dict):
+        raise InvalidInput("not a JSON object with a record's fields")
+    if not fields.keys() <= _KNOWN:
+        raise InvalidInput(f"{min(fields.keys() - _KNOWN)!r} is no column of a history record")
+    row = (*map(fields.get, _TEXTS_BEFORE), _is_deleted(fields), *map(fields.get, _TEXTS_BEHIND))
+    check_row(row)
+    return row
+
+
+def _is_deleted(fields: dict[str, Any]) -> bool:
+    value = fields.get("is_deleted")
+    if value is None:
+        return bool(fields.get("event") == Event.DELETE)
+    if isinstance(value, int) and value in (0, 1):
+        return bool(value)
+    raise InvalidInput(f"is_deleted must be true, false, 0 or 1, not {value!r}")
+
+
+_KNOWN: Final = frozenset(COLUMNS)
+_IS_DELETED: Final = COLUMNS.index("is_deleted")
+_TEXTS_BEFORE: Final = COLUMNS[:_IS_DELETED]
+_TEXTS_BEHIND: Final = COLUMNS[_IS_DELETED + 1 :]

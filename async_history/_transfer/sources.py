@@ -1,0 +1,143 @@
+"""What a copy can be made of: records in order, page by page, each as it is."""
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from sys import getsizeof
+from typing import Final
+
+from async_history._core.manager import HistoryManager
+from async_history._core.query import Cursor
+from async_history._core.records import (
+    COLUMNS,
+    Event,
+    HistoryRecord,
+    Row,
+    check_name,
+    check_text,
+    parse_time,
+    record_of,
+)
+from async_history.errors import InvalidInput
+
+PAGE_RECORDS: Final = 2_000
+"""Most records of a page: a commit's own cost is small beside theirs, and what Python does for them
+keeps the event loop for some milliseconds."""
+PAGE_BYTES: Final = 8 * 1024 * 1024
+"""About what a page's texts may take: pages of long texts have fewer records."""
+_NAMES: Final = ("id", "memory_id", "event")
+"""Columns that every record has; the id also has a character at least."""
+
+
+class RecordSource(ABC):
+    """Records in order, each with its id, to be read from the beginning as often as asked."""
+
+    @abstractmethod
+    def pages(self) -> AsyncIterator[Sequence[Row]]:
+        """Yield rows of mem0's ten columns, in order; times are text, `is_deleted` is a bool."""
+
+    async def count(self) -> int | None:
+        """Return how many records there are, where that is known before they are read."""
+        return None
+
+    async def records(self, rows: Sequence[Row]) -> list[HistoryRecord]:
+        """Return the records of rows of a page, with what the source knows of them besides."""
+        return list(map(record_of, rows))
+
+
+class HistorySource(RecordSource):
+    """The records of a history, up to the one that was its newest as reading began, or further."""
+
+    def __init__(self, history: HistoryManager) -> None:
+        self._history = history
+
+    async def count(self) -> int | None:
+        return await self._history.count_history()
+
+    async def pages(self) -> AsyncIterator[Sequence[Row]]:
+        self._history._require_open()
+        newest = await self._history._read_newest()
+        place: Cursor | None = None
+        limit = PAGE_RECORDS
+        while newest is not None and (place is None or place.position < newest):
+            self._history._require_open()
+            read = await self._history._read_rows(place, limit)
+            place = read.place
+            if read.rows:
+                yield read.rows
+            if read.is_last or place is None:
+                return
+            limit = next_limit(read.rows)
+
+    async def records(self, rows: Sequence[Row]) -> list[HistoryRecord]:
+        """Return the records of rows; of one that does not say when, its history knows."""
+        records = list(map(record_of, rows))
+        undated: dict[str, int] = {}
+        for index, record in enumerate(records):
+            time = record.created_at if record.event == Event.ADD else record.updated_at
+            if time is None or parse_time(time) is None:
+                undated[record.id] = index
+        if undated:
+            known = await self._history._read_times_before(list(undated))
+            for record_id, moment in known.items():
+                index = undated[record_id]
+                records[index] = replace(records[index], time_before=moment)
+        return records
+
+
+def next_limit(rows: Sequence[Row]) -> int:
+    """Return how many records like these make a page."""
+    some = rows[-_SAMPLE:]
+    size = sum([getsizeof(row[_OLD]) + getsizeof(row[_NEW]) for row in some])
+    return max(1, min(PAGE_RECORDS, PAGE_BYTES * len(some) // size))
+
+
+_SAMPLE: Final = 100
+_OLD: Final = COLUMNS.index("old_memory")
+_NEW: Final = COLUMNS.index("new_memory")
+
+
+def checked_size(rows: Sequence[Row]) -> int:
+    """Check that every store can hold these records to the letter; return their texts' bytes.
+
+    Whole columns at once, for a record's own check takes longer than all the rest of its copying.
+
+    Raises:
+        InvalidInput: naming the first record that a store can't hold.
+    """
+    size = 0
+    try:
+        for name, column in zip(COLUMNS, zip(*rows, strict=True), strict=True):
+            if name == "is_deleted":
+                continue
+            present = column
+            if name not in _NAMES and None in column:
+                present = tuple([value for value in column if value is not None])
+            text = "".join(present)
+            if "\0" in text or (name == "id" and "" in column):
+                raise ValueError(name)
+            if not text.isascii():
+                text.encode()
+            size += getsizeof(text)
+    except (TypeError, ValueError):
+        for row in rows:
+            check_row(row)
+        raise
+    return size
+
+
+def check_row(row: Row) -> None:
+    """Check that every store can hold a record to the letter.
+
+    Raises:
+        InvalidInput: it can't, naming the record and the column.
+    """
+    try:
+        check_name("id", row[0])
+        for name, value in zip(COLUMNS, row, strict=True):
+            if name in _NAMES or (value is not None and name != "is_deleted"):
+                check_text(name, value)
+    except InvalidInput as error:
+        raise InvalidInput(
+            f"the record {row[0]!r} of memory {row[1]!r} can't be copied: {error}"
+        ) from error

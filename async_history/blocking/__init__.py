@@ -1,0 +1,5 @@
+"""The synchronous face: mem0's `SQLiteManager` in signature and behaviour, over any URL."""
+
+from async_history.blocking._manager import BlockingHistoryManager
+
+__all__ = ["BlockingHistoryManager"]

@@ -1,0 +1,185 @@
+"""`async-history copy` and `backup`: a history to another place."""
+
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, closing, contextmanager
+from functools import partial
+from pathlib import Path
+from time import monotonic
+from typing import BinaryIO, Final
+
+import typer
+
+from async_history import (
+    CopyReport,
+    HistoryManager,
+    InvalidInput,
+    JsonLines,
+    RecordSource,
+    copy_history,
+    dump_lines,
+    open_history,
+)
+from async_history._opening import postgres_schema, sqlite_file, without_secrets
+from async_history._postgres.url import server_url
+from async_history.cli import stores
+from async_history.cli.line_reader import LINE_BYTES, Lines
+from async_history.cli.terminal import complain, shown_progress, shown_share
+from async_history.cli.termination import early_end, run
+
+_LINES: Final = ".jsonl"
+
+
+def copy(source: str, target: str, *, as_json: bool) -> int:
+    """Copy a history; return the exit status."""
+    if _is_lines(target):
+        return run(_dump(source, target))
+    try:
+        report = run(_copy(source, target))
+    except KeyboardInterrupt:
+        word, status = early_end()
+        complain(f"{word}; the same command goes on where this one ended")
+        return status
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(report)))
+    else:
+        typer.echo(_summary(report, target))
+    return 0
+
+
+def _summary(report: CopyReport, target: str) -> str:
+    one = report.records == 1
+    text = (
+        f"{report.records:,} record{'s' * (not one)} of it {'is' if one else 'are'} in "
+        f"{without_secrets(target)}, {report.written:,} written now, compared one by one\n"
+        f"SHA-256 {report.digest}"
+    )
+    if report.scopes:
+        text += f"\n{report.scopes:,} message buffer{'s' * (report.scopes != 1)}"
+    if report.scopes_left:
+        text += f", {report.scopes_left:,} left as they are: they have other messages there"
+    return text
+
+
+def _is_lines(name: str) -> bool:
+    return name == "-" or ("://" not in name and name.endswith(_LINES))
+
+
+async def _copy(source: str, target: str) -> CopyReport:
+    done = 0
+
+    def note(records: int, _: int | None) -> None:
+        nonlocal done
+        done = records
+
+    async with AsyncExitStack() as stack:
+        _require_two(source, target)
+        opened = await _opened(source, stack)
+        history = await stack.enter_async_context(open_history(target))
+        total = await opened.count_history() if isinstance(opened, HistoryManager) else None
+        async with shown_progress(total, lambda: done, "records"):
+            return await copy_history(opened, history, on_progress=note)
+
+
+def _require_two(source: str, target: str) -> None:
+    """Refuse to copy a history onto itself."""
+    if _is_lines(source):
+        return
+    files = sqlite_file(source), sqlite_file(target)
+    is_one = source == target
+    if files[0] is not None and files[1] is not None:
+        with contextlib.suppress(FileNotFoundError):
+            is_one = os.path.samefile(files[0], files[1])
+    elif postgres_schema(source) and "table" not in server_url(source).options:
+        is_one = open_history(source).store_name == open_history(target).store_name
+    if is_one:
+        raise InvalidInput("the source and the target of the copy are the same history")
+
+
+async def _opened(source: str, stack: AsyncExitStack) -> HistoryManager | RecordSource:
+    """Return what a source's name means; it is closed with the stack."""
+    if _is_lines(source):
+        file = io.FileIO(0, closefd=False) if source == "-" else io.FileIO(source)
+        return JsonLines(_texts(Lines(stack.enter_context(closing(file)))))
+    if postgres_schema(source) and (table := server_url(source).options.get("table")):
+        from async_history._transfer.foreign_table import ForeignTable
+
+        return ForeignTable(source, table=table)
+    return await stack.enter_async_context(stores.opened_to_read(source))
+
+
+async def _texts(lines: Lines) -> AsyncIterator[bytes]:
+    async for number, line in lines:
+        if line is None:
+            raise InvalidInput(f"line {number}: longer than {LINE_BYTES >> 20} MiB")
+        yield line
+
+
+async def _dump(source: str, target: str) -> int:
+    """Write a history as JSON lines; return the exit status."""
+    done = 0
+    async with AsyncExitStack() as stack:
+        history = await _opened(source, stack)
+        if not isinstance(history, HistoryManager):
+            raise InvalidInput("only a history becomes JSON lines; copy the source into one first")
+        file = stack.enter_context(_stdout() if target == "-" else _new_file(Path(target)))
+        total = await history.count_history()
+        async with shown_progress(total, lambda: done, "records", is_wanted=target != "-"):
+            async for line in dump_lines(history):
+                file.write(line.encode() + b"\n")
+                done += 1
+    if target != "-":
+        typer.echo(f"{done:,} record{'s' * (done != 1)} in {target}")
+    return 0
+
+
+@contextmanager
+def _stdout() -> Iterator[BinaryIO]:
+    yield sys.stdout.buffer
+    sys.stdout.buffer.flush()
+
+
+@contextmanager
+def _new_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a new file, for its owner's eyes only; it goes again unless it gets whole."""
+    with open(path, "xb", opener=partial(os.open, mode=0o600)) as file:
+        try:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+
+
+def backup(url: str, path: str, *, as_json: bool) -> int:
+    """Copy a live file; return the exit status."""
+    file = sqlite_file(url)
+    if file is None:
+        raise InvalidInput(
+            "backup copies a file; for a server's history use its own tools (pg_dump), or "
+            "`async-history copy`"
+        )
+    begun = monotonic()
+    run(_backup(file, path))
+    seconds, size = monotonic() - begun, Path(path).stat().st_size
+    if as_json:
+        typer.echo(json.dumps({"path": path, "bytes": size, "seconds": seconds}))
+    else:
+        typer.echo(f"{path}: {size:,} bytes, {file} as it was {seconds:.1f} s ago")
+    return 0
+
+
+async def _backup(file: Path, path: str) -> None:
+    from async_history._sqlite.manager import SQLiteHistoryManager
+
+    async with (
+        SQLiteHistoryManager(file, create=False, migrate=False) as history,
+        shown_share("the file") as note,
+    ):
+        await history.backup(path, on_progress=note)

@@ -1,0 +1,76 @@
+"""What goes wrong, as one line on stderr and an exit status."""
+
+import errno
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import typer
+
+from async_history import HistoryError, InvalidInput
+from async_history.cli.terminal import complain
+from async_history.cli.termination import early_end
+
+BROKEN_PIPE: Final = 141
+"""What a shell shows of a program that SIGPIPE ended: 128 and its number."""
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turn what can go wrong into one line on stderr and an exit status."""
+    try:
+        if sys.stdout is None:
+            raise OSError(errno.EBADF, "stdout is closed", "stdout")
+        yield
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        word, status = early_end()
+        complain(word)
+        raise typer.Exit(status) from None
+    except InvalidInput as error:
+        complain(str(error))
+        raise typer.Exit(2) from None
+    except BrokenPipeError:
+        # The reader has enough. What is left in the buffer goes nowhere, or it would fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(BROKEN_PIPE) from None
+    except OSError as error:
+        complain(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        raise typer.Exit(1) from None
+    except HistoryError as error:
+        complain(str(error))
+        raise typer.Exit(1) from None
+
+
+class _OneLine(logging.Formatter):
+    """A log entry as one line: its message, and its error without the traceback."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        error = record.exc_info[1] if record.exc_info else None
+        return record.getMessage() + (f": {error}" if error else "")
+
+
+class _Stderr(logging.Handler):
+    """Says each message once: what fails a batch is logged for each of its callers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.getMessage() not in self._said:
+            self._said.add(record.getMessage())
+            complain(self.format(record))
+
+
+def send_log_to_stderr() -> None:
+    """Let the library's log be said on stderr, in lines."""
+    logger = logging.getLogger("async_history")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    handler = _Stderr()
+    handler.setFormatter(_OneLine())
+    logger.handlers = [handler]

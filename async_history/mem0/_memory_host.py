@@ -1,0 +1,127 @@
+"""One history in memory for all loops of a program, which lives on a loop of its own.
+
+A manager in memory belongs to one loop and ends with it. mem0's `:memory:` outlives an
+`asyncio.run`, and is the same for every thread.
+"""
+
+import asyncio
+import logging
+import os
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
+
+from async_history._core.loop_thread import LoopThread
+from async_history._core.manager import HistoryManager
+from async_history._core.options import HistoryOptions
+from async_history._core.records import HistoryRecord, Message
+from async_history._core.submissions import Submission
+from async_history._sqlite.worker_thread import run_in_thread
+from async_history.blocking._store import LoopStore
+from async_history.errors import HistoryClosed
+from async_history.mem0._forks import forget_in_child, keep_inherited
+
+T = TypeVar("T")
+_log = logging.getLogger("async_history")
+
+
+class HostedHistory:
+    """A store in memory, asked from any loop.
+
+    Args:
+        url, options: what `open_history` takes.
+    """
+
+    def __init__(self, url: str | os.PathLike[str], options: HistoryOptions) -> None:
+        self._url, self._options = url, options
+        self._lock = threading.Lock()
+        self._thread: LoopThread | None = None
+        self._is_closed = False
+        forget_in_child(self)
+
+    def forget(self) -> None:
+        """Begin again, empty, in a forked child."""
+        self._lock = threading.Lock()
+        if self._thread is not None:
+            keep_inherited((self._thread, self._store))
+            self._thread = None
+            _log.warning(
+                "a history in memory stays with the process that opened it: this forked one begins "
+                "with an empty one"
+            )
+
+    async def open(self) -> None:
+        """Open it, if no other loop has."""
+        await run_in_thread(self._open)
+
+    def _open(self) -> None:
+        with self._lock:
+            if self._is_closed:
+                raise HistoryClosed("this AsyncMemory is closed; make another")
+            if self._thread is not None:
+                return
+            self._store = LoopStore(self._url, None, self._options)
+            thread = LoopThread(self._store.aclose)
+            try:
+                thread.call(self._store.open)
+            except BaseException:
+                thread.leave()
+                raise
+            self._thread = thread
+
+    # What an operation uses
+
+    def require_writable(self) -> None:
+        """Raise `HistoryClosed` once it is closed."""
+        self._require_thread()
+
+    def _require_thread(self) -> LoopThread:
+        if self._thread is None or self._thread.is_closed:
+            raise HistoryClosed("this AsyncMemory is closed; make another")
+        return self._thread
+
+    def _hand_in(self, submission: Submission) -> "asyncio.Future[None]":
+        async def written(manager: HistoryManager) -> None:
+            await manager._hand_in(submission)
+
+        return self._ask(written)
+
+    def _ask(self, function: Callable[[HistoryManager], Awaitable[T]]) -> "asyncio.Future[T]":
+        return asyncio.wrap_future(self._require_thread().begin(self._store.call, function))
+
+    async def get_history(self, memory_id: str) -> list[HistoryRecord]:
+        """As `HistoryManager.get_history`."""
+        return await self._ask(lambda manager: manager.get_history(memory_id))
+
+    async def get_last_messages(self, session_scope: str) -> list[Message]:
+        """As `HistoryManager.get_last_messages`."""
+        return await self._ask(lambda manager: manager.get_last_messages(session_scope))
+
+    async def batch_add_history(
+        self, records: Sequence[dict[str, Any]], *, if_latest: HistoryRecord | None
+    ) -> list[HistoryRecord]:
+        """As `HistoryManager.batch_add_history`."""
+        return await self._ask(
+            lambda manager: manager.batch_add_history(records, if_latest=if_latest)
+        )
+
+    def _hand_in_reset(self) -> "asyncio.Future[None]":
+        return self._ask(lambda manager: manager.reset())
+
+    # Life
+
+    async def aclose(self) -> None:
+        """Close it, and wait until that is done."""
+        self.close()
+        await run_in_thread(self.join)
+
+    def close(self) -> None:
+        """Close it without waiting, from any thread, also while garbage is collected."""
+        self._is_closed = True
+        if self._thread is not None:
+            self._thread.leave()
+
+    def join(self) -> None:
+        """Wait until it is closed."""
+        if self._thread is not None:
+            self._thread.join()
