@@ -23,7 +23,10 @@ from tests.test_mem0 import (
     server,
 )
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # mem0's own, of pydantic and swig
+pytestmark = [
+    pytest.mark.mem0,
+    pytest.mark.filterwarnings("ignore"),  # mem0's own, of pydantic and swig
+]
 
 Call = Callable[..., Awaitable[Any]]
 
