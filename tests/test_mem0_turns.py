@@ -336,6 +336,33 @@ class TestBetweenProcesses:
             process.join()
         assert turns.is_idle
 
+    @pytest.mark.parametrize("how", ["removed", "replaced"])
+    async def test_a_file_that_somebody_removes_takes_the_turn_along(
+        self, tmp_path: Path, how: str
+    ) -> None:
+        mine, others = (Turns(FileLocks(str(tmp_path / "history.db"))) for _ in "ab")
+        await taken(others, "another memory")
+        async with mine.of("other", "store") as kept, mine.of("m", "store") as turn:
+            turn.require_kept()
+            if how == "removed":
+                (tmp_path / f"history.db{SUFFIX}").unlink()
+            else:
+                (tmp_path / "new").touch()
+                (tmp_path / "new").rename(tmp_path / f"history.db{SUFFIX}")
+            with pytest.raises(StorageLocked, match="file beside the history"):
+                turn.require_kept()
+            await taken(others)
+            await taken(mine, "a third")
+            with pytest.raises(StorageLocked):
+                kept.require_kept()
+        assert mine.is_idle
+        async with others.of("m", "store") as turn:
+            waiting = asyncio.create_task(taken(mine))
+            await asked(tmp_path)
+            assert not waiting.done()
+            turn.require_kept()
+        await asyncio.wait_for(waiting, 30)
+
     async def test_nothing_is_left_but_an_empty_file(self, tmp_path: Path) -> None:
         await taken(Turns(FileLocks(str(tmp_path / "history.db"))))
         (left,) = tmp_path.iterdir()

@@ -365,7 +365,7 @@ class TestLostConnections:
                 await asyncio.sleep(0)
 
         store.get = held
-        with pytest.raises(StorageLocked, match="that held this memory's turn was lost"):
+        with pytest.raises(StorageLocked, match="what held this memory's turn is gone"):
             await call("update", memory_id, "mate")
         assert store.rows[memory_id]["data"] == "tea"
         assert any("other processes have taken 1 of them" in each for each in caplog.messages)

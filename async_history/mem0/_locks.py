@@ -252,7 +252,10 @@ class Turns:
 
     def is_lost(self, number: int) -> bool:
         """Whether another process may have a place that is held here."""
-        return self._locks is not None and self._locks.is_lost(number)
+        if self._locks is None:
+            return False
+        with self._lock:
+            return self._locks.is_lost(number)
 
 
 class _Place:
@@ -426,12 +429,13 @@ class Turn:
         """Require, until the memory is changed, that no other process can have the turn.
 
         Raises:
-            StorageLocked: the connection that holds it was lost.
+            StorageLocked: the connection or the file that holds it is gone.
         """
         if self.is_held and not self.has_changed and self._turns.is_lost(self._number):
             raise StorageLocked(
-                "the connection that held this memory's turn was lost, and another process may "
-                "have it; nothing was changed. Try again"
+                "what held this memory's turn is gone (the connection to the server, or the file "
+                "beside the history), and another process may have it; nothing was changed. Try "
+                "again"
             )
 
     def note(self, ack: "asyncio.Future[Any]") -> None:

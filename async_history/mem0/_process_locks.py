@@ -1,7 +1,8 @@
 """Locks that processes take on one file: one byte for each memory, gone with the process.
 
 The file itself stays empty and is harmless where it is left: what counts is the kernel's list of
-locks. It is never the database's own file, whose locks are SQLite's.
+locks. It is never the database's own file, whose locks are SQLite's. Whoever removes it takes its
+locks away from those who hold them: others make a new one.
 """
 
 import contextlib
@@ -49,7 +50,10 @@ class FileLocks:
     def __init__(self, path: str) -> None:
         self._path = path
         self.longest_wait_s = _LONGEST_WAIT_S
+        self._name = ""
         self._file: int | None = None
+        self._held: set[int] = set()
+        self._lost: set[int] = set()
         self._process = os.getpid()
 
     def open(self) -> None:
@@ -61,24 +65,34 @@ class FileLocks:
         self._process = os.getpid()
         if fcntl is None:
             return
-        path = os.path.realpath(self._path) + SUFFIX
+        self._name = self._name or os.path.realpath(self._path) + SUFFIX
         try:
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            self._file = os.open(self._name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except OSError as error:
             _log.warning(
                 "%s can't be opened (%s): updates of one memory take turns within this process "
                 "only, and those of other processes can come between",
-                path,
+                self._name,
                 error.strerror,
             )
 
     def take(self, number: int) -> bool:
         """Take a byte, or return False where another process has it. Does not wait."""
-        return self._file is None or self._set(_WRITE, number)
+        if self._is_removed:
+            self._lost |= self._held
+            self.close()
+            self.open()
+        if self._file is not None and not self._set(_WRITE, number):
+            return False
+        self._held.add(number)
+        return True
 
     def leave(self, number: int) -> None:
         """Give a byte up."""
-        if self._file is not None and self._process == os.getpid():
+        self._held.discard(number)
+        if number in self._lost:
+            self._lost.discard(number)
+        elif self._file is not None and self._process == os.getpid():
             self._set(_NONE, number)
 
     def ask_for(self, number: int, _: Callable[[], None]) -> None:
@@ -114,13 +128,19 @@ class FileLocks:
             raise
         return True
 
-    def is_lost(self, _: int) -> bool:
-        """Whether a byte that is held may be another's: never."""
-        return False
+    def is_lost(self, number: int) -> bool:
+        """Whether a byte that is held may be another's: the file was removed since."""
+        return number in self._lost or self._is_removed
+
+    @property
+    def _is_removed(self) -> bool:
+        return self._file is not None and not os.fstat(self._file).st_nlink
 
     def forget(self) -> None:
         """Close a forked child's descriptor of its parent's file, which would keep its locks."""
         self.close()
+        self._held.clear()
+        self._lost.clear()
 
     def close(self) -> None:
         """Close the file, and give up what is held in it."""
