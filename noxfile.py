@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 import nox
 
 nox.needs_version = ">=2025.2"
-nox.options.sessions = ["lint", "types", "imports"]
+nox.options.sessions = ["lint", "types", "imports", "docs"]
 
 BENCHMARKS = (
     "peers",
@@ -95,6 +95,15 @@ def imports(session: nox.Session) -> None:
     """The order of imports between the packages."""
     install(session, "imports")
     session.run("lint-imports")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation into a folder (a temporary one), without a warning."""
+    install(session, "docs")
+    with TemporaryDirectory() as temporary:
+        folder = session.posargs[0] if session.posargs else temporary
+        session.run("sphinx-build", "-W", "--keep-going", "-n", "-q", "docs", folder)
 
 
 @nox.session

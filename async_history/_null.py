@@ -161,8 +161,7 @@ class _BufferErasure:
     async def remains(self) -> Remains:
         return Remains()
 
-    async def finish(self, asked: Erasing) -> None:
-        return None
+    async def finish(self, asked: Erasing) -> None: ...
 
 
 class _BufferTransaction:
@@ -190,13 +189,13 @@ class _BufferTransaction:
     ) -> Sequence[Texts]:
         return []
 
-    async def blank(self, columns: Columns, places: Sequence[Place]) -> int:
-        return len(places)
+    async def blank(self, columns: Columns, places: Sequence[Place]) -> None: ...
 
     async def messages(self, session_scopes: Sequence[str]) -> int:
         return sum(len(self._buffers.get(scope, ())) for scope in session_scopes)
 
-    async def remove_messages(self, session_scopes: Sequence[str]) -> int:
-        return sum(len(self._buffers.pop(scope, ())) for scope in session_scopes)
+    async def remove_messages(self, session_scopes: Sequence[str]) -> None:
+        for scope in session_scopes:
+            self._buffers.pop(scope, None)
 
     async def note(self, erasure_id: str, records: int, messages: int) -> None: ...

@@ -1,7 +1,6 @@
 """`stats()` answers whatever the store does, and says so."""
 
 import asyncio
-import re
 from pathlib import Path
 
 import pytest
@@ -9,8 +8,6 @@ import pytest
 from async_history import StorageUnreachable, open_history
 from async_history._core.backend import Measured, StoreWarning
 from async_history._core.measure import Measurements
-from async_history._sqlite.opening import long_log_warning
-from tests.programs.processes import ROOT
 
 pytestmark = pytest.mark.once
 
@@ -85,13 +82,3 @@ async def test_closing_ends_a_measurement(tmp_path: Path) -> None:
     await asyncio.sleep(0)
     assert asyncio.all_tasks() == {asyncio.current_task()}
     assert store.asked == 1
-
-
-def test_every_code_is_in_the_readme() -> None:
-    source = "".join(path.read_text() for path in (ROOT / "async_history").rglob("*.py"))
-    codes = set(re.findall(r'"((?:[a-z]+-)+[a-z]+)",\s+"(?:critical|warning)"', source))
-    codes |= {"file-removed", "file-replaced", "wal-reset-fault"}
-    assert {"store-unreachable", "log-grows", "network-file-system"} <= codes
-    readme = (ROOT / "README.md").read_text()
-    assert not [code for code in codes if f"`{code}`" not in readme]
-    assert long_log_warning(Path("x"), 200_000_000).code in codes

@@ -6,11 +6,9 @@ import gc
 import itertools
 import json
 import os
-import re
 import sqlite3
 import subprocess
 import sys
-import textwrap
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -41,6 +39,7 @@ from async_history.blocking._sanitize import Mending, message_as_given
 from async_history.mem0 import AsyncMemory, HistoryNotWritten, Memory
 from async_history.mem0._operation import Operation, Recorder
 from tests.conftest import stores, url_of
+from tests.docs_examples import example
 from tests.patience import LONG_S, SOON_S
 from tests.programs.openai_server import DIMENSIONS, Model, openai_server
 
@@ -1057,9 +1056,6 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.005)
 
 
-README = Path(__file__).parent.parent / "README.md"
-
-
 class TestTheSynchronousMemory:
     """mem0's `Memory`, whose calls wait for the disk anyway."""
 
@@ -1108,48 +1104,57 @@ class TestTheSynchronousMemory:
                 Memory(MemoryConfig(**configured()), history=history)  # type: ignore[arg-type]
 
 
-class TestReadme:
-    """The README's own lines, and its application through its real lifespan."""
+class TestDocumentation:
+    """The documentation's own lines, and its application through its real lifespan."""
 
-    @pytest.fixture
-    def examples(self) -> list[str]:
-        blocks: list[str] = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-        return [block for block in blocks if "async_history.mem0" in block]
+    @staticmethod
+    def scope_of(name: str) -> dict[str, Any]:
+        """Return what an example defines."""
+        scope: dict[str, Any] = {"__name__": name}
+        exec(example(name), scope)
+        return scope
 
     async def test_restoring(self, memory: AsyncMemory) -> None:
-        (lines,) = [
-            block
-            for block in re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-            if "memory.restore" in block
-        ]
-        scope: dict[str, Any] = {"memory": memory}
-        scope["memory_id"], scope["deleted_id"] = await add(memory, "tea"), await add(memory, "a")
-        await memory.update(scope["memory_id"], "mate")
-        await memory.update(scope["deleted_id"], "b")
-        await memory.delete(scope["deleted_id"])
-        exec(f"async def example():\n{textwrap.indent(lines, '    ')}", scope)
-        await scope["example"]()
+        undo = self.scope_of("mem0-restore")["undo"]
+        memory_id, deleted_id = await add(memory, "tea"), await add(memory, "a")
+        await memory.update(memory_id, "mate")
+        await memory.update(deleted_id, "b")
+        await memory.delete(deleted_id)
+        await undo(memory, memory_id, deleted_id)
         rows = memory.vector_store.rows
-        assert rows[scope["memory_id"]]["data"] == "tea"
-        assert rows[scope["deleted_id"]]["data"] == "b"
-        assert rows[scope["deleted_id"]]["user_id"] == "ann"
+        assert rows[memory_id]["data"] == "tea"
+        assert rows[deleted_id]["data"] == "b"
+        assert rows[deleted_id]["user_id"] == "ann"
 
-    def test_the_one_line(self, examples: list[str], configured: Configured) -> None:
-        scope: dict[str, Any] = {"config": MemoryConfig(**configured())}
-        exec(examples[0], scope)
-        assert isinstance(scope["memory"], AsyncMemory)
-        scope["memory"].close()
+    async def test_a_history_that_was_not_written(
+        self, memory: AsyncMemory, tmp_path: Path
+    ) -> None:
+        memory_id = await add(memory, "tea")
+        connection = sqlite3.connect(tmp_path / "history.db")
+        connection.execute(
+            "CREATE TRIGGER no BEFORE INSERT ON history BEGIN SELECT RAISE(ABORT, 'no'); END"
+        )
+        connection.close()
+        async with open_history("memory://") as later:
+            await self.scope_of("mem0-not-written")["update"](memory, later, memory_id, "mate")
+            (record,) = await later.get_history(memory_id)
+        assert (record.old_memory, record.new_memory) == ("tea", "mate")
+
+    def test_the_one_line(self, configured: Configured) -> None:
+        assert self.scope_of("mem0-import")["AsyncMemory"] is AsyncMemory
+        config = MemoryConfig(**configured())
+        for new_memory in ("new_memory", "new_memory_on_a_server"):
+            memory = self.scope_of("mem0-memory")[new_memory](config)
+            assert isinstance(memory, AsyncMemory)
+            memory.close()
+            memory.vector_store.client.close()
 
     def test_the_application(
-        self,
-        examples: list[str],
-        configured: Configured,
-        tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch,
+        self, configured: Configured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.chdir(tmp_path)
-        scope: dict[str, Any] = {"config": MemoryConfig(**configured())}
-        exec(examples[1], scope)
+        scope = self.scope_of("fastapi")
+        scope["config"] = MemoryConfig(**configured())
         with TestClient(scope["app"]) as client:
             added = client.post("/users/ann/memories", params={"text": "likes tea"}).json()
             (memory,) = added["results"]

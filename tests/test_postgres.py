@@ -6,7 +6,6 @@ import logging
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -33,6 +32,7 @@ from async_history._postgres import citus
 from async_history._postgres import schema as migrations
 from async_history.cli.app import app
 from async_history.postgres import PostgresHistoryManager
+from tests.docs_examples import example
 from tests.postgres_server import free_port, with_query
 
 pytestmark = [pytest.mark.postgres, pytest.mark.versions]
@@ -72,13 +72,9 @@ async def role(owner: Any) -> AsyncIterator[str]:
     await owner.execute("DROP OWNED BY agent; DROP ROLE agent")
 
 
-README = Path(__file__).parent.parent / "README.md"
-(GRANTS,) = re.findall(r"```sql\n(.*?)```", README.read_text(), re.DOTALL)
-"""What the README says a program's own role needs, in the schema `async_history`."""
-
-
 def grants(schema: str) -> str:
-    return re.sub(r"\basync_history\b", schema, GRANTS)
+    """Return what the documentation says a program's own role needs."""
+    return re.sub(r"\basync_history\b", schema, example("rights"))
 
 
 class TestSchema:

@@ -1,6 +1,6 @@
 """What a type checker says of programs that use the library, as mypy --strict does."""
 
-import re
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -8,17 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from tests.docs_examples import EXAMPLES, REPOSITORY
 from tests.patience import LONG_S
 
 pytestmark = [pytest.mark.subprocess, pytest.mark.once]
 
-REPOSITORY = Path(__file__).parent.parent
-README = (REPOSITORY / "README.md").read_text()
-EXAMPLES = [
-    example.replace("async def main():", "async def main() -> None:")
-    for example in re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    if "async def main()" in example
-]
+PYTHON_EXAMPLES = {
+    f"example_{name.replace('-', '_')}": one.text
+    for name, one in EXAMPLES.items()
+    if one.language == "python"
+}
 
 RIGHT = """
 from pathlib import Path
@@ -85,14 +84,37 @@ def test_what_is_right_passes_and_what_is_wrong_is_named(tmp_path: Path) -> None
     ]
     first = len(wrong) + 1
     wrong += WRONG
-    examples = {f"example_{number}": text for number, text in enumerate(EXAMPLES)}
-    assert len(examples) >= 3
-    found = complaints(tmp_path, right=RIGHT, wrong="\n".join(wrong), **examples)
+    assert len(PYTHON_EXAMPLES) >= 20
+    found = complaints(tmp_path, right=RIGHT, wrong="\n".join(wrong), **PYTHON_EXAMPLES)
     others = [line for line in found if "/wrong.py:" not in line]
     assert others == []
     for number, (line, word) in enumerate(WRONG.items(), first):
         about = [one for one in found if f"/wrong.py:{number}:" in one]
         assert any(word in one for one in about), f"nothing said of {line}"
+
+
+def test_pyright_finds_nothing_wrong_in_the_examples(tmp_path: Path) -> None:
+    """pyright's package brings its node, and fetches pyright itself when it is first run."""
+    pyright = [sys.executable, "-m", "pyright"]
+    there = subprocess.run(
+        [*pyright, "--version"], capture_output=True, text=True, timeout=2 * LONG_S
+    )
+    if there.returncode != 0 and not os.environ.get("ASYNC_HISTORY_CI"):
+        pytest.skip(f"pyright can't be run: {there.stderr[-200:]}")
+    assert there.returncode == 0, there.stdout + there.stderr
+    for name, text in PYTHON_EXAMPLES.items():
+        (tmp_path / f"{name}.py").write_text(text, encoding="utf-8")
+    done = subprocess.run(
+        [*pyright, "--pythonpath", sys.executable, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+        timeout=2 * LONG_S,
+    )
+    assert (done.returncode, done.stdout.strip()) == (
+        0,
+        "0 errors, 0 warnings, 0 informations",
+    ), done.stdout + done.stderr
 
 
 def test_the_package_tells_that_it_has_types() -> None:
