@@ -161,7 +161,8 @@ class _BufferErasure:
     async def remains(self) -> Remains:
         return Remains()
 
-    async def finish(self, asked: Erasing) -> None: ...
+    async def finish(self, asked: Erasing) -> None:
+        return None
 
 
 class _BufferTransaction:
@@ -189,13 +190,13 @@ class _BufferTransaction:
     ) -> Sequence[Texts]:
         return []
 
-    async def blank(self, columns: Columns, places: Sequence[Place]) -> None: ...
+    async def blank(self, columns: Columns, places: Sequence[Place]) -> int:
+        return len(places)
 
     async def messages(self, session_scopes: Sequence[str]) -> int:
         return sum(len(self._buffers.get(scope, ())) for scope in session_scopes)
 
-    async def remove_messages(self, session_scopes: Sequence[str]) -> None:
-        for scope in session_scopes:
-            self._buffers.pop(scope, None)
+    async def remove_messages(self, session_scopes: Sequence[str]) -> int:
+        return sum(len(self._buffers.pop(scope, ())) for scope in session_scopes)
 
     async def note(self, erasure_id: str, records: int, messages: int) -> None: ...

@@ -132,6 +132,35 @@ class TestContract:
             assert [r async for r in history.query_history(actor_id="ann")] == []
             assert (await history.erase(actor_id="ann", reason="again")).records == 0
 
+    async def test_a_step_that_is_done_again_is_counted_once(
+        self, open_keeping_store: OpenStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As after a commit whose answer was lost."""
+        async with open_keeping_store() as history:
+            await history.batch_add_history(
+                [change("m", "UPDATE", str(n), str(n + 1), "ann") for n in range(5)]
+                + [change(f"n{n}", "ADD", None, "x", "bob") for n in range(3)]
+            )
+            await history.save_messages([{"content": str(n)} for n in range(3)], "s")
+            in_turn = history._in_turn  # type: ignore[attr-defined]
+
+            async def twice(work: Any) -> Any:
+                await in_turn(work)
+                return await in_turn(work)
+
+            monkeypatch.setattr(history, "_in_turn", twice)
+            reports = [
+                await history.erase(**asked, reason="asked", vacuum=False)
+                for asked in (
+                    {"memory_ids": ["n0", "n1"], "session_scopes": ["s"]},
+                    {"actor_id": "ann"},
+                    {"actor_id": "bob"},
+                )
+            ]
+            counts = [(2, 3), (5, 0), (3, 0)]
+            assert [(report.records, report.messages) for report in reports] == counts
+            assert [(one.records, one.messages) for one in await history.erasures()] == counts
+
     async def test_the_erasure_is_kept_without_the_person(
         self, open_keeping_store: OpenStore
     ) -> None:

@@ -177,6 +177,36 @@ class TestCuts:
                     break
         assert number > 5
 
+    async def test_of_an_erasure(self, proxy: Proxy, schema: str) -> None:
+        """It counts what it erased, also where a step was committed and did not hear of it."""
+        async with open_history(with_query(proxy.url, schema=schema), pool_size=2) as history:
+            for number in count(1):
+                name = await _told(history, number)
+                proxy.cut_after(number - 1)
+                assert await _erased(history, name, "memory") == (3, 2)
+                if proxy.cuts < number:
+                    break
+            proxy.stop_cutting()
+            erasures = await history.erasures()
+            assert [(one.records, one.messages) for one in erasures] == [(3, 2)] * number
+        assert number > 15
+
+
+async def _told(history: HistoryManager, number: int) -> str:
+    """Record something to erase; return the memory, the actor and the scope."""
+    name = str(number)
+    items = submission(number, 3, named=False)
+    await history.batch_add_history([one | {"memory_id": name, "actor_id": name} for one in items])
+    await history.save_messages([{"content": text} for text in ("a", "b")], name)
+    return name
+
+
+async def _erased(history: HistoryManager, name: str, by: str) -> tuple[int, int]:
+    """Erase it; return how many records and messages the report tells of."""
+    whose: dict[str, Any] = {"memory_ids": [name]} if by == "memory" else {"actor_id": name}
+    report = await history.erase(**whose, session_scopes=[name], reason="asked", vacuum=False)
+    return report.records, report.messages
+
 
 class TestLateMessages:
     """A message arrives at the server after whoever sent it was cut off and has tried again."""
@@ -212,6 +242,29 @@ class TestLateMessages:
             late.release()
             wanted += await call
             assert await texts(admin, schema) == wanted
+
+    @pytest.mark.parametrize("by", ["memory", "actor"])
+    async def test_an_erasure_counts_once_what_two_tries_erase(
+        self, proxy: Proxy, schema: str, admin: Any, by: str
+    ) -> None:
+        async with open_history(with_query(proxy.url, schema=schema)) as history:
+            name = await _told(history, 0)
+            begun = proxy.hold(b"COMMIT;")
+            erasing = asyncio.ensure_future(_erased(history, name, by))
+            await begun.came.wait()
+            late = proxy.hold(b"COMMIT;")
+            begun.release()
+            if by == "actor":  # which is looked for first
+                await late.came.wait()
+                looked, late = late, proxy.hold(b"COMMIT;")
+                looked.release()
+            await late.came.wait()
+            late.cut_client()
+            await until_more_wait(admin)
+            late.release()
+            assert await erasing == (3, 2)
+            (erasure,) = await history.erasures()
+            assert (erasure.records, erasure.messages) == (3, 2)
 
     async def test_submitted_again_while_it_is_on_its_way(
         self, proxy: Proxy, schema: str, admin: Any

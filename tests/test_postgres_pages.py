@@ -121,3 +121,38 @@ async def test_an_erasure_leaves_statistics(url: str, connection: Any) -> None:
         await history.erase(memory_ids=["large"], reason="measured")
         known = "SELECT count(*) FROM pg_stats WHERE schemaname = $1 AND tablename = 'history'"
         assert await connection.fetchval(known, schema)
+
+
+async def test_kinds_that_share_a_number_are_told_apart(url: str, connection: Any) -> None:
+    """An index has an event's first letter and a part of a role's hash."""
+    schema = f"alike_{token_hex(4)}"
+    async with open_history(url, schema=schema) as history:
+        one, other = await connection.fetchrow(
+            "SELECT min(role), max(role) FROM generate_series(1, 40000) AS n,"
+            " LATERAL (SELECT 'r' || n AS role) AS named"
+            " GROUP BY hashtext(role) & 16777215 HAVING count(*) > 1 LIMIT 1"
+        )
+        kinds = [(e, r) for e in ("ADD", "ADDED", "UPDATE") for r in (one, other, "user", None)]
+        # The first of a kind are far behind others of the same number.
+        placed = [kind for kind in kinds for _ in range(150)] + kinds * 5
+        await connection.executemany(
+            f"INSERT INTO {schema}.history (id, memory_id, event, is_deleted, actor_id, role)"
+            " VALUES ($1, 'm' || $2::int % 7, $3, false, 'a' || $2::int % 3, $4)",
+            [(f"id-{n}", n, *kind) for n, kind in enumerate(placed)],
+        )
+        for event in (None, "ADD", "UPDATE"):
+            for role in (None, one, other, "user"):
+                for actor in (None, 1):
+                    expected = [
+                        f"id-{n}"
+                        for n, kind in enumerate(placed)
+                        if event in (None, kind[0])
+                        and role in (None, kind[1])
+                        and actor in (None, n % 3)
+                    ]
+                    asked: dict[str, Any] = {"event": event, "role": role}
+                    asked["actor_id"] = None if actor is None else f"a{actor}"
+                    first = history.query_history(**asked, page_size=40)
+                    assert [record.id async for record in first] == expected
+                    last = history.query_history(**asked, page_size=40, order="newest")
+                    assert [record.id async for record in last] == expected[::-1]

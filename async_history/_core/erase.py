@@ -56,8 +56,11 @@ class ErasureSteps(Protocol):
     async def remains(self) -> Remains:
         """Tell what an erasure would not reach, and change nothing."""
 
-    async def finish(self, asked: Erasing) -> None:
-        """Note that the erasure is done."""
+    async def finish(self, asked: Erasing) -> tuple[int, int] | None:
+        """Note that the erasure is done; return how many records and messages were noted.
+
+        None where none of it is kept.
+        """
 
 
 async def erase_in_steps(steps: ErasureSteps, asked: Erasing, *, vacuum: bool) -> ErasureReport:
@@ -66,15 +69,17 @@ async def erase_in_steps(steps: ErasureSteps, asked: Erasing, *, vacuum: bool) -
         await steps.begin(asked)
     erasure = _Erasure(steps, asked)
     await erasure.run()
+    records, messages = erasure.records, erasure.messages
     if asked.dry_run:
         remains = await steps.remains()
     else:
         remains = await steps.clean(vacuum=vacuum)
-        await steps.finish(asked)
+        # A step whose commit was lost on its way back is done again, and finds nothing any more.
+        records, messages = await steps.finish(asked) or (records, messages)
     return ErasureReport(
         done=not asked.dry_run,
-        records=erasure.records,
-        messages=erasure.messages,
+        records=records,
+        messages=messages,
         copies=remains.copies,
         remains=remains.sentences,
         erasure_id=None if asked.dry_run else asked.id,

@@ -63,14 +63,17 @@ class EraseTransaction(Protocol):
     ) -> Sequence[Texts]:
         """Return records of one memory, in order."""
 
-    async def blank(self, columns: Columns, places: Sequence[Place]) -> None:
-        """Make columns of records NULL. `columns` are one of `LOST`."""
+    async def blank(self, columns: Columns, places: Sequence[Place]) -> int:
+        """Make columns of records NULL; return how many records lost one.
+
+        `columns` are one of `LOST`.
+        """
 
     async def messages(self, session_scopes: Sequence[str]) -> int:
         """Count scopes' buffered messages."""
 
-    async def remove_messages(self, session_scopes: Sequence[str]) -> None:
-        """Remove them."""
+    async def remove_messages(self, session_scopes: Sequence[str]) -> int:
+        """Remove them; return how many."""
 
     async def note(self, erasure_id: str, records: int, messages: int) -> None:
         """Add what was erased to the erasure's counts."""
@@ -209,10 +212,11 @@ async def _erase(
     asked: Erasing, lost: Mapping[Columns, Sequence[Place]], steps: EraseTransaction
 ) -> int:
     """Erase columns of records; return of how many records."""
-    records = sum(map(len, lost.values()))
-    if records and not asked.dry_run:
-        for columns, places in lost.items():
-            await steps.blank(columns, places)
+    if asked.dry_run:
+        return sum(map(len, lost.values()))
+    # Not those that were found: an earlier try of this may have been committed since.
+    records = sum([await steps.blank(*each) for each in lost.items() if each[1]])
+    if records:
         await steps.note(asked.id, records, 0)
     return records
 
@@ -220,8 +224,9 @@ async def _erase(
 async def erase_messages(
     asked: Erasing, session_scopes: Sequence[str], steps: EraseTransaction
 ) -> int:
-    messages = await steps.messages(session_scopes)
-    if messages and not asked.dry_run:
-        await steps.remove_messages(session_scopes)
+    if asked.dry_run:
+        return await steps.messages(session_scopes)
+    messages = await steps.remove_messages(session_scopes)
+    if messages:
         await steps.note(asked.id, 0, messages)
     return messages

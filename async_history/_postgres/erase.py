@@ -46,7 +46,7 @@ ORDER BY seq LIMIT $4::pg_catalog.int8
 _BLANK: Final = {
     columns: f"""
     UPDATE {{schema}}.history SET {", ".join(f"{column} = NULL" for column in columns)}
-    WHERE {RECORDS}
+    WHERE {RECORDS} AND ({" OR ".join(f"{column} IS NOT NULL" for column in columns)})
     """  # noqa: S608 - constants
     for columns in LOST
 }
@@ -61,9 +61,14 @@ INSERT INTO {schema}.erasures (id, reason, memory_ids, actor_sha256)
 VALUES ($1, $2, $3::pg_catalog.text[], $4) ON CONFLICT (id) DO NOTHING
 """
 _NOTE: Final = """
-UPDATE {schema}.erasures SET records = records + $1, messages = messages + $2 WHERE id = $3
+UPDATE {schema}.erasures
+SET records = records + $1::pg_catalog.int8, messages = messages + $2::pg_catalog.int8
+WHERE id = $3::pg_catalog.text
 """
-_FINISH: Final = "UPDATE {schema}.erasures SET finished_at = pg_catalog.now() WHERE id = $1"
+_FINISH: Final = """
+UPDATE {schema}.erasures SET finished_at = pg_catalog.now() WHERE id = $1::pg_catalog.text
+RETURNING records, messages
+"""
 ERASURES: Final = """
 SELECT id, begun_at, finished_at, reason, memory_ids, actor_sha256, records, messages
 FROM {schema}.erasures ORDER BY begun_at, id
@@ -126,19 +131,25 @@ class _EraseTransaction(SchemaSteps):
         rows = await self._fetch(_NEXT_TEXTS, actor_id, memory_id, _beyond(after), limit)
         return [_texts(*row) for row in rows]
 
-    async def blank(self, columns: Columns, places: Sequence[Place]) -> None:
+    async def blank(self, columns: Columns, places: Sequence[Place]) -> int:
         ids = [place.id for place in places]
-        await self._execute(_BLANK[columns], ids, list({place.memory_id for place in places}))
+        memory_ids = list({place.memory_id for place in places})
+        return _count(await self._execute(_BLANK[columns], ids, memory_ids))
 
     async def messages(self, session_scopes: Sequence[str]) -> int:
         ((count,),) = await self._fetch(_COUNT_MESSAGES, list(session_scopes))
         return int(count)
 
-    async def remove_messages(self, session_scopes: Sequence[str]) -> None:
-        await self._execute(_REMOVE_MESSAGES, list(session_scopes))
+    async def remove_messages(self, session_scopes: Sequence[str]) -> int:
+        return _count(await self._execute(_REMOVE_MESSAGES, list(session_scopes)))
 
     async def note(self, erasure_id: str, records: int, messages: int) -> None:
         await self._execute(_NOTE, records, messages, erasure_id)
+
+
+def _count(status: str) -> int:
+    """Return how many rows a statement changed, given what the server said of it."""
+    return int(status.rpartition(" ")[2])
 
 
 def _beyond(after: Place | None) -> int:
@@ -181,19 +192,22 @@ class ServerErasure:
         self._is_distributed = is_distributed
 
     async def begin(self, asked: Erasing) -> None:
-        await self._execute(
+        await self._fetch(
             _BEGIN, asked.id, asked.reason, list(asked.memory_ids), actor_digest(asked.actor_id)
         )
 
-    async def finish(self, asked: Erasing) -> None:
-        await self._execute(_FINISH, asked.id)
+    async def finish(self, asked: Erasing) -> tuple[int, int] | None:
+        for records, messages in await self._fetch(_FINISH, asked.id):
+            return records, messages
+        return None
 
-    async def _execute(self, sql: str, *arguments: Any) -> None:
-        async def execute(connection: Any, settings: Sequence[str]) -> None:
+    async def _fetch(self, sql: str, *arguments: Any) -> Sequence[Sequence[Any]]:
+        async def fetch(connection: Any, settings: Sequence[str]) -> Sequence[Sequence[Any]]:
             async with transaction(connection, *settings):
-                await connection.execute(in_schema(sql, self._schema), *arguments)
+                return list(await connection.fetch(in_schema(sql, self._schema), *arguments))
 
-        await self._in_turn(execute)
+        done: Sequence[Sequence[Any]] = await self._in_turn(fetch)
+        return done
 
     async def step(self, work: Callable[[EraseTransaction], Coroutine[Any, Any, T]]) -> T:
         async def erase(connection: Any, settings: Sequence[str]) -> T:

@@ -6,10 +6,13 @@ merged. What no list tells (times, texts, who changed a memory that was named) i
 row.
 
 Times come in any order, so no index has them in that of `seq`. But an index knows of every chunk of
-the history, and of every span in a chunk, which times are there. A list is entered at the first
-record of a time, however late that comes, and read from there for as many records as a page is to
-have and some more. Where few of those are of that time, the rest of the page is sought the other
-way round: chunk by chunk, all records of the time are looked at.
+the history which times are there. A list is entered at the first record of a time, however late
+that comes, and read from there for as many records as a page is to have and some more. Where few of
+those are of that time, the rest of the page is sought the other way round: chunk by chunk, all
+records of the time are looked at.
+
+An event and a role are one number in the indexes, their kind. Two may have the same one, so what
+was found is compared with what was asked for.
 
 The planner is left no choice, for without statistics, or with those of another memory, it reads
 whole tables and lists. It takes an index for its order only where it expects many rows and thinks
@@ -27,16 +30,20 @@ from typing import Any, Final
 from async_history._core.query import Cursor, Filter
 from async_history._postgres.rows import RECORD_COLUMNS
 
-CHUNK_BITS: Final = 16
-"""A chunk is what lies in 65,536 places: of 3 million records there are 46."""
-SPAN_BITS: Final = 10
-"""A span is what lies in 1,024 places: at most so many rows are read to find a first one."""
-_SPANS_OF_CHUNK_BITS: Final = CHUNK_BITS - SPAN_BITS
+CHUNK_BITS: Final = 13
+"""A chunk is what lies in 8,192 places: of 3 million records there are 366. At most so many rows
+are read to find the first of a time in it."""
 
 _HISTORY: Final = "{schema}.history"
 _KIND: Final = ("event", "role")
-_KEYS: Final[Mapping[str, str]] = {"role": "coalesce(role, ''::pg_catalog.text)"}
-"""What an index has instead of a column: a list of those without a role would have no order."""
+_EVENT_BITS: Final = 24
+"""A kind is the code of the event's first letter, and below it so many bits of a role's hash."""
+_EVENT_PART: Final = f"(pg_catalog.ascii({{}}) << {_EVENT_BITS})"
+_ROLE_PART: Final = f"(coalesce(pg_catalog.hashtext({{}}), 0) & {(1 << _EVENT_BITS) - 1})"
+_KEYS: Final[Mapping[str, str]] = {
+    "kind": f"({_EVENT_PART.format('event')} | {_ROLE_PART.format('role')})"
+}
+"""What an index has instead of a column."""
 _NULLS: Final = ", ".join(["NULL"] * 10)
 """In place of `RECORD_COLUMNS` but for the first."""
 _ENDS: Final = (-(1 << 63), (1 << 63) - 1)
@@ -98,16 +105,18 @@ class Search:
                 f"(pg_catalog.strpos(old_memory, {text}) > 0"
                 f" OR pg_catalog.strpos(new_memory, {text}) > 0)"
             )
-        self._by_row = [
+        not_in_lists = [
             *([self._times] if self._times else []),
             *(self._names if self._of_memories else []),
             *self._texts,
         ]
+        self._misses_some = bool(not_in_lists)
+        self._by_row = not_in_lists if self._of_memories else [*not_in_lists, *self._of_kind()]
 
     @property
     def looks_at_rows(self) -> bool:
-        """Whether some rows of the lists may not match."""
-        return bool(self._by_row) and not self._is_distributed
+        """Whether it is to be expected that some rows of the lists do not match."""
+        return self._misses_some and not self._is_distributed
 
     @property
     def reads_on(self) -> bool:
@@ -186,10 +195,14 @@ SELECT one.* FROM chunk CROSS JOIN LATERAL (
     SELECT NULL::pg_catalog.int8, seq, {RECORD_COLUMNS} FROM ({self._of_chunk()}) AS history
     WHERE {" AND ".join(conditions)} ORDER BY seq {self._direction}
 ) AS one
-WHERE {self._has_times("chunk.number", CHUNK_BITS)}
+WHERE {self._has_times()}
 LIMIT {arguments.take(limit, "int8")}
 """
         return sql, arguments
+
+    def _of_kind(self) -> list[str]:
+        """Return the conditions of the event and the role, which an index has as a number only."""
+        return [f"{name} = {value}" for name, value in self._named.items() if name in _KIND]
 
     def _of_chunk(self) -> str:
         """Return SQL of the rows of a chunk in the filter's time."""
@@ -210,7 +223,7 @@ LIMIT {arguments.take(limit, "int8")}
             where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
             return f"SELECT pg_catalog.count(*) FROM {_HISTORY}{where}", self._arguments
         arguments = Arguments(self._arguments)
-        matching = [*self._names, *self._texts, self._has_times("chunk.number", CHUNK_BITS)]
+        matching = [*self._names, *self._texts, self._has_times()]
         sql = f"""
 WITH RECURSIVE {self._chunks(arguments.take(self._begin, "int8"))}
 SELECT pg_catalog.count(*) FROM chunk CROSS JOIN LATERAL ({self._of_chunk()}) AS history
@@ -239,7 +252,7 @@ WHERE {" AND ".join(matching)}
             if values:
                 end = ", ".join([*values.values(), str(self._end)])
                 conditions.append(f"{row} {self._to} ({end})")
-            conditions += [f"{name} IS NOT NULL" for name in values if name in self._named]
+            conditions += [f"{name} IS NOT NULL" for name in values if name == "actor_id"]
             order = ", ".join(f"{key} {self._direction}" for key in keys)
             return (
                 f"SELECT * FROM {_HISTORY} WHERE {' AND '.join(conditions)}"
@@ -257,22 +270,31 @@ WHERE {" AND ".join(matching)}
         if self._memories is not None:
             named = f"pg_catalog.unnest({self._memories}) AS named (memory)"
             return merged(named, part(memory_id="named.memory"))
-        values = {name: f"(SELECT {value})" for name, value in self._named.items()}
+        values = {
+            name: f"(SELECT {value})" for name, value in self._named.items() if name not in _KIND
+        }
+        parts = [
+            part.format(self._named[name])
+            for name, part in zip(_KIND, (_EVENT_PART, _ROLE_PART), strict=True)
+            if name in self._named
+        ]
         if not self._of_kinds:
+            if parts:
+                values["kind"] = f"(SELECT {' | '.join(parts)})"
             return part(**values)
-        kinds = [f"kind.{name} = {self._named[name]}" for name in _KIND if name in self._named]
-        values = {name: value for name, value in values.items() if name not in _KIND}
-        values |= {name: f"kind.{name}" for name in _KIND}
-        lists = f"(SELECT * FROM kind WHERE {' AND '.join(kinds or ['true'])}) AS kind"
-        return merged(lists, part(**values))
+        bits = "~" if "event" in self._named else ""
+        among = f"number & {bits}{(1 << _EVENT_BITS) - 1}"
+        kinds = f" WHERE {among} = {parts[0]}" if parts else ""
+        lists = f"(SELECT number FROM kind{kinds}) AS kind"
+        return merged(lists, part(**values, kind="kind.number"))
 
     def _kinds(self) -> str:
-        """Return SQL of the events and roles that there are: from each to the next lower.
+        """Return SQL of the kinds that there are: from each to the next lower.
 
         The newest record of each is looked at: after a removal the oldest are dead entries of the
         index.
         """
-        keys, at, conditions = ["event", _KEYS["role"]], ["kind.event", "kind.role"], []
+        keys, at, conditions = [_KEYS["kind"]], ["kind.number"], []
         if "actor_id" in self._named:
             actor = f"(SELECT {self._named['actor_id']})"
             keys.insert(0, "actor_id")
@@ -282,23 +304,23 @@ WHERE {" AND ".join(matching)}
 
         def highest(where: Sequence[str]) -> str:
             return (
-                f"(SELECT event, {_KEYS['role']} AS role FROM {_HISTORY}"
+                f"(SELECT {_KEYS['kind']} AS number FROM {_HISTORY}"
                 f" WHERE {' AND '.join([*where, 'true'])} ORDER BY {order} LIMIT 1)"
             )
 
         lower = [f"({', '.join(keys)}) < ({', '.join(at)})", *conditions[:1]]
-        return f"""kind (event, role) AS (
+        return f"""kind (number) AS (
     {highest(conditions)} UNION ALL
     SELECT lower.* FROM kind CROSS JOIN LATERAL {highest(lower)} AS lower
 )"""
 
     # Times
 
-    def _has_times(self, number: str, bits: int) -> str:
-        """Return the condition that a chunk or a span has times of the filter."""
+    def _has_times(self) -> str:
+        """Return the condition that a chunk has times of the filter."""
         return (
-            f"(SELECT true FROM {_HISTORY} WHERE (seq >> {bits}) = {number} AND {self._times}"
-            " ORDER BY occurred_at DESC LIMIT 1)"
+            f"(SELECT true FROM {_HISTORY} WHERE (seq >> {CHUNK_BITS}) = chunk.number"
+            f" AND {self._times} ORDER BY occurred_at DESC LIMIT 1)"
         )
 
     def _chunks(self, begin: str) -> str:
@@ -320,23 +342,13 @@ WHERE {" AND ".join(matching)}
 
     def _first_in_time(self, begin: str) -> str:
         """Return SQL of the place of the first record in the filter's time, from a place on."""
-        numbers = range(1 << _SPANS_OF_CHUNK_BITS)
-        spans = ",".join(map(str, numbers if self._is_forward else reversed(numbers)))
         return f"""
-SELECT one.seq FROM (
-    SELECT number FROM chunk WHERE {self._has_times("chunk.number", CHUNK_BITS)}
-) AS chunk
-CROSS JOIN LATERAL (
-    SELECT (chunk.number << {_SPANS_OF_CHUNK_BITS}) + place AS number
-    FROM pg_catalog.unnest(ARRAY[{spans}]::pg_catalog.int8[]) AS place
-) AS span
+SELECT one.seq FROM (SELECT number FROM chunk WHERE {self._has_times()}) AS chunk
 CROSS JOIN LATERAL (
     SELECT seq FROM {_HISTORY}
-    WHERE seq >= (span.number << {SPAN_BITS}) AND seq < ((span.number + 1) << {SPAN_BITS})
+    WHERE seq >= (chunk.number << {CHUNK_BITS}) AND seq < ((chunk.number + 1) << {CHUNK_BITS})
         AND seq {self._from} {begin} AND {self._times}
     ORDER BY seq {self._direction} LIMIT 1
 ) AS one
-WHERE span.number {self._from} ({begin} >> {SPAN_BITS})
-    AND {self._has_times("span.number", SPAN_BITS)}
 LIMIT 1
 """

@@ -31,7 +31,7 @@ ORDER BY session_scope LIMIT $2
 _FIRST_ROWS: Final = f"""
 SELECT seq, {COLUMN_LIST} FROM {{schema}}.history ORDER BY seq LIMIT (SELECT $1::pg_catalog.int8)
 """  # noqa: S608 - constants
-"""The LIMIT is a SELECT: see _postgres_search."""
+"""The LIMIT is a SELECT: see filters."""
 _NEXT_ROWS: Final = f"""
 (
     SELECT seq, {COLUMN_LIST} FROM {{schema}}.history

@@ -103,7 +103,7 @@ class Vacuum:
             if begun.is_set() and self._pool.pools_behind:
                 _log.warning(
                     "an erasure was cancelled, and its VACUUM of %s goes on in %s, which is "
-                    "reached through a pooler; to end it, use pg_cancel_backend()",
+                    "reached through a pooler; to end it, cancel it there (pg_cancel_backend)",
                     table,
                     self._where,
                 )

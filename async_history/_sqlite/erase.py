@@ -96,6 +96,7 @@ _NOTE: Final = """
 UPDATE async_history_erasures SET records = records + ?, messages = messages + ? WHERE id = ?
 """
 _FINISH: Final = "UPDATE async_history_erasures SET finished_at = ? WHERE id = ?"
+_NOTED: Final = "SELECT records, messages FROM async_history_erasures WHERE id = ?"
 ERASURES: Final = """
 SELECT id, begun_at, finished_at, reason, memory_ids, actor_sha256, records, messages
 FROM async_history_erasures ORDER BY rowid
@@ -168,17 +169,18 @@ class _EraseTransaction:
         rows = self._fetch(_NEXT_TEXTS, **asked, **named([memory_id]))
         return [_texts(*row) for row in rows]
 
-    async def blank(self, columns: Columns, places: Sequence[Place]) -> None:
+    async def blank(self, columns: Columns, places: Sequence[Place]) -> int:
         positions = json.dumps([place.position for place in places])
-        self._connection.execute(_BLANK[columns], (positions,))
+        return self._connection.execute(_BLANK[columns], (positions,)).rowcount
 
     async def messages(self, session_scopes: Sequence[str]) -> int:
         scopes = json.dumps(session_scopes)
         ((count,),) = fetched(self._connection, _COUNT_MESSAGES, (scopes,))
         return int(count)
 
-    async def remove_messages(self, session_scopes: Sequence[str]) -> None:
-        self._connection.execute(_REMOVE_MESSAGES, (json.dumps(session_scopes),))
+    async def remove_messages(self, session_scopes: Sequence[str]) -> int:
+        scopes = json.dumps(session_scopes)
+        return self._connection.execute(_REMOVE_MESSAGES, (scopes,)).rowcount
 
     async def note(self, erasure_id: str, records: int, messages: int) -> None:
         self._connection.execute(_NOTE, (records, messages, erasure_id))
@@ -240,11 +242,17 @@ class FileErasure:
             _BEGIN, asked.id, now_text(), asked.reason, memory_ids, actor_digest(asked.actor_id)
         )
 
-    async def finish(self, asked: Erasing) -> None:
+    async def finish(self, asked: Erasing) -> tuple[int, int] | None:
         await self._execute(_FINISH, now_text(), asked.id)
+        for records, messages in await self._execute(_NOTED, asked.id):
+            return records, messages
+        return None
 
-    async def _execute(self, sql: str, *parameters: Any) -> None:
-        await self._in_turn(lambda connection: connection.execute_fetchall(sql, parameters))
+    async def _execute(self, sql: str, *parameters: Any) -> Iterable[Sequence[Any]]:
+        done: Iterable[Sequence[Any]] = await self._in_turn(
+            lambda connection: connection.execute_fetchall(sql, parameters)
+        )
+        return done
 
     async def step(self, work: Callable[[EraseTransaction], Coroutine[Any, Any, T]]) -> T:
         erase = partial(_erase, work)

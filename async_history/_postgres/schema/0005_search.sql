@@ -1,4 +1,4 @@
--- Version 5. Indexes by which a page costs the same in any history: see backends/_postgres_search.
+-- Version 5. Indexes by which a page costs the same in any history: see _postgres/filters.py.
 -- Of every chunk of the places, and of every span in it, which times are there. Each event's and
 -- role's records in order, and each actor's (NULL has no place in an order). And whose records have
 -- no time: of a history that we wrote, nobody's.
