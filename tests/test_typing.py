@@ -1,4 +1,7 @@
-"""What a type checker says of programs that use the library, as mypy --strict does."""
+"""What a type checker says of programs that use the library, as mypy --strict does.
+
+Without this repository's settings: a program has its own, and may hold the library's source.
+"""
 
 import os
 import subprocess
@@ -21,9 +24,9 @@ PYTHON_EXAMPLES = {
 
 RIGHT = """
 from pathlib import Path
-from tests.patience import LONG_S
 from async_history import Durability, HistoryOptions, open_history
 from async_history.blocking import BlockingHistoryManager
+from async_history.mem0 import AsyncMemory, Memory
 
 async def use(url: str, pg: object) -> None:
     options: HistoryOptions = {"queue_records": 5, "durability": "normal", "pool_size": 3}
@@ -63,7 +66,7 @@ def complaints(folder: Path, **files: str) -> list[str]:
     for name, text in files.items():
         (folder / f"{name}.py").write_text(text)
     done = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", "--config-file", "pyproject.toml"]
+        [sys.executable, "-m", "mypy", "--strict", "--config-file", os.devnull]
         + [str(folder / f"{name}.py") for name in files],
         capture_output=True,
         text=True,
@@ -86,7 +89,13 @@ def test_what_is_right_passes_and_what_is_wrong_is_named(tmp_path: Path) -> None
     wrong += WRONG
     assert len(PYTHON_EXAMPLES) >= 20
     found = complaints(tmp_path, right=RIGHT, wrong="\n".join(wrong), **PYTHON_EXAMPLES)
-    others = [line for line in found if "/wrong.py:" not in line]
+    # That asyncpg and mem0 have no type information is for whoever imports them to know.
+    others = [
+        line
+        for line in found
+        if not line.startswith(str(tmp_path))
+        or ("/wrong.py:" not in line and "[import-untyped]" not in line)
+    ]
     assert others == []
     for number, (line, word) in enumerate(WRONG.items(), first):
         about = [one for one in found if f"/wrong.py:{number}:" in one]

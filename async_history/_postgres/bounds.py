@@ -1,3 +1,4 @@
+# mypy: disable-error-code=import-untyped
 """What bounds our statements in the server, so that little is left there when we give up."""
 
 import contextlib

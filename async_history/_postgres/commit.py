@@ -1,3 +1,4 @@
+# mypy: disable-error-code=import-untyped
 """One batch in one transaction of PostgreSQL, in as few round trips as it takes.
 
 A batch of new records under ids of ours is one statement. Everything else, which is rarer, takes a

@@ -1,3 +1,4 @@
+# mypy: disable-error-code=import-untyped
 """Connecting to PostgreSQL: host after host, bounded in time, errors typed."""
 
 import contextlib

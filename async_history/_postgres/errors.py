@@ -1,3 +1,4 @@
+# mypy: disable-error-code=import-untyped
 """What PostgreSQL's errors mean, in one place: what is typed how, what may work later."""
 
 import re

@@ -1,3 +1,4 @@
+# mypy: disable-error-code=import-untyped
 """The PostgreSQL backend: one connection that writes, a pool for those who read."""
 
 import asyncio

@@ -1,3 +1,4 @@
+# mypy: disable-error-code=import-untyped
 """Connections to PostgreSQL: a pool of our own or the user's, bounded in time, errors typed."""
 
 import asyncio

@@ -1,3 +1,4 @@
+# mypy: disable-error-code=import-untyped
 """The limits of a pool of connections to PostgreSQL, and the check of a user's pool."""
 
 from collections.abc import Mapping

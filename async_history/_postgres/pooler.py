@@ -1,3 +1,4 @@
+# mypy: disable-error-code=import-untyped
 """What a pooler between us and the server does to the statements that a user's pool keeps."""
 
 import contextlib

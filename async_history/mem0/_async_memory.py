@@ -1,3 +1,4 @@
+# mypy: disable-error-code=import-untyped
 """mem0's `AsyncMemory`, recording its history without blocking the loop."""
 
 import functools

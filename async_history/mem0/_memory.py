@@ -1,3 +1,4 @@
+# mypy: disable-error-code=import-untyped
 """mem0's synchronous `Memory` on the synchronous face."""
 
 import functools

@@ -1,3 +1,4 @@
+# mypy: disable-error-code=import-untyped
 """What becomes of mem0's vector store when a memory is restored.
 
 The history comes first: a memory that changed meanwhile is refused there, and nothing else has

@@ -1,3 +1,4 @@
+# mypy: disable-error-code=import-untyped
 """What mem0 does in worker threads, seen before it begins; its history's part done on the loop.
 
 mem0 takes its history for something that blocks, and awaits `asyncio.to_thread(self.db.…)`. Ours

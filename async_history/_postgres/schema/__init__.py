@@ -1,3 +1,4 @@
+# mypy: disable-error-code=import-untyped
 """The numbered .sql of PostgreSQL: each applied once, in one transaction.
 
 A new schema gets them all in one. Where there are records already, a script's indexes are made

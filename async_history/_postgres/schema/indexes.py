@@ -1,3 +1,4 @@
+# mypy: disable-error-code=import-untyped
 """Making an index of PostgreSQL while everybody reads and writes.
 
 A script says `CREATE INDEX name_next4 ON …` on one line of its own, and gives the index its name in
