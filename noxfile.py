@@ -71,7 +71,7 @@ def mem0(session: nox.Session) -> None:
 @nox.session
 def lint(session: nox.Session) -> None:
     """Style, spelling, and the form of our configuration."""
-    install(session, "lint")
+    session.install("--group=lint")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("codespell")
@@ -109,7 +109,7 @@ def docs(session: nox.Session) -> None:
 @nox.session
 def build(session: nox.Session) -> None:
     """Build the archives into a folder (a temporary one), and inspect them."""
-    install(session, "build")
+    session.install("--group=build")
     with TemporaryDirectory() as temporary:
         folder = session.posargs[0] if session.posargs else temporary
         session.run("python", "-m", "build", "--outdir", folder)
