@@ -44,7 +44,7 @@ SELECT id, memory_id, old_memory, new_memory, event, created_at, updated_at, is_
        actor_id, role, moment::pg_catalog.timestamptz
 FROM (SELECT {_GIVEN_COLUMNS}) AS given
 WHERE id <> ''
-"""  # noqa: S608 - constants
+"""
 """Takes `joined_columns`, in order. Columns that are unnested side by side are not stored first, as
 those of one unnest in FROM are: a tenth of the statement's time."""
 _HEAR_WARNINGS: Final = "pg_catalog.set_config('client_min_messages', 'warning', true)"
@@ -52,13 +52,13 @@ _HEAR_WARNINGS: Final = "pg_catalog.set_config('client_min_messages', 'warning',
 _ADD_ALL_OR_NONE: Final = f"""
 WITH added AS ({_ADD_RECORDS.rstrip()} RETURNING 1)
 SELECT 1 / (pg_catalog.count(*) = $14::bigint)::integer, {_HEAR_WARNINGS} FROM added
-"""  # noqa: S608 - constants
+"""
 """The same in a transaction of its own. A row that a trigger of the owner's left out undoes it, by
 a division by zero."""
 _ADD_ONE: Final = f"""
 INSERT INTO {{schema}}.history ({COLUMN_LIST}, occurred_at)
 VALUES ({", ".join(f"${n}" for n in range(1, 11))}, $11::pg_catalog.text::pg_catalog.timestamptz)
-"""  # noqa: S608 - constants
+"""
 """Takes `values_of` a record. It saves a lone write a tenth of its time."""
 _ADD_ONE_ALONE: Final = f"{_ADD_ONE.rstrip()} RETURNING {_HEAR_WARNINGS}"
 """The same in a transaction of its own."""
@@ -84,20 +84,20 @@ FROM (
 before it wrote, also an earlier try of its own."""
 _EXISTING: Final = f"""
 SELECT {RECORD_COLUMNS} FROM {{schema}}.history WHERE id = ANY($1::pg_catalog.text[])
-"""  # noqa: S608 - constants
+"""
 _BY_INDEX: Final = "SET LOCAL enable_seqscan TO off"
 """PostgreSQL keeps the plan of a look-up, and one made while the table was small reads all of the
 table when it is large: 500 ids a batch took 300 ms at 50,000 rows."""
 _LATEST_OF_ONE: Final = f"""
 SELECT {RECORD_COLUMNS} FROM {{schema}}.history WHERE memory_id = $1 ORDER BY seq DESC LIMIT 1
-"""  # noqa: S608 - constants
+"""
 """On the nodes of a cluster, which can't join a list with a table row by row."""
 _LATEST: Final = f"""
 SELECT {RECORD_COLUMNS} FROM pg_catalog.unnest($1::pg_catalog.text[]) AS named (name)
 CROSS JOIN LATERAL (
     SELECT * FROM {{schema}}.history WHERE memory_id = named.name ORDER BY seq DESC LIMIT 1
 ) AS latest
-"""  # noqa: S608 - constants
+"""
 _ONE_CONNECTION_A_NODE: Final = "SET LOCAL citus.multi_shard_modify_mode TO 'sequential'"
 """Or a batch has a connection, and a prepared transaction, for each shard: 500 random memories on
 two workers and 32 shards took 310 ms instead of 17 (Citus 13.2)."""
@@ -125,7 +125,7 @@ DELETE FROM {{schema}}.messages USING (
 ) AS aged
 WHERE messages.session_scope = aged.session_scope AND messages.id = aged.id
   AND aged.age > {MESSAGES_KEPT}
-"""  # noqa: S608 - a number of ours
+"""
 
 
 _MOST_IN_VAIN: Final = 40

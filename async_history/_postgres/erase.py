@@ -37,7 +37,7 @@ _TEXTS_OF: Final = f"""
 SELECT seq, id, memory_id, actor_id = $1::pg_catalog.text,
        {_DIGEST.format("old_memory")}, {_DIGEST.format("new_memory")}
 FROM {{schema}}.history
-"""  # noqa: S608 - constants
+"""
 _TEXTS: Final = f"{_TEXTS_OF} WHERE memory_id = ANY($2::pg_catalog.text[])"
 _NEXT_TEXTS: Final = f"""
 {_TEXTS_OF} WHERE memory_id = $2::pg_catalog.text AND seq > $3::pg_catalog.int8
@@ -47,7 +47,7 @@ _BLANK: Final = {
     columns: f"""
     UPDATE {{schema}}.history SET {", ".join(f"{column} = NULL" for column in columns)}
     WHERE {RECORDS} AND ({" OR ".join(f"{column} IS NOT NULL" for column in columns)})
-    """  # noqa: S608 - constants
+    """
     for columns in LOST
 }
 _COUNT_MESSAGES: Final = """

@@ -22,8 +22,6 @@ from these: each is a SELECT of its own. Of a LIMIT that it does not know it exp
 rows.
 """
 
-# ruff: noqa: S608 - statements are made of constants and placeholders
-
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 

@@ -42,7 +42,7 @@ def _after(number: str) -> str:
         UNION ALL SELECT running FROM pg_catalog.pg_snapshot_xip({_NOW}) AS running
             WHERE running > {number}
         UNION ALL SELECT number FROM {_OVER} AS over (number) WHERE number > {number}
-    ) AS edges"""  # noqa: S608 - constants
+    ) AS edges"""
 
 
 def _newest(number: str) -> str:
@@ -56,7 +56,7 @@ def _newest(number: str) -> str:
         WHERE xact > between.after AND xact < between.before ORDER BY xact DESC LIMIT 1
     ) AS newest
     ORDER BY between.before DESC LIMIT 1
-)"""  # noqa: S608 - constants
+)"""
 
 
 _ALL: Final = "'0'::pg_catalog.xid8"
@@ -75,7 +75,7 @@ SELECT pg_catalog.json_build_array(
         )
     END
 )::pg_catalog.text
-"""  # noqa: S608 - constants
+"""
 """Whether there are `foreign` records is asked first: for their last `seq` the planner goes down
 the index on `seq`, through the whole table where there are none."""
 MARK: Final = f"""
@@ -102,7 +102,7 @@ SELECT NULL::pg_catalog.int8, false, false, pg_catalog.json_build_array(
     )::pg_catalog.text, NULL, NULL, NULL, NULL, NULL, NULL, NULL::pg_catalog.bool, NULL, NULL,
     NULL::pg_catalog.timestamptz
 UNION ALL
-"""  # noqa: S608 - constants
+"""
 
 
 _COUNT: Final = "(SELECT pg_catalog.count(*) FROM unseen)"
@@ -128,7 +128,7 @@ WITH unseen AS MATERIALIZED (
     WHERE seq > $5::pg_catalog.int8 AND {_COUNT} < $6::pg_catalog.int8
     ORDER BY seq
 )
-"""  # noqa: S608 - constants
+"""
 """All that the snapshot $4 does not see, without `foreign` ones; nothing of it where that is $6
 rows. It looks at the new rows and no others. The LIMIT is a SELECT, so that the planner does not
 know it: it then takes the index for the order, which can stop, and not a bitmap, which is made of
@@ -142,7 +142,7 @@ FROM (
         AND xact < $2::pg_catalog.text::pg_catalog.xid8 AND seq > $3::pg_catalog.int8
     ORDER BY xact LIMIT (SELECT $4::pg_catalog.int8)
 ) AS looked_at
-"""  # noqa: S608 - constants
+"""
 """Of the first $4 rows between two numbers: their lowest and highest `seq`, and the last number."""
 
 
@@ -167,7 +167,7 @@ def _same_window(wanted: str) -> str:
     WHERE is_wanted OR number = $6::pg_catalog.int8
     ORDER BY seq LIMIT $7::pg_catalog.int8
 )
-"""  # noqa: S608 - constants
+"""
 
 
 SAME_WINDOW: Final = _same_window("")

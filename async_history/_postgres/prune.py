@@ -31,12 +31,12 @@ _WINDOW: Final = f"""
 SELECT {_LIGHT} FROM {{schema}}.history
 WHERE seq > $2::pg_catalog.int8 AND seq <= $3::pg_catalog.int8
 ORDER BY seq LIMIT $4::pg_catalog.int8
-"""  # noqa: S608 - constants
+"""
 _WHOLE: Final = f"""
 SELECT {_LIGHT} FROM {{schema}}.history
 WHERE memory_id = ANY($2::pg_catalog.text[]) ORDER BY memory_id, seq
-"""  # noqa: S608 - constants
-_THERE: Final = f"SELECT memory_id, id FROM {{schema}}.history WHERE {RECORDS}"  # noqa: S608 - constants
+"""
+_THERE: Final = f"SELECT memory_id, id FROM {{schema}}.history WHERE {RECORDS}"
 _EDGE: Final = """
 SELECT seq, id FROM {schema}.history WHERE memory_id = $1::pg_catalog.text
 ORDER BY seq DESC OFFSET $2::pg_catalog.int8 LIMIT 1
@@ -62,7 +62,7 @@ FROM ROWS FROM (
     WHERE memory_id = given.name AND history.seq > given.seq ORDER BY history.seq LIMIT 1
 ) AS following
 """
-_REMOVE: Final = f"DELETE FROM {{schema}}.history WHERE {RECORDS}"  # noqa: S608 - constants
+_REMOVE: Final = f"DELETE FROM {{schema}}.history WHERE {RECORDS}"
 
 
 async def prune(

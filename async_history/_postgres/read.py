@@ -17,7 +17,7 @@ Fetch = Callable[..., Awaitable[Sequence[Sequence[Any]]]]
 """Run one SELECT with its arguments."""
 
 _HISTORY: Final = (
-    f"SELECT {RECORD_COLUMNS} FROM {{schema}}.history WHERE memory_id = $1 ORDER BY seq"  # noqa: S608 - constants
+    f"SELECT {RECORD_COLUMNS} FROM {{schema}}.history WHERE memory_id = $1 ORDER BY seq"
 )
 _LAST_MESSAGES: Final = """
 SELECT id, role, content, name, created_at FROM (
@@ -30,7 +30,7 @@ ORDER BY session_scope LIMIT $2
 """
 _FIRST_ROWS: Final = f"""
 SELECT seq, {COLUMN_LIST} FROM {{schema}}.history ORDER BY seq LIMIT (SELECT $1::pg_catalog.int8)
-"""  # noqa: S608 - constants
+"""
 """The LIMIT is a SELECT: see filters."""
 _NEXT_ROWS: Final = f"""
 (
@@ -40,7 +40,7 @@ _NEXT_ROWS: Final = f"""
     SELECT seq, {COLUMN_LIST} FROM {{schema}}.history WHERE seq > (SELECT $2::pg_catalog.int8)
     ORDER BY seq LIMIT (SELECT $3::pg_catalog.int8)
 )
-"""  # noqa: S608 - constants
+"""
 _INSTANTS: Final = """
 SELECT id, occurred_at FROM {schema}.history
 WHERE id = ANY($1::pg_catalog.text[]) AND occurred_at IS NOT NULL

@@ -35,7 +35,7 @@ SELECT memory_id, state FROM (
 ) AS known
 WHERE occurred_at IS NULL
     AND coalesce(moment, '-infinity') <= $1::pg_catalog.text::pg_catalog.timestamptz
-"""  # noqa: S608 - constants
+"""
 """A change without a time has that of the one before it: of a copied history there may be many."""
 FIND: Final = f"""
 SELECT pg_catalog.string_agg((state / 2)::pg_catalog.text, ',') FROM (
@@ -47,12 +47,12 @@ SELECT pg_catalog.string_agg((state / 2)::pg_catalog.text, ',') FROM (
     GROUP BY memory_id
 ) AS states
 WHERE state % 2::bigint = 0 GROUP BY state / {2 * _PAGE_PLACES} ORDER BY state / {2 * _PAGE_PLACES}
-"""  # noqa: S608 - constants
+"""
 """A page's places a row."""
 FETCH: Final = f"""
 SELECT {RECORD_COLUMNS} FROM {{schema}}.history
 WHERE seq = ANY(pg_catalog.string_to_array($1, ',')::bigint[])
-"""  # noqa: S608 - constants
+"""
 
 
 async def states_at(

@@ -26,13 +26,13 @@ SELECT count(*) FROM main.sqlite_master WHERE name = 'async_history_state'
 _VERSION: Final = "SELECT max(version) FROM main.async_history_state"
 _KEY: Final = "async_history_key(CAST(history.memory_id AS BLOB))"
 _HAS_ENTRY: Final = " OR ".join(
-    f"EXISTS (SELECT 1 FROM main.{level} WHERE memory = {_KEY} AND position = history.rowid)"  # noqa: S608 - constants
+    f"EXISTS (SELECT 1 FROM main.{level} WHERE memory = {_KEY} AND position = history.rowid)"
     for level in reversed(LEVELS)
 )
 _NOT_FOUND: Final = f"""
 SELECT count(*), min(id) FROM main.history WHERE rowid <= {THROUGH}
     AND rowid NOT IN (SELECT position FROM main.async_history_strays) AND NOT ({_HAS_ENTRY})
-"""  # noqa: S608 - constants
+"""
 _WRONG_ACTORS: Final = f"""
 SELECT count(*), min(id) FROM main.history
 WHERE actor_id IS NOT NULL AND rowid <= {CHUNKS.through} AND NOT EXISTS (
@@ -40,7 +40,7 @@ WHERE actor_id IS NOT NULL AND rowid <= {CHUNKS.through} AND NOT EXISTS (
     WHERE block = history.rowid >> {CHUNKS.bits} AND actors.actor_id = history.actor_id
         AND position = history.rowid
 )
-"""  # noqa: S608 - constants
+"""
 _OUTSIDE: Final = """
 SELECT count(*), min(id) FROM main.history LEFT JOIN main.{table} AS noted
     ON noted.block = history.rowid >> {bits}

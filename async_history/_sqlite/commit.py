@@ -44,7 +44,7 @@ from async_history.errors import HistoryError, StorageRefused
 _INSERT_RECORD: Final = f"""
     INSERT OR ABORT INTO history ({COLUMN_LIST})
     VALUES ({", ".join(f"new.{name}" for name in COLUMNS)});
-"""  # noqa: S608 - constants of ours
+"""
 WRITE_PROGRAM: Final = f"""
 DROP VIEW IF EXISTS temp.async_history_new;
 CREATE TEMP VIEW async_history_new AS SELECT {COLUMN_LIST}, 0 AS memory FROM main.history;
@@ -65,7 +65,7 @@ BEGIN {TAKE_IN_TAIL.format(but="new.memory")}
 END;
 {MOVE_SLICES}
 {NOTE_BLOCKS}
-"""  # noqa: S608 - constants of ours
+"""
 """Run on the connection that writes, again where it made our tables anew. Temporary: nothing of it
 is stored in the file.
 
@@ -96,7 +96,7 @@ def _add_sql(rows: int, condition: str) -> str:
     sql = f"""
         INSERT INTO async_history_new SELECT * FROM ({_rows_sql(ROW_WIDTH, rows + 1)})
         WHERE column{ROW_WIDTH} IS NOT NULL AND {condition}
-    """  # noqa: S608 - placeholders only
+    """
     return f"{sql} AND async_history_begun()" if rows >= CROWD else sql
 
 
@@ -112,7 +112,7 @@ _LEFT_OUT: Final = """
 SELECT count(*), min(value) FROM json_each(?)
 WHERE NOT EXISTS (SELECT 1 FROM main.history WHERE id = value)
 """
-_EXISTING: Final = f"SELECT {COLUMN_LIST} FROM history WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608 - constants
+_EXISTING: Final = f"SELECT {COLUMN_LIST} FROM history WHERE id IN (SELECT value FROM json_each(?))"
 _PLACES: Final = in_order("DESC", key="given.memory", memory_id="given.memory_id")
 _LATEST: Final = f"""
 SELECT {COLUMN_LIST}, NULL AS time_before FROM history WHERE rowid IN (
@@ -126,7 +126,7 @@ SELECT {COLUMN_LIST}, NULL AS time_before FROM history WHERE rowid IN (
         FROM json_each(:memories)
     ) AS given
 )
-"""  # noqa: S608 - constants
+"""
 """The latest records of memories, given as JSON with their keys; nearly all rows are indexed."""
 _LATEST_PACKED: Final = packed(_LATEST)
 _BUFFERS: Final = """
@@ -148,7 +148,7 @@ DELETE FROM messages WHERE rowid IN (
         FROM messages WHERE session_scope IN (SELECT value FROM json_each(?))
     ) WHERE age > {MESSAGES_KEPT}
 )
-"""  # noqa: S608 - a number of ours
+"""
 
 
 class IndexBehind(Exception):

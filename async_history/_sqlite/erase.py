@@ -45,12 +45,12 @@ SELECT history.rowid, history.id, history.memory_id
 FROM {memory_in_order("ASC", ":after")} AS place
 CROSS JOIN history ON history.rowid = place.position
 WHERE history.memory_id = :memory_id AND {_HAS_TEXT} LIMIT :limit
-"""  # noqa: S608 - constants
+"""
 _OF_SEVERAL_WITH_TEXT: Final = f"""
 SELECT history.rowid, history.id, history.memory_id FROM history
 WHERE {THROUGH_INDEX.several} AND history.rowid > :after AND {_HAS_TEXT}
 ORDER BY history.rowid LIMIT :limit
-"""  # noqa: S608 - constants
+"""
 _OF_AN_ACTOR: Final = in_order(
     "history.rowid AS position, history.id, history.memory_id",
     Filter(None, "", None, None, None, None, None),
@@ -60,10 +60,10 @@ _OF_AN_ACTOR: Final = in_order(
 _OF_ACTOR: Final = f"{' UNION ALL '.join(_OF_AN_ACTOR)} ORDER BY position LIMIT :limit"
 """Takes `:actor_id` and `:after`, the position to go on behind."""
 _ID: Final = "SELECT id FROM history WHERE rowid = ?"
-_KEYS: Final = [f"SELECT memory FROM main.{level} WHERE {SEVERAL_KEYS}" for level in LEVELS]  # noqa: S608 - constants
+_KEYS: Final = [f"SELECT memory FROM main.{level} WHERE {SEVERAL_KEYS}" for level in LEVELS]
 _SIZES: Final = f"""
 SELECT memory, count(*) FROM ({" UNION ALL ".join(_KEYS)}) GROUP BY memory
-"""  # noqa: S608 - constants
+"""
 """In a transaction in which every record is indexed."""
 _TEXTS_OF: Final = """
 SELECT history.rowid, history.id, history.memory_id, history.actor_id IS :actor_id,
@@ -82,7 +82,7 @@ _BLANK: Final = {
     columns: f"""
     UPDATE history SET {", ".join(f"{column} = NULL" for column in columns)}
     WHERE rowid IN (SELECT value FROM json_each(?))
-    """  # noqa: S608 - constants
+    """
     for columns in LOST
 }
 _OF_SCOPES: Final = "FROM messages WHERE session_scope IN (SELECT value FROM json_each(?))"

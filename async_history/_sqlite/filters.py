@@ -39,10 +39,10 @@ _ROWS_OF_SPAN: Final = (
     f" AND (spans.block << {SPANS.bits}) + {(1 << SPANS.bits) - 1}"
 )
 _CHUNKS_SINCE: Final = (
-    f"chunks.block IN (SELECT block FROM main.{CHUNKS.table} WHERE latest >= :since)"  # noqa: S608 - a constant
+    f"chunks.block IN (SELECT block FROM main.{CHUNKS.table} WHERE latest >= :since)"
 )
 _CHUNKS_UNTIL: Final = (
-    f"chunks.block IN (SELECT block FROM main.{CHUNKS.table} WHERE earliest < :until)"  # noqa: S608 - a constant
+    f"chunks.block IN (SELECT block FROM main.{CHUNKS.table} WHERE earliest < :until)"
 )
 _IN_CHUNKS: Final = Source(
     f"main.{CHUNKS.table} AS chunks CROSS JOIN main.{SPANS.table} AS spans CROSS JOIN history",
@@ -121,7 +121,7 @@ WITHOUT_INDEX: Final = Lookup(
         WHERE earlier.memory_id = history.memory_id AND earlier.rowid < history.rowid
             AND {times.own_instant("earlier")} IS NOT NULL
         ORDER BY earlier.rowid DESC LIMIT 1
-    )""",  # noqa: S608 - constants
+    )""",
     of_memory=lambda direction, beyond: HISTORY,
 )
 """For a file that is read as it is."""
@@ -151,7 +151,7 @@ def select(
         conditions.append(source.until)
     if after is not None:
         conditions += (source.after.format(beyond=beyond), f"history.rowid {beyond} :after")
-    return f"SELECT {columns} FROM {source.tables} WHERE {' AND '.join(conditions)}"  # noqa: S608 - constants
+    return f"SELECT {columns} FROM {source.tables} WHERE {' AND '.join(conditions)}"
 
 
 def in_order(
@@ -163,7 +163,7 @@ def in_order(
     if wanted.memory_ids is not None and len(wanted.memory_ids) == 1:
         found = (lookup.of_memory(direction, None if after is None else ":after"),)
     return [
-        f"SELECT * FROM ({select(columns, source, wanted, lookup, after)}"  # noqa: S608 - constants
+        f"SELECT * FROM ({select(columns, source, wanted, lookup, after)}"
         f"{_order(source, direction)} LIMIT :limit)"
         for source in found
     ]

@@ -22,7 +22,7 @@ _LIGHT: Final = (
 _ENDS: Final = "SELECT min(rowid), max(rowid) FROM history"
 _WINDOW: Final = f"""
 SELECT {_LIGHT} FROM history WHERE rowid > :after AND rowid <= :last ORDER BY rowid LIMIT :limit
-"""  # noqa: S608 - constants
+"""
 _GIVEN: Final = """(
     SELECT json_extract(value, '$[0]') AS memory, json_extract(value, '$[1]') AS memory_id,
            json_extract(value, '$[2]') AS position
@@ -31,18 +31,18 @@ _GIVEN: Final = """(
 _EDGES: Final = f"""
 SELECT given.memory_id, edge.rowid, edge.id
 FROM {_GIVEN} JOIN history AS edge ON edge.rowid = {place_of_given("DESC", ":before")}
-"""  # noqa: S608 - constants
+"""
 _NEXT: Final = f"""
 SELECT given.position, following.event, following.created_at, following.updated_at
 FROM {_GIVEN} JOIN history AS following
     ON following.rowid = {place_of_given("ASC", "0", "position > given.position")}
-"""  # noqa: S608 - constants
+"""
 _THERE: Final = """
 SELECT rowid, id, memory_id FROM history WHERE rowid IN (SELECT value FROM json_each(:positions))
 """
 _WHOLE: Final = f"""
 SELECT {_LIGHT} FROM history WHERE memory_id = :memory_id AND rowid IN ({POSITIONS}) ORDER BY rowid
-"""  # noqa: S608 - constants
+"""
 _REMOVE: Final = "DELETE FROM history WHERE rowid IN (SELECT value FROM json_each(?))"
 
 

@@ -51,11 +51,11 @@ _STANDS: Final = """EXISTS (
 )"""
 """SQL: whether the record of a place is still there, asked once a statement. (As a row in front of
 those that follow it, it had to be merged with them all, which took as long as reading them.)"""
-_FIRST_ROWS: Final = f"SELECT {COLUMN_LIST}, true, rowid FROM history ORDER BY rowid LIMIT :limit"  # noqa: S608 - constants
+_FIRST_ROWS: Final = f"SELECT {COLUMN_LIST}, true, rowid FROM history ORDER BY rowid LIMIT :limit"
 _NEXT_ROWS: Final = f"""
 SELECT {COLUMN_LIST}, {_STANDS}, rowid FROM history WHERE rowid > :after
 ORDER BY rowid LIMIT :limit
-"""  # noqa: S608 - constants
+"""
 _SCOPES: Final = """
 SELECT DISTINCT session_scope FROM messages WHERE session_scope > :after
 ORDER BY session_scope LIMIT :limit
@@ -74,7 +74,7 @@ class HistoryReader:
         """Return the records of memories, oldest first."""
         asked = tuple(dict.fromkeys(memory_ids))
         condition = self.lookup.one if len(asked) == 1 else self.lookup.several
-        select = f"SELECT {_OF_WHOLE_MEMORIES} FROM history WHERE {condition} ORDER BY rowid"  # noqa: S608 - constants
+        select = f"SELECT {_OF_WHOLE_MEMORIES} FROM history WHERE {condition} ORDER BY rowid"
         rows: Sequence[Sequence[Any]] | None = None
         if len(asked) > 1:
             rows = unpacked(await self._fetch(packed(select), named(asked)))
@@ -133,7 +133,7 @@ class HistoryReader:
         sql = f"""
             SELECT id, {self.lookup.time_before} FROM history
             WHERE id IN (SELECT value FROM json_each(:ids))
-        """  # noqa: S608 - constants
+        """
         rows = await self._fetch(sql, {"ids": json.dumps(ids)})
         instants = {record_id: parse_time(text or "") for record_id, text in rows}
         return {

@@ -48,7 +48,7 @@ def packed(select: str) -> str:
         SELECT json_group_array(
             CASE WHEN {_IS_ODD} THEN NULL ELSE json_array({COLUMN_LIST}, time_before) END
         ) FROM ({select} LIMIT {MOST_PACKED + 1})
-    """  # noqa: S608 - constants
+    """
 
 
 def unpacked(rows: Sequence[Sequence[Any]]) -> list[Sequence[Any]] | None:

@@ -35,7 +35,7 @@ def find_sql(time_before: str) -> str:
         WHERE memory_id IS NOT NULL AND coalesce({occurred_at}, '') <= :when
         GROUP BY memory_id HAVING is_gone IS NOT 1
     ) GROUP BY place / {_PAGE_PLACES}
-    """  # noqa: S608 - constants
+    """
 
 
 def fetch_sql(columns: str) -> str:
@@ -48,7 +48,7 @@ def fetch_sql(columns: str) -> str:
     SELECT {columns} FROM history
     WHERE rowid IN (SELECT value FROM json_each(:places))
       AND EXISTS (SELECT 1 FROM history WHERE rowid = :newest AND id IS :newest_id)
-    """  # noqa: S608 - constants
+    """
 
 
 async def states_at(

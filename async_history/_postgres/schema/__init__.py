@@ -117,7 +117,7 @@ async def applied_version(connection: Any, schema: str) -> int:
     if noted != _NOTED:
         raise _taken(schema, "migrations")
     version = await connection.fetchval(
-        f"SELECT coalesce(pg_catalog.max(version), 0) FROM {quoted(schema)}.migrations"  # noqa: S608 - quoted
+        f"SELECT coalesce(pg_catalog.max(version), 0) FROM {quoted(schema)}.migrations"
     )
     if version > VERSION:
         if not await connection.fetch(_COLUMNS, schema, "history"):

@@ -23,7 +23,7 @@ SELECT rowid >> {SPANS.bits},
        CASE WHEN count(*) = count(instant) THEN max(instant) ELSE '' END
 FROM (SELECT rowid, {times.own_instant("history")} AS instant FROM history WHERE {SPANS.unnoted})
 GROUP BY 1
-"""  # noqa: S608 - constants of ours
+"""
 """Notes '' where a record names no time: `DATE_RECORDS` and `_NOTE_DATED_SPANS` come next."""
 _NOTE_DATED_SPANS: Final = f"""
 UPDATE async_history_spans SET (earliest, latest) = (
@@ -34,20 +34,20 @@ UPDATE async_history_spans SET (earliest, latest) = (
     )
 )
 WHERE {undated.IS_BEGUN}
-"""  # noqa: S608 - constants of ours
+"""
 """Of a block whose records have no time at all, no time is in the span: from '~' to '!'."""
 _NOTE_ACTORS: Final = f"""
 INSERT OR IGNORE INTO async_history_actors (block, actor_id, position)
 SELECT rowid >> {CHUNKS.bits}, actor_id, rowid FROM history
 WHERE {CHUNKS.unnoted} AND actor_id IS NOT NULL ORDER BY 1, 2, 3
-"""  # noqa: S608 - constants of ours
+"""
 _NOTE_CHUNKS: Final = f"""
 INSERT OR REPLACE INTO async_history_chunks (block, earliest, latest)
 SELECT {SPANS.of(CHUNKS)}, min(earliest), max(latest) FROM async_history_spans
 WHERE {SPANS.of(CHUNKS)} >= {CHUNKS.next} AND {SPANS.of(CHUNKS)} < {CHUNKS.newest} GROUP BY 1
-"""  # noqa: S608 - constants of ours
+"""
 
-_STAMP: Final = f"UPDATE async_history_state SET {stamped('block_stamp')}"  # noqa: S608 - constants
+_STAMP: Final = f"UPDATE async_history_state SET {stamped('block_stamp')}"
 _NOTE: Final = (
     _NOTE_SPANS,
     undated.DATE_RECORDS,

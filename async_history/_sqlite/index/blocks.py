@@ -27,7 +27,7 @@ class Blocks:
             SELECT CASE WHEN {IS_OURS}
                 THEN ((max(block) + 1) << {self.bits}) - 1 ELSE {LOWEST_ROWID} END
             FROM main.{self.table}
-        )"""  # noqa: S608 - constants
+        )"""
 
     @property
     def next(self) -> str:
@@ -35,12 +35,12 @@ class Blocks:
         return f"""(
             SELECT coalesce(max(block) + 1, (SELECT min(rowid) >> {self.bits} FROM history))
             FROM {self.table} WHERE block > {self.stamp}
-        )"""  # noqa: S608 - constants
+        )"""
 
     @property
     def newest(self) -> str:
         """SQL of the block behind the last one of which all rows are in the memory index."""
-        return f"(SELECT (indexed_through + 1) >> {self.bits} FROM async_history_state)"  # noqa: S608 - a number
+        return f"(SELECT (indexed_through + 1) >> {self.bits} FROM async_history_state)"
 
     @property
     def are_behind(self) -> str:

@@ -76,7 +76,7 @@ def _move(upper: str, lower: str, slices: int) -> str:
     return f"""
     INSERT OR IGNORE INTO {lower}
         SELECT memory, position FROM {upper} WHERE memory BETWEEN {first} AND {last};
-    DELETE FROM {upper} WHERE memory BETWEEN {first} AND {last};"""  # noqa: S608 - our own names
+    DELETE FROM {upper} WHERE memory BETWEEN {first} AND {last};"""
 
 
 MOVE_SLICES = f"""
@@ -87,7 +87,7 @@ WHEN new.indexed_through / {STEP} > old.indexed_through / {STEP}
 BEGIN{_move(LEVELS[0], LEVELS[1], _RECENT_SLICES)}{_move(LEVELS[1], LEVELS[2], _MIDDLE_SLICES)}
     UPDATE async_history_state SET {stamped("lower_stamp")};
 END;
-"""  # noqa: S608 - constants of ours
+"""
 """Run once on a connection that writes. Temporary: nothing of it is stored in the file."""
 
 COMPLETE = covers_all_but(0)
@@ -106,7 +106,7 @@ def positions(is_key: str, is_memory: str) -> str:
     UNION ALL SELECT position FROM main.async_history_recent WHERE {is_key}
     UNION ALL SELECT position FROM main.async_history_strays
     UNION ALL SELECT rowid FROM main.history WHERE {is_memory} AND rowid > {THROUGH}
-"""  # noqa: S608 - constants of ours
+"""
 
 
 POSITIONS = positions("memory = :memory", "memory_id = :memory_id")
@@ -136,8 +136,7 @@ def in_order(
     elif beyond is not None:
         bound, tail = f"position < {beyond}", f"{tail} AND tail.rowid < {beyond}"
     levels = " UNION ".join(
-        f"SELECT position FROM main.{level} WHERE memory = {key} AND {bound}"  # noqa: S608 - our own names
-        for level in LEVELS
+        f"SELECT position FROM main.{level} WHERE memory = {key} AND {bound}" for level in LEVELS
     )
     # Without a limit SQLite may leave out the order of what is joined.
     return f"""(
@@ -145,7 +144,7 @@ def in_order(
     UNION SELECT position FROM main.async_history_strays WHERE {bound}
     UNION SELECT tail.rowid FROM main.history AS tail WHERE tail.memory_id = {memory_id} AND {tail}
     ORDER BY position {direction} LIMIT -1
-)"""  # noqa: S608 - constants of ours
+)"""
 
 
 TAKE_IN_TAIL = f"""
@@ -154,13 +153,13 @@ TAKE_IN_TAIL = f"""
     WHERE rowid > (SELECT indexed_through FROM async_history_state)
         AND rowid <= (SELECT max(rowid) FROM history) - {{but}};
     UPDATE async_history_state SET {NOTE_REACH}, {stamped("recent_stamp")};
-"""  # noqa: S608 - constants of ours
+"""
 """Statements of a trigger that index a few rows, all but the last `but`, which are: see
 `NEARLY_COMPLETE`."""
 TAIL_IS_LONG = f"""(
     (SELECT max(rowid) FROM history) - (SELECT indexed_through FROM async_history_state)
     >= {TAIL_ROWS}
-)"""  # noqa: S608 - a number of ours
+)"""
 
 _TAKE_IN = """
 INSERT OR IGNORE INTO async_history_settled (memory, position)
@@ -170,10 +169,10 @@ TAKE_IN_ROWS = (
     _TAKE_IN.format("rowid > (SELECT indexed_through FROM async_history_state)"),
     _TAKE_IN.format("rowid IN (SELECT position FROM async_history_strays)"),
     "DELETE FROM async_history_strays",
-    f"UPDATE async_history_state SET {NOTE_REACH}, {stamped('lower_stamp')} WHERE {IS_OURS}",  # noqa: S608 - constants
+    f"UPDATE async_history_state SET {NOTE_REACH}, {stamped('lower_stamp')} WHERE {IS_OURS}",
 )
 """Run one after the other in a write transaction, these index the rows that others wrote."""
-NOTE_NO_ROWS = f"UPDATE async_history_state SET {NOTE_REACH}"  # noqa: S608 - constants
+NOTE_NO_ROWS = f"UPDATE async_history_state SET {NOTE_REACH}"
 """Where `history` is empty, this is all there is to do."""
 
 
@@ -197,7 +196,7 @@ def place_of_given(direction: Direction, offset: str, beyond: str = "true") -> s
     row is indexed.
     """
     levels = " UNION ".join(
-        f"SELECT position FROM main.{level} WHERE memory = given.memory AND {beyond}"  # noqa: S608 - our own names
+        f"SELECT position FROM main.{level} WHERE memory = given.memory AND {beyond}"
         for level in LEVELS
     )
     return f"""(
@@ -206,7 +205,7 @@ def place_of_given(direction: Direction, offset: str, beyond: str = "true") -> s
         SELECT 1 FROM main.history WHERE rowid = position AND memory_id = given.memory_id
     )
     LIMIT 1 OFFSET {offset}
-)"""  # noqa: S608 - our own names
+)"""
 
 
 FORGET = tuple(
@@ -214,7 +213,7 @@ FORGET = tuple(
     DELETE FROM {level} WHERE (memory, position) IN (
         SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?)
     )
-    """  # noqa: S608 - our own names
+    """
     for level in LEVELS
 )
 """Statements that each take a JSON list of entries whose rows are gone, as [memory, position]."""

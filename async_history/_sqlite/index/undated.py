@@ -27,7 +27,7 @@ def _key(row: str) -> str:
 def _noted(row: str) -> str:
     """Return SQL of the row that a row is noted to be dated by; NULL where nothing is noted."""
     return (
-        f"(SELECT dated_by FROM {_TABLE}"  # noqa: S608 - constants
+        f"(SELECT dated_by FROM {_TABLE}"
         f" WHERE position = {row}.rowid AND position <= {SPANS.through})"
     )
 
@@ -35,7 +35,7 @@ def _noted(row: str) -> str:
 def noted_time(row: str) -> str:
     """Return SQL of the instant of the row that a row is noted to be dated by."""
     return (
-        f"(SELECT {times.own_instant('dated')} FROM main.history AS dated"  # noqa: S608 - constants
+        f"(SELECT {times.own_instant('dated')} FROM main.history AS dated"
         f" WHERE dated.rowid = {_noted(row)})"
     )
 
@@ -49,7 +49,7 @@ def _last_before(columns: str, row: str, place: str) -> str:
         WHERE earlier.memory_id = {row}.memory_id
             AND ({times.own_instant("earlier")} IS NOT NULL OR {_noted("earlier")} IS NOT NULL)
         LIMIT 1
-    )"""  # noqa: S608 - constants
+    )"""
 
 
 def time_before(row: str) -> str:
@@ -89,5 +89,5 @@ FROM (
     )
 ) AS seen CROSS JOIN history AS first ON first.rowid = first_of_memory
 WHERE is_undated
-"""  # noqa: S608 - constants
+"""
 """Statement that notes the undated records of the blocks that are begun."""

@@ -78,19 +78,19 @@ _THIS_TABLE: Final = """(
 """SQL condition on `state`. A table that was made anew stands elsewhere in sqlite_master, or its
 page was free before; where rows were numbered anew, the last one has another rowid."""
 
-IS_OURS: Final = f"EXISTS (SELECT 1 FROM main.async_history_state AS state WHERE {_THIS_TABLE})"  # noqa: S608 - constants of ours
+IS_OURS: Final = f"EXISTS (SELECT 1 FROM main.async_history_state AS state WHERE {_THIS_TABLE})"
 """SQL condition: the index is of the rows of this table. Each statement asks."""
 
 THROUGH: Final = f"""coalesce(
     (SELECT state.indexed_through FROM main.async_history_state AS state WHERE {_THIS_TABLE}),
     {LOWEST_ROWID}
-)"""  # noqa: S608 - constants of ours
+)"""
 """SQL value: the last row that the index covers, before all rows where it covers none."""
 
 _HAS_TRIGGERS: Final = f"""(
     SELECT count(*) = {len(HISTORY_TRIGGERS)} FROM main.sqlite_master
     WHERE type = 'trigger' AND lower(tbl_name) = 'history' AND name GLOB 'async_history_*'
-)"""  # noqa: S608 - constants of ours
+)"""
 
 _STAMPS: Final = f"""(
     (SELECT position FROM main.async_history_recent WHERE memory = {STAMP_KEY})
@@ -107,12 +107,12 @@ _STAMPS: Final = f"""(
         IS state.block_stamp
     AND (SELECT dated_by FROM main.async_history_undated WHERE position = {UNDATED_STAMP})
         IS state.block_stamp
-)"""  # noqa: S608 - constants of ours
+)"""
 
 _NO_LONE_ROWS: Final = f"""(
     coalesce((SELECT max(rowid) FROM main.history), 0) < {ROWID_LIMIT}
     AND coalesce((SELECT min(rowid) FROM main.history), 0) > -{ROWID_LIMIT}
-)"""  # noqa: S608 - constants of ours
+)"""
 
 UNTOUCHED: Final = f"""(
     {_HAS_TRIGGERS} AND {_NO_LONE_ROWS} AND EXISTS (
@@ -120,7 +120,7 @@ UNTOUCHED: Final = f"""(
         WHERE state.schema_version = (SELECT schema_version FROM pragma_schema_version)
             AND {_THIS_TABLE} AND {_STAMPS}
     )
-)"""  # noqa: S608 - constants of ours
+)"""
 """SQL condition: file, table, triggers and side tables are those that the index was built with.
 
 PRAGMA schema_version inside a statement takes longer than all the rest, so this is asked when a
@@ -136,7 +136,7 @@ def covers_all_but(rows: int) -> str:
                 BETWEEN 0 AND {rows}
             AND (SELECT coalesce(max(rowid), 0) FROM main.history) < {ROWID_LIMIT}
             AND NOT EXISTS (SELECT 1 FROM main.async_history_strays)
-    ))"""  # noqa: S608 - constants of ours
+    ))"""
 
 
 def stamped(*stamps: str) -> str:
@@ -169,25 +169,25 @@ def begin_statements(version: int) -> Iterator[str]:
         SELECT 1, {version}, {schema_version}, master.rowid, rootpage, {LOWEST_ROWID}, NULL,
             random() & {_STAMP}, random() & {_STAMP}, random() & {_STAMP}, random() & {_STAMP}
         FROM main.sqlite_master AS master WHERE type = 'table' AND lower(name) = 'history'
-    """  # noqa: S608 - numbers of ours
+    """
     for level, stamp in (("recent", "recent"), ("middle", "lower"), ("settled", "lower")):
         yield f"""
             INSERT INTO main.async_history_{level} (memory, position)
             SELECT {STAMP_KEY}, {stamp}_stamp FROM main.async_history_state
-        """  # noqa: S608 - constants of ours
+        """
     for blocks, block in (("spans", SPANS_STAMP), ("chunks", CHUNKS_STAMP)):
         yield f"""
             INSERT INTO main.async_history_{blocks} (block, earliest, latest)
             SELECT {block}, '~' || block_stamp, '' FROM main.async_history_state
-        """  # noqa: S608 - constants of ours
+        """
     yield f"""
         INSERT INTO main.async_history_actors (block, actor_id, position)
         SELECT {CHUNKS_STAMP}, '', block_stamp FROM main.async_history_state
-    """  # noqa: S608 - constants of ours
+    """
     yield f"""
         INSERT INTO main.async_history_undated (position, dated_by)
         SELECT {UNDATED_STAMP}, block_stamp FROM main.async_history_state
-    """  # noqa: S608 - constants of ours
+    """
     yield f"PRAGMA main.schema_version = {schema_version}"
 
 

@@ -43,7 +43,7 @@ _IN_THE_WAY = f"""
 SELECT type, name FROM main.sqlite_master
 WHERE type = 'trigger' AND name GLOB 'async_history_*'
     OR type = 'view' AND name IN ({", ".join("?" * len(INDEX_TABLES))})
-"""  # noqa: S608 - question marks
+"""
 """Triggers of any version of ours, on whatever table by now; views of our tables' names."""
 
 
@@ -157,7 +157,7 @@ def is_prepared(connection: sqlite3.Connection) -> bool:
 def _is_ours(connection: sqlite3.Connection, condition: str) -> bool:
     try:
         (holds,) = connection.execute(
-            f"SELECT {condition} AND (SELECT version FROM main.async_history_state) = ?",  # noqa: S608 - a constant
+            f"SELECT {condition} AND (SELECT version FROM main.async_history_state) = ?",
             (VERSION,),
         ).fetchone()
     except sqlite3.OperationalError as error:
@@ -266,9 +266,7 @@ def _plan(
     )
     if not found.sources:
         return found, report
-    (records,) = connection.execute(
-        f"SELECT count(*) FROM ({found.select})"  # noqa: S608 - constants of layouts
-    ).fetchone()
+    (records,) = connection.execute(f"SELECT count(*) FROM ({found.select})").fetchone()
     report = replace(report, records=records)
     if not found.needs_rewriting:
         return found, report

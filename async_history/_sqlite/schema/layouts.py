@@ -73,7 +73,7 @@ class Source:
     def select(self) -> str:
         """A SELECT of `place`, which orders this table's records, and of today's columns."""
         columns = ", ".join(f"{self._value(column)} AS {column}" for column in COLUMNS)
-        return f"SELECT {self.rowid} AS place, {columns} FROM main.{self.table}"  # noqa: S608
+        return f"SELECT {self.rowid} AS place, {columns} FROM main.{self.table}"
 
     def _value(self, column: str) -> str:
         names = self.names(column)
@@ -119,7 +119,7 @@ class Found:
             nothing = ", ".join(f"NULL AS {column}" for column in COLUMNS)
             return f"SELECT NULL AS rowid, {nothing} WHERE 0"
         if self.is_plain:
-            return f"SELECT place AS rowid, {columns} FROM ({self.sources[0].select})"  # noqa: S608
+            return f"SELECT place AS rowid, {columns} FROM ({self.sources[0].select})"
         merged = ", ".join(f"max({column}) AS {column}" for column in COLUMNS[1:])
         return f"""
             SELECT row_number() OVER (ORDER BY min(position)) AS rowid, id, {merged}
@@ -128,7 +128,7 @@ class Found:
                 FROM ({_union(self.sources)})
             )
             GROUP BY id
-        """  # noqa: S608 - constants of this file
+        """
 
     def conflict(self, connection: sqlite3.Connection) -> str | None:
         """Return an id that is there twice with different values, if there is one."""
@@ -141,7 +141,7 @@ class Found:
             SELECT id FROM record
             WHERE id IN (SELECT id FROM record GROUP BY id HAVING count(*) > 1)
             GROUP BY id HAVING {differs} LIMIT 1
-            """  # noqa: S608 - constants of this file
+            """
         ).fetchone()
         return None if row is None else str(row[0])
 
@@ -165,7 +165,7 @@ class Found:
             WHERE type IN ('index', 'trigger') AND sql IS NOT NULL
             AND lower(tbl_name) IN ({", ".join("?" * len(tables))})
             AND name NOT LIKE 'async!_history!_%' ESCAPE '!' ORDER BY 1
-            """,  # noqa: S608 - question marks
+            """,
             tables,
         )
         return tuple(name for (name,) in rows)
@@ -184,9 +184,7 @@ def find(connection: sqlite3.Connection) -> Found:
         source = _source(connection, table)
         if source is None:
             continue
-        (filled,) = connection.execute(
-            f"SELECT EXISTS (SELECT 1 FROM main.{table})"  # noqa: S608 - from _TABLES
-        ).fetchone()
+        (filled,) = connection.execute(f"SELECT EXISTS (SELECT 1 FROM main.{table})").fetchone()
         (sources if filled or table == "history" else empty).append(source)
     return Found(tuple(sources), tuple(empty))
 
@@ -257,7 +255,7 @@ def _names(
     connection: sqlite3.Connection, pragma: str, of: str, condition: str = "true"
 ) -> list[str]:
     rows = connection.execute(
-        f"SELECT lower(name) FROM {pragma}(?, 'main') WHERE {condition}",  # noqa: S608 - ours
+        f"SELECT lower(name) FROM {pragma}(?, 'main') WHERE {condition}",
         (of,),
     )
     return [name for (name,) in rows]
@@ -275,7 +273,7 @@ def _check_messages(connection: sqlite3.Connection) -> None:
 
 def _union(sources: Sequence[Source]) -> str:
     return " UNION ALL ".join(
-        f"SELECT {number} AS source, * FROM ({source.select})"  # noqa: S608 - constants of this file
+        f"SELECT {number} AS source, * FROM ({source.select})"
         for number, source in enumerate(sources)
     )
 
@@ -288,6 +286,6 @@ def _adds(connection: sqlite3.Connection, source: Source, first: str, other: str
             SELECT 1 FROM main.{source.table}
             WHERE {first} IS NOT NULL AND {other} IS NOT NULL AND {first} IS NOT {other}
         )
-        """  # noqa: S608 - from _TABLES and _MEANINGS
+        """
     ).fetchone()
     return bool(adds)

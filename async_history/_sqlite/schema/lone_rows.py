@@ -41,13 +41,13 @@ def _bring(
     limit = direction * ROWID_LIMIT
     order = "ASC" if direction > 0 else "DESC"
     lone = connection.execute(
-        f"SELECT rowid FROM main.history WHERE {is_lone} ORDER BY rowid {order}",  # noqa: S608 - ours
+        f"SELECT rowid FROM main.history WHERE {is_lone} ORDER BY rowid {order}",
         (limit,),
     ).fetchall()
     if not lone:
         return 0
     (place,) = connection.execute(
-        f"SELECT coalesce({last}(rowid), 0) FROM main.history WHERE {is_not}",  # noqa: S608 - ours
+        f"SELECT coalesce({last}(rowid), 0) FROM main.history WHERE {is_not}",
         (limit,),
     ).fetchone()
     if abs(place + direction * len(lone)) >= ROWID_LIMIT:

@@ -62,7 +62,7 @@ def _copy(
                 SELECT {rowid}, {columns} FROM ({source.select})
                 WHERE place > ? AND place <= ? ORDER BY place
                 ON CONFLICT (id) DO UPDATE SET {merged}
-                """,  # noqa: S608 - constants of layouts
+                """,
                 (after, last),
             ).rowcount
             tell(on_progress, "copy", min(done, records), records)
@@ -78,7 +78,7 @@ def _stretches(connection: sqlite3.Connection, source: Source) -> Iterator[tuple
                 SELECT {source.rowid} AS place FROM main.{source.table}
                 WHERE {source.rowid} > ? ORDER BY {source.rowid} LIMIT {_COPIED_ROWS}
             )
-            """,  # noqa: S608 - constants of layouts
+            """,
             (after,),
         ).fetchone()
         if last is None:
@@ -101,7 +101,7 @@ def _verify(connection: sqlite3.Connection, found: Found, records: int) -> None:
             min(CASE WHEN new.rowid IS NULL THEN found.id END)
         FROM ({found.select}) AS found
         LEFT JOIN main.async_history_adopting AS new ON new.rowid = found.rowid AND {same}
-        """  # noqa: S608 - constants of layouts
+        """
     ).fetchone()
     if not there == wanted == right == records:
         raise refusal(
