@@ -3,7 +3,7 @@
 from async_history._check import check_history
 from async_history._core.backend import HistoryStats, StoreWarning
 from async_history._core.check import CheckReport
-from async_history._core.follow import Following
+from async_history._core.follow import Follower
 from async_history._core.manager import HistoryManager
 from async_history._core.options import Durability, HistoryOptions
 from async_history._core.query import HistoryQuery, Page
@@ -50,7 +50,7 @@ __all__ = [
     "Erasure",
     "ErasureReport",
     "Event",
-    "Following",
+    "Follower",
     "HistoryClosed",
     "HistoryConflict",
     "HistoryError",

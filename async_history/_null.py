@@ -17,10 +17,17 @@ from async_history._core.lifecycle import CLOSE_TIMEOUT_S
 from async_history._core.manager import HistoryManager
 from async_history._core.query import Cursor, Filter, PageRead, RowsRead, not_a_cursor
 from async_history._core.records import HistoryRecord, Message
-from async_history._core.retention import Erasing, Erasure, PruneStep, Pruning, Reached, Remains
+from async_history._core.retention import (
+    EraseRequest,
+    Erasure,
+    PruneCursor,
+    PruneRequest,
+    PruneStep,
+    Residue,
+)
 from async_history._core.submissions import MESSAGES_KEPT, SaveMessages, Submission
 from async_history._core.validation import check_flag
-from async_history._core.yielding import LoopTurns
+from async_history._core.yielding import CooperativeCalls
 
 T = TypeVar("T")
 
@@ -58,23 +65,23 @@ class NullHistoryManager(HistoryManager):
     def _submit(self, submission: Submission) -> "asyncio.Future[None]":
         if isinstance(submission, SaveMessages):
             self._buffers[submission.session_scope].extend(submission.messages)
-        return self._loop_turns.done()
+        return self._calls.done()
 
     async def _submit_when_ready(self, prepare: Callable[[], Awaitable[Submission]]) -> None:
         await self._submit(await prepare())
 
     async def _read_history(self, memory_id: str) -> list[HistoryRecord]:
-        await self._loop_turns.done()
+        await self._calls.done()
         return []
 
     async def _read_page(
         self, wanted: Filter, after: Cursor | None, limit: int, ahead: int
     ) -> PageRead:
-        await self._loop_turns.done()
+        await self._calls.done()
         return PageRead([], None, is_last=True)
 
     async def _count(self, wanted: Filter) -> int:
-        await self._loop_turns.done()
+        await self._calls.done()
         return 0
 
     def _follow_place(self, cursor: str | None) -> None:
@@ -84,40 +91,40 @@ class NullHistoryManager(HistoryManager):
     async def _read_behind(
         self, place: None, memory_id: str | None, limit: int
     ) -> FollowRead[None]:
-        await self._loop_turns.done()
+        await self._calls.done()
         return FollowRead([], lambda _: None, None, is_last=True)
 
     async def _read_end(self) -> None:
-        await self._loop_turns.done()
+        await self._calls.done()
         return
 
     async def _read_mark(self) -> None:
-        await self._loop_turns.done()
+        await self._calls.done()
         return
 
     async def _read_states(self, when: datetime) -> AsyncIterator[Sequence[HistoryRecord]]:
-        await self._loop_turns.done()
+        await self._calls.done()
         yield []
 
     async def _read_rows(self, after: Cursor | None, limit: int) -> RowsRead:
-        await self._loop_turns.done()
+        await self._calls.done()
         return RowsRead([], after, is_last=True)
 
     async def _read_times_before(self, ids: Sequence[str]) -> Mapping[str, datetime]:
-        await self._loop_turns.done()
+        await self._calls.done()
         return {}
 
     async def _read_newest(self) -> int | None:
-        await self._loop_turns.done()
+        await self._calls.done()
         return None
 
     async def _read_messages(self, session_scope: str, limit: int) -> Sequence[Message]:
-        await self._loop_turns.done()
+        await self._calls.done()
         buffer = self._buffers.get(session_scope, ())
         return list(buffer)[max(0, len(buffer) - limit) :]
 
     async def _read_scopes(self, after: str, limit: int) -> Sequence[str]:
-        await self._loop_turns.done()
+        await self._calls.done()
         return sorted(scope for scope in self._buffers if scope > after)[:limit]
 
     async def _measure(self) -> Measured:
@@ -128,40 +135,40 @@ class NullHistoryManager(HistoryManager):
 
     def _empty(self) -> "asyncio.Future[None]":
         self._buffers.clear()
-        return self._loop_turns.done()
+        return self._calls.done()
 
-    async def _prune_step(self, asked: Pruning, reached: Reached | None) -> PruneStep:
-        await self._loop_turns.done()
+    async def _prune_step(self, asked: PruneRequest, reached: PruneCursor | None) -> PruneStep:
+        await self._calls.done()
         return PruneStep(0, 0, None)
 
     def _erasure_steps(self) -> ErasureSteps:
-        return _BufferErasure(self._buffers, self._loop_turns)
+        return _BufferErasure(self._buffers, self._calls)
 
     async def _read_erasures(self) -> Sequence[Erasure]:
-        await self._loop_turns.done()
+        await self._calls.done()
         return []
 
 
 class _BufferErasure:
     """Erases messages; of records there is nothing, and of the erasure itself nothing is kept."""
 
-    def __init__(self, buffers: dict[str, deque[Message]], loop_turns: LoopTurns) -> None:
+    def __init__(self, buffers: dict[str, deque[Message]], calls: CooperativeCalls) -> None:
         self._buffers = buffers
-        self._loop_turns = loop_turns
+        self._calls = calls
 
-    async def begin(self, asked: Erasing) -> None: ...
+    async def begin(self, asked: EraseRequest) -> None: ...
 
     async def step(self, work: Callable[[EraseTransaction], Coroutine[Any, Any, T]]) -> T:
-        await self._loop_turns.done()
+        await self._calls.done()
         return await work(_BufferTransaction(self._buffers))
 
-    async def clean(self, *, vacuum: bool) -> Remains:
-        return Remains()
+    async def clean(self, *, vacuum: bool) -> Residue:
+        return Residue()
 
-    async def remains(self) -> Remains:
-        return Remains()
+    async def remains(self) -> Residue:
+        return Residue()
 
-    async def finish(self, asked: Erasing) -> None:
+    async def finish(self, asked: EraseRequest) -> None:
         return None
 
 

@@ -35,8 +35,8 @@ def test_the_state_of_a_store(store: str, request: pytest.FixtureRequest, tmp_pa
     assert report.keys() == {"records", "engine", *asdict(expected)}
     assert report["store"] == expected.store
     assert report["file_bytes"] > 0
-    assert [(w["code"], w["severity"], w["text"]) for w in report["worries"]] == [
-        (w.code, w.severity, str(w)) for w in expected.worries
+    assert [(w["code"], w["severity"], w["text"]) for w in report["warnings"]] == [
+        (w.code, w.severity, str(w)) for w in expected.warnings
     ]
     shown = CliRunner().invoke(app, ["stats", "--db", url])
     assert (shown.exit_code, shown.stderr) == (0, "")
@@ -49,21 +49,21 @@ def test_worries_are_shown_with_their_severity(
 ) -> None:
     url = str(tmp_path / "history.db")
     stats = asyncio.run(filled(url))
-    worries = [
+    warnings = [
         StoreWarning("disk-tired", "critical", "the disk is tired \x1b[2J"),
         StoreWarning("log-long", "warning", "the log is long"),
     ]
 
-    async def with_worries(_: object) -> HistoryStats:
-        return HistoryStats(stats.store, stats.writer, 1, 2, tuple(worries))
+    async def with_warnings(_: object) -> HistoryStats:
+        return HistoryStats(stats.store, stats.writer, 1, 2, tuple(warnings))
 
-    monkeypatch.setattr("async_history.HistoryManager.stats", with_worries)
+    monkeypatch.setattr("async_history.HistoryManager.stats", with_warnings)
     shown = CliRunner().invoke(app, ["stats", "--db", url]).stdout
     assert "critical disk-tired: the disk is tired ␛[2J\n" in shown
     assert "warning log-long: the log is long\n" in shown
     assert "2 in the write-ahead log" in shown
-    worries.clear()
-    assert "nothing to worry about" in CliRunner().invoke(app, ["stats", "--db", url]).stdout
+    warnings.clear()
+    assert "no warnings" in CliRunner().invoke(app, ["stats", "--db", url]).stdout
 
 
 def test_a_store_that_does_not_answer_at_once_is_asked_again(

@@ -153,13 +153,13 @@ async def test_it_is_waited_for_while_the_server_is_at_it(
 ) -> None:
     async with _opened(how, server, schema, role) as history:
         async with _held_up(server, schema, table) as other:
-            with _erasing(history) as erasing:
+            with _erasing(history) as new_erase_request:
                 await _until_vacuums_are(admin, 1)
                 await _until_asked(admin, 3)
-                assert not erasing.done()
+                assert not new_erase_request.done()
                 await history.add_history("n", None, "y", "ADD")
                 await other.close()
-                report = await asyncio.wait_for(erasing, LONG_S)
+                report = await asyncio.wait_for(new_erase_request, LONG_S)
         assert (report.done, report.records) == (True, 1)
         assert _not_vacuumed(report) == []
         (erasure,) = await history.erasures()
@@ -176,10 +176,10 @@ async def test_each_table_is_told_of_by_itself(
         _opened("own", server, schema, role) as history,
         _held_up(server, schema, table),
     ):
-        with _erasing(history) as erasing:
+        with _erasing(history) as new_erase_request:
             await _until_vacuums_are(admin, 1)
             await admin.execute(f"SELECT {how}(pid) FROM pg_stat_activity WHERE {_VACUUM}")
-            report = await asyncio.wait_for(erasing, LONG_S)
+            report = await asyncio.wait_for(new_erase_request, LONG_S)
     (sentence,) = _not_vacuumed(report)
     assert sentence.startswith(f'the table "{schema}".{table} was not vacuumed: ')
     assert ("told to stop" if "cancel" in how else "went away") in sentence
@@ -209,11 +209,11 @@ async def test_a_cancelled_erasure_ends_it_in_the_server(
         _opened(how, server, schema, role) as history,
         _held_up(server, schema, "history"),
     ):
-        with _erasing(history) as erasing:
+        with _erasing(history) as new_erase_request:
             await _until_vacuums_are(admin, 1)
-            erasing.cancel()
+            new_erase_request.cancel()
             with pytest.raises(asyncio.CancelledError):
-                await erasing
+                await new_erase_request
         await _until_vacuums_are(admin, 0)
         assert await history.count_history() == 1  # the pool has its connection back
 
@@ -228,11 +228,11 @@ async def test_behind_a_pooler_it_goes_on_and_that_is_said(
 ) -> None:
     async with _opened("pooler", server, schema, role) as history:
         async with _held_up(server, schema, "history"):
-            with _erasing(history) as erasing, caplog.at_level(logging.WARNING):
+            with _erasing(history) as new_erase_request, caplog.at_level(logging.WARNING):
                 await _until_vacuums_are(admin, 1)
-                erasing.cancel()
+                new_erase_request.cancel()
                 with pytest.raises(asyncio.CancelledError):
-                    await erasing
+                    await new_erase_request
             assert f'VACUUM of "{schema}".history goes on' in caplog.text
             await _until_asked(admin, 3)
             assert await admin.fetchval(_AT_VACUUM) == 1
@@ -248,11 +248,11 @@ async def test_a_closed_manager_ends_it(
         _opened(how, server, schema, role) as history,
         _held_up(server, schema, "history"),
     ):
-        with _erasing(history) as erasing:
+        with _erasing(history) as new_erase_request:
             await _until_vacuums_are(admin, 1)
             await history.aclose()
             with pytest.raises(HistoryClosed):
-                await asyncio.wait_for(erasing, LONG_S)
+                await asyncio.wait_for(new_erase_request, LONG_S)
         await _until_vacuums_are(admin, 0)
 
 

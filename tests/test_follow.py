@@ -26,7 +26,7 @@ from async_history import (
     dump_lines,
     open_history,
 )
-from async_history._core.follow import Bell, Following, FollowRead, Tail
+from async_history._core.follow import CommitSignal, Follower, FollowRead, Tail
 from tests.conftest import OpenStore, stores, url_of
 from tests.followers import NEVER_S, SOON_S, Reading, add_many, first
 from tests.patience import LONG_S
@@ -241,7 +241,7 @@ class FakeStore:
     """Records and a mark that a test sets, and how often each was read."""
 
     def __init__(self) -> None:
-        self.bell = Bell()
+        self.bell = CommitSignal()
         self.records: list[HistoryRecord] = []
         self.reads: list[tuple[int, str | None]] = []
         self.marks = 0
@@ -289,7 +289,7 @@ class FakeStore:
             await asyncio.sleep(0)
 
     def follow(self, memory_id: str | None = None, poll_interval_s: float = NEVER_S) -> Any:
-        return Following(self.tail, None, memory_id, poll_interval_s)
+        return Follower(self.tail, None, memory_id, poll_interval_s)
 
 
 class TestSharing:
@@ -303,7 +303,7 @@ class TestSharing:
             while not store.reads:  # noqa: ASYNC110 - a read that began, and found nothing
                 await asyncio.sleep(0)
             store.add("x")
-            store.bell.ring()
+            store.bell.notify()
             store.may_read.set()
             assert await reading.until(1) == ["x"]
         assert len(store.reads) == 2
@@ -315,7 +315,7 @@ class TestSharing:
             while not store.reads:  # noqa: ASYNC110
                 await asyncio.sleep(0)
             store.add("x")
-            store.bell.ring()
+            store.bell.notify()
             async with Reading(store.follow()) as late:
                 while len(store.reads) < 2:  # noqa: ASYNC110
                     await asyncio.sleep(0)
@@ -358,7 +358,7 @@ class TestSharing:
             reads = len(store.reads)
             for n in range(50):
                 store.add(f"text {n}", f"m{n}")
-            store.bell.ring()
+            store.bell.notify()
             for n, reading in enumerate(readings):
                 assert await reading.until(1) == [f"text {n}"]
             assert store.reads[reads:] == [(0, None)]

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from mem0.memory.storage import SQLiteManager
 
-from async_history import CursorGone, Following, HistoryManager, HistoryRecord, open_history
-from async_history._core.follow import Bell
-from async_history._core.recent import JustCommitted
+from async_history import CursorGone, Follower, HistoryManager, HistoryRecord, open_history
+from async_history._core.follow import CommitSignal
+from async_history._core.recent import RecentCommits
 from async_history._core.submissions import AddRecords, records_to_copy
 from async_history._sqlite.filters import THROUGH_INDEX, named
 from async_history._sqlite.follow import FollowReader
@@ -174,7 +174,7 @@ _DEEDS = ("add", "add", "mem0", "remove", "newest", "vacuum", "reset", "look")
 async def chance(path: Path, dice: random.Random) -> None:
     """Follow through removals, resets and VACUUMs; what is new since is what must come."""
     async with open_history(path) as history:
-        following: Following[Any] = history.follow()
+        following: Follower[Any] = history.follow()
         unseen: list[str] = []
         for number in range(60):
             match dice.choice(
@@ -222,8 +222,8 @@ async def chance(path: Path, dice: random.Random) -> None:
 
 
 async def looked(
-    history: HistoryManager, following: Following[Any], unseen: list[str]
-) -> Following[Any]:
+    history: HistoryManager, following: Follower[Any], unseen: list[str]
+) -> Follower[Any]:
     """Compare what a follower yields with what it must; return one that can go on.
 
     One whose place is gone begins again, and reads the old before the new.
@@ -376,22 +376,22 @@ class TestJustCommitted:
 
 class TestKeeping:
     @staticmethod
-    def keep(kept: JustCommitted, ids: list[str], size_bytes: int) -> None:
+    def keep(kept: RecentCommits, ids: list[str], size_bytes: int) -> None:
         records = [HistoryRecord(name, "m", None, None, "ADD") for name in ids]
         kept.keep([AddRecords(records, {}, None, len(records), size_bytes)], records)
 
-    async def batches(self, *ids: str) -> tuple[JustCommitted, Any]:
-        bell = Bell()
-        kept = JustCommitted(bell)
-        hearer = bell.hearer()
+    async def batches(self, *ids: str) -> tuple[RecentCommits, Any]:
+        bell = CommitSignal()
+        kept = RecentCommits(bell)
+        subscribe = bell.subscribe()
         for name in ids:
             self.keep(kept, [name], 10)
-        return kept, hearer
+        return kept, subscribe
 
     async def test_nothing_unless_somebody_follows(self) -> None:
-        kept, hearer = await self.batches("0", "1")
+        kept, subscribe = await self.batches("0", "1")
         assert [record.id for record in kept.behind("0")] == ["1"]
-        del hearer
+        del subscribe
         self.keep(kept, ["2"], 10)
         assert [record.id for record in kept.behind("0")] == ["1"]
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from async_history import StorageError
-from async_history._core.coalesce import GatheredReads
+from async_history._core.coalesce import CoalescedReads
 from async_history._core.records import HistoryRecord
 from tests.patience import LONG_S
 
@@ -27,7 +27,7 @@ class Reading:
         self.broken: set[str] = set()
         self.most_at_once = self._at_once = 0
         self.may_end = asyncio.Event()
-        self.gathered = GatheredReads(self.read, AT_ONCE)
+        self.gathered = CoalescedReads(self.read, AT_ONCE)
 
     async def read(self, memory_ids: Sequence[str]) -> Mapping[str, list[HistoryRecord]]:
         self.reads.append(list(memory_ids))

@@ -68,7 +68,7 @@ class TestDurability:
                 assert list(await writing.execute_fetchall(f"PRAGMA {pragma}")) == [(value,)]
             assert [file.name for file in path.parent.iterdir()] == ["history.db"]
             assert (await history.stats()).wal_bytes == 0
-            assert not any(w.code == "wal-reset-fault" for w in (await history.stats()).worries)
+            assert not any(w.code == "wal-reset-fault" for w in (await history.stats()).warnings)
 
     @pytest.mark.subprocess
     @linux
@@ -249,7 +249,7 @@ class TestLinks:
             assert stats.file_bytes == path.stat().st_size
             await history.erase(memory_ids=["m"], reason="asked")
             await history.backup(linked.with_name("backup.db"))
-            assert not any(worry.code == "file-removed" for worry in stats.worries)
+            assert not any(warning.code == "file-removed" for warning in stats.warnings)
         assert sorted(file.name for file in linked.parent.iterdir()) == ["backup.db", "link.db"]
 
     @pytest.mark.subprocess

@@ -77,7 +77,7 @@ async def test_closing_ends_a_measurement(tmp_path: Path) -> None:
     history = await open_history(tmp_path / "history.db")
     store = Store()
     history._measurements = Measurements(store.measure)
-    assert (await history.stats()).worries[0].code == "store-unreachable"
+    assert (await history.stats()).warnings[0].code == "store-unreachable"
     await history.aclose()
     await asyncio.sleep(0)
     assert asyncio.all_tasks() == {asyncio.current_task()}

@@ -35,7 +35,7 @@ from async_history import (
     StorageRefused,
     open_history,
 )
-from async_history.blocking._sanitize import Mending, message_as_given
+from async_history.blocking._sanitize import Sanitizer, message_as_given
 from async_history.mem0 import AsyncMemory, HistoryNotWritten, Memory
 from async_history.mem0._operation import Operation, Recorder
 from tests.conftest import stores, url_of
@@ -350,7 +350,7 @@ class TestRecords:
             assert [message.content for message in kept] == contents
             for content in ([{"type": "text", "text": "x"}], {"a": 1}, "text", None, '["x"]'):
                 given = {"role": "user", "content": content, "name": None}
-                await manager.save_messages([Mending().message(given)], "s")
+                await manager.save_messages([Sanitizer().message(given)], "s")
                 (last,) = await manager.get_last_messages("s", 1)
                 assert message_as_given(last)["content"] == content
 

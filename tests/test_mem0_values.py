@@ -10,7 +10,7 @@ import pytest
 
 from async_history._core.records import record_from_mapping
 from async_history.blocking import BlockingHistoryManager
-from async_history.blocking._sanitize import Mending, completed, message_as_given
+from async_history.blocking._sanitize import Sanitizer, completed, message_as_given
 
 pytestmark = pytest.mark.mem0
 
@@ -59,7 +59,7 @@ class TestAnyValue:
     def test_in_any_column_costs_no_record(self, value: Any, kept: str) -> None:
         for column in (*TEXTS, "created_at", "updated_at", "is_deleted"):
             given = {"memory_id": "m", "new_memory": "x", "event": "ADD", column: value}
-            record = record_from_mapping(Mending().record(given))
+            record = record_from_mapping(Sanitizer().record(given))
             if column in TEXTS:
                 assert getattr(record, column) == kept
                 assert type(getattr(record, column)) is str
@@ -67,7 +67,7 @@ class TestAnyValue:
     def test_in_a_message_costs_no_message(self, value: Any, kept: str) -> None:
         for key in ("role", "name", "content"):
             given = {"role": "user", "content": "x", "name": None, key: value}
-            message = Mending().message(given)
+            message = Sanitizer().message(given)
             assert {type(message.role), type(message.content)} == {str}
             if key != "content":
                 assert getattr(message, key) == kept
@@ -89,7 +89,7 @@ class TestAnyValue:
 
 
 def test_what_was_changed_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
-    with Mending() as mending:
+    with Sanitizer() as mending:
         mending.record({"memory_id": "m", "event": "ADD", "role": ["a"]})
         mending.record({"memory_id": "n", "event": "ADD", "role": ["a"]})
     assert [record.getMessage() for record in caplog.records] == [

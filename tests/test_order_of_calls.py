@@ -9,7 +9,7 @@ import pytest
 
 from async_history import HistoryManager, HistoryRecord, InvalidInput, open_history
 from async_history.mem0._locks import Turns, TurnTaker
-from async_history.mem0._operation import Doorway, Operation, Recorder, current
+from async_history.mem0._operation import LoopInbox, Operation, Recorder, current
 from tests.conftest import OpenStore
 
 pytestmark = pytest.mark.once
@@ -133,7 +133,12 @@ async def test_a_call_of_mem0s_reset_keeps_its_place() -> None:
     async with open_history("memory://") as history:
         recorder = Recorder("memory://", None, lambda recorder, call: None)
         operation = Operation(
-            "reset", None, recorder, history, Doorway(), TurnTaker(Turns(), between_processes=False)
+            "reset",
+            None,
+            recorder,
+            history,
+            LoopInbox(),
+            TurnTaker(Turns(), between_processes=False),
         )
         token = current.set(operation)
         try:

@@ -470,9 +470,9 @@ class TestRefusals:
     ) -> None:
         url = new_schema()
         async with open_history(with_query(url, synchronous_commit="off")) as history:
-            assert "synchronous_commit" in "".join((await history.stats()).worries)
+            assert "synchronous_commit" in "".join((await history.stats()).warnings)
         async with open_history(url) as history:
-            assert (await history.stats()).worries == ()
+            assert (await history.stats()).warnings == ()
 
 
 class TestIds:

@@ -21,7 +21,7 @@ async def warned(history: HistoryManager) -> dict[str, str]:
     """Return the severity of each warning, by code; the store has all the time it wants."""
     while True:
         found: dict[str, str] = {
-            worry.code: worry.severity for worry in (await history.stats()).worries
+            warning.code: warning.severity for warning in (await history.stats()).warnings
         }
         if "store-unreachable" not in found:
             return found

@@ -100,14 +100,14 @@ async def test_a_file_that_is_gone_acknowledges_nothing(
         await history.add_history("m", None, "before", "ADD", id="taken")
         await history.add_history("m", "before", "then", "UPDATE")
         assert {"file-removed", "file-replaced"}.isdisjoint(
-            worry.code for worry in (await history.stats()).worries
+            warning.code for warning in (await history.stats()).warnings
         )
         go(path)
         for write in WRITES.values():
             with pytest.raises(StorageMissing):
                 await write(history)
         there = "removed" if not path.exists() else "replaced"
-        codes = [worry.code for worry in (await history.stats()).worries]
+        codes = [warning.code for warning in (await history.stats()).warnings]
         assert f"file-{there}" in codes
     finally:
         await history.aclose()

@@ -316,9 +316,9 @@ class TestBesideWriters:
                     await history.prune(older_than=CUTOFF)
 
             writing = asyncio.ensure_future(asyncio.gather(*map(write, range(8))))
-            pruning = asyncio.create_task(prune())
+            new_prune_request = asyncio.create_task(prune())
             await writing
-            await pruning
+            await new_prune_request
             left = await everything(history)
             by_id = {record.id: record for record in added}
             assert all(by_id[record.id] == record for record in left)
@@ -400,13 +400,13 @@ class TestBesideWriters:
                 nonlocal steps
                 steps += 1
                 if steps == 2:
-                    pruning.cancel()
+                    new_prune_request.cancel()
 
-            pruning = asyncio.ensure_future(
+            new_prune_request = asyncio.ensure_future(
                 history.prune(older_than=CUTOFF, on_progress=on_progress)
             )
             with pytest.raises(asyncio.CancelledError):
-                await pruning
+                await new_prune_request
             left = await everything(history)
             assert 0 < len(left) < len(records)
             await history.prune(older_than=CUTOFF)

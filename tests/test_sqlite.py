@@ -26,7 +26,7 @@ from async_history import (
     StorageRefused,
     open_history,
 )
-from async_history._core.writer import CROWD
+from async_history._core.writer import WAKEUP_BATCH_MIN
 from async_history._sqlite.errors import has_log_reset_fault
 from async_history._sqlite.index.levels import LEVELS, POSITIONS, STEP, TAIL_ROWS, memory_key
 from async_history._sqlite.rows import LONGEST_PACKED, MOST_PACKED
@@ -95,13 +95,15 @@ class TestTheFile:
             await asyncio.gather(*(history.get_history(str(n)) for n in range(100)))
         assert len(statements) < 10
 
-    @pytest.mark.parametrize(("callers", "times"), [(1, 0), (CROWD // 2, 0), (CROWD, 1), (512, 1)])
+    @pytest.mark.parametrize(
+        ("callers", "times"), [(1, 0), (WAKEUP_BATCH_MIN // 2, 0), (WAKEUP_BATCH_MIN, 1), (512, 1)]
+    )
     async def test_the_commit_of_a_crowd_tells_that_it_has_begun(
         self, path: Path, callers: int, times: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         told: list[str] = []
         monkeypatch.setattr(
-            SQLiteHistoryManager, "_say_begun", lambda _: told.append(current_thread().name)
+            SQLiteHistoryManager, "_on_commit_begun", lambda _: told.append(current_thread().name)
         )
         async with open_history(path) as history:
             await asyncio.gather(
@@ -253,14 +255,14 @@ class TestTheFile:
             assert stats.store == str(path)
             assert stats.file_bytes > 0
             assert stats.wal_bytes > 0
-            worried = any("WAL-reset" in worry for worry in stats.worries)
+            worried = any("WAL-reset" in warning for warning in stats.warnings)
             assert worried is has_log_reset_fault(sqlite3.sqlite_version_info)
             path.rename(path.with_suffix(".moved"))
             stats = await history.stats()
-            removed = next(worry for worry in stats.worries if worry.code == "file-removed")
+            removed = next(warning for warning in stats.warnings if warning.code == "file-removed")
             assert "was removed" in removed
             assert removed.severity == "critical"
-            assert dataclasses.asdict(stats)["worries"] == stats.worries
+            assert dataclasses.asdict(stats)["warnings"] == stats.warnings
 
     async def test_how_long_the_log_gets(self, path: Path) -> None:
         """A lone writer's wraps around early, a crowd's late."""

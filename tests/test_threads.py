@@ -66,7 +66,7 @@ async def test_what_needs_a_thread_later(tmp_path: Path, allow_threads: StopThre
         allow_threads(0)
         with pytest.raises(StorageError, match="no thread could be started"):
             await history.backup(tmp_path / "backup.db")
-        assert "no thread could be started" in (await history.stats()).worries[0]
+        assert "no thread could be started" in (await history.stats()).warnings[0]
         await history.add_history("m", None, "x", "ADD")
         assert len(await history.get_history("m")) == 1
 

@@ -647,11 +647,11 @@ class TestRestore:
                 *(history.restore("m", to=2 - n % 2) for n in range(20)),
             )
             records = await history.get_history("m")
-            restored = {r.id for r in results} - {
+            append_restoration = {r.id for r in results} - {
                 r.id for r in records if (r.new_memory or "").startswith("w")
             }
             for before, after in itertools.pairwise(records):
-                if after.id in restored and after.old_memory is not None:
+                if after.id in append_restoration and after.old_memory is not None:
                     assert after.old_memory == before.new_memory
             assert len(records) <= 4 + len(results)
 
@@ -666,6 +666,6 @@ class TestRestore:
                     other.execute(f"INSERT INTO history VALUES ({', '.join('?' * 10)})", row)
             other.commit()
         async with open_history(path) as history:
-            restored = [await history.restore(f"m{n}", to=1) for n in range(4)]
-        dates = [record.created_at for record in restored]
+            append_restoration = [await history.restore(f"m{n}", to=1) for n in range(4)]
+        dates = [record.created_at for record in append_restoration]
         assert dates == [None, None, None, "2025-06-01T10:00:00+00:00"]

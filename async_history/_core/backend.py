@@ -12,7 +12,7 @@ from async_history._core.follow import FollowRead
 from async_history._core.lifecycle import LoopBound
 from async_history._core.query import Cursor, Filter, PageRead, RowsRead
 from async_history._core.records import HistoryRecord, Message
-from async_history._core.retention import Erasure, PruneStep, Pruning, Reached
+from async_history._core.retention import Erasure, PruneCursor, PruneRequest, PruneStep
 from async_history._core.submissions import Submission
 from async_history._core.writer import WriterStats
 
@@ -45,7 +45,7 @@ class StoreWarning(str):
 
 @dataclass(frozen=True, slots=True)
 class HistoryStats:
-    """A manager's state for operators: counters since it was opened, sizes in bytes, and worries.
+    """A manager's state for operators: counters since it was opened, sizes in bytes, and warnings.
 
     `writer` is None where nothing is queued (the null manager).
     """
@@ -54,7 +54,7 @@ class HistoryStats:
     writer: WriterStats | None
     file_bytes: int
     wal_bytes: int
-    worries: tuple[StoreWarning, ...]
+    warnings: tuple[StoreWarning, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +159,7 @@ class Store(LoopBound):
         """Queue a reset, at once; what is returned is done when the store is empty."""
 
     @abstractmethod
-    async def _prune_step(self, asked: Pruning, reached: Reached | None) -> PruneStep:
+    async def _prune_step(self, asked: PruneRequest, reached: PruneCursor | None) -> PruneStep:
         """Prune the next few records in one transaction, or in a dry run count them."""
 
     @abstractmethod

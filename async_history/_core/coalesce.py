@@ -23,7 +23,7 @@ _Asked = tuple[str, "asyncio.Future[list[HistoryRecord]]"]
 """A memory, and where its records are awaited."""
 
 
-class GatheredReads:
+class CoalescedReads:
     """Reads memories' records for all who ask, in one read at a time as long as reads are short.
 
     Args:

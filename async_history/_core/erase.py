@@ -32,7 +32,7 @@ from async_history._core.erase_transaction import (
     look,
     take_told,
 )
-from async_history._core.retention import Erasing, ErasureReport, Remains
+from async_history._core.retention import EraseRequest, ErasureReport, Residue
 
 T = TypeVar("T")
 
@@ -44,26 +44,28 @@ their own each took thirty times as long as to write."""
 class ErasureSteps(Protocol):
     """What a backend does for an erasure."""
 
-    async def begin(self, asked: Erasing) -> None:
+    async def begin(self, asked: EraseRequest) -> None:
         """Note that the erasure has begun."""
 
     async def step(self, work: Callable[[EraseTransaction], Coroutine[Any, Any, T]]) -> T:
         """Do work in one transaction, in its turn among the writes."""
 
-    async def clean(self, *, vacuum: bool) -> Remains:
+    async def clean(self, *, vacuum: bool) -> Residue:
         """Overwrite what is left outside of the tables, and tell what can't be."""
 
-    async def remains(self) -> Remains:
+    async def remains(self) -> Residue:
         """Tell what an erasure would not reach, and change nothing."""
 
-    async def finish(self, asked: Erasing) -> tuple[int, int] | None:
+    async def finish(self, asked: EraseRequest) -> tuple[int, int] | None:
         """Note that the erasure is done; return how many records and messages were noted.
 
         None where none of it is kept.
         """
 
 
-async def erase_in_steps(steps: ErasureSteps, asked: Erasing, *, vacuum: bool) -> ErasureReport:
+async def erase_in_steps(
+    steps: ErasureSteps, asked: EraseRequest, *, vacuum: bool
+) -> ErasureReport:
     """Erase, a step at a time. Interrupted, it is begun again: what is erased stays erased."""
     if not asked.dry_run:
         await steps.begin(asked)
@@ -89,7 +91,7 @@ async def erase_in_steps(steps: ErasureSteps, asked: Erasing, *, vacuum: bool) -
 class _Erasure:
     """The walks of one erasure, and what they have erased so far."""
 
-    def __init__(self, steps: ErasureSteps, asked: Erasing) -> None:
+    def __init__(self, steps: ErasureSteps, asked: EraseRequest) -> None:
         self._step = steps.step
         self._asked = asked
         self.records = 0

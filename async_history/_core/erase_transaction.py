@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from async_history._core.retention import Erasing
+from async_history._core.retention import EraseRequest
 
 ERASED_AT_ONCE: Final = 300
 """Records that one transaction of an erasure looks at, which writers wait for."""
@@ -151,7 +151,7 @@ async def look(
 
 
 async def erase_whole(
-    asked: Erasing, actor_id: str, memory_ids: Sequence[str], steps: EraseTransaction
+    asked: EraseRequest, actor_id: str, memory_ids: Sequence[str], steps: EraseTransaction
 ) -> int:
     """Erase an actor in some memories as a whole; return in how many records."""
     told: dict[str, set[bytes]] = defaultdict(set)
@@ -167,7 +167,7 @@ async def erase_whole(
 
 
 async def erase_next(
-    asked: Erasing,
+    asked: EraseRequest,
     actor_id: str,
     memory_id: str,
     after: Place | None,
@@ -193,7 +193,7 @@ async def erase_next(
 
 
 async def erase_memories(
-    asked: Erasing, memory_ids: Sequence[str], after: Place | None, steps: EraseTransaction
+    asked: EraseRequest, memory_ids: Sequence[str], after: Place | None, steps: EraseTransaction
 ) -> Done:
     places = await steps.with_text(memory_ids, after, ERASED_AT_ONCE)
     return Done(
@@ -203,13 +203,13 @@ async def erase_memories(
 
 
 async def erase_places(
-    asked: Erasing, columns: Columns, places: Sequence[Place], steps: EraseTransaction
+    asked: EraseRequest, columns: Columns, places: Sequence[Place], steps: EraseTransaction
 ) -> int:
     return await _erase(asked, {columns: places}, steps)
 
 
 async def _erase(
-    asked: Erasing, lost: Mapping[Columns, Sequence[Place]], steps: EraseTransaction
+    asked: EraseRequest, lost: Mapping[Columns, Sequence[Place]], steps: EraseTransaction
 ) -> int:
     """Erase columns of records; return of how many records."""
     if asked.dry_run:
@@ -222,7 +222,7 @@ async def _erase(
 
 
 async def erase_messages(
-    asked: Erasing, session_scopes: Sequence[str], steps: EraseTransaction
+    asked: EraseRequest, session_scopes: Sequence[str], steps: EraseTransaction
 ) -> int:
     if asked.dry_run:
         return await steps.messages(session_scopes)

@@ -53,28 +53,28 @@ class FollowRead(Generic[P]):
         return self._by_memory.get(memory_id, ())
 
 
-class Bell:
+class CommitSignal:
     """Wakes the followers of one manager when something was committed."""
 
     def __init__(self) -> None:
-        self._hearers: WeakSet[asyncio.Event] = WeakSet()
-        self.rings = 0
+        self._subscribers: WeakSet[asyncio.Event] = WeakSet()
+        self.commits = 0
 
-    def hearer(self) -> asyncio.Event:
+    def subscribe(self) -> asyncio.Event:
         """Return an event that is set at every ring, as long as somebody holds it."""
         event = asyncio.Event()
-        self._hearers.add(event)
+        self._subscribers.add(event)
         return event
 
     @property
-    def is_heard(self) -> bool:
+    def has_subscribers(self) -> bool:
         """Return whether anybody follows."""
-        return len(self._hearers) > 0
+        return len(self._subscribers) > 0
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         """Wake all who hear."""
-        self.rings += 1
-        for event in self._hearers:
+        self.commits += 1
+        for event in self._subscribers:
             event.set()
 
 
@@ -85,8 +85,8 @@ class SharedRead(Generic[P]):
     cancelled SELECT would cost its connection.
     """
 
-    def __init__(self, read: Awaitable[FollowRead[P]], begun_after_rings: int) -> None:
-        self.begun_after_rings = begun_after_rings
+    def __init__(self, read: Awaitable[FollowRead[P]], begun_after_commits: int) -> None:
+        self.begun_after_commits = begun_after_commits
         self.is_done = False
         self._page: FollowRead[P] | None = None
         self._error: Exception | None = None
@@ -148,12 +148,12 @@ class Tail(Generic[P]):
         self,
         read: Callable[[P | None, str | None, int], Awaitable[FollowRead[P]]],
         read_mark: Callable[[], Awaitable[object]],
-        bell: Bell,
+        signal: CommitSignal,
         check: Callable[[], None],
     ) -> None:
         self._read = read
         self._read_mark = read_mark
-        self.bell = bell
+        self.signal = signal
         self.check = check
         self._reads: dict[tuple[P | None, str | None], SharedRead[P]] = {}
         self._waiting: dict[asyncio.Event, float] = {}
@@ -165,10 +165,10 @@ class Tail(Generic[P]):
         """Read a page behind a place, together with who is about to read the same."""
         key = (place, memory_id)
         read = self._reads.get(key)
-        if read is None or read.is_done or read.begun_after_rings != self.bell.rings:
+        if read is None or read.is_done or read.begun_after_commits != self.signal.commits:
             self._reads = {key: read for key, read in self._reads.items() if not read.is_done}
             page = self._read(place, memory_id, PAGE_RECORDS)
-            read = self._reads[key] = SharedRead(page, self.bell.rings)
+            read = self._reads[key] = SharedRead(page, self.signal.commits)
         return read
 
     async def wait(self, woken: asyncio.Event, poll_interval_s: float) -> None:
@@ -193,7 +193,7 @@ class Tail(Generic[P]):
         """Wake all followers, and poll no more."""
         if self._timer is not None:
             self._timer.cancel()
-        self.bell.ring()
+        self.signal.notify()
 
     def _poll_within(self, interval_s: float) -> None:
         if self._poll is not None:
@@ -220,12 +220,12 @@ class Tail(Generic[P]):
             self._poll = None
         if mark is _UNKNOWN or mark != self._mark:
             self._mark = mark
-            self.bell.ring()
+            self.signal.notify()
         elif self._waiting:
             self._poll_within(min(self._waiting.values()))
 
 
-class Following(Generic[P]):
+class Follower(Generic[P]):
     """Records as they are committed: iterate over it, in one task. It ends only by an error.
 
     No connection is held while the caller thinks, and at most a page of records. After a `break`,
@@ -238,7 +238,7 @@ class Following(Generic[P]):
         self._tail = tail
         self._memory_id = memory_id
         self._poll_interval_s = poll_interval_s
-        self._woken = tail.bell.hearer()
+        self._woken = tail.signal.subscribe()
         self._is_in_use = False
         self._reading: SharedRead[P] | None = None
         self._is_at_end = False

@@ -12,7 +12,7 @@ from typing import Any
 
 from async_history._core.backend import HistoryStats, Store
 from async_history._core.erase import erase_in_steps
-from async_history._core.follow import POLL_INTERVAL_S, Bell, Following, Tail
+from async_history._core.follow import POLL_INTERVAL_S, CommitSignal, Follower, Tail
 from async_history._core.lifecycle import CLOSE_TIMEOUT_S
 from async_history._core.locks import ProcessLocks
 from async_history._core.measure import Measurements
@@ -31,13 +31,13 @@ from async_history._core.retention import (
     Erasure,
     ErasureReport,
     Progress,
+    PruneCursor,
     PruneReport,
+    PruneRequest,
     PruneStep,
-    Pruning,
-    Reached,
-    erasing,
+    new_erase_request,
+    new_prune_request,
     prune_in_steps,
-    pruning,
 )
 from async_history._core.submissions import (
     MESSAGES_KEPT,
@@ -58,7 +58,7 @@ from async_history._core.timeline import (
     state_at,
 )
 from async_history._core.validation import check_count, check_flag, check_function, check_seconds
-from async_history._core.yielding import LoopTurns
+from async_history._core.yielding import CooperativeCalls
 from async_history.errors import InvalidInput
 
 
@@ -72,11 +72,11 @@ class HistoryManager(Store):
 
     def __init__(self, *, close_timeout_s: float = CLOSE_TIMEOUT_S) -> None:
         super().__init__(close_timeout_s=close_timeout_s)
-        self._loop_turns = LoopTurns()
-        self._bell = Bell()
+        self._calls = CooperativeCalls()
+        self._commit_signal = CommitSignal()
         self._measurements = Measurements(self._measure)
         self._tail: Tail[Any] = Tail(
-            self._read_behind, self._read_mark, self._bell, self._require_open
+            self._read_behind, self._read_mark, self._commit_signal, self._require_open
         )
 
     def _close_task(self) -> "asyncio.Task[None]":
@@ -234,7 +234,7 @@ class HistoryManager(Store):
         elif submission.records:
             await self._submit(submission)
         else:
-            await self._loop_turns.done()
+            await self._calls.done()
         return unchecked.records
 
     async def add_in_transaction(
@@ -268,7 +268,7 @@ class HistoryManager(Store):
         if submission.messages:
             await self._submit(submission)
         else:
-            await self._loop_turns.done()
+            await self._calls.done()
 
     # Reading
 
@@ -355,7 +355,7 @@ class HistoryManager(Store):
         after: str | None = None,
         memory_id: str | None = None,
         poll_interval_s: float = POLL_INTERVAL_S,
-    ) -> Following[Any]:
+    ) -> Follower[Any]:
         """Follow the history: iterate over every record committed from a point on, in order, once.
 
         A record whose transaction commits late comes late; none is skipped. What this manager
@@ -379,7 +379,7 @@ class HistoryManager(Store):
         memory = None if memory_id is None else check_text("memory_id", memory_id)
         check_seconds("poll_interval_s", poll_interval_s, may_be_zero=False)
         begin = self._follow_place(None if after is None else check_text("after", after))
-        return Following(self._tail, begin, memory, poll_interval_s)
+        return Follower(self._tail, begin, memory, poll_interval_s)
 
     async def end_cursor(self) -> str | None:
         """Return the cursor behind all that is committed now, for `follow` to begin there.
@@ -403,13 +403,13 @@ class HistoryManager(Store):
         return list(await self._read_messages(check_text("session_scope", session_scope), limit))
 
     async def stats(self) -> HistoryStats:
-        """Return the queue, the batches, the sizes, and what to worry about.
+        """Return the queue, the batches, the sizes, and known risks of this setup.
 
-        It answers within about half a second, whatever the store does: sizes and worries are then
-        the last known, and one more worry says that the store does not answer.
+        It answers within about half a second, whatever the store does: sizes and warnings are then
+        the last known, and one more warning says that the store does not answer.
         """
         self._require_open()
-        await self._loop_turns.done()
+        await self._calls.done()
         return self._new_stats(await self._measurements.latest())
 
     async def reset(self) -> None:
@@ -553,10 +553,10 @@ class HistoryManager(Store):
             StorageError, CommitUnknown: what was removed until then stays so. Run it again.
         """
         self._require_open()
-        asked = pruning(older_than, keep_last, dry_run=dry_run)
+        asked = new_prune_request(older_than, keep_last, dry_run=dry_run)
         check_function("on_progress", on_progress)
 
-        async def step(asked: Pruning, reached: Reached | None) -> PruneStep:
+        async def step(asked: PruneRequest, reached: PruneCursor | None) -> PruneStep:
             self._require_open()
             return await self._prune_step(asked, reached)
 
@@ -597,7 +597,7 @@ class HistoryManager(Store):
                 interrupted erasure stays listed, unfinished.
         """
         self._require_open()
-        asked = erasing(memory_ids, actor_id, session_scopes, reason, dry_run=dry_run)
+        asked = new_erase_request(memory_ids, actor_id, session_scopes, reason, dry_run=dry_run)
         check_flag("vacuum", vacuum)
         return await erase_in_steps(self._erasure_steps(), asked, vacuum=vacuum)
 

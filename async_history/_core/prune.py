@@ -15,18 +15,18 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Any, Final, Protocol
 
-from async_history._core.retention import PRUNED_AT_ONCE, Edge, PruneStep, Pruning, Reached
+from async_history._core.retention import PRUNED_AT_ONCE, Edge, PruneCursor, PruneRequest, PruneStep
 
 _EDGES_KEPT: Final = 50_000
 """Memories whose edge is not looked up again in a walk: 20 MB."""
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class Candidate:
     """A record as pruning sees it.
 
     `memory_id` can be anything: others may have stored what can't be a name. `is_old` is None
-    where the record has no time of its own. `goes_alone` is of the records of a whole memory.
+    where the record has no time of its own. `prunable_alone` is of the records of a whole memory.
     """
 
     position: int
@@ -34,7 +34,7 @@ class Seen:
     memory_id: Any
     is_delete: bool
     is_old: bool | None
-    goes_alone: bool = False
+    prunable_alone: bool = False
 
 
 class PruneSteps(Protocol):
@@ -43,7 +43,9 @@ class PruneSteps(Protocol):
     async def ends(self) -> tuple[int, int] | None:
         """Return the positions of the first and the last record; None where there is none."""
 
-    async def window(self, asked: Pruning, after: int, last: int, limit: int) -> Sequence[Seen]:
+    async def window(
+        self, asked: PruneRequest, after: int, last: int, limit: int
+    ) -> Sequence[Candidate]:
         """Return the records behind a position and up to another, in order."""
 
     async def edges(self, memory_ids: Sequence[str], before: int) -> Mapping[str, Edge]:
@@ -52,29 +54,31 @@ class PruneSteps(Protocol):
     async def still_there(self, edges: Mapping[str, Edge]) -> Set[str]:
         """Return the memories whose record of these is still there."""
 
-    async def next_are_dated(self, records: Sequence[Seen]) -> Mapping[int, bool]:
+    async def next_are_dated(self, records: Sequence[Candidate]) -> Mapping[int, bool]:
         """Return, by position, whether the next record of the memory has a time of its own.
 
         Not of a record that is the last of its memory.
         """
 
-    async def whole(self, asked: Pruning, memory_ids: Sequence[str]) -> Sequence[Seen]:
+    async def whole(self, asked: PruneRequest, memory_ids: Sequence[str]) -> Sequence[Candidate]:
         """Return all records of some memories, memory by memory, each's in order.
 
         One without a time of its own is as old as the one before it.
         """
 
-    async def remove(self, records: Sequence[Seen]) -> int:
+    async def remove(self, records: Sequence[Candidate]) -> int:
         """Remove records; return how many were still there."""
 
 
-async def prune_step(asked: Pruning, reached: Reached | None, steps: PruneSteps) -> PruneStep:
+async def prune_step(
+    asked: PruneRequest, reached: PruneCursor | None, steps: PruneSteps
+) -> PruneStep:
     """Prune the next few records. The caller has the transaction, and the turn."""
     if reached is None:
         ends = await steps.ends()
         if ends is None:
             return PruneStep(0, 0, None)
-        reached = Reached(ends[0] - 1, ends[0] - 1, ends[1])
+        reached = PruneCursor(ends[0] - 1, ends[0] - 1, ends[1])
     seen = await steps.window(asked, reached.position, reached.last, PRUNED_AT_ONCE)
     named = [one for one in seen if isinstance(one.memory_id, str)]
     old = {one.memory_id for one in named if one.is_old}
@@ -82,14 +86,14 @@ async def prune_step(asked: Pruning, reached: Reached | None, steps: PruneSteps)
     window = _Window(asked, named, edges)
     if window.ends:
         window.next_are_dated = await steps.next_are_dated(window.ends)
-    going = {one.position: one for one in named if window.goes_alone(one)}
+    going = {one.position: one for one in named if window.prunable_alone(one)}
     memories_gone = 0
     maybe = [one for one in window.ends if window.is_latest(one) and window.may_end(one)]
     for records in await _gone_as_a_whole(asked, maybe, steps):
         memories_gone += 1
         for one in records:
             # In a dry run, what went alone before is still there, and counted already.
-            if not (asked.dry_run and one.goes_alone):
+            if not (asked.dry_run and one.prunable_alone):
                 going[one.position] = one
     removed = len(going) if asked.dry_run else await steps.remove(list(going.values()))
     is_last = len(seen) < PRUNED_AT_ONCE
@@ -101,7 +105,7 @@ async def prune_step(asked: Pruning, reached: Reached | None, steps: PruneSteps)
 
 
 async def _edges(
-    asked: Pruning,
+    asked: PruneRequest,
     memory_ids: Iterable[str],
     kept: OrderedDict[str, Edge | None],
     steps: PruneSteps,
@@ -133,12 +137,12 @@ class _Window:
     """
 
     def __init__(
-        self, asked: Pruning, seen: Sequence[Seen], edges: Mapping[str, Edge | None]
+        self, asked: PruneRequest, seen: Sequence[Candidate], edges: Mapping[str, Edge | None]
     ) -> None:
         self._asked = asked
         self._edges = edges
-        self._next: dict[int, Seen] = {}
-        last: dict[str, Seen] = {}
+        self._next: dict[int, Candidate] = {}
+        last: dict[str, Candidate] = {}
         for one in reversed(seen):
             if one.memory_id in last:
                 self._next[one.position] = last[one.memory_id]
@@ -150,20 +154,20 @@ class _Window:
         ]
         self.next_are_dated: Mapping[int, bool] = {}
 
-    def _is_beyond(self, one: Seen) -> bool:
+    def _is_beyond(self, one: Candidate) -> bool:
         """Return whether a record is old and enough later ones of its memory stay."""
         edge = self._edges.get(one.memory_id) if one.is_old else None
         return edge is not None and one.position < edge[0]
 
-    def may_end(self, one: Seen) -> bool:
+    def may_end(self, one: Candidate) -> bool:
         """Return whether a memory may go as a whole that ends in this record."""
         return (one.is_delete or self._asked.keep_last == 0) and one.is_old is not False
 
-    def is_latest(self, one: Seen) -> bool:
+    def is_latest(self, one: Candidate) -> bool:
         """Return whether a record of `ends` is the last of its memory."""
         return one.position not in self.next_are_dated
 
-    def goes_alone(self, one: Seen) -> bool:
+    def prunable_alone(self, one: Candidate) -> bool:
         """Return whether a record goes whatever becomes of its memory: the next does not rest on
         its time."""
         if not self._is_beyond(one):
@@ -175,10 +179,10 @@ class _Window:
 
 
 async def _gone_as_a_whole(
-    asked: Pruning, latest: Sequence[Seen], steps: PruneSteps
-) -> list[list[Seen]]:
+    asked: PruneRequest, latest: Sequence[Candidate], steps: PruneSteps
+) -> list[list[Candidate]]:
     """Return, memory by memory, the records of those that go, of which these are the latest."""
-    gone: list[list[Seen]] = []
+    gone: list[list[Candidate]] = []
     if latest:
         positions = {one.position for one in latest}
         found = await steps.whole(asked, [one.memory_id for one in latest])
@@ -189,7 +193,7 @@ async def _gone_as_a_whole(
     return gone
 
 
-def goes_alone(asked: Pruning, are_old: Sequence[bool | None], index: int) -> bool:
+def prunable_alone(asked: PruneRequest, are_old: Sequence[bool | None], index: int) -> bool:
     """Tell it of a record of a whole memory; `are_old` has each one's own `is_old`."""
     return (
         are_old[index] is True

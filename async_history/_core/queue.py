@@ -36,7 +36,7 @@ S = TypeVar("S", bound=Submission)
 Operation = Callable[[], Awaitable[Any]]
 
 
-class Place(asyncio.Future[Any], Generic[S]):
+class PendingCall(asyncio.Future[Any], Generic[S]):
     """One caller's place and ack: for a submission, or for an operation that takes a turn alone."""
 
     __slots__ = ("_withdraw", "count", "operation", "since", "size", "submission", "timer")
@@ -45,7 +45,7 @@ class Place(asyncio.Future[Any], Generic[S]):
         self,
         submission: S | None,
         operation: Operation | None,
-        withdraw: "Callable[[Place[S]], None]",
+        withdraw: "Callable[[PendingCall[S]], None]",
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         super().__init__(loop=loop)
@@ -117,8 +117,8 @@ class BoundedQueue(Generic[S]):
         self._on_admitted = on_admitted
         self._loop = asyncio.get_running_loop()
         # Ordered dictionaries, because a place in the middle must be able to leave at once.
-        self._in: OrderedDict[Place[S], None] = OrderedDict()
-        self._waiting: OrderedDict[Place[S], None] = OrderedDict()
+        self._in: OrderedDict[PendingCall[S], None] = OrderedDict()
+        self._waiting: OrderedDict[PendingCall[S], None] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._in)
@@ -129,13 +129,13 @@ class BoundedQueue(Generic[S]):
         return len(self._waiting)
 
     @property
-    def first(self) -> Place[S] | None:
+    def first(self) -> PendingCall[S] | None:
         """The place whose turn is next."""
         return next(iter(self._in), None)
 
-    def enter(self, submission: S | None, operation: Operation | None) -> Place[S]:
+    def enter(self, submission: S | None, operation: Operation | None) -> PendingCall[S]:
         """Return a new place that is in, or waits behind those who wait already."""
-        place = Place(submission, operation, self._withdraw, self._loop)
+        place = PendingCall(submission, operation, self._withdraw, self._loop)
         if not self._waiting and self._has_room(place):
             self._admit(place)
             return place
@@ -143,27 +143,27 @@ class BoundedQueue(Generic[S]):
         self._waiting[place] = None
         return place
 
-    def reserve(self) -> Place[S]:
+    def reserve(self) -> PendingCall[S]:
         """Return a new place whose submission is not ready yet, to be filled or cancelled.
 
         It keeps its order: those who come after it wait behind it, whatever room there is.
         """
-        place = Place[S](None, None, self._withdraw, self._loop)
+        place = PendingCall[S](None, None, self._withdraw, self._loop)
         self._waiting[place] = None
         return place
 
-    def fill(self, place: Place[S], submission: S) -> None:
+    def fill(self, place: PendingCall[S], submission: S) -> None:
         """Give a reserved place its submission: it gets in, or waits for room from now on."""
         self._start_timer(place)
         place.submission = submission
         place.count, place.size = submission.record_count, submission.size_bytes
         self._admit_waiting()
 
-    def _start_timer(self, place: Place[S]) -> None:
+    def _start_timer(self, place: PendingCall[S]) -> None:
         if self._timeout_s is not None:
             place.timer = self._loop.call_later(self._timeout_s, self._overload, place)
 
-    def _withdraw(self, place: Place[S]) -> None:
+    def _withdraw(self, place: PendingCall[S]) -> None:
         place.stop_waiting()
         if place in self._in:
             self._leave(place)
@@ -171,7 +171,7 @@ class BoundedQueue(Generic[S]):
             self._waiting.pop(place, None)
         self._admit_waiting()
 
-    def take(self, records: int, size_bytes: int) -> list[Place[S]]:
+    def take(self, records: int, size_bytes: int) -> list[PendingCall[S]]:
         """Take the next batch: places in order up to these bounds, or one that is larger alone.
 
         An operation is a batch of its own. Places whose callers were cancelled are left out.
@@ -183,7 +183,7 @@ class BoundedQueue(Generic[S]):
                 self._forget_all()
                 self._admit_waiting()
                 return everyone
-        batch: list[Place[S]] = []
+        batch: list[PendingCall[S]] = []
         while self._in:
             place = next(iter(self._in))
             if not place.done():
@@ -199,7 +199,7 @@ class BoundedQueue(Generic[S]):
         self._admit_waiting()
         return batch
 
-    def clear_waiting(self) -> list[Place[S]]:
+    def clear_waiting(self) -> list[PendingCall[S]]:
         """Send away all who wait for room, and return them.
 
         Reserved places are cancelled, and those get in who had room and only waited behind them.
@@ -210,20 +210,20 @@ class BoundedQueue(Generic[S]):
         self._waiting.clear()
         return waiting
 
-    def clear(self) -> list[Place[S]]:
+    def clear(self) -> list[PendingCall[S]]:
         """Send away everyone, and return them."""
         waiting = self.clear_waiting()
         everyone = [*self._in, *waiting]
         self._forget_all()
         return everyone
 
-    def _has_room(self, place: Place[S]) -> bool:
+    def _has_room(self, place: PendingCall[S]) -> bool:
         return not self._in or (
             self.records + place.count <= self._most_records
             and self.size_bytes + place.size <= self._most_bytes
         )
 
-    def _admit(self, place: Place[S]) -> None:
+    def _admit(self, place: PendingCall[S]) -> None:
         self._on_admitted()  # first: what it raises leaves nothing behind
         place.stop_waiting()
         self._in[place] = None
@@ -242,12 +242,12 @@ class BoundedQueue(Generic[S]):
         self._in.clear()
         self.records = self.size_bytes = 0
 
-    def _leave(self, place: Place[S]) -> None:
+    def _leave(self, place: PendingCall[S]) -> None:
         del self._in[place]
         self.records -= place.count
         self.size_bytes -= place.size
 
-    def _overload(self, place: Place[S]) -> None:
+    def _overload(self, place: PendingCall[S]) -> None:
         if place not in self._waiting:
             return
         if next(iter(self._waiting)).is_reserved:

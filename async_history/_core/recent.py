@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Final
 
-from async_history._core.follow import Bell
+from async_history._core.follow import CommitSignal
 from async_history._core.records import HistoryRecord
 from async_history._core.submissions import AddRecords, CopyRecords
 
@@ -19,15 +19,15 @@ _MOST_RECORDS: Final = 4_096
 _MOST_BYTES: Final = 16 * 1024 * 1024
 
 
-class JustCommitted:
+class RecentCommits:
     """The batches of the last second that were written as a whole, each behind the one before.
 
     Args:
         bell: of the manager. Where nobody hears it nothing is kept.
     """
 
-    def __init__(self, bell: Bell) -> None:
-        self._bell = bell
+    def __init__(self, signal: CommitSignal) -> None:
+        self._commit_signal = signal
         self._batches: dict[str, tuple[Sequence[HistoryRecord], int]] = {}
         self._records = 0
         self._bytes = 0
@@ -37,7 +37,9 @@ class JustCommitted:
 
         Not copied ones: they may have times that the file keeps in another spelling.
         """
-        if not self._bell.is_heard or any(isinstance(one, CopyRecords) for one in additions):
+        if not self._commit_signal.has_subscribers or any(
+            isinstance(one, CopyRecords) for one in additions
+        ):
             return
         last = records[-1].id
         size_bytes = sum([submission.size_bytes for submission in additions])

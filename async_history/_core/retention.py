@@ -27,7 +27,7 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Pruning:
+class PruneRequest:
     """What is to be pruned: records from before an instant, but a memory's last ones."""
 
     before: datetime
@@ -44,7 +44,7 @@ Edge = tuple[int, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Reached:
+class PruneCursor:
     """How far a walk has come in the order of recording, and where it began and ends.
 
     `edges` are those of the memories that it met last; None of one that has too few records.
@@ -62,7 +62,7 @@ class PruneStep:
 
     records: int
     memories_gone: int
-    reached: Reached | None
+    reached: PruneCursor | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,9 @@ class PruneReport:
         return text
 
 
-def pruning(older_than: datetime | timedelta, keep_last: int, *, dry_run: bool) -> Pruning:
+def new_prune_request(
+    older_than: datetime | timedelta, keep_last: int, *, dry_run: bool
+) -> PruneRequest:
     """Check what is to be pruned.
 
     Raises:
@@ -106,17 +108,19 @@ def pruning(older_than: datetime | timedelta, keep_last: int, *, dry_run: bool) 
             "older_than must be a datetime with a time zone or a timedelta before now, "
             f"not {older_than!r}"
         )
-    return Pruning(older_than, check_count("keep_last", keep_last), check_flag("dry_run", dry_run))
+    return PruneRequest(
+        older_than, check_count("keep_last", keep_last), check_flag("dry_run", dry_run)
+    )
 
 
 async def prune_in_steps(
-    step: Callable[[Pruning, Reached | None], Awaitable[PruneStep]],
-    asked: Pruning,
+    step: Callable[[PruneRequest, PruneCursor | None], Awaitable[PruneStep]],
+    asked: PruneRequest,
     on_progress: Progress | None,
 ) -> PruneReport:
     """Walk through the history as it was at the beginning, a step at a time."""
     report = PruneReport(done=not asked.dry_run, before=asked.before)
-    reached: Reached | None = None
+    reached: PruneCursor | None = None
     while True:
         pruned = await step(asked, reached)
         report = replace(
@@ -136,7 +140,7 @@ async def prune_in_steps(
 
 
 @dataclass(frozen=True, slots=True)
-class Erasing:
+class EraseRequest:
     """What is to be erased: memories' texts, an actor's, and scopes' messages."""
 
     id: str
@@ -202,21 +206,21 @@ class ErasureReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Remains:
+class Residue:
     """Where an erased text may still be, once it is in no table."""
 
     copies: tuple[str, ...] = ()
     sentences: tuple[str, ...] = ()
 
 
-def erasing(
+def new_erase_request(
     memory_ids: Iterable[str],
     actor_id: str | None,
     session_scopes: Iterable[str],
     reason: str,
     *,
     dry_run: bool,
-) -> Erasing:
+) -> EraseRequest:
     """Check what is to be erased.
 
     Raises:
@@ -235,7 +239,7 @@ def erasing(
             raise InvalidInput("erase memory_ids or an actor_id, one after the other")
     if actor_id is None and not any(given.values()):
         raise InvalidInput("name what to erase: memory_ids, actor_id or session_scopes")
-    return Erasing(
+    return EraseRequest(
         new_id(),
         given["memory_ids"],
         actor_id,

@@ -145,7 +145,7 @@ def restoration_of(memory_id: str, records: Sequence[HistoryRecord], to: Moment)
     return Restoration(records[-1], wanted)
 
 
-class Appending(Protocol):
+class RestorationTarget(Protocol):
     """What restoring takes of a history manager."""
 
     async def batch_add_history(
@@ -154,8 +154,8 @@ class Appending(Protocol):
         """Append records if nothing came after `if_latest`."""
 
 
-async def restored(
-    history: Appending, plan: Restoration, actor_id: str | None, role: str | None
+async def append_restoration(
+    history: RestorationTarget, plan: Restoration, actor_id: str | None, role: str | None
 ) -> HistoryRecord:
     """Append what restoring takes and return it; the memory's latest record where that is nothing.
 

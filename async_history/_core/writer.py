@@ -13,7 +13,14 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from async_history._core.queue import QUEUE_BYTES, QUEUE_RECORDS, BoundedQueue, Operation, Place, S
+from async_history._core.queue import (
+    QUEUE_BYTES,
+    QUEUE_RECORDS,
+    BoundedQueue,
+    Operation,
+    PendingCall,
+    S,
+)
 from async_history.errors import (
     CommitUnknown,
     HistoryClosed,
@@ -29,7 +36,7 @@ BATCH_BYTES = 16 * 1024 * 1024
 _RETRY_DELAY_S = 0.01
 _LONGEST_RETRY_DELAY_S = 1.0
 """Pauses before a commit is tried again: doubled each time."""
-CROWD = 64
+WAKEUP_BATCH_MIN = 64
 """Callers that, once woken, keep the GIL for milliseconds. Fewer are done too soon to matter."""
 _LONGEST_HEAD_START_S = 0.003
 """A thread that is to commit the next batch needs the GIL to begin: without a head start it and
@@ -120,8 +127,8 @@ class GroupCommitWriter(Generic[S]):
             timeout_s=queue_timeout_s,
             on_admitted=self._wake_up,
         )
-        self._in_batch: list[Place[S]] = []
-        self._unwoken: list[tuple[list[Place[S]], Mapping[int, HistoryError]]] = []
+        self._in_batch: list[PendingCall[S]] = []
+        self._unwoken: list[tuple[list[PendingCall[S]], Mapping[int, HistoryError]]] = []
         self._closing = False
         self._died: BaseException | None = None
         self._wake: asyncio.Future[None] | None = None
@@ -176,7 +183,7 @@ class GroupCommitWriter(Generic[S]):
         """
         return self._queued(None, operation)
 
-    def _queued(self, submission: S | None, operation: Operation | None) -> Place[S]:
+    def _queued(self, submission: S | None, operation: Operation | None) -> PendingCall[S]:
         self.require_open()
         return self._queue.enter(submission, operation)
 
@@ -195,7 +202,7 @@ class GroupCommitWriter(Generic[S]):
 
     async def _run(self) -> None:
         try:
-            while await self._something_queued():
+            while await self._wait_for_work():
                 await self._settle(self._queue.take(self._batch_records, self._batch_bytes))
         except BaseException as error:
             self._died = error
@@ -203,9 +210,9 @@ class GroupCommitWriter(Generic[S]):
         finally:
             self._closing = True
             self._fail_everyone_left()
-            await self._to_the_end(self._finish)
+            await self._run_until_settled(self._finish)
 
-    async def _something_queued(self) -> bool:
+    async def _wait_for_work(self) -> bool:
         while not self._queue:
             if self._closing:
                 return False
@@ -216,11 +223,11 @@ class GroupCommitWriter(Generic[S]):
                 self.begin_close()
         return True
 
-    async def _settle(self, batch: list[Place[S]]) -> None:
+    async def _settle(self, batch: list[PendingCall[S]]) -> None:
         self._in_batch = batch
         try:
             if batch and batch[0].operation is not None:
-                result = await self._to_the_end(batch[0].operation)
+                result = await self._run_until_settled(batch[0].operation)
                 batch[0].ack(result)
             elif batch:
                 await self._commit_batch(batch)
@@ -235,15 +242,15 @@ class GroupCommitWriter(Generic[S]):
                 self._refuse(place, _own_copy(error), error)
         self._in_batch = []
 
-    async def _commit_batch(self, batch: list[Place[S]]) -> None:
+    async def _commit_batch(self, batch: list[PendingCall[S]]) -> None:
         submissions = [place.submission for place in batch if place.submission is not None]
-        refused = await self._to_the_end(lambda: self._commit(submissions))
+        refused = await self._run_until_settled(lambda: self._commit(submissions))
         records = sum(place.count for place in batch)
         self._batches += 1
         self._batch_records_max = max(self._batch_records_max, records)
         self._acked_records += records
         self._unwoken.append((batch, refused))
-        if min(len(self._queue), len(batch)) >= CROWD:
+        if min(len(self._queue), len(batch)) >= WAKEUP_BATCH_MIN:
             self._loop.call_later(_LONGEST_HEAD_START_S, self._wake_callers)
         else:
             self._wake_callers()
@@ -269,7 +276,7 @@ class GroupCommitWriter(Generic[S]):
                 place.ack(None)
         self._unwoken.clear()
 
-    async def _to_the_end(self, operation: Callable[[], Awaitable[T]]) -> T:
+    async def _run_until_settled(self, operation: Callable[[], Awaitable[T]]) -> T:
         """Run an operation until its outcome is known, though this task is cancelled meanwhile.
 
         The task's own cancellation (an `asyncio.run` ending) means close, not half a commit.
@@ -307,7 +314,7 @@ class GroupCommitWriter(Generic[S]):
             self.begin_close()
 
     @staticmethod
-    def _refuse(place: Place[S], error: HistoryError, cause: BaseException | None) -> None:
+    def _refuse(place: PendingCall[S], error: HistoryError, cause: BaseException | None) -> None:
         if cause is not None:
             error.__cause__ = cause
         place.refuse(error)

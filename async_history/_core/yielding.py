@@ -10,7 +10,7 @@ RECORDS_AT_ONCE: Final = 100
 """Records of a page that an iteration hands out before the loop gets its turn."""
 
 
-class LoopTurns:
+class CooperativeCalls:
     """Counts the calls of a turn of the loop that had nothing to wait for."""
 
     def __init__(self) -> None:

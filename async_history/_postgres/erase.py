@@ -5,7 +5,7 @@ from typing import Any, Final, TypeVar
 
 from async_history._core.erase_transaction import LOST, Columns, EraseTransaction, Place, Texts
 from async_history._core.query import Filter
-from async_history._core.retention import Erasing, Erasure, Remains, actor_digest
+from async_history._core.retention import EraseRequest, Erasure, Residue, actor_digest
 from async_history._postgres.filters import Search
 from async_history._postgres.schema import in_schema
 from async_history._postgres.transaction import BY_INDEX, RECORDS, SchemaSteps, transaction
@@ -191,12 +191,12 @@ class ServerErasure:
         self._schema = schema
         self._is_distributed = is_distributed
 
-    async def begin(self, asked: Erasing) -> None:
+    async def begin(self, asked: EraseRequest) -> None:
         await self._fetch(
             _BEGIN, asked.id, asked.reason, list(asked.memory_ids), actor_digest(asked.actor_id)
         )
 
-    async def finish(self, asked: Erasing) -> tuple[int, int] | None:
+    async def finish(self, asked: EraseRequest) -> tuple[int, int] | None:
         for records, messages in await self._fetch(_FINISH, asked.id):
             return records, messages
         return None
@@ -220,12 +220,12 @@ class ServerErasure:
         done: T = await self._in_turn(erase)
         return done
 
-    async def remains(self) -> Remains:
-        return Remains(sentences=_OUT_OF_REACH)
+    async def remains(self) -> Residue:
+        return Residue(sentences=_OUT_OF_REACH)
 
-    async def clean(self, *, vacuum: bool) -> Remains:
+    async def clean(self, *, vacuum: bool) -> Residue:
         if vacuum:
             refusals = await self._vacuum.run(_TABLES)
         else:
             refusals = ["the tables were not vacuumed (vacuum=False)"]
-        return Remains(sentences=(*refusals, *_OUT_OF_REACH))
+        return Residue(sentences=(*refusals, *_OUT_OF_REACH))

@@ -26,7 +26,7 @@ from async_history._core.manager import HistoryManager
 from async_history._core.query import Cursor, Filter, PageRead, RowsRead
 from async_history._core.queue import QUEUE_BYTES, QUEUE_RECORDS
 from async_history._core.records import HistoryRecord, Message, check_name
-from async_history._core.retention import Erasure, PruneStep, Pruning, Reached
+from async_history._core.retention import Erasure, PruneCursor, PruneRequest, PruneStep
 from async_history._core.submissions import Submission, UncheckedRecords
 from async_history._core.validation import check_count, check_flag, check_queue, check_seconds
 from async_history._core.writer import BATCH_RECORDS, GroupCommitWriter, OutcomeUnknown, TryAgain
@@ -46,7 +46,7 @@ from async_history._postgres.timeline import states_at
 from async_history._postgres.transaction import savepoint, transaction
 from async_history._postgres.url import POSTGRES_SCHEMA, server_url
 from async_history._postgres.vacuum import Vacuum
-from async_history._postgres.warnings import STATE, worries_of
+from async_history._postgres.warnings import STATE, warnings_of
 from async_history._postgres.writing_connection import Write, WritingConnection
 from async_history.errors import (
     HistoryClosed,
@@ -251,7 +251,7 @@ class PostgresHistoryManager(HistoryManager):
         waits = _WAITS if is_late and len(batch) > 1 else None
         refused = await writing.do(commit, time_for(batch), waits)
         self._begun = None
-        self._bell.ring()
+        self._commit_signal.notify()
         return refused
 
     def _is_late(self, batch: Sequence[Submission]) -> bool:
@@ -270,7 +270,7 @@ class PostgresHistoryManager(HistoryManager):
         tables = f"{self._schema}.history, {self._schema}.messages"
         return self._in_turn(reset)
 
-    async def _prune_step(self, asked: Pruning, reached: Reached | None) -> PruneStep:
+    async def _prune_step(self, asked: PruneRequest, reached: PruneCursor | None) -> PruneStep:
         async def step(connection: Any, settings: Sequence[str]) -> PruneStep:
             return await prune(
                 connection,
@@ -434,7 +434,7 @@ class PostgresHistoryManager(HistoryManager):
         read: Sequence[Sequence[Any]] = ()
         if self._read_server is not None:
             read = await self._fetch(STATE, self._schema_name)
-        return Measured(size, 0, worries_of(written, read))
+        return Measured(size, 0, warnings_of(written, read))
 
     def _new_stats(self, measured: Measured) -> HistoryStats:
         return HistoryStats(
@@ -442,7 +442,7 @@ class PostgresHistoryManager(HistoryManager):
             writer=self._writer.stats(),
             file_bytes=measured.file_bytes,
             wal_bytes=measured.wal_bytes,
-            worries=measured.warnings,
+            warnings=measured.warnings,
         )
 
     # Closing

@@ -49,7 +49,7 @@ class ConnectionPool:
     server. So the server is asked to cancel what is not waited for any more; a pooler is not: it
     may have given the process to somebody else, and is waited for.
 
-    `pools_behind` tells whether a pooler stands between us and the server: then a statement and
+    `is_behind_pooler` tells whether a pooler stands between us and the server: then a statement and
     its transaction must travel together. `said` is what sessions have of the settings that bound a
     statement; `owned` whether the pool is ours.
     """
@@ -61,7 +61,7 @@ class ConnectionPool:
         limits: PoolLimits,
         *,
         owned: bool,
-        pools_behind: bool,
+        is_behind_pooler: bool,
         said: Said,
     ) -> None:
         self._pool = pool
@@ -72,7 +72,7 @@ class ConnectionPool:
         self._hung = False
         self._is_closing = False
         self._under_way: set[asyncio.Task[Any]] = set()
-        self.pools_behind = pools_behind
+        self.is_behind_pooler = is_behind_pooler
         self.said = said
 
     @classmethod
@@ -88,9 +88,9 @@ class ConnectionPool:
         async with connected(server, limits.acquire_timeout_s) as connection:
             cached = server.options.get("statement_cache_size")
             keeps_none = 0 in (limits.statement_cache_size, cached)
-            pools_behind = keeps_none or await is_pooled(connection)
+            is_behind_pooler = keeps_none or await is_pooled(connection)
             said = await settings_of(connection)
-            if not pools_behind:
+            if not is_behind_pooler:
                 await end_without_client(connection)
             await prepare(connection)
         with typed(server.where):
@@ -100,12 +100,14 @@ class ConnectionPool:
                 min_size=0,
                 max_size=limits.size,
                 max_inactive_connection_lifetime=limits.idle_s or 0,
-                statement_cache_size=0 if pools_behind else _CACHED_STATEMENTS,
+                statement_cache_size=0 if is_behind_pooler else _CACHED_STATEMENTS,
                 timeout=limits.acquire_timeout_s,
-                init=None if pools_behind else end_without_client,
+                init=None if is_behind_pooler else end_without_client,
                 reset=_leave_as_it_is,
             )
-        return cls(pool, server.where, limits, owned=True, pools_behind=pools_behind, said=said)
+        return cls(
+            pool, server.where, limits, owned=True, is_behind_pooler=is_behind_pooler, said=said
+        )
 
     @classmethod
     async def of_user(
@@ -121,8 +123,8 @@ class ConnectionPool:
             with typed(where):
                 async with pool.acquire(timeout=limits.acquire_timeout_s) as connection:
                     try:
-                        pools_behind = await is_pooled(connection)
-                        if pools_behind:
+                        is_behind_pooler = await is_pooled(connection)
+                        if is_behind_pooler:
                             await require_no_lost_statements(connection, pool)
                         said = await settings_of(connection)
                         await prepare(connection)
@@ -136,7 +138,7 @@ class ConnectionPool:
                     "history uses it, and close it after that"
                 ) from error
             raise
-        return cls(pool, where, limits, owned=False, pools_behind=pools_behind, said=said)
+        return cls(pool, where, limits, owned=False, is_behind_pooler=is_behind_pooler, said=said)
 
     async def acquire(self) -> Any:
         """Return a connection, to be given back by `release`.
@@ -224,7 +226,7 @@ class ConnectionPool:
             As `acquire`, and as `bounded`.
         """
         connection = await self.acquire()
-        if not self.pools_behind:
+        if not self.is_behind_pooler:
             return list(
                 await self._answer(
                     connection, connection.fetch(sql, *arguments, timeout=timeout_s), timeout_s
@@ -247,7 +249,7 @@ class ConnectionPool:
             As `acquire`, and as `bounded`.
         """
         connection = await self.acquire()
-        if self.pools_behind:
+        if self.is_behind_pooler:
             return await self._uncancelled(connection, work(connection), None)
         return await self._answer(connection, work(connection), None)
 

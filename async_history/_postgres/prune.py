@@ -9,9 +9,9 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any, Final
 
-from async_history._core.prune import Seen, goes_alone, prune_step
+from async_history._core.prune import Candidate, prunable_alone, prune_step
 from async_history._core.records import in_utc
-from async_history._core.retention import Edge, PruneStep, Pruning, Reached
+from async_history._core.retention import Edge, PruneCursor, PruneRequest, PruneStep
 from async_history._postgres.schema import in_schema
 from async_history._postgres.transaction import (
     BY_INDEX,
@@ -69,8 +69,8 @@ async def prune(
     connection: Any,
     schema: str,
     settings: Sequence[str],
-    asked: Pruning,
-    reached: Reached | None,
+    asked: PruneRequest,
+    reached: PruneCursor | None,
     *,
     is_distributed: bool,
 ) -> PruneStep:
@@ -89,9 +89,11 @@ class _PruneSteps(SchemaSteps):
         ((first, last),) = await self._fetch(_ENDS)
         return None if first is None else (first, last)
 
-    async def window(self, asked: Pruning, after: int, last: int, limit: int) -> list[Seen]:
+    async def window(
+        self, asked: PruneRequest, after: int, last: int, limit: int
+    ) -> list[Candidate]:
         before = in_utc(asked.before).isoformat()
-        return [Seen(*row) for row in await self._fetch(_WINDOW, before, after, last, limit)]
+        return [Candidate(*row) for row in await self._fetch(_WINDOW, before, after, last, limit)]
 
     async def edges(self, memory_ids: Sequence[str], before: int) -> dict[str, Edge]:
         if not self._is_distributed:
@@ -105,7 +107,7 @@ class _PruneSteps(SchemaSteps):
         rows = await self._fetch(_THERE, ids, list(edges))
         return {memory_id for memory_id, record_id in rows if edges[memory_id][1] == record_id}
 
-    async def next_are_dated(self, records: Sequence[Seen]) -> dict[int, bool]:
+    async def next_are_dated(self, records: Sequence[Candidate]) -> dict[int, bool]:
         if not self._is_distributed:
             names = [one.memory_id for one in records]
             positions = ",".join(str(one.position) for one in records)
@@ -117,19 +119,19 @@ class _PruneSteps(SchemaSteps):
         }
         return {seq: rows[0][0] for seq, rows in found.items() if rows}
 
-    async def whole(self, asked: Pruning, memory_ids: Sequence[str]) -> list[Seen]:
-        seen: list[Seen] = []
+    async def whole(self, asked: PruneRequest, memory_ids: Sequence[str]) -> list[Candidate]:
+        seen: list[Candidate] = []
         rows = await self._fetch(_WHOLE, in_utc(asked.before).isoformat(), memory_ids)
         for _, group in groupby(rows, key=itemgetter(2)):
             of_memory = list(group)
             are_old = [row[-1] for row in of_memory]
             seen += [
-                Seen(*(*row, goes_alone(asked, are_old, index)))
+                Candidate(*(*row, prunable_alone(asked, are_old, index)))
                 for index, row in enumerate(of_memory)
             ]
         return seen
 
-    async def remove(self, records: Sequence[Seen]) -> int:
+    async def remove(self, records: Sequence[Candidate]) -> int:
         if not records:
             return 0
         status = await self._connection.execute(

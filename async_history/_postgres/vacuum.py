@@ -100,7 +100,7 @@ class Vacuum:
         try:
             await self._pool.use(partial(self._see_through, table, begun))
         except asyncio.CancelledError:
-            if begun.is_set() and self._pool.pools_behind:
+            if begun.is_set() and self._pool.is_behind_pooler:
                 _log.warning(
                     "an erasure was cancelled, and its VACUUM of %s goes on in %s, which is "
                     "reached through a pooler; to end it, cancel it there (pg_cancel_backend)",
@@ -121,12 +121,12 @@ class Vacuum:
             connection.execute(f"VACUUM (ANALYZE) {table}", timeout=_NO_END_S)
         )
         begun.set()
-        pid = None if self._pool.pools_behind else connection.get_server_pid()
+        pid = None if self._pool.is_behind_pooler else connection.get_server_pid()
         try:
             await self._until_done(running, table, pid)
         finally:
             if not running.done():
-                if self._pool.pools_behind:
+                if self._pool.is_behind_pooler:
                     connection.terminate()
                 else:
                     running.cancel()  # asyncpg asks the server to

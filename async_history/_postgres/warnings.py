@@ -32,7 +32,7 @@ policy lets it see anything."""
 _OF_TABLE: Final = 4
 
 
-def worries_of(
+def warnings_of(
     written: Sequence[Sequence[Any]], read: Sequence[Sequence[Any]]
 ) -> tuple[StoreWarning, ...]:
     """Return what to warn of, given the rows of `STATE` where records are written and read."""

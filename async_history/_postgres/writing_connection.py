@@ -78,7 +78,7 @@ class WritingConnection:
 
     def _settings(self, size_s: float, waits: int | None) -> Sequence[str]:
         settings: list[str] = []
-        if size_s or self._pool.pools_behind:
+        if size_s or self._pool.is_behind_pooler:
             settings.append(bounds(self._pool.said, self._try_s + size_s, is_local=True))
         if waits is not None:
             settings.append(short_waits(self._pool.said, self._try_s, waits))
@@ -94,7 +94,7 @@ class WritingConnection:
             if self._connection is None or self._pool.is_of_no_use(self._connection):
                 await self.let_go()
                 self._connection = await self._pool.acquire()
-                if not self._pool.pools_behind:
+                if not self._pool.is_behind_pooler:
                     await self._make_settings(self._connection)
             if self._given_up >= _MOST_GIVEN_UP:
                 await self._require_standby(self._connection)
@@ -128,7 +128,7 @@ class WritingConnection:
         if self._pool.owned:
             await self._pool.retire(connection)
             return
-        if not self._pool.pools_behind and not self._pool.is_broken(connection):
+        if not self._pool.is_behind_pooler and not self._pool.is_broken(connection):
             try:
                 await connection.execute(
                     as_it_was(self._said), timeout=self._pool.acquire_timeout_s

@@ -13,10 +13,10 @@ from functools import partial
 from typing import Any, Final
 
 from async_history._core.batch import Buffer, commit_in_steps
-from async_history._core.recent import JustCommitted
+from async_history._core.recent import RecentCommits
 from async_history._core.records import COLUMNS, HistoryRecord
 from async_history._core.submissions import MESSAGES_KEPT, AddRecords, SaveMessages, Submission
-from async_history._core.writer import CROWD
+from async_history._core.writer import WAKEUP_BATCH_MIN
 from async_history._sqlite.connection import ThreadConnection, completed, transaction
 from async_history._sqlite.errors import is_other_schema
 from async_history._sqlite.index.block_notes import NOTE_BLOCKS
@@ -97,7 +97,7 @@ def _add_sql(rows: int, condition: str) -> str:
         INSERT INTO async_history_new SELECT * FROM ({_rows_sql(ROW_WIDTH, rows + 1)})
         WHERE column{ROW_WIDTH} IS NOT NULL AND {condition}
     """
-    return f"{sql} AND async_history_begun()" if rows >= CROWD else sql
+    return f"{sql} AND async_history_begun()" if rows >= WAKEUP_BATCH_MIN else sql
 
 
 _ADD_RECORDS: Final = {
@@ -172,12 +172,12 @@ class BatchCommitter:
     """Writes batches through one connection that has run `WRITE_PROGRAM`.
 
     Args:
-        just_committed: is given the batches that were new as a whole.
+        recent: is given the batches that were new as a whole.
     """
 
-    def __init__(self, connection: ThreadConnection, just_committed: JustCommitted) -> None:
+    def __init__(self, connection: ThreadConnection, recent: RecentCommits) -> None:
         self._connection = connection
-        self._just_committed = just_committed
+        self._recent = recent
 
     async def commit(self, batch: Sequence[Submission]) -> Mapping[int, HistoryError]:
         """Commit a batch; return the refused submissions by index.
@@ -198,7 +198,7 @@ class BatchCommitter:
                 if not is_other_schema(error):
                     raise
             else:
-                self._just_committed.keep(additions, records)
+                self._recent.keep(additions, records)
                 return {}
         return await self._connection.run(partial(_commit_in_steps, batch))
 

@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 from async_history._core.erase_transaction import LOST, Columns, EraseTransaction, Place, Texts
 from async_history._core.query import Cursor, Filter
 from async_history._core.records import now_text
-from async_history._core.retention import Erasing, Erasure, Remains, actor_digest
+from async_history._core.retention import EraseRequest, Erasure, Residue, actor_digest
 from async_history._sqlite.commit import fetched
 from async_history._sqlite.connection import ThreadConnection, completed
 from async_history._sqlite.errors import typed_errors
@@ -219,7 +219,7 @@ class FileErasure:
 
     Args:
         in_turn: does work on the connection that writes, alone, in its turn among the writes.
-        take_up: opens that connection anew, in its turn.
+        reopen_writer: opens that connection anew, in its turn.
         path: the file, None in memory.
         lock_timeout_s: how long to wait for others who read what is in the log.
     """
@@ -227,22 +227,22 @@ class FileErasure:
     def __init__(
         self,
         in_turn: Callable[[Work[Any]], Awaitable[Any]],
-        take_up: Callable[[], Awaitable[None]],
+        reopen_writer: Callable[[], Awaitable[None]],
         path: Path | None,
         lock_timeout_s: float,
     ) -> None:
         self._in_turn = in_turn
-        self._take_up = take_up
+        self._take_up = reopen_writer
         self._path = path
         self._lock_timeout_s = lock_timeout_s
 
-    async def begin(self, asked: Erasing) -> None:
+    async def begin(self, asked: EraseRequest) -> None:
         memory_ids = json.dumps(asked.memory_ids, ensure_ascii=False)
         await self._execute(
             _BEGIN, asked.id, now_text(), asked.reason, memory_ids, actor_digest(asked.actor_id)
         )
 
-    async def finish(self, asked: Erasing) -> tuple[int, int] | None:
+    async def finish(self, asked: EraseRequest) -> tuple[int, int] | None:
         await self._execute(_FINISH, now_text(), asked.id)
         for records, messages in await self._execute(_NOTED, asked.id):
             return records, messages
@@ -259,13 +259,13 @@ class FileErasure:
         done: T = await self._in_turn(lambda connection: connection.run(erase))
         return done
 
-    async def remains(self) -> Remains:
+    async def remains(self) -> Residue:
         copies = await self._copies()
-        return Remains(copies, _of_copies(copies))
+        return Residue(copies, _of_copies(copies))
 
-    async def clean(self, *, vacuum: bool) -> Remains:
+    async def clean(self, *, vacuum: bool) -> Residue:
         if self._path is None:
-            return Remains()
+            return Residue()
         copies = await self._copies()
         sentences: list[str] = []
         if not vacuum:
@@ -274,14 +274,14 @@ class FileErasure:
                 "before (vacuum=False): erase with vacuum=True once, or run VACUUM"
             )
         else:
-            sentences += await self._vacuumed(self._path)
-        sentences += await self._log_emptied(self._path)
-        return Remains(copies, (*sentences, *_of_copies(copies)))
+            sentences += await self._vacuum(self._path)
+        sentences += await self._truncate_wal(self._path)
+        return Residue(copies, (*sentences, *_of_copies(copies)))
 
     async def _copies(self) -> tuple[str, ...]:
         return () if self._path is None else await run_in_thread(partial(copies_of, self._path))
 
-    async def _vacuumed(self, path: Path) -> list[str]:
+    async def _vacuum(self, path: Path) -> list[str]:
         """Write the file anew without its free space; return what to say where that failed."""
         try:
             await run_in_thread(partial(_check_room, path))
@@ -297,7 +297,7 @@ class FileErasure:
         await self._take_up()
         return []
 
-    async def _log_emptied(self, path: Path) -> list[str]:
+    async def _truncate_wal(self, path: Path) -> list[str]:
         """Copy the log into the file and cut it off; return what to say where others read it."""
         deadline = monotonic() + self._lock_timeout_s
         while (await self._in_turn(_checkpoint))[0][0]:

@@ -28,7 +28,7 @@ LOCK_SLICE_S = 0.25
 """How long SQLite itself may wait for a lock. We wait on by asking again, so that closing and the
 program's exit never have to wait for more than this."""
 
-LOG_RESET_WORRY = (
+LOG_RESET_WARNING = (
     f"SQLite {sqlite3.sqlite_version} has the WAL-reset fault: where two connections write a file "
     "at the same moment, a commit can be lost (https://www.sqlite.org/wal.html#walreset). A file "
     "that one manager has open, and no other, is safe. For several processes, or several "

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from async_history._core.follow import FollowRead
 from async_history._core.query import Cursor, Filter, cursor_parts, cursor_text, not_a_cursor
-from async_history._core.recent import JustCommitted
+from async_history._core.recent import RecentCommits
 from async_history._core.records import HistoryRecord
 from async_history._sqlite.filters import in_order, named
 from async_history._sqlite.read import Fetch, HistoryReader
@@ -77,13 +77,13 @@ class FollowReader:
 
     Args:
         reader: of the same file; it knows the columns of a record, and how to find one memory's.
-        just_committed: of the same manager.
+        recent: of the same manager.
     """
 
-    def __init__(self, fetch: Fetch, reader: HistoryReader, just_committed: JustCommitted) -> None:
+    def __init__(self, fetch: Fetch, reader: HistoryReader, recent: RecentCommits) -> None:
         self._fetch = fetch
         self._reader = reader
-        self._just_committed = just_committed
+        self._recent = recent
 
     async def page(
         self, place: Place | None, memory_id: str | None, limit: int
@@ -94,7 +94,7 @@ class FollowReader:
             CursorGone: the place's own record is not there any more.
         """
         if place is not None:
-            kept = self._just_committed.behind(place.id)
+            kept = self._recent.behind(place.id)
             if kept and await self._are_next(place, kept):
                 return _page_of(place, kept, memory_id)
         return await self._read(place, memory_id, limit)

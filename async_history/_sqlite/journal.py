@@ -33,12 +33,12 @@ class Place:
     Attributes:
         file: the file itself, its links followed: what SQLite keeps beside it is named after it.
         journal: the journal to use there.
-        worries: what to know about the place.
+        warnings: what to know about the place.
     """
 
     file: Path
     journal: Journal
-    worries: tuple[StoreWarning, ...] = ()
+    warnings: tuple[StoreWarning, ...] = ()
 
 
 def place_of(path: Path, journal: Journal) -> Place:
@@ -52,7 +52,7 @@ def place_on(mount: Mount | None, path: Path, file: Path, journal: Journal) -> P
     if mount is None:
         return Place(file, journal)
     if mount.point == file:
-        worry = StoreWarning(
+        warning = StoreWarning(
             "file-mounted-alone",
             "critical",
             f"{path} is mounted without its folder: what SQLite keeps beside it is not on that "
@@ -61,16 +61,16 @@ def place_on(mount: Mount | None, path: Path, file: Path, journal: Journal) -> P
             "the container is killed in the middle of a commit and then removed, the file can be "
             "damaged. Mount the folder instead",
         )
-        return Place(file, "delete", (worry,))
+        return Place(file, "delete", (warning,))
     if mount.file_system in _NETWORK and journal == "wal":
-        worry = StoreWarning(
+        warning = StoreWarning(
             "network-file-system",
             "warning",
             f"{path} is on a file system that other machines may share ({mount.file_system}), and "
             "a write-ahead log is for one machine alone: where several use the file, open it with "
             "journal='delete' on all of them",
         )
-        return Place(file, journal, (worry,))
+        return Place(file, journal, (warning,))
     return Place(file, journal)
 
 

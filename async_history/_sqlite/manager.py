@@ -12,16 +12,16 @@ from typing import Any, Final, TypeVar
 
 from async_history._core.backend import HistoryStats, Measured, StoreWarning
 from async_history._core.cancellation import to_the_end
-from async_history._core.coalesce import GatheredReads
+from async_history._core.coalesce import CoalescedReads
 from async_history._core.follow import FollowRead
 from async_history._core.lifecycle import CLOSE_TIMEOUT_S
 from async_history._core.manager import HistoryManager
 from async_history._core.options import DURABILITIES, JOURNALS, Durability, Journal
 from async_history._core.query import Cursor, Filter, PageRead, RowsRead
 from async_history._core.queue import QUEUE_BYTES, QUEUE_RECORDS
-from async_history._core.recent import JustCommitted
+from async_history._core.recent import RecentCommits
 from async_history._core.records import HistoryRecord, Message
-from async_history._core.retention import Erasure, PruneStep, Pruning, Reached
+from async_history._core.retention import Erasure, PruneCursor, PruneRequest, PruneStep
 from async_history._core.submissions import Submission
 from async_history._core.validation import (
     check_choice,
@@ -39,7 +39,7 @@ from async_history._sqlite.connection import ThreadConnection
 from async_history._sqlite.encoding import check_parameters, check_submission
 from async_history._sqlite.erase import ERASURES, FileErasure, erasure_from_row
 from async_history._sqlite.errors import (
-    LOG_RESET_WORRY,
+    LOG_RESET_WARNING,
     absolute,
     connect,
     has_log_reset_fault,
@@ -51,7 +51,7 @@ from async_history._sqlite.filters import THROUGH_INDEX, WITHOUT_INDEX
 from async_history._sqlite.follow import FollowReader, Place, place_from
 from async_history._sqlite.index import levels
 from async_history._sqlite.opening import LONGEST_LOG_BYTES, long_log_warning
-from async_history._sqlite.pool import READERS, TAKE_UPS, Connections
+from async_history._sqlite.pool import MAX_REOPENS, READERS, ConnectionPool
 from async_history._sqlite.prune import prune
 from async_history._sqlite.read import HistoryReader
 from async_history._sqlite.readonly import beside
@@ -123,11 +123,11 @@ class SQLiteHistoryManager(HistoryManager):
         check_queue(queue_records, queue_bytes, queue_timeout_s)
         self._create = check_flag("create", create)
         self._migrate = check_flag("migrate", migrate)
-        self._connections = Connections(
+        self._connections = ConnectionPool(
             None if path is None else absolute(file_path("path", path)),
             journal=journal,
             durability=durability,
-            on_begun=self._say_begun,
+            on_begun=self._on_commit_begun,
             lock_timeout_s=lock_timeout_s,
         )
         self._new_writer = partial(
@@ -140,7 +140,7 @@ class SQLiteHistoryManager(HistoryManager):
             commit_timeout_s=lock_timeout_s,
         )
         self._writer: GroupCommitWriter[Submission] | None = None
-        self._just_committed = JustCommitted(self._bell)
+        self._recent = RecentCommits(self._commit_signal)
         self._is_utf16 = False
 
     @property
@@ -162,8 +162,8 @@ class SQLiteHistoryManager(HistoryManager):
             )
             ((encoding,),) = await self._fetch("PRAGMA encoding", {})
             self._is_utf16 = encoding != "UTF-8"
-            self._follower = FollowReader(self._fetch, self._reader, self._just_committed)
-            self._histories = GatheredReads(self._reader.histories, READERS)
+            self._follower = FollowReader(self._fetch, self._reader, self._recent)
+            self._histories = CoalescedReads(self._reader.histories, READERS)
         except BaseException:
             await to_the_end(self._close())
             raise
@@ -200,20 +200,20 @@ class SQLiteHistoryManager(HistoryManager):
         async def commit(connection: ThreadConnection) -> Mapping[int, HistoryError]:
             if len(batch) >= _MANY:
                 await self._connections.lengthen_log(connection)
-            return await BatchCommitter(connection, self._just_committed).commit(batch)
+            return await BatchCommitter(connection, self._recent).commit(batch)
 
         refused = await self._connections.write(commit)
-        self._bell.ring()
+        self._commit_signal.notify()
         return refused
 
-    def _say_begun(self) -> None:
+    def _on_commit_begun(self) -> None:
         if self._writer is not None:
             self._writer.commit_has_begun()
 
     def _empty(self) -> "asyncio.Future[None]":
         return self._in_turn(lambda connection: connection.run(_reset))
 
-    async def _prune_step(self, asked: Pruning, reached: Reached | None) -> PruneStep:
+    async def _prune_step(self, asked: PruneRequest, reached: PruneCursor | None) -> PruneStep:
         return await self._in_turn(
             lambda connection: connection.run(partial(prune, asked, reached))
         )
@@ -222,7 +222,7 @@ class SQLiteHistoryManager(HistoryManager):
         writer = self._require_writer()
         return FileErasure(
             self._in_turn,
-            lambda: writer.run_in_turn(self._connections.take_up),
+            lambda: writer.run_in_turn(self._connections.reopen_writer),
             self._connections.path,
             self._connections.lock_timeout_s,
         )
@@ -231,7 +231,7 @@ class SQLiteHistoryManager(HistoryManager):
         """Do work that writes, after all writes called before it and before all after."""
 
         async def alone() -> T:
-            self._just_committed.forget()
+            self._recent.forget()
             return await self._connections.write(work)
 
         return self._require_writer().run_in_turn(alone)
@@ -289,7 +289,7 @@ class SQLiteHistoryManager(HistoryManager):
         connections = self._connections
         if self._is_utf16:
             check_parameters(parameters)
-        for _ in range(TAKE_UPS):
+        for _ in range(MAX_REOPENS):
             try:
                 return await connections.fetch(sql, parameters)
             except sqlite3.Error as error:
@@ -297,7 +297,7 @@ class SQLiteHistoryManager(HistoryManager):
                     raise storage_error(error, connections.where) from error
                 if self._writer is None:
                     return []  # an old file has not every table
-            await self._writer.run_in_turn(connections.take_up)
+            await self._writer.run_in_turn(connections.reopen_writer)
         with typed_errors(connections.where):
             return await connections.fetch(sql, parameters)
 
@@ -349,7 +349,7 @@ class SQLiteHistoryManager(HistoryManager):
         if log_bytes > LONGEST_LOG_BYTES:
             warnings.append(long_log_warning(path, log_bytes))
         if self._connections.has_log and has_log_reset_fault(sqlite3.sqlite_version_info):
-            warnings.append(StoreWarning("wal-reset-fault", "critical", LOG_RESET_WORRY))
+            warnings.append(StoreWarning("wal-reset-fault", "critical", LOG_RESET_WARNING))
         return Measured(file_bytes, log_bytes, tuple(warnings))
 
     def _new_stats(self, measured: Measured) -> HistoryStats:
@@ -358,7 +358,7 @@ class SQLiteHistoryManager(HistoryManager):
             writer=None if self._writer is None else self._writer.stats(),
             file_bytes=measured.file_bytes,
             wal_bytes=measured.wal_bytes,
-            worries=measured.warnings,
+            warnings=measured.warnings,
         )
 
     # Closing

@@ -18,7 +18,7 @@ from async_history._core.writer import OutcomeUnknown
 from async_history._sqlite.commit import IndexBehind, fetched
 from async_history._sqlite.connection import ThreadConnection
 from async_history._sqlite.errors import (
-    LOG_RESET_WORRY,
+    LOG_RESET_WARNING,
     has_log_reset_fault,
     is_commit_unknown,
     is_locked,
@@ -50,12 +50,12 @@ READERS: Final = 2
 """Connections that read: one long answer does not keep the next short one waiting."""
 _ASK_AGAIN_S: Final = 0.01
 """Pause before a lock is asked for again; SQLite itself has waited for it already."""
-TAKE_UPS: Final = 20
+MAX_REOPENS: Final = 20
 """How often one call may find other tables than it knows before that is taken for an error: with 5,
 resets that followed each other at once made one call in some hundreds fail."""
 
 
-class Connections:
+class ConnectionPool:
     """The connections to a file, or to a database in memory.
 
     Beside a write-ahead log readers have connections of their own. In memory, where no reader may
@@ -80,7 +80,7 @@ class Connections:
     ) -> None:
         self.path = path
         self.where = "the history in memory" if path is None else str(path)
-        self.worries: tuple[StoreWarning, ...] = ()
+        self.place_warnings: tuple[StoreWarning, ...] = ()
         self.lock_timeout_s = lock_timeout_s
         self._journal: Journal | None = journal
         self._durability = durability
@@ -129,9 +129,9 @@ class Connections:
             return
         with typed_errors(self.where):
             place = await run_in_thread(partial(place_of, self.path, self._journal))
-        self.path, self._journal, self.worries = place.file, place.journal, place.worries
-        for worry in self.worries:
-            _log.warning(worry)
+        self.path, self._journal, self.place_warnings = place.file, place.journal, place.warnings
+        for warning in self.place_warnings:
+            _log.warning(warning)
 
     async def _open(self, *, create: bool) -> None:
         self.has_log = self.path is not None and self._journal != "delete"
@@ -147,7 +147,7 @@ class Connections:
         if self.has_log and has_log_reset_fault(sqlite3.sqlite_version_info):
             where = "in this process" if is_open_here else "by another process"
             if is_open_here or await run_in_thread(partial(is_used_elsewhere, self.path)):
-                _log.warning("%s is in use elsewhere, %s. %s", self.path, where, LOG_RESET_WORRY)
+                _log.warning("%s is in use elsewhere, %s. %s", self.path, where, LOG_RESET_WARNING)
         if not self._is_one:
             for _ in range(READERS):
                 self._reading.append(await self._connected(partial(open_reading, self.path)))
@@ -214,7 +214,7 @@ class Connections:
                 opening = error.__cause__
                 if not isinstance(opening, sqlite3.Error) or not is_other_schema(opening):
                     raise
-                if take_ups == TAKE_UPS:
+                if take_ups == MAX_REOPENS:
                     raise
                 take_ups += 1
                 await self._let_go_of_writing()
@@ -222,14 +222,14 @@ class Connections:
             except sqlite3.Error as error:
                 if is_commit_unknown(error):
                     raise OutcomeUnknown(str(storage_error(error, self.where))) from error
-                if self.path is not None and is_other_schema(error) and take_ups < TAKE_UPS:
+                if self.path is not None and is_other_schema(error) and take_ups < MAX_REOPENS:
                     take_ups += 1
                     await self._let_go_of_writing()
                 elif not is_locked(error):
                     raise storage_error(error, self.where) from error
                 reason = error
             if monotonic() > deadline:
-                raise _last_word(reason, self.where) from reason
+                raise _final_error(reason, self.where) from reason
             await asyncio.sleep(_ASK_AGAIN_S)
 
     async def _checked(self, work: Callable[[ThreadConnection], Awaitable[T]]) -> T:
@@ -248,7 +248,7 @@ class Connections:
             await connection.run(partial(fetched, sql=LENGTHEN_LOG))
             self._with_long_log = connection
 
-    async def take_up(self) -> None:
+    async def reopen_writer(self) -> None:
         """Open the connection that writes anew, which takes up whatever is there now."""
         await self._let_go_of_writing()
 
@@ -345,7 +345,7 @@ class Connections:
     def warnings(self) -> list[StoreWarning]:
         """Return what to know about where the file is, and whether it still is. It may block."""
         gone = None if self._file is None else self._file.warning()
-        return [*self.worries, *([gone] if gone is not None else [])]
+        return [*self.place_warnings, *([gone] if gone is not None else [])]
 
     # Closing
 
@@ -370,7 +370,7 @@ class Connections:
                 connection.stop()
 
 
-def _last_word(reason: Exception, where: str) -> StorageError:
+def _final_error(reason: Exception, where: str) -> StorageError:
     if isinstance(reason, sqlite3.Error):
         return storage_error(reason, where)
     return StorageLocked(f"others keep changing {where}; not written, try again")

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from async_history._core.prune import Seen, goes_alone, prune_step
+from async_history._core.prune import Candidate, prunable_alone, prune_step
 from async_history._core.records import Event, HistoryRecord
-from async_history._core.retention import Edge, PruneStep, Pruning, Reached
+from async_history._core.retention import Edge, PruneCursor, PruneRequest, PruneStep
 from async_history._sqlite.commit import fetched
 from async_history._sqlite.connection import completed
 from async_history._sqlite.index.levels import FORGET, POSITIONS, memory_key, place_of_given
@@ -46,7 +46,9 @@ SELECT {_LIGHT} FROM history WHERE memory_id = :memory_id AND rowid IN ({POSITIO
 _REMOVE: Final = "DELETE FROM history WHERE rowid IN (SELECT value FROM json_each(?))"
 
 
-def prune(asked: Pruning, reached: Reached | None, connection: sqlite3.Connection) -> PruneStep:
+def prune(
+    asked: PruneRequest, reached: PruneCursor | None, connection: sqlite3.Connection
+) -> PruneStep:
     """Prune the next few records in one transaction, on the connection's thread."""
     with indexed_transaction(connection):
         return completed(prune_step(asked, reached, _PruneSteps(connection)))
@@ -65,7 +67,9 @@ class _PruneSteps:
         ((first, last),) = self._fetch(_ENDS, {})
         return None if first is None else (first, last)
 
-    async def window(self, asked: Pruning, after: int, last: int, limit: int) -> list[Seen]:
+    async def window(
+        self, asked: PruneRequest, after: int, last: int, limit: int
+    ) -> list[Candidate]:
         rows = self._fetch(_WINDOW, {"after": after, "last": last, "limit": limit})
         records = [(position, record_from_row(row)) for position, *row in rows]
         return [
@@ -84,13 +88,13 @@ class _PruneSteps:
         # Where a newest row was removed, the next gets its number.
         return {name for *edge, name in rows if edges.get(name) == tuple(edge)}
 
-    async def next_are_dated(self, records: Sequence[Seen]) -> dict[int, bool]:
+    async def next_are_dated(self, records: Sequence[Candidate]) -> dict[int, bool]:
         given = [(memory_key(one.memory_id), one.memory_id, one.position) for one in records]
         rows = self._fetch(_NEXT, {"given": json.dumps(given)})
         return {position: _own_time(*times) is not None for position, *times in rows}
 
-    async def whole(self, asked: Pruning, memory_ids: Sequence[str]) -> list[Seen]:
-        seen: list[Seen] = []
+    async def whole(self, asked: PruneRequest, memory_ids: Sequence[str]) -> list[Candidate]:
+        seen: list[Candidate] = []
         for memory_id in memory_ids:
             rows = self._fetch(_WHOLE, {"memory_id": memory_id, "memory": memory_key(memory_id)})
             records = [record_from_row(row) for _, *row in rows]
@@ -98,11 +102,11 @@ class _PruneSteps:
             is_old = None
             for index, (row, record) in enumerate(zip(rows, records, strict=True)):
                 is_old = is_old if own[index] is None else own[index]
-                alone = goes_alone(asked, own, index)
-                seen.append(_seen(row[0], record, is_old, goes_alone=alone))
+                alone = prunable_alone(asked, own, index)
+                seen.append(_seen(row[0], record, is_old, prunable_alone=alone))
         return seen
 
-    async def remove(self, records: Sequence[Seen]) -> int:
+    async def remove(self, records: Sequence[Candidate]) -> int:
         positions = json.dumps([one.position for one in records])
         removed = self._connection.execute(_REMOVE, (positions,)).rowcount
         entries = json.dumps([(memory_key(one.memory_id), one.position) for one in records])
@@ -112,15 +116,15 @@ class _PruneSteps:
 
 
 def _seen(
-    position: int, record: HistoryRecord, is_old: bool | None, *, goes_alone: bool = False
-) -> Seen:
-    return Seen(
+    position: int, record: HistoryRecord, is_old: bool | None, *, prunable_alone: bool = False
+) -> Candidate:
+    return Candidate(
         position,
         record.id,
         record.memory_id,
         record.event == Event.DELETE,
         is_old,
-        goes_alone,
+        prunable_alone,
     )
 
 

@@ -20,7 +20,7 @@ from async_history._core.records import Event
 from async_history._core.submissions import MESSAGES_KEPT
 from async_history._opening import file_options, open_history, sqlite_file
 from async_history._sqlite.errors import absolute, connect, typed_errors
-from async_history.blocking._sanitize import Mending, message_as_given
+from async_history.blocking._sanitize import Sanitizer, message_as_given
 from async_history.blocking._store import LoopStore
 
 T = TypeVar("T")
@@ -92,13 +92,13 @@ class BlockingHistoryManager:
             "actor_id": actor_id,
             "role": role,
         }
-        with Mending() as mending:
+        with Sanitizer() as mending:
             to_store = mending.record(given)
         self._call(lambda manager: manager.add_history(**to_store))
 
     def batch_add_history(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Record many changes, all or none and in order. Keys that mem0 ignores are ignored."""
-        with Mending() as mending:
+        with Sanitizer() as mending:
             to_store = [mending.record(record) for record in records]
         self._call(lambda manager: manager.batch_add_history(to_store))
 
@@ -116,7 +116,7 @@ class BlockingHistoryManager:
         It is an UPDATE whose `old_memory` is what the memory said before, or an ADD where it was
         not there: see `HistoryManager.update_history`.
         """
-        with Mending() as mending:
+        with Sanitizer() as mending:
             memory = mending.text("memory_id", memory_id)
             text = mending.text("new_memory", new_memory)
             who = {
@@ -129,7 +129,7 @@ class BlockingHistoryManager:
 
     def save_messages(self, messages: Iterable[Mapping[str, Any]], session_scope: str) -> None:
         """Append messages to a session scope's rolling buffer, which keeps the last ten."""
-        with Mending() as mending:
+        with Sanitizer() as mending:
             to_store = [mending.message(message) for message in messages or ()]
             scope = mending.text("session_scope", session_scope)
         if to_store:
@@ -139,14 +139,14 @@ class BlockingHistoryManager:
 
     def get_history(self, memory_id: str) -> list[dict[str, Any]]:
         """Return a memory's records, in the order in which they were recorded."""
-        memory = Mending().text("memory_id", memory_id)
+        memory = Sanitizer().text("memory_id", memory_id)
         return [record.as_dict() for record in self._call(lambda m: m.get_history(memory))]
 
     def get_last_messages(
         self, session_scope: str, limit: int = MESSAGES_KEPT
     ) -> list[dict[str, Any]]:
         """Return the last `limit` messages of a session scope, in the order they were saved."""
-        scope = Mending().text("session_scope", session_scope)
+        scope = Sanitizer().text("session_scope", session_scope)
         found = self._call(lambda manager: manager.get_last_messages(scope, limit))
         return [message_as_given(message) for message in found]
 

@@ -17,13 +17,13 @@ from async_history._core.records import Message, parse_time, plain
 _log = logging.getLogger("async_history")
 
 
-class Mending:
+class Sanitizer:
     """Makes what mem0 hands in storable, and says at the end, once, what had to be changed."""
 
     def __init__(self) -> None:
         self._changed: dict[str, None] = {}
 
-    def __enter__(self) -> "Mending":
+    def __enter__(self) -> "Sanitizer":
         return self
 
     def __exit__(self, *exc: object) -> None:

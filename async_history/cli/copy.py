@@ -29,7 +29,7 @@ from async_history._opening import postgres_schema, sqlite_file, without_secrets
 from async_history._postgres.url import server_url
 from async_history.cli import stores
 from async_history.cli.line_reader import LINE_BYTES, Lines
-from async_history.cli.terminal import complain, shown_progress, shown_share
+from async_history.cli.terminal import print_error, shown_progress, shown_share
 from async_history.cli.termination import early_end, run
 
 _LINES: Final = ".jsonl"
@@ -43,7 +43,7 @@ def copy(source: str, target: str, *, as_json: bool) -> int:
         report = run(_copy(source, target))
     except KeyboardInterrupt:
         word, status = early_end()
-        complain(f"{word}; the same command goes on where this one ended")
+        print_error(f"{word}; the same command goes on where this one ended")
         return status
     if as_json:
         typer.echo(json.dumps(dataclasses.asdict(report)))

@@ -19,7 +19,7 @@ from async_history.cli import stores
 from async_history.cli.log import print_timeline
 from async_history.cli.record import SETTLE_S
 from async_history.cli.screen import Screen
-from async_history.cli.terminal import complain, harmless, shown_progress
+from async_history.cli.terminal import harmless, print_error, shown_progress
 from async_history.cli.termination import early_end
 from async_history.cli.termination import run as run_to_its_end
 
@@ -42,10 +42,10 @@ def demo(url: str, *, agents: int, memories: int) -> int:
     timeline = run_to_its_end(_run(url, run, agents, memories))
     if run.is_stopping:
         word, status = early_end() if run.is_interrupted else (str(run.failure), 1)
-        complain(f"{word}; {len(run.acks_s):,} events were recorded")
+        print_error(f"{word}; {len(run.acks_s):,} events were recorded")
         return status
     if timeline is None:
-        complain(f"{url} has a history already; the demo writes only to an empty one. Try --db")
+        print_error(f"{url} has a history already; the demo writes only to an empty one. Try --db")
         return 1
     _print_figures(screen, run, where="on disk" if file else "recorded")
     if timeline:
@@ -74,7 +74,9 @@ def _make(file: Path) -> bool:
         if not os.path.lexists(name := file.with_stem(f"{file.stem}-{number}"))
     )
     command = shlex.join(["async-history", "demo", "--db", str(free)])
-    complain(f"{found} exists, and the demo writes only to a file it makes itself. Try: {command}")
+    print_error(
+        f"{found} exists, and the demo writes only to a file it makes itself. Try: {command}"
+    )
     return False
 
 

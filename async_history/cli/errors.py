@@ -11,7 +11,7 @@ from typing import Final
 import typer
 
 from async_history import HistoryError, InvalidInput
-from async_history.cli.terminal import complain
+from async_history.cli.terminal import print_error
 from async_history.cli.termination import early_end
 
 BROKEN_PIPE: Final = 141
@@ -28,20 +28,20 @@ def one_line_errors() -> Iterator[None]:
         sys.stdout.flush()
     except KeyboardInterrupt:
         word, status = early_end()
-        complain(word)
+        print_error(word)
         raise typer.Exit(status) from None
     except InvalidInput as error:
-        complain(str(error))
+        print_error(str(error))
         raise typer.Exit(2) from None
     except BrokenPipeError:
         # The reader has enough. What is left in the buffer goes nowhere, or it would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(BROKEN_PIPE) from None
     except OSError as error:
-        complain(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        print_error(f"{error.filename}: {error.strerror}" if error.filename else str(error))
         raise typer.Exit(1) from None
     except HistoryError as error:
-        complain(str(error))
+        print_error(str(error))
         raise typer.Exit(1) from None
 
 
@@ -63,7 +63,7 @@ class _Stderr(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if record.getMessage() not in self._said:
             self._said.add(record.getMessage())
-            complain(self.format(record))
+            print_error(self.format(record))
 
 
 def send_log_to_stderr() -> None:

@@ -11,7 +11,7 @@ from async_history._opening import without_secrets
 from async_history.cli import stores
 from async_history.cli.difference import Line, difference
 from async_history.cli.screen import Piece, Screen
-from async_history.cli.terminal import complain, harmless
+from async_history.cli.terminal import harmless, print_error
 from async_history.cli.termination import run
 
 _EVENT_STYLES: Final[dict[str, str]] = {
@@ -29,7 +29,7 @@ def log(url: str, memory_id: str, *, as_json: bool) -> int:
     """Show a memory's history on stdout; return the exit status."""
     records = run(_read(url, memory_id))
     if not records:
-        complain(f"no history of {memory_id} in {url}")
+        print_error(f"no history of {memory_id} in {url}")
         return 1
     if as_json:
         for record in records:

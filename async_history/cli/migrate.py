@@ -23,7 +23,7 @@ def migrate(url: str, *, is_dry_run: bool, as_json: bool) -> None:
     """Bring a history's tables up to date, or tell what that would do."""
     file = sqlite_file(url)
     if file is not None:
-        report = run(_adopted(file, file_options(url), is_dry_run=is_dry_run))
+        report = run(_adopt(file, file_options(url), is_dry_run=is_dry_run))
         _tell(report.outcome(), asdict(report), as_json=as_json)
         return
     where = without_secrets(url)
@@ -38,7 +38,7 @@ def migrate(url: str, *, is_dry_run: bool, as_json: bool) -> None:
     _tell(outcome, {"store": where, "done": not is_dry_run, "outcome": outcome}, as_json=as_json)
 
 
-async def _adopted(file: Path, options: Mapping[str, Any], *, is_dry_run: bool) -> AdoptionReport:
+async def _adopt(file: Path, options: Mapping[str, Any], *, is_dry_run: bool) -> AdoptionReport:
     loop = asyncio.get_running_loop()
     async with shown_share("the file, step by step") as note:
 

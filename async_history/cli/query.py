@@ -15,7 +15,7 @@ from async_history.cli import stores
 from async_history.cli.log import print_change, print_json
 from async_history.cli.retention import instant
 from async_history.cli.screen import Screen
-from async_history.cli.terminal import complain
+from async_history.cli.terminal import print_error
 from async_history.cli.termination import run
 
 LIMIT: Final = 100
@@ -72,7 +72,7 @@ def query(url: str, asked: Wanted, *, order: Order, limit: int | None, as_json: 
         async with stores.opened_to_read(url) as history:
             async for record in history.query_history(**asked, order=order, page_size=page_size):
                 if limit is None and shown == LIMIT:
-                    complain(f"there are more than these {LIMIT:,}; --limit 0 shows all")
+                    print_error(f"there are more than these {LIMIT:,}; --limit 0 shows all")
                     break
                 show(record)
                 shown += 1
@@ -82,7 +82,7 @@ def query(url: str, asked: Wanted, *, order: Order, limit: int | None, as_json: 
 
     if run(walk()):
         return 0
-    complain(f"nothing in {url} matches")
+    print_error(f"nothing in {url} matches")
     return 1
 
 

@@ -26,7 +26,7 @@ from async_history import (
 from async_history._core.records import record_from_mapping
 from async_history._opening import without_secrets
 from async_history.cli.line_reader import LINE_BYTES, Lines
-from async_history.cli.terminal import complain, shown_progress
+from async_history.cli.terminal import print_error, shown_progress
 from async_history.cli.termination import early_end, run
 
 _LINES_AT_ONCE: Final = 2_000
@@ -40,13 +40,13 @@ def record(url: str, file: str) -> int:
     """Record a file's lines, `-` for stdin's; return the exit status."""
     source = io.FileIO(0, closefd=False) if file == "-" else io.FileIO(file)
     if source.isatty():
-        complain("reading JSON lines from the terminal, until Ctrl-D")
+        print_error("reading JSON lines from the terminal, until Ctrl-D")
     with closing(source):
         recording = run(_record(url, source, "stdin" if file == "-" else file))
     sys.stdout.write(f"{recording.summary()} in {without_secrets(url)}\n")
     if recording.is_interrupted:
         word, status = early_end()
-        complain(word)
+        print_error(word)
         return status
     return 1 if recording.refused or recording.has_failed else 0
 
@@ -151,11 +151,11 @@ class Recording:
 
     def _refuse(self, number: int, error: HistoryError) -> None:
         self.refused += 1
-        complain(f"{self._name}: line {number}: {error}")
+        print_error(f"{self._name}: line {number}: {error}")
 
     def _fail(self, reason: str) -> None:
         if not self.has_failed and not self.is_interrupted:
-            complain(reason)
+            print_error(reason)
         self.has_failed = True
         self._lines.stop()
 

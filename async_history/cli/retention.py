@@ -24,7 +24,7 @@ from async_history._opening import sqlite_file, without_secrets
 from async_history._sqlite.schema.adopt import adopt
 from async_history.cli import stores
 from async_history.cli.screen import Screen
-from async_history.cli.terminal import complain, harmless, shown_share
+from async_history.cli.terminal import harmless, print_error, shown_share
 from async_history.cli.termination import run
 
 R = TypeVar("R", PruneReport, ErasureReport)
@@ -89,7 +89,7 @@ def erasures(url: str, *, as_json: bool) -> None:
         else:
             _print_erasure(screen, erasure)
     if not found:
-        complain(f"nothing has been erased in {url}")
+        print_error(f"nothing has been erased in {url}")
 
 
 def _print_erasure(screen: Screen, erasure: Erasure) -> None:
@@ -145,9 +145,9 @@ def _let_go(
         report = run(_run(url, work, dry_run=True))
         if is_dry_run:
             return _show(url, report, as_json=as_json)
-        complain(f"{without_secrets(url)}: {report.outcome()}")
+        print_error(f"{without_secrets(url)}: {report.outcome()}")
         if not typer.confirm("Go on?", err=True):
-            complain("nothing was removed")
+            print_error("nothing was removed")
             return 1
     return _show(url, run(_run(url, work, dry_run=False)), as_json=as_json)
 

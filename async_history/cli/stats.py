@@ -25,12 +25,12 @@ def stats(url: str, *, as_json: bool) -> None:
     found, records = run(_ask(url))
     engine = f"SQLite {sqlite3.sqlite_version}" if sqlite_file(url) is not None else None
     if as_json:
-        worries = [
-            {"code": worry.code, "severity": worry.severity, "text": str(worry)}
-            for worry in found.worries
+        warnings = [
+            {"code": warning.code, "severity": warning.severity, "text": str(warning)}
+            for warning in found.warnings
         ]
         report: dict[str, Any] = {"records": records, "engine": engine, **asdict(found)}
-        typer.echo(json.dumps({**report, "worries": worries}, ensure_ascii=False).encode())
+        typer.echo(json.dumps({**report, "warnings": warnings}, ensure_ascii=False).encode())
         return
     screen = Screen()
     screen.line((harmless(without_secrets(found.store)), "bold"))
@@ -40,11 +40,11 @@ def stats(url: str, *, as_json: bool) -> None:
     screen.line((sizes, ""), indent="  ")
     if engine is not None:
         screen.line((engine, ""), indent="  ")
-    for worry in found.worries:
-        text = harmless(f": {worry}")
-        screen.line((worry.severity, _STYLES[worry.severity]), (f" {worry.code}{text}", ""))
-    if not found.worries:
-        screen.line(("nothing to worry about", ""))
+    for warning in found.warnings:
+        text = harmless(f": {warning}")
+        screen.line((warning.severity, _STYLES[warning.severity]), (f" {warning.code}{text}", ""))
+    if not found.warnings:
+        screen.line(("no warnings", ""))
 
 
 async def _ask(url: str) -> tuple[HistoryStats, int]:
@@ -57,7 +57,7 @@ async def _measured(history: HistoryManager) -> HistoryStats:
     loop = asyncio.get_running_loop()
     deadline = loop.time() + _ANSWER_S
     found = await history.stats()
-    while loop.time() < deadline and any(w.code == "store-unreachable" for w in found.worries):
+    while loop.time() < deadline and any(w.code == "store-unreachable" for w in found.warnings):
         await asyncio.sleep(_ASK_AGAIN_S)
         found = await history.stats()
     return found

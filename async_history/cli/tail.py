@@ -9,7 +9,7 @@ from async_history._core.query import PAGE_SIZE
 from async_history.cli import stores
 from async_history.cli.log import print_change, print_json
 from async_history.cli.screen import Screen
-from async_history.cli.terminal import complain
+from async_history.cli.terminal import print_error
 from async_history.cli.termination import run
 
 _LAST = 10
@@ -48,7 +48,7 @@ async def _tail(
                     show(record)
         except asyncio.CancelledError:
             if following.cursor is not None:
-                complain(f"to go on from here: --after {following.cursor}")
+                print_error(f"to go on from here: --after {following.cursor}")
             raise
 
 

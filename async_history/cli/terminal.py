@@ -36,7 +36,7 @@ def stderr_console() -> Console:
     return Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
-def complain(text: str) -> None:
+def print_error(text: str) -> None:
     """Say on stderr, in one line and without passwords, what went wrong."""
     line = harmless(without_secrets(text).replace("\n", " "))
     with contextlib.suppress(BrokenPipeError):

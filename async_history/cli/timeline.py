@@ -8,13 +8,13 @@ import typer
 
 from async_history import HistoryRecord, InvalidInput, MemoryDiff, open_history
 from async_history._core.records import parse_time
-from async_history._core.timeline import Moment, Restoration, restoration_of, restored
+from async_history._core.timeline import Moment, Restoration, append_restoration, restoration_of
 from async_history._opening import without_secrets
 from async_history.cli import stores
 from async_history.cli.difference import difference
 from async_history.cli.log import headline, print_difference
 from async_history.cli.screen import Screen
-from async_history.cli.terminal import complain, harmless, shown_progress
+from async_history.cli.terminal import harmless, print_error, shown_progress
 from async_history.cli.termination import run
 
 _INDENT = "    "
@@ -26,7 +26,7 @@ def at(url: str, when: str, memory_id: str | None, *, as_json: bool) -> int:
     run(_show_at(url, _moment(when), memory_id, shown))
     if not shown.count:
         what = "no memory" if memory_id is None else memory_id
-        complain(f"{what} was {'' if memory_id is None else 'not '}there at {when} in {url}")
+        print_error(f"{what} was {'' if memory_id is None else 'not '}there at {when} in {url}")
         return 1
     return 0
 
@@ -89,7 +89,7 @@ def diff(url: str, memory_id: str, a: str, b: str, *, as_json: bool) -> int:
     elif was_there:
         _print_diff(Screen(), found, f"{a} → {b} in {without_secrets(url)}")
     if not was_there:
-        complain(f"{memory_id} was there neither at {a} nor at {b} in {url}")
+        print_error(f"{memory_id} was there neither at {a} nor at {b} in {url}")
     return 0 if was_there else 1
 
 
@@ -123,7 +123,7 @@ def restore(
     async def record_it() -> HistoryRecord:
         # What was shown, or nothing: a change since then is a conflict.
         async with open_history(url, create=False) as history:
-            return await restored(history, plan, actor_id, role)
+            return await append_restoration(history, plan, actor_id, role)
 
     plan = run(look())
     name = harmless(memory_id)
@@ -140,7 +140,7 @@ def restore(
         typer.echo("nothing was recorded: this was a dry run", err=as_json)
         return 0
     if not is_sure and not typer.confirm(f"Restore {name}?", err=True):
-        complain("nothing was recorded")
+        print_error("nothing was recorded")
         return 1
     record = run(record_it())
     if as_json:

@@ -20,7 +20,7 @@ from async_history.errors import InvalidInput
 from async_history.mem0._loop_states import LoopState, LoopStates, Where
 from async_history.mem0._memory import OURS, is_made_by_mem0, without_history
 from async_history.mem0._operation import Recorder, current, read_history, read_last_messages
-from async_history.mem0._restore import bring_back, check_metadata
+from async_history.mem0._restore import check_metadata, restore_memory
 
 T = TypeVar("T")
 
@@ -218,7 +218,7 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
             operation = self._recorder.require_operation()
             async with operation.turn_of(memory_id):
                 await state.acked()
-                return await bring_back(
+                return await restore_memory(
                     self,
                     operation.manager,
                     memory_id,

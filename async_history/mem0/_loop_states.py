@@ -24,7 +24,7 @@ from async_history.mem0._forks import forget_in_child, keep_inherited
 from async_history.mem0._locks import NO_TURNS, TurnTaker, turns_of
 from async_history.mem0._memory_host import HostedHistory
 from async_history.mem0._operation import (
-    Doorway,
+    LoopInbox,
     Operation,
     OperationStore,
     Recorder,
@@ -73,7 +73,7 @@ class LoopState:
         turns: TurnTaker,
     ) -> None:
         self.loop = asyncio.get_running_loop()
-        self.doorway = Doorway()
+        self.doorway = LoopInbox()
         self.turns = turns
         self.resetting = asyncio.Lock()
         self.running: dict[asyncio.Task[Any], tuple[Operation, asyncio.Future[Any]]] = {}

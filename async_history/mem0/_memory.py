@@ -17,7 +17,7 @@ from async_history._core.timeline import Moment, check_moment
 from async_history.blocking import BlockingHistoryManager
 from async_history.errors import InvalidInput
 from async_history.mem0._blocking_operations import BlockingRecorder
-from async_history.mem0._restore import bring_back_blocking, check_metadata
+from async_history.mem0._restore import check_metadata, restore_memory_blocking
 
 T = TypeVar("T")
 
@@ -207,9 +207,9 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
                 "assigned to db"
             )
         history = self._history
-        restored = self._changing(
+        append_restoration = self._changing(
             memory_id,
-            lambda: bring_back_blocking(
+            lambda: restore_memory_blocking(
                 self,
                 history.ask,
                 memory_id,
@@ -220,7 +220,7 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
                 begin_change=history.begin_change,
             ),
         )
-        return restored.as_dict()
+        return append_restoration.as_dict()
 
     def reset(self) -> None:
         """Empty the vector store and the history, as mem0 does; the history stays open."""

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from async_history._core.records import HistoryRecord, Message, new_id
 from async_history._core.submissions import AddRecords, Submission, few_records, messages_to_save
-from async_history.blocking._sanitize import Mending, completed, message_as_given
+from async_history.blocking._sanitize import Sanitizer, completed, message_as_given
 from async_history.errors import HistoryClosed, HistoryError, InvalidInput
 from async_history.mem0._errors import Unwritten
 from async_history.mem0._locks import Turn, TurnTaker, current_turn
@@ -61,7 +61,7 @@ def is_running(loop: asyncio.AbstractEventLoop) -> bool:
         return False
 
 
-class Doorway:
+class LoopInbox:
     """Takes calls from any thread to the loop it was made on, in order.
 
     From the loop itself they begin at once. For other threads it is woken once for as many as come
@@ -133,7 +133,7 @@ class Operation:
         memory: Any,
         recorder: "Recorder",
         store: OperationStore,
-        doorway: Doorway,
+        doorway: LoopInbox,
         turns: TurnTaker,
         *,
         sees_changes: bool = True,
@@ -362,7 +362,7 @@ class Recorder:
             return
         operation = self.require_operation()
         operation.begin_change()
-        with Mending() as mending:
+        with Sanitizer() as mending:
             to_store = [mending.message(message) for message in messages]
             scope = mending.text("session_scope", session_scope)
         if scope and to_store:
@@ -388,7 +388,7 @@ class Recorder:
 
 def to_submit(changes: Sequence[Mapping[str, Any]]) -> tuple[Callable[[], AddRecords], Records]:
     """Return what hands changes in, or raises why that can't be, and their records with ids."""
-    with Mending() as mending:
+    with Sanitizer() as mending:
         mended = [mending.record(change) for change in changes]
     try:
         submission = few_records(mended)
@@ -405,13 +405,13 @@ def _refuse(error: HistoryError) -> AddRecords:
 
 async def read_history(operation: Operation, memory_id: str) -> None:
     """Read what `Recorder.get_history` is going to return."""
-    records = await operation.manager.get_history(Mending().text("memory_id", memory_id))
+    records = await operation.manager.get_history(Sanitizer().text("memory_id", memory_id))
     operation.history = [record.as_dict() for record in records]
 
 
 async def read_last_messages(operation: Operation, session_scope: str) -> None:
     """Read what `Recorder.get_last_messages` is going to return."""
     if session_scope:
-        scope = Mending().text("session_scope", session_scope)
+        scope = Sanitizer().text("session_scope", session_scope)
         kept = await operation.manager.get_last_messages(scope)
         operation.last_messages = [message_as_given(message) for message in kept]

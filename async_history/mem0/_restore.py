@@ -17,7 +17,7 @@ from mem0.memory import main as mem0_main
 
 from async_history._core.manager import HistoryManager
 from async_history._core.records import HistoryRecord, parse_time
-from async_history._core.timeline import Moment, Restoration, restoration_of, restored
+from async_history._core.timeline import Moment, Restoration, append_restoration, restoration_of
 from async_history.errors import InvalidInput
 from async_history.mem0._operation import OperationStore
 
@@ -40,7 +40,7 @@ def check_metadata(metadata: object) -> Mapping[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class Return:
+class VectorRestore:
     """A memory's way back: what its history tells, what the vector store holds of it, None where
     that is nothing, and the embedding of the text that comes back."""
 
@@ -50,7 +50,9 @@ class Return:
     embedding: Any
 
     @classmethod
-    def prepare(cls, memory: Any, plan: Restoration, history: Sequence[HistoryRecord]) -> "Return":
+    def prepare(
+        cls, memory: Any, plan: Restoration, history: Sequence[HistoryRecord]
+    ) -> "VectorRestore":
         """Ask the vector store and the embedding model, which may take long, and may fail."""
         row = memory.vector_store.get(vector_id=plan.latest.memory_id)
         embedding = memory.embedding_model.embed(plan.wanted.new_memory, "update")
@@ -97,7 +99,7 @@ class Return:
         return {name: payload[name] for name in _SCOPE if payload.get(name)}
 
 
-async def bring_back(
+async def restore_memory(
     memory: Any,
     manager: OperationStore,
     memory_id: str,
@@ -111,9 +113,9 @@ async def bring_back(
     """Restore a memory of an `AsyncMemory`; return the record that did."""
     history = await manager.get_history(memory_id)
     plan = restoration_of(memory_id, history, to)
-    way = await asyncio.to_thread(Return.prepare, memory, plan, history)
+    way = await asyncio.to_thread(VectorRestore.prepare, memory, plan, history)
     begin_change()
-    record = await restored(manager, plan, actor_id, role)
+    record = await append_restoration(manager, plan, actor_id, role)
     with _saying_what_is_missing():
         scope = await asyncio.to_thread(way.put, memory, record, metadata)
         if way.changes_text and _keeps_entities(memory):
@@ -122,7 +124,7 @@ async def bring_back(
     return record
 
 
-def bring_back_blocking(
+def restore_memory_blocking(
     memory: Any,
     ask: Callable[[Callable[[HistoryManager], Awaitable[Any]]], Any],
     memory_id: str,
@@ -136,9 +138,9 @@ def bring_back_blocking(
     """Restore a memory of a `Memory`, whose history is asked by `ask`."""
     history = ask(lambda manager: manager.get_history(memory_id))
     plan = restoration_of(memory_id, history, to)
-    way = Return.prepare(memory, plan, history)
+    way = VectorRestore.prepare(memory, plan, history)
     begin_change()
-    record: HistoryRecord = ask(lambda manager: restored(manager, plan, actor_id, role))
+    record: HistoryRecord = ask(lambda manager: append_restoration(manager, plan, actor_id, role))
     with _saying_what_is_missing():
         scope = way.put(memory, record, metadata)
         if way.changes_text and _keeps_entities(memory):

@@ -113,8 +113,10 @@ def alone(folder: Path, way: str) -> None:
         history = await open_history(path)
         for number in range(RECORDS):
             await history.add_history("m", None, str(number), "UPDATE")
-        worries = [f"{worry.code}:{worry.severity}" for worry in (await history.stats()).worries]
-        os.write(pipe, f"{[one for one in worries if 'mounted' in one]}".encode())
+        warnings = [
+            f"{warning.code}:{warning.severity}" for warning in (await history.stats()).warnings
+        ]
+        os.write(pipe, f"{[one for one in warnings if 'mounted' in one]}".encode())
         os.kill(os.getpid(), signal.SIGKILL)
 
     with mounted("-t", "tmpfs", "none", layer):

@@ -317,7 +317,7 @@ def _migrate(connection: sqlite3.Connection) -> None:
     """Make today's tables, and index all rows anew."""
     for kind, name in connection.execute(_IN_THE_WAY, INDEX_TABLES).fetchall():
         connection.execute(f'DROP {kind} main."{name}"')
-    lone_rows.bring_back(connection)
+    lone_rows.restore_memory(connection)
     for statement in install_statements():
         connection.execute(statement)
     _index(connection)

@@ -12,7 +12,7 @@ from async_history._sqlite.schema.layouts import refusal
 _log = logging.getLogger("async_history")
 
 
-def bring_back(connection: sqlite3.Connection) -> None:
+def restore_memory(connection: sqlite3.Connection) -> None:
     """Give rows at either end other rowids, in the same order, inside the caller's transaction.
 
     Raises:
