@@ -14,8 +14,10 @@ import secrets
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 import pytest
@@ -151,6 +153,26 @@ class TestExamples:
             "likes tea -> likes mate 1",
             "UPDATE likes mate -> likes tea",
         ]
+
+    async def test_pages_for_clients(self) -> None:
+        page_for_client = scope_of("pages")["page_for_client"]
+        async with open_history("memory://") as history:
+            await history.batch_add_history(
+                [{"memory_id": "m", "event": "ADD", "new_memory": str(n)} for n in range(60)]
+            )
+            page = await page_for_client(history, None)
+            assert [record["new_memory"] for record in page["records"]] == [
+                str(n) for n in range(59, 9, -1)
+            ]
+            rest = await page_for_client(history, page["cursor"])
+            assert [record["new_memory"] for record in rest["records"]] == [
+                str(n) for n in range(9, -1, -1)
+            ]
+            await history.reset()
+            assert await page_for_client(history, page["cursor"]) == {
+                "records": [],
+                "cursor": None,
+            }
 
     async def test_retention(self, capsys: pytest.CaptureFixture[str]) -> None:
         scope = scope_of("retention")
@@ -353,6 +375,35 @@ def test_every_public_name() -> None:
     assert len(public) >= 40
     assert public - documented == set()
     assert documented - public - {"HistoryNotWritten"} == set()
+
+
+async def test_every_table_and_index(
+    postgres: str, new_schema: Callable[[], str], tmp_path: Path
+) -> None:
+    async with open_history(tmp_path / "history.db") as history:
+        await history.add_history("m", None, "tea", "ADD")
+    connection = sqlite3.connect(tmp_path / "history.db")
+    tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+    names = {name for (name,) in tables}
+    connection.close()
+    url = new_schema()
+    async with open_history(url):
+        pass
+    server = await asyncpg.connect(postgres)
+    try:
+        found = await server.fetch(
+            "SELECT tablename FROM pg_tables WHERE schemaname = $1"
+            " UNION SELECT indexname FROM pg_indexes WHERE schemaname = $1"
+            " AND tablename IN ('history', 'messages')",
+            parse_qs(urlsplit(url).query)["schema"][0],
+        )
+    finally:
+        await server.close()
+    names |= {name for (name,) in found}
+    assert len(names) >= 20
+    page = text_of("reference/tables.md")
+    known = set(re.findall(r"`(\w+)`", page)) | headings("reference/tables.md")
+    assert names - known == set()
 
 
 def test_modules_that_the_documentation_names_are_there() -> None:

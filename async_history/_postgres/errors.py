@@ -61,7 +61,8 @@ _BY_STATE: Final[dict[str, _Meaning]] = {
         is_passing=True,
     ),
     "42501": _Meaning(
-        StorageDenied, "does not grant this role the right; grant it (README, rights)"
+        StorageDenied,
+        "does not grant this role the right; see GRANT, and the guide on PostgreSQL, Rights",
     ),
     "42P01": _Meaning(StorageMissing, "has lost the history's tables; run `async-history migrate`"),
     "42P05": _Meaning(
