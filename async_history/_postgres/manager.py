@@ -27,7 +27,7 @@ from async_history._core.query import Cursor, Filter, PageRead, RowsRead
 from async_history._core.queue import QUEUE_BYTES, QUEUE_RECORDS
 from async_history._core.records import HistoryRecord, Message, check_name
 from async_history._core.retention import Erasure, PruneCursor, PruneRequest, PruneStep
-from async_history._core.submissions import Submission, UncheckedRecords
+from async_history._core.submissions import AddRecords, Submission, UncheckedRecords
 from async_history._core.validation import check_count, check_flag, check_queue, check_seconds
 from async_history._core.writer import BATCH_RECORDS, GroupCommitWriter, OutcomeUnknown, TryAgain
 from async_history._postgres import schema as migrations
@@ -42,6 +42,7 @@ from async_history._postgres.pool import ConnectionPool
 from async_history._postgres.pool_limits import CONNECTION_IDLE_S, PoolLimits, check_pool
 from async_history._postgres.prune import prune
 from async_history._postgres.read import HistoryReader
+from async_history._postgres.statistics import Statistics
 from async_history._postgres.timeline import states_at
 from async_history._postgres.transaction import savepoint, transaction
 from async_history._postgres.url import POSTGRES_SCHEMA, server_url
@@ -158,6 +159,7 @@ class PostgresHistoryManager(HistoryManager):
         self._pool: ConnectionPool | None = None
         self._read_pool: ConnectionPool | None = None
         self._writing: WritingConnection | None = None
+        self._statistics: Statistics | None = None
         self._begun: tuple[Sequence[Submission], float] | None = None
         self._is_distributed = False
         self._follower = FollowReader(self._fetch, self._schema)
@@ -180,6 +182,7 @@ class PostgresHistoryManager(HistoryManager):
                 try_s=self._retry_timeout_s / _TRIES,
                 idle_s=self._limits.idle_s,
             )
+            self._statistics = Statistics(pool, self._schema, is_distributed=self._is_distributed)
             if self._read_server is not None:
                 self._read_pool = await ConnectionPool.connect(
                     self._read_server, self._look, self._limits
@@ -252,7 +255,12 @@ class PostgresHistoryManager(HistoryManager):
         refused = await writing.do(commit, time_for(batch), waits)
         self._begun = None
         self._commit_signal.notify()
+        self._note_changes(sum(one.record_count for one in batch if isinstance(one, AddRecords)))
         return refused
+
+    def _note_changes(self, records: int) -> None:
+        if self._statistics is not None:
+            self._statistics.add_changes(records)
 
     def _is_late(self, batch: Sequence[Submission]) -> bool:
         """Return whether a batch was tried for half of its time, and may not wait for all of it."""
@@ -281,7 +289,10 @@ class PostgresHistoryManager(HistoryManager):
                 is_distributed=self._is_distributed,
             )
 
-        return await self._in_turn(step)
+        pruned = await self._in_turn(step)
+        if not asked.dry_run:
+            self._note_changes(pruned.records)
+        return pruned
 
     def _erasure_steps(self) -> ServerErasure:
         self._require_writing()
@@ -454,6 +465,8 @@ class PostgresHistoryManager(HistoryManager):
 
     async def _release(self) -> None:
         self._closed = True
+        if self._statistics is not None:
+            await self._statistics.aclose()
         writing, self._writing = self._writing, None
         if writing is not None:
             await writing.aclose()
@@ -461,6 +474,8 @@ class PostgresHistoryManager(HistoryManager):
             await pool.aclose(self._close_timeout_s)
 
     def _abandon(self) -> None:
+        if self._statistics is not None:
+            self._statistics.stop()
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.stop()

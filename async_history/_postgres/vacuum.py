@@ -136,14 +136,12 @@ class Vacuum:
         await running
 
     async def _require_right(self, table: str, connection: Any) -> None:
-        has_maintain = connection.get_server_version().major >= _HAS_MAINTAIN
-        right = _MAY_MAINTAIN if has_maintain else _IS_OWNER
         async with transaction(connection):
-            may = await connection.fetchval(_MAY_VACUUM.format(has_right=right), table)
+            may = await may_vacuum(connection, table)
         if may is False:
             raise StorageError(
                 "this role is not its owner"
-                + (" and was not granted MAINTAIN on it" if has_maintain else "")
+                + (" and was not granted MAINTAIN on it" if _has_maintain(connection) else "")
                 + f"; let the owner run VACUUM (ANALYZE) {table}"
             )
 
@@ -175,3 +173,14 @@ class Vacuum:
         except (StorageError, CommitUnknown) as error:
             return str(error)
         return f"{self._where} has no process at it any more"
+
+
+async def may_vacuum(connection: Any, table: str) -> bool | None:
+    """Return whether the role may vacuum and analyze a table; None where there is no such table."""
+    right = _MAY_MAINTAIN if _has_maintain(connection) else _IS_OWNER
+    may: bool | None = await connection.fetchval(_MAY_VACUUM.format(has_right=right), table)
+    return may
+
+
+def _has_maintain(connection: Any) -> bool:
+    return bool(connection.get_server_version().major >= _HAS_MAINTAIN)
