@@ -93,8 +93,8 @@ def test_what_is_right_passes_and_what_is_wrong_is_named(tmp_path: Path) -> None
     others = [
         line
         for line in found
-        if not line.startswith(str(tmp_path))
-        or ("/wrong.py:" not in line and "[import-untyped]" not in line)
+        if (stem := Path(line.partition(":")[0]).stem) != "wrong"
+        and not (stem in {"right", *PYTHON_EXAMPLES} and "[import-untyped]" in line)
     ]
     assert others == []
     for number, (line, word) in enumerate(WRONG.items(), first):
@@ -120,10 +120,8 @@ def test_pyright_finds_nothing_wrong_in_the_examples(tmp_path: Path) -> None:
         cwd=REPOSITORY,
         timeout=2 * LONG_S,
     )
-    assert (done.returncode, done.stdout.strip()) == (
-        0,
-        "0 errors, 0 warnings, 0 informations",
-    ), done.stdout + done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 errors, 0 warnings" in done.stdout
 
 
 def test_the_package_tells_that_it_has_types() -> None:
