@@ -46,10 +46,12 @@ _AFTER_CODE = re.compile(r"(`[^`]+`)(?=\w)")
 """Code that letters follow, as in `HistoryRecord`s."""
 
 
-def mark_code(
+def mark_up(
     app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]
 ) -> None:
-    """Mark an indented paragraph of a docstring, which is code, as reStructuredText asks for."""
+    """Mark the code of a docstring, in a line or as a paragraph, as reStructuredText asks for."""
+    if what == "property":  # napoleon takes what stands before a colon for its type
+        lines[0] = lines[0].replace(": ", " \u2013 ")
     marked: list[str] = []
     for index, line in enumerate(lines):
         begins = (
@@ -70,4 +72,4 @@ def _in_block(before: list[str]) -> bool:
 
 
 def setup(app: Any) -> None:
-    app.connect("autodoc-process-docstring", mark_code, priority=100)
+    app.connect("autodoc-process-docstring", mark_up, priority=100)
