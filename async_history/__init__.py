@@ -3,12 +3,14 @@
 from async_history._check import check_history
 from async_history._core.backend import HistoryStats, StoreWarning
 from async_history._core.check import CheckReport
+from async_history._core.erase import ErasureReport
+from async_history._core.erasure_log import Erasure
 from async_history._core.follow import Follower
 from async_history._core.manager import HistoryManager
 from async_history._core.options import Durability, HistoryOptions
+from async_history._core.prune import PruneReport
 from async_history._core.query import HistoryQuery, Page
 from async_history._core.records import Event, HistoryRecord, Message
-from async_history._core.retention import Erasure, ErasureReport, PruneReport
 from async_history._core.timeline import MemoryDiff
 from async_history._core.writer import WriterStats
 from async_history._opening import open_history

@@ -7,24 +7,18 @@ import asyncio
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from async_history._core.backend import HistoryStats, Measured
-from async_history._core.erase import ErasureSteps
+from async_history._core.erase import EraseBackend, Residue
 from async_history._core.erase_transaction import Columns, EraseTransaction, Place, Texts
+from async_history._core.erasure_log import Erasure, ErasureLog, ErasureStatements
 from async_history._core.follow import FollowRead
 from async_history._core.lifecycle import CLOSE_TIMEOUT_S
 from async_history._core.manager import HistoryManager
+from async_history._core.prune import PruneCursor, PruneRequest, PruneStep
 from async_history._core.query import Cursor, Filter, PageRead, RowsRead, not_a_cursor
 from async_history._core.records import HistoryRecord, Message
-from async_history._core.retention import (
-    EraseRequest,
-    Erasure,
-    PruneCursor,
-    PruneRequest,
-    PruneStep,
-    Residue,
-)
 from async_history._core.submissions import MESSAGES_KEPT, SaveMessages, Submission
 from async_history._core.validation import check_flag
 from async_history._core.yielding import CooperativeCalls
@@ -141,12 +135,21 @@ class NullHistoryManager(HistoryManager):
         await self._calls.done()
         return PruneStep(0, 0, None)
 
-    def _erasure_steps(self) -> ErasureSteps:
+    def _erase_backend(self) -> EraseBackend:
         return _BufferErasure(self._buffers, self._calls)
 
     async def _read_erasures(self) -> Sequence[Erasure]:
         await self._calls.done()
         return []
+
+
+async def _keep_nothing(sql: str, *parameters: Any) -> Sequence[Sequence[Any]]:
+    return ()
+
+
+_NO_LOG: Final = ErasureLog(
+    ErasureStatements(begin="", add="", finish="", counts="", all=""), _keep_nothing
+)
 
 
 class _BufferErasure:
@@ -155,21 +158,17 @@ class _BufferErasure:
     def __init__(self, buffers: dict[str, deque[Message]], calls: CooperativeCalls) -> None:
         self._buffers = buffers
         self._calls = calls
+        self.log = _NO_LOG
 
-    async def begin(self, asked: EraseRequest) -> None: ...
-
-    async def step(self, work: Callable[[EraseTransaction], Coroutine[Any, Any, T]]) -> T:
+    async def in_transaction(self, work: Callable[[EraseTransaction], Coroutine[Any, Any, T]]) -> T:
         await self._calls.done()
         return await work(_BufferTransaction(self._buffers))
 
     async def clean(self, *, vacuum: bool) -> Residue:
         return Residue()
 
-    async def remains(self) -> Residue:
+    async def residue(self) -> Residue:
         return Residue()
-
-    async def finish(self, asked: EraseRequest) -> None:
-        return None
 
 
 class _BufferTransaction:
@@ -177,6 +176,7 @@ class _BufferTransaction:
 
     def __init__(self, buffers: dict[str, deque[Message]]) -> None:
         self._buffers = buffers
+        self.log = _NO_LOG
 
     async def with_text(
         self, memory_ids: Sequence[str], after: Place | None, limit: int
@@ -197,7 +197,7 @@ class _BufferTransaction:
     ) -> Sequence[Texts]:
         return []
 
-    async def blank(self, columns: Columns, places: Sequence[Place]) -> int:
+    async def redact(self, columns: Columns, places: Sequence[Place]) -> int:
         return len(places)
 
     async def messages(self, session_scopes: Sequence[str]) -> int:
@@ -205,5 +205,3 @@ class _BufferTransaction:
 
     async def remove_messages(self, session_scopes: Sequence[str]) -> int:
         return sum(len(self._buffers.pop(scope, ())) for scope in session_scopes)
-
-    async def note(self, erasure_id: str, records: int, messages: int) -> None: ...

@@ -254,15 +254,15 @@ class TestContract:
             )
             for m in ids[:40]:
                 await history.save_messages([{"role": "user", "content": "x"}], m)
-            steps = history._erasure_steps()
-            step, taken = type(steps).step, 0
+            steps = history._erase_backend()
+            step, taken = type(steps).in_transaction, 0
 
             async def counted(self: Any, *arguments: Any) -> Any:
                 nonlocal taken
                 taken += 1
                 return await step(self, *arguments)
 
-            monkeypatch.setattr(type(steps), "step", counted)
+            monkeypatch.setattr(type(steps), "in_transaction", counted)
             for dry_run in (True, False):
                 taken = 0
                 report = await history.erase(

@@ -86,7 +86,7 @@ def before_each_step(
     history: HistoryManager, call: Callable[[int], Awaitable[None]]
 ) -> Iterator[None]:
     """Call a function, with how many were taken, before each step of erasing."""
-    kind = type(history._erasure_steps())
+    kind = type(history._erase_backend())
     taken = 0
 
     async def step(self: Any, work: Any) -> Any:
@@ -96,8 +96,8 @@ def before_each_step(
         return await original(self, work)
 
     with pytest.MonkeyPatch.context() as patched:
-        original = kind.step
-        patched.setattr(kind, "step", step)
+        original = kind.in_transaction
+        patched.setattr(kind, "in_transaction", step)
         yield
 
 

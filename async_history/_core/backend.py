@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, Self
 
-from async_history._core.erase import ErasureSteps
+from async_history._core.erase import EraseBackend
+from async_history._core.erasure_log import Erasure
 from async_history._core.follow import FollowRead
 from async_history._core.lifecycle import LoopBound
+from async_history._core.prune import PruneCursor, PruneRequest, PruneStep
 from async_history._core.query import Cursor, Filter, PageRead, RowsRead
 from async_history._core.records import HistoryRecord, Message
-from async_history._core.retention import Erasure, PruneCursor, PruneRequest, PruneStep
 from async_history._core.submissions import Submission
 from async_history._core.writer import WriterStats
 
@@ -163,7 +164,7 @@ class Store(LoopBound):
         """Prune the next few records in one transaction, or in a dry run count them."""
 
     @abstractmethod
-    def _erasure_steps(self) -> ErasureSteps: ...
+    def _erase_backend(self) -> EraseBackend: ...
 
     @abstractmethod
     async def _read_erasures(self) -> Sequence[Erasure]: ...

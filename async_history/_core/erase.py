@@ -1,4 +1,4 @@
-"""How an erasure goes through a store: whose texts it takes, and in which transactions.
+"""Erasing forgets: texts go for good, and the fact of each change stays.
 
 Of a memory it takes both texts of all its records. Of an actor it takes both texts of the actor's
 records, the actor's name on them, and in others' records of the same memory every text that is to
@@ -13,7 +13,8 @@ Each memory is read once, or three times, however the actor's records are spread
 as much as the memories that it goes through are long.
 """
 
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
@@ -32,7 +33,11 @@ from async_history._core.erase_transaction import (
     look,
     take_told,
 )
-from async_history._core.retention import EraseRequest, ErasureReport, Residue
+from async_history._core.erasure_log import ErasureLog
+from async_history._core.records import check_name, new_id
+from async_history._core.validation import check_flag, check_iterable
+from async_history._core.wording import counted
+from async_history.errors import InvalidInput
 
 T = TypeVar("T")
 
@@ -41,49 +46,136 @@ _NAMES_AT_ONCE: Final = 100
 their own each took thirty times as long as to write."""
 
 
-class ErasureSteps(Protocol):
-    """What a backend does for an erasure."""
+@dataclass(frozen=True, slots=True)
+class EraseRequest:
+    """What is to be erased: memories' texts, an actor's, and scopes' messages."""
 
-    async def begin(self, asked: EraseRequest) -> None:
-        """Note that the erasure has begun."""
+    id: str
+    memory_ids: tuple[str, ...]
+    actor_id: str | None
+    session_scopes: tuple[str, ...]
+    reason: str
+    dry_run: bool
 
-    async def step(self, work: Callable[[EraseTransaction], Coroutine[Any, Any, T]]) -> T:
+
+@dataclass(frozen=True, slots=True)
+class ErasureReport:
+    """What an erasure did, or with `done=False` (a dry run) would do.
+
+    `records` lost a text or their actor, `messages` are gone from the buffers. `copies` are files
+    that this library itself made of the store and that still have the texts. `remains` tells, a
+    sentence each, where else the texts may still be and what to do about it. `erasure_id` is its
+    entry among `erasures()`; None in a dry run.
+    """
+
+    done: bool
+    records: int = 0
+    messages: int = 0
+    copies: tuple[str, ...] = ()
+    remains: tuple[str, ...] = ()
+    erasure_id: str | None = None
+
+    @property
+    def matches_nothing(self) -> bool:
+        """Whether there was no text to erase."""
+        return not self.records and not self.messages
+
+    def outcome(self) -> str:
+        """Return the outcome as one sentence for people."""
+        verb = "erased" if self.done else "would erase"
+        if self.matches_nothing:
+            return (
+                f"{verb} nothing: no record or message with a text matches (records are matched by "
+                "memory and by actor, messages by session scope)"
+            )
+        return (
+            f"{verb} the texts of {counted(self.records, 'record')} and "
+            f"{counted(self.messages, 'message')}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Residue:
+    """Where an erased text may still be, once it is in no table."""
+
+    copies: tuple[str, ...] = ()
+    sentences: tuple[str, ...] = ()
+
+
+def new_erase_request(
+    memory_ids: Iterable[str],
+    actor_id: str | None,
+    session_scopes: Iterable[str],
+    reason: str,
+    *,
+    dry_run: bool,
+) -> EraseRequest:
+    """Check what is to be erased.
+
+    Raises:
+        InvalidInput: naming the argument that can't be used, or that nothing was named.
+    """
+    given: dict[str, tuple[str, ...]] = {}
+    for plural, singular, names in (
+        ("memory_ids", "memory_id", memory_ids),
+        ("session_scopes", "session_scope", session_scopes),
+    ):
+        check_iterable(plural, names)
+        given[plural] = tuple(dict.fromkeys(check_name(singular, name) for name in names))
+    if actor_id is not None:
+        actor_id = check_name("actor_id", actor_id)
+        if given["memory_ids"]:
+            raise InvalidInput("erase memory_ids or an actor_id, one after the other")
+    if actor_id is None and not any(given.values()):
+        raise InvalidInput("name what to erase: memory_ids, actor_id or session_scopes")
+    return EraseRequest(
+        new_id(),
+        given["memory_ids"],
+        actor_id,
+        given["session_scopes"],
+        check_name("reason", reason),
+        check_flag("dry_run", dry_run),
+    )
+
+
+class EraseBackend(Protocol):
+    """What a database does for an erasure."""
+
+    @property
+    def log(self) -> ErasureLog:
+        """The store's log of erasures, each of whose changes is a transaction of its own."""
+
+    async def in_transaction(self, work: Callable[[EraseTransaction], Coroutine[Any, Any, T]]) -> T:
         """Do work in one transaction, in its turn among the writes."""
 
     async def clean(self, *, vacuum: bool) -> Residue:
-        """Overwrite what is left outside of the tables, and tell what can't be."""
+        """Overwrite what is left outside of the tables; return what can't be."""
 
-    async def remains(self) -> Residue:
-        """Tell what an erasure would not reach, and change nothing."""
-
-    async def finish(self, asked: EraseRequest) -> tuple[int, int] | None:
-        """Note that the erasure is done; return how many records and messages were noted.
-
-        None where none of it is kept.
-        """
+    async def residue(self) -> Residue:
+        """Return what an erasure would not reach, and change nothing."""
 
 
 async def erase_in_steps(
-    steps: ErasureSteps, asked: EraseRequest, *, vacuum: bool
+    backend: EraseBackend, asked: EraseRequest, *, vacuum: bool
 ) -> ErasureReport:
     """Erase, a step at a time. Interrupted, it is begun again: what is erased stays erased."""
     if not asked.dry_run:
-        await steps.begin(asked)
-    erasure = _Erasure(steps, asked)
+        await backend.log.begin(asked.id, asked.reason, asked.memory_ids, asked.actor_id)
+    erasure = _Erasure(backend, asked)
     await erasure.run()
     records, messages = erasure.records, erasure.messages
     if asked.dry_run:
-        remains = await steps.remains()
+        residue = await backend.residue()
     else:
-        remains = await steps.clean(vacuum=vacuum)
+        residue = await backend.clean(vacuum=vacuum)
         # A step whose commit was lost on its way back is done again, and finds nothing any more.
-        records, messages = await steps.finish(asked) or (records, messages)
+        records, messages = await backend.log.finish(asked.id) or (records, messages)
     return ErasureReport(
         done=not asked.dry_run,
         records=records,
         messages=messages,
-        copies=remains.copies,
-        remains=remains.sentences,
+        copies=residue.copies,
+        remains=residue.sentences,
         erasure_id=None if asked.dry_run else asked.id,
     )
 
@@ -91,9 +183,10 @@ async def erase_in_steps(
 class _Erasure:
     """The walks of one erasure, and what they have erased so far."""
 
-    def __init__(self, steps: ErasureSteps, asked: EraseRequest) -> None:
-        self._step = steps.step
+    def __init__(self, backend: EraseBackend, asked: EraseRequest) -> None:
+        self._in_transaction = backend.in_transaction
         self._asked = asked
+        self._id = None if asked.dry_run else asked.id
         self.records = 0
         self.messages = 0
 
@@ -104,7 +197,9 @@ class _Erasure:
         if asked.actor_id is not None:
             await self._actor(asked.actor_id)
         for session_scopes in _parts(asked.session_scopes):
-            self.messages += await self._step(partial(erase_messages, asked, session_scopes))
+            self.messages += await self._in_transaction(
+                partial(erase_messages, self._id, session_scopes)
+            )
 
     async def _memories(self, memory_ids: Sequence[str]) -> None:
         """Erase memories. Those that have more than a step are halved: in the end one with very
@@ -112,7 +207,7 @@ class _Erasure:
         left: list[tuple[Sequence[str], Place | None]] = [(memory_ids, None)]
         while left:
             names, after = left.pop()
-            done = await self._step(partial(erase_memories, self._asked, names, after))
+            done = await self._in_transaction(partial(erase_memories, self._id, names, after))
             self.records += done.records
             if done.after is not None:
                 half = len(names) // 2
@@ -122,16 +217,16 @@ class _Erasure:
         seen: set[str] = set()
         after: Place | None = None
         while True:
-            found = await self._step(partial(look, actor_id, after, seen))
+            found = await self._in_transaction(partial(look, actor_id, after, seen))
             if found.alone:
-                work = partial(erase_places, self._asked, OWN, found.alone)
-                self.records += await self._step(work)
+                work = partial(erase_places, self._id, OWN, found.alone)
+                self.records += await self._in_transaction(work)
             for memory_ids in found.groups():
                 if found.is_large(memory_ids[0]):
                     await self._in_large_memory(actor_id, memory_ids[0])
                 else:
-                    work = partial(erase_whole, self._asked, actor_id, memory_ids)
-                    self.records += await self._step(work)
+                    work = partial(erase_whole, self._id, actor_id, memory_ids)
+                    self.records += await self._in_transaction(work)
             seen.update(found.sizes)
             after = found.after
             if after is None:
@@ -158,8 +253,8 @@ class _Erasure:
         after: Place | None = None
         last, left = 0, None
         while True:
-            work = partial(erase_next, self._asked, actor_id, memory_id, after, decide)
-            done = await self._step(work)
+            work = partial(erase_next, self._id, actor_id, memory_id, after, decide)
+            done = await self._in_transaction(work)
             self.records += done.records
             last = max(last, done.last)
             left = done.left if left is None else left

@@ -1,11 +1,14 @@
-"""What one transaction of an erasure looks at, and what it takes, for every database alike."""
+"""What one transaction of an erasure looks at, and what it takes, for every database alike.
+
+In a dry run there is no `erasure_id`: what would go is counted, and nothing is changed.
+"""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from async_history._core.retention import EraseRequest
+from async_history._core.erasure_log import ErasureLog
 
 ERASED_AT_ONCE: Final = 300
 """Records that one transaction of an erasure looks at, which writers wait for."""
@@ -37,12 +40,16 @@ class Texts:
 
 
 class EraseTransaction(Protocol):
-    """What a backend does inside a transaction of an erasure.
+    """What a database does inside a transaction of an erasure.
 
     Where to go on is a record. Where that is another by now, since somebody numbered the rows
     again, a backend begins with the first record: nothing is left out, and what is erased already
     is passed over.
     """
+
+    @property
+    def log(self) -> ErasureLog:
+        """The store's log of erasures, inside this transaction."""
 
     async def with_text(
         self, memory_ids: Sequence[str], after: Place | None, limit: int
@@ -63,7 +70,7 @@ class EraseTransaction(Protocol):
     ) -> Sequence[Texts]:
         """Return records of one memory, in order."""
 
-    async def blank(self, columns: Columns, places: Sequence[Place]) -> int:
+    async def redact(self, columns: Columns, places: Sequence[Place]) -> int:
         """Make columns of records NULL; return how many records lost one.
 
         `columns` are one of `LOST`.
@@ -74,9 +81,6 @@ class EraseTransaction(Protocol):
 
     async def remove_messages(self, session_scopes: Sequence[str]) -> int:
         """Remove them; return how many."""
-
-    async def note(self, erasure_id: str, records: int, messages: int) -> None:
-        """Add what was erased to the erasure's counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +155,7 @@ async def look(
 
 
 async def erase_whole(
-    asked: EraseRequest, actor_id: str, memory_ids: Sequence[str], steps: EraseTransaction
+    erasure_id: str | None, actor_id: str, memory_ids: Sequence[str], steps: EraseTransaction
 ) -> int:
     """Erase an actor in some memories as a whole; return in how many records."""
     told: dict[str, set[bytes]] = defaultdict(set)
@@ -163,11 +167,11 @@ async def erase_whole(
         columns = take_told(told[record.place.memory_id], record, with_own=True)
         if columns:
             lost[columns].append(record.place)
-    return await _erase(asked, lost, steps)
+    return await _erase(erasure_id, lost, steps)
 
 
 async def erase_next(
-    asked: EraseRequest,
+    erasure_id: str | None,
     actor_id: str,
     memory_id: str,
     after: Place | None,
@@ -185,7 +189,7 @@ async def erase_next(
         elif columns:
             lost[columns].append(record.place)
     return Done(
-        await _erase(asked, lost, steps),
+        await _erase(erasure_id, lost, steps),
         records[-1].place if len(records) == ERASED_AT_ONCE else None,
         last=records[-1].place.position if records else 0,
         left=left,
@@ -193,40 +197,40 @@ async def erase_next(
 
 
 async def erase_memories(
-    asked: EraseRequest, memory_ids: Sequence[str], after: Place | None, steps: EraseTransaction
+    erasure_id: str | None, memory_ids: Sequence[str], after: Place | None, steps: EraseTransaction
 ) -> Done:
     places = await steps.with_text(memory_ids, after, ERASED_AT_ONCE)
     return Done(
-        await erase_places(asked, TEXTS, places, steps),
+        await erase_places(erasure_id, TEXTS, places, steps),
         places[-1] if len(places) == ERASED_AT_ONCE else None,
     )
 
 
 async def erase_places(
-    asked: EraseRequest, columns: Columns, places: Sequence[Place], steps: EraseTransaction
+    erasure_id: str | None, columns: Columns, places: Sequence[Place], steps: EraseTransaction
 ) -> int:
-    return await _erase(asked, {columns: places}, steps)
+    return await _erase(erasure_id, {columns: places}, steps)
 
 
 async def _erase(
-    asked: EraseRequest, lost: Mapping[Columns, Sequence[Place]], steps: EraseTransaction
+    erasure_id: str | None, lost: Mapping[Columns, Sequence[Place]], steps: EraseTransaction
 ) -> int:
     """Erase columns of records; return of how many records."""
-    if asked.dry_run:
+    if erasure_id is None:
         return sum(map(len, lost.values()))
     # Not those that were found: an earlier try of this may have been committed since.
-    records = sum([await steps.blank(*each) for each in lost.items() if each[1]])
+    records = sum([await steps.redact(*each) for each in lost.items() if each[1]])
     if records:
-        await steps.note(asked.id, records, 0)
+        await steps.log.add(erasure_id, records, 0)
     return records
 
 
 async def erase_messages(
-    asked: EraseRequest, session_scopes: Sequence[str], steps: EraseTransaction
+    erasure_id: str | None, session_scopes: Sequence[str], steps: EraseTransaction
 ) -> int:
-    if asked.dry_run:
+    if erasure_id is None:
         return await steps.messages(session_scopes)
     messages = await steps.remove_messages(session_scopes)
     if messages:
-        await steps.note(asked.id, 0, messages)
+        await steps.log.add(erasure_id, 0, messages)
     return messages

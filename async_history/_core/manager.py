@@ -11,11 +11,21 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from async_history._core.backend import HistoryStats, Store
-from async_history._core.erase import erase_in_steps
+from async_history._core.erase import ErasureReport, erase_in_steps, new_erase_request
+from async_history._core.erasure_log import Erasure
 from async_history._core.follow import POLL_INTERVAL_S, CommitSignal, Follower, Tail
 from async_history._core.lifecycle import CLOSE_TIMEOUT_S
 from async_history._core.locks import ProcessLocks
 from async_history._core.measure import Measurements
+from async_history._core.progress import Progress
+from async_history._core.prune import (
+    PruneCursor,
+    PruneReport,
+    PruneRequest,
+    PruneStep,
+    new_prune_request,
+    prune_in_steps,
+)
 from async_history._core.query import (
     PAGE_SIZE,
     Cursor,
@@ -27,18 +37,6 @@ from async_history._core.query import (
     new_query,
 )
 from async_history._core.records import Event, HistoryRecord, Message, check_text, new_record
-from async_history._core.retention import (
-    Erasure,
-    ErasureReport,
-    Progress,
-    PruneCursor,
-    PruneReport,
-    PruneRequest,
-    PruneStep,
-    new_erase_request,
-    new_prune_request,
-    prune_in_steps,
-)
 from async_history._core.submissions import (
     MESSAGES_KEPT,
     Submission,
@@ -599,7 +597,7 @@ class HistoryManager(Store):
         self._require_open()
         asked = new_erase_request(memory_ids, actor_id, session_scopes, reason, dry_run=dry_run)
         check_flag("vacuum", vacuum)
-        return await erase_in_steps(self._erasure_steps(), asked, vacuum=vacuum)
+        return await erase_in_steps(self._erase_backend(), asked, vacuum=vacuum)
 
     async def erasures(self) -> list[Erasure]:
         """Return the erasures that were made in this store, oldest first. A reset leaves them."""

@@ -1,4 +1,4 @@
-"""Which of a step's records are pruned, for every database alike.
+"""Pruning makes room: old records go, a living memory keeps its last known state.
 
 A record goes when it is old and enough later ones of its memory stay. A memory goes as a whole when
 all its records are old and its latest is a DELETE, or nothing has to be kept: its latest record
@@ -6,19 +6,116 @@ never goes before the others, or the memory would be back at an earlier state.
 
 A record without a time of its own (old files have them) is dated by the one before it. Those two
 go with the whole memory or not at all.
+
+A walk goes through the history in small steps, so that writers wait for one step at most and an
+interrupted walk is simply begun again.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from operator import attrgetter
 from typing import Any, Final, Protocol
 
-from async_history._core.retention import PRUNED_AT_ONCE, Edge, PruneCursor, PruneRequest, PruneStep
+from async_history._core.progress import Progress
+from async_history._core.records import is_aware
+from async_history._core.validation import check_count, check_flag
+from async_history._core.wording import counted
+from async_history.errors import InvalidInput
 
+PRUNED_AT_ONCE: Final = 500
+"""Records looked at in one step, which writers wait for."""
 _EDGES_KEPT: Final = 50_000
 """Memories whose edge is not looked up again in a walk: 20 MB."""
+
+
+@dataclass(frozen=True, slots=True)
+class PruneRequest:
+    """What is to be pruned: records from before an instant, but a memory's last ones."""
+
+    before: datetime
+    keep_last: int
+    dry_run: bool
+
+    def is_old(self, moment: datetime | None) -> bool | None:
+        """Return whether a record of this instant may go; None where its instant is not known."""
+        return None if moment is None else moment < self.before
+
+
+Edge = tuple[int, str]
+"""The first of the last records of a memory that stay: its position and id."""
+
+
+@dataclass(frozen=True, slots=True)
+class PruneCursor:
+    """How far a walk has come in the order of recording, and where it began and ends.
+
+    `edges` are those of the memories that it met last; None of one that has too few records.
+    """
+
+    position: int
+    first: int
+    last: int
+    edges: OrderedDict[str, Edge | None] = field(default_factory=OrderedDict)
+
+
+@dataclass(frozen=True, slots=True)
+class PruneStep:
+    """What one step removed, and where the next begins; None after the last."""
+
+    records: int
+    memories_gone: int
+    reached: PruneCursor | None
+
+
+@dataclass(frozen=True, slots=True)
+class PruneReport:
+    """What pruning removed, or with `done=False` (a dry run) would remove.
+
+    `before` is the instant, aware. `memories_gone` of the memories have no record left. `batches`
+    counts the transactions that removed something.
+    """
+
+    done: bool
+    before: datetime
+    records: int = 0
+    memories_gone: int = 0
+    batches: int = 0
+
+    def outcome(self) -> str:
+        """Return the outcome as one sentence for people."""
+        verb = "removed" if self.done else "would remove"
+        text = f"{verb} {counted(self.records, 'record')} from before {self.before.isoformat()}"
+        if self.memories_gone:
+            text += f", {counted(self.memories_gone, 'memory', 'memories')} as a whole"
+        return text
+
+
+def new_prune_request(
+    older_than: datetime | timedelta, keep_last: int, *, dry_run: bool
+) -> PruneRequest:
+    """Check what is to be pruned.
+
+    Raises:
+        InvalidInput: naming the argument that can't be used.
+    """
+    if isinstance(older_than, timedelta):
+        if older_than < timedelta():
+            raise InvalidInput(f"older_than must not lie in the future, as {older_than} does")
+        try:
+            older_than = datetime.now(UTC) - older_than
+        except OverflowError as error:
+            raise InvalidInput(f"older_than reaches beyond year 1: {older_than}") from error
+    if not is_aware(older_than):
+        raise InvalidInput(
+            "older_than must be a datetime with a time zone or a timedelta before now, "
+            f"not {older_than!r}"
+        )
+    return PruneRequest(
+        older_than, check_count("keep_last", keep_last), check_flag("dry_run", dry_run)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +134,8 @@ class Candidate:
     prunable_alone: bool = False
 
 
-class PruneSteps(Protocol):
-    """What a backend does inside a step's transaction."""
+class PruneTransaction(Protocol):
+    """What a database does inside a step's transaction."""
 
     async def ends(self) -> tuple[int, int] | None:
         """Return the positions of the first and the last record; None where there is none."""
@@ -70,8 +167,31 @@ class PruneSteps(Protocol):
         """Remove records; return how many were still there."""
 
 
+async def prune_in_steps(
+    step: Callable[[PruneRequest, PruneCursor | None], Awaitable[PruneStep]],
+    asked: PruneRequest,
+    on_progress: Progress | None,
+) -> PruneReport:
+    """Walk through the history as it was at the beginning, a step at a time."""
+    report = PruneReport(done=not asked.dry_run, before=asked.before)
+    reached: PruneCursor | None = None
+    while True:
+        pruned = await step(asked, reached)
+        report = replace(
+            report,
+            records=report.records + pruned.records,
+            memories_gone=report.memories_gone + pruned.memories_gone,
+            batches=report.batches + (pruned.records > 0),
+        )
+        reached = pruned.reached
+        if reached is None:
+            return report
+        if on_progress is not None:
+            on_progress(reached.position - reached.first, reached.last - reached.first)
+
+
 async def prune_step(
-    asked: PruneRequest, reached: PruneCursor | None, steps: PruneSteps
+    asked: PruneRequest, reached: PruneCursor | None, steps: PruneTransaction
 ) -> PruneStep:
     """Prune the next few records. The caller has the transaction, and the turn."""
     if reached is None:
@@ -108,7 +228,7 @@ async def _edges(
     asked: PruneRequest,
     memory_ids: Iterable[str],
     kept: OrderedDict[str, Edge | None],
-    steps: PruneSteps,
+    steps: PruneTransaction,
 ) -> Mapping[str, Edge | None]:
     """Return the first record of each memory that stays as one of the last; None where all do.
 
@@ -133,7 +253,7 @@ class _Window:
 
     Attributes:
         ends: those whose next record is not among them, and is asked for.
-        next_are_dated: what `PruneSteps` answers of these.
+        next_are_dated: what `PruneTransaction` answers of these.
     """
 
     def __init__(
@@ -179,7 +299,7 @@ class _Window:
 
 
 async def _gone_as_a_whole(
-    asked: PruneRequest, latest: Sequence[Candidate], steps: PruneSteps
+    asked: PruneRequest, latest: Sequence[Candidate], steps: PruneTransaction
 ) -> list[list[Candidate]]:
     """Return, memory by memory, the records of those that go, of which these are the latest."""
     gone: list[list[Candidate]] = []

@@ -3,9 +3,10 @@
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final, TypeVar
 
+from async_history._core.erase import Residue
 from async_history._core.erase_transaction import LOST, Columns, EraseTransaction, Place, Texts
+from async_history._core.erasure_log import ErasureLog, ErasureStatements
 from async_history._core.query import Filter
-from async_history._core.retention import EraseRequest, Erasure, Residue, actor_digest
 from async_history._postgres.filters import Search
 from async_history._postgres.schema import in_schema
 from async_history._postgres.transaction import BY_INDEX, RECORDS, SchemaSteps, transaction
@@ -43,7 +44,7 @@ _NEXT_TEXTS: Final = f"""
 {_TEXTS_OF} WHERE memory_id = $2::pg_catalog.text AND seq > $3::pg_catalog.int8
 ORDER BY seq LIMIT $4::pg_catalog.int8
 """
-_BLANK: Final = {
+_REDACT: Final = {
     columns: f"""
     UPDATE {{schema}}.history SET {", ".join(f"{column} = NULL" for column in columns)}
     WHERE {RECORDS} AND ({" OR ".join(f"{column} IS NOT NULL" for column in columns)})
@@ -56,25 +57,29 @@ SELECT pg_catalog.count(*) FROM {schema}.messages WHERE session_scope = ANY($1::
 _REMOVE_MESSAGES: Final = (
     "DELETE FROM {schema}.messages WHERE session_scope = ANY($1::pg_catalog.text[])"
 )
-_BEGIN: Final = """
-INSERT INTO {schema}.erasures (id, reason, memory_ids, actor_sha256)
-VALUES ($1, $2, $3::pg_catalog.text[], $4) ON CONFLICT (id) DO NOTHING
-"""
-_NOTE: Final = """
-UPDATE {schema}.erasures
-SET records = records + $1::pg_catalog.int8, messages = messages + $2::pg_catalog.int8
-WHERE id = $3::pg_catalog.text
-"""
-_FINISH: Final = """
-UPDATE {schema}.erasures SET finished_at = pg_catalog.now() WHERE id = $1::pg_catalog.text
-RETURNING records, messages
-"""
-ERASURES: Final = """
-SELECT id, begun_at, finished_at, reason, memory_ids, actor_sha256, records, messages
-FROM {schema}.erasures ORDER BY begun_at, id
-"""
-"""The erasures that the schema knows of, oldest first; for `erasure_from_row`."""
-
+ERASURES: Final = ErasureStatements(
+    begin="""
+    INSERT INTO {schema}.erasures (id, begun_at, reason, memory_ids, actor_sha256) VALUES (
+        $1, $2::pg_catalog.text::pg_catalog.timestamptz, $3,
+        ARRAY(SELECT pg_catalog.json_array_elements_text($4::pg_catalog.text::pg_catalog.json)), $5
+    ) ON CONFLICT (id) DO NOTHING
+    """,
+    add="""
+    UPDATE {schema}.erasures
+    SET records = records + $1::pg_catalog.int8, messages = messages + $2::pg_catalog.int8
+    WHERE id = $3::pg_catalog.text
+    """,
+    finish="""
+    UPDATE {schema}.erasures SET finished_at = $1::pg_catalog.text::pg_catalog.timestamptz
+    WHERE id = $2::pg_catalog.text
+    """,
+    counts="SELECT records, messages FROM {schema}.erasures WHERE id = $1::pg_catalog.text",
+    all="""
+    SELECT pg_catalog.json_build_array(
+        id, begun_at, finished_at, reason, memory_ids, actor_sha256, records, messages
+    )::pg_catalog.text FROM {schema}.erasures ORDER BY begun_at, id
+    """,
+)
 _TABLES: Final = ("history", "messages")
 _OUT_OF_REACH: Final = (
     "the server's log (WAL), replicas until they have replayed it, and backups have the texts "
@@ -84,23 +89,12 @@ _OUT_OF_REACH: Final = (
 )
 
 
-def erasure_from_row(row: Sequence[Any]) -> Erasure:
-    """Return the erasure of a row of `ERASURES`."""
-    erasure_id, begun_at, finished_at, reason, memory_ids, actor_sha256, records, messages = row
-    return Erasure(
-        erasure_id,
-        begun_at,
-        finished_at,
-        reason,
-        tuple(memory_ids),
-        actor_sha256,
-        records,
-        messages,
-    )
-
-
 class _EraseTransaction(SchemaSteps):
-    """What `erase_transactions` asks for in a transaction."""
+    """What an erasure does in a transaction."""
+
+    @property
+    def log(self) -> ErasureLog:
+        return ErasureLog(ERASURES, self._fetch)
 
     async def with_text(
         self, memory_ids: Sequence[str], after: Place | None, limit: int
@@ -131,10 +125,10 @@ class _EraseTransaction(SchemaSteps):
         rows = await self._fetch(_NEXT_TEXTS, actor_id, memory_id, _beyond(after), limit)
         return [_texts(*row) for row in rows]
 
-    async def blank(self, columns: Columns, places: Sequence[Place]) -> int:
+    async def redact(self, columns: Columns, places: Sequence[Place]) -> int:
         ids = [place.id for place in places]
         memory_ids = list({place.memory_id for place in places})
-        return _count(await self._execute(_BLANK[columns], ids, memory_ids))
+        return _count(await self._execute(_REDACT[columns], ids, memory_ids))
 
     async def messages(self, session_scopes: Sequence[str]) -> int:
         ((count,),) = await self._fetch(_COUNT_MESSAGES, list(session_scopes))
@@ -142,9 +136,6 @@ class _EraseTransaction(SchemaSteps):
 
     async def remove_messages(self, session_scopes: Sequence[str]) -> int:
         return _count(await self._execute(_REMOVE_MESSAGES, list(session_scopes)))
-
-    async def note(self, erasure_id: str, records: int, messages: int) -> None:
-        await self._execute(_NOTE, records, messages, erasure_id)
 
 
 def _count(status: str) -> int:
@@ -169,7 +160,7 @@ def _texts(
 
 
 class ServerErasure:
-    """The steps of `erase_in_steps`, on a server.
+    """What an erasure does on a server.
 
     Args:
         in_turn: does work on the connection that writes, alone, in its turn among the writes.
@@ -190,16 +181,7 @@ class ServerErasure:
         self._vacuum = vacuum
         self._schema = schema
         self._is_distributed = is_distributed
-
-    async def begin(self, asked: EraseRequest) -> None:
-        await self._fetch(
-            _BEGIN, asked.id, asked.reason, list(asked.memory_ids), actor_digest(asked.actor_id)
-        )
-
-    async def finish(self, asked: EraseRequest) -> tuple[int, int] | None:
-        for records, messages in await self._fetch(_FINISH, asked.id):
-            return records, messages
-        return None
+        self.log = ErasureLog(ERASURES, self._fetch)
 
     async def _fetch(self, sql: str, *arguments: Any) -> Sequence[Sequence[Any]]:
         async def fetch(connection: Any, settings: Sequence[str]) -> Sequence[Sequence[Any]]:
@@ -209,7 +191,7 @@ class ServerErasure:
         done: Sequence[Sequence[Any]] = await self._in_turn(fetch)
         return done
 
-    async def step(self, work: Callable[[EraseTransaction], Coroutine[Any, Any, T]]) -> T:
+    async def in_transaction(self, work: Callable[[EraseTransaction], Coroutine[Any, Any, T]]) -> T:
         async def erase(connection: Any, settings: Sequence[str]) -> T:
             async with transaction(connection, *settings, BY_INDEX):
                 steps = _EraseTransaction(
@@ -220,7 +202,7 @@ class ServerErasure:
         done: T = await self._in_turn(erase)
         return done
 
-    async def remains(self) -> Residue:
+    async def residue(self) -> Residue:
         return Residue(sentences=_OUT_OF_REACH)
 
     async def clean(self, *, vacuum: bool) -> Residue:

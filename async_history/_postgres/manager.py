@@ -19,14 +19,15 @@ import asyncpg
 
 from async_history._core.backend import HistoryStats, Measured
 from async_history._core.cancellation import to_the_end
+from async_history._core.erasure_log import Erasure, ErasureLog
 from async_history._core.follow import FollowRead
 from async_history._core.lifecycle import CLOSE_TIMEOUT_S
 from async_history._core.locks import ProcessLocks
 from async_history._core.manager import HistoryManager
+from async_history._core.prune import PruneCursor, PruneRequest, PruneStep
 from async_history._core.query import Cursor, Filter, PageRead, RowsRead
 from async_history._core.queue import QUEUE_BYTES, QUEUE_RECORDS
 from async_history._core.records import HistoryRecord, Message, check_name
-from async_history._core.retention import Erasure, PruneCursor, PruneRequest, PruneStep
 from async_history._core.submissions import AddRecords, Submission, UncheckedRecords
 from async_history._core.validation import check_count, check_flag, check_queue, check_seconds
 from async_history._core.writer import BATCH_RECORDS, GroupCommitWriter, OutcomeUnknown, TryAgain
@@ -35,7 +36,7 @@ from async_history._postgres.advisory_locks import AdvisoryLocks
 from async_history._postgres.bounds import time_for
 from async_history._postgres.commit import BatchCommitter
 from async_history._postgres.cursors import Place, place_from
-from async_history._postgres.erase import ERASURES, ServerErasure, erasure_from_row
+from async_history._postgres.erase import ERASURES, ServerErasure
 from async_history._postgres.errors import DriverError, storage_error
 from async_history._postgres.follow import FollowReader
 from async_history._postgres.pool import ConnectionPool
@@ -294,7 +295,7 @@ class PostgresHistoryManager(HistoryManager):
             self._note_changes(pruned.records)
         return pruned
 
-    def _erasure_steps(self) -> ServerErasure:
+    def _erase_backend(self) -> ServerErasure:
         self._require_writing()
         assert self._pool is not None  # noqa: S101 - they go together
         vacuum = Vacuum(
@@ -407,8 +408,8 @@ class PostgresHistoryManager(HistoryManager):
         return await self._reader.last_messages(session_scope, limit)
 
     async def _read_erasures(self) -> Sequence[Erasure]:
-        rows = await self._fetch(migrations.in_schema(ERASURES, self._schema))
-        return [erasure_from_row(row) for row in rows]
+        log = ErasureLog(ERASURES, lambda sql: self._fetch(migrations.in_schema(sql, self._schema)))
+        return await log.read()
 
     async def _read_scopes(self, after: str, limit: int) -> Sequence[str]:
         return await self._reader.scopes(after, limit)

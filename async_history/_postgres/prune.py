@@ -9,9 +9,16 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any, Final
 
-from async_history._core.prune import Candidate, prunable_alone, prune_step
+from async_history._core.prune import (
+    Candidate,
+    Edge,
+    PruneCursor,
+    PruneRequest,
+    PruneStep,
+    prunable_alone,
+    prune_step,
+)
 from async_history._core.records import in_utc
-from async_history._core.retention import Edge, PruneCursor, PruneRequest, PruneStep
 from async_history._postgres.schema import in_schema
 from async_history._postgres.transaction import (
     BY_INDEX,
@@ -76,14 +83,14 @@ async def prune(
 ) -> PruneStep:
     """Prune the next few records in one transaction, which begins with `settings`."""
     async with transaction(connection, *settings, BY_INDEX):
-        steps = _PruneSteps(connection, schema, is_distributed=is_distributed)
+        steps = _PruneTransaction(connection, schema, is_distributed=is_distributed)
         step = await prune_step(asked, reached, steps)
         await connection.execute(WAIT_FOR_REPLICAS_TOO)
         return step
 
 
-class _PruneSteps(SchemaSteps):
-    """The steps of `prune_step`."""
+class _PruneTransaction(SchemaSteps):
+    """What a step of pruning does in its transaction."""
 
     async def ends(self) -> tuple[int, int] | None:
         ((first, last),) = await self._fetch(_ENDS)

@@ -18,15 +18,13 @@ from threading import Event
 from typing import Final
 
 from async_history._core.cancellation import to_the_end
+from async_history._core.progress import Progress
 from async_history._sqlite.errors import connect, typed_errors, wait_for_lock
 from async_history._sqlite.files import remove, sync_folder
 from async_history._sqlite.index.validity import note_copied
 from async_history._sqlite.readonly import Look
 from async_history._sqlite.worker_thread import run_in_thread
 from async_history.errors import InvalidInput
-
-Progress = Callable[[int, int], None]
-"""Told how much of how much is copied, on the event loop."""
 
 _PAGES: Final = 1_000
 """Pages between two looks whether to stop: 4 MB, some milliseconds."""

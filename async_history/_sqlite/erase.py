@@ -6,17 +6,16 @@ import json
 import shutil
 import sqlite3
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
-from datetime import datetime
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final, TypeVar
 
+from async_history._core.erase import Residue
 from async_history._core.erase_transaction import LOST, Columns, EraseTransaction, Place, Texts
+from async_history._core.erasure_log import ErasureLog, ErasureStatements
 from async_history._core.query import Cursor, Filter
-from async_history._core.records import now_text
-from async_history._core.retention import EraseRequest, Erasure, Residue, actor_digest
 from async_history._sqlite.commit import fetched
 from async_history._sqlite.connection import ThreadConnection, completed
 from async_history._sqlite.errors import typed_errors
@@ -78,7 +77,7 @@ _NEXT_TEXTS: Final = f"""
 CROSS JOIN history ON history.rowid = place.position
 WHERE history.memory_id = :memory_id LIMIT :limit
 """
-_BLANK: Final = {
+_REDACT: Final = {
     columns: f"""
     UPDATE history SET {", ".join(f"{column} = NULL" for column in columns)}
     WHERE rowid IN (SELECT value FROM json_each(?))
@@ -88,46 +87,37 @@ _BLANK: Final = {
 _OF_SCOPES: Final = "FROM messages WHERE session_scope IN (SELECT value FROM json_each(?))"
 _COUNT_MESSAGES: Final = f"SELECT count(*) {_OF_SCOPES}"
 _REMOVE_MESSAGES: Final = f"DELETE {_OF_SCOPES}"
-_BEGIN: Final = """
-INSERT OR IGNORE INTO async_history_erasures (id, begun_at, reason, memory_ids, actor_sha256)
-VALUES (?, ?, ?, ?, ?)
-"""
-_NOTE: Final = """
-UPDATE async_history_erasures SET records = records + ?, messages = messages + ? WHERE id = ?
-"""
-_FINISH: Final = "UPDATE async_history_erasures SET finished_at = ? WHERE id = ?"
-_NOTED: Final = "SELECT records, messages FROM async_history_erasures WHERE id = ?"
-ERASURES: Final = """
-SELECT id, begun_at, finished_at, reason, memory_ids, actor_sha256, records, messages
-FROM async_history_erasures ORDER BY rowid
-"""
-"""The erasures that the file knows of, oldest first; for `erasure_from_row`."""
+ERASURES: Final = ErasureStatements(
+    begin="""
+    INSERT OR IGNORE INTO async_history_erasures (id, begun_at, reason, memory_ids, actor_sha256)
+    VALUES (?, ?, ?, ?, ?)
+    """,
+    add="""
+    UPDATE async_history_erasures SET records = records + ?, messages = messages + ? WHERE id = ?
+    """,
+    finish="UPDATE async_history_erasures SET finished_at = ? WHERE id = ?",
+    counts="SELECT records, messages FROM async_history_erasures WHERE id = ?",
+    all="""
+    SELECT json_array(
+        id, begun_at, finished_at, reason, json(memory_ids), actor_sha256, records, messages
+    ) FROM async_history_erasures ORDER BY rowid
+    """,
+)
 _DIGEST_BYTES: Final = 16
 _SECURE_DELETE: Final = {0: "OFF", 1: "ON", 2: "FAST"}
 _VACUUM_ROOM: Final = 2
 """Sizes of the file that VACUUM takes: one beside it, one in its log."""
 
 
-def erasure_from_row(row: Sequence[Any]) -> Erasure:
-    """Return the erasure of a row of `ERASURES`."""
-    erasure_id, begun_at, finished_at, reason, memory_ids, actor_sha256, records, messages = row
-    return Erasure(
-        erasure_id,
-        datetime.fromisoformat(begun_at),
-        None if finished_at is None else datetime.fromisoformat(finished_at),
-        reason,
-        tuple(json.loads(memory_ids)),
-        actor_sha256,
-        records,
-        messages,
-    )
-
-
 class _EraseTransaction:
-    """What `erasing` asks for in a transaction."""
+    """What an erasure does in a transaction, on the connection's thread."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
+        self.log = ErasureLog(ERASURES, self._run)
+
+    async def _run(self, sql: str, *parameters: Any) -> list[Any]:
+        return fetched(self._connection, sql, parameters)
 
     def _fetch(self, sql: str, **parameters: Any) -> list[Any]:
         return fetched(self._connection, sql, parameters)
@@ -169,9 +159,9 @@ class _EraseTransaction:
         rows = self._fetch(_NEXT_TEXTS, **asked, **named([memory_id]))
         return [_texts(*row) for row in rows]
 
-    async def blank(self, columns: Columns, places: Sequence[Place]) -> int:
+    async def redact(self, columns: Columns, places: Sequence[Place]) -> int:
         positions = json.dumps([place.position for place in places])
-        return self._connection.execute(_BLANK[columns], (positions,)).rowcount
+        return self._connection.execute(_REDACT[columns], (positions,)).rowcount
 
     async def messages(self, session_scopes: Sequence[str]) -> int:
         scopes = json.dumps(session_scopes)
@@ -181,9 +171,6 @@ class _EraseTransaction:
     async def remove_messages(self, session_scopes: Sequence[str]) -> int:
         scopes = json.dumps(session_scopes)
         return self._connection.execute(_REMOVE_MESSAGES, (scopes,)).rowcount
-
-    async def note(self, erasure_id: str, records: int, messages: int) -> None:
-        self._connection.execute(_NOTE, (records, messages, erasure_id))
 
 
 def _texts(
@@ -215,7 +202,7 @@ Work = Callable[[ThreadConnection], Awaitable[T]]
 
 
 class FileErasure:
-    """The steps of `erase_in_steps`, in a file or in memory.
+    """What an erasure does in a file or in memory.
 
     Args:
         in_turn: does work on the connection that writes, alone, in its turn among the writes.
@@ -235,31 +222,19 @@ class FileErasure:
         self._take_up = reopen_writer
         self._path = path
         self._lock_timeout_s = lock_timeout_s
+        self.log = ErasureLog(ERASURES, self._run)
 
-    async def begin(self, asked: EraseRequest) -> None:
-        memory_ids = json.dumps(asked.memory_ids, ensure_ascii=False)
-        await self._execute(
-            _BEGIN, asked.id, now_text(), asked.reason, memory_ids, actor_digest(asked.actor_id)
+    async def _run(self, sql: str, *parameters: Any) -> Sequence[Sequence[Any]]:
+        return list(
+            await self._in_turn(lambda connection: connection.execute_fetchall(sql, parameters))
         )
 
-    async def finish(self, asked: EraseRequest) -> tuple[int, int] | None:
-        await self._execute(_FINISH, now_text(), asked.id)
-        for records, messages in await self._execute(_NOTED, asked.id):
-            return records, messages
-        return None
-
-    async def _execute(self, sql: str, *parameters: Any) -> Iterable[Sequence[Any]]:
-        done: Iterable[Sequence[Any]] = await self._in_turn(
-            lambda connection: connection.execute_fetchall(sql, parameters)
-        )
-        return done
-
-    async def step(self, work: Callable[[EraseTransaction], Coroutine[Any, Any, T]]) -> T:
+    async def in_transaction(self, work: Callable[[EraseTransaction], Coroutine[Any, Any, T]]) -> T:
         erase = partial(_erase, work)
         done: T = await self._in_turn(lambda connection: connection.run(erase))
         return done
 
-    async def remains(self) -> Residue:
+    async def residue(self) -> Residue:
         copies = await self._copies()
         return Residue(copies, _of_copies(copies))
 

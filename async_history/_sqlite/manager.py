@@ -13,15 +13,16 @@ from typing import Any, Final, TypeVar
 from async_history._core.backend import HistoryStats, Measured, StoreWarning
 from async_history._core.cancellation import to_the_end
 from async_history._core.coalesce import CoalescedReads
+from async_history._core.erasure_log import Erasure, ErasureLog
 from async_history._core.follow import FollowRead
 from async_history._core.lifecycle import CLOSE_TIMEOUT_S
 from async_history._core.manager import HistoryManager
 from async_history._core.options import DURABILITIES, JOURNALS, Durability, Journal
+from async_history._core.prune import PruneCursor, PruneRequest, PruneStep
 from async_history._core.query import Cursor, Filter, PageRead, RowsRead
 from async_history._core.queue import QUEUE_BYTES, QUEUE_RECORDS
 from async_history._core.recent import RecentCommits
 from async_history._core.records import HistoryRecord, Message
-from async_history._core.retention import Erasure, PruneCursor, PruneRequest, PruneStep
 from async_history._core.submissions import Submission
 from async_history._core.validation import (
     check_choice,
@@ -37,7 +38,7 @@ from async_history._sqlite.backup import back_up, back_up_file, run
 from async_history._sqlite.commit import WRITE_PROGRAM, BatchCommitter
 from async_history._sqlite.connection import ThreadConnection
 from async_history._sqlite.encoding import check_parameters, check_submission
-from async_history._sqlite.erase import ERASURES, FileErasure, erasure_from_row
+from async_history._sqlite.erase import ERASURES, FileErasure
 from async_history._sqlite.errors import (
     LOG_RESET_WARNING,
     absolute,
@@ -218,7 +219,7 @@ class SQLiteHistoryManager(HistoryManager):
             lambda connection: connection.run(partial(prune, asked, reached))
         )
 
-    def _erasure_steps(self) -> FileErasure:
+    def _erase_backend(self) -> FileErasure:
         writer = self._require_writer()
         return FileErasure(
             self._in_turn,
@@ -279,7 +280,7 @@ class SQLiteHistoryManager(HistoryManager):
         return await self._reader.last_messages(session_scope, limit)
 
     async def _read_erasures(self) -> Sequence[Erasure]:
-        return [erasure_from_row(row) for row in await self._fetch(ERASURES, {})]
+        return await ErasureLog(ERASURES, lambda sql: self._fetch(sql, {})).read()
 
     async def _read_scopes(self, after: str, limit: int) -> Sequence[str]:
         return await self._reader.scopes(after, limit)

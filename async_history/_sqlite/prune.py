@@ -6,9 +6,16 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from async_history._core.prune import Candidate, prunable_alone, prune_step
+from async_history._core.prune import (
+    Candidate,
+    Edge,
+    PruneCursor,
+    PruneRequest,
+    PruneStep,
+    prunable_alone,
+    prune_step,
+)
 from async_history._core.records import Event, HistoryRecord
-from async_history._core.retention import Edge, PruneCursor, PruneRequest, PruneStep
 from async_history._sqlite.commit import fetched
 from async_history._sqlite.connection import completed
 from async_history._sqlite.index.levels import FORGET, POSITIONS, memory_key, place_of_given
@@ -51,11 +58,11 @@ def prune(
 ) -> PruneStep:
     """Prune the next few records in one transaction, on the connection's thread."""
     with indexed_transaction(connection):
-        return completed(prune_step(asked, reached, _PruneSteps(connection)))
+        return completed(prune_step(asked, reached, _PruneTransaction(connection)))
 
 
-class _PruneSteps:
-    """The steps of `prune_step`."""
+class _PruneTransaction:
+    """What a step of pruning does in its transaction."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection

@@ -10,22 +10,20 @@ it is compared, and the next one is read.
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from time import monotonic
 from typing import Final
 
 from async_history._core.manager import HistoryManager
+from async_history._core.progress import OpenProgress
 from async_history._core.query import Cursor
 from async_history._core.records import COLUMNS, Row
 from async_history._core.submissions import messages_to_copy, records_to_copy
 from async_history._core.validation import check_function
 from async_history._transfer.sources import HistorySource, RecordSource, checked_size
 from async_history.errors import CopyMismatch, InvalidInput
-
-Progress = Callable[[int, int | None], None]
-"""Told how many of the source's records are in the target, and of how many, if that is known."""
 
 _COMPARED: Final = 250
 """Rows that are read back at once: while they are compared, the next batch's commit waits for the
@@ -58,7 +56,7 @@ async def copy_history(
     source: HistoryManager | RecordSource,
     target: HistoryManager,
     *,
-    on_progress: Progress | None = None,
+    on_progress: OpenProgress | None = None,
 ) -> CopyReport:
     """Copy all records, under their ids and in their order, and the message buffers.
 
@@ -143,7 +141,7 @@ class _Copy:
     """The records on their way, and what became of those before them."""
 
     def __init__(
-        self, source: RecordSource, target: HistoryManager, on_progress: Progress | None
+        self, source: RecordSource, target: HistoryManager, on_progress: OpenProgress | None
     ) -> None:
         self.records = 0
         self.written = 0

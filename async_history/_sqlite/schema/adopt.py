@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from async_history._core.options import JOURNALS, Journal
+from async_history._core.progress import StepProgress
 from async_history._core.validation import (
     check_choice,
     check_flag,
@@ -30,7 +31,7 @@ from async_history._sqlite.index.validity import INDEX_TABLES, UNTOUCHED
 from async_history._sqlite.journal import place_of, use_journal
 from async_history._sqlite.readonly import Look, looked, require_writable
 from async_history._sqlite.schema import layouts, lone_rows
-from async_history._sqlite.schema.file_copy import Progress, back_up, check_room
+from async_history._sqlite.schema.file_copy import back_up, check_room
 from async_history._sqlite.schema.layouts import Found
 from async_history._sqlite.schema.rewrite import rewrite
 from async_history._sqlite.schema.versions import VERSION, install_statements
@@ -92,7 +93,7 @@ def prepare(
     *,
     backup: bool = True,
     lock_timeout_s: float = 30.0,
-    on_progress: Progress | None = None,
+    on_progress: StepProgress | None = None,
 ) -> AdoptionReport:
     """Bring a file to today's layout and index it, in one transaction, or leave it untouched.
 
@@ -209,7 +210,7 @@ def adopt(
     *,
     dry_run: bool = False,
     backup: bool = True,
-    on_progress: Progress | None = None,
+    on_progress: StepProgress | None = None,
     lock_timeout_s: float = 30.0,
     journal: Journal = "wal",
 ) -> AdoptionReport:
@@ -284,7 +285,7 @@ def _change(
     connection: sqlite3.Connection,
     found: Found,
     report: AdoptionReport,
-    on_progress: Progress | None,
+    on_progress: StepProgress | None,
 ) -> None:
     if report.rewritten:
         rewrite(connection, found, report.records, on_progress)

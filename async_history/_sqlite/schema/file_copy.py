@@ -3,18 +3,15 @@
 import os
 import shutil
 import sqlite3
-from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
+from async_history._core.progress import StepProgress
 from async_history._sqlite.errors import connect
 from async_history._sqlite.files import remove, sync_folder
 from async_history._sqlite.schema.layouts import refusal
 from async_history.errors import MigrationError
-
-Progress = Callable[[str, int, int], None]
-"""Told the step (backup, copy, verify), how much of it is done, and of how much."""
 
 _COPY = ".before-adoption"
 """What a copy's name has behind the file's."""
@@ -43,7 +40,7 @@ def check_room(connection: sqlite3.Connection, path: Path, *, backup: bool) -> N
         )
 
 
-def back_up(path: Path, on_progress: Progress | None) -> Path:
+def back_up(path: Path, on_progress: StepProgress | None) -> Path:
     """Copy the file beside itself and return where. The caller holds its write lock.
 
     The lock also says whose an unfinished copy is: nobody's any more.
@@ -82,7 +79,7 @@ def copies_of(path: Path) -> tuple[str, ...]:
     return tuple(each for each in beside if each.startswith(f"{file}{_COPY}"))
 
 
-def tell(on_progress: Progress | None, step: str, done: int, total: int) -> None:
+def tell(on_progress: StepProgress | None, step: str, done: int, total: int) -> None:
     """Report progress to whoever asked for it."""
     if on_progress:
         on_progress(step, done, total)

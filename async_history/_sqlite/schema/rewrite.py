@@ -6,8 +6,9 @@ The old tables go only when every row of the new one was compared with what was 
 import sqlite3
 from collections.abc import Iterator
 
+from async_history._core.progress import StepProgress
 from async_history._core.records import COLUMNS
-from async_history._sqlite.schema.file_copy import Progress, tell
+from async_history._sqlite.schema.file_copy import tell
 from async_history._sqlite.schema.layouts import Found, Source, refusal
 
 _COPIED_ROWS = 10_000
@@ -24,7 +25,7 @@ CREATE TABLE main.async_history_adopting (
 
 
 def rewrite(
-    connection: sqlite3.Connection, found: Found, records: int, on_progress: Progress | None
+    connection: sqlite3.Connection, found: Found, records: int, on_progress: StepProgress | None
 ) -> None:
     """Replace the tables found by one `history` of today's layout.
 
@@ -48,7 +49,7 @@ def rewrite(
 
 
 def _copy(
-    connection: sqlite3.Connection, found: Found, records: int, on_progress: Progress | None
+    connection: sqlite3.Connection, found: Found, records: int, on_progress: StepProgress | None
 ) -> None:
     rowid = "place" if found.is_plain else "NULL"
     columns = ", ".join(COLUMNS)

@@ -1,0 +1,117 @@
+"""The log of erasures that a store keeps: that, when and why something was erased, and how much."""
+
+import hashlib
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from async_history._core.records import now_text
+
+
+@dataclass(frozen=True, slots=True)
+class Erasure:
+    """One erasure, as the store keeps it: when, why, whose, and how much. No text, no actor's name.
+
+    `actor_sha256` is the SHA-256 of the actor's id in hexadecimal: whether somebody was erased can
+    be checked, who was can't be read. `finished_at` is None of one that was interrupted, or runs.
+    """
+
+    id: str
+    begun_at: datetime
+    finished_at: datetime | None
+    reason: str
+    memory_ids: tuple[str, ...]
+    actor_sha256: str | None
+    records: int
+    messages: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ErasureStatements:
+    """A database's statements for its log, each with what it takes, in that order.
+
+    Instants are text, `memory_ids` is a JSON list.
+
+    Attributes:
+        begin: enters an erasure that is not in it: id, begun_at, reason, memory_ids, actor_sha256.
+        add: adds to an erasure's counts: records, messages, id.
+        finish: notes when an erasure was done: finished_at, id.
+        counts: returns an erasure's records and messages: id.
+        all: returns each erasure, oldest first, as one JSON list of its columns in order.
+    """
+
+    begin: str
+    add: str
+    finish: str
+    counts: str
+    all: str
+
+
+class ErasureLog:
+    """A store's log of erasures.
+
+    Args:
+        run: runs one statement with its parameters, and returns its rows.
+    """
+
+    def __init__(
+        self,
+        statements: ErasureStatements,
+        run: Callable[..., Awaitable[Sequence[Sequence[Any]]]],
+    ) -> None:
+        self._statements = statements
+        self._run = run
+
+    async def begin(
+        self, erasure_id: str, reason: str, memory_ids: Sequence[str], actor_id: str | None
+    ) -> None:
+        """Enter an erasure that begins now."""
+        digest = None if actor_id is None else hashlib.sha256(actor_id.encode()).hexdigest()
+        names = json.dumps(memory_ids, ensure_ascii=False)
+        await self._run(self._statements.begin, erasure_id, now_text(), reason, names, digest)
+
+    async def add(self, erasure_id: str, records: int, messages: int) -> None:
+        """Count what a transaction erased, inside of it."""
+        await self._run(self._statements.add, records, messages, erasure_id)
+
+    async def finish(self, erasure_id: str) -> tuple[int, int] | None:
+        """Note that an erasure is done; return its records and messages.
+
+        None where the log does not have it.
+        """
+        await self._run(self._statements.finish, now_text(), erasure_id)
+        for records, messages in await self._run(self._statements.counts, erasure_id):
+            return records, messages
+        return None
+
+    async def read(self) -> list[Erasure]:
+        """Return all erasures, oldest first."""
+        return [_erasure(*json.loads(row)) for (row,) in await self._run(self._statements.all)]
+
+
+def _erasure(
+    erasure_id: str,
+    begun_at: str,
+    finished_at: str | None,
+    reason: str,
+    memory_ids: list[str],
+    actor_sha256: str | None,
+    records: int,
+    messages: int,
+) -> Erasure:
+    return Erasure(
+        erasure_id,
+        _instant(begun_at),
+        None if finished_at is None else _instant(finished_at),
+        reason,
+        tuple(memory_ids),
+        actor_sha256,
+        records,
+        messages,
+    )
+
+
+def _instant(text: str) -> datetime:
+    return datetime.fromisoformat(text).astimezone(UTC)
