@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta, timezone
 from enum import Enum
+from itertools import product
 from typing import Any
 
 import pytest
@@ -625,6 +626,34 @@ class TestQueries:
             assert [r.new_memory async for r in history.query_history(until=since)] == ends[:1]
             assert [r.new_memory async for r in history.query_history(since=until)] == ends[1:]
             assert await history.count_history(since=since, until=until) == 0
+
+    async def test_a_limit_bounds_all_pages(self, open_keeping_store: OpenStore) -> None:
+        """Of one memory, of several (whose pages are read ahead) and of all, either way round."""
+        async with open_keeping_store() as history:
+            records = await history.batch_add_history(
+                [
+                    {"memory_id": f"m{n % 3}", "event": "ADD", "new_memory": str(n)}
+                    for n in range(40)
+                ]
+            )
+            for memory_id, limit, page_size, order in product(
+                (None, "m1", ["m0", "m1", "m2"]),
+                (0, 1, 7, 13, 39, 40, 41, None),
+                (1, 3, 500),
+                ("oldest", "newest"),
+            ):
+                wanted: dict[str, Any] = {"memory_id": memory_id, "order": order}
+                expected = [r for r in records if memory_id != "m1" or r.memory_id == "m1"]
+                expected = expected[:: 1 if order == "oldest" else -1]
+                query = history.query_history(**wanted, limit=limit, page_size=page_size)
+                pages = [page async for page in query.pages()]
+                found = [record for page in pages for record in page.records]
+                assert found == expected[:limit]
+                assert all(len(page.records) <= page_size for page in pages)
+                assert [record async for record in query] == found
+                after = pages[-1].cursor if pages else None
+                rest = history.query_history(**wanted, after=after, limit=2)
+                assert [record async for record in rest] == expected[len(found) :][:2]
 
     async def test_a_cursor_continues_with_what_comes_later(
         self, open_keeping_store: OpenStore

@@ -234,6 +234,21 @@ async def test_what_costs_the_same_in_a_long_history(tmp_path: Path, shape: str)
     assert not most(await growths(tmp_path, SHAPES[shape], SHORT), 1.5)
 
 
+@pytest.mark.parametrize("order", ["oldest", "newest"])
+async def test_a_limit_reads_no_more_than_it_gives(tmp_path: Path, order: Any) -> None:
+    def three(**paging: Any) -> Call:
+        async def read(history: HistoryManager, size: int) -> None:
+            async for page in history.query_history(order=order, **paging).pages():
+                assert len(page.records) == 3
+                return
+
+        return read
+
+    calls = {"of three": three(page_size=3), "limited": three(limit=3)}
+    page_of_three, limited = await measured(tmp_path / "h.db", SHAPES["as we write it"], 900, calls)
+    assert limited <= 2 * page_of_three
+
+
 async def test_what_costs_the_same_in_a_long_memory(tmp_path: Path) -> None:
     calls = {"if_latest": conditional_write}
     assert not most(await growths(tmp_path, SHAPES["as we write it"], calls), 1.5)

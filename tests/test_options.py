@@ -138,6 +138,7 @@ PRUNE = {"older_than": timedelta(days=1)}
 ERASE = {"memory_ids": ["m"], "reason": "asked"}
 ARGUMENTS: list[tuple[str, tuple[Any, ...], dict[str, Any], str, tuple[Any, ...]]] = [
     ("query_history", (), {}, "page_size", (*BAD[int], 0)),
+    ("query_history", (), {}, "limit", tuple(one for one in BAD[int] if one is not None)),
     ("query_history", (), {}, "order", BAD[Literal]),
     ("query_history", (), {}, "memory_id", (5, True, b"m", [5], [None])),
     ("query_history", (), {}, "since", ("2026-01-01", 5, True)),

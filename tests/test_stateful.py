@@ -254,8 +254,11 @@ class HistoryMachine(RuleBasedStateMachine):
         order=st.sampled_from(["oldest", "newest"]),
         page_size=st.integers(1, 4),
         pages=st.integers(0, 3),
+        limit=st.none() | st.integers(0, 9),
     )
-    def query(self, wanted: dict[str, Any], order: Any, page_size: int, pages: int) -> None:
+    def query(
+        self, wanted: dict[str, Any], order: Any, page_size: int, pages: int, limit: int | None
+    ) -> None:
         expected = [r for r in self.records if all(getattr(r, k) == v for k, v in wanted.items())]
         if order == "newest":
             expected.reverse()
@@ -264,7 +267,9 @@ class HistoryMachine(RuleBasedStateMachine):
             """Some pages of one query, the rest by the cursor of the last."""
             found: list[HistoryRecord] = []
             cursor = None
-            query = self.store.query_history(**wanted, order=order, page_size=page_size)
+            query = self.store.query_history(
+                **wanted, order=order, page_size=page_size, limit=limit
+            )
             walked = query.pages()
             for _ in range(pages):
                 page = await anext(walked, None)
@@ -272,10 +277,11 @@ class HistoryMachine(RuleBasedStateMachine):
                     break
                 found += page.records
                 cursor = page.cursor
-            rest = self.store.query_history(**wanted, order=order, after=cursor)
+            left = None if limit is None else limit - len(found)
+            rest = self.store.query_history(**wanted, order=order, after=cursor, limit=left)
             return found + [record async for record in rest]
 
-        assert self.run(walk()) == expected
+        assert self.run(walk()) == expected[:limit]
 
     @rule(scope=scopes, limit=st.integers(0, 12))
     def read_messages(self, scope: str, limit: int) -> None:

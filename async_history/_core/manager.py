@@ -287,6 +287,7 @@ class HistoryManager(Store):
         until: datetime | None = None,
         order: Order = "oldest",
         after: str | None = None,
+        limit: int | None = None,
         page_size: int = PAGE_SIZE,
     ) -> HistoryQuery:
         """Ask for records that match all that is given; iterate over the answer.
@@ -297,7 +298,8 @@ class HistoryManager(Store):
             since, until: aware datetimes; `occurred_at` lies in [since, until).
             order: "oldest" or "newest" first. Order is the order of recording, not of times.
             after: the `cursor` of a page, to continue behind it.
-            page_size: records fetched at once.
+            limit: most records in all; None is all that match.
+            page_size: most records of a page, which is fetched at once.
 
         Raises:
             InvalidInput: at once, naming the argument.
@@ -321,7 +323,7 @@ class HistoryManager(Store):
             until=until,
             order=order,
         )
-        return new_query(read_page, wanted, after=after, page_size=page_size)
+        return new_query(read_page, wanted, after=after, limit=limit, page_size=page_size)
 
     async def count_history(
         self,

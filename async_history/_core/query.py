@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -117,13 +118,14 @@ class Page:
 class PageRead:
     """What a backend found: matching records, the last place it looked at, and whether it ended.
 
-    `rest` gives the next page, where that was read already.
+    `rest` returns the next page, of up to as many records as it is given, where that page was
+    read already.
     """
 
     records: Sequence[HistoryRecord]
     place: Cursor | None
     is_last: bool
-    rest: "Callable[[], PageRead] | None" = None
+    rest: "Callable[[int], PageRead] | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,14 +139,13 @@ class RowsRead:
 
 def cut(
     rows: Sequence[Any],
-    limit: int,
     record_from: Callable[[Any], HistoryRecord],
     position_of: Callable[[Any], int],
-    *,
     is_last: bool,
-    start: int = 0,
+    start: int,
+    limit: int,
 ) -> PageRead:
-    """Return rows as a page of up to `limit` records, and how to get the next page of them.
+    """Return rows from `start` as a page of up to `limit` records, and what gives the next page.
 
     A page that is not full is read again when its turn comes: more may be there by then.
     """
@@ -154,7 +155,7 @@ def cut(
     place = Cursor(position_of(part[-1]), records[-1].id) if records else None
     if len(rows) - end < limit:
         return PageRead(records, place, is_last=is_last and len(part) == len(rows) < limit)
-    rest = partial(cut, rows, limit, record_from, position_of, is_last=is_last, start=end)
+    rest = partial(cut, rows, record_from, position_of, is_last, end)
     return PageRead(records, place, is_last=False, rest=rest)
 
 
@@ -172,11 +173,17 @@ class HistoryQuery:
     """
 
     def __init__(
-        self, read_page: ReadPage, wanted: Filter, after: Cursor | None, page_size: int
+        self,
+        read_page: ReadPage,
+        wanted: Filter,
+        after: Cursor | None,
+        limit: int | None,
+        page_size: int,
     ) -> None:
         self._read_page = read_page
         self._filter = wanted
         self._after = after
+        self._limit = limit
         self._page_size = page_size
         # To find the next records of several memories all of these are looked up each time: the
         # more there are, the more of their records are read at once.
@@ -190,22 +197,25 @@ class HistoryQuery:
                 await after_record(index)
 
     async def pages(self) -> AsyncIterator[Page]:
-        """Yield pages of up to `page_size` records.
+        """Yield pages of up to `page_size` records, and of no more than `limit` in all.
 
         Raises:
             CursorGone: the record behind which to continue is no longer there.
         """
         place = self._after
-        rest: Callable[[], PageRead] | None = None
+        rest: Callable[[int], PageRead] | None = None
         ahead = self._page_size
-        while True:
+        left: float = math.inf if self._limit is None else self._limit
+        while left:
+            size = int(min(self._page_size, left))
             if rest is not None:
-                read = rest()
+                read = rest(size)
             else:
-                read = await self._read_page(self._filter, place, self._page_size, ahead)
+                read = await self._read_page(self._filter, place, size, int(min(ahead, left)))
                 ahead = min(2 * ahead, self._most_ahead)
             rest = read.rest
             place = read.place or place
+            left -= len(read.records)
             yield Page(read.records, str(place) if place is not None else None)
             if read.is_last:
                 return
@@ -256,7 +266,7 @@ def _memory_ids(given: str | Collection[str] | None) -> tuple[str, ...] | None:
 
 
 def new_query(
-    read_page: ReadPage, wanted: Filter, *, after: str | None, page_size: int
+    read_page: ReadPage, wanted: Filter, *, after: str | None, limit: int | None, page_size: int
 ) -> HistoryQuery:
     """Check where a query begins and how it is paged.
 
@@ -264,6 +274,7 @@ def new_query(
         InvalidInput: naming the argument that can't be used.
     """
     check_count("page_size", page_size, least=1)
-    return HistoryQuery(
-        read_page, wanted, None if after is None else Cursor.parse(after), page_size
-    )
+    if limit is not None:
+        check_count("limit", limit)
+    place = None if after is None else Cursor.parse(after)
+    return HistoryQuery(read_page, wanted, place, limit, page_size)

@@ -100,7 +100,7 @@ class HistoryReader:
                 reach = max(reach, min(4 * reach, _MOST_READ))
                 rows += await self._ask(search.page(None, last, ahead - len(rows), reach))
                 is_last = False
-        return cut(rows, limit, _record_behind, itemgetter(1), is_last=is_last)
+        return cut(rows, _record_behind, itemgetter(1), is_last, 0, limit)
 
     async def _ask(self, statement: Statement) -> list[Sequence[Any]]:
         sql, arguments = statement

@@ -93,7 +93,7 @@ class HistoryReader:
         given = {**parameters(wanted), "limit": ahead, **_named_place(after)}
         rows = await self._fetch(self._page_sql(wanted, after), given)
         await self._require_place(after, rows)
-        return cut(rows, limit, record_from_row, itemgetter(-1), is_last=len(rows) < ahead)
+        return cut(rows, record_from_row, itemgetter(-1), len(rows) < ahead, 0, limit)
 
     def _page_sql(self, wanted: Filter, after: Cursor | None) -> str:
         stands = "true" if after is None else _STANDS

@@ -96,7 +96,7 @@ class Run:
 async def _run(url: str, run: Run, agents: int, memories: int) -> list[HistoryRecord] | None:
     """Let the agents record; return one memory's records, None if the history is not empty."""
     async with open_history(url, close_timeout_s=SETTLE_S) as history:
-        async for _ in history.query_history(page_size=1):
+        if [record async for record in history.query_history(limit=1)]:
             return None
         begin = perf_counter()
         tasks = [asyncio.create_task(_agent(history, run, n, memories)) for n in range(agents)]

@@ -9,7 +9,7 @@ from typing import Any, Final
 import typer
 
 from async_history import InvalidInput
-from async_history._core.query import PAGE_SIZE, Order
+from async_history._core.query import Order
 from async_history._core.records import parse_time
 from async_history.cli import stores
 from async_history.cli.log import print_change, print_json
@@ -64,20 +64,17 @@ def query(url: str, asked: Wanted, *, order: Order, limit: int | None, as_json: 
             more.
     """
     show = print_json if as_json else partial(print_change, Screen())
-    wanted = LIMIT + 1 if limit is None else limit
+    wanted = LIMIT + 1 if limit is None else limit or None
 
     async def walk() -> int:
         shown = 0
-        page_size = min(wanted, PAGE_SIZE) or PAGE_SIZE
         async with stores.opened_to_read(url) as history:
-            async for record in history.query_history(**asked, order=order, page_size=page_size):
+            async for record in history.query_history(**asked, order=order, limit=wanted):
                 if limit is None and shown == LIMIT:
                     print_error(f"there are more than these {LIMIT:,}; --limit 0 shows all")
                     break
                 show(record)
                 shown += 1
-                if shown == limit:
-                    break
         return shown
 
     if run(walk()):

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from functools import partial
 
 from async_history import HistoryManager, HistoryRecord, InvalidInput
-from async_history._core.query import PAGE_SIZE
 from async_history.cli import stores
 from async_history.cli.log import print_change, print_json
 from async_history.cli.screen import Screen
@@ -54,12 +53,5 @@ async def _tail(
 
 async def _last(history: HistoryManager, memory_id: str | None, count: int) -> list[HistoryRecord]:
     """Return the last so many records, oldest first."""
-    newest: list[HistoryRecord] = []
-    if count:
-        page_size = min(count, PAGE_SIZE)
-        query = history.query_history(memory_id=memory_id, order="newest", page_size=page_size)
-        async for record in query:
-            newest.append(record)
-            if len(newest) == count:
-                break
-    return newest[::-1]
+    newest = history.query_history(memory_id=memory_id, order="newest", limit=count)
+    return [record async for record in newest][::-1]
