@@ -14,8 +14,8 @@ from async_history import CursorGone, Follower, HistoryManager, HistoryRecord, o
 from async_history._core.follow import CommitSignal
 from async_history._core.recent import RecentCommits
 from async_history._core.submissions import AddRecords, records_to_copy
-from async_history._sqlite.filters import THROUGH_INDEX, named
 from async_history._sqlite.follow import FollowReader
+from async_history._sqlite.index import THROUGH_INDEX, named
 from async_history._sqlite.opening import open_reading
 from async_history._sqlite.read import HistoryReader
 from tests.followers import SOON_S, Reading, add_many, first, up_to_now

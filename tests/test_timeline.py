@@ -29,7 +29,7 @@ from async_history import (
 from async_history._postgres.schema import in_schema
 from async_history._postgres.timeline import FETCH as PLACES
 from async_history._postgres.timeline import FIND
-from async_history._sqlite.filters import THROUGH_INDEX
+from async_history._sqlite.index import THROUGH_INDEX
 from async_history._sqlite.timeline import fetch_sql, find_sql
 from async_history.sqlite import SQLiteHistoryManager
 from tests.conftest import OpenStore, stores, url_of

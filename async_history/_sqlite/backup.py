@@ -21,7 +21,7 @@ from async_history._core.cancellation import to_the_end
 from async_history._core.progress import Progress
 from async_history._sqlite.errors import connect, typed_errors, wait_for_lock
 from async_history._sqlite.files import remove, sync_folder
-from async_history._sqlite.index.validity import note_copied
+from async_history._sqlite.index import note_copied
 from async_history._sqlite.readonly import Look
 from async_history._sqlite.worker_thread import run_in_thread
 from async_history.errors import InvalidInput
@@ -115,10 +115,7 @@ def _copy(source: sqlite3.Connection, unfinished: Path, watch: Watch) -> None:
         copy.execute("PRAGMA synchronous = OFF")  # it is synced below, once
         source.backup(copy, pages=_PAGES, progress=step)
         copy.execute("PRAGMA journal_mode = DELETE")  # one file, readable anywhere
-        if copy.execute(
-            "SELECT 1 FROM sqlite_master WHERE name = 'async_history_state'"
-        ).fetchone():
-            note_copied(copy, version)
+        note_copied(copy, version)
     watch(pages, pages)
     with unfinished.open("rb+") as file:
         os.fsync(file.fileno())

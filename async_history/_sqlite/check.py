@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Final
 
 from async_history._core.check import CheckReport
-from async_history._sqlite import times
 from async_history._sqlite.errors import connect, typed_errors, wait_for_lock
-from async_history._sqlite.index.blocks import CHUNKS, SPANS
-from async_history._sqlite.index.levels import LEVELS
-from async_history._sqlite.index.validity import THROUGH, UNTOUCHED
+from async_history._sqlite.index import (
+    SCHEMA_UNCHANGED,
+    has_index,
+    index_version,
+    wrong_entries,
+)
 from async_history._sqlite.opening import is_there, look
 from async_history._sqlite.readonly import Look, looked
 from async_history._sqlite.schema.adopt import as_is_view, rebuild
@@ -20,43 +22,6 @@ from async_history._sqlite.schema.versions import VERSION
 _MOST_FAULTS: Final = 10
 """Lines of SQLite's own check that are told."""
 
-_HAS_STATE: Final = """
-SELECT count(*) FROM main.sqlite_master WHERE name = 'async_history_state'
-"""
-_VERSION: Final = "SELECT max(version) FROM main.async_history_state"
-_KEY: Final = "async_history_key(CAST(history.memory_id AS BLOB))"
-_HAS_ENTRY: Final = " OR ".join(
-    f"EXISTS (SELECT 1 FROM main.{level} WHERE memory = {_KEY} AND position = history.rowid)"
-    for level in reversed(LEVELS)
-)
-_NOT_FOUND: Final = f"""
-SELECT count(*), min(id) FROM main.history WHERE rowid <= {THROUGH}
-    AND rowid NOT IN (SELECT position FROM main.async_history_strays) AND NOT ({_HAS_ENTRY})
-"""
-_WRONG_ACTORS: Final = f"""
-SELECT count(*), min(id) FROM main.history
-WHERE actor_id IS NOT NULL AND rowid <= {CHUNKS.through} AND NOT EXISTS (
-    SELECT 1 FROM main.async_history_actors AS actors
-    WHERE block = history.rowid >> {CHUNKS.bits} AND actors.actor_id = history.actor_id
-        AND position = history.rowid
-)
-"""
-_OUTSIDE: Final = """
-SELECT count(*), min(id) FROM main.history LEFT JOIN main.{table} AS noted
-    ON noted.block = history.rowid >> {bits}
-WHERE history.rowid <= {through} AND (noted.block IS NULL OR {is_plain}
-    AND ({time} < noted.earliest OR {time} > noted.latest))
-"""
-_WRONG_TIMES: Final = tuple(
-    _OUTSIDE.format(
-        table=blocks.table,
-        bits=blocks.bits,
-        through=blocks.through,
-        is_plain=times.is_plain("history"),
-        time=times.own_time("history"),
-    )
-    for blocks in (SPANS, CHUNKS)
-)
 _IDS: Final = "SELECT count(*), count(id) FROM history"
 
 
@@ -102,14 +67,13 @@ def _problems(connection: sqlite3.Connection) -> Iterator[str]:
 
 def _problems_of_index(connection: sqlite3.Connection) -> Iterator[str]:
     advice = "open it for writing, or check it with --repair: both build the index anew."
-    (has_state,) = connection.execute(_HAS_STATE).fetchone()
-    if not has_state:
+    if not has_index(connection):
         return  # mem0's file, which was not opened for writing yet
-    (version,) = connection.execute(_VERSION).fetchone()
+    version = index_version(connection)
     if version is not None and version != VERSION:
         return  # is built anew in any case
     try:
-        (is_untouched,) = connection.execute(f"SELECT {UNTOUCHED}").fetchone()
+        (is_untouched,) = connection.execute(f"SELECT {SCHEMA_UNCHANGED}").fetchone()
     except sqlite3.OperationalError as error:
         if error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
             raise
@@ -121,13 +85,5 @@ def _problems_of_index(connection: sqlite3.Connection) -> Iterator[str]:
             f"tables were changed): {advice}"
         )
         return
-    for statements, what in (
-        ((_NOT_FOUND,), "are not found by their memory"),
-        ((_WRONG_ACTORS,), "are not found by their actor"),
-        (_WRONG_TIMES, "are not found by their time"),
-    ):
-        for statement in statements:
-            count, example = connection.execute(statement).fetchone()
-            if count:
-                yield f"{count:,} records {what}, such as {example}: check it with --repair."
-                break
+    for what, count, example in wrong_entries(connection):
+        yield f"{count:,} records {what}, such as {example}: check it with --repair."

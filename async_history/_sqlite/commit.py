@@ -17,17 +17,18 @@ from async_history._core.recent import RecentCommits
 from async_history._core.records import COLUMNS, HistoryRecord
 from async_history._core.submissions import MESSAGES_KEPT, AddRecords, SaveMessages, Submission
 from async_history._core.writer import WAKEUP_BATCH_MIN
-from async_history._sqlite.connection import ThreadConnection, completed, transaction
+from async_history._sqlite.connection import ThreadConnection, completed, fetched, transaction
 from async_history._sqlite.errors import is_other_schema
-from async_history._sqlite.index.block_notes import NOTE_BLOCKS
-from async_history._sqlite.index.levels import (
-    MOVE_SLICES,
+from async_history._sqlite.index import (
+    ADD_ENTRY,
+    INDEX_TAIL,
+    KEEP_INDEX,
     NEARLY_COMPLETE,
     TAIL_IS_LONG,
-    TAKE_IN_ROWS,
-    TAKE_IN_TAIL,
-    in_order,
+    IndexBehind,
+    index_foreign_rows,
     memory_key,
+    ordered_positions,
 )
 from async_history._sqlite.rows import (
     COLUMN_LIST,
@@ -50,10 +51,7 @@ DROP VIEW IF EXISTS temp.async_history_new;
 CREATE TEMP VIEW async_history_new AS SELECT {COLUMN_LIST}, 0 AS memory FROM main.history;
 CREATE TEMP TRIGGER async_history_write INSTEAD OF INSERT ON async_history_new
 WHEN new.id IS NOT NULL AND new.memory <> {NOT_YET}
-BEGIN {_INSERT_RECORD}
-    -- A rowid that is issued again may have its entry still.
-    INSERT OR REPLACE INTO async_history_recent (memory, position)
-    VALUES (new.memory, last_insert_rowid());
+BEGIN {_INSERT_RECORD}{ADD_ENTRY}
 END;
 CREATE TEMP TRIGGER async_history_write_few INSTEAD OF INSERT ON async_history_new
 WHEN new.id IS NOT NULL AND new.memory = {NOT_YET}
@@ -61,10 +59,9 @@ BEGIN {_INSERT_RECORD}
 END;
 CREATE TEMP TRIGGER async_history_written INSTEAD OF INSERT ON async_history_new
 WHEN new.id IS NULL AND (new.memory > 0 OR {TAIL_IS_LONG})
-BEGIN {TAKE_IN_TAIL.format(but="new.memory")}
+BEGIN {INDEX_TAIL.format(but="new.memory")}
 END;
-{MOVE_SLICES}
-{NOTE_BLOCKS}
+{KEEP_INDEX}
 """
 """Run on the connection that writes, again where it made our tables anew. Temporary: nothing of it
 is stored in the file.
@@ -113,7 +110,7 @@ SELECT count(*), min(value) FROM json_each(?)
 WHERE NOT EXISTS (SELECT 1 FROM main.history WHERE id = value)
 """
 _EXISTING: Final = f"SELECT {COLUMN_LIST} FROM history WHERE id IN (SELECT value FROM json_each(?))"
-_PLACES: Final = in_order("DESC", key="given.memory", memory_id="given.memory_id")
+_PLACES: Final = ordered_positions("DESC", key="given.memory", memory_id="given.memory_id")
 _LATEST: Final = f"""
 SELECT {COLUMN_LIST}, NULL AS time_before FROM history WHERE rowid IN (
     SELECT (
@@ -149,23 +146,6 @@ DELETE FROM messages WHERE rowid IN (
     ) WHERE age > {MESSAGES_KEPT}
 )
 """
-
-
-class IndexBehind(Exception):
-    """Others replaced tables: nothing was written, the file must be prepared anew first."""
-
-
-def fetched(
-    connection: sqlite3.Connection, sql: str, parameters: Mapping[str, Any] | Sequence[Any] = ()
-) -> list[Any]:
-    """Run one statement and return its rows."""
-    return connection.execute(sql, parameters).fetchall()
-
-
-def take_in_rows(connection: sqlite3.Connection) -> None:
-    """Index the rows that others wrote, inside the caller's transaction."""
-    for statement in TAKE_IN_ROWS:
-        connection.execute(statement)
 
 
 class BatchCommitter:
@@ -304,7 +284,7 @@ class _CommitSteps:
     async def latest(self, memory_ids: Sequence[str]) -> dict[str, HistoryRecord]:
         """Return the latest record of each of these memories that has one."""
         if not self._is_ready():
-            take_in_rows(self._connection)
+            index_foreign_rows(self._connection)
         keyed = [(memory_key(memory_id), memory_id) for memory_id in memory_ids]
         asked = {"memories": json.dumps(keyed)}
         rows = unpacked(fetched(self._connection, _LATEST_PACKED, asked))
@@ -351,7 +331,7 @@ class _CommitSteps:
 
     def _add(self, records: Sequence[HistoryRecord]) -> None:
         if not self._is_ready():
-            take_in_rows(self._connection)
+            index_foreign_rows(self._connection)
             if not self._is_ready():
                 raise IndexBehind
         ((has_triggers,),) = fetched(self._connection, f"SELECT {_HAS_OWNERS_TRIGGERS}")

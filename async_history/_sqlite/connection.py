@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import sqlite3
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, Self, TypeVar
 
@@ -160,6 +160,13 @@ def _checked(
 ) -> T:
     check()
     return work(connection)
+
+
+def fetched(
+    connection: sqlite3.Connection, sql: str, parameters: Mapping[str, Any] | Sequence[Any] = ()
+) -> list[Any]:
+    """Run one statement and return its rows. To be used within `run` or `ask`."""
+    return connection.execute(sql, parameters).fetchall()
 
 
 @contextlib.contextmanager

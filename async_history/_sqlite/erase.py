@@ -16,20 +16,19 @@ from async_history._core.erase import Residue
 from async_history._core.erase_transaction import LOST, Columns, EraseTransaction, Place, Texts
 from async_history._core.erasure_log import ErasureLog, ErasureStatements
 from async_history._core.query import Cursor, Filter
-from async_history._sqlite.commit import fetched
-from async_history._sqlite.connection import ThreadConnection, completed
+from async_history._sqlite.connection import ThreadConnection, completed, fetched
 from async_history._sqlite.errors import typed_errors
-from async_history._sqlite.filters import (
-    SEVERAL_KEYS,
+from async_history._sqlite.filters import in_order
+from async_history._sqlite.index import (
+    COUNT_ENTRIES,
+    LOWEST_ROWID,
     THROUGH_INDEX,
-    in_order,
+    indexed_transaction,
+    memory_key,
     named,
     named_together,
+    ordered_positions,
 )
-from async_history._sqlite.index.levels import LEVELS, memory_key
-from async_history._sqlite.index.levels import in_order as memory_in_order
-from async_history._sqlite.index.transaction import indexed_transaction
-from async_history._sqlite.index.validity import LOWEST_ROWID
 from async_history._sqlite.schema.file_copy import copies_of
 from async_history._sqlite.worker_thread import run_in_thread
 from async_history.errors import CommitUnknown, StorageError, StorageFull
@@ -41,7 +40,7 @@ _ASK_AGAIN_S: Final = 0.01
 _HAS_TEXT: Final = "(history.old_memory IS NOT NULL OR history.new_memory IS NOT NULL)"
 _WITH_TEXT: Final = f"""
 SELECT history.rowid, history.id, history.memory_id
-FROM {memory_in_order("ASC", ":after")} AS place
+FROM {ordered_positions("ASC", ":after")} AS place
 CROSS JOIN history ON history.rowid = place.position
 WHERE history.memory_id = :memory_id AND {_HAS_TEXT} LIMIT :limit
 """
@@ -59,11 +58,6 @@ _OF_AN_ACTOR: Final = in_order(
 _OF_ACTOR: Final = f"{' UNION ALL '.join(_OF_AN_ACTOR)} ORDER BY position LIMIT :limit"
 """Takes `:actor_id` and `:after`, the position to go on behind."""
 _ID: Final = "SELECT id FROM history WHERE rowid = ?"
-_KEYS: Final = [f"SELECT memory FROM main.{level} WHERE {SEVERAL_KEYS}" for level in LEVELS]
-_SIZES: Final = f"""
-SELECT memory, count(*) FROM ({" UNION ALL ".join(_KEYS)}) GROUP BY memory
-"""
-"""In a transaction in which every record is indexed."""
 _TEXTS_OF: Final = """
 SELECT history.rowid, history.id, history.memory_id, history.actor_id IS :actor_id,
        CAST(history.old_memory AS BLOB), typeof(history.old_memory),
@@ -73,7 +67,7 @@ _TEXTS: Final = f"""
 {_TEXTS_OF} FROM history WHERE {THROUGH_INDEX.several}
 """
 _NEXT_TEXTS: Final = f"""
-{_TEXTS_OF} FROM {memory_in_order("ASC", ":after")} AS place
+{_TEXTS_OF} FROM {ordered_positions("ASC", ":after")} AS place
 CROSS JOIN history ON history.rowid = place.position
 WHERE history.memory_id = :memory_id LIMIT :limit
 """
@@ -145,7 +139,7 @@ class _EraseTransaction:
     async def sizes(self, memory_ids: Sequence[Any]) -> dict[str, int]:
         # Others may have stored what a memory can't be named.
         keys = {name: memory_key(name) for name in memory_ids if isinstance(name, str)}
-        sizes = dict(self._fetch(_SIZES, memories=json.dumps(list(keys.values()))))
+        sizes = dict(self._fetch(COUNT_ENTRIES, memories=json.dumps(list(keys.values()))))
         return {name: sizes[key] for name, key in keys.items() if key in sizes}
 
     async def texts(self, actor_id: str, memory_ids: Sequence[str]) -> list[Texts]:

@@ -18,7 +18,8 @@ from async_history._core.follow import FollowRead
 from async_history._core.query import Cursor, Filter, cursor_parts, cursor_text, not_a_cursor
 from async_history._core.recent import RecentCommits
 from async_history._core.records import HistoryRecord
-from async_history._sqlite.filters import in_order, named
+from async_history._sqlite.filters import in_order
+from async_history._sqlite.index import named
 from async_history._sqlite.read import Fetch, HistoryReader
 from async_history._sqlite.rows import record_from_row
 from async_history.errors import CursorGone

@@ -48,9 +48,8 @@ from async_history._sqlite.errors import (
     storage_error,
     typed_errors,
 )
-from async_history._sqlite.filters import THROUGH_INDEX, WITHOUT_INDEX
 from async_history._sqlite.follow import FollowReader, Place, place_from
-from async_history._sqlite.index import levels
+from async_history._sqlite.index import INDEX_NO_ROWS, THROUGH_INDEX, WITHOUT_INDEX
 from async_history._sqlite.opening import LONGEST_LOG_BYTES, long_log_warning
 from async_history._sqlite.pool import MAX_REOPENS, READERS, ConnectionPool
 from async_history._sqlite.prune import prune
@@ -76,7 +75,7 @@ def _reset_script() -> str:
             "DROP TABLE IF EXISTS history",
             "DROP TABLE IF EXISTS messages",
             *install_statements(),
-            levels.NOTE_NO_ROWS,
+            INDEX_NO_ROWS,
             WRITE_PROGRAM,
             "COMMIT",
         )

@@ -22,7 +22,7 @@ from async_history._sqlite.connection import ThreadConnection
 from async_history._sqlite.errors import connect, file_size, typed_errors, wait_for_lock
 from async_history._sqlite.exit import stop_at_exit
 from async_history._sqlite.fork import pause_at_fork, require_usable, using_sqlite
-from async_history._sqlite.index.levels import add_functions
+from async_history._sqlite.index import add_functions
 from async_history._sqlite.journal import synchronous, use_journal
 from async_history._sqlite.readonly import Look, looked, require_writable
 from async_history._sqlite.schema.adopt import as_is_view, is_prepared, prepare

@@ -15,8 +15,7 @@ from async_history._core.backend import StoreWarning
 from async_history._core.cancellation import to_the_end
 from async_history._core.options import Durability, Journal
 from async_history._core.writer import OutcomeUnknown
-from async_history._sqlite.commit import IndexBehind, fetched
-from async_history._sqlite.connection import ThreadConnection
+from async_history._sqlite.connection import ThreadConnection, fetched
 from async_history._sqlite.errors import (
     LOG_RESET_WARNING,
     has_log_reset_fault,
@@ -27,6 +26,7 @@ from async_history._sqlite.errors import (
     typed_errors,
 )
 from async_history._sqlite.file_watch import OpenFile, has_log_open, is_used_elsewhere
+from async_history._sqlite.index import IndexBehind
 from async_history._sqlite.journal import place_of
 from async_history._sqlite.opening import (
     LENGTHEN_LOG,

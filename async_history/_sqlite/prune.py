@@ -16,10 +16,14 @@ from async_history._core.prune import (
     prune_step,
 )
 from async_history._core.records import Event, HistoryRecord
-from async_history._sqlite.commit import fetched
-from async_history._sqlite.connection import completed
-from async_history._sqlite.index.levels import FORGET, POSITIONS, memory_key, place_of_given
-from async_history._sqlite.index.transaction import indexed_transaction
+from async_history._sqlite.connection import completed, fetched
+from async_history._sqlite.index import (
+    POSITIONS,
+    indexed_transaction,
+    memory_key,
+    place_of_given,
+    remove_entries,
+)
 from async_history._sqlite.rows import record_from_row
 
 _LIGHT: Final = (
@@ -116,9 +120,8 @@ class _PruneTransaction:
     async def remove(self, records: Sequence[Candidate]) -> int:
         positions = json.dumps([one.position for one in records])
         removed = self._connection.execute(_REMOVE, (positions,)).rowcount
-        entries = json.dumps([(memory_key(one.memory_id), one.position) for one in records])
-        for statement in FORGET:
-            self._connection.execute(statement, (entries,))
+        entries = [(memory_key(one.memory_id), one.position) for one in records]
+        remove_entries(self._connection, entries)
         return removed
 
 

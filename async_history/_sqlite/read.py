@@ -15,7 +15,8 @@ from async_history._core.records import (
     parse_time,
 )
 from async_history._sqlite import times
-from async_history._sqlite.filters import Lookup, in_order, named, parameters, select, sources
+from async_history._sqlite.filters import in_order, parameters, select, sources
+from async_history._sqlite.index import Lookup, named
 from async_history._sqlite.rows import (
     COLUMN_LIST,
     COLUMNS_OF_HISTORY,

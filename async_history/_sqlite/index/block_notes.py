@@ -14,14 +14,12 @@ from async_history._sqlite.index import undated
 from async_history._sqlite.index.blocks import CHUNKS, SPANS
 from async_history._sqlite.index.validity import stamped
 
-__all__ = ["CHUNKS", "NOTE_BLOCKS", "SPANS", "catch_up"]
-
 _NOTE_SPANS: Final = f"""
 INSERT OR REPLACE INTO async_history_spans (block, earliest, latest)
 SELECT rowid >> {SPANS.bits},
        CASE WHEN count(*) = count(instant) THEN min(instant) ELSE '' END,
        CASE WHEN count(*) = count(instant) THEN max(instant) ELSE '' END
-FROM (SELECT rowid, {times.own_instant("history")} AS instant FROM history WHERE {SPANS.unnoted})
+FROM (SELECT rowid, {times.own_instant("history")} AS instant FROM history WHERE {SPANS.unindexed})
 GROUP BY 1
 """
 """Notes '' where a record names no time: `DATE_RECORDS` and `_NOTE_DATED_SPANS` come next."""
@@ -39,7 +37,7 @@ WHERE {undated.IS_BEGUN}
 _NOTE_ACTORS: Final = f"""
 INSERT OR IGNORE INTO async_history_actors (block, actor_id, position)
 SELECT rowid >> {CHUNKS.bits}, actor_id, rowid FROM history
-WHERE {CHUNKS.unnoted} AND actor_id IS NOT NULL ORDER BY 1, 2, 3
+WHERE {CHUNKS.unindexed} AND actor_id IS NOT NULL ORDER BY 1, 2, 3
 """
 _NOTE_CHUNKS: Final = f"""
 INSERT OR REPLACE INTO async_history_chunks (block, earliest, latest)
@@ -62,14 +60,14 @@ NOTE_BLOCKS: Final = f"""
 DROP TRIGGER IF EXISTS temp.async_history_note_blocks;
 CREATE TEMP TRIGGER async_history_note_blocks
 AFTER UPDATE OF indexed_through ON main.async_history_state
-WHEN {SPANS.are_behind}
+WHEN {SPANS.has_unindexed}
 BEGIN{"".join(f"{statement};" for statement in _NOTE)}
 END;
 """
 """Run once on a connection that writes: the statement that fills a block notes it."""
 
 
-def catch_up(connection: sqlite3.Connection) -> None:
+def note_blocks(connection: sqlite3.Connection) -> None:
     """Note all full blocks, inside the caller's write transaction."""
     for statement in _NOTE:
         connection.execute(statement)

@@ -3,7 +3,12 @@
 from dataclasses import dataclass
 from typing import Final
 
-from async_history._sqlite.index.validity import CHUNKS_STAMP, IS_OURS, LOWEST_ROWID, SPANS_STAMP
+from async_history._sqlite.index.validity import (
+    CHUNKS_STAMP,
+    INDEX_IS_VALID,
+    LOWEST_ROWID,
+    SPANS_STAMP,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +29,7 @@ class Blocks:
         """SQL of the last rowid of the last block noted: where the index is not of this table, that
         is before all rows."""
         return f"""(
-            SELECT CASE WHEN {IS_OURS}
+            SELECT CASE WHEN {INDEX_IS_VALID}
                 THEN ((max(block) + 1) << {self.bits}) - 1 ELSE {LOWEST_ROWID} END
             FROM main.{self.table}
         )"""
@@ -43,12 +48,12 @@ class Blocks:
         return f"(SELECT (indexed_through + 1) >> {self.bits} FROM async_history_state)"
 
     @property
-    def are_behind(self) -> str:
+    def has_unindexed(self) -> str:
         """SQL condition: a block is full that is not noted."""
         return f"{self.next} < {self.newest}"
 
     @property
-    def unnoted(self) -> str:
+    def unindexed(self) -> str:
         """SQL condition of the rows in full blocks that are not noted."""
         return f"rowid >= {self.next} << {self.bits} AND rowid < {self.newest} << {self.bits}"
 

@@ -7,20 +7,23 @@ Every `STEP` rows one slice of the key space moves a level down, so that a state
 dense pages instead of a thousand scattered ones. All of it is SQL inside the inserting statement.
 
 What the levels cover is noted in `async_history_state`. Readers scan what lies beyond, so rows
-that others wrote (plain mem0, a shell) are always found, and `catch_up` takes them in. Our own wait
-there, too, where they come one by one: a lone record writes no page of the index, and the one that
-makes `TAIL_ROWS` of them takes in all. Where the index is not of this table, nothing is covered.
+that others wrote (plain mem0, a shell) are always found, and `index_foreign_rows` adds them. Our
+own wait there, too, where they come one by one: a lone record writes no page of the index, and the
+one that makes `TAIL_ROWS` of them indexes all. Where the index is not of this table, nothing is
+covered.
 """
 
+import json
 import sqlite3
+from collections.abc import Sequence
 from functools import lru_cache, partial
 from hashlib import blake2s
 from typing import Literal
 
 from async_history._sqlite.index.validity import (
-    IS_OURS,
+    INDEX_IS_VALID,
+    INDEXED_THROUGH,
     NOTE_REACH,
-    THROUGH,
     covers_all_but,
     stamped,
 )
@@ -41,6 +44,9 @@ _KEYS_KEPT = 16_384
 CRC, to look it up a third."""
 
 LEVELS = ("async_history_recent", "async_history_middle", "async_history_settled")
+
+SEVERAL_KEYS = "memory IN (SELECT value FROM json_each(:memories))"
+"""SQL condition of the entries of memories whose keys are given as JSON."""
 
 
 @lru_cache(_KEYS_KEPT)
@@ -105,7 +111,7 @@ def positions(is_key: str, is_memory: str) -> str:
     UNION ALL SELECT position FROM main.async_history_middle WHERE {is_key}
     UNION ALL SELECT position FROM main.async_history_recent WHERE {is_key}
     UNION ALL SELECT position FROM main.async_history_strays
-    UNION ALL SELECT rowid FROM main.history WHERE {is_memory} AND rowid > {THROUGH}
+    UNION ALL SELECT rowid FROM main.history WHERE {is_memory} AND rowid > {INDEXED_THROUGH}
 """
 
 
@@ -115,7 +121,7 @@ POSITIONS = positions("memory = :memory", "memory_id = :memory_id")
 Direction = Literal["ASC", "DESC"]
 
 
-def in_order(
+def ordered_positions(
     direction: Direction,
     beyond: str | None = None,
     *,
@@ -130,9 +136,9 @@ def in_order(
     be the outer table of a CROSS JOIN that has no order of its own.
     """
     # Named, for the memory may be that of a row in `history` too.
-    bound, tail = "true", f"tail.rowid > {THROUGH}"
+    bound, tail = "true", f"tail.rowid > {INDEXED_THROUGH}"
     if beyond is not None and direction == "ASC":
-        bound, tail = f"position > {beyond}", f"tail.rowid > max({beyond}, {THROUGH})"
+        bound, tail = f"position > {beyond}", f"tail.rowid > max({beyond}, {INDEXED_THROUGH})"
     elif beyond is not None:
         bound, tail = f"position < {beyond}", f"{tail} AND tail.rowid < {beyond}"
     levels = " UNION ".join(
@@ -147,7 +153,7 @@ def in_order(
 )"""
 
 
-TAKE_IN_TAIL = f"""
+INDEX_TAIL = f"""
     INSERT OR REPLACE INTO async_history_recent (memory, position)
     SELECT async_history_key(CAST(memory_id AS BLOB)), rowid FROM history
     WHERE rowid > (SELECT indexed_through FROM async_history_state)
@@ -161,30 +167,30 @@ TAIL_IS_LONG = f"""(
     >= {TAIL_ROWS}
 )"""
 
-_TAKE_IN = """
+_INDEX_ROWS = """
 INSERT OR IGNORE INTO async_history_settled (memory, position)
 SELECT async_history_key(CAST(memory_id AS BLOB)), rowid FROM history WHERE {} ORDER BY 1, 2
 """
-TAKE_IN_ROWS = (
-    _TAKE_IN.format("rowid > (SELECT indexed_through FROM async_history_state)"),
-    _TAKE_IN.format("rowid IN (SELECT position FROM async_history_strays)"),
+_INDEX_FOREIGN_ROWS = (
+    _INDEX_ROWS.format("rowid > (SELECT indexed_through FROM async_history_state)"),
+    _INDEX_ROWS.format("rowid IN (SELECT position FROM async_history_strays)"),
     "DELETE FROM async_history_strays",
-    f"UPDATE async_history_state SET {NOTE_REACH}, {stamped('lower_stamp')} WHERE {IS_OURS}",
+    f"UPDATE async_history_state SET {NOTE_REACH}, {stamped('lower_stamp')} WHERE {INDEX_IS_VALID}",
 )
 """Run one after the other in a write transaction, these index the rows that others wrote."""
-NOTE_NO_ROWS = f"UPDATE async_history_state SET {NOTE_REACH}"
+INDEX_NO_ROWS = f"UPDATE async_history_state SET {NOTE_REACH}"
 """Where `history` is empty, this is all there is to do."""
 
 
 def add_functions(connection: sqlite3.Connection) -> None:
-    """Give a connection the function that taking in rows calls."""
+    """Give a connection the function that indexing rows calls."""
     (encoding,) = connection.execute("PRAGMA encoding").fetchone()
     connection.create_function("async_history_key", 1, partial(_stored_key, encoding))
 
 
-def catch_up(connection: sqlite3.Connection) -> None:
-    """Index all rows, inside the caller's write transaction."""
-    for statement in TAKE_IN_ROWS:
+def index_foreign_rows(connection: sqlite3.Connection) -> None:
+    """Index the rows that others wrote, inside the caller's write transaction."""
+    for statement in _INDEX_FOREIGN_ROWS:
         connection.execute(statement)
 
 
@@ -208,7 +214,20 @@ def place_of_given(direction: Direction, offset: str, beyond: str = "true") -> s
 )"""
 
 
-FORGET = tuple(
+ADD_ENTRY = """
+    -- A rowid that is issued again may have its entry still.
+    INSERT OR REPLACE INTO async_history_recent (memory, position)
+    VALUES (new.memory, last_insert_rowid());
+"""
+"""Statement of a trigger that indexes the row it has just inserted, whose key is `new.memory`."""
+
+_KEYS_OF_SEVERAL = " UNION ALL ".join(
+    f"SELECT memory FROM main.{level} WHERE {SEVERAL_KEYS}" for level in LEVELS
+)
+COUNT_ENTRIES = f"SELECT memory, count(*) FROM ({_KEYS_OF_SEVERAL}) GROUP BY memory"
+"""Statement: how many entries the keys have that are given as JSON, `:memories`."""
+
+_REMOVE_ENTRIES = tuple(
     f"""
     DELETE FROM {level} WHERE (memory, position) IN (
         SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?)
@@ -216,4 +235,10 @@ FORGET = tuple(
     """
     for level in LEVELS
 )
-"""Statements that each take a JSON list of entries whose rows are gone, as [memory, position]."""
+
+
+def remove_entries(connection: sqlite3.Connection, entries: Sequence[tuple[int, int]]) -> None:
+    """Remove entries whose rows are gone, each a key and a position."""
+    given = json.dumps(entries)
+    for statement in _REMOVE_ENTRIES:
+        connection.execute(statement, (given,))

@@ -4,9 +4,12 @@ import contextlib
 import sqlite3
 from collections.abc import Iterator
 
-from async_history._sqlite.commit import IndexBehind, fetched, take_in_rows
-from async_history._sqlite.connection import transaction
-from async_history._sqlite.index.levels import COMPLETE
+from async_history._sqlite.connection import fetched, transaction
+from async_history._sqlite.index.levels import COMPLETE, index_foreign_rows
+
+
+class IndexBehind(Exception):
+    """Others replaced tables: nothing was written, the file must be prepared again first."""
 
 
 @contextlib.contextmanager
@@ -18,7 +21,7 @@ def indexed_transaction(connection: sqlite3.Connection) -> Iterator[None]:
     """
     with transaction(connection):
         if not _is_complete(connection):
-            take_in_rows(connection)
+            index_foreign_rows(connection)
             if not _is_complete(connection):
                 raise IndexBehind
         yield

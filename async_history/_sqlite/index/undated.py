@@ -15,7 +15,7 @@ from typing import Final
 
 from async_history._sqlite import times
 from async_history._sqlite.index.blocks import SPANS
-from async_history._sqlite.index.levels import in_order
+from async_history._sqlite.index.levels import ordered_positions
 
 _TABLE: Final = "main.async_history_undated"
 
@@ -42,7 +42,7 @@ def noted_time(row: str) -> str:
 
 def _last_before(columns: str, row: str, place: str) -> str:
     """Return SQL value: of the row's memory, the last before a place that is dated or noted."""
-    before = in_order("DESC", place, key=_key(row), memory_id=f"{row}.memory_id")
+    before = ordered_positions("DESC", place, key=_key(row), memory_id=f"{row}.memory_id")
     return f"""(
         SELECT {columns} FROM {before} AS place
         CROSS JOIN main.history AS earlier ON earlier.rowid = place.position

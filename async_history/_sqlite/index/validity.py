@@ -15,16 +15,13 @@ What is looked at, and what it tells:
   tables belong to each other, each as it was last written. Looked at when a file is opened.
 """
 
-import secrets
-import sqlite3
-from collections.abc import Iterator
 from typing import Final
 
 LOWEST_ROWID: Final = -(1 << 63)
 ROWID_LIMIT: Final = 1 << 62
 """Rows lie below it, and above its negative. At the end of what SQLite can count it numbers rows at
 random; so far from it there is room for all that will ever come."""
-_STAMP: Final = (1 << 62) - 1
+STAMP: Final = (1 << 62) - 1
 SPANS_STAMP: Final = -(1 << 54)
 CHUNKS_STAMP: Final = -(1 << 50)
 """The blocks that hold a stamp: those of the lowest rowids."""
@@ -78,10 +75,12 @@ _THIS_TABLE: Final = """(
 """SQL condition on `state`. A table that was made anew stands elsewhere in sqlite_master, or its
 page was free before; where rows were numbered anew, the last one has another rowid."""
 
-IS_OURS: Final = f"EXISTS (SELECT 1 FROM main.async_history_state AS state WHERE {_THIS_TABLE})"
+INDEX_IS_VALID: Final = (
+    f"EXISTS (SELECT 1 FROM main.async_history_state AS state WHERE {_THIS_TABLE})"
+)
 """SQL condition: the index is of the rows of this table. Each statement asks."""
 
-THROUGH: Final = f"""coalesce(
+INDEXED_THROUGH: Final = f"""coalesce(
     (SELECT state.indexed_through FROM main.async_history_state AS state WHERE {_THIS_TABLE}),
     {LOWEST_ROWID}
 )"""
@@ -114,7 +113,7 @@ _NO_LONE_ROWS: Final = f"""(
     AND coalesce((SELECT min(rowid) FROM main.history), 0) > -{ROWID_LIMIT}
 )"""
 
-UNTOUCHED: Final = f"""(
+SCHEMA_UNCHANGED: Final = f"""(
     {_HAS_TRIGGERS} AND {_NO_LONE_ROWS} AND EXISTS (
         SELECT 1 FROM main.async_history_state AS state
         WHERE state.schema_version = (SELECT schema_version FROM pragma_schema_version)
@@ -144,8 +143,8 @@ def stamped(*stamps: str) -> str:
 
     Each is moved by the same random number as its copies, so those that differ go on differing.
     """
-    moved = ", ".join(f"{stamp} = ({stamp} + step) & {_STAMP}" for stamp in stamps)
-    return f"{moved}, step = random() & {_STAMP}"
+    moved = ", ".join(f"{stamp} = ({stamp} + step) & {STAMP}" for stamp in stamps)
+    return f"{moved}, step = random() & {STAMP}"
 
 
 NOTE_REACH: Final = """
@@ -153,53 +152,3 @@ NOTE_REACH: Final = """
     through_id = (SELECT id FROM main.history ORDER BY rowid DESC LIMIT 1)
 """
 """What an UPDATE of the state sets where all rows are covered."""
-
-
-def drop_statements() -> Iterator[str]:
-    """Yield statements that remove the index."""
-    yield from (f"DROP TRIGGER IF EXISTS main.{trigger}" for trigger in HISTORY_TRIGGERS)
-    yield from (f"DROP TABLE IF EXISTS main.{table}" for table in INDEX_TABLES)
-
-
-def begin_statements(version: int) -> Iterator[str]:
-    """Yield statements that note an empty index as of this file's `history`."""
-    schema_version = (1 << 30) + secrets.randbelow(1 << 30)
-    yield f"""
-        INSERT INTO main.async_history_state
-        SELECT 1, {version}, {schema_version}, master.rowid, rootpage, {LOWEST_ROWID}, NULL,
-            random() & {_STAMP}, random() & {_STAMP}, random() & {_STAMP}, random() & {_STAMP}
-        FROM main.sqlite_master AS master WHERE type = 'table' AND lower(name) = 'history'
-    """
-    for level, stamp in (("recent", "recent"), ("middle", "lower"), ("settled", "lower")):
-        yield f"""
-            INSERT INTO main.async_history_{level} (memory, position)
-            SELECT {STAMP_KEY}, {stamp}_stamp FROM main.async_history_state
-        """
-    for blocks, block in (("spans", SPANS_STAMP), ("chunks", CHUNKS_STAMP)):
-        yield f"""
-            INSERT INTO main.async_history_{blocks} (block, earliest, latest)
-            SELECT {block}, '~' || block_stamp, '' FROM main.async_history_state
-        """
-    yield f"""
-        INSERT INTO main.async_history_actors (block, actor_id, position)
-        SELECT {CHUNKS_STAMP}, '', block_stamp FROM main.async_history_state
-    """
-    yield f"""
-        INSERT INTO main.async_history_undated (position, dated_by)
-        SELECT {UNDATED_STAMP}, block_stamp FROM main.async_history_state
-    """
-    yield f"PRAGMA main.schema_version = {schema_version}"
-
-
-def note_copied(connection: sqlite3.Connection, schema_version: int) -> None:
-    """Note that a copy of a whole file, whose `schema_version` was this, has its index too.
-
-    SQLite counts a copy's versions anew.
-    """
-    own = (1 << 30) + secrets.randbelow(1 << 30)
-    noted = connection.execute(
-        "UPDATE async_history_state SET schema_version = ? WHERE schema_version = ?",
-        (own, schema_version),
-    )
-    if noted.rowcount:
-        connection.execute(f"PRAGMA schema_version = {own}")

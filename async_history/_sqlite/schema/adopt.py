@@ -16,6 +16,7 @@ from async_history._core.validation import (
     check_seconds,
     file_path,
 )
+from async_history._sqlite import index
 from async_history._sqlite.errors import (
     absolute,
     as_of_one_moment,
@@ -26,8 +27,6 @@ from async_history._sqlite.errors import (
 )
 from async_history._sqlite.files import remove
 from async_history._sqlite.fork import using_sqlite
-from async_history._sqlite.index import block_notes, levels
-from async_history._sqlite.index.validity import INDEX_TABLES, UNTOUCHED
 from async_history._sqlite.journal import place_of, use_journal
 from async_history._sqlite.readonly import Look, looked, require_writable
 from async_history._sqlite.schema import layouts, lone_rows
@@ -35,17 +34,8 @@ from async_history._sqlite.schema.file_copy import back_up, check_room
 from async_history._sqlite.schema.layouts import Found
 from async_history._sqlite.schema.rewrite import rewrite
 from async_history._sqlite.schema.versions import VERSION, install_statements
-from async_history._sqlite.times import add_time_function
 
 _logger = logging.getLogger("async_history")
-
-
-_IN_THE_WAY = f"""
-SELECT type, name FROM main.sqlite_master
-WHERE type = 'trigger' AND name GLOB 'async_history_*'
-    OR type = 'view' AND name IN ({", ".join("?" * len(INDEX_TABLES))})
-"""
-"""Triggers of any version of ours, on whatever table by now; views of our tables' names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +106,8 @@ def prepare(
         if is_prepared(connection):  # by another process, while we waited
             connection.execute("ROLLBACK")
             return report
-        if _is_ours(connection, UNTOUCHED):  # others only added or removed records
-            _index(connection)
+        if index.is_current(connection, VERSION):  # others only added or removed records
+            index.build(connection)
         else:
             found, report = _plan(connection, path, backup=backup)
             if report.records and report.rewritten and backup and path:
@@ -152,20 +142,7 @@ def rebuild(connection: sqlite3.Connection, lock_timeout_s: float) -> None:
 
 def is_prepared(connection: sqlite3.Connection) -> bool:
     """Tell, without a lock, whether the file is of our version and can be written as it is."""
-    return _is_ours(connection, f"{UNTOUCHED} AND {levels.NEARLY_COMPLETE}")
-
-
-def _is_ours(connection: sqlite3.Connection, condition: str) -> bool:
-    try:
-        (holds,) = connection.execute(
-            f"SELECT {condition} AND (SELECT version FROM main.async_history_state) = ?",
-            (VERSION,),
-        ).fetchone()
-    except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode == sqlite3.SQLITE_ERROR:  # no such table
-            return False
-        raise
-    return bool(holds)
+    return index.is_ready(connection, VERSION)
 
 
 def check_version(connection: sqlite3.Connection) -> None:
@@ -174,12 +151,7 @@ def check_version(connection: sqlite3.Connection) -> None:
     Raises:
         MigrationError: our tables in it have a later version than `VERSION`.
     """
-    known = connection.execute(
-        "SELECT 1 FROM main.sqlite_master WHERE name = 'async_history_state'"
-    ).fetchone()
-    if known is None:
-        return
-    (version,) = connection.execute("SELECT max(version) FROM main.async_history_state").fetchone()
+    version = index.index_version(connection)
     if version is not None and version > VERSION:
         raise layouts.refusal(
             connection,
@@ -316,17 +288,8 @@ def _check_agreement(connection: sqlite3.Connection, found: Found) -> None:
 
 def _migrate(connection: sqlite3.Connection) -> None:
     """Make today's tables, and index all rows anew."""
-    for kind, name in connection.execute(_IN_THE_WAY, INDEX_TABLES).fetchall():
-        connection.execute(f'DROP {kind} main."{name}"')
+    index.remove_obstacles(connection)
     lone_rows.restore_memory(connection)
     for statement in install_statements():
         connection.execute(statement)
-    _index(connection)
-
-
-def _index(connection: sqlite3.Connection) -> None:
-    """Index all rows that are not."""
-    levels.add_functions(connection)
-    add_time_function(connection)
-    levels.catch_up(connection)
-    block_notes.catch_up(connection)
+    index.build(connection)

@@ -6,7 +6,7 @@ After a row at the last rowid SQLite numbers new ones at random, and a record's 
 import logging
 import sqlite3
 
-from async_history._sqlite.index.validity import ROWID_LIMIT
+from async_history._sqlite.index import ROWID_LIMIT
 from async_history._sqlite.schema.layouts import refusal
 
 _log = logging.getLogger("async_history")

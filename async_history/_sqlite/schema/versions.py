@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from importlib import resources
 from typing import Final
 
-from async_history._sqlite.index.validity import begin_statements, drop_statements
+from async_history._sqlite.index import begin_statements, drop_statements
 
 VERSION: Final = 5
-"""The version of our side tables, noted in `async_history_state`."""
+"""The version of our side tables, noted with the index."""
 
 
 def _read_statements() -> Iterator[str]:
