@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from async_history._core.query import Cursor, Filter, Order, new_filter
 from async_history._postgres.read import HistoryReader
+from async_history._postgres.timeline import states_at
 
 PAGE: Final = 10
 FULL_PAGE: Final = 500
@@ -152,6 +153,7 @@ class Explainer:
 
     def __init__(self, connection: Any, schema: str, *, is_generic: bool = False) -> None:
         self._connection = connection
+        self._schema = schema
         self._is_generic = is_generic
         self.reader = HistoryReader(self._fetch, schema, is_distributed=False)
         self.plans: list[Mapping[str, Any]] = []
@@ -188,6 +190,13 @@ class Explainer:
             after = Cursor(question.after, f"id-{question.after}")
         await self.reader.page(question.wanted, after, records, records)
         return self.buffers
+
+    async def memories_at(self, when: datetime) -> None:
+        """Read all memories as they were at an instant."""
+        self.plans = []
+        states = states_at(self._fetch, self._schema, when, is_distributed=False)
+        async for _page in states:
+            """It is read."""
 
 
 def _rows_read(plan: Mapping[str, Any]) -> int:

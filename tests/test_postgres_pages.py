@@ -6,6 +6,7 @@ after a removal that nobody vacuumed.
 """
 
 from collections.abc import AsyncIterator, Sequence
+from datetime import datetime, timedelta, timezone
 from secrets import token_hex
 from typing import Any
 
@@ -17,6 +18,7 @@ from tests.postgres_plans import (
     FULL_PAGE,
     IN_ORDER,
     SHUFFLED,
+    START,
     Explainer,
     alike,
     fill,
@@ -121,6 +123,31 @@ async def test_an_erasure_leaves_statistics(url: str, connection: Any) -> None:
         await history.erase(memory_ids=["large"], reason="measured")
         known = "SELECT count(*) FROM pg_stats WHERE schemaname = $1 AND tablename = 'history'"
         assert await connection.fetchval(known, schema)
+
+
+@pytest.mark.parametrize("seconds", [IN_ORDER, SHUFFLED], ids=["in order", "shuffled"])
+async def test_memories_at_an_early_instant_reads_what_was_there(
+    url: str, connection: Any, seconds: str
+) -> None:
+    schema = f"early_{token_hex(4)}"
+    early = START + timedelta(seconds=50)
+    async with open_history(url, schema=schema) as history:
+        await fill(connection, schema, 2 * SMALL, seconds)
+        await connection.execute(f"DELETE FROM {schema}.history WHERE occurred_at IS NULL")
+        latest: dict[str, Any] = {}
+        async for record in history.query_history():
+            if record.occurred_at is not None and record.occurred_at <= early:
+                latest[record.memory_id] = record
+        there = {record.id for record in latest.values() if not record.is_deleted}
+        for is_known in (False, True):
+            if is_known:
+                await connection.execute(f"ANALYZE {schema}.history")
+            assert {record.id async for record in history.memories_at(early)} == there
+            explainer = Explainer(connection, schema)
+            await explainer.memories_at(early)
+            assert explainer.rows < 300
+        last = datetime.max.replace(tzinfo=timezone(-timedelta(hours=5)))
+        assert len([record async for record in history.memories_at(last)]) == 600
 
 
 async def test_kinds_that_share_a_number_are_told_apart(url: str, connection: Any) -> None:

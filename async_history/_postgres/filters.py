@@ -220,13 +220,17 @@ LIMIT {arguments.take(limit, "int8")}
             conditions = self._conditions()
             where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
             return f"SELECT pg_catalog.count(*) FROM {_HISTORY}{where}", self._arguments
+        sql, arguments = self.in_time("pg_catalog.count(*)")
+        matching = [*self._names, *self._texts]
+        return f"{sql} WHERE {' AND '.join(matching or ['true'])}", arguments
+
+    def in_time(self, columns: str) -> Statement:
+        """Return the SELECT of all records of the filter's time, chunk by chunk."""
         arguments = Arguments(self._arguments)
-        matching = [*self._names, *self._texts, "true"]
+        chunks = self._chunks(arguments.take(self._begin, "int8"))
         sql = f"""
-WITH RECURSIVE {self._chunks(arguments.take(self._begin, "int8"))}
-SELECT pg_catalog.count(*) FROM chunk CROSS JOIN LATERAL ({self._of_chunk()}) AS history
-WHERE {" AND ".join(matching)}
-"""
+WITH RECURSIVE {chunks}
+SELECT {columns} FROM chunk CROSS JOIN LATERAL ({self._of_chunk()}) AS history"""
         return sql, arguments
 
     def _conditions(self) -> list[str]:

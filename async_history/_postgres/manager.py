@@ -393,7 +393,7 @@ class PostgresHistoryManager(HistoryManager):
         return await self._follower.mark()
 
     def _read_states(self, when: datetime) -> AsyncIterator[Sequence[HistoryRecord]]:
-        return states_at(self._fetch, self._schema, when)
+        return states_at(self._fetch, self._schema, when, is_distributed=self._is_distributed)
 
     async def _read_rows(self, after: Cursor | None, limit: int) -> RowsRead:
         return await self._reader.rows(after, limit)

@@ -7,11 +7,15 @@ would be read from another end of the table, which takes three times as long (be
 is how to measure it).
 """
 
+import contextlib
 from collections.abc import AsyncIterator, Sequence
-from datetime import datetime
-from typing import Final
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any, Final
 
+from async_history._core.query import Filter
 from async_history._core.records import HistoryRecord, in_utc
+from async_history._postgres.filters import Search
 from async_history._postgres.read import Fetch
 from async_history._postgres.rows import RECORD_COLUMNS, record_from_row
 from async_history._postgres.schema import in_schema
@@ -19,6 +23,8 @@ from async_history.errors import CursorGone
 
 _PAGE_PLACES: Final = 1024
 """A page is what lies in so many places of the history: at most so many records."""
+
+_EVERYTHING: Final = Filter(None, None, None, None, None, None, None)
 
 _STATE: Final = "seq * 2 + (event = 'DELETE' OR is_deleted)::integer"
 """Its last bit says that the record leaves nothing there."""
@@ -34,21 +40,45 @@ SELECT memory_id, state FROM (
     ) AS counted
 ) AS known
 WHERE occurred_at IS NULL
-    AND coalesce(moment, '-infinity') <= $1::pg_catalog.text::pg_catalog.timestamptz
+    AND coalesce(moment, '-infinity') < (SELECT $1::pg_catalog.text::pg_catalog.timestamptz)
+    AND (SELECT true FROM {{schema}}.history WHERE occurred_at IS NULL ORDER BY memory_id LIMIT 1)
 """
-"""A change without a time has that of the one before it: of a copied history there may be many."""
-FIND: Final = f"""
+"""A change without a time has that of the one before it: of a copied history there may be many.
+Where none is without one, nothing else is looked at."""
+_BEFORE: Final = "occurred_at < (SELECT $1::pg_catalog.text::pg_catalog.timestamptz)"
+"""By a SELECT, or the time would be parsed for each row."""
+_ALL: Final = f"SELECT memory_id, {_STATE} AS state FROM {{schema}}.history WHERE {_BEFORE}"
+
+
+def _find(dated: str) -> str:
+    """Return the SELECT of a page's places a row, of records with a time and of those without."""
+    return f"""
 SELECT pg_catalog.string_agg((state / 2)::pg_catalog.text, ',') FROM (
-    SELECT pg_catalog.max(state) AS state FROM (
-        SELECT memory_id, {_STATE} AS state FROM {{schema}}.history
-        WHERE occurred_at <= $1::pg_catalog.text::pg_catalog.timestamptz
-        UNION ALL {_UNDATED}
-    ) AS of_memories
+    SELECT pg_catalog.max(state) AS state FROM (({dated}) UNION ALL {_UNDATED}) AS of_memories
     GROUP BY memory_id
 ) AS states
 WHERE state % 2::bigint = 0 GROUP BY state / {2 * _PAGE_PLACES} ORDER BY state / {2 * _PAGE_PLACES}
 """
-"""A page's places a row."""
+
+
+FIND: Final = _find(_ALL)
+_LOOKS: Final = 64
+_FEW: Final = 16
+_LOOK: Final = f"""
+SELECT pg_catalog.count(*) FROM (
+    SELECT first.seq, (last.seq - first.seq) / {_LOOKS} + 1 AS step
+    FROM (SELECT seq FROM {{schema}}.history ORDER BY seq LIMIT 1) AS first,
+        (SELECT seq FROM {{schema}}.history ORDER BY seq DESC LIMIT 1) AS last
+) AS ends
+CROSS JOIN pg_catalog.generate_series(0::pg_catalog.int8, {_LOOKS - 1}::pg_catalog.int8) AS number
+CROSS JOIN LATERAL (
+    SELECT occurred_at FROM {{schema}}.history
+    WHERE seq >= ends.seq + number * ends.step ORDER BY seq LIMIT 1
+) AS looked_at
+WHERE {_BEFORE}
+"""
+"""How many of so many records from everywhere are from before the instant. Where few are, only
+those are read, chunk by chunk: an index has them. Else the whole table is, which is faster."""
 FETCH: Final = f"""
 SELECT {RECORD_COLUMNS} FROM {{schema}}.history
 WHERE seq = ANY(pg_catalog.string_to_array($1, ',')::bigint[])
@@ -56,18 +86,29 @@ WHERE seq = ANY(pg_catalog.string_to_array($1, ',')::bigint[])
 
 
 async def states_at(
-    fetch: Fetch, schema: str, when: datetime
+    fetch: Fetch, schema: str, when: datetime, *, is_distributed: bool
 ) -> AsyncIterator[Sequence[HistoryRecord]]:
     """Yield pages of the records in force at an instant, of the memories that were there.
 
     Args:
         schema: the quoted schema.
+        is_distributed: the tables are spread over the nodes of a Citus cluster.
 
     Raises:
         CursorGone: a record that was found is gone.
     """
-    # An instant as text: see `joined_columns`.
-    for (places,) in await fetch(in_schema(FIND, schema), in_utc(when).isoformat()):
+    sql = FIND
+    arguments: Sequence[Any] = ["infinity"]
+    with contextlib.suppress(OverflowError):  # nothing comes after it
+        until = in_utc(when) + timedelta(microseconds=1)
+        arguments = [until.isoformat()]
+        if not is_distributed:
+            ((found,),) = await fetch(in_schema(_LOOK, schema), *arguments)
+            if found < _FEW:
+                search = Search(replace(_EVERYTHING, until=until), is_distributed=False)
+                dated, arguments = search.in_time(f"memory_id, {_STATE} AS state")
+                sql = _find(dated)
+    for (places,) in await fetch(in_schema(sql, schema), *arguments):
         rows = await fetch(in_schema(FETCH, schema), places)
         if len(rows) <= places.count(","):
             raise CursorGone("records that were found are gone (a reset, a removal); ask again")
