@@ -25,6 +25,7 @@ from tests.test_mem0 import (
 
 pytestmark = [
     pytest.mark.mem0,
+    pytest.mark.once,
     pytest.mark.filterwarnings("ignore"),  # mem0's own, of pydantic and swig
 ]
 
