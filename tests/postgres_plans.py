@@ -10,8 +10,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from async_history._core.query import Cursor, Filter, Order, new_filter
+from async_history._core.timeline import states_at
 from async_history._postgres.read import HistoryReader
-from async_history._postgres.timeline import states_at
+from async_history._postgres.timeline import ServerStates
 
 PAGE: Final = 10
 FULL_PAGE: Final = 500
@@ -194,7 +195,7 @@ class Explainer:
     async def memories_at(self, when: datetime) -> None:
         """Read all memories as they were at an instant."""
         self.plans = []
-        states = states_at(self._fetch, self._schema, when, is_distributed=False)
+        states = states_at(ServerStates(self._fetch, self._schema, is_distributed=False), when)
         async for _page in states:
             """It is read."""
 

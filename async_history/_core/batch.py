@@ -6,7 +6,7 @@ database refuses. All is looked up and written in a few statements, however many
 are; each sees what those before it in the batch write.
 """
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -33,16 +33,44 @@ class Buffer:
     there: Set[str]
 
 
+MessageRow = tuple[str, str, str | None, str | None, str | None, str | None]
+"""A message's id, session_scope, role, content, name and created_at."""
+
 _EMPTY: Final = Buffer(0, 0, 0, frozenset())
 
 
+def only_new_records(batch: Sequence[Submission]) -> Sequence[AddRecords] | None:
+    """Return a batch's submissions where all add records that nothing decides; else None."""
+    additions = [s for s in batch if isinstance(s, AddRecords) and s.decided_by is None]
+    return additions if len(additions) == len(batch) else None
+
+
+def records_of(additions: Iterable[AddRecords]) -> list[HistoryRecord]:
+    """Return the records of submissions, in order."""
+    return [record for submission in additions for record in submission.records]
+
+
+def ids_of(additions: Iterable[AddRecords]) -> list[str]:
+    """Return the ids that submissions want, in order."""
+    return [record_id for submission in additions for record_id in submission.ids]
+
+
+def message_rows(submissions: Iterable[SaveMessages]) -> list[MessageRow]:
+    """Return the rows of submissions' messages, in order."""
+    return [
+        (message_id, submission.session_scope, m.role, m.content, m.name, m.created_at)
+        for submission in submissions
+        for message_id, m in zip(submission.ids, submission.messages, strict=True)
+    ]
+
+
 class Steps(Protocol):
-    """What a backend does inside the transaction."""
+    """What a database does inside the transaction."""
 
-    async def existing(self, submissions: Sequence[AddRecords]) -> dict[str, HistoryRecord]:
-        """Return, by id, the records of these submissions' ids that are there."""
+    async def existing(self, submissions: Sequence[AddRecords]) -> Sequence[HistoryRecord]:
+        """Return the records of these submissions' ids that are there."""
 
-    async def latest(self, memory_ids: Sequence[str]) -> Mapping[str, HistoryRecord]:
+    async def latest(self, memory_ids: Sequence[str]) -> Sequence[HistoryRecord]:
         """Return the latest record of each of these memories that has one."""
 
     async def buffers(self, submissions: Sequence[SaveMessages]) -> Mapping[str, "Buffer"]:
@@ -65,12 +93,13 @@ async def commit_in_steps(batch: Sequence[Submission], steps: Steps) -> Mapping[
     """Write a batch; return the refused submissions by index. The caller has the transaction."""
     additions = [submission for submission in batch if isinstance(submission, AddRecords)]
     messages = [submission for submission in batch if isinstance(submission, SaveMessages)]
-    known = await steps.existing(additions) if additions else {}
+    existing = await steps.existing(additions) if additions else ()
+    known = {record.id: record for record in existing}
     latest: dict[str, HistoryRecord | None] = {
         one.decided_by: None for one in additions if one.decided_by is not None
     }
     if latest:
-        latest |= await steps.latest(list(latest))
+        latest |= {one.memory_id: one for one in await steps.latest(list(latest))}
     unsaved = _unsaved(messages, await steps.buffers(messages)) if messages else set()
     decided = _Decided(steps, known, latest, unsaved)
     await decided.write(list(enumerate(batch)))

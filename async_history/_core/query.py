@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequ
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal, TypeVar, get_args
 
 from async_history._core.records import (
     Event,
@@ -21,6 +21,8 @@ from async_history._core.records import (
 from async_history._core.validation import check_choice, check_count, shown
 from async_history._core.yielding import after_record
 from async_history.errors import InvalidInput
+
+T = TypeVar("T")
 
 Order = Literal["oldest", "newest"]
 
@@ -45,6 +47,33 @@ class Filter:
 def not_a_cursor(text: object, of: str) -> InvalidInput:
     """Return the error for a text that is not a cursor of something."""
     return InvalidInput(f"{shown(text)} is not a cursor of {of}; use its `cursor` as it came")
+
+
+@dataclass(frozen=True, slots=True)
+class CursorCodec:
+    """A database's cursors of followers: opaque text that begins with its kind.
+
+    `of` says what they are cursors of, for people.
+    """
+
+    kind: str
+    of: str
+
+    def text(self, *parts: str | int | None) -> str:
+        """Return a place's parts as the text that callers keep."""
+        return cursor_text(self.kind, *parts)
+
+    def place(self, text: str, read: Callable[[Sequence[str | int | None]], T | None]) -> T:
+        """Return the place of a text, which `read` makes of its parts; None where it can't.
+
+        Raises:
+            InvalidInput: it is not a cursor of this kind.
+        """
+        kind, *parts = cursor_parts(text) or (None,)
+        place = read(parts) if kind == self.kind else None
+        if place is None:
+            raise not_a_cursor(text, self.of)
+        return place
 
 
 def cursor_text(*parts: str | int | None) -> str:

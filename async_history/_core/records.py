@@ -21,7 +21,8 @@ class Event(StrEnum):
     DELETE = "DELETE"
 
 
-_EVENTS: Final = {event.value: event for event in Event}
+EVENTS: Final = {event.value: event for event in Event}
+"""Each event by its text. An existing row may have another text."""
 
 COLUMNS: Final = (
     "id",
@@ -36,6 +37,8 @@ COLUMNS: Final = (
     "role",
 )
 """mem0's ten columns, in its order (mem0ai 0.1.100 to 2.2, `memory/storage.py`)."""
+COLUMN_LIST: Final = ", ".join(COLUMNS)
+"""The same as SQL, and for people."""
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -287,7 +290,7 @@ def new_record(
 
 
 def _known_event(event: object) -> Event | None:
-    return _EVENTS.get(event) if isinstance(event, str) else None
+    return EVENTS.get(event) if isinstance(event, str) else None
 
 
 def plain(text: Any) -> Any:
@@ -307,7 +310,7 @@ def record_from_mapping(given: Mapping[str, Any], now: str | None = None) -> His
     """
     if not given.keys() <= _COLUMN_SET:
         unknown = sorted(set(map(str, given)) - _COLUMN_SET)
-        raise InvalidInput(f"{unknown[0]!r} is no column of a history record; use {_COLUMN_LIST}")
+        raise InvalidInput(f"{unknown[0]!r} is no column of a history record; use {COLUMN_LIST}")
     get = given.get
     for name in ("memory_id", "event"):
         if get(name) is None:
@@ -328,7 +331,6 @@ def record_from_mapping(given: Mapping[str, Any], now: str | None = None) -> His
 
 
 _COLUMN_SET: Final = frozenset(COLUMNS)
-_COLUMN_LIST: Final = ", ".join(COLUMNS)
 
 
 def check_text(name: str, value: object) -> str:

@@ -3,11 +3,14 @@
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from async_history._core.records import Event, HistoryRecord, is_alive, is_aware, made_at
 from async_history._core.yielding import after_record
-from async_history.errors import InvalidInput
+from async_history.errors import CursorGone, InvalidInput
+
+PAGE_PLACES: Final = 1024
+"""A page of states is what lies in so many places of the history: at most so many records."""
 
 Moment = datetime | int
 """An aware instant, or a version number: 1 is a memory's first record, its ADD."""
@@ -210,3 +213,36 @@ def _place(memory_id: str, records: Sequence[HistoryRecord], when: Moment) -> in
 
 def _shown(when: Moment) -> str:
     return f"version {when}" if isinstance(when, int) else when.isoformat()
+
+
+class StatesReader(Protocol):
+    """What a database does to read all memories as they were at an instant.
+
+    One statement finds where each memory's record is, and the connection is free again. What is
+    kept of it are places as text, about eight bytes a memory.
+    """
+
+    async def find(self, when: datetime) -> Sequence[str]:
+        """Return the places of the records in force at an instant, in the order of recording.
+
+        Each text is a page: the places that share a quotient by `PAGE_PLACES`, joined by commas.
+        """
+
+    async def fetch(self, places: str) -> Sequence[HistoryRecord]:
+        """Return the records of a page's places, in order; fewer where some are gone or moved."""
+
+
+async def states_at(reader: StatesReader, when: datetime) -> AsyncIterator[Sequence[HistoryRecord]]:
+    """Yield pages of the records in force at an instant, of the memories that were there.
+
+    Raises:
+        CursorGone: a record that was found is gone, or has moved.
+    """
+    for places in await reader.find(when):
+        records = await reader.fetch(places)
+        if len(records) <= places.count(","):
+            raise CursorGone(
+                "records that were found are gone or have moved (a reset, a removal, a rebuilt "
+                "file); ask again"
+            )
+        yield records

@@ -12,8 +12,15 @@ from zlib import crc32
 
 import asyncpg
 
-from async_history._core.batch import Buffer, commit_in_steps
-from async_history._core.records import COLUMNS, HistoryRecord
+from async_history._core.batch import (
+    Buffer,
+    commit_in_steps,
+    ids_of,
+    message_rows,
+    only_new_records,
+    records_of,
+)
+from async_history._core.records import COLUMN_LIST, COLUMNS, HistoryRecord
 from async_history._core.submissions import MESSAGES_KEPT, AddRecords, SaveMessages, Submission
 from async_history._postgres.errors import (
     concerns_all,
@@ -23,11 +30,9 @@ from async_history._postgres.errors import (
     storage_error,
 )
 from async_history._postgres.rows import (
-    COLUMN_LIST,
     RECORD_COLUMNS,
     joined_columns,
     record_from_row,
-    records_by_id,
     values_of,
 )
 from async_history._postgres.schema import in_schema
@@ -192,9 +197,9 @@ class BatchCommitter:
         Raises:
             Whatever the driver raises: nothing was written, or it is unknown.
         """
-        additions = [s for s in batch if isinstance(s, AddRecords) and s.decided_by is None]
-        if len(additions) == len(batch):
-            records = [record for submission in additions for record in submission.records]
+        additions = only_new_records(batch)
+        if additions is not None:
+            records = records_of(additions)
             try:
                 if not self._locks_ids(additions):
                     await self._add_at_once(records)
@@ -254,21 +259,20 @@ class BatchCommitter:
 
     # The steps of `commit_in_steps`
 
-    async def existing(self, submissions: Sequence[AddRecords]) -> dict[str, HistoryRecord]:
-        """Return, by id, the records of these submissions' ids that are there."""
+    async def existing(self, submissions: Sequence[AddRecords]) -> Sequence[HistoryRecord]:
+        """Return the records of these submissions' ids that are there."""
         memories = [one.decided_by for one in submissions if one.decided_by is not None]
         if memories:
             await self._connection.execute(_LOCK_MEMORIES, memories, self._schema)
         if self._locks_ids(submissions):
-            named = [record_id for one in submissions if one.names_ids for record_id in one.ids]
+            named = ids_of(one for one in submissions if one.names_ids)
             await self._connection.execute(_LOCK_IDS, _stripes(named), self._schema)
-        ids = [record_id for one in submissions for record_id in one.ids]
-        there = records_by_id(await self._connection.fetch(self._sql(_EXISTING), ids))
+        there = await self._connection.fetch(self._sql(_EXISTING), ids_of(submissions))
         if there:
             await self._connection.execute(WAIT_FOR_REPLICAS_TOO)
-        return there
+        return [record_from_row(row) for row in there]
 
-    async def latest(self, memory_ids: Sequence[str]) -> dict[str, HistoryRecord]:
+    async def latest(self, memory_ids: Sequence[str]) -> Sequence[HistoryRecord]:
         """Return the latest record of each of these memories that has one.
 
         `existing` has the locks on them.
@@ -278,7 +282,7 @@ class BatchCommitter:
             rows = [row for one in memory_ids for row in await self._connection.fetch(sql, one)]
         else:
             rows = await self._connection.fetch(self._sql(_LATEST), memory_ids)
-        return {record.memory_id: record for record in map(record_from_row, rows)}
+        return [record_from_row(row) for row in rows]
 
     async def buffers(self, submissions: Sequence[SaveMessages]) -> dict[str, Buffer]:
         """Return these submissions' scopes' buffers, as far as there are any."""
@@ -333,11 +337,7 @@ class BatchCommitter:
             await self._save_messages(messages)
 
     async def _save_messages(self, submissions: Sequence[SaveMessages]) -> None:
-        rows = [
-            (message_id, submission.session_scope, m.role, m.content, m.name, m.created_at)
-            for submission in submissions
-            for message_id, m in zip(submission.ids, submission.messages, strict=True)
-        ]
+        rows = message_rows(submissions)
         await self._connection.execute(self._sql(_SAVE_MESSAGES), *zip(*rows, strict=True))
         scopes = sorted({submission.session_scope for submission in submissions})
         await self._connection.execute(self._sql(_EVICT), scopes)

@@ -7,9 +7,9 @@ from hashlib import sha256
 from itertools import pairwise
 from typing import Final
 
-from async_history._core.query import cursor_parts, cursor_text, not_a_cursor
+from async_history._core.query import CursorCodec
 
-_KIND: Final = "postgresql"
+_CURSORS: Final = CursorCodec("postgresql", "follow on a PostgreSQL history")
 _DIGITS: Final = 16
 
 
@@ -139,10 +139,11 @@ class Place:
 
     def __str__(self) -> str:
         window = None if self.window is None else str(self.window)
-        parts = (_KIND, self.store, self.foreign, str(self.done), window, self.seq, self.upto)
+        parts = (self.store, self.foreign, str(self.done), window, self.seq, self.upto)
         if self.witness is None:
-            return cursor_text(*parts)
-        return cursor_text(*parts, self.witness.seq, self.witness.digest, self.witness.issued)
+            return _CURSORS.text(*parts)
+        witness = self.witness
+        return _CURSORS.text(*parts, witness.seq, witness.digest, witness.issued)
 
 
 def place_from(cursor: str) -> Place:
@@ -151,21 +152,17 @@ def place_from(cursor: str) -> Place:
     Raises:
         InvalidInput: it is none of this backend.
     """
-    match cursor_parts(cursor):
-        case [
-            kind,
-            str(store),
-            int(foreign),
-            str(done),
-            str() | None as window,
-            int(seq),
-            *more,
-        ] if kind == _KIND:
+    return _CURSORS.place(cursor, _read_place)
+
+
+def _read_place(parts: Sequence[str | int | None]) -> Place | None:
+    match parts:
+        case [str(store), int(foreign), str(done), str() | None as window, int(seq), *more]:
             with contextlib.suppress(ValueError):
                 parsed = None if window is None else Snapshot.read_back(window)
                 place = Place(store, foreign, Snapshot.read_back(done), parsed, seq)
                 return _with_more(place, more)
-    raise not_a_cursor(cursor, "follow on a PostgreSQL history")
+    return None
 
 
 def _with_more(place: Place, more: Sequence[str | int | None]) -> Place:

@@ -29,6 +29,7 @@ from async_history._core.query import Cursor, Filter, PageRead, RowsRead
 from async_history._core.queue import QUEUE_BYTES, QUEUE_RECORDS
 from async_history._core.records import HistoryRecord, Message, check_name
 from async_history._core.submissions import AddRecords, Submission, UncheckedRecords
+from async_history._core.timeline import states_at
 from async_history._core.validation import check_count, check_flag, check_queue, check_seconds
 from async_history._core.writer import BATCH_RECORDS, GroupCommitWriter, OutcomeUnknown, TryAgain
 from async_history._postgres import schema as migrations
@@ -44,7 +45,7 @@ from async_history._postgres.pool_limits import CONNECTION_IDLE_S, PoolLimits, c
 from async_history._postgres.prune import prune
 from async_history._postgres.read import HistoryReader
 from async_history._postgres.statistics import Statistics
-from async_history._postgres.timeline import states_at
+from async_history._postgres.timeline import ServerStates
 from async_history._postgres.transaction import savepoint, transaction
 from async_history._postgres.url import POSTGRES_SCHEMA, server_url
 from async_history._postgres.vacuum import Vacuum
@@ -393,7 +394,8 @@ class PostgresHistoryManager(HistoryManager):
         return await self._follower.mark()
 
     def _read_states(self, when: datetime) -> AsyncIterator[Sequence[HistoryRecord]]:
-        return states_at(self._fetch, self._schema, when, is_distributed=self._is_distributed)
+        states = ServerStates(self._fetch, self._schema, is_distributed=self._is_distributed)
+        return states_at(states, when)
 
     async def _read_rows(self, after: Cursor | None, limit: int) -> RowsRead:
         return await self._reader.rows(after, limit)

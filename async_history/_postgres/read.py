@@ -6,10 +6,10 @@ from operator import itemgetter
 from typing import Any, Final
 
 from async_history._core.query import Cursor, Filter, PageRead, RowsRead, cut
-from async_history._core.records import HistoryRecord, Message, message_from_row
+from async_history._core.records import COLUMN_LIST, HistoryRecord, Message, message_from_row
 from async_history._core.submissions import MESSAGES_KEPT
 from async_history._postgres.filters import Search, Statement
-from async_history._postgres.rows import COLUMN_LIST, RECORD_COLUMNS, record_from_row
+from async_history._postgres.rows import RECORD_COLUMNS, record_from_row
 from async_history._postgres.schema import in_schema
 from async_history.errors import CursorGone
 

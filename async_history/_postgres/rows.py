@@ -1,15 +1,21 @@
 """PostgreSQL's rows and our records: one into the other, and nothing else."""
 
 import re
-from collections.abc import Iterable, Sequence
-from operator import attrgetter
+from collections.abc import Sequence
 from secrets import token_hex
 from typing import Any, Final, cast
 
-from async_history._core.records import COLUMNS, Event, HistoryRecord, in_utc, parse_time
+from async_history._core.records import (
+    COLUMN_LIST,
+    COLUMNS,
+    EVENTS,
+    Event,
+    HistoryRecord,
+    in_utc,
+    parse_time,
+    row_of,
+)
 
-COLUMN_LIST: Final = ", ".join(COLUMNS)
-"""mem0's ten columns as SQL."""
 _OWN_TIME: Final = "CASE event WHEN 'ADD' THEN created_at ELSE updated_at END"
 RECORD_COLUMNS: Final = (
     f"{COLUMN_LIST}, CASE WHEN {_OWN_TIME} LIKE '____-__-__T__:__:__.______+00:00' THEN NULL"
@@ -20,12 +26,10 @@ RECORD_COLUMNS: Final = (
 as we write it, which is not decoded then: it would take a third as long as all the others. Nor is
 one that no datetime has in UTC."""
 
-_EVENTS: Final = {event.value: event for event in Event}
-
 
 def values_of(record: HistoryRecord) -> tuple[Any, ...]:
     """Return a record's columns, and last its instant as `joined_columns` has it."""
-    return *_VALUES(record), *_instants((record,))
+    return *row_of(record), *_instants((record,))
 
 
 def joined_columns(records: Sequence[HistoryRecord]) -> tuple[str, ...]:
@@ -38,7 +42,7 @@ def joined_columns(records: Sequence[HistoryRecord]) -> tuple[str, ...]:
     Instants are ISO 8601 text in UTC, or with an offset near year 1 or 9999: that can take a
     datetime beyond what the driver can encode.
     """
-    values = list(zip(*map(_VALUES, records), strict=True))
+    values = list(zip(*map(row_of, records), strict=True))
     values[_IS_DELETED] = tuple(["t" if is_deleted else "f" for is_deleted in values[_IS_DELETED]])
     values.append(_instants(records))
     nulls = [column.count(None) for column in values]
@@ -75,7 +79,6 @@ def _instants(records: Sequence[HistoryRecord]) -> tuple[str | None, ...]:
     return tuple([None if moment is None else in_utc(moment).isoformat() for moment in moments])
 
 
-_VALUES: Final = attrgetter(*COLUMNS)
 _IS_DELETED: Final = COLUMNS.index("is_deleted")
 _MINUTES: Final = r":[0-5]\d:[0-5]\d\.\d{6}\+00:00"
 _OF_AN_HOUR: Final = re.compile(rf"(\d{{4}}-\d\d-\d\dT\d\d){_MINUTES}(?:\1{_MINUTES})*", re.ASCII)
@@ -117,7 +120,7 @@ def record_from_row(row: Sequence[Any]) -> HistoryRecord:
         row[1],
         row[2],
         row[3],
-        _EVENTS.get(event, event),
+        EVENTS.get(event, event),
         row[5],
         row[6],
         row[7],
@@ -125,8 +128,3 @@ def record_from_row(row: Sequence[Any]) -> HistoryRecord:
         row[9],
         instant,
     )
-
-
-def records_by_id(rows: Iterable[Sequence[Any]]) -> dict[str, HistoryRecord]:
-    """Return the records of rows by their id."""
-    return {record.id: record for record in map(record_from_row, rows)}

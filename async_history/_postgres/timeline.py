@@ -1,28 +1,23 @@
 """All memories of a PostgreSQL history as they were at an instant.
 
-One statement finds where each memory's record is, and the connection is free again. What is kept of
-it are places as text, about eight bytes a memory. The records are then fetched by place, a page at
-a time, in the order of recording: memory by memory, through the index of (memory_id, seq), each row
-would be read from another end of the table, which takes three times as long (benchmarks/timeline.py
-is how to measure it).
+Records are fetched in the order of recording: memory by memory, through the index of (memory_id,
+seq), each row would be read from another end of the table, which takes three times as long
+(benchmarks/timeline.py is how to measure it).
 """
 
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
 from async_history._core.query import Filter
 from async_history._core.records import HistoryRecord, in_utc
+from async_history._core.timeline import PAGE_PLACES
 from async_history._postgres.filters import Search
 from async_history._postgres.read import Fetch
 from async_history._postgres.rows import RECORD_COLUMNS, record_from_row
 from async_history._postgres.schema import in_schema
-from async_history.errors import CursorGone
-
-_PAGE_PLACES: Final = 1024
-"""A page is what lies in so many places of the history: at most so many records."""
 
 _EVERYTHING: Final = Filter(None, None, None, None, None, None, None)
 
@@ -57,7 +52,7 @@ SELECT pg_catalog.string_agg((state / 2)::pg_catalog.text, ',') FROM (
     SELECT pg_catalog.max(state) AS state FROM (({dated}) UNION ALL {_UNDATED}) AS of_memories
     GROUP BY memory_id
 ) AS states
-WHERE state % 2::bigint = 0 GROUP BY state / {2 * _PAGE_PLACES} ORDER BY state / {2 * _PAGE_PLACES}
+WHERE state % 2::bigint = 0 GROUP BY state / {2 * PAGE_PLACES} ORDER BY state / {2 * PAGE_PLACES}
 """
 
 
@@ -85,31 +80,34 @@ WHERE seq = ANY(pg_catalog.string_to_array($1, ',')::bigint[])
 """
 
 
-async def states_at(
-    fetch: Fetch, schema: str, when: datetime, *, is_distributed: bool
-) -> AsyncIterator[Sequence[HistoryRecord]]:
-    """Yield pages of the records in force at an instant, of the memories that were there.
+class ServerStates:
+    """Reads the states at an instant.
 
     Args:
         schema: the quoted schema.
         is_distributed: the tables are spread over the nodes of a Citus cluster.
-
-    Raises:
-        CursorGone: a record that was found is gone.
     """
-    sql = FIND
-    arguments: Sequence[Any] = ["infinity"]
-    with contextlib.suppress(OverflowError):  # nothing comes after it
-        until = in_utc(when) + timedelta(microseconds=1)
-        arguments = [until.isoformat()]
-        if not is_distributed:
-            ((found,),) = await fetch(in_schema(_LOOK, schema), *arguments)
-            if found < _FEW:
-                search = Search(replace(_EVERYTHING, until=until), is_distributed=False)
-                dated, arguments = search.in_time(f"memory_id, {_STATE} AS state")
-                sql = _find(dated)
-    for (places,) in await fetch(in_schema(sql, schema), *arguments):
-        rows = await fetch(in_schema(FETCH, schema), places)
-        if len(rows) <= places.count(","):
-            raise CursorGone("records that were found are gone (a reset, a removal); ask again")
-        yield [record_from_row(row) for row in rows]
+
+    def __init__(self, fetch: Fetch, schema: str, *, is_distributed: bool) -> None:
+        self._fetch = fetch
+        self._schema = schema
+        self._is_distributed = is_distributed
+
+    async def find(self, when: datetime) -> Sequence[str]:
+        sql = FIND
+        arguments: Sequence[Any] = ["infinity"]
+        with contextlib.suppress(OverflowError):  # nothing comes after it
+            until = in_utc(when) + timedelta(microseconds=1)
+            arguments = [until.isoformat()]
+            if not self._is_distributed:
+                ((found,),) = await self._fetch(in_schema(_LOOK, self._schema), *arguments)
+                if found < _FEW:
+                    search = Search(replace(_EVERYTHING, until=until), is_distributed=False)
+                    dated, arguments = search.in_time(f"memory_id, {_STATE} AS state")
+                    sql = _find(dated)
+        rows = await self._fetch(in_schema(sql, self._schema), *arguments)
+        return [places for (places,) in rows]
+
+    async def fetch(self, places: str) -> Sequence[HistoryRecord]:
+        rows = await self._fetch(in_schema(FETCH, self._schema), places)
+        return [record_from_row(row) for row in rows]

@@ -12,9 +12,16 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
-from async_history._core.batch import Buffer, commit_in_steps
+from async_history._core.batch import (
+    Buffer,
+    commit_in_steps,
+    ids_of,
+    message_rows,
+    only_new_records,
+    records_of,
+)
 from async_history._core.recent import RecentCommits
-from async_history._core.records import COLUMNS, HistoryRecord
+from async_history._core.records import COLUMN_LIST, COLUMNS, HistoryRecord
 from async_history._core.submissions import MESSAGES_KEPT, AddRecords, SaveMessages, Submission
 from async_history._core.writer import WAKEUP_BATCH_MIN
 from async_history._sqlite.connection import ThreadConnection, completed, fetched, transaction
@@ -31,7 +38,6 @@ from async_history._sqlite.index import (
     ordered_positions,
 )
 from async_history._sqlite.rows import (
-    COLUMN_LIST,
     NOT_YET,
     NULL,
     ROW_WIDTH,
@@ -166,9 +172,9 @@ class BatchCommitter:
             IndexBehind: others replaced tables. Nothing was written.
             sqlite3.Error: the transaction failed and was rolled back, or its outcome is unknown.
         """
-        additions = [s for s in batch if isinstance(s, AddRecords) and s.decided_by is None]
-        if len(additions) == len(batch):
-            records = [record for submission in additions for record in submission.records]
+        additions = only_new_records(batch)
+        if additions is not None:
+            records = records_of(additions)
             try:
                 await self._connection.run(_addition(records))
             except (sqlite3.IntegrityError, IndexBehind):
@@ -275,13 +281,12 @@ class _CommitSteps:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
 
-    async def existing(self, submissions: Sequence[AddRecords]) -> dict[str, HistoryRecord]:
-        """Return, by id, the records of these submissions' ids that are there."""
-        ids = json.dumps([record_id for one in submissions for record_id in one.ids])
-        rows = fetched(self._connection, _EXISTING, (ids,))
-        return {record.id: record for record in map(record_from_row, rows)}
+    async def existing(self, submissions: Sequence[AddRecords]) -> Sequence[HistoryRecord]:
+        """Return the records of these submissions' ids that are there."""
+        rows = fetched(self._connection, _EXISTING, (json.dumps(ids_of(submissions)),))
+        return [record_from_row(row) for row in rows]
 
-    async def latest(self, memory_ids: Sequence[str]) -> dict[str, HistoryRecord]:
+    async def latest(self, memory_ids: Sequence[str]) -> Sequence[HistoryRecord]:
         """Return the latest record of each of these memories that has one."""
         if not self._is_ready():
             index_foreign_rows(self._connection)
@@ -290,7 +295,7 @@ class _CommitSteps:
         rows = unpacked(fetched(self._connection, _LATEST_PACKED, asked))
         if rows is None:
             rows = fetched(self._connection, _LATEST, asked)
-        return {record.memory_id: record for record in map(record_from_row, rows)}
+        return [record_from_row(row) for row in rows]
 
     async def buffers(self, submissions: Sequence[SaveMessages]) -> dict[str, Buffer]:
         """Return these submissions' scopes' buffers, as far as there are any."""
@@ -353,11 +358,7 @@ class _CommitSteps:
         return bool(is_ready)
 
     def _save_messages(self, submissions: Sequence[SaveMessages]) -> None:
-        rows: list[tuple[Any, ...]] = [
-            (message_id, submission.session_scope, m.role, m.content, m.name, m.created_at)
-            for submission in submissions
-            for message_id, m in zip(submission.ids, submission.messages, strict=True)
-        ]
+        rows = message_rows(submissions)
         self._connection.execute(_SAVE_MESSAGES, (json.dumps(rows, ensure_ascii=False),))
         scopes = json.dumps([submission.session_scope for submission in submissions])
         self._connection.execute(_EVICT, (scopes,))

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from async_history._core.follow import FollowRead
-from async_history._core.query import Cursor, Filter, cursor_parts, cursor_text, not_a_cursor
+from async_history._core.query import Cursor, CursorCodec, Filter
 from async_history._core.recent import RecentCommits
 from async_history._core.records import HistoryRecord
 from async_history._sqlite.filters import in_order
@@ -24,7 +24,7 @@ from async_history._sqlite.read import Fetch, HistoryReader
 from async_history._sqlite.rows import record_from_row
 from async_history.errors import CursorGone
 
-_KIND: Final = "sqlite"
+_CURSORS: Final = CursorCodec("sqlite", "follow on a SQLite history")
 _BEFORE_ALL: Final = -(1 << 63)
 
 PAGE: Final = """
@@ -58,7 +58,7 @@ class Place:
     id: str
 
     def __str__(self) -> str:
-        return cursor_text(_KIND, self.position, self.id)
+        return _CURSORS.text(self.position, self.id)
 
 
 def place_from(cursor: str) -> Place:
@@ -67,10 +67,14 @@ def place_from(cursor: str) -> Place:
     Raises:
         InvalidInput: it is none of this backend.
     """
-    match cursor_parts(cursor):
-        case [kind, int(position), str(record_id)] if kind == _KIND:
+    return _CURSORS.place(cursor, _read_place)
+
+
+def _read_place(parts: Sequence[str | int | None]) -> Place | None:
+    match parts:
+        case [int(position), str(record_id)]:
             return Place(position, record_id)
-    raise not_a_cursor(cursor, "follow on a SQLite history")
+    return None
 
 
 class FollowReader:

@@ -24,6 +24,7 @@ from async_history._core.queue import QUEUE_BYTES, QUEUE_RECORDS
 from async_history._core.recent import RecentCommits
 from async_history._core.records import HistoryRecord, Message
 from async_history._core.submissions import Submission
+from async_history._core.timeline import states_at
 from async_history._core.validation import (
     check_choice,
     check_file_name,
@@ -56,7 +57,7 @@ from async_history._sqlite.prune import prune
 from async_history._sqlite.read import HistoryReader
 from async_history._sqlite.readonly import beside
 from async_history._sqlite.schema.versions import install_statements
-from async_history._sqlite.timeline import states_at
+from async_history._sqlite.timeline import FileStates
 from async_history._sqlite.worker_thread import run_in_thread
 from async_history.errors import HistoryError, MigrationError
 
@@ -264,7 +265,7 @@ class SQLiteHistoryManager(HistoryManager):
         return await self._follower.end()
 
     def _read_states(self, when: datetime) -> AsyncIterator[Sequence[HistoryRecord]]:
-        return states_at(self._fetch, self._reader, when)
+        return states_at(FileStates(self._fetch, self._reader), when)
 
     async def _read_rows(self, after: Cursor | None, limit: int) -> RowsRead:
         return await self._reader.rows(after, limit)

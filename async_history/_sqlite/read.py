@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from async_history._core.query import Cursor, Filter, PageRead, RowsRead, cut
 from async_history._core.records import (
+    COLUMN_LIST,
     COLUMNS,
     HistoryRecord,
     Message,
@@ -18,7 +19,6 @@ from async_history._sqlite import times
 from async_history._sqlite.filters import in_order, parameters, select, sources
 from async_history._sqlite.index import Lookup, named
 from async_history._sqlite.rows import (
-    COLUMN_LIST,
     COLUMNS_OF_HISTORY,
     packed,
     record_from_row,

@@ -4,12 +4,18 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
-from async_history._core.records import COLUMNS, Event, HistoryRecord, Row, parse_time
+from async_history._core.records import (
+    COLUMN_LIST,
+    COLUMNS,
+    EVENTS,
+    Event,
+    HistoryRecord,
+    Row,
+    parse_time,
+)
 
-COLUMN_LIST: Final = ", ".join(COLUMNS)
-"""The ten columns as SQL, in mem0's order."""
 COLUMNS_OF_HISTORY: Final = ", ".join(f"history.{name}" for name in COLUMNS)
-"""The same, where other tables are near."""
+"""`COLUMN_LIST`, where other tables are near."""
 
 NULL: Final = float("nan")
 """NULL as a parameter: SQLite stores it for NaN. For None, Python's sqlite3 looks for an adapter
@@ -19,7 +25,6 @@ ROW_WIDTH: Final = len(COLUMNS) + 1
 NOT_YET: Final = -1
 """Instead of the key, where the record is to be indexed later."""
 
-_EVENTS: Final = {event.value: event for event in Event}
 _EVENT_TEXTS: Final[dict[str, str]] = {event: event.value for event in Event}
 """Of the events there are; a copied record may have another, as text."""
 
@@ -104,7 +109,7 @@ def record_from_row(row: Sequence[Any]) -> HistoryRecord:
         row[1],
         row[2],
         row[3],
-        _EVENTS.get(event, event),
+        EVENTS.get(event, event),
         created_at if type(created_at) is str else _time_text(created_at),
         updated_at if type(updated_at) is str else _time_text(updated_at),
         bool(row[7]),

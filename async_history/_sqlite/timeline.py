@@ -1,22 +1,17 @@
 """All memories of a SQLite file as they were at an instant.
 
-One statement finds where each memory's record is: SQLite sorts the history by memory, in temporary
-files, and the connection is free again. What is kept of it are places as text, about eight bytes a
-memory. The records are then fetched by place, a page at a time, in the order of recording.
+SQLite sorts the history by memory, in temporary files, to find where each memory's record is.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
 from async_history._core.records import HistoryRecord
+from async_history._core.timeline import PAGE_PLACES
 from async_history._sqlite import times
 from async_history._sqlite.read import Fetch, HistoryReader
 from async_history._sqlite.rows import record_from_row
-from async_history.errors import CursorGone
-
-_PAGE_PLACES: Final = 1024
-"""A page is what lies in so many places of the history: at most so many records."""
 
 _IS_GONE: Final = "event = 'DELETE' OR is_deleted NOT IN (0, '')"
 
@@ -34,7 +29,7 @@ def find_sql(time_before: str) -> str:
         SELECT max(rowid) AS place, {_IS_GONE} AS is_gone FROM history
         WHERE memory_id IS NOT NULL AND coalesce({occurred_at}, '') <= :when
         GROUP BY memory_id HAVING is_gone IS NOT 1
-    ) GROUP BY place / {_PAGE_PLACES}
+    ) GROUP BY place / {PAGE_PLACES}
     """
 
 
@@ -51,26 +46,28 @@ def fetch_sql(columns: str) -> str:
     """
 
 
-async def states_at(
-    fetch: Fetch, reader: HistoryReader, when: datetime
-) -> AsyncIterator[Sequence[HistoryRecord]]:
-    """Yield pages of the records in force at an instant, of the memories that were there.
+class FileStates:
+    """Reads the states at one instant; not to be used for another.
 
-    Raises:
-        CursorGone: a record that was found is gone, or all have moved.
+    Args:
+        reader: of the same file; it knows the columns of a record, and when it happened.
     """
-    found = await fetch(find_sql(reader.lookup.time_before), {"when": times.instant_text(when)})
-    for places, _ in found[1:]:
+
+    def __init__(self, fetch: Fetch, reader: HistoryReader) -> None:
+        self._fetch = fetch
+        self._reader = reader
+        self._newest: Mapping[str, Any] = {}
+
+    async def find(self, when: datetime) -> Sequence[str]:
+        sql = find_sql(self._reader.lookup.time_before)
+        found = await self._fetch(sql, {"when": times.instant_text(when)})
+        if not found:  # an old file has not every table
+            return []
         newest, newest_id = found[0]
-        where: Mapping[str, Any] = {
-            "places": f"[{places}]",
-            "newest": newest,
-            "newest_id": newest_id,
-        }
-        rows = await fetch(fetch_sql(reader.columns), where)
-        if len(rows) <= places.count(","):
-            raise CursorGone(
-                "records that were found are gone or have moved (a reset, a removal, a rebuilt "
-                "file); ask again"
-            )
-        yield [record_from_row(row) for row in rows]
+        self._newest = {"newest": newest, "newest_id": newest_id}
+        return [places for places, _ in found[1:]]
+
+    async def fetch(self, places: str) -> Sequence[HistoryRecord]:
+        given = {"places": f"[{places}]", **self._newest}
+        rows = await self._fetch(fetch_sql(self._reader.columns), given)
+        return [record_from_row(row) for row in rows]
