@@ -1,6 +1,7 @@
 """What mem0 may hand in that no column takes as it is: it is kept all the same, and found again."""
 
 import enum
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
@@ -8,9 +9,11 @@ from uuid import UUID
 
 import pytest
 
-from async_history._core.records import record_from_mapping
+from async_history._core.records import Event, record_from_mapping, row_of
+from async_history._core.submissions import checked_messages, messages_to_save
 from async_history.blocking import BlockingHistoryManager
 from async_history.blocking._sanitize import Sanitizer, completed, message_as_given
+from async_history.errors import InvalidInput
 
 pytestmark = pytest.mark.mem0
 
@@ -28,6 +31,11 @@ class Level(int, enum.Enum):
     HIGH = 7
 
 
+class Text(str):
+    __slots__ = ()
+
+
+NOW = "2026-11-21T10:00:00.000000+00:00"
 INSIDE_ITSELF: list[Any] = []
 INSIDE_ITSELF.append(INSIDE_ITSELF)
 
@@ -59,7 +67,9 @@ class TestAnyValue:
     def test_in_any_column_costs_no_record(self, value: Any, kept: str) -> None:
         for column in (*TEXTS, "created_at", "updated_at", "is_deleted"):
             given = {"memory_id": "m", "new_memory": "x", "event": "ADD", column: value}
-            record = record_from_mapping(Sanitizer().record(given))
+            record = Sanitizer().record(given)
+            assert record_from_mapping(record.as_dict()) == record  # as the contract checks it
+            assert {type(text) for text in row_of(record)} <= {str, Event, bool, type(None)}
             if column in TEXTS:
                 assert getattr(record, column) == kept
                 assert type(getattr(record, column)) is str
@@ -68,6 +78,9 @@ class TestAnyValue:
         for key in ("role", "name", "content"):
             given = {"role": "user", "content": "x", "name": None, key: value}
             message = Sanitizer().message(given)
+            (saved,) = messages_to_save([message], "s").messages
+            (same,) = checked_messages([message], "s").messages
+            assert replace(saved, created_at=None) == replace(same, created_at=None) == message
             assert {type(message.role), type(message.content)} == {str}
             if key != "content":
                 assert getattr(message, key) == kept
@@ -86,6 +99,58 @@ class TestAnyValue:
             assert history.get_last_messages(value) == history.get_last_messages(kept) != []
         finally:
             history.close()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        datetime(2026, 11, 20),  # noqa: DTZ001
+        datetime(2026, 11, 20, 9, tzinfo=UTC),
+        "2026-11-20",
+        "2026-11-20\u300009:41",
+        "2026-11-20\ud80009:41",
+        "2026-11-20\x0009:41",
+        "20261120",
+        "yesterday",
+        "",
+        "\ud800",
+        Text("2026-11-20"),
+        Text("2026-11-20\x0009:41"),
+        1763596800,
+        0,
+        False,
+        [],
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("event", list(Event))
+def test_any_time_is_kept_or_left_out(value: Any, event: Event) -> None:
+    given = {"memory_id": "m", "event": event, "created_at": value, "updated_at": value}
+    columns = Sanitizer().columns(given)
+    assert columns["created_at"] == columns["updated_at"]
+    assert type(columns["created_at"]) in {str, type(None)}
+    record = Sanitizer().record(given, NOW)
+    assert record_from_mapping(record.as_dict()) == record
+    assert record == record_from_mapping({**columns, "id": record.id}, NOW)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"memory_id": None}, {"memory_id": ""}, {"event": None}, {"event": "MERGE"}, {"event": 7}],
+    ids=repr,
+)
+def test_what_names_no_change_is_refused_by_every_call(given: dict[str, Any]) -> None:
+    change = {"memory_id": "m", "old_memory": None, "new_memory": "x", "event": "ADD", **given}
+    history = BlockingHistoryManager()
+    try:
+        with pytest.raises(InvalidInput, match="|".join(given)):
+            history.add_history(**change)
+        with pytest.raises(InvalidInput, match=f"record 1: ({'|'.join(given)})"):
+            history.batch_add_history([{**change, "memory_id": "m", "event": "ADD"}, change])
+        assert history.get_history("m") == []
+        history.batch_add_history([])
+    finally:
+        history.close()
 
 
 def test_what_was_changed_is_said_once(caplog: pytest.LogCaptureFixture) -> None:

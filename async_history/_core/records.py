@@ -289,6 +289,38 @@ def new_record(
     )
 
 
+def storable_record(columns: Mapping[str, Any], now: str) -> HistoryRecord:
+    """Return a new record, under an id of ours, of columns that are known to be storable.
+
+    Texts are as `check_text` returns them and times as `check_time`; `is_deleted` is a bool. What
+    may be wrong still is what names the change. A missing time of it becomes `now`.
+
+    Raises:
+        InvalidInput: `memory_id` is missing or empty, or `event` is not one.
+    """
+    event = _known_event(columns["event"])
+    if event is None:
+        raise InvalidInput(f"event must be ADD, UPDATE or DELETE, not {_shown(columns['event'])}")
+    memory_id = columns["memory_id"]
+    if not memory_id:
+        problem = "is missing" if memory_id is None else "must not be empty"
+        raise InvalidInput(f"memory_id {problem}")
+    created, updated = columns["created_at"], columns["updated_at"]
+    is_add = event is Event.ADD
+    return HistoryRecord(
+        new_id(),
+        memory_id,
+        columns["old_memory"],
+        columns["new_memory"],
+        event,
+        created or (now if is_add else None),
+        updated or (None if is_add else now),
+        columns["is_deleted"],
+        columns["actor_id"],
+        columns["role"],
+    )
+
+
 def _known_event(event: object) -> Event | None:
     return EVENTS.get(event) if isinstance(event, str) else None
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from sys import getsizeof
@@ -218,15 +218,10 @@ def new_text(
     return UpdateMemory([record], named, None, 1, _record_bytes(record), record)
 
 
-def few_records(items: Sequence[Mapping[str, Any]]) -> AddRecords:
-    """Check a few records that we name, in one go.
-
-    Raises:
-        InvalidInput: one of them can't be used.
-    """
-    now = now_text()
-    records = [record_from_mapping(item, now) for item in items]
-    return AddRecords(records, {}, None, len(records), sum(map(_record_bytes, records)))
+def checked_records(records: Iterable[HistoryRecord]) -> AddRecords:
+    """Make a submission of new records that are checked and have ids of ours."""
+    added = list(records)
+    return AddRecords(added, {}, None, len(added), sum(map(_record_bytes, added)))
 
 
 class UncheckedRecords:
@@ -294,15 +289,11 @@ def records_to_copy(records: Sequence[HistoryRecord], size_bytes: int) -> CopyRe
 def messages_to_save(messages: Iterable[Mapping[str, Any] | Message], scope: str) -> SaveMessages:
     """Check a scope's new messages; of more than the buffer keeps, the last ones.
 
-    Each gets an instant of its own, a microsecond apart, so that plain mem0, which orders by
-    time, keeps them in order too.
-
     Raises:
         InvalidInput: with the index of the message that can't be used.
     """
     check_name("session_scope", scope)
     check_iterable("messages", messages)
-    now = datetime.now(UTC)
     checked: list[Message] = []
     for index, item in enumerate(messages):
         given = item.as_dict() if isinstance(item, Message) else item
@@ -317,10 +308,26 @@ def messages_to_save(messages: Iterable[Mapping[str, Any] | Message], scope: str
                 texts[name] = None if value is None else check_text(name, value)
             except InvalidInput as error:
                 raise InvalidInput(f"message {index}: {error}") from error
-        created_at = (now + timedelta(microseconds=index)).isoformat(timespec="microseconds")
         is_json = isinstance(item, Message) and item.is_json
-        checked.append(Message(texts["role"], texts["content"], texts["name"], created_at, is_json))
-    return _saved(checked[-MESSAGES_KEPT:], scope)
+        checked.append(Message(**texts, is_json=is_json))
+    return checked_messages(checked, scope)
+
+
+def checked_messages(messages: Sequence[Message], scope: str) -> SaveMessages:
+    """Make a submission of a scope's new messages, which are checked; the last ones, if too many.
+
+    Each gets an instant of its own, a microsecond apart, so that plain mem0, which orders by
+    time, keeps them in order too.
+    """
+    now = datetime.now(UTC)
+    kept = [
+        replace(
+            message,
+            created_at=(now + timedelta(microseconds=index)).isoformat(timespec="microseconds"),
+        )
+        for index, message in enumerate(messages[-MESSAGES_KEPT:])
+    ]
+    return _saved(kept, scope)
 
 
 def messages_to_copy(messages: Sequence[Message], scope: str) -> SaveMessages:

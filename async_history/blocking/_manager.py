@@ -16,8 +16,8 @@ from typing import Any, Final, TypeVar, Unpack
 from async_history._core.loop_thread import LoopThread
 from async_history._core.manager import HistoryManager
 from async_history._core.options import HistoryOptions
-from async_history._core.records import Event
-from async_history._core.submissions import MESSAGES_KEPT
+from async_history._core.records import Event, check_name
+from async_history._core.submissions import MESSAGES_KEPT, checked_messages, checked_records
 from async_history._opening import file_options, open_history, sqlite_file
 from async_history._sqlite.errors import absolute, connect, typed_errors
 from async_history.blocking._sanitize import Sanitizer, message_as_given
@@ -93,14 +93,17 @@ class BlockingHistoryManager:
             "role": role,
         }
         with Sanitizer() as mending:
-            to_store = mending.record(given)
-        self._call(lambda manager: manager.add_history(**to_store))
+            submission = checked_records([mending.record(given)])
+        self._call(lambda manager: manager._hand_in(submission))
 
     def batch_add_history(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Record many changes, all or none and in order. Keys that mem0 ignores are ignored."""
         with Sanitizer() as mending:
-            to_store = [mending.record(record) for record in records]
-        self._call(lambda manager: manager.batch_add_history(to_store))
+            submission = checked_records(mending.records(records))
+        if submission.records:
+            self._call(lambda manager: manager._hand_in(submission))
+        else:
+            self._call(lambda manager: manager.batch_add_history([]))
 
     def update_history(
         self,
@@ -133,7 +136,8 @@ class BlockingHistoryManager:
             to_store = [mending.message(message) for message in messages or ()]
             scope = mending.text("session_scope", session_scope)
         if to_store:
-            self._call(lambda manager: manager.save_messages(to_store, scope))
+            submission = checked_messages(to_store, check_name("session_scope", scope))
+            self._call(lambda manager: manager._hand_in(submission))
 
     # Reading
 

@@ -7,12 +7,20 @@ said.
 import json
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from enum import Enum
 from typing import Any, Final
 
-from async_history._core.records import Message, parse_time, plain
+from async_history._core.records import (
+    HistoryRecord,
+    Message,
+    now_text,
+    parse_time,
+    plain,
+    storable_record,
+)
+from async_history.errors import InvalidInput
 
 _log = logging.getLogger("async_history")
 
@@ -30,8 +38,29 @@ class Sanitizer:
         if self._changed:
             _log.warning("recorded with changes: %s", "; ".join(self._changed))
 
-    def record(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a history record's columns; its id is ours to give, as in mem0."""
+    def record(self, given: Mapping[str, Any], now: str | None = None) -> HistoryRecord:
+        """Return a new history record; its id is ours to give, as in mem0.
+
+        Raises:
+            InvalidInput: it does not say which memory changed, or how.
+        """
+        return storable_record(self.columns(given), now or now_text())
+
+    def records(self, given: Iterable[Mapping[str, Any]]) -> Iterator[HistoryRecord]:
+        """Yield new history records, in order.
+
+        Raises:
+            InvalidInput: as `record`, with the index of the one that can't be used.
+        """
+        now = now_text()
+        for index, each in enumerate(given):
+            try:
+                yield self.record(each, now)
+            except InvalidInput as error:
+                raise InvalidInput(f"record {index}: {error}") from error
+
+    def columns(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a history record's columns but its id, as `storable_record` takes them."""
         record = {name: self.text(name, given.get(name)) for name in _RECORD_TEXTS}
         record.update((name, self.time(name, given.get(name))) for name in _RECORD_TIMES)
         return record | {
@@ -76,12 +105,17 @@ class Sanitizer:
         is_json = isinstance(value, Mapping | list | tuple)
         return self.text(name, _as_json(value) if is_json else str(value))
 
-    def time(self, name: str, value: Any) -> datetime | str | None:
-        """Return a time as the contract takes it; for what is none, none."""
-        if value is None or isinstance(value, datetime):
-            return value
-        if isinstance(value, str) and "-" in value and parse_time(value) is not None:
-            return value
+    def time(self, name: str, value: Any) -> str | None:
+        """Return a time as text, as it is kept; None for what is not a time."""
+        if value is None:
+            return None
+        if isinstance(value, datetime):
+            return value.isoformat()
+        if isinstance(value, str):
+            text: str = plain(value)
+            is_time = "-" in text and parse_time(text) is not None
+            if is_time and not _UNSTORABLE.search(text):
+                return text
         self._changed[f"{name} was no time, and is left out: {value!r:.60}"] = None
         return None
 

@@ -14,8 +14,13 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from typing import Any, Protocol
 
-from async_history._core.records import HistoryRecord, Message, new_id
-from async_history._core.submissions import AddRecords, Submission, few_records, messages_to_save
+from async_history._core.records import HistoryRecord, Message, new_id, now_text, storable_record
+from async_history._core.submissions import (
+    AddRecords,
+    Submission,
+    checked_messages,
+    checked_records,
+)
 from async_history.blocking._sanitize import Sanitizer, completed, message_as_given
 from async_history.errors import HistoryClosed, HistoryError, InvalidInput
 from async_history.mem0._errors import Unwritten
@@ -366,7 +371,7 @@ class Recorder:
             to_store = [mending.message(message) for message in messages]
             scope = mending.text("session_scope", session_scope)
         if scope and to_store:
-            operation.hand_in(lambda: operation.manager._hand_in(messages_to_save(to_store, scope)))
+            operation.hand_in(lambda: operation.manager._hand_in(checked_messages(to_store, scope)))
 
     def get_last_messages(self, session_scope: str, limit: int = 10) -> list[dict[str, Any]]:
         """Return what the operation has read, before mem0's part of it began."""
@@ -389,13 +394,12 @@ class Recorder:
 def to_submit(changes: Sequence[Mapping[str, Any]]) -> tuple[Callable[[], AddRecords], Records]:
     """Return what hands changes in, or raises why that can't be, and their records with ids."""
     with Sanitizer() as mending:
-        mended = [mending.record(change) for change in changes]
+        columns = [mending.columns(change) for change in changes]
+    now = now_text()
     try:
-        submission = few_records(mended)
+        submission = checked_records(storable_record(each, now) for each in columns)
     except InvalidInput as error:
-        return functools.partial(_refuse, error), [
-            {**record, "id": record.get("id") or new_id()} for record in mended
-        ]
+        return functools.partial(_refuse, error), [{**each, "id": new_id()} for each in columns]
     return lambda: submission, submission.records
 
 
