@@ -146,6 +146,8 @@ async def test_memories_at_an_early_instant_reads_what_was_there(
             explainer = Explainer(connection, schema)
             await explainer.memories_at(early)
             assert explainer.rows < 300
+            await explainer.memories_at(START + timedelta(days=1))
+            assert explainer.rows < 2 * SMALL + 2_000
         last = datetime.max.replace(tzinfo=timezone(-timedelta(hours=5)))
         assert len([record async for record in history.memories_at(last)]) == 600
 

@@ -74,10 +74,13 @@ WHERE {_BEFORE}
 """
 """How many of so many records from everywhere are from before the instant. Where few are, only
 those are read, chunk by chunk: an index has them. Else the whole table is, which is faster."""
-FETCH: Final = f"""
+_FETCH_ON_CLUSTER: Final = f"""
 SELECT {RECORD_COLUMNS} FROM {{schema}}.history
 WHERE seq = ANY(pg_catalog.string_to_array($1, ',')::bigint[])
 """
+FETCH: Final = f"{_FETCH_ON_CLUSTER} ORDER BY seq LIMIT (SELECT {PAGE_PLACES}::pg_catalog.int8)"
+"""There are no more. Without statistics the planner expects most of the table and would read all of
+it for each page: of a LIMIT that it does not know it expects a tenth."""
 
 
 class ServerStates:
@@ -109,5 +112,6 @@ class ServerStates:
         return [places for (places,) in rows]
 
     async def fetch(self, places: str) -> Sequence[HistoryRecord]:
-        rows = await self._fetch(in_schema(FETCH, self._schema), places)
+        sql = _FETCH_ON_CLUSTER if self._is_distributed else FETCH
+        rows = await self._fetch(in_schema(sql, self._schema), places)
         return [record_from_row(row) for row in rows]
