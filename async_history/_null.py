@@ -9,11 +9,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mappi
 from datetime import datetime
 from typing import Any, Final, TypeVar
 
-from async_history._core.backend import HistoryStats, Measured
+from async_history._core.backend import Measured
 from async_history._core.erase import EraseBackend, Residue
 from async_history._core.erase_transaction import Columns, EraseTransaction, Place, Texts
 from async_history._core.erasure_log import Erasure, ErasureLog, ErasureStatements
-from async_history._core.follow import FollowRead
+from async_history._core.follow import CommitSignal, FollowRead
 from async_history._core.lifecycle import CLOSE_TIMEOUT_S
 from async_history._core.manager import HistoryManager
 from async_history._core.prune import PruneCursor, PruneRequest, PruneStep
@@ -24,6 +24,9 @@ from async_history._core.validation import check_flag
 from async_history._core.yielding import CooperativeCalls
 
 T = TypeVar("T")
+
+Buffers = dict[str, deque[Message]]
+"""The last messages of each session scope."""
 
 
 class NullHistoryManager(HistoryManager):
@@ -40,107 +43,143 @@ class NullHistoryManager(HistoryManager):
         migrate: bool = True,
         close_timeout_s: float = CLOSE_TIMEOUT_S,
     ) -> None:
-        super().__init__(close_timeout_s=close_timeout_s)
         check_flag("create", create)
         check_flag("migrate", migrate)
+        super().__init__(NullBackend(), close_timeout_s=close_timeout_s)
 
-    async def _open(self) -> None:
-        self._buffers: dict[str, deque[Message]] = defaultdict(lambda: deque(maxlen=MESSAGES_KEPT))
 
-    async def _close(self) -> None:
-        self._abandon()
+class NullBackend:
+    """Nowhere."""
 
-    def _abandon(self) -> None:
+    where = "null://"
+    store_name = None
+
+    def new_locks(self) -> None:
+        """Return None: no other process can have it."""
+
+    async def open(self, committed: CommitSignal, ended: Callable[[], None]) -> "NullStore":
+        """Return an empty store, which commits nothing."""
+        return NullStore()
+
+
+class NullStore:
+    """The message buffers, and parts that keep no record."""
+
+    def __init__(self) -> None:
+        self._buffers: Buffers = defaultdict(lambda: deque(maxlen=MESSAGES_KEPT))
+        self._calls = CooperativeCalls()
+        self.writer = _NullWriter(self._buffers, self._calls)
+        self.reader = _NullReader(self._buffers, self._calls)
+        self.follower = _NullFollowReader(self._calls)
+        self.eraser: EraseBackend = _BufferErasure(self._buffers, self._calls)
+
+    async def erasures(self) -> Sequence[Erasure]:
+        await self._calls.done()
+        return []
+
+    async def prune_step(self, asked: PruneRequest, reached: PruneCursor | None) -> PruneStep:
+        await self._calls.done()
+        return PruneStep(0, 0, None)
+
+    def reset(self) -> "asyncio.Future[None]":
+        self._buffers.clear()
+        return self._calls.done()
+
+    async def measure(self) -> Measured:
+        return Measured()
+
+    async def aclose(self, timeout_s: float) -> None:
+        self.abandon()
+
+    def abandon(self) -> None:
         self._buffers.clear()
 
-    def _require_writable(self) -> None:
-        pass  # nothing ever fails here
 
-    def _submit(self, submission: Submission) -> "asyncio.Future[None]":
+class _NullWriter:
+    """Keeps messages, and no record. Nothing ever fails here."""
+
+    def __init__(self, buffers: Buffers, calls: CooperativeCalls) -> None:
+        self._buffers = buffers
+        self._calls = calls
+
+    def require_open(self) -> None: ...
+
+    def submit(self, submission: Submission) -> "asyncio.Future[None]":
         if isinstance(submission, SaveMessages):
             self._buffers[submission.session_scope].extend(submission.messages)
         return self._calls.done()
 
-    async def _submit_when_ready(self, prepare: Callable[[], Awaitable[Submission]]) -> None:
-        await self._submit(await prepare())
+    async def submit_when_ready(self, prepare: Callable[[], Awaitable[Submission]]) -> None:
+        await self.submit(await prepare())
 
-    async def _read_history(self, memory_id: str) -> list[HistoryRecord]:
+    def stats(self) -> None:
+        return None
+
+
+class _NullReader:
+    """Finds messages, and no record."""
+
+    def __init__(self, buffers: Buffers, calls: CooperativeCalls) -> None:
+        self._buffers = buffers
+        self._calls = calls
+
+    async def history(self, memory_id: str) -> list[HistoryRecord]:
         await self._calls.done()
         return []
 
-    async def _read_page(
-        self, wanted: Filter, after: Cursor | None, limit: int, ahead: int
-    ) -> PageRead:
+    async def page(self, wanted: Filter, after: Cursor | None, limit: int, ahead: int) -> PageRead:
         await self._calls.done()
         return PageRead([], None, is_last=True)
 
-    async def _count(self, wanted: Filter) -> int:
+    async def count(self, wanted: Filter) -> int:
         await self._calls.done()
         return 0
 
-    def _follow_place(self, cursor: str | None) -> None:
-        if cursor is not None:
-            raise not_a_cursor(cursor, "the null history, which has none")
-
-    async def _read_behind(
-        self, place: None, memory_id: str | None, limit: int
-    ) -> FollowRead[None]:
-        await self._calls.done()
-        return FollowRead([], lambda _: None, None, is_last=True)
-
-    async def _read_end(self) -> None:
-        await self._calls.done()
-        return
-
-    async def _read_mark(self) -> None:
-        await self._calls.done()
-        return
-
-    async def _read_states(self, when: datetime) -> AsyncIterator[Sequence[HistoryRecord]]:
+    async def states_at(self, when: datetime) -> AsyncIterator[Sequence[HistoryRecord]]:
         await self._calls.done()
         yield []
 
-    async def _read_rows(self, after: Cursor | None, limit: int) -> RowsRead:
+    async def rows(self, after: Cursor | None, limit: int) -> RowsRead:
         await self._calls.done()
         return RowsRead([], after, is_last=True)
 
-    async def _read_times_before(self, ids: Sequence[str]) -> Mapping[str, datetime]:
+    async def times_before(self, ids: Sequence[str]) -> Mapping[str, datetime]:
         await self._calls.done()
         return {}
 
-    async def _read_newest(self) -> int | None:
+    async def newest(self) -> int | None:
         await self._calls.done()
         return None
 
-    async def _read_messages(self, session_scope: str, limit: int) -> Sequence[Message]:
+    async def last_messages(self, session_scope: str, limit: int) -> Sequence[Message]:
         await self._calls.done()
         buffer = self._buffers.get(session_scope, ())
         return list(buffer)[max(0, len(buffer) - limit) :]
 
-    async def _read_scopes(self, after: str, limit: int) -> Sequence[str]:
+    async def scopes(self, after: str, limit: int) -> Sequence[str]:
         await self._calls.done()
         return sorted(scope for scope in self._buffers if scope > after)[:limit]
 
-    async def _measure(self) -> Measured:
-        return Measured()
 
-    def _new_stats(self, measured: Measured) -> HistoryStats:
-        return HistoryStats("null://", None, 0, 0, ())
+class _NullFollowReader:
+    """Is always at the end."""
 
-    def _empty(self) -> "asyncio.Future[None]":
-        self._buffers.clear()
-        return self._calls.done()
+    def __init__(self, calls: CooperativeCalls) -> None:
+        self._calls = calls
 
-    async def _prune_step(self, asked: PruneRequest, reached: PruneCursor | None) -> PruneStep:
+    def place(self, cursor: str | None) -> None:
+        if cursor is not None:
+            raise not_a_cursor(cursor, "the null history, which has none")
+
+    async def page(self, place: None, memory_id: str | None, limit: int) -> FollowRead[None]:
         await self._calls.done()
-        return PruneStep(0, 0, None)
+        return FollowRead([], lambda _: None, None, is_last=True)
 
-    def _erase_backend(self) -> EraseBackend:
-        return _BufferErasure(self._buffers, self._calls)
-
-    async def _read_erasures(self) -> Sequence[Erasure]:
+    async def end(self) -> None:
         await self._calls.done()
-        return []
+
+    async def mark(self) -> None:
+        await self._calls.done()
 
 
 async def _keep_nothing(sql: str, *parameters: Any) -> Sequence[Sequence[Any]]:
@@ -155,7 +194,7 @@ _NO_LOG: Final = ErasureLog(
 class _BufferErasure:
     """Erases messages; of records there is nothing, and of the erasure itself nothing is kept."""
 
-    def __init__(self, buffers: dict[str, deque[Message]], calls: CooperativeCalls) -> None:
+    def __init__(self, buffers: Buffers, calls: CooperativeCalls) -> None:
         self._buffers = buffers
         self._calls = calls
         self.log = _NO_LOG
@@ -174,7 +213,7 @@ class _BufferErasure:
 class _BufferTransaction:
     """The buffers, and no records."""
 
-    def __init__(self, buffers: dict[str, deque[Message]]) -> None:
+    def __init__(self, buffers: Buffers) -> None:
         self._buffers = buffers
         self.log = _NO_LOG
 

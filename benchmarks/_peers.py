@@ -84,7 +84,9 @@ class _Nothing:
 async def writer_alone(folder: Path) -> AsyncIterator[Add]:
     """The group-commit writer with no database: queue, batches and acks alone."""
 
-    async def commit(batch: Sequence[_Nothing]) -> Mapping[int, HistoryError]:
+    async def commit(
+        batch: Sequence[_Nothing], has_begun: Callable[[], None]
+    ) -> Mapping[int, HistoryError]:
         return {}
 
     async def finish() -> None:

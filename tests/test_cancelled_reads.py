@@ -155,7 +155,7 @@ async def test_a_connection_is_busy_until_its_thread_is_done(tmp_path: Path) -> 
         held.wait(LONG_S)
 
     async with open_history(tmp_path / "history.db") as history:
-        connections: Any = history._connections  # type: ignore[attr-defined]
+        connections: Any = history.store.pool  # type: ignore[attr-defined]
         first: ThreadConnection = connections._reading[0]
         task = asyncio.create_task(first.ask(hold))
         await asyncio.to_thread(begun.wait)
@@ -180,7 +180,7 @@ async def test_an_interruption_that_comes_too_early_is_repeated(tmp_path: Path) 
         connection.execute(_ENDLESS).fetchall()
 
     async with open_history(tmp_path / "history.db") as history:
-        first: ThreadConnection = history._connections._reading[0]  # type: ignore[attr-defined]
+        first: ThreadConnection = history.store.pool._reading[0]  # type: ignore[attr-defined]
         task = asyncio.create_task(first.ask(read))
         await asyncio.to_thread(begun.wait)
         task.cancel()
@@ -215,7 +215,7 @@ async def main():
     def read(connection):
         begun.set()
         connection.execute({_ENDLESS!r}).fetchall()
-    task = asyncio.create_task(history._connections._reading[0].ask(read))
+    task = asyncio.create_task(history.store.pool._reading[0].ask(read))
     await asyncio.to_thread(begun.wait)
     return history, task
 

@@ -692,16 +692,16 @@ class TestQueries:
         async with open_keeping_store() as history:
             for n in range(3):
                 await history.add_history("m", None, str(n), "UPDATE")
-            read = await history._read_rows(None, 2)
-            assert len((await history._read_rows(read.place, 2)).rows) == 1
+            read = await history.store.reader.rows(None, 2)
+            assert len((await history.store.reader.rows(read.place, 2)).rows) == 1
             await history.reset()
             with pytest.raises(CursorGone):
-                await history._read_rows(read.place, 2)
+                await history.store.reader.rows(read.place, 2)
             await history.batch_add_history(
                 [{"memory_id": "m", "event": "UPDATE"} for _ in range(9)]
             )
             with pytest.raises(CursorGone):
-                await history._read_rows(read.place, 2)
+                await history.store.reader.rows(read.place, 2)
 
     async def test_an_empty_history_has_no_place(self, open_keeping_store: OpenStore) -> None:
         async with open_keeping_store() as history:

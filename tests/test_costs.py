@@ -45,7 +45,7 @@ class Steps:
 
     def __init__(self, history: HistoryManager) -> None:
         assert isinstance(history, SQLiteHistoryManager)
-        connections = history._connections
+        connections = history.store.pool
         self._connections = {*connections._reading, connections._writing}
         self.taken = 0
 

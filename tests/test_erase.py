@@ -142,13 +142,14 @@ class TestContract:
                 + [change(f"n{n}", "ADD", None, "x", "bob") for n in range(3)]
             )
             await history.save_messages([{"content": str(n)} for n in range(3)], "s")
-            in_turn = history._in_turn  # type: ignore[attr-defined]
+            eraser: Any = history.store.eraser
+            in_turn = eraser._in_turn
 
             async def twice(work: Any) -> Any:
                 await in_turn(work)
                 return await in_turn(work)
 
-            monkeypatch.setattr(history, "_in_turn", twice)
+            monkeypatch.setattr(eraser, "_in_turn", twice)
             reports = [
                 await history.erase(**asked, reason="asked", vacuum=False)
                 for asked in (
@@ -254,7 +255,7 @@ class TestContract:
             )
             for m in ids[:40]:
                 await history.save_messages([{"role": "user", "content": "x"}], m)
-            steps = history._erase_backend()
+            steps = history.store.eraser
             step, taken = type(steps).in_transaction, 0
 
             async def counted(self: Any, *arguments: Any) -> Any:
@@ -411,7 +412,7 @@ class TestBytes:
         async with open_history(path) as history:
             assert isinstance(history, SQLiteHistoryManager)
             await fill(history)
-            await history._in_turn(
+            await history.store.in_turn(
                 lambda connection: connection.execute_fetchall("PRAGMA secure_delete = OFF")
             )
             await history.prune(older_than=timedelta(), keep_last=0)
@@ -437,7 +438,7 @@ class TestBytes:
         """Where SQLite is built without SECURE_DELETE, and nothing writes the file anew."""
         async with open_history(tmp_path / "h.db") as history:
             assert isinstance(history, SQLiteHistoryManager)
-            await history._in_turn(
+            await history.store.in_turn(
                 lambda connection: connection.execute_fetchall("PRAGMA secure_delete = OFF")
             )
             await history.batch_add_history(
@@ -449,7 +450,7 @@ class TestBytes:
             await history.erase(memory_ids=["ann"], reason="asked", vacuum=False)
             # As the table grew, SQLite left copies of a few rows in pages that they had to leave.
             assert (tmp_path / "h.db").read_bytes().count(TOLD.encode()) < 10
-            ((kept,),) = await history._in_turn(
+            ((kept,),) = await history.store.in_turn(
                 lambda connection: connection.execute_fetchall("PRAGMA secure_delete")
             )
             assert kept == 0, "as it was"

@@ -86,7 +86,7 @@ def before_each_step(
     history: HistoryManager, call: Callable[[int], Awaitable[None]]
 ) -> Iterator[None]:
     """Call a function, with how many were taken, before each step of erasing."""
-    kind = type(history._erase_backend())
+    kind = type(history.store.eraser)
     taken = 0
 
     async def step(self: Any, work: Any) -> Any:

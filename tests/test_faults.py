@@ -172,8 +172,8 @@ class Pages:
 
     async def _limit(self, history: HistoryManager | None, pages: int) -> None:
         assert isinstance(history, SQLiteHistoryManager)
-        assert history._connections._writing is not None
-        await history._connections._writing.execute_fetchall(f"PRAGMA max_page_count = {pages}")
+        assert history.store.pool._writing is not None
+        await history.store.pool._writing.execute_fetchall(f"PRAGMA max_page_count = {pages}")
 
 
 @pytest.mark.subprocess

@@ -251,12 +251,18 @@ class FakeStore:
         self.may_read = asyncio.Event()
         self.may_read.set()
         self.cancelled_reads = 0
-        self.tail: Tail[int] = Tail(self.read, self.read_mark, self.bell, lambda: None)
+        self.tail: Tail[int] = Tail(self.bell, lambda: self)
 
     def add(self, text: str, memory_id: str = "m") -> None:
         self.records.append(HistoryRecord(text, memory_id, None, text, "ADD"))
 
-    async def read(self, place: int | None, memory_id: str | None, limit: int) -> FollowRead[int]:
+    def place(self, cursor: str | None) -> int | None:
+        return None if cursor is None else int(cursor)
+
+    async def end(self) -> int:
+        return len(self.records)
+
+    async def page(self, place: int | None, memory_id: str | None, limit: int) -> FollowRead[int]:
         self.reads.append((place or 0, memory_id))
         begin, end = place or 0, len(self.records)
         try:
@@ -272,7 +278,7 @@ class FakeStore:
         records = [self.records[n] for n in places]
         return FollowRead(records, lambda index: places[index] + 1, end, is_last=True)
 
-    async def read_mark(self) -> int:
+    async def mark(self) -> int:
         self.marks += 1
         self.marked.set()
         await asyncio.sleep(0)

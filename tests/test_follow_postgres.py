@@ -246,7 +246,9 @@ class TestServers:
                 cursors = [await history.end_cursor()]
                 for memory_id in (None, "none"):  # nothing is there, and the cursor may go on
                     place = places.place_from(following.cursor)
-                    cursors.append(str((await history._read_behind(place, memory_id, 9)).place))
+                    cursors.append(
+                        str((await history.store.follower.page(place, memory_id, 9)).place)
+                    )
                 await asyncio.to_thread(server.restart, "immediate")
                 texts = [str(number) for number in range(20)]
                 for text in texts:
@@ -315,7 +317,7 @@ class TestServers:
                         async with opened(primary.url(), read_url=url) as behind:
                             place = places.place_from(str(following.cursor))
                             assert place.window is not None
-                            read = await behind._read_behind(place, None, 9)
+                            read = await behind.store.follower.page(place, None, 9)
                             assert (read.records, read.place, read.is_last) == ([], place, True)
                             there = behind.follow(after=str(place), poll_interval_s=SOON_S)
                             async with Reading(there) as reading:

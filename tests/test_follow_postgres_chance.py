@@ -197,7 +197,17 @@ async def test_all_once_and_in_order(
     async with open_history(with_query(server.url(), schema=name)):
         writers = [Writer(one, schema, dice, clock) for one in connections[:4]]
         walkers = [
-            Walker(FollowReader(connections[4].fetch, schema, rows_at_once), memory_id, limit)
+            Walker(
+                FollowReader(
+                    connections[4].fetch,
+                    schema,
+                    where="it",
+                    is_distributed=False,
+                    rows_at_once=rows_at_once,
+                ),
+                memory_id,
+                limit,
+            )
             for rows_at_once, memory_id, limit in (
                 (2, None, 8),
                 (10, None, 5),

@@ -90,7 +90,7 @@ async def add(history: PostgresHistoryManager, *texts: str) -> None:
 async def cursors_after(history: PostgresHistoryManager, cursor: str) -> dict[str, str | None]:
     """Return where a follower may stand that had begun at a cursor and read on."""
     place = place_from(cursor)
-    half = await history._read_behind(place, None, 1)
+    half = await history.store.follower.page(place, None, 1)
     assert half.place is not None
     assert half.place.window is not None, "there is one record only"
     following = history.follow(after=cursor)
@@ -227,7 +227,7 @@ async def test_its_own_past_goes_on(server: PostgresServer, schema: str) -> None
                 async with opened(server, schema, read_url=standby.url()) as behind:
                     for cursor in cursors.values():
                         assert cursor is not None
-                        read = await behind._read_behind(place_from(cursor), None, 9)
+                        read = await behind.store.follower.page(place_from(cursor), None, 9)
                         assert (read.records, str(read.place)) == ([], cursor)
                 await there.execute("SELECT pg_wal_replay_resume()")
                 await until(partial(_has, there, schema, 6))

@@ -54,8 +54,10 @@ class Counting:
         self.schema = schema
         self.rows: list[int] = []
         self.buffers: list[int] = []
-        self.reader = FollowReader(self._fetch, schema, _ROWS_AT_ONCE)
-        self.large_reader = FollowReader(self._fetch, schema)
+        self.reader = FollowReader(
+            self._fetch, schema, where="it", is_distributed=False, rows_at_once=_ROWS_AT_ONCE
+        )
+        self.large_reader = FollowReader(self._fetch, schema, where="it", is_distributed=False)
 
     async def _fetch(self, sql: str, *arguments: Any) -> Sequence[Sequence[Any]]:
         await self._connection.execute(f"PREPARE page AS {sql}")

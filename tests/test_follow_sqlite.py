@@ -259,7 +259,7 @@ class TestJustCommitted:
     ) -> None:
         following = await self.standing(history, memory_id)
         most = 0
-        fetch = history._connections.fetch  # type: ignore[attr-defined]
+        fetch = history.store.pool.fetch  # type: ignore[attr-defined]
 
         async def noted(*question: Any) -> Any:
             nonlocal most
@@ -267,7 +267,7 @@ class TestJustCommitted:
             most = max(most, len(rows))
             return rows
 
-        monkeypatch.setattr(history._connections, "fetch", noted)  # type: ignore[attr-defined]
+        monkeypatch.setattr(history.store.pool, "fetch", noted)  # type: ignore[attr-defined]
         for number in range(5):
             await history.batch_add_history(add_many([f"{number}.{n}" for n in range(4)]))
             await history.add_history("other", None, "other", "ADD")
@@ -356,7 +356,7 @@ class TestJustCommitted:
     async def test_copied_times_are_as_stored(self, history: HistoryManager) -> None:
         following = await self.standing(history)
         odd = HistoryRecord("odd", "m", None, "copied", "ADD", created_at="2025.0")
-        await history._submit(records_to_copy([odd], 0))
+        await history.store.writer.submit(records_to_copy([odd], 0))
         async for record in following:
             assert [record] == (await history.get_history("m"))[1:]
             break

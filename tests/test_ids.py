@@ -113,15 +113,15 @@ async def committed_twice(
     history: HistoryManager, call: Awaitable[Any], between: Callable[[], Awaitable[Any]]
 ) -> Any:
     """Make a call whose first acknowledgement is lost, and let others do something meanwhile."""
-    writer: Any = history._writer  # type: ignore[attr-defined]
+    writer: Any = history.store.writer
     commit = writer._commit
     is_committed, others_are_done = asyncio.Event(), asyncio.Event()
 
-    async def commit_twice(batch: Any) -> Any:
-        await commit(batch)
+    async def commit_twice(batch: Any, has_begun: Any) -> Any:
+        await commit(batch, has_begun)
         is_committed.set()
         await others_are_done.wait()
-        return await commit(batch)
+        return await commit(batch, has_begun)
 
     writer._commit = commit_twice
     task = asyncio.ensure_future(call)

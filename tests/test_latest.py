@@ -49,15 +49,15 @@ async def counted(history: HistoryManager) -> Any:
     """Count the statements of the connection that writes."""
     sent: list[str] = []
     if isinstance(history, SQLiteHistoryManager):
-        connection = history._connections._writing
+        connection = history.store.pool._writing
         assert connection is not None
         await connection.set_trace_callback(sent.append)
         yield sent
         await connection.set_trace_callback(None)  # type: ignore[arg-type]
     else:
         assert isinstance(history, PostgresHistoryManager)
-        assert history._writing is not None
-        writing = history._writing._connection
+        assert history.store.connections._writing is not None
+        writing = history.store.connections._writing._connection
 
         def hear(query: Any) -> None:
             sent.append(query.query)

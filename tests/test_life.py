@@ -20,6 +20,7 @@ from async_history import (
     WrongLoop,
     open_history,
 )
+from async_history._core.writer import GroupCommitWriter
 from async_history.sqlite import SQLiteHistoryManager
 from tests.conftest import OpenStore
 from tests.patience import LONG_S, SOON_S
@@ -346,7 +347,7 @@ class TestBoundedClosing:
         history = await open_history(path, close_timeout_s=0.05)
         await history.add_history("m", None, "x", "ADD")
         assert isinstance(history, SQLiteHistoryManager)
-        assert history._writer is not None
+        writer = history.store.writer
         with _locked(path):
             calls = [
                 asyncio.create_task(history.add_history("m", None, str(n), "UPDATE", id=str(n)))
@@ -357,7 +358,8 @@ class TestBoundedClosing:
             results = await asyncio.gather(*calls, return_exceptions=True)
             assert [type(result) for result in results] == [CommitUnknown] * 3
             await history.aclose()
-            await asyncio.wait_for(history._writer.task, SOON_S)
+            assert isinstance(writer, GroupCommitWriter)
+            await asyncio.wait_for(writer.task, SOON_S)
         async with open_history(path) as again:
             assert len(await again.get_history("m")) in (1, 4)
 

@@ -20,6 +20,7 @@ from async_history import (
     MigrationError,
     open_history,
 )
+from async_history._core.backend import Store
 from async_history.mem0 import AsyncMemory, HistoryNotWritten, Memory
 from async_history.sqlite import SQLiteHistoryManager
 from tests.patience import LONG_S
@@ -55,13 +56,13 @@ pytestmark = [
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[HistoryManager]:
     """Collects the managers of files that are opened."""
     managers: list[HistoryManager] = []
-    open_ = SQLiteHistoryManager._open
+    open_ = SQLiteHistoryManager._opening
 
-    async def noted(self: SQLiteHistoryManager) -> None:
+    async def noted(self: SQLiteHistoryManager) -> Store:
         managers.append(self)
-        await open_(self)
+        return await open_(self)
 
-    monkeypatch.setattr(SQLiteHistoryManager, "_open", noted)
+    monkeypatch.setattr(SQLiteHistoryManager, "_opening", noted)
     return managers
 
 
@@ -125,7 +126,7 @@ class TestLoops:
             while any(manager._closing is None for manager in opened):
                 gc.collect()
                 await asyncio.sleep(0)
-            await asyncio.gather(*(manager._close_task() for manager in opened))
+            await asyncio.gather(*(manager._closing for manager in opened if manager._closing))
 
 
 class GatedEmbedder(InstantEmbedder):

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from async_history import CommitUnknown, HistoryClosed, HistoryManager, open_history
+from async_history._core.writer import GroupCommitWriter
 from async_history.mem0 import AsyncMemory, HistoryNotWritten, _loop_states
 from tests.patience import LONG_S
 from tests.programs.openai_server import Model
@@ -105,16 +106,16 @@ async def test_the_error_names_what_may_have_been_written(
     memory: AsyncMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     memory_id = await add(memory, "tea")
-    hand_in = HistoryManager._hand_in
+    submit = GroupCommitWriter.submit
 
-    def unsure(self: HistoryManager, submission: Any) -> "asyncio.Future[None]":
-        hand_in(self, submission)
+    def unsure(self: GroupCommitWriter[Any], submission: Any) -> "asyncio.Future[None]":
+        submit(self, submission)
         told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         told.set_exception(CommitUnknown("the server went away"))
         return told
 
     with monkeypatch.context() as patched:
-        patched.setattr(HistoryManager, "_hand_in", unsure)
+        patched.setattr(GroupCommitWriter, "submit", unsure)
         with pytest.raises(HistoryNotWritten) as raised:
             await memory.update(memory_id, "mate")
     (record,) = raised.value.records

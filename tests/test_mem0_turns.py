@@ -192,7 +192,11 @@ class TestWithinAProcess:
         found = {turns_of(each) for each in (one, other, memory, open_history("null://"))}
         assert len(found) == 4
         one, same = (open_history(f"postgresql://{user}@h/d") for user in ("one", "other"))
-        assert one.store_name == same.store_name != open_history("postgresql://h/e").store_name
+        assert (
+            one.backend.store_name
+            == same.backend.store_name
+            != open_history("postgresql://h/e").backend.store_name
+        )
 
 
 @pytest.fixture

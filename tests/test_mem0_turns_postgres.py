@@ -94,7 +94,7 @@ def without_schema(url: str) -> str:
 def locks_of(thing: HistoryManager | AsyncMemory | Memory) -> AdvisoryLocks:
     """Return new ones of a manager's, or those of a memory's."""
     if isinstance(thing, HistoryManager):
-        locks = thing._new_locks()
+        locks = thing.backend.new_locks()
     elif isinstance(thing, Memory):
         locks = thing._history._turns.turns._locks
     else:
@@ -289,7 +289,7 @@ class TestBetweenProcesses:
         self, side: Side, new_schema: Callable[[], str]
     ) -> None:
         turns, _ = side()
-        locks = open_history(new_schema())._new_locks()
+        locks = open_history(new_schema()).backend.new_locks()
         async with turns.of("m", "store"):
             await asyncio.wait_for(taken(Turns(locks)), LONG_S)
 

@@ -6,7 +6,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -158,8 +158,8 @@ class TestEveryBackend:
         async with open_store() as history:
             for name in names[::-1]:
                 await history.save_messages([Message("user", "x")] * 2, name)
-            assert list(await history._read_scopes("", 4)) == names[:4]
-            assert list(await history._read_scopes(names[3], 4)) == names[4:]
+            assert list(await history.store.reader.scopes("", 4)) == names[:4]
+            assert list(await history.store.reader.scopes(names[3], 4)) == names[4:]
 
     async def test_what_is_no_history_is_refused(self, open_store: OpenStore) -> None:
         async with open_store() as history:
@@ -283,7 +283,12 @@ class TestToTheLetter:
             assert [json.loads(line) for line in lines] == expected
 
 
-CUT_CALLS = ("_read_rows", "_submit", "_read_scopes", "get_last_messages", "_read_newest")
+def cut_calls(history: HistoryManager) -> Iterator[tuple[Any, str]]:
+    """Yield all of a store that a copy calls."""
+    for name in ("rows", "scopes", "newest"):
+        yield history.store.reader, name
+    yield history.store.writer, "submit"
+    yield history, "get_last_messages"
 
 
 class Cut:
@@ -296,8 +301,8 @@ class Cut:
         self._act = act
 
     def watch(self, patch: pytest.MonkeyPatch, history: HistoryManager) -> None:
-        for name in CUT_CALLS:
-            patch.setattr(history, name, self._watched(getattr(history, name)))
+        for part, name in cut_calls(history):
+            patch.setattr(part, name, self._watched(getattr(part, name)))
 
     def _watched(self, call: Callable[..., Awaitable[Any]]) -> Callable[..., "asyncio.Future[Any]"]:
         async def watched(*arguments: Any) -> Any:
@@ -488,7 +493,7 @@ class TestWhileOthersWrite:
                 """
             )
             await gate.execute("SELECT pg_advisory_lock(hashtext($1))", schema)
-            submit, read = target._submit, target._read_rows
+            submit, read = target.store.writer.submit, target.store.reader.rows
             submitted = 0
 
             def counted(submission: Any) -> "asyncio.Future[None]":
@@ -511,8 +516,8 @@ class TestWhileOthersWrite:
                 await gate.execute("SELECT pg_advisory_unlock(hashtext($1))", schema)
                 return found
 
-            monkeypatch.setattr(target, "_submit", counted)
-            monkeypatch.setattr(target, "_read_rows", held)
+            monkeypatch.setattr(target.store.writer, "submit", counted)
+            monkeypatch.setattr(target.store.reader, "rows", held)
             assert (await copy_history(source, target)).written == 12
             there = await all_of(target)
             assert there[place].memory_id == "late"

@@ -112,7 +112,7 @@ def _schema(url: str) -> str:
 
 
 async def _make(owner: Any, history: HistoryManager, sql: str) -> None:
-    schema: str = history._schema  # type: ignore[attr-defined]
+    schema: str = history.store.schema  # type: ignore[attr-defined]
     await owner.execute(sql.replace("{schema}", schema))
 
 
@@ -257,7 +257,7 @@ class _Statements:
 
     def __init__(self, history: HistoryManager) -> None:
         self.savepoints = 0
-        writing: Any = history._writing  # type: ignore[attr-defined]
+        writing: Any = history.store.connections._writing  # type: ignore[attr-defined]
         done = writing.do
 
         async def do(work: Callable[..., Awaitable[Any]], *limits: Any) -> Any:

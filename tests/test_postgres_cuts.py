@@ -16,7 +16,7 @@ from async_history import (
     StorageUnreachable,
     open_history,
 )
-from async_history._postgres import manager
+from async_history._postgres import connections
 from tests.patience import LONG_S
 from tests.postgres_faults import (  # noqa: F401 - fixtures are imported to be asked for
     a_admin,
@@ -47,7 +47,7 @@ pytestmark = [
 
 @pytest.fixture(autouse=True)
 def asked_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(manager, "_ASK_AGAIN_S", 0)
+    monkeypatch.setattr(connections, "_ASK_AGAIN_S", 0)
 
 
 Way = Callable[[HistoryManager, int], Awaitable[list[str]]]

@@ -31,7 +31,7 @@ def _small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 def before_step(
     history: HistoryManager, number: int, call: Callable[[], Awaitable[None]]
 ) -> Iterator[None]:
-    kind = type(history)
+    kind = type(history.store)
     taken = 0
 
     async def step(self: Any, *arguments: Any) -> Any:
@@ -42,8 +42,8 @@ def before_step(
         return await original(self, *arguments)
 
     with pytest.MonkeyPatch.context() as patched:
-        original = kind._prune_step
-        patched.setattr(kind, "_prune_step", step)
+        original = kind.prune_step
+        patched.setattr(kind, "prune_step", step)
         yield
 
 
@@ -76,7 +76,7 @@ async def test_last_records_that_somebody_removed_from_a_server(
 ) -> None:
     async with open_history(new_schema()) as history:
         assert isinstance(history, PostgresHistoryManager)
-        schema = history._schema
+        schema = history.store.schema
         await history.batch_add_history([change("m", "UPDATE", OLD, f"{n}") for n in range(9)])
 
         async def remove() -> None:
@@ -127,11 +127,11 @@ async def test_on_a_cluster_each_statement_is_one_that_it_can_plan(
             await history.batch_add_history(some_changes(seed))
             before = await everything(history)
             expected = kept(before, CUTOFF, seed % 4)
-            assert history._writing is not None
-            connection = history._writing._connection
+            assert history.store.connections._writing is not None
+            connection = history.store.connections._writing._connection
             connection.add_query_logger(lambda query: asked.append(query.query))
             with pytest.MonkeyPatch.context() as patched:
-                patched.setattr(history, "_is_distributed", True)
+                patched.setattr(history.store, "_is_distributed", True)
                 dry = await history.prune(older_than=CUTOFF, keep_last=seed % 4, dry_run=True)
                 report = await history.prune(older_than=CUTOFF, keep_last=seed % 4)
             assert await everything(history) == expected

@@ -185,7 +185,7 @@ async def use_as_on_citus(server: PostgresServer) -> None:
 
 async def use_locks(server: PostgresServer) -> None:
     """Take turns between processes, as mem0's memories do."""
-    locks = open_history(server.url(user="agent"))._new_locks()
+    locks = open_history(server.url(user="agent")).backend.new_locks()
     assert locks is not None
     await asyncio.to_thread(locks.open)
     granted = threading.Event()

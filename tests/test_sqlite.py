@@ -26,7 +26,7 @@ from async_history import (
     StorageRefused,
     open_history,
 )
-from async_history._core.writer import WAKEUP_BATCH_MIN
+from async_history._core.writer import WAKEUP_BATCH_MIN, GroupCommitWriter
 from async_history._sqlite.errors import has_log_reset_fault
 from async_history._sqlite.index.levels import LEVELS, POSITIONS, STEP, TAIL_ROWS, memory_key
 from async_history._sqlite.rows import LONGEST_PACKED, MOST_PACKED
@@ -55,14 +55,14 @@ async def texts(history: HistoryManager, memory_id: str = "m") -> list[str | Non
 def counted_statements(history: HistoryManager, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return a list that gets every SELECT from now on."""
     assert isinstance(history, SQLiteHistoryManager)
-    fetch = history._connections.fetch
+    fetch = history.store.pool.fetch
     fetched: list[str] = []
 
     async def noting(sql: str, parameters: Any) -> Any:
         fetched.append(sql)
         return await fetch(sql, parameters)
 
-    monkeypatch.setattr(history._connections, "fetch", noting)
+    monkeypatch.setattr(history.store.pool, "fetch", noting)
     return fetched
 
 
@@ -81,7 +81,7 @@ class TestTheFile:
     ) -> None:
         async with open_history(path, durability=durability) as history:
             assert isinstance(history, SQLiteHistoryManager)
-            writing = history._connections._writing
+            writing = history.store.pool._writing
             assert writing is not None
             for pragma, value in (("journal_mode", "wal"), ("synchronous", synchronous)):
                 ((found,),) = await writing.execute_fetchall(f"PRAGMA {pragma}")
@@ -103,7 +103,7 @@ class TestTheFile:
     ) -> None:
         told: list[str] = []
         monkeypatch.setattr(
-            SQLiteHistoryManager, "_on_commit_begun", lambda _: told.append(current_thread().name)
+            GroupCommitWriter, "_commit_has_begun", lambda _: told.append(current_thread().name)
         )
         async with open_history(path) as history:
             await asyncio.gather(
@@ -672,7 +672,7 @@ class TestAsItIs:
                 connection.execute("DROP TABLE history")
                 assert await texts(history) == []
                 assert isinstance(history, SQLiteHistoryManager)
-                assert await history._reader.histories(["m", "n"]) == {"m": [], "n": []}
+                assert await history.store.reader.histories(["m", "n"]) == {"m": [], "n": []}
 
     async def test_a_prepared_file_is_written_as_usual(self, path: Path) -> None:
         async with open_history(path, migrate=False) as history:

@@ -392,12 +392,14 @@ class TestAllMemories:
                     change(f"m{n}", "ADD", None, str(n), 0) for n in range(5_000)
                 )
                 if isinstance(history, SQLiteHistoryManager):
-                    found = await history._fetch(
+                    found = await history.store.fetch(
                         find_sql(THROUGH_INDEX.time_before), {"when": when}
                     )
                     found = found[1:]
                 else:
-                    found = await history._fetch(in_schema(FIND, history._schema), when)
+                    found = await history.store.connections.fetch(
+                        in_schema(FIND, history.store.schema), when
+                    )
             assert sum(places[0].count(",") + 1 for places in found) == 5_000
             assert sum(map(sys.getsizeof, found)) + sum(sys.getsizeof(p[0]) for p in found) < 50_000
 
@@ -407,21 +409,21 @@ class TestAllMemories:
         history: Any
         async with open_history(tmp_path / "history.db") as history:
             await live(history)
-            explain = f"EXPLAIN QUERY PLAN {fetch_sql(history._reader.columns)}"
+            explain = f"EXPLAIN QUERY PLAN {fetch_sql(history.store.reader.columns)}"
             where = {"places": "[1]", "newest": 4, "newest_id": "x"}
-            plan = [row[3] for row in await history._fetch(explain, where)]
+            plan = [row[3] for row in await history.store.fetch(explain, where)]
             assert "SEARCH history USING INTEGER PRIMARY KEY (rowid=?)" in plan
             assert not any(line.startswith("SCAN history") for line in plan)
             explain = f"EXPLAIN QUERY PLAN {find_sql(THROUGH_INDEX.time_before)}"
-            plan = [row[3] for row in await history._fetch(explain, {"when": "2026"})]
+            plan = [row[3] for row in await history.store.fetch(explain, {"when": "2026"})]
             assert plan.count("SCAN history") == 1
         async with open_history(new_schema()) as history:
             await history.batch_add_history(
                 change(f"m{n}", "ADD", None, str(n), 0) for n in range(3_000)
             )
-            await history._fetch(f"ANALYZE {history._schema}.history")
-            explain = f"EXPLAIN {in_schema(PLACES, history._schema)}"
-            plan = [row[0] for row in await history._fetch(explain, "1,2,3")]
+            await history.store.connections.fetch(f"ANALYZE {history.store.schema}.history")
+            explain = f"EXPLAIN {in_schema(PLACES, history.store.schema)}"
+            plan = [row[0] for row in await history.store.connections.fetch(explain, "1,2,3")]
             assert any("using history_seq" in line for line in plan), plan
 
 
@@ -623,14 +625,14 @@ class TestRestore:
     ) -> None:
         async with open_keeping_store() as history:
             life = await live(history)
-            read = history._read_history
+            read = history.store.reader.history
 
             async def read_before_a_change(memory_id: str) -> list[HistoryRecord]:
                 records = await read(memory_id)
                 await history.add_history(memory_id, "water", "wine", "UPDATE")
                 return records
 
-            monkeypatch.setattr(history, "_read_history", read_before_a_change)
+            monkeypatch.setattr(history.store.reader, "history", read_before_a_change)
             record = await history.restore("m", to=1)
             monkeypatch.undo()
             texts = [record.new_memory for record in await history.get_history("m")]

@@ -6,6 +6,7 @@ import logging
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ from async_history import (
     StorageFull,
 )
 from async_history._core.queue import BoundedQueue
-from async_history._core.writer import GroupCommitWriter, OutcomeUnknown
+from async_history._core.writer import GroupCommitWriter, OutcomeUnknown, WriterOptions
 from tests.patience import LONG_S
 
 
@@ -47,9 +48,13 @@ class Store:
     log: list[str] = field(default_factory=list)
     calls: int = 0
     finished: int = 0
+    has_begun: Callable[[], None] | None = None
 
-    async def commit(self, batch: Sequence[Item]) -> Mapping[int, HistoryError]:
+    async def commit(
+        self, batch: Sequence[Item], has_begun: Callable[[], None]
+    ) -> Mapping[int, HistoryError]:
         self.calls += 1
+        self.has_begun = has_begun
         self.begun.set()
         await self.gate.wait()
         step: BaseException | Mapping[int, HistoryError] = self.script.pop(0) if self.script else {}
@@ -78,9 +83,14 @@ async def store() -> Store:
 async def make_writer(store: Store) -> AsyncIterator[MakeWriter]:
     writers: list[GroupCommitWriter[Item]] = []
 
-    def make(**options: object) -> GroupCommitWriter[Item]:
+    def make(*, commit_timeout_s: float = 30.0, **bounds: Any) -> GroupCommitWriter[Item]:
         writers.append(
-            GroupCommitWriter(store.commit, finish=store.finish, **options)  # type: ignore[arg-type]
+            GroupCommitWriter(
+                store.commit,
+                finish=store.finish,
+                options=WriterOptions(**bounds),
+                commit_timeout_s=commit_timeout_s,
+            )
         )
         return writers[-1]
 
@@ -196,7 +206,8 @@ class TestBatches:
         crowd = await committed_before_a_stall(store, writer)
         await turn()
         assert not any(task.done() for task in crowd)
-        await asyncio.to_thread(writer.commit_has_begun)
+        assert store.has_begun is not None
+        await asyncio.to_thread(store.has_begun)
         await asyncio.gather(*crowd)
         store.gate.set()
 
@@ -272,7 +283,9 @@ class TestFaults:
 
         store.gate.clear()
         store.script = [Died("out of memory")]
-        writer = GroupCommitWriter(store.commit, finish=store.finish, queue_records=2)
+        writer = GroupCommitWriter(
+            store.commit, finish=store.finish, options=WriterOptions(queue_records=2)
+        )
         tasks = submit(writer, *(Item(str(n)) for n in range(5)))
         await store.begun.wait()
         tasks += submit(writer, *(Item(str(n)) for n in range(5, 10)))

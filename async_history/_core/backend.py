@@ -1,16 +1,15 @@
-"""What a backend provides: the bare interface below the contract."""
+"""What a backend provides: the interface below the contract, for whoever writes another."""
 
 import asyncio
-from abc import abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal, Self
+from typing import Any, Literal, Protocol, Self
 
 from async_history._core.erase import EraseBackend
 from async_history._core.erasure_log import Erasure
-from async_history._core.follow import FollowRead
-from async_history._core.lifecycle import LoopBound
+from async_history._core.follow import CommitSignal, FollowReader
+from async_history._core.locks import ProcessLocks
 from async_history._core.prune import PruneCursor, PruneRequest, PruneStep
 from async_history._core.query import Cursor, Filter, PageRead, RowsRead
 from async_history._core.records import HistoryRecord, Message
@@ -67,104 +66,132 @@ class Measured:
     warnings: tuple[StoreWarning, ...] = ()
 
 
-class Store(LoopBound):
-    """A store of history records and messages. Arguments are checked already."""
+class Writer(Protocol):
+    """Takes what is to be written, in the order of the calls. `GroupCommitWriter` is one."""
 
-    @abstractmethod
-    def _submit(self, submission: Submission) -> "asyncio.Future[None]":
-        """Take a submission in, at once; what is returned is done when it is durable.
+    def require_open(self) -> None:
+        """Raise now what `submit` would raise for any submission."""
 
-        Cancelling that takes it back, as long as no batch has it.
+    def submit(self, submission: Submission) -> "asyncio.Future[None]":
+        """Queue a submission, at once; the future is done when it is durable.
+
+        To cancel the future withdraws the submission, as long as no batch has it.
         """
 
-    @abstractmethod
-    async def _submit_when_ready(self, prepare: Callable[[], Awaitable[Submission]]) -> None:
-        """Take in the place of a submission, at once, and then that; return when it is durable."""
+    async def submit_when_ready(self, prepare: Callable[[], Awaitable[Submission]]) -> None:
+        """Queue the place of a submission, at once, and then it; return when it is durable."""
 
-    @abstractmethod
-    def _require_writable(self) -> None:
-        """Raise now what `_submit` would raise for any submission."""
+    def stats(self) -> WriterStats | None:
+        """Return the counters and the queue as they are now; None where nothing is queued."""
 
-    @abstractmethod
-    async def _read_history(self, memory_id: str) -> list[HistoryRecord]: ...
 
-    @abstractmethod
-    async def _read_page(
-        self, wanted: Filter, after: Cursor | None, limit: int, ahead: int
-    ) -> PageRead:
-        """Read a page of up to `limit` records, and for the pages after it up to `ahead` in all."""
+class Reader(Protocol):
+    """Answers questions about what is there."""
 
-    @abstractmethod
-    async def _count(self, wanted: Filter) -> int: ...
+    async def history(self, memory_id: str) -> list[HistoryRecord]:
+        """Return a memory's records, in the order of recording."""
 
-    @abstractmethod
-    def _follow_place(self, cursor: str | None) -> Any:
-        """Return a follower's place from its text, None for the beginning.
+    async def page(self, wanted: Filter, after: Cursor | None, limit: int, ahead: int) -> PageRead:
+        """Return a page of up to `limit` records; read up to `ahead`, for the pages after it.
 
         Raises:
-            InvalidInput: it is none of this backend's, or this history can't be followed.
+            CursorGone: the record of `after` is no longer there.
         """
 
-    @abstractmethod
-    async def _read_behind(
-        self, place: Any, memory_id: str | None, limit: int
-    ) -> FollowRead[Any]: ...
+    async def count(self, wanted: Filter) -> int:
+        """Return how many records match."""
 
-    @abstractmethod
-    async def _read_end(self) -> Any: ...
+    def states_at(self, when: datetime) -> AsyncIterator[Sequence[HistoryRecord]]:
+        """Yield pages of the records in force at an instant, of the memories that were there."""
 
-    @abstractmethod
-    async def _read_mark(self) -> object:
-        """Return something that differs from what it was once a record is committed.
-
-        Followers are woken when it does: it may also differ without need. It takes constant work.
-        """
-
-    @abstractmethod
-    def _read_states(self, when: datetime) -> AsyncIterator[Sequence[HistoryRecord]]:
-        """Read pages of the records in force at an instant, of the memories that were there."""
-
-    @abstractmethod
-    async def _read_rows(self, after: Cursor | None, limit: int) -> RowsRead:
+    async def rows(self, after: Cursor | None, limit: int) -> RowsRead:
         """Return what follows a place in the order of recording, with as little work as can be.
 
         Raises:
             CursorGone: the record of that place is no longer there, as far as that shows.
         """
 
-    @abstractmethod
-    async def _read_times_before(self, ids: Sequence[str]) -> Mapping[str, datetime]:
+    async def times_before(self, ids: Sequence[str]) -> Mapping[str, datetime]:
         """Return `HistoryRecord.time_before` of records by id, as far as it is known."""
 
-    @abstractmethod
-    async def _read_newest(self) -> int | None:
+    async def newest(self) -> int | None:
         """Return the position of the newest record, as cursors have it."""
 
-    @abstractmethod
-    async def _read_messages(self, session_scope: str, limit: int) -> Sequence[Message]: ...
+    async def last_messages(self, session_scope: str, limit: int) -> Sequence[Message]:
+        """Return a scope's last messages, in the order in which they were saved."""
 
-    @abstractmethod
-    async def _read_scopes(self, after: str, limit: int) -> Sequence[str]:
+    async def scopes(self, after: str, limit: int) -> Sequence[str]:
         """Return the first session scopes behind `after`, in the order of their UTF-8 bytes."""
 
-    @abstractmethod
-    async def _measure(self) -> Measured:
-        """Measure the store. It may take long."""
 
-    @abstractmethod
-    def _new_stats(self, measured: Measured) -> HistoryStats:
-        """Return the statistics with these figures, from memory."""
+class Store(Protocol):
+    """An open store, as its parts. Belongs to the event loop that opened it."""
 
-    @abstractmethod
-    def _empty(self) -> "asyncio.Future[None]":
-        """Queue a reset, at once; what is returned is done when the store is empty."""
+    @property
+    def writer(self) -> Writer: ...
 
-    @abstractmethod
-    async def _prune_step(self, asked: PruneRequest, reached: PruneCursor | None) -> PruneStep:
+    @property
+    def reader(self) -> Reader: ...
+
+    @property
+    def follower(self) -> FollowReader[Any]: ...
+
+    @property
+    def eraser(self) -> EraseBackend: ...
+
+    async def erasures(self) -> Sequence[Erasure]:
+        """Return the erasures that were made, oldest first."""
+
+    async def prune_step(self, asked: PruneRequest, reached: PruneCursor | None) -> PruneStep:
         """Prune the next few records in one transaction, or in a dry run count them."""
 
-    @abstractmethod
-    def _erase_backend(self) -> EraseBackend: ...
+    def reset(self) -> "asyncio.Future[None]":
+        """Queue a reset, at once; the future is done when the store is empty."""
 
-    @abstractmethod
-    async def _read_erasures(self) -> Sequence[Erasure]: ...
+    async def measure(self) -> Measured:
+        """Measure the store. It may take long."""
+
+    async def aclose(self, timeout_s: float) -> None:
+        """Write what was accepted, for at most `timeout_s`, and let go of everything.
+
+        Called once, in the store's loop, and not cancelled.
+        """
+
+    def abandon(self) -> None:
+        """Let go without the loop, which has stopped: what was not acked is not waited for."""
+
+
+class Backend(Protocol):
+    """Where a history is kept, before it is opened. Its options are checked.
+
+    To write another backend is to write this and a `Store`. `HistoryManager(backend)` is then its
+    manager, and the test cases of `async_history.testing` try whether it keeps the contract.
+    """
+
+    @property
+    def where(self) -> str:
+        """What messages call it: a path, a URL without its password."""
+
+    @property
+    def store_name(self) -> tuple[str, ...] | None:
+        """The kind and the names of its store, the same in each backend that opens that store.
+
+        None where no other can open it.
+        """
+
+    def new_locks(self) -> ProcessLocks | None:
+        """Return what the processes that use its store lock memories with; None for nothing.
+
+        It may be used from any loop and thread, also while the store is closed.
+        """
+
+    async def open(self, committed: CommitSignal, ended: Callable[[], None]) -> Store:
+        """Open the store.
+
+        Args:
+            committed: to be notified after each commit of this store.
+            ended: to be called when the store has ended by itself, as when its loop is closed.
+
+        Raises:
+            StorageError, MigrationError: nothing is left open.
+        """

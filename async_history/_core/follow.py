@@ -9,7 +9,7 @@ import asyncio
 import copy
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Generic, Self, TypeVar
+from typing import Final, Generic, Protocol, Self, TypeVar
 from weakref import WeakSet
 
 from async_history._core.records import HistoryRecord
@@ -53,6 +53,33 @@ class FollowRead(Generic[P]):
         return self._by_memory.get(memory_id, ())
 
 
+class FollowReader(Protocol[P]):
+    """Tells what was committed behind a place between two records."""
+
+    def place(self, cursor: str | None) -> P | None:
+        """Return a place from its text, None for the beginning.
+
+        Raises:
+            InvalidInput: it is not one of this backend's, or this history can't be followed.
+        """
+
+    async def page(self, place: P | None, memory_id: str | None, limit: int) -> FollowRead[P]:
+        """Return up to `limit` records behind a place, of one memory or of all.
+
+        Raises:
+            CursorGone: the place can't be told any more.
+        """
+
+    async def end(self) -> P | None:
+        """Return the place behind all that is committed; None where nothing is."""
+
+    async def mark(self) -> object:
+        """Return something that differs from what it was once a record is committed.
+
+        Followers are woken when it does: it may also differ without need. It takes constant work.
+        """
+
+
 class CommitSignal:
     """Wakes the followers of one manager when something was committed."""
 
@@ -72,7 +99,7 @@ class CommitSignal:
         return len(self._subscribers) > 0
 
     def notify(self) -> None:
-        """Wake all who hear."""
+        """Wake all subscribers."""
         self.commits += 1
         for event in self._subscribers:
             event.set()
@@ -138,23 +165,14 @@ class Tail(Generic[P]):
     as the most impatient one of those asks for.
 
     Args:
-        read: reads up to so many records behind a place, of one memory or of all.
-        read_mark: reads something that differs from what it was once more is committed.
-        bell: rung at each commit of the manager.
-        check: raises where the manager may not be used: closed, another loop, a forked process.
+        signal: notified at each commit of the manager.
+        reader: returns what reads; raises where the manager may not be used: closed, another loop,
+            a forked process.
     """
 
-    def __init__(
-        self,
-        read: Callable[[P | None, str | None, int], Awaitable[FollowRead[P]]],
-        read_mark: Callable[[], Awaitable[object]],
-        signal: CommitSignal,
-        check: Callable[[], None],
-    ) -> None:
-        self._read = read
-        self._read_mark = read_mark
+    def __init__(self, signal: CommitSignal, reader: Callable[[], FollowReader[P]]) -> None:
         self.signal = signal
-        self.check = check
+        self.reader = reader
         self._reads: dict[tuple[P | None, str | None], SharedRead[P]] = {}
         self._waiting: dict[asyncio.Event, float] = {}
         self._mark: object = _UNKNOWN
@@ -167,15 +185,15 @@ class Tail(Generic[P]):
         read = self._reads.get(key)
         if read is None or read.is_done or read.begun_after_commits != self.signal.commits:
             self._reads = {key: read for key, read in self._reads.items() if not read.is_done}
-            page = self._read(place, memory_id, PAGE_RECORDS)
+            page = self.reader().page(place, memory_id, PAGE_RECORDS)
             read = self._reads[key] = SharedRead(page, self.signal.commits)
         return read
 
     async def wait(self, woken: asyncio.Event, poll_interval_s: float) -> None:
-        """Wait until the bell rings; look meanwhile whether others have committed.
+        """Wait for a commit; look meanwhile whether others have committed.
 
         `woken` was cleared before the read that found nothing more: what is committed after that
-        read began either rings the bell or changes the mark.
+        read began either notifies or changes the mark.
         """
         self._waiting[woken] = poll_interval_s
         self._poll_within(poll_interval_s)
@@ -213,7 +231,7 @@ class Tail(Generic[P]):
 
     async def _look(self) -> None:
         try:
-            mark = await self._read_mark()
+            mark = await self.reader().mark()
         except Exception:
             mark = _UNKNOWN  # the followers are woken, and meet the error where it can be raised
         finally:
@@ -315,11 +333,11 @@ class Follower(Generic[P]):
             self._is_in_use = False
 
     async def _next_page(self) -> FollowRead[P] | None:
-        self._tail.check()
+        self._tail.reader()
         if self._reading is None:
             if self._is_at_end and not self._woken.is_set():
                 await self._tail.wait(self._woken, self._poll_interval_s)
-                self._tail.check()
+                self._tail.reader()
             self._woken.clear()
             # At the end followers read what is new together, whichever memory each follows.
             memory_id = None if self._is_at_end else self._memory_id

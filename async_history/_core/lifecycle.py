@@ -6,11 +6,14 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Generator
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Generic, Self, TypeVar
 
 from async_history._core.running_loop import running_loop
 from async_history._core.validation import check_seconds
 from async_history.errors import HistoryClosed, WrongLoop
+
+Opened = TypeVar("Opened")
+"""What is open."""
 
 _process = object()
 """This process, for telling it from a forked child: asking the system at each call costs more than
@@ -29,15 +32,15 @@ CLOSE_TIMEOUT_S = 10.0
 """How long closing waits for what was accepted, unless told otherwise."""
 
 
-class LoopBound(ABC):
-    """Something that is opened on an event loop, belongs to it, and is closed."""
+class LoopBound(ABC, Generic[Opened]):
+    """Something that is opened once, on one event loop of one process, and closed."""
 
     def __init__(self, *, close_timeout_s: float = CLOSE_TIMEOUT_S) -> None:
         self._close_timeout_s = check_seconds("close_timeout_s", close_timeout_s)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
         self._process = _process
-        self._is_open = False
+        self._open: Opened | None = None
         self._closed = False
         self._closing: asyncio.Task[None] | None = None
 
@@ -62,14 +65,14 @@ class LoopBound(ABC):
         self._thread = threading.get_ident()
         self._process = _process
         try:
-            await self._open()
+            opened = await self._opening()
         except BaseException:
             self._closed = True
             raise
+        self._open = opened
         if self._closed:
-            await asyncio.shield(self._close_task())
+            await asyncio.shield(self._close_task(opened))
             raise HistoryClosed("the manager was closed while it was being opened")
-        self._is_open = True
         return self
 
     async def aclose(self) -> None:
@@ -79,33 +82,38 @@ class LoopBound(ABC):
         """
         self._require_own_loop()
         self._closed = True
-        if self._is_open:
-            await asyncio.shield(self._close_task())
+        if self._open is not None:
+            await asyncio.shield(self._close_task(self._open))
 
     def close(self) -> None:
         """Close from anywhere: from the manager's loop it begins closing and returns at once,
         from another thread it returns when closing is done."""
         self._require_own_process()
         self._closed = True
-        loop = self._loop
-        if loop is None or not self._is_open:
+        loop, opened = self._loop, self._open
+        if loop is None or opened is None:
             return
         if self._is_in_own_loop():
-            self._close_task()
+            self._close_task(opened)
         elif loop.is_running():
             asyncio.run_coroutine_threadsafe(self.aclose(), loop).result(
                 self._close_timeout_s + CLOSE_TIMEOUT_S
             )
         else:
-            self._abandon()
+            self._abandon(opened)
 
-    def _close_task(self) -> "asyncio.Task[None]":
+    def _close_task(self, opened: Opened) -> "asyncio.Task[None]":
         if self._closing is None:
-            self._closing = asyncio.get_running_loop().create_task(self._close())
+            self._closing = asyncio.get_running_loop().create_task(self._close(opened))
         return self._closing
 
-    def _require_open(self) -> None:
-        if self._closed or not self._is_open:
+    def _end(self) -> None:
+        """Count as closed: what was open has ended by itself."""
+        self._closed = True
+
+    def _require_open(self) -> Opened:
+        opened = self._open
+        if self._closed or opened is None:
             self._require_own_process()
             raise HistoryClosed(
                 "the manager is closed; open another"
@@ -113,6 +121,7 @@ class LoopBound(ABC):
                 else "the manager is not open yet: `async with` it, or await it"
             )
         self._require_own_loop()
+        return opened
 
     def _require_own_loop(self) -> None:
         self._require_own_process()
@@ -137,15 +146,15 @@ class LoopBound(ABC):
                 "uses it"
             )
 
-    # What a backend provides
+    # What is opened, and how it is closed
 
     @abstractmethod
-    async def _open(self) -> None: ...
+    async def _opening(self) -> Opened: ...
 
     @abstractmethod
-    async def _close(self) -> None:
-        """Drain and let go. Called once, in the manager's loop, not cancelled."""
+    async def _close(self, opened: Opened) -> None:
+        """Finish what was accepted and let go. Called once, in its loop, not cancelled."""
 
     @abstractmethod
-    def _abandon(self) -> None:
+    def _abandon(self, opened: Opened) -> None:
         """Let go without the loop, which has stopped: what was not acked is not waited for."""

@@ -10,12 +10,17 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mappi
 from datetime import datetime, timedelta
 from typing import Any
 
-from async_history._core.backend import HistoryStats, Store
+from async_history._core.backend import Backend, HistoryStats, Measured, Store
 from async_history._core.erase import ErasureReport, erase_in_steps, new_erase_request
 from async_history._core.erasure_log import Erasure
-from async_history._core.follow import POLL_INTERVAL_S, CommitSignal, Follower, Tail
-from async_history._core.lifecycle import CLOSE_TIMEOUT_S
-from async_history._core.locks import ProcessLocks
+from async_history._core.follow import (
+    POLL_INTERVAL_S,
+    CommitSignal,
+    Follower,
+    FollowReader,
+    Tail,
+)
+from async_history._core.lifecycle import CLOSE_TIMEOUT_S, LoopBound
 from async_history._core.measure import Measurements
 from async_history._core.progress import Progress
 from async_history._core.prune import (
@@ -39,7 +44,6 @@ from async_history._core.query import (
 from async_history._core.records import Event, HistoryRecord, Message, check_text, new_record
 from async_history._core.submissions import (
     MESSAGES_KEPT,
-    Submission,
     UncheckedRecords,
     messages_to_save,
     new_text,
@@ -60,27 +64,59 @@ from async_history._core.yielding import CooperativeCalls
 from async_history.errors import InvalidInput
 
 
-class HistoryManager(Store):
-    """An open history store, made by `open_history`. Belongs to the event loop that opened it.
+class HistoryManager(LoopBound[Store]):
+    """A history store, as `open_history` returns it. Belongs to the event loop that opened it.
 
     Use it as `async with manager:`, or `await manager` and later `await manager.aclose()`. Every
     call but `close` raises `WrongLoop` from another loop or a forked process, and `HistoryClosed`
     before opening and after closing.
+
+    Args:
+        backend: where the history is kept.
+        close_timeout_s: how long closing waits for what was accepted.
     """
 
-    def __init__(self, *, close_timeout_s: float = CLOSE_TIMEOUT_S) -> None:
+    def __init__(self, backend: Backend, *, close_timeout_s: float = CLOSE_TIMEOUT_S) -> None:
         super().__init__(close_timeout_s=close_timeout_s)
+        self._backend = backend
         self._calls = CooperativeCalls()
-        self._commit_signal = CommitSignal()
+        self._committed = CommitSignal()
         self._measurements = Measurements(self._measure)
-        self._tail: Tail[Any] = Tail(
-            self._read_behind, self._read_mark, self._commit_signal, self._require_open
-        )
+        self._tail: Tail[Any] = Tail(self._committed, self._follower)
 
-    def _close_task(self) -> "asyncio.Task[None]":
+    def _follower(self) -> FollowReader[Any]:
+        return self._require_open().follower
+
+    async def _opening(self) -> Store:
+        return await self._backend.open(self._committed, self._end)
+
+    async def _close(self, opened: Store) -> None:
+        await opened.aclose(self._close_timeout_s)
+
+    def _close_task(self, opened: Store) -> "asyncio.Task[None]":
         self._measurements.close()
         self._tail.close()  # followers learn that it is closed
-        return super()._close_task()
+        return super()._close_task(opened)
+
+    def _abandon(self, opened: Store) -> None:
+        opened.abandon()
+
+    async def _measure(self) -> Measured:
+        return await self._require_open().measure()
+
+    @property
+    def backend(self) -> Backend:
+        """Where the history is kept. It is there also while the manager is closed."""
+        return self._backend
+
+    @property
+    def store(self) -> Store:
+        """The open store, for code that works below the contract: nothing is checked there.
+
+        Raises:
+            HistoryClosed, WrongLoop: as every call.
+        """
+        return self._require_open()
 
     # Recording
 
@@ -114,7 +150,7 @@ class HistoryManager(Store):
                 record, and returning it is no error.
             Overloaded, CommitUnknown, StorageError: see errors.py.
         """
-        self._require_open()
+        store = self._require_open()
         record = new_record(
             memory_id,
             old_memory,
@@ -137,7 +173,7 @@ class HistoryManager(Store):
                 "role": role,
             }
         submission = one_record(record, given, if_latest)
-        await self._submit(submission)
+        await store.writer.submit(submission)
         return submission.records[0]
 
     async def update_history(
@@ -168,34 +204,10 @@ class HistoryManager(Store):
                 memory was deleted, use `add_history`.
             IdConflict, Overloaded, CommitUnknown, StorageError: as `add_history`.
         """
-        self._require_open()
+        store = self._require_open()
         submission = new_text(memory_id, new_memory, updated_at, actor_id, role, id)
-        await self._submit(submission)
+        await store.writer.submit(submission)
         return submission.records[0]
-
-    @property
-    def store_name(self) -> tuple[str, ...] | None:
-        """The kind and the names of its store, which other managers of the same store have too.
-
-        None where no other manager can have it open.
-        """
-        return None
-
-    def _new_locks(self) -> ProcessLocks | None:
-        """Return what the processes that use its store lock memories with; None for nothing.
-
-        Nothing of this manager: its URL, from any loop and thread, also while it is closed.
-        """
-        return None
-
-    def _hand_in(self, submission: Submission) -> "asyncio.Future[None]":
-        """Queue a submission at once; what is returned is its ack.
-
-        For callers of ours that have more to do before they wait: a task for each takes as long as
-        all the rest, and begins later than what is called next.
-        """
-        self._require_open()
-        return self._submit(submission)
 
     def require_writable(self) -> None:
         """Raise now what every write would raise, for callers that must know before they begin.
@@ -205,8 +217,7 @@ class HistoryManager(Store):
             WrongLoop: it belongs to another event loop or process.
             MigrationError: it was opened with `migrate=False`, and its file must be adopted first.
         """
-        self._require_open()
-        self._require_writable()
+        self._require_open().writer.require_open()
 
     async def batch_add_history(
         self,
@@ -224,13 +235,13 @@ class HistoryManager(Store):
             HistoryConflict: `if_latest` is not its memory's latest record.
             InvalidInput, IdConflict, Overloaded, CommitUnknown, StorageError: as `add_history`.
         """
-        self._require_open()
+        store = self._require_open()
         unchecked = UncheckedRecords(records, if_latest)
         submission = unchecked.check_slice()
         if submission is None:
-            await self._submit_when_ready(unchecked.check)
+            await store.writer.submit_when_ready(unchecked.check)
         elif submission.records:
-            await self._submit(submission)
+            await store.writer.submit(submission)
         else:
             await self._calls.done()
         return unchecked.records
@@ -261,10 +272,10 @@ class HistoryManager(Store):
         Raises:
             InvalidInput: a role, content or name is no text.
         """
-        self._require_open()
+        store = self._require_open()
         submission = messages_to_save(messages, session_scope)
         if submission.messages:
-            await self._submit(submission)
+            await store.writer.submit(submission)
         else:
             await self._calls.done()
 
@@ -272,8 +283,8 @@ class HistoryManager(Store):
 
     async def get_history(self, memory_id: str) -> list[HistoryRecord]:
         """Return a memory's records, oldest first: the order in which they were recorded."""
-        self._require_open()
-        return await self._read_history(check_text("memory_id", memory_id))
+        store = self._require_open()
+        return await store.reader.history(check_text("memory_id", memory_id))
 
     def query_history(
         self,
@@ -310,8 +321,7 @@ class HistoryManager(Store):
         async def read_page(
             wanted: Filter, place: Cursor | None, limit: int, ahead: int
         ) -> PageRead:
-            self._require_open()
-            return await self._read_page(wanted, place, limit, ahead)
+            return await self._require_open().reader.page(wanted, place, limit, ahead)
 
         wanted = new_filter(
             memory_id=memory_id,
@@ -337,7 +347,7 @@ class HistoryManager(Store):
         until: datetime | None = None,
     ) -> int:
         """Return how many records match; the arguments are those of `query_history`."""
-        self._require_open()
+        store = self._require_open()
         wanted = new_filter(
             memory_id=memory_id,
             actor_id=actor_id,
@@ -347,7 +357,7 @@ class HistoryManager(Store):
             since=since,
             until=until,
         )
-        return await self._count(wanted)
+        return await store.reader.count(wanted)
 
     def follow(
         self,
@@ -375,10 +385,10 @@ class HistoryManager(Store):
             HistoryClosed: while iterating, when the manager is closed.
             StorageError: while iterating; iterate again to go on.
         """
-        self._require_open()
+        store = self._require_open()
         memory = None if memory_id is None else check_text("memory_id", memory_id)
         check_seconds("poll_interval_s", poll_interval_s, may_be_zero=False)
-        begin = self._follow_place(None if after is None else check_text("after", after))
+        begin = store.follower.place(None if after is None else check_text("after", after))
         return Follower(self._tail, begin, memory, poll_interval_s)
 
     async def end_cursor(self) -> str | None:
@@ -389,18 +399,19 @@ class HistoryManager(Store):
         Raises:
             InvalidInput, StorageError: as `follow`.
         """
-        self._require_open()
-        self._follow_place(None)
-        place = await self._read_end()
+        store = self._require_open()
+        store.follower.place(None)
+        place = await store.follower.end()
         return None if place is None else str(place)
 
     async def get_last_messages(
         self, session_scope: str, limit: int = MESSAGES_KEPT
     ) -> list[Message]:
         """Return the last `limit` messages of a session scope, in the order they were saved."""
-        self._require_open()
+        store = self._require_open()
         check_count("limit", limit)
-        return list(await self._read_messages(check_text("session_scope", session_scope), limit))
+        check_text("session_scope", session_scope)
+        return list(await store.reader.last_messages(session_scope, limit))
 
     async def stats(self) -> HistoryStats:
         """Return the queue, the batches, the sizes, and known risks of this setup.
@@ -408,18 +419,20 @@ class HistoryManager(Store):
         It answers within about half a second, whatever the store does: sizes and warnings are then
         the last known, and one more warning says that the store does not answer.
         """
-        self._require_open()
+        store = self._require_open()
         await self._calls.done()
-        return self._new_stats(await self._measurements.latest())
+        measured = await self._measurements.latest()
+        return HistoryStats(
+            store=self._backend.where,
+            writer=store.writer.stats(),
+            file_bytes=measured.file_bytes,
+            wal_bytes=measured.wal_bytes,
+            warnings=measured.warnings,
+        )
 
     async def reset(self) -> None:
         """Empty the store, after all writes called before and before all called after."""
-        await self._hand_in_reset()
-
-    def _hand_in_reset(self) -> "asyncio.Future[None]":
-        """Queue a reset at once, as `_hand_in` does a submission."""
-        self._require_open()
-        return self._empty()
+        await self._require_open().reset()
 
     async def backup(
         self,
@@ -452,10 +465,10 @@ class HistoryManager(Store):
         Raises:
             InvalidInput: also where there is no such version.
         """
-        self._require_open()
+        store = self._require_open()
         memory_id = check_text("memory_id", memory_id)
         check_moment("when", when)
-        return state_at(memory_id, await self._read_history(memory_id), when)
+        return state_at(memory_id, await store.reader.history(memory_id), when)
 
     def memories_at(self, when: datetime) -> AsyncIterator[HistoryRecord]:
         """Iterate over all memories that were there at an instant: the record in force of each.
@@ -471,9 +484,9 @@ class HistoryManager(Store):
             CursorGone: while iterating over a SQLite file, when what was found is gone (a reset,
                 a removal, a rebuilt file).
         """
-        self._require_open()
+        store = self._require_open()
         check_instant("when", when)
-        return records_of(self._read_states(when), self._require_open)
+        return records_of(store.reader.states_at(when), self._require_open)
 
     async def diff(self, memory_id: str, a: Moment, b: Moment) -> MemoryDiff:
         """Return what a memory said at two moments, and the records between them.
@@ -484,11 +497,11 @@ class HistoryManager(Store):
         Raises:
             InvalidInput: as `memory_at`.
         """
-        self._require_open()
+        store = self._require_open()
         memory_id = check_text("memory_id", memory_id)
         check_moment("a", a)
         check_moment("b", b)
-        return diff_of(memory_id, await self._read_history(memory_id), a, b)
+        return diff_of(memory_id, await store.reader.history(memory_id), a, b)
 
     async def restore(
         self,
@@ -511,12 +524,12 @@ class HistoryManager(Store):
             InvalidInput: the memory is unknown, was not there then, or its text is not known.
             Overloaded, CommitUnknown, StorageError: see errors.py.
         """
-        self._require_open()
+        store = self._require_open()
         memory_id = check_text("memory_id", memory_id)
         check_moment("to", to)
         actor_id = None if actor_id is None else check_text("actor_id", actor_id)
         role = None if role is None else check_text("role", role)
-        plan = restoration_of(memory_id, await self._read_history(memory_id), to)
+        plan = restoration_of(memory_id, await store.reader.history(memory_id), to)
         if not plan.is_needed:
             return plan.latest
         return await self.update_history(memory_id, plan.wanted_text, actor_id=actor_id, role=role)
@@ -557,8 +570,7 @@ class HistoryManager(Store):
         check_function("on_progress", on_progress)
 
         async def step(asked: PruneRequest, reached: PruneCursor | None) -> PruneStep:
-            self._require_open()
-            return await self._prune_step(asked, reached)
+            return await self._require_open().prune_step(asked, reached)
 
         return await prune_in_steps(step, asked, on_progress)
 
@@ -596,12 +608,11 @@ class HistoryManager(Store):
             StorageError, CommitUnknown: what was erased until then stays so. Run it again: the
                 interrupted erasure stays listed, unfinished.
         """
-        self._require_open()
+        store = self._require_open()
         asked = new_erase_request(memory_ids, actor_id, session_scopes, reason, dry_run=dry_run)
         check_flag("vacuum", vacuum)
-        return await erase_in_steps(self._erase_backend(), asked, vacuum=vacuum)
+        return await erase_in_steps(store.eraser, asked, vacuum=vacuum)
 
     async def erasures(self) -> list[Erasure]:
         """Return the erasures that were made in this store, oldest first. A reset leaves them."""
-        self._require_open()
-        return list(await self._read_erasures())
+        return list(await self._require_open().erasures())

@@ -174,7 +174,7 @@ async def append_restoration(
 
 
 async def records_of(
-    pages: AsyncIterator[Sequence[HistoryRecord]], check: Callable[[], None]
+    pages: AsyncIterator[Sequence[HistoryRecord]], check: Callable[[], object]
 ) -> AsyncIterator[HistoryRecord]:
     """Yield the records of pages, one by one.
 

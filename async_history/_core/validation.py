@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar
 
 from async_history.errors import InvalidInput
 
+C = TypeVar("C", bound=str)
 F = TypeVar("F", bound=Callable[..., Any])
 
 MOST_COUNT: Final = 2**53
@@ -86,15 +87,16 @@ def check_seconds_or_none(name: str, value: object) -> float | None:
         raise InvalidInput(f"{error}; None waits without bound") from None
 
 
-def check_choice(name: str, value: object, choices: Iterable[str]) -> str:
+def check_choice(name: str, value: object, choices: Iterable[C]) -> C:
     """Return `value` if it is one of some texts.
 
     Raises:
         InvalidInput: it is not.
     """
     known = tuple(choices)
-    if isinstance(value, str) and value in known:
-        return value
+    for choice in known:
+        if isinstance(value, str) and value == choice:
+            return choice
     raise _refusal(name, " or ".join(map(repr, known)), value)
 
 

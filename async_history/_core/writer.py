@@ -49,8 +49,11 @@ _log = logging.getLogger("async_history")
 
 T = TypeVar("T")
 
-CommitFunction = Callable[[Sequence[S]], Awaitable[Mapping[int, HistoryError]]]
+CommitFunction = Callable[[Sequence[S], Callable[[], None]], Awaitable[Mapping[int, HistoryError]]]
 """Commit a batch in one transaction, in order.
+
+The second argument is a function to call, from any thread, once the rest of the commit needs the
+interpreter no more: the callers of the batch before are woken then. It is called for speed alone.
 
 Returns the submissions it refused, by their index in the batch: those are not written, their
 neighbours are. Raises when the store failed and nothing was written, `TryAgain` where it may not
@@ -91,15 +94,32 @@ class WriterStats:
     failed_batches: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriterOptions:
+    """The bounds of a writer.
+
+    `queue_records` and `queue_bytes` bound the queue (a batch being committed is beyond them),
+    `batch_records` and `batch_bytes` one batch. `queue_timeout_s` is how long a caller may wait
+    for room; None waits without bound.
+    """
+
+    queue_records: int = QUEUE_RECORDS
+    queue_bytes: int = QUEUE_BYTES
+    queue_timeout_s: float | None = None
+    batch_records: int = BATCH_RECORDS
+    batch_bytes: int = BATCH_BYTES
+
+
+_DEFAULTS = WriterOptions()
+
+
 class GroupCommitWriter(Generic[S]):
     """Commits submissions in batches and acks each when its batch is durable.
 
     Args:
         commit: the commit function.
         finish: called once, at the end of the task, after everything accepted was committed.
-        queue_records, queue_bytes: bounds of the queue. A batch being committed is beyond them.
-        queue_timeout_s: how long a caller may wait for room; None waits without bound.
-        batch_records, batch_bytes: bounds of one batch.
+        options: the bounds of the queue and of a batch.
         commit_timeout_s: how long a commit that asks for it, or whose outcome is unknown, is tried
             again.
     """
@@ -109,22 +129,18 @@ class GroupCommitWriter(Generic[S]):
         commit: CommitFunction[S],
         *,
         finish: Callable[[], Awaitable[None]],
-        queue_records: int = QUEUE_RECORDS,
-        queue_bytes: int = QUEUE_BYTES,
-        queue_timeout_s: float | None = None,
-        batch_records: int = BATCH_RECORDS,
-        batch_bytes: int = BATCH_BYTES,
+        options: WriterOptions = _DEFAULTS,
         commit_timeout_s: float = 30.0,
     ) -> None:
         self._commit = commit
         self._finish = finish
-        self._batch_records = batch_records
-        self._batch_bytes = batch_bytes
+        self._batch_records = options.batch_records
+        self._batch_bytes = options.batch_bytes
         self._commit_timeout_s = commit_timeout_s
         self._queue = BoundedQueue[S](
-            records=queue_records,
-            size_bytes=queue_bytes,
-            timeout_s=queue_timeout_s,
+            records=options.queue_records,
+            size_bytes=options.queue_bytes,
+            timeout_s=options.queue_timeout_s,
             on_admitted=self._wake_up,
         )
         self._in_batch: list[PendingCall[S]] = []
@@ -244,7 +260,9 @@ class GroupCommitWriter(Generic[S]):
 
     async def _commit_batch(self, batch: list[PendingCall[S]]) -> None:
         submissions = [place.submission for place in batch if place.submission is not None]
-        refused = await self._run_until_settled(lambda: self._commit(submissions))
+        refused = await self._run_until_settled(
+            lambda: self._commit(submissions, self._commit_has_begun)
+        )
         records = sum(place.count for place in batch)
         self._batches += 1
         self._batch_records_max = max(self._batch_records_max, records)
@@ -255,12 +273,7 @@ class GroupCommitWriter(Generic[S]):
         else:
             self._wake_callers()
 
-    def commit_has_begun(self) -> None:
-        """Hear from a commit, on any thread, that it needs the interpreter no more.
-
-        Nothing depends on it but speed: a commit function that does its work elsewhere than in
-        Python may say so.
-        """
+    def _commit_has_begun(self) -> None:
         if self._unwoken:
             with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits
                 self._loop.call_soon_threadsafe(self._wake_callers)

@@ -36,7 +36,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Self
 
 from async_history._core.follow import FollowRead
-from async_history._postgres.cursors import NOTHING, Place, Snapshot, Witness
+from async_history._postgres.cursors import NOTHING, Place, Snapshot, Witness, place_from
 from async_history._postgres.follow_sql import (
     END,
     EXTENT,
@@ -45,10 +45,9 @@ from async_history._postgres.follow_sql import (
     SAME_WINDOW,
     SAME_WINDOW_OF_MEMORY,
 )
-from async_history._postgres.read import Fetch
-from async_history._postgres.rows import record_from_row
+from async_history._postgres.rows import Fetch, record_from_row
 from async_history._postgres.schema import in_schema
-from async_history.errors import CursorGone
+from async_history.errors import CursorGone, InvalidInput
 
 ROWS_AT_ONCE: Final = 20_000
 """Most rows that one statement looks at: some 20 ms. Of a page, of 2,000, it is a few."""
@@ -116,13 +115,38 @@ class FollowReader:
 
     Args:
         schema: the quoted schema.
+        where: what messages call the server.
+        is_distributed: the tables are spread over the nodes of a Citus cluster.
         rows_at_once: most rows that a statement looks at.
     """
 
-    def __init__(self, fetch: Fetch, schema: str, rows_at_once: int = ROWS_AT_ONCE) -> None:
+    def __init__(
+        self,
+        fetch: Fetch,
+        schema: str,
+        *,
+        where: str,
+        is_distributed: bool,
+        rows_at_once: int = ROWS_AT_ONCE,
+    ) -> None:
         self._fetch = fetch
         self._schema = schema
+        self._where = where
+        self._is_distributed = is_distributed
         self._rows_at_once = rows_at_once
+
+    def place(self, cursor: str | None) -> Place | None:
+        """Return a place from its text, None for the beginning.
+
+        Raises:
+            InvalidInput: the text is not a place's, or the tables are distributed.
+        """
+        if self._is_distributed:
+            raise InvalidInput(
+                f"{self._where} spreads this history over the nodes of a Citus cluster, which have "
+                "no order of commits in common: it can't be followed"
+            )
+        return None if cursor is None else place_from(cursor)
 
     async def end(self) -> Place | None:
         """Return the place after all that is committed."""

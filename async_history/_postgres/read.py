@@ -1,6 +1,6 @@
 """What is asked of PostgreSQL, and what the answers mean. Knows no connection."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
 from operator import itemgetter
 from typing import Any, Final
@@ -8,13 +8,12 @@ from typing import Any, Final
 from async_history._core.query import Cursor, Filter, PageRead, RowsRead, cut
 from async_history._core.records import COLUMN_LIST, HistoryRecord, Message, message_from_row
 from async_history._core.submissions import MESSAGES_KEPT
+from async_history._core.timeline import states_at
 from async_history._postgres.filters import Search, Statement
-from async_history._postgres.rows import RECORD_COLUMNS, record_from_row
+from async_history._postgres.rows import RECORD_COLUMNS, Fetch, record_from_row
 from async_history._postgres.schema import in_schema
+from async_history._postgres.timeline import ServerStates
 from async_history.errors import CursorGone
-
-Fetch = Callable[..., Awaitable[Sequence[Sequence[Any]]]]
-"""Run one SELECT with its arguments."""
 
 _HISTORY: Final = (
     f"SELECT {RECORD_COLUMNS} FROM {{schema}}.history WHERE memory_id = $1 ORDER BY seq"
@@ -111,6 +110,11 @@ class HistoryReader:
         search = Search(wanted, is_distributed=self._is_distributed)
         ((count,),) = await self._ask(search.count())
         return int(count)
+
+    def states_at(self, when: datetime) -> AsyncIterator[Sequence[HistoryRecord]]:
+        """Yield pages of the records in force at an instant."""
+        states = ServerStates(self._fetch, self._schema, is_distributed=self._is_distributed)
+        return states_at(states, when)
 
     async def rows(self, after: Cursor | None, limit: int) -> RowsRead:
         """Return what follows a place in the order of recording."""

@@ -1,7 +1,7 @@
 """PostgreSQL's rows and our records: one into the other, and nothing else."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from secrets import token_hex
 from typing import Any, Final, cast
 
@@ -15,6 +15,9 @@ from async_history._core.records import (
     parse_time,
     row_of,
 )
+
+Fetch = Callable[..., Awaitable[Sequence[Sequence[Any]]]]
+"""Run one SELECT with its arguments."""
 
 _OWN_TIME: Final = "CASE event WHEN 'ADD' THEN created_at ELSE updated_at END"
 RECORD_COLUMNS: Final = (

@@ -15,8 +15,7 @@ from async_history._core.query import Filter
 from async_history._core.records import HistoryRecord, in_utc
 from async_history._core.timeline import PAGE_PLACES
 from async_history._postgres.filters import Search
-from async_history._postgres.read import Fetch
-from async_history._postgres.rows import RECORD_COLUMNS, record_from_row
+from async_history._postgres.rows import RECORD_COLUMNS, Fetch, record_from_row
 from async_history._postgres.schema import in_schema
 
 _EVERYTHING: Final = Filter(None, None, None, None, None, None, None)

@@ -20,8 +20,8 @@ from async_history._core.recent import RecentCommits
 from async_history._core.records import HistoryRecord
 from async_history._sqlite.filters import in_order
 from async_history._sqlite.index import named
-from async_history._sqlite.read import Fetch, HistoryReader
-from async_history._sqlite.rows import record_from_row
+from async_history._sqlite.read import HistoryReader
+from async_history._sqlite.rows import Fetch, record_from_row
 from async_history.errors import CursorGone
 
 _CURSORS: Final = CursorCodec("sqlite", "follow on a SQLite history")
@@ -90,6 +90,10 @@ class FollowReader:
         self._reader = reader
         self._recent = recent
 
+    def place(self, cursor: str | None) -> Place | None:
+        """Return a place from its text, None for the beginning."""
+        return None if cursor is None else place_from(cursor)
+
     async def page(
         self, place: Place | None, memory_id: str | None, limit: int
     ) -> FollowRead[Place]:
@@ -155,6 +159,10 @@ class FollowReader:
         """Return the place behind all that is there."""
         rows = await self._fetch(_NEWEST, {})
         return Place(*rows[0]) if rows else None
+
+    async def mark(self) -> object:
+        """Return the same: it differs once something was committed."""
+        return await self.end()
 
 
 def _page_of(

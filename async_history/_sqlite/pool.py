@@ -55,6 +55,9 @@ MAX_REOPENS: Final = 20
 resets that followed each other at once made one call in some hundreds fail."""
 
 
+def _say_nothing() -> None: ...
+
+
 class ConnectionPool:
     """The connections to a file, or to a database in memory.
 
@@ -65,7 +68,6 @@ class ConnectionPool:
     Args:
         path: the file, or None for memory.
         journal: the journal that the file is to have.
-        on_begun: called on the writing connection's thread when it begins to add a batch.
         lock_timeout_s: how long to wait while another process holds the file's lock.
     """
 
@@ -75,7 +77,6 @@ class ConnectionPool:
         *,
         journal: Journal,
         durability: Durability,
-        on_begun: Callable[[], None],
         lock_timeout_s: float,
     ) -> None:
         self.path = path
@@ -84,7 +85,7 @@ class ConnectionPool:
         self.lock_timeout_s = lock_timeout_s
         self._journal: Journal | None = journal
         self._durability = durability
-        self._on_begun = on_begun
+        self._has_begun: Callable[[], None] = _say_nothing
         self._writing: ThreadConnection | None = None
         self._with_long_log: ThreadConnection | None = None
         self._reading: list[ThreadConnection] = []
@@ -167,7 +168,7 @@ class ConnectionPool:
         return connection
 
     def _open_writing(self) -> Callable[[], sqlite3.Connection]:
-        return partial(open_writing, self.path, self._durability, self._on_begun)
+        return partial(open_writing, self.path, self._durability, lambda: self._has_begun())
 
     async def _look(self, path: Path) -> ThreadConnection:
         """Open a connection that reads and leaves no trace."""
@@ -194,15 +195,23 @@ class ConnectionPool:
 
     # Writing
 
-    async def write(self, work: Callable[[ThreadConnection], Awaitable[T]]) -> T:
+    async def write(
+        self,
+        work: Callable[[ThreadConnection], Awaitable[T]],
+        has_begun: Callable[[], None] = _say_nothing,
+    ) -> T:
         """Do work that writes, waiting while others hold the lock and taking up what they did.
+
+        Args:
+            has_begun: called on the connection's thread when it begins to add a batch.
 
         Raises:
             OutcomeUnknown: the storage failed in a way that may have left the transaction behind.
             StorageError: nothing was written.
         """
         deadline = monotonic() + self.lock_timeout_s
-        take_ups = 0
+        self._has_begun = has_begun
+        reopened = 0
         while True:
             try:
                 async with self.turn:
@@ -214,16 +223,16 @@ class ConnectionPool:
                 opening = error.__cause__
                 if not isinstance(opening, sqlite3.Error) or not is_other_schema(opening):
                     raise
-                if take_ups == MAX_REOPENS:
+                if reopened == MAX_REOPENS:
                     raise
-                take_ups += 1
+                reopened += 1
                 await self._let_go_of_writing()
                 reason = error
             except sqlite3.Error as error:
                 if is_commit_unknown(error):
                     raise OutcomeUnknown(str(storage_error(error, self.where))) from error
-                if self.path is not None and is_other_schema(error) and take_ups < MAX_REOPENS:
-                    take_ups += 1
+                if self.path is not None and is_other_schema(error) and reopened < MAX_REOPENS:
+                    reopened += 1
                     await self._let_go_of_writing()
                 elif not is_locked(error):
                     raise storage_error(error, self.where) from error

@@ -1,11 +1,12 @@
 """What is asked of a SQLite file, and what the answers mean. Knows no connection."""
 
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
 from operator import itemgetter
 from typing import Any, Final
 
+from async_history._core.coalesce import CoalescedReads
 from async_history._core.query import Cursor, Filter, PageRead, RowsRead, cut
 from async_history._core.records import (
     COLUMN_LIST,
@@ -15,19 +16,20 @@ from async_history._core.records import (
     message_from_row,
     parse_time,
 )
+from async_history._core.timeline import states_at
 from async_history._sqlite import times
 from async_history._sqlite.filters import in_order, parameters, select, sources
 from async_history._sqlite.index import Lookup, named
 from async_history._sqlite.rows import (
     COLUMNS_OF_HISTORY,
+    Fetch,
     packed,
     record_from_row,
     rows_in_todays_types,
     unpacked,
 )
+from async_history._sqlite.timeline import FileStates
 from async_history.errors import CursorGone
-
-Fetch = Callable[[str, Mapping[str, Any]], Awaitable[Sequence[Sequence[Any]]]]
 
 _LAST_MESSAGES: Final = """
 SELECT id, role, content, name, created_at FROM (
@@ -64,12 +66,17 @@ ORDER BY session_scope LIMIT :limit
 
 
 class HistoryReader:
-    """Answers the contract's questions through a function that runs one SELECT."""
+    """Answers the contract's questions through a function that runs one SELECT.
 
-    def __init__(self, fetch: Fetch, lookup: Lookup) -> None:
+    Attributes:
+        history: returns a memory's records; reads asked for at the same time go together.
+    """
+
+    def __init__(self, fetch: Fetch, lookup: Lookup, at_once: int = 1) -> None:
         self._fetch = fetch
         self.lookup = lookup
         self.columns = _columns(lookup.time_before)
+        self.history = CoalescedReads(self.histories, at_once).of
 
     async def histories(self, memory_ids: Sequence[str]) -> dict[str, list[HistoryRecord]]:
         """Return the records of memories, oldest first."""
@@ -104,6 +111,10 @@ class HistoryReader:
             return parts[0]
         direction = "ASC" if wanted.order == "oldest" else "DESC"
         return f"{' UNION ALL '.join(parts)} ORDER BY position {direction} LIMIT :limit"
+
+    def states_at(self, when: datetime) -> AsyncIterator[Sequence[HistoryRecord]]:
+        """Yield pages of the records in force at an instant."""
+        return states_at(FileStates(self._fetch, self.lookup.time_before, self.columns), when)
 
     async def rows(self, after: Cursor | None, limit: int) -> RowsRead:
         """Return what follows a place in the order of recording."""

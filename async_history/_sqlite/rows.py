@@ -1,7 +1,7 @@
 """SQLite's rows and our records: one into the other, and nothing else."""
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from async_history._core.records import (
@@ -13,6 +13,9 @@ from async_history._core.records import (
     Row,
     parse_time,
 )
+
+Fetch = Callable[[str, Mapping[str, Any]], Awaitable[Sequence[Sequence[Any]]]]
+"""Run one SELECT with its parameters."""
 
 COLUMNS_OF_HISTORY: Final = ", ".join(f"history.{name}" for name in COLUMNS)
 """`COLUMN_LIST`, where other tables are near."""

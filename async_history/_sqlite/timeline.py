@@ -10,8 +10,7 @@ from typing import Any, Final
 from async_history._core.records import HistoryRecord
 from async_history._core.timeline import PAGE_PLACES
 from async_history._sqlite import times
-from async_history._sqlite.read import Fetch, HistoryReader
-from async_history._sqlite.rows import record_from_row
+from async_history._sqlite.rows import Fetch, record_from_row
 
 _IS_GONE: Final = "event = 'DELETE' OR is_deleted NOT IN (0, '')"
 
@@ -50,16 +49,17 @@ class FileStates:
     """Reads the states at one instant; not to be used for another.
 
     Args:
-        reader: of the same file; it knows the columns of a record, and when it happened.
+        time_before, columns: as the file's `HistoryReader` has them.
     """
 
-    def __init__(self, fetch: Fetch, reader: HistoryReader) -> None:
+    def __init__(self, fetch: Fetch, time_before: str, columns: str) -> None:
         self._fetch = fetch
-        self._reader = reader
+        self._time_before = time_before
+        self._columns = columns
         self._newest: Mapping[str, Any] = {}
 
     async def find(self, when: datetime) -> Sequence[str]:
-        sql = find_sql(self._reader.lookup.time_before)
+        sql = find_sql(self._time_before)
         found = await self._fetch(sql, {"when": times.instant_text(when)})
         if not found:  # an old file has not every table
             return []
@@ -69,5 +69,5 @@ class FileStates:
 
     async def fetch(self, places: str) -> Sequence[HistoryRecord]:
         given = {"places": f"[{places}]", **self._newest}
-        rows = await self._fetch(fetch_sql(self._reader.columns), given)
+        rows = await self._fetch(fetch_sql(self._columns), given)
         return [record_from_row(row) for row in rows]

@@ -89,10 +89,10 @@ async def copy_history(
             f"source must be a HistoryManager or a RecordSource, not {type(source).__name__}"
         )
     check_function("on_progress", on_progress)
-    target._require_open()
+    _ = target.store  # raises where it is not open
     scopes = scopes_left = 0
     if isinstance(source, HistoryManager):
-        source._require_open()
+        _ = source.store
     records = source if isinstance(source, RecordSource) else HistorySource(source)
     copy = _Copy(records, target, on_progress)
     try:
@@ -173,7 +173,7 @@ class _Copy:
             submission = records_to_copy(await self._source.records(rows), size)
             await self._arrived()
             durable, self._durable = self._durable, rows
-            self._on_its_way = self._target._submit(submission)
+            self._on_its_way = self._target.store.writer.submit(submission)
             await self._compare(durable)
 
     async def finish(self) -> None:
@@ -247,7 +247,7 @@ class _Walk:
         while met < len(wanted) and self._early is None:
             if self._at == len(self._page):
                 # Others may write faster than this walks.
-                newest = newest or await self._target._read_newest()
+                newest = newest or await self._target.store.reader.newest()
                 if newest is None or (self._place and self._place.position >= newest):
                     break
                 if not await self._turn():
@@ -297,8 +297,7 @@ class _Walk:
 
     async def _turn(self) -> bool:
         """Read the next page; tell whether there is one."""
-        self._target._require_open()
-        read = await self._target._read_rows(self._place, _COMPARED)
+        read = await self._target.store.reader.rows(self._place, _COMPARED)
         self._before_page, self._place = self._place, read.place or self._place
         self._page = read.rows
         self._at = 0
@@ -321,7 +320,7 @@ async def _copy_buffers(source: HistoryManager, target: HistoryManager) -> tuple
     """Copy the message buffers; return how many there are, and how many were left as they are."""
     after = ""
     scopes = left = 0
-    while names := await source._read_scopes(after, _SCOPES_AT_ONCE):
+    while names := await source.store.reader.scopes(after, _SCOPES_AT_ONCE):
         done = await asyncio.gather(
             *(_copy_buffer(source, target, name) for name in names), return_exceptions=True
         )
@@ -344,5 +343,5 @@ async def _copy_buffer(source: HistoryManager, target: HistoryManager, scope: st
     if there and not common:
         return there[-len(messages) :] == messages
     if messages[common:]:
-        await target._submit(messages_to_copy(messages[common:], scope))
+        await target.store.writer.submit(messages_to_copy(messages[common:], scope))
     return True

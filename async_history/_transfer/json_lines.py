@@ -27,7 +27,7 @@ def dump_lines(history: HistoryManager) -> AsyncIterator[str]:
     """
     if not isinstance(history, HistoryManager):
         raise InvalidInput(f"history must be a HistoryManager, not {type(history).__name__}")
-    history._require_open()
+    _ = history.store  # raises where it is not open
     return _lines(history)
 
 

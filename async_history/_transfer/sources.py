@@ -55,13 +55,11 @@ class HistorySource(RecordSource):
         return await self._history.count_history()
 
     async def pages(self) -> AsyncIterator[Sequence[Row]]:
-        self._history._require_open()
-        newest = await self._history._read_newest()
+        newest = await self._history.store.reader.newest()
         place: Cursor | None = None
         limit = PAGE_RECORDS
         while newest is not None and (place is None or place.position < newest):
-            self._history._require_open()
-            read = await self._history._read_rows(place, limit)
+            read = await self._history.store.reader.rows(place, limit)
             place = read.place
             if read.rows:
                 yield read.rows
@@ -78,7 +76,7 @@ class HistorySource(RecordSource):
             if time is None or parse_time(time) is None:
                 undated[record.id] = index
         if undated:
-            known = await self._history._read_times_before(list(undated))
+            known = await self._history.store.reader.times_before(list(undated))
             for record_id, moment in known.items():
                 index = undated[record_id]
                 records[index] = replace(records[index], time_before=moment)

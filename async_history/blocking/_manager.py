@@ -94,14 +94,14 @@ class BlockingHistoryManager:
         }
         with Sanitizer() as mending:
             submission = checked_records([mending.record(given)])
-        self._call(lambda manager: manager._hand_in(submission))
+        self._call(lambda manager: manager.store.writer.submit(submission))
 
     def batch_add_history(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Record many changes, all or none and in order. Keys that mem0 ignores are ignored."""
         with Sanitizer() as mending:
             submission = checked_records(mending.records(records))
         if submission.records:
-            self._call(lambda manager: manager._hand_in(submission))
+            self._call(lambda manager: manager.store.writer.submit(submission))
         else:
             self._call(lambda manager: manager.batch_add_history([]))
 
@@ -137,7 +137,7 @@ class BlockingHistoryManager:
             scope = mending.text("session_scope", session_scope)
         if to_store:
             submission = checked_messages(to_store, check_name("session_scope", scope))
-            self._call(lambda manager: manager._hand_in(submission))
+            self._call(lambda manager: manager.store.writer.submit(submission))
 
     # Reading
 

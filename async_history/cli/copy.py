@@ -96,7 +96,7 @@ def _require_two(source: str, target: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             is_one = os.path.samefile(files[0], files[1])
     elif postgres_schema(source) and "table" not in server_url(source).options:
-        is_one = open_history(source).store_name == open_history(target).store_name
+        is_one = open_history(source).backend.store_name == open_history(target).backend.store_name
     if is_one:
         raise InvalidInput("the source and the target of the copy are the same history")
 

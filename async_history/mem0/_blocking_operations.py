@@ -240,7 +240,9 @@ class BlockingRecorder:
         if records:
             self._note_change()  # the vector store's came before
             submission, kept = to_submit(records)
-            self._write(lambda store: store.ask(lambda m: m._hand_in(submission())), kept)
+            self._write(
+                lambda store: store.ask(lambda m: m.store.writer.submit(submission())), kept
+            )
 
     def save_messages(self, messages: Sequence[Mapping[str, Any]], session_scope: str) -> None:
         """Append messages to a session scope's buffer."""

@@ -490,7 +490,7 @@ def turns_of(manager: HistoryManager, *, between_processes: bool = True) -> Turn
         InvalidInput: `between_processes` is no bool.
     """
     check_flag("turns_between_processes", between_processes)
-    name = manager.store_name
+    name = manager.backend.store_name
     with _registering:
         if name is None:
             found = _of_managers.setdefault(manager, Turns())
@@ -501,10 +501,10 @@ def turns_of(manager: HistoryManager, *, between_processes: bool = True) -> Turn
 
 
 def _locks_of(manager: HistoryManager) -> ProcessLocks | None:
-    name = manager.store_name
+    name = manager.backend.store_name
     if name is not None and name[0] == "file":
         return FileLocks(name[1])
-    return manager._new_locks()
+    return manager.backend.new_locks()
 
 
 _registering = threading.Lock()

@@ -306,12 +306,12 @@ class LoopStates:
             # What a later loop opens must be the same file if the folder has changed.
             self._url = from_any_folder(where)
             of_options = open_history(self._url, **options)  # checks them
-            self.store_name = of_options.store_name
+            self.store_name = of_options.backend.store_name
             self._turns = turns_of(of_options, between_processes=between_processes)
             if isinstance(of_options, SQLiteHistoryManager) and path is None:
                 self._hosted = HostedHistory(self._url, options)
         elif not options:
-            self.store_name = where.store_name
+            self.store_name = where.backend.store_name
             self._turns = turns_of(where, between_processes=between_processes)
         else:
             raise InvalidInput(

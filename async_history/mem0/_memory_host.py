@@ -9,7 +9,7 @@ import logging
 import os
 import threading
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from async_history._core.loop_thread import LoopThread
 from async_history._core.manager import HistoryManager
@@ -80,9 +80,11 @@ class HostedHistory:
             raise HistoryClosed("this AsyncMemory is closed; make another")
         return self._thread
 
-    def _hand_in(self, submission: Submission) -> "asyncio.Future[None]":
+    def submit(self, submission: Submission) -> "asyncio.Future[None]":
+        """Queue a submission."""
+
         async def written(manager: HistoryManager) -> None:
-            await manager._hand_in(submission)
+            await manager.store.writer.submit(submission)
 
         return self._ask(written)
 
@@ -105,7 +107,18 @@ class HostedHistory:
             lambda manager: manager.batch_add_history(records, if_latest=if_latest)
         )
 
-    def _hand_in_reset(self) -> "asyncio.Future[None]":
+    @property
+    def store(self) -> Self:
+        """Itself: a store whose writer it is too."""
+        return self
+
+    @property
+    def writer(self) -> Self:
+        """Itself."""
+        return self
+
+    def reset(self) -> "asyncio.Future[None]":
+        """Queue a reset."""
         return self._ask(lambda manager: manager.reset())
 
     # Life

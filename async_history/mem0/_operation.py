@@ -39,13 +39,29 @@ Call = Callable[[], "asyncio.Future[None] | Coroutine[Any, Any, object]"]
 Records = Sequence[HistoryRecord | Mapping[str, Any]]
 
 
+class SubmissionWriter(Protocol):
+    """What an operation uses of an open store's writer: see `_core.backend.Writer`."""
+
+    def submit(self, submission: Submission) -> "asyncio.Future[None]": ...
+
+
+class SubmissionStore(Protocol):
+    """What an operation uses of an open store: see `_core.backend.Store`."""
+
+    @property
+    def writer(self) -> SubmissionWriter: ...
+
+    def reset(self) -> "asyncio.Future[None]": ...
+
+
 class OperationStore(Protocol):
-    """What an operation uses of a history store, on the loop it runs on."""
+    """What an operation uses of a history manager, on the loop it runs on."""
+
+    @property
+    def store(self) -> SubmissionStore: ...
 
     def require_writable(self) -> None:
         """Raise now what every write would raise."""
-
-    def _hand_in(self, submission: Submission) -> "asyncio.Future[None]": ...
 
     async def get_history(self, memory_id: str) -> list[HistoryRecord]: ...
 
@@ -54,8 +70,6 @@ class OperationStore(Protocol):
     async def batch_add_history(
         self, records: Sequence[dict[str, Any]], *, if_latest: HistoryRecord | None
     ) -> list[HistoryRecord]: ...
-
-    def _hand_in_reset(self) -> "asyncio.Future[None]": ...
 
 
 def is_running(loop: asyncio.AbstractEventLoop) -> bool:
@@ -185,9 +199,9 @@ class Operation:
         """
         if self.may_be_refused:
             self.require_going_on()
-            self._note_change()
+            self.note_change()
 
-    def _note_change(self) -> None:
+    def note_change(self) -> None:
         self.has_changed = True
         turn = current_turn.get()
         if turn is not None:
@@ -352,9 +366,9 @@ class Recorder:
             self._begin(self, functools.partial(self._hand_in, changes))
             return
         operation = self.require_operation()
-        operation._note_change()  # the vector store's came before
+        operation.note_change()  # the vector store's came before
         call, records = to_submit(changes)
-        operation.hand_in(lambda: operation.manager._hand_in(call()), records)
+        operation.hand_in(lambda: operation.manager.store.writer.submit(call()), records)
 
     def get_history(self, memory_id: str) -> list[dict[str, Any]]:
         """Return what the operation has read, before mem0's part of it began."""
@@ -371,7 +385,9 @@ class Recorder:
             to_store = [mending.message(message) for message in messages]
             scope = mending.text("session_scope", session_scope)
         if scope and to_store:
-            operation.hand_in(lambda: operation.manager._hand_in(checked_messages(to_store, scope)))
+            operation.hand_in(
+                lambda: operation.manager.store.writer.submit(checked_messages(to_store, scope))
+            )
 
     def get_last_messages(self, session_scope: str, limit: int = 10) -> list[dict[str, Any]]:
         """Return what the operation has read, before mem0's part of it began."""
@@ -385,7 +401,7 @@ class Recorder:
         operation = self.require_operation()
         operation.begin_change()
         operation.has_reset = True
-        operation.hand_in(operation.manager._hand_in_reset)
+        operation.hand_in(lambda: operation.manager.store.reset())
 
     def close(self) -> None:
         """Do nothing: the manager is closed by who opened it."""

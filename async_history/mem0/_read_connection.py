@@ -12,7 +12,7 @@ class LentConnection:
     """A connection for reading, opened once.
 
     Args:
-        name: the store's, see `HistoryManager.store_name`.
+        name: the store's, see `Backend.store_name`.
     """
 
     def __init__(self, name: tuple[str, ...] | None) -> None:

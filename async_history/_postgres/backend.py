@@ -1,0 +1,278 @@
+"""The PostgreSQL backend: where a history's tables are, and the parts of its open store."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any, Final, TypeVar
+
+from async_history._core.backend import Measured
+from async_history._core.cancellation import to_the_end
+from async_history._core.erasure_log import Erasure, ErasureLog
+from async_history._core.follow import CommitSignal
+from async_history._core.lifecycle import CLOSE_TIMEOUT_S
+from async_history._core.locks import ProcessLocks
+from async_history._core.prune import PruneCursor, PruneRequest, PruneStep
+from async_history._core.submissions import AddRecords, Submission
+from async_history._core.writer import GroupCommitWriter, WriterOptions
+from async_history._postgres import schema as migrations
+from async_history._postgres.advisory_locks import AdvisoryLocks
+from async_history._postgres.bounds import time_for
+from async_history._postgres.commit import BatchCommitter
+from async_history._postgres.connections import Connections
+from async_history._postgres.erase import ERASURES, ServerErasure
+from async_history._postgres.follow import FollowReader
+from async_history._postgres.pool import ConnectionPool
+from async_history._postgres.pool_limits import PoolLimits
+from async_history._postgres.prune import prune
+from async_history._postgres.read import HistoryReader
+from async_history._postgres.statistics import Statistics
+from async_history._postgres.transaction import transaction
+from async_history._postgres.url import ServerUrl
+from async_history._postgres.vacuum import Vacuum
+from async_history._postgres.warnings import STATE, warnings_of
+from async_history._postgres.writing_connection import Write
+from async_history.errors import HistoryError
+
+T = TypeVar("T")
+
+_WAITS: Final = 50
+"""Into how many parts a late batch's time is cut, so that who waits for a lock can be found."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PostgresBackend:
+    """The tables in a schema of a server's, or of the database of a user's pool.
+
+    There is a `server` or a `user_pool`. `may_migrate`: make the tables, and bring older ones up
+    to date. The other fields are as `PostgresHistoryManager` takes them.
+    """
+
+    server: ServerUrl | None
+    user_pool: Any
+    read_server: ServerUrl | None
+    schema_name: str
+    may_migrate: bool
+    limits: PoolLimits
+    retry_timeout_s: float
+    writer_options: WriterOptions
+
+    @property
+    def where(self) -> str:
+        """What messages call it."""
+        return "the database of the pool" if self.server is None else self.server.where
+
+    @property
+    def store_name(self) -> tuple[str, ...] | None:
+        """Hosts, ports, database and schema; None of a user's pool."""
+        if self.server is None:
+            return None
+        server = self.server
+        return (
+            "postgresql",
+            *map(str, (server.hosts, server.ports, server.database)),
+            self.schema_name,
+        )
+
+    def new_locks(self) -> ProcessLocks | None:
+        """Return advisory locks of a session of their own; None where there is no URL for it."""
+        if self.server is None:
+            return None
+        return AdvisoryLocks(
+            self.server, self.limits, self.schema_name, retry_timeout_s=self.retry_timeout_s
+        )
+
+    async def open(self, committed: CommitSignal, ended: Callable[[], None]) -> "PostgresStore":
+        """Connect, and make the tables or look at them."""
+        prepared: dict[str, bool] = {}
+
+        async def prepare(connection: Any) -> None:
+            if self.may_migrate:
+                await migrations.migrate(connection, self.schema_name)
+            else:
+                await self._look(connection)
+            prepared["is_distributed"] = await migrations.is_distributed(
+                connection, self.schema_name
+            )
+
+        if self.server is None:
+            pool = await ConnectionPool.of_user(self.user_pool, self.where, prepare, self.limits)
+        else:
+            pool = await ConnectionPool.connect(self.server, prepare, self.limits)
+        read_pool = pool
+        try:
+            if self.read_server is not None:
+                read_pool = await ConnectionPool.connect(self.read_server, self._look, self.limits)
+        except BaseException:
+            await to_the_end(pool.aclose(CLOSE_TIMEOUT_S))
+            raise
+        return PostgresStore(self, pool, read_pool, committed, ended, **prepared)
+
+    async def _look(self, connection: Any) -> None:
+        await migrations.require_current(connection, self.schema_name)
+
+
+class PostgresStore:
+    """An open history in PostgreSQL, as its parts.
+
+    Args:
+        pool: of the server that is written to.
+        read_pool: of the server that is read from.
+        committed: notified after each commit.
+        ended: called when the writer has ended.
+        is_distributed: the tables are spread over the nodes of a Citus cluster.
+    """
+
+    def __init__(
+        self,
+        backend: PostgresBackend,
+        pool: ConnectionPool,
+        read_pool: ConnectionPool,
+        committed: CommitSignal,
+        ended: Callable[[], None],
+        *,
+        is_distributed: bool,
+    ) -> None:
+        self._where = backend.where
+        self._schema_name = backend.schema_name
+        self.schema = migrations.quoted(backend.schema_name)
+        self._has_replica = backend.read_server is not None
+        self._committed = committed
+        self._ended = ended
+        self._is_distributed = is_distributed
+        self._late_after_s = backend.retry_timeout_s / 2
+        self._close_timeout_s = CLOSE_TIMEOUT_S
+        self._tried: tuple[Sequence[Submission], float] | None = None
+        self.connections = Connections(
+            backend.where,
+            pool,
+            read_pool,
+            idle_s=backend.limits.idle_s,
+            retry_timeout_s=backend.retry_timeout_s,
+        )
+        self._statistics = Statistics(pool, self.schema, is_distributed=is_distributed)
+        self.writer = GroupCommitWriter[Submission](
+            self._commit,
+            finish=self._finish,
+            options=backend.writer_options,
+            commit_timeout_s=backend.retry_timeout_s,
+        )
+        fetch = self.connections.fetch
+        self.reader = HistoryReader(fetch, self.schema, is_distributed=is_distributed)
+        self.follower = FollowReader(
+            fetch, self.schema, where=backend.where, is_distributed=is_distributed
+        )
+        vacuum = Vacuum(
+            pool,
+            self.in_turn,
+            backend.where,
+            self.schema,
+            ask_every_s=backend.retry_timeout_s,
+        )
+        self.eraser = ServerErasure(
+            self.in_turn, vacuum, self.schema, is_distributed=is_distributed
+        )
+
+    # Writing
+
+    async def _commit(
+        self, batch: Sequence[Submission], has_begun: Callable[[], None]
+    ) -> Mapping[int, HistoryError]:
+        is_late = self._is_late(batch)
+
+        async def commit(connection: Any, settings: Sequence[str]) -> Mapping[int, HistoryError]:
+            committer = BatchCommitter(
+                connection,
+                self.schema,
+                settings=settings,
+                is_distributed=self._is_distributed,
+                leaves_out_late=is_late,
+                where=self._where,
+                sent=has_begun,
+            )
+            return await committer.commit(batch)
+
+        waits = _WAITS if is_late and len(batch) > 1 else None
+        refused = await self.connections.write(commit, time_for(batch), waits)
+        self._tried = None
+        self._committed.notify()
+        self._statistics.add_changes(
+            sum(one.record_count for one in batch if isinstance(one, AddRecords))
+        )
+        return refused
+
+    def _is_late(self, batch: Sequence[Submission]) -> bool:
+        """Return whether a batch was tried for half of its time, and may not wait for all of it."""
+        if self._tried is None or self._tried[0] is not batch:
+            self._tried = (batch, monotonic())
+        return monotonic() - self._tried[1] > self._late_after_s
+
+    def in_turn(self, work: "Write[T]") -> "asyncio.Future[T]":
+        """Do work that writes, after all writes called before it and before all after."""
+        return self.writer.run_in_turn(lambda: self.connections.write(work))
+
+    def reset(self) -> "asyncio.Future[None]":
+        """Queue a reset."""
+        tables = f"{self.schema}.history, {self.schema}.messages"
+
+        async def reset(connection: Any, settings: Sequence[str]) -> None:
+            # In a transaction, whose lock holds up all writes until its end is known: a lone
+            # TRUNCATE that was held up itself could reach the server after later acks.
+            async with transaction(connection, *settings):
+                await connection.execute(f"TRUNCATE {tables}")
+
+        return self.in_turn(reset)
+
+    async def prune_step(self, asked: PruneRequest, reached: PruneCursor | None) -> PruneStep:
+        """Prune the next few records in one transaction, or in a dry run count them."""
+
+        async def step(connection: Any, settings: Sequence[str]) -> PruneStep:
+            return await prune(
+                connection,
+                self.schema,
+                settings,
+                asked,
+                reached,
+                is_distributed=self._is_distributed,
+            )
+
+        pruned = await self.in_turn(step)
+        if not asked.dry_run:
+            self._statistics.add_changes(pruned.records)
+        return pruned
+
+    # Reading
+
+    async def erasures(self) -> Sequence[Erasure]:
+        """Return the erasures that were made, oldest first."""
+        fetch = self.connections.fetch
+        log = ErasureLog(ERASURES, lambda sql: fetch(migrations.in_schema(sql, self.schema)))
+        return await log.read()
+
+    async def measure(self) -> Measured:
+        """Return the size of the tables, and what to know about the servers."""
+        size = await self.reader.size()
+        written = await self.connections.fetch_where_written(STATE, self._schema_name)
+        read: Sequence[Sequence[Any]] = ()
+        if self._has_replica:
+            read = await self.connections.fetch(STATE, self._schema_name)
+        return Measured(size, 0, warnings_of(written, read))
+
+    # Closing
+
+    async def aclose(self, timeout_s: float) -> None:
+        """Write what was accepted, for at most `timeout_s`, and close the connections."""
+        self._close_timeout_s = timeout_s
+        await self.writer.aclose(timeout_s)
+        if not self.writer.task.done():
+            self.abandon()
+
+    async def _finish(self) -> None:
+        self._ended()
+        await self._statistics.aclose()
+        await self.connections.aclose(self._close_timeout_s)
+
+    def abandon(self) -> None:
+        """Let go of the connections, whatever they are doing."""
+        self._statistics.stop()
+        self.connections.abandon()

@@ -1,0 +1,339 @@
+"""The SQLite backend: where a file is, and the parts of its open store."""
+
+import asyncio
+import contextlib
+import sqlite3
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from async_history._core.backend import Measured, StoreWarning, Writer
+from async_history._core.cancellation import to_the_end
+from async_history._core.erasure_log import Erasure, ErasureLog
+from async_history._core.follow import CommitSignal
+from async_history._core.options import Durability, Journal
+from async_history._core.prune import PruneCursor, PruneRequest, PruneStep
+from async_history._core.recent import RecentCommits
+from async_history._core.submissions import Submission
+from async_history._core.writer import GroupCommitWriter, WriterOptions, WriterStats
+from async_history._sqlite.backup import back_up, back_up_file, run
+from async_history._sqlite.commit import WRITE_PROGRAM, BatchCommitter
+from async_history._sqlite.connection import ThreadConnection
+from async_history._sqlite.encoding import check_parameters, check_submission
+from async_history._sqlite.erase import ERASURES, FileErasure
+from async_history._sqlite.errors import (
+    LOG_RESET_WARNING,
+    connect,
+    has_log_reset_fault,
+    is_other_schema,
+    storage_error,
+    typed_errors,
+)
+from async_history._sqlite.follow import FollowReader
+from async_history._sqlite.index import INDEX_NO_ROWS, THROUGH_INDEX, WITHOUT_INDEX
+from async_history._sqlite.opening import LONGEST_LOG_BYTES, long_log_warning
+from async_history._sqlite.pool import MAX_REOPENS, READERS, ConnectionPool
+from async_history._sqlite.prune import prune
+from async_history._sqlite.read import HistoryReader
+from async_history._sqlite.readonly import beside
+from async_history._sqlite.schema.versions import install_statements
+from async_history._sqlite.worker_thread import run_in_thread
+from async_history.errors import HistoryError, MigrationError
+
+T = TypeVar("T")
+
+_MANY: Final = 10
+"""Submissions of a batch from which on a longer log is worth its while."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SQLiteBackend:
+    """A SQLite file, or a database in memory that ends with its store.
+
+    `path` is absolute, None for memory. The other fields are as `SQLiteHistoryManager` takes them.
+    """
+
+    path: Path | None
+    create: bool
+    migrate: bool
+    journal: Journal
+    durability: Durability
+    lock_timeout_s: float
+    writer_options: WriterOptions
+
+    @property
+    def where(self) -> str:
+        """What messages call it."""
+        return "the history in memory" if self.path is None else str(self.path)
+
+    @property
+    def store_name(self) -> tuple[str, ...] | None:
+        """The file's absolute path; None of a database in memory."""
+        return None if self.path is None else ("file", str(self.path))
+
+    def new_locks(self) -> None:
+        """Return None: processes lock a file beside the history, whose name is enough for that."""
+
+    async def open(self, committed: CommitSignal, ended: Callable[[], None]) -> "SQLiteStore":
+        """Open the file, brought up to date before if `migrate` says so."""
+        pool = ConnectionPool(
+            self.path,
+            journal=self.journal,
+            durability=self.durability,
+            lock_timeout_s=self.lock_timeout_s,
+        )
+        try:
+            if self.migrate:
+                await pool.open(create=self.create)
+                is_prepared = True
+            else:
+                is_prepared = await pool.open_as_it_is(create=self.create)
+            with typed_errors(pool.where):
+                ((encoding,),) = await pool.fetch("PRAGMA encoding", {})
+        except BaseException:
+            await to_the_end(pool.close())
+            raise
+        return SQLiteStore(
+            pool,
+            committed,
+            ended,
+            self.writer_options if is_prepared else None,
+            is_utf16=encoding != "UTF-8",
+        )
+
+
+class SQLiteStore:
+    """An open SQLite file, as its parts.
+
+    Args:
+        pool: its open connections.
+        committed: notified after each commit.
+        ended: called when the writer has ended.
+        writer_options: None of a file that must be adopted or indexed before it can be written.
+        is_utf16: the file's encoding, which can't hold every text.
+    """
+
+    def __init__(
+        self,
+        pool: ConnectionPool,
+        committed: CommitSignal,
+        ended: Callable[[], None],
+        writer_options: WriterOptions | None,
+        *,
+        is_utf16: bool,
+    ) -> None:
+        self.pool = pool
+        self._committed = committed
+        self._ended = ended
+        self._is_utf16 = is_utf16
+        self._recent = RecentCommits(committed)
+        self._group_writer: GroupCommitWriter[Submission] | None = None
+        self.writer: Writer = _UnpreparedWriter(pool.where)
+        if writer_options is not None:
+            self.writer = self._group_writer = GroupCommitWriter(
+                self._commit,
+                finish=self._finish,
+                options=writer_options,
+                commit_timeout_s=pool.lock_timeout_s,
+            )
+            if is_utf16:
+                self.writer = _UTF16Writer(self._group_writer)
+        lookup = WITHOUT_INDEX if writer_options is None else THROUGH_INDEX
+        self.reader = HistoryReader(self.fetch, lookup, READERS)
+        self.follower = FollowReader(self.fetch, self.reader, self._recent)
+        self.eraser = FileErasure(self.in_turn, self._reopen_writer, pool.path, pool.lock_timeout_s)
+
+    # Writing
+
+    async def _commit(
+        self, batch: Sequence[Submission], has_begun: Callable[[], None]
+    ) -> Mapping[int, HistoryError]:
+        async def commit(connection: ThreadConnection) -> Mapping[int, HistoryError]:
+            if len(batch) >= _MANY:
+                await self.pool.lengthen_log(connection)
+            return await BatchCommitter(connection, self._recent).commit(batch)
+
+        refused = await self.pool.write(commit, has_begun)
+        self._committed.notify()
+        return refused
+
+    def in_turn(self, work: Callable[[ThreadConnection], Awaitable[T]]) -> "asyncio.Future[T]":
+        """Do work that writes, after all writes called before it and before all after."""
+
+        async def alone() -> T:
+            self._recent.forget()
+            return await self.pool.write(work)
+
+        return self._require_group_writer().run_in_turn(alone)
+
+    def _reopen_writer(self) -> "asyncio.Future[None]":
+        return self._require_group_writer().run_in_turn(self.pool.reopen_writer)
+
+    def _require_group_writer(self) -> GroupCommitWriter[Submission]:
+        if self._group_writer is None:
+            raise _unprepared(self.pool.where)
+        return self._group_writer
+
+    def reset(self) -> "asyncio.Future[None]":
+        """Queue a reset."""
+        return self.in_turn(lambda connection: connection.run(_reset))
+
+    async def prune_step(self, asked: PruneRequest, reached: PruneCursor | None) -> PruneStep:
+        """Prune the next few records in one transaction, or in a dry run count them."""
+        return await self.in_turn(lambda connection: connection.run(partial(prune, asked, reached)))
+
+    # Reading
+
+    async def fetch(self, sql: str, parameters: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
+        """Run one SELECT; where others have dropped tables, open the file anew and run it again."""
+        pool = self.pool
+        if self._is_utf16:
+            check_parameters(parameters)
+        for _ in range(MAX_REOPENS):
+            try:
+                return await pool.fetch(sql, parameters)
+            except sqlite3.Error as error:
+                if not is_other_schema(error):
+                    raise storage_error(error, pool.where) from error
+                if self._group_writer is None:
+                    return []  # an old file has not every table
+            await self._reopen_writer()
+        with typed_errors(pool.where):
+            return await pool.fetch(sql, parameters)
+
+    async def erasures(self) -> Sequence[Erasure]:
+        """Return the erasures that were made, oldest first."""
+        return await ErasureLog(ERASURES, lambda sql: self.fetch(sql, {})).read()
+
+    async def back_up(self, target: Path, on_progress: Callable[[int, int], None] | None) -> None:
+        """Copy the whole database into a new file, while writes go on."""
+        pool = self.pool
+        if pool.path is not None:
+            # Where a reader keeps the writer waiting, ours wait here, however long it takes.
+            async with pool.turn:
+                await run(
+                    partial(back_up_file, pool.path, pool.lock_timeout_s, target), on_progress
+                )
+            return
+        with contextlib.closing(connect(None, "rw")) as whole:
+            await to_the_end(pool.copy_into(whole))
+            await run(partial(back_up, whole, target), on_progress)
+
+    async def measure(self) -> Measured:
+        """Return the sizes of the file and its log, and what to know about where it is."""
+        path = self.pool.path
+        return Measured() if path is None else await run_in_thread(partial(self._measured, path))
+
+    def _measured(self, path: Path) -> Measured:
+        warnings = self.pool.warnings()
+        file_bytes, log_bytes = _sizes(path, beside(path, "-wal"))
+        if log_bytes > LONGEST_LOG_BYTES:
+            warnings.append(long_log_warning(path, log_bytes))
+        if self.pool.has_log and has_log_reset_fault(sqlite3.sqlite_version_info):
+            warnings.append(StoreWarning("wal-reset-fault", "critical", LOG_RESET_WARNING))
+        return Measured(file_bytes, log_bytes, tuple(warnings))
+
+    # Closing
+
+    async def aclose(self, timeout_s: float) -> None:
+        """Write what was accepted, for at most `timeout_s`, and close the connections."""
+        if self._group_writer is None:
+            await self._finish()
+            return
+        await self._group_writer.aclose(timeout_s)
+        if not self._group_writer.task.done():
+            self.abandon()
+
+    async def _finish(self) -> None:
+        self._ended()
+        await self.pool.close()
+
+    def abandon(self) -> None:
+        """Let go of the connections, whatever they are doing."""
+        self.pool.abandon()
+
+
+class _UnpreparedWriter:
+    """Refuses everything: the file must be adopted or indexed before it can be written."""
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+
+    def require_open(self) -> None:
+        raise _unprepared(self._where)
+
+    def submit(self, submission: Submission) -> "asyncio.Future[None]":
+        raise _unprepared(self._where)
+
+    async def submit_when_ready(self, prepare: Callable[[], Awaitable[Submission]]) -> None:
+        raise _unprepared(self._where)
+
+    def stats(self) -> None:
+        return None
+
+
+class _UTF16Writer:
+    """Refuses what a file in UTF-16 can't hold, before it is queued."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+
+    def require_open(self) -> None:
+        self._writer.require_open()
+
+    def submit(self, submission: Submission) -> "asyncio.Future[None]":
+        check_submission(submission)
+        return self._writer.submit(submission)
+
+    async def submit_when_ready(self, prepare: Callable[[], Awaitable[Submission]]) -> None:
+        async def checked() -> Submission:
+            submission = await prepare()
+            check_submission(submission)
+            return submission
+
+        await self._writer.submit_when_ready(checked)
+
+    def stats(self) -> WriterStats | None:
+        return self._writer.stats()
+
+
+def _unprepared(where: str) -> MigrationError:
+    return MigrationError(
+        f"{where} was opened with migrate=False and needs adoption or indexing before it can be "
+        "written; open it with migrate=True"
+    )
+
+
+def _reset_script() -> str:
+    return ";\n".join(
+        (
+            "BEGIN IMMEDIATE",
+            "DROP TABLE IF EXISTS history",
+            "DROP TABLE IF EXISTS messages",
+            *install_statements(),
+            INDEX_NO_ROWS,
+            WRITE_PROGRAM,
+            "COMMIT",
+        )
+    )
+
+
+def _reset(connection: sqlite3.Connection) -> None:
+    try:
+        connection.executescript(_reset_script())
+    except BaseException:
+        connection.rollback()
+        raise
+
+
+def _sizes(*paths: Path) -> list[int]:
+    """Return the size of each file, 0 where there is none."""
+    sizes = []
+    for path in paths:
+        try:
+            sizes.append(path.stat().st_size)
+        except FileNotFoundError:
+            sizes.append(0)
+    return sizes
