@@ -12,7 +12,7 @@ from async_history._core.prune import PruneReport
 from async_history._core.query import HistoryQuery, Page
 from async_history._core.records import Event, HistoryRecord, Message
 from async_history._core.timeline import MemoryDiff
-from async_history._core.writer import WriterStats
+from async_history._core.writer_stats import WriterStats
 from async_history._opening import open_history
 from async_history._transfer.copy import CopyReport, copy_history
 from async_history._transfer.json_lines import JsonLines, dump_lines

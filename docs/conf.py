@@ -50,7 +50,10 @@ def mark_up(
     app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]
 ) -> None:
     """Mark the code of a docstring, in a line or as a paragraph, as reStructuredText asks for."""
-    if what == "property":  # napoleon takes what stands before a colon for its type
+    if what in (
+        "attribute",
+        "property",
+    ):  # napoleon takes what stands before a colon for its type
         lines[0] = lines[0].replace(": ", " \u2013 ")
     marked: list[str] = []
     for index, line in enumerate(lines):

@@ -113,7 +113,7 @@ def test_every_old_layout_comes_back_to_the_letter_and_in_order(name: str, tmp_p
         assert connection.execute("SELECT content FROM messages").fetchall() == [("hello",)]
         assert connection.execute("PRAGMA user_version").fetchone() == (7,)
         check_prepared(connection)
-        assert prepare(connection, path) == AdoptionReport(str(path), done=True)
+        assert prepare(connection, path) == AdoptionReport(path=str(path), done=True)
     with opened(path) as connection:
         check_prepared(connection)
     assert report.records == len(layout.today)
@@ -175,7 +175,7 @@ def test_an_empty_database_is_set_up(where: str, tmp_path: Path) -> None:
         report = prepare(connection, path)
         check_prepared(connection)
         assert tables(connection) == {"history", "messages"}
-        assert report == AdoptionReport(str(path) if path else None, done=True)
+        assert report == AdoptionReport(path=str(path) if path else None, done=True)
     assert not backups(tmp_path)
 
 
@@ -770,7 +770,7 @@ def test_what_another_adopted_while_we_waited_is_not_done_again(tmp_path: Path) 
 
     with opened(path) as connection:
         connection.set_trace_callback(adopt_first)
-        assert prepare(connection, path) == AdoptionReport(str(path), done=True)
+        assert prepare(connection, path) == AdoptionReport(path=str(path), done=True)
         assert not connection.in_transaction
         check_prepared(connection)
 

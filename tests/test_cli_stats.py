@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -55,7 +55,7 @@ def test_worries_are_shown_with_their_severity(
     ]
 
     async def with_warnings(_: object) -> HistoryStats:
-        return HistoryStats(stats.store, stats.writer, 1, 2, tuple(warnings))
+        return replace(stats, file_bytes=1, wal_bytes=2, warnings=tuple(warnings))
 
     monkeypatch.setattr("async_history.HistoryManager.stats", with_warnings)
     shown = CliRunner().invoke(app, ["stats", "--db", url]).stdout
@@ -77,7 +77,7 @@ def test_a_store_that_does_not_answer_at_once_is_asked_again(
 
     async def slow(_: object) -> HistoryStats:
         warnings, size = answers.pop(0)
-        return HistoryStats(stats.store, None, size, 0, warnings)
+        return replace(stats, file_bytes=size, wal_bytes=0, warnings=warnings)
 
     monkeypatch.setattr("async_history.HistoryManager.stats", slow)
     shown = CliRunner().invoke(app, ["stats", "--db", url, "--json"]).stdout

@@ -96,7 +96,7 @@ def test_at_shows_all_memories(run: Run, url: str) -> None:
         (("at", "yesterday", "m"), 2, "'yesterday' is neither a time such as"),
         (("at", "1", "m", "--db", "missing.db"), 1, "no history in missing.db"),
         (("diff", "nobody", "2020-01-01", "2021-01-01"), 1, "nobody was there neither"),
-        (("diff", "m", "0", "1"), 2, "a must be at least 1"),
+        (("diff", "m", "0", "1"), 2, "start must be at least 1"),
         (("restore", "nobody", "--to", "1"), 2, "there is no history of 'nobody'"),
         (("restore", "m", "--to", "3"), 2, "'m' was deleted at version 3"),
         (("restore", "m", "--to", "1", "--db", "missing.db"), 1, "no history in missing.db"),

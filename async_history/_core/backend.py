@@ -14,7 +14,7 @@ from async_history._core.prune import PruneCursor, PruneRequest, PruneStep
 from async_history._core.query import Cursor, Filter, PageRead, RowsRead
 from async_history._core.records import HistoryRecord, Message
 from async_history._core.submissions import Submission
-from async_history._core.writer import WriterStats
+from async_history._core.writer_stats import WriterStats
 
 Severity = Literal["warning", "critical"]
 """critical: what is acknowledged may be lost, or can't be found. warning: anything less."""
@@ -43,18 +43,20 @@ class StoreWarning(str):
         return type(self), (self.code, self.severity, str(self))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HistoryStats:
-    """A manager's state for operators: counters since it was opened, sizes in bytes, and warnings.
-
-    `writer` is None where nothing is queued (the null manager).
-    """
+    """A manager's state for operators: its queue and writer, the store's sizes, and warnings."""
 
     store: str
+    """The file's path, or the server's URL without its password."""
     writer: WriterStats | None
+    """The queue and the writer; None where nothing can be written, or nothing is kept."""
     file_bytes: int
+    """Bytes of the file, or of the server's tables and indexes; 0 in memory."""
     wal_bytes: int
+    """Bytes of a file's write-ahead log; 0 where there is none."""
     warnings: tuple[StoreWarning, ...]
+    """What an operator should know; empty where all is well."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckReport:
-    """What `check_history` found. `problems` are sentences; where there are none all is well."""
+    """What `check_history` found."""
 
     store: str
+    """The file's path, or the server's URL without its password."""
     records: int
+    """Records that were read."""
     problems: tuple[str, ...] = ()
+    """What is wrong, a sentence each; empty where all is well."""
     is_repaired: bool = False
+    """Whether the index was built again first."""
 
     def outcome(self) -> str:
         """Return the outcome as one paragraph for people."""

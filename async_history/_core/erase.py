@@ -58,22 +58,22 @@ class EraseRequest:
     dry_run: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ErasureReport:
-    """What an erasure did, or with `done=False` (a dry run) would do.
-
-    `records` lost a text or their actor, `messages` are gone from the buffers. `copies` are files
-    that this library itself made of the store and that still have the texts. `remains` tells, a
-    sentence each, where else the texts may still be and what to do about it. `erasure_id` is its
-    entry among `erasures()`; None in a dry run.
-    """
+    """What an erasure did, or in a dry run would do."""
 
     done: bool
+    """False of a dry run: nothing was erased."""
     records: int = 0
+    """Records that lost a text or their actor."""
     messages: int = 0
+    """Messages that were removed from the buffers."""
     copies: tuple[str, ...] = ()
+    """Files that this library itself made of the store, and that still have the texts: paths."""
     remains: tuple[str, ...] = ()
+    """Where else the texts may still be, and what to do about it: a sentence each."""
     erasure_id: str | None = None
+    """The `id` of its entry among `erasures()`; None in a dry run."""
 
     @property
     def matches_nothing(self) -> bool:

@@ -10,22 +10,29 @@ from typing import Any
 from async_history._core.records import now_text
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Erasure:
-    """One erasure, as the store keeps it: when, why, whose, and how much. No text, no actor's name.
-
-    `actor_sha256` is the SHA-256 of the actor's id in hexadecimal: whether somebody was erased can
-    be checked, who was can't be read. `finished_at` is None of one that was interrupted, or runs.
-    """
+    """One erasure, as the store keeps it, without any text and without the actor's name."""
 
     id: str
+    """Its id, a UUIDv7."""
     begun_at: datetime
+    """When it began: aware, in UTC."""
     finished_at: datetime | None
+    """When it was done; None of one that was interrupted, or still runs."""
     reason: str
+    """Why, as `erase` was told."""
     memory_ids: tuple[str, ...]
+    """The memories that it named."""
     actor_sha256: str | None
+    """The SHA-256 of the actor's id in hexadecimal; None where no actor was named.
+
+    Whether an actor was erased can be checked; who was can't be read.
+    """
     records: int
+    """Records that lost a text or their actor."""
     messages: int
+    """Messages that were removed from the buffers."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,14 +109,14 @@ def _erasure(
     messages: int,
 ) -> Erasure:
     return Erasure(
-        erasure_id,
-        _instant(begun_at),
-        None if finished_at is None else _instant(finished_at),
-        reason,
-        tuple(memory_ids),
-        actor_sha256,
-        records,
-        messages,
+        id=erasure_id,
+        begun_at=_instant(begun_at),
+        finished_at=None if finished_at is None else _instant(finished_at),
+        reason=reason,
+        memory_ids=tuple(memory_ids),
+        actor_sha256=actor_sha256,
+        records=records,
+        messages=messages,
     )
 
 

@@ -488,20 +488,20 @@ class HistoryManager(LoopBound[Store]):
         check_instant("when", when)
         return records_of(store.reader.states_at(when), self._require_open)
 
-    async def diff(self, memory_id: str, a: Moment, b: Moment) -> MemoryDiff:
+    async def diff(self, memory_id: str, start: Moment, end: Moment) -> MemoryDiff:
         """Return what a memory said at two moments, and the records between them.
 
         Args:
-            a, b: each as `when` of `memory_at`; b may be the earlier one.
+            start, end: each as `when` of `memory_at`; `end` may be the earlier one.
 
         Raises:
             InvalidInput: as `memory_at`.
         """
         store = self._require_open()
         memory_id = check_text("memory_id", memory_id)
-        check_moment("a", a)
-        check_moment("b", b)
-        return diff_of(memory_id, await store.reader.history(memory_id), a, b)
+        check_moment("start", start)
+        check_moment("end", end)
+        return diff_of(memory_id, await store.reader.history(memory_id), start, end)
 
     async def restore(
         self,

@@ -70,19 +70,20 @@ class PruneStep:
     reached: PruneCursor | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PruneReport:
-    """What pruning removed, or with `done=False` (a dry run) would remove.
-
-    `before` is the instant, aware. `memories_gone` of the memories have no record left. `batches`
-    counts the transactions that removed something.
-    """
+    """What pruning removed, or in a dry run would remove."""
 
     done: bool
+    """False of a dry run: nothing was removed."""
     before: datetime
+    """The instant that what was removed lies before: aware."""
     records: int = 0
+    """Records that were removed."""
     memories_gone: int = 0
+    """Memories of which no record is left."""
     batches: int = 0
+    """Transactions that removed something."""
 
     def outcome(self) -> str:
         """Return the outcome as one sentence for people."""

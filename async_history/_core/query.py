@@ -131,16 +131,18 @@ class Cursor:
         raise not_a_cursor(text, "a page")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """Some records in order, and the cursor that continues behind them.
-
-    The cursor of the last page continues with what is recorded later. It is None only where
-    nothing was ever there to stand behind.
-    """
+    """Some records in order, and the cursor that continues after them."""
 
     records: Sequence[HistoryRecord]
+    """The page's records, up to `page_size`."""
     cursor: str | None
+    """What `query_history(after=…)` takes to continue.
+
+    That of the last page continues with what is recorded later. It is None only where nothing was
+    ever there to continue after.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +247,8 @@ class HistoryQuery:
             rest = read.rest
             place = read.place or place
             left -= len(read.records)
-            yield Page(read.records, str(place) if place is not None else None)
+            cursor = None if place is None else str(place)
+            yield Page(records=read.records, cursor=cursor)
             if read.is_last:
                 return
 

@@ -16,19 +16,21 @@ Moment = datetime | int
 """An aware instant, or a version number: 1 is a memory's first record, its ADD."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryDiff:
-    """What became of a memory between two moments.
-
-    `before` and `after` are the records in force at the two; None where the memory did not exist
-    yet, or was deleted. `between` are the records that lead from the earlier to the later of the
-    two, that one included, in the order of recording: the way back where `before` is the later.
-    """
+    """How a memory differs between two moments, `start` and `end` of `diff`."""
 
     memory_id: str
+    """Which memory."""
     before: HistoryRecord | None
+    """The record in force at `start`; None where the memory did not exist yet, or was deleted."""
     after: HistoryRecord | None
+    """The record in force at `end`; None as above."""
     between: Sequence[HistoryRecord]
+    """The records after the earlier moment, up to the later one, in the order of recording.
+
+    Where `end` is the earlier moment, these are the changes to take back.
+    """
 
     @property
     def old_memory(self) -> str | None:
@@ -117,14 +119,16 @@ def state_at(
     return records[place] if place >= 0 and is_alive(records[place]) else None
 
 
-def diff_of(memory_id: str, records: Sequence[HistoryRecord], a: Moment, b: Moment) -> MemoryDiff:
-    """Return what became of a memory between two moments. Arguments and errors: as `state_at`."""
-    first, last = sorted(_place(memory_id, records, when) for when in (a, b))
+def diff_of(
+    memory_id: str, records: Sequence[HistoryRecord], start: Moment, end: Moment
+) -> MemoryDiff:
+    """Return how a memory differs between two moments. Arguments and errors: as `state_at`."""
+    first, last = sorted(_place(memory_id, records, when) for when in (start, end))
     return MemoryDiff(
-        memory_id,
-        state_at(memory_id, records, a),
-        state_at(memory_id, records, b),
-        tuple(records[first + 1 : last + 1]),
+        memory_id=memory_id,
+        before=state_at(memory_id, records, start),
+        after=state_at(memory_id, records, end),
+        between=tuple(records[first + 1 : last + 1]),
     )
 
 

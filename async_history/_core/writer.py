@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from async_history._core.latency import Latencies
 from async_history._core.queue import (
     QUEUE_BYTES,
     QUEUE_RECORDS,
@@ -21,6 +22,7 @@ from async_history._core.queue import (
     PendingCall,
     S,
 )
+from async_history._core.writer_stats import WriterStats
 from async_history.errors import (
     CommitUnknown,
     HistoryClosed,
@@ -36,6 +38,8 @@ BATCH_BYTES = 16 * 1024 * 1024
 _RETRY_DELAY_S = 0.01
 _LONGEST_RETRY_DELAY_S = 1.0
 """Pauses before a commit is tried again: doubled each time."""
+_MEASURED_OF_BATCH = 8
+"""Calls of a batch whose wait is measured, each for its neighbours too: the callers pay for it."""
 WAKEUP_BATCH_MIN = 64
 """Callers that, once woken, keep the GIL for milliseconds. Fewer are done too soon to matter."""
 _LONGEST_HEAD_START_S = 0.003
@@ -75,23 +79,6 @@ class TryAgain(Exception):
     def __init__(self, reason: HistoryError) -> None:
         self.reason = reason
         super().__init__(str(reason))
-
-
-@dataclass(frozen=True, slots=True)
-class WriterStats:
-    """Counters since the writer started, and the queue as it is now."""
-
-    queued_records: int
-    queued_bytes: int
-    waiting_callers: int
-    oldest_wait_s: float
-    batches: int
-    batch_records_mean: float
-    batch_records_max: int
-    acked_submissions: int
-    acked_records: int
-    refused_submissions: int
-    failed_batches: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,6 +142,8 @@ class GroupCommitWriter(Generic[S]):
         self._refused_submissions = 0
         self._failed_batches = 0
         self._loop = asyncio.get_running_loop()
+        self._acks = Latencies()
+        self._commits = Latencies()
         self._task = self._loop.create_task(self._run(), name="async_history writer")
 
     # The callers' side
@@ -260,9 +249,12 @@ class GroupCommitWriter(Generic[S]):
 
     async def _commit_batch(self, batch: list[PendingCall[S]]) -> None:
         submissions = [place.submission for place in batch if place.submission is not None]
+        begun = self._loop.time()
         refused = await self._run_until_settled(
             lambda: self._commit(submissions, self._commit_has_begun)
         )
+        now = self._loop.time()
+        self._commits.add(now, now - begun)
         records = sum(place.count for place in batch)
         self._batches += 1
         self._batch_records_max = max(self._batch_records_max, records)
@@ -287,6 +279,12 @@ class GroupCommitWriter(Generic[S]):
             self._acked_submissions += len(batch) - len(refused)
             for place in batch:
                 place.ack(None)
+            # In order of their calls, the first of a group has waited longest.
+            group = -(-len(batch) // _MEASURED_OF_BATCH)
+            now = self._loop.time()
+            for index in range(0, len(batch), group):
+                waited = now - batch[index].since
+                self._acks.add(now, waited, min(group, len(batch) - index))
         self._unwoken.clear()
 
     async def _run_until_settled(self, operation: Callable[[], Awaitable[T]]) -> T:
@@ -378,11 +376,13 @@ class GroupCommitWriter(Generic[S]):
     def stats(self) -> WriterStats:
         """Return the counters and the queue as they are now."""
         oldest = self._in_batch[0] if self._in_batch else self._queue.first
+        now = self._loop.time()
+        acks, commits = self._acks.quantiles(now), self._commits.quantiles(now)
         return WriterStats(
             queued_records=self._queue.records,
             queued_bytes=self._queue.size_bytes,
             waiting_callers=self._queue.waiting,
-            oldest_wait_s=self._loop.time() - oldest.since if oldest is not None else 0.0,
+            oldest_wait_s=now - oldest.since if oldest is not None else 0.0,
             batches=self._batches,
             batch_records_mean=self._acked_records / self._batches if self._batches else 0.0,
             batch_records_max=self._batch_records_max,
@@ -390,6 +390,10 @@ class GroupCommitWriter(Generic[S]):
             acked_records=self._acked_records,
             refused_submissions=self._refused_submissions,
             failed_batches=self._failed_batches,
+            ack_p50_s=acks.p50_s,
+            ack_p99_s=acks.p99_s,
+            commit_p50_s=commits.p50_s,
+            commit_p99_s=commits.p99_s,
         )
 
 

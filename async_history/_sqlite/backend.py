@@ -17,7 +17,8 @@ from async_history._core.options import Durability, Journal
 from async_history._core.prune import PruneCursor, PruneRequest, PruneStep
 from async_history._core.recent import RecentCommits
 from async_history._core.submissions import Submission
-from async_history._core.writer import GroupCommitWriter, WriterOptions, WriterStats
+from async_history._core.writer import GroupCommitWriter, WriterOptions
+from async_history._core.writer_stats import WriterStats
 from async_history._sqlite.backup import back_up, back_up_file, run
 from async_history._sqlite.commit import WRITE_PROGRAM, BatchCommitter
 from async_history._sqlite.connection import ThreadConnection

@@ -33,23 +33,24 @@ _SCOPES_AT_ONCE: Final = 100
 _WAY_OUT: Final = "copy into an empty history instead; nothing was taken away from this one"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CopyReport:
-    """What a copy did. When there is one, all of `records` was found in the target.
-
-    `records` counts the source's, `written` those that this copy wrote, the others having been
-    there. `digest` is the SHA-256, in hex, of the source's records as they were read back from the
-    target, in order: each its ten columns as a JSON array, with a comma between two. `scopes`
-    counts session scopes, `scopes_left` those among them whose buffer in the target was left as it
-    is, because another conversation has begun there. `seconds` is how long it took.
-    """
+    """What a copy did. When there is a report, each of the source's records is in the target."""
 
     records: int
+    """Records of the source, each of which was compared with the target's."""
     written: int
+    """Records that this copy wrote; the others were there."""
     digest: str
+    """The SHA-256, in hexadecimal, of the source's records as the target gives them back, in order:
+    each its ten columns as a JSON array, with a comma between two."""
     scopes: int
+    """Session scopes whose messages were copied, or left."""
     scopes_left: int
+    """Session scopes whose messages in the target were left as they are: another conversation has
+    begun there."""
     seconds: float
+    """How long it took."""
 
 
 async def copy_history(
@@ -106,12 +107,12 @@ async def copy_history(
     if isinstance(source, HistoryManager):
         scopes, scopes_left = await _copy_buffers(source, target)
     return CopyReport(
-        copy.records,
-        copy.written,
-        copy.digest.hexdigest(),
-        scopes,
-        scopes_left,
-        monotonic() - begun,
+        records=copy.records,
+        written=copy.written,
+        digest=copy.digest.hexdigest(),
+        scopes=scopes,
+        scopes_left=scopes_left,
+        seconds=monotonic() - begun,
     )
 
 

@@ -204,8 +204,10 @@ def at(
 @app.command()
 def diff(
     memory_id: Annotated[str, typer.Argument(help="Of which memory.")],
-    a: Annotated[str, typer.Argument(metavar="A", help="A time or version number, as of `at`.")],
-    b: Annotated[str, typer.Argument(metavar="B", help="Another; it may be the earlier one.")],
+    start: Annotated[
+        str, typer.Argument(metavar="START", help="A time or version number, as of `at`.")
+    ],
+    end: Annotated[str, typer.Argument(metavar="END", help="Another; it may be the earlier one.")],
     db: Db = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object: both records, those between.")
@@ -218,7 +220,7 @@ def diff(
     Exit status 1 if the memory was not there at either.
     """
     with one_line_errors():
-        status = _timeline.diff(stores.to_read(db), memory_id, a, b, as_json=as_json)
+        status = _timeline.diff(stores.to_read(db), memory_id, start, end, as_json=as_json)
     raise typer.Exit(status)
 
 

@@ -13,7 +13,7 @@ from time import perf_counter
 from typing import Final
 from uuid import uuid4
 
-from async_history import Event, HistoryManager, HistoryRecord, open_history
+from async_history import Event, HistoryManager, HistoryRecord, WriterStats, open_history
 from async_history._opening import sqlite_file, without_secrets
 from async_history.cli import stores
 from async_history.cli.log import print_timeline
@@ -87,6 +87,7 @@ class Run:
         self.acks_s: list[float] = []
         self.took_s = 0.0
         self.longest_stall_s = 0.0
+        self.writer: WriterStats | None = None
         self.memory_id = ""
         self.failure: BaseException | None = None
         self.is_interrupted = False
@@ -105,6 +106,7 @@ async def _run(url: str, run: Run, agents: int, memories: int) -> list[HistoryRe
         ):
             await _end_or_failure(run, tasks)
         run.took_s = perf_counter() - begin
+        run.writer = (await history.stats()).writer
         if not run.is_stopping:
             return await history.get_history(run.memory_id)
     # Closing has acked or failed what was still on its way when the agents were stopped.
@@ -158,12 +160,21 @@ def _print_figures(screen: Screen, run: Run, where: str) -> None:
     p50, p99 = acks[len(acks) // 2], acks[len(acks) * 99 // 100]
     screen.line((f"Took {run.took_s:.1f} s, each event awaited until it was {where}", ""))
     screen.line()
-    for name, figure in (
-        ("events a second", f"{len(acks) / run.took_s:,.0f}"),
-        ("ack latency", f"{p50 * 1e3:.1f} ms p50, {p99 * 1e3:.1f} ms p99"),
-        ("loop's longest stall", f"{run.longest_stall_s * 1e3:.1f} ms"),
-    ):
+    figures = {
+        "events a second": f"{len(acks) / run.took_s:,.0f}",
+        "ack latency": _latency(p50, p99),
+        "loop's longest stall": f"{run.longest_stall_s * 1e3:.1f} ms",
+    }
+    writer = run.writer
+    if writer is not None and writer.commit_p50_s is not None and writer.commit_p99_s is not None:
+        figures["commit latency"] = _latency(writer.commit_p50_s, writer.commit_p99_s)
+        figures["events a commit"] = f"{writer.batch_records_mean:,.0f}"
+    for name, figure in figures.items():
         screen.line((f"  {name:22}", ""), (figure, "bold green"))
+
+
+def _latency(p50_s: float, p99_s: float) -> str:
+    return f"{p50_s * 1e3:.1f} ms p50, {p99_s * 1e3:.1f} ms p99"
 
 
 def _print_next(screen: Screen, url: str, timeline: Sequence[HistoryRecord]) -> None:

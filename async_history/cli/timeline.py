@@ -66,12 +66,12 @@ class _Shown:
         _print_text(self._screen, record.new_memory)
 
 
-def diff(url: str, memory_id: str, a: str, b: str, *, as_json: bool) -> int:
+def diff(url: str, memory_id: str, start: str, end: str, *, as_json: bool) -> int:
     """Show how a memory differs between two moments; return the exit status."""
 
     async def ask() -> MemoryDiff:
         async with stores.opened_to_read(url) as history:
-            return await history.diff(memory_id, _moment(a), _moment(b))
+            return await history.diff(memory_id, _moment(start), _moment(end))
 
     found = run(ask())
     was_there = found.before is not None or found.after is not None
@@ -87,9 +87,9 @@ def diff(url: str, memory_id: str, a: str, b: str, *, as_json: bool) -> int:
             }
         )
     elif was_there:
-        _print_diff(Screen(), found, f"{a} → {b} in {without_secrets(url)}")
+        _print_diff(Screen(), found, f"{start} → {end} in {without_secrets(url)}")
     if not was_there:
-        print_error(f"{memory_id} was there neither at {a} nor at {b} in {url}")
+        print_error(f"{memory_id} was there neither at {start} nor at {end} in {url}")
     return 0 if was_there else 1
 
 

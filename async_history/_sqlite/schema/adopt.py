@@ -38,24 +38,26 @@ from async_history._sqlite.schema.versions import VERSION, install_statements
 _logger = logging.getLogger("async_history")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AdoptionReport:
-    """What an adoption did, or with `done=False` would do.
-
-    `records` counts the file's history records; it is 0 where the file was ready already.
-    `sources` are the tables they came from and their layouts, like `history (mem0 0.0.2)`.
-    What had no place today is named in `left_out_columns` (table.column) and `left_out_objects`
-    (indexes and triggers of others on a replaced table); the `backup`, a path, still has it.
-    """
+    """What an adoption did, or in a dry run would do."""
 
     path: str | None
+    """The file; None of a database in memory."""
     done: bool
+    """False of a dry run: nothing was changed."""
     sources: tuple[str, ...] = ()
+    """The tables that the records came from and their layouts, like `history (mem0 0.0.2)`."""
     records: int = 0
+    """Records of the file; 0 where it was ready already."""
     rewritten: bool = False
+    """Whether the records were rewritten to today's layout."""
     backup: str | None = None
+    """The path of the file as it was before; None where it was not rewritten, or by choice."""
     left_out_columns: tuple[str, ...] = ()
+    """Columns that have no place in today's layout, as `table.column`. The backup has them."""
     left_out_objects: tuple[str, ...] = ()
+    """Indexes and triggers of others on a replaced table. The backup has them."""
 
     def outcome(self) -> str:
         """Return the outcome as one paragraph for people."""
@@ -98,10 +100,10 @@ def prepare(
     """
     name = str(path) if path else None
     if wait_for_lock(lambda: is_prepared(connection), lock_timeout_s):
-        return AdoptionReport(name, done=True)
+        return AdoptionReport(path=name, done=True)
     wait_for_lock(lambda: connection.execute("BEGIN IMMEDIATE"), lock_timeout_s)
     copy = None
-    report = AdoptionReport(name, done=True)
+    report = AdoptionReport(path=name, done=True)
     try:
         if is_prepared(connection):  # by another process, while we waited
             connection.execute("ROLLBACK")
@@ -199,7 +201,7 @@ def adopt(
     def plan(look: Look) -> AdoptionReport:
         look.connection.execute("BEGIN")
         if is_prepared(look.connection):
-            return AdoptionReport(str(file), done=True)
+            return AdoptionReport(path=str(file), done=True)
         return _plan(look.connection, file, backup=backup)[1]
 
     file = absolute(file_path("path", path))
@@ -232,7 +234,7 @@ def _plan(
     check_version(connection)
     found = layouts.find(connection)
     report = AdoptionReport(
-        str(path) if path else None,
+        path=str(path) if path else None,
         done=False,
         sources=tuple(source.label for source in found.sources),
         rewritten=found.needs_rewriting,

@@ -1,0 +1,77 @@
+"""How long something took in the last minute: its median and its slowest hundredth."""
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+_PARTS: Final = 16
+"""Buckets for each doubling: a figure is off by at most a thirtieth."""
+_LEAST_S: Final = 1e-6
+_MOST_S: Final = 1e6
+"""Shorter and longer times count as these: so there are never more than 640 buckets a slot."""
+_SLOT_S: Final = 5.0
+_SLOTS: Final = 12
+"""A minute, which is forgotten in parts: the last minute is in fact the last 55 to 60 seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quantiles:
+    """Seconds that half, and 99 of 100, took at most; None where nothing was measured."""
+
+    p50_s: float | None
+    p99_s: float | None
+
+
+class Latencies:
+    """Counts durations in buckets that grow with them, for the last minute.
+
+    To add one takes constant time and memory, however many were added. `now` is the time of a
+    clock that never goes back, in seconds.
+    """
+
+    def __init__(self) -> None:
+        self._slots: dict[int, dict[int, int]] = {}
+
+    def add(self, now: float, seconds: float, count: int = 1) -> None:
+        """Count so many that took this long."""
+        number = int(now // _SLOT_S)
+        slot = self._slots.get(number)
+        if slot is None:
+            self._forget_before(number - _SLOTS + 1)
+            slot = self._slots[number] = {}
+        bucket = _bucket(seconds)
+        slot[bucket] = slot.get(bucket, 0) + count
+
+    def quantiles(self, now: float) -> Quantiles:
+        """Return the figures of the last minute."""
+        self._forget_before(int(now // _SLOT_S) - _SLOTS + 1)
+        counts: dict[int, int] = {}
+        for slot in self._slots.values():
+            for bucket, count in slot.items():
+                counts[bucket] = counts.get(bucket, 0) + count
+        return Quantiles(_quantile(counts, 0.5), _quantile(counts, 0.99))
+
+    def _forget_before(self, number: int) -> None:
+        for old in [slot for slot in self._slots if slot < number]:
+            del self._slots[old]
+
+
+def _bucket(seconds: float) -> int:
+    """Return the bucket of a duration: which doubling, and which part of it."""
+    fraction, exponent = math.frexp(min(max(seconds, _LEAST_S), _MOST_S))
+    return exponent * _PARTS + int((fraction - 0.5) * 2 * _PARTS)
+
+
+def _middle(bucket: int) -> float:
+    exponent, part = divmod(bucket, _PARTS)
+    return math.ldexp(0.5 + (part + 0.5) / (2 * _PARTS), exponent)
+
+
+def _quantile(counts: dict[int, int], share: float) -> float | None:
+    wanted = share * sum(counts.values())
+    reached = 0
+    for bucket in sorted(counts):
+        reached += counts[bucket]
+        if reached >= wanted:
+            return _middle(bucket)
+    return None
