@@ -23,11 +23,12 @@ from async_history import (
     InvalidInput,
     open_history,
 )
-from async_history._core import erase_transaction
+from async_history._core.erase import EraseLimits
 from async_history._sqlite import erase
 from async_history.postgres import PostgresHistoryManager
 from async_history.sqlite import SQLiteHistoryManager
 from tests.conftest import OpenStore
+from tests.limits import limited
 from tests.programs.checks import check_index, check_levels, check_sound, looking
 
 pytestmark = pytest.mark.once
@@ -58,13 +59,14 @@ def fact(record: HistoryRecord) -> tuple[Any, ...]:
     )
 
 
-@pytest.fixture
-def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(erase_transaction, "ERASED_AT_ONCE", 2)
-
-
-@pytest.mark.usefixtures("small_steps")
 class TestContract:
+    @pytest.fixture
+    def open_keeping_store(self, open_keeping_store: OpenStore) -> OpenStore:
+        """Steps so small that a memory takes several."""
+        return lambda **options: limited(
+            open_keeping_store(**options), erase=EraseLimits(records=2)
+        )
+
     async def test_a_memorys_texts_go_and_the_facts_stay(
         self, open_keeping_store: OpenStore
     ) -> None:
@@ -246,9 +248,8 @@ class TestContract:
         self, open_keeping_store: OpenStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Not in a transaction each, also where one of them has very many records."""
-        monkeypatch.setattr(erase_transaction, "ERASED_AT_ONCE", 50)
         ids = [f"m{n}" for n in range(200)]
-        async with open_keeping_store() as history:
+        async with limited(open_keeping_store(), erase=EraseLimits(records=50)) as history:
             await history.batch_add_history([change(m, "ADD", None, "x", "ann") for m in ids])
             await history.batch_add_history(
                 [change("m77", "UPDATE", "x", str(n), "ann") for n in range(300)]

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from async_history import HistoryManager, HistoryRecord, open_history
-from async_history._core import erase_transaction
+from async_history._core.erase import EraseLimits
 from tests.conftest import OpenStore
+from tests.limits import limited
 
 pytestmark = pytest.mark.once
 
@@ -21,10 +22,13 @@ ANN = "ann"
 Facts = tuple[str, str | None, str | None, str | None]
 
 
-@pytest.fixture(autouse=True)
-def _small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Steps so small that most memories need several."""
-    monkeypatch.setattr(erase_transaction, "ERASED_AT_ONCE", 3)
+SMALL_STEPS = EraseLimits(records=3)
+"""So small that most memories need several."""
+
+
+@pytest.fixture
+def open_keeping_store(open_keeping_store: OpenStore) -> OpenStore:
+    return lambda **options: limited(open_keeping_store(**options), erase=SMALL_STEPS)
 
 
 def change(memory_id: str, old: str | None, new: str | None, actor: str | None) -> dict[str, Any]:
@@ -221,7 +225,7 @@ async def test_rows_that_are_numbered_again_meanwhile(at: int, tmp_path: Path) -
         if taken == at:
             await asyncio.to_thread(number_again)
 
-    async with open_history(path) as history:
+    async with limited(open_history(path), erase=SMALL_STEPS) as history:
         await history.batch_add_history([change("gone", None, "x", None)] * 30)
         await history.batch_add_history(
             [change(f"m{n % 2}", f"t{n}", f"t{n + 2}", ANN if n % 3 else "bob") for n in range(40)]
@@ -237,7 +241,7 @@ async def test_rows_that_are_numbered_again_meanwhile(at: int, tmp_path: Path) -
 async def test_records_without_a_memorys_name(tmp_path: Path) -> None:
     """Others may have stored what is no name: the record itself is erased all the same."""
     path = tmp_path / "h.db"
-    async with open_history(path) as history:
+    async with limited(open_history(path), erase=SMALL_STEPS) as history:
         await history.add_history("m", None, "x", "ADD", actor_id=ANN)
         with closing(sqlite3.connect(path)) as connection, connection:
             connection.executemany(

@@ -12,7 +12,7 @@ from mem0.memory.storage import SQLiteManager
 
 from async_history import CursorGone, Follower, HistoryManager, HistoryRecord, open_history
 from async_history._core.follow import CommitSignal
-from async_history._core.recent import RecentCommits
+from async_history._core.recent import RecentCommits, RecentLimits
 from async_history._core.submissions import AddRecords, records_to_copy
 from async_history._sqlite.follow import FollowReader
 from async_history._sqlite.index import THROUGH_INDEX, named
@@ -380,9 +380,9 @@ class TestKeeping:
         records = [HistoryRecord(name, "m", None, None, "ADD") for name in ids]
         kept.keep([AddRecords(records, {}, None, len(records), size_bytes)], records)
 
-    async def batches(self, *ids: str) -> tuple[RecentCommits, Any]:
+    async def batches(self, *ids: str, **limits: Any) -> tuple[RecentCommits, Any]:
         bell = CommitSignal()
-        kept = RecentCommits(bell)
+        kept = RecentCommits(bell, RecentLimits(**limits))
         subscribe = bell.subscribe()
         for name in ids:
             self.keep(kept, [name], 10)
@@ -395,19 +395,16 @@ class TestKeeping:
         self.keep(kept, ["2"], 10)
         assert [record.id for record in kept.behind("0")] == ["1"]
 
-    @pytest.mark.parametrize("bound", ["_MOST_RECORDS", "_MOST_BYTES"])
-    async def test_not_too_much(self, monkeypatch: pytest.MonkeyPatch, bound: str) -> None:
-        most = 3 if bound == "_MOST_RECORDS" else 30
-        monkeypatch.setattr(f"async_history._core.recent.{bound}", most)
-        kept, _hearer = await self.batches("0", "1", "2", "3")
+    @pytest.mark.parametrize("limits", [{"records": 3}, {"size_bytes": 30}])
+    async def test_not_too_much(self, limits: dict[str, int]) -> None:
+        kept, _hearer = await self.batches("0", "1", "2", "3", **limits)
         assert kept.behind("0") == []
         assert [record.id for record in kept.behind("1")] == ["2", "3"]
         self.keep(kept, list("45678"), 50)
         assert kept.behind("3") == []
 
-    async def test_not_for_long(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("async_history._core.recent._KEPT_S", 0.01)
-        kept, _hearer = await self.batches("0", "1")
+    async def test_not_for_long(self) -> None:
+        kept, _hearer = await self.batches("0", "1", seconds=0.01)
         async with asyncio.timeout(LONG_S):
             while kept.behind("0"):  # noqa: ASYNC110 - it is a timer's work
                 await asyncio.sleep(0.01)

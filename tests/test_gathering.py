@@ -13,21 +13,18 @@ from tests.patience import LONG_S
 AT_ONCE = 2
 
 
-@pytest.fixture(autouse=True)
-def long_s(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No read takes so long unless a test says so: the machine may be busy."""
-    monkeypatch.setattr("async_history._core.coalesce._LONG_S", 600.0)
-
-
 class Reading:
-    """Notes what is read together; each read waits until it is let go."""
+    """Notes what is read together; each read waits until it is let go.
 
-    def __init__(self) -> None:
+    No read takes so long that it is a long one unless a test says so: the machine may be busy.
+    """
+
+    def __init__(self, *, long_s: float = 600.0) -> None:
         self.reads: list[list[str]] = []
         self.broken: set[str] = set()
         self.most_at_once = self._at_once = 0
         self.may_end = asyncio.Event()
-        self.gathered = CoalescedReads(self.read, AT_ONCE)
+        self.gathered = CoalescedReads(self.read, AT_ONCE, long_s=long_s)
 
     async def read(self, memory_ids: Sequence[str]) -> Mapping[str, list[HistoryRecord]]:
         self.reads.append(list(memory_ids))
@@ -86,11 +83,8 @@ async def test_a_crowd_is_read_in_parts() -> None:
     assert len(reading.reads) > 2
 
 
-async def test_nobody_waits_for_a_long_read_as_long_as_there_is_a_connection(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("async_history._core.coalesce._LONG_S", 0.001)
-    reading = Reading()
+async def test_nobody_waits_for_a_long_read_as_long_as_there_is_a_connection() -> None:
+    reading = Reading(long_s=0.001)
     tasks = [reading.ask("a")]
     await turns()
     tasks += [reading.ask("b"), reading.ask("c")]
@@ -105,11 +99,8 @@ async def test_nobody_waits_for_a_long_read_as_long_as_there_is_a_connection(
     assert [one[0].memory_id for one in await asyncio.gather(*tasks)] == ["a", "b", "c", "d"]
 
 
-async def test_who_comes_when_a_read_is_long_already_does_not_wait_for_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("async_history._core.coalesce._LONG_S", 0.001)
-    reading = Reading()
+async def test_who_comes_when_a_read_is_long_already_does_not_wait_for_it() -> None:
+    reading = Reading(long_s=0.001)
     tasks = [reading.ask("a")]
     await asyncio.sleep(0.05)
     tasks.append(reading.ask("b"))

@@ -23,11 +23,12 @@ from async_history import (
     MigrationError,
     open_history,
 )
-from async_history._core import prune
+from async_history._core.prune import PruneLimits
 from async_history._sqlite.index.levels import LEVELS, memory_key
 from async_history.sqlite import SQLiteHistoryManager
 from tests.conftest import OpenStore
 from tests.followers import first
+from tests.limits import limited
 from tests.programs.checks import check_index, check_levels, check_sound, looking
 
 pytestmark = pytest.mark.once
@@ -69,10 +70,13 @@ async def everything(history: HistoryManager) -> list[HistoryRecord]:
     return [record async for record in history.query_history()]
 
 
+SMALL_STEPS = PruneLimits(records=3)
+
+
 @pytest.fixture
-def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Steps so small that memories and decisions are cut by them."""
-    monkeypatch.setattr(prune, "PRUNED_AT_ONCE", 3)
+def open_small_steps(open_keeping_store: OpenStore) -> OpenStore:
+    """As `open_keeping_store`, with steps so small that memories and decisions are cut by them."""
+    return lambda **options: limited(open_keeping_store(**options), prune=SMALL_STEPS)
 
 
 class TestContract:
@@ -246,9 +250,6 @@ MODEL_CHANGES = st.lists(
 class TestAgainstAList:
     """Many histories, each pruned in steps of three records."""
 
-    @pytest.fixture(autouse=True)
-    def _steps(self, small_steps: None) -> None: ...
-
     def check(self, open_store: OpenStore) -> None:
         runner = asyncio.Runner()
 
@@ -290,17 +291,15 @@ class TestAgainstAList:
             finally:
                 runner.run(history.aclose())
 
-    def test_it(self, open_keeping_store: OpenStore) -> None:
-        self.check(open_keeping_store)
+    def test_it(self, open_small_steps: OpenStore) -> None:
+        self.check(open_small_steps)
 
 
 class TestBesideWriters:
-    async def test_nothing_of_theirs_is_lost(
-        self, open_keeping_store: OpenStore, small_steps: None
-    ) -> None:
+    async def test_nothing_of_theirs_is_lost(self, open_small_steps: OpenStore) -> None:
         """Writers add to the memories that are pruned, backdated too, and prune again and again."""
         added: list[HistoryRecord] = []
-        async with open_keeping_store() as history:
+        async with open_small_steps() as history:
 
             async def write(task: int) -> None:
                 for number in range(40):
@@ -331,11 +330,11 @@ class TestBesideWriters:
                 assert (await history.get_history(memory_id))[-1] == record
 
     async def test_two_managers_prune_at_once(
-        self, open_keeping_store: OpenStore, small_steps: None, request: pytest.FixtureRequest
+        self, open_small_steps: OpenStore, request: pytest.FixtureRequest
     ) -> None:
         if request.node.callspec.params["open_keeping_store"] == "memory":
             pytest.skip("nobody else can open it")
-        async with open_keeping_store() as one, open_keeping_store() as other:
+        async with open_small_steps() as one, open_small_steps() as other:
             records = await one.batch_add_history(
                 [change(f"m{n % 5}", "UPDATE", 200 - n) for n in range(60)]
             )
@@ -346,10 +345,8 @@ class TestBesideWriters:
             assert await everything(one) == await everything(other) == expected
             assert sum(report.records for report in reports) == len(records) - len(expected)
 
-    async def test_writers_wait_for_one_step_at_most(
-        self, open_keeping_store: OpenStore, small_steps: None
-    ) -> None:
-        async with open_keeping_store() as history:
+    async def test_writers_wait_for_one_step_at_most(self, open_small_steps: OpenStore) -> None:
+        async with open_small_steps() as history:
             await history.batch_add_history([change("m", "UPDATE", 200) for _ in range(90)])
             order: list[object] = []
 
@@ -371,9 +368,9 @@ class TestBesideWriters:
             assert all(0 < done <= total for done, total in steps)
 
     async def test_what_is_added_meanwhile_is_left_for_the_next_time(
-        self, open_keeping_store: OpenStore, small_steps: None
+        self, open_small_steps: OpenStore
     ) -> None:
-        async with open_keeping_store() as history:
+        async with open_small_steps() as history:
             await history.batch_add_history([change("m", "UPDATE", 200) for _ in range(12)])
             adding: list[asyncio.Future[Any]] = []
 
@@ -387,10 +384,8 @@ class TestBesideWriters:
             assert len(await history.get_history("backdated")) == 36
             assert len(await history.get_history("m")) == 1
 
-    async def test_cancelled_it_can_be_run_again(
-        self, open_keeping_store: OpenStore, small_steps: None
-    ) -> None:
-        async with open_keeping_store() as history:
+    async def test_cancelled_it_can_be_run_again(self, open_small_steps: OpenStore) -> None:
+        async with open_small_steps() as history:
             records = await history.batch_add_history(
                 [change(f"m{n % 4}", "UPDATE", 200 - n) for n in range(40)]
             )

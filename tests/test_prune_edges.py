@@ -13,8 +13,9 @@ import asyncpg
 import pytest
 
 from async_history import HistoryManager, HistoryRecord, open_history
-from async_history._core import prune
+from async_history._core.prune import PruneLimits
 from async_history.postgres import PostgresHistoryManager
+from tests.limits import limited
 from tests.test_prune import CUTOFF, change, everything, kept
 
 pytestmark = pytest.mark.once
@@ -22,9 +23,9 @@ pytestmark = pytest.mark.once
 OLD = 200
 
 
-@pytest.fixture(autouse=True)
-def _small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prune, "PRUNED_AT_ONCE", 3)
+def opened(where: str | Path, *, edges: int = 50_000) -> HistoryManager:
+    """Open a history that is pruned in small steps."""
+    return limited(open_history(where), prune=PruneLimits(records=3, edges=edges))
 
 
 @contextmanager
@@ -54,7 +55,7 @@ def texts(records: Sequence[HistoryRecord]) -> list[str | None]:
 async def test_last_records_that_somebody_removed_are_not_counted(tmp_path: Path) -> None:
     """Nor are rows of others that got their numbers."""
     path = tmp_path / "h.db"
-    async with open_history(path) as history:
+    async with opened(path) as history:
         await history.batch_add_history([change("m", "UPDATE", OLD, f"{n}") for n in range(9)])
 
         def remove_them() -> None:
@@ -74,7 +75,7 @@ async def test_last_records_that_somebody_removed_are_not_counted(tmp_path: Path
 async def test_last_records_that_somebody_removed_from_a_server(
     new_schema: Callable[[], str], postgres: str
 ) -> None:
-    async with open_history(new_schema()) as history:
+    async with opened(new_schema()) as history:
         assert isinstance(history, PostgresHistoryManager)
         schema = history.store.schema
         await history.batch_add_history([change("m", "UPDATE", OLD, f"{n}") for n in range(9)])
@@ -90,11 +91,8 @@ async def test_last_records_that_somebody_removed_from_a_server(
         assert texts(await history.get_history("m")) == ["3", "4", "5"]
 
 
-async def test_few_edges_are_kept_of_many_memories(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(prune, "_EDGES_KEPT", 2)
-    async with open_history(tmp_path / "h.db") as history:
+async def test_few_edges_are_kept_of_many_memories(tmp_path: Path) -> None:
+    async with opened(tmp_path / "h.db", edges=2) as history:
         await history.batch_add_history(
             [change(f"m{n % 5}", "UPDATE", OLD, f"{n}") for n in range(40)]
         )
@@ -120,7 +118,7 @@ async def test_on_a_cluster_each_statement_is_one_that_it_can_plan(
 ) -> None:
     """Tried on one server: no statement has another in it, and the result is the same."""
     asked: list[str] = []
-    async with open_history(new_schema()) as history:
+    async with opened(new_schema()) as history:
         assert isinstance(history, PostgresHistoryManager)
         for seed in range(30):
             await history.reset()
@@ -142,7 +140,7 @@ async def test_on_a_cluster_each_statement_is_one_that_it_can_plan(
 
 
 async def test_an_instant_out_of_the_drivers_reach(new_schema: Callable[[], str]) -> None:
-    async with open_history(new_schema()) as history:
+    async with opened(new_schema()) as history:
         await history.batch_add_history([change("m", "UPDATE", OLD)] * 3)
         far = datetime(9999, 12, 31, tzinfo=UTC) - timedelta(microseconds=1)
         assert (await history.prune(older_than=far)).records == 2

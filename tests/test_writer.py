@@ -20,7 +20,12 @@ from async_history import (
     StorageFull,
 )
 from async_history._core.queue import BoundedQueue
-from async_history._core.writer import GroupCommitWriter, OutcomeUnknown, WriterOptions
+from async_history._core.writer import (
+    HEAD_START_S,
+    GroupCommitWriter,
+    OutcomeUnknown,
+    WriterOptions,
+)
 from tests.patience import LONG_S
 
 
@@ -83,13 +88,16 @@ async def store() -> Store:
 async def make_writer(store: Store) -> AsyncIterator[MakeWriter]:
     writers: list[GroupCommitWriter[Item]] = []
 
-    def make(*, commit_timeout_s: float = 30.0, **bounds: Any) -> GroupCommitWriter[Item]:
+    def make(
+        *, commit_timeout_s: float = 30.0, head_start_s: float = HEAD_START_S, **bounds: Any
+    ) -> GroupCommitWriter[Item]:
         writers.append(
             GroupCommitWriter(
                 store.commit,
                 finish=store.finish,
                 options=WriterOptions(**bounds),
                 commit_timeout_s=commit_timeout_s,
+                head_start_s=head_start_s,
             )
         )
         return writers[-1]
@@ -199,10 +207,9 @@ class TestBatches:
         assert (stats.acked_submissions, stats.acked_records) == (1_500, 1_500)
 
     async def test_a_crowd_is_woken_when_the_next_commit_has_begun(
-        self, store: Store, make_writer: MakeWriter, monkeypatch: pytest.MonkeyPatch
+        self, store: Store, make_writer: MakeWriter
     ) -> None:
-        monkeypatch.setattr("async_history._core.writer._LONGEST_HEAD_START_S", 3_600)
-        writer = make_writer(batch_records=100)
+        writer = make_writer(batch_records=100, head_start_s=3_600)
         crowd = await committed_before_a_stall(store, writer)
         await turn()
         assert not any(task.done() for task in crowd)
@@ -212,10 +219,10 @@ class TestBatches:
         store.gate.set()
 
     async def test_a_crowd_does_not_wait_for_the_commit_of_a_few(
-        self, store: Store, make_writer: MakeWriter, monkeypatch: pytest.MonkeyPatch
+        self, store: Store, make_writer: MakeWriter
     ) -> None:
-        monkeypatch.setattr("async_history._core.writer._LONGEST_HEAD_START_S", 3_600)
-        crowd = await committed_before_a_stall(store, make_writer(batch_records=100), others=5)
+        writer = make_writer(batch_records=100, head_start_s=3_600)
+        crowd = await committed_before_a_stall(store, writer, others=5)
         await asyncio.wait_for(asyncio.gather(*crowd), LONG_S)
         store.gate.set()
 

@@ -14,7 +14,7 @@ from async_history._core.records import HistoryRecord
 
 _MOST: Final = 64
 """Most memories of a read: with twice as many it was no faster."""
-_LONG_S: Final = 0.005
+LONG_S: Final = 0.005
 """A read that takes longer is a long one, for which those who came meanwhile do not wait."""
 
 Read = Callable[[Sequence[str]], Awaitable[Mapping[str, list[HistoryRecord]]]]
@@ -29,11 +29,13 @@ class CoalescedReads:
     Args:
         read: reads one memory, or several at once.
         at_once: how many reads may be under way where they are long.
+        long_s: how long a read may take until it is a long one.
     """
 
-    def __init__(self, read: Read, at_once: int) -> None:
+    def __init__(self, read: Read, at_once: int, *, long_s: float = LONG_S) -> None:
         self._read = read
         self._at_once = at_once
+        self._long_s = long_s
         self._waiting: list[_Asked] = []
         self._under_way: dict[asyncio.Task[None], asyncio.TimerHandle] = {}
         self._groups: dict[asyncio.Task[None], list[_Asked]] = {}
@@ -64,7 +66,7 @@ class CoalescedReads:
         task = loop.create_task(self._answer_who_waits(group))
         self._short.add(task)
         self._groups[task] = group
-        self._under_way[task] = loop.call_later(_LONG_S, self._is_long, task)
+        self._under_way[task] = loop.call_later(self._long_s, self._is_long, task)
         task.add_done_callback(partial(self._ended, group))
 
     async def _answer_who_waits(self, group: list[_Asked]) -> None:

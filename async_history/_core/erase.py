@@ -16,7 +16,7 @@ as much as the memories that it goes through are long.
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from async_history._core.erase_transaction import (
     OWN,
@@ -41,9 +41,19 @@ from async_history.errors import InvalidInput
 
 T = TypeVar("T")
 
-_NAMES_AT_ONCE: Final = 100
-"""Memories, or session scopes, whose texts go in one step where they are few: in transactions of
-their own each took thirty times as long as to write."""
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EraseLimits:
+    """How much an erasure does at once.
+
+    Attributes:
+        records: looked at in one transaction, which writers wait for.
+        names: memories, or session scopes, whose texts go in one transaction where they are few:
+            in transactions of their own each took thirty times as long as to write.
+    """
+
+    records: int = 300
+    names: int = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +66,7 @@ class EraseRequest:
     session_scopes: tuple[str, ...]
     reason: str
     dry_run: bool
+    limits: EraseLimits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +120,7 @@ def new_erase_request(
     reason: str,
     *,
     dry_run: bool,
+    limits: EraseLimits,
 ) -> EraseRequest:
     """Check what is to be erased.
 
@@ -135,6 +147,7 @@ def new_erase_request(
         given["session_scopes"],
         check_name("reason", reason),
         check_flag("dry_run", dry_run),
+        limits,
     )
 
 
@@ -187,16 +200,17 @@ class _Erasure:
         self._in_transaction = backend.in_transaction
         self._asked = asked
         self._id = None if asked.dry_run else asked.id
+        self._records = asked.limits.records
         self.records = 0
         self.messages = 0
 
     async def run(self) -> None:
         asked = self._asked
-        for memory_ids in _parts(asked.memory_ids):
+        for memory_ids in self._parts(asked.memory_ids):
             await self._memories(memory_ids)
         if asked.actor_id is not None:
             await self._actor(asked.actor_id)
-        for session_scopes in _parts(asked.session_scopes):
+        for session_scopes in self._parts(asked.session_scopes):
             self.messages += await self._in_transaction(
                 partial(erase_messages, self._id, session_scopes)
             )
@@ -207,7 +221,9 @@ class _Erasure:
         left: list[tuple[Sequence[str], Place | None]] = [(memory_ids, None)]
         while left:
             names, after = left.pop()
-            done = await self._in_transaction(partial(erase_memories, self._id, names, after))
+            done = await self._in_transaction(
+                partial(erase_memories, self._id, names, after, self._records)
+            )
             self.records += done.records
             if done.after is not None:
                 half = len(names) // 2
@@ -217,7 +233,7 @@ class _Erasure:
         seen: set[str] = set()
         after: Place | None = None
         while True:
-            found = await self._in_transaction(partial(look, actor_id, after, seen))
+            found = await self._in_transaction(partial(look, actor_id, after, seen, self._records))
             if found.alone:
                 work = partial(erase_places, self._id, OWN, found.alone)
                 self.records += await self._in_transaction(work)
@@ -253,7 +269,7 @@ class _Erasure:
         after: Place | None = None
         last, left = 0, None
         while True:
-            work = partial(erase_next, self._id, actor_id, memory_id, after, decide)
+            work = partial(erase_next, self._id, actor_id, memory_id, after, decide, self._records)
             done = await self._in_transaction(work)
             self.records += done.records
             last = max(last, done.last)
@@ -262,6 +278,6 @@ class _Erasure:
             if after is None:
                 return Done(last=last, left=left)
 
-
-def _parts(names: Sequence[str]) -> Iterator[Sequence[str]]:
-    return (names[at : at + _NAMES_AT_ONCE] for at in range(0, len(names), _NAMES_AT_ONCE))
+    def _parts(self, names: Sequence[str]) -> Iterator[Sequence[str]]:
+        most = self._asked.limits.names
+        return (names[at : at + most] for at in range(0, len(names), most))

@@ -1,6 +1,7 @@
 """What one transaction of an erasure looks at, and what it takes, for every database alike.
 
-In a dry run there is no `erasure_id`: what would go is counted, and nothing is changed.
+In a dry run there is no `erasure_id`: what would go is counted, and nothing is changed. `limit` is
+how many records a transaction looks at, which writers wait for.
 """
 
 from collections import defaultdict
@@ -9,9 +10,6 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from async_history._core.erasure_log import ErasureLog
-
-ERASED_AT_ONCE: Final = 300
-"""Records that one transaction of an erasure looks at, which writers wait for."""
 
 Columns = tuple[str, ...]
 TEXTS: Final[Columns] = ("old_memory", "new_memory")
@@ -103,13 +101,14 @@ class Found:
     sizes: Mapping[str, int]
     alone: Sequence[Place]
     after: Place | None
+    limit: int
 
     def groups(self) -> Iterator[Sequence[str]]:
         """Yield the memories, as many at a time as have few records, or one that has many."""
         group: list[str] = []
         records = 0
         for memory_id, size in self.sizes.items():
-            if group and records + size > ERASED_AT_ONCE:
+            if group and records + size > self.limit:
                 yield group
                 group, records = [], 0
             group.append(memory_id)
@@ -119,7 +118,7 @@ class Found:
 
     def is_large(self, memory_id: str) -> bool:
         """Return whether a memory has more records than one transaction looks at."""
-        return self.sizes[memory_id] > ERASED_AT_ONCE
+        return self.sizes[memory_id] > self.limit
 
 
 Decision = Callable[[Texts], Columns | None]
@@ -143,15 +142,15 @@ def take_told(told: Set[bytes], record: Texts, *, with_own: bool) -> Columns | N
 
 
 async def look(
-    actor_id: str, after: Place | None, seen: Set[str], steps: EraseTransaction
+    actor_id: str, after: Place | None, seen: Set[str], limit: int, steps: EraseTransaction
 ) -> Found:
     """Look which memories the actor's next records are in, of those that were not seen yet."""
-    places = await steps.of_actor(actor_id, after, ERASED_AT_ONCE)
+    places = await steps.of_actor(actor_id, after, limit)
     unseen = [place for place in places if place.memory_id not in seen]
     names = list(dict.fromkeys(place.memory_id for place in unseen))
     sizes = await steps.sizes(names) if names else {}
     alone = [place for place in unseen if place.memory_id not in sizes]
-    return Found(sizes, alone, places[-1] if len(places) == ERASED_AT_ONCE else None)
+    return Found(sizes, alone, places[-1] if len(places) == limit else None, limit)
 
 
 async def erase_whole(
@@ -176,10 +175,11 @@ async def erase_next(
     memory_id: str,
     after: Place | None,
     decide: Decision,
+    limit: int,
     steps: EraseTransaction,
 ) -> Done:
     """Erase an actor in the next records of a memory."""
-    records = await steps.next_texts(actor_id, memory_id, after, ERASED_AT_ONCE)
+    records = await steps.next_texts(actor_id, memory_id, after, limit)
     lost: dict[Columns, list[Place]] = defaultdict(list)
     left: int | None = None
     for record in records:
@@ -190,19 +190,23 @@ async def erase_next(
             lost[columns].append(record.place)
     return Done(
         await _erase(erasure_id, lost, steps),
-        records[-1].place if len(records) == ERASED_AT_ONCE else None,
+        records[-1].place if len(records) == limit else None,
         last=records[-1].place.position if records else 0,
         left=left,
     )
 
 
 async def erase_memories(
-    erasure_id: str | None, memory_ids: Sequence[str], after: Place | None, steps: EraseTransaction
+    erasure_id: str | None,
+    memory_ids: Sequence[str],
+    after: Place | None,
+    limit: int,
+    steps: EraseTransaction,
 ) -> Done:
-    places = await steps.with_text(memory_ids, after, ERASED_AT_ONCE)
+    places = await steps.with_text(memory_ids, after, limit)
     return Done(
         await erase_places(erasure_id, TEXTS, places, steps),
-        places[-1] if len(places) == ERASED_AT_ONCE else None,
+        places[-1] if len(places) == limit else None,
     )
 
 

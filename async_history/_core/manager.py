@@ -21,6 +21,7 @@ from async_history._core.follow import (
     Tail,
 )
 from async_history._core.lifecycle import CLOSE_TIMEOUT_S, LoopBound
+from async_history._core.limits import Limits
 from async_history._core.measure import Measurements
 from async_history._core.progress import Progress
 from async_history._core.prune import (
@@ -75,6 +76,9 @@ class HistoryManager(LoopBound[Store]):
         backend: where the history is kept.
         close_timeout_s: how long closing waits for what was accepted.
     """
+
+    limits = Limits()
+    """How much its parts do at once: for tests, which set smaller ones."""
 
     def __init__(self, backend: Backend, *, close_timeout_s: float = CLOSE_TIMEOUT_S) -> None:
         super().__init__(close_timeout_s=close_timeout_s)
@@ -566,7 +570,7 @@ class HistoryManager(LoopBound[Store]):
             StorageError, CommitUnknown: what was removed until then stays so. Run it again.
         """
         self._require_open()
-        asked = new_prune_request(older_than, keep_last, dry_run=dry_run)
+        asked = new_prune_request(older_than, keep_last, dry_run=dry_run, limits=self.limits.prune)
         check_function("on_progress", on_progress)
 
         async def step(asked: PruneRequest, reached: PruneCursor | None) -> PruneStep:
@@ -609,7 +613,9 @@ class HistoryManager(LoopBound[Store]):
                 interrupted erasure stays listed, unfinished.
         """
         store = self._require_open()
-        asked = new_erase_request(memory_ids, actor_id, session_scopes, reason, dry_run=dry_run)
+        asked = new_erase_request(
+            memory_ids, actor_id, session_scopes, reason, dry_run=dry_run, limits=self.limits.erase
+        )
         check_flag("vacuum", vacuum)
         return await erase_in_steps(store.eraser, asked, vacuum=vacuum)
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from operator import attrgetter
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 from async_history._core.progress import Progress
 from async_history._core.records import is_aware
@@ -25,10 +25,18 @@ from async_history._core.validation import check_count, check_flag
 from async_history._core.wording import counted
 from async_history.errors import InvalidInput
 
-PRUNED_AT_ONCE: Final = 500
-"""Records looked at in one step, which writers wait for."""
-_EDGES_KEPT: Final = 50_000
-"""Memories whose edge is not looked up again in a walk: 20 MB."""
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PruneLimits:
+    """How much pruning does at once.
+
+    Attributes:
+        records: looked at in one step, which writers wait for.
+        edges: memories whose edge is not looked up again in a walk: 20 MB.
+    """
+
+    records: int = 500
+    edges: int = 50_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +46,7 @@ class PruneRequest:
     before: datetime
     keep_last: int
     dry_run: bool
+    limits: PruneLimits
 
     def is_old(self, moment: datetime | None) -> bool | None:
         """Return whether a record of this instant may go; None where its instant is not known."""
@@ -95,7 +104,11 @@ class PruneReport:
 
 
 def new_prune_request(
-    older_than: datetime | timedelta, keep_last: int, *, dry_run: bool
+    older_than: datetime | timedelta,
+    keep_last: int,
+    *,
+    dry_run: bool,
+    limits: PruneLimits,
 ) -> PruneRequest:
     """Check what is to be pruned.
 
@@ -115,7 +128,10 @@ def new_prune_request(
             f"not {older_than!r}"
         )
     return PruneRequest(
-        older_than, check_count("keep_last", keep_last), check_flag("dry_run", dry_run)
+        older_than,
+        check_count("keep_last", keep_last),
+        check_flag("dry_run", dry_run),
+        limits,
     )
 
 
@@ -200,7 +216,7 @@ async def prune_step(
         if ends is None:
             return PruneStep(0, 0, None)
         reached = PruneCursor(ends[0] - 1, ends[0] - 1, ends[1])
-    seen = await steps.window(asked, reached.position, reached.last, PRUNED_AT_ONCE)
+    seen = await steps.window(asked, reached.position, reached.last, asked.limits.records)
     named = [one for one in seen if isinstance(one.memory_id, str)]
     old = {one.memory_id for one in named if one.is_old}
     edges = await _edges(asked, old, reached.edges, steps)
@@ -217,7 +233,7 @@ async def prune_step(
             if not (asked.dry_run and one.prunable_alone):
                 going[one.position] = one
     removed = len(going) if asked.dry_run else await steps.remove(list(going.values()))
-    is_last = len(seen) < PRUNED_AT_ONCE
+    is_last = len(seen) < asked.limits.records
     return PruneStep(
         removed,
         memories_gone,
@@ -244,7 +260,7 @@ async def _edges(
     found = await steps.edges(unknown, max(asked.keep_last, 1) - 1) if unknown else {}
     edges |= {name: found.get(name) for name in unknown}
     kept.update(edges)
-    while len(kept) > _EDGES_KEPT:
+    while len(kept) > asked.limits.edges:
         kept.popitem(last=False)
     return edges
 

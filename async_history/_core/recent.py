@@ -7,26 +7,37 @@ as long as anybody follows, and a follower that stands in front of it takes it f
 
 import asyncio
 from collections.abc import Sequence
-from typing import Final
+from dataclasses import dataclass
 
 from async_history._core.follow import CommitSignal
 from async_history._core.records import HistoryRecord
 from async_history._core.submissions import AddRecords, CopyRecords
 
-_KEPT_S: Final = 1.0
-"""How long; and how much longer than the file a follower may have what another process erases."""
-_MOST_RECORDS: Final = 4_096
-_MOST_BYTES: Final = 16 * 1024 * 1024
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RecentLimits:
+    """How much is kept, and for how long.
+
+    Attributes:
+        seconds: a batch is kept; also the longest a follower may see text erased elsewhere.
+        records: of all batches together.
+        size_bytes: the same.
+    """
+
+    seconds: float = 1.0
+    records: int = 4_096
+    size_bytes: int = 16 * 1024 * 1024
 
 
 class RecentCommits:
     """The batches of the last second that were written as a whole, each behind the one before.
 
     Args:
-        bell: of the manager. Where nobody hears it nothing is kept.
+        signal: of the manager. Where nobody has subscribed to it nothing is kept.
     """
 
-    def __init__(self, signal: CommitSignal) -> None:
+    def __init__(self, signal: CommitSignal, limits: RecentLimits = RecentLimits()) -> None:
+        self._limits = limits
         self._commit_signal = signal
         self._batches: dict[str, tuple[Sequence[HistoryRecord], int]] = {}
         self._records = 0
@@ -46,9 +57,10 @@ class RecentCommits:
         self._batches[last] = (records, size_bytes)
         self._records += len(records)
         self._bytes += size_bytes
-        while self._records > _MOST_RECORDS or self._bytes > _MOST_BYTES:
+        limits = self._limits
+        while self._records > limits.records or self._bytes > limits.size_bytes:
             self._let_go(next(iter(self._batches)))
-        asyncio.get_running_loop().call_later(_KEPT_S, self._let_go, last)
+        asyncio.get_running_loop().call_later(limits.seconds, self._let_go, last)
 
     def behind(self, record_id: str) -> list[HistoryRecord]:
         """Return what is kept behind the batch that a record ended; nothing if that is unknown."""

@@ -42,7 +42,7 @@ _MEASURED_OF_BATCH = 8
 """Calls of a batch whose wait is measured, each for its neighbours too: the callers pay for it."""
 WAKEUP_BATCH_MIN = 64
 """Callers that, once woken, keep the GIL for milliseconds. Fewer are done too soon to matter."""
-_LONGEST_HEAD_START_S = 0.003
+HEAD_START_S = 0.003
 """A thread that is to commit the next batch needs the GIL to begin: without a head start it and
 the callers of the last batch take turns instead of overlapping (1,000 tasks: a fifth to a third
 slower, measured). So a crowd is woken when the commit of another crowd has begun, or after this
@@ -109,6 +109,7 @@ class GroupCommitWriter(Generic[S]):
         options: the bounds of the queue and of a batch.
         commit_timeout_s: how long a commit that asks for it, or whose outcome is unknown, is tried
             again.
+        head_start_s: how long the callers of a batch may wait for the next commit to begin.
     """
 
     def __init__(
@@ -118,12 +119,14 @@ class GroupCommitWriter(Generic[S]):
         finish: Callable[[], Awaitable[None]],
         options: WriterOptions = _DEFAULTS,
         commit_timeout_s: float = 30.0,
+        head_start_s: float = HEAD_START_S,
     ) -> None:
         self._commit = commit
         self._finish = finish
         self._batch_records = options.batch_records
         self._batch_bytes = options.batch_bytes
         self._commit_timeout_s = commit_timeout_s
+        self._head_start_s = head_start_s
         self._queue = BoundedQueue[S](
             records=options.queue_records,
             size_bytes=options.queue_bytes,
@@ -261,7 +264,7 @@ class GroupCommitWriter(Generic[S]):
         self._acked_records += records
         self._unwoken.append((batch, refused))
         if min(len(self._queue), len(batch)) >= WAKEUP_BATCH_MIN:
-            self._loop.call_later(_LONGEST_HEAD_START_S, self._wake_callers)
+            self._loop.call_later(self._head_start_s, self._wake_callers)
         else:
             self._wake_callers()
 

@@ -4,10 +4,11 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
-from unittest.mock import patch
 
 from async_history import HistoryManager
-from async_history._core import erase_transaction, prune
+from async_history._core.erase import EraseLimits
+from async_history._core.prune import PruneLimits
+from tests.limits import limited
 from tests.programs.checks import check_index, check_levels, check_sound, looking
 from tests.programs.opened import journal, opened
 
@@ -52,11 +53,10 @@ async def let_go(path: Path, report: Callable[[str], None], *, arm: Callable[[],
 
 
 async def _prune_and_erase(history: HistoryManager, report: Callable[[str], None]) -> None:
-    with patch.object(prune, "PRUNED_AT_ONCE", _STEP):
-        await history.prune(older_than=_CUTOFF)
+    limited(history, prune=PruneLimits(records=_STEP), erase=EraseLimits(records=_STEP))
+    await history.prune(older_than=_CUTOFF)
     report("erasing")
-    with patch.object(erase_transaction, "ERASED_AT_ONCE", _STEP):
-        await history.erase(memory_ids=["ann"], session_scopes=["scope"], reason="asked")
+    await history.erase(memory_ids=["ann"], session_scopes=["scope"], reason="asked")
 
 
 async def let_go_again(path: Path) -> None:

@@ -1,0 +1,14 @@
+"""How much each part does at once. No options: nobody has to choose, and tests pass small ones."""
+
+from dataclasses import dataclass, field
+
+from async_history._core.erase import EraseLimits
+from async_history._core.prune import PruneLimits
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """The limits of the parts that a manager calls."""
+
+    prune: PruneLimits = field(default_factory=PruneLimits)
+    erase: EraseLimits = field(default_factory=EraseLimits)
