@@ -26,7 +26,7 @@ from async_history import (
     StorageRefused,
     open_history,
 )
-from async_history._core.writer import WAKEUP_BATCH_MIN, GroupCommitWriter
+from async_history._core.wakeups import WAKEUP_BATCH_MIN, WakeupScheduler
 from async_history._sqlite.errors import has_log_reset_fault
 from async_history._sqlite.index.levels import LEVELS, POSITIONS, STEP, TAIL_ROWS, memory_key
 from async_history._sqlite.rows import LONGEST_PACKED, MOST_PACKED
@@ -103,7 +103,7 @@ class TestTheFile:
     ) -> None:
         told: list[str] = []
         monkeypatch.setattr(
-            GroupCommitWriter, "_commit_has_begun", lambda _: told.append(current_thread().name)
+            WakeupScheduler, "commit_has_begun", lambda _: told.append(current_thread().name)
         )
         async with open_history(path) as history:
             await asyncio.gather(

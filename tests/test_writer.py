@@ -20,8 +20,8 @@ from async_history import (
     StorageFull,
 )
 from async_history._core.queue import BoundedQueue
+from async_history._core.wakeups import HEAD_START_S
 from async_history._core.writer import (
-    HEAD_START_S,
     GroupCommitWriter,
     OutcomeUnknown,
     WriterOptions,

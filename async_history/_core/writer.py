@@ -6,7 +6,6 @@ lone write commits at once, a crowd shares a commit, and nobody lingers for comp
 """
 
 import asyncio
-import contextlib
 import copy
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -22,6 +21,7 @@ from async_history._core.queue import (
     PendingCall,
     S,
 )
+from async_history._core.wakeups import HEAD_START_S, WakeupScheduler
 from async_history._core.writer_stats import WriterStats
 from async_history.errors import (
     CommitUnknown,
@@ -40,13 +40,6 @@ _LONGEST_RETRY_DELAY_S = 1.0
 """Pauses before a commit is tried again: doubled each time."""
 _MEASURED_OF_BATCH = 8
 """Calls of a batch whose wait is measured, each for its neighbours too: the callers pay for it."""
-WAKEUP_BATCH_MIN = 64
-"""Callers that, once woken, keep the GIL for milliseconds. Fewer are done too soon to matter."""
-HEAD_START_S = 0.003
-"""A thread that is to commit the next batch needs the GIL to begin: without a head start it and
-the callers of the last batch take turns instead of overlapping (1,000 tasks: a fifth to a third
-slower, measured). So a crowd is woken when the commit of another crowd has begun, or after this
-long."""
 
 _log = logging.getLogger("async_history")
 
@@ -126,7 +119,6 @@ class GroupCommitWriter(Generic[S]):
         self._batch_records = options.batch_records
         self._batch_bytes = options.batch_bytes
         self._commit_timeout_s = commit_timeout_s
-        self._head_start_s = head_start_s
         self._queue = BoundedQueue[S](
             records=options.queue_records,
             size_bytes=options.queue_bytes,
@@ -134,7 +126,7 @@ class GroupCommitWriter(Generic[S]):
             on_admitted=self._wake_up,
         )
         self._in_batch: list[PendingCall[S]] = []
-        self._unwoken: list[tuple[list[PendingCall[S]], Mapping[int, HistoryError]]] = []
+        self._wakeups = WakeupScheduler(self._settle_calls, head_start_s)
         self._closing = False
         self._died: BaseException | None = None
         self._wake: asyncio.Future[None] | None = None
@@ -254,7 +246,7 @@ class GroupCommitWriter(Generic[S]):
         submissions = [place.submission for place in batch if place.submission is not None]
         begun = self._loop.time()
         refused = await self._run_until_settled(
-            lambda: self._commit(submissions, self._commit_has_begun)
+            lambda: self._commit(submissions, self._wakeups.commit_has_begun)
         )
         now = self._loop.time()
         self._commits.add(now, now - begun)
@@ -262,33 +254,25 @@ class GroupCommitWriter(Generic[S]):
         self._batches += 1
         self._batch_records_max = max(self._batch_records_max, records)
         self._acked_records += records
-        self._unwoken.append((batch, refused))
-        if min(len(self._queue), len(batch)) >= WAKEUP_BATCH_MIN:
-            self._loop.call_later(self._head_start_s, self._wake_callers)
-        else:
-            self._wake_callers()
+        self._wakeups.add((batch, refused), callers=len(batch), next_callers=len(self._queue))
 
-    def _commit_has_begun(self) -> None:
-        if self._unwoken:
-            with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits
-                self._loop.call_soon_threadsafe(self._wake_callers)
-
-    def _wake_callers(self) -> None:
-        for batch, refused in self._unwoken:
-            for index, error in refused.items():
-                self._refused_submissions += 1
-                self._acked_records -= batch[index].count
-                self._refuse(batch[index], error, None)
-            self._acked_submissions += len(batch) - len(refused)
-            for place in batch:
-                place.ack(None)
-            # In order of their calls, the first of a group has waited longest.
-            group = -(-len(batch) // _MEASURED_OF_BATCH)
-            now = self._loop.time()
-            for index in range(0, len(batch), group):
-                waited = now - batch[index].since
-                self._acks.add(now, waited, min(group, len(batch) - index))
-        self._unwoken.clear()
+    def _settle_calls(
+        self, committed: tuple[list[PendingCall[S]], Mapping[int, HistoryError]]
+    ) -> None:
+        batch, refused = committed
+        for index, error in refused.items():
+            self._refused_submissions += 1
+            self._acked_records -= batch[index].count
+            self._refuse(batch[index], error, None)
+        self._acked_submissions += len(batch) - len(refused)
+        for place in batch:
+            place.ack(None)
+        # In order of their calls, the first of a group has waited longest.
+        group = -(-len(batch) // _MEASURED_OF_BATCH)
+        now = self._loop.time()
+        for index in range(0, len(batch), group):
+            waited = now - batch[index].since
+            self._acks.add(now, waited, min(group, len(batch) - index))
 
     async def _run_until_settled(self, operation: Callable[[], Awaitable[T]]) -> T:
         """Run an operation until its outcome is known, though this task is cancelled meanwhile.

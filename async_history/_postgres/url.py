@@ -254,26 +254,26 @@ class _Asked:
 
     # What parameters mean
 
-    def _schema(self, name: str, value: str) -> None:
+    def set_schema(self, name: str, value: str) -> None:
         self._options[name] = value
 
-    def _no_cache(self, name: str, value: str) -> None:
+    def set_no_cache(self, name: str, value: str) -> None:
         """asyncpg's and Prisma's, and SQLAlchemy's of prepared statements."""
         if value != "0":
             raise InvalidInput(f"the URL's {name} can be 0 only: keep no prepared statement")
         self._options["statement_cache_size"] = 0
 
-    def _pooler(self, name: str, value: str) -> None:
+    def set_pooler(self, name: str, value: str) -> None:
         """Prisma's, for a pooler in transaction mode: keep no prepared statement."""
         if _flag(name, value):
             self._options["statement_cache_size"] = 0
 
-    def _pool_size(self, name: str, value: str) -> None:
+    def set_pool_size(self, name: str, value: str) -> None:
         if not re.fullmatch(r"\d{1,9}", value, re.ASCII):
             raise InvalidInput(f"the URL's {name} must be a whole number")
         self._options["pool_size"] = int(value)
 
-    def _wait(self, name: str, value: str) -> None:
+    def set_wait(self, name: str, value: str) -> None:
         """How long to wait for a connection; 0 is what it is where nobody says."""
         seconds = _seconds(name, value)
         if seconds:
@@ -281,28 +281,28 @@ class _Asked:
                 seconds, self._options.get("acquire_timeout_s", 0)
             )
 
-    def _tls(self, name: str, value: str) -> None:
+    def set_tls(self, name: str, value: str) -> None:
         """asyncpg's argument, as SQLAlchemy has it in a URL, and node-postgres's."""
         if value.lower() in ("true", "1"):
             self._is_verified = True
         else:
             others = {"false": "disable", "0": "disable", "no-verify": "require"}
-            self._tls_mode(name, others.get(value.lower(), value))
+            self.set_tls_mode(name, others.get(value.lower(), value))
 
-    def _tls_mode(self, name: str, value: str) -> None:
+    def set_tls_mode(self, name: str, value: str) -> None:
         mode = value.replace("_", "-")
         if mode not in _TLS_MODES:
             raise InvalidInput(f"the URL's {name} must be one of {', '.join(_TLS_MODES)}")
         if self._parameters.setdefault("sslmode", mode) != mode:
             raise InvalidInput("the URL says twice, each time otherwise, whether to use TLS")
 
-    def _authorities(self, name: str, value: str) -> None:
+    def set_authorities(self, name: str, value: str) -> None:
         if value == "system":
             self._is_verified = True
         else:
             self._parameters[name] = value
 
-    def _channel_binding(self, name: str, value: str) -> None:
+    def set_channel_binding(self, name: str, value: str) -> None:
         """Bind to the server's certificate: asyncpg can't, but it can verify that."""
         if value != "require":
             raise InvalidInput(f"the URL's {name} must be disable, prefer or require")
@@ -335,20 +335,20 @@ class _Asked:
 
 
 _MEANINGS: Final[Mapping[str, Callable[[_Asked, str, str], None]]] = {
-    "schema": _Asked._schema,
-    "table": _Asked._schema,
-    "statement_cache_size": _Asked._no_cache,
-    "prepared_statement_cache_size": _Asked._no_cache,
-    "pgbouncer": _Asked._pooler,
-    "connection_limit": _Asked._pool_size,
-    "pool_size": _Asked._pool_size,
-    "connect_timeout": _Asked._wait,
-    "pool_timeout": _Asked._wait,
-    "timeout": _Asked._wait,
-    "ssl": _Asked._tls,
-    "sslmode": _Asked._tls_mode,
-    "sslrootcert": _Asked._authorities,
-    "channel_binding": _Asked._channel_binding,
+    "schema": _Asked.set_schema,
+    "table": _Asked.set_schema,
+    "statement_cache_size": _Asked.set_no_cache,
+    "prepared_statement_cache_size": _Asked.set_no_cache,
+    "pgbouncer": _Asked.set_pooler,
+    "connection_limit": _Asked.set_pool_size,
+    "pool_size": _Asked.set_pool_size,
+    "connect_timeout": _Asked.set_wait,
+    "pool_timeout": _Asked.set_wait,
+    "timeout": _Asked.set_wait,
+    "ssl": _Asked.set_tls,
+    "sslmode": _Asked.set_tls_mode,
+    "sslrootcert": _Asked.set_authorities,
+    "channel_binding": _Asked.set_channel_binding,
 }
 
 

@@ -23,7 +23,7 @@ from async_history._core.batch import (
 from async_history._core.recent import RecentCommits
 from async_history._core.records import COLUMN_LIST, COLUMNS, HistoryRecord
 from async_history._core.submissions import MESSAGES_KEPT, AddRecords, SaveMessages, Submission
-from async_history._core.writer import WAKEUP_BATCH_MIN
+from async_history._core.wakeups import WAKEUP_BATCH_MIN
 from async_history._sqlite.connection import ThreadConnection, completed, fetched, transaction
 from async_history._sqlite.errors import is_other_schema
 from async_history._sqlite.index import (
