@@ -206,10 +206,10 @@ def test_what_is_not_understood_is_refused_by_name(query: str, words: str) -> No
 def test_what_an_option_says_counts_before_the_url() -> None:
     url = "postgresql://agent@host/app?schema=a&connection_limit=1&connect_timeout=3"
     history: Any = open_history(url, schema="b", pool_size=4, acquire_timeout_s=7)
-    assert history._schema_name == "b"
-    assert (history._limits.size, history._limits.acquire_timeout_s) == (4, 7)
+    assert history.backend.schema_name == "b"
+    assert (history.backend.limits.size, history.backend.limits.acquire_timeout_s) == (4, 7)
     history = open_history("postgresql://agent@host/app?pgbouncer=true&connection_limit=3")
-    assert (history._limits.size, history._limits.statement_cache_size) == (3, 0)
+    assert (history.backend.limits.size, history.backend.limits.statement_cache_size) == (3, 0)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from async_history._postgres.backend import PostgresBackend, PostgresStore
 from async_history._postgres.commit import BatchCommitter
 from async_history._postgres.errors import DriverError, storage_error
 from async_history._postgres.pool_limits import CONNECTION_IDLE_S, PoolLimits, check_pool
+from async_history._postgres.schema import quoted
 from async_history._postgres.transaction import savepoint
 from async_history._postgres.url import POSTGRES_SCHEMA, server_url
 from async_history.errors import InvalidInput
@@ -91,6 +92,7 @@ class PostgresHistoryManager(HistoryManager):
             schema = said.get("schema", POSTGRES_SCHEMA)
         else:
             schema = check_name("schema", schema)
+        quoted(schema)  # refuses a name that PostgreSQL would cut
         backend = PostgresBackend(
             server=server,
             user_pool=pool,
