@@ -102,7 +102,7 @@ class _NullWriter:
         self._buffers = buffers
         self._calls = calls
 
-    def require_open(self) -> None: ...
+    def require_writable(self) -> None: ...
 
     def submit(self, submission: Submission) -> "asyncio.Future[None]":
         if isinstance(submission, SaveMessages):

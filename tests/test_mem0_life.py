@@ -255,14 +255,14 @@ class TestRefusedBefore:
         store = instant(memory)
         store.rows["one"] = {"data": "tea", "user_id": "u"}
         before = {key: dict(row) for key, row in store.rows.items()}
-        changing = CHANGES[change](_Awaited(memory), "one")
+        changing = CHANGES[change](Awaited(memory), "one")
         with pytest.raises(MigrationError, match="migrate=False"):
             await changing
         assert store.rows == before
-        await _Awaited(memory).close()
+        await Awaited(memory).close()
 
 
-class _Awaited:
+class Awaited:
     """A Memory whose calls are awaited, each in a thread; or an AsyncMemory as it is."""
 
     def __init__(self, memory: Any) -> None:

@@ -5,14 +5,21 @@ import asyncio
 import logging
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from async_history import CommitUnknown, HistoryClosed, HistoryManager, open_history
+from async_history import (
+    CommitUnknown,
+    HistoryClosed,
+    HistoryManager,
+    StorageMissing,
+    open_history,
+)
 from async_history._core.writer import GroupCommitWriter
-from async_history.mem0 import AsyncMemory, HistoryNotWritten, _loop_states
+from async_history.mem0 import AsyncMemory, HistoryNotWritten, Memory, _loop_states
 from tests.patience import LONG_S
 from tests.programs.openai_server import Model
 from tests.test_mem0 import (
@@ -29,9 +36,18 @@ from tests.test_mem0 import (
     model,
     server,
 )
-from tests.test_mem0_life import CHANGES, GatedEmbedder, held_before_its_change, opened, shell
+from tests.test_mem0_life import (
+    CHANGES,
+    Awaited,
+    GatedEmbedder,
+    held_before_its_change,
+    opened,
+    shell,
+)
+from tests.test_presence import log_of, move_away, replace_with_a_copy
 
 pytestmark = [
+    pytest.mark.mem0,
     pytest.mark.once,
     pytest.mark.filterwarnings("ignore"),  # mem0's own, of pydantic and swig
 ]
@@ -153,7 +169,9 @@ async def test_a_manager_that_is_closed_while_the_model_is_asked(
     def answer(_: Any) -> str:
         asked.set()
         go_on.wait(LONG_S)
-        return '{"memory": [{"text": "likes tea"}], "facts": ["likes tea"]}'
+        return (
+            '{"facts": ["likes tea"], "memory": [{"id": "0", "text": "likes tea", "event": "ADD"}]}'
+        )
 
     model.script = answer
     async with open_history(tmp_path / "history.db") as history:
@@ -164,6 +182,29 @@ async def test_a_manager_that_is_closed_while_the_model_is_asked(
     with pytest.raises(HistoryClosed):
         await task
     assert memory.vector_store.rows == {}
+
+
+def remove_log(path: Path) -> None:
+    log_of(path).unlink()
+
+
+@pytest.mark.parametrize("go", [move_away, replace_with_a_copy, remove_log])
+@pytest.mark.parametrize("kind", ["async", "sync"])
+async def test_nothing_changes_where_the_file_is_gone(
+    kind: str, go: Callable[[Path], None], configured: Configured, tmp_path: Path
+) -> None:
+    memory: Any = (AsyncMemory if kind == "async" else Memory).from_config(configured())
+    awaited = Awaited(memory)
+    store = instant(memory)
+    memory_id = await add(awaited, "tea")
+    await awaited.update(memory_id, "mate")
+    before = {key: dict(row) for key, row in store.rows.items()}
+    go(tmp_path / "history.db")
+    for change in CHANGES.values():
+        with pytest.raises(StorageMissing):
+            await change(awaited, memory_id)
+        assert store.rows == before
+    await awaited.close()
 
 
 @pytest.mark.parametrize("change", ["add", "update", "delete_all", "reset"])

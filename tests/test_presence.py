@@ -102,7 +102,10 @@ async def test_a_file_that_is_gone_acknowledges_nothing(
         assert {"file-removed", "file-replaced"}.isdisjoint(
             warning.code for warning in (await history.stats()).warnings
         )
+        history.require_writable()
         go(path)
+        with pytest.raises(StorageMissing):
+            history.require_writable()
         for write in WRITES.values():
             with pytest.raises(StorageMissing):
                 await write(history)
@@ -123,6 +126,8 @@ async def test_a_log_that_is_gone_acknowledges_nothing_and_closing_keeps_what_it
         for write in WRITES.values():
             with pytest.raises(StorageMissing, match="-wal was removed"):
                 await write(history)
+        with pytest.raises(StorageMissing, match="-wal was removed"):
+            history.require_writable()
     async with open_history(path) as history:
         assert [record.new_memory for record in await history.get_history("m")] == ["acked"]
 
@@ -135,9 +140,23 @@ async def test_put_back_it_goes_on(folder: Path) -> None:
         with pytest.raises(StorageMissing, match="was removed"):
             await history.add_history("m", None, "2", "UPDATE")
         path.with_name("archived.db").rename(path)
+        history.require_writable()
         await history.add_history("m", None, "3", "UPDATE")
     async with open_history(path, create=False) as history:
         assert [record.new_memory for record in await history.get_history("m")] == ["1", "3"]
+
+
+async def test_a_file_that_is_gone_before_the_first_write(folder: Path) -> None:
+    """It is opened for writing with the first write."""
+    path = folder / "history.db"
+    await (await open_history(path)).aclose()
+    async with open_history(path, migrate=False) as history:
+        history.require_writable()
+        move_away(path)
+        with pytest.raises(StorageMissing):
+            history.require_writable()
+        with pytest.raises(StorageMissing):
+            await history.add_history("m", None, "lost", "ADD")
 
 
 async def test_closing_a_replaced_file_leaves_the_new_ones_log(folder: Path) -> None:

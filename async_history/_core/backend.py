@@ -71,8 +71,8 @@ class Measured:
 class Writer(Protocol):
     """Takes what is to be written, in the order of the calls. `GroupCommitWriter` is one."""
 
-    def require_open(self) -> None:
-        """Raise now what `submit` would raise for any submission."""
+    def require_writable(self) -> None:
+        """Raise now the error of every submission, as far as that shows without writing."""
 
     def submit(self, submission: Submission) -> "asyncio.Future[None]":
         """Queue a submission, at once; the future is done when it is durable.

@@ -220,8 +220,9 @@ class HistoryManager(LoopBound[Store]):
             HistoryClosed: it is not open, or its writer has ended.
             WrongLoop: it belongs to another event loop or process.
             MigrationError: it was opened with `migrate=False`, and its file must be adopted first.
+            StorageMissing: its file or the file's log was removed or replaced while it was open.
         """
-        self._require_open().writer.require_open()
+        self._require_open().writer.require_writable()
 
     async def batch_add_history(
         self,

@@ -103,6 +103,8 @@ class GroupCommitWriter(Generic[S]):
         commit_timeout_s: how long a commit that asks for it, or whose outcome is unknown, is tried
             again.
         head_start_s: how long the callers of a batch may wait for the next commit to begin.
+        check_storage: raises the error that every commit would raise, as far as that shows without
+            committing. Only `require_writable` calls it.
     """
 
     def __init__(
@@ -113,8 +115,10 @@ class GroupCommitWriter(Generic[S]):
         options: WriterOptions = _DEFAULTS,
         commit_timeout_s: float = 30.0,
         head_start_s: float = HEAD_START_S,
+        check_storage: Callable[[], None] | None = None,
     ) -> None:
         self._commit = commit
+        self._check_storage = check_storage
         self._finish = finish
         self._batch_records = options.batch_records
         self._batch_bytes = options.batch_bytes
@@ -164,11 +168,11 @@ class GroupCommitWriter(Generic[S]):
         Raises:
             What `prepare` raises: nothing was queued. Else as `submit`.
         """
-        self.require_open()
+        self._require_open()
         place = self._queue.reserve()
         try:
             submission = await prepare()
-            self.require_open()
+            self._require_open()
             self._queue.fill(place, submission)
         except BaseException:
             place.cancel()
@@ -184,11 +188,16 @@ class GroupCommitWriter(Generic[S]):
         return self._queued(None, operation)
 
     def _queued(self, submission: S | None, operation: Operation | None) -> PendingCall[S]:
-        self.require_open()
+        self._require_open()
         return self._queue.enter(submission, operation)
 
-    def require_open(self) -> None:
-        """Raise the reason if nothing can be submitted any more."""
+    def require_writable(self) -> None:
+        """Raise the reason if nothing can be submitted any more, or no commit would succeed."""
+        self._require_open()
+        if self._check_storage is not None:
+            self._check_storage()
+
+    def _require_open(self) -> None:
         if self._closing:
             if self._died is not None:
                 raise HistoryClosed(f"the writer died: {self._died!r}") from self._died

@@ -138,6 +138,7 @@ class SQLiteStore:
                 finish=self._finish,
                 options=writer_options,
                 commit_timeout_s=pool.lock_timeout_s,
+                check_storage=pool.require_file,
             )
             if is_utf16:
                 self.writer = _UTF16Writer(self._group_writer)
@@ -262,7 +263,7 @@ class _UnpreparedWriter:
     def __init__(self, where: str) -> None:
         self._where = where
 
-    def require_open(self) -> None:
+    def require_writable(self) -> None:
         raise _unprepared(self._where)
 
     def submit(self, submission: Submission) -> "asyncio.Future[None]":
@@ -281,8 +282,8 @@ class _UTF16Writer:
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
 
-    def require_open(self) -> None:
-        self._writer.require_open()
+    def require_writable(self) -> None:
+        self._writer.require_writable()
 
     def submit(self, submission: Submission) -> "asyncio.Future[None]":
         check_submission(submission)

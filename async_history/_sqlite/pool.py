@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 import sqlite3
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -250,6 +251,21 @@ class ConnectionPool:
             return await work(connection)
         finally:
             connection.check = None
+
+    def require_file(self) -> None:
+        """Check that the file is where a write would look for it. Takes a `stat` or two.
+
+        Raises:
+            StorageMissing: the file or its log was removed, or the file that is open replaced.
+            StorageError: it can't be looked at.
+        """
+        if self.path is None:
+            return
+        with typed_errors(self.where):
+            if self._writing is None:
+                os.stat(self.path)
+            elif self._file is not None:
+                self._file.require_there()
 
     async def lengthen_log(self, connection: ThreadConnection) -> None:
         """Let the log of the connection that writes grow longer from now on."""
