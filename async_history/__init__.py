@@ -1,17 +1,19 @@
 """The history store for asyncio programs. Importing it loads no driver."""
 
 from async_history._check import check_history
-from async_history._core.backend import HistoryStats, StoreWarning
+from async_history._core.backend import HistoryStats, Severity, StoreWarning
 from async_history._core.check import CheckReport
 from async_history._core.erase import ErasureReport
 from async_history._core.erasure_log import Erasure
 from async_history._core.follow import Follower
 from async_history._core.manager import HistoryManager
-from async_history._core.options import Durability, HistoryOptions
+from async_history._core.options import Durability, HistoryOptions, Journal
+from async_history._core.progress import OpenProgress, Progress
 from async_history._core.prune import PruneReport
-from async_history._core.query import HistoryQuery, Page
-from async_history._core.records import Event, HistoryRecord, Message
-from async_history._core.timeline import MemoryDiff
+from async_history._core.public import show_as
+from async_history._core.query import HistoryQuery, Order, Page
+from async_history._core.records import Event, HistoryRecord, Message, Row
+from async_history._core.timeline import MemoryDiff, Moment
 from async_history._core.writer_stats import WriterStats
 from async_history._opening import open_history
 from async_history._transfer.copy import CopyReport, copy_history
@@ -63,14 +65,21 @@ __all__ = [
     "HistoryStats",
     "IdConflict",
     "InvalidInput",
+    "Journal",
     "JsonLines",
     "MemoryDiff",
     "Message",
     "MigrationError",
+    "Moment",
+    "OpenProgress",
+    "Order",
     "Overloaded",
     "Page",
+    "Progress",
     "PruneReport",
     "RecordSource",
+    "Row",
+    "Severity",
     "StorageCorrupt",
     "StorageDenied",
     "StorageError",
@@ -88,3 +97,5 @@ __all__ = [
     "dump_lines",
     "open_history",
 ]
+
+show_as(__name__, __all__, globals())

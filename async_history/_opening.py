@@ -14,9 +14,9 @@ from async_history._core.validation import check_option_names, file_path
 from async_history._postgres.url import POSTGRES_SCHEMA, SCHEMES, server_url
 from async_history.errors import InvalidInput
 
-_SQLITE = ("async_history._sqlite.manager", "SQLiteHistoryManager")
+_SQLITE = ("async_history.sqlite", "SQLiteHistoryManager")
 _NULL = ("async_history._null", "NullHistoryManager")
-_POSTGRES = ("async_history._postgres.manager", "PostgresHistoryManager")
+_POSTGRES = ("async_history.postgres", "PostgresHistoryManager")
 _SQLITE_SCHEMES: Final = ("sqlite", "sqlite+aiosqlite")
 _SPELLINGS = (
     "sqlite:///relative.db, sqlite:////absolute.db, a path, memory://, null:// or postgresql://…"

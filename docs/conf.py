@@ -1,7 +1,9 @@
 """Sphinx's settings. `sphinx-build -W -n docs site` builds the documentation."""
 
+import ast
 import re
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -74,5 +76,21 @@ def _in_block(before: list[str]) -> bool:
     return False
 
 
+def find_comments() -> None:
+    """Let autodoc find the comments of what is written elsewhere than its module says."""
+    analyzer = import_module("sphinx.pycode").ModuleAnalyzer
+    for name in ("", ".sqlite", ".postgres", ".blocking", ".mem0"):
+        public = analyzer.for_module(f"async_history{name}")
+        public.analyze()
+        tree = ast.parse(public.code)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and "._" in (node.module or ""):
+                private = analyzer.for_module(str(node.module))
+                private.analyze()
+                public.attr_docs |= private.attr_docs
+                public.tagorder |= private.tagorder
+
+
 def setup(app: Any) -> None:
+    find_comments()
     app.connect("autodoc-process-docstring", mark_up, priority=100)

@@ -16,7 +16,7 @@ SOON_S: Final = 0.005
 class Reading:
     """A follower that a task reads from: `async with` it, and wait for what it must yield."""
 
-    def __init__(self, following: Follower[Any]) -> None:
+    def __init__(self, following: Follower) -> None:
         self.records: list[HistoryRecord] = []
         self.following = following
         self._more = asyncio.Event()
@@ -57,7 +57,7 @@ class Reading:
         return self.texts
 
 
-async def first(following: Follower[Any], count: int) -> list[str | None]:
+async def first(following: Follower, count: int) -> list[str | None]:
     """Return the texts of the next so many records; the follower can go on behind them."""
     found: list[str | None] = []
     if count:
@@ -69,7 +69,7 @@ async def first(following: Follower[Any], count: int) -> list[str | None]:
     return found
 
 
-async def up_to_now(history: HistoryManager, following: Follower[Any]) -> list[HistoryRecord]:
+async def up_to_now(history: HistoryManager, following: Follower) -> list[HistoryRecord]:
     """Return what a follower yields before a record that is added now; it goes on behind that."""
     last = await history.add_history("sentinel", None, "sentinel", "ADD")
     found: list[HistoryRecord] = []

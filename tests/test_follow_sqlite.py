@@ -174,7 +174,7 @@ _DEEDS = ("add", "add", "mem0", "remove", "newest", "vacuum", "reset", "look")
 async def chance(path: Path, dice: random.Random) -> None:
     """Follow through removals, resets and VACUUMs; what is new since is what must come."""
     async with open_history(path) as history:
-        following: Follower[Any] = history.follow()
+        following: Follower = history.follow()
         unseen: list[str] = []
         for number in range(60):
             match dice.choice(
@@ -221,9 +221,7 @@ async def chance(path: Path, dice: random.Random) -> None:
         await looked(history, following, unseen)
 
 
-async def looked(
-    history: HistoryManager, following: Follower[Any], unseen: list[str]
-) -> Follower[Any]:
+async def looked(history: HistoryManager, following: Follower, unseen: list[str]) -> Follower:
     """Compare what a follower yields with what it must; return one that can go on.
 
     One whose place is gone begins again, and reads the old before the new.

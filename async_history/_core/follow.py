@@ -9,7 +9,7 @@ import asyncio
 import copy
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Generic, Protocol, Self, TypeVar
+from typing import Any, Final, Generic, Protocol, Self, TypeVar
 from weakref import WeakSet
 
 from async_history._core.records import HistoryRecord
@@ -243,7 +243,7 @@ class Tail(Generic[P]):
             self._poll_within(min(self._waiting.values()))
 
 
-class Follower(Generic[P]):
+class Follower:
     """Records as they are committed: iterate over it, in one task. It ends only by an error.
 
     No connection is held while the caller thinks, and at most a page of records. After a `break`,
@@ -251,16 +251,21 @@ class Follower(Generic[P]):
     """
 
     def __init__(
-        self, tail: Tail[P], place: P | None, memory_id: str | None, poll_interval_s: float
+        self, tail: Tail[Any], place: Any, memory_id: str | None, poll_interval_s: float
     ) -> None:
         self._tail = tail
         self._memory_id = memory_id
         self._poll_interval_s = poll_interval_s
         self._woken = tail.signal.subscribe()
         self._is_in_use = False
-        self._reading: SharedRead[P] | None = None
+        self._reading: SharedRead[Any] | None = None
         self._is_at_end = False
         self._hold(_nothing_read(place), begin=place)
+
+    def __repr__(self) -> str:
+        of = "all memories" if self._memory_id is None else f"memory {self._memory_id!r}"
+        where = "the beginning" if self.cursor is None else self.cursor
+        return f"<Follower of {of} after {where}>"
 
     @property
     def cursor(self) -> str | None:
@@ -272,7 +277,7 @@ class Follower(Generic[P]):
         return None if place is None else str(place)
 
     @property
-    def _reached(self) -> P | None:
+    def _reached(self) -> Any:
         if self._next:
             return self._page.behind(self._left[self._next - 1])
         return self._begin if self._left else self._page.place
@@ -332,7 +337,7 @@ class Follower(Generic[P]):
         finally:
             self._is_in_use = False
 
-    async def _next_page(self) -> FollowRead[P] | None:
+    async def _next_page(self) -> FollowRead[Any] | None:
         self._tail.reader()
         if self._reading is None:
             if self._is_at_end and not self._woken.is_set():
@@ -352,7 +357,7 @@ class Follower(Generic[P]):
         self._reading = None
         return page
 
-    def _hold(self, page: FollowRead[P], *, begin: P | None) -> None:
+    def _hold(self, page: FollowRead[Any], *, begin: Any) -> None:
         self._page = page
         self._begin = begin
         self._is_at_end = page.is_last

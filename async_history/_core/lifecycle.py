@@ -107,6 +107,17 @@ class LoopBound(ABC, Generic[Opened]):
             self._closing = asyncio.get_running_loop().create_task(self._close(opened))
         return self._closing
 
+    def _state(self) -> str:
+        """Return its state as a word or a few. Nothing is checked: it is for any thread."""
+        if self._process is not _process:
+            return "opened before the process forked"
+        if self._closed:
+            is_closing = self._closing is not None and not self._closing.done()
+            return "closing" if is_closing else "closed"
+        if self._open is None:
+            return "not open yet" if self._loop is None else "opening"
+        return "open"
+
     def _end(self) -> None:
         """Count as closed: what was open has ended by itself."""
         self._closed = True

@@ -88,6 +88,14 @@ class HistoryManager(LoopBound[Store]):
         self._measurements = Measurements(self._measure)
         self._tail: Tail[Any] = Tail(self._committed, self._follower)
 
+    def __repr__(self) -> str:
+        state = self._state()
+        if state == "open" and self._is_in_own_loop() and self._open is not None:
+            writer = self._open.writer.stats()
+            if writer is not None and writer.queued_records:
+                state += f", {writer.queued_records:,} queued"
+        return f"<{type(self).__name__} {self._backend.where!r} {state}>"
+
     def _follower(self) -> FollowReader[Any]:
         return self._require_open().follower
 
@@ -370,7 +378,7 @@ class HistoryManager(LoopBound[Store]):
         after: str | None = None,
         memory_id: str | None = None,
         poll_interval_s: float = POLL_INTERVAL_S,
-    ) -> Follower[Any]:
+    ) -> Follower:
         """Follow the history: iterate over every record committed from a point on, in order, once.
 
         A record whose transaction commits late comes late; none is skipped. What this manager

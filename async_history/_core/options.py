@@ -7,8 +7,10 @@ of store, by name.
 from typing import Final, Literal, TypedDict, get_args
 
 Durability = Literal["full", "normal"]
+"""What an acknowledged record survives: power loss, or only the end of the process."""
 DURABILITIES: Final[tuple[Durability, ...]] = get_args(Durability)
 Journal = Literal["wal", "delete"]
+"""A file's journal: a write-ahead log, or a rollback journal."""
 JOURNALS: Final[tuple[Journal, ...]] = get_args(Journal)
 
 

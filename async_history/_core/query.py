@@ -25,6 +25,7 @@ from async_history.errors import InvalidInput
 T = TypeVar("T")
 
 Order = Literal["oldest", "newest"]
+"""Which record comes first."""
 
 PAGE_SIZE = 500
 """Default records of a page: about a millisecond of the event loop's time."""
@@ -220,6 +221,12 @@ class HistoryQuery:
         # more there are, the more of their records are read at once.
         named = len(wanted.memory_ids or ())
         self._most_ahead = max(page_size * _MOST_PAGES_AHEAD, named) if named > 1 else page_size
+
+    def __repr__(self) -> str:
+        asked = {name: getattr(self._filter, name) for name in self._filter.__slots__}
+        asked |= {"after": self._after and str(self._after), "limit": self._limit}
+        said = [f"{name}={shown(value)}" for name, value in asked.items() if value is not None]
+        return f"<HistoryQuery {' '.join(said)}>"
 
     async def __aiter__(self) -> AsyncIterator[HistoryRecord]:
         async for page in self.pages():

@@ -53,6 +53,9 @@ class ForeignTable(RecordSource):
             schema = self._server.options.get("schema", "public")
         self._name = f"{quoted(schema)}.{quoted(table, 'table')}"
 
+    def __repr__(self) -> str:
+        return f"<ForeignTable {self._name} in {self._server.where!r}>"
+
     async def pages(self) -> AsyncIterator[Sequence[Row]]:
         """Yield the table's records.
 

@@ -57,6 +57,9 @@ class JsonLines(RecordSource):
             raise InvalidInput(f"lines must be several lines, not {type(lines).__name__}")
         self._lines = lines
 
+    def __repr__(self) -> str:
+        return f"<JsonLines of {type(self._lines).__name__}>"
+
     async def pages(self) -> AsyncIterator[Sequence[Row]]:
         """Yield the lines' records.
 

@@ -51,6 +51,9 @@ class HistorySource(RecordSource):
     def __init__(self, history: HistoryManager) -> None:
         self._history = history
 
+    def __repr__(self) -> str:
+        return f"<HistorySource {self._history!r}>"
+
     async def count(self) -> int | None:
         return await self._history.count_history()
 

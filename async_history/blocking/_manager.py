@@ -56,7 +56,8 @@ class BlockingHistoryManager:
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         options = {**file_options(db_path), **options}
-        open_history(self._path or db_path, **options)  # checks them before a thread begins
+        # Checks them before a thread begins.
+        self._where = open_history(self._path or db_path, **options).backend.where
         self._store = LoopStore(db_path, self._path, options)
         self._thread = LoopThread(self._store.aclose)
         try:
@@ -64,6 +65,12 @@ class BlockingHistoryManager:
         except BaseException:
             self.close()
             raise
+
+    def __repr__(self) -> str:
+        state = "closed" if self._thread.is_closed else "open"
+        if not self._thread.is_in_own_process:
+            state = "opened before the process forked"
+        return f"<BlockingHistoryManager {self._where!r} {state}>"
 
     # Recording
 

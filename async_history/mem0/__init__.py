@@ -7,8 +7,11 @@ Nothing else changes: the same constructor, results and errors, on mem0ai 1.0 an
 
 from async_history.mem0 import _version  # noqa: F401, I001 - first: it refuses others, clearly
 from async_history.mem0 import _to_thread_patch  # noqa: F401 - what mem0 does in threads, done here
+from async_history._core.public import show_as
 from async_history.mem0._async_memory import AsyncMemory
 from async_history.mem0._errors import HistoryNotWritten
 from async_history.mem0._memory import Memory
 
 __all__ = ["AsyncMemory", "HistoryNotWritten", "Memory"]
+
+show_as(__name__, __all__, globals())

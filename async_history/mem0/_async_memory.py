@@ -3,6 +3,7 @@
 
 import functools
 import inspect
+import os
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, Self, TypeVar, Unpack, cast
@@ -79,7 +80,7 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
         self,
         config: MemoryConfig | None = None,
         *,
-        history: Where | None = None,
+        history: str | os.PathLike[str] | HistoryManager | None = None,
         turns_between_processes: bool = True,
         **options: Unpack[HistoryOptions],
     ) -> None:
@@ -96,7 +97,7 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
         cls,
         config_dict: dict[str, Any],
         *,
-        history: Where | None = None,
+        history: str | os.PathLike[str] | HistoryManager | None = None,
         turns_between_processes: bool = True,
         **options: Unpack[HistoryOptions],
     ) -> Self:
