@@ -9,20 +9,23 @@ import sys
 import threading
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mem0.memory.storage import SQLiteManager
 
-from async_history import InvalidInput, Message, StorageError, open_history
+from async_history import HistoryManager, InvalidInput, Message, StorageError, open_history
 from async_history._sqlite import backup as backup_module
 from async_history._sqlite.schema.adopt import is_prepared
 from async_history.sqlite import SQLiteHistoryManager
+from tests.limits import limited
 from tests.patience import LONG_S
 
 pytestmark = pytest.mark.once
 
 
-def sqlite(history: object) -> SQLiteHistoryManager:
+def sqlite(history: HistoryManager, *, pages: int = 1_000) -> SQLiteHistoryManager:
+    limited(history, backup_pages=pages)
     assert isinstance(history, SQLiteHistoryManager)
     return history
 
@@ -134,10 +137,9 @@ async def test_a_file_that_is_there_is_not_touched(tmp_path: Path) -> None:
     assert not (tmp_path / "nowhere").exists()
 
 
-async def test_it_tells_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backup_module, "_PAGES", 1)
+async def test_it_tells_how_far_it_is(tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
-    async with sqlite(open_history(tmp_path / "history.db")) as history:
+    async with sqlite(open_history(tmp_path / "history.db"), pages=1) as history:
         await history.batch_add_history([{"memory_id": "m", "event": "ADD"}] * 500)
         await history.backup(
             tmp_path / "copy.db", on_progress=lambda done, total: told.append((done, total))
@@ -160,20 +162,19 @@ async def test_of_two_to_one_name_one_wins(tmp_path: Path) -> None:
 async def test_cancelled_it_leaves_nothing(
     store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backup_module, "_PAGES", 1)
     reached, go_on = threading.Event(), threading.Event()
     copy_pages = backup_module._copy
 
-    def slow(source: sqlite3.Connection, unfinished: Path, watch: backup_module.Watch) -> None:
+    def slow(*arguments: Any) -> None:
         reached.set()
         assert go_on.wait(LONG_S)
-        copy_pages(source, unfinished, watch)
+        copy_pages(*arguments)
 
     monkeypatch.setattr(backup_module, "_copy", slow)
     folder = tmp_path / "copies"
     folder.mkdir()
     url = "memory://" if store == "memory" else str(tmp_path / "history.db")
-    async with sqlite(open_history(url)) as history:
+    async with sqlite(open_history(url), pages=1) as history:
         await history.batch_add_history([{"memory_id": "m", "event": "ADD"}] * 500)
         backing_up = asyncio.create_task(history.backup(folder / "copy.db"))
         await asyncio.to_thread(reached.wait, 30)
@@ -199,10 +200,9 @@ async def test_while_plain_mem0_writes(tmp_path: Path, monkeypatch: pytest.Monke
             steps += 1
             return super().is_set()
 
-    monkeypatch.setattr(backup_module, "_PAGES", 1)
     monkeypatch.setattr(backup_module, "Event", Counting)
     path = tmp_path / "history.db"
-    async with sqlite(open_history(path)) as history:
+    async with sqlite(open_history(path), pages=1) as history:
         await history.batch_add_history([{"memory_id": "m", "event": "ADD"}] * 5_000)
         acked = 0
         stop, more = threading.Event(), threading.Semaphore(0)
@@ -237,7 +237,7 @@ async def test_a_killed_backup_leaves_no_copy(tmp_path: Path) -> None:
         "import asyncio, sys, time\n"
         "from async_history import open_history\n"
         "from async_history._sqlite import backup\n"
-        "backup._PAGES = 1\n"
+        "from async_history._core.limits import Limits\n"
         "class Slow(backup.Event):\n"
         "    def is_set(self):\n"
         "        print('page', flush=True)\n"
@@ -246,6 +246,7 @@ async def test_a_killed_backup_leaves_no_copy(tmp_path: Path) -> None:
         "backup.Event = Slow\n"
         "async def main():\n"
         "    async with open_history(sys.argv[1]) as history:\n"
+        "        history.limits = Limits(backup_pages=1)\n"
         "        await history.backup(sys.argv[2])\n"
         "asyncio.run(main())\n"
     )

@@ -32,7 +32,7 @@ from async_history import (
     WrongLoop,
     open_history,
 )
-from async_history.blocking import BlockingHistoryManager, _store
+from async_history.blocking import BlockingHistoryManager
 from tests.conftest import stores, url_of
 from tests.legacy_files import plain_mem0
 from tests.patience import LONG_S, SOON_S
@@ -757,11 +757,8 @@ class TestOpening:
 
 
 class TestResets:
-    def test_one_that_finds_the_file_locked(
-        self, opened: Open, path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(_store, "LOCK_TIMEOUT_S", 0.0)
-        history = opened(path)
+    def test_one_that_finds_the_file_locked(self, opened: Open, path: Path) -> None:
+        history = opened(path, lock_timeout_s=0)
         history.add_history("m", None, "x", "ADD")
         with closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")

@@ -380,9 +380,10 @@ def test_what_log_prints_record_takes(run: Run) -> None:
 def test_a_huge_line_is_recorded_and_a_longer_one_skipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("async_history.cli.line_reader._CHUNK_BYTES", 4_096)
     monkeypatch.setattr(
-        record_room, "Lines", lambda file: lines_module.Lines(file, line_bytes=1_000_000)
+        record_room,
+        "Lines",
+        lambda file: lines_module.Lines(file, line_bytes=1_000_000, chunk_bytes=4_096),
     )
     huge, longer = "é" * 450_000, "x" * 1_000_000
     file = tmp_path / "huge.jsonl"

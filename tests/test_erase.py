@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import random
+import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -24,7 +25,6 @@ from async_history import (
     open_history,
 )
 from async_history._core.erase import EraseLimits
-from async_history._sqlite import erase
 from async_history.postgres import PostgresHistoryManager
 from async_history.sqlite import SQLiteHistoryManager
 from tests.conftest import OpenStore
@@ -475,7 +475,8 @@ class TestBytes:
     async def test_no_room_for_vacuum_is_told_of(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(erase, "_VACUUM_ROOM", 1 << 40)
+        usage = shutil.disk_usage(tmp_path)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=4_096))
         async with open_history(tmp_path / "h.db") as history:
             await fill(history)
             report = await history.erase(memory_ids=["ann"], reason="asked")

@@ -293,11 +293,9 @@ class TestBetweenProcesses:
         async with turns.of("m", "store"):
             await asyncio.wait_for(taken(Turns(locks)), LONG_S)
 
-    async def test_more_memories_than_locks_at_a_time(
-        self, side: Side, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr("async_history._postgres.advisory_locks._MOST_LOCKS", 3)
+    async def test_more_memories_than_locks_at_a_time(self, side: Side) -> None:
         turns, locks = side()
+        locks.most_locks = 3
         most = 0
 
         async def one(number: int) -> None:

@@ -34,7 +34,8 @@ from async_history import (
     dump_lines,
     open_history,
 )
-from async_history._transfer import copy, sources
+from async_history._transfer.copy import CopyLimits, copy_within
+from async_history._transfer.sources import RecordSource
 from async_history.postgres import ForeignTable
 from tests.conftest import OpenStore, stores, url_of
 from tests.postgres_server import with_query
@@ -42,6 +43,7 @@ from tests.postgres_server import with_query
 pytestmark = pytest.mark.once
 
 Urls = Callable[[], str]
+Copy = Callable[[HistoryManager | RecordSource, HistoryManager], Awaitable[CopyReport]]
 
 MEM0_TABLE = """
 CREATE TABLE history (
@@ -52,11 +54,13 @@ CREATE TABLE history (
 INSERT = "INSERT INTO history VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 
-@pytest.fixture
-def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pages of three records, read back two at a time."""
-    monkeypatch.setattr(sources, "PAGE_RECORDS", 3)
-    monkeypatch.setattr(copy, "_COMPARED", 2)
+copy_in_small_pages = partial(copy_within, CopyLimits(records=3, compared=2))
+"""Copies pages of three records, which are read back two at a time."""
+
+
+def in_small_pages(source: RecordSource) -> RecordSource:
+    source.page_records = 3
+    return source
 
 
 def legacy_file(path: Path, rows: Sequence[Sequence[Any]]) -> str:
@@ -81,23 +85,25 @@ async def all_of(history: HistoryManager) -> list[HistoryRecord]:
 
 class TestEveryBackend:
     async def test_everything_arrives_in_order(
-        self, open_keeping_store: OpenStore, tmp_path: Path, small_pages: None
+        self, open_keeping_store: OpenStore, tmp_path: Path
     ) -> None:
         seen: list[tuple[int, int | None]] = []
         async with open_history(tmp_path / "source.db") as source, open_keeping_store() as target:
             records = await filled(source, 20)
-            report = await copy_history(source, target, on_progress=lambda *done: seen.append(done))
+            report = await copy_in_small_pages(
+                source, target, on_progress=lambda *done: seen.append(done)
+            )
             assert await all_of(target) == records
             assert (report.records, report.written) == (20, 20)
             assert seen == [(done, 20) for done in (3, 6, 9, 12, 15, 18, 20)]
-            again = await copy_history(source, target)
+            again = await copy_in_small_pages(source, target)
             assert (again.records, again.written, again.digest) == (20, 0, report.digest)
             more = await filled(source, 2, "more")
-            assert (await copy_history(source, target)).written == 2
+            assert (await copy_in_small_pages(source, target)).written == 2
             assert await all_of(target) == records + more
             back = tmp_path / "back.db"
             async with open_history(back) as third:
-                assert (await copy_history(target, third)).records == 22
+                assert (await copy_in_small_pages(target, third)).records == 22
                 assert await all_of(third) == records + more
 
     async def test_an_empty_history_is_a_copy(self, open_store: OpenStore) -> None:
@@ -111,27 +117,25 @@ class TestEveryBackend:
             with pytest.raises(CopyMismatch, match="r0"):
                 await copy_history(source, target)
 
-    async def test_the_targets_own_records_stay(
-        self, open_keeping_store: OpenStore, small_pages: None
-    ) -> None:
+    async def test_the_targets_own_records_stay(self, open_keeping_store: OpenStore) -> None:
         async with open_history("memory://") as source, open_keeping_store() as target:
             records = await filled(source, 10)
             before = await filled(target, 7, "own")
-            await copy_history(source, target)
+            await copy_in_small_pages(source, target)
             between = await filled(target, 5, "late")
             more = await filled(source, 4, "more")
-            report = await copy_history(source, target)
+            report = await copy_in_small_pages(source, target)
             assert (report.records, report.written) == (14, 4)
             assert await all_of(target) == before + records + between + more
 
     async def test_an_id_of_the_targets_own_is_a_conflict(
-        self, open_keeping_store: OpenStore, small_pages: None
+        self, open_keeping_store: OpenStore
     ) -> None:
         async with open_history("memory://") as source, open_keeping_store() as target:
             records = await filled(source, 10)
             one = await target.batch_add_history([records[7].as_dict() | {"role": "user"}])
             with pytest.raises(IdConflict, match="r7"):
-                await copy_history(source, target)
+                await copy_in_small_pages(source, target)
             assert await all_of(target) == one + records[:6]
 
     async def test_buffers_arrive_and_go_on(self, open_store: OpenStore) -> None:
@@ -216,7 +220,7 @@ class TestToTheLetter:
         ],
     )
     async def test_what_no_store_could_hold_is_named(
-        self, row: Sequence[Any], words: str, tmp_path: Path, small_pages: None
+        self, row: Sequence[Any], words: str, tmp_path: Path
     ) -> None:
         good = [(str(n), "m", None, "x", "ADD", None, None, 0, None, None) for n in range(7)]
         file = legacy_file(tmp_path / "mem0.db", [*good, row])
@@ -225,7 +229,7 @@ class TestToTheLetter:
             open_history("memory://") as target,
         ):
             with pytest.raises(InvalidInput, match=words):
-                await copy_history(source, target)
+                await copy_in_small_pages(source, target)
             there = [record.id for record in await all_of(target)]
             assert there == [str(n) for n in range(len(there))]
 
@@ -254,15 +258,13 @@ class TestToTheLetter:
             file = legacy_file(
                 tmp_path / f"{number}.db", [(f"id {n}", *row) for n, row in enumerate(some)]
             )
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(sources, "PAGE_RECORDS", page)
-                patch.setattr(copy, "_COMPARED", compared)
-                asyncio.run(self.check_round_trip(file, url))
+            limits = CopyLimits(records=page, compared=compared)
+            asyncio.run(self.check_round_trip(file, url, partial(copy_within, limits)))
 
         url = new_schema()
         round_trip()
 
-    async def check_round_trip(self, file: str, url: str) -> None:
+    async def check_round_trip(self, file: str, url: str, copied: Copy) -> None:
         async with (
             open_history(file, migrate=False) as source,
             open_history(url) as server,
@@ -272,9 +274,9 @@ class TestToTheLetter:
             await server.reset()
             lines = [line async for line in dump_lines(source)]
             digests = {
-                (await copy_history(source, server)).digest,
-                (await copy_history(server, back)).digest,
-                (await copy_history(JsonLines(lines), from_lines)).digest,
+                (await copied(source, server)).digest,
+                (await copied(server, back)).digest,
+                (await copied(JsonLines(lines), from_lines)).digest,
             }
             assert len(digests) == 1
             expected = [record.as_dict() for record in await all_of(source)]
@@ -335,12 +337,12 @@ class TestInterrupted:
     @pytest.mark.parametrize("after", [False, True])
     @pytest.mark.parametrize("kind", ["cancelled", "failed"])
     async def test_at_every_call_and_finished(
-        self, open_keeping_store: OpenStore, small_pages: None, after: bool, kind: str
+        self, open_keeping_store: OpenStore, after: bool, kind: str
     ) -> None:
         async with open_history("memory://") as source, open_keeping_store() as target:
             records = await filled(source, 13)
             await source.save_messages([Message("user", "hello")], "scope")
-            whole = await copy_history(source, target)
+            whole = await copy_in_small_pages(source, target)
             for step in range(1, 100):
                 await target.reset()
                 own = await filled(target, 3, "own")
@@ -353,7 +355,7 @@ class TestInterrupted:
                 with pytest.MonkeyPatch.context() as patch:
                     cut.watch(patch, source)
                     cut.watch(patch, target)
-                    done.append(asyncio.ensure_future(copy_history(source, target)))
+                    done.append(asyncio.ensure_future(copy_in_small_pages(source, target)))
                     await asyncio.wait(done)
                 if not cut.has_cut:
                     assert done[0].result().records == 13
@@ -361,7 +363,7 @@ class TestInterrupted:
                 assert done[0].cancelled() or isinstance(done[0].exception(), StorageError)
                 there = await all_of(target)
                 assert there == own + records[: len(there) - 3], "no hole"
-                report = await copy_history(source, target)
+                report = await copy_in_small_pages(source, target)
                 assert (report.records, report.digest) == (13, whole.digest)
                 assert report.written <= 13 - (len(there) - 3)
                 assert await all_of(target) == own + records
@@ -375,12 +377,14 @@ class TestInterrupted:
         source, target = tmp_path / "source.db", tmp_path / "target.db"
         program = (
             "import asyncio, sys\n"
-            "from async_history import copy_history, open_history\n"
-            "from async_history._transfer import sources\n"
-            "sources.PAGE_RECORDS = 50\n"
+            "from async_history import open_history\n"
+            "from async_history._transfer.copy import CopyLimits, copy_within\n"
+            "limits = CopyLimits(records=50)\n"
             "async def main():\n"
             "    async with open_history(sys.argv[1]) as a, open_history(sys.argv[2]) as b:\n"
-            "        await copy_history(a, b, on_progress=lambda *d: print(*d, flush=True))\n"
+            "        await copy_within(\n"
+            "            limits, a, b, on_progress=lambda *d: print(*d, flush=True)\n"
+            "        )\n"
             "asyncio.run(main())\n"
         )
         async with open_history(source) as history:
@@ -401,18 +405,16 @@ class TestInterrupted:
             assert (report.records, report.written) == (2_000, 2_000 - there)
             assert await all_of(copy) == records
 
-    async def test_two_copies_at_once_are_one(
-        self, open_keeping_store: OpenStore, small_pages: None
-    ) -> None:
+    async def test_two_copies_at_once_are_one(self, open_keeping_store: OpenStore) -> None:
         async with open_history("memory://") as source, open_keeping_store() as target:
             records = await filled(source, 40)
-            reports = await asyncio.gather(*(copy_history(source, target) for _ in range(3)))
+            reports = await asyncio.gather(*(copy_in_small_pages(source, target) for _ in range(3)))
             assert await all_of(target) == records
             assert {report.records for report in reports} == {40}
 
 
 class TestWhileOthersWrite:
-    async def test_to_the_source(self, open_keeping_store: OpenStore, small_pages: None) -> None:
+    async def test_to_the_source(self, open_keeping_store: OpenStore) -> None:
         async with open_keeping_store() as source, open_history("memory://") as target:
             before = await filled(source, 30)
             going_on = True
@@ -422,7 +424,7 @@ class TestWhileOthersWrite:
                     await source.add_history(f"w{number}", None, "x", "ADD")
 
             writing = [asyncio.create_task(write(n)) for n in range(4)]
-            report = await copy_history(source, target)
+            report = await copy_in_small_pages(source, target)
             going_on = False
             await asyncio.gather(*writing)
             there = await all_of(target)
@@ -430,12 +432,11 @@ class TestWhileOthersWrite:
             assert report.records == len(there) >= 30
             everything = await all_of(source)
             assert there == everything[: len(there)]
-            await copy_history(source, target)
+            await copy_in_small_pages(source, target)
             assert await all_of(target) == everything
 
-    async def test_to_the_target(self, new_schema: Urls, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(sources, "PAGE_RECORDS", 3)
-        monkeypatch.setattr(copy, "_COMPARED", 20)
+    async def test_to_the_target(self, new_schema: Urls) -> None:
+        limits = CopyLimits(records=3, compared=20)
         url = new_schema()
         async with (
             open_history("memory://") as source,
@@ -451,7 +452,7 @@ class TestWhileOthersWrite:
                     await history.add_history("w", None, "x", "ADD")
 
             writing = [asyncio.create_task(write(one)) for one in (target, other, third, other)]
-            report = await copy_history(source, target)
+            report = await copy_within(limits, source, target)
             going_on = False
             await asyncio.gather(*writing)
             assert report.records == 150
@@ -469,7 +470,6 @@ class TestWhileOthersWrite:
         self,
         new_schema: Urls,
         postgres: str,
-        small_pages: None,
         monkeypatch: pytest.MonkeyPatch,
         trigger: str,
         place: int,
@@ -518,7 +518,7 @@ class TestWhileOthersWrite:
 
             monkeypatch.setattr(target.store.writer, "submit", counted)
             monkeypatch.setattr(target.store.reader, "rows", held)
-            assert (await copy_history(source, target)).written == 12
+            assert (await copy_in_small_pages(source, target)).written == 12
             there = await all_of(target)
             assert there[place].memory_id == "late"
             assert there[:place] + there[place + 1 :] == records
@@ -548,14 +548,13 @@ class TestCaught:
         words: str,
         request: pytest.FixtureRequest,
         tmp_path: Path,
-        small_pages: None,
         postgres: str,
     ) -> None:
         url = url_of(store, request, tmp_path)
         async with open_history("memory://") as source:
             await filled(source, 20)
             async with open_history(url) as target:
-                await copy_history(source, target)
+                await copy_in_small_pages(source, target)
             if store == "file":
                 with closing(sqlite3.connect(url)) as connection, connection:
                     connection.execute(change.replace("ROW", "rowid"))
@@ -572,7 +571,7 @@ class TestCaught:
                 await connection.close()
             async with open_history(url) as target:
                 with pytest.raises(CopyMismatch, match=words):
-                    await copy_history(source, target)
+                    await copy_in_small_pages(source, target)
 
     async def test_a_target_that_changes_what_it_is_given(self, tmp_path: Path) -> None:
         path = tmp_path / "target.db"
@@ -612,17 +611,21 @@ class TestLines:
             lines = [line async for line in dump_lines(history)]
         assert [json.loads(line) for line in lines] == [record.as_dict() for record in records]
 
-    async def test_lines_of_every_kind(self, small_pages: None) -> None:
+    async def test_lines_of_every_kind(self) -> None:
         async def lines() -> AsyncIterator[bytes]:
             for n in range(10):
                 yield b'{"id": "%d", "memory_id": "m", "event": "DELETE"}\r\n' % n
                 yield b"\n"
 
         async with open_history("memory://") as history:
-            assert (await copy_history(JsonLines(lines()), history)).records == 10
+            assert (
+                await copy_in_small_pages(in_small_pages(JsonLines(lines())), history)
+            ).records == 10
             assert all(record.is_deleted for record in await all_of(history))
             again = ['{"id": "0", "memory_id": "m", "event": "DELETE", "is_deleted": 1}']
-            assert (await copy_history(JsonLines(again), history)).written == 0
+            assert (
+                await copy_in_small_pages(in_small_pages(JsonLines(again)), history)
+            ).written == 0
 
     @pytest.mark.parametrize(
         ("line", "words"),
@@ -727,7 +730,7 @@ class TestForeignTables:
             assert (await copy_history(source, target)).written == 0
 
     async def test_mem0_history_db_patch(
-        self, foreign: tuple[asyncpg.Connection, str], postgres: str, small_pages: None
+        self, foreign: tuple[asyncpg.Connection, str], postgres: str
     ) -> None:
         connection, schema = foreign
         table = '"Their ""own".history'
@@ -738,7 +741,9 @@ class TestForeignTables:
             " LATERAL (SELECT timestamp '2025-01-01 10:00:00.5' + n * interval '1 s') AS t (moment)"
         )
         async with open_history("memory://") as target:
-            await copy_history(ForeignTable(postgres, table="history", schema=schema), target)
+            await copy_in_small_pages(
+                in_small_pages(ForeignTable(postgres, table="history", schema=schema)), target
+            )
             records = await all_of(target)
         assert [record.new_memory for record in records] == [str(n) for n in range(1, 21)]
         assert records[0].updated_at == "2025-01-01T10:00:01.500000"

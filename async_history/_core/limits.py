@@ -12,3 +12,5 @@ class Limits:
 
     prune: PruneLimits = field(default_factory=PruneLimits)
     erase: EraseLimits = field(default_factory=EraseLimits)
+    backup_pages: int = 1_000
+    """Copied between two looks whether to stop: 4 MB, some milliseconds."""

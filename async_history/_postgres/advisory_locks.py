@@ -57,10 +57,6 @@ _LONGEST_PAUSE_S: Final = 0.01
 _LONGEST_RUN_S: Final = 0.2
 """How long a lock is handed from turn to turn of one process before others may have it."""
 _RECONNECT_S: Final = 0.1
-_MOST_LOCKS: Final = 1_000
-"""Locks of one process at a time: those of all sessions share one table of the server, with room
-for 6,400 (`max_locks_per_transaction` times `max_connections`) unless that was changed."""
-
 Tell = Callable[[], None]
 
 
@@ -74,6 +70,9 @@ class AdvisoryLocks:
     """
 
     longest_wait_s: Final = 0.05
+    most_locks = 1_000
+    """Of one process at a time: those of all sessions share one table of the server, with room for
+    6,400 (`max_locks_per_transaction` times `max_connections`) unless that was changed."""
 
     def __init__(
         self, server: ServerUrl, limits: PoolLimits, schema: str, *, retry_timeout_s: float
@@ -89,7 +88,7 @@ class AdvisoryLocks:
         """Start the session's thread. It connects when it is asked."""
         with self._lock:
             if self._thread is None:
-                session = self._new_session()
+                session = self._new_session(self.most_locks)
                 self._thread = LoopThread(session.end)
                 # What it is called in must not live as long as it does.
                 contextvars.Context().run(self._thread.begin, session.serve)
@@ -177,7 +176,10 @@ class _Session:
     connection is, until the next has it again.
     """
 
-    def __init__(self, server: ServerUrl, limits: PoolLimits, retry_timeout_s: float) -> None:
+    def __init__(
+        self, server: ServerUrl, limits: PoolLimits, retry_timeout_s: float, most_locks: int
+    ) -> None:
+        self._most_locks = most_locks
         self._server = server
         self._limits = limits
         self._retry_timeout_s = retry_timeout_s
@@ -328,7 +330,7 @@ class _Session:
         return [number for number, _ in zip(due, range(self._room()), strict=False)]
 
     def _room(self) -> int:
-        return _MOST_LOCKS - len(self._held_since)
+        return self._most_locks - len(self._held_since)
 
     def _may_ask(self, number: int) -> bool:
         return number not in self._held_since

@@ -209,19 +209,20 @@ class SQLiteStore:
         """Return the erasures that were made, oldest first."""
         return await ErasureLog(ERASURES, lambda sql: self.fetch(sql, {})).read()
 
-    async def back_up(self, target: Path, on_progress: Callable[[int, int], None] | None) -> None:
-        """Copy the whole database into a new file, while writes go on."""
+    async def back_up(
+        self, target: Path, on_progress: Callable[[int, int], None] | None, pages: int
+    ) -> None:
+        """Copy the whole database into a new file, so many pages at once, while writes go on."""
         pool = self.pool
         if pool.path is not None:
             # Where a reader keeps the writer waiting, ours wait here, however long it takes.
             async with pool.turn:
-                await run(
-                    partial(back_up_file, pool.path, pool.lock_timeout_s, target), on_progress
-                )
+                copy = partial(back_up_file, pool.path, pool.lock_timeout_s, target, pages)
+                await run(copy, on_progress)
             return
         with contextlib.closing(connect(None, "rw")) as whole:
             await to_the_end(pool.copy_into(whole))
-            await run(partial(back_up, whole, target), on_progress)
+            await run(partial(back_up, whole, target, pages), on_progress)
 
     async def measure(self) -> Measured:
         """Return the sizes of the file and its log, and what to know about where it is."""

@@ -15,7 +15,6 @@ from functools import partial
 from pathlib import Path
 from secrets import token_hex
 from threading import Event
-from typing import Final
 
 from async_history._core.cancellation import to_the_end
 from async_history._core.progress import Progress
@@ -25,10 +24,6 @@ from async_history._sqlite.index import note_copied
 from async_history._sqlite.readonly import Look
 from async_history._sqlite.worker_thread import run_in_thread
 from async_history.errors import InvalidInput
-
-_PAGES: Final = 1_000
-"""Pages between two looks whether to stop: 4 MB, some milliseconds."""
-
 
 Watch = Callable[[int, int], None]
 """Hear how many of how many pages are copied; raise `_Stopped` to end it."""
@@ -52,13 +47,13 @@ class _Stopped(Exception):
     """The copy was asked to stop."""
 
 
-def back_up_file(path: Path, lock_timeout_s: float, target: Path, watch: Watch) -> None:
+def back_up_file(path: Path, lock_timeout_s: float, target: Path, pages: int, watch: Watch) -> None:
     """Copy a file as it is now, waiting while others hold its lock."""
     with (
         typed_errors(str(path)),
         wait_for_lock(partial(_snapshot, path), lock_timeout_s) as source,
     ):
-        back_up(source.connection, target, watch, source.require_sound)
+        back_up(source.connection, target, pages, watch, source.require_sound)
 
 
 def _snapshot(path: Path) -> Look:
@@ -76,12 +71,14 @@ def _snapshot(path: Path) -> Look:
 def back_up(
     source: sqlite3.Connection,
     target: Path,
+    pages: int,
     watch: Watch,
     require_sound: Callable[[], None] = lambda: None,
 ) -> None:
     """Copy a connection's database, of which nobody else changes what it sees.
 
-    `require_sound` is asked once all is copied, and raises where somebody did.
+    `pages` are copied between two looks whether to stop. `require_sound` is asked once all is
+    copied, and raises where somebody did.
 
     Raises:
         InvalidInput: there is a file of that name.
@@ -92,7 +89,7 @@ def back_up(
         _require_none(target)
         os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         try:
-            _copy(source, unfinished, watch)
+            _copy(source, unfinished, pages, watch)
             require_sound()
             _give_name(unfinished, target)
             sync_folder(target.resolve().parent)
@@ -102,21 +99,21 @@ def back_up(
             remove(unfinished)
 
 
-def _copy(source: sqlite3.Connection, unfinished: Path, watch: Watch) -> None:
-    pages = 0
+def _copy(source: sqlite3.Connection, unfinished: Path, pages: int, watch: Watch) -> None:
+    copied = 0
 
     def step(_: int, left: int, of: int) -> None:
-        nonlocal pages
-        pages = of
+        nonlocal copied
+        copied = of
         watch(of - left, of)
 
     (version,) = source.execute("PRAGMA schema_version").fetchone()
     with closing(connect(unfinished, "rw")) as copy:
         copy.execute("PRAGMA synchronous = OFF")  # it is synced below, once
-        source.backup(copy, pages=_PAGES, progress=step)
+        source.backup(copy, pages=pages, progress=step)
         copy.execute("PRAGMA journal_mode = DELETE")  # one file, readable anywhere
         note_copied(copy, version)
-    watch(pages, pages)
+    watch(copied, copied)
     with unfinished.open("rb+") as file:
         os.fsync(file.fileno())
 

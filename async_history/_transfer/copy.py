@@ -22,15 +22,29 @@ from async_history._core.query import Cursor
 from async_history._core.records import COLUMNS, Row
 from async_history._core.submissions import messages_to_copy, records_to_copy
 from async_history._core.validation import check_function
-from async_history._transfer.sources import HistorySource, RecordSource, checked_size
+from async_history._transfer.sources import PAGE_RECORDS, HistorySource, RecordSource, checked_size
 from async_history.errors import CopyMismatch, InvalidInput
 
-_COMPARED: Final = 250
-"""Rows that are read back at once: while they are compared, the next batch's commit waits for the
-event loop."""
 _SCOPES_AT_ONCE: Final = 100
 """Message buffers that are read, compared and saved at the same time."""
 _WAY_OUT: Final = "copy into an empty history instead; nothing was taken away from this one"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CopyLimits:
+    """How much a copy does at once.
+
+    Attributes:
+        records: of a page that is read of a history.
+        compared: rows that are read back at once: while they are compared, the next batch's commit
+            waits for the event loop.
+    """
+
+    records: int = PAGE_RECORDS
+    compared: int = 250
+
+
+_LIMITS: Final = CopyLimits()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +96,17 @@ async def copy_history(
         CursorGone: records were removed where the copy was reading; call again.
         HistoryError: of either store. Call again when its cause is gone.
     """
+    return await copy_within(_LIMITS, source, target, on_progress=on_progress)
+
+
+async def copy_within(
+    limits: CopyLimits,
+    source: HistoryManager | RecordSource,
+    target: HistoryManager,
+    *,
+    on_progress: OpenProgress | None = None,
+) -> CopyReport:
+    """Copy as `copy_history` does, with limits."""
     begun = monotonic()
     if not isinstance(target, HistoryManager):
         raise InvalidInput(f"target must be a HistoryManager, not {type(target).__name__}")
@@ -94,8 +119,8 @@ async def copy_history(
     scopes = scopes_left = 0
     if isinstance(source, HistoryManager):
         _ = source.store
-    records = source if isinstance(source, RecordSource) else HistorySource(source)
-    copy = _Copy(records, target, on_progress)
+    records = source if isinstance(source, RecordSource) else HistorySource(source, limits.records)
+    copy = _Copy(records, target, on_progress, limits.compared)
     try:
         await copy.begin()
         async with aclosing(_one_ahead(records.pages())) as pages:
@@ -142,14 +167,19 @@ class _Copy:
     """The records on their way, and what became of those before them."""
 
     def __init__(
-        self, source: RecordSource, target: HistoryManager, on_progress: OpenProgress | None
+        self,
+        source: RecordSource,
+        target: HistoryManager,
+        on_progress: OpenProgress | None,
+        compared: int,
     ) -> None:
         self.records = 0
         self.written = 0
         self.digest = hashlib.sha256()
         self._source = source
         self._target = target
-        self._walk = _Walk(target)
+        self._compared = compared
+        self._walk = _Walk(target, compared)
         self._on_progress = on_progress
         self._total: int | None = None
         self._is_writing = False
@@ -213,8 +243,8 @@ class _Copy:
 
     async def _note(self, rows: Sequence[Row]) -> None:
         """Count rows that the target holds as the source does."""
-        for start in range(0, len(rows), _COMPARED):
-            part = json.dumps(rows[start : start + _COMPARED], separators=(",", ":"))[1:-1]
+        for start in range(0, len(rows), self._compared):
+            part = json.dumps(rows[start : start + self._compared], separators=(",", ":"))[1:-1]
             self.digest.update(f",{part}".encode() if self.records + start else part.encode())
             await asyncio.sleep(0)
         self.records += len(rows)
@@ -225,8 +255,9 @@ class _Copy:
 class _Walk:
     """A walk through the target's records, in order, past those that are not the source's."""
 
-    def __init__(self, target: HistoryManager) -> None:
+    def __init__(self, target: HistoryManager, compared: int) -> None:
         self._target = target
+        self._compared = compared
         self._page: Sequence[Row] = ()
         self._at = 0
         self._before_page: Cursor | None = None
@@ -298,7 +329,7 @@ class _Walk:
 
     async def _turn(self) -> bool:
         """Read the next page; tell whether there is one."""
-        read = await self._target.store.reader.rows(self._place, _COMPARED)
+        read = await self._target.store.reader.rows(self._place, self._compared)
         self._before_page, self._place = self._place, read.place or self._place
         self._page = read.rows
         self._at = 0

@@ -14,7 +14,7 @@ from async_history._core.records import COLUMNS, HistoryRecord, Row, parse_time
 from async_history._postgres.connect import connected
 from async_history._postgres.schema import quoted
 from async_history._postgres.url import server_url
-from async_history._transfer.sources import PAGE_RECORDS, RecordSource
+from async_history._transfer.sources import RecordSource
 from async_history.errors import MigrationError, StorageMissing
 
 _OTHER_NAMES: Final = {
@@ -69,7 +69,7 @@ class ForeignTable(RecordSource):
             connection.transaction(isolation="repeatable_read", readonly=True),
         ):
             cursor = await connection.cursor(await self._select(connection))
-            while found := await cursor.fetch(PAGE_RECORDS):
+            while found := await cursor.fetch(self.page_records):
                 yield [_row(one) for one in found]
 
     async def records(self, rows: Sequence[Row]) -> list[HistoryRecord]:

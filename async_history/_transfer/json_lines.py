@@ -8,7 +8,6 @@ from async_history._core.manager import HistoryManager
 from async_history._core.records import COLUMNS, Event, Row
 from async_history._transfer.sources import (
     PAGE_BYTES,
-    PAGE_RECORDS,
     HistorySource,
     RecordSource,
     check_row,
@@ -76,7 +75,7 @@ class JsonLines(RecordSource):
                 except InvalidInput as error:
                     raise InvalidInput(f"line {number}: {error}") from error
                 size += len(line)
-            if len(rows) == PAGE_RECORDS or size >= PAGE_BYTES:
+            if len(rows) == self.page_records or size >= PAGE_BYTES:
                 yield rows
                 rows, size = [], 0
         if rows:

@@ -32,6 +32,9 @@ _NAMES: Final = ("id", "memory_id", "event")
 class RecordSource(ABC):
     """Records in order, each with its id, to be read from the beginning as often as asked."""
 
+    page_records = PAGE_RECORDS
+    """Most records of a page."""
+
     @abstractmethod
     def pages(self) -> AsyncIterator[Sequence[Row]]:
         """Yield rows of mem0's ten columns, in order; times are text, `is_deleted` is a bool."""
@@ -48,8 +51,9 @@ class RecordSource(ABC):
 class HistorySource(RecordSource):
     """The records of a history, up to the one that was its newest as reading began, or further."""
 
-    def __init__(self, history: HistoryManager) -> None:
+    def __init__(self, history: HistoryManager, page_records: int = PAGE_RECORDS) -> None:
         self._history = history
+        self.page_records = page_records
 
     def __repr__(self) -> str:
         return f"<HistorySource {self._history!r}>"
@@ -60,7 +64,7 @@ class HistorySource(RecordSource):
     async def pages(self) -> AsyncIterator[Sequence[Row]]:
         newest = await self._history.store.reader.newest()
         place: Cursor | None = None
-        limit = PAGE_RECORDS
+        limit = self.page_records
         while newest is not None and (place is None or place.position < newest):
             read = await self._history.store.reader.rows(place, limit)
             place = read.place
@@ -68,7 +72,7 @@ class HistorySource(RecordSource):
                 yield read.rows
             if read.is_last or place is None:
                 return
-            limit = next_limit(read.rows)
+            limit = next_limit(read.rows, self.page_records)
 
     async def records(self, rows: Sequence[Row]) -> list[HistoryRecord]:
         """Return the records of rows; of one that does not say when, its history knows."""
@@ -86,11 +90,11 @@ class HistorySource(RecordSource):
         return records
 
 
-def next_limit(rows: Sequence[Row]) -> int:
-    """Return how many records like these make a page."""
+def next_limit(rows: Sequence[Row], most: int) -> int:
+    """Return how many records like these make a page, up to `most`."""
     some = rows[-_SAMPLE:]
     size = sum([getsizeof(row[_OLD]) + getsizeof(row[_NEW]) for row in some])
-    return max(1, min(PAGE_RECORDS, PAGE_BYTES * len(some) // size))
+    return max(1, min(most, PAGE_BYTES * len(some) // size))
 
 
 _SAMPLE: Final = 100

@@ -14,7 +14,7 @@ from typing import Final
 LINE_BYTES: Final = 64 * 1024 * 1024
 """Longest line: two texts of 16 MB, also where JSON escapes double them. Longer ones are skipped
 without being kept."""
-_CHUNK_BYTES: Final = 256 * 1024
+CHUNK_BYTES: Final = 256 * 1024
 _CHUNKS_AHEAD: Final = 4
 
 
@@ -23,12 +23,23 @@ class Lines:
 
     `stop` ends them early, from the loop, and so does closing the file. `bytes_read` tells how far
     they are.
+
+    Args:
+        line_bytes: the longest line.
+        chunk_bytes: most that is read at once.
     """
 
-    def __init__(self, file: io.RawIOBase, *, line_bytes: int = LINE_BYTES) -> None:
+    def __init__(
+        self,
+        file: io.RawIOBase,
+        *,
+        line_bytes: int = LINE_BYTES,
+        chunk_bytes: int = CHUNK_BYTES,
+    ) -> None:
         self.bytes_read = 0
         self._file = file
         self._line_bytes = line_bytes
+        self._chunk_bytes = chunk_bytes
         self._loop = asyncio.get_running_loop()
         self._chunks: asyncio.Queue[bytes | OSError] = asyncio.Queue()
         self._room = threading.Semaphore(_CHUNKS_AHEAD)
@@ -46,7 +57,7 @@ class Lines:
             while chunk and not isinstance(chunk, OSError):
                 self._room.acquire()
                 try:
-                    chunk = self._file.read(_CHUNK_BYTES) or b""
+                    chunk = self._file.read(self._chunk_bytes) or b""
                 except OSError as error:
                     chunk = error
                 except ValueError:  # it was closed
