@@ -144,3 +144,20 @@ async def test_an_instant_out_of_the_drivers_reach(new_schema: Callable[[], str]
         await history.batch_add_history([change("m", "UPDATE", OLD)] * 3)
         far = datetime(9999, 12, 31, tzinfo=UTC) - timedelta(microseconds=1)
         assert (await history.prune(older_than=far)).records == 2
+
+
+async def test_records_are_compared_with_no_list_where_an_id_is_enough(
+    new_schema: Callable[[], str],
+) -> None:
+    """Each with 500 memories: that took more than all else that the server did for a step."""
+    given: list[tuple[str, Sequence[Any]]] = []
+    async with open_history(new_schema()) as history:
+        assert isinstance(history, PostgresHistoryManager)
+        await history.batch_add_history([*some_changes(1), change("m", "ADD", OLD)])
+        connection = history.store.connections._writing._connection
+        connection.add_query_logger(lambda query: given.append((query.query, query.args or ())))
+        await history.prune(older_than=CUTOFF)
+        await history.erase(memory_ids=["m"], reason="asked", vacuum=False)
+    by_id = [arguments for sql, arguments in given if "id = ANY($1" in sql and len(arguments) > 1]
+    assert len(by_id) > 1
+    assert all(len(ids) > 0 and memory_ids is None for ids, memory_ids in by_id)

@@ -126,9 +126,8 @@ class _EraseTransaction(SchemaSteps):
         return [_texts(*row) for row in rows]
 
     async def redact(self, columns: Columns, places: Sequence[Place]) -> int:
-        ids = [place.id for place in places]
-        memory_ids = list({place.memory_id for place in places})
-        return _count(await self._execute(_REDACT[columns], ids, memory_ids))
+        named = self._named((one.id for one in places), (one.memory_id for one in places))
+        return _count(await self._execute(_REDACT[columns], *named))
 
     async def messages(self, session_scopes: Sequence[str]) -> int:
         ((count,),) = await self._fetch(_COUNT_MESSAGES, list(session_scopes))

@@ -19,7 +19,6 @@ from async_history._core.prune import (
     prune_step,
 )
 from async_history._core.records import in_utc
-from async_history._postgres.schema import in_schema
 from async_history._postgres.transaction import (
     BY_INDEX,
     RECORDS,
@@ -110,9 +109,9 @@ class _PruneTransaction(SchemaSteps):
         return {name: (rows[0][0], rows[0][1]) for name, rows in found.items() if rows}
 
     async def still_there(self, edges: Mapping[str, Edge]) -> set[str]:
-        ids = [record_id for _, record_id in edges.values()]
-        rows = await self._fetch(_THERE, ids, list(edges))
-        return {memory_id for memory_id, record_id in rows if edges[memory_id][1] == record_id}
+        ids = (record_id for _, record_id in edges.values())
+        rows = await self._fetch(_THERE, *self._named(ids, edges))
+        return {name for name, record_id in rows if name in edges and edges[name][1] == record_id}
 
     async def next_are_dated(self, records: Sequence[Candidate]) -> dict[int, bool]:
         if not self._is_distributed:
@@ -141,9 +140,6 @@ class _PruneTransaction(SchemaSteps):
     async def remove(self, records: Sequence[Candidate]) -> int:
         if not records:
             return 0
-        status = await self._connection.execute(
-            in_schema(_REMOVE, self._schema),
-            [one.id for one in records],
-            list({one.memory_id for one in records}),
-        )
-        return int(str(status).rpartition(" ")[2])
+        named = self._named((one.id for one in records), (one.memory_id for one in records))
+        status = await self._execute(_REMOVE, *named)
+        return int(status.rpartition(" ")[2])

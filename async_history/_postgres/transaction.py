@@ -5,7 +5,7 @@ They are begun by hand: asyncpg would send each setting by itself. Their savepoi
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, Final
 
 from async_history._postgres.errors import DriverError
@@ -31,10 +31,11 @@ plans, and one made while the table was small, or without statistics, reads all 
 sorts all that is left of it for its next few rows."""
 RECORDS: Final = (
     "id = ANY($1::pg_catalog.text[])"
-    " AND memory_id || ''::pg_catalog.text = ANY($2::pg_catalog.text[])"
+    " AND ($2::pg_catalog.text[] IS NULL"
+    " OR memory_id || ''::pg_catalog.text = ANY($2::pg_catalog.text[]))"
 )
-"""Condition of records by id and memory. By the index of ids: that of memories has all records of
-theirs, and without statistics looks as short."""
+"""Condition of records, whose parameters `SchemaSteps._named` makes. By the index of ids: that of
+memories has all records of theirs, and without statistics looks as short."""
 _UNDO: Final = "ROLLBACK TO SAVEPOINT async_history; RELEASE SAVEPOINT async_history"
 
 
@@ -90,6 +91,16 @@ class SchemaSteps:
 
     async def _fetch(self, sql: str, *arguments: Any) -> Sequence[Sequence[Any]]:
         return list(await self._connection.fetch(in_schema(sql, self._schema), *arguments))
+
+    def _named(
+        self, ids: Iterable[str], memory_ids: Iterable[str]
+    ) -> tuple[list[str], list[str] | None]:
+        """Return the parameters of `RECORDS`.
+
+        On Citus an id is unique only within its memory. Elsewhere the memories are left out: each
+        record's would be compared with the whole list, which takes most of the statement's time.
+        """
+        return list(ids), list(set(memory_ids)) if self._is_distributed else None
 
     async def _execute(self, sql: str, *arguments: Any) -> str:
         done: str = await self._connection.execute(in_schema(sql, self._schema), *arguments)
