@@ -199,7 +199,7 @@ class TestEveryBackend:
             with pytest.raises(InvalidInput, match="event is missing"):
                 await history.batch_add_history([{"memory_id": "m"}])
             with pytest.raises(InvalidInput, match="if_latest must be a HistoryRecord"):
-                await history.batch_add_history([], if_latest="id")  # type: ignore[arg-type]
+                await history.batch_add_history([], if_latest={"id": "id"})  # type: ignore[arg-type]
             with pytest.raises(InvalidInput, match="message 0: content must be text"):
                 await history.save_messages([{"role": "user", "content": ["x"]}], "s")
             with pytest.raises(InvalidInput, match="message 0: must be a mapping"):

@@ -239,6 +239,10 @@ class TestExamples:
     def test_options(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.chdir(tmp_path)
         assert isinstance(scope_of("options")["history"], SQLiteHistoryManager)
+        kinds = scope_of("options-of-a-kind")
+        assert "user@host/app" in repr(kinds["server"])
+        asyncio.run(kinds["back_up"]("history.db"))
+        assert Path("backup.db").exists()
         assert isinstance(scope_of("postgresql-url")["history"], PostgresHistoryManager)
 
     async def test_a_transaction(self, postgres: str) -> None:

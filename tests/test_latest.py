@@ -111,6 +111,7 @@ class Model:
         if kind in ("if_latest", "batch") and known:
             seen = self._random.choice(known[-2:])
             is_latest = seen is known[-1] and len(there) == len(known)
+            expected = self._random.choice((seen, seen.id))
             if kind == "batch":
                 given = [
                     {"memory_id": memory_id, "new_memory": f"{text}.{n}", "event": "UPDATE"}
@@ -118,11 +119,11 @@ class Model:
                 ]
                 if is_latest:
                     there += [str(one["new_memory"]) for one in given]
-                return self._history.batch_add_history(given, if_latest=seen), not is_latest
+                return self._history.batch_add_history(given, if_latest=expected), not is_latest
             if is_latest:
                 there.append(text)
             return self._history.add_history(
-                memory_id, None, text, "UPDATE", if_latest=seen
+                memory_id, None, text, "UPDATE", if_latest=expected
             ), not is_latest
         if kind == "same" and there:
             return self._history.update_history(memory_id, there[-1]), False
@@ -196,6 +197,34 @@ class TestWithinABatch:
             check_chain(records)
 
 
+async def test_an_id_is_of_the_memory_that_is_written(open_store: OpenStore) -> None:
+    def change(memory_id: str) -> dict[str, str]:
+        return {"memory_id": memory_id, "event": "UPDATE"}
+
+    async with open_store() as history:
+        for records in ([change("a"), change("b")], [change(str(n % 2)) for n in range(1_200)]):
+            with pytest.raises(InvalidInput, match=r"if_latest .* several memories"):
+                await history.batch_add_history(records, if_latest="some id")
+        assert await history.batch_add_history([], if_latest="some id") == []
+        unusable: tuple[Any, ...] = (5, "", "a\0b", {})
+        for value in unusable:
+            with pytest.raises(InvalidInput, match="if_latest"):
+                await history.add_history("m", None, "x", "ADD", if_latest=value)
+
+
+async def test_an_id_of_another_memory_is_a_conflict(open_keeping_store: OpenStore) -> None:
+    async with open_keeping_store() as history:
+        one = await history.add_history("one", None, "x", "ADD")
+        await history.add_history("two", None, "x", "ADD")
+        for memory_id in ("two", "three"):
+            with pytest.raises(HistoryConflict, match=one.id):
+                await history.add_history(memory_id, "x", "y", "UPDATE", if_latest=one.id)
+        await history.add_history("one", "x", "y", "UPDATE", if_latest=one.id)
+        # The record itself says of which memory it is, whatever is written.
+        with pytest.raises(HistoryConflict, match="is not the latest of memory 'one'"):
+            await history.batch_add_history([{"memory_id": "two", "event": "ADD"}], if_latest=one)
+
+
 class TestUpdate:
     async def test_shapes(self, open_keeping_store: OpenStore) -> None:
         async with open_keeping_store() as history:
@@ -245,7 +274,7 @@ class TestUpdate:
             with pytest.raises(InvalidInput, match="updated_at"):
                 await history.update_history("m", "x", updated_at="soon")
             with pytest.raises(InvalidInput, match="if_latest"):
-                await history.add_history("m", None, "x", "ADD", if_latest="m")  # type: ignore[arg-type]
+                await history.add_history("m", None, "x", "ADD", if_latest="")
             assert await history.get_history("m") == []
 
     async def test_two_managers_at_once(self, open_keeping_store: OpenStore) -> None:

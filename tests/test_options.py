@@ -152,7 +152,7 @@ ARGUMENTS: list[tuple[str, tuple[Any, ...], dict[str, Any], str, tuple[Any, ...]
     ("get_last_messages", ("scope",), {}, "limit", BAD[int]),
     ("save_messages", (), {"session_scope": "s"}, "messages", (None, 5, "text", {"role": "user"})),
     ("batch_add_history", (), {}, "records", (None, 5, "text", {"memory_id": "m"})),
-    ("batch_add_history", ([],), {}, "if_latest", (5, "m", {})),
+    ("batch_add_history", ([],), {}, "if_latest", (5, b"m", "", {})),
     ("prune", (), PRUNE, "keep_last", BAD[int]),
     ("prune", (), PRUNE, "dry_run", BAD[bool]),
     ("prune", (), PRUNE, "on_progress", (5, "print")),

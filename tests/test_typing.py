@@ -4,6 +4,7 @@ Without this repository's settings: a program has its own, and may hold the libr
 """
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -24,16 +25,38 @@ PYTHON_EXAMPLES = {
 
 RIGHT = """
 from pathlib import Path
-from async_history import Durability, HistoryOptions, open_history
+from typing import Any
+from async_history import (
+    Durability, Follower, HistoryOptions, HistoryRecord, MemoryDiff, Moment, Order, open_history
+)
+from async_history.postgres import PostgresHistoryManager
+from async_history.sqlite import SQLiteHistoryManager
 from async_history.blocking import BlockingHistoryManager
 from async_history.mem0 import AsyncMemory, Memory
 
-async def use(url: str, pg: object) -> None:
+async def use(url: str, pg: Any) -> None:
     options: HistoryOptions = {"queue_records": 5, "durability": "normal", "pool_size": 3}
     async with open_history(url, **options) as history:
         await history.backup("backup.db")
         await history.backup(Path("backup.db"), on_progress=lambda done, total: None)
         await history.add_in_transaction(pg, [{"memory_id": "m", "event": "ADD"}])
+        if isinstance(history, SQLiteHistoryManager):
+            await history.backup("backup.db", on_progress=None)
+        elif isinstance(history, PostgresHistoryManager):
+            await history.add_in_transaction(pg, [], if_latest="id")
+        newest: Order = "newest"
+        first: HistoryRecord | None = None
+        async for page in history.query_history(order=newest, limit=3).pages():
+            first = page.records[0]
+        moment: Moment = 1
+        diff: MemoryDiff = await history.diff("m", moment, end=2)
+        await history.add_history("m", None, diff.new_memory, "ADD", if_latest=first)
+        follower: Follower = history.follow()
+        print(follower.cursor, (await history.stats()).writer)
+    async with SQLiteHistoryManager("history.db", durability="normal", journal="wal") as file:
+        await file.backup("backup.db")
+    async with PostgresHistoryManager("postgresql://host/app", pool_size=3) as server:
+        await server.add_in_transaction(pg, [])
     how: Durability = "full"
     opened = await open_history(Path("history.db"), durability=how, queue_timeout_s=None)
     await opened.aclose()
@@ -58,7 +81,19 @@ WRONG: Mapping[str, str] = {
     'open_history("h.db").back_up("b.db")': "back_up",
     'open_history("h.db").backup(5)': "backup",
     'open_history("h.db").query_history(order="newst")': "order",
+    'open_history("h.db").query_history(limit="3")': "limit",
+    'open_history("h.db").add_history("m", None, "x", "ADD", if_latest=5)': "if_latest",
+    'open_history("h.db").diff("m", "2026-01-01", 2)': "diff",
 }
+
+
+WRONG_IMPORTS = (
+    "from async_history import open_history",
+    "from async_history.postgres import PostgresHistoryManager",
+    "from async_history.sqlite import SQLiteHistoryManager",
+    "from async_history.blocking import BlockingHistoryManager",
+)
+FILES = PYTHON_EXAMPLES | {"right": RIGHT, "wrong": "\n".join([*WRONG_IMPORTS, *WRONG])}
 
 
 def complaints(folder: Path, **files: str) -> list[str]:
@@ -79,16 +114,8 @@ def complaints(folder: Path, **files: str) -> list[str]:
 
 def test_what_is_right_passes_and_what_is_wrong_is_named(tmp_path: Path) -> None:
     """All in one run, for most of its time goes into the library's own modules."""
-    wrong = [
-        "from async_history import open_history",
-        "from async_history.postgres import PostgresHistoryManager",
-        "from async_history.sqlite import SQLiteHistoryManager",
-        "from async_history.blocking import BlockingHistoryManager",
-    ]
-    first = len(wrong) + 1
-    wrong += WRONG
     assert len(PYTHON_EXAMPLES) >= 20
-    found = complaints(tmp_path, right=RIGHT, wrong="\n".join(wrong), **PYTHON_EXAMPLES)
+    found = complaints(tmp_path, **FILES)
     # That asyncpg and mem0 have no type information is for whoever imports them to know.
     others = [
         line
@@ -97,12 +124,12 @@ def test_what_is_right_passes_and_what_is_wrong_is_named(tmp_path: Path) -> None
         and not (stem in {"right", *PYTHON_EXAMPLES} and "[import-untyped]" in line)
     ]
     assert others == []
-    for number, (line, word) in enumerate(WRONG.items(), first):
+    for number, (line, word) in enumerate(WRONG.items(), len(WRONG_IMPORTS) + 1):
         about = [one for one in found if f"/wrong.py:{number}:" in one]
         assert any(word in one for one in about), f"nothing said of {line}"
 
 
-def test_pyright_finds_nothing_wrong_in_the_examples(tmp_path: Path) -> None:
+def test_pyright_says_the_same(tmp_path: Path) -> None:
     """pyright's package brings its node, and fetches pyright itself when it is first run."""
     pyright = [sys.executable, "-m", "pyright"]
     there = subprocess.run(
@@ -111,7 +138,7 @@ def test_pyright_finds_nothing_wrong_in_the_examples(tmp_path: Path) -> None:
     if there.returncode != 0 and not os.environ.get("ASYNC_HISTORY_CI"):
         pytest.skip(f"pyright can't be run: {there.stderr[-200:]}")
     assert there.returncode == 0, there.stdout + there.stderr
-    for name, text in PYTHON_EXAMPLES.items():
+    for name, text in FILES.items():
         (tmp_path / f"{name}.py").write_text(text, encoding="utf-8")
     done = subprocess.run(
         [*pyright, "--pythonpath", sys.executable, str(tmp_path)],
@@ -120,8 +147,11 @@ def test_pyright_finds_nothing_wrong_in_the_examples(tmp_path: Path) -> None:
         cwd=REPOSITORY,
         timeout=2 * LONG_S,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "0 errors, 0 warnings" in done.stdout
+    said = re.findall(r"(\w+)\.py:(\d+):\d+ - (?:error|warning)", done.stdout)
+    assert [one for one in said if one[0] != "wrong"] == [], done.stdout
+    numbers = {int(number) for _, number in said}
+    silent = set(range(len(WRONG_IMPORTS) + 1, len(WRONG_IMPORTS) + len(WRONG) + 1)) - numbers
+    assert silent == set(), done.stdout
 
 
 def test_the_package_tells_that_it_has_types() -> None:

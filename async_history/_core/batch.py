@@ -15,6 +15,7 @@ from async_history._core.records import HistoryRecord
 from async_history._core.submissions import (
     MESSAGES_KEPT,
     AddRecords,
+    ExpectedLatest,
     SaveMessages,
     Submission,
     UpdateMemory,
@@ -218,7 +219,7 @@ class _Plan:
             outcome.append(record)
         return outcome, list(missing.values())
 
-    def _require_latest(self, expected: HistoryRecord) -> None:
+    def _require_latest(self, expected: ExpectedLatest) -> None:
         latest = self.latest[expected.memory_id]
         if latest is None or latest.id != expected.id:
             raise HistoryConflict(

@@ -145,7 +145,7 @@ class HistoryManager(LoopBound[Store]):
         actor_id: str | None = None,
         role: str | None = None,
         id: str | None = None,
-        if_latest: HistoryRecord | None = None,
+        if_latest: HistoryRecord | str | None = None,
     ) -> HistoryRecord:
         """Record one change of a memory and return the record when it is durable.
 
@@ -153,7 +153,8 @@ class HistoryManager(LoopBound[Store]):
         missing `is_deleted` follows from the event. Times are kept to the letter.
 
         Args:
-            if_latest: write only if this is still the latest record of its memory.
+            if_latest: a record that was read, or its id: write only if it is still the latest
+                record of its memory.
 
         Raises:
             HistoryConflict: `if_latest` is not its memory's latest record; nothing was written.
@@ -236,13 +237,14 @@ class HistoryManager(LoopBound[Store]):
         self,
         records: Iterable[HistoryRecord | Mapping[str, Any]],
         *,
-        if_latest: HistoryRecord | None = None,
+        if_latest: HistoryRecord | str | None = None,
     ) -> list[HistoryRecord]:
         """Record many changes, all or none and in order; return them when they are durable.
 
         Args:
             records: `HistoryRecord`s, or mappings with mem0's column names.
-            if_latest: write only if this is still the latest record of its memory.
+            if_latest: a record that was read, or its id where all records are of one memory: write
+                only if it is still the latest record of its memory.
 
         Raises:
             HistoryConflict: `if_latest` is not its memory's latest record.
@@ -264,7 +266,7 @@ class HistoryManager(LoopBound[Store]):
         connection: Any,
         records: Iterable[HistoryRecord | Mapping[str, Any]],
         *,
-        if_latest: HistoryRecord | None = None,
+        if_latest: HistoryRecord | str | None = None,
     ) -> list[HistoryRecord]:
         """Record changes within a transaction of the caller's: see `PostgresHistoryManager`.
 

@@ -39,6 +39,14 @@ _ALWAYS_COMPARED: Final = ("memory_id", "old_memory", "new_memory", "event")
 _COMPARED_IF_GIVEN: Final = ("created_at", "updated_at", "is_deleted", "actor_id", "role")
 
 
+@dataclass(frozen=True, slots=True)
+class ExpectedLatest:
+    """The record that must be its memory's latest for a submission to be written."""
+
+    memory_id: str
+    id: str
+
+
 @dataclass(slots=True, eq=False)
 class AddRecords:
     """History records to append, in order. A repeated one is replaced by the one that is there.
@@ -49,7 +57,7 @@ class AddRecords:
 
     records: list[HistoryRecord]
     given: Mapping[int, Mapping[str, Any]]
-    if_latest: HistoryRecord | None
+    if_latest: ExpectedLatest | None
     record_count: int
     size_bytes: int
 
@@ -181,17 +189,16 @@ Submission = AddRecords | SaveMessages
 def one_record(
     record: HistoryRecord,
     given: Mapping[str, Any] | None,
-    if_latest: HistoryRecord | None,
+    if_latest: HistoryRecord | str | None,
 ) -> AddRecords:
     """Make a submission of one checked record. `given`: see `AddRecords`, None if we named it.
 
     Raises:
-        InvalidInput: `if_latest` is not a record.
+        InvalidInput: `if_latest` is neither a record nor an id.
     """
-    if if_latest is not None:
-        _check_read(if_latest)
+    expected = None if if_latest is None else _expected(if_latest, [record])
     named = {} if given is None else {0: given}
-    return AddRecords([record], named, if_latest, 1, _record_bytes(record))
+    return AddRecords([record], named, expected, 1, _record_bytes(record))
 
 
 def new_text(
@@ -228,14 +235,16 @@ class UncheckedRecords:
     """Records that a caller gave, to be checked a slice at a time; those that are, in `records`.
 
     Raises:
-        InvalidInput: `if_latest` is not a record.
+        InvalidInput: `if_latest` is neither a record nor an id.
     """
 
     def __init__(
-        self, items: Iterable[HistoryRecord | Mapping[str, Any]], if_latest: HistoryRecord | None
+        self,
+        items: Iterable[HistoryRecord | Mapping[str, Any]],
+        if_latest: HistoryRecord | str | None,
     ) -> None:
         if if_latest is not None:
-            _check_read(if_latest)
+            _expected(if_latest, [])
         check_iterable("records", items)
         self._items = enumerate(items)
         self._if_latest = if_latest
@@ -248,7 +257,8 @@ class UncheckedRecords:
         """Check the next few; return the submission once there are no more.
 
         Raises:
-            InvalidInput: with the index of the item that can't be used.
+            InvalidInput: with the index of the item that can't be used; or `if_latest` is an id,
+                and the records are of several memories.
         """
         start = len(self.records)
         for index, item in islice(self._items, _SLICE):
@@ -265,7 +275,8 @@ class UncheckedRecords:
         count = len(self.records)
         if count - start == _SLICE:
             return None
-        return AddRecords(self.records, self._given, self._if_latest, count, self._size_bytes)
+        expected = None if self._if_latest is None else _expected(self._if_latest, self.records)
+        return AddRecords(self.records, self._given, expected, count, self._size_bytes)
 
     async def check(self) -> AddRecords:
         """Check those that are left, giving the event loop its turn after each slice.
@@ -354,11 +365,23 @@ def _saved(messages: Sequence[Message], scope: str) -> SaveMessages:
     return SaveMessages(messages, ids, scope, len(messages), size)
 
 
-def _check_read(if_latest: object) -> None:
-    if not isinstance(if_latest, HistoryRecord):
+def _expected(if_latest: object, records: Sequence[HistoryRecord]) -> ExpectedLatest:
+    """Return which record must be the latest of which memory: an id is of the records' memory."""
+    if isinstance(if_latest, HistoryRecord):
+        return ExpectedLatest(if_latest.memory_id, if_latest.id)
+    if not isinstance(if_latest, str):
         raise InvalidInput(
-            f"if_latest must be a HistoryRecord that was read, not {type(if_latest).__name__}"
+            "if_latest must be a HistoryRecord that was read, or its id, not "
+            f"{type(if_latest).__name__}"
         )
+    record_id = check_name("if_latest", if_latest)
+    memory_ids = {record.memory_id for record in records}
+    if len(memory_ids) > 1:
+        raise InvalidInput(
+            "if_latest must be a HistoryRecord where the records are of several memories: an id "
+            "does not say which of them is meant"
+        )
+    return ExpectedLatest(next(iter(memory_ids), ""), record_id)
 
 
 def _checked(item: HistoryRecord | Mapping[str, Any], now: str) -> HistoryRecord:

@@ -127,7 +127,7 @@ class PostgresHistoryManager(HistoryManager):
         connection: asyncpg.Connection,
         records: Iterable[HistoryRecord | Mapping[str, Any]],
         *,
-        if_latest: HistoryRecord | None = None,
+        if_latest: HistoryRecord | str | None = None,
     ) -> list[HistoryRecord]:
         """Record changes within a transaction of the caller's, past the queue; return them.
 
