@@ -590,10 +590,7 @@ def test_a_copy_that_is_not_to_the_letter_is_thrown_away(
         assert records(connection, "prev_value") == [(None,), ("007",), ("likes coffee",)]
 
 
-def test_long_tables_are_copied_in_stretches(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(rewrite, "_COPIED_ROWS", 7)
+def test_long_tables_are_copied_in_stretches(tmp_path: Path) -> None:
     path = build(tmp_path / "history.db", "", V0_0_2)
     seen: list[int] = []
     with opened(path) as connection:
@@ -604,7 +601,7 @@ def test_long_tables_are_copied_in_stretches(
                 "INSERT INTO history (rowid, id, memory_id, event) VALUES (?, ?, 'm', 'ADD')",
                 (number, f"id {number}"),
             )
-        prepare(connection, path, on_progress=lambda step, done, _: seen.append(done))
+        prepare(connection, path, on_progress=lambda _, done, __: seen.append(done), copied_rows=7)
         assert records(connection, "rowid, id") == [(n, f"id {n}") for n in numbers]
     assert seen[-6:] == [7, 14, 21, 22, 0, 22]
 

@@ -644,9 +644,9 @@ class TestClosing:
                 executor.submit(history.close).result(LONG_S)
                 assert isinstance(call.exception(LONG_S), HistoryError)
 
-    def test_a_call_that_does_not_end(self, opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("async_history._core.loop_thread._LONGEST_CLOSE_S", 0.05)
+    def test_a_call_that_does_not_end(self, opened: Open) -> None:
         history = opened()
+        history._thread.longest_close_s = 0.05
 
         async def stuck(_: object) -> None:
             await asyncio.Event().wait()

@@ -102,12 +102,10 @@ async def test_a_manager_that_is_closed_before_the_first_change(
 
 
 async def test_closing_says_what_it_left(
-    make_memory: MakeMemory,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    make_memory: MakeMemory, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(_loop_states, "_CLOSE_TIMEOUT_S", 0.0)
     memory = make_memory()
+    memory._state().close_timeout_s = 0.0
     _, changing = await held_update(memory)
     with caplog.at_level(logging.ERROR, "async_history"):
         await memory.aclose()
@@ -233,11 +231,11 @@ async def test_a_closed_manager_asks_no_model(
 
 
 async def test_what_closing_left_begins_no_further_part(
-    make_memory: MakeMemory, monkeypatch: pytest.MonkeyPatch
+    make_memory: MakeMemory,
 ) -> None:
     """The second deletion waits for its turn meanwhile."""
-    monkeypatch.setattr(_loop_states, "_CLOSE_TIMEOUT_S", 0.0)
     memory = make_memory()
+    memory._state().close_timeout_s = 0.0
     memory_id = await add(memory, "tea")
     store = memory.vector_store
     store.gate = threading.Event()

@@ -21,8 +21,6 @@ T = TypeVar("T")
 
 _log = logging.getLogger("async_history")
 
-_LONGEST_CLOSE_S: Final = 2 * CLOSE_TIMEOUT_S
-"""A manager's closing is bounded itself; past this it is not believed, and calls are cancelled."""
 _EXIT_S: Final = 1.0
 """How long the end of the program waits for the calls of daemon threads, and for closing."""
 
@@ -38,6 +36,10 @@ class LoopThread:
     Args:
         finish: run at the end, when no further calls come.
     """
+
+    longest_close_s = 2 * CLOSE_TIMEOUT_S
+    """A manager's closing is bounded itself; past this it is not believed, and calls are
+    cancelled."""
 
     def __init__(self, finish: Callable[[], Awaitable[None]]) -> None:
         self._finish = finish
@@ -69,7 +71,7 @@ class LoopThread:
         self._loop = asyncio.get_running_loop()
         started.set_result(None)
         await self._told.wait()
-        with anyio.move_on_after(_LONGEST_CLOSE_S):
+        with anyio.move_on_after(self.longest_close_s):
             await self._all_entered.wait()
             await self._finish()
 

@@ -36,10 +36,6 @@ from async_history.mem0._to_thread_patch import sees_changes
 T = TypeVar("T")
 _log = logging.getLogger("async_history")
 
-_CLOSE_TIMEOUT_S: Final = 10.0
-"""How long closing waits for operations that have changed something and are not at their end."""
-_LONGEST_CLOSE_S: Final = 3 * _CLOSE_TIMEOUT_S
-"""How long the closing on another loop is waited for: its operations', and its manager's."""
 CLOSED: Final = "this AsyncMemory is closed; make another"
 
 Where = str | os.PathLike[str] | HistoryManager
@@ -63,6 +59,9 @@ class LoopState:
         on_closed: called when nothing runs here any more, and nothing will.
         turns: those of the store, on every loop.
     """
+
+    close_timeout_s = 10.0
+    """How long closing waits for operations that changed something and are not at their end."""
 
     def __init__(
         self,
@@ -177,7 +176,7 @@ class LoopState:
     async def aclose(self) -> None:
         """Cancel operations that have changed nothing, wait for the others, close what is own.
 
-        What takes longer than `_CLOSE_TIMEOUT_S` is left to end by itself, and logged; the store
+        What takes longer than `close_timeout_s` is left to end by itself, and logged; the store
         is closed after it.
         """
         closing = self.begin_closing()
@@ -194,7 +193,7 @@ class LoopState:
     async def _close(self) -> None:
         try:
             if self._begun:
-                await asyncio.wait(self._begun, timeout=_CLOSE_TIMEOUT_S)
+                await asyncio.wait(self._begun, timeout=self.close_timeout_s)
             await self._end_operations()
             if self._opening is not None:
                 await asyncio.wait([self._opening])
@@ -215,7 +214,7 @@ class LoopState:
                     )
                 task.cancel()
         if self.running:
-            await asyncio.wait(self.running, timeout=_CLOSE_TIMEOUT_S)
+            await asyncio.wait(self.running, timeout=self.close_timeout_s)
         if not self.running:
             return
         left = [operation for operation, _ in self.running.values()]
@@ -225,7 +224,7 @@ class LoopState:
             "closing left %d operations of AsyncMemory that still change the vector store after "
             "%g s (%s); their history is written when they end, if the event loop runs until then",
             len(left),
-            _CLOSE_TIMEOUT_S,
+            self.close_timeout_s,
             ", ".join(sorted(operation.name for operation in left)),
         )
         self._has_waited.set_result(None)
@@ -290,6 +289,9 @@ class LoopStates:
     Raises:
         InvalidInput: at once, where the URL or an option can't be used.
     """
+
+    longest_close_s = 3 * LoopState.close_timeout_s
+    """How long the closing on another loop is waited for: its operations', and its manager's."""
 
     def __init__(
         self, where: Where, options: HistoryOptions, *, between_processes: bool = True
@@ -388,7 +390,8 @@ class LoopStates:
             await here.aclose()
         if elsewhere:
             await asyncio.wait(
-                [asyncio.wrap_future(closing) for closing in elsewhere], timeout=_LONGEST_CLOSE_S
+                [asyncio.wrap_future(closing) for closing in elsewhere],
+                timeout=self.longest_close_s,
             )
         if self._hosted is not None and not self._states:
             await self._hosted.aclose()
@@ -400,7 +403,7 @@ class LoopStates:
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
-            concurrent.futures.wait(elsewhere, timeout=_LONGEST_CLOSE_S)
+            concurrent.futures.wait(elsewhere, timeout=self.longest_close_s)
             if self._hosted is not None and not self._states:
                 self._hosted.close()
                 self._hosted.join()

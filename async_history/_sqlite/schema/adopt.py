@@ -32,7 +32,7 @@ from async_history._sqlite.readonly import Look, looked, require_writable
 from async_history._sqlite.schema import layouts, lone_rows
 from async_history._sqlite.schema.file_copy import back_up, check_room
 from async_history._sqlite.schema.layouts import Found
-from async_history._sqlite.schema.rewrite import rewrite
+from async_history._sqlite.schema.rewrite import COPIED_ROWS, rewrite
 from async_history._sqlite.schema.versions import VERSION, install_statements
 
 _logger = logging.getLogger("async_history")
@@ -86,12 +86,13 @@ def prepare(
     backup: bool = True,
     lock_timeout_s: float = 30.0,
     on_progress: StepProgress | None = None,
+    copied_rows: int = COPIED_ROWS,
 ) -> AdoptionReport:
     """Bring a file to today's layout and index it, in one transaction, or leave it untouched.
 
     The connection is in autocommit mode; `path` names its file, None a database in memory.
     Records are rewritten only where their layout asks for it, after a copy of the file was made
-    beside it (`<name>.before-adoption-<UTC>.bak`, mode 0600).
+    beside it (`<name>.before-adoption-<UTC>.bak`, mode 0600), `copied_rows` a statement.
 
     Raises:
         MigrationError: the layout is not known, or newer; two tables disagree about a record; or
@@ -114,7 +115,7 @@ def prepare(
             found, report = _plan(connection, path, backup=backup)
             if report.records and report.rewritten and backup and path:
                 copy = back_up(path, on_progress)
-            _change(connection, found, report, on_progress)
+            _change(connection, found, report, on_progress, copied_rows)
     except BaseException:
         if connection.in_transaction:  # SQLite ends it by itself when the disk is full
             connection.execute("ROLLBACK")
@@ -260,9 +261,10 @@ def _change(
     found: Found,
     report: AdoptionReport,
     on_progress: StepProgress | None,
+    copied_rows: int,
 ) -> None:
     if report.rewritten:
-        rewrite(connection, found, report.records, on_progress)
+        rewrite(connection, found, report.records, on_progress, copied_rows)
     for source in found.empty:
         connection.execute(f"DROP TABLE main.{source.table}")
     _migrate(connection)

@@ -11,7 +11,7 @@ from async_history._core.records import COLUMNS
 from async_history._sqlite.schema.file_copy import tell
 from async_history._sqlite.schema.layouts import Found, Source, refusal
 
-_COPIED_ROWS = 10_000
+COPIED_ROWS = 10_000
 """Rows a statement moves: some tens of milliseconds, so progress shows and an interrupt works."""
 
 _LOWEST_ROWID = -(1 << 63)
@@ -25,15 +25,19 @@ CREATE TABLE main.async_history_adopting (
 
 
 def rewrite(
-    connection: sqlite3.Connection, found: Found, records: int, on_progress: StepProgress | None
+    connection: sqlite3.Connection,
+    found: Found,
+    records: int,
+    on_progress: StepProgress | None,
+    copied_rows: int = COPIED_ROWS,
 ) -> None:
-    """Replace the tables found by one `history` of today's layout.
+    """Replace the tables found by one `history` of today's layout, so many rows a statement.
 
     Raises:
         MigrationError: a record did not come out of the copy to the letter.
     """
     connection.execute(_CREATE_NEW_TABLE)
-    _copy(connection, found, records, on_progress)
+    _copy(connection, found, records, on_progress, copied_rows)
     tell(on_progress, "verify", 0, records)
     _verify(connection, found, records)
     tell(on_progress, "verify", records, records)
@@ -49,14 +53,18 @@ def rewrite(
 
 
 def _copy(
-    connection: sqlite3.Connection, found: Found, records: int, on_progress: StepProgress | None
+    connection: sqlite3.Connection,
+    found: Found,
+    records: int,
+    on_progress: StepProgress | None,
+    copied_rows: int,
 ) -> None:
     rowid = "place" if found.is_plain else "NULL"
     columns = ", ".join(COLUMNS)
     merged = ", ".join(f"{column} = coalesce({column}, excluded.{column})" for column in COLUMNS)
     done = 0
     for source in found.sources:
-        for after, last in _stretches(connection, source):
+        for after, last in _stretches(connection, source, copied_rows):
             done += connection.execute(
                 f"""
                 INSERT INTO main.async_history_adopting (rowid, {columns})
@@ -69,15 +77,17 @@ def _copy(
             tell(on_progress, "copy", min(done, records), records)
 
 
-def _stretches(connection: sqlite3.Connection, source: Source) -> Iterator[tuple[int, int]]:
-    """Yield the rowids before and at the end of each `_COPIED_ROWS` rows of a table."""
+def _stretches(
+    connection: sqlite3.Connection, source: Source, rows: int
+) -> Iterator[tuple[int, int]]:
+    """Yield the rowids before and at the end of each so many rows of a table."""
     after = _LOWEST_ROWID
     while True:
         (last,) = connection.execute(
             f"""
             SELECT max(place) FROM (
                 SELECT {source.rowid} AS place FROM main.{source.table}
-                WHERE {source.rowid} > ? ORDER BY {source.rowid} LIMIT {_COPIED_ROWS}
+                WHERE {source.rowid} > ? ORDER BY {source.rowid} LIMIT {rows}
             )
             """,
             (after,),
