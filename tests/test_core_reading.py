@@ -1,0 +1,81 @@
+"""What is decided once for every database, tried without one: pages of states, kinds of cursors."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import pytest
+
+from async_history import CursorGone, InvalidInput
+from async_history._core.query import Cursor, CursorCodec
+from async_history._core.records import HistoryRecord
+from async_history._core.timeline import states_at
+
+pytestmark = pytest.mark.once
+
+NOW = datetime(2026, 11, 28, tzinfo=UTC)
+CODEC = CursorCodec("kind", "a test's history")
+
+
+class Places:
+    """A reader that has some records still."""
+
+    def __init__(self, pages: Sequence[str], there: set[str]) -> None:
+        self._pages = pages
+        self._there = there
+
+    async def find(self, when: datetime) -> Sequence[str]:
+        return self._pages if when == NOW else []
+
+    async def fetch(self, places: str) -> Sequence[HistoryRecord]:
+        return [
+            HistoryRecord(place, "m", None, place, "ADD")
+            for place in places.split(",")
+            if place in self._there
+        ]
+
+
+async def pages_of(reader: Places) -> list[list[str]]:
+    return [[record.id for record in page] async for page in states_at(reader, NOW)]
+
+
+async def test_states_come_page_by_page() -> None:
+    reader = Places(["1,2", "7"], {"1", "2", "7"})
+    assert await pages_of(reader) == [["1", "2"], ["7"]]
+
+
+@pytest.mark.parametrize("gone", ["1", "2", "7"])
+async def test_states_that_are_not_whole_are_none(gone: str) -> None:
+    reader = Places(["1,2", "7"], {"1", "2", "7"} - {gone})
+    with pytest.raises(CursorGone):
+        await pages_of(reader)
+
+
+def read(parts: Sequence[str | int | None]) -> tuple[int, str] | None:
+    match parts:
+        case [int(number), str(name)]:
+            return number, name
+    return None
+
+
+def test_a_cursor_is_read_back() -> None:
+    assert CODEC.place(CODEC.text(7, "ü"), read) == (7, "ü")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        CursorCodec("other", "another's history").text(7, "x"),
+        CODEC.text(),
+        CODEC.text(7),
+        CODEC.text("7", "x"),
+        CODEC.text(7, "x", None),
+        CODEC.text(7, "x") + "=",
+        str(Cursor(7, "x")),
+        "",
+        "kind",
+        "\ud800",
+    ],
+)
+def test_what_is_no_cursor_of_a_kind_is_refused(text: str) -> None:
+    with pytest.raises(InvalidInput, match="not a cursor of a test's history"):
+        CODEC.place(text, read)
