@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from async_history._sqlite.commit import WRITE_PROGRAM
-from async_history._sqlite.index.levels import add_functions, memory_key
+from async_history._sqlite.index import add_functions, memory_key
 from async_history._sqlite.times import add_time_function
 from benchmarks._files import FILE, fresh_records
 from benchmarks._measure import flat_out, quiet_collector, unwatched
