@@ -7,12 +7,12 @@ import asyncio
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from async_history._core.backend import Measured
 from async_history._core.erase import EraseBackend, Residue
 from async_history._core.erase_transaction import Columns, EraseTransaction, Place, Texts
-from async_history._core.erasure_log import Erasure, ErasureLog, ErasureStatements
+from async_history._core.erasure_log import Erasure
 from async_history._core.follow import CommitSignal, FollowRead
 from async_history._core.lifecycle import CLOSE_TIMEOUT_S
 from async_history._core.manager import HistoryManager
@@ -182,13 +182,14 @@ class _NullFollowReader:
         await self._calls.done()
 
 
-async def _keep_nothing(sql: str, *parameters: Any) -> Sequence[Sequence[Any]]:
-    return ()
+class _NoLog:
+    """Forgets what was erased."""
 
+    async def begin(self, erasure: Erasure) -> None: ...
 
-_NO_LOG: Final = ErasureLog(
-    ErasureStatements(begin="", add="", finish="", counts="", all=""), _keep_nothing
-)
+    async def add(self, erasure_id: str, records: int, messages: int) -> None: ...
+
+    async def finish(self, erasure_id: str, finished_at: datetime) -> None: ...
 
 
 class _BufferErasure:
@@ -197,7 +198,7 @@ class _BufferErasure:
     def __init__(self, buffers: Buffers, calls: CooperativeCalls) -> None:
         self._buffers = buffers
         self._calls = calls
-        self.log = _NO_LOG
+        self.log = _NoLog()
 
     async def in_transaction(self, work: Callable[[EraseTransaction], Coroutine[Any, Any, T]]) -> T:
         await self._calls.done()
@@ -215,7 +216,7 @@ class _BufferTransaction:
 
     def __init__(self, buffers: Buffers) -> None:
         self._buffers = buffers
-        self.log = _NO_LOG
+        self.log = _NoLog()
 
     async def with_text(
         self, memory_ids: Sequence[str], after: Place | None, limit: int

@@ -1,6 +1,7 @@
 """What every test may use: the stores of the contract, and a guard against a blocked loop."""
 
 import gc
+import itertools
 import os
 import secrets
 import signal
@@ -70,7 +71,7 @@ def pytest_collection_finish() -> None:
 @pytest.fixture(autouse=True)
 def blocking_calls() -> Iterator[BlockBuster]:
     """Fail a test whose event loop makes a blocking call inside the library."""
-    with blockbuster_ctx("async_history") as guard:
+    with blockbuster_ctx("async_history", excluded_modules=["async_history.testing"]) as guard:
         for blocking in guard.functions.values():
             # asyncpg looks for ~/.pgpass and certificates as it connects.
             blocking.can_block_in("asyncpg/connect_utils.py", _CONNECTING)
@@ -159,15 +160,38 @@ def url_of(store: str, request: pytest.FixtureRequest, folder: Path) -> str:
     return f"{store}://"
 
 
+def new_stores(store: str, request: pytest.FixtureRequest, folder: Path) -> Callable[[], OpenStore]:
+    """Return a function that makes new stores of one backend."""
+    folders = (folder / str(number) for number in itertools.count(1))
+
+    def new_store() -> OpenStore:
+        own_folder = next(folders)
+        own_folder.mkdir()
+        url = url_of(store, request, own_folder)
+        return lambda **options: open_history(url, **options)
+
+    return new_store
+
+
 @pytest.fixture(params=stores("file", "memory", "null", "postgres", "pgbouncer", "rollback"))
-def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> OpenStore:
-    """A function that opens a new manager of one backend: on the same store, where that lasts."""
-    url = url_of(request.param, request, tmp_path)
-    return lambda **options: open_history(url, **options)
+def new_store(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], OpenStore]:
+    """A function that makes new stores of one backend: see `async_history.testing`."""
+    return new_stores(request.param, request, tmp_path)
 
 
 @pytest.fixture(params=stores("file", "memory", "postgres", "pgbouncer", "rollback"))
-def open_keeping_store(request: pytest.FixtureRequest, tmp_path: Path) -> OpenStore:
+def new_keeping_store(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], OpenStore]:
+    """As `new_store`, of the backends that keep history."""
+    return new_stores(request.param, request, tmp_path)
+
+
+@pytest.fixture
+def open_store(new_store: Callable[[], OpenStore]) -> OpenStore:
+    """A function that opens a new manager of one backend: on the same store, where that lasts."""
+    return new_store()
+
+
+@pytest.fixture
+def open_keeping_store(new_keeping_store: Callable[[], OpenStore]) -> OpenStore:
     """As `open_store`, of the backends that keep history."""
-    url = url_of(request.param, request, tmp_path)
-    return lambda **options: open_history(url, **options)
+    return new_keeping_store()

@@ -13,7 +13,7 @@ import pytest
 from async_history import CursorGone, open_history
 from async_history._postgres import cursors as places
 from async_history.postgres import PostgresHistoryManager
-from tests.followers import NEVER_S, SOON_S, Reading, add_many, first, up_to_now
+from async_history.testing.followers import NEVER_S, SOON_S, Reading, add_many, first, up_to_now
 from tests.postgres_faults import (  # noqa: F401 - fixtures are imported to be asked for
     a_admin,
     a_schema,

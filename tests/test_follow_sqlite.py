@@ -18,7 +18,7 @@ from async_history._sqlite.follow import FollowReader
 from async_history._sqlite.index import THROUGH_INDEX, named
 from async_history._sqlite.opening import open_reading
 from async_history._sqlite.read import HistoryReader
-from tests.followers import SOON_S, Reading, add_many, first, up_to_now
+from async_history.testing.followers import SOON_S, Reading, add_many, first, up_to_now
 from tests.legacy_files import SIX_COLUMNS, TODAY, V0_0_2, Layout, build
 from tests.patience import LONG_S
 from tests.programs.checks import looking

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import random
 import subprocess
 import sys
 import textwrap
@@ -14,18 +13,25 @@ import pytest
 
 from async_history import (
     CommitUnknown,
-    HistoryClosed,
     HistoryError,
     HistoryManager,
-    WrongLoop,
     open_history,
 )
 from async_history._core.writer import GroupCommitWriter
 from async_history.sqlite import SQLiteHistoryManager
-from tests.conftest import OpenStore
+from async_history.testing import InterruptionCases, LifeCases, NewStore
 from tests.patience import LONG_S, SOON_S
 
 pytestmark = pytest.mark.versions
+
+
+class TestEveryBackend(LifeCases): ...
+
+
+class TestBackendsThatKeep(InterruptionCases):
+    @pytest.fixture
+    def new_store(self, new_keeping_store: NewStore) -> NewStore:
+        return new_keeping_store
 
 
 def run_program(source: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -40,44 +46,6 @@ def run_program(source: str, *arguments: str) -> "subprocess.CompletedProcess[st
 
 
 class TestLoops:
-    async def test_another_loop_is_refused_and_never_hangs(self, open_store: OpenStore) -> None:
-        async with open_store() as history:
-
-            def elsewhere() -> list[type[BaseException] | None]:
-                async def calls() -> list[type[BaseException] | None]:
-                    errors: list[type[BaseException] | None] = []
-                    for call in (
-                        history.add_history("m", None, "x", "ADD"),
-                        history.get_history("m"),
-                        history.save_messages([{"role": "user"}], "s"),
-                        history.get_last_messages("s"),
-                        history.stats(),
-                        history.reset(),
-                        history.aclose(),
-                    ):
-                        try:
-                            await call
-                        except Exception as error:
-                            errors.append(type(error))
-                    return errors
-
-                return asyncio.run(calls())
-
-            assert await asyncio.to_thread(elsewhere) == [WrongLoop] * 7
-            await history.add_history("m", None, "still ours", "ADD")
-
-    def test_a_loop_that_has_ended(self, open_store: OpenStore) -> None:
-        async def opened() -> HistoryManager:
-            return await open_store()
-
-        async def use(history: HistoryManager) -> None:
-            await history.add_history("m", None, "x", "ADD")
-
-        history = asyncio.run(opened())
-        with pytest.raises((WrongLoop, HistoryClosed)):
-            asyncio.run(use(history))
-        history.close()
-
     def test_the_end_of_asyncio_run_completes_what_was_in_a_batch(self, tmp_path: Path) -> None:
         """Callers are cancelled, the batch is not: the file has all of it or none, and closes."""
         path = tmp_path / "history.db"
@@ -224,96 +192,6 @@ class TestCancellation:
         async with open_history(path) as history:
             await history.add_history("m", None, "x", "ADD")
 
-    async def test_during_reset_and_close(self, open_store: OpenStore) -> None:
-        history = await open_store()
-        await history.add_history("m", None, "x", "ADD")
-        for steps in range(6):
-            task = asyncio.create_task(history.reset())
-            for _ in range(steps):
-                await asyncio.sleep(0)
-            task.cancel()
-            await asyncio.wait([task])
-        await history.add_history("m", None, "y", "ADD")
-        for steps in range(3):
-            task = asyncio.create_task(history.aclose())
-            for _ in range(steps):
-                await asyncio.sleep(0)
-            task.cancel()
-            await asyncio.wait([task])
-        await history.aclose()
-
-    async def test_storms(self, open_keeping_store: OpenStore) -> None:
-        """Calls cancelled at random: an ack means written, once, and every batch is whole."""
-        chance = random.Random(20_261_120)  # noqa: S311 - a test's dice
-        acked: set[str] = set()
-
-        async def agent(history: HistoryManager, name: int) -> None:
-            for n in range(15):
-                size = chance.choice([1, 1, 1, 5, 700])
-                memory_id = f"{name}.{n}"
-                items = [{"memory_id": memory_id, "event": "ADD"} for _ in range(size)]
-                call = asyncio.create_task(history.batch_add_history(items))
-                messages = asyncio.create_task(history.save_messages([{"role": "user"}], "s"))
-                for _ in range(chance.randrange(12)):
-                    await asyncio.sleep(0)
-                if chance.random() < 0.5:
-                    call.cancel()
-                    messages.cancel()
-                await asyncio.wait([call, messages])
-                sizes[memory_id] = size
-                if not call.cancelled():
-                    call.result()
-                    acked.add(memory_id)
-
-        sizes: dict[str, int] = {}
-        async with open_keeping_store() as history:
-            await asyncio.gather(*(agent(history, name) for name in range(20)))
-            assert acked
-            assert len(acked) < len(sizes)
-            for memory_id, size in sizes.items():
-                found = len(await history.get_history(memory_id))
-                assert found in ({size} if memory_id in acked else {0, size})
-
-
-class TestResetsAndClose:
-    async def test_twenty_writers_through_ten_resets_and_a_close(
-        self, open_store: OpenStore
-    ) -> None:
-        history = await open_store()
-        closed = 0
-
-        async def write(name: int) -> None:
-            nonlocal closed
-            try:
-                while True:
-                    await history.add_history(f"m{name}", None, "x", "ADD")
-                    await history.save_messages([{"role": "user", "content": "x"}], f"s{name}")
-                    await history.get_history(f"m{name}")
-                    await asyncio.sleep(0)
-            except HistoryClosed:
-                closed += 1
-
-        writers = [asyncio.create_task(write(n)) for n in range(20)]
-        for _ in range(10):
-            await history.reset()
-        await history.aclose()
-        await asyncio.gather(*writers)
-        assert closed == 20
-
-    async def test_a_reset_takes_its_turn(self, open_keeping_store: OpenStore) -> None:
-        async with open_keeping_store() as history:
-            before = [
-                asyncio.create_task(history.add_history("m", None, "before", "ADD")) for _ in "123"
-            ]
-            await asyncio.sleep(0)
-            reset = asyncio.create_task(history.reset())
-            await asyncio.sleep(0)
-            after = [
-                asyncio.create_task(history.add_history("m", None, "after", "ADD")) for _ in "12"
-            ]
-            await asyncio.gather(*before, reset, *after)
-            assert [r.new_memory for r in await history.get_history("m")] == ["after"] * 2
-
 
 class TestOverload:
     async def test_a_full_queue_with_a_timeout(self, tmp_path: Path) -> None:
@@ -409,39 +287,3 @@ async def _first_errors(history: HistoryManager, count: int) -> list[str]:
         call_left.cancel()
     await asyncio.gather(*calls, return_exceptions=True)
     return failed
-
-
-class TestOpeningAndClosingAtOnce:
-    async def test_a_call_while_opening_says_so(self, open_keeping_store: OpenStore) -> None:
-        history = open_keeping_store()
-        opening = asyncio.ensure_future(history._opened())
-        await asyncio.sleep(0)
-        with pytest.raises(HistoryClosed, match="not open yet"):
-            await history.add_history("m", None, "x", "ADD")
-        await opening
-        await history.aclose()
-
-    @pytest.mark.parametrize("how", ["close", "aclose"])
-    async def test_closed_while_opening(self, open_keeping_store: OpenStore, how: str) -> None:
-        history = open_keeping_store()
-        opening = asyncio.ensure_future(history._opened())
-        await asyncio.sleep(0)
-        if how == "close":
-            history.close()
-        else:
-            await history.aclose()
-        with pytest.raises(HistoryClosed, match="while it was being opened"):
-            await opening
-        await history.aclose()
-
-
-class TestReadsAtClosing:
-    async def test_reads_end_with_an_answer_or_closed(self, open_store: OpenStore) -> None:
-        history = await open_store()
-        for n in range(50):
-            await history.add_history("m", None, str(n), "UPDATE")
-        reads = [asyncio.create_task(history.get_history("m")) for _ in range(100)]
-        await asyncio.sleep(0)
-        await history.aclose()
-        for result in await asyncio.gather(*reads, return_exceptions=True):
-            assert isinstance(result, list | HistoryClosed)

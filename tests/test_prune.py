@@ -2,8 +2,7 @@
 
 import asyncio
 import sqlite3
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -26,8 +25,9 @@ from async_history import (
 from async_history._core.prune import PruneLimits
 from async_history._sqlite.index.levels import LEVELS, memory_key
 from async_history.sqlite import SQLiteHistoryManager
+from async_history.testing.followers import first
+from async_history.testing.model import pruned
 from tests.conftest import OpenStore
-from tests.followers import first
 from tests.limits import limited
 from tests.programs.checks import check_index, check_levels, check_sound, looking
 
@@ -45,25 +45,6 @@ def at(days: float) -> datetime:
 def change(memory_id: str, event: str, days: float, text: str | None = "x") -> dict[str, Any]:
     name = "created_at" if event == "ADD" else "updated_at"
     return {"memory_id": memory_id, "event": event, "new_memory": text, name: at(days)}
-
-
-def kept(records: Iterable[HistoryRecord], before: datetime, keep_last: int) -> list[HistoryRecord]:
-    """What pruning leaves, decided memory by memory with everything at hand."""
-    of_memory: dict[str, list[HistoryRecord]] = defaultdict(list)
-    records = list(records)
-    for record in records:
-        of_memory[record.memory_id].append(record)
-
-    def is_old(record: HistoryRecord) -> bool:
-        return record.occurred_at is not None and record.occurred_at < before
-
-    gone: set[str] = set()
-    for history in of_memory.values():
-        if all(map(is_old, history)) and (keep_last == 0 or history[-1].event == "DELETE"):
-            gone |= {record.id for record in history}
-        else:
-            gone |= {record.id for record in history[: -max(keep_last, 1)] if is_old(record)}
-    return [record for record in records if record.id not in gone]
 
 
 async def everything(history: HistoryManager) -> list[HistoryRecord]:
@@ -265,7 +246,7 @@ class TestAgainstAList:
         async def pruned_as_the_list(changes: Sequence[tuple[Any, ...]], keep_last: int) -> None:
             await history.reset()
             records = await history.batch_add_history([change(*one) for one in changes])
-            expected = kept(records, CUTOFF, keep_last)
+            expected = pruned(records, CUTOFF, keep_last)
             gone = {r.memory_id for r in records} - {r.memory_id for r in expected}
             for dry_run in (True, False):
                 report = await history.prune(
@@ -325,7 +306,7 @@ class TestBesideWriters:
             new = [r.id for r in added if r.occurred_at == at(1)]
             assert set(new) <= {record.id for record in left}
             await history.prune(older_than=CUTOFF)
-            assert await everything(history) == kept(left, CUTOFF, 1)
+            assert await everything(history) == pruned(left, CUTOFF, 1)
             for memory_id, record in latest.items():
                 assert (await history.get_history(memory_id))[-1] == record
 
@@ -341,7 +322,7 @@ class TestBesideWriters:
             reports = await asyncio.gather(
                 one.prune(older_than=CUTOFF), other.prune(older_than=CUTOFF)
             )
-            expected = kept(records, CUTOFF, 1)
+            expected = pruned(records, CUTOFF, 1)
             assert await everything(one) == await everything(other) == expected
             assert sum(report.records for report in reports) == len(records) - len(expected)
 
@@ -405,7 +386,7 @@ class TestBesideWriters:
             left = await everything(history)
             assert 0 < len(left) < len(records)
             await history.prune(older_than=CUTOFF)
-            assert await everything(history) == kept(records, CUTOFF, 1)
+            assert await everything(history) == pruned(records, CUTOFF, 1)
 
 
 def rows(path: Path) -> list[tuple[Any, ...]]:
@@ -436,7 +417,7 @@ class TestFiles:
             await history.batch_add_history([change("last", "ADD", 200, "z") for _ in range(50)])
             before = await everything(history)
             await history.prune(older_than=CUTOFF)
-            assert await everything(history) == kept(before, CUTOFF, 1)
+            assert await everything(history) == pruned(before, CUTOFF, 1)
             for _ in range(2):
                 await history.prune(older_than=NOW, keep_last=0)
                 await history.batch_add_history([change("reissued", "ADD", 100)] * 30)

@@ -15,8 +15,9 @@ import pytest
 from async_history import HistoryManager, HistoryRecord, open_history
 from async_history._core.prune import PruneLimits
 from async_history.postgres import PostgresHistoryManager
+from async_history.testing.model import pruned
 from tests.limits import limited
-from tests.test_prune import CUTOFF, change, everything, kept
+from tests.test_prune import CUTOFF, change, everything
 
 pytestmark = pytest.mark.once
 
@@ -96,7 +97,7 @@ async def test_few_edges_are_kept_of_many_memories(tmp_path: Path) -> None:
         await history.batch_add_history(
             [change(f"m{n % 5}", "UPDATE", OLD, f"{n}") for n in range(40)]
         )
-        expected = kept(await everything(history), CUTOFF, 3)
+        expected = pruned(await everything(history), CUTOFF, 3)
         await history.prune(older_than=CUTOFF, keep_last=3)
         assert await everything(history) == expected
 
@@ -124,7 +125,7 @@ async def test_on_a_cluster_each_statement_is_one_that_it_can_plan(
             await history.reset()
             await history.batch_add_history(some_changes(seed))
             before = await everything(history)
-            expected = kept(before, CUTOFF, seed % 4)
+            expected = pruned(before, CUTOFF, seed % 4)
             assert history.store.connections._writing is not None
             connection = history.store.connections._writing._connection
             connection.add_query_logger(lambda query: asked.append(query.query))

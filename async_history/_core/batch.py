@@ -65,7 +65,7 @@ def message_rows(submissions: Iterable[SaveMessages]) -> list[MessageRow]:
     ]
 
 
-class Steps(Protocol):
+class BatchTransaction(Protocol):
     """What a database does inside the transaction."""
 
     async def existing(self, submissions: Sequence[AddRecords]) -> Sequence[HistoryRecord]:
@@ -90,7 +90,9 @@ class Steps(Protocol):
         """Write in order."""
 
 
-async def commit_in_steps(batch: Sequence[Submission], steps: Steps) -> Mapping[int, HistoryError]:
+async def commit_in_steps(
+    batch: Sequence[Submission], steps: BatchTransaction
+) -> Mapping[int, HistoryError]:
     """Write a batch; return the refused submissions by index. The caller has the transaction."""
     additions = [submission for submission in batch if isinstance(submission, AddRecords)]
     messages = [submission for submission in batch if isinstance(submission, SaveMessages)]
@@ -118,7 +120,7 @@ class _Decided:
 
     def __init__(
         self,
-        steps: Steps,
+        steps: BatchTransaction,
         known: dict[str, HistoryRecord],
         latest: dict[str, HistoryRecord | None],
         unsaved: set[SaveMessages],

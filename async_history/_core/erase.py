@@ -15,6 +15,7 @@ as much as the memories that it goes through are long.
 
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -33,7 +34,7 @@ from async_history._core.erase_transaction import (
     look,
     take_told,
 )
-from async_history._core.erasure_log import ErasureLog
+from async_history._core.erasure_log import ErasureLog, new_erasure
 from async_history._core.records import check_name, new_id
 from async_history._core.validation import check_flag, check_iterable
 from async_history._core.wording import counted
@@ -173,16 +174,20 @@ async def erase_in_steps(
 ) -> ErasureReport:
     """Erase, a step at a time. Interrupted, it is begun again: what is erased stays erased."""
     if not asked.dry_run:
-        await backend.log.begin(asked.id, asked.reason, asked.memory_ids, asked.actor_id)
-    erasure = _Erasure(backend, asked)
-    await erasure.run()
-    records, messages = erasure.records, erasure.messages
+        erasure = new_erasure(asked.id, asked.reason, asked.memory_ids, asked.actor_id)
+        await backend.log.begin(erasure)
+    walks = _Erasure(backend, asked)
+    await walks.run()
+    records, messages = walks.records, walks.messages
     if asked.dry_run:
         residue = await backend.residue()
     else:
         residue = await backend.clean(vacuum=vacuum)
         # A step whose commit was lost on its way back is done again, and finds nothing any more.
-        records, messages = await backend.log.finish(asked.id) or (records, messages)
+        records, messages = (await backend.log.finish(asked.id, datetime.now(UTC))) or (
+            records,
+            messages,
+        )
     return ErasureReport(
         done=not asked.dry_run,
         records=records,

@@ -5,9 +5,7 @@ import json
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
-
-from async_history._core.records import now_text
+from typing import Any, Protocol
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,8 +54,40 @@ class ErasureStatements:
     all: str
 
 
-class ErasureLog:
-    """A store's log of erasures.
+class ErasureLog(Protocol):
+    """A store's log of erasures."""
+
+    async def begin(self, erasure: Erasure) -> None:
+        """Enter an erasure, where no erasure of its id is in the log."""
+
+    async def add(self, erasure_id: str, records: int, messages: int) -> None:
+        """Add to an erasure's counts what a transaction erased, inside of it."""
+
+    async def finish(self, erasure_id: str, finished_at: datetime) -> tuple[int, int] | None:
+        """Note when an erasure was done; return its records and messages.
+
+        None where the log does not have it.
+        """
+
+
+def new_erasure(
+    erasure_id: str, reason: str, memory_ids: Sequence[str], actor_id: str | None
+) -> Erasure:
+    """Return an erasure that begins now."""
+    return Erasure(
+        id=erasure_id,
+        begun_at=datetime.now(UTC),
+        finished_at=None,
+        reason=reason,
+        memory_ids=tuple(memory_ids),
+        actor_sha256=None if actor_id is None else hashlib.sha256(actor_id.encode()).hexdigest(),
+        records=0,
+        messages=0,
+    )
+
+
+class StatementErasureLog:
+    """A log of erasures in a database that takes statements.
 
     Args:
         run: runs one statement with its parameters, and returns its rows.
@@ -71,24 +101,24 @@ class ErasureLog:
         self._statements = statements
         self._run = run
 
-    async def begin(
-        self, erasure_id: str, reason: str, memory_ids: Sequence[str], actor_id: str | None
-    ) -> None:
-        """Enter an erasure that begins now."""
-        digest = None if actor_id is None else hashlib.sha256(actor_id.encode()).hexdigest()
-        names = json.dumps(memory_ids, ensure_ascii=False)
-        await self._run(self._statements.begin, erasure_id, now_text(), reason, names, digest)
+    async def begin(self, erasure: Erasure) -> None:
+        """Enter an erasure."""
+        await self._run(
+            self._statements.begin,
+            erasure.id,
+            _text(erasure.begun_at),
+            erasure.reason,
+            json.dumps(erasure.memory_ids, ensure_ascii=False),
+            erasure.actor_sha256,
+        )
 
     async def add(self, erasure_id: str, records: int, messages: int) -> None:
         """Count what a transaction erased, inside of it."""
         await self._run(self._statements.add, records, messages, erasure_id)
 
-    async def finish(self, erasure_id: str) -> tuple[int, int] | None:
-        """Note that an erasure is done; return its records and messages.
-
-        None where the log does not have it.
-        """
-        await self._run(self._statements.finish, now_text(), erasure_id)
+    async def finish(self, erasure_id: str, finished_at: datetime) -> tuple[int, int] | None:
+        """Note when an erasure was done; return its records and messages."""
+        await self._run(self._statements.finish, _text(finished_at), erasure_id)
         for records, messages in await self._run(self._statements.counts, erasure_id):
             return records, messages
         return None
@@ -96,6 +126,10 @@ class ErasureLog:
     async def read(self) -> list[Erasure]:
         """Return all erasures, oldest first."""
         return [_erasure(*json.loads(row)) for (row,) in await self._run(self._statements.all)]
+
+
+def _text(instant: datetime) -> str:
+    return instant.isoformat(timespec="microseconds")
 
 
 def _erasure(

@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar
 
 from async_history._core.backend import Measured
 from async_history._core.cancellation import to_the_end
-from async_history._core.erasure_log import Erasure, ErasureLog
+from async_history._core.erasure_log import Erasure, StatementErasureLog
 from async_history._core.follow import CommitSignal
 from async_history._core.lifecycle import CLOSE_TIMEOUT_S
 from async_history._core.locks import ProcessLocks
@@ -246,7 +246,9 @@ class PostgresStore:
     async def erasures(self) -> Sequence[Erasure]:
         """Return the erasures that were made, oldest first."""
         fetch = self.connections.fetch
-        log = ErasureLog(ERASURES, lambda sql: fetch(migrations.in_schema(sql, self.schema)))
+        log = StatementErasureLog(
+            ERASURES, lambda sql: fetch(migrations.in_schema(sql, self.schema))
+        )
         return await log.read()
 
     async def measure(self) -> Measured:

@@ -5,7 +5,7 @@ from typing import Any, Final, TypeVar
 
 from async_history._core.erase import Residue
 from async_history._core.erase_transaction import LOST, Columns, EraseTransaction, Place, Texts
-from async_history._core.erasure_log import ErasureLog, ErasureStatements
+from async_history._core.erasure_log import ErasureStatements, StatementErasureLog
 from async_history._core.query import Filter
 from async_history._postgres.filters import Search
 from async_history._postgres.schema import in_schema
@@ -93,8 +93,8 @@ class _EraseTransaction(SchemaSteps):
     """What an erasure does in a transaction."""
 
     @property
-    def log(self) -> ErasureLog:
-        return ErasureLog(ERASURES, self._fetch)
+    def log(self) -> StatementErasureLog:
+        return StatementErasureLog(ERASURES, self._fetch)
 
     async def with_text(
         self, memory_ids: Sequence[str], after: Place | None, limit: int
@@ -180,7 +180,7 @@ class ServerErasure:
         self._vacuum = vacuum
         self._schema = schema
         self._is_distributed = is_distributed
-        self.log = ErasureLog(ERASURES, self._fetch)
+        self.log = StatementErasureLog(ERASURES, self._fetch)
 
     async def _fetch(self, sql: str, *arguments: Any) -> Sequence[Sequence[Any]]:
         async def fetch(connection: Any, settings: Sequence[str]) -> Sequence[Sequence[Any]]:

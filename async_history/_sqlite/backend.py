@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 
 from async_history._core.backend import Measured, StoreWarning, Writer
 from async_history._core.cancellation import to_the_end
-from async_history._core.erasure_log import Erasure, ErasureLog
+from async_history._core.erasure_log import Erasure, StatementErasureLog
 from async_history._core.follow import CommitSignal
 from async_history._core.options import Durability, Journal
 from async_history._core.prune import PruneCursor, PruneRequest, PruneStep
@@ -207,7 +207,7 @@ class SQLiteStore:
 
     async def erasures(self) -> Sequence[Erasure]:
         """Return the erasures that were made, oldest first."""
-        return await ErasureLog(ERASURES, lambda sql: self.fetch(sql, {})).read()
+        return await StatementErasureLog(ERASURES, lambda sql: self.fetch(sql, {})).read()
 
     async def back_up(
         self, target: Path, on_progress: Callable[[int, int], None] | None, pages: int

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 
 from async_history._core.erase import Residue
 from async_history._core.erase_transaction import LOST, Columns, EraseTransaction, Place, Texts
-from async_history._core.erasure_log import ErasureLog, ErasureStatements
+from async_history._core.erasure_log import ErasureStatements, StatementErasureLog
 from async_history._core.query import Cursor, Filter
 from async_history._sqlite.connection import ThreadConnection, completed, fetched
 from async_history._sqlite.errors import typed_errors
@@ -108,7 +108,7 @@ class _EraseTransaction:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
-        self.log = ErasureLog(ERASURES, self._run)
+        self.log = StatementErasureLog(ERASURES, self._run)
 
     async def _run(self, sql: str, *parameters: Any) -> list[Any]:
         return fetched(self._connection, sql, parameters)
@@ -216,7 +216,7 @@ class FileErasure:
         self._take_up = reopen_writer
         self._path = path
         self._lock_timeout_s = lock_timeout_s
-        self.log = ErasureLog(ERASURES, self._run)
+        self.log = StatementErasureLog(ERASURES, self._run)
 
     async def _run(self, sql: str, *parameters: Any) -> Sequence[Sequence[Any]]:
         return list(

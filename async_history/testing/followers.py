@@ -1,4 +1,4 @@
-"""What the tests of following share: a follower at work in a task, and reading up to now."""
+"""A follower at work in a task, and reading up to now."""
 
 import asyncio
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from async_history import Follower, HistoryManager, HistoryRecord
-from tests.patience import LONG_S
+from async_history.testing.fixtures import LONG_S
 
 NEVER_S: Final = 1e6
 """An interval that leaves only the wake-up."""

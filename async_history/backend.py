@@ -1,0 +1,142 @@
+"""What a backend is made of, for whoever writes one: "Writing a backend" in the documentation.
+
+`Backend` and `Store` are the interface; the rest is what their parts take, return and raise, and
+what decides for every backend alike.
+"""
+
+from async_history._core.backend import (
+    Backend,
+    HistoryStats,
+    Measured,
+    Reader,
+    Severity,
+    Store,
+    StoreWarning,
+    Writer,
+)
+from async_history._core.batch import (
+    BatchTransaction,
+    Buffer,
+    commit_in_steps,
+    ids_of,
+    message_rows,
+    only_new_records,
+    records_of,
+)
+from async_history._core.coalesce import CoalescedReads
+from async_history._core.erase import EraseBackend, Residue
+from async_history._core.erase_transaction import Columns, EraseTransaction, Place, Texts
+from async_history._core.erasure_log import (
+    Erasure,
+    ErasureLog,
+    ErasureStatements,
+    StatementErasureLog,
+)
+from async_history._core.follow import CommitSignal, FollowRead, FollowReader
+from async_history._core.locks import ProcessLocks
+from async_history._core.manager import HistoryManager
+from async_history._core.prune import (
+    Candidate,
+    Edge,
+    PruneCursor,
+    PruneRequest,
+    PruneStep,
+    PruneTransaction,
+    prunable_alone,
+    prune_step,
+)
+from async_history._core.public import show_as
+from async_history._core.query import Cursor, CursorCodec, Filter, PageRead, RowsRead, cut
+from async_history._core.records import (
+    COLUMNS,
+    Event,
+    HistoryRecord,
+    Message,
+    Row,
+    message_from_row,
+    parse_time,
+    record_of,
+    row_of,
+)
+from async_history._core.submissions import MESSAGES_KEPT, AddRecords, SaveMessages, Submission
+from async_history._core.timeline import StatesReader, state_at, states_at
+from async_history._core.writer import (
+    CommitFunction,
+    GroupCommitWriter,
+    OutcomeUnknown,
+    TryAgain,
+    WriterOptions,
+)
+from async_history._core.writer_stats import WriterStats
+
+__all__ = [
+    "COLUMNS",
+    "MESSAGES_KEPT",
+    "AddRecords",
+    "Backend",
+    "BatchTransaction",
+    "Buffer",
+    "Candidate",
+    "CoalescedReads",
+    "Columns",
+    "CommitFunction",
+    "CommitSignal",
+    "Cursor",
+    "CursorCodec",
+    "Edge",
+    "EraseBackend",
+    "EraseTransaction",
+    "Erasure",
+    "ErasureLog",
+    "ErasureStatements",
+    "Event",
+    "Filter",
+    "FollowRead",
+    "FollowReader",
+    "GroupCommitWriter",
+    "HistoryManager",
+    "HistoryRecord",
+    "HistoryStats",
+    "Measured",
+    "Message",
+    "OutcomeUnknown",
+    "PageRead",
+    "Place",
+    "ProcessLocks",
+    "PruneCursor",
+    "PruneRequest",
+    "PruneStep",
+    "PruneTransaction",
+    "Reader",
+    "Residue",
+    "Row",
+    "RowsRead",
+    "SaveMessages",
+    "Severity",
+    "StatementErasureLog",
+    "StatesReader",
+    "Store",
+    "StoreWarning",
+    "Submission",
+    "Texts",
+    "TryAgain",
+    "Writer",
+    "WriterOptions",
+    "WriterStats",
+    "commit_in_steps",
+    "cut",
+    "ids_of",
+    "message_from_row",
+    "message_rows",
+    "only_new_records",
+    "parse_time",
+    "prunable_alone",
+    "prune_step",
+    "record_of",
+    "records_of",
+    "row_of",
+    "state_at",
+    "states_at",
+]
+
+show_as(__name__, __all__, globals())

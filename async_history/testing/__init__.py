@@ -1,0 +1,63 @@
+"""The test cases that a backend must pass, for whoever writes one. Needs the extra `testing`.
+
+A test file of another repository runs all of them like this:
+
+    import pytest
+    from async_history.backend import HistoryManager
+    from async_history.testing import BackendCases, NewStore, OpenStore
+
+    class TestMine(BackendCases):
+        @pytest.fixture
+        def new_store(self) -> NewStore:
+            def new_store() -> OpenStore:
+                backend = MyBackend(...)  # of an empty store
+                return lambda: HistoryManager(backend)
+            return new_store
+
+Each class of cases can also be used alone. Cases that are added later are part of `BackendCases`.
+"""
+
+import pytest
+
+# Before they are imported: an assertion that fails then shows its values.
+for _module in ("contract", "follow", "life", "queries", "records", "stateful", "texts"):
+    pytest.register_assert_rewrite(f"{__name__}.{_module}")
+
+from async_history.testing.contract import ContractCases  # noqa: E402
+from async_history.testing.fixtures import Cases, NewStore, OpenStore  # noqa: E402
+from async_history.testing.follow import FollowCases, FollowerEndCases  # noqa: E402
+from async_history.testing.life import InterruptionCases, LifeCases  # noqa: E402
+from async_history.testing.queries import QueryCases  # noqa: E402
+from async_history.testing.records import RecordCases  # noqa: E402
+from async_history.testing.stateful import RandomCallCases  # noqa: E402
+from async_history.testing.texts import TextCases  # noqa: E402
+
+__all__ = [
+    "BackendCases",
+    "Cases",
+    "ContractCases",
+    "FollowCases",
+    "FollowerEndCases",
+    "InterruptionCases",
+    "LifeCases",
+    "NewStore",
+    "OpenStore",
+    "QueryCases",
+    "RandomCallCases",
+    "RecordCases",
+    "TextCases",
+]
+
+
+class BackendCases(
+    ContractCases,
+    RecordCases,
+    TextCases,
+    QueryCases,
+    LifeCases,
+    InterruptionCases,
+    FollowCases,
+    FollowerEndCases,
+    RandomCallCases,
+):
+    """All cases of a backend that keeps what is recorded."""

@@ -1,0 +1,76 @@
+"""The backend and its open store: one queue for all that writes, and what it is wired to."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+
+from async_history import backend as api
+from async_history.errors import HistoryError
+from dict_backend.batch import DictBatch
+from dict_backend.data import Kept
+from dict_backend.erase import DictErasure
+from dict_backend.follow import DictFollowReader
+from dict_backend.prune import DictPruning
+from dict_backend.read import DictReader
+
+
+class DictBackend:
+    """A history in `kept`, under a name."""
+
+    def __init__(self, name: str, kept: Kept) -> None:
+        self.where = f"dict://{name}"
+        self.store_name = ("dict", name)
+        self.kept = kept
+
+    def new_locks(self) -> None:
+        """No other process can have it."""
+
+    async def open(self, committed: api.CommitSignal, ended: Callable[[], None]) -> "DictStore":
+        return DictStore(self.kept, committed, ended)
+
+
+class DictStore:
+    """The open store, as its parts."""
+
+    def __init__(self, kept: Kept, committed: api.CommitSignal, ended: Callable[[], None]) -> None:
+        self._kept = kept
+        self._committed = committed
+        self._ended = ended
+        self.writer = api.GroupCommitWriter[api.Submission](self._commit, finish=self._finish)
+        self.reader = DictReader(kept)
+        self.follower = DictFollowReader(kept)
+        self.eraser = DictErasure(kept, self.writer)
+
+    async def _commit(
+        self, batch: Sequence[api.Submission], has_begun: Callable[[], None]
+    ) -> Mapping[int, HistoryError]:
+        refused = await api.commit_in_steps(batch, DictBatch(self._kept))
+        self._committed.notify()
+        return refused
+
+    async def _finish(self) -> None:
+        self._ended()
+
+    def reset(self) -> "asyncio.Future[None]":
+        async def clear() -> None:
+            for data in (self._kept.records, self._kept.positions, self._kept.messages):
+                data.clear()  # the erasures stay
+
+        return self.writer.run_in_turn(clear)
+
+    async def prune_step(
+        self, asked: api.PruneRequest, reached: api.PruneCursor | None
+    ) -> api.PruneStep:
+        work = DictPruning(self._kept)
+        return await self.writer.run_in_turn(lambda: api.prune_step(asked, reached, work))
+
+    async def erasures(self) -> Sequence[api.Erasure]:
+        return list(self._kept.erasures.values())
+
+    async def measure(self) -> api.Measured:
+        return api.Measured()
+
+    async def aclose(self, timeout_s: float) -> None:
+        await self.writer.aclose(timeout_s)
+
+    def abandon(self) -> None:
+        """There is nothing to let go of."""

@@ -1,0 +1,50 @@
+"""What is looked up and written inside the transaction of a batch."""
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import replace
+
+from async_history import backend as api
+from async_history.backend import HistoryRecord
+from dict_backend.data import Kept, Saved
+
+
+class DictBatch:
+    """A `BatchTransaction`. Nothing suspends in it, so nothing comes between and it never fails."""
+
+    def __init__(self, kept: Kept) -> None:
+        self._kept = kept
+
+    async def existing(self, submissions: Sequence[api.AddRecords]) -> list[HistoryRecord]:
+        ids = [name for name in api.ids_of(submissions) if name in self._kept.positions]
+        return [self._kept.records[self._kept.positions[name]] for name in ids]
+
+    async def latest(self, memory_ids: Sequence[str]) -> list[HistoryRecord]:
+        latest = {record.memory_id: record for record in self._kept.records.values()}
+        return [latest[memory_id] for memory_id in memory_ids if memory_id in latest]
+
+    async def buffers(self, submissions: Sequence[api.SaveMessages]) -> dict[str, api.Buffer]:
+        found: dict[str, api.Buffer] = {}
+        for scope in {submission.session_scope for submission in submissions}:
+            if saved := self._kept.messages[scope]:
+                ids = frozenset(one.id for one in saved)
+                found[scope] = api.Buffer(len(saved), saved[0].place, saved[-1].place, ids)
+        return found
+
+    def undone_if_refused(self) -> AbstractAsyncContextManager[None]:
+        return nullcontext()  # dicts refuse nothing
+
+    async def write(
+        self, records: Sequence[HistoryRecord], messages: Sequence[api.SaveMessages]
+    ) -> None:
+        kept = self._kept
+        for record in records:
+            if record.occurred_at is None and (earlier := kept.of_memory(record.memory_id)):
+                record = replace(record, time_before=earlier[-1][1].occurred_at)
+            kept.positions[record.id] = position = next(kept.numbers)
+            kept.records[position] = record
+        for submission in messages:
+            saved = kept.messages[submission.session_scope]
+            for message_id, message in zip(submission.ids, submission.messages, strict=True):
+                saved.append(Saved(next(kept.numbers), message_id, message))
+            del saved[: -api.MESSAGES_KEPT]

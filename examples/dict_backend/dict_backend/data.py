@@ -1,0 +1,48 @@
+"""What is kept. It is what a file or a server is to others: it lasts longer than its managers."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import count
+from typing import NamedTuple, Protocol
+
+from async_history import backend as api
+from async_history.backend import HistoryRecord, Message
+from async_history.errors import CursorGone
+
+
+class Saved(NamedTuple):
+    place: int
+    id: str
+    message: Message
+
+
+class RecordPlace(Protocol):
+    """Where a record is: its position, and its id."""
+
+    @property
+    def position(self) -> int: ...
+
+    @property
+    def id(self) -> str: ...
+
+
+@dataclass(slots=True)
+class Kept:
+    """The data. Positions grow and are not used again, not even after a reset."""
+
+    records: dict[int, HistoryRecord] = field(default_factory=dict)
+    positions: dict[str, int] = field(default_factory=dict)
+    messages: dict[str, list[Saved]] = field(default_factory=lambda: defaultdict(list))
+    erasures: dict[str, api.Erasure] = field(default_factory=dict)
+    numbers: Iterator[int] = field(default_factory=lambda: count(1))
+
+    def of_memory(self, memory_id: str) -> list[tuple[int, HistoryRecord]]:
+        return [item for item in self.records.items() if item[1].memory_id == memory_id]
+
+    def after(self, place: RecordPlace | None) -> list[tuple[int, HistoryRecord]]:
+        """Return what comes after a place, whose record must still be there."""
+        if place is not None and self.positions.get(place.id) != place.position:
+            raise CursorGone(f"the record {place.id} is gone; begin again without the cursor")
+        start = 0 if place is None else place.position
+        return [item for item in self.records.items() if item[0] > start]

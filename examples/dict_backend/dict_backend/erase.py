@@ -1,0 +1,112 @@
+"""What is looked up and blanked inside a step of erasing, and the log of erasures."""
+
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
+from datetime import datetime
+from hashlib import blake2b
+from typing import Any, TypeVar
+
+from async_history import backend as api
+from async_history.backend import HistoryRecord, Place
+from dict_backend.data import Kept
+
+T = TypeVar("T")
+
+
+class DictErasure:
+    """The `EraseBackend`, its log, and the `EraseTransaction`: nothing is left elsewhere."""
+
+    def __init__(self, kept: Kept, writer: api.GroupCommitWriter[api.Submission]) -> None:
+        self._kept = kept
+        self._writer = writer
+        self.log = DictErasureLog(kept.erasures)
+
+    async def in_transaction(
+        self, work: Callable[[api.EraseTransaction], Coroutine[Any, Any, T]]
+    ) -> T:
+        return await self._writer.run_in_turn(lambda: work(self))
+
+    async def clean(self, *, vacuum: bool) -> api.Residue:
+        return api.Residue()
+
+    async def residue(self) -> api.Residue:
+        return api.Residue()
+
+    def _places(
+        self, after: Place | None, limit: int | None, wanted: Callable[[HistoryRecord], bool]
+    ) -> list[Place]:
+        is_there = after is not None and self._kept.positions.get(after.id) == after.position
+        start = after.position if after is not None and is_there else 0
+        items = self._kept.records.items()
+        found = [Place(p, r.id, r.memory_id) for p, r in items if p > start and wanted(r)]
+        return found[:limit]
+
+    async def with_text(
+        self, memory_ids: Sequence[str], after: Place | None, limit: int
+    ) -> list[Place]:
+        return self._places(
+            after,
+            limit,
+            lambda one: (
+                one.memory_id in memory_ids
+                and (one.old_memory is not None or one.new_memory is not None)
+            ),
+        )
+
+    async def of_actor(self, actor_id: str, after: Place | None, limit: int) -> list[Place]:
+        return self._places(after, limit, lambda one: one.actor_id == actor_id)
+
+    async def sizes(self, memory_ids: Sequence[str]) -> dict[str, int]:
+        return {memory_id: len(self._kept.of_memory(memory_id)) for memory_id in memory_ids}
+
+    async def texts(self, actor_id: str, memory_ids: Sequence[str]) -> list[api.Texts]:
+        places = self._places(None, None, lambda one: one.memory_id in memory_ids)
+        return [self._texts(actor_id, place) for place in places]
+
+    async def next_texts(
+        self, actor_id: str, memory_id: str, after: Place | None, limit: int
+    ) -> list[api.Texts]:
+        places = self._places(after, limit, lambda one: one.memory_id == memory_id)
+        return [self._texts(actor_id, place) for place in places]
+
+    def _texts(self, actor_id: str, place: Place) -> api.Texts:
+        record = self._kept.records[place.position]
+        digests = [
+            None if text is None else blake2b(text.encode(), digest_size=16).digest()
+            for text in (record.old_memory, record.new_memory)
+        ]
+        return api.Texts(place, record.actor_id == actor_id, *digests)
+
+    async def redact(self, columns: api.Columns, places: Sequence[Place]) -> int:
+        lost = 0
+        nothing: dict[str, Any] = dict.fromkeys(columns)
+        for place in places:
+            record = self._kept.records[place.position]
+            lost += any(getattr(record, column) is not None for column in columns)
+            self._kept.records[place.position] = replace(record, **nothing)
+        return lost
+
+    async def messages(self, session_scopes: Sequence[str]) -> int:
+        return sum(len(self._kept.messages.get(scope, ())) for scope in session_scopes)
+
+    async def remove_messages(self, session_scopes: Sequence[str]) -> int:
+        return sum(len(self._kept.messages.pop(scope, ())) for scope in session_scopes)
+
+
+class DictErasureLog:
+    def __init__(self, erasures: dict[str, api.Erasure]) -> None:
+        self._erasures = erasures
+
+    async def begin(self, erasure: api.Erasure) -> None:
+        self._erasures.setdefault(erasure.id, erasure)
+
+    async def add(self, erasure_id: str, records: int, messages: int) -> None:
+        one = self._erasures[erasure_id]
+        self._erasures[erasure_id] = replace(
+            one, records=one.records + records, messages=one.messages + messages
+        )
+
+    async def finish(self, erasure_id: str, finished_at: datetime) -> tuple[int, int]:
+        one = replace(self._erasures[erasure_id], finished_at=finished_at)
+        self._erasures[erasure_id] = one
+        return one.records, one.messages

@@ -1,0 +1,21 @@
+"""The cases of `async_history.testing` on this backend: what a repository of its own would have."""
+
+from itertools import count
+
+import pytest
+from dict_backend import DictBackend, Kept
+
+from async_history.backend import HistoryManager
+from async_history.testing import BackendCases, NewStore, OpenStore
+
+
+class TestDictBackend(BackendCases):
+    @pytest.fixture
+    def new_store(self) -> NewStore:
+        names = map(str, count(1))
+
+        def new_store() -> OpenStore:
+            backend = DictBackend(next(names), Kept())
+            return lambda: HistoryManager(backend)
+
+        return new_store
