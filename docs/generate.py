@@ -109,7 +109,8 @@ def command_page() -> str:
         "## Exit statuses",
         "| status | meaning |\n|---|---|\n| 0 | done |\n| 1 | not done, or not all of it |\n"
         "| 2 | not understood: an unknown option, a value that cannot be used |\n"
-        "| 130 | interrupted by Ctrl-C |\n| 141 | the reader of a pipe has closed it |\n"
+        "| 130 | interrupted by Ctrl-C |\n| 141 | the reader of a pipe has closed it, "
+        "and the command was to change something; where it only reads: 0 |\n"
         "| 143 | ended by SIGTERM |",
         *(text for _, _, text in commands),
     ]
@@ -121,7 +122,7 @@ def _command_section(section: str) -> tuple[str, str, str]:
     heading, body = section.split("\n", 1)
     name = heading.strip("` ").removeprefix("async-history ")
     body = re.sub(r" <(?:bool|str|int range|list\[str\])>`", "`", body.strip())
-    body = body.replace("* `--help`: Show this message and exit.", "").strip()
+    body = body.replace("* `-h, --help`: Show this message and exit.", "").strip()
     body = (
         body.replace("**Options**:\n\n##", "##")
         .removesuffix("**Options**:")

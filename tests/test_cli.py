@@ -610,7 +610,7 @@ def test_log_into_a_closed_pipe(option: list[str], run: Run, start: Start) -> No
     log.stdout.close()
     assert log.stderr is not None
     assert log.stderr.read() == ""
-    assert log.wait(timeout=LONG_S) == 141, "as a shell has it for a closed pipe"
+    assert log.wait(timeout=LONG_S) == 0, "it has what it wanted"
 
 
 def test_log_leaves_mem0s_file_as_it_is(run: Run, tmp_path: Path) -> None:

@@ -172,6 +172,20 @@ class TestExit:
         )
         assert done.stdout.strip() == "[]", done.stderr
 
+    def test_a_driver_is_imported_when_it_is_used(self) -> None:
+        done = run_program(
+            """
+            import asyncio, sys
+            from async_history import open_history
+            async def main():
+                async with open_history("memory://") as history:
+                    await history.add_history("m", None, "tea", "ADD")
+            asyncio.run(main())
+            print([n for n in ("aiosqlite", "asyncpg", "typer") if n in sys.modules])
+            """
+        )
+        assert done.stdout.strip() == "['aiosqlite']", done.stderr
+
 
 class TestCancellation:
     async def test_during_opening(self, tmp_path: Path) -> None:

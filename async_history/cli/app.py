@@ -1,7 +1,8 @@
 """The commands as typer sees them: their options and their help.
 
 Exit statuses: 0 done; 1 not done, or not all of it; 2 not understood; 130 interrupted by Ctrl-C;
-141 the reader of a pipe has closed it; 143 ended by SIGTERM, in the same way as by Ctrl-C.
+141 the reader of a pipe has closed it, and may not know what a command changed (one that only reads
+has done all that was wanted: 0); 143 ended by SIGTERM, in the same way as by Ctrl-C.
 """
 
 from typing import Annotated
@@ -25,7 +26,7 @@ from async_history.cli import timeline as _timeline
 from async_history.cli.errors import one_line_errors, send_log_to_stderr
 
 app = typer.Typer(
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     invoke_without_command=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
@@ -115,7 +116,7 @@ def log(
 
     Exit status 1 if there is no history of this memory.
     """
-    with one_line_errors():
+    with one_line_errors(only_reads=True):
         status = _log.log(stores.to_read(db), memory_id, as_json=as_json)
     raise typer.Exit(status)
 
@@ -150,7 +151,7 @@ def query(
 
     Exit status 1 if nothing matches; --count tells 0 then.
     """
-    with one_line_errors():
+    with one_line_errors(only_reads=True):
         url = stores.to_read(db)
         asked = _query.wanted(
             memories=memory,
@@ -196,7 +197,7 @@ def at(
 
     Exit status 1 if nothing was there then.
     """
-    with one_line_errors():
+    with one_line_errors(only_reads=True):
         status = _timeline.at(stores.to_read(db), when, memory_id, as_json=as_json)
     raise typer.Exit(status)
 
@@ -219,7 +220,7 @@ def diff(
 
     Exit status 1 if the memory was not there at either.
     """
-    with one_line_errors():
+    with one_line_errors(only_reads=True):
         status = _timeline.diff(stores.to_read(db), memory_id, start, end, as_json=as_json)
     raise typer.Exit(status)
 
@@ -281,7 +282,7 @@ def tail(
     Ctrl-C ends it with status 130, and SIGTERM with 143. It says then with which --after another
     run goes on: nothing is missed between them, and nothing shown twice.
     """
-    with one_line_errors():
+    with one_line_errors(only_reads=True):
         _tail.tail(stores.to_read(db), last=last, after=after, memory_id=memory, as_json=as_json)
 
 
@@ -325,7 +326,7 @@ def stats(db: Db = None, as_json: AsReport = False) -> None:
     Each warning has a severity and a code: critical is what can lose or hide records. A file is
     read as it is, and found, as by `log`.
     """
-    with one_line_errors():
+    with one_line_errors(only_reads=True):
         _stats.stats(stores.to_read(db), as_json=as_json)
 
 
@@ -422,7 +423,7 @@ def erasures(
 
     A file is read as it is, and found, as by `log`.
     """
-    with one_line_errors():
+    with one_line_errors(only_reads=True):
         _retention.erasures(stores.to_read(db), as_json=as_json)
 
 

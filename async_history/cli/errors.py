@@ -19,8 +19,12 @@ BROKEN_PIPE: Final = 141
 
 
 @contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Turn what can go wrong into one line on stderr and an exit status."""
+def one_line_errors(*, only_reads: bool = False) -> Iterator[None]:
+    """Turn what can go wrong into one line on stderr and an exit status.
+
+    Args:
+        only_reads: a reader that has enough (`| head`) has all that it wanted: status 0.
+    """
     try:
         if sys.stdout is None:
             raise OSError(errno.EBADF, "stdout is closed", "stdout")
@@ -36,7 +40,7 @@ def one_line_errors() -> Iterator[None]:
     except BrokenPipeError:
         # The reader has enough. What is left in the buffer goes nowhere, or it would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(BROKEN_PIPE) from None
+        raise typer.Exit(0 if only_reads else BROKEN_PIPE) from None
     except OSError as error:
         print_error(f"{error.filename}: {error.strerror}" if error.filename else str(error))
         raise typer.Exit(1) from None
