@@ -85,13 +85,10 @@ class Sanitizer:
         A number becomes text, as in SQLite; a member of an enum its value; a list or a mapping
         JSON; anything else what `str` makes of it: an id may be a UUID.
         """
-        if value is None:
-            return None
+        if value is None or (type(value) is str and value.isascii() and "\0" not in value):
+            return value
         if isinstance(value, str):
-            text = plain(value)
-            if text.isascii() and "\0" not in text:
-                return text
-            mended, count = _UNSTORABLE.subn("\ufffd", text)
+            mended, count = _UNSTORABLE.subn("\ufffd", plain(value))
             if count:
                 self._changed[f"{name} had characters that no database holds, now U+FFFD"] = None
             return mended
