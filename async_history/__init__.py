@@ -1,7 +1,6 @@
 """The history store for asyncio programs. Importing it loads no driver."""
 
 from async_history._check import check_history
-from async_history._core.backend import HistoryStats, Severity, StoreWarning
 from async_history._core.check import CheckReport
 from async_history._core.erase import ErasureReport
 from async_history._core.erasure_log import Erasure
@@ -13,6 +12,7 @@ from async_history._core.prune import PruneReport
 from async_history._core.public import show_as
 from async_history._core.query import HistoryQuery, Order, Page
 from async_history._core.records import Event, HistoryRecord, Message, Row
+from async_history._core.stats import HistoryStats, Severity, StoreWarning
 from async_history._core.timeline import MemoryDiff, Moment
 from async_history._core.writer_stats import WriterStats
 from async_history._opening import open_history

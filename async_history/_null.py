@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mappi
 from datetime import datetime
 from typing import Any, TypeVar
 
-from async_history._core.backend import Measured
 from async_history._core.erase import EraseBackend, Residue
 from async_history._core.erase_transaction import Columns, EraseTransaction, Place, Texts
 from async_history._core.erasure_log import Erasure
@@ -19,6 +18,7 @@ from async_history._core.manager import HistoryManager
 from async_history._core.prune import PruneCursor, PruneRequest, PruneStep
 from async_history._core.query import Cursor, Filter, PageRead, RowsRead, not_a_cursor
 from async_history._core.records import HistoryRecord, Message
+from async_history._core.stats import Measured
 from async_history._core.submissions import MESSAGES_KEPT, SaveMessages, Submission
 from async_history._core.validation import check_flag
 from async_history._core.yielding import CooperativeCalls

@@ -4,16 +4,7 @@
 what decides for every backend alike.
 """
 
-from async_history._core.backend import (
-    Backend,
-    HistoryStats,
-    Measured,
-    Reader,
-    Severity,
-    Store,
-    StoreWarning,
-    Writer,
-)
+from async_history._core.backend import Backend, Reader, Store, Writer
 from async_history._core.batch import (
     BatchTransaction,
     Buffer,
@@ -58,6 +49,7 @@ from async_history._core.records import (
     record_of,
     row_of,
 )
+from async_history._core.stats import HistoryStats, Measured, Severity, StoreWarning
 from async_history._core.submissions import MESSAGES_KEPT, AddRecords, SaveMessages, Submission
 from async_history._core.timeline import StatesReader, state_at, states_at
 from async_history._core.writer import (

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from async_history import HistoryStats, open_history
-from async_history._core.backend import StoreWarning
+from async_history._core.stats import StoreWarning
 from async_history.cli.app import app
 from tests.conftest import stores, url_of
 

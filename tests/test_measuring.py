@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from async_history import StorageUnreachable, open_history
-from async_history._core.backend import Measured, StoreWarning
-from async_history._core.measure import Measurements
+from async_history._core.stats import Measured, Measurements, StoreWarning
 
 pytestmark = pytest.mark.once
 

@@ -2,9 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Protocol
 
 from async_history._core.erase import EraseBackend
 from async_history._core.erasure_log import Erasure
@@ -13,59 +12,9 @@ from async_history._core.locks import ProcessLocks
 from async_history._core.prune import PruneCursor, PruneRequest, PruneStep
 from async_history._core.query import Cursor, Filter, PageRead, RowsRead
 from async_history._core.records import HistoryRecord, Message
+from async_history._core.stats import Measured
 from async_history._core.submissions import Submission
 from async_history._core.writer_stats import WriterStats
-
-Severity = Literal["warning", "critical"]
-"""critical: what is acknowledged may be lost, or can't be found. warning: anything less."""
-
-
-class StoreWarning(str):
-    """What an operator should know about a store: a sentence, with a code for programs.
-
-    Attributes:
-        code: what it is about, in words joined by hyphens; stable from release to release.
-        severity: see `Severity`.
-    """
-
-    __slots__ = ("code", "severity")
-
-    code: str
-    severity: Severity
-
-    def __new__(cls, code: str, severity: Severity, text: str) -> Self:
-        warning = super().__new__(cls, text)
-        warning.code = code
-        warning.severity = severity
-        return warning
-
-    def __reduce__(self) -> tuple[type[Self], tuple[str, Severity, str]]:
-        return type(self), (self.code, self.severity, str(self))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HistoryStats:
-    """A manager's state for operators: its queue and writer, the store's sizes, and warnings."""
-
-    store: str
-    """The file's path, or the server's URL without its password."""
-    writer: WriterStats | None
-    """The queue and the writer; None where nothing can be written, or nothing is kept."""
-    file_bytes: int
-    """Bytes of the file, or of the server's tables and indexes; 0 in memory."""
-    wal_bytes: int
-    """Bytes of a file's write-ahead log; 0 where there is none."""
-    warnings: tuple[StoreWarning, ...]
-    """What an operator should know; empty where all is well."""
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """What a store was asked for to tell its state: bytes, and what an operator should know."""
-
-    file_bytes: int = 0
-    wal_bytes: int = 0
-    warnings: tuple[StoreWarning, ...] = ()
 
 
 class Writer(Protocol):

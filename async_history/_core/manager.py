@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mappi
 from datetime import datetime, timedelta
 from typing import Any
 
-from async_history._core.backend import Backend, HistoryStats, Measured, Store
+from async_history._core.backend import Backend, Store
 from async_history._core.erase import ErasureReport, erase_in_steps, new_erase_request
 from async_history._core.erasure_log import Erasure
 from async_history._core.follow import (
@@ -22,7 +22,6 @@ from async_history._core.follow import (
 )
 from async_history._core.lifecycle import CLOSE_TIMEOUT_S, LoopBound
 from async_history._core.limits import Limits
-from async_history._core.measure import Measurements
 from async_history._core.progress import Progress
 from async_history._core.prune import (
     PruneCursor,
@@ -43,6 +42,7 @@ from async_history._core.query import (
     new_query,
 )
 from async_history._core.records import Event, HistoryRecord, Message, check_text, new_record
+from async_history._core.stats import HistoryStats, Measured, Measurements
 from async_history._core.submissions import (
     MESSAGES_KEPT,
     UncheckedRecords,

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Final, TypeVar
 
-from async_history._core.backend import Measured
 from async_history._core.cancellation import to_the_end
 from async_history._core.erasure_log import Erasure, StatementErasureLog
 from async_history._core.follow import CommitSignal
 from async_history._core.lifecycle import CLOSE_TIMEOUT_S
 from async_history._core.locks import ProcessLocks
 from async_history._core.prune import PruneCursor, PruneRequest, PruneStep
+from async_history._core.stats import Measured
 from async_history._core.submissions import AddRecords, Submission
 from async_history._core.writer import GroupCommitWriter, WriterOptions
 from async_history._postgres import schema as migrations

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from async_history._core.backend import StoreWarning
+from async_history._core.stats import StoreWarning
 
 STATE: Final = """
 SELECT pg_catalog.current_setting('synchronous_commit'),

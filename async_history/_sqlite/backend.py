@@ -9,13 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from async_history._core.backend import Measured, StoreWarning, Writer
+from async_history._core.backend import Writer
 from async_history._core.cancellation import to_the_end
 from async_history._core.erasure_log import Erasure, StatementErasureLog
 from async_history._core.follow import CommitSignal
 from async_history._core.options import Durability, Journal
 from async_history._core.prune import PruneCursor, PruneRequest, PruneStep
 from async_history._core.recent import RecentCommits
+from async_history._core.stats import Measured, StoreWarning
 from async_history._core.submissions import Submission
 from async_history._core.writer import GroupCommitWriter, WriterOptions
 from async_history._core.writer_stats import WriterStats

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Final
 
-from async_history._core.backend import StoreWarning
+from async_history._core.stats import StoreWarning
 from async_history._sqlite.descriptors import Identity, identity_of, open_files
 from async_history._sqlite.readonly import beside
 from async_history.errors import StorageMissing

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from async_history._core.backend import StoreWarning
 from async_history._core.options import Durability, Journal
+from async_history._core.stats import StoreWarning
 from async_history._sqlite.errors import is_locked, wait_for_lock
 from async_history._sqlite.mounts import Mount, mount_of
 from async_history.errors import StorageError, StorageLocked

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from async_history._core.backend import StoreWarning
 from async_history._core.cancellation import to_the_end
 from async_history._core.options import Durability, Journal
+from async_history._core.stats import StoreWarning
 from async_history._sqlite.commit import WRITE_PROGRAM
 from async_history._sqlite.connection import ThreadConnection
 from async_history._sqlite.errors import connect, file_size, typed_errors, wait_for_lock

@@ -12,9 +12,9 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, Final, TypeVar
 
-from async_history._core.backend import StoreWarning
 from async_history._core.cancellation import to_the_end
 from async_history._core.options import Durability, Journal
+from async_history._core.stats import StoreWarning
 from async_history._core.writer import OutcomeUnknown
 from async_history._sqlite.connection import ThreadConnection, fetched
 from async_history._sqlite.errors import (

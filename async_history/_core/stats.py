@@ -1,12 +1,65 @@
-"""What `stats()` measures: asked for in the background, so that an operator's call never hangs."""
+"""The state of a store for operators, and how it is measured without keeping them waiting."""
 
 import asyncio
 import dataclasses
 from collections.abc import Awaitable, Callable
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, Literal, Self
 
-from async_history._core.backend import Measured, StoreWarning
+from async_history._core.writer_stats import WriterStats
 from async_history.errors import HistoryError
+
+Severity = Literal["warning", "critical"]
+"""critical: what is acknowledged may be lost, or can't be found. warning: anything less."""
+
+
+class StoreWarning(str):
+    """What an operator should know about a store: a sentence, with a code for programs.
+
+    Attributes:
+        code: what it is about, in words joined by hyphens; stable from release to release.
+        severity: see `Severity`.
+    """
+
+    __slots__ = ("code", "severity")
+
+    code: str
+    severity: Severity
+
+    def __new__(cls, code: str, severity: Severity, text: str) -> Self:
+        warning = super().__new__(cls, text)
+        warning.code = code
+        warning.severity = severity
+        return warning
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str, Severity, str]]:
+        return type(self), (self.code, self.severity, str(self))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryStats:
+    """A manager's state for operators: its queue and writer, the store's sizes, and warnings."""
+
+    store: str
+    """The file's path, or the server's URL without its password."""
+    writer: WriterStats | None
+    """The queue and the writer; None where nothing can be written, or nothing is kept."""
+    file_bytes: int
+    """Bytes of the file, or of the server's tables and indexes; 0 in memory."""
+    wal_bytes: int
+    """Bytes of a file's write-ahead log; 0 where there is none."""
+    warnings: tuple[StoreWarning, ...]
+    """What an operator should know; empty where all is well."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a store was asked for to tell its state: bytes, and what an operator should know."""
+
+    file_bytes: int = 0
+    wal_bytes: int = 0
+    warnings: tuple[StoreWarning, ...] = ()
+
 
 _FRESH_WITHIN_S: Final = 0.5
 """How long a measurement is waited for: more than a store takes that is well."""
