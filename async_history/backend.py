@@ -50,7 +50,15 @@ from async_history._core.records import (
     row_of,
 )
 from async_history._core.stats import HistoryStats, Measured, Severity, StoreWarning
-from async_history._core.submissions import MESSAGES_KEPT, AddRecords, SaveMessages, Submission
+from async_history._core.submissions import (
+    MESSAGES_KEPT,
+    AddRecords,
+    CopyRecords,
+    SaveMessages,
+    Submission,
+    UpdateMemory,
+    records_to_copy,
+)
 from async_history._core.timeline import StatesReader, state_at, states_at
 from async_history._core.writer import (
     CommitFunction,
@@ -73,6 +81,7 @@ __all__ = [
     "Columns",
     "CommitFunction",
     "CommitSignal",
+    "CopyRecords",
     "Cursor",
     "CursorCodec",
     "Edge",
@@ -112,6 +121,7 @@ __all__ = [
     "Submission",
     "Texts",
     "TryAgain",
+    "UpdateMemory",
     "Writer",
     "WriterOptions",
     "WriterStats",
@@ -126,6 +136,7 @@ __all__ = [
     "prune_step",
     "record_of",
     "records_of",
+    "records_to_copy",
     "row_of",
     "state_at",
     "states_at",

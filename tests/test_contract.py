@@ -7,6 +7,7 @@ from async_history.testing import (
     NewStore,
     QueryCases,
     RecordCases,
+    StateCases,
     TextCases,
 )
 
@@ -26,3 +27,6 @@ class TestBackendsThatKeep(OfStoresThatKeep, RecordCases, TextCases): ...
 
 
 class TestQueries(OfStoresThatKeep, QueryCases): ...
+
+
+class TestStates(OfStoresThatKeep, StateCases): ...

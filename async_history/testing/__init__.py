@@ -20,7 +20,7 @@ Each class of cases can also be used alone. Cases that are added later are part 
 import pytest
 
 # Before they are imported: an assertion that fails then shows its values.
-for _module in ("contract", "follow", "life", "queries", "records", "stateful", "texts"):
+for _module in ("contract", "follow", "life", "queries", "records", "stateful", "states", "texts"):
     pytest.register_assert_rewrite(f"{__name__}.{_module}")
 
 from async_history.testing.contract import ContractCases  # noqa: E402
@@ -30,6 +30,7 @@ from async_history.testing.life import InterruptionCases, LifeCases  # noqa: E40
 from async_history.testing.queries import QueryCases  # noqa: E402
 from async_history.testing.records import RecordCases  # noqa: E402
 from async_history.testing.stateful import RandomCallCases  # noqa: E402
+from async_history.testing.states import StateCases  # noqa: E402
 from async_history.testing.texts import TextCases  # noqa: E402
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "QueryCases",
     "RandomCallCases",
     "RecordCases",
+    "StateCases",
     "TextCases",
 ]
 
@@ -54,6 +56,7 @@ class BackendCases(
     RecordCases,
     TextCases,
     QueryCases,
+    StateCases,
     LifeCases,
     InterruptionCases,
     FollowCases,

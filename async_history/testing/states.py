@@ -1,0 +1,88 @@
+"""What was in force, what has no time of its own, and what stays known."""
+
+from datetime import UTC, datetime, timedelta
+
+from async_history import HistoryRecord
+from async_history.backend import records_to_copy
+from async_history.testing.fixtures import Cases, OpenStore
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class StateCases(Cases):
+    """All memories at an instant, records without a time, the log of erasures, what copies read."""
+
+    async def test_all_memories_at_an_instant_are_what_each_is(self, open_store: OpenStore) -> None:
+        async with open_store() as history:
+            await history.batch_add_history(
+                [
+                    {
+                        "memory_id": f"m{n % 5}",
+                        "new_memory": str(n),
+                        "event": ("ADD", "UPDATE", "DELETE")[n % 3],
+                        "created_at": START + timedelta(hours=n),
+                        "updated_at": START + timedelta(hours=n),
+                    }
+                    for n in range(30)
+                ]
+            )
+            for hours in range(-1, 31, 4):
+                when = START + timedelta(hours=hours)
+                each = [await history.memory_at(f"m{n}", when) for n in range(5)]
+                found = [record async for record in history.memories_at(when)]
+                assert {record.id for record in found} == {one.id for one in each if one}
+                assert len(found) == len(each) - each.count(None)
+
+    async def test_a_record_without_a_time_has_that_of_the_one_before(
+        self, open_store: OpenStore
+    ) -> None:
+        """Old histories have them, and come as copies."""
+        dated = HistoryRecord("1", "m", None, "a", "ADD", START.isoformat())
+        undated = HistoryRecord("2", "m", "a", "b", "UPDATE", time_before=START)
+        alone = HistoryRecord("3", "n", None, "x", "ADD")
+        async with open_store() as history:
+            await history.store.writer.submit(records_to_copy([dated, alone, undated], 100))
+            assert await history.count_history(since=START) == 2
+            for wanted in ("m", None):
+                query = history.query_history(memory_id=wanted, since=START)
+                assert [record async for record in query] == [dated, undated]
+            times = await history.store.reader.times_before(["2", "3"])
+            assert (times.get("2"), times.get("3")) == (START, None)
+            assert {one.id async for one in history.memories_at(START)} == {"2", "3"}
+            later = START + timedelta(days=1)
+            assert (await history.prune(older_than=later, keep_last=0)).records == 2
+            assert [record async for record in history.query_history()] == [alone]
+
+    async def test_erasures_stay_listed_after_a_reset(self, open_store: OpenStore) -> None:
+        async with open_store() as history:
+            await history.add_history("m", None, "x", "ADD")
+            report = await history.erase(memory_ids=["m"], reason="asked", vacuum=False)
+            (erasure,) = await history.erasures()
+            assert erasure.id == report.erasure_id
+            assert (erasure.memory_ids, erasure.records, erasure.messages) == (("m",), 1, 0)
+            assert erasure.reason == "asked"
+            assert erasure.actor_sha256 is None
+            assert erasure.finished_at is not None
+            assert erasure.begun_at <= erasure.finished_at
+            await history.reset()
+            assert await history.erasures() == [erasure]
+
+    async def test_what_a_copy_reads(self, open_store: OpenStore) -> None:
+        async with open_store() as history:
+            reader = history.store.reader
+            assert await reader.newest() is None
+            for scope in ("b", "a", "é", "Z"):
+                await history.save_messages([{"role": "user", "content": "x"}], scope)
+            assert list(await reader.scopes("", 3)) == ["Z", "a", "b"]
+            assert list(await reader.scopes("b", 3)) == ["é"]
+            positions = []
+            for text in "123":
+                await history.add_history("m", None, text, "UPDATE")
+                positions.append(await reader.newest() or 0)
+            assert positions == sorted(set(positions))
+            read = await reader.rows(None, 2)
+            assert [row[3] for row in read.rows] == ["1", "2"]
+            assert not read.is_last
+            read = await reader.rows(read.place, 2)
+            assert [row[3] for row in read.rows] == ["3"]
+            assert read.is_last
