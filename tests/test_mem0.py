@@ -345,7 +345,7 @@ class TestRecords:
         async with make_memory() as memory:
             for content in contents:
                 await memory.add([{"role": "user", "content": content}], user_id="u")
-            manager: Any = await memory._state().opened()
+            manager: Any = await memory._state().open_store()
             kept = await manager.get_last_messages("user_id=u")
             assert [message.content for message in kept] == contents
             for content in ([{"type": "text", "text": "x"}], {"a": 1}, "text", None, '["x"]'):

@@ -133,7 +133,7 @@ async def test_before_the_change_nothing_of_that_memory_changes(
 ) -> None:
     memory_id, _ = await two_memories(call)
     store.at = "get", memory_id
-    with pytest.raises(StorageLocked, match="held this memory's turn is gone"):
+    with pytest.raises(StorageLocked, match="lock of this memory's turn was lost"):
         await CHANGES[change](call, memory_id)
     assert store.rows[memory_id]["data"] == "mate"
     assert await texts(call, memory_id) == ["tea", "mate"]
@@ -148,7 +148,7 @@ async def test_neither_where_the_operation_has_changed_another_memory(
 ) -> None:
     other, memory_id = await two_memories(call)
     store.at, store.before = ("get", memory_id), threading.Event()
-    with pytest.raises(StorageLocked, match="held this memory's turn is gone"):
+    with pytest.raises(StorageLocked, match="lock of this memory's turn was lost"):
         await call("delete_all", user_id="u")
     assert list(store.rows) == [memory_id]
     assert await texts(call, other) == ["tea", "mate", None]

@@ -353,7 +353,7 @@ class TestBetweenProcesses:
             else:
                 (tmp_path / "new").touch()
                 (tmp_path / "new").rename(tmp_path / f"history.db{SUFFIX}")
-            with pytest.raises(StorageLocked, match="file beside the history"):
+            with pytest.raises(StorageLocked, match="turns, is gone"):
                 turn.require_kept()
             await taken(others)
             await taken(mine, "a third")
@@ -381,7 +381,7 @@ class TestBetweenProcesses:
         for _ in range(2):
             await taken(turns)
         (said,) = caplog.messages
-        assert "updates of one memory take turns within this process only" in said
+        assert "updates of one memory are serialized within this process only" in said
         assert os.fspath(tmp_path) in said
 
 
@@ -389,7 +389,7 @@ class TestOnAStoppedLoop:
     async def test_a_call_that_stops_the_loop_of_the_turn_is_refused(self) -> None:
         turns = Turns()
         async with turns.of("m", "store"):
-            with pytest.raises(StorageLocked, match="on the event loop that this call stops"):
+            with pytest.raises(StorageLocked, match="on the event loop that this call blocks"):
                 turns.of("m", "other").__enter__()
             with turns.of("another memory", "other"):
                 assert turns.is_held_here("m")

@@ -363,7 +363,7 @@ class TestLostConnections:
                 await asyncio.sleep(0)
 
         store.get = held
-        with pytest.raises(StorageLocked, match="what held this memory's turn is gone"):
+        with pytest.raises(StorageLocked, match="the lock of this memory's turn was lost"):
             await call("update", memory_id, "mate")
         assert store.rows[memory_id]["data"] == "tea"
         assert any("other processes have taken 1 of them" in each for each in caplog.messages)

@@ -12,7 +12,7 @@ import pytest
 from async_history._core.records import Event, record_from_mapping, row_of
 from async_history._core.submissions import checked_messages, messages_to_save
 from async_history.blocking import BlockingHistoryManager
-from async_history.blocking._sanitize import Sanitizer, completed, message_as_given
+from async_history.blocking._sanitize import Sanitizer, complete_records, message_as_given
 from async_history.errors import InvalidInput
 
 pytestmark = pytest.mark.mem0
@@ -154,11 +154,11 @@ def test_what_names_no_change_is_refused_by_every_call(given: dict[str, Any]) ->
 
 
 def test_what_was_changed_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
-    with Sanitizer() as mending:
-        mending.record({"memory_id": "m", "event": "ADD", "role": ["a"]})
-        mending.record({"memory_id": "n", "event": "ADD", "role": ["a"]})
+    with Sanitizer() as sanitizer:
+        sanitizer.record({"memory_id": "m", "event": "ADD", "role": ["a"]})
+        sanitizer.record({"memory_id": "n", "event": "ADD", "role": ["a"]})
     assert [record.getMessage() for record in caplog.records] == [
-        "recorded with changes: role was no text, and is kept as one: ['a']"
+        "recorded with changes: role was not text, and is stored as text: ['a']"
     ]
 
 
@@ -166,17 +166,17 @@ def test_what_was_changed_is_said_once(caplog: pytest.LogCaptureFixture) -> None
 def test_an_actor_or_role_of_a_users_own_is_none_of_a_batchs(value: Any) -> None:
     """Plain mem0 gives a batch neither; what the user keeps under the same key may be anything."""
     batch = [{"memory_id": "m", "new_memory": "x", "event": "ADD", "created_at": "2026-11-20"}]
-    (given,) = completed(batch, {"actor_id": value, "role": value}, [])
+    (given,) = complete_records(batch, {"actor_id": value, "role": value}, [])
     assert (given["actor_id"], given["role"]) == (None, None)
     spoken = [{"role": "user", "content": "x", "name": value}]
-    (given,) = completed(batch, {"role": value}, spoken)
+    (given,) = complete_records(batch, {"role": value}, spoken)
     assert (given["actor_id"], given["role"]) == (None, "user")
 
 
 def test_a_batch_knows_what_all_messages_say() -> None:
     batch = [{"memory_id": "m", "new_memory": "x", "event": "ADD", "created_at": "2026-11-20"}]
     spoken = [{"role": Role.USER, "content": "x", "name": "ann"}, {"role": "system"}]
-    (given,) = completed(batch, {}, spoken)
+    (given,) = complete_records(batch, {}, spoken)
     assert (given["actor_id"], given["role"], type(given["role"])) == ("ann", "user", str)
-    (given,) = completed(batch, {}, [*spoken, {"role": "assistant"}])
+    (given,) = complete_records(batch, {}, [*spoken, {"role": "assistant"}])
     assert (given["actor_id"], given["role"]) == (None, None)

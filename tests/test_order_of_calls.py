@@ -148,5 +148,5 @@ async def test_a_call_of_mem0s_reset_keeps_its_place() -> None:
             recorder.add_history("m", None, "last", "UPDATE")
         finally:
             current.reset(token)
-        assert await operation.unwritten() == []
+        assert await operation.wait_for_acks() == []
         assert await texts(history) == [*(f"after {n}" for n in range(MANY)), "last"]

@@ -1,4 +1,4 @@
-"""The synchronous face: mem0's `SQLiteManager` in signature and behaviour, over any URL."""
+"""The synchronous API: a drop-in for mem0's `SQLiteManager`, over any URL."""
 
 from async_history._core.public import show_as
 from async_history.blocking._manager import BlockingHistoryManager

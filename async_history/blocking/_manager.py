@@ -1,4 +1,4 @@
-"""The synchronous face: mem0's `SQLiteManager` in signature and behaviour, over any URL.
+"""The synchronous API: a drop-in for mem0's `SQLiteManager`, over any URL.
 
 history = BlockingHistoryManager("history.db")
 history.add_history("memory-1", None, "likes tea", "ADD")
@@ -26,24 +26,24 @@ from async_history.blocking._store import LoopStore
 T = TypeVar("T")
 
 _LONGEST_MS: Final = 2**31 - 1
-"""The longest that SQLite can be told to wait for a lock."""
+"""The longest busy timeout of SQLite."""
 
 
 class BlockingHistoryManager:
-    """A history for code that does not await: from any thread, inside a running loop or outside.
+    """A history for code that does not await, usable from any thread, inside or outside of a loop.
 
     Args:
-        db_path: whatever `open_history` takes, `":memory:"` too.
-        options: the backend's keyword arguments, as `open_history` takes them.
+        db_path: a URL or path, as `open_history` takes it; also `":memory:"`.
+        options: the options of the backend, as `open_history` takes them.
 
-    Each call returns when its work is done, and writes when they are durable. Text that no
-    database can hold (NUL, lone surrogates) is replaced by U+FFFD, and a value that is not text
-    becomes text (a list or a mapping JSON), with one warning a call.
+    Each call blocks until it is done, and each write until it is durable. Characters that no
+    database can store (NUL, lone surrogates) are replaced by U+FFFD, and a value that is not text
+    is stored as text (a list or a mapping as JSON), with one warning for each call.
 
     Raises:
-        HistoryClosed: by every call after `close`.
-        WrongLoop: by every call in a forked process; open another there.
-        HistoryError: as the manager of the same URL raises it.
+        HistoryClosed: from every call after `close`.
+        WrongLoop: from every call in a forked process. Open another manager there.
+        HistoryError: as from the asyncio manager of the same URL.
     """
 
     def __init__(
@@ -51,12 +51,12 @@ class BlockingHistoryManager:
     ) -> None:
         self.db_path = db_path
         path = sqlite_file(db_path)
-        # Absolute, for what is opened later must be the same file if the folder has changed.
+        # Absolute: a later opening must find the same file after a change of directory.
         self._path = None if path is None else absolute(path)
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         options = {**file_options(db_path), **options}
-        # Checks them before a thread begins.
+        # Checks the options before a thread starts.
         self._where = open_history(self._path or db_path, **options).backend.where
         self._store = LoopStore(db_path, self._path, options)
         self._thread = LoopThread(self._store.aclose)
@@ -87,7 +87,19 @@ class BlockingHistoryManager:
         actor_id: str | None = None,
         role: str | None = None,
     ) -> None:
-        """Record one change of a memory."""
+        """Record one change of a memory.
+
+        Args:
+            memory_id: the memory that changed.
+            old_memory: its text before; None for an ADD.
+            new_memory: its text after; None for a DELETE.
+            event: ADD, UPDATE or DELETE.
+            created_at: when the memory was created: a datetime, or ISO 8601 text.
+            updated_at: when it was changed.
+            is_deleted: 1 if the memory is deleted by this change.
+            actor_id: who changed it.
+            role: the role of the actor.
+        """
         given = {
             "memory_id": memory_id,
             "old_memory": old_memory,
@@ -99,14 +111,18 @@ class BlockingHistoryManager:
             "actor_id": actor_id,
             "role": role,
         }
-        with Sanitizer() as mending:
-            submission = checked_records([mending.record(given)])
+        with Sanitizer() as sanitizer:
+            submission = checked_records([sanitizer.record(given)])
         self._call(lambda manager: manager.store.writer.submit(submission))
 
     def batch_add_history(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Record many changes, all or none and in order. Keys that mem0 ignores are ignored."""
-        with Sanitizer() as mending:
-            submission = checked_records(mending.records(records))
+        """Record many changes, all or none and in order.
+
+        Args:
+            records: mappings with mem0's column names. Other keys are ignored, as in mem0.
+        """
+        with Sanitizer() as sanitizer:
+            submission = checked_records(sanitizer.records(records))
         if submission.records:
             self._call(lambda manager: manager.store.writer.submit(submission))
         else:
@@ -121,27 +137,40 @@ class BlockingHistoryManager:
         actor_id: str | None = None,
         role: str | None = None,
     ) -> dict[str, Any]:
-        """Record that a memory says something else now; return the record, as `get_history` does.
+        """Record a memory's new text; return the record, as `get_history` does.
 
-        It is an UPDATE whose `old_memory` is what the memory said before, or an ADD where it was
-        not there: see `HistoryManager.update_history`.
+        The record is an UPDATE whose `old_memory` is the latest text, or an ADD if the memory does
+        not exist: see `HistoryManager.update_history`.
+
+        Args:
+            memory_id: the memory that changed.
+            new_memory: its new text.
+            updated_at: when it was changed; default: now.
+            actor_id: who changed it.
+            role: the role of the actor.
         """
-        with Sanitizer() as mending:
-            memory = mending.text("memory_id", memory_id)
-            text = mending.text("new_memory", new_memory)
+        with Sanitizer() as sanitizer:
+            memory = sanitizer.text("memory_id", memory_id)
+            text = sanitizer.text("new_memory", new_memory)
             who = {
-                "actor_id": mending.text("actor_id", actor_id),
-                "role": mending.text("role", role),
+                "actor_id": sanitizer.text("actor_id", actor_id),
+                "role": sanitizer.text("role", role),
             }
         return self._call(
             lambda manager: manager.update_history(memory, text, updated_at=updated_at, **who)
         ).as_dict()
 
     def save_messages(self, messages: Iterable[Mapping[str, Any]], session_scope: str) -> None:
-        """Append messages to a session scope's rolling buffer, which keeps the last ten."""
-        with Sanitizer() as mending:
-            to_store = [mending.message(message) for message in messages or ()]
-            scope = mending.text("session_scope", session_scope)
+        """Append messages to a session scope's buffer, which keeps the last ten.
+
+        Args:
+            messages: mappings with role, content and name. Content that is not text is stored as
+                JSON.
+            session_scope: the scope, as mem0 names it.
+        """
+        with Sanitizer() as sanitizer:
+            to_store = [sanitizer.message(message) for message in messages or ()]
+            scope = sanitizer.text("session_scope", session_scope)
         if to_store:
             submission = checked_messages(to_store, check_name("session_scope", scope))
             self._call(lambda manager: manager.store.writer.submit(submission))
@@ -149,23 +178,32 @@ class BlockingHistoryManager:
     # Reading
 
     def get_history(self, memory_id: str) -> list[dict[str, Any]]:
-        """Return a memory's records, in the order in which they were recorded."""
+        """Return a memory's records, in the order of recording.
+
+        Args:
+            memory_id: the memory.
+        """
         memory = Sanitizer().text("memory_id", memory_id)
         return [record.as_dict() for record in self._call(lambda m: m.get_history(memory))]
 
     def get_last_messages(
         self, session_scope: str, limit: int = MESSAGES_KEPT
     ) -> list[dict[str, Any]]:
-        """Return the last `limit` messages of a session scope, in the order they were saved."""
+        """Return the last messages of a session scope, in the order of saving.
+
+        Args:
+            session_scope: the scope.
+            limit: the largest number of messages.
+        """
         scope = Sanitizer().text("session_scope", session_scope)
         found = self._call(lambda manager: manager.get_last_messages(scope, limit))
         return [message_as_given(message) for message in found]
 
     @property
     def connection(self) -> sqlite3.Connection | None:
-        """A connection to the file, for reading; None where there is none, and once closed.
+        """A connection to the file, for reading; None without a file, and after closing.
 
-        Of a history in memory each reading of this attribute gives a copy, as it is then.
+        For a history in memory, each access returns a new copy of it.
         """
         self._thread.require_own_process()
         with self._lock:
@@ -174,22 +212,22 @@ class BlockingHistoryManager:
             if self._path is None:
                 return self._copy_of_memory()
             if self._connection is None:
-                self._connection = self._connected(self._path)
+                self._connection = self._connect(self._path)
             return self._connection
 
-    def _connected(self, path: Path) -> sqlite3.Connection:
+    def _connect(self, path: Path) -> sqlite3.Connection:
         with typed_errors(str(path)):
             # Not read-only: mem0 1.0 drops its table through it.
             connection = connect(path, "rw")
             connection.is_lent = True
             milliseconds = min(round(self._store.lock_timeout_s * 1_000), _LONGEST_MS)
             connection.execute(f"PRAGMA busy_timeout = {milliseconds}")
-            # Two that copy the log into the file can lose commits: the manager's does.
+            # Only the manager's connection checkpoints: two that do can lose commits.
             connection.execute("PRAGMA wal_autocheckpoint = 0")
         return connection
 
     def _copy_of_memory(self) -> sqlite3.Connection:
-        # Not one copy that is renewed: SQLite can't, safely, while any thread reads it.
+        # A new copy each time: SQLite can't safely overwrite one that a thread is reading.
         copy = sqlite3.connect(":memory:", check_same_thread=False, factory=_Copy)
         self._thread.call(self._store.copy_memory, copy)
         return copy
@@ -198,29 +236,29 @@ class BlockingHistoryManager:
         result: T = self._thread.call(self._store.call, function)
         return result
 
-    # Life
+    # Reset and closing
 
     def reset(self) -> None:
-        """Empty the store. A SQLite file has neither table then, until the next call.
+        """Empty the store. A SQLite file then has neither table until the next call.
 
-        Calls before it are completed, calls after it wait for it.
+        Earlier calls are completed before it; later calls wait for it.
         """
         self._thread.call(self._store.reset)
 
     def close(self) -> None:
-        """Refuse new calls, complete those under way, and let go of the store. Idempotent."""
+        """Refuse new calls, complete the running ones, and close the store. Idempotent."""
         self._thread.require_own_process()
-        if not sys.is_finalizing():  # the loop's thread runs no more then
-            self._let_go()
+        if not sys.is_finalizing():  # the loop's thread has ended by then
+            self._close_nowait()
             self._thread.join()
 
     def __del__(self) -> None:
-        # On any thread, also the loop's own: nothing here may wait.
+        # May run in any thread, also in the loop's: it must not wait.
         thread: LoopThread | None = getattr(self, "_thread", None)
         if thread is not None and thread.is_in_own_process and not sys.is_finalizing():
-            self._let_go()
+            self._close_nowait()
 
-    def _let_go(self) -> None:
+    def _close_nowait(self) -> None:
         self._thread.leave()
         with self._lock:
             connection, self._connection = self._connection, None
@@ -229,7 +267,7 @@ class BlockingHistoryManager:
 
 
 class _Copy(sqlite3.Connection):
-    """Closes itself when nobody uses it any more."""
+    """A connection that closes itself when its last reference is gone."""
 
     def __del__(self) -> None:
         self.close()

@@ -1,7 +1,7 @@
-"""What mem0 hands to its history, as this library can store it; and back.
+"""Converts mem0's values to values that can be stored, and back.
 
-A memory in the vector store always gets its history: what the core refuses is replaced here, and
-said.
+A change of the vector store must always get its record. So values that the core would reject are
+replaced here, with one warning.
 """
 
 import json
@@ -26,7 +26,7 @@ _log = logging.getLogger("async_history")
 
 
 class Sanitizer:
-    """Makes what mem0 hands in storable, and says at the end, once, what had to be changed."""
+    """Converts mem0's values to storable ones; logs one warning about all replacements."""
 
     def __init__(self) -> None:
         self._changed: dict[str, None] = {}
@@ -39,10 +39,10 @@ class Sanitizer:
             _log.warning("recorded with changes: %s", "; ".join(self._changed))
 
     def record(self, given: Mapping[str, Any], now: str | None = None) -> HistoryRecord:
-        """Return a new history record; its id is ours to give, as in mem0.
+        """Return a new history record, with a new id, as in mem0.
 
         Raises:
-            InvalidInput: it does not say which memory changed, or how.
+            InvalidInput: the memory id or the event is missing.
         """
         return storable_record(self.columns(given), now or now_text())
 
@@ -50,7 +50,7 @@ class Sanitizer:
         """Yield new history records, in order.
 
         Raises:
-            InvalidInput: as `record`, with the index of the one that can't be used.
+            InvalidInput: as `record`, with the index of the record.
         """
         now = now_text()
         for index, each in enumerate(given):
@@ -60,7 +60,7 @@ class Sanitizer:
                 raise InvalidInput(f"record {index}: {error}") from error
 
     def columns(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a history record's columns but its id, as `storable_record` takes them."""
+        """Return a record's columns except the id, as `storable_record` takes them."""
         record = {name: self.text(name, given.get(name)) for name in _RECORD_TEXTS}
         record.update((name, self.time(name, given.get(name))) for name in _RECORD_TIMES)
         return record | {
@@ -69,7 +69,7 @@ class Sanitizer:
         }
 
     def message(self, given: Mapping[str, Any]) -> Message:
-        """Return a message: content that is no text as JSON."""
+        """Return a message; content that is not text becomes JSON."""
         content = given.get("content")
         is_json = content is not None and not isinstance(content, str)
         return Message(
@@ -80,30 +80,32 @@ class Sanitizer:
         )
 
     def text(self, name: str, value: Any) -> Any:
-        """Return a value as a column of text keeps it, None for None.
+        """Return a value as text for a column; None for None.
 
-        A number becomes text, as in SQLite; a member of an enum its value; a list or a mapping
-        JSON; anything else what `str` makes of it: an id may be a UUID.
+        A number becomes text, as in SQLite; an enum member becomes its value; a list or a mapping
+        becomes JSON; any other value is converted by `str`: an id may be a UUID.
         """
         if value is None or (type(value) is str and value.isascii() and "\0" not in value):
             return value
         if isinstance(value, str):
-            mended, count = _UNSTORABLE.subn("\ufffd", plain(value))
+            replaced, count = _UNSTORABLE.subn("\ufffd", plain(value))
             if count:
-                self._changed[f"{name} had characters that no database holds, now U+FFFD"] = None
-            return mended
+                self._changed[
+                    f"{name} had characters that no database can store, replaced by U+FFFD"
+                ] = None
+            return replaced
         if isinstance(value, int):
             return str(int(value))
         if isinstance(value, float):
             return str(float(value))
         if isinstance(value, Enum):
             return self.text(name, value.value)
-        self._changed[f"{name} was no text, and is kept as one: {value!r:.60}"] = None
+        self._changed[f"{name} was not text, and is stored as text: {value!r:.60}"] = None
         is_json = isinstance(value, Mapping | list | tuple)
         return self.text(name, _as_json(value) if is_json else str(value))
 
     def time(self, name: str, value: Any) -> str | None:
-        """Return a time as text, as it is kept; None for what is not a time."""
+        """Return a time as text; None for a value that is not a valid time."""
         if value is None:
             return None
         if isinstance(value, datetime):
@@ -113,7 +115,7 @@ class Sanitizer:
             is_time = "-" in text and parse_time(text) is not None
             if is_time and not _UNSTORABLE.search(text):
                 return text
-        self._changed[f"{name} was no time, and is left out: {value!r:.60}"] = None
+        self._changed[f"{name} was not a valid time, and is left out: {value!r:.60}"] = None
         return None
 
 
@@ -125,18 +127,18 @@ _RECORD_TIMES: Final = ("created_at", "updated_at")
 def _as_json(content: object) -> str:
     try:
         return json.dumps(content, ensure_ascii=False, default=str)
-    except (TypeError, ValueError):  # keys that JSON has not, a list inside itself
+    except (TypeError, ValueError):  # keys that JSON can't have, or a cycle
         return json.dumps(str(content), ensure_ascii=False)
 
 
-def completed(
+def complete_records(
     records: Iterable[Mapping[str, Any]],
     metadata: Mapping[str, Any],
     messages: Sequence[Any],
 ) -> list[dict[str, Any]]:
-    """Return records of a batch with the actor, role and time that mem0 leaves out.
+    """Add the actor, role and time that mem0 leaves out to the records of a batch.
 
-    The operation knows them from its metadata, or where all its messages agree.
+    They come from the operation's metadata, or from its messages if all of them agree.
     """
     known = {
         "actor_id": _name_in(metadata, "actor_id") or _in_all(messages, "name"),
@@ -152,20 +154,20 @@ def _present(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _in_all(messages: Sequence[Any], name: str) -> str | None:
-    """Return what all messages but the system's have under a name, if it is one thing."""
+    """Return the value that all messages have under a name, except system messages, or None."""
     spoken = [m for m in messages if isinstance(m, Mapping) and m.get("role") != "system"]
     values = {_name_in(message, name) for message in spoken}
     return values.pop() if len(values) == 1 else None
 
 
 def _name_in(given: Mapping[str, Any], key: str) -> str | None:
-    """Return the text under a key: a user's metadata may hold anything there."""
+    """Return the text under a key, or None: a user's metadata may have any value there."""
     value = given.get(key)
     return plain(value) or None if isinstance(value, str) else None
 
 
 def message_as_given(message: Message) -> dict[str, Any]:
-    """Return one message as mem0 gave it."""
+    """Return a message in the form that mem0 gave it."""
     given = message.as_dict()
     if message.is_json and message.content is not None:
         given["content"] = json.loads(message.content)

@@ -1,4 +1,4 @@
-"""The history behind a synchronous manager: opened on its loop, closed while it is reset."""
+"""The history of a synchronous manager: opened on its loop, closed during a reset."""
 
 import asyncio
 import os
@@ -28,7 +28,7 @@ COMMIT;
 
 
 class LoopStore:
-    """The manager, on its loop: opened when it is needed, and shut while it is reset."""
+    """The manager on its own loop: opened on first use, and closed during a reset."""
 
     def __init__(
         self, url: str | os.PathLike[str], path: Path | None, options: HistoryOptions
@@ -41,18 +41,18 @@ class LoopStore:
         self.is_sqlite = False
         self._manager: HistoryManager | None = None
         self._closed = False
-        self._turn = asyncio.Lock()  # nobody enters during an opening or a reset
+        self._turn = asyncio.Lock()  # held during opening and reset
         self._running = 0
         self._idle = asyncio.Event()
         self._idle.set()
 
     async def open(self) -> None:
         async with self._turn:
-            await self._opened()
+            await self._ensure_open()
 
     async def call(self, function: Callable[[HistoryManager], Awaitable[T]]) -> T:
         async with self._turn:
-            manager = await self._opened()
+            manager = await self._ensure_open()
             self._running += 1
             self._idle.clear()
         try:
@@ -62,9 +62,9 @@ class LoopStore:
             if not self._running:
                 self._idle.set()
 
-    async def _opened(self) -> HistoryManager:
+    async def _ensure_open(self) -> HistoryManager:
         if self._closed:
-            raise HistoryClosed("the history was closed before this call's turn")
+            raise HistoryClosed("the history was closed before this call began")
         if self._manager is None:
             self._manager = open_history(self._url, **self._options)
             self.is_sqlite = isinstance(self._manager, SQLiteHistoryManager)
@@ -76,14 +76,14 @@ class LoopStore:
         return self._manager
 
     async def reset(self) -> None:
-        """Empty a server's schema, which others use too; forget anything else, tables and all."""
+        """Empty a server's schema, which others use too; drop the tables of a file or of memory."""
         if self._is_server:
             await self.call(lambda manager: manager.reset())
             return
         async with self._turn:
             await self._idle.wait()
             if self._closed:
-                raise HistoryClosed("the history was closed before this call's turn")
+                raise HistoryClosed("the history was closed before this call began")
             manager, self._manager = self._manager, None
             if manager is not None:
                 await manager.aclose()
@@ -100,8 +100,8 @@ class LoopStore:
         self._closed = True
         if self._manager is not None:
             await self._manager.aclose()
-        # Calls, and what a manager that could not wait left to end by itself: a loop that ended
-        # before them would cancel them.
+        # Running calls, and tasks that the manager's close timeout left running: stopping the loop
+        # would cancel them.
         while others := asyncio.all_tasks() - {asyncio.current_task()}:
             await asyncio.wait(others)
 

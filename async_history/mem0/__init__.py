@@ -5,8 +5,8 @@
 Nothing else changes: the same constructor, results and errors, on mem0ai 1.0 and 2.x.
 """
 
-from async_history.mem0 import _version  # noqa: F401, I001 - first: it refuses others, clearly
-from async_history.mem0 import _to_thread_patch  # noqa: F401 - what mem0 does in threads, done here
+from async_history.mem0 import _version  # noqa: F401, I001 - first: it refuses other versions
+from async_history.mem0 import _to_thread_patch  # noqa: F401 - patches mem0's asyncio.to_thread
 from async_history._core.public import show_as
 from async_history.mem0._async_memory import AsyncMemory
 from async_history.mem0._errors import HistoryNotWritten

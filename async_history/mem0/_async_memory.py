@@ -19,7 +19,7 @@ from async_history._core.validation import check_flag
 from async_history._opening import without_secrets
 from async_history.errors import InvalidInput
 from async_history.mem0._loop_states import LoopState, LoopStates, Where
-from async_history.mem0._memory import OURS, is_made_by_mem0, without_history
+from async_history.mem0._memory import OWN_RECORDER, is_made_by_mem0, without_history
 from async_history.mem0._operation import Recorder, current, read_history, read_last_messages
 from async_history.mem0._restore import check_metadata, restore_memory
 
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 def _operation(name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
-    """Make one of mem0's public operations wait for the acks of what it records."""
+    """Wrap a public operation of mem0 to wait for the acks of its records."""
     inherited = getattr(mem0_main.AsyncMemory, name)
 
     @functools.wraps(inherited)
@@ -38,7 +38,7 @@ def _operation(name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
 
 
 def _within(name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
-    """Make one of mem0's internal functions an operation where it is called outside of one."""
+    """Wrap an internal function of mem0 to be an operation, where it is called outside of one."""
     inherited = getattr(mem0_main.AsyncMemory, name)
 
     @functools.wraps(inherited)
@@ -53,16 +53,16 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
 
     Args:
         config: mem0's own.
-        history: a URL (see `open_history`), or an open manager, which is shared and never closed
-            here. Without it mem0's `history_db_path` counts, where a URL is welcome too. "" and
-            "null://" switch the history off.
-        turns_between_processes: whether operations on one memory take turns with those of other
-            processes too. Without it nothing is asked of a server for that, and no file is made.
-        options: what `open_history` takes besides the URL.
+        history: a URL (see `open_history`), or an open manager, which is shared and not closed.
+            Default: mem0's `history_db_path`, which may also be a URL. "" and "null://" disable
+            the history.
+        turns_between_processes: whether operations on one memory are serialized with those of
+            other processes too, by locks of the server or of a file `<history>-turns`.
+        options: the other options of `open_history`.
 
-    The store opens on first use, for each loop that uses it; a history in memory is one for all.
-    Operations on one memory take turns, so that each record's `old_memory` is the `new_memory` of
-    the one before. What is assigned to `db` is used instead, as mem0 uses it.
+    The store is opened on first use, once for each event loop. All loops share one history in
+    memory. Operations on one memory are serialized, so that each record's `old_memory` is the
+    `new_memory` of the record before. An object assigned to `db` replaces the store, as in mem0.
     """
 
     add = _operation("add")
@@ -72,9 +72,9 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
     _create_procedural_memory = _within("_create_procedural_memory")
 
     _assigned: Any = None
-    """What somebody assigned to `db`; nothing in one that was made without its constructor."""
+    """The object assigned to `db`; None in an instance that was created without its constructor."""
     _is_set_up_by_mem0 = False
-    """Whether what is assigned to `db` now is assigned by mem0 itself."""
+    """Whether mem0 itself is assigning to `db` now."""
 
     def __init__(
         self,
@@ -101,11 +101,13 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
         turns_between_processes: bool = True,
         **options: Unpack[HistoryOptions],
     ) -> Self:
-        """Make one from mem0's configuration as a mapping; to be awaited where mem0's is (1.0.0
-        to 1.0.9)."""
+        """Create a memory from mem0's configuration as a mapping; see the constructor.
+
+        From mem0 1.0.0 to 1.0.9 this returns an awaitable, as mem0's own.
+        """
         check_flag("turns_between_processes", turns_between_processes)
         if history is not None:
-            LoopStates(history, options)  # checks them before anything is opened
+            LoopStates(history, options)  # checks them before mem0 opens anything
         made = super().from_config(config_dict)
 
         def recording(memory: Self) -> Self:
@@ -115,34 +117,36 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
             return memory
 
         if inspect.isawaitable(made):
-            return cast(Self, _awaited(made, recording))
+            return cast(Self, _then(made, recording))
         return recording(cast(Self, made))
 
     def _record_into(
         self, where: Where, options: HistoryOptions, *, between_processes: bool = True
     ) -> None:
         self._states = LoopStates(where, options, between_processes=between_processes)
-        self._recorder = Recorder(_named(where), self._states.store_name, self._states.begin)
-        self._assigned = OURS
-        # A memory that is dropped without closing takes its threads and connections with it. When
-        # the program ends they end by themselves.
-        weakref.finalize(self, self._states.let_go).atexit = False
+        self._recorder = Recorder(
+            _name_of(where), self._states.store_name, self._states.start_in_background
+        )
+        self._assigned = OWN_RECORDER
+        # Closes the threads and connections of a memory that is dropped without closing. At
+        # exit they end by themselves.
+        weakref.finalize(self, self._states.abandon).atexit = False
 
     @property
     def db(self) -> Any:
-        """What mem0 takes for its history."""
-        return self._recorder if self._assigned is OURS else self._assigned
+        """The object that mem0 uses as its history."""
+        return self._recorder if self._assigned is OWN_RECORDER else self._assigned
 
     @db.setter
     def db(self, value: Any) -> None:
-        """Use what is assigned instead; a manager as `history=` does.
+        """Use another object as the history; a manager as with `history=`.
 
-        What mem0 makes instead of ours is closed: a database in memory that nobody needs.
+        A database in memory that mem0 itself creates and assigns is closed, not used.
         """
         if self._is_set_up_by_mem0 and is_made_by_mem0(value):
             value.close()
-        elif value is self.__dict__.get("_recorder", OURS):
-            self._assigned = OURS
+        elif value is self.__dict__.get("_recorder", OWN_RECORDER):
+            self._assigned = OWN_RECORDER
         elif isinstance(value, HistoryManager):
             replaced = self.__dict__.get("_states")
             self._record_into(value, {})
@@ -162,13 +166,13 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
             async with operation.turn_of(memory_id):
                 return await inherited(memory_id)
 
-        if self._assigned is not OURS:
+        if self._assigned is not OWN_RECORDER:
             return await inherited(memory_id)
         return await self._run(in_turn, "delete")
 
     async def history(self, memory_id: str) -> list[dict[str, Any]]:
-        """Return a memory's changes, oldest first: all that were acked before this call."""
-        if self._assigned is not OURS:
+        """Return a memory's changes, oldest first, with all that were acked before this call."""
+        if self._assigned is not OWN_RECORDER:
             return await super().history(memory_id)  # type: ignore[no-any-return]
         operation = await self._state().new_operation("history", self, self._recorder)
         await read_history(operation, memory_id)
@@ -188,27 +192,29 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
         actor_id: str | None = None,
         role: str | None = None,
     ) -> dict[str, Any]:
-        """Bring back what a memory said at a moment; return the change, as `history` lists it.
+        """Restore the text of a memory at a moment; return the change, as `history` lists it.
 
-        The history gets one record (see `HistoryManager.restore`), then the vector store follows:
-        text, embedding and hash. Of a memory that it holds, everything else stays. One that was
-        deleted is inserted anew under its id, with what its history knows: when it was made, its
-        actor and its role. Not whose it was: without its `user_id`, `agent_id` or `run_id` in
-        `metadata`, no search or list that asks for them finds it.
+        One record is added to the history (see `HistoryManager.restore`). Then the text, embedding
+        and hash in the vector store are updated, and its other fields are kept. A deleted memory is
+        inserted again under its id, with the creation time, actor and role from its history. The
+        history does not have its owner: give `user_id`, `agent_id` or `run_id` in `metadata`, or
+        searches by them will not find the memory.
 
         Args:
+            memory_id: the memory to restore.
             to: an aware datetime, or a version number: 1 is the ADD.
-            metadata: what else the vector store shall hold of it. Whose a memory is can't be
-                changed while it is there.
-            actor_id, role: who restores.
+            metadata: more fields for the vector store. The owner of an existing memory can't be
+                changed.
+            actor_id: who restores.
+            role: the role of the actor.
 
         Raises:
-            InvalidInput: the memory is unknown, was not there then, or its text is not known.
-            HistoryConflict: the memory changed meanwhile, and nothing else did.
+            InvalidInput: the memory is unknown, did not exist then, or its text is not known.
+            HistoryConflict: the memory changed meanwhile. Nothing was written.
         """
         check_moment("to", to)
         given = check_metadata(metadata)
-        if self._assigned is not OURS:
+        if self._assigned is not OWN_RECORDER:
             raise InvalidInput(
                 f"restore needs a history of this library; a {type(self._assigned).__name__} was "
                 "assigned to db"
@@ -218,7 +224,7 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
         async def in_turn() -> HistoryRecord:
             operation = self._recorder.require_operation()
             async with operation.turn_of(memory_id):
-                await state.acked()
+                await state.wait_for_acks()
                 return await restore_memory(
                     self,
                     operation.manager,
@@ -233,51 +239,52 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
         return (await self._run(in_turn, "restore")).as_dict()
 
     async def reset(self) -> None:
-        """Empty the vector store and the history, as mem0 does; the manager stays open."""
+        """Empty the vector store and the history, as mem0 does. The manager stays open."""
         await self._run(self._reset, "reset")
 
     async def _reset(self) -> None:
-        if self._assigned is OURS:
+        if self._assigned is OWN_RECORDER:
             async with self._state().resetting:
                 await self._reset_all()
             if not self._recorder.require_operation().has_reset:
-                self._recorder.reset()  # up to 2.0.6 mem0 drops its table by itself
+                self._recorder.reset()  # up to 2.0.6 mem0 drops its table itself
         else:
             await self._reset_all()
-            self._assigned = OURS  # mem0 replaces what it has closed by a history of its own
+            # mem0 has closed the assigned object and created a history of its own.
+            self._assigned = OWN_RECORDER
 
     async def _reset_all(self) -> None:
-        of_user, self.config = self.config, without_history(self.config)
+        given, self.config = self.config, without_history(self.config)
         self._is_set_up_by_mem0 = True
         self._recorder.is_resetting = True
         try:
             await super().reset()
         finally:
             self._recorder.is_resetting = False
-            self.config = of_user
+            self.config = given
             self._is_set_up_by_mem0 = False
 
     async def _run(self, call: Callable[[], Coroutine[Any, Any, T]], name: str = "call") -> T:
-        """Run one of mem0's operations to its last ack.
+        """Run a public operation of mem0 until its last ack.
 
-        Also within another operation, whose hooks may begin it and not wait for it.
+        Also within another operation, whose hooks may start it without waiting for it.
         """
-        if self._assigned is not OURS:
+        if self._assigned is not OWN_RECORDER:
             return await call()
         state = self._state()
         return await state.run(await state.new_operation(name, self, self._recorder), call)
 
     async def _within(self, name: str, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Call a function of mem0's within the operation that runs, or as one of its own."""
-        operation = self._recorder.operation if self._assigned is OURS else None
-        if self._assigned is OURS and (operation is None or operation.has_ended):
+        """Call an internal function of mem0 within the running operation, or as a new operation."""
+        operation = self._recorder.operation if self._assigned is OWN_RECORDER else None
+        if self._assigned is OWN_RECORDER and (operation is None or operation.has_ended):
             return await self._run(call, name)
         return await call()
 
-    async def _changing(
+    async def _change(
         self, name: str, memory_id: str | None, call: Callable[[], Coroutine[Any, Any, T]]
     ) -> T:
-        """Change one memory, in its turn, as a part of the operation that runs."""
+        """Run a change of one memory, in its turn, as a part of the running operation."""
 
         async def change() -> T:
             operation = self._recorder.require_operation()
@@ -288,7 +295,7 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
                     operation.require_going_on()
                     return await call()
 
-        return await (call() if self._assigned is not OURS else self._within(name, change))
+        return await (call() if self._assigned is not OWN_RECORDER else self._within(name, change))
 
     async def _add_to_vector_store(
         self,
@@ -301,7 +308,7 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
         inherited = super()._add_to_vector_store
 
         async def add() -> Any:
-            operation = self._recorder.operation if self._assigned is OURS else None
+            operation = self._recorder.operation if self._assigned is OWN_RECORDER else None
             if operation is not None:
                 operation.messages, operation.metadata = messages, metadata
                 scope_of = getattr(mem0_main, "_build_session_scope", None)  # 1.0 has no buffer
@@ -313,47 +320,49 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
 
     async def _create_memory(self, *arguments: Any, **options: Any) -> Any:
         inherited = functools.partial(super()._create_memory, *arguments, **options)
-        return await self._changing("add", None, inherited)
+        return await self._change("add", None, inherited)
 
     async def _update_memory(self, memory_id: str, *arguments: Any, **options: Any) -> Any:
         inherited = functools.partial(super()._update_memory, memory_id, *arguments, **options)
-        return await self._changing("update", memory_id, inherited)
+        return await self._change("update", memory_id, inherited)
 
     async def _delete_memory(
         self, memory_id: str, existing_memory: object = None, **options: Any
     ) -> Any:
-        operation = self._recorder.operation if self._assigned is OURS else None
+        operation = self._recorder.operation if self._assigned is OWN_RECORDER else None
         has_turn = operation is not None and operation.turns.is_held_here(memory_id)
-        # What was read before this memory's turn came may have changed: mem0 reads it again.
-        if existing_memory is not None and (has_turn or self._assigned is not OURS):
+        # The memory may have changed before its turn was granted: let mem0 read it again.
+        if existing_memory is not None and (has_turn or self._assigned is not OWN_RECORDER):
             options["existing_memory"] = existing_memory
         inherited = functools.partial(super()._delete_memory, memory_id, **options)
-        return await self._changing("delete", memory_id, inherited)
+        return await self._change("delete", memory_id, inherited)
 
-    # Life
+    # State and closing
 
     def _state(self) -> LoopState:
-        """Return what belongs to the running loop."""
+        """Return the state for the running loop."""
         return self._states.here()
 
     async def aclose(self) -> None:
         """Cancel the operations that have changed nothing, wait for the others, and close."""
         self._close_assigned()
         if "_states" in vars(self):
-            self._recorder.end()
+            self._recorder.close_connection()
             await self._states.aclose()
 
     def close(self) -> None:
-        """Close from anywhere: on a loop it begins closing and returns at once, from another
-        thread it returns when closing is done."""
+        """Close from any thread.
+
+        On an event loop this starts closing and returns at once. Elsewhere it returns when closed.
+        """
         self._close_assigned()
         if "_states" in vars(self):
-            self._recorder.end()
+            self._recorder.close_connection()
             self._states.close()
 
     def _close_assigned(self) -> None:
-        """Close what was assigned to `db`, as mem0 does."""
-        if self._assigned is not OURS:
+        """Close the object that was assigned to `db`, as mem0 does."""
+        if self._assigned is not OWN_RECORDER:
             assigned, self._assigned = self._assigned, None
             if assigned is not None:
                 assigned.close()
@@ -366,11 +375,11 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
         return False
 
 
-async def _awaited(value: Awaitable[T], then: Callable[[T], T]) -> T:
+async def _then(value: Awaitable[T], then: Callable[[T], T]) -> T:
     return then(await value)
 
 
-def _named(where: object) -> str:
+def _name_of(where: object) -> str:
     return (
         type(where).__name__ if isinstance(where, HistoryManager) else without_secrets(str(where))
     )

@@ -1,7 +1,7 @@
-"""What `Memory` gives mem0 as its history: opened when it is used, and told what becomes of it.
+"""The history that `Memory` gives to mem0, and its operations.
 
-mem0's `Memory` logs at most when its history can't be written, so that its caller is told of a
-change that has no record. Here a failure is kept until the operation ends, and raised then.
+mem0 only logs that its history can't be written, so that a change without a record looks complete.
+Here the error is kept until the operation ends, and raised then.
 """
 
 import logging
@@ -26,32 +26,33 @@ T = TypeVar("T")
 _log = logging.getLogger("async_history")
 
 _CLOSE_TIMEOUT_S: Final = 10.0
-"""How long closing waits for operations that run in other threads."""
+"""Seconds that closing waits for operations in other threads."""
 
 
 class _Store(BlockingHistoryManager):
-    """A store that is also asked what mem0's `SQLiteManager` has no call for."""
+    """A `BlockingHistoryManager` that can call any method of the manager behind it."""
 
     def ask(self, function: Callable[[HistoryManager], Awaitable[T]]) -> T:
         return self._call(function)
 
 
 class BlockingRecorder:
-    """What mem0 takes for its `SQLiteManager`, from any thread.
+    """Stands in for mem0's `SQLiteManager`, in any thread.
 
     Args:
         where: a URL, as `open_history` takes it.
-        options: what it takes besides.
-        between_processes: whether operations take turns with those of other processes.
+        options: the other options of `open_history`.
+        between_processes: whether operations on one memory are serialized with those of other
+            processes.
 
     Raises:
-        InvalidInput: at once, where the URL or an option can't be used.
+        InvalidInput: the URL or an option can't be used.
     """
 
     is_resetting = False
-    """Whether mem0 resets: up to 2.0.6 it drops its table through a `connection` it finds."""
+    """Whether mem0 is resetting. Up to 2.0.6 it drops its table through `connection`."""
     resets = 0
-    """How often it was reset."""
+    """Number of resets so far."""
 
     def __init__(
         self,
@@ -61,28 +62,28 @@ class BlockingRecorder:
         between_processes: bool = True,
     ) -> None:
         self.db_path = where
-        self._url = from_any_folder(where)  # it is opened later
+        self._url = from_any_folder(where)  # opened later, maybe after a change of directory
         self._options = options
         checked = open_history(self._url, **options)
         self._turns = turns_of(checked, between_processes=between_processes)
         self._is_closed = False
         self._store: _Store | None = None
-        self._begin()
+        self._set_up()
         forget_in_child(self)
 
     def create(self) -> None:
-        """Make or adopt what is to be written, and leave it closed: a child may fork meanwhile."""
+        """Create or adopt the store, and close it again: the process may fork before it is used."""
         _Store(self._url, **self._options).close()
 
-    def _begin(self) -> None:
-        self._of_thread = threading.local()
+    def _set_up(self) -> None:
+        self._thread_state = threading.local()
         self._running = 0
         self._lock = threading.Lock()
-        self._ended = threading.Condition(self._lock)
+        self._operation_ended = threading.Condition(self._lock)
 
     def forget(self) -> None:
-        """Begin again in a forked child, which opens the store for itself."""
-        self._begin()
+        """Start unopened in a forked child, which opens the store for itself."""
+        self._set_up()
         if self._store is not None:
             keep_inherited(self._store)
             self._store = None
@@ -90,43 +91,43 @@ class BlockingRecorder:
     # Operations
 
     def run(self, body: Callable[[], T]) -> T:
-        """Run one of mem0's operations, on this thread, to its last record.
+        """Run one of mem0's operations in this thread, until its last record is written.
 
         Raises:
-            HistoryNotWritten: with what `body` returned, where its history was not written.
-            HistoryError: the store can't be opened, is closed, or can't be written, as
-                `HistoryManager.require_writable` tells. `body` was not called.
+            HistoryNotWritten: its history was not written. The error has the result of `body`.
+            HistoryError: the store is closed, or can't be opened or written, as
+                `HistoryManager.require_writable` finds. `body` was not called.
         """
         if self._unwritten is not None:
-            return body()  # within another operation
-        with self._admitted():
-            self._opened().ask(_require_writable)
-            unwritten = self._of_thread.unwritten = list[Unwritten]()
-            self._of_thread.refusal = None
+            return body()  # part of another operation
+        with self._count_running():
+            self._open_store().ask(_require_writable)
+            unwritten = self._thread_state.unwritten = list[Unwritten]()
+            self._thread_state.refusal = None
             try:
                 result = body()
             except BaseException as error:
                 for failure, _ in unwritten:
                     _log.error("the history of a failed operation was not written: %s", failure)
-                refusal = self._of_thread.refusal
+                refusal = self._thread_state.refusal
                 if refusal not in (None, error) and isinstance(error, Exception):
                     raise refusal from error
                 raise
             finally:
-                self._of_thread.unwritten = None
+                self._thread_state.unwritten = None
         if unwritten:
             raise history_not_written(result, unwritten) from unwritten[0][0]
-        if self._of_thread.refusal is not None:  # which mem0 has logged at most
-            raise self._of_thread.refusal
+        if self._thread_state.refusal is not None:  # mem0 only logs it
+            raise self._thread_state.refusal
         return result
 
     @property
     def _unwritten(self) -> list[Unwritten] | None:
-        """What the operation on this thread could not write, None outside of an operation."""
-        return getattr(self._of_thread, "unwritten", None)
+        """What the operation in this thread could not write; None outside of an operation."""
+        return getattr(self._thread_state, "unwritten", None)
 
     @contextmanager
-    def _admitted(self) -> Iterator[None]:
+    def _count_running(self) -> Iterator[None]:
         with self._lock:
             self._require_open()
             self._running += 1
@@ -135,16 +136,16 @@ class BlockingRecorder:
         finally:
             with self._lock:
                 self._running -= 1
-                self._ended.notify_all()
+                self._operation_ended.notify_all()
                 is_last = self._is_closed and not self._running
             if is_last:
-                self._close_store()
+                self._close_opened()
 
     def _require_open(self) -> None:
         if self._is_closed:
             raise HistoryClosed("this Memory is closed; make another")
 
-    def _opened(self) -> _Store:
+    def _open_store(self) -> _Store:
         with self._lock:
             if self._unwritten is None and not self._running:
                 self._require_open()
@@ -154,35 +155,36 @@ class BlockingRecorder:
 
     @contextmanager
     def turn_of(self, memory_id: str) -> Iterator[None]:
-        """Have this memory's turn; what keeps it from coming is told, where mem0 logs it at most.
+        """Hold a memory's turn. Its error is raised by the operation, where mem0 only logs it.
 
         Raises:
-            StorageLocked: another process has had it for too long, or it can't be waited for here.
-            StorageError: it can't be asked for.
+            StorageLocked: another process has had the turn for too long, or waiting would block a
+                loop that the turn needs.
+            StorageError: the turn can't be taken.
         """
         with ExitStack() as turns:
             if not self.has_turn_of(memory_id):
-                with self._telling_refusal():
+                with self._keep_refusal():
                     turns.enter_context(self._turns.of(memory_id, self))
             yield
 
     def has_turn_of(self, memory_id: str) -> bool:
-        """Whether this thread has this memory's turn."""
+        """Return whether this thread has the memory's turn."""
         return self._turns.is_held_here(memory_id)
 
     def require_turn(self) -> None:
-        """Ask before the vector store changes in a turn; nothing outside of one, or after that.
+        """Check before the vector store changes that the current turn is kept, if there is one.
 
         Raises:
-            StorageLocked: another process may have this memory's turn. Nothing of it has changed.
+            StorageLocked: another process may have this memory's turn. The memory has not changed.
         """
         turn = current_turn.get()
         if turn is not None:
-            with self._telling_refusal():
+            with self._keep_refusal():
                 turn.require_kept()
 
     def begin_change(self) -> None:
-        """Ask, as `require_turn` does, and from now on no more."""
+        """Check the turn as `require_turn` does, for the last time in this turn."""
         self.require_turn()
         self._note_change()
 
@@ -193,20 +195,20 @@ class BlockingRecorder:
             turn.has_changed = True
 
     @contextmanager
-    def _telling_refusal(self) -> Iterator[None]:
-        """Let the operation raise this error at its end, also where mem0 logs it at most."""
+    def _keep_refusal(self) -> Iterator[None]:
+        """Keep an error for the end of the operation, because mem0 may only log it."""
         try:
             yield
         except HistoryError as error:
-            self._of_thread.refusal = error
+            self._thread_state.refusal = error
             raise
 
-    # What mem0 calls
+    # Calls of mem0
 
     @property
     def connection(self) -> sqlite3.Connection | None:
-        """A connection to the file, for reading; None where there is none."""
-        return None if self.is_resetting else self._opened().connection
+        """A connection to the file, for reading; None without a file."""
+        return None if self.is_resetting else self._open_store().connection
 
     def add_history(
         self,
@@ -239,9 +241,9 @@ class BlockingRecorder:
         """Record many changes, all or none and in order."""
         if records:
             self._note_change()  # the vector store's came before
-            submission, kept = to_submit(records)
+            submission, sent = to_submit(records)
             self._write(
-                lambda store: store.ask(lambda m: m.store.writer.submit(submission())), kept
+                lambda store: store.ask(lambda m: m.store.writer.submit(submission())), sent
             )
 
     def save_messages(self, messages: Sequence[Mapping[str, Any]], session_scope: str) -> None:
@@ -249,47 +251,48 @@ class BlockingRecorder:
         self._write(lambda store: store.save_messages(messages, session_scope), ())
 
     def _write(self, write: Callable[[_Store], object], records: Sequence[Any]) -> None:
-        """Write now; within an operation a failure is kept for its end."""
+        """Write now; within an operation, keep an error until its end."""
         try:
-            write(self._opened())
+            write(self._open_store())
         except HistoryError as error:
             if self._unwritten is None:
                 raise
             self._unwritten.append((error, records))
 
     def get_history(self, memory_id: str) -> list[dict[str, Any]]:
-        """Return a memory's records, in the order in which they were recorded."""
-        return self._opened().get_history(memory_id)
+        """Return a memory's records, in the order of recording."""
+        return self._open_store().get_history(memory_id)
 
     def get_last_messages(self, session_scope: str, limit: int = 10) -> list[dict[str, Any]]:
-        """Return the last messages of a session scope, in the order they were saved."""
-        return self._opened().get_last_messages(session_scope, limit)
+        """Return the last messages of a session scope, in the order of saving."""
+        return self._open_store().get_last_messages(session_scope, limit)
 
     def ask(self, function: Callable[[HistoryManager], Awaitable[T]]) -> T:
-        """Ask the manager what mem0's `SQLiteManager` has no call for."""
-        return self._opened().ask(function)
+        """Call a function with the manager, on its loop."""
+        return self._open_store().ask(function)
 
     def reset(self) -> None:
         """Empty the store."""
         self.resets += 1
-        store = self._opened()
+        store = self._open_store()
         store.reset()
-        store.get_last_messages("")  # makes its tables again, for who reads `connection`
+        store.get_last_messages("")  # creates the tables again, for readers of `connection`
 
     def close(self) -> None:
-        """Do nothing: mem0's reset closes its history, and ours stays open. See `end`."""
+        """Do nothing: mem0's reset closes its history, and this one stays open."""
 
-    # Life
+    # Closing
 
-    def end(self) -> None:
-        """Refuse new operations, wait for those of other threads, and close. Idempotent.
+    def close_store(self) -> None:
+        """Refuse new operations, wait for those in other threads, and close. Idempotent.
 
-        What takes longer than `_CLOSE_TIMEOUT_S` is logged, and the store is closed after it.
+        Operations that take longer than `_CLOSE_TIMEOUT_S` are logged. The store is closed after
+        the last of them.
         """
         own = 0 if self._unwritten is None else 1
         with self._lock:
             self._is_closed = True
-            self._ended.wait_for(lambda: self._running <= own, _CLOSE_TIMEOUT_S)
+            self._operation_ended.wait_for(lambda: self._running <= own, _CLOSE_TIMEOUT_S)
             left = self._running
         if left > own:
             _log.error(
@@ -299,9 +302,9 @@ class BlockingRecorder:
                 _CLOSE_TIMEOUT_S,
             )
         if not left:
-            self._close_store()
+            self._close_opened()
 
-    def _close_store(self) -> None:
+    def _close_opened(self) -> None:
         self._turns = NO_TURNS
         if self._store is not None:
             self._store.close()

@@ -11,16 +11,16 @@ Unwritten = tuple[Exception, Sequence[HistoryRecord | Mapping[str, Any]]]
 
 
 class HistoryNotWritten(HistoryError):
-    """mem0 changed its vector store, and the history of it was not acknowledged.
+    """mem0 changed its vector store, and the records of the change were not acknowledged.
 
-    Hand `records` in again when the cause is mended, to a manager's `batch_add_history`: each has
-    its id, so what was written after all is not written twice.
+    When the cause is gone, pass `records` to a manager's `batch_add_history`. Each record has its
+    id, so a record that was written after all is not written twice.
 
     Attributes:
         result: what mem0 returned.
-        records: what was not acknowledged, in order, by column name.
-        unknown_ids: the ids among them that may have been written: the store failed while it
-            committed. The others certainly were not.
+        records: the records that were not acknowledged, in order, as mappings of mem0's columns.
+        unknown_ids: the ids of those that may have been written, because the store failed while it
+            committed. The others were not written.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class HistoryNotWritten(HistoryError):
 
 
 def history_not_written(result: object, unwritten: Sequence[Unwritten]) -> HistoryNotWritten:
-    """Return the error of an operation that returned `result`; raise it from the first cause."""
+    """Return the error of an operation that returned `result`; raise it `from` the first cause."""
     records = [
         record.as_dict() if isinstance(record, HistoryRecord) else dict(record)
         for _, of_one in unwritten
@@ -56,7 +56,8 @@ def history_not_written(result: object, unwritten: Sequence[Unwritten]) -> Histo
         else "its history was not written"
     )
     return HistoryNotWritten(
-        f"mem0 changed its vector store, and {what}: {cause}. Hand this error's records in again",
+        f"mem0 changed its vector store, and {what}: {cause}. "
+        "Pass this error's records to batch_add_history",
         result,
         records,
         unknown,

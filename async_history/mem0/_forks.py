@@ -1,4 +1,4 @@
-"""What a forked child forgets: its parent's threads and loops do not run there."""
+"""Resets objects in a forked child, where the parent's threads and loops do not run."""
 
 import os
 import weakref
@@ -6,10 +6,10 @@ from typing import Any, Final, Protocol
 
 
 class Forgetful(Protocol):
-    """Something that begins again in a forked child."""
+    """An object that can be reset in a forked child."""
 
     def forget(self) -> None:
-        """Begin again, without touching what the parent has open."""
+        """Return to the state before first use, without touching what the parent has open."""
 
 
 _forgetful: "weakref.WeakSet[Any]" = weakref.WeakSet()
@@ -17,12 +17,12 @@ _inherited: Final[list[object]] = []
 
 
 def forget_in_child(thing: Forgetful) -> None:
-    """Let something begin again in every child that forks while it exists."""
+    """Call `thing.forget` in every child that is forked while the object exists."""
     _forgetful.add(thing)
 
 
 def keep_inherited(thing: object) -> None:
-    """Keep what a parent had open, in the child: freeing it would close it."""
+    """Keep a reference, in the child, to what the parent had open: freeing it would close it."""
     _inherited.append(thing)
 
 

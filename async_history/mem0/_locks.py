@@ -1,11 +1,11 @@
-"""Turns: who may change a memory now, of all that write to one history.
+"""Turns: locks that serialize the changes of a memory, among all writers of one history.
 
-A turn goes from reading a memory's old text to handing its record in. The next of the same process
-follows then: a store keeps the order in which records are handed in. Another process follows when
-they are durable.
+A turn lasts from reading a memory's old text to submitting its record. The next turn in the same
+process begins then, because a store keeps the order of submission. A turn in another process begins
+when the records are durable.
 
-Nothing that has a turn waits for another's, so that turns in any order all end: an operation takes
-one for each change of a memory, and its acks need none.
+There is no deadlock: an operation takes one turn for each change of a memory, a holder of a turn
+waits for no other turn, and acks need none.
 """
 
 import asyncio
@@ -30,26 +30,26 @@ from async_history.errors import StorageLocked
 from async_history.mem0._process_locks import FileLocks
 
 _TURN_TIMEOUT_S: Final = 60.0
-"""Longer than a change of any vector store takes, with its commit."""
+"""Seconds to wait for another process: longer than a change of any vector store and its commit."""
 _LONGEST_WAIT_S: Final = 0.002
-"""How often it is looked whether another store of this process has finished."""
+"""Longest pause in seconds between attempts, while another store of this process has the turn."""
 _SHORTEST_WAIT: Final = 0.15
-"""The part of the longest wait that the shortest takes."""
+"""The shortest pause, as a fraction of the longest."""
 _MOST_IN_A_ROW: Final = 16
-"""How many turns of one process follow each other where another asks for one."""
+"""Consecutive turns of one process while another process waits."""
 
 Wake = Callable[[], None]
 
 current_turn: "ContextVar[Turn | None]" = ContextVar("async_history_turn", default=None)
-"""The last turn that this task or thread, or what began it, has taken."""
+"""The turn taken last by this task or thread, or by the one that started it."""
 
 
 class Turns:
-    """One at a time for each memory, first come first served, on every loop and thread.
+    """One turn at a time for each memory, first come first served, on every loop and thread.
 
     Args:
-        locks: what other processes take turns by; None where they take none.
-        timeout_s: how long another process's turn is waited for: it may be stopped, and holds it.
+        locks: locks shared with other processes; None to serialize within this process only.
+        timeout_s: seconds to wait for a turn of another process, which may be stopped.
     """
 
     def __init__(
@@ -63,27 +63,27 @@ class Turns:
     def _begin(self) -> None:
         self._lock = threading.Lock()
         self._opening = threading.Lock()
-        self._places: dict[int, _Place] = {}
+        self._memories: dict[int, _MemoryTurns] = {}
         self._is_open = self._locks is None
 
     def forget(self) -> None:
-        """Begin again in a forked child, without touching what the parent holds."""
+        """Start without turns in a forked child, without touching the parent's locks."""
         if self._locks is not None:
             self._locks.forget()
         self._begin()
 
     def of(self, memory_id: str, store: object, *, between_processes: bool = True) -> "Turn":
-        """Return this memory's turn, to be waited for and kept: `with` or `async with` it.
+        """Return a turn of a memory, to be taken by `with` or `async with`.
 
         Args:
-            store: what its record is handed to. It keeps the order of what it is handed; another
-                one's turn waits for its acks.
-            between_processes: whether to take it from other processes too.
+            store: the store that its records are submitted to. Turns with the same store follow
+                each other at once; turns with another store wait for the acks.
+            between_processes: whether to exclude other processes too.
         """
         return Turn(self, memory_id, store, between_processes=between_processes)
 
     def is_held_here(self, memory_id: str) -> bool:
-        """Whether this task or thread, or what began it, has this memory's turn."""
+        """Return whether this task or thread, or the one that started it, has a memory's turn."""
         turn = current_turn.get()
         while turn is not None:
             if turn.is_held and turn.memory_id == memory_id and turn.is_of(self):
@@ -93,8 +93,8 @@ class Turns:
 
     @property
     def is_idle(self) -> bool:
-        """Whether no turn is held or waited for, here and for other processes."""
-        return not self._places
+        """Whether no turn is held or waited for."""
+        return not self._memories
 
     # Within the process
 
@@ -106,163 +106,163 @@ class Turns:
         *,
         stopped: asyncio.AbstractEventLoop | None = None,
     ) -> bool:
-        """Take a place, or a number in its queue: `wake` is called when it has come up.
+        """Take a turn and return True, or queue for it: `wake` is called when it is granted.
 
         Args:
-            stopped: the loop that would stop while the turn is waited for.
+            stopped: the event loop that the wait would block.
 
         Raises:
-            StorageLocked: the turn would be waited for until that loop has gone on.
+            StorageLocked: the turn depends on that loop, so the wait would not end.
         """
         with self._lock:
-            place = self._places.get(number)
-            if place is None:
-                place = self._places[number] = _Place()
-            if stopped is not None and place.needs(stopped):
+            memory = self._memories.get(number)
+            if memory is None:
+                memory = self._memories[number] = _MemoryTurns()
+            if stopped is not None and memory.depends_on(stopped):
                 raise StorageLocked(
-                    "AsyncMemory is changing this memory on the event loop that this call stops; "
+                    "AsyncMemory is changing this memory on the event loop that this call blocks; "
                     "nothing was changed. Use AsyncMemory on a loop, or call Memory in a thread"
                 )
-            if place.holder is not None and not place.holder.is_lost:
-                place.waiting.append((turn, wake))
+            if memory.holder is not None and not memory.holder.is_lost:
+                memory.waiting.append((turn, wake))
                 return False
-            place.holder = turn
+            memory.holder = turn
             return True
 
     def give_up(self, number: int, turn: "Turn", wake: Wake) -> bool:
-        """Leave a place's queue; return False where its turn has come already."""
+        """Leave the queue; return False if the turn was granted already."""
         with self._lock:
             try:
-                self._places[number].waiting.remove((turn, wake))
+                self._memories[number].waiting.remove((turn, wake))
             except ValueError:
                 return False
             return True
 
-    def hand_on(self, number: int, turn: "Turn") -> None:
-        """Let the next have a place, and other processes once all acks are there."""
+    def release(self, number: int, turn: "Turn") -> None:
+        """End a turn: grant the next one, and unlock it for other processes after all acks."""
         unacked = [ack for ack in turn.acks if not ack.done()]
         with self._lock:
-            place = self._places.get(number)
+            memory = self._memories.get(number)
             if (
-                place is None or place.holder is not turn
-            ):  # its loop was closed over it, and another took the place
+                memory is None or memory.holder is not turn
+            ):  # its loop was closed, and another turn replaced it
                 return
-            place.unacked += len(unacked)
-            place.unacked_store = turn.store
-            place.unacked_loop = turn.loop
+            memory.unacked += len(unacked)
+            memory.unacked_store = turn.store
+            memory.unacked_loop = turn.loop
         for ack in unacked:
-            ack.add_done_callback(lambda _: self._acked(number, place))
+            ack.add_done_callback(lambda _: self._on_ack(number, memory))
         while True:
             with self._lock:
-                if not place.waiting:
-                    place.holder = None
-                    self._forget_if_free(number, place)
+                if not memory.waiting:
+                    memory.holder = None
+                    self._remove_if_free(number, memory)
                     return
-                place.in_a_row += 1
-                place.holder, wake = place.waiting.popleft()
+                memory.in_a_row += 1
+                memory.holder, wake = memory.waiting.popleft()
             try:
                 wake()
-            except RuntimeError:  # its loop was closed over it
+            except RuntimeError:  # its loop was closed
                 continue
             return
 
-    def _acked(self, number: int, place: "_Place") -> None:
+    def _on_ack(self, number: int, memory: "_MemoryTurns") -> None:
         with self._lock:
-            place.unacked -= 1
-            self._forget_if_free(number, place)
-            tell = None if place.unacked else place.tell
-        if tell is not None:
-            with contextlib.suppress(RuntimeError):  # the loop of who waits was closed
-                tell()
+            memory.unacked -= 1
+            self._remove_if_free(number, memory)
+            notify = None if memory.unacked else memory.notify
+        if notify is not None:
+            with contextlib.suppress(RuntimeError):  # the waiting loop was closed
+                notify()
 
-    def _forget_if_free(self, number: int, place: "_Place") -> None:
-        if place.holder is None and not place.unacked:
-            if place.is_taken and self._locks is not None:
+    def _remove_if_free(self, number: int, memory: "_MemoryTurns") -> None:
+        if memory.holder is None and not memory.unacked:
+            if memory.is_taken and self._locks is not None:
                 self._locks.leave(number)
-            del self._places[number]
+            del self._memories[number]
 
     # Between processes
 
     @property
     def is_open(self) -> bool:
-        """Whether what other processes take turns with is open."""
+        """Whether the locks shared with other processes are open."""
         return self._is_open
 
     def open(self) -> None:
-        """Open it. Blocking, once."""
+        """Open the locks. It blocks. Idempotent."""
         with self._opening:
             if self._locks is not None and not self._is_open:
                 self._locks.open()
             self._is_open = True
 
     def take(self, number: int, turn: "Turn") -> bool:
-        """Take a place from other stores and processes, where the turn may go on at once."""
+        """Exclude other stores and processes, or return False if one has the memory."""
         with self._lock:
-            place = self._places[number]
-            if place.unacked and place.unacked_store is not turn.store:
-                if place.unacked_loop is None or not place.unacked_loop.is_closed():
+            memory = self._memories[number]
+            if memory.unacked and memory.unacked_store is not turn.store:
+                if memory.unacked_loop is None or not memory.unacked_loop.is_closed():
                     return False
-                place.unacked = 0  # nobody is left to be told
+                memory.unacked = 0  # their loop was closed
             if self._locks is None or not turn.between_processes:
                 return True
-            if place.is_taken and place.in_a_row >= _MOST_IN_A_ROW:
+            if memory.is_taken and memory.in_a_row >= _MOST_IN_A_ROW:
                 if self._locks.is_asked_for(number):
-                    if not place.unacked:
+                    if not memory.unacked:
                         self._locks.leave(number)
-                        place.is_taken = False
-                        place.in_a_row = 0
+                        memory.is_taken = False
+                        memory.in_a_row = 0
                     return False
-                place.in_a_row = 0
-            if not place.is_taken:
-                place.is_taken = self._locks.take(number)
-            return place.is_taken
+                memory.in_a_row = 0
+            if not memory.is_taken:
+                memory.is_taken = self._locks.take(number)
+            return memory.is_taken
 
-    def ask_for(self, number: int, tell: Wake) -> None:
-        """Wait for a place: `tell` may be called when `take` is worth a try."""
+    def ask_for(self, number: int, notify: Wake) -> None:
+        """Wait for other stores and processes: `notify` may be called when `take` may succeed."""
         with self._lock:
-            self._places[number].tell = tell
+            self._memories[number].notify = notify
         if self._locks is not None:
-            self._locks.ask_for(number, tell)
+            self._locks.ask_for(number, notify)
 
-    def stop_asking(self, number: int, tell: Wake) -> None:
-        """Take `ask_for` back."""
+    def stop_asking(self, number: int, notify: Wake) -> None:
+        """Undo `ask_for`."""
         with self._lock:
-            place = self._places.get(number)
-            if place is None or place.tell is not tell:
-                return  # its loop was closed over it, and another took the place
-            place.tell = None
+            memory = self._memories.get(number)
+            if memory is None or memory.notify is not notify:
+                return  # its loop was closed, and another turn replaced it
+            memory.notify = None
         if self._locks is not None:
             self._locks.stop_asking(number)
 
     def pauses(self) -> Iterator[float]:
-        """Yield how long to wait for another store or process, each time it is asked for.
+        """Yield the seconds to pause before each attempt to exclude another store or process.
 
         Raises:
-            StorageLocked: it has had the turn for `timeout_s`. Nothing was changed.
+            StorageLocked: `timeout_s` is over. Nothing was changed.
         """
         until = time.monotonic() + self._timeout_s
         longest = pause = _LONGEST_WAIT_S if self._locks is None else self._locks.longest_wait_s
-        while time.monotonic() < until:  # whoever asked before is first
+        while time.monotonic() < until:  # the first is the longest: earlier waiters go first
             yield pause
             pause = longest * random.uniform(_SHORTEST_WAIT, 1)  # noqa: S311 - to wait
         raise StorageLocked(
             f"another process has had this memory's turn for {self._timeout_s:g} s; nothing was "
-            "changed. Look whether a process that uses this history is stopped"
+            "changed. Check whether a process that uses this history is stopped"
         )
 
     def is_lost(self, number: int) -> bool:
-        """Whether another process may have a place that is held here."""
+        """Return whether another process may have a lock that is held here."""
         if self._locks is None:
             return False
         with self._lock:
             return self._locks.is_lost(number)
 
 
-class _Place:
-    """What is known of one memory, for as long as anybody has or wants its turn."""
+class _MemoryTurns:
+    """The turns of one memory: who holds it, who waits, which acks are missing."""
 
     __slots__ = (
-        *("holder", "in_a_row", "is_taken", "tell", "unacked", "unacked_loop", "unacked_store"),
+        *("holder", "in_a_row", "is_taken", "notify", "unacked", "unacked_loop", "unacked_store"),
         "waiting",
     )
 
@@ -270,14 +270,14 @@ class _Place:
         self.holder: Turn | None = None
         self.is_taken = False
         self.in_a_row = 0
-        self.tell: Wake | None = None
+        self.notify: Wake | None = None
         self.unacked = 0
         self.unacked_store: object = None
         self.unacked_loop: asyncio.AbstractEventLoop | None = None
         self.waiting: deque[tuple[Turn, Wake]] = deque()
 
-    def needs(self, loop: asyncio.AbstractEventLoop) -> bool:
-        """Whether who has it, or comes next, or an ack, needs this loop to go on."""
+    def depends_on(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Return whether the holder, a waiting turn or a missing ack needs this loop to run."""
         turns = [turn for turn, _ in self.waiting]
         if self.holder is not None:
             turns.append(self.holder)
@@ -287,10 +287,11 @@ class _Place:
 
 
 class Turn:
-    """One wait for a memory's turn, and the turn.
+    """A memory's turn, from the wait for it to its end.
 
-    `acks` are of what was handed in meanwhile: other stores and processes wait for them.
-    `has_changed` says whether the memory was changed in it: until then its loss may be told.
+    Attributes:
+        acks: futures of the records submitted in it; other stores and processes wait for them.
+        has_changed: whether the memory was changed in it. Until then its loss can be reported.
     """
 
     __slots__ = (
@@ -313,59 +314,59 @@ class Turn:
         self.acks: list[asyncio.Future[Any]] = []
 
     def is_of(self, turns: Turns) -> bool:
-        """Whether these turns gave it."""
+        """Return whether it belongs to these turns."""
         return self._turns is turns
 
     @property
     def is_lost(self) -> bool:
-        """Whether its task can't go on: its loop was closed."""
+        """Whether its task cannot continue, because its loop was closed."""
         return self.loop is not None and self.loop.is_closed()
 
     async def __aenter__(self) -> "Turn":
         turns, number = self._turns, self._number
         self.loop = loop = asyncio.get_running_loop()
-        come_up = loop.create_future()
+        granted = loop.create_future()
 
         def wake() -> None:
-            loop.call_soon_threadsafe(_done, come_up)
+            loop.call_soon_threadsafe(_set_done, granted)
 
         if not turns.enter(number, self, wake):
             try:
-                await come_up
+                await granted
             except BaseException:
                 if not turns.give_up(number, self, wake):
-                    turns.hand_on(number, self)
+                    turns.release(number, self)
                 raise
         try:
             if self.between_processes and not turns.is_open:
                 await asyncio.to_thread(turns.open)
             if not turns.take(number, self):
-                await self._asked_for(loop)
+                await self._wait_for_others(loop)
         except BaseException:
-            turns.hand_on(number, self)
+            turns.release(number, self)
             raise
         self._begin()
         return self
 
-    async def _asked_for(self, loop: asyncio.AbstractEventLoop) -> None:
-        told = loop.create_future()
+    async def _wait_for_others(self, loop: asyncio.AbstractEventLoop) -> None:
+        notified = loop.create_future()
 
-        def tell() -> None:
-            loop.call_soon_threadsafe(_done, told)
+        def notify() -> None:
+            loop.call_soon_threadsafe(_set_done, notified)
 
-        self._turns.ask_for(self._number, tell)
+        self._turns.ask_for(self._number, notify)
         try:
             for pause in self._turns.pauses():
-                timer = loop.call_later(pause, _done, told)
+                timer = loop.call_later(pause, _set_done, notified)
                 try:
-                    await told
+                    await notified
                 finally:
                     timer.cancel()
-                told = loop.create_future()
+                notified = loop.create_future()
                 if self._turns.take(self._number, self):
                     return
         finally:
-            self._turns.stop_asking(self._number, tell)
+            self._turns.stop_asking(self._number, notify)
 
     async def __aexit__(self, *_: object) -> None:
         self._end()
@@ -374,36 +375,36 @@ class Turn:
         turns, number = self._turns, self._number
         if self.between_processes and not turns.is_open:
             turns.open()
-        come_up = threading.Event()
-        wake = come_up.set
-        if not turns.enter(number, self, wake, stopped=_loop_here()):
+        granted = threading.Event()
+        wake = granted.set
+        if not turns.enter(number, self, wake, stopped=_running_loop()):
             try:
-                come_up.wait()
+                granted.wait()
             except BaseException:
                 if not turns.give_up(number, self, wake):
-                    turns.hand_on(number, self)
+                    turns.release(number, self)
                 raise
         try:
             if not turns.take(number, self):
-                self._ask_for()
+                self._wait_for_others_blocking()
         except BaseException:
-            turns.hand_on(number, self)
+            turns.release(number, self)
             raise
         self._begin()
         return self
 
-    def _ask_for(self) -> None:
-        told = threading.Event()
-        tell = told.set
-        self._turns.ask_for(self._number, tell)
+    def _wait_for_others_blocking(self) -> None:
+        notified = threading.Event()
+        notify = notified.set
+        self._turns.ask_for(self._number, notify)
         try:
             for pause in self._turns.pauses():
-                told.wait(pause)
-                told.clear()
+                notified.wait(pause)
+                notified.clear()
                 if self._turns.take(self._number, self):
                     return
         finally:
-            self._turns.stop_asking(self._number, tell)
+            self._turns.stop_asking(self._number, notify)
 
     def __exit__(
         self,
@@ -421,73 +422,75 @@ class Turn:
     def _end(self) -> None:
         current_turn.set(self.outer)
         self.is_held = False
-        self._turns.hand_on(self._number, self)
-        # What began in this turn and lives on holds on to it.
+        self._turns.release(self._number, self)
+        # Tasks started in this turn may outlive it and refer to it.
         self.acks, self.outer, self.store = [], None, None
 
     def require_kept(self) -> None:
-        """Require, until the memory is changed, that no other process can have the turn.
+        """Check, until the memory is changed, that no other process can have the turn.
 
         Raises:
-            StorageLocked: the connection or the file that holds it is gone.
+            StorageLocked: the connection or the file with its lock is gone.
         """
         if self.is_held and not self.has_changed and self._turns.is_lost(self._number):
             raise StorageLocked(
-                "what held this memory's turn is gone (the connection to the server, or the file "
-                "beside the history), and another process may have it; nothing was changed. Try "
-                "again"
+                "the lock of this memory's turn was lost (the connection to the server, or the "
+                "file <history>-turns, is gone), and another process may have the turn; nothing "
+                "was changed. Try again"
             )
 
     def note(self, ack: "asyncio.Future[Any]") -> None:
-        """Let other stores and processes wait for this ack."""
+        """Make other stores and processes wait for this ack."""
         if self.is_held:
             self.acks.append(ack)
 
 
-def _loop_here() -> asyncio.AbstractEventLoop | None:
+def _running_loop() -> asyncio.AbstractEventLoop | None:
     try:
         return asyncio.get_running_loop()
     except RuntimeError:
         return None
 
 
-def _done(future: "asyncio.Future[None]") -> None:
+def _set_done(future: "asyncio.Future[None]") -> None:
     if not future.done():
         future.set_result(None)
 
 
 def number_of(memory_id: str) -> int:
-    """Return a memory's number, in every process the same: no other memory's, but by a chance of
-    one in 2**62."""
+    """Return the number of a memory's lock: the same in every process, below 2**62.
+
+    Two memories share a number by a chance of one in 2**62: they then take turns together.
+    """
     digest = blake2b(str(memory_id).encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 2
 
 
 @dataclass(frozen=True, slots=True)
 class TurnTaker:
-    """Takes the turns of a store, the same for all of this process that use it.
+    """The turns of a store, shared by all of its users in this process.
 
     Attributes:
-        between_processes: whether it takes them from other processes too.
+        between_processes: whether its turns exclude other processes too.
     """
 
     turns: Turns
     between_processes: bool
 
     def of(self, memory_id: str, store: object) -> Turn:
-        """Return a memory's turn, see `Turns.of`."""
+        """Return a turn of a memory; see `Turns.of`."""
         return self.turns.of(memory_id, store, between_processes=self.between_processes)
 
     def is_held_here(self, memory_id: str) -> bool:
-        """Whether this task or thread, or what began it, has a memory's turn."""
+        """See `Turns.is_held_here`."""
         return self.turns.is_held_here(memory_id)
 
 
 def turns_of(manager: HistoryManager, *, between_processes: bool = True) -> TurnTaker:
-    """Return what takes the turns of a manager's store.
+    """Return the turns of a manager's store.
 
     Raises:
-        InvalidInput: `between_processes` is no bool.
+        InvalidInput: `between_processes` is not a bool.
     """
     check_flag("turns_between_processes", between_processes)
     name = manager.backend.store_name
@@ -512,7 +515,7 @@ _all: Final["WeakSet[Turns]"] = WeakSet()
 _known: Final["WeakValueDictionary[tuple[str, ...], Turns]"] = WeakValueDictionary()
 _of_managers: Final["WeakKeyDictionary[HistoryManager, Turns]"] = WeakKeyDictionary()
 NO_TURNS: Final = TurnTaker(Turns(), between_processes=False)
-"""Instead of those of a store that is closed: its locks are closed with the last who has them."""
+"""Replaces the turns of a closed store, so that its locks are closed with their last user."""
 
 
 def _forget_in_child() -> None:

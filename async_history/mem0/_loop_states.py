@@ -1,7 +1,7 @@
-"""What an AsyncMemory has for each event loop: its store there, the operations that run.
+"""The state of an AsyncMemory on each event loop: its store there, and its running operations.
 
 One AsyncMemory may serve several loops, one after another (`asyncio.run` twice) or at the same time
-(a thread each). Each has a state of its own; a history in memory is one store beneath them all.
+(one in each thread). Each loop has a state of its own. All of them share one history in memory.
 """
 
 import asyncio
@@ -41,8 +41,8 @@ CLOSED: Final = "this AsyncMemory is closed; make another"
 Where = str | os.PathLike[str] | HistoryManager
 
 
-class _Own(Protocol):
-    """A store that is opened and closed here."""
+class _OwnStore(Protocol):
+    """A store that its loop state closes."""
 
     async def aclose(self) -> None: ...
 
@@ -50,48 +50,48 @@ class _Own(Protocol):
 
 
 class LoopState:
-    """What belongs to the running loop.
+    """The state of an AsyncMemory on the running loop.
 
     Args:
-        store: what its operations write to.
-        opening: opens the store, None where that is not to be done here.
-        own: what is closed with it, None where that is not to be done here.
-        on_closed: called when nothing runs here any more, and nothing will.
-        turns: those of the store, on every loop.
+        store: the store that operations write to.
+        opening: opens the store; None for a store that was opened elsewhere.
+        own: the store to close with this state; None for a store that is shared.
+        on_closed: called when the last operation has ended and the state is closed.
+        turns: the turns of the store, shared by all loops.
     """
 
     close_timeout_s = 10.0
-    """How long closing waits for operations that changed something and are not at their end."""
+    """Seconds that closing waits for operations that have changed something."""
 
     def __init__(
         self,
         store: OperationStore,
         opening: Callable[[], Coroutine[Any, Any, object]] | None,
-        own: _Own | None,
+        own: _OwnStore | None,
         on_closed: Callable[["LoopState"], None],
         turns: TurnTaker,
     ) -> None:
         self.loop = asyncio.get_running_loop()
-        self.doorway = LoopInbox()
+        self.inbox = LoopInbox()
         self.turns = turns
         self.resetting = asyncio.Lock()
         self.running: dict[asyncio.Task[Any], tuple[Operation, asyncio.Future[Any]]] = {}
         self.manager = store
-        self._begun: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Task[None]] = set()
         self._own = own
         self._on_closed = on_closed
-        self._opening = self._apart(opening()) if opening is not None else None
+        self._opening = self._create_task(opening()) if opening is not None else None
         self._closing: asyncio.Task[None] | None = None
         self._has_waited = self.loop.create_future()
 
-    def _apart(self, coroutine: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
-        """Begin a task that holds on to nothing of the operation it is begun in."""
+    def _create_task(self, coroutine: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
+        """Create a task that does not inherit the context of the running operation."""
         return self.loop.create_task(coroutine, context=contextvars.Context())
 
     # Running
 
-    async def opened(self) -> OperationStore:
-        """Return the store, open as far as it is opened here."""
+    async def open_store(self) -> OperationStore:
+        """Wait until the store is open, and return it."""
         if self._opening is not None and not self._opening.done():
             await asyncio.shield(self._opening)
         if self._closing is not None:
@@ -100,7 +100,7 @@ class LoopState:
 
     @property
     def has_failed(self) -> bool:
-        """Whether opening the store failed: the next call opens another."""
+        """Whether opening the store failed. The next call then opens another."""
         opening = self._opening
         return (
             opening is not None
@@ -108,13 +108,13 @@ class LoopState:
             and (opening.cancelled() or opening.exception() is not None)
         )
 
-    def begin(self, recorder: Recorder, call: Callable[[], None]) -> None:
-        """Begin an operation that nobody waits for: a failure is logged, closing waits for it."""
-        task = self._apart(self._run_begun(recorder, call))
-        self._begun.add(task)
-        task.add_done_callback(self._begun.discard)
+    def start_in_background(self, recorder: Recorder, call: Callable[[], None]) -> None:
+        """Start an operation in the background: its failure is logged, and closing waits for it."""
+        task = self._create_task(self._run_in_background(recorder, call))
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
 
-    async def _run_begun(self, recorder: Recorder, call: Callable[[], None]) -> None:
+    async def _run_in_background(self, recorder: Recorder, call: Callable[[], None]) -> None:
         async def body() -> None:
             call()
 
@@ -123,11 +123,11 @@ class LoopState:
                 await asyncio.shield(self._opening)
             await self.run(self._operation("call", recorder, recorder, self.manager), body)
         except HistoryError as error:
-            _log.error("what was called outside of an operation was not written: %s", error)
+            _log.error("a call outside of an operation was not written: %s", error)
 
     async def new_operation(self, name: str, memory: Any, recorder: Recorder) -> Operation:
-        """Return an operation of a memory's that is going to run here."""
-        return self._operation(name, memory, recorder, await self.opened())
+        """Return a new operation of a memory, to be run on this loop."""
+        return self._operation(name, memory, recorder, await self.open_store())
 
     def _operation(
         self, name: str, memory: Any, recorder: Recorder, store: OperationStore
@@ -137,20 +137,20 @@ class LoopState:
             memory,
             recorder,
             store,
-            self.doorway,
+            self.inbox,
             self.turns,
             sees_changes=sees_changes(),
         )
 
     async def run(self, operation: Operation, body: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Run an operation to its last ack. Cancelled, it runs on if it has changed something."""
+        """Run an operation until its last ack. If cancelled after its first change, it runs on."""
         operation.require_going_on()
-        # Not the task itself, which would be cancelled too, nor a shield around it, which takes
-        # another turn of the loop to tell how it ended.
+        # A future, not the task, which would be cancelled with its caller, nor a shield around it,
+        # which takes one more turn of the loop.
         outcome: asyncio.Future[T] = self.loop.create_future()
-        task = self.loop.create_task(_recorded(operation, body, outcome))
+        task = self.loop.create_task(_run_operation(operation, body, outcome))
         self.running[task] = operation, outcome
-        task.add_done_callback(functools.partial(self._ended, outcome))
+        task.add_done_callback(functools.partial(self._on_ended, outcome))
         try:
             return await outcome
         except asyncio.CancelledError:
@@ -160,13 +160,13 @@ class LoopState:
         finally:
             del outcome  # an error's traceback holds this frame, and the outcome the error
 
-    def _ended(self, outcome: "asyncio.Future[Any]", task: "asyncio.Task[Any]") -> None:
+    def _on_ended(self, outcome: "asyncio.Future[Any]", task: "asyncio.Task[Any]") -> None:
         operation, _ = self.running.pop(task)
-        operation.memory = None  # what began in it and lives on must not keep the memory alive
-        outcome.cancel()  # in vain, but for a task that was cancelled before it began
+        operation.memory = None  # tasks that outlive it must not keep the memory alive
+        outcome.cancel()  # has an effect only if the task was cancelled before it began
 
-    async def acked(self) -> None:
-        """Wait until all that was handed in is durable, or has failed."""
+    async def wait_for_acks(self) -> None:
+        """Wait until all submitted records are durable or have failed."""
         acks = [ack for operation, _ in self.running.values() for ack in operation.acks]
         if acks:
             await asyncio.wait(acks)
@@ -174,26 +174,26 @@ class LoopState:
     # Closing
 
     async def aclose(self) -> None:
-        """Cancel operations that have changed nothing, wait for the others, close what is own.
+        """Cancel operations that have changed nothing, wait for the others, and close the store.
 
-        What takes longer than `close_timeout_s` is left to end by itself, and logged; the store
-        is closed after it.
+        Operations that take longer than `close_timeout_s` are logged and left to end by
+        themselves. The store is closed after them.
         """
-        closing = self.begin_closing()
+        closing = self.start_closing()
         await asyncio.wait([closing, self._has_waited], return_when=asyncio.FIRST_COMPLETED)
         if closing.done():
             closing.result()
 
-    def begin_closing(self) -> "asyncio.Task[None]":
-        """Begin to close, on the loop; the task that does is done when nothing is left."""
+    def start_closing(self) -> "asyncio.Task[None]":
+        """Start closing, on the loop; return the task, which is done when all is closed."""
         if self._closing is None:
-            self._closing = self._apart(self._close())
+            self._closing = self._create_task(self._close())
         return self._closing
 
     async def _close(self) -> None:
         try:
-            if self._begun:
-                await asyncio.wait(self._begun, timeout=self.close_timeout_s)
+            if self._background:
+                await asyncio.wait(self._background, timeout=self.close_timeout_s)
             await self._end_operations()
             if self._opening is not None:
                 await asyncio.wait([self._opening])
@@ -231,8 +231,8 @@ class LoopState:
         while self.running:
             await asyncio.wait(self.running)
 
-    def let_go(self) -> None:
-        """Close what is own without waiting, from any thread, also while garbage is collected."""
+    def abandon(self) -> None:
+        """Close the store without waiting. Safe from any thread and from a finalizer."""
         if self._own is None:
             return
         if self.loop.is_running():
@@ -241,17 +241,17 @@ class LoopState:
             self._own.close()
 
 
-async def _recorded(
+async def _run_operation(
     operation: Operation, body: Callable[[], Coroutine[Any, Any, T]], outcome: "asyncio.Future[T]"
 ) -> None:
-    """Run an operation's body, wait for its acks, and tell how it went."""
+    """Run an operation's body, wait for its acks, and set its outcome."""
     current.set(operation)
     try:
-        result = await _acked(operation, body)
+        result = await _run_until_acked(operation, body)
     except asyncio.CancelledError:
         outcome.cancel()
         raise
-    except Exception as error:  # told to the caller, or to the log
+    except Exception as error:  # raised to the caller, or logged
         if outcome.done():
             _log.error("an operation whose caller was cancelled failed: %s", error)
         else:
@@ -261,19 +261,19 @@ async def _recorded(
             outcome.set_result(result)
 
 
-async def _acked(operation: Operation, body: Callable[[], Coroutine[Any, Any, T]]) -> T:
+async def _run_until_acked(operation: Operation, body: Callable[[], Coroutine[Any, Any, T]]) -> T:
     try:
         result = await body()
     except BaseException as error:
-        for failure, _ in await operation.unwritten():
+        for failure, _ in await operation.wait_for_acks():
             _log.error("the history of a failed operation was not written: %s", failure)
         if operation.refusal is not None and isinstance(error, Exception):
             raise operation.refusal from error
         raise
-    unwritten = await operation.unwritten()
+    unwritten = await operation.wait_for_acks()
     if unwritten:
         raise history_not_written(result, unwritten) from unwritten[0][0]
-    if operation.refusal is not None:  # which mem0 has logged at most
+    if operation.refusal is not None:  # mem0 only logs it
         raise operation.refusal
     return result
 
@@ -282,16 +282,17 @@ class LoopStates:
     """The states of an AsyncMemory, one for each loop that uses it.
 
     Args:
-        where: a URL, or a manager, which is never closed here.
-        options: what `open_history` takes besides the URL.
-        between_processes: whether operations take turns with those of other processes.
+        where: a URL, or a manager, which is shared and not closed.
+        options: the other options of `open_history`.
+        between_processes: whether operations on one memory are serialized with those of other
+            processes.
 
     Raises:
-        InvalidInput: at once, where the URL or an option can't be used.
+        InvalidInput: the URL or an option can't be used.
     """
 
     longest_close_s = 3 * LoopState.close_timeout_s
-    """How long the closing on another loop is waited for: its operations', and its manager's."""
+    """Seconds to wait until another loop has closed its operations and its manager."""
 
     def __init__(
         self, where: Where, options: HistoryOptions, *, between_processes: bool = True
@@ -305,33 +306,33 @@ class LoopStates:
         if not isinstance(where, HistoryManager):
             where = where or "null://"
             path = sqlite_file(where)
-            # What a later loop opens must be the same file if the folder has changed.
+            # A later loop must open the same file, also after a change of the working directory.
             self._url = from_any_folder(where)
-            of_options = open_history(self._url, **options)  # checks them
-            self.store_name = of_options.backend.store_name
-            self._turns = turns_of(of_options, between_processes=between_processes)
-            if isinstance(of_options, SQLiteHistoryManager) and path is None:
+            manager = open_history(self._url, **options)  # checks the options
+            self.store_name = manager.backend.store_name
+            self._turns = turns_of(manager, between_processes=between_processes)
+            if isinstance(manager, SQLiteHistoryManager) and path is None:
                 self._hosted = HostedHistory(self._url, options)
         elif not options:
             self.store_name = where.backend.store_name
             self._turns = turns_of(where, between_processes=between_processes)
         else:
             raise InvalidInput(
-                "options are for a store that is opened here; the manager was opened with its own"
+                "history= is a manager, which was opened with its own options: give no others"
             )
         forget_in_child(self)
 
     def forget(self) -> None:
-        """Begin again in a forked child."""
+        """Start without states in a forked child."""
         keep_inherited(self._states)
         self._lock = threading.Lock()
         self._states = {}
 
-    def begin(self, recorder: Recorder, call: Callable[[], None]) -> None:
-        """Begin an operation of its own on the running loop.
+    def start_in_background(self, recorder: Recorder, call: Callable[[], None]) -> None:
+        """Start an operation in the background on the running loop.
 
         Raises:
-            HistoryError: no loop runs on this thread.
+            HistoryError: no loop is running in this thread.
         """
         try:
             asyncio.get_running_loop()
@@ -340,7 +341,7 @@ class LoopStates:
                 "the history of AsyncMemory was called outside of an operation and of an event "
                 "loop; nothing was written. Call it on a loop, or use Memory"
             ) from None
-        self.here().begin(recorder, call)
+        self.here().start_in_background(recorder, call)
 
     def here(self) -> LoopState:
         """Return the running loop's state."""
@@ -354,24 +355,30 @@ class LoopStates:
 
     def _new_state(self, loop: asyncio.AbstractEventLoop) -> LoopState:
         with self._lock:
-            gone = [other for other in self._states.values() if other.loop.is_closed()]
-            for other in gone:
+            closed = [other for other in self._states.values() if other.loop.is_closed()]
+            for other in closed:
                 del self._states[other.loop]
             if self._shared is not None:
-                state = LoopState(self._shared, None, None, self._closed, self._turns)
+                state = LoopState(self._shared, None, None, self._on_state_closed, self._turns)
             elif self._hosted is not None:
-                state = LoopState(self._hosted, self._hosted.open, None, self._closed, self._turns)
+                state = LoopState(
+                    self._hosted, self._hosted.open, None, self._on_state_closed, self._turns
+                )
             else:
                 manager = open_history(self._url, **self._options)
                 state = LoopState(
-                    manager, lambda: _open(manager), manager, self._closed, self._turns
+                    manager,
+                    lambda: _wait_until_open(manager),
+                    manager,
+                    self._on_state_closed,
+                    self._turns,
                 )
             self._states[loop] = state
-        for other in gone:
-            other.let_go()
+        for other in closed:
+            other.abandon()
         return state
 
-    def _closed(self, state: LoopState) -> None:
+    def _on_state_closed(self, state: LoopState) -> None:
         with self._lock:
             if self._states.get(state.loop) is state:
                 del self._states[state.loop]
@@ -382,9 +389,9 @@ class LoopStates:
                 self._hosted.close()
 
     async def aclose(self) -> None:
-        """Close on every loop; wait until that is done, or what it left is logged."""
-        self._begin_closing()
-        elsewhere = self._begin_elsewhere()
+        """Close on every loop; return when closed, or when unfinished operations are logged."""
+        self._mark_closed()
+        elsewhere = self._start_closing_elsewhere()
         here = self._states.get(asyncio.get_running_loop())
         if here is not None:
             await here.aclose()
@@ -397,9 +404,9 @@ class LoopStates:
             await self._hosted.aclose()
 
     def close(self) -> None:
-        """Close on every loop: on a loop begin it, elsewhere wait until that is done."""
-        self._begin_closing()
-        elsewhere = self._begin_elsewhere()
+        """Close on every loop. On a loop, start closing; elsewhere, wait until it is done."""
+        self._mark_closed()
+        elsewhere = self._start_closing_elsewhere()
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
@@ -410,17 +417,17 @@ class LoopStates:
             return
         here = self._states.get(loop)
         if here is not None:
-            here.begin_closing()
+            here.start_closing()
         elif self._hosted is not None and not self._states:
             self._hosted.close()
 
-    def _begin_closing(self) -> None:
+    def _mark_closed(self) -> None:
         self.is_closed = True
         if not self._states:
             self._turns = NO_TURNS
 
-    def _begin_elsewhere(self) -> "list[concurrent.futures.Future[None]]":
-        """Begin to close the states of other loops; let go of those whose loops run no more."""
+    def _start_closing_elsewhere(self) -> "list[concurrent.futures.Future[None]]":
+        """Start closing the states of other loops; abandon those whose loops have stopped."""
         begun = []
         for state in list(self._states.values()):
             if is_running(state.loop):
@@ -428,17 +435,17 @@ class LoopStates:
             if state.loop.is_running():
                 begun.append(asyncio.run_coroutine_threadsafe(state.aclose(), state.loop))
             else:
-                state.let_go()
-                self._closed(state)
+                state.abandon()
+                self._on_state_closed(state)
         return begun
 
-    def let_go(self) -> None:
-        """Close without waiting, from any thread, also while garbage is collected."""
+    def abandon(self) -> None:
+        """Close without waiting. Safe from any thread and from a finalizer."""
         for state in list(self._states.values()):
-            state.let_go()
+            state.abandon()
         if self._hosted is not None:
             self._hosted.close()
 
 
-async def _open(manager: HistoryManager) -> None:
+async def _wait_until_open(manager: HistoryManager) -> None:
     await manager

@@ -1,5 +1,5 @@
 # mypy: disable-error-code=import-untyped
-"""mem0's synchronous `Memory` on the synchronous face."""
+"""mem0's synchronous `Memory`, recording its history here."""
 
 import functools
 import os
@@ -13,6 +13,7 @@ from mem0.memory.storage import SQLiteManager
 
 from async_history._core.manager import HistoryManager
 from async_history._core.options import HistoryOptions
+from async_history._core.records import HistoryRecord
 from async_history._core.timeline import Moment, check_moment
 from async_history.blocking import BlockingHistoryManager
 from async_history.errors import InvalidInput
@@ -21,28 +22,28 @@ from async_history.mem0._restore import check_metadata, restore_memory_blocking
 
 T = TypeVar("T")
 
-OURS: Final = object()
-"""Stands for what this library gives mem0 as its history, where nothing else was assigned."""
-_given: Final = ContextVar[tuple[str | os.PathLike[str] | None, bool, HistoryOptions]](
-    "async_history_memory", default=(None, True, {})
-)
-"""What `Memory.from_config` was given besides mem0's configuration, for the constructor."""
-_NOWHERE: Final = ":memory:"
-"""The path mem0's own code gets to see: it would open a real one, and migrate it its way."""
+OWN_RECORDER: Final = object()
+"""Stands for this library's own recorder, while no other object is assigned to `db`."""
+_from_config_arguments: Final = ContextVar[
+    tuple[str | os.PathLike[str] | None, bool, HistoryOptions]
+]("async_history_memory", default=(None, True, {}))
+"""The arguments of `Memory.from_config`, for the constructor that mem0 calls in it."""
+_IN_MEMORY: Final = ":memory:"
+"""The path that mem0's own code is given: it would open and migrate a real one itself."""
 
 
 def without_history(config: MemoryConfig) -> MemoryConfig:
-    """Return mem0's configuration with a history that touches no file."""
-    return config.model_copy(update={"history_db_path": _NOWHERE})
+    """Return mem0's configuration with a history in memory, which touches no file."""
+    return config.model_copy(update={"history_db_path": _IN_MEMORY})
 
 
 def is_made_by_mem0(value: object) -> bool:
-    """Return whether mem0 made this for the configuration that `without_history` returned."""
-    return isinstance(value, SQLiteManager | BlockingHistoryManager) and value.db_path == _NOWHERE
+    """Return whether mem0 created this from a configuration of `without_history`."""
+    return isinstance(value, SQLiteManager | BlockingHistoryManager) and value.db_path == _IN_MEMORY
 
 
 def _operation(name: str) -> Callable[..., Any]:
-    """Make one of mem0's functions tell whether its history was written."""
+    """Wrap a function of mem0 to raise if its history was not written."""
     inherited = getattr(mem0_main.Memory, name)
 
     @functools.wraps(inherited)
@@ -57,14 +58,14 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
 
     Args:
         config: mem0's own.
-        history: a URL (see `open_history`). Without it mem0's `history_db_path` counts, where a URL
-            is welcome too. "" and "null://" switch the history off.
+        history: a URL (see `open_history`). Default: mem0's `history_db_path`, which may also be a
+            URL. "" and "null://" disable the history.
         turns_between_processes: see `AsyncMemory`.
-        options: what `open_history` takes besides the URL.
+        options: the other options of `open_history`.
 
-    The store is made, or adopted, at once, and stays open from its first use on: a process that is
-    forked before opens it for itself. What is assigned to `db` is
-    used instead, as mem0 uses it.
+    The store is created or adopted at once, and opened on first use: a process that is forked
+        before
+    that opens it for itself. An object assigned to `db` replaces it, as in mem0.
     """
 
     add = _operation("add")
@@ -75,9 +76,9 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
     _create_procedural_memory = _operation("_create_procedural_memory")
 
     _assigned: Any = None
-    """What somebody assigned to `db`; nothing in one that was made without its constructor."""
+    """The object assigned to `db`; None in an instance that was created without its constructor."""
     _is_set_up_by_mem0 = False
-    """Whether what is assigned to `db` now is assigned by mem0 itself."""
+    """Whether mem0 itself is assigning to `db` now."""
 
     def __init__(
         self,
@@ -89,7 +90,7 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
     ) -> None:
         config = config or MemoryConfig()
         if history is None and not options and turns_between_processes is True:
-            history, turns_between_processes, options = _given.get()
+            history, turns_between_processes, options = _from_config_arguments.get()
         where = config.history_db_path if history is None else history
         if isinstance(where, HistoryManager):
             raise _needs_a_url()
@@ -97,7 +98,7 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
             where or "null://", options, between_processes=turns_between_processes
         )
         self._history.create()
-        self._assigned = OURS
+        self._assigned = OWN_RECORDER
         self._is_set_up_by_mem0 = True
         super().__init__(without_history(config))
         self._is_set_up_by_mem0 = False
@@ -112,41 +113,43 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
         turns_between_processes: bool = True,
         **options: Unpack[HistoryOptions],
     ) -> Self:
-        """Make one from mem0's configuration as a mapping."""
-        before = _given.set((history, turns_between_processes, options))
+        """Create a memory from mem0's configuration as a mapping; see the constructor."""
+        before = _from_config_arguments.set((history, turns_between_processes, options))
         try:
             memory: Self = super().from_config(config_dict)
         finally:
-            _given.reset(before)
+            _from_config_arguments.reset(before)
         return memory
 
     @property
     def db(self) -> Any:
-        """What mem0 takes for its history."""
-        return self._history if self._assigned is OURS else self._assigned
+        """The object that mem0 uses as its history."""
+        return self._history if self._assigned is OWN_RECORDER else self._assigned
 
     @db.setter
     def db(self, value: Any) -> None:
-        """Use what is assigned instead of ours.
+        """Use another object as the history.
 
-        What mem0 makes instead of ours is closed: a database in memory that nobody needs.
+        A database in memory that mem0 itself creates and assigns is closed, not used.
         """
         if self._is_set_up_by_mem0 and is_made_by_mem0(value):
             value.close()
         elif isinstance(value, HistoryManager):
             raise _needs_a_url()
         else:
-            self._assigned = OURS if value is self.__dict__.get("_history", OURS) else value
+            self._assigned = (
+                OWN_RECORDER if value is self.__dict__.get("_history", OWN_RECORDER) else value
+            )
 
     @property
     def vector_store(self) -> Any:
-        """mem0's vector store, which is used in a memory's turn while that is kept.
+        """mem0's vector store. Reading it within a memory's turn checks that the turn is kept.
 
         Raises:
-            StorageLocked: another process may have this memory's turn, before anything changed.
+            StorageLocked: another process may have this memory's turn. Nothing has changed.
         """
         attributes = self.__dict__
-        if self._assigned is OURS and "_history" in attributes:
+        if self._assigned is OWN_RECORDER and "_history" in attributes:
             self._history.require_turn()
         try:
             return attributes["vector_store"]
@@ -163,31 +166,31 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
 
     def delete(self, memory_id: str) -> Any:
         """Delete a memory."""
-        return self._changing(memory_id, functools.partial(super().delete, memory_id))
+        return self._change(memory_id, functools.partial(super().delete, memory_id))
 
     def _update_memory(self, memory_id: str, *arguments: Any, **options: Any) -> Any:
         inherited = functools.partial(super()._update_memory, memory_id, *arguments, **options)
-        return self._changing(memory_id, inherited)
+        return self._change(memory_id, inherited)
 
     def _delete_memory(self, memory_id: str, existing_memory: object = None, **options: Any) -> Any:
-        is_current = self._assigned is not OURS or self._history.has_turn_of(memory_id)
-        # What was read before this memory's turn came may have changed: mem0 reads it again.
+        is_current = self._assigned is not OWN_RECORDER or self._history.has_turn_of(memory_id)
+        # The memory may have changed before its turn was granted: let mem0 read it again.
         if existing_memory is not None and is_current:
             options["existing_memory"] = existing_memory
         inherited = functools.partial(super()._delete_memory, memory_id, **options)
-        return self._changing(memory_id, inherited)
+        return self._change(memory_id, inherited)
 
-    def _changing(self, memory_id: str, call: Callable[[], T]) -> T:
-        """Change one memory, in its turn."""
+    def _change(self, memory_id: str, call: Callable[[], T]) -> T:
+        """Run a change of one memory, in its turn."""
 
         def in_turn() -> T:
             with self._history.turn_of(memory_id):
                 return call()
 
-        return call() if self._assigned is not OURS else self._history.run(in_turn)
+        return call() if self._assigned is not OWN_RECORDER else self._history.run(in_turn)
 
     def _run(self, call: Callable[[], Any]) -> Any:
-        return self._history.run(call) if self._assigned is OURS else call()
+        return self._history.run(call) if self._assigned is OWN_RECORDER else call()
 
     def restore(
         self,
@@ -201,13 +204,13 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
         """Bring back what a memory said at a moment; see `AsyncMemory.restore`."""
         check_moment("to", to)
         given = check_metadata(metadata)
-        if self._assigned is not OURS:
+        if self._assigned is not OWN_RECORDER:
             raise InvalidInput(
                 f"restore needs a history of this library; a {type(self._assigned).__name__} was "
                 "assigned to db"
             )
         history = self._history
-        append_restoration = self._changing(
+        record: HistoryRecord = self._change(
             memory_id,
             lambda: restore_memory_blocking(
                 self,
@@ -220,39 +223,41 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
                 begin_change=history.begin_change,
             ),
         )
-        return append_restoration.as_dict()
+        return record.as_dict()
 
     def reset(self) -> None:
-        """Empty the vector store and the history, as mem0 does; the history stays open."""
+        """Empty the vector store and the history, as mem0 does. The history stays open."""
         self._run(self._reset)
 
     def _reset(self) -> None:
-        is_ours, resets = self._assigned is OURS, self._history.resets
-        of_user, self.config = self.config, without_history(self.config)
+        is_own, resets = self._assigned is OWN_RECORDER, self._history.resets
+        given, self.config = self.config, without_history(self.config)
         self._is_set_up_by_mem0 = True
         self._history.is_resetting = True
         try:
             super().reset()
         finally:
             self._history.is_resetting = False
-            self.config = of_user
+            self.config = given
             self._is_set_up_by_mem0 = False
-        if not is_ours:
-            self._assigned = OURS  # mem0 replaces what it has closed by a history of its own
+        if not is_own:
+            # mem0 has closed the assigned object and created a history of its own.
+            self._assigned = OWN_RECORDER
         elif self._history.resets == resets:
-            self._history.reset()  # up to 2.0.6 mem0 drops its table by itself
+            self._history.reset()  # up to 2.0.6 mem0 drops its table itself
 
     def close(self) -> None:
-        """Refuse new calls, wait for those of other threads, and close the history. Idempotent."""
-        if self._assigned is not OURS:
+        """Refuse new calls, wait for those in other threads, and close the history. Idempotent."""
+        if self._assigned is not OWN_RECORDER:
             assigned, self._assigned = self._assigned, None
             if assigned is not None:
                 assigned.close()
         if "_history" in vars(self):
-            self._history.end()
+            self._history.close_store()
 
 
 def _needs_a_url() -> InvalidInput:
     return InvalidInput(
-        "Memory needs a URL: a manager belongs to a loop, which a blocking call would stop"
+        "Memory needs a URL, not a manager: a manager belongs to an event loop, which a blocking "
+        "call would stop. Give the manager to AsyncMemory"
     )

@@ -1,7 +1,7 @@
-"""One history in memory for all loops of a program, which lives on a loop of its own.
+"""One history in memory for all loops of a program, on an event loop of its own.
 
 A manager in memory belongs to one loop and ends with it. mem0's `:memory:` outlives an
-`asyncio.run`, and is the same for every thread.
+`asyncio.run`, and every thread sees the same one.
 """
 
 import asyncio
@@ -26,10 +26,10 @@ _log = logging.getLogger("async_history")
 
 
 class HostedHistory:
-    """A store in memory, asked from any loop.
+    """A store in memory, usable from any loop.
 
     Args:
-        url, options: what `open_history` takes.
+        url, options: as `open_history` takes them.
     """
 
     def __init__(self, url: str | os.PathLike[str], options: HistoryOptions) -> None:
@@ -40,18 +40,18 @@ class HostedHistory:
         forget_in_child(self)
 
     def forget(self) -> None:
-        """Begin again, empty, in a forked child."""
+        """Start with an empty history in a forked child."""
         self._lock = threading.Lock()
         if self._thread is not None:
             keep_inherited((self._thread, self._store))
             self._thread = None
             _log.warning(
-                "a history in memory stays with the process that opened it: this forked one begins "
-                "with an empty one"
+                "a history in memory belongs to the process that opened it: this forked process "
+                "starts with an empty one"
             )
 
     async def open(self) -> None:
-        """Open it, if no other loop has."""
+        """Open the store if no other loop has."""
         await run_in_thread(self._open)
 
     def _open(self) -> None:
@@ -69,10 +69,10 @@ class HostedHistory:
                 raise
             self._thread = thread
 
-    # What an operation uses
+    # What an operation calls
 
     def require_writable(self) -> None:
-        """Raise `HistoryClosed` once it is closed."""
+        """Raise `HistoryClosed` after closing."""
         self._require_thread()
 
     def _require_thread(self) -> LoopThread:
@@ -109,32 +109,32 @@ class HostedHistory:
 
     @property
     def store(self) -> Self:
-        """Itself: a store whose writer it is too."""
+        """This object, which is its own store."""
         return self
 
     @property
     def writer(self) -> Self:
-        """Itself."""
+        """This object, which is its own writer."""
         return self
 
     def reset(self) -> "asyncio.Future[None]":
         """Queue a reset."""
         return self._ask(lambda manager: manager.reset())
 
-    # Life
+    # Closing
 
     async def aclose(self) -> None:
-        """Close it, and wait until that is done."""
+        """Close the store and wait until it is closed."""
         self.close()
         await run_in_thread(self.join)
 
     def close(self) -> None:
-        """Close it without waiting, from any thread, also while garbage is collected."""
+        """Close the store without waiting. Safe from any thread and from a finalizer."""
         self._is_closed = True
         if self._thread is not None:
             self._thread.leave()
 
     def join(self) -> None:
-        """Wait until it is closed."""
+        """Wait until the store is closed."""
         if self._thread is not None:
             self._thread.join()

@@ -1,7 +1,7 @@
-"""One call of mem0's: the records its pipeline hands in, their acks.
+"""One public call of mem0: the records that its pipeline submits, and their acks.
 
-mem0's pipeline calls its history from tasks of its own, and may from worker threads. A context
-variable, which reaches them, tells which operation a call belongs to.
+mem0's pipeline calls its history from its own tasks and sometimes from worker threads. A context
+variable says which operation a call belongs to.
 """
 
 import asyncio
@@ -21,32 +21,32 @@ from async_history._core.submissions import (
     checked_messages,
     checked_records,
 )
-from async_history.blocking._sanitize import Sanitizer, completed, message_as_given
+from async_history.blocking._sanitize import Sanitizer, complete_records, message_as_given
 from async_history.errors import HistoryClosed, HistoryError, InvalidInput
 from async_history.mem0._errors import Unwritten
 from async_history.mem0._locks import Turn, TurnTaker, current_turn
-from async_history.mem0._read_connection import LentConnection
+from async_history.mem0._read_connection import ReadConnection
 
 _log = logging.getLogger("async_history")
 
 current: "ContextVar[Operation | None]" = ContextVar("async_history_operation", default=None)
-"""The operation that this task or thread works for."""
+"""The operation that this task or thread belongs to."""
 
 
 Call = Callable[[], "asyncio.Future[None] | Coroutine[Any, Any, object]"]
-"""One of a store's, with its arguments."""
+"""A call of a store, with its arguments."""
 
 Records = Sequence[HistoryRecord | Mapping[str, Any]]
 
 
 class SubmissionWriter(Protocol):
-    """What an operation uses of an open store's writer: see `_core.backend.Writer`."""
+    """The part of `_core.backend.Writer` that an operation uses."""
 
     def submit(self, submission: Submission) -> "asyncio.Future[None]": ...
 
 
 class SubmissionStore(Protocol):
-    """What an operation uses of an open store: see `_core.backend.Store`."""
+    """The part of `_core.backend.Store` that an operation uses."""
 
     @property
     def writer(self) -> SubmissionWriter: ...
@@ -55,13 +55,13 @@ class SubmissionStore(Protocol):
 
 
 class OperationStore(Protocol):
-    """What an operation uses of a history manager, on the loop it runs on."""
+    """The part of a history manager that an operation uses, on its own loop."""
 
     @property
     def store(self) -> SubmissionStore: ...
 
     def require_writable(self) -> None:
-        """Raise now what every write would raise."""
+        """Raise the error that every write would raise; see `HistoryManager.require_writable`."""
 
     async def get_history(self, memory_id: str) -> list[HistoryRecord]: ...
 
@@ -73,7 +73,7 @@ class OperationStore(Protocol):
 
 
 def is_running(loop: asyncio.AbstractEventLoop) -> bool:
-    """Return whether this thread is running a loop now."""
+    """Return whether this thread is running this loop."""
     try:
         return asyncio.get_running_loop() is loop
     except RuntimeError:
@@ -81,33 +81,33 @@ def is_running(loop: asyncio.AbstractEventLoop) -> bool:
 
 
 class LoopInbox:
-    """Takes calls from any thread to the loop it was made on, in order.
+    """Runs calls from any thread on the loop that created it, in order.
 
-    From the loop itself they begin at once. For other threads it is woken once for as many as come
-    before it looks: with hundreds of operations in worker threads, waking it is what costs.
+    Calls from the loop itself start at once. Calls from other threads wake the loop once for all
+    that arrive before it runs: with hundreds of operations in worker threads, waking dominates.
     """
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._handed_in: deque[tuple[Operation, Call, Records, Turn | None]] = deque()
+        self._calls: deque[tuple[Operation, Call, Records, Turn | None]] = deque()
         self._is_woken = False
 
-    def hand_in(
+    def submit(
         self, operation: "Operation", call: Call, records: Records, turn: Turn | None
     ) -> None:
-        """Let a call begin on the loop. What this thread reports there next comes after it."""
-        self._handed_in.append((operation, call, records, turn))
+        """Start a call on the loop, before any later callback of this thread."""
+        self._calls.append((operation, call, records, turn))
         if is_running(self._loop):
-            self._begin()
+            self._run_calls()
         elif not self._is_woken:
             self._is_woken = True
-            self._loop.call_soon_threadsafe(self._begin)
+            self._loop.call_soon_threadsafe(self._run_calls)
 
-    def _begin(self) -> None:
+    def _run_calls(self) -> None:
         self._is_woken = False
-        while self._handed_in:
-            operation, call, records, turn = self._handed_in.popleft()
-            ack = _begun(call)
+        while self._calls:
+            operation, call, records, turn = self._calls.popleft()
+            ack = _start(call)
             operation.acks[ack] = records
             if turn is not None:
                 turn.note(ack)
@@ -115,10 +115,10 @@ class LoopInbox:
                 ack.add_done_callback(_log_failure)
 
 
-def _begun(call: Call) -> "asyncio.Future[Any]":
+def _start(call: Call) -> "asyncio.Future[Any]":
     try:
         return asyncio.ensure_future(call())
-    except Exception as error:  # told by the ack, as that of a call that failed later
+    except Exception as error:  # raised by the ack, as for a call that fails later
         failed = asyncio.get_running_loop().create_future()
         failed.set_exception(error)
         return failed
@@ -126,24 +126,27 @@ def _begun(call: Call) -> "asyncio.Future[Any]":
 
 def _log_failure(ack: "asyncio.Future[Any]") -> None:
     if not ack.cancelled() and ack.exception() is not None:
-        _log.error("what an operation handed in after its end was not written: %s", ack.exception())
+        _log.error(
+            "a record that was submitted after the end of its operation was not written: %s",
+            ack.exception(),
+        )
 
 
 class Operation:
-    """One call's records and their acks. Made on the loop; handed records from any thread.
+    """One public call of mem0: its records and their acks.
 
-    It may be stopped until its first change of the vector store or the history, and between two of
-    its parts, each of which changes one memory. Within a part, and from the only change of an
-    operation without parts to its end, it runs on whatever happens: what reached the vector store
-    has its record.
+    It is created on the loop and takes records from any thread. It can be cancelled until it first
+    changes the vector store or the history, and between two of its parts, each of which changes one
+    memory. Otherwise it runs to its end, so that each change of the vector store has its record.
 
     Args:
-        name: what mem0 calls it.
-        memory: whose operation it is.
-        recorder: what that memory takes for its history.
-        doorway: that of the loop it runs on.
-        turns: those of the store.
-        sees_changes: whether changes of the vector store are told here before they begin.
+        name: mem0's name of the call.
+        memory: the `AsyncMemory` that was called.
+        recorder: the recorder of that memory.
+        store: the store to write to.
+        inbox: the inbox of the loop that it runs on.
+        turns: the turns of the store.
+        sees_changes: whether `begin_change` is called before the vector store changes.
     """
 
     def __init__(
@@ -152,7 +155,7 @@ class Operation:
         memory: Any,
         recorder: "Recorder",
         store: OperationStore,
-        doorway: LoopInbox,
+        inbox: LoopInbox,
         turns: TurnTaker,
         *,
         sees_changes: bool = True,
@@ -172,29 +175,29 @@ class Operation:
         self.refusal: HistoryError | None = None
         self._is_cancelled = False
         self._closed: str | None = None
-        self._doorway = doorway
+        self._inbox = inbox
         self._parts = 0
         self._parts_ended: asyncio.Future[None] | None = None
 
     @property
     def has_ended(self) -> bool:
-        """Whether its caller has been told how it went."""
+        """Whether its result or error was given to its caller."""
         return self.memory is None
 
-    # What it may still do
+    # Before a change
 
     @property
     def may_be_refused(self) -> bool:
-        """Whether nothing has changed yet: in all of it, or in the turn that it has."""
+        """Whether nothing has changed yet, in the whole operation or in the current turn."""
         turn = current_turn.get()
         return not self.has_changed or (turn is not None and not turn.has_changed)
 
     def begin_change(self) -> None:
-        """Ask before the vector store or the history changes.
+        """Check that the history can be written, before the vector store or the history changes.
 
         Raises:
-            HistoryClosed, WrongLoop: the history can't be written. Nothing has changed.
-            StorageLocked: another process may have this memory's turn. Nothing of it has changed.
+            HistoryClosed, WrongLoop, StorageMissing: it cannot. Nothing has changed.
+            StorageLocked: another process may have this memory's turn. The memory has not changed.
             asyncio.CancelledError: the operation was cancelled before.
         """
         if self.may_be_refused:
@@ -208,7 +211,7 @@ class Operation:
             turn.has_changed = True
 
     def require_going_on(self) -> None:
-        """Raise where no further change may begin, as `begin_change` does."""
+        """Check that a change may begin; raise as `begin_change` does."""
         if self._is_cancelled:
             raise asyncio.CancelledError
         try:
@@ -223,17 +226,17 @@ class Operation:
             raise
 
     def cancel(self) -> bool:
-        """Stop if nothing has changed; return whether that is so."""
+        """Cancel the operation if it has changed nothing; return whether that is so."""
         self._is_cancelled = not self.has_changed
         return self._is_cancelled
 
     @asynccontextmanager
     async def turn_of(self, memory_id: str) -> AsyncIterator[None]:
-        """Have this memory's turn; what keeps it from coming is told, where mem0 logs it at most.
+        """Hold a memory's turn. Its error is raised by the operation, where mem0 only logs it.
 
         Raises:
-            StorageLocked: another process has had it for too long.
-            StorageError: it can't be asked for.
+            StorageLocked: another process has had the turn for too long.
+            StorageError: the turn can't be taken.
         """
         async with AsyncExitStack() as turns:
             if not self.turns.is_held_here(memory_id):
@@ -245,12 +248,12 @@ class Operation:
             yield
 
     def refuse_parts(self, reason: str) -> None:
-        """Let no further part begin."""
+        """Refuse further parts."""
         self._closed = reason
 
     @contextmanager
     def part(self) -> Iterator[None]:
-        """Change one memory, in a task that may outlive the one that began the operation."""
+        """Run a part, which changes one memory, maybe in a task that outlives the operation's."""
         self.require_going_on()
         self._parts += 1
         try:
@@ -261,14 +264,14 @@ class Operation:
             if not self._parts and ended is not None and not ended.done():
                 ended.set_result(None)
 
-    # Its records
+    # Records
 
-    def hand_in(self, call: Call, records: Records = ()) -> None:
-        """Call on the loop, from any thread, in the order of the calls here; not waited for."""
-        self._doorway.hand_in(self, call, records, current_turn.get())
+    def submit(self, call: Call, records: Records = ()) -> None:
+        """Start a call on the loop, from any thread, in order, without waiting."""
+        self._inbox.submit(self, call, records, current_turn.get())
 
-    async def unwritten(self) -> list[Unwritten]:
-        """Wait for all parts and acks; return what failed, with its records."""
+    async def wait_for_acks(self) -> list[Unwritten]:
+        """Wait for all parts and acks; return the errors with their records."""
         while self._parts:
             self._parts_ended = asyncio.get_running_loop().create_future()
             await self._parts_ended
@@ -276,16 +279,16 @@ class Operation:
         for ack, records in self.acks.items():
             try:
                 await ack
-            except Exception as error:  # told, by who asks
+            except Exception as error:  # raised or logged by the caller
                 found.append((error, records))
         return found
 
 
 class Recorder:
-    """What mem0 takes for its `SQLiteManager`: hands everything to the current operation."""
+    """Stands in for mem0's `SQLiteManager`: submits everything to the current operation."""
 
     is_resetting = False
-    """Whether mem0 resets: up to 2.0.6 it drops its table through a `connection` it finds."""
+    """Whether mem0 is resetting. Up to 2.0.6 it drops its table through `connection`."""
 
     def __init__(
         self,
@@ -294,26 +297,26 @@ class Recorder:
         begin: Callable[["Recorder", Callable[[], None]], None],
     ) -> None:
         self.db_path = db_path
-        self._lent = LentConnection(store_name)
-        self._begin = begin
+        self._read_connection = ReadConnection(store_name)
+        self._start_in_background = begin
 
     @property
     def connection(self) -> sqlite3.Connection | None:
-        """A connection to the file, for reading; None where there is none, and once closed."""
-        return None if self.is_resetting else self._lent.get()
+        """A connection to the file, for reading; None without a file, and after closing."""
+        return None if self.is_resetting else self._read_connection.get()
 
-    def end(self) -> None:
-        """Close the connection that was lent."""
-        self._lent.close()
+    def close_connection(self) -> None:
+        """Close `connection`."""
+        self._read_connection.close()
 
     @property
     def operation(self) -> Operation | None:
-        """The operation of this memory's that this task or thread works for."""
+        """The operation of this memory that this task or thread belongs to."""
         operation = current.get()
         return operation if operation is not None and operation.recorder is self else None
 
     def require_operation(self) -> Operation:
-        """Return the operation that this task or thread works for."""
+        """Return the operation that this task or thread belongs to, or raise."""
         operation = self.operation
         if operation is None:
             raise HistoryError(
@@ -335,10 +338,10 @@ class Recorder:
         actor_id: str | None = None,
         role: str | None = None,
     ) -> None:
-        """Hand in one change.
+        """Submit one change.
 
-        Outside of an operation this, and every other call that writes, begins one of its own, on
-        the running loop: nobody waits for it but `aclose`, and its failure is logged.
+        Outside of an operation this, like every other call that writes, starts an operation in the
+        background, on the running loop. `aclose` waits for it, and its failure is logged.
         """
         change = {
             "memory_id": memory_id,
@@ -351,66 +354,68 @@ class Recorder:
             "actor_id": actor_id,
             "role": role,
         }
-        self._hand_in([change])
+        self._submit([change])
 
     def batch_add_history(self, records: Sequence[Mapping[str, Any]]) -> None:
-        """Hand in many changes, all or none; with what the operation knows of them besides."""
+        """Submit many changes, all or none, completed from what the operation knows of them."""
         operation = self.operation
         if records and operation is not None:
-            records = completed(records, operation.metadata, operation.messages)
+            records = complete_records(records, operation.metadata, operation.messages)
         if records:
-            self._hand_in(records)
+            self._submit(records)
 
-    def _hand_in(self, changes: Sequence[Mapping[str, Any]]) -> None:
+    def _submit(self, changes: Sequence[Mapping[str, Any]]) -> None:
         if self.operation is None:
-            self._begin(self, functools.partial(self._hand_in, changes))
+            self._start_in_background(self, functools.partial(self._submit, changes))
             return
         operation = self.require_operation()
         operation.note_change()  # the vector store's came before
         call, records = to_submit(changes)
-        operation.hand_in(lambda: operation.manager.store.writer.submit(call()), records)
+        operation.submit(lambda: operation.manager.store.writer.submit(call()), records)
 
     def get_history(self, memory_id: str) -> list[dict[str, Any]]:
-        """Return what the operation has read, before mem0's part of it began."""
+        """Return the records that the operation read before it called mem0."""
         return list(self.require_operation().history)
 
     def save_messages(self, messages: Sequence[Mapping[str, Any]], session_scope: str) -> None:
-        """Hand in messages for a scope's buffer."""
+        """Submit messages for a session scope's buffer."""
         if self.operation is None:
-            self._begin(self, functools.partial(self.save_messages, messages, session_scope))
+            self._start_in_background(
+                self, functools.partial(self.save_messages, messages, session_scope)
+            )
             return
         operation = self.require_operation()
         operation.begin_change()
-        with Sanitizer() as mending:
-            to_store = [mending.message(message) for message in messages]
-            scope = mending.text("session_scope", session_scope)
+        with Sanitizer() as sanitizer:
+            to_store = [sanitizer.message(message) for message in messages]
+            scope = sanitizer.text("session_scope", session_scope)
         if scope and to_store:
-            operation.hand_in(
+            operation.submit(
                 lambda: operation.manager.store.writer.submit(checked_messages(to_store, scope))
             )
 
     def get_last_messages(self, session_scope: str, limit: int = 10) -> list[dict[str, Any]]:
-        """Return what the operation has read, before mem0's part of it began."""
+        """Return the records that the operation read before it called mem0."""
         return list(self.require_operation().last_messages[-limit:]) if limit else []
 
     def reset(self) -> None:
-        """Hand in a reset."""
+        """Submit a reset."""
         if self.operation is None:
-            self._begin(self, self.reset)
+            self._start_in_background(self, self.reset)
             return
         operation = self.require_operation()
         operation.begin_change()
         operation.has_reset = True
-        operation.hand_in(lambda: operation.manager.store.reset())
+        operation.submit(lambda: operation.manager.store.reset())
 
     def close(self) -> None:
-        """Do nothing: the manager is closed by who opened it."""
+        """Do nothing: `AsyncMemory.aclose` closes the store."""
 
 
 def to_submit(changes: Sequence[Mapping[str, Any]]) -> tuple[Callable[[], AddRecords], Records]:
-    """Return what hands changes in, or raises why that can't be, and their records with ids."""
-    with Sanitizer() as mending:
-        columns = [mending.columns(change) for change in changes]
+    """Return a function that gives the submission of changes, or raises, and their records."""
+    with Sanitizer() as sanitizer:
+        columns = [sanitizer.columns(change) for change in changes]
     now = now_text()
     try:
         submission = checked_records(storable_record(each, now) for each in columns)
@@ -424,13 +429,13 @@ def _refuse(error: HistoryError) -> AddRecords:
 
 
 async def read_history(operation: Operation, memory_id: str) -> None:
-    """Read what `Recorder.get_history` is going to return."""
+    """Read the records that `Recorder.get_history` returns later."""
     records = await operation.manager.get_history(Sanitizer().text("memory_id", memory_id))
     operation.history = [record.as_dict() for record in records]
 
 
 async def read_last_messages(operation: Operation, session_scope: str) -> None:
-    """Read what `Recorder.get_last_messages` is going to return."""
+    """Read the messages that `Recorder.get_last_messages` returns later."""
     if session_scope:
         scope = Sanitizer().text("session_scope", session_scope)
         kept = await operation.manager.get_last_messages(scope)

@@ -1,8 +1,8 @@
-"""Locks that processes take on one file: one byte for each memory, gone with the process.
+"""Byte-range locks on one file, shared by processes: one byte for each memory.
 
-The file itself stays empty and is harmless where it is left: what counts is the kernel's list of
-locks. It is never the database's own file, whose locks are SQLite's. Whoever removes it takes its
-locks away from those who hold them: others make a new one.
+The kernel releases them when the process ends. The file stays empty and can be left in place. It is
+never the database's own file, whose locks are SQLite's. If the file is removed, its locks are lost:
+other processes create a new file.
 """
 
 import contextlib
@@ -22,29 +22,29 @@ except ImportError:  # Windows: turns hold within a process there
 _log = logging.getLogger("async_history")
 
 SUFFIX: Final = "-turns"
-"""What the file is called: the history's name, and this."""
+"""Appended to the history's name to name the lock file."""
 _TAKEN: Final = (errno.EACCES, errno.EAGAIN)
 _OFD_SETLK: Final = getattr(fcntl, "F_OFD_SETLK", None)
-"""Locks of an open file description (Linux 3.15): no other descriptor of the file drops them.
+"""Locks that belong to an open file description (Linux 3.15).
 
-Without them they are the process's, and closing any descriptor of the file drops them: nobody but
-this module opens it, and once a process.
+Elsewhere locks belong to the process, and closing any descriptor of the file drops them. So only
+this module opens the file, once in a process.
 """
 _READ, _WRITE, _NONE = (getattr(fcntl, name, 0) for name in ("F_RDLCK", "F_WRLCK", "F_UNLCK"))
 _ASKED: Final = 2**62
-"""How far behind a byte the one lies by which it is asked for."""
+"""Offset from a memory's byte to the byte that a waiting process locks."""
 _LONGEST_WAIT_S: Final = 0.002
-"""How often it is looked whether another process has finished, which nobody tells: a commit takes a
-millisecond."""
+"""Longest pause in seconds between two attempts to lock a byte: a release is not notified, and a
+commit takes a millisecond."""
 _FLOCK: Final = struct.Struct("@hhqqi4x")
 """`struct flock`: type, whence, start, length, pid."""
 
 
 class FileLocks:
-    """A process's locks on one file, each on the byte of its number. See `ProcessLocks`.
+    """Implements `ProcessLocks` on one file.
 
     Args:
-        path: the history that they are of.
+        path: the history's file.
     """
 
     def __init__(self, path: str) -> None:
@@ -57,10 +57,10 @@ class FileLocks:
         self._process = os.getpid()
 
     def open(self) -> None:
-        """Open the file, and make it where it is not there. Blocking; nothing if it is open."""
+        """Open the file, created if missing. It blocks. Idempotent."""
         if self._file is not None and self._process == os.getpid():
             return
-        # What a parent opened is the parent's lock: a forked child needs a description of its own.
+        # The parent's file description holds the parent's locks: a forked child needs its own.
         self.close()
         self._process = os.getpid()
         if fcntl is None:
@@ -70,14 +70,14 @@ class FileLocks:
             self._file = os.open(self._name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except OSError as error:
             _log.warning(
-                "%s can't be opened (%s): updates of one memory take turns within this process "
-                "only, and those of other processes can come between",
+                "%s can't be opened (%s): updates of one memory are serialized within this process "
+                "only, and updates of other processes can come between them",
                 self._name,
                 error.strerror,
             )
 
     def take(self, number: int) -> bool:
-        """Take a byte, or return False where another process has it. Does not wait."""
+        """Lock a byte; return False if another process has it. It does not wait."""
         if self._is_removed:
             self._lost |= self._held
             self.close()
@@ -88,7 +88,7 @@ class FileLocks:
         return True
 
     def leave(self, number: int) -> None:
-        """Give a byte up."""
+        """Unlock a byte."""
         self._held.discard(number)
         if number in self._lost:
             self._lost.discard(number)
@@ -96,21 +96,21 @@ class FileLocks:
             self._set(_NONE, number)
 
     def ask_for(self, number: int, _: Callable[[], None]) -> None:
-        """Let the process that has a byte know that it is waited for."""
+        """Show the process that has a byte that this one waits for it."""
         if self._file is not None and _OFD_SETLK is not None:
             self._set(_READ, number + _ASKED)
 
     def stop_asking(self, number: int) -> None:
-        """Take `ask_for` back."""
+        """Undo `ask_for`."""
         if self._file is not None and _OFD_SETLK is not None:
             self._set(_NONE, number + _ASKED)
 
     def is_asked_for(self, number: int) -> bool:
-        """Whether another process waits for a byte."""
+        """Return whether another process waits for a byte."""
         if self._file is None:
             return False
         if _OFD_SETLK is None:
-            return True  # nobody can tell
+            return True  # it may
         wanted = _FLOCK.pack(_WRITE, os.SEEK_SET, number + _ASKED, 1, 0)
         found = fcntl.fcntl(self._file, fcntl.F_OFD_GETLK, wanted)
         return bool(_FLOCK.unpack(found)[0] != _NONE)
@@ -129,7 +129,7 @@ class FileLocks:
         return True
 
     def is_lost(self, number: int) -> bool:
-        """Whether a byte that is held may be another's: the file was removed since."""
+        """Return whether a lock that is held here may be lost, because the file was removed."""
         return number in self._lost or self._is_removed
 
     @property
@@ -137,13 +137,13 @@ class FileLocks:
         return self._file is not None and not os.fstat(self._file).st_nlink
 
     def forget(self) -> None:
-        """Close a forked child's descriptor of its parent's file, which would keep its locks."""
+        """Close the parent's file in a forked child, which would keep the parent's locks."""
         self.close()
         self._held.clear()
         self._lost.clear()
 
     def close(self) -> None:
-        """Close the file, and give up what is held in it."""
+        """Close the file, which releases its locks."""
         file, self._file = self._file, None
         if file is not None:
             with contextlib.suppress(OSError):

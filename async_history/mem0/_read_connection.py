@@ -1,4 +1,4 @@
-"""A connection to a history's file for those who read it as mem0's `db.connection`."""
+"""A connection to a history's file for programs that read mem0's `db.connection`."""
 
 import sqlite3
 import threading
@@ -8,11 +8,11 @@ from async_history._sqlite.errors import connect, typed_errors
 from async_history.mem0._forks import forget_in_child, keep_inherited
 
 
-class LentConnection:
-    """A connection for reading, opened once.
+class ReadConnection:
+    """A read-only connection, opened on first use.
 
     Args:
-        name: the store's, see `Backend.store_name`.
+        name: the store's name; see `Backend.store_name`.
     """
 
     def __init__(self, name: tuple[str, ...] | None) -> None:
@@ -23,7 +23,7 @@ class LentConnection:
         forget_in_child(self)
 
     def get(self) -> sqlite3.Connection | None:
-        """Return it; None where the store is not a file that is there, or is closed."""
+        """Return the connection; None if the store is not an existing file, or is closed."""
         with self._lock:
             path = self._path
             if path is None or self._is_closed:
@@ -34,14 +34,14 @@ class LentConnection:
             return self._connection
 
     def forget(self) -> None:
-        """Open another in a forked child."""
+        """Drop the connection in a forked child, which opens its own."""
         self._lock = threading.Lock()
         if self._connection is not None:
             keep_inherited(self._connection)
             self._connection = None
 
     def close(self) -> None:
-        """Close it for good. Idempotent."""
+        """Close the connection; `get` returns None from now on. Idempotent."""
         self._is_closed = True
         connection, self._connection = self._connection, None
         if connection is not None:

@@ -1,8 +1,9 @@
 # mypy: disable-error-code=import-untyped
-"""What becomes of mem0's vector store when a memory is restored.
+"""Restores a memory in mem0's vector store.
 
-The history comes first: a memory that changed meanwhile is refused there, and nothing else has
-changed. Then the vector store follows. Where that fails, restoring again does only what is missing.
+The history is written first. If the memory has changed meanwhile, that write is refused and nothing
+else has changed. Then the vector store is updated. If that fails, restoring again does only what is
+missing.
 """
 
 import asyncio
@@ -25,14 +26,14 @@ Payload = dict[str, Any]
 
 _SCOPE: Final = ("user_id", "agent_id", "run_id")
 _IDENTITY: Final = (*_SCOPE, "actor_id")
-"""What a memory keeps for life (mem0ai 2.2, `memory/main.py`)."""
+"""Fields that an update of a memory never changes (mem0ai 2.2, `memory/main.py`)."""
 
 
 def check_metadata(metadata: object) -> Mapping[str, Any]:
-    """Return the caller's metadata; none is empty.
+    """Return the caller's metadata; an empty mapping for None.
 
     Raises:
-        InvalidInput: it is no mapping.
+        InvalidInput: it is not a mapping.
     """
     if metadata is not None and not isinstance(metadata, Mapping):
         raise InvalidInput(f"metadata must be a mapping, not {type(metadata).__name__}")
@@ -41,8 +42,14 @@ def check_metadata(metadata: object) -> Mapping[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class VectorRestore:
-    """A memory's way back: what its history tells, what the vector store holds of it, None where
-    that is nothing, and the embedding of the text that comes back."""
+    """One restoration in the vector store.
+
+    Attributes:
+        plan: the state to restore, from the memory's history.
+        history: the memory's records.
+        held: the payload that the vector store has of the memory; None if it has none.
+        embedding: the embedding of the restored text.
+    """
 
     plan: Restoration
     history: Sequence[HistoryRecord]
@@ -53,21 +60,21 @@ class VectorRestore:
     def prepare(
         cls, memory: Any, plan: Restoration, history: Sequence[HistoryRecord]
     ) -> "VectorRestore":
-        """Ask the vector store and the embedding model, which may take long, and may fail."""
+        """Query the vector store and the embedding model. It blocks, and may fail."""
         row = memory.vector_store.get(vector_id=plan.latest.memory_id)
         embedding = memory.embedding_model.embed(plan.wanted.new_memory, "update")
         return cls(plan, history, None if row is None else row.payload or {}, embedding)
 
     @property
     def changes_text(self) -> bool:
-        """Return whether the vector store holds another text, or none."""
+        """Whether the vector store has another text of the memory, or none."""
         return self.held is None or self.held.get("data") != self.plan.wanted.new_memory
 
     def payload(self, record: HistoryRecord, metadata: Mapping[str, Any]) -> Payload:
-        """Return what the vector store holds of the memory from now on.
+        """Return the new payload of the memory.
 
-        What it held stays, but for the text and what follows from it. Of a memory that it held no
-        more, the history knows when it was made, by whom and as what; the rest is `metadata`'s.
+        An existing payload is kept, except for the text and what is derived from it. For a deleted
+        memory, the history gives its creation time, actor and role; `metadata` gives the rest.
         """
         payload = deepcopy(self.held) if self.held is not None else self._known(record)
         kept = set(_IDENTITY) & set(self.held or ())
@@ -89,7 +96,7 @@ class VectorRestore:
         return {name: value for name, value in known.items() if value is not None}
 
     def put(self, memory: Any, record: HistoryRecord, metadata: Mapping[str, Any]) -> Payload:
-        """Let the vector store follow; return whose memory it is, as mem0 filters by it."""
+        """Write the payload to the vector store; return the ids that mem0 filters the memory by."""
         payload = self.payload(record, metadata)
         name = record.memory_id
         if self.held is None:
@@ -110,15 +117,15 @@ async def restore_memory(
     *,
     begin_change: Callable[[], None],
 ) -> HistoryRecord:
-    """Restore a memory of an `AsyncMemory`; return the record that did."""
+    """Restore a memory of an `AsyncMemory`; return the new record."""
     history = await manager.get_history(memory_id)
     plan = restoration_of(memory_id, history, to)
-    way = await asyncio.to_thread(VectorRestore.prepare, memory, plan, history)
+    restoring = await asyncio.to_thread(VectorRestore.prepare, memory, plan, history)
     begin_change()
     record = await append_restoration(manager, plan, actor_id, role)
-    with _saying_what_is_missing():
-        scope = await asyncio.to_thread(way.put, memory, record, metadata)
-        if way.changes_text and _keeps_entities(memory):
+    with _note_history_ahead():
+        scope = await asyncio.to_thread(restoring.put, memory, record, metadata)
+        if restoring.changes_text and _keeps_entities(memory):
             await memory._remove_memory_from_entity_store(memory_id, scope)
             await memory._link_entities_for_memory(memory_id, record.new_memory, scope)
     return record
@@ -135,15 +142,15 @@ def restore_memory_blocking(
     *,
     begin_change: Callable[[], None],
 ) -> HistoryRecord:
-    """Restore a memory of a `Memory`, whose history is asked by `ask`."""
+    """Restore a memory of a `Memory`; `ask` runs a function on its history manager."""
     history = ask(lambda manager: manager.get_history(memory_id))
     plan = restoration_of(memory_id, history, to)
-    way = VectorRestore.prepare(memory, plan, history)
+    restoring = VectorRestore.prepare(memory, plan, history)
     begin_change()
     record: HistoryRecord = ask(lambda manager: append_restoration(manager, plan, actor_id, role))
-    with _saying_what_is_missing():
-        scope = way.put(memory, record, metadata)
-        if way.changes_text and _keeps_entities(memory):
+    with _note_history_ahead():
+        scope = restoring.put(memory, record, metadata)
+        if restoring.changes_text and _keeps_entities(memory):
             memory._remove_memory_from_entity_store(memory_id, scope)
             memory._link_entities_for_memory(memory_id, record.new_memory, scope)
     return record
@@ -155,13 +162,13 @@ def _keeps_entities(memory: Any) -> bool:
 
 
 @contextmanager
-def _saying_what_is_missing() -> Iterator[None]:
-    """Let an error of the vector store say that the history is ahead of it."""
+def _note_history_ahead() -> Iterator[None]:
+    """Add a note to an error of the vector store: the history is ahead of it."""
     try:
         yield
     except BaseException as error:
         error.add_note(
-            "the history has the restored state, the vector store may not: restore again, and it "
-            "follows without another record"
+            "the history has the restored state, and the vector store may not: restore again to "
+            "update it, which adds no second record"
         )
         raise

@@ -1,11 +1,11 @@
 # mypy: disable-error-code=import-untyped
-"""What mem0 does in worker threads, seen before it begins; its history's part done on the loop.
+"""Replaces `asyncio.to_thread` in mem0's module.
 
-mem0 takes its history for something that blocks, and awaits `asyncio.to_thread(self.db.…)`. Ours
-never blocks there, and the way to a thread and back takes longer than all else that an operation
-does with its history. So mem0's module gets an `asyncio` whose `to_thread` leaves ours where it is.
-It also tells an operation of ours that the vector store is about to change. Everything else goes to
-a thread as ever, plain mem0's own history too.
+mem0 expects its history to block, and awaits `asyncio.to_thread(self.db.…)`. Calls of our
+`Recorder` do not block, and a switch to a thread and back takes longer than the rest of an
+operation's work on its history. So mem0's module gets an `asyncio` whose `to_thread` calls a
+`Recorder` on the loop. It also calls `Operation.begin_change` before the vector store changes.
+Everything else runs in a thread as before, plain mem0's own history too.
 """
 
 import asyncio
@@ -23,12 +23,12 @@ _READS: Final = frozenset(
         *("embed", "embed_batch", "generate_response", "invoke", "rerank"),
     )
 )
-"""Names of what vector stores, embedders, models and rerankers do without changing anything."""
+"""Methods of vector stores, embedders, models and rerankers that change nothing."""
 _PARTS: Final = ("vector_store", "embedding_model", "llm", "reranker")
 
 
 class _Asyncio:
-    """The module `asyncio`, but for `to_thread`."""
+    """The module `asyncio` with another `to_thread`."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(asyncio, name)
@@ -37,22 +37,22 @@ class _Asyncio:
     def to_thread(
         function: Callable[..., Any], /, *arguments: Any, **options: Any
     ) -> Coroutine[Any, Any, Any]:
-        """Call a function in a worker thread, or here where it is a `Recorder`'s."""
+        """Call a function in a worker thread, or a `Recorder`'s method directly."""
         if isinstance(getattr(function, "__self__", None), Recorder):
-            return _called_here(function, *arguments, **options)
+            return _call_directly(function, *arguments, **options)
         operation = current.get()
         if operation is None or not operation.may_be_refused:
             return asyncio.to_thread(function, *arguments, **options)
         if _only_reads(function, operation.memory):
             return asyncio.to_thread(function, *arguments, **options)
-        return _changing(operation, function, *arguments, **options)
+        return _call_changing(operation, function, *arguments, **options)
 
 
-async def _called_here(function: Callable[..., Any], /, *arguments: Any, **options: Any) -> Any:
+async def _call_directly(function: Callable[..., Any], /, *arguments: Any, **options: Any) -> Any:
     return function(*arguments, **options)
 
 
-async def _changing(
+async def _call_changing(
     operation: Operation, function: Callable[..., Any], /, *arguments: Any, **options: Any
 ) -> Any:
     operation.begin_change()
@@ -60,11 +60,11 @@ async def _changing(
 
 
 def _only_reads(function: Callable[..., Any], memory: object) -> bool:
-    """Return whether a function of mem0's pipeline changes nothing, as far as is known for sure."""
+    """Return whether a function of mem0's pipeline is known to change nothing."""
     if getattr(function, "__name__", None) in _READS:
         return True
     if inspect.isfunction(function) and "<locals>" not in function.__qualname__:
-        return function.__module__.startswith("mem0.")  # its tools for texts
+        return function.__module__.startswith("mem0.")  # text helpers
     return any(
         function == getattr(part, name, None)
         for part in map(vars(memory).get, _PARTS)

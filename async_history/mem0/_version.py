@@ -1,6 +1,6 @@
-"""Whether this package was made for the mem0 that is here.
+"""Checks that the installed mem0 is a supported version.
 
-What differs within that range is asked of mem0 itself, where it matters: it changes in any release.
+Differences within that range are detected by feature where they matter, not by version.
 """
 
 from importlib.metadata import PackageNotFoundError, version
