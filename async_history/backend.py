@@ -33,6 +33,7 @@ from async_history._core.prune import (
     PruneRequest,
     PruneStep,
     PruneTransaction,
+    PruneTries,
     prunable_alone,
     prune_step,
 )
@@ -108,6 +109,7 @@ __all__ = [
     "PruneRequest",
     "PruneStep",
     "PruneTransaction",
+    "PruneTries",
     "Reader",
     "Residue",
     "Row",

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,9 +26,12 @@ from async_history import (
     StorageReadOnly,
     open_history,
 )
+from async_history._core.prune import PruneStep
+from async_history._sqlite import backend as sqlite_backend
 from async_history._sqlite import errors, opening
 from async_history._sqlite.commit import BatchCommitter
 from async_history._sqlite.index.levels import LEVELS
+from async_history._sqlite.prune import prune
 from async_history.sqlite import SQLiteHistoryManager
 from tests.patience import LONG_S, MINUTES_S
 from tests.programs import processes
@@ -459,6 +463,31 @@ def failure(code: int, text: str) -> sqlite3.OperationalError:
 
 
 Commit = Callable[[BatchCommitter, Sequence[Any]], Awaitable[Any]]
+
+
+async def test_a_prune_counts_what_a_try_removed_that_was_said_to_fail(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[PruneStep] = []
+
+    def prune_and_fail(*arguments: Any) -> PruneStep:
+        tried.append(prune(*arguments))
+        if len(tried) < 3:
+            raise failure(sqlite3.SQLITE_IOERR_FSYNC, "disk I/O error")
+        return tried[-1]
+
+    monkeypatch.setattr(sqlite_backend, "prune", prune_and_fail)
+    then = "2020-01-01T00:00:00Z"
+    async with open_history(path) as history:
+        for event in ("ADD", "UPDATE", "DELETE"):
+            for memory_id in ("m", f"{event}"):
+                await history.add_history(
+                    memory_id, None, "x", event, created_at=then, updated_at=then
+                )
+        report = await history.prune(older_than=timedelta(days=1))
+        assert len(tried) == 3
+        assert (report.records, report.memories_gone) == (4, 2)
+        assert await history.count_history() == 2
 
 
 class TestRetries:

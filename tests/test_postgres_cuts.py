@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from itertools import count
 from typing import Any
 
@@ -191,6 +192,31 @@ class TestCuts:
             assert [(one.records, one.messages) for one in erasures] == [(3, 2)] * number
         assert number > 15
 
+    async def test_of_a_prune(self, proxy: Proxy, schema: str) -> None:
+        """It counts what it removed, also where a step was committed and did not hear of it."""
+        async with open_history(with_query(proxy.url, schema=schema), pool_size=2) as history:
+            for number in count(1):
+                await _outlived(history, number)
+                proxy.cut_after(number - 1)
+                assert await _pruned(history) == (5, 1)
+                if proxy.cuts < number:
+                    break
+        assert number > 15
+
+
+async def _outlived(history: HistoryManager, number: int) -> None:
+    """Record three old changes of a memory that stays, and three of one that ends."""
+    then = "2020-01-01T00:00:00Z"
+    old = {"memory_id": f"{number}", "event": "UPDATE", "created_at": then, "updated_at": then}
+    ending = old | {"memory_id": f"{number} ends"}
+    await history.batch_add_history([old, ending, old, ending, ending | {"event": "DELETE"}, old])
+
+
+async def _pruned(history: HistoryManager) -> tuple[int, int]:
+    """Prune; return how many records and memories the report tells of."""
+    report = await history.prune(older_than=timedelta(days=1))
+    return report.records, report.memories_gone
+
 
 async def _told(history: HistoryManager, number: int) -> str:
     """Record something to erase; return the memory, the actor and the scope."""
@@ -265,6 +291,19 @@ class TestLateMessages:
             assert await erasing == (3, 2)
             (erasure,) = await history.erasures()
             assert (erasure.records, erasure.messages) == (3, 2)
+
+    async def test_a_prune_counts_once_what_two_tries_remove(
+        self, proxy: Proxy, schema: str, admin: Any
+    ) -> None:
+        async with open_history(with_query(proxy.url, schema=schema)) as history:
+            await _outlived(history, 0)
+            late = proxy.hold(b"COMMIT;")
+            pruning = asyncio.ensure_future(_pruned(history))
+            await late.came.wait()
+            late.cut_client()
+            await until_more_wait(admin)
+            late.release()
+            assert await pruning == (5, 1)
 
     async def test_submitted_again_while_it_is_on_its_way(
         self, proxy: Proxy, schema: str, admin: Any

@@ -7,7 +7,7 @@ how many records a transaction looks at, which writers wait for.
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from async_history._core.erasure_log import ErasureLog
 
@@ -18,8 +18,7 @@ LOST: Final = (TEXTS[:1], TEXTS[1:], TEXTS, OWN)
 """The columns that a record may lose together."""
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where a record is."""
 
     position: int

@@ -12,13 +12,14 @@ interrupted walk is simply begun again.
 """
 
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from operator import attrgetter
 from typing import Any, Protocol
 
+from async_history._core.erase_transaction import Place
 from async_history._core.progress import Progress
 from async_history._core.records import is_aware
 from async_history._core.validation import check_count, check_flag
@@ -150,6 +151,10 @@ class Candidate:
     is_old: bool | None
     prunable_alone: bool = False
 
+    @property
+    def place(self) -> Place:
+        return Place(self.position, self.id, self.memory_id)
+
 
 class PruneTransaction(Protocol):
     """What a database does inside a step's transaction."""
@@ -165,8 +170,8 @@ class PruneTransaction(Protocol):
     async def edges(self, memory_ids: Sequence[str], before: int) -> Mapping[str, Edge]:
         """Return each memory's record that comes so many before its last; not of one without."""
 
-    async def still_there(self, edges: Mapping[str, Edge]) -> Set[str]:
-        """Return the memories whose record of these is still there."""
+    async def still_there(self, places: Collection[Place]) -> Set[Place]:
+        """Return which records are still there."""
 
     async def next_are_dated(self, records: Sequence[Candidate]) -> Mapping[int, bool]:
         """Return, by position, whether the next record of the memory has a time of its own.
@@ -180,8 +185,54 @@ class PruneTransaction(Protocol):
         One without a time of its own is as old as the one before it.
         """
 
-    async def remove(self, records: Sequence[Candidate]) -> int:
-        """Remove records; return how many were still there."""
+    async def remove(self, records: Sequence[Candidate]) -> Set[Place]:
+        """Remove records; return those that were still there."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Try:
+    """What a transaction removed, if it was committed."""
+
+    removed: Set[Place]
+    memories_gone: Set[str]
+
+
+class PruneTries:
+    """The tries of one step: one whose outcome was not known is made again.
+
+    A transaction removes all that it removes, or nothing. So a try was committed where nothing of
+    it is there any more, and it was not a later one that removed it.
+    """
+
+    def __init__(self) -> None:
+        self._tries: list[_Try] = []
+
+    async def remove(
+        self, records: Sequence[Candidate], ending: Set[str], steps: PruneTransaction
+    ) -> tuple[int, int]:
+        """Remove records, and with them some memories as a whole.
+
+        Returns:
+            How many records and memories this try and those that were committed removed.
+        """
+        # It waits for an earlier try that is not over.
+        removed = await steps.remove(records) if records else frozenset()
+        last = _Try(removed, ending & {place.memory_id for place in removed})
+        earlier = self._tries.copy()
+        committed = [last]
+        if earlier:
+            there = await steps.still_there({place for one in earlier for place in one.removed})
+            gone = set(removed)
+            for one in reversed(earlier):
+                if not (one.removed & there or one.removed & gone):
+                    committed.append(one)
+                    gone |= one.removed
+        if removed:
+            self._tries.append(last)
+        return (
+            sum(len(one.removed) for one in committed),
+            sum(len(one.memories_gone) for one in committed),
+        )
 
 
 async def prune_in_steps(
@@ -208,13 +259,21 @@ async def prune_in_steps(
 
 
 async def prune_step(
-    asked: PruneRequest, reached: PruneCursor | None, steps: PruneTransaction
+    asked: PruneRequest,
+    reached: PruneCursor | None,
+    steps: PruneTransaction,
+    tries: PruneTries | None = None,
 ) -> PruneStep:
-    """Prune the next few records. The caller has the transaction, and the turn."""
+    """Prune the next few records. The caller has the transaction, and the turn.
+
+    Args:
+        tries: of this step, where the outcome of one may not be known.
+    """
+    tries = PruneTries() if tries is None else tries
     if reached is None:
         ends = await steps.ends()
         if ends is None:
-            return PruneStep(0, 0, None)
+            return PruneStep(*await tries.remove([], frozenset(), steps), None)
         reached = PruneCursor(ends[0] - 1, ends[0] - 1, ends[1])
     seen = await steps.window(asked, reached.position, reached.last, asked.limits.records)
     named = [one for one in seen if isinstance(one.memory_id, str)]
@@ -224,15 +283,17 @@ async def prune_step(
     if window.ends:
         window.next_are_dated = await steps.next_are_dated(window.ends)
     going = {one.position: one for one in named if window.prunable_alone(one)}
-    memories_gone = 0
+    ending: set[str] = set()
     maybe = [one for one in window.ends if window.is_latest(one) and window.may_end(one)]
     for records in await _gone_as_a_whole(asked, maybe, steps):
-        memories_gone += 1
+        ending.add(records[0].memory_id)
         for one in records:
             # In a dry run, what went alone before is still there, and counted already.
             if not (asked.dry_run and one.prunable_alone):
                 going[one.position] = one
-    removed = len(going) if asked.dry_run else await steps.remove(list(going.values()))
+    removed, memories_gone = len(going), len(ending)
+    if not asked.dry_run:
+        removed, memories_gone = await tries.remove(list(going.values()), ending, steps)
     is_last = len(seen) < asked.limits.records
     return PruneStep(
         removed,
@@ -253,9 +314,9 @@ async def _edges(
     added since stays.
     """
     edges = {name: kept.pop(name) for name in memory_ids if name in kept}
-    known = {name: edge for name, edge in edges.items() if edge is not None}
+    known = {Place(*edge, name) for name, edge in edges.items() if edge is not None}
     there = await steps.still_there(known) if known else frozenset()
-    gone = known.keys() - there
+    gone = {place.memory_id for place in known - there}
     unknown = [name for name in memory_ids if name not in edges or name in gone]
     found = await steps.edges(unknown, max(asked.keep_last, 1) - 1) if unknown else {}
     edges |= {name: found.get(name) for name in unknown}

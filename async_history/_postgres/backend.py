@@ -11,7 +11,7 @@ from async_history._core.erasure_log import Erasure, StatementErasureLog
 from async_history._core.follow import CommitSignal
 from async_history._core.lifecycle import CLOSE_TIMEOUT_S
 from async_history._core.locks import ProcessLocks
-from async_history._core.prune import PruneCursor, PruneRequest, PruneStep
+from async_history._core.prune import PruneCursor, PruneRequest, PruneStep, PruneTries
 from async_history._core.stats import Measured
 from async_history._core.submissions import AddRecords, Submission
 from async_history._core.writer import GroupCommitWriter, WriterOptions
@@ -225,6 +225,7 @@ class PostgresStore:
 
     async def prune_step(self, asked: PruneRequest, reached: PruneCursor | None) -> PruneStep:
         """Prune the next few records in one transaction, or in a dry run count them."""
+        tries = PruneTries()
 
         async def step(connection: Any, settings: Sequence[str]) -> PruneStep:
             return await prune(
@@ -233,6 +234,7 @@ class PostgresStore:
                 settings,
                 asked,
                 reached,
+                tries,
                 is_distributed=self._is_distributed,
             )
 

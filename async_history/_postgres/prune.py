@@ -4,17 +4,19 @@ On the nodes of a Citus cluster a list can't be joined with the table row by row
 is looked up by itself.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, Final
 
+from async_history._core.erase_transaction import Place
 from async_history._core.prune import (
     Candidate,
     Edge,
     PruneCursor,
     PruneRequest,
     PruneStep,
+    PruneTries,
     prunable_alone,
     prune_step,
 )
@@ -42,7 +44,7 @@ _WHOLE: Final = f"""
 SELECT {_LIGHT} FROM {{schema}}.history
 WHERE memory_id = ANY($2::pg_catalog.text[]) ORDER BY memory_id, seq
 """
-_THERE: Final = f"SELECT memory_id, id FROM {{schema}}.history WHERE {RECORDS}"
+_THERE: Final = f"SELECT seq, id, memory_id FROM {{schema}}.history WHERE {RECORDS}"
 _EDGE: Final = """
 SELECT seq, id FROM {schema}.history WHERE memory_id = $1::pg_catalog.text
 ORDER BY seq DESC OFFSET $2::pg_catalog.int8 LIMIT 1
@@ -68,7 +70,7 @@ FROM ROWS FROM (
     WHERE memory_id = given.name AND history.seq > given.seq ORDER BY history.seq LIMIT 1
 ) AS following
 """
-_REMOVE: Final = f"DELETE FROM {{schema}}.history WHERE {RECORDS}"
+_REMOVE: Final = f"DELETE FROM {{schema}}.history WHERE {RECORDS} RETURNING seq, id, memory_id"
 
 
 async def prune(
@@ -77,13 +79,14 @@ async def prune(
     settings: Sequence[str],
     asked: PruneRequest,
     reached: PruneCursor | None,
+    tries: PruneTries,
     *,
     is_distributed: bool,
 ) -> PruneStep:
     """Prune the next few records in one transaction, which begins with `settings`."""
     async with transaction(connection, *settings, BY_INDEX):
         steps = _PruneTransaction(connection, schema, is_distributed=is_distributed)
-        step = await prune_step(asked, reached, steps)
+        step = await prune_step(asked, reached, steps, tries)
         await connection.execute(WAIT_FOR_REPLICAS_TOO)
         return step
 
@@ -108,10 +111,8 @@ class _PruneTransaction(SchemaSteps):
         found = {name: await self._fetch(_EDGE, name, before) for name in memory_ids}
         return {name: (rows[0][0], rows[0][1]) for name, rows in found.items() if rows}
 
-    async def still_there(self, edges: Mapping[str, Edge]) -> set[str]:
-        ids = (record_id for _, record_id in edges.values())
-        rows = await self._fetch(_THERE, *self._named(ids, edges))
-        return {name for name, record_id in rows if name in edges and edges[name][1] == record_id}
+    async def still_there(self, places: Collection[Place]) -> set[Place]:
+        return await self._places(_THERE, places) & set(places)
 
     async def next_are_dated(self, records: Sequence[Candidate]) -> dict[int, bool]:
         if not self._is_distributed:
@@ -137,9 +138,9 @@ class _PruneTransaction(SchemaSteps):
             ]
         return seen
 
-    async def remove(self, records: Sequence[Candidate]) -> int:
-        if not records:
-            return 0
-        named = self._named((one.id for one in records), (one.memory_id for one in records))
-        status = await self._execute(_REMOVE, *named)
-        return int(status.rpartition(" ")[2])
+    async def remove(self, records: Sequence[Candidate]) -> set[Place]:
+        return await self._places(_REMOVE, [one.place for one in records])
+
+    async def _places(self, sql: str, places: Collection[Place]) -> set[Place]:
+        named = self._named([one.id for one in places], [one.memory_id for one in places])
+        return {Place(*row) for row in await self._fetch(sql, *named)}

@@ -14,7 +14,7 @@ from async_history._core.cancellation import to_the_end
 from async_history._core.erasure_log import Erasure, StatementErasureLog
 from async_history._core.follow import CommitSignal
 from async_history._core.options import Durability, Journal
-from async_history._core.prune import PruneCursor, PruneRequest, PruneStep
+from async_history._core.prune import PruneCursor, PruneRequest, PruneStep, PruneTries
 from async_history._core.recent import RecentCommits
 from async_history._core.stats import Measured, StoreWarning
 from async_history._core.submissions import Submission
@@ -185,7 +185,8 @@ class SQLiteStore:
 
     async def prune_step(self, asked: PruneRequest, reached: PruneCursor | None) -> PruneStep:
         """Prune the next few records in one transaction, or in a dry run count them."""
-        return await self.in_turn(lambda connection: connection.run(partial(prune, asked, reached)))
+        step = partial(prune, asked, reached, PruneTries())
+        return await self.in_turn(lambda connection: connection.run(step))
 
     # Reading
 

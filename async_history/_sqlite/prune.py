@@ -2,16 +2,18 @@
 
 import json
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
+from async_history._core.erase_transaction import Place
 from async_history._core.prune import (
     Candidate,
     Edge,
     PruneCursor,
     PruneRequest,
     PruneStep,
+    PruneTries,
     prunable_alone,
     prune_step,
 )
@@ -58,11 +60,14 @@ _REMOVE: Final = "DELETE FROM history WHERE rowid IN (SELECT value FROM json_eac
 
 
 def prune(
-    asked: PruneRequest, reached: PruneCursor | None, connection: sqlite3.Connection
+    asked: PruneRequest,
+    reached: PruneCursor | None,
+    tries: PruneTries,
+    connection: sqlite3.Connection,
 ) -> PruneStep:
     """Prune the next few records in one transaction, on the connection's thread."""
     with indexed_transaction(connection):
-        return completed(prune_step(asked, reached, _PruneTransaction(connection)))
+        return completed(prune_step(asked, reached, _PruneTransaction(connection), tries))
 
 
 class _PruneTransaction:
@@ -93,11 +98,11 @@ class _PruneTransaction:
         rows = self._fetch(_EDGES, {"given": given, "before": before})
         return {name: (position, record_id) for name, position, record_id in rows}
 
-    async def still_there(self, edges: Mapping[str, Edge]) -> set[str]:
-        positions = json.dumps([position for position, _ in edges.values()])
+    async def still_there(self, places: Collection[Place]) -> set[Place]:
+        positions = json.dumps([place.position for place in places])
         rows = self._fetch(_THERE, {"positions": positions})
         # Where a newest row was removed, the next gets its number.
-        return {name for *edge, name in rows if edges.get(name) == tuple(edge)}
+        return {Place(*row) for row in rows} & set(places)
 
     async def next_are_dated(self, records: Sequence[Candidate]) -> dict[int, bool]:
         given = [(memory_key(one.memory_id), one.memory_id, one.position) for one in records]
@@ -117,12 +122,13 @@ class _PruneTransaction:
                 seen.append(_seen(row[0], record, is_old, prunable_alone=alone))
         return seen
 
-    async def remove(self, records: Sequence[Candidate]) -> int:
+    async def remove(self, records: Sequence[Candidate]) -> set[Place]:
         positions = json.dumps([one.position for one in records])
         removed = self._connection.execute(_REMOVE, (positions,)).rowcount
         entries = [(memory_key(one.memory_id), one.position) for one in records]
         remove_entries(self._connection, entries)
-        return removed
+        places = {one.place for one in records}
+        return places if removed == len(places) else places - await self.still_there(places)
 
 
 def _seen(

@@ -1,6 +1,6 @@
 """What is looked up and removed inside a step of pruning."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 
 from async_history import backend as api
@@ -37,9 +37,9 @@ class DictPruning:
                 edges[memory_id] = position, record.id
         return edges
 
-    async def still_there(self, edges: Mapping[str, api.Edge]) -> set[str]:
+    async def still_there(self, places: Collection[api.Place]) -> set[api.Place]:
         there = self._kept.positions
-        return {name for name, (position, one) in edges.items() if there.get(one) == position}
+        return {place for place in places if there.get(place.id) == place.position}
 
     async def next_are_dated(self, records: Sequence[api.Candidate]) -> dict[int, bool]:
         dated: dict[int, bool] = {}
@@ -62,11 +62,11 @@ class DictPruning:
                 found.append(self._candidate(position, record, is_old, alone))
         return found
 
-    async def remove(self, records: Sequence[api.Candidate]) -> int:
+    async def remove(self, records: Sequence[api.Candidate]) -> set[api.Place]:
         there = [one for one in records if self._kept.records.pop(one.position, None)]
         for one in there:
             del self._kept.positions[one.id]
-        return len(there)
+        return {one.place for one in there}
 
     @staticmethod
     def _candidate(
