@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 
 from async_history import ErasureReport, HistoryClosed, HistoryManager, open_history
-from async_history._postgres import manager as backend
+from async_history._postgres import backend, manager
 from async_history._postgres.vacuum import Vacuum
 from async_history.postgres import PostgresHistoryManager
 from tests.conftest import stores
@@ -158,13 +158,15 @@ async def test_it_is_waited_for_while_the_server_is_at_it(
                 await _until_asked(admin, 3)
                 assert not new_erase_request.done()
                 await history.add_history("n", None, "y", "ADD")
+                if how == "own":  # it has no place in the pool of two
+                    assert await history.count_history() == 2
                 await other.close()
                 report = await asyncio.wait_for(new_erase_request, LONG_S)
         assert (report.done, report.records) == (True, 1)
         assert _not_vacuumed(report) == []
         (erasure,) = await history.erasures()
         assert erasure.finished_at is not None
-    assert asked_every == [backend.RETRY_TIMEOUT_S]
+    assert asked_every == [manager.RETRY_TIMEOUT_S]
 
 
 @pytest.mark.parametrize("how", ["pg_cancel_backend", "pg_terminate_backend"])

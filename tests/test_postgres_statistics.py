@@ -11,7 +11,7 @@ import pytest
 
 from async_history import HistoryManager, copy_history, open_history
 from async_history._postgres.statistics import Statistics
-from tests.postgres_plans import START, fill
+from tests.postgres_plans import START, Explainer, fill, questions
 from tests.postgres_server import PostgresServer
 
 pytestmark = pytest.mark.postgres
@@ -19,6 +19,7 @@ pytestmark = pytest.mark.postgres
 LARGE = 11_000
 KNOWN = "SELECT count(*) FROM pg_stats WHERE schemaname = $1 AND tablename = 'history'"
 ROWS = "SELECT reltuples FROM pg_class WHERE oid = to_regclass($1 || '.history')"
+VACUUMED = "SELECT pg_stat_get_vacuum_count(to_regclass($1 || '.history'))"
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +76,26 @@ async def test_after_pruning(url: str, connection: Any, schema: str) -> None:
     async with open_history(url, schema=schema) as history:
         pruned = await history.prune(older_than=START.replace(year=2027))
     assert await connection.fetchval(ROWS, schema) == 2 * LARGE - pruned.records
+    assert await connection.fetchval(VACUUMED, schema) == 1
+
+
+async def test_after_pruning_the_first_reader_steps_over_nothing(
+    url: str, connection: Any, schema: str
+) -> None:
+    async with open_history(url, schema=schema) as history:
+        await fill(connection, schema, 2 * LARGE)
+        await history.prune(older_than=START.replace(year=2027))
+    reads = Explainer(connection, f'"{schema}"')
+    by_name = {question.name: question for question in questions(2 * LARGE)}
+    for name in ("everything", "an event", "an actor"):
+        assert await reads.page(by_name[f"{name}, oldest first"]) < 100
+
+
+async def test_a_large_batch_is_not_vacuumed(url: str, connection: Any, schema: str) -> None:
+    async with open_history(url, schema=schema) as history:
+        await add(history, LARGE)
+    assert await connection.fetchval(KNOWN, schema)
+    assert await connection.fetchval(VACUUMED, schema) == 0
 
 
 async def test_a_tenth_of_a_large_history_is_waited_for(
@@ -147,8 +168,8 @@ class Recorder:
     async def fetchval(self, *_: Any) -> bool:
         return True
 
-    async def fetchrow(self, *_: Any) -> tuple[float, bool]:
-        return 20_000.0, False
+    async def fetchrow(self, *_: Any) -> tuple[float, bool, bool]:
+        return 20_000.0, False, False
 
 
 async def test_one_that_grows_all_the_time_is_not_analyzed_all_the_time() -> None:

@@ -26,6 +26,7 @@ from async_history._postgres.pool import ConnectionPool
 from async_history._postgres.pool_limits import PoolLimits
 from async_history._postgres.prune import prune
 from async_history._postgres.read import HistoryReader
+from async_history._postgres.side_connections import SideConnections
 from async_history._postgres.statistics import Statistics
 from async_history._postgres.transaction import transaction
 from async_history._postgres.url import ServerUrl
@@ -150,7 +151,8 @@ class PostgresStore:
             idle_s=backend.limits.idle_s,
             retry_timeout_s=backend.retry_timeout_s,
         )
-        self._statistics = Statistics(pool, self.schema, is_distributed=is_distributed)
+        side = SideConnections(pool, backend.server)
+        self._statistics = Statistics(side, self.schema, is_distributed=is_distributed)
         self.writer = GroupCommitWriter[Submission](
             self._commit,
             finish=self._finish,
@@ -163,7 +165,7 @@ class PostgresStore:
             fetch, self.schema, where=backend.where, is_distributed=is_distributed
         )
         vacuum = Vacuum(
-            pool,
+            side,
             self.in_turn,
             backend.where,
             self.schema,
@@ -240,7 +242,7 @@ class PostgresStore:
 
         pruned = await self.in_turn(step)
         if not asked.dry_run:
-            self._statistics.add_changes(pruned.records)
+            self._statistics.add_removed(pruned.records, is_over=pruned.reached is None)
         return pruned
 
     # Reading

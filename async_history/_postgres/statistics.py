@@ -1,4 +1,4 @@
-"""ANALYZE after a large change."""
+"""ANALYZE after a large change, VACUUM after a large removal."""
 
 import asyncio
 import contextlib
@@ -7,7 +7,7 @@ from time import monotonic
 from typing import Any, Final
 
 from async_history._core.writer import OutcomeUnknown, TryAgain
-from async_history._postgres.pool import ConnectionPool
+from async_history._postgres.side_connections import SideConnections
 from async_history._postgres.transaction import transaction
 from async_history._postgres.vacuum import may_vacuum
 from async_history.errors import HistoryError
@@ -28,21 +28,29 @@ SELECT greatest(reltuples, 0::pg_catalog.float4), coalesce(
         pg_catalog.pg_stat_get_last_autoanalyze_time(oid)
     ) > pg_catalog.clock_timestamp() - $2::pg_catalog.text::pg_catalog.interval,
     false
+), coalesce(
+    greatest(
+        pg_catalog.pg_stat_get_last_vacuum_time(oid),
+        pg_catalog.pg_stat_get_last_autovacuum_time(oid)
+    ) > pg_catalog.clock_timestamp() - $3::pg_catalog.text::pg_catalog.interval,
+    false
 )
 FROM pg_catalog.pg_class WHERE oid = pg_catalog.to_regclass($1::pg_catalog.text)::pg_catalog.oid
 """
-"""For how many rows there were statistics, and whether any were made within so many seconds."""
+"""For how many rows there were statistics, whether any were made within so many seconds, and
+whether the table was vacuumed within so many."""
 
 
 class Statistics:
-    """Has a server make statistics of the history after a large change.
+    """Has a server make statistics of the history after a large change, and vacuum it too after a
+    large removal: the first to read where much was removed would step over all of it.
 
-    Autovacuum does that too, unless it is off, or late. It is done in the background, on a
-    connection of the pool, and holds up nobody who reads or writes. It is left out where the role
-    may not, where the table is locked, where a pooler stands between, and on Citus.
+    Autovacuum does that too, unless it is off, or late. It is done in the background, and holds up
+    nobody who reads or writes. It is left out where the role may not, where the table is locked,
+    where a pooler stands between, and on Citus.
 
     Args:
-        pool: lends a connection.
+        side: lends a connection.
         schema: the quoted schema.
         is_distributed: the tables are spread over the nodes of a Citus cluster.
         pause_s: how long to wait at least from one time to the next.
@@ -50,62 +58,93 @@ class Statistics:
 
     def __init__(
         self,
-        pool: ConnectionPool,
+        side: SideConnections,
         schema: str,
         *,
         is_distributed: bool,
         pause_s: float = _PAUSE_S,
     ) -> None:
-        self._pool = pool
+        self._side = side
         self._table = f"{schema}.history"
-        self._is_left_out = pool.is_behind_pooler or is_distributed
+        self._is_left_out = side.is_behind_pooler or is_distributed
         self._pause_s = pause_s
-        self._changed = 0
+        self._changed = self._removed = 0
         self._due = _LEAST
-        self._began_at = 0.0
+        self._vacuums = False
+        self._began_at = self._removed_at = 0.0
         self._next_at = 0.0
         self._closing = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
+    def add_removed(self, records: int, *, is_over: bool) -> None:
+        """Count records that a step of pruning removed; the table is vacuumed when all are over."""
+        self._removed += records
+        self._removed_at = monotonic()
+        self._vacuums = is_over
+        self._count(records)
+        if is_over:
+            self._begin()
+
     def add_changes(self, records: int) -> None:
-        """Count records that were added or removed."""
+        """Count records that were added."""
+        self._count(records)
+        self._begin()
+
+    def _count(self, records: int) -> None:
         if not self._changed:
             self._began_at = monotonic()
         self._changed += records
-        if self._changed > self._due and self._task is None and not self._is_left_out:
+
+    @property
+    def _is_due(self) -> bool:
+        return self._changed > self._due or (self._vacuums and self._removed > self._due)
+
+    def _begin(self) -> None:
+        if self._is_due and self._task is None and not self._is_left_out:
             self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def _run(self) -> None:
         try:
-            while self._changed > self._due and not self._is_left_out:
+            while self._is_due and not self._is_left_out:
                 pause_s = self._next_at - monotonic()
                 if pause_s > 0:
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(self._closing.wait(), pause_s)
                 self._next_at = monotonic() + self._pause_s
-                await self._pool.use(self._analyze_if_due)
+                await self._side.use(self._analyze_if_due)
         except (HistoryError, OutcomeUnknown, TryAgain) as error:
-            self._changed = 0
-            _log.info("%s was not analyzed after a large change: %s", self._table, error)
+            self._changed = self._removed = 0
+            _log.info(
+                "%s was not vacuumed or analyzed after a large change: %s", self._table, error
+            )
         finally:
             self._task = None
 
     async def _analyze_if_due(self, connection: Any) -> None:
         changed, since_s = self._changed, monotonic() - self._began_at
+        removed, since_removal_s = self._removed, monotonic() - self._removed_at
         async with transaction(connection):
             may = await may_vacuum(connection, self._table)
-            known = await connection.fetchrow(_KNOWN, self._table, f"{since_s} seconds")
+            known = await connection.fetchrow(
+                _KNOWN, self._table, f"{since_s} seconds", f"{since_removal_s} seconds"
+            )
         if not may or known is None:
             self._is_left_out = True
             return
-        rows, is_new = known
+        rows, is_new, is_vacuumed = known
         self._due = _LEAST + int(rows * _PART)
-        if changed <= self._due and not is_new:
+        if not self._is_due and not is_new:
             return
-        if not is_new:
-            # Whoever waits for a lock keeps those waiting who come later.
+        # Whoever waits for a lock keeps those waiting who come later, and cutting the end off the
+        # table's file locks all out.
+        if not self._vacuums:
+            removed = 0
+        if removed > self._due and not is_vacuumed:
+            await connection.execute(f"VACUUM (ANALYZE, SKIP_LOCKED, TRUNCATE false) {self._table}")
+        elif not is_new:
             await connection.execute(f"ANALYZE (SKIP_LOCKED) {self._table}")
         self._changed -= changed
+        self._removed -= removed
         self._began_at = monotonic()
 
     async def aclose(self) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from async_history._core.cancellation import to_the_end
 from async_history._core.writer import OutcomeUnknown, TryAgain
-from async_history._postgres.pool import ConnectionPool
+from async_history._postgres.side_connections import SideConnections
 from async_history._postgres.transaction import transaction
 from async_history._postgres.writing_connection import Write
 from async_history.errors import CommitUnknown, Overloaded, StorageError
@@ -56,7 +56,7 @@ class Vacuum:
     it, on the connection that writes, which is there when all others of a pool are in use.
 
     Args:
-        pool: lends a connection, which is busy meanwhile.
+        side: lends a connection, which is busy meanwhile.
         in_turn: does work on the connection that writes.
         where: the server, for messages.
         schema: the quoted schema.
@@ -65,14 +65,14 @@ class Vacuum:
 
     def __init__(
         self,
-        pool: ConnectionPool,
+        side: SideConnections,
         in_turn: Callable[[Write[Any]], Awaitable[Any]],
         where: str,
         schema: str,
         *,
         ask_every_s: float,
     ) -> None:
-        self._pool = pool
+        self._side = side
         self._in_turn = in_turn
         self._where = where
         self._schema = schema
@@ -98,9 +98,9 @@ class Vacuum:
     async def _vacuum(self, table: str) -> None:
         begun = asyncio.Event()
         try:
-            await self._pool.use(partial(self._see_through, table, begun))
+            await self._side.use(partial(self._see_through, table, begun))
         except asyncio.CancelledError:
-            if begun.is_set() and self._pool.is_behind_pooler:
+            if begun.is_set() and self._side.is_behind_pooler:
                 _log.warning(
                     "an erasure was cancelled, and its VACUUM of %s goes on in %s, which is "
                     "reached through a pooler; to end it, cancel it there (pg_cancel_backend)",
@@ -121,12 +121,12 @@ class Vacuum:
             connection.execute(f"VACUUM (ANALYZE) {table}", timeout=_NO_END_S)
         )
         begun.set()
-        pid = None if self._pool.is_behind_pooler else connection.get_server_pid()
+        pid = None if self._side.is_behind_pooler else connection.get_server_pid()
         try:
             await self._until_done(running, table, pid)
         finally:
             if not running.done():
-                if self._pool.is_behind_pooler:
+                if self._side.is_behind_pooler:
                     connection.terminate()
                 else:
                     running.cancel()  # asyncpg asks the server to
