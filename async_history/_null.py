@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from async_history._core.erase import EraseBackend, Residue
-from async_history._core.erase_transaction import Columns, EraseTransaction, Place, Texts
+from async_history._core.erase_transaction import Columns, EraseTransaction, RecordRef, Texts
 from async_history._core.erasure_log import Erasure
 from async_history._core.follow import CommitSignal, FollowRead
 from async_history._core.lifecycle import CLOSE_TIMEOUT_S
@@ -219,11 +219,13 @@ class _BufferTransaction:
         self.log = _NoLog()
 
     async def with_text(
-        self, memory_ids: Sequence[str], after: Place | None, limit: int
-    ) -> Sequence[Place]:
+        self, memory_ids: Sequence[str], after: RecordRef | None, limit: int
+    ) -> Sequence[RecordRef]:
         return []
 
-    async def of_actor(self, actor_id: str, after: Place | None, limit: int) -> Sequence[Place]:
+    async def of_actor(
+        self, actor_id: str, after: RecordRef | None, limit: int
+    ) -> Sequence[RecordRef]:
         return []
 
     async def sizes(self, memory_ids: Sequence[str]) -> Mapping[str, int]:
@@ -233,11 +235,11 @@ class _BufferTransaction:
         return []
 
     async def next_texts(
-        self, actor_id: str, memory_id: str, after: Place | None, limit: int
+        self, actor_id: str, memory_id: str, after: RecordRef | None, limit: int
     ) -> Sequence[Texts]:
         return []
 
-    async def redact(self, columns: Columns, places: Sequence[Place]) -> int:
+    async def redact(self, columns: Columns, places: Sequence[RecordRef]) -> int:
         return len(places)
 
     async def messages(self, session_scopes: Sequence[str]) -> int:

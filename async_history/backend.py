@@ -16,7 +16,7 @@ from async_history._core.batch import (
 )
 from async_history._core.coalesce import CoalescedReads
 from async_history._core.erase import EraseBackend, Residue
-from async_history._core.erase_transaction import Columns, EraseTransaction, Place, Texts
+from async_history._core.erase_transaction import Columns, EraseTransaction, RecordRef, Texts
 from async_history._core.erasure_log import (
     Erasure,
     ErasureLog,
@@ -103,7 +103,6 @@ __all__ = [
     "Message",
     "OutcomeUnknown",
     "PageRead",
-    "Place",
     "ProcessLocks",
     "PruneCursor",
     "PruneRequest",
@@ -111,6 +110,7 @@ __all__ = [
     "PruneTransaction",
     "PruneTries",
     "Reader",
+    "RecordRef",
     "Residue",
     "Row",
     "RowsRead",

@@ -22,8 +22,8 @@ from async_history._sqlite.schema import rewrite
 from async_history._sqlite.schema.adopt import (
     AdoptionReport,
     adopt,
-    as_is_view,
     check_version,
+    compatibility_view,
     is_prepared,
     prepare,
 )
@@ -91,7 +91,7 @@ def backups(folder: Path) -> list[Path]:
 def as_is(path: Path) -> list[Row]:
     """Read a file without changing it."""
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
-        if (select := as_is_view(connection)) is not None:
+        if (select := compatibility_view(connection)) is not None:
             connection.execute(f"CREATE TEMP VIEW history AS {select}")
         return records(connection, f"rowid, {TEN}")
 
@@ -396,7 +396,7 @@ def test_what_is_not_understood_is_left_untouched(mode: str, name: str, tmp_path
         with pytest.raises(MigrationError, match=match):
             prepare(connection, path)
         with pytest.raises(MigrationError, match=match):
-            as_is_view(connection)
+            compatibility_view(connection)
     assert files(tmp_path) == before
 
 
@@ -551,7 +551,7 @@ def test_a_copy_that_cannot_be_made_stops_the_adoption(
         raise PermissionError("no rights")
 
     monkeypatch.setattr(os, "fsync", fails)
-    with pytest.raises(MigrationError, match=r"no copy of it could be made \(no rights\)"):
+    with pytest.raises(MigrationError, match=r"it could not be copied first \(no rights\)"):
         adopt(path)
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT * FROM history").fetchall() == list(V0_0_2.rows)
@@ -585,7 +585,7 @@ def test_a_copy_that_is_not_to_the_letter_is_thrown_away(
         connection.execute("UPDATE history SET prev_value = '007' WHERE id = 'a2'")
         numeric = rewrite._CREATE_NEW_TABLE.replace("old_memory TEXT", "old_memory INTEGER")
         monkeypatch.setattr(rewrite, "_CREATE_NEW_TABLE", numeric)
-        with pytest.raises(MigrationError, match=r"of 3 records, 2 came .* and a2 did not"):
+        with pytest.raises(MigrationError, match=r"of 3 records, 2 were .* and a2 was not"):
             prepare(connection, path)
         assert records(connection, "prev_value") == [(None,), ("007",), ("likes coffee",)]
 
@@ -633,7 +633,7 @@ def test_plain_mem0_works_on_an_adopted_file(tmp_path: Path) -> None:
 
         manager.reset()
         assert not is_prepared(connection)
-        assert as_is_view(connection) is not None
+        assert compatibility_view(connection) is not None
         prepare(connection, path)
         check_prepared(connection)
         assert records(connection) == []

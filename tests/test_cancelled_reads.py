@@ -58,7 +58,7 @@ class Scans:
 @pytest.fixture
 def scans(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scans]:
     scans = Scans()
-    monkeypatch.setattr("async_history._sqlite.pool.fetched", scans.fetched)
+    monkeypatch.setattr("async_history._sqlite.pool.fetch_rows", scans.fetched)
     yield scans
     scans.is_over.set()
 
@@ -156,17 +156,17 @@ async def test_a_connection_is_busy_until_its_thread_is_done(tmp_path: Path) -> 
 
     async with open_history(tmp_path / "history.db") as history:
         connections: Any = history.store.pool  # type: ignore[attr-defined]
-        first: ThreadConnection = connections._reading[0]
-        task = asyncio.create_task(first.ask(hold))
+        first: ThreadConnection = connections._readers[0]
+        task = asyncio.create_task(first.read(hold))
         await asyncio.to_thread(begun.wait)
         task.cancel()
         await asyncio.wait([task])
-        assert [each.unanswered for each in connections._reading] == [1, 0]
+        assert [each.pending_reads for each in connections._readers] == [1, 0]
         for _ in range(5):
             assert await asyncio.wait_for(history.get_history("m"), LONG_S) == []
         held.set()
-        await first.ask(lambda _: None)
-        assert [each.unanswered for each in connections._reading] == [0, 0]
+        await first.read(lambda _: None)
+        assert [each.pending_reads for each in connections._readers] == [0, 0]
 
 
 async def test_an_interruption_that_comes_too_early_is_repeated(tmp_path: Path) -> None:
@@ -180,14 +180,14 @@ async def test_an_interruption_that_comes_too_early_is_repeated(tmp_path: Path) 
         connection.execute(_ENDLESS).fetchall()
 
     async with open_history(tmp_path / "history.db") as history:
-        first: ThreadConnection = history.store.pool._reading[0]  # type: ignore[attr-defined]
-        task = asyncio.create_task(first.ask(read))
+        first: ThreadConnection = history.store.pool._readers[0]  # type: ignore[attr-defined]
+        task = asyncio.create_task(first.read(read))
         await asyncio.to_thread(begun.wait)
         task.cancel()
         await asyncio.wait([task])
         interrupted.set()
         try:
-            await asyncio.wait_for(first.ask(lambda _: None), LONG_S)
+            await asyncio.wait_for(first.read(lambda _: None), LONG_S)
         finally:
             is_over.set()
 
@@ -215,7 +215,7 @@ async def main():
     def read(connection):
         begun.set()
         connection.execute({_ENDLESS!r}).fetchall()
-    task = asyncio.create_task(history.store.pool._reading[0].ask(read))
+    task = asyncio.create_task(history.store.pool._readers[0].read(read))
     await asyncio.to_thread(begun.wait)
     return history, task
 

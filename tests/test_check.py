@@ -63,9 +63,9 @@ async def test_nothing_is_wrong(path: Path) -> None:
         ),
         ("UPDATE async_history_spans SET latest = '1' WHERE block = 2", "by their time"),
         ("UPDATE async_history_chunks SET latest = '1' WHERE block = 0", "by their time"),
-        ("DELETE FROM async_history_state", "not of this file"),
-        ("DROP TABLE async_history_recent", "is gone"),
-        ("VACUUM", "not of this file"),
+        ("DELETE FROM async_history_state", "does not belong to the file"),
+        ("DROP TABLE async_history_recent", "is missing"),
+        ("VACUUM", "does not belong to the file"),
     ],
 )
 async def test_a_wrong_index(script: str, what: str, path: Path) -> None:

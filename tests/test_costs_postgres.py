@@ -43,7 +43,7 @@ _NEEDED = 15
 async def read(owner: Any, history: HistoryManager, schema: str) -> int:
     """Return what the connection that writes has read until now."""
     assert isinstance(history, PostgresHistoryManager)
-    await history.store.in_turn(
+    await history.store.run_exclusively(
         lambda connection, *_: connection.execute("SELECT pg_stat_force_next_flush()")
     )
     return int(await owner.fetchval(_READ, schema))

@@ -145,13 +145,13 @@ class TestContract:
             )
             await history.save_messages([{"content": str(n)} for n in range(3)], "s")
             eraser: Any = history.store.eraser
-            in_turn = eraser._in_turn
+            run_exclusively = eraser._run_exclusively
 
             async def twice(work: Any) -> Any:
-                await in_turn(work)
-                return await in_turn(work)
+                await run_exclusively(work)
+                return await run_exclusively(work)
 
-            monkeypatch.setattr(eraser, "_in_turn", twice)
+            monkeypatch.setattr(eraser, "_run_exclusively", twice)
             reports = [
                 await history.erase(**asked, reason="asked", vacuum=False)
                 for asked in (
@@ -413,7 +413,7 @@ class TestBytes:
         async with open_history(path) as history:
             assert isinstance(history, SQLiteHistoryManager)
             await fill(history)
-            await history.store.in_turn(
+            await history.store.run_exclusively(
                 lambda connection: connection.execute_fetchall("PRAGMA secure_delete = OFF")
             )
             await history.prune(older_than=timedelta(), keep_last=0)
@@ -439,7 +439,7 @@ class TestBytes:
         """Where SQLite is built without SECURE_DELETE, and nothing writes the file anew."""
         async with open_history(tmp_path / "h.db") as history:
             assert isinstance(history, SQLiteHistoryManager)
-            await history.store.in_turn(
+            await history.store.run_exclusively(
                 lambda connection: connection.execute_fetchall("PRAGMA secure_delete = OFF")
             )
             await history.batch_add_history(
@@ -451,7 +451,7 @@ class TestBytes:
             await history.erase(memory_ids=["ann"], reason="asked", vacuum=False)
             # As the table grew, SQLite left copies of a few rows in pages that they had to leave.
             assert (tmp_path / "h.db").read_bytes().count(TOLD.encode()) < 10
-            ((kept,),) = await history.store.in_turn(
+            ((kept,),) = await history.store.run_exclusively(
                 lambda connection: connection.execute_fetchall("PRAGMA secure_delete")
             )
             assert kept == 0, "as it was"
@@ -480,7 +480,7 @@ class TestBytes:
         async with open_history(tmp_path / "h.db") as history:
             await fill(history)
             report = await history.erase(memory_ids=["ann"], reason="asked")
-            assert "bytes of room" in report.remains[0]
+            assert "bytes of free space" in report.remains[0]
             assert "erase again" in report.remains[0]
             (kept,) = await history.erasures()
             assert kept.finished_at is not None

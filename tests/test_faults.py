@@ -89,7 +89,7 @@ class TestNoRoom:
         acked: list[str | None] = []
         async with open_history(path) as history:
             await room.fill(history)
-            with pytest.raises(StorageFull, match=r"history\.db has no room left"):
+            with pytest.raises(StorageFull, match=r"history\.db has no free disk space left"):
                 await add_until_it_fails(history, acked)
             results = await asyncio.gather(
                 *(add(history, "x" * 10_000) for _ in range(50)), return_exceptions=True
@@ -176,8 +176,8 @@ class Pages:
 
     async def _limit(self, history: HistoryManager | None, pages: int) -> None:
         assert isinstance(history, SQLiteHistoryManager)
-        assert history.store.pool._writing is not None
-        await history.store.pool._writing.execute_fetchall(f"PRAGMA max_page_count = {pages}")
+        assert history.store.pool._writer is not None
+        await history.store.pool._writer.execute_fetchall(f"PRAGMA max_page_count = {pages}")
 
 
 @pytest.mark.subprocess

@@ -245,7 +245,7 @@ class TestServers:
                 assert following.cursor is not None
                 cursors = [await history.end_cursor()]
                 for memory_id in (None, "none"):  # nothing is there, and the cursor may go on
-                    place = places.place_from(following.cursor)
+                    place = places.position_from_cursor(following.cursor)
                     cursors.append(
                         str((await history.store.follower.page(place, memory_id, 9)).place)
                     )
@@ -315,7 +315,7 @@ class TestServers:
                         assert await first(following, 1) == [texts[0]]
                         url = standby.url()
                         async with opened(primary.url(), read_url=url) as behind:
-                            place = places.place_from(str(following.cursor))
+                            place = places.position_from_cursor(str(following.cursor))
                             assert place.window is not None
                             read = await behind.store.follower.page(place, None, 9)
                             assert (read.records, read.place, read.is_last) == ([], place, True)

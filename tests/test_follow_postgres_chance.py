@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 
 from async_history import open_history
-from async_history._postgres.cursors import Place, place_from
+from async_history._postgres.cursors import FollowPosition, position_from_cursor
 from async_history._postgres.follow import FollowReader
 from async_history._postgres.schema import quoted
 from tests.postgres_server import PostgresServer, are_installed, with_query
@@ -165,7 +165,9 @@ class Walker:
 
     async def step(self, dice: random.Random) -> bool:
         """Read a page and take some or all of it; return whether there was no more."""
-        place: Place | None = None if self._cursor is None else place_from(self._cursor)
+        place: FollowPosition | None = (
+            None if self._cursor is None else position_from_cursor(self._cursor)
+        )
         read = await self._reader.page(place, self._memory_id, self._limit)
         taken = indexes = read.indexes_of(self._memory_id)
         if indexes and dice.random() < 0.3:

@@ -15,7 +15,7 @@ from typing import Any, Final
 import pytest
 
 from async_history import CursorGone, open_history
-from async_history._postgres.cursors import Place, place_from
+from async_history._postgres.cursors import FollowPosition, position_from_cursor
 from async_history.postgres import PostgresHistoryManager
 from async_history.testing.followers import SOON_S, Reading, add_many, first, up_to_now
 from tests.postgres_faults import (  # noqa: F401 - fixtures are imported to be asked for
@@ -89,7 +89,7 @@ async def add(history: PostgresHistoryManager, *texts: str) -> None:
 
 async def cursors_after(history: PostgresHistoryManager, cursor: str) -> dict[str, str | None]:
     """Return where a follower may stand that had begun at a cursor and read on."""
-    place = place_from(cursor)
+    place = position_from_cursor(cursor)
     half = await history.store.follower.page(place, None, 1)
     assert half.place is not None
     assert half.place.window is not None, "there is one record only"
@@ -167,11 +167,11 @@ async def test_a_cursor_of_an_earlier_version(server: PostgresServer, schema: st
         await add(history, "c", "d", "e")
         cursor = await history.end_cursor()
         assert cursor is not None
-        place = place_from(cursor)
-        old = str(Place(place.store, place.foreign, place.done))
+        place = position_from_cursor(cursor)
+        old = str(FollowPosition(place.store, place.foreign, place.done))
         await add(history, "f", "g")
         assert await first(history.follow(after=old), 2) == ["f", "g"]
-        amid = Place(place.store, place.foreign, place.done, place.done, 0)
+        amid = FollowPosition(place.store, place.foreign, place.done, place.done, 0)
         assert await first(history.follow(after=str(amid)), 2) == ["f", "g"]
     await asyncio.to_thread(restore, server, copy)
     async with opened(server, schema) as history:
@@ -227,7 +227,9 @@ async def test_its_own_past_goes_on(server: PostgresServer, schema: str) -> None
                 async with opened(server, schema, read_url=standby.url()) as behind:
                     for cursor in cursors.values():
                         assert cursor is not None
-                        read = await behind.store.follower.page(place_from(cursor), None, 9)
+                        read = await behind.store.follower.page(
+                            position_from_cursor(cursor), None, 9
+                        )
                         assert (read.records, str(read.place)) == ([], cursor)
                 await there.execute("SELECT pg_wal_replay_resume()")
                 await until(partial(_has, there, schema, 6))

@@ -14,7 +14,7 @@ import pytest
 
 from async_history import open_history
 from async_history._core.follow import PAGE_RECORDS
-from async_history._postgres.cursors import Place, place_from
+from async_history._postgres.cursors import FollowPosition, position_from_cursor
 from async_history._postgres.follow import FollowReader
 from async_history._postgres.schema import quoted
 from tests.postgres_server import PostgresServer, are_installed, with_query
@@ -81,19 +81,19 @@ class Counting:
         assert max(self.rows) <= rows, self.rows
         assert max(self.buffers) <= buffers, self.buffers
 
-    async def end(self) -> Place:
+    async def end(self) -> FollowPosition:
         place = await self.reader.end()
         assert place is not None
         return place
 
-    async def all_after(self, place: Place | None) -> tuple[list[str], Place]:
+    async def all_after(self, place: FollowPosition | None) -> tuple[list[str], FollowPosition]:
         """Return the ids of all records after a place, each cursor kept as text, and the end."""
         found: list[str] = []
         while True:
             read = await self.reader.page(place, None, _LIMIT)
             found += [record.id for record in read.records]
             assert read.place is not None
-            place = place_from(str(read.place))
+            place = position_from_cursor(str(read.place))
             assert place == read.place
             assert (place.witness, place.upto) == (read.place.witness, read.place.upto)
             if read.is_last:
@@ -252,7 +252,7 @@ class TestWork:
             await counting.add(others[0], _MANY // 10)
         counting.start()
         found: list[str] = []
-        next_: Place | None = place
+        next_: FollowPosition | None = place
         while next_ is not None and (not found or next_.window is not None):
             read = await counting.reader.page(next_, "m7", _LIMIT)
             found += [record.id for record in read.records]

@@ -62,7 +62,7 @@ class TestDurability:
         history = SQLiteHistoryManager(path, journal="delete", durability=durability)  # type: ignore[arg-type]
         async with history:
             await add(history, "x")
-            writing = history.store.pool._writing
+            writing = history.store.pool._writer
             assert writing is not None
             for pragma, value in (("journal_mode", "delete"), ("synchronous", synchronous)):
                 assert list(await writing.execute_fetchall(f"PRAGMA {pragma}")) == [(value,)]

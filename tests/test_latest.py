@@ -49,7 +49,7 @@ async def counted(history: HistoryManager) -> Any:
     """Count the statements of the connection that writes."""
     sent: list[str] = []
     if isinstance(history, SQLiteHistoryManager):
-        connection = history.store.pool._writing
+        connection = history.store.pool._writer
         assert connection is not None
         await connection.set_trace_callback(sent.append)
         yield sent

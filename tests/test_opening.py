@@ -485,7 +485,7 @@ class TestKilledWriter:
     ) -> None:
         with_journal(path := tmp_path / "history.db")
         kill_a_writer(path)
-        monkeypatch.setattr(readonly, "may", lambda path, mode: mode == os.R_OK)
+        monkeypatch.setattr(readonly, "has_access", lambda path, mode: mode == os.R_OK)
         for way in ("open-as-it-is", "adopt-dry-run", "check"):
             with pytest.raises(StorageReadOnly, match="a writer that was killed"):
                 WAYS[way](path, LONG_S)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from async_history._sqlite.journal import place_on
+from async_history._sqlite.journal import location_on
 from async_history._sqlite.mounts import Mount, mount_in
 from tests.programs.places import in_own_mounts, needs_mounts
 
@@ -78,16 +78,16 @@ def test_the_mount_of_a_file(path: str, point: str, kind: str) -> None:
 @pytest.mark.parametrize("kind", ["nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "ceph", "9p"])
 def test_a_network_file_system_is_a_worry_for_a_log_alone(kind: str) -> None:
     file = Path("/data/history.db")
-    (warning,) = place_on(Mount(Path("/data"), kind), file, file, "wal").warnings
+    (warning,) = location_on(Mount(Path("/data"), kind), file, file, "wal").warnings
     assert (warning.code, warning.severity) == ("network-file-system", "warning")
     assert kind in warning
-    assert not place_on(Mount(Path("/data"), kind), file, file, "delete").warnings
+    assert not location_on(Mount(Path("/data"), kind), file, file, "delete").warnings
 
 
 @pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs", "overlay", "tmpfs", "zfs"])
 def test_a_local_file_system_is_none(kind: str) -> None:
     file = Path("/data/history.db")
-    place = place_on(Mount(Path("/data"), kind), file, file, "wal")
+    place = location_on(Mount(Path("/data"), kind), file, file, "wal")
     assert (place.journal, place.warnings) == ("wal", ())
 
 

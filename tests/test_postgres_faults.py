@@ -258,7 +258,7 @@ async def test_no_room(url: str, server: PostgresServer) -> None:
         await add(history, "before")
         acked.append("before")
         with full_disk(server):
-            with pytest.raises(StorageFull, match="no room left"):
+            with pytest.raises(StorageFull, match="no free disk space left"):
                 await add_until_it_fails()
             calls = [add(history, secrets.token_hex(4_000)) for _ in range(50)]
             results = await asyncio.gather(*calls, return_exceptions=True)

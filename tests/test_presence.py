@@ -189,7 +189,7 @@ class TestInUse:
             assert "in use" not in caplog.text
             async with open_history(path):
                 assert "in use elsewhere, in this process" in caplog.text
-                assert "several managers or loops of one" in caplog.text
+                assert "several managers or event loops" in caplog.text
 
     async def test_another_loop_here(self, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
         """And whoever has it open through sqlite3 itself, such as plain mem0."""

@@ -14,7 +14,7 @@ import pytest
 from async_history import HistoryManager, HistoryOptions, StorageLocked, open_history
 from async_history._sqlite import errors
 from async_history._sqlite.errors import connect
-from async_history._sqlite.schema.adopt import as_is_view
+from async_history._sqlite.schema.adopt import compatibility_view
 from tests.legacy_files import plain_mem0
 from tests.patience import LONG_S
 from tests.programs import processes
@@ -276,7 +276,7 @@ def test_tables_that_are_dropped_between_two_looks_of_an_opening(path: Path) -> 
         tables = ";".join(row[0] for row in other.execute(of_tables))
         statements: list[str] = []
         ours.set_trace_callback(statements.append)
-        assert as_is_view(ours) is None
+        assert compatibility_view(ours) is None
         for before in range(len(statements)):
             count = itertools.count()
 
@@ -285,7 +285,7 @@ def test_tables_that_are_dropped_between_two_looks_of_an_opening(path: Path) -> 
                     other.executescript("DROP TABLE history; DROP TABLE messages")
 
             ours.set_trace_callback(drop)
-            as_is_view(ours)
+            compatibility_view(ours)
             assert next(count) > before
             ours.set_trace_callback(None)
             other.executescript(tables)

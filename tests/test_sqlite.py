@@ -81,7 +81,7 @@ class TestTheFile:
     ) -> None:
         async with open_history(path, durability=durability) as history:
             assert isinstance(history, SQLiteHistoryManager)
-            writing = history.store.pool._writing
+            writing = history.store.pool._writer
             assert writing is not None
             for pragma, value in (("journal_mode", "wal"), ("synchronous", synchronous)):
                 ((found,),) = await writing.execute_fetchall(f"PRAGMA {pragma}")

@@ -21,7 +21,7 @@ from async_history import (
     StorageRefused,
     open_history,
 )
-from async_history._sqlite.connection import ThreadConnection, completed
+from async_history._sqlite.connection import ThreadConnection, run_to_completion
 
 RECORDS = 600  # more than a statement takes
 
@@ -180,5 +180,5 @@ def test_what_would_wait_is_refused_and_ended() -> None:
             ended.append(True)
 
     with pytest.raises(RuntimeError, match="without an event loop"):
-        completed(waits())
+        run_to_completion(waits())
     assert ended

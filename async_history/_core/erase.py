@@ -24,7 +24,7 @@ from async_history._core.erase_transaction import (
     Decision,
     Done,
     EraseTransaction,
-    Place,
+    RecordRef,
     collect_told,
     erase_memories,
     erase_messages,
@@ -223,7 +223,7 @@ class _Erasure:
     async def _memories(self, memory_ids: Sequence[str]) -> None:
         """Erase memories. Those that have more than a step are halved: in the end one with very
         many is alone, and its records are not looked up again with each step of the others."""
-        left: list[tuple[Sequence[str], Place | None]] = [(memory_ids, None)]
+        left: list[tuple[Sequence[str], RecordRef | None]] = [(memory_ids, None)]
         while left:
             names, after = left.pop()
             done = await self._in_transaction(
@@ -236,7 +236,7 @@ class _Erasure:
 
     async def _actor(self, actor_id: str) -> None:
         seen: set[str] = set()
-        after: Place | None = None
+        after: RecordRef | None = None
         while True:
             found = await self._in_transaction(partial(look, actor_id, after, seen, self._records))
             if found.alone:
@@ -271,7 +271,7 @@ class _Erasure:
 
     async def _through(self, actor_id: str, memory_id: str, decide: Decision) -> Done:
         """Walk through a memory, a transaction at a time."""
-        after: Place | None = None
+        after: RecordRef | None = None
         last, left = 0, None
         while True:
             work = partial(erase_next, self._id, actor_id, memory_id, after, decide, self._records)

@@ -18,7 +18,7 @@ LOST: Final = (TEXTS[:1], TEXTS[1:], TEXTS, OWN)
 """The columns that a record may lose together."""
 
 
-class Place(NamedTuple):
+class RecordRef(NamedTuple):
     """Where a record is."""
 
     position: int
@@ -30,7 +30,7 @@ class Place(NamedTuple):
 class Texts:
     """A record's texts, as digests of at least 128 bits, and whether it is the actor's."""
 
-    place: Place
+    place: RecordRef
     is_actors: bool
     old_memory: bytes | None
     new_memory: bytes | None
@@ -49,11 +49,13 @@ class EraseTransaction(Protocol):
         """The store's log of erasures, inside this transaction."""
 
     async def with_text(
-        self, memory_ids: Sequence[str], after: Place | None, limit: int
-    ) -> Sequence[Place]:
+        self, memory_ids: Sequence[str], after: RecordRef | None, limit: int
+    ) -> Sequence[RecordRef]:
         """Return records of memories that have a text still, in order."""
 
-    async def of_actor(self, actor_id: str, after: Place | None, limit: int) -> Sequence[Place]:
+    async def of_actor(
+        self, actor_id: str, after: RecordRef | None, limit: int
+    ) -> Sequence[RecordRef]:
         """Return records of an actor, in order."""
 
     async def sizes(self, memory_ids: Sequence[str]) -> Mapping[str, int]:
@@ -63,11 +65,11 @@ class EraseTransaction(Protocol):
         """Return all records of some memories."""
 
     async def next_texts(
-        self, actor_id: str, memory_id: str, after: Place | None, limit: int
+        self, actor_id: str, memory_id: str, after: RecordRef | None, limit: int
     ) -> Sequence[Texts]:
         """Return records of one memory, in order."""
 
-    async def redact(self, columns: Columns, places: Sequence[Place]) -> int:
+    async def redact(self, columns: Columns, places: Sequence[RecordRef]) -> int:
         """Make columns of records NULL; return how many records lost one.
 
         `columns` are one of `LOST`.
@@ -88,7 +90,7 @@ class Done:
     """
 
     records: int = 0
-    after: Place | None = None
+    after: RecordRef | None = None
     last: int = 0
     left: int | None = None
 
@@ -98,8 +100,8 @@ class Found:
     """The actor's next memories, by size; the records whose memory can't be found by its name."""
 
     sizes: Mapping[str, int]
-    alone: Sequence[Place]
-    after: Place | None
+    alone: Sequence[RecordRef]
+    after: RecordRef | None
     limit: int
 
     def groups(self) -> Iterator[Sequence[str]]:
@@ -141,7 +143,7 @@ def take_told(told: Set[bytes], record: Texts, *, with_own: bool) -> Columns | N
 
 
 async def look(
-    actor_id: str, after: Place | None, seen: Set[str], limit: int, steps: EraseTransaction
+    actor_id: str, after: RecordRef | None, seen: Set[str], limit: int, steps: EraseTransaction
 ) -> Found:
     """Look which memories the actor's next records are in, of those that were not seen yet."""
     places = await steps.of_actor(actor_id, after, limit)
@@ -160,7 +162,7 @@ async def erase_whole(
     records = await steps.texts(actor_id, memory_ids)
     for record in records:
         collect_told(told[record.place.memory_id], record)
-    lost: dict[Columns, list[Place]] = defaultdict(list)
+    lost: dict[Columns, list[RecordRef]] = defaultdict(list)
     for record in records:
         columns = take_told(told[record.place.memory_id], record, with_own=True)
         if columns:
@@ -172,14 +174,14 @@ async def erase_next(
     erasure_id: str | None,
     actor_id: str,
     memory_id: str,
-    after: Place | None,
+    after: RecordRef | None,
     decide: Decision,
     limit: int,
     steps: EraseTransaction,
 ) -> Done:
     """Erase an actor in the next records of a memory."""
     records = await steps.next_texts(actor_id, memory_id, after, limit)
-    lost: dict[Columns, list[Place]] = defaultdict(list)
+    lost: dict[Columns, list[RecordRef]] = defaultdict(list)
     left: int | None = None
     for record in records:
         columns = decide(record)
@@ -198,7 +200,7 @@ async def erase_next(
 async def erase_memories(
     erasure_id: str | None,
     memory_ids: Sequence[str],
-    after: Place | None,
+    after: RecordRef | None,
     limit: int,
     steps: EraseTransaction,
 ) -> Done:
@@ -210,13 +212,13 @@ async def erase_memories(
 
 
 async def erase_places(
-    erasure_id: str | None, columns: Columns, places: Sequence[Place], steps: EraseTransaction
+    erasure_id: str | None, columns: Columns, places: Sequence[RecordRef], steps: EraseTransaction
 ) -> int:
     return await _erase(erasure_id, {columns: places}, steps)
 
 
 async def _erase(
-    erasure_id: str | None, lost: Mapping[Columns, Sequence[Place]], steps: EraseTransaction
+    erasure_id: str | None, lost: Mapping[Columns, Sequence[RecordRef]], steps: EraseTransaction
 ) -> int:
     """Erase columns of records; return of how many records."""
     if erasure_id is None:

@@ -19,7 +19,7 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Any, Protocol
 
-from async_history._core.erase_transaction import Place
+from async_history._core.erase_transaction import RecordRef
 from async_history._core.progress import Progress
 from async_history._core.records import is_aware
 from async_history._core.validation import check_count, check_flag
@@ -152,8 +152,8 @@ class Candidate:
     prunable_alone: bool = False
 
     @property
-    def place(self) -> Place:
-        return Place(self.position, self.id, self.memory_id)
+    def place(self) -> RecordRef:
+        return RecordRef(self.position, self.id, self.memory_id)
 
 
 class PruneTransaction(Protocol):
@@ -170,7 +170,7 @@ class PruneTransaction(Protocol):
     async def edges(self, memory_ids: Sequence[str], before: int) -> Mapping[str, Edge]:
         """Return each memory's record that comes so many before its last; not of one without."""
 
-    async def still_there(self, places: Collection[Place]) -> Set[Place]:
+    async def still_there(self, places: Collection[RecordRef]) -> Set[RecordRef]:
         """Return which records are still there."""
 
     async def next_are_dated(self, records: Sequence[Candidate]) -> Mapping[int, bool]:
@@ -185,7 +185,7 @@ class PruneTransaction(Protocol):
         One without a time of its own is as old as the one before it.
         """
 
-    async def remove(self, records: Sequence[Candidate]) -> Set[Place]:
+    async def remove(self, records: Sequence[Candidate]) -> Set[RecordRef]:
         """Remove records; return those that were still there."""
 
 
@@ -193,7 +193,7 @@ class PruneTransaction(Protocol):
 class _Try:
     """What a transaction removed, if it was committed."""
 
-    removed: Set[Place]
+    removed: Set[RecordRef]
     memories_gone: Set[str]
 
 
@@ -314,7 +314,7 @@ async def _edges(
     added since stays.
     """
     edges = {name: kept.pop(name) for name in memory_ids if name in kept}
-    known = {Place(*edge, name) for name, edge in edges.items() if edge is not None}
+    known = {RecordRef(*edge, name) for name, edge in edges.items() if edge is not None}
     there = await steps.still_there(known) if known else frozenset()
     gone = {place.memory_id for place in known - there}
     unknown = [name for name in memory_ids if name not in edges or name in gone]

@@ -1,4 +1,4 @@
-"""The PostgreSQL backend: where a history's tables are, and the parts of its open store."""
+"""The PostgreSQL backend: connects and wires the writer, reader, follower and eraser."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -38,15 +38,15 @@ from async_history.errors import HistoryError
 T = TypeVar("T")
 
 _WAITS: Final = 50
-"""Into how many parts a late batch's time is cut, so that who waits for a lock can be found."""
+"""Lock waits that fit into a late batch's time, so that the submission that waits can be found."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PostgresBackend:
-    """The tables in a schema of a server's, or of the database of a user's pool.
+    """The tables in one schema, of a server or of the database of a user's pool.
 
-    There is a `server` or a `user_pool`. `may_migrate`: make the tables, and bring older ones up
-    to date. The other fields are as `PostgresHistoryManager` takes them.
+    Either `server` or `user_pool` is set. With `may_migrate`, opening creates the tables and
+    migrates older ones. The other fields are the arguments of `PostgresHistoryManager`.
     """
 
     server: ServerUrl | None
@@ -60,12 +60,12 @@ class PostgresBackend:
 
     @property
     def where(self) -> str:
-        """What messages call it."""
+        """The store's name in messages."""
         return "the database of the pool" if self.server is None else self.server.where
 
     @property
     def store_name(self) -> tuple[str, ...] | None:
-        """Hosts, ports, database and schema; None of a user's pool."""
+        """Hosts, ports, database and schema; None for a user's pool."""
         if self.server is None:
             return None
         server = self.server
@@ -76,7 +76,8 @@ class PostgresBackend:
         )
 
     def new_locks(self) -> ProcessLocks | None:
-        """Return advisory locks of a session of their own; None where there is no URL for it."""
+        """Return advisory locks with their own session; None for a user's pool, which has no
+        URL."""
         if self.server is None:
             return None
         return AdvisoryLocks(
@@ -84,7 +85,7 @@ class PostgresBackend:
         )
 
     async def open(self, committed: CommitSignal, ended: Callable[[], None]) -> "PostgresStore":
-        """Connect, and make the tables or look at them."""
+        """Connect, and migrate the tables or check their version."""
         prepared: dict[str, bool] = {}
 
         async def prepare(connection: Any) -> None:
@@ -114,14 +115,15 @@ class PostgresBackend:
 
 
 class PostgresStore:
-    """An open history in PostgreSQL, as its parts.
+    """An open history in PostgreSQL, wired from pools, a writer, a reader, a follower and an
+    eraser.
 
     Args:
-        pool: of the server that is written to.
-        read_pool: of the server that is read from.
+        pool: connections to the server that is written to.
+        read_pool: connections to the server that is read from.
         committed: notified after each commit.
         ended: called when the writer has ended.
-        is_distributed: the tables are spread over the nodes of a Citus cluster.
+        is_distributed: whether the tables are distributed over the nodes of a Citus cluster.
     """
 
     def __init__(
@@ -166,13 +168,13 @@ class PostgresStore:
         )
         vacuum = Vacuum(
             side,
-            self.in_turn,
+            self.run_exclusively,
             backend.where,
             self.schema,
             ask_every_s=backend.retry_timeout_s,
         )
         self.eraser = ServerErasure(
-            self.in_turn, vacuum, self.schema, is_distributed=is_distributed
+            self.run_exclusively, vacuum, self.schema, is_distributed=is_distributed
         )
 
     # Writing
@@ -204,29 +206,33 @@ class PostgresStore:
         return refused
 
     def _is_late(self, batch: Sequence[Submission]) -> bool:
-        """Return whether a batch was tried for half of its time, and may not wait for all of it."""
+        """Return whether a batch has been retried for half of `retry_timeout_s`.
+
+        Submissions of a late batch that wait for a lock are then refused one by one.
+        """
         if self._tried is None or self._tried[0] is not batch:
             self._tried = (batch, monotonic())
         return monotonic() - self._tried[1] > self._late_after_s
 
-    def in_turn(self, work: "Write[T]") -> "asyncio.Future[T]":
-        """Do work that writes, after all writes called before it and before all after."""
+    def run_exclusively(self, work: "Write[T]") -> "asyncio.Future[T]":
+        """Run work on the writing connection, alone, in the order of calls with all other
+        writes."""
         return self.writer.run_in_turn(lambda: self.connections.write(work))
 
     def reset(self) -> "asyncio.Future[None]":
-        """Queue a reset."""
+        """Queue a reset: empty both tables in one transaction."""
         tables = f"{self.schema}.history, {self.schema}.messages"
 
         async def reset(connection: Any, settings: Sequence[str]) -> None:
-            # In a transaction, whose lock holds up all writes until its end is known: a lone
-            # TRUNCATE that was held up itself could reach the server after later acks.
+            # In a transaction, whose lock blocks all writes until its outcome is known: a delayed
+            # TRUNCATE outside of one could reach the server after later acknowledged writes.
             async with transaction(connection, *settings):
                 await connection.execute(f"TRUNCATE {tables}")
 
-        return self.in_turn(reset)
+        return self.run_exclusively(reset)
 
     async def prune_step(self, asked: PruneRequest, reached: PruneCursor | None) -> PruneStep:
-        """Prune the next few records in one transaction, or in a dry run count them."""
+        """Prune the next records in one transaction; in a dry run, count them."""
         tries = PruneTries()
 
         async def step(connection: Any, settings: Sequence[str]) -> PruneStep:
@@ -240,7 +246,7 @@ class PostgresStore:
                 is_distributed=self._is_distributed,
             )
 
-        pruned = await self.in_turn(step)
+        pruned = await self.run_exclusively(step)
         if not asked.dry_run:
             self._statistics.add_removed(pruned.records, is_over=pruned.reached is None)
         return pruned
@@ -248,7 +254,7 @@ class PostgresStore:
     # Reading
 
     async def erasures(self) -> Sequence[Erasure]:
-        """Return the erasures that were made, oldest first."""
+        """Return the logged erasures, oldest first."""
         fetch = self.connections.fetch
         log = StatementErasureLog(
             ERASURES, lambda sql: fetch(migrations.in_schema(sql, self.schema))
@@ -256,7 +262,7 @@ class PostgresStore:
         return await log.read()
 
     async def measure(self) -> Measured:
-        """Return the size of the tables, and what to know about the servers."""
+        """Return the size of the tables, and warnings about the servers' settings."""
         size = await self.reader.size()
         written = await self.connections.fetch_where_written(STATE, self._schema_name)
         read: Sequence[Sequence[Any]] = ()
@@ -267,7 +273,7 @@ class PostgresStore:
     # Closing
 
     async def aclose(self, timeout_s: float) -> None:
-        """Write what was accepted, for at most `timeout_s`, and close the connections."""
+        """Commit what was accepted, for at most `timeout_s`, then close the connections."""
         self._close_timeout_s = timeout_s
         await self.writer.aclose(timeout_s)
         if not self.writer.task.done():
@@ -279,6 +285,6 @@ class PostgresStore:
         await self.connections.aclose(self._close_timeout_s)
 
     def abandon(self) -> None:
-        """Let go of the connections, whatever they are doing."""
+        """Terminate the connections without waiting for what they are doing."""
         self._statistics.stop()
         self.connections.abandon()

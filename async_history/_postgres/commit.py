@@ -1,8 +1,8 @@
 # mypy: disable-error-code=import-untyped
-"""One batch in one transaction of PostgreSQL, in as few round trips as it takes.
+"""Commits one batch in one PostgreSQL transaction, with as few round trips as possible.
 
-A batch of new records under ids of ours is one statement. Everything else, which is rarer, takes a
-transaction of several.
+A batch of new records with generated ids is a single statement. All other batches are rarer and
+take a transaction of several statements.
 """
 
 import contextlib
@@ -50,31 +50,32 @@ SELECT id, memory_id, old_memory, new_memory, event, created_at, updated_at, is_
 FROM (SELECT {_GIVEN_COLUMNS}) AS given
 WHERE id <> ''
 """
-"""Takes `joined_columns`, in order. Columns that are unnested side by side are not stored first, as
-those of one unnest in FROM are: a tenth of the statement's time."""
+"""Takes `joined_columns`, in order. One unnest per column in the SELECT list is not materialized
+first, unlike one in FROM: that saves a tenth of the statement's time."""
 _HEAR_WARNINGS: Final = "pg_catalog.set_config('client_min_messages', 'warning', true)"
-"""For a statement that is a transaction of its own: see `transaction`."""
+"""For a statement outside of a transaction: see `transaction`."""
 _ADD_ALL_OR_NONE: Final = f"""
 WITH added AS ({_ADD_RECORDS.rstrip()} RETURNING 1)
 SELECT 1 / (pg_catalog.count(*) = $14::bigint)::integer, {_HEAR_WARNINGS} FROM added
 """
-"""The same in a transaction of its own. A row that a trigger of the owner's left out undoes it, by
-a division by zero."""
+"""The same without a surrounding transaction. If a trigger of the owner left a row out, a division
+by zero rolls the statement back."""
 _ADD_ONE: Final = f"""
 INSERT INTO {{schema}}.history ({COLUMN_LIST}, occurred_at)
 VALUES ({", ".join(f"${n}" for n in range(1, 11))}, $11::pg_catalog.text::pg_catalog.timestamptz)
 """
-"""Takes `values_of` a record. It saves a lone write a tenth of its time."""
+"""Takes `values_of` a record. It saves a single write a tenth of its time."""
 _ADD_ONE_ALONE: Final = f"{_ADD_ONE.rstrip()} RETURNING {_HEAR_WARNINGS}"
-"""The same in a transaction of its own."""
+"""The same without a surrounding transaction."""
 _LOCK_IDS: Final = """
 SELECT pg_catalog.pg_advisory_xact_lock(
     pg_catalog.hashtextextended('async_history ids ' || $2::pg_catalog.text, 0) + stripe
 )
 FROM pg_catalog.unnest(pg_catalog.string_to_array($1, ',')::bigint[]) AS stripe
 """
-"""On a cluster no unique key can span memories, by which its tables are cut, so whoever names ids
-takes locks first. Of 64, since the server's lock table is small; in order, lest they deadlock."""
+"""On a Citus cluster no unique key can span the memories, by which the tables are distributed. So a
+submission with ids of the caller takes locks first: of 64, because the server's lock table is
+small, and in order, to prevent deadlocks."""
 _STRIPES: Final = 64
 _LOCK_MEMORIES: Final = """
 SELECT pg_catalog.pg_advisory_xact_lock(key)
@@ -85,18 +86,18 @@ FROM (
     FROM pg_catalog.unnest($1::pg_catalog.text[]) AS memory_id ORDER BY key
 ) AS keys
 """
-"""Taken before anything is looked up: a transaction that waits for them then sees all that the one
-before it wrote, also an earlier try of its own."""
+"""Taken before any lookup: a transaction that has waited for these locks sees all that the previous
+holder wrote, which may be its own earlier try."""
 _EXISTING: Final = f"""
 SELECT {RECORD_COLUMNS} FROM {{schema}}.history WHERE id = ANY($1::pg_catalog.text[])
 """
 _BY_INDEX: Final = "SET LOCAL enable_seqscan TO off"
-"""PostgreSQL keeps the plan of a look-up, and one made while the table was small reads all of the
-table when it is large: 500 ids a batch took 300 ms at 50,000 rows."""
+"""PostgreSQL caches the plan of a lookup, and one made while the table was small reads the whole
+table when it is large: 500 ids per batch took 300 ms at 50,000 rows."""
 _LATEST_OF_ONE: Final = f"""
 SELECT {RECORD_COLUMNS} FROM {{schema}}.history WHERE memory_id = $1 ORDER BY seq DESC LIMIT 1
 """
-"""On the nodes of a cluster, which can't join a list with a table row by row."""
+"""For a Citus cluster, whose nodes can't join a list with a table row by row."""
 _LATEST: Final = f"""
 SELECT {RECORD_COLUMNS} FROM pg_catalog.unnest($1::pg_catalog.text[]) AS named (name)
 CROSS JOIN LATERAL (
@@ -104,8 +105,8 @@ CROSS JOIN LATERAL (
 ) AS latest
 """
 _ONE_CONNECTION_A_NODE: Final = "SET LOCAL citus.multi_shard_modify_mode TO 'sequential'"
-"""Or a batch has a connection, and a prepared transaction, for each shard: 500 random memories on
-two workers and 32 shards took 310 ms instead of 17 (Citus 13.2)."""
+"""Otherwise a batch uses a connection, and a prepared transaction, for each shard: 500 random
+memories on two workers and 32 shards took 310 ms instead of 17 (Citus 13.2)."""
 _BUFFERS: Final = """
 SELECT session_scope, pg_catalog.count(*), pg_catalog.min(seq), pg_catalog.max(seq),
        pg_catalog.array_agg(id) FILTER (WHERE id = ANY($2::pg_catalog.text[]))
@@ -134,7 +135,11 @@ WHERE messages.session_scope = aged.session_scope AND messages.id = aged.id
 
 
 _MOST_IN_VAIN: Final = 40
-"""How often a batch is halved for an error that may be everybody's before it is taken to be."""
+"""Refusals before the first success after which an error counts as one of the whole batch."""
+
+
+def _refused(reason: Exception) -> StorageRefused:
+    return StorageRefused(f"a constraint or trigger of the database refused this: {reason}")
 
 
 def _stripes(ids: Iterable[str]) -> str:
@@ -142,11 +147,11 @@ def _stripes(ids: Iterable[str]) -> str:
 
 
 class _LeftOut(Exception):
-    """A trigger or rule of the owner's left out records without an error."""
+    """A trigger or rule of the owner left out records without an error."""
 
 
 def _require_all(done: str, records: Sequence[HistoryRecord]) -> None:
-    """Check what PostgreSQL says of an INSERT, in a transaction that is undone otherwise."""
+    """Check by an INSERT's status that it wrote all records; the caller rolls back otherwise."""
     if done != f"INSERT 0 {len(records)}":
         raise _LeftOut(f"a trigger or rule left out records ({done} of {len(records)})")
 
@@ -156,14 +161,14 @@ class BatchCommitter:
 
     Args:
         schema: the quoted schema.
-        settings: what each transaction is to begin with. Without any, one statement may be a
-            transaction of its own.
-        is_distributed: the tables are spread over the nodes of a Citus cluster.
-        owns_transaction: False where `commit_in_transaction` is called inside one of the user's.
-        leaves_out_late: refuse a submission alone that could be written later only, as where
-            somebody has a lock on what it refers to; else the whole batch is to be tried again.
-        where: names the server.
-        sent: called when all that Python has to do for the batch is about to be done.
+        settings: statements that each transaction begins with. If there are none, a batch may be
+            one statement without a transaction.
+        is_distributed: whether the tables are distributed over the nodes of a Citus cluster.
+        owns_transaction: False if `commit_in_transaction` runs inside a transaction of the user.
+        leaves_out_late: whether to refuse a submission that could be written only later, such as
+            one that waits for a lock; otherwise the whole batch fails and is retried.
+        where: the server, for messages.
+        sent: called shortly before the batch is sent, when Python's work for it is done.
     """
 
     def __init__(
@@ -195,7 +200,7 @@ class BatchCommitter:
         """Commit a batch; return the refused submissions by index.
 
         Raises:
-            Whatever the driver raises: nothing was written, or it is unknown.
+            The driver's errors: nothing was written, or the outcome is unknown.
         """
         additions = only_new_records(batch)
         if additions is not None:
@@ -205,9 +210,9 @@ class BatchCommitter:
                     await self._add_at_once(records)
                     return {}
             except (_LeftOut, asyncpg.DivisionByZeroError):
-                pass  # a rule leaves records out: then see whose
+                pass  # a trigger or rule left records out: find out whose
             except asyncpg.FeatureNotSupportedError:
-                pass  # a rule that rewrites statements takes no RETURNING
+                pass  # a rule that rewrites statements does not allow RETURNING
             except asyncpg.PostgresError as error:
                 if not self._may_be_of_one(error, len(batch)):
                     raise
@@ -218,7 +223,7 @@ class BatchCommitter:
         return transaction(self._connection, *self._settings, *settings)
 
     def _may_be_of_one(self, error: asyncpg.PostgresError, submissions: int) -> bool:
-        """Return whether to look for the submissions that the server refuses."""
+        """Return whether an error may be due to single submissions, which are then searched for."""
         if is_refusal(error):
             return True
         if is_connection_lost(error) or concerns_all(error):
@@ -228,11 +233,12 @@ class BatchCommitter:
     async def commit_in_transaction(
         self, batch: Sequence[Submission]
     ) -> Mapping[int, HistoryError]:
-        """Write a batch inside the caller's transaction; return the refused ones by index."""
+        """Write a batch inside the caller's transaction; return the refused submissions by
+        index."""
         return await commit_in_steps(batch, self)
 
     async def _add_at_once(self, records: Sequence[HistoryRecord]) -> None:
-        """Write new records; the server undoes them all where one can't be written."""
+        """Write new records; if one can't be written, the server rolls all of them back."""
         if self._settings:
             async with self._transaction():
                 self._sent()
@@ -241,7 +247,7 @@ class BatchCommitter:
         self._sent()
         if len(records) == 1:
             done = await self._connection.execute(self._sql(_ADD_ONE_ALONE), *values_of(records[0]))
-            _require_all(done, records)  # it is there or not
+            _require_all(done, records)
         else:
             columns = joined_columns(records)
             await self._connection.execute(self._sql(_ADD_ALL_OR_NONE), *columns, len(records))
@@ -260,7 +266,7 @@ class BatchCommitter:
     # The steps of `commit_in_steps`
 
     async def existing(self, submissions: Sequence[AddRecords]) -> Sequence[HistoryRecord]:
-        """Return the records of these submissions' ids that are there."""
+        """Return the stored records that have an id of these submissions."""
         memories = [one.decided_by for one in submissions if one.decided_by is not None]
         if memories:
             await self._connection.execute(_LOCK_MEMORIES, memories, self._schema)
@@ -275,7 +281,7 @@ class BatchCommitter:
     async def latest(self, memory_ids: Sequence[str]) -> Sequence[HistoryRecord]:
         """Return the latest record of each of these memories that has one.
 
-        `existing` has the locks on them.
+        `existing` has already locked the memories.
         """
         if self._is_distributed:
             sql = self._sql(_LATEST_OF_ONE)
@@ -285,7 +291,7 @@ class BatchCommitter:
         return [record_from_row(row) for row in rows]
 
     async def buffers(self, submissions: Sequence[SaveMessages]) -> dict[str, Buffer]:
-        """Return these submissions' scopes' buffers, as far as there are any."""
+        """Return the stored message buffers of these submissions' scopes."""
         scopes = list({submission.session_scope for submission in submissions})
         ids = [submission.ids[-1] for submission in submissions]
         rows = await self._connection.fetch(self._sql(_BUFFERS), scopes, ids)
@@ -298,25 +304,25 @@ class BatchCommitter:
 
     @contextlib.asynccontextmanager
     async def undone_if_refused(self) -> AsyncIterator[None]:
-        """Undo what was written inside where the database refuses it."""
+        """Roll back the writes of the body if the database refuses one."""
         try:
             async with savepoint(self._connection, checks_constraints=self._owns_transaction):
                 yield
         except _LeftOut as error:
-            raise StorageRefused(f"the database's own rules refuse this: {error}") from error
+            raise _refused(error) from error
         except asyncpg.PostgresError as error:
             raise self._refusal(error) from error
         self._in_vain = None
 
     def _refusal(self, error: asyncpg.PostgresError) -> StorageError:
-        """Return why the submissions that were just tried are refused.
+        """Return the error for the submissions that were just tried.
 
         Raises:
-            asyncpg.PostgresError: the error is the whole batch's.
+            asyncpg.PostgresError: the error concerns the whole batch.
         """
         is_late = may_work_later(error)
         if is_refusal(error) and not is_late:
-            return StorageRefused(f"the database's own rules refuse this: {error}")
+            return _refused(error)
         if is_connection_lost(error) or concerns_all(error):
             raise error
         if is_late and not self._leaves_out_late:

@@ -1,5 +1,5 @@
 # mypy: disable-error-code=import-untyped
-"""Connecting to PostgreSQL: host after host, bounded in time, errors typed."""
+"""Connecting to PostgreSQL: tries host after host, with a timeout and typed errors."""
 
 import contextlib
 from collections.abc import AsyncIterator, Iterator
@@ -15,7 +15,7 @@ from async_history.errors import HistoryError, InvalidInput, StorageUnreachable
 
 
 class Connection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no type information
-    """A connection that knows how old it is."""
+    """A connection with the time at which it was made."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -29,9 +29,9 @@ async def connect_in_turn(
     timeout: float,  # noqa: ASYNC109 - asyncpg's name
     **options: Any,
 ) -> Any:
-    """Connect to the first host that will do, each given its part of the time.
+    """Connect to the first host that accepts, with an equal part of the timeout for each host.
 
-    asyncpg gives the first all of it: one that hangs would keep us from those behind it.
+    asyncpg gives the first host all of the time, so one that hangs would block the others.
     """
     *others, last = server.dsns
     if server.is_verified:
@@ -47,11 +47,11 @@ async def connect_in_turn(
 
 @contextlib.asynccontextmanager
 async def connected(server: ServerUrl, timeout_s: float = ACQUIRE_TIMEOUT_S) -> AsyncIterator[Any]:
-    """Connect for the body alone, which may do what a pooler allows.
+    """Open a connection for the body, without a statement cache, as a pooler requires.
 
     Raises:
-        InvalidInput: the driver can't do what the URL asks for.
-        StorageError: the server can't be reached in time, or refuses; also of the body.
+        InvalidInput: the driver can't use the URL.
+        StorageError: the server can't be reached in time, or refuses; also for the body's errors.
     """
     with typed(server.where):
         connection = await connect_in_turn(server, statement_cache_size=0, timeout=timeout_s)
@@ -63,16 +63,16 @@ async def connected(server: ServerUrl, timeout_s: float = ACQUIRE_TIMEOUT_S) -> 
 
 @contextlib.contextmanager
 def typed(where: str) -> Iterator[None]:
-    """Type what goes wrong in the body."""
+    """Turn driver and system errors of the body into typed ones."""
     try:
         yield
     except HistoryError:
         raise
     except TimeoutError as error:
         raise StorageUnreachable(f"{where} did not answer in time") from error
-    except OSError as error:  # a certificate that does not fit is one, and a ValueError
+    except OSError as error:  # before ValueError: a wrong certificate's error is both
         raise storage_error(error, where) from error
-    except ValueError as error:  # asyncpg's, of a URL it can't read
-        raise InvalidInput(f"{where} is no URL that can be used: {error}") from None
+    except ValueError as error:  # asyncpg can't read the URL
+        raise InvalidInput(f"{where} is not a usable URL: {error}") from None
     except DriverError as error:
         raise storage_error(error, where) from error

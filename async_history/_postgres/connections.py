@@ -1,4 +1,4 @@
-"""The connections to one history in PostgreSQL: one that writes, and pools for those who read."""
+"""The connections of one history in PostgreSQL: one that writes, and a pool that reads."""
 
 import asyncio
 from collections.abc import Sequence
@@ -13,18 +13,18 @@ from async_history.errors import HistoryClosed, HistoryError, StorageUnreachable
 T = TypeVar("T")
 
 _TRIES: Final = 3
-"""One try may take this part of the time for all: a server that hangs leaves time for another."""
+"""Tries that fit into `retry_timeout_s`, so that a server that hangs leaves time for a retry."""
 _ASK_AGAIN_S: Final = 0.1
 
 
 class Connections:
-    """Does work on the connection that writes, and reads where records are read.
+    """Runs writes on one connection, and reads on a pool, with retries.
 
     Args:
-        pool: of the server that is written to.
-        read_pool: of the server that is read from; often the same.
-        idle_s: how long the connection that writes may be unused before it is closed.
-        retry_timeout_s: how long what failed with its connection is tried again.
+        pool: connections to the server that is written to.
+        read_pool: connections to the server that is read from; often the same pool.
+        idle_s: how long the writing connection may be unused before it is closed.
+        retry_timeout_s: how long to retry after a connection was lost.
     """
 
     def __init__(
@@ -45,17 +45,17 @@ class Connections:
         self._is_closed = False
 
     async def write(self, work: "Write[T]", size_s: float = 0.0, waits: int | None = None) -> T:
-        """Do work on the connection that writes: see `WritingConnection.do`."""
+        """Run work on the writing connection: see `WritingConnection.do`."""
         if self._is_closed:
             raise HistoryClosed("the manager was closed before this was written")
         return await self._writing.do(work, size_s, waits)
 
     async def fetch(self, sql: str, *arguments: Any) -> Sequence[Sequence[Any]]:
-        """Run one SELECT where records are read, again where its connection broke."""
+        """Run one SELECT on the server that is read from; retry if its connection is lost."""
         return await self._fetch_from(self._read_pool, sql, arguments)
 
     async def fetch_where_written(self, sql: str, *arguments: Any) -> Sequence[Sequence[Any]]:
-        """Run one SELECT on the server that is written to."""
+        """Run one SELECT on the server that is written to; retry if its connection is lost."""
         return await self._fetch_from(self._pool, sql, arguments)
 
     async def _fetch_from(
@@ -76,7 +76,7 @@ class Connections:
             await asyncio.sleep(_ASK_AGAIN_S)
 
     async def aclose(self, timeout_s: float) -> None:
-        """Give the connections back, and close the pools that are ours."""
+        """Release the connections, and close the pools that are our own."""
         if not self._is_closed:
             self._is_closed = True
             await self._writing.aclose()
@@ -84,7 +84,7 @@ class Connections:
                 await pool.aclose(timeout_s)
 
     def abandon(self) -> None:
-        """Let go of the connections, whatever they are doing."""
+        """Terminate the connections without waiting for what they are doing."""
         if not self._is_closed:
             self._is_closed = True
             self._writing.stop()

@@ -100,7 +100,7 @@ def _digest(record_id: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class FollowPosition:
     """After all that `done` sees and, of what `window` sees besides, all up to `seq`.
 
     Places are equal where the same records come next.
@@ -126,7 +126,7 @@ class Place:
         return (self.window or self.done).xmax - 1
 
     @property
-    def after_window(self) -> "Place":
+    def after_window(self) -> "FollowPosition":
         """The place after the whole of its window."""
         return replace(self, done=self.window or self.done, window=None, seq=0, upto=None)
 
@@ -146,7 +146,7 @@ class Place:
         return _CURSORS.text(*parts, witness.seq, witness.digest, witness.issued)
 
 
-def place_from(cursor: str) -> Place:
+def position_from_cursor(cursor: str) -> FollowPosition:
     """Read a place back from its text; earlier versions' had no `upto` and no witness.
 
     Raises:
@@ -155,17 +155,17 @@ def place_from(cursor: str) -> Place:
     return _CURSORS.place(cursor, _read_place)
 
 
-def _read_place(parts: Sequence[str | int | None]) -> Place | None:
+def _read_place(parts: Sequence[str | int | None]) -> FollowPosition | None:
     match parts:
         case [str(store), int(foreign), str(done), str() | None as window, int(seq), *more]:
             with contextlib.suppress(ValueError):
                 parsed = None if window is None else Snapshot.read_back(window)
-                place = Place(store, foreign, Snapshot.read_back(done), parsed, seq)
+                place = FollowPosition(store, foreign, Snapshot.read_back(done), parsed, seq)
                 return _with_more(place, more)
     return None
 
 
-def _with_more(place: Place, more: Sequence[str | int | None]) -> Place:
+def _with_more(place: FollowPosition, more: Sequence[str | int | None]) -> FollowPosition:
     """Return a place with what may end a cursor: `upto`, and a witness if there is one.
 
     Raises:

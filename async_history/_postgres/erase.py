@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final, TypeVar
 
 from async_history._core.erase import Residue
-from async_history._core.erase_transaction import LOST, Columns, EraseTransaction, Place, Texts
+from async_history._core.erase_transaction import LOST, Columns, EraseTransaction, RecordRef, Texts
 from async_history._core.erasure_log import ErasureStatements, StatementErasureLog
 from async_history._core.query import Filter
 from async_history._postgres.filters import Search
@@ -97,20 +97,20 @@ class _EraseTransaction(SchemaSteps):
         return StatementErasureLog(ERASURES, self._fetch)
 
     async def with_text(
-        self, memory_ids: Sequence[str], after: Place | None, limit: int
-    ) -> list[Place]:
+        self, memory_ids: Sequence[str], after: RecordRef | None, limit: int
+    ) -> list[RecordRef]:
         if len(memory_ids) == 1:
             rows = await self._fetch(_WITH_TEXT, memory_ids[0], _beyond(after), limit)
         else:
             names = list(memory_ids)
             rows = await self._fetch(_OF_SEVERAL_WITH_TEXT, names, _beyond(after), limit)
-        return [Place(*row) for row in rows]
+        return [RecordRef(*row) for row in rows]
 
-    async def of_actor(self, actor_id: str, after: Place | None, limit: int) -> list[Place]:
+    async def of_actor(self, actor_id: str, after: RecordRef | None, limit: int) -> list[RecordRef]:
         wanted = Filter(None, actor_id, None, None, None, None, None)
         search = Search(wanted, is_distributed=self._is_distributed)
         sql, arguments = search.places(None if after is None else after.position, limit)
-        return [Place(*row) for row in await self._fetch(sql, *arguments)]
+        return [RecordRef(*row) for row in await self._fetch(sql, *arguments)]
 
     async def sizes(self, memory_ids: Sequence[str]) -> dict[str, int]:
         rows = await self._fetch(_SIZES, list(memory_ids))
@@ -120,12 +120,12 @@ class _EraseTransaction(SchemaSteps):
         return [_texts(*row) for row in await self._fetch(_TEXTS, actor_id, list(memory_ids))]
 
     async def next_texts(
-        self, actor_id: str, memory_id: str, after: Place | None, limit: int
+        self, actor_id: str, memory_id: str, after: RecordRef | None, limit: int
     ) -> list[Texts]:
         rows = await self._fetch(_NEXT_TEXTS, actor_id, memory_id, _beyond(after), limit)
         return [_texts(*row) for row in rows]
 
-    async def redact(self, columns: Columns, places: Sequence[Place]) -> int:
+    async def redact(self, columns: Columns, places: Sequence[RecordRef]) -> int:
         named = self._named((one.id for one in places), (one.memory_id for one in places))
         return _count(await self._execute(_REDACT[columns], *named))
 
@@ -142,7 +142,7 @@ def _count(status: str) -> int:
     return int(status.rpartition(" ")[2])
 
 
-def _beyond(after: Place | None) -> int:
+def _beyond(after: RecordRef | None) -> int:
     return _BEFORE_ALL if after is None else after.position
 
 
@@ -154,7 +154,7 @@ def _texts(
     old_memory: bytes | None,
     new_memory: bytes | None,
 ) -> Texts:
-    place = Place(seq, record_id, memory_id)
+    place = RecordRef(seq, record_id, memory_id)
     return Texts(place, bool(is_actors), old_memory, new_memory)
 
 
@@ -162,7 +162,7 @@ class ServerErasure:
     """What an erasure does on a server.
 
     Args:
-        in_turn: does work on the connection that writes, alone, in its turn among the writes.
+        run_exclusively: does work on the connection that writes, alone, in its turn among the writes.
         vacuum: vacuums the tables.
         schema: the quoted schema.
         is_distributed: the tables are spread over the nodes of a Citus cluster.
@@ -170,13 +170,13 @@ class ServerErasure:
 
     def __init__(
         self,
-        in_turn: Callable[[Write[Any]], Awaitable[Any]],
+        run_exclusively: Callable[[Write[Any]], Awaitable[Any]],
         vacuum: Vacuum,
         schema: str,
         *,
         is_distributed: bool,
     ) -> None:
-        self._in_turn = in_turn
+        self._run_exclusively = run_exclusively
         self._vacuum = vacuum
         self._schema = schema
         self._is_distributed = is_distributed
@@ -187,7 +187,7 @@ class ServerErasure:
             async with transaction(connection, *settings):
                 return list(await connection.fetch(in_schema(sql, self._schema), *arguments))
 
-        done: Sequence[Sequence[Any]] = await self._in_turn(fetch)
+        done: Sequence[Sequence[Any]] = await self._run_exclusively(fetch)
         return done
 
     async def in_transaction(self, work: Callable[[EraseTransaction], Coroutine[Any, Any, T]]) -> T:
@@ -198,7 +198,7 @@ class ServerErasure:
                 )
                 return await work(steps)
 
-        done: T = await self._in_turn(erase)
+        done: T = await self._run_exclusively(erase)
         return done
 
     async def residue(self) -> Residue:

@@ -73,7 +73,7 @@ _BY_STATE: Final[dict[str, _Meaning]] = {
         "has no resources left; raise its limits or connect less",
         is_passing=True,
     ),
-    "53100": _Meaning(StorageFull, "has no room left; free some and try again"),
+    "53100": _Meaning(StorageFull, "has no free disk space left; free some and try again"),
     "53400": _Meaning(StorageFull, "has reached a limit of its configuration; raise it"),
     "55": _Meaning(StorageError, "has something in a state that does not allow this"),
     "55006": _Meaning(

@@ -36,7 +36,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Self
 
 from async_history._core.follow import FollowRead
-from async_history._postgres.cursors import NOTHING, Place, Snapshot, Witness, place_from
+from async_history._postgres.cursors import (
+    NOTHING,
+    FollowPosition,
+    Snapshot,
+    Witness,
+    position_from_cursor,
+)
 from async_history._postgres.follow_sql import (
     END,
     EXTENT,
@@ -73,7 +79,7 @@ class _Head:
     def parse(cls, store: str, now: str, *rest: Any) -> Self:
         return cls(store, Snapshot.parse(now), *rest)
 
-    def is_behind(self, place: Place) -> bool:
+    def is_behind(self, place: FollowPosition) -> bool:
         """Return whether this server is to hear yet of what the place has seen.
 
         Raises:
@@ -93,7 +99,7 @@ class _Head:
             )
         return is_behind
 
-    def _is_another_past(self, place: Place, *, is_behind: bool) -> bool:
+    def _is_another_past(self, place: FollowPosition, *, is_behind: bool) -> bool:
         if is_behind and not self.is_standby:
             return True
         witness = place.witness
@@ -135,7 +141,7 @@ class FollowReader:
         self._is_distributed = is_distributed
         self._rows_at_once = rows_at_once
 
-    def place(self, cursor: str | None) -> Place | None:
+    def place(self, cursor: str | None) -> FollowPosition | None:
         """Return a place from its text, None for the beginning.
 
         Raises:
@@ -146,18 +152,18 @@ class FollowReader:
                 f"{self._where} spreads this history over the nodes of a Citus cluster, which have "
                 "no order of commits in common: it can't be followed"
             )
-        return None if cursor is None else place_from(cursor)
+        return None if cursor is None else position_from_cursor(cursor)
 
-    async def end(self) -> Place | None:
+    async def end(self) -> FollowPosition | None:
         """Return the place after all that is committed."""
         store, now, newest, issued, foreign = await self._told(END)
         if newest is None and foreign is None:
             return None
         if newest is None:
-            return Place(store, foreign, NOTHING)
+            return FollowPosition(store, foreign, NOTHING)
         number, seq, record_id = newest
         done = Snapshot.parse(now).up_to(number)
-        return Place(store, foreign or 0, done, witness=Witness.of(seq, record_id, issued))
+        return FollowPosition(store, foreign or 0, done, witness=Witness.of(seq, record_id, issued))
 
     async def mark(self) -> object:
         """Return what differs once a record is committed: the table, and which records are seen."""
@@ -165,8 +171,8 @@ class FollowReader:
         return store, Snapshot.parse(now).up_to(newest[0] if newest else 0)
 
     async def page(
-        self, place: Place | None, memory_id: str | None, limit: int
-    ) -> FollowRead[Place]:
+        self, place: FollowPosition | None, memory_id: str | None, limit: int
+    ) -> FollowRead[FollowPosition]:
         """Return up to `limit` records after a place, of one memory or of all.
 
         Raises:
@@ -182,8 +188,8 @@ class FollowReader:
         return await self._same_window(place, place.window, memory_id, limit)
 
     async def _next_window(
-        self, place: Place, memory_id: str | None, limit: int
-    ) -> FollowRead[Place]:
+        self, place: FollowPosition, memory_id: str | None, limit: int
+    ) -> FollowRead[FollowPosition]:
         head, (newest, count), rows = await self._rows(
             NEXT_WINDOW, place, [str(place.done), place.foreign, limit + 1]
         )
@@ -206,7 +212,7 @@ class FollowReader:
         # Of one memory all is looked through.
         return await self._same_window(within, window, memory_id, limit)
 
-    async def _extent(self, place: Place) -> tuple[int, int] | None:
+    async def _extent(self, place: FollowPosition) -> tuple[int, int] | None:
         """Return the lowest and highest `seq` in a place's window; None where it is not all here.
 
         Of a transaction with more rows than are looked at, all are: which of them has the lowest
@@ -231,8 +237,8 @@ class FollowReader:
         return min(lowest, highest + 1), highest
 
     async def _same_window(
-        self, place: Place, window: Snapshot, memory_id: str | None, limit: int
-    ) -> FollowRead[Place]:
+        self, place: FollowPosition, window: Snapshot, memory_id: str | None, limit: int
+    ) -> FollowRead[FollowPosition]:
         sql = SAME_WINDOW if memory_id is None else SAME_WINDOW_OF_MEMORY
         upto = _MOST_SEQ if place.upto is None else place.upto
         most = self._rows_at_once
@@ -245,7 +251,7 @@ class FollowReader:
         return _page(place, rows, limit, is_last=False)
 
     async def _rows(
-        self, sql: str, place: Place, arguments: list[Any]
+        self, sql: str, place: FollowPosition, arguments: list[Any]
     ) -> tuple[_Head, list[Any], list[Sequence[Any]]]:
         """Return what is to be known besides, and a page's rows."""
         seq = None if place.witness is None else place.witness.seq
@@ -261,19 +267,19 @@ class FollowReader:
         return json.loads(told)
 
 
-def _nothing_yet(place: Place) -> FollowRead[Place]:
+def _nothing_yet(place: FollowPosition) -> FollowRead[FollowPosition]:
     """Return the read of a replica that has not heard of all that the place has seen."""
     return FollowRead([], lambda _: place, place, is_last=True)
 
 
 def _page(
-    place: Place, rows: Sequence[Sequence[Any]], limit: int, *, is_last: bool
-) -> FollowRead[Place]:
+    place: FollowPosition, rows: Sequence[Sequence[Any]], limit: int, *, is_last: bool
+) -> FollowRead[FollowPosition]:
     """Return a page's records; one that was not cut short ends the window."""
     wanted = [row for row in rows if row[1]]
     is_whole = len(rows) < limit and not (rows and rows[-1][2])
 
-    def behind(index: int) -> Place:
+    def behind(index: int) -> FollowPosition:
         if is_whole and index == len(wanted) - 1:
             return place.after_window
         return replace(place, seq=wanted[index][0])

@@ -1,5 +1,5 @@
 # mypy: disable-error-code=import-untyped
-"""Connections to PostgreSQL: a pool of our own or the user's, bounded in time, errors typed."""
+"""A pool of connections to PostgreSQL, our own or the user's, with timeouts and typed errors."""
 
 import asyncio
 import contextlib
@@ -35,23 +35,26 @@ from async_history.errors import (
 T = TypeVar("T")
 
 _CACHED_STATEMENTS: Final = 100
-"""asyncpg's default. A pooler gets none: behind it, another connection knows other statements."""
+"""asyncpg's default. With a pooler none are cached: each transaction may use another server
+connection, which does not have them."""
 _WAIT_FOR_STANDBY: Final = "SyncRepWaitForLSN"
 
 Prepare = Callable[[Any], Awaitable[None]]
 
 
 class ConnectionPool:
-    """Lends connections. Made by `connect` or `of_user`.
+    """A pool of connections. Create one with `connect` or `of_user`.
 
-    A place in the pool is free again when the server is done with what was asked through it, not
-    when whoever asked has gone: else a few impatient callers would have every process of the
-    server. So the server is asked to cancel what is not waited for any more; a pooler is not: it
-    may have given the process to somebody else, and is waited for.
+    A connection returns to the pool when the server has finished its statement, not when the caller
+    is cancelled: otherwise a few impatient callers would occupy every process of the server. So the
+    server is asked to cancel an abandoned statement. Behind a pooler it is not, because the pooler
+    may have given the server process to another client; the statement is waited for instead.
 
-    `is_behind_pooler` tells whether a pooler stands between us and the server: then a statement and
-    its transaction must travel together. `said` is what sessions have of the settings that bound a
-    statement; `owned` whether the pool is ours.
+    Attributes:
+        is_behind_pooler: whether a pooler is between us and the server. Then settings apply to one
+            transaction only, so each statement runs in a transaction together with its settings.
+        said: the sessions' values of the settings that limit a statement's time.
+        owned: whether the pool is ours, not the user's.
     """
 
     def __init__(
@@ -79,11 +82,11 @@ class ConnectionPool:
     async def connect(
         cls, server: ServerUrl, prepare: Prepare, limits: PoolLimits
     ) -> "ConnectionPool":
-        """Connect, let `prepare` do its work on a first connection, and open a pool.
+        """Connect, call `prepare` with a first connection, and open a pool.
 
         Raises:
-            InvalidInput: the URL can't be understood.
-            StorageError: the server can't be reached in time, or refuses us.
+            InvalidInput: the URL can't be used.
+            StorageError: the server can't be reached in time, or refuses the connection.
         """
         async with connected(server, limits.acquire_timeout_s) as connection:
             cached = server.options.get("statement_cache_size")
@@ -113,10 +116,10 @@ class ConnectionPool:
     async def of_user(
         cls, pool: Any, where: str, prepare: Prepare, limits: PoolLimits
     ) -> "ConnectionPool":
-        """Use the user's own pool, which is never closed here.
+        """Use the user's own pool, which this class never closes.
 
         Raises:
-            InvalidInput: the pool is not open, or keeps statements that its pooler loses.
+            InvalidInput: the pool is not open, or caches statements that its pooler loses.
             StorageError: as `connect`.
         """
         try:
@@ -129,7 +132,7 @@ class ConnectionPool:
                         said = await settings_of(connection)
                         await prepare(connection)
                     except asyncio.CancelledError:
-                        connection.terminate()  # in the middle of a transaction
+                        connection.terminate()  # it has an open transaction
                         raise
         except StorageError as error:
             if error.__cause__ is not None and is_pool_unusable(error.__cause__):
@@ -141,18 +144,18 @@ class ConnectionPool:
         return cls(pool, where, limits, owned=False, is_behind_pooler=is_behind_pooler, said=said)
 
     async def acquire(self) -> Any:
-        """Return a connection, to be given back by `release`.
+        """Return a connection, which `release` gives back.
 
         Raises:
-            StorageUnreachable: none was to be had within `acquire_timeout_s`.
-            HistoryClosed: the pool was closed before one was.
+            StorageUnreachable: none was available within `acquire_timeout_s`.
+            HistoryClosed: the pool was closed meanwhile.
             TryAgain: the server can't be reached now.
-            StorageError: the server refuses us.
+            StorageError: the server refuses the connection.
         """
         try:
             if self._hung and self.owned:
                 self._hung = False
-                await self._pool.expire_connections()  # the others go to the same server
+                await self._pool.expire_connections()  # the others are to the same server
             begun = monotonic()
             connection = await self._pool.acquire(timeout=self.acquire_timeout_s)
             while self._is_worn_out(connection) and connection.made_at < begun:
@@ -166,30 +169,32 @@ class ConnectionPool:
         except DriverError as error:
             if is_pool_unusable(error):
                 raise HistoryClosed(
-                    f"the {error}: nothing was written or read. Close a pool after the history "
-                    "that uses it"
+                    f"the {error}: nothing was written or read. Close a pool only after the "
+                    "history that uses it"
                 ) from error
             if may_connect_later(error):
                 raise TryAgain(storage_error(error, self._where)) from error
             raise storage_error(error, self._where) from error
         if self._is_closing:
-            # asyncpg closes a connection that is in use by a request to cancel, and does not wait
-            # for that: PgBouncer, as of 1.18, can die of it (pgbouncer/pgbouncer#801).
+            # asyncpg closes a busy connection with a cancel request, and does not wait for it:
+            # PgBouncer, as of 1.18, can crash on that (pgbouncer/pgbouncer#801).
             await self.release(connection)
-            raise HistoryClosed("the manager was closed before its turn at the database came")
+            raise HistoryClosed("the manager was closed while this waited for a connection")
         return connection
 
     @staticmethod
     def is_broken(connection: Any) -> bool:
-        """Whether a connection is of no more use. asyncpg's pool takes such a one back itself,
-        and what we hold of it then answers no question."""
+        """Return whether a connection is closed.
+
+        asyncpg's pool takes a closed connection back by itself; its proxy then raises.
+        """
         try:
             return bool(connection.is_closed())
         except asyncpg.InterfaceError:
             return True
 
     def is_of_no_use(self, connection: Any) -> bool:
-        """Return whether a connection is broken, or older than connections may become."""
+        """Return whether a connection is closed, or older than `connection_lifetime_s`."""
         return self.is_broken(connection) or self._is_worn_out(connection)
 
     def _is_worn_out(self, connection: Any) -> bool:
@@ -198,14 +203,14 @@ class ConnectionPool:
         return bool(monotonic() - connection.made_at > self._lifetime_s)
 
     async def retire(self, connection: Any) -> None:
-        """Close a connection; its place in the pool is free then."""
+        """Close a connection, which frees its slot in the pool."""
         with contextlib.suppress(*DriverError):
             await connection.close(timeout=self.acquire_timeout_s)
 
     async def release(self, connection: Any) -> None:
-        """Take back a connection; one that is broken is replaced when the next is asked for.
+        """Return a connection to the pool; the pool replaces a closed one at the next `acquire`.
 
-        Where the server was asked to cancel something, its answer is waited for.
+        If the server was asked to cancel a statement, this waits for its answer.
         """
         if not self.is_broken(connection) and self._is_worn_out(connection):
             await self.retire(connection)
@@ -241,9 +246,9 @@ class ConnectionPool:
         return await self._uncancelled(connection, fetch(), timeout_s)
 
     async def use(self, work: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
-        """Do work that commits nothing, and that knows by itself when to give up.
+        """Run work that commits nothing and has its own time limit.
 
-        It is cancelled with its caller, but behind a pooler it goes on.
+        It is cancelled with its caller; behind a pooler it continues.
 
         Raises:
             As `acquire`, and as `bounded`.
@@ -254,7 +259,8 @@ class ConnectionPool:
         return await self._answer(connection, work(connection), None)
 
     async def _answer(self, connection: Any, call: Awaitable[T], timeout_s: float | None) -> T:
-        """Wait for an answer of the server's, which asyncpg asks to cancel where we are gone."""
+        """Wait for the server's answer; if the caller is cancelled, asyncpg asks the server to
+        cancel the statement."""
         try:
             answer = await call
         except TimeoutError as error:
@@ -274,7 +280,8 @@ class ConnectionPool:
     async def _uncancelled(
         self, connection: Any, call: Coroutine[Any, Any, T], timeout_s: float | None
     ) -> T:
-        """Wait for an answer; whether we are gone or not, its place is free after it only."""
+        """Wait for the server's answer; the connection is released after it, even if the caller is
+        cancelled."""
 
         async def run() -> T:
             try:
@@ -293,14 +300,14 @@ class ConnectionPool:
 
     @contextlib.contextmanager
     def bounded(self, connection: Any, timeout_s: float | None) -> Iterator[None]:
-        """Cut the connection off if the body takes longer, and type what goes wrong in it.
+        """Limit the body's time, by closing the connection, and turn its errors into typed ones.
 
-        Never by cancelling, for the body may commit: a server asked to cancel while it waits for a
-        synchronous standby commits, and acks, without it.
+        It never asks the server to cancel, because the body may commit: a server that is asked to
+        cancel while it waits for a synchronous standby commits, and acknowledges, without it.
 
         Raises:
-            OutcomeUnknown: the connection is gone, or the commit did not wait for its standby.
-            TryAgain: nothing was written, and it may be later.
+            OutcomeUnknown: the connection was lost, or the commit did not wait for its standby.
+            TryAgain: nothing was written, and a retry may work.
             StorageError: nothing was written.
         """
 
@@ -322,7 +329,7 @@ class ConnectionPool:
         except asyncio.CancelledError:
             _terminate(connection)
             raise
-        except AttributeError as error:  # asyncpg's, where it is cut off between two messages
+        except AttributeError as error:  # asyncpg raises it if closed between two messages
             if was_cut_off:
                 raise OutcomeUnknown(
                     f"{self._where} did not answer within {timeout_s} s"
@@ -333,7 +340,7 @@ class ConnectionPool:
                 timer.cancel()
 
     def _meaning(self, error: BaseException, connection: Any) -> Exception:
-        """Return what to raise for a driver's error; close a connection that is of no more use."""
+        """Return what to raise for a driver's error; close the connection if it is unusable."""
         typed = storage_error(error, self._where)
         if is_connection_lost(error):
             _terminate(connection)
@@ -341,11 +348,11 @@ class ConnectionPool:
         if not may_work_later(error):
             return typed
         if not isinstance(error, asyncpg.LockNotAvailableError | asyncpg.QueryCanceledError):
-            _terminate(connection)  # it may be to a server that is no primary any more
+            _terminate(connection)  # it may be to a server that is not the primary any more
         return TryAgain(typed)
 
     async def aclose(self, timeout_s: float) -> None:
-        """Close a pool of our own, waiting so long for what the server still does for us."""
+        """Close our own pool, waiting at most `timeout_s` for statements that still run."""
         self._is_closing = True
         try:
             async with asyncio.timeout(timeout_s):
@@ -357,7 +364,7 @@ class ConnectionPool:
             self.terminate()
 
     def terminate(self) -> None:
-        """Let go of a pool of our own at once, also when its loop has stopped."""
+        """Terminate our own pool at once, also after its loop has stopped."""
         if self.owned:
             with contextlib.suppress(RuntimeError):  # the loop is closed, and the sockets with it
                 self._pool.terminate()
@@ -365,13 +372,13 @@ class ConnectionPool:
 
 @contextlib.contextmanager
 def _doubting_a_lone_commit(connection: Any) -> Iterator[None]:
-    """Believe no commit whose wait for a synchronous standby somebody cancelled.
+    """Detect a commit whose wait for a synchronous standby was cancelled.
 
-    The server acks it as any other, with a warning: "committed locally, but might not have been
-    replicated". Its words depend on its language; the C function they come from does not.
+    The server acknowledges it as any other, with a warning: "committed locally, but might not have
+    been replicated". The text depends on the server's language; the C function's name does not.
 
     Raises:
-        OutcomeUnknown: there was such a warning.
+        OutcomeUnknown: the server sent such a warning.
     """
     warnings: list[str] = []
 
@@ -395,11 +402,11 @@ def _terminate(connection: Any) -> None:
 
 
 async def is_pooled(connection: Any) -> bool:
-    """Whether a pooler answers in the server's stead: it makes up the process id it names."""
+    """Return whether a pooler is between us and the server: it reports a process id of its own."""
     async with connection.transaction():
         server_pid = await connection.fetchval("SELECT pg_catalog.pg_backend_pid()")
     return bool(server_pid != connection.get_server_pid())
 
 
 async def _leave_as_it_is(connection: Any) -> None:
-    """A pool's reset that asks the server nothing: we leave no state on a connection."""
+    """Reset a connection of the pool by doing nothing: we leave no state on it."""

@@ -9,7 +9,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any, Final
 
-from async_history._core.erase_transaction import Place
+from async_history._core.erase_transaction import RecordRef
 from async_history._core.prune import (
     Candidate,
     Edge,
@@ -111,7 +111,7 @@ class _PruneTransaction(SchemaSteps):
         found = {name: await self._fetch(_EDGE, name, before) for name in memory_ids}
         return {name: (rows[0][0], rows[0][1]) for name, rows in found.items() if rows}
 
-    async def still_there(self, places: Collection[Place]) -> set[Place]:
+    async def still_there(self, places: Collection[RecordRef]) -> set[RecordRef]:
         return await self._places(_THERE, places) & set(places)
 
     async def next_are_dated(self, records: Sequence[Candidate]) -> dict[int, bool]:
@@ -138,9 +138,9 @@ class _PruneTransaction(SchemaSteps):
             ]
         return seen
 
-    async def remove(self, records: Sequence[Candidate]) -> set[Place]:
+    async def remove(self, records: Sequence[Candidate]) -> set[RecordRef]:
         return await self._places(_REMOVE, [one.place for one in records])
 
-    async def _places(self, sql: str, places: Collection[Place]) -> set[Place]:
+    async def _places(self, sql: str, places: Collection[RecordRef]) -> set[RecordRef]:
         named = self._named([one.id for one in places], [one.memory_id for one in places])
-        return {Place(*row) for row in await self._fetch(sql, *named)}
+        return {RecordRef(*row) for row in await self._fetch(sql, *named)}

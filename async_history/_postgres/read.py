@@ -1,4 +1,7 @@
-"""What is asked of PostgreSQL, and what the answers mean. Knows no connection."""
+"""Reads of a PostgreSQL history: histories, query pages, counts, copies, messages and scopes.
+
+The reader gets its rows through a function that runs one SELECT; it has no connection.
+"""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
@@ -30,7 +33,7 @@ ORDER BY session_scope LIMIT $2
 _FIRST_ROWS: Final = f"""
 SELECT seq, {COLUMN_LIST} FROM {{schema}}.history ORDER BY seq LIMIT (SELECT $1::pg_catalog.int8)
 """
-"""The LIMIT is a SELECT: see filters."""
+"""The LIMIT is a SELECT: see `filters`."""
 _NEXT_ROWS: Final = f"""
 (
     SELECT seq, {COLUMN_LIST} FROM {{schema}}.history
@@ -49,19 +52,20 @@ SELECT pg_catalog.sum(pg_catalog.pg_total_relation_size(relation::pg_catalog.reg
 FROM pg_catalog.unnest($1::pg_catalog.text[]) AS relation
 """
 _SOME_MORE: Final = 64
-"""Rows read beyond a page where some may not match: times are a little out of order."""
+"""Rows to read beyond a page if some may not match: times are slightly out of order."""
 _MOST_READ: Final = 1 << 14
-"""Rows of a list that one statement may look at."""
+"""The most rows of an index range that one statement reads."""
 _FEW: Final = 8
-"""Where fewer than one of so many rows is of the time asked for, the others are not read."""
+"""If fewer than one in this many rows is in the filter's time range, the page continues by
+time."""
 
 
 class HistoryReader:
-    """Answers the contract's questions through a function that runs one SELECT.
+    """Reads records, messages and scopes through a function that runs one SELECT.
 
     Args:
         schema: the quoted schema.
-        is_distributed: the tables are spread over the nodes of a Citus cluster.
+        is_distributed: whether the tables are distributed over the nodes of a Citus cluster.
     """
 
     def __init__(self, fetch: Fetch, schema: str, *, is_distributed: bool) -> None:
@@ -77,7 +81,7 @@ class HistoryReader:
         return [record_from_row(row) for row in await self._fetch(self._sql(_HISTORY), memory_id)]
 
     async def page(self, wanted: Filter, after: Cursor | None, limit: int, ahead: int) -> PageRead:
-        """Return up to `limit` records that match, of `ahead` that are read."""
+        """Return up to `limit` records that match, reading up to `ahead`."""
         search = Search(wanted, is_distributed=self._is_distributed)
         reach = ahead + (_SOME_MORE if search.looks_at_rows else 0)
         if search.reads_on:
@@ -112,12 +116,12 @@ class HistoryReader:
         return int(count)
 
     def states_at(self, when: datetime) -> AsyncIterator[Sequence[HistoryRecord]]:
-        """Yield pages of the records in force at an instant."""
+        """Yield pages of the records that are each memory's state at an instant."""
         states = ServerStates(self._fetch, self._schema, is_distributed=self._is_distributed)
         return states_at(states, when)
 
     async def rows(self, after: Cursor | None, limit: int) -> RowsRead:
-        """Return what follows a place in the order of recording."""
+        """Return up to `limit` rows after a cursor, in the order of recording."""
         if after is None:
             found = list(await self._fetch(self._sql(_FIRST_ROWS), limit))
         else:
@@ -129,7 +133,7 @@ class HistoryReader:
         return RowsRead(rows, place, is_last=len(rows) < limit)
 
     async def times_before(self, ids: Sequence[str]) -> Mapping[str, datetime]:
-        """Return the instants of records that are known, by id."""
+        """Return, by id, the known times of records."""
         return dict(map(tuple, await self._fetch(self._sql(_INSTANTS), list(ids))))
 
     async def newest(self) -> int | None:
@@ -139,17 +143,17 @@ class HistoryReader:
         return newest
 
     async def last_messages(self, session_scope: str, limit: int) -> list[Message]:
-        """Return a scope's last messages, in the order they were saved."""
+        """Return a scope's last messages, oldest first."""
         kept = min(limit, MESSAGES_KEPT)
         rows = await self._fetch(self._sql(_LAST_MESSAGES), session_scope, kept)
         return [message_from_row(row) for row in rows]
 
     async def scopes(self, after: str, limit: int) -> list[str]:
-        """Return the first session scopes behind `after`."""
+        """Return the first session scopes after `after`, sorted."""
         return [row[0] for row in await self._fetch(self._sql(_SCOPES), after, limit)]
 
     async def size(self) -> int:
-        """Return the bytes of the tables and their indexes."""
+        """Return the size of the tables and their indexes in bytes."""
         ((size,),) = await self._fetch(
             _SIZE, [f"{self._schema}.history", f"{self._schema}.messages"]
         )
@@ -162,9 +166,13 @@ def _record_behind(row: Sequence[Any]) -> HistoryRecord:
 
 
 def _require_place(place: Cursor, rows: Sequence[Sequence[Any]]) -> None:
-    """Check that the first row is the one of this place."""
+    """Check that the first row is the cursor's record.
+
+    Raises:
+        CursorGone: it is not.
+    """
     if not rows or (rows[0][0], rows[0][1]) != (place.position, place.id):
         raise CursorGone(
-            f"the record {place.id} this query stood behind is gone (a reset, a removal); "
+            f"the record {place.id} that the cursor points to is gone (a reset, a removal); "
             "start again without the cursor"
         )

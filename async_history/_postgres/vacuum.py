@@ -57,7 +57,7 @@ class Vacuum:
 
     Args:
         side: lends a connection, which is busy meanwhile.
-        in_turn: does work on the connection that writes.
+        run_exclusively: does work on the connection that writes.
         where: the server, for messages.
         schema: the quoted schema.
         ask_every_s: how often the server is asked.
@@ -66,14 +66,14 @@ class Vacuum:
     def __init__(
         self,
         side: SideConnections,
-        in_turn: Callable[[Write[Any]], Awaitable[Any]],
+        run_exclusively: Callable[[Write[Any]], Awaitable[Any]],
         where: str,
         schema: str,
         *,
         ask_every_s: float,
     ) -> None:
         self._side = side
-        self._in_turn = in_turn
+        self._run_exclusively = run_exclusively
         self._where = where
         self._schema = schema
         self._ask_every_s = ask_every_s
@@ -166,7 +166,7 @@ class Vacuum:
                 return bool(await connection.fetchval(_IS_AT_IT, table, pid))
 
         try:
-            if await self._in_turn(ask):
+            if await self._run_exclusively(ask):
                 return None
         except Overloaded:
             return None

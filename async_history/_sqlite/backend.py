@@ -1,4 +1,4 @@
-"""The SQLite backend: where a file is, and the parts of its open store."""
+"""The SQLite backend: opens a file and wires the writer, reader, follower and eraser on it."""
 
 import asyncio
 import contextlib
@@ -29,7 +29,7 @@ from async_history._sqlite.errors import (
     LOG_RESET_WARNING,
     connect,
     has_log_reset_fault,
-    is_other_schema,
+    is_schema_mismatch,
     storage_error,
     typed_errors,
 )
@@ -39,22 +39,23 @@ from async_history._sqlite.opening import LONGEST_LOG_BYTES, long_log_warning
 from async_history._sqlite.pool import MAX_REOPENS, READERS, ConnectionPool
 from async_history._sqlite.prune import prune
 from async_history._sqlite.read import HistoryReader
-from async_history._sqlite.readonly import beside
+from async_history._sqlite.readonly import side_file
 from async_history._sqlite.schema.versions import install_statements
 from async_history._sqlite.worker_thread import run_in_thread
 from async_history.errors import HistoryError, MigrationError
 
 T = TypeVar("T")
 
-_MANY: Final = 10
-"""Submissions of a batch from which on a longer log is worth its while."""
+_LONG_LOG_BATCH: Final = 10
+"""A batch of this many submissions raises the log's checkpoint threshold."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SQLiteBackend:
-    """A SQLite file, or a database in memory that ends with its store.
+    """A SQLite file, or a database in memory that lives as long as its store.
 
-    `path` is absolute, None for memory. The other fields are as `SQLiteHistoryManager` takes them.
+    `path` is absolute, None for memory. The other fields are the arguments of
+    `SQLiteHistoryManager`.
     """
 
     path: Path | None
@@ -67,19 +68,19 @@ class SQLiteBackend:
 
     @property
     def where(self) -> str:
-        """What messages call it."""
+        """The store's name in messages."""
         return "the history in memory" if self.path is None else str(self.path)
 
     @property
     def store_name(self) -> tuple[str, ...] | None:
-        """The file's absolute path; None of a database in memory."""
+        """What identifies the file in this process; None for a database in memory."""
         return None if self.path is None else ("file", str(self.path))
 
     def new_locks(self) -> None:
-        """Return None: processes lock a file beside the history, whose name is enough for that."""
+        """Return None: the file's name is enough to lock it between processes."""
 
     async def open(self, committed: CommitSignal, ended: Callable[[], None]) -> "SQLiteStore":
-        """Open the file, brought up to date before if `migrate` says so."""
+        """Open the file; with `migrate`, adopt and index it first."""
         pool = ConnectionPool(
             self.path,
             journal=self.journal,
@@ -91,7 +92,7 @@ class SQLiteBackend:
                 await pool.open(create=self.create)
                 is_prepared = True
             else:
-                is_prepared = await pool.open_as_it_is(create=self.create)
+                is_prepared = await pool.open_unchanged(create=self.create)
             with typed_errors(pool.where):
                 ((encoding,),) = await pool.fetch("PRAGMA encoding", {})
         except BaseException:
@@ -107,14 +108,14 @@ class SQLiteBackend:
 
 
 class SQLiteStore:
-    """An open SQLite file, as its parts.
+    """An open SQLite file, wired from a pool, a writer, a reader, a follower and an eraser.
 
     Args:
-        pool: its open connections.
+        pool: the open connections.
         committed: notified after each commit.
         ended: called when the writer has ended.
-        writer_options: None of a file that must be adopted or indexed before it can be written.
-        is_utf16: the file's encoding, which can't hold every text.
+        writer_options: None if the file must be adopted or indexed before it can be written.
+        is_utf16: whether the file's encoding is UTF-16, which can't hold every text.
     """
 
     def __init__(
@@ -146,7 +147,9 @@ class SQLiteStore:
         lookup = WITHOUT_INDEX if writer_options is None else THROUGH_INDEX
         self.reader = HistoryReader(self.fetch, lookup, READERS)
         self.follower = FollowReader(self.fetch, self.reader, self._recent)
-        self.eraser = FileErasure(self.in_turn, self._reopen_writer, pool.path, pool.lock_timeout_s)
+        self.eraser = FileErasure(
+            self.run_exclusively, self._reopen_writer, pool.path, pool.lock_timeout_s
+        )
 
     # Writing
 
@@ -154,7 +157,7 @@ class SQLiteStore:
         self, batch: Sequence[Submission], has_begun: Callable[[], None]
     ) -> Mapping[int, HistoryError]:
         async def commit(connection: ThreadConnection) -> Mapping[int, HistoryError]:
-            if len(batch) >= _MANY:
+            if len(batch) >= _LONG_LOG_BATCH:
                 await self.pool.lengthen_log(connection)
             return await BatchCommitter(connection, self._recent).commit(batch)
 
@@ -162,8 +165,11 @@ class SQLiteStore:
         self._committed.notify()
         return refused
 
-    def in_turn(self, work: Callable[[ThreadConnection], Awaitable[T]]) -> "asyncio.Future[T]":
-        """Do work that writes, after all writes called before it and before all after."""
+    def run_exclusively(
+        self, work: Callable[[ThreadConnection], Awaitable[T]]
+    ) -> "asyncio.Future[T]":
+        """Run work on the writer's connection, alone, in the order of calls with all other
+        writes."""
 
         async def alone() -> T:
             self._recent.forget()
@@ -176,22 +182,22 @@ class SQLiteStore:
 
     def _require_group_writer(self) -> GroupCommitWriter[Submission]:
         if self._group_writer is None:
-            raise _unprepared(self.pool.where)
+            raise _unprepared_error(self.pool.where)
         return self._group_writer
 
     def reset(self) -> "asyncio.Future[None]":
-        """Queue a reset."""
-        return self.in_turn(lambda connection: connection.run(_reset))
+        """Queue a reset: drop and create the tables in one transaction."""
+        return self.run_exclusively(lambda connection: connection.run(_reset))
 
     async def prune_step(self, asked: PruneRequest, reached: PruneCursor | None) -> PruneStep:
-        """Prune the next few records in one transaction, or in a dry run count them."""
+        """Prune the next records in one transaction; in a dry run, count them."""
         step = partial(prune, asked, reached, PruneTries())
-        return await self.in_turn(lambda connection: connection.run(step))
+        return await self.run_exclusively(lambda connection: connection.run(step))
 
     # Reading
 
     async def fetch(self, sql: str, parameters: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
-        """Run one SELECT; where others have dropped tables, open the file anew and run it again."""
+        """Run one SELECT. If another process replaced tables, reopen the file and run it again."""
         pool = self.pool
         if self._is_utf16:
             check_parameters(parameters)
@@ -199,26 +205,26 @@ class SQLiteStore:
             try:
                 return await pool.fetch(sql, parameters)
             except sqlite3.Error as error:
-                if not is_other_schema(error):
+                if not is_schema_mismatch(error):
                     raise storage_error(error, pool.where) from error
                 if self._group_writer is None:
-                    return []  # an old file has not every table
+                    return []  # an old file lacks some tables
             await self._reopen_writer()
         with typed_errors(pool.where):
             return await pool.fetch(sql, parameters)
 
     async def erasures(self) -> Sequence[Erasure]:
-        """Return the erasures that were made, oldest first."""
+        """Return the logged erasures, oldest first."""
         return await StatementErasureLog(ERASURES, lambda sql: self.fetch(sql, {})).read()
 
     async def back_up(
         self, target: Path, on_progress: Callable[[int, int], None] | None, pages: int
     ) -> None:
-        """Copy the whole database into a new file, so many pages at once, while writes go on."""
+        """Copy the whole database into a new file, `pages` at a time, while writes continue."""
         pool = self.pool
         if pool.path is not None:
-            # Where a reader keeps the writer waiting, ours wait here, however long it takes.
-            async with pool.turn:
+            # With a rollback journal a reader blocks the writer, so our writes wait for this lock.
+            async with pool.lock:
                 copy = partial(back_up_file, pool.path, pool.lock_timeout_s, target, pages)
                 await run(copy, on_progress)
             return
@@ -227,13 +233,13 @@ class SQLiteStore:
             await run(partial(back_up, whole, target, pages), on_progress)
 
     async def measure(self) -> Measured:
-        """Return the sizes of the file and its log, and what to know about where it is."""
+        """Return the sizes of the file and its log, and warnings about its location."""
         path = self.pool.path
-        return Measured() if path is None else await run_in_thread(partial(self._measured, path))
+        return Measured() if path is None else await run_in_thread(partial(self._measure, path))
 
-    def _measured(self, path: Path) -> Measured:
+    def _measure(self, path: Path) -> Measured:
         warnings = self.pool.warnings()
-        file_bytes, log_bytes = _sizes(path, beside(path, "-wal"))
+        file_bytes, log_bytes = _sizes(path, side_file(path, "-wal"))
         if log_bytes > LONGEST_LOG_BYTES:
             warnings.append(long_log_warning(path, log_bytes))
         if self.pool.has_log and has_log_reset_fault(sqlite3.sqlite_version_info):
@@ -243,7 +249,7 @@ class SQLiteStore:
     # Closing
 
     async def aclose(self, timeout_s: float) -> None:
-        """Write what was accepted, for at most `timeout_s`, and close the connections."""
+        """Commit what was accepted, for at most `timeout_s`, then close the connections."""
         if self._group_writer is None:
             await self._finish()
             return
@@ -256,31 +262,31 @@ class SQLiteStore:
         await self.pool.close()
 
     def abandon(self) -> None:
-        """Let go of the connections, whatever they are doing."""
+        """Stop the connections without waiting for what they are doing."""
         self.pool.abandon()
 
 
 class _UnpreparedWriter:
-    """Refuses everything: the file must be adopted or indexed before it can be written."""
+    """A writer that refuses every call: the file must be adopted or indexed first."""
 
     def __init__(self, where: str) -> None:
         self._where = where
 
     def require_writable(self) -> None:
-        raise _unprepared(self._where)
+        raise _unprepared_error(self._where)
 
     def submit(self, submission: Submission) -> "asyncio.Future[None]":
-        raise _unprepared(self._where)
+        raise _unprepared_error(self._where)
 
     async def submit_when_ready(self, prepare: Callable[[], Awaitable[Submission]]) -> None:
-        raise _unprepared(self._where)
+        raise _unprepared_error(self._where)
 
     def stats(self) -> None:
         return None
 
 
 class _UTF16Writer:
-    """Refuses what a file in UTF-16 can't hold, before it is queued."""
+    """A writer that refuses, before queueing, what a file in UTF-16 can't hold."""
 
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
@@ -304,7 +310,7 @@ class _UTF16Writer:
         return self._writer.stats()
 
 
-def _unprepared(where: str) -> MigrationError:
+def _unprepared_error(where: str) -> MigrationError:
     return MigrationError(
         f"{where} was opened with migrate=False and needs adoption or indexing before it can be "
         "written; open it with migrate=True"
@@ -334,7 +340,7 @@ def _reset(connection: sqlite3.Connection) -> None:
 
 
 def _sizes(*paths: Path) -> list[int]:
-    """Return the size of each file, 0 where there is none."""
+    """Return the size of each file in bytes; 0 if it does not exist."""
     sizes = []
     for path in paths:
         try:

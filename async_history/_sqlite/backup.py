@@ -1,9 +1,9 @@
-"""A consistent copy of a SQLite file that is in use.
+"""Backup: a consistent copy of a SQLite file that is in use.
 
-SQLite's online backup copies page by page, and begins again whenever another connection writes,
-unless its own connection reads in an open transaction: then it copies that snapshot, whatever is
-written meanwhile, and no writer waits. (`VACUUM INTO` makes a smaller file, but may renumber rows,
-on which the memory index and cursors rest.)
+SQLite's online backup copies page by page, and starts over whenever another connection writes,
+unless its own connection reads in an open transaction. In that case it copies that snapshot, and no
+writer waits. (`VACUUM INTO` makes a smaller file, but may renumber rows, which breaks the memory
+index and cursors.)
 """
 
 import asyncio
@@ -20,17 +20,17 @@ from async_history._core.cancellation import to_the_end
 from async_history._core.progress import Progress
 from async_history._sqlite.errors import connect, typed_errors, wait_for_lock
 from async_history._sqlite.files import remove, sync_folder
-from async_history._sqlite.index import note_copied
-from async_history._sqlite.readonly import Look
+from async_history._sqlite.index import mark_copied
+from async_history._sqlite.readonly import ReadOnlyFile
 from async_history._sqlite.worker_thread import run_in_thread
 from async_history.errors import InvalidInput
 
-Watch = Callable[[int, int], None]
-"""Hear how many of how many pages are copied; raise `_Stopped` to end it."""
+PageProgress = Callable[[int, int], None]
+"""Called with the pages copied and the total; raises `_Stopped` to end the copy."""
 
 
-async def run(work: Callable[[Watch], None], on_progress: Progress | None) -> None:
-    """Run work in a thread, and ask it to stop where the caller is cancelled."""
+async def run(work: Callable[[PageProgress], None], on_progress: Progress | None) -> None:
+    """Run a copy in a thread, and stop it if the caller is cancelled."""
     loop = asyncio.get_running_loop()
     stop = Event()
 
@@ -44,24 +44,26 @@ async def run(work: Callable[[Watch], None], on_progress: Progress | None) -> No
 
 
 class _Stopped(Exception):
-    """The copy was asked to stop."""
+    """The copy was told to stop."""
 
 
-def back_up_file(path: Path, lock_timeout_s: float, target: Path, pages: int, watch: Watch) -> None:
-    """Copy a file as it is now, waiting while others hold its lock."""
+def back_up_file(
+    path: Path, lock_timeout_s: float, target: Path, pages: int, watch: PageProgress
+) -> None:
+    """Copy a file as it is now, waiting while another connection holds its lock."""
     with (
         typed_errors(str(path)),
         wait_for_lock(partial(_snapshot, path), lock_timeout_s) as source,
     ):
-        back_up(source.connection, target, pages, watch, source.require_sound)
+        back_up(source.connection, target, pages, watch, source.require_unchanged)
 
 
-def _snapshot(path: Path) -> Look:
-    """Open a connection that sees the file as it is now, whatever is written later."""
-    source = Look(path)
+def _snapshot(path: Path) -> ReadOnlyFile:
+    """Open a connection in a transaction that reads a snapshot of the file as it is now."""
+    source = ReadOnlyFile(path)
     try:
         source.connection.execute("BEGIN")
-        source.connection.execute("PRAGMA schema_version").fetchone()  # it is taken here
+        source.connection.execute("PRAGMA schema_version").fetchone()  # takes the snapshot
     except BaseException:
         source.close()
         raise
@@ -72,26 +74,26 @@ def back_up(
     source: sqlite3.Connection,
     target: Path,
     pages: int,
-    watch: Watch,
-    require_sound: Callable[[], None] = lambda: None,
+    watch: PageProgress,
+    require_unchanged: Callable[[], None] = lambda: None,
 ) -> None:
-    """Copy a connection's database, of which nobody else changes what it sees.
+    """Copy the database that a connection reads, which must not change meanwhile.
 
-    `pages` are copied between two looks whether to stop. `require_sound` is asked once all is
-    copied, and raises where somebody did.
+    `pages` is the number of pages copied between two checks whether to stop. `require_unchanged` is
+    called after the copy, and raises if the database did change.
 
     Raises:
-        InvalidInput: there is a file of that name.
+        InvalidInput: `target` exists.
         StorageError: the copy could not be written.
     """
     unfinished = target.with_name(f"{target.name}.{token_hex(8)}.unfinished")
     with typed_errors(str(target)):
-        _require_none(target)
+        _require_absent(target)
         os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         try:
             _copy(source, unfinished, pages, watch)
-            require_sound()
-            _give_name(unfinished, target)
+            require_unchanged()
+            _publish(unfinished, target)
             sync_folder(target.resolve().parent)
         except _Stopped:
             pass
@@ -99,7 +101,7 @@ def back_up(
             remove(unfinished)
 
 
-def _copy(source: sqlite3.Connection, unfinished: Path, pages: int, watch: Watch) -> None:
+def _copy(source: sqlite3.Connection, unfinished: Path, pages: int, watch: PageProgress) -> None:
     copied = 0
 
     def step(_: int, left: int, of: int) -> None:
@@ -112,23 +114,23 @@ def _copy(source: sqlite3.Connection, unfinished: Path, pages: int, watch: Watch
         copy.execute("PRAGMA synchronous = OFF")  # it is synced below, once
         source.backup(copy, pages=pages, progress=step)
         copy.execute("PRAGMA journal_mode = DELETE")  # one file, readable anywhere
-        note_copied(copy, version)
+        mark_copied(copy, version)
     watch(copied, copied)
     with unfinished.open("rb+") as file:
         os.fsync(file.fileno())
 
 
-def _give_name(unfinished: Path, target: Path) -> None:
-    """Let the copy appear under its name, unless there is a file by now."""
+def _publish(unfinished: Path, target: Path) -> None:
+    """Rename the finished copy to its target, unless a file has appeared there."""
     try:
         os.link(unfinished, target)
     except FileExistsError:
-        _require_none(target)
+        _require_absent(target)
     except OSError:  # a file system without hard links
-        _require_none(target)
+        _require_absent(target)
         unfinished.rename(target)
 
 
-def _require_none(target: Path) -> None:
+def _require_absent(target: Path) -> None:
     if os.path.lexists(target):
         raise InvalidInput(f"path names {target}, which exists; a backup is a new file")

@@ -1,4 +1,4 @@
-"""Checking a SQLite file: its pages, its records, and its index entry by entry."""
+"""Checks a SQLite file: its pages, its records, and each index entry."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -14,37 +14,37 @@ from async_history._sqlite.index import (
     index_version,
     wrong_entries,
 )
-from async_history._sqlite.opening import is_there, look
-from async_history._sqlite.readonly import Look, looked
-from async_history._sqlite.schema.adopt import as_is_view, rebuild
+from async_history._sqlite.opening import is_there, open_read_only
+from async_history._sqlite.readonly import ReadOnlyFile, read_with_retry
+from async_history._sqlite.schema.adopt import compatibility_view, rebuild
 from async_history._sqlite.schema.versions import VERSION
 
 _MOST_FAULTS: Final = 10
-"""Lines of SQLite's own check that are told."""
+"""Lines of SQLite's own check that are reported."""
 
 _IDS: Final = "SELECT count(*), count(id) FROM history"
 
 
 def check_file(path: Path, repair: bool, lock_timeout_s: float) -> CheckReport:
-    """Check a file, or build its index anew and then check it."""
+    """Check a file; with `repair`, rebuild its index first."""
     is_there(path, create=False)
     if repair:
         _repair(path, lock_timeout_s)
 
-    def read(looking: Look) -> tuple[int, tuple[str, ...]]:
+    def read(looking: ReadOnlyFile) -> tuple[int, tuple[str, ...]]:
         connection = looking.connection
         connection.execute("BEGIN")
         records, *_ = connection.execute(_IDS).fetchone()
         return records, tuple(_problems(connection))
 
     with typed_errors(str(path)):
-        records, problems = looked(lambda: look(path), read, lock_timeout_s)
+        records, problems = read_with_retry(lambda: open_read_only(path), read, lock_timeout_s)
     return CheckReport(store=str(path), records=records, problems=problems, is_repaired=repair)
 
 
 def _repair(path: Path, lock_timeout_s: float) -> None:
     with typed_errors(str(path)), closing(connect(path, "rw")) as connection:
-        if wait_for_lock(lambda: as_is_view(connection), lock_timeout_s) is None:
+        if wait_for_lock(lambda: compatibility_view(connection), lock_timeout_s) is None:
             rebuild(connection, lock_timeout_s)
 
 
@@ -57,32 +57,32 @@ def _problems(connection: sqlite3.Connection) -> Iterator[str]:
     if faults:
         yield (
             f"The file is damaged: {'; '.join(faults)}. Recover it with the sqlite3 shell's "
-            ".recover, or go back to a backup."
+            ".recover, or restore a backup."
         )
     records, named = connection.execute(_IDS).fetchone()
     if named < records:
-        yield f"{records - named:,} records have no id: give them one."
+        yield f"{records - named:,} records have no id: set one."
     yield from _problems_of_index(connection)
 
 
 def _problems_of_index(connection: sqlite3.Connection) -> Iterator[str]:
-    advice = "open it for writing, or check it with --repair: both build the index anew."
+    advice = "open it for writing, or check it with --repair: both rebuild the index."
     if not has_index(connection):
-        return  # mem0's file, which was not opened for writing yet
+        return  # a file of mem0 that was not opened for writing yet
     version = index_version(connection)
     if version is not None and version != VERSION:
-        return  # is built anew in any case
+        return  # the next opening rebuilds it
     try:
         (is_untouched,) = connection.execute(f"SELECT {SCHEMA_UNCHANGED}").fetchone()
     except sqlite3.OperationalError as error:
         if error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
             raise
-        yield f"A table of the index is gone ({error}): {advice}"
+        yield f"A table of the index is missing ({error}): {advice}"
         return
     if not is_untouched:
         yield (
-            "Its index is not of this file as it is (it was restored, rebuilt, vacuumed, or "
-            f"tables were changed): {advice}"
+            "The index does not belong to the file as it is now (it was restored, rebuilt or "
+            f"vacuumed, or tables were changed): {advice}"
         )
         return
     for what, count, example in wrong_entries(connection):

@@ -1,8 +1,8 @@
-"""One batch in one transaction of SQLite, in one hop to the connection's thread.
+"""Commits one batch in one SQLite transaction, in one call on the connection's thread.
 
-A batch of new records is one statement: checked, written, indexed and committed with the GIL
-released for all of it (a statement a row would ask for the GIL again at every row, and wait for a
-busy event loop each time). Everything else, which is rarer, takes several statements there.
+A batch of new records is a single statement, which checks, writes, indexes and commits with the GIL
+released. With a statement for each row, the thread would have to get the GIL back for each row from
+a busy event loop. All other batches are rarer and take several statements.
 """
 
 import contextlib
@@ -24,15 +24,20 @@ from async_history._core.recent import RecentCommits
 from async_history._core.records import COLUMN_LIST, COLUMNS, HistoryRecord
 from async_history._core.submissions import MESSAGES_KEPT, AddRecords, SaveMessages, Submission
 from async_history._core.wakeups import WAKEUP_BATCH_MIN
-from async_history._sqlite.connection import ThreadConnection, completed, fetched, transaction
-from async_history._sqlite.errors import is_other_schema
+from async_history._sqlite.connection import (
+    ThreadConnection,
+    fetch_rows,
+    run_to_completion,
+    transaction,
+)
+from async_history._sqlite.errors import is_schema_mismatch
 from async_history._sqlite.index import (
     ADD_ENTRY,
     INDEX_TAIL,
     KEEP_INDEX,
     NEARLY_COMPLETE,
     TAIL_IS_LONG,
-    IndexBehind,
+    IndexOutdated,
     index_foreign_rows,
     memory_key,
     ordered_positions,
@@ -41,10 +46,10 @@ from async_history._sqlite.rows import (
     NOT_YET,
     NULL,
     ROW_WIDTH,
-    packed,
+    packed_sql,
     parameters,
     record_from_row,
-    unpacked,
+    unpack_rows,
 )
 from async_history.errors import HistoryError, StorageRefused
 
@@ -69,17 +74,18 @@ BEGIN {INDEX_TAIL.format(but="new.memory")}
 END;
 {KEEP_INDEX}
 """
-"""Run on the connection that writes, again where it made our tables anew. Temporary: nothing of it
-is stored in the file.
+"""Creates the view and triggers that write records. To be run on each writing connection, and again
+after it recreates our tables. They are temporary: the file does not store them.
 
-Inserting into the view writes a record, with its index entry or to be indexed later. A row without
-an id ends a statement: its `memory` is how many of its records have their entry.
+An insert into the view writes a record, with its index entry or to be indexed later. A row without
+an id ends a statement: its `memory` is the number of its records that have an index entry.
 """
 
 _STATEMENT_ROWS: Final = (1, 8, 32, 128, 512)
-"""Records of a statement: few sizes, so that each stays prepared; the rest is padding."""
+"""Records per statement. There are few sizes, so that each stays prepared; padding fills the
+rest."""
 _FEW: Final = 8
-"""Records of a statement that are indexed later, with those that follow."""
+"""Up to this many records in a statement are indexed later, together with those that follow."""
 _PADDING: Final = (NULL,) * ROW_WIDTH
 
 
@@ -92,7 +98,7 @@ _HAS_OWNERS_TRIGGERS: Final = """EXISTS (
     SELECT 1 FROM main.sqlite_master WHERE type = 'trigger' AND lower(tbl_name) = 'history'
         AND name NOT GLOB 'async_history_*'
 )"""
-"""They may leave rows out, change them, add some."""
+"""SQL condition: the owner has triggers on `history`, which may skip, change or add rows."""
 
 
 def _add_sql(rows: int, condition: str) -> str:
@@ -107,10 +113,10 @@ _ADD_RECORDS: Final = {
     rows: _add_sql(rows, f"{NEARLY_COMPLETE} AND NOT {_HAS_OWNERS_TRIGGERS}")
     for rows in _STATEMENT_ROWS
 }
-"""SQLite calls `async_history_begun`, deterministic and without arguments, once a statement. A few
-callers are not waited for, and who tells them has to wait for the GIL."""
+"""SQLite calls `async_history_begun`, which is deterministic and has no arguments, once per
+statement. Small batches do without it: calling it means waiting for the GIL."""
 _ADD_WITH_TRIGGERS: Final = {rows: _add_sql(rows, "true") for rows in _STATEMENT_ROWS}
-"""Where the owner has triggers, in a transaction that looks at what became of the records."""
+"""For a table with triggers of the owner; the transaction then checks which records were stored."""
 _LEFT_OUT: Final = """
 SELECT count(*), min(value) FROM json_each(?)
 WHERE NOT EXISTS (SELECT 1 FROM main.history WHERE id = value)
@@ -130,8 +136,9 @@ SELECT {COLUMN_LIST}, NULL AS time_before FROM history WHERE rowid IN (
     ) AS given
 )
 """
-"""The latest records of memories, given as JSON with their keys; nearly all rows are indexed."""
-_LATEST_PACKED: Final = packed(_LATEST)
+"""The latest records of memories, given as JSON with their keys. Nearly all rows must be
+indexed."""
+_LATEST_PACKED: Final = packed_sql(_LATEST)
 _BUFFERS: Final = """
 SELECT session_scope, count(*), min(rowid), max(rowid),
        json_group_array(id) FILTER (WHERE id IN (SELECT value FROM json_each(:ids)))
@@ -158,7 +165,7 @@ class BatchCommitter:
     """Writes batches through one connection that has run `WRITE_PROGRAM`.
 
     Args:
-        recent: is given the batches that were new as a whole.
+        recent: keeps each batch that holds only new records.
     """
 
     def __init__(self, connection: ThreadConnection, recent: RecentCommits) -> None:
@@ -169,7 +176,7 @@ class BatchCommitter:
         """Commit a batch; return the refused submissions by index.
 
         Raises:
-            IndexBehind: others replaced tables. Nothing was written.
+            IndexOutdated: another process replaced tables. Nothing was written.
             sqlite3.Error: the transaction failed and was rolled back, or its outcome is unknown.
         """
         additions = only_new_records(batch)
@@ -177,11 +184,11 @@ class BatchCommitter:
             records = records_of(additions)
             try:
                 await self._connection.run(_addition(records))
-            except (sqlite3.IntegrityError, IndexBehind):
-                pass  # an id is taken, or others wrote: it has undone itself, so look closer
+            except (sqlite3.IntegrityError, IndexOutdated):
+                pass  # an id exists, or another process wrote: it was rolled back; commit in steps
             except sqlite3.OperationalError as error:
-                # Where an owner's expression fails, or a table is gone, look closer too.
-                if not is_other_schema(error):
+                # An owner's expression failed or a table is gone: commit in steps, too.
+                if not is_schema_mismatch(error):
                     raise
             else:
                 self._recent.keep(additions, records)
@@ -190,9 +197,10 @@ class BatchCommitter:
 
 
 def _addition(records: Sequence[HistoryRecord]) -> Callable[[sqlite3.Connection], None]:
-    """Return what writes new records: in one statement, or where they are too many several.
+    """Return the function that writes new records, in one statement or in several.
 
-    The one statement is made ready here: on its own thread that would wait for the GIL.
+    A single statement's parameters are built here: the connection's thread would have to wait for
+    the GIL.
     """
     if len(records) > _STATEMENT_ROWS[-1]:
         return partial(_add_many, records)
@@ -212,7 +220,7 @@ def _statement(records: Sequence[HistoryRecord]) -> tuple[str, list[Any]]:
 
 
 def _parameters(records: Sequence[HistoryRecord], *, are_indexed: bool) -> tuple[int, list[Any]]:
-    """Return how many records a statement takes, and its parameters."""
+    """Return the number of records that a statement takes, and its parameters."""
     rows = next(size for size in _STATEMENT_ROWS if size >= len(records))
     values = parameters(records, memory_key if are_indexed else _not_yet)
     values += _ending(len(records) if are_indexed else 0)
@@ -221,7 +229,7 @@ def _parameters(records: Sequence[HistoryRecord], *, are_indexed: bool) -> tuple
 
 
 class _Refused(Exception):
-    """A rule of the owner's refuses what was to be written."""
+    """A constraint or trigger of the owner refused a write."""
 
     def __init__(self, reason: sqlite3.Error) -> None:
         super().__init__(str(reason))
@@ -230,32 +238,32 @@ class _Refused(Exception):
 
 @contextlib.contextmanager
 def _refusals() -> Iterator[None]:
-    """Take what fails in tables that were there just now for a rule of their owner's."""
+    """Turn errors of statements on existing tables into `_Refused`: a rule of the owner failed."""
     try:
         yield
     except sqlite3.IntegrityError as error:
         raise _Refused(error) from error
     except sqlite3.OperationalError as error:
-        if not is_other_schema(error):
+        if not is_schema_mismatch(error):
             raise
         raise _Refused(error) from error
 
 
 def _execute_add(sql: str, values: Sequence[Any], connection: sqlite3.Connection) -> None:
-    """Run a `_statement`.
+    """Run what `_statement` returns.
 
     Raises:
-        IndexBehind: there are many rows that are not indexed. Nothing was written.
+        IndexOutdated: too many rows are not indexed. Nothing was written.
     """
     before = connection.total_changes
-    # As one of "many": `execute` asks for the GIL once more, to learn the last rowid.
+    # `execute` would take the GIL once more, to read the last rowid; `executemany` does not.
     connection.executemany(sql, [values])
     if connection.total_changes == before:
-        raise IndexBehind
+        raise IndexOutdated
 
 
 class _RolledBack(Exception):
-    """A rule of the owner's ended the whole transaction."""
+    """A trigger of the owner rolled back the whole transaction."""
 
 
 def _commit_in_steps(
@@ -263,11 +271,11 @@ def _commit_in_steps(
 ) -> Mapping[int, HistoryError]:
     try:
         with transaction(connection):
-            return completed(commit_in_steps(batch, _CommitSteps(connection)))
+            return run_to_completion(commit_in_steps(batch, _CommitSteps(connection)))
     except _RolledBack as error:
         if len(batch) == 1:
-            return {0: StorageRefused(f"the file's own rules refuse this: {error.__cause__}")}
-    # One of them takes all others with it: each in a transaction of its own.
+            return {0: _refused(error.__cause__)}
+    # One submission rolls back all others, so commit each in its own transaction.
     refused: dict[int, HistoryError] = {}
     for index, submission in enumerate(batch):
         if 0 in (alone := _commit_in_steps([submission], connection)):
@@ -276,14 +284,14 @@ def _commit_in_steps(
 
 
 class _CommitSteps:
-    """The steps of `commit_in_steps`."""
+    """The statements of `commit_in_steps` for SQLite."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
 
     async def existing(self, submissions: Sequence[AddRecords]) -> Sequence[HistoryRecord]:
-        """Return the records of these submissions' ids that are there."""
-        rows = fetched(self._connection, _EXISTING, (json.dumps(ids_of(submissions)),))
+        """Return the stored records that have an id of these submissions."""
+        rows = fetch_rows(self._connection, _EXISTING, (json.dumps(ids_of(submissions)),))
         return [record_from_row(row) for row in rows]
 
     async def latest(self, memory_ids: Sequence[str]) -> Sequence[HistoryRecord]:
@@ -292,37 +300,37 @@ class _CommitSteps:
             index_foreign_rows(self._connection)
         keyed = [(memory_key(memory_id), memory_id) for memory_id in memory_ids]
         asked = {"memories": json.dumps(keyed)}
-        rows = unpacked(fetched(self._connection, _LATEST_PACKED, asked))
+        rows = unpack_rows(fetch_rows(self._connection, _LATEST_PACKED, asked))
         if rows is None:
-            rows = fetched(self._connection, _LATEST, asked)
+            rows = fetch_rows(self._connection, _LATEST, asked)
         return [record_from_row(row) for row in rows]
 
     async def buffers(self, submissions: Sequence[SaveMessages]) -> dict[str, Buffer]:
-        """Return these submissions' scopes' buffers, as far as there are any."""
+        """Return the stored message buffers of these submissions' scopes."""
         asked = {
             "scopes": json.dumps([submission.session_scope for submission in submissions]),
             "ids": json.dumps([submission.ids[-1] for submission in submissions]),
         }
         return {
             scope: Buffer(count, oldest, newest, frozenset(json.loads(there)))
-            for scope, count, oldest, newest, there in fetched(self._connection, _BUFFERS, asked)
+            for scope, count, oldest, newest, there in fetch_rows(self._connection, _BUFFERS, asked)
         }
 
     @contextlib.asynccontextmanager
     async def undone_if_refused(self) -> AsyncIterator[None]:
-        """Undo what was written inside where a constraint or trigger of the owner refuses it."""
+        """Roll back the writes of the body if a constraint or trigger of the owner refuses one."""
         self._connection.execute("SAVEPOINT submissions")
-        refusal: sqlite3.Error | None = None
+        migration_error: sqlite3.Error | None = None
         try:
             yield
         except _Refused as error:
-            refusal = error.reason
+            migration_error = error.reason
             if not self._connection.in_transaction:
-                raise _RolledBack from refusal
+                raise _RolledBack from migration_error
             self._connection.execute("ROLLBACK TO submissions")
         self._connection.execute("RELEASE submissions")
-        if refusal is not None:
-            raise StorageRefused(f"the file's own rules refuse this: {refusal}") from refusal
+        if migration_error is not None:
+            raise _refused(migration_error) from migration_error
 
     async def write(
         self, records: Sequence[HistoryRecord], messages: Sequence[SaveMessages]
@@ -338,8 +346,8 @@ class _CommitSteps:
         if not self._is_ready():
             index_foreign_rows(self._connection)
             if not self._is_ready():
-                raise IndexBehind
-        ((has_triggers,),) = fetched(self._connection, f"SELECT {_HAS_OWNERS_TRIGGERS}")
+                raise IndexOutdated
+        ((has_triggers,),) = fetch_rows(self._connection, f"SELECT {_HAS_OWNERS_TRIGGERS}")
         with _refusals():
             if not has_triggers:
                 _execute_add(*_statement(records), self._connection)
@@ -347,14 +355,14 @@ class _CommitSteps:
             rows, values = _parameters(records, are_indexed=False)
             self._connection.executemany(_ADD_WITH_TRIGGERS[rows], [values])
             ids = json.dumps([record.id for record in records])
-            ((left_out, example),) = fetched(self._connection, _LEFT_OUT, (ids,))
+            ((left_out, example),) = fetch_rows(self._connection, _LEFT_OUT, (ids,))
             if left_out:
                 raise sqlite3.IntegrityError(
                     f"a trigger left out {left_out} of its records, such as {example}"
                 )
 
     def _is_ready(self) -> bool:
-        ((is_ready,),) = fetched(self._connection, f"SELECT {NEARLY_COMPLETE}")
+        ((is_ready,),) = fetch_rows(self._connection, f"SELECT {NEARLY_COMPLETE}")
         return bool(is_ready)
 
     def _save_messages(self, submissions: Sequence[SaveMessages]) -> None:
@@ -362,6 +370,10 @@ class _CommitSteps:
         self._connection.execute(_SAVE_MESSAGES, (json.dumps(rows, ensure_ascii=False),))
         scopes = json.dumps([submission.session_scope for submission in submissions])
         self._connection.execute(_EVICT, (scopes,))
+
+
+def _refused(reason: BaseException | None) -> StorageRefused:
+    return StorageRefused(f"a constraint or trigger of the file refused this: {reason}")
 
 
 def _not_yet(_: str) -> int:
@@ -373,6 +385,6 @@ def _ending(indexed: int) -> tuple[float, ...]:
 
 
 def _parts(records: Sequence[HistoryRecord]) -> Iterator[Sequence[HistoryRecord]]:
-    """Cut records into what a statement takes."""
+    """Split records into parts that fit in one statement."""
     most = _STATEMENT_ROWS[-1]
     return (records[start : start + most] for start in range(0, len(records), most))

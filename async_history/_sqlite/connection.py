@@ -1,8 +1,8 @@
-"""A connection with a thread of its own, which is handed a whole transaction at once.
+"""A SQLite connection with its own thread, which runs a whole transaction in one call.
 
-A transaction that the event loop drives statement by statement stays open while anything else
-holds the loop, and the file is locked for every other process as long. So all of it runs on the
-connection's thread.
+If the event loop ran a transaction statement by statement, the transaction would stay open, and the
+file locked for other processes, whenever other code blocks the loop. So a transaction runs on the
+connection's thread from begin to commit.
 """
 
 import asyncio
@@ -21,19 +21,21 @@ from async_history.errors import HistoryClosed
 T = TypeVar("T")
 
 _ASK_AGAIN_S: Final = 0.01
-"""Pause between two interruptions of a read: between two statements an interruption is lost."""
+"""Pause in seconds between two interruptions of a read: SQLite ignores one that comes between two
+statements."""
 _CLOSED: Final = "the manager was closed before this was read"
 
 
 class ThreadConnection(aiosqlite.Connection):
     """An aiosqlite connection whose thread also runs functions.
 
-    A read that nobody waits for any more is interrupted where it is what the thread is doing, and
-    left out where it is not yet. Until the thread is done with it, it counts as unanswered: the
-    next read goes to another connection.
+    A cancelled read is interrupted if the thread is running it, and skipped if it is still queued.
+    It counts as pending until the thread is done with it, so the next read goes to another
+    connection.
 
     Attributes:
-        check: called there before each function; what it raises is raised instead.
+        check: called on the thread before each function that writes. If it raises, the function is
+            not called and the error is raised to the caller.
     """
 
     check: Callable[[], None] | None = None
@@ -41,8 +43,8 @@ class ThreadConnection(aiosqlite.Connection):
     def __init__(self, connector: Callable[[], sqlite3.Connection]) -> None:
         super().__init__(connector, iter_chunk_size=64)
         self._lock = threading.Lock()
-        self._asked: _Asked | None = None
-        self._unanswered = 0
+        self._current_read: _Read | None = None
+        self._pending_reads = 0
         self._refuses_reads = False
 
     async def opened(self) -> Self:
@@ -56,48 +58,47 @@ class ThreadConnection(aiosqlite.Connection):
         return self
 
     async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Call a function on the connection's thread and return what it returns.
+        """Call a function on the connection's thread and return its result.
 
-        Work that was begun or queued runs on where the caller is cancelled. It must not return a
-        cursor: another thread would free it, and in a forked child nobody would.
+        If the caller is cancelled, the function still runs to its end. It must not return a
+        cursor: another thread would free it, and in a forked child no thread would.
         """
         if self.check is not None:
-            work = partial(_checked, self.check, work)
+            work = partial(_check_and_run, self.check, work)
         result: T = await self._execute(work, self._conn)  # type: ignore[no-untyped-call]
         return result
 
-    async def ask(self, read: Callable[[sqlite3.Connection], T]) -> T:
-        """Call a function that only reads, unchecked, as long as somebody waits for it.
+    async def read(self, read: Callable[[sqlite3.Connection], T]) -> T:
+        """Call a function that only reads, without `check`, and return its result.
 
-        Where the caller is cancelled this raises at once, and the read ends as soon as SQLite lets
-        go of it.
+        If the caller is cancelled, this raises at once, and the read is interrupted.
 
         Raises:
-            HistoryClosed: reads are refused, since before it was called or since.
+            HistoryClosed: the connection refuses reads, or began to during this one.
         """
-        asked = _Asked()
+        queued = _Read()
         with self._lock:
-            self._unanswered += 1
+            self._pending_reads += 1
         try:
-            answer = partial(self._answer, asked, read)
-            result: T = await self._execute(answer, self._conn)  # type: ignore[no-untyped-call]
+            run_read = partial(self._run_read, queued, read)
+            result: T = await self._execute(run_read, self._conn)  # type: ignore[no-untyped-call]
             return result
         except asyncio.CancelledError:
-            asked.is_given_up = True
-            self._interrupt(asked)
+            queued.is_cancelled = True
+            self._interrupt(queued)
             raise
 
-    def _answer(
+    def _run_read(
         self,
-        asked: "_Asked",
+        queued: "_Read",
         read: Callable[[sqlite3.Connection], T],
         connection: sqlite3.Connection,
     ) -> T:
-        asked.connection = connection
+        queued.connection = connection
         with self._lock:
-            self._asked = asked
+            self._current_read = queued
         try:
-            if asked.is_given_up or self._refuses_reads:
+            if queued.is_cancelled or self._refuses_reads:
                 raise HistoryClosed(_CLOSED)
             return read(connection)
         except sqlite3.OperationalError as error:
@@ -106,37 +107,37 @@ class ThreadConnection(aiosqlite.Connection):
             raise
         finally:
             with self._lock:
-                self._asked = None
-                self._unanswered -= 1
+                self._current_read = None
+                self._pending_reads -= 1
 
-    def _interrupt(self, asked: "_Asked | None") -> None:
-        """Interrupt a read until it ends, unless it is not what the thread is doing."""
+    def _interrupt(self, queued: "_Read | None") -> None:
+        """Interrupt a read, repeatedly, as long as the thread is running it."""
         with self._lock:
-            # No other statement can meet this: SQLite forgets it when the next one begins.
-            if asked is None or asked is not self._asked or asked.connection is None:
+            # It can't hit another statement: SQLite clears it when the next one begins.
+            if queued is None or queued is not self._current_read or queued.connection is None:
                 return
-            asked.connection.interrupt()
+            queued.connection.interrupt()
         with contextlib.suppress(RuntimeError):  # a thread without an event loop
-            asyncio.get_running_loop().call_later(_ASK_AGAIN_S, self._interrupt, asked)
+            asyncio.get_running_loop().call_later(_ASK_AGAIN_S, self._interrupt, queued)
 
     @property
-    def unanswered(self) -> int:
-        """Reads that the thread is not done with, also those that nobody waits for any more."""
-        return self._unanswered
+    def pending_reads(self) -> int:
+        """Reads that the thread is not done with, including cancelled ones."""
+        return self._pending_reads
 
     def refuse_reads(self) -> None:
-        """End the read that is under way, and answer no other. Any thread may call this."""
+        """Interrupt the current read and refuse all later ones. Any thread may call this."""
         self._refuses_reads = True
-        self._interrupt(self._asked)
+        self._interrupt(self._current_read)
 
     def stop(self) -> "asyncio.Future[None] | None":
-        """Let the thread end, once it has done what writes; reads are refused."""
+        """Stop the thread after its queued writes; reads are refused."""
         self.refuse_reads()
         stopped: asyncio.Future[None] | None = super().stop()
         return stopped
 
     def pause(self, wait: Callable[[], None]) -> None:
-        """Let the thread wait, after what it was given before."""
+        """Run a function that waits on the thread, after all work queued before it."""
         self._tx.put_nowait((None, wait))
 
     @property
@@ -145,15 +146,15 @@ class ThreadConnection(aiosqlite.Connection):
         return self._thread.is_alive()
 
 
-class _Asked:
-    """A read that was asked for."""
+class _Read:
+    """One read: whether its caller was cancelled, and the connection that runs it."""
 
     def __init__(self) -> None:
-        self.is_given_up = False
+        self.is_cancelled = False
         self.connection: sqlite3.Connection | None = None
 
 
-def _checked(
+def _check_and_run(
     check: Callable[[], None],
     work: Callable[[sqlite3.Connection], T],
     connection: sqlite3.Connection,
@@ -162,30 +163,33 @@ def _checked(
     return work(connection)
 
 
-def fetched(
+def fetch_rows(
     connection: sqlite3.Connection, sql: str, parameters: Mapping[str, Any] | Sequence[Any] = ()
 ) -> list[Any]:
-    """Run one statement and return its rows. To be used within `run` or `ask`."""
+    """Run one statement and return all its rows. To be called within `run` or `read`."""
     return connection.execute(sql, parameters).fetchall()
 
 
 @contextlib.contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """A transaction that writes, undone where its body fails. To be used within `run`."""
+    """A transaction that writes, rolled back if its body raises. To be used within `run`."""
     try:
         connection.execute("BEGIN IMMEDIATE")
         yield
         connection.execute("COMMIT")
     except BaseException:
-        connection.rollback()  # undoes nothing where the transaction is already gone
+        connection.rollback()  # does nothing if SQLite has already rolled it back
         raise
 
 
-def completed(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine that never waits to its end, and return its result.
+def run_to_completion(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine that never suspends, without an event loop, and return its result.
 
-    What is decided alike for every database is written once, as coroutines, for a server has to
-    be waited for. SQLite's steps answer at once, so that no event loop is needed.
+    Code that is shared by all databases is written as coroutines, because a server's answers must
+    be awaited. The steps for SQLite return at once.
+
+    Raises:
+        RuntimeError: the coroutine suspended.
     """
     try:
         coroutine.send(None)

@@ -1,4 +1,4 @@
-"""Which files this process has open, by their descriptors."""
+"""Lists the regular files that this process has open, by their descriptors."""
 
 import contextlib
 import os
@@ -6,14 +6,14 @@ import stat
 from typing import Final
 
 _MOST_DESCRIPTORS: Final = 4096
-"""How many are looked at where the system does not list them."""
+"""Descriptors to try if the system does not list the open ones."""
 
 Identity = tuple[int, int]
-"""A file's device and number on it."""
+"""A file's device and inode number."""
 
 
 def identity_of(status: os.stat_result) -> Identity:
-    """Return what tells a file from every other, whatever its name."""
+    """Return what identifies a file, independent of its name."""
     return status.st_dev, status.st_ino
 
 

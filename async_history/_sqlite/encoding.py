@@ -1,6 +1,6 @@
-"""What a file in UTF-16 can't hold: there SQLite puts U+FFFD in the place of U+FFFE and U+FFFF.
+"""Rejects texts that a file in UTF-16 can't hold: SQLite would replace U+FFFE and U+FFFF by U+FFFD.
 
-A file that somebody made with `PRAGMA encoding = 'UTF-16'` keeps that encoding for good.
+A file that was made with `PRAGMA encoding = 'UTF-16'` keeps that encoding for ever.
 """
 
 import json
@@ -17,10 +17,10 @@ _NOT_HELD_AS_JSON: Final = re.compile(r"\\uff(fe|ff)", re.IGNORECASE)
 
 
 def check_submission(submission: Submission) -> None:
-    """Check that a file in UTF-16 holds a submission as it is given.
+    """Check that a file in UTF-16 can hold a submission's texts unchanged.
 
     Raises:
-        InvalidInput: it has a text that SQLite would change.
+        InvalidInput: SQLite would change one of them.
     """
     if isinstance(submission, SaveMessages):
         _check([submission.session_scope])
@@ -32,7 +32,7 @@ def check_submission(submission: Submission) -> None:
 
 
 def check_parameters(parameters: Mapping[str, Any]) -> None:
-    """Check that a file in UTF-16 finds what is asked for, and not another text.
+    """Check that a file in UTF-16 can hold the texts that a SELECT searches for.
 
     Raises:
         InvalidInput: no record there can have such a text.
@@ -41,7 +41,7 @@ def check_parameters(parameters: Mapping[str, Any]) -> None:
     _check(values)
     for value in values:
         if isinstance(value, str) and _NOT_HELD_AS_JSON.search(value):
-            # A list of texts, perhaps: what it escapes counts.
+            # It may be a JSON array of texts: check the decoded ones.
             try:
                 decoded = json.loads(value)
             except ValueError:

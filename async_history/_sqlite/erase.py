@@ -1,4 +1,5 @@
-"""Erasing in a SQLite file: the statements, and what is left in the file itself."""
+"""Erasure in a SQLite file: the statements, and removing erased texts from free pages and the
+log."""
 
 import asyncio
 import contextlib
@@ -13,10 +14,10 @@ from time import monotonic
 from typing import Any, Final, TypeVar
 
 from async_history._core.erase import Residue
-from async_history._core.erase_transaction import LOST, Columns, EraseTransaction, Place, Texts
+from async_history._core.erase_transaction import LOST, Columns, EraseTransaction, RecordRef, Texts
 from async_history._core.erasure_log import ErasureStatements, StatementErasureLog
 from async_history._core.query import Cursor, Filter
-from async_history._sqlite.connection import ThreadConnection, completed, fetched
+from async_history._sqlite.connection import ThreadConnection, fetch_rows, run_to_completion
 from async_history._sqlite.errors import typed_errors
 from async_history._sqlite.filters import in_order
 from async_history._sqlite.index import (
@@ -26,17 +27,17 @@ from async_history._sqlite.index import (
     indexed_transaction,
     memory_key,
     named,
-    named_together,
     ordered_positions,
+    parameters_of_several,
 )
-from async_history._sqlite.schema.file_copy import copies_of
+from async_history._sqlite.schema.file_copy import adoption_copies
 from async_history._sqlite.worker_thread import run_in_thread
 from async_history.errors import CommitUnknown, StorageError, StorageFull
 
 T = TypeVar("T")
 
 _ASK_AGAIN_S: Final = 0.01
-"""Pause before the log is asked to be cut off again; SQLite itself has waited already."""
+"""Pause in seconds before the log is truncated again; SQLite itself has already waited."""
 _HAS_TEXT: Final = "(history.old_memory IS NOT NULL OR history.new_memory IS NOT NULL)"
 _WITH_TEXT: Final = f"""
 SELECT history.rowid, history.id, history.memory_id
@@ -56,7 +57,7 @@ _OF_AN_ACTOR: Final = in_order(
     Cursor(0, ""),
 )
 _OF_ACTOR: Final = f"{' UNION ALL '.join(_OF_AN_ACTOR)} ORDER BY position LIMIT :limit"
-"""Takes `:actor_id` and `:after`, the position to go on behind."""
+"""Takes `:actor_id` and `:after`, the position after which to continue."""
 _ID: Final = "SELECT id FROM history WHERE rowid = ?"
 _TEXTS_OF: Final = """
 SELECT history.rowid, history.id, history.memory_id, history.actor_id IS :actor_id,
@@ -99,67 +100,68 @@ ERASURES: Final = ErasureStatements(
 )
 _DIGEST_BYTES: Final = 16
 _SECURE_DELETE: Final = {0: "OFF", 1: "ON", 2: "FAST"}
-_VACUUM_ROOM: Final = 2
-"""Sizes of the file that VACUUM takes: one beside it, one in its log."""
+_VACUUM_SPACE: Final = 2
+"""Free space that VACUUM needs, in sizes of the file: one for a temporary copy, one in the log."""
 
 
 class _EraseTransaction:
-    """What an erasure does in a transaction, on the connection's thread."""
+    """The statements of an erasure within a transaction, on the connection's thread."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
         self.log = StatementErasureLog(ERASURES, self._run)
 
     async def _run(self, sql: str, *parameters: Any) -> list[Any]:
-        return fetched(self._connection, sql, parameters)
+        return fetch_rows(self._connection, sql, parameters)
 
     def _fetch(self, sql: str, **parameters: Any) -> list[Any]:
-        return fetched(self._connection, sql, parameters)
+        return fetch_rows(self._connection, sql, parameters)
 
-    def _beyond(self, after: Place | None) -> int:
-        """Return the position to go on after. VACUUM, of others too, may number all rows again."""
+    def _start_after(self, after: RecordRef | None) -> int:
+        """Return the position to continue after; the lowest if a VACUUM may have renumbered
+        rows."""
         if after is None:
             return LOWEST_ROWID
-        there = fetched(self._connection, _ID, (after.position,))
+        there = fetch_rows(self._connection, _ID, (after.position,))
         return after.position if there == [(after.id,)] else LOWEST_ROWID
 
     async def with_text(
-        self, memory_ids: Sequence[str], after: Place | None, limit: int
-    ) -> list[Place]:
+        self, memory_ids: Sequence[str], after: RecordRef | None, limit: int
+    ) -> list[RecordRef]:
         sql = _WITH_TEXT if len(memory_ids) == 1 else _OF_SEVERAL_WITH_TEXT
-        beyond = self._beyond(after)
+        beyond = self._start_after(after)
         rows = self._fetch(sql, after=beyond, limit=limit, **named(memory_ids))
-        return [Place(*row) for row in rows]
+        return [RecordRef(*row) for row in rows]
 
-    async def of_actor(self, actor_id: str, after: Place | None, limit: int) -> list[Place]:
-        beyond = self._beyond(after)
+    async def of_actor(self, actor_id: str, after: RecordRef | None, limit: int) -> list[RecordRef]:
+        beyond = self._start_after(after)
         rows = self._fetch(_OF_ACTOR, actor_id=actor_id, after=beyond, limit=limit)
-        return [Place(*row) for row in rows]
+        return [RecordRef(*row) for row in rows]
 
     async def sizes(self, memory_ids: Sequence[Any]) -> dict[str, int]:
-        # Others may have stored what a memory can't be named.
+        # Another program may have stored a memory id that is not a text.
         keys = {name: memory_key(name) for name in memory_ids if isinstance(name, str)}
         sizes = dict(self._fetch(COUNT_ENTRIES, memories=json.dumps(list(keys.values()))))
         return {name: sizes[key] for name, key in keys.items() if key in sizes}
 
     async def texts(self, actor_id: str, memory_ids: Sequence[str]) -> list[Texts]:
-        rows = self._fetch(_TEXTS, actor_id=actor_id, **named_together(memory_ids))
+        rows = self._fetch(_TEXTS, actor_id=actor_id, **parameters_of_several(memory_ids))
         return [_texts(*row) for row in rows]
 
     async def next_texts(
-        self, actor_id: str, memory_id: str, after: Place | None, limit: int
+        self, actor_id: str, memory_id: str, after: RecordRef | None, limit: int
     ) -> list[Texts]:
-        asked = {"actor_id": actor_id, "after": self._beyond(after), "limit": limit}
+        asked = {"actor_id": actor_id, "after": self._start_after(after), "limit": limit}
         rows = self._fetch(_NEXT_TEXTS, **asked, **named([memory_id]))
         return [_texts(*row) for row in rows]
 
-    async def redact(self, columns: Columns, places: Sequence[Place]) -> int:
+    async def redact(self, columns: Columns, places: Sequence[RecordRef]) -> int:
         positions = json.dumps([place.position for place in places])
         return self._connection.execute(_REDACT[columns], (positions,)).rowcount
 
     async def messages(self, session_scopes: Sequence[str]) -> int:
         scopes = json.dumps(session_scopes)
-        ((count,),) = fetched(self._connection, _COUNT_MESSAGES, (scopes,))
+        ((count,),) = fetch_rows(self._connection, _COUNT_MESSAGES, (scopes,))
         return int(count)
 
     async def remove_messages(self, session_scopes: Sequence[str]) -> int:
@@ -178,7 +180,7 @@ def _texts(
     new_type: str,
 ) -> Texts:
     return Texts(
-        Place(position, record_id, memory_id),
+        RecordRef(position, record_id, memory_id),
         bool(is_actors),
         _digest(old_memory, old_type),
         _digest(new_memory, new_type),
@@ -186,7 +188,7 @@ def _texts(
 
 
 def _digest(stored: bytes | None, kind: str) -> bytes | None:
-    """Return a digest of what is stored; bytes (a BLOB of somebody's) are not the same as text."""
+    """Return a digest of a stored value; a BLOB's differs from that of the same text."""
     if stored is None:
         return None
     return blake2b(stored, digest_size=_DIGEST_BYTES, person=kind.encode()).digest()
@@ -196,41 +198,43 @@ Work = Callable[[ThreadConnection], Awaitable[T]]
 
 
 class FileErasure:
-    """What an erasure does in a file or in memory.
+    """Erases in a file or in memory, and removes what is left in the file.
 
     Args:
-        in_turn: does work on the connection that writes, alone, in its turn among the writes.
-        reopen_writer: opens that connection anew, in its turn.
-        path: the file, None in memory.
-        lock_timeout_s: how long to wait for others who read what is in the log.
+        run_exclusively: runs work alone on the writing connection, queued with the writes.
+        reopen_writer: reopens that connection, queued with the writes.
+        path: the file; None in memory.
+        lock_timeout_s: how long to wait for readers of the log.
     """
 
     def __init__(
         self,
-        in_turn: Callable[[Work[Any]], Awaitable[Any]],
+        run_exclusively: Callable[[Work[Any]], Awaitable[Any]],
         reopen_writer: Callable[[], Awaitable[None]],
         path: Path | None,
         lock_timeout_s: float,
     ) -> None:
-        self._in_turn = in_turn
-        self._take_up = reopen_writer
+        self._run_exclusively = run_exclusively
+        self._reopen_writer = reopen_writer
         self._path = path
         self._lock_timeout_s = lock_timeout_s
         self.log = StatementErasureLog(ERASURES, self._run)
 
     async def _run(self, sql: str, *parameters: Any) -> Sequence[Sequence[Any]]:
         return list(
-            await self._in_turn(lambda connection: connection.execute_fetchall(sql, parameters))
+            await self._run_exclusively(
+                lambda connection: connection.execute_fetchall(sql, parameters)
+            )
         )
 
     async def in_transaction(self, work: Callable[[EraseTransaction], Coroutine[Any, Any, T]]) -> T:
         erase = partial(_erase, work)
-        done: T = await self._in_turn(lambda connection: connection.run(erase))
+        done: T = await self._run_exclusively(lambda connection: connection.run(erase))
         return done
 
     async def residue(self) -> Residue:
         copies = await self._copies()
-        return Residue(copies, _of_copies(copies))
+        return Residue(copies, _copies_notice(copies))
 
     async def clean(self, *, vacuum: bool) -> Residue:
         if self._path is None:
@@ -245,36 +249,40 @@ class FileErasure:
         else:
             sentences += await self._vacuum(self._path)
         sentences += await self._truncate_wal(self._path)
-        return Residue(copies, (*sentences, *_of_copies(copies)))
+        return Residue(copies, (*sentences, *_copies_notice(copies)))
 
     async def _copies(self) -> tuple[str, ...]:
-        return () if self._path is None else await run_in_thread(partial(copies_of, self._path))
+        return (
+            () if self._path is None else await run_in_thread(partial(adoption_copies, self._path))
+        )
 
     async def _vacuum(self, path: Path) -> list[str]:
-        """Write the file anew without its free space; return what to say where that failed."""
+        """Run VACUUM, which rewrites the file without free space; return warnings if that
+        failed."""
         try:
-            await run_in_thread(partial(_check_room, path))
-            # Where others replaced the history, what our index has of it goes before, not after.
-            await self._take_up()
-            await self._in_turn(lambda connection: connection.execute_fetchall("VACUUM"))
+            await run_in_thread(partial(_check_free_space, path))
+            # If another process replaced the history, drop its index entries before VACUUM, not
+            # after.
+            await self._reopen_writer()
+            await self._run_exclusively(lambda connection: connection.execute_fetchall("VACUUM"))
         except (StorageError, CommitUnknown) as error:
             return [
                 f"free space in {path} may hold texts that were moved, changed or removed before, "
-                f"and VACUUM could not overwrite it ({error}): see to that and erase again"
+                f"and VACUUM could not overwrite it ({error}): fix that and erase again"
             ]
-        # VACUUM may have given the records other positions: the index is built anew.
-        await self._take_up()
+        # VACUUM may have given the records other positions: rebuild the index.
+        await self._reopen_writer()
         return []
 
     async def _truncate_wal(self, path: Path) -> list[str]:
-        """Copy the log into the file and cut it off; return what to say where others read it."""
+        """Checkpoint and truncate the log; return a warning if others keep reading it."""
         deadline = monotonic() + self._lock_timeout_s
-        while (await self._in_turn(_checkpoint))[0][0]:
+        while (await self._run_exclusively(_checkpoint))[0][0]:
             if monotonic() > deadline:
                 return [
-                    f"{path}-wal may hold the texts, for others kept reading it for "
-                    f"{self._lock_timeout_s} s: end them and erase again, or close the file "
-                    "everywhere"
+                    f"{path}-wal may hold the texts: others kept reading it for "
+                    f"{self._lock_timeout_s} s. End those reads and erase again, or close the "
+                    "file in all processes"
                 ]
             await asyncio.sleep(_ASK_AGAIN_S)
         return []
@@ -287,31 +295,33 @@ def _checkpoint(connection: ThreadConnection) -> Awaitable[Iterable[Sequence[Any
 def _erase(
     work: Callable[[EraseTransaction], Coroutine[Any, Any, T]], connection: sqlite3.Connection
 ) -> T:
-    """Erase the next few texts in one transaction, on the connection's thread."""
+    """Erase the next texts in one transaction, on the connection's thread."""
     with _overwriting(connection), indexed_transaction(connection):
-        return completed(work(_EraseTransaction(connection)))
+        return run_to_completion(work(_EraseTransaction(connection)))
 
 
 @contextlib.contextmanager
 def _overwriting(connection: sqlite3.Connection) -> Iterator[None]:
-    """Let SQLite overwrite with zeros what the body removes."""
-    ((before,),) = fetched(connection, "PRAGMA secure_delete")
-    fetched(connection, "PRAGMA secure_delete = ON")
+    """Make SQLite overwrite with zeros what the body removes."""
+    ((before,),) = fetch_rows(connection, "PRAGMA secure_delete")
+    fetch_rows(connection, "PRAGMA secure_delete = ON")
     try:
         yield
     finally:
-        fetched(connection, f"PRAGMA secure_delete = {_SECURE_DELETE[before]}")
+        fetch_rows(connection, f"PRAGMA secure_delete = {_SECURE_DELETE[before]}")
 
 
-def _check_room(path: Path) -> None:
+def _check_free_space(path: Path) -> None:
     with typed_errors(str(path)):
-        needed = path.stat().st_size * _VACUUM_ROOM
+        needed = path.stat().st_size * _VACUUM_SPACE
         free = shutil.disk_usage(path.resolve().parent).free
     if free < needed:
-        raise StorageFull(f"{path} needs {needed:,} bytes of room beside it, {free:,} are free")
+        raise StorageFull(
+            f"VACUUM of {path} needs {needed:,} bytes of free space; {free:,} are free"
+        )
 
 
-def _of_copies(copies: Sequence[str]) -> tuple[str, ...]:
+def _copies_notice(copies: Sequence[str]) -> tuple[str, ...]:
     if not copies:
         return ()
-    return (f"copies from before the file's adoption have the texts: remove {', '.join(copies)}",)
+    return (f"copies made before the file's adoption hold the texts: remove {', '.join(copies)}",)

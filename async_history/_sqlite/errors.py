@@ -1,4 +1,4 @@
-"""What all code on sqlite3 shares: connecting, errors typed in one place, waiting for a lock."""
+"""Connecting to SQLite, mapping its errors to typed ones, and waiting for a lock."""
 
 import errno
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from async_history._sqlite import fork
-from async_history._sqlite.worker_thread import interrupt_when_stopping, stopping
+from async_history._sqlite.worker_thread import interrupt_when_stopping, is_stopping
 from async_history.errors import (
     StorageCorrupt,
     StorageError,
@@ -25,20 +25,20 @@ from async_history.errors import (
 T = TypeVar("T")
 
 LOCK_SLICE_S = 0.25
-"""How long SQLite itself may wait for a lock. We wait on by asking again, so that closing and the
-program's exit never have to wait for more than this."""
+"""Seconds that SQLite itself may wait for a lock. We then try again, so closing and the program's
+exit wait for at most this long."""
 
 LOG_RESET_WARNING = (
-    f"SQLite {sqlite3.sqlite_version} has the WAL-reset fault: where two connections write a file "
-    "at the same moment, a commit can be lost (https://www.sqlite.org/wal.html#walreset). A file "
-    "that one manager has open, and no other, is safe. For several processes, or several "
-    "managers or loops of one, use a Python with SQLite 3.51.3 or later"
+    f"SQLite {sqlite3.sqlite_version} has the WAL-reset fault: if two connections write a file at "
+    "the same moment, a commit can be lost (https://www.sqlite.org/wal.html#walreset). A file "
+    "that only one manager has open is safe. For several processes, or several managers or event "
+    "loops in one process, use a Python with SQLite 3.51.3 or later"
 )
 
 _PRIMARY_CODE = 0xFF
 
 _LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
-"""The last is of a log that others began to use, or reset, each time this one tried to."""
+"""SQLITE_PROTOCOL: others began to use or reset the log each time this connection tried to."""
 
 _BY_CODE: dict[int, tuple[type[StorageError], str]] = {
     sqlite3.SQLITE_BUSY: (
@@ -47,12 +47,12 @@ _BY_CODE: dict[int, tuple[type[StorageError], str]] = {
     ),
     sqlite3.SQLITE_LOCKED: (StorageLocked, "is locked by another connection; try again"),
     sqlite3.SQLITE_PROTOCOL: (StorageLocked, "is locked by other connections; try again"),
-    sqlite3.SQLITE_FULL: (StorageFull, "has no room left; free some and try again"),
+    sqlite3.SQLITE_FULL: (StorageFull, "has no free disk space left; free some and try again"),
     sqlite3.SQLITE_READONLY: (
         StorageReadOnly,
-        "may not be written; check the rights of the file and of its folder",
+        "may not be written; check the permissions of the file and of its folder",
     ),
-    sqlite3.SQLITE_PERM: (StorageReadOnly, "may not be accessed; check its rights"),
+    sqlite3.SQLITE_PERM: (StorageReadOnly, "may not be accessed; check its permissions"),
     sqlite3.SQLITE_CORRUPT: (
         StorageCorrupt,
         "is damaged; stop writing to it and recover it with the sqlite3 shell's .recover",
@@ -62,7 +62,8 @@ _BY_CODE: dict[int, tuple[type[StorageError], str]] = {
 
 
 def has_log_reset_fault(version: tuple[int, ...]) -> bool:
-    """Whether commits of several connections can be lost: 3.7.0 to 3.51.2, but two repaired."""
+    """Return whether this SQLite has the WAL-reset fault: 3.7.0 to 3.51.2, except two fixed
+    ones."""
     return (3, 7, 0) <= version <= (3, 51, 2) and version not in ((3, 44, 6), (3, 50, 7))
 
 
@@ -79,7 +80,7 @@ def storage_error(error: sqlite3.Error, where: str) -> StorageError:
     """Return the typed error for a driver's error; `where` names the file."""
     if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_READONLY_DBMOVED:
         return StorageMissing(
-            f"{where} was removed, or replaced by another file, while it was open; nothing was "
+            f"{where} was removed or replaced by another file while it was open; nothing was "
             "written. Put it back under its name, or close the history and open it again"
         )
     code = _code(error)
@@ -90,7 +91,7 @@ def storage_error(error: sqlite3.Error, where: str) -> StorageError:
     if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_READONLY_ROLLBACK:
         return StorageReadOnly(
             f"{where} has the unfinished transaction of a writer that was killed, and this user "
-            "may not undo it: let somebody open the file who may write it and its folder"
+            "may not roll it back: open the file as a user who may write it and its folder"
         )
     kind, advice = _BY_CODE.get(code, (StorageError, "failed"))
     return kind(f"{where} {advice} ({error})")
@@ -109,7 +110,7 @@ _BY_ERRNO: dict[int, type[StorageError]] = {
 
 @contextmanager
 def typed_errors(where: str) -> Iterator[None]:
-    """Turn driver and system errors raised inside into ours, the first kept as their cause."""
+    """Turn driver and system errors raised in the body into typed ones, with the first as cause."""
     try:
         yield
     except sqlite3.Error as error:
@@ -120,10 +121,10 @@ def typed_errors(where: str) -> Iterator[None]:
 
 
 def file_size(path: Path) -> int:
-    """Return the size of what must be a file.
+    """Return a file's size in bytes.
 
     Raises:
-        StorageError: it is something else.
+        StorageError: it is not an ordinary file.
     """
     status = path.stat()
     if stat.S_ISDIR(status.st_mode):
@@ -137,18 +138,19 @@ def file_size(path: Path) -> int:
 
 
 OLDEST_SQLITE = (3, 32, 0)
-"""The first that binds as many parameters as a full batch has (https://sqlite.org/limits.html)."""
+"""The first version that binds a full batch's parameters (https://sqlite.org/limits.html)."""
 
 
 def connect(path: Path | None, mode: Literal["ro", "rw"], how: str = "") -> fork.Connection:
-    """Connect to an existing file, or to a new database in memory where there is no path.
+    """Connect to an existing file, or without a path to a new database in memory.
 
-    Transactions are begun by hand; a lock is waited for during `LOCK_SLICE_S`. The connection may
-    be closed by another thread than the one that used it, once that has ended. `how` is what else
-    the URI asks for (https://sqlite.org/uri.html).
+    The connection is in autocommit mode and waits `LOCK_SLICE_S` for a lock. Another thread may
+    close it once the thread that used it has ended. `how` holds more parameters of the URI
+    (https://sqlite.org/uri.html).
 
     Raises:
-        WrongLoop: this process was forked from one that had the file open (`_sqlite_fork`).
+        StorageError: this SQLite is too old.
+        WrongLoop: this process was forked from one that had the file open (see `fork`).
     """
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
         raise StorageError(
@@ -164,49 +166,49 @@ def connect(path: Path | None, mode: Literal["ro", "rw"], how: str = "") -> fork
         check_same_thread=False,
         factory=fork.Connection,
     )
-    fork.note(connection)
+    fork.register(connection)
     interrupt_when_stopping(connection)
     return connection
 
 
 def absolute(path: Path) -> Path:
-    """Return a path as it is from now on, whatever folder the program changes to.
+    """Return the absolute path, which stays valid when the program changes its folder.
 
     Raises:
-        StorageMissing: it is relative to a folder that has been removed.
+        StorageMissing: the path is relative, and the current folder has been removed.
     """
     if path.is_absolute():
         return path
     with typed_errors(str(path)):
-        # Not Path.absolute(): tools that watch event loops take os.getcwd() for a blocking call.
+        # Not Path.absolute(): tools that watch event loops report its os.getcwd() as blocking.
         return Path(os.fsdecode(os.getcwdb()), path)
 
 
 def is_locked(error: sqlite3.Error | StorageLocked) -> bool:
-    """Return whether another connection holds the lock: worth asking again."""
+    """Return whether another connection holds the lock, so that it is worth trying again."""
     if isinstance(error, StorageLocked):
         return True
     return _code(error) in _LOCKED
 
 
-def is_other_schema(error: sqlite3.Error) -> bool:
-    """Return whether a statement met other tables than it knows, as after another's reset."""
+def is_schema_mismatch(error: sqlite3.Error) -> bool:
+    """Return whether a statement found an unexpected schema, as after another process's reset."""
     return _code(error) in (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_SCHEMA)
 
 
 def wait_for_lock(operation: Callable[[], T], timeout_s: float) -> T:
-    """Run an operation until it gets the file's lock, in a thread that may block.
+    """Run an operation, again until it gets the file's lock, in a thread that may block.
 
     Raises:
-        sqlite3.OperationalError, StorageLocked: others have it still, after `timeout_s`, once the
-            program ends, or when the operation's caller is cancelled.
+        sqlite3.OperationalError, StorageLocked: another connection still has the lock after
+            `timeout_s`, or when the program ends or the caller is cancelled.
     """
     deadline = time.monotonic() + timeout_s
     while True:
         try:
             return operation()
         except (sqlite3.OperationalError, StorageLocked) as error:
-            is_over = time.monotonic() > deadline or stopping()
+            is_over = time.monotonic() > deadline or is_stopping()
             if is_over or not threading.main_thread().is_alive() or not is_locked(error):
                 raise
             with fork.not_using_sqlite():
@@ -214,10 +216,10 @@ def wait_for_lock(operation: Callable[[], T], timeout_s: float) -> T:
 
 
 @contextmanager
-def as_of_one_moment(connection: sqlite3.Connection) -> Iterator[None]:
-    """Let what is read within see the file as it is at one moment, whatever others do meanwhile.
+def read_snapshot(connection: sqlite3.Connection) -> Iterator[None]:
+    """Make all reads in the body see one snapshot of the file.
 
-    Between two statements on their own others can drop a table that the first one has seen.
+    Without it, another process can drop a table between two statements.
     """
     if connection.in_transaction:
         yield

@@ -1,7 +1,7 @@
-"""Lets a program end that did not close its managers.
+"""Lets the interpreter exit although a manager was never closed.
 
-A connection's thread keeps the interpreter alive before any `atexit` function runs. A daemon
-thread that waits for the main thread to end, and then stops those threads, does not.
+A connection's thread keeps the interpreter alive before any `atexit` function runs. So a daemon
+thread, which does not, waits for the main thread to end and then stops those threads.
 """
 
 import os
@@ -14,7 +14,7 @@ from typing import Final, Protocol
 from async_history._core.threads import start
 
 _STOP_AGAIN_S: Final = 0.01
-"""Pause before threads that still run are stopped again: an interruption may come too early."""
+"""Seconds before a thread that still runs is stopped again: an interruption may be too early."""
 
 
 class Stoppable(Protocol):
@@ -35,8 +35,8 @@ _watcher: threading.Thread | None = None
 def stop_at_exit(connection: Stoppable) -> None:
     """Stop this connection's thread when the program ends, if it still exists then.
 
-    To be called on the thread that makes the connection. What a daemon thread makes is a daemon
-    too, which keeps nothing alive: it goes on until the program's other threads have ended.
+    To be called on the thread that makes the connection. A thread that a daemon thread starts is a
+    daemon too, which does not keep the interpreter alive, so it is left alone.
     """
     global _watcher
     if threading.current_thread().daemon:
@@ -60,7 +60,7 @@ def _watch() -> None:
 
 
 def _enter_child() -> None:
-    """Forget the parent's connections and thread, and a lock that may be held for ever."""
+    """Forget the parent's connections, its thread, and a lock that may stay locked for ever."""
     global _lock, _watcher
     _lock = threading.Lock()
     _watcher = None

@@ -1,7 +1,7 @@
-"""What others do to a file in WAL mode that is open: remove it, replace it, use it too.
+"""Detects that an open file was removed or replaced, or that another process uses its log.
 
-Whoever has a removed file open can go on writing to it, and nobody else will ever read that. SQLite
-notices it where a file has a rollback journal, but not beside a write-ahead log.
+A process that has a removed file open can continue to write to it, and no other will ever read
+that. SQLite detects this for a file with a rollback journal, but not with a write-ahead log.
 """
 
 import os
@@ -13,7 +13,7 @@ from typing import Final
 
 from async_history._core.stats import StoreWarning
 from async_history._sqlite.descriptors import Identity, identity_of, open_files
-from async_history._sqlite.readonly import beside
+from async_history._sqlite.readonly import side_file
 from async_history.errors import StorageMissing
 
 fcntl: ModuleType | None
@@ -23,30 +23,31 @@ except ImportError:  # Windows
     fcntl = None
 
 _IN_USE_BYTE: Final = 128
-"""Of a log's index: whoever uses the log locks it (UNIX_SHM_DMS in SQLite's os_unix.c)."""
+"""The byte of a log's index that each user of the log locks (UNIX_SHM_DMS in os_unix.c)."""
 _FLOCK: Final = {"linux": "hhqqi", "darwin": "qqihh"}
-"""`struct flock`, by platform."""
+"""The layout of `struct flock`, by platform."""
 
 
 class OpenFile:
-    """A file and its log, if it has one, as a connection has just opened them. Asking blocks."""
+    """The identity of a file and its log when a connection opened them. Its methods block."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._opened = {name: _identity(name) for name in (path, beside(path, "-wal"))}
+        self._opened = {name: _identity(name) for name in (path, side_file(path, "-wal"))}
 
-    def require_there(self) -> None:
-        """Check that a commit would be found under the file's name.
+    def require_present(self) -> None:
+        """Check that the file and its log are still at their paths.
 
         Raises:
-            StorageMissing: the file or its log was removed, or another lies in its place.
+            StorageMissing: one of them was removed or replaced by another file.
         """
         warning = self.warning()
         if warning is not None:
             raise StorageMissing(f"{warning}; nothing was written")
 
     def warning(self) -> StoreWarning | None:
-        """Return what to say where the file or its log is not the one that was opened."""
+        """Return the warning that the file or its log was removed or replaced; None if neither
+        was."""
         for name, opened in self._opened.items():
             now = _identity(name)
             if opened is not None and now != opened:
@@ -56,33 +57,33 @@ class OpenFile:
 
 def _warning(name: Path, is_database: bool, *, is_gone: bool) -> StoreWarning:
     what = "removed" if is_gone else "replaced by another file"
-    way_out = (
+    advice = (
         "put it back under its name, or close the history and open it again"
         if is_database
-        else "close the history everywhere, which copies into the file what is only in the log, "
-        "and open it again"
+        else "close the history in all processes, which copies the log into the file, and open it "
+        "again"
     )
     return StoreWarning(
         "file-removed" if is_gone else "file-replaced",
         "critical",
-        f"{name} was {what} while it was open: {way_out}",
+        f"{name} was {what} while it was open: {advice}",
     )
 
 
 def has_log_open(path: Path) -> bool:
-    """Return whether this process uses the log of a file, through whatever connection."""
-    index = _identity(beside(path, "-shm"))
+    """Return whether this process uses the log of a file, through any connection."""
+    index = _identity(side_file(path, "-shm"))
     return index is not None and index in open_files()
 
 
 def is_used_elsewhere(path: Path) -> bool:
     """Return whether another process uses the log of a file that this process has open.
 
-    Asked through SQLite's own descriptor: to close another one would drop SQLite's locks. False
-    where that can't be told.
+    False if the platform can't say. It asks through SQLite's own descriptor, because closing
+    another one would drop SQLite's locks.
     """
     layout = _FLOCK.get(sys.platform)
-    index = _identity(beside(path, "-shm"))
+    index = _identity(side_file(path, "-shm"))
     if fcntl is None or layout is None or index is None:
         return False
     for descriptor in open_files().get(index, ()):

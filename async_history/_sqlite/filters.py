@@ -1,4 +1,4 @@
-"""A filter as SQL: where its rows are sought, and which of them match."""
+"""A query filter as SQL: which tables to search, and the conditions on their rows."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from async_history._sqlite.index import HISTORY, Direction, Lookup, Source, name
 
 
 def sources(wanted: Filter, lookup: Lookup) -> Sequence[Source]:
-    """Return where a filter's rows are sought."""
+    """Return the sources that hold all rows of a filter."""
     if wanted.memory_ids is not None:
         return (HISTORY,)
     if wanted.actor_id is not None:
@@ -22,7 +22,7 @@ def sources(wanted: Filter, lookup: Lookup) -> Sequence[Source]:
 def select(
     columns: str, source: Source, wanted: Filter, lookup: Lookup, after: Cursor | None = None
 ) -> str:
-    """Return the SELECT of a filter's rows in one source, behind a cursor's place."""
+    """Return the SELECT of a filter's rows in one source, after a cursor."""
     beyond = ">" if wanted.order == "oldest" else "<"
     conditions = [source.condition, *_of_memories(wanted, lookup, source)]
     conditions += matching(wanted, lookup)
@@ -38,7 +38,7 @@ def select(
 def in_order(
     columns: str, wanted: Filter, lookup: Lookup, after: Cursor | None = None
 ) -> list[str]:
-    """Return the SELECTs of a filter's first `:limit` rows, in order, one for each source."""
+    """Return the SELECTs of a filter's first `:limit` rows, in order, one per source."""
     direction: Direction = "ASC" if wanted.order == "oldest" else "DESC"
     found = sources(wanted, lookup)
     if wanted.memory_ids is not None and len(wanted.memory_ids) == 1:
@@ -66,7 +66,7 @@ def _of_memories(wanted: Filter, lookup: Lookup, source: Source) -> Iterator[str
 
 
 def matching(wanted: Filter, lookup: Lookup) -> Iterator[str]:
-    """Yield the conditions that a filter means, but for its memories'."""
+    """Yield a filter's SQL conditions, except those on memories."""
     for name in ("actor_id", "role", "event"):
         if getattr(wanted, name) is not None:
             yield f"history.{name} = :{name}"
@@ -80,7 +80,7 @@ def matching(wanted: Filter, lookup: Lookup) -> Iterator[str]:
 
 
 def parameters(wanted: Filter) -> dict[str, Any]:
-    """Return what the SELECTs of a filter take."""
+    """Return the parameters of a filter's SELECTs."""
     return {
         **({} if wanted.memory_ids is None else named(wanted.memory_ids)),
         "actor_id": wanted.actor_id,

@@ -1,12 +1,12 @@
-"""Following a SQLite file. Knows no connection.
+"""Following a SQLite file: pages of records in the order of commits, after a position.
 
-One transaction writes at a time and each row gets a rowid above all others, so rowids are in the
-order of commits. But a rowid is issued again once the newest row is gone, a reset begins anew, and
-VACUUM may renumber: a place is the rowid and the id of the record before it, and each read checks,
-in the same SELECT, that this record still stands there.
+One transaction writes at a time, and each row gets a rowid above all others, so rowids are in the
+order of commits. But SQLite reuses the newest rowid once its row is gone, a reset starts at 1
+again, and VACUUM may renumber rows. So a position is the rowid and the id of the last record that
+was read, and each SELECT also checks that this record is still at that rowid.
 
-Of what this manager has just committed only the ids are read: they tell which records stand there,
-in which order, and that nothing else does.
+If this manager has just committed the next records, only their ids are read: these prove which
+records follow, in which order, and that there are no others.
 """
 
 import json
@@ -34,7 +34,7 @@ SELECT {columns}, history.rowid, 'newest' FROM history
 WHERE rowid = (SELECT max(rowid) FROM history)
 UNION ALL {page}
 """
-"""Where we stand, where the history ends, and what lies between, all of one moment."""
+"""The record at the position, the newest record, and the page between them, in one snapshot."""
 NEXT_IDS: Final = """
 SELECT json_group_array(CASE typeof(id) WHEN 'text' THEN id END) FROM (
     SELECT id FROM history WHERE rowid > :position AND rowid <= :position + :count ORDER BY rowid
@@ -45,14 +45,14 @@ WHERE EXISTS (SELECT 1 FROM history WHERE rowid = :position AND id = :id)
             AND name NOT GLOB 'async_history_*'
     )
 """
-"""What stands behind a place, one rowid each; nothing where the place's own record is gone, or
-where a trigger of the owner's may have changed what was written."""
+"""The ids at the `count` rowids after a position. None if the position's record is gone, or if the
+owner has a trigger, which may have changed what was written."""
 _NEWEST: Final = "SELECT rowid, id FROM history ORDER BY rowid DESC LIMIT 1"
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Behind the record `id`, which stands at rowid `position`."""
+class FollowPosition:
+    """A follower's position: after the record `id`, which has the rowid `position`."""
 
     position: int
     id: str
@@ -61,28 +61,28 @@ class Place:
         return _CURSORS.text(self.position, self.id)
 
 
-def place_from(cursor: str) -> Place:
-    """Read a place back from its text.
+def position_from_cursor(cursor: str) -> FollowPosition:
+    """Return the position that a cursor's text names.
 
     Raises:
-        InvalidInput: it is none of this backend.
+        InvalidInput: it is not a cursor of this backend.
     """
     return _CURSORS.place(cursor, _read_place)
 
 
-def _read_place(parts: Sequence[str | int | None]) -> Place | None:
+def _read_place(parts: Sequence[str | int | None]) -> FollowPosition | None:
     match parts:
         case [int(position), str(record_id)]:
-            return Place(position, record_id)
+            return FollowPosition(position, record_id)
     return None
 
 
 class FollowReader:
-    """Tells what was committed behind a place, through a function that runs one SELECT.
+    """Reads what was committed after a position, through a function that runs one SELECT.
 
     Args:
-        reader: of the same file; it knows the columns of a record, and how to find one memory's.
-        recent: of the same manager.
+        reader: the same file's reader; it has a record's columns and the lookup of a memory.
+        recent: the same manager's recent commits.
     """
 
     def __init__(self, fetch: Fetch, reader: HistoryReader, recent: RecentCommits) -> None:
@@ -90,17 +90,17 @@ class FollowReader:
         self._reader = reader
         self._recent = recent
 
-    def place(self, cursor: str | None) -> Place | None:
-        """Return a place from its text, None for the beginning."""
-        return None if cursor is None else place_from(cursor)
+    def place(self, cursor: str | None) -> FollowPosition | None:
+        """Return the position of a cursor; None for the beginning."""
+        return None if cursor is None else position_from_cursor(cursor)
 
     async def page(
-        self, place: Place | None, memory_id: str | None, limit: int
-    ) -> FollowRead[Place]:
-        """Return up to `limit` records behind a place, of one memory or of all.
+        self, place: FollowPosition | None, memory_id: str | None, limit: int
+    ) -> FollowRead[FollowPosition]:
+        """Return up to `limit` records after a position, of one memory or of all.
 
         Raises:
-            CursorGone: the place's own record is not there any more.
+            CursorGone: the position's record is not there any more.
         """
         if place is not None:
             kept = self._recent.behind(place.id)
@@ -108,7 +108,7 @@ class FollowReader:
                 return _page_of(place, kept, memory_id)
         return await self._read(place, memory_id, limit)
 
-    async def _are_next(self, place: Place, records: Sequence[HistoryRecord]) -> bool:
+    async def _are_next(self, place: FollowPosition, records: Sequence[HistoryRecord]) -> bool:
         where = {"position": place.position, "id": place.id, "count": len(records)}
         ((ids,),) = await self._fetch(NEXT_IDS, where)
         return bool(json.loads(ids) == [record.id for record in records])
@@ -124,8 +124,8 @@ class FollowReader:
         return PAGE.format(columns=columns, page=page)
 
     async def _read(
-        self, place: Place | None, memory_id: str | None, limit: int
-    ) -> FollowRead[Place]:
+        self, place: FollowPosition | None, memory_id: str | None, limit: int
+    ) -> FollowRead[FollowPosition]:
         position = _BEFORE_ALL if place is None else place.position
         given: dict[str, Any] = {"position": position, "after": position, "limit": limit}
         if memory_id is not None:
@@ -139,45 +139,46 @@ class FollowReader:
                     records.append(record_from_row(row))
                     rowids.append(row[-2])
                 case "place":
-                    stands = Place(row[-2], row[0])
+                    stands = FollowPosition(row[-2], row[0])
                 case "newest":
-                    newest = Place(row[-2], row[0])
+                    newest = FollowPosition(row[-2], row[0])
         if place is not None and stands != place:
             raise CursorGone(
-                f"the record {place.id} this follower stood behind is gone or has moved (a reset, "
+                f"the record {place.id} that the cursor points to is gone or has moved (a reset, "
                 "a removal, a rebuilt file); follow again without the cursor, or from the end"
             )
 
-        def behind(index: int) -> Place:
-            return Place(rowids[index], records[index].id)
+        def behind(index: int) -> FollowPosition:
+            return FollowPosition(rowids[index], records[index].id)
 
         if len(records) == limit:
             return FollowRead(records, behind, behind(-1), is_last=False)
         return FollowRead(records, behind, newest, is_last=True)
 
-    async def end(self) -> Place | None:
-        """Return the place behind all that is there."""
+    async def end(self) -> FollowPosition | None:
+        """Return the position after the newest record; None if there are none."""
         rows = await self._fetch(_NEWEST, {})
-        return Place(*rows[0]) if rows else None
+        return FollowPosition(*rows[0]) if rows else None
 
     async def mark(self) -> object:
-        """Return the same: it differs once something was committed."""
+        """Return a value that changes with each commit: the same position as `end`."""
         return await self.end()
 
 
 def _page_of(
-    place: Place, next_: Sequence[HistoryRecord], memory_id: str | None
-) -> FollowRead[Place]:
-    """Return what is wanted of the records that stand behind a place, one rowid each."""
+    place: FollowPosition, next_: Sequence[HistoryRecord], memory_id: str | None
+) -> FollowRead[FollowPosition]:
+    """Return the page of the records at the rowids right after a position, of one memory or of
+    all."""
     found = [
         (position, record)
         for position, record in enumerate(next_, place.position + 1)
         if memory_id is None or record.memory_id == memory_id
     ]
 
-    def behind(index: int) -> Place:
+    def behind(index: int) -> FollowPosition:
         position, record = found[index]
-        return Place(position, record.id)
+        return FollowPosition(position, record.id)
 
-    end = Place(place.position + len(next_), next_[-1].id)
+    end = FollowPosition(place.position + len(next_), next_[-1].id)
     return FollowRead([record for _, record in found], behind, end, is_last=True)

@@ -1,15 +1,16 @@
-"""What a forked child inherits of SQLite, dropped before SQLite is used there.
+"""Forking: closes the SQLite connections that a child inherits, before SQLite is used there.
 
-SQLite notes for its process which files are open and locked. A fork copies the notes but not the
-locks: a child that opens such a file takes none, and writes while the parent, or anybody, takes the
-log away. A fork also copies SQLite's mutexes as they are: one that another thread holds stays held.
+SQLite keeps a list of the files that its process has open and locked. A fork copies the list but
+not the locks. A child that opens such a file takes no lock, and writes while another process
+removes the log. A fork also copies SQLite's mutexes: one that another thread holds stays locked.
 (https://www.sqlite.org/howtocorrupt.html, section 2.6)
 
-So our threads pause between two uses of SQLite while a process forks. The child closes what it has
-inherited of ours, whereupon SQLite forgets those files; the parent's locks are not touched by that,
-and its log stays, because the parent holds the file. What can't be closed is refused, by name:
-files that others have opened in the parent, or that are in a transaction. Whether SQLite answers at
-all is asked once, and what was inherited is closed after that, on a thread that may wait for ever.
+So our threads pause between two uses of SQLite while a process forks. The child closes the
+inherited connections of this library, and SQLite removes those files from its list. The parent's
+locks and log are not affected, because the parent still has the file open. A file that can't be
+closed (opened by other code in the parent, or in a transaction) is refused by name in the child.
+A thread of the child, which may block for ever, first tests once that SQLite responds and then
+closes what was inherited.
 """
 
 import contextlib
@@ -27,23 +28,23 @@ from async_history._sqlite.descriptors import Identity, identity_of, open_files
 from async_history.errors import StorageError, WrongLoop
 
 _PAUSE_S: Final = 5.0
-"""How long a fork waits for our threads. Past it the child may not use what they were using."""
-ANSWER_S = 10.0
-"""How long a forked child waits for SQLite's first answer, which takes less than a millisecond."""
+"""Seconds that a fork waits for our threads. After that the child may not use their files."""
+RESPONSE_S = 10.0
+"""Seconds that a forked child waits for SQLite's first response, which takes under 1 ms."""
 
 
 class Connection(sqlite3.Connection):
-    """A connection of ours, known to this module.
+    """A connection of this library, which this module closes in forked children.
 
     Attributes:
-        is_lent: used by others than us, at any time: also while the process forks.
+        is_lent: the user has it, and may use it at any time, also during a fork.
     """
 
     is_lent = False
 
 
 class _Gate:
-    """Who is using SQLite on a thread that is not a connection's own, and who is forking."""
+    """Counts the forks in progress, and the uses of SQLite outside of connections' own threads."""
 
     def __init__(self) -> None:
         self.changed = threading.Condition()
@@ -62,7 +63,7 @@ class _Gate:
 
 
 class _ThisThread(threading.local):
-    """What this thread is doing."""
+    """The state of one thread: its use of SQLite, and the pauses of its fork."""
 
     def __init__(self) -> None:
         self.depth = 0
@@ -79,7 +80,7 @@ _inherited: "_Inherited | None" = None
 
 @contextlib.contextmanager
 def using_sqlite() -> Iterator[None]:
-    """Use SQLite on a thread that is not a connection's own; a fork waits for the end."""
+    """Use SQLite on a thread that is not a connection's own; a fork waits until the body ends."""
     if _this_thread.depth:
         yield
         return
@@ -95,7 +96,7 @@ def using_sqlite() -> Iterator[None]:
 
 @contextlib.contextmanager
 def not_using_sqlite() -> Iterator[None]:
-    """Let a process fork meanwhile, within `using_sqlite` or outside."""
+    """Allow forks during the body, also within `using_sqlite`."""
     if not _this_thread.depth:
         yield
         return
@@ -110,9 +111,9 @@ def not_using_sqlite() -> Iterator[None]:
 
 
 def pause_at_fork(put: Callable[[Callable[[], None]], None]) -> None:
-    """Let this thread, a connection's own, pause while the process forks.
+    """Make this thread, a connection's own, pause while the process forks.
 
-    `put` hands it a function, which it calls after what it was handed before.
+    `put` queues a function on the thread.
     """
     for thread in list(_own_threads):
         if not thread.is_alive():
@@ -120,21 +121,21 @@ def pause_at_fork(put: Callable[[Callable[[], None]], None]) -> None:
     _own_threads[threading.current_thread()] = put
 
 
-def note(connection: Connection) -> None:
-    """Note a connection, to be closed in forked children."""
+def register(connection: Connection) -> None:
+    """Register a connection, to be closed in forked children."""
     _connections.add(connection)
 
 
 def require_usable(path: Path | None) -> None:
-    """Check that SQLite, and this file, may be used in this process. It may block for a while.
+    """Check that this process may use SQLite and this file. It may block for seconds.
 
     Raises:
-        WrongLoop: it is a forked child, which has inherited what can't be dropped.
+        WrongLoop: this is a forked child, and it inherited something that can't be closed.
     """
     if _inherited is not None:
-        _inherited.require_answer()
+        _inherited.require_response()
         if path is not None:
-            _inherited.require_dropped(path)
+            _inherited.require_closed(path)
 
 
 class _Pause:
@@ -149,7 +150,8 @@ class _Pause:
         self._over.wait()
 
     def has_begun(self, thread: threading.Thread, deadline: float) -> bool:
-        """Wait until the thread has nothing under way, or has ended."""
+        """Return whether the thread is paused or has ended before the deadline, a monotonic
+        time."""
         while not self._begun.wait(0.01):
             if not thread.is_alive():
                 return True
@@ -162,70 +164,74 @@ class _Pause:
 
 
 class _Inherited:
-    """What this forked child has inherited, to be dropped.
+    """The connections and open files that this forked child has inherited.
 
     Args:
-        own: connections that are in the middle of nothing.
-        lent: connections that others may be using.
+        own: connections that were idle.
+        lent: connections that the user may have been using.
     """
 
     def __init__(self, own: list[Connection], lent: list[Connection]) -> None:
         self._own = own
         self._lent = lent
-        self._asking = threading.Lock()
-        self._is_asked = False
-        self._answered = threading.Event()
-        self._own_is_closed = threading.Event()
-        self._dropped = threading.Event()
+        self._lock = threading.Lock()
+        self._is_started = False
+        self._responded = threading.Event()
+        self._own_are_closed = threading.Event()
+        self._lent_are_closed = threading.Event()
         if own:
-            with contextlib.suppress(StorageError):  # no thread: then as it is first used
-                self._ask_once()
+            with contextlib.suppress(StorageError):  # no thread: tried again at first use
+                self._test_once()
         self._open = open_files()
 
-    def require_answer(self) -> None:
-        self._ask_once()
-        if not self._answered.is_set():
+    def require_response(self) -> None:
+        self._test_once()
+        if not self._responded.is_set():
             raise WrongLoop(
-                "this process was forked while another thread was using SQLite, which would wait "
+                "this process was forked while another thread was using SQLite, which would block "
                 "here for ever; fork before anything uses SQLite, or start processes with "
                 "multiprocessing's 'spawn'"
             )
 
-    def _ask_once(self) -> None:
-        """Ask whether SQLite answers, and close what was inherited; wait for it the first time."""
-        with self._asking:
-            if not self._is_asked:
-                start(threading.Thread(target=self._ask, name="async_history fork", daemon=True))
-                self._is_asked = True
-                self._own_is_closed.wait(ANSWER_S)
+    def _test_once(self) -> None:
+        """Start the thread that tests SQLite and closes what was inherited; wait the first time."""
+        with self._lock:
+            if not self._is_started:
+                start(
+                    threading.Thread(
+                        target=self._test_and_close, name="async_history fork", daemon=True
+                    )
+                )
+                self._is_started = True
+                self._own_are_closed.wait(RESPONSE_S)
 
-    def _ask(self) -> None:
-        """Use every mutex of SQLite's that is not a file's own, then those of what was lent."""
+    def _test_and_close(self) -> None:
+        """Use each of SQLite's global mutexes, then close the own and the lent connections."""
         with contextlib.suppress(sqlite3.Error):
             with contextlib.closing(sqlite3.connect(":memory:")) as connection:
                 connection.execute("SELECT randomblob(8)").fetchall()
             uri = f"{Path(__file__).as_uri()}?mode=ro"
             with contextlib.closing(sqlite3.connect(uri, uri=True)) as connection:
                 connection.execute("PRAGMA user_version").fetchall()
-        self._answered.set()
+        self._responded.set()
         _close(self._own)
-        self._own_is_closed.set()
+        self._own_are_closed.set()
         _close(self._lent)
-        self._dropped.set()
+        self._lent_are_closed.set()
 
-    def require_dropped(self, path: Path) -> None:
+    def require_closed(self, path: Path) -> None:
         try:
             file = identity_of(os.stat(path))
         except OSError:
-            return  # there is no such file
+            return  # the file does not exist
         if self._left(file):
-            self._dropped.wait(ANSWER_S)
+            self._lent_are_closed.wait(RESPONSE_S)
         self._open[file] = self._left(file)
         if self._open[file]:
             raise WrongLoop(
                 f"{path} was open when this process was forked, through a connection that is not "
-                "async_history's (plain sqlite3, mem0) or in the middle of something: SQLite would "
-                "take none of its locks here. Close it before the fork, or start this process with "
+                "async_history's (plain sqlite3, mem0) or that was busy: SQLite would not lock the "
+                "file in this process. Close it before the fork, or start this process with "
                 "multiprocessing's 'spawn'"
             )
 
@@ -235,7 +241,7 @@ class _Inherited:
 
 
 def _is_of(descriptor: int, file: Identity) -> bool:
-    """Return whether a descriptor is open, and of a file."""
+    """Return whether a descriptor is open and refers to this file."""
     try:
         return identity_of(os.fstat(descriptor)) == file
     except OSError:
@@ -244,8 +250,8 @@ def _is_of(descriptor: int, file: Identity) -> bool:
 
 def _close(connections: list[Connection]) -> None:
     for connection in connections:
-        with contextlib.suppress(sqlite3.Error):  # closed it was already
-            # Closing undoes a transaction, the parent's, in memory that it shares with us.
+        with contextlib.suppress(sqlite3.Error):  # it was already closed
+            # Closing would roll back the parent's transaction, in memory that is shared with it.
             if not connection.in_transaction:
                 connection.close()
 
@@ -255,7 +261,7 @@ def _before_fork() -> None:
     deadline = monotonic() + _PAUSE_S
     with gate.changed:
         gate.forks += 1
-        others = _this_thread.depth  # ourselves, forking from within
+        others = _this_thread.depth  # this thread itself, which forks while it uses SQLite
         is_quiet = gate.changed.wait_for(lambda: gate.users <= others, _PAUSE_S) and not others
     pauses: list[_Pause] = []
     begun = []

@@ -1,8 +1,8 @@
-"""How a SQLite file keeps transactions whole: its journal, what syncs it, and where it can lie.
+"""The journal of a SQLite file: which one its location allows, setting it, and how it is synced.
 
 With a write-ahead log, commits are appended to `<name>-wal`, and readers do not wait. With a
-rollback journal, `<name>-journal` has the former pages while the file itself is changed: readers
-and the writer wait for each other, and no memory is shared between processes.
+rollback journal, `<name>-journal` keeps the old pages while the file itself is changed: readers
+and the writer wait for each other, and processes share no memory.
 """
 
 import os
@@ -23,17 +23,17 @@ _NETWORK: Final = frozenset(
         *("lustre", "nfs", "nfs4", "smb3", "smbfs", "vboxsf", "virtiofs"),
     }
 )
-"""File systems whose files another machine may have open too, as Linux names them."""
+"""Network file systems, by their names in Linux. Another machine may have a file open too."""
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where a file is, and what that asks for.
+class FileLocation:
+    """A file's real path, and the journal and warnings that its location requires.
 
     Attributes:
-        file: the file itself, its links followed: what SQLite keeps beside it is named after it.
+        file: the path without links; SQLite names the log and journal after it.
         journal: the journal to use there.
-        warnings: what to know about the place.
+        warnings: known risks of the location.
     """
 
     file: Path
@@ -41,44 +41,44 @@ class Place:
     warnings: tuple[StoreWarning, ...] = ()
 
 
-def place_of(path: Path, journal: Journal) -> Place:
-    """Return where a file is; it need not exist."""
+def location_of(path: Path, journal: Journal) -> FileLocation:
+    """Return a file's location; the file need not exist."""
     file = Path(os.path.realpath(path))
-    return place_on(mount_of(file), path, file, journal)
+    return location_on(mount_of(file), path, file, journal)
 
 
-def place_on(mount: Mount | None, path: Path, file: Path, journal: Journal) -> Place:
-    """Return the place of a file, given as `path`, that is on a mount."""
+def location_on(mount: Mount | None, path: Path, file: Path, journal: Journal) -> FileLocation:
+    """Return the location of a file on a mount; messages call the file `path`."""
     if mount is None:
-        return Place(file, journal)
+        return FileLocation(file, journal)
     if mount.point == file:
         warning = StoreWarning(
             "file-mounted-alone",
             "critical",
-            f"{path} is mounted without its folder: what SQLite keeps beside it is not on that "
-            "mount, and is lost with the container. It has a rollback journal therefore "
-            "(journal='delete'), so that every acknowledged record is in the file itself; but if "
-            "the container is killed in the middle of a commit and then removed, the file can be "
-            "damaged. Mount the folder instead",
+            f"{path} is mounted without its folder: SQLite's log or journal next to it is not on "
+            "that mount, and is lost with the container. So the file uses a rollback journal "
+            "(journal='delete'), and every acknowledged record is in the file itself. But if the "
+            "container is killed during a commit and then removed, the file can be damaged. Mount "
+            "the folder instead",
         )
-        return Place(file, "delete", (warning,))
+        return FileLocation(file, "delete", (warning,))
     if mount.file_system in _NETWORK and journal == "wal":
         warning = StoreWarning(
             "network-file-system",
             "warning",
-            f"{path} is on a file system that other machines may share ({mount.file_system}), and "
-            "a write-ahead log is for one machine alone: where several use the file, open it with "
-            "journal='delete' on all of them",
+            f"{path} is on a file system that other machines may share ({mount.file_system}), but "
+            "a write-ahead log works on one machine only: if several machines use the file, open "
+            "it with journal='delete' on all of them",
         )
-        return Place(file, journal, (warning,))
-    return Place(file, journal)
+        return FileLocation(file, journal, (warning,))
+    return FileLocation(file, journal)
 
 
 def synchronous(connection: sqlite3.Connection, durability: Durability) -> str:
-    """Return how a connection has to sync for commits to be as durable as asked.
+    """Return the `PRAGMA synchronous` that gives a connection's commits this durability.
 
-    A commit with a rollback journal is the removal of the journal, which only EXTRA syncs; and
-    after a power loss NORMAL could leave a damaged file there (https://sqlite.org/pragma.html).
+    With a rollback journal, a commit is the removal of the journal, which only EXTRA syncs; with
+    NORMAL, a power loss could damage the file (https://sqlite.org/pragma.html).
     """
     (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
     has_log = mode == "wal"
@@ -90,14 +90,14 @@ def synchronous(connection: sqlite3.Connection, durability: Durability) -> str:
 def use_journal(
     connection: sqlite3.Connection, path: Path, journal: Journal, lock_timeout_s: float
 ) -> None:
-    """Give a file this journal, if it has the other.
+    """Set a file's journal, unless it has it already.
 
     Raises:
-        StorageLocked: it has a write-ahead log, and others have it open.
+        StorageLocked: it has a write-ahead log, and another connection has it open.
         StorageError: its file system can't have a write-ahead log.
     """
 
-    # On a fresh file this statement ignores SQLite's own waiting, hence ours.
+    # On a new file SQLite does not wait for a lock in this statement, so we do.
     def switch() -> str:
         mode: str
         (mode,) = connection.execute(f"PRAGMA journal_mode = {journal}").fetchone()
@@ -108,9 +108,9 @@ def use_journal(
     except sqlite3.OperationalError as error:
         if journal == "delete" and is_locked(error):
             raise StorageLocked(
-                f"{path} has a write-ahead log, and others have it open: a rollback journal "
-                "(journal='delete') can take its place only while nobody else has. Close it there "
-                "and try again"
+                f"{path} has a write-ahead log, and others have it open: it can be changed to a "
+                "rollback journal (journal='delete') only while no one else has it open. Close it "
+                "there and try again"
             ) from error
         raise
     if mode != journal:

@@ -1,4 +1,4 @@
-"""The manager of a history in SQLite: its options, and the backup of its file."""
+"""`SQLiteHistoryManager`: the options of a history in SQLite, and `backup`."""
 
 import os
 import sqlite3
@@ -24,27 +24,27 @@ from async_history._sqlite.backend import SQLiteBackend, SQLiteStore
 from async_history._sqlite.errors import absolute
 
 LOCK_TIMEOUT_S = 30.0
-"""How long another process may hold the file's lock, unless told otherwise."""
+"""Default of `lock_timeout_s`: seconds that another process may hold the file's lock."""
 
 
 class SQLiteHistoryManager(HistoryManager):
-    """A history in one SQLite file, shared by any number of tasks and processes; or in memory.
+    """A history in one SQLite file, which any number of tasks and processes share; or in memory.
 
     Args:
-        path: the file, or None for a database in memory that ends with the manager.
-        create: make the file and its missing folders (the file for its owner's eyes only), or
-            raise `StorageMissing`.
-        migrate: adopt and index a file as it is opened. Without it the file is not changed: a
-            file that would need it can be read, and refuses to be written.
-        journal: "wal", or "delete": a rollback journal, for a file that several machines share, or
-            whose file system has no shared memory. Readers and the writer then wait for each
-            other. A file that has the other journal is given this one; with `migrate=False` it
-            keeps what it has.
-        durability: "full": an ack survives the machine's power loss. "normal": it survives the
-            process's death; power loss may take the last ones.
+        path: the file, or None for a database in memory that lives as long as the manager.
+        create: make the file (mode 0600) and its missing folders. If False, a missing file raises
+            `StorageMissing`.
+        migrate: adopt and index a file when it is opened. If False, the file is not changed: one
+            that needs adoption or indexing can be read but not written.
+        journal: "wal", a write-ahead log, or "delete", a rollback journal: for a file that several
+            machines share, or whose file system has no shared memory. Readers and the writer then
+            wait for each other. A file with the other journal is changed to this one, except with
+            `migrate=False`.
+        durability: with "full", an acknowledged record survives a power loss. With "normal", it
+            survives the death of the process; a power loss may lose the last ones.
         queue_records, queue_bytes, queue_timeout_s: see `GroupCommitWriter`.
-        lock_timeout_s: how long to wait while another process holds the file's lock.
-        close_timeout_s: how long closing waits for what was accepted.
+        lock_timeout_s: seconds to wait while another process holds the file's lock.
+        close_timeout_s: seconds that closing waits for accepted records to be committed.
     """
 
     def __init__(
@@ -83,19 +83,21 @@ class SQLiteHistoryManager(HistoryManager):
         *,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        """Copy the history as it is now into a new file, while writes go on.
+        """Copy the history as it is now into a new file while writes continue.
 
-        The copy has everything acked before the call, and is one file that opens like any other.
-        It appears under its name when it is whole and on disk; until then it is beside it, as
-        `<name>.….unfinished`. The file's log grows by what is written meanwhile.
+        The copy has everything acknowledged before the call, and is a single file that can be
+        opened like any other. It gets its name once it is complete and on disk; until then it is
+        in the same folder as `<name>.….unfinished`. The file's log grows by what is written
+        meanwhile.
 
         Args:
-            on_progress: told, on the event loop, how many of how many pages are copied.
+            path: the new file.
+            on_progress: called on the event loop with the number of pages copied and the total.
 
         Raises:
-            InvalidInput: there is a file of that name. It was not touched.
-            StorageError: the copy could not be read or written; nothing of it is left.
-            asyncio.CancelledError: nothing of the copy is left, unless it was whole already.
+            InvalidInput: the file exists. It was not changed.
+            StorageError: the copy could not be read or written, and was removed.
+            asyncio.CancelledError: the copy was removed, unless it was complete already.
         """
         store = self.store
         target = absolute(Path(check_file_name("path", path)))
@@ -103,10 +105,10 @@ class SQLiteHistoryManager(HistoryManager):
         await store.back_up(target, on_progress, self.limits.backup_pages)
 
     async def copy_into(self, target: sqlite3.Connection) -> None:
-        """Copy the whole database into another, which nobody else uses meanwhile."""
+        """Copy the whole database into another, which no one else may use meanwhile."""
         await self.store.pool.copy_into(target)
 
     @property
     def store(self) -> SQLiteStore:
-        """The open store, as its parts."""
+        """The open store, with its parts."""
         return cast(SQLiteStore, super().store)

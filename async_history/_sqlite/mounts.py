@@ -1,4 +1,4 @@
-"""What Linux tells of the mount that a file is on."""
+"""Finds the mount that a file is on, and its file system, on Linux."""
 
 import re
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ _ESCAPED: Final = re.compile(r"\\([0-7]{3})")
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """A mount: its place in the tree of files, and its file system, as `ext4` or `nfs4`."""
+    """A mount point, and its file system such as `ext4` or `nfs4`."""
 
     point: Path
     file_system: str
 
 
 def mount_of(path: Path) -> Mount | None:
-    """Return the mount that an absolute path without links is on; None where that is not told."""
+    """Return the mount that an absolute path without links is on; None if the system can't say."""
     try:
         table = _TABLE.read_text("utf-8", "surrogateescape")
     except OSError:  # not Linux, or no /proc

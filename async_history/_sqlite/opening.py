@@ -1,7 +1,7 @@
-"""Opening connections to a SQLite file: with its folder, log, settings, adoption and index.
+"""Opening connections to a SQLite file, and preparing the file: folder, journal, adoption, index.
 
-All but `connected` block. What may take long, `glance` and `prepare_file`, is for a worker
-thread; the `open_` functions are quick, and run on the thread the connection is going to live on.
+All functions except `open_connection` block. `inspect_file` and `prepare_file` may take long
+and are for a worker thread. The others are quick and run on the connection's own thread.
 """
 
 import asyncio
@@ -24,8 +24,8 @@ from async_history._sqlite.exit import stop_at_exit
 from async_history._sqlite.fork import pause_at_fork, require_usable, using_sqlite
 from async_history._sqlite.index import add_functions
 from async_history._sqlite.journal import synchronous, use_journal
-from async_history._sqlite.readonly import Look, looked, require_writable
-from async_history._sqlite.schema.adopt import as_is_view, is_prepared, prepare
+from async_history._sqlite.readonly import ReadOnlyFile, read_with_retry, require_writable
+from async_history._sqlite.schema.adopt import compatibility_view, is_prepared, prepare
 from async_history._sqlite.times import add_time_function
 from async_history._sqlite.worker_thread import run_in_thread
 from async_history.errors import StorageMissing
@@ -34,23 +34,23 @@ _log = logging.getLogger("async_history")
 
 _WRITER_CACHE_KIB: Final = 64 * 1024
 _LOG_PAGES: Final = 1_000
-"""Pages of log before it is copied into the file: 4 MB, as SQLite has it. As long as the log still
-grows each commit also writes how long the file is, which took half as long again: who writes one by
-one should soon be past that."""
+"""Pages in the log at which it is checkpointed: 4 MB, SQLite's default. While the log file grows,
+each commit also writes the file's length, which took half as long again. A small log reaches its
+full size soon, which suits single writes."""
 _LONG_LOG_PAGES: Final = 4_000
-"""The same for batches: 16 MB. At 3 million rows it was faster than 1,000, and than 16,000, where
-the worst commit took 70 ms instead of 30."""
+"""The same for batches: 16 MB. At 3 million rows it was faster than 1,000 pages, and than 16,000,
+with which the slowest commit took 70 ms instead of 30."""
 LENGTHEN_LOG: Final = f"PRAGMA wal_autocheckpoint = {_LONG_LOG_PAGES}"
-"""For a connection that writes, once it has batches to write."""
+"""Run on a writing connection when it gets its first large batch."""
 _LOG_BYTES_KEPT: Final = 64 * 1024 * 1024
 LONGEST_LOG_BYTES: Final = 2 * _LOG_BYTES_KEPT
-"""A longer log is not copied into the file any more, for somebody goes on reading what is in it."""
+"""A log longer than this is no longer checkpointed completely, because a reader holds it."""
 _THREAD_ENDS_S: Final = 0.001
-"""Pause between two looks whether the thread of a connection that was not opened has ended."""
+"""Seconds between two checks whether the thread of a connection that failed to open has ended."""
 
 
-async def connected(open_: Callable[[], sqlite3.Connection]) -> ThreadConnection:
-    """Open a connection on a thread of its own, which ends with the connection or the program.
+async def open_connection(open_: Callable[[], sqlite3.Connection]) -> ThreadConnection:
+    """Open a connection on its own thread, which ends with the connection or with the program.
 
     Raises:
         StorageError: no thread could be started.
@@ -73,8 +73,10 @@ async def connected(open_: Callable[[], sqlite3.Connection]) -> ThreadConnection
 
 
 async def _discard(connection: ThreadConnection, opened: list[sqlite3.Connection]) -> None:
-    """Wait for the end of a connection's thread, which must not report to a loop that has gone, and
-    close what it has opened."""
+    """Wait until a connection's thread has ended, then close what it opened.
+
+    The thread must not outlive the event loop that it reports to.
+    """
     while connection.has_thread:
         with contextlib.suppress(asyncio.CancelledError):  # an `asyncio.run` that ends
             await asyncio.sleep(_THREAD_ENDS_S)
@@ -83,39 +85,43 @@ async def _discard(connection: ThreadConnection, opened: list[sqlite3.Connection
 
 
 def long_log_warning(path: Path, log_bytes: int) -> StoreWarning:
-    """Return what to say of a log that only grows."""
+    """Return the warning about a log that only grows."""
     return StoreWarning(
         "log-grows",
         "warning",
-        f"the log of {path} has {log_bytes / 1e6:,.0f} MB and only grows: a reader that stays in "
-        "one transaction, or a backup, keeps it from being copied into the file. End that",
+        f"the log of {path} has {log_bytes / 1e6:,.0f} MB and only grows: a reader with a long "
+        "transaction, or a backup, keeps it from being copied into the file. End that reader",
     )
 
 
 @dataclass(frozen=True, slots=True)
-class Glance:
-    """What a look at a file told: whether it is ready to be written, and whether it has a log."""
+class Inspection:
+    """A file's state: whether it is ready to be written, and whether it has a write-ahead log."""
 
     is_prepared: bool
     has_log: bool
 
 
-def glance(path: Path, *, lock_timeout_s: float) -> Glance:
-    """Look, without changing it, whether a file must be adopted or indexed to be written.
+def inspect_file(path: Path, *, lock_timeout_s: float) -> Inspection:
+    """Inspect a file without changing it: must it be adopted or indexed before a write?
 
     Raises:
         MigrationError: the file's layout can't be used.
     """
 
-    def told(looking: Look) -> Glance:
-        return Glance(is_prepared(looking.connection), not looking.has_rollback_journal)
+    def told(looking: ReadOnlyFile) -> Inspection:
+        return Inspection(is_prepared(looking.connection), not looking.has_rollback_journal)
 
     with typed_errors(str(path)):
-        return looked(lambda: look(path), told, lock_timeout_s)
+        return read_with_retry(lambda: open_read_only(path), told, lock_timeout_s)
 
 
 def is_there(path: Path, create: bool) -> bool:
-    """Return whether there is a file with something in it (an empty one is no history yet)."""
+    """Return whether the file exists and is not empty.
+
+    Raises:
+        StorageMissing: it does not exist, or is empty, and `create` is False.
+    """
     with typed_errors(str(path)):
         is_there = path.exists() and file_size(path) > 0
     if not is_there and not create:
@@ -126,9 +132,9 @@ def is_there(path: Path, create: bool) -> bool:
 def prepare_file(
     path: Path, journal: Journal | None, *, create: bool, lock_timeout_s: float
 ) -> None:
-    """Make the file if need be, give it its journal, adopt it, index it. Done already, it is quick.
+    """Create the file if it is missing, set its journal, adopt it and index it.
 
-    Without a journal to give it keeps the one it has.
+    This is quick if nothing is left to do. With `journal=None` the file keeps its journal.
 
     Raises:
         StorageMissing: there is no file, or an empty one, and `create` is False.
@@ -141,8 +147,8 @@ def prepare_file(
             _make_file(path)
         require_writable(path, journal)
         with contextlib.closing(connect(path, "rw")) as connection:
-            # Refuses what can't be adopted before the journal changes the file's first page.
-            wait_for_lock(lambda: as_is_view(connection), lock_timeout_s)
+            # Refuse what can't be adopted before changing the journal, which writes the first page.
+            wait_for_lock(lambda: compatibility_view(connection), lock_timeout_s)
             if journal is not None:
                 use_journal(connection, path, journal, lock_timeout_s)
             prepare(connection, path, lock_timeout_s=lock_timeout_s)
@@ -151,9 +157,9 @@ def prepare_file(
 def open_writing(
     path: Path | None, durability: Durability, say_begun: Callable[[], None]
 ) -> sqlite3.Connection:
-    """Open the connection that writes to a prepared file, or to a new database in memory.
+    """Open the writing connection to a prepared file, or to a new database in memory.
 
-    It calls `say_begun` on its thread whenever it has the lock and begins to add a batch.
+    It calls `say_begun` on its thread each time it has the lock and begins to add a batch.
     """
 
     def begun() -> bool:
@@ -180,11 +186,11 @@ def open_writing(
 
 
 def open_reading(path: Path) -> sqlite3.Connection:
-    """Open a connection that reads a file someone of ours has prepared."""
+    """Open a reading connection to a prepared file."""
     with typed_errors(str(path)):
         connection = connect(path, "ro")
         try:
-            add_functions(connection)  # SQLite opens the file at the first look
+            add_functions(connection)  # this reads the file, so SQLite opens it now
             add_time_function(connection)
         except BaseException:
             connection.close()
@@ -192,19 +198,19 @@ def open_reading(path: Path) -> sqlite3.Connection:
         return connection
 
 
-def look(path: Path) -> Look:
-    """Open a connection that reads a file of any age as if it had today's layout.
+def open_read_only(path: Path) -> ReadOnlyFile:
+    """Open a connection that reads a file of any layout as if it had the current one.
 
-    The file is not changed, and nothing is left beside it.
+    The file is not changed, and no files are left next to it.
 
     Raises:
         MigrationError: the file's layout is not known, or newer than this library.
     """
     with typed_errors(str(path)):
-        looking = Look(path)
+        looking = ReadOnlyFile(path)
         connection = looking.connection
         try:
-            view = as_is_view(connection)
+            view = compatibility_view(connection)
             if view is not None:
                 connection.execute("PRAGMA query_only = OFF")
                 connection.execute(f"CREATE TEMP VIEW history AS {view}")
@@ -219,7 +225,7 @@ def look(path: Path) -> Look:
 
 def _make_file(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Never open and close a file that is there: closing would drop the locks this process holds
-    # on it (https://www.sqlite.org/howtocorrupt.html, section 2.2).
+    # Never open and close an existing file: closing it would drop the locks this process holds on
+    # it (https://www.sqlite.org/howtocorrupt.html, section 2.2).
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))

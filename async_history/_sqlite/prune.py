@@ -1,4 +1,4 @@
-"""Pruning in a SQLite file: one step in its transaction."""
+"""Pruning in a SQLite file: the statements of one step and its transaction."""
 
 import json
 import sqlite3
@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from async_history._core.erase_transaction import Place
+from async_history._core.erase_transaction import RecordRef
 from async_history._core.prune import (
     Candidate,
     Edge,
@@ -18,12 +18,12 @@ from async_history._core.prune import (
     prune_step,
 )
 from async_history._core.records import Event, HistoryRecord
-from async_history._sqlite.connection import completed, fetched
+from async_history._sqlite.connection import fetch_rows, run_to_completion
 from async_history._sqlite.index import (
     POSITIONS,
     indexed_transaction,
     memory_key,
-    place_of_given,
+    nth_position,
     remove_entries,
 )
 from async_history._sqlite.rows import record_from_row
@@ -31,7 +31,7 @@ from async_history._sqlite.rows import record_from_row
 _LIGHT: Final = (
     "rowid, id, memory_id, NULL, NULL, event, created_at, updated_at, is_deleted, actor_id, role"
 )
-"""A record's columns but its texts, behind its position."""
+"""A record's position, then its columns with the texts left out."""
 _ENDS: Final = "SELECT min(rowid), max(rowid) FROM history"
 _WINDOW: Final = f"""
 SELECT {_LIGHT} FROM history WHERE rowid > :after AND rowid <= :last ORDER BY rowid LIMIT :limit
@@ -43,12 +43,12 @@ _GIVEN: Final = """(
 ) AS given"""
 _EDGES: Final = f"""
 SELECT given.memory_id, edge.rowid, edge.id
-FROM {_GIVEN} JOIN history AS edge ON edge.rowid = {place_of_given("DESC", ":before")}
+FROM {_GIVEN} JOIN history AS edge ON edge.rowid = {nth_position("DESC", ":before")}
 """
 _NEXT: Final = f"""
 SELECT given.position, following.event, following.created_at, following.updated_at
 FROM {_GIVEN} JOIN history AS following
-    ON following.rowid = {place_of_given("ASC", "0", "position > given.position")}
+    ON following.rowid = {nth_position("ASC", "0", "position > given.position")}
 """
 _THERE: Final = """
 SELECT rowid, id, memory_id FROM history WHERE rowid IN (SELECT value FROM json_each(:positions))
@@ -65,19 +65,19 @@ def prune(
     tries: PruneTries,
     connection: sqlite3.Connection,
 ) -> PruneStep:
-    """Prune the next few records in one transaction, on the connection's thread."""
+    """Prune the next records in one transaction, on the connection's thread."""
     with indexed_transaction(connection):
-        return completed(prune_step(asked, reached, _PruneTransaction(connection), tries))
+        return run_to_completion(prune_step(asked, reached, _PruneTransaction(connection), tries))
 
 
 class _PruneTransaction:
-    """What a step of pruning does in its transaction."""
+    """The statements of a pruning step within its transaction."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
 
     def _fetch(self, sql: str, parameters: Mapping[str, Any]) -> list[Any]:
-        return fetched(self._connection, sql, parameters)
+        return fetch_rows(self._connection, sql, parameters)
 
     async def ends(self) -> tuple[int, int] | None:
         ((first, last),) = self._fetch(_ENDS, {})
@@ -89,7 +89,7 @@ class _PruneTransaction:
         rows = self._fetch(_WINDOW, {"after": after, "last": last, "limit": limit})
         records = [(position, record_from_row(row)) for position, *row in rows]
         return [
-            _seen(position, record, asked.is_old(record.occurred_at))
+            _candidate(position, record, asked.is_old(record.occurred_at))
             for position, record in records
         ]
 
@@ -98,11 +98,11 @@ class _PruneTransaction:
         rows = self._fetch(_EDGES, {"given": given, "before": before})
         return {name: (position, record_id) for name, position, record_id in rows}
 
-    async def still_there(self, places: Collection[Place]) -> set[Place]:
+    async def still_there(self, places: Collection[RecordRef]) -> set[RecordRef]:
         positions = json.dumps([place.position for place in places])
         rows = self._fetch(_THERE, {"positions": positions})
-        # Where a newest row was removed, the next gets its number.
-        return {Place(*row) for row in rows} & set(places)
+        # SQLite reuses the newest row's number once that row is removed, so compare the id too.
+        return {RecordRef(*row) for row in rows} & set(places)
 
     async def next_are_dated(self, records: Sequence[Candidate]) -> dict[int, bool]:
         given = [(memory_key(one.memory_id), one.memory_id, one.position) for one in records]
@@ -119,10 +119,10 @@ class _PruneTransaction:
             for index, (row, record) in enumerate(zip(rows, records, strict=True)):
                 is_old = is_old if own[index] is None else own[index]
                 alone = prunable_alone(asked, own, index)
-                seen.append(_seen(row[0], record, is_old, prunable_alone=alone))
+                seen.append(_candidate(row[0], record, is_old, prunable_alone=alone))
         return seen
 
-    async def remove(self, records: Sequence[Candidate]) -> set[Place]:
+    async def remove(self, records: Sequence[Candidate]) -> set[RecordRef]:
         positions = json.dumps([one.position for one in records])
         removed = self._connection.execute(_REMOVE, (positions,)).rowcount
         entries = [(memory_key(one.memory_id), one.position) for one in records]
@@ -131,7 +131,7 @@ class _PruneTransaction:
         return places if removed == len(places) else places - await self.still_there(places)
 
 
-def _seen(
+def _candidate(
     position: int, record: HistoryRecord, is_old: bool | None, *, prunable_alone: bool = False
 ) -> Candidate:
     return Candidate(

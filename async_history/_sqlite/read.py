@@ -1,4 +1,7 @@
-"""What is asked of a SQLite file, and what the answers mean. Knows no connection."""
+"""Reads of a SQLite file: histories, query pages, counts, copies, messages and scopes.
+
+The reader gets its rows through a function that runs one SELECT; it has no connection.
+"""
 
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -23,10 +26,10 @@ from async_history._sqlite.index import Lookup, named
 from async_history._sqlite.rows import (
     COLUMNS_OF_HISTORY,
     Fetch,
-    packed,
+    packed_sql,
     record_from_row,
-    rows_in_todays_types,
-    unpacked,
+    rows_in_current_types,
+    unpack_rows,
 )
 from async_history._sqlite.timeline import FileStates
 from async_history.errors import CursorGone
@@ -42,21 +45,22 @@ _TIME_BEFORE: Final = len(COLUMNS)
 
 
 def _columns(time_before: str) -> str:
-    """Return a record's columns and last, where it names no time, `time_before`."""
+    """Return a record's columns, followed by `time_before` if the record has no time."""
     return f"{COLUMNS_OF_HISTORY}, {times.missing_time('history', time_before)} AS time_before"
 
 
 _OF_WHOLE_MEMORIES: Final = _columns("''")
-"""Where a record names no time, '': that of the record before it, which was read too."""
+"""For whole histories: '' marks a record without a time; the record read before it has its
+time."""
 
-_STANDS: Final = """EXISTS (
+_CURSOR_IS_VALID: Final = """EXISTS (
     SELECT 1 FROM history AS place WHERE place.rowid = :after AND place.id IS :after_id
 )"""
-"""SQL: whether the record of a place is still there, asked once a statement. (As a row in front of
-those that follow it, it had to be merged with them all, which took as long as reading them.)"""
+"""SQL condition: the cursor's record still exists. SQLite evaluates it once per statement. (As a
+row before the page's rows it had to be merged with them, which took as long as reading them.)"""
 _FIRST_ROWS: Final = f"SELECT {COLUMN_LIST}, true, rowid FROM history ORDER BY rowid LIMIT :limit"
 _NEXT_ROWS: Final = f"""
-SELECT {COLUMN_LIST}, {_STANDS}, rowid FROM history WHERE rowid > :after
+SELECT {COLUMN_LIST}, {_CURSOR_IS_VALID}, rowid FROM history WHERE rowid > :after
 ORDER BY rowid LIMIT :limit
 """
 _SCOPES: Final = """
@@ -66,10 +70,10 @@ ORDER BY session_scope LIMIT :limit
 
 
 class HistoryReader:
-    """Answers the contract's questions through a function that runs one SELECT.
+    """Reads records, messages and scopes through a function that runs one SELECT.
 
     Attributes:
-        history: returns a memory's records; reads asked for at the same time go together.
+        history: returns a memory's records; concurrent calls share a SELECT.
     """
 
     def __init__(self, fetch: Fetch, lookup: Lookup, at_once: int = 1) -> None:
@@ -85,7 +89,7 @@ class HistoryReader:
         select = f"SELECT {_OF_WHOLE_MEMORIES} FROM history WHERE {condition} ORDER BY rowid"
         rows: Sequence[Sequence[Any]] | None = None
         if len(asked) > 1:
-            rows = unpacked(await self._fetch(packed(select), named(asked)))
+            rows = unpack_rows(await self._fetch(packed_sql(select), named(asked)))
         if rows is None:
             rows = await self._fetch(select, named(asked))
         found: dict[str, list[HistoryRecord]] = {memory_id: [] for memory_id in asked}
@@ -97,14 +101,14 @@ class HistoryReader:
         return found
 
     async def page(self, wanted: Filter, after: Cursor | None, limit: int, ahead: int) -> PageRead:
-        """Return up to `limit` records that match, of `ahead` that are read."""
-        given = {**parameters(wanted), "limit": ahead, **_named_place(after)}
+        """Return up to `limit` records that match, reading up to `ahead`."""
+        given = {**parameters(wanted), "limit": ahead, **_cursor_parameters(after)}
         rows = await self._fetch(self._page_sql(wanted, after), given)
-        await self._require_place(after, rows)
+        await self._require_cursor_record(after, rows)
         return cut(rows, record_from_row, itemgetter(-1), len(rows) < ahead, 0, limit)
 
     def _page_sql(self, wanted: Filter, after: Cursor | None) -> str:
-        stands = "true" if after is None else _STANDS
+        stands = "true" if after is None else _CURSOR_IS_VALID
         columns = f"{self.columns}, {stands}, history.rowid AS position"
         parts = in_order(columns, wanted, self.lookup, after)
         if len(parts) == 1:
@@ -113,35 +117,40 @@ class HistoryReader:
         return f"{' UNION ALL '.join(parts)} ORDER BY position {direction} LIMIT :limit"
 
     def states_at(self, when: datetime) -> AsyncIterator[Sequence[HistoryRecord]]:
-        """Yield pages of the records in force at an instant."""
+        """Yield pages of the records that are each memory's state at an instant."""
         return states_at(FileStates(self._fetch, self.lookup.time_before, self.columns), when)
 
     async def rows(self, after: Cursor | None, limit: int) -> RowsRead:
-        """Return what follows a place in the order of recording."""
+        """Return up to `limit` rows after a cursor, in the order of recording."""
         sql = _FIRST_ROWS if after is None else _NEXT_ROWS
-        found = await self._fetch(sql, {"limit": limit, **_named_place(after)})
-        await self._require_place(after, found)
-        rows = rows_in_todays_types(found)
-        place_behind = Cursor(found[-1][-1], rows[-1][0]) if rows else after
-        return RowsRead(rows, place_behind, is_last=len(rows) < limit)
+        found = await self._fetch(sql, {"limit": limit, **_cursor_parameters(after)})
+        await self._require_cursor_record(after, found)
+        rows = rows_in_current_types(found)
+        end = Cursor(found[-1][-1], rows[-1][0]) if rows else after
+        return RowsRead(rows, end, is_last=len(rows) < limit)
 
-    async def _require_place(self, place: Cursor | None, rows: Sequence[Sequence[Any]]) -> None:
-        """Check that rows, which end in whether the place stands and their rowid, are behind it.
+    async def _require_cursor_record(
+        self, place: Cursor | None, rows: Sequence[Sequence[Any]]
+    ) -> None:
+        """Check that a cursor's record still exists, as rows say in their column before the rowid.
 
-        Where there are none it must be asked.
+        Without rows, this runs a SELECT.
+
+        Raises:
+            CursorGone: the record is gone or has moved.
         """
         if place is None:
             return
         if not rows:
-            rows = await self._fetch(f"SELECT {_STANDS}, NULL", _named_place(place))
+            rows = await self._fetch(f"SELECT {_CURSOR_IS_VALID}, NULL", _cursor_parameters(place))
         if not rows or not rows[0][-2]:
             raise CursorGone(
-                f"the record {place.id} this query stood behind is gone or has moved (a "
+                f"the record {place.id} that the cursor points to is gone or has moved (a "
                 "reset, a removal, a rebuilt file); start again without the cursor"
             )
 
     async def times_before(self, ids: Sequence[str]) -> dict[str, datetime]:
-        """Return, by id, the instants of records that name none themselves."""
+        """Return, by id, the instants of records that have no time of their own."""
         sql = f"""
             SELECT id, {self.lookup.time_before} FROM history
             WHERE id IN (SELECT value FROM json_each(:ids))
@@ -167,15 +176,15 @@ class HistoryReader:
         return int(count)
 
     async def last_messages(self, session_scope: str, limit: int) -> list[Message]:
-        """Return a scope's last messages, in the order they were saved."""
+        """Return a scope's last messages, oldest first."""
         rows = await self._fetch(_LAST_MESSAGES, {"session_scope": session_scope, "limit": limit})
         return [message_from_row(row) for row in rows]
 
     async def scopes(self, after: str, limit: int) -> list[str]:
-        """Return the first session scopes behind `after`."""
+        """Return the first session scopes after `after`, sorted."""
         return [row[0] for row in await self._fetch(_SCOPES, {"after": after, "limit": limit})]
 
 
-def _named_place(place: Cursor | None) -> Mapping[str, Any]:
-    """Return the parameters of `_STANDS`."""
+def _cursor_parameters(place: Cursor | None) -> Mapping[str, Any]:
+    """Return the parameters of `_CURSOR_IS_VALID` for a cursor."""
     return {} if place is None else {"after": place.position, "after_id": place.id}

@@ -1,10 +1,10 @@
-"""Reading a SQLite file that others own: nothing is changed, and nothing is left beside it.
+"""Reading a SQLite file without changing it or leaving files next to it.
 
-A connection that only reads still lays a log and the log's index beside a file in WAL mode that
-nobody has open, owned by whoever reads: its owner may not be able to write to them, and so to the
-file. And where nothing can be laid there it can't read at all. So a file whose log is not there is
-read as it lies, without a lock (`immutable=1`), and what was read counts only if neither the file
-nor what is beside it has changed since before (https://sqlite.org/uri.html, "immutable").
+If no process has a file in WAL mode open, a read-only connection still creates a log (-wal) and its
+index (-shm) next to it. The reading user owns them, so the file's owner may be unable to write to
+them, and then to the file. If they can't be created, the file can't be read at all. So a file
+without a log is read without a lock (`immutable=1`), and a result counts only if neither the file
+nor its log has changed since before (https://sqlite.org/uri.html, "immutable").
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from async_history._sqlite.errors import connect, wait_for_lock
 from async_history.errors import StorageLocked, StorageReadOnly
 
 State = tuple[tuple[int, ...] | None, ...]
-"""What tells a file that was changed from one that was not, and the same of what is beside it."""
+"""Signatures of a file, its log and the log's index; they differ if one was changed."""
 
 _LOG: Final = "-wal"
 _LOG_INDEX: Final = "-shm"
@@ -29,55 +29,57 @@ _LOG_INDEX: Final = "-shm"
 T = TypeVar("T")
 
 
-class Look:
-    """A connection that reads one file. Made, used and closed in a thread that may block.
+class ReadOnlyFile:
+    """A connection that reads one file without leaving files next to it.
+
+    It is made, used and closed in a thread that may block.
 
     Raises:
-        StorageReadOnly: this user may not read the file, or can't read its log.
-        sqlite3.Error: it is no database, or locked.
+        StorageReadOnly: this user may not read the file or its log.
+        sqlite3.Error: it is not a database, or it is locked.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._lies_still: State | None = None
+        self._state_at_open: State | None = None
         self._has_rollback_journal = False
         _require_readable(path)
         state = _state(path)
         if not self._is_without_log(state):
             self.connection = connect(path, "ro")
-        elif _is_in_log_mode(path):
-            self._lies_still = state
+        elif _is_in_wal_mode(path):
+            self._state_at_open = state
             self.connection = connect(path, "ro", "immutable=1")
         else:
             self._has_rollback_journal = True
-            self.connection = connect(path, "rw" if self._may_undo(state) else "ro")
+            self.connection = connect(path, "rw" if self._may_roll_back(state) else "ro")
         self.connection.execute("PRAGMA query_only = ON")
 
     @property
     def has_rollback_journal(self) -> bool:
-        """Return whether the file had no log when this was opened: see `is_fit`."""
+        """Whether the file had a rollback journal when it was opened: see `leaves_no_files`."""
         return self._has_rollback_journal
 
     @property
-    def is_without_lock(self) -> bool:
-        """Return whether what was read must be asked about: see `is_sound`."""
-        return self._lies_still is not None
+    def takes_no_lock(self) -> bool:
+        """Whether reads take no lock, so that each result must be checked: see `is_unchanged`."""
+        return self._state_at_open is not None
 
-    def is_fit(self) -> bool:
-        """Whether reading will leave no trace still: others may have given the file a log."""
-        return not (self._has_rollback_journal and _is_in_log_mode(self._path))
+    def leaves_no_files(self) -> bool:
+        """Return whether a read still leaves no files: another process may have given it a log."""
+        return not (self._has_rollback_journal and _is_in_wal_mode(self._path))
 
-    def is_sound(self) -> bool:
-        """Return whether what was read until now is what the file said."""
-        return self._lies_still is None or self._lies_still == _state(self._path)
+    def is_unchanged(self) -> bool:
+        """Return whether the file has not changed since it was opened here without a lock."""
+        return self._state_at_open is None or self._state_at_open == _state(self._path)
 
-    def require_sound(self) -> None:
-        """Refuse what was read if it may not be what the file said.
+    def require_unchanged(self) -> None:
+        """Check that the file has not changed since it was opened here without a lock.
 
         Raises:
-            StorageLocked: others changed the file meanwhile.
+            StorageLocked: another process changed the file meanwhile.
         """
-        if not self.is_sound():
+        if not self.is_unchanged():
             raise StorageLocked(f"{self._path} was changed while it was being read; try again")
 
     def close(self) -> None:
@@ -95,101 +97,112 @@ class Look:
     ) -> None:
         self.close()
 
-    def _may_undo(self, state: State) -> bool:
-        """Return whether this user may undo a transaction whose writer was killed.
+    def _may_roll_back(self, state: State) -> bool:
+        """Return whether this user may roll back a transaction whose writer was killed.
 
-        Nobody can read before that. SQLite knows whether there is one, now or at any later read,
-        and undoes it then; a connection that may only read fails instead.
+        Until then the file can't be read. SQLite rolls it back at the next read; a read-only
+        connection fails instead.
         """
         _, log, _ = state
         folder = self._path.parent
-        return log is None and may(self._path, os.W_OK) and may(folder, os.W_OK | os.X_OK)
+        return (
+            log is None
+            and has_access(self._path, os.W_OK)
+            and has_access(folder, os.W_OK | os.X_OK)
+        )
 
     def _is_without_log(self, state: State) -> bool:
-        """Return whether all there is to read is in the file."""
+        """Return whether the file itself holds all records.
+
+        Raises:
+            StorageReadOnly: they are partly in a log that this user can't read.
+        """
         _, log, index = state
         if log is None:
             return True
-        if not may(beside(self._path, _LOG), os.R_OK):
+        if not has_access(side_file(self._path, _LOG), os.R_OK):
             raise StorageReadOnly(
-                f"{self._path} has a log that this user may not read; check the rights of "
-                f"{beside(self._path, _LOG)}"
+                f"{self._path} has a log that this user may not read; check the permissions of "
+                f"{side_file(self._path, _LOG)}"
             )
         if index is not None:
             return False
         if log[_SIZE] == 0:
             return True
-        # To read a log SQLite lays its index beside it: that must stay writable for the owner.
-        if may(self._path.parent, os.W_OK | os.X_OK) and _acts_for_owner(self._path):
+        # To read a log SQLite creates its index, which must stay writable for the file's owner.
+        if has_access(self._path.parent, os.W_OK | os.X_OK) and _is_owner_or_root(self._path):
             return False
         raise StorageReadOnly(
             f"{self._path} has a log that was not copied into it, and its index (-shm) is missing: "
-            "let its owner open it once where it may be written"
+            "open the file once as its owner, where it may be written"
         )
 
 
 _SIZE: Final = 2
 
 
-def looked(open_: Callable[[], Look], read: Callable[[Look], T], timeout_s: float) -> T:
-    """Return what a look reads, looking again where others lock it or changed it meanwhile.
+def read_with_retry(
+    open_: Callable[[], ReadOnlyFile], read: Callable[[ReadOnlyFile], T], timeout_s: float
+) -> T:
+    """Return what `read` returns; open and read again if others lock or change the file meanwhile.
 
     Raises:
         sqlite3.OperationalError, StorageLocked: they still did after `timeout_s`.
     """
 
     def attempt() -> T:
-        with open_() as look:
+        with open_() as open_read_only:
             try:
-                answer = read(look)
+                answer = read(open_read_only)
             except sqlite3.Error:
-                look.require_sound()
+                open_read_only.require_unchanged()
                 raise
-            look.require_sound()
+            open_read_only.require_unchanged()
             return answer
 
     return wait_for_lock(attempt, timeout_s)
 
 
-def beside(path: Path, suffix: str) -> Path:
-    """Return the name of what SQLite keeps beside a file, its links followed."""
+def side_file(path: Path, suffix: str) -> Path:
+    """Return the path of the file that SQLite keeps next to a file; `path` has no links."""
     return path.with_name(path.name + suffix)
 
 
-def may(path: Path, mode: int) -> bool:
-    """Return whether this process may read, write or search there, by rights and by mount."""
+def has_access(path: Path, mode: int) -> bool:
+    """Return whether permissions and mount let this process use a path in an `os.access` mode."""
     return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
 
 
 def require_writable(path: Path, journal: Journal | None) -> None:
-    """Refuse what may not be written, before SQLite leaves files beside it that nobody can write.
+    """Check that a file can be written, before SQLite leaves files that can't be written next to
+    it.
 
     Raises:
-        StorageReadOnly: this user, or this mount, may not write the file, or beside it.
+        StorageReadOnly: this user or this mount may not write the file or its folder.
     """
     _require_readable(path)
     folder = path.parent
-    # Where others have made them, a log and its index need no right to make any.
-    has_log = all(beside(path, suffix).exists() for suffix in (_LOG, _LOG_INDEX))
-    if not may(path, os.W_OK):
+    # An existing log and index can be used without permission to create files.
+    has_log = all(side_file(path, suffix).exists() for suffix in (_LOG, _LOG_INDEX))
+    if not has_access(path, os.W_OK):
         what = "it"
-    elif not may(folder, os.W_OK | os.X_OK) and (journal == "delete" or not has_log):
-        what = f"its folder {folder}, where SQLite keeps a journal beside it,"
+    elif not has_access(folder, os.W_OK | os.X_OK) and (journal == "delete" or not has_log):
+        what = f"its folder {folder}, where SQLite keeps the journal,"
     else:
         return
     raise StorageReadOnly(
-        f"{path} can't be opened for writing, for {what} may not be written by this user or on "
-        "this mount: see to that, or open it with migrate=False to read it"
+        f"{path} can't be opened for writing: {what} may not be written by this user or on this "
+        "mount. Change that, or open it with migrate=False to read it"
     )
 
 
 def _require_readable(path: Path) -> None:
-    if path.exists() and not may(path, os.R_OK):
-        raise StorageReadOnly(f"{path} may not be read by this user; check its rights")
+    if path.exists() and not has_access(path, os.R_OK):
+        raise StorageReadOnly(f"{path} may not be read by this user; check its permissions")
 
 
 def _state(path: Path) -> State:
-    return tuple(map(_signature, (path, beside(path, _LOG), beside(path, _LOG_INDEX))))
+    return tuple(map(_signature, (path, side_file(path, _LOG), side_file(path, _LOG_INDEX))))
 
 
 def _signature(path: Path) -> tuple[int, ...] | None:
@@ -200,11 +213,11 @@ def _signature(path: Path) -> tuple[int, ...] | None:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
-def _is_in_log_mode(path: Path) -> bool:
-    """Return whether the file says that it has a write-ahead log.
+def _is_in_wal_mode(path: Path) -> bool:
+    """Return whether the file's header says that it is in WAL mode.
 
-    Asked of SQLite, which then refuses to read without a lock. Opening and closing the file
-    ourselves would drop the locks this process holds (https://sqlite.org/howtocorrupt.html, 2.2).
+    In that mode SQLite refuses to read with `nolock=1`. Reading the header ourselves would drop the
+    locks this process holds on the file (https://sqlite.org/howtocorrupt.html, 2.2).
     """
     with contextlib.closing(connect(path, "ro", "nolock=1")) as connection:
         try:
@@ -212,11 +225,11 @@ def _is_in_log_mode(path: Path) -> bool:
         except sqlite3.OperationalError as error:
             return error.sqlite_errorcode == sqlite3.SQLITE_CANTOPEN and path.exists()
         except sqlite3.DatabaseError:
-            return False  # no database, as whoever reads it will be told
+            return False  # not a database: the first read will raise
     return False
 
 
-def _acts_for_owner(path: Path) -> bool:
-    """Return whether what this process lays beside a file is its owner's: root's is."""
+def _is_owner_or_root(path: Path) -> bool:
+    """Return whether this process runs as the file's owner or as root."""
     geteuid: Callable[[], int] | None = getattr(os, "geteuid", None)
     return geteuid is None or geteuid() in (0, path.stat().st_uid)

@@ -1,4 +1,4 @@
-"""SQLite's rows and our records: one into the other, and nothing else."""
+"""Converts SQLite's rows to records, and records to parameters."""
 
 import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -18,49 +18,49 @@ Fetch = Callable[[str, Mapping[str, Any]], Awaitable[Sequence[Sequence[Any]]]]
 """Run one SELECT with its parameters."""
 
 COLUMNS_OF_HISTORY: Final = ", ".join(f"history.{name}" for name in COLUMNS)
-"""`COLUMN_LIST`, where other tables are near."""
+"""`COLUMN_LIST` for a join: each column with its table's name."""
 
 NULL: Final = float("nan")
-"""NULL as a parameter: SQLite stores it for NaN. For None, Python's sqlite3 looks for an adapter
-each time, which takes ten times as long (270 ns on 3.11), with the GIL held while others wait."""
+"""NULL as a parameter: SQLite stores NaN as NULL. For None, Python's sqlite3 searches an adapter
+each time, which takes ten times as long (270 ns on 3.11) with the GIL held."""
 ROW_WIDTH: Final = len(COLUMNS) + 1
-"""Parameters of a record: its columns, and its memory's key in the index."""
+"""The number of a record's parameters: its columns, and its memory's key in the index."""
 NOT_YET: Final = -1
-"""Instead of the key, where the record is to be indexed later."""
+"""Takes the place of the key if the record is to be indexed later."""
 
 _EVENT_TEXTS: Final[dict[str, str]] = {event: event.value for event in Event}
-"""Of the events there are; a copied record may have another, as text."""
+"""The texts of mem0's events. A copied record may have another event, as text."""
 
 
 MOST_PACKED: Final = 512
-"""Most rows that come as one: taking them apart keeps the event loop for half a millisecond."""
+"""The most rows to pack into one: unpacking them blocks the event loop for half a millisecond."""
 LONGEST_PACKED: Final = 4096
-"""Longest text of such a row, in characters: long texts take long, and memory for a copy."""
-_IS_ODD: Final = " OR ".join(
+"""The longest text in a packed row, in characters: packing takes time and memory for a copy."""
+_CANNOT_BE_PACKED: Final = " OR ".join(
     (
         *(f"{name} >= x''" for name in COLUMNS),
         *(f"length({name}) > {LONGEST_PACKED}" for name in ("old_memory", "new_memory")),
     )
 )
-"""SQL: whether a row has a BLOB, which JSON can't hold, or a long text. To SQLite everything that
-is no BLOB is less than the empty one."""
+"""SQL condition: a row has a BLOB, which JSON can't hold, or a long text. SQLite sorts every other
+value before the empty BLOB."""
 
 
-def packed(select: str) -> str:
-    """Return SQL for all rows of a SELECT, which `record_from_row` takes, as one.
+def packed_sql(select: str) -> str:
+    """Return SQL that packs all rows of a SELECT into one, as a JSON array.
 
-    Python's sqlite3 lets go of the GIL at every row and asks for it again, which in a busy program
-    takes longer than the row: beside 100 agents 70 rows took 7 ms, and as one 2.
+    Python's sqlite3 releases and takes the GIL for each row, which in a busy program takes longer
+    than reading the row: with 100 agents, 70 rows took 7 ms, and packed into one 2.
     """
     return f"""
         SELECT json_group_array(
-            CASE WHEN {_IS_ODD} THEN NULL ELSE json_array({COLUMN_LIST}, time_before) END
+            CASE WHEN {_CANNOT_BE_PACKED} THEN NULL ELSE json_array({COLUMN_LIST}, time_before) END
         ) FROM ({select} LIMIT {MOST_PACKED + 1})
     """
 
 
-def unpacked(rows: Sequence[Sequence[Any]]) -> list[Sequence[Any]] | None:
-    """Return the rows that came as one, or None where they did not: too many, or an odd one."""
+def unpack_rows(rows: Sequence[Sequence[Any]]) -> list[Sequence[Any]] | None:
+    """Return the packed rows; None if they were too many or one could not be packed."""
     if not rows:  # the table is gone
         return None
     try:
@@ -78,9 +78,9 @@ _without_floats: Final = json.JSONDecoder(parse_float=_refused)
 
 
 def parameters(records: Iterable[HistoryRecord], key: Callable[[str], int]) -> list[Any]:
-    """Return the records' parameters, one after the other, as plain types SQLite binds fastest.
+    """Return all records' parameters in one list, as the plain types that SQLite binds fastest.
 
-    `key` gives the last one, of the memory's id.
+    `key` returns the last parameter of each, from the memory's id.
     """
     flat: list[Any] = []
     for record in records:
@@ -101,9 +101,9 @@ def parameters(records: Iterable[HistoryRecord], key: Callable[[str], int]) -> l
 
 
 def record_from_row(row: Sequence[Any]) -> HistoryRecord:
-    """Return the record of a row: its ten columns, and then, if asked for, `time_before`.
+    """Return the record of a row: its ten columns, and perhaps `time_before`.
 
-    That is an instant or its text, or '' where nobody knows.
+    `time_before` is a datetime or its text, or '' if the time is unknown.
     """
     event, created_at, updated_at = row[4], row[5], row[6]
     before = row[10] if len(row) > len(COLUMNS) else None
@@ -122,8 +122,8 @@ def record_from_row(row: Sequence[Any]) -> HistoryRecord:
     )
 
 
-def rows_in_todays_types(found: Iterable[Sequence[Any]]) -> list[Row]:
-    """Return rows' ten columns, without the two behind them, as `row_of` their records would be."""
+def rows_in_current_types(found: Iterable[Sequence[Any]]) -> list[Row]:
+    """Return rows' ten columns, without the two after them, in the types that `row_of` returns."""
     return [
         (
             *columns,
@@ -138,5 +138,5 @@ def rows_in_todays_types(found: Iterable[Sequence[Any]]) -> list[Row]:
 
 
 def _time_text(value: Any) -> str | None:
-    """DATETIME has NUMERIC affinity: what others stored as '2025' comes back as a number."""
+    """Return a stored time as text: '2025' comes back as a number from a DATETIME column."""
     return None if value is None else str(value)

@@ -1,6 +1,6 @@
-"""All memories of a SQLite file as they were at an instant.
+"""The state of all memories of a SQLite file at an instant.
 
-SQLite sorts the history by memory, in temporary files, to find where each memory's record is.
+SQLite sorts the history by memory, in temporary files, to find each memory's record.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,9 +16,9 @@ _IS_GONE: Final = "event = 'DELETE' OR is_deleted NOT IN (0, '')"
 
 
 def find_sql(time_before: str) -> str:
-    """Return the SELECT of the history's newest record, then of a page's places a row.
+    """Return the SELECT of the newest record, followed by one row per page with its positions.
 
-    `time_before` is that of `Lookup`. Takes `:when`, an instant as text.
+    `time_before` is that of `Lookup`. The SELECT takes `:when`, an instant as text.
     """
     occurred_at = times.occurred_at("history", time_before)
     return f"""
@@ -33,10 +33,10 @@ def find_sql(time_before: str) -> str:
 
 
 def fetch_sql(columns: str) -> str:
-    """Return the SELECT of a page's records, none where they may have moved.
+    """Return the SELECT of a page's records, which returns none if they may have moved.
 
-    They are where they were as long as the newest record is: places go up without gaps where
-    SQLite numbers them anew, and start over in a table that was made anew.
+    They have not moved if the newest record has not: SQLite renumbers rows without gaps, and starts
+    at 1 in a recreated table.
     """
     return f"""
     SELECT {columns} FROM history
@@ -46,10 +46,10 @@ def fetch_sql(columns: str) -> str:
 
 
 class FileStates:
-    """Reads the states at one instant; not to be used for another.
+    """Reads the states of all memories at one instant; make one for each instant.
 
     Args:
-        time_before, columns: as the file's `HistoryReader` has them.
+        time_before, columns: those of the file's `HistoryReader`.
     """
 
     def __init__(self, fetch: Fetch, time_before: str, columns: str) -> None:
@@ -61,7 +61,7 @@ class FileStates:
     async def find(self, when: datetime) -> Sequence[str]:
         sql = find_sql(self._time_before)
         found = await self._fetch(sql, {"when": times.instant_text(when)})
-        if not found:  # an old file has not every table
+        if not found:  # an old file lacks some tables
             return []
         newest, newest_id = found[0]
         self._newest = {"newest": newest, "newest_id": newest_id}

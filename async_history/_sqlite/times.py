@@ -1,7 +1,7 @@
-"""When a change happened, in SQL: instants of every spelling, as text that compares.
+"""SQL expressions for the time of a change, as text that sorts by time.
 
-Nearly all times are as we write them, in UTC and to the microsecond, which compares as it is. What
-is spelt otherwise Python reads, one by one.
+Nearly all times have our own format, UTC with microseconds, which sorts as text. Others are
+converted by a Python function, one by one.
 """
 
 import sqlite3
@@ -10,34 +10,34 @@ from typing import Any, Final
 
 from async_history._core.records import parse_time
 
-_AS_WE_WRITE_IT: Final = "????-??-??T??:??:??.??????+00:00"
-"""What has this shape is taken for a time: to look at each digit took three times as long as all
-the rest of a scan."""
+_OUR_FORMAT: Final = "????-??-??T??:??:??.??????+00:00"
+"""A text of this shape counts as a time. Checking each digit took three times as long as the rest
+of a scan."""
 
 _FIRST: Final = "0001-01-01T00:00:00.000000+00:00"
 _LAST: Final = "9999-12-31T23:59:59.999999+00:00"
 
 
 def own_time(row: str) -> str:
-    """Return SQL of what a row itself says of its time: text of any spelling, a number, NULL."""
+    """Return SQL for a row's own time as stored: text in any format, a number, or NULL."""
     return f"CASE {row}.event WHEN 'ADD' THEN {row}.created_at ELSE {row}.updated_at END"
 
 
 def is_plain(row: str) -> str:
-    """Return the SQL condition that a row's time is spelt as we write it."""
-    return f"{own_time(row)} GLOB '{_AS_WE_WRITE_IT}'"
+    """Return the SQL condition that a row's own time has our format."""
+    return f"{own_time(row)} GLOB '{_OUR_FORMAT}'"
 
 
 def own_instant(row: str) -> str:
-    """Return SQL of the instant that a row itself names; NULL where it names none."""
+    """Return SQL for a row's own time as sortable text; NULL if it has none."""
     own = own_time(row)
     return f"CASE WHEN {is_plain(row)} THEN {own} ELSE async_history_instant({own}) END"
 
 
 def occurred_at(row: str, time_before: str) -> str:
-    """Return SQL of a row's instant as text that compares; NULL where nobody knows.
+    """Return SQL for a row's time as sortable text; NULL if it is unknown.
 
-    `time_before` is SQL of the instant that the row has where it names none.
+    `time_before` is SQL for the time of a row that has none of its own.
     """
     own = own_time(row)
     return (
@@ -47,7 +47,7 @@ def occurred_at(row: str, time_before: str) -> str:
 
 
 def missing_time(row: str, time_before: str) -> str:
-    """Return SQL of `time_before` where a row itself names no instant; else NULL."""
+    """Return SQL for `time_before` if a row has no time of its own; else NULL."""
     return (
         f"CASE WHEN {is_plain(row)} OR async_history_instant({own_time(row)}) IS NOT NULL"
         f" THEN NULL ELSE {time_before} END"
@@ -55,10 +55,10 @@ def missing_time(row: str, time_before: str) -> str:
 
 
 def instant_text(moment: datetime) -> str:
-    """Return an instant as the text it is compared as."""
+    """Return an instant as sortable text."""
     try:
         return moment.astimezone(UTC).isoformat(timespec="microseconds")
-    except OverflowError:  # within a day of the first or last that UTC has
+    except OverflowError:  # within a day of the first or last time in UTC
         return _FIRST if moment.year == 1 else _LAST
 
 
@@ -68,5 +68,5 @@ def _instant(stored: Any) -> str | None:
 
 
 def add_time_function(connection: sqlite3.Connection) -> None:
-    """Give a connection the function that the expressions here call."""
+    """Add to a connection the SQL function that these expressions call."""
     connection.create_function("async_history_instant", 1, _instant, deterministic=True)

@@ -1,7 +1,7 @@
-"""Blocking work on a thread of its own, which can be told to stop.
+"""Runs blocking work on a new thread, and stops it when its caller is cancelled.
 
-Not on one of anyio's, nor of the loop's executor: a program's calls may hold all of those while
-they wait for their acks, and the writer would wait for one of them.
+The threads of anyio and of the loop's executor won't do: a program's calls may hold all of them
+while they wait for their acks, and the writer would then wait for one of them.
 """
 
 import asyncio
@@ -19,17 +19,17 @@ from async_history._sqlite.fork import using_sqlite
 T = TypeVar("T")
 
 _ASK_AGAIN_S: Final = 0.01
-"""Pause between two interruptions of work that was told to stop: between two statements an
-interruption is lost."""
+"""Seconds between two interruptions of cancelled work: SQLite ignores one that comes between two
+statements."""
 
 _this_thread = threading.local()
 
 
 async def run_in_thread(function: Callable[[], T]) -> T:
-    """Run a function on a new thread and return what it returns.
+    """Run a function on a new thread and return its result.
 
-    Where the caller is cancelled, the function is told to stop (see `stopping`), the connections
-    it has opened are interrupted, and this raises when its thread is done with it.
+    If the caller is cancelled, `is_stopping` becomes true on the thread, the connections that the
+    function has opened are interrupted, and this raises once the function has ended.
 
     Raises:
         StorageError: no thread could be started.
@@ -38,14 +38,15 @@ async def run_in_thread(function: Callable[[], T]) -> T:
     return await to_the_end(work.begin(), work.stop)
 
 
-def stopping() -> bool:
+def is_stopping() -> bool:
     """Return whether the caller of this thread's function was cancelled."""
     work: _Work[object] | None = getattr(_this_thread, "work", None)
     return work is not None and work.is_stopped
 
 
 def interrupt_when_stopping(connection: sqlite3.Connection) -> None:
-    """Interrupt this connection's statement when this thread's function shall stop."""
+    """Interrupt this connection's statement when the caller of this thread's function is
+    cancelled."""
     work: _Work[object] | None = getattr(_this_thread, "work", None)
     if work is not None:
         work.connections.append(connection)

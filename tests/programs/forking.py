@@ -224,7 +224,7 @@ async def plain(path: str) -> None:
 
 async def in_use(path: str) -> None:
     """Another thread is in the middle of a statement: what it uses is refused, nothing hangs."""
-    fork.ANSWER_S = 0.5
+    fork.RESPONSE_S = 0.5
     await own(path, "parent")
     history = BlockingHistoryManager(path)
     connection = history.connection
@@ -255,7 +255,7 @@ async def in_use(path: str) -> None:
 
 async def mutex(path: str) -> None:
     """SQLite does not answer in the child: it says so instead of waiting for ever."""
-    fork.ANSWER_S = 0.5
+    fork.RESPONSE_S = 0.5
 
     def child() -> None:
         asyncio.events._set_running_loop(None)
@@ -270,7 +270,7 @@ async def mutex(path: str) -> None:
 
 async def mutex_of_what_is_open(path: str) -> None:
     """The same where a history is open: it is not closed in the child, and the fork ends."""
-    fork.ANSWER_S = 0.5
+    fork.RESPONSE_S = 0.5
     parent = os.getpid()
 
     def held(call: Callable[..., Any]) -> Callable[..., Any]:

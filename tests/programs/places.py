@@ -251,7 +251,7 @@ def looks(folder: Path, state: str) -> None:
             said = in_child(lambda: asyncio.run(look(path, elsewhere)), uid)  # noqa: B023
             if state == "killed, no index" and uid == OTHER:
                 assert said.startswith("StorageReadOnly: "), said
-                assert "let its owner open it" in said
+                assert "as its owner" in said
             else:
                 assert said == str(records), (look, uid, mode, said)
             assert listing(home) == before, (look, uid, mode)

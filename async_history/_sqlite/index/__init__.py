@@ -1,12 +1,13 @@
-"""The tables that find records in a SQLite file, and whether they can be trusted.
+"""The index of a SQLite file: side tables that find a memory's, an actor's and a time's records.
 
-What the rest of the package uses of them is named here; no other module names the tables.
+Other packages import only the names listed here, and no other module names the tables.
 
-- `levels`: where a memory's records are. `blocks`, `block_notes`: when changes happened, and where
-  an actor's are. `undated`: whose time a record has that names none.
-- `lookup`: how rows are found through them.
-- `validity`: whether they are of the history that is there. `upkeep`: making and building them.
-- `transaction`: writing where every record is indexed. `faults`: what a check finds.
+- `levels`: the positions of each memory's records. `blocks`, `block_notes`: the times and actors in
+  each block of rows. `undated`: the time of records that have none of their own.
+- `lookup`: the SQL that finds rows through the index, or without it.
+- `validity`: SQL conditions that the index belongs to the history. `upkeep`: making and building
+  it.
+- `transaction`: a transaction in which every record is indexed. `faults`: checking each entry.
 """
 
 from typing import Final
@@ -26,8 +27,8 @@ from async_history._sqlite.index.levels import (
     add_functions,
     index_foreign_rows,
     memory_key,
+    nth_position,
     ordered_positions,
-    place_of_given,
     remove_entries,
 )
 from async_history._sqlite.index.lookup import (
@@ -37,9 +38,9 @@ from async_history._sqlite.index.lookup import (
     Lookup,
     Source,
     named,
-    named_together,
+    parameters_of_several,
 )
-from async_history._sqlite.index.transaction import IndexBehind, indexed_transaction
+from async_history._sqlite.index.transaction import IndexOutdated, indexed_transaction
 from async_history._sqlite.index.upkeep import (
     begin_statements,
     build,
@@ -48,13 +49,13 @@ from async_history._sqlite.index.upkeep import (
     index_version,
     is_current,
     is_ready,
-    note_copied,
+    mark_copied,
     remove_obstacles,
 )
 from async_history._sqlite.index.validity import LOWEST_ROWID, ROWID_LIMIT, SCHEMA_UNCHANGED
 
 KEEP_INDEX: Final = f"{MOVE_SLICES}\n{NOTE_BLOCKS}"
-"""Run once on a connection that writes: its triggers keep the index while records are added."""
+"""Run once on a writing connection: creates triggers that update the index as records are added."""
 
 __all__ = [
     "ADD_ENTRY",
@@ -72,7 +73,7 @@ __all__ = [
     "THROUGH_INDEX",
     "WITHOUT_INDEX",
     "Direction",
-    "IndexBehind",
+    "IndexOutdated",
     "Lookup",
     "Source",
     "add_functions",
@@ -85,12 +86,12 @@ __all__ = [
     "indexed_transaction",
     "is_current",
     "is_ready",
+    "mark_copied",
     "memory_key",
     "named",
-    "named_together",
-    "note_copied",
+    "nth_position",
     "ordered_positions",
-    "place_of_given",
+    "parameters_of_several",
     "remove_entries",
     "remove_obstacles",
     "wrong_entries",

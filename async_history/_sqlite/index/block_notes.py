@@ -1,9 +1,9 @@
-"""When the changes in a SQLite file happened, and where an actor's are: noted block by block.
+"""The times and the actors in each block of rows: recorded when the block is full.
 
-An index on the actor would be written at as many places as there are actors, and one on the time
-would not give records in their order. So what a block of rowids holds is noted when it is full:
-sorted, in one go, at the end of a table. An actor's records are sought in each block in turn, which
-gives them in order; a time's in the blocks that it can be in.
+An ordinary index on the actor would write to as many pages as there are actors, and one on the time
+would not return records in their order. So the contents of a block of rowids are recorded when it
+is full: sorted, in one statement, at the end of a table. A search for an actor reads the blocks one
+after the other, which keeps the order. A search for a time reads the blocks that can contain it.
 """
 
 import sqlite3
@@ -22,7 +22,8 @@ SELECT rowid >> {SPANS.bits},
 FROM (SELECT rowid, {times.own_instant("history")} AS instant FROM history WHERE {SPANS.unindexed})
 GROUP BY 1
 """
-"""Notes '' where a record names no time: `DATE_RECORDS` and `_NOTE_DATED_SPANS` come next."""
+"""Records '' if a record has no time of its own: `DATE_RECORDS` and `_NOTE_DATED_SPANS` run
+next."""
 _NOTE_DATED_SPANS: Final = f"""
 UPDATE async_history_spans SET (earliest, latest) = (
     SELECT coalesce(min(instant), '~'), coalesce(max(instant), '!') FROM (
@@ -33,7 +34,7 @@ UPDATE async_history_spans SET (earliest, latest) = (
 )
 WHERE {undated.IS_BEGUN}
 """
-"""Of a block whose records have no time at all, no time is in the span: from '~' to '!'."""
+"""A block whose records have no time gets an empty span: from '~' to '!'."""
 _NOTE_ACTORS: Final = f"""
 INSERT OR IGNORE INTO async_history_actors (block, actor_id, position)
 SELECT rowid >> {CHUNKS.bits}, actor_id, rowid FROM history
@@ -54,7 +55,7 @@ _NOTE: Final = (
     _NOTE_CHUNKS,
     _STAMP,
 )
-"""Statements that note all full blocks, one after the other."""
+"""Statements that record all full blocks, to be run in this order."""
 
 NOTE_BLOCKS: Final = f"""
 DROP TRIGGER IF EXISTS temp.async_history_note_blocks;
@@ -64,10 +65,10 @@ WHEN {SPANS.has_unindexed}
 BEGIN{"".join(f"{statement};" for statement in _NOTE)}
 END;
 """
-"""Run once on a connection that writes: the statement that fills a block notes it."""
+"""Run once on a writing connection: creates a trigger that records each block when it is full."""
 
 
 def note_blocks(connection: sqlite3.Connection) -> None:
-    """Note all full blocks, inside the caller's write transaction."""
+    """Record all full blocks, inside the caller's write transaction."""
     for statement in _NOTE:
         connection.execute(statement)

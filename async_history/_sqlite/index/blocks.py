@@ -1,4 +1,4 @@
-"""Blocks of rowids in a SQLite file, and how far what is noted of them reaches."""
+"""The tables with a row per block of rowids, and SQL for which blocks they cover."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -13,7 +13,8 @@ from async_history._sqlite.index.validity import (
 
 @dataclass(frozen=True, slots=True)
 class Blocks:
-    """A table with a row for each full block of 2 ** `bits` rowids, and its stamp in one block."""
+    """A table with a row for each full block of 2 ** `bits` rowids, and its stamp at block
+    `stamp`."""
 
     table: str
     bits: int
@@ -21,13 +22,13 @@ class Blocks:
 
     @property
     def size(self) -> int:
-        """How many rowids a block has."""
+        """The number of rowids in a block."""
         return 1 << self.bits
 
     @property
     def through(self) -> str:
-        """SQL of the last rowid of the last block noted: where the index is not of this table, that
-        is before all rows."""
+        """SQL value: the last rowid of the last recorded block; before all rows if the index is not
+        valid."""
         return f"""(
             SELECT CASE WHEN {INDEX_IS_VALID}
                 THEN ((max(block) + 1) << {self.bits}) - 1 ELSE {LOWEST_ROWID} END
@@ -36,7 +37,7 @@ class Blocks:
 
     @property
     def next(self) -> str:
-        """SQL of the block behind the last one noted."""
+        """SQL value: the block after the last recorded one."""
         return f"""(
             SELECT coalesce(max(block) + 1, (SELECT min(rowid) >> {self.bits} FROM history))
             FROM {self.table} WHERE block > {self.stamp}
@@ -44,25 +45,27 @@ class Blocks:
 
     @property
     def newest(self) -> str:
-        """SQL of the block behind the last one of which all rows are in the memory index."""
+        """SQL value: the block after the last one whose rows are all in the memory index."""
         return f"(SELECT (indexed_through + 1) >> {self.bits} FROM async_history_state)"
 
     @property
     def has_unindexed(self) -> str:
-        """SQL condition: a block is full that is not noted."""
+        """SQL condition: a full block is not recorded yet."""
         return f"{self.next} < {self.newest}"
 
     @property
     def unindexed(self) -> str:
-        """SQL condition of the rows in full blocks that are not noted."""
+        """SQL condition: a row is in a full block that is not recorded yet."""
         return f"rowid >= {self.next} << {self.bits} AND rowid < {self.newest} << {self.bits}"
 
     def of(self, larger: "Blocks") -> str:
-        """Return the SQL of the larger block that a `block` of these is in."""
+        """Return SQL for the larger block that contains a `block` of this table."""
         return f"block >> {larger.bits - self.bits}"
 
 
 SPANS: Final = Blocks("async_history_spans", 9, SPANS_STAMP)
-"""For times. A block is about a batch, and what is scanned where it is not full: 0.2 ms."""
+"""Blocks for times. One is about a batch; scanning the rows of one that is not full takes
+0.2 ms."""
 CHUNKS: Final = Blocks("async_history_chunks", 13, CHUNKS_STAMP)
-"""For actors: larger, as each is a place to look, and noting it takes some milliseconds."""
+"""Blocks for actors. They are larger because a search visits each one. Recording one takes some
+milliseconds."""

@@ -1,4 +1,4 @@
-"""Where the index of a SQLite file is wrong, entry by entry."""
+"""Checks the index of a SQLite file, entry by entry."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -45,7 +45,8 @@ _WRONG_TIMES: Final = tuple(
 
 
 def wrong_entries(connection: sqlite3.Connection) -> Iterator[tuple[str, int, str]]:
-    """Yield what is wrong with records, of how many, and the id of one, in a current index."""
+    """Yield each kind of fault in a current index: its text, the number of records, and one's
+    id."""
     for statements, what in (
         ((_NOT_FOUND,), "are not found by their memory"),
         ((_WRONG_ACTORS,), "are not found by their actor"),

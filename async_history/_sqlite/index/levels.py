@@ -1,16 +1,16 @@
-"""Where a memory's records are in a SQLite file: the index of (memory, position).
+"""The memory index of a SQLite file: entries of (memory, position) in three levels.
 
-An ordinary index on random memory ids dirties about one page for each row once it is large: at
-3 million rows that costs two thirds of the write speed (benchmarks/growth.py measures it). So the
-entries live in three levels, a small one that takes every insert, a middle one, and a large one.
-Every `STEP` rows one slice of the key space moves a level down, so that a statement touches a few
-dense pages instead of a thousand scattered ones. All of it is SQL inside the inserting statement.
+An ordinary index on random memory ids dirties about one page per row once it is large: at 3 million
+rows that costs two thirds of the write speed (benchmarks/growth.py measures it). So the entries are
+in three levels: a small one that takes every insert, a middle one and a large one. Every `STEP`
+rows, one slice of the key space moves down a level, so that a statement writes a few dense pages
+instead of a thousand scattered ones. All of it is SQL inside the inserting statement.
 
-What the levels cover is noted in `async_history_state`. Readers scan what lies beyond, so rows
-that others wrote (plain mem0, a shell) are always found, and `index_foreign_rows` adds them. Our
-own wait there, too, where they come one by one: a lone record writes no page of the index, and the
-one that makes `TAIL_ROWS` of them indexes all. Where the index is not of this table, nothing is
-covered.
+`async_history_state` says up to which row the levels are complete. Readers scan the rows after it.
+So they also find rows that other programs wrote (plain mem0, a shell), which `index_foreign_rows`
+adds. Single records of ours wait there, too, so that their commits write no page of the index; the
+one that makes `TAIL_ROWS` of them indexes all. If the index is not valid for this table, it covers
+no rows.
 """
 
 import json
@@ -29,32 +29,34 @@ from async_history._sqlite.index.validity import (
 )
 
 STEP = 512
-"""Rows between two moves: about one full batch, so a batch moves one slice of each level."""
+"""Rows between two moves: about one full batch, so that a batch moves one slice of each level."""
 TAIL_ROWS = 64
-"""Most rows that ours leave unindexed: about 5 us to scan on average, where a page more in a lone
-record's commit takes 25."""
+"""The most rows that single records leave unindexed. Scanning them takes about 5 us on average; one
+more page in a single record's commit takes 25."""
 _RECENT_SLICES = 16
 """`recent` holds at most STEP * 16 = 8,192 entries: about 50 pages, rewritten by every batch."""
 _MIDDLE_SLICES = 256
-"""`middle` holds at most STEP * 256 = 131,072 entries: a slice of it is about a batch's worth."""
+"""`middle` holds at most STEP * 256 = 131,072 entries: a slice of it has about as many as a
+batch."""
 _KEY_BYTES = 6
 _KEYS = 1 << 8 * _KEY_BYTES
 _KEYS_KEPT = 16_384
-"""Memories whose keys are not computed again: 3 MB. To compute one takes three times as long as a
-CRC, to look it up a third."""
+"""Memories whose keys are cached: 3 MB. Computing a key takes three times as long as a CRC; reading
+a cached one takes a third."""
 
 LEVELS = ("async_history_recent", "async_history_middle", "async_history_settled")
 
 SEVERAL_KEYS = "memory IN (SELECT value FROM json_each(:memories))"
-"""SQL condition of the entries of memories whose keys are given as JSON."""
+"""SQL condition: an entry is of one of the memories whose keys are given as JSON."""
 
 
 @lru_cache(_KEYS_KEPT)
 def memory_key(memory_id: str | None) -> int:
-    """Return the index's key of a memory: a hash of 48 bits, spread evenly and the same everywhere.
+    """Return the index's key of a memory: an evenly spread hash of 48 bits, the same on each
+    machine.
 
-    Two memories may share a key; readers compare the id itself too. But nobody can make many that
-    do, as anybody can with a CRC: each look-up, and each step of pruning, would walk them all.
+    Two memories may share a key, so readers compare the id too. With a CRC, a user could construct
+    many that do, and each lookup and pruning step would read them all.
     """
     return _key(memory_id.encode()) if memory_id else 0
 
@@ -64,14 +66,15 @@ def _key(stored: bytes) -> int:
 
 
 def _stored_key(encoding: str, stored: bytes | None) -> int:
-    """`memory_key` of a stored id's bytes, whatever was stored: text of others may be no text."""
+    """Return the `memory_key` of a stored id's bytes, which another program may have stored as a
+    BLOB."""
     if not stored or encoding == "UTF-8":
         return _key(stored) if stored else 0
     return memory_key(stored.decode(encoding, "replace"))
 
 
 def _slice(slices: int) -> tuple[str, str]:
-    """SQL for the first and last key of the slice whose turn it is at `new.indexed_through`."""
+    """Return SQL for the first and last key of the slice to move at `new.indexed_through`."""
     width = _KEYS // slices
     first = f"(abs(new.indexed_through) / {STEP} % {slices} * {width})"
     return first, f"{first} + {width - 1}"
@@ -94,17 +97,17 @@ BEGIN{_move(LEVELS[0], LEVELS[1], _RECENT_SLICES)}{_move(LEVELS[1], LEVELS[2], _
     UPDATE async_history_state SET {stamped("lower_stamp")};
 END;
 """
-"""Run once on a connection that writes. Temporary: nothing of it is stored in the file."""
+"""Run once on a writing connection: creates a temporary trigger, which the file does not store."""
 
 COMPLETE = covers_all_but(0)
 NEARLY_COMPLETE = covers_all_but(TAIL_ROWS)
-"""SQL conditions: every row is indexed; or so nearly that records can be added."""
+"""SQL conditions: every row is indexed; all but so few that records can be added."""
 
 
 def positions(is_key: str, is_memory: str) -> str:
-    """Return an SQL subquery: the rows that may be of the memories that two conditions name.
+    """Return an SQL subquery: the rows that may belong to the memories that two conditions select.
 
-    `is_key` is a condition on `memory`, a key, and `is_memory` on `memory_id` in `history`.
+    `is_key` is a condition on `memory`, a key; `is_memory` one on `memory_id` in `history`.
     """
     return f"""
     SELECT position FROM main.async_history_settled WHERE {is_key}
@@ -128,14 +131,15 @@ def ordered_positions(
     key: str = ":memory",
     memory_id: str = ":memory_id",
 ) -> str:
-    """Return an SQL table: each `position` that may be of one memory, in order, beyond a place.
+    """Return an SQL table: each `position` that may belong to one memory, in order.
 
-    `beyond` is SQL of that place, not included; `key` and `memory_id` SQL of the memory's.
+    `beyond` is SQL for the position after which to start; `key` and `memory_id` are SQL for the
+    memory's.
 
-    The levels are merged as they are read: the first rows cost the same in a long history. Let it
-    be the outer table of a CROSS JOIN that has no order of its own.
+    SQLite merges the levels as it reads them, so the first rows cost the same in a long history.
+    Use it as the outer table of a CROSS JOIN without an ORDER BY of its own.
     """
-    # Named, for the memory may be that of a row in `history` too.
+    # The table has an alias because the memory may be that of a row in `history`, too.
     bound, tail = "true", f"tail.rowid > {INDEXED_THROUGH}"
     if beyond is not None and direction == "ASC":
         bound, tail = f"position > {beyond}", f"tail.rowid > max({beyond}, {INDEXED_THROUGH})"
@@ -144,7 +148,7 @@ def ordered_positions(
     levels = " UNION ".join(
         f"SELECT position FROM main.{level} WHERE memory = {key} AND {bound}" for level in LEVELS
     )
-    # Without a limit SQLite may leave out the order of what is joined.
+    # Without a limit SQLite may ignore the ORDER BY in a join.
     return f"""(
     {levels}
     UNION SELECT position FROM main.async_history_strays WHERE {bound}
@@ -160,8 +164,8 @@ INDEX_TAIL = f"""
         AND rowid <= (SELECT max(rowid) FROM history) - {{but}};
     UPDATE async_history_state SET {NOTE_REACH}, {stamped("recent_stamp")};
 """
-"""Statements of a trigger that index a few rows, all but the last `but`, which are: see
-`NEARLY_COMPLETE`."""
+"""Statements of a trigger that index the last few rows, except the last `but`, which already are:
+see `NEARLY_COMPLETE`."""
 TAIL_IS_LONG = f"""(
     (SELECT max(rowid) FROM history) - (SELECT indexed_through FROM async_history_state)
     >= {TAIL_ROWS}
@@ -177,29 +181,30 @@ _INDEX_FOREIGN_ROWS = (
     "DELETE FROM async_history_strays",
     f"UPDATE async_history_state SET {NOTE_REACH}, {stamped('lower_stamp')} WHERE {INDEX_IS_VALID}",
 )
-"""Run one after the other in a write transaction, these index the rows that others wrote."""
+"""Statements that index the rows that other programs wrote, to be run in order in a write
+transaction."""
 INDEX_NO_ROWS = f"UPDATE async_history_state SET {NOTE_REACH}"
-"""Where `history` is empty, this is all there is to do."""
+"""Statement that completes the index if `history` is empty."""
 
 
 def add_functions(connection: sqlite3.Connection) -> None:
-    """Give a connection the function that indexing rows calls."""
+    """Add to a connection the SQL function that the index statements call."""
     (encoding,) = connection.execute("PRAGMA encoding").fetchone()
     connection.create_function("async_history_key", 1, partial(_stored_key, encoding))
 
 
 def index_foreign_rows(connection: sqlite3.Connection) -> None:
-    """Index the rows that others wrote, inside the caller's write transaction."""
+    """Index the rows that other programs wrote, inside the caller's write transaction."""
     for statement in _INDEX_FOREIGN_ROWS:
         connection.execute(statement)
 
 
-def place_of_given(direction: Direction, offset: str, beyond: str = "true") -> str:
-    """Return an SQL value: a position of `given`'s memory, so many places from one of its ends.
+def nth_position(direction: Direction, offset: str, beyond: str = "true") -> str:
+    """Return an SQL value: the position of `given`'s memory at an offset, in order of positions.
 
     `given` has a `memory`, which is the key, and a `memory_id`; `beyond` is a condition on the
-    positions. The levels are merged as they are read: it costs no more in a long history. Every
-    row is indexed.
+    positions. SQLite merges the levels as it reads them, so it costs no more in a long history.
+    Every row must be indexed.
     """
     levels = " UNION ".join(
         f"SELECT position FROM main.{level} WHERE memory = given.memory AND {beyond}"
@@ -219,13 +224,13 @@ ADD_ENTRY = """
     INSERT OR REPLACE INTO async_history_recent (memory, position)
     VALUES (new.memory, last_insert_rowid());
 """
-"""Statement of a trigger that indexes the row it has just inserted, whose key is `new.memory`."""
+"""Statement of a trigger that indexes the row just inserted, whose key is `new.memory`."""
 
 _KEYS_OF_SEVERAL = " UNION ALL ".join(
     f"SELECT memory FROM main.{level} WHERE {SEVERAL_KEYS}" for level in LEVELS
 )
 COUNT_ENTRIES = f"SELECT memory, count(*) FROM ({_KEYS_OF_SEVERAL}) GROUP BY memory"
-"""Statement: how many entries the keys have that are given as JSON, `:memories`."""
+"""Statement that counts the entries of each key in `:memories`, a JSON array."""
 
 _REMOVE_ENTRIES = tuple(
     f"""
@@ -238,7 +243,7 @@ _REMOVE_ENTRIES = tuple(
 
 
 def remove_entries(connection: sqlite3.Connection, entries: Sequence[tuple[int, int]]) -> None:
-    """Remove entries whose rows are gone, each a key and a position."""
+    """Remove the entries of removed rows, each given as a key and a position."""
     given = json.dumps(entries)
     for statement in _REMOVE_ENTRIES:
         connection.execute(statement, (given,))

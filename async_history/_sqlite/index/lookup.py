@@ -1,4 +1,4 @@
-"""Where the rows of a memory, an actor or a time are sought, as SQL: through the index, or not."""
+"""SQL that finds the rows of a memory, an actor or a time, with the index or without it."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -22,10 +22,11 @@ _SEVERAL: Final = "memory_id IN (SELECT value FROM json_each(:memory_ids))"
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where rows of `history` are sought: SQL of tables, of what relates them, of their order.
+    """Tables to search for rows of `history`: SQL for the FROM, the join condition and the ORDER
+    BY.
 
-    `since`, `until` and `after` are what these mean for the tables beside it. Where there is no
-    `order`, the tables give the rows in order as they are read.
+    `since`, `until` and `after` are these filters' conditions on the index tables. An empty `order`
+    means that SQLite already reads the rows in order.
     """
 
     tables: str
@@ -83,7 +84,8 @@ _BEYOND_CHUNKS: Final = Source("history", f"history.rowid > {CHUNKS.through}")
 
 
 def _of_memory(direction: Direction = "ASC", beyond: str | None = None) -> Source:
-    """Return where a memory's rows are, in order, beyond a place; takes what `Lookup.one` does."""
+    """Return the source of a memory's rows, in order, after `beyond`; parameters as
+    `Lookup.one`."""
     return Source(
         f"{ordered_positions(direction, beyond)} AS place CROSS JOIN main.history AS history",
         "history.rowid = place.position",
@@ -93,12 +95,15 @@ def _of_memory(direction: Direction = "ASC", beyond: str | None = None) -> Sourc
 
 @dataclass(frozen=True, slots=True)
 class Lookup:
-    """How rows are found.
+    """SQL that finds rows.
 
-    `one` and `several` are SQL conditions of a memory's rows: the one takes `:memory_id` and
-    `:memory`, the other `:memory_ids` and `:memories`, both as JSON. `time_before` is SQL of the
-    instant of a row in `history` that names none. A memory's rows in order, an actor's and a time's
-    are in the sources of theirs; of several one after the other.
+    Attributes:
+        one: condition for one memory's rows; takes `:memory_id` and `:memory`.
+        several: condition for several memories' rows; takes `:memory_ids` and `:memories`, both as
+            JSON.
+        time_before: the time of a row in `history` that has none of its own.
+        of_memory: returns the source of a memory's rows, in order.
+        of_actor, of_time: sources of an actor's or a time's rows, to be read one after the other.
     """
 
     one: str
@@ -128,18 +133,18 @@ WITHOUT_INDEX: Final = Lookup(
     )""",
     of_memory=lambda direction, beyond: HISTORY,
 )
-"""For a file that is read as it is."""
+"""The lookup for a file without an index."""
 
 
 def named(memory_ids: Sequence[str]) -> Mapping[str, Any]:
-    """Return the parameters of `Lookup.one` for one memory, or of `Lookup.several`."""
+    """Return the parameters of `Lookup.one` for one memory, of `Lookup.several` for several."""
     if len(memory_ids) == 1:
         return {"memory_id": memory_ids[0], "memory": memory_key(memory_ids[0])}
-    return named_together(memory_ids)
+    return parameters_of_several(memory_ids)
 
 
-def named_together(memory_ids: Sequence[str]) -> Mapping[str, Any]:
-    """Return the parameters of `Lookup.several`, also for one memory."""
+def parameters_of_several(memory_ids: Sequence[str]) -> Mapping[str, Any]:
+    """Return the parameters of `Lookup.several`, for any number of memories."""
     return {
         "memory_ids": json.dumps(memory_ids),
         "memories": json.dumps([memory_key(memory_id) for memory_id in memory_ids]),

@@ -1,14 +1,14 @@
-"""Whose time a record has that names none: noted in a SQLite file, block by block.
+"""The time of records without one: a table says which earlier record dates each of them.
 
-Plain mem0 writes such records (without times its `add_history` stores none, and its DELETE rows had
-none for long). Each has the time of its memory's record before it, which may have none either: to
-look back each time would take the square of their number. So with a full block the record is noted
-that each of them is dated by: the last one before it that names a time. Where there is none it is
-the memory's first record: nobody knows when that was.
+Plain mem0 writes such records: its `add_history` stores no time if it is given none, and its DELETE
+rows had none in many versions. Such a record has the time of its memory's previous record, which
+may have none either. Searching backwards for each of them would take quadratic time. So when a
+block is full, a table gets, for each record without a time, the last earlier record of its memory
+that has one. If there is none, it gets the memory's first record, whose time is unknown.
 
-What is noted holds: where others remove or change such a record, triggers take back what rested on
-it (migrations/sqlite). Of what is not noted the memory's records are looked through, backwards, up
-to one that names its time or is noted.
+If another program removes or changes a record that dates others, triggers remove those entries
+(see `schema`). For a record without an entry, the memory's earlier records are read backwards up to
+one that has a time or an entry.
 """
 
 from typing import Final
@@ -25,7 +25,7 @@ def _key(row: str) -> str:
 
 
 def _noted(row: str) -> str:
-    """Return SQL of the row that a row is noted to be dated by; NULL where nothing is noted."""
+    """Return SQL for the row that dates a row, from the table; NULL if it has no entry."""
     return (
         f"(SELECT dated_by FROM {_TABLE}"
         f" WHERE position = {row}.rowid AND position <= {SPANS.through})"
@@ -33,7 +33,7 @@ def _noted(row: str) -> str:
 
 
 def noted_time(row: str) -> str:
-    """Return SQL of the instant of the row that a row is noted to be dated by."""
+    """Return SQL for the time of the row that dates a row, from the table."""
     return (
         f"(SELECT {times.own_instant('dated')} FROM main.history AS dated"
         f" WHERE dated.rowid = {_noted(row)})"
@@ -41,7 +41,7 @@ def noted_time(row: str) -> str:
 
 
 def _last_before(columns: str, row: str, place: str) -> str:
-    """Return SQL value: of the row's memory, the last before a place that is dated or noted."""
+    """Return SQL for columns of the memory's last row before a position with a time or an entry."""
     before = ordered_positions("DESC", place, key=_key(row), memory_id=f"{row}.memory_id")
     return f"""(
         SELECT {columns} FROM {before} AS place
@@ -53,7 +53,7 @@ def _last_before(columns: str, row: str, place: str) -> str:
 
 
 def time_before(row: str) -> str:
-    """Return SQL of the instant of a row that names none; NULL where nobody knows."""
+    """Return SQL for the time of a row that has none of its own; NULL if it is unknown."""
     instant = f"coalesce({times.own_instant('earlier')}, {noted_time('earlier')})"
     return (
         f"CASE WHEN {_noted(row)} IS NOT NULL THEN {noted_time(row)}"
@@ -63,7 +63,7 @@ def time_before(row: str) -> str:
 
 
 IS_BEGUN: Final = "(earliest = '' AND latest = '')"
-"""SQL condition: a block's span waits for its undated records to be dated."""
+"""SQL condition: a block's row waits until its undated records have entries."""
 DATE_RECORDS: Final = f"""
 INSERT OR REPLACE INTO async_history_undated (position, dated_by)
 SELECT position, coalesce(
@@ -90,4 +90,4 @@ FROM (
 ) AS seen CROSS JOIN history AS first ON first.rowid = first_of_memory
 WHERE is_undated
 """
-"""Statement that notes the undated records of the blocks that are begun."""
+"""Statement that adds entries for the undated records of the blocks that wait for them."""

@@ -1,4 +1,4 @@
-"""Making the index of a SQLite file, building it, and asking whether it can be used."""
+"""Creating the index of a SQLite file, filling it, and checking its version and state."""
 
 import secrets
 import sqlite3
@@ -22,22 +22,22 @@ from async_history._sqlite.index.validity import (
 
 _HAS_STATE: Final = "SELECT count(*) FROM main.sqlite_master WHERE name = 'async_history_state'"
 _VERSION: Final = "SELECT max(version) FROM main.async_history_state"
-_IN_THE_WAY: Final = f"""
+_OBSTACLES: Final = f"""
 SELECT type, name FROM main.sqlite_master
 WHERE type = 'trigger' AND name GLOB 'async_history_*'
     OR type = 'view' AND name IN ({", ".join("?" * len(INDEX_TABLES))})
 """
-"""Triggers of any version of ours, on whatever table by now; views of our tables' names."""
+"""Triggers of any version of this library, on any table, and views with our tables' names."""
 
 
 def has_index(connection: sqlite3.Connection) -> bool:
-    """Return whether a file has an index, of whatever version, however damaged."""
+    """Return whether a file has an index of any version, even a damaged one."""
     (count,) = connection.execute(_HAS_STATE).fetchone()
     return bool(count)
 
 
 def index_version(connection: sqlite3.Connection) -> int | None:
-    """Return the version of a file's index; None where the index does not say it."""
+    """Return the version of a file's index; None if there is no index or it has no version."""
     if not has_index(connection):
         return None
     version: int | None
@@ -46,12 +46,12 @@ def index_version(connection: sqlite3.Connection) -> int | None:
 
 
 def is_current(connection: sqlite3.Connection, version: int) -> bool:
-    """Return whether the index has this version and file and tables are those it was built with."""
+    """Return whether the index has this version and was built with this file and these tables."""
     return _holds(connection, SCHEMA_UNCHANGED, version)
 
 
 def is_ready(connection: sqlite3.Connection, version: int) -> bool:
-    """Return whether the index is current and records can be added as it is."""
+    """Return whether the index is current and complete enough to add records."""
     return _holds(connection, f"{SCHEMA_UNCHANGED} AND {NEARLY_COMPLETE}", version)
 
 
@@ -68,13 +68,13 @@ def _holds(connection: sqlite3.Connection, condition: str, version: int) -> bool
 
 
 def remove_obstacles(connection: sqlite3.Connection) -> None:
-    """Drop what stands in the way of today's tables and triggers."""
-    for kind, name in connection.execute(_IN_THE_WAY, INDEX_TABLES).fetchall():
+    """Drop triggers and views whose names the current tables and triggers need."""
+    for kind, name in connection.execute(_OBSTACLES, INDEX_TABLES).fetchall():
         connection.execute(f'DROP {kind} main."{name}"')
 
 
 def build(connection: sqlite3.Connection) -> None:
-    """Index all rows that are not, inside the caller's write transaction."""
+    """Index all unindexed rows, inside the caller's write transaction."""
     add_functions(connection)
     times.add_time_function(connection)
     index_foreign_rows(connection)
@@ -82,13 +82,13 @@ def build(connection: sqlite3.Connection) -> None:
 
 
 def drop_statements() -> Iterator[str]:
-    """Yield statements that remove the index."""
+    """Yield the statements that drop the index."""
     yield from (f"DROP TRIGGER IF EXISTS main.{trigger}" for trigger in HISTORY_TRIGGERS)
     yield from (f"DROP TABLE IF EXISTS main.{table}" for table in INDEX_TABLES)
 
 
 def begin_statements(version: int) -> Iterator[str]:
-    """Yield statements that note an empty index as of this file's `history`."""
+    """Yield the statements that mark an empty index as belonging to this file's `history`."""
     schema_version = _new_schema_version()
     yield f"""
         INSERT INTO main.async_history_state
@@ -117,10 +117,10 @@ def begin_statements(version: int) -> Iterator[str]:
     yield f"PRAGMA main.schema_version = {schema_version}"
 
 
-def note_copied(connection: sqlite3.Connection, schema_version: int) -> None:
-    """Note that a copy of a whole file, whose `schema_version` was this, has its index too.
+def mark_copied(connection: sqlite3.Connection, schema_version: int) -> None:
+    """Mark the index in a copy of a whole file, whose `schema_version` was this, as valid there.
 
-    SQLite counts a copy's versions anew.
+    SQLite gives a copy another `schema_version`.
     """
     if not has_index(connection):
         return

@@ -1,34 +1,34 @@
-"""Whether the index in a SQLite file is of the history that is there: as SQL conditions.
+"""SQL conditions that the index in a SQLite file belongs to the history in it.
 
-The index is right as long as every change passes the triggers that keep it. So it is enough to know
-that table, triggers and side tables are those that were there when it was built, and that none of
-them came from elsewhere since: out of a dump, a clone, a backup, another file. Nobody has to be
-asked whether rows were counted: a number that counting can reach is no proof.
+The index is right as long as each change fires the triggers that maintain it. So it suffices to
+check that table, triggers and side tables are the ones it was built with, and that none of them
+has been replaced since from a dump, a clone, a backup or another file. Counting rows proves
+nothing: two different tables can have the same number.
 
-What is looked at, and what it tells:
+The checks:
 
-- `PRAGMA schema_version`, which we set to a random number: no table, trigger or index was changed.
-  A file that was rebuilt counts its own; VACUUM, too, adds one. Looked at when a file is opened.
-- The id of the last row that is covered, and where SQLite keeps the table: the rows were not given
-  other rowids, and `history` is no other table. Looked at in every statement: this is cheap.
-- Stamps, random numbers in the state and in each side table, which change together: the side
-  tables belong to each other, each as it was last written. Looked at when a file is opened.
+- `PRAGMA schema_version`, which we set to a random number, is unchanged: no table, trigger or index
+  was changed. A rebuilt file has its own; VACUUM also changes it. Checked when a file is opened.
+- The id of the last covered row and the table's root page are unchanged: the rows have the same
+  rowids, and `history` is the same table. Checked in each statement, because it is cheap.
+- Stamps are equal: random numbers in the state and in each side table, which change together. So
+  all side tables are of the same state. Checked when a file is opened.
 """
 
 from typing import Final
 
 LOWEST_ROWID: Final = -(1 << 63)
 ROWID_LIMIT: Final = 1 << 62
-"""Rows lie below it, and above its negative. At the end of what SQLite can count it numbers rows at
-random; so far from it there is room for all that will ever come."""
+"""Rowids must be between this and its negative. SQLite numbers rows at random after the largest
+rowid; this limit leaves enough rowids before that."""
 STAMP: Final = (1 << 62) - 1
 SPANS_STAMP: Final = -(1 << 54)
 CHUNKS_STAMP: Final = -(1 << 50)
-"""The blocks that hold a stamp: those of the lowest rowids."""
+"""The blocks that hold a stamp; their rowids are below all rows."""
 UNDATED_STAMP: Final = -(1 << 62)
-"""The position that holds one: below all rows."""
+"""The position that holds a stamp, below all rows."""
 STAMP_KEY: Final = -1
-"""The memory whose entry holds a level's stamp."""
+"""The key whose entry holds a level's stamp."""
 
 INDEX_TABLES: Final = tuple(
     f"async_history_{name}"
@@ -44,7 +44,7 @@ INDEX_TABLES: Final = tuple(
         "undated",
     )
 )
-"""The side tables that are derived: they can be made anew at any time."""
+"""The side tables with derived data, which can be rebuilt at any time."""
 HISTORY_TRIGGERS: Final = tuple(
     f"async_history_{name}"
     for name in (
@@ -62,7 +62,7 @@ HISTORY_TRIGGERS: Final = tuple(
         "dated_by_moved",
     )
 )
-"""The triggers that stand on `history`. (Those on side tables go and come with these.)"""
+"""The triggers on `history`. (Those on side tables are dropped with their tables.)"""
 
 _THIS_TABLE: Final = """(
     EXISTS (
@@ -72,19 +72,19 @@ _THIS_TABLE: Final = """(
     )
     AND (SELECT id FROM main.history WHERE rowid = state.indexed_through) IS state.through_id
 )"""
-"""SQL condition on `state`. A table that was made anew stands elsewhere in sqlite_master, or its
-page was free before; where rows were numbered anew, the last one has another rowid."""
+"""SQL condition on `state`: `history` is the table that it describes. A recreated table has another
+row in sqlite_master or another root page; after renumbering, the last row has another rowid."""
 
 INDEX_IS_VALID: Final = (
     f"EXISTS (SELECT 1 FROM main.async_history_state AS state WHERE {_THIS_TABLE})"
 )
-"""SQL condition: the index is of the rows of this table. Each statement asks."""
+"""SQL condition: the index belongs to this table's rows. Each statement checks it."""
 
 INDEXED_THROUGH: Final = f"""coalesce(
     (SELECT state.indexed_through FROM main.async_history_state AS state WHERE {_THIS_TABLE}),
     {LOWEST_ROWID}
 )"""
-"""SQL value: the last row that the index covers, before all rows where it covers none."""
+"""SQL value: the last rowid that the index covers; before all rows if it covers none."""
 
 _HAS_TRIGGERS: Final = f"""(
     SELECT count(*) = {len(HISTORY_TRIGGERS)} FROM main.sqlite_master
@@ -122,12 +122,12 @@ SCHEMA_UNCHANGED: Final = f"""(
 )"""
 """SQL condition: file, table, triggers and side tables are those that the index was built with.
 
-PRAGMA schema_version inside a statement takes longer than all the rest, so this is asked when a
-file is opened."""
+PRAGMA schema_version inside a statement takes longer than all other checks, so this is checked when
+a file is opened."""
 
 
 def covers_all_but(rows: int) -> str:
-    """Return the SQL condition: all rows are indexed, but for so many of the last ones at most."""
+    """Return the SQL condition that all rows are indexed, except at most the last `rows`."""
     return f"""({_HAS_TRIGGERS} AND EXISTS (
         SELECT 1 FROM main.async_history_state AS state
         WHERE {_THIS_TABLE}
@@ -139,9 +139,9 @@ def covers_all_but(rows: int) -> str:
 
 
 def stamped(*stamps: str) -> str:
-    """Return what an UPDATE of the state sets to change stamps, in the tables that have them, too.
+    """Return the SET clause of an UPDATE of the state that changes stamps, also in the side tables.
 
-    Each is moved by the same random number as its copies, so those that differ go on differing.
+    Each stamp moves by the same random number as its copies, so stamps that differ stay different.
     """
     moved = ", ".join(f"{stamp} = ({stamp} + step) & {STAMP}" for stamp in stamps)
     return f"{moved}, step = random() & {STAMP}"
@@ -151,4 +151,4 @@ NOTE_REACH: Final = """
     indexed_through = coalesce((SELECT max(rowid) FROM main.history), 0),
     through_id = (SELECT id FROM main.history ORDER BY rowid DESC LIMIT 1)
 """
-"""What an UPDATE of the state sets where all rows are covered."""
+"""The SET clause of an UPDATE of the state that marks all rows as covered."""

@@ -1,1 +1,1 @@
-"""The tables of a SQLite file, and the adoption of every older layout of mem0's."""
+"""The tables of a SQLite file (numbered .sql), and the adoption of mem0's older layouts."""

@@ -1,4 +1,7 @@
-"""Make any SQLite file of mem0's ours: one transaction, checked row by row before anything goes."""
+"""Adoption: brings any SQLite file of mem0 to the current layout, in one transaction.
+
+Records that must be rewritten are compared row by row before the old tables are dropped.
+"""
 
 import logging
 import os
@@ -19,19 +22,19 @@ from async_history._core.validation import (
 from async_history._sqlite import index
 from async_history._sqlite.errors import (
     absolute,
-    as_of_one_moment,
     connect,
     file_size,
+    read_snapshot,
     typed_errors,
     wait_for_lock,
 )
 from async_history._sqlite.files import remove
 from async_history._sqlite.fork import using_sqlite
-from async_history._sqlite.journal import place_of, use_journal
-from async_history._sqlite.readonly import Look, looked, require_writable
+from async_history._sqlite.journal import location_of, use_journal
+from async_history._sqlite.readonly import ReadOnlyFile, read_with_retry, require_writable
 from async_history._sqlite.schema import layouts, lone_rows
-from async_history._sqlite.schema.file_copy import back_up, check_room
-from async_history._sqlite.schema.layouts import Found
+from async_history._sqlite.schema.file_copy import back_up, check_free_space
+from async_history._sqlite.schema.layouts import HistoryTables
 from async_history._sqlite.schema.rewrite import COPIED_ROWS, rewrite
 from async_history._sqlite.schema.versions import VERSION, install_statements
 
@@ -43,24 +46,24 @@ class AdoptionReport:
     """What an adoption did, or in a dry run would do."""
 
     path: str | None
-    """The file; None of a database in memory."""
+    """The file; None for a database in memory."""
     done: bool
-    """False of a dry run: nothing was changed."""
+    """False for a dry run: nothing was changed."""
     sources: tuple[str, ...] = ()
     """The tables that the records came from and their layouts, like `history (mem0 0.0.2)`."""
     records: int = 0
-    """Records of the file; 0 where it was ready already."""
+    """Records in the file; 0 if it was ready already."""
     rewritten: bool = False
-    """Whether the records were rewritten to today's layout."""
+    """Whether the records were rewritten to the current layout."""
     backup: str | None = None
-    """The path of the file as it was before; None where it was not rewritten, or by choice."""
+    """The path of the copy made before; None if nothing was rewritten or no copy was wanted."""
     left_out_columns: tuple[str, ...] = ()
-    """Columns that have no place in today's layout, as `table.column`. The backup has them."""
+    """Columns that the current layout does not have, as `table.column`. The backup has them."""
     left_out_objects: tuple[str, ...] = ()
-    """Indexes and triggers of others on a replaced table. The backup has them."""
+    """Indexes and triggers of other programs on a replaced table. The backup has them."""
 
     def outcome(self) -> str:
-        """Return the outcome as one paragraph for people."""
+        """Return the outcome as one paragraph of text."""
         where = self.path or "the database in memory"
         if not self.rewritten:
             verb = "is" if self.done else "can be"
@@ -73,9 +76,9 @@ class AdoptionReport:
             "to mem0's ten columns."
         )
         if left_out := self.left_out_columns + self.left_out_objects:
-            text += f" Without a place there: {', '.join(left_out)}."
+            text += f" Not kept, because that layout has no place for them: {', '.join(left_out)}."
         if self.backup:
-            text += f" The file as it was: {self.backup}."
+            text += f" A copy of the old file: {self.backup}."
         return text
 
 
@@ -88,15 +91,15 @@ def prepare(
     on_progress: StepProgress | None = None,
     copied_rows: int = COPIED_ROWS,
 ) -> AdoptionReport:
-    """Bring a file to today's layout and index it, in one transaction, or leave it untouched.
+    """Bring a file to the current layout and index it, in one transaction, or leave it unchanged.
 
-    The connection is in autocommit mode; `path` names its file, None a database in memory.
-    Records are rewritten only where their layout asks for it, after a copy of the file was made
-    beside it (`<name>.before-adoption-<UTC>.bak`, mode 0600), `copied_rows` a statement.
+    The connection must be in autocommit mode; `path` is its file, None for a database in memory.
+    Records are rewritten only if their layout requires it, `copied_rows` per statement, after a
+    copy of the file was made next to it (`<name>.before-adoption-<UTC>.bak`, mode 0600).
 
     Raises:
-        MigrationError: the layout is not known, or newer; two tables disagree about a record; or
-            there is no room.
+        MigrationError: the layout is unknown or newer, two tables disagree about a record, or the
+            disk has too little free space.
         sqlite3.Error: the driver failed, or the lock was not free within `lock_timeout_s`.
     """
     name = str(path) if path else None
@@ -109,7 +112,7 @@ def prepare(
         if is_prepared(connection):  # by another process, while we waited
             connection.execute("ROLLBACK")
             return report
-        if index.is_current(connection, VERSION):  # others only added or removed records
+        if index.is_current(connection, VERSION):  # only records were added or removed
             index.build(connection)
         else:
             found, report = _plan(connection, path, backup=backup)
@@ -131,7 +134,7 @@ def prepare(
 
 
 def rebuild(connection: sqlite3.Connection, lock_timeout_s: float) -> None:
-    """Build the index of a file of today's layout anew, in a transaction of its own."""
+    """Rebuild the index of a file of the current layout, in its own transaction."""
     wait_for_lock(lambda: connection.execute("BEGIN IMMEDIATE"), lock_timeout_s)
     try:
         check_version(connection)
@@ -144,34 +147,34 @@ def rebuild(connection: sqlite3.Connection, lock_timeout_s: float) -> None:
 
 
 def is_prepared(connection: sqlite3.Connection) -> bool:
-    """Tell, without a lock, whether the file is of our version and can be written as it is."""
+    """Return, without a lock, whether the file has our version and can be written as it is."""
     return index.is_ready(connection, VERSION)
 
 
 def check_version(connection: sqlite3.Connection) -> None:
-    """Refuse a file that a newer version of this library has written.
+    """Check that no newer version of this library has written the file.
 
     Raises:
         MigrationError: our tables in it have a later version than `VERSION`.
     """
     version = index.index_version(connection)
     if version is not None and version > VERSION:
-        raise layouts.refusal(
+        raise layouts.migration_error(
             connection,
             f"its side tables have version {version}, this async_history knows {VERSION}",
             "upgrade async_history",
         )
 
 
-def as_is_view(connection: sqlite3.Connection) -> str | None:
-    """Return how to read the file without changing it, None where `history` is as it should be.
+def compatibility_view(connection: sqlite3.Connection) -> str | None:
+    """Return a SELECT that reads an old layout as the current one; None if `history` is current.
 
-    The SELECT gives `rowid` and today's ten columns; make a temporary view `history` of it.
+    It returns `rowid` and the current ten columns, for a temporary view `history`.
 
     Raises:
         MigrationError: as for `prepare`.
     """
-    with as_of_one_moment(connection):
+    with read_snapshot(connection):
         check_version(connection)
         found = layouts.find(connection)
         if found.sources and not found.needs_rewriting:
@@ -189,21 +192,21 @@ def adopt(
     lock_timeout_s: float = 30.0,
     journal: Journal = "wal",
 ) -> AdoptionReport:
-    """Adopt a file now, or with `dry_run=True` report what that would do and change nothing.
+    """Adopt a file now; with `dry_run=True`, report what that would do and change nothing.
 
-    A file that is refused is not changed at all; one that is adopted is given its journal.
+    A refused file is not changed at all. An adopted one also gets its journal.
 
     Raises:
         MigrationError: as for `prepare`.
-        InvalidInput: naming the argument that can't be used.
-        StorageError: there is no such file, it is no database, it is locked, …
+        InvalidInput: an argument can't be used; the message names it.
+        StorageError: the file does not exist, is not a database, is locked, …
     """
 
-    def plan(look: Look) -> AdoptionReport:
-        look.connection.execute("BEGIN")
-        if is_prepared(look.connection):
+    def plan(open_read_only: ReadOnlyFile) -> AdoptionReport:
+        open_read_only.connection.execute("BEGIN")
+        if is_prepared(open_read_only.connection):
             return AdoptionReport(path=str(file), done=True)
-        return _plan(look.connection, file, backup=backup)[1]
+        return _plan(open_read_only.connection, file, backup=backup)[1]
 
     file = absolute(file_path("path", path))
     check_flag("dry_run", dry_run)
@@ -213,13 +216,13 @@ def adopt(
     check_choice("journal", journal, JOURNALS)
     with typed_errors(str(file)), using_sqlite():
         file_size(file)
-        place = place_of(file, journal)
-        report = looked(lambda: Look(place.file), plan, lock_timeout_s)
+        location = location_of(file, journal)
+        report = read_with_retry(lambda: ReadOnlyFile(location.file), plan, lock_timeout_s)
         if dry_run or report.done:
             return report
-        require_writable(place.file, place.journal)
-        with closing(connect(place.file, "rw")) as connection:
-            use_journal(connection, place.file, place.journal, lock_timeout_s)
+        require_writable(location.file, location.journal)
+        with closing(connect(location.file, "rw")) as connection:
+            use_journal(connection, location.file, location.journal, lock_timeout_s)
             return prepare(
                 connection,
                 file,
@@ -231,7 +234,7 @@ def adopt(
 
 def _plan(
     connection: sqlite3.Connection, path: Path | None, *, backup: bool
-) -> tuple[Found, AdoptionReport]:
+) -> tuple[HistoryTables, AdoptionReport]:
     check_version(connection)
     found = layouts.find(connection)
     report = AdoptionReport(
@@ -248,7 +251,7 @@ def _plan(
         return found, report
     _check_agreement(connection, found)
     if path and records:
-        check_room(connection, path, backup=backup)
+        check_free_space(connection, path, backup=backup)
     return found, replace(
         report,
         left_out_columns=found.left_out_columns(connection),
@@ -258,7 +261,7 @@ def _plan(
 
 def _change(
     connection: sqlite3.Connection,
-    found: Found,
+    found: HistoryTables,
     report: AdoptionReport,
     on_progress: StepProgress | None,
     copied_rows: int,
@@ -279,21 +282,21 @@ def _commit(connection: sqlite3.Connection, lock_timeout_s: float) -> None:
         raise
 
 
-def _check_agreement(connection: sqlite3.Connection, found: Found) -> None:
+def _check_agreement(connection: sqlite3.Connection, found: HistoryTables) -> None:
     record_id = found.conflict(connection)
     if record_id is not None:
         tables = ", ".join(source.table for source in found.sources)
-        raise layouts.refusal(
+        raise layouts.migration_error(
             connection,
             f"the record {record_id} is there more than once, with different values ({tables})",
-            "delete the wrong one of them",
+            "delete the wrong one",
         )
 
 
 def _migrate(connection: sqlite3.Connection) -> None:
-    """Make today's tables, and index all rows anew."""
+    """Create the current tables and index all rows."""
     index.remove_obstacles(connection)
-    lone_rows.restore_memory(connection)
+    lone_rows.renumber_rows(connection)
     for statement in install_statements():
         connection.execute(statement)
     index.build(connection)

@@ -1,4 +1,4 @@
-"""The copy of a file that is made before its records are rewritten, and the room for it."""
+"""Copying a file before its records are rewritten, and checking the free disk space for that."""
 
 import os
 import shutil
@@ -10,22 +10,25 @@ from pathlib import Path
 from async_history._core.progress import StepProgress
 from async_history._sqlite.errors import connect
 from async_history._sqlite.files import remove, sync_folder
-from async_history._sqlite.schema.layouts import refusal
+from async_history._sqlite.schema.layouts import migration_error
 from async_history.errors import MigrationError
 
 _COPY = ".before-adoption"
-"""What a copy's name has behind the file's."""
+"""What follows the file's name in a copy's name."""
 _SIDE_TABLES_BYTES = 1 << 20
-"""More than what the tables of our own take in a small file."""
+"""An upper bound of what our side tables take in a small file."""
 _COPIED_PAGES = 2_000
 """Pages between two reports of a backup's progress: 8 MB."""
 
 
-def check_room(connection: sqlite3.Connection, path: Path, *, backup: bool) -> None:
-    """Refuse to start what the disk has no room for.
+def check_free_space(connection: sqlite3.Connection, path: Path, *, backup: bool) -> None:
+    """Check that the disk has enough free space for rewriting the records.
 
-    Measured at 300,000 records, in sizes of the old file: the log grows to 2.1 (where SQLite is
-    built to overwrite what it frees, as Debian's is), the file by 1.1, and the copy takes 1.
+    Measured at 300,000 records, in sizes of the old file: the log grows to 2.1 (if SQLite is built
+    to overwrite freed pages, as Debian's is), the file by 1.1, and the copy takes 1.
+
+    Raises:
+        MigrationError: it has not.
     """
     (size,) = connection.execute(
         "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"
@@ -33,17 +36,17 @@ def check_room(connection: sqlite3.Connection, path: Path, *, backup: bool) -> N
     needed = size * (9 if backup else 7) // 2 + _SIDE_TABLES_BYTES
     free = shutil.disk_usage(path.resolve().parent).free
     if free < needed:
-        raise refusal(
+        raise migration_error(
             connection,
-            f"rewriting its records needs {needed:,} bytes of room beside it, {free:,} are free",
+            f"rewriting its records needs {needed:,} bytes of disk space, {free:,} are free",
             "free some" + (", or do without the copy of the file (backup=False)" if backup else ""),
         )
 
 
 def back_up(path: Path, on_progress: StepProgress | None) -> Path:
-    """Copy the file beside itself and return where. The caller holds its write lock.
+    """Copy the file into its folder and return the copy's path. The caller holds its write lock.
 
-    The lock also says whose an unfinished copy is: nobody's any more.
+    Because of that lock, an existing unfinished copy is not in use and can be removed.
     """
     file = path.resolve()
     copy = file.with_name(f"{file.name}{_COPY}.unfinished")
@@ -55,7 +58,9 @@ def back_up(path: Path, on_progress: StepProgress | None) -> Path:
             source.backup(
                 target,
                 pages=_COPIED_PAGES,
-                progress=lambda _, left, pages: tell(on_progress, "backup", pages - left, pages),
+                progress=lambda _, left, pages: report_progress(
+                    on_progress, "backup", pages - left, pages
+                ),
             )
             target.execute("PRAGMA journal_mode = DELETE")  # one file, readable anywhere
         copy.replace(finished)
@@ -66,20 +71,20 @@ def back_up(path: Path, on_progress: StepProgress | None) -> Path:
         if not isinstance(error, OSError | sqlite3.Error):
             raise
         raise MigrationError(
-            f"{path}: no copy of it could be made ({error}); see to that, or do without the copy "
+            f"{path}: it could not be copied first ({error}); fix that, or do without the copy "
             "(backup=False). Nothing was changed."
         ) from error
     return finished
 
 
-def copies_of(path: Path) -> tuple[str, ...]:
+def adoption_copies(path: Path) -> tuple[str, ...]:
     """Return the copies of a file that were made before its records were rewritten."""
     file = path.resolve()
-    beside = sorted(str(each) for each in file.parent.iterdir())
-    return tuple(each for each in beside if each.startswith(f"{file}{_COPY}"))
+    side_file = sorted(str(each) for each in file.parent.iterdir())
+    return tuple(each for each in side_file if each.startswith(f"{file}{_COPY}"))
 
 
-def tell(on_progress: StepProgress | None, step: str, done: int, total: int) -> None:
-    """Report progress to whoever asked for it."""
+def report_progress(on_progress: StepProgress | None, step: str, done: int, total: int) -> None:
+    """Report progress, if the caller wants it."""
     if on_progress:
         on_progress(step, done, total)

@@ -1,4 +1,4 @@
-"""Which tables of a SQLite file hold history records, and what their columns mean."""
+"""Finds the tables of a SQLite file that hold history records, in any layout of mem0."""
 
 import sqlite3
 from collections.abc import Sequence
@@ -9,8 +9,8 @@ from async_history._core.records import COLUMNS
 from async_history.errors import MigrationError
 
 _TABLES: Final = ("old_history", "history_old", "memory_history", "history")
-"""Where records may be, the earliest first: what died migrations of mem0 0.0.10 and of 0.1.100
-left, mem0-ts's table, and mem0's own."""
+"""Tables that may hold records, the oldest first: those that interrupted migrations of mem0 0.0.10
+and 0.1.100 left, mem0-ts's table, and mem0's own."""
 
 _MEANINGS: Final = {
     "id": ("id",),
@@ -24,8 +24,8 @@ _MEANINGS: Final = {
     "actor_id": ("actor_id", "participant_id"),
     "role": ("role",),
 }
-"""Today's columns, and the names each has had; the first that is not NULL counts. mem0 0.0.10's
-own migration gave `timestamp` to both times (commit 419dc6598, mem0/memory/storage.py)."""
+"""The current columns, and the names each has had; the first that is not NULL counts. mem0 0.0.10's
+own migration copied `timestamp` to both times (commit 419dc6598, mem0/memory/storage.py)."""
 
 _LAYOUTS: Final = {
     frozenset(columns.split()): name
@@ -56,22 +56,22 @@ class Source:
 
     @property
     def label(self) -> str:
-        """The table and the layout it has, for people."""
+        """The table's name and layout, for messages."""
         layout = _LAYOUTS.get(frozenset(self.columns), f"{len(self.columns)} columns")
         return f"{self.table} ({layout})"
 
     @property
-    def is_todays(self) -> bool:
-        """Whether mem0 2.x would use this table as it is."""
+    def is_current_layout(self) -> bool:
+        """Whether the table has the layout of mem0 2.x."""
         return self.table == "history" and set(self.columns) == set(COLUMNS) and self.id_is_indexed
 
     def names(self, column: str) -> list[str]:
-        """Return which columns of this table mean today's `column`, the one that counts first."""
+        """Return the columns of this table that hold today's `column`, in order of precedence."""
         return [name for name in _MEANINGS[column] if name in self.columns]
 
     @property
     def select(self) -> str:
-        """A SELECT of `place`, which orders this table's records, and of today's columns."""
+        """A SELECT of `place`, the rowid, and of the current columns."""
         columns = ", ".join(f"{self._value(column)} AS {column}" for column in COLUMNS)
         return f"SELECT {self.rowid} AS place, {columns} FROM main.{self.table}"
 
@@ -83,36 +83,36 @@ class Source:
 
     def _id(self) -> str:
         text = "CAST(id AS TEXT)"
-        if "event" not in self.columns:  # mem0-ts counts 1, 2, … in each of its files
+        if "event" not in self.columns:  # mem0-ts numbers records 1, 2, … in each file
             own = "'mem0-ts-' || id || '-' || coalesce(memory_id, '')"
             text = f"CASE typeof(id) WHEN 'integer' THEN {own} ELSE {text} END"
         return f"coalesce({text}, '{self.table}-row-' || {self.rowid})"
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What a file holds: the tables to take records from, and old ones without any."""
+class HistoryTables:
+    """A file's history tables: `sources` to take records from, and `empty` old ones."""
 
     sources: tuple[Source, ...]
     empty: tuple[Source, ...]
 
     @property
     def needs_rewriting(self) -> bool:
-        """Whether the records must move to another table to have today's layout."""
-        return any(not source.is_todays for source in self.sources)
+        """Whether the records must be rewritten to have the current layout."""
+        return any(not source.is_current_layout for source in self.sources)
 
     @property
     def is_plain(self) -> bool:
-        """Whether there is one table that names no id twice: rowids can stay as they are."""
+        """Whether there is one table with unique ids, so that the rowids can stay."""
         return len(self.sources) == 1 and (
             self.sources[0].id_is_rowid or self.sources[0].id_is_indexed
         )
 
     @property
     def select(self) -> str:
-        """A SELECT of `rowid` and today's columns over all sources, each id once.
+        """A SELECT of `rowid` and the current columns over all sources, each id once.
 
-        Of an id that is there twice, the earliest place and what is not NULL count.
+        An id that occurs twice gets its earliest position and the values that are not NULL.
         """
         columns = ", ".join(COLUMNS)
         if not self.sources:
@@ -131,7 +131,7 @@ class Found:
         """
 
     def conflict(self, connection: sqlite3.Connection) -> str | None:
-        """Return an id that is there twice with different values, if there is one."""
+        """Return an id that occurs twice with different values; None if there is none."""
         if self.is_plain or not self.sources:
             return None
         differs = " OR ".join(f"count(DISTINCT {column}) > 1" for column in COLUMNS[1:])
@@ -146,7 +146,8 @@ class Found:
         return None if row is None else str(row[0])
 
     def left_out_columns(self, connection: sqlite3.Connection) -> tuple[str, ...]:
-        """Return the columns that have no place today, or whose place another column takes."""
+        """Return the columns that the current layout lacks, and those that another column
+        overrides."""
         left_out = []
         for source in self.sources:
             used = {name for names in _MEANINGS.values() for name in names}
@@ -157,7 +158,7 @@ class Found:
         return tuple(left_out)
 
     def left_out_objects(self, connection: sqlite3.Connection) -> tuple[str, ...]:
-        """Return the indexes and triggers of others that go when the tables are replaced."""
+        """Return other programs' indexes and triggers, which are dropped with a replaced table."""
         tables = [source.table for source in self.sources]
         rows = connection.execute(
             f"""
@@ -171,11 +172,11 @@ class Found:
         return tuple(name for (name,) in rows)
 
 
-def find(connection: sqlite3.Connection) -> Found:
-    """Look at a file's tables.
+def find(connection: sqlite3.Connection) -> HistoryTables:
+    """Return a file's history tables.
 
     Raises:
-        MigrationError: a table of a name that mem0 uses is not one that mem0 could have made.
+        MigrationError: a table has a name that mem0 uses, but not a layout of mem0.
     """
     _check_messages(connection)
     sources: list[Source] = []
@@ -186,11 +187,11 @@ def find(connection: sqlite3.Connection) -> Found:
             continue
         (filled,) = connection.execute(f"SELECT EXISTS (SELECT 1 FROM main.{table})").fetchone()
         (sources if filled or table == "history" else empty).append(source)
-    return Found(tuple(sources), tuple(empty))
+    return HistoryTables(tuple(sources), tuple(empty))
 
 
-def refusal(connection: sqlite3.Connection, problem: str, advice: str) -> MigrationError:
-    """Return the error that says what was found in which file, and the way out."""
+def migration_error(connection: sqlite3.Connection, problem: str, advice: str) -> MigrationError:
+    """Return the error that names the file, the problem, and what to do about it."""
     (file,) = connection.execute(
         "SELECT file FROM pragma_database_list WHERE name = 'main'"
     ).fetchone()
@@ -207,15 +208,15 @@ def _source(connection: sqlite3.Connection, table: str) -> Source | None:
     if not {"event", "action"} & set(columns):
         missing.append("event")
     if missing:
-        raise refusal(
+        raise migration_error(
             connection,
             f"the table {table} has the columns {', '.join(columns)}, but no {', '.join(missing)}",
-            f"it is no history of mem0's: rename {table}, or keep the history in another file",
+            f"it is not a history of mem0: rename {table}, or keep the history in another file",
         )
     rowid = next((name for name in ("rowid", "oid", "_rowid_") if name not in columns), None)
-    # The documented way to tell: https://www.sqlite.org/withoutrowid.html, section 7.
+    # The documented test: https://www.sqlite.org/withoutrowid.html, section 7.
     if rowid is None or connection.execute(f"PRAGMA main.index_info({table})").fetchall():
-        raise refusal(
+        raise migration_error(
             connection,
             f"the table {table} has no rowid, so the order of its records is not known",
             f"copy it into an ordinary table in the right order, and name that {table}",
@@ -243,7 +244,7 @@ def _columns(connection: sqlite3.Connection, table: str) -> tuple[str, ...] | No
         return None
     if found[0] == "view" or found[1].upper().startswith("CREATE VIRTUAL"):
         kind = "view" if found[0] == "view" else "virtual table"
-        raise refusal(
+        raise migration_error(
             connection,
             f"{table} is a {kind}",
             f"rename it, or keep the history in another file: {table} must be an ordinary table",
@@ -264,7 +265,7 @@ def _names(
 def _check_messages(connection: sqlite3.Connection) -> None:
     columns = _columns(connection, "messages")
     if columns is not None and set(columns) != _MESSAGE_COLUMNS:
-        raise refusal(
+        raise migration_error(
             connection,
             f"the table messages has the columns {', '.join(columns)}, not mem0's six",
             "rename it, or keep the history in another file",
@@ -279,7 +280,7 @@ def _union(sources: Sequence[Source]) -> str:
 
 
 def _adds(connection: sqlite3.Connection, source: Source, first: str, other: str) -> bool:
-    """Return whether a second column of one meaning says what the first does not."""
+    """Return whether two columns of one meaning have different values in some row."""
     (adds,) = connection.execute(
         f"""
         SELECT EXISTS (

@@ -1,41 +1,41 @@
-"""Rows at the ends of what SQLite can count: brought back to where there is room beside them.
+"""Renumbers rows at the lowest and highest rowids, after which no rowids are left.
 
-After a row at the last rowid SQLite numbers new ones at random, and a record's place tells nothing.
+Once a row has the highest rowid, SQLite numbers new rows at random, so their order is lost.
 """
 
 import logging
 import sqlite3
 
 from async_history._sqlite.index import ROWID_LIMIT
-from async_history._sqlite.schema.layouts import refusal
+from async_history._sqlite.schema.layouts import migration_error
 
 _log = logging.getLogger("async_history")
 
 
-def restore_memory(connection: sqlite3.Connection) -> None:
-    """Give rows at either end other rowids, in the same order, inside the caller's transaction.
+def renumber_rows(connection: sqlite3.Connection) -> None:
+    """Renumber rows at either end, in the same order, inside the caller's transaction.
 
     Raises:
-        MigrationError: they are too many.
+        MigrationError: there are too many of them.
     """
     table = connection.execute(
         "SELECT 1 FROM main.sqlite_master WHERE type = 'table' AND lower(name) = 'history'"
     ).fetchone()
     if table is None:
         return
-    moved = _bring(connection, "max", "rowid >= ?", "rowid < ?", 1)
-    moved += _bring(connection, "min", "rowid <= ?", "rowid > ?", -1)
+    moved = _renumber_end(connection, "max", "rowid >= ?", "rowid < ?", 1)
+    moved += _renumber_end(connection, "min", "rowid <= ?", "rowid > ?", -1)
     if moved:
         (_, _, file) = connection.execute("PRAGMA database_list").fetchone()
         _log.warning(
-            "%s: %s rows stood where SQLite can't count on; they have other rowids now, in the "
-            "same order",
+            "%s: %s rows had rowids so near the limit that SQLite could not number new rows; they "
+            "were renumbered in the same order",
             file,
             moved,
         )
 
 
-def _bring(
+def _renumber_end(
     connection: sqlite3.Connection, last: str, is_lone: str, is_not: str, direction: int
 ) -> int:
     limit = direction * ROWID_LIMIT
@@ -51,9 +51,9 @@ def _bring(
         (limit,),
     ).fetchone()
     if abs(place + direction * len(lone)) >= ROWID_LIMIT:
-        raise refusal(
+        raise migration_error(
             connection,
-            f"its rows reach to rowid {place} and {lone[-1][0]}, and new ones would have no place",
+            f"its rowids reach {place} and {lone[-1][0]}, so no rowids are left for new rows",
             "copy history into a new table, in order, and name that history",
         )
     for number, (rowid,) in enumerate(lone, 1):

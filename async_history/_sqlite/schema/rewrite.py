@@ -1,6 +1,6 @@
-"""Moving records of old tables into a new `history`, inside the caller's transaction.
+"""Copies records of old tables into a new `history`, inside the caller's transaction.
 
-The old tables go only when every row of the new one was compared with what was found.
+The old tables are dropped only after each row of the new one was compared with them.
 """
 
 import sqlite3
@@ -8,11 +8,12 @@ from collections.abc import Iterator
 
 from async_history._core.progress import StepProgress
 from async_history._core.records import COLUMNS
-from async_history._sqlite.schema.file_copy import tell
-from async_history._sqlite.schema.layouts import Found, Source, refusal
+from async_history._sqlite.schema.file_copy import report_progress
+from async_history._sqlite.schema.layouts import HistoryTables, Source, migration_error
 
 COPIED_ROWS = 10_000
-"""Rows a statement moves: some tens of milliseconds, so progress shows and an interrupt works."""
+"""Rows per statement. One takes some tens of milliseconds, so that progress is reported and an
+interrupt takes effect."""
 
 _LOWEST_ROWID = -(1 << 63)
 
@@ -26,24 +27,25 @@ CREATE TABLE main.async_history_adopting (
 
 def rewrite(
     connection: sqlite3.Connection,
-    found: Found,
+    found: HistoryTables,
     records: int,
     on_progress: StepProgress | None,
     copied_rows: int = COPIED_ROWS,
 ) -> None:
-    """Replace the tables found by one `history` of today's layout, so many rows a statement.
+    """Replace the old tables by one `history` of the current layout, copying `copied_rows` at a
+    time.
 
     Raises:
-        MigrationError: a record did not come out of the copy to the letter.
+        MigrationError: a copied record differs from the original.
     """
     connection.execute(_CREATE_NEW_TABLE)
     _copy(connection, found, records, on_progress, copied_rows)
-    tell(on_progress, "verify", 0, records)
+    report_progress(on_progress, "verify", 0, records)
     _verify(connection, found, records)
-    tell(on_progress, "verify", records, records)
+    report_progress(on_progress, "verify", records, records)
     for source in found.sources:
         connection.execute(f"DROP TABLE main.{source.table}")
-    # Views of others name `history`: they must neither be rewritten nor be in the way.
+    # Other programs' views name `history`: they must neither be rewritten nor block the rename.
     (legacy,) = connection.execute("PRAGMA legacy_alter_table").fetchone()
     connection.execute("PRAGMA legacy_alter_table = ON")
     try:
@@ -54,7 +56,7 @@ def rewrite(
 
 def _copy(
     connection: sqlite3.Connection,
-    found: Found,
+    found: HistoryTables,
     records: int,
     on_progress: StepProgress | None,
     copied_rows: int,
@@ -64,7 +66,7 @@ def _copy(
     merged = ", ".join(f"{column} = coalesce({column}, excluded.{column})" for column in COLUMNS)
     done = 0
     for source in found.sources:
-        for after, last in _stretches(connection, source, copied_rows):
+        for after, last in _rowid_ranges(connection, source, copied_rows):
             done += connection.execute(
                 f"""
                 INSERT INTO main.async_history_adopting (rowid, {columns})
@@ -74,13 +76,13 @@ def _copy(
                 """,
                 (after, last),
             ).rowcount
-            tell(on_progress, "copy", min(done, records), records)
+            report_progress(on_progress, "copy", min(done, records), records)
 
 
-def _stretches(
+def _rowid_ranges(
     connection: sqlite3.Connection, source: Source, rows: int
 ) -> Iterator[tuple[int, int]]:
-    """Yield the rowids before and at the end of each so many rows of a table."""
+    """Yield, for each `rows` rows of a table, the rowid before the first and that of the last."""
     after = _LOWEST_ROWID
     while True:
         (last,) = connection.execute(
@@ -98,8 +100,8 @@ def _stretches(
         after = last
 
 
-def _verify(connection: sqlite3.Connection, found: Found, records: int) -> None:
-    """Compare every new row with what was found, to the letter and in order."""
+def _verify(connection: sqlite3.Connection, found: HistoryTables, records: int) -> None:
+    """Check that each new row is exactly equal to the old record, and in the same order."""
     same = " AND ".join(
         f"CAST(new.{column} AS TEXT) IS CAST(found.{column} AS TEXT)" for column in COLUMNS
     )
@@ -115,9 +117,9 @@ def _verify(connection: sqlite3.Connection, found: Found, records: int) -> None:
         """
     ).fetchone()
     if not there == wanted == right == records:
-        raise refusal(
+        raise migration_error(
             connection,
-            f"of {records:,} records, {right:,} came out of the copy to the letter"
-            + (f", and {wrong} did not" if wrong is not None else ""),
-            "report this to async_history, with that record",
+            f"of {records:,} records, {right:,} were copied exactly"
+            + (f", and {wrong} was not" if wrong is not None else ""),
+            "report this to async_history's maintainers, with that record",
         )

@@ -1,4 +1,4 @@
-"""The numbered .sql of SQLite: today's tables, each statement repeatable."""
+"""Reads the numbered .sql files, which create the current tables; each statement is repeatable."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from typing import Final
 from async_history._sqlite.index import begin_statements, drop_statements
 
 VERSION: Final = 5
-"""The version of our side tables, noted with the index."""
+"""The version of our side tables, which is stored with the index."""
 
 
 def _read_statements() -> Iterator[str]:
@@ -27,12 +27,14 @@ def _read_statements() -> Iterator[str]:
 
 
 _STATEMENTS: Final = tuple(_read_statements())
-"""Those of every numbered file, in order. Read at import: the loop reads no files."""
+"""The statements of all numbered files, in order. Read at import, to keep files off the loop."""
 
 
 def install_statements() -> Iterator[str]:
-    """Yield the statements that make today's tables and an index without entries, whatever index
-    there was. What was erased stays noted."""
+    """Yield the statements that create the current tables and an empty index.
+
+    They drop an existing index of any version, and keep the log of erasures.
+    """
     yield from drop_statements()
     yield from _STATEMENTS
     yield from begin_statements(VERSION)

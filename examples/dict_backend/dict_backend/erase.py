@@ -7,7 +7,7 @@ from hashlib import blake2b
 from typing import Any, TypeVar
 
 from async_history import backend as api
-from async_history.backend import HistoryRecord, Place
+from async_history.backend import HistoryRecord, RecordRef
 from dict_backend.data import Kept
 
 T = TypeVar("T")
@@ -33,17 +33,17 @@ class DictErasure:
         return api.Residue()
 
     def _places(
-        self, after: Place | None, limit: int | None, wanted: Callable[[HistoryRecord], bool]
-    ) -> list[Place]:
+        self, after: RecordRef | None, limit: int | None, wanted: Callable[[HistoryRecord], bool]
+    ) -> list[RecordRef]:
         is_there = after is not None and self._kept.positions.get(after.id) == after.position
         start = after.position if after is not None and is_there else 0
         items = self._kept.records.items()
-        found = [Place(p, r.id, r.memory_id) for p, r in items if p > start and wanted(r)]
+        found = [RecordRef(p, r.id, r.memory_id) for p, r in items if p > start and wanted(r)]
         return found[:limit]
 
     async def with_text(
-        self, memory_ids: Sequence[str], after: Place | None, limit: int
-    ) -> list[Place]:
+        self, memory_ids: Sequence[str], after: RecordRef | None, limit: int
+    ) -> list[RecordRef]:
         return self._places(
             after,
             limit,
@@ -53,7 +53,7 @@ class DictErasure:
             ),
         )
 
-    async def of_actor(self, actor_id: str, after: Place | None, limit: int) -> list[Place]:
+    async def of_actor(self, actor_id: str, after: RecordRef | None, limit: int) -> list[RecordRef]:
         return self._places(after, limit, lambda one: one.actor_id == actor_id)
 
     async def sizes(self, memory_ids: Sequence[str]) -> dict[str, int]:
@@ -64,12 +64,12 @@ class DictErasure:
         return [self._texts(actor_id, place) for place in places]
 
     async def next_texts(
-        self, actor_id: str, memory_id: str, after: Place | None, limit: int
+        self, actor_id: str, memory_id: str, after: RecordRef | None, limit: int
     ) -> list[api.Texts]:
         places = self._places(after, limit, lambda one: one.memory_id == memory_id)
         return [self._texts(actor_id, place) for place in places]
 
-    def _texts(self, actor_id: str, place: Place) -> api.Texts:
+    def _texts(self, actor_id: str, place: RecordRef) -> api.Texts:
         record = self._kept.records[place.position]
         digests = [
             None if text is None else blake2b(text.encode(), digest_size=16).digest()
@@ -77,7 +77,7 @@ class DictErasure:
         ]
         return api.Texts(place, record.actor_id == actor_id, *digests)
 
-    async def redact(self, columns: api.Columns, places: Sequence[Place]) -> int:
+    async def redact(self, columns: api.Columns, places: Sequence[RecordRef]) -> int:
         lost = 0
         nothing: dict[str, Any] = dict.fromkeys(columns)
         for place in places:

@@ -37,7 +37,7 @@ class DictPruning:
                 edges[memory_id] = position, record.id
         return edges
 
-    async def still_there(self, places: Collection[api.Place]) -> set[api.Place]:
+    async def still_there(self, places: Collection[api.RecordRef]) -> set[api.RecordRef]:
         there = self._kept.positions
         return {place for place in places if there.get(place.id) == place.position}
 
@@ -62,7 +62,7 @@ class DictPruning:
                 found.append(self._candidate(position, record, is_old, alone))
         return found
 
-    async def remove(self, records: Sequence[api.Candidate]) -> set[api.Place]:
+    async def remove(self, records: Sequence[api.Candidate]) -> set[api.RecordRef]:
         there = [one for one in records if self._kept.records.pop(one.position, None)]
         for one in there:
             del self._kept.positions[one.id]
