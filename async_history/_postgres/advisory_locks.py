@@ -1,8 +1,8 @@
-"""Locks of processes in PostgreSQL: advisory locks of one session, for any thread of a process.
+"""Locks between processes on PostgreSQL: advisory locks of one session, for all threads.
 
-The session asks for many locks at a time, and never waits for one at the server: what another
-session has is asked for again. When its connection is lost, its locks are free. It connects and
-asks for them again at once; what somebody took meanwhile is lost for good.
+The session asks for many locks in one statement and never waits at the server: it retries a lock
+that another session has. When its connection is lost, its locks are released. It reconnects at
+once and takes them again; a lock that another session took meanwhile stays lost.
 """
 
 import asyncio
@@ -42,20 +42,20 @@ UNION ALL
 SELECT number, pg_catalog.pg_try_advisory_lock(number)
 FROM pg_catalog.unnest(pg_catalog.string_to_array($2, ',')::bigint[]) AS asked (number)
 """
-"""Leave locks, then ask for others: an Append runs its parts in order. As text, for asyncpg would
-look up what bigint[] is."""
+"""Release locks, then ask for others: an Append plan runs its parts in order. The arguments are
+text, because asyncpg would look up the type bigint[]."""
 _KEEP_ALIVE: Final = """
 SELECT pg_catalog.set_config('tcp_keepalives_idle', '10', false),
        pg_catalog.set_config('tcp_keepalives_interval', '10', false),
        pg_catalog.set_config('tcp_keepalives_count', '3', false),
        pg_catalog.pg_is_in_recovery()
 """
-"""Of a machine that is gone the server would otherwise keep the locks for two hours."""
+"""Otherwise the server would keep the locks of a machine that is gone for two hours."""
 _SHORTEST_PAUSE_S: Final = 0.001
 _LONGEST_PAUSE_S: Final = 0.01
-"""How long until a lock that another session has is asked for again."""
+"""The longest pause in seconds before a lock that another session has is asked for again."""
 _LONGEST_RUN_S: Final = 0.2
-"""How long a lock is handed from turn to turn of one process before others may have it."""
+"""Seconds that one process may pass a lock between its own calls before others may have it."""
 _RECONNECT_S: Final = 0.1
 Tell = Callable[[], None]
 
@@ -64,9 +64,9 @@ class AdvisoryLocks:
     """A process's locks in one schema. See `ProcessLocks`.
 
     Args:
-        server, limits: where and how to connect. One connection more than the pool's is used.
-        schema: that of the history; locks of other schemas are others.
-        retry_timeout_s: how long a server that can't be reached is tried again.
+        server, limits: where and how to connect. It uses one connection beyond the pool's.
+        schema: the history's schema; each schema has its own locks.
+        retry_timeout_s: how long to retry if the server can't be reached.
     """
 
     longest_wait_s: Final = 0.05
@@ -85,12 +85,12 @@ class AdvisoryLocks:
         self._thread: LoopThread | None = None
 
     def open(self) -> None:
-        """Start the session's thread. It connects when it is asked."""
+        """Start the session's thread, which connects when the first lock is asked for."""
         with self._lock:
             if self._thread is None:
                 session = self._new_session(self.most_locks)
                 self._thread = LoopThread(session.end)
-                # What it is called in must not live as long as it does.
+                # In an empty context: the thread would keep the caller's alive.
                 contextvars.Context().run(self._thread.begin, session.serve)
                 self._session = session
 
@@ -99,25 +99,26 @@ class AdvisoryLocks:
         return self._session is not None and self._session.take(self._of(number))
 
     def ask_for(self, number: int, tell: Tell) -> None:
-        """Ask for a lock; `tell` is called when it is granted, or can't be."""
+        """Ask for a lock; `tell` is called when it is granted or has failed."""
         self._require_session().post(_Session.ask, self._of(number), tell)
 
     def stop_asking(self, number: int) -> None:
-        """Ask no more, and leave what was granted and not taken."""
+        """Stop asking for a lock, and release it if it was granted but not taken."""
         if self._session is not None:
             self._session.post(_Session.stop_asking, self._of(number))
 
     def is_asked_for(self, number: int) -> bool:
-        """Whether it was held for `_LONGEST_RUN_S`: who waits elsewhere is not known."""
+        """Return whether a lock has been held for `_LONGEST_RUN_S`, so that other processes may
+        wait for it; whether they do is not known."""
         return self._session is not None and self._session.is_held_long(self._of(number))
 
     def leave(self, number: int) -> None:
-        """Give a lock up."""
+        """Release a lock."""
         if self._session is not None:
             self._session.post(_Session.leave, self._of(number))
 
     def is_lost(self, number: int) -> bool:
-        """Whether the connection that held a lock was lost, and the lock is not had again."""
+        """Return whether a lock was lost with its connection and has not been taken again."""
         return self._session is not None and self._session.is_lost(self._of(number))
 
     def _of(self, number: int) -> int:
@@ -129,10 +130,10 @@ class AdvisoryLocks:
         return self._session
 
     def forget(self) -> None:
-        """Begin again in a forked child."""
+        """Start over in a forked child."""
         self._lock = threading.Lock()
         if self._session is not None:
-            _inherited.append((self._thread, self._session))  # freeing them would close them
+            _inherited.append((self._thread, self._session))  # garbage collection would close them
             self._session.close_inherited()
         self._session = self._thread = None
 
@@ -147,7 +148,7 @@ _inherited: Final[list[object]] = []
 
 
 class _LockConnection(Connection):
-    """A connection that knows its socket."""
+    """A connection with its socket."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -170,10 +171,11 @@ class _Wish:
 
 
 class _Session:
-    """Asks, on the loop of its thread. `post`, `take` and the questions are for every thread.
+    """The session with the locks, on its thread's loop; `post`, `take` and `is_*` work on any
+    thread.
 
-    A lock is granted until its caller takes it, held from then on too, and lost once its
-    connection is, until the next has it again.
+    A lock is held from the server's grant on; `granted` means that its caller has not taken it
+    yet. It is lost when its connection is, until the next connection has it again.
     """
 
     def __init__(
@@ -208,14 +210,16 @@ class _Session:
     # For every thread
 
     def post(self, function: Callable[..., None], *arguments: Any) -> None:
-        """Let the session do something, in the order of these calls."""
+        """Call a function on the session's loop, in the order of these calls."""
         self._posted.append((function, arguments))
         if self._loop is not None and not self._is_told:
             self._is_told = True
             try:
                 self._loop.call_soon_threadsafe(self._news.set)
             except RuntimeError as error:
-                raise HistoryClosed("the history was closed before its turn came") from error
+                raise HistoryClosed(
+                    "the history was closed while this waited for a lock"
+                ) from error
 
     def take(self, number: int) -> bool:
         """Take a lock that was granted.
@@ -235,23 +239,24 @@ class _Session:
         return True
 
     def is_held_long(self, number: int) -> bool:
-        """Whether a lock has been held for `_LONGEST_RUN_S`."""
+        """Return whether a lock has been held for `_LONGEST_RUN_S`."""
         since = self._held_since.get(number)
         return since is not None and monotonic() - since > _LONGEST_RUN_S
 
     def is_lost(self, number: int) -> bool:
-        """Whether a lock that is held may be another's."""
+        """Return whether another session may have a lock that is held here."""
         return number in self._lost or number in self._taken_away
 
     # What is posted
 
     def ask(self, number: int, tell: Tell) -> None:
-        """Wish for a lock. One that is held, or just left, is asked for after others could."""
+        """Queue a request for a lock. One that was just released is first left to other
+        sessions."""
         just_left = number in self._leaving
         self._wishes[number] = _Wish(tell, self._after_others() if just_left else 0.0)
 
     def stop_asking(self, number: int) -> None:
-        """Forget a wish."""
+        """Remove a request."""
         self._wishes.pop(number, None)
         self._failures.pop(number, None)
         try:
@@ -261,7 +266,7 @@ class _Session:
         self.leave(number)
 
     def leave(self, number: int) -> None:
-        """Give a lock up; who wishes for it here again lets others try before."""
+        """Release a lock; if it is requested here again, other sessions may try first."""
         if self._held_since.pop(number, None) is not None and not self.is_lost(number):
             self._leaving[number] = None
         self._lost.discard(number)
@@ -271,19 +276,19 @@ class _Session:
             wish.at = self._after_others()
 
     def _after_others(self) -> float:
-        """When all who wait elsewhere will have asked for what is left now."""
+        """Return the time when all sessions that wait will have asked again."""
         return monotonic() + 2 * _LONGEST_PAUSE_S
 
     # The session
 
     async def serve(self) -> None:
-        """Do what is posted, until the end."""
+        """Run posted functions and ask for locks, until `end`."""
         self._loop = asyncio.get_running_loop()
         if self._is_pooled:
             self._warn_of_pooler()
         try:
             await self._serve()
-        except Exception as error:  # told to all who wait, and to all who come later
+        except Exception as error:  # raised to all callers that wait, and to later ones
             _log.exception("the locks at %s can't be asked for any more", self._server.where)
             self._death = StorageError(f"the locks at {self._server.where} failed: {error!r}")
             for number in list(self._wishes):
@@ -307,7 +312,7 @@ class _Session:
                 await self._ask_server()
 
     def _pause(self) -> float | None:
-        """How long until the server is to be asked, unless there is news: 0 for now."""
+        """Return the seconds until the server is to be asked, 0 for now, unless work is posted."""
         now = monotonic()
         if self._connection is None and self._connect_at > now:
             return self._connect_at - now
@@ -320,7 +325,7 @@ class _Session:
         return self._limits.idle_s
 
     def _asked(self) -> list[int]:
-        """What to ask for now, whoever has waited longest first."""
+        """Return the locks to ask for now, the longest waiting first."""
         now = monotonic()
         due = (
             number
@@ -341,7 +346,7 @@ class _Session:
         try:
             if self._connection is None:
                 await self._connect()
-                leaving = []  # gone with the connection before
+                leaving = []  # released with the previous connection
             if self._is_pooled:
                 for number in list(self._wishes):
                     self._tell(number)
@@ -372,15 +377,16 @@ class _Session:
         self._tell(number)
 
     def _tell(self, number: int) -> None:
-        """Tell who waits, and forget the wish. A lock that is not taken is left."""
+        """Notify the caller that waits, and remove the request; release a lock that can't be
+        taken."""
         wish = self._wishes.pop(number)
         try:
             wish.tell()
-        except RuntimeError:  # the loop of who waits was closed
+        except RuntimeError:  # the caller's loop was closed
             self.stop_asking(number)
 
     def _had_again(self, lost: Sequence[int], is_had: dict[int, bool]) -> None:
-        """Note which locks another connection has again."""
+        """Update which lost locks this connection has again."""
         gone = [number for number in lost if not is_had[number]]
         self._lost.difference_update(lost)
         self._taken_away.update(gone)
@@ -445,7 +451,7 @@ class _Session:
             connection.terminate()
 
     def _failed(self, error: BaseException) -> None:
-        """Try again while the server may come back, and tell who waits when it does not."""
+        """Retry while the server may come back; after that, fail the requests."""
         if not isinstance(error, HistoryError):
             error = StorageUnreachable(f"{self._server.where} did not answer ({error})")
         now = monotonic()
@@ -465,13 +471,14 @@ class _Session:
             self._give_up_connection()
 
     async def end(self) -> None:
-        """Close the connection, and with it leave everything."""
+        """Close the connection, which releases all locks."""
         self._is_ended = True
         self._news.set()
         self._give_up_connection()
 
     def close_inherited(self) -> None:
-        """Close a forked child's descriptor: with it the server would keep its parent's locks."""
+        """Close a forked child's descriptor; otherwise the parent's locks would outlive the
+        parent."""
         descriptor = -1 if self._connection is None else self._connection.socket.fileno()
         if descriptor >= 0:
             os.close(descriptor)

@@ -1,5 +1,5 @@
 # mypy: disable-error-code=import-untyped
-"""What bounds our statements in the server, so that little is left there when we give up."""
+"""The server's settings that limit a statement's time and lock waits, so that none outlives us."""
 
 import contextlib
 from collections.abc import Mapping, Sequence
@@ -11,17 +11,18 @@ from async_history._core.submissions import Submission
 
 _RECORD_S: Final = 0.001
 _BYTES_A_S: Final = 1024 * 1024
-"""What a healthy server may take for what it is given, beyond a try's time: ten times what a slow
-one does, and a slow network."""
+"""Seconds per record and bytes per second that a large batch may take beyond a try's time: ten
+times as slow as a slow server, over a slow network."""
 _UNNOTICED_S: Final = 2.0
-"""What a batch of usual size may take: a transaction that tells the server of it takes two round
-trips more than a statement alone."""
+"""Below this, a batch gets no time of its own: setting it needs a transaction, which takes two more
+round trips than a single statement."""
 _LOCK_PART: Final = 0.8
 _STATEMENT_PART: Final = 0.9
-"""Of a try's time: the server gives up by itself before we cut it off."""
+"""Parts of a try's time after which the server gives up by itself, before we close the
+connection."""
 _CHECK_MS: Final = 1000
 _CHECKS_CLIENT: Final = 14
-"""The first version that looks, while it works, whether its client is still there
+"""The first version that checks, while it works, whether its client is still connected
 (https://www.postgresql.org/docs/14/release-14.html)."""
 _SET: Final = """
 SELECT name, setting FROM pg_catalog.pg_settings
@@ -30,28 +31,28 @@ WHERE name = ANY ('{lock_timeout,statement_timeout,client_connection_check_inter
 """
 
 Said = Mapping[str, int]
-"""Settings that a session has, in milliseconds; 0 is none."""
+"""A session's settings, in milliseconds; 0 is no limit."""
 
 
 def time_for(batch: Sequence[Submission]) -> float:
-    """Return how long a healthy server may need for a batch, in seconds; 0 for a usual one."""
+    """Return the extra seconds that a server may need for a large batch; 0 for a usual one."""
     needed_s = sum(one.record_count * _RECORD_S + one.size_bytes / _BYTES_A_S for one in batch)
     return needed_s if needed_s > _UNNOTICED_S else 0.0
 
 
 async def settings_of(connection: Any) -> Said:
-    """Return what a session has of the settings that are made here."""
+    """Return a session's values of the settings that this module changes."""
     async with connection.transaction():  # behind a pooler a statement needs one
         return {name: int(setting) for name, setting in await connection.fetch(_SET)}
 
 
 def bounds(said: Said, try_s: float, *, is_local: bool) -> str:
-    """Return the statements that bound what a try of so long leaves behind.
+    """Return the statements that limit a try to `try_s` at the server.
 
-    What the session has already counts where it is less: it is somebody's choice.
+    A smaller limit that the session already has is kept: it is the user's choice.
 
     Args:
-        is_local: for the transaction alone.
+        is_local: whether to set them for the transaction only.
     """
     local = "LOCAL " if is_local else ""
     lock, statement = try_s * _LOCK_PART, try_s * _STATEMENT_PART
@@ -62,12 +63,12 @@ def bounds(said: Said, try_s: float, *, is_local: bool) -> str:
 
 
 def short_waits(said: Said, try_s: float, waits: int) -> str:
-    """Return the statement after which so many waits for locks fit into a try."""
+    """Return the statement that limits each lock wait, so that `waits` of them fit into a try."""
     return f"SET LOCAL lock_timeout TO {_least(said, 'lock_timeout', try_s / waits)}"
 
 
 def as_it_was(said: Said) -> str:
-    """Return the statements that give a session back what it had."""
+    """Return the statements that restore a session's settings."""
     return "; ".join(f"SET {name} TO {milliseconds}" for name, milliseconds in said.items())
 
 
@@ -77,7 +78,7 @@ def _least(said: Said, name: str, seconds: float) -> int:
 
 
 async def end_without_client(connection: Any) -> None:
-    """Have the server look, while it works for us, whether we are still there."""
+    """Make the server check, while it works for us, whether we are still connected."""
     if connection.get_server_version().major < _CHECKS_CLIENT:
         return
     with contextlib.suppress(asyncpg.InvalidParameterValueError):  # its system can't

@@ -1,4 +1,4 @@
-"""Checking a history in PostgreSQL: its tables' version, keys, indexes, ids."""
+"""Checks a history in PostgreSQL: its tables' version, keys, indexes, owners and ids."""
 
 from collections.abc import AsyncIterator
 from typing import Any, Final

@@ -1,7 +1,8 @@
-"""Spreading the tables over the nodes of a Citus cluster.
+"""Distributes the tables over the nodes of a Citus cluster.
 
-A memory's history stays on one node, and so does a session scope's buffer: every unique key of
-distributed tables contains that column (https://docs.citusdata.com/en/stable/develop/api_udf.html).
+A memory's history stays on one node, and so does a session scope's buffer: each unique key of a
+distributed table must contain its distribution column
+(https://docs.citusdata.com/en/stable/develop/api_udf.html).
 """
 
 from collections.abc import Mapping
@@ -13,22 +14,22 @@ from async_history._postgres.url import server_url
 from async_history.errors import MigrationError
 
 COLUMNS: Final[Mapping[str, str]] = {"history": "memory_id", "messages": "session_scope"}
-"""By which column each table is distributed."""
+"""The distribution column of each table."""
 
 KEY_OF_A_SHARD: Final = """
 ALTER TABLE {schema}.history DROP CONSTRAINT history_pkey,
     ADD CONSTRAINT history_pkey PRIMARY KEY (id, memory_id)
 """
-"""Instead of the key of `id` alone."""
+"""Replaces the key on `id` alone."""
 _DISTRIBUTE: Final = """
 SELECT pg_catalog.create_distributed_table($1::pg_catalog.regclass, $2, colocate_with => 'none')
 """
 
 
 async def distribute(url: str, schema: str) -> list[str]:
-    """Make the tables distributed ones, and return those that were not; safe to run again.
+    """Distribute the tables, and return the names of those that were not yet; safe to run again.
 
-    Rows that are there are moved, while writers wait.
+    Existing rows are moved, while writers wait.
 
     Raises:
         MigrationError: the database has no Citus extension; nothing was changed.

@@ -1,4 +1,4 @@
-"""Places in a PostgreSQL history: snapshots, and the cursors that are made of them."""
+"""A follower's position in a PostgreSQL history: snapshots, the witness, and the cursor's text."""
 
 import contextlib
 from collections.abc import Sequence
@@ -15,14 +15,15 @@ _DIGITS: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Which transactions are over: those below `xmax` but for the `running` ones."""
+    """Which transactions have ended: those below `xmax` except the `running` ones."""
 
     xmax: int
     running: tuple[int, ...] = ()
 
     @classmethod
     def parse(cls, text: str) -> "Snapshot":
-        """Read a pg_snapshot. One that lists nothing may hide what runs from xmin on."""
+        """Parse a pg_snapshot. If it lists no running ones, only those below xmin count as
+        ended."""
         xmin, xmax, running = text.split(":")
         if not running:
             return cls(int(xmin))
@@ -30,10 +31,10 @@ class Snapshot:
 
     @classmethod
     def read_back(cls, text: str) -> "Snapshot":
-        """Read a snapshot's own text, as cursors have it.
+        """Parse a snapshot's own text from a cursor.
 
         Raises:
-            ValueError: it is none; the server would refuse it.
+            ValueError: it is not one that the server would accept.
         """
         snapshot = cls.parse(text)
         numbers = (*snapshot.running, snapshot.xmax)
@@ -47,11 +48,11 @@ class Snapshot:
         return f"{self.running[0] if running else self.xmax}:{self.xmax}:{running}"
 
     def sees(self, xact: int) -> bool:
-        """Return whether a transaction was over."""
+        """Return whether a transaction had ended."""
         return xact < self.xmax and xact not in self.running
 
     def up_to(self, xact: int) -> "Snapshot":
-        """Return what it says of transactions up to this one, and nothing of later ones."""
+        """Return the snapshot that sees the same up to this transaction, and none after it."""
         xmax = min(self.xmax, xact + 1)
         return Snapshot(xmax, tuple(x for x in self.running if x < xmax))
 
@@ -70,15 +71,16 @@ NOTHING: Final = Snapshot(1)
 
 @dataclass(frozen=True, slots=True)
 class Witness:
-    """The newest record, by its transaction, of those that a place's snapshots see.
+    """The newest record, by its transaction, that a position's snapshots see.
 
-    Where it is another's, or was never there, the server has another past than the place.
+    If the server has another record there, or never had this one, its timeline differs from the
+    position's.
 
     Args:
-        seq: where it stands.
-        digest: of its id.
-        issued: the last `seq` that the server had given out by then; None where the role may not
-            ask for it.
+        seq: the record's `seq`.
+        digest: a digest of the record's id.
+        issued: the last `seq` that the server had issued by then; None if the role may not read
+            it.
     """
 
     seq: int
@@ -87,11 +89,11 @@ class Witness:
 
     @classmethod
     def of(cls, seq: int, record_id: str, issued: int | None) -> "Witness":
-        """Return what a place keeps of a record."""
+        """Return the witness for a record."""
         return cls(seq, _digest(record_id), issued)
 
     def is_of(self, record_id: str) -> bool:
-        """Return whether a record has the id of this one."""
+        """Return whether a record has the witness's id."""
         return self.digest == _digest(record_id)
 
 
@@ -101,15 +103,15 @@ def _digest(record_id: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class FollowPosition:
-    """After all that `done` sees and, of what `window` sees besides, all up to `seq`.
+    """A follower's position: after all that `done` sees and, in `window`, all up to `seq`.
 
-    Places are equal where the same records come next.
+    Positions are equal if the same records come next.
 
     Args:
-        store: which cluster's which table.
-        foreign: up to which `seq` the records came from another cluster before this place began.
-        upto: the highest `seq` in the window, where it is known.
-        witness: None in a cursor of an earlier version, and where no record was there.
+        store: what identifies the cluster and table.
+        foreign: the last `seq` of records that had come from another cluster at the start.
+        upto: the highest `seq` in the window, if known.
+        witness: None in a cursor of an earlier version, and if there were no records.
     """
 
     store: str
@@ -122,16 +124,16 @@ class FollowPosition:
 
     @property
     def newest(self) -> int:
-        """The transaction of the newest record that its snapshots see."""
+        """The transaction of the newest record that the snapshots see."""
         return (self.window or self.done).xmax - 1
 
     @property
     def after_window(self) -> "FollowPosition":
-        """The place after the whole of its window."""
+        """The position after the whole window."""
         return replace(self, done=self.window or self.done, window=None, seq=0, upto=None)
 
     def ranges(self) -> list[tuple[int, int]]:
-        """Return between which numbers those of the window's transactions lie, exclusively."""
+        """Return the ranges, with exclusive ends, of the window's transaction numbers."""
         window = self.window or self.done
         running = [x for x in window.running if x >= self.done.xmax]
         late = [(x - 1, x + 1) for x in self.done.running if window.sees(x)]
@@ -147,10 +149,10 @@ class FollowPosition:
 
 
 def position_from_cursor(cursor: str) -> FollowPosition:
-    """Read a place back from its text; earlier versions' had no `upto` and no witness.
+    """Return the position that a cursor names; earlier versions' have no `upto` and no witness.
 
     Raises:
-        InvalidInput: it is none of this backend.
+        InvalidInput: it is not a cursor of this backend.
     """
     return _CURSORS.place(cursor, _read_place)
 
@@ -166,10 +168,10 @@ def _read_place(parts: Sequence[str | int | None]) -> FollowPosition | None:
 
 
 def _with_more(place: FollowPosition, more: Sequence[str | int | None]) -> FollowPosition:
-    """Return a place with what may end a cursor: `upto`, and a witness if there is one.
+    """Return a position with a cursor's optional parts: `upto`, and a witness.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: the parts are something else.
     """
     match more:
         case []:

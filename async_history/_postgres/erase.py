@@ -1,4 +1,4 @@
-"""Erasing in PostgreSQL: the statements, and what only the server's owner can do."""
+"""Erasure in PostgreSQL: the statements, VACUUM, and what remains outside of the tables."""
 
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final, TypeVar
@@ -28,7 +28,7 @@ WHERE memory_id = ANY($1::pg_catalog.text[]) AND seq > $2::pg_catalog.int8
   AND (old_memory IS NOT NULL OR new_memory IS NOT NULL)
 ORDER BY seq + 0::pg_catalog.int8 LIMIT $3::pg_catalog.int8
 """
-"""Not in the order of the index on `seq`, which would be walked through from $2 on."""
+"""Not ordered by the index on `seq`, or the planner would read that index from $2 on."""
 _SIZES: Final = """
 SELECT memory_id, pg_catalog.count(*) FROM {schema}.history
 WHERE memory_id = ANY($1::pg_catalog.text[]) GROUP BY memory_id
@@ -85,7 +85,7 @@ _OUT_OF_REACH: Final = (
     "the server's log (WAL), replicas until they have replayed it, and backups have the texts "
     "until they are recycled",
     "VACUUM leaves the bytes of removed row versions in the tables' files until they are used "
-    "again; VACUUM FULL writes the files anew",
+    "again; VACUUM FULL rewrites the files",
 )
 
 
@@ -138,7 +138,7 @@ class _EraseTransaction(SchemaSteps):
 
 
 def _count(status: str) -> int:
-    """Return how many rows a statement changed, given what the server said of it."""
+    """Return how many rows a statement changed, from its status."""
     return int(status.rpartition(" ")[2])
 
 

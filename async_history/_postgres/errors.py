@@ -1,5 +1,5 @@
 # mypy: disable-error-code=import-untyped
-"""What PostgreSQL's errors mean, in one place: what is typed how, what may work later."""
+"""Maps PostgreSQL's and asyncpg's errors to typed ones, and says which may be retried."""
 
 import re
 import ssl
@@ -20,12 +20,12 @@ from async_history.errors import (
 )
 
 DriverError = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, asyncpg.InternalClientError)
-"""What a call of asyncpg may raise (a TimeoutError is an OSError)."""
+"""The errors that a call of asyncpg may raise (a TimeoutError is an OSError)."""
 
 _GONE: Final = "cannot be reached, or went away; check that it runs and accepts connections"
 _DENIED: Final = "refuses this role; check its name, password and pg_hba.conf"
 _NO_TLS: Final = "rejected SSL upgrade"
-"""asyncpg's words for a server without TLS, which are all that tells it."""
+"""asyncpg's message for a server without TLS; nothing else identifies that error."""
 _TLS: Final = (
     "can't be trusted, or has no TLS: check sslmode, and sslrootcert, whose file names the "
     "authorities that may vouch for it"
@@ -95,7 +95,8 @@ _BY_STATE: Final[dict[str, _Meaning]] = {
     "XX001": _Meaning(StorageCorrupt, "has damaged data where it was touched"),
     "XX002": _Meaning(StorageCorrupt, "has a damaged index where it was touched; REINDEX it"),
 }
-"""By SQLSTATE, the longest prefix that fits (https://www.postgresql.org/docs/current/errcodes-appendix.html)."""
+"""By the longest matching prefix of the SQLSTATE: see the appendix on error codes in PostgreSQL's
+documentation (https://www.postgresql.org/docs/current/errcodes-appendix.html)."""
 
 _CAME_MEANWHILE: Final = _Meaning(
     StorageLocked,
@@ -119,20 +120,19 @@ _OF_POOLERS: Final = (
         _Meaning(StorageError, "is a pooler that does not take this setting; leave it out"),
     ),
 )
-"""What a pooler refuses for good. PgBouncer gives nearly all that ends a connection one SQLSTATE,
-that of a broken protocol; its words are never translated."""
+"""Errors of a pooler that a retry does not change. PgBouncer has one SQLSTATE, protocol violation,
+for nearly all errors that end a connection; its messages are never translated."""
 _OTHER: Final = _Meaning(StorageError, "failed")
 _BROKEN_PROTOCOL: Final = _Meaning(StorageError, "did not understand the driver")
 
 _DIED: Final = ("08", "57P")
 _CUT_OFF_IN_TLS: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
 _LOST: Final = re.compile(r"closed|released|cancelling")
-"""asyncpg's words for a connection that is of no more use."""
+"""asyncpg's words for a connection that can't be used any more."""
 _REFUSED: Final = ("22", "23", "44", "54", "P0001")
 _REFUSING: Final = ("exec_stmt_raise", "ExecWithCheckOptions")
-"""The server's functions that run an owner's RAISE, which may give any SQLSTATE, and that check a
-row against the policies of its table. An error's words depend on the server's language, this does
-not."""
+"""The server's functions that run an owner's RAISE, which may have any SQLSTATE, and that check a
+row against the table's policies. The message depends on the server's language; this does not."""
 _OF_ALL: Final = ("25006", "3D", "3F", "42501", "42P01", "53100")
 _OUR_KEYS: Final = ("history_pkey", "messages_pkey")
 
@@ -179,11 +179,11 @@ def _meaning_of_protocol_error(error: asyncpg.PostgresError) -> _Meaning:
 
 
 def is_connection_lost(error: BaseException) -> bool:
-    """Return whether the connection is gone, and with it what became of the statement."""
+    """Return whether the connection was lost, so that the statement's outcome is unknown."""
     if isinstance(error, asyncpg.PostgresError):
         return _is_fatal(error)
     if isinstance(error, asyncpg.InterfaceError):
-        # Others are raised before anything is sent. Of a pool, see `is_pool_unusable`.
+        # Others are raised before anything is sent. For a pool see `is_pool_unusable`.
         return bool(_LOST.search(str(error))) and not is_pool_unusable(error)
     return isinstance(error, DriverError) and not isinstance(
         error, asyncpg.OutdatedSchemaCacheError
@@ -191,16 +191,16 @@ def is_connection_lost(error: BaseException) -> bool:
 
 
 def _is_fatal(error: asyncpg.PostgresError) -> bool:
-    """Return whether the server, or the driver in its stead, ended the connection.
+    """Return whether the server, or the driver for it, ended the connection.
 
-    An ERROR leaves it as it is, whatever state a trigger gives it.
+    An ERROR does not end it, whatever SQLSTATE a trigger gives it.
     """
     level = error.severity_en or error.severity
     return level in ("FATAL", "PANIC") or (level != "ERROR" and _state(error).startswith(_DIED))
 
 
 def is_pool_unusable(error: BaseException) -> bool:
-    """Return whether a pool gives no connection since it is closed, or was never opened."""
+    """Return whether a pool gives no connection because it is closed or was never opened."""
     return isinstance(error, asyncpg.InterfaceError) and str(error).startswith("pool is ")
 
 
@@ -210,15 +210,15 @@ def may_work_later(error: BaseException) -> bool:
 
 
 def may_connect_later(error: BaseException) -> bool:
-    """Return whether to connect may work soon where it failed like this."""
+    """Return whether a failed attempt to connect may work soon."""
     meaning = _meaning(error)
     return meaning.is_passing or meaning.kind is StorageUnreachable
 
 
 def _came_meanwhile(error: BaseException) -> bool:
-    """Return whether somebody wrote an id between our look for it and our write.
+    """Return whether another transaction wrote an id between our lookup and our write.
 
-    As an earlier try of ours does, whose commit took longer than its connection lasted.
+    It may be an earlier try of ours, whose commit outlived its connection.
     """
     if not isinstance(error, asyncpg.UniqueViolationError):
         return False
@@ -226,15 +226,15 @@ def _came_meanwhile(error: BaseException) -> bool:
 
 
 def is_refusal(error: asyncpg.PostgresError) -> bool:
-    """Return whether a rule of the database refuses what was written, not who writes or where."""
+    """Return whether a constraint, trigger or policy refused the rows that were written."""
     if error.server_source_function in _REFUSING and not may_work_later(error):
         return True
     return _state(error).startswith(_REFUSED)
 
 
 def concerns_all(error: asyncpg.PostgresError) -> bool:
-    """Return whether whatever is written would fail like this: no room, no right, no table.
+    """Return whether any write would fail like this: no disk space, no privilege, no table.
 
-    Where code of the owner's ran into it, such as a trigger, it is not certain.
+    False if the error came from code of the owner, such as a trigger.
     """
     return _state(error).startswith(_OF_ALL) and not is_refusal(error) and error.context is None

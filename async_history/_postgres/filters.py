@@ -1,25 +1,23 @@
-"""A filter as SQL of PostgreSQL: where its records are sought, and which of them match.
+"""A query filter as PostgreSQL's SQL: which index ranges to read, and the conditions on their rows.
 
-Records come in the order of `seq`. A filter's records are in one list or in several, each of which
-an index has in that order: a memory's, those of an event, a role and an actor, or all. Lists are
-merged. What no list tells (times, texts, who changed a memory that was named) is looked at row by
-row.
+Results are in the order of `seq`. The code calls an index range in that order a list: the records
+of a memory, those of an event, a role and an actor, or all records. A filter reads one list, or
+merges several. Conditions that no list covers (times, texts, the actor of a named memory) are
+checked row by row.
 
-Times come in any order, so no index has them in that of `seq`. But an index knows of every chunk of
-the history which times are there. A list is entered at the first record of a time, however late
-that comes, and read from there for as many records as a page is to have and some more. Where few of
-those are of that time, the rest of the page is sought the other way round: chunk by chunk, all
-records of the time are looked at.
+Times are not in the order of `seq`, so no index has both. But an index has the times in each chunk
+of the history. A list is read from the first record in the filter's time range, for the size of a
+page and some more. If few of those rows are in the time range, the rest of the page is read the
+other way: chunk by chunk, all records in the time range.
 
-An event and a role are one number in the indexes, their kind. Two may have the same one, so what
-was found is compared with what was asked for.
+The indexes have an event and a role as one number, their kind. Different pairs may share a kind, so
+the rows are compared with the filter too.
 
-The planner is left no choice, for without statistics, or with those of another memory, it reads
-whole tables and lists. It takes an index for its order only where it expects many rows and thinks
-that few of them are read: so a list is a range of the index, of rows of columns, in the order of
-the whole index. And it is shown neither the values nor how many rows a page has, or it would guess
-from these: each is a SELECT of its own. Of a LIMIT that it does not know it expects a tenth of the
-rows.
+The SQL leaves the planner no choice, because without statistics, or with those of another memory,
+it reads whole tables and lists. It uses an index for its order only if it expects many rows of
+which few are read. So a list is a range condition on row values, in the order of the whole index.
+The values and the page's limit are each in a SELECT of their own, so that the planner can't guess
+from them: for an unknown LIMIT it expects a tenth of the rows.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,33 +27,33 @@ from async_history._core.query import Cursor, Filter
 from async_history._postgres.rows import RECORD_COLUMNS
 
 CHUNK_BITS: Final = 14
-"""A chunk is what lies in 16,384 places: of 3 million records there are 184. At most so many rows
-are read to find the first of a time in it."""
+"""A chunk is a range of 16,384 values of `seq`: 3 million records have 184. At most this many rows
+are read to find the first one in a time range."""
 _CHUNKS_AT_ONCE: Final = 64
 
 _HISTORY: Final = "{schema}.history"
 _KIND: Final = ("event", "role")
 _EVENT_BITS: Final = 24
-"""A kind is the code of the event's first letter, and below it so many bits of a role's hash."""
+"""A kind is the code of the event's first letter, followed by this many bits of the role's hash."""
 _EVENT_PART: Final = f"(pg_catalog.ascii({{}}) << {_EVENT_BITS})"
 _ROLE_PART: Final = f"(coalesce(pg_catalog.hashtext({{}}), 0) & {(1 << _EVENT_BITS) - 1})"
 _KEYS: Final[Mapping[str, str]] = {
     "kind": f"({_EVENT_PART.format('event')} | {_ROLE_PART.format('role')})"
 }
-"""What an index has instead of a column."""
+"""The expressions that an index has instead of a column."""
 _NULLS: Final = ", ".join(["NULL"] * 10)
-"""In place of `RECORD_COLUMNS` but for the first."""
+"""NULLs in place of all columns of `RECORD_COLUMNS` except the first."""
 _ENDS: Final = (-(1 << 63), (1 << 63) - 1)
 
 Statement = tuple[str, Sequence[Any]]
-"""SQL with a `{schema}` to fill in, and its arguments."""
+"""SQL with a `{schema}` placeholder, and its arguments."""
 
 
 class Arguments(list[Any]):
-    """What a statement takes, numbered as it is put into it."""
+    """A statement's arguments, numbered in the order in which they are added."""
 
     def take(self, value: object, kind: str = "text") -> str:
-        """Take a value and return what stands for it."""
+        """Add a value and return its placeholder in the SQL."""
         self.append(value)
         return f"${len(self)}::pg_catalog.{kind}"
 
@@ -64,8 +62,8 @@ class Search:
     """The statements of one filter.
 
     Args:
-        is_distributed: the tables are spread over the nodes of a Citus cluster, which can't join
-            lists row by row: the planner chooses.
+        is_distributed: whether the tables are distributed over the nodes of a Citus cluster, which
+            can't join lists row by row: there the planner chooses.
     """
 
     def __init__(self, wanted: Filter, *, is_distributed: bool) -> None:
@@ -86,7 +84,7 @@ class Search:
         elif wanted.memory_ids is not None:
             self._memories = take(list(wanted.memory_ids), "text[]")
         self._of_memories = wanted.memory_ids is not None
-        # A list of each event and role that there is, where one of the two was not named.
+        # If only one of event and role is given, one list for each kind that has it.
         self._of_kinds = (
             not self._of_memories and bool(self._named) and not {*_KIND} <= {*self._named}
         )
@@ -114,21 +112,21 @@ class Search:
 
     @property
     def looks_at_rows(self) -> bool:
-        """Whether it is to be expected that some rows of the lists do not match."""
+        """Whether some rows of the lists may not match."""
         return self._misses_some and not self._is_distributed
 
     @property
     def reads_on(self) -> bool:
-        """Whether a list may be read row by row until enough match: nothing is to be skipped."""
+        """Whether one list may be read row by row until enough rows match."""
         return self.looks_at_rows and not (self._times or self._memories or self._of_kinds)
 
     def page(self, after: Cursor | None, beyond: int | None, limit: int, reach: int) -> Statement:
-        """Return the SELECT of the first `limit` records that match, beyond a place.
+        """Return the SELECT of the first `limit` records that match, after a position.
 
-        Its rows are `RECORD_COLUMNS` behind two more: NULL and the record's place. The first row is
-        that of `after`, if that is there. Where some rows may not match and fewer than `limit` of
-        `reach` rows do, a last row says how many were read, the place of the last, and how many of
-        them were of the filter's time.
+        Its rows are NULL, the record's `seq`, and `RECORD_COLUMNS`. The first row is the record of
+        `after`, if it exists. If rows may not match, and fewer than `limit` of `reach` rows do, a
+        last row has the number of rows read, the last one's `seq`, and how many were in the
+        filter's time range.
         """
         columns = f"NULL::pg_catalog.int8, seq, {RECORD_COLUMNS}"
         arguments = Arguments(self._arguments)
@@ -168,7 +166,7 @@ class Search:
         return f"WITH RECURSIVE {', '.join(ctes)} {there}{page}", arguments
 
     def places(self, beyond: int | None, limit: int) -> Statement:
-        """Return the SELECT of the first records of the filter's lists: place, id and memory."""
+        """Return the SELECT of `seq`, id and memory of the first records in the filter's lists."""
         arguments = Arguments(self._arguments)
         begin = arguments.take(self._following(beyond), "int8")
         columns = "SELECT seq, id, memory_id FROM"
@@ -181,9 +179,9 @@ class Search:
         return f"{kinds}{columns} ({lists}) AS listed", arguments
 
     def page_of_time(self, beyond: int, limit: int) -> Statement:
-        """Return the SELECT of the first `limit` records that match, as `page`, all through times.
+        """Return the SELECT of the first `limit` records that match, as `page`, searched by time.
 
-        It reads all records of the filter's time up to the end of the chunk in which it ends.
+        It reads all records in the filter's time range, chunk by chunk, until the page is full.
         """
         arguments = Arguments(self._arguments)
         begin = arguments.take(self._following(beyond), "int8")
@@ -199,11 +197,11 @@ LIMIT {arguments.take(limit, "int8")}
         return sql, arguments
 
     def _of_kind(self) -> list[str]:
-        """Return the conditions of the event and the role, which an index has as a number only."""
+        """Return the conditions on event and role, which an index has only as a number."""
         return [f"{name} = {value}" for name, value in self._named.items() if name in _KIND]
 
     def _of_chunk(self) -> str:
-        """Return SQL of the rows of a chunk in the filter's time."""
+        """Return SQL for the rows of a chunk in the filter's time range."""
         return (
             f"SELECT * FROM {_HISTORY} WHERE (seq >> {CHUNK_BITS}) = chunk.number"
             f" AND {self._times} OFFSET 0"
@@ -215,7 +213,7 @@ LIMIT {arguments.take(limit, "int8")}
         return min(place + 1, self._end) if self._is_forward else max(place - 1, self._end)
 
     def count(self) -> Statement:
-        """Return the SELECT of how many records match."""
+        """Return the SELECT that counts the records that match."""
         if self._is_distributed or self._of_memories or not self._times:
             conditions = self._conditions()
             where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
@@ -225,7 +223,7 @@ LIMIT {arguments.take(limit, "int8")}
         return f"{sql} WHERE {' AND '.join(matching or ['true'])}", arguments
 
     def in_time(self, columns: str) -> Statement:
-        """Return the SELECT of all records of the filter's time, chunk by chunk."""
+        """Return the SELECT of all records in the filter's time range, chunk by chunk."""
         arguments = Arguments(self._arguments)
         chunks = self._chunks(arguments.take(self._begin, "int8"))
         sql = f"""
@@ -234,7 +232,7 @@ SELECT {columns} FROM chunk CROSS JOIN LATERAL ({self._of_chunk()}) AS history""
         return sql, arguments
 
     def _conditions(self) -> list[str]:
-        """Return all that the filter means."""
+        """Return all conditions of the filter."""
         conditions = [*self._names, *self._texts, *([self._times] if self._times else [])]
         if self._memory is not None:
             conditions.append(f"memory_id = {self._memory}")
@@ -245,7 +243,8 @@ SELECT {columns} FROM chunk CROSS JOIN LATERAL ({self._of_chunk()}) AS history""
     # Lists
 
     def _lists(self, begin: str, limit: str) -> str:
-        """Return SQL of the first `limit` rows of the filter's lists, in order, from a place on."""
+        """Return SQL for the first `limit` rows of the filter's lists, in order, from a `seq`
+        on."""
 
         def part(**values: str) -> str:
             keys = [*(_KEYS.get(name, name) for name in values), "seq"]
@@ -291,10 +290,9 @@ SELECT {columns} FROM chunk CROSS JOIN LATERAL ({self._of_chunk()}) AS history""
         return merged(lists, part(**values, kind="kind.number"))
 
     def _kinds(self) -> str:
-        """Return SQL of the kinds that there are: from each to the next lower.
+        """Return SQL for the kinds that exist, from the highest to the lowest.
 
-        The newest record of each is looked at: after a removal the oldest are dead entries of the
-        index.
+        It reads the newest record of each: after a removal the oldest are dead index entries.
         """
         keys, at, conditions = [_KEYS["kind"]], ["kind.number"], []
         if "actor_id" in self._named:
@@ -319,10 +317,11 @@ SELECT {columns} FROM chunk CROSS JOIN LATERAL ({self._of_chunk()}) AS history""
     # Times
 
     def _chunks(self, begin: str) -> str:
-        """Return SQL of the chunks from a place on that have times of the filter, in order.
+        """Return SQL for the chunks, from a `seq` on, with records in the filter's time range, in
+        order.
 
-        So many at a time are asked for in one look at the index: one by one would take four times
-        as long. Those that there are not, since all of them was removed, are passed over.
+        Several are looked up at once: one by one would take four times as long. Chunks whose
+        records were all removed are skipped.
         """
         chunk, most = f"(seq >> {CHUNK_BITS})", _CHUNKS_AT_ONCE - 1
         if self._is_forward:
@@ -330,7 +329,7 @@ SELECT {columns} FROM chunk CROSS JOIN LATERAL ({self._of_chunk()}) AS history""
             tail, step = f"least(head + {most}, {newest})", 1
             following = f"(coalesce(run.number, run.tail) + 1) << {CHUNK_BITS}"
         else:
-            # Not down to the oldest: before that, dead entries of the index may lie.
+            # Not down to the oldest: dead index entries may come before it.
             zero = "0::pg_catalog.int8"
             tail = f"CASE WHEN head BETWEEN 0 AND {most} THEN {zero} ELSE head - {most} END"
             step = -1
@@ -357,7 +356,8 @@ SELECT {columns} FROM chunk CROSS JOIN LATERAL ({self._of_chunk()}) AS history""
 ), chunk (number) AS (SELECT number FROM run WHERE number IS NOT NULL)"""
 
     def _first_in_time(self, begin: str) -> str:
-        """Return SQL of the place of the first record in the filter's time, from a place on."""
+        """Return SQL for the `seq` of the first record in the filter's time range, from a `seq`
+        on."""
         return f"""
 SELECT one.seq FROM chunk
 CROSS JOIN LATERAL (

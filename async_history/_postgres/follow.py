@@ -1,33 +1,35 @@
-"""Following a history in PostgreSQL. Knows no connection.
+"""Following a PostgreSQL history: pages of records in the order of acknowledgements.
 
-Transactions commit in another order than they take their numbers, so no number alone says what is
-new. A server's snapshot does: it tells of every transaction whether it was over. A follower walks
-from snapshot to snapshot: a window holds the records that the newer sees and the older does not,
-in the order of `seq`. Every record is in one window, the first whose snapshot sees it, however
-late it committed; and nobody waits for transactions that stay open.
+Transactions commit in another order than they get their numbers, so a number alone does not say
+what is new. A server's snapshot does: it says of each transaction whether it has ended. A follower
+goes from snapshot to snapshot. A window is the set of records that the newer snapshot sees and the
+older does not; it is read in the order of `seq`. Each record is in exactly one window, the first
+whose snapshot sees it, however late it was committed. No follower waits for open transactions.
 
-Records keep the order of acks: who wrote after another's ack has a higher `seq`, and no snapshot
-sees it without the other. (In the order of `xact` that fails: a transaction that had its number
-before may write after.)
+The order of acks is kept: a record written after another's ack has a higher `seq`, and no snapshot
+sees it without the other. (The order of `xact` would not do: a transaction may get its number first
+and write later.)
 
-No statement looks at more than so many rows, however much was missed. Of a window with more, first
-only the lowest `seq` is looked for, then it is read in the order of `seq` from there on. What is
-still running is left out by its number: its rows would be looked at for nothing at each poll.
+Each statement reads at most `rows_at_once` rows, however many are new. For a larger window, first
+only its lowest `seq` is searched, then the window is read in the order of `seq` from there. Running
+transactions are excluded by their numbers; otherwise each poll would read their rows in vain.
 
-What a snapshot must not be trusted with:
+Where a snapshot alone is not enough:
 
-- On a standby, `pg_current_snapshot` does not list what is running (seen on 16 and 18: xmin:xmax:
-  and nothing). Where nothing is listed, only what is below xmin is over; on a primary that is all.
-  And one standby may be behind another, where the window was seen: then its end is not yet there.
-- A crash lets the server give out again numbers of transactions that left nothing on disk. So a
-  place reaches no further than the number of the newest record: that one is on disk, and what was
-  numbered before it is never given out again.
-- It may be of another past: a backup was restored, or a standby promoted that had not heard of the
-  last transactions. Then numbers up to the newest record's are given out again, unless that record
-  is there. So a place knows that record.
-- A dump restored elsewhere keeps the numbers of the server it came from. Those at or above xmax
-  tell themselves; a place that begins among them holds the `seq` of the last, `foreign`, and all up
-  to it belong to its first window. A place of another cluster or table is gone.
+- On a standby, `pg_current_snapshot` does not list running transactions (seen on 16 and 18:
+  xmin:xmax: and an empty list). If the list is empty, only transactions below xmin count as ended;
+  on a primary these are all. A standby may also be behind the one where the window was taken: then
+  the window's end is not there yet.
+- After a crash the server reuses numbers of transactions that left nothing on disk. So a position
+  covers numbers only up to the newest record's: that record is on disk, and numbers up to it are
+  never reused.
+- The server's timeline may differ: a backup was restored, or a standby was promoted that lacked the
+  last transactions. Then numbers up to the newest record's are reused, unless that record exists.
+  So a position stores that record as its witness.
+- A dump restored on another server keeps the numbers of the old one. Those at or above xmax are
+  recognizable. A position that begins while there are such records holds the `seq` of the last one,
+  `foreign`, and all records up to it are in its first window. A position of another cluster or
+  table is not valid.
 """
 
 import json
@@ -56,46 +58,46 @@ from async_history._postgres.schema import in_schema
 from async_history.errors import CursorGone, InvalidInput
 
 ROWS_AT_ONCE: Final = 20_000
-"""Most rows that one statement looks at: some 20 ms. Of a page, of 2,000, it is a few."""
+"""The most rows that one statement reads: about 20 ms. A page of 2,000 takes a few."""
 _LEAST_SEARCHED: Final = 5
-"""How many times as many are looked at for their `seq` alone."""
+"""The factor by which more rows are read if only their `seq` is needed."""
 _MOST_SEQ: Final = (1 << 63) - 1
 
 
 @dataclass(frozen=True, slots=True)
 class _Head:
-    """What a page's statement tells besides its records."""
+    """The server's state, which each page's statement returns besides the records."""
 
     store: str
     now: Snapshot
     is_standby: bool
     issued: int | None
     stands: str | None
-    """The id of the record where the witness stood."""
+    """The id of the record that now has the witness's `seq`."""
     below: int | None
-    """Where a record stands of the newest transaction that is no newer than the place's newest."""
+    """The `seq` of a record of the newest transaction up to the position's newest."""
 
     @classmethod
     def parse(cls, store: str, now: str, *rest: Any) -> Self:
         return cls(store, Snapshot.parse(now), *rest)
 
     def is_behind(self, place: FollowPosition) -> bool:
-        """Return whether this server is to hear yet of what the place has seen.
+        """Return whether this server, a standby, has not yet replayed what the position has seen.
 
         Raises:
-            CursorGone: it never will.
+            CursorGone: it never will, because it is another table or timeline.
         """
         if self.store != place.store:
             raise CursorGone(
-                "this follower stood in another database cluster or table (a dump was restored, "
-                "or the schema made again); follow again without the cursor, or from the end"
+                "the cursor is from another database cluster or table (a dump was restored, or the "
+                "schema was created again); follow again without the cursor, or from the end"
             )
         is_behind = self.now.xmax <= place.newest
         if self._is_another_past(place, is_behind=is_behind):
             raise CursorGone(
-                "this follower had seen records that this server never had (a backup was restored, "
-                "or a replica took over that had not heard of them); follow again without the "
-                "cursor, or from the end"
+                "the cursor is after records that this server never had (a backup was restored, or "
+                "a replica that lacked them was promoted); follow again without the cursor, or "
+                "from the end"
             )
         return is_behind
 
@@ -109,21 +111,21 @@ class _Head:
             return not witness.is_of(self.stands)
         if is_behind or not self.now.sees(place.newest):
             return False
-        # Removed, unless its `seq` is to be given out yet, or later ones went with numbers that
-        # were over: a server that goes on after a crash leaves some `seq` out.
+        # The record was removed, which is allowed, unless its `seq` was not issued here yet, or
+        # newer ones belong to older transactions. (After a crash a server skips some `seq`.)
         return (self.issued is not None and self.issued < witness.seq) or (
             self.below is not None and witness.issued is not None and self.below > witness.issued
         )
 
 
 class FollowReader:
-    """Tells what was committed after a place, through a function that runs one SELECT.
+    """Reads what was committed after a position, through a function that runs one SELECT.
 
     Args:
         schema: the quoted schema.
-        where: what messages call the server.
-        is_distributed: the tables are spread over the nodes of a Citus cluster.
-        rows_at_once: most rows that a statement looks at.
+        where: the server, for messages.
+        is_distributed: whether the tables are distributed over the nodes of a Citus cluster.
+        rows_at_once: the most rows that a statement reads.
     """
 
     def __init__(
@@ -142,20 +144,20 @@ class FollowReader:
         self._rows_at_once = rows_at_once
 
     def place(self, cursor: str | None) -> FollowPosition | None:
-        """Return a place from its text, None for the beginning.
+        """Return the position of a cursor; None for the beginning.
 
         Raises:
-            InvalidInput: the text is not a place's, or the tables are distributed.
+            InvalidInput: it is not a cursor of this backend, or the tables are distributed.
         """
         if self._is_distributed:
             raise InvalidInput(
-                f"{self._where} spreads this history over the nodes of a Citus cluster, which have "
-                "no order of commits in common: it can't be followed"
+                f"{self._where} distributes this history over the nodes of a Citus cluster, which "
+                "have no common order of commits: it can't be followed"
             )
         return None if cursor is None else position_from_cursor(cursor)
 
     async def end(self) -> FollowPosition | None:
-        """Return the place after all that is committed."""
+        """Return the position after all committed records; None if there are none."""
         store, now, newest, issued, foreign = await self._told(END)
         if newest is None and foreign is None:
             return None
@@ -166,17 +168,18 @@ class FollowReader:
         return FollowPosition(store, foreign or 0, done, witness=Witness.of(seq, record_id, issued))
 
     async def mark(self) -> object:
-        """Return what differs once a record is committed: the table, and which records are seen."""
+        """Return a value that changes with each commit: the table, and a snapshot of the
+        records."""
         store, now, newest = await self._told(MARK)
         return store, Snapshot.parse(now).up_to(newest[0] if newest else 0)
 
     async def page(
         self, place: FollowPosition | None, memory_id: str | None, limit: int
     ) -> FollowRead[FollowPosition]:
-        """Return up to `limit` records after a place, of one memory or of all.
+        """Return up to `limit` records after a position, of one memory or of all.
 
         Raises:
-            CursorGone: the place is of another cluster or table, or of another past of it.
+            CursorGone: the position is of another cluster, table or timeline.
         """
         if place is None:
             end = await self.end()
@@ -209,14 +212,14 @@ class FollowReader:
                 return _nothing_yet(place)
             lowest, upto = extent
             within = replace(within, seq=lowest - 1, upto=upto)
-        # Of one memory all is looked through.
+        # For one memory the whole window is searched.
         return await self._same_window(within, window, memory_id, limit)
 
     async def _extent(self, place: FollowPosition) -> tuple[int, int] | None:
-        """Return the lowest and highest `seq` in a place's window; None where it is not all here.
+        """Return the lowest and highest `seq` in a position's window; None if it is not all here.
 
-        Of a transaction with more rows than are looked at, all are: which of them has the lowest
-        `seq` is not to be known otherwise.
+        A transaction with more rows than a statement's limit is read completely, because any of
+        its rows may have the lowest `seq`.
         """
         lowest, highest = _MOST_SEQ, place.foreign
         for after, before in place.ranges():
@@ -231,7 +234,7 @@ class FollowReader:
                     lowest, highest = min(lowest, first), max(highest, last)
                 is_more = count == most
                 if is_more and number - 1 > after:
-                    after = number - 1  # its other rows, maybe
+                    after = number - 1  # it may have more rows
                 else:
                     most *= 8
         return min(lowest, highest + 1), highest
@@ -253,7 +256,7 @@ class FollowReader:
     async def _rows(
         self, sql: str, place: FollowPosition, arguments: list[Any]
     ) -> tuple[_Head, list[Any], list[Sequence[Any]]]:
-        """Return what is to be known besides, and a page's rows."""
+        """Return the server's state, the statement's further results, and a page's rows."""
         seq = None if place.witness is None else place.witness.seq
         table = f"{self._schema}.history"
         sql = in_schema(sql, self._schema)
@@ -268,14 +271,14 @@ class FollowReader:
 
 
 def _nothing_yet(place: FollowPosition) -> FollowRead[FollowPosition]:
-    """Return the read of a replica that has not heard of all that the place has seen."""
+    """Return an empty page, for a replica that has not replayed all that the position has seen."""
     return FollowRead([], lambda _: place, place, is_last=True)
 
 
 def _page(
     place: FollowPosition, rows: Sequence[Sequence[Any]], limit: int, *, is_last: bool
 ) -> FollowRead[FollowPosition]:
-    """Return a page's records; one that was not cut short ends the window."""
+    """Return a page's records; if it was not cut off, it ends the window."""
     wanted = [row for row in rows if row[1]]
     is_whole = len(rows) < limit and not (rows and rows[-1][2])
 

@@ -1,7 +1,7 @@
-"""The SELECTs of a follower in PostgreSQL: what is new, where it ends, whether it is another past.
+"""The SELECTs of a follower in PostgreSQL: new records, the end, and the server's state.
 
-Each may be planned before the server knows anything of the table, or when that was small: a LIMIT
-and an order leave the planner one index to take.
+Each may be planned before the table has statistics, or while it is small: its LIMIT and ORDER BY
+leave the planner only one index to use.
 """
 
 from typing import Final
@@ -14,14 +14,14 @@ _OVER: Final = f"""(
         THEN pg_catalog.pg_snapshot_xmin({_NOW}) ELSE pg_catalog.pg_snapshot_xmax({_NOW})
     END
 )"""
-"""SQL: of transactions below this, the snapshot knows whether they are over: `Snapshot.parse`'s
-`xmax`. Nobody reads beyond."""
+"""SQL value: the snapshot says of each transaction below this one whether it has ended. It is the
+`xmax` of `Snapshot.parse`. Followers read no transaction at or above it."""
 _STORE: Final = """(
     SELECT system_identifier::pg_catalog.text || '/'::pg_catalog.text
         || pg_catalog.to_regclass($1::pg_catalog.text)::pg_catalog.oid::pg_catalog.text
     FROM pg_catalog.pg_control_system()
 )"""
-"""SQL: which cluster's which table, as text."""
+"""SQL value: what identifies the cluster and the table, as text."""
 _ISSUED: Final = """(
     SELECT CASE
         WHEN pg_catalog.has_sequence_privilege(
@@ -31,11 +31,11 @@ _ISSUED: Final = """(
     END
     FROM pg_catalog.pg_get_serial_sequence($1::pg_catalog.text, 'seq') AS named
 )"""
-"""SQL: the last `seq` given out, to whoever may know: to one of the two rights."""
+"""SQL value: the last `seq` that was issued; NULL if the role lacks both privileges."""
 
 
 def _after(number: str) -> str:
-    """Return SQL for the ranges of numbers above this one whose transactions are over."""
+    """Return SQL for the ranges of ended transactions' numbers above this one."""
     return f"""
     SELECT pg_catalog.lag(edge) OVER (ORDER BY edge) AS after, edge AS before FROM (
         SELECT {number} AS edge
@@ -76,8 +76,8 @@ SELECT pg_catalog.json_build_array(
     END
 )::pg_catalog.text
 """
-"""Whether there are `foreign` records is asked first: for their last `seq` the planner goes down
-the index on `seq`, through the whole table where there are none."""
+"""It first checks whether there are `foreign` records: to find their last `seq` the planner reads
+the index on `seq` backwards, through the whole table if there are none."""
 MARK: Final = f"""
 SELECT pg_catalog.json_build_array({_STORE}, {_NOW}::pg_catalog.text, {_newest(_ALL)})
     ::pg_catalog.text
@@ -85,10 +85,10 @@ SELECT pg_catalog.json_build_array({_STORE}, {_NOW}::pg_catalog.text, {_newest(_
 
 
 def _head(more: str = "") -> str:
-    """Return SQL for what must be known beside a page, in a row without `seq`, and UNION ALL.
+    """Return SQL for the server's state, as a row without `seq`, followed by UNION ALL.
 
-    The statement has one snapshot. $1 is the table, $2 the place's newest transaction, $3 where its
-    witness stands.
+    The whole statement has one snapshot. $1 is the table, $2 the position's newest transaction, $3
+    its witness's `seq`.
     """
     return f"""
 SELECT NULL::pg_catalog.int8, false, false, pg_catalog.json_build_array(
@@ -129,10 +129,9 @@ WITH unseen AS MATERIALIZED (
     ORDER BY seq
 )
 """
-"""All that the snapshot $4 does not see, without `foreign` ones; nothing of it where that is $6
-rows. It looks at the new rows and no others. The LIMIT is a SELECT, so that the planner does not
-know it: it then takes the index for the order, which can stop, and not a bitmap, which is made of
-all."""
+"""All records that the snapshot $4 does not see, without `foreign` ones; none if there are $6 or
+more. It reads only new rows. The LIMIT is a SELECT, so that the planner does not know it: it then
+uses the index for the order and can stop, instead of a bitmap of all rows."""
 EXTENT: Final = f"""
 SELECT {_NOW}::pg_catalog.text, pg_catalog.count(*), pg_catalog.min(seq), pg_catalog.max(seq),
     pg_catalog.max(xact::pg_catalog.text::pg_catalog.int8)
@@ -143,7 +142,7 @@ FROM (
     ORDER BY xact LIMIT (SELECT $4::pg_catalog.int8)
 ) AS looked_at
 """
-"""Of the first $4 rows between two numbers: their lowest and highest `seq`, and the last number."""
+"""The lowest and highest `seq` and the last number of the first $4 rows between two numbers."""
 
 
 def _same_window(wanted: str) -> str:
@@ -172,5 +171,5 @@ def _same_window(wanted: str) -> str:
 
 SAME_WINDOW: Final = _same_window("")
 SAME_WINDOW_OF_MEMORY: Final = _same_window("AND memory_id = $11::pg_catalog.text")
-"""The next page between the snapshots $4 and $8, in the order of `seq`. After $6 rows it ends, with
-the last of them, wanted or not."""
+"""The next page between the snapshots $4 and $8, in the order of `seq`. It reads $6 rows at most;
+the last of them is returned even if it is not wanted."""

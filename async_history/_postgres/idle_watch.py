@@ -1,4 +1,4 @@
-"""Closing what has not been used for some time."""
+"""A timer that closes a resource after it has not been used for some time."""
 
 import asyncio
 import contextlib
@@ -6,11 +6,11 @@ from collections.abc import Awaitable, Callable, Iterator
 
 
 class IdleWatch:
-    """Calls a function once something has not been used for some time.
+    """Calls a function after a resource has not been used for some time.
 
     Args:
-        idle_s: how long; None never calls it.
-        close: what is called, never while it is used.
+        idle_s: that time in seconds; with None it is never called.
+        close: the function; it is not called during use.
     """
 
     def __init__(self, idle_s: float | None, close: Callable[[], Awaitable[None]]) -> None:
@@ -23,7 +23,7 @@ class IdleWatch:
 
     @contextlib.contextmanager
     def used(self) -> Iterator[None]:
-        """Use it in the body."""
+        """Mark the resource as used during the body."""
         self._users += 1
         try:
             yield
@@ -49,14 +49,14 @@ class IdleWatch:
         await self._close()
 
     def stop(self) -> None:
-        """Call it no more."""
+        """Stop the timer."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         self._idle_s = None
 
     async def aclose(self) -> None:
-        """Call it no more, and wait where it is being called."""
+        """Stop the timer, and wait if the function is running."""
         self.stop()
         if self._closing is not None:
             await asyncio.wait([self._closing])

@@ -19,16 +19,17 @@ from async_history.errors import InvalidInput
 POOL_SIZE = 10
 """Connections of a pool of our own: one writes, the others read."""
 ACQUIRE_TIMEOUT_S = 10.0
-"""How long to wait for a connection, unless told otherwise."""
+"""Default of `acquire_timeout_s`: seconds to wait for a connection."""
 CONNECTION_IDLE_S = 300.0
-"""How long a connection may be unused before it is closed: asyncpg's default."""
+"""Default of `connection_idle_s`, which is asyncpg's: seconds before an unused connection is
+closed."""
 
 
 def check_pool(pool: Any) -> None:
     """Check that a user's pool can be used.
 
     Raises:
-        InvalidInput: it is not a pool of asyncpg's, or has too few connections.
+        InvalidInput: it is not an asyncpg pool, or has too few connections.
     """
     if not isinstance(pool, asyncpg.Pool):
         raise InvalidInput(
@@ -43,7 +44,7 @@ def check_pool(pool: Any) -> None:
 
 @dataclass(frozen=True, slots=True)
 class PoolLimits:
-    """How large a pool may become, how long to wait for it, how long its connections last."""
+    """A pool's size, and the limits of acquiring, idle time and age of its connections."""
 
     size: int
     statement_cache_size: int | None
@@ -62,10 +63,10 @@ class PoolLimits:
         connection_idle_s: float | None,
         connection_lifetime_s: float | None,
     ) -> "PoolLimits":
-        """Return what was given, else what a URL said, else what is so unless told otherwise.
+        """Return the limits: an argument if given, else the URL's value, else the default.
 
         Raises:
-            InvalidInput: naming the option that can't be used.
+            InvalidInput: an option can't be used; the message names it.
         """
         size, name = pool_size, "pool_size"
         if size is None and "pool_size" in said:

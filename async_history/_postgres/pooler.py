@@ -1,5 +1,5 @@
 # mypy: disable-error-code=import-untyped
-"""What a pooler between us and the server does to the statements that a user's pool keeps."""
+"""Checks that a pooler does not lose the prepared statements that a user's pool caches."""
 
 import contextlib
 from typing import Any, Final
@@ -17,18 +17,18 @@ SELECT EXISTS (
         AND pg_catalog.strpos(statement, '{mark}'::pg_catalog.text) > 0
 )
 """
-"""Whether this statement itself has been kept: others may have left theirs in the process."""
+"""Whether this statement itself was prepared: other clients may have left theirs there."""
 _OTHER_CONNECTION_S: Final = 1.0
 
 
 async def require_no_lost_statements(connection: Any, pool: Any) -> None:
-    """Check that the statements a user's pool keeps are there whenever it names them.
+    """Check that a user's pool can use its prepared statements through the pooler.
 
-    A pooler that gives a client another server's process for each transaction loses them, unless
-    it keeps account of them itself, under names of its own.
+    A pooler that gives a client another server process for each transaction loses them, unless it
+    tracks them itself, under its own names.
 
     Raises:
-        InvalidInput: they are lost.
+        InvalidInput: the pooler loses them.
     """
     try:
         async with connection.transaction():
@@ -45,9 +45,9 @@ async def require_no_lost_statements(connection: Any, pool: Any) -> None:
 
 
 async def _changes_process(connection: Any, process: int, pool: Any) -> bool:
-    """Return whether a pooler gives a server's process to whoever has a transaction.
+    """Return whether a pooler assigns a server process per transaction.
 
-    While another client has one, it is often the process that this one had before.
+    If so, another client's transaction often gets the process that this one had before.
     """
     with contextlib.suppress(TimeoutError):  # no other is free: then it is not known
         async with pool.acquire(timeout=_OTHER_CONNECTION_S) as other, other.transaction():

@@ -1,7 +1,7 @@
-"""Pruning in PostgreSQL: one step in its transaction.
+"""Pruning in PostgreSQL: the statements of one step and its transaction.
 
-On the nodes of a Citus cluster a list can't be joined with the table row by row: there each memory
-is looked up by itself.
+The nodes of a Citus cluster can't join a list with the table row by row, so there each memory has
+a statement of its own.
 """
 
 from collections.abc import Collection, Sequence
@@ -83,7 +83,7 @@ async def prune(
     *,
     is_distributed: bool,
 ) -> PruneStep:
-    """Prune the next few records in one transaction, which begins with `settings`."""
+    """Prune the next records in one transaction, which begins with `settings`."""
     async with transaction(connection, *settings, BY_INDEX):
         steps = _PruneTransaction(connection, schema, is_distributed=is_distributed)
         step = await prune_step(asked, reached, steps, tries)
@@ -92,7 +92,7 @@ async def prune(
 
 
 class _PruneTransaction(SchemaSteps):
-    """What a step of pruning does in its transaction."""
+    """The statements of a pruning step within its transaction."""
 
     async def ends(self) -> tuple[int, int] | None:
         ((first, last),) = await self._fetch(_ENDS)

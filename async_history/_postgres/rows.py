@@ -1,4 +1,4 @@
-"""PostgreSQL's rows and our records: one into the other, and nothing else."""
+"""Converts PostgreSQL's rows to records, and records to arguments."""
 
 import re
 from collections.abc import Awaitable, Callable, Sequence
@@ -25,25 +25,25 @@ RECORD_COLUMNS: Final = (
     " WHEN occurred_at >= '0001-01-01T00:00:00+00:00'::pg_catalog.timestamptz"
     " AND occurred_at < '10000-01-01T00:00:00+00:00'::pg_catalog.timestamptz THEN occurred_at END"
 )
-"""What `record_from_row` wants: the ten columns, and the instant unless the record's own time looks
-as we write it, which is not decoded then: it would take a third as long as all the others. Nor is
-one that no datetime has in UTC."""
+"""The columns that `record_from_row` takes: the ten, and the instant. The instant is NULL if the
+record's own time has our format, because decoding it would take a third of the time of all others.
+It is also NULL if a datetime in UTC can't hold it."""
 
 
 def values_of(record: HistoryRecord) -> tuple[Any, ...]:
-    """Return a record's columns, and last its instant as `joined_columns` has it."""
+    """Return a record's columns, followed by its instant in the format of `joined_columns`."""
     return *row_of(record), *_instants((record,))
 
 
 def joined_columns(records: Sequence[HistoryRecord]) -> tuple[str, ...]:
     """Return the records' columns, each as one text, then their instants, separator and null.
 
-    `string_to_array(column, separator, null)` gives a column back, behind one element too many
-    (of an empty text it would give no element at all). asyncpg takes ten times as long to encode
-    arrays: it asks every None and bool in them whether it is a container.
+    `string_to_array(column, separator, null)` returns a column, after one extra first element
+    (without it, an empty text would give an empty array). asyncpg takes ten times as long to
+    encode arrays: it checks each None and bool in them for being a container.
 
-    Instants are ISO 8601 text in UTC, or with an offset near year 1 or 9999: that can take a
-    datetime beyond what the driver can encode.
+    Instants are ISO 8601 text in UTC, or with an offset near year 1 or 9999: conversion to UTC can
+    go beyond what the driver can encode.
     """
     values = list(zip(*map(row_of, records), strict=True))
     values[_IS_DELETED] = tuple(["t" if is_deleted else "f" for is_deleted in values[_IS_DELETED]])
@@ -59,7 +59,7 @@ def joined_columns(records: Sequence[HistoryRecord]) -> tuple[str, ...]:
             [text.count(null) for text in columns]
         ) == sum(nulls):
             return *columns, separator, null
-        # Some text has one of them in it: take others.
+        # A text contains one of them: choose others.
         separator, null = f"\x1f{token_hex(8)}", f"\x1e{token_hex(8)}"
 
 
@@ -97,9 +97,9 @@ _OF_ANY_DAY: Final = re.compile(
 
 
 def _are_times(written: str) -> bool:
-    """Return whether times one behind the other are spelt as we write them, and each is one.
+    """Return whether a concatenation of times has only valid ones in our format.
 
-    Nearly all are: so they need no parsing. Those of a batch are mostly of one hour.
+    Nearly all have it, and then need no parsing. A batch's times are mostly of one hour.
     """
     hour = _OF_AN_HOUR.fullmatch(written)
     if hour is not None:
@@ -117,7 +117,7 @@ def record_from_row(row: Sequence[Any]) -> HistoryRecord:
     if instant is not None:
         own = row[5] if event == Event.ADD else row[6]
         if own is not None and parse_time(own) is not None:
-            instant = None  # its own, and not that of the record before it
+            instant = None  # its own time, not the previous record's
     return HistoryRecord(
         row[0],
         row[1],

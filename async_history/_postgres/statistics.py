@@ -1,4 +1,4 @@
-"""ANALYZE after a large change, VACUUM after a large removal."""
+"""Runs ANALYZE after a large change, and VACUUM after a large removal, in the background."""
 
 import asyncio
 import contextlib
@@ -37,23 +37,24 @@ SELECT greatest(reltuples, 0::pg_catalog.float4), coalesce(
 )
 FROM pg_catalog.pg_class WHERE oid = pg_catalog.to_regclass($1::pg_catalog.text)::pg_catalog.oid
 """
-"""For how many rows there were statistics, whether any were made within so many seconds, and
-whether the table was vacuumed within so many."""
+"""The number of rows by the statistics, whether these were made within so many seconds, and whether
+the table was vacuumed within so many seconds."""
 
 
 class Statistics:
-    """Has a server make statistics of the history after a large change, and vacuum it too after a
-    large removal: the first to read where much was removed would step over all of it.
+    """Runs ANALYZE on the history after a large change, and VACUUM after a large removal.
 
-    Autovacuum does that too, unless it is off, or late. It is done in the background, and holds up
-    nobody who reads or writes. It is left out where the role may not, where the table is locked,
-    where a pooler stands between, and on Citus.
+    Without VACUUM the first read after a removal would step over all removed rows.
+
+    Autovacuum does both too, unless it is off or late. This runs in the background and blocks no
+    reads or writes. It does nothing if the role may not analyze the table, if the table is locked,
+    behind a pooler, or on Citus.
 
     Args:
-        side: lends a connection.
+        side: the connections to take one from.
         schema: the quoted schema.
-        is_distributed: the tables are spread over the nodes of a Citus cluster.
-        pause_s: how long to wait at least from one time to the next.
+        is_distributed: whether the tables are distributed over the nodes of a Citus cluster.
+        pause_s: the shortest time between two runs.
     """
 
     def __init__(
@@ -135,8 +136,8 @@ class Statistics:
         self._due = _LEAST + int(rows * _PART)
         if not self._is_due and not is_new:
             return
-        # Whoever waits for a lock keeps those waiting who come later, and cutting the end off the
-        # table's file locks all out.
+        # Waiting for a lock would block all later sessions, and truncating the table's file would
+        # block all sessions.
         if not self._vacuums:
             removed = 0
         if removed > self._due and not is_vacuumed:
@@ -148,7 +149,7 @@ class Statistics:
         self._began_at = monotonic()
 
     async def aclose(self) -> None:
-        """Do at once what is due, wait for it for a few seconds, and begin no more."""
+        """Run at once what is due, wait a few seconds for it, and start no other run."""
         self._closing.set()
         task = self._task
         if task is not None:
@@ -159,7 +160,7 @@ class Statistics:
         self._is_left_out = True
 
     def stop(self) -> None:
-        """Begin no more, also when the loop has stopped."""
+        """Cancel the current run and start no other, also after the loop has stopped."""
         self._is_left_out = True
         if self._task is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed

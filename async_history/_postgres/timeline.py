@@ -1,8 +1,8 @@
-"""All memories of a PostgreSQL history as they were at an instant.
+"""The state of all memories of a PostgreSQL history at an instant.
 
-Records are fetched in the order of recording: memory by memory, through the index of (memory_id,
-seq), each row would be read from another end of the table, which takes three times as long
-(benchmarks/timeline.py is how to measure it).
+Records are fetched in the order of recording. Memory by memory, through the index on (memory_id,
+seq), each row would be on another page of the table, which takes three times as long
+(benchmarks/timeline.py measures it).
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from async_history._postgres.schema import in_schema
 _EVERYTHING: Final = Filter(None, None, None, None, None, None, None)
 
 _STATE: Final = "seq * 2 + (event = 'DELETE' OR is_deleted)::integer"
-"""Its last bit says that the record leaves nothing there."""
+"""A record's `seq`, with a last bit that says whether the memory is deleted after it."""
 _UNDATED: Final = f"""
 SELECT memory_id, state FROM (
     SELECT memory_id, state, occurred_at,
@@ -37,10 +37,10 @@ WHERE occurred_at IS NULL
     AND coalesce(moment, '-infinity') < (SELECT $1::pg_catalog.text::pg_catalog.timestamptz)
     AND (SELECT true FROM {{schema}}.history WHERE occurred_at IS NULL ORDER BY memory_id LIMIT 1)
 """
-"""A change without a time has that of the one before it: of a copied history there may be many.
-Where none is without one, nothing else is looked at."""
+"""Changes without a time, which have the previous change's; a copied history may have many. If
+there are none, the statement reads nothing else."""
 _BEFORE: Final = "occurred_at < (SELECT $1::pg_catalog.text::pg_catalog.timestamptz)"
-"""By a SELECT, or the time would be parsed for each row."""
+"""The time is in a SELECT; otherwise it would be parsed for each row."""
 _ALL: Final = f"SELECT memory_id, {_STATE} AS state FROM {{schema}}.history WHERE {_BEFORE}"
 
 
@@ -78,16 +78,16 @@ SELECT {RECORD_COLUMNS} FROM {{schema}}.history
 WHERE seq = ANY(pg_catalog.string_to_array($1, ',')::bigint[])
 """
 FETCH: Final = f"{_FETCH_ON_CLUSTER} ORDER BY seq LIMIT (SELECT {PAGE_PLACES}::pg_catalog.int8)"
-"""There are no more. Without statistics the planner expects most of the table and would read all of
-it for each page: of a LIMIT that it does not know it expects a tenth."""
+"""The LIMIT excludes no rows. Without statistics the planner would expect most of the table and
+read all of it for each page; for an unknown LIMIT it expects a tenth."""
 
 
 class ServerStates:
-    """Reads the states at an instant.
+    """Reads the states of all memories at an instant.
 
     Args:
         schema: the quoted schema.
-        is_distributed: the tables are spread over the nodes of a Citus cluster.
+        is_distributed: whether the tables are distributed over the nodes of a Citus cluster.
     """
 
     def __init__(self, fetch: Fetch, schema: str, *, is_distributed: bool) -> None:

@@ -1,6 +1,6 @@
-"""Transactions on PostgreSQL, begun and committed in one round trip each, with what they need set.
+"""Transactions and savepoints on PostgreSQL, with their settings sent in the same round trip.
 
-They are begun by hand: asyncpg would send each setting by itself. Their savepoints are too.
+They are begun by hand, because asyncpg would send each setting separately.
 """
 
 import asyncio
@@ -12,8 +12,8 @@ from async_history._postgres.errors import DriverError
 from async_history._postgres.schema import in_schema
 
 _BEGIN: Final = "BEGIN ISOLATION LEVEL READ COMMITTED"
-"""Each statement must see what was committed while the locks before it were waited for, whatever
-the database's own default is."""
+"""Each statement must see what was committed while an earlier one waited for locks, whatever the
+database's default is."""
 _COMMIT: Final = "SET CONSTRAINTS ALL IMMEDIATE; SET LOCAL client_min_messages TO warning; COMMIT;"
 """A commit that did not wait for its synchronous standby says so by a warning only, which a role, a
 database, a pooler or a trigger may have silenced: so what could silence it runs before, the
@@ -60,7 +60,7 @@ async def transaction(connection: Any, *settings: str) -> AsyncIterator[None]:
 
 @contextlib.asynccontextmanager
 async def savepoint(connection: Any, *, checks_constraints: bool) -> AsyncIterator[None]:
-    """Undo what the body does where it fails or is cancelled, and go on with the transaction.
+    """Roll back the body's changes if it fails or is cancelled; the transaction can continue.
 
     Args:
         checks_constraints: check deferred constraints too: from then on the transaction has none.
@@ -77,11 +77,11 @@ async def savepoint(connection: Any, *, checks_constraints: bool) -> AsyncIterat
 
 
 class SchemaSteps:
-    """What is done in a transaction to the tables of one schema.
+    """Base of the statements that run in a transaction on one schema's tables.
 
     Args:
         schema: the quoted schema.
-        is_distributed: the tables are spread over the nodes of a Citus cluster.
+        is_distributed: whether the tables are distributed over the nodes of a Citus cluster.
     """
 
     def __init__(self, connection: Any, schema: str, *, is_distributed: bool) -> None:

@@ -1,4 +1,4 @@
-"""VACUUM of the tables that an erasure went through."""
+"""Runs VACUUM on the tables after an erasure."""
 
 import asyncio
 import logging
@@ -27,8 +27,8 @@ SELECT EXISTS (
         AND ($2::pg_catalog.int4 IS NULL OR pid = $2::pg_catalog.int4)
 )
 """
-"""Whether a process has, or waits for, the lock that VACUUM takes on a table. Every role may see
-the locks of all; of what they are doing only its own."""
+"""Whether a process has, or waits for, the lock that VACUUM takes on a table. A role may see all
+processes' locks, but only its own processes' queries."""
 _MAY_VACUUM: Final = """
 SELECT {has_right} OR pg_catalog.pg_has_role(
     (SELECT datdba FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()),
@@ -36,24 +36,25 @@ SELECT {has_right} OR pg_catalog.pg_has_role(
 )
 FROM pg_catalog.pg_class WHERE oid = pg_catalog.to_regclass($1::pg_catalog.text)::pg_catalog.oid
 """
-"""Without the right VACUUM does nothing and says so by a warning, which may be silenced."""
+"""Without the privilege VACUUM does nothing but send a warning, which may be silenced."""
 _IS_OWNER: Final = "pg_catalog.pg_has_role(relowner, 'USAGE'::pg_catalog.text)"
 _MAY_MAINTAIN: Final = "pg_catalog.has_table_privilege(oid, 'MAINTAIN'::pg_catalog.text)"
 _HAS_MAINTAIN: Final = 17
-"""The first version that has this right (https://www.postgresql.org/docs/17/release-17.html)."""
+"""The first version that has this privilege
+(https://www.postgresql.org/docs/17/release-17.html)."""
 _MISSES: Final = 2
-"""How often in a row the server must have no process at it: it may be between vacuuming and
-analyzing, or done, and its answer under way."""
+"""Checks in a row that must find no such process: it may be between vacuuming and analyzing, or
+done with its answer still in transit."""
 _NO_END_S: Final = 1e8
-"""For asyncpg: a user's pool may bound every other command."""
+"""A timeout for asyncpg, because a user's pool may have a shorter default."""
 
 
 class Vacuum:
-    """Vacuums tables, each by itself, while others write.
+    """Vacuums tables one by one, while others write.
 
-    How long that takes depends on the table, on the server's cost settings, and on who has the
-    table locked. So no time bounds it: the server is asked from time to time whether it is still at
-    it, on the connection that writes, which is there when all others of a pool are in use.
+    How long that takes depends on the table, the server's cost settings, and other sessions' locks.
+    So it has no time limit. Instead, the writing connection, which is available even if the rest
+    of the pool is in use, asks the server from time to time whether the VACUUM still runs.
 
     Args:
         side: lends a connection, which is busy meanwhile.
@@ -79,10 +80,10 @@ class Vacuum:
         self._ask_every_s = ask_every_s
 
     async def run(self, tables: Sequence[str]) -> list[str]:
-        """Vacuum tables; return why which of them were not.
+        """Vacuum tables; return a sentence for each that could not be.
 
-        Where the caller is cancelled the server ends its VACUUM. Behind a pooler it goes on: to
-        cancel it could hit whoever has the process by then.
+        If the caller is cancelled, the server ends its VACUUM. Behind a pooler it continues,
+        because a cancel request could hit another client of the server process.
 
         Raises:
             HistoryClosed: the manager was closed.
@@ -110,11 +111,11 @@ class Vacuum:
             raise
 
     async def _see_through(self, table: str, begun: asyncio.Event, connection: Any) -> None:
-        """Vacuum a table on a connection, until it is done or the server is not at it.
+        """Vacuum a table on a connection, until it is done or the server no longer runs it.
 
         Raises:
-            StorageError: the role may not.
-            OutcomeUnknown: the server is not at it, or can't be asked.
+            StorageError: the role may not vacuum the table.
+            OutcomeUnknown: the server no longer runs it, or can't be asked.
         """
         await self._require_right(table, connection)
         running = asyncio.ensure_future(
@@ -159,7 +160,7 @@ class Vacuum:
                 raise OutcomeUnknown(f"whether its VACUUM goes on is not known: {reason}")
 
     async def _why_not_at_it(self, table: str, pid: int | None) -> str | None:
-        """Ask the server; return None where it is at it, or has no time for questions."""
+        """Return why the server seems not to run it; None if it does, or the queue is full."""
 
         async def ask(connection: Any, settings: Sequence[str]) -> bool:
             async with transaction(connection, *settings):
@@ -172,11 +173,11 @@ class Vacuum:
             return None
         except (StorageError, CommitUnknown) as error:
             return str(error)
-        return f"{self._where} has no process at it any more"
+        return f"{self._where} has no process that runs it any more"
 
 
 async def may_vacuum(connection: Any, table: str) -> bool | None:
-    """Return whether the role may vacuum and analyze a table; None where there is no such table."""
+    """Return whether the role may vacuum and analyze a table; None if the table does not exist."""
     right = _MAY_MAINTAIN if _has_maintain(connection) else _IS_OWNER
     may: bool | None = await connection.fetchval(_MAY_VACUUM.format(has_right=right), table)
     return may

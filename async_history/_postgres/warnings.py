@@ -1,4 +1,4 @@
-"""What in a PostgreSQL can lose what was acknowledged, or hide it, without an error."""
+"""Warnings about server settings that can silently lose or hide acknowledged records."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
@@ -35,7 +35,7 @@ _OF_TABLE: Final = 4
 def warnings_of(
     written: Sequence[Sequence[Any]], read: Sequence[Sequence[Any]]
 ) -> tuple[StoreWarning, ...]:
-    """Return what to warn of, given the rows of `STATE` where records are written and read."""
+    """Return the warnings, from the rows of `STATE` on the servers written to and read from."""
     warnings = [warning for row in written[:1] for warning in _of_settings(*row[:_OF_TABLE])]
     for row in (*written, *read):
         warnings += _of_table(*row[_OF_TABLE:])

@@ -1,8 +1,8 @@
-"""The one connection of a manager that writes.
+"""The connection of a manager that writes: it reconnects, and limits what it leaves at the server.
 
-What a try leaves behind in the server ends by itself: the server waits for a lock, and works at a
-statement, no longer than the try may take. But a commit that waits for a synchronous standby waits
-on, whoever has gone. So after a few that were given up no other is begun while they wait.
+The server limits lock waits and statements to the time of a try, so an abandoned try ends by
+itself. But a commit that waits for a synchronous standby continues to wait. So after a few such
+commits, no other is begun while they wait.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -33,15 +33,15 @@ WHERE usename = SESSION_USER AND wait_event = 'SyncRep'::pg_catalog.text
 """
 
 Write = Callable[[Any, Sequence[str]], Awaitable[T]]
-"""Do work on a connection, whose transactions begin with the given settings."""
+"""Runs work on a connection; its transactions must begin with the given settings."""
 
 
 class WritingConnection:
-    """Does work that writes, a piece at a time.
+    """Runs writes on one connection, one at a time.
 
     Args:
         try_s: how long a try may take.
-        idle_s: how long the connection may be unused before it is closed; None is without bound.
+        idle_s: seconds before the unused connection is closed; None never closes it.
     """
 
     def __init__(
@@ -56,11 +56,11 @@ class WritingConnection:
         self._idle = IdleWatch(idle_s, self._close_idle)
 
     async def do(self, work: "Write[T]", size_s: float = 0.0, waits: int | None = None) -> T:
-        """Do work.
+        """Run work on the connection.
 
         Args:
-            size_s: what the server may take beyond a try's time for the size of it.
-            waits: how often it may wait for a lock within its time, if it is to be more than once.
+            size_s: extra seconds that the server may take because of the batch's size.
+            waits: how many lock waits must fit into a try; None allows one.
 
         Raises:
             OutcomeUnknown, TryAgain, StorageError: see `ConnectionPool.bounded`.
@@ -85,7 +85,7 @@ class WritingConnection:
         return settings
 
     async def _ready(self) -> Any:
-        """Return the connection, or another where it is of no more use.
+        """Return the connection; replace it if it is unusable.
 
         Raises:
             TryAgain, StorageError: nothing was sent.
@@ -121,7 +121,7 @@ class WritingConnection:
         self._given_up = 0
 
     async def let_go(self) -> None:
-        """Give the connection back as it was."""
+        """Release the connection, with its settings restored."""
         connection, self._connection = self._connection, None
         if connection is None:
             return
@@ -138,16 +138,16 @@ class WritingConnection:
         await self._pool.release(connection)
 
     async def _close_idle(self) -> None:
-        """Close the connection: the next piece of work gets another."""
+        """Close the connection; the next write gets a new one."""
         connection, self._connection = self._connection, None
         if connection is not None:
             await self._pool.retire(connection)
 
     def stop(self) -> None:
-        """Look no more whether it is idle."""
+        """Stop the idle timer."""
         self._idle.stop()
 
     async def aclose(self) -> None:
-        """Give the connection back, and take it no more."""
+        """Release the connection for good."""
         await self._idle.aclose()
         await self.let_go()

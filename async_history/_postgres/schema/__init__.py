@@ -1,8 +1,8 @@
 # mypy: disable-error-code=import-untyped
-"""The numbered .sql of PostgreSQL: each applied once, in one transaction.
+"""Migrations of PostgreSQL: numbered .sql files, each applied once, in one transaction.
 
-A new schema gets them all in one. Where there are records already, a script's indexes are made
-ahead, while everybody reads and writes (postgres_indexes), and the rest of it takes a moment.
+A new schema gets all of them in one transaction. If there are records, a script's indexes are made
+before it, while others read and write (see `indexes`); the rest of the script is quick.
 """
 
 import asyncio
@@ -23,9 +23,9 @@ from async_history.errors import InvalidInput, MigrationError, StorageLocked, St
 _log = logging.getLogger("async_history")
 
 OLDEST_SERVER: Final = 13
-"""The first that has xid8 (https://www.postgresql.org/docs/13/release-13.html)."""
+"""The first version that has xid8 (https://www.postgresql.org/docs/13/release-13.html)."""
 _LONGEST_NAME_BYTES: Final = 63
-"""PostgreSQL cuts longer names without a word."""
+"""PostgreSQL silently truncates longer names."""
 
 _COLUMNS: Final = """
 SELECT attname::pg_catalog.text, pg_catalog.format_type(atttypid, NULL) FROM pg_catalog.pg_class
@@ -33,9 +33,9 @@ JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
 JOIN pg_catalog.pg_attribute ON attrelid = pg_class.oid AND attnum > 0 AND NOT attisdropped
 WHERE nspname = $1 AND relname = $2
 """
-"""Not to_regclass: after waiting for the lock it still answers from a cache, as it was before."""
+"""Not by to_regclass, which after waiting for the lock still answers from an old cache."""
 _NAME_OF_ROLES: Final = "$user"
-"""In a search path, with quotes too, the schema that is named like the role."""
+"""In a search path, even in quotes, this means the schema with the role's name."""
 _HAS_SCHEMA: Final = "SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = $1)"
 _TAKE_TURN: Final = """
 SELECT pg_catalog.pg_advisory_xact_lock(
@@ -52,10 +52,10 @@ SELECT EXISTS (
 _NOT_WHERE_DISTRIBUTED: Final = {4}
 """A unique key must contain the column by which a table is distributed."""
 _SHORT_WAIT: Final = "SET LOCAL lock_timeout TO 100"
-"""In milliseconds: who asks for a lock on a table keeps all who come later waiting."""
+"""In milliseconds: a session that waits for a table's lock blocks all later ones."""
 _ASK_AGAIN_S: Final = 0.2
 _SWITCH_WITHIN_S: Final = 60.0
-"""How long to try for the lock that a version is switched under."""
+"""Seconds to try to get the lock that applying a version needs."""
 _NOTED: Final = {"version": "integer", "applied_at": "timestamp with time zone"}
 _NOTES: Final = """
 CREATE TABLE IF NOT EXISTS migrations (
@@ -66,10 +66,10 @@ CREATE TABLE IF NOT EXISTS migrations (
 
 
 def quoted(name: str, kind: str = "schema") -> str:
-    """Return the name of a schema, or of what else there is, as SQL.
+    """Return the name of a schema, or of an object of another kind, quoted for SQL.
 
     Raises:
-        InvalidInput: it can't be a name.
+        InvalidInput: it is not a valid name.
     """
     check_name(kind, name)
     if len(name.encode()) > _LONGEST_NAME_BYTES:
@@ -80,7 +80,7 @@ def quoted(name: str, kind: str = "schema") -> str:
 
 @cache
 def in_schema(statement: str, schema: str) -> str:
-    """Return a statement with its `{schema}` filled in by a quoted name."""
+    """Return a statement with a quoted name in place of its `{schema}`."""
     return statement.format(schema=schema)
 
 
@@ -100,11 +100,11 @@ VERSION: Final = max(SCRIPTS)
 
 
 async def applied_version(connection: Any, schema: str) -> int:
-    """Return the version of a schema's tables; 0 where there are none.
+    """Return the version of a schema's tables; 0 if there are none.
 
     Raises:
-        MigrationError: they are newer than this library, or the server is too old for it, or the
-            schema has a table of another's under a name of ours.
+        MigrationError: they are newer than this library, the server is too old, or the schema has
+            another program's table with a name of ours.
     """
     server = connection.get_server_version()
     if server.major < OLDEST_SERVER:
@@ -165,10 +165,10 @@ async def is_distributed(connection: Any, schema: str, table: str = "history") -
 
 
 async def migrate(connection: Any, schema: str) -> list[int]:
-    """Bring a schema up to date, making it if need be; return the versions applied, in order.
+    """Migrate a schema, creating it if it is missing; return the versions applied, in order.
 
-    Asks for no right where nothing is missing. Others read and write meanwhile, except for some
-    milliseconds a version, and on Citus. Interrupted, it goes on when it is called again.
+    It needs no privileges if nothing is missing. Others can read and write meanwhile, except for
+    some milliseconds per version, and on Citus. After an interruption, call it again to continue.
 
     Raises:
         MigrationError: the schema is newer than this library, the role may not create tables, or an
@@ -182,7 +182,7 @@ async def migrate(connection: Any, schema: str) -> list[int]:
         if version and not await is_distributed(connection, schema):
             applied = await _upgrade(connection, schema, version)
         else:
-            # Read committed, or what others did while the lock was waited for could not be seen.
+            # Read committed: other levels would not see what others did before the lock was free.
             async with connection.transaction(isolation="read_committed"):
                 applied = await _apply(connection, schema)
     except asyncpg.InsufficientPrivilegeError as error:
@@ -201,7 +201,7 @@ async def migrate(connection: Any, schema: str) -> list[int]:
 
 
 async def _upgrade(connection: Any, schema: str, version: int) -> list[int]:
-    """Apply what is missing, while others read and write."""
+    """Apply missing versions while others read and write."""
     applied: list[int] = []
     for number, script in sorted(SCRIPTS.items()):
         if not version < number <= VERSION:
@@ -225,27 +225,27 @@ async def _upgrade(connection: Any, schema: str, version: int) -> list[int]:
                         "it again, what was done so far stays"
                     ) from error
             except (asyncpg.UndefinedTableError, asyncpg.UndefinedObjectError):
-                # Somebody who migrates too took its index for one that was left unfinished.
+                # Another process that migrates, too, dropped this index as an unfinished one.
                 if monotonic() > deadline:
                     raise
             await asyncio.sleep(_ASK_AGAIN_S)
-        for index in indexes_in(script):  # somebody was first, and this one came too late
+        for index in indexes_in(script):  # made after another process had applied the script
             await drop(connection, quoted(schema), index)
     return applied
 
 
 async def _apply(connection: Any, schema: str, *, through: int | None = None) -> list[int]:
-    """Apply what is missing, in the caller's transaction.
+    """Apply missing versions, in the caller's transaction.
 
     Args:
-        through: the last version to apply, whose indexes are made already; None is all.
+        through: the last version to apply, whose indexes are already made; None applies all.
     """
     await connection.execute(_TAKE_TURN, schema)
     version = await applied_version(connection, schema)
     last = VERSION if through is None else through
     if version >= last:
         return []
-    # CREATE SCHEMA IF NOT EXISTS asks for the right to create it though it exists.
+    # CREATE SCHEMA IF NOT EXISTS needs the privilege to create it even if it exists.
     if not await connection.fetchval(_HAS_SCHEMA, schema):
         await connection.execute(f"CREATE SCHEMA {quoted(schema)}")
     left_out = _NOT_WHERE_DISTRIBUTED if await is_distributed(connection, schema) else set()
@@ -264,7 +264,7 @@ async def _apply(connection: Any, schema: str, *, through: int | None = None) ->
 
 @contextlib.asynccontextmanager
 async def _in_search_path(connection: Any, schema: str) -> AsyncIterator[str]:
-    """Give a schema, for the body, a name that a search path takes for no other schema's."""
+    """Rename a schema called `$user` during the body, so that a search path can name it."""
     if schema != _NAME_OF_ROLES:
         yield schema
         return

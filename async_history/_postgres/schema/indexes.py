@@ -1,12 +1,12 @@
 # mypy: disable-error-code=import-untyped
-"""Making an index of PostgreSQL while everybody reads and writes.
+"""Creates a migration's indexes in PostgreSQL while others read and write.
 
-A script says `CREATE INDEX name_next4 ON …` on one line of its own, and gives the index its name in
-a later statement. The number is the script's, so that no other script means the same index.
+A script has `CREATE INDEX name_next4 ON …` on a line of its own, and gives the index its final name
+in a later statement. The number is the script's, so that each script's indexes have other names.
 
-CREATE INDEX CONCURRENTLY can't be in a transaction, and it waits for each that has begun before it:
-whoever waited for a lock meanwhile would be waited for in turn. So there is no lock for who makes
-an index. What several processes do at the same time is seen in the catalog, and done again.
+CREATE INDEX CONCURRENTLY can't run in a transaction, and it waits for each transaction that began
+before it. A process that waited for a lock in a transaction would block it. So no lock protects the
+creation: processes that create the same index find it in the catalog, and retry.
 """
 
 import asyncio
@@ -36,18 +36,18 @@ SELECT EXISTS (
     )
 )
 """
-"""Of other roles' work only the database is shown."""
+"""For other roles' processes the view shows only the database."""
 _TWICE: Final = """
 SELECT id FROM {schema}.history GROUP BY id HAVING pg_catalog.count(*) > 1 ORDER BY id LIMIT 3
 """
 _CONCURRENTLY: Final = "tuple concurrently "
-"""What the server says, in no other language, of a catalog that two change at once."""
+"""The server's message, never translated, if two sessions change a catalog row at the same time."""
 _ASK_AGAIN_S: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """An index that a script makes. `kind` is INDEX or UNIQUE INDEX, `how` its columns."""
+    """An index that a script creates. `kind` is INDEX or UNIQUE INDEX; `how` is its columns."""
 
     kind: str
     name: str
@@ -56,23 +56,23 @@ class Index:
 
 
 def indexes_in(script: str) -> list[Index]:
-    """Return the indexes that a script makes and gives a name later."""
+    """Return the indexes that a script creates and renames later."""
     return [Index(**found.groupdict()) for found in _CREATE.finditer(script)]
 
 
 def without_indexes(script: str) -> str:
-    """Return the rest of the script."""
+    """Return a script without the statements that create these indexes."""
     return _CREATE.sub("", script)
 
 
 async def make(connection: Any, schema: str, index: Index) -> None:
-    """Make an index, outside of a transaction, unless it is there and valid.
+    """Create an index, outside of a transaction, unless it exists and is valid.
 
     Args:
         schema: the quoted schema.
 
     Raises:
-        MigrationError: an id is there twice. Nothing is left behind.
+        MigrationError: several records have the same id. The index was dropped.
     """
     table = f"{schema}.{index.table}"
     while True:
@@ -82,14 +82,14 @@ async def make(connection: Any, schema: str, index: Index) -> None:
         is_valid = await connection.fetchval(_IS_VALID, f"{schema}.{index.name}")
         if is_valid:
             return
-        if is_valid is not None:  # it died in the middle
+        if is_valid is not None:  # its creation was interrupted
             await drop(connection, schema, index)
         try:
             await _alone(
                 connection, f"CREATE {index.kind} CONCURRENTLY {index.name} ON {table} {index.how}"
             )
         except asyncpg.DuplicateTableError:
-            await asyncio.sleep(_ASK_AGAIN_S)  # somebody began just before
+            await asyncio.sleep(_ASK_AGAIN_S)  # another process has just begun
         except asyncpg.UniqueViolationError as error:
             await drop(connection, schema, index)
             rows = await connection.fetch(_TWICE.format(schema=schema))
@@ -102,13 +102,13 @@ async def make(connection: Any, schema: str, index: Index) -> None:
 
 
 async def drop(connection: Any, schema: str, index: Index) -> None:
-    """Drop an index, outside of a transaction, if it is there."""
+    """Drop an index, outside of a transaction, if it exists."""
     while await connection.fetchval(_IS_VALID, f"{schema}.{index.name}") is not None:
         await _alone(connection, f"DROP INDEX CONCURRENTLY IF EXISTS {schema}.{index.name}")
 
 
 async def _alone(connection: Any, statement: str) -> None:
-    """Run a statement, unless others who run the same come between."""
+    """Run a statement; ignore conflicts with other sessions that run the same."""
     try:
         await connection.execute(statement)
     except (asyncpg.DeadlockDetectedError, asyncpg.InternalServerError) as error:
