@@ -162,7 +162,7 @@ class ServerErasure:
     """What an erasure does on a server.
 
     Args:
-        run_exclusively: does work on the connection that writes, alone, in its turn among the writes.
+        run_exclusively: runs work alone on the writing connection, queued with the writes.
         vacuum: vacuums the tables.
         schema: the quoted schema.
         is_distributed: the tables are spread over the nodes of a Citus cluster.
