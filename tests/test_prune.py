@@ -313,7 +313,7 @@ class TestBesideWriters:
     async def test_two_managers_prune_at_once(
         self, open_small_steps: OpenStore, request: pytest.FixtureRequest
     ) -> None:
-        if request.node.callspec.params["open_keeping_store"] == "memory":
+        if request.node.callspec.params["new_keeping_store"] == "memory":
             pytest.skip("nobody else can open it")
         async with open_small_steps() as one, open_small_steps() as other:
             records = await one.batch_add_history(
