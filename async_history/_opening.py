@@ -1,4 +1,4 @@
-"""From a URL to a manager. Knows the spellings of URLs, and imports a backend only to open it."""
+"""Creates the manager for a URL. A backend is imported only when it is used."""
 
 import os
 import re
@@ -36,8 +36,8 @@ def open_history(url: str | os.PathLike[str], **options: Unpack[HistoryOptions])
     Args:
         url: `sqlite:///relative.db`, `sqlite:////absolute.db` or a bare path: a SQLite file,
             `?journal=delete` with a rollback journal;
-            `memory://` or `sqlite://`: SQLite in memory, gone when closed; `null://`: history is
-            forgotten; `postgresql://…`: a PostgreSQL server, as asyncpg, libpq, SQLAlchemy or a
+            `memory://` or `sqlite://`: SQLite in memory, lost when closed; `null://`: nothing is
+            kept; `postgresql://…`: a PostgreSQL server, as asyncpg, libpq, SQLAlchemy or a
             hosting provider writes it, and `?schema=`. `sqlite+aiosqlite://` and
             `postgresql+asyncpg://` are accepted too. `~` is the home folder.
         options: the backend's keyword arguments, such as `create`, `migrate`, `durability`,
@@ -45,7 +45,7 @@ def open_history(url: str | os.PathLike[str], **options: Unpack[HistoryOptions])
             `PostgresHistoryManager`.
 
     Raises:
-        InvalidInput: no backend answers to the URL, or an option is unknown or can't be used.
+        InvalidInput: no backend has this URL, or an option is unknown or invalid.
     """
     (module, name), arguments = _backend(url)
     manager_type = getattr(import_module(module), name)
@@ -54,21 +54,21 @@ def open_history(url: str | os.PathLike[str], **options: Unpack[HistoryOptions])
 
 
 def sqlite_file(url: str | os.PathLike[str]) -> Path | None:
-    """Return the SQLite file that a URL names, None where it names no file.
+    """Return the SQLite file that a URL names; None if it names no file.
 
     Raises:
-        InvalidInput: no backend answers to the URL.
+        InvalidInput: no backend has this URL.
     """
     backend, arguments = _backend(url)
     return cast(Path | None, arguments[0]) if backend is _SQLITE else None
 
 
 def from_any_folder(url: str | os.PathLike[str]) -> str | os.PathLike[str]:
-    """Return what names the same history whatever folder the program changes to.
+    """Return a URL or path of the same history that does not depend on the working directory.
 
     Raises:
-        InvalidInput: no backend answers to the URL.
-        StorageMissing: it is relative to a folder that has been removed.
+        InvalidInput: no backend has this URL.
+        StorageMissing: it is relative to a directory that was removed.
     """
     path = sqlite_file(url)
     if path is None:
@@ -81,16 +81,16 @@ def from_any_folder(url: str | os.PathLike[str]) -> str | os.PathLike[str]:
 
 
 def file_options(url: str | os.PathLike[str]) -> HistoryOptions:
-    """Return the options that a SQLite file's URL gives, such as its journal."""
+    """Return the options in a SQLite file's URL, such as its journal."""
     journal = _split_options(url)[1] if isinstance(url, str) else ""
     return {"journal": cast(Journal, journal)} if journal else {}
 
 
 def postgres_schema(url: str | os.PathLike[str]) -> tuple[str, str] | None:
-    """Return the server's URL and the schema that a PostgreSQL URL names, None for others.
+    """Return the server's URL and the schema of a PostgreSQL URL; None for other URLs.
 
     Raises:
-        InvalidInput: no backend answers to the URL.
+        InvalidInput: no backend has this URL.
     """
     backend, arguments = _backend(url)
     if backend is not _POSTGRES:
@@ -100,7 +100,7 @@ def postgres_schema(url: str | os.PathLike[str]) -> tuple[str, str] | None:
 
 
 def without_secrets(text: str) -> str:
-    """Return a text with the passwords in it blotted out: of URLs, and of libpq's keywords."""
+    """Return a text with the passwords of URLs and of libpq's keywords replaced by ***."""
     text = re.sub(r"(:/*[^\s/@:]*):.*@", r"\1:***@", text)
     text = re.sub(rf"(://[^\s/@:\[]*):(?!\*|{_PORT})\S*", r"\1:***", text)
     return re.sub(r"(\b\w*pass\w*\s*=\s*)('[^']*'|[^&\s'\"]*)", r"\1***", text)
@@ -119,7 +119,7 @@ def _backend(url: str | os.PathLike[str]) -> tuple[tuple[str, str], _Arguments]:
         server_url(url)
         return _POSTGRES, (url,)
     if not re.fullmatch(r"[a-z][a-z0-9+.-]*", scheme):
-        raise InvalidInput(f"what stands before :// is not a URL's scheme; use {_SPELLINGS}")
+        raise InvalidInput(f"the text before :// is not a URL scheme; use {_SPELLINGS}")
     if scheme not in ("null", "memory", "sqlite", "sqlite+aiosqlite"):
         raise InvalidInput(f"no backend for {scheme!r} URLs; use {_SPELLINGS}")
     host, _, path = _split_options(url)[0].partition("://")[2].partition("/")
@@ -142,7 +142,7 @@ def _backend(url: str | os.PathLike[str]) -> tuple[tuple[str, str], _Arguments]:
 
 
 def _split_options(url: str) -> tuple[str, str]:
-    """Return a SQLite file's URL without its query, and the journal that this asks for."""
+    """Return a SQLite file's URL without its query, and the journal in the query, or ""."""
     is_file = url.partition("://")[0].lower() in _SQLITE_SCHEMES
     found = re.fullmatch(r"([^?#]*)\?journal=([^?#&=]+)", plain(url)) if is_file else None
     return (found[1], found[2]) if found else (url, "")

@@ -1,4 +1,4 @@
-"""Every error a caller can meet. One root, and a subclass where a caller would act differently.
+"""The errors of this package: one root, and a subclass where a caller would act differently.
 
 HistoryError
 ├── InvalidInput          a field, option, URL or cursor is unusable; nothing was queued
@@ -12,14 +12,14 @@ HistoryError
 ├── CopyMismatch          a copy's target does not hold the source's records, in their order
 ├── MigrationError        the store's layout cannot be used or adopted; left untouched
 └── StorageError          the store refused or failed; not written
-    ├── StorageRefused      a rule of the database's owner refuses this submission alone
-    ├── StorageMissing      there is no such file, database or schema
+    ├── StorageRefused      a constraint or trigger of the owner rejected this submission
+    ├── StorageMissing      the file, database or schema does not exist
     ├── StorageUnreachable  the server does not answer, or went away
     ├── StorageDenied       the server refuses this role, or lacks a right for it
     ├── StorageLocked       others held a lock for too long
     ├── StorageFull         the disk, quota or page limit is exhausted
     ├── StorageReadOnly     the file or its folder may not be written, or the server is a standby
-    └── StorageCorrupt      the file or table is damaged, or is no database
+    └── StorageCorrupt      the file or table is damaged, or is not a database
 """
 
 from collections.abc import Iterable
@@ -56,7 +56,7 @@ class WrongLoop(HistoryError, RuntimeError):
 class CommitUnknown(HistoryError):
     """Whether these ids were written is not known: the store failed while committing.
 
-    Submitting again under the same ids is safe: what is there already is not written twice.
+    Submitting again under the same ids is safe: no record is written twice.
     """
 
     def __init__(self, message: str, ids: Iterable[str] = ()) -> None:
@@ -72,16 +72,16 @@ class CursorGone(HistoryError):
 
 
 class CopyMismatch(HistoryError):
-    """The target of a copy holds a record of the source with other content, elsewhere, or not.
+    """The target of a copy has a record of the source with other content, elsewhere, or not at all.
 
-    Nothing of the target was taken away. Copying again cannot mend it: use an empty target.
+    Nothing was removed from the target. Copying again does not help: use an empty target.
     """
 
 
 class MigrationError(HistoryError):
-    """The store's layout is unknown, newer than this library, or needs what is not there.
+    """The store's layout is unknown, newer than this library, or incomplete.
 
-    The store was left untouched.
+    The store was not changed.
     """
 
 
@@ -90,11 +90,11 @@ class StorageError(HistoryError):
 
 
 class StorageRefused(StorageError):
-    """A rule of the database's owner refuses this submission; others it does not."""
+    """A constraint or trigger of the owner rejected this submission; others are not affected."""
 
 
 class StorageMissing(StorageError):
-    """There is no such file (or an empty one) and `create=False`; no such database or schema."""
+    """The file is missing or empty and `create=False`, or the database or schema is missing."""
 
 
 class StorageUnreachable(StorageError):
@@ -102,7 +102,7 @@ class StorageUnreachable(StorageError):
 
 
 class StorageDenied(StorageError):
-    """The server refuses this role, its password, or what it wants to do."""
+    """The server refuses this role, its password, or the statement."""
 
 
 class StorageLocked(StorageError):
@@ -110,7 +110,7 @@ class StorageLocked(StorageError):
 
 
 class StorageFull(StorageError):
-    """No room is left. What was acked is kept; writing resumes when there is."""
+    """The storage is full. Acked records are kept; writing resumes when there is space."""
 
 
 class StorageReadOnly(StorageError):
@@ -118,4 +118,4 @@ class StorageReadOnly(StorageError):
 
 
 class StorageCorrupt(StorageError):
-    """Data is damaged where it was touched, or a file is no database. Nothing was repaired."""
+    """Data that was read is damaged, or the file is not a database. Nothing was repaired."""

@@ -28,7 +28,7 @@ from async_history.cli import record as record_room
 from async_history.cli.app import app
 from async_history.cli.difference import difference
 from async_history.cli.record import Recording
-from async_history.cli.terminal import harmless
+from async_history.cli.terminal import escape_controls
 from tests.patience import LONG_S
 
 pytestmark = pytest.mark.subprocess
@@ -339,7 +339,7 @@ def test_record_names_bad_lines_and_records_the_rest(run: Run) -> None:
     assert named == [str(number) for number in bad]
     for reason in (
         "'FORGET'",
-        "'colour' is no column",
+        "'colour' is not a column",
         "memory_id is missing",
         "not UTF-8 at byte",
         "not JSON at character",
@@ -446,7 +446,7 @@ async def _record_until_full(source: io.FileIO) -> Recording:
         history.add_history = add_or_fail  # type: ignore[method-assign, assignment]
         recording = Recording(history, lines_module.Lines(source), "lines")
         await recording.run()
-        await recording.settled()
+        await recording.wait_settled()
         return recording
 
 
@@ -586,7 +586,7 @@ def test_colours_and_marks(run: Run) -> None:
 
 
 def test_stored_text_cannot_command_the_terminal(run: Run) -> None:
-    assert harmless("a\x1b[2J\x07\x9b\u202eb\tc\nd\r") == "a␛[2J␇\ufffd\ufffdb\tc\nd␍"
+    assert escape_controls("a\x1b[2J\x07\x9b\u202eb\tc\nd\r") == "a␛[2J␇\ufffd\ufffdb\tc\nd␍"
     evil = "\x1b]0;owned\x07"
     run("record", stdin=lines_of(add(evil, evil, actor_id=evil, role=evil)))
     result = run("log", evil)

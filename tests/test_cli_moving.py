@@ -114,7 +114,7 @@ def test_ctrl_c_says_how_to_go_on(start: Start, run: Run, tmp_path: Path) -> Non
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=LONG_S)
     assert process.returncode == 130
-    assert "goes on where this one ended" in errors
+    assert "continues where this one ended" in errors
     assert run("copy", "-", "copy.db", stdin=lines_of(*CHANGES)).returncode == 0
 
     async def count() -> int:

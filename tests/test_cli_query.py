@@ -148,7 +148,7 @@ def test_nothing_matches(run: Run, db: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--since", "yesterday"], "--since: 'yesterday' is no age"),
+        (["--since", "yesterday"], "--since: 'yesterday' is neither an age"),
         (["--event", "MERGE"], "event must be ADD, UPDATE or DELETE"),
         (["--text", ""], "text must not be empty"),
         (["--limit", "-1"], "Invalid value"),

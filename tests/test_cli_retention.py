@@ -216,7 +216,7 @@ def test_an_erasure_that_matches_nothing_says_so(folder: Path, how: str) -> None
 @pytest.mark.subprocess
 def test_what_is_not_understood(folder: Path) -> None:
     for arguments, said in (
-        (("prune", "--older-than", "soon", "--yes"), "no age like 90d"),
+        (("prune", "--older-than", "soon", "--yes"), "neither an age like 90d"),
         (("prune", "--older-than", "99999999w", "--yes"), "before year 1"),
         (("erase", "--reason", "x", "--yes"), "name what to erase"),
         (("erase", "--memory", "m", "--reason", "", "--yes"), "reason must not be empty"),

@@ -44,7 +44,7 @@ def interrupted(
     told, last = err.splitlines()
     assert last == f"async-history: {word}"
     said, _, cursor = told.rpartition(" ")
-    assert said == "async-history: to go on from here: --after"
+    assert said == "async-history: to continue from here: --after"
     return out, cursor
 
 

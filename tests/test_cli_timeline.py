@@ -79,7 +79,7 @@ def test_at_shows_all_memories(run: Run, url: str) -> None:
     done = run("at", "2026-11-20T10:45:00")
     assert done.exit_code == 0
     assert done.stdout.split("\n\n")[0].endswith("likes green tea")
-    assert done.stdout.split("\n\n")[1].endswith("    two\n    lines ␛[31m\n"), "harmless"
+    assert done.stdout.split("\n\n")[1].endswith("    two\n    lines ␛[31m\n"), "escape_controls"
     lines = run("at", "2026-11-20T10:45:00", "--json").stdout.splitlines()
     assert {json.loads(line)["memory_id"] for line in lines} == {"m", "other"}
     gone = run("at", "2026-11-20T12:00:00", "--json").stdout.splitlines()

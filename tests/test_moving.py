@@ -635,7 +635,10 @@ class TestLines:
             ('{"memory_id": "m", "event": "ADD"}', "line 2: .*id must be text"),
             ('{"id": 7, "memory_id": "m", "event": "ADD"}', "line 2: .*id must be text"),
             ('{"id": "7", "memory_id": "m"}', "line 2: .*event must be text"),
-            ('{"id": "7", "memory_id": "m", "event": "ADD", "x": 1}', "line 2: 'x' is no column"),
+            (
+                '{"id": "7", "memory_id": "m", "event": "ADD", "x": 1}',
+                "line 2: 'x' is not a column",
+            ),
             ('{"id": "7", "memory_id": "m", "event": "ADD", "is_deleted": 2}', "is_deleted must"),
             ('{"id": "7", "memory_id": "m", "event": "ADD", "role": "\\ud800"}', "surrogate"),
             ('{"id": "7", "memory_id": "m", "event": "ADD", "created_at": 2025}', "created_at"),

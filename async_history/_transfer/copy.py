@@ -1,9 +1,9 @@
-"""Copying a history into another store: in order, to the letter, and again after any interruption.
+"""Copies a history into another store: in order, exactly, and resumable after any interruption.
 
-The target is walked beside the source. As far as it holds the source's records already, nothing is
-written; from the first one missing on, page after page is submitted, and each is read back once it
-is durable. One page is on its way at a time: whatever interrupts a copy, the target then holds
-records from the source's beginning, without a hole. While one is being committed, the page before
+The target is scanned together with the source. Records that it has already are not written again.
+From the first missing record on, the pages are submitted one after the other, and each is read back
+once it is durable. Only one page is pending at a time: after an interruption, the target has the
+source's records from the beginning, without a gap. While a page is being committed, the page before
 it is compared, and the next one is read.
 """
 
@@ -27,7 +27,7 @@ from async_history.errors import CopyMismatch, InvalidInput
 
 _SCOPES_AT_ONCE: Final = 100
 """Message buffers that are read, compared and saved at the same time."""
-_WAY_OUT: Final = "copy into an empty history instead; nothing was taken away from this one"
+_ADVICE: Final = "copy into an empty history instead; nothing was removed from this one"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,20 +49,19 @@ _LIMITS: Final = CopyLimits()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CopyReport:
-    """What a copy did. When there is a report, each of the source's records is in the target."""
+    """The result of a copy: each of the source's records is in the target."""
 
     records: int
     """Records of the source, each of which was compared with the target's."""
     written: int
-    """Records that this copy wrote; the others were there."""
+    """Records that this copy wrote; the target had the others before."""
     digest: str
     """The SHA-256, in hexadecimal, of the source's records as the target gives them back, in order:
     each its ten columns as a JSON array, with a comma between two."""
     scopes: int
     """Session scopes whose messages were copied, or left."""
     scopes_left: int
-    """Session scopes whose messages in the target were left as they are: another conversation has
-    begun there."""
+    """Session scopes that were not copied, because the target has another conversation there."""
     seconds: float
     """How long it took."""
 
@@ -75,12 +74,12 @@ async def copy_history(
 ) -> CopyReport:
     """Copy all records, under their ids and in their order, and the message buffers.
 
-    Interrupted anywhere, it can be called again: it goes on behind what is there, writes nothing
-    twice, and checks all of it. Records that the target has besides stay where they are. What is
-    written to the source meanwhile may be copied or not: call again for the rest.
+    After an interruption, call it again: it continues after the records that were copied, writes
+    nothing twice, and checks all of them. Other records of the target are not changed. Records that
+    are written to the source meanwhile may be copied or not: call again for the rest.
 
-    Each record is compared, in all columns and in its place, with what the target gives back. A
-    target that reads elsewhere than it writes (`read_url`) may not have it yet.
+    Each record is compared, in all columns and in its place, with the record that the target
+    returns. A target that reads from a replica (`read_url`) may not have it yet.
 
     Args:
         source: an open history, which may be open with `migrate=False`; or `JsonLines`, or a
@@ -88,10 +87,10 @@ async def copy_history(
         on_progress: called on the event loop after every page.
 
     Raises:
-        InvalidInput: no store could hold a record of the source to the letter (it has no id, a
-            NUL, what is no text). Pages before it are copied.
+        InvalidInput: a record of the source can't be stored exactly (it has no id, a NUL, or a
+            value that is not text). The pages before it are copied.
         CopyMismatch: the target has a record of the source in another place or with other content,
-            or does not give back what was written.
+            or does not return what was written.
         IdConflict: the target has another record of a source's id.
         CursorGone: records were removed where the copy was reading; call again.
         HistoryError: of either store. Call again when its cause is gone.
@@ -107,7 +106,7 @@ async def copy_within(
     on_progress: OpenProgress | None = None,
 ) -> CopyReport:
     """Copy as `copy_history` does, with limits."""
-    begun = monotonic()
+    started = monotonic()
     if not isinstance(target, HistoryManager):
         raise InvalidInput(f"target must be a HistoryManager, not {type(target).__name__}")
     if not isinstance(source, HistoryManager | RecordSource):
@@ -125,7 +124,7 @@ async def copy_within(
         await copy.begin()
         async with aclosing(_one_ahead(records.pages())) as pages:
             async for rows in pages:
-                await copy.take(rows)
+                await copy.copy_page(rows)
         await copy.finish()
     finally:
         await copy.withdraw()
@@ -137,7 +136,7 @@ async def copy_within(
         digest=copy.digest.hexdigest(),
         scopes=scopes,
         scopes_left=scopes_left,
-        seconds=monotonic() - begun,
+        seconds=monotonic() - started,
     )
 
 
@@ -146,25 +145,25 @@ async def _one_ahead(
 ) -> AsyncGenerator[Sequence[Row], None]:
     """Yield pages, reading the next one while the last is in use."""
 
-    async def following() -> Sequence[Row] | None:
+    async def read_next() -> Sequence[Row] | None:
         return await anext(pages, None)
 
-    reading = asyncio.create_task(following())
+    reading = asyncio.create_task(read_next())
     try:
         while (page := await reading) is not None:
-            reading = asyncio.create_task(following())
+            reading = asyncio.create_task(read_next())
             yield page
     finally:
         reading.cancel()
         await asyncio.wait([reading])
         if not reading.cancelled():
-            reading.exception()  # nobody is left to hear of it
+            reading.exception()  # the copy has ended for another reason
         if isinstance(pages, AsyncGenerator):
             await pages.aclose()
 
 
 class _Copy:
-    """The records on their way, and what became of those before them."""
+    """A running copy: its pending page, and the counts of the pages before."""
 
     def __init__(
         self,
@@ -179,69 +178,69 @@ class _Copy:
         self._source = source
         self._target = target
         self._compared = compared
-        self._walk = _Walk(target, compared)
+        self._scan = TargetScan(target, compared)
         self._on_progress = on_progress
         self._total: int | None = None
         self._is_writing = False
-        self._on_its_way: asyncio.Future[None] | None = None
+        self._pending: asyncio.Future[None] | None = None
         self._durable: Sequence[Row] = ()
 
     async def begin(self) -> None:
-        """Ask how many there are, where somebody wants to know."""
+        """Count the source's records, if there is an `on_progress`."""
         if self._on_progress is not None:
             self._total = await self._source.count()
 
-    async def take(self, rows: Sequence[Row]) -> None:
+    async def copy_page(self, rows: Sequence[Row]) -> None:
         """Find a page's records in the target, or write them there."""
         size = checked_size(rows)
         if not self._is_writing:
-            found = await self._walk.meet(rows)
-            self._walk.check_order(rows[found:])
-            await self._note(rows[:found])
+            found = await self._scan.match(rows)
+            self._scan.check_order(rows[found:])
+            await self._count(rows[:found])
             rows = rows[found:]
             self._is_writing = bool(rows)
         if rows:
             submission = records_to_copy(await self._source.records(rows), size)
-            await self._arrived()
+            await self._wait_for_pending()
             durable, self._durable = self._durable, rows
-            self._on_its_way = self._target.store.writer.submit(submission)
+            self._pending = self._target.store.writer.submit(submission)
             await self._compare(durable)
 
     async def finish(self) -> None:
-        """Wait for what is on its way, and compare it."""
-        await self._arrived()
+        """Wait for the pending page, and compare it."""
+        await self._wait_for_pending()
         await self._compare(self._durable)
 
     async def withdraw(self) -> None:
-        """Leave nothing on its way that is not being committed already."""
-        if self._on_its_way is not None:
-            self._on_its_way.cancel()
-            await asyncio.wait([self._on_its_way])
-            if not self._on_its_way.cancelled():
-                self._on_its_way.exception()  # the copy has ended for another reason
+        """Cancel the pending page, unless it is being committed already."""
+        if self._pending is not None:
+            self._pending.cancel()
+            await asyncio.wait([self._pending])
+            if not self._pending.cancelled():
+                self._pending.exception()  # the copy has ended for another reason
 
-    async def _arrived(self) -> None:
-        if self._on_its_way is not None:
-            await self._on_its_way
-            self._on_its_way = None
+    async def _wait_for_pending(self) -> None:
+        if self._pending is not None:
+            await self._pending
+            self._pending = None
 
     async def _compare(self, rows: Sequence[Row]) -> None:
-        """Read back what is durable."""
-        met = await self._walk.meet(rows)
-        if met < len(rows):
-            # Somebody else's record with a later number was visible before one of ours.
-            await self._walk.step_back()
-            met += await self._walk.meet(rows[met:])
-            self._walk.check_order(rows[met:])
-        if met < len(rows):
+        """Read back rows that are durable, and compare them."""
+        matched = await self._scan.match(rows)
+        if matched < len(rows):
+            # A record of another writer with a later number was visible before one of ours.
+            await self._scan.rewind()
+            matched += await self._scan.match(rows[matched:])
+            self._scan.check_order(rows[matched:])
+        if matched < len(rows):
             raise CopyMismatch(
-                f"the target does not give back the record {rows[met][0]} in its place, behind "
-                f"those that the source has before it; {_WAY_OUT}"
+                f"the target does not return the record {rows[matched][0]} in its place, after the "
+                f"records that the source has before it; {_ADVICE}"
             )
-        self.written += met
-        await self._note(rows)
+        self.written += matched
+        await self._count(rows)
 
-    async def _note(self, rows: Sequence[Row]) -> None:
+    async def _count(self, rows: Sequence[Row]) -> None:
         """Count rows that the target holds as the source does."""
         for start in range(0, len(rows), self._compared):
             part = json.dumps(rows[start : start + self._compared], separators=(",", ":"))[1:-1]
@@ -252,8 +251,8 @@ class _Copy:
             self._on_progress(self.records, self._total)
 
 
-class _Walk:
-    """A walk through the target's records, in order, past those that are not the source's."""
+class TargetScan:
+    """A scan of the target's records, in order, which skips those that are not the source's."""
 
     def __init__(self, target: HistoryManager, compared: int) -> None:
         self._target = target
@@ -262,85 +261,85 @@ class _Walk:
         self._at = 0
         self._before_page: Cursor | None = None
         self._place: Cursor | None = None
-        self._step_back_to: tuple[Cursor | None, str | None] = (None, None)
-        self._early: str | None = None
+        self._rewind_to: tuple[Cursor | None, str | None] = (None, None)
+        self._out_of_order: str | None = None
 
-    async def meet(self, wanted: Sequence[Row]) -> int:
-        """Walk until these rows were met, or to the end there is now; return how many were met.
+    async def match(self, wanted: Sequence[Row]) -> int:
+        """Scan until these rows are found, or to the current end; return how many were found.
 
-        Stops in front of one that comes too early: see `check_order`.
+        Stops before a row that is out of order: see `check_order`.
 
         Raises:
-            CopyMismatch: one was met with other content.
+            CopyMismatch: a row has other content in the target.
         """
-        met = 0
-        self._early = None
+        matched = 0
+        self._out_of_order = None
         newest: int | None = None
-        while met < len(wanted) and self._early is None:
+        while matched < len(wanted) and self._out_of_order is None:
             if self._at == len(self._page):
-                # Others may write faster than this walks.
+                # Others may write faster than this reads.
                 newest = newest or await self._target.store.reader.newest()
                 if newest is None or (self._place and self._place.position >= newest):
                     break
-                if not await self._turn():
+                if not await self._next_page():
                     break
-            end = self._at + min(len(wanted) - met, len(self._page) - self._at)
-            if self._page[self._at : end] == wanted[met : met + end - self._at]:
-                met += end - self._at
+            end = self._at + min(len(wanted) - matched, len(self._page) - self._at)
+            if self._page[self._at : end] == wanted[matched : matched + end - self._at]:
+                matched += end - self._at
                 self._at = end
-                self._step_back_to = (self._before_page, wanted[met - 1][0])
+                self._rewind_to = (self._before_page, wanted[matched - 1][0])
             else:
-                met = self._meet_one_by_one(wanted, met)
-        return met
+                matched = self._match_one_by_one(wanted, matched)
+        return matched
 
-    def _meet_one_by_one(self, wanted: Sequence[Row], met: int) -> int:
-        to_come = {row[0] for row in wanted[met:]}
-        while met < len(wanted) and self._at < len(self._page):
+    def _match_one_by_one(self, wanted: Sequence[Row], matched: int) -> int:
+        to_come = {row[0] for row in wanted[matched:]}
+        while matched < len(wanted) and self._at < len(self._page):
             row = self._page[self._at]
-            if row == wanted[met]:
-                met += 1
-                self._step_back_to = (self._before_page, row[0])
-            elif row[0] == wanted[met][0]:
+            if row == wanted[matched]:
+                matched += 1
+                self._rewind_to = (self._before_page, row[0])
+            elif row[0] == wanted[matched][0]:
                 column = next(
                     name
-                    for name, there, here in zip(COLUMNS, row, wanted[met], strict=True)
+                    for name, there, here in zip(COLUMNS, row, wanted[matched], strict=True)
                     if there != here
                 )
                 raise CopyMismatch(
-                    f"the record {row[0]} has another {column} in the target; {_WAY_OUT}"
+                    f"the record {row[0]} has another {column} in the target; {_ADVICE}"
                 )
             elif row[0] in to_come:
-                self._early = row[0]
+                self._out_of_order = row[0]
                 break
             self._at += 1
-        return met
+        return matched
 
     def check_order(self, missed: Sequence[Row]) -> None:
-        """Check that none of the rows that `meet` missed stands before the first of them.
+        """Check that none of the rows that `match` did not find is before the first of them.
 
         Raises:
             CopyMismatch: one does.
         """
-        if self._early is not None:
+        if self._out_of_order is not None:
             raise CopyMismatch(
-                f"the target has the record {self._early} in another place than the source: "
-                f"{missed[0][0]} is not before it; {_WAY_OUT}"
+                f"the target has the record {self._out_of_order} in another place than the source: "
+                f"{missed[0][0]} is not before it; {_ADVICE}"
             )
 
-    async def _turn(self) -> bool:
-        """Read the next page; tell whether there is one."""
+    async def _next_page(self) -> bool:
+        """Read the next page; return whether there is one."""
         read = await self._target.store.reader.rows(self._place, self._compared)
         self._before_page, self._place = self._place, read.place or self._place
         self._page = read.rows
         self._at = 0
         return bool(self._page)
 
-    async def step_back(self) -> None:
-        """Go back behind the last row that was met, and look again at what follows."""
-        self._place, record_id = self._step_back_to
+    async def rewind(self) -> None:
+        """Go back to the row after the last one that matched, and read again from there."""
+        self._place, record_id = self._rewind_to
         self._page, self._at = [], 0
         while record_id is not None:
-            if not await self._turn():
+            if not await self._next_page():
                 raise CopyMismatch(f"the record {record_id} was removed from the target meanwhile")
             ids = [row[0] for row in self._page]
             if record_id in ids:
@@ -366,7 +365,7 @@ async def _copy_buffers(source: HistoryManager, target: HistoryManager) -> tuple
 
 
 async def _copy_buffer(source: HistoryManager, target: HistoryManager, scope: str) -> bool:
-    """Save what the target's buffer lacks; tell whether the two are of one conversation."""
+    """Save the messages that the target lacks; return False if it has another conversation."""
     messages = await source.get_last_messages(scope)
     there = await target.get_last_messages(scope)
     common = next(

@@ -1,8 +1,9 @@
-"""Histories that others keep in a table of PostgreSQL, as the source of a copy.
+"""Histories of other libraries in a table of PostgreSQL, as the source of a copy.
 
 mem0-ts on Supabase: `memory_history`, with previous_value, new_value, action and two timestamptz
 (mem0's repository, mem0-ts/src/oss/src/storage/SupabaseHistoryManager.ts). mem0-history-db-patch
-1.0: `history` with mem0's ten columns, its times without a zone. Neither keeps an order.
+1.0: `history` with mem0's ten columns, its times without a zone. Neither stores the order of
+recording.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -37,12 +38,13 @@ class ForeignTable(RecordSource):
     """The records of a table that mem0-ts or mem0-history-db-patch keeps in PostgreSQL.
 
     Their order is that of their times (the later of `created_at` and `updated_at`); at the same
-    instant ADD comes first and DELETE last. Times become ISO 8601 text, those without a zone stay
-    without. The table is read in one read-only transaction, which sees what was there as it began.
+    instant ADD comes first and DELETE last. Times become ISO 8601 text, with an offset only
+    if they had one. The table is read in one read-only transaction, from one snapshot.
 
     Args:
         url: the database, as `open_history` takes it.
-        table, schema: where the records are: in `public`, unless this or the URL says otherwise.
+        table: the name of the table.
+        schema: its schema; default: the one in the URL, or `public`.
     """
 
     def __init__(
@@ -60,8 +62,8 @@ class ForeignTable(RecordSource):
         """Yield the table's records.
 
         Raises:
-            StorageMissing: there is no such table.
-            MigrationError: it has not the columns of a history.
+            StorageMissing: the table does not exist.
+            MigrationError: the table does not have the columns of a history.
             StorageError: the server can't be reached, or refuses.
         """
         async with (
@@ -73,7 +75,7 @@ class ForeignTable(RecordSource):
                 yield [_row(one) for one in found]
 
     async def records(self, rows: Sequence[Row]) -> list[HistoryRecord]:
-        """Return the records of rows: mem0-ts gives a DELETE its time in `created_at`."""
+        """Return the records of rows. mem0-ts keeps the time of a DELETE in `created_at`."""
         records = await super().records(rows)
         for index, record in enumerate(records):
             if record.occurred_at is None:
@@ -92,7 +94,7 @@ class ForeignTable(RecordSource):
         missing = [column for column in _NEEDED if columns[column] == "NULL"]
         if missing:
             raise MigrationError(
-                f"the table {self._name} is no history of mem0's: it has no {', '.join(missing)}"
+                f"the table {self._name} is not a history of mem0: it has no {', '.join(missing)}"
             )
         return f"""
             SELECT {", ".join(f"{columns[one]}{_TYPES.get(one, '')}" for one in COLUMNS)}

@@ -19,10 +19,13 @@ def dump_lines(history: HistoryManager) -> AsyncIterator[str]:
     """Yield every record as a line of JSON, without the line's end, in the order of recording.
 
     The lines are those of `async-history log --json`. `copy_history(JsonLines(lines), target)`
-    gives the same history back, to the letter. Message buffers have no lines.
+    restores exactly the same history. Message buffers are not included.
+
+    Args:
+        history: an open manager.
 
     Raises:
-        InvalidInput: while iterating, where a column holds bytes, as others may have stored.
+        InvalidInput: while iterating: a column has bytes, which another program has stored.
     """
     if not isinstance(history, HistoryManager):
         raise InvalidInput(f"history must be a HistoryManager, not {type(history).__name__}")
@@ -44,11 +47,11 @@ class JsonLines(RecordSource):
     """Records to be copied from JSON lines, as `dump_lines` makes them.
 
     Each line is an object with an id, memory_id and event at least (`async-history record` is for
-    those without ids). What is missing is None; a missing `is_deleted` follows from the event. Any
-    event and any time is taken as it is. Empty lines are passed over.
+    those without ids). What is missing is None; a missing `is_deleted` follows from the event.
+    Events and times are not changed. Empty lines are skipped.
 
     Args:
-        lines: texts, or bytes of UTF-8; an open file does, where its reading may block the loop.
+        lines: texts, or bytes of UTF-8. An open file can be used, if reading it may block the loop.
     """
 
     def __init__(self, lines: Iterable[str | bytes] | AsyncIterable[str | bytes]) -> None:
@@ -63,7 +66,7 @@ class JsonLines(RecordSource):
         """Yield the lines' records.
 
         Raises:
-            InvalidInput: naming the line that is no record.
+            InvalidInput: a line is not a record. The message has its number.
         """
         rows: list[Row] = []
         size = number = 0
@@ -97,12 +100,12 @@ def _row(line: str | bytes) -> Row:
     try:
         fields = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise InvalidInput(f"not JSON that can be read: {error}") from error
+        raise InvalidInput(f"not valid JSON: {error}") from error
     if not isinstance(fields, dict):
         raise InvalidInput("not a JSON object with a record's fields")
     if not fields.keys() <= _KNOWN:
-        raise InvalidInput(f"{min(fields.keys() - _KNOWN)!r} is no column of a history record")
-    row = (*map(fields.get, _TEXTS_BEFORE), _is_deleted(fields), *map(fields.get, _TEXTS_BEHIND))
+        raise InvalidInput(f"{min(fields.keys() - _KNOWN)!r} is not a column of a history record")
+    row = (*map(fields.get, _TEXTS_BEFORE), _is_deleted(fields), *map(fields.get, _TEXTS_AFTER))
     check_row(row)
     return row
 
@@ -119,4 +122,4 @@ def _is_deleted(fields: dict[str, Any]) -> bool:
 _KNOWN: Final = frozenset(COLUMNS)
 _IS_DELETED: Final = COLUMNS.index("is_deleted")
 _TEXTS_BEFORE: Final = COLUMNS[:_IS_DELETED]
-_TEXTS_BEHIND: Final = COLUMNS[_IS_DELETED + 1 :]
+_TEXTS_AFTER: Final = COLUMNS[_IS_DELETED + 1 :]

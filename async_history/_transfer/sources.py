@@ -1,4 +1,4 @@
-"""What a copy can be made of: records in order, page by page, each as it is."""
+"""The sources of a copy: records in order, page by page."""
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
@@ -21,16 +21,16 @@ from async_history._core.records import (
 from async_history.errors import InvalidInput
 
 PAGE_RECORDS: Final = 2_000
-"""Most records of a page: a commit's own cost is small beside theirs, and what Python does for them
-keeps the event loop for some milliseconds."""
+"""Records of a page: enough to make a commit's fixed cost small, and few enough to block the event
+loop for some milliseconds only."""
 PAGE_BYTES: Final = 8 * 1024 * 1024
-"""About what a page's texts may take: pages of long texts have fewer records."""
+"""Approximate bytes of a page's texts: pages of long texts have fewer records."""
 _NAMES: Final = ("id", "memory_id", "event")
-"""Columns that every record has; the id also has a character at least."""
+"""Columns that every record has. The id must not be empty."""
 
 
 class RecordSource(ABC):
-    """Records in order, each with its id, to be read from the beginning as often as asked."""
+    """Records in order, each with its id. They can be read several times."""
 
     page_records = PAGE_RECORDS
     """Most records of a page."""
@@ -40,11 +40,11 @@ class RecordSource(ABC):
         """Yield rows of mem0's ten columns, in order; times are text, `is_deleted` is a bool."""
 
     async def count(self) -> int | None:
-        """Return how many records there are, where that is known before they are read."""
+        """Return the number of records, or None if it is not known before reading."""
         return None
 
     async def records(self, rows: Sequence[Row]) -> list[HistoryRecord]:
-        """Return the records of rows of a page, with what the source knows of them besides."""
+        """Return the records of a page's rows, with other fields that the source knows."""
         return list(map(record_of, rows))
 
 
@@ -103,7 +103,7 @@ _NEW: Final = COLUMNS.index("new_memory")
 
 
 def checked_size(rows: Sequence[Row]) -> int:
-    """Check that every store can hold these records to the letter; return their texts' bytes.
+    """Check that every store can store these records exactly; return the bytes of their texts.
 
     Whole columns at once, for a record's own check takes longer than all the rest of its copying.
 
@@ -132,7 +132,7 @@ def checked_size(rows: Sequence[Row]) -> int:
 
 
 def check_row(row: Row) -> None:
-    """Check that every store can hold a record to the letter.
+    """Check that every store can store a record exactly.
 
     Raises:
         InvalidInput: it can't, naming the record and the column.

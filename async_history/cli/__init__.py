@@ -1,4 +1,4 @@
-"""The `async-history` command: one room a command, and `main`, its entry point."""
+"""The `async-history` command: one module for each command, and `main`, its entry point."""
 
 import sys
 

@@ -1,8 +1,8 @@
-"""The commands as typer sees them: their options and their help.
+"""The commands for typer: their options and help texts.
 
-Exit statuses: 0 done; 1 not done, or not all of it; 2 not understood; 130 interrupted by Ctrl-C;
-141 the reader of a pipe has closed it, and may not know what a command changed (one that only reads
-has done all that was wanted: 0); 143 ended by SIGTERM, in the same way as by Ctrl-C.
+Exit statuses: 0 done; 1 not done, or only in part; 2 bad usage; 130 interrupted by Ctrl-C; 141 the
+reader of a pipe closed it, and may not know what the command changed (0 for a command that only
+reads); 143 ended by SIGTERM, in the same way as by Ctrl-C.
 """
 
 from typing import Annotated
@@ -68,13 +68,13 @@ def options(
 @app.command()
 def demo(
     db: Db = None,
-    agents: Annotated[int, typer.Option(min=1, help="How many record at once.")] = 1_000,
-    memories: Annotated[int, typer.Option(min=1, help="How many each of them keeps.")] = 50,
+    agents: Annotated[int, typer.Option(min=1, help="Number of agents.")] = 1_000,
+    memories: Annotated[int, typer.Option(min=1, help="Memories of each agent.")] = 50,
 ) -> None:
-    """Let 1,000 agents record at once, and see how fast it was.
+    """Let 1,000 agents record at once, and measure how fast it was.
 
     Each memory is added, updated and deleted; each change is awaited until it is on disk. The
-    demo makes a file of its own and refuses one that exists.
+    demo creates a new file and refuses one that exists.
     """
     with one_line_errors():
         status = _demo.demo(stores.to_write(db), agents=agents, memories=memories)
@@ -93,8 +93,8 @@ def record(
     Changes of one memory keep the order of the lines. With an id, a line can be given again
     safely: it is recorded once.
 
-    Exit status 1 if a line was refused (it is named, the others are recorded) or recording ended
-    early.
+    Exit status 1 if a line was refused (its number is shown, the others are recorded) or recording
+    ended early.
     """
     with one_line_errors():
         status = _record.record(stores.to_write(db), file)
@@ -103,7 +103,7 @@ def record(
 
 @app.command()
 def log(
-    memory_id: Annotated[str, typer.Argument(help="Whose history.")],
+    memory_id: Annotated[str, typer.Argument(help="The memory.")],
     db: Db = None,
     as_json: AsLines = False,
 ) -> None:
@@ -130,9 +130,7 @@ def query(
     actor: Annotated[str | None, typer.Option(help="By this actor.")] = None,
     role: Annotated[str | None, typer.Option(help="By an actor in this role.")] = None,
     event: Annotated[str | None, typer.Option(help="ADD, UPDATE or DELETE.")] = None,
-    text: Annotated[
-        str | None, typer.Option(help="Whose old or new text contains this, to the letter.")
-    ] = None,
+    text: Annotated[str | None, typer.Option(help="Old or new text contains exactly this.")] = None,
     since: Annotated[
         str | None, typer.Option(metavar="TIME", help="Not before (UTC where it names no offset).")
     ] = None,
@@ -142,14 +140,14 @@ def query(
         int | None,
         typer.Option(min=0, show_default=str(_query.LIMIT), help="At most so many; 0 for all."),
     ] = None,
-    count: Annotated[bool, typer.Option("--count", help="Only tell how many there are.")] = False,
+    count: Annotated[bool, typer.Option("--count", help="Only show how many there are.")] = False,
     as_json: AsLines = False,
 ) -> None:
     """Show the changes that match everything given, in the order in which they were recorded.
 
     A file is read as it is, and found, as by `log`.
 
-    Exit status 1 if nothing matches; --count tells 0 then.
+    Exit status 1 if nothing matches; --count shows 0 then.
     """
     with one_line_errors(only_reads=True):
         url = stores.to_read(db)
@@ -184,18 +182,18 @@ When = Annotated[
 def at(
     when: When,
     memory_id: Annotated[
-        str | None, typer.Argument(help="Of which memory; without it, of all.")
+        str | None, typer.Argument(help="The memory; all memories if omitted.")
     ] = None,
     db: Db = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="The records in force, one JSON object a line.")
     ] = False,
 ) -> None:
-    """Show what a memory said at a time, or all that was there then.
+    """Show the text of a memory at a time, or of all memories that existed then.
 
     A file is read as it is, and found, as by `log`.
 
-    Exit status 1 if nothing was there then.
+    Exit status 1 if no memory existed then.
     """
     with one_line_errors(only_reads=True):
         status = _timeline.at(stores.to_read(db), when, memory_id, as_json=as_json)
@@ -204,7 +202,7 @@ def at(
 
 @app.command()
 def diff(
-    memory_id: Annotated[str, typer.Argument(help="Of which memory.")],
+    memory_id: Annotated[str, typer.Argument(help="The memory.")],
     start: Annotated[
         str, typer.Argument(metavar="START", help="A time or version number, as of `at`.")
     ],
@@ -218,7 +216,7 @@ def diff(
 
     A file is read as it is, and found, as by `log`.
 
-    Exit status 1 if the memory was not there at either.
+    Exit status 1 if the memory did not exist at either.
     """
     with one_line_errors(only_reads=True):
         status = _timeline.diff(stores.to_read(db), memory_id, start, end, as_json=as_json)
@@ -227,13 +225,13 @@ def diff(
 
 @app.command()
 def restore(
-    memory_id: Annotated[str, typer.Argument(help="Which memory.")],
+    memory_id: Annotated[str, typer.Argument(help="The memory.")],
     to: Annotated[
         str, typer.Option("--to", metavar="WHEN", help="A time or version number, as of `at`.")
     ],
     db: Db = None,
     actor: Annotated[str | None, typer.Option(help="Who restores.")] = None,
-    role: Annotated[str | None, typer.Option(help="And as what.")] = None,
+    role: Annotated[str | None, typer.Option(help="The role of the actor.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask first.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only show what would change.")
@@ -242,10 +240,10 @@ def restore(
         bool, typer.Option("--json", help="The record that restores, as a JSON object.")
     ] = False,
 ) -> None:
-    """Bring back what a memory said at a time.
+    """Restore the text of a memory at a time.
 
-    Records one more change; what was recorded stays. This is the history alone: mem0's vector
-    store follows where a program restores, by `AsyncMemory.restore`.
+    Records one more change; earlier records stay. Only the history is changed: to restore mem0's
+    vector store too, call `AsyncMemory.restore` in a program.
 
     Exit status 1 if nothing was restored: the answer was no, or the memory changed meanwhile.
     """
@@ -277,10 +275,10 @@ def tail(
     memory: Annotated[str | None, typer.Option(help="Follow one memory alone.")] = None,
     as_json: AsLines = False,
 ) -> None:
-    """Follow a history: show every change as it is committed, by whomever, until Ctrl-C.
+    """Follow a history: show every change as it is committed, by any writer, until Ctrl-C.
 
-    Ctrl-C ends it with status 130, and SIGTERM with 143. It says then with which --after another
-    run goes on: nothing is missed between them, and nothing shown twice.
+    Ctrl-C ends it with status 130, and SIGTERM with 143. It then prints the --after with which
+    another run continues: nothing is missed, and nothing is shown twice.
     """
     with one_line_errors(only_reads=True):
         _tail.tail(stores.to_read(db), last=last, after=after, memory_id=memory, as_json=as_json)
@@ -290,7 +288,7 @@ def tail(
 def migrate(
     db: Db = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only tell what would be done.")
+        bool, typer.Option("--dry-run", help="Only show what would be done.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
@@ -306,12 +304,13 @@ def migrate(
 @app.command()
 def check(
     db: Db = None,
-    repair: Annotated[bool, typer.Option(help="Build a file's index anew first.")] = False,
+    repair: Annotated[bool, typer.Option(help="Rebuild a file's index first.")] = False,
     as_json: AsReport = False,
 ) -> None:
-    """Read a whole history and say what is wrong with it: exit status 1 if anything is.
+    """Read a whole history and show what is wrong with it: exit status 1 if anything is.
 
-    A file is read as it is, and not changed. Its index is derived: building it anew loses nothing.
+    A file is not changed, except with --repair. The index is derived from the records: rebuilding
+    it loses nothing.
     """
     with one_line_errors():
         url = stores.to_write(db) if repair else stores.to_read(db)
@@ -342,7 +341,7 @@ def distribute(db: Db = None) -> None:
     raise typer.Exit(status)
 
 
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would go.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would be removed.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 
@@ -354,17 +353,17 @@ def prune(
     ],
     db: Db = None,
     keep_last: Annotated[
-        int, typer.Option(min=0, help="Records of each living memory that stay.")
+        int, typer.Option(min=0, help="Records to keep of each memory that is not deleted.")
     ] = 1,
     dry_run: DryRun = False,
     yes: Yes = False,
     as_json: AsReport = False,
 ) -> None:
-    """Remove old records, but the last ones of each memory.
+    """Remove old records, except the last ones of each memory.
 
-    With --keep-last 1 or more, the last known state of a living memory stays; of a deleted memory
-    nothing does, once all of it is old. May be interrupted and run again. This makes room: to make
-    texts unreadable for good, use `erase`.
+    With --keep-last 1 or more, the latest state of each memory is kept. A deleted memory is removed
+    completely when all of its records are old. It may be interrupted and run again. This frees
+    space: to make texts unreadable for good, use `erase`.
     """
     with one_line_errors():
         status = _retention.prune(
@@ -382,10 +381,15 @@ def prune(
 def erase(
     reason: Annotated[str, typer.Option(help="Kept with the erasure. Name no person in it.")],
     db: Db = None,
-    memory: Annotated[list[str] | None, typer.Option(metavar="ID", help="Whose texts.")] = None,
-    actor: Annotated[str | None, typer.Option(metavar="ID", help="Or all that one said.")] = None,
+    memory: Annotated[
+        list[str] | None, typer.Option(metavar="ID", help="The memory whose texts are erased.")
+    ] = None,
+    actor: Annotated[
+        str | None, typer.Option(metavar="ID", help="Or the actor whose texts are erased.")
+    ] = None,
     scope: Annotated[
-        list[str] | None, typer.Option(metavar="SCOPE", help="Whose buffered messages.")
+        list[str] | None,
+        typer.Option(metavar="SCOPE", help="The session scope whose buffered messages are erased."),
     ] = None,
     vacuum: Annotated[
         bool, typer.Option(help="Also overwrite a file's free space; writers wait.")
@@ -396,7 +400,7 @@ def erase(
 ) -> None:
     """Make texts unreadable for good, and keep the fact of each change.
 
-    Says what it could not reach, such as copies and backups. --memory and --scope may be given
+    Shows what it could not reach, such as copies and backups. --memory and --scope may be given
     several times.
     """
     with one_line_errors():
@@ -419,7 +423,7 @@ def erasures(
     db: Db = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
-    """List the erasures that were made: when, why, whose texts, and how many.
+    """List the erasures: when, why, of which memories, and how many texts.
 
     A file is read as it is, and found, as by `log`.
     """
@@ -432,14 +436,14 @@ def copy(
     source: Annotated[
         str, typer.Argument(help="A history, or JSON lines: a .jsonl file, - for stdin.")
     ],
-    target: Annotated[str, typer.Argument(help="The same; it is made if missing.")],
+    target: Annotated[str, typer.Argument(help="The same; it is created if missing.")],
     as_json: AsReport = False,
 ) -> None:
-    """Copy a history to another place, and compare each record with what arrived.
+    """Copy a history to another place, and compare each record with the copy.
 
-    Interrupted, the same command goes on where it ended. A file is read as it is: nothing is
-    migrated. A PostgreSQL URL with `?table=memory_history` (and `&schema=`, else public) reads
-    the table of mem0-ts on Supabase, `?table=history` that of mem0-history-db-patch.
+    After an interruption, the same command continues where it ended. A file is read as it is:
+    nothing is migrated. A PostgreSQL URL with `?table=memory_history` (and `&schema=`, else public)
+    reads the table of mem0-ts on Supabase, `?table=history` that of mem0-history-db-patch.
     """
     with one_line_errors():
         status = _copying.copy(source, target, as_json=as_json)
@@ -452,7 +456,7 @@ def backup(
     db: Db = None,
     as_json: AsReport = False,
 ) -> None:
-    """Copy a history's file as it is now, while others go on writing to it."""
+    """Copy a history's file as it is now, while others write to it."""
     with one_line_errors():
         status = _copying.backup(stores.to_read(db), path, as_json=as_json)
     raise typer.Exit(status)

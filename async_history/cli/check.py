@@ -1,4 +1,4 @@
-"""`async-history check`: reads a whole history and says what is wrong with it."""
+"""`async-history check`: reads a whole history and shows what is wrong with it."""
 
 import json
 from dataclasses import asdict
@@ -10,7 +10,7 @@ from async_history.cli.termination import run
 
 
 def check(url: str, *, repair: bool, as_json: bool) -> int:
-    """Check a history, or build its index anew first; return the exit status."""
+    """Check a history, after rebuilding its index with `repair`; return the exit status."""
     report = run(check_history(url, repair=repair))
     typer.echo(json.dumps(asdict(report), ensure_ascii=False) if as_json else report.outcome())
     return 1 if report.problems else 0

@@ -29,7 +29,7 @@ from async_history._opening import postgres_schema, sqlite_file, without_secrets
 from async_history._postgres.url import server_url
 from async_history.cli import stores
 from async_history.cli.line_reader import LINE_BYTES, Lines
-from async_history.cli.terminal import print_error, shown_progress, shown_share
+from async_history.cli.terminal import print_error, show_progress, show_share
 from async_history.cli.termination import early_end, run
 
 _LINES: Final = ".jsonl"
@@ -43,7 +43,7 @@ def copy(source: str, target: str, *, as_json: bool) -> int:
         report = run(_copy(source, target))
     except KeyboardInterrupt:
         word, status = early_end()
-        print_error(f"{word}; the same command goes on where this one ended")
+        print_error(f"{word}; the same command continues where this one ended")
         return status
     if as_json:
         typer.echo(json.dumps(dataclasses.asdict(report)))
@@ -62,7 +62,7 @@ def _summary(report: CopyReport, target: str) -> str:
     if report.scopes:
         text += f"\n{report.scopes:,} message buffer{'s' * (report.scopes != 1)}"
     if report.scopes_left:
-        text += f", {report.scopes_left:,} left as they are: they have other messages there"
+        text += f", {report.scopes_left:,} left as they are: the target has other messages there"
     return text
 
 
@@ -79,15 +79,15 @@ async def _copy(source: str, target: str) -> CopyReport:
 
     async with AsyncExitStack() as stack:
         _require_two(source, target)
-        opened = await _opened(source, stack)
+        opened = await _open_source(source, stack)
         history = await stack.enter_async_context(open_history(target))
         total = await opened.count_history() if isinstance(opened, HistoryManager) else None
-        async with shown_progress(total, lambda: done, "records"):
+        async with show_progress(total, lambda: done, "records"):
             return await copy_history(opened, history, on_progress=note)
 
 
 def _require_two(source: str, target: str) -> None:
-    """Refuse to copy a history onto itself."""
+    """Refuse to copy a history to itself."""
     if _is_lines(source):
         return
     files = sqlite_file(source), sqlite_file(target)
@@ -101,8 +101,8 @@ def _require_two(source: str, target: str) -> None:
         raise InvalidInput("the source and the target of the copy are the same history")
 
 
-async def _opened(source: str, stack: AsyncExitStack) -> HistoryManager | RecordSource:
-    """Return what a source's name means; it is closed with the stack."""
+async def _open_source(source: str, stack: AsyncExitStack) -> HistoryManager | RecordSource:
+    """Open the source that a name means; the stack closes it."""
     if _is_lines(source):
         file = io.FileIO(0, closefd=False) if source == "-" else io.FileIO(source)
         return JsonLines(_texts(Lines(stack.enter_context(closing(file)))))
@@ -110,7 +110,7 @@ async def _opened(source: str, stack: AsyncExitStack) -> HistoryManager | Record
         from async_history._transfer.foreign_table import ForeignTable
 
         return ForeignTable(source, table=table)
-    return await stack.enter_async_context(stores.opened_to_read(source))
+    return await stack.enter_async_context(stores.open_to_read(source))
 
 
 async def _texts(lines: Lines) -> AsyncIterator[bytes]:
@@ -124,12 +124,14 @@ async def _dump(source: str, target: str) -> int:
     """Write a history as JSON lines; return the exit status."""
     done = 0
     async with AsyncExitStack() as stack:
-        history = await _opened(source, stack)
+        history = await _open_source(source, stack)
         if not isinstance(history, HistoryManager):
-            raise InvalidInput("only a history becomes JSON lines; copy the source into one first")
+            raise InvalidInput(
+                "only a history can be written as JSON lines; copy the source into a history first"
+            )
         file = stack.enter_context(_stdout() if target == "-" else _new_file(Path(target)))
         total = await history.count_history()
-        async with shown_progress(total, lambda: done, "records", is_wanted=target != "-"):
+        async with show_progress(total, lambda: done, "records", is_wanted=target != "-"):
             async for line in dump_lines(history):
                 file.write(line.encode() + b"\n")
                 done += 1
@@ -146,7 +148,7 @@ def _stdout() -> Iterator[BinaryIO]:
 
 @contextmanager
 def _new_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a new file, for its owner's eyes only; it goes again unless it gets whole."""
+    """Create a file that only its owner can read; remove it again if the body fails."""
     with open(path, "xb", opener=partial(os.open, mode=0o600)) as file:
         try:
             yield file
@@ -180,6 +182,6 @@ async def _backup(file: Path, path: str) -> None:
 
     async with (
         SQLiteHistoryManager(file, create=False, migrate=False) as history,
-        shown_share("the file") as note,
+        show_share("the file") as note,
     ):
         await history.backup(path, on_progress=note)

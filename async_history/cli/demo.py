@@ -1,6 +1,6 @@
-"""`async-history demo`: a thousand agents record at once, and how that went.
+"""`async-history demo`: a thousand agents record at once, and the speed is measured.
 
-It writes to a file it makes itself, or to a history that is empty, and to no other.
+It writes only to a file that it creates itself, or to an empty history.
 """
 
 import asyncio
@@ -19,9 +19,9 @@ from async_history.cli import stores
 from async_history.cli.log import print_timeline
 from async_history.cli.record import SETTLE_S
 from async_history.cli.screen import Screen
-from async_history.cli.terminal import harmless, print_error, shown_progress
+from async_history.cli.terminal import escape_controls, print_error, show_progress
 from async_history.cli.termination import early_end
-from async_history.cli.termination import run as run_to_its_end
+from async_history.cli.termination import run as run_until_signal
 
 _TICK_S: Final = 0.005
 _DRINKS: Final = ("green tea", "espresso", "oat milk", "cold brew", "mate", "cocoa", "tap water")
@@ -32,14 +32,14 @@ _LINE: Final = '{"memory_id": "m-1", "event": "ADD", "new_memory": "likes tea"}'
 def demo(url: str, *, agents: int, memories: int) -> int:
     """Run the demo on the history at `url`; return the exit status."""
     file = sqlite_file(url)
-    if file is not None and not _make(file):
+    if file is not None and not _create(file):
         return 1
     shown = without_secrets(url)
     screen = Screen()
     events = f"{agents * memories * len(Event):,} events of {agents:,} agents"
-    screen.line((harmless(f"Recording {events} into {shown}"), "bold"))
+    screen.line((escape_controls(f"Recording {events} into {shown}"), "bold"))
     run = Run()
-    timeline = run_to_its_end(_run(url, run, agents, memories))
+    timeline = run_until_signal(_run(url, run, agents, memories))
     if run.is_stopping:
         word, status = early_end() if run.is_interrupted else (str(run.failure), 1)
         print_error(f"{word}; {len(run.acks_s):,} events were recorded")
@@ -56,8 +56,8 @@ def demo(url: str, *, agents: int, memories: int) -> int:
     return 0
 
 
-def _make(file: Path) -> bool:
-    """Make the file, if nothing of it is there yet. What others made is not even opened."""
+def _create(file: Path) -> bool:
+    """Create the file, unless it or a file of its log exists. An existing file is not opened."""
     others = [Path(f"{file}{end}") for end in ("", "-wal", "-shm", "-journal")]
     found = next((other for other in others if os.path.lexists(other)), None)
     if found is None:
@@ -75,13 +75,13 @@ def _make(file: Path) -> bool:
     )
     command = shlex.join(["async-history", "demo", "--db", str(free)])
     print_error(
-        f"{found} exists, and the demo writes only to a file it makes itself. Try: {command}"
+        f"{found} exists, and the demo writes only to a file it creates itself. Try: {command}"
     )
     return False
 
 
 class Run:
-    """What was measured: acks and the longest stall in seconds."""
+    """The measurements: acks and the longest stall of the loop, in seconds."""
 
     def __init__(self) -> None:
         self.acks_s: list[float] = []
@@ -101,28 +101,26 @@ async def _run(url: str, run: Run, agents: int, memories: int) -> list[HistoryRe
             return None
         begin = perf_counter()
         tasks = [asyncio.create_task(_agent(history, run, n, memories)) for n in range(agents)]
-        async with shown_progress(
-            agents * memories * len(Event), lambda: len(run.acks_s), "events"
-        ):
+        async with show_progress(agents * memories * len(Event), lambda: len(run.acks_s), "events"):
             await _end_or_failure(run, tasks)
         run.took_s = perf_counter() - begin
         run.writer = (await history.stats()).writer
         if not run.is_stopping:
             return await history.get_history(run.memory_id)
-    # Closing has acked or failed what was still on its way when the agents were stopped.
+    # Closing has acked or failed the records that were pending when the agents were stopped.
     await asyncio.gather(*tasks, return_exceptions=True)
     return []
 
 
 async def _end_or_failure(run: Run, tasks: Sequence["asyncio.Task[None]"]) -> None:
-    ticking = asyncio.create_task(_measure_stalls(run))
+    measuring = asyncio.create_task(_measure_stalls(run))
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
         run.failure = next((error for task in done if (error := task.exception())), None)
     except asyncio.CancelledError:
         run.is_interrupted = True
     finally:
-        ticking.cancel()
+        measuring.cancel()
         run.is_stopping = run.is_interrupted or run.failure is not None
 
 
@@ -190,4 +188,4 @@ def _print_next(screen: Screen, url: str, timeline: Sequence[HistoryRecord]) -> 
         f"echo '{_LINE}' | async-history record{option}",
         f"async-history log m-1{option}",
     ):
-        screen.line((harmless(without_secrets(command)), ""), indent="  ", may_break=False)
+        screen.line((escape_controls(without_secrets(command)), ""), indent="  ", may_break=False)

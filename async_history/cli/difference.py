@@ -11,12 +11,12 @@ Kind = Literal["same", "removed", "added"]
 Sign = Literal[" ", "+", "-", "~", "…"]
 
 _WORDS: Final = re.compile(r"[^\W\u2e80-\u9fff]+|\s+|.")
-"""A word, a space, a sign; each character where words are not parted by spaces (Han, Kana)."""
+"""A word, a space, a sign; one character in scripts without spaces (Han, Kana)."""
 _WORD_CHARACTERS: Final = 10_000
 _LINES: Final = 5_000
-"""Longer texts are not compared by words, or at all: the time it takes grows with the square."""
+"""Longer texts are not compared by words, or not at all: the time grows with the square."""
 _LEAST_ALIKE: Final = 0.4
-"""Lines less alike than this are shown one below the other: their words have nothing in common."""
+"""Lines less similar than this are shown one below the other, not compared by words."""
 _CONTEXT: Final = 1
 
 
@@ -29,44 +29,44 @@ class Line:
 
 
 def difference(before: str | None, after: str | None) -> list[Line]:
-    """Return how `before` became `after`. None is no text at all."""
+    """Return the lines that differ between two texts. None means that there is no text."""
     if before == after:
         return []
     old = [] if before is None else before.split("\n")
     new = [] if after is None else after.split("\n")
     if before is None or after is None:
-        return [_removed(line) for line in old] + [_added(line) for line in new]
+        return [_removed_line(line) for line in old] + [_added_line(line) for line in new]
     by_words = len(before) + len(after) <= _WORD_CHARACTERS
     if len(old) > _LINES or len(new) > _LINES:
-        return [_removed(line) for line in old] + [_added(line) for line in new]
+        return [_removed_line(line) for line in old] + [_added_line(line) for line in new]
     if len(old) == len(new) == 1:
-        return list(_changed(before, after, by_words))
+        return list(_changed_lines(before, after, by_words))
     lines: list[Line] = []
     for tag, i1, i2, j1, j2 in _matcher(old, new).get_opcodes():
         if tag == "equal":
-            lines += _folded(old[i1:i2], at_start=i1 == 0, at_end=i2 == len(old))
+            lines += _fold(old[i1:i2], at_start=i1 == 0, at_end=i2 == len(old))
         else:
             for removed, added in zip_longest(old[i1:i2], new[j1:j2]):
-                lines += _changed(removed, added, by_words)
+                lines += _changed_lines(removed, added, by_words)
     return lines
 
 
 def _matcher(old: Sequence[str], new: Sequence[str]) -> "SequenceMatcher[str]":
-    # Spaces and empty lines are everywhere: as anchors they are slow, and would part two words
+    # Spaces and empty lines are frequent: as anchors they are slow, and would separate two words
     # that changed together.
     return SequenceMatcher(lambda text: not text.strip(), old, new, autojunk=False)
 
 
-def _removed(line: str) -> Line:
+def _removed_line(line: str) -> Line:
     return Line("-", [("removed", line)])
 
 
-def _added(line: str) -> Line:
+def _added_line(line: str) -> Line:
     return Line("+", [("added", line)])
 
 
-def _folded(lines: Sequence[str], *, at_start: bool, at_end: bool) -> Iterator[Line]:
-    """Yield the lines beside a change, and the number of those that are further away."""
+def _fold(lines: Sequence[str], *, at_start: bool, at_end: bool) -> Iterator[Line]:
+    """Yield the lines next to a change, and the number of the lines between."""
     head = 0 if at_start else _CONTEXT
     tail = 0 if at_end else _CONTEXT
     left_out = len(lines) - head - tail
@@ -78,7 +78,7 @@ def _folded(lines: Sequence[str], *, at_start: bool, at_end: bool) -> Iterator[L
     yield from (Line(" ", [("same", line)]) for line in lines[len(lines) - tail :])
 
 
-def _changed(removed: str | None, added: str | None, by_words: bool) -> Iterator[Line]:
+def _changed_lines(removed: str | None, added: str | None, by_words: bool) -> Iterator[Line]:
     pieces = None
     if by_words and removed is not None and added is not None:
         pieces = _word_pieces(_WORDS.findall(removed), _WORDS.findall(added))
@@ -86,13 +86,13 @@ def _changed(removed: str | None, added: str | None, by_words: bool) -> Iterator
         yield Line("~", pieces)
         return
     if removed is not None:
-        yield _removed(removed)
+        yield _removed_line(removed)
     if added is not None:
-        yield _added(added)
+        yield _added_line(added)
 
 
 def _word_pieces(old: Sequence[str], new: Sequence[str]) -> list[tuple[Kind, str]] | None:
-    """Return the words that went, came and stayed, or None if too few stayed."""
+    """Return the removed, added and same words, or None if too few are the same."""
     matcher = _matcher(old, new)
     if matcher.ratio() < _LEAST_ALIKE:
         return None

@@ -1,4 +1,4 @@
-"""What goes wrong, as one line on stderr and an exit status."""
+"""Shows errors as one line on stderr, and sets the exit status."""
 
 import errno
 import logging
@@ -15,12 +15,12 @@ from async_history.cli.terminal import print_error
 from async_history.cli.termination import early_end
 
 BROKEN_PIPE: Final = 141
-"""What a shell shows of a program that SIGPIPE ended: 128 and its number."""
+"""The exit status that a shell shows for a program ended by SIGPIPE: 128 and its number."""
 
 
 @contextmanager
 def one_line_errors(*, only_reads: bool = False) -> Iterator[None]:
-    """Turn what can go wrong into one line on stderr and an exit status.
+    """Turn expected errors into one line on stderr and an exit status.
 
     Args:
         only_reads: a reader that has enough (`| head`) has all that it wanted: status 0.
@@ -38,7 +38,7 @@ def one_line_errors(*, only_reads: bool = False) -> Iterator[None]:
         print_error(str(error))
         raise typer.Exit(2) from None
     except BrokenPipeError:
-        # The reader has enough. What is left in the buffer goes nowhere, or it would fail again.
+        # The reader has closed the pipe. Discard the rest of the buffer, or flushing fails again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(0 if only_reads else BROKEN_PIPE) from None
     except OSError as error:
@@ -58,20 +58,20 @@ class _OneLine(logging.Formatter):
 
 
 class _Stderr(logging.Handler):
-    """Says each message once: what fails a batch is logged for each of its callers."""
+    """Prints each message once: the error of a batch is logged for each of its callers."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._said: set[str] = set()
+        self._printed: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.getMessage() not in self._said:
-            self._said.add(record.getMessage())
+        if record.getMessage() not in self._printed:
+            self._printed.add(record.getMessage())
             print_error(self.format(record))
 
 
 def send_log_to_stderr() -> None:
-    """Let the library's log be said on stderr, in lines."""
+    """Print the library's log on stderr, one line for each entry."""
     logger = logging.getLogger("async_history")
     logger.setLevel(logging.INFO)
     logger.propagate = False

@@ -1,7 +1,7 @@
-"""The lines of a file or pipe, read as they come by a thread of their own.
+"""Reads the lines of a file or pipe in a thread of their own.
 
-A thread of its own, and a daemon: reading a terminal or pipe can't be interrupted, and neither the
-event loop, nor its executor, nor the program's exit shall wait for it.
+The thread is a daemon: reading a terminal or pipe can't be interrupted, and neither the event loop,
+nor its executor, nor the program's exit may wait for it.
 """
 
 import asyncio
@@ -12,17 +12,16 @@ from collections.abc import AsyncIterator
 from typing import Final
 
 LINE_BYTES: Final = 64 * 1024 * 1024
-"""Longest line: two texts of 16 MB, also where JSON escapes double them. Longer ones are skipped
-without being kept."""
+"""Longest line in bytes: two texts of 16 MB, doubled by JSON escapes. Longer lines are skipped."""
 CHUNK_BYTES: Final = 256 * 1024
 _CHUNKS_AHEAD: Final = 4
 
 
 class Lines:
-    """The numbered lines of an unbuffered file, without their ends; None for one too long.
+    """The numbered lines of an unbuffered file, without line ends; None for one that is too long.
 
-    `stop` ends them early, from the loop, and so does closing the file. `bytes_read` tells how far
-    they are.
+    `stop`, called on the loop, ends them early, and so does closing the file. `bytes_read` is the
+    number of bytes read so far.
 
     Args:
         line_bytes: the longest line.
@@ -42,20 +41,20 @@ class Lines:
         self._chunk_bytes = chunk_bytes
         self._loop = asyncio.get_running_loop()
         self._chunks: asyncio.Queue[bytes | OSError] = asyncio.Queue()
-        self._room = threading.Semaphore(_CHUNKS_AHEAD)
+        self._chunks_allowed = threading.Semaphore(_CHUNKS_AHEAD)
         self._stopped = False
         threading.Thread(target=self._read, name="async-history lines", daemon=True).start()
 
     def stop(self) -> None:
-        """End the lines, also for who waits for the next one."""
+        """End the lines, also for a caller that waits for the next one."""
         self._stopped = True
         self._chunks.put_nowait(b"")
 
     def _read(self) -> None:
         chunk: bytes | OSError = b"-"
-        with contextlib.suppress(RuntimeError):  # the loop has ended, and nobody listens
+        with contextlib.suppress(RuntimeError):  # the loop has ended
             while chunk and not isinstance(chunk, OSError):
-                self._room.acquire()
+                self._chunks_allowed.acquire()
                 try:
                     chunk = self._file.read(self._chunk_bytes) or b""
                 except OSError as error:
@@ -69,7 +68,7 @@ class Lines:
         while chunk := await self._chunks.get():
             if isinstance(chunk, OSError):
                 raise chunk
-            self._room.release()
+            self._chunks_allowed.release()
             self.bytes_read += len(chunk)
             *ends, rest = chunk.split(b"\n")
             for end in ends:
@@ -84,19 +83,19 @@ class Lines:
 
 
 class _Line:
-    """A line as its parts come in. What is too long is counted, not kept."""
+    """A line, collected in parts. A line that is too long is counted and not kept."""
 
-    def __init__(self, most_bytes: int) -> None:
+    def __init__(self, max_bytes: int) -> None:
         self.size = 0
-        self._most_bytes = most_bytes
+        self._max_bytes = max_bytes
         self._parts: list[bytes] = []
 
     def append(self, part: bytes) -> None:
         self.size += len(part)
-        if self.size <= self._most_bytes:
+        if self.size <= self._max_bytes:
             self._parts.append(part)
         else:
             self._parts.clear()
 
     def whole(self) -> bytes | None:
-        return b"".join(self._parts) if self.size <= self._most_bytes else None
+        return b"".join(self._parts) if self.size <= self._max_bytes else None

@@ -11,7 +11,7 @@ from async_history._opening import without_secrets
 from async_history.cli import stores
 from async_history.cli.difference import Line, difference
 from async_history.cli.screen import Piece, Screen
-from async_history.cli.terminal import harmless, print_error
+from async_history.cli.terminal import escape_controls, print_error
 from async_history.cli.termination import run
 
 _EVENT_STYLES: Final[dict[str, str]] = {
@@ -21,7 +21,7 @@ _EVENT_STYLES: Final[dict[str, str]] = {
 }
 _PIECE_STYLES: Final = {"same": "", "removed": "red strike", "added": "green"}
 _PIECE_MARKS: Final = {"same": ("", ""), "removed": ("[-", "-]"), "added": ("{+", "+}")}
-"""What stands for colour where there is none: git's marks (`git diff --word-diff=plain`)."""
+"""Marks to use without colours, as in git (`git diff --word-diff=plain`)."""
 _SIGN_STYLES: Final = {" ": "", "…": "dim", "+": "green", "-": "red", "~": "yellow"}
 
 
@@ -37,14 +37,14 @@ def log(url: str, memory_id: str, *, as_json: bool) -> int:
     else:
         screen = Screen()
         changes = "1 change" if len(records) == 1 else f"{len(records):,} changes"
-        where = harmless(f"  {changes} in {without_secrets(url)}")
-        screen.line((harmless(memory_id), "bold"), (where, "dim"))
+        where = escape_controls(f"  {changes} in {without_secrets(url)}")
+        screen.line((escape_controls(memory_id), "bold"), (where, "dim"))
         print_timeline(screen, records)
     return 0
 
 
 async def _read(url: str, memory_id: str) -> list[HistoryRecord]:
-    async with stores.opened_to_read(url) as history:
+    async with stores.open_to_read(url) as history:
         return await history.get_history(memory_id)
 
 
@@ -55,7 +55,7 @@ def print_json(record: HistoryRecord) -> None:
 
 def print_change(screen: Screen, record: HistoryRecord) -> None:
     """Print a record of any memory, with what it changed."""
-    screen.line((harmless(record.memory_id), "bold"), ("  ", ""), *headline(record))
+    screen.line((escape_controls(record.memory_id), "bold"), ("  ", ""), *headline(record))
     print_difference(screen, changes(record, None))
 
 
@@ -80,10 +80,10 @@ def print_difference(screen: Screen, lines: Iterable[Line]) -> None:
 
 
 def headline(record: HistoryRecord) -> list[Piece]:
-    """Return when and what a change was, and who made it."""
+    """Return the time, event and actor of a change, as pieces of a line."""
     time = record.occurred_at
     shown_time = time.isoformat(sep=" ", timespec="milliseconds") if time else "time unknown"
-    event = harmless(str(record.event))
+    event = escape_controls(str(record.event))
     actor = record.actor_id or record.role
     headline = [
         (shown_time, "dim"),
@@ -91,14 +91,14 @@ def headline(record: HistoryRecord) -> list[Piece]:
         (f"{event:6}" if actor else event, _EVENT_STYLES.get(record.event, "bold")),
     ]
     if actor:
-        headline.append((f"  {harmless(actor)}", ""))
+        headline.append((f"  {escape_controls(actor)}", ""))
         if record.actor_id and record.role:
-            headline.append((harmless(f" ({record.role})"), "dim"))
+            headline.append((escape_controls(f" ({record.role})"), "dim"))
     return headline
 
 
 def changes(record: HistoryRecord, text_before: str | None) -> Iterator[Line]:
-    """Yield what a record changed. `text_before` is the text of the record before it."""
+    """Yield the lines that a record changed. `text_before` is the text of the record before it."""
     before, after = record.old_memory, record.new_memory
     if before is None and record.event in (Event.UPDATE, Event.DELETE):
         before = text_before
@@ -115,10 +115,10 @@ def changes(record: HistoryRecord, text_before: str | None) -> Iterator[Line]:
 def _content(line: Line, *, has_marks: bool) -> list[Piece]:
     if has_marks and line.sign == "~":
         return [
-            (f"{_PIECE_MARKS[kind][0]}{harmless(piece)}{_PIECE_MARKS[kind][1]}", "")
+            (f"{_PIECE_MARKS[kind][0]}{escape_controls(piece)}{_PIECE_MARKS[kind][1]}", "")
             for kind, piece in line.pieces
         ]
     if has_marks or line.sign == "…":
         style = "dim" if line.sign == "…" else ""
-        return [(harmless(piece), style) for _, piece in line.pieces]
-    return [(harmless(piece), _PIECE_STYLES[kind]) for kind, piece in line.pieces]
+        return [(escape_controls(piece), style) for _, piece in line.pieces]
+    return [(escape_controls(piece), _PIECE_STYLES[kind]) for kind, piece in line.pieces]

@@ -1,4 +1,4 @@
-"""`async-history migrate` and `distribute`: what is done to a store's tables, ahead of its use."""
+"""`async-history migrate` and `distribute`: prepare a store's tables before it is used."""
 
 import asyncio
 import json
@@ -15,16 +15,16 @@ from async_history import InvalidInput, MigrationError, StorageMissing, open_his
 from async_history._opening import file_options, postgres_schema, sqlite_file, without_secrets
 from async_history._postgres.citus import distribute as distribute_tables
 from async_history._sqlite.schema.adopt import AdoptionReport, adopt
-from async_history.cli.terminal import shown_share
+from async_history.cli.terminal import show_share
 from async_history.cli.termination import run
 
 
 def migrate(url: str, *, is_dry_run: bool, as_json: bool) -> None:
-    """Bring a history's tables up to date, or tell what that would do."""
+    """Bring a history's tables up to date, or show what that would do."""
     file = sqlite_file(url)
     if file is not None:
         report = run(_adopt(file, file_options(url), is_dry_run=is_dry_run))
-        _tell(report.outcome(), asdict(report), as_json=as_json)
+        _print_outcome(report.outcome(), asdict(report), as_json=as_json)
         return
     where = without_secrets(url)
     outcome = f"{where} is up to date"
@@ -35,12 +35,14 @@ def migrate(url: str, *, is_dry_run: bool, as_json: bool) -> None:
             outcome = f"{where}: {missing}"
     else:
         run(_open_and_close(url, migrate=True))
-    _tell(outcome, {"store": where, "done": not is_dry_run, "outcome": outcome}, as_json=as_json)
+    _print_outcome(
+        outcome, {"store": where, "done": not is_dry_run, "outcome": outcome}, as_json=as_json
+    )
 
 
 async def _adopt(file: Path, options: Mapping[str, Any], *, is_dry_run: bool) -> AdoptionReport:
     loop = asyncio.get_running_loop()
-    async with shown_share("the file, step by step") as note:
+    async with show_share("the file, step by step") as note:
 
         def on_progress(_: str, done: int, total: int) -> None:
             loop.call_soon_threadsafe(note, done, total)
@@ -50,7 +52,7 @@ async def _adopt(file: Path, options: Mapping[str, Any], *, is_dry_run: bool) ->
         )
 
 
-def _tell(outcome: str, report: Mapping[str, Any], *, as_json: bool) -> None:
+def _print_outcome(outcome: str, report: Mapping[str, Any], *, as_json: bool) -> None:
     typer.echo(json.dumps(report, ensure_ascii=False) if as_json else outcome)
 
 

@@ -19,10 +19,10 @@ from async_history.cli.terminal import print_error
 from async_history.cli.termination import run
 
 LIMIT: Final = 100
-"""Changes shown unless told: a few screens."""
+"""Changes shown by default: a few screens."""
 
 Wanted = Mapping[str, Any]
-"""What `query_history` and `count_history` take."""
+"""Arguments of `query_history` and `count_history`."""
 
 
 def wanted(
@@ -32,10 +32,10 @@ def wanted(
     until: str | None,
     **columns: str | None,
 ) -> Wanted:
-    """Return what a person asks for.
+    """Return the filter that the options mean.
 
     Raises:
-        InvalidInput: a time is none.
+        InvalidInput: a time is not valid.
     """
     if columns.get("event") is not None:
         columns["event"] = str(columns["event"]).upper()
@@ -60,15 +60,15 @@ def query(url: str, asked: Wanted, *, order: Order, limit: int | None, as_json: 
     """Show the changes that match on stdout; return the exit status.
 
     Args:
-        limit: most changes to show, 0 for all. None is `LIMIT`, and says on stderr that there are
-            more.
+        limit: the largest number of changes to show, 0 for all. None means `LIMIT`, with a line on
+            stderr if there are more.
     """
     show = print_json if as_json else partial(print_change, Screen())
     wanted = LIMIT + 1 if limit is None else limit or None
 
-    async def walk() -> int:
+    async def show_all() -> int:
         shown = 0
-        async with stores.opened_to_read(url) as history:
+        async with stores.open_to_read(url) as history:
             async for record in history.query_history(**asked, order=order, limit=wanted):
                 if limit is None and shown == LIMIT:
                     print_error(f"there are more than these {LIMIT:,}; --limit 0 shows all")
@@ -77,7 +77,7 @@ def query(url: str, asked: Wanted, *, order: Order, limit: int | None, as_json: 
                 shown += 1
         return shown
 
-    if run(walk()):
+    if run(show_all()):
         return 0
     print_error(f"nothing in {url} matches")
     return 1
@@ -87,7 +87,7 @@ def count(url: str, asked: Wanted, *, as_json: bool) -> None:
     """Show how many changes match."""
 
     async def ask() -> int:
-        async with stores.opened_to_read(url) as history:
+        async with stores.open_to_read(url) as history:
             return await history.count_history(**asked)
 
     found = run(ask())

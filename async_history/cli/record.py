@@ -1,7 +1,7 @@
-"""`async-history record`: JSON lines into a history, many at once, a memory's in their order.
+"""`async-history record`: records JSON lines, many at once, in order for each memory.
 
-The lines are handed to the manager in their order, each by a task of its own, without waiting for
-the ack of the one before; one manager's calls for one memory keep their order.
+The lines are submitted to the manager in order, each by a task of its own, without waiting for the
+ack of the line before. One manager's calls for one memory keep their order.
 """
 
 import asyncio
@@ -26,14 +26,14 @@ from async_history import (
 from async_history._core.records import record_from_mapping
 from async_history._opening import without_secrets
 from async_history.cli.line_reader import LINE_BYTES, Lines
-from async_history.cli.terminal import print_error, shown_progress
+from async_history.cli.terminal import print_error, show_progress
 from async_history.cli.termination import early_end, run
 
 _LINES_AT_ONCE: Final = 2_000
 _BYTES_AT_ONCE: Final = 32 * 1024 * 1024
-"""How much may be on its way to the disk: enough to fill batches, whatever the file's size."""
+"""Bytes of pending lines: enough to fill batches, and independent of the file's size."""
 SETTLE_S: Final = 2.0
-"""How long what is on its way may take once recording stops, by Ctrl-C or a failure."""
+"""Seconds that pending lines may take after recording has stopped, by Ctrl-C or an error."""
 
 
 def record(url: str, file: str) -> int:
@@ -55,7 +55,7 @@ async def _record(url: str, source: io.FileIO, name: str) -> "Recording":
     async with open_history(url, close_timeout_s=SETTLE_S) as history:
         lines = Lines(source)
         recording = Recording(history, lines, name)
-        async with shown_progress(
+        async with show_progress(
             _size(source),
             lambda: lines.bytes_read,
             "lines",
@@ -63,8 +63,8 @@ async def _record(url: str, source: io.FileIO, name: str) -> "Recording":
             is_wanted=not source.isatty(),
         ):
             await recording.run()
-    # Closing has acked or failed what was still on its way when recording stopped.
-    await recording.settled()
+    # Closing has acked or failed the lines that were pending when recording stopped.
+    await recording.wait_settled()
     return recording
 
 
@@ -74,7 +74,7 @@ def _size(source: io.FileIO) -> int | None:
 
 
 class Recording:
-    """The lines on their way into a history, and how many arrived."""
+    """Records lines in a history, and counts them."""
 
     def __init__(self, history: HistoryManager, lines: Lines, name: str) -> None:
         self.recorded = 0
@@ -87,27 +87,27 @@ class Recording:
         self._name = name
         self._tasks: set[asyncio.Task[None]] = set()
         self._bytes = 0
-        self._room = asyncio.Event()
+        self._has_finished = asyncio.Event()
 
     async def run(self) -> None:
-        """Record all lines, or return early on Ctrl-C or when reading or the storage fails."""
+        """Record all lines; return early on Ctrl-C or an error of the file or the store."""
         try:
             async for number, line in self._lines:
                 await self._take(number, line)
             if not self.has_failed:
-                await self.settled()
+                await self.wait_settled()
         except asyncio.CancelledError:
             self.is_interrupted = True
         except OSError as error:
             self._fail(f"{self._name}: {error.strerror}")
 
-    async def settled(self) -> None:
-        """Wait until every line that was handed to the manager is acked or failed."""
+    async def wait_settled(self) -> None:
+        """Wait until every submitted line is acked or has failed."""
         if self._tasks:
             await asyncio.wait(self._tasks)
 
     def summary(self) -> str:
-        """Return how many lines were recorded, and how many not."""
+        """Return a sentence with the numbers of recorded and refused lines."""
         text = f"recorded {self.recorded:,} line{'s' * (self.recorded != 1)}"
         if self.unknown:
             text += f", perhaps {self.unknown:,} more"
@@ -126,18 +126,18 @@ class Recording:
         while self._tasks and (
             len(self._tasks) >= _LINES_AT_ONCE or self._bytes + len(line) > _BYTES_AT_ONCE
         ):
-            self._room.clear()
-            await self._room.wait()
+            self._has_finished.clear()
+            await self._has_finished.wait()
         if not self.has_failed:
             self._bytes += len(line)
             task = asyncio.create_task(self._add(number, fields))
             self._tasks.add(task)
-            task.add_done_callback(partial(self._leave, len(line)))
+            task.add_done_callback(partial(self._on_done, len(line)))
 
-    def _leave(self, size: int, task: "asyncio.Task[None]") -> None:
+    def _on_done(self, size: int, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)
         self._bytes -= size
-        self._room.set()
+        self._has_finished.set()
 
     async def _add(self, number: int, fields: dict[str, Any]) -> None:
         try:
@@ -161,10 +161,10 @@ class Recording:
 
 
 def _fields(line: bytes | None) -> dict[str, Any] | None:
-    """Return a line's fields, checked; None where it is empty.
+    """Return a line's fields, checked; None for an empty line.
 
     Raises:
-        InvalidInput: why they can't be recorded.
+        InvalidInput: the line can't be recorded. The message says why.
     """
     if line is None:
         raise InvalidInput(f"longer than {LINE_BYTES >> 20} MiB")
@@ -178,7 +178,7 @@ def _fields(line: bytes | None) -> dict[str, Any] | None:
     except json.JSONDecodeError as error:
         raise InvalidInput(f"not JSON at character {error.colno}: {error.msg}") from error
     except (RecursionError, ValueError) as error:
-        raise InvalidInput(f"not JSON that can be read: {error}") from error
+        raise InvalidInput(f"not valid JSON: {error}") from error
     if not isinstance(fields, dict):
         raise InvalidInput("not a JSON object with a record's fields")
     record_from_mapping(fields)

@@ -1,4 +1,4 @@
-"""`async-history prune`, `erase` and `erasures`: shows the effect, then asks."""
+"""`async-history prune`, `erase` and `erasures`: show the effect, then ask."""
 
 import json
 import re
@@ -24,7 +24,7 @@ from async_history._opening import sqlite_file, without_secrets
 from async_history._sqlite.schema.adopt import adopt
 from async_history.cli import stores
 from async_history.cli.screen import Screen
-from async_history.cli.terminal import harmless, print_error, shown_share
+from async_history.cli.terminal import escape_controls, print_error, show_share
 from async_history.cli.termination import run
 
 R = TypeVar("R", PruneReport, ErasureReport)
@@ -35,16 +35,16 @@ _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w":
 def prune(
     url: str, older_than: str, keep_last: int, *, is_dry_run: bool, is_sure: bool, as_json: bool
 ) -> int:
-    """Remove old records, or tell what that would do; return the exit status."""
+    """Remove old records, or show what that would do; return the exit status."""
     before = instant(older_than)
 
-    async def pruned(history: HistoryManager, *, dry_run: bool) -> PruneReport:
-        async with shown_share("the history") as note:
+    async def run_prune(history: HistoryManager, *, dry_run: bool) -> PruneReport:
+        async with show_share("the history") as note:
             return await history.prune(
                 older_than=before, keep_last=keep_last, dry_run=dry_run, on_progress=note
             )
 
-    return _let_go(url, pruned, is_dry_run=is_dry_run, is_sure=is_sure, as_json=as_json)
+    return _confirm_and_run(url, run_prune, is_dry_run=is_dry_run, is_sure=is_sure, as_json=as_json)
 
 
 def erase(
@@ -59,9 +59,9 @@ def erase(
     as_json: bool,
     vacuum: bool,
 ) -> int:
-    """Erase texts, or tell what that would do; return the exit status."""
+    """Erase texts, or show what that would do; return the exit status."""
 
-    async def erased(history: HistoryManager, *, dry_run: bool) -> ErasureReport:
+    async def run_erase(history: HistoryManager, *, dry_run: bool) -> ErasureReport:
         return await history.erase(
             memory_ids=memory_ids,
             actor_id=actor_id,
@@ -71,14 +71,14 @@ def erase(
             vacuum=vacuum,
         )
 
-    return _let_go(url, erased, is_dry_run=is_dry_run, is_sure=is_sure, as_json=as_json)
+    return _confirm_and_run(url, run_erase, is_dry_run=is_dry_run, is_sure=is_sure, as_json=as_json)
 
 
 def erasures(url: str, *, as_json: bool) -> None:
-    """List the erasures that a store keeps, oldest first."""
+    """List the erasures of a store, oldest first."""
 
     async def ask() -> list[Erasure]:
-        async with stores.opened_to_read(url) as history:
+        async with stores.open_to_read(url) as history:
             return await history.erasures()
 
     found = run(ask())
@@ -104,11 +104,11 @@ def _print_erasure(screen: Screen, erasure: Erasure) -> None:
         ("id", erasure.id),
     ):
         if value:
-            screen.line((f"{name}: ", "dim"), (harmless(value), ""), indent="  ")
+            screen.line((f"{name}: ", "dim"), (escape_controls(value), ""), indent="  ")
 
 
 def instant(text: str) -> datetime:
-    """Return the instant that an age like `90d` or an ISO 8601 text names (UTC where it says none).
+    """Return the instant of an age like `90d` or of ISO 8601 text (UTC if it has no offset).
 
     Raises:
         InvalidInput: it is neither.
@@ -122,12 +122,13 @@ def instant(text: str) -> datetime:
     moment = parse_time(text) if "-" in text else None
     if moment is None:
         raise InvalidInput(
-            f"{text!r} is no age like 90d (s, m, h, d, w) and no time like 2026-11-20T09:41:15Z"
+            f"{text!r} is neither an age like 90d (s, m, h, d, w) nor a time like "
+            "2026-11-20T09:41:15Z"
         )
     return moment
 
 
-def _let_go(
+def _confirm_and_run(
     url: str,
     work: Callable[..., Awaitable[R]],
     *,
@@ -135,11 +136,12 @@ def _let_go(
     is_sure: bool,
     as_json: bool,
 ) -> int:
-    """Do it where somebody is sure; else show what it would do, and ask."""
+    """Run the work if `is_sure`; otherwise show what it would do, and ask."""
     if is_dry_run or not is_sure:
         if not is_dry_run and not sys.stdin.isatty():
             raise InvalidInput(
-                "nobody is there to be asked: give --yes, or --dry-run to see what would go"
+                "stdin is not a terminal, so nothing was asked or removed: give --yes, or "
+                "--dry-run to see what would be removed"
             )
         _require_no_rewriting(url)
         report = run(_run(url, work, dry_run=True))
@@ -158,22 +160,22 @@ async def _run(url: str, work: Callable[..., Awaitable[R]], *, dry_run: bool) ->
 
 
 def _require_no_rewriting(url: str) -> None:
-    """Refuse to look into a file that opening would rewrite: looking changes no record."""
+    """Refuse a file that opening would rewrite: a dry run must not change records."""
     file = sqlite_file(url)
     if file is not None and file.exists() and adopt(file, dry_run=True).rewritten:
         raise MigrationError(f"{url} has an old layout; run `async-history migrate` first")
 
 
 def _show(url: str, report: PruneReport | ErasureReport, *, as_json: bool) -> int:
-    """Show a report and return the exit status: an erasure that matches nothing did not happen."""
+    """Show a report; return the exit status, 1 for an erasure that matched nothing."""
     status = int(isinstance(report, ErasureReport) and report.matches_nothing)
     if as_json:
         typer.echo(json.dumps(asdict(report), default=_as_text, ensure_ascii=False).encode())
         return status
-    typer.echo(harmless(f"{without_secrets(url)}: {report.outcome()}"))
+    typer.echo(escape_controls(f"{without_secrets(url)}: {report.outcome()}"))
     if isinstance(report, ErasureReport):
         for sentence in report.remains:
-            typer.echo(harmless(f"still to do: {sentence}"))
+            typer.echo(escape_controls(f"still to do: {sentence}"))
     return status
 
 

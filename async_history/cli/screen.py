@@ -1,4 +1,4 @@
-"""Lines of results on stdout: in colours and broken between words on a screen, else as they are."""
+"""Prints results on stdout: on a terminal with colours and wrapped between words."""
 
 import io
 import math
@@ -14,27 +14,27 @@ from rich.text import Text
 _LEAST_WIDTH: Final = 20
 
 Piece = tuple[str, str]
-"""A part of a line and its style, "" where it has none. The text is harmless already."""
+"""A part of a line and its style, "" for none. Control characters are already escaped."""
 
 
 class _Stdout(Console):
-    """A console that leaves it to `one_line_errors` what a closed pipe means."""
+    """A console that leaves a closed pipe to `one_line_errors`."""
 
     def on_broken_pipe(self) -> None:
-        """Raise the error again that rich would end the program for."""
+        """Raise the error again; rich would end the program."""
         raise BrokenPipeError
 
 
 class Screen:
     """Stdout, line by line.
 
-    What needs no colours and fits is written as it is: to let rich lay it out took most of the
-    time that a query takes.
+    A line that needs no colours and fits is written directly: layout by rich took most of the time
+    of a query.
     """
 
     def __init__(self) -> None:
         if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(errors="replace")  # what its encoding lacks: a question mark
+            sys.stdout.reconfigure(errors="replace")  # replaces what the encoding lacks by ?
         self._console = _Stdout(highlight=False, markup=False, emoji=False)
         self._width = math.inf
         if self._console.is_terminal or os.environ.get("COLUMNS"):
@@ -45,7 +45,7 @@ class Screen:
     def line(
         self, *pieces: Piece, indent: str = "", indent_style: str = "", may_break: bool = True
     ) -> None:
-        """Print a line, broken between words where a screen is narrow, all under its first word."""
+        """Print a line, wrapped between words on a narrow terminal, with a hanging indent."""
         width = self._width if may_break else math.inf
         if self._console.is_terminal and may_break:
             width = self._console.width  # as it is now
@@ -58,8 +58,8 @@ class Screen:
         text = Text.assemble(*pieces)
         lines: Sequence[Text] = [text]
         if not fits:
-            room = max(int(width) - len(indent), _LEAST_WIDTH)
-            lines = list(text.wrap(self._console, room, overflow="fold"))
+            columns = max(int(width) - len(indent), _LEAST_WIDTH)
+            lines = list(text.wrap(self._console, columns, overflow="fold"))
         for number, part in enumerate(lines):
             head = Text(indent, style=indent_style) if number == 0 else Text(" " * len(indent))
             self._console.print(Text.assemble(head, part), soft_wrap=True)

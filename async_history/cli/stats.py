@@ -12,16 +12,16 @@ from async_history import HistoryManager, HistoryStats
 from async_history._opening import sqlite_file, without_secrets
 from async_history.cli import stores
 from async_history.cli.screen import Screen
-from async_history.cli.terminal import harmless
+from async_history.cli.terminal import escape_controls
 from async_history.cli.termination import run
 
-_ANSWER_S: Final = 10.0
-_ASK_AGAIN_S: Final = 0.1
+_TIMEOUT_S: Final = 10.0
+_RETRY_S: Final = 0.1
 _STYLES: Final = {"critical": "bold red", "warning": "bold yellow"}
 
 
 def stats(url: str, *, as_json: bool) -> None:
-    """Show what `HistoryManager.stats` says of a history, and how many records it has."""
+    """Show the statistics of `HistoryManager.stats`, and the number of records."""
     found, records = run(_ask(url))
     engine = f"SQLite {sqlite3.sqlite_version}" if sqlite_file(url) is not None else None
     if as_json:
@@ -33,7 +33,7 @@ def stats(url: str, *, as_json: bool) -> None:
         typer.echo(json.dumps({**report, "warnings": warnings}, ensure_ascii=False).encode())
         return
     screen = Screen()
-    screen.line((harmless(without_secrets(found.store)), "bold"))
+    screen.line((escape_controls(without_secrets(found.store)), "bold"))
     sizes = f"{records:,} record{'s' * (records != 1)}, {found.file_bytes:,} bytes"
     if found.wal_bytes:
         sizes += f", and {found.wal_bytes:,} in the write-ahead log"
@@ -41,23 +41,23 @@ def stats(url: str, *, as_json: bool) -> None:
     if engine is not None:
         screen.line((engine, ""), indent="  ")
     for warning in found.warnings:
-        text = harmless(f": {warning}")
+        text = escape_controls(f": {warning}")
         screen.line((warning.severity, _STYLES[warning.severity]), (f" {warning.code}{text}", ""))
     if not found.warnings:
         screen.line(("no warnings", ""))
 
 
 async def _ask(url: str) -> tuple[HistoryStats, int]:
-    async with stores.opened_to_read(url) as history:
-        return await _measured(history), await history.count_history()
+    async with stores.open_to_read(url) as history:
+        return await _measure(history), await history.count_history()
 
 
-async def _measured(history: HistoryManager) -> HistoryStats:
-    """Return the statistics with figures: `stats` itself answers before a slow store does."""
+async def _measure(history: HistoryManager) -> HistoryStats:
+    """Return the statistics, after waiting for a slow server: `stats` itself does not wait."""
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + _ANSWER_S
+    deadline = loop.time() + _TIMEOUT_S
     found = await history.stats()
     while loop.time() < deadline and any(w.code == "store-unreachable" for w in found.warnings):
-        await asyncio.sleep(_ASK_AGAIN_S)
+        await asyncio.sleep(_RETRY_S)
         found = await history.stats()
     return found

@@ -1,4 +1,4 @@
-"""Which history a command works on, where none is named, and reading one as it is."""
+"""The history that a command uses by default, and how to open one without changing it."""
 
 import os
 from collections.abc import AsyncIterator
@@ -13,12 +13,12 @@ _FILE: Final = "history.db"
 
 
 def to_write(url: str | None) -> str:
-    """Return the URL that commands which write work on."""
+    """Return the URL for a command that writes."""
     return url or _FILE
 
 
 def to_read(url: str | None) -> str:
-    """Return the URL that commands which read work on: mem0's own file where there is no other."""
+    """Return the URL for a command that reads; mem0's own file if there is no other."""
     if url or os.path.exists(_FILE):
         return url or _FILE
     mem0_file = _mem0_file()
@@ -31,13 +31,13 @@ def _mem0_file() -> Path:
 
 
 def is_default(url: str) -> bool:
-    """Return whether a command finds this history without `--db`."""
+    """Return whether a command uses this history without `--db`."""
     return url == to_write(os.environ.get(URL_VARIABLE))
 
 
 @asynccontextmanager
-async def opened_to_read(url: str) -> AsyncIterator[HistoryManager]:
-    """Open a history that is there, without creating or migrating anything."""
+async def open_to_read(url: str) -> AsyncIterator[HistoryManager]:
+    """Open an existing history without creating or migrating anything."""
     try:
         async with open_history(url, create=False, migrate=False) as history:
             yield history

@@ -12,7 +12,7 @@ from async_history.cli.terminal import print_error
 from async_history.cli.termination import run
 
 _LAST = 10
-"""Records shown first, unless told: as many as tail(1) shows lines."""
+"""Records shown first by default, as the lines of tail(1)."""
 
 
 def tail(
@@ -32,26 +32,26 @@ async def _tail(
     memory_id: str | None,
     show: Callable[[HistoryRecord], None],
 ) -> None:
-    async with stores.opened_to_read(url) as history:
+    async with stores.open_to_read(url) as history:
         shown: set[str] = set()
         if after is None:
-            # The end first: what is committed meanwhile may come twice, and is shown once.
+            # Take the cursor first: a record committed meanwhile comes twice, and is shown once.
             after = await history.end_cursor()
             for record in await _last(history, memory_id, last):
                 show(record)
                 shown.add(record.id)
-        following = history.follow(after=after, memory_id=memory_id)
+        follower = history.follow(after=after, memory_id=memory_id)
         try:
-            async for record in following:
+            async for record in follower:
                 if record.id not in shown:
                     show(record)
         except asyncio.CancelledError:
-            if following.cursor is not None:
-                print_error(f"to go on from here: --after {following.cursor}")
+            if follower.cursor is not None:
+                print_error(f"to continue from here: --after {follower.cursor}")
             raise
 
 
 async def _last(history: HistoryManager, memory_id: str | None, count: int) -> list[HistoryRecord]:
-    """Return the last so many records, oldest first."""
+    """Return the last `count` records, oldest first."""
     newest = history.query_history(memory_id=memory_id, order="newest", limit=count)
     return [record async for record in newest][::-1]

@@ -1,6 +1,6 @@
-"""What every command shares: safe text, one line of complaint, progress.
+"""Shared by all commands: escaped text, one-line errors, progress.
 
-Results go to stdout (screen.py); complaints and progress to stderr.
+Results go to stdout (screen.py), errors and progress to stderr.
 """
 
 import asyncio
@@ -17,35 +17,35 @@ from async_history._opening import without_secrets
 
 _PROGRESS_EVERY_S: Final = 0.1
 _PERMILLE: Final = 1_000
-_TURNING_TEXT: Final = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
-_HARMLESS: Final = {
+_TEXT_DIRECTION: Final = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
+_ESCAPES: Final = {
     **{code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\t\n"},
     0x7F: "\u2421",
-    **dict.fromkeys((*range(0x80, 0xA0), *_TURNING_TEXT), "\ufffd"),
+    **dict.fromkeys((*range(0x80, 0xA0), *_TEXT_DIRECTION), "\ufffd"),
 }
-"""Characters that would command a terminal, or turn its text around, as pictures of themselves."""
+"""Replacements for control characters and for characters that change the text direction."""
 
 
-def harmless(text: str) -> str:
-    """Return a stored text as it may be shown: it cannot move, colour or clear the screen."""
-    return text.translate(_HARMLESS)
+def escape_controls(text: str) -> str:
+    """Return a stored text without characters that control a terminal."""
+    return text.translate(_ESCAPES)
 
 
 def stderr_console() -> Console:
-    """Return a console for progress and complaints."""
+    """Return a console for progress and errors."""
     return Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 def print_error(text: str) -> None:
-    """Say on stderr, in one line and without passwords, what went wrong."""
-    line = harmless(without_secrets(text).replace("\n", " "))
+    """Print an error on stderr, in one line and without passwords."""
+    line = escape_controls(without_secrets(text).replace("\n", " "))
     with contextlib.suppress(BrokenPipeError):
         sys.stderr.write(f"async-history: {line}\n")
         sys.stderr.flush()
 
 
 @asynccontextmanager
-async def shown_progress(
+async def show_progress(
     total: int | None,
     done: Callable[[], int],
     unit: str,
@@ -53,11 +53,14 @@ async def shown_progress(
     *,
     is_wanted: bool = True,
 ) -> AsyncIterator[None]:
-    """Show a bar on stderr, if that is a terminal, while the body runs.
+    """Show a progress bar on stderr, if that is a terminal, while the body runs.
 
     Args:
-        total: what `done` reaches in the end, if known.
-        count: the number of `unit` shown beside the bar, if that is not `done`.
+        total: the value of `done` at the end, if known.
+        done: returns the progress so far.
+        unit: the name of what is counted.
+        count: returns the number of `unit` to show; default: `done`.
+        is_wanted: False shows nothing.
     """
     shown = count or done
     console = stderr_console()
@@ -70,28 +73,28 @@ async def shown_progress(
     ) as progress:
         bar = progress.add_task("", total=total, count=shown())
 
-        async def follow() -> None:
+        async def update() -> None:
             while True:
                 await asyncio.sleep(_PROGRESS_EVERY_S)
                 progress.update(bar, completed=done(), count=shown())
 
-        following = asyncio.create_task(follow())
+        updating = asyncio.create_task(update())
         try:
             yield
         finally:
-            following.cancel()
+            updating.cancel()
             progress.update(bar, completed=done(), count=shown())
 
 
 @asynccontextmanager
-async def shown_share(of: str) -> AsyncIterator[Callable[[int, int], None]]:
-    """Show a bar of how much of something is done; call what it yields with `done` and `total`."""
+async def show_share(of: str) -> AsyncIterator[Callable[[int, int], None]]:
+    """Show a progress bar in per cent; yield a function to call with `done` and `total`."""
     permille = 0
 
     def note(done: int, total: int) -> None:
         nonlocal permille
         permille = _PERMILLE * done // max(total, 1)
 
-    async with shown_progress(_PERMILLE, lambda: permille, f"% of {of}", lambda: permille // 10):
+    async with show_progress(_PERMILLE, lambda: permille, f"% of {of}", lambda: permille // 10):
         yield note
         permille = _PERMILLE

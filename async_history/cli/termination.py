@@ -1,4 +1,4 @@
-"""How a command ends before its work is done: by Ctrl-C, or by SIGTERM, in the same way.
+"""Ends a command early by Ctrl-C, and by SIGTERM in the same way.
 
 `docker stop`, systemd and Kubernetes end a program by SIGTERM.
 """
@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar, cast
 T = TypeVar("T")
 
 _SIGNALLED: Final = 128
-"""What a shell adds to the number of the signal that ended a program."""
+"""A shell's exit status for a program ended by a signal is this and the signal's number."""
 _terminated: Final = threading.Event()
 
 
@@ -34,7 +34,7 @@ def run(main: Coroutine[Any, Any, T]) -> T:
 
 
 def early_end() -> tuple[str, int]:
-    """Return a word and an exit status for what a signal ended."""
+    """Return the word and the exit status for a command that a signal ended."""
     if _terminated.is_set():
         return "terminated", _SIGNALLED + signal.SIGTERM
     return "interrupted", _SIGNALLED + signal.SIGINT

@@ -1,4 +1,4 @@
-"""`async-history at`, `diff` and `restore`: a memory as it was, what changed since, and back."""
+"""`async-history at`, `diff` and `restore`: a memory at a time, its changes, and restoring it."""
 
 import json
 import sys
@@ -14,14 +14,14 @@ from async_history.cli import stores
 from async_history.cli.difference import difference
 from async_history.cli.log import headline, print_difference
 from async_history.cli.screen import Screen
-from async_history.cli.terminal import harmless, print_error, shown_progress
+from async_history.cli.terminal import escape_controls, print_error, show_progress
 from async_history.cli.termination import run
 
 _INDENT = "    "
 
 
 def at(url: str, when: str, memory_id: str | None, *, as_json: bool) -> int:
-    """Show what one memory or all said at a moment; return the exit status."""
+    """Show the text of one memory or all at a moment; return the exit status."""
     shown = _Shown(as_json=as_json)
     run(_show_at(url, _moment(when), memory_id, shown))
     if not shown.count:
@@ -32,7 +32,7 @@ def at(url: str, when: str, memory_id: str | None, *, as_json: bool) -> int:
 
 
 async def _show_at(url: str, when: Moment, memory_id: str | None, shown: "_Shown") -> None:
-    async with stores.opened_to_read(url) as history:
+    async with stores.open_to_read(url) as history:
         if memory_id is not None:
             record = await history.memory_at(memory_id, when)
             if record is not None:
@@ -40,7 +40,7 @@ async def _show_at(url: str, when: Moment, memory_id: str | None, shown: "_Shown
             return
         if isinstance(when, int):
             raise InvalidInput("a version number is one memory's: name the memory too, or a time")
-        async with shown_progress(
+        async with show_progress(
             None, lambda: shown.count, "memories", is_wanted=not sys.stdout.isatty()
         ):
             async for record in history.memories_at(when):
@@ -48,7 +48,7 @@ async def _show_at(url: str, when: Moment, memory_id: str | None, shown: "_Shown
 
 
 class _Shown:
-    """Shows records in force one after the other, and counts them."""
+    """Shows the current records one after the other, and counts them."""
 
     def __init__(self, *, as_json: bool) -> None:
         self.count = 0
@@ -61,7 +61,7 @@ class _Shown:
             return
         if self.count > 1:
             self._screen.line()
-        self._screen.line((harmless(record.memory_id), "bold"))
+        self._screen.line((escape_controls(record.memory_id), "bold"))
         self._screen.line(*headline(record))
         _print_text(self._screen, record.new_memory)
 
@@ -70,7 +70,7 @@ def diff(url: str, memory_id: str, start: str, end: str, *, as_json: bool) -> in
     """Show how a memory differs between two moments; return the exit status."""
 
     async def ask() -> MemoryDiff:
-        async with stores.opened_to_read(url) as history:
+        async with stores.open_to_read(url) as history:
             return await history.diff(memory_id, _moment(start), _moment(end))
 
     found = run(ask())
@@ -95,7 +95,10 @@ def diff(url: str, memory_id: str, start: str, end: str, *, as_json: bool) -> in
 
 def _print_diff(screen: Screen, found: MemoryDiff, moments: str) -> None:
     changes = "1 change" if len(found.between) == 1 else f"{len(found.between):,} changes"
-    screen.line((harmless(found.memory_id), "bold"), (harmless(f"  {changes}, {moments}"), "dim"))
+    screen.line(
+        (escape_controls(found.memory_id), "bold"),
+        (escape_controls(f"  {changes}, {moments}"), "dim"),
+    )
     for sign, record in (("-", found.before), ("+", found.after)):
         line = [("not there", "dim")] if record is None else headline(record)
         screen.line(*line, indent=f"{sign} ")
@@ -113,20 +116,20 @@ def restore(
     is_dry_run: bool,
     as_json: bool,
 ) -> int:
-    """Bring back what a memory said at a moment, or show it; return the exit status."""
+    """Restore a memory's text at a moment, or show the change; return the exit status."""
     moment = _moment(to)
 
     async def look() -> Restoration:
-        async with stores.opened_to_read(url) as history:
+        async with stores.open_to_read(url) as history:
             return restoration_of(memory_id, await history.get_history(memory_id), moment)
 
     async def record_it() -> HistoryRecord:
-        # What was shown, or nothing: a change since then is a conflict.
+        # Writes only what was shown: a change since then is a conflict.
         async with open_history(url, create=False) as history:
             return await append_restoration(history, plan, actor_id, role)
 
     plan = run(look())
-    name = harmless(memory_id)
+    name = escape_controls(memory_id)
     if not plan.is_needed:
         typer.echo(f"{name} says that already: nothing to restore", err=as_json)
         if as_json:
@@ -157,7 +160,7 @@ def _print_plan(screen: Screen, plan: Restoration) -> None:
 
 
 def _moment(text: str) -> Moment:
-    """Read what a person types for a moment.
+    """Parse a time or a version number.
 
     Raises:
         InvalidInput: it is neither a time nor a number.
@@ -184,7 +187,7 @@ def _print_text(screen: Screen, text: str | None) -> None:
         screen.line(("no text", "dim"), indent=_INDENT)
         return
     for line in text.split("\n"):
-        screen.line((harmless(line), ""), indent=_INDENT)
+        screen.line((escape_controls(line), ""), indent=_INDENT)
 
 
 def _echo_json(value: dict[str, Any]) -> None:
