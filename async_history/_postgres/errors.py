@@ -85,7 +85,7 @@ _BY_STATE: Final[dict[str, _Meaning]] = {
     ),
     "57014": _Meaning(
         StorageUnreachable,
-        "was told to stop before it was done: by statement_timeout, or by somebody",
+        "cancelled the statement: by statement_timeout, or at another session's request",
         is_passing=True,
     ),
     "57P": _Meaning(StorageUnreachable, "is stopping or starting; try again"),
@@ -100,7 +100,7 @@ documentation (https://www.postgresql.org/docs/current/errcodes-appendix.html)."
 
 _CAME_MEANWHILE: Final = _Meaning(
     StorageLocked,
-    "has this id by another transaction since yours looked; try again, in a new transaction",
+    "has got this id from another transaction meanwhile; try again, in a new transaction",
     is_passing=True,
 )
 
@@ -222,7 +222,7 @@ def _came_meanwhile(error: BaseException) -> bool:
     """
     if not isinstance(error, asyncpg.UniqueViolationError):
         return False
-    return (error.constraint_name or "").startswith(_OUR_KEYS)  # a shard's has a number behind
+    return (error.constraint_name or "").startswith(_OUR_KEYS)  # a shard's has a number after it
 
 
 def is_refusal(error: asyncpg.PostgresError) -> bool:

@@ -1,5 +1,4 @@
-"""PostgreSQL URLs, in every spelling that people paste: asyncpg's, libpq's, SQLAlchemy's, Prisma's,
-those of hosting providers.
+"""Parses PostgreSQL URLs as asyncpg, libpq, SQLAlchemy, Prisma and hosting providers write them.
 
 Each parameter of the query is understood, or refused by its name: asyncpg would send what it does
 not know to the server, as a setting. No text of a URL is told but the user, the hosts and the
@@ -87,9 +86,9 @@ class ServerUrl:
     """What a URL says.
 
     Attributes:
-        user, password, database: None where asyncpg is to look elsewhere (PGUSER, a password file).
+        user, password, database: None if asyncpg is to use its defaults (PGUSER, a password file).
         hosts: each as asyncpg takes it, `host`, `host:port`, `[::1]:port` or a socket's folder.
-        ports: one for each host, where they stand beside the hosts.
+        ports: one for each host, if they are given separately from the hosts.
         parameters: what asyncpg is given besides.
         is_verified: whether the server must prove who it is to this system's authorities.
         options: what the URL says of the options of `PostgresHistoryManager`, and `table`.
@@ -274,7 +273,7 @@ class _Asked:
         self._options["pool_size"] = int(value)
 
     def set_wait(self, name: str, value: str) -> None:
-        """How long to wait for a connection; 0 is what it is where nobody says."""
+        """How long to wait for a connection; 0 is the default."""
         seconds = _seconds(name, value)
         if seconds:
             self._options["acquire_timeout_s"] = max(
