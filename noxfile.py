@@ -51,7 +51,9 @@ def postgres(session: nox.Session) -> None:
     """
     install(session, "test")
     for version in session.posargs or ["16"]:
-        chosen = [] if version == OLDEST_POSTGRES else ["tests/test_stateful.py", "-n", "0"]
+        chosen = (
+            [] if version == OLDEST_POSTGRES else ["tests/contract/test_stateful.py", "-n", "0"]
+        )
         session.run(
             *(*PYTEST, "-m", "postgres and versions", *chosen),
             env={"TEST_POSTGRES_VERSION": version},

@@ -36,7 +36,7 @@ from benchmarks._report import (
     write_json,
 )
 from benchmarks.postgres import server_url, settings
-from tests.postgres_server import with_query
+from tests.support.postgres_server import with_query
 
 TASKS: Final = (1, 100, 1_000)
 _LIMIT: Final = 10

@@ -26,7 +26,7 @@ from benchmarks._report import (
     work_folder,
     write_json,
 )
-from tests.postgres_server import PostgresServer, are_installed
+from tests.support.postgres_server import PostgresServer, are_installed
 
 _MEMORIES: Final = 1_000
 _ROUNDS: Final = 10

@@ -33,7 +33,7 @@ from benchmarks._report import (
     work_folder,
 )
 from benchmarks.postgres import server_url
-from tests.postgres_server import drop_schemas, with_query
+from tests.support.postgres_server import drop_schemas, with_query
 
 WANTED: Final = 0.6
 _RECORDS: Final = 200_000

@@ -54,7 +54,7 @@ from benchmarks._report import (
     results_folder,
     work_folder,
 )
-from tests.postgres_server import PostgresServer, are_installed
+from tests.support.postgres_server import PostgresServer, are_installed
 
 DELAY_S: Final = 0.002
 """Each way: a round trip of 4 ms, many times what a lone commit takes here."""

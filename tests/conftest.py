@@ -18,10 +18,10 @@ import async_history._null
 import async_history._postgres.manager
 import async_history._sqlite.manager  # noqa: F401
 from async_history import HistoryManager, open_history
-from tests import markers
-from tests.patience import PATIENCE
-from tests.pgbouncer import pgbouncer
-from tests.postgres_server import VERSIONS, PostgresServer, drop_schemas, with_query
+from tests.support import markers
+from tests.support.patience import PATIENCE
+from tests.support.pgbouncer import pgbouncer
+from tests.support.postgres_server import VERSIONS, PostgresServer, drop_schemas, with_query
 
 # A shell's background job ignores SIGINT, and so would the programs that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)

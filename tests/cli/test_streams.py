@@ -1,0 +1,93 @@
+"""The command where its streams end early, and as a module."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from async_history import __version__
+from tests.support.patience import LONG_S
+
+pytestmark = [pytest.mark.subprocess, pytest.mark.once]
+
+COMMAND = f'"{sys.executable}" -m async_history'
+
+
+def shell(script: str, folder: Path) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        ["bash", "-c", script],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        timeout=LONG_S,
+        env={"PYTHONPATH": str(Path(__file__).parents[2]), "PATH": "/usr/bin:/bin"},
+    )
+
+
+def test_as_a_module(tmp_path: Path) -> None:
+    assert shell(f"{COMMAND} --version", tmp_path).stdout == f"async-history {__version__}\n"
+
+
+def test_a_reader_that_has_enough_and_one_that_is_not_there(tmp_path: Path) -> None:
+    line = '{"memory_id": "m", "event": "ADD", "new_memory": "tea"}'
+    shell(f"yes '{line}' | head -3000 | {COMMAND} record", tmp_path)
+    for reading in ("query --limit 0", "query --limit 0 --json", "log m", "at 2999-01-01 --json"):
+        reader = "head -1 >/dev/null; echo ${PIPESTATUS[0]}"
+        done = shell(f"{COMMAND} {reading} | {reader}", tmp_path)
+        assert (done.stdout, done.stderr) == ("0\n", ""), reading
+    done = shell(f"{COMMAND} query >&-", tmp_path)
+    assert (done.returncode, done.stderr) == (1, "async-history: stdout: stdout is closed\n")
+
+
+def test_a_change_whose_outcome_nobody_reads_is_not_said_to_be_done(tmp_path: Path) -> None:
+    """The pipe has no reader before the command begins."""
+    shell(f"""echo '{{"memory_id": "m", "event": "ADD"}}' | {COMMAND} record""", tmp_path)
+    program = (
+        "import os, subprocess, sys; r, w = os.pipe(); os.close(r); "
+        "print(subprocess.call([sys.executable, '-m', 'async_history', *sys.argv[1:]], stdout=w))"
+    )
+    for arguments, status in (
+        ("query", 0),
+        ("stats", 0),
+        ("prune --older-than 1d --dry-run", 141),
+        ("erase --memory m --reason asked --yes", 141),
+    ):
+        done = shell(f'"{sys.executable}" -c "{program}" {arguments}', tmp_path)
+        assert (done.stdout, done.stderr) == (f"{status}\n", ""), arguments
+
+
+@pytest.mark.parametrize("asked", ["-h", "--help", "query -h", "erase --help"])
+def test_help(asked: str, tmp_path: Path) -> None:
+    done = shell(f"{COMMAND} {asked}", tmp_path)
+    assert done.returncode == 0
+    assert "Usage" in done.stdout
+
+
+def test_completion(tmp_path: Path) -> None:
+    asked = "COMP_WORDS='async-history er' COMP_CWORD=1"
+    done = shell(f"{asked} _ASYNC_HISTORY_COMPLETE=complete_bash {COMMAND}", tmp_path)
+    assert done.stdout.split() == ["erase", "erasures"]
+    script = shell(f"_ASYNC_HISTORY_COMPLETE=source_bash {COMMAND}", tmp_path).stdout
+    assert "complete -o default" in script
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        ("history.db", "history.db"),
+        ("history.db", "link.db"),
+        ("hard.db", "history.db"),
+        ("sqlite:///history.db", "./history.db"),
+        ("postgresql://u@h/d", "postgres://u@h/d"),
+        ("postgresql://u@h/d?schema=async_history", "postgresql+asyncpg://v@h/d"),
+    ],
+)
+def test_a_copy_onto_itself_is_refused(source: str, target: str, tmp_path: Path) -> None:
+    """However either is named."""
+    shell(f"""echo '{{"memory_id": "m", "event": "ADD"}}' | {COMMAND} record""", tmp_path)
+    (tmp_path / "link.db").symlink_to("history.db")
+    (tmp_path / "hard.db").hardlink_to(tmp_path / "history.db")
+    done = shell(f"{COMMAND} copy '{source}' '{target}'", tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "the same history" in done.stderr

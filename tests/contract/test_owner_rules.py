@@ -1,0 +1,120 @@
+"""Triggers, conflict clauses and indexes of a file's owner: a call is all there or refused."""
+
+import asyncio
+import sqlite3
+from collections.abc import Awaitable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from async_history import HistoryError, HistoryManager, open_history
+from tests.subprocesses.checks import check_index, looking
+
+pytestmark = pytest.mark.once
+
+COLUMNS = (
+    "id TEXT PRIMARY KEY {}, memory_id TEXT, old_memory TEXT, new_memory TEXT, event TEXT,"
+    " created_at DATETIME, updated_at DATETIME, is_deleted INTEGER, actor_id TEXT, role TEXT"
+)
+RULES = {
+    rule: f"CREATE TRIGGER owner {when} INSERT ON history WHEN new.memory_id = 'bad'"
+    f" BEGIN SELECT RAISE({rule}); END"
+    for when, rule in (
+        ("BEFORE", "IGNORE"),
+        ("BEFORE", "ABORT, 'no'"),
+        ("AFTER", "FAIL, 'no'"),
+        ("BEFORE", "ROLLBACK, 'no'"),
+    )
+} | {"index": "CREATE INDEX owner ON history (json_extract(new_memory, '$.a'))"}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "h.db"
+
+
+def make(path: Path, script: str = "", conflict: str = "") -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.executescript(f"CREATE TABLE history ({COLUMNS.format(conflict)}); {script}")
+
+
+def record(memory_id: str, text: str = "{}", **more: Any) -> dict[str, Any]:
+    text = "no JSON" if memory_id == "bad" else text
+    return {"memory_id": memory_id, "new_memory": text, "event": "ADD", **more}
+
+
+async def told(call: Awaitable[object]) -> str:
+    try:
+        await call
+    except HistoryError as error:
+        return type(error).__name__
+    return "ok"
+
+
+def count(path: Path) -> int:
+    with looking(path) as connection:
+        ((rows,),) = connection.execute("SELECT count(*) FROM history")
+    return int(rows)
+
+
+@pytest.mark.parametrize("rule", RULES)
+async def test_what_a_rule_refuses_costs_the_others_nothing(rule: str, path: Path) -> None:
+    make(path, RULES[rule])
+    async with open_history(path) as history:
+        assert await told(history.batch_add_history([record("bad")])) == "StorageRefused"
+        call = [record("g1"), record("g2"), record("bad"), record("g3")]
+        assert await told(history.batch_add_history(call)) == "StorageRefused"
+        assert count(path) == 0
+        many = [record(f"n{n}") for n in range(700)]
+        calls = [[record("n")], [record("bad")], many, [record("n"), record("bad")], [record("n")]]
+        outcomes = await asyncio.gather(*(told(history.batch_add_history(c)) for c in calls))
+        assert outcomes == ["ok", "StorageRefused", "ok", "StorageRefused", "ok"]
+        assert count(path) == 702
+        assert len(await history.get_history("n")) == 2
+    with looking(path) as connection:
+        check_index(connection)
+
+
+@pytest.mark.parametrize("clause", ["REPLACE", "IGNORE", "FAIL", "ROLLBACK"])
+async def test_conflict_clauses(clause: str, path: Path) -> None:
+    make(path, conflict=f"ON CONFLICT {clause}")
+    async with open_history(path) as history:
+        await history.add_history("m", None, "first", "ADD", id="x")
+        call = [record("m", "a"), record("m", "other", id="x"), record("m", "b")]
+        assert await told(history.batch_add_history(call)) == "IdConflict"
+        assert [one.new_memory for one in await history.get_history("m")] == ["first"]
+
+
+@pytest.mark.parametrize(
+    ("body", "memory_id"),
+    [
+        ("UPDATE history SET memory_id = lower(memory_id) WHERE rowid = new.rowid", "m"),
+        (
+            "INSERT INTO history (id, memory_id, event)"
+            " SELECT new.id || '+', 'log', 'ADD' WHERE new.memory_id <> 'log'",
+            "log",
+        ),
+    ],
+)
+@pytest.mark.parametrize("size", [1, 40, 600])
+async def test_triggers_that_change_or_add_rows(
+    body: str, memory_id: str, size: int, path: Path
+) -> None:
+    make(path, f"CREATE TRIGGER owner AFTER INSERT ON history BEGIN {body}; END")
+    async with open_history(path) as history:
+        for _ in range(3):
+            await history.batch_add_history([record("M") for _ in range(size)])
+            await check_found(history, path, memory_id)
+    with looking(path) as connection:
+        check_index(connection)
+
+
+async def check_found(history: HistoryManager, path: Path, memory_id: str) -> None:
+    with looking(path) as connection:
+        expected = connection.execute(
+            "SELECT id FROM history WHERE memory_id = ? ORDER BY rowid", (memory_id,)
+        ).fetchall()
+    assert [(one.id,) for one in await history.get_history(memory_id)] == expected
+    assert expected

@@ -1,0 +1,174 @@
+"""Times of every spelling, and what is none: each store dates them alike and keeps the letters."""
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from async_history import HistoryManager, JsonLines, copy_history, open_history
+from async_history._core.records import HistoryRecord, parse_time
+from async_history._postgres import rows
+from tests.conftest import OpenStore, url_of
+from tests.support.patience import LONG_S
+
+pytestmark = pytest.mark.once
+
+START: Final = datetime(2026, 11, 20, 9, tzinfo=UTC)
+SECOND: Final = timedelta(seconds=1)
+
+SPELLINGS: Final = [
+    "2026-11-20T10:00:00.000000+00:00",
+    "2024-02-29T10:00:00.000000+00:00",
+    "2026-11-20T10:00:00+00:00",
+    "2026-11-20T10:00:00.5-08:00",
+    "2026-11-20T10:00:00,5Z",
+    "2026-11-20T10:00:00+23:59",
+    "2026-11-20T10:00:00.000000-23:59",
+    "2026-11-20T10:00:00+15:59:59",
+    "2026-11-20T10:00:00+00:00:30.500000",
+    "2026-11-20",
+    "2026-11-20 10:00",
+    "20261120T100000Z",
+    "2026-W47-5",
+    "0001-01-01T00:00:00+02:00",
+    "0001-01-01T00:00:00.000000+00:00",
+    "9999-12-31T23:59:59.999999-01:00",
+    "9999-12-31T23:59:59.999999+00:00",
+]
+"""Texts that Python reads as a time."""
+BEYOND_UTC: Final = ["0001-01-01T00:00:00+02:00", "9999-12-31T23:59:59.999999-01:00"]
+NO_TIMES: Final = [
+    "soon",
+    "",
+    "2026-02-30T10:00:00+00:00",
+    "2026-13-01",
+    "infinity",
+    "now",
+    "epoch",
+]
+LOOKALIKES: Final = [
+    "2026-02-30T10:00:00.000000+00:00",
+    "2023-02-29T10:00:00.000000+00:00",
+    "2026-04-31T10:00:00.000000+00:00",
+    "2026-00-10T10:00:00.000000+00:00",
+    "2026-10-00T10:00:00.000000+00:00",
+    "0000-01-01T00:00:00.000000+00:00",
+    "2026-11-20T10:00:60.000000+00:00",
+    "2026-11-20T10:60:00.000000+00:00",
+    "2026-11-20T25:00:00.000000+00:00",
+    "2026-1a-20T10:00:00.000000+00:00",
+]
+"""Of the shape of those we write, and of no day or second that there is. What has that shape is
+taken for a time where records are asked for by time, and no record before it is looked for."""
+
+
+def line(record_id: str, time: str | None, event: str = "UPDATE") -> str:
+    times = {"created_at": time if event == "ADD" else None}
+    times["updated_at"] = None if event == "ADD" else time
+    rest: dict[str, Any] = dict.fromkeys(("old_memory", "actor_id", "role"))
+    known = {"id": record_id, "memory_id": "m", "new_memory": "x", "event": event}
+    return json.dumps(known | rest | times | {"is_deleted": False})
+
+
+def times_of(records: Sequence[HistoryRecord]) -> dict[str, tuple[object, ...]]:
+    return {r.id: (r.created_at, r.updated_at, r.occurred_at, r.time_before) for r in records}
+
+
+async def read(history: HistoryManager) -> dict[str, tuple[object, ...]]:
+    """Return what is told of each record's time: the same however it is read."""
+    found = times_of(await history.get_history("m"))
+    assert times_of([record async for record in history.query_history()]) == found
+    following = history.follow()
+    assert times_of(await following.next_records(limit=len(found), timeout_s=LONG_S)) == found
+    return found
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("event", ["ADD", "UPDATE"])
+@pytest.mark.parametrize("time", [*SPELLINGS, *NO_TIMES, *LOOKALIKES])
+async def test_a_copy_keeps_every_time(
+    time: str, event: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """The one before it too, which dates a record whose own time is none; from store to store."""
+    before = "2026-11-20T09:00:00.000000+00:00"
+    lines = [line("before", before), line("odd", time, event), line("none", None)]
+    if time in BEYOND_UTC:
+        lines.pop()  # what dates it, each store cuts to what it can compare
+    instant = parse_time(time)
+    async with open_history(url_of("postgres", request, tmp_path)) as server:
+        await copy_history(JsonLines(lines), server)
+        alone = await server.get_history("m")
+    async with (
+        open_history("memory://") as memory,
+        open_history(url_of("postgres", request, tmp_path)) as server,
+        open_history(tmp_path / "back.db") as file,
+    ):
+        await copy_history(JsonLines(lines), memory)
+        for source, target in ((memory, server), (server, file)):
+            report = await copy_history(source, target)
+            assert report.records == len(lines)
+        expected = await read(memory)
+        assert await read(server) == expected
+        assert await read(file) == expected
+        odd = expected["odd"][2]
+        if time in LOOKALIKES:
+            assert odd is None
+        else:
+            assert odd == (instant or datetime.fromisoformat(before))
+        if time not in LOOKALIKES:
+            for history in (memory, server, file):
+                assert await history.count_history(since=START, until=START + SECOND) == sum(
+                    isinstance(at, datetime) and START <= at < START + SECOND
+                    for *_, at, _ in expected.values()
+                )
+    assert alone[1].occurred_at == instant, "JSON lines know no time before"
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_only_what_is_a_time_is_taken_for_one_unread(count: int) -> None:
+    """Of one hour or of several, wherever the odd one is."""
+    good = ["2026-11-20T10:59:59.999999+00:00", "2026-11-20T10:00:00.000000+00:00"]
+    others = [*good, "2026-01-31T00:00:00.000000+00:00"][:count]
+    assert rows._are_times("".join(others))
+    for odd in (*LOOKALIKES, *(time[:26] + "-08:00" for time in good)):
+        for place in range(count):
+            texts = [*others[:place], odd, *others[place + 1 :]]
+            assert not rows._are_times("".join(texts)), texts
+
+
+@pytest.mark.parametrize(
+    "offset",
+    [
+        timedelta(hours=23, minutes=59),
+        timedelta(hours=-23, minutes=-59),
+        timedelta(hours=16),
+        timedelta(seconds=30, microseconds=500_000),
+        timedelta(0),
+    ],
+)
+async def test_instants_of_any_offset_can_be_asked_for(
+    offset: timedelta, open_keeping_store: OpenStore
+) -> None:
+    """And recorded: databases do not take all of the offsets that Python has."""
+    instant = datetime(2026, 11, 20, 10, tzinfo=timezone(offset))
+    second = timedelta(seconds=1)
+    async with open_keeping_store() as history:
+        await history.add_history("m", None, "x", "ADD", created_at=instant)
+        await history.batch_add_history(
+            [
+                {"memory_id": "m", "event": "UPDATE", "updated_at": instant + second},
+                {"memory_id": "m", "event": "UPDATE", "updated_at": "2999-01-01"},
+            ]
+        )
+        assert await history.count_history(since=instant, until=instant + second) == 1
+        assert await history.count_history(since=instant, until=instant + 2 * second) == 2
+        found = [r async for r in history.query_history(until=instant + second, order="newest")]
+        assert [r.occurred_at for r in found] == [instant]
+        (then,) = [record async for record in history.memories_at(instant)]
+        assert then.created_at == instant.isoformat()
+        assert await history.memory_at("m", instant) == then
+        report = await history.prune(older_than=instant + second, keep_last=0, dry_run=True)
+        assert (report.records, report.before) == (1, instant + second)

@@ -1,0 +1,742 @@
+"""The group-commit writer alone, against a commit function that fails, stalls or dies on demand."""
+
+import asyncio
+import gc
+import logging
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from async_history import (
+    CommitUnknown,
+    HistoryClosed,
+    HistoryError,
+    IdConflict,
+    Overloaded,
+    StorageError,
+    StorageFull,
+)
+from async_history._core.queue import BoundedQueue
+from async_history._core.wakeups import HEAD_START_S
+from async_history._core.writer import (
+    GroupCommitWriter,
+    OutcomeUnknown,
+    WriterOptions,
+)
+from tests.support.patience import LONG_S
+
+
+@dataclass(eq=False)
+class Item:
+    """A submission of a given weight."""
+
+    name: str
+    record_count: int = 1
+    size_bytes: int = 1
+
+    @property
+    def ids(self) -> Sequence[str]:
+        return [self.name]
+
+
+@dataclass
+class Store:
+    """Commits into a list; `gate` holds commits back, `script` says what the next ones do."""
+
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+    begun: asyncio.Event = field(default_factory=asyncio.Event)
+    batches: list[list[str]] = field(default_factory=list)
+    script: list[BaseException | Mapping[int, HistoryError]] = field(default_factory=list)
+    log: list[str] = field(default_factory=list)
+    calls: int = 0
+    finished: int = 0
+    has_begun: Callable[[], None] | None = None
+
+    async def commit(
+        self, batch: Sequence[Item], has_begun: Callable[[], None]
+    ) -> Mapping[int, HistoryError]:
+        self.calls += 1
+        self.has_begun = has_begun
+        self.begun.set()
+        await self.gate.wait()
+        step: BaseException | Mapping[int, HistoryError] = self.script.pop(0) if self.script else {}
+        if isinstance(step, BaseException):
+            raise step
+        names = [item.name for n, item in enumerate(batch) if n not in step]
+        self.batches.append(names)
+        self.log += names
+        return step
+
+    async def finish(self) -> None:
+        self.finished += 1
+
+
+MakeWriter = Callable[..., GroupCommitWriter[Item]]
+
+
+@pytest.fixture
+async def store() -> Store:
+    store = Store()
+    store.gate.set()
+    return store
+
+
+@pytest.fixture
+async def make_writer(store: Store) -> AsyncIterator[MakeWriter]:
+    writers: list[GroupCommitWriter[Item]] = []
+
+    def make(
+        *, commit_timeout_s: float = 30.0, head_start_s: float = HEAD_START_S, **bounds: Any
+    ) -> GroupCommitWriter[Item]:
+        writers.append(
+            GroupCommitWriter(
+                store.commit,
+                finish=store.finish,
+                options=WriterOptions(**bounds),
+                commit_timeout_s=commit_timeout_s,
+                head_start_s=head_start_s,
+            )
+        )
+        return writers[-1]
+
+    yield make
+    store.gate.set()
+    for writer in writers:
+        await writer.aclose(5)
+
+
+async def turn() -> None:
+    """Let everything that is ready run, a few times over."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+def submit(writer: GroupCommitWriter[Item], *items: Item) -> list[asyncio.Task[None]]:
+    return [asyncio.ensure_future(writer.submit(item)) for item in items]
+
+
+async def committed_before_a_stall(
+    store: Store, writer: GroupCommitWriter[Item], others: int = 100
+) -> list[asyncio.Task[None]]:
+    """Return a crowd of 100 whose batch is committed, while the commit of others stalls."""
+    store.gate.clear()
+    tasks = submit(writer, *(Item(str(n)) for n in range(100 + others)))
+    await store.begun.wait()
+    store.begun.clear()
+    store.gate.set()
+    store.gate = asyncio.Event()
+    await store.begun.wait()
+    return tasks[:100]
+
+
+class TestBatches:
+    async def test_a_lone_submission_commits_at_once(
+        self, store: Store, make_writer: MakeWriter
+    ) -> None:
+        writer = make_writer()
+        await writer.submit(Item("a"))
+        assert store.batches == [["a"]]
+
+    async def test_a_crowd_shares_the_next_commit(
+        self, store: Store, make_writer: MakeWriter
+    ) -> None:
+        store.gate.clear()
+        writer = make_writer()
+        first = submit(writer, Item("first"))
+        await store.begun.wait()
+        crowd = submit(writer, *(Item(str(n)) for n in range(200)))
+        await turn()
+        store.gate.set()
+        await asyncio.gather(*first, *crowd)
+        assert store.batches == [["first"], [str(n) for n in range(200)]]
+
+    @pytest.mark.parametrize(
+        ("limits", "sizes"),
+        [
+            ({"batch_records": 3}, [3, 3, 3, 1]),
+            ({"batch_bytes": 40}, [4, 4, 2]),
+            ({"batch_records": 1}, [1] * 10),
+        ],
+    )
+    async def test_batches_are_limited(
+        self, store: Store, make_writer: MakeWriter, limits: dict[str, int], sizes: list[int]
+    ) -> None:
+        writer = make_writer(**limits)
+        await asyncio.gather(*submit(writer, *(Item(str(n), size_bytes=10) for n in range(10))))
+        assert [len(batch) for batch in store.batches] == sizes
+        assert store.log == [str(n) for n in range(10)]
+
+    async def test_a_submission_larger_than_a_batch_is_one(
+        self, store: Store, make_writer: MakeWriter
+    ) -> None:
+        writer = make_writer(batch_records=3)
+        await asyncio.gather(
+            *submit(writer, Item("a"), Item("big", record_count=50), Item("b"), Item("c"))
+        )
+        assert store.batches == [["a"], ["big"], ["b", "c"]]
+
+    async def test_acks_come_after_the_commit(self, store: Store, make_writer: MakeWriter) -> None:
+        store.gate.clear()
+        writer = make_writer()
+        (task,) = submit(writer, Item("a"))
+        await store.begun.wait()
+        await turn()
+        assert not task.done()
+        store.gate.set()
+        await task
+
+    async def test_a_woken_crowd_gets_every_ack(
+        self, store: Store, make_writer: MakeWriter
+    ) -> None:
+        """Crowds are woken a moment after the next commit began: nobody may be forgotten."""
+        writer = make_writer(batch_records=100)
+
+        async def agent(name: int) -> None:
+            for n in range(5):
+                await writer.submit(Item(f"{name}.{n}"))
+
+        await asyncio.gather(*(agent(n) for n in range(300)))
+        assert len(store.log) == len(set(store.log)) == 1_500
+        for name in range(300):
+            own = [entry for entry in store.log if entry.startswith(f"{name}.")]
+            assert own == [f"{name}.{n}" for n in range(5)]
+        stats = writer.stats()
+        assert (stats.acked_submissions, stats.acked_records) == (1_500, 1_500)
+
+    async def test_a_crowd_is_woken_when_the_next_commit_has_begun(
+        self, store: Store, make_writer: MakeWriter
+    ) -> None:
+        writer = make_writer(batch_records=100, head_start_s=3_600)
+        crowd = await committed_before_a_stall(store, writer)
+        await turn()
+        assert not any(task.done() for task in crowd)
+        assert store.has_begun is not None
+        await asyncio.to_thread(store.has_begun)
+        await asyncio.gather(*crowd)
+        store.gate.set()
+
+    async def test_a_crowd_does_not_wait_for_the_commit_of_a_few(
+        self, store: Store, make_writer: MakeWriter
+    ) -> None:
+        writer = make_writer(batch_records=100, head_start_s=3_600)
+        crowd = await committed_before_a_stall(store, writer, others=5)
+        await asyncio.wait_for(asyncio.gather(*crowd), LONG_S)
+        store.gate.set()
+
+    async def test_a_crowd_is_woken_though_the_next_commit_stalls(
+        self, store: Store, make_writer: MakeWriter
+    ) -> None:
+        crowd = await committed_before_a_stall(store, make_writer(batch_records=100))
+        await asyncio.wait_for(asyncio.gather(*crowd), LONG_S)
+        store.gate.set()
+
+
+class TestFaults:
+    async def test_a_refused_submission_is_alone(
+        self, store: Store, make_writer: MakeWriter
+    ) -> None:
+        store.script = [{1: IdConflict("taken")}]
+        writer = make_writer()
+        results = await asyncio.gather(
+            *submit(writer, Item("a"), Item("b"), Item("c")), return_exceptions=True
+        )
+        assert [type(result) for result in results] == [type(None), IdConflict, type(None)]
+        assert store.batches == [["a", "c"]]
+        assert writer.stats().refused_submissions == 1
+        assert writer.stats().acked_records == 2
+
+    @pytest.mark.parametrize("error", [StorageFull("full"), RuntimeError("a bug")])
+    async def test_a_failing_store_fails_the_batch_once(
+        self, store: Store, make_writer: MakeWriter, error: Exception
+    ) -> None:
+        store.script = [error]
+        writer = make_writer()
+        results = await asyncio.gather(
+            *submit(writer, Item("a"), Item("b")), return_exceptions=True
+        )
+        assert store.calls == 1, "never one by one"
+        assert all(isinstance(result, StorageError) for result in results)
+        assert results[0] is not results[1], "each caller raises an error of its own"
+        assert all(isinstance(r, BaseException) and r.__cause__ is error for r in results)
+        await writer.submit(Item("later"))
+        assert store.batches == [["later"]]
+
+    async def test_unknown_outcomes_are_tried_again_under_the_same_ids(
+        self, store: Store, make_writer: MakeWriter
+    ) -> None:
+        store.script = [OutcomeUnknown("lost"), OutcomeUnknown("lost"), {}]
+        writer = make_writer()
+        await writer.submit(Item("a"))
+        assert (store.calls, store.batches) == (3, [["a"]])
+
+    async def test_past_the_deadline_the_outcome_is_told_unknown(
+        self, store: Store, make_writer: MakeWriter
+    ) -> None:
+        store.script = [OutcomeUnknown("lost")] * 100
+        writer = make_writer(commit_timeout_s=0.05)
+        results = await asyncio.gather(
+            *submit(writer, Item("a"), Item("b")), return_exceptions=True
+        )
+        assert [getattr(result, "ids", None) for result in results] == [("a",), ("b",)]
+        assert all(isinstance(result, CommitUnknown) for result in results)
+        assert "ids: a" in str(results[0])
+
+    async def test_a_dying_writer_tells_everyone_why(self, store: Store) -> None:
+        class Died(BaseException):
+            pass
+
+        store.gate.clear()
+        store.script = [Died("out of memory")]
+        writer = GroupCommitWriter(
+            store.commit, finish=store.finish, options=WriterOptions(queue_records=2)
+        )
+        tasks = submit(writer, *(Item(str(n)) for n in range(5)))
+        await store.begun.wait()
+        tasks += submit(writer, *(Item(str(n)) for n in range(5, 10)))
+        await turn()
+        store.gate.set()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        with pytest.raises(Died):
+            await writer.task
+        assert {type(result) for result in results} == {HistoryClosed, CommitUnknown}
+        assert all("out of memory" in str(result) for result in results)
+        with pytest.raises(HistoryClosed, match="out of memory") as later:
+            await writer.submit(Item("later"))
+        assert isinstance(later.value.__cause__, Died)
+        assert store.finished == 1
+
+
+class TestCancellation:
+    async def test_queued_is_withdrawn(self, store: Store, make_writer: MakeWriter) -> None:
+        store.gate.clear()
+        writer = make_writer()
+        first = submit(writer, Item("first"))
+        await store.begun.wait()
+        a, b, c = submit(writer, Item("a", size_bytes=5), Item("b"), Item("c"))
+        await turn()
+        b.cancel()
+        await turn()
+        assert b.cancelled(), "at once, though the store stalls"
+        assert writer.stats().queued_records == 2
+        store.gate.set()
+        await asyncio.gather(*first, a, c)
+        assert store.batches == [["first"], ["a", "c"]]
+
+    async def test_cancelled_at_the_moment_of_its_turn(
+        self, store: Store, make_writer: MakeWriter
+    ) -> None:
+        """Its caller has not run yet since it was cancelled: still it is withdrawn."""
+        store.gate.clear()
+        writer = make_writer()
+        first = submit(writer, Item("first"))
+        await store.begun.wait()
+        tasks = submit(writer, Item("a"), Item("b"))
+        await turn()
+        store.gate.set()
+        tasks[0].cancel()
+        await asyncio.gather(*first, *tasks, return_exceptions=True)
+        assert store.log == ["first", "b"]
+        assert writer.stats().queued_records == 0
+
+    async def test_in_a_batch_it_completes(self, store: Store, make_writer: MakeWriter) -> None:
+        store.gate.clear()
+        writer = make_writer()
+        (task,) = submit(writer, Item("a"))
+        await store.begun.wait()
+        task.cancel()
+        await turn()
+        assert task.cancelled()
+        store.gate.set()
+        await writer.submit(Item("b"))
+        assert store.log == ["a", "b"]
+
+    async def test_what_nobody_waits_for_is_logged_if_it_fails(
+        self, store: Store, make_writer: MakeWriter, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        store.gate.clear()
+        store.script = [StorageFull("no room")]
+        writer = make_writer()
+        (task,) = submit(writer, Item("a"))
+        await store.begun.wait()
+        task.cancel()
+        await turn()
+        store.gate.set()
+        with caplog.at_level(logging.ERROR, "async_history"):
+            await writer.submit(Item("b"))
+        assert "was cancelled was not written" in caplog.text
+        assert "no room" in caplog.text
+
+    async def test_a_waiting_caller_leaves_the_line(
+        self, store: Store, make_writer: MakeWriter
+    ) -> None:
+        store.gate.clear()
+        writer = make_writer(queue_records=1)
+        tasks = submit(writer, *(Item(str(n)) for n in range(4)))
+        await store.begun.wait()
+        await turn()
+        tasks[2].cancel()
+        await turn()
+        store.gate.set()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert store.log == ["0", "1", "3"]
+
+    async def test_withdrawing_makes_room(self, store: Store, make_writer: MakeWriter) -> None:
+        store.gate.clear()
+        writer = make_writer(queue_records=1)
+        tasks = submit(writer, *(Item(str(n)) for n in range(3)))
+        await store.begun.wait()
+        await turn()
+        assert writer.stats().waiting_callers == 1
+        tasks[1].cancel()
+        await turn()
+        assert writer.stats().waiting_callers == 0
+        assert writer.stats().queued_records == 1
+
+    async def test_the_writers_own_cancellation_means_close(self, store: Store) -> None:
+        """As when `asyncio.run` ends: every task is cancelled once, the batch completes."""
+        store.gate.clear()
+        writer = GroupCommitWriter(store.commit, finish=store.finish)
+        tasks = submit(writer, Item("a"))
+        await store.begun.wait()
+        tasks += submit(writer, Item("queued"))
+        await turn()
+        writer.task.cancel()
+        await turn()
+        store.gate.set()
+        await asyncio.gather(*tasks)
+        await writer.task
+        assert sorted(set(store.log)) == ["a", "queued"]
+        assert store.finished == 1
+        with pytest.raises(HistoryClosed):
+            await writer.submit(Item("late"))
+
+
+class TestBackpressure:
+    @pytest.mark.parametrize("limit", [{"queue_records": 10}, {"queue_bytes": 100}])
+    async def test_a_full_queue_makes_callers_wait_in_turn(
+        self, store: Store, make_writer: MakeWriter, limit: dict[str, int]
+    ) -> None:
+        store.gate.clear()
+        writer = make_writer(**limit, batch_records=4)
+        tasks = submit(writer, *(Item(str(n), size_bytes=10) for n in range(50)))
+        await store.begun.wait()
+        await turn()
+        stats = writer.stats()
+        assert stats.queued_records <= 10
+        assert stats.queued_bytes <= 100
+        assert stats.waiting_callers == 50 - 4 - 10
+        store.gate.set()
+        await asyncio.gather(*tasks)
+        assert store.log == [str(n) for n in range(50)]
+
+    async def test_past_the_timeout_it_is_overloaded_and_not_written(
+        self, store: Store, make_writer: MakeWriter
+    ) -> None:
+        store.gate.clear()
+        writer = make_writer(queue_records=1, queue_timeout_s=0.01)
+        tasks = submit(writer, *(Item(str(n)) for n in range(5)))
+        done, _ = await asyncio.wait(tasks[2:])
+        for task in done:
+            assert isinstance(task.exception(), Overloaded)
+            assert "not written" in str(task.exception())
+        store.gate.set()
+        await asyncio.gather(*tasks[:2])
+        await writer.submit(Item("later"))
+        assert store.log == ["0", "1", "later"]
+
+    async def test_what_was_refused_is_let_go(self, store: Store, make_writer: MakeWriter) -> None:
+        """At once, not at the next collection: thousands of refused texts may be large."""
+        store.gate.clear()
+        writer = make_writer(queue_records=1, queue_timeout_s=0.01)
+        tasks = submit(writer, Item("in the batch"), Item("queued"))
+        await store.begun.wait()
+        item = Item("refused")
+        alive = weakref.ref(item)
+        gc.disable()
+        try:
+            try:
+                await writer.submit(item)
+            except Overloaded:
+                pass
+            else:
+                pytest.fail("there was room")
+            del item
+            await asyncio.sleep(0)
+            assert alive() is None
+        finally:
+            gc.enable()
+        store.gate.set()
+        await asyncio.gather(*tasks)
+
+    async def test_a_giant_is_let_in_alone_when_the_queue_is_empty(
+        self, store: Store, make_writer: MakeWriter
+    ) -> None:
+        store.gate.clear()
+        writer = make_writer(queue_bytes=100)
+        tasks = submit(writer, Item("a", size_bytes=50), Item("b", size_bytes=50))
+        await store.begun.wait()
+        tasks += submit(
+            writer, Item("c", size_bytes=50), Item("giant", size_bytes=10_000), Item("d")
+        )
+        await turn()
+        assert writer.stats().queued_bytes <= 100
+        assert writer.stats().waiting_callers == 2, "nobody overtakes the giant"
+        store.gate.set()
+        await asyncio.gather(*tasks)
+        assert store.log == ["a", "b", "c", "giant", "d"]
+
+
+class TestReservedPlaces:
+    """A submission that takes a while to prepare keeps the place of its call."""
+
+    @pytest.fixture
+    def ready(self) -> asyncio.Event:
+        return asyncio.Event()
+
+    @staticmethod
+    def later(
+        writer: GroupCommitWriter[Item], ready: asyncio.Event, item: Item | Exception
+    ) -> "asyncio.Task[None]":
+        async def prepare() -> Item:
+            await ready.wait()
+            if isinstance(item, Exception):
+                raise item
+            return item
+
+        return asyncio.create_task(writer.submit_when_ready(prepare))
+
+    async def test_nobody_overtakes_it(
+        self, store: Store, make_writer: MakeWriter, ready: asyncio.Event
+    ) -> None:
+        writer = make_writer()
+        before = submit(writer, Item("a"))
+        slow = self.later(writer, ready, Item("b"))
+        await turn()
+
+        async def reset() -> None:
+            store.log.append("reset")
+
+        reset_ = asyncio.ensure_future(writer.run_in_turn(reset))
+        after = submit(writer, Item("c"))
+        await asyncio.gather(*before)
+        await turn()
+        assert store.log == ["a"]
+        assert writer.stats().waiting_callers == 3
+        ready.set()
+        await asyncio.gather(slow, reset_, *after)
+        assert store.log == ["a", "b", "reset", "c"]
+
+    @pytest.mark.parametrize("how", ["invalid", "cancelled"])
+    async def test_withdrawn_it_lets_the_others_in(
+        self, store: Store, make_writer: MakeWriter, ready: asyncio.Event, how: str
+    ) -> None:
+        writer = make_writer()
+        slow = self.later(writer, ready, IdConflict("invalid"))
+        await turn()
+        after = submit(writer, Item("a"), Item("b"))
+        await turn()
+        assert store.log == []
+        if how == "invalid":
+            ready.set()
+        else:
+            slow.cancel()
+        await asyncio.gather(*after)
+        assert store.log == ["a", "b"]
+        with pytest.raises((IdConflict, asyncio.CancelledError)):
+            await slow
+        assert writer.stats().queued_records == writer.stats().waiting_callers == 0
+
+    async def test_it_waits_for_room_like_everyone(
+        self, store: Store, make_writer: MakeWriter, ready: asyncio.Event
+    ) -> None:
+        store.gate.clear()
+        writer = make_writer(queue_records=3)
+        tasks = submit(writer, Item("a"))
+        await store.begun.wait()
+        tasks += submit(writer, Item("b", 2))
+        slow = [self.later(writer, ready, Item(name, 2)) for name in ("c", "d")]
+        await turn()
+        tasks += submit(writer, Item("e"))
+        ready.set()
+        await turn()
+        assert writer.stats().queued_records == 2
+        assert writer.stats().waiting_callers == 3
+        store.gate.set()
+        await asyncio.gather(*slow, *tasks)
+        assert store.log == ["a", "b", "c", "d", "e"]
+
+    async def test_past_the_timeout_it_is_overloaded(
+        self, store: Store, make_writer: MakeWriter, ready: asyncio.Event
+    ) -> None:
+        store.gate.clear()
+        writer = make_writer(queue_records=1, queue_timeout_s=0.01)
+        tasks = submit(writer, Item("a"))
+        await store.begun.wait()
+        tasks += submit(writer, Item("b"))
+        ready.set()
+        with pytest.raises(Overloaded):
+            await self.later(writer, ready, Item("c"))
+        store.gate.set()
+        await asyncio.gather(*tasks)
+        assert store.log == ["a", "b"]
+
+    async def test_who_waits_behind_it_is_not_overloaded_while_there_is_room(
+        self, store: Store, make_writer: MakeWriter, ready: asyncio.Event
+    ) -> None:
+        writer = make_writer(queue_timeout_s=0.0)
+        slow = self.later(writer, ready, Item("a"))
+        await turn()
+        after = submit(writer, Item("b"))
+        await turn()
+        ready.set()
+        await asyncio.gather(slow, *after)
+        assert store.log == ["a", "b"]
+
+    async def test_closing_refuses_it_and_drains_those_behind_it(
+        self, store: Store, make_writer: MakeWriter, ready: asyncio.Event
+    ) -> None:
+        writer = make_writer()
+        slow = self.later(writer, ready, Item("a"))
+        await turn()
+        after = submit(writer, Item("b"))
+        await turn()
+        await writer.aclose(5)
+        await asyncio.gather(*after)
+        ready.set()
+        with pytest.raises(HistoryClosed):
+            await slow
+        with pytest.raises(HistoryClosed):
+            await self.later(writer, ready, Item("c"))
+        assert store.log == ["b"]
+
+
+class TestErrorsWhileEntering:
+    """A caller that gets an error has left nothing in the queue."""
+
+    @pytest.mark.parametrize("is_prepared", [False, True])
+    async def test_where_the_loop_takes_no_timer(
+        self, store: Store, make_writer: MakeWriter, is_prepared: bool
+    ) -> None:
+        store.gate.clear()
+        writer = make_writer(queue_records=1, queue_timeout_s="5")
+        tasks = submit(writer, Item("a"))
+        await store.begun.wait()
+        tasks += submit(writer, Item("b"))
+        await turn()
+
+        async def prepare() -> Item:
+            return Item("c")
+
+        with pytest.raises(TypeError):
+            await (writer.submit_when_ready(prepare) if is_prepared else writer.submit(Item("c")))
+        assert writer.stats().waiting_callers == 0
+        store.gate.set()
+        await asyncio.gather(*tasks)
+        await writer.submit(Item("d"))
+        assert store.log == ["a", "b", "d"]
+
+    async def test_where_the_writer_cannot_be_told(self) -> None:
+        def fail() -> None:
+            raise StorageFull("no")
+
+        queue = BoundedQueue[Item](records=1, size_bytes=9, timeout_s=None, on_admitted=fail)
+        with pytest.raises(StorageFull):
+            queue.enter(Item("a"), None)
+        assert len(queue) == queue.records == queue.size_bytes == queue.waiting == 0
+
+
+class TestTurns:
+    async def test_an_operation_takes_its_turn_alone(
+        self, store: Store, make_writer: MakeWriter
+    ) -> None:
+        store.gate.clear()
+        writer = make_writer()
+
+        async def reset() -> str:
+            store.log.append("reset")
+            return "done"
+
+        tasks: list[Awaitable[object]] = [*submit(writer, Item("a"))]
+        await store.begun.wait()
+        tasks += submit(writer, Item("b"))
+        await turn()
+        tasks.append(asyncio.ensure_future(writer.run_in_turn(reset)))
+        await turn()
+        tasks += submit(writer, Item("c"), Item("d"))
+        store.gate.set()
+        results = await asyncio.gather(*tasks)
+        assert store.log == ["a", "b", "reset", "c", "d"]
+        assert results[2] == "done"
+        assert store.batches == [["a"], ["b"], ["c", "d"]]
+
+    async def test_an_operation_that_fails_tells_its_caller_alone(
+        self, store: Store, make_writer: MakeWriter
+    ) -> None:
+        async def fail() -> None:
+            raise StorageFull("no room")
+
+        writer = make_writer()
+        with pytest.raises(StorageFull):
+            await writer.run_in_turn(fail)
+        await writer.submit(Item("a"))
+        assert store.log == ["a"]
+
+
+class TestClosing:
+    async def test_closing_drains_what_was_accepted(
+        self, store: Store, make_writer: MakeWriter
+    ) -> None:
+        store.gate.clear()
+        writer = make_writer(queue_records=3, batch_records=2)
+        tasks = submit(writer, *(Item(str(n)) for n in range(8)))
+        await store.begun.wait()
+        await turn()
+        closing = asyncio.ensure_future(writer.aclose(5))
+        await turn()
+        with pytest.raises(HistoryClosed):
+            await writer.submit(Item("late"))
+        store.gate.set()
+        await closing
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert store.log == ["0", "1", "2", "3", "4"], "one batch and the queue"
+        assert [type(r) for r in results[5:]] == [HistoryClosed] * 3
+        assert "not written" in str(results[5])
+        assert store.finished == 1
+        assert writer.task.done()
+
+    async def test_closing_is_bounded(self, store: Store, make_writer: MakeWriter) -> None:
+        store.gate.clear()
+        writer = make_writer()
+        tasks = submit(writer, Item("a"))
+        await store.begun.wait()
+        tasks += submit(writer, Item("b"))
+        await turn()
+        await writer.aclose(0.01)
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert isinstance(results[0], CommitUnknown)
+        assert results[0].ids == ("a",)
+        assert isinstance(results[1], HistoryClosed)
+        store.gate.set()
+        await writer.task
+        assert store.log == ["a"]
+
+    async def test_closing_an_idle_writer(self, store: Store, make_writer: MakeWriter) -> None:
+        writer = make_writer()
+        await asyncio.gather(writer.aclose(5), writer.aclose(5))
+        await writer.aclose(5)
+        assert store.finished == 1
+
+    async def test_stats_show_the_oldest_wait(self, store: Store, make_writer: MakeWriter) -> None:
+        store.gate.clear()
+        writer = make_writer()
+        tasks = submit(writer, Item("a"))
+        await store.begun.wait()
+        first = writer.stats().oldest_wait_s
+        await turn()
+        assert writer.stats().oldest_wait_s > first >= 0
+        store.gate.set()
+        await asyncio.gather(*tasks)
+        assert writer.stats().oldest_wait_s == 0

@@ -1,0 +1,448 @@
+"""Every example of the README and of `docs/` runs, and all that users can name is documented.
+
+The examples of mem0 run in test_mem0, the rights on PostgreSQL in test_postgres, and type checkers
+see all of them in test_typing.
+"""
+
+import ast
+import asyncio
+import inspect
+import json
+import os
+import re
+import secrets
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import asyncpg
+import pytest
+import typer.main
+
+import async_history
+import async_history.blocking
+import async_history.mem0
+import async_history.postgres
+import async_history.sqlite
+from async_history import (
+    CommitUnknown,
+    HistoryError,
+    HistoryManager,
+    HistoryOptions,
+    HistoryRecord,
+    errors,
+    open_history,
+)
+from async_history.cli.app import app
+from async_history.postgres import PostgresHistoryManager
+from async_history.sqlite import SQLiteHistoryManager
+from docs.generate import RESULTS, command_page, results_page
+from tests.support.docs_examples import EXAMPLES, PAGES, REPOSITORY, example
+from tests.support.patience import LONG_S
+
+pytestmark = pytest.mark.subprocess
+
+DOCS = REPOSITORY / "docs"
+
+
+def run(name: str, folder: Path) -> str:
+    """Run an example as a program, and return what it prints."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", example(name)],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        timeout=LONG_S,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def shell(name: str, folder: Path) -> str:
+    """Run an example in a shell where the command is found, and return what it prints."""
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", example(name)],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        timeout=LONG_S,
+        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def scope_of(name: str) -> dict[str, Any]:
+    """Return what an example defines."""
+    scope: dict[str, Any] = {"__name__": name}
+    exec(example(name), scope)
+    return scope
+
+
+class TestExamples:
+    def test_the_first_program(self, tmp_path: Path) -> None:
+        lines = example("first-program").splitlines()
+        assert len(list(filter(None, lines))) <= 10
+        first, second = run("first-program", tmp_path).splitlines()
+        assert first.endswith("ADD likes tea")
+        assert second.endswith("UPDATE likes mate")
+
+    def test_the_tutorial(self, tmp_path: Path) -> None:
+        assert "acked_records=4" in run("tutorial-record", tmp_path)
+        assert run("tutorial-tasks", tmp_path) == "1004 records\n"
+        first, second, *others = run("tutorial-query", tmp_path).splitlines()
+        assert first.endswith("ADD None -> Ann likes tea")
+        assert second.endswith("UPDATE Ann likes tea -> Ann likes green tea")
+        assert "agent-2 wrote: Ann likes green tea" in others
+        assert others[-1].startswith("['agent-")
+        *told, cursor = run("tutorial-follow", tmp_path).splitlines()
+        assert told == ["ADD Ann likes tea", "UPDATE Ann likes green tea"]
+        assert cursor.startswith("continue later with ")
+        printed = shell("tutorial-shell", tmp_path)
+        assert "v2" in printed
+        assert "Ann likes tea" in printed
+        assert "1,004 records, nothing is wrong" in printed
+
+    def test_the_command_line(self, tmp_path: Path) -> None:
+        assert "nothing is wrong" in shell("command-line", tmp_path)
+        (line,) = (tmp_path / "history.jsonl").read_text().splitlines()
+        assert json.loads(line)["new_memory"] is None  # it was erased
+        assert (tmp_path / "backup.db").exists()
+
+    async def test_following(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """Run twice, it goes on where it was."""
+        scope = scope_of("following")
+        place = tmp_path / "place"
+        async with open_history("memory://") as history:
+            for text in ("tea", "mate"):
+                cursor = await history.end_cursor()
+                await history.add_history("m", None, text, "ADD")
+                following = asyncio.create_task(scope["follow"](history, place))
+                async with asyncio.timeout(LONG_S):
+                    while not place.exists() or place.read_text() != await history.end_cursor():  # noqa: ASYNC110 - a file
+                        await asyncio.sleep(0)
+                following.cancel()
+                assert place.read_text() != cursor
+        assert capsys.readouterr().out == "m ADD tea\nm ADD mate\n"
+
+    async def test_following_with_a_heartbeat(self) -> None:
+        sent: list[str] = []
+        seen = {"heartbeat": asyncio.Event(), "ADD m": asyncio.Event()}
+
+        def send(text: str) -> None:
+            sent.append(text)
+            seen[text].set()
+
+        async with open_history("memory://") as history, asyncio.timeout(LONG_S):
+            follow = scope_of("following-heartbeat")["follow_with_heartbeat"]
+            following = asyncio.create_task(follow(history, send))
+            await seen["heartbeat"].wait()
+            await history.add_history("m", None, "tea", "ADD")
+            await seen["ADD m"].wait()
+            following.cancel()
+        assert sent.count("ADD m") == 1
+
+    def test_time_travel(self, tmp_path: Path) -> None:
+        assert run("time-travel", tmp_path).splitlines() == [
+            "at noon: likes tea",
+            "there at noon: memory-2",
+            "likes tea -> likes mate 1",
+            "UPDATE likes mate -> likes tea",
+        ]
+
+    async def test_pages_for_clients(self) -> None:
+        page_for_client = scope_of("pages")["page_for_client"]
+        async with open_history("memory://") as history:
+            await history.batch_add_history(
+                [{"memory_id": "m", "event": "ADD", "new_memory": str(n)} for n in range(60)]
+            )
+            page = await page_for_client(history, None)
+            assert [record["new_memory"] for record in page["records"]] == [
+                str(n) for n in range(59, 9, -1)
+            ]
+            rest = await page_for_client(history, page["cursor"])
+            assert [record["new_memory"] for record in rest["records"]] == [
+                str(n) for n in range(9, -1, -1)
+            ]
+            await history.reset()
+            assert await page_for_client(history, page["cursor"]) == {
+                "records": [],
+                "cursor": None,
+            }
+
+    async def test_retention(self, capsys: pytest.CaptureFixture[str]) -> None:
+        scope = scope_of("retention")
+        async with open_history("memory://") as history:
+            await history.add_history("m", None, "old", "ADD", created_at="2024-01-01")
+            await history.add_history("m", "old", "new", "UPDATE", actor_id="ann")
+            await scope["remove_old"](history)
+            await scope["forget_ann"](history)
+            (left,) = await history.get_history("m")
+            assert (left.new_memory, left.actor_id) == (None, None)
+        would, erased = capsys.readouterr().out.splitlines()
+        assert would.startswith("would remove 1 record from before ")
+        assert erased == "erased the texts of 1 record and 0 messages"
+
+    def test_copies(self, tmp_path: Path) -> None:
+        run("first-program", tmp_path)
+        assert run("copy", tmp_path).startswith("2 written, 2 compared, ")
+        assert run("json-lines", tmp_path) == "2\n"
+        for name in ("copy.db", "backup.db", "imported.db"):
+            connection = sqlite3.connect(tmp_path / name)
+            assert connection.execute("SELECT count(*) FROM history").fetchone() == (2,)
+            connection.close()
+
+    async def test_a_foreign_table(
+        self,
+        postgres: str,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        connection = await asyncpg.connect(postgres)
+        schema = f"test_{secrets.token_hex(8)}"
+        try:
+            await connection.execute(
+                f"CREATE SCHEMA {schema}; CREATE TABLE {schema}.memory_history AS SELECT"
+                " '1' AS id, 'm' AS memory_id, 'tea' AS new_value, 'ADD' AS action,"
+                " now() AS created_at, now() AS updated_at, 0 AS is_deleted"
+            )
+            joint = "&" if "?" in postgres else "?"
+            await scope_of("foreign-table")["bring_over"](f"{postgres}{joint}schema={schema}")
+        finally:
+            await connection.execute(f"DROP SCHEMA {schema} CASCADE")
+            await connection.close()
+        assert capsys.readouterr().out == "1 records\n"
+
+    def test_old_files(self, tmp_path: Path) -> None:
+        path = tmp_path / "history.db"
+        with sqlite3.connect(path) as connection:
+            connection.execute(
+                "CREATE TABLE history (id TEXT PRIMARY KEY, memory_id TEXT, prev_value TEXT,"
+                " new_value TEXT, event TEXT, timestamp DATETIME, is_deleted INTEGER)"
+            )
+            connection.execute("INSERT INTO history VALUES ('1', 'm', NULL, 'x', 'ADD', '2024', 0)")
+        connection.close()
+        told = run("adoption", tmp_path)
+        assert "1 record of history (mem0 0.0.2) would be rewritten" in told
+        assert sorted(file.name for file in tmp_path.iterdir()) == ["history.db"]
+        assert "1 records, nothing is wrong" in run("check", tmp_path)
+
+    def test_synchronous_code(self, tmp_path: Path) -> None:
+        assert run("blocking", tmp_path) == "ADD likes tea\n"
+
+    def test_options(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.chdir(tmp_path)
+        assert isinstance(scope_of("options")["history"], SQLiteHistoryManager)
+        kinds = scope_of("options-of-a-kind")
+        assert "user@host/app" in repr(kinds["server"])
+        asyncio.run(kinds["back_up"]("history.db"))
+        assert Path("backup.db").exists()
+        assert isinstance(scope_of("postgresql-url")["history"], PostgresHistoryManager)
+
+    async def test_a_transaction(self, postgres: str) -> None:
+        scope = scope_of("transaction")
+        async with asyncpg.create_pool(postgres, min_size=2) as pool:
+            await pool.execute("CREATE TABLE memories AS SELECT 'memory-1' AS id, 'tea' AS text")
+            try:
+                await scope["update_both"](pool)
+                assert await pool.fetchval("SELECT text FROM memories") == "mate"
+                (record,) = await pool.fetch("SELECT new_memory FROM async_history.history")
+                assert record["new_memory"] == "mate"
+            finally:
+                await pool.execute("DROP TABLE memories")
+                await pool.execute("DROP SCHEMA async_history CASCADE")
+
+    async def test_an_unknown_commit(self) -> None:
+        class Failing:
+            """A manager whose first commit is unknown, though it was made."""
+
+            def __init__(self, history: HistoryManager) -> None:
+                self._history = history
+                self.calls = 0
+
+            async def add_history(self, *arguments: Any, id: str) -> HistoryRecord:
+                self.calls += 1
+                record = await self._history.add_history(*arguments, id=id)
+                if self.calls == 1:
+                    raise CommitUnknown("the disk failed", [id])
+                return record
+
+        async with open_history("memory://") as history:
+            failing = Failing(history)
+            record = await scope_of("commit-unknown")["add_for_sure"](failing, "m", "tea")
+            assert await history.get_history("m") == [record]
+            assert failing.calls == 2
+
+    async def test_warnings(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        path = tmp_path / "history.db"
+        async with open_history(path) as history:
+            await history.add_history("m", None, "tea", "ADD")
+            path.rename(tmp_path / "elsewhere.db")
+            async with asyncio.timeout(LONG_S):
+                while "file-removed" not in caplog.text:
+                    await scope_of("warnings")["report"](history)
+            (tmp_path / "elsewhere.db").rename(path)
+        assert {entry.levelname for entry in caplog.records if "file-r" in entry.message} == {
+            "ERROR"
+        }
+
+
+def test_every_example_has_a_test() -> None:
+    called: set[str] = set()
+    for path in (REPOSITORY / "tests").rglob("test_*.py"):
+        text = path.read_text(encoding="utf-8")
+        called |= set(re.findall(r'\b(?:run|shell|scope_of|example)\("([a-z0-9-]+)"', text))
+    assert set(EXAMPLES) - called == set()
+
+
+# All that users can name is documented
+
+
+def text_of(page: str) -> str:
+    return (DOCS / page).read_text(encoding="utf-8")
+
+
+def headings(page: str) -> set[str]:
+    return set(re.findall(r"(?m)^#+ (.+)$", text_of(page)))
+
+
+def test_every_command_and_its_options() -> None:
+    page = command_page()
+    sections = dict(re.findall(r"(?ms)^## ([a-z]+)\n(.*?)(?=^## |\Z)", page))
+    commands: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    assert len(commands) >= 17
+    for name, command in commands.items():
+        assert f"| [`{name}`](#{name}) |" in page
+        for parameter in command.params:
+            for option in (*parameter.opts, *parameter.secondary_opts):
+                shown = option if option.startswith("-") else parameter.metavar or option
+                assert shown in sections[name] or option == "--help", f"{name} {option}"
+
+
+def test_every_option() -> None:
+    page = text_of("reference/options.md")
+    named = set(HistoryOptions.__annotations__) | {"turns_between_processes"}
+    for manager in (SQLiteHistoryManager, PostgresHistoryManager):
+        named |= set(inspect.signature(manager).parameters)
+    assert len(named) >= 20
+    assert [name for name in sorted(named) if f"`{name}`" not in page] == []
+
+
+def test_every_error() -> None:
+    kinds = [
+        name
+        for name, kind in vars(errors).items()
+        if isinstance(kind, type) and issubclass(kind, HistoryError)
+    ]
+    kinds.append("HistoryNotWritten")
+    assert len(kinds) >= 21
+    reference = text_of("reference/errors.md")
+    explained = headings("guides/troubleshooting.md") | {"HistoryError"}
+    for name in kinds:
+        assert name in explained, f"{name} has no entry in troubleshooting"
+        assert re.search(rf"autoexception:: {name}\b", reference), name
+        if name != "HistoryError":
+            assert f"| [`{name}`](../guides/troubleshooting.md#{name.lower()})" in reference
+
+
+def test_every_warning() -> None:
+    codes: set[str] = set()
+    for path in (REPOSITORY / "async_history").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "StoreWarning":
+                parts = ast.walk(node.args[0])
+                codes |= {str(one.value) for one in parts if isinstance(one, ast.Constant)}
+    assert {"store-unreachable", "file-removed", "file-replaced", "fsync-off"} <= codes
+    assert codes - headings("guides/troubleshooting.md") == set()
+
+
+def test_every_public_name() -> None:
+    documented = set(re.findall(r"(?m)^\.\. auto\w+:: (\w+)", text_of("reference/api.md")))
+    documented |= set(re.findall(r"(?m)^\.\. auto\w+:: (\w+)", text_of("reference/errors.md")))
+    public = {
+        name
+        for module in (
+            async_history,
+            async_history.sqlite,
+            async_history.postgres,
+            async_history.blocking,
+            async_history.mem0,
+        )
+        for name in module.__all__
+    }
+    assert len(public) >= 40
+    assert public - documented == set()
+    assert documented - public - {"HistoryNotWritten"} == set()
+
+
+async def test_every_table_and_index(
+    postgres: str, new_schema: Callable[[], str], tmp_path: Path
+) -> None:
+    async with open_history(tmp_path / "history.db") as history:
+        await history.add_history("m", None, "tea", "ADD")
+    connection = sqlite3.connect(tmp_path / "history.db")
+    tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+    names = {name for (name,) in tables}
+    connection.close()
+    url = new_schema()
+    async with open_history(url):
+        pass
+    server = await asyncpg.connect(postgres)
+    try:
+        found = await server.fetch(
+            "SELECT tablename FROM pg_tables WHERE schemaname = $1"
+            " UNION SELECT indexname FROM pg_indexes WHERE schemaname = $1"
+            " AND tablename IN ('history', 'messages')",
+            parse_qs(urlsplit(url).query)["schema"][0],
+        )
+    finally:
+        await server.close()
+    names |= {name for (name,) in found}
+    assert len(names) >= 20
+    page = text_of("reference/tables.md")
+    known = set(re.findall(r"`(\w+)`", page)) | headings("reference/tables.md")
+    assert names - known == set()
+
+
+def test_modules_that_the_documentation_names_are_there() -> None:
+    named = re.compile(r"`((?:_core|_sqlite|_postgres|_transfer|blocking|mem0|cli)/[\w./]*)`")
+    missing = [
+        (page.name, path)
+        for page in PAGES
+        for path in named.findall(page.read_text(encoding="utf-8"))
+        if not (REPOSITORY / "async_history" / path).exists()
+    ]
+    assert missing == []
+
+
+def test_links_lead_somewhere() -> None:
+    """Those of the README, which Sphinx does not see."""
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)#]+)", readme) if "://" not in link]
+    assert len(links) >= 20
+    assert [link for link in links if not (REPOSITORY / link).exists()] == []
+
+
+def test_the_readme_is_short_and_its_figures_are_those_of_the_results() -> None:
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    assert len(readme.splitlines()) <= 150
+    found = json.loads((REPOSITORY / "benchmarks/results/peers.json").read_text(encoding="utf-8"))
+    reached = {bar["bar"]: bar["reached"] for bar in found["bars"]}
+    flat = " ".join(readme.split())
+    assert f"{reached['1,000 tasks: events/s against mem0']:.0f} times as many as mem0's" in flat
+    assert f"{reached['1,000 tasks: events/s against the ceiling']:.2f} times as many as a" in flat
+
+
+def test_results_are_made_of_every_file() -> None:
+    page = results_page()
+    for path in RESULTS.glob("*.json"):
+        assert f"`python -m benchmarks.{path.stem}`" in page
+    method = text_of("performance/method.md")
+    scripts = {path.stem for path in (REPOSITORY / "benchmarks").glob("[a-z]*.py")}
+    assert [name for name in sorted(scripts) if f"`benchmarks.{name}`" not in method] == []

@@ -1,0 +1,344 @@
+# ruff: noqa: F401, F811 - the fixtures of test_mem0
+"""Whose an AsyncMemory's history is: loops, dropped instances, cancelling, closing, refusals."""
+
+import asyncio
+import functools
+import gc
+import sqlite3
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from async_history import (
+    HistoryClosed,
+    HistoryError,
+    HistoryManager,
+    MigrationError,
+    open_history,
+)
+from async_history._core.backend import Store
+from async_history.mem0 import AsyncMemory, HistoryNotWritten, Memory
+from async_history.sqlite import SQLiteHistoryManager
+from tests.mem0.test_mem0 import (
+    Configured,
+    InstantEmbedder,
+    InstantStore,
+    MakeMemory,
+    add,
+    configured,
+    held_update,
+    instant,
+    make_memory,
+    mem0_blocks,
+    memory,
+    model,
+    server,
+)
+from tests.support.patience import LONG_S
+
+
+def shell(path: Path, statement: str) -> list[Any]:
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        return connection.execute(statement).fetchall()
+
+
+pytestmark = [
+    pytest.mark.once,
+    pytest.mark.filterwarnings("ignore"),  # mem0's own, of pydantic and swig
+]
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[HistoryManager]:
+    """Collects the managers of files that are opened."""
+    managers: list[HistoryManager] = []
+    open_ = SQLiteHistoryManager._opening
+
+    async def noted(self: SQLiteHistoryManager) -> Store:
+        managers.append(self)
+        return await open_(self)
+
+    monkeypatch.setattr(SQLiteHistoryManager, "_opening", noted)
+    return managers
+
+
+class LoopInThread:
+    """An event loop that runs in a thread of its own."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self.loop.run_forever)
+        self.thread.start()
+
+    def call(self, coroutine: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(LONG_S)
+
+    def end(self) -> None:
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join()
+        self.loop.close()
+
+
+class TestLoops:
+    @pytest.mark.parametrize("where", ["file", "memory"])
+    def test_two_that_live_have_one_manager_each(
+        self,
+        where: str,
+        make_memory: MakeMemory,
+        opened: list[HistoryManager],
+    ) -> None:
+        memory = make_memory(**({"history": ":memory:"} if where == "memory" else {}))
+        loops = [LoopInThread(), LoopInThread()]
+        try:
+            memory_id = loops[0].call(add(memory, "0"))
+            for number in range(1, 12):
+                loops[number % 2].call(memory.update(memory_id, str(number)))
+            for loop in loops:
+                history = loop.call(memory.history(memory_id))
+                assert [one["new_memory"] for one in history] == [str(n) for n in range(12)]
+            assert len(opened) == (2 if where == "file" else 1)
+            loops[0].call(memory.aclose())
+        finally:
+            for loop in loops:
+                loop.end()
+
+    def test_a_history_in_memory_outlives_a_run(self, make_memory: MakeMemory) -> None:
+        memory = make_memory(history=":memory:")
+        memory_id = asyncio.run(add(memory, "tea"))
+        asyncio.run(memory.update(memory_id, "mate"))
+        history = asyncio.run(memory.history(memory_id))
+        assert [one["new_memory"] for one in history] == ["tea", "mate"]
+        memory.close()
+
+    async def test_one_that_is_dropped_closes_what_it_opened(
+        self,
+        make_memory: MakeMemory,
+        opened: list[HistoryManager],
+    ) -> None:
+        for _ in range(3):
+            await add(make_memory(), "tea")
+        assert len(opened) == 3
+        async with asyncio.timeout(LONG_S):
+            while any(manager._closing is None for manager in opened):
+                gc.collect()
+                await asyncio.sleep(0)
+            await asyncio.gather(*(manager._closing for manager in opened if manager._closing))
+
+
+class GatedEmbedder(InstantEmbedder):
+    """Holds every text back, before anything has changed."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.asked = threading.Event()
+
+    def embed(self, *_: Any, **__: Any) -> list[float]:
+        self.asked.set()
+        self.gate.wait(LONG_S)
+        return super().embed()
+
+
+async def held_before_its_change(
+    memory: AsyncMemory,
+) -> tuple[GatedEmbedder, "asyncio.Task[Any]"]:
+    embedder = GatedEmbedder()
+    memory.embedding_model = embedder
+    task = asyncio.create_task(add(memory, "never"))
+    await asyncio.to_thread(embedder.asked.wait, 20)
+    return embedder, task
+
+
+class TestUntilTheFirstChange:
+    async def test_cancelling_leaves_nothing(
+        self,
+        memory: AsyncMemory,
+        tmp_path: Path,
+    ) -> None:
+        embedder, task = await held_before_its_change(memory)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        embedder.gate.set()
+        await memory.aclose()
+        assert memory.vector_store.rows == {}
+        assert shell(tmp_path / "history.db", "SELECT count(*) FROM history") == [(0,)]
+
+    async def test_closing_cancels_it_and_waits_for_what_has_changed(
+        self,
+        memory: AsyncMemory,
+        tmp_path: Path,
+    ) -> None:
+        memory_id, changing = await held_update(memory)
+        embedder, waiting = await held_before_its_change(memory)
+        closing = asyncio.create_task(memory.aclose())
+        with pytest.raises(HistoryClosed, match="before its add had changed"):
+            await waiting
+        assert not closing.done()
+        memory.vector_store.gate.set()
+        embedder.gate.set()
+        await changing
+        await closing
+        assert list(memory.vector_store.rows) == [memory_id]
+        texts = shell(tmp_path / "history.db", "SELECT new_memory FROM history ORDER BY rowid")
+        assert texts == [("tea",), ("mate",)]
+
+
+CHANGES: dict[str, Callable[[Any, str], Awaitable[Any]]] = {
+    "add": lambda memory, _: add(memory, "never"),
+    "update": lambda memory, memory_id: memory.update(memory_id, "never"),
+    "delete": lambda memory, memory_id: memory.delete(memory_id),
+    "delete_all": lambda memory, _: memory.delete_all(user_id="u"),
+    "restore": lambda memory, memory_id: memory.restore(memory_id, to=1),
+    "reset": lambda memory, _: memory.reset(),
+}
+
+
+class TestRefusedBefore:
+    """What the history would refuse is refused before the vector store changes."""
+
+    @pytest.fixture
+    async def filled(
+        self,
+        make_memory: MakeMemory,
+    ) -> AsyncIterator[tuple[str, InstantStore]]:
+        async with make_memory() as memory:
+            memory_id = await add(memory, "tea")
+            await memory.update(memory_id, "mate")
+            yield memory_id, memory.vector_store
+
+    @pytest.mark.parametrize("change", CHANGES)
+    @pytest.mark.parametrize("how", ["closed", "never opened", "another loop's"])
+    async def test_nothing_changes(
+        self,
+        how: str,
+        change: str,
+        filled: tuple[str, InstantStore],
+        make_memory: MakeMemory,
+        tmp_path: Path,
+    ) -> None:
+        memory_id, store = filled
+        history = open_history(tmp_path / "history.db")
+        other = LoopInThread()
+        try:
+            if how == "closed":
+                await history
+                await history.aclose()
+            elif how == "another loop's":
+                other.call(_opened(history))
+            memory = make_memory(history=history)
+            memory.vector_store = store
+            before = {key: dict(row) for key, row in store.rows.items()}
+            with pytest.raises(HistoryError):
+                await CHANGES[change](memory, memory_id)
+            assert store.rows == before
+        finally:
+            if how == "another loop's":
+                other.call(history.aclose())
+            other.end()
+        records = shell(tmp_path / "history.db", "SELECT count(*) FROM history")
+        assert records == [(2,)]
+
+    @pytest.mark.parametrize("change", ["add", "update", "delete", "delete_all", "restore"])
+    @pytest.mark.parametrize("kind", ["async", "sync"])
+    async def test_nothing_changes_where_the_file_must_be_adopted_first(
+        self, kind: str, change: str, configured: Configured, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "history.db"
+        shell(path, "CREATE TABLE history (id TEXT PRIMARY KEY, memory_id TEXT, event TEXT)")
+        memory: Any = (AsyncMemory if kind == "async" else Memory).from_config(
+            configured(), migrate=False
+        )
+        store = instant(memory)
+        store.rows["one"] = {"data": "tea", "user_id": "u"}
+        before = {key: dict(row) for key, row in store.rows.items()}
+        changing = CHANGES[change](Awaited(memory), "one")
+        with pytest.raises(MigrationError, match="migrate=False"):
+            await changing
+        assert store.rows == before
+        await Awaited(memory).close()
+
+
+class Awaited:
+    """A Memory whose calls are awaited, each in a thread; or an AsyncMemory as it is."""
+
+    def __init__(self, memory: Any) -> None:
+        self._memory = memory
+
+    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
+        if isinstance(self._memory, AsyncMemory):
+            method = getattr(self._memory, {"close": "aclose"}.get(name, name))
+            return cast(Callable[..., Awaitable[Any]], method)
+        return functools.partial(asyncio.to_thread, getattr(self._memory, name))
+
+
+async def _opened(history: HistoryManager) -> None:
+    await history
+
+
+class TestNotWritten:
+    @pytest.mark.parametrize("kind", ["async", "sync"])
+    async def test_its_records_can_be_handed_in_again_and_again(
+        self,
+        kind: str,
+        configured: Configured,
+        tmp_path: Path,
+    ) -> None:
+        path = tmp_path / "history.db"
+        memory: Any = (AsyncMemory if kind == "async" else Memory).from_config(configured())
+        instant(memory)
+
+        async def call(name: str, *arguments: Any, **options: Any) -> Any:
+            method = getattr(memory, name)
+            if kind == "async":
+                return await method(*arguments, **options)
+            return await asyncio.to_thread(method, *arguments, **options)
+
+        made = await call("add", "tea", user_id="u", infer=False)
+        memory_id = made["results"][0]["id"]
+        shell(
+            path, "CREATE TRIGGER no BEFORE INSERT ON history BEGIN SELECT RAISE(ABORT, 'no'); END"
+        )
+        with pytest.raises(HistoryNotWritten) as raised:
+            await call("update", memory_id, "mate")
+        (record,) = raised.value.records
+        assert (record["new_memory"], raised.value.unknown_ids) == ("mate", ())
+        assert memory.vector_store.rows[memory_id]["data"] == "mate"
+        shell(path, "DROP TRIGGER no")
+        async with open_history(path) as history:
+            for _ in range(2):
+                await history.batch_add_history(raised.value.records)
+            texts = [one.new_memory for one in await history.get_history(memory_id)]
+        assert texts == ["tea", "mate"]
+        if kind == "async":
+            await memory.aclose()
+        else:
+            await asyncio.to_thread(memory.close)
+
+
+class Mine:
+    """A history of somebody's own, as mem0 calls its."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def __getattr__(self, name: str) -> Callable[..., list[Any]]:
+        def called(*_: Any, **__: Any) -> list[Any]:
+            self.calls.append(name)
+            return []
+
+        return called
+
+
+async def test_what_is_assigned_to_db_is_used(memory: AsyncMemory, tmp_path: Path) -> None:
+    mine = Mine()
+    memory.db = mine
+    memory_id = await add(memory, "tea")
+    await memory.update(memory_id, "mate")
+    await memory.delete(memory_id)
+    assert "add_history" in mine.calls
+    assert memory.db is mine
+    assert not (tmp_path / "history.db").exists()

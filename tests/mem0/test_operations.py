@@ -1,0 +1,337 @@
+# ruff: noqa: F401, F811 - the fixtures of test_mem0
+"""What an operation still does: cancelled, closed, refused, after its end, in a forked child."""
+
+import asyncio
+import logging
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from async_history import (
+    CommitUnknown,
+    HistoryClosed,
+    HistoryManager,
+    StorageMissing,
+    open_history,
+)
+from async_history._core.writer import GroupCommitWriter
+from async_history.mem0 import AsyncMemory, HistoryNotWritten, Memory, _loop_states
+from tests.mem0.test_lifecycle import (
+    CHANGES,
+    Awaited,
+    GatedEmbedder,
+    held_before_its_change,
+    opened,
+    shell,
+)
+from tests.mem0.test_mem0 import (
+    Configured,
+    MakeMemory,
+    add,
+    configured,
+    held_update,
+    instant,
+    let_go,
+    make_memory,
+    mem0_blocks,
+    memory,
+    model,
+    server,
+)
+from tests.sqlite.test_file_watch import log_of, move_away, replace_with_a_copy
+from tests.subprocesses.openai_server import Model
+from tests.support.patience import LONG_S
+
+pytestmark = [
+    pytest.mark.mem0,
+    pytest.mark.once,
+    pytest.mark.filterwarnings("ignore"),  # mem0's own, of pydantic and swig
+]
+
+
+async def test_what_was_cancelled_ends_by_itself_without_a_change(
+    memory: AsyncMemory, tmp_path: Path
+) -> None:
+    """Not by closing: the memory stays open until the operation has ended."""
+    embedder, task = await held_before_its_change(memory)
+    running = list(memory._state().running)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    embedder.gate.set()
+    await asyncio.wait(running)
+    assert memory.vector_store.rows == {}
+    assert shell(tmp_path / "history.db", "SELECT count(*) FROM history") == [(0,)]
+
+
+async def test_closing_does_not_wait_for_what_has_changed_nothing(
+    memory: AsyncMemory, caplog: pytest.LogCaptureFixture
+) -> None:
+    embedder, task = await held_before_its_change(memory)
+    try:
+        with caplog.at_level(logging.ERROR, "async_history"):
+            await memory.aclose()
+        assert not any("left" in one.getMessage() for one in caplog.records)
+        with pytest.raises(HistoryClosed):
+            await task
+    finally:
+        embedder.gate.set()
+
+
+@pytest.mark.parametrize("change", ["add", "update", "restore"])
+async def test_a_manager_that_is_closed_before_the_first_change(
+    change: str, make_memory: MakeMemory, tmp_path: Path
+) -> None:
+    """It was open when the operation began, which is held while it asks for an embedding."""
+    async with open_history(tmp_path / "history.db") as history:
+        memory = make_memory(history=history)
+        memory_id = await add(memory, "tea")
+        await memory.update(memory_id, "mate")
+        before = {key: dict(row) for key, row in memory.vector_store.rows.items()}
+        memory.embedding_model = embedder = GatedEmbedder()
+        task = asyncio.ensure_future(CHANGES[change](memory, memory_id))
+        await asyncio.to_thread(embedder.asked.wait, 20)
+    embedder.gate.set()
+    with pytest.raises(HistoryClosed):
+        await task
+    assert memory.vector_store.rows == before
+
+
+async def test_closing_says_what_it_left(
+    make_memory: MakeMemory, caplog: pytest.LogCaptureFixture
+) -> None:
+    memory = make_memory()
+    memory._state().close_timeout_s = 0.0
+    _, changing = await held_update(memory)
+    with caplog.at_level(logging.ERROR, "async_history"):
+        await memory.aclose()
+    let_go(memory)
+    await changing
+    (said,) = [one.getMessage() for one in caplog.records if "left" in one.getMessage()]
+    assert "1 operations" in said
+    assert "update" in said
+
+
+async def test_the_error_names_what_may_have_been_written(
+    memory: AsyncMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory_id = await add(memory, "tea")
+    submit = GroupCommitWriter.submit
+
+    def unsure(self: GroupCommitWriter[Any], submission: Any) -> "asyncio.Future[None]":
+        submit(self, submission)
+        told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        told.set_exception(CommitUnknown("the server went away"))
+        return told
+
+    with monkeypatch.context() as patched:
+        patched.setattr(GroupCommitWriter, "submit", unsure)
+        with pytest.raises(HistoryNotWritten) as raised:
+            await memory.update(memory_id, "mate")
+    (record,) = raised.value.records
+    assert raised.value.unknown_ids == (record["id"],)
+
+
+@pytest.mark.subprocess
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.parametrize("where", ["file", "memory"])
+def test_a_forked_child_goes_on(where: str, make_memory: MakeMemory) -> None:
+    memory = make_memory(**({"history": ":memory:"} if where == "memory" else {}))
+    asyncio.run(add(memory, "tea"))
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+
+            async def go_on() -> int:
+                memory_id = await add(memory, "mate")
+                return len(await memory.history(memory_id))
+
+            status = 0 if asyncio.run(asyncio.wait_for(go_on(), LONG_S)) == 1 else 2
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    memory.close()
+
+
+async def test_a_manager_that_is_closed_while_the_model_is_asked(
+    make_memory: MakeMemory, model: Model, tmp_path: Path
+) -> None:
+    """What it answers is stored without parts: many memories at once."""
+    asked, go_on = threading.Event(), threading.Event()
+
+    def answer(_: Any) -> str:
+        asked.set()
+        go_on.wait(LONG_S)
+        return (
+            '{"facts": ["likes tea"], "memory": [{"id": "0", "text": "likes tea", "event": "ADD"}]}'
+        )
+
+    model.script = answer
+    async with open_history(tmp_path / "history.db") as history:
+        memory = make_memory(history=history)
+        task = asyncio.create_task(memory.add("I like tea", user_id="u"))
+        await asyncio.to_thread(asked.wait, 20)
+    go_on.set()
+    with pytest.raises(HistoryClosed):
+        await task
+    assert memory.vector_store.rows == {}
+
+
+def remove_log(path: Path) -> None:
+    log_of(path).unlink()
+
+
+@pytest.mark.parametrize("go", [move_away, replace_with_a_copy, remove_log])
+@pytest.mark.parametrize("kind", ["async", "sync"])
+async def test_nothing_changes_where_the_file_is_gone(
+    kind: str, go: Callable[[Path], None], configured: Configured, tmp_path: Path
+) -> None:
+    memory: Any = (AsyncMemory if kind == "async" else Memory).from_config(configured())
+    awaited = Awaited(memory)
+    store = instant(memory)
+    memory_id = await add(awaited, "tea")
+    await awaited.update(memory_id, "mate")
+    before = {key: dict(row) for key, row in store.rows.items()}
+    go(tmp_path / "history.db")
+    for change in CHANGES.values():
+        with pytest.raises(StorageMissing):
+            await change(awaited, memory_id)
+        assert store.rows == before
+    await awaited.close()
+
+
+@pytest.mark.parametrize("change", ["add", "update", "delete_all", "reset"])
+async def test_a_closed_manager_where_changes_are_not_seen(
+    change: str, make_memory: MakeMemory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mem0 whose `to_thread` is not ours: what can be known before is asked before."""
+    async with open_history(tmp_path / "history.db") as history:
+        memory = make_memory(history=history)
+        memory_id = await add(memory, "tea")
+        before = {key: dict(row) for key, row in memory.vector_store.rows.items()}
+    monkeypatch.setattr(_loop_states, "sees_changes", lambda: False)
+    with pytest.raises(HistoryClosed):
+        await CHANGES[change](memory, memory_id)
+    assert memory.vector_store.rows == before
+
+
+async def test_a_closed_manager_asks_no_model(
+    make_memory: MakeMemory, model: Model, tmp_path: Path
+) -> None:
+    async with open_history(tmp_path / "history.db") as history:
+        memory = make_memory(history=history)
+    with pytest.raises(HistoryClosed):
+        await memory.add("I like tea", user_id="u")
+    assert model.chats == []
+
+
+async def test_what_closing_left_begins_no_further_part(
+    make_memory: MakeMemory,
+) -> None:
+    """The second deletion waits for its turn meanwhile."""
+    memory = make_memory()
+    memory._state().close_timeout_s = 0.0
+    memory_id = await add(memory, "tea")
+    store = memory.vector_store
+    store.gate = threading.Event()
+    store.changed.clear()
+    deleted: list[str] = []
+    delete = store.delete
+
+    def noted(vector_id: str) -> None:
+        deleted.append(vector_id)
+        delete(vector_id)
+
+    store.delete = noted
+    list_ = store.list
+    store.list = lambda *arguments, **options: [2 * list_(*arguments, **options)[0]]
+    deleting = asyncio.create_task(memory.delete_all(user_id="u"))
+    await asyncio.to_thread(store.changed.wait, 20)
+    await memory.aclose()
+    store.rows[memory_id] = {"data": "tea", "user_id": "u"}  # or it would not be found again
+    let_go(memory)
+    with pytest.raises(HistoryClosed):
+        await deleting
+    assert deleted == [memory_id]
+
+
+class Noisy(AsyncMemory):
+    """Records what no history takes."""
+
+    async def _create_memory(self, *arguments: Any, **options: Any) -> Any:
+        memory_id = await super()._create_memory(*arguments, **options)
+        self.db.add_history(memory_id, None, "tea", "NOISE")
+        return memory_id
+
+
+async def test_records_that_are_refused_have_ids_too(configured: Configured) -> None:
+    """So that they can be handed in again, mended, and are then the same."""
+    memory = Noisy.from_config(configured())
+    instant(memory)
+    async with memory:
+        with pytest.raises(HistoryNotWritten, match="NOISE") as raised:
+            await add(memory, "tea")
+        (record,) = raised.value.records
+        again = [{**record, "event": "UPDATE"}]
+        async with open_history(configured()["history_db_path"]) as history:
+            for _ in range(2):
+                await history.batch_add_history(again)
+            found = await history.get_history(record["memory_id"])
+        assert [one.id for one in found[1:]] == [record["id"]]
+
+
+class Lasting(AsyncMemory):
+    """Goes on in a task that outlives the operation which began it."""
+
+    later: "asyncio.Task[Any]"
+
+    async def _add_to_vector_store(self, *arguments: Any, **options: Any) -> Any:
+        self.go_on = asyncio.Event()
+
+        async def add_another() -> Any:
+            await self.go_on.wait()
+            return await self._create_memory("mate", {"mate": [0.0] * 8}, {"user_id": "u"})
+
+        self.later = asyncio.create_task(add_another())
+        return await super()._add_to_vector_store(*arguments, **options)
+
+
+async def test_what_outlives_its_operation_is_one_of_its_own(
+    configured: Configured, tmp_path: Path
+) -> None:
+    """Which waits for its records, and tells when they can't be written."""
+    path = tmp_path / "history.db"
+    memory = Lasting.from_config(configured())
+    instant(memory)
+    async with memory:
+        await add(memory, "tea")
+        memory.go_on.set()
+        memory_id = await memory.later
+        texts = shell(path, f"SELECT new_memory FROM history WHERE memory_id = '{memory_id}'")
+        assert texts == [("mate",)]
+        await add(memory, "tea")
+        shell(
+            path, "CREATE TRIGGER no BEFORE INSERT ON history BEGIN SELECT RAISE(ABORT, 'no'); END"
+        )
+        memory.go_on.set()
+        with pytest.raises(HistoryNotWritten):
+            await memory.later
+
+
+def test_a_loop_that_was_closed_over_its_tasks_leaves_nothing_open(
+    make_memory: MakeMemory, opened: list[HistoryManager]
+) -> None:
+    """They are never told, as `asyncio.run` tells them."""
+    memory = make_memory()
+    for _ in range(3):
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(add(memory, "tea"))
+        loop.close()
+    assert [manager._closed for manager in opened] == [True, True, False]
+    memory.close()
+    assert all(manager._closed for manager in opened)

@@ -1,0 +1,101 @@
+"""What letting go costs grows with what it changes, on PostgreSQL: counted in what it reads.
+
+The server counts the rows and the index entries that statements read, those of dead rows too.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import asyncpg
+import pytest
+
+from async_history import HistoryManager, open_history
+from async_history._core.records import COLUMNS
+from async_history.postgres import PostgresHistoryManager
+from tests.contract.test_costs import (
+    GROWTH,
+    LARGE,
+    LETTING_GO,
+    LONG_SHAPES,
+    LOOSE,
+    SHAPES,
+    SMALL,
+    Call,
+    Shape,
+    by_two,
+    most,
+    prune,
+)
+
+pytestmark = [pytest.mark.postgres, pytest.mark.once]
+
+_READ = """
+SELECT (
+    SELECT sum(seq_tup_read + coalesce(idx_tup_fetch, 0))
+    FROM pg_stat_all_tables WHERE schemaname = $1
+) + (SELECT sum(idx_tup_read) FROM pg_stat_all_indexes WHERE schemaname = $1)
+"""
+_NEEDED = 15
+"""The first server whose counts can be asked for at any moment."""
+
+
+async def read(owner: Any, history: HistoryManager, schema: str) -> int:
+    """Return what the connection that writes has read until now."""
+    assert isinstance(history, PostgresHistoryManager)
+    await history.store.run_exclusively(
+        lambda connection, *_: connection.execute("SELECT pg_stat_force_next_flush()")
+    )
+    return int(await owner.fetchval(_READ, schema))
+
+
+async def measured(
+    owner: Any, url: str, shape: Shape, size: int, calls: Mapping[str, Call]
+) -> list[int]:
+    schema = parse_qs(urlsplit(url).query)["schema"][0]
+    taken: list[int] = []
+    async with open_history(url) as history:
+        await history.batch_add_history(
+            [dict(zip(COLUMNS, shape(n), strict=True)) for n in range(size)]
+        )
+        for call in calls.values():
+            before = await read(owner, history, schema)
+            await call(history, size)
+            taken.append(await read(owner, history, schema) - before)
+    return taken
+
+
+async def connected(postgres: str) -> Any:
+    owner = await asyncpg.connect(postgres)
+    if owner.get_server_version().major < _NEEDED:
+        await owner.close()
+        pytest.skip("this server tells late what it has read")
+    return owner
+
+
+@pytest.mark.parametrize("shape", [name for name in LONG_SHAPES if not name.startswith("no time")])
+async def test_letting_go_of_long_memories(
+    new_schema: Callable[[], str], postgres: str, shape: str
+) -> None:
+    made = by_two(LONG_SHAPES[shape])
+    owner = await connected(postgres)
+    try:
+        small = await measured(owner, new_schema(), made, SMALL, LETTING_GO)
+        large = await measured(owner, new_schema(), made, LARGE, LETTING_GO)
+    finally:
+        await owner.close()
+    pairs = zip(LETTING_GO, small, large, strict=True)
+    assert not most({name: b / a for name, a, b in pairs}, LOOSE * GROWTH)
+
+
+async def test_to_keep_many_costs_no_more_than_to_keep_one(
+    new_schema: Callable[[], str], postgres: str
+) -> None:
+    calls = {str(keep_last): prune(keep_last) for keep_last in (1, 1_000)}
+    owner = await connected(postgres)
+    try:
+        shape = SHAPES["as we write it"]
+        one, many = await measured(owner, new_schema(), shape, LARGE, calls)
+    finally:
+        await owner.close()
+    assert many < 1.5 * one

@@ -1,0 +1,261 @@
+"""How much a follower's statements in PostgreSQL look at: of what is new, a bounded part.
+
+Counted by EXPLAIN (ANALYZE, BUFFERS), in tables of which the server knows nothing, is told, and is
+told no more: nothing here is a time.
+"""
+
+import json
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack
+from typing import Any, Final
+
+import asyncpg
+import pytest
+
+from async_history import open_history
+from async_history._core.follow import PAGE_RECORDS
+from async_history._postgres.cursors import FollowPosition, position_from_cursor
+from async_history._postgres.follow import FollowReader
+from async_history._postgres.schema import quoted
+from tests.support.postgres_server import PostgresServer, are_installed, with_query
+
+pytestmark = [
+    pytest.mark.postgres,
+    pytest.mark.once,
+    pytest.mark.skipif(not are_installed(), reason="needs a server without autovacuum"),
+]
+
+_LIMIT: Final = 100
+_ROWS_AT_ONCE: Final = 300
+_MOST_ROWS: Final = 5 * _ROWS_AT_ONCE + 50
+"""Of one statement: what is looked at for its `seq` alone, and a few."""
+_MOST_BUFFERS: Final = 350
+"""Of one statement: a bound for those rows and the heads, far below what the whole table has."""
+_MANY: Final = 10_000
+_ADD: Final = """
+INSERT INTO {schema}.history (id, memory_id, new_memory, event, is_deleted, occurred_at)
+SELECT gen_random_uuid()::text, 'm' || n % 500, repeat('likes mate ', 6), 'UPDATE', false, now()
+FROM generate_series(1, $1::integer) AS n
+"""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgresServer]:
+    server = PostgresServer(fsync="off", autovacuum="off").create()
+    yield server.start()
+    server.remove()
+
+
+class Counting:
+    """Reads of a follower, each statement of which is explained before it is run."""
+
+    def __init__(self, connection: Any, schema: str) -> None:
+        self._connection = connection
+        self.schema = schema
+        self.rows: list[int] = []
+        self.buffers: list[int] = []
+        self.reader = FollowReader(
+            self._fetch, schema, where="it", is_distributed=False, rows_at_once=_ROWS_AT_ONCE
+        )
+        self.large_reader = FollowReader(self._fetch, schema, where="it", is_distributed=False)
+
+    async def _fetch(self, sql: str, *arguments: Any) -> Sequence[Sequence[Any]]:
+        await self._connection.execute(f"PREPARE page AS {sql}")
+        given = ", ".join("NULL" if a is None else f"'{a}'" for a in arguments)
+        explained = await self._connection.fetchval(
+            f"EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, FORMAT JSON) EXECUTE page ({given})"
+        )
+        await self._connection.execute("DEALLOCATE page")
+        plan = json.loads(explained)[0]["Plan"]
+        self.rows.append(sum(_looked_at(plan)))
+        self.buffers.append(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
+        return list(await self._connection.fetch(sql, *arguments))
+
+    def start(self) -> None:
+        """Count from here on."""
+        self.rows.clear()
+        self.buffers.clear()
+
+    def check(self, *, rows: int = _MOST_ROWS, buffers: int = _MOST_BUFFERS) -> None:
+        """Check that no statement since `start` looked at more."""
+        assert max(self.rows) <= rows, self.rows
+        assert max(self.buffers) <= buffers, self.buffers
+
+    async def end(self) -> FollowPosition:
+        place = await self.reader.end()
+        assert place is not None
+        return place
+
+    async def all_after(self, place: FollowPosition | None) -> tuple[list[str], FollowPosition]:
+        """Return the ids of all records after a place, each cursor kept as text, and the end."""
+        found: list[str] = []
+        while True:
+            read = await self.reader.page(place, None, _LIMIT)
+            found += [record.id for record in read.records]
+            assert read.place is not None
+            place = position_from_cursor(str(read.place))
+            assert place == read.place
+            assert (place.witness, place.upto) == (read.place.witness, read.place.upto)
+            if read.is_last:
+                return found, place
+
+    async def add(self, connection: Any, count: int) -> None:
+        await connection.execute(_ADD.format(schema=self.schema), count)
+
+
+def _looked_at(plan: dict[str, Any]) -> Iterator[int]:
+    if plan.get("Relation Name") == "history":
+        loops = plan["Actual Loops"]
+        yield round(loops * (plan["Actual Rows"] + plan.get("Rows Removed by Filter", 0)))
+    for part in plan.get("Plans", ()):
+        yield from _looked_at(part)
+
+
+@pytest.fixture
+async def others(server: PostgresServer) -> AsyncIterator[list[Any]]:
+    connections = [await asyncpg.connect(server.url()) for _ in range(2)]
+    yield connections
+    for connection in connections:
+        connection.terminate()
+
+
+@pytest.fixture(
+    params=[
+        ("nothing", "generic"),
+        ("analyzed", "custom"),
+        ("analyzed before", "generic"),
+        ("pruned", "custom"),
+    ],
+    ids=" ".join,
+)
+async def counting(
+    server: PostgresServer, others: list[Any], request: pytest.FixtureRequest
+) -> AsyncIterator[Counting]:
+    """A reader in a table of many records, of which the planner knows so much."""
+    known, mode = request.param
+    schema = f"s{abs(hash((request.node.name,))):x}"
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(open_history(with_query(server.url(), schema=schema)))
+        connection = await asyncpg.connect(server.url())
+        stack.push_async_callback(connection.close)
+        await connection.execute(f"SET plan_cache_mode = force_{mode}_plan")
+        counting = Counting(connection, quoted(schema))
+        table = f"{counting.schema}.history"
+        if known == "analyzed before":
+            await counting.add(others[0], 10)
+            await others[0].execute(f"VACUUM ANALYZE {table}")
+        for _ in range(10):
+            await counting.add(others[0], _MANY // 10)
+        if known in ("analyzed", "pruned"):
+            await others[0].execute(f"ANALYZE {table}")
+        if known == "pruned":
+            await others[0].execute(f"DELETE FROM {table} WHERE seq < {_MANY * 3 // 4}")
+        yield counting
+        await others[0].execute(f"DROP SCHEMA {counting.schema} CASCADE")
+
+
+class TestWork:
+    async def test_where_it_ends(self, counting: Counting) -> None:
+        place = await counting.end()
+        await counting.reader.mark()
+        assert await counting.all_after(place) == ([], place)
+        counting.check(rows=20, buffers=150)
+
+    async def test_a_little_is_new(self, counting: Counting, others: list[Any]) -> None:
+        place = await counting.end()
+        await counting.add(others[0], 7)
+        counting.start()
+        found, _ = await counting.all_after(place)
+        assert len(found) == 7
+        counting.check(rows=40, buffers=150)
+
+    async def test_much_was_missed(self, counting: Counting, others: list[Any]) -> None:
+        """In many transactions: the first page, and each after it, looks at a part."""
+        place = await counting.end()
+        for _ in range(40):
+            await counting.add(others[0], _MANY // 40)
+        counting.start()
+        found, end = await counting.all_after(place)
+        assert len(set(found)) == len(found) == _MANY
+        counting.check()
+        assert await counting.all_after(end) == ([], end)
+        counting.start()
+        page = await counting.large_reader.page(place, None, PAGE_RECORDS)
+        assert len(page.records) == PAGE_RECORDS
+        assert counting.rows[0] <= PAGE_RECORDS + 20
+        assert counting.rows[-1] <= PAGE_RECORDS + 20
+
+    async def test_an_early_record_of_a_late_transaction(
+        self, counting: Counting, others: list[Any]
+    ) -> None:
+        """What was seen after it is not read again at one go."""
+        late, other = others
+        async with late.transaction():
+            await counting.add(late, 1)
+            for _ in range(10):
+                await counting.add(other, _MANY // 10)
+            place = await counting.end()
+            await counting.add(late, 5 * _LIMIT)
+        counting.start()
+        found, _ = await counting.all_after(place)
+        assert len(set(found)) == len(found) == 5 * _LIMIT + 1
+        counting.check()
+
+    async def test_a_transaction_stays_open(self, counting: Counting, others: list[Any]) -> None:
+        """Its records are not looked at until it ends, wherever its number lies."""
+        open_, other = others
+        async with open_.transaction():
+            before = await counting.end()
+            await counting.add(open_, _MANY)
+            counting.start()
+            for _ in range(3):
+                await counting.reader.mark()
+                assert await counting.all_after(before) == ([], before)
+                await counting.add(other, 1)
+                assert len((await counting.all_after(before))[0]) == 1
+                before = await counting.end()
+            counting.check(rows=40, buffers=200)
+        found, _ = await counting.all_after(before)
+        assert len(set(found)) == len(found) == _MANY
+
+    async def test_much_comes_while_a_window_is_read(
+        self, counting: Counting, others: list[Any]
+    ) -> None:
+        """What was committed after the window is not looked through for its end."""
+        place = await counting.end()
+        for _ in range(4):
+            await counting.add(others[0], _LIMIT)
+        read = await counting.reader.page(place, None, _LIMIT)
+        for _ in range(10):
+            await counting.add(others[0], _MANY // 10)
+        counting.start()
+        pages = 1
+        while read.place is not None and read.place.window is not None:
+            read = await counting.reader.page(read.place, None, _LIMIT)
+            pages += 1
+        assert pages <= 5
+        counting.check(rows=_LIMIT + 20)
+
+    async def test_from_the_beginning(self, counting: Counting) -> None:
+        """After a prune the first page alone walks over what was removed."""
+        connection = counting._connection
+        stored = await connection.fetchval(f"SELECT count(*) FROM {counting.schema}.history")
+        read = await counting.reader.page(None, None, _LIMIT)
+        counting.start()
+        found, _ = await counting.all_after(read.place)
+        assert len({*found, *(record.id for record in read.records)}) == stored
+        counting.check(buffers=_MOST_BUFFERS)
+
+    async def test_one_memory(self, counting: Counting, others: list[Any]) -> None:
+        place = await counting.end()
+        for _ in range(4):
+            await counting.add(others[0], _MANY // 10)
+        counting.start()
+        found: list[str] = []
+        next_: FollowPosition | None = place
+        while next_ is not None and (not found or next_.window is not None):
+            read = await counting.reader.page(next_, "m7", _LIMIT)
+            found += [record.id for record in read.records]
+            next_ = read.place
+        assert len(set(found)) == len(found) == 4 * _MANY // 10 // 500
+        counting.check()

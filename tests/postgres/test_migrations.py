@@ -1,0 +1,188 @@
+"""Schemas of earlier versions on PostgreSQL: brought up to date while others read and write."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import asyncpg
+import pytest
+
+from async_history import HistoryManager, MigrationError, StorageLocked, open_history
+from async_history._postgres import schema as migrations
+from tests.support.patience import LONG_S
+
+pytestmark = [pytest.mark.postgres, pytest.mark.once]
+
+OLDER = range(1, migrations.VERSION)
+ROWS = 300
+
+
+def schema_of(url: str) -> str:
+    return parse_qs(urlsplit(url).query)["schema"][0]
+
+
+@contextmanager
+def version(number: int) -> Iterator[None]:
+    """As a program of an earlier version has it."""
+    with pytest.MonkeyPatch.context() as patched:
+        older = {n: text for n, text in migrations.SCRIPTS.items() if n <= number}
+        patched.setattr(migrations, "SCRIPTS", older)
+        patched.setattr(migrations, "VERSION", number)
+        yield
+
+
+@pytest.fixture
+async def connect(postgres: str) -> AsyncIterator[Callable[[], Any]]:
+    """A function that connects as the owner."""
+    connections: list[Any] = []
+
+    async def connected() -> Any:
+        connections.append(await asyncpg.connect(postgres))
+        return connections[-1]
+
+    yield connected
+    for connection in connections:
+        connection.terminate()
+
+
+async def older_history(url: str, number: int) -> HistoryManager:
+    with version(number):
+        history = await open_history(url)
+    await history.batch_add_history(
+        [{"memory_id": f"m{n % 9}", "new_memory": "x", "event": "ADD"} for n in range(ROWS)]
+    )
+    return history
+
+
+async def until(connection: Any, sql: str, *arguments: Any) -> Any:
+    """Wait until a query says something."""
+    async with asyncio.timeout(LONG_S):
+        while True:
+            if found := await connection.fetchval(sql, *arguments):
+                return found
+            await asyncio.sleep(0.01)
+
+
+async def maker(connection: Any, schema: str) -> int:
+    """Return the process that makes an index, once it waits for a transaction of others."""
+    pid: int = await until(
+        connection,
+        "SELECT made.pid FROM pg_stat_progress_create_index made JOIN pg_stat_activity USING (pid)"
+        " WHERE made.relid = to_regclass($1) AND wait_event_type = 'Lock'",
+        f"{schema}.history",
+    )
+    return pid
+
+
+async def check_current(connection: Any, url: str, *, records: int = ROWS) -> None:
+    schema = schema_of(url)
+    assert await migrations.applied_version(connection, schema) == migrations.VERSION
+    indexes = await connection.fetch(
+        "SELECT relname, indisvalid FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid"
+        " WHERE relnamespace = to_regnamespace($1)",
+        schema,
+    )
+    assert all(is_valid for _, is_valid in indexes)
+    assert not [name for name, _ in indexes if "_next" in name]
+    async with open_history(url, migrate=False) as history:
+        assert await history.count_history() >= records
+        await history.add_history("m1", None, "y", "ADD", id="taken")
+        found = await connection.fetchval(
+            "SELECT pg_get_constraintdef(oid) FROM pg_constraint"
+            " WHERE conrelid = to_regclass($1) AND contype = 'p'",
+            f"{schema}.history",
+        )
+        assert found == "PRIMARY KEY (id)"
+
+
+@pytest.mark.parametrize("number", OLDER)
+async def test_everybody_reads_and_writes_meanwhile(
+    number: int, new_schema: Callable[[], str], connect: Any
+) -> None:
+    url = new_schema()
+    old = await older_history(url, number)
+    owner, writer = await connect(), await connect()
+    begun = writer.transaction()
+    await begun.start()
+    await writer.execute(
+        f"INSERT INTO {schema_of(url)}.history (id, memory_id, event, is_deleted)"
+        " VALUES ('open', 'm', 'ADD', false)"
+    )
+    opening = asyncio.ensure_future(open_history(url))  # making an index waits for the transaction
+    await maker(owner, schema_of(url))
+    async with asyncio.timeout(LONG_S):
+        await old.add_history("m1", None, "meanwhile", "ADD")
+        assert (await old.get_history("m1"))[-1].new_memory == "meanwhile"
+    assert not opening.done()
+    await begun.commit()
+    await (await opening).aclose()
+    await old.add_history("m1", None, "afterwards", "ADD")
+    await old.aclose()
+    await check_current(owner, url, records=ROWS + 3)
+
+
+@pytest.mark.parametrize("number", OLDER)
+async def test_one_that_died_in_the_middle_is_gone_on_with(
+    number: int, new_schema: Callable[[], str], connect: Any
+) -> None:
+    url = new_schema()
+    await (await older_history(url, number)).aclose()
+    owner, writer, migrating = await connect(), await connect(), await connect()
+    async with writer.transaction():
+        await writer.execute(f"LOCK TABLE {schema_of(url)}.history IN ROW EXCLUSIVE MODE")
+        task = asyncio.ensure_future(migrations.migrate(migrating, schema_of(url)))
+        await owner.execute(f"SELECT pg_terminate_backend({await maker(owner, schema_of(url))})")
+        with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError)):
+            await task
+    await (await open_history(url)).aclose()
+    await check_current(owner, url)
+
+
+@pytest.mark.parametrize("number", OLDER)
+async def test_eight_at_once(number: int, new_schema: Callable[[], str], connect: Any) -> None:
+    url = new_schema()
+    await (await older_history(url, number)).aclose()
+    connections = [await connect() for _ in range(8)]
+    applied = await asyncio.gather(
+        *(migrations.migrate(connection, schema_of(url)) for connection in connections)
+    )
+    numbers = [*range(number + 1, migrations.VERSION + 1)]
+    assert sorted(n for each in applied for n in each) == numbers, "each once"
+    await check_current(connections[0], url)
+
+
+async def test_a_table_that_stays_locked(
+    new_schema: Callable[[], str], connect: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migrations, "_SWITCH_WITHIN_S", 0.0)
+    url = new_schema()
+    old = await older_history(url, 3)
+    owner, reader = await connect(), await connect()
+    async with reader.transaction():
+        await reader.execute(f"LOCK TABLE {schema_of(url)}.history IN ACCESS SHARE MODE")
+        with pytest.raises(StorageLocked, match="version 4 can't be applied"):
+            await open_history(url)
+        async with asyncio.timeout(LONG_S):
+            assert await old.get_history("m1")
+    await old.aclose()
+    await (await open_history(url)).aclose()
+    await check_current(owner, url)
+
+
+async def test_ids_that_are_there_twice_are_named(
+    new_schema: Callable[[], str], connect: Any
+) -> None:
+    url = new_schema()
+    await (await older_history(url, 3)).aclose()
+    owner = await connect()
+    rows = "VALUES ('again', 'a', 'ADD', false), ('again', 'b', 'ADD', false)"
+    table = f"{schema_of(url)}.history"
+    await owner.execute(f"INSERT INTO {table} (id, memory_id, event, is_deleted) {rows}")
+    for _ in range(2):
+        with pytest.raises(MigrationError, match=r"such as again .* another id"):
+            await open_history(url)
+    await owner.execute(f"UPDATE {table} SET id = 'other' WHERE memory_id = 'b'")
+    await (await open_history(url)).aclose()
+    await check_current(owner, url)

@@ -1,0 +1,276 @@
+"""What the server answers for a batch is told to those of its submissions that it is about."""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import asyncpg
+import pytest
+
+from async_history import (
+    HistoryManager,
+    StorageDenied,
+    StorageError,
+    StorageReadOnly,
+    StorageRefused,
+    open_history,
+)
+from tests.support.postgres_server import with_query
+
+pytestmark = [pytest.mark.postgres, pytest.mark.once]
+
+_CALLS = 20
+_TRIGGER = """
+CREATE TABLE {{schema}}.secret ();
+CREATE FUNCTION {{schema}}.rule() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    IF NEW.memory_id = 'bad' THEN {} END IF; RETURN NEW;
+END $$;
+CREATE TRIGGER rule {{when}} INSERT ON {{schema}}.history
+FOR EACH ROW EXECUTE FUNCTION {{schema}}.rule();
+"""
+_DEFERRED = """
+CREATE FUNCTION {schema}.rule() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    IF NEW.memory_id = 'bad' THEN RAISE 'not this one' USING ERRCODE = 'AB001'; END IF; RETURN NULL;
+END $$;
+CREATE CONSTRAINT TRIGGER rule AFTER INSERT ON {schema}.history DEFERRABLE INITIALLY DEFERRED
+FOR EACH ROW EXECUTE FUNCTION {schema}.rule();
+"""
+
+
+def _raising(state: str, when: str = "BEFORE") -> str:
+    sql = _TRIGGER.format(f"RAISE 'not this one' USING ERRCODE = '{state}';")
+    return sql.replace("{when}", when)
+
+
+def _running(sql: str) -> str:
+    return _TRIGGER.format(sql).replace("{when}", "AFTER")
+
+
+RULES = {
+    "deferred foreign key": """
+        CREATE TABLE {schema}.memories (id text COLLATE "C" PRIMARY KEY);
+        INSERT INTO {schema}.memories SELECT 'm' || n FROM generate_series(0, 100) n;
+        GRANT SELECT ON {schema}.memories TO PUBLIC;
+        ALTER TABLE {schema}.history ADD FOREIGN KEY (memory_id) REFERENCES {schema}.memories
+        DEFERRABLE INITIALLY DEFERRED""",
+    "deferred unique": """
+        ALTER TABLE {schema}.history ADD UNIQUE (new_memory) DEFERRABLE INITIALLY DEFERRED""",
+    "deferred trigger": _DEFERRED,
+    "policy": """
+        ALTER TABLE {schema}.history ENABLE ROW LEVEL SECURITY;
+        CREATE POLICY r ON {schema}.history FOR SELECT USING (true);
+        CREATE POLICY w ON {schema}.history FOR INSERT WITH CHECK (memory_id <> 'bad')""",
+    "check that fails": """
+        ALTER TABLE {schema}.history ADD CHECK (1 / (memory_id <> 'bad')::integer = 1)""",
+    "rule": """
+        CREATE RULE rule AS ON INSERT TO {schema}.history WHERE NEW.memory_id = 'bad'
+        DO INSTEAD NOTHING""",
+    "right of a trigger": _running("PERFORM * FROM {schema}.secret;"),
+    "table of a trigger": _running("PERFORM * FROM {schema}.nothing;"),
+    **{
+        f"raised {state} {when}": _raising(state, when)
+        for when in ("BEFORE", "AFTER")
+        for state in ("AB001", "08006", "57P01", "53100", "42501", "42P01", "XX001", "0A000")
+    },
+}
+
+Open = Callable[..., HistoryManager]
+
+
+@pytest.fixture
+async def owner(postgres: str) -> AsyncIterator[Any]:
+    connection = await asyncpg.connect(postgres)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def role(owner: Any) -> AsyncIterator[str]:
+    role = f"agent_{secrets.token_hex(4)}"
+    await owner.execute(f"CREATE ROLE {role}")
+    yield role
+    await owner.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+@pytest.fixture
+async def open_(new_schema: Callable[[], str], owner: Any, role: str) -> Open:
+    """Opens a history as a role that owns nothing, and that policies are for."""
+    url = new_schema()
+    async with open_history(url):
+        pass
+    await owner.execute(
+        f"""GRANT USAGE ON SCHEMA {_schema(url)} TO {role};
+        GRANT SELECT, INSERT, DELETE ON ALL TABLES IN SCHEMA {_schema(url)} TO {role}"""
+    )
+    return lambda **options: open_history(with_query(url, role=role), **options)
+
+
+def _schema(url: str) -> str:
+    return parse_qs(urlsplit(url).query)["schema"][0]
+
+
+async def _make(owner: Any, history: HistoryManager, sql: str) -> None:
+    schema: str = history.store.schema  # type: ignore[attr-defined]
+    await owner.execute(sql.replace("{schema}", schema))
+
+
+def _records(calls: int, *, named: bool, good: str = "m{}") -> list[dict[str, Any]]:
+    """Return one record a call, of which the seventh is bad."""
+    records = [
+        {"memory_id": good.format(n), "new_memory": f"text {n}", "event": "ADD"}
+        for n in range(calls)
+    ]
+    records[7] |= {"memory_id": "bad", "new_memory": "text 6"}
+    if named:
+        for n in range(0, calls, 2):
+            records[n]["id"] = f"id {n}"
+    return records
+
+
+async def _told(calls: list[Awaitable[object]]) -> list[str]:
+    told = await asyncio.gather(*calls, return_exceptions=True)
+    return [type(one).__name__ if isinstance(one, Exception) else "ok" for one in told]
+
+
+@pytest.mark.parametrize("named", [False, True], ids=["", "named"])
+@pytest.mark.parametrize("rule", RULES)
+async def test_one_is_refused_and_its_neighbours_are_not(
+    rule: str, named: bool, open_: Open, owner: Any
+) -> None:
+    async with open_(retry_timeout_s=60) as history:
+        await _make(owner, history, RULES[rule])
+        records = _records(_CALLS, named=named)
+        told = await _told([history.batch_add_history([record]) for record in records])
+        refused = told.pop(7)
+        assert set(told) == {"ok"}
+        assert refused in ("StorageRefused", "StorageDenied", "StorageMissing")
+        assert await history.count_history() == _CALLS - 1
+        writer = (await history.stats()).writer
+        assert writer is not None
+        assert writer.failed_batches == 0
+
+
+@pytest.mark.parametrize("rule", ["deferred trigger", "raised AB001 BEFORE"])
+async def test_through_a_pooler(
+    rule: str, new_schema: Callable[[], str], pooled: str, owner: Any
+) -> None:
+    url = with_query(pooled, schema=_schema(new_schema()))
+    async with open_history(url) as history:
+        await _make(owner, history, RULES[rule])
+        records = _records(_CALLS, named=False)
+        told = await _told([history.batch_add_history([record]) for record in records])
+        assert told == ["ok"] * 7 + ["StorageRefused"] + ["ok"] * 12
+
+
+async def test_a_lone_one_is_told_the_same(open_: Open, owner: Any) -> None:
+    for state in ("AB001", "08006", "P0001", "42501"):
+        async with open_() as history:
+            await _make(owner, history, _raising(state))
+            with pytest.raises(StorageRefused, match="not this one"):
+                await history.add_history("bad", None, "x", "ADD")
+            await history.add_history("good", None, "x", "ADD")
+            await _make(owner, history, "DROP FUNCTION {schema}.rule CASCADE")
+            await _make(owner, history, "DROP TABLE {schema}.secret")
+
+
+async def test_messages_are_found_too(open_: Open, owner: Any) -> None:
+    async with open_() as history:
+        sql = _raising("AB001").replace("history", "messages")
+        await _make(owner, history, sql.replace("memory_id", "session_scope"))
+        calls: list[Awaitable[object]] = [
+            history.save_messages([{"role": "user", "content": "x"}], scope)
+            for scope in ("a", "bad", "b")
+        ]
+        assert await _told(calls) == ["ok", "StorageRefused", "ok"]
+
+
+async def test_an_error_that_may_pass_is_not_everybody_s_in_the_end(
+    open_: Open, owner: Any
+) -> None:
+    """As where one of them raises a serialization failure, each time."""
+    async with open_(retry_timeout_s=2) as history:
+        await _make(owner, history, _raising("40001"))
+        records = _records(_CALLS, named=False)
+        told = await _told([history.batch_add_history([record]) for record in records])
+        assert told == ["ok"] * 7 + ["StorageLocked"] + ["ok"] * 12
+
+
+async def test_nor_is_a_lock_that_one_of_them_waits_for(open_: Open, owner: Any) -> None:
+    async with open_(retry_timeout_s=3) as history:
+        await _make(
+            owner,
+            history,
+            RULES["deferred foreign key"].replace("INITIALLY DEFERRED", "")
+            + "; INSERT INTO {schema}.memories VALUES ('bad')",
+        )
+        records = _records(_CALLS, named=False)
+        async with owner.transaction():
+            await _make(owner, history, "DELETE FROM {schema}.memories WHERE id = 'bad'")
+            told = await _told([history.batch_add_history([record]) for record in records])
+        assert told == ["ok"] * 7 + ["StorageLocked"] + ["ok"] * 12
+
+
+@pytest.mark.parametrize(
+    ("sql", "error"),
+    [
+        ("REVOKE INSERT ON {schema}.history FROM {role}", StorageDenied),
+        ("ALTER DATABASE {database} SET default_transaction_read_only = on", StorageReadOnly),
+    ],
+)
+async def test_what_concerns_everybody_is_tried_once(
+    sql: str, error: type[StorageError], open_: Open, owner: Any, role: str
+) -> None:
+    database = await owner.fetchval("SELECT current_database()")
+    async with open_(retry_timeout_s=2) as history:
+        await history.add_history("m", None, "x", "ADD")
+    await _make(owner, history, sql.replace("{role}", role).replace("{database}", database))
+    try:
+        async with open_(retry_timeout_s=2) as history:
+            statements = _Statements(history)
+            records = _records(200, named=False)
+            calls = [history.batch_add_history([record]) for record in records]
+            told = await asyncio.gather(*calls, return_exceptions=True)
+            assert {type(one) for one in told} == {error}
+            assert statements.savepoints == 0 or error is not StorageDenied
+            assert statements.savepoints < 200
+    finally:
+        await owner.execute(f"ALTER DATABASE {database} RESET default_transaction_read_only")
+
+
+async def test_what_a_trigger_runs_into_each_time_is_not_tried_for_each(
+    open_: Open, owner: Any
+) -> None:
+    async with open_() as history:
+        await _make(owner, history, RULES["right of a trigger"].replace("= 'bad'", "<> ''"))
+        statements = _Statements(history)
+        records = _records(400, named=False)
+        calls = [history.batch_add_history([record]) for record in records]
+        told = await asyncio.gather(*calls, return_exceptions=True)
+        assert {type(one) for one in told} == {StorageDenied}
+        assert 0 < statements.savepoints < 50
+
+
+class _Statements:
+    """Counts the savepoints that a history's writer sets."""
+
+    def __init__(self, history: HistoryManager) -> None:
+        self.savepoints = 0
+        writing: Any = history.store.connections._writing  # type: ignore[attr-defined]
+        done = writing.do
+
+        async def do(work: Callable[..., Awaitable[Any]], *limits: Any) -> Any:
+            async def counted(connection: Any, settings: Any) -> Any:
+                connection.add_query_logger(self._count)
+                try:
+                    return await work(connection, settings)
+                finally:
+                    connection.remove_query_logger(self._count)
+
+            return await done(counted, *limits)
+
+        writing.do = do
+
+    def _count(self, record: Any) -> None:
+        self.savepoints += record.query.startswith("SAVEPOINT")

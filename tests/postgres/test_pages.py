@@ -1,0 +1,187 @@
+"""Pages on PostgreSQL cost what they return: buffers touched in a small and in a large history.
+
+Every filter but a text's, in either order, at places in time and of cursors; with the plan made for
+the values and with the one that the server keeps; before the table has statistics, with them, and
+after a removal that nobody vacuumed.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime, timedelta, timezone
+from secrets import token_hex
+from typing import Any
+
+import asyncpg
+import pytest
+
+from async_history import open_history
+from tests.support.postgres_plans import (
+    FULL_PAGE,
+    IN_ORDER,
+    SHUFFLED,
+    START,
+    Explainer,
+    alike,
+    fill,
+    fill_alike,
+    questions,
+)
+from tests.support.postgres_server import PostgresServer
+
+pytestmark = [pytest.mark.postgres, pytest.mark.once]
+
+SMALL, LARGE = 10_000, 60_000
+MORE = 150
+"""Buffers that a page of the large history may touch besides twice those of the small one's: an
+eighth of what its rows fill."""
+MORE_REMOVED = 350
+"""The same where two fifths of its rows were removed: an index keeps their entries, whose pages
+are walked over until the table is vacuumed."""
+
+
+@pytest.fixture(scope="module")
+def url() -> Any:
+    server = PostgresServer(fsync="off", autovacuum="off", jit="off", shared_buffers="128MB")
+    yield server.create().start().url()
+    server.remove()
+
+
+@pytest.fixture
+async def connection(url: str) -> AsyncIterator[Any]:
+    connection = await asyncpg.connect(url)
+    yield connection
+    await connection.close()
+
+
+async def grown(
+    connection: Any, schemas: dict[int, str], step: int, *, is_generic: bool, more: int = MORE
+) -> str:
+    """Return the questions whose pages cost too much; every `step`th is asked."""
+    touched: dict[str, list[int]] = {}
+    for rows, schema in schemas.items():
+        explainer = Explainer(connection, schema, is_generic=is_generic)
+        for question in list(questions(rows))[::step]:
+            if more > MORE:
+                await explainer.page(question)  # a first reader marks what it finds dead
+            touched.setdefault(question.name, []).append(await explainer.page(question))
+    most = {name: (one, other) for name, (one, other) in touched.items() if other > 2 * one + more}
+    return "\n".join(f"{name}: {one} and {other}" for name, (one, other) in most.items())
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [(23, 29, 19, 31, 29, 37), pytest.param([1] * 6, marks=pytest.mark.nightly)],
+    ids=["some", "all"],
+)
+@pytest.mark.parametrize("seconds", [IN_ORDER, SHUFFLED], ids=["in order", "shuffled"])
+async def test_a_page_costs_the_same(
+    url: str, connection: Any, seconds: str, steps: Sequence[int]
+) -> None:
+    schemas = {rows: f"of_{rows}_{token_hex(4)}" for rows in (SMALL, LARGE)}
+    for rows, schema in schemas.items():
+        async with open_history(url, schema=schema):
+            pass
+        await fill(connection, schema, rows, seconds)
+    asked = iter(steps)
+    for is_generic in (False, True):
+        assert not await grown(connection, schemas, next(asked), is_generic=is_generic)
+    for schema in schemas.values():
+        await connection.execute(f"ANALYZE {schema}.history")
+    for is_generic in (False, True):
+        assert not await grown(connection, schemas, next(asked), is_generic=is_generic)
+    for rows, schema in schemas.items():
+        await connection.execute(f"DELETE FROM {schema}.history WHERE seq < {rows} * 0.4")
+    for is_generic in (False, True):
+        assert not await grown(
+            connection, schemas, next(asked), is_generic=is_generic, more=MORE_REMOVED
+        )
+
+
+@pytest.mark.parametrize("is_one", [False, True], ids=["a memory each", "one memory"])
+async def test_a_full_page_reads_no_more_rows_than_it_has(
+    url: str, connection: Any, is_one: bool
+) -> None:
+    rows = 2 * SMALL
+    schema = f"alike_{token_hex(4)}"
+    async with open_history(url, schema=schema):
+        """It makes the tables."""
+    await fill_alike(connection, schema, rows, is_one=is_one)
+    found: dict[str, int] = {}
+    for is_known in (False, True):
+        if is_known:
+            await connection.execute(f"ANALYZE {schema}.history")
+        explainer = Explainer(connection, schema, is_generic=is_known)
+        for question in alike(rows, is_one=is_one):
+            await explainer.page(question, FULL_PAGE)
+            found[question.name] = max(found.get(question.name, 0), explainer.rows)
+    assert {name: read for name, read in found.items() if read > FULL_PAGE + MORE} == {}
+
+
+async def test_an_erasure_leaves_statistics(url: str, connection: Any) -> None:
+    schema = f"erased_{token_hex(4)}"
+    async with open_history(url, schema=schema) as history:
+        await fill(connection, schema, 1_000)
+        await history.erase(memory_ids=["large"], reason="measured")
+        known = "SELECT count(*) FROM pg_stats WHERE schemaname = $1 AND tablename = 'history'"
+        assert await connection.fetchval(known, schema)
+
+
+@pytest.mark.parametrize("seconds", [IN_ORDER, SHUFFLED], ids=["in order", "shuffled"])
+async def test_memories_at_an_early_instant_reads_what_was_there(
+    url: str, connection: Any, seconds: str
+) -> None:
+    schema = f"early_{token_hex(4)}"
+    early = START + timedelta(seconds=50)
+    async with open_history(url, schema=schema) as history:
+        await fill(connection, schema, 2 * SMALL, seconds)
+        await connection.execute(f"DELETE FROM {schema}.history WHERE occurred_at IS NULL")
+        latest: dict[str, Any] = {}
+        async for record in history.query_history():
+            if record.occurred_at is not None and record.occurred_at <= early:
+                latest[record.memory_id] = record
+        there = {record.id for record in latest.values() if not record.is_deleted}
+        for is_known in (False, True):
+            if is_known:
+                await connection.execute(f"ANALYZE {schema}.history")
+            assert {record.id async for record in history.memories_at(early)} == there
+            explainer = Explainer(connection, schema)
+            await explainer.memories_at(early)
+            assert explainer.rows < 300
+            await explainer.memories_at(START + timedelta(days=1))
+            assert explainer.rows < 2 * SMALL + 2_000
+        last = datetime.max.replace(tzinfo=timezone(-timedelta(hours=5)))
+        assert len([record async for record in history.memories_at(last)]) == 600
+
+
+async def test_kinds_that_share_a_number_are_told_apart(url: str, connection: Any) -> None:
+    """An index has an event's first letter and a part of a role's hash."""
+    schema = f"alike_{token_hex(4)}"
+    async with open_history(url, schema=schema) as history:
+        one, other = await connection.fetchrow(
+            "SELECT min(role), max(role) FROM generate_series(1, 40000) AS n,"
+            " LATERAL (SELECT 'r' || n AS role) AS named"
+            " GROUP BY hashtext(role) & 16777215 HAVING count(*) > 1 LIMIT 1"
+        )
+        kinds = [(e, r) for e in ("ADD", "ADDED", "UPDATE") for r in (one, other, "user", None)]
+        # The first of a kind are far behind others of the same number.
+        placed = [kind for kind in kinds for _ in range(150)] + kinds * 5
+        await connection.executemany(
+            f"INSERT INTO {schema}.history (id, memory_id, event, is_deleted, actor_id, role)"
+            " VALUES ($1, 'm' || $2::int % 7, $3, false, 'a' || $2::int % 3, $4)",
+            [(f"id-{n}", n, *kind) for n, kind in enumerate(placed)],
+        )
+        for event in (None, "ADD", "UPDATE"):
+            for role in (None, one, other, "user"):
+                for actor in (None, 1):
+                    expected = [
+                        f"id-{n}"
+                        for n, kind in enumerate(placed)
+                        if event in (None, kind[0])
+                        and role in (None, kind[1])
+                        and actor in (None, n % 3)
+                    ]
+                    asked: dict[str, Any] = {"event": event, "role": role}
+                    asked["actor_id"] = None if actor is None else f"a{actor}"
+                    first = history.query_history(**asked, page_size=40)
+                    assert [record.id async for record in first] == expected
+                    last = history.query_history(**asked, page_size=40, order="newest")
+                    assert [record.id async for record in last] == expected[::-1]

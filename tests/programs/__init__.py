@@ -1,4 +1,0 @@
-"""Programs that the tests start: what is killed, fails, or works beside us in a process of its own.
-
-Each is run as `python -m tests.programs.<name>`, by `processes.run` or `processes.started`.
-"""

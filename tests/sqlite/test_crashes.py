@@ -1,0 +1,66 @@
+"""A process that is killed at any moment: what was acked is there, and nothing by halves."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.subprocesses import processes
+from tests.subprocesses.failing_io import compiler, run_failing
+
+pytestmark = [
+    pytest.mark.faults,
+    pytest.mark.subprocess,
+    pytest.mark.once,
+    pytest.mark.skipif(sys.platform != "linux", reason="forks, and loads a library first"),
+]
+
+_TAKES_LONG = pytest.mark.timeout(1_200)
+"""A bound, where eight busy processes run too; a minute or two on a quiet machine."""
+
+
+def kill(folder: Path, cycles: int, seed: int, timeout_s: float) -> dict[str, int]:
+    """Run so many cycles of load and SIGKILL, each checked; return what was killed when."""
+    answer = processes.run("kills", folder, cycles, seed, timeout_s=timeout_s)
+    counts: dict[str, int] = json.loads(answer)
+    assert sum(counts[phase] for phase in counts if phase != "acked") == cycles
+    return counts
+
+
+@_TAKES_LONG
+def test_killed_again_and_again_under_load(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """Kills while opening, writing and closing: acked records, whole submissions, sound files."""
+    cycles = int(request.config.getoption("--kills"))
+    counts = kill(tmp_path, cycles, seed=20_261_120, timeout_s=1_100)
+    assert counts["opening"] >= cycles / 25
+    assert counts["writing"] >= cycles / 2.5
+    assert counts["closing"] >= cycles / 25
+    assert counts["acked"] >= cycles
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(3_600)
+@pytest.mark.parametrize("seed", range(10))
+def test_killed_five_thousand_times_under_load(seed: int, tmp_path: Path) -> None:
+    kill(tmp_path, 500, seed, timeout_s=3_000)
+
+
+@_TAKES_LONG
+@pytest.mark.skipif(compiler() is None, reason="there is no C compiler")
+def test_killed_at_every_write_from_the_first_opening_to_the_close(tmp_path: Path) -> None:
+    counts = run_failing(tmp_path, "killed", timeout_s=1_100)
+    assert counts["opening"] > 20, "while a new file was made"
+    assert counts["wrote"] > 3
+    assert counts["closing"] > 3
+    assert counts["closed"] == 1, "the last one was not killed"
+
+
+@_TAKES_LONG
+@pytest.mark.skipif(compiler() is None, reason="there is no C compiler")
+def test_killed_at_every_write_of_pruning_and_erasing_and_begun_again(tmp_path: Path) -> None:
+    counts = run_failing(tmp_path, "letting_go", timeout_s=1_100)
+    assert counts["pruning"] > 3
+    assert counts["erasing"] > 10
+    assert counts["closing"] > 1
+    assert counts["closed"] == 1, "the last one was not killed"

@@ -1,0 +1,84 @@
+"""Our library in a process that may not write: by the modes of files, or a limit on their size.
+
+    python -m tests.subprocesses.confined (modes | limit) FOLDER [...]
+
+An assertion ends it.
+"""
+
+import asyncio
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+from async_history import CommitUnknown, HistoryError, open_history
+from tests.subprocesses.checks import check_manager
+
+BOUND_BY_MODES = (
+    ("setpriv", "--bounding-set=-dac_override,-dac_read_search") if os.geteuid() == 0 else ()
+)
+"""What the command line begins with, for modes to bind root too."""
+
+_LIMIT_BYTES = 400_000
+
+
+async def outcome(path: Path) -> str:
+    """Open the file and write a record; return "written", or the error's name and words."""
+    try:
+        async with open_history(path, lock_timeout_s=1) as history:
+            await history.add_history("m", None, "x", "ADD")
+    except HistoryError as error:
+        return f"{type(error).__name__}: {error}"
+    return "written"
+
+
+async def modes(folder: Path, file_mode: str, folder_mode: str, expected: str) -> None:
+    """Open and write where file or folder may not be written; then where they may again."""
+    path = folder / "of" / "history.db"
+    assert await outcome(path) == "written"
+    before = path.read_bytes()
+    path.chmod(int(file_mode, 8))
+    path.parent.chmod(int(folder_mode, 8))
+    try:
+        told = await outcome(path)
+        assert told.startswith(f"{expected}: {path}"), told
+    finally:
+        path.parent.chmod(0o700)
+        path.chmod(0o600)
+    assert path.read_bytes() == before
+    assert await outcome(path) == "written", "work resumes when the cause is gone"
+
+
+async def limit(folder: Path) -> None:
+    """Write until a file may not grow; then on, when it may again.
+
+    SQLite calls this an I/O error, not a full disk: whether the record is there is unknown.
+    """
+    path = folder / "history.db"
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    acked: list[str] = []
+    async with open_history(path, lock_timeout_s=0.3) as history:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (_LIMIT_BYTES, hard))
+        unknown: tuple[str, ...] = ()
+        while not unknown:
+            assert len(acked) < _LIMIT_BYTES // 10_000
+            try:
+                acked.append((await history.add_history("m", None, "x" * 10_000, "UPDATE")).id)
+            except CommitUnknown as error:
+                unknown = error.ids
+        assert [record.id for record in await history.get_history("m")] == acked
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+        await history.add_history("m", None, "again", "UPDATE", id=unknown[0])
+        found = [record.id for record in await history.get_history("m")]
+        assert found == [*acked, *unknown]
+        await check_manager(history, path)
+
+
+_PROGRAMS: dict[str, Callable[..., Coroutine[Any, Any, None]]] = {"modes": modes, "limit": limit}
+
+if __name__ == "__main__":
+    asyncio.run(_PROGRAMS[sys.argv[1]](Path(sys.argv[2]), *sys.argv[3:]))

