@@ -100,7 +100,7 @@ def _row(line: str | bytes) -> Row:
     try:
         fields = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise InvalidInput(f"not valid JSON: {error}") from error
+        raise InvalidInput(f"not JSON: {error}") from error
     if not isinstance(fields, dict):
         raise InvalidInput("not a JSON object with a record's fields")
     if not fields.keys() <= _KNOWN:

@@ -178,7 +178,7 @@ def _fields(line: bytes | None) -> dict[str, Any] | None:
     except json.JSONDecodeError as error:
         raise InvalidInput(f"not JSON at character {error.colno}: {error.msg}") from error
     except (RecursionError, ValueError) as error:
-        raise InvalidInput(f"not valid JSON: {error}") from error
+        raise InvalidInput(f"not JSON: {error}") from error
     if not isinstance(fields, dict):
         raise InvalidInput("not a JSON object with a record's fields")
     record_from_mapping(fields)
