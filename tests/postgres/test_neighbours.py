@@ -17,6 +17,7 @@ from async_history import (
     StorageRefused,
     open_history,
 )
+from async_history._postgres.schema import quoted
 from tests.support.postgres_server import with_query
 
 pytestmark = [pytest.mark.postgres, pytest.mark.once]
@@ -112,7 +113,7 @@ def _schema(url: str) -> str:
 
 
 async def _make(owner: Any, history: HistoryManager, sql: str) -> None:
-    schema: str = history.store.schema  # type: ignore[attr-defined]
+    schema = quoted(history.backend.schema_name)  # type: ignore[attr-defined]
     await owner.execute(sql.replace("{schema}", schema))
 
 

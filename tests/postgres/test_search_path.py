@@ -79,7 +79,9 @@ class Calls:
         return getattr(self._history, name)
 
 
-NEVER_SQL: Final = {"aclose", "close", "require_writable", "store_name", "backup"}
+NEVER_SQL: Final = {
+    *("aclose", "close", "require_writable", "backend", "store", "limits", "backup"),
+}
 
 
 @pytest.fixture(scope="module")

@@ -184,7 +184,7 @@ async def test_each_table_is_told_of_by_itself(
             report = await asyncio.wait_for(new_erase_request, LONG_S)
     (sentence,) = _not_vacuumed(report)
     assert sentence.startswith(f'the table "{schema}".{table} was not vacuumed: ')
-    assert ("told to stop" if "cancel" in how else "went away") in sentence
+    assert ("cancelled the statement" if "cancel" in how else "went away") in sentence
     assert report.done
     other = {"history": "messages", "messages": "history"}[table]
     await until(lambda: _is_vacuumed(admin, schema, other))
@@ -268,7 +268,7 @@ async def test_one_that_the_server_is_not_at_is_given_up(proxy: Proxy, schema: s
         late.cut_client()
         (sentence,) = _not_vacuumed(report)
         assert f'"{schema}".history was not vacuumed' in sentence
-        assert "no process at it" in sentence
+        assert "no process that runs it" in sentence
 
 
 @pytest.mark.versions
