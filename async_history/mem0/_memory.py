@@ -64,8 +64,7 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
         options: the other options of `open_history`.
 
     The store is created or adopted at once, and opened on first use: a process that is forked
-        before
-    that opens it for itself. An object assigned to `db` replaces it, as in mem0.
+    before that opens it for itself. An object assigned to `db` replaces it, as in mem0.
     """
 
     add = _operation("add")
