@@ -72,7 +72,7 @@ class Reader(Protocol):
         """Return a scope's last messages, in the order in which they were saved."""
 
     async def scopes(self, after: str, limit: int) -> Sequence[str]:
-        """Return the first session scopes behind `after`, in the order of their UTF-8 bytes."""
+        """Return the first session scopes after `after`, in the order of their UTF-8 bytes."""
 
 
 class Store(Protocol):

@@ -135,7 +135,7 @@ class _Decided:
         """Decide and write a part of the batch at once, as if nothing of it were refused by a rule.
 
         Where the database refuses any of it, all of that is undone, and each half is decided again
-        behind the one before it, until who is refused is alone.
+        after the one before it, until who is refused is alone.
         """
         plan = _Plan(dict(self._known), dict(self._latest))
         for index, submission in part:

@@ -18,7 +18,7 @@ class CheckReport:
 
     def outcome(self) -> str:
         """Return the outcome as one paragraph for people."""
-        repaired = " Its index was built anew." if self.is_repaired else ""
+        repaired = " Its index was rebuilt." if self.is_repaired else ""
         if not self.problems:
             return f"{self.store}: {self.records:,} records, nothing is wrong.{repaired}"
         return f"{self.store}: {self.records:,} records.{repaired} {' '.join(self.problems)}"

@@ -1,8 +1,8 @@
-"""Reads that gather: those asked for while one is under way go together in the next.
+"""Concurrent reads of single memories share a SELECT.
 
-A read of one memory is a hop to a connection's thread and back, which costs more than its answer.
-So a lone read goes at once, a crowd shares its hops, and nobody lingers for company: what the
-writer does with commits.
+To read one memory takes a hop to a connection's thread and back, which costs more than the answer.
+So a single read starts at once, and reads that are asked for while it runs go together in the next
+one. A read is never delayed to gather more, as a commit is not.
 """
 
 import asyncio
@@ -58,7 +58,7 @@ class CoalescedReads:
             del answer  # an error's traceback holds this frame, and the answer the error
 
     def _begin(self) -> None:
-        """Let those who wait still be read for, unless that is going to happen soon."""
+        """Start a read for the waiting calls, unless a short one is about to do so."""
         if not self._waiting or self._short or len(self._under_way) == self._at_once:
             return
         loop = asyncio.get_running_loop()
@@ -70,9 +70,9 @@ class CoalescedReads:
         task.add_done_callback(partial(self._ended, group))
 
     async def _answer_who_waits(self, group: list[_Asked]) -> None:
-        """Answer those who wait now, and note them in `group`.
+        """Answer the calls that wait now, and note them in `group`.
 
-        Now, not when this task was made: whoever was woken together asks in the same turn.
+        Now, not when this task was made: callers that were woken together ask in the same turn.
         """
         waiting = [one for one in self._waiting if not one[1].done()]
         group += waiting[:_MOST]
@@ -81,7 +81,7 @@ class CoalescedReads:
             await self._answer(group)
 
     def _cancel_unwanted(self) -> None:
-        """Cancel the reads that nobody waits for any more."""
+        """Cancel the reads whose callers have all left."""
         for task, group in self._groups.items():
             if group and all(answer.done() for _, answer in group):
                 task.cancel()

@@ -39,7 +39,7 @@ class Texts:
 class EraseTransaction(Protocol):
     """What a database does inside a transaction of an erasure.
 
-    Where to go on is a record. Where that is another by now, since somebody numbered the rows
+    Where to go on is a record. Where that is another by now, since the rows were numbered
     again, a backend begins with the first record: nothing is left out, and what is erased already
     is passed over.
     """

@@ -1,6 +1,6 @@
 """Following a history: every record committed from a point on, in order, once.
 
-What a follower yields rests on its reads alone, each a page behind a place; a wake-up that is lost
+What a follower yields depends on its reads alone, each a page after a place; a wake-up that is lost
 costs time, never a record. Followers share work, not places: those that stand at the same place
 share a read, and one poll for all tells whether others than their own manager have committed.
 """
@@ -31,9 +31,9 @@ with pages of 500 a follower fell behind 1,000 tasks that wrote."""
 
 @dataclass(frozen=True, slots=True)
 class FollowRead(Generic[P]):
-    """What a backend found behind a place: records, and by their index the place behind each.
+    """What a backend found after a place: records, and by their index the place after each.
 
-    `place` is behind all that was looked at, None where nothing was ever there to stand behind.
+    `place` is after all that was looked at, None if the history was always empty.
     `is_last` says that nothing more was committed by then.
     """
 
@@ -54,7 +54,7 @@ class FollowRead(Generic[P]):
 
 
 class FollowReader(Protocol[P]):
-    """Tells what was committed behind a place between two records."""
+    """Tells what was committed after a place between two records."""
 
     def place(self, cursor: str | None) -> P | None:
         """Return a place from its text, None for the beginning.
@@ -64,14 +64,14 @@ class FollowReader(Protocol[P]):
         """
 
     async def page(self, place: P | None, memory_id: str | None, limit: int) -> FollowRead[P]:
-        """Return up to `limit` records behind a place, of one memory or of all.
+        """Return up to `limit` records after a place, of one memory or of all.
 
         Raises:
             CursorGone: the place can't be told any more.
         """
 
     async def end(self) -> P | None:
-        """Return the place behind all that is committed; None where nothing is."""
+        """Return the place after all that is committed; None where nothing is."""
 
     async def mark(self) -> object:
         """Return something that differs from what it was once a record is committed.
@@ -88,14 +88,14 @@ class CommitSignal:
         self.commits = 0
 
     def subscribe(self) -> asyncio.Event:
-        """Return an event that is set at every ring, as long as somebody holds it."""
+        """Return an event that is set at every commit, as long as a reference to it exists."""
         event = asyncio.Event()
         self._subscribers.add(event)
         return event
 
     @property
     def has_subscribers(self) -> bool:
-        """Return whether anybody follows."""
+        """Return whether there are followers."""
         return len(self._subscribers) > 0
 
     def notify(self) -> None:
@@ -180,7 +180,7 @@ class Tail(Generic[P]):
         self._poll: asyncio.Task[None] | None = None
 
     def read(self, place: P | None, memory_id: str | None) -> SharedRead[P]:
-        """Read a page behind a place, together with who is about to read the same."""
+        """Read a page after a place, together with who is about to read the same."""
         key = (place, memory_id)
         read = self._reads.get(key)
         if read is None or read.is_done or read.begun_after_commits != self.signal.commits:
@@ -247,7 +247,7 @@ class Follower:
     """Records as they are committed: iterate over it, in one task. It ends only by an error.
 
     No connection is held while the caller thinks, and at most a page of records. After a `break`,
-    a cancellation, a timeout or an error it goes on behind the last record that was returned.
+    a cancellation, a timeout or an error it goes on after the last record that was returned.
     """
 
     def __init__(
@@ -269,9 +269,9 @@ class Follower:
 
     @property
     def cursor(self) -> str | None:
-        """Where to continue behind the last returned record, in any process: `follow`'s `after`.
+        """Where to continue after the last returned record, in any process: `follow`'s `after`.
 
-        None is the beginning: nothing was there to stand behind.
+        None is the beginning: the history was empty.
         """
         place = self._reached
         return None if place is None else str(place)

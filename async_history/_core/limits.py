@@ -1,4 +1,4 @@
-"""How much each part does at once. No options: nobody has to choose, and tests pass small ones."""
+"""How much each part does at once. These are no options: tests alone pass other values."""
 
 from dataclasses import dataclass, field
 

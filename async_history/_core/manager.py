@@ -74,7 +74,7 @@ class HistoryManager(LoopBound[Store]):
 
     Args:
         backend: where the history is kept.
-        close_timeout_s: how long closing waits for what was accepted.
+        close_timeout_s: seconds that closing waits for accepted calls to be written.
     """
 
     limits = Limits()
@@ -149,19 +149,31 @@ class HistoryManager(LoopBound[Store]):
     ) -> HistoryRecord:
         """Record one change of a memory and return the record when it is durable.
 
-        A missing `id` becomes a UUIDv7; a missing time of the change becomes now, in UTC; a
-        missing `is_deleted` follows from the event. Times are kept to the letter.
-
         Args:
+            memory_id: the memory.
+            old_memory: what it said before; None for an ADD, or where that is not known.
+            new_memory: what it says now; None for a DELETE.
+            event: "ADD", "UPDATE" or "DELETE".
+            created_at: when the memory was created: ISO 8601 text, stored exactly as given, or an
+                aware datetime. Of an ADD it is the time of the change: now in UTC, if missing.
+            updated_at: when it was changed, in the same form. Of an UPDATE or DELETE it is the
+                time of the change: now in UTC, if missing.
+            is_deleted: whether the memory is deleted; follows from the event, if missing.
+            actor_id: who changed it.
+            role: the role in which the actor did, such as "user".
+            id: the record's id; a new UUIDv7, if missing. With an id of its own a call can be
+                repeated safely.
             if_latest: a record that was read, or its id: write only if it is still the latest
                 record of its memory.
 
         Raises:
             HistoryConflict: `if_latest` is not its memory's latest record; nothing was written.
             InvalidInput: a value can't be stored as given; nothing was queued.
-            IdConflict: the id is there with other content. With the same content it is the same
-                record, and returning it is no error.
-            Overloaded, CommitUnknown, StorageError: see errors.py.
+            IdConflict: there is a record with this id and other content. One with the same content
+                is returned.
+            Overloaded: the queue had no room within `queue_timeout_s`; nothing was written.
+            CommitUnknown: it may have been written. With the same `id` the call can be repeated.
+            StorageError: nothing was written.
         """
         store = self._require_open()
         record = new_record(
@@ -201,16 +213,19 @@ class HistoryManager(LoopBound[Store]):
     ) -> HistoryRecord:
         """Record that a memory says something else now; return the record when it is durable.
 
-        What it said before is read as the record is written, in the same transaction: the record
-        is an UPDATE whose `old_memory` is the latest record's `new_memory`, or an ADD where the
-        memory has no record or was deleted. Where it says the same already, nothing is written
-        and its latest record is returned. However many call it at once, for whatever memories,
-        each continues what the one before it wrote. (On a server, `add_history` of another
-        manager may come between.)
+        What it said before is read in the transaction that writes the record. The record is an
+        UPDATE whose `old_memory` is the latest record's `new_memory`, or an ADD if the memory has
+        no record or was deleted. If the memory says the same already, nothing is written and its
+        latest record is returned. Concurrent calls for one memory continue each other. (On a
+        server, `add_history` of another manager may be written between them.)
 
         Args:
-            updated_at: when it changed; now, if missing. It becomes `created_at` of an ADD.
-            id: as `add_history`; with it, calling again never records the change twice.
+            memory_id: the memory.
+            new_memory: what it says now.
+            updated_at: when it changed, as in `add_history`; now, if missing. It becomes
+                `created_at` of an ADD.
+            actor_id, role, id: as in `add_history`. A call that is repeated with the same id
+                never records the change twice.
 
         Raises:
             InvalidInput: a value can't be stored as given; nothing was queued. To record that a
@@ -223,7 +238,7 @@ class HistoryManager(LoopBound[Store]):
         return submission.records[0]
 
     def require_writable(self) -> None:
-        """Raise now what every write would raise, for callers that must know before they begin.
+        """Raise now what every write would raise, for callers that must know before they start.
 
         Raises:
             HistoryClosed: it is not open, or its writer has ended.
@@ -242,12 +257,12 @@ class HistoryManager(LoopBound[Store]):
         """Record many changes, all or none and in order; return them when they are durable.
 
         Args:
-            records: `HistoryRecord`s, or mappings with mem0's column names.
-            if_latest: a record that was read, or its id where all records are of one memory: write
+            records: `HistoryRecord`s, or mappings with mem0's column names as keys.
+            if_latest: a record that was read, or, if all records are of one memory, its id: write
                 only if it is still the latest record of its memory.
 
         Raises:
-            HistoryConflict: `if_latest` is not its memory's latest record.
+            HistoryConflict: `if_latest` is not its memory's latest record; nothing was written.
             InvalidInput, IdConflict, Overloaded, CommitUnknown, StorageError: as `add_history`.
         """
         store = self._require_open()
@@ -284,8 +299,13 @@ class HistoryManager(LoopBound[Store]):
     ) -> None:
         """Append messages to a session scope's rolling buffer, which keeps the last ten.
 
+        Args:
+            messages: `Message`s, or mappings with the keys `role`, `content` and `name`.
+            session_scope: the name of the buffer.
+
         Raises:
-            InvalidInput: a role, content or name is no text.
+            InvalidInput: a role, content or name is not text; nothing was queued.
+            Overloaded, CommitUnknown, StorageError: as `add_history`.
         """
         store = self._require_open()
         submission = messages_to_save(messages, session_scope)
@@ -297,7 +317,15 @@ class HistoryManager(LoopBound[Store]):
     # Reading
 
     async def get_history(self, memory_id: str) -> list[HistoryRecord]:
-        """Return a memory's records, oldest first: the order in which they were recorded."""
+        """Return a memory's records in the order of recording; none if it is not known.
+
+        Args:
+            memory_id: the memory.
+
+        Raises:
+            InvalidInput: it is not text.
+            StorageError: the store can't be read.
+        """
         store = self._require_open()
         return await store.reader.history(check_text("memory_id", memory_id))
 
@@ -316,20 +344,24 @@ class HistoryManager(LoopBound[Store]):
         limit: int | None = None,
         page_size: int = PAGE_SIZE,
     ) -> HistoryQuery:
-        """Ask for records that match all that is given; iterate over the answer.
+        """Ask for the records that match every given filter; iterate over the answer.
 
         Args:
             memory_id: one memory, or several.
-            text: what the old or the new text contains, to the letter.
+            actor_id: who changed it.
+            role: the role in which the actor did.
+            event: "ADD", "UPDATE" or "DELETE".
+            text: a part of the old or the new text; case matters.
             since, until: aware datetimes; `occurred_at` lies in [since, until).
-            order: "oldest" or "newest" first. Order is the order of recording, not of times.
-            after: the `cursor` of a page, to continue behind it.
-            limit: most records in all; None is all that match.
-            page_size: most records of a page, which is fetched at once.
+            order: "oldest" or "newest" first, in the order of recording, not of times.
+            after: the `cursor` of a page, to continue after it.
+            limit: at most this many records in all; None for all.
+            page_size: at most this many records a page, each of which is one read.
 
         Raises:
             InvalidInput: at once, naming the argument.
-            CursorGone: while iterating, when the record a cursor stands behind is gone.
+            CursorGone: while iterating, if the record of the cursor is gone.
+            StorageError: while iterating.
         """
         self._require_open()
 
@@ -361,7 +393,14 @@ class HistoryManager(LoopBound[Store]):
         since: datetime | None = None,
         until: datetime | None = None,
     ) -> int:
-        """Return how many records match; the arguments are those of `query_history`."""
+        """Return how many records match.
+
+        Args:
+            memory_id, actor_id, role, event, text, since, until: as in `query_history`.
+
+        Raises:
+            InvalidInput, StorageError: as `query_history`.
+        """
         store = self._require_open()
         wanted = new_filter(
             memory_id=memory_id,
@@ -381,24 +420,25 @@ class HistoryManager(LoopBound[Store]):
         memory_id: str | None = None,
         poll_interval_s: float = POLL_INTERVAL_S,
     ) -> Follower:
-        """Follow the history: iterate over every record committed from a point on, in order, once.
+        """Iterate over every record that is committed after a point, once and in commit order.
 
-        A record whose transaction commits late comes late; none is skipped. What this manager
-        commits comes at once, what others do within `poll_interval_s`: one poll for all followers
-        of a manager, as often as the one of them that waits with the shortest interval asks for.
-        It never ends by itself. `anext` of it may be timed out, and goes on where it was.
+        A record whose transaction commits late comes late; none is skipped. Records that this
+        manager commits come at once. Those of others come within `poll_interval_s`: all followers
+        of a manager share one poll, at the shortest interval that one of them asks for. The
+        iteration never ends by itself. `anext` may be timed out and continues where it was.
 
         Args:
             after: a follower's `cursor`, also of an earlier run, or what `end_cursor` returned;
-                None begins with the oldest record. A page's cursor is another thing.
-            memory_id: follow one memory alone.
+                None starts with the oldest record. A page's cursor can't be used here.
+            memory_id: follow this memory only.
+            poll_interval_s: seconds between two looks for what others have committed.
 
         Raises:
-            InvalidInput: at once, naming the argument; or the history is spread over the nodes of
-                a Citus cluster, which have no order of commits in common.
-            CursorGone: while iterating, when the place to go on from can't be told any more.
-            HistoryClosed: while iterating, when the manager is closed.
-            StorageError: while iterating; iterate again to go on.
+            InvalidInput: at once, naming the argument; or the history is distributed over the
+                nodes of a Citus cluster, which have no common order of commits.
+            CursorGone: while iterating, if the position to continue from no longer exists.
+            HistoryClosed: while iterating, once the manager is closed.
+            StorageError: while iterating; iterate again to continue.
         """
         store = self._require_open()
         memory = None if memory_id is None else check_text("memory_id", memory_id)
@@ -407,9 +447,9 @@ class HistoryManager(LoopBound[Store]):
         return Follower(self._tail, begin, memory, poll_interval_s)
 
     async def end_cursor(self) -> str | None:
-        """Return the cursor behind all that is committed now, for `follow` to begin there.
+        """Return the cursor after everything that is committed now, for `follow` to start there.
 
-        None where there is nothing yet: the beginning.
+        None if the history is empty: `follow` then starts at the beginning.
 
         Raises:
             InvalidInput, StorageError: as `follow`.
@@ -422,17 +462,26 @@ class HistoryManager(LoopBound[Store]):
     async def get_last_messages(
         self, session_scope: str, limit: int = MESSAGES_KEPT
     ) -> list[Message]:
-        """Return the last `limit` messages of a session scope, in the order they were saved."""
+        """Return the last messages of a session scope, in the order in which they were saved.
+
+        Args:
+            session_scope: the name of the buffer.
+            limit: at most this many messages; a buffer keeps ten.
+
+        Raises:
+            InvalidInput: naming the argument.
+            StorageError: the store can't be read.
+        """
         store = self._require_open()
         check_count("limit", limit)
         check_text("session_scope", session_scope)
         return list(await store.reader.last_messages(session_scope, limit))
 
     async def stats(self) -> HistoryStats:
-        """Return the queue, the batches, the sizes, and known risks of this setup.
+        """Return the state of the queue and the writer, sizes, and known risks of this setup.
 
-        It answers within about half a second, whatever the store does: sizes and warnings are then
-        the last known, and one more warning says that the store does not answer.
+        Returns within about half a second. If the store does not answer by then, sizes and
+        warnings are the last known, and another warning says so.
         """
         store = self._require_open()
         await self._calls.done()
@@ -446,7 +495,13 @@ class HistoryManager(LoopBound[Store]):
         )
 
     async def reset(self) -> None:
-        """Empty the store, after all writes called before and before all called after."""
+        """Remove all records and messages; the log of erasures stays.
+
+        Takes effect after all writes that were called before it, and before all called after it.
+
+        Raises:
+            Overloaded, CommitUnknown, StorageError: as `add_history`.
+        """
         await self._require_open().reset()
 
     async def backup(
@@ -466,19 +521,21 @@ class HistoryManager(LoopBound[Store]):
             "copy_history"
         )
 
-    # Going back
+    # Time travel
 
     async def memory_at(self, memory_id: str, when: Moment) -> HistoryRecord | None:
         """Return the record in force at a moment: its `new_memory` is what the memory said then.
 
-        None where the memory did not exist yet, or was deleted. Of the memory's records that
-        occurred at or before an instant, the last one recorded counts: clocks can step back.
+        None if the memory did not exist yet, or was deleted. Of the memory's records that occurred
+        at or before an instant, the last recorded one counts, since clocks can be set back.
 
         Args:
-            when: an aware datetime, or a version number: 1 is the ADD.
+            memory_id: the memory.
+            when: an aware datetime, or a version number: 1 is the memory's first record.
 
         Raises:
-            InvalidInput: also where there is no such version.
+            InvalidInput: naming the argument; also if there is no such version.
+            StorageError: the store can't be read.
         """
         store = self._require_open()
         memory_id = check_text("memory_id", memory_id)
@@ -486,18 +543,19 @@ class HistoryManager(LoopBound[Store]):
         return state_at(memory_id, await store.reader.history(memory_id), when)
 
     def memories_at(self, when: datetime) -> AsyncIterator[HistoryRecord]:
-        """Iterate over all memories that were there at an instant: the record in force of each.
+        """Iterate over all memories that existed at an instant: the record in force of each.
 
-        Each is what `memory_at` gives for its memory; they come in no particular order, and no
-        connection is held while they are looked at.
+        Each is what `memory_at` returns for its memory. They come in no particular order. No
+        connection is held between pages.
 
         Args:
             when: an aware datetime.
 
         Raises:
             InvalidInput: at once.
-            CursorGone: while iterating over a SQLite file, when what was found is gone (a reset,
-                a removal, a rebuilt file).
+            CursorGone: while iterating, if records that were found are gone (a reset, a removal,
+                a rebuilt file).
+            StorageError: while iterating.
         """
         store = self._require_open()
         check_instant("when", when)
@@ -507,10 +565,11 @@ class HistoryManager(LoopBound[Store]):
         """Return what a memory said at two moments, and the records between them.
 
         Args:
+            memory_id: the memory.
             start, end: each as `when` of `memory_at`; `end` may be the earlier one.
 
         Raises:
-            InvalidInput: as `memory_at`.
+            InvalidInput, StorageError: as `memory_at`.
         """
         store = self._require_open()
         memory_id = check_text("memory_id", memory_id)
@@ -526,18 +585,19 @@ class HistoryManager(LoopBound[Store]):
         actor_id: str | None = None,
         role: str | None = None,
     ) -> HistoryRecord:
-        """Bring back what a memory said at a moment; return the record that did, once durable.
+        """Record again what a memory said at a moment; return that record when it is durable.
 
-        Appends what `update_history` does with that text; what was recorded stays. Where the
-        memory says the same already, nothing is written, and its latest record returned.
+        Appends a record as `update_history` does; no record is removed. If the memory says the
+        same already, nothing is written and its latest record is returned.
 
         Args:
+            memory_id: the memory.
             to: as `when` of `memory_at`.
-            actor_id, role: who restores.
+            actor_id, role: who restores it.
 
         Raises:
-            InvalidInput: the memory is unknown, was not there then, or its text is not known.
-            Overloaded, CommitUnknown, StorageError: see errors.py.
+            InvalidInput: the memory is unknown, did not exist then, or its text is not known.
+            Overloaded, CommitUnknown, StorageError: as `add_history`.
         """
         store = self._require_open()
         memory_id = check_text("memory_id", memory_id)
@@ -549,7 +609,7 @@ class HistoryManager(LoopBound[Store]):
             return plan.latest
         return await self.update_history(memory_id, plan.wanted_text, actor_id=actor_id, role=role)
 
-    # Letting go
+    # Retention
 
     async def prune(
         self,
@@ -559,26 +619,27 @@ class HistoryManager(LoopBound[Store]):
         dry_run: bool = False,
         on_progress: Progress | None = None,
     ) -> PruneReport:
-        """Remove records from before an instant, but the last ones of each memory.
+        """Remove records that are older than an instant, but not the last ones of a memory.
 
-        A record goes when its `occurred_at` is before the instant and `keep_last` later records
-        of its memory stay. A memory whose latest record is a DELETE goes as a whole once all its
-        records are that old. A record whose instant nobody knows stays.
+        A record is removed if its `occurred_at` is before the instant and `keep_last` later
+        records of its memory stay. A memory whose latest record is a DELETE is removed whole once
+        all its records are that old. A record without a known instant stays.
 
-        Works in small transactions that take their turn among the writes. It may be interrupted
-        anywhere and run again; records added meanwhile are left for the next time. Messages are
-        not touched. To make texts unreadable for good is what `erase` does.
+        Works in small transactions between the writes. It may be interrupted at any point and run
+        again; records that are added meanwhile are left for the next run. Messages stay. `erase`
+        makes texts unreadable for good; pruning does not.
 
         Args:
             older_than: an aware datetime, or a timedelta before now.
-            keep_last: with 1 or more the last known state of a living memory is never taken; with
-                0 a memory goes as a whole once all its records are old enough.
+            keep_last: how many records of a memory stay. With 1 or more the last known state of a
+                memory that was not deleted always stays; with 0 a memory is removed whole once all
+                its records are old enough.
             dry_run: only report what would be removed.
-            on_progress: told after each step how far the walk has come, and how far it goes.
+            on_progress: called after each step with what is done and how much there is in all.
 
         Raises:
             InvalidInput: naming the argument; nothing was removed.
-            StorageError, CommitUnknown: what was removed until then stays so. Run it again.
+            StorageError, CommitUnknown: what was removed so far stays removed. Run it again.
         """
         self._require_open()
         asked = new_prune_request(older_than, keep_last, dry_run=dry_run, limits=self.limits.prune)
@@ -599,29 +660,30 @@ class HistoryManager(LoopBound[Store]):
         dry_run: bool = False,
         vacuum: bool = True,
     ) -> ErasureReport:
-        """Make texts unreadable for good; that something changed, and when, stays known.
+        """Make texts unreadable for good, and keep the fact and the time of each change.
 
-        Of the named memories every record's `old_memory` and `new_memory` become None. Of an
-        actor's records too, and their `actor_id`; and where another's record of the same memory
-        has, to the letter, a text that the actor recorded, that text. Of the named session scopes
-        the buffered messages go. The erasure itself is kept: see `erasures`.
+        `old_memory` and `new_memory` of every record of the named memories become None; so do
+        those of an actor's records, and their `actor_id`. If another actor's record of the same
+        memory has exactly a text that the erased actor recorded, that text becomes None too. The
+        buffered messages of the named session scopes are removed. The erasure itself is kept: see
+        `erasures`.
 
-        A repeated `add_history` of an erased record raises `IdConflict`: the text stays gone.
+        A repeated `add_history` of an erased record raises `IdConflict`: the text stays erased.
 
         Args:
-            memory_ids, actor_id: whose texts; one of the two.
+            memory_ids, actor_id: whose texts; give one of the two.
             session_scopes: whose buffered messages.
-            reason: kept with the erasure. Name no person in it.
+            reason: kept with the erasure. Do not name a person in it.
             dry_run: only count what would be erased.
-            vacuum: also write a SQLite file anew, without the free space in which texts of
-                earlier changes may be; writers wait meanwhile. On PostgreSQL: VACUUM the tables
-                beside the writes, on a connection of the pool, however long that takes. Cancelled,
-                it ends; behind a pooler it goes on, and a warning is logged.
+            vacuum: also rewrite a SQLite file without its free space, which may hold texts of
+                earlier changes; writers wait meanwhile. On PostgreSQL: VACUUM the tables while
+                writes go on, for as long as the server takes. If the call is cancelled, the VACUUM
+                ends too; behind a pooler it goes on, and a warning is logged.
 
         Raises:
             InvalidInput: naming the argument; nothing was erased.
-            StorageError, CommitUnknown: what was erased until then stays so. Run it again: the
-                interrupted erasure stays listed, unfinished.
+            StorageError, CommitUnknown: what was erased so far stays erased. Run it again; the
+                interrupted erasure stays listed as unfinished.
         """
         store = self._require_open()
         asked = new_erase_request(
@@ -631,5 +693,11 @@ class HistoryManager(LoopBound[Store]):
         return await erase_in_steps(store.eraser, asked, vacuum=vacuum)
 
     async def erasures(self) -> list[Erasure]:
-        """Return the erasures that were made in this store, oldest first. A reset leaves them."""
+        """Return the erasures that were made in this store, oldest first.
+
+        A reset leaves them.
+
+        Raises:
+            StorageError: the store can't be read.
+        """
         return list(await self._require_open().erasures())

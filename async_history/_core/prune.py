@@ -165,7 +165,7 @@ class PruneTransaction(Protocol):
     async def window(
         self, asked: PruneRequest, after: int, last: int, limit: int
     ) -> Sequence[Candidate]:
-        """Return the records behind a position and up to another, in order."""
+        """Return the records after a position and up to another, in order."""
 
     async def edges(self, memory_ids: Sequence[str], before: int) -> Mapping[str, Edge]:
         """Return each memory's record that comes so many before its last; not of one without."""

@@ -111,7 +111,7 @@ def is_position(value: object) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """A place in the order of records: behind the record `id`, which stands at `position`."""
+    """A position in the order of records: after the record `id`, whose number is `position`."""
 
     position: int
     id: str
@@ -194,14 +194,14 @@ def cut(
 _MOST_PAGES_AHEAD: Final = 32
 
 ReadPage = Callable[[Filter, Cursor | None, int, int], Awaitable[PageRead]]
-"""Read a page of a filter behind a place, of up to so many records; and how many rows at once."""
+"""Read a page of a filter after a place, of up to so many records; and how many rows at once."""
 
 
 class HistoryQuery:
     """Records that match a filter: iterate over them, or over their pages.
 
-    No connection is held between pages, so a slow consumer costs nobody anything. Records added
-    meanwhile are seen if they come behind the page being read.
+    No connection is held between pages, so a slow consumer holds nothing up. Records that are added
+    meanwhile are seen if they come after the page being read.
     """
 
     def __init__(
@@ -238,7 +238,7 @@ class HistoryQuery:
         """Yield pages of up to `page_size` records, and of no more than `limit` in all.
 
         Raises:
-            CursorGone: the record behind which to continue is no longer there.
+            CursorGone: the record after which to continue is no longer there.
         """
         place = self._after
         rest: Callable[[int], PageRead] | None = None

@@ -1,10 +1,11 @@
-"""The bounded queue: who is in, who waits for room, in what order, and who has left.
+"""A bounded FIFO of pending calls, with backpressure.
 
-A call gets its place at once, also where its submission is not ready yet: so the order of the calls
-is that of the commits, whatever their size.
+A call is queued at once, even if its submission is not ready yet, so calls are committed in the
+order in which they were made, whatever their size.
 
-A caller has one future, its place, whether it waits for room or for its commit: moving it from the
-one line to the other wakes nobody. It is done with its ack; cancelling it leaves the queue.
+A call is one future, which its caller awaits, both for room in the queue and for the commit. To be
+admitted wakes no caller. The future is done when the call is acknowledged; to cancel it withdraws
+the call.
 """
 
 import asyncio
@@ -37,7 +38,7 @@ Operation = Callable[[], Awaitable[Any]]
 
 
 class PendingCall(asyncio.Future[Any], Generic[S]):
-    """One caller's place and ack: for a submission, or for an operation that takes a turn alone."""
+    """A queued call and the future that its caller awaits: a submission, or an operation."""
 
     __slots__ = ("_withdraw", "count", "operation", "since", "size", "submission", "timer")
 
@@ -91,14 +92,14 @@ class PendingCall(asyncio.Future[Any], Generic[S]):
 
 
 class BoundedQueue(Generic[S]):
-    """Places in order: up to a bound in records and bytes they are in, the others wait.
+    """Calls in order: as many as the bound in records and bytes admits, and those that wait.
 
-    A place larger than the bound gets in alone, when nobody else is in.
+    A call that is larger than the bound is admitted when no other is.
 
     Args:
         records, size_bytes: the bound.
-        timeout_s: how long a place may wait for room before its caller gets `Overloaded`.
-        on_admitted: called whenever a place gets in.
+        timeout_s: seconds that a call may wait for room before it raises `Overloaded`.
+        on_admitted: called whenever a call is admitted.
     """
 
     def __init__(
@@ -116,7 +117,7 @@ class BoundedQueue(Generic[S]):
         self._timeout_s = timeout_s
         self._on_admitted = on_admitted
         self._loop = asyncio.get_running_loop()
-        # Ordered dictionaries, because a place in the middle must be able to leave at once.
+        # Ordered dictionaries, because a call in the middle must be able to leave at once.
         self._in: OrderedDict[PendingCall[S], None] = OrderedDict()
         self._waiting: OrderedDict[PendingCall[S], None] = OrderedDict()
 
@@ -130,131 +131,131 @@ class BoundedQueue(Generic[S]):
 
     @property
     def first(self) -> PendingCall[S] | None:
-        """The place whose turn is next."""
+        """The first call."""
         return next(iter(self._in), None)
 
     def enter(self, submission: S | None, operation: Operation | None) -> PendingCall[S]:
-        """Return a new place that is in, or waits behind those who wait already."""
-        place = PendingCall(submission, operation, self._withdraw, self._loop)
-        if not self._waiting and self._has_room(place):
-            self._admit(place)
-            return place
-        self._start_timer(place)
-        self._waiting[place] = None
-        return place
+        """Queue a new call: it is admitted, or waits for room after those that wait already."""
+        call = PendingCall(submission, operation, self._withdraw, self._loop)
+        if not self._waiting and self._has_room(call):
+            self._admit(call)
+            return call
+        self._start_timer(call)
+        self._waiting[call] = None
+        return call
 
     def reserve(self) -> PendingCall[S]:
-        """Return a new place whose submission is not ready yet, to be filled or cancelled.
+        """Return a new call whose submission is not ready yet, which must be filled or cancelled.
 
-        It keeps its order: those who come after it wait behind it, whatever room there is.
+        It keeps its order: later calls wait for it, whatever room there is.
         """
-        place = PendingCall[S](None, None, self._withdraw, self._loop)
-        self._waiting[place] = None
-        return place
+        call = PendingCall[S](None, None, self._withdraw, self._loop)
+        self._waiting[call] = None
+        return call
 
-    def fill(self, place: PendingCall[S], submission: S) -> None:
-        """Give a reserved place its submission: it gets in, or waits for room from now on."""
-        self._start_timer(place)
-        place.submission = submission
-        place.count, place.size = submission.record_count, submission.size_bytes
+    def fill(self, call: PendingCall[S], submission: S) -> None:
+        """Give a reserved call its submission: it is admitted, or waits for room from now on."""
+        self._start_timer(call)
+        call.submission = submission
+        call.count, call.size = submission.record_count, submission.size_bytes
         self._admit_waiting()
 
-    def _start_timer(self, place: PendingCall[S]) -> None:
+    def _start_timer(self, call: PendingCall[S]) -> None:
         if self._timeout_s is not None:
-            place.timer = self._loop.call_later(self._timeout_s, self._overload, place)
+            call.timer = self._loop.call_later(self._timeout_s, self._overload, call)
 
-    def _withdraw(self, place: PendingCall[S]) -> None:
-        place.stop_waiting()
-        if place in self._in:
-            self._leave(place)
+    def _withdraw(self, call: PendingCall[S]) -> None:
+        call.stop_waiting()
+        if call in self._in:
+            self._leave(call)
         else:
-            self._waiting.pop(place, None)
+            self._waiting.pop(call, None)
         self._admit_waiting()
 
     def take(self, records: int, size_bytes: int) -> list[PendingCall[S]]:
-        """Take the next batch: places in order up to these bounds, or one that is larger alone.
+        """Take the next batch: calls in order up to these bounds, or one that is larger alone.
 
-        An operation is a batch of its own. Places whose callers were cancelled are left out.
+        An operation is a batch of its own. Calls whose callers were cancelled are left out.
         """
         if self.records <= records and self.size_bytes <= size_bytes:
             # Everyone in one go takes a quarter of the time, which the database waits for.
-            everyone = [place for place in self._in if not place.done()]
-            if not [place for place in everyone if place.operation is not None]:
+            everyone = [call for call in self._in if not call.done()]
+            if not [call for call in everyone if call.operation is not None]:
                 self._forget_all()
                 self._admit_waiting()
                 return everyone
         batch: list[PendingCall[S]] = []
         while self._in:
-            place = next(iter(self._in))
-            if not place.done():
-                records -= place.count
-                size_bytes -= place.size
-                is_alone = place.operation is not None
+            call = next(iter(self._in))
+            if not call.done():
+                records -= call.count
+                size_bytes -= call.size
+                is_alone = call.operation is not None
                 if batch and (is_alone or records < 0 or size_bytes < 0):
                     break
-                batch.append(place)
-            self._leave(place)
+                batch.append(call)
+            self._leave(call)
             if batch and batch[-1].operation is not None:
                 break
         self._admit_waiting()
         return batch
 
     def clear_waiting(self) -> list[PendingCall[S]]:
-        """Send away all who wait for room, and return them.
+        """Remove and return all calls that wait for room.
 
-        Reserved places are cancelled, and those get in who had room and only waited behind them.
+        Reserved calls are cancelled, and those are admitted that had room and only waited for them.
         """
-        for place in [place for place in self._waiting if place.is_reserved]:
-            place.cancel()
+        for call in [call for call in self._waiting if call.is_reserved]:
+            call.cancel()
         waiting = list(self._waiting)
         self._waiting.clear()
         return waiting
 
     def clear(self) -> list[PendingCall[S]]:
-        """Send away everyone, and return them."""
+        """Remove and return all calls."""
         waiting = self.clear_waiting()
         everyone = [*self._in, *waiting]
         self._forget_all()
         return everyone
 
-    def _has_room(self, place: PendingCall[S]) -> bool:
+    def _has_room(self, call: PendingCall[S]) -> bool:
         return not self._in or (
-            self.records + place.count <= self._most_records
-            and self.size_bytes + place.size <= self._most_bytes
+            self.records + call.count <= self._most_records
+            and self.size_bytes + call.size <= self._most_bytes
         )
 
-    def _admit(self, place: PendingCall[S]) -> None:
+    def _admit(self, call: PendingCall[S]) -> None:
         self._on_admitted()  # first: what it raises leaves nothing behind
-        place.stop_waiting()
-        self._in[place] = None
-        self.records += place.count
-        self.size_bytes += place.size
+        call.stop_waiting()
+        self._in[call] = None
+        self.records += call.count
+        self.size_bytes += call.size
 
     def _admit_waiting(self) -> None:
         while self._waiting:
-            place = next(iter(self._waiting))
-            if place.is_reserved or not self._has_room(place):
+            call = next(iter(self._waiting))
+            if call.is_reserved or not self._has_room(call):
                 return
-            self._admit(place)
-            del self._waiting[place]
+            self._admit(call)
+            del self._waiting[call]
 
     def _forget_all(self) -> None:
         self._in.clear()
         self.records = self.size_bytes = 0
 
-    def _leave(self, place: PendingCall[S]) -> None:
-        del self._in[place]
-        self.records -= place.count
-        self.size_bytes -= place.size
+    def _leave(self, call: PendingCall[S]) -> None:
+        del self._in[call]
+        self.records -= call.count
+        self.size_bytes -= call.size
 
-    def _overload(self, place: PendingCall[S]) -> None:
-        if place not in self._waiting:
+    def _overload(self, call: PendingCall[S]) -> None:
+        if call not in self._waiting:
             return
         if next(iter(self._waiting)).is_reserved:
-            self._start_timer(place)  # it waits for its turn: the queue may have room
+            self._start_timer(call)  # it waits for a reserved call: the queue may have room
             return
-        del self._waiting[place]
-        place.refuse(
+        del self._waiting[call]
+        call.refuse(
             Overloaded(
                 f"the queue was full ({self.records} records, {self.size_bytes} bytes) for "
                 f"{self._timeout_s} s; not written. Send less, or raise queue_records, "

@@ -1,4 +1,4 @@
-"""What a manager has just committed, kept for a moment for its own followers.
+"""The commits of the last second, kept for the followers of the same manager.
 
 To read a record back takes half as long as to write it took, and takes it from those who write:
 rows come one by one, with the GIL handed over for each. So what is new is kept as it was written,
@@ -30,10 +30,10 @@ class RecentLimits:
 
 
 class RecentCommits:
-    """The batches of the last second that were written as a whole, each behind the one before.
+    """The batches of the last second that were written as a whole, each after the one before.
 
     Args:
-        signal: of the manager. Where nobody has subscribed to it nothing is kept.
+        signal: of the manager. Without subscribers nothing is kept.
     """
 
     def __init__(self, signal: CommitSignal, limits: RecentLimits = RecentLimits()) -> None:
@@ -63,7 +63,7 @@ class RecentCommits:
         asyncio.get_running_loop().call_later(limits.seconds, self._let_go, last)
 
     def behind(self, record_id: str) -> list[HistoryRecord]:
-        """Return what is kept behind the batch that a record ended; nothing if that is unknown."""
+        """Return what is kept after the batch that a record ended; nothing if that is unknown."""
         found: list[HistoryRecord] = []
         if record_id in self._batches:
             for last in reversed(self._batches):

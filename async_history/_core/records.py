@@ -46,7 +46,7 @@ class HistoryRecord:
     """One change of one memory: mem0's ten columns.
 
     `event` is an `Event`, or the text found in an existing row when it is none of them.
-    `created_at` and `updated_at` are ISO 8601 text, to the letter as they were given.
+    `created_at` and `updated_at` are ISO 8601 text, exactly as they were given.
     `time_before` is set where neither says when the change happened: `occurred_at` of the memory's
     record before this one.
     """
@@ -148,7 +148,7 @@ def record_of(row: Row) -> HistoryRecord:
 class Message:
     """One message of a session scope's rolling buffer. `created_at` is ISO 8601 text, UTC.
 
-    `is_json` says that `content` is JSON of something that is no text, as its writer said.
+    `is_json` says that `content` is JSON of something that is not text, as its writer said.
     """
 
     role: str | None
@@ -264,7 +264,7 @@ def new_record(
 
     Raises:
         InvalidInput: a value is missing, of another type, or holds what the store could not give
-            back to the letter.
+            back exactly.
     """
     known_event = _known_event(event)
     if known_event is None:
@@ -338,11 +338,11 @@ def record_from_mapping(given: Mapping[str, Any], now: str | None = None) -> His
     """Check one new record given by column name, as mem0's `batch_add_history` takes them.
 
     Raises:
-        InvalidInput: as `new_record`, or a key is no column.
+        InvalidInput: as `new_record`, or a key is not a column.
     """
     if not given.keys() <= _COLUMN_SET:
         unknown = sorted(set(map(str, given)) - _COLUMN_SET)
-        raise InvalidInput(f"{unknown[0]!r} is no column of a history record; use {COLUMN_LIST}")
+        raise InvalidInput(f"{unknown[0]!r} is not a column of a history record; use {COLUMN_LIST}")
     get = given.get
     for name in ("memory_id", "event"):
         if get(name) is None:
@@ -366,10 +366,10 @@ _COLUMN_SET: Final = frozenset(COLUMNS)
 
 
 def check_text(name: str, value: object) -> str:
-    """Return `value` if every store can hold it to the letter.
+    """Return `value` if every store can hold it unchanged.
 
     Raises:
-        InvalidInput: it is no text, or has a NUL or a lone surrogate.
+        InvalidInput: it is not text, or has a NUL or a lone surrogate.
     """
     if type(value) is str and value.isascii() and "\0" not in value:
         return value
@@ -381,7 +381,7 @@ def check_text(name: str, value: object) -> str:
         value.encode()
     except UnicodeEncodeError as error:
         raise InvalidInput(
-            f"{name} holds a lone surrogate at position {error.start}, which is no character; "
+            f"{name} holds a lone surrogate at position {error.start}, which is not a character; "
             "replace it"
         ) from error
     return str.__str__(value)
@@ -396,7 +396,7 @@ def check_name(name: str, value: object) -> str:
 
 
 def check_time(name: str, value: object) -> str:
-    """Return a time as text, to the letter as given.
+    """Return a time as text, exactly as given.
 
     Raises:
         InvalidInput: it is not a datetime or an ISO 8601 text.

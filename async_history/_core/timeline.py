@@ -199,7 +199,7 @@ def _place(memory_id: str, records: Sequence[HistoryRecord], when: Moment) -> in
     """Return the index of the last record of a moment or before; -1 where there is none.
 
     Clocks step back, so the last in order counts, not the latest in time. A record without a time
-    has that of the one before it; one whose time nobody knows was always there.
+    has that of the one before it; one without a known time was always there.
     """
     if isinstance(when, int):
         if when > len(records):

@@ -74,7 +74,7 @@ def check_seconds(name: str, value: object, *, may_be_zero: bool = True) -> floa
 
 
 def check_seconds_or_none(name: str, value: object) -> float | None:
-    """Return `value` if it is a number of seconds, or None, which is no bound.
+    """Return `value` if it is a number of seconds, or None, which means without bound.
 
     Raises:
         InvalidInput: it is neither.
@@ -155,8 +155,8 @@ def check_file_name(name: str, value: object) -> str:
 def file_path(name: str, value: object) -> Path:
     """Return the path of a history's file, with `~` for the home folder.
 
-    A text that is no file's name by any likelihood is refused: a URL without its slashes, libpq's
-    keywords, a path of another system, a variable that nobody replaced. A `Path` is taken as it is.
+    A text that can hardly be a file's name is refused: a URL without slashes, libpq's keywords, a
+    path of another system, a variable that was not replaced. A `Path` is taken as it is.
 
     Raises:
         InvalidInput: it is none, or names a folder.
@@ -190,7 +190,7 @@ _UNLIKELY: Final = (
         "looks like a URL without its ://",
     ),
 )
-"""What is no file's name by any likelihood, as a regular expression, and why."""
+"""What can hardly be a file's name, as a regular expression, and why."""
 
 
 def check_option_names(constructor: type, given: Iterable[str]) -> None:

@@ -2,7 +2,7 @@
 
 Callers submit and wait. The task takes what is queued, up to a batch, hands it to a commit
 function, and acks every caller when that returns. While a commit runs, the next batch gathers: a
-lone write commits at once, a crowd shares a commit, and nobody lingers for company.
+single write commits at once, concurrent writes share a commit, and no batch waits to grow.
 """
 
 import asyncio
@@ -163,21 +163,21 @@ class GroupCommitWriter(Generic[S]):
     async def submit_when_ready(self, prepare: Callable[[], Awaitable[S]]) -> None:
         """Queue a submission that takes a while to prepare; return when it is durable.
 
-        Its place is that of this call: what is submitted meanwhile comes after it.
+        Its call is that of this call: what is submitted meanwhile comes after it.
 
         Raises:
             What `prepare` raises: nothing was queued. Else as `submit`.
         """
         self._require_open()
-        place = self._queue.reserve()
+        call = self._queue.reserve()
         try:
             submission = await prepare()
             self._require_open()
-            self._queue.fill(place, submission)
+            self._queue.fill(call, submission)
         except BaseException:
-            place.cancel()
+            call.cancel()
             raise
-        await place
+        await call
 
     def run_in_turn(self, operation: Callable[[], Awaitable[T]]) -> "asyncio.Future[T]":
         """Run an operation alone, after all that was submitted before it and before all after.
@@ -242,24 +242,24 @@ class GroupCommitWriter(Generic[S]):
                 await self._commit_batch(batch)
         except OutcomeUnknown as error:
             self._failed_batches += 1
-            for place in batch:
-                unknown = CommitUnknown(f"the outcome is unknown: {error}", place.ids)
-                self._refuse(place, unknown, error)
+            for call in batch:
+                unknown = CommitUnknown(f"the outcome is unknown: {error}", call.ids)
+                self._refuse(call, unknown, error)
         except Exception as error:  # whatever the store raises is told to every caller of the batch
             self._failed_batches += 1
-            for place in batch:
-                self._refuse(place, _own_copy(error), error)
+            for call in batch:
+                self._refuse(call, _own_copy(error), error)
         self._in_batch = []
 
     async def _commit_batch(self, batch: list[PendingCall[S]]) -> None:
-        submissions = [place.submission for place in batch if place.submission is not None]
+        submissions = [call.submission for call in batch if call.submission is not None]
         begun = self._loop.time()
         refused = await self._run_until_settled(
             lambda: self._commit(submissions, self._wakeups.commit_has_begun)
         )
         now = self._loop.time()
         self._commits.add(now, now - begun)
-        records = sum(place.count for place in batch)
+        records = sum(call.count for call in batch)
         self._batches += 1
         self._batch_records_max = max(self._batch_records_max, records)
         self._acked_records += records
@@ -274,8 +274,8 @@ class GroupCommitWriter(Generic[S]):
             self._acked_records -= batch[index].count
             self._refuse(batch[index], error, None)
         self._acked_submissions += len(batch) - len(refused)
-        for place in batch:
-            place.ack(None)
+        for call in batch:
+            call.ack(None)
         # In order of their calls, the first of a group has waited longest.
         group = -(-len(batch) // _MEASURED_OF_BATCH)
         now = self._loop.time()
@@ -321,11 +321,11 @@ class GroupCommitWriter(Generic[S]):
             self.begin_close()
 
     @staticmethod
-    def _refuse(place: PendingCall[S], error: HistoryError, cause: BaseException | None) -> None:
+    def _refuse(call: PendingCall[S], error: HistoryError, cause: BaseException | None) -> None:
         if cause is not None:
             error.__cause__ = cause
-        place.refuse(error)
-        if place.cancelled():
+        call.refuse(error)
+        if call.cancelled():
             _log.error("a submission whose caller was cancelled was not written: %s", error)
 
     # Closing
@@ -335,8 +335,8 @@ class GroupCommitWriter(Generic[S]):
         if self._closing:
             return
         self._closing = True
-        for place in self._queue.clear_waiting():
-            place.refuse(self._unwritten("the manager closed while the queue was full"))
+        for call in self._queue.clear_waiting():
+            call.refuse(self._unwritten("the manager closed while the queue was full"))
         self._wake_up()
 
     async def aclose(self, timeout_s: float) -> None:
@@ -359,10 +359,10 @@ class GroupCommitWriter(Generic[S]):
         reason = "the manager was closed before this was written"
         if self._died is not None:
             reason = f"the writer died: {self._died!r}"
-        for place in self._queue.clear():
-            place.refuse(self._unwritten(reason))
-        for place in self._in_batch:
-            place.refuse(CommitUnknown(f"{reason}, while committing", place.ids))
+        for call in self._queue.clear():
+            call.refuse(self._unwritten(reason))
+        for call in self._in_batch:
+            call.refuse(CommitUnknown(f"{reason}, while committing", call.ids))
 
     def _unwritten(self, reason: str) -> HistoryClosed:
         error = HistoryClosed(f"{reason}; it was not written")
