@@ -1,4 +1,4 @@
-"""What a backend is made of, for whoever writes one: "Writing a backend" in the documentation.
+"""What a backend is made of, for authors of one: "Writing a backend" in the documentation.
 
 `Backend` and `Store` are the interface; the rest is what their parts take, return and raise, and
 what decides for every backend alike.

@@ -1,4 +1,4 @@
-"""How peers are compared: all in one run, in an order drawn anew, what is compared side by side."""
+"""How peers are compared: all in one run, in a new random order each time, side by side."""
 
 import asyncio
 import random

@@ -1,4 +1,4 @@
-"""What a backend provides: the interface below the contract, for whoever writes another."""
+"""What a backend provides: the interface below the contract, for authors of another."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence

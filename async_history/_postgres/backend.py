@@ -86,16 +86,15 @@ class PostgresBackend:
 
     async def open(self, committed: CommitSignal, ended: Callable[[], None]) -> "PostgresStore":
         """Connect, and migrate the tables or check their version."""
-        prepared: dict[str, bool] = {}
+        is_distributed = False
 
         async def prepare(connection: Any) -> None:
+            nonlocal is_distributed
             if self.may_migrate:
                 await migrations.migrate(connection, self.schema_name)
             else:
                 await self._look(connection)
-            prepared["is_distributed"] = await migrations.is_distributed(
-                connection, self.schema_name
-            )
+            is_distributed = await migrations.is_distributed(connection, self.schema_name)
 
         if self.server is None:
             pool = await ConnectionPool.of_user(self.user_pool, self.where, prepare, self.limits)
@@ -108,7 +107,7 @@ class PostgresBackend:
         except BaseException:
             await to_the_end(pool.aclose(CLOSE_TIMEOUT_S))
             raise
-        return PostgresStore(self, pool, read_pool, committed, ended, **prepared)
+        return PostgresStore(self, pool, read_pool, committed, ended, is_distributed=is_distributed)
 
     async def _look(self, connection: Any) -> None:
         await migrations.require_current(connection, self.schema_name)

@@ -1,4 +1,4 @@
-"""Connections for what takes long: beside a pool of ours, whose places are for those who wait."""
+"""Connections for long work, outside of our own pool, whose connections others wait for."""
 
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar

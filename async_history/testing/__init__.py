@@ -1,4 +1,4 @@
-"""The test cases that a backend must pass, for whoever writes one. Needs the extra `testing`.
+"""The test cases that a backend must pass, for authors of one. Needs the extra `testing`.
 
 A test file of another repository runs all of them like this:
 

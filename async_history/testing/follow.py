@@ -20,7 +20,7 @@ class FollowCases(Cases):
     """What was committed, and what comes."""
 
     async def test_the_past_then_what_comes(self, open_store: OpenStore) -> None:
-        """A wake-up alone brings what this manager commits: nobody polls here."""
+        """A wake-up alone brings what this manager commits: there is no poll here."""
         async with open_store() as history:
             await history.batch_add_history(add_many(numbers(0, PAGES)))
             async with Reading(history.follow(poll_interval_s=NEVER_S)) as reading:

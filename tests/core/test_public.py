@@ -38,7 +38,7 @@ NOT_FOR_USERS = {
     "Follower": ("__init__",),
     "HistoryQuery": ("__init__",),
 }
-"""Members for whoever writes a backend, and what only a manager makes."""
+"""Members for authors of a backend, and what only a manager makes."""
 
 
 def functions() -> Iterator[tuple[str, FunctionType]]:
