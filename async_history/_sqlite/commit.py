@@ -36,6 +36,7 @@ from async_history._sqlite.index import (
     INDEX_TAIL,
     KEEP_INDEX,
     NEARLY_COMPLETE,
+    NEARLY_COMPLETE_ALONE,
     TAIL_IS_LONG,
     IndexOutdated,
     index_foreign_rows,
@@ -109,10 +110,7 @@ def _add_sql(rows: int, condition: str) -> str:
     return f"{sql} AND async_history_begun()" if rows >= WAKEUP_BATCH_MIN else sql
 
 
-_ADD_RECORDS: Final = {
-    rows: _add_sql(rows, f"{NEARLY_COMPLETE} AND NOT {_HAS_OWNERS_TRIGGERS}")
-    for rows in _STATEMENT_ROWS
-}
+_ADD_RECORDS: Final = {rows: _add_sql(rows, NEARLY_COMPLETE_ALONE) for rows in _STATEMENT_ROWS}
 """SQLite calls `async_history_begun`, which is deterministic and has no arguments, once per
 statement. Small batches do without it: calling it means waiting for the GIL."""
 _ADD_WITH_TRIGGERS: Final = {rows: _add_sql(rows, "true") for rows in _STATEMENT_ROWS}

@@ -33,7 +33,9 @@ class OpenFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._opened = {name: _identity(name) for name in (path, side_file(path, "-wal"))}
+        # As text: each commit asks for them, and making text of a Path takes as long.
+        names = (os.fspath(path), os.fspath(side_file(path, "-wal")))
+        self._opened = {name: _identity(name) for name in names}
 
     def require_present(self) -> None:
         """Check that the file and its log are still at their paths.
@@ -51,11 +53,12 @@ class OpenFile:
         for name, opened in self._opened.items():
             now = _identity(name)
             if opened is not None and now != opened:
-                return _warning(name, name == self._path, is_gone=now is None)
+                is_database = name == os.fspath(self._path)
+                return _warning(name, is_database, is_gone=now is None)
         return None
 
 
-def _warning(name: Path, is_database: bool, *, is_gone: bool) -> StoreWarning:
+def _warning(name: str, is_database: bool, *, is_gone: bool) -> StoreWarning:
     what = "removed" if is_gone else "replaced by another file"
     advice = (
         "put it back under its name, or close the history and open it again"
@@ -104,7 +107,7 @@ def _lock_type(layout: str, flock: bytes) -> int:
     return int(fields[0] if layout.startswith("h") else fields[3])
 
 
-def _identity(name: Path) -> Identity | None:
+def _identity(name: str | Path) -> Identity | None:
     try:
         return identity_of(os.stat(name))
     except (FileNotFoundError, NotADirectoryError):

@@ -86,10 +86,18 @@ INDEXED_THROUGH: Final = f"""coalesce(
 )"""
 """SQL value: the last rowid that the index covers; before all rows if it covers none."""
 
+_TRIGGERS: Final = (
+    "FROM main.sqlite_master WHERE tbl_name = 'history' COLLATE NOCASE AND type = 'trigger'"
+)
 _HAS_TRIGGERS: Final = f"""(
-    SELECT count(*) = {len(HISTORY_TRIGGERS)} FROM main.sqlite_master
-    WHERE type = 'trigger' AND lower(tbl_name) = 'history' AND name GLOB 'async_history_*'
+    SELECT count(*) = {len(HISTORY_TRIGGERS)} {_TRIGGERS} AND name GLOB 'async_history_*'
 )"""
+HAS_ONLY_OUR_TRIGGERS: Final = f"""(
+    SELECT count(*) = {len(HISTORY_TRIGGERS)}
+        AND sum(name GLOB 'async_history_*') = {len(HISTORY_TRIGGERS)}
+    {_TRIGGERS}
+)"""
+"""SQL condition: `history` has the triggers that maintain the index, and none of its owner."""
 
 _STAMPS: Final = f"""(
     (SELECT position FROM main.async_history_recent WHERE memory = {STAMP_KEY})
@@ -126,9 +134,13 @@ PRAGMA schema_version inside a statement takes longer than all other checks, so 
 a file is opened."""
 
 
-def covers_all_but(rows: int) -> str:
-    """Return the SQL condition that all rows are indexed, except at most the last `rows`."""
-    return f"""({_HAS_TRIGGERS} AND EXISTS (
+def covers_all_but(rows: int, triggers: str = _HAS_TRIGGERS) -> str:
+    """Return the SQL condition that all rows are indexed, except at most the last `rows`.
+
+    Args:
+        triggers: the condition on the triggers of `history`.
+    """
+    return f"""({triggers} AND EXISTS (
         SELECT 1 FROM main.async_history_state AS state
         WHERE {_THIS_TABLE}
             AND (SELECT coalesce(max(rowid), 0) FROM main.history) - state.indexed_through
