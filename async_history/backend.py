@@ -26,16 +26,14 @@ from async_history._core.erasure_log import (
 from async_history._core.follow import CommitSignal, FollowRead, FollowReader
 from async_history._core.locks import ProcessLocks
 from async_history._core.manager import HistoryManager
-from async_history._core.prune import (
+from async_history._core.prune import PruneCursor, PruneStep, prune_step
+from async_history._core.prune_request import PruneRequest
+from async_history._core.prune_transaction import (
     Candidate,
     Edge,
-    PruneCursor,
-    PruneRequest,
-    PruneStep,
     PruneTransaction,
     PruneTries,
     prunable_alone,
-    prune_step,
 )
 from async_history._core.public import show_as
 from async_history._core.query import Cursor, CursorCodec, Filter, PageRead, RowsRead, cut

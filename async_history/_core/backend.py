@@ -9,7 +9,8 @@ from async_history._core.erase import EraseBackend
 from async_history._core.erasure_log import Erasure
 from async_history._core.follow import CommitSignal, FollowReader
 from async_history._core.locks import ProcessLocks
-from async_history._core.prune import PruneCursor, PruneRequest, PruneStep
+from async_history._core.prune import PruneCursor, PruneStep
+from async_history._core.prune_request import PruneRequest
 from async_history._core.query import Cursor, Filter, PageRead, RowsRead
 from async_history._core.records import HistoryRecord, Message
 from async_history._core.stats import Measured

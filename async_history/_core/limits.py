@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from async_history._core.erase import EraseLimits
-from async_history._core.prune import PruneLimits
+from async_history._core.prune_request import PruneLimits
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -26,11 +26,10 @@ from async_history._core.progress import Progress
 from async_history._core.prune import (
     PruneCursor,
     PruneReport,
-    PruneRequest,
     PruneStep,
-    new_prune_request,
     prune_in_steps,
 )
+from async_history._core.prune_request import PruneRequest, new_prune_request
 from async_history._core.query import (
     PAGE_SIZE,
     Cursor,

@@ -12,50 +12,17 @@ interrupted walk is simply begun again.
 """
 
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence, Set
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from itertools import groupby
 from operator import attrgetter
-from typing import Any, Protocol
 
 from async_history._core.erase_transaction import RecordRef
 from async_history._core.progress import Progress
-from async_history._core.records import is_aware
-from async_history._core.validation import check_count, check_flag
+from async_history._core.prune_request import PruneRequest
+from async_history._core.prune_transaction import Candidate, Edge, PruneTransaction, PruneTries
 from async_history._core.wording import counted
-from async_history.errors import InvalidInput
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PruneLimits:
-    """How much pruning does at once.
-
-    Attributes:
-        records: looked at in one step, which writers wait for.
-        edges: memories whose edge is not looked up again in a walk: 20 MB.
-    """
-
-    records: int = 500
-    edges: int = 50_000
-
-
-@dataclass(frozen=True, slots=True)
-class PruneRequest:
-    """What is to be pruned: records from before an instant, but a memory's last ones."""
-
-    before: datetime
-    keep_last: int
-    dry_run: bool
-    limits: PruneLimits
-
-    def is_old(self, moment: datetime | None) -> bool | None:
-        """Return whether a record of this instant may go; None where its instant is not known."""
-        return None if moment is None else moment < self.before
-
-
-Edge = tuple[int, str]
-"""The first of the last records of a memory that stay: its position and id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,137 +69,6 @@ class PruneReport:
         if self.memories_gone:
             text += f", {counted(self.memories_gone, 'memory', 'memories')} as a whole"
         return text
-
-
-def new_prune_request(
-    older_than: datetime | timedelta,
-    keep_last: int,
-    *,
-    dry_run: bool,
-    limits: PruneLimits,
-) -> PruneRequest:
-    """Check what is to be pruned.
-
-    Raises:
-        InvalidInput: naming the argument that can't be used.
-    """
-    if isinstance(older_than, timedelta):
-        if older_than < timedelta():
-            raise InvalidInput(f"older_than must not lie in the future, as {older_than} does")
-        try:
-            older_than = datetime.now(UTC) - older_than
-        except OverflowError as error:
-            raise InvalidInput(f"older_than reaches beyond year 1: {older_than}") from error
-    if not is_aware(older_than):
-        raise InvalidInput(
-            "older_than must be a datetime with a time zone or a timedelta before now, "
-            f"not {older_than!r}"
-        )
-    return PruneRequest(
-        older_than,
-        check_count("keep_last", keep_last),
-        check_flag("dry_run", dry_run),
-        limits,
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A record as pruning sees it.
-
-    `memory_id` can be anything: others may have stored what can't be a name. `is_old` is None
-    where the record has no time of its own. `prunable_alone` is of the records of a whole memory.
-    """
-
-    position: int
-    id: str
-    memory_id: Any
-    is_delete: bool
-    is_old: bool | None
-    prunable_alone: bool = False
-
-    @property
-    def place(self) -> RecordRef:
-        return RecordRef(self.position, self.id, self.memory_id)
-
-
-class PruneTransaction(Protocol):
-    """What a database does inside a step's transaction."""
-
-    async def ends(self) -> tuple[int, int] | None:
-        """Return the positions of the first and the last record; None where there is none."""
-
-    async def window(
-        self, asked: PruneRequest, after: int, last: int, limit: int
-    ) -> Sequence[Candidate]:
-        """Return the records after a position and up to another, in order."""
-
-    async def edges(self, memory_ids: Sequence[str], before: int) -> Mapping[str, Edge]:
-        """Return each memory's record that comes so many before its last; not of one without."""
-
-    async def still_there(self, places: Collection[RecordRef]) -> Set[RecordRef]:
-        """Return which records are still there."""
-
-    async def next_are_dated(self, records: Sequence[Candidate]) -> Mapping[int, bool]:
-        """Return, by position, whether the next record of the memory has a time of its own.
-
-        Not of a record that is the last of its memory.
-        """
-
-    async def whole(self, asked: PruneRequest, memory_ids: Sequence[str]) -> Sequence[Candidate]:
-        """Return all records of some memories, memory by memory, each's in order.
-
-        One without a time of its own is as old as the one before it.
-        """
-
-    async def remove(self, records: Sequence[Candidate]) -> Set[RecordRef]:
-        """Remove records; return those that were still there."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Try:
-    """What a transaction removed, if it was committed."""
-
-    removed: Set[RecordRef]
-    memories_gone: Set[str]
-
-
-class PruneTries:
-    """The tries of one step: one whose outcome was not known is made again.
-
-    A transaction removes all that it removes, or nothing. So a try was committed where nothing of
-    it is there any more, and it was not a later one that removed it.
-    """
-
-    def __init__(self) -> None:
-        self._tries: list[_Try] = []
-
-    async def remove(
-        self, records: Sequence[Candidate], ending: Set[str], steps: PruneTransaction
-    ) -> tuple[int, int]:
-        """Remove records, and with them some memories as a whole.
-
-        Returns:
-            How many records and memories this try and those that were committed removed.
-        """
-        # It waits for an earlier try that is not over.
-        removed = await steps.remove(records) if records else frozenset()
-        last = _Try(removed, ending & {place.memory_id for place in removed})
-        earlier = self._tries.copy()
-        committed = [last]
-        if earlier:
-            there = await steps.still_there({place for one in earlier for place in one.removed})
-            gone = set(removed)
-            for one in reversed(earlier):
-                if not (one.removed & there or one.removed & gone):
-                    committed.append(one)
-                    gone |= one.removed
-        if removed:
-            self._tries.append(last)
-        return (
-            sum(len(one.removed) for one in committed),
-            sum(len(one.memories_gone) for one in committed),
-        )
 
 
 async def prune_in_steps(
@@ -389,12 +225,3 @@ async def _gone_as_a_whole(
             if records[-1].position in positions and all(one.is_old for one in records):
                 gone.append(records)
     return gone
-
-
-def prunable_alone(asked: PruneRequest, are_old: Sequence[bool | None], index: int) -> bool:
-    """Tell it of a record of a whole memory; `are_old` has each one's own `is_old`."""
-    return (
-        are_old[index] is True
-        and len(are_old) - index > max(asked.keep_last, 1)
-        and are_old[index + 1] is not None
-    )

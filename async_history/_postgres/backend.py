@@ -11,7 +11,9 @@ from async_history._core.erasure_log import Erasure, StatementErasureLog
 from async_history._core.follow import CommitSignal
 from async_history._core.lifecycle import CLOSE_TIMEOUT_S
 from async_history._core.locks import ProcessLocks
-from async_history._core.prune import PruneCursor, PruneRequest, PruneStep, PruneTries
+from async_history._core.prune import PruneCursor, PruneStep
+from async_history._core.prune_request import PruneRequest
+from async_history._core.prune_transaction import PruneTries
 from async_history._core.stats import Measured
 from async_history._core.submissions import AddRecords, Submission
 from async_history._core.writer import GroupCommitWriter, WriterOptions

@@ -10,15 +10,13 @@ from operator import itemgetter
 from typing import Any, Final
 
 from async_history._core.erase_transaction import RecordRef
-from async_history._core.prune import (
+from async_history._core.prune import PruneCursor, PruneStep, prune_step
+from async_history._core.prune_request import PruneRequest
+from async_history._core.prune_transaction import (
     Candidate,
     Edge,
-    PruneCursor,
-    PruneRequest,
-    PruneStep,
     PruneTries,
     prunable_alone,
-    prune_step,
 )
 from async_history._core.records import in_utc
 from async_history._postgres.transaction import (

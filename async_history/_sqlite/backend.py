@@ -14,7 +14,9 @@ from async_history._core.cancellation import to_the_end
 from async_history._core.erasure_log import Erasure, StatementErasureLog
 from async_history._core.follow import CommitSignal
 from async_history._core.options import Durability, Journal
-from async_history._core.prune import PruneCursor, PruneRequest, PruneStep, PruneTries
+from async_history._core.prune import PruneCursor, PruneStep
+from async_history._core.prune_request import PruneRequest
+from async_history._core.prune_transaction import PruneTries
 from async_history._core.recent import RecentCommits
 from async_history._core.stats import Measured, StoreWarning
 from async_history._core.submissions import Submission

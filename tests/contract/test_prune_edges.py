@@ -13,7 +13,7 @@ import asyncpg
 import pytest
 
 from async_history import HistoryManager, HistoryRecord, open_history
-from async_history._core.prune import PruneLimits
+from async_history._core.prune_request import PruneLimits
 from async_history.postgres import PostgresHistoryManager
 from async_history.testing.model import pruned
 from tests.contract.test_prune import CUTOFF, change, everything
