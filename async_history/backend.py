@@ -64,8 +64,8 @@ from async_history._core.writer import (
     GroupCommitWriter,
     OutcomeUnknown,
     TryAgain,
-    WriterOptions,
 )
+from async_history._core.writer_options import WriterOptions
 from async_history._core.writer_stats import WriterStats
 
 __all__ = [

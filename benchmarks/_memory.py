@@ -19,7 +19,7 @@ from typing import Final
 
 from async_history import Overloaded, open_history
 from async_history._core.queue import QUEUE_BYTES
-from async_history._core.writer import BATCH_BYTES
+from async_history._core.writer_options import BATCH_BYTES
 
 LIMIT_BYTES: Final = QUEUE_BYTES + BATCH_BYTES
 """What the library may hold: a full queue, and the batch that is waiting for the lock."""

@@ -9,20 +9,12 @@ import asyncio
 import copy
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from async_history._core.latency import Latencies
-from async_history._core.queue import (
-    QUEUE_BYTES,
-    QUEUE_RECORDS,
-    BoundedQueue,
-    Operation,
-    PendingCall,
-    S,
-)
+from async_history._core.queue import BoundedQueue, Operation, PendingCall, S
 from async_history._core.wakeups import HEAD_START_S, WakeupScheduler
-from async_history._core.writer_stats import WriterStats
+from async_history._core.writer_options import DEFAULT_OPTIONS, WriterOptions
+from async_history._core.writer_stats import WriterCounters, WriterStats
 from async_history.errors import (
     CommitUnknown,
     HistoryClosed,
@@ -30,16 +22,9 @@ from async_history.errors import (
     StorageError,
 )
 
-BATCH_RECORDS = 512
-"""Most records of a batch. With 1,000 tasks half commit while the other half is woken; with
-1,000 in a batch both waited for each other, at two thirds of the speed."""
-BATCH_BYTES = 16 * 1024 * 1024
-"""Most bytes of a batch. A larger submission is a batch of its own."""
 _RETRY_DELAY_S = 0.01
 _LONGEST_RETRY_DELAY_S = 1.0
 """Pauses before a commit is tried again: doubled each time."""
-_MEASURED_OF_BATCH = 8
-"""Calls of a batch whose wait is measured, each for its neighbours too: the callers pay for it."""
 
 _log = logging.getLogger("async_history")
 
@@ -74,25 +59,6 @@ class TryAgain(Exception):
         super().__init__(str(reason))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WriterOptions:
-    """The bounds of a writer.
-
-    `queue_records` and `queue_bytes` bound the queue (a batch being committed is beyond them),
-    `batch_records` and `batch_bytes` one batch. `queue_timeout_s` is how long a caller may wait
-    for room; None waits without bound.
-    """
-
-    queue_records: int = QUEUE_RECORDS
-    queue_bytes: int = QUEUE_BYTES
-    queue_timeout_s: float | None = None
-    batch_records: int = BATCH_RECORDS
-    batch_bytes: int = BATCH_BYTES
-
-
-_DEFAULTS = WriterOptions()
-
-
 class GroupCommitWriter(Generic[S]):
     """Commits submissions in batches and acks each when its batch is durable.
 
@@ -112,7 +78,7 @@ class GroupCommitWriter(Generic[S]):
         commit: CommitFunction[S],
         *,
         finish: Callable[[], Awaitable[None]],
-        options: WriterOptions = _DEFAULTS,
+        options: WriterOptions = DEFAULT_OPTIONS,
         commit_timeout_s: float = 30.0,
         head_start_s: float = HEAD_START_S,
         check_storage: Callable[[], None] | None = None,
@@ -134,15 +100,8 @@ class GroupCommitWriter(Generic[S]):
         self._closing = False
         self._died: BaseException | None = None
         self._wake: asyncio.Future[None] | None = None
-        self._batches = 0
-        self._batch_records_max = 0
-        self._acked_submissions = 0
-        self._acked_records = 0
-        self._refused_submissions = 0
-        self._failed_batches = 0
+        self._counters = WriterCounters()
         self._loop = asyncio.get_running_loop()
-        self._acks = Latencies()
-        self._commits = Latencies()
         self._task = self._loop.create_task(self._run(), name="async_history writer")
 
     # The callers' side
@@ -241,12 +200,12 @@ class GroupCommitWriter(Generic[S]):
             elif batch:
                 await self._commit_batch(batch)
         except OutcomeUnknown as error:
-            self._failed_batches += 1
+            self._counters.failed_batches += 1
             for call in batch:
                 unknown = CommitUnknown(f"the outcome is unknown: {error}", call.ids)
                 self._refuse(call, unknown, error)
         except Exception as error:  # whatever the store raises is told to every caller of the batch
-            self._failed_batches += 1
+            self._counters.failed_batches += 1
             for call in batch:
                 self._refuse(call, _own_copy(error), error)
         self._in_batch = []
@@ -257,12 +216,7 @@ class GroupCommitWriter(Generic[S]):
         refused = await self._run_until_settled(
             lambda: self._commit(submissions, self._wakeups.commit_has_begun)
         )
-        now = self._loop.time()
-        self._commits.add(now, now - begun)
-        records = sum(call.count for call in batch)
-        self._batches += 1
-        self._batch_records_max = max(self._batch_records_max, records)
-        self._acked_records += records
+        self._counters.count_batch(batch, begun, self._loop.time())
         self._wakeups.add((batch, refused), callers=len(batch), next_callers=len(self._queue))
 
     def _settle_calls(
@@ -270,18 +224,10 @@ class GroupCommitWriter(Generic[S]):
     ) -> None:
         batch, refused = committed
         for index, error in refused.items():
-            self._refused_submissions += 1
-            self._acked_records -= batch[index].count
             self._refuse(batch[index], error, None)
-        self._acked_submissions += len(batch) - len(refused)
         for call in batch:
             call.ack(None)
-        # In order of their calls, the first of a group has waited longest.
-        group = -(-len(batch) // _MEASURED_OF_BATCH)
-        now = self._loop.time()
-        for index in range(0, len(batch), group):
-            waited = now - batch[index].since
-            self._acks.add(now, waited, min(group, len(batch) - index))
+        self._counters.count_settled(batch, refused, self._loop.time())
 
     async def _run_until_settled(self, operation: Callable[[], Awaitable[T]]) -> T:
         """Run an operation until its outcome is known, though this task is cancelled meanwhile.
@@ -373,23 +319,12 @@ class GroupCommitWriter(Generic[S]):
         """Return the counters and the queue as they are now."""
         oldest = self._in_batch[0] if self._in_batch else self._queue.first
         now = self._loop.time()
-        acks, commits = self._acks.quantiles(now), self._commits.quantiles(now)
-        return WriterStats(
+        return self._counters.stats(
+            now,
             queued_records=self._queue.records,
             queued_bytes=self._queue.size_bytes,
             waiting_callers=self._queue.waiting,
             oldest_wait_s=now - oldest.since if oldest is not None else 0.0,
-            batches=self._batches,
-            batch_records_mean=self._acked_records / self._batches if self._batches else 0.0,
-            batch_records_max=self._batch_records_max,
-            acked_submissions=self._acked_submissions,
-            acked_records=self._acked_records,
-            refused_submissions=self._refused_submissions,
-            failed_batches=self._failed_batches,
-            ack_p50_s=acks.p50_s,
-            ack_p99_s=acks.p99_s,
-            commit_p50_s=commits.p50_s,
-            commit_p99_s=commits.p99_s,
         )
 
 

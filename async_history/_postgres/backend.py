@@ -16,7 +16,8 @@ from async_history._core.prune_request import PruneRequest
 from async_history._core.prune_transaction import PruneTries
 from async_history._core.stats import Measured
 from async_history._core.submissions import AddRecords, Submission
-from async_history._core.writer import GroupCommitWriter, WriterOptions
+from async_history._core.writer import GroupCommitWriter
+from async_history._core.writer_options import WriterOptions
 from async_history._postgres import schema as migrations
 from async_history._postgres.advisory_locks import AdvisoryLocks
 from async_history._postgres.bounds import time_for

@@ -12,7 +12,7 @@ from async_history._core.queue import QUEUE_BYTES, QUEUE_RECORDS
 from async_history._core.records import HistoryRecord, check_name
 from async_history._core.submissions import UncheckedRecords
 from async_history._core.validation import check_count, check_flag, check_queue, check_seconds
-from async_history._core.writer import BATCH_RECORDS, WriterOptions
+from async_history._core.writer_options import BATCH_RECORDS, WriterOptions
 from async_history._postgres.backend import PostgresBackend, PostgresStore
 from async_history._postgres.commit import BatchCommitter
 from async_history._postgres.errors import DriverError, storage_error

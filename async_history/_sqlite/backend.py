@@ -20,7 +20,8 @@ from async_history._core.prune_transaction import PruneTries
 from async_history._core.recent import RecentCommits
 from async_history._core.stats import Measured, StoreWarning
 from async_history._core.submissions import Submission
-from async_history._core.writer import GroupCommitWriter, WriterOptions
+from async_history._core.writer import GroupCommitWriter
+from async_history._core.writer_options import WriterOptions
 from async_history._core.writer_stats import WriterStats
 from async_history._sqlite.backup import back_up, back_up_file, run
 from async_history._sqlite.commit import WRITE_PROGRAM, BatchCommitter

@@ -19,7 +19,7 @@ from async_history._core.validation import (
     check_seconds,
     file_path,
 )
-from async_history._core.writer import WriterOptions
+from async_history._core.writer_options import WriterOptions
 from async_history._sqlite.backend import SQLiteBackend, SQLiteStore
 from async_history._sqlite.errors import absolute
 

@@ -74,7 +74,8 @@ class TestOfAWriter:
     ) -> None:
         """Each of its calls counts, and none costs anything by itself."""
         writer: GroupCommitWriter[Item] = make_writer(batch_records=500)
-        acks, commits = writer._acks, writer._commits = Counted(), Counted()
+        acks, commits = Counted(), Counted()
+        writer._counters.acks, writer._counters.commits = acks, commits
         store.gate.clear()
         tasks = submit(writer, *(Item(str(n)) for n in range(calls + 1)))
         await turn()  # the first is committed alone or with all others

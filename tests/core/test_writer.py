@@ -21,11 +21,8 @@ from async_history import (
 )
 from async_history._core.queue import BoundedQueue
 from async_history._core.wakeups import HEAD_START_S
-from async_history._core.writer import (
-    GroupCommitWriter,
-    OutcomeUnknown,
-    WriterOptions,
-)
+from async_history._core.writer import GroupCommitWriter, OutcomeUnknown
+from async_history._core.writer_options import WriterOptions
 from tests.support.patience import LONG_S
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from async_history._core.submissions import AddRecords, UncheckedRecords
-from async_history._core.writer import BATCH_RECORDS
+from async_history._core.writer_options import BATCH_RECORDS
 from async_history._postgres.bounds import time_for
 from async_history._postgres.commit import BatchCommitter
 
