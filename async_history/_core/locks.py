@@ -1,43 +1,43 @@
-"""What processes that write to the same store lock its memories with."""
+"""Locks on memories, shared by the processes that write to the same store."""
 
 from collections.abc import Callable
 from typing import Protocol
 
 
 class ProcessLocks(Protocol):
-    """A process's locks: one for each memory, by a number. Gone with the process.
+    """A process's locks: one for each memory, by a number. They end with the process.
 
-    Only one caller at a time asks for a number, waits for it, has it or leaves it.
+    Only one caller at a time asks for a number, waits for it, takes it or releases it.
     """
 
     @property
     def longest_wait_s(self) -> float:
-        """How often to try `take` again while nothing was told."""
+        """The longest pause in seconds between two attempts to take a lock."""
 
     def open(self) -> None:
-        """Open what the locks are held on. Blocking; nothing if it is open."""
+        """Open what the locks are held on. It blocks. Idempotent."""
 
     def take(self, number: int) -> bool:
-        """Take a lock, or return False where it is not to be had yet. Does not wait.
+        """Take a lock; return False if another process has it. It does not wait.
 
         Raises:
-            StorageError: it can't be asked for.
+            StorageError: the lock can't be asked for.
         """
 
-    def ask_for(self, number: int, tell: Callable[[], None]) -> None:
-        """Wait for a lock: `tell` may be called, from any thread, when `take` is worth a try."""
+    def ask_for(self, number: int, notify: Callable[[], None]) -> None:
+        """Wait for a lock: `notify` may be called, on any thread, when `take` may succeed."""
 
     def stop_asking(self, number: int) -> None:
-        """Take `ask_for` back."""
+        """Undo `ask_for`."""
 
     def is_asked_for(self, number: int) -> bool:
-        """Whether a lock that is held here ought to be left to another process for once."""
+        """Return whether a lock that is held here should be left to another process for once."""
 
-    def leave(self, number: int) -> None:
-        """Give a lock up."""
+    def release(self, number: int) -> None:
+        """Release a lock."""
 
     def is_lost(self, number: int) -> bool:
-        """Whether a lock that is held here may be another process's by now."""
+        """Return whether another process may have a lock that is held here."""
 
-    def forget(self) -> None:
-        """Begin again in a forked child, without touching what the parent holds."""
+    def reset_in_child(self) -> None:
+        """Start without locks in a forked child, without touching those of the parent."""

@@ -37,7 +37,7 @@ _log = logging.getLogger("async_history")
 
 _ASK: Final = """
 SELECT number, pg_catalog.pg_advisory_unlock(number)
-FROM pg_catalog.unnest(pg_catalog.string_to_array($1, ',')::bigint[]) AS left_now (number)
+FROM pg_catalog.unnest(pg_catalog.string_to_array($1, ',')::bigint[]) AS released (number)
 UNION ALL
 SELECT number, pg_catalog.pg_try_advisory_lock(number)
 FROM pg_catalog.unnest(pg_catalog.string_to_array($2, ',')::bigint[]) AS asked (number)
@@ -112,10 +112,10 @@ class AdvisoryLocks:
         wait for it; whether they do is not known."""
         return self._session is not None and self._session.is_held_long(self._of(number))
 
-    def leave(self, number: int) -> None:
+    def release(self, number: int) -> None:
         """Release a lock."""
         if self._session is not None:
-            self._session.post(_Session.leave, self._of(number))
+            self._session.post(_Session.release, self._of(number))
 
     def is_lost(self, number: int) -> bool:
         """Return whether a lock was lost with its connection and has not been taken again."""
@@ -129,7 +129,7 @@ class AdvisoryLocks:
             raise HistoryClosed("the locks of this history are not open")
         return self._session
 
-    def forget(self) -> None:
+    def reset_in_child(self) -> None:
         """Start over in a forked child."""
         self._lock = threading.Lock()
         if self._session is not None:
@@ -194,7 +194,7 @@ class _Session:
         self._granted: set[int] = set()
         self._lost: set[int] = set()
         self._taken_away: set[int] = set()
-        self._leaving: dict[int, None] = {}
+        self._to_release: dict[int, None] = {}
         self._failures: dict[int, HistoryError] = {}
         self._connection: Any = None
         self._statement: Any = None
@@ -252,8 +252,8 @@ class _Session:
     def ask(self, number: int, tell: Tell) -> None:
         """Queue a request for a lock. One that was just released is first left to other
         sessions."""
-        just_left = number in self._leaving
-        self._wishes[number] = _Wish(tell, self._after_others() if just_left else 0.0)
+        just_released = number in self._to_release
+        self._wishes[number] = _Wish(tell, self._after_others() if just_released else 0.0)
 
     def stop_asking(self, number: int) -> None:
         """Remove a request."""
@@ -263,12 +263,12 @@ class _Session:
             self._granted.remove(number)
         except KeyError:
             return  # taken, or never granted
-        self.leave(number)
+        self.release(number)
 
-    def leave(self, number: int) -> None:
+    def release(self, number: int) -> None:
         """Release a lock; if it is requested here again, other sessions may try first."""
         if self._held_since.pop(number, None) is not None and not self.is_lost(number):
-            self._leaving[number] = None
+            self._to_release[number] = None
         self._lost.discard(number)
         self._taken_away.discard(number)
         wish = self._wishes.get(number)
@@ -316,7 +316,7 @@ class _Session:
         now = monotonic()
         if self._connection is None and self._connect_at > now:
             return self._connect_at - now
-        if self._leaving or self._lost:
+        if self._to_release or self._lost:
             return 0
         if self._room() > 0:
             times = [wish.at for number, wish in self._wishes.items() if self._may_ask(number)]
@@ -341,18 +341,18 @@ class _Session:
         return number not in self._held_since
 
     async def _ask_server(self) -> None:
-        leaving, self._leaving = list(self._leaving), {}
+        releasing, self._to_release = list(self._to_release), {}
         lost, asked = list(self._lost), self._asked()
         try:
             if self._connection is None:
                 await self._connect()
-                leaving = []  # released with the previous connection
+                releasing = []  # released with the previous connection
             if self._is_pooled:
                 for number in list(self._wishes):
                     self._tell(number)
                 return
             rows = await self._statement.fetch(
-                ",".join(map(str, leaving)),
+                ",".join(map(str, releasing)),
                 ",".join(map(str, lost + asked)),
                 timeout=self._limits.acquire_timeout_s,
             )
@@ -361,7 +361,7 @@ class _Session:
             self._failed(error)
             return
         self._failing_since = None
-        is_had = dict(rows[len(leaving) :])
+        is_had = dict(rows[len(releasing) :])
         self._had_again(lost, is_had)
         for number in asked:
             self._answered(number, is_granted=is_had[number])
@@ -445,7 +445,7 @@ class _Session:
 
     def _give_up_connection(self) -> None:
         connection, self._connection, self._statement = self._connection, None, None
-        self._leaving.clear()
+        self._to_release.clear()
         self._lost = self._held_since.keys() - self._taken_away
         if connection is not None:
             connection.terminate()

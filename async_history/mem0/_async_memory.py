@@ -18,7 +18,8 @@ from async_history._core.timeline import Moment, check_moment
 from async_history._core.validation import check_flag
 from async_history._opening import without_secrets
 from async_history.errors import InvalidInput
-from async_history.mem0._loop_states import LoopState, LoopStates, Where
+from async_history.mem0._loop_state import LoopState
+from async_history.mem0._loop_states import LoopStates, Where
 from async_history.mem0._memory import OWN_RECORDER, is_made_by_mem0, without_history
 from async_history.mem0._operation import Recorder, current, read_history, read_last_messages
 from async_history.mem0._restore import check_metadata, restore_memory

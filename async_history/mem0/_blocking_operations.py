@@ -19,8 +19,9 @@ from async_history.blocking import BlockingHistoryManager
 from async_history.errors import HistoryClosed, HistoryError
 from async_history.mem0._errors import Unwritten, history_not_written
 from async_history.mem0._forks import forget_in_child, keep_inherited
-from async_history.mem0._locks import NO_TURNS, current_turn, turns_of
 from async_history.mem0._operation import to_submit
+from async_history.mem0._store_turns import NO_TURNS, turns_of
+from async_history.mem0._turns import current_turn
 
 T = TypeVar("T")
 _log = logging.getLogger("async_history")

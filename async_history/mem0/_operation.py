@@ -24,8 +24,8 @@ from async_history._core.submissions import (
 from async_history.blocking._sanitize import Sanitizer, complete_records, message_as_given
 from async_history.errors import HistoryClosed, HistoryError, InvalidInput
 from async_history.mem0._errors import Unwritten
-from async_history.mem0._locks import Turn, TurnTaker, current_turn
 from async_history.mem0._read_connection import ReadConnection
+from async_history.mem0._turns import Turn, Turns, current_turn
 
 _log = logging.getLogger("async_history")
 
@@ -156,7 +156,7 @@ class Operation:
         recorder: "Recorder",
         store: OperationStore,
         inbox: LoopInbox,
-        turns: TurnTaker,
+        turns: Turns,
         *,
         sees_changes: bool = True,
     ) -> None:

@@ -87,7 +87,7 @@ class FileLocks:
         self._held.add(number)
         return True
 
-    def leave(self, number: int) -> None:
+    def release(self, number: int) -> None:
         """Unlock a byte."""
         self._held.discard(number)
         if number in self._lost:
@@ -136,7 +136,7 @@ class FileLocks:
     def _is_removed(self) -> bool:
         return self._file is not None and not os.fstat(self._file).st_nlink
 
-    def forget(self) -> None:
+    def reset_in_child(self) -> None:
         """Close the parent's file in a forked child, which would keep the parent's locks."""
         self.close()
         self._held.clear()

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from async_history import HistoryManager, HistoryRecord, InvalidInput, open_history
-from async_history.mem0._locks import Turns, TurnTaker
 from async_history.mem0._operation import LoopInbox, Operation, Recorder, current
+from async_history.mem0._turn_queues import TurnQueues
+from async_history.mem0._turns import Turns
 from tests.conftest import OpenStore
 
 pytestmark = pytest.mark.once
@@ -138,7 +139,7 @@ async def test_a_call_of_mem0s_reset_keeps_its_place() -> None:
             recorder,
             history,
             LoopInbox(),
-            TurnTaker(Turns(), between_processes=False),
+            Turns(TurnQueues(), between_processes=False),
         )
         token = current.set(operation)
         try:

@@ -560,7 +560,7 @@ class TestConcurrency:
             history = await memory.history(memory_id)
             assert_chain(history)
             assert history[-1]["event"] == "DELETE"
-        assert memory._state().turns.turns.is_idle, "turns that nobody waits for are forgotten"
+        assert memory._state().turns.queues.is_idle, "turns that nobody waits for are forgotten"
 
     async def test_a_deletion_looks_once_at_what_is_there(
         self, memory: AsyncMemory, monkeypatch: pytest.MonkeyPatch

@@ -19,7 +19,7 @@ from async_history import (
     open_history,
 )
 from async_history._core.writer import GroupCommitWriter
-from async_history.mem0 import AsyncMemory, HistoryNotWritten, Memory, _loop_states
+from async_history.mem0 import AsyncMemory, HistoryNotWritten, Memory, _loop_state
 from tests.mem0.test_lifecycle import (
     CHANGES,
     Awaited,
@@ -214,7 +214,7 @@ async def test_a_closed_manager_where_changes_are_not_seen(
         memory = make_memory(history=history)
         memory_id = await add(memory, "tea")
         before = {key: dict(row) for key, row in memory.vector_store.rows.items()}
-    monkeypatch.setattr(_loop_states, "sees_changes", lambda: False)
+    monkeypatch.setattr(_loop_state, "sees_changes", lambda: False)
     with pytest.raises(HistoryClosed):
         await CHANGES[change](memory, memory_id)
     assert memory.vector_store.rows == before

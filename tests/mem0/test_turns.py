@@ -14,9 +14,10 @@ import pytest
 
 from async_history import open_history
 from async_history.errors import StorageLocked
-from async_history.mem0 import _locks
-from async_history.mem0._locks import Turns, turns_of
 from async_history.mem0._process_locks import SUFFIX, FileLocks
+from async_history.mem0._store_turns import turns_of
+from async_history.mem0._turn_queues import TurnQueues
+from async_history.mem0._turns import Turns, number_of
 from tests.subprocesses.turns import Holder
 from tests.support.patience import LONG_S
 
@@ -47,7 +48,9 @@ class Together:
 @pytest.fixture(params=["one process", "many processes"])
 def turns(request: pytest.FixtureRequest, tmp_path: Path) -> Turns:
     return Turns(
-        None if request.param == "one process" else FileLocks(str(tmp_path / "history.db"))
+        TurnQueues(
+            None if request.param == "one process" else FileLocks(str(tmp_path / "history.db"))
+        )
     )
 
 
@@ -63,7 +66,7 @@ class TestWithinAProcess:
 
         await asyncio.gather(*(take(n) for n in range(50)))
         assert (together.most, came) == (1, list(range(50)))
-        assert turns.is_idle
+        assert turns.queues.is_idle
 
     async def test_loops_and_threads_come_one_by_one(self, turns: Turns) -> None:
         together, done = Together(), []
@@ -90,7 +93,7 @@ class TestWithinAProcess:
         for thread in threads:
             await asyncio.to_thread(thread.join, 60)
         assert (together.most, len(done)) == (1, 160)
-        assert turns.is_idle
+        assert turns.queues.is_idle
 
     def test_threads_that_come_first_at_the_same_time_open_one_file(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -109,7 +112,10 @@ class TestWithinAProcess:
                 pass
 
         for _ in range(50):
-            each_round = Turns(FileLocks(str(tmp_path / "history.db"))), threading.Barrier(4)
+            each_round = (
+                Turns(TurnQueues(FileLocks(str(tmp_path / "history.db")))),
+                threading.Barrier(4),
+            )
             threads = [threading.Thread(target=come, args=(*each_round, name)) for name in "abcd"]
             for thread in threads:
                 thread.start()
@@ -120,7 +126,7 @@ class TestWithinAProcess:
     async def test_other_memories_do_not_wait(self, turns: Turns) -> None:
         async with turns.of("one", "store"), turns.of("other", "store"):
             pass
-        assert turns.is_idle
+        assert turns.queues.is_idle
 
     async def test_who_is_cancelled_costs_nobody_a_turn(self, turns: Turns) -> None:
         """While it waits, just as its turn comes, or while it has it."""
@@ -140,7 +146,7 @@ class TestWithinAProcess:
             chance.choice(tasks).cancel()
             await asyncio.wait(tasks)
         assert done >= 800
-        assert turns.is_idle
+        assert turns.queues.is_idle
 
     async def test_the_same_store_follows_before_the_acks_another_after_them(
         self, turns: Turns
@@ -161,7 +167,7 @@ class TestWithinAProcess:
         assert not another.done()
         ack.set_result(None)
         assert await another
-        assert turns.is_idle
+        assert turns.queues.is_idle
 
     def test_a_loop_that_was_closed_over_a_turn_holds_up_nobody(self, turns: Turns) -> None:
         async def hold() -> None:
@@ -215,7 +221,7 @@ async def asked(folder: Path) -> None:
     """Return when somebody waits for another process's turn of the memory "m"."""
     locks = FileLocks(str(folder / "history.db"))
     await asyncio.to_thread(locks.open)
-    while not locks.is_asked_for(_locks.number_of("m")):  # noqa: ASYNC110 - the kernel tells no event
+    while not locks.is_asked_for(number_of("m")):  # noqa: ASYNC110 - the kernel tells no event
         await asyncio.sleep(0)
     locks.close()
 
@@ -227,7 +233,7 @@ class TestBetweenProcesses:
     async def test_another_waits_until_it_leaves_or_dies(
         self, holder: Holder, tmp_path: Path, end: str
     ) -> None:
-        turns = Turns(FileLocks(str(tmp_path / "history.db")))
+        turns = Turns(TurnQueues(FileLocks(str(tmp_path / "history.db"))))
         await taken(turns, "another memory")
         waiting = asyncio.create_task(taken(turns))
         await asked(tmp_path)
@@ -241,7 +247,7 @@ class TestBetweenProcesses:
 
     @pytest.mark.subprocess
     async def test_a_thread_waits_too(self, holder: Holder, tmp_path: Path) -> None:
-        turns = Turns(FileLocks(str(tmp_path / "history.db")))
+        turns = Turns(TurnQueues(FileLocks(str(tmp_path / "history.db"))))
         has_it = threading.Event()
 
         def take() -> None:
@@ -260,7 +266,7 @@ class TestBetweenProcesses:
     async def test_one_that_is_stopped_is_told_of_in_the_end(
         self, holder: Holder, tmp_path: Path
     ) -> None:
-        turns = Turns(FileLocks(str(tmp_path / "history.db")), timeout_s=0.01)
+        turns = Turns(TurnQueues(FileLocks(str(tmp_path / "history.db")), timeout_s=0.01))
         with pytest.raises(StorageLocked, match="another process has had this memory's turn"):
             await taken(turns)
 
@@ -270,10 +276,10 @@ class TestBetweenProcesses:
 
         with pytest.raises(StorageLocked):
             await asyncio.to_thread(take)
-        assert turns.is_idle
+        assert turns.queues.is_idle
 
     async def test_it_is_kept_until_the_acks(self, tmp_path: Path) -> None:
-        mine, others = (Turns(FileLocks(str(tmp_path / "history.db"))) for _ in "ab")
+        mine, others = (Turns(TurnQueues(FileLocks(str(tmp_path / "history.db")))) for _ in "ab")
         ack = asyncio.get_running_loop().create_future()
         async with mine.of("m", "store") as turn:
             turn.acks.append(ack)
@@ -282,11 +288,11 @@ class TestBetweenProcesses:
         assert not waiting.done()
         ack.set_result(None)
         await asyncio.wait_for(waiting, LONG_S)
-        assert mine.is_idle
-        assert others.is_idle
+        assert mine.queues.is_idle
+        assert others.queues.is_idle
 
     async def test_a_process_that_never_pauses_lets_others_in(self, tmp_path: Path) -> None:
-        mine, others = (Turns(FileLocks(str(tmp_path / "history.db"))) for _ in "ab")
+        mine, others = (Turns(TurnQueues(FileLocks(str(tmp_path / "history.db")))) for _ in "ab")
         got_in = asyncio.Event()
 
         async def never_pausing() -> None:
@@ -302,7 +308,7 @@ class TestBetweenProcesses:
         await asyncio.gather(*busy)
 
     async def test_several_memories_in_any_order(self, tmp_path: Path) -> None:
-        sides = [Turns(FileLocks(str(tmp_path / "history.db"))) for _ in range(3)]
+        sides = [Turns(TurnQueues(FileLocks(str(tmp_path / "history.db")))) for _ in range(3)]
         chance = random.Random(3)  # noqa: S311 - a test
 
         async def many(turns: Turns) -> None:
@@ -318,33 +324,33 @@ class TestBetweenProcesses:
 
         async with asyncio.timeout(LONG_S):
             await asyncio.gather(*(many(turns) for turns in sides for _ in range(3)))
-        assert all(turns.is_idle for turns in sides)
+        assert all(turns.queues.is_idle for turns in sides)
 
     @pytest.mark.subprocess
     @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
     def test_a_forked_child_has_nothing_of_its_parents(self, tmp_path: Path) -> None:
         """Neither its turns, nor what keeps the parent's from ending with the parent."""
-        turns = Turns(FileLocks(str(tmp_path / "history.db")))
+        turns = Turns(TurnQueues(FileLocks(str(tmp_path / "history.db"))))
         context = multiprocessing.get_context("fork")
         told = context.SimpleQueue()
 
         def child() -> None:
             locks = FileLocks(str(tmp_path / "history.db"))
             locks.open()
-            told.put((turns.is_idle, locks.take(_locks.number_of("m"))))
+            told.put((turns.queues.is_idle, locks.take(number_of("m"))))
 
         with turns.of("m", "store"):
             process = context.Process(target=child)
             process.start()
             assert told.get() == (True, False)
             process.join()
-        assert turns.is_idle
+        assert turns.queues.is_idle
 
     @pytest.mark.parametrize("how", ["removed", "replaced"])
     async def test_a_file_that_somebody_removes_takes_the_turn_along(
         self, tmp_path: Path, how: str
     ) -> None:
-        mine, others = (Turns(FileLocks(str(tmp_path / "history.db"))) for _ in "ab")
+        mine, others = (Turns(TurnQueues(FileLocks(str(tmp_path / "history.db")))) for _ in "ab")
         await taken(others, "another memory")
         async with mine.of("other", "store") as kept, mine.of("m", "store") as turn:
             turn.require_kept()
@@ -359,7 +365,7 @@ class TestBetweenProcesses:
             await taken(mine, "a third")
             with pytest.raises(StorageLocked):
                 kept.require_kept()
-        assert mine.is_idle
+        assert mine.queues.is_idle
         async with others.of("m", "store") as turn:
             waiting = asyncio.create_task(taken(mine))
             await asked(tmp_path)
@@ -368,16 +374,16 @@ class TestBetweenProcesses:
         await asyncio.wait_for(waiting, 30)
 
     async def test_nothing_is_left_but_an_empty_file(self, tmp_path: Path) -> None:
-        await taken(Turns(FileLocks(str(tmp_path / "history.db"))))
+        await taken(Turns(TurnQueues(FileLocks(str(tmp_path / "history.db")))))
         (left,) = tmp_path.iterdir()
         assert (left.name, left.stat().st_size) == (f"history.db{SUFFIX}", 0)
-        await taken(Turns())
+        await taken(Turns(TurnQueues()))
         assert len(list(tmp_path.iterdir())) == 1
 
     async def test_a_folder_that_takes_no_file_is_said_once(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        turns = Turns(FileLocks(str(tmp_path / "missing" / "history.db")))
+        turns = Turns(TurnQueues(FileLocks(str(tmp_path / "missing" / "history.db"))))
         for _ in range(2):
             await taken(turns)
         (said,) = caplog.messages
@@ -387,10 +393,10 @@ class TestBetweenProcesses:
 
 class TestOnAStoppedLoop:
     async def test_a_call_that_stops_the_loop_of_the_turn_is_refused(self) -> None:
-        turns = Turns()
+        turns = Turns(TurnQueues())
         async with turns.of("m", "store"):
             with pytest.raises(StorageLocked, match="on the event loop that this call blocks"):
                 turns.of("m", "other").__enter__()
             with turns.of("another memory", "other"):
                 assert turns.is_held_here("m")
-        assert turns.is_idle
+        assert turns.queues.is_idle

@@ -27,7 +27,9 @@ from async_history import (
 from async_history._postgres import advisory_locks
 from async_history._postgres.advisory_locks import AdvisoryLocks
 from async_history.mem0 import AsyncMemory, Memory
-from async_history.mem0._locks import Turns, number_of, turns_of
+from async_history.mem0._store_turns import turns_of
+from async_history.mem0._turn_queues import TurnQueues
+from async_history.mem0._turns import Turns, number_of
 from benchmarks._processes import update_together
 from tests.conftest import stores
 from tests.mem0.test_mem0 import (  # noqa: F401
@@ -69,7 +71,7 @@ async def side(url: str) -> AsyncIterator[Side]:
     def new() -> tuple[Turns, AdvisoryLocks]:
         locks = locks_of(open_history(url))
         made.append(locks)
-        return Turns(locks), locks
+        return Turns(TurnQueues(locks)), locks
 
     yield new
     for locks in made:
@@ -96,9 +98,9 @@ def locks_of(thing: HistoryManager | AsyncMemory | Memory) -> AdvisoryLocks:
     if isinstance(thing, HistoryManager):
         locks = thing.backend.new_locks()
     elif isinstance(thing, Memory):
-        locks = thing._history._turns.turns._locks
+        locks = thing._history._turns.queues._locks
     else:
-        locks = thing._states._turns.turns._locks
+        locks = thing._states._turns.queues._locks
     assert isinstance(locks, AdvisoryLocks)
     return locks
 
@@ -169,7 +171,7 @@ class TestBetweenProcesses:
             else:
                 holder.die()
             await asyncio.wait_for(waiting, LONG_S)
-            assert turns.is_idle
+            assert turns.queues.is_idle
 
     @pytest.mark.subprocess
     async def test_a_thread_waits_too(self, url: str, side: Side) -> None:
@@ -192,11 +194,11 @@ class TestBetweenProcesses:
     @pytest.mark.subprocess
     async def test_one_that_is_stopped_is_told_of_in_the_end(self, url: str, side: Side) -> None:
         _, locks = side()
-        turns = Turns(locks, timeout_s=0.2)
+        turns = Turns(TurnQueues(locks, timeout_s=0.2))
         late = pytest.raises(StorageLocked, match="another process has had this memory's turn")
         with holding(url), late:
             await taken(turns)
-        assert turns.is_idle
+        assert turns.queues.is_idle
 
     async def test_it_is_kept_until_the_acks(self, side: Side) -> None:
         (mine, _), (others, locks) = side(), side()
@@ -208,8 +210,8 @@ class TestBetweenProcesses:
         assert not waiting.done()
         ack.set_result(None)
         await asyncio.wait_for(waiting, LONG_S)
-        assert mine.is_idle
-        assert others.is_idle
+        assert mine.queues.is_idle
+        assert others.queues.is_idle
 
     async def test_a_process_that_never_pauses_lets_others_in(self, side: Side) -> None:
         (mine, _), (others, _) = side(), side()
@@ -249,7 +251,7 @@ class TestBetweenProcesses:
         async with asyncio.timeout(LONG_S):
             await asyncio.gather(*(many(turns) for turns in sides for _ in range(3)))
         assert {one.most for one in together.values()} == {1}
-        assert all(turns.is_idle for turns in sides)
+        assert all(turns.queues.is_idle for turns in sides)
 
     async def test_time_that_passes_while_it_is_looked_at_loses_nobody(
         self, side: Side, monkeypatch: pytest.MonkeyPatch
@@ -279,8 +281,8 @@ class TestBetweenProcesses:
                 await asyncio.sleep(0)
             chance.choice(tasks).cancel()
             await asyncio.wait(tasks)
-        assert turns.is_idle
-        assert others.is_idle
+        assert turns.queues.is_idle
+        assert others.queues.is_idle
         async with asyncio.timeout(LONG_S):
             while await sessions(admin):  # noqa: ASYNC110 - what was left is left soon
                 await asyncio.sleep(0)
@@ -291,7 +293,7 @@ class TestBetweenProcesses:
         turns, _ = side()
         locks = open_history(new_schema()).backend.new_locks()
         async with turns.of("m", "store"):
-            await asyncio.wait_for(taken(Turns(locks)), LONG_S)
+            await asyncio.wait_for(taken(Turns(TurnQueues(locks))), LONG_S)
 
     async def test_more_memories_than_locks_at_a_time(self, side: Side) -> None:
         turns, locks = side()
@@ -396,7 +398,7 @@ class TestOfAMemory:
         memory = make_memory(history=url)
         memory_id = await add(memory, "tea")
         await memory.update(memory_id, "mate")
-        assert turns_of(open_history(url)).turns is memory._states._turns.turns
+        assert turns_of(open_history(url)).queues is memory._states._turns.queues
         if end == "closed":
             await memory.aclose()
         else:
@@ -480,7 +482,7 @@ async def test_turns_are_the_primarys_also_after_a_failover(tmp_path: Path) -> N
         standby.start()
         alone = locks_of(open_history(standby.url(), retry_timeout_s=0.2))
         with pytest.raises(StorageReadOnly, match="is a standby"):
-            await taken(Turns(alone))
+            await taken(Turns(TurnQueues(alone)))
         assert alone._thread is not None
         alone._thread.leave()
         url = with_query(
@@ -490,7 +492,7 @@ async def test_turns_are_the_primarys_also_after_a_failover(tmp_path: Path) -> N
             target_session_attrs="read-write",
         )
         locks = locks_of(open_history(url))
-        async with Turns(locks).of("m", "store") as turn:
+        async with Turns(TurnQueues(locks)).of("m", "store") as turn:
             primary.stop("immediate")
             standby.promote()
             admin = await asyncpg.connect(standby.url())

@@ -194,7 +194,7 @@ async def use_locks(server: PostgresServer) -> None:
     locks.ask_for(1, granted.set)
     assert await asyncio.to_thread(granted.wait, 30)
     assert locks.take(1)
-    locks.leave(1)
+    locks.release(1)
     granted.clear()
     locks.ask_for(2, granted.set)
     assert await asyncio.to_thread(granted.wait, 30)

@@ -1,0 +1,53 @@
+"""The turns of each store, shared by all that use it in this process."""
+
+import os
+import threading
+from typing import Final
+from weakref import WeakKeyDictionary, WeakValueDictionary
+
+from async_history._core.locks import ProcessLocks
+from async_history._core.manager import HistoryManager
+from async_history._core.validation import check_flag
+from async_history.mem0._process_locks import FileLocks
+from async_history.mem0._turn_queues import TurnQueues
+from async_history.mem0._turns import Turns
+
+
+def turns_of(manager: HistoryManager, *, between_processes: bool = True) -> Turns:
+    """Return the turns of a manager's store.
+
+    Raises:
+        InvalidInput: `between_processes` is not a bool.
+    """
+    check_flag("turns_between_processes", between_processes)
+    name = manager.backend.store_name
+    with _registering:
+        if name is None:
+            found = _of_managers.setdefault(manager, TurnQueues())
+        else:
+            found = _known.get(name) or TurnQueues(_locks_of(manager))
+            _known[name] = found
+    return Turns(found, between_processes)
+
+
+def _locks_of(manager: HistoryManager) -> ProcessLocks | None:
+    name = manager.backend.store_name
+    if name is not None and name[0] == "file":
+        return FileLocks(name[1])
+    return manager.backend.new_locks()
+
+
+_registering = threading.Lock()
+_known: Final["WeakValueDictionary[tuple[str, ...], TurnQueues]"] = WeakValueDictionary()
+_of_managers: Final["WeakKeyDictionary[HistoryManager, TurnQueues]"] = WeakKeyDictionary()
+NO_TURNS: Final = Turns(TurnQueues(), between_processes=False)
+"""Replaces the turns of a closed store, so that its locks are closed with their last user."""
+
+
+def _forget_in_child() -> None:
+    global _registering
+    _registering = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_in_child)
