@@ -22,7 +22,7 @@ class Connection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no ty
         self.made_at = monotonic()
 
 
-async def connect_in_turn(
+async def connect_to_any(
     server: ServerUrl,
     _: object = None,
     *,
@@ -54,7 +54,7 @@ async def connected(server: ServerUrl, timeout_s: float = ACQUIRE_TIMEOUT_S) -> 
         StorageError: the server can't be reached in time, or refuses; also for the body's errors.
     """
     with typed(server.where):
-        connection = await connect_in_turn(server, statement_cache_size=0, timeout=timeout_s)
+        connection = await connect_to_any(server, statement_cache_size=0, timeout=timeout_s)
         try:
             yield connection
         finally:

@@ -12,7 +12,7 @@ import asyncpg
 
 from async_history._core.writer import OutcomeUnknown, TryAgain
 from async_history._postgres.bounds import Said, bounds, end_without_client, settings_of
-from async_history._postgres.connect import Connection, connect_in_turn, connected, typed
+from async_history._postgres.connect import Connection, connect_to_any, connected, typed
 from async_history._postgres.errors import (
     DriverError,
     is_connection_lost,
@@ -98,7 +98,7 @@ class ConnectionPool:
             await prepare(connection)
         with typed(server.where):
             pool = await asyncpg.create_pool(
-                connect=partial(connect_in_turn, server),
+                connect=partial(connect_to_any, server),
                 connection_class=Connection,
                 min_size=0,
                 max_size=limits.size,

@@ -24,7 +24,7 @@ from async_history import (
     StorageReadOnly,
     open_history,
 )
-from async_history._postgres import advisory_locks
+from async_history._postgres import lock_session
 from async_history._postgres.advisory_locks import AdvisoryLocks
 from async_history.mem0 import AsyncMemory, Memory
 from async_history.mem0._store_turns import turns_of
@@ -138,7 +138,7 @@ async def sessions(admin: Any) -> set[int]:
 async def asked(locks: AdvisoryLocks) -> None:
     """Return when a lock was refused to who waits."""
     session = locks._session
-    while session is None or not any(wish.at for wish in list(session._wishes.values())):
+    while session is None or not any(request.at for request in list(session._requests.values())):
         await asyncio.sleep(0)
         session = locks._session
 
@@ -258,7 +258,7 @@ class TestBetweenProcesses:
     ) -> None:
         """As on a busy machine: a lock becomes due between two looks at the clock."""
         clock = itertools.count(1_000.0, 0.0015)
-        monkeypatch.setattr(advisory_locks, "monotonic", lambda: next(clock))
+        monkeypatch.setattr(lock_session, "monotonic", lambda: next(clock))
         (mine, _), (others, locks) = side(), side()
 
         async def one(turns: Turns) -> None:
@@ -361,7 +361,7 @@ class TestLostConnections:
             await waiting
             await other.close()
             assert locks._session is not None
-            while not locks._session._taken_away:  # noqa: ASYNC110 - told to nobody
+            while not locks._session._taken_by_others:  # noqa: ASYNC110 - told to nobody
                 await asyncio.sleep(0)
 
         store.get = held
