@@ -1,8 +1,8 @@
 """Concurrent reads of single memories share a SELECT.
 
-To read one memory takes a hop to a connection's thread and back, which costs more than the answer.
+Reading one memory takes a hop to a connection's thread and back, which costs more than the answer.
 So a single read starts at once, and reads that are asked for while it runs go together in the next
-one. A read is never delayed to gather more, as a commit is not.
+one. A read is never delayed to gather more, just like a commit.
 """
 
 import asyncio
@@ -15,30 +15,30 @@ from async_history._core.records import HistoryRecord
 _MOST: Final = 64
 """Most memories of a read: with twice as many it was no faster."""
 LONG_S: Final = 0.005
-"""A read that takes longer is a long one, for which those who came meanwhile do not wait."""
+"""A read that takes longer is long: calls made meanwhile do not wait for it."""
 
 Read = Callable[[Sequence[str]], Awaitable[Mapping[str, list[HistoryRecord]]]]
 """Return the records of memories, by memory."""
-_Asked = tuple[str, "asyncio.Future[list[HistoryRecord]]"]
+_PendingRead = tuple[str, "asyncio.Future[list[HistoryRecord]]"]
 """A memory, and where its records are awaited."""
 
 
 class CoalescedReads:
-    """Reads memories' records for all who ask, in one read at a time as long as reads are short.
+    """Reads memories' records for all callers, in one read at a time while reads are short.
 
     Args:
         read: reads one memory, or several at once.
-        at_once: how many reads may be under way where they are long.
-        long_s: how long a read may take until it is a long one.
+        at_once: how many reads may run at the same time if they are long.
+        long_s: seconds after which a read is long.
     """
 
     def __init__(self, read: Read, at_once: int, *, long_s: float = LONG_S) -> None:
         self._read = read
         self._at_once = at_once
         self._long_s = long_s
-        self._waiting: list[_Asked] = []
+        self._waiting: list[_PendingRead] = []
         self._under_way: dict[asyncio.Task[None], asyncio.TimerHandle] = {}
-        self._groups: dict[asyncio.Task[None], list[_Asked]] = {}
+        self._groups: dict[asyncio.Task[None], list[_PendingRead]] = {}
         self._short: set[asyncio.Task[None]] = set()
 
     async def of(self, memory_id: str) -> list[HistoryRecord]:
@@ -62,14 +62,14 @@ class CoalescedReads:
         if not self._waiting or self._short or len(self._under_way) == self._at_once:
             return
         loop = asyncio.get_running_loop()
-        group: list[_Asked] = []
-        task = loop.create_task(self._answer_who_waits(group))
+        group: list[_PendingRead] = []
+        task = loop.create_task(self._answer_waiting(group))
         self._short.add(task)
         self._groups[task] = group
         self._under_way[task] = loop.call_later(self._long_s, self._is_long, task)
         task.add_done_callback(partial(self._ended, group))
 
-    async def _answer_who_waits(self, group: list[_Asked]) -> None:
+    async def _answer_waiting(self, group: list[_PendingRead]) -> None:
         """Answer the calls that wait now, and note them in `group`.
 
         Now, not when this task was made: callers that were woken together ask in the same turn.
@@ -90,18 +90,18 @@ class CoalescedReads:
         self._short.discard(task)
         self._begin()
 
-    def _ended(self, group: Sequence[_Asked], task: "asyncio.Task[None]") -> None:
+    def _ended(self, group: Sequence[_PendingRead], task: "asyncio.Task[None]") -> None:
         self._under_way.pop(task).cancel()
         del self._groups[task]
         self._short.discard(task)
         for _, answer in group:
-            answer.cancel()  # those that a cancelled task left without one
+            answer.cancel()  # those that a cancelled task left unanswered
         self._begin()
 
-    async def _answer(self, group: Sequence[_Asked]) -> None:
+    async def _answer(self, group: Sequence[_PendingRead]) -> None:
         try:
             found = await self._read([memory_id for memory_id, _ in group])
-        except Exception as error:  # told to who asked for what failed
+        except Exception as error:  # raised to the callers whose read failed
             if len(group) > 1:
                 await asyncio.gather(*(self._answer([one]) for one in group))
             elif not group[0][1].done():

@@ -44,7 +44,7 @@ class RecentCommits:
         self._bytes = 0
 
     def keep(self, additions: Sequence[AddRecords], records: Sequence[HistoryRecord]) -> None:
-        """Keep a batch's records, by the id of the last; let go of what is too much.
+        """Keep a batch's records, by the id of the last; drop the oldest beyond the limits.
 
         Not copied ones: they may have times that the file keeps in another spelling.
         """
@@ -59,8 +59,8 @@ class RecentCommits:
         self._bytes += size_bytes
         limits = self._limits
         while self._records > limits.records or self._bytes > limits.size_bytes:
-            self._let_go(next(iter(self._batches)))
-        asyncio.get_running_loop().call_later(limits.seconds, self._let_go, last)
+            self._drop(next(iter(self._batches)))
+        asyncio.get_running_loop().call_later(limits.seconds, self._drop, last)
 
     def behind(self, record_id: str) -> list[HistoryRecord]:
         """Return what is kept after the batch that a record ended; nothing if that is unknown."""
@@ -73,11 +73,11 @@ class RecentCommits:
         return found
 
     def forget(self) -> None:
-        """Let go of everything."""
+        """Drop everything."""
         for last in list(self._batches):
-            self._let_go(last)
+            self._drop(last)
 
-    def _let_go(self, last: str) -> None:
+    def _drop(self, last: str) -> None:
         if last in self._batches:
             records, size_bytes = self._batches.pop(last)
             self._records -= len(records)

@@ -138,7 +138,7 @@ class GroupCommitWriter(Generic[S]):
             raise
         await call
 
-    def run_in_turn(self, operation: Callable[[], Awaitable[T]]) -> "asyncio.Future[T]":
+    def run_alone(self, operation: Callable[[], Awaitable[T]]) -> "asyncio.Future[T]":
         """Run an operation alone, after all that was submitted before it and before all after.
 
         It is queued at once; what is returned has its result. Like a commit, it may be cancelled

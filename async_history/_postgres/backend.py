@@ -219,7 +219,7 @@ class PostgresStore:
     def run_exclusively(self, work: "Write[T]") -> "asyncio.Future[T]":
         """Run work on the writing connection, alone, in the order of calls with all other
         writes."""
-        return self.writer.run_in_turn(lambda: self.connections.write(work))
+        return self.writer.run_alone(lambda: self.connections.write(work))
 
     def reset(self) -> "asyncio.Future[None]":
         """Queue a reset: empty both tables in one transaction."""

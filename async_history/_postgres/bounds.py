@@ -30,7 +30,7 @@ WHERE name = ANY ('{lock_timeout,statement_timeout,client_connection_check_inter
     ::pg_catalog.text[])
 """
 
-Said = Mapping[str, int]
+Settings = Mapping[str, int]
 """A session's settings, in milliseconds; 0 is no limit."""
 
 
@@ -40,13 +40,13 @@ def time_for(batch: Sequence[Submission]) -> float:
     return needed_s if needed_s > _UNNOTICED_S else 0.0
 
 
-async def settings_of(connection: Any) -> Said:
+async def settings_of(connection: Any) -> Settings:
     """Return a session's values of the settings that this module changes."""
     async with connection.transaction():  # behind a pooler a statement needs one
         return {name: int(setting) for name, setting in await connection.fetch(_SET)}
 
 
-def bounds(said: Said, try_s: float, *, is_local: bool) -> str:
+def bounds(settings: Settings, try_s: float, *, is_local: bool) -> str:
     """Return the statements that limit a try to `try_s` at the server.
 
     A smaller limit that the session already has is kept: it is the user's choice.
@@ -57,27 +57,27 @@ def bounds(said: Said, try_s: float, *, is_local: bool) -> str:
     local = "LOCAL " if is_local else ""
     lock, statement = try_s * _LOCK_PART, try_s * _STATEMENT_PART
     return (
-        f"SET {local}lock_timeout TO {_least(said, 'lock_timeout', lock)}; "
-        f"SET {local}statement_timeout TO {_least(said, 'statement_timeout', statement)}"
+        f"SET {local}lock_timeout TO {_least(settings, 'lock_timeout', lock)}; "
+        f"SET {local}statement_timeout TO {_least(settings, 'statement_timeout', statement)}"
     )
 
 
-def short_waits(said: Said, try_s: float, waits: int) -> str:
+def short_waits(settings: Settings, try_s: float, waits: int) -> str:
     """Return the statement that limits each lock wait, so that `waits` of them fit into a try."""
-    return f"SET LOCAL lock_timeout TO {_least(said, 'lock_timeout', try_s / waits)}"
+    return f"SET LOCAL lock_timeout TO {_least(settings, 'lock_timeout', try_s / waits)}"
 
 
-def as_it_was(said: Said) -> str:
+def set_statements(settings: Settings) -> str:
     """Return the statements that restore a session's settings."""
-    return "; ".join(f"SET {name} TO {milliseconds}" for name, milliseconds in said.items())
+    return "; ".join(f"SET {name} TO {milliseconds}" for name, milliseconds in settings.items())
 
 
-def _least(said: Said, name: str, seconds: float) -> int:
+def _least(settings: Settings, name: str, seconds: float) -> int:
     ours = max(1, int(seconds * 1000))
-    return min(said.get(name) or ours, ours)
+    return min(settings.get(name) or ours, ours)
 
 
-async def end_without_client(connection: Any) -> None:
+async def enable_client_check(connection: Any) -> None:
     """Make the server check, while it works for us, whether we are still connected."""
     if connection.get_server_version().major < _CHECKS_CLIENT:
         return

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any, Final, Self
 
 from async_history._postgres.connect import Connection, connect_to_any, typed
-from async_history._postgres.pool import is_pooled
+from async_history._postgres.pooler import is_pooled
 from async_history._postgres.url import ServerUrl
 from async_history.errors import StorageReadOnly
 

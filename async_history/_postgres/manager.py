@@ -85,11 +85,11 @@ class PostgresHistoryManager(HistoryManager):
             read_server = None if read_url is None else server_url(read_url)
         except InvalidInput as error:
             raise InvalidInput(f"read_url: {error}") from None
-        said = {} if server is None else server.options
-        if "table" in said:
+        url_options = {} if server is None else server.options
+        if "table" in url_options:
             raise InvalidInput("table= names a table to copy from; a history's place is schema=")
         if schema is None:
-            schema = said.get("schema", POSTGRES_SCHEMA)
+            schema = url_options.get("schema", POSTGRES_SCHEMA)
         else:
             schema = check_name("schema", schema)
         quoted(schema)  # refuses a name that PostgreSQL would cut
@@ -100,7 +100,7 @@ class PostgresHistoryManager(HistoryManager):
             schema_name=schema,
             may_migrate=may_create and may_migrate,
             limits=PoolLimits.checked(
-                said,
+                url_options,
                 pool_size=pool_size,
                 statement_cache_size=statement_cache_size,
                 acquire_timeout_s=acquire_timeout_s,

@@ -3,7 +3,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from time import monotonic
 from typing import Any, Final, TypeVar
@@ -11,18 +11,17 @@ from typing import Any, Final, TypeVar
 import asyncpg
 
 from async_history._core.writer import OutcomeUnknown, TryAgain
-from async_history._postgres.bounds import Said, bounds, end_without_client, settings_of
+from async_history._postgres.bounded import bounded, meaning_of
+from async_history._postgres.bounds import Settings, bounds, enable_client_check, settings_of
 from async_history._postgres.connect import Connection, connect_to_any, connected, typed
 from async_history._postgres.errors import (
     DriverError,
-    is_connection_lost,
     is_pool_unusable,
     may_connect_later,
-    may_work_later,
     storage_error,
 )
 from async_history._postgres.pool_limits import PoolLimits
-from async_history._postgres.pooler import require_no_lost_statements
+from async_history._postgres.pooler import is_pooled, require_no_lost_statements
 from async_history._postgres.transaction import transaction
 from async_history._postgres.url import ServerUrl
 from async_history.errors import (
@@ -37,7 +36,6 @@ T = TypeVar("T")
 _CACHED_STATEMENTS: Final = 100
 """asyncpg's default. With a pooler none are cached: each transaction may use another server
 connection, which does not have them."""
-_WAIT_FOR_STANDBY: Final = "SyncRepWaitForLSN"
 
 Prepare = Callable[[Any], Awaitable[None]]
 
@@ -53,7 +51,7 @@ class ConnectionPool:
     Attributes:
         is_behind_pooler: whether a pooler is between us and the server. Then settings apply to one
             transaction only, so each statement runs in a transaction together with its settings.
-        said: the sessions' values of the settings that limit a statement's time.
+        settings: the sessions' values of the settings that limit a statement's time.
         owned: whether the pool is ours, not the user's.
     """
 
@@ -65,7 +63,7 @@ class ConnectionPool:
         *,
         owned: bool,
         is_behind_pooler: bool,
-        said: Said,
+        settings: Settings,
     ) -> None:
         self._pool = pool
         self._where = where
@@ -76,7 +74,7 @@ class ConnectionPool:
         self._is_closing = False
         self._under_way: set[asyncio.Task[Any]] = set()
         self.is_behind_pooler = is_behind_pooler
-        self.said = said
+        self.settings = settings
 
     @classmethod
     async def connect(
@@ -92,9 +90,9 @@ class ConnectionPool:
             cached = server.options.get("statement_cache_size")
             keeps_none = 0 in (limits.statement_cache_size, cached)
             is_behind_pooler = keeps_none or await is_pooled(connection)
-            said = await settings_of(connection)
+            settings = await settings_of(connection)
             if not is_behind_pooler:
-                await end_without_client(connection)
+                await enable_client_check(connection)
             await prepare(connection)
         with typed(server.where):
             pool = await asyncpg.create_pool(
@@ -105,11 +103,16 @@ class ConnectionPool:
                 max_inactive_connection_lifetime=limits.idle_s or 0,
                 statement_cache_size=0 if is_behind_pooler else _CACHED_STATEMENTS,
                 timeout=limits.acquire_timeout_s,
-                init=None if is_behind_pooler else end_without_client,
+                init=None if is_behind_pooler else enable_client_check,
                 reset=_leave_as_it_is,
             )
         return cls(
-            pool, server.where, limits, owned=True, is_behind_pooler=is_behind_pooler, said=said
+            pool,
+            server.where,
+            limits,
+            owned=True,
+            is_behind_pooler=is_behind_pooler,
+            settings=settings,
         )
 
     @classmethod
@@ -129,7 +132,7 @@ class ConnectionPool:
                         is_behind_pooler = await is_pooled(connection)
                         if is_behind_pooler:
                             await require_no_lost_statements(connection, pool)
-                        said = await settings_of(connection)
+                        settings = await settings_of(connection)
                         await prepare(connection)
                     except asyncio.CancelledError:
                         connection.terminate()  # it has an open transaction
@@ -141,7 +144,14 @@ class ConnectionPool:
                     "history uses it, and close it after that"
                 ) from error
             raise
-        return cls(pool, where, limits, owned=False, is_behind_pooler=is_behind_pooler, said=said)
+        return cls(
+            pool,
+            where,
+            limits,
+            owned=False,
+            is_behind_pooler=is_behind_pooler,
+            settings=settings,
+        )
 
     async def acquire(self) -> Any:
         """Return a connection, which `release` gives back.
@@ -158,7 +168,7 @@ class ConnectionPool:
                 await self._pool.expire_connections()  # the others are to the same server
             begun = monotonic()
             connection = await self._pool.acquire(timeout=self.acquire_timeout_s)
-            while self._is_worn_out(connection) and connection.made_at < begun:
+            while self._is_too_old(connection) and connection.made_at < begun:
                 await self.retire(connection)
                 connection = await self._pool.acquire(timeout=self.acquire_timeout_s)
         except TimeoutError as error:
@@ -193,11 +203,11 @@ class ConnectionPool:
         except asyncpg.InterfaceError:
             return True
 
-    def is_of_no_use(self, connection: Any) -> bool:
+    def is_unusable(self, connection: Any) -> bool:
         """Return whether a connection is closed, or older than `connection_lifetime_s`."""
-        return self.is_broken(connection) or self._is_worn_out(connection)
+        return self.is_broken(connection) or self._is_too_old(connection)
 
-    def _is_worn_out(self, connection: Any) -> bool:
+    def _is_too_old(self, connection: Any) -> bool:
         if self._lifetime_s is None:
             return False
         return bool(monotonic() - connection.made_at > self._lifetime_s)
@@ -212,7 +222,7 @@ class ConnectionPool:
 
         If the server was asked to cancel a statement, this waits for its answer.
         """
-        if not self.is_broken(connection) and self._is_worn_out(connection):
+        if not self.is_broken(connection) and self._is_too_old(connection):
             await self.retire(connection)
             return
         try:
@@ -237,10 +247,10 @@ class ConnectionPool:
                     connection, connection.fetch(sql, *arguments, timeout=timeout_s), timeout_s
                 )
             )
-        settings = bounds(self.said, timeout_s, is_local=True)
+        limits = bounds(self.settings, timeout_s, is_local=True)
 
         async def fetch() -> Sequence[Sequence[Any]]:
-            async with transaction(connection, "SET TRANSACTION READ ONLY", settings):
+            async with transaction(connection, "SET TRANSACTION READ ONLY", limits):
                 return list(await connection.fetch(sql, *arguments))
 
         return await self._uncancelled(connection, fetch(), timeout_s)
@@ -268,7 +278,7 @@ class ConnectionPool:
             within = "in time" if timeout_s is None else f"within {timeout_s} s"
             raise OutcomeUnknown(f"{self._where} did not answer {within}") from error
         except DriverError as error:
-            meaning = self._meaning(error, connection)
+            meaning = meaning_of(error, self._where, connection)
             await self.release(connection)
             raise meaning from error
         except BaseException:
@@ -298,58 +308,14 @@ class ConnectionPool:
         task.add_done_callback(self._under_way.discard)
         return task
 
-    @contextlib.contextmanager
-    def bounded(self, connection: Any, timeout_s: float | None) -> Iterator[None]:
-        """Limit the body's time, by closing the connection, and turn its errors into typed ones.
+    def bounded(
+        self, connection: Any, timeout_s: float | None
+    ) -> contextlib.AbstractContextManager[None]:
+        """Limit the body's time; see `bounded`."""
+        return bounded(connection, self._where, timeout_s, self._on_hang)
 
-        It never asks the server to cancel, because the body may commit: a server that is asked to
-        cancel while it waits for a synchronous standby commits, and acknowledges, without it.
-
-        Raises:
-            OutcomeUnknown: the connection was lost, or the commit did not wait for its standby.
-            TryAgain: nothing was written, and a retry may work.
-            StorageError: nothing was written.
-        """
-
-        was_cut_off = False
-
-        def cut_off() -> None:
-            nonlocal was_cut_off
-            was_cut_off = self._hung = True
-            _terminate(connection)
-
-        timer = None
-        if timeout_s is not None:
-            timer = asyncio.get_running_loop().call_later(timeout_s, cut_off)
-        try:
-            with _doubting_a_lone_commit(connection):
-                yield
-        except DriverError as error:
-            raise self._meaning(error, connection) from error
-        except asyncio.CancelledError:
-            _terminate(connection)
-            raise
-        except AttributeError as error:  # asyncpg raises it if closed between two messages
-            if was_cut_off:
-                raise OutcomeUnknown(
-                    f"{self._where} did not answer within {timeout_s} s"
-                ) from error
-            raise
-        finally:
-            if timer is not None:
-                timer.cancel()
-
-    def _meaning(self, error: BaseException, connection: Any) -> Exception:
-        """Return what to raise for a driver's error; close the connection if it is unusable."""
-        typed = storage_error(error, self._where)
-        if is_connection_lost(error):
-            _terminate(connection)
-            return OutcomeUnknown(str(typed))
-        if not may_work_later(error):
-            return typed
-        if not isinstance(error, asyncpg.LockNotAvailableError | asyncpg.QueryCanceledError):
-            _terminate(connection)  # it may be to a server that is not the primary any more
-        return TryAgain(typed)
+    def _on_hang(self) -> None:
+        self._hung = True
 
     async def aclose(self, timeout_s: float) -> None:
         """Close our own pool, waiting at most `timeout_s` for statements that still run."""
@@ -368,44 +334,6 @@ class ConnectionPool:
         if self.owned:
             with contextlib.suppress(RuntimeError):  # the loop is closed, and the sockets with it
                 self._pool.terminate()
-
-
-@contextlib.contextmanager
-def _doubting_a_lone_commit(connection: Any) -> Iterator[None]:
-    """Detect a commit whose wait for a synchronous standby was cancelled.
-
-    The server acknowledges it as any other, with a warning: "committed locally, but might not have
-    been replicated". The text depends on the server's language; the C function's name does not.
-
-    Raises:
-        OutcomeUnknown: the server sent such a warning.
-    """
-    warnings: list[str] = []
-
-    def hear(_: Any, message: Any) -> None:
-        if message.server_source_function == _WAIT_FOR_STANDBY:
-            warnings.append(str(message))
-
-    connection.add_log_listener(hear)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(asyncpg.InterfaceError):  # the pool has it back already
-            connection.remove_log_listener(hear)
-    if warnings:
-        raise OutcomeUnknown(warnings[0])
-
-
-def _terminate(connection: Any) -> None:
-    with contextlib.suppress(asyncpg.InterfaceError):  # the pool has it back already
-        connection.terminate()
-
-
-async def is_pooled(connection: Any) -> bool:
-    """Return whether a pooler is between us and the server: it reports a process id of its own."""
-    async with connection.transaction():
-        server_pid = await connection.fetchval("SELECT pg_catalog.pg_backend_pid()")
-    return bool(server_pid != connection.get_server_pid())
 
 
 async def _leave_as_it_is(connection: Any) -> None:

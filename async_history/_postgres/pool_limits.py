@@ -55,7 +55,7 @@ class PoolLimits:
     @classmethod
     def checked(
         cls,
-        said: Mapping[str, Any],
+        url_options: Mapping[str, Any],
         *,
         pool_size: int | None,
         statement_cache_size: int | None,
@@ -69,13 +69,16 @@ class PoolLimits:
             InvalidInput: an option can't be used; the message names it.
         """
         size, name = pool_size, "pool_size"
-        if size is None and "pool_size" in said:
-            size, name = said["pool_size"], "the URL's connection_limit (or pool_size beside it)"
+        if size is None and "pool_size" in url_options:
+            size, name = (
+                url_options["pool_size"],
+                "the URL's connection_limit (or pool_size beside it)",
+            )
         cached, wait = statement_cache_size, acquire_timeout_s
         if cached is None:
-            cached = said.get("statement_cache_size")
+            cached = url_options.get("statement_cache_size")
         if wait is None:
-            wait = said.get("acquire_timeout_s", ACQUIRE_TIMEOUT_S)
+            wait = url_options.get("acquire_timeout_s", ACQUIRE_TIMEOUT_S)
         least, most = LEAST_CONNECTIONS, MOST_CONNECTIONS
         return cls(
             POOL_SIZE if size is None else check_count(name, size, least=least, most=most),

@@ -1,5 +1,5 @@
 # mypy: disable-error-code=import-untyped
-"""Checks that a pooler does not lose the prepared statements that a user's pool caches."""
+"""Poolers: whether one is in between, and whether it loses prepared statements."""
 
 import contextlib
 from typing import Any, Final
@@ -56,3 +56,10 @@ async def _changes_process(connection: Any, process: int, pool: Any) -> bool:
             async with connection.transaction():
                 return bool(await connection.fetchval(_PROCESS) != process)
     return False
+
+
+async def is_pooled(connection: Any) -> bool:
+    """Return whether a pooler is between us and the server: it reports a process id of its own."""
+    async with connection.transaction():
+        server_pid = await connection.fetchval("SELECT pg_catalog.pg_backend_pid()")
+    return bool(server_pid != connection.get_server_pid())

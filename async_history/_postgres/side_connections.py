@@ -1,10 +1,10 @@
-"""Connections for long work, outside of our own pool, whose connections others wait for."""
+"""Connections for long work, outside of our own pool, so that no other call waits for them."""
 
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from async_history._core.cancellation import to_the_end
-from async_history._postgres.bounds import end_without_client
+from async_history._postgres.bounds import enable_client_check
 from async_history._postgres.connect import connected
 from async_history._postgres.pool import ConnectionPool
 from async_history._postgres.url import ServerUrl
@@ -13,13 +13,13 @@ T = TypeVar("T")
 
 
 class SideConnections:
-    """Lends a connection of its own for a piece of work that keeps it busy, such as VACUUM.
+    """Lends a separate connection for work that keeps it busy, such as VACUUM.
 
-    From a user's pool, and behind a pooler, which may have few places itself, it is one of the
+    With a user's pool, and behind a pooler, which may allow few connections, it is one of the
     pool's.
 
     Args:
-        server: that of the pool; None of a user's pool.
+        server: the pool's server; None with a user's pool.
     """
 
     def __init__(self, pool: ConnectionPool, server: ServerUrl | None) -> None:
@@ -31,9 +31,9 @@ class SideConnections:
         return self._pool.is_behind_pooler
 
     async def use(self, work: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
-        """Do work that commits nothing, and that knows by itself when to give up.
+        """Run work that commits nothing and has its own time limit.
 
-        It is cancelled with its caller, but behind a pooler it goes on.
+        It is cancelled with its caller; behind a pooler it continues.
 
         Raises:
             As `ConnectionPool.use`.
@@ -41,7 +41,7 @@ class SideConnections:
         if self._server is None or self.is_behind_pooler:
             return await self._pool.use(work)
         async with connected(self._server, self._pool.acquire_timeout_s) as connection:
-            await end_without_client(connection)
+            await enable_client_check(connection)
             try:
                 return await work(connection)
             finally:

@@ -56,19 +56,19 @@ WHERE state % 2::bigint = 0 GROUP BY state / {2 * PAGE_PLACES} ORDER BY state / 
 
 
 FIND: Final = _find(_ALL)
-_LOOKS: Final = 64
+_SAMPLE: Final = 64
 _FEW: Final = 16
-_LOOK: Final = f"""
+_COUNT_IN_SAMPLE: Final = f"""
 SELECT pg_catalog.count(*) FROM (
-    SELECT first.seq, (last.seq - first.seq) / {_LOOKS} + 1 AS step
+    SELECT first.seq, (last.seq - first.seq) / {_SAMPLE} + 1 AS step
     FROM (SELECT seq FROM {{schema}}.history ORDER BY seq LIMIT 1) AS first,
         (SELECT seq FROM {{schema}}.history ORDER BY seq DESC LIMIT 1) AS last
 ) AS ends
-CROSS JOIN pg_catalog.generate_series(0::pg_catalog.int8, {_LOOKS - 1}::pg_catalog.int8) AS number
+CROSS JOIN pg_catalog.generate_series(0::pg_catalog.int8, {_SAMPLE - 1}::pg_catalog.int8) AS number
 CROSS JOIN LATERAL (
     SELECT occurred_at FROM {{schema}}.history
     WHERE seq >= ends.seq + number * ends.step ORDER BY seq LIMIT 1
-) AS looked_at
+) AS sampled
 WHERE {_BEFORE}
 """
 """How many of so many records from everywhere are from before the instant. Where few are, only
@@ -102,7 +102,9 @@ class ServerStates:
             until = in_utc(when) + timedelta(microseconds=1)
             arguments = [until.isoformat()]
             if not self._is_distributed:
-                ((found,),) = await self._fetch(in_schema(_LOOK, self._schema), *arguments)
+                ((found,),) = await self._fetch(
+                    in_schema(_COUNT_IN_SAMPLE, self._schema), *arguments
+                )
                 if found < _FEW:
                     search = Search(replace(_EVERYTHING, until=until), is_distributed=False)
                     dated, arguments = search.in_time(f"memory_id, {_STATE} AS state")

@@ -151,7 +151,7 @@ def server_url(url: object) -> ServerUrl:
     authority, path, query, is_plain = _split(rest)
     credentials, _, hosts = authority.rpartition("@")
     user, has_password, password = credentials.partition(":")
-    asked = _Asked(is_plain)
+    asked = _UrlOptions(is_plain)
     for piece in filter(None, query.split("&")):
         name, equals, value = piece.partition("=")
         if not equals:
@@ -200,7 +200,7 @@ def _port(text: str) -> int:
     return int(text)
 
 
-class _Asked:
+class _UrlOptions:
     """What a URL's query asks for, taken parameter by parameter."""
 
     def __init__(self, is_plain: bool) -> None:
@@ -333,21 +333,21 @@ class _Asked:
         )
 
 
-_MEANINGS: Final[Mapping[str, Callable[[_Asked, str, str], None]]] = {
-    "schema": _Asked.set_schema,
-    "table": _Asked.set_schema,
-    "statement_cache_size": _Asked.set_no_cache,
-    "prepared_statement_cache_size": _Asked.set_no_cache,
-    "pgbouncer": _Asked.set_pooler,
-    "connection_limit": _Asked.set_pool_size,
-    "pool_size": _Asked.set_pool_size,
-    "connect_timeout": _Asked.set_wait,
-    "pool_timeout": _Asked.set_wait,
-    "timeout": _Asked.set_wait,
-    "ssl": _Asked.set_tls,
-    "sslmode": _Asked.set_tls_mode,
-    "sslrootcert": _Asked.set_authorities,
-    "channel_binding": _Asked.set_channel_binding,
+_MEANINGS: Final[Mapping[str, Callable[[_UrlOptions, str, str], None]]] = {
+    "schema": _UrlOptions.set_schema,
+    "table": _UrlOptions.set_schema,
+    "statement_cache_size": _UrlOptions.set_no_cache,
+    "prepared_statement_cache_size": _UrlOptions.set_no_cache,
+    "pgbouncer": _UrlOptions.set_pooler,
+    "connection_limit": _UrlOptions.set_pool_size,
+    "pool_size": _UrlOptions.set_pool_size,
+    "connect_timeout": _UrlOptions.set_wait,
+    "pool_timeout": _UrlOptions.set_wait,
+    "timeout": _UrlOptions.set_wait,
+    "ssl": _UrlOptions.set_tls,
+    "sslmode": _UrlOptions.set_tls_mode,
+    "sslrootcert": _UrlOptions.set_authorities,
+    "channel_binding": _UrlOptions.set_channel_binding,
 }
 
 

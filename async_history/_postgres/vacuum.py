@@ -15,7 +15,7 @@ from async_history.errors import CommitUnknown, Overloaded, StorageError
 
 _log = logging.getLogger("async_history")
 
-_IS_AT_IT: Final = """
+_IS_VACUUMING: Final = """
 SELECT EXISTS (
     SELECT FROM pg_catalog.pg_locks
     WHERE locktype = 'relation'::pg_catalog.text
@@ -99,7 +99,7 @@ class Vacuum:
     async def _vacuum(self, table: str) -> None:
         begun = asyncio.Event()
         try:
-            await self._side.use(partial(self._see_through, table, begun))
+            await self._side.use(partial(self._vacuum_on, table, begun))
         except asyncio.CancelledError:
             if begun.is_set() and self._side.is_behind_pooler:
                 _log.warning(
@@ -110,7 +110,7 @@ class Vacuum:
                 )
             raise
 
-    async def _see_through(self, table: str, begun: asyncio.Event, connection: Any) -> None:
+    async def _vacuum_on(self, table: str, begun: asyncio.Event, connection: Any) -> None:
         """Vacuum a table on a connection, until it is done or the server no longer runs it.
 
         Raises:
@@ -133,7 +133,7 @@ class Vacuum:
                     running.cancel()  # asyncpg asks the server to
                 await to_the_end(asyncio.wait([running]))
             if not running.cancelled():
-                running.exception()  # it is heard here, or is not of interest
+                running.exception()  # it is raised below, or no longer matters
         await running
 
     async def _require_right(self, table: str, connection: Any) -> None:
@@ -154,17 +154,17 @@ class Vacuum:
             await asyncio.wait([running], timeout=self._ask_every_s)
             if running.done():
                 return
-            reason = await self._why_not_at_it(table, pid)
+            reason = await self._why_not_running(table, pid)
             misses = 0 if reason is None else misses + 1
             if misses == _MISSES:
                 raise OutcomeUnknown(f"whether its VACUUM goes on is not known: {reason}")
 
-    async def _why_not_at_it(self, table: str, pid: int | None) -> str | None:
+    async def _why_not_running(self, table: str, pid: int | None) -> str | None:
         """Return why the server seems not to run it; None if it does, or the queue is full."""
 
         async def ask(connection: Any, settings: Sequence[str]) -> bool:
             async with transaction(connection, *settings):
-                return bool(await connection.fetchval(_IS_AT_IT, table, pid))
+                return bool(await connection.fetchval(_IS_VACUUMING, table, pid))
 
         try:
             if await self._run_exclusively(ask):

@@ -10,10 +10,10 @@ from typing import Any, Final, TypeVar
 
 from async_history._core.writer import OutcomeUnknown, TryAgain
 from async_history._postgres.bounds import (
-    Said,
-    as_it_was,
+    Settings,
     bounds,
-    end_without_client,
+    enable_client_check,
+    set_statements,
     settings_of,
     short_waits,
 )
@@ -51,7 +51,7 @@ class WritingConnection:
         self._where = where
         self._try_s = try_s
         self._connection: Any = None
-        self._said: Said = {}
+        self._settings_before: Settings = {}
         self._given_up = 0
         self._idle = IdleWatch(idle_s, self._close_idle)
 
@@ -79,9 +79,9 @@ class WritingConnection:
     def _settings(self, size_s: float, waits: int | None) -> Sequence[str]:
         settings: list[str] = []
         if size_s or self._pool.is_behind_pooler:
-            settings.append(bounds(self._pool.said, self._try_s + size_s, is_local=True))
+            settings.append(bounds(self._pool.settings, self._try_s + size_s, is_local=True))
         if waits is not None:
-            settings.append(short_waits(self._pool.said, self._try_s, waits))
+            settings.append(short_waits(self._pool.settings, self._try_s, waits))
         return settings
 
     async def _ready(self) -> Any:
@@ -91,8 +91,8 @@ class WritingConnection:
             TryAgain, StorageError: nothing was sent.
         """
         try:
-            if self._connection is None or self._pool.is_of_no_use(self._connection):
-                await self.let_go()
+            if self._connection is None or self._pool.is_unusable(self._connection):
+                await self.release()
                 self._connection = await self._pool.acquire()
                 if not self._pool.is_behind_pooler:
                     await self._make_settings(self._connection)
@@ -106,9 +106,9 @@ class WritingConnection:
 
     async def _make_settings(self, connection: Any) -> None:
         with self._pool.bounded(connection, self._pool.acquire_timeout_s):
-            self._said = await settings_of(connection)
-            await connection.execute(bounds(self._said, self._try_s, is_local=False))
-            await end_without_client(connection)
+            self._settings_before = await settings_of(connection)
+            await connection.execute(bounds(self._settings_before, self._try_s, is_local=False))
+            await enable_client_check(connection)
 
     async def _require_standby(self, connection: Any) -> None:
         with self._pool.bounded(connection, self._pool.acquire_timeout_s):
@@ -120,7 +120,7 @@ class WritingConnection:
             )
         self._given_up = 0
 
-    async def let_go(self) -> None:
+    async def release(self) -> None:
         """Release the connection, with its settings restored."""
         connection, self._connection = self._connection, None
         if connection is None:
@@ -131,7 +131,7 @@ class WritingConnection:
         if not self._pool.is_behind_pooler and not self._pool.is_broken(connection):
             try:
                 await connection.execute(
-                    as_it_was(self._said), timeout=self._pool.acquire_timeout_s
+                    set_statements(self._settings_before), timeout=self._pool.acquire_timeout_s
                 )
             except DriverError:
                 connection.terminate()
@@ -150,4 +150,4 @@ class WritingConnection:
     async def aclose(self) -> None:
         """Release the connection for good."""
         await self._idle.aclose()
-        await self.let_go()
+        await self.release()

@@ -178,10 +178,10 @@ class SQLiteStore:
             self._recent.forget()
             return await self.pool.write(work)
 
-        return self._require_group_writer().run_in_turn(alone)
+        return self._require_group_writer().run_alone(alone)
 
     def _reopen_writer(self) -> "asyncio.Future[None]":
-        return self._require_group_writer().run_in_turn(self.pool.reopen_writer)
+        return self._require_group_writer().run_alone(self.pool.reopen_writer)
 
     def _require_group_writer(self) -> GroupCommitWriter[Submission]:
         if self._group_writer is None:

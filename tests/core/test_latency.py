@@ -109,7 +109,7 @@ class TestOfAWriter:
 
         async def operation() -> None: ...
 
-        await writer.run_in_turn(operation)
+        await writer.run_alone(operation)
         store.script.append(ValueError("broken"))
         with pytest.raises(Exception, match="broken"):
             await writer.submit(Item("a"))

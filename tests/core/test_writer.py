@@ -516,7 +516,7 @@ class TestReservedPlaces:
         async def reset() -> None:
             store.log.append("reset")
 
-        reset_ = asyncio.ensure_future(writer.run_in_turn(reset))
+        reset_ = asyncio.ensure_future(writer.run_alone(reset))
         after = submit(writer, Item("c"))
         await asyncio.gather(*before)
         await turn()
@@ -660,7 +660,7 @@ class TestTurns:
         await store.begun.wait()
         tasks += submit(writer, Item("b"))
         await turn()
-        tasks.append(asyncio.ensure_future(writer.run_in_turn(reset)))
+        tasks.append(asyncio.ensure_future(writer.run_alone(reset)))
         await turn()
         tasks += submit(writer, Item("c"), Item("d"))
         store.gate.set()
@@ -677,7 +677,7 @@ class TestTurns:
 
         writer = make_writer()
         with pytest.raises(StorageFull):
-            await writer.run_in_turn(fail)
+            await writer.run_alone(fail)
         await writer.submit(Item("a"))
         assert store.log == ["a"]
 

@@ -51,7 +51,9 @@ def sql_texts() -> Iterator[tuple[str, str]]:
                 and _SQL.search(node.value)
             ):
                 yield f"{file.relative_to(PACKAGE)}:{node.lineno}", node.value
-    for file in sorted((PACKAGE / "migrations" / "postgresql").glob("*.sql")):
+    scripts = sorted((PACKAGE / "_postgres" / "schema").glob("*.sql"))
+    assert scripts
+    for file in scripts:
         text = re.sub(r"--.*", "", file.read_text(encoding="utf-8"))
         yield str(file.relative_to(PACKAGE)), text
 

@@ -37,7 +37,7 @@ WHERE nspname = $1 AND relname = $2
 _NAME_OF_ROLES: Final = "$user"
 """In a search path, even in quotes, this means the schema with the role's name."""
 _HAS_SCHEMA: Final = "SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = $1)"
-_TAKE_TURN: Final = """
+_LOCK_SCHEMA: Final = """
 SELECT pg_catalog.pg_advisory_xact_lock(
     pg_catalog.hashtextextended('async_history ' || $1::pg_catalog.text, 0)
 )
@@ -240,7 +240,7 @@ async def _apply(connection: Any, schema: str, *, through: int | None = None) ->
     Args:
         through: the last version to apply, whose indexes are already made; None applies all.
     """
-    await connection.execute(_TAKE_TURN, schema)
+    await connection.execute(_LOCK_SCHEMA, schema)
     version = await applied_version(connection, schema)
     last = VERSION if through is None else through
     if version >= last:

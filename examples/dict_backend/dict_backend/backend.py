@@ -55,13 +55,13 @@ class DictStore:
             for data in (self._kept.records, self._kept.positions, self._kept.messages):
                 data.clear()  # the erasures stay
 
-        return self.writer.run_in_turn(clear)
+        return self.writer.run_alone(clear)
 
     async def prune_step(
         self, asked: api.PruneRequest, reached: api.PruneCursor | None
     ) -> api.PruneStep:
         work = DictPruning(self._kept)
-        return await self.writer.run_in_turn(lambda: api.prune_step(asked, reached, work))
+        return await self.writer.run_alone(lambda: api.prune_step(asked, reached, work))
 
     async def erasures(self) -> Sequence[api.Erasure]:
         return list(self._kept.erasures.values())

@@ -24,7 +24,7 @@ class DictErasure:
     async def in_transaction(
         self, work: Callable[[api.EraseTransaction], Coroutine[Any, Any, T]]
     ) -> T:
-        return await self._writer.run_in_turn(lambda: work(self))
+        return await self._writer.run_alone(lambda: work(self))
 
     async def clean(self, *, vacuum: bool) -> api.Residue:
         return api.Residue()
