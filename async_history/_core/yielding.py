@@ -1,6 +1,7 @@
 """The event loop's turns: calls that have nothing to wait for let the others have theirs."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
 CALLS_AT_ONCE: Final = 16
@@ -8,6 +9,42 @@ CALLS_AT_ONCE: Final = 16
 let who comes first run on while thousands of others wait for their first."""
 RECORDS_AT_ONCE: Final = 100
 """Records of a page that an iteration hands out before the loop gets its turn."""
+
+
+class OnceATurn:
+    """Runs a check at most once in a turn of the loop that made it, as long as it passes.
+
+    For many calls that all ask the same within a turn.
+
+    Args:
+        check: raises if something is wrong.
+    """
+
+    def __init__(self, check: Callable[[], None]) -> None:
+        self._check = check
+        self._loop = asyncio.get_running_loop()
+        self._has_passed = False
+
+    def __call__(self) -> None:
+        """Check, or trust the last check of this turn. Another thread always checks.
+
+        Raises what the check raises.
+        """
+        if self._has_passed and self._is_in_loop():
+            return
+        self._check()
+        if self._is_in_loop():
+            self._has_passed = True
+            self._loop.call_soon(self._begin_turn)
+
+    def _is_in_loop(self) -> bool:
+        try:
+            return asyncio.get_running_loop() is self._loop
+        except RuntimeError:
+            return False
+
+    def _begin_turn(self) -> None:
+        self._has_passed = False
 
 
 class CooperativeCalls:

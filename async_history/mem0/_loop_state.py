@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, Protocol, TypeVar
 
+from async_history._core.yielding import OnceATurn
 from async_history.errors import HistoryClosed, HistoryError
 from async_history.mem0._errors import history_not_written
 from async_history.mem0._operation import (
@@ -61,6 +62,7 @@ class LoopState:
         self.resetting = asyncio.Lock()
         self.running: dict[asyncio.Task[Any], tuple[Operation, asyncio.Future[Any]]] = {}
         self.manager = store
+        self._require_writable = OnceATurn(store.require_writable)
         self._background: set[asyncio.Task[None]] = set()
         self._own = own
         self._on_closed = on_closed
@@ -122,6 +124,7 @@ class LoopState:
             recorder,
             store,
             self.inbox,
+            self._require_writable,
             self.turns,
             sees_changes=sees_changes(),
         )

@@ -145,6 +145,7 @@ class Operation:
         recorder: the recorder of that memory.
         store: the store to write to.
         inbox: the inbox of the loop that it runs on.
+        require_writable: raises what every write would raise, asked on the loop.
         turns: the turns of the store.
         sees_changes: whether `begin_change` is called before the vector store changes.
     """
@@ -156,6 +157,7 @@ class Operation:
         recorder: "Recorder",
         store: OperationStore,
         inbox: LoopInbox,
+        require_writable: Callable[[], None],
         turns: Turns,
         *,
         sees_changes: bool = True,
@@ -176,6 +178,7 @@ class Operation:
         self._is_cancelled = False
         self._closed: str | None = None
         self._inbox = inbox
+        self._require_writable = require_writable
         self._parts = 0
         self._parts_ended: asyncio.Future[None] | None = None
 
@@ -217,7 +220,7 @@ class Operation:
         try:
             if self._closed is not None:
                 raise HistoryClosed(self._closed)
-            self.manager.require_writable()
+            self._require_writable()
             turn = current_turn.get()
             if turn is not None:
                 turn.require_kept()

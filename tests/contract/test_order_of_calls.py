@@ -139,6 +139,7 @@ async def test_a_call_of_mem0s_reset_keeps_its_place() -> None:
             recorder,
             history,
             LoopInbox(),
+            history.require_writable,
             Turns(TurnQueues(), between_processes=False),
         )
         token = current.set(operation)

@@ -1,0 +1,36 @@
+"""A check that holds for a turn of the loop."""
+
+import asyncio
+
+import pytest
+
+from async_history._core.yielding import OnceATurn
+
+
+async def test_it_runs_once_in_each_turn_and_always_while_it_fails() -> None:
+    is_there = True
+    checks = 0
+
+    def check() -> None:
+        nonlocal checks
+        checks += 1
+        if not is_there:
+            raise FileNotFoundError
+
+    once = OnceATurn(check)
+    once()
+    is_there = False
+    once()
+    assert checks == 1
+    with pytest.raises(FileNotFoundError):
+        await asyncio.to_thread(once)
+    assert checks == 2
+    await asyncio.sleep(0)
+    for _ in range(2):
+        with pytest.raises(FileNotFoundError):
+            once()
+    assert checks == 4
+    is_there = True
+    once()
+    once()
+    assert checks == 5
