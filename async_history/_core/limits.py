@@ -1,4 +1,4 @@
-"""How much each part does at once. These are no options: tests alone pass other values."""
+"""How much each part does at once. These are not options: only tests pass other values."""
 
 from dataclasses import dataclass, field
 
@@ -12,5 +12,6 @@ class Limits:
 
     prune: PruneLimits = field(default_factory=PruneLimits)
     erase: EraseLimits = field(default_factory=EraseLimits)
-    backup_pages: int = 1_000
-    """Copied between two looks whether to stop: 4 MB, some milliseconds."""
+
+
+DEFAULT_LIMITS = Limits()

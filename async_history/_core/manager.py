@@ -21,7 +21,7 @@ from async_history._core.follow import (
     Tail,
 )
 from async_history._core.lifecycle import CLOSE_TIMEOUT_S, LoopBound
-from async_history._core.limits import Limits
+from async_history._core.limits import DEFAULT_LIMITS, Limits
 from async_history._core.progress import Progress
 from async_history._core.prune import (
     PruneCursor,
@@ -74,14 +74,19 @@ class HistoryManager(LoopBound[Store]):
     Args:
         backend: where the history is kept.
         close_timeout_s: seconds that closing waits for accepted calls to be written.
+        limits: how much pruning and erasing do at once. Not an option: tests give smaller ones.
     """
 
-    limits = Limits()
-    """How much its parts do at once: for tests, which set smaller ones."""
-
-    def __init__(self, backend: Backend, *, close_timeout_s: float = CLOSE_TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        close_timeout_s: float = CLOSE_TIMEOUT_S,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> None:
         super().__init__(close_timeout_s=close_timeout_s)
         self._backend = backend
+        self._limits = limits
         self._calls = CooperativeCalls()
         self._committed = CommitSignal()
         self._measurements = Measurements(self._measure)
@@ -641,7 +646,7 @@ class HistoryManager(LoopBound[Store]):
             StorageError, CommitUnknown: what was removed so far stays removed. Run it again.
         """
         self._require_open()
-        asked = new_prune_request(older_than, keep_last, dry_run=dry_run, limits=self.limits.prune)
+        asked = new_prune_request(older_than, keep_last, dry_run=dry_run, limits=self._limits.prune)
         check_function("on_progress", on_progress)
 
         async def step(asked: PruneRequest, reached: PruneCursor | None) -> PruneStep:
@@ -686,7 +691,7 @@ class HistoryManager(LoopBound[Store]):
         """
         store = self._require_open()
         asked = new_erase_request(
-            memory_ids, actor_id, session_scopes, reason, dry_run=dry_run, limits=self.limits.erase
+            memory_ids, actor_id, session_scopes, reason, dry_run=dry_run, limits=self._limits.erase
         )
         check_flag("vacuum", vacuum)
         return await erase_in_steps(store.eraser, asked, vacuum=vacuum)

@@ -23,7 +23,7 @@ from async_history._core.submissions import Submission
 from async_history._core.writer import GroupCommitWriter
 from async_history._core.writer_options import WriterOptions
 from async_history._core.writer_stats import WriterStats
-from async_history._sqlite.backup import back_up, back_up_file, run
+from async_history._sqlite.backup import PAGES_AT_ONCE, back_up, back_up_file, run
 from async_history._sqlite.commit import WRITE_PROGRAM, BatchCommitter
 from async_history._sqlite.connection import ThreadConnection
 from async_history._sqlite.encoding import check_parameters, check_submission
@@ -221,7 +221,11 @@ class SQLiteStore:
         return await StatementErasureLog(ERASURES, lambda sql: self.fetch(sql, {})).read()
 
     async def back_up(
-        self, target: Path, on_progress: Callable[[int, int], None] | None, pages: int
+        self,
+        target: Path,
+        on_progress: Callable[[int, int], None] | None,
+        *,
+        pages: int = PAGES_AT_ONCE,
     ) -> None:
         """Copy the whole database into a new file, `pages` at a time, while writes continue."""
         pool = self.pool

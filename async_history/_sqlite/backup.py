@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from secrets import token_hex
 from threading import Event
+from typing import Final
 
 from async_history._core.cancellation import to_the_end
 from async_history._core.progress import Progress
@@ -25,6 +26,8 @@ from async_history._sqlite.readonly import ReadOnlyFile
 from async_history._sqlite.worker_thread import run_in_thread
 from async_history.errors import InvalidInput
 
+PAGES_AT_ONCE: Final = 1_000
+"""Pages copied between two checks whether to stop: 4 MB, some milliseconds."""
 PageProgress = Callable[[int, int], None]
 """Called with the pages copied and the total; raises `_Stopped` to end the copy."""
 

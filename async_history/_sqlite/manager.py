@@ -102,7 +102,7 @@ class SQLiteHistoryManager(HistoryManager):
         store = self.store
         target = absolute(Path(check_file_name("path", path)))
         check_function("on_progress", on_progress)
-        await store.back_up(target, on_progress, self.limits.backup_pages)
+        await store.back_up(target, on_progress)
 
     async def copy_into(self, target: sqlite3.Connection) -> None:
         """Copy the whole database into another, which no one else may use meanwhile."""

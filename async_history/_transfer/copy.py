@@ -118,11 +118,11 @@ async def copy_within(
     scopes = scopes_left = 0
     if isinstance(source, HistoryManager):
         _ = source.store
-    records = source if isinstance(source, RecordSource) else HistorySource(source, limits.records)
+    records = source if isinstance(source, RecordSource) else HistorySource(source)
     copy = _Copy(records, target, on_progress, limits.compared)
     try:
         await copy.begin()
-        async with aclosing(_one_ahead(records.pages())) as pages:
+        async with aclosing(_one_ahead(records.pages(limits.records))) as pages:
             async for rows in pages:
                 await copy.copy_page(rows)
         await copy.finish()

@@ -15,7 +15,7 @@ from async_history._core.records import COLUMNS, HistoryRecord, Row, parse_time
 from async_history._postgres.connect import connected
 from async_history._postgres.schema import quoted
 from async_history._postgres.url import server_url
-from async_history._transfer.sources import RecordSource
+from async_history._transfer.sources import PAGE_RECORDS, RecordSource
 from async_history.errors import MigrationError, StorageMissing
 
 _OTHER_NAMES: Final = {
@@ -58,7 +58,7 @@ class ForeignTable(RecordSource):
     def __repr__(self) -> str:
         return f"<ForeignTable {self._name} in {self._server.where!r}>"
 
-    async def pages(self) -> AsyncIterator[Sequence[Row]]:
+    async def pages(self, records: int = PAGE_RECORDS) -> AsyncIterator[Sequence[Row]]:
         """Yield the table's records.
 
         Raises:
@@ -71,7 +71,7 @@ class ForeignTable(RecordSource):
             connection.transaction(isolation="repeatable_read", readonly=True),
         ):
             cursor = await connection.cursor(await self._select(connection))
-            while found := await cursor.fetch(self.page_records):
+            while found := await cursor.fetch(records):
                 yield [_row(one) for one in found]
 
     async def records(self, rows: Sequence[Row]) -> list[HistoryRecord]:

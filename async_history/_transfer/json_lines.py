@@ -8,6 +8,7 @@ from async_history._core.manager import HistoryManager
 from async_history._core.records import COLUMNS, Event, Row
 from async_history._transfer.sources import (
     PAGE_BYTES,
+    PAGE_RECORDS,
     HistorySource,
     RecordSource,
     check_row,
@@ -62,7 +63,7 @@ class JsonLines(RecordSource):
     def __repr__(self) -> str:
         return f"<JsonLines of {type(self._lines).__name__}>"
 
-    async def pages(self) -> AsyncIterator[Sequence[Row]]:
+    async def pages(self, records: int = PAGE_RECORDS) -> AsyncIterator[Sequence[Row]]:
         """Yield the lines' records.
 
         Raises:
@@ -78,7 +79,7 @@ class JsonLines(RecordSource):
                 except InvalidInput as error:
                     raise InvalidInput(f"line {number}: {error}") from error
                 size += len(line)
-            if len(rows) == self.page_records or size >= PAGE_BYTES:
+            if len(rows) == records or size >= PAGE_BYTES:
                 yield rows
                 rows, size = [], 0
         if rows:

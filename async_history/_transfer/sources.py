@@ -32,12 +32,13 @@ _NAMES: Final = ("id", "memory_id", "event")
 class RecordSource(ABC):
     """Records in order, each with its id. They can be read several times."""
 
-    page_records = PAGE_RECORDS
-    """Most records of a page."""
-
     @abstractmethod
-    def pages(self) -> AsyncIterator[Sequence[Row]]:
-        """Yield rows of mem0's ten columns, in order; times are text, `is_deleted` is a bool."""
+    def pages(self, records: int = PAGE_RECORDS) -> AsyncIterator[Sequence[Row]]:
+        """Yield rows of mem0's ten columns, in order; times are text, `is_deleted` is a bool.
+
+        Args:
+            records: most records of a page.
+        """
 
     async def count(self) -> int | None:
         """Return the number of records, or None if it is not known before reading."""
@@ -51,9 +52,8 @@ class RecordSource(ABC):
 class HistorySource(RecordSource):
     """The records of a history, up to the one that was its newest as reading began, or further."""
 
-    def __init__(self, history: HistoryManager, page_records: int = PAGE_RECORDS) -> None:
+    def __init__(self, history: HistoryManager) -> None:
         self._history = history
-        self.page_records = page_records
 
     def __repr__(self) -> str:
         return f"<HistorySource {self._history!r}>"
@@ -61,10 +61,10 @@ class HistorySource(RecordSource):
     async def count(self) -> int | None:
         return await self._history.count_history()
 
-    async def pages(self) -> AsyncIterator[Sequence[Row]]:
+    async def pages(self, records: int = PAGE_RECORDS) -> AsyncIterator[Sequence[Row]]:
         newest = await self._history.store.reader.newest()
         place: Cursor | None = None
-        limit = self.page_records
+        limit = records
         while newest is not None and (place is None or place.position < newest):
             read = await self._history.store.reader.rows(place, limit)
             place = read.place
@@ -72,7 +72,7 @@ class HistorySource(RecordSource):
                 yield read.rows
             if read.is_last or place is None:
                 return
-            limit = next_limit(read.rows, self.page_records)
+            limit = next_limit(read.rows, records)
 
     async def records(self, rows: Sequence[Row]) -> list[HistoryRecord]:
         """Return the records of rows; of one that does not say when, its history knows."""

@@ -15,19 +15,25 @@ import pytest
 from mem0.memory.storage import SQLiteManager
 
 from async_history import HistoryManager, InvalidInput, Message, StorageError, open_history
+from async_history._core.progress import Progress
 from async_history._sqlite import backup as backup_module
 from async_history._sqlite.schema.adopt import is_prepared
 from async_history.sqlite import SQLiteHistoryManager
-from tests.support.limits import limited
 from tests.support.patience import LONG_S
 
 pytestmark = pytest.mark.once
 
 
-def sqlite(history: HistoryManager, *, pages: int = 1_000) -> SQLiteHistoryManager:
-    limited(history, backup_pages=pages)
+def sqlite(history: HistoryManager) -> SQLiteHistoryManager:
     assert isinstance(history, SQLiteHistoryManager)
     return history
+
+
+async def back_up_slowly(
+    history: SQLiteHistoryManager, path: Path, on_progress: Progress | None = None
+) -> None:
+    """Back up page by page."""
+    await history.store.back_up(path, on_progress, pages=1)
 
 
 def texts_in(path: Path) -> list[str]:
@@ -139,10 +145,10 @@ async def test_a_file_that_is_there_is_not_touched(tmp_path: Path) -> None:
 
 async def test_it_tells_how_far_it_is(tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
-    async with sqlite(open_history(tmp_path / "history.db"), pages=1) as history:
+    async with sqlite(open_history(tmp_path / "history.db")) as history:
         await history.batch_add_history([{"memory_id": "m", "event": "ADD"}] * 500)
-        await history.backup(
-            tmp_path / "copy.db", on_progress=lambda done, total: told.append((done, total))
+        await back_up_slowly(
+            history, tmp_path / "copy.db", lambda done, total: told.append((done, total))
         )
     pages = (tmp_path / "copy.db").stat().st_size // 4096
     assert told == [*((n, pages) for n in range(1, pages + 1)), (pages, pages)]
@@ -174,9 +180,9 @@ async def test_cancelled_it_leaves_nothing(
     folder = tmp_path / "copies"
     folder.mkdir()
     url = "memory://" if store == "memory" else str(tmp_path / "history.db")
-    async with sqlite(open_history(url), pages=1) as history:
+    async with sqlite(open_history(url)) as history:
         await history.batch_add_history([{"memory_id": "m", "event": "ADD"}] * 500)
-        backing_up = asyncio.create_task(history.backup(folder / "copy.db"))
+        backing_up = asyncio.create_task(back_up_slowly(history, folder / "copy.db"))
         await asyncio.to_thread(reached.wait, 30)
         assert [path.name for path in folder.iterdir()] != []
         backing_up.cancel()
@@ -187,7 +193,7 @@ async def test_cancelled_it_leaves_nothing(
             await backing_up
         assert list(folder.iterdir()) == []
         monkeypatch.setattr(backup_module, "_copy", copy_pages)
-        await history.backup(folder / "copy.db")
+        await back_up_slowly(history, folder / "copy.db")
         assert len(texts_in(folder / "copy.db")) == 500
 
 
@@ -202,7 +208,7 @@ async def test_while_plain_mem0_writes(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(backup_module, "Event", Counting)
     path = tmp_path / "history.db"
-    async with sqlite(open_history(path), pages=1) as history:
+    async with sqlite(open_history(path)) as history:
         await history.batch_add_history([{"memory_id": "m", "event": "ADD"}] * 5_000)
         acked = 0
         stop, more = threading.Event(), threading.Semaphore(0)
@@ -221,7 +227,7 @@ async def test_while_plain_mem0_writes(tmp_path: Path, monkeypatch: pytest.Monke
             await asyncio.to_thread(lambda: [more.acquire() for _ in range(20)])
             before = acked
             steps = 0
-            await history.backup(tmp_path / f"{number}.db")
+            await back_up_slowly(history, tmp_path / f"{number}.db")
             size = (tmp_path / f"{number}.db").stat().st_size
             assert steps <= size // 4096 + 10, "each page once: no write makes it begin again"
             there = texts_in(tmp_path / f"{number}.db")[5_000:]
@@ -234,10 +240,10 @@ async def test_while_plain_mem0_writes(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.subprocess
 async def test_a_killed_backup_leaves_no_copy(tmp_path: Path) -> None:
     program = (
-        "import asyncio, sys, time\n"
+        "import asyncio, sys\n"
+        "from pathlib import Path\n"
         "from async_history import open_history\n"
         "from async_history._sqlite import backup\n"
-        "from async_history._core.limits import Limits\n"
         "class Slow(backup.Event):\n"
         "    def is_set(self):\n"
         "        print('page', flush=True)\n"
@@ -246,8 +252,7 @@ async def test_a_killed_backup_leaves_no_copy(tmp_path: Path) -> None:
         "backup.Event = Slow\n"
         "async def main():\n"
         "    async with open_history(sys.argv[1]) as history:\n"
-        "        history.limits = Limits(backup_pages=1)\n"
-        "        await history.backup(sys.argv[2])\n"
+        "        await history.store.back_up(Path(sys.argv[2]), None, pages=1)\n"
         "asyncio.run(main())\n"
     )
     path, copy = tmp_path / "history.db", tmp_path / "copy.db"

@@ -22,6 +22,14 @@ _OTHERS: Final = 20
 _MEMORIES: Final = 6
 
 
+def _opened(path: Path, **options: Any) -> HistoryManager:
+    return limited(
+        opened(path, **options),
+        prune=PruneLimits(records=_STEP),
+        erase=EraseLimits(records=_STEP),
+    )
+
+
 def _records() -> list[dict[str, Any]]:
     """Deleted memories, living ones with an old past, and the one to be erased."""
     secrets = [
@@ -42,7 +50,7 @@ def _records() -> list[dict[str, Any]]:
 
 async def let_go(path: Path, report: Callable[[str], None], *, arm: Callable[[], None]) -> None:
     """Fill a file; then prune, erase and close, being killed at some call."""
-    async with opened(path) as history:
+    async with _opened(path) as history:
         await history.batch_add_history(_records())
         await history.save_messages([{"role": "user", "content": _TOLD}] * 12, "scope")
         arm()
@@ -53,7 +61,6 @@ async def let_go(path: Path, report: Callable[[str], None], *, arm: Callable[[],
 
 
 async def _prune_and_erase(history: HistoryManager, report: Callable[[str], None]) -> None:
-    limited(history, prune=PruneLimits(records=_STEP), erase=EraseLimits(records=_STEP))
     await history.prune(older_than=_CUTOFF)
     report("erasing")
     await history.erase(memory_ids=["ann"], session_scopes=["scope"], reason="asked")
@@ -61,7 +68,7 @@ async def _prune_and_erase(history: HistoryManager, report: Callable[[str], None
 
 async def let_go_again(path: Path) -> None:
     """Do both once more, in the file as a death left it."""
-    async with opened(path, create=False) as history:
+    async with _opened(path, create=False) as history:
         await _prune_and_erase(history, lambda _: None)
         for n in range(_MEMORIES):
             left = 0 if n % 2 else 1

@@ -1,12 +1,15 @@
 """Managers whose parts do little at once, so that few records are many steps."""
 
-from dataclasses import replace
 from typing import Any
 
 from async_history import HistoryManager
+from async_history._core.limits import Limits
 
 
 def limited(history: HistoryManager, **limits: Any) -> HistoryManager:
-    """Return a manager with other limits, by the name of the part: see `Limits`."""
-    history.limits = replace(history.limits, **limits)
-    return history
+    """Return a manager of an unopened one's backend, with limits by the name of the part."""
+    return HistoryManager(
+        history.backend,
+        close_timeout_s=history._close_timeout_s,
+        limits=Limits(**limits),
+    )

@@ -58,11 +58,6 @@ copy_in_small_pages = partial(copy_within, CopyLimits(records=3, compared=2))
 """Copies pages of three records, which are read back two at a time."""
 
 
-def in_small_pages(source: RecordSource) -> RecordSource:
-    source.page_records = 3
-    return source
-
-
 def legacy_file(path: Path, rows: Sequence[Sequence[Any]]) -> str:
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute(MEM0_TABLE)
@@ -618,14 +613,10 @@ class TestLines:
                 yield b"\n"
 
         async with open_history("memory://") as history:
-            assert (
-                await copy_in_small_pages(in_small_pages(JsonLines(lines())), history)
-            ).records == 10
+            assert (await copy_in_small_pages(JsonLines(lines()), history)).records == 10
             assert all(record.is_deleted for record in await all_of(history))
             again = ['{"id": "0", "memory_id": "m", "event": "DELETE", "is_deleted": 1}']
-            assert (
-                await copy_in_small_pages(in_small_pages(JsonLines(again)), history)
-            ).written == 0
+            assert (await copy_in_small_pages(JsonLines(again), history)).written == 0
 
     @pytest.mark.parametrize(
         ("line", "words"),
@@ -745,7 +736,7 @@ class TestForeignTables:
         )
         async with open_history("memory://") as target:
             await copy_in_small_pages(
-                in_small_pages(ForeignTable(postgres, table="history", schema=schema)), target
+                ForeignTable(postgres, table="history", schema=schema), target
             )
             records = await all_of(target)
         assert [record.new_memory for record in records] == [str(n) for n in range(1, 21)]
