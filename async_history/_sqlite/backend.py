@@ -39,9 +39,10 @@ from async_history._sqlite.errors import (
 from async_history._sqlite.follow import FollowReader
 from async_history._sqlite.index import INDEX_NO_ROWS, THROUGH_INDEX, WITHOUT_INDEX
 from async_history._sqlite.opening import LONGEST_LOG_BYTES, long_log_warning
-from async_history._sqlite.pool import MAX_REOPENS, READERS, ConnectionPool
+from async_history._sqlite.pool import MAX_REOPENS, ConnectionPool
 from async_history._sqlite.prune import prune
 from async_history._sqlite.read import HistoryReader
+from async_history._sqlite.read_connections import READERS
 from async_history._sqlite.readonly import side_file
 from async_history._sqlite.schema.versions import install_statements
 from async_history._sqlite.worker_thread import run_in_thread

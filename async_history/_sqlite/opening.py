@@ -12,6 +12,7 @@ import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 from typing import Final
 
 from async_history._core.cancellation import to_the_end
@@ -28,7 +29,7 @@ from async_history._sqlite.readonly import ReadOnlyFile, read_with_retry, requir
 from async_history._sqlite.schema.adopt import compatibility_view, is_prepared, prepare
 from async_history._sqlite.times import add_time_function
 from async_history._sqlite.worker_thread import run_in_thread
-from async_history.errors import StorageMissing
+from async_history.errors import StorageLocked, StorageMissing
 
 _log = logging.getLogger("async_history")
 
@@ -47,6 +48,9 @@ LONGEST_LOG_BYTES: Final = 2 * _LOG_BYTES_KEPT
 """A log longer than this is no longer checkpointed completely, because a reader holds it."""
 _THREAD_ENDS_S: Final = 0.001
 """Seconds between two checks whether the thread of a connection that failed to open has ended."""
+
+_ASK_AGAIN_S: Final = 0.01
+"""Pause in seconds before a lock is tried again; SQLite itself has already waited for it."""
 
 
 async def open_connection(open_: Callable[[], sqlite3.Connection]) -> ThreadConnection:
@@ -70,6 +74,25 @@ async def open_connection(open_: Callable[[], sqlite3.Connection]) -> ThreadConn
     except BaseException:
         await to_the_end(_discard(connection, opened))
         raise
+
+
+async def connect_with_retry(
+    open_: Callable[[], sqlite3.Connection], lock_timeout_s: float
+) -> ThreadConnection:
+    """Open a connection on its own thread, waiting while another connection holds the lock.
+
+    Raises:
+        StorageLocked: it is still held after `lock_timeout_s`.
+        StorageError: as `open_connection`, or the file can't be opened.
+    """
+    deadline = monotonic() + lock_timeout_s
+    while True:
+        try:
+            return await open_connection(open_)
+        except StorageLocked:
+            if monotonic() > deadline:
+                raise
+        await asyncio.sleep(_ASK_AGAIN_S)
 
 
 async def _discard(connection: ThreadConnection, opened: list[sqlite3.Connection]) -> None:

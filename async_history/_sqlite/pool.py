@@ -31,15 +31,14 @@ from async_history._sqlite.index import IndexOutdated
 from async_history._sqlite.journal import location_of
 from async_history._sqlite.opening import (
     LENGTHEN_LOG,
+    connect_with_retry,
     inspect_file,
     is_there,
     open_connection,
-    open_read_only,
-    open_reading,
     open_writing,
     prepare_file,
 )
-from async_history._sqlite.readonly import ReadOnlyFile
+from async_history._sqlite.read_connections import ReadConnections
 from async_history._sqlite.worker_thread import run_in_thread
 from async_history.errors import HistoryClosed, StorageError, StorageLocked
 
@@ -47,8 +46,6 @@ _log = logging.getLogger("async_history")
 
 T = TypeVar("T")
 
-READERS: Final = 2
-"""Connections that read. With two, one long read does not block the next short one."""
 _ASK_AGAIN_S: Final = 0.01
 """Pause in seconds before a lock is tried again; SQLite itself has already waited for it."""
 MAX_REOPENS: Final = 20
@@ -70,6 +67,9 @@ class ConnectionPool:
         path: the file, or None for memory.
         journal: the journal to give the file.
         lock_timeout_s: how long to wait while another process holds the file's lock.
+
+    Attributes:
+        readers: the connections that only read; none where one connection does everything.
     """
 
     def __init__(
@@ -89,8 +89,7 @@ class ConnectionPool:
         self._has_begun: Callable[[], None] = _do_nothing
         self._writer: ThreadConnection | None = None
         self._with_long_log: ThreadConnection | None = None
-        self._readers: list[ThreadConnection] = []
-        self._read_only_files: dict[ThreadConnection, ReadOnlyFile] = {}
+        self.readers = ReadConnections(lock_timeout_s)
         self._is_closed = False
         self._file: OpenFile | None = None
         self._is_single = path is None
@@ -124,8 +123,7 @@ class ConnectionPool:
         self.has_log = inspection.has_log
         if not self.has_log:
             self.lock = asyncio.Lock()
-        for _ in range(READERS):
-            self._readers.append(await self._open_read_only(self.path))
+        await self.readers.open_read_only(self.path)
         return inspection.is_prepared
 
     async def _resolve_location(self) -> None:
@@ -158,10 +156,7 @@ class ConnectionPool:
             if is_open_here or await run_in_thread(partial(is_used_elsewhere, self.path)):
                 _log.warning("%s is in use elsewhere, %s. %s", self.path, where, LOG_RESET_WARNING)
         if not self._is_single:
-            for _ in range(READERS):
-                self._readers.append(
-                    await self._connect_with_retry(partial(open_reading, self.path))
-                )
+            await self.readers.open(self.path)
 
     async def _prepare_and_connect(self, path: Path, *, create: bool) -> ThreadConnection:
         """Adopt and index the file, and return a connection that writes."""
@@ -169,7 +164,7 @@ class ConnectionPool:
             prepare_file, path, self._journal, create=create, lock_timeout_s=self.lock_timeout_s
         )
         await run_in_thread(prepare)
-        connection = await self._connect_with_retry(self._open_writing())
+        connection = await connect_with_retry(self._open_writing(), self.lock_timeout_s)
         try:
             self._file = await connection.run(lambda _: OpenFile(path))
         except BaseException:
@@ -179,31 +174,6 @@ class ConnectionPool:
 
     def _open_writing(self) -> Callable[[], sqlite3.Connection]:
         return partial(open_writing, self.path, self._durability, lambda: self._has_begun())
-
-    async def _open_read_only(self, path: Path) -> ThreadConnection:
-        """Open a connection that reads without changing the file or adding files next to it."""
-        files: list[ReadOnlyFile] = []
-
-        def open_() -> sqlite3.Connection:
-            files.append(open_read_only(path))
-            return files[-1].connection
-
-        connection = await self._connect_with_retry(open_)
-        self._read_only_files[connection] = files[-1]
-        return connection
-
-    async def _connect_with_retry(
-        self, open_: Callable[[], sqlite3.Connection]
-    ) -> ThreadConnection:
-        """Open a connection, waiting while another connection holds the lock."""
-        deadline = monotonic() + self.lock_timeout_s
-        while True:
-            try:
-                return await open_connection(open_)
-            except StorageLocked:
-                if monotonic() > deadline:
-                    raise
-            await asyncio.sleep(_ASK_AGAIN_S)
 
     # Writing
 
@@ -326,16 +296,16 @@ class ConnectionPool:
         while True:
             async with self.lock:
                 connection = await self._reader_connection()
-                if not await self._leaves_no_files(connection):
+                if not await self.readers.leaves_no_files(connection):
                     continue
                 try:
                     fetch = partial(fetch_rows, sql=sql, parameters=parameters)
                     rows = await connection.read(fetch)
-                    if await self._is_unchanged(connection):
+                    if await self.readers.is_unchanged(connection):
                         return rows
                 except sqlite3.Error as error:
                     is_final = not is_locked(error) or monotonic() > deadline
-                    if await self._is_unchanged(connection) and is_final:
+                    if await self.readers.is_unchanged(connection) and is_final:
                         raise
             if monotonic() > deadline:
                 raise StorageLocked(f"{self.where} was changed whenever it was read; try again")
@@ -345,43 +315,7 @@ class ConnectionPool:
         """Return the least busy reading connection."""
         if self._is_single and not self._is_closed:
             return await self._writer_connection()
-        if not self._readers:
-            raise HistoryClosed("the manager was closed before this was read")
-        return min(self._readers, key=lambda connection: connection.pending_reads)
-
-    async def _leaves_no_files(self, connection: ThreadConnection) -> bool:
-        """Return whether a read would add no files next to this one; if not, replace the
-        connection."""
-        file = self._read_only_files.get(connection)
-        if file is None or not file.has_rollback_journal:
-            return True
-        if await run_in_thread(file.leaves_no_files):
-            return True
-        await self._replace(connection)
-        return False
-
-    async def _is_unchanged(self, connection: ThreadConnection) -> bool:
-        """Return whether the file did not change during a read; if not, replace the connection."""
-        file = self._read_only_files.get(connection)
-        if file is None or not file.takes_no_lock:
-            return True
-        if await run_in_thread(file.is_unchanged):
-            return True
-        await self._replace(connection)
-        return False
-
-    async def _replace(self, connection: ThreadConnection) -> None:
-        """Replace a reading connection with a new one."""
-        if connection in self._readers and self.path is not None:
-            another = await self._open_read_only(self.path)
-            # Another task may have replaced it meanwhile, or the manager may have been closed.
-            if connection in self._readers:
-                self._readers.remove(connection)
-                self._readers.append(another)
-            else:
-                connection = another
-            del self._read_only_files[connection]
-            await to_the_end(connection.close())
+        return self.readers.least_busy()
 
     def warnings(self) -> list[StoreWarning]:
         """Return warnings about the file's location and about its removal or replacement. It may
@@ -393,10 +327,7 @@ class ConnectionPool:
 
     async def close(self) -> None:
         """Close all connections, the writing one last: it copies the log into the file."""
-        while self._readers:
-            connection = self._readers.pop()
-            connection.refuse_reads()
-            await to_the_end(connection.close())
+        await self.readers.close()
         if self._writer is not None:
             self._writer.refuse_reads()
         await self._close_writer()
@@ -405,11 +336,10 @@ class ConnectionPool:
     def abandon(self) -> None:
         """Stop all connections without waiting for what they are doing, and open none again."""
         self._is_closed = True
-        connections = (*self._readers, self._writer)
-        self._readers, self._writer = [], None
-        for connection in connections:
-            if connection is not None:
-                connection.stop()
+        self.readers.stop()
+        connection, self._writer = self._writer, None
+        if connection is not None:
+            connection.stop()
 
 
 def _final_error(reason: Exception, where: str) -> StorageError:

@@ -40,7 +40,7 @@ class ReadOnlyFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self._state_at_open: State | None = None
         self._has_rollback_journal = False
         _require_readable(path)
@@ -67,11 +67,11 @@ class ReadOnlyFile:
 
     def leaves_no_files(self) -> bool:
         """Return whether a read still leaves no files: another process may have given it a log."""
-        return not (self._has_rollback_journal and _is_in_wal_mode(self._path))
+        return not (self._has_rollback_journal and _is_in_wal_mode(self.path))
 
     def is_unchanged(self) -> bool:
         """Return whether the file has not changed since it was opened here without a lock."""
-        return self._state_at_open is None or self._state_at_open == _state(self._path)
+        return self._state_at_open is None or self._state_at_open == _state(self.path)
 
     def require_unchanged(self) -> None:
         """Check that the file has not changed since it was opened here without a lock.
@@ -80,7 +80,7 @@ class ReadOnlyFile:
             StorageLocked: another process changed the file meanwhile.
         """
         if not self.is_unchanged():
-            raise StorageLocked(f"{self._path} was changed while it was being read; try again")
+            raise StorageLocked(f"{self.path} was changed while it was being read; try again")
 
     def close(self) -> None:
         """Close the connection."""
@@ -104,11 +104,9 @@ class ReadOnlyFile:
         connection fails instead.
         """
         _, log, _ = state
-        folder = self._path.parent
+        folder = self.path.parent
         return (
-            log is None
-            and has_access(self._path, os.W_OK)
-            and has_access(folder, os.W_OK | os.X_OK)
+            log is None and has_access(self.path, os.W_OK) and has_access(folder, os.W_OK | os.X_OK)
         )
 
     def _is_without_log(self, state: State) -> bool:
@@ -120,20 +118,20 @@ class ReadOnlyFile:
         _, log, index = state
         if log is None:
             return True
-        if not has_access(side_file(self._path, _LOG), os.R_OK):
+        if not has_access(side_file(self.path, _LOG), os.R_OK):
             raise StorageReadOnly(
-                f"{self._path} has a log that this user may not read; check the permissions of "
-                f"{side_file(self._path, _LOG)}"
+                f"{self.path} has a log that this user may not read; check the permissions of "
+                f"{side_file(self.path, _LOG)}"
             )
         if index is not None:
             return False
         if log[_SIZE] == 0:
             return True
         # To read a log SQLite creates its index, which must stay writable for the file's owner.
-        if has_access(self._path.parent, os.W_OK | os.X_OK) and _is_owner_or_root(self._path):
+        if has_access(self.path.parent, os.W_OK | os.X_OK) and _is_owner_or_root(self.path):
             return False
         raise StorageReadOnly(
-            f"{self._path} has a log that was not copied into it, and its index (-shm) is missing: "
+            f"{self.path} has a log that was not copied into it, and its index (-shm) is missing: "
             "open the file once as its owner, where it may be written"
         )
 

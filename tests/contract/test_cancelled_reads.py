@@ -14,7 +14,7 @@ import pytest
 
 from async_history import HistoryClosed, HistoryManager, dump_lines, open_history
 from async_history._sqlite.connection import ThreadConnection
-from async_history._sqlite.pool import READERS
+from async_history._sqlite.read_connections import READERS
 from tests.support.patience import LONG_S
 
 _ENDLESS = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*) FROM n"
@@ -156,17 +156,17 @@ async def test_a_connection_is_busy_until_its_thread_is_done(tmp_path: Path) -> 
 
     async with open_history(tmp_path / "history.db") as history:
         connections: Any = history.store.pool  # type: ignore[attr-defined]
-        first: ThreadConnection = connections._readers[0]
+        first: ThreadConnection = connections.readers.connections[0]
         task = asyncio.create_task(first.read(hold))
         await asyncio.to_thread(begun.wait)
         task.cancel()
         await asyncio.wait([task])
-        assert [each.pending_reads for each in connections._readers] == [1, 0]
+        assert [each.pending_reads for each in connections.readers.connections] == [1, 0]
         for _ in range(5):
             assert await asyncio.wait_for(history.get_history("m"), LONG_S) == []
         held.set()
         await first.read(lambda _: None)
-        assert [each.pending_reads for each in connections._readers] == [0, 0]
+        assert [each.pending_reads for each in connections.readers.connections] == [0, 0]
 
 
 async def test_an_interruption_that_comes_too_early_is_repeated(tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ async def test_an_interruption_that_comes_too_early_is_repeated(tmp_path: Path) 
         connection.execute(_ENDLESS).fetchall()
 
     async with open_history(tmp_path / "history.db") as history:
-        first: ThreadConnection = history.store.pool._readers[0]  # type: ignore[attr-defined]
+        first: ThreadConnection = history.store.pool.readers.connections[0]  # type: ignore[attr-defined]
         task = asyncio.create_task(first.read(read))
         await asyncio.to_thread(begun.wait)
         task.cancel()
@@ -215,7 +215,7 @@ async def main():
     def read(connection):
         begun.set()
         connection.execute({_ENDLESS!r}).fetchall()
-    task = asyncio.create_task(history.store.pool._readers[0].read(read))
+    task = asyncio.create_task(history.store.pool.readers.connections[0].read(read))
     await asyncio.to_thread(begun.wait)
     return history, task
 

@@ -46,7 +46,7 @@ class Steps:
     def __init__(self, history: HistoryManager) -> None:
         assert isinstance(history, SQLiteHistoryManager)
         connections = history.store.pool
-        self._connections = {*connections._readers, connections._writer}
+        self._connections = {*connections.readers.connections, connections._writer}
         self.taken = 0
 
     def _count(self) -> int:

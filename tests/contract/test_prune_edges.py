@@ -14,6 +14,7 @@ import pytest
 
 from async_history import HistoryManager, HistoryRecord, open_history
 from async_history._core.prune_request import PruneLimits
+from async_history._postgres.backend import PostgresStore
 from async_history.postgres import PostgresHistoryManager
 from async_history.testing.model import pruned
 from tests.contract.test_prune import CUTOFF, change, everything
@@ -77,7 +78,7 @@ async def test_last_records_that_somebody_removed_from_a_server(
     new_schema: Callable[[], str], postgres: str
 ) -> None:
     async with opened(new_schema()) as history:
-        assert isinstance(history, PostgresHistoryManager)
+        assert isinstance(history.store, PostgresStore)
         schema = history.store.schema
         await history.batch_add_history([change("m", "UPDATE", OLD, f"{n}") for n in range(9)])
 
@@ -120,7 +121,7 @@ async def test_on_a_cluster_each_statement_is_one_that_it_can_plan(
     """Tried on one server: no statement has another in it, and the result is the same."""
     asked: list[str] = []
     async with opened(new_schema()) as history:
-        assert isinstance(history, PostgresHistoryManager)
+        assert isinstance(history.store, PostgresStore)
         for seed in range(30):
             await history.reset()
             await history.batch_add_history(some_changes(seed))
