@@ -12,7 +12,7 @@ from itertools import count
 from pathlib import Path
 from typing import Final
 
-from benchmarks._findings import OURS, WAKEUP_BATCH_MIN, Findings
+from benchmarks._findings import MANY_TASKS, OURS, Findings
 from benchmarks._measure import (
     Add,
     Cell,
@@ -27,7 +27,7 @@ from benchmarks._measure import (
 from benchmarks._peers import Peer, null
 from benchmarks._records import NewRecord, agents
 
-TASKS: Final = (1, 100, WAKEUP_BATCH_MIN, 10_000)
+TASKS: Final = (1, 100, MANY_TASKS, 10_000)
 PAIRS: Final = 2
 """Times that what is compared side by side is measured in a repetition: it is the claim."""
 _LONE_TURN: Final = 50
@@ -143,7 +143,7 @@ class Comparison:
 
         async def crowd() -> float:
             async with peer(self.fresh()) as add:
-                return await unwatched(add, self.agents(WAKEUP_BATCH_MIN))
+                return await unwatched(add, self.agents(MANY_TASKS))
 
         with quiet_collector():
             events_per_s = asyncio.run(crowd())
@@ -176,7 +176,7 @@ class Comparison:
 
     def paced_lag(self) -> Note:
         """Let 1,000 tasks record at a pace, in our store and in none."""
-        per_agent = agents(WAKEUP_BATCH_MIN, round(self._scale.paced_s * _PACE_PER_S))
+        per_agent = agents(MANY_TASKS, round(self._scale.paced_s * _PACE_PER_S))
 
         def measure(name: str, peer: Peer) -> Note:
             async def lags() -> list[float]:

@@ -26,7 +26,7 @@ from benchmarks._report import (
 
 OURS: Final = "async_history"
 NULL: Final = "async_history, null"
-WAKEUP_BATCH_MIN: Final = 1_000
+MANY_TASKS: Final = 1_000
 """The number of tasks most bars are about."""
 NOT_WRITING: Final = (NULL, "writer, no database")
 """Peers that keep nothing: what asyncio and we cost without a database."""
@@ -94,7 +94,7 @@ def show_cells(found: Findings, peers: Iterable[str], levels: Levels) -> None:
                     *(milliseconds(of(figure)) for figure in _TIMES),
                 )
             )
-        if tasks == WAKEUP_BATCH_MIN:
+        if tasks == MANY_TASKS:
             table += [
                 (name, "-", rate(median(measured)), *"-" * len(_TIMES))
                 for name, measured in levels.items()
@@ -110,8 +110,8 @@ def crowd_bar(found: Findings, peer: str, limit: float) -> Bar:
 
     A quick run may end before a slow peer has recorded anything.
     """
-    crowd = found.of(OURS, WAKEUP_BATCH_MIN, "events_per_s")
-    theirs = found.of(peer, WAKEUP_BATCH_MIN, "events_per_s")
+    crowd = found.of(OURS, MANY_TASKS, "events_per_s")
+    theirs = found.of(peer, MANY_TASKS, "events_per_s")
     figures = f"{rate(crowd)} / {rate(theirs)} events/s"
     ratio = crowd / theirs if theirs else inf
     return Bar(f"1,000 tasks: events/s against {peer}", limit, ratio, figures)
@@ -119,8 +119,8 @@ def crowd_bar(found: Findings, peer: str, limit: float) -> Bar:
 
 def calls_bar(found: Findings, peer: str, limit: float) -> Bar:
     """Return the bar of an unrelated `to_thread` call's time beside us and beside a peer."""
-    calls = found.of(OURS, WAKEUP_BATCH_MIN, "to_thread_p99_s")
-    theirs = found.of(peer, WAKEUP_BATCH_MIN, "to_thread_p99_s")
+    calls = found.of(OURS, MANY_TASKS, "to_thread_p99_s")
+    theirs = found.of(peer, MANY_TASKS, "to_thread_p99_s")
     figures = f"{milliseconds(calls)} / {milliseconds(theirs)} ms"
     name = f"1,000 tasks: to_thread p99 against {peer}"
     return Bar(name, limit, calls / theirs, figures, at_most=True)

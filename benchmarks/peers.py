@@ -19,8 +19,8 @@ from typing import Any, Final
 from async_history import open_history
 from benchmarks._comparison import PAIRS, Comparison, Measurement, Note, Scale
 from benchmarks._findings import (
+    MANY_TASKS,
     OURS,
-    WAKEUP_BATCH_MIN,
     Findings,
     calls_bar,
     crowd_bar,
@@ -49,7 +49,7 @@ class SQLiteScale(Scale):
 
 FULL: Final = SQLiteScale()
 QUICK: Final = SQLiteScale(
-    tasks=(1, 100, WAKEUP_BATCH_MIN),
+    tasks=(1, 100, MANY_TASKS),
     events=6_000,
     stop_slow_s=0.4,
     stop_fast_s=5.0,
@@ -97,7 +97,7 @@ class Run(Comparison):
         return lambda: noted.append(events_per_s)
 
     def _crowd_and_ceiling(self) -> Note:
-        records = as_made(self.agents(WAKEUP_BATCH_MIN))
+        records = as_made(self.agents(MANY_TASKS))
         return self.side_by_side(
             partial(self.crowd, PEERS[OURS], self.findings.crowd),
             partial(self._ceiling, records, self.findings.ceiling),
@@ -115,7 +115,7 @@ class Run(Comparison):
         return self.lone_ack(pair, _RAW)
 
     def _batch(self) -> Note:
-        records = as_made(agents(WAKEUP_BATCH_MIN, self._scale.batch_records))[
+        records = as_made(agents(MANY_TASKS, self._scale.batch_records))[
             : self._scale.batch_records
         ]
 

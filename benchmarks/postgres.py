@@ -23,8 +23,8 @@ from typing import Any, Final
 from benchmarks._comparison import PAIRS, Comparison, Measurement, Note, Scale
 from benchmarks._delay import delayed
 from benchmarks._findings import (
+    MANY_TASKS,
     OURS,
-    WAKEUP_BATCH_MIN,
     Findings,
     calls_bar,
     crowd_bar,
@@ -76,7 +76,7 @@ _TOLD_SETTINGS: Final = (
 
 FULL: Final = Scale(quiet_wait_s=15.0)
 QUICK: Final = Scale(
-    tasks=(1, WAKEUP_BATCH_MIN),
+    tasks=(1, MANY_TASKS),
     events=6_000,
     stop_slow_s=0.4,
     stop_fast_s=5.0,
@@ -122,7 +122,7 @@ class Run(Comparison):
         return [*super().measurements(), *compared * PAIRS]
 
     def _crowd_and_ceiling(self) -> Note:
-        records = as_made(self.agents(WAKEUP_BATCH_MIN))
+        records = as_made(self.agents(MANY_TASKS))
 
         def ceiling() -> Note:
             with quiet_collector():

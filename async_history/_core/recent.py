@@ -1,8 +1,8 @@
 """The commits of the last second, kept for the followers of the same manager.
 
-To read a record back takes half as long as to write it took, and takes it from those who write:
-rows come one by one, with the GIL handed over for each. So what is new is kept as it was written,
-as long as anybody follows, and a follower that stands in front of it takes it from here.
+Reading a record back takes half as long as writing it, and slows the writers: rows come one by one,
+and the GIL is handed over for each. So new records are kept as they were written while there is a
+follower, and a follower that has read all before them takes them from here.
 """
 
 import asyncio
@@ -19,9 +19,10 @@ class RecentLimits:
     """How much is kept, and for how long.
 
     Attributes:
-        seconds: a batch is kept; also the longest a follower may see text erased elsewhere.
-        records: of all batches together.
-        size_bytes: the same.
+        seconds: how long a batch is kept; also how long a follower may see text that another
+            process has erased.
+        records: most records of all batches together.
+        size_bytes: most bytes of all batches together.
     """
 
     seconds: float = 1.0
@@ -46,7 +47,7 @@ class RecentCommits:
     def keep(self, additions: Sequence[AddRecords], records: Sequence[HistoryRecord]) -> None:
         """Keep a batch's records, by the id of the last; drop the oldest beyond the limits.
 
-        Not copied ones: they may have times that the file keeps in another spelling.
+        Copied records are not kept: the file may spell their times differently.
         """
         if not self._commit_signal.has_subscribers or any(
             isinstance(one, CopyRecords) for one in additions
@@ -62,8 +63,8 @@ class RecentCommits:
             self._drop(next(iter(self._batches)))
         asyncio.get_running_loop().call_later(limits.seconds, self._drop, last)
 
-    def behind(self, record_id: str) -> list[HistoryRecord]:
-        """Return what is kept after the batch that a record ended; nothing if that is unknown."""
+    def records_after(self, record_id: str) -> list[HistoryRecord]:
+        """Return what is kept after the batch that a record ends; nothing if it ends none."""
         found: list[HistoryRecord] = []
         if record_id in self._batches:
             for last in reversed(self._batches):

@@ -103,7 +103,7 @@ class FollowReader:
             CursorGone: the position's record is not there any more.
         """
         if place is not None:
-            kept = self._recent.behind(place.id)
+            kept = self._recent.records_after(place.id)
             if kept and await self._are_next(place, kept):
                 return _page_of(place, kept, memory_id)
         return await self._read(place, memory_id, limit)

@@ -388,23 +388,23 @@ class TestKeeping:
 
     async def test_nothing_unless_somebody_follows(self) -> None:
         kept, subscribe = await self.batches("0", "1")
-        assert [record.id for record in kept.behind("0")] == ["1"]
+        assert [record.id for record in kept.records_after("0")] == ["1"]
         del subscribe
         self.keep(kept, ["2"], 10)
-        assert [record.id for record in kept.behind("0")] == ["1"]
+        assert [record.id for record in kept.records_after("0")] == ["1"]
 
     @pytest.mark.parametrize("limits", [{"records": 3}, {"size_bytes": 30}])
     async def test_not_too_much(self, limits: dict[str, int]) -> None:
         kept, _hearer = await self.batches("0", "1", "2", "3", **limits)
-        assert kept.behind("0") == []
-        assert [record.id for record in kept.behind("1")] == ["2", "3"]
+        assert kept.records_after("0") == []
+        assert [record.id for record in kept.records_after("1")] == ["2", "3"]
         self.keep(kept, list("45678"), 50)
-        assert kept.behind("3") == []
+        assert kept.records_after("3") == []
 
     async def test_not_for_long(self) -> None:
         kept, _hearer = await self.batches("0", "1", seconds=0.01)
         async with asyncio.timeout(LONG_S):
-            while kept.behind("0"):  # noqa: ASYNC110 - it is a timer's work
+            while kept.records_after("0"):  # noqa: ASYNC110 - it is a timer's work
                 await asyncio.sleep(0.01)
 
 
