@@ -22,24 +22,24 @@ T = TypeVar("T")
 _log = logging.getLogger("async_history")
 
 _EXIT_S: Final = 1.0
-"""How long the end of the program waits for the calls of daemon threads, and for closing."""
+"""Seconds that the program's end waits for the calls of daemon threads, and for closing."""
 
 
 class LoopThread:
-    """An event loop on a thread of its own, which runs what other threads call until told to end.
+    """An event loop on a thread of its own, which runs the calls of other threads until `stop`.
 
-    Not `anyio.from_thread.start_blocking_portal`: it can only be left by waiting for its end, which
-    a garbage collection must not, and up to anyio 4.4 at least the program's exit waits for it.
-    Threads that begin on a daemon thread, a connection's for one, are daemons too: none of them
-    keeps the program alive, and they serve its other threads until the last of those has ended.
+    It does not use `anyio.from_thread.start_blocking_portal`: to stop that means to wait for its
+    end, which garbage collection must not do, and up to anyio 4.4 at least the program's exit waits
+    for it. The thread is a daemon, and so are the threads started on it, such as a connection's:
+    they serve the program's other threads until the last of those has ended, and do not keep the
+    program alive.
 
     Args:
-        finish: run at the end, when no further calls come.
+        finish: run at the end, when no more calls can come.
     """
 
     longest_close_s = 2 * CLOSE_TIMEOUT_S
-    """A manager's closing is bounded itself; past this it is not believed, and calls are
-    cancelled."""
+    """Seconds after which closing is cancelled; a manager's own closing has a shorter limit."""
 
     def __init__(self, finish: Callable[[], Awaitable[None]]) -> None:
         self._finish = finish
@@ -47,7 +47,7 @@ class LoopThread:
         self._lock = threading.RLock()
         self._entering = 0
         self.is_closed = False
-        self._told, self._all_entered = asyncio.Event(), asyncio.Event()
+        self._stopping, self._all_entered = asyncio.Event(), asyncio.Event()
         started: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._thread = threading.Thread(
             target=self._run, args=(started,), name="async_history blocking", daemon=True
@@ -70,7 +70,7 @@ class LoopThread:
     async def _serve(self, started: "concurrent.futures.Future[None]") -> None:
         self._loop = asyncio.get_running_loop()
         started.set_result(None)
-        await self._told.wait()
+        await self._stopping.wait()
         with anyio.move_on_after(self.longest_close_s):
             await self._all_entered.wait()
             await self._finish()
@@ -80,15 +80,17 @@ class LoopThread:
         if threading.current_thread() is self._thread:
             raise WrongLoop("this is the history's own loop thread, which can't wait for itself")
         try:
-            return self.begin(function, *args).result()
+            return self.submit(function, *args).result()
         except concurrent.futures.CancelledError as error:
             raise CommitUnknown("the history was closed while the call was under way") from error
 
-    def begin(
+    def submit(
         self, function: Callable[..., Awaitable[T]], *args: Any
     ) -> "concurrent.futures.Future[T]":
-        """Hand a call to the loop, which does not end before it has taken it. In the order of the
-        calls here each begins there."""
+        """Submit a call to the loop, which does not end before it has taken it.
+
+        Calls begin there in the order in which they were submitted.
+        """
         self.require_own_process()
         with self._lock:
             if self.is_closed:
@@ -104,26 +106,26 @@ class LoopThread:
         finally:
             with self._lock:
                 self._entering -= 1
-                self._say_if_all_entered()
+                self._set_if_all_entered()
 
-    def leave(self) -> None:
-        """Refuse new calls and tell the thread to end, without waiting for it."""
+    def stop(self) -> None:
+        """Refuse new calls and let the thread end, without waiting for it."""
         with self._lock:
             if not self.is_closed:
                 self.is_closed = True
-                self._say(self._told)
-                self._say_if_all_entered()
+                self._set(self._stopping)
+                self._set_if_all_entered()
 
     def join(self, within_s: float | None = None) -> None:
-        """Wait for the thread's end, where it can be waited for."""
+        """Wait for the thread's end, unless this is that thread."""
         if threading.current_thread() is not self._thread:
             self._thread.join(within_s)
 
-    def _say_if_all_entered(self) -> None:
+    def _set_if_all_entered(self) -> None:
         if self.is_closed and not self._entering:
-            self._say(self._all_entered)
+            self._set(self._all_entered)
 
-    def _say(self, event: asyncio.Event) -> None:
+    def _set(self, event: asyncio.Event) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(event.set)
 
@@ -147,11 +149,11 @@ _loop_threads: set[LoopThread] = set()
 
 
 @atexit.register
-def _leave_all() -> None:
+def _stop_all() -> None:
     """Close what the program has left open, now that its own threads have ended."""
     threads = [thread for thread in _loop_threads.copy() if thread.is_in_own_process]
     deadline = time.monotonic() + _EXIT_S
     for thread in threads:
-        thread.leave()
+        thread.stop()
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))

@@ -69,23 +69,23 @@ class PendingCall(asyncio.Future[Any], Generic[S]):
         return self.submission.ids if self.submission is not None else ()
 
     def ack(self, result: object) -> None:
-        """Tell the caller, if it has not been told anything yet."""
+        """Set the result, unless the call has an outcome already."""
         if not self.done():
             self.set_result(result)
 
     def refuse(self, error: Exception) -> None:
-        """Tell the caller, if it has not been told anything yet."""
+        """Set the error, unless the call has an outcome already."""
         self.stop_waiting()
         if not self.done():
             self.set_exception(error)
 
     def cancel(self, msg: Any = None) -> bool:
-        """Leave the queue, wherever in line; what was taken into a batch has left already."""
+        """Withdraw the call; one that is in a batch has left the queue already."""
         self._withdraw(self)
         return super().cancel(msg)
 
     def stop_waiting(self) -> None:
-        """Forget the timer, and with it the cycle that would keep the submission in memory."""
+        """Cancel the timer, which would keep the submission in memory by a cycle."""
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
@@ -135,7 +135,7 @@ class BoundedQueue(Generic[S]):
         return next(iter(self._in), None)
 
     def enter(self, submission: S | None, operation: Operation | None) -> PendingCall[S]:
-        """Queue a new call: it is admitted, or waits for room after those that wait already."""
+        """Queue a new call: admit it, or let it wait for room after those that wait already."""
         call = PendingCall(submission, operation, self._withdraw, self._loop)
         if not self._waiting and self._has_room(call):
             self._admit(call)
@@ -147,14 +147,14 @@ class BoundedQueue(Generic[S]):
     def reserve(self) -> PendingCall[S]:
         """Return a new call whose submission is not ready yet, which must be filled or cancelled.
 
-        It keeps its order: later calls wait for it, whatever room there is.
+        It keeps its order: later calls wait for it, even if there is room.
         """
         call = PendingCall[S](None, None, self._withdraw, self._loop)
         self._waiting[call] = None
         return call
 
     def fill(self, call: PendingCall[S], submission: S) -> None:
-        """Give a reserved call its submission: it is admitted, or waits for room from now on."""
+        """Give a reserved call its submission: admit it, or let it wait for room from now on."""
         self._start_timer(call)
         call.submission = submission
         call.count, call.size = submission.record_count, submission.size_bytes
@@ -167,7 +167,7 @@ class BoundedQueue(Generic[S]):
     def _withdraw(self, call: PendingCall[S]) -> None:
         call.stop_waiting()
         if call in self._in:
-            self._leave(call)
+            self._remove(call)
         else:
             self._waiting.pop(call, None)
         self._admit_waiting()
@@ -178,12 +178,12 @@ class BoundedQueue(Generic[S]):
         An operation is a batch of its own. Calls whose callers were cancelled are left out.
         """
         if self.records <= records and self.size_bytes <= size_bytes:
-            # Everyone in one go takes a quarter of the time, which the database waits for.
-            everyone = [call for call in self._in if not call.done()]
-            if not [call for call in everyone if call.operation is not None]:
-                self._forget_all()
+            # To take all at once takes a quarter of the time, for which the database waits.
+            calls = [call for call in self._in if not call.done()]
+            if not [call for call in calls if call.operation is not None]:
+                self._remove_all()
                 self._admit_waiting()
-                return everyone
+                return calls
         batch: list[PendingCall[S]] = []
         while self._in:
             call = next(iter(self._in))
@@ -194,7 +194,7 @@ class BoundedQueue(Generic[S]):
                 if batch and (is_alone or records < 0 or size_bytes < 0):
                     break
                 batch.append(call)
-            self._leave(call)
+            self._remove(call)
             if batch and batch[-1].operation is not None:
                 break
         self._admit_waiting()
@@ -203,7 +203,7 @@ class BoundedQueue(Generic[S]):
     def clear_waiting(self) -> list[PendingCall[S]]:
         """Remove and return all calls that wait for room.
 
-        Reserved calls are cancelled, and those are admitted that had room and only waited for them.
+        Reserved calls are cancelled; calls that only waited for them and have room are admitted.
         """
         for call in [call for call in self._waiting if call.is_reserved]:
             call.cancel()
@@ -214,9 +214,9 @@ class BoundedQueue(Generic[S]):
     def clear(self) -> list[PendingCall[S]]:
         """Remove and return all calls."""
         waiting = self.clear_waiting()
-        everyone = [*self._in, *waiting]
-        self._forget_all()
-        return everyone
+        calls = [*self._in, *waiting]
+        self._remove_all()
+        return calls
 
     def _has_room(self, call: PendingCall[S]) -> bool:
         return not self._in or (
@@ -225,7 +225,7 @@ class BoundedQueue(Generic[S]):
         )
 
     def _admit(self, call: PendingCall[S]) -> None:
-        self._on_admitted()  # first: what it raises leaves nothing behind
+        self._on_admitted()  # first: if it raises, nothing has changed
         call.stop_waiting()
         self._in[call] = None
         self.records += call.count
@@ -239,11 +239,11 @@ class BoundedQueue(Generic[S]):
             self._admit(call)
             del self._waiting[call]
 
-    def _forget_all(self) -> None:
+    def _remove_all(self) -> None:
         self._in.clear()
         self.records = self.size_bytes = 0
 
-    def _leave(self, call: PendingCall[S]) -> None:
+    def _remove(self, call: PendingCall[S]) -> None:
         del self._in[call]
         self.records -= call.count
         self.size_bytes -= call.size

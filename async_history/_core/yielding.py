@@ -1,14 +1,14 @@
-"""The event loop's turns: calls that have nothing to wait for let the others have theirs."""
+"""Yielding to the event loop: calls that need not wait let other tasks run from time to time."""
 
 import asyncio
 from collections.abc import Callable
 from typing import Final
 
 CALLS_AT_ONCE: Final = 16
-"""Calls of one manager within a turn of the loop that need not wait for the next one. More would
-let who comes first run on while thousands of others wait for their first."""
+"""Calls of one manager that return at once within one iteration of the loop. With more, the first
+task would run on while thousands of others wait for their first call."""
 RECORDS_AT_ONCE: Final = 100
-"""Records of a page that an iteration hands out before the loop gets its turn."""
+"""Records of a page that are yielded before other tasks may run."""
 
 
 class OnceATurn:
@@ -48,13 +48,13 @@ class OnceATurn:
 
 
 class CooperativeCalls:
-    """Counts the calls of a turn of the loop that had nothing to wait for."""
+    """Counts the calls that need not wait, within one iteration of the loop."""
 
     def __init__(self) -> None:
         self._calls = 0
 
     def done(self) -> "asyncio.Future[None]":
-        """Return a future that is done: now, or after `CALLS_AT_ONCE` in the loop's next turn."""
+        """Return a future: done now, or after `CALLS_AT_ONCE` in the loop's next iteration."""
         loop = asyncio.get_running_loop()
         future = loop.create_future()
         self._calls += 1
@@ -76,6 +76,6 @@ def _finish(future: "asyncio.Future[None]") -> None:
 
 
 async def after_record(index: int) -> None:
-    """Give the loop its turn after every `RECORDS_AT_ONCE` records of a page."""
+    """Let other tasks run after every `RECORDS_AT_ONCE` records of a page."""
     if index % RECORDS_AT_ONCE == RECORDS_AT_ONCE - 1:
         await asyncio.sleep(0)

@@ -44,7 +44,7 @@ class AdvisoryLocks:
                 session = self._new_session(self.most_locks)
                 self._thread = LoopThread(session.end)
                 # In an empty context: the thread would keep the caller's alive.
-                contextvars.Context().run(self._thread.begin, session.serve)
+                contextvars.Context().run(self._thread.submit, session.serve)
                 self._session = session
 
     def take(self, number: int) -> bool:
@@ -94,7 +94,7 @@ class AdvisoryLocks:
         # On any thread: nothing here may wait.
         thread: LoopThread | None = getattr(self, "_thread", None)
         if thread is not None and thread.is_in_own_process:
-            thread.leave()
+            thread.stop()
 
 
 _inherited: Final[list[object]] = []

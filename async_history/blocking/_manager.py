@@ -259,7 +259,7 @@ class BlockingHistoryManager:
             self._close_nowait()
 
     def _close_nowait(self) -> None:
-        self._thread.leave()
+        self._thread.stop()
         with self._lock:
             connection, self._connection = self._connection, None
         if connection is not None:

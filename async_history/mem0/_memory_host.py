@@ -65,7 +65,7 @@ class HostedHistory:
             try:
                 thread.call(self._store.open)
             except BaseException:
-                thread.leave()
+                thread.stop()
                 raise
             self._thread = thread
 
@@ -89,7 +89,7 @@ class HostedHistory:
         return self._ask(written)
 
     def _ask(self, function: Callable[[HistoryManager], Awaitable[T]]) -> "asyncio.Future[T]":
-        return asyncio.wrap_future(self._require_thread().begin(self._store.call, function))
+        return asyncio.wrap_future(self._require_thread().submit(self._store.call, function))
 
     async def get_history(self, memory_id: str) -> list[HistoryRecord]:
         """As `HistoryManager.get_history`."""
@@ -132,7 +132,7 @@ class HostedHistory:
         """Close the store without waiting. Safe from any thread and from a finalizer."""
         self._is_closed = True
         if self._thread is not None:
-            self._thread.leave()
+            self._thread.stop()
 
     def join(self) -> None:
         """Wait until the store is closed."""

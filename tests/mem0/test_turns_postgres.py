@@ -76,7 +76,7 @@ async def side(url: str) -> AsyncIterator[Side]:
     yield new
     for locks in made:
         if locks._thread is not None:
-            locks._thread.leave()
+            locks._thread.stop()
             await asyncio.to_thread(locks._thread.join)
 
 
@@ -484,7 +484,7 @@ async def test_turns_are_the_primarys_also_after_a_failover(tmp_path: Path) -> N
         with pytest.raises(StorageReadOnly, match="is a standby"):
             await taken(Turns(TurnQueues(alone)))
         assert alone._thread is not None
-        alone._thread.leave()
+        alone._thread.stop()
         url = with_query(
             "postgresql://owner:secret@/postgres",
             host=f"{primary.folder},{standby.folder}",
@@ -504,7 +504,7 @@ async def test_turns_are_the_primarys_also_after_a_failover(tmp_path: Path) -> N
             turn.require_kept()
             await admin.close()
         assert locks._thread is not None
-        locks._thread.leave()
+        locks._thread.stop()
     finally:
         standby.remove()
         primary.remove()
