@@ -299,16 +299,17 @@ class TestBetweenProcesses:
         turns, locks = side()
         locks.most_locks = 3
         most = 0
+        three_have_theirs = asyncio.Barrier(3)
 
         async def one(number: int) -> None:
             nonlocal most
             async with turns.of(str(number), "store"):
                 assert locks._session is not None
+                await three_have_theirs.wait()
                 most = max(most, len(locks._session._held_since))
-                await asyncio.sleep(0)
 
         async with asyncio.timeout(LONG_S):
-            await asyncio.gather(*(one(number) for number in range(50)))
+            await asyncio.gather(*(one(number) for number in range(51)))
         assert most == 3
 
 
