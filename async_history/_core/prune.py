@@ -116,12 +116,10 @@ async def prune_step(
     old = {one.memory_id for one in named if one.is_old}
     edges = await _edges(asked, old, reached.edges, steps)
     window = _Window(asked, named, edges)
-    if window.ends:
-        window.next_are_dated = await steps.next_are_dated(window.ends)
-    going = {one.position: one for one in named if window.prunable_alone(one)}
+    await window.look_ahead(steps)
+    going = {one.position: one for one in window.prunable_alone()}
     ending: set[str] = set()
-    maybe = [one for one in window.ends if window.is_latest(one) and window.may_end(one)]
-    for records in await _gone_as_a_whole(asked, maybe, steps):
+    for records in await _gone_as_a_whole(asked, window.latest(), steps):
         ending.add(records[0].memory_id)
         for one in records:
             # In a dry run, what went alone before is still there, and counted already.
@@ -166,50 +164,57 @@ class _Window:
     """The records of a step, and what follows each in its memory.
 
     Attributes:
-        ends: those whose next record is not among them, and is asked for.
-        next_are_dated: what `PruneTransaction` answers of these.
+        beyond: those that are old, and that enough later ones of their memory follow.
+        may_end: those that may be the latest of a memory that goes as a whole.
     """
 
     def __init__(
         self, asked: PruneRequest, seen: Sequence[Candidate], edges: Mapping[str, Edge | None]
     ) -> None:
-        self._asked = asked
-        self._edges = edges
-        self._next: dict[int, Candidate] = {}
-        last: dict[str, Candidate] = {}
-        for one in reversed(seen):
-            if one.memory_id in last:
-                self._next[one.position] = last[one.memory_id]
-            last[one.memory_id] = one
-        self.ends = [
+        first_kept = {name: edge[0] for name, edge in edges.items() if edge is not None}
+        self.beyond = [
             one
             for one in seen
-            if one.position not in self._next and (self._is_beyond(one) or self.may_end(one))
+            if one.is_old and one.position < first_kept.get(one.memory_id, one.position)
         ]
-        self.next_are_dated: Mapping[int, bool] = {}
+        next_in_memory: dict[str, Candidate] = {}
+        self._next: dict[int, Candidate] = {}
+        for one in reversed(seen):
+            following = next_in_memory.get(one.memory_id)
+            if following is not None:
+                self._next[one.position] = following
+            next_in_memory[one.memory_id] = one
+        are_beyond = {one.position for one in self.beyond}
+        self.may_end = [
+            one
+            for one in seen
+            if (one.is_delete or asked.keep_last == 0)
+            and one.is_old is not False
+            and one.position not in self._next
+            and one.position not in are_beyond
+        ]
+        self._next_are_dated: Mapping[int, bool] = {}
 
-    def _is_beyond(self, one: Candidate) -> bool:
-        """Return whether a record is old and enough later ones of its memory stay."""
-        edge = self._edges.get(one.memory_id) if one.is_old else None
-        return edge is not None and one.position < edge[0]
+    async def look_ahead(self, steps: PruneTransaction) -> None:
+        """Look up the next records that are not in the window, where anything depends on them."""
+        undated = [one for one in self.beyond if one.of_undated and one.position not in self._next]
+        if undated or self.may_end:
+            self._next_are_dated = await steps.next_are_dated(undated + self.may_end)
 
-    def may_end(self, one: Candidate) -> bool:
-        """Return whether a memory may go as a whole that ends in this record."""
-        return (one.is_delete or self._asked.keep_last == 0) and one.is_old is not False
+    def latest(self) -> list[Candidate]:
+        """Return the last records of memories that may go as a whole."""
+        return [one for one in self.may_end if one.position not in self._next_are_dated]
 
-    def is_latest(self, one: Candidate) -> bool:
-        """Return whether a record of `ends` is the last of its memory."""
-        return one.position not in self.next_are_dated
+    def prunable_alone(self) -> list[Candidate]:
+        """Return the records that go whatever becomes of their memory: the next does not rest on
+        their time."""
+        return [one for one in self.beyond if self._next_is_dated(one)]
 
-    def prunable_alone(self, one: Candidate) -> bool:
-        """Return whether a record goes whatever becomes of its memory: the next does not rest on
-        its time."""
-        if not self._is_beyond(one):
-            return False
+    def _next_is_dated(self, one: Candidate) -> bool:
         following = self._next.get(one.position)
         if following is not None:
             return following.is_old is not None
-        return self.next_are_dated.get(one.position, False)
+        return not one.of_undated or self._next_are_dated.get(one.position, False)
 
 
 async def _gone_as_a_whole(

@@ -14,10 +14,13 @@ class PruneLimits:
 
     Attributes:
         records: looked at in one step, which writers wait for.
+        passed_over: records that a step may pass over besides, because they may not go; a server
+            takes about 5 ms for them.
         edges: memories whose edge is not looked up again in a walk: 20 MB.
     """
 
     records: int = 500
+    passed_over: int = 1 << 14
     edges: int = 50_000
 
 

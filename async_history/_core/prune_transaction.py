@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from async_history._core.erase_transaction import RecordRef
 from async_history._core.prune_request import PruneRequest
@@ -11,12 +11,12 @@ Edge = tuple[int, str]
 """The first of the last records of a memory that stay: its position and id."""
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A record as pruning sees it.
+class Candidate(NamedTuple):
+    """A record as pruning sees it. A tuple: one is made of each record of the history.
 
     `memory_id` can be anything: others may have stored what can't be a name. `is_old` is None
-    where the record has no time of its own. `prunable_alone` is of the records of a whole memory.
+    where the record has no time of its own. `of_undated` is False if its memory has no such record:
+    then nothing has to be looked up of it. `prunable_alone` is of the records of a whole memory.
     """
 
     position: int
@@ -24,6 +24,7 @@ class Candidate:
     memory_id: Any
     is_delete: bool
     is_old: bool | None
+    of_undated: bool = True
     prunable_alone: bool = False
 
     @property
@@ -54,7 +55,10 @@ class PruneTransaction(Protocol):
     async def window(
         self, asked: PruneRequest, after: int, last: int, limit: int
     ) -> Sequence[Candidate]:
-        """Return the records after a position and up to another, in order."""
+        """Return the records after a position and up to another, in order.
+
+        It may begin with the first one that may go, if it passes over few: see `PruneLimits`.
+        """
 
     async def edges(self, memory_ids: Sequence[str], before: int) -> Mapping[str, Edge]:
         """Return each memory's record that comes so many before its last; not of one without."""
@@ -95,6 +99,11 @@ class PruneTries:
 
     def __init__(self) -> None:
         self._tries: list[_Try] = []
+
+    @property
+    def has_removed(self) -> bool:
+        """Whether a try that may not be committed removed anything."""
+        return bool(self._tries)
 
     async def remove(
         self, records: Sequence[Candidate], ending: Set[str], steps: PruneTransaction

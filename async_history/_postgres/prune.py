@@ -28,16 +28,47 @@ from async_history._postgres.transaction import (
 )
 
 _ENDS: Final = "SELECT pg_catalog.min(seq), pg_catalog.max(seq) FROM {schema}.history"
-_LIGHT: Final = """
-seq, id, memory_id, event = 'DELETE', occurred_at < $1::pg_catalog.text::pg_catalog.timestamptz
+_BEFORE: Final = "$1::pg_catalog.text::pg_catalog.timestamptz"
+"""An instant as text: one near year 1 or 9999 the driver may neither send nor take."""
+_LIGHT: Final = f"seq, id, memory_id, event = 'DELETE', occurred_at < {_BEFORE}"
+"""A record's place, whether it is a DELETE, and whether it is from before an instant."""
+_AFTER: Final = "seq > $2::pg_catalog.int8 AND seq <= $3::pg_catalog.int8"
+_NEXT_RECORDS: Final = f"""
+SELECT {_LIGHT} FROM {{schema}}.history WHERE {_AFTER} ORDER BY seq LIMIT $4::pg_catalog.int8
 """
-"""A record's place, whether it is a DELETE, and whether it is from before an instant: as text, for
-an instant near year 1 or 9999 can be one that the driver can neither send nor take."""
-_WINDOW: Final = f"""
-SELECT {_LIGHT} FROM {{schema}}.history
-WHERE seq > $2::pg_catalog.int8 AND seq <= $3::pg_catalog.int8
+_OF_UNDATED: Final = f"""
+CASE WHEN occurred_at < (SELECT {_BEFORE}) THEN coalesce(
+    (
+        SELECT true FROM {{schema}}.history AS undated
+        WHERE undated.memory_id = history.memory_id AND undated.occurred_at IS NULL LIMIT 1
+    ),
+    false
+) END
+"""
+"""Whether the memory of an old record has records without a time. LIMIT keeps the planner from
+reading all of these at once, which may be many."""
+_NEXT_THAT_MAY_GO: Final = f"""
+SELECT {_LIGHT}, {_OF_UNDATED} FROM {{schema}}.history
+WHERE seq >= coalesce(
+        (
+            SELECT seq FROM (
+                SELECT seq, occurred_at, event FROM {{schema}}.history
+                WHERE {_AFTER} ORDER BY seq LIMIT (SELECT $6::pg_catalog.int8)
+            ) AS looked_at
+            WHERE occurred_at < (SELECT {_BEFORE})
+                OR occurred_at IS NULL AND (event = 'DELETE' OR $5::pg_catalog.bool)
+            LIMIT 1
+        ),
+        (
+            SELECT seq FROM {{schema}}.history WHERE {_AFTER}
+            ORDER BY seq OFFSET (SELECT $6::pg_catalog.int8) LIMIT 1
+        )
+    )
+    AND seq <= $3::pg_catalog.int8
 ORDER BY seq LIMIT $4::pg_catalog.int8
 """
+"""From the first that may go: in most histories the newest may not, and are many. `$5` is whether a
+memory may go that was not deleted, `$6` how many records are passed over at most."""
 _WHOLE: Final = f"""
 SELECT {_LIGHT} FROM {{schema}}.history
 WHERE memory_id = ANY($2::pg_catalog.text[]) ORDER BY memory_id, seq
@@ -68,7 +99,7 @@ FROM ROWS FROM (
     WHERE memory_id = given.name AND history.seq > given.seq ORDER BY history.seq LIMIT 1
 ) AS following
 """
-_REMOVE: Final = f"DELETE FROM {{schema}}.history WHERE {RECORDS} RETURNING seq, id, memory_id"
+_REMOVE: Final = f"DELETE FROM {{schema}}.history WHERE {RECORDS} RETURNING seq"
 
 
 async def prune(
@@ -82,15 +113,19 @@ async def prune(
     is_distributed: bool,
 ) -> PruneStep:
     """Prune the next records in one transaction, which begins with `settings`."""
+    has_removed_before = tries.has_removed
     async with transaction(connection, *settings, BY_INDEX):
         steps = _PruneTransaction(connection, schema, is_distributed=is_distributed)
         step = await prune_step(asked, reached, steps, tries)
-        await connection.execute(WAIT_FOR_REPLICAS_TOO)
+        if has_removed_before and not steps.has_removed:
+            await connection.execute(WAIT_FOR_REPLICAS_TOO)
         return step
 
 
 class _PruneTransaction(SchemaSteps):
     """The statements of a pruning step within its transaction."""
+
+    has_removed = False
 
     async def ends(self) -> tuple[int, int] | None:
         ((first, last),) = await self._fetch(_ENDS)
@@ -99,8 +134,14 @@ class _PruneTransaction(SchemaSteps):
     async def window(
         self, asked: PruneRequest, after: int, last: int, limit: int
     ) -> list[Candidate]:
-        before = in_utc(asked.before).isoformat()
-        return [Candidate(*row) for row in await self._fetch(_WINDOW, before, after, last, limit)]
+        asked_for = (in_utc(asked.before).isoformat(), after, last, limit)
+        if self._is_distributed:
+            rows = await self._fetch(_NEXT_RECORDS, *asked_for)
+        else:
+            also_living = asked.keep_last == 0
+            passed_over = asked.limits.passed_over
+            rows = await self._fetch(_NEXT_THAT_MAY_GO, *asked_for, also_living, passed_over)
+        return [Candidate(*row) for row in rows]
 
     async def edges(self, memory_ids: Sequence[str], before: int) -> dict[str, Edge]:
         if not self._is_distributed:
@@ -110,7 +151,8 @@ class _PruneTransaction(SchemaSteps):
         return {name: (rows[0][0], rows[0][1]) for name, rows in found.items() if rows}
 
     async def still_there(self, places: Collection[RecordRef]) -> set[RecordRef]:
-        return await self._places(_THERE, places) & set(places)
+        rows = await self._fetch(_THERE, *self._names_of(places))
+        return {RecordRef(*row) for row in rows} & set(places)
 
     async def next_are_dated(self, records: Sequence[Candidate]) -> dict[int, bool]:
         if not self._is_distributed:
@@ -131,14 +173,18 @@ class _PruneTransaction(SchemaSteps):
             of_memory = list(group)
             are_old = [row[-1] for row in of_memory]
             seen += [
-                Candidate(*(*row, prunable_alone(asked, are_old, index)))
+                Candidate(*row)._replace(prunable_alone=prunable_alone(asked, are_old, index))
                 for index, row in enumerate(of_memory)
             ]
         return seen
 
     async def remove(self, records: Sequence[Candidate]) -> set[RecordRef]:
-        return await self._places(_REMOVE, [one.place for one in records])
+        rows = await self._fetch(_REMOVE, *self._names_of(records))
+        removed = {seq for (seq,) in rows}
+        self.has_removed = bool(removed)
+        return {one.place for one in records if one.position in removed}
 
-    async def _places(self, sql: str, places: Collection[RecordRef]) -> set[RecordRef]:
-        named = self._named([one.id for one in places], [one.memory_id for one in places])
-        return {RecordRef(*row) for row in await self._fetch(sql, *named)}
+    def _names_of(
+        self, records: Collection[Candidate | RecordRef]
+    ) -> tuple[list[str], list[str] | None]:
+        return self._named([one.id for one in records], [one.memory_id for one in records])

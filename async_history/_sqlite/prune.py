@@ -138,7 +138,7 @@ def _candidate(
         record.memory_id,
         record.event == Event.DELETE,
         is_old,
-        prunable_alone,
+        prunable_alone=prunable_alone,
     )
 
 

@@ -51,7 +51,7 @@ async def everything(history: HistoryManager) -> list[HistoryRecord]:
     return [record async for record in history.query_history()]
 
 
-SMALL_STEPS = PruneLimits(records=3)
+SMALL_STEPS = PruneLimits(records=3, passed_over=2)
 
 
 @pytest.fixture

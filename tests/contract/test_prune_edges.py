@@ -27,7 +27,7 @@ OLD = 200
 
 def opened(where: str | Path, *, edges: int = 50_000) -> HistoryManager:
     """Open a history that is pruned in small steps."""
-    return limited(open_history(where), prune=PruneLimits(records=3, edges=edges))
+    return limited(open_history(where), prune=PruneLimits(records=3, passed_over=2, edges=edges))
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import asyncpg
 import pytest
 
 from async_history import HistoryManager, open_history
+from async_history._core.prune_request import PruneLimits
 from async_history._core.records import COLUMNS
 from async_history.postgres import PostgresHistoryManager
 from tests.contract.test_costs import (
@@ -24,8 +25,10 @@ from tests.contract.test_costs import (
     Call,
     Shape,
     by_two,
+    moment,
     most,
     prune,
+    row,
 )
 
 pytestmark = [pytest.mark.postgres, pytest.mark.once]
@@ -99,3 +102,34 @@ async def test_to_keep_many_costs_no_more_than_to_keep_one(
     finally:
         await owner.close()
     assert many < 1.5 * one
+
+
+async def test_pruning_reads_what_may_go(new_schema: Callable[[], str], postgres: str) -> None:
+    """Not the next record of each, where all have a time, and not the newest in small steps.
+
+    Of a record that goes: its row, its memory's last row and its removal, each by an index. Of the
+    newest: each row, and its place where a step ends.
+    """
+    kinds = ("UPDATE", "UPDATE", "DELETE")
+    old, steps = LARGE // 4, 0
+
+    def count(done: int, total: int) -> None:
+        nonlocal steps
+        steps += 1
+
+    async def prune_old(history: HistoryManager, _: int) -> None:
+        assert (await history.prune(older_than=moment(old), on_progress=count)).records == old
+
+    owner = await connected(postgres)
+    try:
+        (rows,) = await measured(
+            owner,
+            new_schema(),
+            lambda n: row(n, f"m{n % old}", moment(n).isoformat(), kinds[n % 3]),
+            LARGE,
+            {"prune": prune_old},
+        )
+    finally:
+        await owner.close()
+    assert steps <= old // PruneLimits().records + 2
+    assert rows < 6.3 * old + 4 * (LARGE - old)
