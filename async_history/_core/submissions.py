@@ -104,6 +104,11 @@ class CopyRecords(AddRecords):
     def names_ids(self) -> bool:
         return True
 
+    @property
+    def has_undated(self) -> bool:
+        """Whether a record does not say when it happened, and its source does not know."""
+        return any(record.occurred_at is None for record in self.records)
+
     def is_same(self, index: int, stored: HistoryRecord) -> bool:
         return self.records[index] == stored
 

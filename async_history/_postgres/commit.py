@@ -37,6 +37,7 @@ from async_history._postgres.rows import (
 )
 from async_history._postgres.schema import in_schema
 from async_history._postgres.transaction import WAIT_FOR_REPLICAS_TOO, savepoint, transaction
+from async_history._postgres.undated import dated, has_undated
 from async_history.errors import HistoryError, StorageError, StorageRefused
 
 _GIVEN_COLUMNS: Final = ", ".join(
@@ -191,6 +192,7 @@ class BatchCommitter:
         self._leaves_out_late = leaves_out_late
         self._where = where
         self._sent = sent
+        self._has_undated = False
         self._in_vain: int | None = 0  # None once something was written
 
     def _sql(self, statement: str) -> str:
@@ -202,8 +204,9 @@ class BatchCommitter:
         Raises:
             The driver's errors: nothing was written, or the outcome is unknown.
         """
+        self._has_undated = has_undated(batch)
         additions = only_new_records(batch)
-        if additions is not None:
+        if additions is not None and not self._has_undated:
             records = records_of(additions)
             try:
                 if not self._locks_ids(additions):
@@ -338,7 +341,7 @@ class BatchCommitter:
     ) -> None:
         """Write records and messages, in order."""
         if records:
-            await self._add(records)
+            await self._add(await dated(records, self.latest) if self._has_undated else records)
         if messages:
             await self._save_messages(messages)
 

@@ -53,6 +53,48 @@ class StateCases(Cases):
             assert (await history.prune(older_than=later, keep_last=0)).records == 2
             assert [record async for record in history.query_history()] == [alone]
 
+    async def test_a_copied_record_is_dated_by_the_one_before(self, open_store: OpenStore) -> None:
+        """Where the source does not know: in the same copy, in an earlier one, or not at all."""
+        later = START + timedelta(days=1)
+        told = [
+            ("m", "ADD", START),
+            ("m", "UPDATE", None),
+            ("n", "ADD", None),
+            ("n", "UPDATE", later),
+            ("m", "DELETE", None),
+            ("n", "UPDATE", None),
+            ("alone", "DELETE", None),
+        ]
+        records = [
+            HistoryRecord(
+                str(number),
+                memory_id,
+                None,
+                None,
+                event,
+                None if when is None or event != "ADD" else when.isoformat(),
+                "yesterday" if when is None else when.isoformat(),
+            )
+            for number, (memory_id, event, when) in enumerate(told)
+        ]
+        expected = [START, START, None, later, START, later, None]
+        for size in (1, 2, 3, len(records)):
+            async with open_store() as history:
+                await history.reset()
+                for begin in range(0, len(records), size):
+                    page = records[begin : begin + size]
+                    for _ in range(2):  # the second finds them there
+                        await history.store.writer.submit(records_to_copy(page, 100))
+                found = [record async for record in history.query_history()]
+                assert found == records
+                assert [record.occurred_at for record in found] == expected
+                for memory_id in ("m", "n", "alone"):
+                    of_memory = [r.occurred_at for r in found if r.memory_id == memory_id]
+                    read = await history.get_history(memory_id)
+                    assert [record.occurred_at for record in read] == of_memory
+                assert await history.count_history(since=START) == 5
+                assert {one.id async for one in history.memories_at(START)} == {"2"}
+
     async def test_erasures_stay_listed_after_a_reset(self, open_store: OpenStore) -> None:
         async with open_store() as history:
             await history.add_history("m", None, "x", "ADD")
