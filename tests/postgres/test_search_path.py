@@ -80,7 +80,7 @@ class Calls:
 
 
 NEVER_SQL: Final = {
-    *("aclose", "close", "require_writable", "backend", "store", "limits", "backup"),
+    *("aclose", "close", "require_writable", "backend", "store", "backup"),
 }
 
 
