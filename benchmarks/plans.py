@@ -2,8 +2,9 @@
 
     python -m benchmarks.plans [--quick] [--rows 3000000] [--nodes] [--url postgresql://…]
 
-Nothing is timed: for each question the buffers are counted that its page of ten records touches, of
-10,000 records and of many, before the tables have statistics and with them. `--nodes` also shows
+For each question the buffers are counted that its page of ten records touches, of 10,000 records
+and of many, before the tables have statistics, with them, and after two fifths of the records were
+removed and not vacuumed; and the least time that the server took of a few. `--nodes` also shows
 which indexes the plans of the many go through. The server is the dev extra's, or that of `--url`.
 """
 
@@ -23,6 +24,13 @@ _MANY_ROWS: Final = 3_000_000
 _QUICK_ROWS: Final = 20_000
 _EACH: Final = 1
 _QUICK_EACH: Final = 19
+_TRIES: Final = 3
+_UNITS: Final = ("buffers", "ms")
+_STATES: Final = {
+    "without statistics": "",
+    "analyzed": "ANALYZE {schema}.history",
+    "two fifths removed": "DELETE FROM {schema}.history WHERE seq < {rows} * 0.4",
+}
 
 
 def _nodes(plan: Mapping[str, Any]) -> Iterator[str]:
@@ -33,9 +41,15 @@ def _nodes(plan: Mapping[str, Any]) -> Iterator[str]:
         yield from _nodes(part)
 
 
-async def measure(url: str, rows: int, each: int, *, shows_nodes: bool) -> dict[str, list[int]]:
-    """Return the buffers by question: few and many without statistics, then with them."""
-    touched: dict[str, list[int]] = {}
+Measured = tuple[int, float]
+"""Buffers and milliseconds."""
+
+
+async def measure(
+    url: str, rows: int, each: int, *, shows_nodes: bool
+) -> dict[str, dict[str, tuple[Measured, Measured]]]:
+    """Return what few and many records take, by question, in each state of the table."""
+    taken: dict[str, dict[str, tuple[Measured, Measured]]] = {state: {} for state in _STATES}
     nodes: dict[str, str] = {}
     async with (
         fresh_schema(url) as small,
@@ -47,23 +61,37 @@ async def measure(url: str, rows: int, each: int, *, shows_nodes: bool) -> dict[
             async with open_history(url, schema=schema.strip('"')):
                 """It makes the tables."""
             await fill(connection, schema, count)
-        for is_known in (False, True):
+        for state, statement in _STATES.items():
             for count, schema in schemas.items():
-                if is_known:
-                    await connection.execute(f"ANALYZE {schema}.history")
-                explainer = Explainer(connection, schema)
-                for question in list(questions(count))[::each]:
-                    buffers = await explainer.page(question)
-                    touched.setdefault(question.name, []).append(buffers)
-                    found = dict.fromkeys(n for p in explainer.plans for n in _nodes(p["Plan"]))
-                    nodes[question.name] = ", ".join(found)
-    few, many = f"{_FEW_ROWS:,}", f"{rows:,}"
-    headings = ["a page of", few, many, f"{few}, analyzed", f"{many}, analyzed"]
-    print_table(headings, [[name, *map(str, counts)] for name, counts in touched.items()])
+                if statement:
+                    await connection.execute(statement.format(schema=schema, rows=count))
+            pairs = zip(*(list(questions(count))[::each] for count in schemas), strict=True)
+            for pair in pairs:
+                found: list[Measured] = []
+                for schema, question in zip(schemas.values(), pair, strict=True):
+                    explainer = Explainer(connection, schema)
+                    times = []
+                    for _ in range(_TRIES):
+                        buffers = await explainer.page(question)
+                        times.append(explainer.milliseconds)
+                    found.append((buffers, min(times)))
+                few, many = found
+                taken[state][question.name] = (few, many)
+                found_by = dict.fromkeys(n for p in explainer.plans for n in _nodes(p["Plan"]))
+                nodes[question.name] = ", ".join(found_by)
+    for state, by_question in taken.items():
+        print(f"\n{state}")
+        print_table(
+            ["a page of", *(f"{count:,}: {unit}" for count in schemas for unit in _UNITS)],
+            [
+                [name, *(f"{value:.4g}" for each_size in sizes for value in each_size)]
+                for name, sizes in by_question.items()
+            ],
+        )
     if shows_nodes:
-        for name, through in nodes.items():
-            print(f"{name}: {through}")
-    return touched
+        for name, indexes in nodes.items():
+            print(f"{name}: {indexes}")
+    return taken
 
 
 def main(options: Namespace) -> None:
@@ -71,11 +99,19 @@ def main(options: Namespace) -> None:
     rows = options.rows or (_QUICK_ROWS if options.quick else _MANY_ROWS)
     each = _QUICK_EACH if options.quick else _EACH
     with work_folder(options.dir, rows * 1_000) as folder, server_url(options) as url:
-        touched = asyncio.run(measure(url, rows, each, shows_nodes=options.nodes))
-        worst = max(touched, key=lambda name: touched[name][1] - 2 * touched[name][0])
-        few, many, *_ = touched[worst]
-        print(f"The most beyond twice: {worst}: {few} and {many} buffers")
-        write_json(results_folder(options, folder) / "plans.json", {"buffers": touched})
+        taken = asyncio.run(measure(url, rows, each, shows_nodes=options.nodes))
+        for state, by_question in taken.items():
+            for place, unit in enumerate(_UNITS):
+                beyond = {
+                    name: many[place] - 2 * few[place] for name, (few, many) in by_question.items()
+                }
+                worst = max(beyond, key=beyond.__getitem__)
+                few, many = by_question[worst]
+                print(
+                    f"{state}: the most beyond twice: {worst}: "
+                    f"{few[place]:.4g} and {many[place]:.4g} {unit}"
+                )
+        write_json(results_folder(options, folder) / "plans.json", {"taken": taken})
 
 
 if __name__ == "__main__":

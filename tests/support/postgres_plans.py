@@ -179,6 +179,11 @@ class Explainer:
         )
 
     @property
+    def milliseconds(self) -> float:
+        """How long the server took."""
+        return sum(float(plan["Execution Time"]) for plan in self.plans)
+
+    @property
     def rows(self) -> int:
         """How many rows the statements read from tables and indexes."""
         return sum(_rows_read(plan["Plan"]) for plan in self.plans)
