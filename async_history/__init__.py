@@ -5,13 +5,17 @@ from async_history._core.check import CheckReport
 from async_history._core.erase import ErasureReport
 from async_history._core.erasure_log import Erasure
 from async_history._core.follow import Follower
+from async_history._core.json_object import JsonObject
 from async_history._core.manager import HistoryManager
+from async_history._core.messages import Message
 from async_history._core.options import Durability, HistoryOptions, Journal
+from async_history._core.owners import Owner
 from async_history._core.progress import OpenProgress, Progress
 from async_history._core.prune import PruneReport
 from async_history._core.public import show_as
 from async_history._core.query import HistoryQuery, Order, Page
-from async_history._core.records import Event, HistoryRecord, Message, Row
+from async_history._core.recording import recording
+from async_history._core.records import Event, HistoryRecord, Row
 from async_history._core.stats import HistoryStats, Severity, StoreWarning
 from async_history._core.timeline import MemoryDiff, Moment
 from async_history._core.writer_stats import WriterStats
@@ -30,6 +34,7 @@ from async_history.errors import (
     InvalidInput,
     MigrationError,
     Overloaded,
+    OwnerConflict,
     StorageCorrupt,
     StorageDenied,
     StorageError,
@@ -67,6 +72,7 @@ __all__ = [
     "InvalidInput",
     "Journal",
     "JsonLines",
+    "JsonObject",
     "MemoryDiff",
     "Message",
     "MigrationError",
@@ -74,6 +80,8 @@ __all__ = [
     "OpenProgress",
     "Order",
     "Overloaded",
+    "Owner",
+    "OwnerConflict",
     "Page",
     "Progress",
     "PruneReport",
@@ -96,6 +104,7 @@ __all__ = [
     "copy_history",
     "dump_lines",
     "open_history",
+    "recording",
 ]
 
 show_as(__name__, __all__, globals())

@@ -9,8 +9,8 @@ from urllib.parse import quote, unquote
 
 from async_history._core.manager import HistoryManager
 from async_history._core.options import HistoryOptions, Journal
-from async_history._core.records import plain
 from async_history._core.validation import check_option_names, file_path
+from async_history._core.values import plain
 from async_history._postgres.url import POSTGRES_SCHEMA, SCHEMES, server_url
 from async_history.errors import InvalidInput
 

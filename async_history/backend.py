@@ -16,7 +16,7 @@ from async_history._core.batch import (
 )
 from async_history._core.coalesce import CoalescedReads
 from async_history._core.erase import EraseBackend, Residue
-from async_history._core.erase_transaction import Columns, EraseTransaction, RecordRef, Texts
+from async_history._core.erase_transaction import WHOLE, Columns, EraseTransaction, RecordRef, Texts
 from async_history._core.erasure_log import (
     Erasure,
     ErasureLog,
@@ -24,11 +24,14 @@ from async_history._core.erasure_log import (
     StatementErasureLog,
 )
 from async_history._core.follow import CommitSignal, FollowRead, FollowReader
+from async_history._core.json_object import JsonObject
 from async_history._core.locks import ProcessLocks
 from async_history._core.manager import HistoryManager
 from async_history._core.prune import PruneCursor, PruneStep, prune_step
 from async_history._core.prune_request import PruneRequest
 from async_history._core.prune_transaction import (
+from async_history._core.messages import Message, message_from_row
+from async_history._core.owners import Owner
     Candidate,
     Edge,
     PruneTransaction,
@@ -36,15 +39,25 @@ from async_history._core.prune_transaction import (
     prunable_alone,
 )
 from async_history._core.public import show_as
-from async_history._core.query import Cursor, CursorCodec, Filter, PageRead, RowsRead, cut
+from async_history._core.query import (
+    Cursor,
+    CursorCodec,
+    Filter,
+    PageRead,
+    RowsRead,
+    cut,
+    has_details,
+)
+from async_history._core.recording import INDEXED_CAUSES
 from async_history._core.records import (
     COLUMNS,
+    ROW_FIELDS,
     Event,
     HistoryRecord,
-    Message,
     Row,
-    message_from_row,
-    parse_time,
+    columns_of,
+    details_from,
+    details_of,
     record_of,
     row_of,
 )
@@ -59,6 +72,7 @@ from async_history._core.submissions import (
     records_to_copy,
 )
 from async_history._core.timeline import StatesReader, state_at, states_at
+from async_history._core.values import parse_time
 from async_history._core.writer import (
     CommitFunction,
     GroupCommitWriter,
@@ -70,7 +84,10 @@ from async_history._core.writer_stats import WriterStats
 
 __all__ = [
     "COLUMNS",
+    "INDEXED_CAUSES",
     "MESSAGES_KEPT",
+    "ROW_FIELDS",
+    "WHOLE",
     "AddRecords",
     "Backend",
     "BatchTransaction",
@@ -97,9 +114,11 @@ __all__ = [
     "HistoryManager",
     "HistoryRecord",
     "HistoryStats",
+    "JsonObject",
     "Measured",
     "Message",
     "OutcomeUnknown",
+    "Owner",
     "PageRead",
     "ProcessLocks",
     "PruneCursor",
@@ -125,8 +144,12 @@ __all__ = [
     "Writer",
     "WriterOptions",
     "WriterStats",
+    "columns_of",
     "commit_in_steps",
     "cut",
+    "details_from",
+    "details_of",
+    "has_details",
     "ids_of",
     "message_from_row",
     "message_rows",

@@ -4,6 +4,7 @@ HistoryError
 ├── InvalidInput          a field, option, URL or cursor is unusable; nothing was queued
 ├── IdConflict            the id is taken by a record with other content; not written
 ├── HistoryConflict       `if_latest` is no longer its memory's latest record; not written
+├── OwnerConflict         the memory has another owner; not written
 ├── Overloaded            the queue stayed full past `queue_timeout_s`; not written
 ├── HistoryClosed         the manager is closed, or closed before the call's turn; not written
 ├── WrongLoop             the manager belongs to another event loop or process; not written
@@ -39,6 +40,21 @@ class IdConflict(HistoryError):
 
 class HistoryConflict(HistoryError):
     """The record given as `if_latest` is not its memory's latest. Nothing was written."""
+
+
+class OwnerConflict(HistoryError):
+    """A memory's owner is given once, and this call gives it another one. Nothing was written."""
+
+    def __init__(self, memory_id: str, scopes: Iterable[str]) -> None:
+        self.memory_id = memory_id
+        self.scopes = tuple(scopes)
+        super().__init__(memory_id, self.scopes)
+
+    def __str__(self) -> str:
+        return (
+            f"memory {self.memory_id!r} has an owner with another {' and '.join(self.scopes)}, or "
+            "without it; an owner is given once. Leave the owner out, nothing was written"
+        )
 
 
 class Overloaded(HistoryError):

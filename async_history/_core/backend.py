@@ -9,10 +9,11 @@ from async_history._core.erase import EraseBackend
 from async_history._core.erasure_log import Erasure
 from async_history._core.follow import CommitSignal, FollowReader
 from async_history._core.locks import ProcessLocks
+from async_history._core.messages import Message
 from async_history._core.prune import PruneCursor, PruneStep
 from async_history._core.prune_request import PruneRequest
 from async_history._core.query import Cursor, Filter, PageRead, RowsRead
-from async_history._core.records import HistoryRecord, Message
+from async_history._core.records import HistoryRecord
 from async_history._core.stats import Measured
 from async_history._core.submissions import Submission
 from async_history._core.writer_stats import WriterStats

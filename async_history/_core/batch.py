@@ -8,9 +8,10 @@ are; each sees what those before it in the batch write.
 
 from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
+from async_history._core.owners import Owner
 from async_history._core.records import HistoryRecord
 from async_history._core.submissions import (
     MESSAGES_KEPT,
@@ -20,7 +21,13 @@ from async_history._core.submissions import (
     Submission,
     UpdateMemory,
 )
-from async_history.errors import HistoryConflict, HistoryError, IdConflict, StorageError
+from async_history.errors import (
+    HistoryConflict,
+    HistoryError,
+    IdConflict,
+    OwnerConflict,
+    StorageError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +81,9 @@ class BatchTransaction(Protocol):
     async def latest(self, memory_ids: Sequence[str]) -> Sequence[HistoryRecord]:
         """Return the latest record of each of these memories that has one."""
 
+    async def owners(self, records: Sequence[HistoryRecord]) -> Mapping[str, Owner]:
+        """Return the owners of these records' memories, of those that have one."""
+
     async def buffers(self, submissions: Sequence[SaveMessages]) -> Mapping[str, "Buffer"]:
         """Return these submissions' scopes' buffers, as far as there are any."""
 
@@ -85,9 +95,16 @@ class BatchTransaction(Protocol):
         """
 
     async def write(
-        self, records: Sequence[HistoryRecord], messages: Sequence[SaveMessages]
+        self,
+        records: Sequence[HistoryRecord],
+        messages: Sequence[SaveMessages],
+        owners: Mapping[str, Owner],
     ) -> None:
-        """Write in order."""
+        """Write in order.
+
+        Args:
+            owners: those that memories get now, which had none. The memory may have records.
+        """
 
 
 async def commit_in_steps(
@@ -103,8 +120,10 @@ async def commit_in_steps(
     }
     if latest:
         latest |= {one.memory_id: one for one in await steps.latest(list(latest))}
+    wanted = [record for submission in additions for record in submission.wanted]
+    owners = await steps.owners(wanted) if wanted else {}
     unsaved = _unsaved(messages, await steps.buffers(messages)) if messages else set()
-    decided = _Decided(steps, known, latest, unsaved)
+    decided = _Decided(steps, known, latest, owners, unsaved)
     await decided.write(list(enumerate(batch)))
     return decided.refused
 
@@ -115,6 +134,7 @@ class _Decided:
     Args:
         known: the records that are there, by id.
         latest: the latest record of each memory that decides anything; None where it has none.
+        owners: the memories' owners, as far as they have one.
         unsaved: the messages to be saved.
     """
 
@@ -123,12 +143,14 @@ class _Decided:
         steps: BatchTransaction,
         known: dict[str, HistoryRecord],
         latest: dict[str, HistoryRecord | None],
+        owners: Mapping[str, Owner],
         unsaved: set[SaveMessages],
     ) -> None:
         self.refused: dict[int, HistoryError] = {}
         self._steps = steps
         self._known = known
         self._latest = latest
+        self._owners = owners
         self._unsaved = unsaved
 
     async def write(self, part: Sequence[tuple[int, Submission]]) -> None:
@@ -137,7 +159,7 @@ class _Decided:
         Where the database refuses any of it, all of that is undone, and each half is decided again
         after the one before it, until who is refused is alone.
         """
-        plan = _Plan(dict(self._known), dict(self._latest))
+        plan = _Plan(dict(self._known), dict(self._latest), self._owners)
         for index, submission in part:
             if isinstance(submission, AddRecords):
                 plan.add(index, submission)
@@ -146,7 +168,7 @@ class _Decided:
         try:
             if plan.records or plan.messages:
                 async with self._steps.undone_if_refused():
-                    await self._steps.write(plan.records, plan.messages)
+                    await self._steps.write(plan.records, plan.messages, plan.new_owners)
         except StorageError as error:
             if len(part) == 1:
                 self.refused[part[0][0]] = error
@@ -156,6 +178,7 @@ class _Decided:
             await self.write(part[half:])
         else:
             self._known, self._latest = plan.known, plan.latest
+            self._owners = {**self._owners, **plan.new_owners}
             self.refused |= plan.refused
             for submission, records in plan.outcomes:
                 submission.records[:] = records
@@ -165,10 +188,15 @@ class _Plan:
     """What to write of some submissions, and what is known once it is written."""
 
     def __init__(
-        self, known: dict[str, HistoryRecord], latest: dict[str, HistoryRecord | None]
+        self,
+        known: dict[str, HistoryRecord],
+        latest: dict[str, HistoryRecord | None],
+        owners: Mapping[str, Owner],
     ) -> None:
         self.known = known
         self.latest = latest
+        self.new_owners: dict[str, Owner] = {}
+        self._owners = owners
         self.records: list[HistoryRecord] = []
         self.messages: list[SaveMessages] = []
         self.refused: dict[int, HistoryError] = {}
@@ -180,10 +208,13 @@ class _Plan:
             outcome, missing = self._outcome(submission)
             if missing and submission.if_latest is not None:
                 self._require_latest(submission.if_latest)
-        except (IdConflict, HistoryConflict) as error:
+            owners = self._owners_given(missing)
+        except (IdConflict, HistoryConflict, OwnerConflict) as error:
             self.refused[index] = error
             return
-        self.outcomes.append((submission, outcome))
+        self.new_owners |= owners
+        self.outcomes.append((submission, [self._owned(record) for record in outcome]))
+        missing = [self._owned(record) for record in missing]
         self.records += missing
         for record in missing:
             self.known[record.id] = record
@@ -220,6 +251,32 @@ class _Plan:
                 )
             outcome.append(record)
         return outcome, list(missing.values())
+
+    def _owner(self, memory_id: str) -> Owner | None:
+        return self._owners.get(memory_id) or self.new_owners.get(memory_id)
+
+    def _owned(self, record: HistoryRecord) -> HistoryRecord:
+        """Return a record with its memory's owner."""
+        owner = self._owner(record.memory_id)
+        return record if record.owner == owner else replace(record, owner=owner)
+
+    def _owners_given(self, records: Sequence[HistoryRecord]) -> dict[str, Owner]:
+        """Return the owners that these records give to memories that have none.
+
+        Raises:
+            OwnerConflict: one gives another owner than its memory has.
+        """
+        given: dict[str, Owner] = {}
+        for record in records:
+            if record.owner is None:
+                continue
+            owner = self._owner(record.memory_id) or given.setdefault(
+                record.memory_id, record.owner
+            )
+            differing = owner.contradictions(record.owner)
+            if differing:
+                raise OwnerConflict(record.memory_id, differing)
+        return given
 
     def _require_latest(self, expected: ExpectedLatest) -> None:
         latest = self.latest[expected.memory_id]

@@ -1,8 +1,9 @@
 """Erasing forgets: texts go for good, and the fact of each change stays.
 
-Of a memory it takes both texts of all its records. Of an actor it takes both texts of the actor's
-records, the actor's name on them, and in others' records of the same memory every text that is to
-the letter one the actor recorded: `old_memory` of the change that came after, a text brought back.
+Of a memory it takes both texts of all its records, and their contexts and causes. Of an actor it
+takes the same of the actor's records, the actor's name on them, and in others' records of the same
+memory every text that is to the letter one the actor recorded: `old_memory` of the change that came
+after, a text brought back.
 
 Only the actor's records tell what the actor recorded. So the actor's memories are erased whole, as
 many in one transaction as have few records together. One that has many is walked through three
@@ -35,8 +36,9 @@ from async_history._core.erase_transaction import (
     take_told,
 )
 from async_history._core.erasure_log import ErasureLog, new_erasure
-from async_history._core.records import check_name, new_id
+from async_history._core.records import new_id
 from async_history._core.validation import check_flag, check_iterable
+from async_history._core.values import check_name
 from async_history._core.wording import counted
 from async_history.errors import InvalidInput
 

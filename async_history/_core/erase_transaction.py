@@ -13,9 +13,10 @@ from async_history._core.erasure_log import ErasureLog
 
 Columns = tuple[str, ...]
 TEXTS: Final[Columns] = ("old_memory", "new_memory")
-OWN: Final[Columns] = (*TEXTS, "actor_id")
-LOST: Final = (TEXTS[:1], TEXTS[1:], TEXTS, OWN)
-"""The columns that a record may lose together."""
+WHOLE: Final[Columns] = (*TEXTS, "context", "cause")
+OWN: Final[Columns] = (*WHOLE, "actor_id")
+LOST: Final = (TEXTS[:1], TEXTS[1:], TEXTS, WHOLE, OWN)
+"""What a record may lose together: columns, its context, its cause."""
 
 
 class RecordRef(NamedTuple):
@@ -51,7 +52,7 @@ class EraseTransaction(Protocol):
     async def with_text(
         self, memory_ids: Sequence[str], after: RecordRef | None, limit: int
     ) -> Sequence[RecordRef]:
-        """Return records of memories that have a text still, in order."""
+        """Return records of memories that have a text, a context or a cause still, in order."""
 
     async def of_actor(
         self, actor_id: str, after: RecordRef | None, limit: int
@@ -206,7 +207,7 @@ async def erase_memories(
 ) -> Done:
     places = await steps.with_text(memory_ids, after, limit)
     return Done(
-        await erase_places(erasure_id, TEXTS, places, steps),
+        await erase_places(erasure_id, WHOLE, places, steps),
         places[-1] if len(places) == limit else None,
     )
 

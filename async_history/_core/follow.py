@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Generic, Protocol, Self, TypeVar
 from weakref import WeakSet
 
+from async_history._core.query import Pairs, has_details
 from async_history._core.records import HistoryRecord
 from async_history._core.validation import check_count, check_seconds
 from async_history._core.yielding import after_record
@@ -251,10 +252,18 @@ class Follower:
     """
 
     def __init__(
-        self, tail: Tail[Any], place: Any, memory_id: str | None, poll_interval_s: float
+        self,
+        tail: Tail[Any],
+        place: Any,
+        memory_id: str | None,
+        owner: Pairs,
+        cause: Pairs,
+        poll_interval_s: float,
     ) -> None:
         self._tail = tail
         self._memory_id = memory_id
+        self._owner = owner
+        self._cause = cause
         self._poll_interval_s = poll_interval_s
         self._woken = tail.signal.subscribe()
         self._is_in_use = False
@@ -264,6 +273,7 @@ class Follower:
 
     def __repr__(self) -> str:
         of = "all memories" if self._memory_id is None else f"memory {self._memory_id!r}"
+        of += "".join(f" {name}={value!r}" for name, value in (*self._owner, *self._cause))
         where = "the beginning" if self.cursor is None else self.cursor
         return f"<Follower of {of} after {where}>"
 
@@ -362,6 +372,12 @@ class Follower:
         self._begin = begin
         self._is_at_end = page.is_last
         self._left = page.indexes_of(self._memory_id)
+        if self._owner or self._cause:
+            self._left = [
+                index
+                for index in self._left
+                if has_details(page.records[index], self._owner, self._cause)
+            ]
         self._next = 0
 
 

@@ -22,6 +22,8 @@ from async_history._core.follow import (
 )
 from async_history._core.lifecycle import CLOSE_TIMEOUT_S, LoopBound
 from async_history._core.limits import DEFAULT_LIMITS, Limits
+from async_history._core.messages import Message
+from async_history._core.owners import GivenOwner
 from async_history._core.progress import Progress
 from async_history._core.prune import (
     PruneCursor,
@@ -37,10 +39,12 @@ from async_history._core.query import (
     HistoryQuery,
     Order,
     PageRead,
+    cause_asked,
     new_filter,
     new_query,
+    scopes_asked,
 )
-from async_history._core.records import Event, HistoryRecord, Message, check_text, new_record
+from async_history._core.records import Event, HistoryRecord, new_record
 from async_history._core.stats import HistoryStats, Measured, Measurements
 from async_history._core.submissions import (
     MESSAGES_KEPT,
@@ -58,8 +62,11 @@ from async_history._core.timeline import (
     records_of,
     restoration_of,
     state_at,
+    states_of_owner,
+    with_cause,
 )
 from async_history._core.validation import check_count, check_flag, check_function, check_seconds
+from async_history._core.values import check_text
 from async_history._core.yielding import CooperativeCalls
 from async_history.errors import InvalidInput
 
@@ -149,6 +156,9 @@ class HistoryManager(LoopBound[Store]):
         actor_id: str | None = None,
         role: str | None = None,
         id: str | None = None,
+        owner: GivenOwner | None = None,
+        context: Mapping[str, Any] | None = None,
+        cause: Mapping[str, str] | None = None,
         if_latest: HistoryRecord | str | None = None,
     ) -> HistoryRecord:
         """Record one change of a memory and return the record when it is durable.
@@ -167,6 +177,11 @@ class HistoryManager(LoopBound[Store]):
             role: the role in which the actor did, such as "user".
             id: the record's id; a new UUIDv7, if missing. With an id of its own a call can be
                 repeated safely.
+            owner: whose the memory is: an `Owner`, or a mapping with any of `user_id`, `agent_id`,
+                `run_id` and `app_id`. Given once, it holds for all records of the memory.
+            context: the memory's metadata after the change: what JSON can hold.
+            cause: why it was changed: short texts by free keys, such as `request_id`. See
+                `recording`.
             if_latest: a record that was read, or its id: write only if it is still the latest
                 record of its memory.
 
@@ -175,6 +190,7 @@ class HistoryManager(LoopBound[Store]):
             InvalidInput: a value can't be stored as given; nothing was queued.
             IdConflict: there is a record with this id and other content. One with the same content
                 is returned.
+            OwnerConflict: the memory has another owner; nothing was written.
             Overloaded: the queue had no room within `queue_timeout_s`; nothing was written.
             CommitUnknown: it may have been written. With the same `id` the call can be repeated.
             StorageError: nothing was written.
@@ -191,6 +207,10 @@ class HistoryManager(LoopBound[Store]):
             actor_id,
             role,
             id,
+            None,
+            owner,
+            context,
+            cause,
         )
         given: Mapping[str, Any] | None = None
         if id is not None:
@@ -200,6 +220,7 @@ class HistoryManager(LoopBound[Store]):
                 "is_deleted": is_deleted,
                 "actor_id": actor_id,
                 "role": role,
+                "context": record.context if context is not None else None,
             }
         submission = one_record(record, given, if_latest)
         await store.writer.submit(submission)
@@ -214,14 +235,18 @@ class HistoryManager(LoopBound[Store]):
         actor_id: str | None = None,
         role: str | None = None,
         id: str | None = None,
+        owner: GivenOwner | None = None,
+        context: Mapping[str, Any] | None = None,
+        cause: Mapping[str, str] | None = None,
     ) -> HistoryRecord:
         """Record that a memory says something else now; return the record when it is durable.
 
         What it said before is read in the transaction that writes the record. The record is an
         UPDATE whose `old_memory` is the latest record's `new_memory`, or an ADD if the memory has
-        no record or was deleted. If the memory says the same already, nothing is written and its
-        latest record is returned. Concurrent calls for one memory continue each other. (On a
-        server, `add_history` of another manager may be written between them.)
+        no record or was deleted. If the memory says the same already, with the same context,
+        nothing is written and its latest record is returned. Concurrent calls for one memory
+        continue each other. (On a server, `add_history` of another manager may be written between
+        them.)
 
         Args:
             memory_id: the memory.
@@ -230,14 +255,17 @@ class HistoryManager(LoopBound[Store]):
                 `created_at` of an ADD.
             actor_id, role, id: as in `add_history`. A call that is repeated with the same id
                 never records the change twice.
+            owner, context, cause: as in `add_history`.
 
         Raises:
             InvalidInput: a value can't be stored as given; nothing was queued. To record that a
                 memory was deleted, use `add_history`.
-            IdConflict, Overloaded, CommitUnknown, StorageError: as `add_history`.
+            IdConflict, OwnerConflict, Overloaded, CommitUnknown, StorageError: as `add_history`.
         """
         store = self._require_open()
-        submission = new_text(memory_id, new_memory, updated_at, actor_id, role, id)
+        submission = new_text(
+            memory_id, new_memory, updated_at, actor_id, role, id, owner, context, cause
+        )
         await store.writer.submit(submission)
         return submission.records[0]
 
@@ -261,13 +289,15 @@ class HistoryManager(LoopBound[Store]):
         """Record many changes, all or none and in order; return them when they are durable.
 
         Args:
-            records: `HistoryRecord`s, or mappings with mem0's column names as keys.
+            records: `HistoryRecord`s, or mappings with mem0's column names as keys, and `owner`,
+                `context` and `cause` as in `add_history`.
             if_latest: a record that was read, or, if all records are of one memory, its id: write
                 only if it is still the latest record of its memory.
 
         Raises:
             HistoryConflict: `if_latest` is not its memory's latest record; nothing was written.
-            InvalidInput, IdConflict, Overloaded, CommitUnknown, StorageError: as `add_history`.
+            InvalidInput, IdConflict, OwnerConflict, Overloaded, CommitUnknown, StorageError: as
+                `add_history`.
         """
         store = self._require_open()
         unchecked = UncheckedRecords(records, if_latest)
@@ -343,6 +373,11 @@ class HistoryManager(LoopBound[Store]):
         text: str | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
+        user_id: str | None = None,
+        agent_id: str | None = None,
+        run_id: str | None = None,
+        app_id: str | None = None,
+        cause: Mapping[str, str] | None = None,
         order: Order = "oldest",
         after: str | None = None,
         limit: int | None = None,
@@ -357,6 +392,9 @@ class HistoryManager(LoopBound[Store]):
             event: "ADD", "UPDATE" or "DELETE".
             text: a part of the old or the new text; case matters.
             since, until: aware datetimes; `occurred_at` lies in [since, until).
+            user_id, agent_id, run_id, app_id: of the memory's owner.
+            cause: keys of the record's cause, with their texts. `run_id`, `trace_id` and
+                `request_id` are found through an index.
             order: "oldest" or "newest" first, in the order of recording, not of times.
             after: the `cursor` of a page, to continue after it.
             limit: at most this many records in all; None for all.
@@ -383,6 +421,13 @@ class HistoryManager(LoopBound[Store]):
             since=since,
             until=until,
             order=order,
+            owner={
+                "user_id": user_id,
+                "agent_id": agent_id,
+                "run_id": run_id,
+                "app_id": app_id,
+            },
+            cause=cause,
         )
         return new_query(read_page, wanted, after=after, limit=limit, page_size=page_size)
 
@@ -396,11 +441,17 @@ class HistoryManager(LoopBound[Store]):
         text: str | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
+        user_id: str | None = None,
+        agent_id: str | None = None,
+        run_id: str | None = None,
+        app_id: str | None = None,
+        cause: Mapping[str, str] | None = None,
     ) -> int:
         """Return how many records match.
 
         Args:
-            memory_id, actor_id, role, event, text, since, until: as in `query_history`.
+            memory_id, actor_id, role, event, text, since, until, user_id, agent_id, run_id, app_id,
+                cause: as in `query_history`.
 
         Raises:
             InvalidInput, StorageError: as `query_history`.
@@ -414,6 +465,13 @@ class HistoryManager(LoopBound[Store]):
             text=text,
             since=since,
             until=until,
+            owner={
+                "user_id": user_id,
+                "agent_id": agent_id,
+                "run_id": run_id,
+                "app_id": app_id,
+            },
+            cause=cause,
         )
         return await store.reader.count(wanted)
 
@@ -422,6 +480,11 @@ class HistoryManager(LoopBound[Store]):
         *,
         after: str | None = None,
         memory_id: str | None = None,
+        user_id: str | None = None,
+        agent_id: str | None = None,
+        run_id: str | None = None,
+        app_id: str | None = None,
+        cause: Mapping[str, str] | None = None,
         poll_interval_s: float = POLL_INTERVAL_S,
     ) -> Follower:
         """Iterate over every record that is committed after a point, once and in commit order.
@@ -435,6 +498,8 @@ class HistoryManager(LoopBound[Store]):
             after: a follower's `cursor`, also of an earlier run, or what `end_cursor` returned;
                 None starts with the oldest record. A page's cursor can't be used here.
             memory_id: follow this memory only.
+            user_id, agent_id, run_id, app_id, cause: as in `query_history`: return such records
+                only. All others are read, too.
             poll_interval_s: seconds between two looks for what others have committed.
 
         Raises:
@@ -448,7 +513,10 @@ class HistoryManager(LoopBound[Store]):
         memory = None if memory_id is None else check_text("memory_id", memory_id)
         check_seconds("poll_interval_s", poll_interval_s, may_be_zero=False)
         begin = store.follower.place(None if after is None else check_text("after", after))
-        return Follower(self._tail, begin, memory, poll_interval_s)
+        owner = scopes_asked(
+            {"user_id": user_id, "agent_id": agent_id, "run_id": run_id, "app_id": app_id}
+        )
+        return Follower(self._tail, begin, memory, owner, cause_asked(cause), poll_interval_s)
 
     async def end_cursor(self) -> str | None:
         """Return the cursor after everything that is committed now, for `follow` to start there.
@@ -546,7 +614,44 @@ class HistoryManager(LoopBound[Store]):
         check_moment("when", when)
         return state_at(memory_id, await store.reader.history(memory_id), when)
 
-    def memories_at(self, when: datetime) -> AsyncIterator[HistoryRecord]:
+    def memories(
+        self,
+        *,
+        user_id: str | None = None,
+        agent_id: str | None = None,
+        run_id: str | None = None,
+        app_id: str | None = None,
+    ) -> AsyncIterator[HistoryRecord]:
+        """Iterate over an owner's memories: the latest record of each that is not deleted.
+
+        Those that changed last come first. No connection is held between pages.
+
+        Args:
+            user_id, agent_id, run_id, app_id: whose; at least one.
+
+        Raises:
+            InvalidInput: at once, naming the argument; or none is given.
+            CursorGone: while iterating, if records that were found are gone.
+            StorageError: while iterating.
+        """
+        self._require_open()
+        owner = scopes_asked(
+            {"user_id": user_id, "agent_id": agent_id, "run_id": run_id, "app_id": app_id}
+        )
+        if not owner:
+            raise InvalidInput("name an owner: user_id, agent_id, run_id or app_id")
+        return states_of_owner(self.query_history(**dict(owner), order="newest"), None)
+
+    def memories_at(
+        self,
+        when: datetime,
+        *,
+        user_id: str | None = None,
+        agent_id: str | None = None,
+        run_id: str | None = None,
+        app_id: str | None = None,
+        cause: Mapping[str, str] | None = None,
+    ) -> AsyncIterator[HistoryRecord]:
         """Iterate over all memories that existed at an instant: the record in force of each.
 
         Each is what `memory_at` returns for its memory. They come in no particular order. No
@@ -554,6 +659,8 @@ class HistoryManager(LoopBound[Store]):
 
         Args:
             when: an aware datetime.
+            user_id, agent_id, run_id, app_id: only memories of this owner.
+            cause: only records with this cause: see `query_history`.
 
         Raises:
             InvalidInput: at once.
@@ -563,7 +670,15 @@ class HistoryManager(LoopBound[Store]):
         """
         store = self._require_open()
         check_instant("when", when)
-        return records_of(store.reader.states_at(when), self._require_open)
+        asked = cause_asked(cause)
+        owner = scopes_asked(
+            {"user_id": user_id, "agent_id": agent_id, "run_id": run_id, "app_id": app_id}
+        )
+        if owner:
+            found = states_of_owner(self.query_history(**dict(owner), order="newest"), when)
+        else:
+            found = records_of(store.reader.states_at(when), self._require_open)
+        return with_cause(found, asked) if asked else found
 
     async def diff(self, memory_id: str, start: Moment, end: Moment) -> MemoryDiff:
         """Return what a memory said at two moments, and the records between them.
@@ -591,8 +706,9 @@ class HistoryManager(LoopBound[Store]):
     ) -> HistoryRecord:
         """Record again what a memory said at a moment; return that record when it is durable.
 
-        Appends a record as `update_history` does; no record is removed. If the memory says the
-        same already, nothing is written and its latest record is returned.
+        Appends a record as `update_history` does, with the context of that moment; no record is
+        removed. If the memory says the same already, nothing is written and its latest record is
+        returned.
 
         Args:
             memory_id: the memory.
@@ -611,7 +727,13 @@ class HistoryManager(LoopBound[Store]):
         plan = restoration_of(memory_id, await store.reader.history(memory_id), to)
         if not plan.is_needed:
             return plan.latest
-        return await self.update_history(memory_id, plan.wanted_text, actor_id=actor_id, role=role)
+        return await self.update_history(
+            memory_id,
+            plan.wanted_text,
+            actor_id=actor_id,
+            role=role,
+            context=plan.wanted.context,
+        )
 
     # Retention
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from async_history._core.records import is_aware
 from async_history._core.validation import check_count, check_flag
+from async_history._core.values import is_aware
 from async_history.errors import InvalidInput
 
 

@@ -3,22 +3,16 @@
 import base64
 import json
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import Any, Final, Literal, TypeVar, get_args
 
-from async_history._core.records import (
-    Event,
-    HistoryRecord,
-    Row,
-    check_name,
-    check_text,
-    in_utc,
-    is_aware,
-)
+from async_history._core.recording import check_cause
+from async_history._core.records import Event, HistoryRecord, Row
 from async_history._core.validation import check_choice, check_count, shown
+from async_history._core.values import check_name, check_text, in_utc, is_aware
 from async_history._core.yielding import after_record
 from async_history.errors import InvalidInput
 
@@ -31,9 +25,17 @@ PAGE_SIZE = 500
 """Default records of a page: about a millisecond of the event loop's time."""
 
 
+Pairs = tuple[tuple[str, str], ...]
+"""Names, each with a value."""
+
+
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """What a query asks for; None asks for everything. Times are aware instants."""
+    """What a query asks for; None asks for everything. Times are aware instants.
+
+    `owner` has scopes of the memory's owner, and `cause` keys of the record's cause, each with the
+    value that it must have.
+    """
 
     memory_ids: tuple[str, ...] | None
     actor_id: str | None
@@ -43,6 +45,8 @@ class Filter:
     since: datetime | None
     until: datetime | None
     order: Order = "oldest"
+    owner: Pairs = ()
+    cause: Pairs = ()
 
 
 def not_a_cursor(text: object, of: str) -> InvalidInput:
@@ -270,6 +274,8 @@ def new_filter(
     since: datetime | None,
     until: datetime | None,
     order: Order = "oldest",
+    owner: Mapping[str, str | None] | None = None,
+    cause: Mapping[str, str] | None = None,
 ) -> Filter:
     """Check what is asked for.
 
@@ -291,7 +297,40 @@ def new_filter(
         None if since is None else in_utc(since),
         None if until is None else in_utc(until),
         order,
+        scopes_asked(owner or {}),
+        cause_asked(cause),
     )
+
+
+def scopes_asked(owner: Mapping[str, str | None]) -> Pairs:
+    """Return the scopes that a question is limited to.
+
+    Raises:
+        InvalidInput: naming the scope that can't be used.
+    """
+    return tuple(
+        (name, check_name(name, value)) for name, value in owner.items() if value is not None
+    )
+
+
+def cause_asked(cause: object) -> Pairs:
+    """Return the keys of the cause that a question is limited to.
+
+    Raises:
+        InvalidInput: it is not a mapping of texts.
+    """
+    if cause is None:
+        return ()
+    if not isinstance(cause, Mapping):
+        raise InvalidInput(f"cause must be a mapping of texts, not {type(cause).__name__}")
+    return tuple(check_cause(key, value) for key, value in cause.items())
+
+
+def has_details(record: HistoryRecord, owner: Pairs, cause: Pairs) -> bool:
+    """Return whether a record's owner and cause are those of a question."""
+    return all(
+        record.owner is not None and getattr(record.owner, name) == value for name, value in owner
+    ) and all(record.cause is not None and record.cause.get(name) == value for name, value in cause)
 
 
 def _memory_ids(given: str | Collection[str] | None) -> tuple[str, ...] | None:

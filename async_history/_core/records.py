@@ -1,7 +1,6 @@
-"""What is stored: events, history records and messages, each checked before it is queued."""
+"""History records: what a change consists of, checked before it is queued."""
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -10,6 +9,19 @@ from typing import Any, Final
 
 from uuid_utils import uuid7
 
+from async_history._core.json_object import JsonObject, json_from_text, json_object, json_text
+from async_history._core.owners import GivenOwner, Owner, new_owner, owner_from_text, owner_text
+from async_history._core.recording import has_surroundings, new_cause, with_surroundings
+from async_history._core.validation import shown
+from async_history._core.values import (
+    check_bit,
+    check_name,
+    check_text,
+    check_time,
+    now_text,
+    parse_time,
+    plain,
+)
 from async_history.errors import InvalidInput
 
 
@@ -39,16 +51,19 @@ COLUMNS: Final = (
 """mem0's ten columns, in its order (mem0ai 0.1.100 to 2.2, `memory/storage.py`)."""
 COLUMN_LIST: Final = ", ".join(COLUMNS)
 """The same as SQL, and for people."""
+DETAILS: Final = ("owner", "context", "cause")
+"""What a record has besides, and mem0's table has not."""
 
 
 @dataclass(frozen=True, slots=True, init=False)
 class HistoryRecord:
-    """One change of one memory: mem0's ten columns.
+    """One change of one memory: mem0's ten columns, and whose it is and why it was made.
 
     `event` is an `Event`, or the text found in an existing row when it is none of them.
     `created_at` and `updated_at` are ISO 8601 text, exactly as they were given.
     `time_before` is set where neither says when the change happened: `occurred_at` of the memory's
-    record before this one.
+    record before this one. `owner` is the memory's. `context` is its metadata after the change, and
+    `cause` says why it was made: short texts by free keys. Each is None where it is not known.
     """
 
     id: str
@@ -62,6 +77,9 @@ class HistoryRecord:
     actor_id: str | None = None
     role: str | None = None
     time_before: datetime | None = field(default=None, compare=False, repr=False)
+    owner: Owner | None = field(default=None, compare=False)
+    context: JsonObject | None = None
+    cause: JsonObject | None = None
 
     def __init__(
         self,
@@ -76,6 +94,9 @@ class HistoryRecord:
         actor_id: str | None = None,
         role: str | None = None,
         time_before: datetime | None = None,
+        owner: Owner | None = None,
+        context: JsonObject | None = None,
+        cause: JsonObject | None = None,
     ) -> None:
         # As dataclass would write it, but for object.__setattr__, which takes twice as long: each
         # record is made on the event loop.
@@ -90,6 +111,9 @@ class HistoryRecord:
         _set_actor_id(self, actor_id)
         _set_role(self, role)
         _set_time_before(self, time_before)
+        _set_owner(self, owner)
+        _set_context(self, context)
+        _set_cause(self, cause)
 
     @property
     def occurred_at(self) -> datetime | None:
@@ -99,6 +123,20 @@ class HistoryRecord:
         """
         text = self.created_at if self.event == Event.ADD else self.updated_at
         return (parse_time(text) if text is not None else None) or self.time_before
+
+    @property
+    def recorded_at(self) -> datetime | None:
+        """When the record was made, in UTC, to the millisecond: it is in an id of ours (UUIDv7).
+
+        None where another program gave the id.
+        """
+        digits = self.id.replace("-", "")
+        if len(digits) != _UUID_DIGITS or digits[_VERSION_DIGIT] != "7":
+            return None
+        try:
+            return datetime.fromtimestamp(int(digits[:_TIME_DIGITS], 16) / 1000, UTC)
+        except (ValueError, OverflowError):
+            return None
 
     def as_dict(self) -> dict[str, Any]:
         """Return exactly the mapping that mem0's `get_history` returns for this record."""
@@ -128,72 +166,87 @@ class HistoryRecord:
     _set_actor_id,
     _set_role,
     _set_time_before,
-) = (getattr(HistoryRecord, name).__set__ for name in (*COLUMNS, "time_before"))
+    _set_owner,
+    _set_context,
+    _set_cause,
+) = (getattr(HistoryRecord, name).__set__ for name in (*COLUMNS, "time_before", *DETAILS))
 
+
+_UUID_DIGITS: Final = 32
+_VERSION_DIGIT: Final = 12
+_TIME_DIGITS: Final = 12
 
 Row = tuple[Any, ...]
-"""A record's ten columns."""
-row_of: Final[Callable[[HistoryRecord], Row]] = attrgetter(*COLUMNS)
+"""A record's ten columns; then its owner, context and cause as JSON text, or None."""
+columns_of: Final[Callable[[HistoryRecord], tuple[Any, ...]]] = attrgetter(*COLUMNS)
+
+
+def details_of(record: HistoryRecord) -> tuple[str | None, str | None, str | None]:
+    """Return a record's owner, context and cause as JSON text."""
+    return owner_text(record.owner), json_text(record.context), json_text(record.cause)
+
+
+def row_of(record: HistoryRecord) -> Row:
+    """Return the row of a record."""
+    return *columns_of(record), *details_of(record)
+
+
+def fields_of(record: HistoryRecord) -> dict[str, Any]:
+    """Return a record as JSON has it: mem0's mapping, and what is known besides, as mappings."""
+    fields = record.as_dict()
+    if record.owner is not None:
+        fields["owner"] = record.owner.as_dict()
+    if record.context is not None:
+        fields["context"] = dict(record.context)
+    if record.cause is not None:
+        fields["cause"] = dict(record.cause)
+    return fields
 
 
 def record_of(row: Row) -> HistoryRecord:
     """Return the record of a row, whose event may be plain text."""
-    record_id, memory_id, old_memory, new_memory, event, *others = row
+    record_id, memory_id, old_memory, new_memory, event, *others = row[: len(COLUMNS)]
     return HistoryRecord(
-        record_id, memory_id, old_memory, new_memory, _known_event(event) or event, *others
+        record_id,
+        memory_id,
+        old_memory,
+        new_memory,
+        _known_event(event) or event,
+        *others,
+        None,
+        *details_from(*row[len(COLUMNS) :]),
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One message of a session scope's rolling buffer. `created_at` is ISO 8601 text, UTC.
+def details_given(owner: Any, context: Any, cause: Any) -> tuple[str | None, ...]:
+    """Check owner, context and cause, each a mapping or None; return them as JSON text.
 
-    `is_json` says that `content` is JSON of something that is not text, as its writer said.
+    Raises:
+        InvalidInput: naming the one that can't be used.
     """
+    return (
+        None if owner is None else owner_text(new_owner(owner)),
+        None if context is None else json_text(json_object("context", context)),
+        None if cause is None else json_text(new_cause(cause)),
+    )
 
-    role: str | None
-    content: str | None
-    name: str | None = None
-    created_at: str | None = None
-    is_json: bool = False
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return exactly the mapping that mem0's `get_last_messages` returns for this message."""
-        return {
-            "role": self.role,
-            "content": self.content,
-            "name": self.name,
-            "created_at": self.created_at,
-        }
+Details = tuple[Owner | None, JsonObject | None, JsonObject | None]
+"""A record's owner, context and cause."""
+
+
+def details_from(owner: str | None, context: str | None, cause: str | None) -> Details:
+    """Return what a record has besides its columns, from JSON texts."""
+    return owner_from_text(owner), json_from_text(context), json_from_text(cause)
+
+
+ROW_FIELDS: Final = (*COLUMNS, *DETAILS)
+"""The names of a row's values."""
 
 
 def new_id() -> str:
     """Return a fresh UUIDv7: ids that grow keep the primary key's index fast (TRAPS, drivers)."""
     return str(uuid7())
-
-
-_JSON_ID: Final = "json-"
-"""What the id of a message begins with whose content is JSON: mem0's table has no column for it."""
-
-
-def new_message_id(message: Message) -> str:
-    """Return a fresh id that keeps whether the message's content is JSON."""
-    return f"{_JSON_ID}{new_id()}" if message.is_json else new_id()
-
-
-def message_from_row(row: Sequence[Any]) -> Message:
-    """Return the message of a row: id, role, content, name, created_at."""
-    message_id, role, content, name, created_at = row
-    return Message(role, content, name, created_at, str(message_id).startswith(_JSON_ID))
-
-
-def parse_time(text: str) -> datetime | None:
-    """Return the aware instant an ISO 8601 text names (UTC where it has no offset), or None."""
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def is_alive(record: HistoryRecord) -> bool:
@@ -210,40 +263,6 @@ def made_at(latest: HistoryRecord) -> str | None:
     return None if made is None else made.isoformat()
 
 
-def is_aware(moment: object) -> bool:
-    """Return whether something is a datetime that names an instant."""
-    return isinstance(moment, datetime) and moment.utcoffset() is not None
-
-
-def in_utc(moment: datetime) -> datetime:
-    """Return the same instant in UTC: databases do not take all of the offsets that Python has.
-
-    Within a day of the first or last that UTC has it may have none: then it is returned as it is.
-    """
-    try:
-        return moment.astimezone(UTC)
-    except OverflowError:
-        return moment
-
-
-def now_text() -> str:
-    """Return this moment in UTC as ISO 8601 text, to the microsecond.
-
-    Every record needs one: all but the fraction is kept for a second, which takes a third of the
-    time of `datetime.isoformat`.
-    """
-    global _this_second
-    second, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
-    known, text = _this_second
-    if second != known:
-        text = datetime.fromtimestamp(second, UTC).isoformat().removesuffix("+00:00")
-        _this_second = (second, text)
-    return f"{text}.{nanoseconds // 1000:06d}+00:00"
-
-
-_this_second = (0, "1970-01-01T00:00:00")
-
-
 def new_record(
     memory_id: str,
     old_memory: str | None,
@@ -256,11 +275,15 @@ def new_record(
     role: str | None = None,
     id: str | None = None,
     now: str | None = None,
+    owner: GivenOwner | None = None,
+    context: Mapping[str, Any] | None = None,
+    cause: Mapping[str, str] | None = None,
 ) -> HistoryRecord:
     """Check one new record and fill in what is missing.
 
     A missing `id` becomes a UUIDv7, a missing time of the change (`created_at` of an ADD,
-    `updated_at` else) becomes `now`, a missing `is_deleted` follows from the event.
+    `updated_at` else) becomes `now`, a missing `is_deleted` follows from the event. Owner and cause
+    are completed by those of `recording`.
 
     Raises:
         InvalidInput: a value is missing, of another type, or holds what the store could not give
@@ -268,7 +291,7 @@ def new_record(
     """
     known_event = _known_event(event)
     if known_event is None:
-        raise InvalidInput(f"event must be ADD, UPDATE or DELETE, not {_shown(event)}")
+        raise InvalidInput(f"event must be ADD, UPDATE or DELETE, not {shown(event)}")
     created = None if created_at is None else check_time("created_at", created_at)
     updated = None if updated_at is None else check_time("updated_at", updated_at)
     if known_event is Event.ADD:
@@ -283,24 +306,43 @@ def new_record(
         known_event,
         created,
         updated,
-        known_event is Event.DELETE if is_deleted is None else _flag("is_deleted", is_deleted),
+        known_event is Event.DELETE if is_deleted is None else check_bit("is_deleted", is_deleted),
         None if actor_id is None else check_text("actor_id", actor_id),
         None if role is None else check_text("role", role),
+        None,
+        *_new_details(owner, context, cause),
     )
+
+
+def _new_details(
+    owner: GivenOwner | None,
+    context: Mapping[str, Any] | None,
+    cause: Mapping[str, str] | None,
+) -> Details:
+    if owner is context is cause is None and not has_surroundings():
+        return _NO_DETAILS
+    whose, why = with_surroundings(
+        None if owner is None else new_owner(owner), None if cause is None else new_cause(cause)
+    )
+    return whose, None if context is None else json_object("context", context), why
+
+
+_NO_DETAILS: Final[Details] = (None, None, None)
 
 
 def storable_record(columns: Mapping[str, Any], now: str) -> HistoryRecord:
     """Return a new record, under an id of ours, of columns that are known to be storable.
 
     Texts are as `check_text` returns them and times as `check_time`; `is_deleted` is a bool. What
-    may be wrong still is what names the change. A missing time of it becomes `now`.
+    may be wrong still is what names the change. A missing time of it becomes `now`. Owner, context
+    and cause, where they are given, are checked; `recording` completes them.
 
     Raises:
         InvalidInput: `memory_id` is missing or empty, or `event` is not one.
     """
     event = _known_event(columns["event"])
     if event is None:
-        raise InvalidInput(f"event must be ADD, UPDATE or DELETE, not {_shown(columns['event'])}")
+        raise InvalidInput(f"event must be ADD, UPDATE or DELETE, not {shown(columns['event'])}")
     memory_id = columns["memory_id"]
     if not memory_id:
         problem = "is missing" if memory_id is None else "must not be empty"
@@ -318,20 +360,13 @@ def storable_record(columns: Mapping[str, Any], now: str) -> HistoryRecord:
         columns["is_deleted"],
         columns["actor_id"],
         columns["role"],
+        None,
+        *_new_details(columns.get("owner"), columns.get("context"), columns.get("cause")),
     )
 
 
 def _known_event(event: object) -> Event | None:
     return EVENTS.get(event) if isinstance(event, str) else None
-
-
-def plain(text: Any) -> Any:
-    """Return a text as `str` itself, anything else as it is.
-
-    `str()` of a member of an enum of texts is its name. Its text, which it is equal to and which a
-    driver stores, is its value.
-    """
-    return str.__str__(text) if isinstance(text, str) else text
 
 
 def record_from_mapping(given: Mapping[str, Any], now: str | None = None) -> HistoryRecord:
@@ -340,9 +375,10 @@ def record_from_mapping(given: Mapping[str, Any], now: str | None = None) -> His
     Raises:
         InvalidInput: as `new_record`, or a key is not a column.
     """
-    if not given.keys() <= _COLUMN_SET:
-        unknown = sorted(set(map(str, given)) - _COLUMN_SET)
-        raise InvalidInput(f"{unknown[0]!r} is not a column of a history record; use {COLUMN_LIST}")
+    if not given.keys() <= _FIELDS:
+        unknown = sorted(set(map(str, given)) - _FIELDS)
+        known = ", ".join(ROW_FIELDS)
+        raise InvalidInput(f"{unknown[0]!r} is not a field of a history record; use {known}")
     get = given.get
     for name in ("memory_id", "event"):
         if get(name) is None:
@@ -359,68 +395,10 @@ def record_from_mapping(given: Mapping[str, Any], now: str | None = None) -> His
         get("role"),
         get("id"),
         now,
+        get("owner"),
+        get("context"),
+        get("cause"),
     )
 
 
-_COLUMN_SET: Final = frozenset(COLUMNS)
-
-
-def check_text(name: str, value: object) -> str:
-    """Return `value` if every store can hold it unchanged.
-
-    Raises:
-        InvalidInput: it is not text, or has a NUL or a lone surrogate.
-    """
-    if type(value) is str and value.isascii() and "\0" not in value:
-        return value
-    if not isinstance(value, str):
-        raise InvalidInput(f"{name} must be text, not {type(value).__name__}")
-    if "\0" in value:
-        raise InvalidInput(f"{name} holds a NUL character, which databases cut text at; remove it")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidInput(
-            f"{name} holds a lone surrogate at position {error.start}, which is not a character; "
-            "replace it"
-        ) from error
-    return str.__str__(value)
-
-
-def check_name(name: str, value: object) -> str:
-    """Return `value` if it is text that can name something: as `check_text`, and not empty."""
-    text = check_text(name, value)
-    if not text:
-        raise InvalidInput(f"{name} must not be empty")
-    return text
-
-
-def check_time(name: str, value: object) -> str:
-    """Return a time as text, exactly as given.
-
-    Raises:
-        InvalidInput: it is not a datetime or an ISO 8601 text.
-    """
-    if isinstance(value, datetime):
-        return value.isoformat()
-    text = check_text(name, value)
-    if parse_time(text) is None or "-" not in text:
-        raise InvalidInput(
-            f"{name} must be a datetime or an ISO 8601 text like 2026-11-20T09:41:15+00:00, "
-            f"not {_shown(text)}"
-        )
-    return text
-
-
-def _flag(name: str, value: object) -> bool:
-    if value is True or value is False or (type(value) is int and value in (0, 1)):
-        return bool(value)
-    raise InvalidInput(f"{name} must be a bool, 0 or 1, not {_shown(value)}")
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "…"
-
-
-_SHOWN_CHARACTERS: Final = 60
+_FIELDS: Final = frozenset(ROW_FIELDS)

@@ -8,21 +8,19 @@ from itertools import islice
 from sys import getsizeof
 from typing import Any, Final
 
+from async_history._core.messages import Message, new_message_id
+from async_history._core.owners import GivenOwner
 from async_history._core.records import (
+    DETAILS,
     Event,
     HistoryRecord,
-    Message,
-    check_name,
-    check_text,
-    check_time,
     is_alive,
     made_at,
-    new_message_id,
     new_record,
-    now_text,
     record_from_mapping,
 )
 from async_history._core.validation import check_iterable
+from async_history._core.values import check_name, check_text, check_time, now_text
 from async_history.errors import InvalidInput
 
 MESSAGES_KEPT: Final = 10
@@ -36,7 +34,14 @@ _CHARACTER_BYTES: Final = 4
 _SLICE: Final = 500
 """Records checked before the event loop gets its turn: about 2 ms."""
 _ALWAYS_COMPARED: Final = ("memory_id", "old_memory", "new_memory", "event")
-_COMPARED_IF_GIVEN: Final = ("created_at", "updated_at", "is_deleted", "actor_id", "role")
+_COMPARED_IF_GIVEN: Final = (
+    "created_at",
+    "updated_at",
+    "is_deleted",
+    "actor_id",
+    "role",
+    "context",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +56,9 @@ class ExpectedLatest:
 class AddRecords:
     """History records to append, in order. A repeated one is replaced by the one that is there.
 
-    `given` holds a record's columns as the caller gave them, by its index, where the caller also
-    gave the id: a repeated id is the same record if those columns are the same.
+    `given` holds a record's fields as the caller gave them, by its index, where the caller also
+    gave the id: a repeated id is the same record if those fields are the same. Its cause is not
+    compared: a call may be repeated for another reason.
     """
 
     records: list[HistoryRecord]
@@ -140,7 +146,7 @@ class UpdateMemory(AddRecords):
         new = self.new
         if latest is None or not is_alive(latest):
             return new
-        if latest.new_memory == new.new_memory:
+        if latest.new_memory == new.new_memory and new.context in (None, latest.context):
             return latest
         return HistoryRecord(
             new.id,
@@ -153,6 +159,10 @@ class UpdateMemory(AddRecords):
             False,
             new.actor_id,
             new.role,
+            None,
+            new.owner,
+            new.context,
+            new.cause,
         )
 
     def is_same(self, index: int, stored: HistoryRecord) -> bool:
@@ -167,7 +177,7 @@ class UpdateMemory(AddRecords):
             and (given.get("updated_at") is None or changed_at == new.created_at)
             and all(
                 getattr(stored, name) == getattr(new, name)
-                for name in ("actor_id", "role")
+                for name in ("actor_id", "role", "context")
                 if given.get(name) is not None
             )
         )
@@ -213,6 +223,9 @@ def new_text(
     actor_id: str | None,
     role: str | None,
     id: str | None,
+    owner: GivenOwner | None,
+    context: Mapping[str, Any] | None,
+    cause: Mapping[str, str] | None,
 ) -> UpdateMemory:
     """Check a memory's new text.
 
@@ -223,9 +236,19 @@ def new_text(
     if updated_at is not None:
         updated_at = check_time("updated_at", updated_at)
     record = new_record(
-        memory_id, None, new_memory, Event.ADD, updated_at, actor_id=actor_id, role=role, id=id
+        memory_id,
+        None,
+        new_memory,
+        Event.ADD,
+        updated_at,
+        actor_id=actor_id,
+        role=role,
+        id=id,
+        owner=owner,
+        context=context,
+        cause=cause,
     )
-    given = {"updated_at": updated_at, "actor_id": actor_id, "role": role}
+    given = {"updated_at": updated_at, "actor_id": actor_id, "role": role, "context": context}
     named = {} if id is None else {0: given}
     return UpdateMemory([record], named, None, 1, _record_bytes(record), record)
 
@@ -272,7 +295,7 @@ class UncheckedRecords:
             except InvalidInput as error:
                 raise InvalidInput(f"record {index}: {error}") from error
             if isinstance(item, HistoryRecord):
-                self._given[index] = item.as_dict()
+                self._given[index] = {**item.as_dict(), "context": item.context}
             elif item.get("id") is not None:
                 self._given[index] = dict(item)
             self.records.append(record)
@@ -391,7 +414,8 @@ def _expected(if_latest: object, records: Sequence[HistoryRecord]) -> ExpectedLa
 
 def _checked(item: HistoryRecord | Mapping[str, Any], now: str) -> HistoryRecord:
     if isinstance(item, HistoryRecord):
-        return record_from_mapping(item.as_dict(), now)
+        details = {name: getattr(item, name) for name in DETAILS}
+        return record_from_mapping({**item.as_dict(), **details}, now)
     if not isinstance(item, Mapping):
         raise InvalidInput(f"must be a HistoryRecord or a mapping, not {type(item).__name__}")
     return record_from_mapping(item, now)
@@ -404,4 +428,6 @@ def _record_bytes(record: HistoryRecord) -> int:
         + getsizeof(record.old_memory)
         + getsizeof(record.new_memory)
         + _CHARACTER_BYTES * names
+        + (0 if record.context is None else getsizeof(record.context.text))
+        + (0 if record.cause is None else getsizeof(record.cause.text))
     )

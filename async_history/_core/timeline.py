@@ -1,11 +1,13 @@
 """A memory as it was: which record was in force, what changed since, and what brings it back."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Protocol
 
-from async_history._core.records import Event, HistoryRecord, is_alive, is_aware, made_at
+from async_history._core.query import Pairs, has_details
+from async_history._core.records import Event, HistoryRecord, is_alive, made_at
+from async_history._core.values import is_aware
 from async_history._core.yielding import after_record
 from async_history.errors import CursorGone, InvalidInput
 
@@ -57,8 +59,13 @@ class Restoration:
 
     @property
     def is_needed(self) -> bool:
-        """Return whether the memory says something else now, or is deleted."""
-        return not is_alive(self.latest) or self.latest.new_memory != self.wanted.new_memory
+        """Return whether the memory says something else now, has other metadata, or is deleted."""
+        latest, wanted = self.latest, self.wanted
+        return (
+            not is_alive(latest)
+            or latest.new_memory != wanted.new_memory
+            or wanted.context not in (None, latest.context)
+        )
 
     def record(self, actor_id: str | None, role: str | None) -> dict[str, Any]:
         """Return the columns to record: of an UPDATE, or of an ADD where the memory is deleted."""
@@ -67,6 +74,7 @@ class Restoration:
             "new_memory": self.wanted.new_memory,
             "actor_id": actor_id,
             "role": role,
+            "context": self.wanted.context,
         }
         if not is_alive(self.latest):
             return {**known, "event": Event.ADD}
@@ -193,6 +201,35 @@ async def records_of(
         for index, record in enumerate(page):
             yield record
             await after_record(index)
+
+
+async def states_of_owner(
+    newest_first: AsyncIterable[HistoryRecord], when: datetime | None
+) -> AsyncIterator[HistoryRecord]:
+    """Yield the record in force at an instant, or the latest, of each memory that was there then.
+
+    Args:
+        newest_first: all records of the memories, the last recorded first. What it takes is kept
+            of the memories: their ids.
+    """
+    seen: set[str] = set()
+    async for record in newest_first:
+        if record.memory_id in seen:
+            continue
+        instant = record.occurred_at
+        if when is None or instant is None or instant <= when:
+            seen.add(record.memory_id)
+            if is_alive(record):
+                yield record
+
+
+async def with_cause(
+    records: AsyncIterator[HistoryRecord], cause: Pairs
+) -> AsyncIterator[HistoryRecord]:
+    """Yield the records that have a cause."""
+    async for record in records:
+        if has_details(record, (), cause):
+            yield record
 
 
 def _place(memory_id: str, records: Sequence[HistoryRecord], when: Moment) -> int:

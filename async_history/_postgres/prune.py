@@ -18,7 +18,7 @@ from async_history._core.prune_transaction import (
     PruneTries,
     prunable_alone,
 )
-from async_history._core.records import in_utc
+from async_history._core.values import in_utc
 from async_history._postgres.transaction import (
     BY_INDEX,
     RECORDS,

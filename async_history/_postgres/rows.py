@@ -5,16 +5,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from secrets import token_hex
 from typing import Any, Final, cast
 
-from async_history._core.records import (
-    COLUMN_LIST,
-    COLUMNS,
-    EVENTS,
-    Event,
-    HistoryRecord,
-    in_utc,
-    parse_time,
-    row_of,
-)
+from async_history._core.records import COLUMN_LIST, COLUMNS, EVENTS, Event, HistoryRecord, row_of
+from async_history._core.values import in_utc, parse_time
 
 Fetch = Callable[..., Awaitable[Sequence[Sequence[Any]]]]
 """Run one SELECT with its arguments."""

@@ -12,8 +12,9 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from async_history._core.query import Filter
-from async_history._core.records import HistoryRecord, in_utc
+from async_history._core.records import HistoryRecord
 from async_history._core.timeline import PAGE_PLACES
+from async_history._core.values import in_utc
 from async_history._postgres.filters import Search
 from async_history._postgres.rows import RECORD_COLUMNS, Fetch, record_from_row
 from async_history._postgres.schema import in_schema

@@ -10,16 +10,11 @@ from operator import itemgetter
 from typing import Any, Final
 
 from async_history._core.coalesce import CoalescedReads
+from async_history._core.messages import Message, message_from_row
 from async_history._core.query import Cursor, Filter, PageRead, RowsRead, cut
-from async_history._core.records import (
-    COLUMN_LIST,
-    COLUMNS,
-    HistoryRecord,
-    Message,
-    message_from_row,
-    parse_time,
-)
+from async_history._core.records import COLUMN_LIST, COLUMNS, HistoryRecord
 from async_history._core.timeline import states_at
+from async_history._core.values import parse_time
 from async_history._sqlite import times
 from async_history._sqlite.filters import in_order, parameters, select, sources
 from async_history._sqlite.index import Lookup, named

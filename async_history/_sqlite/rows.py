@@ -4,15 +4,8 @@ import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from async_history._core.records import (
-    COLUMN_LIST,
-    COLUMNS,
-    EVENTS,
-    Event,
-    HistoryRecord,
-    Row,
-    parse_time,
-)
+from async_history._core.records import COLUMN_LIST, COLUMNS, EVENTS, Event, HistoryRecord, Row
+from async_history._core.values import parse_time
 
 Fetch = Callable[[str, Mapping[str, Any]], Awaitable[Sequence[Sequence[Any]]]]
 """Run one SELECT with its parameters."""

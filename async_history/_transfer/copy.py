@@ -19,7 +19,7 @@ from typing import Final
 from async_history._core.manager import HistoryManager
 from async_history._core.progress import OpenProgress
 from async_history._core.query import Cursor
-from async_history._core.records import COLUMNS, Row
+from async_history._core.records import ROW_FIELDS, Row
 from async_history._core.submissions import messages_to_copy, records_to_copy
 from async_history._core.validation import check_function
 from async_history._transfer.sources import PAGE_RECORDS, HistorySource, RecordSource, checked_size
@@ -57,7 +57,7 @@ class CopyReport:
     """Records that this copy wrote; the target had the others before."""
     digest: str
     """The SHA-256, in hexadecimal, of the source's records as the target gives them back, in order:
-    each its ten columns as a JSON array, with a comma between two."""
+    each a JSON array of its ten columns, its owner, context and cause, with a comma between two."""
     scopes: int
     """Session scopes whose messages were copied, or left."""
     scopes_left: int
@@ -302,7 +302,7 @@ class TargetScan:
             elif row[0] == wanted[matched][0]:
                 column = next(
                     name
-                    for name, there, here in zip(COLUMNS, row, wanted[matched], strict=True)
+                    for name, there, here in zip(ROW_FIELDS, row, wanted[matched], strict=True)
                     if there != here
                 )
                 raise CopyMismatch(

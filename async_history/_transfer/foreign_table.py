@@ -11,7 +11,8 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 
-from async_history._core.records import COLUMNS, HistoryRecord, Row, parse_time
+from async_history._core.records import COLUMNS, HistoryRecord, Row
+from async_history._core.values import parse_time
 from async_history._postgres.connect import connected
 from async_history._postgres.schema import quoted
 from async_history._postgres.url import server_url
@@ -109,7 +110,8 @@ class ForeignTable(RecordSource):
 
 def _row(found: Sequence[Any]) -> Row:
     *texts, created_at, updated_at, is_deleted, actor_id, role = found
-    return (*texts, _text(created_at), _text(updated_at), bool(is_deleted), actor_id, role)
+    known = (*texts, _text(created_at), _text(updated_at), bool(is_deleted), actor_id, role)
+    return *known, None, None, None
 
 
 def _text(time: Any) -> str | None:

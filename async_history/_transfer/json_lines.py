@@ -1,11 +1,11 @@
-"""Histories as JSON lines: one object a record, with mem0's ten columns, in order."""
+"""Histories as JSON lines: one object a record, with mem0's columns and what is known besides."""
 
 import json
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
 from typing import Any, Final
 
 from async_history._core.manager import HistoryManager
-from async_history._core.records import COLUMNS, Event, Row
+from async_history._core.records import COLUMNS, DETAILS, ROW_FIELDS, Event, Row, details_given
 from async_history._transfer.sources import (
     PAGE_BYTES,
     PAGE_RECORDS,
@@ -38,10 +38,18 @@ async def _lines(history: HistoryManager) -> AsyncIterator[str]:
     async for rows in HistorySource(history).pages():
         for row in rows:
             try:
-                yield json.dumps(dict(zip(COLUMNS, row, strict=True)), ensure_ascii=False)
+                yield json.dumps(_object(row), ensure_ascii=False)
             except TypeError:
                 check_row(row)
                 raise
+
+
+def _object(row: Row) -> dict[str, Any]:
+    line = dict(zip(COLUMNS, row[: len(COLUMNS)], strict=True))
+    for name, text in zip(DETAILS, row[len(COLUMNS) :], strict=True):
+        if text is not None:
+            line[name] = json.loads(text)
+    return line
 
 
 class JsonLines(RecordSource):
@@ -49,7 +57,8 @@ class JsonLines(RecordSource):
 
     Each line is an object with an id, memory_id and event at least (`async-history record` is for
     those without ids). What is missing is None; a missing `is_deleted` follows from the event.
-    Events and times are not changed. Empty lines are skipped.
+    `owner`, `context` and `cause` are objects. Events and times are not changed. Empty lines are
+    skipped.
 
     Args:
         lines: texts, or bytes of UTF-8. An open file can be used, if reading it may block the loop.
@@ -105,8 +114,9 @@ def _row(line: str | bytes) -> Row:
     if not isinstance(fields, dict):
         raise InvalidInput("not a JSON object with a record's fields")
     if not fields.keys() <= _KNOWN:
-        raise InvalidInput(f"{min(fields.keys() - _KNOWN)!r} is not a column of a history record")
+        raise InvalidInput(f"{min(fields.keys() - _KNOWN)!r} is not a field of a history record")
     row = (*map(fields.get, _TEXTS_BEFORE), _is_deleted(fields), *map(fields.get, _TEXTS_AFTER))
+    row += details_given(*map(fields.get, DETAILS))
     check_row(row)
     return row
 
@@ -120,7 +130,7 @@ def _is_deleted(fields: dict[str, Any]) -> bool:
     raise InvalidInput(f"is_deleted must be true, false, 0 or 1, not {value!r}")
 
 
-_KNOWN: Final = frozenset(COLUMNS)
+_KNOWN: Final = frozenset(ROW_FIELDS)
 _IS_DELETED: Final = COLUMNS.index("is_deleted")
 _TEXTS_BEFORE: Final = COLUMNS[:_IS_DELETED]
 _TEXTS_AFTER: Final = COLUMNS[_IS_DELETED + 1 :]

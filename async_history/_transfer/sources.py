@@ -8,16 +8,8 @@ from typing import Final
 
 from async_history._core.manager import HistoryManager
 from async_history._core.query import Cursor
-from async_history._core.records import (
-    COLUMNS,
-    Event,
-    HistoryRecord,
-    Row,
-    check_name,
-    check_text,
-    parse_time,
-    record_of,
-)
+from async_history._core.records import COLUMNS, ROW_FIELDS, Event, HistoryRecord, Row, record_of
+from async_history._core.values import check_name, check_text, parse_time
 from async_history.errors import InvalidInput
 
 PAGE_RECORDS: Final = 2_000
@@ -34,7 +26,9 @@ class RecordSource(ABC):
 
     @abstractmethod
     def pages(self, records: int = PAGE_RECORDS) -> AsyncIterator[Sequence[Row]]:
-        """Yield rows of mem0's ten columns, in order; times are text, `is_deleted` is a bool.
+        """Yield rows, in order: mem0's ten columns, then owner, context and cause as JSON text.
+
+        Times are text, and `is_deleted` is a bool.
 
         Args:
             records: most records of a page.
@@ -112,7 +106,7 @@ def checked_size(rows: Sequence[Row]) -> int:
     """
     size = 0
     try:
-        for name, column in zip(COLUMNS, zip(*rows, strict=True), strict=True):
+        for name, column in zip(ROW_FIELDS, zip(*rows, strict=True), strict=True):
             if name == "is_deleted":
                 continue
             present = column
@@ -139,7 +133,7 @@ def check_row(row: Row) -> None:
     """
     try:
         check_name("id", row[0])
-        for name, value in zip(COLUMNS, row, strict=True):
+        for name, value in zip(ROW_FIELDS, row, strict=True):
             if name in _NAMES or (value is not None and name != "is_deleted"):
                 check_text(name, value)
     except InvalidInput as error:

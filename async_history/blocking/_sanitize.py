@@ -12,14 +12,9 @@ from datetime import datetime
 from enum import Enum
 from typing import Any, Final
 
-from async_history._core.records import (
-    HistoryRecord,
-    Message,
-    now_text,
-    parse_time,
-    plain,
-    storable_record,
-)
+from async_history._core.messages import Message
+from async_history._core.records import HistoryRecord, storable_record
+from async_history._core.values import now_text, parse_time, plain
 from async_history.errors import InvalidInput
 
 _log = logging.getLogger("async_history")

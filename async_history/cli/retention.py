@@ -19,7 +19,7 @@ from async_history import (
     PruneReport,
     open_history,
 )
-from async_history._core.records import parse_time
+from async_history._core.values import parse_time
 from async_history._opening import sqlite_file, without_secrets
 from async_history._sqlite.schema.adopt import adopt
 from async_history.cli import stores

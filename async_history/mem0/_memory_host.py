@@ -13,8 +13,9 @@ from typing import Any, Self, TypeVar
 
 from async_history._core.loop_thread import LoopThread
 from async_history._core.manager import HistoryManager
+from async_history._core.messages import Message
 from async_history._core.options import HistoryOptions
-from async_history._core.records import HistoryRecord, Message
+from async_history._core.records import HistoryRecord
 from async_history._core.submissions import Submission
 from async_history._sqlite.worker_thread import run_in_thread
 from async_history.blocking._store import LoopStore

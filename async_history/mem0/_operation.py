@@ -14,13 +14,15 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from typing import Any, Protocol
 
-from async_history._core.records import HistoryRecord, Message, new_id, now_text, storable_record
+from async_history._core.messages import Message
+from async_history._core.records import HistoryRecord, new_id, storable_record
 from async_history._core.submissions import (
     AddRecords,
     Submission,
     checked_messages,
     checked_records,
 )
+from async_history._core.values import now_text
 from async_history.blocking._sanitize import Sanitizer, complete_records, message_as_given
 from async_history.errors import HistoryClosed, HistoryError, InvalidInput
 from async_history.mem0._errors import Unwritten

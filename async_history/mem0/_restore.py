@@ -17,8 +17,9 @@ from typing import Any, Final
 from mem0.memory import main as mem0_main
 
 from async_history._core.manager import HistoryManager
-from async_history._core.records import HistoryRecord, parse_time
+from async_history._core.records import HistoryRecord
 from async_history._core.timeline import Moment, Restoration, append_restoration, restoration_of
+from async_history._core.values import parse_time
 from async_history.errors import InvalidInput
 from async_history.mem0._operation import OperationStore
 

@@ -20,13 +20,24 @@ Each class of cases can also be used alone. Cases that are added later are part 
 import pytest
 
 # Before they are imported: an assertion that fails then shows its values.
-for _module in ("contract", "follow", "life", "queries", "records", "stateful", "states", "texts"):
+for _module in (
+    "contract",
+    "follow",
+    "life",
+    "owners",
+    "queries",
+    "records",
+    "stateful",
+    "states",
+    "texts",
+):
     pytest.register_assert_rewrite(f"{__name__}.{_module}")
 
 from async_history.testing.contract import ContractCases  # noqa: E402
 from async_history.testing.fixtures import Cases, NewStore, OpenStore  # noqa: E402
 from async_history.testing.follow import FollowCases, FollowerEndCases  # noqa: E402
 from async_history.testing.life import InterruptionCases, LifeCases  # noqa: E402
+from async_history.testing.owners import OwnerCases  # noqa: E402
 from async_history.testing.queries import QueryCases  # noqa: E402
 from async_history.testing.records import RecordCases  # noqa: E402
 from async_history.testing.stateful import RandomCallCases  # noqa: E402
@@ -43,6 +54,7 @@ __all__ = [
     "LifeCases",
     "NewStore",
     "OpenStore",
+    "OwnerCases",
     "QueryCases",
     "RandomCallCases",
     "RecordCases",
@@ -56,6 +68,7 @@ class BackendCases(
     RecordCases,
     TextCases,
     QueryCases,
+    OwnerCases,
     StateCases,
     LifeCases,
     InterruptionCases,

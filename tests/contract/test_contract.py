@@ -5,6 +5,7 @@ import pytest
 from async_history.testing import (
     ContractCases,
     NewStore,
+    OwnerCases,
     QueryCases,
     RecordCases,
     StateCases,
@@ -27,6 +28,9 @@ class TestBackendsThatKeep(OfStoresThatKeep, RecordCases, TextCases): ...
 
 
 class TestQueries(OfStoresThatKeep, QueryCases): ...
+
+
+class TestOwners(OfStoresThatKeep, OwnerCases): ...
 
 
 class TestStates(OfStoresThatKeep, StateCases): ...

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import asyncpg
 
-from async_history._core.records import check_name
+from async_history._core.values import check_name
 from async_history._postgres.schema.indexes import drop, indexes_in, make, without_indexes
 from async_history.errors import InvalidInput, MigrationError, StorageLocked, StorageMissing
 

@@ -52,7 +52,12 @@ class DictStore:
 
     def reset(self) -> "asyncio.Future[None]":
         async def clear() -> None:
-            for data in (self._kept.records, self._kept.positions, self._kept.messages):
+            for data in (
+                self._kept.records,
+                self._kept.positions,
+                self._kept.messages,
+                self._kept.owners,
+            ):
                 data.clear()  # the erasures stay
 
         return self.writer.run_alone(clear)

@@ -1,6 +1,6 @@
 """What is looked up and written inside the transaction of a batch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import replace
 
@@ -23,6 +23,10 @@ class DictBatch:
         latest = {record.memory_id: record for record in self._kept.records.values()}
         return [latest[memory_id] for memory_id in memory_ids if memory_id in latest]
 
+    async def owners(self, records: Sequence[HistoryRecord]) -> dict[str, api.Owner]:
+        names = {record.memory_id for record in records} & self._kept.owners.keys()
+        return {name: self._kept.owners[name] for name in names}
+
     async def buffers(self, submissions: Sequence[api.SaveMessages]) -> dict[str, api.Buffer]:
         found: dict[str, api.Buffer] = {}
         for scope in {submission.session_scope for submission in submissions}:
@@ -35,9 +39,16 @@ class DictBatch:
         return nullcontext()  # dicts refuse nothing
 
     async def write(
-        self, records: Sequence[HistoryRecord], messages: Sequence[api.SaveMessages]
+        self,
+        records: Sequence[HistoryRecord],
+        messages: Sequence[api.SaveMessages],
+        owners: Mapping[str, api.Owner],
     ) -> None:
         kept = self._kept
+        kept.owners |= owners
+        for name, owner in owners.items():
+            for position, record in kept.of_memory(name):
+                kept.records[position] = replace(record, owner=owner)
         for record in records:
             if record.occurred_at is None and (earlier := kept.of_memory(record.memory_id)):
                 record = replace(record, time_before=earlier[-1][1].occurred_at)

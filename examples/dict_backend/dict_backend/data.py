@@ -35,6 +35,7 @@ class Kept:
     positions: dict[str, int] = field(default_factory=dict)
     messages: dict[str, list[Saved]] = field(default_factory=lambda: defaultdict(list))
     erasures: dict[str, api.Erasure] = field(default_factory=dict)
+    owners: dict[str, api.Owner] = field(default_factory=dict)
     numbers: Iterator[int] = field(default_factory=lambda: count(1))
 
     def of_memory(self, memory_id: str) -> list[tuple[int, HistoryRecord]]:

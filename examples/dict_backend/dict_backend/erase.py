@@ -49,7 +49,7 @@ class DictErasure:
             limit,
             lambda one: (
                 one.memory_id in memory_ids
-                and (one.old_memory is not None or one.new_memory is not None)
+                and any(getattr(one, column) is not None for column in api.WHOLE)
             ),
         )
 

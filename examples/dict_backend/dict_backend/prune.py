@@ -66,6 +66,9 @@ class DictPruning:
         there = [one for one in records if self._kept.records.pop(one.position, None)]
         for one in there:
             del self._kept.positions[one.id]
+        for memory_id in {one.memory_id for one in there}:
+            if not self._kept.of_memory(memory_id):
+                self._kept.owners.pop(memory_id, None)
         return {one.place for one in there}
 
     @staticmethod

@@ -1,0 +1,84 @@
+"""JSON objects that belong to a record: kept as text, and parsed when they are looked at."""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from async_history.errors import InvalidInput
+
+_encode: Final = json.JSONEncoder(
+    ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":")
+).encode
+
+
+class JsonObject(Mapping[str, Any]):
+    """A JSON object, to be read like a dict. It is equal to any mapping with the same content.
+
+    Args:
+        text: the object as JSON.
+    """
+
+    __slots__ = ("_parsed", "text")
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self._parsed: dict[str, Any] | None = None
+
+    def _content(self) -> dict[str, Any]:
+        if self._parsed is None:
+            parsed = json.loads(self.text)
+            self._parsed = parsed if isinstance(parsed, dict) else {}
+        return self._parsed
+
+    def __getitem__(self, key: str) -> Any:
+        return self._content()[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._content())
+
+    def __len__(self) -> int:
+        return len(self._content())
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, JsonObject):
+            return self.text == other.text or self._content() == other._content()
+        return isinstance(other, Mapping) and self._content() == dict(other)
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._content()))
+
+    def __repr__(self) -> str:
+        return repr(self._content())
+
+
+def json_object(name: str, value: object) -> JsonObject:
+    """Return a mapping as a JSON object, its keys sorted.
+
+    Raises:
+        InvalidInput: it is not a mapping, or has what JSON can't hold exactly: a key that is not
+            text, NaN, a lone surrogate, an object of another type.
+    """
+    if isinstance(value, JsonObject):
+        return value
+    if not isinstance(value, Mapping):
+        raise InvalidInput(f"{name} must be a mapping, not {type(value).__name__}")
+    try:
+        for key in value:
+            if not isinstance(key, str):
+                raise TypeError(f"the key {key!r} is not text")
+        text = _encode(dict(value))
+        if not text.isascii():
+            text.encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidInput(f"{name} can't be stored as JSON: {error}") from error
+    return JsonObject(text)
+
+
+def json_text(value: JsonObject | None) -> str | None:
+    """Return an object's text; None for None."""
+    return None if value is None else value.text
+
+
+def json_from_text(text: str | None) -> JsonObject | None:
+    """Return the object of a text; None for None."""
+    return None if text is None else JsonObject(text)

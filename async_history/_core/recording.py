@@ -1,0 +1,117 @@
+"""Why a record is made: its cause, also for a whole part of a program."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Final
+
+from async_history._core.json_object import JsonObject, json_object
+from async_history._core.owners import GivenOwner, Owner, new_owner
+from async_history._core.validation import shown
+from async_history._core.values import check_name, check_text
+from async_history.errors import InvalidInput
+
+INDEXED_CAUSES: Final = ("run_id", "trace_id", "request_id")
+"""The keys of a cause that records are found by through an index."""
+_MOST_KEYS: Final = 32
+_MOST_KEY_CHARACTERS: Final = 64
+_MOST_CHARACTERS: Final = 1_024
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What holds for all records of a part of a program."""
+
+    owner: Owner | None
+    cause: JsonObject | None
+
+
+_surroundings: ContextVar[Surroundings | None] = ContextVar("async_history_recording", default=None)
+
+
+@contextmanager
+def recording(
+    *,
+    cause: Mapping[str, str] | None = None,
+    owner: GivenOwner | None = None,
+) -> Iterator[None]:
+    """Give all records that are made inside a cause, or an owner.
+
+    Tasks and threads that are started inside have it too (a context variable). A record's own
+    values come first: its owner replaces this one, and its cause is added to this one, key by key.
+    So does one `with recording(…)` inside another.
+
+    Args:
+        cause: why the records are made: short texts by free keys, such as `request_id`.
+        owner: whose the memories are.
+
+    Raises:
+        InvalidInput: naming the argument.
+    """
+    now = Surroundings(
+        *with_surroundings(
+            None if owner is None else new_owner(owner), None if cause is None else new_cause(cause)
+        )
+    )
+    token = _surroundings.set(now)
+    try:
+        yield
+    finally:
+        _surroundings.reset(token)
+
+
+def has_surroundings() -> bool:
+    """Return whether an owner or a cause holds for all records that are made here."""
+    return _surroundings.get() is not None
+
+
+def with_surroundings(
+    owner: Owner | None, cause: JsonObject | None
+) -> tuple[Owner | None, JsonObject | None]:
+    """Return a record's owner and cause, with those that hold where it is made."""
+    around = _surroundings.get()
+    if around is None:
+        return owner, cause
+    if cause is None:
+        cause = around.cause
+    elif around.cause is not None:
+        cause = json_object("cause", {**around.cause, **cause})
+    return owner or around.owner, cause
+
+
+def new_cause(given: Mapping[str, Any]) -> JsonObject | None:
+    """Check a cause; return None for an empty one.
+
+    Raises:
+        InvalidInput: it is not a mapping of short texts, or has too many of them.
+    """
+    if isinstance(given, JsonObject):
+        given = dict(given)
+    if not isinstance(given, Mapping):
+        raise InvalidInput(f"cause must be a mapping of texts, not {type(given).__name__}")
+    if len(given) > _MOST_KEYS:
+        raise InvalidInput(f"cause must have at most {_MOST_KEYS} keys, not {len(given)}")
+    for key, value in given.items():
+        check_cause(key, value)
+    return json_object("cause", given) if given else None
+
+
+def check_cause(key: object, value: object) -> tuple[str, str]:
+    """Return a key of a cause and its text.
+
+    Raises:
+        InvalidInput: one of them is not text, or is too long.
+    """
+    name = check_name("a key of cause", key)
+    text = check_text(f"cause[{name!r}]", value)
+    if len(name) > _MOST_KEY_CHARACTERS:
+        raise InvalidInput(
+            f"a key of cause has at most {_MOST_KEY_CHARACTERS} characters, not {shown(name)}"
+        )
+    if len(text) > _MOST_CHARACTERS:
+        raise InvalidInput(
+            f"cause[{name!r}] has at most {_MOST_CHARACTERS:,} characters, not {len(text):,}; "
+            "what describes the memory belongs into its context"
+        )
+    return name, text

@@ -1,0 +1,113 @@
+"""The values that are stored: texts and times, checked and read."""
+
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+from async_history._core.validation import shown
+from async_history.errors import InvalidInput
+
+
+def check_text(name: str, value: object) -> str:
+    """Return `value` if every store can hold it unchanged.
+
+    Raises:
+        InvalidInput: it is not text, or has a NUL or a lone surrogate.
+    """
+    if type(value) is str and value.isascii() and "\0" not in value:
+        return value
+    if not isinstance(value, str):
+        raise InvalidInput(f"{name} must be text, not {type(value).__name__}")
+    if "\0" in value:
+        raise InvalidInput(f"{name} holds a NUL character, which databases cut text at; remove it")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInput(
+            f"{name} holds a lone surrogate at position {error.start}, which is not a character; "
+            "replace it"
+        ) from error
+    return str.__str__(value)
+
+
+def check_name(name: str, value: object) -> str:
+    """Return `value` if it is text that can name something: as `check_text`, and not empty."""
+    text = check_text(name, value)
+    if not text:
+        raise InvalidInput(f"{name} must not be empty")
+    return text
+
+
+def check_time(name: str, value: object) -> str:
+    """Return a time as text, exactly as given.
+
+    Raises:
+        InvalidInput: it is not a datetime or an ISO 8601 text.
+    """
+    if isinstance(value, datetime):
+        return value.isoformat()
+    text = check_text(name, value)
+    if parse_time(text) is None or "-" not in text:
+        raise InvalidInput(
+            f"{name} must be a datetime or an ISO 8601 text like 2026-11-20T09:41:15+00:00, "
+            f"not {shown(text)}"
+        )
+    return text
+
+
+def check_bit(name: str, value: object) -> bool:
+    if value is True or value is False or (type(value) is int and value in (0, 1)):
+        return bool(value)
+    raise InvalidInput(f"{name} must be a bool, 0 or 1, not {shown(value)}")
+
+
+def plain(text: Any) -> Any:
+    """Return a text as `str` itself, anything else as it is.
+
+    `str()` of a member of an enum of texts is its name. Its text, which it is equal to and which a
+    driver stores, is its value.
+    """
+    return str.__str__(text) if isinstance(text, str) else text
+
+
+def parse_time(text: str) -> datetime | None:
+    """Return the aware instant an ISO 8601 text names (UTC where it has no offset), or None."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def is_aware(moment: object) -> bool:
+    """Return whether something is a datetime that names an instant."""
+    return isinstance(moment, datetime) and moment.utcoffset() is not None
+
+
+def in_utc(moment: datetime) -> datetime:
+    """Return the same instant in UTC: databases do not take all of the offsets that Python has.
+
+    Within a day of the first or last that UTC has it may have none: then it is returned as it is.
+    """
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        return moment
+
+
+def now_text() -> str:
+    """Return this moment in UTC as ISO 8601 text, to the microsecond.
+
+    Every record needs one: all but the fraction is kept for a second, which takes a third of the
+    time of `datetime.isoformat`.
+    """
+    global _this_second
+    second, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
+    known, text = _this_second
+    if second != known:
+        text = datetime.fromtimestamp(second, UTC).isoformat().removesuffix("+00:00")
+        _this_second = (second, text)
+    return f"{text}.{nanoseconds // 1000:06d}+00:00"
+
+
+_this_second = (0, "1970-01-01T00:00:00")

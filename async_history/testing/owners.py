@@ -1,0 +1,420 @@
+"""Whose a memory is, its metadata, and why a record was made."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from itertools import product
+from random import Random
+from typing import Any
+
+import pytest
+
+from async_history import (
+    Event,
+    HistoryManager,
+    HistoryRecord,
+    IdConflict,
+    InvalidInput,
+    JsonLines,
+    Owner,
+    OwnerConflict,
+    copy_history,
+    dump_lines,
+    open_history,
+    recording,
+)
+from async_history.testing.fixtures import Cases, OpenStore
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+ALICE = {"user_id": "alice"}
+
+
+async def found(history: HistoryManager, **wanted: Any) -> list[HistoryRecord]:
+    return [record async for record in history.query_history(**wanted)]
+
+
+def details(record: HistoryRecord) -> tuple[Owner | None, object, object]:
+    return record.owner, record.context, record.cause
+
+
+def is_asked_for(
+    record: HistoryRecord,
+    owner: Owner | None,
+    *,
+    cause: dict[str, str] | None = None,
+    since: datetime | None = None,
+    **wanted: Any,
+) -> bool:
+    """What a filter means, said once more."""
+    scopes = {} if owner is None else owner.as_dict()
+    why = record.cause or {}
+    return (
+        all(
+            (
+                scopes if name in ("user_id", "agent_id", "run_id", "app_id") else vars_of(record)
+            ).get(name)
+            == value
+            for name, value in wanted.items()
+        )
+        and all(why.get(key) == value for key, value in (cause or {}).items())
+        and (since is None or (record.occurred_at is not None and record.occurred_at >= since))
+    )
+
+
+def vars_of(record: HistoryRecord) -> dict[str, Any]:
+    return {name: getattr(record, name) for name in ("memory_id", "event", "actor_id", "role")}
+
+
+class OwnerCases(Cases):
+    """Owner, context and cause: recorded, read, asked for, copied, erased."""
+
+    async def test_what_is_given_is_read_again(self, open_store: OpenStore) -> None:
+        owner = {"user_id": "alice", "run_id": "r'1", "agent_id": None}
+        context = {"color": "bläu", "n": [1, 2.5, None, {"x": True}], "nul": "\0"}
+        cause = {"request_id": 'q"1', "why": ""}
+        async with open_store() as history:
+            first = await history.add_history(
+                "m", None, "a", "ADD", owner=owner, context=context, cause=cause
+            )
+            (second,) = await history.batch_add_history(
+                [
+                    {
+                        "memory_id": "m",
+                        "new_memory": "b",
+                        "event": "UPDATE",
+                        "context": {},
+                        "owner": Owner(user_id="alice"),
+                    }
+                ]
+            )
+            third = await history.update_history("m", "c", cause={"reason": "asked"})
+            whose = Owner(user_id="alice", run_id="r'1")
+            expected = [
+                (whose, context, cause),
+                (whose, {}, None),
+                (whose, None, {"reason": "asked"}),
+            ]
+            assert [details(record) for record in (first, second, third)] == expected
+            read = await history.get_history("m")
+            assert [details(record) for record in read] == expected
+            assert read == [first, second, third]
+            assert [details(record) for record in await found(history)] == expected
+            assert [details(record) for record in await found(history, memory_id="m")] == expected
+            follower = history.follow()
+            followed = [await anext(follower) for _ in range(3)]
+            assert [details(record) for record in followed] == expected
+            state = await history.memory_at("m", 1)
+            assert state is not None
+            assert details(state) == expected[0]
+            (now,) = [record async for record in history.memories_at(datetime.now(UTC))]
+            assert details(now) == expected[2]
+            for record in read:
+                assert record.recorded_at is not None
+                assert abs(record.recorded_at - datetime.now(UTC)) < timedelta(days=1)
+
+    async def test_an_owner_holds_for_all_records(self, open_store: OpenStore) -> None:
+        """Also for those before it was given, those of other calls, and each that is in a batch."""
+        async with open_store() as history:
+            await history.add_history("m", None, "0", "ADD")
+            await history.batch_add_history(
+                [{"memory_id": "m", "new_memory": str(n), "event": "UPDATE"} for n in (1, 2)]
+            )
+            await history.add_history("other", None, "x", "ADD")
+            assert await found(history, user_id="alice") == []
+            await history.add_history("m", "2", "3", "UPDATE", owner=ALICE)
+            latest = await history.add_history("m", "3", "4", "UPDATE")
+            assert latest.owner == Owner(user_id="alice")
+            latest = await history.add_history("m", "4", "5", "UPDATE", if_latest=latest)
+            latest = await history.update_history("m", "6")
+            assert latest.owner == Owner(user_id="alice")
+            await asyncio.gather(
+                *(history.add_history("m", None, str(n), "UPDATE") for n in range(7, 60))
+            )
+            read = await history.get_history("m")
+            assert {record.owner for record in read} == {Owner(user_id="alice")}
+            assert await found(history, user_id="alice") == read
+            assert len(read) == 60
+            assert await history.count_history(user_id="alice") == 60
+            assert [r.owner for r in await found(history, memory_id="other")] == [None]
+        async with open_store() as history:
+            if history.backend.store_name is not None:
+                assert (await history.add_history("m", "59", "60", "UPDATE")).owner == Owner(
+                    user_id="alice"
+                )
+
+    async def test_another_owner_is_refused_by_name(self, open_store: OpenStore) -> None:
+        async with open_store() as history:
+            given = {"user_id": "alice", "agent_id": "a"}
+            await history.add_history("m", None, "x", "ADD", owner=given)
+            for owner, named in (
+                ({"user_id": "bob"}, "user_id"),
+                ({"user_id": "bob", "agent_id": "b"}, "user_id and agent_id"),
+                ({"run_id": "r"}, "run_id"),
+                ({**given, "app_id": "z"}, "app_id"),
+            ):
+                with pytest.raises(OwnerConflict, match=named):
+                    await history.add_history("m", "x", "y", "UPDATE", owner=owner)
+                with pytest.raises(OwnerConflict, match=named):
+                    await history.update_history("m", "y", owner=owner)
+            for owner in (given, {"agent_id": "a"}, {}, {"user_id": "alice", "run_id": None}):
+                await history.add_history("m", "x", "x", "UPDATE", owner=owner)
+            results = await asyncio.gather(
+                *(
+                    history.add_history(
+                        "m" if n % 3 else f"new {n}",
+                        None,
+                        str(n),
+                        "UPDATE",
+                        owner={"user_id": "bob" if n % 2 else "alice"},
+                    )
+                    for n in range(30)
+                ),
+                return_exceptions=True,
+            )
+            refused = [isinstance(result, OwnerConflict) for result in results]
+            assert refused == [bool(n % 3 and n % 2) for n in range(30)]
+            with pytest.raises(OwnerConflict):
+                await history.batch_add_history(
+                    [
+                        {"memory_id": "n", "event": "ADD", "owner": {"user_id": "alice"}},
+                        {"memory_id": "n", "event": "UPDATE", "owner": {"user_id": "bob"}},
+                    ]
+                )
+            assert await history.get_history("n") == []
+            assert len(await history.get_history("m")) == 5 + 10
+
+    async def test_questions_by_owner_and_cause(self, open_store: OpenStore) -> None:
+        random = Random(16)  # noqa: S311
+        owners = {
+            f"m{n}": Owner(user_id=f"u{n % 4}", agent_id="a" if n % 2 else None, app_id="app")
+            if n % 5
+            else None
+            for n in range(16)
+        }
+        given = [
+            {
+                "memory_id": f"m{n % 16}",
+                "new_memory": str(n),
+                "event": ("ADD", "UPDATE", "DELETE")[n % 3],
+                "created_at": START + timedelta(hours=n),
+                "updated_at": START + timedelta(hours=n),
+                "actor_id": f"x{n % 3}",
+                "owner": owners[f"m{n % 16}"] if random.random() < 0.5 or n >= 150 else None,
+                "cause": {"request_id": f"q{n % 10}", "reason": f"r{n % 4}"} if n % 7 else None,
+            }
+            for n in range(200)
+        ]
+        wanted: tuple[dict[str, Any], ...] = (
+            {"user_id": "u1"},
+            {"agent_id": "a"},
+            {"app_id": "app"},
+            {"run_id": "nobody"},
+            {"user_id": "u1", "agent_id": "a"},
+            {"user_id": "u2", "event": Event.UPDATE},
+            {"user_id": "u3", "actor_id": "x1"},
+            {"user_id": "u1", "memory_id": "m5"},
+            {"user_id": "u1", "memory_id": "m6"},
+            {"app_id": "app", "since": START + timedelta(hours=120)},
+            {"cause": {"request_id": "q3"}},
+            {"cause": {"request_id": "q3", "reason": "r1"}},
+            {"cause": {"reason": "r1"}},
+            {"cause": {"trace_id": "q3"}},
+            {"cause": {"request_id": "q3"}, "user_id": "u1"},
+            {"cause": {"reason": "r2"}, "memory_id": "m7", "since": START + timedelta(hours=50)},
+        )
+        async with open_store() as history:
+            records = []
+            for at in range(0, 100, 10):
+                records += await history.batch_add_history(given[at : at + 10])
+            records += await asyncio.gather(
+                *(
+                    history.add_history(
+                        one["memory_id"],
+                        None,
+                        one["new_memory"],
+                        one["event"],
+                        **{k: v for k, v in one.items() if k not in _POSITIONAL},
+                    )
+                    for one in given[100:]
+                )
+            )
+            for asked in wanted:
+                expected = [r for r in records if is_asked_for(r, owners[r.memory_id], **asked)]
+                assert await history.count_history(**asked) == len(expected)
+                for page_size, order in product((3, 500), ("oldest", "newest")):
+                    pages = history.query_history(**asked, page_size=page_size, order=order)
+                    got = [record async for record in pages]
+                    assert got == (expected if order == "oldest" else expected[::-1]), asked
+                    assert all(record.owner == owners[record.memory_id] for record in got)
+                if "event" not in asked and "actor_id" not in asked and "since" not in asked:
+                    follower = history.follow(**asked)
+                    assert await follower.next_records(limit=500, timeout_s=0.01) == expected or (
+                        not expected
+                    )
+            for n in range(4):
+                living = [
+                    history_[-1]
+                    for m, owner in owners.items()
+                    if owner is not None
+                    and owner.user_id == f"u{n}"
+                    and (history_ := [r for r in records if r.memory_id == m])
+                    and history_[-1].event != "DELETE"
+                ]
+                seen = [record async for record in history.memories(user_id=f"u{n}")]
+                assert sorted(seen, key=records.index) == sorted(living, key=records.index)
+                when = START + timedelta(hours=70)
+                at = [r async for r in history.memories_at(when, user_id=f"u{n}")]
+                all_at = [r async for r in history.memories_at(when)]
+                mine = [r for r in all_at if (o := owners[r.memory_id]) and o.user_id == f"u{n}"]
+                assert sorted(at, key=records.index) == sorted(mine, key=records.index)
+
+    async def test_a_part_of_a_program_has_a_cause(self, open_store: OpenStore) -> None:
+        async with open_store() as history:
+            with recording(cause={"request_id": "1", "reason": "outer"}, owner=ALICE):
+                with recording(cause={"reason": "inner"}):
+                    inner = await history.add_history("m", None, "x", "ADD", cause={"step": "2"})
+                outer = await asyncio.create_task(history.update_history("m", "y"))
+            after = await history.update_history("m", "z")
+            assert inner.cause == {"request_id": "1", "reason": "inner", "step": "2"}
+            assert outer.cause == {"request_id": "1", "reason": "outer"}
+            assert after.cause is None
+            assert [r.cause for r in await history.get_history("m")] == [
+                inner.cause,
+                outer.cause,
+                None,
+            ]
+            assert after.owner == Owner(user_id="alice")
+
+    async def test_metadata_alone_can_change(self, open_store: OpenStore) -> None:
+        async with open_store() as history:
+            first = await history.update_history("m", "x", context={"tag": 1})
+            assert await history.update_history("m", "x", context={"tag": 1}) == first
+            assert await history.update_history("m", "x") == first
+            second = await history.update_history("m", "x", context={"tag": 2})
+            assert (second.event, second.old_memory, second.context) == ("UPDATE", "x", {"tag": 2})
+            await history.add_history("m", "x", None, "DELETE")
+            restored = await history.restore("m", to=1)
+            assert (restored.new_memory, restored.context) == ("x", {"tag": 1})
+            assert (await history.restore("m", to=1)) == restored
+
+    async def test_a_named_id_has_its_context(self, open_store: OpenStore) -> None:
+        async with open_store() as history:
+
+            async def add(**more: Any) -> HistoryRecord:
+                return await history.add_history("m", None, "x", "ADD", id="1", **more)
+
+            first = await add(context={"a": 1}, cause={"try": "1"}, owner=ALICE)
+            assert await add(context={"a": 1}, cause={"try": "2"}) == first
+            assert await add() == first
+            with pytest.raises(IdConflict):
+                await add(context={"a": 2})
+            assert len(await history.get_history("m")) == 1
+
+    async def test_a_reset_forgets_owners(self, open_store: OpenStore) -> None:
+        async with open_store() as history:
+            await history.add_history("m", None, "x", "ADD", owner=ALICE, cause={"run_id": "1"})
+            await history.reset()
+            assert await found(history, user_id="alice") == []
+            assert await found(history, cause={"run_id": "1"}) == []
+            assert (await history.add_history("m", None, "x", "ADD")).owner is None
+            again = await history.add_history("m", None, "x", "ADD", owner={"user_id": "bob"})
+            assert again.owner == Owner(user_id="bob")
+            assert len(await found(history, user_id="bob")) == 2
+
+    async def test_pruning_takes_details_along(self, open_store: OpenStore) -> None:
+        async with open_store() as history:
+            for memory, when in (("old", START), ("new", datetime.now(UTC))):
+                for n in range(3):
+                    await history.add_history(
+                        memory,
+                        None,
+                        str(n),
+                        "ADD",
+                        created_at=when,
+                        owner=ALICE,
+                        cause={"request_id": str(n)},
+                    )
+            await history.prune(older_than=START + timedelta(days=1), keep_last=0)
+            left = await history.get_history("new")
+            assert await found(history, user_id="alice") == left
+            assert await found(history, cause={"request_id": "1"}) == left[1:2]
+            assert (await history.add_history("old", None, "x", "ADD")).owner is None
+            bob = await history.add_history("old", None, "x", "ADD", owner={"user_id": "bob"})
+            assert bob.owner == Owner(user_id="bob")
+            assert len(await found(history, user_id="bob")) == 2
+
+    async def test_erasing_takes_context_and_cause(self, open_store: OpenStore) -> None:
+        given = {"context": {"secret": 1}, "cause": {"request_id": "1"}}
+        async with open_store() as history:
+            await history.add_history("m", None, "x", "ADD", actor_id="a", owner=ALICE, **given)
+            await history.add_history("m", "x", None, "UPDATE", actor_id="b", **given)
+            await history.add_history("m", None, None, "UPDATE", actor_id="a", **given)
+            await history.add_history("n", None, None, "ADD", **given)
+            report = await history.erase(actor_id="a", reason="asked", vacuum=False)
+            assert report.records == 3
+            read = await history.get_history("m")
+            assert [details(record)[1:] for record in read] == [
+                (None, None),
+                (given["context"], given["cause"]),
+                (None, None),
+            ]
+            assert len(await found(history, cause={"request_id": "1"})) == 2
+            await history.erase(memory_ids=["m", "n"], reason="asked", vacuum=False)
+            everything = await found(history)
+            assert [details(record)[1:] for record in everything] == [(None, None)] * 4
+            assert await found(history, cause={"request_id": "1"}) == []
+            assert {record.owner for record in everything[:3]} == {Owner(user_id="alice")}
+
+    async def test_copies_have_all(self, open_store: OpenStore) -> None:
+        async with open_store() as history, open_history("memory://") as copy:
+            await history.add_history(
+                "m", None, "x", "ADD", owner=ALICE, context={"a": "ü"}, cause={"run_id": "1"}
+            )
+            await history.add_history("m", "x", "y", "UPDATE")
+            await history.add_history("n", None, "z", "ADD", context={})
+            read = await found(history)
+            await copy_history(history, copy)
+            assert [(r, r.owner) for r in await found(copy)] == [(r, r.owner) for r in read]
+            lines = [line async for line in dump_lines(history)]
+            await copy.reset()
+            await copy_history(JsonLines(lines), copy)
+            assert [(r, r.owner) for r in await found(copy)] == [(r, r.owner) for r in read]
+            assert await found(copy, user_id="alice") == read[:2]
+            await history.reset()
+            await copy_history(copy, history)
+            assert [(r, r.owner) for r in await found(history)] == [(r, r.owner) for r in read]
+            assert await found(history, cause={"run_id": "1"}) == read[:1]
+
+    async def test_what_can_not_be_used_is_refused(self, open_store: OpenStore) -> None:
+        refused: tuple[dict[str, Any], ...] = (
+            {"owner": "alice"},
+            {"owner": {"user": "alice"}},
+            {"owner": {"user_id": ""}},
+            {"owner": {"user_id": 7}},
+            {"owner": {"user_id": ["alice"]}},
+            {"owner": {"user_id": "a\0b"}},
+            {"context": "text"},
+            {"context": {1: "x"}},
+            {"context": {"x": {1, 2}}},
+            {"context": {"x": float("nan")}},
+            {"context": {"x": "\ud800"}},
+            {"cause": ["x"]},
+            {"cause": {"x": 1}},
+            {"cause": {"": "x"}},
+            {"cause": {"x": "y" * 2_000}},
+            {"cause": {str(n): "x" for n in range(100)}},
+        )
+        async with open_store() as history:
+            for given in refused:
+                with pytest.raises(InvalidInput):
+                    await history.add_history("m", None, "x", "ADD", **given)
+                with pytest.raises(InvalidInput, match="record 0"):
+                    await history.batch_add_history([{"memory_id": "m", "event": "ADD", **given}])
+            for asked in ({"user_id": ""}, {"agent_id": 5}, {"cause": "x"}, {"cause": {"x": None}}):
+                with pytest.raises(InvalidInput):
+                    history.query_history(**asked)  # type: ignore[arg-type]
+            with pytest.raises(InvalidInput):
+                history.memories()
+            assert await history.get_history("m") == []
+
+
+_POSITIONAL = ("memory_id", "new_memory", "event")
