@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from async_history._core.erase import EraseLimits
 from async_history._core.prune_request import PruneLimits
+from async_history._core.rollback import RollbackLimits
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -12,6 +13,6 @@ class Limits:
 
     prune: PruneLimits = field(default_factory=PruneLimits)
     erase: EraseLimits = field(default_factory=EraseLimits)
-
-
-DEFAULT_LIMITS = Limits()
+    rollback: RollbackLimits = field(default_factory=RollbackLimits)
+    backup_pages: int = 1_000
+    """Copied between two looks whether to stop: 4 MB, some milliseconds."""

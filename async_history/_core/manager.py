@@ -8,6 +8,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from async_history._core.backend import Backend, Store
@@ -45,6 +46,14 @@ from async_history._core.query import (
     scopes_asked,
 )
 from async_history._core.records import Event, HistoryRecord, new_record
+from async_history._core.rollback import (
+    RollbackReport,
+    memories_asked,
+    memories_of,
+    new_rollback,
+    take_back,
+)
+from async_history._core.rollback_plan import WalkBefore, WalkToInstant, new_doer
 from async_history._core.stats import HistoryStats, Measured, Measurements
 from async_history._core.submissions import (
     MESSAGES_KEPT,
@@ -734,6 +743,113 @@ class HistoryManager(LoopBound[Store]):
             role=role,
             context=plan.wanted.context,
         )
+
+    async def rollback(
+        self,
+        *,
+        to: datetime,
+        user_id: str | None = None,
+        agent_id: str | None = None,
+        run_id: str | None = None,
+        app_id: str | None = None,
+        memory_ids: Iterable[str] | None = None,
+        dry_run: bool = False,
+        actor_id: str | None = None,
+        role: str | None = None,
+        on_progress: Progress | None = None,
+    ) -> RollbackReport:
+        """Take memories back to what they were at an instant; return what was done to each.
+
+        A memory that existed then gets its text and context of then again, also if it was deleted
+        since. One that did not exist then is deleted. One whose text of then is not known, as after
+        an erasure, stays as it is. Records are appended, never changed, one a memory at most; their
+        cause has the report's `id` under `rollback`.
+
+        Each memory is planned from its latest record, and planned again if others change it before
+        the plan is written. It may be interrupted at any point and called again: it goes on. What
+        begins after the call may not be found by it.
+
+        Args:
+            to: an aware datetime. Which record was in force then: see `memory_at`.
+            user_id, agent_id, run_id, app_id: all memories of this owner.
+            memory_ids: these memories, instead of an owner's.
+            dry_run: only report what would be done.
+            actor_id, role: who does it, for the new records.
+            on_progress: called after some memories with how many are done and how many there are.
+
+        Raises:
+            InvalidInput: naming the argument; nothing was written.
+            CursorGone: records were removed while they were read. Call it again.
+            Overloaded, CommitUnknown, StorageError: what was done stays done. Call it again.
+        """
+        store = self._require_open()
+        check_instant("to", to)
+        owner = scopes_asked(
+            {"user_id": user_id, "agent_id": agent_id, "run_id": run_id, "app_id": app_id}
+        )
+        named = memories_asked(memory_ids, owner)
+        asked = new_rollback(
+            partial(WalkToInstant, to=to),
+            None,
+            actor_id,
+            role,
+            dry_run=dry_run,
+            limits=self.limits.rollback,
+        )
+        check_function("on_progress", on_progress)
+        if not dry_run:
+            store.writer.require_writable()
+        if named is None:
+            query = self.query_history(
+                user_id=user_id, agent_id=agent_id, run_id=run_id, app_id=app_id, order="newest"
+            )
+            named = await memories_of([query])
+        return await take_back(self, asked, named, on_progress)
+
+    async def undo(
+        self,
+        *,
+        run_id: str | None = None,
+        cause: Mapping[str, str] | None = None,
+        dry_run: bool = False,
+        actor_id: str | None = None,
+        role: str | None = None,
+        on_progress: Progress | None = None,
+    ) -> RollbackReport:
+        """Take back what a run did, or what has a cause; return what was done to each memory.
+
+        A memory whose latest records are the run's gets the text and context again that it had
+        before them, or is deleted if it did not exist. A memory that others changed afterwards
+        stays as it is, and is reported as a conflict. Records are appended, never changed; their
+        cause has the report's `id` under `undo`, and what was taken back under `undo_of`.
+
+        What was taken back already is left alone, so an interrupted call can be made again.
+
+        Args:
+            run_id: a run: the records whose cause names it, and those in memories of this run whose
+                cause names none.
+            cause: keys of the records' cause, with their texts, instead of a run.
+            dry_run, actor_id, role, on_progress: as in `rollback`.
+
+        Raises:
+            InvalidInput: naming the argument; nothing was written.
+            CursorGone, Overloaded, CommitUnknown, StorageError: as `rollback`.
+        """
+        store = self._require_open()
+        doer = new_doer(run_id, cause)
+        asked = new_rollback(
+            partial(WalkBefore, doer=doer),
+            doer,
+            actor_id,
+            role,
+            dry_run=dry_run,
+            limits=self.limits.rollback,
+        )
+        check_function("on_progress", on_progress)
+        if not dry_run:
+            store.writer.require_writable()
+        queries = [self.query_history(**one, order="newest") for one in doer.questions()]
+        return await take_back(self, asked, await memories_of(queries), on_progress)
 
     # Retention
 

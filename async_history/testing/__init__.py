@@ -27,6 +27,7 @@ for _module in (
     "owners",
     "queries",
     "records",
+    "rollback",
     "stateful",
     "states",
     "texts",
@@ -40,6 +41,7 @@ from async_history.testing.life import InterruptionCases, LifeCases  # noqa: E40
 from async_history.testing.owners import OwnerCases  # noqa: E402
 from async_history.testing.queries import QueryCases  # noqa: E402
 from async_history.testing.records import RecordCases  # noqa: E402
+from async_history.testing.rollback import RollbackCases  # noqa: E402
 from async_history.testing.stateful import RandomCallCases  # noqa: E402
 from async_history.testing.states import StateCases  # noqa: E402
 from async_history.testing.texts import TextCases  # noqa: E402
@@ -58,6 +60,7 @@ __all__ = [
     "QueryCases",
     "RandomCallCases",
     "RecordCases",
+    "RollbackCases",
     "StateCases",
     "TextCases",
 ]
@@ -69,6 +72,7 @@ class BackendCases(
     TextCases,
     QueryCases,
     OwnerCases,
+    RollbackCases,
     StateCases,
     LifeCases,
     InterruptionCases,

@@ -1,0 +1,285 @@
+"""What takes memories back to an earlier state, planned from their records, the last one first."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+from hashlib import blake2b
+from typing import Any, Final, Protocol
+
+from async_history._core.query import HistoryQuery, Order, Pairs, cause_asked, has_details
+from async_history._core.records import Event, HistoryRecord, is_alive, made_at
+from async_history._core.timeline import Restoration
+from async_history._core.values import check_name
+from async_history.errors import InvalidInput
+
+ROLLBACK: Final = "rollback"
+"""The key of a cause under which each record of a rollback has the call's id."""
+UNDO: Final = "undo"
+"""The same of `undo`."""
+UNDO_OF: Final = "undo_of"
+"""The key of a cause that says what an undo took back."""
+_MOST_CHARACTERS: Final = 256
+
+
+class RollbackAction(StrEnum):
+    """What happens to a memory in a rollback or an undo."""
+
+    RESTORE = "restore"
+    """It gets an earlier text and context again: by an UPDATE, or an ADD if it is deleted."""
+    DELETE = "delete"
+    """It did not exist then, and is deleted."""
+    NOTHING = "nothing"
+    """It is now as it was then."""
+    CONFLICT = "conflict"
+    """It stays as it is, for the reason given."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryPlan:
+    """What is to happen to one memory.
+
+    Attributes:
+        latest: its latest record, which must still be that when the plan is carried out.
+        wanted: the record of the state to bring back, if it is to be restored.
+    """
+
+    memory_id: str
+    action: RollbackAction
+    reason: str | None = None
+    latest: HistoryRecord | None = None
+    wanted: HistoryRecord | None = None
+
+    def record(
+        self, actor_id: str | None, role: str | None, cause: Mapping[str, str]
+    ) -> dict[str, Any] | None:
+        """Return the fields of the record to append; None where there is nothing to record."""
+        if self.latest is None:
+            return None
+        if self.action is RollbackAction.RESTORE and self.wanted is not None:
+            return {**Restoration(self.latest, self.wanted).record(actor_id, role), "cause": cause}
+        if self.action is RollbackAction.DELETE:
+            return {
+                "memory_id": self.memory_id,
+                "event": Event.DELETE,
+                "old_memory": self.latest.new_memory,
+                "created_at": made_at(self.latest),
+                "actor_id": actor_id,
+                "role": role,
+                "cause": cause,
+            }
+        return None
+
+
+class Walk(Protocol):
+    """What is seen of one memory, from its latest record back."""
+
+    def see(self, record: HistoryRecord) -> bool:
+        """Take the next earlier record; return whether no other is needed."""
+
+    def plan(self) -> MemoryPlan:
+        """Return what is to happen, once no record is needed, or no other is there."""
+
+
+class WalkToInstant:
+    """Takes a memory back to what it was at an instant.
+
+    As for `memory_at`, the last recorded of the records that occurred by then counts.
+    """
+
+    def __init__(self, memory_id: str, to: datetime) -> None:
+        self._memory_id = memory_id
+        self._to = to
+        self._latest: HistoryRecord | None = None
+        self._oldest: HistoryRecord | None = None
+        self._wanted: HistoryRecord | None = None
+
+    def see(self, record: HistoryRecord) -> bool:
+        """Return whether the record is the one that was in force."""
+        self._latest = self._latest or record
+        self._oldest = record
+        instant = record.occurred_at
+        if instant is None or instant <= self._to:
+            self._wanted = record
+        return self._wanted is not None
+
+    def plan(self) -> MemoryPlan:
+        """Return what takes the memory back."""
+        if self._latest is None or self._oldest is None:
+            return _conflict(self._memory_id, "there is no history of it")
+        if self._wanted is None and self._oldest.event != Event.ADD:
+            return _conflict(
+                self._memory_id,
+                f"its history begins later, with {_named(self._oldest)}: what it was then is not "
+                "known",
+            )
+        return _plan(self._memory_id, self._latest, self._wanted)
+
+
+@dataclass(frozen=True, slots=True)
+class Doer:
+    """Whose records an undo takes back: those of a run, or with a cause."""
+
+    run_id: str | None
+    cause: Pairs
+
+    @property
+    def name(self) -> str:
+        """What the undo's own records call it, in their cause."""
+        pairs = (("run_id", self.run_id),) if self.run_id is not None else sorted(self.cause)
+        text = ",".join(f"{key}={value}" for key, value in pairs)
+        if len(text) <= _MOST_CHARACTERS:
+            return text
+        return "blake2b:" + blake2b(text.encode(), digest_size=16).hexdigest()
+
+    def questions(self) -> Sequence[Mapping[str, Any]]:
+        """Return the filters of queries that together find a record of each memory it changed."""
+        if self.run_id is None:
+            return ({"cause": dict(self.cause)},)
+        return ({"cause": {"run_id": self.run_id}}, {"run_id": self.run_id})
+
+    def did(self, record: HistoryRecord) -> bool:
+        """Return whether a record is of this doer.
+
+        A record is of a run that its cause names. Where its cause names no run, it is of the run
+        that its memory belongs to, unless a rollback or an undo made it.
+        """
+        if self.is_undone_by(record):
+            return False
+        if self.run_id is None:
+            return has_details(record, (), self.cause)
+        if _cause(record, "run_id") is not None:
+            return _cause(record, "run_id") == self.run_id
+        if _cause(record, ROLLBACK) is not None or _cause(record, UNDO) is not None:
+            return False
+        return record.owner is not None and record.owner.run_id == self.run_id
+
+    def is_undone_by(self, record: HistoryRecord) -> bool:
+        """Return whether a record took back what this doer did before it."""
+        return _cause(record, UNDO_OF) == self.name
+
+
+def new_doer(run_id: str | None, cause: Mapping[str, str] | None) -> Doer:
+    """Check whose records are to be taken back.
+
+    Raises:
+        InvalidInput: not exactly one of them was given, or it can't be used.
+    """
+    pairs = cause_asked(cause)
+    if (run_id is None) is not bool(pairs):
+        raise InvalidInput("name what to undo: a run_id, or a cause with at least one key")
+    return Doer(None if run_id is None else check_name("run_id", run_id), pairs)
+
+
+class WalkBefore:
+    """Takes a memory back to what it was before the last records of a run or a cause.
+
+    Where others changed it after them, it stays as it is.
+    """
+
+    def __init__(self, memory_id: str, doer: Doer) -> None:
+        self._memory_id = memory_id
+        self._doer = doer
+        self._latest: HistoryRecord | None = None
+        self._changed_by: HistoryRecord | None = None
+        self._taken_back: set[str | None] = set()
+        self._is_undone = False
+        self._first: HistoryRecord | None = None
+        self._before: HistoryRecord | None = None
+
+    def see(self, record: HistoryRecord) -> bool:
+        """Return whether the record is the one before those to take back."""
+        self._latest = self._latest or record
+        if self._doer.did(record):
+            self._first = record
+        elif self._first is not None:
+            self._before = record
+        else:
+            self._changed_by = record
+            self._taken_back.add(_cause(record, UNDO_OF))
+            if self._doer.is_undone_by(record):
+                self._is_undone = f"{UNDO}={_cause(record, UNDO)}" not in self._taken_back
+        return self._before is not None or self._is_undone
+
+    def plan(self) -> MemoryPlan:
+        """Return what takes the memory back."""
+        if self._is_undone:
+            return MemoryPlan(memory_id=self._memory_id, action=RollbackAction.NOTHING)
+        first, latest, before = self._first, self._latest, self._before
+        if first is None or latest is None:
+            return _conflict(self._memory_id, "the records to take back are gone")
+        if before is None and first.event != Event.ADD:
+            if first.old_memory is None:
+                return _conflict(
+                    self._memory_id,
+                    f"its history begins with {_named(first)}: what it said before is not known",
+                )
+            before = replace(
+                first,
+                event=Event.ADD,
+                new_memory=first.old_memory,
+                is_deleted=False,
+                context=None,
+            )
+        plan = _plan(self._memory_id, latest, before)
+        if self._changed_by is not None and plan.action is not RollbackAction.NOTHING:
+            return _conflict(self._memory_id, f"{_named(self._changed_by)} changed it afterwards")
+        return plan
+
+
+class ReadHistory(Protocol):
+    """What planning takes of a history manager."""
+
+    def query_history(
+        self, *, memory_id: Sequence[str], order: Order, page_size: int
+    ) -> HistoryQuery:
+        """Ask for the records of memories."""
+
+
+async def plan_memories(
+    history: ReadHistory,
+    memory_ids: Sequence[str],
+    new_walk: Callable[[str], Walk],
+    page_size: int,
+) -> list[MemoryPlan]:
+    """Plan for some memories, in their order. Two records of each are kept, whatever they have."""
+    walks = {memory_id: new_walk(memory_id) for memory_id in memory_ids}
+    undecided = set(walks)
+    query = history.query_history(memory_id=list(walks), order="newest", page_size=page_size)
+    async for page in query.pages():
+        for record in page.records:
+            memory_id = record.memory_id
+            if memory_id in undecided and walks[memory_id].see(record):
+                undecided.discard(memory_id)
+        if not undecided:
+            break
+    return [walk.plan() for walk in walks.values()]
+
+
+def _plan(memory_id: str, latest: HistoryRecord, wanted: HistoryRecord | None) -> MemoryPlan:
+    """Return what brings a memory from its latest record to another; None where there was none."""
+    action = RollbackAction.NOTHING
+    if wanted is None or not is_alive(wanted):
+        if is_alive(latest):
+            action = RollbackAction.DELETE
+    elif wanted.id != latest.id or wanted.new_memory != latest.new_memory:
+        if wanted.new_memory is None:
+            return _conflict(
+                memory_id,
+                f"what it said is not in {_named(wanted)}: it was erased, or never recorded",
+            )
+        if Restoration(latest, wanted).is_needed:
+            action = RollbackAction.RESTORE
+    return MemoryPlan(memory_id=memory_id, action=action, latest=latest, wanted=wanted)
+
+
+def _conflict(memory_id: str, reason: str) -> MemoryPlan:
+    return MemoryPlan(memory_id=memory_id, action=RollbackAction.CONFLICT, reason=reason)
+
+
+def _cause(record: HistoryRecord, key: str) -> str | None:
+    return None if record.cause is None else record.cause.get(key)
+
+
+def _named(record: HistoryRecord) -> str:
+    return f"record {record.id} ({record.event})"
