@@ -91,7 +91,8 @@ def _checked(*scopes: object) -> Owner | None:
         return _owner(*scopes)
     except TypeError:  # not hashable, so not text
         for name, value in zip(SCOPES, scopes, strict=True):
-            check_name(name, "" if value is None else value)
+            if value is not None:
+                check_name(name, value)
         raise
 
 

@@ -228,6 +228,7 @@ class HistoryQuery:
 
     def __repr__(self) -> str:
         asked = {name: getattr(self._filter, name) for name in self._filter.__slots__}
+        asked |= {name: dict(asked[name]) or None for name in ("owner", "cause")}
         asked |= {"after": self._after and str(self._after), "limit": self._limit}
         said = [f"{name}={shown(value)}" for name, value in asked.items() if value is not None]
         return f"<HistoryQuery {' '.join(said)}>"

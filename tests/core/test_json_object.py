@@ -1,0 +1,55 @@
+"""JSON objects that belong to a record, and owners."""
+
+import copy
+import pickle
+
+import pytest
+
+from async_history import HistoryRecord, InvalidInput, JsonObject, Owner
+from async_history._core.json_object import json_object
+from async_history._core.owners import new_owner, owner_from_text, owner_text
+from async_history._core.records import record_of, row_of
+
+
+def test_an_object_is_equal_to_what_has_the_same_content() -> None:
+    one = json_object("context", {"b": [1, {"c": None}], "a": "ü"})
+    assert one == {"a": "ü", "b": [1, {"c": None}]}
+    assert one == JsonObject('{"a": "ü", "b": [1, {"c": null}]}')
+    assert one != {"a": "ü"}
+    assert one != "text"
+    assert hash(one) == hash(JsonObject('{"a": "ü", "b": [1, {"c": null}]}'))
+    assert (len(one), list(one), one["a"]) == (2, ["a", "b"], "ü")
+    assert repr(one) == "{'a': 'ü', 'b': [1, {'c': None}]}"
+    assert json_object("context", one) is one
+    for again in (copy.copy(one), copy.deepcopy(one), pickle.loads(pickle.dumps(one))):  # noqa: S301
+        assert again == one
+
+
+def test_an_owner_has_at_least_one_scope() -> None:
+    assert new_owner({}) is new_owner({"user_id": None}) is new_owner(Owner()) is None
+    owner = new_owner({"user_id": "ann", "run_id": "1"})
+    assert owner == new_owner(Owner(user_id="ann", run_id="1"))
+    assert owner_from_text(owner_text(owner)) == owner
+    assert owner is not None
+    assert owner.contradictions(Owner(user_id="ann")) == ()
+    assert owner.contradictions(Owner(user_id="bob", app_id="x")) == ("user_id", "app_id")
+    with pytest.raises(InvalidInput, match="agent_id must be text, not list"):
+        new_owner({"agent_id": ["a"]})  # type: ignore[dict-item]
+
+
+def test_a_row_has_all_of_a_record() -> None:
+    record = HistoryRecord(
+        "1", "m", None, "x", "ADD", owner=Owner(app_id="a"), context=JsonObject('{"x":1}')
+    )
+    row = row_of(record)
+    assert row[10:] == ('{"app_id":"a"}', '{"x":1}', None)
+    again = record_of(row)
+    assert (again, again.owner, again.context) == (record, record.owner, {"x": 1})
+    assert again != HistoryRecord("1", "m", None, "x", "ADD")
+
+
+@pytest.mark.parametrize(
+    "record_id", ["", "1", "x" * 32, "018f" * 8, "zzzzzzzz-zzzz-7zzz-zzzz-" + "z" * 12]
+)
+def test_other_ids_say_nothing_of_time(record_id: str) -> None:
+    assert HistoryRecord(record_id, "m", None, "x", "ADD").recorded_at is None
