@@ -5,7 +5,6 @@ from async_history._core.check import CheckReport
 from async_history._core.erase import ErasureReport
 from async_history._core.erasure_log import Erasure
 from async_history._core.follow import Follower
-from async_history._core.json_object import JsonObject
 from async_history._core.manager import HistoryManager
 from async_history._core.messages import Message
 from async_history._core.options import Durability, HistoryOptions, Journal
@@ -74,7 +73,6 @@ __all__ = [
     "InvalidInput",
     "Journal",
     "JsonLines",
-    "JsonObject",
     "MemoryDiff",
     "Message",
     "MigrationError",

@@ -74,9 +74,13 @@ def json_object(name: str, value: object) -> JsonObject:
     return JsonObject(text)
 
 
-def json_text(value: JsonObject | None) -> str | None:
-    """Return an object's text; None for None."""
-    return None if value is None else value.text
+def json_text(value: Mapping[str, Any] | None) -> str | None:
+    """Return an object's text; None for None.
+
+    Raises:
+        InvalidInput: as `json_object`.
+    """
+    return None if value is None else json_object("a context or cause", value).text
 
 
 def json_from_text(text: str | None) -> JsonObject | None:

@@ -40,6 +40,7 @@ from async_history._core.query import (
     HistoryQuery,
     Order,
     PageRead,
+    Pairs,
     cause_asked,
     new_filter,
     new_query,
@@ -623,6 +624,11 @@ class HistoryManager(LoopBound[Store]):
         check_moment("when", when)
         return state_at(memory_id, await store.reader.history(memory_id), when)
 
+    def _newest_first(self, owner: Pairs) -> HistoryQuery:
+        """Return the records of an owner, the last recorded first."""
+        scopes: dict[str, Any] = dict(owner)
+        return self.query_history(**scopes, order="newest")
+
     def memories(
         self,
         *,
@@ -649,7 +655,7 @@ class HistoryManager(LoopBound[Store]):
         )
         if not owner:
             raise InvalidInput("name an owner: user_id, agent_id, run_id or app_id")
-        return states_of_owner(self.query_history(**dict(owner), order="newest"), None)
+        return states_of_owner(self._newest_first(owner), None)
 
     def memories_at(
         self,
@@ -684,7 +690,7 @@ class HistoryManager(LoopBound[Store]):
             {"user_id": user_id, "agent_id": agent_id, "run_id": run_id, "app_id": app_id}
         )
         if owner:
-            found = states_of_owner(self.query_history(**dict(owner), order="newest"), when)
+            found = states_of_owner(self._newest_first(owner), when)
         else:
             found = records_of(store.reader.states_at(when), self._require_open)
         return with_cause(found, asked) if asked else found

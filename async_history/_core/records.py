@@ -78,8 +78,8 @@ class HistoryRecord:
     role: str | None = None
     time_before: datetime | None = field(default=None, compare=False, repr=False)
     owner: Owner | None = field(default=None, compare=False)
-    context: JsonObject | None = None
-    cause: JsonObject | None = None
+    context: Mapping[str, Any] | None = None
+    cause: Mapping[str, Any] | None = None
 
     def __init__(
         self,
@@ -95,8 +95,8 @@ class HistoryRecord:
         role: str | None = None,
         time_before: datetime | None = None,
         owner: Owner | None = None,
-        context: JsonObject | None = None,
-        cause: JsonObject | None = None,
+        context: Mapping[str, Any] | None = None,
+        cause: Mapping[str, Any] | None = None,
     ) -> None:
         # As dataclass would write it, but for object.__setattr__, which takes twice as long: each
         # record is made on the event loop.

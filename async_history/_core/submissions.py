@@ -8,6 +8,7 @@ from itertools import islice
 from sys import getsizeof
 from typing import Any, Final
 
+from async_history._core.json_object import json_text
 from async_history._core.messages import Message, new_message_id
 from async_history._core.owners import GivenOwner
 from async_history._core.records import (
@@ -428,6 +429,6 @@ def _record_bytes(record: HistoryRecord) -> int:
         + getsizeof(record.old_memory)
         + getsizeof(record.new_memory)
         + _CHARACTER_BYTES * names
-        + (0 if record.context is None else getsizeof(record.context.text))
-        + (0 if record.cause is None else getsizeof(record.cause.text))
+        + (0 if record.context is None else getsizeof(json_text(record.context)))
+        + (0 if record.cause is None else getsizeof(json_text(record.cause)))
     )

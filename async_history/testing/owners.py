@@ -1,6 +1,7 @@
 """Whose a memory is, its metadata, and why a record was made."""
 
 import asyncio
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from itertools import product
 from random import Random
@@ -15,6 +16,7 @@ from async_history import (
     IdConflict,
     InvalidInput,
     JsonLines,
+    Order,
     Owner,
     OwnerConflict,
     copy_history,
@@ -46,7 +48,7 @@ def is_asked_for(
 ) -> bool:
     """What a filter means, said once more."""
     scopes = {} if owner is None else owner.as_dict()
-    why = record.cause or {}
+    why: Mapping[str, Any] = record.cause or {}
     return (
         all(
             (
@@ -143,19 +145,26 @@ class OwnerCases(Cases):
 
     async def test_another_owner_is_refused_by_name(self, open_store: OpenStore) -> None:
         async with open_store() as history:
-            given = {"user_id": "alice", "agent_id": "a"}
+            given: dict[str, str | None] = {"user_id": "alice", "agent_id": "a"}
             await history.add_history("m", None, "x", "ADD", owner=given)
-            for owner, named in (
+            others: tuple[tuple[dict[str, str | None], str], ...] = (
                 ({"user_id": "bob"}, "user_id"),
                 ({"user_id": "bob", "agent_id": "b"}, "user_id and agent_id"),
                 ({"run_id": "r"}, "run_id"),
                 ({**given, "app_id": "z"}, "app_id"),
-            ):
+            )
+            for owner, named in others:
                 with pytest.raises(OwnerConflict, match=named):
                     await history.add_history("m", "x", "y", "UPDATE", owner=owner)
                 with pytest.raises(OwnerConflict, match=named):
                     await history.update_history("m", "y", owner=owner)
-            for owner in (given, {"agent_id": "a"}, {}, {"user_id": "alice", "run_id": None}):
+            same: tuple[dict[str, str | None], ...] = (
+                given,
+                {"agent_id": "a"},
+                {},
+                {"user_id": "alice", "run_id": None},
+            )
+            for owner in same:
                 await history.add_history("m", "x", "x", "UPDATE", owner=owner)
             results = await asyncio.gather(
                 *(
@@ -190,7 +199,7 @@ class OwnerCases(Cases):
             else None
             for n in range(16)
         }
-        given = [
+        given: list[dict[str, Any]] = [
             {
                 "memory_id": f"m{n % 16}",
                 "new_memory": str(n),
@@ -222,7 +231,7 @@ class OwnerCases(Cases):
             {"cause": {"reason": "r2"}, "memory_id": "m7", "since": START + timedelta(hours=50)},
         )
         async with open_store() as history:
-            records = []
+            records: list[HistoryRecord] = []
             for at in range(0, 100, 10):
                 records += await history.batch_add_history(given[at : at + 10])
             records += await asyncio.gather(
@@ -240,16 +249,18 @@ class OwnerCases(Cases):
             for asked in wanted:
                 expected = [r for r in records if is_asked_for(r, owners[r.memory_id], **asked)]
                 assert await history.count_history(**asked) == len(expected)
-                for page_size, order in product((3, 500), ("oldest", "newest")):
+                orders: tuple[Order, ...] = ("oldest", "newest")
+                for page_size, order in product((3, 500), orders):
                     pages = history.query_history(**asked, page_size=page_size, order=order)
                     got = [record async for record in pages]
                     assert got == (expected if order == "oldest" else expected[::-1]), asked
                     assert all(record.owner == owners[record.memory_id] for record in got)
                 if "event" not in asked and "actor_id" not in asked and "since" not in asked:
                     follower = history.follow(**asked)
-                    assert await follower.next_records(limit=500, timeout_s=0.01) == expected or (
-                        not expected
-                    )
+                    followed: list[HistoryRecord] = []
+                    while len(followed) < len(expected):
+                        followed += await follower.next_records(limit=500)
+                    assert followed == expected
             for n in range(4):
                 living = [
                     history_[-1]
@@ -262,10 +273,10 @@ class OwnerCases(Cases):
                 seen = [record async for record in history.memories(user_id=f"u{n}")]
                 assert sorted(seen, key=records.index) == sorted(living, key=records.index)
                 when = START + timedelta(hours=70)
-                at = [r async for r in history.memories_at(when, user_id=f"u{n}")]
+                then = [r async for r in history.memories_at(when, user_id=f"u{n}")]
                 all_at = [r async for r in history.memories_at(when)]
                 mine = [r for r in all_at if (o := owners[r.memory_id]) and o.user_id == f"u{n}"]
-                assert sorted(at, key=records.index) == sorted(mine, key=records.index)
+                assert sorted(then, key=records.index) == sorted(mine, key=records.index)
 
     async def test_a_part_of_a_program_has_a_cause(self, open_store: OpenStore) -> None:
         async with open_store() as history:
@@ -343,7 +354,7 @@ class OwnerCases(Cases):
             assert len(await found(history, user_id="bob")) == 2
 
     async def test_erasing_takes_context_and_cause(self, open_store: OpenStore) -> None:
-        given = {"context": {"secret": 1}, "cause": {"request_id": "1"}}
+        given: dict[str, Any] = {"context": {"secret": 1}, "cause": {"request_id": "1"}}
         async with open_store() as history:
             await history.add_history("m", None, "x", "ADD", actor_id="a", owner=ALICE, **given)
             await history.add_history("m", "x", None, "UPDATE", actor_id="b", **given)
@@ -411,7 +422,7 @@ class OwnerCases(Cases):
                     await history.batch_add_history([{"memory_id": "m", "event": "ADD", **given}])
             for asked in ({"user_id": ""}, {"agent_id": 5}, {"cause": "x"}, {"cause": {"x": None}}):
                 with pytest.raises(InvalidInput):
-                    history.query_history(**asked)  # type: ignore[arg-type]
+                    history.query_history(**asked)
             with pytest.raises(InvalidInput):
                 history.memories()
             assert await history.get_history("m") == []

@@ -102,7 +102,7 @@ class FakeStore:
             await asyncio.sleep(0)
 
     def follow(self, memory_id: str | None = None, poll_interval_s: float = NEVER_S) -> Any:
-        return Follower(self.tail, None, memory_id, poll_interval_s)
+        return Follower(self.tail, None, memory_id, (), (), poll_interval_s)
 
 
 class TestSharing:

@@ -249,12 +249,13 @@ class TestUpdate:
             await history.update_history("m", "mate")
             assert await history.update_history("m", "tea", id="a", actor_id="ann") == first
             assert await history.update_history("m", "tea", id="a") == first
-            for other in (
+            others: tuple[dict[str, Any], ...] = (
                 {"memory_id": "m", "new_memory": "water"},
                 {"memory_id": "n", "new_memory": "tea"},
                 {"memory_id": "m", "new_memory": "tea", "actor_id": "bob"},
                 {"memory_id": "m", "new_memory": "tea", "updated_at": "2026-01-01T00:00:00Z"},
-            ):
+            )
+            for other in others:
                 with pytest.raises(IdConflict):
                     await history.update_history(**other, id="a")
             assert await texts(history, "m") == ["tea", "mate"]

@@ -5,8 +5,8 @@ import pickle
 
 import pytest
 
-from async_history import HistoryRecord, InvalidInput, JsonObject, Owner
-from async_history._core.json_object import json_object
+from async_history import HistoryRecord, InvalidInput, Owner
+from async_history._core.json_object import JsonObject, json_object
 from async_history._core.owners import new_owner, owner_from_text, owner_text
 from async_history._core.records import record_of, row_of
 
