@@ -205,17 +205,18 @@ def fields_of(record: HistoryRecord) -> dict[str, Any]:
 
 def record_of(row: Row) -> HistoryRecord:
     """Return the record of a row, whose event may be plain text."""
-    record_id, memory_id, old_memory, new_memory, event, *others = row[: len(COLUMNS)]
+    owner, context, cause = details_from(*row[len(COLUMNS) :])
     return HistoryRecord(
-        record_id,
-        memory_id,
-        old_memory,
-        new_memory,
-        _known_event(event) or event,
-        *others,
-        None,
-        *details_from(*row[len(COLUMNS) :]),
+        *row[:_EVENT],
+        _known_event(row[_EVENT]) or row[_EVENT],
+        *row[_EVENT + 1 : len(COLUMNS)],
+        owner=owner,
+        context=context,
+        cause=cause,
     )
+
+
+_EVENT: Final = COLUMNS.index("event")
 
 
 def details_given(owner: Any, context: Any, cause: Any) -> tuple[str | None, ...]:
