@@ -205,18 +205,21 @@ def fields_of(record: HistoryRecord) -> dict[str, Any]:
 
 def record_of(row: Row) -> HistoryRecord:
     """Return the record of a row, whose event may be plain text."""
-    owner, context, cause = details_from(*row[len(COLUMNS) :])
+    record_id, memory_id, old, new, event, created, updated, is_deleted, actor_id, role = row[:10]
     return HistoryRecord(
-        *row[:_EVENT],
-        _known_event(row[_EVENT]) or row[_EVENT],
-        *row[_EVENT + 1 : len(COLUMNS)],
-        owner=owner,
-        context=context,
-        cause=cause,
+        record_id,
+        memory_id,
+        old,
+        new,
+        _known_event(event) or event,
+        created,
+        updated,
+        is_deleted,
+        actor_id,
+        role,
+        None,
+        *details_from(*row[10:]),
     )
-
-
-_EVENT: Final = COLUMNS.index("event")
 
 
 def details_given(owner: Any, context: Any, cause: Any) -> tuple[str | None, ...]:
