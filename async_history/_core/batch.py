@@ -6,6 +6,7 @@ database refuses. All is looked up and written in a few statements, however many
 are; each sees what those before it in the batch write.
 """
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
@@ -40,6 +41,8 @@ class Buffer:
     newest: int
     there: Set[str]
 
+
+_log = logging.getLogger("async_history")
 
 MessageRow = tuple[str, str, str | None, str | None, str | None, str | None]
 """A message's id, session_scope, role, content, name and created_at."""
@@ -182,6 +185,8 @@ class _Decided:
             self.refused |= plan.refused
             for submission, records in plan.outcomes:
                 submission.records[:] = records
+            if plan.left_out:
+                _log_left_out(plan.left_out)
 
 
 class _Plan:
@@ -200,6 +205,7 @@ class _Plan:
         self.records: list[HistoryRecord] = []
         self.messages: list[SaveMessages] = []
         self.refused: dict[int, HistoryError] = {}
+        self.left_out: list[OwnerConflict] = []
         self.outcomes: list[tuple[AddRecords, Sequence[HistoryRecord]]] = []
 
     def add(self, index: int, submission: AddRecords) -> None:
@@ -208,11 +214,12 @@ class _Plan:
             outcome, missing = self._outcome(submission)
             if missing and submission.if_latest is not None:
                 self._require_latest(submission.if_latest)
-            owners = self._owners_given(missing)
+            owners, left_out = self._owners_given(missing, submission)
         except (IdConflict, HistoryConflict, OwnerConflict) as error:
             self.refused[index] = error
             return
         self.new_owners |= owners
+        self.left_out += left_out
         self.outcomes.append((submission, [self._owned(record) for record in outcome]))
         missing = [self._owned(record) for record in missing]
         self.records += missing
@@ -260,13 +267,18 @@ class _Plan:
         owner = self._owner(record.memory_id)
         return record if record.owner == owner else replace(record, owner=owner)
 
-    def _owners_given(self, records: Sequence[HistoryRecord]) -> dict[str, Owner]:
+    def _owners_given(
+        self, records: Sequence[HistoryRecord], submission: AddRecords
+    ) -> tuple[dict[str, Owner], Sequence[OwnerConflict]]:
         """Return the owners that these records give to memories that have none.
 
+        Also those that are left out, as the errors that they would be.
+
         Raises:
-            OwnerConflict: one gives another owner than its memory has.
+            OwnerConflict: one gives another owner than its memory has, and must not.
         """
         given: dict[str, Owner] = {}
+        left_out: list[OwnerConflict] = []
         for record in records:
             if record.owner is None:
                 continue
@@ -275,8 +287,11 @@ class _Plan:
             )
             differing = owner.contradictions(record.owner)
             if differing:
-                raise OwnerConflict(record.memory_id, differing)
-        return given
+                conflict = OwnerConflict(record.memory_id, differing)
+                if submission.must_match_owner:
+                    raise conflict
+                left_out.append(conflict)
+        return given, left_out
 
     def _require_latest(self, expected: ExpectedLatest) -> None:
         latest = self.latest[expected.memory_id]
@@ -286,6 +301,17 @@ class _Plan:
                 f"{'which has none' if latest is None else latest.id + ' is'}; nothing was "
                 "written, read again and decide"
             )
+
+
+def _log_left_out(conflicts: Sequence[OwnerConflict]) -> None:
+    first = conflicts[0]
+    _log.warning(
+        "%d records were written without the owner that they came with: memory %r has an owner "
+        "with another %s, or without it, and an owner is given once",
+        len(conflicts),
+        first.memory_id,
+        " and ".join(first.scopes),
+    )
 
 
 def _unsaved(

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from sys import getsizeof
@@ -60,6 +60,9 @@ class AddRecords:
     `given` holds a record's fields as the caller gave them, by its index, where the caller also
     gave the id: a repeated id is the same record if those fields are the same. Its cause is not
     compared: a call may be repeated for another reason.
+
+    Where not `must_match_owner`, a record is written whatever owner it gives: one that contradicts
+    its memory's is left out, with a line in the log. So are records of what has happened already.
     """
 
     records: list[HistoryRecord]
@@ -67,6 +70,7 @@ class AddRecords:
     if_latest: ExpectedLatest | None
     record_count: int
     size_bytes: int
+    must_match_owner: bool = field(default=True, kw_only=True)
 
     @property
     def wanted(self) -> Sequence[HistoryRecord]:
@@ -254,10 +258,13 @@ def new_text(
     return UpdateMemory([record], named, None, 1, _record_bytes(record), record)
 
 
-def checked_records(records: Iterable[HistoryRecord]) -> AddRecords:
+def checked_records(
+    records: Iterable[HistoryRecord], *, must_match_owner: bool = True
+) -> AddRecords:
     """Make a submission of new records that are checked and have ids of ours."""
     added = list(records)
-    return AddRecords(added, {}, None, len(added), sum(map(_record_bytes, added)))
+    size = sum(map(_record_bytes, added))
+    return AddRecords(added, {}, None, len(added), size, must_match_owner=must_match_owner)
 
 
 class UncheckedRecords:

@@ -1,0 +1,83 @@
+"""Records of what has happened already are written, whatever owner they come with."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
+
+import pytest
+
+from async_history import HistoryRecord, Owner, OwnerConflict
+from async_history._core.batch import Buffer, commit_in_steps
+from async_history._core.records import new_record
+from async_history._core.submissions import AddRecords, SaveMessages, checked_records
+
+ALICE, BOB = Owner(user_id="alice"), Owner(user_id="bob")
+
+
+class Steps:
+    """A `BatchTransaction` on an empty store in which some memories have owners."""
+
+    def __init__(self, owners: Mapping[str, Owner]) -> None:
+        self.given = owners
+        self.records: list[HistoryRecord] = []
+        self.new_owners: dict[str, Owner] = {}
+
+    async def existing(self, submissions: Sequence[AddRecords]) -> Sequence[HistoryRecord]:
+        return ()
+
+    async def latest(self, memory_ids: Sequence[str]) -> Sequence[HistoryRecord]:
+        return ()
+
+    async def owners(self, records: Sequence[HistoryRecord]) -> Mapping[str, Owner]:
+        return self.given
+
+    async def buffers(self, submissions: Sequence[SaveMessages]) -> Mapping[str, Buffer]:
+        return {}
+
+    def undone_if_refused(self) -> AbstractAsyncContextManager[None]:
+        return nullcontext()
+
+    async def write(
+        self,
+        records: Sequence[HistoryRecord],
+        messages: Sequence[SaveMessages],
+        owners: Mapping[str, Owner],
+    ) -> None:
+        self.records += records
+        self.new_owners |= owners
+
+
+def submission(*owners: Owner | None, memory_id: str = "m", must_match: bool) -> AddRecords:
+    made = [new_record(memory_id, None, "x", "ADD", owner=owner) for owner in owners]
+    return checked_records(made, must_match_owner=must_match)
+
+
+async def test_what_contradicts_is_left_out_or_refused(caplog: pytest.LogCaptureFixture) -> None:
+    steps = Steps({"m": ALICE})
+    batch = [
+        submission(BOB, must_match=False),
+        submission(BOB, must_match=True),
+        submission(None, ALICE, BOB, must_match=False),
+        submission(BOB, ALICE, memory_id="new", must_match=False),
+        submission(ALICE, memory_id="new", must_match=True),
+        submission(BOB, memory_id="new", must_match=True),
+    ]
+    refused = await commit_in_steps(batch, steps)
+    assert {index: type(error) for index, error in refused.items()} == {
+        1: OwnerConflict,
+        4: OwnerConflict,
+    }
+    assert steps.new_owners == {"new": BOB}
+    written = [(record.memory_id, record.owner) for record in steps.records]
+    assert written == [("m", ALICE)] * 4 + [("new", BOB)] * 3
+    assert [record.owner for record in batch[0].records] == [ALICE]
+    (warning,) = (record for record in caplog.records if record.levelno == logging.WARNING)
+    assert "3 records were written without the owner" in warning.getMessage()
+    assert "'m'" in warning.getMessage()
+
+
+async def test_nothing_is_said_where_nothing_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    steps = Steps({})
+    assert not await commit_in_steps([submission(BOB, BOB, None, must_match=False)], steps)
+    assert [record.owner for record in steps.records] == [BOB] * 3
+    assert caplog.records == []
