@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar, Unpack
 from async_history._core.loop_thread import LoopThread
 from async_history._core.manager import HistoryManager
 from async_history._core.options import HistoryOptions
+from async_history._core.owners import GivenOwner
 from async_history._core.records import Event
 from async_history._core.submissions import MESSAGES_KEPT, checked_messages, checked_records
 from async_history._core.values import check_name
@@ -87,6 +88,9 @@ class BlockingHistoryManager:
         is_deleted: int = 0,
         actor_id: str | None = None,
         role: str | None = None,
+        owner: GivenOwner | None = None,
+        context: Mapping[str, Any] | None = None,
+        cause: Mapping[str, str] | None = None,
     ) -> None:
         """Record one change of a memory.
 
@@ -100,6 +104,13 @@ class BlockingHistoryManager:
             is_deleted: 1 if the memory is deleted by this change.
             actor_id: who changed it.
             role: the role of the actor.
+            owner: whose the memory is; see `HistoryManager.add_history`. What can't be stored of
+                owner, context and cause is refused, not replaced.
+            context: the memory's metadata after the change: what JSON can hold.
+            cause: why it was changed: short texts by free keys.
+
+        Raises:
+            OwnerConflict: the memory has another owner; nothing was written.
         """
         given = {
             "memory_id": memory_id,
@@ -111,6 +122,9 @@ class BlockingHistoryManager:
             "is_deleted": is_deleted,
             "actor_id": actor_id,
             "role": role,
+            "owner": owner,
+            "context": context,
+            "cause": cause,
         }
         with Sanitizer() as sanitizer:
             submission = checked_records([sanitizer.record(given)])
@@ -120,7 +134,11 @@ class BlockingHistoryManager:
         """Record many changes, all or none and in order.
 
         Args:
-            records: mappings with mem0's column names. Other keys are ignored, as in mem0.
+            records: mappings with mem0's column names, and `owner`, `context` and `cause` as in
+                `add_history`. Other keys are ignored, as in mem0.
+
+        Raises:
+            OwnerConflict: a memory has another owner; nothing was written.
         """
         with Sanitizer() as sanitizer:
             submission = checked_records(sanitizer.records(records))
@@ -137,6 +155,9 @@ class BlockingHistoryManager:
         updated_at: datetime | str | None = None,
         actor_id: str | None = None,
         role: str | None = None,
+        owner: GivenOwner | None = None,
+        context: Mapping[str, Any] | None = None,
+        cause: Mapping[str, str] | None = None,
     ) -> dict[str, Any]:
         """Record a memory's new text; return the record, as `get_history` does.
 
@@ -149,16 +170,26 @@ class BlockingHistoryManager:
             updated_at: when it was changed; default: now.
             actor_id: who changed it.
             role: the role of the actor.
+            owner, context, cause: as in `add_history`.
+
+        Raises:
+            OwnerConflict: the memory has another owner; nothing was written.
         """
         with Sanitizer() as sanitizer:
             memory = sanitizer.text("memory_id", memory_id)
             text = sanitizer.text("new_memory", new_memory)
-            who = {
-                "actor_id": sanitizer.text("actor_id", actor_id),
-                "role": sanitizer.text("role", role),
-            }
+            actor, actors_role = sanitizer.text("actor_id", actor_id), sanitizer.text("role", role)
         return self._call(
-            lambda manager: manager.update_history(memory, text, updated_at=updated_at, **who)
+            lambda manager: manager.update_history(
+                memory,
+                text,
+                updated_at=updated_at,
+                actor_id=actor,
+                role=actors_role,
+                owner=owner,
+                context=context,
+                cause=cause,
+            )
         ).as_dict()
 
     def save_messages(self, messages: Iterable[Mapping[str, Any]], session_scope: str) -> None:

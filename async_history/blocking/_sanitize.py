@@ -12,8 +12,9 @@ from datetime import datetime
 from enum import Enum
 from typing import Any, Final
 
+from async_history._core.json_object import JsonObject, json_object
 from async_history._core.messages import Message
-from async_history._core.records import HistoryRecord, storable_record
+from async_history._core.records import DETAILS, HistoryRecord, storable_record
 from async_history._core.values import now_text, parse_time, plain
 from async_history.errors import InvalidInput
 
@@ -55,13 +56,31 @@ class Sanitizer:
                 raise InvalidInput(f"record {index}: {error}") from error
 
     def columns(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a record's columns except the id, as `storable_record` takes them."""
+        """Return a record's columns except the id, as `storable_record` takes them.
+
+        Owner, context and cause, which mem0 does not give, are as they were given.
+        """
         record = {name: self.text(name, given.get(name)) for name in _RECORD_TEXTS}
         record.update((name, self.time(name, given.get(name))) for name in _RECORD_TIMES)
         return record | {
             "event": plain(given.get("event")),
             "is_deleted": bool(given.get("is_deleted", 0)),
+            **{name: given.get(name) for name in DETAILS},
         }
+
+    def json(self, name: str, value: Mapping[Any, Any]) -> JsonObject:
+        """Return a mapping as a JSON object; what JSON can't hold becomes text."""
+        try:
+            exact = json_object(name, value)
+        except InvalidInput:
+            pass
+        else:
+            if not _NUL_IN_JSON.search(exact.text):
+                return exact
+        self._changed[f"{name} had values that JSON or a database can't hold, stored as text"] = (
+            None
+        )
+        return json_object(name, {_clean(str(key)): _plain_json(v) for key, v in value.items()})
 
     def message(self, given: Mapping[str, Any]) -> Message:
         """Return a message; content that is not text becomes JSON."""
@@ -115,6 +134,7 @@ class Sanitizer:
 
 
 _UNSTORABLE: Final = re.compile("[\0\ud800-\udfff]")
+_NUL_IN_JSON: Final = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 _RECORD_TEXTS: Final = ("memory_id", "old_memory", "new_memory", "actor_id", "role")
 _RECORD_TIMES: Final = ("created_at", "updated_at")
 
@@ -124,6 +144,24 @@ def _as_json(content: object) -> str:
         return json.dumps(content, ensure_ascii=False, default=str)
     except (TypeError, ValueError):  # keys that JSON can't have, or a cycle
         return json.dumps(str(content), ensure_ascii=False)
+
+
+def _plain_json(value: object) -> Any:
+    """Return a value as JSON gives it back, without characters that can't be stored."""
+    try:
+        return _clean(json.loads(json.dumps(value, default=str), parse_constant=str))
+    except (TypeError, ValueError, RecursionError):  # as in _as_json, or too deep
+        return _clean(str(value))
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, str):
+        return _UNSTORABLE.sub("\ufffd", value)
+    if isinstance(value, list):
+        return [_clean(each) for each in value]
+    if isinstance(value, dict):
+        return {_clean(key): _clean(each) for key, each in value.items()}
+    return value
 
 
 def complete_records(
