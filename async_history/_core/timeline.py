@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Protocol
 
+from async_history._core.owners import Owner
 from async_history._core.query import Pairs, has_details
 from async_history._core.records import Event, HistoryRecord, is_alive, made_at
 from async_history._core.values import is_aware
@@ -47,10 +48,14 @@ class MemoryDiff:
 
 @dataclass(frozen=True, slots=True)
 class Restoration:
-    """What restoring takes: the memory's latest record, and the one whose text it brings back."""
+    """What restoring takes: the memory's latest record, and the one whose text it brings back.
+
+    `owner` is whose the memory is, where that is known elsewhere and not here.
+    """
 
     latest: HistoryRecord
     wanted: HistoryRecord
+    owner: Owner | None = None
 
     @property
     def wanted_text(self) -> str:
@@ -74,6 +79,7 @@ class Restoration:
             "new_memory": self.wanted.new_memory,
             "actor_id": actor_id,
             "role": role,
+            "owner": self.owner,
             "context": self.wanted.context,
         }
         if not is_alive(self.latest):
