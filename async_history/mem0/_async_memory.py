@@ -22,6 +22,7 @@ from async_history.mem0._loop_state import LoopState
 from async_history.mem0._loop_states import LoopStates, Where
 from async_history.mem0._memory import OWN_RECORDER, is_made_by_mem0, without_history
 from async_history.mem0._operation import Recorder, current, read_history, read_last_messages
+from async_history.mem0._payloads import WatchedStore, unwatched
 from async_history.mem0._restore import check_metadata, restore_memory
 
 T = TypeVar("T")
@@ -156,6 +157,26 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
         else:
             self._assigned = value
 
+    @property
+    def vector_store(self) -> Any:
+        """mem0's vector store; during an operation a `WatchedStore`."""
+        attributes = self.__dict__
+        try:
+            store = attributes["vector_store"]
+        except KeyError:
+            raise AttributeError("this AsyncMemory has no vector_store yet") from None
+        own = self._assigned is OWN_RECORDER and "_recorder" in attributes
+        operation = self._recorder.operation if own else None
+        return store if operation is None else WatchedStore(store, operation.payloads)
+
+    @vector_store.setter
+    def vector_store(self, value: Any) -> None:
+        self.__dict__["vector_store"] = unwatched(value)
+
+    @vector_store.deleter
+    def vector_store(self) -> None:
+        del self.__dict__["vector_store"]
+
     # Operations
 
     async def delete(self, memory_id: str) -> Any:
@@ -193,25 +214,28 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
         actor_id: str | None = None,
         role: str | None = None,
     ) -> dict[str, Any]:
-        """Restore the text of a memory at a moment; return the change, as `history` lists it.
+        """Restore a memory as it was at a moment; return the change, as `history` lists it.
 
-        One record is added to the history (see `HistoryManager.restore`). Then the text, embedding
-        and hash in the vector store are updated, and its other fields are kept. A deleted memory is
-        inserted again under its id, with the creation time, actor and role from its history. The
-        history does not have its owner: give `user_id`, `agent_id` or `run_id` in `metadata`, or
-        searches by them will not find the memory.
+        One record is added to the history (see `HistoryManager.restore`). Then the vector store
+        follows: text, embedding, hash and metadata. Where the history does not know the metadata of
+        that moment, the vector store's is kept. A deleted memory is inserted again under its id,
+        with the owner, metadata, creation time, actor and role from its history. Where that does
+        not know the owner (plain mem0 recorded the memory), name it in `metadata`, or searches by
+        it will not find the memory.
 
         Args:
             memory_id: the memory to restore.
             to: an aware datetime, or a version number: 1 is the ADD.
-            metadata: more fields for the vector store. The owner of an existing memory can't be
-                changed.
+            metadata: more fields for the vector store, which replace those of the history. The
+                owner of an existing memory can't be changed.
             actor_id: who restores.
             role: the role of the actor.
 
         Raises:
             InvalidInput: the memory is unknown, did not exist then, or its text is not known.
             HistoryConflict: the memory changed meanwhile. Nothing was written.
+            OwnerConflict: the memory is deleted, and `metadata` names another owner than its
+                history. Nothing was written.
         """
         check_moment("to", to)
         given = check_metadata(metadata)

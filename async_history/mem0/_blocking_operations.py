@@ -20,7 +20,9 @@ from async_history.errors import HistoryClosed, HistoryError
 from async_history.mem0._errors import Unwritten, history_not_written
 from async_history.mem0._forks import forget_in_child, keep_inherited
 from async_history.mem0._operation import to_submit
+from async_history.mem0._payloads import Payload
 from async_history.mem0._store_turns import NO_TURNS, turns_of
+from async_history.mem0._tracing import in_trace
 from async_history.mem0._turns import current_turn
 
 T = TypeVar("T")
@@ -104,9 +106,11 @@ class BlockingRecorder:
         with self._count_running():
             self._open_store().ask(_require_writable)
             unwritten = self._thread_state.unwritten = list[Unwritten]()
+            self._thread_state.payloads = {}
             self._thread_state.refusal = None
             try:
-                result = body()
+                with in_trace():
+                    result = body()
             except BaseException as error:
                 for failure, _ in unwritten:
                     _log.error("the history of a failed operation was not written: %s", failure)
@@ -116,6 +120,7 @@ class BlockingRecorder:
                 raise
             finally:
                 self._thread_state.unwritten = None
+                self._thread_state.payloads = None
         if unwritten:
             raise history_not_written(result, unwritten) from unwritten[0][0]
         if self._thread_state.refusal is not None:  # mem0 only logs it
@@ -126,6 +131,11 @@ class BlockingRecorder:
     def _unwritten(self) -> list[Unwritten] | None:
         """What the operation in this thread could not write; None outside of an operation."""
         return getattr(self._thread_state, "unwritten", None)
+
+    @property
+    def payloads(self) -> dict[str, Payload] | None:
+        """The payloads that the operation in this thread has noted; None outside of one."""
+        return getattr(self._thread_state, "payloads", None)
 
     @contextmanager
     def _count_running(self) -> Iterator[None]:
@@ -242,7 +252,7 @@ class BlockingRecorder:
         """Record many changes, all or none and in order."""
         if records:
             self._note_change()  # the vector store's came before
-            submission, sent = to_submit(records)
+            submission, sent = to_submit(records, {} if self.payloads is None else self.payloads)
             self._write(
                 lambda store: store.ask(lambda m: m.store.writer.submit(submission())), sent
             )

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from async_history._core.records import HistoryRecord
+from async_history._core.records import HistoryRecord, fields_of
 from async_history.errors import CommitUnknown, HistoryError
 
 Unwritten = tuple[Exception, Sequence[HistoryRecord | Mapping[str, Any]]]
@@ -18,7 +18,8 @@ class HistoryNotWritten(HistoryError):
 
     Attributes:
         result: what mem0 returned.
-        records: the records that were not acknowledged, in order, as mappings of mem0's columns.
+        records: the records that were not acknowledged, in order, as mappings: mem0's columns, and
+            owner, context and cause where they are known.
         unknown_ids: the ids of those that may have been written, because the store failed while it
             committed. The others were not written.
     """
@@ -39,7 +40,7 @@ class HistoryNotWritten(HistoryError):
 def history_not_written(result: object, unwritten: Sequence[Unwritten]) -> HistoryNotWritten:
     """Return the error of an operation that returned `result`; raise it `from` the first cause."""
     records = [
-        record.as_dict() if isinstance(record, HistoryRecord) else dict(record)
+        fields_of(record) if isinstance(record, HistoryRecord) else dict(record)
         for _, of_one in unwritten
         for record in of_one
     ]

@@ -18,6 +18,7 @@ from async_history.mem0._operation import (
     current,
 )
 from async_history.mem0._to_thread_patch import sees_changes
+from async_history.mem0._tracing import in_trace
 from async_history.mem0._turns import Turns
 
 T = TypeVar("T")
@@ -234,7 +235,8 @@ async def _run_operation(
     """Run an operation's body, wait for its acks, and set its outcome."""
     current.set(operation)
     try:
-        result = await _run_until_acked(operation, body)
+        with in_trace():
+            result = await _run_until_acked(operation, body)
     except asyncio.CancelledError:
         outcome.cancel()
         raise

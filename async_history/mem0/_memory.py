@@ -4,7 +4,7 @@
 import functools
 import os
 from collections.abc import Callable, Mapping
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from typing import Any, Final, Self, TypeVar, Unpack
 
 from mem0.configs.base import MemoryConfig
@@ -18,6 +18,7 @@ from async_history._core.timeline import Moment, check_moment
 from async_history.blocking import BlockingHistoryManager
 from async_history.errors import InvalidInput
 from async_history.mem0._blocking_operations import BlockingRecorder
+from async_history.mem0._payloads import WatchedStore, unwatched
 from async_history.mem0._restore import check_metadata, restore_memory_blocking
 
 T = TypeVar("T")
@@ -70,7 +71,6 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
     add = _operation("add")
     update = _operation("update")
     delete_all = _operation("delete_all")
-    _add_to_vector_store = _operation("_add_to_vector_store")  # mem0 1.0 calls it in a thread
     _create_memory = _operation("_create_memory")
     _create_procedural_memory = _operation("_create_procedural_memory")
 
@@ -144,24 +144,37 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
     def vector_store(self) -> Any:
         """mem0's vector store. Reading it within a memory's turn checks that the turn is kept.
 
+        During an operation it is a `WatchedStore`.
+
         Raises:
             StorageLocked: another process may have this memory's turn. Nothing has changed.
         """
         attributes = self.__dict__
+        payloads = None
         if self._assigned is OWN_RECORDER and "_history" in attributes:
             self._history.require_turn()
+            payloads = self._history.payloads
         try:
-            return attributes["vector_store"]
+            store = attributes["vector_store"]
         except KeyError:
             raise AttributeError("this Memory has no vector_store yet") from None
+        return store if payloads is None else WatchedStore(store, payloads)
 
     @vector_store.setter
     def vector_store(self, value: Any) -> None:
-        self.__dict__["vector_store"] = value
+        self.__dict__["vector_store"] = unwatched(value)
 
     @vector_store.deleter
     def vector_store(self) -> None:
         del self.__dict__["vector_store"]
+
+    @property
+    def _add_to_vector_store(self) -> Callable[..., Any]:
+        """mem0's function, as an operation. mem0 1.0 reads it here and calls it in a thread, which
+        has the context of the reader then: the cause that holds there.
+        """
+        operation = functools.partial(self._run, super()._add_to_vector_store)
+        return functools.partial(copy_context().run, operation)
 
     def delete(self, memory_id: str) -> Any:
         """Delete a memory."""
@@ -188,7 +201,8 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
 
         return call() if self._assigned is not OWN_RECORDER else self._history.run(in_turn)
 
-    def _run(self, call: Callable[[], Any]) -> Any:
+    def _run(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        call = functools.partial(function, *arguments, **options)
         return self._history.run(call) if self._assigned is OWN_RECORDER else call()
 
     def restore(

@@ -15,7 +15,7 @@ from contextvars import ContextVar
 from typing import Any, Protocol
 
 from async_history._core.messages import Message
-from async_history._core.records import HistoryRecord, new_id, storable_record
+from async_history._core.records import DETAILS, HistoryRecord, new_id, storable_record
 from async_history._core.submissions import (
     AddRecords,
     Submission,
@@ -26,7 +26,9 @@ from async_history._core.values import now_text
 from async_history.blocking._sanitize import Sanitizer, complete_records, message_as_given
 from async_history.errors import HistoryClosed, HistoryError, InvalidInput
 from async_history.mem0._errors import Unwritten
+from async_history.mem0._payloads import Payload, with_details
 from async_history.mem0._read_connection import ReadConnection
+from async_history.mem0._tracing import in_trace
 from async_history.mem0._turns import Turn, Turns, current_turn
 
 _log = logging.getLogger("async_history")
@@ -173,6 +175,7 @@ class Operation:
         self.last_messages: Sequence[dict[str, Any]] = ()
         self.metadata: Mapping[str, Any] = {}
         self.messages: Sequence[Any] = ()
+        self.payloads: dict[str, Payload] = {}
         self.acks: dict[asyncio.Future[Any], Records] = {}
         self.has_reset = False
         self.has_changed = not sees_changes
@@ -370,12 +373,17 @@ class Recorder:
             self._submit(records)
 
     def _submit(self, changes: Sequence[Mapping[str, Any]]) -> None:
-        if self.operation is None:
-            self._start_in_background(self, functools.partial(self._submit, changes))
+        operation = self.operation
+        if operation is not None:
+            self._send(*to_submit(changes, operation.payloads))
             return
+        with in_trace():  # what is made in the background has this cause too
+            call, records = to_submit(changes, {})
+        self._start_in_background(self, functools.partial(self._send, call, records))
+
+    def _send(self, call: Callable[[], AddRecords], records: Records) -> None:
         operation = self.require_operation()
         operation.note_change()  # the vector store's came before
-        call, records = to_submit(changes)
         operation.submit(lambda: operation.manager.store.writer.submit(call()), records)
 
     def get_history(self, memory_id: str) -> list[dict[str, Any]]:
@@ -417,15 +425,27 @@ class Recorder:
         """Do nothing: `AsyncMemory.aclose` closes the store."""
 
 
-def to_submit(changes: Sequence[Mapping[str, Any]]) -> tuple[Callable[[], AddRecords], Records]:
-    """Return a function that gives the submission of changes, or raises, and their records."""
+def to_submit(
+    changes: Sequence[Mapping[str, Any]], payloads: dict[str, Payload]
+) -> tuple[Callable[[], AddRecords], Records]:
+    """Return a function that gives the submission of changes, or raises, and their records.
+
+    Args:
+        payloads: the memories' last payloads by their ids, as far as they are known; those of
+            these changes are removed.
+    """
     with Sanitizer() as sanitizer:
-        columns = [sanitizer.columns(change) for change in changes]
+        columns = [
+            with_details(sanitizer.columns(change), payloads, sanitizer) for change in changes
+        ]
     now = now_text()
     try:
-        submission = checked_records(storable_record(each, now) for each in columns)
+        submission = checked_records(
+            (storable_record(each, now) for each in columns), must_match_owner=False
+        )
     except InvalidInput as error:
-        return functools.partial(_refuse, error), [{**each, "id": new_id()} for each in columns]
+        known = [{k: v for k, v in each.items() if k not in DETAILS} for each in columns]
+        return functools.partial(_refuse, error), [{**each, "id": new_id()} for each in known]
     return lambda: submission, submission.records
 
 

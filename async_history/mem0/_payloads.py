@@ -1,0 +1,115 @@
+"""Whose a memory is, and its metadata: in the payloads that mem0 exchanges with its vector store.
+
+mem0 tells its history neither. But just before each record it has given the memory's payload to the
+vector store, or read it there. So it gets a `WatchedStore` during an operation, which notes them.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from async_history._core.json_object import JsonObject
+from async_history._core.owners import SCOPES, Owner
+from async_history.blocking._sanitize import Sanitizer
+
+Payload = Mapping[str, Any]
+
+OWN_FIELDS: Final = frozenset(("data", "hash", "created_at", "updated_at", "text_lemmatized"))
+"""What mem0 itself puts into a payload, of the memory's text and times (mem0ai 1.0 to 2.2)."""
+IN_COLUMNS: Final = ("actor_id", "role")
+"""Fields of a payload that a record has columns for."""
+
+
+class WatchedStore:
+    """A vector store during an operation: it notes the payloads that are written and read.
+
+    Args:
+        store: the vector store, which does the work.
+        payloads: the last payload of each memory, by its id.
+    """
+
+    def __init__(self, store: Any, payloads: dict[str, Payload]) -> None:
+        self.__dict__.update(_store=store, _payloads=payloads)
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:  # mem0's telemetry tells it, and a user's code may ask for it
+        return type(self._store)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["_store"], name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._store, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        delattr(self._store, name)
+
+    def insert(self, *arguments: Any, **options: Any) -> Any:
+        ids, payloads = options.get("ids"), options.get("payloads")
+        if ids is not None and payloads is not None:
+            for memory_id, payload in zip(ids, payloads, strict=False):
+                self._payloads[str(memory_id)] = payload
+        return self._store.insert(*arguments, **options)
+
+    def update(self, *arguments: Any, **options: Any) -> Any:
+        if options.get("payload") is not None:
+            self._payloads[str(options.get("vector_id"))] = options["payload"]
+        return self._store.update(*arguments, **options)
+
+    def get(self, *arguments: Any, **options: Any) -> Any:
+        row = self._store.get(*arguments, **options)
+        payload = getattr(row, "payload", None)
+        if isinstance(payload, Mapping):
+            self._payloads[str(options.get("vector_id"))] = payload
+        return row
+
+
+def unwatched(store: Any) -> Any:
+    """Return the vector store itself."""
+    return vars(store)["_store"] if type(store) is WatchedStore else store
+
+
+def owner_in(payload: Payload, sanitizer: Sanitizer) -> Owner | None:
+    """Return whose a memory is; None where its payload does not say."""
+    texts = ((name, sanitizer.text(name, payload.get(name))) for name in SCOPES)
+    given: dict[str, str] = {name: text for name, text in texts if text}
+    return Owner(**given) if given else None
+
+
+def context_in(
+    memory_id: str,
+    payload: Payload,
+    owner: Owner | None,
+    columns: Mapping[str, Any],
+    sanitizer: Sanitizer,
+) -> JsonObject:
+    """Return a memory's metadata: its payload without what mem0 and its record have of it anyway.
+
+    Args:
+        owner: whose it is, by its payload. A scope that is not text, as the payload has it, is
+            kept in the context too.
+        columns: the columns of its record.
+    """
+    known = {"id": memory_id, **({} if owner is None else owner.as_dict())}
+    known |= {name: columns.get(name) for name in IN_COLUMNS}
+    metadata = {
+        name: value
+        for name, value in payload.items()
+        if name not in OWN_FIELDS and not (isinstance(value, str) and value == known.get(name))
+    }
+    return sanitizer.json("metadata", metadata)
+
+
+def with_details(
+    columns: dict[str, Any], payloads: dict[str, Payload], sanitizer: Sanitizer
+) -> dict[str, Any]:
+    """Return a record's columns, with owner and context as its memory's noted payload has them.
+
+    Of a DELETE, the context is the metadata that the memory had.
+    """
+    memory_id = columns["memory_id"]
+    payload = payloads.pop(memory_id, None)
+    if payload is None:
+        return columns
+    owner = owner_in(payload, sanitizer)
+    context = context_in(memory_id, payload, owner, columns, sanitizer)
+    return {**columns, "owner": owner, "context": context}
