@@ -11,6 +11,7 @@ import typer
 
 from async_history import __version__
 from async_history._core.query import Order
+from async_history.cli import asked as _asked
 from async_history.cli import check as _check
 from async_history.cli import copy as _copying
 from async_history.cli import demo as _demo
@@ -23,6 +24,7 @@ from async_history.cli import stats as _stats
 from async_history.cli import stores
 from async_history.cli import tail as _tail
 from async_history.cli import timeline as _timeline
+from async_history.cli.asked import Agent, App, Cause, Run, User
 from async_history.cli.errors import one_line_errors, send_log_to_stderr
 
 app = typer.Typer(
@@ -89,7 +91,8 @@ def record(
     """Record changes given as JSON lines, many at once.
 
     A line is an object with a record's fields: memory_id and event (ADD, UPDATE or DELETE), and
-    as needed old_memory, new_memory, actor_id, role, created_at, updated_at, is_deleted, id.
+    as needed old_memory, new_memory, actor_id, role, created_at, updated_at, is_deleted, id; owner
+    (with user_id, agent_id, run_id or app_id), context (the metadata) and cause (short texts).
     Changes of one memory keep the order of the lines. With an id, a line can be given again
     safely: it is recorded once.
 
@@ -108,6 +111,9 @@ def log(
     as_json: AsLines = False,
 ) -> None:
     """Show a memory's history, oldest change first, with what each changed.
+
+    Its owner comes first. Where it is known, why a change was made is below it, and which of the
+    memory's metadata it changed.
 
     Each change is headed by its version number, which `at`, `diff` and `restore` take.
 
@@ -130,6 +136,11 @@ def query(
     actor: Annotated[str | None, typer.Option(help="By this actor.")] = None,
     role: Annotated[str | None, typer.Option(help="By an actor in this role.")] = None,
     event: Annotated[str | None, typer.Option(help="ADD, UPDATE or DELETE.")] = None,
+    user: User = None,
+    agent: Agent = None,
+    run: Run = None,
+    app_id: App = None,
+    cause: Cause = None,
     text: Annotated[str | None, typer.Option(help="Old or new text contains exactly this.")] = None,
     since: Annotated[
         str | None, typer.Option(metavar="TIME", help="Not before (UTC where it names no offset).")
@@ -159,12 +170,38 @@ def query(
             text=text,
             since=since,
             until=until,
+            cause=_asked.cause(cause),
+            **_asked.owner(user, agent, run, app_id),
         )
         if count:
             _query.count(url, asked, as_json=as_json)
             return
         order: Order = "newest" if newest else "oldest"
         status = _query.query(url, asked, order=order, limit=limit, as_json=as_json)
+    raise typer.Exit(status)
+
+
+@app.command()
+def memories(
+    db: Db = None,
+    user: User = None,
+    agent: Agent = None,
+    run: Run = None,
+    app_id: App = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="The latest records, one JSON object a line.")
+    ] = False,
+) -> None:
+    """Show the memories of an owner that are not deleted, the last changed first.
+
+    Name at least one of --user, --agent, --run and --app. A file is read as it is, and found, as
+    by `log`.
+
+    Exit status 1 if there is none.
+    """
+    with one_line_errors(only_reads=True):
+        owner = _asked.owner(user, agent, run, app_id)
+        status = _timeline.memories(stores.to_read(db), owner, as_json=as_json)
     raise typer.Exit(status)
 
 
@@ -273,6 +310,11 @@ def tail(
         typer.Option(metavar="CURSOR", help="Begin there instead: what an earlier run ended with."),
     ] = None,
     memory: Annotated[str | None, typer.Option(help="Follow one memory alone.")] = None,
+    user: User = None,
+    agent: Agent = None,
+    run: Run = None,
+    app_id: App = None,
+    cause: Cause = None,
     as_json: AsLines = False,
 ) -> None:
     """Follow a history: show every change as it is committed, by any writer, until Ctrl-C.
@@ -281,7 +323,12 @@ def tail(
     another run continues: nothing is missed, and nothing is shown twice.
     """
     with one_line_errors(only_reads=True):
-        _tail.tail(stores.to_read(db), last=last, after=after, memory_id=memory, as_json=as_json)
+        wanted = {
+            "memory_id": memory,
+            "cause": _asked.cause(cause),
+            **_asked.owner(user, agent, run, app_id),
+        }
+        _tail.tail(stores.to_read(db), last=last, after=after, wanted=wanted, as_json=as_json)
 
 
 @app.command()

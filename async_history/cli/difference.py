@@ -1,11 +1,12 @@
 """What changed between two versions of a text: line by line, and word by word within a line."""
 
+import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from itertools import zip_longest
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 Kind = Literal["same", "removed", "added"]
 Sign = Literal[" ", "+", "-", "~", "…"]
@@ -49,6 +50,35 @@ def difference(before: str | None, after: str | None) -> list[Line]:
             for removed, added in zip_longest(old[i1:i2], new[j1:j2]):
                 lines += _changed_lines(removed, added, by_words)
     return lines
+
+
+def metadata_changes(
+    before: Mapping[str, Any] | None, after: Mapping[str, Any] | None
+) -> list[Line]:
+    """Return a line for each key of a memory's metadata that differs; none where it is not known
+    (None).
+    """
+    if after is None:
+        return []
+    old = {} if before is None else before
+    lines: list[Line] = []
+    for key in sorted({*old, *after}):
+        name = f"metadata {key}: "
+        if key not in old:
+            lines.append(_added_line(name + _json(after[key])))
+        elif key not in after:
+            lines.append(_removed_line(name + _json(old[key])))
+        elif old[key] != after[key]:
+            values: list[tuple[Kind, str]] = [
+                ("removed", _json(old[key])),
+                ("added", _json(after[key])),
+            ]
+            lines.append(Line("~", [("same", name), *values]))
+    return lines
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _matcher(old: Sequence[str], new: Sequence[str]) -> "SequenceMatcher[str]":

@@ -1,15 +1,17 @@
 """`async-history log`: a memory's history, for a person or as JSON lines."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 import typer
 
 from async_history import Event, HistoryRecord
+from async_history._core.json_object import JsonObject
+from async_history._core.records import fields_of
 from async_history._opening import without_secrets
 from async_history.cli import stores
-from async_history.cli.difference import Line, difference
+from async_history.cli.difference import Line, difference, metadata_changes
 from async_history.cli.screen import Piece, Screen
 from async_history.cli.terminal import escape_controls, print_error
 from async_history.cli.termination import run
@@ -39,6 +41,9 @@ def log(url: str, memory_id: str, *, as_json: bool) -> int:
         changes = "1 change" if len(records) == 1 else f"{len(records):,} changes"
         where = escape_controls(f"  {changes} in {without_secrets(url)}")
         screen.line((escape_controls(memory_id), "bold"), (where, "dim"))
+        owner = records[0].owner
+        if owner is not None:
+            screen.line((_pairs(owner.as_dict()), ""), indent="of ", indent_style="dim")
         print_timeline(screen, records)
     return 0
 
@@ -50,23 +55,37 @@ async def _read(url: str, memory_id: str) -> list[HistoryRecord]:
 
 def print_json(record: HistoryRecord) -> None:
     """Print a record as a JSON line, as `record` takes it."""
-    typer.echo(json.dumps(record.as_dict(), ensure_ascii=False).encode())
+    typer.echo(json.dumps(fields_of(record), ensure_ascii=False).encode())
 
 
 def print_change(screen: Screen, record: HistoryRecord) -> None:
     """Print a record of any memory, with what it changed."""
     screen.line((escape_controls(record.memory_id), "bold"), ("  ", ""), *headline(record))
+    _print_cause(screen, record)
     print_difference(screen, changes(record, None))
 
 
 def print_timeline(screen: Screen, records: Sequence[HistoryRecord]) -> None:
     """Print a memory's records, each with its version number and what it changed."""
     text: str | None = None
+    context: JsonObject | None = None
     for version, record in enumerate(records, 1):
         screen.line()
         screen.line((f"v{version}  ", "bold"), *headline(record))
+        _print_cause(screen, record)
         print_difference(screen, changes(record, text))
+        print_difference(screen, metadata_changes(context, record.context))
         text = record.new_memory
+        context = context if record.context is None else record.context
+
+
+def _print_cause(screen: Screen, record: HistoryRecord) -> None:
+    if record.cause is not None:
+        screen.line((_pairs(record.cause), "dim"), indent="  cause ", indent_style="dim")
+
+
+def _pairs(texts: Mapping[str, str]) -> str:
+    return escape_controls("  ".join(f"{name}={text}" for name, text in texts.items()))
 
 
 def print_difference(screen: Screen, lines: Iterable[Line]) -> None:

@@ -30,17 +30,17 @@ def wanted(
     memories: Sequence[str] | None,
     since: str | None,
     until: str | None,
-    **columns: str | None,
+    **others: Any,
 ) -> Wanted:
     """Return the filter that the options mean.
 
     Raises:
         InvalidInput: a time is not valid.
     """
-    if columns.get("event") is not None:
-        columns["event"] = str(columns["event"]).upper()
+    if others.get("event") is not None:
+        others["event"] = str(others["event"]).upper()
     return {
-        **columns,
+        **others,
         "memory_id": memories or None,
         "since": _time("--since", since),
         "until": _time("--until", until),

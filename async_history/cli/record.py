@@ -20,6 +20,7 @@ from async_history import (
     HistoryManager,
     IdConflict,
     InvalidInput,
+    OwnerConflict,
     StorageRefused,
     open_history,
 )
@@ -143,7 +144,7 @@ class Recording:
         try:
             await self._history.add_history(**{"old_memory": None, "new_memory": None, **fields})
             self.recorded += 1
-        except (IdConflict, InvalidInput, StorageRefused) as error:
+        except (IdConflict, InvalidInput, OwnerConflict, StorageRefused) as error:
             self._refuse(number, error)
         except HistoryError as error:
             self.unknown += isinstance(error, CommitUnknown)

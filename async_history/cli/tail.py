@@ -1,8 +1,9 @@
 """`async-history tail`: what is committed, as it is committed, for a person or as JSON lines."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 from async_history import HistoryManager, HistoryRecord, InvalidInput
 from async_history.cli import stores
@@ -15,21 +16,23 @@ _LAST = 10
 """Records shown first by default, as the lines of tail(1)."""
 
 
-def tail(
-    url: str, *, last: int | None, after: str | None, memory_id: str | None, as_json: bool
-) -> None:
+Wanted = Mapping[str, Any]
+"""Arguments of both `follow` and `query_history`: which changes to show."""
+
+
+def tail(url: str, *, last: int | None, after: str | None, wanted: Wanted, as_json: bool) -> None:
     """Show changes on stdout as they are committed. It ends by an error or a KeyboardInterrupt."""
     if after is not None and last is not None:
         raise InvalidInput("--last counts back from now and --after begins elsewhere: give one")
     show = print_json if as_json else partial(print_change, Screen())
-    run(_tail(url, _LAST if last is None else last, after, memory_id, show))
+    run(_tail(url, _LAST if last is None else last, after, wanted, show))
 
 
 async def _tail(
     url: str,
     last: int,
     after: str | None,
-    memory_id: str | None,
+    wanted: Wanted,
     show: Callable[[HistoryRecord], None],
 ) -> None:
     async with stores.open_to_read(url) as history:
@@ -37,10 +40,10 @@ async def _tail(
         if after is None:
             # Take the cursor first: a record committed meanwhile comes twice, and is shown once.
             after = await history.end_cursor()
-            for record in await _last(history, memory_id, last):
+            for record in await _last(history, wanted, last):
                 show(record)
                 shown.add(record.id)
-        follower = history.follow(after=after, memory_id=memory_id)
+        follower = history.follow(after=after, **wanted)
         try:
             async for record in follower:
                 if record.id not in shown:
@@ -51,7 +54,7 @@ async def _tail(
             raise
 
 
-async def _last(history: HistoryManager, memory_id: str | None, count: int) -> list[HistoryRecord]:
+async def _last(history: HistoryManager, wanted: Wanted, count: int) -> list[HistoryRecord]:
     """Return the last `count` records, oldest first."""
-    newest = history.query_history(memory_id=memory_id, order="newest", limit=count)
+    newest = history.query_history(**wanted, order="newest", limit=count)
     return [record async for record in newest][::-1]

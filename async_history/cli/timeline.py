@@ -2,16 +2,18 @@
 
 import json
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import typer
 
 from async_history import HistoryRecord, InvalidInput, MemoryDiff, open_history
+from async_history._core.records import fields_of
 from async_history._core.timeline import Moment, Restoration, append_restoration, restoration_of
 from async_history._core.values import parse_time
 from async_history._opening import without_secrets
 from async_history.cli import stores
-from async_history.cli.difference import difference
+from async_history.cli.difference import difference, metadata_changes
 from async_history.cli.log import headline, print_difference
 from async_history.cli.screen import Screen
 from async_history.cli.terminal import escape_controls, print_error, show_progress
@@ -57,13 +59,29 @@ class _Shown:
     def show(self, record: HistoryRecord) -> None:
         self.count += 1
         if self._screen is None:
-            _echo_json(record.as_dict())
+            _echo_json(fields_of(record))
             return
         if self.count > 1:
             self._screen.line()
         self._screen.line((escape_controls(record.memory_id), "bold"))
         self._screen.line(*headline(record))
         _print_text(self._screen, record.new_memory)
+
+
+def memories(url: str, owner: Mapping[str, str | None], *, as_json: bool) -> int:
+    """Show an owner's memories, with their latest text; return the exit status."""
+    shown = _Shown(as_json=as_json)
+
+    async def show_all() -> None:
+        async with stores.open_to_read(url) as history:
+            async for record in history.memories(**owner):
+                shown.show(record)
+
+    run(show_all())
+    if not shown.count:
+        print_error(f"this owner has no memory in {url}")
+        return 1
+    return 0
 
 
 def diff(url: str, memory_id: str, start: str, end: str, *, as_json: bool) -> int:
@@ -81,9 +99,9 @@ def diff(url: str, memory_id: str, start: str, end: str, *, as_json: bool) -> in
                 "memory_id": memory_id,
                 "old_memory": found.old_memory,
                 "new_memory": found.new_memory,
-                "before": found.before and found.before.as_dict(),
-                "after": found.after and found.after.as_dict(),
-                "between": [record.as_dict() for record in found.between],
+                "before": found.before and fields_of(found.before),
+                "after": found.after and fields_of(found.after),
+                "between": [fields_of(record) for record in found.between],
             }
         )
     elif was_there:
@@ -133,13 +151,14 @@ def restore(
     if not plan.is_needed:
         typer.echo(f"{name} says that already: nothing to restore", err=as_json)
         if as_json:
-            _echo_json(plan.latest.as_dict())
+            _echo_json(fields_of(plan.latest))
         return 0
     if not as_json:
         _print_plan(Screen(), plan)
     if is_dry_run:
         if as_json:
-            _echo_json(plan.record(actor_id, role))
+            new = plan.record(actor_id, role)
+            _echo_json({**new, "context": _plain(plan.wanted.context)})
         typer.echo("nothing was recorded: this was a dry run", err=as_json)
         return 0
     if not is_sure and not typer.confirm(f"Restore {name}?", err=True):
@@ -147,7 +166,7 @@ def restore(
         return 1
     record = run(record_it())
     if as_json:
-        _echo_json(record.as_dict())
+        _echo_json(fields_of(record))
     else:
         typer.echo(f"restored {name} in {without_secrets(url)}")
     return 0
@@ -157,6 +176,7 @@ def _print_plan(screen: Screen, plan: Restoration) -> None:
     for sign, record in (("-", plan.latest), ("+", plan.wanted)):
         screen.line(*headline(record), indent=f"{sign} ")
     _print_change(screen, plan.latest.new_memory, plan.wanted.new_memory)
+    print_difference(screen, metadata_changes(plan.latest.context, plan.wanted.context))
 
 
 def _moment(text: str) -> Moment:
@@ -188,6 +208,10 @@ def _print_text(screen: Screen, text: str | None) -> None:
         return
     for line in text.split("\n"):
         screen.line((escape_controls(line), ""), indent=_INDENT)
+
+
+def _plain(context: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    return None if context is None else dict(context)
 
 
 def _echo_json(value: dict[str, Any]) -> None:
