@@ -85,7 +85,8 @@ def _print_cause(screen: Screen, record: HistoryRecord) -> None:
 
 
 def _pairs(texts: Mapping[str, str]) -> str:
-    return escape_controls("  ".join(f"{name}={text}" for name, text in texts.items()))
+    line = "  ".join(f"{name}={text}" for name, text in texts.items())
+    return escape_controls(line).replace("\n", "␊")
 
 
 def print_difference(screen: Screen, lines: Iterable[Line]) -> None:
