@@ -13,9 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from async_history._sqlite.commit import WRITE_PROGRAM
 from async_history._sqlite.index import add_functions, memory_key
 from async_history._sqlite.times import add_time_function
+from async_history._sqlite.write_program import WRITE_PROGRAM
 from benchmarks._files import FILE, fresh_records
 from benchmarks._measure import flat_out, quiet_collector, unwatched
 from benchmarks._peers import TRANSACTION_ROWS, connect_raw, insert_raw, mem0, ours

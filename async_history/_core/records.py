@@ -172,6 +172,11 @@ class HistoryRecord:
 ) = (getattr(HistoryRecord, name).__set__ for name in (*COLUMNS, "time_before", *DETAILS))
 
 
+def give_owner(record: HistoryRecord, owner: Owner) -> None:
+    """Set the owner of a record that nobody has seen yet: its memory's, as the store has it."""
+    _set_owner(record, owner)
+
+
 _UUID_DIGITS: Final = 32
 _VERSION_DIGIT: Final = 12
 _TIME_DIGITS: Final = 12

@@ -24,7 +24,7 @@ from async_history._core.writer import GroupCommitWriter
 from async_history._core.writer_options import WriterOptions
 from async_history._core.writer_stats import WriterStats
 from async_history._sqlite.backup import PAGES_AT_ONCE, back_up, back_up_file, run
-from async_history._sqlite.commit import WRITE_PROGRAM, BatchCommitter
+from async_history._sqlite.commit import BatchCommitter
 from async_history._sqlite.connection import ThreadConnection
 from async_history._sqlite.encoding import check_parameters, check_submission
 from async_history._sqlite.erase import ERASURES, FileErasure
@@ -38,6 +38,7 @@ from async_history._sqlite.errors import (
 )
 from async_history._sqlite.follow import FollowReader
 from async_history._sqlite.index import INDEX_NO_ROWS, THROUGH_INDEX, WITHOUT_INDEX
+from async_history._sqlite.known_owners import KnownOwners
 from async_history._sqlite.opening import LONGEST_LOG_BYTES, long_log_warning
 from async_history._sqlite.pool import MAX_REOPENS, ConnectionPool
 from async_history._sqlite.prune import prune
@@ -46,6 +47,7 @@ from async_history._sqlite.read_connections import READERS
 from async_history._sqlite.readonly import side_file
 from async_history._sqlite.schema.versions import install_statements
 from async_history._sqlite.worker_thread import run_in_thread
+from async_history._sqlite.write_program import WRITE_PROGRAM
 from async_history.errors import HistoryError, MigrationError
 
 T = TypeVar("T")
@@ -136,6 +138,7 @@ class SQLiteStore:
         self._ended = ended
         self._is_utf16 = is_utf16
         self._recent = RecentCommits(committed)
+        self._known_owners = KnownOwners()
         self._group_writer: GroupCommitWriter[Submission] | None = None
         self.writer: Writer = _UnpreparedWriter(pool.where)
         if writer_options is not None:
@@ -163,7 +166,7 @@ class SQLiteStore:
         async def commit(connection: ThreadConnection) -> Mapping[int, HistoryError]:
             if len(batch) >= _LONG_LOG_BATCH:
                 await self.pool.lengthen_log(connection)
-            return await BatchCommitter(connection, self._recent).commit(batch)
+            return await BatchCommitter(connection, self._recent, self._known_owners).commit(batch)
 
         refused = await self.pool.write(commit, has_begun)
         self._committed.notify()
@@ -331,6 +334,8 @@ def _reset_script() -> str:
             "BEGIN IMMEDIATE",
             "DROP TABLE IF EXISTS history",
             "DROP TABLE IF EXISTS messages",
+            "DROP TABLE IF EXISTS async_history_owners",
+            "DROP TABLE IF EXISTS async_history_details",
             *install_statements(),
             INDEX_NO_ROWS,
             WRITE_PROGRAM,

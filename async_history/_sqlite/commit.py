@@ -8,9 +8,9 @@ a busy event loop. All other batches are rarer and take several statements.
 import contextlib
 import json
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from async_history._core.batch import (
     Buffer,
@@ -20,10 +20,10 @@ from async_history._core.batch import (
     only_new_records,
     records_of,
 )
+from async_history._core.owners import Owner, owner_from_text
 from async_history._core.recent import RecentCommits
-from async_history._core.records import COLUMN_LIST, COLUMNS, HistoryRecord
+from async_history._core.records import HistoryRecord
 from async_history._core.submissions import MESSAGES_KEPT, AddRecords, SaveMessages, Submission
-from async_history._core.wakeups import WAKEUP_BATCH_MIN
 from async_history._sqlite.connection import (
     ThreadConnection,
     fetch_rows,
@@ -32,97 +32,45 @@ from async_history._sqlite.connection import (
 )
 from async_history._sqlite.errors import is_schema_mismatch
 from async_history._sqlite.index import (
-    ADD_ENTRY,
-    INDEX_TAIL,
-    KEEP_INDEX,
+    HAS_OWNERS,
     NEARLY_COMPLETE,
-    NEARLY_COMPLETE_ALONE,
-    TAIL_IS_LONG,
+    THROUGH_INDEX,
     IndexOutdated,
+    NewOwner,
+    add_owners,
     index_foreign_rows,
     memory_key,
     ordered_positions,
+    owners_of,
 )
+from async_history._sqlite.known_owners import KnownOwners
 from async_history._sqlite.rows import (
-    NOT_YET,
-    NULL,
-    ROW_WIDTH,
+    COLUMNS_OF_HISTORY,
     packed_sql,
-    parameters,
     record_from_row,
     unpack_rows,
 )
+from async_history._sqlite.write_program import (
+    HAS_OTHER_TRIGGERS,
+    STATEMENT_ROWS,
+    Statement,
+    add_statement,
+    decided,
+    has_details,
+)
 from async_history.errors import HistoryError, StorageRefused
 
-_INSERT_RECORD: Final = f"""
-    INSERT OR ABORT INTO history ({COLUMN_LIST})
-    VALUES ({", ".join(f"new.{name}" for name in COLUMNS)});
-"""
-WRITE_PROGRAM: Final = f"""
-DROP VIEW IF EXISTS temp.async_history_new;
-CREATE TEMP VIEW async_history_new AS SELECT {COLUMN_LIST}, 0 AS memory FROM main.history;
-CREATE TEMP TRIGGER async_history_write INSTEAD OF INSERT ON async_history_new
-WHEN new.id IS NOT NULL AND new.memory <> {NOT_YET}
-BEGIN {_INSERT_RECORD}{ADD_ENTRY}
-END;
-CREATE TEMP TRIGGER async_history_write_few INSTEAD OF INSERT ON async_history_new
-WHEN new.id IS NOT NULL AND new.memory = {NOT_YET}
-BEGIN {_INSERT_RECORD}
-END;
-CREATE TEMP TRIGGER async_history_written INSTEAD OF INSERT ON async_history_new
-WHEN new.id IS NULL AND (new.memory > 0 OR {TAIL_IS_LONG})
-BEGIN {INDEX_TAIL.format(but="new.memory")}
-END;
-{KEEP_INDEX}
-"""
-"""Creates the view and triggers that write records. To be run on each writing connection, and again
-after it recreates our tables. They are temporary: the file does not store them.
-
-An insert into the view writes a record, with its index entry or to be indexed later. A row without
-an id ends a statement: its `memory` is the number of its records that have an index entry.
-"""
-
-_STATEMENT_ROWS: Final = (1, 8, 32, 128, 512)
-"""Records per statement. There are few sizes, so that each stays prepared; padding fills the
-rest."""
-_FEW: Final = 8
-"""Up to this many records in a statement are indexed later, together with those that follow."""
-_PADDING: Final = (NULL,) * ROW_WIDTH
-
-
-def _rows_sql(width: int, rows: int) -> str:
-    row = f"({', '.join('?' * width)})"
-    return f"VALUES {', '.join([row] * rows)}"
-
-
-_HAS_OWNERS_TRIGGERS: Final = """EXISTS (
-    SELECT 1 FROM main.sqlite_master WHERE type = 'trigger' AND lower(tbl_name) = 'history'
-        AND name NOT GLOB 'async_history_*'
-)"""
-"""SQL condition: the owner has triggers on `history`, which may skip, change or add rows."""
-
-
-def _add_sql(rows: int, condition: str) -> str:
-    sql = f"""
-        INSERT INTO async_history_new SELECT * FROM ({_rows_sql(ROW_WIDTH, rows + 1)})
-        WHERE column{ROW_WIDTH} IS NOT NULL AND {condition}
-    """
-    return f"{sql} AND async_history_begun()" if rows >= WAKEUP_BATCH_MIN else sql
-
-
-_ADD_RECORDS: Final = {rows: _add_sql(rows, NEARLY_COMPLETE_ALONE) for rows in _STATEMENT_ROWS}
-"""SQLite calls `async_history_begun`, which is deterministic and has no arguments, once per
-statement. Small batches do without it: calling it means waiting for the GIL."""
-_ADD_WITH_TRIGGERS: Final = {rows: _add_sql(rows, "true") for rows in _STATEMENT_ROWS}
-"""For a table with triggers of the owner; the transaction then checks which records were stored."""
 _LEFT_OUT: Final = """
 SELECT count(*), min(value) FROM json_each(?)
 WHERE NOT EXISTS (SELECT 1 FROM main.history WHERE id = value)
 """
-_EXISTING: Final = f"SELECT {COLUMN_LIST} FROM history WHERE id IN (SELECT value FROM json_each(?))"
+_COLUMNS: Final = (
+    f"{COLUMNS_OF_HISTORY}, {THROUGH_INDEX.details.besides('history', 'NULL')} AS besides"
+)
+_EXISTING: Final = f"SELECT {_COLUMNS} FROM history WHERE id IN (SELECT value FROM json_each(?))"
 _PLACES: Final = ordered_positions("DESC", key="given.memory", memory_id="given.memory_id")
 _LATEST: Final = f"""
-SELECT {COLUMN_LIST}, NULL AS time_before FROM history WHERE rowid IN (
+SELECT {_COLUMNS} FROM history WHERE rowid IN (
     SELECT (
         SELECT place.position FROM {_PLACES} AS place
         CROSS JOIN history AS found ON found.rowid = place.position
@@ -148,6 +96,7 @@ SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(va
        json_extract(value, '$[3]'), json_extract(value, '$[4]'), json_extract(value, '$[5]')
 FROM json_each(?) ORDER BY key
 """
+_STORE: Final = f"SELECT {NEARLY_COMPLETE}, {HAS_OTHER_TRIGGERS}, {HAS_OWNERS}"
 _EVICT: Final = f"""
 DELETE FROM messages WHERE rowid IN (
     SELECT message FROM (
@@ -164,11 +113,15 @@ class BatchCommitter:
 
     Args:
         recent: keeps each batch that holds only new records.
+        owners: those that the store's earlier batches have seen.
     """
 
-    def __init__(self, connection: ThreadConnection, recent: RecentCommits) -> None:
+    def __init__(
+        self, connection: ThreadConnection, recent: RecentCommits, owners: KnownOwners
+    ) -> None:
         self._connection = connection
         self._recent = recent
+        self._owners = owners
 
     async def commit(self, batch: Sequence[Submission]) -> Mapping[int, HistoryError]:
         """Commit a batch; return the refused submissions by index.
@@ -178,52 +131,57 @@ class BatchCommitter:
             sqlite3.Error: the transaction failed and was rolled back, or its outcome is unknown.
         """
         additions = only_new_records(batch)
-        if additions is not None:
-            records = records_of(additions)
-            try:
-                await self._connection.run(_addition(records))
-            except (sqlite3.IntegrityError, IndexOutdated):
-                pass  # an id exists, or another process wrote: it was rolled back; commit in steps
-            except sqlite3.OperationalError as error:
-                # An owner's expression failed or a table is gone: commit in steps, too.
-                if not is_schema_mismatch(error):
-                    raise
-            else:
-                self._recent.keep(additions, records)
-                return {}
-        return await self._connection.run(partial(_commit_in_steps, batch))
+        if additions is not None and await self._add(additions):
+            return {}
+        steps = partial(_commit_in_steps, batch)
+        refused, has_owners = await self._connection.run(steps)
+        if has_owners:
+            self._owners.is_needed = True
+            for index, submission in enumerate(batch):
+                if isinstance(submission, AddRecords) and index not in refused:
+                    self._owners.learn(submission.records)
+        return refused
+
+    async def _add(self, additions: Sequence[AddRecords]) -> bool:
+        """Add new records in one statement, or in several; return whether that was possible."""
+        records = records_of(additions)
+        expected = None
+        if self._owners.is_needed or has_details(records):
+            expected = self._owners.expected(records)
+            if expected is None:
+                return False
+        # The parameters are built here: the connection's thread would have to wait for the GIL.
+        most = STATEMENT_ROWS[-1]
+        statements = [
+            add_statement(
+                records[start : start + most],
+                None if expected is None else expected[start : start + most],
+            )
+            for start in range(0, len(records), most)
+        ]
+        try:
+            await self._connection.run(partial(_execute_all, statements))
+        except (sqlite3.IntegrityError, IndexOutdated):
+            return False  # an id exists, or another process wrote: it was rolled back
+        except sqlite3.OperationalError as error:
+            # The file owner's expression failed or a table is gone.
+            if not is_schema_mismatch(error):
+                raise
+            return False
+        if expected is not None:
+            self._owners.written(records, expected)
+        self._recent.keep(additions, records)
+        return True
 
 
-def _addition(records: Sequence[HistoryRecord]) -> Callable[[sqlite3.Connection], None]:
-    """Return the function that writes new records, in one statement or in several.
-
-    A single statement's parameters are built here: the connection's thread would have to wait for
-    the GIL.
-    """
-    if len(records) > _STATEMENT_ROWS[-1]:
-        return partial(_add_many, records)
-    return partial(_execute_add, *_statement(records))
-
-
-def _add_many(records: Sequence[HistoryRecord], connection: sqlite3.Connection) -> None:
+def _execute_all(statements: Sequence[Statement], connection: sqlite3.Connection) -> None:
+    """Run statements in one transaction."""
+    if len(statements) == 1:
+        _execute_add(statements[0], connection)
+        return
     with transaction(connection):
-        for part in _parts(records):
-            _execute_add(*_statement(part), connection)
-
-
-def _statement(records: Sequence[HistoryRecord]) -> tuple[str, list[Any]]:
-    """Return the statement that adds at most `_STATEMENT_ROWS` records, and its parameters."""
-    rows, values = _parameters(records, are_indexed=len(records) > _FEW)
-    return _ADD_RECORDS[rows], values
-
-
-def _parameters(records: Sequence[HistoryRecord], *, are_indexed: bool) -> tuple[int, list[Any]]:
-    """Return the number of records that a statement takes, and its parameters."""
-    rows = next(size for size in _STATEMENT_ROWS if size >= len(records))
-    values = parameters(records, memory_key if are_indexed else _not_yet)
-    values += _ending(len(records) if are_indexed else 0)
-    values += _PADDING * (rows - len(records))
-    return rows, values
+        for statement in statements:
+            _execute_add(statement, connection)
 
 
 class _Refused(Exception):
@@ -247,15 +205,15 @@ def _refusals() -> Iterator[None]:
         raise _Refused(error) from error
 
 
-def _execute_add(sql: str, values: Sequence[Any], connection: sqlite3.Connection) -> None:
-    """Run what `_statement` returns.
+def _execute_add(statement: Statement, connection: sqlite3.Connection) -> None:
+    """Run what `add_statement` returns.
 
     Raises:
         IndexOutdated: too many rows are not indexed. Nothing was written.
     """
     before = connection.total_changes
     # `execute` would take the GIL once more, to read the last rowid; `executemany` does not.
-    connection.executemany(sql, [values])
+    connection.executemany(statement.sql, [statement.parameters])
     if connection.total_changes == before:
         raise IndexOutdated
 
@@ -266,19 +224,24 @@ class _RolledBack(Exception):
 
 def _commit_in_steps(
     batch: Sequence[Submission], connection: sqlite3.Connection
-) -> Mapping[int, HistoryError]:
+) -> tuple[Mapping[int, HistoryError], bool]:
+    """Return the refused submissions, and whether any memory has an owner."""
+    steps = _CommitSteps(connection)
     try:
         with transaction(connection):
-            return run_to_completion(commit_in_steps(batch, _CommitSteps(connection)))
+            refused = run_to_completion(commit_in_steps(batch, steps))
+        return refused, steps.has_owners
     except _RolledBack as error:
         if len(batch) == 1:
-            return {0: _refused(error.__cause__)}
+            return {0: _refused(error.__cause__)}, steps.has_owners
     # One submission rolls back all others, so commit each in its own transaction.
-    refused: dict[int, HistoryError] = {}
+    refused_alone: dict[int, HistoryError] = {}
+    has_owners = False
     for index, submission in enumerate(batch):
-        if 0 in (alone := _commit_in_steps([submission], connection)):
-            refused[index] = alone[0]
-    return refused
+        alone, has_owners = _commit_in_steps([submission], connection)
+        if 0 in alone:
+            refused_alone[index] = alone[0]
+    return refused_alone, has_owners
 
 
 class _CommitSteps:
@@ -286,6 +249,9 @@ class _CommitSteps:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
+        self.has_owners = False
+        self._has_triggers = False
+        self._is_ready = False
 
     async def existing(self, submissions: Sequence[AddRecords]) -> Sequence[HistoryRecord]:
         """Return the stored records that have an id of these submissions."""
@@ -294,14 +260,26 @@ class _CommitSteps:
 
     async def latest(self, memory_ids: Sequence[str]) -> Sequence[HistoryRecord]:
         """Return the latest record of each of these memories that has one."""
-        if not self._is_ready():
-            index_foreign_rows(self._connection)
+        self._prepare()
         keyed = [(memory_key(memory_id), memory_id) for memory_id in memory_ids]
         asked = {"memories": json.dumps(keyed)}
         rows = unpack_rows(fetch_rows(self._connection, _LATEST_PACKED, asked))
         if rows is None:
             rows = fetch_rows(self._connection, _LATEST, asked)
         return [record_from_row(row) for row in rows]
+
+    async def owners(self, records: Sequence[HistoryRecord]) -> dict[str, Owner]:
+        """Return the owners of these records' memories, of those that have one."""
+        self._prepare()
+        if not self.has_owners:
+            return {}
+        memory_ids = list(dict.fromkeys(record.memory_id for record in records))
+        found = owners_of(self._connection, memory_ids)
+        return {
+            memory_id: owner
+            for memory_id, text in found.items()
+            if (owner := owner_from_text(text)) is not None
+        }
 
     async def buffers(self, submissions: Sequence[SaveMessages]) -> dict[str, Buffer]:
         """Return the stored message buffers of these submissions' scopes."""
@@ -331,27 +309,38 @@ class _CommitSteps:
             raise _refused(migration_error) from migration_error
 
     async def write(
-        self, records: Sequence[HistoryRecord], messages: Sequence[SaveMessages]
+        self,
+        records: Sequence[HistoryRecord],
+        messages: Sequence[SaveMessages],
+        owners: Mapping[str, Owner],
     ) -> None:
-        """Write records and messages, in order."""
-        for part in _parts(records):
-            self._add(part)
+        """Write records and messages, in order, and give owners to memories that have none."""
+        if owners:
+            first = {record.memory_id: record.id for record in reversed(records)}
+            add_owners(
+                self._connection,
+                [NewOwner(name, owner, first[name]) for name, owner in owners.items()],
+            )
+            self.has_owners = True
+        most = STATEMENT_ROWS[-1]
+        for start in range(0, len(records), most):
+            self._add(records[start : start + most])
         if messages:
             with _refusals():
                 self._save_messages(messages)
 
     def _add(self, records: Sequence[HistoryRecord]) -> None:
-        if not self._is_ready():
-            index_foreign_rows(self._connection)
-            if not self._is_ready():
-                raise IndexOutdated
-        ((has_triggers,),) = fetch_rows(self._connection, f"SELECT {_HAS_OWNERS_TRIGGERS}")
+        self._prepare()
+        if not self._is_ready:
+            raise IndexOutdated
+        is_detailed = self.has_owners or has_details(records)
+        expected = [decided(record) for record in records] if is_detailed else None
+        statement = add_statement(records, expected, has_triggers=self._has_triggers)
         with _refusals():
-            if not has_triggers:
-                _execute_add(*_statement(records), self._connection)
+            if not self._has_triggers:
+                _execute_add(statement, self._connection)
                 return
-            rows, values = _parameters(records, are_indexed=False)
-            self._connection.executemany(_ADD_WITH_TRIGGERS[rows], [values])
+            self._connection.executemany(statement.sql, [statement.parameters])
             ids = json.dumps([record.id for record in records])
             ((left_out, example),) = fetch_rows(self._connection, _LEFT_OUT, (ids,))
             if left_out:
@@ -359,9 +348,18 @@ class _CommitSteps:
                     f"a trigger left out {left_out} of its records, such as {example}"
                 )
 
-    def _is_ready(self) -> bool:
-        ((is_ready,),) = fetch_rows(self._connection, f"SELECT {NEARLY_COMPLETE}")
-        return bool(is_ready)
+    def _prepare(self) -> None:
+        """Index what other programs wrote, and look what the store has, once in a transaction."""
+        if self._is_ready:
+            return
+        self._look()
+        if not self._is_ready:
+            index_foreign_rows(self._connection)
+            self._look()
+
+    def _look(self) -> None:
+        found = fetch_rows(self._connection, _STORE)
+        ((self._is_ready, self._has_triggers, self.has_owners),) = found
 
     def _save_messages(self, submissions: Sequence[SaveMessages]) -> None:
         rows = message_rows(submissions)
@@ -372,17 +370,3 @@ class _CommitSteps:
 
 def _refused(reason: BaseException | None) -> StorageRefused:
     return StorageRefused(f"a constraint or trigger of the file refused this: {reason}")
-
-
-def _not_yet(_: str) -> int:
-    return NOT_YET
-
-
-def _ending(indexed: int) -> tuple[float, ...]:
-    return *(NULL,) * (ROW_WIDTH - 1), indexed
-
-
-def _parts(records: Sequence[HistoryRecord]) -> Iterator[Sequence[HistoryRecord]]:
-    """Split records into parts that fit in one statement."""
-    most = _STATEMENT_ROWS[-1]
-    return (records[start : start + most] for start in range(0, len(records), most))

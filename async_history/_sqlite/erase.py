@@ -24,6 +24,7 @@ from async_history._sqlite.index import (
     COUNT_ENTRIES,
     LOWEST_ROWID,
     THROUGH_INDEX,
+    erase_details,
     indexed_transaction,
     memory_key,
     named,
@@ -38,7 +39,14 @@ T = TypeVar("T")
 
 _ASK_AGAIN_S: Final = 0.01
 """Pause in seconds before the log is truncated again; SQLite itself has already waited."""
-_HAS_TEXT: Final = "(history.old_memory IS NOT NULL OR history.new_memory IS NOT NULL)"
+_HAS_TEXT: Final = """(
+    history.old_memory IS NOT NULL OR history.new_memory IS NOT NULL OR EXISTS (
+        SELECT 1 FROM async_history_details AS detail WHERE detail.id = history.id
+            AND (detail.context IS NOT NULL OR detail.cause IS NOT NULL)
+    )
+)"""
+_DETAILS: Final = {"context", "cause"}
+"""Of what a record may lose, that which is not a column of mem0's."""
 _WITH_TEXT: Final = f"""
 SELECT history.rowid, history.id, history.memory_id
 FROM {ordered_positions("ASC", ":after")} AS place
@@ -74,7 +82,9 @@ WHERE history.memory_id = :memory_id LIMIT :limit
 """
 _REDACT: Final = {
     columns: f"""
-    UPDATE history SET {", ".join(f"{column} = NULL" for column in columns)}
+    UPDATE history SET {
+        ", ".join(f"{column} = NULL" for column in columns if column not in _DETAILS)
+    }
     WHERE rowid IN (SELECT value FROM json_each(?))
     """
     for columns in LOST
@@ -156,7 +166,10 @@ class _EraseTransaction:
         return [_texts(*row) for row in rows]
 
     async def redact(self, columns: Columns, places: Sequence[RecordRef]) -> int:
-        positions = json.dumps([place.position for place in places])
+        given = [place.position for place in places]
+        if _DETAILS.intersection(columns):
+            erase_details(self._connection, given)
+        positions = json.dumps(given)
         return self._connection.execute(_REDACT[columns], (positions,)).rowcount
 
     async def messages(self, session_scopes: Sequence[str]) -> int:

@@ -18,17 +18,17 @@ from typing import Final
 from async_history._core.cancellation import to_the_end
 from async_history._core.options import Durability, Journal
 from async_history._core.stats import StoreWarning
-from async_history._sqlite.commit import WRITE_PROGRAM
 from async_history._sqlite.connection import ThreadConnection
 from async_history._sqlite.errors import connect, file_size, typed_errors, wait_for_lock
 from async_history._sqlite.exit import stop_at_exit
 from async_history._sqlite.fork import pause_at_fork, require_usable, using_sqlite
-from async_history._sqlite.index import add_functions
+from async_history._sqlite.index import add_functions, stand_in
 from async_history._sqlite.journal import synchronous, use_journal
 from async_history._sqlite.readonly import ReadOnlyFile, read_with_retry, require_writable
 from async_history._sqlite.schema.adopt import compatibility_view, is_prepared, prepare
 from async_history._sqlite.times import add_time_function
 from async_history._sqlite.worker_thread import run_in_thread
+from async_history._sqlite.write_program import WRITE_PROGRAM
 from async_history.errors import StorageLocked, StorageMissing
 
 _log = logging.getLogger("async_history")
@@ -238,6 +238,7 @@ def open_read_only(path: Path) -> ReadOnlyFile:
                 connection.execute("PRAGMA query_only = OFF")
                 connection.execute(f"CREATE TEMP VIEW history AS {view}")
                 connection.execute("PRAGMA query_only = ON")
+            stand_in(connection)
             add_functions(connection)
             add_time_function(connection)
         except BaseException:

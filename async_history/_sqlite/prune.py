@@ -19,10 +19,12 @@ from async_history._core.records import Event, HistoryRecord
 from async_history._sqlite.connection import fetch_rows, run_to_completion
 from async_history._sqlite.index import (
     POSITIONS,
+    entries_of_details,
     indexed_transaction,
     memory_key,
     nth_position,
     remove_entries,
+    remove_lost_owners,
 )
 from async_history._sqlite.rows import record_from_row
 
@@ -121,10 +123,12 @@ class _PruneTransaction:
         return seen
 
     async def remove(self, records: Sequence[Candidate]) -> set[RecordRef]:
-        positions = json.dumps([one.position for one in records])
-        removed = self._connection.execute(_REMOVE, (positions,)).rowcount
+        positions = [one.position for one in records]
         entries = [(memory_key(one.memory_id), one.position) for one in records]
+        entries += entries_of_details(self._connection, positions)
+        removed = self._connection.execute(_REMOVE, (json.dumps(positions),)).rowcount
         remove_entries(self._connection, entries)
+        remove_lost_owners(self._connection)
         places = {one.place for one in records}
         return places if removed == len(places) else places - await self.still_there(places)
 

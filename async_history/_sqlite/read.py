@@ -12,7 +12,7 @@ from typing import Any, Final
 from async_history._core.coalesce import CoalescedReads
 from async_history._core.messages import Message, message_from_row
 from async_history._core.query import Cursor, Filter, PageRead, RowsRead, cut
-from async_history._core.records import COLUMN_LIST, COLUMNS, HistoryRecord
+from async_history._core.records import HistoryRecord
 from async_history._core.timeline import states_at
 from async_history._core.values import parse_time
 from async_history._sqlite import times
@@ -36,26 +36,24 @@ SELECT id, role, content, name, created_at FROM (
 ) ORDER BY position
 """
 
-_TIME_BEFORE: Final = len(COLUMNS)
 
+def _columns(lookup: Lookup, time_before: str) -> str:
+    """Return a record's columns, followed by what `record_from_row` takes besides.
 
-def _columns(time_before: str) -> str:
-    """Return a record's columns, followed by `time_before` if the record has no time."""
-    return f"{COLUMNS_OF_HISTORY}, {times.missing_time('history', time_before)} AS time_before"
+    That is `time_before`, if the record has no time, and its owner, context and cause.
+    """
+    missing = times.missing_time("history", time_before)
+    return f"{COLUMNS_OF_HISTORY}, {lookup.details.besides('history', missing)} AS besides"
 
-
-_OF_WHOLE_MEMORIES: Final = _columns("''")
-"""For whole histories: '' marks a record without a time; the record read before it has its
-time."""
 
 _CURSOR_IS_VALID: Final = """EXISTS (
     SELECT 1 FROM history AS place WHERE place.rowid = :after AND place.id IS :after_id
 )"""
 """SQL condition: the cursor's record still exists. SQLite evaluates it once per statement. (As a
 row before the page's rows it had to be merged with them, which took as long as reading them.)"""
-_FIRST_ROWS: Final = f"SELECT {COLUMN_LIST}, true, rowid FROM history ORDER BY rowid LIMIT :limit"
+_FIRST_ROWS: Final = "SELECT {columns}, true, rowid FROM history ORDER BY rowid LIMIT :limit"
 _NEXT_ROWS: Final = f"""
-SELECT {COLUMN_LIST}, {_CURSOR_IS_VALID}, rowid FROM history WHERE rowid > :after
+SELECT {{columns}}, {_CURSOR_IS_VALID}, rowid FROM history WHERE rowid > :after
 ORDER BY rowid LIMIT :limit
 """
 _SCOPES: Final = """
@@ -74,14 +72,17 @@ class HistoryReader:
     def __init__(self, fetch: Fetch, lookup: Lookup, at_once: int = 1) -> None:
         self._fetch = fetch
         self.lookup = lookup
-        self.columns = _columns(lookup.time_before)
+        self.columns = _columns(lookup, lookup.time_before)
+        # '' marks a record without a time; the record read before it has its time.
+        self._of_whole_memories = _columns(lookup, "''")
+        self._as_stored = f"{COLUMNS_OF_HISTORY}, {lookup.details.besides('history', 'NULL')}"
         self.history = CoalescedReads(self.histories, at_once).of
 
     async def histories(self, memory_ids: Sequence[str]) -> dict[str, list[HistoryRecord]]:
         """Return the records of memories, oldest first."""
         asked = tuple(dict.fromkeys(memory_ids))
         condition = self.lookup.one if len(asked) == 1 else self.lookup.several
-        select = f"SELECT {_OF_WHOLE_MEMORIES} FROM history WHERE {condition} ORDER BY rowid"
+        select = f"SELECT {self._of_whole_memories} FROM history WHERE {condition} ORDER BY rowid"
         rows: Sequence[Sequence[Any]] | None = None
         if len(asked) > 1:
             rows = unpack_rows(await self._fetch(packed_sql(select), named(asked)))
@@ -90,9 +91,7 @@ class HistoryReader:
         found: dict[str, list[HistoryRecord]] = {memory_id: [] for memory_id in asked}
         for row in rows:
             earlier = found.setdefault(row[1], [])
-            if row[_TIME_BEFORE] is not None and earlier:
-                row = (*row[:_TIME_BEFORE], earlier[-1].occurred_at)
-            earlier.append(record_from_row(row))
+            earlier.append(record_from_row(row, earlier[-1] if earlier else None))
         return found
 
     async def page(self, wanted: Filter, after: Cursor | None, limit: int, ahead: int) -> PageRead:
@@ -118,7 +117,8 @@ class HistoryReader:
     async def rows(self, after: Cursor | None, limit: int) -> RowsRead:
         """Return up to `limit` rows after a cursor, in the order of recording."""
         sql = _FIRST_ROWS if after is None else _NEXT_ROWS
-        found = await self._fetch(sql, {"limit": limit, **_cursor_parameters(after)})
+        given = {"limit": limit, **_cursor_parameters(after)}
+        found = await self._fetch(sql.format(columns=self._as_stored), given)
         await self._require_cursor_record(after, found)
         rows = rows_in_current_types(found)
         end = Cursor(found[-1][-1], rows[-1][0]) if rows else after

@@ -4,7 +4,16 @@ import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from async_history._core.records import COLUMN_LIST, COLUMNS, EVENTS, Event, HistoryRecord, Row
+from async_history._core.records import (
+    COLUMN_LIST,
+    COLUMNS,
+    EVENTS,
+    Details,
+    Event,
+    HistoryRecord,
+    Row,
+    details_from,
+)
 from async_history._core.values import parse_time
 
 Fetch = Callable[[str, Mapping[str, Any]], Awaitable[Sequence[Sequence[Any]]]]
@@ -32,7 +41,7 @@ LONGEST_PACKED: Final = 4096
 _CANNOT_BE_PACKED: Final = " OR ".join(
     (
         *(f"{name} >= x''" for name in COLUMNS),
-        *(f"length({name}) > {LONGEST_PACKED}" for name in ("old_memory", "new_memory")),
+        *(f"length({name}) > {LONGEST_PACKED}" for name in ("old_memory", "new_memory", "besides")),
     )
 )
 """SQL condition: a row has a BLOB, which JSON can't hold, or a long text. SQLite sorts every other
@@ -47,7 +56,7 @@ def packed_sql(select: str) -> str:
     """
     return f"""
         SELECT json_group_array(
-            CASE WHEN {_CANNOT_BE_PACKED} THEN NULL ELSE json_array({COLUMN_LIST}, time_before) END
+            CASE WHEN {_CANNOT_BE_PACKED} THEN NULL ELSE json_array({COLUMN_LIST}, besides) END
         ) FROM ({select} LIMIT {MOST_PACKED + 1})
     """
 
@@ -77,29 +86,50 @@ def parameters(records: Iterable[HistoryRecord], key: Callable[[str], int]) -> l
     """
     flat: list[Any] = []
     for record in records:
-        flat += (
-            record.id,
-            record.memory_id,
-            NULL if (text := record.old_memory) is None else text,
-            NULL if (text := record.new_memory) is None else text,
-            _EVENT_TEXTS.get(record.event, record.event),
-            NULL if (text := record.created_at) is None else text,
-            NULL if (text := record.updated_at) is None else text,
-            int(record.is_deleted),
-            NULL if (text := record.actor_id) is None else text,
-            NULL if (text := record.role) is None else text,
-            key(record.memory_id),
-        )
+        flat += (*columns_as_parameters(record), key(record.memory_id))
     return flat
 
 
-def record_from_row(row: Sequence[Any]) -> HistoryRecord:
-    """Return the record of a row: its ten columns, and perhaps `time_before`.
+def columns_as_parameters(record: HistoryRecord) -> tuple[Any, ...]:
+    """Return a record's ten columns as parameters."""
+    return (
+        record.id,
+        record.memory_id,
+        NULL if (text := record.old_memory) is None else text,
+        NULL if (text := record.new_memory) is None else text,
+        _EVENT_TEXTS.get(record.event, record.event),
+        NULL if (text := record.created_at) is None else text,
+        NULL if (text := record.updated_at) is None else text,
+        int(record.is_deleted),
+        NULL if (text := record.actor_id) is None else text,
+        NULL if (text := record.role) is None else text,
+    )
 
-    `time_before` is a datetime or its text, or '' if the time is unknown.
+
+Besides = tuple[Any, str | None, str | None, str | None]
+"""`time_before` as it is in a row, then the record's owner, context and cause as JSON."""
+
+
+def besides_of(stored: Any) -> Besides:
+    """Return what a row has after its columns: a JSON array of it, or `time_before` alone."""
+    if type(stored) is str and stored[:1] == "[":
+        before, owner, context, cause = json.loads(stored)
+        return before, owner, context, cause
+    return stored, None, None, None
+
+
+def record_from_row(row: Sequence[Any], previous: HistoryRecord | None = None) -> HistoryRecord:
+    """Return the record of a row: its ten columns, and perhaps what it has besides.
+
+    A `time_before` of '' means that `previous` dates the record, the memory's record before it.
     """
     event, created_at, updated_at = row[4], row[5], row[6]
-    before = row[10] if len(row) > len(COLUMNS) else None
+    before, details = None, _NO_DETAILS
+    if len(row) > len(COLUMNS) and row[10] is not None:
+        before, *texts = besides_of(row[10])
+        details = details_from(*texts)
+        if isinstance(before, str):
+            before = parse_time(before) if before or previous is None else previous.occurred_at
     return HistoryRecord(
         row[0],
         row[1],
@@ -111,12 +141,16 @@ def record_from_row(row: Sequence[Any]) -> HistoryRecord:
         bool(row[7]),
         row[8],
         row[9],
-        parse_time(before) if isinstance(before, str) else before,
+        before,
+        *details,
     )
 
 
+_NO_DETAILS: Final[Details] = (None, None, None)
+
+
 def rows_in_current_types(found: Iterable[Sequence[Any]]) -> list[Row]:
-    """Return rows' ten columns, without the two after them, in the types that `row_of` returns."""
+    """Return rows, without the last two columns, as `row_of` returns them."""
     return [
         (
             *columns,
@@ -125,8 +159,9 @@ def rows_in_current_types(found: Iterable[Sequence[Any]]) -> list[Row]:
             bool(is_deleted),
             actor_id,
             role,
+            *(_NO_DETAILS if besides is None else besides_of(besides)[1:]),
         )
-        for *columns, created_at, updated_at, is_deleted, actor_id, role, _, _ in found
+        for *columns, created_at, updated_at, is_deleted, actor_id, role, besides, _, _ in found
     ]
 
 

@@ -2,8 +2,10 @@
 
 Other packages import only the names listed here, and no other module names the tables.
 
-- `levels`: the positions of each memory's records. `blocks`, `block_notes`: the times and actors in
-  each block of rows. `undated`: the time of records that have none of their own.
+- `levels`: the positions of each memory's records. `owners`, `owner_writes`, `owner_upkeep`: whose
+  records are, and the positions of each owner's and each cause's. `tail`: indexing rows.
+- `blocks`, `block_notes`: the times and actors in each block of rows. `undated`: the time of
+  records that have none of their own.
 - `lookup`: the SQL that finds rows through the index, or without it.
 - `validity`: SQL conditions that the index belongs to the history. `upkeep`: making and building
   it.
@@ -17,20 +19,19 @@ from async_history._sqlite.index.faults import wrong_entries
 from async_history._sqlite.index.levels import (
     ADD_ENTRY,
     COUNT_ENTRIES,
-    INDEX_NO_ROWS,
-    INDEX_TAIL,
     MOVE_SLICES,
     NEARLY_COMPLETE,
     NEARLY_COMPLETE_ALONE,
     POSITIONS,
     TAIL_IS_LONG,
+    TAIL_IS_THERE,
     Direction,
     add_functions,
-    index_foreign_rows,
     memory_key,
     nth_position,
     ordered_positions,
     remove_entries,
+    value_key,
 )
 from async_history._sqlite.index.lookup import (
     HISTORY,
@@ -40,6 +41,33 @@ from async_history._sqlite.index.lookup import (
     Source,
     named,
     parameters_of_several,
+)
+from async_history._sqlite.index.owner_upkeep import (
+    NewOwner,
+    add_owners,
+    entries_of_details,
+    erase_details,
+    is_same_history,
+    owners_of,
+    remove_lost_owners,
+    remove_orphans,
+    stand_in,
+)
+from async_history._sqlite.index.owner_writes import (
+    ADD_DETAILS,
+    ADD_DETAILS_LATER,
+    ADD_OWNER,
+    ADD_OWNER_LATER,
+    EXPECTS_GIVEN,
+    EXPECTS_KNOWN,
+    EXPECTS_NONE,
+)
+from async_history._sqlite.index.owners import HAS_OWNERS, cause_key, cause_keys, owner_entry
+from async_history._sqlite.index.tail import (
+    INDEX_NO_ROWS,
+    INDEX_TAIL,
+    NOTE_INDEXED,
+    index_foreign_rows,
 )
 from async_history._sqlite.index.transaction import IndexOutdated, indexed_transaction
 from async_history._sqlite.index.upkeep import (
@@ -53,14 +81,26 @@ from async_history._sqlite.index.upkeep import (
     mark_copied,
     remove_obstacles,
 )
-from async_history._sqlite.index.validity import LOWEST_ROWID, ROWID_LIMIT, SCHEMA_UNCHANGED
+from async_history._sqlite.index.validity import (
+    LOWEST_ROWID,
+    ROWID_LIMIT,
+    SCHEMA_UNCHANGED,
+)
 
 KEEP_INDEX: Final = f"{MOVE_SLICES}\n{NOTE_BLOCKS}"
 """Run once on a writing connection: creates triggers that update the index as records are added."""
 
 __all__ = [
+    "ADD_DETAILS",
+    "ADD_DETAILS_LATER",
     "ADD_ENTRY",
+    "ADD_OWNER",
+    "ADD_OWNER_LATER",
     "COUNT_ENTRIES",
+    "EXPECTS_GIVEN",
+    "EXPECTS_KNOWN",
+    "EXPECTS_NONE",
+    "HAS_OWNERS",
     "HISTORY",
     "INDEX_NO_ROWS",
     "INDEX_TAIL",
@@ -68,33 +108,48 @@ __all__ = [
     "LOWEST_ROWID",
     "NEARLY_COMPLETE",
     "NEARLY_COMPLETE_ALONE",
+    "NOTE_INDEXED",
     "POSITIONS",
     "ROWID_LIMIT",
     "SCHEMA_UNCHANGED",
     "TAIL_IS_LONG",
+    "TAIL_IS_THERE",
     "THROUGH_INDEX",
     "WITHOUT_INDEX",
     "Direction",
     "IndexOutdated",
     "Lookup",
+    "NewOwner",
     "Source",
     "add_functions",
+    "add_owners",
     "begin_statements",
     "build",
+    "cause_key",
+    "cause_keys",
     "drop_statements",
+    "entries_of_details",
+    "erase_details",
     "has_index",
     "index_foreign_rows",
     "index_version",
     "indexed_transaction",
     "is_current",
     "is_ready",
+    "is_same_history",
     "mark_copied",
     "memory_key",
     "named",
     "nth_position",
     "ordered_positions",
+    "owner_entry",
+    "owners_of",
     "parameters_of_several",
     "remove_entries",
+    "remove_lost_owners",
     "remove_obstacles",
+    "remove_orphans",
+    "stand_in",
+    "value_key",
     "wrong_entries",
 ]

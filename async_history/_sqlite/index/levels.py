@@ -1,4 +1,7 @@
-"""The memory index of a SQLite file: entries of (memory, position) in three levels.
+"""The memory index of a SQLite file: entries of (key, position) in three levels.
+
+The key is that of a memory. Where records have an owner or a cause, it may also be that of a scope
+or a cause; see `owners`. The column's name is `memory` for all of them.
 
 An ordinary index on random memory ids dirties about one page per row once it is large: at 3 million
 rows that costs two thirds of the write speed (benchmarks/growth.py measures it). So the entries are
@@ -7,10 +10,9 @@ rows, one slice of the key space moves down a level, so that a statement writes 
 instead of a thousand scattered ones. All of it is SQL inside the inserting statement.
 
 `async_history_state` says up to which row the levels are complete. Readers scan the rows after it.
-So they also find rows that other programs wrote (plain mem0, a shell), which `index_foreign_rows`
-adds. Single records of ours wait there, too, so that their commits write no page of the index; the
-one that makes `TAIL_ROWS` of them indexes all. If the index is not valid for this table, it covers
-no rows.
+So they also find rows that other programs wrote (plain mem0, a shell), which `tail` indexes. Single
+records of ours wait there, too, so that their commits write no page of the index; the one that
+makes `TAIL_ROWS` of them indexes all. If the index is not valid for this table, it covers no rows.
 """
 
 import json
@@ -22,9 +24,8 @@ from typing import Literal
 
 from async_history._sqlite.index.validity import (
     HAS_ONLY_OUR_TRIGGERS,
-    INDEX_IS_VALID,
     INDEXED_THROUGH,
-    NOTE_REACH,
+    LOWEST_ROW,
     covers_all_but,
     stamped,
 )
@@ -62,8 +63,19 @@ def memory_key(memory_id: str | None) -> int:
     return _key(memory_id.encode()) if memory_id else 0
 
 
+@lru_cache(_KEYS_KEPT)
+def value_key(kind: str, value: str) -> int:
+    """Return the index's key of a scope's or a cause's value, as `memory_key` of a memory."""
+    return _key(f"{kind}\0{value}".encode())
+
+
 def _key(stored: bytes) -> int:
     return int.from_bytes(blake2s(stored, digest_size=_KEY_BYTES).digest(), "big")
+
+
+def _outdated() -> None:
+    """Fail the statement: its connection must be opened again, which builds a new index."""
+    raise sqlite3.OperationalError("the index belongs to another table")
 
 
 def _stored_key(encoding: str, stored: bytes | None) -> int:
@@ -134,16 +146,19 @@ def ordered_positions(
     *,
     key: str = ":memory",
     memory_id: str = ":memory_id",
+    in_tail: str | None = None,
 ) -> str:
     """Return an SQL table: each `position` that may belong to one memory, in order.
 
     `beyond` is SQL for the position after which to start; `key` and `memory_id` are SQL for the
-    memory's.
+    memory's. For the key of a scope or a cause, `in_tail` is the SQL condition on `tail`, a row
+    that is not indexed, that it belongs there.
 
     SQLite merges the levels as it reads them, so the first rows cost the same in a long history.
     Use it as the outer table of a CROSS JOIN without an ORDER BY of its own.
     """
     # The table has an alias because the memory may be that of a row in `history`, too.
+    in_tail = in_tail or f"tail.memory_id = {memory_id}"
     bound, tail = "true", f"tail.rowid > {INDEXED_THROUGH}"
     if beyond is not None and direction == "ASC":
         bound, tail = f"position > {beyond}", f"tail.rowid > max({beyond}, {INDEXED_THROUGH})"
@@ -156,51 +171,27 @@ def ordered_positions(
     return f"""(
     {levels}
     UNION SELECT position FROM main.async_history_strays WHERE {bound}
-    UNION SELECT tail.rowid FROM main.history AS tail WHERE tail.memory_id = {memory_id} AND {tail}
+    UNION SELECT tail.rowid FROM main.history AS tail WHERE {tail} AND {in_tail}
     ORDER BY position {direction} LIMIT -1
 )"""
 
 
-INDEX_TAIL = f"""
-    INSERT OR REPLACE INTO async_history_recent (memory, position)
-    SELECT async_history_key(CAST(memory_id AS BLOB)), rowid FROM history
-    WHERE rowid > (SELECT indexed_through FROM async_history_state)
-        AND rowid <= (SELECT max(rowid) FROM history) - {{but}};
-    UPDATE async_history_state SET {NOTE_REACH}, {stamped("recent_stamp")};
-"""
-"""Statements of a trigger that index the last few rows, except the last `but`, which already are:
-see `NEARLY_COMPLETE`."""
 TAIL_IS_LONG = f"""(
     (SELECT max(rowid) FROM history) - (SELECT indexed_through FROM async_history_state)
     >= {TAIL_ROWS}
 )"""
-
-_INDEX_ROWS = """
-INSERT OR IGNORE INTO async_history_settled (memory, position)
-SELECT async_history_key(CAST(memory_id AS BLOB)), rowid FROM history WHERE {} ORDER BY 1, 2
-"""
-_INDEX_FOREIGN_ROWS = (
-    _INDEX_ROWS.format("rowid > (SELECT indexed_through FROM async_history_state)"),
-    _INDEX_ROWS.format("rowid IN (SELECT position FROM async_history_strays)"),
-    "DELETE FROM async_history_strays",
-    f"UPDATE async_history_state SET {NOTE_REACH}, {stamped('lower_stamp')} WHERE {INDEX_IS_VALID}",
-)
-"""Statements that index the rows that other programs wrote, to be run in order in a write
-transaction."""
-INDEX_NO_ROWS = f"UPDATE async_history_state SET {NOTE_REACH}"
-"""Statement that completes the index if `history` is empty."""
+TAIL_IS_THERE = """(
+    (SELECT max(rowid) FROM history) > (SELECT indexed_through FROM async_history_state)
+)"""
+"""SQL conditions of a trigger: so many rows are not indexed that it is time; any is not."""
 
 
 def add_functions(connection: sqlite3.Connection) -> None:
-    """Add to a connection the SQL function that the index statements call."""
+    """Add to a connection the SQL functions that the index statements call."""
     (encoding,) = connection.execute("PRAGMA encoding").fetchone()
     connection.create_function("async_history_key", 1, partial(_stored_key, encoding))
-
-
-def index_foreign_rows(connection: sqlite3.Connection) -> None:
-    """Index the rows that other programs wrote, inside the caller's write transaction."""
-    for statement in _INDEX_FOREIGN_ROWS:
-        connection.execute(statement)
+    connection.create_function("async_history_key", 2, value_key)
+    connection.create_function("async_history_outdated", 0, _outdated)
 
 
 def nth_position(direction: Direction, offset: str, beyond: str = "true") -> str:
@@ -231,7 +222,8 @@ ADD_ENTRY = """
 """Statement of a trigger that indexes the row just inserted, whose key is `new.memory`."""
 
 _KEYS_OF_SEVERAL = " UNION ALL ".join(
-    f"SELECT memory FROM main.{level} WHERE {SEVERAL_KEYS}" for level in LEVELS
+    f"SELECT memory FROM main.{level} WHERE {SEVERAL_KEYS} AND position > {LOWEST_ROW}"
+    for level in LEVELS
 )
 COUNT_ENTRIES = f"SELECT memory, count(*) FROM ({_KEYS_OF_SEVERAL}) GROUP BY memory"
 """Statement that counts the entries of each key in `:memories`, a JSON array."""

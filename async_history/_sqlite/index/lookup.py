@@ -16,6 +16,7 @@ from async_history._sqlite.index.levels import (
     ordered_positions,
     positions,
 )
+from async_history._sqlite.index.owners import Details
 
 _SEVERAL: Final = "memory_id IN (SELECT value FROM json_each(:memory_ids))"
 
@@ -83,6 +84,19 @@ _ACTORS: Final = Source(
 _BEYOND_CHUNKS: Final = Source("history", f"history.rowid > {CHUNKS.through}")
 
 
+def _of_value(direction: Direction, beyond: str | None, in_tail: str) -> Source:
+    """Return the source of the rows of a scope or a cause, in order, after `beyond`.
+
+    It takes `:value`, the key; `in_tail` is the condition on `tail`, a row that is not indexed.
+    """
+    places = ordered_positions(direction, beyond, key=":value", in_tail=in_tail)
+    return Source(
+        f"{places} AS place CROSS JOIN main.history AS history",
+        "history.rowid = place.position",
+        order="",
+    )
+
+
 def _of_memory(direction: Direction = "ASC", beyond: str | None = None) -> Source:
     """Return the source of a memory's rows, in order, after `beyond`; parameters as
     `Lookup.one`."""
@@ -102,14 +116,18 @@ class Lookup:
         several: condition for several memories' rows; takes `:memory_ids` and `:memories`, both as
             JSON.
         time_before: the time of a row in `history` that has none of its own.
+        details: what a row has besides its columns.
         of_memory: returns the source of a memory's rows, in order.
+        of_value: returns that of a scope's or a cause's rows.
         of_actor, of_time: sources of an actor's or a time's rows, to be read one after the other.
     """
 
     one: str
     several: str
     time_before: str
+    details: Details
     of_memory: Callable[[Direction, str | None], Source]
+    of_value: Callable[[Direction, str | None, str], Source]
     of_actor: Sequence[Source] = (HISTORY,)
     of_time: Sequence[Source] = (HISTORY,)
 
@@ -118,7 +136,9 @@ THROUGH_INDEX: Final = Lookup(
     one=f"history.memory_id = :memory_id AND history.rowid IN ({POSITIONS})",
     several=f"history.{_SEVERAL} AND history.rowid IN ({positions(SEVERAL_KEYS, _SEVERAL)})",
     time_before=undated.time_before("history"),
+    details=Details(is_indexed=True),
     of_memory=_of_memory,
+    of_value=_of_value,
     of_actor=(_ACTORS, _BEYOND_CHUNKS),
     of_time=(_IN_CHUNKS, _IN_SPANS, _BEYOND_SPANS),
 )
@@ -131,7 +151,9 @@ WITHOUT_INDEX: Final = Lookup(
             AND {times.own_instant("earlier")} IS NOT NULL
         ORDER BY earlier.rowid DESC LIMIT 1
     )""",
+    details=Details(is_indexed=False),
     of_memory=lambda direction, beyond: HISTORY,
+    of_value=lambda direction, beyond, in_tail: HISTORY,
 )
 """The lookup for a file without an index."""
 

@@ -5,7 +5,8 @@ import sqlite3
 from collections.abc import Iterator
 
 from async_history._sqlite.connection import fetch_rows, transaction
-from async_history._sqlite.index.levels import COMPLETE, index_foreign_rows
+from async_history._sqlite.index.levels import COMPLETE
+from async_history._sqlite.index.tail import index_foreign_rows
 
 
 class IndexOutdated(Exception):

@@ -7,7 +7,8 @@ from typing import Final
 
 from async_history._sqlite import times
 from async_history._sqlite.index.block_notes import note_blocks
-from async_history._sqlite.index.levels import NEARLY_COMPLETE, add_functions, index_foreign_rows
+from async_history._sqlite.index.levels import NEARLY_COMPLETE, add_functions
+from async_history._sqlite.index.tail import index_foreign_rows
 from async_history._sqlite.index.validity import (
     CHUNKS_STAMP,
     HISTORY_TRIGGERS,
@@ -92,7 +93,7 @@ def begin_statements(version: int) -> Iterator[str]:
     schema_version = _new_schema_version()
     yield f"""
         INSERT INTO main.async_history_state
-        SELECT 1, {version}, {schema_version}, master.rowid, rootpage, {LOWEST_ROWID}, NULL,
+        SELECT 1, {version}, {schema_version}, master.rowid, rootpage, {LOWEST_ROWID}, NULL, 0,
             random() & {STAMP}, random() & {STAMP}, random() & {STAMP}, random() & {STAMP}
         FROM main.sqlite_master AS master WHERE type = 'table' AND lower(name) = 'history'
     """

@@ -21,6 +21,8 @@ LOWEST_ROWID: Final = -(1 << 63)
 ROWID_LIMIT: Final = 1 << 62
 """Rowids must be between this and its negative. SQLite numbers rows at random after the largest
 rowid; this limit leaves enough rowids before that."""
+LOWEST_ROW: Final = -ROWID_LIMIT
+"""All rows' positions are above. That of a memory's owner is as far below as the owner's number."""
 STAMP: Final = (1 << 62) - 1
 SPANS_STAMP: Final = -(1 << 54)
 CHUNKS_STAMP: Final = -(1 << 50)
@@ -42,6 +44,7 @@ INDEX_TABLES: Final = tuple(
         "chunks",
         "actors",
         "undated",
+        "bereft",
     )
 )
 """The side tables with derived data, which can be rebuilt at any time."""
@@ -60,6 +63,9 @@ HISTORY_TRIGGERS: Final = tuple(
         "dated_by_deleted",
         "dated_by_changed",
         "dated_by_moved",
+        "details_deleted",
+        "details_renamed",
+        "owner_bereft",
     )
 )
 """The triggers on `history`. (Those on side tables are dropped with their tables.)"""
@@ -147,6 +153,7 @@ def covers_all_but(rows: int, triggers: str = _HAS_TRIGGERS) -> str:
                 BETWEEN 0 AND {rows}
             AND (SELECT coalesce(max(rowid), 0) FROM main.history) < {ROWID_LIMIT}
             AND NOT EXISTS (SELECT 1 FROM main.async_history_strays)
+            AND NOT EXISTS (SELECT 1 FROM main.async_history_bereft)
     ))"""
 
 
@@ -161,6 +168,7 @@ def stamped(*stamps: str) -> str:
 
 NOTE_REACH: Final = """
     indexed_through = coalesce((SELECT max(rowid) FROM main.history), 0),
-    through_id = (SELECT id FROM main.history ORDER BY rowid DESC LIMIT 1)
+    through_id = (SELECT id FROM main.history ORDER BY rowid DESC LIMIT 1),
+    owned_through = coalesce((SELECT max(number) FROM main.async_history_owners), 0)
 """
-"""The SET clause of an UPDATE of the state that marks all rows as covered."""
+"""The SET clause of an UPDATE of the state that marks all rows and owners as covered."""

@@ -55,6 +55,7 @@ CREATE TABLE IF NOT EXISTS async_history_state (
     history_page    INTEGER NOT NULL,
     indexed_through INTEGER NOT NULL,
     through_id, -- of no type: kept as it is
+    owned_through   INTEGER NOT NULL, -- the levels cover every owner up to this number
     step            INTEGER NOT NULL, -- random: what is added to the next stamp that changes
     recent_stamp    INTEGER NOT NULL,
     lower_stamp     INTEGER NOT NULL, -- of `middle` and `settled`

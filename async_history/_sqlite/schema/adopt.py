@@ -295,8 +295,10 @@ def _check_agreement(connection: sqlite3.Connection, found: HistoryTables) -> No
 
 def _migrate(connection: sqlite3.Connection) -> None:
     """Create the current tables and index all rows."""
+    is_same_history = index.is_same_history(connection)
     index.remove_obstacles(connection)
     lone_rows.renumber_rows(connection)
     for statement in install_statements():
         connection.execute(statement)
+    index.remove_orphans(connection, is_same_history=is_same_history)
     index.build(connection)

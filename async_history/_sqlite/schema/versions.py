@@ -7,7 +7,7 @@ from typing import Final
 
 from async_history._sqlite.index import begin_statements, drop_statements
 
-VERSION: Final = 5
+VERSION: Final = 6
 """The version of our side tables, which is stored with the index."""
 
 
@@ -33,7 +33,8 @@ _STATEMENTS: Final = tuple(_read_statements())
 def install_statements() -> Iterator[str]:
     """Yield the statements that create the current tables and an empty index.
 
-    They drop an existing index of any version, and keep the log of erasures.
+    They drop an existing index of any version. They keep the log of erasures, the owners and the
+    records' details.
     """
     yield from drop_statements()
     yield from _STATEMENTS

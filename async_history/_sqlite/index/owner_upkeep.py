@@ -1,0 +1,292 @@
+"""Indexing owners and details, giving them late, and removing them."""
+
+import json
+import sqlite3
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple
+
+from async_history._core.owners import Owner, owner_text
+from async_history._core.recording import INDEXED_CAUSES
+from async_history._sqlite.index.levels import (
+    LEVELS,
+    SEVERAL_KEYS,
+    memory_key,
+    positions,
+    remove_entries,
+    value_key,
+)
+from async_history._sqlite.index.owners import (
+    CAUSE,
+    HAS_DETAILS,
+    HAS_OWN_TRIGGER,
+    HAS_OWNERS,
+    cause_keys,
+    key_of,
+    of_details,
+    owner_entry,
+    owner_number,
+)
+from async_history._sqlite.index.validity import LOWEST_ROW, stamped
+
+
+def _index_owners(level: str) -> str:
+    return f"""
+        INSERT OR REPLACE INTO {level} (memory, position)
+        SELECT {key_of("owned")}, {LOWEST_ROW} - number
+        FROM main.async_history_owners AS owned
+        WHERE number > (SELECT owned_through FROM main.async_history_state) ORDER BY 1, 2
+    """
+
+
+def index_details(level: str, rows: str) -> Iterator[str]:
+    """Yield the statements that index owners and details, to be run in order.
+
+    Args:
+        level: the level that gets the entries.
+        rows: SQL condition on the rows of `history` that are indexed.
+    """
+    add = f"INSERT OR REPLACE INTO {level} (memory, position)"
+    yield _index_owners(level)
+    yield f"""
+        INSERT INTO async_history_details (id, owner)
+        SELECT id, number FROM (
+            SELECT history.id AS id,
+                   {owner_number(key_of("history"), "history.memory_id")} AS number
+            FROM main.history AS history
+            WHERE {HAS_OWNERS} AND {rows} AND history.id IS NOT NULL
+                AND {of_details("owned.number", "history")} IS NULL
+        )
+        WHERE number IS NOT NULL
+        ON CONFLICT (id) DO UPDATE SET owner = excluded.owner
+    """
+    yield f"""
+        {add} SELECT async_history_key(scope.key, scope.value), history.rowid
+        FROM main.history AS history
+        CROSS JOIN main.async_history_details AS detail ON detail.id = history.id
+        CROSS JOIN main.async_history_owners AS owned ON owned.number = detail.owner
+        CROSS JOIN json_each(owned.owner) AS scope
+        WHERE {HAS_OWNERS} AND {rows} AND owned.memory_id = history.memory_id ORDER BY 1, 2
+    """
+    indexed = ", ".join(f"'{name}'" for name in INDEXED_CAUSES)
+    yield f"""
+        {add} SELECT async_history_key('{CAUSE}' || said.key, said.value), history.rowid
+        FROM main.history AS history
+        CROSS JOIN main.async_history_details AS detail ON detail.id = history.id
+        CROSS JOIN json_each(detail.cause) AS said
+        WHERE {HAS_DETAILS} AND {rows} AND said.key IN ({indexed}) ORDER BY 1, 2
+    """
+
+
+class NewOwner(NamedTuple):
+    """An owner that a memory gets, and the record that it is given with."""
+
+    memory_id: str
+    owner: Owner
+    record_id: str
+
+
+_GIVEN: Final = """(
+    SELECT json_extract(value, '$[0]') AS number, json_extract(value, '$[1]') AS memory_id,
+           json_extract(value, '$[2]') AS owner, json_extract(value, '$[3]') AS record_id,
+           json_extract(value, '$[4]') AS keys
+    FROM json_each(:given)
+) AS given"""
+_EARLIER: Final = f"""
+    history.memory_id IN (SELECT value FROM json_each(:memory_ids))
+    AND history.rowid IN ({
+    positions(SEVERAL_KEYS, "memory_id IN (SELECT value FROM json_each(:memory_ids))")
+})"""
+_ADD_OWNERS: Final = (
+    f"""
+    INSERT INTO async_history_owners (number, memory_id, owner, record_id)
+    SELECT number, memory_id, owner, record_id FROM {_GIVEN} ORDER BY number
+    """,
+    _index_owners(LEVELS[0]),
+    f"""
+    INSERT INTO async_history_details (id, owner)
+    SELECT history.id, given.number FROM main.history AS history
+    JOIN {_GIVEN} ON given.memory_id = history.memory_id
+    WHERE {_EARLIER} AND history.id IS NOT NULL
+    ON CONFLICT (id) DO UPDATE SET owner = excluded.owner
+    """,
+    f"""
+    INSERT OR REPLACE INTO async_history_settled (memory, position)
+    SELECT scope.value, history.rowid FROM main.history AS history
+    JOIN {_GIVEN} ON given.memory_id = history.memory_id
+    CROSS JOIN json_each(given.keys) AS scope
+    WHERE {_EARLIER} ORDER BY 1, 2
+    """,
+    f"""
+    UPDATE async_history_state SET
+        owned_through = (SELECT max(number) FROM async_history_owners),
+        {stamped("recent_stamp", "lower_stamp")}
+    """,
+)
+_LAST_NUMBER: Final = "SELECT coalesce(max(number), 0) FROM main.async_history_owners"
+
+
+def add_owners(connection: sqlite3.Connection, owners: Sequence[NewOwner]) -> None:
+    """Give owners to memories that have none, and index their earlier records, if any."""
+    ((last,),) = connection.execute(_LAST_NUMBER).fetchall()
+    given = [
+        (
+            number,
+            one.memory_id,
+            owner_text(one.owner),
+            one.record_id,
+            owner_entry(one.owner).keys,
+        )
+        for number, one in enumerate(owners, last + 1)
+    ]
+    parameters = {
+        "given": json.dumps(given, ensure_ascii=False),
+        "memory_ids": json.dumps([one.memory_id for one in owners], ensure_ascii=False),
+        "memories": json.dumps([memory_key(one.memory_id) for one in owners]),
+    }
+    for statement in _ADD_OWNERS:
+        connection.execute(statement, parameters if ":" in statement else ())
+
+
+_OWNERS: Final = f"""
+SELECT owned.memory_id, owned.owner FROM (
+    SELECT json_extract(value, '$[0]') AS memory, json_extract(value, '$[1]') AS memory_id
+    FROM json_each(?)
+) AS given
+CROSS JOIN main.async_history_owners AS owned
+    ON owned.number = {owner_number("given.memory", "given.memory_id")}
+"""
+
+
+def owners_of(connection: sqlite3.Connection, memory_ids: Sequence[str]) -> dict[str, str]:
+    """Return the owners of memories as JSON, of those that have one. The index must be ready."""
+    given = json.dumps([(memory_key(memory_id), memory_id) for memory_id in memory_ids])
+    return dict(connection.execute(_OWNERS, (given,)).fetchall())
+
+
+_IS_BEREFT: Final = "SELECT EXISTS (SELECT 1 FROM main.async_history_bereft)"
+_GONE: Final = f"""
+SELECT owned.number, {key_of("bereft")} FROM main.async_history_bereft AS bereft
+CROSS JOIN main.async_history_owners AS owned
+    ON owned.number = {owner_number(key_of("bereft"), "bereft.memory_id")}
+WHERE NOT EXISTS (
+    SELECT 1 FROM main.history AS left_over
+    WHERE left_over.memory_id = bereft.memory_id AND left_over.rowid <= bereft.through
+        AND left_over.rowid IN ({
+    positions(f"memory = {key_of('bereft')}", "memory_id = bereft.memory_id")
+})
+)
+"""
+_REMOVE_OWNERS: Final = """
+DELETE FROM async_history_owners WHERE number IN (SELECT value FROM json_each(?))
+"""
+_NOTE_OWNERS: Final = f"""
+UPDATE async_history_state SET owned_through = min(owned_through, ({_LAST_NUMBER}))
+"""
+
+
+def remove_lost_owners(connection: sqlite3.Connection) -> None:
+    """Remove the owners of memories whose last record was removed."""
+    ((is_bereft,),) = connection.execute(_IS_BEREFT).fetchall()
+    if not is_bereft:
+        return
+    gone = connection.execute(_GONE).fetchall()
+    connection.execute(_REMOVE_OWNERS, (json.dumps([number for number, _ in gone]),))
+    remove_entries(connection, [(key, LOWEST_ROW - number) for number, key in gone])
+    connection.execute(_NOTE_OWNERS)
+    connection.execute("DELETE FROM async_history_bereft")
+
+
+_DETAILS_OF: Final = """
+SELECT history.rowid, owned.owner, detail.cause FROM main.history AS history
+CROSS JOIN main.async_history_details AS detail ON detail.id = history.id
+LEFT JOIN main.async_history_owners AS owned ON owned.number = detail.owner
+WHERE history.rowid IN (SELECT value FROM json_each(?))
+"""
+
+
+def entries_of_details(
+    connection: sqlite3.Connection, places: Sequence[int], *, with_owners: bool = True
+) -> list[tuple[int, int]]:
+    """Return the entries that records have by their cause, and `with_owners` by their scopes."""
+    entries = []
+    for place, owner, cause in connection.execute(_DETAILS_OF, (json.dumps(places),)).fetchall():
+        keys = () if cause is None else cause_keys(cause)
+        if with_owners and owner is not None:
+            keys += tuple(value_key(*scope) for scope in json.loads(owner).items())
+        entries += [(key, place) for key in keys]
+    return entries
+
+
+_ERASE: Final = (
+    """
+    DELETE FROM async_history_details WHERE owner IS NULL
+        AND id IN (SELECT id FROM history WHERE rowid IN (SELECT value FROM json_each(?)))
+    """,
+    """
+    UPDATE async_history_details SET context = NULL, cause = NULL
+    WHERE id IN (SELECT id FROM history WHERE rowid IN (SELECT value FROM json_each(?)))
+    """,
+)
+
+
+def erase_details(connection: sqlite3.Connection, places: Sequence[int]) -> None:
+    """Remove the context and cause of records, and their entries by cause."""
+    remove_entries(connection, entries_of_details(connection, places, with_owners=False))
+    for statement in _ERASE:
+        connection.execute(statement, (json.dumps(places),))
+
+
+_HAS_TABLES: Final = """
+SELECT count(*) = 2 FROM main.sqlite_master
+WHERE type = 'table' AND name IN ('async_history_owners', 'async_history_details')
+"""
+_ORPHANS: Final = (
+    """
+    DELETE FROM async_history_details
+    WHERE NOT EXISTS (SELECT 1 FROM history WHERE history.id = async_history_details.id)
+    """,
+    """
+    DELETE FROM async_history_owners WHERE memory_id NOT IN (
+        SELECT memory_id FROM history WHERE memory_id IS NOT NULL
+    )
+    """,
+    """
+    DELETE FROM async_history_owners
+    WHERE number NOT IN (SELECT min(number) FROM async_history_owners GROUP BY memory_id)
+    """,
+)
+_STRANGERS: Final = """
+DELETE FROM async_history_owners AS owned WHERE NOT EXISTS (
+    SELECT 1 FROM history WHERE id = owned.record_id AND memory_id = owned.memory_id
+)
+"""
+_HAS_TRIGGER: Final = f"SELECT {HAS_OWN_TRIGGER}"
+
+
+def is_same_history(connection: sqlite3.Connection) -> bool:
+    """Return whether `history` is the table in which the owners were given."""
+    ((has_trigger,),) = connection.execute(_HAS_TRIGGER).fetchall()
+    return bool(has_trigger)
+
+
+def remove_orphans(connection: sqlite3.Connection, *, is_same_history: bool) -> None:
+    """Remove the details of records that are not there, and the owners of other memories.
+
+    In another table than the owners were given in, those stay whose record is there.
+    """
+    for statement in _ORPHANS if is_same_history else (_STRANGERS, *_ORPHANS):
+        connection.execute(statement)
+
+
+def stand_in(connection: sqlite3.Connection) -> None:
+    """Give a reading connection empty tables where the file has none: it is of a version before."""
+    ((has_tables,),) = connection.execute(_HAS_TABLES).fetchall()
+    if not has_tables:
+        connection.execute(
+            "CREATE TEMP VIEW async_history_owners AS SELECT NULL AS number, NULL AS memory_id,"
+            " NULL AS owner, NULL AS record_id WHERE false"
+        )
+        connection.execute(
+            "CREATE TEMP VIEW async_history_details AS SELECT NULL AS id, NULL AS owner,"
+            " NULL AS context, NULL AS cause WHERE false"
+        )

@@ -1,0 +1,170 @@
+"""Whose records are, and what they have besides mem0's columns: SQL that finds it.
+
+Two tables hold it, `async_history_owners` and `async_history_details`. They are data: a new index
+leaves them. The levels (see `levels`) have entries of it:
+
+- A memory's owner: the memory's key, and a position below all rows by the owner's number. The
+  owners after `owned_through` wait, as rows do, until the tail is indexed.
+- The records of each scope of an owner, and of each cause in `INDEXED_CAUSES`: `value_key` of it,
+  and the record's position.
+
+A record's details name its owner by number, so that no key is needed to read it. Rows that other
+programs wrote have no details until they are indexed: their owner is found by the memory's key.
+
+Readers check what they find: two keys may be the same, and a record may have changed its memory.
+"""
+
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+from async_history._core.json_object import JsonObject
+from async_history._core.owners import Owner, owner_text
+from async_history._core.recording import INDEXED_CAUSES
+from async_history._sqlite.index.levels import LEVELS, value_key
+from async_history._sqlite.index.validity import INDEX_IS_VALID, INDEXED_THROUGH, LOWEST_ROW
+
+_OWNERS_KEPT: Final = 16_384
+CAUSE: Final = "cause "
+"""Before the key of a cause, as the kind of its value; a scope's kind is its name."""
+
+HAS_OWNERS: Final = "EXISTS (SELECT 1 FROM main.async_history_owners)"
+HAS_DETAILS: Final = f"({HAS_OWNERS} OR EXISTS (SELECT 1 FROM main.async_history_details))"
+"""SQL conditions: any memory has an owner; any record has anything besides its columns. SQLite
+evaluates each once per statement."""
+
+
+class OwnerEntry(NamedTuple):
+    """An owner as text, and the keys of its scopes."""
+
+    text: str | None
+    keys: tuple[int, ...]
+
+
+@lru_cache(_OWNERS_KEPT)
+def owner_entry(owner: Owner | None) -> OwnerEntry:
+    """Return what is written of an owner."""
+    scopes = {} if owner is None else owner.as_dict()
+    return OwnerEntry(owner_text(owner), tuple(value_key(*scope) for scope in scopes.items()))
+
+
+@lru_cache(_OWNERS_KEPT)
+def cause_keys(cause: str) -> tuple[int, ...]:
+    """Return the keys under which a cause, given as JSON, is found."""
+    said = JsonObject(cause)
+    return tuple(cause_key(name, said[name]) for name in INDEXED_CAUSES if name in said)
+
+
+def cause_key(name: str, value: str) -> int:
+    """Return the key of the records with a cause."""
+    return value_key(f"{CAUSE}{name}", value)
+
+
+def key_of(row: str) -> str:
+    """Return SQL for the key of the memory of a row or an owner."""
+    return f"async_history_key(CAST({row}.memory_id AS BLOB))"
+
+
+def owner_number(
+    key: str, memory_id: str, *, through_tail: bool = True, condition: str = "true"
+) -> str:
+    """Return an SQL value: the number of a memory's owner; NULL if it has none.
+
+    Args:
+        key, memory_id: SQL for the memory's.
+        through_tail: whether to look through the owners without an entry, too.
+        condition: SQL condition on `owned`, the owner.
+    """
+    entries = [
+        f"SELECT {LOWEST_ROW} - position AS number FROM main.{level}"
+        f" WHERE memory = {key} AND position < {LOWEST_ROW}"
+        for level in LEVELS
+    ]
+    if through_tail:
+        entries.append(
+            "SELECT number FROM main.async_history_owners"
+            " WHERE number > (SELECT owned_through FROM main.async_history_state)"
+        )
+    return f"""(
+        SELECT owned.number FROM ({" UNION ALL ".join(entries)}) AS entry
+        CROSS JOIN main.async_history_owners AS owned ON owned.number = entry.number
+        WHERE owned.memory_id = {memory_id} AND {condition} LIMIT 1
+    )"""
+
+
+def _unindexed_owner(row: str) -> str:
+    """Return SQL for the owner of a row that was not indexed; NULL for other rows."""
+    return f"""
+        CASE WHEN {row}.rowid > {INDEXED_THROUGH}
+            OR {row}.rowid IN (SELECT position FROM main.async_history_strays)
+        THEN CASE WHEN {INDEX_IS_VALID} THEN (
+            SELECT owner FROM main.async_history_owners
+            WHERE number = {owner_number(key_of(row), f"{row}.memory_id")}
+        ) ELSE async_history_outdated() END END
+    """
+
+
+HAS_OWN_TRIGGER: Final = """EXISTS (
+    SELECT 1 FROM main.sqlite_master WHERE type = 'trigger'
+        AND name = 'async_history_owner_bereft' AND lower(tbl_name) = 'history'
+)"""
+_BELONGS: Final = f"""(
+    {HAS_OWN_TRIGGER} OR EXISTS (
+        SELECT 1 FROM history AS first WHERE first.id = owned.record_id
+            AND first.memory_id = owned.memory_id
+    )
+)"""
+"""SQL condition on `owned`: `history` is the table that its owner was given in, not a new one that
+another program made since. The triggers on a table go with it."""
+
+
+def _scanned_owner(row: str) -> str:
+    """Return SQL for the owner of a row, without an index."""
+    return f"""(
+        SELECT owned.owner FROM async_history_owners AS owned
+        WHERE owned.memory_id = {row}.memory_id AND {_BELONGS} LIMIT 1
+    )"""
+
+
+def of_details(columns: str, row: str) -> str:
+    """Return SQL for columns of `detail` and `owned`, the details of a row and its owner's."""
+    return f"""(
+        SELECT {columns} FROM (SELECT 1)
+        LEFT JOIN async_history_details AS detail ON detail.id = {row}.id
+        LEFT JOIN async_history_owners AS owned
+            ON owned.number = detail.owner AND owned.memory_id = {row}.memory_id
+    )"""
+
+
+class Details(NamedTuple):
+    """SQL for what a row has besides its columns; `is_indexed`: whether the file has an index."""
+
+    is_indexed: bool
+
+    def _any_owner(self, row: str) -> str:
+        return _unindexed_owner(row) if self.is_indexed else _scanned_owner(row)
+
+    def owner(self, row: str) -> str:
+        """Return SQL for the owner of a row as JSON; NULL if it has none."""
+        owner = f"coalesce({of_details('owned.owner', row)}, {self._any_owner(row)})"
+        return f"CASE WHEN {HAS_OWNERS} THEN {owner} END" if self.is_indexed else owner
+
+    def cause(self, row: str) -> str:
+        """Return SQL for the cause of a row as JSON; NULL if it has none."""
+        return f"(SELECT cause FROM async_history_details WHERE id = {row}.id)"
+
+    def besides(self, row: str, time_before: str) -> str:
+        """Return SQL for what `rows.record_from_row` takes after a row's columns.
+
+        It is `time_before`, where no record has details: they cost nothing then.
+        """
+        owner = f"coalesce(owned.owner, {self._any_owner(row)})"
+        details = of_details(
+            f"json_array({time_before}, {owner}, detail.context, detail.cause)", row
+        )
+        has_details = (
+            HAS_DETAILS
+            if self.is_indexed
+            else "(EXISTS (SELECT 1 FROM async_history_owners)"
+            " OR EXISTS (SELECT 1 FROM async_history_details))"
+        )
+        return f"CASE WHEN {has_details} THEN {details} ELSE {time_before} END"

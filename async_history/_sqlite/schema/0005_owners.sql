@@ -1,0 +1,37 @@
+-- Version 6. Whose a memory is, and what a record has besides mem0's columns. These are data, not
+-- derived: a new index leaves them. They name records by id, since VACUUM numbers rows again.
+-- An owner's number is also below all rows in the levels, as an entry of its memory; readers look
+-- through the owners after `owned_through`. `record_id` is the record that it was given with: where
+-- `history` was made anew by another program, an owner without it belongs to another history.
+CREATE TABLE IF NOT EXISTS async_history_owners (
+    number    INTEGER PRIMARY KEY,
+    memory_id TEXT NOT NULL,
+    owner     TEXT NOT NULL, -- its scopes as JSON, as `owner_text` writes them
+    record_id TEXT NOT NULL
+);
+-- Of each record that has an owner, a context or a cause. `owner` is the owner's number.
+CREATE TABLE IF NOT EXISTS async_history_details (
+    id TEXT PRIMARY KEY, owner INTEGER, context TEXT, cause TEXT
+) WITHOUT ROWID;
+
+-- Memories that lost records, and the last row that was there then: one without any record up to
+-- there has no owner any more. That takes the memory's key, so the next writer looks.
+CREATE TABLE IF NOT EXISTS async_history_bereft (
+    memory_id TEXT PRIMARY KEY, through INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TRIGGER IF NOT EXISTS async_history_owner_bereft AFTER DELETE ON history
+WHEN old.memory_id IS NOT NULL AND EXISTS (SELECT 1 FROM async_history_owners)
+BEGIN
+    INSERT OR REPLACE INTO async_history_bereft (memory_id, through)
+    SELECT old.memory_id, coalesce((SELECT max(rowid) FROM history), 0);
+END;
+CREATE TRIGGER IF NOT EXISTS async_history_details_deleted AFTER DELETE ON history
+WHEN EXISTS (SELECT 1 FROM async_history_details)
+BEGIN
+    DELETE FROM async_history_details WHERE id = old.id;
+END;
+CREATE TRIGGER IF NOT EXISTS async_history_details_renamed AFTER UPDATE OF id ON history
+WHEN new.id IS NOT NULL AND EXISTS (SELECT 1 FROM async_history_details WHERE id = old.id)
+BEGIN
+    UPDATE OR REPLACE async_history_details SET id = new.id WHERE id = old.id;
+END;
