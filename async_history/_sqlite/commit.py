@@ -36,7 +36,6 @@ from async_history._sqlite.index import (
     NEARLY_COMPLETE,
     THROUGH_INDEX,
     IndexOutdated,
-    NewOwner,
     add_owners,
     index_foreign_rows,
     memory_key,
@@ -316,11 +315,7 @@ class _CommitSteps:
     ) -> None:
         """Write records and messages, in order, and give owners to memories that have none."""
         if owners:
-            first = {record.memory_id: record.id for record in reversed(records)}
-            add_owners(
-                self._connection,
-                [NewOwner(name, owner, first[name]) for name, owner in owners.items()],
-            )
+            add_owners(self._connection, owners)
             self.has_owners = True
         most = STATEMENT_ROWS[-1]
         for start in range(0, len(records), most):

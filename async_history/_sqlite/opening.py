@@ -234,11 +234,11 @@ def open_read_only(path: Path) -> ReadOnlyFile:
         connection = looking.connection
         try:
             view = compatibility_view(connection)
+            connection.execute("PRAGMA query_only = OFF")
             if view is not None:
-                connection.execute("PRAGMA query_only = OFF")
                 connection.execute(f"CREATE TEMP VIEW history AS {view}")
-                connection.execute("PRAGMA query_only = ON")
             stand_in(connection)
+            connection.execute("PRAGMA query_only = ON")
             add_functions(connection)
             add_time_function(connection)
         except BaseException:

@@ -43,7 +43,6 @@ from async_history._sqlite.index.lookup import (
     parameters_of_several,
 )
 from async_history._sqlite.index.owner_upkeep import (
-    NewOwner,
     add_owners,
     entries_of_details,
     erase_details,
@@ -119,7 +118,6 @@ __all__ = [
     "Direction",
     "IndexOutdated",
     "Lookup",
-    "NewOwner",
     "Source",
     "add_functions",
     "add_owners",

@@ -2,10 +2,10 @@
 
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
 
-from async_history._core.owners import Owner, owner_text
+from async_history._core.owners import Owner
 from async_history._core.recording import INDEXED_CAUSES
 from async_history._sqlite.index.levels import (
     LEVELS,
@@ -77,18 +77,9 @@ def index_details(level: str, rows: str) -> Iterator[str]:
     """
 
 
-class NewOwner(NamedTuple):
-    """An owner that a memory gets, and the record that it is given with."""
-
-    memory_id: str
-    owner: Owner
-    record_id: str
-
-
 _GIVEN: Final = """(
     SELECT json_extract(value, '$[0]') AS number, json_extract(value, '$[1]') AS memory_id,
-           json_extract(value, '$[2]') AS owner, json_extract(value, '$[3]') AS record_id,
-           json_extract(value, '$[4]') AS keys
+           json_extract(value, '$[2]') AS owner, json_extract(value, '$[3]') AS keys
     FROM json_each(:given)
 ) AS given"""
 _EARLIER: Final = f"""
@@ -98,8 +89,8 @@ _EARLIER: Final = f"""
 })"""
 _ADD_OWNERS: Final = (
     f"""
-    INSERT INTO async_history_owners (number, memory_id, owner, record_id)
-    SELECT number, memory_id, owner, record_id FROM {_GIVEN} ORDER BY number
+    INSERT INTO async_history_owners (number, memory_id, owner)
+    SELECT number, memory_id, owner FROM {_GIVEN} ORDER BY number
     """,
     _index_owners(LEVELS[0]),
     f"""
@@ -125,23 +116,17 @@ _ADD_OWNERS: Final = (
 _LAST_NUMBER: Final = "SELECT coalesce(max(number), 0) FROM main.async_history_owners"
 
 
-def add_owners(connection: sqlite3.Connection, owners: Sequence[NewOwner]) -> None:
+def add_owners(connection: sqlite3.Connection, owners: Mapping[str, Owner]) -> None:
     """Give owners to memories that have none, and index their earlier records, if any."""
     ((last,),) = connection.execute(_LAST_NUMBER).fetchall()
     given = [
-        (
-            number,
-            one.memory_id,
-            owner_text(one.owner),
-            one.record_id,
-            owner_entry(one.owner).keys,
-        )
-        for number, one in enumerate(owners, last + 1)
+        (number, memory_id, *owner_entry(owner))
+        for number, (memory_id, owner) in enumerate(owners.items(), last + 1)
     ]
     parameters = {
         "given": json.dumps(given, ensure_ascii=False),
-        "memory_ids": json.dumps([one.memory_id for one in owners], ensure_ascii=False),
-        "memories": json.dumps([memory_key(one.memory_id) for one in owners]),
+        "memory_ids": json.dumps(list(owners), ensure_ascii=False),
+        "memories": json.dumps([memory_key(memory_id) for memory_id in owners]),
     }
     for statement in _ADD_OWNERS:
         connection.execute(statement, parameters if ":" in statement else ())
@@ -256,8 +241,10 @@ _ORPHANS: Final = (
     """,
 )
 _STRANGERS: Final = """
-DELETE FROM async_history_owners AS owned WHERE NOT EXISTS (
-    SELECT 1 FROM history WHERE id = owned.record_id AND memory_id = owned.memory_id
+DELETE FROM async_history_owners WHERE (number, memory_id) NOT IN (
+    SELECT detail.owner, history.memory_id FROM async_history_details AS detail
+    JOIN history ON history.id = detail.id
+    WHERE detail.owner IS NOT NULL AND history.memory_id IS NOT NULL
 )
 """
 _HAS_TRIGGER: Final = f"SELECT {HAS_OWN_TRIGGER}"
@@ -272,9 +259,9 @@ def is_same_history(connection: sqlite3.Connection) -> bool:
 def remove_orphans(connection: sqlite3.Connection, *, is_same_history: bool) -> None:
     """Remove the details of records that are not there, and the owners of other memories.
 
-    In another table than the owners were given in, those stay whose record is there.
+    In another table than the owners were given in, those stay that a record there has.
     """
-    for statement in _ORPHANS if is_same_history else (_STRANGERS, *_ORPHANS):
+    for statement in _ORPHANS if is_same_history else (*_ORPHANS, _STRANGERS):
         connection.execute(statement)
 
 
@@ -284,7 +271,7 @@ def stand_in(connection: sqlite3.Connection) -> None:
     if not has_tables:
         connection.execute(
             "CREATE TEMP VIEW async_history_owners AS SELECT NULL AS number, NULL AS memory_id,"
-            " NULL AS owner, NULL AS record_id WHERE false"
+            " NULL AS owner WHERE false"
         )
         connection.execute(
             "CREATE TEMP VIEW async_history_details AS SELECT NULL AS id, NULL AS owner,"

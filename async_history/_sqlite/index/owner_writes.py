@@ -31,8 +31,8 @@ def _add_owner(number: str, is_known: str) -> str:
     return f"""
     SELECT RAISE(ABORT, 'the memory has an owner')
     WHERE new.expects = {EXPECTS_NONE} AND {HAS_OWNERS} AND {number} IS NOT NULL;
-    INSERT INTO async_history_owners (memory_id, owner, record_id)
-    SELECT new.memory_id, new.owner, new.id
+    INSERT INTO async_history_owners (memory_id, owner)
+    SELECT new.memory_id, new.owner
     WHERE new.expects = {EXPECTS_GIVEN} AND NOT ({is_known});
     """
 
@@ -63,7 +63,7 @@ ADD_DETAILS_LATER: Final = _add_details(_number(_IS_OWNER, through_tail=True))
 ADD_OWNER: Final = f"""{_add_owner(_number(through_tail=False), _HAS_ENTRY)}
     INSERT OR REPLACE INTO async_history_recent (memory, position)
     SELECT new.memory, {LOWEST_ROW} - number FROM main.async_history_owners
-    WHERE new.expects = {EXPECTS_GIVEN} AND record_id = new.id
+    WHERE new.expects = {EXPECTS_GIVEN} AND memory_id = new.memory_id
         AND number = (SELECT max(number) FROM main.async_history_owners);
 """
 _ADD_KEYS: Final = "".join(

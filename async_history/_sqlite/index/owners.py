@@ -109,8 +109,9 @@ HAS_OWN_TRIGGER: Final = """EXISTS (
 )"""
 _BELONGS: Final = f"""(
     {HAS_OWN_TRIGGER} OR EXISTS (
-        SELECT 1 FROM history AS first WHERE first.id = owned.record_id
-            AND first.memory_id = owned.memory_id
+        SELECT 1 FROM async_history_details AS other JOIN history AS of_other
+            ON of_other.id = other.id AND of_other.memory_id = owned.memory_id
+        WHERE other.owner = owned.number
     )
 )"""
 """SQL condition on `owned`: `history` is the table that its owner was given in, not a new one that

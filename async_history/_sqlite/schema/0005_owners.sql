@@ -1,15 +1,14 @@
 -- Version 6. Whose a memory is, and what a record has besides mem0's columns. These are data, not
 -- derived: a new index leaves them. They name records by id, since VACUUM numbers rows again.
 -- An owner's number is also below all rows in the levels, as an entry of its memory; readers look
--- through the owners after `owned_through`. `record_id` is the record that it was given with: where
--- `history` was made anew by another program, an owner without it belongs to another history.
+-- through the owners after `owned_through`.
 CREATE TABLE IF NOT EXISTS async_history_owners (
     number    INTEGER PRIMARY KEY,
     memory_id TEXT NOT NULL,
-    owner     TEXT NOT NULL, -- its scopes as JSON, as `owner_text` writes them
-    record_id TEXT NOT NULL
+    owner     TEXT NOT NULL -- its scopes as JSON, as `owner_text` writes them
 );
--- Of each record that has an owner, a context or a cause. `owner` is the owner's number.
+-- Of each record that has an owner, a context or a cause. `owner` is the owner's number. Where another
+-- program made `history` anew, an owner that no record there has belongs to the history before.
 CREATE TABLE IF NOT EXISTS async_history_details (
     id TEXT PRIMARY KEY, owner INTEGER, context TEXT, cause TEXT
 ) WITHOUT ROWID;
@@ -23,7 +22,12 @@ CREATE TRIGGER IF NOT EXISTS async_history_owner_bereft AFTER DELETE ON history
 WHEN old.memory_id IS NOT NULL AND EXISTS (SELECT 1 FROM async_history_owners)
 BEGIN
     INSERT OR REPLACE INTO async_history_bereft (memory_id, through)
-    SELECT old.memory_id, coalesce((SELECT max(rowid) FROM history), 0);
+    SELECT old.memory_id, coalesce((SELECT max(rowid) FROM history), -(1 << 62));
+    -- The newest row's number is issued again.
+    UPDATE async_history_bereft
+    SET through = coalesce((SELECT max(rowid) FROM history), -(1 << 62))
+    WHERE old.rowid > coalesce((SELECT max(rowid) FROM history), -(1 << 62))
+      AND through > coalesce((SELECT max(rowid) FROM history), -(1 << 62));
 END;
 CREATE TRIGGER IF NOT EXISTS async_history_details_deleted AFTER DELETE ON history
 WHEN EXISTS (SELECT 1 FROM async_history_details)

@@ -1,0 +1,501 @@
+"""Owners, contexts and causes in a file that others use, too, or that is of the version before."""
+
+import asyncio
+import os
+import shutil
+import signal
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mem0.memory.storage import SQLiteManager
+
+from async_history import HistoryManager, HistoryRecord, Owner, OwnerConflict, open_history
+from async_history._core.query import Filter
+from async_history._sqlite.filters import in_order, parameters, select, sources
+from async_history._sqlite.index import THROUGH_INDEX, levels, owners
+from async_history._sqlite.index.levels import TAIL_ROWS
+from async_history._sqlite.schema.adopt import prepare
+from async_history.sqlite import SQLiteHistoryManager
+from tests.sqlite.test_adoption import ending, forked, forks, needs_fork
+from tests.sqlite.test_foreign_changes import CHANGES, IN_PLACE, Change, raw, run
+from tests.subprocesses.checks import check_index, check_sound, looking
+
+pytestmark = pytest.mark.once
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+ROWS = 700
+ALICE = Owner(user_id="alice")
+OWNERS = {
+    f"m{n}": Owner(user_id=f"u{n % 3}", run_id="r" if n % 2 else None) if n else None
+    for n in range(7)
+}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "history.db"
+
+
+def change(number: int) -> dict[str, Any]:
+    return {
+        "id": f"{number}",
+        "memory_id": f"m{number % 7}",
+        "new_memory": f"text {number}",
+        "event": "ADD",
+        "created_at": START + timedelta(minutes=number),
+        "actor_id": f"a{number % 3}",
+        "context": {"n": number},
+        "cause": {"request_id": f"q{number % 50}", "reason": f"why {number % 4}"},
+    }
+
+
+async def fill(history: HistoryManager, first: int, count: int) -> None:
+    """Write in batches of many sizes; some records name their memory's owner, some do not."""
+    sizes = (1, 3, 40, 200)
+    done = 0
+    while done < count:
+        size = min(sizes[done % 4], count - done)
+        changes = [change(first + done + n) for n in range(size)]
+        for n, one in enumerate(changes):
+            if done < 20 or n % 2:
+                one["owner"] = OWNERS[one["memory_id"]]
+        await history.batch_add_history(changes)
+        done += size
+
+
+async def everything(history: HistoryManager, **asked: Any) -> list[HistoryRecord]:
+    return [record async for record in history.query_history(page_size=5_000, **asked)]
+
+
+async def check_reads(history: HistoryManager) -> list[HistoryRecord]:
+    """Hold every way to find records by owner and cause against a walk through everything."""
+    seen = await everything(history)
+    given: dict[str, Owner | None] = {}
+    for record in seen:
+        assert given.setdefault(record.memory_id, record.owner) == record.owner
+    for user_id in ("u0", "u1", "u2", "nobody"):
+        expected = [r for r in seen if r.owner is not None and r.owner.user_id == user_id]
+        for size in (50, 5_000):
+            found = history.query_history(user_id=user_id, page_size=size)
+            assert [record async for record in found] == expected, user_id
+            newest = history.query_history(user_id=user_id, page_size=size, order="newest")
+            assert [record async for record in newest] == expected[::-1]
+        assert await history.count_history(user_id=user_id) == len(expected)
+        expected = [r for r in expected if r.owner is not None and r.owner.run_id == "r"]
+        assert await everything(history, user_id=user_id, run_id="r") == expected
+    for number in (3, 17, 49):
+        cause = {"request_id": f"q{number}"}
+        expected = [r for r in seen if r.cause is not None and r.cause.items() >= cause.items()]
+        assert await everything(history, cause=cause) == expected
+        assert await history.count_history(cause=cause) == len(expected)
+    for memory_id in OWNERS:
+        read = await history.get_history(memory_id)
+        assert [(r, r.owner) for r in read] == [
+            (r, r.owner) for r in seen if r.memory_id == memory_id
+        ]
+    return seen
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a history that has a gap, an older copy of it, and another history."""
+    folder = tmp_path_factory.mktemp("made")
+
+    async def make() -> None:
+        async with open_history(folder / "h.db") as history:
+            await fill(history, 0, ROWS)
+        shutil.copy(folder / "h.db", folder / "older.db")
+        async with open_history(folder / "h.db") as history:
+            await history.prune(older_than=START + timedelta(minutes=40), keep_last=0)
+            await fill(history, ROWS, ROWS)
+            await check_reads(history)
+        async with open_history(folder / "other.db") as history:
+            await fill(history, 5, ROWS)
+
+    asyncio.run(make())
+    return folder
+
+
+def fresh(made: Path, folder: Path) -> Path:
+    return Path(shutil.copy(made / "h.db", folder / "h.db"))
+
+
+LOSES_OWNERS = ("archived", "emptied", "emptied, others add")
+MIXES_MEMORIES = ("dumped, with other names", "changed")
+LOSES_DETAILS = ("newest gone without a trigger", "restored between", "emptied, others add")
+OWN_CHANGES: dict[str, Change] = {
+    "dropped and made anew": run(
+        "CREATE TABLE kept AS SELECT * FROM history; DROP TABLE history;"
+        "CREATE TABLE history (id TEXT PRIMARY KEY, memory_id TEXT, old_memory TEXT, new_memory"
+        " TEXT, event TEXT, created_at DATETIME, updated_at DATETIME, is_deleted INTEGER,"
+        " actor_id TEXT, role TEXT); INSERT INTO history SELECT * FROM kept;"
+    ),
+    "a memory emptied": run("DELETE FROM history WHERE memory_id = 'm3'"),
+    "ids changed": run("UPDATE history SET id = id || '+' WHERE rowid % 3 = 0"),
+}
+OF_TABLES = tuple(name for name in CHANGES if name.split()[0].startswith("async_history"))
+BEFORE = {name: one for name, one in CHANGES.items() if name not in OF_TABLES} | OWN_CHANGES
+
+
+async def check(history: HistoryManager, name: str) -> None:
+    seen = await check_reads(history)
+    for record in seen:
+        if name in LOSES_OWNERS:
+            assert record.owner is None, record
+        elif name not in MIXES_MEMORIES:
+            assert record.owner == OWNERS[record.memory_id], record
+        if record.id.isdigit() and name not in LOSES_DETAILS:
+            assert record.context == {"n": int(record.id)}
+
+
+@pytest.mark.parametrize("name", BEFORE)
+async def test_a_change_before_opening(name: str, made: Path, tmp_path: Path) -> None:
+    path = fresh(made, tmp_path)
+    BEFORE[name](path, made)
+    async with open_history(path) as history:
+        await check(history, name)
+        await fill(history, 10**6, 300)
+        await check_reads(history)
+    with looking(path) as connection:
+        check_sound(connection)
+        check_index(connection)
+
+
+@pytest.mark.parametrize("name", IN_PLACE | OWN_CHANGES)
+async def test_a_change_while_it_is_open(name: str, made: Path, tmp_path: Path) -> None:
+    path = fresh(made, tmp_path)
+    async with open_history(path) as history:
+        await history.get_history("m1")
+        BEFORE[name](path, made)
+        if name != "archived":
+            await check(history, name)
+        await fill(history, 10**6, 300)
+        await check_reads(history)
+    with looking(path) as connection:
+        check_sound(connection)
+        check_index(connection)
+
+
+async def test_a_memory_that_others_emptied_has_no_owner(path: Path) -> None:
+    async with open_history(path) as history:
+        await history.add_history("m", None, "x", "ADD", owner=ALICE, cause={"run_id": "1"})
+        await history.add_history("n", None, "x", "ADD", owner=ALICE)
+        with raw(path) as connection:
+            connection.execute("DELETE FROM history WHERE memory_id = 'm'")
+        assert (await history.add_history("m", None, "y", "ADD")).owner is None
+        bob = await history.add_history("m", "y", "z", "UPDATE", owner={"user_id": "bob"})
+        assert bob.owner == Owner(user_id="bob")
+        assert [r.memory_id for r in await everything(history, user_id="alice")] == ["n"]
+        assert await everything(history, cause={"run_id": "1"}) == []
+        with raw(path) as connection:
+            tables = ("owners", "details", "bereft")
+            counts = [
+                connection.execute(f"SELECT count(*) FROM async_history_{table}").fetchone()[0]
+                for table in tables
+            ]
+        assert counts == [2, 3, 0]
+
+
+class TestPlainMem0:
+    @pytest.mark.parametrize("many", [1, TAIL_ROWS + 40])
+    async def test_its_records_have_the_owner(self, path: Path, many: int) -> None:
+        async with open_history(path) as history:
+            await history.add_history("m", None, "x", "ADD", owner=ALICE, cause={"run_id": "1"})
+            with closing(SQLiteManager(str(path))) as mem0:
+                for n in range(many):
+                    mem0.add_history("m", "x", f"by mem0 {n}", "UPDATE")
+                    mem0.add_history("other", None, f"by mem0 {n}", "ADD")
+            for _ in range(2):
+                found = await everything(history, user_id="alice")
+                assert len(found) == await history.count_history(user_id="alice") == many + 1
+                assert {record.owner for record in await history.get_history("m")} == {ALICE}
+                assert found == await history.get_history("m")
+                seen = await everything(history)
+                assert {r.memory_id: r.owner for r in seen} == {"m": ALICE, "other": None}
+                latest = await history.add_history("other", None, "y", "UPDATE")
+                assert latest.owner is None
+            assert (await history.update_history("m", "z")).owner == ALICE
+
+    @pytest.mark.parametrize("is_read_first", [False, True])
+    async def test_its_reset_forgets_owners(self, path: Path, is_read_first: bool) -> None:
+        async with open_history(path) as history:
+            first = await history.add_history("m", None, "x", "ADD", owner=ALICE)
+            with closing(SQLiteManager(str(path))) as mem0:
+                mem0.reset()
+            with closing(SQLiteManager(str(path))) as mem0:
+                mem0.add_history("m", None, "y", "ADD")
+                mem0.add_history("m", "y", "z", "UPDATE")
+            if is_read_first:
+                read = await history.get_history("m")
+                assert [(r.new_memory, r.owner) for r in read] == [("y", None), ("z", None)]
+                assert await everything(history, user_id="alice") == []
+            again = await history.add_history("m", "z", "w", "UPDATE", id=first.id)
+            assert again.owner is None
+            bob = Owner(user_id="bob")
+            assert (await history.add_history("m", "w", "v", "UPDATE", owner=bob)).owner == bob
+            assert len(await everything(history, user_id="bob")) == 4
+
+
+async def test_two_writers_give_different_owners(path: Path) -> None:
+    """One wins, for each memory: the other is refused, never overruled."""
+
+    async def give(history: HistoryManager, user_id: str) -> set[str]:
+        given = await asyncio.gather(
+            *(
+                history.add_history(f"m{n}", None, "x", "ADD", owner={"user_id": user_id})
+                for n in range(150)
+            ),
+            return_exceptions=True,
+        )
+        for one in given:
+            assert isinstance(one, HistoryRecord | OwnerConflict), one
+        return {one.memory_id for one in given if isinstance(one, HistoryRecord)}
+
+    async with open_history(path) as a, open_history(path) as b:
+        of_a, of_b = await asyncio.gather(give(a, "a"), give(b, "b"))
+        assert not of_a & of_b
+        assert len(of_a | of_b) == 150
+        for history in (a, b):
+            for user_id, mine in (("a", of_a), ("b", of_b)):
+                found = await everything(history, user_id=user_id)
+                assert {record.memory_id for record in found} == mine
+                assert len(found) == len(mine)
+
+
+async def test_what_a_writer_knows_may_be_wrong_by_now(path: Path) -> None:
+    async with open_history(path) as history, open_history(path) as other:
+        await history.add_history("m", None, "x", "ADD", owner=ALICE)
+        assert (await history.add_history("m", "x", "y", "UPDATE")).owner == ALICE
+        await other.reset()
+        assert (await history.add_history("m", None, "x", "ADD")).owner is None
+        await other.add_history("m", "x", "y", "UPDATE", owner={"user_id": "bob"})
+        assert (await history.add_history("m", "y", "z", "UPDATE")).owner == Owner(user_id="bob")
+        with pytest.raises(OwnerConflict):
+            await history.add_history("m", "z", "z", "UPDATE", owner=ALICE)
+        records = [{"memory_id": f"n{n % 30}", "event": "UPDATE"} for n in range(60)]
+        await history.batch_add_history([{**one, "owner": ALICE} for one in records])
+        await other.prune(older_than=datetime.now(UTC) + timedelta(days=1), keep_last=0)
+        written = await history.batch_add_history(records)
+        assert {record.owner for record in written} == {None}
+        assert await everything(history, user_id="alice") == []
+
+
+@pytest.fixture
+def colliding_keys(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Make many memories and values share each key."""
+    caches = (levels.memory_key, levels.value_key, owners.owner_entry, owners.cause_keys)
+    for cache in caches:
+        cache.cache_clear()
+    key = levels._key
+    monkeypatch.setattr(levels, "_key", lambda stored: key(stored) % 3 << 40)
+    yield
+    for cache in caches:
+        cache.cache_clear()
+
+
+@pytest.mark.usefixtures("colliding_keys")
+async def test_memories_and_owners_that_share_a_key(path: Path) -> None:
+    async with open_history(path) as history:
+        await fill(history, 0, ROWS)
+        seen = await check_reads(history)
+        assert len(seen) == ROWS
+        assert {r.memory_id: r.owner for r in seen} == OWNERS
+        with pytest.raises(OwnerConflict):
+            await history.add_history("m1", None, "x", "UPDATE", owner={"user_id": "u2"})
+        await history.prune(older_than=START + timedelta(minutes=ROWS - 3), keep_last=0)
+        seen = await check_reads(history)
+        assert [r.id for r in seen] == [str(ROWS - 3 + n) for n in range(3)]
+        assert (await history.add_history("m1", None, "x", "ADD")).owner is None
+
+
+async def test_an_owner_given_late_holds_for_many_records(path: Path) -> None:
+    records = 70_000
+    async with open_history(path) as history:
+        for _ in range(0, records, 10_000):
+            await history.batch_add_history(
+                [{"memory_id": f"m{n % 10 > 6}", "event": "UPDATE"} for n in range(10_000)]
+            )
+        await history.add_history("mFalse", None, "x", "UPDATE", owner=ALICE)
+        expected = records * 7 // 10 + 1
+        assert await history.count_history(user_id="alice") == expected
+        pages = history.query_history(user_id="alice", page_size=9_000)
+        found = [(record.memory_id, record.owner) async for record in pages]
+        assert found == [("mFalse", ALICE)] * expected
+        other = await history.get_history("mTrue")
+        assert {record.owner for record in other} == {None}
+    with looking(path) as connection:
+        check_index(connection)
+
+
+def version_before(path: Path) -> None:
+    """Make a file without owners what the version before would have made it."""
+    with raw(path) as connection:
+        connection.executescript(
+            "DROP TRIGGER async_history_owner_bereft; DROP TRIGGER async_history_details_deleted;"
+            "DROP TRIGGER async_history_details_renamed; DROP TABLE async_history_owners;"
+            "DROP TABLE async_history_details; DROP TABLE async_history_bereft;"
+            "ALTER TABLE async_history_state DROP COLUMN owned_through;"
+            "UPDATE async_history_state SET version = 5;"
+        )
+
+
+@pytest.fixture
+async def old(path: Path) -> Path:
+    async with open_history(path) as history:
+        await history.batch_add_history(
+            [{"memory_id": f"m{n % 3}", "event": "ADD", "new_memory": str(n)} for n in range(100)]
+        )
+    version_before(path)
+    return path
+
+
+async def test_a_file_of_the_version_before_is_read_as_it_is(old: Path) -> None:
+    before = old.read_bytes()
+    async with open_history(old, migrate=False) as history:
+        assert isinstance(history, SQLiteHistoryManager)
+        seen = await everything(history)
+        assert len(seen) == 100
+        assert {(r.owner, r.context, r.cause) for r in seen} == {(None, None, None)}
+        assert [r.owner for r in await history.get_history("m1")] == [None] * 33
+        assert await everything(history, user_id="alice") == []
+        assert await history.count_history(cause={"run_id": "1"}) == 0
+    assert old.read_bytes() == before
+
+
+async def test_a_file_that_must_be_indexed_is_read_as_it_is(made: Path, tmp_path: Path) -> None:
+    path = fresh(made, tmp_path)
+    CHANGES["dumped"](path, made)
+    async with open_history(path, migrate=False) as history:
+        await check(history, "dumped")
+
+
+@pytest.mark.subprocess
+@pytest.mark.faults
+@needs_fork
+@forks
+@pytest.mark.parametrize("is_old", [True, False], ids=["of the version before", "rebuilt"])
+def test_killed_at_every_statement(is_old: bool, tmp_path: Path) -> None:
+    async def make() -> None:
+        async with open_history(tmp_path / "h.db") as history:
+            await fill(history, 0, 100)
+
+    asyncio.run(make())
+    if is_old:
+        version_before(tmp_path / "h.db")
+    else:
+        with raw(tmp_path / "h.db") as connection:
+            connection.execute("DELETE FROM history WHERE rowid % 2 = 0 OR memory_id = 'm3'")
+            connection.execute("VACUUM")
+    step, status = 0, -signal.SIGKILL
+    while status == -signal.SIGKILL:
+        step += 1
+        folder = tmp_path / str(step)
+        folder.mkdir()
+        path = fresh(tmp_path, folder)
+
+        def prepare_until_killed(path: Path = path, left: int = step) -> None:
+            def count(*_: object) -> None:
+                nonlocal left
+                left -= 1
+                if not left:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+            with raw(path) as connection:
+                connection.set_trace_callback(count)
+                prepare(connection, path)
+                connection.set_trace_callback(None)
+
+        status = ending(forked(prepare_until_killed))
+        with raw(path) as connection:
+            prepare(connection, path)
+            check_sound(connection)
+            check_index(connection)
+            rows = connection.execute(
+                "SELECT history.memory_id, owner.owner, detail.context FROM history"
+                " LEFT JOIN async_history_details AS detail ON detail.id = history.id"
+                " LEFT JOIN async_history_owners AS owner ON owner.number = detail.owner"
+            ).fetchall()
+            (owned,) = connection.execute("SELECT count(*) FROM async_history_owners").fetchone()
+        assert owned == (0 if is_old else 5)
+        for memory_id, owner, context in rows:
+            wanted = None if is_old else OWNERS[memory_id]
+            assert owner == owners.owner_entry(wanted).text
+            assert (context is None) == is_old
+        shutil.rmtree(folder)
+    assert status == 0
+    assert step > 20
+
+
+FILTERS = (
+    {"owner": (("user_id", "u1"),)},
+    {"owner": (("app_id", "x"), ("run_id", "r"))},
+    {"cause": (("request_id", "q1"),)},
+    {"cause": (("trace_id", "q1"), ("reason", "r")), "owner": (("user_id", "u1"),)},
+    {"owner": (("user_id", "u1"),), "since": START, "actor_id": "a"},
+)
+
+
+@pytest.mark.parametrize("asked", FILTERS)
+@pytest.mark.parametrize("order", ["oldest", "newest"])
+async def test_each_question_goes_through_the_index(
+    asked: dict[str, Any], order: Any, path: Path
+) -> None:
+    nothing: dict[str, Any] = dict.fromkeys(
+        ("memory_ids", "actor_id", "role", "event", "text", "since", "until")
+    )
+    wanted = Filter(**{**nothing, **asked, "order": order})
+    async with open_history(path) as history:
+        assert isinstance(history, SQLiteHistoryManager)
+        counts = [
+            select("count(*)", one, wanted, THROUGH_INDEX) for one in sources(wanted, THROUGH_INDEX)
+        ]
+        pages = in_order(history.store.reader.columns, wanted, THROUGH_INDEX)
+        given = {**parameters(wanted), "limit": 10}
+        for sql in (*counts, *pages):
+            plan = [row[3] for row in await history.store.fetch(f"EXPLAIN QUERY PLAN {sql}", given)]
+            assert any("async_history_settled" in line and "memory=?" in line for line in plan)
+            for line in plan:
+                assert "AUTOMATIC" not in line, plan
+                assert not line.startswith(("SCAN history", "SCAN tail")), plan
+
+
+async def test_what_is_erased_is_nowhere_in_the_file(path: Path) -> None:
+    async with open_history(path) as history:
+        await fill(history, 0, 300)
+        secrets: dict[str, Any] = {
+            "context": {"secret": "context-4711"},
+            "cause": {"request_id": "cause-4711"},
+        }
+        for size in (1, 30, 60):
+            await history.batch_add_history(
+                [{"memory_id": "s", "event": "ADD", "owner": ALICE, **secrets} for _ in range(size)]
+            )
+        await history.add_history("s", None, None, "UPDATE", **secrets)
+        assert await history.count_history(cause={"request_id": "cause-4711"}) == 92
+        report = await history.erase(memory_ids=["s"], reason="asked", vacuum=False)
+        assert report.records == 92
+        assert await history.count_history(cause={"request_id": "cause-4711"}) == 0
+        found = await everything(history, user_id="alice")
+        assert [(r.owner, r.context, r.cause) for r in found] == [(ALICE, None, None)] * 92
+        for file in path.parent.iterdir():
+            assert b"4711" not in file.read_bytes(), file
+        await check_reads(history)
+
+
+async def test_what_is_pruned_leaves_no_owner_and_no_entry(path: Path) -> None:
+    async with open_history(path) as history:
+        await fill(history, 0, 300)
+        await history.prune(older_than=START + timedelta(days=9), keep_last=0)
+    with closing(sqlite3.connect(path)) as connection:
+        for table in ("owners", "details", "bereft"):
+            assert connection.execute(f"SELECT count(*) FROM async_history_{table}").fetchone() == (
+                0,
+            )
+        for level in levels.LEVELS:
+            rows = connection.execute(f"SELECT count(*) FROM {level} WHERE memory >= 0")
+            assert rows.fetchone() == (0,)
