@@ -8,6 +8,7 @@ statement.
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
+from async_history._core.json_object import json_text
 from async_history._core.owners import Owner
 from async_history._core.records import COLUMN_LIST, COLUMNS, HistoryRecord
 from async_history._core.wakeups import WAKEUP_BATCH_MIN
@@ -209,21 +210,21 @@ def _add_detailed(
     """Append records' parameters in the order of the view's columns."""
     kind = _WRITE if is_indexed else _WRITE_LATER
     for record, (owner, expects) in zip(records, owners, strict=True):
-        text, keys = owner_entry(owner)
-        context, cause = record.context, record.cause
+        owner_text, keys = owner_entry(owner)
+        context, cause = json_text(record.context), json_text(record.cause)
         values += columns_as_parameters(record)
         values += (
             memory_key(record.memory_id),
-            NULL if text is None else text,
+            NULL if owner_text is None else owner_text,
             expects,
-            NULL if context is None else context.text,
-            NULL if cause is None else cause.text,
+            NULL if context is None else context,
+            NULL if cause is None else cause,
         )
         if not is_indexed:
             values += _NO_KEYS[0]
         else:
             if cause is not None:
-                keys += cause_keys(cause.text)
+                keys += cause_keys(cause)
             if len(keys) <= len(_NO_KEYS) - 1:
                 values += keys
                 values += _NO_KEYS[len(keys)]
