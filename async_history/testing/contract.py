@@ -177,7 +177,7 @@ class ContractCases(Cases):
 
     async def test_bad_items_and_arguments(self, open_store: OpenStore) -> None:
         async with open_store() as history:
-            with pytest.raises(InvalidInput, match="'colour' is not a column"):
+            with pytest.raises(InvalidInput, match="'colour' is not a field"):
                 await history.batch_add_history([{"memory_id": "m", "event": "ADD", "colour": 1}])
             with pytest.raises(InvalidInput, match="record 0: must be a HistoryRecord or a map"):
                 await history.batch_add_history(["x"])  # type: ignore[list-item]

@@ -149,17 +149,19 @@ def owners_of(connection: sqlite3.Connection, memory_ids: Sequence[str]) -> dict
 
 
 _IS_BEREFT: Final = "SELECT EXISTS (SELECT 1 FROM main.async_history_bereft)"
-_GONE: Final = f"""
-SELECT owned.number, {key_of("bereft")} FROM main.async_history_bereft AS bereft
-CROSS JOIN main.async_history_owners AS owned
-    ON owned.number = {owner_number(key_of("bereft"), "bereft.memory_id")}
-WHERE NOT EXISTS (
+_IS_LOST: Final = f"""NOT EXISTS (
     SELECT 1 FROM main.history AS left_over
     WHERE left_over.memory_id = bereft.memory_id AND left_over.rowid <= bereft.through
         AND left_over.rowid IN ({
     positions(f"memory = {key_of('bereft')}", "memory_id = bereft.memory_id")
 })
-)
+)"""
+"""SQL condition on `bereft`: its memory had no record left at some time, and so lost its owner."""
+_GONE: Final = f"""
+SELECT owned.number, {key_of("bereft")} FROM main.async_history_bereft AS bereft
+CROSS JOIN main.async_history_owners AS owned
+    ON owned.number = {owner_number(key_of("bereft"), "bereft.memory_id")}
+WHERE {_IS_LOST}
 """
 _REMOVE_OWNERS: Final = """
 DELETE FROM async_history_owners WHERE number IN (SELECT value FROM json_each(?))
