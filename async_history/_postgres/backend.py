@@ -25,6 +25,8 @@ from async_history._postgres.commit import BatchCommitter
 from async_history._postgres.connections import Connections
 from async_history._postgres.erase import ERASURES, ServerErasure
 from async_history._postgres.follow import FollowReader
+from async_history._postgres.owner_steps import FORGET_OWNERS
+from async_history._postgres.owners import KnownOwners
 from async_history._postgres.pool import ConnectionPool
 from async_history._postgres.pool_limits import PoolLimits
 from async_history._postgres.prune import prune
@@ -147,6 +149,7 @@ class PostgresStore:
         self._is_distributed = is_distributed
         self._late_after_s = backend.retry_timeout_s / 2
         self._close_timeout_s = CLOSE_TIMEOUT_S
+        self._known_owners = KnownOwners()
         self._tried: tuple[Sequence[Submission], float] | None = None
         self.connections = Connections(
             backend.where,
@@ -193,6 +196,7 @@ class PostgresStore:
                 settings=settings,
                 is_distributed=self._is_distributed,
                 leaves_out_late=is_late,
+                known=self._known_owners,
                 where=self._where,
                 sent=has_begun,
             )
@@ -222,14 +226,15 @@ class PostgresStore:
         return self.writer.run_alone(lambda: self.connections.write(work))
 
     def reset(self) -> "asyncio.Future[None]":
-        """Queue a reset: empty both tables in one transaction."""
-        tables = f"{self.schema}.history, {self.schema}.messages"
+        """Queue a reset: empty the tables in one transaction."""
+        tables = ", ".join(f"{self.schema}.{name}" for name in ("owners", "history", "messages"))
 
         async def reset(connection: Any, settings: Sequence[str]) -> None:
             # In a transaction, whose lock blocks all writes until its outcome is known: a delayed
             # TRUNCATE outside of one could reach the server after later acknowledged writes.
             async with transaction(connection, *settings):
                 await connection.execute(f"TRUNCATE {tables}")
+                await connection.execute(migrations.in_schema(FORGET_OWNERS, self.schema))
 
         return self.run_exclusively(reset)
 

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from typing import Any, Final
 
 from async_history._core.check import CheckReport
+from async_history._core.owners import SCOPES
 from async_history._postgres.connect import connected
 from async_history._postgres.schema import quoted, require_current
 from async_history._postgres.url import server_url
@@ -17,7 +18,7 @@ WHERE nspname = $1 AND NOT (indisvalid AND indisready) ORDER BY 1
 _UNKEYED: Final = """
 SELECT relname FROM pg_catalog.pg_class
 JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
-WHERE nspname = $1 AND relname IN ('history', 'messages')
+WHERE nspname = $1 AND relname IN ('history', 'messages', 'owners')
     AND NOT EXISTS (
         SELECT FROM pg_catalog.pg_constraint WHERE conrelid = pg_class.oid AND contype = 'p'
     )
@@ -29,6 +30,11 @@ JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
 WHERE nspname = $1 AND relkind IN ('r', 'p') ORDER BY 1
 """
 _COUNT: Final = "SELECT pg_catalog.count(*) FROM {}.history"
+_ELSEWHOSE: Final = f"""
+SELECT pg_catalog.count(*), pg_catalog.min(history.memory_id) FROM {{0}}.history
+LEFT JOIN {{0}}.owners ON owners.memory_id = history.memory_id
+WHERE {" OR ".join(f"history.{name} IS DISTINCT FROM owners.{name}" for name in SCOPES)}
+"""
 _TWICE: Final = """
 SELECT pg_catalog.count(*), pg_catalog.min(id) FROM (
     SELECT id FROM {}.history GROUP BY id HAVING pg_catalog.count(*) > 1
@@ -57,6 +63,9 @@ async def _problems(connection: Any, schema: str) -> AsyncIterator[str]:
             f"The tables have several owners ({', '.join(owners)}), so none can migrate them all: "
             "give them to one."
         )
+    others, example = await connection.fetchrow(_ELSEWHOSE.format(quoted(schema)))
+    if others:
+        yield f"{others:,} records, such as of memory {example}, do not have their memory's owner."
     twice, example = await connection.fetchrow(_TWICE.format(quoted(schema)))
     if twice:
         yield f"{twice:,} ids, such as {example}, are of records of several memories."

@@ -13,7 +13,11 @@ from async_history._postgres.schema import has_citus, in_schema, is_distributed,
 from async_history._postgres.url import server_url
 from async_history.errors import MigrationError
 
-COLUMNS: Final[Mapping[str, str]] = {"history": "memory_id", "messages": "session_scope"}
+COLUMNS: Final[Mapping[str, str]] = {
+    "history": "memory_id",
+    "owners": "memory_id",
+    "messages": "session_scope",
+}
 """The distribution column of each table."""
 
 KEY_OF_A_SHARD: Final = """
@@ -22,8 +26,10 @@ ALTER TABLE {schema}.history DROP CONSTRAINT history_pkey,
 """
 """Replaces the key on `id` alone."""
 _DISTRIBUTE: Final = """
-SELECT pg_catalog.create_distributed_table($1::pg_catalog.regclass, $2, colocate_with => 'none')
+SELECT pg_catalog.create_distributed_table($1::pg_catalog.regclass, $2, colocate_with => $3)
 """
+_COPY_TO_ALL: Final = "SELECT pg_catalog.create_reference_table($1::pg_catalog.regclass)"
+"""Of the one row of `owners_state`, which each node's statements lock."""
 
 
 async def distribute(url: str, schema: str) -> list[str]:
@@ -52,6 +58,10 @@ async def _distribute(connection: Any, schema: str) -> list[str]:
             if not await is_distributed(connection, schema, table):
                 if table == "history":
                     await connection.execute(in_schema(KEY_OF_A_SHARD, quoted(schema)))
-                await connection.execute(_DISTRIBUTE, f"{quoted(schema)}.{table}", column)
+                beside = f"{quoted(schema)}.history" if table == "owners" else "none"
+                name = f"{quoted(schema)}.{table}"
+                await connection.execute(_DISTRIBUTE, name, column, beside)
                 distributed.append(table)
+        if not await is_distributed(connection, schema, "owners_state"):
+            await connection.execute(_COPY_TO_ALL, f"{quoted(schema)}.owners_state")
     return distributed

@@ -20,8 +20,10 @@ from async_history._core.batch import (
     only_new_records,
     records_of,
 )
-from async_history._core.records import COLUMN_LIST, COLUMNS, HistoryRecord
+from async_history._core.owners import Owner
+from async_history._core.records import Event, HistoryRecord
 from async_history._core.submissions import MESSAGES_KEPT, AddRecords, SaveMessages, Submission
+from async_history._postgres.add import alone, has_details, within_transaction
 from async_history._postgres.errors import (
     concerns_all,
     is_connection_lost,
@@ -29,45 +31,14 @@ from async_history._postgres.errors import (
     may_work_later,
     storage_error,
 )
-from async_history._postgres.rows import (
-    RECORD_COLUMNS,
-    joined_columns,
-    record_from_row,
-    values_of,
-)
+from async_history._postgres.owner_steps import OwnerSteps
+from async_history._postgres.owners import KnownOwners, OwnersPlan, with_owners
+from async_history._postgres.rows import RECORD_COLUMNS, record_from_row
 from async_history._postgres.schema import in_schema
 from async_history._postgres.transaction import WAIT_FOR_REPLICAS_TOO, savepoint, transaction
 from async_history._postgres.undated import dated, has_undated
 from async_history.errors import HistoryError, StorageError, StorageRefused
 
-_GIVEN_COLUMNS: Final = ", ".join(
-    f"pg_catalog.unnest(pg_catalog.string_to_array(${number}::pg_catalog.text, $12, $13)) AS {name}"
-    for number, name in enumerate((*COLUMNS, "moment"), start=1)
-)
-_ADD_RECORDS: Final = f"""
-INSERT INTO {{schema}}.history ({COLUMN_LIST}, occurred_at)
-SELECT id, memory_id, old_memory, new_memory, event, created_at, updated_at, is_deleted::boolean,
-       actor_id, role, moment::pg_catalog.timestamptz
-FROM (SELECT {_GIVEN_COLUMNS}) AS given
-WHERE id <> ''
-"""
-"""Takes `joined_columns`, in order. One unnest per column in the SELECT list is not materialized
-first, unlike one in FROM: that saves a tenth of the statement's time."""
-_HEAR_WARNINGS: Final = "pg_catalog.set_config('client_min_messages', 'warning', true)"
-"""For a statement outside of a transaction: see `transaction`."""
-_ADD_ALL_OR_NONE: Final = f"""
-WITH added AS ({_ADD_RECORDS.rstrip()} RETURNING 1)
-SELECT 1 / (pg_catalog.count(*) = $14::bigint)::integer, {_HEAR_WARNINGS} FROM added
-"""
-"""The same without a surrounding transaction. If a trigger of the owner left a row out, a division
-by zero rolls the statement back."""
-_ADD_ONE: Final = f"""
-INSERT INTO {{schema}}.history ({COLUMN_LIST}, occurred_at)
-VALUES ({", ".join(f"${n}" for n in range(1, 11))}, $11::pg_catalog.text::pg_catalog.timestamptz)
-"""
-"""Takes `values_of` a record. It saves a single write a tenth of its time."""
-_ADD_ONE_ALONE: Final = f"{_ADD_ONE.rstrip()} RETURNING {_HEAR_WARNINGS}"
-"""The same without a surrounding transaction."""
 _LOCK_IDS: Final = """
 SELECT pg_catalog.pg_advisory_xact_lock(
     pg_catalog.hashtextextended('async_history ids ' || $2::pg_catalog.text, 0) + stripe
@@ -168,6 +139,7 @@ class BatchCommitter:
         owns_transaction: False if `commit_in_transaction` runs inside a transaction of the user.
         leaves_out_late: whether to refuse a submission that could be written only later, such as
             one that waits for a lock; otherwise the whole batch fails and is retried.
+        known: what is remembered of the memories' owners.
         where: the server, for messages.
         sent: called shortly before the batch is sent, when Python's work for it is done.
     """
@@ -181,6 +153,7 @@ class BatchCommitter:
         is_distributed: bool,
         owns_transaction: bool = True,
         leaves_out_late: bool = False,
+        known: KnownOwners,
         where: str,
         sent: Callable[[], None],
     ) -> None:
@@ -190,6 +163,14 @@ class BatchCommitter:
         self._is_distributed = is_distributed
         self._owns_transaction = owns_transaction
         self._leaves_out_late = leaves_out_late
+        self._known = known
+        self._owners = OwnerSteps(
+            connection,
+            schema,
+            where,
+            is_distributed=is_distributed,
+            owns_transaction=owns_transaction,
+        )
         self._where = where
         self._sent = sent
         self._has_undated = False
@@ -207,20 +188,20 @@ class BatchCommitter:
         self._has_undated = has_undated(batch)
         additions = only_new_records(batch)
         if additions is not None and not self._has_undated:
-            records = records_of(additions)
             try:
-                if not self._locks_ids(additions):
-                    await self._add_at_once(records)
+                if not self._locks_ids(additions) and await self._add_at_once(additions):
                     return {}
             except (_LeftOut, asyncpg.DivisionByZeroError):
-                pass  # a trigger or rule left records out: find out whose
+                pass  # a trigger or rule left records out, or owners have changed: find out whose
             except asyncpg.FeatureNotSupportedError:
                 pass  # a rule that rewrites statements does not allow RETURNING
             except asyncpg.PostgresError as error:
                 if not self._may_be_of_one(error, len(batch)):
                     raise
         async with self._transaction(_BY_INDEX):
-            return await self.commit_in_transaction(batch)
+            refused = await self.commit_in_transaction(batch)
+        self._known.learn(self._owners.found.number, self._owners.found.rows)
+        return refused
 
     def _transaction(self, *settings: str) -> contextlib.AbstractAsyncContextManager[None]:
         return transaction(self._connection, *self._settings, *settings)
@@ -240,30 +221,60 @@ class BatchCommitter:
         index."""
         return await commit_in_steps(batch, self)
 
-    async def _add_at_once(self, records: Sequence[HistoryRecord]) -> None:
-        """Write new records; if one can't be written, the server rolls all of them back."""
+    async def _add_at_once(self, additions: Sequence[AddRecords]) -> bool:
+        """Write new records; if one can't be written, the server rolls all of them back.
+
+        Return False, and write nothing, if a memory's owner has to be decided first.
+        """
+        records = records_of(additions)
+        plan = await self._plan(records)
+        if plan is None:
+            return False
         if self._settings:
             async with self._transaction():
+                if self._is_distributed and await self._owners.locked_number() != plan.number:
+                    raise _LeftOut("the owners have changed")
                 self._sent()
-                await self._add(records)
-            return
-        self._sent()
-        if len(records) == 1:
-            done = await self._connection.execute(self._sql(_ADD_ONE_ALONE), *values_of(records[0]))
-            _require_all(done, records)
+                await self._add(records, plan, checks_new=True)
         else:
-            columns = joined_columns(records)
-            await self._connection.execute(self._sql(_ADD_ALL_OR_NONE), *columns, len(records))
+            self._sent()
+            sql, arguments = alone(records, plan)
+            done = await self._connection.execute(self._sql(sql), *arguments)
+            if len(records) == 1 and not has_details(records, plan):
+                _require_all(done, records)
+        if plan.number:
+            self._known.learn(plan.number, plan.new)
+            for submission in additions:
+                submission.records[:] = with_owners(submission.records, plan.owners)
+        return True
+
+    async def _plan(self, records: Sequence[HistoryRecord]) -> OwnersPlan | None:
+        """Return whose memories the records are of; None if that has to be decided first."""
+        known = self._known
+        if known.number:
+            unknown = known.unknown(records)
+            if self._is_distributed and unknown:
+                return None
+            if any(record.event != Event.ADD for record in unknown):
+                async with self._transaction(_BY_INDEX):
+                    found = await self._owners.find(unknown)
+                known.learn(found.number, found.rows)
+        plan = known.plan(records)
+        if plan is not None and not plan.number and any(plan.owners.values()):
+            return None
+        return plan
 
     def _locks_ids(self, additions: Sequence[AddRecords]) -> bool:
         return self._is_distributed and any(one.names_ids for one in additions)
 
-    async def _add(self, records: Sequence[HistoryRecord]) -> None:
-        if len(records) == 1:
-            done = await self._connection.execute(self._sql(_ADD_ONE), *values_of(records[0]))
-        else:
-            columns = joined_columns(records)
-            done = await self._connection.execute(self._sql(_ADD_RECORDS), *columns)
+    async def _add(
+        self, records: Sequence[HistoryRecord], plan: OwnersPlan, *, checks_new: bool
+    ) -> None:
+        statements = within_transaction(
+            records, plan, checks_new=checks_new, checks_number=not self._is_distributed
+        )
+        for sql, arguments in statements:
+            done = await self._connection.execute(self._sql(sql), *arguments)
         _require_all(done, records)
 
     # The steps of `commit_in_steps`
@@ -293,6 +304,10 @@ class BatchCommitter:
             rows = await self._connection.fetch(self._sql(_LATEST), memory_ids)
         return [record_from_row(row) for row in rows]
 
+    async def owners(self, records: Sequence[HistoryRecord]) -> dict[str, Owner]:
+        """Return the owners of these records' memories, of those that have one."""
+        return (await self._owners.find(records)).owners()
+
     async def buffers(self, submissions: Sequence[SaveMessages]) -> dict[str, Buffer]:
         """Return the stored message buffers of these submissions' scopes."""
         scopes = list({submission.session_scope for submission in submissions})
@@ -309,7 +324,10 @@ class BatchCommitter:
     async def undone_if_refused(self) -> AsyncIterator[None]:
         """Roll back the writes of the body if the database refuses one."""
         try:
-            async with savepoint(self._connection, checks_constraints=self._owns_transaction):
+            async with (
+                self._owners.undone_if_refused(),
+                savepoint(self._connection, checks_constraints=self._owns_transaction),
+            ):
                 yield
         except _LeftOut as error:
             raise _refused(error) from error
@@ -337,11 +355,21 @@ class BatchCommitter:
         return storage_error(error, self._where)
 
     async def write(
-        self, records: Sequence[HistoryRecord], messages: Sequence[SaveMessages]
+        self,
+        records: Sequence[HistoryRecord],
+        messages: Sequence[SaveMessages],
+        owners: Mapping[str, Owner],
     ) -> None:
-        """Write records and messages, in order."""
+        """Write records and messages, in order, and the owners that memories get."""
         if records:
-            await self._add(await dated(records, self.latest) if self._has_undated else records)
+            if self._has_undated:
+                records = await dated(records, self.latest)
+            plan = await self._owners.give(records, owners)
+            try:
+                await self._add(records, plan, checks_new=False)
+            except _LeftOut:
+                await self._owners.require_unchanged()
+                raise
         if messages:
             await self._save_messages(messages)
 

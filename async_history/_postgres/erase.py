@@ -8,6 +8,7 @@ from async_history._core.erase_transaction import LOST, Columns, EraseTransactio
 from async_history._core.erasure_log import ErasureStatements, StatementErasureLog
 from async_history._core.query import Filter
 from async_history._postgres.filters import Search
+from async_history._postgres.owners import CAUSE_COLUMNS
 from async_history._postgres.schema import in_schema
 from async_history._postgres.transaction import BY_INDEX, RECORDS, SchemaSteps, transaction
 from async_history._postgres.vacuum import Vacuum
@@ -19,13 +20,15 @@ _BEFORE_ALL: Final = -(1 << 63)
 _WITH_TEXT: Final = """
 SELECT seq, id, memory_id FROM {schema}.history
 WHERE memory_id = $1::pg_catalog.text AND seq > $2::pg_catalog.int8
-  AND (old_memory IS NOT NULL OR new_memory IS NOT NULL)
+  AND (old_memory IS NOT NULL OR new_memory IS NOT NULL
+       OR context IS NOT NULL OR cause IS NOT NULL)
 ORDER BY seq LIMIT $3::pg_catalog.int8
 """
 _OF_SEVERAL_WITH_TEXT: Final = """
 SELECT seq, id, memory_id FROM {schema}.history
 WHERE memory_id = ANY($1::pg_catalog.text[]) AND seq > $2::pg_catalog.int8
-  AND (old_memory IS NOT NULL OR new_memory IS NOT NULL)
+  AND (old_memory IS NOT NULL OR new_memory IS NOT NULL
+       OR context IS NOT NULL OR cause IS NOT NULL)
 ORDER BY seq + 0::pg_catalog.int8 LIMIT $3::pg_catalog.int8
 """
 """Not ordered by the index on `seq`, or the planner would read that index from $2 on."""
@@ -44,13 +47,18 @@ _NEXT_TEXTS: Final = f"""
 {_TEXTS_OF} WHERE memory_id = $2::pg_catalog.text AND seq > $3::pg_catalog.int8
 ORDER BY seq LIMIT $4::pg_catalog.int8
 """
-_REDACT: Final = {
-    columns: f"""
-    UPDATE {{schema}}.history SET {", ".join(f"{column} = NULL" for column in columns)}
+
+
+def _redact(columns: Columns) -> str:
+    """Return the UPDATE that makes columns NULL, and with a cause what the indexes have of it."""
+    lost = (*columns, *(CAUSE_COLUMNS.values() if "cause" in columns else ()))
+    return f"""
+    UPDATE {{schema}}.history SET {", ".join(f"{column} = NULL" for column in lost)}
     WHERE {RECORDS} AND ({" OR ".join(f"{column} IS NOT NULL" for column in columns)})
     """
-    for columns in LOST
-}
+
+
+_REDACT: Final = {columns: _redact(columns) for columns in LOST}
 _COUNT_MESSAGES: Final = """
 SELECT pg_catalog.count(*) FROM {schema}.messages WHERE session_scope = ANY($1::pg_catalog.text[])
 """
@@ -80,7 +88,7 @@ ERASURES: Final = ErasureStatements(
     )::pg_catalog.text FROM {schema}.erasures ORDER BY begun_at, id
     """,
 )
-_TABLES: Final = ("history", "messages")
+_TABLES: Final = ("history", "messages", "owners")
 _OUT_OF_REACH: Final = (
     "the server's log (WAL), replicas until they have replayed it, and backups have the texts "
     "until they are recycled",

@@ -100,7 +100,8 @@ documentation (https://www.postgresql.org/docs/current/errcodes-appendix.html)."
 
 _CAME_MEANWHILE: Final = _Meaning(
     StorageLocked,
-    "has got this id from another transaction meanwhile; try again, in a new transaction",
+    "has got this id, or this memory's owner, from another transaction meanwhile; try again, in a "
+    "new transaction",
     is_passing=True,
 )
 
@@ -134,7 +135,7 @@ _REFUSING: Final = ("exec_stmt_raise", "ExecWithCheckOptions")
 """The server's functions that run an owner's RAISE, which may have any SQLSTATE, and that check a
 row against the table's policies. The message depends on the server's language; this does not."""
 _OF_ALL: Final = ("25006", "3D", "3F", "42501", "42P01", "53100")
-_OUR_KEYS: Final = ("history_pkey", "messages_pkey")
+_OUR_KEYS: Final = ("history_pkey", "messages_pkey", "owners_pkey")
 
 
 def _state(error: BaseException) -> str:
@@ -216,7 +217,7 @@ def may_connect_later(error: BaseException) -> bool:
 
 
 def _came_meanwhile(error: BaseException) -> bool:
-    """Return whether another transaction wrote an id between our lookup and our write.
+    """Return whether another transaction wrote an id or owner between our lookup and our write.
 
     It may be an earlier try of ours, whose commit outlived its connection.
     """

@@ -1,7 +1,8 @@
 """A query filter as PostgreSQL's SQL: which index ranges to read, and the conditions on their rows.
 
 Results are in the order of `seq`. The code calls an index range in that order a list: the records
-of a memory, those of an event, a role and an actor, or all records. A filter reads one list, or
+of a memory, those of an owner's scope or a cause, those of an event, a role and an actor, or all
+records. A filter reads one list, or
 merges several. Conditions that no list covers (times, texts, the actor of a named memory) are
 checked row by row.
 
@@ -23,8 +24,11 @@ from them: for an unknown LIMIT it expects a tenth of the rows.
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from async_history._core.json_object import json_object
+from async_history._core.owners import SCOPES
 from async_history._core.query import Cursor, Filter
-from async_history._postgres.rows import RECORD_COLUMNS
+from async_history._postgres.owners import CAUSE_COLUMNS, cause_hash
+from async_history._postgres.rows import RECORD_COLUMNS, RECORD_NULLS
 
 CHUNK_BITS: Final = 14
 """A chunk is a range of 16,384 values of `seq`: 3 million records have 184. At most this many rows
@@ -41,12 +45,24 @@ _KEYS: Final[Mapping[str, str]] = {
     "kind": f"({_EVENT_PART.format('event')} | {_ROLE_PART.format('role')})"
 }
 """The expressions that an index has instead of a column."""
-_NULLS: Final = ", ".join(["NULL"] * 10)
+_NULLS: Final = ", ".join(RECORD_NULLS[1:])
 """NULLs in place of all columns of `RECORD_COLUMNS` except the first."""
+_LISTS: Final = (
+    *("cause_request_id", "cause_trace_id", "cause_run_id"),
+    *("run_id", "user_id", "agent_id", "app_id"),
+)
+"""The columns of causes and owners that an index has."""
+_NULLABLE: Final = ("actor_id", *_LISTS)
+"""The columns whose index has no NULL."""
 _ENDS: Final = (-(1 << 63), (1 << 63) - 1)
 
 Statement = tuple[str, Sequence[Any]]
 """SQL with a `{schema}` placeholder, and its arguments."""
+
+
+def _pair(key: str, value: str) -> str:
+    """Return what the JSON of a cause contains if it has this value, and not otherwise."""
+    return json_object("cause", {key: value}).text[1:-1]
 
 
 class Arguments(list[Any]):
@@ -83,17 +99,21 @@ class Search:
             self._memory = take(wanted.memory_ids[0])
         elif wanted.memory_ids is not None:
             self._memories = take(list(wanted.memory_ids), "text[]")
-        self._of_memories = wanted.memory_ids is not None
+        self._owner = {name: take(value) for name, value in wanted.owner}
+        self._detail = self._list_of_details(wanted)
+        self._of_list = wanted.memory_ids is not None or self._detail is not None
         # If only one of event and role is given, one list for each kind that has it.
-        self._of_kinds = (
-            not self._of_memories and bool(self._named) and not {*_KIND} <= {*self._named}
-        )
+        self._of_kinds = not self._of_list and bool(self._named) and not {*_KIND} <= {*self._named}
         self._times = " AND ".join(
             # As text: see `joined_columns`. By a SELECT, or it would be parsed for each row.
             f"occurred_at {comparison} (SELECT {take(moment.isoformat())}::pg_catalog.timestamptz)"
             for comparison, moment in ((">=", wanted.since), ("<", wanted.until))
             if moment is not None
         )
+        self._details = [
+            *(f"{name} = {value}" for name, value in self._owner.items()),
+            *(f"pg_catalog.strpos(cause, {take(_pair(*one))}) > 0" for one in wanted.cause),
+        ]
         self._names = [f"{name} = {value}" for name, value in self._named.items()]
         self._texts = []
         if wanted.text is not None:
@@ -104,11 +124,32 @@ class Search:
             )
         not_in_lists = [
             *([self._times] if self._times else []),
-            *(self._names if self._of_memories else []),
+            *(self._names if self._of_list else []),
+            *self._details_by_row(),
             *self._texts,
         ]
         self._misses_some = bool(not_in_lists)
-        self._by_row = not_in_lists if self._of_memories else [*not_in_lists, *self._of_kind()]
+        self._by_row = not_in_lists if self._of_list else [*not_in_lists, *self._of_kind()]
+
+    def _list_of_details(self, wanted: Filter) -> tuple[str, str] | None:
+        """Return the column and the value of the list of a cause or an owner, if one is read.
+
+        Each is asked for by the first of `_LISTS`: it is likely to have the fewest records.
+        """
+        if wanted.memory_ids is not None:
+            return None
+        causes = {CAUSE_COLUMNS.get(key): value for key, value in wanted.cause}
+        for name in _LISTS:
+            if name in causes:
+                return name, self._arguments.take(cause_hash(causes[name]), "int8")
+            if name in self._owner:
+                return name, self._owner[name]
+        return None
+
+    def _details_by_row(self) -> list[str]:
+        """Return the conditions on owner and cause but that of an owner's list, which is exact."""
+        name, value = self._detail or ("", "")
+        return [one for one in self._details if one != f"{name} = {value}"]
 
     @property
     def looks_at_rows(self) -> bool:
@@ -214,12 +255,12 @@ LIMIT {arguments.take(limit, "int8")}
 
     def count(self) -> Statement:
         """Return the SELECT that counts the records that match."""
-        if self._is_distributed or self._of_memories or not self._times:
+        if self._is_distributed or self._of_list or not self._times:
             conditions = self._conditions()
             where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
             return f"SELECT pg_catalog.count(*) FROM {_HISTORY}{where}", self._arguments
         sql, arguments = self.in_time("pg_catalog.count(*)")
-        matching = [*self._names, *self._texts]
+        matching = [*self._names, *self._details, *self._texts]
         return f"{sql} WHERE {' AND '.join(matching or ['true'])}", arguments
 
     def in_time(self, columns: str) -> Statement:
@@ -233,7 +274,14 @@ SELECT {columns} FROM chunk CROSS JOIN LATERAL ({self._of_chunk()}) AS history""
 
     def _conditions(self) -> list[str]:
         """Return all conditions of the filter."""
-        conditions = [*self._names, *self._texts, *([self._times] if self._times else [])]
+        conditions = [
+            *self._names,
+            *self._details,
+            *self._texts,
+            *([self._times] if self._times else []),
+        ]
+        if self._detail is not None and self._detail[0] not in SCOPES:
+            conditions.append(f"{self._detail[0]} = {self._detail[1]}")
         if self._memory is not None:
             conditions.append(f"memory_id = {self._memory}")
         if self._memories is not None:
@@ -253,7 +301,7 @@ SELECT {columns} FROM chunk CROSS JOIN LATERAL ({self._of_chunk()}) AS history""
             if values:
                 end = ", ".join([*values.values(), str(self._end)])
                 conditions.append(f"{row} {self._to} ({end})")
-            conditions += [f"{name} IS NOT NULL" for name in values if name == "actor_id"]
+            conditions += [f"{name} IS NOT NULL" for name in values if name in _NULLABLE]
             order = ", ".join(f"{key} {self._direction}" for key in keys)
             return (
                 f"SELECT * FROM {_HISTORY} WHERE {' AND '.join(conditions)}"
@@ -271,6 +319,8 @@ SELECT {columns} FROM chunk CROSS JOIN LATERAL ({self._of_chunk()}) AS history""
         if self._memories is not None:
             named = f"pg_catalog.unnest({self._memories}) AS named (memory)"
             return merged(named, part(memory_id="named.memory"))
+        if self._detail is not None:
+            return part(**{self._detail[0]: f"(SELECT {self._detail[1]})"})
         values = {
             name: f"(SELECT {value})" for name, value in self._named.items() if name not in _KIND
         }

@@ -6,7 +6,7 @@ leave the planner only one index to use.
 
 from typing import Final
 
-from async_history._postgres.rows import RECORD_COLUMNS
+from async_history._postgres.rows import RECORD_COLUMNS, RECORD_NULLS
 
 _NOW: Final = "pg_catalog.pg_current_snapshot()"
 _OVER: Final = f"""(
@@ -99,8 +99,7 @@ SELECT NULL::pg_catalog.int8, false, false, pg_catalog.json_build_array(
         ), (
             SELECT seq FROM {{schema}}.history WHERE xact <= {_GIVEN} ORDER BY xact DESC LIMIT 1
         ){more}
-    )::pg_catalog.text, NULL, NULL, NULL, NULL, NULL, NULL, NULL::pg_catalog.bool, NULL, NULL,
-    NULL::pg_catalog.timestamptz
+    )::pg_catalog.text, {", ".join(RECORD_NULLS[1:])}
 UNION ALL
 """
 

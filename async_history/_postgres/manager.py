@@ -2,7 +2,7 @@
 """The manager of a history in PostgreSQL: its options, and records in a user's transaction."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import asyncpg
 
@@ -17,6 +17,8 @@ from async_history._core.writer_options import BATCH_RECORDS, WriterOptions
 from async_history._postgres.backend import PostgresBackend, PostgresStore
 from async_history._postgres.commit import BatchCommitter
 from async_history._postgres.errors import DriverError, storage_error
+from async_history._postgres.owner_steps import have_owners_changed
+from async_history._postgres.owners import KnownOwners
 from async_history._postgres.pool_limits import CONNECTION_IDLE_S, PoolLimits, check_pool
 from async_history._postgres.schema import quoted
 from async_history._postgres.transaction import savepoint
@@ -25,6 +27,8 @@ from async_history.errors import InvalidInput
 
 RETRY_TIMEOUT_S = 30.0
 """How long what failed with a connection is tried again, unless told otherwise."""
+_TRIES: Final = 5
+"""How often to look again at a memory's owner that another transaction has changed meanwhile."""
 
 
 class PostgresHistoryManager(HistoryManager):
@@ -153,14 +157,18 @@ class PostgresHistoryManager(HistoryManager):
             store.schema,
             is_distributed=False,
             owns_transaction=False,
+            known=KnownOwners(),
             where=self.backend.where,
             sent=lambda: None,
         )
-        try:
-            async with savepoint(connection, checks_constraints=False):
-                refused = await committer.commit_in_transaction([submission])
-        except DriverError as error:
-            raise storage_error(error, self.backend.where) from error
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                async with savepoint(connection, checks_constraints=False):
+                    refused = await committer.commit_in_transaction([submission])
+                break
+            except DriverError as error:
+                if not tries_left or not have_owners_changed(error):
+                    raise storage_error(error, self.backend.where) from error
         for reason in refused.values():
             raise reason
         return submission.records

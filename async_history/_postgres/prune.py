@@ -19,6 +19,7 @@ from async_history._core.prune_transaction import (
     prunable_alone,
 )
 from async_history._core.values import in_utc
+from async_history._postgres.owner_steps import HAS_OWNERS, NEXT_NUMBER, REMOVE_OWNERS
 from async_history._postgres.transaction import (
     BY_INDEX,
     RECORDS,
@@ -182,7 +183,12 @@ class _PruneTransaction(SchemaSteps):
         rows = await self._fetch(_REMOVE, *self._names_of(records))
         removed = {seq for (seq,) in rows}
         self.has_removed = bool(removed)
-        return {one.place for one in records if one.position in removed}
+        gone = {one.place for one in records if one.position in removed}
+        if gone and await self._fetch(HAS_OWNERS):
+            names = list({place.memory_id for place in gone})
+            if await self._fetch(REMOVE_OWNERS, names):
+                await self._fetch(NEXT_NUMBER)
+        return gone
 
     def _names_of(
         self, records: Collection[Candidate | RecordRef]

@@ -10,11 +10,17 @@ from typing import Any, Final
 
 from async_history._core.messages import Message, message_from_row
 from async_history._core.query import Cursor, Filter, PageRead, RowsRead, cut
-from async_history._core.records import COLUMN_LIST, HistoryRecord
+from async_history._core.records import HistoryRecord
 from async_history._core.submissions import MESSAGES_KEPT
 from async_history._core.timeline import states_at
 from async_history._postgres.filters import Search, Statement
-from async_history._postgres.rows import RECORD_COLUMNS, Fetch, record_from_row
+from async_history._postgres.rows import (
+    RECORD_COLUMNS,
+    ROW_COLUMNS,
+    Fetch,
+    record_from_row,
+    row_from,
+)
 from async_history._postgres.schema import in_schema
 from async_history._postgres.timeline import ServerStates
 from async_history.errors import CursorGone
@@ -32,15 +38,15 @@ SELECT DISTINCT session_scope FROM {schema}.messages WHERE session_scope > $1
 ORDER BY session_scope LIMIT $2
 """
 _FIRST_ROWS: Final = f"""
-SELECT seq, {COLUMN_LIST} FROM {{schema}}.history ORDER BY seq LIMIT (SELECT $1::pg_catalog.int8)
+SELECT seq, {ROW_COLUMNS} FROM {{schema}}.history ORDER BY seq LIMIT (SELECT $1::pg_catalog.int8)
 """
 """The LIMIT is a SELECT: see `filters`."""
 _NEXT_ROWS: Final = f"""
 (
-    SELECT seq, {COLUMN_LIST} FROM {{schema}}.history
+    SELECT seq, {ROW_COLUMNS} FROM {{schema}}.history
     WHERE id = $1::pg_catalog.text AND seq = $2::pg_catalog.int8
 ) UNION ALL (
-    SELECT seq, {COLUMN_LIST} FROM {{schema}}.history WHERE seq > (SELECT $2::pg_catalog.int8)
+    SELECT seq, {ROW_COLUMNS} FROM {{schema}}.history WHERE seq > (SELECT $2::pg_catalog.int8)
     ORDER BY seq LIMIT (SELECT $3::pg_catalog.int8)
 )
 """
@@ -129,7 +135,7 @@ class HistoryReader:
             found = list(await self._fetch(self._sql(_NEXT_ROWS), after.id, after.position, limit))
             _require_place(after, found)
             del found[0]
-        rows = [tuple(row[1:]) for row in found]
+        rows = [row_from(row[1:]) for row in found]
         place = Cursor(found[-1][0], rows[-1][0]) if rows else after
         return RowsRead(rows, place, is_last=len(rows) < limit)
 
@@ -155,9 +161,8 @@ class HistoryReader:
 
     async def size(self) -> int:
         """Return the size of the tables and their indexes in bytes."""
-        ((size,),) = await self._fetch(
-            _SIZE, [f"{self._schema}.history", f"{self._schema}.messages"]
-        )
+        tables = [f"{self._schema}.{name}" for name in ("history", "messages", "owners")]
+        ((size,),) = await self._fetch(_SIZE, tables)
         return int(size)
 
 

@@ -5,8 +5,19 @@ from collections.abc import Awaitable, Callable, Sequence
 from secrets import token_hex
 from typing import Any, Final, cast
 
-from async_history._core.records import COLUMN_LIST, COLUMNS, EVENTS, Event, HistoryRecord, row_of
+from async_history._core.json_object import JsonObject
+from async_history._core.owners import owner_text
+from async_history._core.records import (
+    COLUMN_LIST,
+    COLUMNS,
+    EVENTS,
+    Event,
+    HistoryRecord,
+    Row,
+    columns_of,
+)
 from async_history._core.values import in_utc, parse_time
+from async_history._postgres.owners import SCOPE_LIST, owner_of
 
 Fetch = Callable[..., Awaitable[Sequence[Sequence[Any]]]]
 """Run one SELECT with its arguments."""
@@ -15,42 +26,68 @@ _OWN_TIME: Final = "CASE event WHEN 'ADD' THEN created_at ELSE updated_at END"
 RECORD_COLUMNS: Final = (
     f"{COLUMN_LIST}, CASE WHEN {_OWN_TIME} LIKE '____-__-__T__:__:__.______+00:00' THEN NULL"
     " WHEN occurred_at >= '0001-01-01T00:00:00+00:00'::pg_catalog.timestamptz"
-    " AND occurred_at < '10000-01-01T00:00:00+00:00'::pg_catalog.timestamptz THEN occurred_at END"
+    " AND occurred_at < '10000-01-01T00:00:00+00:00'::pg_catalog.timestamptz THEN occurred_at END,"
+    f" {SCOPE_LIST}, context, cause"
 )
-"""The columns that `record_from_row` takes: the ten, and the instant. The instant is NULL if the
-record's own time has our format, because decoding it would take a third of the time of all others.
-It is also NULL if a datetime in UTC can't hold it."""
+"""The columns that `record_from_row` takes: the ten, the instant, the owner's scopes, context and
+cause. The instant is NULL if the record's own time has our format, because decoding it would take a
+third of the time of all others. It is also NULL if a datetime in UTC can't hold it."""
+RECORD_NULLS: Final = (
+    *("NULL",) * COLUMNS.index("is_deleted"),
+    "NULL::pg_catalog.bool",
+    *("NULL",) * 2,
+    "NULL::pg_catalog.timestamptz",
+    *("NULL",) * 6,
+)
+"""NULLs in place of `RECORD_COLUMNS`, one by one."""
+ROW_COLUMNS: Final = f"{COLUMN_LIST}, {SCOPE_LIST}, context, cause"
+"""The columns that `row_from` takes."""
 
 
 def values_of(record: HistoryRecord) -> tuple[Any, ...]:
-    """Return a record's columns, followed by its instant in the format of `joined_columns`."""
-    return *row_of(record), *_instants((record,))
+    """Return a record's columns, without its owner, context and cause, and then its instant in the
+    format of `joined_columns`."""
+    return *columns_of(record), *_instants((record,))
 
 
-def joined_columns(records: Sequence[HistoryRecord]) -> tuple[str, ...]:
-    """Return the records' columns, each as one text, then their instants, separator and null.
-
-    `string_to_array(column, separator, null)` returns a column, after one extra first element
-    (without it, an empty text would give an empty array). asyncpg takes ten times as long to
-    encode arrays: it checks each None and bool in them for being a container.
+def joined_columns(
+    records: Sequence[HistoryRecord], *more: Sequence[str | None]
+) -> tuple[str | None, ...]:
+    """Return the records' columns, their instants, and `more`, as `joined_texts`.
 
     Instants are ISO 8601 text in UTC, or with an offset near year 1 or 9999: conversion to UTC can
     go beyond what the driver can encode.
     """
-    values = list(zip(*map(row_of, records), strict=True))
-    values[_IS_DELETED] = tuple(["t" if is_deleted else "f" for is_deleted in values[_IS_DELETED]])
-    values.append(_instants(records))
-    nulls = [column.count(None) for column in values]
+    columns: list[Sequence[Any]] = list(zip(*map(columns_of, records), strict=True))
+    columns[_IS_DELETED] = ["t" if is_deleted else "f" for is_deleted in columns[_IS_DELETED]]
+    return joined_texts([*columns, _instants(records), *more])
+
+
+def joined_texts(columns: Sequence[Sequence[str | None]]) -> tuple[str | None, ...]:
+    """Return columns, each as one text, and then a separator and a null.
+
+    `string_to_array(column, separator, null)` returns a column, after one extra first element
+    (without it, an empty text would give an empty array). A column without any text is None.
+    asyncpg takes ten times as long to encode arrays: it checks each None and bool in them for being
+    a container.
+    """
+    nulls = [column.count(None) for column in columns]
+    filled = [len(column) > count for column, count in zip(columns, nulls, strict=True)]
+    separators = sum([len(column) for column, has in zip(columns, filled, strict=True) if has])
+    replaced = sum([count for count, has in zip(nulls, filled, strict=True) if has])
     separator, null = "\x1f", "\x1e"
     while True:
-        columns = [
-            separator + separator.join(_without_nulls(column, null) if count else column)
-            for column, count in zip(values, nulls, strict=True)
+        joined = [
+            separator + separator.join(_without_nulls(column, null) if count else column)  # type: ignore[arg-type]
+            for column, count, has in zip(columns, nulls, filled, strict=True)
+            if has
         ]
-        if sum([text.count(separator) for text in columns]) == len(records) * len(columns) and sum(
-            [text.count(null) for text in columns]
-        ) == sum(nulls):
-            return *columns, separator, null
+        if (
+            sum([text.count(separator) for text in joined]) == separators
+            and sum([text.count(null) for text in joined]) == replaced
+        ):
+            texts = iter(joined)
+            return *[next(texts) if has else None for has in filled], separator, null
         # A text contains one of them: choose others.
         separator, null = f"\x1f{token_hex(8)}", f"\x1e{token_hex(8)}"
 
@@ -105,7 +142,7 @@ _WIDTH: Final = len("2026-11-20T09:41:15.250000+00:00")
 def record_from_row(row: Sequence[Any]) -> HistoryRecord:
     """Return the record of a row of `RECORD_COLUMNS`."""
     event = row[4]
-    instant = row[10]
+    instant, user_id, agent_id, run_id, app_id, context, cause = row[10:]
     if instant is not None:
         own = row[5] if event == Event.ADD else row[6]
         if own is not None and parse_time(own) is not None:
@@ -122,4 +159,15 @@ def record_from_row(row: Sequence[Any]) -> HistoryRecord:
         row[8],
         row[9],
         instant,
+        owner_of(user_id, agent_id, run_id, app_id),
+        None if context is None else JsonObject(context),
+        None if cause is None else JsonObject(cause),
     )
+
+
+def row_from(row: Sequence[Any]) -> Row:
+    """Return the row, as `row_of` a record, of a row of `ROW_COLUMNS`."""
+    return *row[:_LAST], owner_text(owner_of(*row[_LAST : _LAST + 4])), row[-2], row[-1]
+
+
+_LAST: Final = len(COLUMNS)

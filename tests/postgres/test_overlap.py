@@ -9,6 +9,7 @@ from async_history._core.submissions import AddRecords, UncheckedRecords
 from async_history._core.writer_options import BATCH_RECORDS
 from async_history._postgres.bounds import time_for
 from async_history._postgres.commit import BatchCommitter
+from async_history._postgres.owners import KnownOwners
 
 WOKEN = "callers woken"
 
@@ -56,6 +57,7 @@ async def test_callers_are_woken_as_the_records_are_sent(
         '"a"',
         settings=settings,
         is_distributed=False,
+        known=KnownOwners(),
         where="nowhere",
         sent=lambda: connection.seen.append(WOKEN),
     )

@@ -19,6 +19,7 @@ from async_history import (
     HistoryConflict,
     IdConflict,
     JsonLines,
+    OwnerConflict,
     check_history,
     copy_history,
     dump_lines,
@@ -49,6 +50,8 @@ CREATE POLICY agents ON async_history.history TO agent USING (true);
 CREATE POLICY agents ON async_history.messages TO agent USING (true);
 CREATE POLICY agents ON async_history.migrations TO agent USING (true);
 CREATE POLICY agents ON async_history.erasures TO agent USING (true);
+CREATE POLICY agents ON async_history.owners TO agent USING (true);
+CREATE POLICY agents ON async_history.owners_state TO agent USING (true);
 """
 FOREIGN: Final = """
 CREATE SCHEMA theirs;
@@ -159,6 +162,7 @@ async def use_all(server: PostgresServer, user: str) -> None:
         await read(history)
         await follow(history)
         await remove(history)
+        await write_many_details(history)
         await history.reset()
         public = {name for name in dir(PostgresHistoryManager) if not name.startswith("_")}
         assert public - history.names == NEVER_SQL, "call what is new here too"
@@ -201,6 +205,34 @@ async def use_locks(server: PostgresServer) -> None:
     locks.stop_asking(2)
 
 
+DETAILS: Final[dict[str, Any]] = {
+    "owner": {"user_id": "ann", "run_id": "r"},
+    "context": {"tags": ["tea"]},
+    "cause": {"request_id": "1", "why": "asked"},
+}
+
+
+async def write_details(history: Any) -> None:
+    """Write owners of new memories, of one that has records, and of none."""
+    await history.add_history("late", None, "tea", "ADD")
+    await history.add_history("late", None, "tea", "UPDATE", **DETAILS)
+    await history.add_history("new", None, "tea", "ADD", **DETAILS)
+    await history.update_history("new", "mate", context={})
+    with pytest.raises(OwnerConflict):
+        await history.update_history("new", "milk", owner={"user_id": "bob"})
+    batch = [{"memory_id": f"o{n % 3}", "new_memory": f"{n}", "event": "ADD"} for n in range(9)]
+    await history.batch_add_history([{**one, **DETAILS} for one in batch])
+    await history.batch_add_history(batch)
+    await history.batch_add_history([{**one, "event": "UPDATE", "memory_id": "x"} for one in batch])
+    await history.batch_add_history([{**one, **DETAILS, "memory_id": "x"} for one in batch])
+
+
+async def write_many_details(history: Any) -> None:
+    """Write so many at once that they get a transaction, with a time of its own."""
+    many = [{"memory_id": f"large {n}", "event": "ADD", **DETAILS} for n in range(3_000)]
+    await history.batch_add_history(many)
+
+
 async def write(history: Any) -> None:
     first = await history.add_history("m", None, "tea", "ADD", actor_id="ann", role="user")
     await history.add_history("m", "tea", "mate", "UPDATE", id="named")
@@ -221,6 +253,7 @@ async def write(history: Any) -> None:
     await history.restore("m", to=1)
     for number in range(12):
         await history.save_messages([{"role": "user", "content": str(number)}] * 2, "scope")
+    await write_details(history)
 
 
 async def read(history: Any) -> None:
@@ -239,6 +272,14 @@ async def read(history: Any) -> None:
         {"until": now},
     ]
     filters += [first | second for first in filters for second in filters[-4:]]
+    details: list[dict[str, Any]] = [
+        {"user_id": "ann"},
+        {"agent_id": "ann", "run_id": "r"},
+        {"cause": {"request_id": "1"}},
+        {"cause": {"why": "asked"}},
+    ]
+    more = ({}, {"memory_id": "m"}, {"event": "ADD", "text": "tea"}, {"since": now})
+    filters += [first | second for first in details for second in more]
     for wanted in filters:
         await history.count_history(**wanted)
         for order in ("oldest", "newest"):
@@ -253,6 +294,10 @@ async def read(history: Any) -> None:
         async for _ in history.memories_at(when):
             pass
         await history.memory_at("m", when)
+        async for _ in history.memories_at(when, user_id="ann"):
+            pass
+    async for _ in history.memories(user_id="ann"):
+        pass
     await history.diff("m", 1, 2)
     await history.stats()
     history = getattr(history, "_history", history)

@@ -1,0 +1,185 @@
+"""The statements that add records, and with them the owners of memories that are new.
+
+A batch in a store without owners, none of whose records has an owner, a context or a cause, is
+written by statements of its own, which know nothing of them.
+
+Each statement compares `owners_state.number` with what is known (see `owners`). If it differs,
+nothing is added, and the number of rows shows it.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from async_history._core.owners import SCOPES
+from async_history._core.records import COLUMN_LIST, COLUMNS, HistoryRecord
+from async_history._postgres.owners import (
+    DETAIL_COLUMNS,
+    SCOPE_LIST,
+    OwnerByMemory,
+    OwnersPlan,
+    detail_columns,
+    have_details,
+    scope_columns,
+)
+from async_history._postgres.rows import joined_columns, joined_texts, values_of
+
+Statement = tuple[str, Sequence[Any]]
+"""SQL with a `{schema}` placeholder, and its arguments."""
+
+_GIVEN: Final = (*COLUMNS, "moment")
+_SELECTED: Final = """id, memory_id, old_memory, new_memory, event, created_at, updated_at,
+    is_deleted::boolean, actor_id, role, moment::pg_catalog.timestamptz"""
+_ROW: Final = f"{COLUMN_LIST}, occurred_at"
+_NUMBER: Final = "coalesce((SELECT number FROM {schema}.owners_state), 0::pg_catalog.int8)"
+_WITHOUT_OWNERS: Final = f" AND {_NUMBER} = 0::pg_catalog.int8"
+_HEAR_WARNINGS: Final = "pg_catalog.set_config('client_min_messages', 'warning', true)"
+"""For a statement outside of a transaction: see `transaction`."""
+
+
+def _unnested(names: Sequence[str], first: int, separator: int) -> str:
+    """Return the SELECT list of columns that are each one text: see `joined_columns`.
+
+    One unnest per column in the SELECT list is not materialized first, unlike one in FROM: that
+    saves a tenth of the statement's time. A column that is NULL as a whole is NULL in each row.
+
+    Args:
+        first: the number of the first column's parameter.
+        separator: that of the separator, which the null follows.
+    """
+    return ", ".join(
+        f"pg_catalog.unnest(pg_catalog.string_to_array("
+        f"${number}::pg_catalog.text, ${separator}, ${separator + 1})) AS {name}"
+        for number, name in enumerate(names, start=first)
+    )
+
+
+def _all_or_none(statement: str, count: int, before: str = "") -> str:
+    """Return a statement without a surrounding transaction that adds so many records, or none.
+
+    If it added fewer, because a trigger of the owner left a row out, or what was known of owners
+    has changed, a division by zero rolls it back.
+    """
+    return f"""
+WITH {before}added AS ({statement} RETURNING 1)
+SELECT 1 / (pg_catalog.count(*) = ${count}::bigint)::integer, {_HEAR_WARNINGS} FROM added
+"""
+
+
+_ADD_RECORDS: Final = f"""
+INSERT INTO {{schema}}.history ({_ROW}) SELECT {_SELECTED}
+FROM (SELECT {_unnested(_GIVEN, 1, len(_GIVEN) + 1)}) AS given WHERE id <> ''"""
+_TYPES: Final = [
+    "pg_catalog.bool" if name == "is_deleted" else "pg_catalog.text" for name in COLUMNS
+]
+_ADD_ONE: Final = f"""
+INSERT INTO {{schema}}.history ({_ROW})
+SELECT {", ".join(f"${number}::{kind}" for number, kind in enumerate(_TYPES, start=1))},
+    $11::pg_catalog.text::pg_catalog.timestamptz WHERE true"""
+"""Takes `values_of` a record. It saves a single write a tenth of its time."""
+_ADD_ONE_ALONE: Final = f"{_ADD_ONE}{_WITHOUT_OWNERS} RETURNING {_HEAR_WARNINGS}"
+_ADD_ALL_OR_NONE: Final = _all_or_none(f"{_ADD_RECORDS}{_WITHOUT_OWNERS}", len(_GIVEN) + 3)
+
+_WITH_DETAILS: Final = (*_GIVEN, *DETAIL_COLUMNS)
+_SEPARATOR: Final = len(_WITH_DETAILS) + 1
+_KNOWN: Final = _SEPARATOR + 2
+_NEW: Final = _KNOWN + 1
+_ADD_DETAILED: Final = f"""
+INSERT INTO {{schema}}.history ({_ROW}, {", ".join(DETAIL_COLUMNS)})
+SELECT {_SELECTED},
+    {", ".join(f"{n}::bigint" if n.startswith("cause_") else n for n in DETAIL_COLUMNS)}
+FROM (SELECT {_unnested(_WITH_DETAILS, 1, _SEPARATOR)}) AS given WHERE id <> ''"""
+_AS_KNOWN: Final = f" AND {_NUMBER} = ${_KNOWN}::pg_catalog.int8"
+_WITHOUT_RECORDS: Final = f""" AND NOT EXISTS (
+    SELECT FROM pg_catalog.unnest(
+        pg_catalog.string_to_array(${_NEW}::pg_catalog.text, ${_SEPARATOR}, ${_SEPARATOR + 1})
+    ) AS named (name) CROSS JOIN LATERAL (
+        SELECT FROM {{schema}}.history
+        WHERE (memory_id, seq) >= (named.name, {-(1 << 63)}::pg_catalog.int8)
+            AND (memory_id, seq) <= (named.name, {(1 << 63) - 1}::pg_catalog.int8)
+        ORDER BY memory_id, seq LIMIT 1
+    ) AS there
+)"""
+"""Whether no memory that is taken for a new one has records."""
+
+
+def _add_owners(first: int, separator: int) -> str:
+    """Return the INSERT of rows of `owners`: a memory that has one is a unique violation."""
+    names = ("memory_id", *SCOPES)
+    return f"""
+INSERT INTO {{schema}}.owners (memory_id, {SCOPE_LIST}) SELECT memory_id, {SCOPE_LIST}
+FROM (SELECT {_unnested(names, first, separator)}) AS given WHERE memory_id <> ''"""
+
+
+_ADD_DETAILED_ALL_OR_NONE: Final = _all_or_none(
+    f"{_ADD_DETAILED}{_AS_KNOWN}{_WITHOUT_RECORDS}",
+    _NEW + 1 + len(SCOPES),
+    f"owned AS ({_add_owners(_NEW, _SEPARATOR)}), ",
+)
+ADD_OWNERS: Final = _add_owners(1, len(SCOPES) + 2)
+"""Takes `owner_rows`."""
+REPLACE_OWNERS: Final = f"""{ADD_OWNERS}
+ON CONFLICT (memory_id) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in SCOPES)}"""
+
+
+def owner_rows(owners: OwnerByMemory) -> tuple[str | None, ...]:
+    """Return the arguments of `ADD_OWNERS`."""
+    return joined_texts(_columns(owners))
+
+
+def _columns(owners: OwnerByMemory) -> list[Sequence[str | None]]:
+    return [list(owners), *scope_columns(owners.values())]
+
+
+def has_details(records: Sequence[HistoryRecord], plan: OwnersPlan) -> bool:
+    """Return whether records can't be written by the statements that know nothing of owners."""
+    return bool(plan.number) or have_details(records)
+
+
+def alone(records: Sequence[HistoryRecord], plan: OwnersPlan) -> Statement:
+    """Return the statement that adds records, outside of a transaction: all or none."""
+    if not has_details(records, plan):
+        if len(records) == 1:
+            return _ADD_ONE_ALONE, values_of(records[0])
+        return _ADD_ALL_OR_NONE, (*joined_columns(records), len(records))
+    details = detail_columns(records, plan.owners)
+    *columns, separator, null = joined_columns(records, *details, *_columns(plan.new))
+    own, new = columns[: len(_WITH_DETAILS)], columns[len(_WITH_DETAILS) :]
+    arguments = (*own, separator, null, plan.number, *new, len(records))
+    return _ADD_DETAILED_ALL_OR_NONE, arguments
+
+
+def within_transaction(
+    records: Sequence[HistoryRecord],
+    plan: OwnersPlan,
+    *,
+    checks_new: bool,
+    checks_number: bool,
+) -> list[Statement]:
+    """Return the statements that add records in a transaction.
+
+    The last one adds the records; its status has to be as many as they are.
+
+    Args:
+        checks_new: whether to add nothing if a memory of `plan.new` has records.
+        checks_number: whether to compare the number of `owners_state`. On a Citus cluster a
+            statement can't, and the transaction has locked it.
+    """
+    if not has_details(records, plan):
+        known = _WITHOUT_OWNERS if checks_number else ""
+        if len(records) == 1:
+            return [(f"{_ADD_ONE}{known}", values_of(records[0]))]
+        return [(f"{_ADD_RECORDS}{known}", joined_columns(records))]
+    statements: list[Statement] = []
+    if plan.new:
+        statements.append((ADD_OWNERS, owner_rows(plan.new)))
+    details = detail_columns(records, plan.owners)
+    *columns, separator, null = joined_columns(records, *details, list(plan.new))
+    arguments: list[Any] = [*columns[: len(_WITH_DETAILS)], separator, null]
+    sql = _ADD_DETAILED
+    if checks_number:
+        sql += _AS_KNOWN
+        arguments.append(plan.number)
+        if checks_new and plan.new:
+            sql += _WITHOUT_RECORDS
+            arguments.append(columns[-1])
+    return [*statements, (sql, arguments)]

@@ -1,0 +1,238 @@
+# mypy: disable-error-code=import-untyped
+"""What the transaction of a batch looks up and writes of owners, besides the records.
+
+An owner that is given to a memory with records, and the first one of a store, wait for all
+transactions that are writing records, and others wait meanwhile: a lock of the table. They take it
+for a tenth of a second at most, or try again. Owners of new memories take none.
+"""
+
+import contextlib
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, Final
+
+import asyncpg
+
+from async_history._core.owners import Owner
+from async_history._core.records import HistoryRecord
+from async_history._postgres.add import REPLACE_OWNERS, owner_rows
+from async_history._postgres.errors import storage_error
+from async_history._postgres.owners import (
+    SCOPE_LIST,
+    OwnersFound,
+    OwnersPlan,
+    owner_of,
+    scopes_of,
+)
+from async_history._postgres.schema import in_schema
+from async_history.errors import StorageRefused
+
+_FIND: Final = f"""
+SELECT number, memory_id, {SCOPE_LIST} FROM {{schema}}.owners_state
+LEFT JOIN {{schema}}.owners ON memory_id = ANY($1::pg_catalog.text[])
+"""
+_NUMBER: Final = "SELECT number FROM {schema}.owners_state"
+_ROWS: Final = f"""
+SELECT memory_id, {SCOPE_LIST} FROM {{schema}}.owners WHERE memory_id = ANY($1::pg_catalog.text[])
+"""
+_OF_RECORDS: Final = f"""
+SELECT named.name, {SCOPE_LIST} FROM pg_catalog.unnest($1::pg_catalog.text[]) AS named (name)
+CROSS JOIN LATERAL (
+    SELECT {SCOPE_LIST} FROM {{schema}}.history WHERE memory_id = named.name
+    ORDER BY seq DESC LIMIT 1
+) AS latest
+"""
+_OF_LATEST: Final = f"""
+SELECT memory_id, {SCOPE_LIST} FROM {{schema}}.history WHERE memory_id = $1::pg_catalog.text
+ORDER BY seq DESC LIMIT 1
+"""
+"""For a Citus cluster, whose nodes can't join a list with a table row by row."""
+_ISOLATION: Final = "SELECT pg_catalog.current_setting('transaction_isolation')"
+_READ_COMMITTED: Final = "read committed"
+_LOCKED_NUMBER: Final = f"{_NUMBER} FOR SHARE"
+_WAIT: Final = "SELECT pg_catalog.current_setting('lock_timeout')"
+_SET_WAIT: Final = "SELECT pg_catalog.set_config('lock_timeout', $1::pg_catalog.text, true)"
+_SHORT_WAIT: Final = "100ms"
+"""All who write records wait with us."""
+_LOCK: Final = "LOCK TABLE {schema}.history IN SHARE ROW EXCLUSIVE MODE"
+NEXT_NUMBER: Final = """
+UPDATE {schema}.owners_state
+SET last = last + 1::pg_catalog.int8, number = last + 1::pg_catalog.int8 RETURNING number
+"""
+FORGET_OWNERS: Final = """
+UPDATE {schema}.owners_state SET number = 0::pg_catalog.int8 WHERE number > 0::pg_catalog.int8
+"""
+"""Once `owners` is empty, with the history locked."""
+HAS_OWNERS: Final = "SELECT true FROM {schema}.owners_state WHERE number > 0::pg_catalog.int8"
+REMOVE_OWNERS: Final = """
+DELETE FROM {schema}.owners WHERE memory_id = ANY($1::pg_catalog.text[]) AND NOT EXISTS (
+    SELECT FROM {schema}.history WHERE history.memory_id = owners.memory_id
+) RETURNING memory_id
+"""
+"""Of memories without records; `NEXT_NUMBER` follows it. Others may just add some with what they
+know of the owner: whoever writes the memory next takes the owner of its records."""
+_FILL: Final = """
+UPDATE {schema}.history SET user_id = $2, agent_id = $3, run_id = $4, app_id = $5
+WHERE memory_id = ANY($1::pg_catalog.text[])
+"""
+
+
+class _OwnersChanged(asyncpg.SerializationError):  # type: ignore[misc]
+    """Others have changed owners between our look-up and our write: the same may work later."""
+
+
+def _changed() -> _OwnersChanged:
+    return _OwnersChanged("the owners of these memories were changed meanwhile")
+
+
+def have_owners_changed(error: BaseException) -> bool:
+    """Return whether others have changed owners between our look-up and our write."""
+    return isinstance(error, _OwnersChanged) or (
+        isinstance(error, asyncpg.UniqueViolationError)
+        and (error.constraint_name or "").startswith("owners_pkey")
+    )
+
+
+class OwnerSteps:
+    """Looks up and writes the owners of one batch's memories, in its transaction.
+
+    Args:
+        schema: the quoted schema.
+        where: the server, for messages.
+        is_distributed: whether the tables are distributed over the nodes of a Citus cluster.
+        owns_transaction: whether the transaction is read committed; otherwise the server is asked.
+    """
+
+    def __init__(
+        self,
+        connection: Any,
+        schema: str,
+        where: str,
+        *,
+        is_distributed: bool,
+        owns_transaction: bool,
+    ) -> None:
+        self._connection = connection
+        self._schema = schema
+        self._where = where
+        self._is_distributed = is_distributed
+        self._is_read_committed: bool | None = owns_transaction or None
+        self.found = OwnersFound()
+        """What holds once what was written is committed."""
+
+    async def _fetch(self, sql: str, *arguments: Any) -> Sequence[Sequence[Any]]:
+        return list(await self._connection.fetch(in_schema(sql, self._schema), *arguments))
+
+    async def _execute(self, sql: str, *arguments: Any) -> None:
+        await self._connection.execute(in_schema(sql, self._schema), *arguments)
+
+    async def locked_number(self) -> int:
+        """Return the number of `owners_state`, which stays the same until the transaction ends."""
+        rows = await self._fetch(_LOCKED_NUMBER)
+        return rows[0][0] if rows else 0
+
+    async def find(self, records: Sequence[HistoryRecord]) -> OwnersFound:
+        """Return what is there of these records' memories' owners."""
+        names = list(dict.fromkeys([record.memory_id for record in records]))
+        if self._is_read_committed is None:
+            ((isolation,),) = await self._fetch(_ISOLATION)
+            self._is_read_committed = isolation == _READ_COMMITTED
+        self.found = await self._find(names, any(record.owner is not None for record in records))
+        return self.found
+
+    async def _find(self, names: Sequence[str], gives_owners: bool) -> OwnersFound:
+        rows: Sequence[Sequence[Any]]
+        if self._is_distributed or not self._is_read_committed:
+            number = await self.locked_number()
+            rows = await self._fetch(_ROWS, names)
+        else:
+            found = await self._fetch(_FIND, names)
+            number = found[0][0] if found else 0
+            rows = [row[1:] for row in found if row[1] is not None]
+        known = {row[0]: owner_of(*row[1:]) for row in rows}
+        if not number and not gives_owners:
+            return OwnersFound()
+        others = [name for name in names if name not in known]
+        if self._is_distributed:
+            rows = [row for name in others for row in await self._fetch(_OF_LATEST, name)]
+        else:
+            rows = await self._fetch(_OF_RECORDS, others) if others else []
+        return OwnersFound(number, known, {row[0]: owner_of(*row[1:]) for row in rows})
+
+    @contextlib.asynccontextmanager
+    async def undone_if_refused(self) -> AsyncIterator[None]:
+        """Forget what the body has written if it fails: it is rolled back."""
+        found = self.found
+        try:
+            yield
+        except BaseException:
+            self.found = found
+            raise
+
+    async def give(
+        self, records: Sequence[HistoryRecord], owners: Mapping[str, Owner]
+    ) -> OwnersPlan:
+        """Write the owners that memories get, and return how to add the records.
+
+        Raises:
+            asyncpg.PostgresError: others have changed something of it meanwhile.
+            StorageError: the role may not do it.
+        """
+        if owners and (not self.found.number or any(map(self.found.has, owners))):
+            await self._give_late(owners)
+        found = self.found
+        names = dict.fromkeys([record.memory_id for record in records])
+        whose = {name: found.owner(name) or owners.get(name) for name in names}
+        new = {}
+        if found.number:
+            new = {name: owner for name, owner in whose.items() if name not in found.rows}
+        self.found = OwnersFound(found.number, {**found.rows, **new}, {**found.others, **whose})
+        return OwnersPlan(found.number, whose, new)
+
+    async def _give_late(self, owners: Mapping[str, Owner]) -> None:
+        """Give owners to memories that may have records."""
+        if not self._is_read_committed:
+            raise StorageRefused(
+                "this is the first owner of a memory that has records, or of the whole history: "
+                "give it in a READ COMMITTED transaction, or without one"
+            )
+        try:
+            ((wait,),) = await self._fetch(_WAIT)
+            await self._execute(_SET_WAIT, _SHORT_WAIT)
+            await self._execute(_LOCK)
+            await self._execute(_SET_WAIT, wait)
+            await self._require_same(list(owners))
+            numbers = await self._fetch(NEXT_NUMBER)
+            if not numbers:
+                raise asyncpg.InsufficientPrivilegeError("a policy hides owners_state")
+            await self._execute(REPLACE_OWNERS, *owner_rows(owners))
+            of_owner: dict[Owner, list[str]] = {}
+            for name, owner in owners.items():
+                if self.found.has(name):
+                    of_owner.setdefault(owner, []).append(name)
+            for owner, names in of_owner.items():
+                await self._execute(_FILL, names, *scopes_of(owner))
+        except asyncpg.InsufficientPrivilegeError as error:
+            raise storage_error(error, self._where) from error
+        found = self.found
+        self.found = OwnersFound(numbers[0][0], {**found.rows, **owners}, found.others)
+
+    async def _require_same(self, names: Sequence[str]) -> None:
+        """Check, with the table locked, what was found before.
+
+        Raises:
+            asyncpg.SerializationError: it has changed.
+        """
+        found = await self._find(names, gives_owners=True)
+        before = self.found.of(names)
+        if found != before:
+            raise _changed()
+
+    async def require_unchanged(self) -> None:
+        """Check that no record was left out for the sake of owners.
+
+        Raises:
+            asyncpg.SerializationError: they were changed meanwhile.
+        """
+        rows = await self._fetch(_NUMBER)
+        if rows and rows[0][0] != self.found.number:
+            raise _changed()

@@ -1,0 +1,213 @@
+"""What a writer knows of its memories' owners, and the columns that it writes of them.
+
+Each record has its memory's owner in columns of its own, so that an index finds an owner's records
+in their order. Once any owner was given, each memory that is written has a row in `owners`, without
+scopes where nobody knows its owner. So two transactions that write a memory's first record meet
+there, and one of them looks again.
+
+What a writer has seen of owners holds while `owners_state.number` is the same: each statement that
+adds records compares it. It changes when an owner is given to a memory that has records, and when
+owners are removed. While nobody gives any, it is 0.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from hashlib import blake2b
+from typing import Final
+
+from async_history._core.json_object import JsonObject
+from async_history._core.owners import SCOPES, Owner
+from async_history._core.recording import INDEXED_CAUSES
+from async_history._core.records import HistoryRecord
+
+SCOPE_LIST: Final = ", ".join(SCOPES)
+CAUSE_COLUMNS: Final[Mapping[str, str]] = {key: f"cause_{key}" for key in INDEXED_CAUSES}
+"""The column that has a hash of a cause, by the cause's key."""
+DETAIL_COLUMNS: Final = (*SCOPES, "context", "cause", *CAUSE_COLUMNS.values())
+_MOST: Final = 65_536
+"""Memories to remember: their names and the dict take about 10 MB."""
+_KEPT: Final = 16_384
+_HASH_BYTES: Final = 8
+
+OwnerByMemory = Mapping[str, Owner | None]
+"""Owners of memories; None is a memory whose owner nobody knows."""
+
+
+@lru_cache(_KEPT)
+def owner_of(*scopes: str | None) -> Owner | None:
+    """Return the owner of a row's scopes."""
+    if scopes == _NOBODY:
+        return None
+    user_id, agent_id, run_id, app_id = scopes
+    return Owner(user_id=user_id, agent_id=agent_id, run_id=run_id, app_id=app_id)
+
+
+_NOBODY: Final = (None,) * len(SCOPES)
+
+
+@lru_cache(_KEPT)
+def scopes_of(owner: Owner | None) -> tuple[str | None, ...]:
+    """Return the scopes of a row."""
+    if owner is None:
+        return _NOBODY
+    return tuple([getattr(owner, name) for name in SCOPES])
+
+
+def cause_hash(text: str) -> int:
+    """Return what the index has of a cause: the same on every server and in every version."""
+    digest = blake2b(text.encode(), digest_size=_HASH_BYTES).digest()
+    return int.from_bytes(digest, "big", signed=True)
+
+
+@lru_cache(_KEPT)
+def _hashes(cause: str) -> tuple[str | None, ...]:
+    given = JsonObject(cause)
+    return tuple(
+        [
+            None if (text := given.get(key)) is None else str(cause_hash(text))
+            for key in CAUSE_COLUMNS
+        ]
+    )
+
+
+_NO_HASHES: Final = (None,) * len(CAUSE_COLUMNS)
+
+
+def detail_columns(
+    records: Sequence[HistoryRecord], owners: OwnerByMemory
+) -> list[Sequence[str | None]]:
+    """Return the columns `DETAIL_COLUMNS` of records, one by one."""
+    causes = [None if (cause := record.cause) is None else cause.text for record in records]
+    return [
+        *scope_columns([owners.get(record.memory_id) for record in records]),
+        [None if (context := record.context) is None else context.text for record in records],
+        causes,
+        *zip(*[_NO_HASHES if text is None else _hashes(text) for text in causes], strict=True),
+    ]
+
+
+def scope_columns(owners: Iterable[Owner | None]) -> list[Sequence[str | None]]:
+    """Return the scopes of owners, one column a scope."""
+    return list(zip(*map(scopes_of, owners), strict=True)) or [()] * len(SCOPES)
+
+
+def have_details(records: Iterable[HistoryRecord]) -> bool:
+    """Return whether any record has an owner, a context or a cause."""
+    return any(
+        record.owner is not None or record.context is not None or record.cause is not None
+        for record in records
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class OwnersFound:
+    """What was seen of memories' owners.
+
+    Args:
+        number: of `owners_state`, when they were seen; 0 if the store has no owners.
+        rows: the memories that have a row in `owners`.
+        others: those that have records, and no row: with the owner that these have.
+    """
+
+    number: int = 0
+    rows: OwnerByMemory = field(default_factory=dict)
+    others: OwnerByMemory = field(default_factory=dict)
+
+    def owners(self) -> dict[str, Owner]:
+        """Return the memories' owners, of those that have one."""
+        seen = {**self.others, **self.rows}
+        return {name: owner for name, owner in seen.items() if owner is not None}
+
+    def owner(self, memory_id: str) -> Owner | None:
+        """Return a memory's owner."""
+        return self.rows.get(memory_id) or self.others.get(memory_id)
+
+    def has(self, memory_id: str) -> bool:
+        """Return whether a memory may have records."""
+        return memory_id in self.rows or memory_id in self.others
+
+    def of(self, names: Sequence[str]) -> "OwnersFound":
+        """Return what was seen of these memories."""
+        return OwnersFound(
+            self.number,
+            {name: self.rows[name] for name in names if name in self.rows},
+            {
+                name: self.others[name]
+                for name in names
+                if name in self.others and name not in self.rows
+            },
+        )
+
+
+class KnownOwners:
+    """What the writer of a store remembers of owners, of a bounded number of memories."""
+
+    def __init__(self, most: int = _MOST) -> None:
+        self._most = most
+        self._known: dict[str, Owner | None] = {}
+        self.number = 0
+
+    def learn(self, number: int, rows: OwnerByMemory) -> None:
+        """Remember rows of `owners`, as they were while `owners_state` had this number."""
+        if number != self.number:
+            self._known.clear()
+            self.number = number
+        if not number:
+            return
+        self._known.update(rows)
+        if len(self._known) > self._most:
+            self._known = dict(list(self._known.items())[-self._most // 2 :])
+
+    def unknown(self, records: Iterable[HistoryRecord]) -> list[HistoryRecord]:
+        """Return the records whose memories are not remembered."""
+        return [record for record in records if record.memory_id not in self._known]
+
+    def plan(self, records: Iterable[HistoryRecord]) -> "OwnersPlan | None":
+        """Return whose memories these records are of, as far as that needs no look-up.
+
+        None where a record gives an owner to a memory that has none, or another one.
+        """
+        owners: dict[str, Owner | None] = {}
+        new: dict[str, Owner | None] = {}
+        known = self._known
+        for record in records:
+            name, given = record.memory_id, record.owner
+            if name in owners:
+                owner = owners[name]
+            elif name in known:
+                owner = owners[name] = known[name]
+            else:
+                owner = owners[name] = new[name] = given
+            if given is None or given is owner:
+                continue
+            if owner is None and name in new:
+                owners[name] = new[name] = given
+            elif owner is None or owner.contradictions(given):
+                return None
+        return OwnersPlan(self.number, owners, new if self.number else {})
+
+
+@dataclass(frozen=True, slots=True)
+class OwnersPlan:
+    """Whose memories some records are of.
+
+    Args:
+        number: of `owners_state`, while this holds.
+        owners: the owner of each memory.
+        new: those that get a row in `owners`.
+    """
+
+    number: int
+    owners: OwnerByMemory
+    new: OwnerByMemory
+
+
+def with_owners(records: Iterable[HistoryRecord], owners: OwnerByMemory) -> list[HistoryRecord]:
+    """Return records, each with its memory's owner."""
+    return [
+        record
+        if record.owner is (owner := owners[record.memory_id]) or record.owner == owner
+        else replace(record, owner=owner)
+        for record in records
+    ]

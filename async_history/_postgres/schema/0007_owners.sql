@@ -1,0 +1,52 @@
+-- Version 7. Whose a memory is, its metadata after a change, and why the change was made.
+-- Each record has its memory's owner too, so that an index finds an owner's records in order. The causes
+-- that an index finds are hashes of their texts (of the library: see _postgres/owners.py).
+ALTER TABLE history
+    ADD COLUMN user_id text COLLATE "C",
+    ADD COLUMN agent_id text COLLATE "C",
+    ADD COLUMN run_id text COLLATE "C",
+    ADD COLUMN app_id text COLLATE "C",
+    ADD COLUMN context text, -- JSON, as given: jsonb has no NUL
+    ADD COLUMN cause text,
+    ADD COLUMN cause_run_id bigint,
+    ADD COLUMN cause_trace_id bigint,
+    ADD COLUMN cause_request_id bigint;
+
+-- Once any owner was given: each memory that was written since, without scopes where nobody knows its owner.
+-- So two transactions that write the first record of a memory meet here.
+CREATE TABLE owners (
+    memory_id text COLLATE "C" PRIMARY KEY,
+    user_id   text COLLATE "C",
+    agent_id  text COLLATE "C",
+    run_id    text COLLATE "C",
+    app_id    text COLLATE "C"
+);
+
+-- One row. What a writer remembers of owners holds as long as this number; it is 0 while there are none.
+CREATE TABLE owners_state (
+    number bigint NOT NULL,
+    last   bigint NOT NULL -- the last number there was
+);
+INSERT INTO owners_state (number, last) VALUES (0, 0);
+
+-- Who may read and write the history may do so with owners. And as version 1 does for the other tables.
+DO $$
+DECLARE
+    granted record;
+    public_role text;
+BEGIN
+    FOR granted IN
+        SELECT DISTINCT CASE grantee WHEN 0::oid THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(grantee)::text) END AS role, privilege_type AS privilege
+        FROM pg_catalog.pg_class, pg_catalog.aclexplode(relacl)
+        WHERE pg_class.oid = 'history'::regclass::oid AND grantee <> relowner
+            AND privilege_type IN ('SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE')
+    LOOP
+        EXECUTE pg_catalog.format('GRANT %s ON owners, owners_state TO %s', granted.privilege, granted.role);
+    END LOOP;
+    FOR public_role IN SELECT rolname FROM pg_catalog.pg_roles WHERE rolname IN ('anon', 'authenticated') LOOP
+        EXECUTE pg_catalog.format('REVOKE ALL ON owners, owners_state FROM %I', public_role);
+        ALTER TABLE owners ENABLE ROW LEVEL SECURITY;
+        ALTER TABLE owners_state ENABLE ROW LEVEL SECURITY;
+    END LOOP;
+END
+$$;
