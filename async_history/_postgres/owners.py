@@ -16,7 +16,7 @@ from functools import lru_cache
 from hashlib import blake2b
 from typing import Final
 
-from async_history._core.json_object import JsonObject
+from async_history._core.json_object import JsonObject, json_text
 from async_history._core.owners import SCOPES, Owner
 from async_history._core.recording import INDEXED_CAUSES
 from async_history._core.records import HistoryRecord
@@ -78,10 +78,10 @@ def detail_columns(
     records: Sequence[HistoryRecord], owners: OwnerByMemory
 ) -> list[Sequence[str | None]]:
     """Return the columns `DETAIL_COLUMNS` of records, one by one."""
-    causes = [None if (cause := record.cause) is None else cause.text for record in records]
+    causes = [json_text(record.cause) for record in records]
     return [
         *scope_columns([owners.get(record.memory_id) for record in records]),
-        [None if (context := record.context) is None else context.text for record in records],
+        [json_text(record.context) for record in records],
         causes,
         *zip(*[_NO_HASHES if text is None else _hashes(text) for text in causes], strict=True),
     ]

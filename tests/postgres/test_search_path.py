@@ -278,7 +278,12 @@ async def read(history: Any) -> None:
         {"cause": {"request_id": "1"}},
         {"cause": {"why": "asked"}},
     ]
-    more = ({}, {"memory_id": "m"}, {"event": "ADD", "text": "tea"}, {"since": now})
+    more: tuple[dict[str, Any], ...] = (
+        {},
+        {"memory_id": "m"},
+        {"event": "ADD", "text": "tea"},
+        {"since": now},
+    )
     filters += [first | second for first in details for second in more]
     for wanted in filters:
         await history.count_history(**wanted)

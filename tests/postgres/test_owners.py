@@ -1,0 +1,377 @@
+"""Owners on PostgreSQL: given by several at once, late, beside writers, and forgotten again."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import asyncpg
+import pytest
+
+from async_history import (
+    HistoryManager,
+    HistoryRecord,
+    Owner,
+    OwnerConflict,
+    StorageDenied,
+    StorageLocked,
+    StorageRefused,
+    check_history,
+    open_history,
+)
+from async_history._postgres.owners import KnownOwners, cause_hash
+from async_history.postgres import PostgresHistoryManager
+from tests.postgres.test_migrations import until, version
+from tests.postgres.test_postgres import ROLE_PASSWORD, as_role
+
+pytestmark = [pytest.mark.postgres, pytest.mark.versions, pytest.mark.once]
+
+ALICE, BOB = {"user_id": "alice"}, {"user_id": "bob"}
+
+
+def schema_of(url: str) -> str:
+    return parse_qs(urlsplit(url).query)["schema"][0]
+
+
+@pytest.fixture
+def url(new_schema: Callable[[], str]) -> str:
+    return new_schema()
+
+
+@pytest.fixture
+async def connect(postgres: str) -> AsyncIterator[Callable[[], Any]]:
+    """A function that connects as the owner of the tables."""
+    connections: list[Any] = []
+
+    async def connected() -> Any:
+        connections.append(await asyncpg.connect(postgres))
+        return connections[-1]
+
+    yield connected
+    for connection in connections:
+        connection.terminate()
+
+
+async def owner_of(history: HistoryManager, memory_id: str) -> Owner | None:
+    """Return the one owner that all records of a memory have."""
+    records = await history.get_history(memory_id)
+    (owner,) = {record.owner for record in records}
+    of_user: dict[str, Any] = {} if owner is None else owner.as_dict()
+    if of_user:
+        found = [r async for r in history.query_history(**of_user, memory_id=memory_id)]
+        assert found == records
+        assert await history.count_history(**of_user, memory_id=memory_id) == len(records)
+    return owner
+
+
+async def require_sound(url: str) -> None:
+    assert (await check_history(url)).problems == ()
+
+
+async def until_waits(connection: Any, schema: str) -> None:
+    """Wait until somebody waits for a lock of a schema's tables or their rows."""
+    await until(
+        connection,
+        "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        " AND query LIKE '%' || $1 || '%')",
+        schema,
+    )
+
+
+async def test_two_managers_that_give_owners_at_once(url: str) -> None:
+    """Of new memories, of some with records, in a store that had none: one owner each."""
+    async with open_history(url) as one, open_history(url) as other:
+        names = [f"m{n}" for n in range(90)]
+        for name in names[::3]:
+            await one.add_history(name, None, "x", "ADD")
+
+        async def give(history: HistoryManager, owner: dict[str, str] | None, step: int) -> Any:
+            return await asyncio.gather(
+                *(
+                    history.add_history(name, None, "y", "UPDATE", owner=owner)
+                    for name in names[::step]
+                ),
+                return_exceptions=True,
+            )
+
+        done = await asyncio.gather(
+            give(one, ALICE, 1), give(other, BOB, -1), give(one, None, -1), give(other, None, 1)
+        )
+        by_alice, by_bob = done[0], done[1][::-1]
+        for name, first, second in zip(names, by_alice, by_bob, strict=True):
+            (refused,) = (r for r in (first, second) if isinstance(r, Exception))
+            assert isinstance(refused, OwnerConflict)
+            (won,) = (r for r in (first, second) if isinstance(r, HistoryRecord))
+            for history in (one, other):
+                assert await owner_of(history, name) == won.owner
+            assert len(await one.get_history(name)) == 3 + (name in names[::3])
+        for each in done[2:]:
+            assert all(isinstance(record, HistoryRecord) for record in each)
+    await require_sound(url)
+
+
+@pytest.mark.parametrize("is_first", [True, False], ids=["first of the store", "others there"])
+@pytest.mark.parametrize("has_records", [True, False], ids=["with records", "new"])
+async def test_owners_given_in_open_transactions(
+    url: str, connect: Any, *, is_first: bool, has_records: bool
+) -> None:
+    """The other waits, and is refused or not by what the transaction ends with."""
+    async with PostgresHistoryManager(url) as one, open_history(url) as other:
+        if not is_first:
+            await one.add_history("else", None, "x", "ADD", owner=BOB)
+        for outcome in ("commit", "rollback"):
+            if has_records:
+                await one.add_history(outcome, None, "x", "ADD")
+            connection, watching = await connect(), await connect()
+            transaction = connection.transaction()
+            await transaction.start()
+            added = [{"memory_id": outcome, "event": "UPDATE", "owner": ALICE}]
+            await one.add_in_transaction(connection, added)
+            giving = [
+                asyncio.ensure_future(history.add_history(outcome, "x", "y", "UPDATE", owner=owner))
+                for history, owner in ((other, BOB), (one, None))
+            ]
+            await until_waits(watching, schema_of(url))
+            assert not any(task.done() for task in giving)
+            await getattr(transaction, outcome)()
+            if outcome == "commit":
+                with pytest.raises(OwnerConflict):
+                    await giving[0]
+                assert (await giving[1]).owner == Owner(user_id="alice")
+                assert await owner_of(one, outcome) == Owner(user_id="alice")
+            else:
+                await asyncio.gather(*giving)
+                assert await owner_of(one, outcome) == Owner(user_id="bob")
+    await require_sound(url)
+
+
+async def test_two_open_transactions_that_give_one_memory_an_owner(url: str, connect: Any) -> None:
+    async with PostgresHistoryManager(url) as history:
+        await history.add_history("else", None, "x", "ADD", owner=BOB)
+        first, second, watching = [await connect() for _ in range(3)]
+        given = [[{"memory_id": "m", "event": "ADD", "owner": one}] for one in (ALICE, BOB)]
+        begun = first.transaction()
+        await begun.start()
+        await history.add_in_transaction(first, given[0])
+
+        async def add_second() -> Sequence[HistoryRecord]:
+            async with second.transaction():
+                return await history.add_in_transaction(second, given[1])
+
+        task = asyncio.ensure_future(add_second())
+        await until_waits(watching, schema_of(url))
+        await begun.commit()
+        with pytest.raises(OwnerConflict):
+            await task
+        assert await owner_of(history, "m") == Owner(user_id="alice")
+
+
+async def test_a_snapshot_from_before_an_owner_was_given(url: str, connect: Any) -> None:
+    """A transaction that sees no owner any more writes no record without it."""
+    async with PostgresHistoryManager(url) as history:
+        for name in ("m", "n"):
+            await history.add_history(name, None, "x", "ADD")
+            connection = await connect()
+            transaction = connection.transaction(isolation="repeatable_read")
+            await transaction.start()
+            await connection.execute("SELECT 1")
+            await history.add_history(name, None, "y", "UPDATE", owner=ALICE)
+            with pytest.raises(StorageLocked, match="serialize"):
+                await history.add_in_transaction(connection, [{"memory_id": name, "event": "ADD"}])
+            await transaction.rollback()
+        await history.add_history("late", None, "x", "ADD")
+        connection = await connect()
+        transaction = connection.transaction(isolation="serializable")
+        await transaction.start()
+        late = [{"memory_id": "late", "event": "UPDATE", "owner": ALICE}]
+        with pytest.raises(StorageRefused, match="READ COMMITTED"):
+            await history.add_in_transaction(connection, late)
+        await transaction.rollback()
+        assert len(await history.get_history("m")) == 2
+    await require_sound(url)
+
+
+async def test_late_owners_beside_writers_and_a_follower(url: str) -> None:
+    """Each record gets its memory's owner, and a follower each record once."""
+    names = [f"m{n}" for n in range(40)]
+    async with open_history(url) as one, open_history(url) as other, open_history(url) as giving:
+        await one.batch_add_history([{"memory_id": name, "event": "ADD"} for name in names])
+        is_over = asyncio.Event()
+        found: list[str] = []
+        follower = one.follow(poll_interval_s=0.01)
+
+        async def write(history: HistoryManager) -> None:
+            while not is_over.is_set():
+                await asyncio.gather(
+                    *(history.add_history(name, None, "y", "UPDATE") for name in names)
+                )
+
+        async def follow() -> None:
+            while not is_over.is_set():
+                found.extend([r.id for r in await follower.next_records(timeout_s=0.1)])
+
+        tasks = [asyncio.ensure_future(task) for task in (write(one), write(other), follow())]
+        for at, name in enumerate(names):
+            owner = {"user_id": f"u{at % 3}"}
+            assert (await giving.add_history(name, None, "z", "UPDATE", owner=owner)).owner
+        is_over.set()
+        await asyncio.gather(*tasks)
+        there = [record.id async for record in one.query_history()]
+        while len(found) < len(there):
+            found += [record.id for record in await follower.next_records()]
+        assert sorted(found) == sorted(there)
+        for at, name in enumerate(names):
+            assert await owner_of(one, name) == Owner(user_id=f"u{at % 3}")
+        for manager in (one, other):
+            for name in names:
+                assert (await manager.add_history(name, None, "y", "UPDATE")).owner is not None
+    await require_sound(url)
+
+
+async def test_what_another_process_removed_is_not_remembered(url: str) -> None:
+    """Neither a memory's owner after a removal or a reset, nor that a store has none."""
+    async with open_history(url) as one, open_history(url) as other:
+        for remove in (prune_all, HistoryManager.reset, prune_all):
+            for history in (one, other):
+                await history.add_history("m", None, "x", "ADD", owner=ALICE)
+            await remove(one)
+            record = await other.add_history("m", None, "x", "UPDATE")
+            assert record.owner is None
+            assert await owner_of(one, "m") is None
+            with pytest.raises(OwnerConflict):
+                await asyncio.gather(
+                    other.add_history("m", None, "x", "UPDATE", owner=BOB),
+                    other.add_history("m", None, "x", "UPDATE", owner=ALICE),
+                )
+            assert await owner_of(one, "m") == Owner(user_id="bob")
+            await prune_all(other)
+            assert await one.get_history("m") == []
+    await require_sound(url)
+
+
+async def prune_all(history: HistoryManager) -> None:
+    await history.add_history("kept", None, "x", "ADD", owner=BOB)
+    await history.prune(older_than=datetime.now(UTC) + timedelta(days=1), keep_last=0)
+
+
+async def test_an_owner_that_only_records_have_is_kept(url: str, connect: Any) -> None:
+    """As when a removal and a writer have passed each other."""
+    async with open_history(url) as history:
+        for name in ("m", "n", "o"):
+            await history.add_history(name, None, "x", "ADD", owner=ALICE)
+        owner = await connect()
+        await owner.execute(f"DELETE FROM {schema_of(url)}.owners")
+        await owner.execute(f"UPDATE {schema_of(url)}.owners_state SET number = 7, last = 7")
+        assert (await history.add_history("m", "x", "y", "UPDATE")).owner == Owner(user_id="alice")
+        with pytest.raises(OwnerConflict):
+            await history.add_history("n", "x", "y", "ADD", owner=BOB)
+        assert (await history.add_history("o", "x", "y", "ADD", owner=ALICE)).owner
+        for name in ("m", "n", "o"):
+            assert await owner_of(history, name) == Owner(user_id="alice")
+
+
+async def test_a_few_memories_are_remembered(url: str) -> None:
+    """What the writer does not remember it looks up."""
+    async with PostgresHistoryManager(url) as history:
+        history.store._known_owners = KnownOwners(4)
+        names = [f"m{n}" for n in range(30)]
+        for event in ("ADD", "UPDATE", "ADD", "UPDATE"):
+            added = await asyncio.gather(
+                *(
+                    history.add_history(
+                        name, None, "x", event, owner=ALICE if event == "ADD" else None
+                    )
+                    for name in names
+                )
+            )
+            assert {record.owner for record in added} == {Owner(user_id="alice")}
+    await require_sound(url)
+
+
+async def test_a_role_that_may_not_give_owners_late(url: str, connect: Any) -> None:
+    """Its submission is refused, and its neighbours are written."""
+    schema, owner = schema_of(url), await connect()
+    async with open_history(url) as history:
+        await history.add_history("m", None, "x", "ADD")
+    await owner.execute(
+        f"""
+        CREATE ROLE writer LOGIN PASSWORD '{ROLE_PASSWORD}';
+        GRANT USAGE ON SCHEMA {schema} TO writer;
+        GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO writer;
+        GRANT INSERT ON {schema}.history, {schema}.owners TO writer;
+        """
+    )
+    try:
+        async with open_history(as_role(url, "writer")) as history:
+            results = await asyncio.gather(
+                *(
+                    history.add_history("m", None, "y", "UPDATE", owner=ALICE if n == 5 else None)
+                    for n in range(9)
+                ),
+                return_exceptions=True,
+            )
+            assert [isinstance(result, StorageDenied) for result in results] == [
+                n == 5 for n in range(9)
+            ]
+            async with open_history(url) as allowed:
+                await allowed.add_history("m", None, "y", "UPDATE", owner=ALICE)
+            assert (await history.add_history("n", None, "y", "ADD", owner=BOB)).owner
+            assert (await history.add_history("m", None, "y", "UPDATE")).owner
+    finally:
+        await owner.execute("DROP OWNED BY writer; DROP ROLE writer")
+
+
+async def test_erased_contexts_are_not_in_the_files(url: str, connect: Any) -> None:
+    schema, owner = schema_of(url), await connect()
+
+    async def files() -> bytes:
+        await owner.execute("CHECKPOINT")
+        rows = await owner.fetch(
+            "SELECT pg_read_binary_file(pg_relation_filepath(pg_class.oid)) FROM pg_class"
+            " WHERE relnamespace = to_regnamespace($1) AND relkind IN ('r', 'i', 't')",
+            schema,
+        )
+        return b"".join(content for (content,) in rows)
+
+    async with open_history(url) as history:
+        secret: dict[str, Any] = {
+            "context": {"k": "secret-context"},
+            "cause": {"request_id": "secret-cause"},
+        }
+        for n in range(9):
+            await history.add_history(
+                "m", None, f"secret-text {n}", "UPDATE", owner=ALICE, **secret
+            )
+        assert {word in await files() for word in WORDS} == {True}
+        await history.erase(memory_ids=["m"], reason="asked")
+        await owner.execute(f"VACUUM FULL {schema}.history")
+        assert {word in await files() for word in WORDS} == {False}
+
+
+WORDS = (
+    *(b"secret-text", b"secret-context", b"secret-cause"),
+    cause_hash("secret-cause").to_bytes(8, "little", signed=True),
+)
+
+
+async def test_grants_on_the_history_hold_for_owners_too(url: str, connect: Any) -> None:
+    """A migration does not lock out the roles that were let in before it."""
+    owner, schema = await connect(), schema_of(url)
+    with version(6):
+        async with open_history(url):
+            pass
+    await owner.execute(
+        f"CREATE ROLE writer LOGIN PASSWORD '{ROLE_PASSWORD}';"
+        f" GRANT USAGE ON SCHEMA {schema} TO writer;"
+        f" GRANT SELECT ON {schema}.migrations TO writer;"
+        f" GRANT SELECT, INSERT, UPDATE ON {schema}.history TO writer"
+    )
+    try:
+        async with open_history(url):
+            pass
+        async with open_history(as_role(url, "writer")) as history:
+            await history.add_history("m", None, "x", "ADD")
+            assert (await history.add_history("m", None, "x", "UPDATE", owner=ALICE)).owner
+    finally:
+        await owner.execute("DROP OWNED BY writer; DROP ROLE writer")
