@@ -156,7 +156,8 @@ async def test_one_that_died_in_the_middle_is_gone_on_with(
     async with writer.transaction():
         await writer.execute(f"LOCK TABLE {schema_of(url)}.history IN ROW EXCLUSIVE MODE")
         task = asyncio.ensure_future(migrations.migrate(other, schema_of(url)))
-        await owner.execute(f"SELECT pg_terminate_backend({await migrating(owner, schema_of(url))})")
+        pid = await migrating(owner, schema_of(url))
+        await owner.execute(f"SELECT pg_terminate_backend({pid})")
         with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError)):
             await task
     await (await open_history(url)).aclose()

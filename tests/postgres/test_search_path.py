@@ -161,6 +161,7 @@ async def use_all(server: PostgresServer, user: str) -> None:
             await history.add_in_transaction(connection, records)
         await read(history)
         await follow(history)
+        await take_back(history)
         await remove(history)
         await write_many_details(history)
         await history.reset()
@@ -322,6 +323,14 @@ async def follow(history: Any) -> None:
     task = asyncio.ensure_future(anext(history.follow(after=end)))
     await history.add_history("m", "x", "z", "UPDATE")
     await task
+
+
+async def take_back(history: Any) -> None:
+    now = datetime.now(UTC)
+    for is_dry in (True, False):
+        await history.undo(cause={"request_id": "1"}, dry_run=is_dry)
+        await history.undo(run_id="r", dry_run=is_dry)
+        await history.rollback(to=now - timedelta(days=1), user_id="ann", dry_run=is_dry)
 
 
 async def remove(history: Any) -> None:
