@@ -66,9 +66,11 @@ from async_history._core.submissions import (
     MESSAGES_KEPT,
     AddRecords,
     CopyRecords,
+    GiveOwners,
     SaveMessages,
     Submission,
     UpdateMemory,
+    owners_to_give,
     records_to_copy,
 )
 from async_history._core.timeline import StatesReader, state_at, states_at
@@ -110,6 +112,7 @@ __all__ = [
     "Filter",
     "FollowRead",
     "FollowReader",
+    "GiveOwners",
     "GroupCommitWriter",
     "HistoryManager",
     "HistoryRecord",
@@ -154,6 +157,7 @@ __all__ = [
     "message_from_row",
     "message_rows",
     "only_new_records",
+    "owners_to_give",
     "parse_time",
     "prunable_alone",
     "prune_step",

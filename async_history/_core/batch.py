@@ -18,6 +18,7 @@ from async_history._core.submissions import (
     MESSAGES_KEPT,
     AddRecords,
     ExpectedLatest,
+    GiveOwners,
     SaveMessages,
     Submission,
     UpdateMemory,
@@ -106,7 +107,8 @@ class BatchTransaction(Protocol):
         """Write in order.
 
         Args:
-            owners: those that memories get now, which had none. The memory may have records.
+            owners: those that memories get now, which had none. Such a memory may have records
+                already, and none among `records`.
         """
 
 
@@ -121,9 +123,15 @@ async def commit_in_steps(
     latest: dict[str, HistoryRecord | None] = {
         one.decided_by: None for one in additions if one.decided_by is not None
     }
-    if latest:
-        latest |= {one.memory_id: one for one in await steps.latest(list(latest))}
+    gifts: dict[str, Owner] = {}
+    for submission in batch:
+        if isinstance(submission, GiveOwners):
+            gifts |= submission.owners
+    latest |= dict.fromkeys(gifts)
+    found = await steps.latest(list(latest)) if latest else ()
+    latest |= {one.memory_id: one for one in found}
     wanted = [record for submission in additions for record in submission.wanted]
+    wanted += [replace(one, owner=gifts[one.memory_id]) for one in found if one.memory_id in gifts]
     owners = await steps.owners(wanted) if wanted else {}
     unsaved = _unsaved(messages, await steps.buffers(messages)) if messages else set()
     decided = _Decided(steps, known, latest, owners, unsaved)
@@ -166,12 +174,15 @@ class _Decided:
         for index, submission in part:
             if isinstance(submission, AddRecords):
                 plan.add(index, submission)
+            elif isinstance(submission, GiveOwners):
+                plan.give(submission)
             elif submission in self._unsaved:
                 plan.messages.append(submission)
         try:
-            if plan.records or plan.messages:
+            if plan.records or plan.messages or plan.new_owners:
                 async with self._steps.undone_if_refused():
-                    await self._steps.write(plan.records, plan.messages, plan.new_owners)
+                    records = [plan.owned(record) for record in plan.records]
+                    await self._steps.write(records, plan.messages, plan.new_owners)
         except StorageError as error:
             if len(part) == 1:
                 self.refused[part[0][0]] = error
@@ -183,8 +194,10 @@ class _Decided:
             self._known, self._latest = plan.known, plan.latest
             self._owners = {**self._owners, **plan.new_owners}
             self.refused |= plan.refused
+            for gift, given in plan.given:
+                gift.given = given
             for submission, records in plan.outcomes:
-                submission.records[:] = records
+                submission.records[:] = [plan.owned(record) for record in records]
             if plan.left_out:
                 _log_left_out(plan.left_out)
 
@@ -206,6 +219,7 @@ class _Plan:
         self.messages: list[SaveMessages] = []
         self.refused: dict[int, HistoryError] = {}
         self.left_out: list[OwnerConflict] = []
+        self.given: list[tuple[GiveOwners, frozenset[str]]] = []
         self.outcomes: list[tuple[AddRecords, Sequence[HistoryRecord]]] = []
 
     def add(self, index: int, submission: AddRecords) -> None:
@@ -220,13 +234,22 @@ class _Plan:
             return
         self.new_owners |= owners
         self.left_out += left_out
-        self.outcomes.append((submission, [self._owned(record) for record in outcome]))
-        missing = [self._owned(record) for record in missing]
+        self.outcomes.append((submission, outcome))
         self.records += missing
         for record in missing:
             self.known[record.id] = record
             if record.memory_id in self.latest:
                 self.latest[record.memory_id] = record
+
+    def give(self, submission: GiveOwners) -> None:
+        """Plan to give owners to those memories that have a record, and no owner."""
+        given: set[str] = set()
+        for memory_id, owner in submission.owners.items():
+            if self._owner(memory_id) is None and self.latest.get(memory_id) is not None:
+                self.new_owners[memory_id] = owner
+            if self._owner(memory_id) == owner:
+                given.add(memory_id)
+        self.given.append((submission, frozenset(given)))
 
     def _outcome(
         self, submission: AddRecords
@@ -262,7 +285,7 @@ class _Plan:
     def _owner(self, memory_id: str) -> Owner | None:
         return self._owners.get(memory_id) or self.new_owners.get(memory_id)
 
-    def _owned(self, record: HistoryRecord) -> HistoryRecord:
+    def owned(self, record: HistoryRecord) -> HistoryRecord:
         """Return a record with its memory's owner."""
         owner = self._owner(record.memory_id)
         return record if record.owner == owner else replace(record, owner=owner)

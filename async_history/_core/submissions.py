@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from async_history._core.json_object import json_text
 from async_history._core.messages import Message, new_message_id
-from async_history._core.owners import GivenOwner
+from async_history._core.owners import GivenOwner, Owner
 from async_history._core.records import (
     DETAILS,
     Event,
@@ -203,7 +203,25 @@ class SaveMessages:
     newest_before: int | None = None
 
 
-Submission = AddRecords | SaveMessages
+@dataclass(slots=True, eq=False)
+class GiveOwners:
+    """Owners for memories that have records and no owner. Memories that have one keep it.
+
+    `given` holds, once it is committed, the memories whose owner is the one named here.
+    """
+
+    owners: Mapping[str, Owner]
+    record_count: int
+    size_bytes: int
+    given: frozenset[str] = frozenset()
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """No record's: to submit it again changes nothing."""
+        return ()
+
+
+Submission = AddRecords | SaveMessages | GiveOwners
 
 
 def one_record(
@@ -256,6 +274,11 @@ def new_text(
     given = {"updated_at": updated_at, "actor_id": actor_id, "role": role, "context": context}
     named = {} if id is None else {0: given}
     return UpdateMemory([record], named, None, 1, _record_bytes(record), record)
+
+
+def owners_to_give(owners: Mapping[str, Owner]) -> GiveOwners:
+    """Make a submission of owners, which are checked, by memory."""
+    return GiveOwners(dict(owners), len(owners), len(owners) * _RECORD_BYTES)
 
 
 def checked_records(

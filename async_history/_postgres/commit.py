@@ -361,10 +361,11 @@ class BatchCommitter:
         owners: Mapping[str, Owner],
     ) -> None:
         """Write records and messages, in order, and the owners that memories get."""
-        if records:
-            if self._has_undated:
-                records = await dated(records, self.latest)
+        if records and self._has_undated:
+            records = await dated(records, self.latest)
+        if records or owners:
             plan = await self._owners.give(records, owners)
+        if records:
             try:
                 await self._add(records, plan, checks_new=False)
             except _LeftOut:

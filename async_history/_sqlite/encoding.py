@@ -8,8 +8,9 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from async_history._core.owners import owner_text
 from async_history._core.records import row_of
-from async_history._core.submissions import SaveMessages, Submission
+from async_history._core.submissions import AddRecords, SaveMessages, Submission
 from async_history.errors import InvalidInput
 
 _NOT_HELD: Final = re.compile("[\ufffe\uffff]")
@@ -26,9 +27,11 @@ def check_submission(submission: Submission) -> None:
         _check([submission.session_scope])
         for message in submission.messages:
             _check([message.role, message.content, message.name])
-    else:
+    elif isinstance(submission, AddRecords):
         for record in submission.wanted:
             _check(row_of(record))
+    else:
+        _check(map(owner_text, submission.owners.values()))
 
 
 def check_parameters(parameters: Mapping[str, Any]) -> None:

@@ -24,6 +24,7 @@ from async_history import (
     open_history,
     recording,
 )
+from async_history.backend import owners_to_give
 from async_history.testing.fixtures import Cases, OpenStore
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -190,6 +191,47 @@ class OwnerCases(Cases):
                 )
             assert await history.get_history("n") == []
             assert len(await history.get_history("m")) == 5 + 10
+
+    async def test_owners_are_given_without_records(self, open_store: OpenStore) -> None:
+        """To memories that have records and no owner; beside records, in the same batch too."""
+        async with open_store() as history:
+
+            async def give(**owners: str) -> frozenset[str]:
+                submission = owners_to_give(
+                    {name: Owner(user_id=user) for name, user in owners.items()}
+                )
+                await history.store.writer.submit(submission)
+                return submission.given
+
+            assert await give(nobody="alice") == frozenset()
+            await history.batch_add_history(
+                [{"memory_id": f"m{n % 3}", "new_memory": str(n), "event": "ADD"} for n in range(9)]
+            )
+            assert await give(m0="alice", m1="bob", nobody="alice") == {"m0", "m1"}
+            assert await give(m0="bob", m1="bob", m2="carol") == {"m1", "m2"}
+            read = await found(history)
+            owners = ["alice", "bob", "carol"]
+            assert [record.owner for record in read] == [
+                Owner(user_id=owners[n % 3]) for n in range(9)
+            ]
+            for number, owner in enumerate(owners):
+                assert await found(history, user_id=owner) == read[number::3]
+            assert await found(history, memory_id="nobody") == []
+            first, given, later = await asyncio.gather(
+                history.add_history("new", None, "x", "ADD"),
+                give(m0="alice", new="dan"),
+                history.add_history("new", "x", "y", "UPDATE"),
+            )
+            assert given >= {"m0"}
+            assert await give(new="dan") == {"new"}
+            assert await found(history, user_id="dan") == [first, later]
+            again = await history.add_history("m2", None, "z", "UPDATE")
+            assert again.owner == Owner(user_id="carol")
+            with pytest.raises(OwnerConflict):
+                await history.add_history("m2", None, "z", "UPDATE", owner=ALICE)
+        async with open_store() as history:
+            if history.backend.store_name is not None:
+                assert len(await found(history, user_id="carol")) == 4
 
     async def test_questions_by_owner_and_cause(self, open_store: OpenStore) -> None:
         random = Random(16)  # noqa: S311
