@@ -10,8 +10,9 @@ from async_history.mem0 import _to_thread_patch  # noqa: F401 - patches mem0's a
 from async_history._core.public import show_as
 from async_history.mem0._async_memory import AsyncMemory
 from async_history.mem0._errors import HistoryNotWritten
+from async_history.mem0._learning import LearnedOwners
 from async_history.mem0._memory import Memory
 
-__all__ = ["AsyncMemory", "HistoryNotWritten", "Memory"]
+__all__ = ["AsyncMemory", "HistoryNotWritten", "LearnedOwners", "Memory"]
 
 show_as(__name__, __all__, globals())

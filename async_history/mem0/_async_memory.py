@@ -18,9 +18,11 @@ from async_history._core.timeline import Moment, check_moment
 from async_history._core.validation import check_flag
 from async_history._opening import without_secrets
 from async_history.errors import InvalidInput
+from async_history.mem0._learning import LearnedOwners, learn, unowned
 from async_history.mem0._loop_state import LoopState
 from async_history.mem0._loop_states import LoopStates, Where
 from async_history.mem0._memory import OWN_RECORDER, is_made_by_mem0, without_history
+from async_history.mem0._memory_host import HostedHistory
 from async_history.mem0._operation import Recorder, current, read_history, read_last_messages
 from async_history.mem0._payloads import WatchedStore, unwatched
 from async_history.mem0._restore import check_metadata, restore_memory
@@ -239,11 +241,7 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
         """
         check_moment("to", to)
         given = check_metadata(metadata)
-        if self._assigned is not OWN_RECORDER:
-            raise InvalidInput(
-                f"restore needs a history of this library; a {type(self._assigned).__name__} was "
-                "assigned to db"
-            )
+        self._require_own_history("restore")
         state = self._state()
 
         async def in_turn() -> HistoryRecord:
@@ -262,6 +260,28 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
                 )
 
         return (await self._run(in_turn, "restore")).as_dict()
+
+    async def learn_owners(self) -> LearnedOwners:
+        """Learn whose the memories of the history are, where it does not know, and report it.
+
+        For a history from before owners were recorded, and for what plain mem0 recorded. The vector
+        store is asked for each such memory, one after the other; no record is added. It may be
+        cancelled, and called again.
+
+        Raises:
+            InvalidInput: the history is not one of this library.
+        """
+        self._require_own_history("learn_owners")
+
+        async def learned() -> LearnedOwners:
+            store = self._recorder.require_operation().manager
+            if isinstance(store, HostedHistory):
+                unknown = await store.ask(unowned)
+            else:
+                unknown = await unowned(cast(HistoryManager, store))
+            return await learn(self, unknown, store.store)
+
+        return await self._run(learned, "learn_owners")
 
     async def reset(self) -> None:
         """Empty the vector store and the history, as mem0 does. The manager stays open."""
@@ -363,6 +383,13 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
         return await self._change("delete", memory_id, inherited)
 
     # State and closing
+
+    def _require_own_history(self, name: str) -> None:
+        if self._assigned is not OWN_RECORDER:
+            raise InvalidInput(
+                f"{name} needs a history of this library; a {type(self._assigned).__name__} was "
+                "assigned to db"
+            )
 
     def _state(self) -> LoopState:
         """Return the state for the running loop."""

@@ -18,6 +18,7 @@ from async_history._core.timeline import Moment, check_moment
 from async_history.blocking import BlockingHistoryManager
 from async_history.errors import InvalidInput
 from async_history.mem0._blocking_operations import BlockingRecorder
+from async_history.mem0._learning import LearnedOwners, learn_blocking
 from async_history.mem0._payloads import WatchedStore, unwatched
 from async_history.mem0._restore import check_metadata, restore_memory_blocking
 
@@ -217,11 +218,7 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
         """Bring back what a memory said at a moment; see `AsyncMemory.restore`."""
         check_moment("to", to)
         given = check_metadata(metadata)
-        if self._assigned is not OWN_RECORDER:
-            raise InvalidInput(
-                f"restore needs a history of this library; a {type(self._assigned).__name__} was "
-                "assigned to db"
-            )
+        self._require_own_history("restore")
         history = self._history
         record: HistoryRecord = self._change(
             memory_id,
@@ -237,6 +234,12 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
             ),
         )
         return record.as_dict()
+
+    def learn_owners(self) -> LearnedOwners:
+        """Learn whose the memories of the history are; see `AsyncMemory.learn_owners`."""
+        self._require_own_history("learn_owners")
+        learned: LearnedOwners = self._run(learn_blocking, self, self._history.ask)
+        return learned
 
     def reset(self) -> None:
         """Empty the vector store and the history, as mem0 does. The history stays open."""
@@ -258,6 +261,13 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
             self._assigned = OWN_RECORDER
         elif self._history.resets == resets:
             self._history.reset()  # up to 2.0.6 mem0 drops its table itself
+
+    def _require_own_history(self, name: str) -> None:
+        if self._assigned is not OWN_RECORDER:
+            raise InvalidInput(
+                f"{name} needs a history of this library; a {type(self._assigned).__name__} was "
+                "assigned to db"
+            )
 
     def close(self) -> None:
         """Refuse new calls, wait for those in other threads, and close the history. Idempotent."""

@@ -87,24 +87,25 @@ class HostedHistory:
         async def written(manager: HistoryManager) -> None:
             await manager.store.writer.submit(submission)
 
-        return self._ask(written)
+        return self.ask(written)
 
-    def _ask(self, function: Callable[[HistoryManager], Awaitable[T]]) -> "asyncio.Future[T]":
+    def ask(self, function: Callable[[HistoryManager], Awaitable[T]]) -> "asyncio.Future[T]":
+        """Call a function with the manager, on its loop."""
         return asyncio.wrap_future(self._require_thread().submit(self._store.call, function))
 
     async def get_history(self, memory_id: str) -> list[HistoryRecord]:
         """As `HistoryManager.get_history`."""
-        return await self._ask(lambda manager: manager.get_history(memory_id))
+        return await self.ask(lambda manager: manager.get_history(memory_id))
 
     async def get_last_messages(self, session_scope: str) -> list[Message]:
         """As `HistoryManager.get_last_messages`."""
-        return await self._ask(lambda manager: manager.get_last_messages(session_scope))
+        return await self.ask(lambda manager: manager.get_last_messages(session_scope))
 
     async def batch_add_history(
         self, records: Sequence[dict[str, Any]], *, if_latest: HistoryRecord | None
     ) -> list[HistoryRecord]:
         """As `HistoryManager.batch_add_history`."""
-        return await self._ask(
+        return await self.ask(
             lambda manager: manager.batch_add_history(records, if_latest=if_latest)
         )
 
@@ -120,7 +121,7 @@ class HostedHistory:
 
     def reset(self) -> "asyncio.Future[None]":
         """Queue a reset."""
-        return self._ask(lambda manager: manager.reset())
+        return self.ask(lambda manager: manager.reset())
 
     # Closing
 

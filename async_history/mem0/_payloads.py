@@ -71,7 +71,7 @@ def unwatched(store: Any) -> Any:
 def owner_in(payload: Payload, sanitizer: Sanitizer) -> Owner | None:
     """Return whose a memory is; None where its payload does not say."""
     texts = ((name, sanitizer.text(name, payload.get(name))) for name in SCOPES)
-    given: dict[str, str] = {name: text for name, text in texts if text}
+    given: dict[str, Any] = {name: text for name, text in texts if text}
     return Owner(**given) if given else None
 
 

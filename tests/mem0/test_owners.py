@@ -344,6 +344,18 @@ class TestOddPayloads:
         assert owner_in({"user_id": "a\0"}, Sanitizer()) == Owner(user_id="a\ufffd")
         assert owner_in({"data": "x"}, Sanitizer()) is None
 
+    def test_a_nul_alone_is_replaced_too(self, caplog: pytest.LogCaptureFixture) -> None:
+        """JSON can hold it as an escape, which PostgreSQL's JSON functions refuse."""
+        exact = {"a": "\\u0000", "b": "\\\\u0000", "\\u0000": [1]}
+        with Sanitizer() as sanitizer:
+            assert sanitizer.json("metadata", exact) == exact
+        assert caplog.records == []
+        for odd in ({"a": "\0"}, {"a": ["\\\0"]}, {"\0": 1}):
+            with Sanitizer() as sanitizer:
+                found = sanitizer.json("metadata", odd)
+            assert found == json.loads(json.dumps(odd).replace("u0000", "ufffd"))
+        assert len(caplog.records) == 3
+
     async def test_a_vector_store_is_what_it_was(self, used: Used) -> None:
         """Outside of operations it is the object that was assigned."""
         assert used.memory.vector_store is used.store
@@ -497,3 +509,34 @@ class TestRestoring:
         assert (row["data"], metadata_of(row)) == ("water", {"n": 1})
         *_, record = await used.records(memory_id)
         assert (record.owner, record.context) == (Owner(**WHOSE), {"n": 1})
+
+
+class TestLearning:
+    async def test_what_the_vector_store_knows(self, used: Used) -> None:
+        known = [await used.add(str(n), user_id=f"u{n}") for n in range(450)]
+        gone, nobody = await used.add("gone"), await used.add("nobody's")
+        used.store.rows.pop(gone)
+        for scope in SCOPES:
+            used.store.rows[nobody].pop(scope)
+        async with open_history(used.path) as history:
+            await history.reset()
+            given = [{"memory_id": name, "event": "ADD"} for name in (*known, gone, nobody)]
+            await history.batch_add_history(given)
+            await history.add_history("has one", None, "x", "ADD", owner={"user_id": "bob"})
+        used.store.calls.clear()
+        report = await used.call("learn_owners")
+        assert (report.memories, report.learned, report.unknown) == (452, 450, 2)
+        assert used.store.calls == ["get"] * 452
+        records = await used.records()
+        assert len(records) == 453
+        for n, record in enumerate(records[:450]):
+            assert record.owner == Owner(**{**WHOSE, "user_id": f"u{n}"})
+        assert [one.owner for one in records[450:]] == [None, None, Owner(user_id="bob")]
+        async with open_history(used.path) as history:
+            assert await history.count_history(user_id="u7") == 1
+            assert await history.count_history(agent_id="shop") == 450
+        again = await used.call("learn_owners")
+        assert (again.memories, again.learned, again.unknown) == (2, 0, 2)
+        await used.update(known[3], "more")
+        *_, record = await used.records(known[3])
+        assert record.owner == Owner(**{**WHOSE, "user_id": "u3"})

@@ -1,0 +1,95 @@
+"""Learns from mem0's vector store whose the memories of a history are, where it does not know.
+
+The vector store is asked for each memory by its id. A list would be quicker, but every store bounds
+one, mostly at 100 or 10,000 rows, and mem0 has no way to ask for the rest.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Final
+
+from async_history._core.manager import HistoryManager
+from async_history._core.owners import Owner
+from async_history._core.submissions import GiveOwners, owners_to_give
+from async_history.blocking._sanitize import Sanitizer
+from async_history.mem0._operation import SubmissionStore
+from async_history.mem0._payloads import owner_in, unwatched
+
+_AT_ONCE: Final = 200
+"""Memories that are asked for and written at once: a fraction of a second of most stores."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearnedOwners:
+    """What `learn_owners` has found out."""
+
+    memories: int
+    """Memories whose owner the history did not know."""
+    learned: int
+    """Those whose owner it knows now."""
+    unknown: int
+    """Those that the vector store does not have, as they were deleted, or knows no owner of."""
+
+
+async def unowned(history: HistoryManager) -> list[str]:
+    """Return the memories whose owner is not known."""
+    found: dict[str, None] = {}
+    async for record in history.query_history():
+        if record.owner is None:
+            found[record.memory_id] = None
+    return list(found)
+
+
+def owners_in_store(memory: Any, memory_ids: Sequence[str]) -> dict[str, Owner]:
+    """Ask the vector store whose these memories are. It blocks."""
+    store = unwatched(memory.vector_store)
+    owners: dict[str, Owner] = {}
+    for memory_id in memory_ids:
+        payload = getattr(store.get(vector_id=memory_id), "payload", None)
+        with Sanitizer() as sanitizer:
+            owner = owner_in(payload, sanitizer) if isinstance(payload, Mapping) else None
+        if owner is not None:
+            owners[memory_id] = owner
+    return owners
+
+
+def _parts(memory_ids: Sequence[str]) -> Iterator[list[str]]:
+    left = iter(memory_ids)
+    while part := list(islice(left, _AT_ONCE)):
+        yield part
+
+
+def _learned(memory_ids: Sequence[str], given: Sequence[GiveOwners]) -> LearnedOwners:
+    learned = sum(len(one.given) for one in given)
+    return LearnedOwners(
+        memories=len(memory_ids), learned=learned, unknown=len(memory_ids) - learned
+    )
+
+
+async def learn(memory: Any, memory_ids: Sequence[str], store: SubmissionStore) -> LearnedOwners:
+    """Learn the owners of an `AsyncMemory`'s memories."""
+    given: list[GiveOwners] = []
+    for part in _parts(memory_ids):
+        owners = await asyncio.to_thread(owners_in_store, memory, part)
+        if owners:
+            submission = owners_to_give(owners)
+            await store.writer.submit(submission)
+            given.append(submission)
+    return _learned(memory_ids, given)
+
+
+def learn_blocking(
+    memory: Any, ask: Callable[[Callable[[HistoryManager], Awaitable[Any]]], Any]
+) -> LearnedOwners:
+    """Learn the owners of a `Memory`'s memories; `ask` runs a function on its manager."""
+    memory_ids: list[str] = ask(unowned)
+    given: list[GiveOwners] = []
+    for part in _parts(memory_ids):
+        owners = owners_in_store(memory, part)
+        if owners:
+            submission = owners_to_give(owners)
+            ask(lambda history, one=submission: history.store.writer.submit(one))  # type: ignore[misc]
+            given.append(submission)
+    return _learned(memory_ids, given)
