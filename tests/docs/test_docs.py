@@ -109,9 +109,19 @@ class TestExamples:
 
     def test_the_command_line(self, tmp_path: Path) -> None:
         assert "nothing is wrong" in shell("command-line", tmp_path)
-        (line,) = (tmp_path / "history.jsonl").read_text().splitlines()
-        assert json.loads(line)["new_memory"] is None  # it was erased
+        erased, anns = (tmp_path / "history.jsonl").read_text().splitlines()
+        assert json.loads(erased)["new_memory"] is None
+        assert json.loads(anns)["owner"] == {"user_id": "ann"}
         assert (tmp_path / "backup.db").exists()
+
+    async def test_owners(self, capsys: pytest.CaptureFixture[str]) -> None:
+        async with open_history("memory://") as history:
+            await scope_of("owners")["handle_request"](history, "7")
+        first, second, memory, count = capsys.readouterr().out.splitlines()
+        assert first.startswith("likes tea Owner(user_id='ann'")
+        assert first.endswith("{'category': 'drinks'} {'request_id': '7'}")
+        assert second.endswith("None {'request_id': '7'}")
+        assert (memory, count) == ("memory-1 likes mate", "2")
 
     async def test_following(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         """Run twice, it goes on where it was."""

@@ -1124,7 +1124,7 @@ class TestDocumentation:
         rows = memory.vector_store.rows
         assert rows[memory_id]["data"] == "tea"
         assert rows[deleted_id]["data"] == "b"
-        assert rows[deleted_id]["user_id"] == "ann"
+        assert rows[deleted_id]["user_id"] == "u"
 
     async def test_a_history_that_was_not_written(
         self, memory: AsyncMemory, tmp_path: Path
