@@ -14,7 +14,14 @@ from typing import Any
 import pytest
 from mem0.memory.storage import SQLiteManager
 
-from async_history import HistoryManager, HistoryRecord, Owner, OwnerConflict, open_history
+from async_history import (
+    HistoryManager,
+    HistoryRecord,
+    Owner,
+    OwnerConflict,
+    check_history,
+    open_history,
+)
 from async_history._core.query import Filter
 from async_history._sqlite.filters import in_order, parameters, select, sources
 from async_history._sqlite.index import THROUGH_INDEX, levels, owners
@@ -499,3 +506,29 @@ async def test_what_is_pruned_leaves_no_owner_and_no_entry(path: Path) -> None:
         for level in levels.LEVELS:
             rows = connection.execute(f"SELECT count(*) FROM {level} WHERE memory >= 0")
             assert rows.fetchone() == (0,)
+
+
+@pytest.mark.parametrize(
+    ("condition", "what"),
+    [
+        ("memory = {user}", "not found by their owner"),
+        ("memory = {cause}", "not found by their cause"),
+        ("memory >= 0 AND position < -(1 << 62)", "not found by their owner"),
+    ],
+)
+async def test_a_check_finds_missing_entries(condition: str, what: str, path: Path) -> None:
+    async with open_history(path) as history:
+        await fill(history, 0, 300)
+    assert (await check_history(str(path))).problems == ()
+    missing = condition.format(
+        user=levels.value_key("user_id", "u1"), cause=owners.cause_key("request_id", "q7")
+    )
+    with raw(path) as connection:
+        for level in levels.LEVELS:
+            connection.execute(f"DELETE FROM {level} WHERE {missing}")
+    (problem,) = (await check_history(str(path))).problems
+    assert what in problem
+    assert (await check_history(str(path), repair=True)).problems == ()
+    async with open_history(path) as history:
+        seen = await check_reads(history)
+        assert {record.memory_id: record.owner for record in seen} == OWNERS

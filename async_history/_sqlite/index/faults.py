@@ -4,19 +4,50 @@ import sqlite3
 from collections.abc import Iterator
 from typing import Final
 
+from async_history._core.recording import INDEXED_CAUSES
 from async_history._sqlite import times
 from async_history._sqlite.index.blocks import CHUNKS, SPANS
 from async_history._sqlite.index.levels import LEVELS
+from async_history._sqlite.index.owners import CAUSE, HAS_OWNERS, key_of, owner_number
 from async_history._sqlite.index.validity import INDEXED_THROUGH
 
-_KEY: Final = "async_history_key(CAST(history.memory_id AS BLOB))"
-_HAS_ENTRY: Final = " OR ".join(
-    f"EXISTS (SELECT 1 FROM main.{level} WHERE memory = {_KEY} AND position = history.rowid)"
-    for level in reversed(LEVELS)
-)
+
+def _has_entry(key: str) -> str:
+    return " OR ".join(
+        f"EXISTS (SELECT 1 FROM main.{level} WHERE memory = {key} AND position = history.rowid)"
+        for level in reversed(LEVELS)
+    )
+
+
+_IS_INDEXED: Final = f"""history.rowid <= {INDEXED_THROUGH}
+    AND history.rowid NOT IN (SELECT position FROM main.async_history_strays)"""
 _NOT_FOUND: Final = f"""
-SELECT count(*), min(id) FROM main.history WHERE rowid <= {INDEXED_THROUGH}
-    AND rowid NOT IN (SELECT position FROM main.async_history_strays) AND NOT ({_HAS_ENTRY})
+SELECT count(*), min(id) FROM main.history
+WHERE {_IS_INDEXED} AND NOT ({_has_entry(key_of("history"))})
+"""
+_WRONG_OWNERS: Final = f"""
+SELECT count(*), min(history.id) FROM main.history AS history
+WHERE {HAS_OWNERS} AND {_IS_INDEXED} AND history.id IS NOT NULL
+    AND {owner_number(key_of("history"), "history.memory_id")} IS NOT (
+        SELECT owned.number FROM main.async_history_details AS detail
+        CROSS JOIN main.async_history_owners AS owned ON owned.number = detail.owner
+        WHERE detail.id = history.id AND owned.memory_id = history.memory_id
+    )
+"""
+_WRONG_SCOPES: Final = f"""
+SELECT count(DISTINCT history.id), min(history.id) FROM main.history AS history
+CROSS JOIN main.async_history_details AS detail ON detail.id = history.id
+CROSS JOIN main.async_history_owners AS owned ON owned.number = detail.owner
+CROSS JOIN json_each(owned.owner) AS scope
+WHERE {_IS_INDEXED} AND owned.memory_id = history.memory_id
+    AND NOT ({_has_entry("async_history_key(scope.key, scope.value)")})
+"""
+_WRONG_CAUSES: Final = f"""
+SELECT count(DISTINCT history.id), min(history.id) FROM main.history AS history
+CROSS JOIN main.async_history_details AS detail ON detail.id = history.id
+CROSS JOIN json_each(detail.cause) AS said
+WHERE {_IS_INDEXED} AND said.key IN ({", ".join(f"'{name}'" for name in INDEXED_CAUSES)})
+    AND NOT ({_has_entry(f"async_history_key('{CAUSE}' || said.key, said.value)")})
 """
 _WRONG_ACTORS: Final = f"""
 SELECT count(*), min(id) FROM main.history
@@ -49,6 +80,8 @@ def wrong_entries(connection: sqlite3.Connection) -> Iterator[tuple[str, int, st
     id."""
     for statements, what in (
         ((_NOT_FOUND,), "are not found by their memory"),
+        ((_WRONG_OWNERS, _WRONG_SCOPES), "are not found by their owner"),
+        ((_WRONG_CAUSES,), "are not found by their cause"),
         ((_WRONG_ACTORS,), "are not found by their actor"),
         (_WRONG_TIMES, "are not found by their time"),
     ):
