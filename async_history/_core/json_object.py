@@ -1,14 +1,29 @@
 """JSON objects that belong to a record: kept as text, and parsed when they are looked at."""
 
 import json
-from collections.abc import Iterator, Mapping
+import json.encoder
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from async_history.errors import InvalidInput
 
-_encode: Final = json.JSONEncoder(
+_ENCODER: Final = json.JSONEncoder(
     ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":")
-).encode
+)
+_make_encoder: Final[Any] = getattr(json.encoder, "c_make_encoder", None)
+
+
+def _new_encode() -> Callable[[dict[str, Any]], str]:
+    """Return the function that encodes; `JSONEncoder.encode` makes an encoder in each call."""
+    if _make_encoder is None:
+        return _ENCODER.encode
+    chunks: Callable[[dict[str, Any], int], tuple[str, ...]] = _make_encoder(
+        None, _ENCODER.default, json.encoder.encode_basestring, None, ":", ",", True, False, False
+    )
+    return lambda value: "".join(chunks(value, 0))
+
+
+_encode: Final = _new_encode()
 
 
 class JsonObject(Mapping[str, Any]):
@@ -16,13 +31,14 @@ class JsonObject(Mapping[str, Any]):
 
     Args:
         text: the object as JSON.
+        content: the same, if it is known and nobody changes it.
     """
 
     __slots__ = ("_parsed", "text")
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, content: dict[str, Any] | None = None) -> None:
         self.text = text
-        self._parsed: dict[str, Any] | None = None
+        self._parsed = content
 
     def _content(self) -> dict[str, Any]:
         if self._parsed is None:
@@ -32,6 +48,9 @@ class JsonObject(Mapping[str, Any]):
 
     def __getitem__(self, key: str) -> Any:
         return self._content()[key]
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self._content().get(key, default)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._content())
@@ -58,15 +77,17 @@ def json_object(name: str, value: object) -> JsonObject:
         InvalidInput: it is not a mapping, or has what JSON can't hold exactly: a key that is not
             text, NaN, a lone surrogate, an object of another type.
     """
-    if isinstance(value, JsonObject):
+    if type(value) is JsonObject:
         return value
-    if not isinstance(value, Mapping):
-        raise InvalidInput(f"{name} must be a mapping, not {type(value).__name__}")
+    if type(value) is not dict:  # asked first: to ask whether it is a Mapping takes much longer
+        if not isinstance(value, Mapping):
+            raise InvalidInput(f"{name} must be a mapping, not {type(value).__name__}")
+        value = dict(value)
     try:
         for key in value:
             if not isinstance(key, str):
                 raise TypeError(f"the key {key!r} is not text")
-        text = _encode(dict(value))
+        text = _encode(value)
         if not text.isascii():
             text.encode()
     except (TypeError, ValueError, RecursionError) as error:

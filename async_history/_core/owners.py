@@ -54,7 +54,7 @@ def new_owner(given: Owner | Mapping[str, str | None]) -> Owner | None:
     """
     if isinstance(given, Owner):
         return _checked(given.user_id, given.agent_id, given.run_id, given.app_id)
-    if not isinstance(given, Mapping):
+    if type(given) is not dict and not isinstance(given, Mapping):
         raise InvalidInput(f"owner must be an Owner or a mapping, not {type(given).__name__}")
     for name in given:
         if name not in SCOPES:

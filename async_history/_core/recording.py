@@ -86,15 +86,15 @@ def new_cause(given: Mapping[str, Any]) -> JsonObject | None:
     Raises:
         InvalidInput: it is not a mapping of short texts, or has too many of them.
     """
-    if isinstance(given, JsonObject):
-        given = dict(given)
-    if not isinstance(given, Mapping):
+    if type(given) is not dict and not isinstance(given, Mapping):
         raise InvalidInput(f"cause must be a mapping of texts, not {type(given).__name__}")
     if len(given) > _MOST_KEYS:
         raise InvalidInput(f"cause must have at most {_MOST_KEYS} keys, not {len(given)}")
-    for key, value in given.items():
-        check_cause(key, value)
-    return json_object("cause", given) if given else None
+    if not given:
+        return None
+    # Its texts can't be changed, so the content is kept: it need not be parsed to be looked at.
+    content = dict([check_cause(key, value) for key, value in given.items()])
+    return JsonObject(json_object("cause", content).text, content)
 
 
 def check_cause(key: object, value: object) -> tuple[str, str]:

@@ -20,7 +20,7 @@ from async_history._core.batch import (
     only_new_records,
     records_of,
 )
-from async_history._core.owners import Owner, owner_from_text
+from async_history._core.owners import Owner
 from async_history._core.recent import RecentCommits
 from async_history._core.records import HistoryRecord
 from async_history._core.submissions import MESSAGES_KEPT, AddRecords, SaveMessages, Submission
@@ -32,10 +32,11 @@ from async_history._sqlite.connection import (
 )
 from async_history._sqlite.errors import is_schema_mismatch
 from async_history._sqlite.index import (
-    HAS_OWNERS,
+    LAST_OWNER,
     NEARLY_COMPLETE,
     THROUGH_INDEX,
     IndexOutdated,
+    StoredOwner,
     add_owners,
     index_foreign_rows,
     memory_key,
@@ -52,9 +53,9 @@ from async_history._sqlite.rows import (
 from async_history._sqlite.write_program import (
     HAS_OTHER_TRIGGERS,
     STATEMENT_ROWS,
+    ExpectedOwners,
     Statement,
     add_statement,
-    decided,
     has_details,
 )
 from async_history.errors import HistoryError, StorageRefused
@@ -95,7 +96,7 @@ SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(va
        json_extract(value, '$[3]'), json_extract(value, '$[4]'), json_extract(value, '$[5]')
 FROM json_each(?) ORDER BY key
 """
-_STORE: Final = f"SELECT {NEARLY_COMPLETE}, {HAS_OTHER_TRIGGERS}, {HAS_OWNERS}"
+_STORE: Final = f"SELECT {NEARLY_COMPLETE}, {HAS_OTHER_TRIGGERS}, {LAST_OWNER}"
 _EVICT: Final = f"""
 DELETE FROM messages WHERE rowid IN (
     SELECT message FROM (
@@ -132,13 +133,11 @@ class BatchCommitter:
         additions = only_new_records(batch)
         if additions is not None and await self._add(additions):
             return {}
-        steps = partial(_commit_in_steps, batch)
-        refused, has_owners = await self._connection.run(steps)
-        if has_owners:
-            self._owners.is_needed = True
-            for index, submission in enumerate(batch):
-                if isinstance(submission, AddRecords) and index not in refused:
-                    self._owners.learn(submission.records)
+        found = _Found()
+        refused = await self._connection.run(partial(_commit_in_steps, batch, found))
+        for index, submission in enumerate(batch):
+            if isinstance(submission, AddRecords) and index not in refused:
+                self._owners.learn(submission.records, found.owners, found.last_number)
         return refused
 
     async def _add(self, additions: Sequence[AddRecords]) -> bool:
@@ -150,13 +149,9 @@ class BatchCommitter:
             if expected is None:
                 return False
         # The parameters are built here: the connection's thread would have to wait for the GIL.
-        most = STATEMENT_ROWS[-1]
         statements = [
-            add_statement(
-                records[start : start + most],
-                None if expected is None else expected[start : start + most],
-            )
-            for start in range(0, len(records), most)
+            add_statement(part, expected and expected.part(start, part))
+            for start, part in _parts(records)
         ]
         try:
             await self._connection.run(partial(_execute_all, statements))
@@ -221,34 +216,38 @@ class _RolledBack(Exception):
     """A trigger of the owner rolled back the whole transaction."""
 
 
+class _Found:
+    """What a transaction found of owners: those of its memories, and the last number."""
+
+    def __init__(self) -> None:
+        self.owners: dict[str, StoredOwner] = {}
+        self.last_number = 0
+
+
 def _commit_in_steps(
-    batch: Sequence[Submission], connection: sqlite3.Connection
-) -> tuple[Mapping[int, HistoryError], bool]:
-    """Return the refused submissions, and whether any memory has an owner."""
-    steps = _CommitSteps(connection)
+    batch: Sequence[Submission], found: _Found, connection: sqlite3.Connection
+) -> Mapping[int, HistoryError]:
     try:
         with transaction(connection):
-            refused = run_to_completion(commit_in_steps(batch, steps))
-        return refused, steps.has_owners
+            return run_to_completion(commit_in_steps(batch, _CommitSteps(connection, found)))
     except _RolledBack as error:
+        found.owners.clear()
         if len(batch) == 1:
-            return {0: _refused(error.__cause__)}, steps.has_owners
+            return {0: _refused(error.__cause__)}
     # One submission rolls back all others, so commit each in its own transaction.
-    refused_alone: dict[int, HistoryError] = {}
-    has_owners = False
+    refused: dict[int, HistoryError] = {}
     for index, submission in enumerate(batch):
-        alone, has_owners = _commit_in_steps([submission], connection)
-        if 0 in alone:
-            refused_alone[index] = alone[0]
-    return refused_alone, has_owners
+        if 0 in (alone := _commit_in_steps([submission], found, connection)):
+            refused[index] = alone[0]
+    return refused
 
 
 class _CommitSteps:
     """The statements of `commit_in_steps` for SQLite."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, found: _Found) -> None:
         self._connection = connection
-        self.has_owners = False
+        self._found = found
         self._has_triggers = False
         self._is_ready = False
 
@@ -270,15 +269,12 @@ class _CommitSteps:
     async def owners(self, records: Sequence[HistoryRecord]) -> dict[str, Owner]:
         """Return the owners of these records' memories, of those that have one."""
         self._prepare()
-        if not self.has_owners:
+        if not self._found.last_number:
             return {}
         memory_ids = list(dict.fromkeys(record.memory_id for record in records))
         found = owners_of(self._connection, memory_ids)
-        return {
-            memory_id: owner
-            for memory_id, text in found.items()
-            if (owner := owner_from_text(text)) is not None
-        }
+        self._found.owners |= found
+        return {memory_id: stored.owner for memory_id, stored in found.items()}
 
     async def buffers(self, submissions: Sequence[SaveMessages]) -> dict[str, Buffer]:
         """Return the stored message buffers of these submissions' scopes."""
@@ -315,11 +311,10 @@ class _CommitSteps:
     ) -> None:
         """Write records and messages, in order, and give owners to memories that have none."""
         if owners:
-            add_owners(self._connection, owners)
-            self.has_owners = True
-        most = STATEMENT_ROWS[-1]
-        for start in range(0, len(records), most):
-            self._add(records[start : start + most])
+            self._found.owners |= add_owners(self._connection, owners)
+            self._found.last_number += len(owners)
+        for _, part in _parts(records):
+            self._add(part)
         if messages:
             with _refusals():
                 self._save_messages(messages)
@@ -328,8 +323,10 @@ class _CommitSteps:
         self._prepare()
         if not self._is_ready:
             raise IndexOutdated
-        is_detailed = self.has_owners or has_details(records)
-        expected = [decided(record) for record in records] if is_detailed else None
+        expected = None
+        if self._found.last_number or has_details(records):
+            owners = [self._found.owners.get(record.memory_id) for record in records]
+            expected = ExpectedOwners(owners, set(), set())
         statement = add_statement(records, expected, has_triggers=self._has_triggers)
         with _refusals():
             if not self._has_triggers:
@@ -354,13 +351,19 @@ class _CommitSteps:
 
     def _look(self) -> None:
         found = fetch_rows(self._connection, _STORE)
-        ((self._is_ready, self._has_triggers, self.has_owners),) = found
+        ((self._is_ready, self._has_triggers, self._found.last_number),) = found
 
     def _save_messages(self, submissions: Sequence[SaveMessages]) -> None:
         rows = message_rows(submissions)
         self._connection.execute(_SAVE_MESSAGES, (json.dumps(rows, ensure_ascii=False),))
         scopes = json.dumps([submission.session_scope for submission in submissions])
         self._connection.execute(_EVICT, (scopes,))
+
+
+def _parts(records: Sequence[HistoryRecord]) -> Iterator[tuple[int, Sequence[HistoryRecord]]]:
+    """Split records into parts that fit in one statement, each with its start."""
+    most = STATEMENT_ROWS[-1]
+    return ((start, records[start : start + most]) for start in range(0, len(records), most))
 
 
 def _refused(reason: BaseException | None) -> StorageRefused:

@@ -1,19 +1,18 @@
-"""The owners of memories that a writer has seen: what its statements expect, and check."""
+"""The owners of memories that a writer has seen: what its statements rely on, and check."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from async_history._core.owners import Owner
 from async_history._core.records import HistoryRecord, give_owner
-from async_history._sqlite.index import EXPECTS_GIVEN, EXPECTS_KNOWN, EXPECTS_NONE
-from async_history._sqlite.write_program import Expected
+from async_history._sqlite.index import StoredOwner
+from async_history._sqlite.write_program import ExpectedOwners
 
 _MOST: Final = 32_768
 """Memories whose owner is remembered: some megabytes."""
 
 
 class KnownOwners:
-    """Owners by memory. They may be wrong by now: each statement checks what it expects.
+    """Owners by memory, with their numbers. They may be wrong by now: each statement checks.
 
     Attributes:
         is_needed: whether any memory may have an owner.
@@ -21,45 +20,64 @@ class KnownOwners:
 
     def __init__(self) -> None:
         self.is_needed = False
-        self._owners: dict[str, Owner] = {}
+        self._owners: dict[str, StoredOwner] = {}
+        self._next_number: int | None = None
 
-    def expected(self, records: Sequence[HistoryRecord]) -> list[Expected] | None:
-        """Return what to expect of each record's memory; None if that must be looked up."""
-        expected: list[Expected] = []
-        seen: dict[str, Owner | None] = {}
+    def expected(self, records: Sequence[HistoryRecord]) -> ExpectedOwners | None:
+        """Return what to expect of each record's memory; None if that must be looked up.
+
+        A memory that is not known, and is given an owner, is taken for a new one.
+        """
+        owners: list[StoredOwner | None] = []
+        new: dict[str, StoredOwner] = {}
+        without: set[str] = set()
+        known = self._owners
         for record in records:
             memory_id, given = record.memory_id, record.owner
-            if memory_id in seen:
-                owner = seen[memory_id]
-                expects = EXPECTS_NONE if owner is None else EXPECTS_KNOWN
-            elif (known := self._owners.get(memory_id)) is not None:
-                owner, expects = known, EXPECTS_KNOWN
-            else:
-                owner, expects = given, EXPECTS_NONE if given is None else EXPECTS_GIVEN
-            if given not in (None, owner) and (owner is None or owner.contradictions(given)):
-                return None
-            seen[memory_id] = owner
-            expected.append(Expected(owner, expects))
-        return expected
+            stored = known.get(memory_id) or new.get(memory_id)
+            if given is not None and (stored is None or given is not stored.owner):
+                if stored is not None:
+                    if stored.owner.contradictions(given):
+                        return None
+                elif memory_id in without or self._next_number is None:
+                    return None
+                else:
+                    stored = new[memory_id] = StoredOwner(given, self._next_number + len(new))
+            elif stored is None:
+                without.add(memory_id)
+            owners.append(stored)
+        return ExpectedOwners(owners, set(new), without if self.is_needed or new else None)
 
-    def written(self, records: Iterable[HistoryRecord], expected: Iterable[Expected]) -> None:
+    def written(self, records: Sequence[HistoryRecord], expected: ExpectedOwners) -> None:
         """Give records their owners, which were found to be as expected, and remember them."""
-        for record, (owner, _) in zip(records, expected, strict=True):
-            if owner is not None:
-                if record.owner is not owner:
-                    give_owner(record, owner)
-                self._owners[record.memory_id] = owner
+        next_number = self._next_number or 0
+        for record, stored in zip(records, expected.owners, strict=True):
+            if stored is None:
+                continue
+            if record.owner is not stored.owner:
+                give_owner(record, stored.owner)
+            if stored.number >= next_number:
+                self._owners[record.memory_id] = stored
+                self._next_number = max(self._next_number or 0, stored.number + 1)
                 self.is_needed = True
         self._limit()
 
-    def learn(self, records: Iterable[HistoryRecord]) -> None:
-        """Remember the owners that a transaction has found or given."""
+    def learn(
+        self, records: Iterable[HistoryRecord], owners: Mapping[str, StoredOwner], last_number: int
+    ) -> None:
+        """Remember what a transaction has found of records' memories, and given them.
+
+        Args:
+            last_number: the highest number of an owner.
+        """
+        self._next_number = last_number + 1
         for record in records:
-            if record.owner is not None:
-                self._owners[record.memory_id] = record.owner
-                self.is_needed = True
+            stored = owners.get(record.memory_id)
+            if stored is not None:
+                self._owners[record.memory_id] = stored
             else:
                 self._owners.pop(record.memory_id, None)
+        self.is_needed = self.is_needed or last_number > 0
         self._limit()
 
     def _limit(self) -> None:

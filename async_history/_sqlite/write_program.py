@@ -5,21 +5,21 @@ owner. The other also takes owners, contexts and causes. See `commit` for why a 
 statement.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from async_history._core.json_object import json_text
-from async_history._core.owners import Owner
 from async_history._core.records import COLUMN_LIST, COLUMNS, HistoryRecord
 from async_history._core.wakeups import WAKEUP_BATCH_MIN
 from async_history._sqlite.index import (
     ADD_DETAILS,
-    ADD_DETAILS_LATER,
     ADD_ENTRY,
-    ADD_OWNER,
-    ADD_OWNER_LATER,
-    EXPECTS_KNOWN,
-    EXPECTS_NONE,
+    ADD_KEYS,
+    ADD_MORE_KEYS,
+    CHECK_NO_OWNER,
+    CHECK_NO_OWNER_LATER,
+    GIVE_OWNER,
+    GIVE_OWNER_LATER,
     HAS_OWNERS,
     INDEX_TAIL,
     KEEP_INDEX,
@@ -27,6 +27,7 @@ from async_history._sqlite.index import (
     NOTE_INDEXED,
     TAIL_IS_LONG,
     TAIL_IS_THERE,
+    StoredOwner,
     cause_keys,
     memory_key,
     owner_entry,
@@ -37,9 +38,47 @@ _INSERT_RECORD: Final = f"""
     INSERT OR ABORT INTO history ({COLUMN_LIST})
     VALUES ({", ".join(f"new.{name}" for name in COLUMNS)});
 """
-_WRITE, _WRITE_LATER, _BEGIN, _END = range(4)
-"""What a row of `async_history_new_detailed` is: `kind`, its last column."""
-_DETAILED_WIDTH: Final = len(COLUMNS) + 10
+_ADD, _GIVE_OWNER, _CHECK_NO_OWNER, _ADD_MORE_KEYS, _BEGIN, _END = range(6)
+"""What a row of a view with details is for: `kind`, its last column."""
+_KEYS: Final = 3
+_DETAILED_WIDTH: Final = len(COLUMNS) + 6 + _KEYS
+_DETAILED_COLUMNS: Final = f"""{COLUMN_LIST}, 0 AS memory, 0 AS number, '' AS owner, '' AS context,
+    '' AS cause, 0 AS key1, 0 AS key2, 0 AS key3, 0 AS kind"""
+
+
+def _triggers(view: str, bodies: Mapping[str, str]) -> str:
+    """Return statements that create a view with details, and its triggers by their condition."""
+    triggers = (
+        f"CREATE TEMP TRIGGER {view}_{number} INSTEAD OF INSERT ON {view}\n"
+        f"WHEN {condition} BEGIN {body} END;\n"
+        for number, (condition, body) in enumerate(bodies.items())
+    )
+    return f"""
+DROP VIEW IF EXISTS temp.{view};
+CREATE TEMP VIEW {view} AS SELECT {_DETAILED_COLUMNS} FROM main.history;
+{"".join(triggers)}"""
+
+
+_DETAILED_PROGRAM: Final = _triggers(
+    "async_history_new_detailed",
+    {
+        f"new.kind = {_ADD}": f"{_INSERT_RECORD}{ADD_ENTRY}{ADD_KEYS}{ADD_DETAILS}",
+        f"new.kind = {_GIVE_OWNER}": GIVE_OWNER,
+        f"new.kind = {_CHECK_NO_OWNER}": CHECK_NO_OWNER,
+        f"new.kind = {_ADD_MORE_KEYS}": ADD_MORE_KEYS,
+        f"new.kind = {_BEGIN} AND {TAIL_IS_THERE}": INDEX_TAIL.format(but="0"),
+        f"new.kind = {_END}": NOTE_INDEXED,
+    },
+)
+_FEW_DETAILED_PROGRAM: Final = _triggers(
+    "async_history_new_few_detailed",
+    {
+        f"new.kind = {_ADD}": f"{_INSERT_RECORD}{ADD_DETAILS}",
+        f"new.kind = {_GIVE_OWNER}": GIVE_OWNER_LATER,
+        f"new.kind = {_CHECK_NO_OWNER}": CHECK_NO_OWNER_LATER,
+        f"new.kind = {_END} AND {TAIL_IS_LONG}": INDEX_TAIL.format(but="0"),
+    },
+)
 WRITE_PROGRAM: Final = f"""
 DROP VIEW IF EXISTS temp.async_history_new;
 CREATE TEMP VIEW async_history_new AS SELECT {COLUMN_LIST}, 0 AS memory FROM main.history;
@@ -55,41 +94,14 @@ CREATE TEMP TRIGGER async_history_written INSTEAD OF INSERT ON async_history_new
 WHEN new.id IS NULL AND (new.memory > 0 OR {TAIL_IS_LONG})
 BEGIN {INDEX_TAIL.format(but="new.memory")}
 END;
-DROP VIEW IF EXISTS temp.async_history_new_detailed;
-CREATE TEMP VIEW async_history_new_detailed AS
-SELECT {COLUMN_LIST}, 0 AS memory, '' AS owner, 0 AS expects, '' AS context, '' AS cause,
-       0 AS key1, 0 AS key2, 0 AS key3, '' AS more, 0 AS kind
-FROM main.history;
-CREATE TEMP TRIGGER async_history_write_detailed INSTEAD OF INSERT ON async_history_new_detailed
-WHEN new.kind = {_WRITE}
-BEGIN {ADD_OWNER}{_INSERT_RECORD}{ADD_ENTRY}{ADD_DETAILS}
-END;
-CREATE TEMP TRIGGER async_history_write_few_detailed
-INSTEAD OF INSERT ON async_history_new_detailed
-WHEN new.kind = {_WRITE_LATER}
-BEGIN {ADD_OWNER_LATER}{_INSERT_RECORD}{ADD_DETAILS_LATER}
-END;
-CREATE TEMP TRIGGER async_history_begun_detailed INSTEAD OF INSERT ON async_history_new_detailed
-WHEN new.kind = {_BEGIN} AND {TAIL_IS_THERE}
-BEGIN {INDEX_TAIL.format(but="0")}
-END;
-CREATE TEMP TRIGGER async_history_written_detailed INSTEAD OF INSERT ON async_history_new_detailed
-WHEN new.kind = {_END} AND new.memory > 0
-BEGIN {NOTE_INDEXED}
-END;
-CREATE TEMP TRIGGER async_history_written_few_detailed
-INSTEAD OF INSERT ON async_history_new_detailed
-WHEN new.kind = {_END} AND new.memory = 0 AND {TAIL_IS_LONG}
-BEGIN {INDEX_TAIL.format(but="0")}
-END;
-{KEEP_INDEX}
+{_DETAILED_PROGRAM}{_FEW_DETAILED_PROGRAM}{KEEP_INDEX}
 """
 """Creates the views and triggers that write records. To be run on each writing connection, and
 again after it recreates our tables. They are temporary: the file does not store them.
 
 An insert into a view writes a record, with its index entries or to be indexed later. A row without
-an id begins or ends a statement: the last one's `memory` is the number of its records that have
-index entries.
+an id ends a statement: its `memory` is the number of its records that have index entries. The views
+with details have more kinds of rows, so that what few records need costs the others nothing.
 """
 
 STATEMENT_ROWS: Final = (1, 8, 32, 128, 512)
@@ -111,38 +123,46 @@ HAS_OTHER_TRIGGERS: Final = """EXISTS (
 """SQL condition: the file's owner has triggers on `history`, which may skip, change or add rows."""
 
 
-def _add_sql(view: str, width: int, rows: int, more_rows: int, condition: str) -> str:
-    sql = f"""
-        INSERT INTO {view} SELECT * FROM ({_rows_sql(width, rows + more_rows)})
-        WHERE column{width} IS NOT NULL AND {condition}
-    """
-    return f"{sql} AND async_history_begun()" if rows >= WAKEUP_BATCH_MIN else sql
-
-
-class _Form(NamedTuple):
-    """Statements by their number of records, for a store as it should be and for one with other
-    triggers.
+def _add_sql(view: str, width: int, rows: int, condition: str, *, begins: bool) -> str:
+    """Return the statement that inserts rows into a view, if a condition holds.
 
     SQLite calls `async_history_begun`, which is deterministic and has no arguments, once per
     statement. Small batches do without it: calling it means waiting for the GIL.
     """
+    sql = f"""
+        INSERT INTO {view} SELECT * FROM ({_rows_sql(width, rows)})
+        WHERE column{width} IS NOT NULL AND {condition}
+    """
+    return f"{sql} AND async_history_begun()" if begins else sql
 
-    usual: dict[int, str]
-    with_triggers: dict[int, str]
 
-
-def _form(view: str, width: int, more_rows: int, condition: str) -> _Form:
-    is_usual = f"{NEARLY_COMPLETE_ALONE} AND {condition}"
-    return _Form(
-        *(
-            {rows: _add_sql(view, width, rows, more_rows, asked) for rows in STATEMENT_ROWS}
-            for asked in (is_usual, "true")
-        )
+_PLAIN: Final = {
+    rows: _add_sql(
+        "async_history_new",
+        ROW_WIDTH,
+        rows + 1,
+        f"{NEARLY_COMPLETE_ALONE} AND NOT {HAS_OWNERS}",
+        begins=rows >= WAKEUP_BATCH_MIN,
     )
-
-
-_PLAIN: Final = _form("async_history_new", ROW_WIDTH, 1, f"NOT {HAS_OWNERS}")
-_DETAILED: Final = _form("async_history_new_detailed", _DETAILED_WIDTH, 2, "true")
+    for rows in STATEMENT_ROWS
+}
+"""Statements by their number of records."""
+_DETAILED_ROWS: Final = (3, 6, 18, 34, 66, 130, 258, 514, 1_026, 2_050)
+"""Rows of a statement with details: of records, owners, and its two ends."""
+_DETAILED: Final = {
+    (is_indexed, may_have_owners, rows): _add_sql(
+        "async_history_new_detailed" if is_indexed else "async_history_new_few_detailed",
+        _DETAILED_WIDTH,
+        rows,
+        NEARLY_COMPLETE_ALONE
+        if may_have_owners
+        else f"{NEARLY_COMPLETE_ALONE} AND NOT {HAS_OWNERS}",
+        begins=rows >= WAKEUP_BATCH_MIN,
+    )
+    for is_indexed in (True, False)
+    for may_have_owners in (True, False)
+    for rows in _DETAILED_ROWS
+}
 
 
 class Statement(NamedTuple):
@@ -152,86 +172,124 @@ class Statement(NamedTuple):
     parameters: Sequence[Any]
 
 
-class Expected(NamedTuple):
-    """The owner that a record's memory should have, and how that is known: see `EXPECTS_NONE`."""
+class ExpectedOwners(NamedTuple):
+    """What a statement's records rely on.
 
-    owner: Owner | None
-    expects: int
+    Attributes:
+        owners: the owner that each record's memory has, or is given first by a record here.
+        new: the memories that get their owner here.
+        without: the memories that must have no owner; None where no memory in the store has one.
 
+    `add_statement` takes from the two sets what its statement writes and checks.
+    """
 
-def decided(record: HistoryRecord) -> Expected:
-    """Return what is expected where this transaction looked at the memory's owner."""
-    return Expected(record.owner, EXPECTS_NONE if record.owner is None else EXPECTS_KNOWN)
+    owners: Sequence[StoredOwner | None]
+    new: set[str]
+    without: set[str] | None
+
+    def part(self, start: int, records: Sequence[HistoryRecord]) -> "ExpectedOwners":
+        """Return what some of the records rely on, from `start` on."""
+        return self._replace(owners=self.owners[start : start + len(records)])
 
 
 def add_statement(
     records: Sequence[HistoryRecord],
-    owners: Sequence[Expected] | None,
+    expected: ExpectedOwners | None,
     *,
     has_triggers: bool = False,
 ) -> Statement:
     """Return the statement that adds at most `STATEMENT_ROWS` records.
 
     Args:
-        owners: of each record; None where no memory in the store has one, and no record has
-            details.
+        expected: None where no memory in the store has an owner, and no record has details.
         has_triggers: whether the file's owner has triggers on the table.
     """
     is_indexed = len(records) > _FEW and not has_triggers
-    rows = next(size for size in STATEMENT_ROWS if size >= len(records))
-    if owners is None:
-        form, width = _PLAIN, ROW_WIDTH
+    if expected is None:
+        rows = next(size for size in STATEMENT_ROWS if size >= len(records))
         values = parameters(records, memory_key if is_indexed else _not_yet)
         values += (*(NULL,) * (ROW_WIDTH - 1), len(records) if is_indexed else 0)
+        values += (NULL,) * (ROW_WIDTH * (rows - len(records)))
+        sql = _PLAIN[rows]
+        width, rows = ROW_WIDTH, rows + 1
+        view = "async_history_new"
     else:
-        form, width = _DETAILED, _DETAILED_WIDTH
-        values = [*_marker(0, _BEGIN if is_indexed else NULL)]
-        _add_detailed(values, records, owners, is_indexed=is_indexed)
-        values += _marker(len(records) if is_indexed else 0, _END)
-    values += (NULL,) * (width * (rows - len(records)))
-    return Statement((form.with_triggers if has_triggers else form.usual)[rows], values)
+        values = _detailed_parameters(records, expected, is_indexed=is_indexed)
+        width = _DETAILED_WIDTH
+        needed = len(values) // width
+        rows = next(size for size in _DETAILED_ROWS if size >= needed)
+        values += (NULL,) * (width * (rows - needed))
+        sql = _DETAILED[is_indexed, expected.without is not None, rows]
+        view = "async_history_new_few_detailed"
+    if has_triggers:
+        sql = _add_sql(view, width, rows, "true", begins=False)
+    return Statement(sql, values)
 
 
-def _marker(indexed: int, kind: float) -> Sequence[float]:
-    columns = (NULL,) * len(COLUMNS)
-    return *columns, indexed, *(NULL,) * (_DETAILED_WIDTH - len(COLUMNS) - 2), kind
+_NO_COLUMNS: Final = (NULL,) * len(COLUMNS)
+_NO_KEYS: Final = tuple((NULL,) * (_KEYS - given) for given in range(_KEYS + 1))
 
 
-_NO_KEYS: Final = ((NULL,) * 4, (NULL,) * 3, (NULL,) * 2, (NULL,))
+def _row(
+    kind: int,
+    memory_id: str | float = NULL,
+    memory: float = NULL,
+    number: float = NULL,
+    owner: str | float | None = NULL,
+) -> Sequence[Any]:
+    """Return the parameters of a row that is not a record."""
+    columns = (NULL, memory_id, *_NO_COLUMNS[2:])
+    return *columns, memory, number, owner, NULL, NULL, *_NO_KEYS[0], kind
 
 
-def _add_detailed(
-    values: list[Any],
-    records: Sequence[HistoryRecord],
-    owners: Sequence[Expected],
-    *,
-    is_indexed: bool,
-) -> None:
-    """Append records' parameters in the order of the view's columns."""
-    kind = _WRITE if is_indexed else _WRITE_LATER
-    for record, (owner, expects) in zip(records, owners, strict=True):
-        owner_text, keys = owner_entry(owner)
+_BEGIN_ROW: Final = _row(_BEGIN)
+_END_ROW: Final = _row(_END)
+
+
+def _detailed_parameters(
+    records: Sequence[HistoryRecord], expected: ExpectedOwners, *, is_indexed: bool
+) -> list[Any]:
+    """Return the parameters of all rows, in the order of the view's columns."""
+    values: list[Any] = [*_BEGIN_ROW] if is_indexed else []
+    new, unseen = expected.new, expected.without or set()
+    for record, stored in zip(records, expected.owners, strict=True):
+        memory_id = record.memory_id
+        memory = memory_key(memory_id)
+        number: float = NULL
+        owner: str | float | None = NULL
+        keys: tuple[int, ...] = ()
+        if stored is not None:
+            number = stored.number
+            owner, keys = owner_entry(stored.owner)
+            if memory_id in new:
+                new.remove(memory_id)
+                values += _row(_GIVE_OWNER, memory_id, memory, number, owner)
+        elif memory_id in unseen:
+            unseen.remove(memory_id)
+            values += _row(_CHECK_NO_OWNER, memory_id, memory)
         context, cause = json_text(record.context), json_text(record.cause)
         values += columns_as_parameters(record)
         values += (
-            memory_key(record.memory_id),
-            NULL if owner_text is None else owner_text,
-            expects,
+            memory,
+            number,
+            owner,
             NULL if context is None else context,
             NULL if cause is None else cause,
         )
         if not is_indexed:
             values += _NO_KEYS[0]
-        else:
-            if cause is not None:
-                keys += cause_keys(cause)
-            if len(keys) <= len(_NO_KEYS) - 1:
-                values += keys
-                values += _NO_KEYS[len(keys)]
-            else:
-                values += keys[:3]
-                values.append(f"[{','.join(map(str, keys[3:]))}]")
-        values.append(kind)
+            values.append(_ADD)
+            continue
+        if record.cause is not None:
+            keys = (*keys, *cause_keys(record.cause))
+        values += keys[:_KEYS]
+        values += _NO_KEYS[min(len(keys), _KEYS)]
+        values.append(_ADD)
+        for start in range(_KEYS, len(keys), _KEYS):
+            part = keys[start : start + _KEYS]
+            values += (*_NO_COLUMNS, *(NULL,) * 5, *part, *_NO_KEYS[len(part)], _ADD_MORE_KEYS)
+    values += _END_ROW
+    return values
 
 
 def _not_yet(_: str) -> int:

@@ -295,7 +295,7 @@ async def test_what_a_writer_knows_may_be_wrong_by_now(path: Path) -> None:
 @pytest.fixture
 def colliding_keys(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Make many memories and values share each key."""
-    caches = (levels.memory_key, levels.value_key, owners.owner_entry, owners.cause_keys)
+    caches = (levels.memory_key, levels.value_key, owners.owner_entry)
     for cache in caches:
         cache.cache_clear()
     key = levels._key

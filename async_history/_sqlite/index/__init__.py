@@ -54,14 +54,21 @@ from async_history._sqlite.index.owner_upkeep import (
 )
 from async_history._sqlite.index.owner_writes import (
     ADD_DETAILS,
-    ADD_DETAILS_LATER,
-    ADD_OWNER,
-    ADD_OWNER_LATER,
-    EXPECTS_GIVEN,
-    EXPECTS_KNOWN,
-    EXPECTS_NONE,
+    ADD_KEYS,
+    ADD_MORE_KEYS,
+    CHECK_NO_OWNER,
+    CHECK_NO_OWNER_LATER,
+    GIVE_OWNER,
+    GIVE_OWNER_LATER,
 )
-from async_history._sqlite.index.owners import HAS_OWNERS, cause_key, cause_keys, owner_entry
+from async_history._sqlite.index.owners import (
+    HAS_OWNERS,
+    LAST_OWNER,
+    StoredOwner,
+    cause_key,
+    cause_keys,
+    owner_entry,
+)
 from async_history._sqlite.index.tail import (
     INDEX_NO_ROWS,
     INDEX_TAIL,
@@ -91,19 +98,20 @@ KEEP_INDEX: Final = f"{MOVE_SLICES}\n{NOTE_BLOCKS}"
 
 __all__ = [
     "ADD_DETAILS",
-    "ADD_DETAILS_LATER",
     "ADD_ENTRY",
-    "ADD_OWNER",
-    "ADD_OWNER_LATER",
+    "ADD_KEYS",
+    "ADD_MORE_KEYS",
+    "CHECK_NO_OWNER",
+    "CHECK_NO_OWNER_LATER",
     "COUNT_ENTRIES",
-    "EXPECTS_GIVEN",
-    "EXPECTS_KNOWN",
-    "EXPECTS_NONE",
+    "GIVE_OWNER",
+    "GIVE_OWNER_LATER",
     "HAS_OWNERS",
     "HISTORY",
     "INDEX_NO_ROWS",
     "INDEX_TAIL",
     "KEEP_INDEX",
+    "LAST_OWNER",
     "LOWEST_ROWID",
     "NEARLY_COMPLETE",
     "NEARLY_COMPLETE_ALONE",
@@ -119,6 +127,7 @@ __all__ = [
     "IndexOutdated",
     "Lookup",
     "Source",
+    "StoredOwner",
     "add_functions",
     "add_owners",
     "begin_statements",

@@ -5,7 +5,7 @@ import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from async_history._core.owners import Owner
+from async_history._core.owners import Owner, owner_from_text
 from async_history._core.recording import INDEXED_CAUSES
 from async_history._sqlite.index.levels import (
     LEVELS,
@@ -20,6 +20,8 @@ from async_history._sqlite.index.owners import (
     HAS_DETAILS,
     HAS_OWN_TRIGGER,
     HAS_OWNERS,
+    LAST_OWNER,
+    StoredOwner,
     cause_keys,
     key_of,
     of_details,
@@ -113,16 +115,18 @@ _ADD_OWNERS: Final = (
         {stamped("recent_stamp", "lower_stamp")}
     """,
 )
-_LAST_NUMBER: Final = "SELECT coalesce(max(number), 0) FROM main.async_history_owners"
 
 
-def add_owners(connection: sqlite3.Connection, owners: Mapping[str, Owner]) -> None:
+def add_owners(
+    connection: sqlite3.Connection, owners: Mapping[str, Owner]
+) -> dict[str, StoredOwner]:
     """Give owners to memories that have none, and index their earlier records, if any."""
-    ((last,),) = connection.execute(_LAST_NUMBER).fetchall()
-    given = [
-        (number, memory_id, *owner_entry(owner))
+    ((last,),) = connection.execute(f"SELECT {LAST_OWNER}").fetchall()
+    stored = {
+        memory_id: StoredOwner(owner, number)
         for number, (memory_id, owner) in enumerate(owners.items(), last + 1)
-    ]
+    }
+    given = [(one.number, memory_id, *owner_entry(one.owner)) for memory_id, one in stored.items()]
     parameters = {
         "given": json.dumps(given, ensure_ascii=False),
         "memory_ids": json.dumps(list(owners), ensure_ascii=False),
@@ -130,10 +134,11 @@ def add_owners(connection: sqlite3.Connection, owners: Mapping[str, Owner]) -> N
     }
     for statement in _ADD_OWNERS:
         connection.execute(statement, parameters if ":" in statement else ())
+    return stored
 
 
 _OWNERS: Final = f"""
-SELECT owned.memory_id, owned.owner FROM (
+SELECT owned.memory_id, owned.owner, owned.number FROM (
     SELECT json_extract(value, '$[0]') AS memory, json_extract(value, '$[1]') AS memory_id
     FROM json_each(?)
 ) AS given
@@ -142,10 +147,14 @@ CROSS JOIN main.async_history_owners AS owned
 """
 
 
-def owners_of(connection: sqlite3.Connection, memory_ids: Sequence[str]) -> dict[str, str]:
-    """Return the owners of memories as JSON, of those that have one. The index must be ready."""
+def owners_of(connection: sqlite3.Connection, memory_ids: Sequence[str]) -> dict[str, StoredOwner]:
+    """Return the owners of memories, of those that have one. The index must be ready."""
     given = json.dumps([(memory_key(memory_id), memory_id) for memory_id in memory_ids])
-    return dict(connection.execute(_OWNERS, (given,)).fetchall())
+    return {
+        memory_id: StoredOwner(owner, number)
+        for memory_id, text, number in connection.execute(_OWNERS, (given,)).fetchall()
+        if (owner := owner_from_text(text)) is not None
+    }
 
 
 _IS_BEREFT: Final = "SELECT EXISTS (SELECT 1 FROM main.async_history_bereft)"
@@ -167,7 +176,7 @@ _REMOVE_OWNERS: Final = """
 DELETE FROM async_history_owners WHERE number IN (SELECT value FROM json_each(?))
 """
 _NOTE_OWNERS: Final = f"""
-UPDATE async_history_state SET owned_through = min(owned_through, ({_LAST_NUMBER}))
+UPDATE async_history_state SET owned_through = min(owned_through, {LAST_OWNER})
 """
 
 
@@ -197,9 +206,9 @@ def entries_of_details(
     """Return the entries that records have by their cause, and `with_owners` by their scopes."""
     entries = []
     for place, owner, cause in connection.execute(_DETAILS_OF, (json.dumps(places),)).fetchall():
-        keys = () if cause is None else cause_keys(cause)
+        keys = [] if cause is None else cause_keys(json.loads(cause))
         if with_owners and owner is not None:
-            keys += tuple(value_key(*scope) for scope in json.loads(owner).items())
+            keys += [value_key(*scope) for scope in json.loads(owner).items()]
         entries += [(key, place) for key in keys]
     return entries
 

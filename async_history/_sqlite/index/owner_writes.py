@@ -1,81 +1,81 @@
-"""Statements of a trigger that write a record's owner and details as the record is added.
+"""Statements of a trigger that write owners and details as records are added.
 
-The row that is inserted has, besides a record's columns: `memory`, the memory's key; `owner`, its
-owner as JSON, and `expects`, what is known of it; `context` and `cause`; and, if it is indexed at
-once, the keys of its scopes and causes: `key1` to `key3`, and a JSON array of `more`.
+The inserted row, `new`, has besides a record's columns: `memory`, the memory's key; `number` and
+`owner`, its owner's number and JSON; `context` and `cause`; and, if the record is indexed at once,
+`key1` to `key3`, keys of its scopes and causes.
+
+What a statement takes for granted, it checks: RAISE undoes all of it. Statements that insert
+nothing cost as much as those that do, so what few records need are rows of their own.
 """
 
 from typing import Final
 
 from async_history._sqlite.index.levels import LEVELS
-from async_history._sqlite.index.owners import HAS_OWNERS, owner_number
+from async_history._sqlite.index.owners import owner_number
 from async_history._sqlite.index.validity import LOWEST_ROW
-
-EXPECTS_NONE: Final = 0
-"""The memory has no owner."""
-EXPECTS_GIVEN: Final = 1
-"""The memory has this owner, or no record yet: then it gets it."""
-EXPECTS_KNOWN: Final = 2
-"""The memory has this owner: this transaction, or an earlier statement, has seen it."""
 
 _HAS_ENTRY: Final = " OR ".join(
     f"EXISTS (SELECT 1 FROM main.{level} WHERE memory = new.memory)" for level in LEVELS
 )
-_IN_TAIL: Final = """EXISTS (
+_IS_IN_TAIL: Final = """EXISTS (
     SELECT 1 FROM main.history AS tail WHERE tail.memory_id = new.memory_id
         AND tail.rowid > (SELECT indexed_through FROM main.async_history_state)
 )"""
 
 
-def _add_owner(number: str, is_known: str) -> str:
+def _check(is_wrong: str) -> str:
     return f"""
-    SELECT RAISE(ABORT, 'the memory has an owner')
-    WHERE new.expects = {EXPECTS_NONE} AND {HAS_OWNERS} AND {number} IS NOT NULL;
-    INSERT INTO async_history_owners (memory_id, owner)
-    SELECT new.memory_id, new.owner
-    WHERE new.expects = {EXPECTS_GIVEN} AND NOT ({is_known});
-    """
+    SELECT RAISE(ABORT, 'the owner of the memory is not the expected one') WHERE {is_wrong};"""
 
 
-def _add_details(number: str) -> str:
-    return f"""
-    INSERT OR REPLACE INTO async_history_details (id, owner, context, cause)
-    SELECT new.id,
-           CASE WHEN new.owner IS NOT NULL THEN coalesce(
-               {number}, RAISE(ABORT, 'the memory has another owner, or none')
-           ) END,
-           new.context, new.cause
-    WHERE new.owner IS NOT NULL OR new.context IS NOT NULL OR new.cause IS NOT NULL;
-    """
+def _has_owner(*, through_tail: bool) -> str:
+    number = owner_number("new.memory", "new.memory_id", through_tail=through_tail)
+    return f"{number} IS NOT NULL"
 
 
-def _number(condition: str = "true", *, through_tail: bool) -> str:
-    return owner_number(
-        "new.memory", "new.memory_id", through_tail=through_tail, condition=condition
+_ADD_OWNER: Final = """
+    INSERT INTO async_history_owners (number, memory_id, owner)
+    VALUES (new.number, new.memory_id, new.owner);"""
+CHECK_NO_OWNER: Final = _check(_has_owner(through_tail=False))
+CHECK_NO_OWNER_LATER: Final = _check(_has_owner(through_tail=True))
+"""The memory has no owner. The first of each two is for a statement that found all rows and owners
+indexed, and indexes what it writes; the other's rows and owners are indexed later."""
+GIVE_OWNER: Final = f"""{_check(_HAS_ENTRY)}{_ADD_OWNER}
+    INSERT OR REPLACE INTO async_history_recent (memory, position)
+    VALUES (new.memory, {LOWEST_ROW} - new.number);
+"""
+GIVE_OWNER_LATER: Final = f"""{
+    _check(f"{_HAS_ENTRY} OR {_IS_IN_TAIL} OR {_has_owner(through_tail=True)}")
+}{_ADD_OWNER}
+"""
+"""A memory without records gets its owner."""
+
+
+def _add_keys(position: str) -> str:
+    return "".join(
+        f"""
+    INSERT OR REPLACE INTO async_history_recent (memory, position)
+    SELECT new.{key}, {position} WHERE new.{key} IS NOT NULL;"""
+        for key in ("key1", "key2", "key3")
     )
 
 
-_IS_OWNER: Final = "owned.owner = new.owner"
-_ANY: Final = _number(through_tail=True)
-ADD_OWNER_LATER: Final = _add_owner(_ANY, f"{_HAS_ENTRY} OR {_IN_TAIL} OR {_ANY} IS NOT NULL")
-ADD_DETAILS_LATER: Final = _add_details(_number(_IS_OWNER, through_tail=True))
-"""For a record that is indexed later: run before and after it is inserted."""
-ADD_OWNER: Final = f"""{_add_owner(_number(through_tail=False), _HAS_ENTRY)}
-    INSERT OR REPLACE INTO async_history_recent (memory, position)
-    SELECT new.memory, {LOWEST_ROW} - number FROM main.async_history_owners
-    WHERE new.expects = {EXPECTS_GIVEN} AND memory_id = new.memory_id
-        AND number = (SELECT max(number) FROM main.async_history_owners);
+ADD_KEYS: Final = _add_keys("last_insert_rowid()")
+"""Run after the record is inserted: its entries by `key1` to `key3`."""
+ADD_MORE_KEYS: Final = _add_keys("(SELECT max(rowid) FROM main.history)")
+"""More of them, for the record that was added before."""
+ADD_DETAILS: Final = """
+    INSERT OR REPLACE INTO async_history_details (id, owner, context, cause)
+    SELECT new.id,
+           CASE WHEN new.number IS NOT NULL THEN coalesce(
+               (
+                   SELECT number FROM main.async_history_owners AS owned
+                   WHERE owned.number = new.number AND owned.memory_id = new.memory_id
+                       AND owned.owner = new.owner
+               ),
+               RAISE(ABORT, 'the owner of the memory is not the expected one')
+           ) END,
+           new.context, new.cause
+    WHERE new.number IS NOT NULL OR new.context IS NOT NULL OR new.cause IS NOT NULL;
 """
-_ADD_KEYS: Final = "".join(
-    f"""
-    INSERT OR REPLACE INTO async_history_recent (memory, position)
-    SELECT new.{key}, last_insert_rowid() WHERE new.{key} IS NOT NULL;"""
-    for key in ("key1", "key2", "key3")
-)
-ADD_DETAILS: Final = f"""{_ADD_KEYS}
-    INSERT OR REPLACE INTO async_history_recent (memory, position)
-    SELECT value, last_insert_rowid() FROM json_each(new.more) WHERE new.more IS NOT NULL;
-    {_add_details(_number(_IS_OWNER, through_tail=False))}
-"""
-"""For a record that is indexed at once, by a statement that found all others indexed: run before it
-is inserted, and after its own entry."""
+"""Run after the record is inserted: its details, and whether it is its memory's owner."""

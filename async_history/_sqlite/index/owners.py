@@ -14,10 +14,10 @@ programs wrote have no details until they are indexed: their owner is found by t
 Readers check what they find: two keys may be the same, and a record may have changed its memory.
 """
 
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from async_history._core.json_object import JsonObject
 from async_history._core.owners import Owner, owner_text
 from async_history._core.recording import INDEXED_CAUSES
 from async_history._sqlite.index.levels import LEVELS, value_key
@@ -31,6 +31,17 @@ HAS_OWNERS: Final = "EXISTS (SELECT 1 FROM main.async_history_owners)"
 HAS_DETAILS: Final = f"({HAS_OWNERS} OR EXISTS (SELECT 1 FROM main.async_history_details))"
 """SQL conditions: any memory has an owner; any record has anything besides its columns. SQLite
 evaluates each once per statement."""
+
+
+LAST_OWNER: Final = "(SELECT coalesce(max(number), 0) FROM main.async_history_owners)"
+"""SQL value: the highest number of an owner."""
+
+
+class StoredOwner(NamedTuple):
+    """A memory's owner, and its number."""
+
+    owner: Owner
+    number: int
 
 
 class OwnerEntry(NamedTuple):
@@ -47,11 +58,11 @@ def owner_entry(owner: Owner | None) -> OwnerEntry:
     return OwnerEntry(owner_text(owner), tuple(value_key(*scope) for scope in scopes.items()))
 
 
-@lru_cache(_OWNERS_KEPT)
-def cause_keys(cause: str) -> tuple[int, ...]:
-    """Return the keys under which a cause, given as JSON, is found."""
-    said = JsonObject(cause)
-    return tuple(cause_key(name, said[name]) for name in INDEXED_CAUSES if name in said)
+def cause_keys(cause: Mapping[str, str]) -> list[int]:
+    """Return the keys under which a cause is found."""
+    return [
+        cause_key(name, value) for name in INDEXED_CAUSES if (value := cause.get(name)) is not None
+    ]
 
 
 def cause_key(name: str, value: str) -> int:
