@@ -24,7 +24,7 @@ from async_history._core.follow import (
 from async_history._core.lifecycle import CLOSE_TIMEOUT_S, LoopBound
 from async_history._core.limits import DEFAULT_LIMITS, Limits
 from async_history._core.messages import Message
-from async_history._core.owners import GivenOwner
+from async_history._core.owners import Owner
 from async_history._core.progress import Progress
 from async_history._core.prune import (
     PruneCursor,
@@ -166,7 +166,7 @@ class HistoryManager(LoopBound[Store]):
         actor_id: str | None = None,
         role: str | None = None,
         id: str | None = None,
-        owner: GivenOwner | None = None,
+        owner: Owner | Mapping[str, str | None] | None = None,
         context: Mapping[str, Any] | None = None,
         cause: Mapping[str, str] | None = None,
         if_latest: HistoryRecord | str | None = None,
@@ -245,7 +245,7 @@ class HistoryManager(LoopBound[Store]):
         actor_id: str | None = None,
         role: str | None = None,
         id: str | None = None,
-        owner: GivenOwner | None = None,
+        owner: Owner | Mapping[str, str | None] | None = None,
         context: Mapping[str, Any] | None = None,
         cause: Mapping[str, str] | None = None,
     ) -> HistoryRecord:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from async_history._core.json_object import JsonObject, json_object
-from async_history._core.owners import GivenOwner, Owner, new_owner
+from async_history._core.owners import Owner, new_owner
 from async_history._core.validation import shown
 from async_history._core.values import check_name, check_text
 from async_history.errors import InvalidInput
@@ -34,7 +34,7 @@ _surroundings: ContextVar[Surroundings | None] = ContextVar("async_history_recor
 def recording(
     *,
     cause: Mapping[str, str] | None = None,
-    owner: GivenOwner | None = None,
+    owner: Owner | Mapping[str, str | None] | None = None,
 ) -> Iterator[None]:
     """Give all records that are made inside a cause, or an owner.
 

@@ -166,7 +166,7 @@ def memories_asked(memory_ids: object, owner: Pairs) -> Sequence[str] | None:
         raise InvalidInput("name memory_ids or an owner, not both")
     if isinstance(memory_ids, str) or not isinstance(memory_ids, Iterable):
         raise InvalidInput(f"memory_ids must be several texts, not one {type(memory_ids).__name__}")
-    return tuple(dict.fromkeys(check_text("a memory id", one) for one in memory_ids))
+    return tuple(dict.fromkeys(check_text("each of memory_ids", one) for one in memory_ids))
 
 
 class RollbackHistory(Protocol):

@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar, Unpack
 from async_history._core.loop_thread import LoopThread
 from async_history._core.manager import HistoryManager
 from async_history._core.options import HistoryOptions
-from async_history._core.owners import GivenOwner
+from async_history._core.owners import Owner
 from async_history._core.records import Event
 from async_history._core.submissions import MESSAGES_KEPT, checked_messages, checked_records
 from async_history._core.values import check_name
@@ -88,7 +88,7 @@ class BlockingHistoryManager:
         is_deleted: int = 0,
         actor_id: str | None = None,
         role: str | None = None,
-        owner: GivenOwner | None = None,
+        owner: Owner | Mapping[str, str | None] | None = None,
         context: Mapping[str, Any] | None = None,
         cause: Mapping[str, str] | None = None,
     ) -> None:
@@ -155,7 +155,7 @@ class BlockingHistoryManager:
         updated_at: datetime | str | None = None,
         actor_id: str | None = None,
         role: str | None = None,
-        owner: GivenOwner | None = None,
+        owner: Owner | Mapping[str, str | None] | None = None,
         context: Mapping[str, Any] | None = None,
         cause: Mapping[str, str] | None = None,
     ) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import math
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -136,6 +136,7 @@ def test_arguments_of_adopt(name: str, value: Any, tmp_path: Path) -> None:
 
 PRUNE = {"older_than": timedelta(days=1)}
 ERASE = {"memory_ids": ["m"], "reason": "asked"}
+ROLLBACK = {"to": datetime.now(UTC), "memory_ids": ["m"]}
 ARGUMENTS: list[tuple[str, tuple[Any, ...], dict[str, Any], str, tuple[Any, ...]]] = [
     ("query_history", (), {}, "page_size", (*BAD[int], 0)),
     ("query_history", (), {}, "limit", tuple(one for one in BAD[int] if one is not None)),
@@ -163,6 +164,23 @@ ARGUMENTS: list[tuple[str, tuple[Any, ...], dict[str, Any], str, tuple[Any, ...]
     ("erase", (), {"reason": "asked"}, "memory_ids", (None, 5, "m", {"m": 1}, b"m")),
     ("erase", (), {"reason": "asked"}, "session_scopes", (None, 5, "s", {"s": 1})),
     ("erase", (), {"reason": "asked"}, "actor_id", (5, "", b"a")),
+    ("query_history", (), {}, "user_id", (5, "", b"a", "a\0b")),
+    ("query_history", (), {}, "cause", (5, "x", {"x": None}, [("x", "y")])),
+    ("count_history", (), {}, "app_id", (5, "")),
+    ("follow", (), {}, "agent_id", (5, "")),
+    ("memories", (), {}, "run_id", (5, "")),
+    ("memories_at", (datetime.now(UTC),), {}, "cause", (5, "x")),
+    ("add_history", ("m", None, "x", "ADD"), {}, "owner", (5, "ann", ["ann"])),
+    ("add_history", ("m", None, "x", "ADD"), {}, "context", (5, "x", [], {"x": float("nan")})),
+    ("update_history", ("m", "x"), {}, "cause", (5, "x", {"x": 1})),
+    ("rollback", (), ROLLBACK, "to", (None, 1, "2026-01-01", datetime(2026, 1, 1))),  # noqa: DTZ001
+    ("rollback", (), ROLLBACK, "dry_run", BAD[bool]),
+    ("rollback", (), ROLLBACK, "actor_id", (5, b"a", "a\0b")),
+    ("rollback", (), ROLLBACK, "on_progress", (5, "print")),
+    ("rollback", (), {"to": datetime.now(UTC)}, "memory_ids", (None, 5, "m", b"m")),
+    ("undo", (), {"run_id": "r"}, "dry_run", BAD[bool]),
+    ("undo", (), {}, "run_id", (None, 5, "")),
+    ("undo", (), {}, "cause", (None, 5, "x", {})),
     ("memory_at", ("m",), {}, "when", (None, True, 0, -1, 1.5, "1")),
     ("restore", ("m",), {}, "to", (None, True, 0, "1")),
 ]
