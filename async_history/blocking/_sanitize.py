@@ -75,7 +75,8 @@ class Sanitizer:
         except InvalidInput:
             pass
         else:
-            if not _NUL_IN_JSON.search(exact.text):
+            # The search takes three times as long as the encoding: look first.
+            if "\\u0000" not in exact.text or not _NUL_IN_JSON.search(exact.text):
                 return exact
         self._changed[f"{name} had values that JSON or a database can't hold, stored as text"] = (
             None

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from async_history._core.json_object import JsonObject
-from async_history._core.owners import SCOPES, Owner
+from async_history._core.owners import SCOPES, Owner, new_owner
 from async_history.blocking._sanitize import Sanitizer
 
 Payload = Mapping[str, Any]
@@ -70,9 +70,12 @@ def unwatched(store: Any) -> Any:
 
 def owner_in(payload: Payload, sanitizer: Sanitizer) -> Owner | None:
     """Return whose a memory is; None where its payload does not say."""
-    texts = ((name, sanitizer.text(name, payload.get(name))) for name in SCOPES)
-    given: dict[str, Any] = {name: text for name, text in texts if text}
-    return Owner(**given) if given else None
+    given: dict[str, Any] = {}
+    for name in SCOPES:
+        value = payload.get(name)
+        if value is not None and (text := sanitizer.text(name, value)):
+            given[name] = text
+    return new_owner(given)
 
 
 def context_in(
