@@ -94,8 +94,8 @@ _WITHOUT_RECORDS: Final = f""" AND NOT EXISTS (
         pg_catalog.string_to_array(${_NEW}::pg_catalog.text, ${_SEPARATOR}, ${_SEPARATOR + 1})
     ) AS named (name) CROSS JOIN LATERAL (
         SELECT FROM {{schema}}.history
-        WHERE (memory_id, seq) >= (named.name, {-(1 << 63)}::pg_catalog.int8)
-            AND (memory_id, seq) <= (named.name, {(1 << 63) - 1}::pg_catalog.int8)
+        WHERE (memory_id, seq) >= (named.name, '{-(1 << 63)}'::pg_catalog.int8)
+            AND (memory_id, seq) <= (named.name, '{(1 << 63) - 1}'::pg_catalog.int8)
         ORDER BY memory_id, seq LIMIT 1
     ) AS there
 )"""

@@ -20,6 +20,8 @@ from async_history import (
     check_history,
     open_history,
 )
+from async_history._core.submissions import UncheckedRecords
+from async_history._postgres.commit import BatchCommitter
 from async_history._postgres.owners import KnownOwners, cause_hash
 from async_history.postgres import PostgresHistoryManager
 from tests.postgres.test_migrations import until, version
@@ -289,6 +291,51 @@ async def test_a_few_memories_are_remembered(url: str) -> None:
     await require_sound(url)
 
 
+async def test_a_batch_with_owners_is_one_statement(url: str, connect: Any) -> None:
+    """Of new memories, of those that are remembered, and with every detail."""
+    async with open_history(url) as history:
+        await history.add_history("first", None, "x", "ADD", owner=BOB)
+    connection = await connect()
+    sent: list[str] = []
+    connection.add_query_logger(lambda record: sent.append(record.query))
+    known = KnownOwners()
+
+    async def commit(*given: dict[str, Any]) -> list[str]:
+        batch = [await UncheckedRecords([one], None).check() for one in given]
+        committer = BatchCommitter(
+            connection,
+            f'"{schema_of(url)}"',
+            is_distributed=False,
+            known=known,
+            where="here",
+            sent=lambda: None,
+        )
+        sent.clear()
+        assert await committer.commit(batch) == {}
+        await asyncio.sleep(0)  # the driver tells its loggers later
+        return [statement.split()[0] for statement in sent]
+
+    def each(**details: Any) -> list[dict[str, Any]]:
+        return [{"memory_id": f"m{n}", **details} for n in range(20)]
+
+    cause = dict.fromkeys(("request_id", "trace_id", "run_id"), "x")
+    odd = {"request_id": '"\\', "why": '"request_id":"x"'}
+    assert len(await commit(*each(event="ADD"))) > 1, "that there are owners is not known yet"
+    assert await commit(*each(event="ADD", context={"a": 1}, cause=cause)) == ["WITH"]
+    assert await commit(*each(event="UPDATE")) == ["WITH"]
+    assert await commit(*each(event="UPDATE", cause=odd)) == ["WITH"]
+    new = [{"memory_id": f"n{n}", "event": "ADD", "owner": ALICE} for n in range(3)]
+    assert await commit(*new, *new, *each(event="UPDATE")) == ["WITH"]
+    known.learn(0, {})
+    assert len(await commit(*each(event="UPDATE"))) > 1
+    assert await commit(*each(event="UPDATE")) == ["WITH"]
+    async with open_history(url) as history:
+        for value, count in (("x", 20), ('"\\', 20), ("why", 0)):
+            assert await history.count_history(cause={"request_id": value}) == count
+            found = [record async for record in history.query_history(cause={"request_id": value})]
+            assert len(found) == count
+
+
 async def test_a_role_that_may_not_give_owners_late(url: str, connect: Any) -> None:
     """Its submission is refused, and its neighbours are written."""
     schema, owner = schema_of(url), await connect()
@@ -351,7 +398,7 @@ async def test_erased_contexts_are_not_in_the_files(url: str, connect: Any) -> N
 
 WORDS = (
     *(b"secret-text", b"secret-context", b"secret-cause"),
-    cause_hash("secret-cause").to_bytes(8, "little", signed=True),
+    cause_hash("secret-cause").to_bytes(8, "little"),
 )
 
 

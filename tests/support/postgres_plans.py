@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from async_history._core.query import Cursor, Filter, Order, new_filter
 from async_history._core.timeline import states_at
+from async_history._postgres.owners import cause_hash
 from async_history._postgres.read import HistoryReader
 from async_history._postgres.timeline import ServerStates
 
@@ -25,23 +26,29 @@ REPEATED: Final = "n % 5000"
 
 _FILL: Final = """
 INSERT INTO {schema}.history
-    (id, memory_id, new_memory, event, is_deleted, occurred_at, actor_id, role)
+    (id, memory_id, new_memory, event, is_deleted, occurred_at, actor_id, role,
+        user_id, agent_id, run_id, app_id, cause, cause_request_id)
 SELECT 'id-' || n,
     CASE WHEN n % 5 = 0 THEN 'large' ELSE 'm' || n * 7919::bigint % ({rows} / 20) END,
     repeat('likes tea ', 6), (ARRAY['ADD', 'UPDATE', 'UPDATE', 'DELETE'])[n % 4 + 1], n % 4 = 3,
     CASE WHEN n % 500 <> 0 THEN '{start}'::timestamptz + ({seconds} + n % 3) * interval '1 s' END,
     CASE WHEN n BETWEEN {rows} / 2 AND {rows} / 2 + 4 THEN 'rare' ELSE 'a' || n % 20 END,
-    CASE WHEN n % 1000 = 7 THEN NULL WHEN n % 2 = 0 THEN 'assistant' ELSE 'user' END
+    CASE WHEN n % 1000 = 7 THEN NULL WHEN n % 2 = 0 THEN 'assistant' ELSE 'user' END,
+    'u' || n % ({rows} / 100), CASE WHEN n % 3 = 0 THEN 'a' || n % 4 END, 'r' || n / 10, 'app',
+    '{{"request_id":"' || n % 50 || '"}}', ({requests})[n % 50 + 1]
 FROM generate_series(1, {rows}) AS n
 """
 """No user adds, and each actor does one kind of change: what is often may never be together."""
+_REQUESTS: Final = f"ARRAY[{', '.join(str(cause_hash(str(n))) for n in range(50))}]::bigint[]"
 
 
 async def fill(connection: Any, schema: str, rows: int, seconds: str = IN_ORDER) -> None:
     """Write so many records, without statistics."""
     times = seconds.format(rows=rows)
     await connection.execute(
-        _FILL.format(schema=schema, rows=rows, start=START.isoformat(), seconds=times)
+        _FILL.format(
+            schema=schema, rows=rows, start=START.isoformat(), seconds=times, requests=_REQUESTS
+        )
     )
 
 
@@ -89,6 +96,17 @@ def questions(rows: int) -> Iterator[Question]:
         "actor and role": {"actor_id": "a7", "role": "user"},
         "actor and role that are not together": {"actor_id": "a7", "role": "assistant"},
         "all three": {"actor_id": "a7", "role": "user", "event": "DELETE"},
+        "a user": {"owner": {"user_id": "u7"}},
+        "a user and event": {"owner": {"user_id": "u7"}, "event": "UPDATE"},
+        "a user's agent": {"owner": {"user_id": "u7", "agent_id": "a3"}},
+        "a user of a memory": {"memory_id": "m77", "owner": {"user_id": "u7"}},
+        "an agent": {"owner": {"agent_id": "a0"}},
+        "a run": {"owner": {"run_id": "r77"}},
+        "an app": {"owner": {"app_id": "app"}},
+        "nobody": {"owner": {"user_id": "nobody"}},
+        "a request": {"cause": {"request_id": "7"}},
+        "a request of a user": {"cause": {"request_id": "7"}, "owner": {"user_id": "u7"}},
+        "a request of nobody": {"cause": {"trace_id": "7"}},
     }
     middle = START + timedelta(seconds=rows / 2)
     hour, end = timedelta(hours=1), START + timedelta(seconds=rows)
