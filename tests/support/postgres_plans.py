@@ -35,19 +35,20 @@ SELECT 'id-' || n,
     CASE WHEN n BETWEEN {rows} / 2 AND {rows} / 2 + 4 THEN 'rare' ELSE 'a' || n % 20 END,
     CASE WHEN n % 1000 = 7 THEN NULL WHEN n % 2 = 0 THEN 'assistant' ELSE 'user' END,
     'u' || n % ({rows} / 100), CASE WHEN n % 3 = 0 THEN 'a' || n % 4 END, 'r' || n / 10, 'app',
-    '{{"request_id":"' || n % 50 || '"}}', ({requests})[n % 50 + 1]
+    '{{"request_id":"' || n / 20 || '"}}', ({requests})[n / 20 + 1]
 FROM generate_series(1, {rows}) AS n
 """
 """No user adds, and each actor does one kind of change: what is often may never be together."""
-_REQUESTS: Final = f"ARRAY[{', '.join(str(cause_hash(str(n))) for n in range(50))}]::bigint[]"
 
 
 async def fill(connection: Any, schema: str, rows: int, seconds: str = IN_ORDER) -> None:
     """Write so many records, without statistics."""
     times = seconds.format(rows=rows)
+    hashes = ", ".join(str(cause_hash(str(n))) for n in range(rows // 20 + 1))
+    requests = f"ARRAY[{hashes}]::bigint[]"
     await connection.execute(
         _FILL.format(
-            schema=schema, rows=rows, start=START.isoformat(), seconds=times, requests=_REQUESTS
+            schema=schema, rows=rows, start=START.isoformat(), seconds=times, requests=requests
         )
     )
 
@@ -105,7 +106,7 @@ def questions(rows: int) -> Iterator[Question]:
         "an app": {"owner": {"app_id": "app"}},
         "nobody": {"owner": {"user_id": "nobody"}},
         "a request": {"cause": {"request_id": "7"}},
-        "a request of a user": {"cause": {"request_id": "7"}, "owner": {"user_id": "u7"}},
+        "a request of a user": {"cause": {"request_id": "7"}, "owner": {"user_id": "u47"}},
         "a request of nobody": {"cause": {"trace_id": "7"}},
     }
     middle = START + timedelta(seconds=rows / 2)
