@@ -135,9 +135,14 @@ class BatchCommitter:
             return {}
         found = _Found()
         refused = await self._connection.run(partial(_commit_in_steps, batch, found))
-        for index, submission in enumerate(batch):
-            if isinstance(submission, AddRecords) and index not in refused:
-                self._owners.learn(submission.records, found.owners, found.last_number)
+        records = [
+            record
+            for index, submission in enumerate(batch)
+            if isinstance(submission, AddRecords) and index not in refused
+            for record in submission.records
+        ]
+        if found.was_looked_for:
+            self._owners.learn(records, found.owners, found.last_number)
         return refused
 
     async def _add(self, additions: Sequence[AddRecords]) -> bool:
@@ -217,9 +222,10 @@ class _RolledBack(Exception):
 
 
 class _Found:
-    """What a transaction found of owners: those of its memories, and the last number."""
+    """What a transaction found of owners, if it looked: its memories', and the last number."""
 
     def __init__(self) -> None:
+        self.was_looked_for = False
         self.owners: dict[str, StoredOwner] = {}
         self.last_number = 0
 
@@ -311,6 +317,7 @@ class _CommitSteps:
     ) -> None:
         """Write records and messages, in order, and give owners to memories that have none."""
         if owners:
+            self._require_ready()
             self._found.owners |= add_owners(self._connection, owners)
             self._found.last_number += len(owners)
         for _, part in _parts(records):
@@ -320,9 +327,7 @@ class _CommitSteps:
                 self._save_messages(messages)
 
     def _add(self, records: Sequence[HistoryRecord]) -> None:
-        self._prepare()
-        if not self._is_ready:
-            raise IndexOutdated
+        self._require_ready()
         expected = None
         if self._found.last_number or has_details(records):
             owners = [self._found.owners.get(record.memory_id) for record in records]
@@ -349,8 +354,14 @@ class _CommitSteps:
             index_foreign_rows(self._connection)
             self._look()
 
+    def _require_ready(self) -> None:
+        self._prepare()
+        if not self._is_ready:
+            raise IndexOutdated
+
     def _look(self) -> None:
         found = fetch_rows(self._connection, _STORE)
+        self._found.was_looked_for = True
         ((self._is_ready, self._has_triggers, self._found.last_number),) = found
 
     def _save_messages(self, submissions: Sequence[SaveMessages]) -> None:
