@@ -181,8 +181,8 @@ class _Decided:
         try:
             if plan.records or plan.messages or plan.new_owners:
                 async with self._steps.undone_if_refused():
-                    records = [plan.owned(record) for record in plan.records]
-                    await self._steps.write(records, plan.messages, plan.new_owners)
+                    owned = [plan.owned(record) for record in plan.records]
+                    await self._steps.write(owned, plan.messages, plan.new_owners)
         except StorageError as error:
             if len(part) == 1:
                 self.refused[part[0][0]] = error
