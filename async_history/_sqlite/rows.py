@@ -15,6 +15,7 @@ from async_history._core.records import (
     details_from,
 )
 from async_history._core.values import parse_time
+from async_history._sqlite.index import SEPARATOR
 
 Fetch = Callable[[str, Mapping[str, Any]], Awaitable[Sequence[Sequence[Any]]]]
 """Run one SELECT with its parameters."""
@@ -106,16 +107,15 @@ def columns_as_parameters(record: HistoryRecord) -> tuple[Any, ...]:
     )
 
 
-Besides = tuple[Any, str | None, str | None, str | None]
-"""`time_before` as it is in a row, then the record's owner, context and cause as JSON."""
+def besides_of(stored: Any) -> tuple[Any, str | None, str | None, str | None]:
+    """Return what a row has after its columns: `time_before`, owner, context and cause as JSON.
 
-
-def besides_of(stored: Any) -> Besides:
-    """Return what a row has after its columns: a JSON array of it, or `time_before` alone."""
-    if type(stored) is str and stored[:1] == "[":
-        before, owner, context, cause = json.loads(stored)
-        return before, owner, context, cause
-    return stored, None, None, None
+    `stored` is `time_before` alone where no record has details; see `Details.besides`.
+    """
+    if type(stored) is not str or SEPARATOR not in stored:
+        return stored, None, None, None
+    before, owner, context, cause = stored.split(SEPARATOR)
+    return None if before == "-" else before, owner or None, context or None, cause or None
 
 
 def record_from_row(row: Sequence[Any], previous: HistoryRecord | None = None) -> HistoryRecord:

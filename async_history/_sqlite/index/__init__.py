@@ -64,6 +64,7 @@ from async_history._sqlite.index.owner_writes import (
 from async_history._sqlite.index.owners import (
     HAS_OWNERS,
     LAST_OWNER,
+    SEPARATOR,
     StoredOwner,
     cause_key,
     cause_keys,
@@ -119,6 +120,7 @@ __all__ = [
     "POSITIONS",
     "ROWID_LIMIT",
     "SCHEMA_UNCHANGED",
+    "SEPARATOR",
     "TAIL_IS_LONG",
     "TAIL_IS_THERE",
     "THROUGH_INDEX",

@@ -27,6 +27,8 @@ _OWNERS_KEPT: Final = 16_384
 CAUSE: Final = "cause "
 """Before the key of a cause, as the kind of its value; a scope's kind is its name."""
 
+SEPARATOR: Final = "\x1f"
+"""Between the texts of what a row has besides its columns. JSON has it only escaped."""
 HAS_OWNERS: Final = "EXISTS (SELECT 1 FROM main.async_history_owners)"
 HAS_DETAILS: Final = f"({HAS_OWNERS} OR EXISTS (SELECT 1 FROM main.async_history_details))"
 """SQL conditions: any memory has an owner; any record has anything besides its columns. SQLite
@@ -173,8 +175,10 @@ class Details(NamedTuple):
         It is `time_before`, where no record has details: they cost nothing then.
         """
         owner = f"coalesce(owned.owner, {self._any_owner(row)})"
+        values = (f"coalesce({time_before}, '-')", owner, "detail.context", "detail.cause")
         details = of_details(
-            f"json_array({time_before}, {owner}, detail.context, detail.cause)", row
+            f" || char({ord(SEPARATOR)}) || ".join(f"coalesce({value}, '')" for value in values),
+            row,
         )
         has_details = (
             HAS_DETAILS
