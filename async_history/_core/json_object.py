@@ -101,7 +101,11 @@ def json_text(value: Mapping[str, Any] | None) -> str | None:
     Raises:
         InvalidInput: as `json_object`.
     """
-    return None if value is None else json_object("a context or cause", value).text
+    if value is None:
+        return None
+    if type(value) is JsonObject:
+        return value.text
+    return json_object("a context or cause", value).text
 
 
 def json_from_text(text: str | None) -> JsonObject | None:
