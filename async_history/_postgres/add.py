@@ -130,14 +130,14 @@ def _columns(owners: OwnerByMemory) -> list[Sequence[str | None]]:
     return [list(owners), *scope_columns(owners.values())]
 
 
-def has_details(records: Sequence[HistoryRecord], plan: OwnersPlan) -> bool:
+def _has_details(records: Sequence[HistoryRecord], plan: OwnersPlan) -> bool:
     """Return whether records can't be written by the statements that know nothing of owners."""
     return bool(plan.number) or have_details(records)
 
 
 def alone(records: Sequence[HistoryRecord], plan: OwnersPlan) -> Statement:
     """Return the statement that adds records, outside of a transaction: all or none."""
-    if not has_details(records, plan):
+    if not _has_details(records, plan):
         if len(records) == 1:
             return _ADD_ONE_ALONE, values_of(records[0])
         return _ADD_ALL_OR_NONE, (*joined_columns(records), len(records))
@@ -164,7 +164,7 @@ def within_transaction(
         checks_number: whether to compare the number of `owners_state`. On a Citus cluster a
             statement can't, and the transaction has locked it.
     """
-    if not has_details(records, plan):
+    if not _has_details(records, plan):
         known = _WITHOUT_OWNERS if checks_number else ""
         if len(records) == 1:
             return [(f"{_ADD_ONE}{known}", values_of(records[0]))]

@@ -23,7 +23,7 @@ from async_history._core.batch import (
 from async_history._core.owners import Owner
 from async_history._core.records import Event, HistoryRecord
 from async_history._core.submissions import MESSAGES_KEPT, AddRecords, SaveMessages, Submission
-from async_history._postgres.add import alone, has_details, within_transaction
+from async_history._postgres.add import alone, within_transaction
 from async_history._postgres.errors import (
     concerns_all,
     is_connection_lost,
@@ -240,7 +240,7 @@ class BatchCommitter:
             self._sent()
             sql, arguments = alone(records, plan)
             done = await self._connection.execute(self._sql(sql), *arguments)
-            if len(records) == 1 and not has_details(records, plan):
+            if done.startswith("INSERT"):
                 _require_all(done, records)
         if plan.number:
             self._known.learn(plan.number, plan.new)
@@ -259,10 +259,7 @@ class BatchCommitter:
                 async with self._transaction(_BY_INDEX):
                     found = await self._owners.find(unknown)
                 known.learn(found.number, found.rows)
-        plan = known.plan(records)
-        if plan is not None and not plan.number and any(plan.owners.values()):
-            return None
-        return plan
+        return known.plan(records)
 
     def _locks_ids(self, additions: Sequence[AddRecords]) -> bool:
         return self._is_distributed and any(one.names_ids for one in additions)

@@ -80,10 +80,10 @@ def detail_columns(
     records: Sequence[HistoryRecord], owners: OwnerByMemory
 ) -> list[Sequence[str | None]]:
     """Return the columns `DETAIL_COLUMNS` of records, one by one."""
-    causes = [json_text(record.cause) for record in records]
+    causes = [None if (cause := one.cause) is None else json_text(cause) for one in records]
     return [
         *scope_columns([owners.get(record.memory_id) for record in records]),
-        [json_text(record.context) for record in records],
+        [None if (context := one.context) is None else json_text(context) for one in records],
         causes,
         *zip(*[_NO_HASHES if text is None else _hashes(text) for text in causes], strict=True),
     ]
@@ -94,11 +94,14 @@ def scope_columns(owners: Iterable[Owner | None]) -> list[Sequence[str | None]]:
     return list(zip(*map(scopes_of, owners), strict=True)) or [()] * len(SCOPES)
 
 
-def have_details(records: Iterable[HistoryRecord]) -> bool:
+def have_details(records: Sequence[HistoryRecord]) -> bool:
     """Return whether any record has an owner, a context or a cause."""
-    return any(
-        record.owner is not None or record.context is not None or record.cause is not None
-        for record in records
+    return bool(
+        [
+            True
+            for record in records
+            if record.context is not None or record.cause is not None or record.owner is not None
+        ]
     )
 
 
@@ -165,11 +168,14 @@ class KnownOwners:
         """Return the records whose memories are not remembered."""
         return [record for record in records if record.memory_id not in self._known]
 
-    def plan(self, records: Iterable[HistoryRecord]) -> "OwnersPlan | None":
+    def plan(self, records: Sequence[HistoryRecord]) -> "OwnersPlan | None":
         """Return whose memories these records are of, as far as that needs no look-up.
 
-        None where a record gives an owner to a memory that has none, or another one.
+        None where a record gives the store's first owner, or one to a memory that has none, or
+        another than it has.
         """
+        if not self.number:
+            return None if [one for one in records if one.owner is not None] else _NO_OWNERS
         owners: dict[str, Owner | None] = {}
         new: dict[str, Owner | None] = {}
         known = self._known
@@ -187,7 +193,7 @@ class KnownOwners:
                 owners[name] = new[name] = given
             elif owner is None or owner.contradictions(given):
                 return None
-        return OwnersPlan(self.number, owners, new if self.number else {})
+        return OwnersPlan(self.number, owners, new)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +209,9 @@ class OwnersPlan:
     number: int
     owners: OwnerByMemory
     new: OwnerByMemory
+
+
+_NO_OWNERS: Final = OwnersPlan(0, {}, {})
 
 
 def with_owners(records: Iterable[HistoryRecord], owners: OwnerByMemory) -> list[HistoryRecord]:
