@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from async_history._core.erase import EraseBackend, Residue
 from async_history._core.erase_transaction import Columns, EraseTransaction, RecordRef, Texts
+from async_history._core.erased_names import Name
 from async_history._core.erasure_log import Erasure
 from async_history._core.follow import CommitSignal, FollowRead
 from async_history._core.lifecycle import CLOSE_TIMEOUT_S
@@ -241,8 +242,15 @@ class _BufferTransaction:
     ) -> Sequence[Texts]:
         return []
 
+    async def with_ids(self, record_ids: Sequence[str]) -> Sequence[RecordRef]:
+        return []
+
     async def redact(self, columns: Columns, places: Sequence[RecordRef]) -> int:
         return len(places)
+
+    async def note(self, names: Sequence[Name], at: datetime) -> None: ...
+
+    async def disown(self, scope: str, memory_ids: Sequence[str]) -> None: ...
 
     async def messages(self, session_scopes: Sequence[str]) -> int:
         return sum(len(self._buffers.get(scope, ())) for scope in session_scopes)

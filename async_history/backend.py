@@ -17,6 +17,7 @@ from async_history._core.batch import (
 from async_history._core.coalesce import CoalescedReads
 from async_history._core.erase import EraseBackend, Residue
 from async_history._core.erase_transaction import WHOLE, Columns, EraseTransaction, RecordRef, Texts
+from async_history._core.erased_names import Name, name_digest, names_in
 from async_history._core.erasure_log import (
     Erasure,
     ErasureLog,
@@ -27,6 +28,8 @@ from async_history._core.follow import CommitSignal, FollowRead, FollowReader
 from async_history._core.json_object import JsonObject
 from async_history._core.locks import ProcessLocks
 from async_history._core.manager import HistoryManager
+from async_history._core.messages import Message, message_from_row
+from async_history._core.owners import Owner, without_scope
 from async_history._core.prune import PruneCursor, PruneStep, prune_step
 from async_history._core.prune_request import PruneRequest
 from async_history._core.prune_transaction import (
@@ -48,7 +51,7 @@ from async_history._core.query import (
     cut,
     has_details,
 )
-from async_history._core.recording import INDEXED_CAUSES
+from async_history._core.recording import INDEXED_CAUSES, operation
 from async_history._core.records import (
     COLUMNS,
     ROW_FIELDS,
@@ -120,6 +123,7 @@ __all__ = [
     "JsonObject",
     "Measured",
     "Message",
+    "Name",
     "OutcomeUnknown",
     "Owner",
     "PageRead",
@@ -156,7 +160,10 @@ __all__ = [
     "ids_of",
     "message_from_row",
     "message_rows",
+    "name_digest",
+    "names_in",
     "only_new_records",
+    "operation",
     "owners_to_give",
     "parse_time",
     "prunable_alone",
@@ -167,6 +174,7 @@ __all__ = [
     "row_of",
     "state_at",
     "states_at",
+    "without_scope",
 ]
 
 show_as(__name__, __all__, globals())

@@ -5,6 +5,7 @@ HistoryError
 ├── IdConflict            the id is taken by a record with other content; not written
 ├── HistoryConflict       `if_latest` is no longer its memory's latest record; not written
 ├── OwnerConflict         the memory has another owner; not written
+├── Erased                the memory or its owner was erased after the change began; not written
 ├── Overloaded            the queue stayed full past `queue_timeout_s`; not written
 ├── HistoryClosed         the manager is closed, or closed before the call's turn; not written
 ├── WrongLoop             the manager belongs to another event loop or process; not written
@@ -54,6 +55,29 @@ class OwnerConflict(HistoryError):
         return (
             f"memory {self.memory_id!r} has an owner with another {' and '.join(self.scopes)}, or "
             "without it; an owner is given once. Leave the owner out, nothing was written"
+        )
+
+
+class Erased(HistoryError):
+    """What a change is about was erased after the change began. Nothing was written.
+
+    It must not bring back what was erased. Do not try it again: what begins after the erasure is
+    accepted, but for changes of memories that were erased themselves.
+    """
+
+    def __init__(self, what: str, kind: str) -> None:
+        self.what = what
+        self.kind = kind
+        super().__init__(what, kind)
+
+    def __str__(self) -> str:
+        if self.kind == "memory_id":
+            return (
+                f"memory {self.what!r} was erased, and gets no text any more; nothing was written"
+            )
+        return (
+            f"the {self.kind} of {self.what!r} was erased after this change began; nothing was "
+            "written"
         )
 
 

@@ -10,8 +10,16 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Final, Protocol
 
+from async_history._core.erased_names import (
+    MEMORY,
+    Name,
+    names_in,
+    require_not_erased,
+    require_session_not_erased,
+)
 from async_history._core.owners import Owner
 from async_history._core.records import HistoryRecord
 from async_history._core.submissions import (
@@ -24,6 +32,7 @@ from async_history._core.submissions import (
     UpdateMemory,
 )
 from async_history.errors import (
+    Erased,
     HistoryConflict,
     HistoryError,
     IdConflict,
@@ -88,6 +97,9 @@ class BatchTransaction(Protocol):
     async def owners(self, records: Sequence[HistoryRecord]) -> Mapping[str, Owner]:
         """Return the owners of these records' memories, of those that have one."""
 
+    async def erased(self, names: Sequence[Name]) -> Mapping[Name, datetime]:
+        """Return when these names were erased, of those that were: see `EraseTransaction.note`."""
+
     async def buffers(self, submissions: Sequence[SaveMessages]) -> Mapping[str, "Buffer"]:
         """Return these submissions' scopes' buffers, as far as there are any."""
 
@@ -134,7 +146,9 @@ async def commit_in_steps(
     wanted += [replace(one, owner=gifts[one.memory_id]) for one in found if one.memory_id in gifts]
     owners = await steps.owners(wanted) if wanted else {}
     unsaved = _unsaved(messages, await steps.buffers(messages)) if messages else set()
-    decided = _Decided(steps, known, latest, owners, unsaved)
+    names = names_in(batch)
+    erased = await steps.erased(names) if names else {}
+    decided = _Decided(steps, known, latest, owners, unsaved, erased)
     await decided.write(list(enumerate(batch)))
     return decided.refused
 
@@ -147,6 +161,7 @@ class _Decided:
         latest: the latest record of each memory that decides anything; None where it has none.
         owners: the memories' owners, as far as they have one.
         unsaved: the messages to be saved.
+        erased: the names that were erased.
     """
 
     def __init__(
@@ -156,6 +171,7 @@ class _Decided:
         latest: dict[str, HistoryRecord | None],
         owners: Mapping[str, Owner],
         unsaved: set[SaveMessages],
+        erased: Mapping[Name, datetime],
     ) -> None:
         self.refused: dict[int, HistoryError] = {}
         self._steps = steps
@@ -163,6 +179,7 @@ class _Decided:
         self._latest = latest
         self._owners = owners
         self._unsaved = unsaved
+        self._erased = erased
 
     async def write(self, part: Sequence[tuple[int, Submission]]) -> None:
         """Decide and write a part of the batch at once, as if nothing of it were refused by a rule.
@@ -170,14 +187,14 @@ class _Decided:
         Where the database refuses any of it, all of that is undone, and each half is decided again
         after the one before it, until who is refused is alone.
         """
-        plan = _Plan(dict(self._known), dict(self._latest), self._owners)
+        plan = _Plan(dict(self._known), dict(self._latest), self._owners, self._erased)
         for index, submission in part:
             if isinstance(submission, AddRecords):
                 plan.add(index, submission)
             elif isinstance(submission, GiveOwners):
                 plan.give(submission)
             elif submission in self._unsaved:
-                plan.messages.append(submission)
+                plan.save(index, submission)
         try:
             if plan.records or plan.messages or plan.new_owners:
                 async with self._steps.undone_if_refused():
@@ -210,11 +227,13 @@ class _Plan:
         known: dict[str, HistoryRecord],
         latest: dict[str, HistoryRecord | None],
         owners: Mapping[str, Owner],
+        erased: Mapping[Name, datetime],
     ) -> None:
         self.known = known
         self.latest = latest
         self.new_owners: dict[str, Owner] = {}
         self._owners = owners
+        self._erased = erased
         self.records: list[HistoryRecord] = []
         self.messages: list[SaveMessages] = []
         self.refused: dict[int, HistoryError] = {}
@@ -228,8 +247,10 @@ class _Plan:
             outcome, missing = self._outcome(submission)
             if missing and submission.if_latest is not None:
                 self._require_latest(submission.if_latest)
+            if self._erased:
+                require_not_erased(submission, missing, self._erased)
             owners, left_out = self._owners_given(missing, submission)
-        except (IdConflict, HistoryConflict, OwnerConflict) as error:
+        except (IdConflict, HistoryConflict, OwnerConflict, Erased) as error:
             self.refused[index] = error
             return
         self.new_owners |= owners
@@ -245,11 +266,23 @@ class _Plan:
         """Plan to give owners to those memories that have a record, and no owner."""
         given: set[str] = set()
         for memory_id, owner in submission.owners.items():
+            names = ((MEMORY, memory_id), *owner.as_dict().items())
+            if any(name in self._erased for name in names):
+                continue
             if self._owner(memory_id) is None and self.latest.get(memory_id) is not None:
                 self.new_owners[memory_id] = owner
             if self._owner(memory_id) == owner:
                 given.add(memory_id)
         self.given.append((submission, frozenset(given)))
+
+    def save(self, index: int, submission: SaveMessages) -> None:
+        """Plan to save messages, or refuse them."""
+        try:
+            require_session_not_erased(submission, self._erased)
+        except Erased as error:
+            self.refused[index] = error
+        else:
+            self.messages.append(submission)
 
     def _outcome(
         self, submission: AddRecords

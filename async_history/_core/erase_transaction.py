@@ -6,9 +6,11 @@ how many records a transaction looks at, which writers wait for.
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Final, NamedTuple, Protocol
 
+from async_history._core.erased_names import MEMORY, Name
 from async_history._core.erasure_log import ErasureLog
 
 Columns = tuple[str, ...]
@@ -70,11 +72,23 @@ class EraseTransaction(Protocol):
     ) -> Sequence[Texts]:
         """Return records of one memory, in order."""
 
+    async def with_ids(self, record_ids: Sequence[str]) -> Sequence[RecordRef]:
+        """Return those of these records that have a text, a context or a cause still."""
+
     async def redact(self, columns: Columns, places: Sequence[RecordRef]) -> int:
         """Make columns of records NULL; return how many records lost one.
 
         `columns` are one of `LOST`.
         """
+
+    async def note(self, names: Sequence[Name], at: datetime) -> None:
+        """Keep that names were erased at an instant, or at a later one that is kept already.
+
+        They are kept as digests (`name_digest`), also after a reset.
+        """
+
+    async def disown(self, scope: str, memory_ids: Sequence[str]) -> None:
+        """Take a scope out of memories' owners. One without any other scope has no owner then."""
 
     async def messages(self, session_scopes: Sequence[str]) -> int:
         """Count scopes' buffered messages."""
@@ -87,7 +101,7 @@ class EraseTransaction(Protocol):
 class Done:
     """What a transaction erased, and the record to go on after; None after the last.
 
-    `last` is the last position it looked at, `left` the first of the actor's that it left.
+    `last` is the last position it looked at, `left` the first of the chosen that it left.
     """
 
     records: int = 0
@@ -123,24 +137,40 @@ class Found:
         return self.sizes[memory_id] > self.limit
 
 
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Records whose texts go wherever they stand: an actor's, or those of some ids.
+
+    `columns` are what they lose themselves.
+    """
+
+    actor_id: str | None
+    record_ids: Set[str]
+    columns: Columns
+
+    def has(self, record: Texts) -> bool:
+        """Return whether a record is one of them."""
+        return record.is_actors if self.actor_id is not None else record.place.id in self.record_ids
+
+
 Decision = Callable[[Texts], Columns | None]
-"""Which columns a record loses; None for one of the actor's that has to wait."""
+"""Which columns a record loses; None for a chosen one that has to wait."""
 
 
-def collect_told(told: set[bytes], record: Texts) -> Columns:
-    """Take nothing, and add what the actor recorded."""
-    if record.is_actors and record.new_memory is not None:
+def collect_told(told: set[bytes], chosen: Chosen, record: Texts) -> Columns:
+    """Take nothing, and add what a chosen record tells."""
+    if chosen.has(record) and record.new_memory is not None:
         told.add(record.new_memory)
     return ()
 
 
-def take_told(told: Set[bytes], record: Texts, *, with_own: bool) -> Columns | None:
-    """Take what is among the texts that the actor recorded, and with it the actor's own records."""
-    if not record.is_actors:
+def take_told(told: Set[bytes], chosen: Chosen, record: Texts, *, with_own: bool) -> Columns | None:
+    """Take what is among the texts that chosen records told, and with it these themselves."""
+    if not chosen.has(record):
         return tuple(column for column in TEXTS if getattr(record, column) in told)
     if not with_own:
         return ()
-    return OWN if record.new_memory is None or record.new_memory in told else None
+    return chosen.columns if record.new_memory is None or record.new_memory in told else None
 
 
 async def look(
@@ -148,24 +178,38 @@ async def look(
 ) -> Found:
     """Look which memories the actor's next records are in, of those that were not seen yet."""
     places = await steps.of_actor(actor_id, after, limit)
+    found = await _found(places, seen, limit, steps)
+    return replace(found, after=places[-1] if len(places) == limit else None)
+
+
+async def look_up(
+    record_ids: Sequence[str], seen: Set[str], limit: int, steps: EraseTransaction
+) -> Found:
+    """Look which memories records are in, of those that were not seen yet."""
+    return await _found(await steps.with_ids(record_ids), seen, limit, steps)
+
+
+async def _found(
+    places: Sequence[RecordRef], seen: Set[str], limit: int, steps: EraseTransaction
+) -> Found:
     unseen = [place for place in places if place.memory_id not in seen]
     names = list(dict.fromkeys(place.memory_id for place in unseen))
     sizes = await steps.sizes(names) if names else {}
     alone = [place for place in unseen if place.memory_id not in sizes]
-    return Found(sizes, alone, places[-1] if len(places) == limit else None, limit)
+    return Found(sizes, alone, None, limit)
 
 
 async def erase_whole(
-    erasure_id: str | None, actor_id: str, memory_ids: Sequence[str], steps: EraseTransaction
+    erasure_id: str | None, chosen: Chosen, memory_ids: Sequence[str], steps: EraseTransaction
 ) -> int:
-    """Erase an actor in some memories as a whole; return in how many records."""
+    """Erase chosen records in some memories as a whole; return how many lost something."""
     told: dict[str, set[bytes]] = defaultdict(set)
-    records = await steps.texts(actor_id, memory_ids)
+    records = await steps.texts(chosen.actor_id or "", memory_ids)
     for record in records:
-        collect_told(told[record.place.memory_id], record)
+        collect_told(told[record.place.memory_id], chosen, record)
     lost: dict[Columns, list[RecordRef]] = defaultdict(list)
     for record in records:
-        columns = take_told(told[record.place.memory_id], record, with_own=True)
+        columns = take_told(told[record.place.memory_id], chosen, record, with_own=True)
         if columns:
             lost[columns].append(record.place)
     return await _erase(erasure_id, lost, steps)
@@ -173,15 +217,15 @@ async def erase_whole(
 
 async def erase_next(
     erasure_id: str | None,
-    actor_id: str,
+    chosen: Chosen,
     memory_id: str,
     after: RecordRef | None,
     decide: Decision,
     limit: int,
     steps: EraseTransaction,
 ) -> Done:
-    """Erase an actor in the next records of a memory."""
-    records = await steps.next_texts(actor_id, memory_id, after, limit)
+    """Erase chosen records in the next records of a memory."""
+    records = await steps.next_texts(chosen.actor_id or "", memory_id, after, limit)
     lost: dict[Columns, list[RecordRef]] = defaultdict(list)
     left: int | None = None
     for record in records:
@@ -229,6 +273,21 @@ async def _erase(
     if records:
         await steps.log.add(erasure_id, records, 0)
     return records
+
+
+async def disown(scope: str, memory_ids: Sequence[str], steps: EraseTransaction) -> None:
+    """Take an owner from memories that have no text any more."""
+    await steps.disown(scope, memory_ids)
+
+
+async def note_memories(memory_ids: Sequence[str], at: datetime, steps: EraseTransaction) -> None:
+    """Keep that memories were erased: from then on they get no text."""
+    await steps.note([(MEMORY, memory_id) for memory_id in memory_ids], at)
+
+
+async def note_owner(name: Name, at: datetime, steps: EraseTransaction) -> None:
+    """Keep that an owner was erased."""
+    await steps.note([name], at)
 
 
 async def erase_messages(

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from async_history._core.erase import EraseLimits
+from async_history._core.erase_request import EraseLimits
 from async_history._core.prune_request import PruneLimits
 from async_history._core.rollback import RollbackLimits
 

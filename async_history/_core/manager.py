@@ -6,13 +6,15 @@ async with open_history("history.db") as history:
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
-from async_history._core.backend import Backend, Store
-from async_history._core.erase import ErasureReport, erase_in_steps, new_erase_request
+from async_history._core.backend import Backend, Reader, Store
+from async_history._core.erase import ErasureReport, erase_in_steps
+from async_history._core.erase_request import new_erase_request
+from async_history._core.erased_names import Name
 from async_history._core.erasure_log import Erasure
 from async_history._core.follow import (
     POLL_INTERVAL_S,
@@ -902,7 +904,12 @@ class HistoryManager(LoopBound[Store]):
         self,
         *,
         memory_ids: Iterable[str] = (),
+        record_ids: Iterable[str] = (),
         actor_id: str | None = None,
+        user_id: str | None = None,
+        agent_id: str | None = None,
+        run_id: str | None = None,
+        app_id: str | None = None,
         session_scopes: Iterable[str] = (),
         reason: str,
         dry_run: bool = False,
@@ -918,9 +925,18 @@ class HistoryManager(LoopBound[Store]):
 
         A repeated `add_history` of an erased record raises `IdConflict`: the text stays erased.
 
+        An owner is forgotten: the texts, contexts and causes of all records of all memories of the
+        owner, deleted ones too; the buffered messages of each session scope that names the owner as
+        mem0 does (`user_id=ann`); and the owner's id, which their records don't have any more. A
+        change that began before the erasure and comes after it raises `Erased`, as does any text
+        for a memory that was erased with its owner. Another erasure of the owner is needed only for
+        what begins later, or if this call was interrupted.
+
         Args:
-            memory_ids, actor_id: whose texts; give one of the two.
-            session_scopes: whose buffered messages.
+            memory_ids, record_ids, actor_id: whose texts; give one of them. The text that a record
+                of these ids recorded goes from the memory's other records, too.
+            user_id, agent_id, run_id, app_id: one owner to forget, instead of those.
+            session_scopes: whose buffered messages, besides.
             reason: kept with the erasure. Do not name a person in it.
             dry_run: only count what would be erased.
             vacuum: also rewrite a SQLite file without its free space, which may hold texts of
@@ -935,10 +951,20 @@ class HistoryManager(LoopBound[Store]):
         """
         store = self._require_open()
         asked = new_erase_request(
-            memory_ids, actor_id, session_scopes, reason, dry_run=dry_run, limits=self._limits.erase
+            memory_ids,
+            actor_id,
+            session_scopes,
+            reason,
+            dry_run=dry_run,
+            limits=self._limits.erase,
+            owner=scopes_asked(
+                {"user_id": user_id, "agent_id": agent_id, "run_id": run_id, "app_id": app_id}
+            ),
+            record_ids=record_ids,
         )
         check_flag("vacuum", vacuum)
-        return await erase_in_steps(store.eraser, asked, vacuum=vacuum)
+        owned = _OwnedReader(self, store.reader)
+        return await erase_in_steps(store.eraser, asked, owned, vacuum=vacuum)
 
     async def erasures(self) -> list[Erasure]:
         """Return the erasures that were made in this store, oldest first.
@@ -949,3 +975,15 @@ class HistoryManager(LoopBound[Store]):
             StorageError: the store can't be read.
         """
         return list(await self._require_open().erasures())
+
+
+class _OwnedReader:
+    """Finds what an owner has."""
+
+    def __init__(self, history: HistoryManager, reader: Reader) -> None:
+        self._history = history
+        self.session_scopes = reader.scopes
+
+    async def memories(self, owner: Name) -> Sequence[str]:
+        scopes: dict[str, Any] = dict([owner])
+        return await memories_of([self._history.query_history(**scopes, order="newest")])

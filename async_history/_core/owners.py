@@ -67,6 +67,13 @@ GivenOwner = Owner | Mapping[str, str | None]
 """An owner as a caller gives it."""
 
 
+def without_scope(owner: Owner | None, scope: str) -> Owner | None:
+    """Return an owner without a scope; None for one that has no other."""
+    if owner is None:
+        return None
+    return new_owner({name: v for name, v in owner.as_dict().items() if name != scope})
+
+
 def owner_text(owner: Owner | None) -> str | None:
     """Return an owner as JSON text; None for None."""
     return None if owner is None else _text(owner)

@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from async_history._core.json_object import JsonObject, json_object
@@ -23,8 +24,9 @@ _MOST_CHARACTERS: Final = 1_024
 class Surroundings:
     """What holds for all records of a part of a program."""
 
-    owner: Owner | None
-    cause: JsonObject | None
+    owner: Owner | None = None
+    cause: JsonObject | None = None
+    begun_at: datetime | None = None
 
 
 _surroundings: ContextVar[Surroundings | None] = ContextVar("async_history_recording", default=None)
@@ -49,11 +51,27 @@ def recording(
     Raises:
         InvalidInput: naming the argument.
     """
-    now = Surroundings(
-        *with_surroundings(
-            None if owner is None else new_owner(owner), None if cause is None else new_cause(cause)
-        )
+    whose, why = with_surroundings(
+        None if owner is None else new_owner(owner), None if cause is None else new_cause(cause)
     )
+    with _surrounded(Surroundings(whose, why, begun_at())):
+        yield
+
+
+@contextmanager
+def operation() -> Iterator[None]:
+    """Note that an operation begins, which records changes only later.
+
+    What is recorded inside began now, also in tasks and threads that are started inside. An erasure
+    that begins after this is not undone by it. Of one inside another the outer one counts.
+    """
+    around = _surroundings.get() or Surroundings()
+    with _surrounded(replace(around, begun_at=around.begun_at or datetime.now(UTC))):
+        yield
+
+
+@contextmanager
+def _surrounded(now: Surroundings) -> Iterator[None]:
     token = _surroundings.set(now)
     try:
         yield
@@ -61,9 +79,16 @@ def recording(
         _surroundings.reset(token)
 
 
+def begun_at() -> datetime | None:
+    """Return when the operation began that this is part of; None where none is noted."""
+    around = _surroundings.get()
+    return None if around is None else around.begun_at
+
+
 def has_surroundings() -> bool:
     """Return whether an owner or a cause holds for all records that are made here."""
-    return _surroundings.get() is not None
+    around = _surroundings.get()
+    return around is not None and (around.owner is not None or around.cause is not None)
 
 
 def with_surroundings(

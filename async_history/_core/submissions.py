@@ -11,6 +11,7 @@ from typing import Any, Final
 from async_history._core.json_object import json_text
 from async_history._core.messages import Message, new_message_id
 from async_history._core.owners import GivenOwner, Owner
+from async_history._core.recording import begun_at
 from async_history._core.records import (
     DETAILS,
     Event,
@@ -71,6 +72,8 @@ class AddRecords:
     record_count: int
     size_bytes: int
     must_match_owner: bool = field(default=True, kw_only=True)
+    begun_at: datetime | None = field(default_factory=begun_at, kw_only=True)
+    """When the operation began that this is part of, where that is noted."""
 
     @property
     def wanted(self) -> Sequence[HistoryRecord]:
@@ -201,6 +204,7 @@ class SaveMessages:
     record_count: int
     size_bytes: int
     newest_before: int | None = None
+    begun_at: datetime | None = field(default_factory=begun_at, kw_only=True)
 
 
 @dataclass(slots=True, eq=False)

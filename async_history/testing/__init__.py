@@ -22,6 +22,7 @@ import pytest
 # Before they are imported: an assertion that fails then shows its values.
 for _module in (
     "contract",
+    "erasing",
     "follow",
     "life",
     "owners",
@@ -35,6 +36,7 @@ for _module in (
     pytest.register_assert_rewrite(f"{__name__}.{_module}")
 
 from async_history.testing.contract import ContractCases  # noqa: E402
+from async_history.testing.erasing import EraseOwnerCases  # noqa: E402
 from async_history.testing.fixtures import Cases, NewStore, OpenStore  # noqa: E402
 from async_history.testing.follow import FollowCases, FollowerEndCases  # noqa: E402
 from async_history.testing.life import InterruptionCases, LifeCases  # noqa: E402
@@ -50,6 +52,7 @@ __all__ = [
     "BackendCases",
     "Cases",
     "ContractCases",
+    "EraseOwnerCases",
     "FollowCases",
     "FollowerEndCases",
     "InterruptionCases",
@@ -72,6 +75,7 @@ class BackendCases(
     TextCases,
     QueryCases,
     OwnerCases,
+    EraseOwnerCases,
     RollbackCases,
     StateCases,
     LifeCases,

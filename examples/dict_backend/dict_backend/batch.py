@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import replace
+from datetime import datetime
 
 from async_history import backend as api
 from async_history.backend import HistoryRecord
@@ -26,6 +27,10 @@ class DictBatch:
     async def owners(self, records: Sequence[HistoryRecord]) -> dict[str, api.Owner]:
         names = {record.memory_id for record in records} & self._kept.owners.keys()
         return {name: self._kept.owners[name] for name in names}
+
+    async def erased(self, names: Sequence[api.Name]) -> dict[api.Name, datetime]:
+        found = {name: self._kept.erased.get(api.name_digest(name)) for name in names}
+        return {name: at for name, at in found.items() if at is not None}
 
     async def buffers(self, submissions: Sequence[api.SaveMessages]) -> dict[str, api.Buffer]:
         found: dict[str, api.Buffer] = {}

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from itertools import count
 from typing import NamedTuple, Protocol
 
@@ -36,6 +37,7 @@ class Kept:
     messages: dict[str, list[Saved]] = field(default_factory=lambda: defaultdict(list))
     erasures: dict[str, api.Erasure] = field(default_factory=dict)
     owners: dict[str, api.Owner] = field(default_factory=dict)
+    erased: dict[bytes, datetime] = field(default_factory=dict)
     numbers: Iterator[int] = field(default_factory=lambda: count(1))
 
     def of_memory(self, memory_id: str) -> list[tuple[int, HistoryRecord]]:

@@ -77,6 +77,16 @@ class DictErasure:
         ]
         return api.Texts(place, record.actor_id == actor_id, *digests)
 
+    async def with_ids(self, record_ids: Sequence[str]) -> list[RecordRef]:
+        return self._places(
+            None,
+            None,
+            lambda one: (
+                one.id in record_ids
+                and any(getattr(one, column) is not None for column in api.WHOLE)
+            ),
+        )
+
     async def redact(self, columns: api.Columns, places: Sequence[RecordRef]) -> int:
         lost = 0
         nothing: dict[str, Any] = dict.fromkeys(columns)
@@ -85,6 +95,19 @@ class DictErasure:
             lost += any(getattr(record, column) is not None for column in columns)
             self._kept.records[place.position] = replace(record, **nothing)
         return lost
+
+    async def note(self, names: Sequence[api.Name], at: datetime) -> None:
+        erased = self._kept.erased
+        for digest in map(api.name_digest, names):
+            erased[digest] = max(at, erased.get(digest, at))
+
+    async def disown(self, scope: str, memory_ids: Sequence[str]) -> None:
+        for memory_id in memory_ids:
+            owner = api.without_scope(self._kept.owners.pop(memory_id, None), scope)
+            if owner is not None:
+                self._kept.owners[memory_id] = owner
+            for position, record in self._kept.of_memory(memory_id):
+                self._kept.records[position] = replace(record, owner=owner)
 
     async def messages(self, session_scopes: Sequence[str]) -> int:
         return sum(len(self._kept.messages.get(scope, ())) for scope in session_scopes)

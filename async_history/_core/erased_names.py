@@ -1,0 +1,141 @@
+"""What was erased by name: memories and owners, whose texts must not come back.
+
+An owner's erasure begins by noting the owner's scope in the store, and then its memories, each with
+the instant at which the erasure began. From then on a change is refused
+
+- of a memory that was erased, if it has a text, a context, a cause or an owner: such a memory gets
+  no text any more, whoever records it and when;
+- of any other memory, if the owner given with it was erased after the change began. A change began
+  with the operation that it is part of (`operation`), or when its record was made: its id tells
+  (`recorded_at`), or else its own time. What begins after an erasure is accepted: the same user may
+  come back.
+
+Messages are refused as the second. The clocks of the programs that share a store are taken to be
+the same. Names are kept as digests: whether one was erased can be checked, but which can't be read.
+They have no salt, since whoever reads the store would read it too.
+"""
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from hashlib import blake2b
+from typing import Final
+
+from async_history._core.owners import SCOPES
+from async_history._core.records import HistoryRecord
+from async_history._core.submissions import AddRecords, GiveOwners, SaveMessages, Submission
+from async_history._core.values import parse_time
+from async_history.errors import Erased
+
+Name = tuple[str, str]
+"""A memory or an owner: "memory_id" or a scope, and the id."""
+MEMORY: Final = "memory_id"
+"""What a name of a memory begins with."""
+
+
+def name_digest(name: Name) -> bytes:
+    """Return the 128 bits under which a store keeps a name."""
+    kind, value = name
+    return blake2b(f"{kind}={value}".encode(), digest_size=16).digest()
+
+
+async def until_later(at: datetime) -> None:
+    """Return when the time that a new id tells, to the millisecond, is after an instant."""
+    now = datetime.now(UTC)
+    if now.replace(microsecond=now.microsecond // 1_000 * 1_000) <= at:
+        await asyncio.sleep(0.001)
+
+
+def names_in(batch: Iterable[Submission]) -> Sequence[Name]:
+    """Return the names that decide whether a batch's submissions are refused, each once."""
+    names: dict[Name, None] = {}
+    for submission in batch:
+        if isinstance(submission, SaveMessages):
+            names.update(dict.fromkeys(names_of_session(submission.session_scope)))
+            continue
+        if isinstance(submission, GiveOwners):
+            for memory_id, owner in submission.owners.items():
+                names[MEMORY, memory_id] = None
+                names.update(dict.fromkeys(owner.as_dict().items()))
+            continue
+        for record in submission.wanted:
+            names[MEMORY, record.memory_id] = None
+            if record.owner is not None:
+                names.update(dict.fromkeys(record.owner.as_dict().items()))
+    return list(names)
+
+
+def require_not_erased(
+    submission: AddRecords, records: Sequence[HistoryRecord], erased: Mapping[Name, datetime]
+) -> None:
+    """Refuse records that would bring back what was erased.
+
+    Raises:
+        Erased: the first of them.
+    """
+    for record in records:
+        has_details = record.owner is not None or record.cause is not None
+        has_text = record.old_memory is not None or record.new_memory is not None
+        if erased.get((MEMORY, record.memory_id)) and (
+            has_text or has_details or record.context is not None
+        ):
+            raise Erased(record.memory_id, MEMORY)
+        if record.owner is not None:
+            began = _earlier(submission.begun_at, record.recorded_at or record.occurred_at)
+            for name in record.owner.as_dict().items():
+                _require_later(record.memory_id, name, began, erased)
+
+
+def require_session_not_erased(submission: SaveMessages, erased: Mapping[Name, datetime]) -> None:
+    """Refuse messages that would bring back what was erased.
+
+    Raises:
+        Erased: their session scope names an owner who was erased since they were given.
+    """
+    made = min((message.created_at or "" for message in submission.messages), default="")
+    began = _earlier(submission.begun_at, parse_time(made) if made else None)
+    for name in names_of_session(submission.session_scope):
+        _require_later(submission.session_scope, name, began, erased)
+
+
+def names_of_session(session_scope: str) -> Sequence[Name]:
+    """Return the owners that a session scope of mem0's names: `agent_id=…&run_id=…&user_id=…`."""
+    parts = (part.partition("=") for part in session_scope.split("&"))
+    return [(scope, _unescaped(value)) for scope, _, value in parts if scope in SCOPES]
+
+
+def session_names(session_scope: str, name: Name) -> bool:
+    """Return whether a session scope names an owner.
+
+    The id stands there as a whole part: as mem0 2.x escapes it, or as it is.
+    """
+    scope, value = name
+    return any(f"&{scope}={one}&" in f"&{session_scope}&" for one in (value, _escaped(value)))
+
+
+def _require_later(
+    what: str, name: Name, began: datetime | None, erased: Mapping[Name, datetime]
+) -> None:
+    at = erased.get(name)
+    if at is not None and (began is None or began <= at):
+        raise Erased(what, name[0])
+
+
+def _earlier(one: datetime | None, other: datetime | None) -> datetime | None:
+    return min((at for at in (one, other) if at is not None), default=None)
+
+
+_ESCAPES: Final = (("%", "%25"), ("&", "%26"), ("=", "%3D"))
+"""As in mem0's `_escape_scope_value` (mem0ai 2.2)."""
+
+
+def _escaped(value: str) -> str:
+    for plain, escape in _ESCAPES:
+        value = value.replace(plain, escape)
+    return value
+
+
+def _unescaped(value: str) -> str:
+    for plain, escape in reversed(_ESCAPES):
+        value = value.replace(escape, plain)
+    return value

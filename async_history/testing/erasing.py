@@ -1,0 +1,392 @@
+"""An owner forgotten, and what comes late; single records erased."""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from random import Random
+from typing import Any
+
+import pytest
+
+from async_history import (
+    Erased,
+    HistoryManager,
+    HistoryRecord,
+    InvalidInput,
+    Owner,
+    OwnerConflict,
+)
+from async_history.backend import operation
+from async_history.testing.fixtures import Cases, OpenStore
+
+ANN = {"user_id": "ann"}
+SAID: dict[str, Any] = {"context": {"secret": 1}, "cause": {"request_id": "q"}}
+
+
+async def found(history: HistoryManager, **wanted: Any) -> list[HistoryRecord]:
+    return [record async for record in history.query_history(**wanted)]
+
+
+def is_blank(record: HistoryRecord) -> bool:
+    return record.old_memory is record.new_memory is None and not (record.context or record.cause)
+
+
+def fact(record: HistoryRecord) -> tuple[object, ...]:
+    """What stays of an erased record."""
+    return record.id, record.memory_id, record.event, record.created_at, record.updated_at
+
+
+async def say(history: HistoryManager, *scopes: str) -> None:
+    for scope in scopes:
+        await history.save_messages([{"role": "user", "content": scope}], scope)
+
+
+async def heard(history: HistoryManager, scopes: Sequence[str]) -> list[str]:
+    return [scope for scope in scopes if await history.get_last_messages(scope)]
+
+
+def waiting(record_id: str) -> str:
+    """Return an id of a record that was made a minute before another."""
+    made = int(record_id.replace("-", "")[:12], 16) - 60_000
+    digits = f"{made:012x}{record_id.replace('-', '')[12:]}"
+    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
+
+
+class EraseOwnerCases(Cases):
+    """`erase` of owners and of single records."""
+
+    async def test_nothing_is_known_of_an_owner(self, open_store: OpenStore) -> None:
+        async with open_store() as history:
+            both = {**ANN, "agent_id": "bot", "run_id": "r"}
+            first = await history.add_history("m", None, "a", "ADD", owner=both, **SAID)
+            await history.add_history("m", "a", "b", "UPDATE")
+            await history.add_history("gone", None, "a", "ADD", owner=ANN, **SAID)
+            await history.add_history("gone", "a", None, "DELETE", **SAID)
+            await history.add_history("late", None, "a", "ADD")
+            await history.add_history("late", "a", "b", "UPDATE", owner=ANN)
+            for name, owner in (("bob's", {"user_id": "bob"}), ("bot's", {"agent_id": "ann"})):
+                await history.add_history(name, None, "a", "ADD", owner=owner, **SAID)
+            await history.add_history("nobody's", None, "a", "ADD", **SAID)
+            others = [await history.get_history(m) for m in ("bob's", "bot's", "nobody's")]
+            facts = [fact(record) for record in await found(history)]
+            planned = await history.erase(user_id="ann", reason="asked", dry_run=True)
+            assert (planned.done, planned.records) == (False, 6)
+            assert await history.get_history("m") != []
+            assert (await history.get_history("m"))[0] == first
+            report = await history.erase(user_id="ann", reason="asked", vacuum=False)
+            assert (report.done, report.records) == (True, 6)
+            assert await found(history, user_id="ann") == []
+            assert await history.count_history(user_id="ann") == 0
+            assert [record async for record in history.memories(user_id="ann")] == []
+            assert await found(history, cause={"request_id": "q"}) == [rs[0] for rs in others]
+            everything = await found(history)
+            assert [fact(record) for record in everything] == facts
+            for name, left in (
+                ("m", Owner(agent_id="bot", run_id="r")),
+                ("gone", None),
+                ("late", None),
+            ):
+                records = await history.get_history(name)
+                assert len(records) == 2
+                assert all(map(is_blank, records))
+                assert {record.owner for record in records} == {left}
+            assert await found(history, agent_id="bot") == await history.get_history("m")
+            assert await history.count_history(agent_id="bot", run_id="r") == 2
+            assert [await history.get_history(m) for m in ("bob's", "bot's", "nobody's")] == others
+            assert [r[0].owner for r in others] == [
+                Owner(user_id="bob"),
+                Owner(agent_id="ann"),
+                None,
+            ]
+            (erasure,) = await history.erasures()
+            assert erasure.id == report.erasure_id
+            assert set(erasure.memory_ids) == {"m", "gone", "late"}
+            assert (erasure.records, erasure.finished_at is not None) == (6, True)
+            assert "ann" not in repr(erasure)
+            again = await history.erase(user_id="ann", reason="asked again", vacuum=False)
+            assert again.matches_nothing
+        async with open_store() as history:
+            if history.backend.store_name is not None:
+                assert await found(history, user_id="ann") == []
+                records = await history.get_history("m")
+                assert {record.owner for record in records} == {Owner(agent_id="bot", run_id="r")}
+
+    async def test_each_scope_can_be_forgotten(self, open_store: OpenStore) -> None:
+        async with open_store() as history:
+            scopes = ("user_id", "agent_id", "run_id", "app_id")
+            owner = dict.fromkeys(scopes, "x")
+            await history.add_history("m", None, "a", "ADD", owner=owner)
+            for n, scope in enumerate(scopes):
+                asked: dict[str, Any] = {scope: "x"}
+                report = await history.erase(**asked, reason="x", vacuum=False)
+                assert report.records == (n == 0)
+                left = dict.fromkeys(scopes[n + 1 :], "x")
+                (record,) = await history.get_history("m")
+                assert record.owner == (Owner(**left) if left else None)
+                for name in scopes:
+                    asked = {name: "x"}
+                    assert await history.count_history(**asked) == (name in left)
+
+    async def test_messages_of_each_session_that_names_the_owner(
+        self, open_store: OpenStore
+    ) -> None:
+        hers = (
+            "user_id=ann",
+            "agent_id=bot&user_id=ann",
+            "agent_id=bot&run_id=r&user_id=ann",
+            "user_id=ann&x=y",
+        )
+        others = (
+            "user_id=anna",
+            "user_id=joann",
+            "x_user_id=ann",
+            "agent_id=ann",
+            "agent_id=user_id%3Dann",
+            "user_id=Ann",
+            "ann",
+        )
+        odd = ("user_id=a%26b%3D%25", "run_id=r&user_id=a&b=%")
+        async with open_store() as history:
+            await say(history, *hers, *others, *odd, "named too")
+            dry = await history.erase(
+                user_id="ann", session_scopes=["named too", hers[0]], reason="x", dry_run=True
+            )
+            assert dry.messages == len(hers) + 1
+            assert await heard(history, hers) == list(hers)
+            report = await history.erase(
+                user_id="ann", session_scopes=["named too", hers[0]], reason="x", vacuum=False
+            )
+            assert report.messages == len(hers) + 1
+            assert await heard(history, (*hers, "named too")) == []
+            assert await heard(history, others) == list(others)
+            report = await history.erase(user_id="a&b=%", reason="x", vacuum=False)
+            assert report.messages == 2
+            assert await heard(history, odd) == []
+
+    async def test_what_began_before_does_not_come_back(self, open_store: OpenStore) -> None:
+        """Whatever is late: an update of a memory, a new one, messages; also after a reset."""
+        async with open_store() as history:
+            first = await history.add_history("m", None, "a", "ADD", owner=ANN)
+            with operation():
+                erased = asyncio.Event()
+                began = asyncio.create_task(self._late(history, erased))
+                await asyncio.sleep(0)
+            await history.erase(user_id="ann", reason="x", vacuum=False)
+            refused: tuple[dict[str, Any], ...] = (
+                {"memory_id": "m", "old_memory": "a", "event": "DELETE"},
+                {"memory_id": "m", "new_memory": "b", "event": "UPDATE"},
+                {"memory_id": "m", "event": "UPDATE", "context": {"x": 1}},
+                {"memory_id": "m", "event": "UPDATE", "cause": {"x": "1"}},
+                {"memory_id": "m", "event": "UPDATE", "owner": ANN},
+                {"memory_id": "new", "event": "ADD", "owner": ANN, "id": waiting(first.id)},
+                {
+                    "memory_id": "new",
+                    "event": "ADD",
+                    "owner": {"agent_id": "bot", **ANN},
+                    "id": "mine",
+                    "created_at": datetime.now(UTC) - timedelta(minutes=1),
+                },
+            )
+            before = await found(history)
+            for given in refused:
+                with pytest.raises((Erased, OwnerConflict)):
+                    await history.batch_add_history([given])
+                if given["memory_id"] == "m":
+                    arguments = {"old_memory": None, "new_memory": None, **given}
+                    with pytest.raises((Erased, OwnerConflict)):
+                        await history.add_history(**arguments)
+            with pytest.raises(Erased, match="'m'"):
+                await history.update_history("m", "b")
+            with pytest.raises(Erased):
+                await history.add_history("m", "a", "b", "UPDATE", if_latest=before[-1])
+            neighbours = await asyncio.gather(
+                history.add_history("other", None, "x", "ADD"),
+                history.add_history("m", None, "x", "UPDATE"),
+                history.add_history("other", "x", "y", "UPDATE"),
+                return_exceptions=True,
+            )
+            assert [isinstance(one, Erased) for one in neighbours] == [False, True, False]
+            with pytest.raises(Erased):
+                await history.batch_add_history(
+                    [
+                        {"memory_id": "other", "event": "UPDATE"},
+                        {"memory_id": "m", "new_memory": "x", "event": "UPDATE"},
+                    ]
+                )
+            erased.set()
+            outcomes = await began
+            assert [type(outcome) for outcome in outcomes] == [Erased] * 4
+            assert [r.memory_id for r in await found(history)] == ["m", "other", "other"]
+            fact = await history.add_history("m", None, None, "DELETE")
+            assert fact.owner is None
+            assert await heard(history, ["user_id=ann"]) == []
+            await history.reset()
+            with pytest.raises(Erased):
+                await history.add_history("m", "a", "b", "UPDATE")
+            with pytest.raises(Erased):
+                await history.add_history("n", None, "b", "ADD", owner=ANN, id=waiting(first.id))
+            await history.add_history("n", None, "b", "ADD", owner={"user_id": "bob"})
+        async with open_store() as history:
+            if history.backend.store_name is not None:
+                with pytest.raises(Erased):
+                    await history.add_history("m", "a", "b", "UPDATE")
+
+    @staticmethod
+    async def _late(history: HistoryManager, erased: asyncio.Event) -> list[object]:
+        await erased.wait()
+        outcomes = await asyncio.gather(
+            history.add_history("late", None, "a", "ADD", owner=ANN),
+            history.batch_add_history([{"memory_id": "late", "event": "ADD", "owner": ANN}]),
+            history.update_history("late", "a", owner=ANN),
+            history.save_messages([{"role": "user", "content": "x"}], "run_id=r&user_id=ann"),
+            return_exceptions=True,
+        )
+        return list(outcomes)
+
+    async def test_the_owner_may_come_back(self, open_store: OpenStore) -> None:
+        async with open_store() as history:
+            await history.add_history("m", None, "a", "ADD", owner=ANN)
+            await history.erase(user_id="ann", reason="x", vacuum=False)
+            again = await history.add_history("n", None, "a", "ADD", owner=ANN)
+            assert again.owner == Owner(user_id="ann")
+            await history.update_history("n", "b")
+            with operation():
+                await history.add_history("o", None, "a", "ADD", owner=ANN)
+                await history.save_messages([{"role": "user", "content": "x"}], "user_id=ann")
+            assert len(await found(history, user_id="ann")) == 3
+            assert await heard(history, ["user_id=ann"]) == ["user_id=ann"]
+            report = await history.erase(user_id="ann", reason="x", vacuum=False)
+            assert (report.records, report.messages) == (3, 1)
+            with pytest.raises(Erased):
+                await history.update_history("n", "c")
+
+    async def test_writers_beside_an_erasure(self, open_store: OpenStore) -> None:
+        """What was acknowledged before it began is erased; what is refused is not there."""
+        async with open_store() as history:
+            names = [f"m{n}" for n in range(60)]
+            await history.batch_add_history(
+                [
+                    {"memory_id": name, "event": "ADD", "new_memory": "secret", "owner": ANN}
+                    for name in names
+                ]
+            )
+            random = Random(7)  # noqa: S311
+            done = False
+
+            async def write(n: int) -> None:
+                while not done:
+                    try:
+                        await history.update_history(random.choice(names), f"secret {n}")
+                    except Erased:
+                        return
+
+            with operation():
+                writers = [asyncio.create_task(write(n)) for n in range(8)]
+            await asyncio.sleep(0)
+            await history.erase(user_id="ann", reason="x", vacuum=False)
+            done = True
+            await asyncio.gather(*writers)
+            assert await found(history, text="secret") == []
+            assert await found(history, user_id="ann") == []
+            assert {record.memory_id for record in await found(history)} == set(names)
+
+    async def test_an_erasure_cancelled_anywhere_and_called_again(
+        self, open_store: OpenStore
+    ) -> None:
+        async with open_store() as history:
+            for steps in range(0, 40, 3):
+                owner = {"user_id": f"u{steps}"}
+                names = [f"{steps}.{n}" for n in range(5)]
+                await history.batch_add_history(
+                    [
+                        {"memory_id": name, "event": "ADD", "new_memory": "x", "owner": owner}
+                        for name in names
+                    ]
+                )
+                await say(history, f"user_id=u{steps}")
+                call = asyncio.create_task(
+                    history.erase(**owner, reason="x", vacuum=False)  # type: ignore[arg-type]
+                )
+                for _ in range(steps):
+                    await asyncio.sleep(0)
+                call.cancel()
+                await asyncio.wait([call])
+                await history.erase(**owner, reason="x", vacuum=False)  # type: ignore[arg-type]
+                for name in names:
+                    (record,) = await history.get_history(name)
+                    assert is_blank(record)
+                    assert record.owner is None
+                assert await heard(history, [f"user_id=u{steps}"]) == []
+            assert await found(history, text="x") == []
+
+    async def test_single_records(self, open_store: OpenStore) -> None:
+        """What the record told goes also where it is told again, and nothing else."""
+        async with open_store() as history:
+            more: dict[str, Any] = {"actor_id": "eve", "role": "user", "owner": ANN, **SAID}
+            await history.add_history("m", None, "a", "ADD", **more)
+            secret = await history.add_history("m", "a", "secret", "UPDATE", **more)
+            await history.add_history("m", "secret", "b", "UPDATE", **more)
+            await history.add_history("m", "b", "secret", "UPDATE", **more)
+            await history.add_history("n", None, "secret", "ADD", **more)
+            wanted = [secret.id, "unknown"]
+            dry = await history.erase(record_ids=wanted, reason="x", dry_run=True)
+            assert dry.records == 3
+            report = await history.erase(record_ids=iter(wanted), reason="x", vacuum=False)
+            assert report.records == 3
+            records = await history.get_history("m")
+            assert [(r.old_memory, r.new_memory) for r in records] == [
+                (None, "a"),
+                (None, None),
+                (None, "b"),
+                ("b", None),
+            ]
+            assert [r.context is None for r in records] == [False, True, False, False]
+            assert [r.cause is None for r in records] == [False, True, False, False]
+            assert {(r.actor_id, r.owner) for r in records} == {("eve", Owner(user_id="ann"))}
+            assert [r.new_memory for r in await history.get_history("n")] == ["secret"]
+            assert (await history.update_history("m", "c")).new_memory == "c"
+            again = await history.erase(record_ids=wanted, reason="x", vacuum=False)
+            assert again.matches_nothing
+
+    async def test_single_records_of_a_long_memory(self, open_store: OpenStore) -> None:
+        async with open_store() as history:
+            records = await history.batch_add_history(
+                [
+                    {
+                        "memory_id": "m",
+                        "event": "UPDATE",
+                        "old_memory": f"text {n % 9}",
+                        "new_memory": f"text {(n + 1) % 9}",
+                    }
+                    for n in range(1_000)
+                ]
+            )
+            wanted = [records[500].id, records[501].id]
+            await history.erase(record_ids=wanted, reason="x", vacuum=False)
+            gone = {records[500].new_memory, records[501].new_memory}
+            kept = await history.get_history("m")
+            for n, (before, after) in enumerate(zip(records, kept, strict=True)):
+                for column in ("old_memory", "new_memory"):
+                    was = getattr(before, column)
+                    is_gone = was in gone or n in (500, 501)
+                    assert getattr(after, column) == (None if is_gone else was)
+
+    async def test_what_can_not_be_erased_is_refused(self, open_store: OpenStore) -> None:
+        async with open_store() as history:
+            await history.add_history("m", None, "a", "ADD", owner=ANN)
+            refused: tuple[dict[str, Any], ...] = (
+                {},
+                {"user_id": "ann", "run_id": "r"},
+                {"user_id": "ann", "memory_ids": ["m"]},
+                {"user_id": "ann", "actor_id": "ann"},
+                {"record_ids": ["x"], "memory_ids": ["m"]},
+                {"record_ids": "x"},
+                {"record_ids": [""]},
+                {"user_id": ""},
+                {"app_id": 7},
+            )
+            for given in refused:
+                with pytest.raises(InvalidInput):
+                    await history.erase(**given, reason="x")
+            assert (await history.get_history("m"))[0].new_memory == "a"
+            assert await history.erasures() == []
