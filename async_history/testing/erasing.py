@@ -7,6 +7,8 @@ from random import Random
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from async_history import (
     Erased,
@@ -21,6 +23,21 @@ from async_history.testing.fixtures import Cases, OpenStore
 
 ANN = {"user_id": "ann"}
 SAID: dict[str, Any] = {"context": {"secret": 1}, "cause": {"request_id": "q"}}
+
+
+CHANGES = st.fixed_dictionaries(
+    {
+        "memory": st.integers(0, 3),
+        "old_memory": st.sampled_from([None, "x"]),
+        "new_memory": st.sampled_from([None, "x", "y"]),
+        "context": st.sampled_from([None, {"n": 1}]),
+        "cause": st.sampled_from([None, {"request_id": "q"}, {"reason": "r"}]),
+        "owner": st.dictionaries(
+            st.sampled_from(["user_id", "agent_id", "run_id", "app_id"]),
+            st.sampled_from("ab"),
+        ),
+    }
+)
 
 
 async def found(history: HistoryManager, **wanted: Any) -> list[HistoryRecord]:
@@ -319,6 +336,33 @@ class EraseOwnerCases(Cases):
                 assert await heard(history, [f"user_id=u{steps}"]) == []
             assert await found(history, text="x") == []
 
+    def test_random_owners_are_forgotten(self, open_store: OpenStore) -> None:
+        """One by one, each against a list of all records."""
+        with asyncio.Runner() as runner:
+            history = runner.run(_opened(open_store))
+            number = 0
+
+            @settings(
+                max_examples=25,
+                deadline=None,
+                database=None,
+                suppress_health_check=list(HealthCheck),
+            )
+            @given(
+                changes=st.lists(CHANGES, max_size=12),
+                scope=st.sampled_from(["user_id", "agent_id", "run_id", "app_id"]),
+                value=st.sampled_from("ab"),
+            )
+            def example(changes: list[dict[str, Any]], scope: str, value: str) -> None:
+                nonlocal number
+                number += 1
+                runner.run(_example(history, f"{number}.", changes, {scope: value}))
+
+            try:
+                example()
+            finally:
+                runner.run(history.aclose())
+
     async def test_single_records(self, open_store: OpenStore) -> None:
         """What the record told goes also where it is told again, and nothing else."""
         async with open_store() as history:
@@ -390,3 +434,49 @@ class EraseOwnerCases(Cases):
                     await history.erase(**given, reason="x")
             assert (await history.get_history("m"))[0].new_memory == "a"
             assert await history.erasures() == []
+
+
+async def _opened(open_store: OpenStore) -> HistoryManager:
+    return await open_store()
+
+
+async def _example(
+    history: HistoryManager,
+    prefix: str,
+    changes: list[dict[str, Any]],
+    scope: dict[str, Any],
+) -> None:
+    """Make a history of four memories, some owned; forget one owner; compare."""
+    asked = {name: prefix + value for name, value in scope.items()}
+    names = [f"{prefix}{n}" for n in range(4)]
+    owners: dict[str, Owner] = {}
+    records: list[HistoryRecord] = []
+    for one in changes:
+        name = names[one["memory"]]
+        owner = {kind: prefix + value for kind, value in one["owner"].items()}
+        if name not in owners and owner:
+            owners[name] = Owner(**owner)
+        change = {**one, "memory_id": name, "event": "UPDATE"}
+        del change["memory"]
+        change["owner"] = owner if name in owners and owners[name] == Owner(**owner) else None
+        records += await history.batch_add_history([change])
+    ((kind, value),) = asked.items()
+    forgotten = {name for name, owner in owners.items() if getattr(owner, kind) == value}
+    hers = [record for record in records if record.memory_id in forgotten]
+    dry = await history.erase(**asked, reason="x", dry_run=True)
+    report = await history.erase(**asked, reason="x", vacuum=False)
+    assert dry.records == report.records == sum(not is_blank(record) for record in hers)
+    assert await found(history, **asked) == []
+    for name in names:
+        before = [record for record in records if record.memory_id == name]
+        after = await history.get_history(name)
+        assert [fact(record) for record in after] == [fact(record) for record in before]
+        left = owners[name].as_dict() if name in owners else {}
+        if name in forgotten:
+            assert all(map(is_blank, after))
+            del left[kind]
+        else:
+            assert after == before
+        assert {record.owner for record in after} <= {Owner(**left) if left else None}
+        for other, text in left.items():
+            assert name in {r.memory_id for r in await found(history, **{other: text})} or not after
