@@ -17,7 +17,7 @@ from async_history._core.batch import (
 from async_history._core.coalesce import CoalescedReads
 from async_history._core.erase import EraseBackend, Residue
 from async_history._core.erase_transaction import WHOLE, Columns, EraseTransaction, RecordRef, Texts
-from async_history._core.erased_names import Name, name_digest, names_in
+from async_history._core.erased_names import Name, earliest_begin, name_digest, names_in
 from async_history._core.erasure_log import (
     Erasure,
     ErasureLog,
@@ -156,6 +156,7 @@ __all__ = [
     "cut",
     "details_from",
     "details_of",
+    "earliest_begin",
     "has_details",
     "ids_of",
     "message_from_row",

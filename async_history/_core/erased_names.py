@@ -17,8 +17,9 @@ They have no salt, since whoever reads the store would read it too.
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
+from operator import attrgetter
 from typing import Final
 
 from async_history._core.owners import SCOPES
@@ -65,6 +66,43 @@ def names_in(batch: Iterable[Submission]) -> Sequence[Name]:
     return list(names)
 
 
+def earliest_begin(additions: Iterable[AddRecords]) -> int:
+    """Return when the earliest of some additions may have begun, in microseconds since 1970.
+
+    Their owners were not erased if no erasure began then or later. 0 where that is not known.
+    """
+    begun: list[datetime | None] = []
+    ours: list[HistoryRecord] = []
+    for submission in additions:
+        if submission.names_ids:
+            begun += [_began(submission, record) for record in submission.records]
+            continue
+        ours.append(submission.records[0])
+        if submission.begun_at is not None:
+            begun.append(submission.begun_at)
+    if ours:  # a submission's ids were made in order, and their texts have that order
+        begun.append(min(ours, key=_id).recorded_at)
+    known = [instant for instant in begun if instant is not None]
+    return microseconds(min(known)) if len(known) == len(begun) > 0 else 0
+
+
+_id: Final = attrgetter("id")
+
+
+def microseconds(instant: datetime) -> int:
+    """Return an instant in microseconds since 1970."""
+    return (instant - _EPOCH) // _MICROSECOND
+
+
+def from_microseconds(since_epoch: int) -> datetime:
+    """Return the instant of so many microseconds since 1970."""
+    return _EPOCH + since_epoch * _MICROSECOND
+
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+
+
 def require_not_erased(
     submission: AddRecords, records: Sequence[HistoryRecord], erased: Mapping[Name, datetime]
 ) -> None:
@@ -81,7 +119,7 @@ def require_not_erased(
         ):
             raise Erased(record.memory_id, MEMORY)
         if record.owner is not None:
-            began = _earlier(submission.begun_at, record.recorded_at or record.occurred_at)
+            began = _began(submission, record)
             for name in record.owner.as_dict().items():
                 _require_later(record.memory_id, name, began, erased)
 
@@ -119,6 +157,10 @@ def _require_later(
     at = erased.get(name)
     if at is not None and (began is None or began <= at):
         raise Erased(what, name[0])
+
+
+def _began(submission: AddRecords, record: HistoryRecord) -> datetime | None:
+    return _earlier(submission.begun_at, record.recorded_at or record.occurred_at)
 
 
 def _earlier(one: datetime | None, other: datetime | None) -> datetime | None:
