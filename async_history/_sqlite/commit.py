@@ -9,6 +9,7 @@ import contextlib
 import json
 import sqlite3
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from datetime import datetime
 from functools import partial
 from typing import Final
 
@@ -20,6 +21,7 @@ from async_history._core.batch import (
     only_new_records,
     records_of,
 )
+from async_history._core.erased_names import MEMORY, Name
 from async_history._core.owners import Owner
 from async_history._core.recent import RecentCommits
 from async_history._core.records import HistoryRecord
@@ -32,12 +34,14 @@ from async_history._sqlite.connection import (
 )
 from async_history._sqlite.errors import is_schema_mismatch
 from async_history._sqlite.index import (
+    LAST_NOTED,
     LAST_OWNER,
     NEARLY_COMPLETE,
     THROUGH_INDEX,
     IndexOutdated,
     StoredOwner,
     add_owners,
+    erased_names,
     index_foreign_rows,
     memory_key,
     ordered_positions,
@@ -96,7 +100,7 @@ SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(va
        json_extract(value, '$[3]'), json_extract(value, '$[4]'), json_extract(value, '$[5]')
 FROM json_each(?) ORDER BY key
 """
-_STORE: Final = f"SELECT {NEARLY_COMPLETE}, {HAS_OTHER_TRIGGERS}, {LAST_OWNER}"
+_STORE: Final = f"SELECT {NEARLY_COMPLETE}, {HAS_OTHER_TRIGGERS}, {LAST_OWNER}, {LAST_NOTED}"
 _EVICT: Final = f"""
 DELETE FROM messages WHERE rowid IN (
     SELECT message FROM (
@@ -140,8 +144,10 @@ class BatchCommitter:
             for index, submission in enumerate(batch)
             if isinstance(submission, AddRecords) and index not in refused
             for record in submission.records
+            if record.memory_id not in found.erased
         ]
         if found.was_looked_for:
+            self._owners.note(found.noted)
             self._owners.learn(records, found.owners, found.last_number)
         return refused
 
@@ -150,7 +156,7 @@ class BatchCommitter:
         records = records_of(additions)
         expected = None
         if self._owners.is_needed or has_details(records):
-            expected = self._owners.expected(records)
+            expected = self._owners.expected(records, additions)
             if expected is None:
                 return False
         # The parameters are built here: the connection's thread would have to wait for the GIL.
@@ -222,12 +228,17 @@ class _RolledBack(Exception):
 
 
 class _Found:
-    """What a transaction found of owners, if it looked: its memories', and the last number."""
+    """What a transaction found of owners, if it looked: its memories', and the last number.
+
+    And of what was erased: which of its memories, and the last number of a name.
+    """
 
     def __init__(self) -> None:
         self.was_looked_for = False
         self.owners: dict[str, StoredOwner] = {}
         self.last_number = 0
+        self.erased: set[str] = set()
+        self.noted = 0
 
 
 def _commit_in_steps(
@@ -282,6 +293,12 @@ class _CommitSteps:
         self._found.owners |= found
         return {memory_id: stored.owner for memory_id, stored in found.items()}
 
+    async def erased(self, names: Sequence[Name]) -> Mapping[Name, datetime]:
+        """Return when names were erased, of those that were."""
+        found = erased_names(self._connection, names)
+        self._found.erased.update(value for kind, value in found if kind == MEMORY)
+        return found
+
     async def buffers(self, submissions: Sequence[SaveMessages]) -> dict[str, Buffer]:
         """Return the stored message buffers of these submissions' scopes."""
         asked = {
@@ -329,9 +346,9 @@ class _CommitSteps:
     def _add(self, records: Sequence[HistoryRecord]) -> None:
         self._require_ready()
         expected = None
-        if self._found.last_number or has_details(records):
+        if self._found.last_number or self._found.noted or has_details(records):
             owners = [self._found.owners.get(record.memory_id) for record in records]
-            expected = ExpectedOwners(owners, set(), set())
+            expected = ExpectedOwners(owners, set(), set(), self._found.noted)
         statement = add_statement(records, expected, has_triggers=self._has_triggers)
         with _refusals():
             if not self._has_triggers:
@@ -362,7 +379,8 @@ class _CommitSteps:
     def _look(self) -> None:
         found = fetch_rows(self._connection, _STORE)
         self._found.was_looked_for = True
-        ((self._is_ready, self._has_triggers, self._found.last_number),) = found
+        ((self._is_ready, self._has_triggers, last_number, noted),) = found
+        self._found.last_number, self._found.noted = last_number, noted
 
     def _save_messages(self, submissions: Sequence[SaveMessages]) -> None:
         rows = message_rows(submissions)

@@ -7,6 +7,7 @@ import json
 import shutil
 import sqlite3
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from datetime import datetime
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, Final, TypeVar
 
 from async_history._core.erase import Residue
 from async_history._core.erase_transaction import LOST, Columns, EraseTransaction, RecordRef, Texts
+from async_history._core.erased_names import Name
 from async_history._core.erasure_log import ErasureStatements, StatementErasureLog
 from async_history._core.query import Cursor, Filter
 from async_history._sqlite.connection import ThreadConnection, fetch_rows, run_to_completion
@@ -24,10 +26,12 @@ from async_history._sqlite.index import (
     COUNT_ENTRIES,
     LOWEST_ROWID,
     THROUGH_INDEX,
+    disown,
     erase_details,
     indexed_transaction,
     memory_key,
     named,
+    note_erased,
     ordered_positions,
     parameters_of_several,
 )
@@ -66,6 +70,10 @@ _OF_AN_ACTOR: Final = in_order(
 )
 _OF_ACTOR: Final = f"{' UNION ALL '.join(_OF_AN_ACTOR)} ORDER BY position LIMIT :limit"
 """Takes `:actor_id` and `:after`, the position after which to continue."""
+_OF_IDS: Final = f"""
+SELECT history.rowid, history.id, history.memory_id FROM history
+WHERE history.id IN (SELECT value FROM json_each(:ids)) AND {_HAS_TEXT} ORDER BY history.rowid
+"""
 _ID: Final = "SELECT id FROM history WHERE rowid = ?"
 _TEXTS_OF: Final = """
 SELECT history.rowid, history.id, history.memory_id, history.actor_id IS :actor_id,
@@ -148,6 +156,10 @@ class _EraseTransaction:
         rows = self._fetch(_OF_ACTOR, actor_id=actor_id, after=beyond, limit=limit)
         return [RecordRef(*row) for row in rows]
 
+    async def with_ids(self, record_ids: Sequence[str]) -> list[RecordRef]:
+        rows = self._fetch(_OF_IDS, ids=json.dumps(record_ids, ensure_ascii=False))
+        return [RecordRef(*row) for row in rows]
+
     async def sizes(self, memory_ids: Sequence[Any]) -> dict[str, int]:
         # Another program may have stored a memory id that is not a text.
         keys = {name: memory_key(name) for name in memory_ids if isinstance(name, str)}
@@ -171,6 +183,12 @@ class _EraseTransaction:
             erase_details(self._connection, given)
         positions = json.dumps(given)
         return self._connection.execute(_REDACT[columns], (positions,)).rowcount
+
+    async def note(self, names: Sequence[Name], at: datetime) -> None:
+        note_erased(self._connection, names, at)
+
+    async def disown(self, scope: str, memory_ids: Sequence[str]) -> None:
+        disown(self._connection, scope, memory_ids)
 
     async def messages(self, session_scopes: Sequence[str]) -> int:
         scopes = json.dumps(session_scopes)

@@ -3,7 +3,9 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
+from async_history._core.erased_names import earliest_begin
 from async_history._core.records import HistoryRecord, give_owner
+from async_history._core.submissions import AddRecords
 from async_history._sqlite.index import StoredOwner
 from async_history._sqlite.write_program import ExpectedOwners
 
@@ -15,15 +17,18 @@ class KnownOwners:
     """Owners by memory, with their numbers. They may be wrong by now: each statement checks.
 
     Attributes:
-        is_needed: whether any memory may have an owner.
+        is_needed: whether any memory may have an owner, or any name may be erased.
     """
 
     def __init__(self) -> None:
         self.is_needed = False
         self._owners: dict[str, StoredOwner] = {}
         self._next_number: int | None = None
+        self._noted = 0
 
-    def expected(self, records: Sequence[HistoryRecord]) -> ExpectedOwners | None:
+    def expected(
+        self, records: Sequence[HistoryRecord], additions: Sequence[AddRecords]
+    ) -> ExpectedOwners | None:
         """Return what to expect of each record's memory; None if that must be looked up.
 
         A memory that is not known, and is given an owner, is taken for a new one.
@@ -46,7 +51,9 @@ class KnownOwners:
             elif stored is None:
                 without.add(memory_id)
             owners.append(stored)
-        return ExpectedOwners(owners, set(new), without if self.is_needed or new else None)
+        checked = without if self.is_needed or new else None
+        begun = earliest_begin(additions) if self._noted else 0
+        return ExpectedOwners(owners, set(new), checked, self._noted, begun)
 
     def written(self, records: Sequence[HistoryRecord], expected: ExpectedOwners) -> None:
         """Give records their owners, which were found to be as expected, and remember them."""
@@ -61,6 +68,13 @@ class KnownOwners:
                 self._next_number = max(self._next_number or 0, stored.number + 1)
                 self.is_needed = True
         self._limit()
+
+    def note(self, noted: int) -> None:
+        """Forget what was known before names were erased."""
+        if noted != self._noted:
+            self._owners.clear()
+            self._noted = noted
+        self.is_needed = self.is_needed or noted > 0
 
     def learn(
         self, records: Iterable[HistoryRecord], owners: Mapping[str, StoredOwner], last_number: int

@@ -16,10 +16,12 @@ from async_history._sqlite.index import (
     ADD_ENTRY,
     ADD_KEYS,
     ADD_MORE_KEYS,
+    AS_NOTED,
     CHECK_NO_OWNER,
     CHECK_NO_OWNER_LATER,
     GIVE_OWNER,
     GIVE_OWNER_LATER,
+    HAS_ERASED,
     HAS_OWNERS,
     INDEX_TAIL,
     KEEP_INDEX,
@@ -141,7 +143,7 @@ _PLAIN: Final = {
         "async_history_new",
         ROW_WIDTH,
         rows + 1,
-        f"{NEARLY_COMPLETE_ALONE} AND NOT {HAS_OWNERS}",
+        f"{NEARLY_COMPLETE_ALONE} AND NOT {HAS_OWNERS} AND NOT {HAS_ERASED}",
         begins=rows >= WAKEUP_BATCH_MIN,
     )
     for rows in STATEMENT_ROWS
@@ -154,9 +156,9 @@ _DETAILED: Final = {
         "async_history_new_detailed" if is_indexed else "async_history_new_few_detailed",
         _DETAILED_WIDTH,
         rows,
-        NEARLY_COMPLETE_ALONE
+        f"{NEARLY_COMPLETE_ALONE} AND {AS_NOTED}"
         if may_have_owners
-        else f"{NEARLY_COMPLETE_ALONE} AND NOT {HAS_OWNERS}",
+        else f"{NEARLY_COMPLETE_ALONE} AND {AS_NOTED} AND NOT {HAS_OWNERS}",
         begins=rows >= WAKEUP_BATCH_MIN,
     )
     for is_indexed in (True, False)
@@ -179,6 +181,9 @@ class ExpectedOwners(NamedTuple):
         owners: the owner that each record's memory has, or is given first by a record here.
         new: the memories that get their owner here.
         without: the memories that must have no owner; None where no memory in the store has one.
+        noted: the last number of an erased name, which must be the same still.
+        begun: when the earliest record may have begun, in microseconds since 1970: after all
+            erasures of a name.
 
     `add_statement` takes from the two sets what its statement writes and checks.
     """
@@ -186,6 +191,8 @@ class ExpectedOwners(NamedTuple):
     owners: Sequence[StoredOwner | None]
     new: set[str]
     without: set[str] | None
+    noted: int
+    begun: int = 1 << 62
 
     def part(self, start: int, records: Sequence[HistoryRecord]) -> "ExpectedOwners":
         """Return what some of the records rely on, from `start` on."""
@@ -223,6 +230,8 @@ def add_statement(
         view = "async_history_new_few_detailed"
     if has_triggers:
         sql = _add_sql(view, width, rows, "true", begins=False)
+    elif expected is not None:
+        values += (expected.noted, expected.begun)
     return Statement(sql, values)
 
 

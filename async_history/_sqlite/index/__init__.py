@@ -6,6 +6,7 @@ Other packages import only the names listed here, and no other module names the 
   records are, and the positions of each owner's and each cause's. `tail`: indexing rows.
 - `blocks`, `block_notes`: the times and actors in each block of rows. `undated`: the time of
   records that have none of their own.
+- `erased`: names that were erased, which adding records asks for.
 - `lookup`: the SQL that finds rows through the index, or without it.
 - `validity`: SQL conditions that the index belongs to the history. `upkeep`: making and building
   it.
@@ -15,6 +16,13 @@ Other packages import only the names listed here, and no other module names the 
 from typing import Final
 
 from async_history._sqlite.index.block_notes import NOTE_BLOCKS
+from async_history._sqlite.index.erased import (
+    AS_NOTED,
+    HAS_ERASED,
+    LAST_NOTED,
+    erased_names,
+    note_erased,
+)
 from async_history._sqlite.index.faults import wrong_entries
 from async_history._sqlite.index.levels import (
     ADD_ENTRY,
@@ -44,6 +52,7 @@ from async_history._sqlite.index.lookup import (
 )
 from async_history._sqlite.index.owner_upkeep import (
     add_owners,
+    disown,
     entries_of_details,
     erase_details,
     is_same_history,
@@ -102,16 +111,19 @@ __all__ = [
     "ADD_ENTRY",
     "ADD_KEYS",
     "ADD_MORE_KEYS",
+    "AS_NOTED",
     "CHECK_NO_OWNER",
     "CHECK_NO_OWNER_LATER",
     "COUNT_ENTRIES",
     "GIVE_OWNER",
     "GIVE_OWNER_LATER",
+    "HAS_ERASED",
     "HAS_OWNERS",
     "HISTORY",
     "INDEX_NO_ROWS",
     "INDEX_TAIL",
     "KEEP_INDEX",
+    "LAST_NOTED",
     "LAST_OWNER",
     "LOWEST_ROWID",
     "NEARLY_COMPLETE",
@@ -136,9 +148,11 @@ __all__ = [
     "build",
     "cause_key",
     "cause_keys",
+    "disown",
     "drop_statements",
     "entries_of_details",
     "erase_details",
+    "erased_names",
     "has_index",
     "index_foreign_rows",
     "index_version",
@@ -149,6 +163,7 @@ __all__ = [
     "mark_copied",
     "memory_key",
     "named",
+    "note_erased",
     "nth_position",
     "ordered_positions",
     "owner_entry",

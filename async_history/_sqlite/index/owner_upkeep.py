@@ -5,7 +5,7 @@ import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from async_history._core.owners import Owner, owner_from_text
+from async_history._core.owners import Owner, owner_from_text, owner_text, without_scope
 from async_history._core.recording import INDEXED_CAUSES
 from async_history._sqlite.index.levels import (
     LEVELS,
@@ -155,6 +155,61 @@ def owners_of(connection: sqlite3.Connection, memory_ids: Sequence[str]) -> dict
         for memory_id, text, number in connection.execute(_OWNERS, (given,)).fetchall()
         if (owner := owner_from_text(text)) is not None
     }
+
+
+_ROWS: Final = f"""
+SELECT history.rowid, history.memory_id, history.id FROM main.history AS history WHERE {_EARLIER}
+"""
+_SET_OWNER: Final = "UPDATE async_history_owners SET owner = ? WHERE number = ?"
+_REMOVE_FROM_DETAILS: Final = (
+    """
+    UPDATE async_history_details SET owner = NULL
+    WHERE id IN (SELECT value FROM json_each(?))
+    """,
+    """
+    DELETE FROM async_history_details
+    WHERE id IN (SELECT value FROM json_each(?)) AND coalesce(context, cause) IS NULL
+    """,
+)
+
+
+def disown(connection: sqlite3.Connection, scope: str, memory_ids: Sequence[str]) -> None:
+    """Take a scope out of memories' owners. All rows must be indexed."""
+    owners = {
+        memory_id: stored
+        for memory_id, stored in owners_of(connection, memory_ids).items()
+        if getattr(stored.owner, scope) is not None
+    }
+    left = {memory_id: without_scope(owner, scope) for memory_id, (owner, _) in owners.items()}
+    asked = {
+        "memory_ids": json.dumps(list(owners), ensure_ascii=False),
+        "memories": json.dumps([memory_key(memory_id) for memory_id in owners]),
+    }
+    rows = connection.execute(_ROWS, asked).fetchall()
+    entries = [
+        (value_key(scope, getattr(owners[memory_id][0], scope)), place)
+        for place, memory_id, _ in rows
+    ]
+    gone = [number for memory_id, (_, number) in owners.items() if left[memory_id] is None]
+    entries += [
+        (memory_key(memory_id), LOWEST_ROW - number)
+        for memory_id, (_, number) in owners.items()
+        if left[memory_id] is None
+    ]
+    remove_entries(connection, entries)
+    connection.executemany(
+        _SET_OWNER,
+        [
+            (owner_text(left[memory_id]), number)
+            for memory_id, (_, number) in owners.items()
+            if left[memory_id] is not None
+        ],
+    )
+    bare = json.dumps([record_id for _, memory_id, record_id in rows if left[memory_id] is None])
+    for statement in _REMOVE_FROM_DETAILS:
+        connection.execute(statement, (bare,))
+    connection.execute(_REMOVE_OWNERS, (json.dumps(gone),))
+    connection.execute(_NOTE_OWNERS)
 
 
 _IS_BEREFT: Final = "SELECT EXISTS (SELECT 1 FROM main.async_history_bereft)"

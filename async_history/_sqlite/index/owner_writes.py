@@ -10,6 +10,7 @@ nothing cost as much as those that do, so what few records need are rows of thei
 
 from typing import Final
 
+from async_history._sqlite.index.erased import IS_ERASED
 from async_history._sqlite.index.levels import LEVELS
 from async_history._sqlite.index.owners import owner_number
 from async_history._sqlite.index.validity import LOWEST_ROW
@@ -25,6 +26,7 @@ _IS_IN_TAIL: Final = """EXISTS (
 
 def _check(is_wrong: str) -> str:
     return f"""
+    SELECT RAISE(ABORT, 'the memory was erased') WHERE {IS_ERASED};
     SELECT RAISE(ABORT, 'the owner of the memory is not the expected one') WHERE {is_wrong};"""
 
 

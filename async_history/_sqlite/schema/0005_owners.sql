@@ -39,3 +39,13 @@ WHEN new.id IS NOT NULL AND EXISTS (SELECT 1 FROM async_history_details WHERE id
 BEGIN
     UPDATE OR REPLACE async_history_details SET id = new.id WHERE id = old.id;
 END;
+
+-- Names that were erased, as digests, and when, in microseconds since 1970. Of a memory also its key
+-- in the levels, by which the statement that adds records finds out that one was erased. `noted` is one
+-- more for each transaction that notes some: what a writer knows holds as long as it is the same.
+CREATE TABLE IF NOT EXISTS async_history_erased (
+    digest TEXT PRIMARY KEY, at INTEGER NOT NULL, noted INTEGER NOT NULL, memory INTEGER
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS async_history_erased_noted ON async_history_erased (noted);
+CREATE INDEX IF NOT EXISTS async_history_erased_memory ON async_history_erased (memory);
+CREATE INDEX IF NOT EXISTS async_history_erased_at ON async_history_erased (at);
