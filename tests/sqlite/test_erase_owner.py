@@ -1,0 +1,122 @@
+"""An owner forgotten in a SQLite file: in its bytes, by other managers, and what it costs after."""
+
+import sqlite3
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mem0.memory.storage import SQLiteManager
+
+from async_history import Erased, HistoryRecord, Owner, check_history, open_history
+from async_history._sqlite.connection import ThreadConnection
+
+NEEDLES = ("ann-7f3a", "secret text", "secret context", "secret cause", "secret message")
+
+
+def found_in(folder: Path) -> list[str]:
+    stored = b"".join(path.read_bytes() for path in folder.iterdir())
+    return [needle for needle in NEEDLES if needle.encode() in stored]
+
+
+async def test_nothing_of_an_owner_is_left_in_file_or_log(tmp_path: Path) -> None:
+    ann = {"user_id": "ann-7f3a"}
+    async with open_history(tmp_path / "h.db") as history:
+        for n in range(90):
+            await history.add_history(f"m{n}", None, f"secret text {n}", "ADD")  # owned later
+        for n in range(300):
+            await history.add_history(
+                f"m{n % 200}",
+                None,
+                f"secret text {n}",
+                "UPDATE",
+                owner={**ann, "agent_id": "bot"} if n % 200 % 2 else ann,
+                context={"secret context": n},
+                cause={"run_id": f"secret cause {n}"},
+            )
+        for n in range(5):
+            await history.save_messages(
+                [{"role": "user", "content": "secret message"}], f"run_id=r{n}&user_id=ann-7f3a"
+            )
+        assert found_in(tmp_path) == list(NEEDLES)
+        report = await history.erase(**ann, reason="asked")
+        assert report.messages == 5
+        assert found_in(tmp_path) == []
+    assert found_in(tmp_path) == []
+    assert (await check_history(tmp_path / "h.db")).problems == ()
+
+
+async def test_other_managers_of_the_file_refuse_too(tmp_path: Path) -> None:
+    """Also what they have seen before, and new memories; plain mem0 alone does not ask."""
+    path = tmp_path / "h.db"
+    ann = {"user_id": "ann"}
+    async with open_history(path) as ours, open_history(path) as theirs:
+        for n in range(20):
+            await theirs.add_history(f"m{n}", None, "a", "ADD", owner=ann)
+        await theirs.add_history("plain", None, "a", "ADD")
+        await ours.erase(**ann, reason="asked", vacuum=False)
+        with pytest.raises(Erased):
+            await theirs.add_history("m1", "a", "b", "UPDATE")
+        with pytest.raises(Erased):
+            await theirs.batch_add_history(
+                [{"memory_id": f"m{n}", "new_memory": "b", "event": "UPDATE"} for n in range(12)]
+            )
+        await theirs.add_history("plain", "a", "b", "UPDATE")
+        assert (await theirs.add_history("n", None, "a", "ADD", owner=ann)).owner == Owner(**ann)
+        assert await theirs.count_history(text="b") == 1
+    with closing(SQLiteManager(str(path))) as plain:
+        plain.add_history("m1", "a", "b", "UPDATE")
+    async with open_history(path) as history:
+        assert [r.new_memory for r in await history.get_history("m1")] == [None, "b"]
+        assert (await history.erase(memory_ids=["m1"], reason="again", vacuum=False)).records == 1
+
+
+async def test_recording_stays_one_statement_after_an_erasure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for the first batch, which finds out that there was one."""
+    ran: list[str] = []
+    real: Any = ThreadConnection.run
+
+    async def run(self: ThreadConnection, work: Any) -> Any:
+        ran.append((work.func if isinstance(work, partial) else work).__name__)
+        return await real(self, work)
+
+    async with open_history(tmp_path / "h.db") as history:
+        await history.add_history("m", None, "a", "ADD", owner={"user_id": "ann"})
+        await history.erase(user_id="ann", reason="asked", vacuum=False)
+        await history.add_history("x", None, "a", "ADD")
+        monkeypatch.setattr(ThreadConnection, "run", run)
+        for n in range(5):
+            await history.add_history(f"n{n}", None, "a", "ADD")
+            await history.add_history(f"o{n}", None, "a", "ADD", owner={"user_id": "ann"})
+            await history.batch_add_history([change(f"n{k}") for k in range(20)])
+            await history.add_history(f"o{n}", "a", "b", "UPDATE")
+        assert set(ran) == {"_execute_all"}
+        ran.clear()
+        with pytest.raises(Erased):
+            await history.add_history("m", None, "a", "UPDATE")
+        assert ran == ["_execute_all", "_commit_in_steps"]
+
+
+def change(memory_id: str) -> dict[str, Any]:
+    return {"memory_id": memory_id, "new_memory": "b", "event": "UPDATE"}
+
+
+async def test_a_dump_and_a_copy_of_the_file_refuse_too(tmp_path: Path) -> None:
+    async with open_history(tmp_path / "h.db") as history:
+        await history.add_history("m", None, "a", "ADD", owner={"user_id": "ann"})
+        await history.erase(user_id="ann", reason="asked", vacuum=False)
+        await history.backup(tmp_path / "copy.db")
+    with closing(sqlite3.connect(tmp_path / "h.db")) as file:
+        dump = "\n".join(file.iterdump())
+    with closing(sqlite3.connect(tmp_path / "dumped.db")) as dumped:
+        dumped.executescript(dump)
+    for name in ("copy.db", "dumped.db"):
+        async with open_history(tmp_path / name) as history:
+            with pytest.raises(Erased):
+                await history.add_history("m", None, "a", "UPDATE")
+            kept: list[HistoryRecord] = await history.get_history("m")
+            assert [(r.new_memory, r.owner) for r in kept] == [(None, None)]
+            await history.add_history("n", None, "a", "ADD")
