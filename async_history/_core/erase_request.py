@@ -19,10 +19,13 @@ class EraseLimits:
         records: looked at in one transaction, which writers wait for.
         names: memories, or session scopes, whose texts go in one transaction where they are few:
             in transactions of their own each took thirty times as long as to write.
+        noted: memories that are noted as erased in one transaction, for which a server waits until
+            those that are writing have ended.
     """
 
     records: int = 300
     names: int = 100
+    noted: int = 5_000
 
 
 @dataclass(frozen=True, slots=True)

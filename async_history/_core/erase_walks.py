@@ -27,7 +27,6 @@ from async_history._core.erase_transaction import (
     note_memories,
     take_told,
 )
-from async_history._core.erased_names import Name
 
 T = TypeVar("T")
 
@@ -56,11 +55,16 @@ class ErasureWalks:
 
     async def run(self) -> None:
         asked = self._asked
+        forgotten = None if asked.dry_run else asked.owner
+        if forgotten is not None:
+            most = asked.limits.noted
+            for at in range(0, len(asked.memory_ids), most):
+                noted = asked.memory_ids[at : at + most]
+                await self._in_transaction(partial(note_memories, noted, self._begun_at))
         for memory_ids in self._parts(asked.memory_ids):
-            if asked.owner is None or asked.dry_run:
-                await self._memories(memory_ids)
-            else:
-                await self._owned_memories(asked.owner, memory_ids)
+            await self._memories(memory_ids)
+            if forgotten is not None:  # last: by the owner they are found again
+                await self._in_transaction(partial(disown, forgotten[0], memory_ids))
         for record_ids in self._parts(asked.record_ids):
             await self._chosen_records(record_ids)
         if asked.actor_id is not None:
@@ -69,12 +73,6 @@ class ErasureWalks:
             self.messages += await self._in_transaction(
                 partial(erase_messages, self._id, session_scopes)
             )
-
-    async def _owned_memories(self, owner: Name, memory_ids: Sequence[str]) -> None:
-        """Erase memories of an owner. They lose the owner last, by whom they are found again."""
-        await self._in_transaction(partial(note_memories, memory_ids, self._begun_at))
-        await self._memories(memory_ids)
-        await self._in_transaction(partial(disown, owner[0], memory_ids))
 
     async def _memories(self, memory_ids: Sequence[str]) -> None:
         """Erase memories. Those that have more than a step are halved: in the end one with very

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from async_history._core.owners import SCOPES
 from async_history._core.records import COLUMN_LIST, COLUMNS, HistoryRecord
+from async_history._postgres.erased import IS_ERASED
 from async_history._postgres.owners import (
     DETAIL_COLUMNS,
     SCOPE_LIST,
@@ -82,13 +83,16 @@ _ADD_ALL_OR_NONE: Final = _all_or_none(f"{_ADD_RECORDS}{_WITHOUT_OWNERS}", len(_
 _WITH_DETAILS: Final = (*_GIVEN, *DETAIL_COLUMNS)
 _SEPARATOR: Final = len(_WITH_DETAILS) + 1
 _KNOWN: Final = _SEPARATOR + 2
-_NEW: Final = _KNOWN + 1
+_ERASED: Final = _KNOWN + 1
+_NEW: Final = _ERASED + 1
 _ADD_DETAILED: Final = f"""
 INSERT INTO {{schema}}.history ({_ROW}, {", ".join(DETAIL_COLUMNS)})
 SELECT {_SELECTED},
     {", ".join(f"{n}::bigint" if n.startswith("cause_") else n for n in DETAIL_COLUMNS)}
 FROM (SELECT {_unnested(_WITH_DETAILS, 1, _SEPARATOR)}) AS given WHERE id <> ''"""
-_AS_KNOWN: Final = f" AND {_NUMBER} = ${_KNOWN}::pg_catalog.int8"
+_AS_KNOWN: Final = (
+    f" AND {_NUMBER} = ${_KNOWN}::pg_catalog.int8 AND NOT {IS_ERASED.format(digests=_ERASED)}"
+)
 _WITHOUT_RECORDS: Final = f""" AND NOT EXISTS (
     SELECT FROM pg_catalog.unnest(
         pg_catalog.string_to_array(${_NEW}::pg_catalog.text, ${_SEPARATOR}, ${_SEPARATOR + 1})
@@ -144,7 +148,7 @@ def alone(records: Sequence[HistoryRecord], plan: OwnersPlan) -> Statement:
     details = detail_columns(records, plan.owners)
     *columns, separator, null = joined_columns(records, *details, *_columns(plan.new))
     own, new = columns[: len(_WITH_DETAILS)], columns[len(_WITH_DETAILS) :]
-    arguments = (*own, separator, null, plan.number, *new, len(records))
+    arguments = (*own, separator, null, plan.number, plan.digests, *new, len(records))
     return _ADD_DETAILED_ALL_OR_NONE, arguments
 
 
@@ -178,7 +182,7 @@ def within_transaction(
     sql = _ADD_DETAILED
     if checks_number:
         sql += _AS_KNOWN
-        arguments.append(plan.number)
+        arguments += [plan.number, plan.digests]
         if checks_new and plan.new:
             sql += _WITHOUT_RECORDS
             arguments.append(columns[-1])

@@ -7,6 +7,7 @@ take a transaction of several statements.
 
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, Final
 from zlib import crc32
 
@@ -20,6 +21,7 @@ from async_history._core.batch import (
     only_new_records,
     records_of,
 )
+from async_history._core.erased_names import Name, earliest_begin
 from async_history._core.owners import Owner
 from async_history._core.records import Event, HistoryRecord
 from async_history._core.submissions import MESSAGES_KEPT, AddRecords, SaveMessages, Submission
@@ -95,6 +97,13 @@ FROM ROWS FROM (
     AS given (id, session_scope, role, content, name, created_at, place)
 ORDER BY place
 """
+_SAVE_MESSAGES_AS_SEEN: Final = _SAVE_MESSAGES.replace(
+    "ORDER BY place",
+    "WHERE coalesce((SELECT number FROM {schema}.owners_state), 0::pg_catalog.int8)"
+    " = $7::pg_catalog.int8 ORDER BY place",
+)
+"""Nothing, where something was erased since it was looked. (A Citus cluster can't tell; there the
+number is locked.)"""
 _EVICT: Final = f"""
 DELETE FROM {{schema}}.messages USING (
     SELECT id, session_scope,
@@ -200,7 +209,8 @@ class BatchCommitter:
                     raise
         async with self._transaction(_BY_INDEX):
             refused = await self.commit_in_transaction(batch)
-        self._known.learn(self._owners.found.number, self._owners.found.rows)
+        found = self._owners.found
+        self._known.learn(found.number, found.rows, found.erased_at)
         return refused
 
     def _transaction(self, *settings: str) -> contextlib.AbstractAsyncContextManager[None]:
@@ -228,7 +238,7 @@ class BatchCommitter:
         """
         records = records_of(additions)
         plan = await self._plan(records)
-        if plan is None:
+        if plan is None or self._may_be_erased(additions):
             return False
         if self._settings:
             async with self._transaction():
@@ -243,7 +253,7 @@ class BatchCommitter:
             if done.startswith("INSERT"):
                 _require_all(done, records)
         if plan.number:
-            self._known.learn(plan.number, plan.new)
+            self._known.learn(plan.number, plan.new, self._known.erased_at)
             for submission in additions:
                 submission.records[:] = with_owners(submission.records, plan.owners)
         return True
@@ -258,8 +268,15 @@ class BatchCommitter:
             if any(record.event != Event.ADD for record in unknown):
                 async with self._transaction(_BY_INDEX):
                     found = await self._owners.find(unknown)
-                known.learn(found.number, found.rows)
+                known.learn(found.number, found.rows, found.erased_at)
         return known.plan(records)
+
+    def _may_be_erased(self, additions: Sequence[AddRecords]) -> bool:
+        """Return whether the owners that records give may have been erased since they began."""
+        erased_at = self._known.erased_at
+        return erased_at is not None and (
+            self._is_distributed or earliest_begin(additions) <= erased_at
+        )
 
     def _locks_ids(self, additions: Sequence[AddRecords]) -> bool:
         return self._is_distributed and any(one.names_ids for one in additions)
@@ -304,6 +321,10 @@ class BatchCommitter:
     async def owners(self, records: Sequence[HistoryRecord]) -> dict[str, Owner]:
         """Return the owners of these records' memories, of those that have one."""
         return (await self._owners.find(records)).owners()
+
+    async def erased(self, names: Sequence[Name]) -> Mapping[Name, datetime]:
+        """Return when names were erased, of those that were."""
+        return await self._owners.erased(names)
 
     async def buffers(self, submissions: Sequence[SaveMessages]) -> dict[str, Buffer]:
         """Return the stored message buffers of these submissions' scopes."""
@@ -373,6 +394,13 @@ class BatchCommitter:
 
     async def _save_messages(self, submissions: Sequence[SaveMessages]) -> None:
         rows = message_rows(submissions)
-        await self._connection.execute(self._sql(_SAVE_MESSAGES), *zip(*rows, strict=True))
+        columns = zip(*rows, strict=True)
+        if self._is_distributed or not self._owners.has_looked:
+            await self._connection.execute(self._sql(_SAVE_MESSAGES), *columns)
+        else:
+            number = self._owners.found.number
+            sql = self._sql(_SAVE_MESSAGES_AS_SEEN)
+            if await self._connection.execute(sql, *columns, number) != f"INSERT 0 {len(rows)}":
+                await self._owners.require_unchanged()
         scopes = sorted({submission.session_scope for submission in submissions})
         await self._connection.execute(self._sql(_EVICT), scopes)

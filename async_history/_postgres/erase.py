@@ -1,12 +1,15 @@
 """Erasure in PostgreSQL: the statements, VACUUM, and what remains outside of the tables."""
 
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from datetime import datetime
 from typing import Any, Final, TypeVar
 
 from async_history._core.erase import Residue
 from async_history._core.erase_transaction import LOST, Columns, EraseTransaction, RecordRef, Texts
+from async_history._core.erased_names import Name
 from async_history._core.erasure_log import ErasureStatements, StatementErasureLog
 from async_history._core.query import Filter
+from async_history._postgres.erased import disown_statements, note_statements
 from async_history._postgres.filters import Search
 from async_history._postgres.owners import CAUSE_COLUMNS
 from async_history._postgres.schema import in_schema
@@ -32,6 +35,12 @@ WHERE memory_id = ANY($1::pg_catalog.text[]) AND seq > $2::pg_catalog.int8
 ORDER BY seq + 0::pg_catalog.int8 LIMIT $3::pg_catalog.int8
 """
 """Not ordered by the index on `seq`, or the planner would read that index from $2 on."""
+_OF_IDS: Final = """
+SELECT seq, id, memory_id FROM {schema}.history
+WHERE id = ANY($1::pg_catalog.text[])
+  AND (old_memory IS NOT NULL OR new_memory IS NOT NULL
+       OR context IS NOT NULL OR cause IS NOT NULL)
+"""
 _SIZES: Final = """
 SELECT memory_id, pg_catalog.count(*) FROM {schema}.history
 WHERE memory_id = ANY($1::pg_catalog.text[]) GROUP BY memory_id
@@ -120,6 +129,10 @@ class _EraseTransaction(SchemaSteps):
         sql, arguments = search.places(None if after is None else after.position, limit)
         return [RecordRef(*row) for row in await self._fetch(sql, *arguments)]
 
+    async def with_ids(self, record_ids: Sequence[str]) -> list[RecordRef]:
+        rows = await self._fetch(_OF_IDS, list(record_ids))
+        return [RecordRef(*row) for row in rows]
+
     async def sizes(self, memory_ids: Sequence[str]) -> dict[str, int]:
         rows = await self._fetch(_SIZES, list(memory_ids))
         return {row[0]: row[1] for row in rows}
@@ -136,6 +149,14 @@ class _EraseTransaction(SchemaSteps):
     async def redact(self, columns: Columns, places: Sequence[RecordRef]) -> int:
         named = self._named((one.id for one in places), (one.memory_id for one in places))
         return _count(await self._execute(_REDACT[columns], *named))
+
+    async def note(self, names: Sequence[Name], at: datetime) -> None:
+        for sql, arguments in note_statements(names, at):
+            await self._execute(sql, *arguments)
+
+    async def disown(self, scope: str, memory_ids: Sequence[str]) -> None:
+        for sql, arguments in disown_statements(scope, memory_ids):
+            await self._execute(sql, *arguments)
 
     async def messages(self, session_scopes: Sequence[str]) -> int:
         ((count,),) = await self._fetch(_COUNT_MESSAGES, list(session_scopes))

@@ -8,13 +8,17 @@ for a tenth of a second at most, or try again. Owners of new memories take none.
 
 import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
 from typing import Any, Final
 
 import asyncpg
 
+from async_history._core.erased_names import Name
 from async_history._core.owners import Owner
 from async_history._core.records import HistoryRecord
 from async_history._postgres.add import REPLACE_OWNERS, owner_rows
+from async_history._postgres.erased import FIND_ERASED, digests_of, found_erased
 from async_history._postgres.errors import storage_error
 from async_history._postgres.owners import (
     SCOPE_LIST,
@@ -27,7 +31,7 @@ from async_history._postgres.schema import in_schema
 from async_history.errors import StorageRefused
 
 _FIND: Final = f"""
-SELECT number, memory_id, {SCOPE_LIST} FROM {{schema}}.owners_state
+SELECT number, erased_at, memory_id, {SCOPE_LIST} FROM {{schema}}.owners_state
 LEFT JOIN {{schema}}.owners ON memory_id = ANY($1::pg_catalog.text[])
 """
 _NUMBER: Final = "SELECT number FROM {schema}.owners_state"
@@ -48,7 +52,7 @@ ORDER BY seq DESC LIMIT 1
 """For a Citus cluster, whose nodes can't join a list with a table row by row."""
 _ISOLATION: Final = "SELECT pg_catalog.current_setting('transaction_isolation')"
 _READ_COMMITTED: Final = "read committed"
-_LOCKED_NUMBER: Final = f"{_NUMBER} FOR SHARE"
+_LOCKED_STATE: Final = "SELECT number, erased_at FROM {schema}.owners_state FOR SHARE"
 _WAIT: Final = "SELECT pg_catalog.current_setting('lock_timeout')"
 _SET_WAIT: Final = "SELECT pg_catalog.set_config('lock_timeout', $1::pg_catalog.text, true)"
 _SHORT_WAIT: Final = "100ms"
@@ -59,9 +63,12 @@ UPDATE {schema}.owners_state
 SET last = last + 1::pg_catalog.int8, number = last + 1::pg_catalog.int8 RETURNING number
 """
 FORGET_OWNERS: Final = """
-UPDATE {schema}.owners_state SET number = 0::pg_catalog.int8 WHERE number > 0::pg_catalog.int8
+UPDATE {schema}.owners_state SET
+    number = CASE WHEN erased_at IS NULL THEN 0::pg_catalog.int8 ELSE last + 1::pg_catalog.int8 END,
+    last = CASE WHEN erased_at IS NULL THEN last ELSE last + 1::pg_catalog.int8 END
+WHERE number > 0::pg_catalog.int8
 """
-"""Once `owners` is empty, with the history locked."""
+"""Once `owners` is empty, with the history locked. What was erased stays known."""
 HAS_OWNERS: Final = "SELECT true FROM {schema}.owners_state WHERE number > 0::pg_catalog.int8"
 REMOVE_OWNERS: Final = """
 DELETE FROM {schema}.owners WHERE memory_id = ANY($1::pg_catalog.text[]) AND NOT EXISTS (
@@ -118,6 +125,8 @@ class OwnerSteps:
         self._is_read_committed: bool | None = owns_transaction or None
         self.found = OwnersFound()
         """What holds once what was written is committed."""
+        self.has_looked = False
+        """Whether anything of owners was looked up in this transaction."""
 
     async def _fetch(self, sql: str, *arguments: Any) -> Sequence[Sequence[Any]]:
         return list(await self._connection.fetch(in_schema(sql, self._schema), *arguments))
@@ -127,8 +136,24 @@ class OwnerSteps:
 
     async def locked_number(self) -> int:
         """Return the number of `owners_state`, which stays the same until the transaction ends."""
-        rows = await self._fetch(_LOCKED_NUMBER)
-        return rows[0][0] if rows else 0
+        return (await self._locked_state())[0]
+
+    async def _locked_state(self) -> tuple[int, int | None]:
+        rows = await self._fetch(_LOCKED_STATE)
+        return (rows[0][0], rows[0][1]) if rows else (0, None)
+
+    async def erased(self, names: Sequence[Name]) -> Mapping[Name, datetime]:
+        """Return when names were erased, of those that were."""
+        if self._is_distributed:
+            await self.locked_number()
+        digests = digests_of(names)
+        rows = await self._fetch(FIND_ERASED, list(digests))
+        number, erased_at = rows[0][:2] if rows else (0, None)
+        if self.has_looked and number != self.found.number:
+            raise _changed()
+        self.found = replace(self.found, number=number, erased_at=erased_at)
+        self.has_looked = True
+        return found_erased(rows, digests)
 
     async def find(self, records: Sequence[HistoryRecord]) -> OwnersFound:
         """Return what is there of these records' memories' owners."""
@@ -137,17 +162,18 @@ class OwnerSteps:
             ((isolation,),) = await self._fetch(_ISOLATION)
             self._is_read_committed = isolation == _READ_COMMITTED
         self.found = await self._find(names, any(record.owner is not None for record in records))
+        self.has_looked = True
         return self.found
 
     async def _find(self, names: Sequence[str], gives_owners: bool) -> OwnersFound:
         rows: Sequence[Sequence[Any]]
         if self._is_distributed or not self._is_read_committed:
-            number = await self.locked_number()
+            number, erased_at = await self._locked_state()
             rows = await self._fetch(_ROWS, names)
         else:
             found = await self._fetch(_FIND, names)
-            number = found[0][0] if found else 0
-            rows = [row[1:] for row in found if row[1] is not None]
+            number, erased_at = found[0][:2] if found else (0, None)
+            rows = [row[2:] for row in found if row[2] is not None]
         known = {row[0]: owner_of(*row[1:]) for row in rows}
         if not number and not gives_owners:
             return OwnersFound()
@@ -156,7 +182,8 @@ class OwnerSteps:
             rows = [row for name in others for row in await self._fetch(_OF_LATEST, name)]
         else:
             rows = await self._fetch(_OF_RECORDS, others) if others else []
-        return OwnersFound(number, known, {row[0]: owner_of(*row[1:]) for row in rows})
+        others_found = {row[0]: owner_of(*row[1:]) for row in rows}
+        return OwnersFound(number, known, others_found, erased_at)
 
     @contextlib.asynccontextmanager
     async def undone_if_refused(self) -> AsyncIterator[None]:
@@ -185,7 +212,7 @@ class OwnerSteps:
         new = {}
         if found.number:
             new = {name: owner for name, owner in whose.items() if name not in found.rows}
-        self.found = OwnersFound(found.number, {**found.rows, **new}, {**found.others, **whose})
+        self.found = replace(found, rows={**found.rows, **new}, others={**found.others, **whose})
         return OwnersPlan(found.number, whose, new)
 
     async def _give_late(self, owners: Mapping[str, Owner]) -> None:
@@ -214,7 +241,7 @@ class OwnerSteps:
         except asyncpg.InsufficientPrivilegeError as error:
             raise storage_error(error, self._where) from error
         found = self.found
-        self.found = OwnersFound(numbers[0][0], {**found.rows, **owners}, found.others)
+        self.found = replace(found, number=numbers[0][0], rows={**found.rows, **owners})
 
     async def _require_same(self, names: Sequence[str]) -> None:
         """Check, with the table locked, what was found before.
@@ -228,7 +255,7 @@ class OwnerSteps:
             raise _changed()
 
     async def require_unchanged(self) -> None:
-        """Check that no record was left out for the sake of owners.
+        """Check that nothing was left out for the sake of owners, or of what was erased.
 
         Raises:
             asyncpg.SerializationError: they were changed meanwhile.

@@ -22,6 +22,7 @@ from async_history._core.json_object import json_text
 from async_history._core.owners import SCOPES, Owner
 from async_history._core.recording import INDEXED_CAUSES
 from async_history._core.records import HistoryRecord
+from async_history._postgres.erased import memory_digests
 
 SCOPE_LIST: Final = ", ".join(SCOPES)
 CAUSE_COLUMNS: Final[Mapping[str, str]] = {key: f"cause_{key}" for key in INDEXED_CAUSES}
@@ -113,11 +114,13 @@ class OwnersFound:
         number: of `owners_state`, when they were seen; 0 if the store has no owners.
         rows: the memories that have a row in `owners`.
         others: those that have records, and no row: with the owner that these have.
+        erased_at: when a name was erased last, in microseconds since 1970.
     """
 
     number: int = 0
     rows: OwnerByMemory = field(default_factory=dict)
     others: OwnerByMemory = field(default_factory=dict)
+    erased_at: int | None = None
 
     def owners(self) -> dict[str, Owner]:
         """Return the memories' owners, of those that have one."""
@@ -134,10 +137,10 @@ class OwnersFound:
 
     def of(self, names: Sequence[str]) -> "OwnersFound":
         """Return what was seen of these memories."""
-        return OwnersFound(
-            self.number,
-            {name: self.rows[name] for name in names if name in self.rows},
-            {
+        return replace(
+            self,
+            rows={name: self.rows[name] for name in names if name in self.rows},
+            others={
                 name: self.others[name]
                 for name in names
                 if name in self.others and name not in self.rows
@@ -152,12 +155,14 @@ class KnownOwners:
         self._most = most
         self._known: dict[str, Owner | None] = {}
         self.number = 0
+        self.erased_at: int | None = None
 
-    def learn(self, number: int, rows: OwnerByMemory) -> None:
+    def learn(self, number: int, rows: OwnerByMemory, erased_at: int | None) -> None:
         """Remember rows of `owners`, as they were while `owners_state` had this number."""
         if number != self.number:
             self._known.clear()
             self.number = number
+            self.erased_at = erased_at
         if not number:
             return
         self._known.update(rows)
@@ -193,7 +198,8 @@ class KnownOwners:
                 owners[name] = new[name] = given
             elif owner is None or owner.contradictions(given):
                 return None
-        return OwnersPlan(self.number, owners, new)
+        digests = None if self.erased_at is None else memory_digests(owners)
+        return OwnersPlan(self.number, owners, new, digests)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,11 +210,13 @@ class OwnersPlan:
         number: of `owners_state`, while this holds.
         owners: the owner of each memory.
         new: those that get a row in `owners`.
+        digests: of the memories, none of which may have been erased; None where that was looked up.
     """
 
     number: int
     owners: OwnerByMemory
     new: OwnerByMemory
+    digests: str | None = None
 
 
 _NO_OWNERS: Final = OwnersPlan(0, {}, {})

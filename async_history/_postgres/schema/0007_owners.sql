@@ -22,10 +22,18 @@ CREATE TABLE owners (
     app_id    text COLLATE "C"
 );
 
--- One row. What a writer remembers of owners holds as long as this number; it is 0 while there are none.
+-- Names that were erased, memories and owners, as digests, and when, in microseconds since 1970.
+CREATE TABLE erased (
+    digest text COLLATE "C" PRIMARY KEY,
+    at     bigint NOT NULL
+);
+
+-- One row. What a writer remembers of owners holds as long as this number; it is 0 while there are none, and
+-- nothing was erased by name.
 CREATE TABLE owners_state (
-    number bigint NOT NULL,
-    last   bigint NOT NULL -- the last number there was
+    number    bigint NOT NULL,
+    last      bigint NOT NULL, -- the last number there was
+    erased_at bigint           -- when a name was erased last, as in erased
 );
 INSERT INTO owners_state (number, last) VALUES (0, 0);
 
@@ -41,12 +49,13 @@ BEGIN
         WHERE pg_class.oid = 'history'::regclass::oid AND grantee <> relowner
             AND privilege_type IN ('SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE')
     LOOP
-        EXECUTE pg_catalog.format('GRANT %s ON owners, owners_state TO %s', granted.privilege, granted.role);
+        EXECUTE pg_catalog.format('GRANT %s ON owners, owners_state, erased TO %s', granted.privilege, granted.role);
     END LOOP;
     FOR public_role IN SELECT rolname FROM pg_catalog.pg_roles WHERE rolname IN ('anon', 'authenticated') LOOP
-        EXECUTE pg_catalog.format('REVOKE ALL ON owners, owners_state FROM %I', public_role);
+        EXECUTE pg_catalog.format('REVOKE ALL ON owners, owners_state, erased FROM %I', public_role);
         ALTER TABLE owners ENABLE ROW LEVEL SECURITY;
         ALTER TABLE owners_state ENABLE ROW LEVEL SECURITY;
+        ALTER TABLE erased ENABLE ROW LEVEL SECURITY;
     END LOOP;
 END
 $$;

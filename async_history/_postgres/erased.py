@@ -1,0 +1,96 @@
+# mypy: disable-error-code=import-untyped
+"""The names that were erased: the statements that keep them, and look for them.
+
+An erasure that notes a name waits for all transactions that are writing, and changes
+`owners_state.number`. So what is committed before is found by the walks that follow it, and whoever
+writes after it looks at what was erased.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+from async_history._core.erased_names import (
+    MEMORY,
+    Name,
+    from_microseconds,
+    microseconds,
+    name_digest,
+)
+from async_history._core.owners import SCOPES
+
+IS_ERASED: Final = """EXISTS (
+    SELECT FROM {{schema}}.erased
+    WHERE digest = ANY(
+        pg_catalog.string_to_array(${digests}::pg_catalog.text, ','::pg_catalog.text)
+    )
+)"""
+"""SQL condition: one of some names was erased; `digests` is the number of `memory_digests`."""
+FIND_ERASED: Final = """
+SELECT number, erased_at, digest, at FROM {schema}.owners_state
+LEFT JOIN {schema}.erased ON digest = ANY($1::pg_catalog.text[])
+"""
+_NOTE: Final = """
+INSERT INTO {schema}.erased (digest, at)
+SELECT name, $2::pg_catalog.int8 FROM pg_catalog.unnest($1::pg_catalog.text[]) AS name
+ON CONFLICT (digest) DO UPDATE SET at = greatest(erased.at, excluded.at)
+"""
+_NOTED: Final = """
+UPDATE {schema}.owners_state
+SET last = last + 1::pg_catalog.int8, number = last + 1::pg_catalog.int8,
+    erased_at = greatest(erased_at, $1::pg_catalog.int8)
+"""
+_NEXT_NUMBER: Final = """
+UPDATE {schema}.owners_state
+SET last = last + 1::pg_catalog.int8, number = last + 1::pg_catalog.int8
+"""
+_LOCK: Final = "LOCK TABLE {schema}.history, {schema}.messages IN SHARE ROW EXCLUSIVE MODE"
+_SHORT_WAIT: Final = "SET LOCAL lock_timeout TO '100ms'"
+"""All who write wait with us. Where it is not enough, the transaction is tried again."""
+_DISOWN: Final = {
+    scope: (
+        f"UPDATE {{schema}}.history SET {scope} = NULL"
+        f" WHERE memory_id = ANY($1::pg_catalog.text[]) AND {scope} IS NOT NULL",
+        f"UPDATE {{schema}}.owners SET {scope} = NULL WHERE memory_id = ANY($1::pg_catalog.text[])",
+    )
+    for scope in SCOPES
+}
+
+
+def digests_of(names: Iterable[Name]) -> dict[str, Name]:
+    """Return names by their digests, as the table has them."""
+    return {name_digest(name).hex(): name for name in names}
+
+
+def memory_digests(memory_ids: Iterable[str]) -> str:
+    """Return the parameter of `IS_ERASED`."""
+    return ",".join([name_digest((MEMORY, memory_id)).hex() for memory_id in memory_ids])
+
+
+def found_erased(
+    rows: Iterable[Sequence[Any]], digests: Mapping[str, Name]
+) -> dict[Name, datetime]:
+    """Return when names were erased, of what `FIND_ERASED` returns."""
+    return {digests[digest]: from_microseconds(at) for *_, digest, at in rows if digest is not None}
+
+
+def note_statements(names: Sequence[Name], at: datetime) -> list[tuple[str, Sequence[Any]]]:
+    """Return the statements that keep that names were erased."""
+    instant = microseconds(at)
+    return [
+        (_SHORT_WAIT, ()),
+        (_LOCK, ()),
+        (_NOTE, (list(digests_of(names)), instant)),
+        (_NOTED, (instant,)),
+    ]
+
+
+def disown_statements(scope: str, memory_ids: Sequence[str]) -> list[tuple[str, Sequence[Any]]]:
+    """Return the statements that take a scope out of memories' owners."""
+    named = (list(memory_ids),)
+    return [
+        (_SHORT_WAIT, ()),
+        (_LOCK, ()),
+        *((sql, named) for sql in _DISOWN[scope]),
+        (_NEXT_NUMBER, ()),
+    ]
