@@ -4,10 +4,12 @@ import pytest
 
 from async_history.testing import (
     ContractCases,
+    EraseOwnerCases,
     NewStore,
     OwnerCases,
     QueryCases,
     RecordCases,
+    RollbackCases,
     StateCases,
     TextCases,
 )
@@ -31,6 +33,12 @@ class TestQueries(OfStoresThatKeep, QueryCases): ...
 
 
 class TestOwners(OfStoresThatKeep, OwnerCases): ...
+
+
+class TestEraseOwner(OfStoresThatKeep, EraseOwnerCases): ...
+
+
+class TestRollback(OfStoresThatKeep, RollbackCases): ...
 
 
 class TestStates(OfStoresThatKeep, StateCases): ...
