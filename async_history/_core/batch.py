@@ -213,8 +213,8 @@ class _Decided:
             self.refused |= plan.refused
             for gift, given in plan.given:
                 gift.given = given
-            for submission, records in plan.outcomes:
-                submission.records[:] = [plan.owned(record) for record in records]
+            for submission, outcome in plan.outcomes:
+                submission.records[:] = [plan.owned(record) for record in outcome]
             if plan.left_out:
                 _log_left_out(plan.left_out)
 

@@ -3,11 +3,13 @@
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
+from datetime import datetime
 
 import pytest
 
 from async_history import HistoryRecord, Owner, OwnerConflict
 from async_history._core.batch import Buffer, commit_in_steps
+from async_history._core.erased_names import Name
 from async_history._core.records import new_record
 from async_history._core.submissions import AddRecords, SaveMessages, checked_records
 
@@ -30,6 +32,9 @@ class Steps:
 
     async def owners(self, records: Sequence[HistoryRecord]) -> Mapping[str, Owner]:
         return self.given
+
+    async def erased(self, names: Sequence[Name]) -> Mapping[Name, datetime]:
+        return {}
 
     async def buffers(self, submissions: Sequence[SaveMessages]) -> Mapping[str, Buffer]:
         return {}

@@ -181,6 +181,8 @@ ARGUMENTS: list[tuple[str, tuple[Any, ...], dict[str, Any], str, tuple[Any, ...]
     ("undo", (), {"run_id": "r"}, "dry_run", BAD[bool]),
     ("undo", (), {}, "run_id", (None, 5, "")),
     ("undo", (), {}, "cause", (None, 5, "x", {})),
+    ("erase", (), {"reason": "asked"}, "record_ids", (None, 5, "r", {"r": 1})),
+    ("erase", (), {"reason": "asked"}, "user_id", (5, "", b"ann")),
     ("memory_at", ("m",), {}, "when", (None, True, 0, -1, 1.5, "1")),
     ("restore", ("m",), {}, "to", (None, True, 0, "1")),
 ]
