@@ -326,7 +326,7 @@ async def test_a_batch_with_owners_is_one_statement(url: str, connect: Any) -> N
     assert await commit(*each(event="UPDATE", cause=odd)) == ["WITH"]
     new = [{"memory_id": f"n{n}", "event": "ADD", "owner": ALICE} for n in range(3)]
     assert await commit(*new, *new, *each(event="UPDATE")) == ["WITH"]
-    known.learn(0, {})
+    known.learn(0, {}, None)
     assert len(await commit(*each(event="UPDATE"))) > 1
     assert await commit(*each(event="UPDATE")) == ["WITH"]
     async with open_history(url) as history:
