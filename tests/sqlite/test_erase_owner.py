@@ -21,7 +21,7 @@ def found_in(folder: Path) -> list[str]:
 
 
 async def test_nothing_of_an_owner_is_left_in_file_or_log(tmp_path: Path) -> None:
-    ann = {"user_id": "ann-7f3a"}
+    ann: dict[str, Any] = {"user_id": "ann-7f3a"}
     async with open_history(tmp_path / "h.db") as history:
         for n in range(90):
             await history.add_history(f"m{n}", None, f"secret text {n}", "ADD")  # owned later
@@ -44,13 +44,13 @@ async def test_nothing_of_an_owner_is_left_in_file_or_log(tmp_path: Path) -> Non
         assert report.messages == 5
         assert found_in(tmp_path) == []
     assert found_in(tmp_path) == []
-    assert (await check_history(tmp_path / "h.db")).problems == ()
+    assert (await check_history(str(tmp_path / "h.db"))).problems == ()
 
 
 async def test_other_managers_of_the_file_refuse_too(tmp_path: Path) -> None:
     """Also what they have seen before, and new memories; plain mem0 alone does not ask."""
     path = tmp_path / "h.db"
-    ann = {"user_id": "ann"}
+    ann: dict[str, Any] = {"user_id": "ann"}
     async with open_history(path) as ours, open_history(path) as theirs:
         for n in range(20):
             await theirs.add_history(f"m{n}", None, "a", "ADD", owner=ann)
