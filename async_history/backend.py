@@ -33,8 +33,6 @@ from async_history._core.owners import Owner, without_scope
 from async_history._core.prune import PruneCursor, PruneStep, prune_step
 from async_history._core.prune_request import PruneRequest
 from async_history._core.prune_transaction import (
-from async_history._core.messages import Message, message_from_row
-from async_history._core.owners import Owner
     Candidate,
     Edge,
     PruneTransaction,

@@ -14,5 +14,6 @@ class Limits:
     prune: PruneLimits = field(default_factory=PruneLimits)
     erase: EraseLimits = field(default_factory=EraseLimits)
     rollback: RollbackLimits = field(default_factory=RollbackLimits)
-    backup_pages: int = 1_000
-    """Copied between two looks whether to stop: 4 MB, some milliseconds."""
+
+
+DEFAULT_LIMITS = Limits()

@@ -802,7 +802,7 @@ class HistoryManager(LoopBound[Store]):
             actor_id,
             role,
             dry_run=dry_run,
-            limits=self.limits.rollback,
+            limits=self._limits.rollback,
         )
         check_function("on_progress", on_progress)
         if not dry_run:
@@ -851,7 +851,7 @@ class HistoryManager(LoopBound[Store]):
             actor_id,
             role,
             dry_run=dry_run,
-            limits=self.limits.rollback,
+            limits=self._limits.rollback,
         )
         check_function("on_progress", on_progress)
         if not dry_run:

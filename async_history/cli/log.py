@@ -2,12 +2,11 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import typer
 
 from async_history import Event, HistoryRecord
-from async_history._core.json_object import JsonObject
 from async_history._core.records import fields_of
 from async_history._opening import without_secrets
 from async_history.cli import stores
@@ -68,7 +67,7 @@ def print_change(screen: Screen, record: HistoryRecord) -> None:
 def print_timeline(screen: Screen, records: Sequence[HistoryRecord]) -> None:
     """Print a memory's records, each with its version number and what it changed."""
     text: str | None = None
-    context: JsonObject | None = None
+    context: Mapping[str, Any] | None = None
     for version, record in enumerate(records, 1):
         screen.line()
         screen.line((f"v{version}  ", "bold"), *headline(record))

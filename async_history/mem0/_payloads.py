@@ -92,7 +92,7 @@ def context_in(
             kept in the context too.
         columns: the columns of its record.
     """
-    known = {"id": memory_id, **({} if owner is None else owner.as_dict())}
+    known: dict[str, Any] = {"id": memory_id, **({} if owner is None else owner.as_dict())}
     known |= {name: columns.get(name) for name in IN_COLUMNS}
     metadata = {
         name: value

@@ -16,7 +16,6 @@ from typing import Any, Final
 
 from mem0.memory import main as mem0_main
 
-from async_history._core.json_object import JsonObject
 from async_history._core.manager import HistoryManager
 from async_history._core.owners import SCOPES
 from async_history._core.records import HistoryRecord
@@ -147,7 +146,9 @@ def _known(wanted: HistoryRecord, history: Sequence[HistoryRecord]) -> Fields:
     return {name: value for name, value in known.items() if value is not None}
 
 
-def _nearest_context(wanted: HistoryRecord, history: Sequence[HistoryRecord]) -> JsonObject | None:
+def _nearest_context(
+    wanted: HistoryRecord, history: Sequence[HistoryRecord]
+) -> Mapping[str, Any] | None:
     place = next(n for n, one in enumerate(history) if one.id == wanted.id)
     nearest = (*history[place::-1], *history[place:])
     return next((one.context for one in nearest if one.context is not None), None)

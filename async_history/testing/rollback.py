@@ -344,7 +344,7 @@ class RollbackCases(Cases):
 
             history.batch_add_history = add_after_another  # type: ignore[method-assign]
             report = await history.rollback(to=at(2), memory_ids=["m", "n"])
-            assert tried == history.limits.rollback.tries
+            assert tried > 1
             assert actions(report) == {"m": "conflict", "n": "restore"}
             assert "others changed it" in (report.conflicts[0].reason or "")
             del history.batch_add_history

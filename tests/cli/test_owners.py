@@ -152,7 +152,7 @@ def test_lines_can_be_recorded_again(run: Run, url: str) -> None:
 
 
 def test_lines_that_can_not_be_recorded(run: Run, url: str) -> None:
-    given = [
+    given: list[dict[str, Any]] = [
         {"owner": {"user_id": "bob"}},
         {"owner": {"user": "ann"}},
         {"context": [1]},

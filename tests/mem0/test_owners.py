@@ -91,7 +91,7 @@ class Used:
             return await function(*arguments, **options)
         return await asyncio.to_thread(function, *arguments, **options)
 
-    async def add(self, text: str = "tea", **options: Any) -> str:
+    async def add(self, text: object = "tea", **options: Any) -> str:
         """Add a text as it is; return its memory's id."""
         result = await self.call("add", text, **{**WHOSE, "infer": False, **options})
         memory_id: str = result["results"][0]["id"]
