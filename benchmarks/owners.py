@@ -35,7 +35,7 @@ _A_USER: Final = 100
 _FEW_ROWS: Final = 10_000
 _BULK: Final = 9_000
 _USERS_ASKED: Final = 40
-_LIMITS: Final = {"cost": 0.8, "growth": 0.7, "question": 2.0}
+LIMITS: Final = {"cost": 0.8, "growth": 0.7, "question": 2.0}
 
 
 def details(user: int, number: int) -> dict[str, Any]:
@@ -121,7 +121,7 @@ async def measure(folder: Path, rows: int, repeat: int) -> list[Bar]:
             empty.append(await record(detailed, turn + 1, with_details=True))
             cost.append(empty[-1] / without)
     print(f"with owner and cause against without: {each(cost)}", flush=True)
-    bars = [Bar("with owner and cause", _LIMITS["cost"], median(cost), each(cost))]
+    bars = [Bar("with owner and cause", LIMITS["cost"], median(cost), each(cost))]
     async with (
         open_history(folder / "few.db") as few,
         open_history(folder / "many.db") as many,
@@ -132,10 +132,10 @@ async def measure(folder: Path, rows: int, repeat: int) -> list[Bar]:
         for name in QUESTIONS:
             figures = f"{at_few[name] * 1e3:.2f} ms, {at_many[name] * 1e3:.2f} ms"
             ratio = at_many[name] / at_few[name]
-            bars.append(Bar(name, _LIMITS["question"], ratio, figures, at_most=True))
+            bars.append(Bar(name, LIMITS["question"], ratio, figures, at_most=True))
         large = [await record(many, 100 + turn, with_details=True) for turn in range(repeat)]
     growth = [one / other for one, other in zip(large, empty, strict=True)]
-    bars.append(Bar(f"insert at {rows:,} rows", _LIMITS["growth"], median(growth), each(growth)))
+    bars.append(Bar(f"insert at {rows:,} rows", LIMITS["growth"], median(growth), each(growth)))
     return bars
 
 
