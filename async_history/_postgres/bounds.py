@@ -34,6 +34,12 @@ Settings = Mapping[str, int]
 """A session's settings, in milliseconds; 0 is no limit."""
 
 
+READ_COMMITTED: Final = "SET default_transaction_isolation TO 'read committed'"
+"""For statements without a transaction. Where they wait for a lock they must see what the session
+that had it has committed: a memory's owner."""
+_AS_BEFORE: Final = "RESET default_transaction_isolation"
+
+
 def time_for(batch: Sequence[Submission]) -> float:
     """Return the extra seconds that a server may need for a large batch; 0 for a usual one."""
     needed_s = sum(one.record_count * _RECORD_S + one.size_bytes / _BYTES_A_S for one in batch)
@@ -69,7 +75,8 @@ def short_waits(settings: Settings, try_s: float, waits: int) -> str:
 
 def set_statements(settings: Settings) -> str:
     """Return the statements that restore a session's settings."""
-    return "; ".join(f"SET {name} TO {milliseconds}" for name, milliseconds in settings.items())
+    limits = [f"SET {name} TO {milliseconds}" for name, milliseconds in settings.items()]
+    return "; ".join([*limits, _AS_BEFORE])
 
 
 def _least(settings: Settings, name: str, seconds: float) -> int:

@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar
 
 from async_history._core.writer import OutcomeUnknown, TryAgain
 from async_history._postgres.bounds import (
+    READ_COMMITTED,
     Settings,
     bounds,
     enable_client_check,
@@ -107,7 +108,8 @@ class WritingConnection:
     async def _make_settings(self, connection: Any) -> None:
         with self._pool.bounded(connection, self._pool.acquire_timeout_s):
             self._settings_before = await settings_of(connection)
-            await connection.execute(bounds(self._settings_before, self._try_s, is_local=False))
+            limits = bounds(self._settings_before, self._try_s, is_local=False)
+            await connection.execute(f"{limits}; {READ_COMMITTED}")
             await enable_client_check(connection)
 
     async def _require_standby(self, connection: Any) -> None:

@@ -26,6 +26,7 @@ from async_history._postgres.owners import KnownOwners, cause_hash
 from async_history.postgres import PostgresHistoryManager
 from tests.postgres.test_migrations import until, version
 from tests.postgres.test_postgres import ROLE_PASSWORD, as_role
+from tests.support.postgres_server import with_query
 
 pytestmark = [pytest.mark.postgres, pytest.mark.versions, pytest.mark.once]
 
@@ -113,12 +114,15 @@ async def test_two_managers_that_give_owners_at_once(url: str) -> None:
     await require_sound(url)
 
 
+@pytest.mark.parametrize("isolation", ["read committed", "repeatable read"])
 @pytest.mark.parametrize("is_first", [True, False], ids=["first of the store", "others there"])
 @pytest.mark.parametrize("has_records", [True, False], ids=["with records", "new"])
 async def test_owners_given_in_open_transactions(
-    url: str, connect: Any, *, is_first: bool, has_records: bool
+    url: str, connect: Any, *, isolation: str, is_first: bool, has_records: bool
 ) -> None:
-    """The other waits, and is refused or not by what the transaction ends with."""
+    """Others wait, and are refused or not by what the transaction ends with, whatever isolation
+    their sessions begin with."""
+    url = with_query(url, default_transaction_isolation=isolation)
     async with PostgresHistoryManager(url) as one, open_history(url) as other:
         if not is_first:
             await one.add_history("else", None, "x", "ADD", owner=BOB)
