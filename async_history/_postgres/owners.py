@@ -10,12 +10,10 @@ adds records compares it. It changes when an owner is given to a memory that has
 owners are removed. While nobody gives any, it is 0.
 """
 
-import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 from zlib import crc32
 
 from async_history._core.json_object import json_text
@@ -61,19 +59,16 @@ def cause_hash(text: str) -> int:
     return crc32(text.encode())
 
 
-@lru_cache(_KEPT)
-def _hashes(cause: str) -> tuple[str | None, ...]:
-    # A value with an escape is parsed: that takes longer. A key's quotes are no string's content.
-    found = json.loads(cause) if "\\" in cause else dict(_INDEXED.findall(cause))
+def _hashes(cause: Mapping[str, Any]) -> tuple[str | None, ...]:
+    get = cause.get
     return tuple(
         [
-            None if (text := found.get(key)) is None else str(cause_hash(text))
+            str(cause_hash(text)) if isinstance(text := get(key), str) else None
             for key in CAUSE_COLUMNS
         ]
     )
 
 
-_INDEXED: Final = re.compile(rf'"({"|".join(INDEXED_CAUSES)})":"([^"]*)"')
 _NO_HASHES: Final = (None,) * len(CAUSE_COLUMNS)
 
 
@@ -81,12 +76,12 @@ def detail_columns(
     records: Sequence[HistoryRecord], owners: OwnerByMemory
 ) -> list[Sequence[str | None]]:
     """Return the columns `DETAIL_COLUMNS` of records, one by one."""
-    causes = [None if (cause := one.cause) is None else json_text(cause) for one in records]
+    causes = [record.cause for record in records]
     return [
         *scope_columns([owners.get(record.memory_id) for record in records]),
         [None if (context := one.context) is None else json_text(context) for one in records],
-        causes,
-        *zip(*[_NO_HASHES if text is None else _hashes(text) for text in causes], strict=True),
+        [None if cause is None else json_text(cause) for cause in causes],
+        *zip(*[_NO_HASHES if cause is None else _hashes(cause) for cause in causes], strict=True),
     ]
 
 
