@@ -382,7 +382,7 @@ def record_from_mapping(given: Mapping[str, Any], now: str | None = None) -> His
     """Check one new record given by column name, as mem0's `batch_add_history` takes them.
 
     Raises:
-        InvalidInput: as `new_record`, or a key is not a column.
+        InvalidInput: as `new_record`, or a key is not a field of a record.
     """
     if not given.keys() <= _FIELDS:
         unknown = sorted(set(map(str, given)) - _FIELDS)

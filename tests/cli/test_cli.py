@@ -339,7 +339,7 @@ def test_record_names_bad_lines_and_records_the_rest(run: Run) -> None:
     assert named == [str(number) for number in bad]
     for reason in (
         "'FORGET'",
-        "'colour' is not a column",
+        "'colour' is not a field",
         "memory_id is missing",
         "not UTF-8 at byte",
         "not JSON at character",

@@ -628,7 +628,7 @@ class TestLines:
             ('{"id": "7", "memory_id": "m"}', "line 2: .*event must be text"),
             (
                 '{"id": "7", "memory_id": "m", "event": "ADD", "x": 1}',
-                "line 2: 'x' is not a column",
+                "line 2: 'x' is not a field",
             ),
             ('{"id": "7", "memory_id": "m", "event": "ADD", "is_deleted": 2}', "is_deleted must"),
             ('{"id": "7", "memory_id": "m", "event": "ADD", "role": "\\ud800"}', "surrogate"),
