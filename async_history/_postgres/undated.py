@@ -4,11 +4,14 @@
 its memory's record before it, as in every store.
 """
 
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from typing import Final
 
-from async_history._core.records import HistoryRecord
+from async_history._core.records import Event, HistoryRecord
 from async_history._core.submissions import CopyRecords, Submission
+from async_history._core.values import parse_time
 
 
 def has_undated(batch: Sequence[Submission]) -> bool:
@@ -25,15 +28,33 @@ async def dated(
     Args:
         latest: returns the latest stored record of each of some memories.
     """
-    undated = {record.memory_id for record in records if record.occurred_at is None}
+    undated = {record.memory_id for record in records if _is_undated(record)}
     if not undated:
         return records
     before = {record.memory_id: record.occurred_at for record in await latest(sorted(undated))}
     found: list[HistoryRecord] = []
     for record in records:
         if record.memory_id in undated:
-            if record.occurred_at is None:
+            if _is_undated(record):
                 record = replace(record, time_before=before.get(record.memory_id))
-            before[record.memory_id] = record.occurred_at
+            before[record.memory_id] = None if _is_no_day(record) else record.occurred_at
         found.append(record)
     return found
+
+
+def _is_undated(record: HistoryRecord) -> bool:
+    """Return whether a record has no time."""
+    return record.occurred_at is None and not _is_no_day(record)
+
+
+def _is_no_day(record: HistoryRecord) -> bool:
+    """Return whether a record's time has the form of ours, and is of no day or second that is.
+
+    Every store takes what has that form for a time, and looks for none before it.
+    """
+    text = record.created_at if record.event == Event.ADD else record.updated_at
+    return text is not None and _OUR_FORM.fullmatch(text) is not None and parse_time(text) is None
+
+
+_OUR_FORM: Final = re.compile(r".{4}-..-..T..:..:..\.......\+00:00", re.DOTALL)
+"""As `RECORD_COLUMNS` tells it."""

@@ -296,6 +296,6 @@ async def test_a_role_without_the_right_is_told_whatever_messages_it_gets(
     ):
         report = await history.erase(memory_ids=["m"], reason="asked")
     told = _not_vacuumed(report)
-    assert len(told) == (1 if is_granted else 2)
+    assert len(told) == (2 if is_granted else 3)
     assert all(f'let the owner run VACUUM (ANALYZE) "{schema}".' in one for one in told)
     assert any("messages" in one for one in told)
