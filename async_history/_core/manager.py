@@ -462,8 +462,8 @@ class HistoryManager(LoopBound[Store]):
         """Return how many records match.
 
         Args:
-            memory_id, actor_id, role, event, text, since, until, user_id, agent_id, run_id, app_id,
-                cause: as in `query_history`.
+            memory_id, actor_id, role, event, text, since, until: as in `query_history`.
+            user_id, agent_id, run_id, app_id, cause: as in `query_history`.
 
         Raises:
             InvalidInput, StorageError: as `query_history`.
