@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -490,7 +491,8 @@ async def test_what_is_erased_is_nowhere_in_the_file(path: Path) -> None:
         found = await everything(history, user_id="alice")
         assert [(r.owner, r.context, r.cause) for r in found] == [(ALICE, None, None)] * 92
         for file in path.parent.iterdir():
-            assert b"4711" not in file.read_bytes(), file
+            # Not the digits alone, which may be in an id.
+            assert not re.search(rb"(context|cause)-4711", file.read_bytes()), file
         await check_reads(history)
 
 
