@@ -19,7 +19,6 @@ from tests.contract.test_costs import (
     LARGE,
     LETTING_GO,
     LONG_SHAPES,
-    LOOSE,
     SHAPES,
     SMALL,
     Call,
@@ -88,7 +87,9 @@ async def test_letting_go_of_long_memories(
     finally:
         await owner.close()
     pairs = zip(LETTING_GO, small, large, strict=True)
-    assert not most({name: b / a for name, a, b in pairs}, LOOSE * GROWTH)
+    # The server also counts dead index entries, of which it reads more or fewer. The square would
+    # be 3 * GROWTH.
+    assert not most({name: b / a for name, a, b in pairs}, 2 * GROWTH)
 
 
 async def test_to_keep_many_costs_no_more_than_to_keep_one(

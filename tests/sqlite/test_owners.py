@@ -386,7 +386,13 @@ async def test_a_file_that_must_be_indexed_is_read_as_it_is(made: Path, tmp_path
 @pytest.mark.faults
 @needs_fork
 @forks
-@pytest.mark.parametrize("is_old", [True, False], ids=["of the version before", "rebuilt"])
+@pytest.mark.parametrize(
+    "is_old",
+    [
+        pytest.param(True, id="of the version before"),
+        pytest.param(False, id="rebuilt", marks=pytest.mark.nightly),
+    ],
+)
 def test_killed_at_every_statement(is_old: bool, tmp_path: Path) -> None:
     async def make() -> None:
         async with open_history(tmp_path / "h.db") as history:
