@@ -65,7 +65,7 @@ async def _raw_read(file: Path) -> tuple[float, list[Row]]:
 async def _raw_copy(url: str, schema: str, rows: Sequence[Row]) -> float:
     async with open_history(with_query(url, schema=schema)):
         pass
-    records = [record_of((*row[:7], bool(row[7]), *row[8:])) for row in rows]
+    records = [record_of((*row[:7], bool(row[7]), *row[8:], None, None, None)) for row in rows]
     values = [
         (*row[:7], bool(row[7]), *row[8:], record.occurred_at)
         for row, record in zip(rows, records, strict=True)
