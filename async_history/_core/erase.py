@@ -2,7 +2,7 @@
 
 Of a memory it takes both texts of all its records, and their contexts and causes. Of an actor it
 takes the same of the actor's records, the actor's name on them, and in others' records of the same
-memory every text that is to the letter one the actor recorded: `old_memory` of the change that came
+memory every text that is exactly one the actor recorded: `old_memory` of the change that came
 after, a text brought back.
 
 Of records by id it takes the same as of an actor's, but for the name. Of an owner it takes the

@@ -433,12 +433,7 @@ class HistoryManager(LoopBound[Store]):
             since=since,
             until=until,
             order=order,
-            owner={
-                "user_id": user_id,
-                "agent_id": agent_id,
-                "run_id": run_id,
-                "app_id": app_id,
-            },
+            owner=scopes_asked(user_id=user_id, agent_id=agent_id, run_id=run_id, app_id=app_id),
             cause=cause,
         )
         return new_query(read_page, wanted, after=after, limit=limit, page_size=page_size)
@@ -477,12 +472,7 @@ class HistoryManager(LoopBound[Store]):
             text=text,
             since=since,
             until=until,
-            owner={
-                "user_id": user_id,
-                "agent_id": agent_id,
-                "run_id": run_id,
-                "app_id": app_id,
-            },
+            owner=scopes_asked(user_id=user_id, agent_id=agent_id, run_id=run_id, app_id=app_id),
             cause=cause,
         )
         return await store.reader.count(wanted)
@@ -525,9 +515,7 @@ class HistoryManager(LoopBound[Store]):
         memory = None if memory_id is None else check_text("memory_id", memory_id)
         check_seconds("poll_interval_s", poll_interval_s, may_be_zero=False)
         begin = store.follower.place(None if after is None else check_text("after", after))
-        owner = scopes_asked(
-            {"user_id": user_id, "agent_id": agent_id, "run_id": run_id, "app_id": app_id}
-        )
+        owner = scopes_asked(user_id=user_id, agent_id=agent_id, run_id=run_id, app_id=app_id)
         return Follower(self._tail, begin, memory, owner, cause_asked(cause), poll_interval_s)
 
     async def end_cursor(self) -> str | None:
@@ -652,9 +640,7 @@ class HistoryManager(LoopBound[Store]):
             StorageError: while iterating.
         """
         self._require_open()
-        owner = scopes_asked(
-            {"user_id": user_id, "agent_id": agent_id, "run_id": run_id, "app_id": app_id}
-        )
+        owner = scopes_asked(user_id=user_id, agent_id=agent_id, run_id=run_id, app_id=app_id)
         if not owner:
             raise InvalidInput("name an owner: user_id, agent_id, run_id or app_id")
         return states_of_owner(self._newest_first(owner), None)
@@ -688,9 +674,7 @@ class HistoryManager(LoopBound[Store]):
         store = self._require_open()
         check_instant("when", when)
         asked = cause_asked(cause)
-        owner = scopes_asked(
-            {"user_id": user_id, "agent_id": agent_id, "run_id": run_id, "app_id": app_id}
-        )
+        owner = scopes_asked(user_id=user_id, agent_id=agent_id, run_id=run_id, app_id=app_id)
         if owner:
             found = states_of_owner(self._newest_first(owner), when)
         else:
@@ -792,9 +776,7 @@ class HistoryManager(LoopBound[Store]):
         """
         store = self._require_open()
         check_instant("to", to)
-        owner = scopes_asked(
-            {"user_id": user_id, "agent_id": agent_id, "run_id": run_id, "app_id": app_id}
-        )
+        owner = scopes_asked(user_id=user_id, agent_id=agent_id, run_id=run_id, app_id=app_id)
         named = memories_asked(memory_ids, owner)
         asked = new_rollback(
             partial(WalkToInstant, to=to),
@@ -808,10 +790,7 @@ class HistoryManager(LoopBound[Store]):
         if not dry_run:
             store.writer.require_writable()
         if named is None:
-            query = self.query_history(
-                user_id=user_id, agent_id=agent_id, run_id=run_id, app_id=app_id, order="newest"
-            )
-            named = await memories_of([query])
+            named = await memories_of([self._newest_first(owner)])
         return await take_back(self, asked, named, on_progress)
 
     async def undo(
@@ -957,9 +936,7 @@ class HistoryManager(LoopBound[Store]):
             reason,
             dry_run=dry_run,
             limits=self._limits.erase,
-            owner=scopes_asked(
-                {"user_id": user_id, "agent_id": agent_id, "run_id": run_id, "app_id": app_id}
-            ),
+            owner=scopes_asked(user_id=user_id, agent_id=agent_id, run_id=run_id, app_id=app_id),
             record_ids=record_ids,
         )
         check_flag("vacuum", vacuum)

@@ -275,7 +275,7 @@ def new_filter(
     since: datetime | None,
     until: datetime | None,
     order: Order = "oldest",
-    owner: Mapping[str, str | None] | None = None,
+    owner: Pairs = (),
     cause: Mapping[str, str] | None = None,
 ) -> Filter:
     """Check what is asked for.
@@ -298,20 +298,21 @@ def new_filter(
         None if since is None else in_utc(since),
         None if until is None else in_utc(until),
         order,
-        scopes_asked(owner or {}),
+        owner,
         cause_asked(cause),
     )
 
 
-def scopes_asked(owner: Mapping[str, str | None]) -> Pairs:
+def scopes_asked(
+    *, user_id: str | None, agent_id: str | None, run_id: str | None, app_id: str | None
+) -> Pairs:
     """Return the scopes that a question is limited to.
 
     Raises:
         InvalidInput: naming the scope that can't be used.
     """
-    return tuple(
-        (name, check_name(name, value)) for name, value in owner.items() if value is not None
-    )
+    given = (("user_id", user_id), ("agent_id", agent_id), ("run_id", run_id), ("app_id", app_id))
+    return tuple((name, check_name(name, value)) for name, value in given if value is not None)
 
 
 def cause_asked(cause: object) -> Pairs:

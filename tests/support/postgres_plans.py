@@ -97,16 +97,21 @@ def questions(rows: int) -> Iterator[Question]:
         "actor and role": {"actor_id": "a7", "role": "user"},
         "actor and role that are not together": {"actor_id": "a7", "role": "assistant"},
         "all three": {"actor_id": "a7", "role": "user", "event": "DELETE"},
-        "a user": {"owner": {"user_id": "u7"}},
-        "a user and event": {"owner": {"user_id": "u7"}, "event": "UPDATE"},
-        "a user's agent": {"owner": {"user_id": "u7", "agent_id": "a3"}},
-        "a user of a memory": {"memory_id": "m77", "owner": {"user_id": "u7"}},
-        "an agent": {"owner": {"agent_id": "a0"}},
-        "a run": {"owner": {"run_id": "r77"}},
-        "an app": {"owner": {"app_id": "app"}},
-        "nobody": {"owner": {"user_id": "nobody"}},
+        "a user": {"owner": (("user_id", "u7"),)},
+        "a user and event": {"owner": (("user_id", "u7"),), "event": "UPDATE"},
+        "a user's agent": {
+            "owner": (
+                ("user_id", "u7"),
+                ("agent_id", "a3"),
+            )
+        },
+        "a user of a memory": {"memory_id": "m77", "owner": (("user_id", "u7"),)},
+        "an agent": {"owner": (("agent_id", "a0"),)},
+        "a run": {"owner": (("run_id", "r77"),)},
+        "an app": {"owner": (("app_id", "app"),)},
+        "nobody": {"owner": (("user_id", "nobody"),)},
         "a request": {"cause": {"request_id": "7"}},
-        "a request of a user": {"cause": {"request_id": "7"}, "owner": {"user_id": "u47"}},
+        "a request of a user": {"cause": {"request_id": "7"}, "owner": (("user_id", "u47"),)},
         "a request of nobody": {"cause": {"trace_id": "7"}},
     }
     middle = START + timedelta(seconds=rows / 2)
