@@ -380,7 +380,7 @@ class TestThreads:
 
         def read(_: int) -> None:
             assert history.connection is not None
-            counts.extend(history.connection.execute("SELECT count(*) FROM history"))
+            counts.append(history.connection.execute("SELECT count(*) FROM history").fetchone())
 
         in_threads(read, 4)
         assert counts == [(1,)] * 4
