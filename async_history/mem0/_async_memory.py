@@ -26,6 +26,7 @@ from async_history.mem0._memory_host import HostedHistory
 from async_history.mem0._operation import Recorder, current, read_history, read_last_messages
 from async_history.mem0._payloads import WatchedStore, unwatched
 from async_history.mem0._restore import check_metadata, restore_memory
+from async_history.mem0._workers import DEFAULT_THREADS, Workers, using
 
 T = TypeVar("T")
 
@@ -39,6 +40,18 @@ def _operation(name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
         return await self._run(functools.partial(inherited, self, *arguments, **options), name)
 
     return operation
+
+
+def _reading(name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
+    """Wrap a public operation of mem0 that changes nothing to use the workers."""
+    inherited = getattr(mem0_main.AsyncMemory, name)
+
+    @functools.wraps(inherited)
+    async def reading(self: "AsyncMemory", *arguments: Any, **options: Any) -> Any:
+        with using(self._workers):
+            return await inherited(self, *arguments, **options)
+
+    return reading
 
 
 def _within(name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
@@ -62,6 +75,9 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
             the history.
         turns_between_processes: whether operations on one memory are serialized with those of
             other processes too, by locks of the server or of a file `<history>-turns`.
+        threads: the most threads for calls of embedder, model, reranker and vector store. There
+            are as many as wait at a time, and idle ones end. One that has coroutine functions
+            (`aembed`, `agenerate_response`, `asearch`, …) is awaited instead.
         options: the other options of `open_history`.
 
     The store is opened on first use, once for each event loop. All loops share one history in
@@ -72,6 +88,9 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
     add = _operation("add")
     update = _operation("update")
     delete_all = _operation("delete_all")
+    get = _reading("get")
+    get_all = _reading("get_all")
+    search = _reading("search")
 
     _create_procedural_memory = _within("_create_procedural_memory")
 
@@ -79,6 +98,8 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
     """The object assigned to `db`; None in an instance that was created without its constructor."""
     _is_set_up_by_mem0 = False
     """Whether mem0 itself is assigning to `db` now."""
+    _workers: Workers | None = None
+    """None in an instance that was created without its constructor."""
 
     def __init__(
         self,
@@ -86,8 +107,10 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
         *,
         history: str | os.PathLike[str] | HistoryManager | None = None,
         turns_between_processes: bool = True,
+        threads: int = DEFAULT_THREADS,
         **options: Unpack[HistoryOptions],
     ) -> None:
+        self._workers = Workers(threads)
         config = config or MemoryConfig()
         where = config.history_db_path if history is None else history
         self._record_into(where, options, between_processes=turns_between_processes)
@@ -103,6 +126,7 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
         *,
         history: str | os.PathLike[str] | HistoryManager | None = None,
         turns_between_processes: bool = True,
+        threads: int = DEFAULT_THREADS,
         **options: Unpack[HistoryOptions],
     ) -> Self:
         """Create a memory from mem0's configuration as a mapping; see the constructor.
@@ -110,11 +134,13 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
         From mem0 1.0.0 to 1.0.9 this returns an awaitable, as mem0's own.
         """
         check_flag("turns_between_processes", turns_between_processes)
+        workers = Workers(threads)
         if history is not None:
             LoopStates(history, options)  # checks them before mem0 opens anything
         made = super().from_config(config_dict)
 
         def recording(memory: Self) -> Self:
+            memory._workers = workers
             if history is not None or options or not turns_between_processes:
                 where = memory.config.history_db_path if history is None else history
                 memory._record_into(where, options, between_processes=turns_between_processes)
@@ -314,10 +340,11 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
 
         Also within another operation, whose hooks may start it without waiting for it.
         """
-        if self._assigned is not OWN_RECORDER:
-            return await call()
-        state = self._state()
-        return await state.run(await state.new_operation(name, self, self._recorder), call)
+        with using(self._workers):
+            if self._assigned is not OWN_RECORDER:
+                return await call()
+            state = self._state()
+            return await state.run(await state.new_operation(name, self, self._recorder), call)
 
     async def _within(self, name: str, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Call an internal function of mem0 within the running operation, or as a new operation."""

@@ -44,23 +44,40 @@ class WatchedStore:
         delattr(self._store, name)
 
     def insert(self, *arguments: Any, **options: Any) -> Any:
+        self._note_inserted(options)
+        return self._store.insert(*arguments, **options)
+
+    async def ainsert(self, *arguments: Any, **options: Any) -> Any:
+        self._note_inserted(options)
+        return await self._store.ainsert(*arguments, **options)
+
+    def update(self, *arguments: Any, **options: Any) -> Any:
+        self._note(options, options.get("payload"))
+        return self._store.update(*arguments, **options)
+
+    async def aupdate(self, *arguments: Any, **options: Any) -> Any:
+        self._note(options, options.get("payload"))
+        return await self._store.aupdate(*arguments, **options)
+
+    def get(self, *arguments: Any, **options: Any) -> Any:
+        row = self._store.get(*arguments, **options)
+        self._note(options, getattr(row, "payload", None))
+        return row
+
+    async def aget(self, *arguments: Any, **options: Any) -> Any:
+        row = await self._store.aget(*arguments, **options)
+        self._note(options, getattr(row, "payload", None))
+        return row
+
+    def _note_inserted(self, options: Mapping[str, Any]) -> None:
         ids, payloads = options.get("ids"), options.get("payloads")
         if ids is not None and payloads is not None:
             for memory_id, payload in zip(ids, payloads, strict=False):
                 self._payloads[str(memory_id)] = payload
-        return self._store.insert(*arguments, **options)
 
-    def update(self, *arguments: Any, **options: Any) -> Any:
-        if options.get("payload") is not None:
-            self._payloads[str(options.get("vector_id"))] = options["payload"]
-        return self._store.update(*arguments, **options)
-
-    def get(self, *arguments: Any, **options: Any) -> Any:
-        row = self._store.get(*arguments, **options)
-        payload = getattr(row, "payload", None)
+    def _note(self, options: Mapping[str, Any], payload: object) -> None:
         if isinstance(payload, Mapping):
             self._payloads[str(options.get("vector_id"))] = payload
-        return row
 
 
 def unwatched(store: Any) -> Any:

@@ -5,17 +5,24 @@ mem0 expects its history to block, and awaits `asyncio.to_thread(self.db.…)`. 
 `Recorder` do not block, and a switch to a thread and back takes longer than the rest of an
 operation's work on its history. So mem0's module gets an `asyncio` whose `to_thread` calls a
 `Recorder` on the loop. It also calls `Operation.begin_change` before the vector store changes.
-Everything else runs in a thread as before, plain mem0's own history too.
+Everything else of our classes runs in their `Workers`, or is awaited where an embedder, model or
+vector store has the coroutine function (`aembed` for `embed`). Plain mem0's calls run in a thread
+as before.
 """
 
 import asyncio
 import inspect
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, Final
 
 from mem0.memory import main as mem0_main
 
 from async_history.mem0._operation import Operation, Recorder, current
+from async_history.mem0._payloads import unwatched
+from async_history.mem0._workers import calling
+
+Call = Callable[..., Coroutine[Any, Any, Any]]
 
 _READS: Final = frozenset(
     (
@@ -38,14 +45,16 @@ class _Asyncio:
         function: Callable[..., Any], /, *arguments: Any, **options: Any
     ) -> Coroutine[Any, Any, Any]:
         """Call a function in a worker thread, or a `Recorder`'s method directly."""
-        if isinstance(getattr(function, "__self__", None), Recorder):
+        owner = getattr(function, "__self__", None)
+        if isinstance(owner, Recorder):
             return _call_directly(function, *arguments, **options)
+        call = _call_of(owner, function)
         operation = current.get()
         if operation is None or not operation.may_be_refused:
-            return asyncio.to_thread(function, *arguments, **options)
+            return call(*arguments, **options)
         if _only_reads(function, operation.memory):
-            return asyncio.to_thread(function, *arguments, **options)
-        return _call_changing(operation, function, *arguments, **options)
+            return call(*arguments, **options)
+        return _call_changing(operation, call, *arguments, **options)
 
 
 async def _call_directly(function: Callable[..., Any], /, *arguments: Any, **options: Any) -> Any:
@@ -53,10 +62,22 @@ async def _call_directly(function: Callable[..., Any], /, *arguments: Any, **opt
 
 
 async def _call_changing(
-    operation: Operation, function: Callable[..., Any], /, *arguments: Any, **options: Any
+    operation: Operation, call: Call, /, *arguments: Any, **options: Any
 ) -> Any:
     operation.begin_change()
-    return await asyncio.to_thread(function, *arguments, **options)
+    return await call(*arguments, **options)
+
+
+def _call_of(owner: object, function: Callable[..., Any]) -> Call:
+    """Return what calls a function without blocking the loop. `owner` is whose method it is."""
+    workers = calling.get()
+    if workers is None:
+        return partial(asyncio.to_thread, function)
+    name = f"a{getattr(function, '__name__', '')}"
+    if inspect.iscoroutinefunction(getattr(type(unwatched(owner)), name, None)):
+        own: Call = getattr(owner, name)
+        return own
+    return partial(workers.run, function)
 
 
 def _only_reads(function: Callable[..., Any], memory: object) -> bool:

@@ -337,7 +337,7 @@ def test_every_command_and_its_options() -> None:
 
 def test_every_option() -> None:
     page = text_of("reference/options.md")
-    named = set(HistoryOptions.__annotations__) | {"turns_between_processes"}
+    named = set(HistoryOptions.__annotations__) | {"turns_between_processes", "threads"}
     for manager in (SQLiteHistoryManager, PostgresHistoryManager):
         named |= set(inspect.signature(manager).parameters)
     assert len(named) >= 20

@@ -1,0 +1,252 @@
+"""Worker threads for calls that wait: mem0's calls of embedder, model and vector store.
+
+`asyncio.to_thread` has few threads, sized for computing, and wakes the loop for each result. Here
+threads are added while calls wait for one another, and the loop is woken once for all results that
+arrive before it runs.
+"""
+
+import asyncio
+import atexit
+import contextvars
+import os
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from typing import Any, Final
+
+from async_history._core.validation import check_count
+
+DEFAULT_THREADS: Final = 128
+
+_COMPUTING: Final = 2
+"""Threads that calls get which do not wait: more would only contend for the interpreter."""
+_LOOK_EVERY_S: Final = 0.005
+_WAITING_S: Final = 0.001
+"""A call that takes longer than this in its thread is taken to wait, not to compute."""
+
+
+class Workers:
+    """Worker threads. Any number of event loops may use them.
+
+    Args:
+        threads: the most threads at a time.
+        idle_s: seconds after which a thread without a call ends.
+
+    Raises:
+        InvalidInput: `threads` is not a positive whole number.
+    """
+
+    def __init__(self, threads: int = DEFAULT_THREADS, *, idle_s: float = 5.0) -> None:
+        self._most = check_count("threads", threads, least=1)
+        self._idle_s = idle_s
+        self._start_anew()
+        _all.add(self)
+
+    def _start_anew(self) -> None:
+        self._calls: SimpleQueue[_Call] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._threads = 0
+        self._begun = 0
+        self._running: set[_Call] = set()
+        self._results: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Results] = (
+            weakref.WeakKeyDictionary()
+        )
+
+    @property
+    def threads(self) -> int:
+        """How many threads there are."""
+        return self._threads
+
+    async def run(self, function: Callable[..., Any], /, *arguments: Any, **options: Any) -> Any:
+        """Call a function in a worker thread, with this task's context variables.
+
+        If the task is cancelled, a call that has not begun never begins. Another runs to its end.
+        """
+        loop = asyncio.get_running_loop()
+        results = self._results.get(loop)
+        if results is None:
+            results = self._results[loop] = _Results(loop)
+        outcome = loop.create_future()
+        context = contextvars.copy_context()
+        self._calls.put(_Call(results, outcome, context, function, arguments, options))
+        if self._threads < min(_COMPUTING, self._most):
+            self._add_threads(1)
+        if not results.is_looked_after:
+            results.is_looked_after = True
+            loop.call_later(_LOOK_EVERY_S, self._look, loop, self._begun, time.monotonic())
+        try:
+            return await outcome
+        finally:
+            del outcome  # an error's traceback holds this frame, and the outcome the error
+
+    def _look(self, loop: asyncio.AbstractEventLoop, begun_before: int, then: float) -> None:
+        """Add threads if calls wait in the queue because those that were taken wait too."""
+        waiting = self._calls.qsize()
+        if not waiting:
+            self._results[loop].is_looked_after = False
+            return
+        now, begun = time.monotonic(), self._begun
+        if self._threads * (now - then) >= (begun - begun_before) * _WAITING_S:
+            self._add_threads(min(waiting, max(self._threads, 1)))
+        loop.call_later(_LOOK_EVERY_S, self._look, loop, begun, now)
+
+    def _add_threads(self, wanted: int) -> None:
+        with self._lock:
+            added = min(wanted, self._most - self._threads)
+            self._threads += added
+        if added > 0:
+            _start(self._work, added)
+
+    def _work(self, more: int) -> None:
+        if more > 1:  # so that the loop waits for the start of one thread only
+            _start(self._work, more - 1)
+        calls = self._calls
+        while True:
+            try:
+                call = calls.get(timeout=self._idle_s)
+            except Empty:
+                with self._lock:
+                    if calls.empty():
+                        self._threads -= 1
+                        return
+                continue
+            self._begun += 1
+            self._running.add(call)
+            call.run()
+            self._running.discard(call)
+            del call  # an idle thread keeps nothing alive
+
+    def wait_until_idle(self) -> None:
+        """Wait until no call is running. Those in the queue are not waited for."""
+        while self._running:
+            time.sleep(_LOOK_EVERY_S)
+
+    def forget_threads(self) -> None:
+        """Start anew in a forked child, which has none of the threads."""
+        self._start_anew()
+
+
+class _Results:
+    """The results of calls for one event loop, and what wakes it once for many of them."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = weakref.ref(loop)  # which is the key of a weak mapping to this
+        self.is_looked_after = False
+        self._is_woken = False
+        self._given: deque[tuple[asyncio.Future[Any], Any, BaseException | None]] = deque()
+
+    def give(
+        self, outcome: "asyncio.Future[Any]", result: Any, error: BaseException | None
+    ) -> None:
+        self._given.append((outcome, result, error))
+        if self._is_woken:
+            return
+        self._is_woken = True
+        loop = self._loop()
+        try:
+            if loop is not None:
+                loop.call_soon_threadsafe(self._deliver)
+                return
+        except RuntimeError:  # it is closed
+            pass
+        self._given.clear()  # no task waits for them
+
+    def _deliver(self) -> None:
+        self._is_woken = False
+        given = self._given
+        while given:
+            outcome, result, error = given.popleft()
+            if outcome.done():
+                continue
+            if error is None:
+                outcome.set_result(result)
+            else:
+                outcome.set_exception(error)
+
+
+class _Call:
+    """One call, to be run in a thread."""
+
+    __slots__ = ("_arguments", "_context", "_function", "_options", "_outcome", "_results")
+
+    def __init__(
+        self,
+        results: _Results,
+        outcome: "asyncio.Future[Any]",
+        context: contextvars.Context,
+        function: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        options: dict[str, Any],
+    ) -> None:
+        self._results = results
+        self._outcome = outcome
+        self._context = context
+        self._function = function
+        self._arguments = arguments
+        self._options = options
+
+    def run(self) -> None:
+        if self._outcome.cancelled():
+            return
+        try:
+            result = self._context.run(self._function, *self._arguments, **self._options)
+        except BaseException as error:  # raised where the call is awaited
+            self._results.give(self._outcome, None, _awaitable(error))
+        else:
+            self._results.give(self._outcome, result, None)
+
+
+def _awaitable(error: BaseException) -> BaseException:
+    """Return an error that a future can hold: it can't hold StopIteration."""
+    if not isinstance(error, StopIteration):
+        return error
+    held = RuntimeError(f"the call raised {error!r}")
+    held.__cause__ = error
+    return held
+
+
+def _start(work: Callable[[int], None], number: int) -> None:
+    # A daemon: otherwise a program's end would wait until idle threads end. `_wait_at_exit` waits
+    # for calls that run.
+    threading.Thread(target=work, args=(number,), name="async_history call", daemon=True).start()
+
+
+calling: Final[contextvars.ContextVar[Workers | None]] = contextvars.ContextVar(
+    "async_history_workers", default=None
+)
+"""The workers that mem0's calls get in this task; None for those of plain mem0."""
+
+
+class using:  # noqa: N801 - a generator's context manager takes four times as long
+    """Give workers to what is called inside; none if None."""
+
+    __slots__ = ("_token", "_workers")
+
+    def __init__(self, workers: Workers | None) -> None:
+        self._workers = workers
+
+    def __enter__(self) -> None:
+        self._token = calling.set(self._workers)
+
+    def __exit__(self, *_: object) -> None:
+        calling.reset(self._token)
+
+
+_all: "weakref.WeakSet[Workers]" = weakref.WeakSet()
+
+
+def _wait_at_exit() -> None:
+    for workers in list(_all):
+        workers.wait_until_idle()
+
+
+def _forget_threads() -> None:
+    for workers in list(_all):
+        workers.forget_threads()
+
+
+atexit.register(_wait_at_exit)
+os.register_at_fork(after_in_child=_forget_threads)

@@ -1,0 +1,319 @@
+# ruff: noqa: F401, F811 - the fixtures of test_mem0
+"""The worker threads of mem0's calls: `async_history.mem0._workers`."""
+
+import asyncio
+import contextvars
+import gc
+import os
+import subprocess
+import sys
+import threading
+import weakref
+from typing import Any
+
+import pytest
+
+from async_history.errors import InvalidInput
+from async_history.mem0 import AsyncMemory
+from async_history.mem0._workers import Workers, calling
+from tests.mem0.test_mem0 import (
+    Configured,
+    InstantEmbedder,
+    InstantStore,
+    MakeMemory,
+    configured,
+    instant,
+    make_memory,
+    mem0_blocks,
+    memory,
+    model,
+    server,
+    until,
+)
+from tests.support.patience import LONG_S
+
+pytestmark = [
+    pytest.mark.mem0,
+    pytest.mark.filterwarnings("ignore"),  # mem0's own, of pydantic and swig
+]
+
+
+async def test_all_that_wait_wait_at_the_same_time() -> None:
+    """However many: each waits for all others."""
+    workers = Workers(100)
+    meeting = threading.Barrier(100)
+    await asyncio.gather(*(workers.run(meeting.wait, LONG_S) for _ in range(100)))
+
+
+async def test_no_more_threads_than_were_asked_for() -> None:
+    workers = Workers(3)
+    inside = 0
+    seen: list[int] = []
+    lock = threading.Lock()
+    go_on = threading.Semaphore(0)
+
+    def call() -> None:
+        nonlocal inside
+        with lock:
+            inside += 1
+            seen.append(inside)
+        go_on.acquire(timeout=LONG_S)
+        with lock:
+            inside -= 1
+
+    calls = [asyncio.ensure_future(workers.run(call)) for _ in range(12)]
+    await until(lambda: len(seen) == 3)
+    go_on.release(12)
+    await asyncio.gather(*calls)
+    assert max(seen) == 3
+    assert workers.threads == 3
+
+
+async def test_idle_threads_end() -> None:
+    workers = Workers(20, idle_s=0.05)
+    meeting = threading.Barrier(20)
+    await asyncio.gather(*(workers.run(meeting.wait, LONG_S) for _ in range(20)))
+    await until(lambda: workers.threads == 0)
+    assert await workers.run(lambda: "again") == "again"
+
+
+async def test_context_variables_arguments_and_results() -> None:
+    variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable")
+
+    def call(*arguments: int, **options: int) -> Any:
+        found = variable.get(), arguments, options
+        variable.set("the thread's own")
+        return found
+
+    workers = Workers()
+    variable.set("here")
+    assert await workers.run(call, 1, 2, three=3) == ("here", (1, 2), {"three": 3})
+    assert variable.get() == "here"
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt("x"), SystemExit(3)])
+async def test_errors_are_raised_where_the_call_is_awaited(error: BaseException) -> None:
+    def call() -> None:
+        raise error
+
+    workers = Workers(1)
+    future = asyncio.ensure_future(_outcome(workers.run(call)))
+    assert await future is error
+    assert await workers.run(lambda: 1) == 1, "its thread goes on"
+
+
+async def _outcome(call: Any) -> Any:
+    try:
+        return await call
+    except BaseException as error:
+        return error
+
+
+async def test_an_error_that_no_future_can_hold() -> None:
+    with pytest.raises(RuntimeError, match="the call raised StopIteration") as raised:
+        await Workers().run(next, iter(()))
+    assert isinstance(raised.value.__cause__, StopIteration)
+
+
+async def test_a_cancelled_call_that_had_not_begun_never_begins() -> None:
+    workers = Workers(1)
+    held = threading.Event()
+    begun: list[str] = []
+    first = asyncio.ensure_future(workers.run(held.wait, LONG_S))
+    second = asyncio.ensure_future(workers.run(begun.append, "second"))
+    await asyncio.sleep(0)
+    second.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await second
+    held.set()
+    assert await first
+    await workers.run(begun.append, "third")
+    assert begun == ["third"]
+
+
+def test_any_number_of_loops() -> None:
+    """At once and one after the other; also one that closes while a call of it is running."""
+    workers = Workers(4)
+
+    loops: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
+
+    async def use() -> int:
+        loops.add(asyncio.get_running_loop())
+        return sum(await asyncio.gather(*(workers.run(lambda: 1) for _ in range(50))))
+
+    results: list[int] = []
+    threads = [
+        threading.Thread(target=lambda: results.append(asyncio.run(use()))) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(LONG_S)
+    assert results == [50] * 4
+
+    inside, held, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def call() -> None:
+        inside.set()
+        held.wait(LONG_S)
+        ended.set()
+
+    async def leave() -> None:
+        left = asyncio.ensure_future(workers.run(call))
+        await until(inside.is_set)
+        left.cancel()
+
+    asyncio.run(leave())
+    held.set()
+    assert ended.wait(LONG_S)
+    assert asyncio.run(use()) == 50
+    gc.collect()
+    assert not loops, "it keeps none alive"
+
+
+async def test_it_keeps_nothing_alive() -> None:
+    class Large:
+        pass
+
+    workers = Workers(2, idle_s=LONG_S)
+    large = Large()
+    held = weakref.ref(large)
+    await workers.run(lambda given: None, large)
+    with pytest.raises(ZeroDivisionError):
+        await workers.run(lambda given: 1 / 0, large)
+    del large
+    await until(lambda: not gc.collect() and held() is None)  # its thread is about to forget it
+
+
+async def _fork_and_use(workers: Workers) -> int:
+    await workers.run(lambda: None)
+    child = os.fork()
+    if child == 0:
+        loop = asyncio.new_event_loop()
+        asyncio.events._set_running_loop(None)
+        os._exit(loop.run_until_complete(workers.run(lambda: 7)))
+    status = await asyncio.to_thread(os.waitpid, child, 0)
+    return os.waitstatus_to_exitcode(status[1])
+
+
+@pytest.mark.subprocess
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+async def test_a_forked_child_has_its_own_threads() -> None:
+    workers = Workers(1)
+    async with asyncio.timeout(LONG_S):
+        assert await _fork_and_use(workers) == 7
+    assert await workers.run(lambda: 8) == 8
+
+
+_AT_EXIT = """
+import asyncio, sys, threading
+from async_history.mem0._workers import Workers
+
+inside, go_on = threading.Event(), threading.Event()
+
+def call():
+    inside.set()
+    go_on.wait()
+    print("ended", flush=True)
+
+async def main():
+    left = asyncio.ensure_future(Workers().run(call))
+    while not inside.is_set():
+        await asyncio.sleep(0.001)
+
+asyncio.run(main())
+print("loop closed", flush=True)
+threading.Thread(target=lambda: (sys.stdin.read(), go_on.set()), daemon=True).start()
+"""
+
+
+@pytest.mark.subprocess
+def test_a_program_ends_after_the_calls_that_run() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _AT_EXIT],
+        input="",
+        capture_output=True,
+        text=True,
+        timeout=LONG_S,
+        check=True,
+    )
+    assert done.stdout.splitlines() == ["loop closed", "ended"]
+
+
+@pytest.mark.parametrize("threads", [0, -1, "4", 1.5, True])
+def test_threads_that_cannot_be_used(configured: Configured, threads: Any) -> None:
+    with pytest.raises(InvalidInput, match="threads"):
+        AsyncMemory.from_config(configured(), threads=threads)
+
+
+class _AsyncStore(InstantStore):
+    """A vector store that also has coroutine functions, for what mem0 calls most."""
+
+    awaited: set[str]
+
+    async def ainsert(self, **options: Any) -> Any:
+        self.awaited.add("insert")
+        return self.insert(**options)
+
+    async def aupdate(self, **options: Any) -> Any:
+        self.awaited.add("update")
+        return self.update(**options)
+
+    async def aget(self, **options: Any) -> Any:
+        self.awaited.add("get")
+        return self.get(**options)
+
+
+class _AsyncEmbedder(InstantEmbedder):
+    awaited: list[str]
+
+    async def aembed(self, text: str, *_: Any, **__: Any) -> list[float]:
+        self.awaited.append(text)
+        return self.embed(text)
+
+
+async def test_coroutine_functions_are_awaited(memory: AsyncMemory) -> None:
+    """Their payloads are seen too: the history has owner and metadata."""
+    instant(memory)
+    memory.vector_store = store = _AsyncStore()
+    memory.embedding_model = embedder = _AsyncEmbedder()
+    store.awaited, embedder.awaited = set(), []
+    added = await memory.add("likes tea", user_id="u", metadata={"k": "v"}, infer=False)
+    memory_id = added["results"][0]["id"]
+    await memory.update(memory_id, "likes mate")
+    assert store.awaited == {"insert", "update", "get"}
+    assert {"likes tea", "likes mate"} <= set(embedder.awaited)
+    changes = await memory._state().manager.get_history(memory_id)
+    assert [dict(change.context or {}) for change in changes] == [{"k": "v"}] * 2
+    assert [change.owner and change.owner.user_id for change in changes] == ["u", "u"]
+
+
+async def test_how_many_threads_a_memory_has(make_memory: MakeMemory) -> None:
+    async with make_memory(threads=1) as memory:
+        await asyncio.gather(*(memory.add("likes tea", user_id="u", infer=False) for _ in range(5)))
+        assert memory._workers is not None
+        assert memory._workers.threads == 1
+
+
+async def test_who_gets_them(memory: AsyncMemory) -> None:
+    """Every public call of ours, and no code around it."""
+    instant(memory).keyword_search = lambda **_: None  # type: ignore[attr-defined]
+    seen: dict[str, str] = {}
+    calls = "embed", "search", "get", "list"
+
+    def noting(name: str, function: Any) -> Any:
+        def noted(*arguments: Any, **options: Any) -> Any:
+            seen[name] = threading.current_thread().name
+            return function(*arguments, **options)
+
+        return noted
+
+    for name in calls:
+        owner = memory.embedding_model if name == "embed" else memory.vector_store
+        setattr(owner, name, noting(name, getattr(owner, name)))
+    added = await memory.add("likes tea", user_id="u", infer=False)
+    await memory.search("tea", filters={"user_id": "u"})
+    await memory.get_all(filters={"user_id": "u"})
+    await memory.get(added["results"][0]["id"])
+    assert seen == dict.fromkeys(calls, "async_history call")
+    assert calling.get() is None
