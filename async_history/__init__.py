@@ -1,7 +1,7 @@
 """The history store for asyncio programs. Importing it loads no driver."""
 
 from async_history._check import check_history
-from async_history._core.check import CheckReport
+from async_history._core.check import BrokenRecord, ChainFault, CheckReport
 from async_history._core.erase import ErasureReport
 from async_history._core.erasure_log import Erasure
 from async_history._core.follow import Follower
@@ -52,6 +52,8 @@ from async_history.errors import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "BrokenRecord",
+    "ChainFault",
     "CheckReport",
     "CommitUnknown",
     "CopyMismatch",

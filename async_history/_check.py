@@ -1,16 +1,20 @@
-"""Checking a whole history: every record, and every way to find it."""
+"""Checking a whole history that is not open: every record, and every way to find it."""
 
+from dataclasses import replace
 from functools import partial
 
 from async_history._core.check import CheckReport
-from async_history._opening import postgres_schema, sqlite_file
+from async_history._core.options import HistoryOptions
+from async_history._opening import open_history, postgres_schema, sqlite_file
 from async_history.errors import InvalidInput
 
 
 async def check_history(
     url: str, *, repair: bool = False, lock_timeout_s: float = 30.0
 ) -> CheckReport:
-    """Read a whole history and hold its index against it. Nothing is changed without `repair`.
+    """Open a history, check it as `HistoryManager.check` does, and close it.
+
+    Nothing is created or migrated, and nothing is changed without `repair`.
 
     Args:
         repair: build a file's index anew first. Nothing is lost by that: it is derived.
@@ -18,19 +22,21 @@ async def check_history(
     Raises:
         StorageError: there is no history there, or it can't be read.
         MigrationError: its layout is not known, or two records of one id differ.
+        CursorGone: records were removed while they were read. Call it again.
     """
     file = sqlite_file(url)
-    if file is not None:
-        from async_history._sqlite.check import check_file
+    if file is None and postgres_schema(url) is None:
+        raise InvalidInput(f"url must name a file or a PostgreSQL history to check, not {url!r}")
+    if repair:
+        if file is None:
+            raise InvalidInput("repair is for files: REINDEX repairs an index of PostgreSQL")
+        from async_history._sqlite.check import repair_file
         from async_history._sqlite.errors import absolute
         from async_history._sqlite.worker_thread import run_in_thread
 
-        return await run_in_thread(partial(check_file, absolute(file), repair, lock_timeout_s))
-    server = postgres_schema(url)
-    if server is None:
-        raise InvalidInput(f"url must name a file or a PostgreSQL history to check, not {url!r}")
-    if repair:
-        raise InvalidInput("repair is for files: REINDEX repairs an index of PostgreSQL")
-    from async_history._postgres.check import check_schema
-
-    return await check_schema(*server)
+        await run_in_thread(partial(repair_file, absolute(file), lock_timeout_s))
+    options: HistoryOptions = {"create": False, "migrate": False}
+    if file is not None:
+        options["lock_timeout_s"] = lock_timeout_s
+    async with open_history(url, **options) as history:
+        return replace(await history.check(), is_repaired=repair)

@@ -91,6 +91,9 @@ class NullStore:
     async def measure(self) -> Measured:
         return Measured()
 
+    async def faults(self) -> Sequence[str]:
+        return []
+
     async def aclose(self, timeout_s: float) -> None:
         self.abandon()
 

@@ -104,6 +104,12 @@ class Store(Protocol):
     async def measure(self) -> Measured:
         """Measure the store. It may take long."""
 
+    async def faults(self) -> Sequence[str]:
+        """Look for what is wrong with ids, and with each way to find records; a sentence each.
+
+        It may take long. What others write meanwhile is not a fault.
+        """
+
     async def aclose(self, timeout_s: float) -> None:
         """Write what was accepted, for at most `timeout_s`, and let go of everything.
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from async_history._core.erase_request import EraseLimits
+from async_history._core.history_check import CheckLimits
 from async_history._core.prune_request import PruneLimits
 from async_history._core.rollback import RollbackLimits
 
@@ -14,6 +15,7 @@ class Limits:
     prune: PruneLimits = field(default_factory=PruneLimits)
     erase: EraseLimits = field(default_factory=EraseLimits)
     rollback: RollbackLimits = field(default_factory=RollbackLimits)
+    check: CheckLimits = field(default_factory=CheckLimits)
 
 
 DEFAULT_LIMITS = Limits()

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from async_history._core.backend import Backend, Reader, Store
+from async_history._core.check import CheckReport
 from async_history._core.erase import ErasureReport, erase_in_steps
 from async_history._core.erase_request import new_erase_request
 from async_history._core.erased_names import Name
@@ -23,6 +24,7 @@ from async_history._core.follow import (
     FollowReader,
     Tail,
 )
+from async_history._core.history_check import check_store
 from async_history._core.lifecycle import CLOSE_TIMEOUT_S, LoopBound
 from async_history._core.limits import DEFAULT_LIMITS, Limits
 from async_history._core.messages import Message
@@ -942,6 +944,24 @@ class HistoryManager(LoopBound[Store]):
         check_flag("vacuum", vacuum)
         owned = _OwnedReader(self, store.reader)
         return await erase_in_steps(store.eraser, asked, owned, vacuum=vacuum)
+
+    async def check(self) -> CheckReport:
+        """Read the whole history; return what is wrong with it. Nothing is changed.
+
+        Of each memory it is checked that every record continues the one before: its text, its event
+        and the order. Chains that other writers have broken, such as plain mem0, are notes, not
+        problems, since records are never changed; erased texts and pruned records break nothing.
+        What must be repaired is a problem: ids, and an index that does not belong to the records.
+
+        Writers go on. What it keeps in memory is bounded. It takes about as long as copying the
+        history. A file that can't be opened is checked, and its index rebuilt, by `check_history`.
+
+        Raises:
+            CursorGone: records were removed while they were read. Call it again.
+            StorageError: the store can't be read.
+        """
+        store = self._require_open()
+        return await check_store(store, self._backend.where, self._limits.check)
 
     async def erasures(self) -> list[Erasure]:
         """Return the erasures that were made in this store, oldest first.

@@ -21,6 +21,7 @@ from async_history._core.writer_options import WriterOptions
 from async_history._postgres import schema as migrations
 from async_history._postgres.advisory_locks import AdvisoryLocks
 from async_history._postgres.bounds import time_for
+from async_history._postgres.check import faults_of
 from async_history._postgres.commit import BatchCommitter
 from async_history._postgres.connections import Connections
 from async_history._postgres.erase import ERASURES, ServerErasure
@@ -158,7 +159,7 @@ class PostgresStore:
             idle_s=backend.limits.idle_s,
             retry_timeout_s=backend.retry_timeout_s,
         )
-        side = SideConnections(pool, backend.server)
+        self._side = side = SideConnections(pool, backend.server)
         self._statistics = Statistics(side, self.schema, is_distributed=is_distributed)
         self.writer = GroupCommitWriter[Submission](
             self._commit,
@@ -276,6 +277,10 @@ class PostgresStore:
         if self._has_replica:
             read = await self.connections.fetch(STATE, self._schema_name)
         return Measured(size, 0, warnings_of(written, read))
+
+    async def faults(self) -> Sequence[str]:
+        """Check the keys, indexes, owners and ids of the tables."""
+        return await self._side.use(lambda connection: faults_of(connection, self._schema_name))
 
     # Closing
 

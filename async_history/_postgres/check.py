@@ -3,11 +3,8 @@
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
-from async_history._core.check import CheckReport
 from async_history._core.owners import SCOPES
-from async_history._postgres.connect import connected
-from async_history._postgres.schema import quoted, require_current
-from async_history._postgres.url import server_url
+from async_history._postgres.schema import quoted
 
 _INVALID: Final = """
 SELECT pg_class.relname FROM pg_catalog.pg_index
@@ -29,7 +26,6 @@ SELECT DISTINCT pg_catalog.pg_get_userbyid(relowner) FROM pg_catalog.pg_class
 JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
 WHERE nspname = $1 AND relkind IN ('r', 'p') ORDER BY 1
 """
-_COUNT: Final = "SELECT pg_catalog.count(*) FROM {}.history"
 _ELSEWHOSE: Final = f"""
 SELECT pg_catalog.count(*), pg_catalog.min(history.memory_id) FROM {{0}}.history
 LEFT JOIN {{0}}.owners ON owners.memory_id = history.memory_id
@@ -42,14 +38,9 @@ SELECT pg_catalog.count(*), pg_catalog.min(id) FROM (
 """
 
 
-async def check_schema(url: str, schema: str) -> CheckReport:
-    """Check the tables of a schema."""
-    server = server_url(url)
-    async with connected(server) as connection:
-        await require_current(connection, schema)
-        records = await connection.fetchval(_COUNT.format(quoted(schema)))
-        problems = [problem async for problem in _problems(connection, schema)]
-    return CheckReport(store=server.where, records=records, problems=tuple(problems))
+async def faults_of(connection: Any, schema: str) -> list[str]:
+    """Return what is wrong with the tables of a schema."""
+    return [problem async for problem in _problems(connection, schema)]
 
 
 async def _problems(connection: Any, schema: str) -> AsyncIterator[str]:

@@ -24,6 +24,7 @@ from async_history._core.writer import GroupCommitWriter
 from async_history._core.writer_options import WriterOptions
 from async_history._core.writer_stats import WriterStats
 from async_history._sqlite.backup import PAGES_AT_ONCE, back_up, back_up_file, run
+from async_history._sqlite.check import faults_of, faults_of_file
 from async_history._sqlite.commit import BatchCommitter
 from async_history._sqlite.connection import ThreadConnection
 from async_history._sqlite.encoding import check_parameters, check_submission
@@ -247,6 +248,13 @@ class SQLiteStore:
         """Return the sizes of the file and its log, and warnings about its location."""
         path = self.pool.path
         return Measured() if path is None else await run_in_thread(partial(self._measure, path))
+
+    async def faults(self) -> Sequence[str]:
+        """Check the file's pages, the ids, and each entry of the index."""
+        path = self.pool.path
+        if path is None:
+            return await self.run_exclusively(lambda connection: connection.run(faults_of))
+        return await run_in_thread(partial(faults_of_file, path, self.pool.lock_timeout_s))
 
     def _measure(self, path: Path) -> Measured:
         warnings = self.pool.warnings()

@@ -6,7 +6,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
-from async_history._core.check import CheckReport
 from async_history._sqlite.errors import connect, typed_errors, wait_for_lock
 from async_history._sqlite.index import (
     SCHEMA_UNCHANGED,
@@ -25,27 +24,29 @@ _MOST_FAULTS: Final = 10
 _IDS: Final = "SELECT count(*), count(id) FROM history"
 
 
-def check_file(path: Path, repair: bool, lock_timeout_s: float) -> CheckReport:
-    """Check a file; with `repair`, rebuild its index first."""
+def repair_file(path: Path, lock_timeout_s: float) -> None:
+    """Rebuild the index of a file, if it has this library's layout."""
     is_there(path, create=False)
-    if repair:
-        _repair(path, lock_timeout_s)
-
-    def read(looking: ReadOnlyFile) -> tuple[int, tuple[str, ...]]:
-        connection = looking.connection
-        connection.execute("BEGIN")
-        records, *_ = connection.execute(_IDS).fetchone()
-        return records, tuple(_problems(connection))
-
-    with typed_errors(str(path)):
-        records, problems = read_with_retry(lambda: open_read_only(path), read, lock_timeout_s)
-    return CheckReport(store=str(path), records=records, problems=problems, is_repaired=repair)
-
-
-def _repair(path: Path, lock_timeout_s: float) -> None:
     with typed_errors(str(path)), closing(connect(path, "rw")) as connection:
         if wait_for_lock(lambda: compatibility_view(connection), lock_timeout_s) is None:
             rebuild(connection, lock_timeout_s)
+
+
+def faults_of_file(path: Path, lock_timeout_s: float) -> list[str]:
+    """Return what is wrong with a file, which others may use."""
+
+    def read(looking: ReadOnlyFile) -> list[str]:
+        connection = looking.connection
+        connection.execute("BEGIN")
+        return faults_of(connection)
+
+    with typed_errors(str(path)):
+        return read_with_retry(lambda: open_read_only(path), read, lock_timeout_s)
+
+
+def faults_of(connection: sqlite3.Connection) -> list[str]:
+    """Return what is wrong with the database of a connection."""
+    return list(_problems(connection))
 
 
 def _problems(connection: sqlite3.Connection) -> Iterator[str]:

@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, TypeVar, Unpack
 
+from async_history._core.check import CheckReport
 from async_history._core.loop_thread import LoopThread
 from async_history._core.manager import HistoryManager
 from async_history._core.options import HistoryOptions
@@ -230,6 +231,10 @@ class BlockingHistoryManager:
         scope = Sanitizer().text("session_scope", session_scope)
         found = self._call(lambda manager: manager.get_last_messages(scope, limit))
         return [message_as_given(message) for message in found]
+
+    def check(self) -> CheckReport:
+        """Read the whole history; return what is wrong with it: see `HistoryManager.check`."""
+        return self._call(lambda manager: manager.check())
 
     @property
     def connection(self) -> sqlite3.Connection | None:

@@ -21,6 +21,7 @@ import pytest
 
 # Before they are imported: an assertion that fails then shows its values.
 for _module in (
+    "checks",
     "contract",
     "erasing",
     "follow",
@@ -35,6 +36,7 @@ for _module in (
 ):
     pytest.register_assert_rewrite(f"{__name__}.{_module}")
 
+from async_history.testing.checks import CheckCases  # noqa: E402
 from async_history.testing.contract import ContractCases  # noqa: E402
 from async_history.testing.erasing import EraseOwnerCases  # noqa: E402
 from async_history.testing.fixtures import Cases, NewStore, OpenStore  # noqa: E402
@@ -51,6 +53,7 @@ from async_history.testing.texts import TextCases  # noqa: E402
 __all__ = [
     "BackendCases",
     "Cases",
+    "CheckCases",
     "ContractCases",
     "EraseOwnerCases",
     "FollowCases",
@@ -77,6 +80,7 @@ class BackendCases(
     OwnerCases,
     EraseOwnerCases,
     RollbackCases,
+    CheckCases,
     StateCases,
     LifeCases,
     InterruptionCases,

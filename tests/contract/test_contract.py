@@ -3,6 +3,7 @@
 import pytest
 
 from async_history.testing import (
+    CheckCases,
     ContractCases,
     EraseOwnerCases,
     NewStore,
@@ -42,6 +43,10 @@ class TestEraseOwner(OfStoresThatKeep, EraseOwnerCases): ...
 
 @pytest.mark.once
 class TestRollback(OfStoresThatKeep, RollbackCases): ...
+
+
+@pytest.mark.once
+class TestCheck(OfStoresThatKeep, CheckCases): ...
 
 
 class TestStates(OfStoresThatKeep, StateCases): ...

@@ -8,9 +8,10 @@ from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 import pytest
+from mem0.memory.storage import SQLiteManager
 from typer.testing import CliRunner
 
-from async_history import MigrationError, StorageMissing, check_history, open_history
+from async_history import ChainFault, MigrationError, StorageMissing, check_history, open_history
 from async_history._core.records import COLUMNS
 from async_history._sqlite.index.validity import CHUNKS_STAMP, STAMP_KEY
 from async_history.cli.app import app
@@ -113,6 +114,42 @@ async def test_a_damaged_file(path: Path) -> None:
 async def test_no_file(tmp_path: Path) -> None:
     with pytest.raises(StorageMissing):
         await check_history(str(tmp_path / "none.db"))
+
+
+@pytest.mark.parametrize("where", ["file", "memory://"])
+async def test_an_open_history(where: str, tmp_path: Path) -> None:
+    async with open_history(tmp_path / "h.db" if where == "file" else where) as history:
+        await history.batch_add_history(
+            [{"memory_id": f"m{n}", "new_memory": "x", "event": "ADD"} for n in range(99)]
+        )
+        report = await history.check()
+        assert (report.records, report.problems, report.notes) == (99, (), ())
+        wrong = "".join(
+            f"DELETE FROM async_history_{level} WHERE memory > {STAMP_KEY} AND position = 2;"
+            for level in ("settled", "middle", "recent")
+        )
+
+        def spoil(connection: sqlite3.Connection) -> None:
+            connection.executescript(wrong)
+
+        await history.store.run_exclusively(lambda one: one.run(spoil))  # type: ignore[attr-defined]
+        (problem,) = (await history.check()).problems
+    assert "1 records are not found by their memory" in problem
+
+
+async def test_chains_of_a_file_that_plain_mem0_wrote(tmp_path: Path) -> None:
+    """Broken chains are notes: they stay, and the check of a file that is well succeeds."""
+    path = tmp_path / "history.db"
+    plain = SQLiteManager(str(path))
+    plain.add_history("m", None, "tea", "ADD", created_at="2026-01-01T00:00:00+00:00")
+    for text in ("mate", "milk"):
+        plain.add_history("m", "tea", text, "UPDATE", updated_at="2026-01-02T00:00:00+00:00")
+    plain.close()
+    report = await check_history(str(path))
+    assert (report.records, report.problems) == (3, ())
+    (broken,) = report.broken
+    assert (broken.memory_id, broken.fault) == ("m", ChainFault.TEXT)
+    assert broken.record_id in report.outcome()
 
 
 async def test_a_postgresql_history(new_schema: Callable[[], str]) -> None:

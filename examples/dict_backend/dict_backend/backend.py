@@ -74,6 +74,11 @@ class DictStore:
     async def measure(self) -> api.Measured:
         return api.Measured()
 
+    async def faults(self) -> Sequence[str]:
+        kept = self._kept
+        lost = [n for n, one in kept.records.items() if kept.positions.get(one.id) != n]
+        return [f"{len(lost)} records are not found by their id"] if lost else []
+
     async def aclose(self, timeout_s: float) -> None:
         await self.writer.aclose(timeout_s)
 
