@@ -2,7 +2,7 @@
 
 import json
 import json.encoder
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from async_history.errors import InvalidInput
@@ -24,6 +24,14 @@ def _new_encode() -> Callable[[dict[str, Any]], str]:
 
 
 _encode: Final = _new_encode()
+
+_KEPT: Final = 4_096
+_LONGEST_KEPT: Final = 512
+"""How many objects are kept once encoded, and the longest of them, in characters: a few megabytes.
+As a rule, a memory's metadata are the same in its next record."""
+_CONSTANTS: Final = frozenset((str, int, bool, type(None)))
+"""The types of values that are known by type and equality. Floats are not: 0.0 equals -0.0."""
+_kept: Final[dict[tuple[Any, ...], "JsonObject"]] = {}
 
 
 class JsonObject(Mapping[str, Any]):
@@ -51,6 +59,11 @@ class JsonObject(Mapping[str, Any]):
 
     def get(self, key: str, default: Any = None) -> Any:
         return self._content().get(key, default)
+
+    def several(self, keys: Iterable[str]) -> list[Any]:
+        """Return the values of some keys; None for each that is not there."""
+        content = self._content()
+        return [content.get(key) for key in keys]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._content())
@@ -83,6 +96,13 @@ def json_object(name: str, value: object) -> JsonObject:
         if not isinstance(value, Mapping):
             raise InvalidInput(f"{name} must be a mapping, not {type(value).__name__}")
         value = dict(value)
+    content: tuple[Any, ...] | None = None
+    types = tuple(map(type, value.values()))
+    if _CONSTANTS.issuperset(types):
+        content = (*value.items(), types)
+        known = _kept.get(content)
+        if known is not None:
+            return known
     try:
         for key in value:
             if not isinstance(key, str):
@@ -92,7 +112,17 @@ def json_object(name: str, value: object) -> JsonObject:
             text.encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidInput(f"{name} can't be stored as JSON: {error}") from error
-    return JsonObject(text)
+    made = JsonObject(text)
+    if content is not None and len(text) <= _LONGEST_KEPT:
+        if len(_kept) >= _KEPT:
+            _kept.clear()
+        _kept[content] = made
+    return made
+
+
+def object_of_texts(content: dict[str, str]) -> JsonObject:
+    """Return texts by key, which are checked and never changed, as a JSON object."""
+    return JsonObject(_encode(content), content)
 
 
 def json_text(value: Mapping[str, Any] | None) -> str | None:

@@ -2,9 +2,9 @@
 
 import asyncio
 import os
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Generator
+from threading import get_ident
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
@@ -62,7 +62,7 @@ class LoopBound(ABC, Generic[Opened]):
         if self._loop is not None:
             raise HistoryClosed("a manager is opened once; make another with open_history")
         self._loop = running_loop()
-        self._thread = threading.get_ident()
+        self._thread = get_ident()
         self._process = _process
         try:
             opened = await self._opening()
@@ -124,6 +124,16 @@ class LoopBound(ABC, Generic[Opened]):
 
     def _require_open(self) -> Opened:
         opened = self._open
+        loop = self._loop
+        if (  # all that is checked below, in one expression: each call asks
+            opened is not None
+            and not self._closed
+            and self._process is _process
+            and get_ident() == self._thread
+            and loop is not None
+            and loop.is_running()
+        ):
+            return opened
         if self._closed or opened is None:
             self._require_own_process()
             raise HistoryClosed(
@@ -144,11 +154,7 @@ class LoopBound(ABC, Generic[Opened]):
     def _is_in_own_loop(self) -> bool:
         # Not asyncio.get_running_loop(): before Python 3.12 each call of it asks the system for
         # the process id, which can cost more than all of the call it is made from.
-        return (
-            self._loop is not None
-            and self._loop.is_running()
-            and threading.get_ident() == self._thread
-        )
+        return self._loop is not None and self._loop.is_running() and get_ident() == self._thread
 
     def _require_own_process(self) -> None:
         if self._process is not _process:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 from async_history._core.values import check_name
 from async_history.errors import InvalidInput
@@ -52,10 +52,24 @@ def new_owner(given: Owner | Mapping[str, str | None]) -> Owner | None:
         InvalidInput: it is neither an `Owner` nor a mapping, a key is not a scope, or a value is
             not text or is empty.
     """
+    if type(given) is dict:
+        try:
+            return _owner_of(tuple(given.items()))
+        except TypeError:  # a value is not hashable, so not text
+            return _of_scopes(given)
     if isinstance(given, Owner):
         return _checked(given.user_id, given.agent_id, given.run_id, given.app_id)
-    if type(given) is not dict and not isinstance(given, Mapping):
+    if not isinstance(given, Mapping):
         raise InvalidInput(f"owner must be an Owner or a mapping, not {type(given).__name__}")
+    return _of_scopes(given)
+
+
+@lru_cache(_KEPT)
+def _owner_of(items: tuple[tuple[Any, Any], ...]) -> Owner | None:
+    return _of_scopes(dict(items))
+
+
+def _of_scopes(given: Mapping[str, Any]) -> Owner | None:
     for name in given:
         if name not in SCOPES:
             raise InvalidInput(f"{name!r} is not a scope of an owner; use {', '.join(SCOPES)}")

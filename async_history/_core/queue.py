@@ -11,6 +11,7 @@ the call.
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
+from time import monotonic
 from typing import Any, Generic, Protocol, TypeVar
 
 from async_history.errors import Overloaded
@@ -40,23 +41,18 @@ Operation = Callable[[], Awaitable[Any]]
 class PendingCall(asyncio.Future[Any], Generic[S]):
     """A queued call and the future that its caller awaits: a submission, or an operation."""
 
-    __slots__ = ("_withdraw", "count", "operation", "since", "size", "submission", "timer")
+    # Its queue sets all of these. It has no constructor of its own, which would take longer than
+    # that of a future: there is a call for each record.
+    __slots__ = ("count", "operation", "queue", "since", "size", "submission", "timer")
 
-    def __init__(
-        self,
-        submission: S | None,
-        operation: Operation | None,
-        withdraw: "Callable[[PendingCall[S]], None]",
-        loop: asyncio.AbstractEventLoop,
-    ) -> None:
-        super().__init__(loop=loop)
-        self._withdraw = withdraw
-        self.submission = submission
-        self.operation = operation
-        self.since = loop.time()
-        self.count = submission.record_count if submission is not None else 0
-        self.size = submission.size_bytes if submission is not None else 0
-        self.timer: asyncio.TimerHandle | None = None
+    queue: "BoundedQueue[S]"
+    submission: S | None
+    operation: Operation | None
+    since: float
+    """When it was made, by `time.monotonic`."""
+    count: int
+    size: int
+    timer: asyncio.TimerHandle | None
 
     @property
     def is_reserved(self) -> bool:
@@ -81,7 +77,7 @@ class PendingCall(asyncio.Future[Any], Generic[S]):
 
     def cancel(self, msg: Any = None) -> bool:
         """Withdraw the call; one that is in a batch has left the queue already."""
-        self._withdraw(self)
+        self.queue.withdraw(self)
         return super().cancel(msg)
 
     def stop_waiting(self) -> None:
@@ -117,8 +113,9 @@ class BoundedQueue(Generic[S]):
         self._timeout_s = timeout_s
         self._on_admitted = on_admitted
         self._loop = asyncio.get_running_loop()
-        # Ordered dictionaries, because a call in the middle must be able to leave at once.
-        self._in: OrderedDict[PendingCall[S], None] = OrderedDict()
+        # Dictionaries, because a call in the middle must be able to leave at once. The first of
+        # many leave an ordered one in constant time; they leave the other together.
+        self._in: dict[PendingCall[S], None] = {}
         self._waiting: OrderedDict[PendingCall[S], None] = OrderedDict()
 
     def __len__(self) -> int:
@@ -136,7 +133,7 @@ class BoundedQueue(Generic[S]):
 
     def enter(self, submission: S | None, operation: Operation | None) -> PendingCall[S]:
         """Queue a new call: admit it, or let it wait for room after those that wait already."""
-        call = PendingCall(submission, operation, self._withdraw, self._loop)
+        call = self._new_call(submission, operation)
         if not self._waiting and self._has_room(call):
             self._admit(call)
             return call
@@ -149,8 +146,21 @@ class BoundedQueue(Generic[S]):
 
         It keeps its order: later calls wait for it, even if there is room.
         """
-        call = PendingCall[S](None, None, self._withdraw, self._loop)
+        call = self._new_call(None, None)
         self._waiting[call] = None
+        return call
+
+    def _new_call(self, submission: S | None, operation: Operation | None) -> PendingCall[S]:
+        call: PendingCall[S] = PendingCall(loop=self._loop)
+        call.queue = self
+        call.operation = operation
+        call.timer = None
+        call.since = monotonic()
+        call.submission = submission
+        if submission is None:
+            call.count = call.size = 0
+        else:
+            call.count, call.size = submission.record_count, submission.size_bytes
         return call
 
     def fill(self, call: PendingCall[S], submission: S) -> None:
@@ -164,7 +174,8 @@ class BoundedQueue(Generic[S]):
         if self._timeout_s is not None:
             call.timer = self._loop.call_later(self._timeout_s, self._overload, call)
 
-    def _withdraw(self, call: PendingCall[S]) -> None:
+    def withdraw(self, call: PendingCall[S]) -> None:
+        """Remove a call, wherever it is; one that is in a batch has left already."""
         call.stop_waiting()
         if call in self._in:
             self._remove(call)
@@ -185,8 +196,8 @@ class BoundedQueue(Generic[S]):
                 self._admit_waiting()
                 return calls
         batch: list[PendingCall[S]] = []
-        while self._in:
-            call = next(iter(self._in))
+        taken: list[PendingCall[S]] = []
+        for call in self._in:
             if not call.done():
                 records -= call.count
                 size_bytes -= call.size
@@ -194,9 +205,11 @@ class BoundedQueue(Generic[S]):
                 if batch and (is_alone or records < 0 or size_bytes < 0):
                     break
                 batch.append(call)
-            self._remove(call)
+            taken.append(call)
             if batch and batch[-1].operation is not None:
                 break
+        for call in taken:
+            self._remove(call)
         self._admit_waiting()
         return batch
 
@@ -226,7 +239,8 @@ class BoundedQueue(Generic[S]):
 
     def _admit(self, call: PendingCall[S]) -> None:
         self._on_admitted()  # first: if it raises, nothing has changed
-        call.stop_waiting()
+        if call.timer is not None:
+            call.stop_waiting()
         self._in[call] = None
         self.records += call.count
         self.size_bytes += call.size

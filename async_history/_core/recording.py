@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from async_history._core.json_object import JsonObject, json_object
+from async_history._core.json_object import JsonObject, json_object, object_of_texts
 from async_history._core.owners import Owner, new_owner
 from async_history._core.validation import shown
 from async_history._core.values import check_name, check_text
@@ -30,6 +30,8 @@ class Surroundings:
 
 
 _surroundings: ContextVar[Surroundings | None] = ContextVar("async_history_recording", default=None)
+surroundings: Final = _surroundings.get
+"""Return what holds for all records that are made here; None where nothing does."""
 
 
 @contextmanager
@@ -65,7 +67,7 @@ def operation() -> Iterator[None]:
     What is recorded inside began now, also in tasks and threads that are started inside. An erasure
     that begins after this is not undone by it. Of one inside another the outer one counts.
     """
-    around = _surroundings.get() or Surroundings()
+    around = surroundings() or Surroundings()
     with _surrounded(replace(around, begun_at=around.begun_at or datetime.now(UTC))):
         yield
 
@@ -81,21 +83,15 @@ def _surrounded(now: Surroundings) -> Iterator[None]:
 
 def begun_at() -> datetime | None:
     """Return when the operation began that this is part of; None where none is noted."""
-    around = _surroundings.get()
+    around = surroundings()
     return None if around is None else around.begun_at
-
-
-def has_surroundings() -> bool:
-    """Return whether an owner or a cause holds for all records that are made here."""
-    around = _surroundings.get()
-    return around is not None and (around.owner is not None or around.cause is not None)
 
 
 def with_surroundings(
     owner: Owner | None, cause: JsonObject | None
 ) -> tuple[Owner | None, JsonObject | None]:
     """Return a record's owner and cause, with those that hold where it is made."""
-    around = _surroundings.get()
+    around = surroundings()
     if around is None:
         return owner, cause
     if cause is None:
@@ -111,15 +107,31 @@ def new_cause(given: Mapping[str, Any]) -> JsonObject | None:
     Raises:
         InvalidInput: it is not a mapping of short texts, or has too many of them.
     """
-    if type(given) is not dict and not isinstance(given, Mapping):
+    if type(given) is dict and 0 < len(given) <= _MOST_KEYS and _are_plain(given):
+        return object_of_texts(given.copy())
+    if not isinstance(given, Mapping):
         raise InvalidInput(f"cause must be a mapping of texts, not {type(given).__name__}")
     if len(given) > _MOST_KEYS:
         raise InvalidInput(f"cause must have at most {_MOST_KEYS} keys, not {len(given)}")
     if not given:
         return None
-    # Its texts can't be changed, so the content is kept: it need not be parsed to be looked at.
-    content = dict([check_cause(key, value) for key, value in given.items()])
-    return JsonObject(json_object("cause", content).text, content)
+    return object_of_texts(dict([check_cause(key, value) for key, value in given.items()]))
+
+
+def _are_plain(given: Mapping[Any, Any]) -> bool:
+    """Return whether all keys and texts are of the usual kind, of which nothing is refused."""
+    for key, text in given.items():
+        if not (
+            type(key) is type(text) is str
+            and 0 < len(key) <= _MOST_KEY_CHARACTERS
+            and len(text) <= _MOST_CHARACTERS
+            and key.isascii()
+            and text.isascii()
+            and "\0" not in key
+            and "\0" not in text
+        ):
+            return False
+    return True
 
 
 def check_cause(key: object, value: object) -> tuple[str, str]:

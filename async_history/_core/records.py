@@ -11,7 +11,7 @@ from uuid_utils import uuid7
 
 from async_history._core.json_object import JsonObject, json_from_text, json_object, json_text
 from async_history._core.owners import GivenOwner, Owner, new_owner, owner_from_text, owner_text
-from async_history._core.recording import has_surroundings, new_cause, with_surroundings
+from async_history._core.recording import new_cause, surroundings, with_surroundings
 from async_history._core.validation import shown
 from async_history._core.values import (
     check_bit,
@@ -307,6 +307,10 @@ def new_record(
         created = created or now or now_text()
     else:
         updated = updated or now or now_text()
+    if owner is context is cause is None and surroundings() is None:
+        whose = what = why = None
+    else:
+        whose, what, why = _new_details(owner, context, cause)
     return HistoryRecord(
         new_id() if id is None else check_name("id", id),
         check_name("memory_id", memory_id),
@@ -319,7 +323,9 @@ def new_record(
         None if actor_id is None else check_text("actor_id", actor_id),
         None if role is None else check_text("role", role),
         None,
-        *_new_details(owner, context, cause),
+        whose,
+        what,
+        why,
     )
 
 
@@ -328,15 +334,10 @@ def _new_details(
     context: Mapping[str, Any] | None,
     cause: Mapping[str, str] | None,
 ) -> Details:
-    if owner is context is cause is None and not has_surroundings():
-        return _NO_DETAILS
     whose, why = with_surroundings(
         None if owner is None else new_owner(owner), None if cause is None else new_cause(cause)
     )
     return whose, None if context is None else json_object("context", context), why
-
-
-_NO_DETAILS: Final[Details] = (None, None, None)
 
 
 def storable_record(columns: Mapping[str, Any], now: str) -> HistoryRecord:

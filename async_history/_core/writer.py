@@ -8,11 +8,12 @@ single write commits at once, concurrent writes share a commit, and no batch wai
 import asyncio
 import copy
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from time import monotonic
 from typing import Generic, TypeVar
 
-from async_history._core.queue import BoundedQueue, Operation, PendingCall, S
-from async_history._core.wakeups import HEAD_START_S, WakeupScheduler
+from async_history._core.queue import BoundedQueue, PendingCall, S
+from async_history._core.wakeups import HEAD_START_S, SLICE, WakeupScheduler
 from async_history._core.writer_options import DEFAULT_OPTIONS, WriterOptions
 from async_history._core.writer_stats import WriterCounters, WriterStats
 from async_history.errors import (
@@ -117,7 +118,9 @@ class GroupCommitWriter(Generic[S]):
             asyncio.CancelledError: at once. What was still queued is withdrawn for certain; what
                 is in a batch completes, and is logged if it fails.
         """
-        return self._queued(submission, None)
+        if self._closing:
+            self._require_open()
+        return self._queue.enter(submission, None)
 
     async def submit_when_ready(self, prepare: Callable[[], Awaitable[S]]) -> None:
         """Queue a submission that takes a while to prepare; return when it is durable.
@@ -144,11 +147,8 @@ class GroupCommitWriter(Generic[S]):
         It is queued at once; what is returned has its result. Like a commit, it may be cancelled
         at any await and is then called again.
         """
-        return self._queued(None, operation)
-
-    def _queued(self, submission: S | None, operation: Operation | None) -> PendingCall[S]:
         self._require_open()
-        return self._queue.enter(submission, operation)
+        return self._queue.enter(None, operation)
 
     def require_writable(self) -> None:
         """Raise the reason if nothing can be submitted any more, or no commit would succeed."""
@@ -181,6 +181,10 @@ class GroupCommitWriter(Generic[S]):
             await self._run_until_settled(self._finish)
 
     async def _wait_for_work(self) -> bool:
+        try:
+            await self._wakeups.wait_until_woken()
+        except asyncio.CancelledError:
+            self.begin_close()
         while not self._queue:
             if self._closing:
                 return False
@@ -212,22 +216,27 @@ class GroupCommitWriter(Generic[S]):
 
     async def _commit_batch(self, batch: list[PendingCall[S]]) -> None:
         submissions = [call.submission for call in batch if call.submission is not None]
-        begun = self._loop.time()
+        begun = monotonic()
         refused = await self._run_until_settled(
             lambda: self._commit(submissions, self._wakeups.commit_has_begun)
         )
-        self._counters.count_batch(batch, begun, self._loop.time())
+        self._counters.count_batch(batch, begun, monotonic())
         self._wakeups.add((batch, refused), callers=len(batch), next_callers=len(self._queue))
 
     def _settle_calls(
         self, committed: tuple[list[PendingCall[S]], Mapping[int, HistoryError]]
-    ) -> None:
+    ) -> Iterator[None]:
+        """Wake the callers of a batch, a slice at a time."""
         batch, refused = committed
         for index, error in refused.items():
             self._refuse(batch[index], error, None)
-        for call in batch:
-            call.ack(None)
-        self._counters.count_settled(batch, refused, self._loop.time())
+        self._counters.count_settled(batch, refused, monotonic())
+        for start in range(0, len(batch), SLICE):
+            if start:
+                yield
+            for call in batch[start : start + SLICE]:
+                if not call.done():
+                    call.set_result(None)
 
     async def _run_until_settled(self, operation: Callable[[], Awaitable[T]]) -> T:
         """Run an operation until its outcome is known, though this task is cancelled meanwhile.
@@ -318,7 +327,7 @@ class GroupCommitWriter(Generic[S]):
     def stats(self) -> WriterStats:
         """Return the counters and the queue as they are now."""
         oldest = self._in_batch[0] if self._in_batch else self._queue.first
-        now = self._loop.time()
+        now = monotonic()
         return self._counters.stats(
             now,
             queued_records=self._queue.records,

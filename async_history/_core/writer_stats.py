@@ -55,7 +55,7 @@ class WriterStats:
 
 
 class WriterCounters:
-    """Counts what a writer does, for its statistics. `now` is the time of the writer's loop."""
+    """Counts what a writer does, for its statistics. `now` is `time.monotonic`."""
 
     def __init__(self) -> None:
         self.failed_batches = 0

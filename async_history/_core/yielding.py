@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from threading import get_ident
 from typing import Final
 
 CALLS_AT_ONCE: Final = 16
@@ -23,6 +24,7 @@ class OnceATurn:
     def __init__(self, check: Callable[[], None]) -> None:
         self._check = check
         self._loop = asyncio.get_running_loop()
+        self._thread = get_ident()
         self._has_passed = False
 
     def __call__(self) -> None:
@@ -38,10 +40,8 @@ class OnceATurn:
             self._loop.call_soon(self._begin_turn)
 
     def _is_in_loop(self) -> bool:
-        try:
-            return asyncio.get_running_loop() is self._loop
-        except RuntimeError:
-            return False
+        # Not asyncio.get_running_loop(): see LoopBound.
+        return get_ident() == self._thread and self._loop.is_running()
 
     def _begin_turn(self) -> None:
         self._has_passed = False

@@ -34,7 +34,7 @@ from async_history._postgres.errors import (
     storage_error,
 )
 from async_history._postgres.owner_steps import OwnerSteps
-from async_history._postgres.owners import KnownOwners, OwnersPlan, with_owners
+from async_history._postgres.owners import KnownOwners, OwnersPlan, give_owners
 from async_history._postgres.rows import RECORD_COLUMNS, record_from_row
 from async_history._postgres.schema import in_schema
 from async_history._postgres.transaction import WAIT_FOR_REPLICAS_TOO, savepoint, transaction
@@ -254,8 +254,7 @@ class BatchCommitter:
                 _require_all(done, records)
         if plan.number:
             self._known.learn(plan.number, plan.new, self._known.erased_at)
-            for submission in additions:
-                submission.records[:] = with_owners(submission.records, plan.owners)
+            give_owners(records, plan.owners)
         return True
 
     async def _plan(self, records: Sequence[HistoryRecord]) -> OwnersPlan | None:

@@ -16,10 +16,10 @@ from functools import lru_cache
 from typing import Any, Final
 from zlib import crc32
 
-from async_history._core.json_object import json_text
+from async_history._core.json_object import JsonObject, json_text
 from async_history._core.owners import SCOPES, Owner
 from async_history._core.recording import INDEXED_CAUSES
-from async_history._core.records import HistoryRecord
+from async_history._core.records import HistoryRecord, give_owner
 from async_history._postgres.erased import memory_digests
 
 SCOPE_LIST: Final = ", ".join(SCOPES)
@@ -60,13 +60,12 @@ def cause_hash(text: str) -> int:
 
 
 def _hashes(cause: Mapping[str, Any]) -> tuple[str | None, ...]:
-    get = cause.get
-    return tuple(
-        [
-            str(cause_hash(text)) if isinstance(text := get(key), str) else None
-            for key in CAUSE_COLUMNS
-        ]
+    texts = (
+        cause.several(CAUSE_COLUMNS)
+        if type(cause) is JsonObject
+        else [cause.get(key) for key in CAUSE_COLUMNS]
     )
+    return tuple([str(cause_hash(text)) if isinstance(text, str) else None for text in texts])
 
 
 _NO_HASHES: Final = (None,) * len(CAUSE_COLUMNS)
@@ -217,11 +216,9 @@ class OwnersPlan:
 _NO_OWNERS: Final = OwnersPlan(0, {}, {})
 
 
-def with_owners(records: Iterable[HistoryRecord], owners: OwnerByMemory) -> list[HistoryRecord]:
-    """Return records, each with its memory's owner."""
-    return [
-        record
-        if record.owner is (owner := owners[record.memory_id]) or record.owner == owner
-        else replace(record, owner=owner)
-        for record in records
-    ]
+def give_owners(records: Iterable[HistoryRecord], owners: OwnerByMemory) -> None:
+    """Give records, which nobody has seen yet, their memories' owners."""
+    for record in records:
+        owner = owners[record.memory_id]
+        if owner is not None and record.owner is not owner:
+            give_owner(record, owner)

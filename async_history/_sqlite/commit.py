@@ -135,8 +135,11 @@ class BatchCommitter:
             sqlite3.Error: the transaction failed and was rolled back, or its outcome is unknown.
         """
         additions = only_new_records(batch)
-        if additions is not None and await self._add(additions):
-            return {}
+        if additions is not None:
+            records = records_of(additions)
+            if await self._connection.run(partial(self._add, additions, records)):
+                self._recent.keep(additions, records)
+                return {}
         found = _Found()
         refused = await self._connection.run(partial(_commit_in_steps, batch, found))
         records = [
@@ -151,21 +154,28 @@ class BatchCommitter:
             self._owners.learn(records, found.owners, found.last_number)
         return refused
 
-    async def _add(self, additions: Sequence[AddRecords]) -> bool:
-        """Add new records in one statement, or in several; return whether that was possible."""
-        records = records_of(additions)
+    def _add(
+        self,
+        additions: Sequence[AddRecords],
+        records: Sequence[HistoryRecord],
+        connection: sqlite3.Connection,
+    ) -> bool:
+        """Add new records in one statement, or in several; return whether that was possible.
+
+        To be called within `run`. The parameters are built here, not on the event loop: it waits
+        for this batch anyway before it wakes the callers of the one before.
+        """
         expected = None
         if self._owners.is_needed or has_details(records):
             expected = self._owners.expected(records, additions)
             if expected is None:
                 return False
-        # The parameters are built here: the connection's thread would have to wait for the GIL.
         statements = [
             add_statement(part, expected and expected.part(start, part))
             for start, part in _parts(records)
         ]
         try:
-            await self._connection.run(partial(_execute_all, statements))
+            _execute_all(statements, connection)
         except (sqlite3.IntegrityError, IndexOutdated):
             return False  # an id exists, or another process wrote: it was rolled back
         except sqlite3.OperationalError as error:
@@ -175,7 +185,6 @@ class BatchCommitter:
             return False
         if expected is not None:
             self._owners.written(records, expected)
-        self._recent.keep(additions, records)
         return True
 
 

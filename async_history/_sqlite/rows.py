@@ -87,7 +87,8 @@ def parameters(records: Iterable[HistoryRecord], key: Callable[[str], int]) -> l
     """
     flat: list[Any] = []
     for record in records:
-        flat += (*columns_as_parameters(record), key(record.memory_id))
+        flat += columns_as_parameters(record)
+        flat.append(key(record.memory_id))
     return flat
 
 
@@ -101,7 +102,7 @@ def columns_as_parameters(record: HistoryRecord) -> tuple[Any, ...]:
         _EVENT_TEXTS.get(record.event, record.event),
         NULL if (text := record.created_at) is None else text,
         NULL if (text := record.updated_at) is None else text,
-        int(record.is_deleted),
+        1 if record.is_deleted else 0,
         NULL if (text := record.actor_id) is None else text,
         NULL if (text := record.role) is None else text,
     )

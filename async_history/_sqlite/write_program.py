@@ -237,6 +237,8 @@ def add_statement(
 
 _NO_COLUMNS: Final = (NULL,) * len(COLUMNS)
 _NO_KEYS: Final = tuple((NULL,) * (_KEYS - given) for given in range(_KEYS + 1))
+_ENDS: Final = tuple((*missing, _ADD) for missing in _NO_KEYS)
+"""The last parameters of a record, by the number of its keys."""
 
 
 def _row(
@@ -276,24 +278,19 @@ def _detailed_parameters(
         elif memory_id in unseen:
             unseen.remove(memory_id)
             values += _row(_CHECK_NO_OWNER, memory_id, memory)
-        context, cause = json_text(record.context), json_text(record.cause)
-        values += columns_as_parameters(record)
-        values += (
-            memory,
-            number,
-            owner,
-            NULL if context is None else context,
-            NULL if cause is None else cause,
-        )
-        if not is_indexed:
-            values += _NO_KEYS[0]
-            values.append(_ADD)
-            continue
+        context: str | float | None = NULL
+        cause: str | float | None = NULL
+        if record.context is not None:
+            context = json_text(record.context)
         if record.cause is not None:
-            keys = (*keys, *cause_keys(record.cause))
-        values += keys[:_KEYS]
-        values += _NO_KEYS[min(len(keys), _KEYS)]
-        values.append(_ADD)
+            cause = json_text(record.cause)
+            if is_indexed:
+                keys = (*keys, *cause_keys(record.cause))
+        if not is_indexed:
+            keys = ()
+        values += columns_as_parameters(record)
+        values += (memory, number, owner, context, cause, *keys[:_KEYS])
+        values += _ENDS[len(keys)] if len(keys) < _KEYS else _ENDS[_KEYS]
         for start in range(_KEYS, len(keys), _KEYS):
             part = keys[start : start + _KEYS]
             values += (*_NO_COLUMNS, *(NULL,) * 5, *part, *_NO_KEYS[len(part)], _ADD_MORE_KEYS)

@@ -86,11 +86,11 @@ def _only_reads(function: Callable[..., Any], memory: object) -> bool:
         return True
     if inspect.isfunction(function) and "<locals>" not in function.__qualname__:
         return function.__module__.startswith("mem0.")  # text helpers
-    return any(
-        function == getattr(part, name, None)
-        for part in map(vars(memory).get, _PARTS)
-        for name in _READS
-    )
+    parts = list(map(vars(memory).get, _PARTS))
+    if inspect.ismethod(function):
+        # A method is that of its own object only. Most are none of a part's own.
+        parts = [part for part in parts if part is function.__self__]
+    return any(function == getattr(part, name, None) for part in parts for name in _READS)
 
 
 def sees_changes() -> bool:

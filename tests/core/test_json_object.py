@@ -1,6 +1,7 @@
 """JSON objects that belong to a record, and owners."""
 
 import copy
+import json
 import pickle
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from async_history import HistoryRecord, InvalidInput, Owner
 from async_history._core.json_object import JsonObject, json_object
 from async_history._core.owners import new_owner, owner_from_text, owner_text
+from async_history._core.recording import new_cause
 from async_history._core.records import record_of, row_of
 
 
@@ -23,6 +25,23 @@ def test_an_object_is_equal_to_what_has_the_same_content() -> None:
     assert json_object("context", one) is one
     for again in (copy.copy(one), copy.deepcopy(one), pickle.loads(pickle.dumps(one))):  # noqa: S301
         assert again == one
+
+
+def test_what_is_equal_and_not_the_same_is_kept_apart() -> None:
+    values = (1, True, 1.0, "1", 0, False, 0.0, -0.0, None, [1], [True], {"x": 1}, {"x": True})
+    given = [{"a": "ü", "b": value} for value in values]
+    for one in given * 2:
+        assert json_object("context", one).text == json.dumps(
+            one, ensure_ascii=False, separators=(",", ":")
+        )
+
+
+def test_an_object_stays_as_it_was_given() -> None:
+    given = {"a": "x", "b": "y"}
+    first, cause = json_object("context", given), new_cause(given)
+    given["a"] = "z"
+    assert [dict(one or {}) for one in (first, cause)] == [{"a": "x", "b": "y"}] * 2
+    assert json_object("context", given) == {"a": "z", "b": "y"}
 
 
 def test_an_owner_has_at_least_one_scope() -> None:

@@ -6,6 +6,7 @@ import logging
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from async_history import (
     StorageFull,
 )
 from async_history._core.queue import BoundedQueue
-from async_history._core.wakeups import HEAD_START_S
+from async_history._core.wakeups import HEAD_START_S, SLICE
 from async_history._core.writer import GroupCommitWriter, OutcomeUnknown
 from async_history._core.writer_options import WriterOptions
 from tests.support.patience import LONG_S
@@ -214,6 +215,29 @@ class TestBatches:
         await asyncio.to_thread(store.has_begun)
         await asyncio.gather(*crowd)
         store.gate.set()
+
+    async def test_a_crowd_is_woken_in_slices(self, store: Store, make_writer: MakeWriter) -> None:
+        writer = make_writer()
+        tasks = submit(writer, *(Item(str(n)) for n in range(3 * SLICE)))
+        woken = [0]
+        for _ in range(20):
+            await asyncio.sleep(0)
+            woken.append(sum(task.done() for task in tasks))
+        assert woken[-1] == len(tasks)
+        assert max(b - a for a, b in pairwise(woken)) == SLICE
+
+    async def test_a_crowd_that_comes_again_is_one_batch_again(
+        self, store: Store, make_writer: MakeWriter
+    ) -> None:
+        """Though it is woken in slices, while the writer has nothing else to do."""
+        writer = make_writer()
+
+        async def agent(name: int) -> None:
+            for n in range(3):
+                await writer.submit(Item(f"{name}.{n}"))
+
+        await asyncio.gather(*(agent(n) for n in range(3 * SLICE)))
+        assert [len(batch) for batch in store.batches] == [3 * SLICE] * 3
 
     async def test_a_crowd_does_not_wait_for_the_commit_of_a_few(
         self, store: Store, make_writer: MakeWriter

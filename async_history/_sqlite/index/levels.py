@@ -63,10 +63,13 @@ def memory_key(memory_id: str | None) -> int:
     return _key(memory_id.encode()) if memory_id else 0
 
 
-@lru_cache(_KEYS_KEPT)
-def value_key(kind: str, value: str) -> int:
+def new_value_key(kind: str, value: str) -> int:
     """Return the index's key of a scope's or a cause's value, as `memory_key` of a memory."""
     return _key(f"{kind}\0{value}".encode())
+
+
+value_key = lru_cache(_KEYS_KEPT)(new_value_key)
+"""The same, for values that come again: the key is cached."""
 
 
 def _key(stored: bytes) -> int:

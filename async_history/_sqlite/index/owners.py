@@ -18,9 +18,10 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Final, NamedTuple
 
+from async_history._core.json_object import JsonObject
 from async_history._core.owners import Owner, owner_text
 from async_history._core.recording import INDEXED_CAUSES
-from async_history._sqlite.index.levels import LEVELS, value_key
+from async_history._sqlite.index.levels import LEVELS, new_value_key, value_key
 from async_history._sqlite.index.validity import INDEX_IS_VALID, INDEXED_THROUGH, LOWEST_ROW
 
 _OWNERS_KEPT: Final = 16_384
@@ -62,14 +63,21 @@ def owner_entry(owner: Owner | None) -> OwnerEntry:
 
 def cause_keys(cause: Mapping[str, str]) -> list[int]:
     """Return the keys under which a cause is found."""
+    texts = (
+        cause.several(INDEXED_CAUSES)
+        if type(cause) is JsonObject
+        else [cause.get(name) for name in INDEXED_CAUSES]
+    )
     return [
-        cause_key(name, value) for name in INDEXED_CAUSES if (value := cause.get(name)) is not None
+        cause_key(name, text)
+        for name, text in zip(INDEXED_CAUSES, texts, strict=True)
+        if text is not None
     ]
 
 
 def cause_key(name: str, value: str) -> int:
     """Return the key of the records with a cause."""
-    return value_key(f"{CAUSE}{name}", value)
+    return new_value_key(f"{CAUSE}{name}", value)  # as a rule, of a few records
 
 
 def key_of(row: str) -> str:
