@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from async_history._core.erase_request import EraseLimits
 from async_history._core.history_check import CheckLimits
 from async_history._core.prune_request import PruneLimits
-from async_history._core.rollback import RollbackLimits
+from async_history._core.rollback_request import RollbackLimits
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,7 +8,6 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Any
 
 from async_history._core.backend import Backend, Reader, Store
@@ -51,14 +50,8 @@ from async_history._core.query import (
     scopes_asked,
 )
 from async_history._core.records import Event, HistoryRecord, new_record
-from async_history._core.rollback import (
-    RollbackReport,
-    memories_asked,
-    memories_of,
-    new_rollback,
-    take_back,
-)
-from async_history._core.rollback_plan import WalkBefore, WalkToInstant, new_doer
+from async_history._core.rollback import RollbackReport, memories_of, take_back
+from async_history._core.rollback_request import RollbackRequest, rollback_request, undo_request
 from async_history._core.stats import HistoryStats, Measured, Measurements
 from async_history._core.submissions import (
     MESSAGES_KEPT,
@@ -776,24 +769,21 @@ class HistoryManager(LoopBound[Store]):
             CursorGone: records were removed while they were read. Call it again.
             Overloaded, CommitUnknown, StorageError: what was done stays done. Call it again.
         """
-        store = self._require_open()
-        check_instant("to", to)
-        owner = scopes_asked(user_id=user_id, agent_id=agent_id, run_id=run_id, app_id=app_id)
-        named = memories_asked(memory_ids, owner)
-        asked = new_rollback(
-            partial(WalkToInstant, to=to),
-            None,
-            actor_id,
-            role,
+        self._require_open()
+        asked = rollback_request(
+            to=to,
+            user_id=user_id,
+            agent_id=agent_id,
+            run_id=run_id,
+            app_id=app_id,
+            memory_ids=memory_ids,
             dry_run=dry_run,
+            actor_id=actor_id,
+            role=role,
+            on_progress=on_progress,
             limits=self._limits.rollback,
         )
-        check_function("on_progress", on_progress)
-        if not dry_run:
-            store.writer.require_writable()
-        if named is None:
-            named = await memories_of([self._newest_first(owner)])
-        return await take_back(self, asked, named, on_progress)
+        return await self._take_back(asked)
 
     async def undo(
         self,
@@ -824,21 +814,22 @@ class HistoryManager(LoopBound[Store]):
             InvalidInput: naming the argument; nothing was written.
             CursorGone, Overloaded, CommitUnknown, StorageError: as `rollback`.
         """
-        store = self._require_open()
-        doer = new_doer(run_id, cause)
-        asked = new_rollback(
-            partial(WalkBefore, doer=doer),
-            doer,
-            actor_id,
-            role,
+        self._require_open()
+        asked = undo_request(
+            run_id=run_id,
+            cause=cause,
             dry_run=dry_run,
+            actor_id=actor_id,
+            role=role,
+            on_progress=on_progress,
             limits=self._limits.rollback,
         )
-        check_function("on_progress", on_progress)
-        if not dry_run:
-            store.writer.require_writable()
-        queries = [self.query_history(**one, order="newest") for one in doer.questions()]
-        return await take_back(self, asked, await memories_of(queries), on_progress)
+        return await self._take_back(asked)
+
+    async def _take_back(self, asked: RollbackRequest) -> RollbackReport:
+        if not asked.dry_run:
+            self.require_writable()
+        return await take_back(self, asked)
 
     # Retention
 

@@ -7,42 +7,18 @@ the same call goes on: a memory that is as it shall be needs nothing.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-from async_history._core.progress import Progress
-from async_history._core.query import HistoryQuery, Order, Pairs
-from async_history._core.records import HistoryRecord, new_id
-from async_history._core.rollback_plan import (
-    ROLLBACK,
-    UNDO,
-    UNDO_OF,
-    Doer,
-    MemoryPlan,
-    RollbackAction,
-    Walk,
-    plan_memories,
-)
-from async_history._core.validation import check_flag
-from async_history._core.values import check_text
+from async_history._core.query import HistoryQuery
+from async_history._core.records import HistoryRecord
+from async_history._core.rollback_plan import MemoryPlan, RollbackAction, plan_memories
+from async_history._core.rollback_request import RollbackRequest
 from async_history._core.wording import counted
-from async_history.errors import HistoryConflict, InvalidInput, StorageRefused
+from async_history.errors import HistoryConflict, StorageRefused
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RollbackLimits:
-    """How much a rollback does at once.
-
-    Attributes:
-        memories: planned and written at once: they share the writer's commits.
-        page_size: records of them that one read returns.
-        tries: plans of a memory that changes each time before its plan is carried out.
-    """
-
-    memories: int = 256
-    page_size: int = 1_000
-    tries: int = 5
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,76 +82,12 @@ class RollbackReport:
         return sum(step.action is action for step in self.steps)
 
 
-@dataclass(frozen=True, slots=True)
-class RollbackRequest:
-    """What a rollback or an undo is to do.
-
-    Attributes:
-        id: the call's own.
-        new_walk: makes what a memory's records are shown to, to plan for it.
-        cause: what the records get.
-    """
-
-    id: str
-    new_walk: Callable[[str], Walk]
-    actor_id: str | None
-    role: str | None
-    cause: Mapping[str, str]
-    dry_run: bool
-    limits: RollbackLimits
-
-
-def new_rollback(
-    new_walk: Callable[[str], Walk],
-    doer: Doer | None,
-    actor_id: str | None,
-    role: str | None,
-    *,
-    dry_run: bool,
-    limits: RollbackLimits,
-) -> RollbackRequest:
-    """Check who takes back, and name the call. `doer` is whose records an undo takes back.
-
-    Raises:
-        InvalidInput: naming the argument that can't be used.
-    """
-    name = new_id()
-    cause = {ROLLBACK: name} if doer is None else {UNDO: name, UNDO_OF: doer.name}
-    return RollbackRequest(
-        name,
-        new_walk,
-        None if actor_id is None else check_text("actor_id", actor_id),
-        None if role is None else check_text("role", role),
-        cause,
-        check_flag("dry_run", dry_run),
-        limits,
-    )
-
-
-def memories_asked(memory_ids: object, owner: Pairs) -> Sequence[str] | None:
-    """Return the memories that were named; None where an owner was.
-
-    Raises:
-        InvalidInput: not exactly one of them was given, or the memories can't be used.
-    """
-    if memory_ids is None:
-        if owner:
-            return None
-        raise InvalidInput("name whose memories: user_id, agent_id, run_id, app_id or memory_ids")
-    if owner:
-        raise InvalidInput("name memory_ids or an owner, not both")
-    if isinstance(memory_ids, str) or not isinstance(memory_ids, Iterable):
-        raise InvalidInput(f"memory_ids must be several texts, not one {type(memory_ids).__name__}")
-    return tuple(dict.fromkeys(check_text("each of memory_ids", one) for one in memory_ids))
-
-
 class RollbackHistory(Protocol):
     """What taking back needs of a history manager."""
 
-    def query_history(
-        self, *, memory_id: Sequence[str], order: Order, page_size: int
-    ) -> HistoryQuery:
-        """Ask for the records of memories."""
+    @property
+    def query_history(self) -> Callable[..., HistoryQuery]:
+        """Ask for records."""
 
     async def batch_add_history(
         self, records: Sequence[dict[str, Any]], *, if_latest: HistoryRecord | None
@@ -192,47 +104,88 @@ async def memories_of(queries: Iterable[HistoryQuery]) -> list[str]:
     return list(found)
 
 
-async def take_back(
-    history: RollbackHistory,
-    asked: RollbackRequest,
-    memory_ids: Sequence[str],
-    on_progress: Progress | None,
-) -> RollbackReport:
+async def memories_asked(history: RollbackHistory, asked: RollbackRequest) -> Sequence[str]:
+    """Return the memories to take back."""
+    if asked.memory_ids is not None:
+        return asked.memory_ids
+    return await memories_of(
+        history.query_history(**one, order="newest") for one in asked.questions
+    )
+
+
+async def plan_part(
+    history: RollbackHistory, asked: RollbackRequest, memory_ids: Sequence[str]
+) -> list[MemoryPlan]:
+    """Plan for some memories, in their order."""
+    return await plan_memories(history, memory_ids, asked.new_walk, asked.limits.page_size)
+
+
+class RollbackParts:
+    """The memories of a rollback, some at a time: what is to be planned next, and what was done.
+
+    Args:
+        asked: the rollback.
+        memory_ids: the memories to take back.
+    """
+
+    def __init__(self, asked: RollbackRequest, memory_ids: Sequence[str]) -> None:
+        self._asked = asked
+        self._memory_ids = memory_ids
+        self._part: Sequence[str] = ()
+        self._left: Sequence[str] = ()
+        self._done: dict[str, RollbackStep] = {}
+        self._tries = 0
+        self._steps: list[RollbackStep] = []
+
+    def next_part(self) -> Sequence[str]:
+        """Return the memories to plan now: those that changed meanwhile, or else the next ones.
+
+        It is empty when all are done.
+        """
+        if not self._left:
+            start = len(self._steps)
+            self._part = self._left = self._memory_ids[start : start + self._asked.limits.memories]
+            self._done, self._tries = {}, 0
+        return self._left
+
+    def take(self, steps: Iterable[RollbackStep | None]) -> None:
+        """Take what was done to the memories of the part; None for one to be planned again."""
+        self._done |= {step.memory_id: step for step in steps if step is not None}
+        self._left = [memory_id for memory_id in self._left if memory_id not in self._done]
+        self._tries += 1
+        if self._left and self._tries < self._asked.limits.tries:
+            return
+        for memory_id in self._left:
+            self._done[memory_id] = RollbackStep(
+                memory_id=memory_id,
+                action=RollbackAction.CONFLICT,
+                reason=f"others changed it each of {self._tries} times before it was written",
+            )
+        self._left = ()
+        self._steps += [self._done[memory_id] for memory_id in self._part]
+        if self._asked.on_progress is not None:
+            self._asked.on_progress(len(self._steps), len(self._memory_ids))
+
+    def report(self) -> RollbackReport:
+        """Return what was done so far."""
+        return RollbackReport(
+            id=self._asked.id, done=not self._asked.dry_run, steps=tuple(self._steps)
+        )
+
+
+async def take_back(history: RollbackHistory, asked: RollbackRequest) -> RollbackReport:
     """Plan for memories, some at a time, and carry the plans out unless it is a dry run.
 
     What was done stays done where it is interrupted. Call it again to go on.
     """
-    steps: list[RollbackStep] = []
-    at_once = asked.limits.memories
-    for start in range(0, len(memory_ids), at_once):
-        steps += await _some(history, asked, memory_ids[start : start + at_once])
-        if on_progress is not None:
-            on_progress(len(steps), len(memory_ids))
-    return RollbackReport(id=asked.id, done=not asked.dry_run, steps=tuple(steps))
-
-
-async def _some(
-    history: RollbackHistory, asked: RollbackRequest, memory_ids: Sequence[str]
-) -> list[RollbackStep]:
-    """Take some memories back; return a step for each, in their order."""
-    done: dict[str, RollbackStep] = {}
-    left = memory_ids
-    for _ in range(asked.limits.tries):
-        plans = await plan_memories(history, left, asked.new_walk, asked.limits.page_size)
+    parts = RollbackParts(asked, await memories_asked(history, asked))
+    while part := parts.next_part():
+        plans = await plan_part(history, asked, part)
         if asked.dry_run:
-            return [_step(plan) for plan in plans]
-        outcomes = await _all_settled(_carry_out(history, asked, plan) for plan in plans)
-        done |= {step.memory_id: step for step in outcomes if step is not None}
-        left = [memory_id for memory_id in left if memory_id not in done]
-        if not left:
-            break
-    for memory_id in left:
-        done[memory_id] = RollbackStep(
-            memory_id=memory_id,
-            action=RollbackAction.CONFLICT,
-            reason=f"others changed it each of {asked.limits.tries} times before it was written",
-        )
-    return [done[memory_id] for memory_id in memory_ids]
+            parts.take([step_of(plan) for plan in plans])
+        else:
+            parts.take(await all_settled(_carry_out(history, asked, plan) for plan in plans))
+    return parts.report()
 
 
 async def _carry_out(
@@ -241,25 +194,24 @@ async def _carry_out(
     """Append the record of a plan; return None where the memory changed since it was planned."""
     fields = plan.record(asked.actor_id, asked.role, asked.cause)
     if fields is None:
-        return _step(plan)
+        return step_of(plan)
     try:
         (record,) = await history.batch_add_history([fields], if_latest=plan.latest)
     except HistoryConflict:
         return None
     except StorageRefused as error:  # by a rule of the database's owner, for this memory
-        return _step(plan, action=RollbackAction.CONFLICT, reason=str(error))
-    return _step(plan, record_id=record.id)
+        return step_of(plan, action=RollbackAction.CONFLICT, reason=str(error))
+    return step_of(plan, record_id=record.id)
 
 
-def _step(plan: MemoryPlan, **more: Any) -> RollbackStep:
+def step_of(plan: MemoryPlan, **more: Any) -> RollbackStep:
+    """Return what was done by a plan, or what `more` says instead."""
     return RollbackStep(
         **{"memory_id": plan.memory_id, "action": plan.action, "reason": plan.reason, **more}
     )
 
 
-async def _all_settled(
-    calls: Iterable[Awaitable[RollbackStep | None]],
-) -> list[RollbackStep | None]:
+async def all_settled(calls: Iterable[Awaitable[T]]) -> list[T]:
     """Wait for all; then raise the first error, if there is one."""
     outcomes = await asyncio.gather(*calls, return_exceptions=True)
     for outcome in outcomes:

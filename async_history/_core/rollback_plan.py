@@ -227,6 +227,14 @@ class WalkBefore:
         return plan
 
 
+def plan_of(walk: Walk, records: Sequence[HistoryRecord]) -> MemoryPlan:
+    """Plan for one memory from its records, oldest first."""
+    for record in reversed(records):
+        if walk.see(record):
+            break
+    return walk.plan()
+
+
 class ReadHistory(Protocol):
     """What planning takes of a history manager."""
 

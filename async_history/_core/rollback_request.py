@@ -1,0 +1,157 @@
+"""What a rollback or an undo is asked to do, and how much it does at once."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+from async_history._core.progress import Progress
+from async_history._core.query import Pairs, scopes_asked
+from async_history._core.records import new_id
+from async_history._core.rollback_plan import (
+    ROLLBACK,
+    UNDO,
+    UNDO_OF,
+    Walk,
+    WalkBefore,
+    WalkToInstant,
+    new_doer,
+)
+from async_history._core.timeline import check_instant
+from async_history._core.validation import check_flag, check_function
+from async_history._core.values import check_text
+from async_history.errors import InvalidInput
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RollbackLimits:
+    """How much a rollback does at once.
+
+    Attributes:
+        memories: planned and written at once: they share the writer's commits.
+        page_size: records of them that one read returns.
+        tries: plans of a memory that changes each time before its plan is carried out.
+    """
+
+    memories: int = 256
+    page_size: int = 1_000
+    tries: int = 5
+
+
+DEFAULT_LIMITS = RollbackLimits()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RollbackRequest:
+    """What a rollback or an undo is to do.
+
+    Attributes:
+        id: the call's own.
+        new_walk: makes what a memory's records are shown to, to plan for it.
+        memory_ids: the memories, where they were named.
+        questions: else the filters of queries that together find a record of each memory.
+        cause: what the records get.
+        on_progress: called with how many memories are done and how many there are.
+    """
+
+    id: str
+    new_walk: Callable[[str], Walk]
+    memory_ids: Sequence[str] | None
+    questions: Sequence[Mapping[str, Any]]
+    actor_id: str | None
+    role: str | None
+    cause: Mapping[str, str]
+    dry_run: bool
+    on_progress: Progress | None
+    limits: RollbackLimits
+
+
+def rollback_request(
+    *,
+    to: datetime,
+    user_id: str | None,
+    agent_id: str | None,
+    run_id: str | None,
+    app_id: str | None,
+    memory_ids: Iterable[str] | None,
+    dry_run: bool,
+    actor_id: str | None,
+    role: str | None,
+    on_progress: Progress | None,
+    limits: RollbackLimits = DEFAULT_LIMITS,
+) -> RollbackRequest:
+    """Check what a rollback is to do; see `HistoryManager.rollback`.
+
+    Raises:
+        InvalidInput: naming the argument that can't be used.
+    """
+    check_instant("to", to)
+    owner = scopes_asked(user_id=user_id, agent_id=agent_id, run_id=run_id, app_id=app_id)
+    name = new_id()
+    return RollbackRequest(
+        id=name,
+        new_walk=partial(WalkToInstant, to=to),
+        memory_ids=_memories_named(memory_ids, owner),
+        questions=(dict(owner),),
+        cause={ROLLBACK: name},
+        **_checked(actor_id, role, on_progress, dry_run=dry_run),
+        limits=limits,
+    )
+
+
+def undo_request(
+    *,
+    run_id: str | None,
+    cause: Mapping[str, str] | None,
+    dry_run: bool,
+    actor_id: str | None,
+    role: str | None,
+    on_progress: Progress | None,
+    limits: RollbackLimits = DEFAULT_LIMITS,
+) -> RollbackRequest:
+    """Check what an undo is to do; see `HistoryManager.undo`.
+
+    Raises:
+        InvalidInput: naming the argument that can't be used.
+    """
+    doer = new_doer(run_id, cause)
+    name = new_id()
+    return RollbackRequest(
+        id=name,
+        new_walk=partial(WalkBefore, doer=doer),
+        memory_ids=None,
+        questions=doer.questions(),
+        cause={UNDO: name, UNDO_OF: doer.name},
+        **_checked(actor_id, role, on_progress, dry_run=dry_run),
+        limits=limits,
+    )
+
+
+def _checked(
+    actor_id: str | None, role: str | None, on_progress: Progress | None, *, dry_run: bool
+) -> dict[str, Any]:
+    """Check what both have, by its name."""
+    return {
+        "actor_id": None if actor_id is None else check_text("actor_id", actor_id),
+        "role": None if role is None else check_text("role", role),
+        "dry_run": check_flag("dry_run", dry_run),
+        "on_progress": check_function("on_progress", on_progress),
+    }
+
+
+def _memories_named(memory_ids: object, owner: Pairs) -> Sequence[str] | None:
+    """Return the memories that were named; None where an owner was.
+
+    Raises:
+        InvalidInput: not exactly one of them was given, or the memories can't be used.
+    """
+    if memory_ids is None:
+        if owner:
+            return None
+        raise InvalidInput("name whose memories: user_id, agent_id, run_id, app_id or memory_ids")
+    if owner:
+        raise InvalidInput("name memory_ids or an owner, not both")
+    if isinstance(memory_ids, str) or not isinstance(memory_ids, Iterable):
+        raise InvalidInput(f"memory_ids must be several texts, not one {type(memory_ids).__name__}")
+    return tuple(dict.fromkeys(check_text("each of memory_ids", one) for one in memory_ids))
