@@ -5,7 +5,8 @@ import functools
 import inspect
 import os
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, Self, TypeVar, Unpack, cast
 
 from mem0.configs.base import MemoryConfig
@@ -13,7 +14,10 @@ from mem0.memory import main as mem0_main
 
 from async_history._core.manager import HistoryManager
 from async_history._core.options import HistoryOptions
+from async_history._core.progress import Progress
 from async_history._core.records import HistoryRecord
+from async_history._core.rollback import RollbackReport
+from async_history._core.rollback_request import RollbackRequest, rollback_request, undo_request
 from async_history._core.timeline import Moment, check_moment
 from async_history._core.validation import check_flag
 from async_history._opening import without_secrets
@@ -22,10 +26,17 @@ from async_history.mem0._learning import LearnedOwners, learn, unowned
 from async_history.mem0._loop_state import LoopState
 from async_history.mem0._loop_states import LoopStates, Where
 from async_history.mem0._memory import OWN_RECORDER, is_made_by_mem0, without_history
-from async_history.mem0._memory_host import HostedHistory
-from async_history.mem0._operation import Recorder, current, read_history, read_last_messages
+from async_history.mem0._memory_host import ask
+from async_history.mem0._operation import (
+    Operation,
+    Recorder,
+    current,
+    read_history,
+    read_last_messages,
+)
 from async_history.mem0._payloads import WatchedStore, unwatched
 from async_history.mem0._restore import check_metadata, restore_memory
+from async_history.mem0._rollback import take_back
 from async_history.mem0._workers import DEFAULT_THREADS, Workers, using
 
 T = TypeVar("T")
@@ -268,24 +279,94 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
         check_moment("to", to)
         given = check_metadata(metadata)
         self._require_own_history("restore")
-        state = self._state()
 
-        async def in_turn() -> HistoryRecord:
-            operation = self._recorder.require_operation()
-            async with operation.turn_of(memory_id):
-                await state.wait_for_acks()
-                return await restore_memory(
-                    self,
-                    operation.manager,
-                    memory_id,
-                    to,
-                    given,
-                    actor_id,
-                    role,
-                    begin_change=operation.begin_change,
-                )
+        async def restored(operation: Operation) -> HistoryRecord:
+            return await restore_memory(
+                self,
+                operation.manager,
+                memory_id,
+                to,
+                given,
+                actor_id,
+                role,
+                begin_change=operation.begin_change,
+            )
 
-        return (await self._run(in_turn, "restore")).as_dict()
+        return (await self._in_turn("restore", memory_id, restored)).as_dict()
+
+    async def rollback(
+        self,
+        *,
+        to: datetime,
+        user_id: str | None = None,
+        agent_id: str | None = None,
+        run_id: str | None = None,
+        app_id: str | None = None,
+        memory_ids: Iterable[str] | None = None,
+        dry_run: bool = False,
+        actor_id: str | None = None,
+        role: str | None = None,
+        on_progress: Progress | None = None,
+    ) -> RollbackReport:
+        """Take memories back to what they were at an instant, also in the vector store.
+
+        As `HistoryManager.rollback`. Each memory is taken back in its turn, all or nothing: its
+        record is written, then the vector store follows as in `restore`, or deletes a memory that
+        did not exist then. Where the history is as it should be, and the vector store is not, only
+        the vector store follows: so an interrupted call goes on. A text that the vector store has
+        and the history does not is recorded first.
+
+        Raises:
+            InvalidInput: naming the argument, or the history is not one of this library.
+            RollbackIncomplete: the vector store or the embedding model failed for some memories.
+                The others are done. Call it again.
+            HistoryError: as `HistoryManager.rollback`. What was done stays done. Call it again.
+        """
+        asked = rollback_request(
+            to=to,
+            user_id=user_id,
+            agent_id=agent_id,
+            run_id=run_id,
+            app_id=app_id,
+            memory_ids=memory_ids,
+            dry_run=dry_run,
+            actor_id=actor_id,
+            role=role,
+            on_progress=on_progress,
+        )
+        return await self._take_back("rollback", asked)
+
+    async def undo(
+        self,
+        *,
+        run_id: str | None = None,
+        cause: Mapping[str, str] | None = None,
+        dry_run: bool = False,
+        actor_id: str | None = None,
+        role: str | None = None,
+        on_progress: Progress | None = None,
+    ) -> RollbackReport:
+        """Take back what a run did, or what has a cause, also in the vector store.
+
+        As `HistoryManager.undo`; the vector store follows as in `rollback`. A memory whose text in
+        the vector store others have changed without a record stays as it is, as a conflict.
+
+        Raises:
+            InvalidInput, RollbackIncomplete, HistoryError: as `rollback`.
+        """
+        asked = undo_request(
+            run_id=run_id,
+            cause=cause,
+            dry_run=dry_run,
+            actor_id=actor_id,
+            role=role,
+            on_progress=on_progress,
+        )
+        return await self._take_back("undo", asked)
+
+    async def _take_back(self, name: str, asked: RollbackRequest) -> RollbackReport:
+        self._require_own_history(name)
+        return await take_back(self, asked, self._ask, functools.partial(self._in_turn, name))
 
     async def learn_owners(self) -> LearnedOwners:
         """Learn whose the memories of the history are, where it does not know, and report it.
@@ -301,11 +382,7 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
 
         async def learned() -> LearnedOwners:
             store = self._recorder.require_operation().manager
-            if isinstance(store, HostedHistory):
-                unknown = await store.ask(unowned)
-            else:
-                unknown = await unowned(cast(HistoryManager, store))
-            return await learn(self, unknown, store.store)
+            return await learn(self, await ask(store, unowned), store.store)
 
         return await self._run(learned, "learn_owners")
 
@@ -345,6 +422,24 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
                 return await call()
             state = self._state()
             return await state.run(await state.new_operation(name, self, self._recorder), call)
+
+    async def _in_turn(
+        self, name: str, memory_id: str, body: Callable[[Operation], Awaitable[T]]
+    ) -> T:
+        """Run an operation on one memory, in its turn, once all earlier records can be read."""
+        state = self._state()
+
+        async def in_turn() -> T:
+            operation = self._recorder.require_operation()
+            async with operation.turn_of(memory_id):
+                await state.wait_for_acks()
+                return await body(operation)
+
+        return await self._run(in_turn, name)
+
+    async def _ask(self, function: Callable[[HistoryManager], Awaitable[T]]) -> T:
+        """Call a function with the history manager, on its loop."""
+        return await ask(await self._state().open_store(), function)
 
     async def _within(self, name: str, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Call an internal function of mem0 within the running operation, or as a new operation."""

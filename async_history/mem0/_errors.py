@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from async_history._core.records import HistoryRecord, fields_of
+from async_history._core.rollback import RollbackReport
+from async_history._core.wording import counted
 from async_history.errors import CommitUnknown, HistoryError
 
 Unwritten = tuple[Exception, Sequence[HistoryRecord | Mapping[str, Any]]]
@@ -35,6 +37,30 @@ class HistoryNotWritten(HistoryError):
         self.result = result
         self.records = records
         self.unknown_ids = tuple(unknown_ids)
+
+
+class RollbackIncomplete(HistoryError):
+    """The vector store or the embedding model failed for some memories of a rollback or an undo.
+
+    All that was done stays done. Call it again when the cause is gone: it does what is missing, and
+    records nothing twice.
+
+    Attributes:
+        report: what was done to each memory. Those that failed are among its `conflicts`; one whose
+            history was written all the same has a `record_id`. If all of a part failed, the
+            memories after it are not in it.
+        failed: the errors by the ids of the memories.
+    """
+
+    def __init__(self, report: RollbackReport, failed: Mapping[str, Exception]) -> None:
+        memory_id, error = next(iter(failed.items()))
+        super().__init__(
+            f"{counted(len(failed), 'memory', 'memories')} could not be taken back (first "
+            f"{memory_id!r}: {error!r}); what was done stays done. Call it again: it does what is "
+            "missing"
+        )
+        self.report = report
+        self.failed = dict(failed)
 
 
 def history_not_written(result: object, unwritten: Sequence[Unwritten]) -> HistoryNotWritten:

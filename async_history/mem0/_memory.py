@@ -3,8 +3,9 @@
 
 import functools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar, copy_context
+from datetime import datetime
 from typing import Any, Final, Self, TypeVar, Unpack
 
 from mem0.configs.base import MemoryConfig
@@ -13,7 +14,10 @@ from mem0.memory.storage import SQLiteManager
 
 from async_history._core.manager import HistoryManager
 from async_history._core.options import HistoryOptions
+from async_history._core.progress import Progress
 from async_history._core.records import HistoryRecord
+from async_history._core.rollback import RollbackReport
+from async_history._core.rollback_request import RollbackRequest, rollback_request, undo_request
 from async_history._core.timeline import Moment, check_moment
 from async_history.blocking import BlockingHistoryManager
 from async_history.errors import InvalidInput
@@ -21,6 +25,7 @@ from async_history.mem0._blocking_operations import BlockingRecorder
 from async_history.mem0._learning import LearnedOwners, learn_blocking
 from async_history.mem0._payloads import WatchedStore, unwatched
 from async_history.mem0._restore import check_metadata, restore_memory_blocking
+from async_history.mem0._rollback import take_back_blocking
 
 T = TypeVar("T")
 
@@ -234,6 +239,61 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
             ),
         )
         return record.as_dict()
+
+    def rollback(
+        self,
+        *,
+        to: datetime,
+        user_id: str | None = None,
+        agent_id: str | None = None,
+        run_id: str | None = None,
+        app_id: str | None = None,
+        memory_ids: Iterable[str] | None = None,
+        dry_run: bool = False,
+        actor_id: str | None = None,
+        role: str | None = None,
+        on_progress: Progress | None = None,
+    ) -> RollbackReport:
+        """Take memories back to what they were at an instant; see `AsyncMemory.rollback`."""
+        asked = rollback_request(
+            to=to,
+            user_id=user_id,
+            agent_id=agent_id,
+            run_id=run_id,
+            app_id=app_id,
+            memory_ids=memory_ids,
+            dry_run=dry_run,
+            actor_id=actor_id,
+            role=role,
+            on_progress=on_progress,
+        )
+        return self._take_back("rollback", asked)
+
+    def undo(
+        self,
+        *,
+        run_id: str | None = None,
+        cause: Mapping[str, str] | None = None,
+        dry_run: bool = False,
+        actor_id: str | None = None,
+        role: str | None = None,
+        on_progress: Progress | None = None,
+    ) -> RollbackReport:
+        """Take back what a run did, or what has a cause; see `AsyncMemory.undo`."""
+        asked = undo_request(
+            run_id=run_id,
+            cause=cause,
+            dry_run=dry_run,
+            actor_id=actor_id,
+            role=role,
+            on_progress=on_progress,
+        )
+        return self._take_back("undo", asked)
+
+    def _take_back(self, name: str, asked: RollbackRequest) -> RollbackReport:
+        self._require_own_history(name)
+        history = self._history
+        return take_back_blocking(self, asked, history.ask, self._change, history.begin_change)
 
     def learn_owners(self) -> LearnedOwners:
         """Learn whose the memories of the history are; see `AsyncMemory.learn_owners`."""

@@ -9,7 +9,7 @@ import logging
 import os
 import threading
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 from async_history._core.loop_thread import LoopThread
 from async_history._core.manager import HistoryManager
@@ -24,6 +24,13 @@ from async_history.mem0._forks import forget_in_child, keep_inherited
 
 T = TypeVar("T")
 _log = logging.getLogger("async_history")
+
+
+async def ask(store: object, function: Callable[[HistoryManager], Awaitable[T]]) -> T:
+    """Call a function with the manager that an `AsyncMemory` writes to, on the manager's loop."""
+    if isinstance(store, HostedHistory):
+        return await store.ask(function)
+    return await function(cast(HistoryManager, store))
 
 
 class HostedHistory:

@@ -350,7 +350,7 @@ def test_every_error() -> None:
         for name, kind in vars(errors).items()
         if isinstance(kind, type) and issubclass(kind, HistoryError)
     ]
-    kinds.append("HistoryNotWritten")
+    kinds += ["HistoryNotWritten", "RollbackIncomplete"]
     assert len(kinds) >= 21
     reference = text_of("reference/errors.md")
     explained = headings("guides/troubleshooting.md") | {"HistoryError"}

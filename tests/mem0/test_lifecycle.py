@@ -8,6 +8,7 @@ import sqlite3
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -39,6 +40,8 @@ from tests.mem0.test_mem0 import (
     server,
 )
 from tests.support.patience import LONG_S
+
+BEFORE_ALL = datetime(2020, 1, 1, tzinfo=UTC)
 
 
 def shell(path: Path, statement: str) -> list[Any]:
@@ -193,6 +196,7 @@ CHANGES: dict[str, Callable[[Any, str], Awaitable[Any]]] = {
     "delete": lambda memory, memory_id: memory.delete(memory_id),
     "delete_all": lambda memory, _: memory.delete_all(user_id="u"),
     "restore": lambda memory, memory_id: memory.restore(memory_id, to=1),
+    "rollback": lambda memory, memory_id: memory.rollback(to=BEFORE_ALL, memory_ids=[memory_id]),
     "reset": lambda memory, _: memory.reset(),
 }
 
@@ -242,7 +246,9 @@ class TestRefusedBefore:
         records = shell(tmp_path / "history.db", "SELECT count(*) FROM history")
         assert records == [(2,)]
 
-    @pytest.mark.parametrize("change", ["add", "update", "delete", "delete_all", "restore"])
+    @pytest.mark.parametrize(
+        "change", ["add", "update", "delete", "delete_all", "restore", "rollback"]
+    )
     @pytest.mark.parametrize("kind", ["async", "sync"])
     async def test_nothing_changes_where_the_file_must_be_adopted_first(
         self, kind: str, change: str, configured: Configured, tmp_path: Path

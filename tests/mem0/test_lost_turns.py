@@ -4,6 +4,7 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -28,6 +29,8 @@ pytestmark = [
     pytest.mark.once,
     pytest.mark.filterwarnings("ignore"),  # mem0's own, of pydantic and swig
 ]
+
+BEFORE_ALL = datetime(2020, 1, 1, tzinfo=UTC)
 
 Call = Callable[..., Awaitable[Any]]
 
@@ -115,6 +118,7 @@ CHANGES: dict[str, Callable[[Call, str], Awaitable[Any]]] = {
     "_delete_memory": lambda call, memory_id: call("_delete_memory", memory_id),
     "delete_all": lambda call, _: call("delete_all", user_id="u"),
     "restore": lambda call, memory_id: call("restore", memory_id, to=1),
+    "rollback": lambda call, memory_id: call("rollback", to=BEFORE_ALL, memory_ids=[memory_id]),
 }
 
 

@@ -174,6 +174,8 @@ def make_memory(configured: Configured) -> MakeMemory:
 def instant(memory: Any) -> InstantStore:
     memory.vector_store = store = InstantStore()
     memory.embedding_model = InstantEmbedder()
+    if not IS_V1:
+        memory._entity_store = InstantStore()
     return store
 
 

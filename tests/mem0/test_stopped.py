@@ -3,6 +3,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ pytestmark = [
 TURNS = (*range(8), 13, 21, 34, 55, 89, 144)
 """After how many turns: what mem0 does in threads takes any number of them."""
 
+BEFORE_ALL = datetime(2020, 1, 1, tzinfo=UTC)
+
 Change = Callable[[Any, list[str]], Awaitable[Any]]
 CHANGES: dict[str, Change] = {
     "add": lambda memory, _: add(memory, "new"),
@@ -34,6 +37,7 @@ CHANGES: dict[str, Change] = {
     "delete": lambda memory, ids: memory.delete(ids[0]),
     "delete_all": lambda memory, _: memory.delete_all(user_id="u"),
     "restore": lambda memory, ids: memory.restore(ids[0], to=1),
+    "rollback": lambda memory, ids: memory.rollback(to=BEFORE_ALL, memory_ids=ids),
     "updates": lambda memory, ids: asyncio.gather(
         *(memory.update(ids[n % 2], str(n)) for n in range(4))
     ),

@@ -1,0 +1,326 @@
+"""`rollback` and `undo` of mem0's memories: the vector store follows the history.
+
+The memories are planned some at a time, and their embeddings computed together. Then each memory
+is taken back by an operation of its own, in its turn: it is planned again from its records, its
+payload is read, the history is written, and the vector store follows. So a call can be interrupted
+between two memories, and a memory that fails does not stop the others. The vector store is compared
+with the history also where the history is as it shall be: a call that was interrupted between the
+two goes on there.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any, Final, Protocol, TypeVar
+
+from async_history._core.manager import HistoryManager
+from async_history._core.records import HistoryRecord, fields_of, is_alive
+from async_history._core.rollback import (
+    RollbackParts,
+    RollbackReport,
+    RollbackStep,
+    all_settled,
+    memories_asked,
+    plan_part,
+    step_of,
+)
+from async_history._core.rollback_plan import MemoryPlan, RollbackAction, plan_of
+from async_history._core.rollback_request import RollbackRequest
+from async_history._core.timeline import Restoration
+from async_history.errors import (
+    Erased,
+    HistoryConflict,
+    HistoryError,
+    OwnerConflict,
+    StorageRefused,
+)
+from async_history.mem0._embeddings import Embeddings
+from async_history.mem0._errors import RollbackIncomplete
+from async_history.mem0._operation import Operation
+from async_history.mem0._restore import (
+    change_vectors,
+    change_vectors_blocking,
+    note_history_ahead,
+)
+from async_history.mem0._unrecorded import details_in, unrecorded_text
+from async_history.mem0._vector_changes import (
+    Fields,
+    VectorDeletion,
+    VectorRestore,
+    payload_held,
+)
+
+T = TypeVar("T")
+
+_AT_ONCE: Final = 16
+"""Memories that an `AsyncMemory` takes back at the same time: some wait for the vector store, in
+threads, while others wait for a commit."""
+_REMEDY: Final = "call it again to update it, which adds no second record"
+
+
+class Ask(Protocol):
+    """Calls a function with the history manager, on the manager's loop."""
+
+    async def __call__(self, function: Callable[[HistoryManager], Awaitable[T]], /) -> T: ...
+
+
+class InTurn(Protocol):
+    """Runs an operation on a memory, in its turn, once all earlier records can be read."""
+
+    async def __call__(self, memory_id: str, body: Callable[[Operation], Awaitable[T]], /) -> T: ...
+
+
+async def take_back(
+    memory: Any, asked: RollbackRequest, ask: Ask, in_turn: InTurn
+) -> RollbackReport:
+    """Take memories of an `AsyncMemory` back."""
+    taken = _TakenBack(asked, await ask(partial(memories_asked, asked=asked)))
+    while part := taken.next_part():
+        plans = await ask(partial(plan_part, asked=asked, memory_ids=part))
+        embeddings = Embeddings(memory.embedding_model)
+        await asyncio.to_thread(embeddings.prepare, _texts_wanted(asked, plans))
+        all_of_part = [_MemoryTakenBack(memory, asked, embeddings, name) for name in part]
+        at_once = asyncio.Semaphore(_AT_ONCE)
+        await all_settled(_take_one(one, taken, in_turn, at_once) for one in all_of_part)
+        taken.take([one.step() for one in all_of_part])
+    return taken.report()
+
+
+async def _take_one(
+    one: "_MemoryTakenBack", taken: "_TakenBack", in_turn: InTurn, at_once: asyncio.Semaphore
+) -> None:
+    async with at_once:
+        with one.errors(taken):
+            await in_turn(one.memory_id, one.run)
+
+
+def take_back_blocking(
+    memory: Any,
+    asked: RollbackRequest,
+    ask: Callable[[Callable[[HistoryManager], Awaitable[Any]]], Any],
+    in_turn: Callable[[str, Callable[[], None]], None],
+    begin_change: Callable[[], None],
+) -> RollbackReport:
+    """Take memories of a `Memory` back, one after the other."""
+    taken = _TakenBack(asked, ask(partial(memories_asked, asked=asked)))
+    while part := taken.next_part():
+        plans = ask(partial(plan_part, asked=asked, memory_ids=part))
+        embeddings = Embeddings(memory.embedding_model)
+        embeddings.prepare(_texts_wanted(asked, plans))
+        steps = []
+        for memory_id in part:
+            one = _MemoryTakenBack(memory, asked, embeddings, memory_id)
+            with one.errors(taken):
+                in_turn(memory_id, partial(one.run_blocking, ask, begin_change))
+            steps.append(one.step())
+        taken.take(steps)
+    return taken.report()
+
+
+def _texts_wanted(asked: RollbackRequest, plans: Iterable[MemoryPlan]) -> list[str]:
+    """Return the texts whose embeddings will be needed."""
+    if asked.dry_run:
+        return []
+    wanted = (plan.wanted for plan in plans if plan.action is RollbackAction.RESTORE)
+    return [one.new_memory for one in wanted if one is not None and one.new_memory is not None]
+
+
+class _TakenBack:
+    """What was done to the memories of one call, and which of them the vector store failed for."""
+
+    def __init__(self, asked: RollbackRequest, memory_ids: Sequence[str]) -> None:
+        self._parts = RollbackParts(asked, memory_ids)
+        self._failed: dict[str, Exception] = {}
+        self._failed_before = 0
+        self._answers = True
+
+    def note_failure(self, memory_id: str, error: Exception) -> None:
+        """Note the error of the vector store or the model for a memory."""
+        self._failed[memory_id] = error
+
+    def next_part(self) -> Sequence[str]:
+        """Return the memories to plan now; none at the end."""
+        return self._parts.next_part() if self._answers else ()
+
+    def take(self, steps: Sequence[RollbackStep | None]) -> None:
+        """Take what was done; stop if the vector store failed for all memories of a part."""
+        self._parts.take(steps)
+        self._answers = len(self._failed) == self._failed_before or any(
+            step is None or step.action is not RollbackAction.CONFLICT for step in steps
+        )
+        self._failed_before = len(self._failed)
+
+    def report(self) -> RollbackReport:
+        """Return what was done.
+
+        Raises:
+            RollbackIncomplete: the vector store failed for some memories.
+        """
+        report = self._parts.report()
+        if self._failed:
+            raise RollbackIncomplete(report, self._failed) from next(iter(self._failed.values()))
+        return report
+
+
+class _MemoryTakenBack:
+    """One memory, from its records to the vector store.
+
+    Args:
+        memory: the `AsyncMemory` or `Memory`.
+        asked: the rollback.
+        embeddings: of the texts that are probably wanted.
+        memory_id: its id.
+    """
+
+    def __init__(
+        self, memory: Any, asked: RollbackRequest, embeddings: Embeddings, memory_id: str
+    ) -> None:
+        self._memory, self._asked, self._embeddings = memory, asked, embeddings
+        self.memory_id = memory_id
+        self._plan = MemoryPlan(memory_id=memory_id, action=RollbackAction.NOTHING)
+        self._change: VectorRestore | VectorDeletion | None = None
+        self._found: HistoryRecord | None = None
+        self._written: HistoryRecord | None = None
+        self._reason: str | None = None
+        self._is_to_be_repeated = False
+
+    # In the memory's turn
+
+    async def run(self, operation: Operation) -> None:
+        """Take the memory of an `AsyncMemory` back."""
+        history = await operation.manager.get_history(self.memory_id)
+        await asyncio.to_thread(self._prepare, history)
+        if self._change is None or self._asked.dry_run:
+            return
+        operation.begin_change()
+        if records := self._records():
+            *_, self._written = await operation.manager.batch_add_history(
+                records, if_latest=history[-1]
+            )
+        with note_history_ahead(_REMEDY):
+            await change_vectors(self._memory, self._change, self._written or history[-1])
+
+    def run_blocking(
+        self,
+        ask: Callable[[Callable[[HistoryManager], Awaitable[Any]]], Any],
+        begin_change: Callable[[], None],
+    ) -> None:
+        """Take the memory of a `Memory` back."""
+        history = ask(lambda manager: manager.get_history(self.memory_id))
+        self._prepare(history)
+        if self._change is None or self._asked.dry_run:
+            return
+        begin_change()
+        if records := self._records():
+            *_, self._written = ask(
+                lambda manager: manager.batch_add_history(records, if_latest=history[-1])
+            )
+        with note_history_ahead(_REMEDY):
+            change_vectors_blocking(self._memory, self._change, self._written or history[-1])
+
+    def _prepare(self, history: Sequence[HistoryRecord]) -> None:
+        """Plan, and do what may fail before anything is changed. It blocks."""
+        self._plan = plan = self._planned(history)
+        if plan.action is RollbackAction.CONFLICT:
+            return
+        held = payload_held(self._memory, self.memory_id)
+        found = unrecorded_text(history, held)
+        if found is not None:
+            self._plan = plan = self._planned_with(plan, history, found)
+        if plan.action is RollbackAction.CONFLICT:
+            return
+        change = self._change_of(plan, held, history)
+        if plan.action is RollbackAction.NOTHING and (
+            change is None or not change.is_needed or found is not None
+        ):
+            return
+        if isinstance(change, VectorRestore) and not self._asked.dry_run:
+            change = change.with_embedding(self._embeddings.of)
+        self._change, self._found = change, found
+
+    def _planned(self, history: Sequence[HistoryRecord]) -> MemoryPlan:
+        return plan_of(self._asked.new_walk(self.memory_id), history)
+
+    def _planned_with(
+        self, plan: MemoryPlan, history: Sequence[HistoryRecord], found: HistoryRecord
+    ) -> MemoryPlan:
+        """Plan as if the unknown text had been recorded. An undo leaves what others did."""
+        as_if_recorded = self._planned([*history, found])
+        if as_if_recorded.action is not RollbackAction.CONFLICT:
+            return as_if_recorded
+        if plan.action is RollbackAction.NOTHING:
+            return plan
+        reason = "the vector store has another text of it, which others wrote without a record"
+        return replace(as_if_recorded, reason=reason)
+
+    def _change_of(
+        self, plan: MemoryPlan, held: Fields | None, history: Sequence[HistoryRecord]
+    ) -> VectorRestore | VectorDeletion | None:
+        """Return what the vector store shall have; None where its text is not known."""
+        latest = plan.latest or history[-1]
+        wanted = plan.wanted if plan.action is RollbackAction.RESTORE else latest
+        if wanted is None:
+            return None
+        if plan.action is RollbackAction.DELETE or not is_alive(wanted):
+            return VectorDeletion(self.memory_id, held)
+        if wanted.new_memory is None:
+            return None
+        return VectorRestore.of(Restoration(latest, wanted), history, held, {})
+
+    # The history
+
+    def _records(self) -> list[dict[str, Any]]:
+        """Return the fields of the records to append, if there are any."""
+        asked, plan, change = self._asked, self._plan, self._change
+        if plan.action is RollbackAction.NOTHING:
+            return []
+        before = [] if self._found is None else [fields_of(self._found)]
+        if isinstance(change, VectorRestore):
+            restored = change.plan.record(asked.actor_id, asked.role)
+            return [*before, {**restored, "cause": asked.cause}]
+        deleted = plan.record(asked.actor_id, asked.role, asked.cause) or {}
+        known, held = deleted.get("old_memory"), None if change is None else change.held
+        if known is not None and held is not None:  # not after an erasure, which took them too
+            deleted |= details_in(self.memory_id, held, plan.latest)
+        return [*before, deleted]
+
+    # Outcome
+
+    @contextmanager
+    def errors(self, taken: _TakenBack) -> Iterator[None]:
+        """Take the errors that concern only this memory."""
+        try:
+            yield
+        except HistoryConflict:
+            self._is_to_be_repeated = True
+        except (Erased, OwnerConflict, StorageRefused) as error:
+            self._reason = str(error)
+        except HistoryError:
+            raise
+        except Exception as error:  # of the vector store or the model: raised at the end
+            taken.note_failure(self.memory_id, error)
+            self._reason = (
+                f"it was not changed: {error!r}"
+                if self._written is None
+                else f"its history was written, and the vector store did not follow: {error!r}"
+            )
+
+    def step(self) -> RollbackStep | None:
+        """Return what was done; None where the memory is to be planned again."""
+        if self._is_to_be_repeated:
+            return None
+        written = None if self._written is None else self._written.id
+        if self._reason is not None:
+            return step_of(
+                self._plan,
+                action=RollbackAction.CONFLICT,
+                reason=self._reason,
+                record_id=written,
+            )
+        action = self._plan.action
+        if action is RollbackAction.NOTHING and self._change is not None:
+            follows = self._change.text is None
+            action = RollbackAction.DELETE if follows else RollbackAction.RESTORE
+        return step_of(self._plan, action=action, record_id=written)

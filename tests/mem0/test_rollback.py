@@ -1,0 +1,543 @@
+# ruff: noqa: F401, F811 - the fixtures of test_mem0
+"""Memories taken back at once, to an instant or before a run: the vector store follows."""
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from async_history import HistoryRecord, RollbackReport, open_history, recording
+from async_history.mem0 import AsyncMemory, Memory, RollbackIncomplete
+from tests.mem0.test_mem0 import (
+    IS_V1,
+    Configured,
+    InstantEmbedder,
+    InstantStore,
+    assert_chain,
+    configured,
+    mem0_blocks,
+    model,
+    server,
+)
+from tests.subprocesses.openai_server import DIMENSIONS
+from tests.support.docs_examples import example
+
+pytestmark = [
+    pytest.mark.mem0,
+    pytest.mark.once,
+    pytest.mark.filterwarnings("ignore"),  # mem0's own, of pydantic and swig
+]
+
+BEFORE_ALL = datetime(2020, 1, 1, tzinfo=UTC)
+
+
+class Store(InstantStore):
+    """Fails to change, or to read, some memories."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fails_to_change: set[str] = set()
+        self.fails_to_read: set[str] = set()
+        self.error: BaseException = OSError("no vectors today")
+
+    def _check(self, memory_id: str) -> None:
+        if memory_id in self.fails_to_change:
+            raise self.error
+
+    def insert(self, vectors: list[Any], payloads: list[Any], ids: list[str]) -> None:
+        self._check(ids[0])
+        super().insert(vectors, payloads, ids)
+
+    def update(self, vector_id: str, vector: Any = None, payload: Any = None) -> None:
+        self._check(vector_id)
+        super().update(vector_id, vector, payload)
+
+    def delete(self, vector_id: str) -> None:
+        self._check(vector_id)
+        super().delete(vector_id)
+
+    def get(self, vector_id: str) -> Any:
+        if vector_id in self.fails_to_read:
+            raise self.error
+        return super().get(vector_id)
+
+
+class Stopped(BaseException):
+    """What no code catches, as Ctrl-C or a killed process."""
+
+
+class Embedder:
+    """Counts what it is asked for; refuses one text."""
+
+    refused = ""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def embed(self, text: str, *_: Any, **__: Any) -> list[float]:
+        if text == self.refused:
+            raise OSError("no embedding today")
+        self.texts.append(text)
+        return [0.0] * DIMENSIONS
+
+
+class BatchEmbedder(Embedder):
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches: list[list[str]] = []
+
+    def embed_batch(self, texts: list[str], *_: Any, **__: Any) -> list[list[float]]:
+        if self.refused in texts:
+            raise OSError("no embeddings today")
+        self.batches.append(texts)
+        return [[0.0] * DIMENSIONS for _ in texts]
+
+
+class Kind:
+    """A memory of either class, called from a task."""
+
+    def __init__(self, make: Any, config: dict[str, Any], path: Path) -> None:
+        self._make, self._config, self.path = make, config, path
+        self.memory = make.from_config(config)
+        self.store: Any = None
+
+    def be_instant(self) -> None:
+        """Keep the vectors in memory."""
+        self.memory.vector_store = self.store = Store()
+        self.memory.embedding_model = InstantEmbedder()
+        if not IS_V1:
+            self.memory._entity_store = InstantStore()
+
+    async def reopen(self) -> None:
+        """Go on in another memory on the same files, as another process does."""
+        await self.close()
+        close = getattr(getattr(self.memory.vector_store, "client", None), "close", None)
+        if close is not None:
+            await asyncio.to_thread(close)
+        self.memory = await asyncio.to_thread(self._make.from_config, self._config)
+
+    async def call(self, name: str, *arguments: Any, **options: Any) -> Any:
+        function = getattr(self.memory, name)
+        if inspect.iscoroutinefunction(function):
+            return await function(*arguments, **options)
+        return await asyncio.to_thread(function, *arguments, **options)
+
+    async def add(self, text: str, user: str = "ann", **metadata: Any) -> str:
+        result = await self.call("add", text, user_id=user, infer=False, metadata=metadata)
+        memory_id: str = result["results"][0]["id"]
+        return memory_id
+
+    async def update(self, memory_id: str, text: str, **metadata: Any) -> None:
+        await self.call("update", memory_id, text, metadata=metadata)
+
+    async def listed(self, user: str = "ann") -> dict[str, tuple[str, Any]]:
+        """Return what the owner's own question finds: texts and metadata."""
+        whose = {"user_id": user} if IS_V1 else {"filters": {"user_id": user}}
+        rows = (await self.call("get_all", **whose))["results"]
+        return {row["id"]: (row["memory"], row.get("metadata")) for row in rows}
+
+    async def found(self, text: str, user: str = "ann") -> str | None:
+        """Return the memory that a search finds first."""
+        whose = {"user_id": user} if IS_V1 else {"filters": {"user_id": user}}
+        rows = (await self.call("search", text, **whose))["results"]
+        return rows[0]["memory"] if rows else None
+
+    async def records(self, memory_id: str) -> list[HistoryRecord]:
+        async with open_history(self.path, migrate=False) as history:
+            return await history.get_history(memory_id)
+
+    async def check(self) -> None:
+        """Each memory's records follow from one another, up to what the vector store has."""
+        async with open_history(self.path, migrate=False) as history:
+            known = {record.memory_id async for record in history.query_history()}
+            for memory_id in known | set(self.store.rows):
+                records = await history.get_history(memory_id)
+                texts = [None, *(record.new_memory for record in records)]
+                assert [record.old_memory for record in records] == texts[:-1]
+                assert texts[-1] == self.store.rows.get(memory_id, {}).get("data")
+
+    async def close(self) -> None:
+        if isinstance(self.memory, AsyncMemory):
+            await self.memory.aclose()
+        else:
+            await asyncio.to_thread(self.memory.close)
+
+
+@pytest.fixture(params=[AsyncMemory, Memory])
+async def kind(
+    request: pytest.FixtureRequest, configured: Configured, tmp_path: Path
+) -> AsyncIterator[Kind]:
+    kind = Kind(request.param, configured(), tmp_path / "history.db")
+    yield kind
+    await kind.close()
+
+
+@pytest.fixture
+def instant(kind: Kind) -> Kind:
+    kind.be_instant()
+    return kind
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+def actions(report: RollbackReport) -> dict[str, str]:
+    return {step.memory_id: str(step.action) for step in report.steps}
+
+
+async def test_an_owner_finds_what_was_there_then(kind: Kind) -> None:
+    """Real vectors, real embeddings; the owner's own list and search."""
+    names = ("same", "changed", "tagged", "deleted")
+    ids = {name: await kind.add(f"{name} tea", n=1, deep={"x": [1]}) for name in names}
+    bobs = await kind.add("bob's tea", "bob")
+    then, was = now(), await kind.listed()
+    await kind.update(ids["changed"], "changed mate", n=2)
+    await kind.update(ids["tagged"], "tagged tea", n=2)
+    await kind.call("delete", ids["deleted"])
+    ids["later"] = await kind.add("later cocoa")
+    await kind.update(bobs, "bob's mate")
+    after, bob = await kind.listed(), await kind.listed("bob")
+
+    planned = await kind.call("rollback", to=then, user_id="ann", dry_run=True)
+    assert await kind.listed() == after
+    report = await kind.call("rollback", to=then, user_id="ann", actor_id="eve", role="admin")
+    assert (planned.done, report.done) == (False, True)
+    assert planned.steps == report.steps
+    did = actions(report)
+    assert {name: did[memory_id] for name, memory_id in ids.items()} == {
+        "same": "nothing",
+        "changed": "restore",
+        "tagged": "restore",
+        "deleted": "restore",
+        "later": "delete",
+    }
+    assert await kind.listed() == was
+    assert await kind.found("later cocoa") != "later cocoa"
+    assert await kind.found("changed tea") == "changed tea"
+    assert await kind.found("deleted tea") == "deleted tea"
+    for step in report.steps:
+        *_, last = await kind.records(step.memory_id)
+        if step.record_id is not None:
+            assert (last.id, last.cause) == (step.record_id, {"rollback": report.id})
+            assert (last.actor_id, last.role) == ("eve", "admin")
+            assert last.owner is not None
+            assert last.owner.user_id == "ann"
+    again = await kind.call("rollback", to=then, user_id="ann")
+    assert again.unchanged == 5
+    await kind.call("undo", cause={"rollback": report.id})
+    assert await kind.listed() == after
+    assert await kind.listed("bob") == bob
+
+
+@pytest.mark.skipif(IS_V1, reason="mem0 1.0 has no entities")
+async def test_entities_go_with_their_memory(kind: Kind) -> None:
+    """Also in a process that has not used them yet."""
+    memory_id = await kind.add("tea")
+    entity = {"data": "Tea", "user_id": "ann", "linked_memory_ids": [memory_id]}
+
+    def entities() -> Any:
+        return kind.memory.entity_store.list(filters={"user_id": "ann"})[0]
+
+    def link() -> None:
+        name = "00000000-0000-4000-8000-000000000001"
+        kind.memory.entity_store.insert(vectors=[[1.0] * DIMENSIONS], ids=[name], payloads=[entity])
+
+    await asyncio.to_thread(link)
+    assert len(await asyncio.to_thread(entities)) == 1
+    await kind.reopen()
+    await kind.call("rollback", to=BEFORE_ALL, user_id="ann")
+    assert await kind.listed() == {}
+    assert await asyncio.to_thread(entities) == []
+
+
+async def test_what_others_did_after_a_run_stays(instant: Kind) -> None:
+    kind = instant
+    mine, others, gone = [await kind.add(name, n=1) for name in ("mine", "others'", "gone")]
+    with recording(cause={"run_id": "r"}):
+        await kind.update(mine, "mine by the run", n=2)
+        await kind.update(others, "others' by the run", n=2)
+        await kind.call("delete", gone)
+        added = await kind.add("by the run")
+    await kind.update(others, "others' own", n=3)
+    untouched = await kind.add("untouched")
+    report = await kind.call("undo", run_id="r")
+    assert actions(report) == {
+        mine: "restore",
+        others: "conflict",
+        gone: "restore",
+        added: "delete",
+    }
+    assert {key: (row["data"], row.get("n")) for key, row in kind.store.rows.items()} == {
+        mine: ("mine", 1),
+        others: ("others' own", 3),
+        gone: ("gone", 1),
+        untouched: ("untouched", None),
+    }
+    before = {key: dict(row) for key, row in kind.store.rows.items()}
+    again = await kind.call("undo", run_id="r")
+    assert (again.unchanged, len(again.conflicts)) == (3, 1)
+    assert kind.store.rows == before
+    await kind.check()
+
+
+class TestWhatFails:
+    async def changed(self, kind: Kind) -> tuple[datetime, dict[str, str]]:
+        """Return when, and memories that each need something else to be as they were then."""
+        ids = {name: await kind.add(name, n=1) for name in ("a", "b", "tagged", "deleted")}
+        then = now()
+        for name in ("a", "b"):
+            await kind.update(ids[name], f"{name}!", n=1)
+        await kind.update(ids["tagged"], "tagged", n=2)
+        await kind.call("delete", ids["deleted"])
+        ids["later"] = await kind.add("later")
+        return then, ids
+
+    def texts(self, kind: Kind) -> dict[str, Any]:
+        return {row["data"]: row.get("n") for row in kind.store.rows.values()}
+
+    async def test_a_vector_store_that_fails_stops_only_its_memory(self, instant: Kind) -> None:
+        """Called again it follows, without a second record."""
+        kind = instant
+        then, ids = await self.changed(kind)
+        fails = {ids[name] for name in ids if name != "a"}
+        kind.store.fails_to_change = set(fails)
+        with pytest.raises(RollbackIncomplete, match=r"4 memories .*Call it again") as raised:
+            await kind.call("rollback", to=then, user_id="ann")
+        assert set(raised.value.failed) == fails
+        assert {step.memory_id for step in raised.value.report.conflicts} == fails
+        assert all("did not follow" in str(one.reason) for one in raised.value.report.conflicts)
+        assert "call it again" in "".join(raised.value.failed[ids["b"]].__notes__)
+        assert self.texts(kind) == {"a": 1, "b!": 1, "tagged": 2, "later": None}
+        lengths = {one: len(await kind.records(one)) for one in ids.values()}
+        kind.store.fails_to_change.clear()
+        planned = await kind.call("rollback", to=then, user_id="ann", dry_run=True)
+        report = await kind.call("rollback", to=then, user_id="ann")
+        assert planned.steps == report.steps
+        assert (report.restored, report.deleted, report.unchanged) == (3, 1, 1)
+        assert {step.record_id for step in report.steps} == {None}
+        assert self.texts(kind) == {"a": 1, "b": 1, "tagged": 1, "deleted": 1}
+        assert {one: len(await kind.records(one)) for one in ids.values()} == lengths
+        assert (await kind.call("rollback", to=then, user_id="ann")).unchanged == 5
+        await kind.check()
+
+    async def test_what_fails_before_changes_nothing(self, instant: Kind) -> None:
+        kind = instant
+        then, ids = await self.changed(kind)
+        kind.memory.embedding_model = embedder = Embedder()
+        embedder.refused = "a"
+        kind.store.fails_to_read = {ids["b"]}
+        with pytest.raises(RollbackIncomplete) as raised:
+            await kind.call("rollback", to=then, user_id="ann")
+        assert set(raised.value.failed) == {ids["a"], ids["b"]}
+        assert {one.record_id for one in raised.value.report.conflicts} == {None}
+        assert self.texts(kind) == {"a!": 1, "b!": 1, "tagged": 1, "deleted": 1}
+        await kind.check()
+        embedder.refused = ""
+        kind.store.fails_to_read.clear()
+        assert (await kind.call("rollback", to=then, user_id="ann")).restored == 2
+        await kind.check()
+
+    async def test_stopped_between_the_history_and_the_vector_store(self, instant: Kind) -> None:
+        kind = instant
+        then, ids = await self.changed(kind)
+        kind.store.error = Stopped()
+        for name in ("a", "tagged", "deleted", "later"):
+            kind.store.fails_to_change = {ids[name]}
+            with pytest.raises((Stopped, asyncio.CancelledError)):
+                await kind.call("rollback", to=then, memory_ids=[ids[name]])
+        kind.store.fails_to_change.clear()
+        report = await kind.call("rollback", to=then, user_id="ann")
+        assert (report.restored, report.deleted) == (4, 1)
+        assert self.texts(kind) == {"a": 1, "b": 1, "tagged": 1, "deleted": 1}
+        await kind.check()
+
+    async def test_a_vector_store_that_is_down_ends_it(self, instant: Kind) -> None:
+        kind = instant
+        ids = [str(n) for n in range(300)]
+        whose = {"user_id": "ann"}
+        async with open_history(kind.path) as history:
+            await history.batch_add_history(
+                [{"memory_id": one, "event": "ADD", "owner": whose} for one in ids]
+            )
+        kind.store.fails_to_read = set(ids)
+        with pytest.raises(RollbackIncomplete) as raised:
+            await kind.call("rollback", to=BEFORE_ALL, user_id="ann")
+        assert len(raised.value.report.steps) == len(raised.value.failed) == 256
+
+
+class TestAtTheSameTime:
+    async def test_two_rollbacks(self, instant: Kind) -> None:
+        kind = instant
+        ids = [await kind.add(str(n)) for n in range(20)]
+        then = now()
+        for memory_id in ids:
+            await kind.update(memory_id, "changed")
+        reports = await asyncio.gather(
+            kind.call("rollback", to=then, user_id="ann"),
+            kind.call("rollback", to=then, memory_ids=ids[::-1]),
+            kind.call("rollback", to=BEFORE_ALL, memory_ids=ids[:10]),
+        )
+        assert [report.conflicts for report in reports] == [()] * 3
+        await kind.check()
+        for n, memory_id in enumerate(ids):
+            assert n < 10 or kind.store.rows[memory_id]["data"] == str(n)
+            assert len(await kind.records(memory_id)) <= (5 if n < 10 else 3)
+
+    async def test_beside_writers(self, instant: Kind) -> None:
+        kind = instant
+        ids = [await kind.add(str(n)) for n in range(10)]
+        then = now()
+        done = asyncio.Event()
+
+        async def write(memory_id: str) -> None:
+            for n in range(100):
+                if done.is_set():
+                    return
+                if memory_id in kind.store.rows:
+                    await kind.update(memory_id, f"text {n}")
+                await kind.add("more")
+
+        writers = [asyncio.create_task(write(memory_id)) for memory_id in ids]
+        await asyncio.sleep(0)
+        report = await kind.call("rollback", to=then, memory_ids=ids)
+        done.set()
+        await asyncio.gather(*writers)
+        assert report.conflicts == ()
+        for n, step in enumerate(report.steps):
+            records = await kind.records(step.memory_id)
+            made = [one.new_memory for one in records if one.id == step.record_id]
+            assert made == ([str(n)] if step.action == "restore" else [])
+        await kind.check()
+
+
+class TestEmbeddings:
+    async def restored(self, kind: Kind, embedder: Any, refused: str = "") -> RollbackReport:
+        """Change twelve memories, two of which say the same, and take them back."""
+        ids = [await kind.add(str(n)) for n in [*range(11), 0]]
+        then = now()
+        for memory_id in ids:
+            await kind.update(memory_id, "changed")
+        embedder.refused = refused
+        kind.memory.embedding_model = embedder
+        try:
+            report: RollbackReport = await kind.call("rollback", to=then, user_id="ann")
+        except RollbackIncomplete as error:
+            report = error.report
+        await kind.check()
+        return report
+
+    async def test_are_computed_together(self, instant: Kind) -> None:
+        embedder = BatchEmbedder()
+        assert (await self.restored(instant, embedder)).restored == 12
+        assert [sorted(texts) for texts in embedder.batches] == [sorted(map(str, range(11)))]
+        assert embedder.texts == []
+
+    async def test_one_by_one(self, instant: Kind) -> None:
+        """By a model without batches, and where the batch is refused for one text."""
+        embedder = Embedder()
+        assert (await self.restored(instant, embedder)).restored == 12
+        assert len(embedder.texts) == 12
+        batches = BatchEmbedder()
+        report = await self.restored(instant, batches, refused="7")
+        (failed,) = report.conflicts
+        assert instant.store.rows[failed.memory_id]["data"] == "changed"
+        assert "7" not in batches.texts
+
+
+class TestUnrecordedTexts:
+    """The vector store has a text that others wrote, and the history does not."""
+
+    async def test_are_recorded_before_they_go(self, instant: Kind) -> None:
+        kind = instant
+        living, later, gone = [await kind.add(name, n=1) for name in ("tea", "milk", "old")]
+        await kind.call("delete", gone)
+        then = now()
+        added = await kind.add("added", n=1)
+        await kind.update(later, "recorded")
+        whose = {"user_id": "ann"}
+        kind.store.rows[living] |= {"data": "by others", "n": 2}
+        kind.store.rows[later]["data"] = "by others"
+        kind.store.rows[added]["data"] = "by others"
+        kind.store.rows[gone] = {"data": "by others", **whose}
+        planned = await kind.call("rollback", to=then, user_id="ann", dry_run=True)
+        report = await kind.call("rollback", to=then, user_id="ann")
+        assert planned.steps == report.steps
+        assert (report.restored, report.deleted) == (2, 2)
+        await kind.check()
+        assert {row["data"]: row["n"] for row in kind.store.rows.values()} == {"tea": 1, "milk": 1}
+        records = await kind.records(living)
+        assert [(one.event, one.new_memory) for one in records] == [
+            ("ADD", "tea"),
+            ("UPDATE", "by others"),
+            ("UPDATE", "tea"),
+        ]
+        assert (records[1].cause, records[1].context) == (None, {"n": 2})
+        back = await kind.call("undo", cause={"rollback": report.id})
+        assert back.conflicts == ()
+        assert [row["data"] for row in kind.store.rows.values()] == ["by others"] * 4
+        await kind.check()
+
+    async def test_are_not_undone_with_a_run(self, instant: Kind) -> None:
+        kind = instant
+        with recording(cause={"run_id": "r"}):
+            memory_id = await kind.add("tea")
+        kind.store.rows[memory_id]["data"] = "by others"
+        report = await kind.call("undo", run_id="r")
+        (conflict,) = report.conflicts
+        assert "which others wrote without a record" in str(conflict.reason)
+        assert kind.store.rows[memory_id]["data"] == "by others"
+        assert len(await kind.records(memory_id)) == 1
+
+    async def test_may_be_erased_ones(self, instant: Kind) -> None:
+        """Which are not recorded again."""
+        kind = instant
+        memory_id = await kind.add("secret", n=1)
+        async with open_history(kind.path) as history:
+            await history.erase(memory_ids=[memory_id], reason="asked for", vacuum=False)
+        assert (await kind.call("rollback", to=BEFORE_ALL, user_id="ann")).deleted == 1
+        assert kind.store.rows == {}
+        records = await kind.records(memory_id)
+        assert [(one.old_memory, one.new_memory, one.context) for one in records] == [
+            (None, None, None)
+        ] * 2
+
+
+async def test_a_history_in_memory(configured: Configured, tmp_path: Path) -> None:
+    memory = AsyncMemory.from_config(configured(), history=":memory:")
+    memory.vector_store = store = InstantStore()
+    memory.embedding_model = InstantEmbedder()
+    async with memory:
+        added = await memory.add("tea", user_id="ann", infer=False)
+        then = now()
+        await memory.update(added["results"][0]["id"], "mate")
+        assert (await memory.rollback(to=then, user_id="ann")).restored == 1
+        assert [row["data"] for row in store.rows.values()] == ["tea"]
+        assert (await memory.undo(cause={"user": "none"})).steps == ()
+
+
+async def test_the_guide(
+    configured: Configured, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    scope: dict[str, Any] = {}
+    exec(example("mem0-rollback"), scope)
+    kind = Kind(AsyncMemory, configured(), tmp_path / "history.db")
+    kind.be_instant()
+    memory_id = await kind.add("tea")
+    then = now()
+    with recording(cause={"run_id": "r"}):
+        await kind.update(memory_id, "mate")
+        other = await kind.add("cocoa", "bob")
+    await scope["take_back"](kind.memory, then, "r")
+    assert capsys.readouterr().out.startswith("would have restored 1 memory")
+    assert [row["data"] for row in kind.store.rows.values()] == ["tea"]
+    await kind.update(memory_id, "mate")
+    kind.store.fails_to_change = {memory_id}
+    await scope["take_back"](kind.memory, then, "r")
+    assert "1 memory could not be taken back" in capsys.readouterr().out
+    assert other not in kind.store.rows
+    await kind.close()
