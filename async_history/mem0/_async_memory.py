@@ -366,7 +366,8 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
 
     async def _take_back(self, name: str, asked: RollbackRequest) -> RollbackReport:
         self._require_own_history(name)
-        return await take_back(self, asked, self._ask, functools.partial(self._in_turn, name))
+        with using(self._workers):
+            return await take_back(self, asked, self._ask, functools.partial(self._in_turn, name))
 
     async def learn_owners(self) -> LearnedOwners:
         """Learn whose the memories of the history are, where it does not know, and report it.

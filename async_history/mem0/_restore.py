@@ -5,7 +5,6 @@ else has changed. Then the vector store is updated. If that fails, restoring aga
 missing.
 """
 
-import asyncio
 import os
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ from async_history.mem0._vector_changes import (
     embed_with,
     payload_held,
 )
+from async_history.mem0._workers import in_thread
 
 
 def check_metadata(metadata: object) -> Mapping[str, Any]:
@@ -61,7 +61,7 @@ async def restore_memory(
     """Restore a memory of an `AsyncMemory`; return the new record."""
     history = await manager.get_history(memory_id)
     plan = restoration_of(memory_id, history, to)
-    restoring = await asyncio.to_thread(_prepare, memory, plan, history, metadata)
+    restoring = await in_thread(_prepare, memory, plan, history, metadata)
     begin_change()
     record = await append_restoration(manager, restoring.plan, actor_id, role)
     with note_history_ahead("restore again to update it, which adds no second record"):
@@ -100,11 +100,11 @@ async def change_vectors(memory: Any, change: VectorChange, record: HistoryRecor
     the new state, doing it again does all that is missing.
     """
     if change.changes_text and _keeps_entities(memory):
-        await asyncio.to_thread(_open_entities, memory)
+        await in_thread(_open_entities, memory)
         await memory._remove_memory_from_entity_store(change.memory_id, change.scope)
         if change.text is not None:
             await memory._link_entities_for_memory(change.memory_id, change.text, change.scope)
-    await asyncio.to_thread(change.put, memory, record)
+    await in_thread(change.put, memory, record)
 
 
 def change_vectors_blocking(memory: Any, change: VectorChange, record: HistoryRecord) -> None:

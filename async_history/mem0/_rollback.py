@@ -51,6 +51,7 @@ from async_history.mem0._vector_changes import (
     VectorRestore,
     payload_held,
 )
+from async_history.mem0._workers import in_thread
 
 T = TypeVar("T")
 
@@ -80,7 +81,7 @@ async def take_back(
     while part := taken.next_part():
         plans = await ask(partial(plan_part, asked=asked, memory_ids=part))
         embeddings = Embeddings(memory.embedding_model)
-        await asyncio.to_thread(embeddings.prepare, _texts_wanted(asked, plans))
+        await in_thread(embeddings.prepare, _texts_wanted(asked, plans))
         all_of_part = [_MemoryTakenBack(memory, asked, embeddings, name) for name in part]
         at_once = asyncio.Semaphore(_AT_ONCE)
         await all_settled(_take_one(one, taken, in_turn, at_once) for one in all_of_part)
@@ -191,7 +192,7 @@ class _MemoryTakenBack:
     async def run(self, operation: Operation) -> None:
         """Take the memory of an `AsyncMemory` back."""
         history = await operation.manager.get_history(self.memory_id)
-        await asyncio.to_thread(self._prepare, history)
+        await in_thread(self._prepare, history)
         if self._change is None or self._asked.dry_run:
             return
         operation.begin_change()

@@ -235,6 +235,14 @@ class using:  # noqa: N801 - a generator's context manager takes four times as l
         calling.reset(self._token)
 
 
+async def in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function that blocks in a thread: one of the workers, where this task has some."""
+    workers = calling.get()
+    if workers is None:
+        return await asyncio.to_thread(function, *arguments)
+    return await workers.run(function, *arguments)
+
+
 _all: "weakref.WeakSet[Workers]" = weakref.WeakSet()
 
 
