@@ -15,6 +15,7 @@ nox.options.sessions = ["lint", "types", "imports", "docs"]
 BENCHMARKS = (
     "peers",
     "mem0",
+    "mem0_waiting",
     "postgres",
     "growth",
     "follow",
