@@ -3,6 +3,7 @@
 
 import asyncio
 import inspect
+import threading
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from async_history import HistoryRecord, RollbackReport, open_history, recording
+from async_history import HistoryClosed, HistoryRecord, RollbackReport, open_history, recording
 from async_history.mem0 import AsyncMemory, Memory, RollbackIncomplete
 from tests.mem0.test_mem0 import (
     IS_V1,
@@ -25,6 +26,7 @@ from tests.mem0.test_mem0 import (
 )
 from tests.subprocesses.openai_server import DIMENSIONS
 from tests.support.docs_examples import example
+from tests.support.patience import LONG_S
 
 pytestmark = [
     pytest.mark.mem0,
@@ -413,6 +415,62 @@ class TestAtTheSameTime:
             made = [one.new_memory for one in records if one.id == step.record_id]
             assert made == ([str(n)] if step.action == "restore" else [])
         await kind.check()
+
+    async def test_others_without_turns(self, instant: Kind) -> None:
+        """A record that they write just before ours: the memory is planned again."""
+        kind = instant
+        memory_id = await kind.add("tea")
+        then = now()
+        await kind.update(memory_id, "mate")
+
+        async def write() -> None:
+            async with open_history(kind.path, migrate=False) as history:
+                await history.update_history(memory_id, "by others")
+
+        class Meanwhile(Embedder):
+            def embed(self, text: str, *_: Any, **__: Any) -> list[float]:
+                if not self.texts:
+                    asyncio.run(write())
+                return super().embed(text)
+
+        kind.memory.embedding_model = Meanwhile()
+        report = await kind.call("rollback", to=then, user_id="ann")
+        assert actions(report) == {memory_id: "restore"}
+        texts = [one.new_memory for one in await kind.records(memory_id)]
+        assert texts == ["tea", "mate", "by others", "tea"]
+        await kind.check()
+
+    @pytest.mark.parametrize("how", ["cancelled", "closed"])
+    async def test_stops_between_two_memories(
+        self, configured: Configured, tmp_path: Path, how: str
+    ) -> None:
+        kind = Kind(AsyncMemory, configured(), tmp_path / "history.db")
+        kind.be_instant()
+        ids = {await kind.add(str(n)) for n in range(40)}
+        store = kind.store
+        store.changed.clear()
+        store.gate = threading.Event()
+        task = asyncio.create_task(kind.call("rollback", to=BEFORE_ALL, user_id="ann"))
+        await asyncio.to_thread(store.changed.wait, LONG_S)
+        closing = asyncio.create_task(asyncio.sleep(0) if how == "cancelled" else kind.close())
+        await asyncio.sleep(0)
+        if how == "cancelled":
+            task.cancel()
+        store.gate.set()
+        await asyncio.wait([task, closing])
+        expected = asyncio.CancelledError if how == "cancelled" else HistoryClosed
+        with pytest.raises(expected):
+            task.result()
+        await kind.close()
+        assert set() < set(store.rows) < ids
+        await kind.check()
+        again = Kind(AsyncMemory, configured(), tmp_path / "history.db")
+        again.be_instant()
+        again.memory.vector_store = store
+        report = await again.call("rollback", to=BEFORE_ALL, user_id="ann")
+        assert report.deleted + report.unchanged == 40
+        assert store.rows == {}
+        await again.close()
 
 
 class TestEmbeddings:
