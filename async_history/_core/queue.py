@@ -134,8 +134,18 @@ class BoundedQueue(Generic[S]):
     def enter(self, submission: S | None, operation: Operation | None) -> PendingCall[S]:
         """Queue a new call: admit it, or let it wait for room after those that wait already."""
         call = self._new_call(submission, operation)
-        if not self._waiting and self._has_room(call):
-            self._admit(call)
+        count, size = call.count, call.size
+        if not self._waiting and (  # as `_has_room` and `_admit`, for each record
+            not self._in
+            or (
+                self.records + count <= self._most_records
+                and self.size_bytes + size <= self._most_bytes
+            )
+        ):
+            self._on_admitted()
+            self._in[call] = None
+            self.records += count
+            self.size_bytes += size
             return call
         self._start_timer(call)
         self._waiting[call] = None

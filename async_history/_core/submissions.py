@@ -239,8 +239,11 @@ def one_record(
         InvalidInput: `if_latest` is neither a record nor an id.
     """
     expected = None if if_latest is None else _expected(if_latest, [record])
-    named = {} if given is None else {0: given}
+    named = _NO_IDS if given is None else {0: given}
     return AddRecords([record], named, expected, 1, _record_bytes(record))
+
+
+_NO_IDS: Final[Mapping[int, Mapping[str, Any]]] = {}
 
 
 def new_text(
@@ -457,12 +460,19 @@ def _checked(item: HistoryRecord | Mapping[str, Any], now: str) -> HistoryRecord
 
 
 def _record_bytes(record: HistoryRecord) -> int:
-    names = len(record.memory_id) + len(record.actor_id or "") + len(record.role or "")
-    return (
+    # `__sizeof__` takes a third of the time of `getsizeof`, which is the same for texts.
+    size = (
         _RECORD_BYTES
-        + getsizeof(record.old_memory)
-        + getsizeof(record.new_memory)
-        + _CHARACTER_BYTES * names
-        + (0 if record.context is None else getsizeof(json_text(record.context)))
-        + (0 if record.cause is None else getsizeof(json_text(record.cause)))
+        + record.old_memory.__sizeof__()
+        + record.new_memory.__sizeof__()
+        + _CHARACTER_BYTES * len(record.memory_id)
     )
+    if record.actor_id is not None:
+        size += _CHARACTER_BYTES * len(record.actor_id)
+    if record.role is not None:
+        size += _CHARACTER_BYTES * len(record.role)
+    if record.context is not None:
+        size += json_text(record.context).__sizeof__()
+    if record.cause is not None:
+        size += json_text(record.cause).__sizeof__()
+    return size

@@ -2,7 +2,7 @@
 
 import time
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from async_history._core.validation import shown
 from async_history.errors import InvalidInput
@@ -32,6 +32,8 @@ def check_text(name: str, value: object) -> str:
 
 def check_name(name: str, value: object) -> str:
     """Return `value` if it is text that can name something: as `check_text`, and not empty."""
+    if type(value) is str and value and value.isascii() and "\0" not in value:
+        return value
     text = check_text(name, value)
     if not text:
         raise InvalidInput(f"{name} must not be empty")
@@ -107,7 +109,9 @@ def now_text() -> str:
     if second != known:
         text = datetime.fromtimestamp(second, UTC).isoformat().removesuffix("+00:00")
         _this_second = (second, text)
-    return f"{text}.{nanoseconds // 1000:06d}+00:00"
+    milliseconds, microseconds = divmod(nanoseconds // 1000, 1000)
+    return f"{text}.{_DIGITS[milliseconds]}{_DIGITS[microseconds]}+00:00"
 
 
+_DIGITS: Final = tuple(f"{number:03}" for number in range(1000))
 _this_second = (0, "1970-01-01T00:00:00")

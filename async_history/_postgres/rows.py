@@ -15,6 +15,7 @@ from async_history._core.records import (
     HistoryRecord,
     Row,
     columns_of,
+    made_record,
 )
 from async_history._core.values import in_utc, parse_time
 from async_history._postgres.owners import SCOPE_LIST, owner_of
@@ -147,7 +148,7 @@ def record_from_row(row: Sequence[Any]) -> HistoryRecord:
         own = row[5] if event == Event.ADD else row[6]
         if own is not None and parse_time(own) is not None:
             instant = None  # its own time, not the previous record's
-    return HistoryRecord(
+    return made_record(
         row[0],
         row[1],
         row[2],

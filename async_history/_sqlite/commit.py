@@ -134,14 +134,11 @@ class BatchCommitter:
             IndexOutdated: another process replaced tables. Nothing was written.
             sqlite3.Error: the transaction failed and was rolled back, or its outcome is unknown.
         """
-        additions = only_new_records(batch)
-        if additions is not None:
-            records = records_of(additions)
-            if await self._connection.run(partial(self._add, additions, records)):
-                self._recent.keep(additions, records)
-                return {}
         found = _Found()
-        refused = await self._connection.run(partial(_commit_in_steps, batch, found))
+        refused = await self._connection.run(partial(self._commit, batch, found))
+        if found.added is not None:
+            self._recent.keep(*found.added)
+            return {}
         records = [
             record
             for index, submission in enumerate(batch)
@@ -154,17 +151,29 @@ class BatchCommitter:
             self._owners.learn(records, found.owners, found.last_number)
         return refused
 
+    def _commit(
+        self, batch: Sequence[Submission], found: "_Found", connection: sqlite3.Connection
+    ) -> Mapping[int, HistoryError]:
+        """Commit a batch. To be called within `run`.
+
+        The parameters are built here, not on the event loop: it waits for this batch anyway before
+        it wakes the callers of the one before.
+        """
+        additions = only_new_records(batch)
+        if additions is not None:
+            records = records_of(additions)
+            if self._add(additions, records, connection):
+                found.added = additions, records
+                return {}
+        return _commit_in_steps(batch, found, connection)
+
     def _add(
         self,
         additions: Sequence[AddRecords],
         records: Sequence[HistoryRecord],
         connection: sqlite3.Connection,
     ) -> bool:
-        """Add new records in one statement, or in several; return whether that was possible.
-
-        To be called within `run`. The parameters are built here, not on the event loop: it waits
-        for this batch anyway before it wakes the callers of the one before.
-        """
+        """Add new records in one statement, or in several; return whether that was possible."""
         expected = None
         if self._owners.is_needed or has_details(records):
             expected = self._owners.expected(records, additions)
@@ -239,10 +248,12 @@ class _RolledBack(Exception):
 class _Found:
     """What a transaction found of owners, if it looked: its memories', and the last number.
 
-    And of what was erased: which of its memories, and the last number of a name.
+    And of what was erased: which of its memories, and the last number of a name. Or, in `added`,
+    that there were only new records to add.
     """
 
     def __init__(self) -> None:
+        self.added: tuple[Sequence[AddRecords], Sequence[HistoryRecord]] | None = None
         self.was_looked_for = False
         self.owners: dict[str, StoredOwner] = {}
         self.last_number = 0

@@ -13,6 +13,7 @@ from async_history._core.records import (
     HistoryRecord,
     Row,
     details_from,
+    made_record,
 )
 from async_history._core.values import parse_time
 from async_history._sqlite.index import SEPARATOR
@@ -131,7 +132,7 @@ def record_from_row(row: Sequence[Any], previous: HistoryRecord | None = None) -
         details = details_from(*texts)
         if isinstance(before, str):
             before = parse_time(before) if before or previous is None else previous.occurred_at
-    return HistoryRecord(
+    return made_record(
         row[0],
         row[1],
         row[2],
