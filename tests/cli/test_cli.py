@@ -31,7 +31,7 @@ from async_history.cli.record import Recording
 from async_history.cli.terminal import escape_controls
 from tests.support.patience import LONG_S
 
-pytestmark = pytest.mark.subprocess
+pytestmark = [pytest.mark.subprocess, pytest.mark.once]  # test_docs tries it on each CPython
 
 COMMAND = [sys.executable, "-m", "async_history.cli"]
 ENDS = [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")]

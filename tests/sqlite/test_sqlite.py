@@ -112,6 +112,7 @@ class TestTheFile:
         assert len(told) == times
         assert "MainThread" not in told
 
+    @pytest.mark.once
     @pytest.mark.parametrize("encoding", ["UTF-8", "UTF-16le"])
     async def test_a_crowd_reads_what_each_would_alone(
         self, path: Path, encoding: str, monkeypatch: pytest.MonkeyPatch
@@ -264,6 +265,7 @@ class TestTheFile:
             assert removed.severity == "critical"
             assert dataclasses.asdict(stats)["warnings"] == stats.warnings
 
+    @pytest.mark.once
     async def test_how_long_the_log_gets(self, path: Path) -> None:
         """A lone writer's wraps around early, a crowd's late."""
         megabyte = 1024 * 1024
@@ -359,6 +361,7 @@ class TestTheIndex:
             assert any(f"{level} USING PRIMARY KEY (memory=?)" in step for step in steps)
         assert not any(step.startswith("SCAN history") for step in steps)
 
+    @pytest.mark.once
     async def test_entries_move_down_and_none_is_lost(self, path: Path) -> None:
         rows = 40 * STEP
         async with open_history(path) as history:
@@ -416,6 +419,7 @@ class TestTheIndex:
                 assert reach() == (TAIL_ROWS + 101, TAIL_ROWS + 101), "the tail went along"
                 check_index(connection)
 
+    @pytest.mark.once
     async def test_batches_of_every_size_beside_others(self, path: Path) -> None:
         """By chance: ours of all sizes, others' rows, removals, renames; no lookup misses any."""
         dice = random.Random(5)  # noqa: S311 - dice
