@@ -73,11 +73,22 @@ def _call_of(owner: object, function: Callable[..., Any]) -> Call:
     workers = calling.get()
     if workers is None:
         return partial(asyncio.to_thread, function)
-    name = f"a{getattr(function, '__name__', '')}"
-    if inspect.iscoroutinefunction(getattr(type(unwatched(owner)), name, None)):
-        own: Call = getattr(owner, name)
+    name = getattr(function, "__name__", "")
+    if owner is not None and _has_coroutine_function(unwatched(owner), name):
+        own: Call = getattr(owner, f"a{name}")
         return own
     return partial(workers.run, function)
+
+
+_known: Final[dict[tuple[type, str], bool]] = {}
+
+
+def _has_coroutine_function(owner: object, name: str) -> bool:
+    kind = type(owner)
+    if (known := _known.get((kind, name))) is None:
+        known = inspect.iscoroutinefunction(getattr(kind, f"a{name}", None))
+        _known[kind, name] = known  # of a few classes, for as long as the program runs
+    return known
 
 
 def _only_reads(function: Callable[..., Any], memory: object) -> bool:
