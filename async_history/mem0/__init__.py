@@ -10,9 +10,17 @@ from async_history.mem0 import _to_thread_patch  # noqa: F401 - patches mem0's a
 from async_history._core.public import show_as
 from async_history.mem0._async_memory import AsyncMemory
 from async_history.mem0._errors import HistoryNotWritten, RollbackIncomplete
+from async_history.mem0._forget_request import ForgetReport
 from async_history.mem0._learning import LearnedOwners
 from async_history.mem0._memory import Memory
 
-__all__ = ["AsyncMemory", "HistoryNotWritten", "LearnedOwners", "Memory", "RollbackIncomplete"]
+__all__ = [
+    "AsyncMemory",
+    "ForgetReport",
+    "HistoryNotWritten",
+    "LearnedOwners",
+    "Memory",
+    "RollbackIncomplete",
+]
 
 show_as(__name__, __all__, globals())

@@ -15,6 +15,7 @@ from mem0.memory import main as mem0_main
 from async_history._core.manager import HistoryManager
 from async_history._core.options import HistoryOptions
 from async_history._core.progress import Progress
+from async_history._core.recording import operation as recorded_operation
 from async_history._core.records import HistoryRecord
 from async_history._core.rollback import RollbackReport
 from async_history._core.rollback_request import RollbackRequest, rollback_request, undo_request
@@ -22,6 +23,8 @@ from async_history._core.timeline import Moment, check_moment
 from async_history._core.validation import check_flag
 from async_history._opening import without_secrets
 from async_history.errors import InvalidInput
+from async_history.mem0._forget import forget
+from async_history.mem0._forget_request import ForgetReport, new_forget_request
 from async_history.mem0._learning import LearnedOwners, learn, unowned
 from async_history.mem0._loop_state import LoopState
 from async_history.mem0._loop_states import LoopStates, Where
@@ -206,7 +209,9 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
             raise AttributeError("this AsyncMemory has no vector_store yet") from None
         own = self._assigned is OWN_RECORDER and "_recorder" in attributes
         operation = self._recorder.operation if own else None
-        return store if operation is None else WatchedStore(store, operation.payloads)
+        if operation is None:
+            return store
+        return WatchedStore(store, operation.payloads, operation.require_not_erased)
 
     @vector_store.setter
     def vector_store(self, value: Any) -> None:
@@ -387,6 +392,54 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
 
         return await self._run(learned, "learn_owners")
 
+    async def forget(
+        self,
+        *,
+        user_id: str | None = None,
+        agent_id: str | None = None,
+        run_id: str | None = None,
+        app_id: str | None = None,
+        reason: str,
+        dry_run: bool = False,
+        vacuum: bool = True,
+    ) -> ForgetReport:
+        """Forget an owner: all their memories, in the vector store and in the history.
+
+        The memories are removed from the vector store, also those that the history does not know;
+        so are their entities. Then `HistoryManager.erase` takes what the history has of the owner,
+        of memories deleted before too: texts, metadata, causes, buffered messages, the id. Then it
+        is checked that nothing is found.
+
+        An operation that began before, and changes something later, raises `Erased`. What it has
+        put into the vector store is removed. What begins after the erasure is accepted: the same
+        user may come back. Interrupted, call it again: it goes on.
+
+        Args:
+            user_id, agent_id, run_id: one owner to forget.
+            app_id: refused, as mem0 finds nothing by it; see `HistoryManager.erase`.
+            reason: kept with the erasure. Do not name a person in it.
+            dry_run: only count, in the vector store as many as it lists.
+            vacuum: see `HistoryManager.erase`.
+
+        Raises:
+            InvalidInput: naming the argument; or the history is not one of this library, or a graph
+                (mem0 1.0) can't forget such an owner. Nothing was removed.
+            HistoryError: what was removed so far stays removed. Call it again.
+        """
+        asked = new_forget_request(
+            user_id=user_id,
+            agent_id=agent_id,
+            run_id=run_id,
+            app_id=app_id,
+            reason=reason,
+            dry_run=dry_run,
+            vacuum=vacuum,
+        )
+        self._require_own_history("forget")
+        return await self._run(
+            lambda: forget(self, self._recorder.require_operation(), asked), "forget"
+        )
+
     async def reset(self) -> None:
         """Empty the vector store and the history, as mem0 does. The manager stays open."""
         await self._run(self._reset, "reset")
@@ -421,8 +474,10 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
         with using(self._workers):
             if self._assigned is not OWN_RECORDER:
                 return await call()
-            state = self._state()
-            return await state.run(await state.new_operation(name, self, self._recorder), call)
+            with recorded_operation():
+                state = self._state()
+                operation = await state.new_operation(name, self, self._recorder)
+                return await state.run(operation, call)
 
     async def _in_turn(
         self, name: str, memory_id: str, body: Callable[[Operation], Awaitable[T]]

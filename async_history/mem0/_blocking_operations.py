@@ -14,11 +14,14 @@ from typing import Any, Final, TypeVar
 
 from async_history._core.manager import HistoryManager
 from async_history._core.options import HistoryOptions
+from async_history._core.recording import begun_at, operation
 from async_history._opening import from_any_folder, open_history
 from async_history.blocking import BlockingHistoryManager
 from async_history.errors import HistoryClosed, HistoryError
-from async_history.mem0._errors import Unwritten, history_not_written
+from async_history.mem0._erased_here import erased_here
+from async_history.mem0._errors import Unwritten
 from async_history.mem0._forks import forget_in_child, keep_inherited
+from async_history.mem0._late_changes import raise_unwritten, take_back_blocking
 from async_history.mem0._operation import to_submit
 from async_history.mem0._payloads import Payload
 from async_history.mem0._store_turns import NO_TURNS, turns_of
@@ -69,6 +72,7 @@ class BlockingRecorder:
         self._options = options
         checked = open_history(self._url, **options)
         self._turns = turns_of(checked, between_processes=between_processes)
+        self.erased_here = erased_here(self._turns.queues)
         self._is_closed = False
         self._store: _Store | None = None
         self._set_up()
@@ -93,10 +97,12 @@ class BlockingRecorder:
 
     # Operations
 
-    def run(self, body: Callable[[], T]) -> T:
-        """Run one of mem0's operations in this thread, until its last record is written.
+    def run(self, memory: Any, body: Callable[[], T]) -> T:
+        """Run one of a memory's operations in this thread, until its last record is written.
 
         Raises:
+            Erased: its history was refused, as an owner was erased meanwhile. What the vector store
+                got was removed again.
             HistoryNotWritten: its history was not written. The error has the result of `body`.
             HistoryError: the store is closed, or can't be opened or written, as
                 `HistoryManager.require_writable` finds. `body` was not called.
@@ -109,11 +115,12 @@ class BlockingRecorder:
             self._thread_state.payloads = {}
             self._thread_state.refusal = None
             try:
-                with in_trace():
+                with operation(), in_trace():
                     result = body()
             except BaseException as error:
                 for failure, _ in unwritten:
                     _log.error("the history of a failed operation was not written: %s", failure)
+                take_back_blocking(memory, unwritten)
                 refusal = self._thread_state.refusal
                 if refusal not in (None, error) and isinstance(error, Exception):
                     raise refusal from error
@@ -121,8 +128,8 @@ class BlockingRecorder:
             finally:
                 self._thread_state.unwritten = None
                 self._thread_state.payloads = None
-        if unwritten:
-            raise history_not_written(result, unwritten) from unwritten[0][0]
+        take_back_blocking(memory, unwritten)
+        raise_unwritten(result, unwritten)
         if self._thread_state.refusal is not None:  # mem0 only logs it
             raise self._thread_state.refusal
         return result
@@ -136,6 +143,15 @@ class BlockingRecorder:
     def payloads(self) -> dict[str, Payload] | None:
         """The payloads that the operation in this thread has noted; None outside of one."""
         return getattr(self._thread_state, "payloads", None)
+
+    def require_not_erased(self, memory_id: str, payload: Payload) -> None:
+        """Check that a memory's owner was not forgotten here since the operation began.
+
+        Raises:
+            Erased: it was. The operation raises it too, where mem0 only logs it.
+        """
+        with self._keep_refusal():
+            self.erased_here.require_not_erased(memory_id, payload, begun_at())
 
     @contextmanager
     def _count_running(self) -> Iterator[None]:

@@ -9,7 +9,8 @@ from typing import Any, Final, Protocol, TypeVar
 
 from async_history._core.yielding import OnceATurn
 from async_history.errors import HistoryClosed, HistoryError
-from async_history.mem0._errors import history_not_written
+from async_history.mem0._erased_here import erased_here
+from async_history.mem0._late_changes import raise_unwritten, take_back
 from async_history.mem0._operation import (
     LoopInbox,
     Operation,
@@ -60,6 +61,7 @@ class LoopState:
         self.loop = asyncio.get_running_loop()
         self.inbox = LoopInbox()
         self.turns = turns
+        self._erased_here = erased_here(turns.queues)
         self.resetting = asyncio.Lock()
         self.running: dict[asyncio.Task[Any], tuple[Operation, asyncio.Future[Any]]] = {}
         self.manager = store
@@ -127,6 +129,7 @@ class LoopState:
             self.inbox,
             self._require_writable,
             self.turns,
+            self._erased_here,
             sees_changes=sees_changes(),
         )
 
@@ -254,14 +257,17 @@ async def _run_until_acked(operation: Operation, body: Callable[[], Coroutine[An
     try:
         result = await body()
     except BaseException as error:
-        for failure, _ in await operation.wait_for_acks():
+        unwritten = await operation.wait_for_acks()
+        for failure, _ in unwritten:
             _log.error("the history of a failed operation was not written: %s", failure)
-        if operation.refusal is not None and isinstance(error, Exception):
-            raise operation.refusal from error
+        await take_back(operation.memory, unwritten)
+        refusal = operation.refusal
+        if refusal not in (None, error) and isinstance(error, Exception):
+            raise refusal from error
         raise
     unwritten = await operation.wait_for_acks()
-    if unwritten:
-        raise history_not_written(result, unwritten) from unwritten[0][0]
+    await take_back(operation.memory, unwritten)
+    raise_unwritten(result, unwritten)
     if operation.refusal is not None:  # mem0 only logs it
         raise operation.refusal
     return result

@@ -22,6 +22,8 @@ from async_history._core.timeline import Moment, check_moment
 from async_history.blocking import BlockingHistoryManager
 from async_history.errors import InvalidInput
 from async_history.mem0._blocking_operations import BlockingRecorder
+from async_history.mem0._forget import forget_blocking
+from async_history.mem0._forget_request import ForgetReport, new_forget_request
 from async_history.mem0._learning import LearnedOwners, learn_blocking
 from async_history.mem0._payloads import WatchedStore, unwatched
 from async_history.mem0._restore import check_metadata, restore_memory_blocking
@@ -164,7 +166,9 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
             store = attributes["vector_store"]
         except KeyError:
             raise AttributeError("this Memory has no vector_store yet") from None
-        return store if payloads is None else WatchedStore(store, payloads)
+        if payloads is None:
+            return store
+        return WatchedStore(store, payloads, self._history.require_not_erased)
 
     @vector_store.setter
     def vector_store(self, value: Any) -> None:
@@ -205,11 +209,11 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
             with self._history.turn_of(memory_id):
                 return call()
 
-        return call() if self._assigned is not OWN_RECORDER else self._history.run(in_turn)
+        return call() if self._assigned is not OWN_RECORDER else self._history.run(self, in_turn)
 
     def _run(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         call = functools.partial(function, *arguments, **options)
-        return self._history.run(call) if self._assigned is OWN_RECORDER else call()
+        return self._history.run(self, call) if self._assigned is OWN_RECORDER else call()
 
     def restore(
         self,
@@ -300,6 +304,31 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
         self._require_own_history("learn_owners")
         learned: LearnedOwners = self._run(learn_blocking, self, self._history.ask)
         return learned
+
+    def forget(
+        self,
+        *,
+        user_id: str | None = None,
+        agent_id: str | None = None,
+        run_id: str | None = None,
+        app_id: str | None = None,
+        reason: str,
+        dry_run: bool = False,
+        vacuum: bool = True,
+    ) -> ForgetReport:
+        """Forget an owner: in the vector store and in the history; see `AsyncMemory.forget`."""
+        asked = new_forget_request(
+            user_id=user_id,
+            agent_id=agent_id,
+            run_id=run_id,
+            app_id=app_id,
+            reason=reason,
+            dry_run=dry_run,
+            vacuum=vacuum,
+        )
+        self._require_own_history("forget")
+        report: ForgetReport = self._run(forget_blocking, self, self._history, asked)
+        return report
 
     def reset(self) -> None:
         """Empty the vector store and the history, as mem0 does. The history stays open."""

@@ -15,6 +15,7 @@ from contextvars import ContextVar
 from typing import Any, Protocol
 
 from async_history._core.messages import Message
+from async_history._core.recording import begun_at
 from async_history._core.records import DETAILS, HistoryRecord, new_id, storable_record
 from async_history._core.submissions import (
     AddRecords,
@@ -24,7 +25,8 @@ from async_history._core.submissions import (
 )
 from async_history._core.values import now_text
 from async_history.blocking._sanitize import Sanitizer, complete_records, message_as_given
-from async_history.errors import HistoryClosed, HistoryError, InvalidInput
+from async_history.errors import Erased, HistoryClosed, HistoryError, InvalidInput
+from async_history.mem0._erased_here import ErasedHere
 from async_history.mem0._errors import Unwritten
 from async_history.mem0._payloads import Payload, with_details
 from async_history.mem0._read_connection import ReadConnection
@@ -151,6 +153,7 @@ class Operation:
         inbox: the inbox of the loop that it runs on.
         require_writable: raises what every write would raise, asked on the loop.
         turns: the turns of the store.
+        erased_here: what this process has forgotten of the store.
         sees_changes: whether `begin_change` is called before the vector store changes.
     """
 
@@ -163,6 +166,7 @@ class Operation:
         inbox: LoopInbox,
         require_writable: Callable[[], None],
         turns: Turns,
+        erased_here: ErasedHere,
         *,
         sees_changes: bool = True,
     ) -> None:
@@ -171,6 +175,7 @@ class Operation:
         self.recorder = recorder
         self.manager = store
         self.turns = turns
+        self.erased_here = erased_here
         self.history: Sequence[dict[str, Any]] = ()
         self.last_messages: Sequence[dict[str, Any]] = ()
         self.metadata: Mapping[str, Any] = {}
@@ -180,6 +185,7 @@ class Operation:
         self.has_reset = False
         self.has_changed = not sees_changes
         self.refusal: HistoryError | None = None
+        self._begun_at = begun_at()
         self._is_cancelled = False
         self._closed: str | None = None
         self._inbox = inbox
@@ -211,6 +217,18 @@ class Operation:
         if self.may_be_refused:
             self.require_going_on()
             self.note_change()
+
+    def require_not_erased(self, memory_id: str, payload: Payload) -> None:
+        """Check that a memory's owner was not forgotten here since the operation began.
+
+        Raises:
+            Erased: it was. The operation raises it too, where mem0 only logs it.
+        """
+        try:
+            self.erased_here.require_not_erased(memory_id, payload, self._begun_at)
+        except Erased as error:
+            self.refusal = error
+            raise
 
     def note_change(self) -> None:
         self.has_changed = True

@@ -4,7 +4,7 @@ mem0 tells its history neither. But just before each record it has given the mem
 vector store, or read it there. So it gets a `WatchedStore` during an operation, which notes them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from async_history._core.json_object import JsonObject
@@ -25,10 +25,18 @@ class WatchedStore:
     Args:
         store: the vector store, which does the work.
         payloads: the last payload of each memory, by its id.
+        require_not_erased: raises if a memory, by its id, may not get a payload any more.
     """
 
-    def __init__(self, store: Any, payloads: dict[str, Payload]) -> None:
-        self.__dict__.update(_store=store, _payloads=payloads)
+    def __init__(
+        self,
+        store: Any,
+        payloads: dict[str, Payload],
+        require_not_erased: Callable[[str, Payload], None],
+    ) -> None:
+        self.__dict__.update(
+            _store=store, _payloads=payloads, _require_not_erased=require_not_erased
+        )
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:  # mem0's telemetry tells it, and a user's code may ask for it
@@ -52,11 +60,11 @@ class WatchedStore:
         return await self._store.ainsert(*arguments, **options)
 
     def update(self, *arguments: Any, **options: Any) -> Any:
-        self._note(options, options.get("payload"))
+        self._note_updated(options)
         return self._store.update(*arguments, **options)
 
     async def aupdate(self, *arguments: Any, **options: Any) -> Any:
-        self._note(options, options.get("payload"))
+        self._note_updated(options)
         return await self._store.aupdate(*arguments, **options)
 
     def get(self, *arguments: Any, **options: Any) -> Any:
@@ -73,7 +81,14 @@ class WatchedStore:
         ids, payloads = options.get("ids"), options.get("payloads")
         if ids is not None and payloads is not None:
             for memory_id, payload in zip(ids, payloads, strict=False):
+                self._require_not_erased(str(memory_id), payload)
                 self._payloads[str(memory_id)] = payload
+
+    def _note_updated(self, options: Mapping[str, Any]) -> None:
+        payload = options.get("payload")
+        if isinstance(payload, Mapping):
+            self._require_not_erased(str(options.get("vector_id")), payload)
+        self._note(options, payload)
 
     def _note(self, options: Mapping[str, Any], payload: object) -> None:
         if isinstance(payload, Mapping):

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from async_history import HistoryManager, HistoryRecord, InvalidInput, open_history
+from async_history.mem0._erased_here import ErasedHere
 from async_history.mem0._operation import LoopInbox, Operation, Recorder, current
 from async_history.mem0._turn_queues import TurnQueues
 from async_history.mem0._turns import Turns
@@ -141,6 +142,7 @@ async def test_a_call_of_mem0s_reset_keeps_its_place() -> None:
             LoopInbox(),
             history.require_writable,
             Turns(TurnQueues(), between_processes=False),
+            ErasedHere(),
         )
         token = current.set(operation)
         try:

@@ -78,12 +78,13 @@ class CountingStore(InstantStore):
 class Used:
     """A memory of either kind, called from a task."""
 
-    def __init__(self, memory: Any, path: Path) -> None:
+    def __init__(self, memory: Any, path: Path, *, is_instant: bool = True) -> None:
         self.memory = memory
         self.path = path
         self.store = CountingStore()
-        instant(memory)
-        memory.vector_store = self.store
+        if is_instant:
+            instant(memory)
+            memory.vector_store = self.store
 
     async def call(self, name: str, *arguments: Any, **options: Any) -> Any:
         function = getattr(self.memory, name)

@@ -1,0 +1,82 @@
+"""Forgetting an owner, for both classes."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from async_history._core.manager import HistoryManager
+from async_history._sqlite.connection import run_to_completion
+from async_history.mem0._blocking_operations import BlockingRecorder
+from async_history.mem0._erased_here import ErasedHere
+from async_history.mem0._forget_request import ForgetReport, ForgetRequest
+from async_history.mem0._forgetting import Forgetting, Steps, Stores
+from async_history.mem0._memory_host import ask
+from async_history.mem0._operation import Operation
+from async_history.mem0._workers import in_thread
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _LoopSteps:
+    """The steps of an `AsyncMemory`, as parts of an operation."""
+
+    operation: Operation
+    erased_here: ErasedHere
+
+    async def call(self, function: Callable[[], T]) -> T:
+        done: T = await in_thread(function)
+        return done
+
+    async def ask(self, function: Callable[[HistoryManager], Awaitable[T]]) -> T:
+        return await ask(self.operation.manager, function)
+
+    @asynccontextmanager
+    async def change(self, memory_id: str | None) -> AsyncIterator[Callable[[], None]]:
+        with self.operation.part():
+            if memory_id is None:
+                yield self.operation.begin_change
+                return
+            async with self.operation.turn_of(memory_id):
+                yield self.operation.begin_change
+
+
+@dataclass(frozen=True, slots=True)
+class _ThreadSteps:
+    """The steps of a `Memory`. None of them suspends."""
+
+    history: BlockingRecorder
+    erased_here: ErasedHere
+
+    async def call(self, function: Callable[[], T]) -> T:
+        return function()
+
+    async def ask(self, function: Callable[[HistoryManager], Awaitable[T]]) -> T:
+        return self.history.ask(function)
+
+    @asynccontextmanager
+    async def change(self, memory_id: str | None) -> AsyncIterator[Callable[[], None]]:
+        if memory_id is None:
+            yield self.history.begin_change
+            return
+        with self.history.turn_of(memory_id):
+            yield self.history.begin_change
+
+
+async def forget(memory: Any, operation: Operation, asked: ForgetRequest) -> ForgetReport:
+    """Forget an owner in an `AsyncMemory`, as its operation."""
+    return await _forget(memory, _LoopSteps(operation, operation.erased_here), asked)
+
+
+def forget_blocking(memory: Any, history: BlockingRecorder, asked: ForgetRequest) -> ForgetReport:
+    """Forget an owner in a `Memory`."""
+    steps = _ThreadSteps(history, history.erased_here)
+    return run_to_completion(_forget(memory, steps, asked))
+
+
+async def _forget(memory: Any, steps: Steps, asked: ForgetRequest) -> ForgetReport:
+    """Forget an owner. Interrupted, it is called again: what is gone stays gone."""
+    stores = await steps.call(lambda: Stores.of(memory, asked.owner))
+    forgetting = Forgetting(stores, steps, asked)
+    return await (forgetting.count() if asked.dry_run else forgetting.run())

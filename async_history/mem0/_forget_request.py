@@ -1,0 +1,93 @@
+"""Whom `forget` is asked to forget, and what it reports."""
+
+from dataclasses import dataclass
+
+from async_history._core.erase_request import EraseLimits, new_erase_request
+from async_history._core.erased_names import Name
+from async_history._core.query import scopes_asked
+from async_history._core.validation import check_flag
+from async_history._core.wording import counted
+from async_history.errors import InvalidInput
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForgetReport:
+    """What `forget` has removed, or in a dry run would remove, and what is left where."""
+
+    done: bool
+    """False of a dry run: nothing was changed."""
+    memories: int = 0
+    """Memories that were removed from the vector store."""
+    entities: int = 0
+    """Entities that were removed from mem0's entity store (mem0 2.x)."""
+    records: int = 0
+    """Records of the history that lost their texts, their metadata or their cause."""
+    messages: int = 0
+    """Messages that were removed from the buffers."""
+    later: int = 0
+    """Records of the owner that the history has again: what began after the erasure is accepted."""
+    copies: tuple[str, ...] = ()
+    """Files that this library itself made of the history, and that still have the texts: paths."""
+    remains: tuple[str, ...] = ()
+    """Where else the texts may still be, and what to do about it: a sentence each."""
+    erasure_id: str | None = None
+    """The `id` of its entry among the history's `erasures()`; None in a dry run."""
+
+    @property
+    def matches_nothing(self) -> bool:
+        """Whether there was nothing to forget."""
+        return not (self.memories or self.entities or self.records or self.messages)
+
+    def outcome(self) -> str:
+        """Return the outcome as one sentence for people."""
+        verb = "removed" if self.done else "would remove"
+        erased = "erased" if self.done else "erase"
+        return (
+            f"{verb} {counted(self.memories, 'memory', 'memories')} and "
+            f"{counted(self.entities, 'entity', 'entities')} from the vector store, and {erased} "
+            f"the texts of {counted(self.records, 'record')} and "
+            f"{counted(self.messages, 'message')} in the history"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetRequest:
+    """Whom to forget, and why."""
+
+    owner: Name
+    reason: str
+    dry_run: bool
+    vacuum: bool
+
+    @property
+    def by_name(self) -> dict[str, str]:
+        """The owner as the argument of a call."""
+        return dict([self.owner])
+
+
+def new_forget_request(
+    *,
+    user_id: str | None,
+    agent_id: str | None,
+    run_id: str | None,
+    app_id: str | None,
+    reason: str,
+    dry_run: bool,
+    vacuum: bool,
+) -> ForgetRequest:
+    """Check whom to forget.
+
+    Raises:
+        InvalidInput: naming the argument that can't be used.
+    """
+    if app_id is not None:
+        raise InvalidInput(
+            "mem0 can't forget by app_id: it keeps none with entities and buffered messages, and "
+            "finds no memory by it. Forget by user_id, agent_id or run_id; erase(app_id=…) of the "
+            "history erases what the history has of it"
+        )
+    owner = scopes_asked(user_id=user_id, agent_id=agent_id, run_id=run_id, app_id=None)
+    if not owner:
+        raise InvalidInput("name whom to forget: user_id, agent_id or run_id")
+    new_erase_request((), None, (), reason, owner=owner, dry_run=dry_run, limits=EraseLimits())
+    return ForgetRequest(owner[0], reason, dry_run, check_flag("vacuum", vacuum))

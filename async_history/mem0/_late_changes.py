@@ -1,0 +1,86 @@
+"""Takes changes back that came too late: their owner, or their memory, was erased meanwhile.
+
+The history has refused their records. What the vector store got must not stay there either.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+from async_history._core.records import Event, HistoryRecord
+from async_history.errors import Erased
+from async_history.mem0._errors import Unwritten, history_not_written
+from async_history.mem0._workers import in_thread
+
+_SCOPES: Final = ("user_id", "agent_id", "run_id")
+"""The scopes that mem0 filters entities by."""
+_UNLINK: Final = "_remove_memory_from_entity_store"
+"""mem0's function that takes a memory from its entities: since 2.0."""
+
+
+def raise_unwritten(result: object, unwritten: Sequence[Unwritten]) -> None:
+    """Raise the error of an operation that returned `result`, if its history was not written.
+
+    Raises:
+        Erased: the history has refused it as too late, and nothing else was wrong.
+        HistoryNotWritten: naming what was not written, without what came too late.
+    """
+    others = [one for one in unwritten if not isinstance(one[0], Erased)]
+    if others:
+        raise history_not_written(result, others) from others[0][0]
+    for error, _ in unwritten:
+        raise error
+
+
+async def take_back(memory: Any, unwritten: Sequence[Unwritten]) -> None:
+    """Remove from an `AsyncMemory`'s vector store what late changes have put there."""
+    for error, record in _puts(memory, unwritten):
+        with _noting(error, record.memory_id):
+            await in_thread(_remove, memory, record.memory_id)
+            unlink = getattr(memory, _UNLINK, None)
+            if unlink is not None:
+                await unlink(record.memory_id, _filters(record))
+
+
+def take_back_blocking(memory: Any, unwritten: Sequence[Unwritten]) -> None:
+    """Remove from a `Memory`'s vector store what late changes have put there."""
+    for error, record in _puts(memory, unwritten):
+        with _noting(error, record.memory_id):
+            _remove(memory, record.memory_id)
+            unlink = getattr(memory, _UNLINK, None)
+            if unlink is not None:
+                unlink(record.memory_id, _filters(record))
+
+
+def _puts(memory: Any, unwritten: Sequence[Unwritten]) -> Iterator[tuple[Exception, HistoryRecord]]:
+    if "vector_store" not in vars(memory):
+        return  # a call outside of mem0's operations
+    for error, records in unwritten:
+        if not isinstance(error, Erased):
+            continue
+        for record in records:
+            if isinstance(record, HistoryRecord) and record.event != Event.DELETE:
+                yield error, record
+
+
+def _remove(memory: Any, memory_id: str) -> None:
+    store = vars(memory)["vector_store"]
+    if store.get(vector_id=memory_id) is not None:
+        store.delete(vector_id=memory_id)
+
+
+def _filters(record: HistoryRecord) -> dict[str, str]:
+    owner = {} if record.owner is None else record.owner.as_dict()
+    return {name: owner[name] for name in _SCOPES if name in owner}
+
+
+@contextmanager
+def _noting(error: Exception, memory_id: str) -> Iterator[None]:
+    """Add a note to the error of a late change that can't be taken back."""
+    try:
+        yield
+    except Exception as failure:
+        error.add_note(
+            f"the vector store may have memory {memory_id!r} again, and could not be asked to "
+            f"remove it ({failure}): forget its owner again"
+        )

@@ -1,0 +1,19 @@
+"""What a vector store of mem0 lists."""
+
+from collections.abc import Mapping
+from inspect import signature
+from typing import Any
+
+
+def list_rows(store: Any, filters: Mapping[str, Any], limit: int) -> list[Any]:
+    """Return up to `limit` rows that have these fields in their payloads. It blocks.
+
+    There is no way to ask for those that follow, and many stores list fewer than they are asked
+    for.
+    """
+    parameters = signature(store.list).parameters
+    is_old = "limit" in parameters and "top_k" not in parameters  # mem0 1.0
+    listed = store.list(filters=dict(filters), **{"limit" if is_old else "top_k": limit})
+    if not listed:
+        return []
+    return list(listed[0] if isinstance(listed[0], list | tuple) else listed)
