@@ -260,12 +260,13 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
     ) -> dict[str, Any]:
         """Restore a memory as it was at a moment; return the change, as `history` lists it.
 
-        One record is added to the history (see `HistoryManager.restore`). Then the vector store
-        follows: text, embedding, hash and metadata. Where the history does not know the metadata of
-        that moment, the vector store's is kept. A deleted memory is inserted again under its id,
-        with the owner, metadata, creation time, actor and role from its history. Where that does
-        not know the owner (plain mem0 recorded the memory), name it in `metadata`, or searches by
-        it will not find the memory.
+        One record is added to the history (see `HistoryManager.restore`), and one before it if the
+        vector store has a text that the history does not know. Then the vector store follows: text,
+        embedding, hash and metadata. Where the history does not know the metadata of that moment,
+        the vector store's is kept. A deleted memory is inserted again under its id, with the owner,
+        metadata, creation time, actor and role from its history. Where that does not know the owner
+        (plain mem0 recorded the memory), name it in `metadata`, or searches by it will not find the
+        memory.
 
         Args:
             memory_id: the memory to restore.

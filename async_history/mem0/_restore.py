@@ -9,13 +9,21 @@ import os
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 from async_history._core.manager import HistoryManager
-from async_history._core.records import HistoryRecord
-from async_history._core.timeline import Moment, Restoration, append_restoration, restoration_of
+from async_history._core.records import HistoryRecord, fields_of
+from async_history._core.timeline import (
+    Moment,
+    Restoration,
+    RestorationTarget,
+    append_restoration,
+    restoration_of,
+)
 from async_history.errors import InvalidInput
 from async_history.mem0._operation import OperationStore
+from async_history.mem0._unrecorded import unrecorded_text
 from async_history.mem0._vector_changes import (
     VectorChange,
     VectorRestore,
@@ -36,15 +44,46 @@ def check_metadata(metadata: object) -> Mapping[str, Any]:
     return metadata or {}
 
 
-def _prepare(
-    memory: Any,
-    plan: Restoration,
-    history: Sequence[HistoryRecord],
-    metadata: Mapping[str, Any],
-) -> VectorRestore:
-    """Query the vector store and the embedding model. It blocks, and may fail."""
-    held = payload_held(memory, plan.latest.memory_id)
-    return VectorRestore.of(plan, history, held, metadata).with_embedding(embed_with(memory))
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A restoration for which all is done that may fail before anything is changed.
+
+    Attributes:
+        latest: the memory's latest record.
+        unrecorded: a record of the text that only the vector store has.
+        change: what happens in the vector store.
+    """
+
+    latest: HistoryRecord
+    unrecorded: HistoryRecord | None
+    change: VectorRestore
+
+    @classmethod
+    def by(
+        cls,
+        memory: Any,
+        plan: Restoration,
+        history: Sequence[HistoryRecord],
+        metadata: Mapping[str, Any],
+    ) -> "_Prepared":
+        """Query the vector store and the embedding model. It blocks, and may fail."""
+        latest = plan.latest
+        held = payload_held(memory, latest.memory_id)
+        unrecorded = unrecorded_text(history, held)
+        if unrecorded is not None:
+            plan = replace(plan, latest=unrecorded)
+        change = VectorRestore.of(plan, history, held, metadata)
+        return cls(latest, unrecorded, change.with_embedding(embed_with(memory)))
+
+    async def append(
+        self, history: RestorationTarget, actor_id: str | None, role: str | None
+    ) -> HistoryRecord:
+        """Write the history; return the memory's latest record then."""
+        if self.unrecorded is None:
+            return await append_restoration(history, self.change.plan, actor_id, role)
+        records = [fields_of(self.unrecorded), self.change.plan.record(actor_id, role)]
+        *_, record = await history.batch_add_history(records, if_latest=self.latest)
+        return record
 
 
 async def restore_memory(
@@ -61,11 +100,11 @@ async def restore_memory(
     """Restore a memory of an `AsyncMemory`; return the new record."""
     history = await manager.get_history(memory_id)
     plan = restoration_of(memory_id, history, to)
-    restoring = await in_thread(_prepare, memory, plan, history, metadata)
+    prepared: _Prepared = await in_thread(_Prepared.by, memory, plan, history, metadata)
     begin_change()
-    record = await append_restoration(manager, restoring.plan, actor_id, role)
+    record = await prepared.append(manager, actor_id, role)
     with note_history_ahead("restore again to update it, which adds no second record"):
-        await change_vectors(memory, restoring, record)
+        await change_vectors(memory, prepared.change, record)
     return record
 
 
@@ -83,13 +122,11 @@ def restore_memory_blocking(
     """Restore a memory of a `Memory`; `ask` runs a function on its history manager."""
     history = ask(lambda manager: manager.get_history(memory_id))
     plan = restoration_of(memory_id, history, to)
-    restoring = _prepare(memory, plan, history, metadata)
+    prepared = _Prepared.by(memory, plan, history, metadata)
     begin_change()
-    record: HistoryRecord = ask(
-        lambda manager: append_restoration(manager, restoring.plan, actor_id, role)
-    )
+    record: HistoryRecord = ask(lambda manager: prepared.append(manager, actor_id, role))
     with note_history_ahead("restore again to update it, which adds no second record"):
-        change_vectors_blocking(memory, restoring, record)
+        change_vectors_blocking(memory, prepared.change, record)
     return record
 
 

@@ -540,6 +540,21 @@ class TestUnrecordedTexts:
         assert [row["data"] for row in kind.store.rows.values()] == ["by others"] * 4
         await kind.check()
 
+    async def test_are_recorded_by_restore_too(self, instant: Kind) -> None:
+        kind = instant
+        memory_id = await kind.add("tea")
+        await kind.update(memory_id, "mate")
+        kind.store.rows[memory_id]["data"] = "by others"
+        kind.store.fails_to_change = {memory_id}
+        with pytest.raises(OSError, match="no vectors"):
+            await kind.call("restore", memory_id, to=1)
+        kind.store.fails_to_change.clear()
+        record = await kind.call("restore", memory_id, to=1, actor_id="eve")
+        texts = [one.new_memory for one in await kind.records(memory_id)]
+        assert texts == ["tea", "mate", "by others", "tea"]
+        assert (record["event"], record["old_memory"]) == ("UPDATE", "by others")
+        await kind.check()
+
     async def test_are_not_undone_with_a_run(self, instant: Kind) -> None:
         kind = instant
         with recording(cause={"run_id": "r"}):
