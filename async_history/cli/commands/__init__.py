@@ -1,0 +1,1 @@
+"""The commands for typer, by what they are for: their options and help texts."""

@@ -1,0 +1,96 @@
+"""The commands that remove: `prune` and `erase`, and `erasures`."""
+
+from typing import Annotated
+
+import typer
+
+from async_history.cli import retention as _retention
+from async_history.cli import stores
+from async_history.cli.errors import one_line_errors
+from async_history.cli.options import AsReport, Db
+
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would be removed.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+
+
+def prune(
+    older_than: Annotated[
+        str,
+        typer.Option(metavar="AGE|TIME", help="90d (s, m, h, d, w), or 2026-11-20T09:41:15Z."),
+    ],
+    db: Db = None,
+    keep_last: Annotated[
+        int, typer.Option(min=0, help="Records to keep of each memory that is not deleted.")
+    ] = 1,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    as_json: AsReport = False,
+) -> None:
+    """Remove old records, except the last ones of each memory.
+
+    With --keep-last 1 or more, the latest state of each memory is kept. A deleted memory is removed
+    completely when all of its records are old. It may be interrupted and run again. This frees
+    space: to make texts unreadable for good, use `erase`.
+    """
+    with one_line_errors():
+        status = _retention.prune(
+            stores.to_write(db),
+            older_than,
+            keep_last,
+            is_dry_run=dry_run,
+            is_sure=yes,
+            as_json=as_json,
+        )
+    raise typer.Exit(status)
+
+
+def erase(
+    reason: Annotated[str, typer.Option(help="Kept with the erasure. Name no person in it.")],
+    db: Db = None,
+    memory: Annotated[
+        list[str] | None, typer.Option(metavar="ID", help="The memory whose texts are erased.")
+    ] = None,
+    actor: Annotated[
+        str | None, typer.Option(metavar="ID", help="Or the actor whose texts are erased.")
+    ] = None,
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SCOPE", help="The session scope whose buffered messages are erased."),
+    ] = None,
+    vacuum: Annotated[
+        bool, typer.Option(help="Also overwrite a file's free space; writers wait.")
+    ] = True,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    as_json: AsReport = False,
+) -> None:
+    """Make texts unreadable for good, and keep the fact of each change.
+
+    Shows what it could not reach, such as copies and backups. --memory and --scope may be given
+    several times.
+    """
+    with one_line_errors():
+        status = _retention.erase(
+            stores.to_write(db),
+            memory or (),
+            actor,
+            scope or (),
+            reason,
+            is_dry_run=dry_run,
+            is_sure=yes,
+            as_json=as_json,
+            vacuum=vacuum,
+        )
+    raise typer.Exit(status)
+
+
+def erasures(
+    db: Db = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """List the erasures: when, why, of which memories, and how many texts.
+
+    A file is read as it is, and found, as by `log`.
+    """
+    with one_line_errors(only_reads=True):
+        _retention.erasures(stores.to_read(db), as_json=as_json)
