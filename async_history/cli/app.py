@@ -53,6 +53,8 @@ for command in (
     reading.at,
     reading.diff,
     taking_back.restore,
+    taking_back.rollback,
+    taking_back.undo,
     reading.tail,
     retention.prune,
     retention.erase,

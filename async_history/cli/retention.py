@@ -2,8 +2,7 @@
 
 import json
 import re
-import sys
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar
@@ -23,6 +22,7 @@ from async_history._core.values import parse_time
 from async_history._opening import sqlite_file, without_secrets
 from async_history._sqlite.schema.adopt import adopt
 from async_history.cli import stores
+from async_history.cli.answers import require_an_answer
 from async_history.cli.screen import Screen
 from async_history.cli.terminal import escape_controls, print_error, show_share
 from async_history.cli.termination import run
@@ -49,9 +49,7 @@ def prune(
 
 def erase(
     url: str,
-    memory_ids: Iterable[str],
-    actor_id: str | None,
-    session_scopes: Iterable[str],
+    whose: Mapping[str, Any],
     reason: str,
     *,
     is_dry_run: bool,
@@ -59,17 +57,14 @@ def erase(
     as_json: bool,
     vacuum: bool,
 ) -> int:
-    """Erase texts, or show what that would do; return the exit status."""
+    """Erase texts, or show what that would do; return the exit status.
+
+    Args:
+        whose: the arguments of `HistoryManager.erase` that say so.
+    """
 
     async def run_erase(history: HistoryManager, *, dry_run: bool) -> ErasureReport:
-        return await history.erase(
-            memory_ids=memory_ids,
-            actor_id=actor_id,
-            session_scopes=session_scopes,
-            reason=reason,
-            dry_run=dry_run,
-            vacuum=vacuum,
-        )
+        return await history.erase(**whose, reason=reason, dry_run=dry_run, vacuum=vacuum)
 
     return _confirm_and_run(url, run_erase, is_dry_run=is_dry_run, is_sure=is_sure, as_json=as_json)
 
@@ -137,12 +132,8 @@ def _confirm_and_run(
     as_json: bool,
 ) -> int:
     """Run the work if `is_sure`; otherwise show what it would do, and ask."""
+    require_an_answer("removed", is_dry_run=is_dry_run, is_sure=is_sure)
     if is_dry_run or not is_sure:
-        if not is_dry_run and not sys.stdin.isatty():
-            raise InvalidInput(
-                "stdin is not a terminal, so nothing was asked or removed: give --yes, or "
-                "--dry-run to see what would be removed"
-            )
         _require_no_rewriting(url)
         report = run(_run(url, work, dry_run=True))
         if is_dry_run:

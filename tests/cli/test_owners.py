@@ -203,6 +203,30 @@ def test_restoring_shows_and_records_the_metadata(run: Run, url: str) -> None:
     assert json.loads(done.stdout)["owner"] == ANN
 
 
+@pytest.mark.parametrize(
+    ("scope", "name", "memories"),
+    [("user", "ann", "mn"), ("agent", "bot", "n"), ("run", "r1", "m"), ("app", "shop", "n")],
+)
+def test_an_owner_is_forgotten(scope: str, name: str, memories: str, run: Run, url: str) -> None:
+    before = records(url)
+    command = ("erase", f"--{scope}", name, "--reason", "asked", "--no-vacuum")
+    assert run(*command, "--dry-run").stdout.startswith("history.db: would erase the texts of ")
+    assert records(url) == before
+    assert run(*command, "--yes").exit_code == 0
+    assert run("memories", f"--{scope}", name).exit_code == 1
+    for record in records(url):
+        assert (record.new_memory is None) == (record.memory_id in memories)
+
+
+def test_a_record_is_erased(run: Run, url: str) -> None:
+    first, second = (record.id for record in records(url, memory_id="m")[:2])
+    erased = run("erase", "--record", first, "--record", second, "--reason", "asked", "--yes")
+    assert erased.exit_code == 0, erased.stderr
+    assert [one.new_memory for one in records(url)] == [None, None, None, "x", "x"]
+    both = run("erase", "--record", first, "--user", "ann", "--reason", "asked", "--yes")
+    assert (both.exit_code, both.stdout) == (2, "")
+
+
 @pytest.mark.subprocess
 def test_a_tail_of_an_owner(url: str, start: Start) -> None:
     tail = start("tail", "--db", url, "--user", "ann", "--cause", "request_id=q2", "--json")

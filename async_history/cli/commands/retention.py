@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from async_history.cli import asked as _asked
 from async_history.cli import retention as _retention
 from async_history.cli import stores
 from async_history.cli.errors import one_line_errors
@@ -50,8 +51,25 @@ def erase(
     memory: Annotated[
         list[str] | None, typer.Option(metavar="ID", help="The memory whose texts are erased.")
     ] = None,
+    record: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ID", help="Or the record whose texts are erased, by its id."),
+    ] = None,
     actor: Annotated[
         str | None, typer.Option(metavar="ID", help="Or the actor whose texts are erased.")
+    ] = None,
+    user: Annotated[
+        str | None, typer.Option(metavar="ID", help="Or the user to forget (user_id).")
+    ] = None,
+    agent: Annotated[
+        str | None, typer.Option(metavar="ID", help="Or the agent to forget (agent_id).")
+    ] = None,
+    run: Annotated[
+        str | None, typer.Option(metavar="ID", help="Or the run to forget (run_id).")
+    ] = None,
+    app_id: Annotated[
+        str | None,
+        typer.Option("--app", metavar="ID", help="Or the application to forget (app_id)."),
     ] = None,
     scope: Annotated[
         list[str] | None,
@@ -66,15 +84,22 @@ def erase(
 ) -> None:
     """Make texts unreadable for good, and keep the fact of each change.
 
-    Shows what it could not reach, such as copies and backups. --memory and --scope may be given
-    several times.
+    An owner is forgotten: the texts, metadata and causes of all of the owner's memories, the
+    buffered messages of the owner's session scopes, and the owner's id.
+
+    Shows what it could not reach, such as copies and backups. --memory, --record and --scope may be
+    given several times. Only the history is changed, not mem0's vector store.
     """
     with one_line_errors():
         status = _retention.erase(
             stores.to_write(db),
-            memory or (),
-            actor,
-            scope or (),
+            {
+                "memory_ids": memory or (),
+                "record_ids": record or (),
+                "actor_id": actor,
+                "session_scopes": scope or (),
+                **_asked.owner(user, agent, run, app_id),
+            },
             reason,
             is_dry_run=dry_run,
             is_sure=yes,
