@@ -26,6 +26,7 @@ BENCHMARKS = (
     "latest",
     "sizes",
     "plans",
+    "owner_changes",
 )
 
 OLDEST_POSTGRES = "13"
