@@ -13,7 +13,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, TypeVar, Unpack
 
-from async_history._core.check import CheckReport
 from async_history._core.loop_thread import LoopThread
 from async_history._core.manager import HistoryManager
 from async_history._core.options import HistoryOptions
@@ -23,6 +22,7 @@ from async_history._core.submissions import MESSAGES_KEPT, checked_messages, che
 from async_history._core.values import check_name
 from async_history._opening import file_options, open_history, sqlite_file
 from async_history._sqlite.errors import absolute, connect, typed_errors
+from async_history.blocking._calls import iterating, waiting
 from async_history.blocking._sanitize import Sanitizer, message_as_given
 from async_history.blocking._store import LoopStore
 
@@ -42,6 +42,10 @@ class BlockingHistoryManager:
     Each call blocks until it is done, and each write until it is durable. Characters that no
     database can store (NUL, lone surrogates) are replaced by U+FFFD, and a value that is not text
     is stored as text (a list or a mapping as JSON), with one warning for each call.
+
+    From `query_history` to `erasures` the calls are those of `HistoryManager`, with its arguments,
+    errors and typed records: what can't be used is refused there, not replaced. What they iterate
+    over is read some records at a time. `on_progress` is called on a thread of the manager's.
 
     Raises:
         HistoryClosed: from every call after `close`.
@@ -232,9 +236,23 @@ class BlockingHistoryManager:
         found = self._call(lambda manager: manager.get_last_messages(scope, limit))
         return [message_as_given(message) for message in found]
 
-    def check(self) -> CheckReport:
-        """Read the whole history; return what is wrong with it: see `HistoryManager.check`."""
-        return self._call(lambda manager: manager.check())
+    query_history = iterating(HistoryManager.query_history)
+    count_history = waiting(HistoryManager.count_history)
+    memories = iterating(HistoryManager.memories)
+    memories_at = iterating(HistoryManager.memories_at)
+    memory_at = waiting(HistoryManager.memory_at)
+    diff = waiting(HistoryManager.diff)
+    check = waiting(HistoryManager.check)
+
+    # Taking back and erasing
+
+    restore = waiting(HistoryManager.restore)
+    rollback = waiting(HistoryManager.rollback)
+    undo = waiting(HistoryManager.undo)
+    erase = waiting(HistoryManager.erase)
+    erasures = waiting(HistoryManager.erasures)
+
+    # The file
 
     @property
     def connection(self) -> sqlite3.Connection | None:

@@ -1,18 +1,33 @@
 """Owner, context and cause by the synchronous face: mem0's calls, with ours beside them."""
 
 import asyncio
+import inspect
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from async_history import HistoryRecord, InvalidInput, Owner, OwnerConflict, open_history, recording
+from async_history import (
+    CursorGone,
+    HistoryClosed,
+    HistoryManager,
+    HistoryRecord,
+    InvalidInput,
+    Owner,
+    OwnerConflict,
+    RollbackAction,
+    open_history,
+    recording,
+)
 from async_history.blocking import BlockingHistoryManager
 from tests.conftest import stores, url_of
 
 ALICE = {"user_id": "alice"}
+QUESTIONS = ("query_history", "count_history", "memories", "memories_at", "memory_at", "diff")
+CALLS = (*QUESTIONS, "check", "restore", "rollback", "undo", "erase", "erasures")
 
 
 @pytest.fixture(params=stores("file", "postgres"))
@@ -107,3 +122,83 @@ def test_each_thread_has_its_cause(history: BlockingHistoryManager, url: str) ->
         first, second, third = (record.cause for record in found)
         assert first == second == {"request_id": str(n)}
         assert third == {"request_id": str(n), "step": "3"}
+
+
+def test_the_arguments_are_those_of_the_asyncio_manager() -> None:
+    for name in CALLS:
+        theirs = inspect.signature(getattr(HistoryManager, name))
+        ours = inspect.signature(getattr(BlockingHistoryManager, name))
+        assert ours.parameters == theirs.parameters
+        assert not inspect.iscoroutinefunction(getattr(BlockingHistoryManager, name))
+
+
+def test_each_question_is_answered(history: BlockingHistoryManager, url: str) -> None:
+    """Also where the answer is longer than what is taken from the loop at once."""
+    changes = [
+        {"memory_id": f"m{n % 120}", "event": "ADD" if n < 120 else "UPDATE", "new_memory": f"{n}"}
+        for n in range(230)
+    ]
+    history.batch_add_history({**change, "owner": ALICE} for change in changes)
+    history.add_history("other", None, "x", "ADD", cause={"request_id": "q"})
+    found = history.query_history(user_id="alice", page_size=7)
+    assert iter(found) is found
+    assert [record.new_memory for record in found] == [change["new_memory"] for change in changes]
+    assert list(history.query_history()) == records(url)
+    assert [one.memory_id for one in history.query_history(cause={"request_id": "q"})] == ["other"]
+    assert history.count_history(user_id="alice") == 230
+    living = list(history.memories(user_id="alice"))
+    assert living == records(url, user_id="alice", order="newest")[:120]
+    now = datetime.now(UTC)
+    assert sorted(r.memory_id for r in history.memories_at(now, user_id="alice")) == sorted(
+        {record.memory_id for record in living}
+    )
+    latest = history.memory_at("m1", now)
+    assert latest is not None
+    assert (latest.new_memory, latest.owner) == ("121", Owner(user_id="alice"))
+    assert history.diff("m1", 1, 2).new_memory == "121"
+    assert history.check().problems == ()
+    with pytest.raises(InvalidInput):  # by the call, before it is iterated over
+        history.query_history(user_id="")
+    with pytest.raises(InvalidInput):
+        history.memories()
+    with pytest.raises(InvalidInput):
+        history.memories_at(datetime(2026, 1, 1))  # noqa: DTZ001 - to be refused
+
+
+def test_memories_are_taken_back_and_erased(history: BlockingHistoryManager, url: str) -> None:
+    history.add_history("m", None, "tea", "ADD", owner=ALICE)
+    with recording(cause={"run_id": "r"}, owner=ALICE):
+        history.add_history("m", "tea", "mate", "UPDATE")
+        history.add_history("n", None, "rum", "ADD")
+    done: list[tuple[int, int]] = []
+    plan = history.undo(run_id="r", dry_run=True)
+    assert len(records(url)) == 3
+    undone = history.undo(run_id="r", on_progress=lambda *part: done.append(part))
+    assert undone.steps == plan.steps
+    assert done == [(2, 2)]
+    assert [record.new_memory for record in history.memories(user_id="alice")] == ["tea"]
+    back = history.undo(cause={"undo": undone.id})
+    assert {step.memory_id: step.action for step in back.steps} == {
+        "m": RollbackAction.RESTORE,
+        "n": RollbackAction.RESTORE,
+    }
+    assert history.restore("m", to=1).new_memory == "tea"
+    emptied = history.rollback(to=datetime(2000, 1, 1, tzinfo=UTC), user_id="alice")
+    assert (emptied.deleted, list(history.memories(user_id="alice"))) == (2, [])
+    assert history.erase(user_id="alice", reason="asked", vacuum=False).records > 0
+    assert history.count_history(user_id="alice") == 0
+    assert [erasure.reason for erasure in history.erasures()] == ["asked"]
+    assert {record.new_memory for record in records(url)} == {None}
+
+
+def test_an_iteration_ends_with_what_it_reads(history: BlockingHistoryManager) -> None:
+    history.batch_add_history({"memory_id": f"m{n}", "event": "ADD"} for n in range(300))
+    reset, closed, dropped = (history.query_history(page_size=10) for _ in range(3))
+    for each in (reset, closed, dropped):
+        next(each)
+    history.reset()
+    with pytest.raises(CursorGone):
+        list(reset)
+    history.close()
+    with pytest.raises(HistoryClosed):
+        list(closed)
