@@ -440,6 +440,30 @@ class TestAtTheSameTime:
         assert texts == ["tea", "mate", "by others", "tea"]
         await kind.check()
 
+    async def test_an_erasure(self, instant: Kind) -> None:
+        """Of one owner, just before a memory is written: its text does not come back."""
+        kind = instant
+        secret, other = await kind.add("secret"), await kind.add("tea", "bob")
+        then = now()
+        for memory_id in (secret, other):
+            await kind.update(memory_id, "mate")
+
+        async def erase() -> None:
+            async with open_history(kind.path, migrate=False) as history:
+                await history.erase(user_id="ann", reason="asked for", vacuum=False)
+
+        class Meanwhile(Embedder):
+            def embed(self, text: str, *_: Any, **__: Any) -> list[float]:
+                if text == "secret":
+                    asyncio.run(erase())
+                return super().embed(text)
+
+        kind.memory.embedding_model = Meanwhile()
+        report = await kind.call("rollback", to=then, memory_ids=[secret, other])
+        assert actions(report) == {other: "restore", secret: "conflict"}
+        assert [one.new_memory for one in await kind.records(secret)] == [None, None]
+        assert [one.new_memory for one in await kind.records(other)][-1] == "tea"
+
     @pytest.mark.parametrize("how", ["cancelled", "closed"])
     async def test_stops_between_two_memories(
         self, configured: Configured, tmp_path: Path, how: str
