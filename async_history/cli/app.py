@@ -9,12 +9,15 @@ from typing import Annotated
 
 import typer
 
-from async_history import __version__
+from async_history import InvalidInput, __version__
+from async_history.cli import asked as _asked
 from async_history.cli import check as _check
+from async_history.cli import check_mem0 as _check_mem0
 from async_history.cli import copy as _copying
 from async_history.cli import migrate as _migrate
 from async_history.cli import stats as _stats
 from async_history.cli import stores
+from async_history.cli.asked import Agent, App, Run, User
 from async_history.cli.commands import reading, recording, retention, taking_back
 from async_history.cli.errors import one_line_errors, send_log_to_stderr
 from async_history.cli.options import AsReport, Db
@@ -83,17 +86,62 @@ def migrate(
 @app.command()
 def check(
     db: Db = None,
-    repair: Annotated[bool, typer.Option(help="Rebuild a file's index first.")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Rebuild a file's index first.")] = False,
+    mem0: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Compare with the vector store of this mem0 configuration (JSON), and with its "
+            "history if --db names no other.",
+        ),
+    ] = None,
+    user: User = None,
+    agent: Agent = None,
+    run: Run = None,
+    app_id: App = None,
+    repair_history: Annotated[
+        bool, typer.Option("--repair-history", help="Record what the vector store has.")
+    ] = False,
+    repair_vector: Annotated[
+        bool, typer.Option("--repair-vector", help="Give the vector store what the history says.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show what would be repaired.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before a repair.")] = False,
     as_json: AsReport = False,
 ) -> None:
     """Read a whole history and show what is wrong with it: exit status 1 if anything is.
 
     A file is not changed, except with --repair. The index is derived from the records: rebuilding
     it loses nothing.
+
+    With --mem0, each memory's text, metadata, owner and deletion in the vector store are compared
+    with the history: of all memories, or of an owner's.
     """
     with one_line_errors():
-        url = stores.to_write(db) if repair else stores.to_read(db)
-        status = _check.check(url, repair=repair, as_json=as_json)
+        owner = _asked.owner(user, agent, run, app_id)
+        if mem0 is not None:
+            if repair:
+                raise InvalidInput("with --mem0 give --repair-history or --repair-vector")
+            status = _check_mem0.check_mem0(
+                mem0,
+                db,
+                owner,
+                repairs_history=repair_history,
+                repairs_vector=repair_vector,
+                is_dry_run=dry_run,
+                is_sure=yes,
+                as_json=as_json,
+            )
+        elif repair_history or repair_vector or any(owner.values()):
+            raise InvalidInput(
+                "an owner, --repair-history and --repair-vector are for a comparison with a vector "
+                "store: name mem0's configuration by --mem0"
+            )
+        else:
+            url = stores.to_write(db) if repair else stores.to_read(db)
+            status = _check.check(url, repair=repair, as_json=as_json)
     raise typer.Exit(status)
 
 

@@ -23,6 +23,8 @@ from async_history._core.timeline import Moment, check_moment
 from async_history._core.validation import check_flag
 from async_history._opening import without_secrets
 from async_history.errors import InvalidInput
+from async_history.mem0._check import check_memory, check_request
+from async_history.mem0._differences import MemoryCheck, Repair
 from async_history.mem0._forget import forget
 from async_history.mem0._forget_request import ForgetReport, new_forget_request
 from async_history.mem0._learning import LearnedOwners, learn, unowned
@@ -374,6 +376,50 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
         self._require_own_history(name)
         with using(self._workers):
             return await take_back(self, asked, self._ask, functools.partial(self._in_turn, name))
+
+    async def check(
+        self,
+        *,
+        user_id: str | None = None,
+        agent_id: str | None = None,
+        run_id: str | None = None,
+        app_id: str | None = None,
+        repair: Repair | None = None,
+        dry_run: bool = True,
+    ) -> MemoryCheck:
+        """Compare the vector store with the history; return what differs, and repair it if asked.
+
+        Each memory's text, metadata, owner and deletion are compared, and its chain is checked, as
+        `HistoryManager.check` does. Writers go on: what differs is compared again in the memory's
+        turn. A memory that was made within the last minute and has no history is waited for, up to
+        five seconds. Memories that the history does not know are found as far as the vector store
+        lists them.
+
+        With `repair="history"` the history follows: a record of what the vector store has is
+        appended, with the report's `id` in its cause, under `check`. With `repair="vector"` the
+        vector store follows, as in `restore`; a memory that the history does not know stays.
+
+        Args:
+            user_id, agent_id, run_id, app_id: only memories of this owner.
+            repair: what follows the other: "history" or "vector".
+            dry_run: only report what a repair would do. Give False to repair.
+
+        Raises:
+            InvalidInput: naming the argument, or the history is not one of this library.
+            CursorGone: records were removed while they were read. Call it again.
+            HistoryError: as every call. What was repaired stays so. Call it again.
+        """
+        asked = check_request(
+            user_id=user_id,
+            agent_id=agent_id,
+            run_id=run_id,
+            app_id=app_id,
+            repair=repair,
+            dry_run=dry_run,
+        )
+        self._require_own_history("check")
+        in_turn = functools.partial(self._in_turn, "check")
+        return await check_memory(self, asked, self._ask, in_turn, self._state().resetting)
 
     async def learn_owners(self) -> LearnedOwners:
         """Learn whose the memories of the history are, where it does not know, and report it.

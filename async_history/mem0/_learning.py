@@ -55,7 +55,8 @@ def owners_in_store(memory: Any, memory_ids: Sequence[str]) -> dict[str, Owner]:
     return owners
 
 
-def _parts(memory_ids: Sequence[str]) -> Iterator[list[str]]:
+def parts(memory_ids: Sequence[str]) -> Iterator[list[str]]:
+    """Yield memories in parts that are asked for and written at once."""
     left = iter(memory_ids)
     while part := list(islice(left, _AT_ONCE)):
         yield part
@@ -71,7 +72,7 @@ def _learned(memory_ids: Sequence[str], given: Sequence[GiveOwners]) -> LearnedO
 async def learn(memory: Any, memory_ids: Sequence[str], store: SubmissionStore) -> LearnedOwners:
     """Learn the owners of an `AsyncMemory`'s memories."""
     given: list[GiveOwners] = []
-    for part in _parts(memory_ids):
+    for part in parts(memory_ids):
         owners = await asyncio.to_thread(owners_in_store, memory, part)
         if owners:
             submission = owners_to_give(owners)
@@ -86,7 +87,7 @@ def learn_blocking(
     """Learn the owners of a `Memory`'s memories; `ask` runs a function on its manager."""
     memory_ids: list[str] = ask(unowned)
     given: list[GiveOwners] = []
-    for part in _parts(memory_ids):
+    for part in parts(memory_ids):
         owners = owners_in_store(memory, part)
         if owners:
             submission = owners_to_give(owners)

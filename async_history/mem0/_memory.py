@@ -22,6 +22,8 @@ from async_history._core.timeline import Moment, check_moment
 from async_history.blocking import BlockingHistoryManager
 from async_history.errors import InvalidInput
 from async_history.mem0._blocking_operations import BlockingRecorder
+from async_history.mem0._check import check_memory_blocking, check_request
+from async_history.mem0._differences import MemoryCheck, Repair
 from async_history.mem0._forget import forget_blocking
 from async_history.mem0._forget_request import ForgetReport, new_forget_request
 from async_history.mem0._learning import LearnedOwners, learn_blocking
@@ -298,6 +300,29 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
         self._require_own_history(name)
         history = self._history
         return take_back_blocking(self, asked, history.ask, self._change, history.begin_change)
+
+    def check(
+        self,
+        *,
+        user_id: str | None = None,
+        agent_id: str | None = None,
+        run_id: str | None = None,
+        app_id: str | None = None,
+        repair: Repair | None = None,
+        dry_run: bool = True,
+    ) -> MemoryCheck:
+        """Compare the vector store with the history; see `AsyncMemory.check`."""
+        asked = check_request(
+            user_id=user_id,
+            agent_id=agent_id,
+            run_id=run_id,
+            app_id=app_id,
+            repair=repair,
+            dry_run=dry_run,
+        )
+        self._require_own_history("check")
+        history = self._history
+        return check_memory_blocking(self, asked, history.ask, self._change, history.begin_change)
 
     def learn_owners(self) -> LearnedOwners:
         """Learn whose the memories of the history are; see `AsyncMemory.learn_owners`."""

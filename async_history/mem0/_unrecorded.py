@@ -1,16 +1,13 @@
 """A text that the vector store has and the history does not: others wrote it without a record."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 from async_history._core.records import Event, HistoryRecord, is_alive, made_at, new_id
 from async_history._core.values import now_text, parse_time
 from async_history.blocking._sanitize import Sanitizer
 from async_history.mem0._payloads import context_in, owner_in
 from async_history.mem0._vector_changes import Fields, text_held
-
-FOUND: Final = {"found_in": "vector store"}
-"""The cause of a record of such a text."""
 
 
 def unrecorded_text(history: Sequence[HistoryRecord], held: Fields | None) -> HistoryRecord | None:
@@ -40,7 +37,6 @@ def unrecorded_text(history: Sequence[HistoryRecord], held: Fields | None) -> Hi
         event=Event.UPDATE if is_update else Event.ADD,
         created_at=made_at(latest) if is_update else when,
         updated_at=when if is_update else None,
-        cause=FOUND,
         **details_in(latest.memory_id, held, latest),
     )
 

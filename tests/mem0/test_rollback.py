@@ -558,8 +558,7 @@ class TestUnrecordedTexts:
             ("UPDATE", "by others"),
             ("UPDATE", "tea"),
         ]
-        found = {"found_in": "vector store"}
-        assert (records[1].cause, records[1].context) == (found, {"n": 2})
+        assert (records[1].cause, records[1].context) == (None, {"n": 2})
         back = await kind.call("undo", cause={"rollback": report.id})
         assert back.conflicts == ()
         assert [row["data"] for row in kind.store.rows.values()] == ["by others"] * 4

@@ -1,0 +1,114 @@
+"""Checks mem0's vector store against the history, and lets one follow the other.
+
+All memories are compared without stopping anybody. Where something differs, the memory is compared
+again in its turn: what looked wrong may have been an operation on its way.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Final, get_args
+
+from async_history._core.query import scopes_asked
+from async_history._core.records import new_id
+from async_history._core.validation import check_choice, check_flag
+from async_history.mem0._comparison import (
+    Comparison,
+    faults_for,
+    histories_of,
+    look_into_history,
+)
+from async_history.mem0._differences import MemoryCheck, Repair
+from async_history.mem0._learning import parts
+from async_history.mem0._repair import Ask, CheckRequest, SuspectMemory
+from async_history.mem0._rollback import Ask as AsyncAsk
+from async_history.mem0._rollback import InTurn
+from async_history.mem0._vector_listing import list_memories
+from async_history.mem0._workers import in_thread
+
+_AT_ONCE: Final = 16
+"""Memories that are looked at closely at the same time."""
+_PAUSE_S: Final = 0.1
+_PAUSES: Final = 50
+"""How often the history of a memory that was just made is asked for before it counts as missing."""
+
+
+def check_request(
+    *,
+    user_id: str | None,
+    agent_id: str | None,
+    run_id: str | None,
+    app_id: str | None,
+    repair: Repair | None,
+    dry_run: bool,
+) -> CheckRequest:
+    """Check the arguments of a check.
+
+    Raises:
+        InvalidInput: naming the argument that can't be used.
+    """
+    owner = scopes_asked(user_id=user_id, agent_id=agent_id, run_id=run_id, app_id=app_id)
+    if repair is not None:
+        check_choice("repair", repair, get_args(Repair))
+    check_flag("dry_run", dry_run)
+    return CheckRequest(new_id(), dict(owner), repair, dry_run)
+
+
+async def check_memory(
+    memory: Any,
+    asked: CheckRequest,
+    ask: AsyncAsk,
+    in_turn: InTurn,
+    no_reset: AbstractAsyncContextManager[Any],
+) -> MemoryCheck:
+    """Check an `AsyncMemory`. `no_reset` keeps resets away as long as it is held."""
+    known = await ask(look_into_history(asked))
+    listing = await in_thread(list_memories, memory, asked.owner)
+    comparison = Comparison(memory, asked, known, listing)
+    for some in parts(comparison.memory_ids):
+        histories = await ask(histories_of(some))
+        comparison.check_chains(histories)
+        await in_thread(comparison.compare, some, histories)
+    for _ in range(_PAUSES):
+        if not (recent := comparison.recent()):
+            break
+        comparison.take_recorded(await ask(histories_of(recent)))
+        await asyncio.sleep(_PAUSE_S)
+
+    async def look(one: SuspectMemory) -> None:
+        with one.errors():
+            await in_turn(one.memory_id, one.run)
+
+    for group in comparison.groups(_AT_ONCE):
+        async with no_reset:
+            await asyncio.gather(*map(look, group))
+        comparison.take(group)
+    return comparison.report(await ask(faults_for(asked)))
+
+
+def check_memory_blocking(
+    memory: Any,
+    asked: CheckRequest,
+    ask: Ask,
+    in_turn: Callable[[str, Callable[[], None]], None],
+    begin_change: Callable[[], None],
+) -> MemoryCheck:
+    """Check a `Memory`."""
+    known = ask(look_into_history(asked))
+    comparison = Comparison(memory, asked, known, list_memories(memory, asked.owner))
+    for some in parts(comparison.memory_ids):
+        histories = ask(histories_of(some))
+        comparison.check_chains(histories)
+        comparison.compare(some, histories)
+    for _ in range(_PAUSES):
+        if not (recent := comparison.recent()):
+            break
+        comparison.take_recorded(ask(histories_of(recent)))
+        time.sleep(_PAUSE_S)
+    for group in comparison.groups(_AT_ONCE):
+        for one in group:
+            with one.errors():
+                in_turn(one.memory_id, one.look_blocking(ask, begin_change))
+        comparison.take(group)
+    return comparison.report(ask(faults_for(asked)))

@@ -1,0 +1,183 @@
+"""How mem0's vector store and the history of a memory may differ, and the report about it."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Final, Literal
+
+from async_history._core.check import CheckReport
+from async_history._core.owners import SCOPES
+from async_history._core.records import HistoryRecord, is_alive
+from async_history._core.wording import counted
+from async_history.blocking._sanitize import Sanitizer
+from async_history.mem0._payloads import IN_COLUMNS, context_in, owner_in
+from async_history.mem0._vector_changes import Fields, text_held
+
+Repair = Literal["history", "vector"]
+"""What follows the other: the history, or the vector store."""
+
+
+class Difference(StrEnum):
+    """What differs between the vector store and the history of a memory."""
+
+    NO_HISTORY = "no history"
+    """The vector store has the memory, and the history has no record of it."""
+    MISSING = "missing"
+    """The memory exists by its history, and the vector store does not have it."""
+    DELETED = "deleted"
+    """The memory is deleted by its history, and the vector store has it."""
+    TEXT = "text"
+    """The vector store has another text of it."""
+    METADATA = "metadata"
+    """The vector store has other metadata of it."""
+    OWNER = "owner"
+    """The vector store names another owner."""
+    UNKNOWN_OWNER = "unknown owner"
+    """The vector store names an owner, and the history knows none: see `learn_owners`."""
+
+
+_WORDS: Final = {
+    Difference.NO_HISTORY: "in the vector store without a history",
+    Difference.MISSING: "missing in the vector store",
+    Difference.DELETED: "deleted, and still in the vector store",
+    Difference.TEXT: "with another text in the vector store",
+    Difference.METADATA: "with other metadata in the vector store",
+    Difference.OWNER: "of another owner in the vector store",
+    Difference.UNKNOWN_OWNER: "of an owner that the history does not know",
+}
+_NOTED: Final = frozenset((Difference.UNKNOWN_OWNER,))
+"""What is only worth a note: files from before owners have it throughout."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryDifference:
+    """A memory whose vector store and history differ."""
+
+    memory_id: str
+    """Which memory."""
+    differences: tuple[Difference, ...]
+    """What differs."""
+    repaired: bool = False
+    """Whether it was repaired; in a dry run, whether it would be."""
+    reason: str | None = None
+    """Why it, or a part of it, stays as it is, if a repair was asked for."""
+    record_id: str | None = field(default=None, compare=False)
+    """The `id` of the record that the repair appended, if it did."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryCheck:
+    """What `check` of an `AsyncMemory` or a `Memory` found and did."""
+
+    id: str
+    """What records of a repair have in their cause, under the key `check`."""
+    memories: int
+    """Memories that were compared."""
+    differences: tuple[MemoryDifference, ...]
+    """One for each memory that differs."""
+    history: CheckReport
+    """The check of the history itself; of an owner's memories, only of their chains."""
+    unlisted: str | None
+    """Why the vector store may have more memories than it has listed; None where it has not.
+
+    Memories that the history knows were compared all the same, one by one.
+    """
+    repair: Repair | None = None
+    """What was asked to follow the other."""
+    done: bool = False
+    """Whether differences were repaired; False of a dry run."""
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What is wrong still, a sentence for each kind; empty where all is well."""
+        return (*self.history.problems, *self._sentences(noted=False))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is unusual and can stay, a sentence each."""
+        listing = (
+            ()
+            if self.unlisted is None
+            else (
+                f"The vector store may have more memories than were listed: {self.unlisted}. Those "
+                "without a history are found only if they are listed.",
+            )
+        )
+        return (*self.history.notes, *self._sentences(noted=True), *listing)
+
+    @property
+    def repaired(self) -> int:
+        """How many memories were repaired, or in a dry run would be."""
+        return sum(one.repaired for one in self.differences)
+
+    def outcome(self) -> str:
+        """Return the outcome as one paragraph for people."""
+        done = ""
+        if self.repair is not None:
+            would = "" if self.done else "would be "
+            done = f" {counted(self.repaired, 'memory', 'memories')} {would}repaired."
+        problems = " ".join(self.problems) or "Nothing is wrong."
+        notes = "".join(f" Note: {note}" for note in self.notes)
+        return f"{counted(self.memories, 'memory', 'memories')} compared.{done} {problems}{notes}"
+
+    def _sentences(self, *, noted: bool) -> list[str]:
+        left = [one for one in self.differences if not (self.done and one.repaired)]
+        counts = Counter(kind for one in left for kind in one.differences)
+        examples = {kind: one.memory_id for one in reversed(left) for kind in one.differences}
+        return [
+            f"{counted(counts[kind], 'memory', 'memories')} {words}, such as {examples[kind]}."
+            for kind, words in _WORDS.items()
+            if counts[kind] and (kind in _NOTED) is noted
+        ]
+
+
+def differences_of(records: Sequence[HistoryRecord], held: Fields | None) -> tuple[Difference, ...]:
+    """Return how a memory's payload differs from its history.
+
+    A text or metadata that the history does not know, as after an erasure, differs from none.
+
+    Args:
+        records: all of the memory's, oldest first.
+        held: the payload that the vector store has of it; None if it has none.
+    """
+    latest = records[-1] if records else None
+    if held is None:
+        is_missing = latest is not None and is_alive(latest) and latest.new_memory is not None
+        return (Difference.MISSING,) if is_missing else ()
+    if latest is None:
+        return (Difference.NO_HISTORY,)
+    if not is_alive(latest):
+        return (Difference.DELETED,)
+    return tuple(
+        kind
+        for kind, differs in (
+            (Difference.TEXT, latest.new_memory not in (None, text_held(held))),
+            (Difference.METADATA, _has_other_metadata(latest, held)),
+            (_owner_difference(latest, held), True),
+        )
+        if differs and kind is not None
+    )
+
+
+def _has_other_metadata(latest: HistoryRecord, held: Fields) -> bool:
+    if latest.context is None:
+        return False
+    sanitizer = Sanitizer()
+    context = context_in(latest.memory_id, held, owner_in(held, sanitizer), held, sanitizer)
+    return _without_columns(context) != _without_columns(latest.context)
+
+
+def _without_columns(context: Mapping[str, Any]) -> dict[str, Any]:
+    """Return metadata without owner, actor and role, which a record may have from elsewhere."""
+    return {name: value for name, value in context.items() if name not in _ELSEWHERE}
+
+
+_ELSEWHERE: Final = frozenset((*SCOPES, *IN_COLUMNS))
+
+
+def _owner_difference(latest: HistoryRecord, held: Fields) -> Difference | None:
+    owner = owner_in(held, Sanitizer())
+    if owner == latest.owner or (latest.owner is None and latest.new_memory is None):
+        return None
+    return Difference.UNKNOWN_OWNER if latest.owner is None else Difference.OWNER

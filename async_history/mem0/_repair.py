@@ -1,0 +1,276 @@
+"""Looks at one memory closely, in its turn, and repairs it if that was asked for."""
+
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Final
+
+from async_history._core.manager import HistoryManager
+from async_history._core.owners import SCOPES
+from async_history._core.records import Event, HistoryRecord, made_at
+from async_history._core.submissions import owners_to_give
+from async_history._core.timeline import Restoration
+from async_history._core.values import now_text, parse_time
+from async_history.blocking._sanitize import Sanitizer
+from async_history.errors import (
+    Erased,
+    HistoryConflict,
+    HistoryError,
+    OwnerConflict,
+    StorageRefused,
+)
+from async_history.mem0._differences import (
+    Difference,
+    MemoryDifference,
+    Repair,
+    differences_of,
+)
+from async_history.mem0._operation import Operation
+from async_history.mem0._payloads import context_in, owner_in
+from async_history.mem0._restore import change_vectors, change_vectors_blocking
+from async_history.mem0._vector_changes import (
+    Fields,
+    VectorChange,
+    VectorDeletion,
+    VectorRestore,
+    embed_with,
+    payload_held,
+    text_held,
+)
+from async_history.mem0._workers import in_thread
+
+Ask = Callable[[Callable[[HistoryManager], Awaitable[Any]]], Any]
+"""Calls a function with the history manager, on the manager's loop."""
+CAUSE: Final = "check"
+"""The key of a cause that names the check whose repair a record is."""
+_OF_ONE_MEMORY: Final = (Erased, HistoryConflict, OwnerConflict, StorageRefused)
+"""Errors of the history that concern one memory alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckRequest:
+    """What a check is to do.
+
+    Attributes:
+        id: the check's own.
+        owner: whose memories; empty for all.
+        repair: what is to follow the other, if anything.
+        dry_run: whether a repair only tells what it would do.
+    """
+
+    id: str
+    owner: Mapping[str, str]
+    repair: Repair | None
+    dry_run: bool
+
+    @property
+    def acts(self) -> bool:
+        """Whether anything may be changed."""
+        return self.repair is not None and not self.dry_run
+
+
+@dataclass(slots=True)
+class SuspectMemory:
+    """A memory whose vector store and history seem to differ.
+
+    It is compared again in its turn: what differed may have been an operation on its way.
+    """
+
+    memory: Any
+    asked: CheckRequest
+    memory_id: str
+    found: tuple[Difference, ...] = ()
+    reason: str | None = None
+    is_repaired: bool = False
+    failure: Exception | None = None
+    record: dict[str, Any] | None = None
+    change: VectorChange | None = None
+    gives_owner: bool = False
+    latest: HistoryRecord | None = None
+    written: HistoryRecord | None = None
+    _held: Fields | None = None
+    _leaves_owner: bool = False
+
+    # In the memory's turn
+
+    async def run(self, operation: Operation) -> None:
+        """Compare, and repair, a memory of an `AsyncMemory`."""
+        records = await operation.manager.get_history(self.memory_id)
+        await in_thread(self.prepare, records)
+        if not self._is_to_be_changed:
+            return
+        operation.begin_change()
+        if self.record is not None:
+            (self.written,) = await operation.manager.batch_add_history(
+                [self.record], if_latest=self.latest
+            )
+        elif self.gives_owner:
+            await operation.manager.store.writer.submit(owners_to_give(self._owner_to_give()))
+        if self.change is not None and self.latest is not None:
+            await change_vectors(self.memory, self.change, self.latest)
+        self.is_repaired = not self._leaves_owner
+
+    def look_blocking(self, ask: Ask, begin_change: Callable[[], None]) -> Callable[[], None]:
+        """Return what compares, and repairs, a memory of a `Memory`."""
+        return partial(self._run_blocking, ask, begin_change)
+
+    def _run_blocking(self, ask: Ask, begin_change: Callable[[], None]) -> None:
+        self.prepare(ask(lambda history: history.get_history(self.memory_id)))
+        if not self._is_to_be_changed:
+            return
+        begin_change()
+        record, latest = self.record, self.latest
+        if record is not None:
+            (self.written,) = ask(
+                lambda history: history.batch_add_history([record], if_latest=latest)
+            )
+        elif self.gives_owner:
+            given = owners_to_give(self._owner_to_give())
+            ask(lambda history: history.store.writer.submit(given))
+        if self.change is not None and latest is not None:
+            change_vectors_blocking(self.memory, self.change, latest)
+        self.is_repaired = not self._leaves_owner
+
+    def prepare(self, records: Sequence[HistoryRecord]) -> None:
+        """Compare, plan the repair, and do what may fail before anything is changed. It blocks."""
+        self._held = held = payload_held(self.memory, self.memory_id)
+        self.found = differences_of(records, held)
+        self.latest = records[-1] if records else None
+        if not self.found or self.asked.repair is None:
+            return
+        if self.asked.repair == "history":
+            self._plan_history(self.latest, held)
+        else:
+            self._plan_vectors(records, held)
+        self._leaves_owner = self.asked.repair == "history" and Difference.OWNER in self.found
+        self.is_repaired = not self.asked.acts and self._is_planned and not self._leaves_owner
+        if self.asked.acts and isinstance(self.change, VectorRestore):
+            self.change = self.change.with_embedding(embed_with(self.memory))
+
+    @property
+    def _is_planned(self) -> bool:
+        return self.record is not None or self.change is not None or self.gives_owner
+
+    @property
+    def _is_to_be_changed(self) -> bool:
+        return self.asked.acts and self._is_planned
+
+    # Plans
+
+    def _plan_history(self, latest: HistoryRecord | None, held: Fields | None) -> None:
+        """Plan a record of what the vector store has."""
+        if Difference.OWNER in self.found:
+            self.reason = "an owner can't be changed in the history; repair the vector store"
+        if held is None and latest is not None:
+            self.record = self._record(
+                Event.DELETE,
+                old_memory=latest.new_memory,
+                created_at=made_at(latest),
+                context=latest.context,
+            )
+            return
+        if held is None:
+            return
+        text = text_held(held)
+        if text is None:
+            self.reason = "the vector store has no text of it"
+        elif latest is None or Difference.DELETED in self.found:
+            self.record = self._record(
+                Event.ADD,
+                new_memory=text,
+                created_at=_when(held, latest, "created_at"),
+                actor_id=_text_in(held, "actor_id"),
+                role=_text_in(held, "role"),
+                **self._details(held, latest),
+            )
+        elif {Difference.TEXT, Difference.METADATA} & set(self.found):
+            self.record = self._record(
+                Event.UPDATE,
+                old_memory=latest.new_memory,
+                new_memory=text if latest.new_memory is not None else None,
+                created_at=made_at(latest),
+                updated_at=_when(held, latest, "updated_at"),
+                **self._details(held, latest),
+            )
+        self.gives_owner = Difference.UNKNOWN_OWNER in self.found
+
+    def _record(self, event: Event, **fields: Any) -> dict[str, Any]:
+        return {
+            "memory_id": self.memory_id,
+            "event": event,
+            **fields,
+            "cause": {CAUSE: self.asked.id},
+        }
+
+    def _details(self, held: Fields, latest: HistoryRecord | None) -> dict[str, Any]:
+        """Return what a payload knows of the owner, if the history does not, and the metadata."""
+        sanitizer = Sanitizer()
+        owner = owner_in(held, sanitizer)
+        return {
+            "owner": owner if latest is None or latest.owner is None else None,
+            "context": context_in(self.memory_id, held, owner, held, sanitizer),
+        }
+
+    def _owner_to_give(self) -> dict[str, Any]:
+        return {self.memory_id: owner_in(self._held or {}, Sanitizer())}
+
+    def _plan_vectors(self, records: Sequence[HistoryRecord], held: Fields | None) -> None:
+        """Plan that the vector store gets what the history says."""
+        latest = self.latest
+        if latest is None:
+            self.reason = "the history does not know it: repair the history, or delete the memory"
+        elif Difference.DELETED in self.found:
+            self.change = VectorDeletion(self.memory_id, held)
+        elif self.found == (Difference.UNKNOWN_OWNER,):
+            self.reason = "the history does not know its owner: call learn_owners"
+        elif latest.new_memory is None:
+            self.reason = "what it says is not in its history"
+        else:
+            change = VectorRestore.of(Restoration(latest, latest), records, held, {})
+            if Difference.OWNER in self.found and latest.owner is not None:
+                others = {n: value for n, value in change.fields.items() if n not in SCOPES}
+                change = replace(change, fields={**others, **latest.owner.as_dict()})
+            self.change = change
+
+    # Outcome
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Take the errors that concern this memory alone, for its outcome."""
+        try:
+            yield
+        except _OF_ONE_MEMORY as error:
+            self.is_repaired, self.reason = False, str(error)
+        except HistoryError:
+            raise
+        except Exception as error:  # of the vector store or the model: in the report, or raised
+            self.is_repaired, self.failure = False, error
+            ahead = "" if self.written is None else ", after its record was written"
+            self.reason = f"it failed{ahead}: {error!r}"
+
+    def outcome(self) -> MemoryDifference | None:
+        """Return how it differs; None if it does not."""
+        if not self.found and self.failure is None:
+            return None
+        return MemoryDifference(
+            memory_id=self.memory_id,
+            differences=self.found,
+            repaired=self.is_repaired,
+            reason=self.reason,
+            record_id=None if self.written is None else self.written.id,
+        )
+
+
+def _when(held: Fields, latest: HistoryRecord | None, name: str) -> str:
+    """Return the time of a change, as a payload has it; now, if that can't be."""
+    said = parse_time(str(held.get(name)))
+    before = None if latest is None else latest.occurred_at
+    if said is None or (before is not None and said <= before):
+        return now_text()
+    return said.isoformat()
+
+
+def _text_in(held: Fields, name: str) -> str | None:
+    value = held.get(name)
+    return None if value is None else Sanitizer().text(name, value)

@@ -1,0 +1,58 @@
+"""Lists the memories of a vector store, as far as the store lets it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+from async_history.mem0._listing import list_rows
+from async_history.mem0._payloads import unwatched
+from async_history.mem0._vector_changes import Fields
+
+_FIRST: Final = 1_024
+_MORE: Final = 4
+"""How many times more is asked for where a list was full."""
+_MOST: Final = 1 << 20
+"""The most rows that are asked for: a list is held in memory."""
+_BOUNDS: Final = frozenset((100, 500, 1_000, 10_000, 16_384))
+"""Where vector stores end a list. A list of exactly so many may have been cut."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The memories that a vector store has listed.
+
+    Attributes:
+        payloads: their payloads, by id.
+        limit: why there may be more; None where all are there, as far as is known.
+    """
+
+    payloads: Mapping[str, Fields]
+    limit: str | None
+
+
+def list_memories(memory: Any, owner: Mapping[str, str], *, most: int = _MOST) -> Listing:
+    """Ask the vector store for its memories, or for those of an owner. It blocks.
+
+    mem0 has no way to ask for the rest of a list. So a full list is asked for again, longer; where
+    the store refuses that, the shorter one counts, and `limit` has the refusal.
+    """
+    ask = partial(list_rows, unwatched(memory.vector_store), owner)
+    rows, count = ask(_FIRST), _FIRST
+    limit: str | None = None
+    while len(rows) >= count and limit is None:
+        if count >= most:
+            limit = f"only the first {count:,} were asked for"
+            break
+        count *= _MORE
+        try:
+            rows = ask(count)
+        except Exception as error:  # the store's own bound, which the report tells
+            limit = f"it lists at most its first {len(rows):,} ({error!r})"
+    if limit is None and len(rows) in _BOUNDS:
+        limit = f"it listed exactly {len(rows):,}, which may be its bound"
+    payloads = ((row.id, getattr(row, "payload", None)) for row in rows)
+    return Listing(
+        {str(name): dict(payload) for name, payload in payloads if isinstance(payload, Mapping)},
+        limit,
+    )
