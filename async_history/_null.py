@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from async_history._core.erase import EraseBackend, Residue
+from async_history._core.erase_request import Vacuuming
 from async_history._core.erase_transaction import Columns, EraseTransaction, RecordRef, Texts
 from async_history._core.erased_names import Name
 from async_history._core.erasure_log import Erasure
@@ -210,7 +211,7 @@ class _BufferErasure:
         await self._calls.done()
         return await work(_BufferTransaction(self._buffers))
 
-    async def clean(self, *, vacuum: bool) -> Residue:
+    async def clean(self, *, vacuum: Vacuuming) -> Residue:
         return Residue()
 
     async def residue(self) -> Residue:

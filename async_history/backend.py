@@ -16,6 +16,7 @@ from async_history._core.batch import (
 )
 from async_history._core.coalesce import CoalescedReads
 from async_history._core.erase import EraseBackend, Residue
+from async_history._core.erase_request import Vacuuming
 from async_history._core.erase_transaction import WHOLE, Columns, EraseTransaction, RecordRef, Texts
 from async_history._core.erased_names import Name, earliest_begin, name_digest, names_in
 from async_history._core.erasure_log import (
@@ -146,6 +147,7 @@ __all__ = [
     "Texts",
     "TryAgain",
     "UpdateMemory",
+    "Vacuuming",
     "Writer",
     "WriterOptions",
     "WriterStats",

@@ -24,7 +24,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
-from async_history._core.erase_request import EraseRequest
+from async_history._core.erase_request import EraseRequest, Vacuuming
 from async_history._core.erase_transaction import EraseTransaction, note_owner
 from async_history._core.erase_walks import ErasureWalks
 from async_history._core.erased_names import Name, session_names, until_later
@@ -88,7 +88,7 @@ class EraseBackend(Protocol):
     async def in_transaction(self, work: Callable[[EraseTransaction], Coroutine[Any, Any, T]]) -> T:
         """Do work in one transaction, in its turn among the writes."""
 
-    async def clean(self, *, vacuum: bool) -> Residue:
+    async def clean(self, *, vacuum: Vacuuming) -> Residue:
         """Overwrite what is left outside of the tables; return what can't be."""
 
     async def residue(self) -> Residue:
@@ -106,7 +106,7 @@ class OwnedReader(Protocol):
 
 
 async def erase_in_steps(
-    backend: EraseBackend, asked: EraseRequest, owned: OwnedReader, *, vacuum: bool
+    backend: EraseBackend, asked: EraseRequest, owned: OwnedReader, *, vacuum: Vacuuming
 ) -> ErasureReport:
     """Erase, a step at a time. Interrupted, it is begun again: what is erased stays erased.
 

@@ -2,13 +2,30 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 from async_history._core.erased_names import Name
 from async_history._core.query import Pairs
 from async_history._core.records import new_id
-from async_history._core.validation import check_flag, check_iterable
+from async_history._core.validation import check_flag, check_iterable, shown
 from async_history._core.values import check_name
 from async_history.errors import InvalidInput
+
+Vacuuming = bool | Literal["full"]
+"""Whether what is left outside of the tables is overwritten; "full": whatever that stops."""
+
+
+def check_vacuuming(value: object) -> Vacuuming:
+    """Return `value` if it is one.
+
+    Raises:
+        InvalidInput: it is not.
+    """
+    if value == "full":
+        return "full"
+    if not isinstance(value, bool):
+        raise InvalidInput(f"vacuum must be True, False or 'full', not {shown(value)}")
+    return value
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,7 +13,7 @@ from typing import Any
 from async_history._core.backend import Backend, Reader, Store
 from async_history._core.check import CheckReport
 from async_history._core.erase import ErasureReport, erase_in_steps
-from async_history._core.erase_request import new_erase_request
+from async_history._core.erase_request import Vacuuming, check_vacuuming, new_erase_request
 from async_history._core.erased_names import Name
 from async_history._core.erasure_log import Erasure
 from async_history._core.follow import (
@@ -72,7 +72,7 @@ from async_history._core.timeline import (
     states_of_owner,
     with_cause,
 )
-from async_history._core.validation import check_count, check_flag, check_function, check_seconds
+from async_history._core.validation import check_count, check_function, check_seconds
 from async_history._core.values import check_text
 from async_history._core.yielding import CooperativeCalls
 from async_history.errors import InvalidInput
@@ -885,7 +885,7 @@ class HistoryManager(LoopBound[Store]):
         session_scopes: Iterable[str] = (),
         reason: str,
         dry_run: bool = False,
-        vacuum: bool = True,
+        vacuum: Vacuuming = True,
     ) -> ErasureReport:
         """Make texts unreadable for good, and keep the fact and the time of each change.
 
@@ -914,7 +914,9 @@ class HistoryManager(LoopBound[Store]):
             vacuum: also rewrite a SQLite file without its free space, which may hold texts of
                 earlier changes; writers wait meanwhile. On PostgreSQL: VACUUM the tables while
                 writes go on, for as long as the server takes. If the call is cancelled, the VACUUM
-                ends too; behind a pooler it goes on, and a warning is logged.
+                ends too; behind a pooler it goes on, and a warning is logged. "full": VACUUM FULL,
+                which writes the tables again; nobody can read or write meanwhile. Without it the
+                bytes stay in the tables' files until other rows are written there.
 
         Raises:
             InvalidInput: naming the argument; nothing was erased.
@@ -932,7 +934,7 @@ class HistoryManager(LoopBound[Store]):
             owner=scopes_asked(user_id=user_id, agent_id=agent_id, run_id=run_id, app_id=app_id),
             record_ids=record_ids,
         )
-        check_flag("vacuum", vacuum)
+        check_vacuuming(vacuum)
         owned = _OwnedReader(self, store.reader)
         return await erase_in_steps(store.eraser, asked, owned, vacuum=vacuum)
 

@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Any, Final, TypeVar
 
 from async_history._core.erase import Residue
+from async_history._core.erase_request import Vacuuming
 from async_history._core.erase_transaction import LOST, Columns, EraseTransaction, RecordRef, Texts
 from async_history._core.erased_names import Name
 from async_history._core.erasure_log import ErasureStatements, StatementErasureLog
@@ -101,8 +102,8 @@ _TABLES: Final = ("history", "messages", "owners")
 _OUT_OF_REACH: Final = (
     "the server's log (WAL), replicas until they have replayed it, and backups have the texts "
     "until they are recycled",
-    "VACUUM leaves the bytes of removed row versions in the tables' files until they are used "
-    "again; VACUUM FULL rewrites the files",
+    "VACUUM leaves the bytes of removed row versions in the tables' files until other rows are "
+    "written there; erase with vacuum='full', or run VACUUM FULL, to write the files again",
 )
 
 
@@ -233,9 +234,10 @@ class ServerErasure:
     async def residue(self) -> Residue:
         return Residue(sentences=_OUT_OF_REACH)
 
-    async def clean(self, *, vacuum: bool) -> Residue:
+    async def clean(self, *, vacuum: Vacuuming) -> Residue:
         if vacuum:
-            refusals = await self._vacuum.run(_TABLES)
+            refusals = await self._vacuum.run(_TABLES, full=vacuum == "full")
         else:
             refusals = ["the tables were not vacuumed (vacuum=False)"]
-        return Residue(sentences=(*refusals, *_OUT_OF_REACH))
+        is_rewritten = vacuum == "full" and not refusals
+        return Residue(sentences=(*refusals, *_OUT_OF_REACH[: 1 if is_rewritten else None]))

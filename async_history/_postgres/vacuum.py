@@ -19,7 +19,8 @@ _IS_VACUUMING: Final = """
 SELECT EXISTS (
     SELECT FROM pg_catalog.pg_locks
     WHERE locktype = 'relation'::pg_catalog.text
-        AND mode = 'ShareUpdateExclusiveLock'::pg_catalog.text
+        AND mode IN ('ShareUpdateExclusiveLock'::pg_catalog.text,
+                     'AccessExclusiveLock'::pg_catalog.text)
         AND database = (
             SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()
         )
@@ -27,8 +28,8 @@ SELECT EXISTS (
         AND ($2::pg_catalog.int4 IS NULL OR pid = $2::pg_catalog.int4)
 )
 """
-"""Whether a process has, or waits for, the lock that VACUUM takes on a table. A role may see all
-processes' locks, but only its own processes' queries."""
+"""Whether a process has, or waits for, the lock that VACUUM (FULL) takes on a table. A role may see
+all processes' locks, but only its own processes' queries."""
 _MAY_VACUUM: Final = """
 SELECT {has_right} OR pg_catalog.pg_has_role(
     (SELECT datdba FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()),
@@ -79,8 +80,10 @@ class Vacuum:
         self._schema = schema
         self._ask_every_s = ask_every_s
 
-    async def run(self, tables: Sequence[str]) -> list[str]:
+    async def run(self, tables: Sequence[str], *, full: bool = False) -> list[str]:
         """Vacuum tables; return a sentence for each that could not be.
+
+        With `full` the server writes them again, and nobody else uses them meanwhile.
 
         If the caller is cancelled, the server ends its VACUUM. Behind a pooler it continues,
         because a cancel request could hit another client of the server process.
@@ -91,15 +94,16 @@ class Vacuum:
         refusals: list[str] = []
         for table in tables:
             try:
-                await self._vacuum(f"{self._schema}.{table}")
+                await self._vacuum(f"{self._schema}.{table}", full=full)
             except (StorageError, OutcomeUnknown, TryAgain) as error:
                 refusals.append(f"the table {self._schema}.{table} was not vacuumed: {error}")
         return refusals
 
-    async def _vacuum(self, table: str) -> None:
+    async def _vacuum(self, table: str, *, full: bool) -> None:
         begun = asyncio.Event()
         try:
-            await self._side.use(partial(self._vacuum_on, table, begun))
+            options = "FULL, ANALYZE" if full else "ANALYZE"
+            await self._side.use(partial(self._vacuum_on, table, options, begun))
         except asyncio.CancelledError:
             if begun.is_set() and self._side.is_behind_pooler:
                 _log.warning(
@@ -110,7 +114,9 @@ class Vacuum:
                 )
             raise
 
-    async def _vacuum_on(self, table: str, begun: asyncio.Event, connection: Any) -> None:
+    async def _vacuum_on(
+        self, table: str, options: str, begun: asyncio.Event, connection: Any
+    ) -> None:
         """Vacuum a table on a connection, until it is done or the server no longer runs it.
 
         Raises:
@@ -119,7 +125,7 @@ class Vacuum:
         """
         await self._require_right(table, connection)
         running = asyncio.ensure_future(
-            connection.execute(f"VACUUM (ANALYZE) {table}", timeout=_NO_END_S)
+            connection.execute(f"VACUUM ({options}) {table}", timeout=_NO_END_S)
         )
         begun.set()
         pid = None if self._side.is_behind_pooler else connection.get_server_pid()

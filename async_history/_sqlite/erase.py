@@ -15,6 +15,7 @@ from time import monotonic
 from typing import Any, Final, TypeVar
 
 from async_history._core.erase import Residue
+from async_history._core.erase_request import Vacuuming
 from async_history._core.erase_transaction import LOST, Columns, EraseTransaction, RecordRef, Texts
 from async_history._core.erased_names import Name
 from async_history._core.erasure_log import ErasureStatements, StatementErasureLog
@@ -267,7 +268,7 @@ class FileErasure:
         copies = await self._copies()
         return Residue(copies, _copies_notice(copies))
 
-    async def clean(self, *, vacuum: bool) -> Residue:
+    async def clean(self, *, vacuum: Vacuuming) -> Residue:
         if self._path is None:
             return Residue()
         copies = await self._copies()

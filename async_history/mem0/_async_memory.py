@@ -12,6 +12,7 @@ from typing import Any, Self, TypeVar, Unpack, cast
 from mem0.configs.base import MemoryConfig
 from mem0.memory import main as mem0_main
 
+from async_history._core.erase_request import Vacuuming
 from async_history._core.manager import HistoryManager
 from async_history._core.options import HistoryOptions
 from async_history._core.progress import Progress
@@ -448,7 +449,7 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
         app_id: str | None = None,
         reason: str,
         dry_run: bool = False,
-        vacuum: bool = True,
+        vacuum: Vacuuming = True,
     ) -> ForgetReport:
         """Forget an owner: all their memories, in the vector store and in the history.
 

@@ -2,10 +2,14 @@
 
 from dataclasses import dataclass
 
-from async_history._core.erase_request import EraseLimits, new_erase_request
+from async_history._core.erase_request import (
+    EraseLimits,
+    Vacuuming,
+    check_vacuuming,
+    new_erase_request,
+)
 from async_history._core.erased_names import Name
 from async_history._core.query import scopes_asked
-from async_history._core.validation import check_flag
 from async_history._core.wording import counted
 from async_history.errors import InvalidInput
 
@@ -57,7 +61,7 @@ class ForgetRequest:
     owner: Name
     reason: str
     dry_run: bool
-    vacuum: bool
+    vacuum: Vacuuming
 
     @property
     def by_name(self) -> dict[str, str]:
@@ -73,7 +77,7 @@ def new_forget_request(
     app_id: str | None,
     reason: str,
     dry_run: bool,
-    vacuum: bool,
+    vacuum: Vacuuming,
 ) -> ForgetRequest:
     """Check whom to forget.
 
@@ -90,4 +94,4 @@ def new_forget_request(
     if not owner:
         raise InvalidInput("name whom to forget: user_id, agent_id or run_id")
     new_erase_request((), None, (), reason, owner=owner, dry_run=dry_run, limits=EraseLimits())
-    return ForgetRequest(owner[0], reason, dry_run, check_flag("vacuum", vacuum))
+    return ForgetRequest(owner[0], reason, dry_run, check_vacuuming(vacuum))

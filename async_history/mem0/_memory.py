@@ -12,6 +12,7 @@ from mem0.configs.base import MemoryConfig
 from mem0.memory import main as mem0_main
 from mem0.memory.storage import SQLiteManager
 
+from async_history._core.erase_request import Vacuuming
 from async_history._core.manager import HistoryManager
 from async_history._core.options import HistoryOptions
 from async_history._core.progress import Progress
@@ -339,7 +340,7 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
         app_id: str | None = None,
         reason: str,
         dry_run: bool = False,
-        vacuum: bool = True,
+        vacuum: Vacuuming = True,
     ) -> ForgetReport:
         """Forget an owner: in the vector store and in the history; see `AsyncMemory.forget`."""
         asked = new_forget_request(

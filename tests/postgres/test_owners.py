@@ -373,14 +373,19 @@ async def test_a_role_that_may_not_give_owners_late(url: str, connect: Any) -> N
         await owner.execute("DROP OWNED BY writer; DROP ROLE writer")
 
 
-async def test_erased_contexts_are_not_in_the_files(url: str, connect: Any) -> None:
+@pytest.mark.parametrize("named", [{"memory_ids": ["m"]}, {"user_id": "secret-owner"}])
+async def test_what_was_erased_is_not_in_the_files(
+    url: str, connect: Any, named: dict[str, Any]
+) -> None:
+    """VACUUM leaves it in the free space of their pages, and of those of indexes."""
     schema, owner = schema_of(url), await connect()
 
     async def files() -> bytes:
         await owner.execute("CHECKPOINT")
         rows = await owner.fetch(
             "SELECT pg_read_binary_file(pg_relation_filepath(pg_class.oid)) FROM pg_class"
-            " WHERE relnamespace = to_regnamespace($1) AND relkind IN ('r', 'i', 't')",
+            " WHERE relkind IN ('r', 'i', 't') AND (relnamespace = to_regnamespace($1) OR oid IN ("
+            " SELECT reltoastrelid FROM pg_class WHERE relnamespace = to_regnamespace($1)))",
             schema,
         )
         return b"".join(content for (content,) in rows)
@@ -392,16 +397,25 @@ async def test_erased_contexts_are_not_in_the_files(url: str, connect: Any) -> N
         }
         for n in range(9):
             await history.add_history(
-                "m", None, f"secret-text {n}", "UPDATE", owner=ALICE, **secret
+                "m", None, f"secret-text {n}", "UPDATE", owner=OWNED, **secret
             )
-        assert {word in await files() for word in WORDS} == {True}
-        await history.erase(memory_ids=["m"], reason="asked")
-        await owner.execute(f"VACUUM FULL {schema}.history")
-        assert {word in await files() for word in WORDS} == {False}
+            await history.add_history("n", None, "kept", "UPDATE", owner=BOB)
+        await history.save_messages([{"content": "secret-message"}], "user_id=secret-owner")
+        scopes = ["user_id=secret-owner"]
+        assert [word for word in WORDS if word not in await files()] == []
+        report = await history.erase(**named, session_scopes=scopes, reason="asked")
+        assert b"secret-text" in await files()
+        assert any("vacuum='full'" in sentence for sentence in report.remains)
+        report = await history.erase(**named, session_scopes=scopes, reason="again", vacuum="full")
+        assert len(report.remains) == 1
+        left = [word for word in WORDS if word in await files()]
+        assert left == ([b"secret-owner"] if "memory_ids" in named else [])
+        assert await history.count_history(text="kept") == 9
 
 
+OWNED = {"user_id": "secret-owner"}
 WORDS = (
-    *(b"secret-text", b"secret-context", b"secret-cause"),
+    *(b"secret-text", b"secret-context", b"secret-cause", b"secret-message", b"secret-owner"),
     cause_hash("secret-cause").to_bytes(8, "little"),
 )
 
