@@ -26,6 +26,8 @@ BENCHMARKS = (
     "latest",
     "sizes",
     "plans",
+    "owners",
+    "owners_postgres",
     "owner_changes",
 )
 

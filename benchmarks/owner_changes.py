@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from async_history import HistoryManager, open_history
 from benchmarks._measure import OthersLoad, median, quiet_collector, timed
+from benchmarks._owners import details, fill
 from benchmarks._postgres_peers import fresh_schema
 from benchmarks._report import (
     Bar,
@@ -30,7 +31,6 @@ from benchmarks._report import (
     work_folder,
     write_json,
 )
-from benchmarks.owners import details, fill
 from benchmarks.postgres import server_url
 
 ROLLBACK: Final = "rollback(user_id=) of {:,} memories, seconds"

@@ -1,10 +1,8 @@
 """Schemas of earlier versions on PostgreSQL: brought up to date while others read and write."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 import pytest
@@ -12,39 +10,12 @@ import pytest
 from async_history import MigrationError, StorageLocked, open_history
 from async_history._postgres import schema as migrations
 from tests.support.patience import LONG_S
+from tests.support.postgres_schemas import schema_of, until, version
 
 pytestmark = [pytest.mark.postgres, pytest.mark.once]
 
 OLDER = range(1, migrations.VERSION)
 ROWS = 300
-
-
-def schema_of(url: str) -> str:
-    return parse_qs(urlsplit(url).query)["schema"][0]
-
-
-@contextmanager
-def version(number: int) -> Iterator[None]:
-    """As a program of an earlier version has it."""
-    with pytest.MonkeyPatch.context() as patched:
-        older = {n: text for n, text in migrations.SCRIPTS.items() if n <= number}
-        patched.setattr(migrations, "SCRIPTS", older)
-        patched.setattr(migrations, "VERSION", number)
-        yield
-
-
-@pytest.fixture
-async def connect(postgres: str) -> AsyncIterator[Callable[[], Any]]:
-    """A function that connects as the owner."""
-    connections: list[Any] = []
-
-    async def connected() -> Any:
-        connections.append(await asyncpg.connect(postgres))
-        return connections[-1]
-
-    yield connected
-    for connection in connections:
-        connection.terminate()
 
 
 class OlderProgram:
@@ -75,15 +46,6 @@ async def older_history(url: str, number: int, connect: Any) -> OlderProgram:
     program = OlderProgram(await connect(), schema_of(url))
     await program.add(*(f"m{n % 9}" for n in range(ROWS)))
     return program
-
-
-async def until(connection: Any, sql: str, *arguments: Any) -> Any:
-    """Wait until a query says something."""
-    async with asyncio.timeout(LONG_S):
-        while True:
-            if found := await connection.fetchval(sql, *arguments):
-                return found
-            await asyncio.sleep(0.01)
 
 
 async def migrating(connection: Any, schema: str) -> int:

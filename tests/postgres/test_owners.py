@@ -1,12 +1,10 @@
 """Owners on PostgreSQL: given by several at once, late, beside writers, and forgotten again."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
-import asyncpg
 import pytest
 
 from async_history import (
@@ -24,8 +22,8 @@ from async_history._core.submissions import UncheckedRecords
 from async_history._postgres.commit import BatchCommitter
 from async_history._postgres.owners import KnownOwners, cause_hash
 from async_history.postgres import PostgresHistoryManager
-from tests.postgres.test_migrations import until, version
 from tests.postgres.test_postgres import ROLE_PASSWORD, as_role
+from tests.support.postgres_schemas import schema_of, until, version
 from tests.support.postgres_server import with_query
 
 pytestmark = [pytest.mark.postgres, pytest.mark.versions, pytest.mark.once]
@@ -33,27 +31,9 @@ pytestmark = [pytest.mark.postgres, pytest.mark.versions, pytest.mark.once]
 ALICE, BOB = {"user_id": "alice"}, {"user_id": "bob"}
 
 
-def schema_of(url: str) -> str:
-    return parse_qs(urlsplit(url).query)["schema"][0]
-
-
 @pytest.fixture
 def url(new_schema: Callable[[], str]) -> str:
     return new_schema()
-
-
-@pytest.fixture
-async def connect(postgres: str) -> AsyncIterator[Callable[[], Any]]:
-    """A function that connects as the owner of the tables."""
-    connections: list[Any] = []
-
-    async def connected() -> Any:
-        connections.append(await asyncpg.connect(postgres))
-        return connections[-1]
-
-    yield connected
-    for connection in connections:
-        connection.terminate()
 
 
 async def owner_of(history: HistoryManager, memory_id: str) -> Owner | None:

@@ -33,6 +33,7 @@ from async_history._postgres import schema as migrations
 from async_history.cli.app import app
 from async_history.postgres import PostgresHistoryManager
 from tests.support.docs_examples import example
+from tests.support.postgres_schemas import schema_of
 from tests.support.postgres_server import free_port, with_query
 
 pytestmark = [pytest.mark.postgres, pytest.mark.versions]
@@ -46,10 +47,6 @@ async def owner(postgres: str) -> AsyncIterator[Any]:
     connection = await asyncpg.connect(postgres)
     yield connection
     await connection.close()
-
-
-def schema_of(url: str) -> str:
-    return parse_qs(urlsplit(url).query)["schema"][0]
 
 
 ROLE_PASSWORD = "agentsecret"  # noqa: S105 - of a role that lives as long as a test

@@ -10,6 +10,7 @@ import pytest
 
 from async_history import HistoryManager, open_history
 from tests.support.pgbouncer import pgbouncer
+from tests.support.postgres_schemas import schema_of
 from tests.support.postgres_server import PostgresServer, are_installed, with_query
 
 pytestmark = [pytest.mark.postgres, pytest.mark.once]
@@ -26,10 +27,6 @@ async def warned(history: HistoryManager) -> dict[str, str]:
         if "store-unreachable" not in found:
             return found
         await asyncio.sleep(0.01)
-
-
-def schema_of(url: str) -> str:
-    return url.rpartition("=")[2]
 
 
 @contextlib.asynccontextmanager

@@ -1,0 +1,174 @@
+"""What owners, contexts and causes cost on any backend, and whether it stays so as it grows."""
+
+from argparse import ArgumentParser, Namespace
+from asyncio import gather
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from async_history import HistoryManager
+from benchmarks._measure import OthersLoad, median, percentile, quiet_collector, timed
+from benchmarks._records import NewRecord, agents
+from benchmarks._report import (
+    Bar,
+    as_json,
+    each,
+    options_parser,
+    print_bars,
+    print_load,
+    results_folder,
+    write_json,
+)
+
+OpenEmpty = Callable[[], AbstractAsyncContextManager[HistoryManager]]
+"""Opens another empty history."""
+
+_TASKS: Final = 1_000
+_A_USER: Final = 100
+_FEW_ROWS: Final = 10_000
+_BULK: Final = 9_000
+_USERS_ASKED: Final = 40
+_LIMITS: Final = {"cost": 0.8, "growth": 0.7, "question": 2.0}
+
+
+async def nothing_to_settle() -> None:
+    """Settle nothing: the backend does what a write causes along with it."""
+
+
+async def measure(
+    open_empty: OpenEmpty,
+    options: Namespace,
+    *,
+    settle: Callable[[], Awaitable[None]] = nothing_to_settle,
+) -> list[Bar]:
+    """Measure everything; return the bars.
+
+    Args:
+        open_empty: opens another empty history.
+        options: those of `owners_parser`.
+        settle: does what earlier writes have put off, before something is timed.
+    """
+    records, rows, repeat = _sizes(options)
+    cost: list[float] = []
+    empty: list[float] = []
+    for turn in range(1, repeat + 1):
+        async with open_empty() as plain:
+            without = await record(plain, records, turn, with_details=False)
+        async with open_empty() as detailed:
+            empty.append(await record(detailed, records, turn, with_details=True))
+        cost.append(empty[-1] / without)
+    print(f"with owner and cause against without: {each(cost)}", flush=True)
+    bars = [Bar("with owner and cause", _LIMITS["cost"], median(cost), each(cost))]
+    async with AsyncExitStack() as stack:
+        few = await stack.enter_async_context(open_empty())
+        many = await stack.enter_async_context(open_empty())
+        await fill(few, _FEW_ROWS)
+        await fill(many, rows)
+        await settle()
+        at_few, at_many = await ask(few, _FEW_ROWS), await ask(many, rows)
+        for name in _QUESTIONS:
+            figures = f"{at_few[name] * 1e3:.2f} ms, {at_many[name] * 1e3:.2f} ms"
+            ratio = at_many[name] / at_few[name]
+            bars.append(Bar(name, _LIMITS["question"], ratio, figures, at_most=True))
+        large: list[float] = []
+        for turn in range(1, repeat + 1):
+            await settle()
+            large.append(await record(many, records, 100 + turn, with_details=True))
+    growth = [one / other for one, other in zip(large, empty, strict=True)]
+    return [*bars, Bar(f"insert at {rows:,} rows", _LIMITS["growth"], median(growth), each(growth))]
+
+
+def _sizes(options: Namespace) -> tuple[int, int, int]:
+    """Return how many records tasks write, rows of the large history, and repetitions."""
+    return (6_000, 20_000, 1) if options.quick else (30_000, options.rows, options.repeat)
+
+
+def details(user: int, number: int) -> dict[str, Any]:
+    """Return what a record has besides: 200 bytes of metadata, which one in three changes."""
+    context = {"data": "x" * 60, "hash": "a" * 32, "note": "y" * 60, "part": number % 3 == 1}
+    return {
+        "owner": {"user_id": f"user {user}"},
+        "context": context,
+        "cause": {"request_id": f"{user}-{number}"},
+    }
+
+
+async def record(history: HistoryManager, records: int, seed: int, *, with_details: bool) -> float:
+    """Let every task record as another user; return records a second."""
+
+    async def agent(user: int, records: list[NewRecord]) -> None:
+        for number, one in enumerate(records):
+            more = details(user, seed * 1_000 + number) if with_details else {}
+            await history.add_history(**one.as_mapping(), **more)
+
+    per_agent = agents(_TASKS, records, seed)
+    with quiet_collector():
+        seconds = await timed(
+            lambda: gather(*(agent(user, one) for user, one in enumerate(per_agent)))
+        )
+    return sum(map(len, per_agent)) / seconds
+
+
+async def fill(history: HistoryManager, rows: int) -> None:
+    """Write records of `rows` / 100 users in turns, several users' in each batch."""
+    users = rows // _A_USER
+    written = 0
+    while written < rows:
+        count = min(_BULK, rows - written)
+        per_agent = agents(count // 3 or 1, count, 10**6 + written)
+        batch = [
+            one.as_mapping() | details((written // 3 + memory) % users, written + memory)
+            for memory, records in enumerate(per_agent)
+            for one in records
+        ]
+        await history.batch_add_history(batch)
+        written += len(batch)
+
+
+async def _walk(history: HistoryManager, user_id: str) -> None:
+    async for _ in history.query_history(user_id=user_id):
+        pass
+
+
+async def _walk_memories(history: HistoryManager, user_id: str) -> None:
+    async for _ in history.memories(user_id=user_id):
+        pass
+
+
+_QUESTIONS: Final[Mapping[str, Callable[[HistoryManager, str], Awaitable[object]]]] = {
+    "query_history(user_id=)": _walk,
+    "count_history(user_id=)": lambda history, user_id: history.count_history(user_id=user_id),
+    "memories(user_id=)": _walk_memories,
+}
+
+
+async def ask(history: HistoryManager, rows: int) -> dict[str, float]:
+    """Return what each question takes, of users from everywhere."""
+    users = rows // _A_USER
+    asked = [f"user {n * users // _USERS_ASKED}" for n in range(_USERS_ASKED)]
+    taken = {}
+    for name, question in _QUESTIONS.items():
+        times = [await timed(partial(question, history, user_id)) for user_id in asked * 2]
+        taken[name] = percentile(times[_USERS_ASKED:], 0.5)
+    return taken
+
+
+def tell(options: Namespace, folder: Path, name: str, bars: list[Bar], load: OthersLoad) -> None:
+    """Print the bars, and write the results."""
+    others = load.processors()
+    print_bars(bars)
+    print_load(others)
+    _, rows, _ = _sizes(options)
+    write_json(
+        results_folder(options, folder) / f"{name}.json",
+        {"processors_others_used": others, "rows": rows, "bars": [*map(as_json, bars)]},
+    )
+
+
+def owners_parser(described: str | None) -> ArgumentParser:
+    """Return a parser of the options of both scripts."""
+    parser = options_parser(described)
+    parser.add_argument("--rows", type=int, default=3_000_000, help="records of the large history")
+    return parser

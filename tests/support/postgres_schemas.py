@@ -1,0 +1,36 @@
+"""Schemas on PostgreSQL: their names, those of earlier versions, and waiting for what others do."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from async_history._postgres import schema as migrations
+from tests.support.patience import LONG_S
+
+
+def schema_of(url: str) -> str:
+    """Return the schema that a URL names."""
+    return parse_qs(urlsplit(url).query)["schema"][0]
+
+
+@contextmanager
+def version(number: int) -> Iterator[None]:
+    """As a program of an earlier version has it."""
+    with pytest.MonkeyPatch.context() as patched:
+        older = {n: text for n, text in migrations.SCRIPTS.items() if n <= number}
+        patched.setattr(migrations, "SCRIPTS", older)
+        patched.setattr(migrations, "VERSION", number)
+        yield
+
+
+async def until(connection: Any, sql: str, *arguments: Any) -> Any:
+    """Wait until a query says something."""
+    async with asyncio.timeout(LONG_S):
+        while True:
+            if found := await connection.fetchval(sql, *arguments):
+                return found
+            await asyncio.sleep(0.01)
