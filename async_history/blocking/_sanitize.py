@@ -60,13 +60,18 @@ class Sanitizer:
 
         Owner, context and cause, which mem0 does not give, are as they were given.
         """
-        record = {name: self.text(name, given.get(name)) for name in _RECORD_TEXTS}
-        record.update((name, self.time(name, given.get(name))) for name in _RECORD_TIMES)
-        return record | {
-            "event": plain(given.get("event")),
-            "is_deleted": bool(given.get("is_deleted", 0)),
-            **{name: given.get(name) for name in DETAILS},
-        }
+        get = given.get
+        columns: dict[str, Any] = {}
+        for name in _RECORD_TEXTS:
+            columns[name] = self.text(name, get(name))
+        for name in _RECORD_TIMES:
+            value = get(name)
+            columns[name] = None if value is None else self.time(name, value)
+        columns["event"] = plain(get("event"))
+        columns["is_deleted"] = bool(get("is_deleted", 0))
+        for name in DETAILS:
+            columns[name] = get(name)
+        return columns
 
     def json(self, name: str, value: Mapping[Any, Any]) -> JsonObject:
         """Return a mapping as a JSON object; what JSON can't hold becomes text."""

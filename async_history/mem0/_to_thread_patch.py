@@ -14,6 +14,7 @@ import asyncio
 import inspect
 from collections.abc import Callable, Coroutine
 from functools import partial
+from types import FunctionType, MethodType
 from typing import Any, Final
 
 from mem0.memory import main as mem0_main
@@ -95,10 +96,10 @@ def _only_reads(function: Callable[..., Any], memory: object) -> bool:
     """Return whether a function of mem0's pipeline is known to change nothing."""
     if getattr(function, "__name__", None) in _READS:
         return True
-    if inspect.isfunction(function) and "<locals>" not in function.__qualname__:
+    if isinstance(function, FunctionType) and "<locals>" not in function.__qualname__:
         return function.__module__.startswith("mem0.")  # text helpers
     parts = list(map(vars(memory).get, _PARTS))
-    if inspect.ismethod(function):
+    if isinstance(function, MethodType):
         # A method is that of its own object only. Most are none of a part's own.
         parts = [part for part in parts if part is function.__self__]
     return any(function == getattr(part, name, None) for part in parts for name in _READS)
