@@ -2,7 +2,7 @@
 
 import json
 import json.encoder
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from async_history.errors import InvalidInput
@@ -48,6 +48,10 @@ class JsonObject(Mapping[str, Any]):
         self.text = text
         self._parsed = content
 
+    def content(self) -> Mapping[str, Any]:
+        """Return the object as a dictionary, which must not be changed."""
+        return self._content()
+
     def _content(self) -> dict[str, Any]:
         if self._parsed is None:
             parsed = json.loads(self.text)
@@ -59,11 +63,6 @@ class JsonObject(Mapping[str, Any]):
 
     def get(self, key: str, default: Any = None) -> Any:
         return self._content().get(key, default)
-
-    def several(self, keys: Iterable[str]) -> list[Any]:
-        """Return the values of some keys; None for each that is not there."""
-        content = self._content()
-        return [content.get(key) for key in keys]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._content())
@@ -96,13 +95,14 @@ def json_object(name: str, value: object) -> JsonObject:
         if not isinstance(value, Mapping):
             raise InvalidInput(f"{name} must be a mapping, not {type(value).__name__}")
         value = dict(value)
-    content: tuple[Any, ...] | None = None
     types = tuple(map(type, value.values()))
-    if _CONSTANTS.issuperset(types):
-        content = (*value.items(), types)
+    content = (*value.items(), types)
+    try:
         known = _kept.get(content)
-        if known is not None:
-            return known
+    except TypeError:  # it has a list, a mapping, or something else that may change
+        known = None
+    if known is not None:
+        return known
     try:
         for key in value:
             if not isinstance(key, str):
@@ -113,7 +113,7 @@ def json_object(name: str, value: object) -> JsonObject:
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidInput(f"{name} can't be stored as JSON: {error}") from error
     made = JsonObject(text)
-    if content is not None and len(text) <= _LONGEST_KEPT:
+    if len(text) <= _LONGEST_KEPT and _CONSTANTS.issuperset(types):
         if len(_kept) >= _KEPT:
             _kept.clear()
         _kept[content] = made
@@ -122,7 +122,15 @@ def json_object(name: str, value: object) -> JsonObject:
 
 def object_of_texts(content: dict[str, str]) -> JsonObject:
     """Return texts by key, which are checked and never changed, as a JSON object."""
+    if len(content) == 1:
+        ((key, text),) = content.items()
+        if not _needs_escape(key) and not _needs_escape(text):
+            return JsonObject(f'{{"{key}":"{text}"}}', content)
     return JsonObject(_encode(content), content)
+
+
+def _needs_escape(text: str) -> bool:
+    return '"' in text or "\\" in text or not text.isprintable()
 
 
 def json_text(value: Mapping[str, Any] | None) -> str | None:

@@ -60,11 +60,8 @@ def cause_hash(text: str) -> int:
 
 
 def _hashes(cause: Mapping[str, Any]) -> tuple[str | None, ...]:
-    texts = (
-        cause.several(CAUSE_COLUMNS)
-        if type(cause) is JsonObject
-        else [cause.get(key) for key in CAUSE_COLUMNS]
-    )
+    content = cause.content() if type(cause) is JsonObject else cause
+    texts = [content.get(key) for key in CAUSE_COLUMNS]
     return tuple([str(cause_hash(text)) if isinstance(text, str) else None for text in texts])
 
 

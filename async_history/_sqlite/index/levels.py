@@ -17,7 +17,7 @@ makes `TAIL_ROWS` of them indexes all. If the index is not valid for this table,
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from hashlib import blake2s
 from typing import Literal
@@ -63,13 +63,22 @@ def memory_key(memory_id: str | None) -> int:
     return _key(memory_id.encode()) if memory_id else 0
 
 
-def new_value_key(kind: str, value: str) -> int:
+@lru_cache(_KEYS_KEPT)
+def value_key(kind: str, value: str) -> int:
     """Return the index's key of a scope's or a cause's value, as `memory_key` of a memory."""
     return _key(f"{kind}\0{value}".encode())
 
 
-value_key = lru_cache(_KEYS_KEPT)(new_value_key)
-"""The same, for values that come again: the key is cached."""
+def value_keys(kind: str) -> Callable[[str], int]:
+    """Return `value_key` of a kind, for values that do not come again: nothing is cached."""
+    begun = blake2s(f"{kind}\0".encode(), digest_size=_KEY_BYTES)
+
+    def key(value: str) -> int:
+        whole = begun.copy()
+        whole.update(value.encode())
+        return int.from_bytes(whole.digest(), "big")
+
+    return key
 
 
 def _key(stored: bytes) -> int:

@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 from async_history._core.json_object import JsonObject
 from async_history._core.owners import Owner, owner_text
 from async_history._core.recording import INDEXED_CAUSES
-from async_history._sqlite.index.levels import LEVELS, new_value_key, value_key
+from async_history._sqlite.index.levels import LEVELS, value_key, value_keys
 from async_history._sqlite.index.validity import INDEX_IS_VALID, INDEXED_THROUGH, LOWEST_ROW
 
 _OWNERS_KEPT: Final = 16_384
@@ -63,21 +63,21 @@ def owner_entry(owner: Owner | None) -> OwnerEntry:
 
 def cause_keys(cause: Mapping[str, str]) -> list[int]:
     """Return the keys under which a cause is found."""
-    texts = (
-        cause.several(INDEXED_CAUSES)
-        if type(cause) is JsonObject
-        else [cause.get(name) for name in INDEXED_CAUSES]
-    )
-    return [
-        cause_key(name, text)
-        for name, text in zip(INDEXED_CAUSES, texts, strict=True)
-        if text is not None
-    ]
+    content = cause.content() if type(cause) is JsonObject else cause
+    keys = []
+    for name, text in content.items():
+        key = _CAUSE_KEYS.get(name)
+        if key is not None:
+            keys.append(key(text))
+    return keys
+
+
+_CAUSE_KEYS: Final = {name: value_keys(f"{CAUSE}{name}") for name in INDEXED_CAUSES}
 
 
 def cause_key(name: str, value: str) -> int:
     """Return the key of the records with a cause."""
-    return new_value_key(f"{CAUSE}{name}", value)  # as a rule, of a few records
+    return value_key(f"{CAUSE}{name}", value)
 
 
 def key_of(row: str) -> str:
