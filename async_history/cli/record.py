@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from async_history import (
     CommitUnknown,
+    Erased,
     HistoryError,
     HistoryManager,
     IdConflict,
@@ -144,7 +145,7 @@ class Recording:
         try:
             await self._history.add_history(**{"old_memory": None, "new_memory": None, **fields})
             self.recorded += 1
-        except (IdConflict, InvalidInput, OwnerConflict, StorageRefused) as error:
+        except (Erased, IdConflict, InvalidInput, OwnerConflict, StorageRefused) as error:
             self._refuse(number, error)
         except HistoryError as error:
             self.unknown += isinstance(error, CommitUnknown)

@@ -216,6 +216,13 @@ def test_an_owner_is_forgotten(scope: str, name: str, memories: str, run: Run, u
     assert run("memories", f"--{scope}", name).exit_code == 1
     for record in records(url):
         assert (record.new_memory is None) == (record.memory_id in memories)
+    late = [
+        {"memory_id": one, "event": "UPDATE", "new_memory": "late"} for one in (memories[0], "o")
+    ]
+    Path("lines").write_text("".join(f"{json.dumps(one)}\n" for one in late))
+    recorded = run("record", "lines")
+    assert (recorded.exit_code, recorded.stdout[:30]) == (1, "recorded 1 line, refused 1 in ")
+    assert "line 1: " in recorded.stderr
 
 
 def test_a_record_is_erased(run: Run, url: str) -> None:

@@ -88,7 +88,10 @@ def erase(
     buffered messages of the owner's session scopes, and the owner's id.
 
     Shows what it could not reach, such as copies and backups. --memory, --record and --scope may be
-    given several times. Only the history is changed, not mem0's vector store.
+    given several times.
+
+    Only the history is changed: to forget an owner in mem0's vector store too, call
+    `AsyncMemory.forget` in a program.
     """
     with one_line_errors():
         status = _retention.erase(
