@@ -21,9 +21,10 @@ from async_history._core.erased_names import (
     require_session_not_erased,
 )
 from async_history._core.owners import Owner
-from async_history._core.records import HistoryRecord
+from async_history._core.records import Fields, HistoryRecord
 from async_history._core.submissions import (
     MESSAGES_KEPT,
+    AddFields,
     AddRecords,
     ExpectedLatest,
     GiveOwners,
@@ -69,6 +70,18 @@ def only_new_records(batch: Sequence[Submission]) -> Sequence[AddRecords] | None
 def records_of(additions: Iterable[AddRecords]) -> list[HistoryRecord]:
     """Return the records of submissions, in order."""
     return [record for submission in additions for record in submission.records]
+
+
+def plain_fields(additions: Sequence[AddRecords]) -> Sequence[Fields] | None:
+    """Return submissions' records as their fields; None if any is not one of mem0's columns alone,
+    or was made already."""
+    found = [
+        one.fields for one in additions if type(one) is AddFields and one.fields[-3:] == _NO_DETAILS
+    ]
+    return found if len(found) == len(additions) else None
+
+
+_NO_DETAILS: Final = (None, None, None)
 
 
 def ids_of(additions: Iterable[AddRecords]) -> list[str]:

@@ -49,7 +49,7 @@ from async_history._core.query import (
     new_query,
     scopes_asked,
 )
-from async_history._core.records import Event, HistoryRecord, new_record
+from async_history._core.records import CONTEXT, Event, HistoryRecord, new_fields
 from async_history._core.rollback import RollbackReport, memories_of, take_back
 from async_history._core.rollback_request import RollbackRequest, rollback_request, undo_request
 from async_history._core.stats import HistoryStats, Measured, Measurements
@@ -203,7 +203,7 @@ class HistoryManager(LoopBound[Store]):
             StorageError: nothing was written.
         """
         store = self._require_open()
-        record = new_record(
+        fields = new_fields(
             memory_id,
             old_memory,
             new_memory,
@@ -227,9 +227,9 @@ class HistoryManager(LoopBound[Store]):
                 "is_deleted": is_deleted,
                 "actor_id": actor_id,
                 "role": role,
-                "context": record.context if context is not None else None,
+                "context": None if context is None else fields[CONTEXT],
             }
-        submission = one_record(record, given, if_latest)
+        submission = one_record(fields, given, if_latest)
         await store.writer.submit(submission)
         return submission.records[0]
 

@@ -44,7 +44,7 @@ class RecentCommits:
         self._records = 0
         self._bytes = 0
 
-    def keep(self, additions: Sequence[AddRecords], records: Sequence[HistoryRecord]) -> None:
+    def keep(self, additions: Sequence[AddRecords]) -> None:
         """Keep a batch's records, by the id of the last; drop the oldest beyond the limits.
 
         Copied records are not kept: the file may spell their times differently.
@@ -53,6 +53,7 @@ class RecentCommits:
             isinstance(one, CopyRecords) for one in additions
         ):
             return
+        records = [record for submission in additions for record in submission.records]
         last = records[-1].id
         size_bytes = sum([submission.size_bytes for submission in additions])
         self._batches[last] = (records, size_bytes)

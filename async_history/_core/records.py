@@ -224,6 +224,13 @@ the event loop. Without the GIL, to change an object's class stops all threads.
 """
 
 
+Fields = tuple[Any, ...]
+"""The arguments of `made_record`. Unlike a record, a tuple of texts costs the garbage collector
+nothing."""
+CONTEXT: Final = len(COLUMNS) + 1 + DETAILS.index("context")
+"""The place of the context among the fields."""
+
+
 def give_owner(record: HistoryRecord, owner: Owner) -> None:
     """Set the owner of a record that nobody has seen yet: its memory's, as the store has it."""
     _set_owner(record, owner)
@@ -236,6 +243,11 @@ _TIME_DIGITS: Final = 12
 Row = tuple[Any, ...]
 """A record's ten columns; then its owner, context and cause as JSON text, or None."""
 columns_of: Final[Callable[[HistoryRecord], tuple[Any, ...]]] = attrgetter(*COLUMNS)
+
+
+fields_in_order: Final[Callable[[HistoryRecord], Fields]] = attrgetter(
+    *COLUMNS, "time_before", *DETAILS
+)
 
 
 def details_of(record: HistoryRecord) -> tuple[str | None, str | None, str | None]:
@@ -324,7 +336,7 @@ def made_at(latest: HistoryRecord) -> str | None:
     return None if made is None else made.isoformat()
 
 
-def new_record(
+def new_fields(
     memory_id: str,
     old_memory: str | None,
     new_memory: str | None,
@@ -339,8 +351,8 @@ def new_record(
     owner: GivenOwner | None = None,
     context: Mapping[str, Any] | None = None,
     cause: Mapping[str, str] | None = None,
-) -> HistoryRecord:
-    """Check one new record and fill in what is missing.
+) -> Fields:
+    """Check one new record, fill in what is missing, and return all its fields in their order.
 
     A missing `id` becomes a UUIDv7, a missing time of the change (`created_at` of an ADD,
     `updated_at` else) becomes `now`, a missing `is_deleted` follows from the event. Owner and cause
@@ -363,7 +375,7 @@ def new_record(
         whose = what = why = None
     else:
         whose, what, why = _new_details(owner, context, cause)
-    return made_record(
+    return (
         new_id() if id is None else check_name("id", id),
         check_name("memory_id", memory_id),
         None if old_memory is None else check_text("old_memory", old_memory),
@@ -435,7 +447,7 @@ def record_from_mapping(given: Mapping[str, Any], now: str | None = None) -> His
     """Check one new record given by column name, as mem0's `batch_add_history` takes them.
 
     Raises:
-        InvalidInput: as `new_record`, or a key is not a field of a record.
+        InvalidInput: as `new_fields`, or a key is not a field of a record.
     """
     if not given.keys() <= _FIELDS:
         unknown = sorted(set(map(str, given)) - _FIELDS)
@@ -445,21 +457,23 @@ def record_from_mapping(given: Mapping[str, Any], now: str | None = None) -> His
     for name in ("memory_id", "event"):
         if get(name) is None:
             raise InvalidInput(f"{name} is missing")
-    return new_record(
-        given["memory_id"],
-        get("old_memory"),
-        get("new_memory"),
-        given["event"],
-        get("created_at"),
-        get("updated_at"),
-        get("is_deleted"),
-        get("actor_id"),
-        get("role"),
-        get("id"),
-        now,
-        get("owner"),
-        get("context"),
-        get("cause"),
+    return made_record(
+        *new_fields(
+            given["memory_id"],
+            get("old_memory"),
+            get("new_memory"),
+            given["event"],
+            get("created_at"),
+            get("updated_at"),
+            get("is_deleted"),
+            get("actor_id"),
+            get("role"),
+            get("id"),
+            now,
+            get("owner"),
+            get("context"),
+            get("cause"),
+        )
     )
 
 

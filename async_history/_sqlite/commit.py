@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 from async_history._core.batch import (
     Buffer,
@@ -19,12 +19,13 @@ from async_history._core.batch import (
     ids_of,
     message_rows,
     only_new_records,
+    plain_fields,
     records_of,
 )
 from async_history._core.erased_names import MEMORY, Name
 from async_history._core.owners import Owner
 from async_history._core.recent import RecentCommits
-from async_history._core.records import HistoryRecord
+from async_history._core.records import Fields, HistoryRecord
 from async_history._core.submissions import MESSAGES_KEPT, AddRecords, SaveMessages, Submission
 from async_history._sqlite.connection import (
     ThreadConnection,
@@ -61,8 +62,11 @@ from async_history._sqlite.write_program import (
     Statement,
     add_statement,
     has_details,
+    plain_statement,
 )
 from async_history.errors import HistoryError, StorageRefused
+
+R = TypeVar("R", HistoryRecord, Fields)
 
 _LEFT_OUT: Final = """
 SELECT count(*), min(value) FROM json_each(?)
@@ -137,7 +141,7 @@ class BatchCommitter:
         found = _Found()
         refused = await self._connection.run(partial(self._commit, batch, found))
         if found.added is not None:
-            self._recent.keep(*found.added)
+            self._recent.keep(found.added)
             return {}
         records = [
             record
@@ -161,19 +165,24 @@ class BatchCommitter:
         """
         additions = only_new_records(batch)
         if additions is not None:
-            records = records_of(additions)
-            if self._add(additions, records, connection):
-                found.added = additions, records
+            fields = None if self._owners.is_needed else plain_fields(additions)
+            if fields is not None:
+                statements = [plain_statement(part) for _, part in _parts(fields)]
+                is_added = _is_added(statements, connection)
+            else:
+                is_added = self._add(additions, connection)
+            if is_added:
+                found.added = additions
                 return {}
         return _commit_in_steps(batch, found, connection)
 
     def _add(
         self,
         additions: Sequence[AddRecords],
-        records: Sequence[HistoryRecord],
         connection: sqlite3.Connection,
     ) -> bool:
         """Add new records in one statement, or in several; return whether that was possible."""
+        records = records_of(additions)
         expected = None
         if self._owners.is_needed or has_details(records):
             expected = self._owners.expected(records, additions)
@@ -183,18 +192,25 @@ class BatchCommitter:
             add_statement(part, expected and expected.part(start, part))
             for start, part in _parts(records)
         ]
-        try:
-            _execute_all(statements, connection)
-        except (sqlite3.IntegrityError, IndexOutdated):
-            return False  # an id exists, or another process wrote: it was rolled back
-        except sqlite3.OperationalError as error:
-            # The file owner's expression failed or a table is gone.
-            if not is_schema_mismatch(error):
-                raise
+        if not _is_added(statements, connection):
             return False
         if expected is not None:
             self._owners.written(records, expected)
         return True
+
+
+def _is_added(statements: Sequence[Statement], connection: sqlite3.Connection) -> bool:
+    """Run statements that add records; return whether they did, or wrote nothing."""
+    try:
+        _execute_all(statements, connection)
+    except (sqlite3.IntegrityError, IndexOutdated):
+        return False  # an id exists, or another process wrote: it was rolled back
+    except sqlite3.OperationalError as error:
+        # The file owner's expression failed or a table is gone.
+        if not is_schema_mismatch(error):
+            raise
+        return False
+    return True
 
 
 def _execute_all(statements: Sequence[Statement], connection: sqlite3.Connection) -> None:
@@ -253,7 +269,7 @@ class _Found:
     """
 
     def __init__(self) -> None:
-        self.added: tuple[Sequence[AddRecords], Sequence[HistoryRecord]] | None = None
+        self.added: Sequence[AddRecords] | None = None
         self.was_looked_for = False
         self.owners: dict[str, StoredOwner] = {}
         self.last_number = 0
@@ -409,7 +425,7 @@ class _CommitSteps:
         self._connection.execute(_EVICT, (scopes,))
 
 
-def _parts(records: Sequence[HistoryRecord]) -> Iterator[tuple[int, Sequence[HistoryRecord]]]:
+def _parts(records: Sequence[R]) -> Iterator[tuple[int, Sequence[R]]]:
     """Split records into parts that fit in one statement, each with its start."""
     most = STATEMENT_ROWS[-1]
     return ((start, records[start : start + most]) for start in range(0, len(records), most))

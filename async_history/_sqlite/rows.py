@@ -10,6 +10,7 @@ from async_history._core.records import (
     EVENTS,
     Details,
     Event,
+    Fields,
     HistoryRecord,
     Row,
     details_from,
@@ -81,15 +82,26 @@ def _refused(number: str) -> float:
 _without_floats: Final = json.JSONDecoder(parse_float=_refused)
 
 
-def parameters(records: Iterable[HistoryRecord], key: Callable[[str], int]) -> list[Any]:
+def parameters(records: Iterable[Fields], key: Callable[[str], int]) -> list[Any]:
     """Return all records' parameters in one list, as the plain types that SQLite binds fastest.
 
     `key` returns the last parameter of each, from the memory's id.
     """
     flat: list[Any] = []
-    for record in records:
-        flat += columns_as_parameters(record)
-        flat.append(key(record.memory_id))
+    for id_, memory_id, old, new, event, created, updated, deleted, actor, role, *_ in records:
+        flat += (
+            id_,
+            memory_id,
+            NULL if old is None else old,
+            NULL if new is None else new,
+            _EVENT_TEXTS.get(event, event),
+            NULL if created is None else created,
+            NULL if updated is None else updated,
+            1 if deleted else 0,
+            NULL if actor is None else actor,
+            NULL if role is None else role,
+            key(memory_id),
+        )
     return flat
 
 

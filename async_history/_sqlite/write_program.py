@@ -9,7 +9,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from async_history._core.json_object import json_text
-from async_history._core.records import COLUMN_LIST, COLUMNS, HistoryRecord
+from async_history._core.records import (
+    COLUMN_LIST,
+    COLUMNS,
+    Fields,
+    HistoryRecord,
+    fields_in_order,
+)
 from async_history._core.wakeups import WAKEUP_BATCH_MIN
 from async_history._sqlite.index import (
     ADD_DETAILS,
@@ -211,28 +217,34 @@ def add_statement(
         expected: None where no memory in the store has an owner, and no record has details.
         has_triggers: whether the file's owner has triggers on the table.
     """
-    is_indexed = len(records) > _FEW and not has_triggers
     if expected is None:
-        rows = next(size for size in STATEMENT_ROWS if size >= len(records))
-        values = parameters(records, memory_key if is_indexed else _not_yet)
-        values += (*(NULL,) * (ROW_WIDTH - 1), len(records) if is_indexed else 0)
-        values += (NULL,) * (ROW_WIDTH * (rows - len(records)))
-        sql = _PLAIN[rows]
-        width, rows = ROW_WIDTH, rows + 1
-        view = "async_history_new"
-    else:
-        values = _detailed_parameters(records, expected, is_indexed=is_indexed)
-        width = _DETAILED_WIDTH
-        needed = len(values) // width
-        rows = next(size for size in _DETAILED_ROWS if size >= needed)
-        values += (NULL,) * (width * (rows - needed))
-        sql = _DETAILED[is_indexed, expected.without is not None, rows]
-        view = "async_history_new_few_detailed"
+        return plain_statement(list(map(fields_in_order, records)), has_triggers=has_triggers)
+    is_indexed = len(records) > _FEW and not has_triggers
+    values = _detailed_parameters(records, expected, is_indexed=is_indexed)
+    width = _DETAILED_WIDTH
+    needed = len(values) // width
+    rows = next(size for size in _DETAILED_ROWS if size >= needed)
+    values += (NULL,) * (width * (rows - needed))
     if has_triggers:
-        sql = _add_sql(view, width, rows, "true", begins=False)
-    elif expected is not None:
-        values += (expected.noted, expected.begun)
-    return Statement(sql, values)
+        view = "async_history_new_few_detailed"
+        return Statement(_add_sql(view, width, rows, "true", begins=False), values)
+    values += (expected.noted, expected.begun)
+    return Statement(_DETAILED[is_indexed, expected.without is not None, rows], values)
+
+
+def plain_statement(records: Sequence[Fields], *, has_triggers: bool = False) -> Statement:
+    """Return the statement that adds at most `STATEMENT_ROWS` records of mem0's columns alone, to a
+    store in which no memory has an owner."""
+    is_indexed = len(records) > _FEW and not has_triggers
+    rows = next(size for size in STATEMENT_ROWS if size >= len(records))
+    values = parameters(records, memory_key if is_indexed else _not_yet)
+    values += (*(NULL,) * (ROW_WIDTH - 1), len(records) if is_indexed else 0)
+    values += (NULL,) * (ROW_WIDTH * (rows - len(records)))
+    if has_triggers:
+        return Statement(
+            _add_sql("async_history_new", ROW_WIDTH, rows + 1, "true", begins=False), values
+        )
+    return Statement(_PLAIN[rows], values)
 
 
 _NO_COLUMNS: Final = (NULL,) * len(COLUMNS)

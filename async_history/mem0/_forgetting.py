@@ -21,7 +21,7 @@ from async_history._core.erase import ErasureReport
 from async_history._core.erased_names import Name
 from async_history._core.manager import HistoryManager
 from async_history._core.owners import Owner
-from async_history._core.records import Event, HistoryRecord, is_alive, new_record
+from async_history._core.records import Event, HistoryRecord, is_alive, made_record, new_fields
 from async_history._core.submissions import AddRecords, checked_records
 from async_history._core.values import parse_time
 from async_history.blocking._sanitize import Sanitizer
@@ -292,7 +292,7 @@ def _deletion(memory_id: str, made: str | None, owner: Owner | None) -> AddRecor
 
     Such a record is accepted of a memory that was erased, too.
     """
-    record = new_record(memory_id, None, None, Event.DELETE, made)
+    record = made_record(*new_fields(memory_id, None, None, Event.DELETE, made))
     if owner is None:
         record = replace(record, owner=None, cause=None)
     else:

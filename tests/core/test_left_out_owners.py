@@ -10,7 +10,7 @@ import pytest
 from async_history import HistoryRecord, Owner, OwnerConflict
 from async_history._core.batch import Buffer, commit_in_steps
 from async_history._core.erased_names import Name
-from async_history._core.records import new_record
+from async_history._core.records import made_record, new_fields
 from async_history._core.submissions import AddRecords, SaveMessages, checked_records
 
 ALICE, BOB = Owner(user_id="alice"), Owner(user_id="bob")
@@ -53,7 +53,7 @@ class Steps:
 
 
 def submission(*owners: Owner | None, memory_id: str = "m", must_match: bool) -> AddRecords:
-    made = [new_record(memory_id, None, "x", "ADD", owner=owner) for owner in owners]
+    made = [made_record(*new_fields(memory_id, None, "x", "ADD", owner=owner)) for owner in owners]
     return checked_records(made, must_match_owner=must_match)
 
 

@@ -376,7 +376,7 @@ class TestKeeping:
     @staticmethod
     def keep(kept: RecentCommits, ids: list[str], size_bytes: int) -> None:
         records = [HistoryRecord(name, "m", None, None, "ADD") for name in ids]
-        kept.keep([AddRecords(records, {}, None, len(records), size_bytes)], records)
+        kept.keep([AddRecords(records, {}, None, len(records), size_bytes)])
 
     async def batches(self, *ids: str, **limits: Any) -> tuple[RecentCommits, Any]:
         bell = CommitSignal()
