@@ -59,13 +59,18 @@ def cause_hash(text: str) -> int:
     return crc32(text.encode())
 
 
-def _hashes(cause: Mapping[str, Any]) -> tuple[str | None, ...]:
-    content = cause.content() if type(cause) is JsonObject else cause
-    texts = [content.get(key) for key in CAUSE_COLUMNS]
-    return tuple([str(cause_hash(text)) if isinstance(text, str) else None for text in texts])
-
-
-_NO_HASHES: Final = (None,) * len(CAUSE_COLUMNS)
+def _hash_columns(causes: Sequence[Mapping[str, Any] | None]) -> list[Sequence[str | None]]:
+    """Return the columns of `CAUSE_COLUMNS`, one by one."""
+    contents = [cause.content() if type(cause) is JsonObject else cause for cause in causes]
+    return [
+        [
+            str(cause_hash(text))
+            if content is not None and isinstance(text := content.get(key), str)
+            else None
+            for content in contents
+        ]
+        for key in CAUSE_COLUMNS
+    ]
 
 
 def detail_columns(
@@ -77,7 +82,7 @@ def detail_columns(
         *scope_columns([owners.get(record.memory_id) for record in records]),
         [None if (context := one.context) is None else json_text(context) for one in records],
         [None if cause is None else json_text(cause) for cause in causes],
-        *zip(*[_NO_HASHES if cause is None else _hashes(cause) for cause in causes], strict=True),
+        *_hash_columns(causes),
     ]
 
 
