@@ -27,8 +27,9 @@ from tests.mem0.test_mem0 import (
     model,
     server,
 )
+from tests.mem0.test_owners import infers
 from tests.mem0.test_rollback import Kind, instant, kind
-from tests.subprocesses.openai_server import DIMENSIONS
+from tests.subprocesses.openai_server import DIMENSIONS, Model
 from tests.support.docs_examples import example
 
 pytestmark = [
@@ -138,6 +139,19 @@ async def test_nothing_differs_after_a_busy_life(instant: Kind) -> None:
     assert (report.memories, report.history.memories, report.history.records) == (24, 24, 64)
     assert (report.problems, report.notes, report.unlisted) == ((), (), None)
     assert (await instant.call("check", user_id="user-1")).memories == 12
+
+
+async def test_nothing_differs_whatever_mem0_records(kind: Kind, model: Model) -> None:
+    """What is inferred, named speakers, values that no database holds."""
+    infers(model, "likes tea", "likes mate")
+    ann = {"role": "user", "content": "I am Ann", "name": "ann"}
+    bot = {"role": "assistant", "content": "Hello"}
+    await kind.call("add", [ann, bot], user_id="ann", run_id="r1", metadata={"tag": "x"})
+    odd = {"role": "boss", "n": float("nan"), "text": "a\ud800b\0", "one": 1.0}
+    await kind.call("add", [ann], user_id="ann", agent_id="a", infer=False, metadata=odd)
+    await kind.update(await kind.add("odd \0 text"), "odd \0 again")
+    report = await kind.call("check")
+    assert (report.memories, report.differences, report.notes) == (4, (), ())
 
 
 async def test_each_fault_is_named(planted: Planted) -> None:

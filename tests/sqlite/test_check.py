@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from async_history import ChainFault, MigrationError, StorageMissing, check_history, open_history
 from async_history._core.records import COLUMNS
 from async_history._sqlite.index.validity import CHUNKS_STAMP, STAMP_KEY
+from async_history.blocking import BlockingHistoryManager
 from async_history.cli.app import app
 
 pytestmark = pytest.mark.once
@@ -191,3 +192,10 @@ def test_the_command(path: Path) -> None:
     told = run.invoke(app, ["check", "--db", str(path)])
     assert (told.exit_code, "--repair" in told.stdout) == (1, True)
     assert run.invoke(app, ["check", "--db", str(path), "--repair"]).exit_code == 0
+
+
+def test_a_blocking_manager(path: Path) -> None:
+    with closing(BlockingHistoryManager(str(path))) as history:
+        report = history.check()
+    assert (report.records, report.memories, report.problems) == (ROWS, 9, ())
+    assert len(report.broken) == 100, "each memory was added again and again"
