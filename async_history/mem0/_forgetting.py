@@ -30,6 +30,7 @@ from async_history.mem0._erased_here import ErasedHere
 from async_history.mem0._forget_request import ForgetReport, ForgetRequest
 from async_history.mem0._listing import list_rows
 from async_history.mem0._payloads import owner_in, unwatched
+from async_history.mem0._restore import open_entities
 
 T = TypeVar("T")
 
@@ -89,7 +90,7 @@ class Stores:
                 )
             graph, filters = memory.graph, dict([owner])
             forget_in_graph = lambda: graph.delete_all(filters)  # noqa: E731
-        entities = memory.entity_store if hasattr(type(memory), "entity_store") else None
+        entities = open_entities(memory) if hasattr(type(memory), "entity_store") else None
         return cls(unwatched(memory.vector_store), entities, forget_in_graph)
 
 

@@ -3,14 +3,18 @@
 The history has refused their records. What the vector store got must not stay there either.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final
 
+from async_history._core.erased_names import MEMORY
 from async_history._core.records import Event, HistoryRecord
 from async_history.errors import Erased
 from async_history.mem0._errors import Unwritten, history_not_written
 from async_history.mem0._workers import in_thread
+
+History = Sequence[HistoryRecord]
+"""A memory's records."""
 
 _SCOPES: Final = ("user_id", "agent_id", "run_id")
 """The scopes that mem0 filters entities by."""
@@ -50,6 +54,42 @@ def take_back_blocking(memory: Any, unwritten: Sequence[Unwritten]) -> None:
             unlink = getattr(memory, _UNLINK, None)
             if unlink is not None:
                 unlink(record.memory_id, _filters(record))
+
+
+@asynccontextmanager
+async def kept(
+    memory: Any, record: HistoryRecord, get_history: Callable[[str], Awaitable[History]]
+) -> AsyncIterator[None]:
+    """Change an `AsyncMemory`'s vector store after the history: what was erased since is removed.
+
+    Raises:
+        Erased: the text of the record was erased before the vector store had it.
+    """
+    try:
+        yield
+        _require_kept(record, await get_history(record.memory_id))
+    except Erased as error:
+        await take_back(memory, [(error, [record])])
+        raise
+
+
+@contextmanager
+def kept_blocking(
+    memory: Any, record: HistoryRecord, get_history: Callable[[str], History]
+) -> Iterator[None]:
+    """Change a `Memory`'s vector store after the history; see `kept`."""
+    try:
+        yield
+        _require_kept(record, get_history(record.memory_id))
+    except Erased as error:
+        take_back_blocking(memory, [(error, [record])])
+        raise
+
+
+def _require_kept(record: HistoryRecord, history: History) -> None:
+    there = next((one for one in history if one.id == record.id), None)
+    if there is not None and there.new_memory is None and record.new_memory is not None:
+        raise Erased(record.memory_id, MEMORY)
 
 
 def _puts(memory: Any, unwritten: Sequence[Unwritten]) -> Iterator[tuple[Exception, HistoryRecord]]:

@@ -26,6 +26,7 @@ from async_history.mem0._differences import (
     Repair,
     differences_of,
 )
+from async_history.mem0._late_changes import kept, kept_blocking
 from async_history.mem0._operation import Operation
 from async_history.mem0._payloads import context_in, owner_in
 from async_history.mem0._restore import change_vectors, change_vectors_blocking
@@ -108,7 +109,8 @@ class SuspectMemory:
         elif self.gives_owner:
             await operation.manager.store.writer.submit(owners_to_give(self._owner_to_give()))
         if self.change is not None and self.latest is not None:
-            await change_vectors(self.memory, self.change, self.latest)
+            async with kept(self.memory, self.latest, operation.manager.get_history):
+                await change_vectors(self.memory, self.change, self.latest)
         self.is_repaired = not self._leaves_owner
 
     def look_blocking(self, ask: Ask, begin_change: Callable[[], None]) -> Callable[[], None]:
@@ -129,7 +131,10 @@ class SuspectMemory:
             given = owners_to_give(self._owner_to_give())
             ask(lambda history: history.store.writer.submit(given))
         if self.change is not None and latest is not None:
-            change_vectors_blocking(self.memory, self.change, latest)
+            with kept_blocking(
+                self.memory, latest, lambda name: ask(lambda h: h.get_history(name))
+            ):
+                change_vectors_blocking(self.memory, self.change, latest)
         self.is_repaired = not self._leaves_owner
 
     def prepare(self, records: Sequence[HistoryRecord]) -> None:
@@ -274,3 +279,8 @@ def _when(held: Fields, latest: HistoryRecord | None, name: str) -> str:
 def _text_in(held: Fields, name: str) -> str | None:
     value = held.get(name)
     return None if value is None else Sanitizer().text(name, value)
+
+
+def _history_of(ask: Ask, memory_id: str) -> Sequence[HistoryRecord]:
+    records: Sequence[HistoryRecord] = ask(lambda history: history.get_history(memory_id))
+    return records

@@ -21,7 +21,8 @@ from async_history._core.timeline import (
     append_restoration,
     restoration_of,
 )
-from async_history.errors import InvalidInput
+from async_history.errors import Erased, InvalidInput
+from async_history.mem0._late_changes import kept, kept_blocking
 from async_history.mem0._operation import OperationStore
 from async_history.mem0._unrecorded import unrecorded_text
 from async_history.mem0._vector_changes import (
@@ -103,8 +104,9 @@ async def restore_memory(
     prepared: _Prepared = await in_thread(_Prepared.by, memory, plan, history, metadata)
     begin_change()
     record = await prepared.append(manager, actor_id, role)
-    with note_history_ahead("restore again to update it, which adds no second record"):
-        await change_vectors(memory, prepared.change, record)
+    async with kept(memory, record, manager.get_history):
+        with note_history_ahead("restore again to update it, which adds no second record"):
+            await change_vectors(memory, prepared.change, record)
     return record
 
 
@@ -125,7 +127,10 @@ def restore_memory_blocking(
     prepared = _Prepared.by(memory, plan, history, metadata)
     begin_change()
     record: HistoryRecord = ask(lambda manager: prepared.append(manager, actor_id, role))
-    with note_history_ahead("restore again to update it, which adds no second record"):
+    with (
+        kept_blocking(memory, record, lambda name: ask(lambda manager: manager.get_history(name))),
+        note_history_ahead("restore again to update it, which adds no second record"),
+    ):
         change_vectors_blocking(memory, prepared.change, record)
     return record
 
@@ -137,7 +142,7 @@ async def change_vectors(memory: Any, change: VectorChange, record: HistoryRecor
     the new state, doing it again does all that is missing.
     """
     if change.changes_text and _keeps_entities(memory):
-        await in_thread(_open_entities, memory)
+        await in_thread(open_entities, memory)
         await memory._remove_memory_from_entity_store(change.memory_id, change.scope)
         if change.text is not None:
             await memory._link_entities_for_memory(change.memory_id, change.text, change.scope)
@@ -147,7 +152,7 @@ async def change_vectors(memory: Any, change: VectorChange, record: HistoryRecor
 def change_vectors_blocking(memory: Any, change: VectorChange, record: HistoryRecord) -> None:
     """Change the vector store of a `Memory`; see `change_vectors`."""
     if change.changes_text and _keeps_entities(memory):
-        _open_entities(memory)
+        open_entities(memory)
         memory._remove_memory_from_entity_store(change.memory_id, change.scope)
         if change.text is not None:
             memory._link_entities_for_memory(change.memory_id, change.text, change.scope)
@@ -159,11 +164,10 @@ def _keeps_entities(memory: Any) -> bool:
     return hasattr(memory, "_link_entities_for_memory")
 
 
-def _open_entities(memory: Any) -> None:
+def open_entities(memory: Any) -> Any:
     """Open the store of entities, which mem0 removes nothing from before it has been used."""
-    if memory._entity_store is None:
-        with _opening:  # mem0 opens it twice in two threads, which fails on local files
-            memory.entity_store  # noqa: B018 - opens it
+    with _opening:  # mem0 opens it twice in two threads, which fails on local files
+        return memory.entity_store
 
 
 _opening = threading.Lock()
@@ -183,6 +187,8 @@ def note_history_ahead(remedy: str) -> Iterator[None]:
     """Add a note to an error of the vector store: the history is ahead of it."""
     try:
         yield
+    except Erased:
+        raise
     except BaseException as error:
         error.add_note(f"the history has the new state, and the vector store may not: {remedy}")
         raise

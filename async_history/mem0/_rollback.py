@@ -38,6 +38,7 @@ from async_history.errors import (
 )
 from async_history.mem0._embeddings import Embeddings
 from async_history.mem0._errors import RollbackIncomplete
+from async_history.mem0._late_changes import kept, kept_blocking
 from async_history.mem0._operation import Operation
 from async_history.mem0._restore import (
     change_vectors,
@@ -200,8 +201,10 @@ class _MemoryTakenBack:
             *_, self._written = await operation.manager.batch_add_history(
                 records, if_latest=history[-1]
             )
-        with note_history_ahead(_REMEDY):
-            await change_vectors(self._memory, self._change, self._written or history[-1])
+        record = self._written or history[-1]
+        async with kept(self._memory, record, operation.manager.get_history):
+            with note_history_ahead(_REMEDY):
+                await change_vectors(self._memory, self._change, record)
 
     def run_blocking(
         self,
@@ -218,8 +221,12 @@ class _MemoryTakenBack:
             *_, self._written = ask(
                 lambda manager: manager.batch_add_history(records, if_latest=history[-1])
             )
-        with note_history_ahead(_REMEDY):
-            change_vectors_blocking(self._memory, self._change, self._written or history[-1])
+        record = self._written or history[-1]
+        with (
+            kept_blocking(self._memory, record, lambda name: ask(lambda m: m.get_history(name))),
+            note_history_ahead(_REMEDY),
+        ):
+            change_vectors_blocking(self._memory, self._change, record)
 
     def _prepare(self, history: Sequence[HistoryRecord]) -> None:
         """Plan, and do what may fail before anything is changed. It blocks."""

@@ -435,6 +435,32 @@ async def test_a_model_that_answers_late(
         assert await history.get_last_messages(f"user_id={ANN}") == []
 
 
+@pytest.mark.parametrize("name", ["restore", "rollback"])
+async def test_what_is_restored_meanwhile(used: Used, name: str) -> None:
+    """The history is written before the vector store, and erased between the two."""
+    memory_id = await used.add("secret text", user_id=ANN)
+    then = datetime.now(UTC)
+    await used.call("delete", memory_id)
+    insert = used.store.insert
+
+    def overtaken(*arguments: Any, **options: Any) -> None:
+        thread = threading.Thread(target=lambda: asyncio.run(forget_elsewhere(used)))
+        thread.start()  # as another process, in which none of mem0's operations runs
+        thread.join()
+        insert(*arguments, **options)
+
+    used.store.insert = overtaken  # type: ignore[method-assign]
+    used.store.calls.clear()
+    if name == "restore":
+        with pytest.raises(Erased):
+            await used.call("restore", memory_id, to=1)
+    else:
+        report = await used.call("rollback", to=then, memory_ids=[memory_id])
+        assert [step.action for step in report.steps] == ["conflict"]
+    assert "insert" in used.store.calls
+    assert used.store.rows == {}
+
+
 # What can't be
 
 
