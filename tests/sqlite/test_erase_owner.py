@@ -55,7 +55,7 @@ def leave_free_space(path: Path) -> None:
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("PRAGMA secure_delete = OFF")
         connection.execute("CREATE TABLE other (content TEXT)")
-        connection.executemany("INSERT INTO other VALUES (?)", [("secret text",)] * 2_000)
+        connection.executemany("INSERT INTO other VALUES (?)", [("secret text" * 300,)] * 2_000)
         connection.execute("DROP TABLE other")
 
 
@@ -67,6 +67,7 @@ async def test_other_managers_of_the_file_refuse_too(tmp_path: Path) -> None:
         for n in range(20):
             await theirs.add_history(f"m{n}", None, "a", "ADD", owner=ann)
         await theirs.add_history("plain", None, "a", "ADD")
+        await theirs.add_history("shared", None, "a", "ADD", owner={**ann, "agent_id": "bot"})
         await ours.erase(**ann, reason="asked", vacuum=False)
         with pytest.raises(Erased):
             await theirs.add_history("m1", "a", "b", "UPDATE")
@@ -74,6 +75,10 @@ async def test_other_managers_of_the_file_refuse_too(tmp_path: Path) -> None:
             await theirs.batch_add_history(
                 [{"memory_id": f"m{n}", "new_memory": "b", "event": "UPDATE"} for n in range(12)]
             )
+        # What has no text is accepted; after that its owner, of whom a scope is left, is known.
+        assert (await theirs.add_history("shared", None, None, "DELETE")).owner is not None
+        with pytest.raises(Erased):
+            await theirs.add_history("shared", None, "b", "ADD")
         await theirs.add_history("plain", "a", "b", "UPDATE")
         assert (await theirs.add_history("n", None, "a", "ADD", owner=ann)).owner == Owner(**ann)
         assert await theirs.count_history(text="b") == 1
