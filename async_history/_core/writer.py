@@ -231,12 +231,17 @@ class GroupCommitWriter(Generic[S]):
         for index, error in refused.items():
             self._refuse(batch[index], error, None)
         self._counters.count_settled(batch, refused, monotonic())
-        for start in range(0, len(batch), SLICE):
-            if start:
-                yield
-            for call in batch[start : start + SLICE]:
+        # A call leaves the batch as it is acknowledged: kept until all are, those of the earlier
+        # slices would cost the garbage collector more than all else that is done here.
+        batch.reverse()
+        while True:
+            for _ in range(min(SLICE, len(batch))):
+                call = batch.pop()
                 if not call.done():
                     call.set_result(None)
+            if not batch:
+                return
+            yield
 
     async def _run_until_settled(self, operation: Callable[[], Awaitable[T]]) -> T:
         """Run an operation until its outcome is known, though this task is cancelled meanwhile.
