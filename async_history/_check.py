@@ -5,7 +5,7 @@ from functools import partial
 
 from async_history._core.check import CheckReport
 from async_history._core.options import HistoryOptions
-from async_history._opening import open_history, postgres_schema, sqlite_file
+from async_history._opening import from_any_folder, open_history, postgres_schema, sqlite_file
 from async_history.errors import InvalidInput
 
 
@@ -27,6 +27,7 @@ async def check_history(
     file = sqlite_file(url)
     if file is None and postgres_schema(url) is None:
         raise InvalidInput(f"url must name a file or a PostgreSQL history to check, not {url!r}")
+    where = from_any_folder(url)  # found again also after a change of directory
     if repair:
         if file is None:
             raise InvalidInput("repair is for files: REINDEX repairs an index of PostgreSQL")
@@ -38,5 +39,5 @@ async def check_history(
     options: HistoryOptions = {"create": False, "migrate": False}
     if file is not None:
         options["lock_timeout_s"] = lock_timeout_s
-    async with open_history(url, **options) as history:
+    async with open_history(where, **options) as history:
         return replace(await history.check(), is_repaired=repair)

@@ -261,6 +261,7 @@ async def read(history: Any) -> None:
     now = datetime.now(UTC)
     await history.get_history("m")
     await history.get_last_messages("scope")
+    assert not (await history.check()).problems
     filters: list[dict[str, Any]] = [
         {},
         {"memory_id": "m"},
