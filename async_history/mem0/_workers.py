@@ -257,4 +257,5 @@ def _forget_threads() -> None:
 
 
 atexit.register(_wait_at_exit)
-os.register_at_fork(after_in_child=_forget_threads)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_threads)
