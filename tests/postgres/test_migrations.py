@@ -126,7 +126,13 @@ async def test_one_that_died_in_the_middle_is_gone_on_with(
     await check_current(owner, url)
 
 
-@pytest.mark.parametrize("number", OLDER)
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(n, marks=[] if n in (OLDER[0], OLDER[-1]) else pytest.mark.nightly)
+        for n in OLDER
+    ],
+)
 async def test_eight_at_once(number: int, new_schema: Callable[[], str], connect: Any) -> None:
     url = new_schema()
     await older_history(url, number, connect)
