@@ -13,7 +13,6 @@ from anyio import to_thread
 
 from async_history import InvalidInput, MigrationError, StorageMissing, open_history
 from async_history._opening import file_options, postgres_schema, sqlite_file, without_secrets
-from async_history._postgres.citus import distribute as distribute_tables
 from async_history._sqlite.schema.adopt import AdoptionReport, adopt
 from async_history.cli.terminal import show_share
 from async_history.cli.termination import run
@@ -63,6 +62,8 @@ async def _open_and_close(url: str, *, migrate: bool) -> None:
 
 def distribute(url: str) -> int:
     """Spread a PostgreSQL history over a Citus cluster; return the exit status."""
+    from async_history._postgres.citus import distribute as distribute_tables  # with asyncpg
+
     server = postgres_schema(url)
     if server is None:
         raise InvalidInput("only a history in PostgreSQL can be distributed; name it with --db")
