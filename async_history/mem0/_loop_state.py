@@ -266,8 +266,9 @@ async def _run_until_acked(operation: Operation, body: Callable[[], Coroutine[An
             raise refusal from error
         raise
     unwritten = await operation.wait_for_acks()
-    await take_back(operation.memory, unwritten)
-    raise_unwritten(result, unwritten)
+    if unwritten:
+        await take_back(operation.memory, unwritten)
+        raise_unwritten(result, unwritten)
     if operation.refusal is not None:  # mem0 only logs it
         raise operation.refusal
     return result
