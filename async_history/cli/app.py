@@ -2,7 +2,8 @@
 
 Exit statuses: 0 done; 1 not done, or only in part; 2 bad usage; 130 interrupted by Ctrl-C; 141 the
 reader of a pipe closed it, and may not know what the command changed (0 for a command that only
-reads); 143 ended by SIGTERM, in the same way as by Ctrl-C.
+reads); 143 ended by SIGTERM, in the same way as by Ctrl-C. `run` has
+those of the command that it becomes; 127 if that was not found, 126 if it can't be executed.
 """
 
 from typing import Annotated
@@ -18,7 +19,7 @@ from async_history.cli import migrate as _migrate
 from async_history.cli import stats as _stats
 from async_history.cli import stores
 from async_history.cli.asked import Agent, App, Run, User
-from async_history.cli.commands import reading, recording, retention, taking_back
+from async_history.cli.commands import reading, recording, retention, running, taking_back
 from async_history.cli.errors import one_line_errors, send_log_to_stderr
 from async_history.cli.options import AsReport, Db
 
@@ -64,6 +65,7 @@ for command in (
     retention.erasures,
 ):
     app.command()(command)
+app.command(context_settings={"allow_interspersed_args": False})(running.run)
 
 
 @app.command()

@@ -2,7 +2,8 @@
 
     from async_history.mem0 import AsyncMemory  # was: from mem0 import AsyncMemory
 
-Nothing else changes: the same constructor, results and errors, on mem0ai 1.0 and 2.x.
+Nothing else changes: the same constructor, results and errors, on mem0ai 1.0 and 2.x. For a
+program that builds mem0's classes itself, call `install()`.
 """
 
 from async_history.mem0 import _version  # noqa: F401, I001 - first: it refuses other versions
@@ -12,6 +13,7 @@ from async_history.mem0._async_memory import AsyncMemory
 from async_history.mem0._differences import Difference, MemoryCheck, MemoryDifference, Repair
 from async_history.mem0._errors import HistoryNotWritten, RollbackIncomplete
 from async_history.mem0._forget_request import ForgetReport
+from async_history.mem0._install import install, uninstall
 from async_history.mem0._learning import LearnedOwners
 from async_history.mem0._memory import Memory
 
@@ -26,6 +28,8 @@ __all__ = [
     "MemoryDifference",
     "Repair",
     "RollbackIncomplete",
+    "install",
+    "uninstall",
 ]
 
 show_as(__name__, __all__, globals())

@@ -1,0 +1,32 @@
+"""The command `run`: another command, with our classes in place of mem0's."""
+
+from typing import Annotated
+
+import typer
+
+from async_history._startup import become
+from async_history.cli.terminal import print_error
+
+_NOT_EXECUTABLE, _NOT_FOUND = 126, 127  # as `env`, `nice` and `timeout` say it
+
+
+def run(
+    command: Annotated[
+        list[str], typer.Argument(metavar="CMD ARGS…", help="The command, as after `env`.")
+    ],
+) -> None:
+    """Run a program that uses mem0, with this library's classes in place of mem0's.
+
+    Every Python that CMD starts, as gunicorn and uvicorn do for their workers, imports our
+    `Memory` and `AsyncMemory` from mem0. `history_db_path`, and the HISTORY_DB_PATH of mem0's
+    server, take any URL. async-history must be installed for that Python. Its options -E, -I and -S
+    hide it.
+
+    Example: async-history run -- gunicorn app:app
+    """
+    try:
+        become(command)
+    except OSError as error:
+        print_error(f"{command[0]}: {error.strerror}")
+        status = _NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_EXECUTABLE
+        raise typer.Exit(status) from None

@@ -1,0 +1,192 @@
+# ruff: noqa: F811 - the fixtures of test_mem0
+"""Programs that build mem0's classes themselves: `install()`, and the commands that call it."""
+
+import asyncio
+import inspect
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import mem0
+import pytest
+from mem0 import AsyncMemory as PlainAsyncMemory
+from mem0 import Memory as PlainMemory
+from mem0.memory import main as mem0_main
+from mem0.memory import storage
+from mem0.memory.storage import SQLiteManager
+
+from async_history import open_history
+from async_history.blocking import BlockingHistoryManager
+from async_history.mem0 import AsyncMemory, Memory, install, uninstall
+from tests.conftest import stores, url_of
+from tests.mem0.test_mem0 import Configured, configured, mem0_blocks, model, server  # noqa: F401
+from tests.support.docs_examples import example
+from tests.support.patience import LONG_S
+
+pytestmark = [
+    pytest.mark.mem0,
+    pytest.mark.filterwarnings("ignore"),  # mem0's own, of pydantic and swig
+]
+
+
+@pytest.fixture(autouse=True)
+def uninstalled() -> Iterator[None]:
+    yield
+    uninstall()
+
+
+def names() -> list[Any]:
+    return [
+        *(mem0.Memory, mem0_main.Memory, mem0.AsyncMemory, mem0_main.AsyncMemory),
+        *(storage.SQLiteManager, mem0_main.SQLiteManager),
+    ]
+
+
+PLAIN = [PlainMemory] * 2 + [PlainAsyncMemory] * 2 + [SQLiteManager] * 2
+OURS = [Memory] * 2 + [AsyncMemory] * 2 + [BlockingHistoryManager] * 2
+
+
+def test_ours_are_found_wherever_mem0_holds_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in another module of mem0, and in one that is imported meanwhile."""
+    early, late = ModuleType("mem0.early"), ModuleType("mem0.late")
+    vars(early)["Client"] = mem0.Memory
+    monkeypatch.setitem(sys.modules, "mem0.early", early)
+    monkeypatch.setitem(sys.modules, "nothing", None)
+    for _ in range(2):
+        install()
+        assert (names(), vars(early)["Client"]) == (OURS, Memory)
+    vars(late)["Client"] = mem0.Memory
+    monkeypatch.setitem(sys.modules, "mem0.late", late)
+    for _ in range(2):
+        uninstall()
+        assert names() == PLAIN
+        assert vars(early)["Client"] is vars(late)["Client"] is PlainMemory
+
+
+@pytest.mark.parametrize("store", stores("file", "postgres"))
+async def test_a_program_records_into_any_url(
+    store: str, request: pytest.FixtureRequest, tmp_path: Path, configured: Configured
+) -> None:
+    """By mem0's classes, by subclasses of them, and by names that it imported before."""
+    url = url_of(store, request, tmp_path)
+    install()
+
+    class Own(mem0.Memory):  # type: ignore[misc]
+        pass
+
+    config = configured(history_db_path=url)
+    for number, kind in enumerate((mem0.Memory, Own, PlainMemory, mem0.AsyncMemory)):
+        config["vector_store"]["config"]["path"] = str(tmp_path / f"vectors-{number}")
+        made = kind.from_config(config)
+        memory = await made if inspect.isawaitable(made) else made
+        assert isinstance(memory, PlainMemory | PlainAsyncMemory)
+        assert isinstance(memory, mem0.Memory | mem0.AsyncMemory) is (kind is not PlainMemory)
+        if kind is mem0.AsyncMemory:
+            added = await memory.add("likes tea", user_id="ann", infer=False)
+            await memory.aclose()
+        else:
+            adding = asyncio.to_thread(memory.add, "likes tea", user_id="ann", infer=False)
+            added = await adding
+            await asyncio.to_thread(memory.db.close)
+        memory.vector_store.client.close()
+        async with open_history(url) as history:
+            (record,) = await history.get_history(added["results"][0]["id"])
+        assert (record.event, record.new_memory) == ("ADD", "likes tea")
+        owner = None if kind is PlainMemory else "ann"
+        assert (record.owner and record.owner.user_id) == owner
+
+
+def test_the_example(configured: Configured, tmp_path: Path) -> None:
+    scope: dict[str, Any] = {}
+    text = example("mem0-install").replace("postgresql://agent@db.example/app", f"{tmp_path}/h.db")
+    exec(text, scope)
+    memory = scope["new_memory"](configured())
+    assert type(memory) is Memory
+    assert (tmp_path / "h.db").exists()
+    memory.close()
+    memory.vector_store.client.close()
+
+
+def test_names_that_were_imported_before_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(2):
+        install()
+    (told,) = [entry.getMessage() for entry in caplog.records if entry.name == "async_history"]
+    assert f"{__name__}.PlainMemory" in told
+    assert "mem0.memory" not in told.partition(" imported ")[0]
+
+
+def run(
+    *command: str, folder: Path, check: int = 0, **variables: str
+) -> "subprocess.CompletedProcess[str]":
+    done = subprocess.run(
+        [sys.executable, "-m", *command],
+        capture_output=True,
+        text=True,
+        timeout=LONG_S,
+        env={**os.environ, "MEM0_DIR": str(folder), "VECTORS": str(folder / "v"), **variables},
+    )
+    assert done.returncode == check, done.stderr
+    return done
+
+
+RUN = ("async_history.cli", "run", "--", sys.executable)
+
+
+@pytest.mark.subprocess
+@pytest.mark.once
+class TestCommands:
+    @pytest.mark.postgres
+    async def test_mem0s_server_and_its_forked_workers_record_on_postgresql(
+        self, new_schema: Callable[[], str], tmp_path: Path
+    ) -> None:
+        """Behind the program's own sitecustomize, and with the server's exit status."""
+        url = new_schema()
+        (tmp_path / "sitecustomize.py").write_text("print('its own')")
+        path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+        done = run(
+            *(*RUN, "-W", "ignore", "-m", "tests.subprocesses.mem0_server"),
+            folder=tmp_path,
+            check=7,
+            HISTORY_DB_PATH=url,
+            PYTHONPATH=path,
+        )
+        # async-history run is a Python with that sitecustomize too.
+        told = '[["ADD", "likes tea"], ["UPDATE", "likes mate"]]'
+        assert done.stdout.splitlines() == ["its own", "its own", told, told]
+        async with open_history(url) as history:
+            for user_id in ("ann", "ben"):
+                found = [record.new_memory async for record in history.memories(user_id=user_id)]
+                assert found == ["likes mate"]
+
+    def test_a_program_has_ours_whatever_it_imports_first(self, tmp_path: Path) -> None:
+        """`python -m async_history.mem0`: Python's options, and the program's arguments."""
+        program = tmp_path / "program.py"
+        program.write_text(
+            "import sys, async_history.mem0 as ours\n"
+            "from mem0 import Memory, AsyncMemory\n"
+            "assert (Memory, AsyncMemory) == (ours.Memory, ours.AsyncMemory)\n"
+            "assert not any('_startup' in entry for entry in sys.path)\n"
+            "print(sys.argv[1:], sys.flags.utf8_mode, sys.path[0])\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-Xutf8", "-m", "async_history.mem0", str(program), "-m", "x"],
+            capture_output=True,
+            text=True,
+            timeout=LONG_S,
+            env={**os.environ, "MEM0_DIR": str(tmp_path)},
+        )
+        assert done.stdout == f"['-m', 'x'] 1 {tmp_path}\n", done.stderr
+
+    def test_a_signal_ends_the_command_itself(self, tmp_path: Path) -> None:
+        run(*RUN, "-c", "import os; os.kill(os.getpid(), 15)", folder=tmp_path, check=-15)
+        program = "import signal; exit(signal.getsignal(signal.SIGPIPE) != signal.SIG_IGN)"
+        run(*RUN, "-c", program, folder=tmp_path)
+
+    def test_a_command_that_is_not_there(self, tmp_path: Path) -> None:
+        done = run("async_history.cli", "run", "nothing-there", folder=tmp_path, check=127)
+        assert done.stderr.strip().endswith("nothing-there: No such file or directory")
+        run("async_history.cli", "run", str(tmp_path), folder=tmp_path, check=126)
