@@ -12,15 +12,15 @@ _NOT_EXECUTABLE, _NOT_FOUND = 126, 127  # as `env`, `nice` and `timeout` say it
 
 def run(
     command: Annotated[
-        list[str], typer.Argument(metavar="CMD ARGS…", help="The command, as after `env`.")
+        list[str], typer.Argument(metavar="CMD", help="The command and its arguments.")
     ],
 ) -> None:
     """Run a program that uses mem0, with this library's classes in place of mem0's.
 
     Every Python that CMD starts, as gunicorn and uvicorn do for their workers, imports our
     `Memory` and `AsyncMemory` from mem0. `history_db_path`, and the HISTORY_DB_PATH of mem0's
-    server, take any URL. async-history must be installed for that Python. Its options -E, -I and -S
-    hide it.
+    server, take any URL. async-history must be installed for that Python, and Python's options
+    -E, -I and -S would hide it.
 
     Example: async-history run -- gunicorn app:app
     """
