@@ -3,6 +3,7 @@
 from async_history._check import check_history
 from async_history._core.check import BrokenRecord, ChainFault, CheckReport
 from async_history._core.erase import ErasureReport
+from async_history._core.erase_request import Vacuuming
 from async_history._core.erasure_log import Erasure
 from async_history._core.follow import Follower
 from async_history._core.manager import HistoryManager
@@ -105,6 +106,7 @@ __all__ = [
     "StorageRefused",
     "StorageUnreachable",
     "StoreWarning",
+    "Vacuuming",
     "WriterStats",
     "WrongLoop",
     "check_history",

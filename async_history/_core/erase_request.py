@@ -12,7 +12,8 @@ from async_history._core.values import check_name
 from async_history.errors import InvalidInput
 
 Vacuuming = bool | Literal["full"]
-"""Whether what is left outside of the tables is overwritten; "full": whatever that stops."""
+"""Whether what is left outside of the tables is overwritten. "full": also where that keeps others
+from the tables meanwhile (PostgreSQL)."""
 
 
 def check_vacuuming(value: object) -> Vacuuming:
