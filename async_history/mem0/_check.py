@@ -21,6 +21,7 @@ from async_history.mem0._comparison import (
 )
 from async_history.mem0._differences import MemoryCheck, Repair
 from async_history.mem0._learning import parts
+from async_history.mem0._local_stores import in_store_thread
 from async_history.mem0._repair import Ask, CheckRequest, SuspectMemory
 from async_history.mem0._rollback import Ask as AsyncAsk
 from async_history.mem0._rollback import InTurn
@@ -64,7 +65,7 @@ async def check_memory(
 ) -> MemoryCheck:
     """Check an `AsyncMemory`. `no_reset` keeps resets away as long as it is held."""
     known = await ask(look_into_history(asked))
-    listing = await in_thread(list_memories, memory, asked.owner)
+    listing = await in_store_thread(memory, list_memories, memory, asked.owner)
     comparison = Comparison(memory, asked, known, listing)
     for some in parts(comparison.memory_ids):
         histories = await ask(histories_of(some))

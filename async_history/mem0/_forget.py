@@ -11,9 +11,9 @@ from async_history.mem0._blocking_operations import BlockingRecorder
 from async_history.mem0._erased_here import ErasedHere
 from async_history.mem0._forget_request import ForgetReport, ForgetRequest
 from async_history.mem0._forgetting import Forgetting, Steps, Stores
+from async_history.mem0._local_stores import in_store_thread
 from async_history.mem0._memory_host import ask
 from async_history.mem0._operation import Operation
-from async_history.mem0._workers import in_thread
 
 T = TypeVar("T")
 
@@ -26,7 +26,7 @@ class _LoopSteps:
     erased_here: ErasedHere
 
     async def call(self, function: Callable[[], T]) -> T:
-        done: T = await in_thread(function)
+        done: T = await in_store_thread(self.operation.memory, function)
         return done
 
     async def ask(self, function: Callable[[HistoryManager], Awaitable[T]]) -> T:

@@ -11,7 +11,7 @@ from async_history._core.erased_names import MEMORY
 from async_history._core.records import Event, HistoryRecord
 from async_history.errors import Erased
 from async_history.mem0._errors import Unwritten, history_not_written
-from async_history.mem0._workers import in_thread
+from async_history.mem0._local_stores import in_store_thread
 
 History = Sequence[HistoryRecord]
 """A memory's records."""
@@ -40,7 +40,7 @@ async def take_back(memory: Any, unwritten: Sequence[Unwritten]) -> None:
     """Remove from an `AsyncMemory`'s vector store what late changes have put there."""
     for error, record in _puts(memory, unwritten):
         with _noting(error, record.memory_id):
-            await in_thread(_remove, memory, record.memory_id)
+            await in_store_thread(memory, _remove, memory, record.memory_id)
             unlink = getattr(memory, _UNLINK, None)
             if unlink is not None:
                 await unlink(record.memory_id, _filters(record))

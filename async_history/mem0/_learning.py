@@ -4,7 +4,6 @@ The vector store is asked for each memory by its id. A list would be quicker, bu
 one, mostly at 100 or 10,000 rows, and mem0 has no way to ask for the rest.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -14,6 +13,7 @@ from async_history._core.manager import HistoryManager
 from async_history._core.owners import Owner
 from async_history._core.submissions import GiveOwners, owners_to_give
 from async_history.blocking._sanitize import Sanitizer
+from async_history.mem0._local_stores import in_store_thread
 from async_history.mem0._operation import SubmissionStore
 from async_history.mem0._payloads import owner_in, unwatched
 
@@ -73,7 +73,7 @@ async def learn(memory: Any, memory_ids: Sequence[str], store: SubmissionStore) 
     """Learn the owners of an `AsyncMemory`'s memories."""
     given: list[GiveOwners] = []
     for part in parts(memory_ids):
-        owners = await asyncio.to_thread(owners_in_store, memory, part)
+        owners = await in_store_thread(memory, owners_in_store, memory, part)
         if owners:
             submission = owners_to_give(owners)
             await store.writer.submit(submission)

@@ -27,6 +27,7 @@ from async_history.mem0._differences import (
     differences_of,
 )
 from async_history.mem0._late_changes import kept, kept_blocking
+from async_history.mem0._local_stores import in_store_thread
 from async_history.mem0._operation import Operation
 from async_history.mem0._payloads import context_in, owner_in
 from async_history.mem0._restore import change_vectors, change_vectors_blocking
@@ -39,7 +40,6 @@ from async_history.mem0._vector_changes import (
     payload_held,
     text_held,
 )
-from async_history.mem0._workers import in_thread
 
 Ask = Callable[[Callable[[HistoryManager], Awaitable[Any]]], Any]
 """Calls a function with the history manager, on the manager's loop."""
@@ -98,7 +98,7 @@ class SuspectMemory:
     async def run(self, operation: Operation) -> None:
         """Compare, and repair, a memory of an `AsyncMemory`."""
         records = await operation.manager.get_history(self.memory_id)
-        await in_thread(self.prepare, records)
+        await in_store_thread(self.memory, self.prepare, records)
         if not self._is_to_be_changed:
             return
         operation.begin_change()

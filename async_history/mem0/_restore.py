@@ -23,6 +23,7 @@ from async_history._core.timeline import (
 )
 from async_history.errors import Erased, InvalidInput
 from async_history.mem0._late_changes import kept, kept_blocking
+from async_history.mem0._local_stores import in_store_thread
 from async_history.mem0._operation import OperationStore
 from async_history.mem0._unrecorded import unrecorded_text
 from async_history.mem0._vector_changes import (
@@ -31,7 +32,6 @@ from async_history.mem0._vector_changes import (
     embed_with,
     payload_held,
 )
-from async_history.mem0._workers import in_thread
 
 
 def check_metadata(metadata: object) -> Mapping[str, Any]:
@@ -101,7 +101,9 @@ async def restore_memory(
     """Restore a memory of an `AsyncMemory`; return the new record."""
     history = await manager.get_history(memory_id)
     plan = restoration_of(memory_id, history, to)
-    prepared: _Prepared = await in_thread(_Prepared.by, memory, plan, history, metadata)
+    prepared: _Prepared = await in_store_thread(
+        memory, _Prepared.by, memory, plan, history, metadata
+    )
     begin_change()
     record = await prepared.append(manager, actor_id, role)
     async with kept(memory, record, manager.get_history):
@@ -142,11 +144,11 @@ async def change_vectors(memory: Any, change: VectorChange, record: HistoryRecor
     the new state, doing it again does all that is missing.
     """
     if change.changes_text and _keeps_entities(memory):
-        await in_thread(open_entities, memory)
+        await in_store_thread(memory, open_entities, memory)
         await memory._remove_memory_from_entity_store(change.memory_id, change.scope)
         if change.text is not None:
             await memory._link_entities_for_memory(change.memory_id, change.text, change.scope)
-    await in_thread(change.put, memory, record)
+    await in_store_thread(memory, change.put, memory, record)
 
 
 def change_vectors_blocking(memory: Any, change: VectorChange, record: HistoryRecord) -> None:

@@ -39,6 +39,7 @@ from async_history.errors import (
 from async_history.mem0._embeddings import Embeddings
 from async_history.mem0._errors import RollbackIncomplete
 from async_history.mem0._late_changes import kept, kept_blocking
+from async_history.mem0._local_stores import in_store_thread
 from async_history.mem0._operation import Operation
 from async_history.mem0._restore import (
     change_vectors,
@@ -193,7 +194,7 @@ class _MemoryTakenBack:
     async def run(self, operation: Operation) -> None:
         """Take the memory of an `AsyncMemory` back."""
         history = await operation.manager.get_history(self.memory_id)
-        await in_thread(self._prepare, history)
+        await in_store_thread(self._memory, self._prepare, history)
         if self._change is None or self._asked.dry_run:
             return
         operation.begin_change()

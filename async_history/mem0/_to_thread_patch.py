@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from mem0.memory import main as mem0_main
 
+from async_history.mem0._local_stores import call_alone, lock_of
 from async_history.mem0._operation import Operation, Recorder, current
 from async_history.mem0._payloads import unwatched
 from async_history.mem0._workers import calling
@@ -78,6 +79,9 @@ def _call_of(owner: object, function: Callable[..., Any]) -> Call:
     if owner is not None and _has_coroutine_function(unwatched(owner), name):
         own: Call = getattr(owner, f"a{name}")
         return own
+    lock = lock_of(owner)
+    if lock is not None:
+        return partial(workers.run, call_alone, lock, function)
     return partial(workers.run, function)
 
 

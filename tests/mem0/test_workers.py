@@ -2,13 +2,17 @@
 """The worker threads of mem0's calls: `async_history.mem0._workers`."""
 
 import asyncio
+import contextlib
 import contextvars
+import functools
 import gc
 import os
 import subprocess
 import sys
 import threading
+import time
 import weakref
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -293,6 +297,71 @@ async def test_how_many_threads_a_memory_has(make_memory: MakeMemory) -> None:
         await asyncio.gather(*(memory.add("likes tea", user_id="u", infer=False) for _ in range(5)))
         assert memory._workers is not None
         assert memory._workers.threads == 1
+
+
+class QdrantLocal:
+    """As Qdrant's client calls its store in this process, by which ours know it."""
+
+
+class _Client:
+    def __init__(self) -> None:
+        self._client = QdrantLocal()
+
+
+class _LocalStore(InstantStore):
+    """A store that breaks where two threads use it at the same time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.client = _Client()
+        self.inside = 0
+
+    def keyword_search(self, **_: Any) -> None:
+        return None
+
+
+def _alone(function: Any) -> Any:
+    @functools.wraps(function)
+    def alone(self: Any, *arguments: Any, **options: Any) -> Any:
+        self.inside += 1
+        time.sleep(0.001)  # others come now, if they may
+        assert self.inside == 1, f"{function.__name__} beside another call"
+        try:
+            return function(self, *arguments, **options)
+        finally:
+            self.inside -= 1
+
+    return alone
+
+
+for _name in ("insert", "update", "delete", "get", "list", "search"):
+    setattr(_LocalStore, _name, _alone(getattr(InstantStore, _name)))
+
+
+async def test_a_store_in_this_process_is_called_by_one_thread_at_a_time(
+    memory: AsyncMemory,
+) -> None:
+    instant(memory)
+    memory.vector_store = store = _LocalStore()
+    with contextlib.suppress(AttributeError):  # mem0 1.0 has none
+        memory._entity_store = store
+
+    async def use(number: int) -> None:
+        user = f"u{number}"
+        added = await memory.add("likes tea", user_id=user, infer=False)
+        memory_id = added["results"][0]["id"]
+        await memory.update(memory_id, "likes mate")
+        await memory.get(memory_id)
+        await memory.delete(memory_id)
+        await memory.restore(memory_id, to=1)
+        await memory.rollback(to=datetime.now(UTC), user_id=user)
+        store.rows[memory_id] = {**store.rows[memory_id], "data": "likes nothing"}
+        checked = await memory.check(user_id=user, repair="vector", dry_run=False)
+        assert checked.differences
+        await memory.forget(user_id=user, reason="asked")
+
+    await asyncio.gather(*map(use, range(6)))
+    assert store.rows == {}
 
 
 async def test_who_gets_them(memory: AsyncMemory) -> None:

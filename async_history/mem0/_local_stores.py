@@ -1,0 +1,43 @@
+"""Vector stores that live in this process and are not safe for threads: Qdrant's local one.
+
+mem0 calls its vector store in several threads. Two calls of Qdrant's local store at the same time
+fail ("cannot start a transaction within a transaction") or mix up its points. So ours take turns.
+"""
+
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any, Final
+
+from async_history.mem0._workers import in_thread
+
+_locks: Final[weakref.WeakKeyDictionary[Any, threading.RLock]] = weakref.WeakKeyDictionary()
+_making: Final = threading.Lock()
+
+
+def lock_of(owner: object) -> "threading.RLock | None":
+    """Return what a vector store's calls take turns by, or a memory's; None where none is needed.
+
+    The store of mem0's entities shares its client with that of the memories.
+    """
+    client = getattr(getattr(owner, "vector_store", owner), "client", None)
+    if client is None or type(getattr(client, "_client", None)).__name__ != "QdrantLocal":
+        return None
+    with _making:
+        return _locks.setdefault(client, threading.RLock())
+
+
+def call_alone(
+    lock: "threading.RLock", function: Callable[..., Any], /, *arguments: Any, **options: Any
+) -> Any:
+    """Call a function of a vector store in its turn."""
+    with lock:
+        return function(*arguments, **options)
+
+
+async def in_store_thread(memory: Any, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function that uses a memory's vector store in a thread, in the store's turn."""
+    lock = lock_of(memory)
+    if lock is None:
+        return await in_thread(function, *arguments)
+    return await in_thread(call_alone, lock, function, *arguments)
