@@ -3,7 +3,7 @@
     python -m benchmarks.mem0_waiting [--quick] [--repeat 3] [--dir FOLDER]
 
 100 agents call `add(infer=True)`, over and over. The model answers after 0.3 s, embedder and vector
-store after 5 ms, and nobody computes anything: what is counted is how many wait at the same time.
+store after 5 ms, and nothing is computed: what is counted is how many wait at the same time.
 """
 
 import asyncio

@@ -915,7 +915,7 @@ class HistoryManager(LoopBound[Store]):
                 earlier changes; writers wait meanwhile. On PostgreSQL: VACUUM the tables while
                 writes go on, for as long as the server takes. If the call is cancelled, the VACUUM
                 ends too; behind a pooler it goes on, and a warning is logged. "full": VACUUM FULL,
-                which writes the tables again; nobody can read or write meanwhile. Without it the
+                which writes the tables again; no one can read or write meanwhile. Without it the
                 bytes stay in the tables' files until other rows are written there.
 
         Raises:

@@ -219,7 +219,7 @@ _NO_OWNERS: Final = OwnersPlan(0, {}, {})
 
 
 def give_owners(records: Iterable[HistoryRecord], owners: OwnerByMemory) -> None:
-    """Give records, which nobody has seen yet, their memories' owners."""
+    """Give new records, which no caller has yet, their memories' owners."""
     for record in records:
         owner = owners[record.memory_id]
         if owner is not None and record.owner is not owner:

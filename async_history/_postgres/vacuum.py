@@ -83,7 +83,7 @@ class Vacuum:
     async def run(self, tables: Sequence[str], *, full: bool = False) -> list[str]:
         """Vacuum tables; return a sentence for each that could not be.
 
-        With `full` the server writes them again, and nobody else uses them meanwhile.
+        With `full` the server writes them again, and no one else uses them meanwhile.
 
         If the caller is cancelled, the server ends its VACUUM. Behind a pooler it continues,
         because a cancel request could hit another client of the server process.

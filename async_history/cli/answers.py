@@ -6,7 +6,7 @@ from async_history import InvalidInput
 
 
 def require_an_answer(done: str, *, is_dry_run: bool, is_sure: bool) -> None:
-    """Refuse a command that has to ask where nobody can answer.
+    """Refuse a command that has to ask where no one can answer.
 
     Args:
         done: what the command does to things, as "removed".

@@ -42,10 +42,11 @@ class Workers:
     def __init__(self, threads: int = DEFAULT_THREADS, *, idle_s: float = 5.0) -> None:
         self._most = check_count("threads", threads, least=1)
         self._idle_s = idle_s
-        self._start_anew()
+        self.forget_threads()
         _all.add(self)
 
-    def _start_anew(self) -> None:
+    def forget_threads(self) -> None:
+        """Have no threads and no calls: at first, and in a forked child, which has none of them."""
         self._calls: SimpleQueue[_Call] = SimpleQueue()
         self._lock = threading.Lock()
         self._threads = 0
@@ -123,10 +124,6 @@ class Workers:
         """Wait until no call is running. Those in the queue are not waited for."""
         while self._running:
             time.sleep(_LOOK_EVERY_S)
-
-    def forget_threads(self) -> None:
-        """Start anew in a forked child, which has none of the threads."""
-        self._start_anew()
 
 
 class _Results:
