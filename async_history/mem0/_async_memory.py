@@ -31,7 +31,7 @@ from async_history.mem0._forget_request import ForgetReport, new_forget_request
 from async_history.mem0._learning import LearnedOwners, learn, unowned
 from async_history.mem0._loop_state import LoopState
 from async_history.mem0._loop_states import LoopStates, Where
-from async_history.mem0._memory import OWN_RECORDER, is_made_by_mem0, without_history
+from async_history.mem0._memory import DELETED, OWN_RECORDER, is_made_by_mem0, without_history
 from async_history.mem0._memory_host import ask
 from async_history.mem0._operation import (
     Operation,
@@ -182,6 +182,8 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
     @property
     def db(self) -> Any:
         """The object that mem0 uses as its history."""
+        if self._assigned is DELETED:
+            raise AttributeError("the db of this AsyncMemory was deleted")
         return self._recorder if self._assigned is OWN_RECORDER else self._assigned
 
     @db.setter
@@ -201,6 +203,10 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
                 replaced.close()
         else:
             self._assigned = value
+
+    @db.deleter
+    def db(self) -> None:
+        self._assigned = DELETED
 
     @property
     def vector_store(self) -> Any:
@@ -642,7 +648,7 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
         """Close the object that was assigned to `db`, as mem0 does."""
         if self._assigned is not OWN_RECORDER:
             assigned, self._assigned = self._assigned, None
-            if assigned is not None:
+            if assigned is not None and assigned is not DELETED:
                 assigned.close()
 
     async def __aenter__(self) -> Self:

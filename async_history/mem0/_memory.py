@@ -36,6 +36,8 @@ T = TypeVar("T")
 
 OWN_RECORDER: Final = object()
 """Stands for this library's own recorder, while no other object is assigned to `db`."""
+DELETED: Final = object()
+"""Stands for nothing, after `del memory.db`."""
 _from_config_arguments: Final = ContextVar[
     tuple[str | os.PathLike[str] | None, bool, HistoryOptions]
 ]("async_history_memory", default=(None, True, {}))
@@ -52,6 +54,22 @@ def without_history(config: MemoryConfig) -> MemoryConfig:
 def is_made_by_mem0(value: object) -> bool:
     """Return whether mem0 created this from a configuration of `without_history`."""
     return isinstance(value, SQLiteManager | BlockingHistoryManager) and value.db_path == _IN_MEMORY
+
+
+class _FunctionOf:
+    """A function that depends on where it is read. As any function, it can be replaced in a memory.
+
+    Args:
+        read: returns the function of a memory.
+    """
+
+    def __init__(self, read: Callable[["Memory"], Callable[..., Any]]) -> None:
+        self._read = read
+
+    def __get__(self, memory: "Memory | None", owner: type | None = None) -> Callable[..., Any]:
+        if memory is not None:
+            return self._read(memory)
+        return lambda memory, *arguments, **options: self._read(memory)(*arguments, **options)
 
 
 def _operation(name: str) -> Callable[..., Any]:
@@ -134,6 +152,8 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
     @property
     def db(self) -> Any:
         """The object that mem0 uses as its history."""
+        if self._assigned is DELETED:
+            raise AttributeError("the db of this Memory was deleted")
         return self._history if self._assigned is OWN_RECORDER else self._assigned
 
     @db.setter
@@ -150,6 +170,10 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
             self._assigned = (
                 OWN_RECORDER if value is self.__dict__.get("_history", OWN_RECORDER) else value
             )
+
+    @db.deleter
+    def db(self) -> None:
+        self._assigned = DELETED
 
     @property
     def vector_store(self) -> Any:
@@ -181,7 +205,7 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
     def vector_store(self) -> None:
         del self.__dict__["vector_store"]
 
-    @property
+    @_FunctionOf
     def _add_to_vector_store(self) -> Callable[..., Any]:
         """mem0's function, as an operation. mem0 1.0 reads it here and calls it in a thread, which
         has the context of the reader then: the cause that holds there.
@@ -388,7 +412,7 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
         """Refuse new calls, wait for those in other threads, and close the history. Idempotent."""
         if self._assigned is not OWN_RECORDER:
             assigned, self._assigned = self._assigned, None
-            if assigned is not None:
+            if assigned is not None and assigned is not DELETED:
                 assigned.close()
         if "_history" in vars(self):
             self._history.close_store()

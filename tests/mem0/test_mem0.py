@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-from unittest.mock import MagicMock
+from unittest.mock import MagicMock, patch
 from uuid import uuid4
 
 import pytest
@@ -37,6 +37,7 @@ from async_history import (
 )
 from async_history.blocking._sanitize import Sanitizer, message_as_given
 from async_history.mem0 import AsyncMemory, HistoryNotWritten, Memory
+from async_history.mem0._memory import OWN_RECORDER
 from async_history.mem0._operation import Operation, Recorder
 from tests.conftest import stores, url_of
 from tests.subprocesses.openai_server import DIMENSIONS, Model, openai_server
@@ -1314,6 +1315,31 @@ class TestAsMem0sOwnTestsUseIt:
         assert memory.db is assigned
         memory.close()
         assigned.close.assert_called_once_with()
+        memory.close()
+
+    @pytest.mark.parametrize("kind", [AsyncMemory, Memory])
+    def test_whatever_it_has_can_be_replaced_for_a_while(
+        self, kind: Any, configured: Configured
+    ) -> None:
+        plain = kind.__mro__[1].from_config(configured())
+        fixed = {name for name in dir(plain) if isinstance(getattr(type(plain), name, 0), property)}
+        names = {name for name in dir(plain) if not name.startswith("__")} - fixed
+        plain.vector_store.client.close()
+        plain.close()
+        memory = kind.from_config(configured())
+        assert {"db", "vector_store", "add", "_add_to_vector_store", "_create_memory"} <= names
+        for name in sorted(names):
+            before = getattr(memory, name)
+            with patch.object(memory, name) as outer:
+                with patch.object(memory, name) as inner:
+                    assert getattr(memory, name) is inner
+                assert getattr(memory, name) is outer
+            assert type(getattr(memory, name)) is type(before)
+        assert memory._assigned is OWN_RECORDER
+        with patch.object(kind, "_add_to_vector_store") as replaced:
+            assert memory._add_to_vector_store is replaced
+        del memory.db
+        assert not hasattr(memory, "db")
         memory.close()
 
     async def test_the_history_called_outside_of_an_operation_writes(
