@@ -21,7 +21,7 @@ from async_history._core.erased_names import (
     require_session_not_erased,
 )
 from async_history._core.owners import Owner
-from async_history._core.records import Fields, HistoryRecord
+from async_history._core.records import Fields, HistoryRecord, fields_in_order
 from async_history._core.submissions import (
     MESSAGES_KEPT,
     AddFields,
@@ -72,16 +72,15 @@ def records_of(additions: Iterable[AddRecords]) -> list[HistoryRecord]:
     return [record for submission in additions for record in submission.records]
 
 
-def plain_fields(additions: Sequence[AddRecords]) -> Sequence[Fields] | None:
-    """Return submissions' records as their fields; None if any is not one of mem0's columns alone,
-    or was made already."""
-    found = [
-        one.fields for one in additions if type(one) is AddFields and one.fields[-3:] == _NO_DETAILS
-    ]
-    return found if len(found) == len(additions) else None
-
-
-_NO_DETAILS: Final = (None, None, None)
+def fields_of(additions: Iterable[AddRecords]) -> list[Fields]:
+    """Return the fields of submissions' records, in order. No record is made for it."""
+    found: list[Fields] = []
+    for submission in additions:
+        if type(submission) is AddFields:
+            found.append(submission.fields)
+        else:
+            found += map(fields_in_order, submission.records)
+    return found
 
 
 def ids_of(additions: Iterable[AddRecords]) -> list[str]:

@@ -227,8 +227,9 @@ the event loop. Without the GIL, to change an object's class stops all threads.
 Fields = tuple[Any, ...]
 """The arguments of `made_record`. Unlike a record, a tuple of texts costs the garbage collector
 nothing."""
-CONTEXT: Final = len(COLUMNS) + 1 + DETAILS.index("context")
-"""The place of the context among the fields."""
+MEMORY_ID: Final = COLUMNS.index("memory_id")
+OWNER, CONTEXT, CAUSE = range(len(COLUMNS) + 1, len(COLUMNS) + 1 + len(DETAILS))
+"""Places among the fields."""
 
 
 def give_owner(record: HistoryRecord, owner: Owner) -> None:

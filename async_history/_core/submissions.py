@@ -14,10 +14,12 @@ from async_history._core.owners import GivenOwner, Owner
 from async_history._core.recording import begun_at
 from async_history._core.records import (
     DETAILS,
+    OWNER,
     Event,
     Fields,
     HistoryRecord,
     fields_in_order,
+    give_owner,
     is_alive,
     made_at,
     made_record,
@@ -96,6 +98,12 @@ class AddRecords:
     def names_ids(self) -> bool:
         """Whether any id was given, and may be taken."""
         return bool(self.given)
+
+    def give_owners(self, owners: Sequence[Owner | None]) -> None:
+        """Set the owner of each record, where its memory has one."""
+        for record, owner in zip(self.records, owners, strict=True):
+            if owner is not None and record.owner is not owner:
+                give_owner(record, owner)
 
     def is_same(self, index: int, stored: HistoryRecord) -> bool:
         """Return whether the stored record is what the record at `index` wants under its id.
@@ -277,6 +285,13 @@ class AddFields(AddRecords):
         if self._made is None:
             self._made = [made_record(*self.fields)]
         return self._made
+
+    def give_owners(self, owners: Sequence[Owner | None]) -> None:
+        (owner,) = owners
+        if owner is not None:
+            self.fields = (*self.fields[:OWNER], owner, *self.fields[OWNER + 1 :])
+        if self._made is not None:
+            super().give_owners(owners)
 
 
 def new_text(

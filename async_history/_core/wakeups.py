@@ -11,8 +11,9 @@ B = TypeVar("B")
 
 WAKEUP_BATCH_MIN: Final = 64
 """Callers that, once woken, keep the GIL for milliseconds. Fewer are done too soon to matter."""
-HEAD_START_S: Final = 0.003
-"""The longest that callers wait for the next commit to begin."""
+HEAD_START_S: Final = 0.01
+"""The longest that callers wait for the next commit to begin: a batch with details takes half of
+it to prepare."""
 SLICE: Final = 128
 """Callers woken in one turn of the event loop: they keep it for about 2 ms."""
 
@@ -40,6 +41,7 @@ class WakeupScheduler(Generic[B]):
         self._head_start_s = head_start_s
         self._loop = asyncio.get_running_loop()
         self._waiting: list[B] = []
+        self._timer: asyncio.TimerHandle | None = None
         self._slices: Iterator[None] | None = None
         self._all_woken: asyncio.Future[None] | None = None
 
@@ -52,7 +54,8 @@ class WakeupScheduler(Generic[B]):
         """
         self._waiting.append(batch)
         if min(callers, next_callers) >= WAKEUP_BATCH_MIN:
-            self._loop.call_later(self._head_start_s, self._wake_all)
+            if self._timer is None:
+                self._timer = self._loop.call_later(self._head_start_s, self._wake_all)
         else:
             self._wake_all()
 
@@ -63,6 +66,9 @@ class WakeupScheduler(Generic[B]):
                 self._loop.call_soon_threadsafe(self._wake_all)
 
     def _wake_all(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         waiting, self._waiting = self._waiting, []
         slices = chain.from_iterable(map(self._wake, waiting))
         if self._slices is None:

@@ -16,16 +16,15 @@ from typing import Final, TypeVar
 from async_history._core.batch import (
     Buffer,
     commit_in_steps,
+    fields_of,
     ids_of,
     message_rows,
     only_new_records,
-    plain_fields,
-    records_of,
 )
 from async_history._core.erased_names import MEMORY, Name
 from async_history._core.owners import Owner
 from async_history._core.recent import RecentCommits
-from async_history._core.records import Fields, HistoryRecord
+from async_history._core.records import Fields, HistoryRecord, fields_in_order
 from async_history._core.submissions import MESSAGES_KEPT, AddRecords, SaveMessages, Submission
 from async_history._sqlite.connection import (
     ThreadConnection,
@@ -62,7 +61,6 @@ from async_history._sqlite.write_program import (
     Statement,
     add_statement,
     has_details,
-    plain_statement,
 )
 from async_history.errors import HistoryError, StorageRefused
 
@@ -164,16 +162,9 @@ class BatchCommitter:
         it wakes the callers of the one before.
         """
         additions = only_new_records(batch)
-        if additions is not None:
-            fields = None if self._owners.is_needed else plain_fields(additions)
-            if fields is not None:
-                statements = [plain_statement(part) for _, part in _parts(fields)]
-                is_added = _is_added(statements, connection)
-            else:
-                is_added = self._add(additions, connection)
-            if is_added:
-                found.added = additions
-                return {}
+        if additions is not None and self._add(additions, connection):
+            found.added = additions
+            return {}
         return _commit_in_steps(batch, found, connection)
 
     def _add(
@@ -182,7 +173,7 @@ class BatchCommitter:
         connection: sqlite3.Connection,
     ) -> bool:
         """Add new records in one statement, or in several; return whether that was possible."""
-        records = records_of(additions)
+        records = fields_of(additions)
         expected = None
         if self._owners.is_needed or has_details(records):
             expected = self._owners.expected(records, additions)
@@ -195,7 +186,7 @@ class BatchCommitter:
         if not _is_added(statements, connection):
             return False
         if expected is not None:
-            self._owners.written(records, expected)
+            self._owners.written(records, additions, expected)
         return True
 
 
@@ -382,10 +373,11 @@ class _CommitSteps:
     def _add(self, records: Sequence[HistoryRecord]) -> None:
         self._require_ready()
         expected = None
-        if self._found.last_number or self._found.noted or has_details(records):
+        fields = list(map(fields_in_order, records))
+        if self._found.last_number or self._found.noted or has_details(fields):
             owners = [self._found.owners.get(record.memory_id) for record in records]
             expected = ExpectedOwners(owners, set(), set(), self._found.noted)
-        statement = add_statement(records, expected, has_triggers=self._has_triggers)
+        statement = add_statement(fields, expected, has_triggers=self._has_triggers)
         with _refusals():
             if not self._has_triggers:
                 _execute_add(statement, self._connection)

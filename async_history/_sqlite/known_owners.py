@@ -1,10 +1,11 @@
 """The owners of memories that a writer has seen: what its statements rely on, and check."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Final
 
 from async_history._core.erased_names import earliest_begin
-from async_history._core.records import HistoryRecord, give_owner
+from async_history._core.records import MEMORY_ID, OWNER, Fields, HistoryRecord
 from async_history._core.submissions import AddRecords
 from async_history._sqlite.index import StoredOwner
 from async_history._sqlite.write_program import ExpectedOwners
@@ -27,7 +28,7 @@ class KnownOwners:
         self._noted = 0
 
     def expected(
-        self, records: Sequence[HistoryRecord], additions: Sequence[AddRecords]
+        self, records: Sequence[Fields], additions: Sequence[AddRecords]
     ) -> ExpectedOwners | None:
         """Return what to expect of each record's memory; None if that must be looked up.
 
@@ -38,7 +39,7 @@ class KnownOwners:
         without: set[str] = set()
         known = self._owners
         for record in records:
-            memory_id, given = record.memory_id, record.owner
+            memory_id, given = record[MEMORY_ID], record[OWNER]
             stored = known.get(memory_id) or new.get(memory_id)
             if given is not None and (stored is None or given is not stored.owner):
                 if stored is not None:
@@ -55,18 +56,28 @@ class KnownOwners:
         begun = earliest_begin(additions) if self._noted else 0
         return ExpectedOwners(owners, set(new), checked, self._noted, begun)
 
-    def written(self, records: Sequence[HistoryRecord], expected: ExpectedOwners) -> None:
+    def written(
+        self,
+        records: Sequence[Fields],
+        additions: Sequence[AddRecords],
+        expected: ExpectedOwners,
+    ) -> None:
         """Give records their owners, which were found to be as expected, and remember them."""
         next_number = self._next_number or 0
+        is_complete = True
         for record, stored in zip(records, expected.owners, strict=True):
             if stored is None:
                 continue
-            if record.owner is not stored.owner:
-                give_owner(record, stored.owner)
+            if record[OWNER] is not stored.owner:
+                is_complete = False
             if stored.number >= next_number:
-                self._owners[record.memory_id] = stored
+                self._owners[record[MEMORY_ID]] = stored
                 self._next_number = max(self._next_number or 0, stored.number + 1)
                 self.is_needed = True
+        if not is_complete:
+            owners = iter([stored and stored.owner for stored in expected.owners])
+            for submission in additions:
+                submission.give_owners(list(islice(owners, submission.record_count)))
         self._limit()
 
     def note(self, noted: int) -> None:

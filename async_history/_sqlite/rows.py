@@ -82,42 +82,20 @@ def _refused(number: str) -> float:
 _without_floats: Final = json.JSONDecoder(parse_float=_refused)
 
 
-def parameters(records: Iterable[Fields], key: Callable[[str], int]) -> list[Any]:
-    """Return all records' parameters in one list, as the plain types that SQLite binds fastest.
-
-    `key` returns the last parameter of each, from the memory's id.
-    """
-    flat: list[Any] = []
-    for id_, memory_id, old, new, event, created, updated, deleted, actor, role, *_ in records:
-        flat += (
-            id_,
-            memory_id,
-            NULL if old is None else old,
-            NULL if new is None else new,
-            _EVENT_TEXTS.get(event, event),
-            NULL if created is None else created,
-            NULL if updated is None else updated,
-            1 if deleted else 0,
-            NULL if actor is None else actor,
-            NULL if role is None else role,
-            key(memory_id),
-        )
-    return flat
-
-
-def columns_as_parameters(record: HistoryRecord) -> tuple[Any, ...]:
-    """Return a record's ten columns as parameters."""
+def parameters(record: Fields) -> tuple[Any, ...]:
+    """Return a record's ten columns, as the plain types that SQLite binds fastest."""
+    id_, memory_id, old, new, event, created, updated, deleted, actor, role, *_ = record
     return (
-        record.id,
-        record.memory_id,
-        NULL if (text := record.old_memory) is None else text,
-        NULL if (text := record.new_memory) is None else text,
-        _EVENT_TEXTS.get(record.event, record.event),
-        NULL if (text := record.created_at) is None else text,
-        NULL if (text := record.updated_at) is None else text,
-        1 if record.is_deleted else 0,
-        NULL if (text := record.actor_id) is None else text,
-        NULL if (text := record.role) is None else text,
+        id_,
+        memory_id,
+        NULL if old is None else old,
+        NULL if new is None else new,
+        _EVENT_TEXTS.get(event, event),
+        NULL if created is None else created,
+        NULL if updated is None else updated,
+        1 if deleted else 0,
+        NULL if actor is None else actor,
+        NULL if role is None else role,
     )
 
 

@@ -5,16 +5,18 @@ owner. The other also takes owners, contexts and causes. See `commit` for why a 
 statement.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from async_history._core.json_object import json_text
 from async_history._core.records import (
+    CAUSE,
     COLUMN_LIST,
     COLUMNS,
+    CONTEXT,
+    DETAILS,
+    MEMORY_ID,
     Fields,
-    HistoryRecord,
-    fields_in_order,
 )
 from async_history._core.wakeups import WAKEUP_BATCH_MIN
 from async_history._sqlite.index import (
@@ -40,7 +42,7 @@ from async_history._sqlite.index import (
     memory_key,
     owner_entry,
 )
-from async_history._sqlite.rows import NOT_YET, NULL, ROW_WIDTH, columns_as_parameters, parameters
+from async_history._sqlite.rows import NOT_YET, NULL, ROW_WIDTH, parameters
 
 _INSERT_RECORD: Final = f"""
     INSERT OR ABORT INTO history ({COLUMN_LIST})
@@ -200,13 +202,13 @@ class ExpectedOwners(NamedTuple):
     noted: int
     begun: int = 1 << 62
 
-    def part(self, start: int, records: Sequence[HistoryRecord]) -> "ExpectedOwners":
+    def part(self, start: int, records: Sequence[Fields]) -> "ExpectedOwners":
         """Return what some of the records rely on, from `start` on."""
         return self._replace(owners=self.owners[start : start + len(records)])
 
 
 def add_statement(
-    records: Sequence[HistoryRecord],
+    records: Sequence[Fields],
     expected: ExpectedOwners | None,
     *,
     has_triggers: bool = False,
@@ -218,7 +220,7 @@ def add_statement(
         has_triggers: whether the file's owner has triggers on the table.
     """
     if expected is None:
-        return plain_statement(list(map(fields_in_order, records)), has_triggers=has_triggers)
+        return _plain_statement(records, has_triggers=has_triggers)
     is_indexed = len(records) > _FEW and not has_triggers
     values = _detailed_parameters(records, expected, is_indexed=is_indexed)
     width = _DETAILED_WIDTH
@@ -232,12 +234,14 @@ def add_statement(
     return Statement(_DETAILED[is_indexed, expected.without is not None, rows], values)
 
 
-def plain_statement(records: Sequence[Fields], *, has_triggers: bool = False) -> Statement:
-    """Return the statement that adds at most `STATEMENT_ROWS` records of mem0's columns alone, to a
-    store in which no memory has an owner."""
+def _plain_statement(records: Sequence[Fields], *, has_triggers: bool) -> Statement:
     is_indexed = len(records) > _FEW and not has_triggers
     rows = next(size for size in STATEMENT_ROWS if size >= len(records))
-    values = parameters(records, memory_key if is_indexed else _not_yet)
+    key: Callable[[str], int] = memory_key if is_indexed else _not_yet
+    values: list[Any] = []
+    for record in records:
+        values += parameters(record)
+        values.append(key(record[MEMORY_ID]))
     values += (*(NULL,) * (ROW_WIDTH - 1), len(records) if is_indexed else 0)
     values += (NULL,) * (ROW_WIDTH * (rows - len(records)))
     if has_triggers:
@@ -270,13 +274,13 @@ _END_ROW: Final = _row(_END)
 
 
 def _detailed_parameters(
-    records: Sequence[HistoryRecord], expected: ExpectedOwners, *, is_indexed: bool
+    records: Sequence[Fields], expected: ExpectedOwners, *, is_indexed: bool
 ) -> list[Any]:
     """Return the parameters of all rows, in the order of the view's columns."""
     values: list[Any] = [*_BEGIN_ROW] if is_indexed else []
     new, unseen = expected.new, expected.without or set()
     for record, stored in zip(records, expected.owners, strict=True):
-        memory_id = record.memory_id
+        memory_id = record[MEMORY_ID]
         memory = memory_key(memory_id)
         number: float = NULL
         owner: str | float | None = NULL
@@ -292,15 +296,15 @@ def _detailed_parameters(
             values += _row(_CHECK_NO_OWNER, memory_id, memory)
         context: str | float | None = NULL
         cause: str | float | None = NULL
-        if record.context is not None:
-            context = json_text(record.context)
-        if record.cause is not None:
-            cause = json_text(record.cause)
+        if record[CONTEXT] is not None:
+            context = json_text(record[CONTEXT])
+        if record[CAUSE] is not None:
+            cause = json_text(record[CAUSE])
             if is_indexed:
-                keys = (*keys, *cause_keys(record.cause))
+                keys = (*keys, *cause_keys(record[CAUSE]))
         if not is_indexed:
             keys = ()
-        values += columns_as_parameters(record)
+        values += parameters(record)
         values += (memory, number, owner, context, cause, *keys[:_KEYS])
         values += _ENDS[len(keys)] if len(keys) < _KEYS else _ENDS[_KEYS]
         for start in range(_KEYS, len(keys), _KEYS):
@@ -314,9 +318,9 @@ def _not_yet(_: str) -> int:
     return NOT_YET
 
 
-def has_details(records: Sequence[HistoryRecord]) -> bool:
+def has_details(records: Iterable[Fields]) -> bool:
     """Return whether any record has more than mem0's columns."""
-    for record in records:
-        if record.owner is not None or record.cause is not None or record.context is not None:
-            return True
-    return False
+    return any(record[-3:] != _NO_DETAILS for record in records)
+
+
+_NO_DETAILS: Final = (None,) * len(DETAILS)

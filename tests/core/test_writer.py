@@ -4,7 +4,7 @@ import asyncio
 import gc
 import logging
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -21,7 +21,7 @@ from async_history import (
     StorageFull,
 )
 from async_history._core.queue import BoundedQueue
-from async_history._core.wakeups import HEAD_START_S, SLICE
+from async_history._core.wakeups import HEAD_START_S, SLICE, WakeupScheduler
 from async_history._core.writer import GroupCommitWriter, OutcomeUnknown
 from async_history._core.writer_options import WriterOptions
 from tests.support.patience import LONG_S
@@ -253,6 +253,31 @@ class TestBatches:
         crowd = await committed_before_a_stall(store, make_writer(batch_records=100))
         await asyncio.wait_for(asyncio.gather(*crowd), LONG_S)
         store.gate.set()
+
+    async def test_each_crowd_has_a_head_start_of_its_own(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """That of an earlier one, which was woken before its end, does not shorten it."""
+        now, woken = 0.0, list[str]()
+
+        def wake(crowd: str) -> Iterator[None]:
+            woken.append(crowd)
+            yield from ()
+
+        monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now)
+        scheduler = WakeupScheduler[str](wake, head_start_s=10)
+        scheduler.add("first", callers=100, next_callers=100)
+        scheduler.commit_has_begun()
+        await turn()
+        assert woken == ["first"]
+        now = 9.0
+        scheduler.add("second", callers=100, next_callers=100)
+        now = 12.0
+        await turn()
+        assert woken == ["first"]
+        now = 20.0
+        await turn()
+        assert woken == ["first", "second"]
 
 
 class TestFaults:
