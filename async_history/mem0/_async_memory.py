@@ -127,7 +127,7 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
         threads: int = DEFAULT_THREADS,
         **options: Unpack[HistoryOptions],
     ) -> None:
-        self._workers = Workers(threads)
+        self._call_in(Workers(threads))
         config = config or MemoryConfig()
         where = config.history_db_path if history is None else history
         self._record_into(where, options, between_processes=turns_between_processes)
@@ -157,7 +157,7 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
         made = super().from_config(config_dict)
 
         def recording(memory: Self) -> Self:
-            memory._workers = workers
+            memory._call_in(workers)
             if history is not None or options or not turns_between_processes:
                 where = memory.config.history_db_path if history is None else history
                 memory._record_into(where, options, between_processes=turns_between_processes)
@@ -166,6 +166,10 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
         if inspect.isawaitable(made):
             return cast(Self, _then(made, recording))
         return recording(cast(Self, made))
+
+    def _call_in(self, workers: Workers) -> None:
+        self._workers = workers
+        weakref.finalize(self, workers.end_threads).atexit = False
 
     def _record_into(
         self, where: Where, options: HistoryOptions, *, between_processes: bool = True
@@ -633,6 +637,8 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
         if "_states" in vars(self):
             self._recorder.close_connection()
             await self._states.aclose()
+        if self._workers is not None:
+            self._workers.end_threads()
 
     def close(self) -> None:
         """Close from any thread.
@@ -643,6 +649,8 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
         if "_states" in vars(self):
             self._recorder.close_connection()
             self._states.close()
+        if self._workers is not None:
+            self._workers.end_threads()
 
     def _close_assigned(self) -> None:
         """Close the object that was assigned to `db`, as mem0 does."""

@@ -47,7 +47,7 @@ class Workers:
 
     def forget_threads(self) -> None:
         """Have no threads and no calls: at first, and in a forked child, which has none of them."""
-        self._calls: SimpleQueue[_Call] = SimpleQueue()
+        self._calls: SimpleQueue[_Call | None] = SimpleQueue()  # None ends a thread
         self._lock = threading.Lock()
         self._threads = 0
         self._begun = 0
@@ -114,11 +114,23 @@ class Workers:
                         self._threads -= 1
                         return
                 continue
+            if call is None:
+                with self._lock:
+                    self._threads -= 1
+                return
             self._begun += 1
             self._running.add(call)
             call.run()
             self._running.discard(call)
             del call  # an idle thread keeps nothing alive
+
+    def end_threads(self) -> None:
+        """End idle threads now, and the others after their calls. Later calls get new ones.
+
+        Safe from any thread and from a finalizer: it takes no lock.
+        """
+        for _ in range(self._threads):
+            self._calls.put(None)
 
     def wait_until_idle(self) -> None:
         """Wait until no call is running. Those in the queue are not waited for."""

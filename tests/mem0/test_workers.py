@@ -82,6 +82,26 @@ async def test_idle_threads_end() -> None:
     assert await workers.run(lambda: "again") == "again"
 
 
+@pytest.mark.parametrize("how", ["dropped", "closed", "closed on its loop"])
+async def test_threads_end_with_their_memory(make_memory: MakeMemory, how: str) -> None:
+    """As many memories as there are requests leave no thread, however long an idle one stays."""
+    memory: AsyncMemory | None = make_memory()
+    assert memory is not None
+    workers = Workers(4, idle_s=10 * LONG_S)
+    memory._call_in(workers)
+    await asyncio.gather(*(memory.add("likes tea", user_id="u", infer=False) for _ in range(5)))
+    assert workers.threads
+    if how == "closed":
+        await memory.aclose()
+    elif how == "closed on its loop":
+        memory.close()
+    else:
+        memory = None
+    await until(lambda: bool(gc.collect() or not workers.threads))
+    assert await workers.run(lambda: "again") == "again"
+    workers.end_threads()
+
+
 async def test_context_variables_arguments_and_results() -> None:
     variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable")
 
