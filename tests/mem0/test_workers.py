@@ -97,7 +97,7 @@ async def test_threads_end_with_their_memory(make_memory: MakeMemory, how: str) 
         memory.close()
     else:
         memory = None
-    await until(lambda: bool(gc.collect() or not workers.threads))
+    await until(lambda: not gc.collect() and not workers.threads)
     assert await workers.run(lambda: "again") == "again"
     workers.end_threads()
 
