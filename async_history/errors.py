@@ -62,7 +62,7 @@ class Erased(HistoryError):
     """What a change is about was erased after the change began. Nothing was written.
 
     It must not bring back what was erased. Do not try it again: what begins after the erasure is
-    accepted, but for changes of memories that were erased themselves.
+    accepted, but for changes of memories that were erased with their owner.
     """
 
     def __init__(self, what: str, kind: str) -> None:

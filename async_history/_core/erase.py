@@ -25,7 +25,7 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from async_history._core.erase_request import EraseRequest, Vacuuming
-from async_history._core.erase_transaction import EraseTransaction, note_owner
+from async_history._core.erase_transaction import EraseTransaction, note
 from async_history._core.erase_walks import ErasureWalks
 from async_history._core.erased_names import Name, session_names, until_later
 from async_history._core.erasure_log import ErasureLog, new_erasure
@@ -115,7 +115,7 @@ async def erase_in_steps(
     begun_at = datetime.now(UTC)
     if asked.owner is not None:
         if not asked.dry_run:
-            await backend.in_transaction(partial(note_owner, asked.owner, begun_at))
+            await backend.in_transaction(partial(note, [asked.owner], begun_at))
         asked = replace(
             asked,
             memory_ids=tuple(await owned.memories(asked.owner)),

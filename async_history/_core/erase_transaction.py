@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final, NamedTuple, Protocol
 
-from async_history._core.erased_names import MEMORY, Name
+from async_history._core.erased_names import Name
 from async_history._core.erasure_log import ErasureLog
 
 Columns = tuple[str, ...]
@@ -280,14 +280,9 @@ async def disown(scope: str, memory_ids: Sequence[str], steps: EraseTransaction)
     await steps.disown(scope, memory_ids)
 
 
-async def note_memories(memory_ids: Sequence[str], at: datetime, steps: EraseTransaction) -> None:
-    """Keep that memories were erased: from then on they get no text."""
-    await steps.note([(MEMORY, memory_id) for memory_id in memory_ids], at)
-
-
-async def note_owner(name: Name, at: datetime, steps: EraseTransaction) -> None:
-    """Keep that an owner was erased."""
-    await steps.note([name], at)
+async def note(names: Sequence[Name], at: datetime, steps: EraseTransaction) -> None:
+    """Keep that names were erased: see `erased_names`."""
+    await steps.note(names, at)
 
 
 async def erase_messages(

@@ -24,9 +24,10 @@ from async_history._core.erase_transaction import (
     erase_whole,
     look,
     look_up,
-    note_memories,
+    note,
     take_told,
 )
+from async_history._core.erased_names import MEMORY, TEXTS
 
 T = TypeVar("T")
 
@@ -56,11 +57,11 @@ class ErasureWalks:
     async def run(self) -> None:
         asked = self._asked
         forgotten = None if asked.dry_run else asked.owner
-        if forgotten is not None:
-            most = asked.limits.noted
+        if not asked.dry_run:
+            kind, most = TEXTS if forgotten is None else MEMORY, asked.limits.noted
             for at in range(0, len(asked.memory_ids), most):
-                noted = asked.memory_ids[at : at + most]
-                await self._in_transaction(partial(note_memories, noted, self._begun_at))
+                names = [(kind, name) for name in asked.memory_ids[at : at + most]]
+                await self._in_transaction(partial(note, names, self._begun_at))
         for memory_ids in self._parts(asked.memory_ids):
             await self._memories(memory_ids)
             if forgotten is not None:  # last: by the owner they are found again

@@ -1,10 +1,13 @@
 """What was erased by name: memories and owners, whose texts must not come back.
 
 An owner's erasure begins by noting the owner's scope in the store, and then its memories, each with
-the instant at which the erasure began. From then on a change is refused
+the instant at which the erasure began. An erasure of memories begins by noting their texts. From
+then on a change is refused
 
-- of a memory that was erased, if it has a text, a context, a cause or an owner: such a memory gets
-  no text any more, whoever records it and when;
+- of a memory that was erased with its owner, if it has a text, a context, a cause or an owner: such
+  a memory gets no text any more, whoever records it and when;
+- of a memory whose texts were erased after the change began, if it has a text, a context or a
+  cause. What begins later is accepted: the memory goes on;
 - of any other memory, if the owner given with it was erased after the change began. A change began
   with the operation that it is part of (`operation`), or when its record was made: its id tells
   (`recorded_at`), or else its own time. What begins after an erasure is accepted: the same user may
@@ -29,9 +32,11 @@ from async_history._core.values import parse_time
 from async_history.errors import Erased
 
 Name = tuple[str, str]
-"""A memory or an owner: "memory_id" or a scope, and the id."""
+"""A memory, its texts, or an owner: "memory_id", "text" or a scope, and the id."""
 MEMORY: Final = "memory_id"
-"""What a name of a memory begins with."""
+"""What the name of a memory begins with that was erased with its owner."""
+TEXTS: Final = "text"
+"""What the name of a memory begins with whose texts were erased."""
 
 
 def name_digest(name: Name) -> bytes:
@@ -60,7 +65,7 @@ def names_in(batch: Iterable[Submission]) -> Sequence[Name]:
                 names.update(dict.fromkeys(owner.as_dict().items()))
             continue
         for record in submission.wanted:
-            names[MEMORY, record.memory_id] = None
+            names[MEMORY, record.memory_id] = names[TEXTS, record.memory_id] = None
             if record.owner is not None:
                 names.update(dict.fromkeys(record.owner.as_dict().items()))
     return list(names)
@@ -69,7 +74,8 @@ def names_in(batch: Iterable[Submission]) -> Sequence[Name]:
 def earliest_begin(additions: Iterable[AddRecords]) -> int:
     """Return when the earliest of some additions may have begun, in microseconds since 1970.
 
-    Their owners were not erased if no erasure began then or later. 0 where that is not known.
+    If no erasure began then or later, only a memory of them can have been erased, with its owner.
+    0 where that is not known.
     """
     begun: list[datetime | None] = []
     ours: list[HistoryRecord] = []
@@ -112,16 +118,16 @@ def require_not_erased(
         Erased: the first of them.
     """
     for record in records:
-        has_details = record.owner is not None or record.cause is not None
         has_text = record.old_memory is not None or record.new_memory is not None
-        if erased.get((MEMORY, record.memory_id)) and (
-            has_text or has_details or record.context is not None
-        ):
+        tells = has_text or record.context is not None or record.cause is not None
+        names = [] if record.owner is None else list(record.owner.as_dict().items())
+        if (tells or names) and (MEMORY, record.memory_id) in erased:
             raise Erased(record.memory_id, MEMORY)
-        if record.owner is not None:
-            began = _began(submission, record)
-            for name in record.owner.as_dict().items():
-                _require_later(record.memory_id, name, began, erased)
+        if tells:
+            names.append((TEXTS, record.memory_id))
+        began = _began(submission, record)
+        for name in names:
+            _require_later(record.memory_id, name, began, erased)
 
 
 def require_session_not_erased(submission: SaveMessages, erased: Mapping[Name, datetime]) -> None:

@@ -896,6 +896,7 @@ class HistoryManager(LoopBound[Store]):
         `erasures`.
 
         A repeated `add_history` of an erased record raises `IdConflict`: the text stays erased.
+        What began before, and brings a text of one of the named memories later, raises `Erased`.
 
         An owner is forgotten: the texts, contexts and causes of all records of all memories of the
         owner, deleted ones too; the buffered messages of each session scope that names the owner as

@@ -260,6 +260,54 @@ class EraseOwnerCases(Cases):
         )
         return list(outcomes)
 
+    async def test_what_began_before_its_memory_was_erased(self, open_store: OpenStore) -> None:
+        """It brings no text back, whoever records it; the memory goes on with what comes later."""
+        async with open_store() as history, open_store() as second:
+            stores = [history] if history.backend.store_name is None else [history, second]
+            first = await history.add_history("m", None, "secret", "ADD", owner=ANN)
+            await history.add_history("n", None, "a", "ADD")
+            with operation():
+                erased = asyncio.Event()
+                began = [asyncio.create_task(self._told_late(one, erased)) for one in stores]
+                await asyncio.sleep(0)
+            await history.erase(memory_ids=["m", "unknown"], reason="x", vacuum=False)
+            erased.set()
+            for outcomes in await asyncio.gather(*began):
+                assert [type(outcome) for outcome in outcomes] == [
+                    *(Erased,) * 5,
+                    *(HistoryRecord,) * 2,
+                ]
+                assert "began" in str(outcomes[0])
+            late = {"old_memory": "secret", "event": "UPDATE", "id": waiting(first.id)}
+            for store in stores:
+                with pytest.raises(Erased):
+                    await store.batch_add_history([{"memory_id": "m", **late}])
+            records = await history.get_history("m")
+            assert len(records) == 1 + len(stores)
+            assert all(map(is_blank, records))
+            for store in reversed(stores):
+                with operation():
+                    again = await store.update_history("m", "b", **SAID)
+                assert (again.owner, again.new_memory) == (Owner(user_id="ann"), "b")
+                assert (await store.add_history("unknown", None, "c", "ADD")).new_memory == "c"
+            await history.erase(memory_ids=["m"], reason="x", vacuum=False)
+            await history.update_history("m", "d")
+
+    @staticmethod
+    async def _told_late(history: HistoryManager, erased: asyncio.Event) -> list[object]:
+        await erased.wait()
+        outcomes = await asyncio.gather(
+            history.add_history("m", "secret", "b", "UPDATE"),
+            history.add_history("m", None, None, "UPDATE", **SAID),
+            history.batch_add_history([{"memory_id": "m", "event": "DELETE", "old_memory": "a"}]),
+            history.update_history("m", "b"),
+            history.add_history("unknown", None, "b", "ADD"),
+            history.add_history("m", None, None, "DELETE", owner=ANN),
+            history.add_history("n", "a", "b", "UPDATE"),
+            return_exceptions=True,
+        )
+        return list(outcomes)
+
     async def test_the_owner_may_come_back(self, open_store: OpenStore) -> None:
         async with open_store() as history:
             await history.add_history("m", None, "a", "ADD", owner=ANN)

@@ -408,6 +408,22 @@ async def test_an_update_that_has_its_turn(used: Used, forget: Callable[[Used], 
         assert await history.count_history(user_id=ANN) == 0
 
 
+async def test_an_update_of_a_memory_that_is_erased_by_its_id(used: Used) -> None:
+    used.memory.vector_store = used.store = store = HeldStore()
+    mine = await used.add("secret text", user_id=ANN)
+    store.holds = True
+    update = asyncio.create_task(used.update(mine, "late"))
+    await asyncio.to_thread(store.read.wait, LONG_S)
+    store.rows.clear()
+    async with open_history(used.path) as history:
+        await history.erase(memory_ids=[mine], reason="asked", vacuum=False)
+        store.go.set()
+        with pytest.raises(Erased, match="began"):
+            await update
+        assert [one.new_memory for one in await history.get_history(mine)] == [None]
+    assert store.rows == {}
+
+
 @pytest.mark.parametrize("forget", FORGET)
 async def test_a_model_that_answers_late(
     used: Used, model: Model, forget: Callable[[Used], Any]
