@@ -61,8 +61,8 @@ class ErasureReport:
         verb = "erased" if self.done else "would erase"
         if self.matches_nothing:
             return (
-                f"{verb} nothing: no record or message with a text matches (records are matched by "
-                "memory and by actor, messages by session scope)"
+                f"{verb} nothing: no record or message with a text matches (actor_id is who made "
+                "the change; user_id, agent_id, run_id and app_id are whose the memory is)"
             )
         return (
             f"{verb} the texts of {counted(self.records, 'record')} and "
