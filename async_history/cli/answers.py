@@ -5,13 +5,18 @@ import sys
 from async_history import InvalidInput
 
 
+def can_ask() -> bool:
+    """Return whether stdin is a terminal."""
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
 def require_an_answer(done: str, *, is_dry_run: bool, is_sure: bool) -> None:
     """Refuse a command that has to ask where no one can answer.
 
     Args:
         done: what the command does to things, as "removed".
     """
-    if not (is_dry_run or is_sure or sys.stdin.isatty()):
+    if not (is_dry_run or is_sure or can_ask()):
         raise InvalidInput(
             f"stdin is not a terminal, so nothing was asked or {done}: give --yes, or "
             f"--dry-run to see what would be {done}"

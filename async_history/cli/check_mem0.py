@@ -2,7 +2,6 @@
 
 import inspect
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from async_history import InvalidInput
+from async_history.cli.answers import can_ask
 from async_history.cli.terminal import escape_controls, print_error
 from async_history.cli.termination import run
 
@@ -41,7 +41,7 @@ def check_mem0(
     repair: Repair | None = "history" if repairs_history else "vector" if repairs_vector else None
     config = _configuration(file)
     if repair is None or is_dry_run or not is_sure:
-        if repair is not None and not is_dry_run and not sys.stdin.isatty():
+        if repair is not None and not is_dry_run and not can_ask():
             raise InvalidInput(
                 "stdin is not a terminal, so nothing was asked or repaired: give --yes, or "
                 "--dry-run to see what would be repaired"

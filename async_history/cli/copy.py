@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import io
 import json
 import os
 import sys
@@ -28,7 +27,7 @@ from async_history import (
 from async_history._opening import postgres_schema, sqlite_file, without_secrets
 from async_history._postgres.url import server_url
 from async_history.cli import stores
-from async_history.cli.line_reader import LINE_BYTES, Lines
+from async_history.cli.line_reader import LINE_BYTES, Lines, open_lines
 from async_history.cli.terminal import print_error, show_progress, show_share
 from async_history.cli.termination import early_end, run
 
@@ -104,7 +103,7 @@ def _require_two(source: str, target: str) -> None:
 async def _open_source(source: str, stack: AsyncExitStack) -> HistoryManager | RecordSource:
     """Open the source that a name means; the stack closes it."""
     if _is_lines(source):
-        file = io.FileIO(0, closefd=False) if source == "-" else io.FileIO(source)
+        file = open_lines(source)
         return JsonLines(_texts(Lines(stack.enter_context(closing(file)))))
     if postgres_schema(source) and (table := server_url(source).options.get("table")):
         from async_history._transfer.foreign_table import ForeignTable

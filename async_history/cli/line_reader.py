@@ -6,7 +6,9 @@ nor its executor, nor the program's exit may wait for it.
 
 import asyncio
 import contextlib
+import errno
 import io
+import sys
 import threading
 from collections.abc import AsyncIterator
 from typing import Final
@@ -15,6 +17,19 @@ LINE_BYTES: Final = 64 * 1024 * 1024
 """Longest line in bytes: two texts of 16 MB, doubled by JSON escapes. Longer lines are skipped."""
 CHUNK_BYTES: Final = 256 * 1024
 _CHUNKS_AHEAD: Final = 4
+
+
+def open_lines(name: str) -> io.FileIO:
+    """Open a file to read its lines; `-` is stdin.
+
+    Raises:
+        OSError: it can't be opened, or stdin is closed. Its number may be another file's then.
+    """
+    if name != "-":
+        return io.FileIO(name)
+    if sys.stdin is None:
+        raise OSError(errno.EBADF, "stdin is closed", "stdin")
+    return io.FileIO(0, closefd=False)
 
 
 class Lines:

@@ -27,7 +27,7 @@ from async_history import (
 )
 from async_history._core.records import record_from_mapping
 from async_history._opening import without_secrets
-from async_history.cli.line_reader import LINE_BYTES, Lines
+from async_history.cli.line_reader import LINE_BYTES, Lines, open_lines
 from async_history.cli.terminal import print_error, show_progress
 from async_history.cli.termination import early_end, run
 
@@ -40,7 +40,7 @@ SETTLE_S: Final = 2.0
 
 def record(url: str, file: str) -> int:
     """Record a file's lines, `-` for stdin's; return the exit status."""
-    source = io.FileIO(0, closefd=False) if file == "-" else io.FileIO(file)
+    source = open_lines(file)
     if source.isatty():
         print_error("reading JSON lines from the terminal, until Ctrl-D")
     with closing(source):

@@ -4,7 +4,6 @@ Results go to stdout (screen.py), errors and progress to stderr.
 """
 
 import asyncio
-import contextlib
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -37,11 +36,18 @@ def stderr_console() -> Console:
 
 
 def print_error(text: str) -> None:
-    """Print an error on stderr, in one line and without passwords."""
+    """Print an error on stderr, in one line and without passwords.
+
+    Where stderr is closed or can't be written, the exit status alone tells.
+    """
+    if sys.stderr is None:
+        return
     line = escape_controls(without_secrets(text).replace("\n", " "))
-    with contextlib.suppress(BrokenPipeError):
+    try:
         sys.stderr.write(f"async-history: {line}\n")
         sys.stderr.flush()
+    except OSError:
+        sys.stderr = None  # Python would flush it again at exit, and change the status
 
 
 @asynccontextmanager

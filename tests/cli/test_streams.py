@@ -57,6 +57,23 @@ def test_a_change_whose_outcome_nobody_reads_is_not_said_to_be_done(tmp_path: Pa
         assert (done.stdout, done.stderr) == (f"{status}\n", ""), arguments
 
 
+def test_stdin_and_stderr_that_are_closed_or_full(tmp_path: Path) -> None:
+    """The status is the same as where they are open; what isn't there isn't read."""
+    line = '{"memory_id": "m", "event": "ADD"}'
+    shell(f"yes '{line}' | head -101 | {COMMAND} record", tmp_path)
+    is_closed = "async-history: stdin: stdin is closed\n"
+    for arguments, status, said in (
+        ("query 2>/dev/full", 0, ""),  # it says on stderr that there are more
+        ("query 2>&-", 0, ""),
+        ("undo --run r <&- 2>&-", 2, ""),
+        ("record <&-", 1, is_closed),
+        ("copy - new.db <&-", 1, is_closed),
+    ):
+        done = shell(f"{COMMAND} {arguments}", tmp_path)
+        assert (done.returncode, done.stderr) == (status, said), arguments
+    assert not (tmp_path / "new.db").exists()
+
+
 @pytest.mark.parametrize("asked", ["-h", "--help", "query -h", "erase --help"])
 def test_help(asked: str, tmp_path: Path) -> None:
     done = shell(f"{COMMAND} {asked}", tmp_path)
