@@ -9,7 +9,9 @@ import json
 import multiprocessing
 import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Final
@@ -48,7 +50,13 @@ class FolderStore:
         new.replace(self.folder / vector_id)
 
     def get(self, vector_id: str) -> Any:
-        return _Row(vector_id, json.loads((self.folder / vector_id).read_text()))
+        try:
+            return _Row(vector_id, json.loads((self.folder / vector_id).read_text()))
+        except FileNotFoundError:
+            return None
+
+    def delete(self, vector_id: str) -> None:
+        (self.folder / vector_id).unlink()
 
     def search(self, **_: Any) -> list[Any]:
         return []
@@ -111,11 +119,13 @@ def update_together(
     processes: int,
     memories: int,
     rounds: int,
+    takes_back: bool = False,
     **options: Any,
 ) -> Updated:
     """Let processes update the same memories; return how that went.
 
     Args:
+        takes_back: whether each process also deletes them, and takes them back to the beginning.
         options: what AsyncMemory takes besides.
     """
 
@@ -125,13 +135,15 @@ def update_together(
                 await memory.add(f"memory {n}", user_id="u", infer=False)
 
     asyncio.run(added())
+    beginning = datetime.now(UTC) if takes_back else None
+    memory_ids = FolderStore(folder / "vectors").ids()
     pipes = []
     begun = []
     for number in range(processes):
         pipe, its_pipe = _CONTEXT.Pipe()
         process = _CONTEXT.Process(
             target=_process,
-            args=(its_pipe, peer, history, folder, str(number), rounds, options),
+            args=(its_pipe, peer, history, folder, str(number), rounds, beginning, options),
             daemon=True,
         )
         process.start()
@@ -149,18 +161,22 @@ def update_together(
             pipe.close()
             process.kill()
             process.join()
-    return asyncio.run(_looked(history, folder, processes * memories * rounds / seconds))
+    updates_per_s = processes * memories * rounds / seconds
+    return asyncio.run(_looked(history, folder, memory_ids, updates_per_s))
 
 
-async def _looked(history: str, folder: Path, updates_per_s: float) -> Updated:
+async def _looked(
+    history: str, folder: Path, memory_ids: list[str], updates_per_s: float
+) -> Updated:
     store = FolderStore(folder / "vectors")
     records = breaks = wrong = 0
     async with open_history(history) as manager:
-        for memory_id in store.ids():
+        for memory_id in memory_ids:
             found = await manager.get_history(memory_id)
+            row = store.get(memory_id)
             records += len(found)
             breaks += sum(a.new_memory != b.old_memory for a, b in itertools.pairwise(found))
-            wrong += found[-1].new_memory != store.get(memory_id).payload["data"]
+            wrong += found[-1].new_memory != (row and row.payload["data"])
     return Updated(updates_per_s, records, breaks, wrong)
 
 
@@ -175,6 +191,7 @@ async def _update(
     folder: Path,
     name: str,
     rounds: int,
+    beginning: datetime | None,
     options: dict[str, Any],
 ) -> None:
     async with _memory_of(peer, history, folder, name, **options) as memory:
@@ -182,7 +199,14 @@ async def _update(
 
         async def again_and_again(memory_id: str) -> None:
             for n in range(rounds):
-                await memory.update(memory_id, f"{name}.{n}")
+                if beginning is None:
+                    await memory.update(memory_id, f"{name}.{n}")
+                elif n % 3 == 2:
+                    await memory.rollback(to=beginning, memory_ids=[memory_id])
+                else:
+                    with suppress(ValueError):  # another process has just deleted it
+                        await memory.update(memory_id, f"{name}.{n}")
+                        await (memory.delete(memory_id) if n % 3 else asyncio.sleep(0))
 
         pipe.send("ready")
         await asyncio.to_thread(pipe.recv)

@@ -102,7 +102,7 @@ class BatchEmbedder(Embedder):
 class Kind:
     """A memory of either class, called from a task."""
 
-    def __init__(self, make: Any, config: dict[str, Any], path: Path) -> None:
+    def __init__(self, make: Any, config: dict[str, Any], path: Path | str) -> None:
         self._make, self._config, self.path = make, config, path
         self.memory = make.from_config(config)
         self.store: Any = None
