@@ -102,8 +102,9 @@ class CommitSignal:
     def notify(self) -> None:
         """Wake all subscribers."""
         self.commits += 1
-        for event in self._subscribers:
-            event.set()
+        if self.has_subscribers:  # to iterate over none takes ten times as long
+            for event in self._subscribers:
+                event.set()
 
 
 class SharedRead(Generic[P]):

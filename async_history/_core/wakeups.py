@@ -52,12 +52,16 @@ class WakeupScheduler(Generic[B]):
             callers: how many it has.
             next_callers: how many wait for the next commit.
         """
-        self._waiting.append(batch)
         if min(callers, next_callers) >= WAKEUP_BATCH_MIN:
+            self._waiting.append(batch)
             if self._timer is None:
                 self._timer = self._loop.call_later(self._head_start_s, self._wake_all)
-        else:
+        elif self._waiting or self._slices is not None:
+            self._waiting.append(batch)
             self._wake_all()
+        else:
+            self._slices = self._wake(batch)
+            self._wake_slice()
 
     def commit_has_begun(self) -> None:
         """Wake those who wait: a commit needs the interpreter no more. Called on any thread."""

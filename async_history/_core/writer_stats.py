@@ -70,7 +70,7 @@ class WriterCounters:
     def count_batch(self, batch: Sequence[PendingCall[Any]], begun: float, now: float) -> None:
         """Count a batch that was committed."""
         self.commits.add(now, now - begun)
-        records = sum(call.count for call in batch)
+        records = sum([call.count for call in batch])
         self._batches += 1
         self._batch_records_max = max(self._batch_records_max, records)
         self._acked_records += records
@@ -79,8 +79,9 @@ class WriterCounters:
         self, batch: Sequence[PendingCall[Any]], refused: Collection[int], now: float
     ) -> None:
         """Count the calls of a committed batch, of which some were refused, by their index."""
-        self._acked_records -= sum(batch[index].count for index in refused)
-        self._refused_submissions += len(refused)
+        if refused:
+            self._acked_records -= sum([batch[index].count for index in refused])
+            self._refused_submissions += len(refused)
         self._acked_submissions += len(batch) - len(refused)
         # In order of their calls, the first of a group has waited longest.
         group = -(-len(batch) // _MEASURED_OF_BATCH)

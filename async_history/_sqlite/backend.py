@@ -140,6 +140,7 @@ class SQLiteStore:
         self._is_utf16 = is_utf16
         self._recent = RecentCommits(committed)
         self._known_owners = KnownOwners()
+        self._committer: BatchCommitter | None = None
         self._group_writer: GroupCommitWriter[Submission] | None = None
         self.writer: Writer = _UnpreparedWriter(pool.where)
         if writer_options is not None:
@@ -167,11 +168,16 @@ class SQLiteStore:
         async def commit(connection: ThreadConnection) -> Mapping[int, HistoryError]:
             if len(batch) >= _LONG_LOG_BATCH:
                 await self.pool.lengthen_log(connection)
-            return await BatchCommitter(connection, self._recent, self._known_owners).commit(batch)
+            return await self._committer_of(connection).commit(batch)
 
         refused = await self.pool.write(commit, has_begun)
         self._committed.notify()
         return refused
+
+    def _committer_of(self, connection: ThreadConnection) -> BatchCommitter:
+        if self._committer is None or self._committer.connection is not connection:
+            self._committer = BatchCommitter(connection, self._recent, self._known_owners)
+        return self._committer
 
     def run_exclusively(
         self, work: Callable[[ThreadConnection], Awaitable[T]]

@@ -1,14 +1,15 @@
 """Commits one batch in one SQLite transaction, in one call on the connection's thread.
 
 A batch of new records is a single statement, which checks, writes, indexes and commits with the GIL
-released. With a statement for each row, the thread would have to get the GIL back for each row from
-a busy event loop. All other batches are rarer and take several statements.
+released. (For a single record there is another; see `lone_record`.) With a statement for each row,
+the thread would have to get the GIL back for each row from a busy event loop. All other batches are
+rarer and take several statements.
 """
 
 import contextlib
 import json
 import sqlite3
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Final, TypeVar
@@ -48,6 +49,7 @@ from async_history._sqlite.index import (
     owners_of,
 )
 from async_history._sqlite.known_owners import KnownOwners
+from async_history._sqlite.lone_record import LoneRecords
 from async_history._sqlite.rows import (
     COLUMNS_OF_HISTORY,
     packed_sql,
@@ -125,9 +127,10 @@ class BatchCommitter:
     def __init__(
         self, connection: ThreadConnection, recent: RecentCommits, owners: KnownOwners
     ) -> None:
-        self._connection = connection
+        self.connection: Final = connection
         self._recent = recent
         self._owners = owners
+        self._lone = LoneRecords()
 
     async def commit(self, batch: Sequence[Submission]) -> Mapping[int, HistoryError]:
         """Commit a batch; return the refused submissions by index.
@@ -137,7 +140,7 @@ class BatchCommitter:
             sqlite3.Error: the transaction failed and was rolled back, or its outcome is unknown.
         """
         found = _Found()
-        refused = await self._connection.run(partial(self._commit, batch, found))
+        refused = await self.connection.run(partial(self._commit, batch, found))
         if found.added is not None:
             self._recent.keep(found.added)
             return {}
@@ -179,21 +182,23 @@ class BatchCommitter:
             expected = self._owners.expected(records, additions)
             if expected is None:
                 return False
+        elif len(records) == 1 and _is_added(partial(self._lone.add, connection, records[0])):
+            return True
         statements = [
             add_statement(part, expected and expected.part(start, part))
             for start, part in _parts(records)
         ]
-        if not _is_added(statements, connection):
+        if not _is_added(partial(_execute_all, statements, connection)):
             return False
         if expected is not None:
             self._owners.written(records, additions, expected)
         return True
 
 
-def _is_added(statements: Sequence[Statement], connection: sqlite3.Connection) -> bool:
-    """Run statements that add records; return whether they did, or wrote nothing."""
+def _is_added(add: Callable[[], bool]) -> bool:
+    """Call what adds records; return whether it did, or wrote nothing."""
     try:
-        _execute_all(statements, connection)
+        return add()
     except (sqlite3.IntegrityError, IndexOutdated):
         return False  # an id exists, or another process wrote: it was rolled back
     except sqlite3.OperationalError as error:
@@ -201,17 +206,17 @@ def _is_added(statements: Sequence[Statement], connection: sqlite3.Connection) -
         if not is_schema_mismatch(error):
             raise
         return False
-    return True
 
 
-def _execute_all(statements: Sequence[Statement], connection: sqlite3.Connection) -> None:
+def _execute_all(statements: Sequence[Statement], connection: sqlite3.Connection) -> bool:
     """Run statements in one transaction."""
     if len(statements) == 1:
         _execute_add(statements[0], connection)
-        return
+        return True
     with transaction(connection):
         for statement in statements:
             _execute_add(statement, connection)
+    return True
 
 
 class _Refused(Exception):
@@ -417,10 +422,10 @@ class _CommitSteps:
         self._connection.execute(_EVICT, (scopes,))
 
 
-def _parts(records: Sequence[R]) -> Iterator[tuple[int, Sequence[R]]]:
+def _parts(records: Sequence[R]) -> Sequence[tuple[int, Sequence[R]]]:
     """Split records into parts that fit in one statement, each with its start."""
     most = STATEMENT_ROWS[-1]
-    return ((start, records[start : start + most]) for start in range(0, len(records), most))
+    return [(start, records[start : start + most]) for start in range(0, len(records), most)]
 
 
 def _refused(reason: BaseException | None) -> StorageRefused:

@@ -51,8 +51,7 @@ class OpenFile:
         """Return the warning that the file or its log was removed or replaced; None if neither
         was."""
         for name, opened in self._opened.items():
-            now = _identity(name)
-            if opened is not None and now != opened:
+            if opened is not None and (now := _identity(name)) != opened:
                 is_database = name == os.fspath(self._path)
                 return _warning(name, is_database, is_gone=now is None)
         return None

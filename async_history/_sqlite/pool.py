@@ -167,6 +167,7 @@ class ConnectionPool:
         connection = await connect_with_retry(self._open_writing(), self.lock_timeout_s)
         try:
             self._file = await connection.run(lambda _: OpenFile(path))
+            connection.check = self._file.require_present
         except BaseException:
             await to_the_end(connection.close())
             raise
@@ -200,7 +201,7 @@ class ConnectionPool:
         while True:
             try:
                 async with self.lock:
-                    return await self._run_checked(work)
+                    return await work(self._writer or await self._writer_connection())
             except IndexOutdated as error:
                 await self._close_writer()
                 reason: Exception = error
@@ -225,16 +226,6 @@ class ConnectionPool:
             if monotonic() > deadline:
                 raise _final_error(reason, self.where) from reason
             await asyncio.sleep(_ASK_AGAIN_S)
-
-    async def _run_checked(self, work: Callable[[ThreadConnection], Awaitable[T]]) -> T:
-        """Run work on the writing connection, with a check that the file is still at its path."""
-        connection = await self._writer_connection()
-        if self._file is not None:
-            connection.check = self._file.require_present
-        try:
-            return await work(connection)
-        finally:
-            connection.check = None
 
     def require_file(self) -> None:
         """Check that the file is where a write would look for it. Takes a `stat` or two.

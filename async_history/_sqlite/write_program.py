@@ -5,7 +5,8 @@ owner. The other also takes owners, contexts and causes. See `commit` for why a 
 statement.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from async_history._core.json_object import json_text
@@ -225,7 +226,7 @@ def add_statement(
     values = _detailed_parameters(records, expected, is_indexed=is_indexed)
     width = _DETAILED_WIDTH
     needed = len(values) // width
-    rows = next(size for size in _DETAILED_ROWS if size >= needed)
+    rows = _DETAILED_ROWS[bisect_left(_DETAILED_ROWS, needed)]
     values += (NULL,) * (width * (rows - needed))
     if has_triggers:
         view = "async_history_new_few_detailed"
@@ -236,12 +237,11 @@ def add_statement(
 
 def _plain_statement(records: Sequence[Fields], *, has_triggers: bool) -> Statement:
     is_indexed = len(records) > _FEW and not has_triggers
-    rows = next(size for size in STATEMENT_ROWS if size >= len(records))
-    key: Callable[[str], int] = memory_key if is_indexed else _not_yet
+    rows = STATEMENT_ROWS[bisect_left(STATEMENT_ROWS, len(records))]
     values: list[Any] = []
     for record in records:
         values += parameters(record)
-        values.append(key(record[MEMORY_ID]))
+        values.append(memory_key(record[MEMORY_ID]) if is_indexed else NOT_YET)
     values += (*(NULL,) * (ROW_WIDTH - 1), len(records) if is_indexed else 0)
     values += (NULL,) * (ROW_WIDTH * (rows - len(records)))
     if has_triggers:
@@ -314,13 +314,9 @@ def _detailed_parameters(
     return values
 
 
-def _not_yet(_: str) -> int:
-    return NOT_YET
-
-
 def has_details(records: Iterable[Fields]) -> bool:
     """Return whether any record has more than mem0's columns."""
-    return any(record[-3:] != _NO_DETAILS for record in records)
+    return bool([record for record in records if record[-len(DETAILS) :] != _NO_DETAILS])
 
 
 _NO_DETAILS: Final = (None,) * len(DETAILS)

@@ -111,6 +111,26 @@ async def test_triggers_that_change_or_add_rows(
         check_index(connection)
 
 
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "BEFORE INSERT ON history BEGIN SELECT RAISE(IGNORE)",
+        "AFTER INSERT ON history BEGIN DELETE FROM history WHERE id = new.id",
+    ],
+)
+async def test_a_trigger_that_comes_while_the_file_is_open(rule: str, path: Path) -> None:
+    async with open_history(path) as history:
+        for n in range(3):
+            await history.add_history("m", None, f"before {n}", "ADD")
+        with closing(sqlite3.connect(path)) as other:
+            other.execute(f"CREATE TRIGGER owner {rule}; END")
+            assert await told(history.add_history("m", None, "left out", "ADD")) == "StorageRefused"
+            other.execute("DROP TRIGGER owner")
+            await history.add_history("m", None, "after", "ADD")
+        texts = [one.new_memory for one in await history.get_history("m")]
+        assert texts == ["before 0", "before 1", "before 2", "after"]
+
+
 async def check_found(history: HistoryManager, path: Path, memory_id: str) -> None:
     with looking(path) as connection:
         expected = connection.execute(

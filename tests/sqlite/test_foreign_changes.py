@@ -406,6 +406,7 @@ async def test_a_change_while_it_is_open(name: str, made: Path, tmp_path: Path) 
     path = fresh(made, tmp_path)
     async with open_history(path) as history:
         await history.get_history("m1")
+        await history.add_history("m2", None, "secret", "ADD", actor_id="a1")
         IN_PLACE[name](path, made)
         if has_history(path):
             await check_reads(history, path)

@@ -27,6 +27,7 @@ from async_history._sqlite.index.faults import wrong_entries
 from async_history._sqlite.index.levels import (
     ADD_ENTRY,
     COUNT_ENTRIES,
+    HAS_ROOM_IN_TAIL,
     MOVE_SLICES,
     NEARLY_COMPLETE,
     NEARLY_COMPLETE_ALONE,
@@ -98,6 +99,7 @@ from async_history._sqlite.index.upkeep import (
     remove_obstacles,
 )
 from async_history._sqlite.index.validity import (
+    INDEX_IS_OURS_ALONE,
     LOWEST_ROWID,
     ROWID_LIMIT,
     SCHEMA_UNCHANGED,
@@ -119,7 +121,9 @@ __all__ = [
     "GIVE_OWNER_LATER",
     "HAS_ERASED",
     "HAS_OWNERS",
+    "HAS_ROOM_IN_TAIL",
     "HISTORY",
+    "INDEX_IS_OURS_ALONE",
     "INDEX_NO_ROWS",
     "INDEX_TAIL",
     "KEEP_INDEX",

@@ -26,6 +26,7 @@ from async_history._sqlite.index.validity import (
     HAS_ONLY_OUR_TRIGGERS,
     INDEXED_THROUGH,
     LOWEST_ROW,
+    THROUGH_ROW,
     covers_all_but,
     stamped,
 )
@@ -130,6 +131,9 @@ NEARLY_COMPLETE = covers_all_but(TAIL_ROWS)
 NEARLY_COMPLETE_ALONE = covers_all_but(TAIL_ROWS, HAS_ONLY_OUR_TRIGGERS)
 """SQL condition: as `NEARLY_COMPLETE`, and the owner has no triggers on `history`, which may skip,
 change or add rows. It scans the schema once for both: a scan takes ten microseconds."""
+HAS_ROOM_IN_TAIL = covers_all_but(TAIL_ROWS - 2, "true", THROUGH_ROW)
+"""SQL condition: with one row more, it will not be time to index the tail. It looks at no schema,
+but is for the one in which `INDEX_IS_OURS_ALONE` held."""
 
 
 def positions(is_key: str, is_memory: str) -> str:

@@ -70,13 +70,17 @@ HISTORY_TRIGGERS: Final = tuple(
 )
 """The triggers on `history`. (Those on side tables are dropped with their tables.)"""
 
-_THIS_TABLE: Final = """(
+THROUGH_ROW: Final = (
+    "(SELECT id FROM main.history WHERE rowid = state.indexed_through) IS state.through_id"
+)
+"""SQL condition on `state`: the last covered row is where it was."""
+_THIS_TABLE: Final = f"""(
     EXISTS (
         SELECT 1 FROM main.sqlite_master AS master
         WHERE master.rowid = state.history_row AND master.rootpage = state.history_page
             AND lower(master.name) = 'history'
     )
-    AND (SELECT id FROM main.history WHERE rowid = state.indexed_through) IS state.through_id
+    AND {THROUGH_ROW}
 )"""
 """SQL condition on `state`: `history` is the table that it describes. A recreated table has another
 row in sqlite_master or another root page; after renumbering, the last row has another rowid."""
@@ -140,15 +144,20 @@ PRAGMA schema_version inside a statement takes longer than all other checks, so 
 a file is opened."""
 
 
-def covers_all_but(rows: int, triggers: str = _HAS_TRIGGERS) -> str:
+INDEX_IS_OURS_ALONE: Final = f"({HAS_ONLY_OUR_TRIGGERS} AND {INDEX_IS_VALID})"
+"""SQL condition: the index belongs to this table's rows, and the owner has no triggers on it."""
+
+
+def covers_all_but(rows: int, triggers: str = _HAS_TRIGGERS, this_table: str = _THIS_TABLE) -> str:
     """Return the SQL condition that all rows are indexed, except at most the last `rows`.
 
     Args:
         triggers: the condition on the triggers of `history`.
+        this_table: the condition that `state` describes `history`.
     """
     return f"""({triggers} AND EXISTS (
         SELECT 1 FROM main.async_history_state AS state
-        WHERE {_THIS_TABLE}
+        WHERE {this_table}
             AND (SELECT coalesce(max(rowid), 0) FROM main.history) - state.indexed_through
                 BETWEEN 0 AND {rows}
             AND (SELECT coalesce(max(rowid), 0) FROM main.history) < {ROWID_LIMIT}

@@ -1,0 +1,76 @@
+"""Adds one record of mem0's columns in the cheapest statement there is: a plain insert.
+
+A statement that adds several goes through a view and looks into the schema for triggers of the
+file's owner, which for one record takes longer than to insert it. This one relies on having been
+compiled while the schema was checked. SQLite compiles a statement again before it runs it in
+another schema; while this one runs, its connection refuses to compile.
+"""
+
+import sqlite3
+from typing import Any, Final
+
+from async_history._core.records import COLUMN_LIST, COLUMNS, Fields
+from async_history._sqlite.connection import fetch_rows, transaction
+from async_history._sqlite.index import (
+    HAS_ERASED,
+    HAS_OWNERS,
+    HAS_ROOM_IN_TAIL,
+    INDEX_IS_OURS_ALONE,
+)
+from async_history._sqlite.rows import parameters
+
+_IS_USUAL: Final = f"SELECT {INDEX_IS_OURS_ALONE}"
+_ADD: Final = f"""
+INSERT OR ABORT INTO main.history ({COLUMN_LIST}) SELECT {", ".join("?" * len(COLUMNS))}
+WHERE {HAS_ROOM_IN_TAIL} AND NOT {HAS_OWNERS} AND NOT {HAS_ERASED}
+"""
+
+
+class LoneRecords:
+    """Adds records one by one through one connection. To be used within `run`."""
+
+    def __init__(self) -> None:
+        self._is_usual = True
+        self._is_compiled = False
+        self._is_running = False
+
+    def add(self, connection: sqlite3.Connection, record: Fields) -> bool:
+        """Add a record, to be indexed later; return whether it was added.
+
+        If not, nothing was written: it is time to index those before it, memories have owners, the
+        schema has changed, or the file's owner has triggers. (That is asked once.)
+
+        Raises:
+            sqlite3.IntegrityError: its id is taken, or a constraint of the file's owner refuses it.
+        """
+        if self._is_compiled:
+            return self._run(connection, parameters(record))
+        if self._is_usual:
+            connection.set_authorizer(self._may_compile)
+            with transaction(connection):
+                ((self._is_usual,),) = fetch_rows(connection, _IS_USUAL)
+                if self._is_usual:
+                    self._is_compiled = True
+                    return _execute(connection, parameters(record))
+        return False
+
+    def _run(self, connection: sqlite3.Connection, values: tuple[Any, ...]) -> bool:
+        self._is_running = True
+        try:
+            return _execute(connection, values)
+        except sqlite3.DatabaseError as error:
+            if getattr(error, "sqlite_errorcode", None) != sqlite3.SQLITE_AUTH:
+                raise
+            self._is_compiled = False
+            return False
+        finally:
+            self._is_running = False
+
+    def _may_compile(self, *_: object) -> int:
+        return sqlite3.SQLITE_DENY if self._is_running else sqlite3.SQLITE_OK
+
+
+def _execute(connection: sqlite3.Connection, values: tuple[Any, ...]) -> bool:
+    before = connection.total_changes
+    connection.executemany(_ADD, (values,))
+    return connection.total_changes > before
