@@ -10,8 +10,8 @@ and taken back (`_late_changes`). What arrived between the removal and the erasu
 looking into the vector store once more.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -104,6 +104,7 @@ class Forgetting:
     memories: int = 0
     entities: int = 0
     records: int = 0
+    has_changed: bool = False
     erased_from: datetime | None = None
 
     async def count(self) -> ForgetReport:
@@ -116,10 +117,9 @@ class Forgetting:
         )
 
     async def run(self) -> ForgetReport:
-        self.steps.erased_here.note(self.asked.owner, datetime.now(UTC))
         await self._remove_memories()
         await self._remove_entities()
-        async with self.steps.change(None) as begin_change:
+        async with self._change(None) as begin_change:
             begin_change()
             if self.stores.forget_in_graph is not None:
                 await self.steps.call(self.stores.forget_in_graph)
@@ -160,6 +160,19 @@ class Forgetting:
             )
         )
 
+    @asynccontextmanager
+    async def _change(self, memory_id: str | None) -> AsyncIterator[Callable[[], None]]:
+        """As `Steps.change`; from the first change on, what began before is refused here."""
+        async with self.steps.change(memory_id) as begin_change:
+
+            def begin() -> None:
+                begin_change()
+                if not self.has_changed:
+                    self.has_changed = True
+                    self.steps.erased_here.note(self.asked.owner, datetime.now(UTC))
+
+            yield begin
+
     # Rows of the vector store
 
     async def _listed(self, store: Any, limit: int) -> list[Any]:
@@ -197,7 +210,7 @@ class Forgetting:
     async def _remove_entity(self, row: Any) -> bool:
         """Remove an entity; after the erasure, only if no memory has it."""
         linked = (row.payload or {}).get("linked_memory_ids") if self.erased_from else ()
-        async with self.steps.change(None) as begin_change:
+        async with self._change(None) as begin_change:
             for memory_id in linked or ():
                 if await self._row(memory_id) is not None:
                     return False
@@ -216,7 +229,7 @@ class Forgetting:
     async def _remove_memory(self, listed: Any) -> bool:
         """Remove a memory, in its turn, if it is still the owner's."""
         memory_id, (scope, value) = str(listed.id), self.asked.owner
-        async with self.steps.change(memory_id) as begin_change:
+        async with self._change(memory_id) as begin_change:
             row = await self._row(listed.id)
             payload = getattr(row, "payload", None) or {}
             if row is None or str(payload.get(scope, value)) != value:

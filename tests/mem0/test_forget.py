@@ -2,6 +2,7 @@
 """An owner forgotten in mem0: vector store, entities, history; and changes that come too late."""
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable
 from contextvars import Context
@@ -9,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 from uuid import uuid4
 
 import pytest
@@ -390,7 +392,7 @@ async def test_a_change_that_waits_across_it(
 
 @pytest.mark.parametrize("forget", FORGET)
 async def test_an_update_that_has_its_turn(used: Used, forget: Callable[[Used], Any]) -> None:
-    """It has read the memory, and writes it after it was removed: it would be there again."""
+    """It has read the memory. Here forgetting waits for it; elsewhere it would be there again."""
     used.memory.vector_store = used.store = store = HeldStore()
     mine = await used.add("secret text", user_id=ANN)
     store.holds = True
@@ -399,13 +401,33 @@ async def test_an_update_that_has_its_turn(used: Used, forget: Callable[[Used], 
     forgetting = asyncio.create_task(forget(used))
     await (asyncio.to_thread(store.listed.wait, LONG_S) if forget is forget_here else forgetting)
     store.go.set()
-    with pytest.raises(Erased):
+    with contextlib.nullcontext() if forget is forget_here else pytest.raises(Erased):
         await update
     await forgetting
     assert store.rows == {}
     async with open_history(used.path) as history:
         assert await history.count_history(text="late") == 0
         assert await history.count_history(user_id=ANN) == 0
+
+
+@pytest.mark.parametrize("change", ["update", "restore"])
+async def test_one_that_fails_before_it_changes_anything_refuses_nothing(
+    used: Used, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = await used.add("tea", user_id=ANN)
+    used.memory.embedding_model = held = HeldEmbedder()
+    arguments: dict[str, Any] = {"data": "mate"} if change == "update" else {"to": 1}
+    if change == "restore":
+        used.store.rows[mine]["data"] = "unrecorded"
+    waiting = asyncio.create_task(used.call(change, mine, **arguments))
+    await asyncio.to_thread(held.asked.wait, LONG_S)
+    with monkeypatch.context() as patched:
+        patched.setattr(type(used.store), "list", MagicMock(side_effect=OSError("no list today")))
+        with pytest.raises(OSError, match="today"):
+            await used.call("forget", user_id=ANN, reason="asked")
+    held.go.set()
+    await waiting
+    assert used.store.rows[mine]["data"] == ("mate" if change == "update" else "tea")
 
 
 async def test_an_update_of_a_memory_that_is_erased_by_its_id(used: Used) -> None:
