@@ -29,16 +29,15 @@ from async_history.cli.app import app
 from async_history.cli.difference import difference
 from async_history.cli.record import Recording
 from async_history.cli.terminal import escape_controls
+from tests.subprocesses.commands import COMMAND, Result, run_command
 from tests.support.patience import LONG_S
 
 pytestmark = [pytest.mark.subprocess, pytest.mark.once]  # test_docs tries it on each CPython
 
-COMMAND = [sys.executable, "-m", "async_history.cli"]
 ENDS = [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")]
 """What ends a command early, and the word for it."""
 REPOSITORY = Path(__file__).parents[2]
 
-Result = subprocess.CompletedProcess[str]
 Run = Callable[..., Result]
 Start = Callable[..., "subprocess.Popen[str]"]
 
@@ -61,18 +60,8 @@ def run(tmp_path: Path, environment: dict[str, str]) -> Run:
     """Runs the command in `tmp_path` until it ends."""
 
     def run_it(*arguments: str, stdin: str | bytes = "", **variables: str) -> Result:
-        done = subprocess.run(
-            [*COMMAND, *arguments],
-            input=stdin.encode() if isinstance(stdin, str) else stdin,
-            capture_output=True,
-            cwd=tmp_path,
-            env=environment | variables,
-            timeout=LONG_S,
-        )
-        assert b"Traceback" not in done.stderr, done.stderr.decode()
-        return Result(
-            done.args, done.returncode, done.stdout.decode(), done.stderr.decode(errors="replace")
-        )
+        content = stdin.encode() if isinstance(stdin, str) else stdin
+        return run_command(list(arguments), tmp_path, environment | variables, content)
 
     return run_it
 

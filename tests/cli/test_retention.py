@@ -8,7 +8,6 @@ import pty
 import select
 import sqlite3
 import subprocess
-import sys
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,14 +17,12 @@ import pytest
 
 from async_history import Erasure, InvalidInput, open_history
 from async_history.cli.retention import instant
+from tests.subprocesses.commands import COMMAND, Result, run_command
 from tests.support.patience import LONG_S
 
 pytestmark = pytest.mark.once
 
-COMMAND = [sys.executable, "-W", "error", "-m", "async_history.cli"]
 REPOSITORY = Path(__file__).parents[2]
-
-Result = subprocess.CompletedProcess[str]
 
 
 def environment(**variables: str) -> dict[str, str]:
@@ -33,17 +30,7 @@ def environment(**variables: str) -> dict[str, str]:
 
 
 def run(folder: Path, *arguments: str) -> Result:
-    done = subprocess.run(
-        [*COMMAND, *arguments],
-        input="",
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        env=environment(),
-        timeout=LONG_S,
-    )
-    assert "Traceback" not in done.stderr, done.stderr
-    return done
+    return run_command(list(arguments), folder, environment())
 
 
 def run_in_terminal(folder: Path, answer: str, *arguments: str, columns: int = 80) -> Result:

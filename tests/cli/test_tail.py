@@ -11,8 +11,9 @@ import pytest
 
 from async_history import open_history
 from tests.cli import test_cli
-from tests.cli.test_cli import COMMAND, ENDS, Run, Start
+from tests.cli.test_cli import ENDS, Run, Start
 from tests.conftest import stores, url_of
+from tests.subprocesses.commands import COMMAND
 from tests.support.patience import LONG_S
 
 pytestmark = [pytest.mark.subprocess, pytest.mark.once]
