@@ -10,9 +10,11 @@ from async_history._sqlite.index import (
     HISTORY,
     Direction,
     Lookup,
+    Range,
     Source,
     cause_key,
     named,
+    ranges_of_time,
     value_key,
 )
 
@@ -54,7 +56,7 @@ def in_order(
     beyond = None if after is None else ":after"
     found = sources(wanted, lookup)
     if wanted.memory_ids is not None and len(wanted.memory_ids) == 1:
-        found = (lookup.of_memory(direction, beyond),)
+        found = (lookup.of_memory(direction, beyond, _ranges(wanted)),)
     elif wanted.memory_ids is None and (value := _value(wanted)) is not None:
         found = (_of_value(value, wanted, lookup, direction, beyond),)
     return [
@@ -95,7 +97,12 @@ def _of_value(
     value: _Value, wanted: Filter, lookup: Lookup, direction: Direction, beyond: str | None
 ) -> Source:
     in_tail = _details_asked(wanted, lookup, "tail")[value.condition]
-    return lookup.of_value(direction, beyond, in_tail)
+    return lookup.of_value(direction, beyond, in_tail, _ranges(wanted))
+
+
+def _ranges(wanted: Filter) -> Sequence[Range]:
+    """Return where rows of a filter's time may be."""
+    return ranges_of_time(since=wanted.since is not None, until=wanted.until is not None)
 
 
 def _details_asked(wanted: Filter, lookup: Lookup, row: str) -> dict[str, str]:

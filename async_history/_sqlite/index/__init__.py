@@ -35,6 +35,7 @@ from async_history._sqlite.index.levels import (
     TAIL_IS_LONG,
     TAIL_IS_THERE,
     Direction,
+    Range,
     add_functions,
     memory_key,
     nth_position,
@@ -50,6 +51,7 @@ from async_history._sqlite.index.lookup import (
     Source,
     named,
     parameters_of_several,
+    ranges_of_time,
 )
 from async_history._sqlite.index.owner_upkeep import (
     add_owners,
@@ -144,6 +146,7 @@ __all__ = [
     "Direction",
     "IndexOutdated",
     "Lookup",
+    "Range",
     "Source",
     "StoredOwner",
     "add_functions",
@@ -173,6 +176,7 @@ __all__ = [
     "owner_entry",
     "owners_of",
     "parameters_of_several",
+    "ranges_of_time",
     "remove_entries",
     "remove_lost_owners",
     "remove_obstacles",

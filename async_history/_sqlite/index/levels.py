@@ -20,7 +20,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from hashlib import blake2s
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from async_history._sqlite.index.validity import (
     HAS_ONLY_OUR_TRIGGERS,
@@ -156,6 +156,31 @@ POSITIONS = positions("memory = :memory", "memory_id = :memory_id")
 Direction = Literal["ASC", "DESC"]
 
 
+class Range(NamedTuple):
+    """Positions between two, of which neither is in it, as SQL values; None: without that end."""
+
+    after: str | None = None
+    before: str | None = None
+
+    def beyond(self, place: str | None, direction: Direction) -> "Range":
+        """Return the part of it that comes after a position in a direction."""
+        if place is None:
+            return self
+        after, before = self
+        if direction == "ASC":
+            return Range(place if after is None else f"max({after}, {place})", before)
+        return Range(after, place if before is None else f"min({before}, {place})")
+
+    def __str__(self) -> str:
+        """Return it as SQL condition on `position`."""
+        ends = [f"position > {self.after}"] if self.after is not None else []
+        ends += [f"position < {self.before}"] if self.before is not None else []
+        return " AND ".join(ends) or "true"
+
+
+EVERYWHERE: tuple[Range, ...] = (Range(),)
+
+
 def ordered_positions(
     direction: Direction,
     beyond: str | None = None,
@@ -163,30 +188,36 @@ def ordered_positions(
     key: str = ":memory",
     memory_id: str = ":memory_id",
     in_tail: str | None = None,
+    ranges: Sequence[Range] = EVERYWHERE,
 ) -> str:
     """Return an SQL table: each `position` that may belong to one memory, in order.
 
     `beyond` is SQL for the position after which to start; `key` and `memory_id` are SQL for the
     memory's. For the key of a scope or a cause, `in_tail` is the SQL condition on `tail`, a row
-    that is not indexed, that it belongs there.
+    that is not indexed, that it belongs there. Of the indexed positions, those outside of `ranges`
+    may be left out.
 
     SQLite merges the levels as it reads them, so the first rows cost the same in a long history.
     Use it as the outer table of a CROSS JOIN without an ORDER BY of its own.
     """
     # The table has an alias because the memory may be that of a row in `history`, too.
     in_tail = in_tail or f"tail.memory_id = {memory_id}"
-    bound, tail = "true", f"tail.rowid > {INDEXED_THROUGH}"
+    tail = f"tail.rowid > {INDEXED_THROUGH}"
     if beyond is not None and direction == "ASC":
-        bound, tail = f"position > {beyond}", f"tail.rowid > max({beyond}, {INDEXED_THROUGH})"
+        tail = f"tail.rowid > max({beyond}, {INDEXED_THROUGH})"
     elif beyond is not None:
-        bound, tail = f"position < {beyond}", f"{tail} AND tail.rowid < {beyond}"
+        tail = f"{tail} AND tail.rowid < {beyond}"
     levels = " UNION ".join(
-        f"SELECT position FROM main.{level} WHERE memory = {key} AND {bound}" for level in LEVELS
+        f"SELECT position FROM main.{level}"
+        f" WHERE memory = {key} AND {part.beyond(beyond, direction)}"
+        for level in LEVELS
+        for part in ranges
     )
     # Without a limit SQLite may ignore the ORDER BY in a join.
     return f"""(
     {levels}
-    UNION SELECT position FROM main.async_history_strays WHERE {bound}
+    UNION SELECT position FROM main.async_history_strays
+        WHERE {Range().beyond(beyond, direction)}
     UNION SELECT tail.rowid FROM main.history AS tail WHERE {tail} AND {in_tail}
     ORDER BY position {direction} LIMIT -1
 )"""

@@ -12,11 +12,13 @@ from async_history._sqlite.index.levels import (
     POSITIONS,
     SEVERAL_KEYS,
     Direction,
+    Range,
     memory_key,
     ordered_positions,
     positions,
 )
 from async_history._sqlite.index.owners import Details
+from async_history._sqlite.index.validity import INDEX_IS_VALID, LOWEST_ROW
 
 _SEVERAL: Final = "memory_id IN (SELECT value FROM json_each(:memory_ids))"
 
@@ -84,12 +86,52 @@ _ACTORS: Final = Source(
 _BEYOND_CHUNKS: Final = Source("history", f"history.rowid > {CHUNKS.through}")
 
 
-def _of_value(direction: Direction, beyond: str | None, in_tail: str) -> Source:
+_SINCE: Final = f"""(
+    SELECT CASE WHEN {INDEX_IS_VALID} THEN coalesce((
+        SELECT block << {SPANS.bits} FROM main.{SPANS.table}
+        WHERE latest >= :since AND block >= (
+            SELECT coalesce(min(block), ({CHUNKS.through} >> {CHUNKS.bits}) + 1)
+                << {_SPANS_OF_CHUNK}
+            FROM main.{CHUNKS.table} WHERE latest >= :since
+        )
+        ORDER BY block LIMIT 1
+    ), {SPANS.through} + 1) ELSE {LOWEST_ROW} END - 1
+)"""
+_UNTIL: Final = f"""(
+    SELECT coalesce(max(block) + 1, {LOWEST_ROW} >> {SPANS.bits}) << {SPANS.bits} FROM (
+        SELECT max(block) AS block FROM main.{SPANS.table}
+        WHERE earliest < :until AND block > {CHUNKS.through} >> {SPANS.bits}
+        UNION ALL SELECT * FROM (
+            SELECT block FROM main.{SPANS.table}
+            WHERE earliest < :until AND block < (
+                SELECT max(block) + 1 FROM main.{CHUNKS.table} WHERE earliest < :until
+            ) << {_SPANS_OF_CHUNK}
+            ORDER BY block DESC LIMIT 1
+        )
+    )
+)"""
+"""SQL values: the last position before the first noted span that may have rows since then; the
+first one after the last noted span that may have rows until then. Rows after all noted spans may
+have any time. (Where times rise, as they mostly do, little is between that does not belong.)"""
+
+
+def ranges_of_time(*, since: bool, until: bool) -> Sequence[Range]:
+    """Return where the rows are that have a time since `:since`, until `:until`, or both."""
+    after = _SINCE if since else None
+    if not until:
+        return (Range(after),)
+    return Range(after, _UNTIL), Range(SPANS.through)
+
+
+def _of_value(
+    direction: Direction, beyond: str | None, in_tail: str, ranges: Sequence[Range]
+) -> Source:
     """Return the source of the rows of a scope or a cause, in order, after `beyond`.
 
     It takes `:value`, the key; `in_tail` is the condition on `tail`, a row that is not indexed.
+    Rows outside of `ranges` may be left out.
     """
-    places = ordered_positions(direction, beyond, key=":value", in_tail=in_tail)
+    places = ordered_positions(direction, beyond, key=":value", in_tail=in_tail, ranges=ranges)
     return Source(
         f"{places} AS place CROSS JOIN main.history AS history",
         "history.rowid = place.position",
@@ -97,11 +139,12 @@ def _of_value(direction: Direction, beyond: str | None, in_tail: str) -> Source:
     )
 
 
-def _of_memory(direction: Direction = "ASC", beyond: str | None = None) -> Source:
+def _of_memory(direction: Direction, beyond: str | None, ranges: Sequence[Range]) -> Source:
     """Return the source of a memory's rows, in order, after `beyond`; parameters as
     `Lookup.one`."""
+    places = ordered_positions(direction, beyond, ranges=ranges)
     return Source(
-        f"{ordered_positions(direction, beyond)} AS place CROSS JOIN main.history AS history",
+        f"{places} AS place CROSS JOIN main.history AS history",
         "history.rowid = place.position",
         order="",
     )
@@ -126,8 +169,8 @@ class Lookup:
     several: str
     time_before: str
     details: Details
-    of_memory: Callable[[Direction, str | None], Source]
-    of_value: Callable[[Direction, str | None, str], Source]
+    of_memory: Callable[[Direction, str | None, Sequence[Range]], Source]
+    of_value: Callable[[Direction, str | None, str, Sequence[Range]], Source]
     of_actor: Sequence[Source] = (HISTORY,)
     of_time: Sequence[Source] = (HISTORY,)
 
@@ -152,8 +195,8 @@ WITHOUT_INDEX: Final = Lookup(
         ORDER BY earlier.rowid DESC LIMIT 1
     )""",
     details=Details(is_indexed=False),
-    of_memory=lambda direction, beyond: HISTORY,
-    of_value=lambda direction, beyond, in_tail: HISTORY,
+    of_memory=lambda direction, beyond, ranges: HISTORY,
+    of_value=lambda direction, beyond, in_tail, ranges: HISTORY,
 )
 """The lookup for a file without an index."""
 
