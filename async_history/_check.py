@@ -17,7 +17,7 @@ async def check_history(
     Nothing is created or migrated, and nothing is changed without `repair`.
 
     Args:
-        repair: build a file's index anew first. Nothing is lost by that: it is derived.
+        repair: rebuild a file's index first. Nothing is lost: the index is derived from records.
 
     Raises:
         StorageError: there is no history there, or it can't be read.

@@ -39,7 +39,7 @@ class JsonObject(Mapping[str, Any]):
 
     Args:
         text: the object as JSON.
-        content: the same, if it is known and nobody changes it.
+        content: the same as a dictionary, if there is one that is never changed.
     """
 
     __slots__ = ("_parsed", "text")

@@ -2,12 +2,12 @@
 
 Each record has its memory's owner in columns of its own, so that an index finds an owner's records
 in their order. Once any owner was given, each memory that is written has a row in `owners`, without
-scopes where nobody knows its owner. So two transactions that write a memory's first record meet
+scopes where its owner is not known. So two transactions that write a memory's first record meet
 there, and one of them looks again.
 
 What a writer has seen of owners holds while `owners_state.number` is the same: each statement that
 adds records compares it. It changes when an owner is given to a memory that has records, and when
-owners are removed. While nobody gives any, it is 0.
+owners are removed. While no owner is given, it is 0.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,7 +31,7 @@ _MOST: Final = 65_536
 _KEPT: Final = 16_384
 
 OwnerByMemory = Mapping[str, Owner | None]
-"""Owners of memories; None is a memory whose owner nobody knows."""
+"""Owners of memories; None is a memory whose owner is not known."""
 
 
 @lru_cache(_KEPT)

@@ -72,7 +72,7 @@ class PoolLimits:
         if size is None and "pool_size" in url_options:
             size, name = (
                 url_options["pool_size"],
-                "the URL's connection_limit (or pool_size beside it)",
+                "the URL's connection_limit (or pool_size)",
             )
         cached, wait = statement_cache_size, acquire_timeout_s
         if cached is None:

@@ -1,4 +1,4 @@
-"""Whether somebody can be asked before something is changed."""
+"""Whether there is a terminal to ask on before something is changed."""
 
 import sys
 

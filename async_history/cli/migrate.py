@@ -6,16 +6,18 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from anyio import to_thread
 
 from async_history import InvalidInput, MigrationError, StorageMissing, open_history
 from async_history._opening import file_options, postgres_schema, sqlite_file, without_secrets
-from async_history._sqlite.schema.adopt import AdoptionReport, adopt
 from async_history.cli.terminal import show_share
 from async_history.cli.termination import run
+
+if TYPE_CHECKING:
+    from async_history._sqlite.schema.adopt import AdoptionReport
 
 
 def migrate(url: str, *, is_dry_run: bool, as_json: bool) -> None:
@@ -39,7 +41,9 @@ def migrate(url: str, *, is_dry_run: bool, as_json: bool) -> None:
     )
 
 
-async def _adopt(file: Path, options: Mapping[str, Any], *, is_dry_run: bool) -> AdoptionReport:
+async def _adopt(file: Path, options: Mapping[str, Any], *, is_dry_run: bool) -> "AdoptionReport":
+    from async_history._sqlite.schema.adopt import adopt
+
     loop = asyncio.get_running_loop()
     async with show_share("the file, step by step") as note:
 

@@ -20,7 +20,6 @@ from async_history import (
 )
 from async_history._core.values import parse_time
 from async_history._opening import sqlite_file, without_secrets
-from async_history._sqlite.schema.adopt import adopt
 from async_history.cli import stores
 from async_history.cli.answers import require_an_answer
 from async_history.cli.screen import Screen
@@ -153,7 +152,11 @@ async def _run(url: str, work: Callable[..., Awaitable[R]], *, dry_run: bool) ->
 def _require_no_rewriting(url: str) -> None:
     """Refuse a file that opening would rewrite: a dry run must not change records."""
     file = sqlite_file(url)
-    if file is not None and file.exists() and adopt(file, dry_run=True).rewritten:
+    if file is None or not file.exists():
+        return
+    from async_history._sqlite.schema.adopt import adopt
+
+    if adopt(file, dry_run=True).rewritten:
         raise MigrationError(f"{url} has an old layout; run `async-history migrate` first")
 
 

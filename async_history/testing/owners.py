@@ -193,7 +193,7 @@ class OwnerCases(Cases):
             assert len(await history.get_history("m")) == 5 + 10
 
     async def test_owners_are_given_without_records(self, open_store: OpenStore) -> None:
-        """To memories that have records and no owner; beside records, in the same batch too."""
+        """To memories that have records and no owner; also with records in the same batch."""
         async with open_store() as history:
 
             async def give(**owners: str) -> frozenset[str]:

@@ -1,4 +1,4 @@
-"""Records as they come back: to the letter, in order, one for each id."""
+"""Records as they come back: exactly as given, in order, one for each id."""
 
 import asyncio
 from datetime import datetime, timedelta, timezone
@@ -10,7 +10,7 @@ from async_history.testing.fixtures import LONG_S, Cases, OpenStore
 
 
 class RecordCases(Cases):
-    """What is recorded, kept to the letter and in order, repeated and refused."""
+    """What is recorded: kept exactly and in order, repeated, refused."""
 
     async def test_history_is_in_the_order_of_recording(self, open_store: OpenStore) -> None:
         """Timestamps order nothing: clocks step back, and dates are missing."""
