@@ -38,7 +38,7 @@ async def test_a_distributed_history(schema: str) -> None:
             [{"memory_id": f"m{n % 7}", "new_memory": str(n), "event": "UPDATE"} for n in range(50)]
         )
         await history.save_messages([{"role": "user", "content": "x"}] * 12, "s0")
-    assert await distribute(URL, schema) == ["history", "messages"]
+    assert await distribute(URL, schema) == ["history", "owners", "messages"]
     assert await distribute(URL, schema) == []
     async with open_history(url) as history:
         assert [record async for record in history.query_history(page_size=20)] == before

@@ -1,11 +1,15 @@
 """What a role that may create in `public` can do to others: overloads that match better."""
 
 import ast
+import importlib
 import itertools
+import pkgutil
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
+
+from async_history import _postgres
 
 PACKAGE: Final = Path(__file__).parents[2] / "async_history"
 
@@ -192,18 +196,46 @@ async def taken(connection: Any, log: str) -> list[str]:
         f"{planted[oid]} in {what}"
         for oid, what in await connection.fetch(_DEPENDING, list(planted))
     }
+    for tree, statement in _parsed(log):
+        oids = {int(oid) for text in _OIDS.findall(tree) for oid in re.findall(r"\d+", text)}
+        found |= {f"{planted[oid]} in {statement}" for oid in oids & planted.keys()}
+    return sorted(found)
+
+
+def _parsed(log: str) -> Iterator[tuple[str, str]]:
+    """Yield the parse tree and the text of each statement in a server's log."""
     tree = ""
     for entry in _ENTRY.split(log):
         if "DETAIL:" in entry[:_PREFIX]:
             tree = entry
         elif "STATEMENT:" in entry[:_PREFIX] and tree:
-            oids = {int(oid) for text in _OIDS.findall(tree) for oid in re.findall(r"\d+", text)}
-            statement = " ".join(entry.partition("STATEMENT:")[2].split())
-            found |= {f"{planted[oid]} in {statement}" for oid in oids & planted.keys()}
+            yield tree, " ".join(entry.partition("STATEMENT:")[2].split())
             tree = ""
-    return sorted(found)
 
 
+def untried(log: str) -> dict[str, str]:
+    """Return the package's statements without a parse tree in a server's log, by their names."""
+    statements = "\n".join({statement for _, statement in _parsed(log)})
+    found = {}
+    for module in pkgutil.walk_packages(_postgres.__path__, f"{_postgres.__name__}."):
+        for name, text in vars(importlib.import_module(module.name)).items():
+            if not isinstance(text, str) or not _STATEMENT.match(text):
+                continue
+            pattern = _PLACEHOLDER.sub(".+?", re.escape(" ".join(text.split())))
+            if not re.search(pattern, statements):
+                found[f"{module.name.removeprefix(_postgres.__name__)[1:]}.{name}"] = text
+    return found
+
+
+async def prepare(connection: Any, statements: Iterable[str]) -> None:
+    """Let the server parse statements, on tables in the schema `async_history`."""
+    for text in statements:
+        await connection.prepare(_PLACEHOLDERS.sub("async_history", text))
+
+
+_PLACEHOLDERS: Final = re.compile(r"\{\w*\}")
+_STATEMENT: Final = re.compile(r"\s*(SELECT|WITH|INSERT|UPDATE|DELETE)\s")
+_PLACEHOLDER: Final = re.compile(r"\\\{\w*\\\}")
 _ENTRY: Final = re.compile(r"^(?=\d{4}-\d\d-\d\d \d\d:)", re.MULTILINE)
 _PREFIX: Final = 80
 """What stands in front of an entry's text has at most so many characters."""
