@@ -9,10 +9,28 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Final
 
+from async_history.mem0._forks import forget_in_child
 from async_history.mem0._workers import in_thread
 
-_locks: Final[weakref.WeakKeyDictionary[Any, threading.RLock]] = weakref.WeakKeyDictionary()
-_making: Final = threading.Lock()
+
+class _Locks:
+    """A lock for each client, of one process: a forked child begins without."""
+
+    def __init__(self) -> None:
+        self.forget()
+        forget_in_child(self)
+
+    def forget(self) -> None:
+        """Have none, whoever of the parent's threads holds one."""
+        self._making = threading.Lock()
+        self._of: weakref.WeakKeyDictionary[Any, threading.RLock] = weakref.WeakKeyDictionary()
+
+    def of(self, client: object) -> "threading.RLock":
+        with self._making:
+            return self._of.setdefault(client, threading.RLock())
+
+
+_locks: Final = _Locks()
 
 
 def lock_of(owner: object) -> "threading.RLock | None":
@@ -23,8 +41,7 @@ def lock_of(owner: object) -> "threading.RLock | None":
     client = getattr(getattr(owner, "vector_store", owner), "client", None)
     if client is None or type(getattr(client, "_client", None)).__name__ != "QdrantLocal":
         return None
-    with _making:
-        return _locks.setdefault(client, threading.RLock())
+    return _locks.of(client)
 
 
 def call_alone(

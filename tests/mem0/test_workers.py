@@ -19,6 +19,7 @@ import pytest
 
 from async_history.errors import InvalidInput
 from async_history.mem0 import AsyncMemory
+from async_history.mem0._local_stores import in_store_thread, lock_of
 from async_history.mem0._workers import Workers, calling
 from tests.mem0.test_mem0 import (
     IS_V1,
@@ -384,6 +385,29 @@ async def test_a_store_in_this_process_is_called_by_one_thread_at_a_time(
 
     await asyncio.gather(*map(use, range(6)))
     assert store.rows == {}
+
+
+@pytest.mark.subprocess
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+async def test_a_forked_child_waits_for_no_thread_of_its_parent(memory: AsyncMemory) -> None:
+    """One was in the vector store when it was forked."""
+    memory.vector_store = _LocalStore()
+    inside, leave = threading.Event(), threading.Event()
+
+    def stay() -> None:
+        inside.set()
+        leave.wait(LONG_S)
+
+    staying = asyncio.create_task(in_store_thread(memory, stay))
+    await until(inside.is_set)
+    child = os.fork()
+    if child == 0:
+        lock = lock_of(memory)
+        os._exit(0 if lock is not None and lock.acquire(blocking=False) else 1)
+    status = await asyncio.to_thread(os.waitpid, child, 0)
+    leave.set()
+    await staying
+    assert os.waitstatus_to_exitcode(status[1]) == 0
 
 
 async def test_who_gets_them(memory: AsyncMemory) -> None:
