@@ -35,6 +35,7 @@ from async_history._sqlite.connection import (
 )
 from async_history._sqlite.errors import is_schema_mismatch
 from async_history._sqlite.index import (
+    HAS_ERASED_MEMORY,
     LAST_NOTED,
     LAST_OWNER,
     NEARLY_COMPLETE,
@@ -104,7 +105,9 @@ SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(va
        json_extract(value, '$[3]'), json_extract(value, '$[4]'), json_extract(value, '$[5]')
 FROM json_each(?) ORDER BY key
 """
-_STORE: Final = f"SELECT {NEARLY_COMPLETE}, {HAS_OTHER_TRIGGERS}, {LAST_OWNER}, {LAST_NOTED}"
+_STORE: Final = f"""
+SELECT {NEARLY_COMPLETE}, {HAS_OTHER_TRIGGERS}, {LAST_OWNER}, {LAST_NOTED}, {HAS_ERASED_MEMORY}
+"""
 _EVICT: Final = f"""
 DELETE FROM messages WHERE rowid IN (
     SELECT message FROM (
@@ -152,7 +155,7 @@ class BatchCommitter:
             if record.memory_id not in found.erased
         ]
         if found.was_looked_for:
-            self._owners.note(found.noted)
+            self._owners.note(found.noted, has_erased_memory=found.has_erased_memory)
             self._owners.learn(records, found.owners, found.last_number)
         return refused
 
@@ -178,14 +181,17 @@ class BatchCommitter:
         """Add new records in one statement, or in several; return whether that was possible."""
         records = fields_of(additions)
         expected = None
+        noted = self._owners.noted(additions)
         if self._owners.is_needed or has_details(records):
             expected = self._owners.expected(records, additions)
             if expected is None:
                 return False
-        elif len(records) == 1 and _is_added(partial(self._lone.add, connection, records[0])):
+        elif len(records) == 1 and _is_added(
+            partial(self._lone.add, connection, records[0], noted)
+        ):
             return True
         statements = [
-            add_statement(part, expected and expected.part(start, part))
+            add_statement(part, expected and expected.part(start, part), noted=noted)
             for start, part in _parts(records)
         ]
         if not _is_added(partial(_execute_all, statements, connection)):
@@ -260,8 +266,8 @@ class _RolledBack(Exception):
 class _Found:
     """What a transaction found of owners, if it looked: its memories', and the last number.
 
-    And of what was erased: which of its memories, and the last number of a name. Or, in `added`,
-    that there were only new records to add.
+    And of what was erased: which of its memories, and the last number of a name, and whether
+    any memory was erased with its owner. Or, in `added`, that there were only new records to add.
     """
 
     def __init__(self) -> None:
@@ -271,6 +277,7 @@ class _Found:
         self.last_number = 0
         self.erased: set[str] = set()
         self.noted = 0
+        self.has_erased_memory = False
 
 
 def _commit_in_steps(
@@ -412,8 +419,9 @@ class _CommitSteps:
     def _look(self) -> None:
         found = fetch_rows(self._connection, _STORE)
         self._found.was_looked_for = True
-        ((self._is_ready, self._has_triggers, last_number, noted),) = found
+        ((self._is_ready, self._has_triggers, last_number, noted, has_erased_memory),) = found
         self._found.last_number, self._found.noted = last_number, noted
+        self._found.has_erased_memory = bool(has_erased_memory)
 
     def _save_messages(self, submissions: Sequence[SaveMessages]) -> None:
         rows = message_rows(submissions)

@@ -8,8 +8,9 @@ from async_history._core.erased_names import earliest_begin
 from async_history._core.records import MEMORY_ID, OWNER, Fields, HistoryRecord
 from async_history._core.submissions import AddRecords
 from async_history._sqlite.index import StoredOwner
-from async_history._sqlite.write_program import ExpectedOwners
+from async_history._sqlite.write_program import ExpectedOwners, Noted
 
+_NOTHING: Final = Noted()
 _MOST: Final = 32_768
 """Memories whose owner is remembered: some megabytes."""
 
@@ -18,7 +19,7 @@ class KnownOwners:
     """Owners by memory, with their numbers. They may be wrong by now: each statement checks.
 
     Attributes:
-        is_needed: whether any memory may have an owner, or any name may be erased.
+        is_needed: whether any memory may have an owner, or may have been erased with one.
     """
 
     def __init__(self) -> None:
@@ -56,6 +57,10 @@ class KnownOwners:
         begun = earliest_begin(additions) if self._noted else 0
         return ExpectedOwners(owners, set(new), checked, self._noted, begun)
 
+    def noted(self, additions: Sequence[AddRecords]) -> Noted:
+        """Return what records of mem0's columns alone rely on."""
+        return Noted(self._noted, earliest_begin(additions)) if self._noted else _NOTHING
+
     def written(
         self,
         records: Sequence[Fields],
@@ -80,12 +85,12 @@ class KnownOwners:
                 submission.give_owners(list(islice(owners, submission.record_count)))
         self._limit()
 
-    def note(self, noted: int) -> None:
+    def note(self, noted: int, *, has_erased_memory: bool) -> None:
         """Forget what was known before names were erased."""
         if noted != self._noted:
             self._owners.clear()
             self._noted = noted
-        self.is_needed = self.is_needed or noted > 0
+        self.is_needed = self.is_needed or has_erased_memory
 
     def learn(
         self, records: Iterable[HistoryRecord], owners: Mapping[str, StoredOwner], last_number: int

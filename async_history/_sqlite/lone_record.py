@@ -12,17 +12,18 @@ from typing import Any, Final
 from async_history._core.records import COLUMN_LIST, COLUMNS, Fields
 from async_history._sqlite.connection import fetch_rows, transaction
 from async_history._sqlite.index import (
-    HAS_ERASED,
     HAS_OWNERS,
     HAS_ROOM_IN_TAIL,
     INDEX_IS_OURS_ALONE,
+    NONE_ERASED_SINCE,
 )
 from async_history._sqlite.rows import parameters
+from async_history._sqlite.write_program import Noted
 
 _IS_USUAL: Final = f"SELECT {INDEX_IS_OURS_ALONE}"
 _ADD: Final = f"""
 INSERT OR ABORT INTO main.history ({COLUMN_LIST}) SELECT {", ".join("?" * len(COLUMNS))}
-WHERE {HAS_ROOM_IN_TAIL} AND NOT {HAS_OWNERS} AND NOT {HAS_ERASED}
+WHERE {HAS_ROOM_IN_TAIL} AND NOT {HAS_OWNERS} AND {NONE_ERASED_SINCE}
 """
 
 
@@ -34,7 +35,7 @@ class LoneRecords:
         self._is_compiled = False
         self._is_running = False
 
-    def add(self, connection: sqlite3.Connection, record: Fields) -> bool:
+    def add(self, connection: sqlite3.Connection, record: Fields, noted: Noted) -> bool:
         """Add a record, to be indexed later; return whether it was added.
 
         If not, nothing was written: it is time to index those before it, memories have owners, the
@@ -44,14 +45,14 @@ class LoneRecords:
             sqlite3.IntegrityError: its id is taken, or a constraint of the file's owner refuses it.
         """
         if self._is_compiled:
-            return self._run(connection, parameters(record))
+            return self._run(connection, (*parameters(record), *noted))
         if self._is_usual:
             connection.set_authorizer(self._may_compile)
             with transaction(connection):
                 ((self._is_usual,),) = fetch_rows(connection, _IS_USUAL)
                 if self._is_usual:
                     self._is_compiled = True
-                    return _execute(connection, parameters(record))
+                    return _execute(connection, (*parameters(record), *noted))
         return False
 
     def _run(self, connection: sqlite3.Connection, values: tuple[Any, ...]) -> bool:

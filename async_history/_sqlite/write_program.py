@@ -30,11 +30,11 @@ from async_history._sqlite.index import (
     CHECK_NO_OWNER_LATER,
     GIVE_OWNER,
     GIVE_OWNER_LATER,
-    HAS_ERASED,
     HAS_OWNERS,
     INDEX_TAIL,
     KEEP_INDEX,
     NEARLY_COMPLETE_ALONE,
+    NONE_ERASED_SINCE,
     NOTE_INDEXED,
     TAIL_IS_LONG,
     TAIL_IS_THERE,
@@ -152,7 +152,7 @@ _PLAIN: Final = {
         "async_history_new",
         ROW_WIDTH,
         rows + 1,
-        f"{NEARLY_COMPLETE_ALONE} AND NOT {HAS_OWNERS} AND NOT {HAS_ERASED}",
+        f"{NEARLY_COMPLETE_ALONE} AND NOT {HAS_OWNERS} AND {NONE_ERASED_SINCE}",
         begins=rows >= WAKEUP_BATCH_MIN,
     )
     for rows in STATEMENT_ROWS
@@ -183,6 +183,19 @@ class Statement(NamedTuple):
     parameters: Sequence[Any]
 
 
+class Noted(NamedTuple):
+    """What was erased by name, as far as records of mem0's columns alone rely on it.
+
+    Attributes:
+        last: the last number of an erased name, which must be the same still.
+        begun: when the earliest record may have begun, in microseconds since 1970: after all
+            erasures of a name.
+    """
+
+    last: int = 0
+    begun: int = 1 << 62
+
+
 class ExpectedOwners(NamedTuple):
     """What a statement's records rely on.
 
@@ -208,20 +221,25 @@ class ExpectedOwners(NamedTuple):
         return self._replace(owners=self.owners[start : start + len(records)])
 
 
+_NOTHING: Final = Noted()
+
+
 def add_statement(
     records: Sequence[Fields],
     expected: ExpectedOwners | None,
     *,
+    noted: Noted = _NOTHING,
     has_triggers: bool = False,
 ) -> Statement:
     """Return the statement that adds at most `STATEMENT_ROWS` records.
 
     Args:
         expected: None where no memory in the store has an owner, and no record has details.
+        noted: what such records rely on.
         has_triggers: whether the file's owner has triggers on the table.
     """
     if expected is None:
-        return _plain_statement(records, has_triggers=has_triggers)
+        return _plain_statement(records, noted, has_triggers=has_triggers)
     is_indexed = len(records) > _FEW and not has_triggers
     values = _detailed_parameters(records, expected, is_indexed=is_indexed)
     width = _DETAILED_WIDTH
@@ -235,7 +253,7 @@ def add_statement(
     return Statement(_DETAILED[is_indexed, expected.without is not None, rows], values)
 
 
-def _plain_statement(records: Sequence[Fields], *, has_triggers: bool) -> Statement:
+def _plain_statement(records: Sequence[Fields], noted: Noted, *, has_triggers: bool) -> Statement:
     is_indexed = len(records) > _FEW and not has_triggers
     rows = STATEMENT_ROWS[bisect_left(STATEMENT_ROWS, len(records))]
     values: list[Any] = []
@@ -248,6 +266,7 @@ def _plain_statement(records: Sequence[Fields], *, has_triggers: bool) -> Statem
         return Statement(
             _add_sql("async_history_new", ROW_WIDTH, rows + 1, "true", begins=False), values
         )
+    values += noted
     return Statement(_PLAIN[rows], values)
 
 

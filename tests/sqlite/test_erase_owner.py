@@ -10,6 +10,7 @@ from mem0.memory.storage import SQLiteManager
 
 from async_history import Erased, HistoryRecord, Owner, check_history, open_history
 from async_history._sqlite.connection import ThreadConnection
+from async_history.backend import operation
 
 NEEDLES = ("ann-7f3a", "secret text", "secret context", "secret cause", "secret message")
 
@@ -89,10 +90,9 @@ async def test_other_managers_of_the_file_refuse_too(tmp_path: Path) -> None:
         assert (await history.erase(memory_ids=["m1"], reason="again", vacuum=False)).records == 1
 
 
-async def test_recording_stays_one_statement_after_an_erasure(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """But for the first batch, which finds out that there was one."""
+@pytest.fixture
+def batches(monkeypatch: pytest.MonkeyPatch) -> list[set[str]]:
+    """The statements of each batch that inserts something."""
     batches: list[set[str]] = []
     real: Any = ThreadConnection.run
 
@@ -109,11 +109,19 @@ async def test_recording_stays_one_statement_after_an_erasure(
 
         return await real(self, traced)
 
+    monkeypatch.setattr(ThreadConnection, "run", run)
+    return batches
+
+
+async def test_recording_stays_one_statement_after_an_erasure(
+    tmp_path: Path, batches: list[set[str]]
+) -> None:
+    """But for the first batch, which finds out that there was one."""
     async with open_history(tmp_path / "h.db") as history:
         await history.add_history("m", None, "a", "ADD", owner={"user_id": "ann"})
         await history.erase(user_id="ann", reason="asked", vacuum=False)
         await history.add_history("x", None, "a", "ADD")
-        monkeypatch.setattr(ThreadConnection, "run", run)
+        batches.clear()
         for n in range(5):
             await history.add_history(f"n{n}", None, "a", "ADD")
             await history.add_history(f"o{n}", None, "a", "ADD", owner={"user_id": "ann"})
@@ -123,6 +131,29 @@ async def test_recording_stays_one_statement_after_an_erasure(
         with pytest.raises(Erased):
             await history.add_history("m", None, "a", "UPDATE")
         assert len(batches[-1]) > 1
+
+
+async def test_recording_stays_as_cheap_after_an_erasure_of_memories(
+    tmp_path: Path, batches: list[set[str]]
+) -> None:
+    """Where no memory has an owner: as before, in the statements for mem0's columns alone."""
+    async with open_history(tmp_path / "h.db") as history:
+
+        async def record() -> list[str]:
+            batches.clear()
+            for n in range(3):
+                await history.add_history("m", None, "a", "ADD")
+                await history.batch_add_history([change(f"n{k}") for k in range(20 + n)])
+            return [sql.partition(" SELECT")[0] for ran in batches for sql in ran]
+
+        await record()  # which compiles them
+        before = await record()
+        await history.erase(memory_ids=["m", "n1"], reason="asked", vacuum=False)
+        with operation():
+            await history.erase(memory_ids=["o"], reason="asked", vacuum=False)
+            with pytest.raises(Erased):
+                await history.add_history("o", None, "a", "ADD")
+        assert await record() == before
 
 
 def change(memory_id: str) -> dict[str, Any]:

@@ -18,8 +18,9 @@ from typing import Final
 from async_history._sqlite.index.block_notes import NOTE_BLOCKS
 from async_history._sqlite.index.erased import (
     AS_NOTED,
-    HAS_ERASED,
+    HAS_ERASED_MEMORY,
     LAST_NOTED,
+    NONE_ERASED_SINCE,
     erased_names,
     note_erased,
 )
@@ -121,7 +122,7 @@ __all__ = [
     "COUNT_ENTRIES",
     "GIVE_OWNER",
     "GIVE_OWNER_LATER",
-    "HAS_ERASED",
+    "HAS_ERASED_MEMORY",
     "HAS_OWNERS",
     "HAS_ROOM_IN_TAIL",
     "HISTORY",
@@ -134,6 +135,7 @@ __all__ = [
     "LOWEST_ROWID",
     "NEARLY_COMPLETE",
     "NEARLY_COMPLETE_ALONE",
+    "NONE_ERASED_SINCE",
     "NOTE_INDEXED",
     "POSITIONS",
     "ROWID_LIMIT",

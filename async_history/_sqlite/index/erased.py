@@ -23,6 +23,10 @@ AS_NOTED: Final = f"""(
     {LAST_NOTED} = ? AND coalesce((SELECT max(at) FROM main.async_history_erased), -1) < ?
 )"""
 """SQL condition: names were erased last as is known, and before what is written began."""
+HAS_ERASED_MEMORY: Final = "(SELECT max(memory) FROM main.async_history_erased) IS NOT NULL"
+"""SQL condition: a memory was erased with its owner."""
+NONE_ERASED_SINCE: Final = f"(NOT {HAS_ERASED} OR (NOT {HAS_ERASED_MEMORY} AND {AS_NOTED}))"
+"""SQL condition: no memory was erased since the records that are written began."""
 IS_ERASED: Final = "EXISTS (SELECT 1 FROM main.async_history_erased WHERE memory = new.memory)"
 """SQL condition of a trigger: a memory with the key of the new record's was erased."""
 _FIND: Final = """
