@@ -13,8 +13,9 @@ from async_history._sqlite.index import (
     index_version,
     wrong_entries,
 )
+from async_history._sqlite.journal import location_of
 from async_history._sqlite.opening import is_there, open_read_only
-from async_history._sqlite.readonly import ReadOnlyFile, read_with_retry
+from async_history._sqlite.readonly import ReadOnlyFile, read_with_retry, require_writable
 from async_history._sqlite.schema.adopt import compatibility_view, rebuild
 from async_history._sqlite.schema.versions import VERSION
 
@@ -25,9 +26,15 @@ _IDS: Final = "SELECT count(*), count(id) FROM history"
 
 
 def repair_file(path: Path, lock_timeout_s: float) -> None:
-    """Rebuild the index of a file, if it has this library's layout."""
+    """Rebuild the index of a file, if it has this library's layout.
+
+    Raises:
+        StorageReadOnly: this user may not write it. Nothing was left next to it.
+    """
     is_there(path, create=False)
-    with typed_errors(str(path)), closing(connect(path, "rw")) as connection:
+    file = location_of(path, "wal").file
+    require_writable(file, None)
+    with typed_errors(str(path)), closing(connect(file, "rw")) as connection:
         if wait_for_lock(lambda: compatibility_view(connection), lock_timeout_s) is None:
             rebuild(connection, lock_timeout_s)
 

@@ -15,13 +15,19 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
-from async_history import HistoryError, StorageReadOnly, copy_history, open_history
+from async_history import (
+    HistoryError,
+    StorageReadOnly,
+    check_history,
+    copy_history,
+    open_history,
+)
 from async_history.sqlite import SQLiteHistoryManager, adopt
 from tests.subprocesses import processes
 
@@ -80,6 +86,8 @@ async def _warm_up() -> None:
     async with open_history("memory://") as history, open_history("memory://") as another:
         await history.add_history("m", None, "x", "ADD")
         await copy_history(history, another)
+    with suppress(HistoryError):
+        await repair(Path("not there"))
 
 
 async def write(path: Path) -> str:
@@ -87,6 +95,12 @@ async def write(path: Path) -> str:
     async with open_history(path, lock_timeout_s=0.3) as history:
         await history.add_history("m", None, "x", "ADD")
     return "written"
+
+
+async def repair(path: Path) -> str:
+    """Rebuild the index."""
+    await check_history(str(path), repair=True)
+    return "repaired"
 
 
 def content(path: Path) -> int:
@@ -257,9 +271,10 @@ def looks(folder: Path, state: str) -> None:
             assert listing(home) == before, (look, uid, mode)
             assert in_child(lambda: asyncio.run(write(path)), OWNER) == "written"  # noqa: B023
             if uid == OTHER:
-                said = in_child(lambda: asyncio.run(write(path)), uid)  # noqa: B023
-                assert said.startswith(f"StorageReadOnly: {path}"), said
-                assert "migrate=False" in said
+                for change in (write, repair):
+                    said = in_child(lambda: asyncio.run(change(path)), uid)  # noqa: B023
+                    assert said.startswith(f"StorageReadOnly: {path}"), (change, said)
+                    assert "migrate=False" in said
                 assert in_child(lambda: asyncio.run(write(path)), OWNER) == "written"  # noqa: B023
 
 
