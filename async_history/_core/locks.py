@@ -36,8 +36,12 @@ class ProcessLocks(Protocol):
     def release(self, number: int) -> None:
         """Release a lock."""
 
+    def look(self) -> None:
+        """Look whether locks were lost, where nothing tells. Called at most once in a turn of a
+        loop, before `take` and `is_lost`."""
+
     def is_lost(self, number: int) -> bool:
-        """Return whether another process may have a lock that is held here."""
+        """Return whether another process may have a lock that is held here, as far as is known."""
 
     def reset_in_child(self) -> None:
         """Start without locks in a forked child, without touching those of the parent."""

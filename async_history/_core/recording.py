@@ -72,15 +72,23 @@ class operation:  # noqa: N801 - used as a function is: `with operation():`
     __slots__ = ("_token",)
 
     def __enter__(self) -> None:
-        around = _surroundings.get()
-        if around is None:
-            now = Surroundings(begun_at=datetime.now(UTC))
-        else:
-            now = replace(around, begun_at=around.begun_at or datetime.now(UTC))
-        self._token = _surroundings.set(now)
+        self._token = _surroundings.set(begin_operation())
 
     def __exit__(self, *_: object) -> None:
         _surroundings.reset(self._token)
+
+
+def begin_operation() -> Surroundings:
+    """Return what holds for all that an operation records which begins now; see `operation`."""
+    around = _surroundings.get()
+    if around is None:
+        return Surroundings(begun_at=datetime.now(UTC))
+    return around if around.begun_at else replace(around, begun_at=datetime.now(UTC))
+
+
+def surround(now: Surroundings) -> None:
+    """Let something hold for all records that this task makes from now on."""
+    _surroundings.set(now)
 
 
 @contextmanager

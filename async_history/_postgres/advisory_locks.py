@@ -70,6 +70,9 @@ class AdvisoryLocks:
         if self._session is not None:
             self._session.post(LockSession.release, self._of(number))
 
+    def look(self) -> None:
+        """Do nothing: the session itself learns that its connection is lost."""
+
     def is_lost(self, number: int) -> bool:
         """Return whether a lock was lost with its connection and has not been taken again."""
         return self._session is not None and self._session.is_lost(self._of(number))

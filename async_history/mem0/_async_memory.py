@@ -16,7 +16,7 @@ from async_history._core.erase_request import Vacuuming
 from async_history._core.manager import HistoryManager
 from async_history._core.options import HistoryOptions
 from async_history._core.progress import Progress
-from async_history._core.recording import operation as recorded_operation
+from async_history._core.recording import begin_operation
 from async_history._core.records import HistoryRecord
 from async_history._core.rollback import RollbackReport
 from async_history._core.rollback_request import RollbackRequest, rollback_request, undo_request
@@ -33,14 +33,9 @@ from async_history.mem0._loop_state import LoopState
 from async_history.mem0._loop_states import LoopStates, Where
 from async_history.mem0._memory import DELETED, OWN_RECORDER, is_made_by_mem0, without_history
 from async_history.mem0._memory_host import ask
-from async_history.mem0._operation import (
-    Operation,
-    Recorder,
-    current,
-    read_history,
-    read_last_messages,
-)
+from async_history.mem0._operation import Operation, current
 from async_history.mem0._payloads import WatchedStore, unwatched
+from async_history.mem0._recorder import Recorder, read_history, read_last_messages
 from async_history.mem0._restore import check_metadata, restore_memory
 from async_history.mem0._rollback import take_back
 from async_history.mem0._workers import DEFAULT_THREADS, Workers, using
@@ -241,8 +236,7 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
         inherited = super().delete
 
         async def in_turn() -> Any:
-            operation = self._recorder.require_operation()
-            async with operation.turn_of(memory_id):
+            async with self._recorder.require_operation().part(memory_id):
                 return await inherited(memory_id)
 
         if self._assigned is not OWN_RECORDER:
@@ -253,7 +247,9 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
         """Return a memory's changes, oldest first, with all that were acked before this call."""
         if self._assigned is not OWN_RECORDER:
             return await super().history(memory_id)  # type: ignore[no-any-return]
-        operation = await self._state().new_operation("history", self, self._recorder)
+        state = self._state()
+        await state.open_store()
+        operation = state.new_operation("history", self, self._recorder)
         await read_history(operation, memory_id)
         before = current.set(operation)
         try:
@@ -529,13 +525,15 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
 
         Also within another operation, whose hooks may start it without waiting for it.
         """
-        with using(self._workers):
-            if self._assigned is not OWN_RECORDER:
+        if self._assigned is not OWN_RECORDER:
+            with using(self._workers):
                 return await call()
-            with recorded_operation():
-                state = self._state()
-                operation = await state.new_operation(name, self, self._recorder)
-                return await state.run(operation, call)
+        begun = begin_operation()
+        state = self._states.here()
+        if not state.is_open:
+            await state.open_store()
+        operation = state.new_operation(name, self, self._recorder, begun, self._workers)
+        return await state.run(operation, call)
 
     async def _in_turn(
         self, name: str, memory_id: str, body: Callable[[Operation], Awaitable[T]]
@@ -545,7 +543,7 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
 
         async def in_turn() -> T:
             operation = self._recorder.require_operation()
-            async with operation.turn_of(memory_id):
+            async with operation.part(memory_id):
                 await state.wait_for_acks()
                 return await body(operation)
 
@@ -566,17 +564,13 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
         self, name: str, memory_id: str | None, call: Callable[[], Coroutine[Any, Any, T]]
     ) -> T:
         """Run a change of one memory, in its turn, as a part of the running operation."""
-
-        async def change() -> T:
-            operation = self._recorder.require_operation()
-            with operation.part():
-                if memory_id is None:
-                    return await call()
-                async with operation.turn_of(memory_id):
-                    operation.require_going_on()
-                    return await call()
-
-        return await (call() if self._assigned is not OWN_RECORDER else self._within(name, change))
+        if self._assigned is not OWN_RECORDER:
+            return await call()
+        operation = self._recorder.operation
+        if operation is None or operation.has_ended:
+            return await self._run(functools.partial(self._change, name, memory_id, call), name)
+        async with operation.part(memory_id):
+            return await call()
 
     async def _add_to_vector_store(
         self,

@@ -22,8 +22,8 @@ from async_history.mem0._erased_here import erased_here
 from async_history.mem0._errors import Unwritten
 from async_history.mem0._forks import forget_in_child, keep_inherited
 from async_history.mem0._late_changes import raise_unwritten, take_back_blocking
-from async_history.mem0._operation import to_submit
 from async_history.mem0._payloads import Payload
+from async_history.mem0._recorder import to_submit
 from async_history.mem0._store_turns import NO_TURNS, turns_of
 from async_history.mem0._tracing import in_trace
 from async_history.mem0._turns import current_turn

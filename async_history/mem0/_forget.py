@@ -34,12 +34,8 @@ class _LoopSteps:
 
     @asynccontextmanager
     async def change(self, memory_id: str | None) -> AsyncIterator[Callable[[], None]]:
-        with self.operation.part():
-            if memory_id is None:
-                yield self.operation.begin_change
-                return
-            async with self.operation.turn_of(memory_id):
-                yield self.operation.begin_change
+        async with self.operation.part(memory_id):
+            yield self.operation.begin_change
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,24 +7,23 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, Protocol, TypeVar
 
+from async_history._core.recording import Surroundings
 from async_history._core.yielding import OnceATurn
 from async_history.errors import HistoryClosed, HistoryError
 from async_history.mem0._erased_here import erased_here
 from async_history.mem0._late_changes import raise_unwritten, take_back
-from async_history.mem0._operation import (
-    LoopInbox,
-    Operation,
-    OperationStore,
-    Recorder,
-    current,
-)
+from async_history.mem0._loop_inbox import LoopInbox
+from async_history.mem0._operation import Operation, OperationStore
+from async_history.mem0._recorder import Recorder
 from async_history.mem0._to_thread_patch import sees_changes
 from async_history.mem0._tracing import in_trace
 from async_history.mem0._turns import Turns
+from async_history.mem0._workers import Workers
 
 T = TypeVar("T")
 _log = logging.getLogger("async_history")
 
+_NOTHING: Final = Surroundings()
 CLOSED: Final = "this AsyncMemory is closed; make another"
 
 
@@ -60,7 +59,7 @@ class LoopState:
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.inbox = LoopInbox()
-        self.turns = turns
+        self.turns = turns.on_this_loop()
         self._erased_here = erased_here(turns.queues)
         self.resetting = asyncio.Lock()
         self.running: dict[asyncio.Task[Any], tuple[Operation, asyncio.Future[Any]]] = {}
@@ -70,6 +69,10 @@ class LoopState:
         self._own = own
         self._on_closed = on_closed
         self._opening = self._create_task(opening()) if opening is not None else None
+        self.is_open = opening is None
+        self.has_failed = False
+        if self._opening is not None:
+            self._opening.add_done_callback(self._on_opened)
         self._closing: asyncio.Task[None] | None = None
         self._has_waited = self.loop.create_future()
 
@@ -79,6 +82,10 @@ class LoopState:
 
     # Running
 
+    def _on_opened(self, opening: "asyncio.Task[object]") -> None:
+        self.has_failed = opening.cancelled() or opening.exception() is not None
+        self.is_open = not self.has_failed and self._closing is None
+
     async def open_store(self) -> OperationStore:
         """Wait until the store is open, and return it."""
         if self._opening is not None and not self._opening.done():
@@ -86,16 +93,6 @@ class LoopState:
         if self._closing is not None:
             raise HistoryClosed(CLOSED)
         return self.manager
-
-    @property
-    def has_failed(self) -> bool:
-        """Whether opening the store failed. The next call then opens another."""
-        opening = self._opening
-        return (
-            opening is not None
-            and opening.done()
-            and (opening.cancelled() or opening.exception() is not None)
-        )
 
     def start_in_background(self, recorder: Recorder, call: Callable[[], None]) -> None:
         """Start an operation in the background: its failure is logged, and closing waits for it."""
@@ -110,27 +107,31 @@ class LoopState:
         try:
             if self._opening is not None:
                 await asyncio.shield(self._opening)
-            await self.run(self._operation("call", recorder, recorder, self.manager), body)
+            await self.run(self.new_operation("call", recorder, recorder), body)
         except HistoryError as error:
             _log.error("a call outside of an operation was not written: %s", error)
 
-    async def new_operation(self, name: str, memory: Any, recorder: Recorder) -> Operation:
-        """Return a new operation of a memory, to be run on this loop."""
-        return self._operation(name, memory, recorder, await self.open_store())
-
-    def _operation(
-        self, name: str, memory: Any, recorder: Recorder, store: OperationStore
+    def new_operation(
+        self,
+        name: str,
+        memory: Any,
+        recorder: Recorder,
+        begun: Surroundings = _NOTHING,
+        workers: Workers | None = None,
     ) -> Operation:
+        """Return a new operation of a memory, to be run on this loop. The store is open."""
         return Operation(
             name,
             memory,
             recorder,
-            store,
+            self.manager,
             self.inbox,
             self._require_writable,
             self.turns,
             self._erased_here,
             sees_changes=sees_changes(),
+            begun=begun,
+            workers=workers,
         )
 
     async def run(self, operation: Operation, body: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -177,6 +178,7 @@ class LoopState:
 
     def start_closing(self) -> "asyncio.Task[None]":
         """Start closing, on the loop; return the task, which is done when all is closed."""
+        self.is_open = False
         if self._closing is None:
             self._closing = self._create_task(self._close())
         return self._closing
@@ -236,10 +238,15 @@ async def _run_operation(
     operation: Operation, body: Callable[[], Coroutine[Any, Any, T]], outcome: "asyncio.Future[T]"
 ) -> None:
     """Run an operation's body, wait for its acks, and set its outcome."""
-    current.set(operation)
+    operation.enter_context()
     try:
         with in_trace():
-            result = await _run_until_acked(operation, body)
+            try:
+                result = await body()
+            except BaseException as error:
+                await _end_failed(operation, error)
+                raise
+            await _end(operation, result)
     except asyncio.CancelledError:
         outcome.cancel()
         raise
@@ -253,22 +260,22 @@ async def _run_operation(
             outcome.set_result(result)
 
 
-async def _run_until_acked(operation: Operation, body: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    try:
-        result = await body()
-    except BaseException as error:
-        unwritten = await operation.wait_for_acks()
-        for failure, _ in unwritten:
-            _log.error("the history of a failed operation was not written: %s", failure)
-        await take_back(operation.memory, unwritten)
-        refusal = operation.refusal
-        if refusal not in (None, error) and isinstance(error, Exception):
-            raise refusal from error
-        raise
+async def _end_failed(operation: Operation, error: BaseException) -> None:
+    """Wait for the acks of an operation that failed; raise its refusal, if mem0 hid that."""
+    unwritten = await operation.wait_for_acks()
+    for failure, _ in unwritten:
+        _log.error("the history of a failed operation was not written: %s", failure)
+    await take_back(operation.memory, unwritten)
+    refusal = operation.refusal
+    if refusal not in (None, error) and isinstance(error, Exception):
+        raise refusal from error
+
+
+async def _end(operation: Operation, result: object) -> None:
+    """Wait for the acks of an operation; raise what mem0 could not."""
     unwritten = await operation.wait_for_acks()
     if unwritten:
         await take_back(operation.memory, unwritten)
         raise_unwritten(result, unwritten)
     if operation.refusal is not None:  # mem0 only logs it
         raise operation.refusal
-    return result

@@ -78,10 +78,6 @@ class FileLocks:
 
     def take(self, number: int) -> bool:
         """Lock a byte; return False if another process has it. It does not wait."""
-        if self._is_removed:
-            self._lost |= self._held
-            self.close()
-            self.open()
         if self._file is not None and not self._set(_WRITE, number):
             return False
         self._held.add(number)
@@ -128,13 +124,16 @@ class FileLocks:
             raise
         return True
 
-    def is_lost(self, number: int) -> bool:
-        """Return whether a lock that is held here may be lost, because the file was removed."""
-        return number in self._lost or self._is_removed
+    def look(self) -> None:
+        """Open a new file if the file was removed: the locks that are held are lost."""
+        if self._file is not None and not os.fstat(self._file).st_nlink:
+            self._lost |= self._held
+            self.close()
+            self.open()
 
-    @property
-    def _is_removed(self) -> bool:
-        return self._file is not None and not os.fstat(self._file).st_nlink
+    def is_lost(self, number: int) -> bool:
+        """Return whether a lock that is held here is lost, because the file was removed."""
+        return number in self._lost
 
     def reset_in_child(self) -> None:
         """Close the parent's file in a forked child, which would keep the parent's locks."""

@@ -20,8 +20,9 @@ from typing import Any, Final
 from mem0.memory import main as mem0_main
 
 from async_history.mem0._local_stores import call_alone, lock_of
-from async_history.mem0._operation import Operation, Recorder, current
+from async_history.mem0._operation import Operation, current
 from async_history.mem0._payloads import unwatched
+from async_history.mem0._recorder import Recorder
 from async_history.mem0._workers import calling
 
 Call = Callable[..., Coroutine[Any, Any, Any]]
@@ -52,9 +53,12 @@ class _Asyncio:
             return _call_directly(function, *arguments, **options)
         call = _call_of(owner, function)
         operation = current.get()
-        if operation is None or not operation.may_be_refused:
-            return call(*arguments, **options)
-        if _only_reads(function, operation.memory):
+        if (
+            operation is None
+            or getattr(function, "__name__", None) in _READS
+            or not operation.may_be_refused
+            or _only_reads(function, operation.memory)
+        ):
             return call(*arguments, **options)
         return _call_changing(operation, call, *arguments, **options)
 
@@ -75,11 +79,13 @@ def _call_of(owner: object, function: Callable[..., Any]) -> Call:
     workers = calling.get()
     if workers is None:
         return partial(asyncio.to_thread, function)
-    name = getattr(function, "__name__", "")
-    if owner is not None and _has_coroutine_function(unwatched(owner), name):
+    if owner is None:
+        return partial(workers.run, function)
+    part, name = unwatched(owner), getattr(function, "__name__", "")
+    if _has_coroutine_function(part, name):
         own: Call = getattr(owner, f"a{name}")
         return own
-    lock = lock_of(owner)
+    lock = lock_of(part)
     if lock is not None:
         return partial(workers.run, call_alone, lock, function)
     return partial(workers.run, function)
@@ -97,9 +103,7 @@ def _has_coroutine_function(owner: object, name: str) -> bool:
 
 
 def _only_reads(function: Callable[..., Any], memory: object) -> bool:
-    """Return whether a function of mem0's pipeline is known to change nothing."""
-    if getattr(function, "__name__", None) in _READS:
-        return True
+    """Return whether a function of mem0's pipeline, of another name, changes nothing either."""
     if isinstance(function, FunctionType) and "<locals>" not in function.__qualname__:
         return function.__module__.startswith("mem0.")  # text helpers
     parts = list(map(vars(memory).get, _PARTS))

@@ -1,28 +1,28 @@
 """The trace that an operation belongs to, as the cause of its records."""
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
+from typing import Final
 
 from async_history._core.recording import recording, with_surroundings
 
-_TRACE_ID = "trace_id"
+_TRACE_ID: Final = "trace_id"
+_NO_TRACE: Final = nullcontext()
 
 
-@contextmanager
-def in_trace() -> Iterator[None]:
+def in_trace() -> AbstractContextManager[None]:
     """Give all records that are made inside the trace id of OpenTelemetry's current span.
 
     Where a trace id is given already, that one holds. OpenTelemetry is not imported here: without
     it in the process there is no span.
     """
     trace_id = _current_trace()
+    if trace_id is None:
+        return _NO_TRACE
     _, cause = with_surroundings(None, None)
-    if trace_id is None or (cause is not None and _TRACE_ID in cause):
-        yield
-        return
-    with recording(cause={_TRACE_ID: trace_id}):
-        yield
+    if cause is not None and _TRACE_ID in cause:
+        return _NO_TRACE
+    return recording(cause={_TRACE_ID: trace_id})
 
 
 def _current_trace() -> str | None:

@@ -233,6 +233,12 @@ class TurnQueues:
             "changed. Check whether a process that uses this history is stopped"
         )
 
+    def look(self) -> None:
+        """Look whether locks that are held here were lost; see `ProcessLocks.look`."""
+        if self._locks is not None:
+            with self._lock:
+                self._locks.look()
+
     def is_lost(self, number: int) -> bool:
         """Return whether another process may have a lock that is held here."""
         if self._locks is None:

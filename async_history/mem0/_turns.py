@@ -10,12 +10,14 @@ waits for no other turn, and acks need none.
 
 import asyncio
 import threading
+from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from types import TracebackType
 from typing import Any
 
+from async_history._core.yielding import OnceATurn
 from async_history.errors import StorageLocked
 from async_history.mem0._turn_queues import TurnQueues
 
@@ -34,6 +36,11 @@ class Turns:
 
     queues: TurnQueues
     between_processes: bool = True
+    _look: Callable[[], None] | None = None
+
+    def on_this_loop(self) -> "Turns":
+        """Return these turns for the running loop: they look for lost locks once in its turn."""
+        return replace(self, _look=OnceATurn(self.queues.look))
 
     def of(self, memory_id: str, store: object) -> "Turn":
         """Return a turn of a memory, to be taken by `with` or `async with`.
@@ -42,7 +49,8 @@ class Turns:
             store: the store that its records are submitted to. Turns with the same store follow
                 each other at once; turns with another store wait for the acks.
         """
-        return Turn(self.queues, memory_id, store, between_processes=self.between_processes)
+        look = self._look or self.queues.look
+        return Turn(self.queues, memory_id, store, look, between_processes=self.between_processes)
 
     def is_held_here(self, memory_id: str) -> bool:
         """Return whether this task or thread, or the one that started it, has a memory's turn."""
@@ -63,14 +71,30 @@ class Turn:
     """
 
     __slots__ = (
-        *("_number", "_queues", "acks", "between_processes", "has_changed", "is_held", "loop"),
+        *(
+            "_look",
+            "_number",
+            "_queues",
+            "acks",
+            "between_processes",
+            "has_changed",
+            "is_held",
+            "loop",
+        ),
         *("memory_id", "outer", "store"),
     )
 
     def __init__(
-        self, queues: TurnQueues, memory_id: str, store: object, *, between_processes: bool
+        self,
+        queues: TurnQueues,
+        memory_id: str,
+        store: object,
+        look: Callable[[], None],
+        *,
+        between_processes: bool,
     ) -> None:
         self._queues = queues
+        self._look = look
         self.between_processes = between_processes
         self._number = number_of(memory_id)
         self.has_changed = False
@@ -91,6 +115,11 @@ class Turn:
         return self.loop is not None and self.loop.is_closed()
 
     async def __aenter__(self) -> "Turn":
+        await self.take()
+        return self
+
+    async def take(self) -> None:
+        """Wait for the turn and begin it. End it with `end`."""
         queues, number = self._queues, self._number
         self.loop = loop = asyncio.get_running_loop()
         granted = loop.create_future()
@@ -108,13 +137,13 @@ class Turn:
         try:
             if self.between_processes and not queues.is_open:
                 await asyncio.to_thread(queues.open)
+            self._look()
             if not queues.take(number, self):
                 await self._wait_for_others(loop)
         except BaseException:
             queues.release(number, self)
             raise
         self._begin()
-        return self
 
     async def _wait_for_others(self, loop: asyncio.AbstractEventLoop) -> None:
         notified = loop.create_future()
@@ -131,13 +160,14 @@ class Turn:
                 finally:
                     timer.cancel()
                 notified = loop.create_future()
+                self._look()
                 if self._queues.take(self._number, self):
                     return
         finally:
             self._queues.stop_asking(self._number, notify)
 
     async def __aexit__(self, *_: object) -> None:
-        self._end()
+        self.end()
 
     def __enter__(self) -> "Turn":
         queues, number = self._queues, self._number
@@ -153,6 +183,7 @@ class Turn:
                     queues.release(number, self)
                 raise
         try:
+            self._look()
             if not queues.take(number, self):
                 self._wait_for_others_blocking()
         except BaseException:
@@ -169,6 +200,7 @@ class Turn:
             for pause in self._queues.pauses():
                 notified.wait(pause)
                 notified.clear()
+                self._look()
                 if self._queues.take(self._number, self):
                     return
         finally:
@@ -180,14 +212,15 @@ class Turn:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._end()
+        self.end()
 
     def _begin(self) -> None:
         self.outer = current_turn.get()
         current_turn.set(self)
         self.is_held = True
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """End the turn: the next one begins."""
         current_turn.set(self.outer)
         self.is_held = False
         self._queues.release(self._number, self)
@@ -200,7 +233,10 @@ class Turn:
         Raises:
             StorageLocked: the connection or the file with its lock is gone.
         """
-        if self.is_held and not self.has_changed and self._queues.is_lost(self._number):
+        if not self.is_held or self.has_changed:
+            return
+        self._look()
+        if self._queues.is_lost(self._number):
             raise StorageLocked(
                 "the lock of this memory's turn was lost (the connection to the server, or the "
                 "file <history>-turns, is gone), and another process may have the turn; nothing "

@@ -38,7 +38,8 @@ from async_history import (
 from async_history.blocking._sanitize import Sanitizer, message_as_given
 from async_history.mem0 import AsyncMemory, HistoryNotWritten, Memory
 from async_history.mem0._memory import OWN_RECORDER
-from async_history.mem0._operation import Operation, Recorder
+from async_history.mem0._operation import Operation
+from async_history.mem0._recorder import Recorder
 from tests.conftest import stores, url_of
 from tests.subprocesses.openai_server import DIMENSIONS, Model, openai_server
 from tests.support.docs_examples import example

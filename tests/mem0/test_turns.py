@@ -373,6 +373,33 @@ class TestBetweenProcesses:
             turn.require_kept()
         await asyncio.wait_for(waiting, 30)
 
+    async def test_lost_locks_are_looked_for_once_in_a_turn_of_the_loop(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A system call for each change costs as much as the rest of a turn."""
+        asked: list[int] = []
+        real = os.fstat
+
+        def fstat(file: int) -> os.stat_result:
+            asked.append(file)
+            return real(file)
+
+        turns = Turns(TurnQueues(FileLocks(str(tmp_path / "history.db")))).on_this_loop()
+        await taken(turns)
+        await asyncio.sleep(0)
+        monkeypatch.setattr(os, "fstat", fstat)
+        for number in range(10):
+            async with turns.of(f"m{number}", "store") as turn:
+                turn.require_kept()
+        assert len(asked) == 1
+        async with turns.of("m", "store") as turn:
+            (tmp_path / f"history.db{SUFFIX}").unlink()
+            await asyncio.sleep(0)
+            with pytest.raises(StorageLocked, match="turns, is gone"):
+                turn.require_kept()
+        assert len(asked) == 2
+        await taken(turns)
+
     async def test_nothing_is_left_but_an_empty_file(self, tmp_path: Path) -> None:
         await taken(Turns(TurnQueues(FileLocks(str(tmp_path / "history.db")))))
         (left,) = tmp_path.iterdir()
