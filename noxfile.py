@@ -29,6 +29,7 @@ BENCHMARKS = (
     "owners",
     "owners_postgres",
     "owner_changes",
+    "processes",
 )
 
 OLDEST_POSTGRES = "13"

@@ -51,6 +51,10 @@ TITLES: Final[Mapping[str, tuple[str, str]]] = {
         "that take no time.",
     ),
     "latest": ("Conditional writes", "`if_latest` and `update_history`."),
+    "processes": (
+        "Several processes",
+        "Processes of 250 tasks on one file and on one server, beside raw ones.",
+    ),
     "sizes": ("Cost by size", "What a record costs in histories of growing sizes."),
 }
 """What each script of `benchmarks` measures. Its order is the page's."""
@@ -192,6 +196,12 @@ def _tables(findings: Mapping[str, Any]) -> Iterator[str]:
             for one in rates
         ]
         yield _grid("rows inserted/s, by rows that are there", cells, unit="")
+    if rates := findings.get("processes_events_per_s"):
+        cells = [
+            (one["who"], one["processes"], f"{median(one['values']):,.0f}")
+            for one in rates
+        ]
+        yield _grid("events/s of all, by number of processes", cells, unit="")
     if bars := findings.get("bars"):
         yield _bars_table(bars)
 

@@ -1,0 +1,235 @@
+"""One of the processes that `benchmarks.processes` starts: 250 tasks, or a raw writer.
+
+    python -m benchmarks._process_workers '{"way": "tasks", "url": "h.db", "seconds": 1, …}'
+
+It prints "ready", begins when it reads a line, and prints what it found as JSON. It imports none of
+the peers: mem0 alone takes seconds.
+"""
+
+import asyncio
+import json
+import sqlite3
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from itertools import chain, count, cycle
+from time import perf_counter
+from typing import Any, Final
+
+import asyncpg
+from uuid_utils import uuid7
+
+from async_history import Event, HistoryRecord, open_history
+from async_history._postgres.add import alone
+from async_history._postgres.owners import KnownOwners
+from async_history._postgres.schema import in_schema
+from benchmarks._measure import percentile
+from benchmarks._records import CREATE_HISTORY, INSERT, NewRecord, one_memory, rows
+
+TASKS: Final = 250
+"""A process's tasks; what a raw writer puts into a transaction, as many as they could share."""
+TASKS_WAY: Final = "async_history"
+NAMED: Final = "async_history, named ids"
+MANY: Final = "raw executemany"
+COPY: Final = "raw COPY"
+STATEMENT: Final = "raw, the same statement"
+_WAIT_FOR_LOCK_S: Final = 60.0
+_MEMORIES: Final = 40
+"""Of a task or of a raw writer's row; then they begin again."""
+_COPIED: Final = ("id", *NewRecord._fields, "occurred_at")
+
+Write = Callable[[Sequence[NewRecord]], Awaitable[float]]
+"""Commit records in one transaction; return the seconds that it waited for the right to write."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a process does.
+
+    Attributes:
+        url: the file, or the server.
+        schema: the schema on the server.
+        number: the process's, so that each has its own memories.
+    """
+
+    way: str
+    url: str
+    schema: str
+    seconds: float
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What a process did.
+
+    Attributes:
+        waited_s: seconds in which a raw writer waited for the file's lock.
+        commit_p50_s: of a batch of ours, with what it waited for; None for raw writers.
+    """
+
+    events: int
+    seconds: float
+    ack_p99_s: float
+    waited_s: float
+    commit_p50_s: float | None
+
+
+def _records(number: int, task: int) -> list[NewRecord]:
+    return list(
+        chain.from_iterable(
+            one_memory(f"{number}-{task}-{memory:033}"[-36:], number * TASKS + task)
+            for memory in range(_MEMORIES)
+        )
+    )
+
+
+async def _tasks(work: Work, begin: Callable[[], Awaitable[None]]) -> Done:
+    """Let 250 tasks record one event after the other."""
+    waits: list[float] = []
+    numbers = count()
+    options: dict[str, Any] = {"schema": work.schema} if work.schema else {}
+    async with open_history(work.url, **options) as history:
+        per_task = [_records(work.number, task) for task in range(TASKS)]
+
+        async def record_on(records: Sequence[NewRecord], until: float) -> None:
+            for record in cycle(records):
+                begun = perf_counter()
+                if begun > until:
+                    return
+                await history.add_history(
+                    *record[:4],
+                    created_at=record.created_at,
+                    updated_at=record.updated_at,
+                    is_deleted=record.is_deleted,
+                    actor_id=record.actor_id,
+                    role=record.role,
+                    id=str(uuid7()) if work.way == NAMED else None,
+                )
+                waits.append(perf_counter() - begun)
+                next(numbers)
+
+        await begin()
+        begun = perf_counter()
+        await asyncio.gather(*(record_on(one, begun + work.seconds) for one in per_task))
+        seconds = perf_counter() - begun
+        writer = (await history.stats()).writer
+    assert writer is not None
+    return Done(next(numbers), seconds, percentile(waits, 0.99), 0.0, writer.commit_p50_s)
+
+
+async def _raw(work: Work, begin: Callable[[], Awaitable[None]]) -> Done:
+    """Commit transactions of 250 rows, one after the other."""
+    waits: list[float] = []
+    waited_s = 0.0
+    per_row = [_records(work.number, task) for task in range(TASKS)]
+    batches: Iterator[tuple[NewRecord, ...]] = cycle(list(zip(*per_row, strict=True)))
+    async with _WRITERS[work.way](work) as write:
+        await begin()
+        begun = now = perf_counter()
+        while now < begun + work.seconds:
+            waited_s += await write(next(batches))
+            waits.append(perf_counter() - now)
+            now = perf_counter()
+        seconds = now - begun
+    return Done(len(waits) * TASKS, seconds, percentile(waits, 0.99), waited_s, None)
+
+
+@asynccontextmanager
+async def _execute_many(work: Work) -> AsyncIterator[Write]:
+    """mem0's table with an index, in WAL mode, each commit on disk."""
+    connection = sqlite3.connect(work.url, timeout=_WAIT_FOR_LOCK_S, isolation_level=None)
+    try:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute(CREATE_HISTORY)
+        connection.execute("CREATE INDEX IF NOT EXISTS by_memory ON history (memory_id)")
+
+        async def write(records: Sequence[NewRecord]) -> float:
+            made = list(rows(records))
+            begun = perf_counter()
+            connection.execute("BEGIN IMMEDIATE")
+            waited_s = perf_counter() - begun
+            connection.executemany(INSERT, made)
+            connection.execute("COMMIT")
+            return waited_s
+
+        yield write
+    finally:
+        connection.close()
+
+
+@asynccontextmanager
+async def _copy(work: Work) -> AsyncIterator[Write]:
+    connection = await asyncpg.connect(work.url)
+    try:
+
+        async def write(records: Sequence[NewRecord]) -> float:
+            await connection.copy_records_to_table(
+                "history",
+                schema_name=work.schema,
+                columns=_COPIED,
+                records=[
+                    (
+                        str(uuid7()),
+                        *record._replace(is_deleted=bool(record.is_deleted)),
+                        datetime.fromisoformat(record.updated_at or str(record.created_at)),
+                    )
+                    for record in records
+                ],
+            )
+            return 0.0
+
+        yield write
+    finally:
+        await connection.close()
+
+
+@asynccontextmanager
+async def _statement(work: Work) -> AsyncIterator[Write]:
+    """The statement that async_history commits a batch with."""
+    connection = await asyncpg.connect(work.url)
+    known = KnownOwners()
+    try:
+
+        async def write(records: Sequence[NewRecord]) -> float:
+            made = [
+                HistoryRecord(
+                    str(uuid7()),
+                    *record[:3],
+                    Event(record.event),
+                    *record[4:6],
+                    bool(record.is_deleted),
+                    *record[7:],
+                )
+                for record in records
+            ]
+            plan = known.plan(made)
+            assert plan is not None  # nothing here has an owner
+            sql, arguments = alone(made, plan)
+            await connection.execute(in_schema(sql, work.schema), *arguments)
+            return 0.0
+
+        yield write
+    finally:
+        await connection.close()
+
+
+_WRITERS: Final = {MANY: _execute_many, COPY: _copy, STATEMENT: _statement}
+
+
+async def _begin() -> None:
+    print("ready", flush=True)
+    await asyncio.to_thread(sys.stdin.readline)
+
+
+async def main(work: Work) -> None:
+    """Do the work and print what was done."""
+    do = _raw if work.way in _WRITERS else _tasks
+    print(json.dumps(asdict(await do(work, _begin))), flush=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(Work(**json.loads(sys.argv[1]))))
