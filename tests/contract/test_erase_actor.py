@@ -13,7 +13,7 @@ import pytest
 
 from async_history import HistoryManager, HistoryRecord, open_history
 from async_history._core.erase_request import EraseLimits
-from tests.conftest import OpenStore
+from tests.conftest import OpenStore, examples
 from tests.support.limits import limited
 
 pytestmark = pytest.mark.once
@@ -110,9 +110,12 @@ async def erase(history: HistoryManager, *, dry_run: bool = False) -> int:
     return report.records
 
 
-async def test_as_a_list_would(open_keeping_store: OpenStore) -> None:
+async def test_as_a_list_would(
+    open_keeping_store: OpenStore, request: pytest.FixtureRequest
+) -> None:
+    store = request.node.callspec.params["new_keeping_store"]
     async with open_keeping_store() as history:
-        for seed in range(25):
+        for seed in range(examples(store, 25)):
             await history.reset()
             await history.batch_add_history(some_changes(seed))
             before = await everything(history)

@@ -27,7 +27,7 @@ from async_history._sqlite.index.levels import LEVELS, memory_key
 from async_history.sqlite import SQLiteHistoryManager
 from async_history.testing.followers import first
 from async_history.testing.model import pruned
-from tests.conftest import OpenStore
+from tests.conftest import OpenStore, examples
 from tests.subprocesses.checks import check_index, check_levels, check_sound, looking
 from tests.support.limits import limited
 
@@ -231,11 +231,11 @@ MODEL_CHANGES = st.lists(
 class TestAgainstAList:
     """Many histories, each pruned in steps of three records."""
 
-    def check(self, open_store: OpenStore) -> None:
+    def check(self, open_store: OpenStore, count: int) -> None:
         runner = asyncio.Runner()
 
         @settings(
-            max_examples=120,
+            max_examples=count,
             deadline=None,
             suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
         )
@@ -272,8 +272,9 @@ class TestAgainstAList:
             finally:
                 runner.run(history.aclose())
 
-    def test_it(self, open_small_steps: OpenStore) -> None:
-        self.check(open_small_steps)
+    def test_it(self, open_small_steps: OpenStore, request: pytest.FixtureRequest) -> None:
+        store = request.node.callspec.params["new_keeping_store"]
+        self.check(open_small_steps, examples(store, 120))
 
 
 class TestBesideWriters:

@@ -32,7 +32,7 @@ from async_history._postgres.timeline import FIND
 from async_history._sqlite.index import THROUGH_INDEX
 from async_history._sqlite.timeline import fetch_sql, find_sql
 from async_history.sqlite import SQLiteHistoryManager
-from tests.conftest import OpenStore, stores, url_of
+from tests.conftest import OpenStore, examples, stores, url_of
 from tests.support.legacy_files import NO, TODAY, build
 
 pytestmark = pytest.mark.once
@@ -531,7 +531,7 @@ def test_every_way_to_go_back_agrees(
         history = runner.run(opened())
 
         @settings(
-            max_examples=120 if store in ("file", "memory") else 60,
+            max_examples=examples(store, 60 if store == "postgres" else 120),
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow],
         )

@@ -66,11 +66,11 @@ LOOKALIKES: Final = [
 taken for a time where records are asked for by time, and no record before it is looked for."""
 
 
-def line(record_id: str, time: str | None, event: str = "UPDATE") -> str:
+def line(record_id: str, time: str | None, event: str, memory_id: str) -> str:
     times = {"created_at": time if event == "ADD" else None}
     times["updated_at"] = None if event == "ADD" else time
     rest: dict[str, Any] = dict.fromkeys(("old_memory", "actor_id", "role"))
-    known = {"id": record_id, "memory_id": "m", "new_memory": "x", "event": event}
+    known = {"id": record_id, "memory_id": memory_id, "new_memory": "x", "event": event}
     return json.dumps(known | rest | times | {"is_deleted": False})
 
 
@@ -78,30 +78,41 @@ def times_of(records: Sequence[HistoryRecord]) -> dict[str, tuple[object, ...]]:
     return {r.id: (r.created_at, r.updated_at, r.occurred_at, r.time_before) for r in records}
 
 
+EVENTS: Final = ("ADD", "UPDATE")
+
+
 async def read(history: HistoryManager) -> dict[str, tuple[object, ...]]:
     """Return what is told of each record's time: the same however it is read."""
-    found = times_of(await history.get_history("m"))
-    assert times_of([record async for record in history.query_history()]) == found
+    found = times_of([record async for record in history.query_history()])
+    alone = [await history.get_history(event) for event in EVENTS]
+    assert {**times_of(alone[0]), **times_of(alone[1])} == found
     following = history.follow()
     assert times_of(await following.next_records(limit=len(found), timeout_s=LONG_S)) == found
     return found
 
 
 @pytest.mark.postgres
-@pytest.mark.parametrize("event", ["ADD", "UPDATE"])
 @pytest.mark.parametrize("time", [*SPELLINGS, *NO_TIMES, *LOOKALIKES])
 async def test_a_copy_keeps_every_time(
-    time: str, event: str, request: pytest.FixtureRequest, tmp_path: Path
+    time: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    """The one before it too, which dates a record whose own time is none; from store to store."""
+    """The one before it too, which dates a record whose own time is none; from store to store.
+
+    Of an ADD and of an UPDATE, each in a memory named by it.
+    """
     before = "2026-11-20T09:00:00.000000+00:00"
-    lines = [line("before", before), line("odd", time, event), line("none", None)]
-    if time in BEYOND_UTC:
-        lines.pop()  # what dates it, each store cuts to what it can compare
+    lines = []
+    for event in EVENTS:
+        lines += [
+            line(f"{event} before", before, "UPDATE", event),
+            line(f"{event} odd", time, event, event),
+        ]
+        if time not in BEYOND_UTC:  # what dates it, each store cuts to what it can compare
+            lines.append(line(f"{event} none", None, "UPDATE", event))
     instant = parse_time(time)
     async with open_history(url_of("postgres", request, tmp_path)) as server:
         await copy_history(JsonLines(lines), server)
-        alone = await server.get_history("m")
+        alone = [await server.get_history(event) for event in EVENTS]
     async with (
         open_history("memory://") as memory,
         open_history(url_of("postgres", request, tmp_path)) as server,
@@ -114,18 +125,16 @@ async def test_a_copy_keeps_every_time(
         expected = await read(memory)
         assert await read(server) == expected
         assert await read(file) == expected
-        odd = expected["odd"][2]
-        if time in LOOKALIKES:
-            assert odd is None
-        else:
-            assert odd == (instant or datetime.fromisoformat(before))
+        odd = None if time in LOOKALIKES else instant or datetime.fromisoformat(before)
+        for event, directly in zip(EVENTS, alone, strict=True):
+            assert expected[f"{event} odd"][2] == odd
+            assert directly[1].occurred_at == odd, "dated also by what comes from JSON lines"
         if time not in LOOKALIKES:
             for history in (memory, server, file):
                 assert await history.count_history(since=START, until=START + SECOND) == sum(
                     isinstance(at, datetime) and START <= at < START + SECOND
                     for *_, at, _ in expected.values()
                 )
-    assert alone[1].occurred_at == odd, "dated also by what comes from JSON lines"
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
