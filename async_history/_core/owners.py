@@ -31,7 +31,11 @@ class Owner:
         return {name: value for name in SCOPES if (value := getattr(self, name)) is not None}
 
     def contradictions(self, given: "Owner") -> tuple[str, ...]:
-        """Return the scopes that another owner gives, and this one has not or differently."""
+        """Return the names of the scopes that another owner gives and this one does not have.
+
+        Args:
+            given: the other owner. What it leaves open contradicts nothing.
+        """
         return tuple(
             name
             for name in SCOPES

@@ -105,7 +105,11 @@ class SQLiteHistoryManager(HistoryManager):
         await store.back_up(target, on_progress)
 
     async def copy_into(self, target: sqlite3.Connection) -> None:
-        """Copy the whole database into another, which no one else may use meanwhile."""
+        """Copy the whole database into another.
+
+        Args:
+            target: a connection that no one else uses meanwhile.
+        """
         await self.store.pool.copy_into(target)
 
     @property

@@ -232,7 +232,7 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
     # Operations
 
     async def delete(self, memory_id: str) -> Any:
-        """Delete a memory."""
+        """Delete a memory; see mem0's `delete`."""
         inherited = super().delete
 
         async def in_turn() -> Any:
@@ -244,7 +244,11 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
         return await self._run(in_turn, "delete")
 
     async def history(self, memory_id: str) -> list[dict[str, Any]]:
-        """Return a memory's changes, oldest first, with all that were acked before this call."""
+        """Return a memory's changes, oldest first, with all that were acked before this call.
+
+        Args:
+            memory_id: the memory.
+        """
         if self._assigned is not OWN_RECORDER:
             return await super().history(memory_id)  # type: ignore[no-any-return]
         state = self._state()

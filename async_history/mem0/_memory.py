@@ -214,7 +214,7 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
         return functools.partial(copy_context().run, operation)
 
     def delete(self, memory_id: str) -> Any:
-        """Delete a memory."""
+        """Delete a memory; see mem0's `delete`."""
         return self._change(memory_id, functools.partial(super().delete, memory_id))
 
     def _update_memory(self, memory_id: str, *arguments: Any, **options: Any) -> Any:

@@ -5,6 +5,7 @@ import asyncio
 import functools
 import inspect
 import pickle
+import re
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -235,3 +236,21 @@ def test_everything_public_is_there() -> None:
         assert sorted(set(door.__all__)) == sorted(door.__all__)
         names: Any = vars(door)
         assert all(name in names for name in door.__all__)
+
+
+def test_every_parameter_is_described() -> None:
+    """In the docstring, or where that refers to. Fields of dataclasses have their own."""
+    missing: dict[str, list[str]] = {}
+    looked_at = 0
+    for name, function in functions():
+        described = inspect.getdoc(function) or ""
+        if name.endswith(".__init__") or "async_history" not in function.__code__.co_filename:
+            continue  # inherited from mem0
+        looked_at += 1
+        named = set(re.findall(r"\w+", described))
+        wanted = [p for p in inspect.signature(function).parameters if p not in ("self", "cls")]
+        unknown = [parameter for parameter in wanted if parameter not in named]
+        if unknown and not re.search("[Aa]s `|see (`|mem0's `|the constructor)", described):
+            missing[name] = unknown
+    assert missing == {}
+    assert looked_at > 60

@@ -192,9 +192,17 @@ def adopt(
     lock_timeout_s: float = 30.0,
     journal: Journal = "wal",
 ) -> AdoptionReport:
-    """Adopt a file now; with `dry_run=True`, report what that would do and change nothing.
+    """Adopt a file now: bring its tables up to date and index its records; return a report.
 
     A refused file is not changed at all. An adopted one also gets its journal.
+
+    Args:
+        path: the file.
+        dry_run: only report what would be done, and change nothing.
+        backup: copy the file first if its records must be rewritten.
+        on_progress: called with the name of a step, how much of it is done, and how much there is.
+        lock_timeout_s: seconds to wait for the locks of others.
+        journal: the journal that an adopted file has from then on: "wal" or "delete".
 
     Raises:
         MigrationError: as for `prepare`.
