@@ -67,10 +67,9 @@ async def measure(
         await fill(few, _FEW_ROWS)
         await fill(many, rows)
         await settle()
-        at_few, at_many = await ask(few, _FEW_ROWS), await ask(many, rows)
-        for name in _QUESTIONS:
-            figures = f"{at_few[name] * 1e3:.2f} ms, {at_many[name] * 1e3:.2f} ms"
-            ratio = at_many[name] / at_few[name]
+        for name, (at_few, at_many) in (await ask({_FEW_ROWS: few, rows: many})).items():
+            figures = f"{at_few * 1e3:.2f} ms, {at_many * 1e3:.2f} ms"
+            ratio = at_many / at_few
             bars.append(Bar(name, _LIMITS["question"], ratio, figures, at_most=True))
         large: list[float] = []
         for turn in range(1, repeat + 1):
@@ -144,14 +143,19 @@ _QUESTIONS: Final[Mapping[str, Callable[[HistoryManager, str], Awaitable[object]
 }
 
 
-async def ask(history: HistoryManager, rows: int) -> dict[str, float]:
-    """Return what each question takes, of users from everywhere."""
-    users = rows // _A_USER
-    asked = [f"user {n * users // _USERS_ASKED}" for n in range(_USERS_ASKED)]
+async def ask(histories: Mapping[int, HistoryManager]) -> dict[str, list[float]]:
+    """Return what each question takes in histories, by their rows, of users from everywhere.
+
+    They are asked in turns, so that what else the machine does slows down each alike.
+    """
     taken = {}
     for name, question in _QUESTIONS.items():
-        times = [await timed(partial(question, history, user_id)) for user_id in asked * 2]
-        taken[name] = percentile(times[_USERS_ASKED:], 0.5)
+        times: dict[int, list[float]] = {rows: [] for rows in histories}
+        for number in [*range(_USERS_ASKED)] * 2:
+            for rows, history in histories.items():
+                user_id = f"user {number * (rows // _A_USER) // _USERS_ASKED}"
+                times[rows].append(await timed(partial(question, history, user_id)))
+        taken[name] = [percentile(each[_USERS_ASKED:], 0.5) for each in times.values()]
     return taken
 
 

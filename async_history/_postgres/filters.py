@@ -33,7 +33,8 @@ from async_history._postgres.rows import RECORD_COLUMNS, RECORD_NULLS
 CHUNK_BITS: Final = 14
 """A chunk is a range of 16,384 values of `seq`: 3 million records have 184. At most this many rows
 are read to find the first one in a time range."""
-_CHUNKS_AT_ONCE: Final = 64
+_CHUNKS_AT_ONCE: Final = 256
+"""More than 3 million records have, so that one look-up goes over all."""
 
 _HISTORY: Final = "{schema}.history"
 _KIND: Final = ("event", "role")
@@ -370,7 +371,7 @@ SELECT {columns} FROM chunk CROSS JOIN LATERAL ({self._of_chunk()}) AS history""
         """Return SQL for the chunks, from a `seq` on, with records in the filter's time range, in
         order.
 
-        Several are looked up at once: one by one would take four times as long. Chunks whose
+        Many are looked up at once: one by one would take four times as long. Chunks whose
         records were all removed are skipped.
         """
         chunk, most = f"(seq >> {CHUNK_BITS})", _CHUNKS_AT_ONCE - 1

@@ -14,6 +14,7 @@ import asyncpg
 import pytest
 
 from async_history import open_history
+from async_history._core.query import new_filter
 from async_history._postgres.filters import CHUNK_BITS
 from tests.support.postgres_plans import (
     FULL_PAGE,
@@ -21,6 +22,7 @@ from tests.support.postgres_plans import (
     SHUFFLED,
     START,
     Explainer,
+    Question,
     alike,
     fill,
     fill_alike,
@@ -30,6 +32,7 @@ from tests.support.postgres_server import PostgresServer
 
 pytestmark = [pytest.mark.postgres, pytest.mark.once]
 
+NOTHING: Any = dict.fromkeys(("memory_id", "actor_id", "role", "event", "text"))
 SMALL, LARGE, NIGHTLY = 10_000, 60_000, 300_000
 MORE = 200
 """Buffers that a page of the large history may touch besides twice those of the small one's, whose
@@ -126,6 +129,28 @@ async def test_a_full_page_reads_no_more_rows_than_it_has(
             await explainer.page(question, FULL_PAGE)
             found[question.name] = max(found.get(question.name, 0), explainer.rows)
     assert {name: read for name, read in found.items() if read > FULL_PAGE + MORE} == {}
+
+
+@pytest.mark.parametrize("order", ["oldest", "newest"])
+async def test_a_time_of_no_record_is_looked_up_in_many_chunks_at_once(
+    url: str, connection: Any, order: Any
+) -> None:
+    chunks = 200  # 3 million records have 184
+    schema = f"sparse_{token_hex(4)}"
+    async with open_history(url, schema=schema):
+        """It makes the tables."""
+    await connection.execute(
+        f"INSERT INTO {schema}.history (seq, id, memory_id, event, is_deleted, occurred_at)"
+        f" OVERRIDING SYSTEM VALUE SELECT n::bigint << {CHUNK_BITS}, 'id-' || n, 'm', 'ADD', false,"
+        f" '{START.isoformat()}' FROM generate_series(1, {chunks}) AS n"
+    )
+    year = timedelta(days=365)
+    wanted = new_filter(**NOTHING, since=START + year, until=START + 2 * year, order=order)
+    explainer = Explainer(connection, schema)
+    await explainer.page(Question("next year", wanted))
+    (plan,) = explainer.plans
+    lookups = next(part for part in plan["Plan"]["Plans"] if part.get("Subplan Name") == "CTE run")
+    assert lookups["Actual Rows"] == 1
 
 
 async def test_an_erasure_leaves_statistics(url: str, connection: Any) -> None:
