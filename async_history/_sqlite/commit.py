@@ -353,6 +353,8 @@ class _CommitSteps:
     async def undone_if_refused(self) -> AsyncIterator[None]:
         """Roll back the writes of the body if a constraint or trigger of the owner refuses one."""
         self._connection.execute("SAVEPOINT submissions")
+        found = self._found
+        owners, last_number = found.owners.copy(), found.last_number
         migration_error: sqlite3.Error | None = None
         try:
             yield
@@ -361,6 +363,7 @@ class _CommitSteps:
             if not self._connection.in_transaction:
                 raise _RolledBack from migration_error
             self._connection.execute("ROLLBACK TO submissions")
+            found.owners, found.last_number = owners, last_number
         self._connection.execute("RELEASE submissions")
         if migration_error is not None:
             raise _refused(migration_error) from migration_error
@@ -374,7 +377,8 @@ class _CommitSteps:
         """Write records and messages, in order, and give owners to memories that have none."""
         if owners:
             self._require_ready()
-            self._found.owners |= add_owners(self._connection, owners)
+            with _refusals():
+                self._found.owners |= add_owners(self._connection, owners)
             self._found.last_number += len(owners)
         for _, part in _parts(records):
             self._add(part)

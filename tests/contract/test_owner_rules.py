@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from async_history import HistoryError, HistoryManager, open_history
+from async_history import HistoryError, HistoryManager, Owner, open_history
 from tests.subprocesses.checks import check_index, looking
 
 pytestmark = pytest.mark.once
@@ -73,6 +73,33 @@ async def test_what_a_rule_refuses_costs_the_others_nothing(rule: str, path: Pat
         assert outcomes == ["ok", "StorageRefused", "ok", "StorageRefused", "ok"]
         assert count(path) == 702
         assert len(await history.get_history("n")) == 2
+    with looking(path) as connection:
+        check_index(connection)
+
+
+OF_OWNERS = (
+    "CREATE TRIGGER owner BEFORE INSERT ON async_history_owners WHEN new.memory_id = 'bad'"
+    " BEGIN SELECT RAISE(ABORT, 'no'); END"
+)
+
+
+@pytest.mark.parametrize("rule", [*RULES.values(), OF_OWNERS])
+async def test_what_a_refused_call_gave_is_not_there_for_the_others(rule: str, path: Path) -> None:
+    """Neither the owner of a memory that others write to, nor its number."""
+    async with open_history(path) as history:
+        with closing(sqlite3.connect(path)) as other:
+            other.execute(rule)
+        await history.add_history("old", None, "{}", "ADD", owner={"user_id": "o"})
+        refused = [record("m", owner={"user_id": "u"}), record("bad", owner={"user_id": "u"})]
+        calls = [refused, [record("m")], [record("n", owner={"user_id": "w"})], refused]
+        outcomes = await asyncio.gather(*(told(history.batch_add_history(c)) for c in calls))
+        assert outcomes == ["StorageRefused", "ok", "ok", "StorageRefused"]
+        assert (await history.add_history("m", "{}", "{}", "UPDATE")).owner is None
+        assert {one.owner for one in await history.get_history("m")} == {None}
+        assert await history.count_history(user_id="u") == 0
+        assert await history.count_history(user_id="w") == 1
+        given = await history.add_history("m", "{}", "{}", "UPDATE", owner={"user_id": "v"})
+        assert given.owner == Owner(user_id="v")
     with looking(path) as connection:
         check_index(connection)
 
