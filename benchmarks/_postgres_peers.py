@@ -148,13 +148,25 @@ def peers(url: str) -> Mapping[str, Peer]:
 
 # The raw ones, which know no tasks, and a lone one
 
+_OTHER_INDEXES: Final = """
+SELECT indexname FROM pg_catalog.pg_indexes WHERE schemaname = $1 AND tablename = 'history'
+    AND indexname NOT IN ('history_pkey', 'history_memory')
+"""
 
-def copy_ceiling(url: str, records: Sequence[NewRecord]) -> float:
-    """Return the events a second of raw COPY, 1,000 rows each: no acks, rows made beforehand."""
+
+def copy_ceiling(url: str, records: Sequence[NewRecord], *, two_indexes: bool = False) -> float:
+    """Return the events a second of raw COPY, 1,000 rows each: no acks, rows made beforehand.
+
+    Args:
+        two_indexes: whether the table has a primary key and (memory_id, seq) only.
+    """
     made = list(rows(records))
 
     async def copy() -> float:
         async with fresh_schema(url) as schema, connected(url) as connection:
+            if two_indexes:
+                for (others,) in await connection.fetch(_OTHER_INDEXES, schema):
+                    await connection.execute(f"DROP INDEX {schema}.{others}")
             begun = perf_counter()
             for start in range(0, len(made), TRANSACTION_ROWS):
                 await connection.copy_records_to_table(
