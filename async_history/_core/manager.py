@@ -7,6 +7,7 @@ async with open_history("history.db") as history:
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -50,6 +51,7 @@ from async_history._core.query import (
     scopes_asked,
 )
 from async_history._core.records import CONTEXT, Event, HistoryRecord, new_fields
+from async_history._core.requests import takes
 from async_history._core.rollback import RollbackReport, memories_of, take_back
 from async_history._core.rollback_request import RollbackRequest, rollback_request, undo_request
 from async_history._core.stats import HistoryStats, Measured, Measurements
@@ -731,20 +733,8 @@ class HistoryManager(LoopBound[Store]):
             context=plan.wanted.context,
         )
 
-    async def rollback(
-        self,
-        *,
-        to: datetime,
-        user_id: str | None = None,
-        agent_id: str | None = None,
-        run_id: str | None = None,
-        app_id: str | None = None,
-        memory_ids: Iterable[str] | None = None,
-        dry_run: bool = False,
-        actor_id: str | None = None,
-        role: str | None = None,
-        on_progress: Progress | None = None,
-    ) -> RollbackReport:
+    @takes(rollback_request)
+    async def rollback(self, asked: RollbackRequest) -> RollbackReport:
         """Take memories back to what they were at an instant; return what was done to each.
 
         A memory that existed then gets its text and context of then again, also if it was deleted
@@ -769,32 +759,10 @@ class HistoryManager(LoopBound[Store]):
             CursorGone: records were removed while they were read. Call it again.
             Overloaded, CommitUnknown, StorageError: what was done stays done. Call it again.
         """
-        self._require_open()
-        asked = rollback_request(
-            to=to,
-            user_id=user_id,
-            agent_id=agent_id,
-            run_id=run_id,
-            app_id=app_id,
-            memory_ids=memory_ids,
-            dry_run=dry_run,
-            actor_id=actor_id,
-            role=role,
-            on_progress=on_progress,
-            limits=self._limits.rollback,
-        )
         return await self._take_back(asked)
 
-    async def undo(
-        self,
-        *,
-        run_id: str | None = None,
-        cause: Mapping[str, str] | None = None,
-        dry_run: bool = False,
-        actor_id: str | None = None,
-        role: str | None = None,
-        on_progress: Progress | None = None,
-    ) -> RollbackReport:
+    @takes(undo_request)
+    async def undo(self, asked: RollbackRequest) -> RollbackReport:
         """Take back what a run did, or what has a cause; return what was done to each memory.
 
         A memory whose latest records are the run's gets the text and context again that it had
@@ -814,22 +782,13 @@ class HistoryManager(LoopBound[Store]):
             InvalidInput: naming the argument; nothing was written.
             CursorGone, Overloaded, CommitUnknown, StorageError: as `rollback`.
         """
-        self._require_open()
-        asked = undo_request(
-            run_id=run_id,
-            cause=cause,
-            dry_run=dry_run,
-            actor_id=actor_id,
-            role=role,
-            on_progress=on_progress,
-            limits=self._limits.rollback,
-        )
         return await self._take_back(asked)
 
     async def _take_back(self, asked: RollbackRequest) -> RollbackReport:
+        self._require_open()
         if not asked.dry_run:
             self.require_writable()
-        return await take_back(self, asked)
+        return await take_back(self, replace(asked, limits=self._limits.rollback))
 
     # Retention
 

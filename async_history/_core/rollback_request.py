@@ -1,7 +1,7 @@
 """What a rollback or an undo is asked to do, and how much it does at once."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -39,9 +39,6 @@ class RollbackLimits:
     tries: int = 5
 
 
-DEFAULT_LIMITS = RollbackLimits()
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RollbackRequest:
     """What a rollback or an undo is to do.
@@ -64,22 +61,21 @@ class RollbackRequest:
     cause: Mapping[str, str]
     dry_run: bool
     on_progress: Progress | None
-    limits: RollbackLimits
+    limits: RollbackLimits = field(default_factory=RollbackLimits)
 
 
 def rollback_request(
     *,
     to: datetime,
-    user_id: str | None,
-    agent_id: str | None,
-    run_id: str | None,
-    app_id: str | None,
-    memory_ids: Iterable[str] | None,
-    dry_run: bool,
-    actor_id: str | None,
-    role: str | None,
-    on_progress: Progress | None,
-    limits: RollbackLimits = DEFAULT_LIMITS,
+    user_id: str | None = None,
+    agent_id: str | None = None,
+    run_id: str | None = None,
+    app_id: str | None = None,
+    memory_ids: Iterable[str] | None = None,
+    dry_run: bool = False,
+    actor_id: str | None = None,
+    role: str | None = None,
+    on_progress: Progress | None = None,
 ) -> RollbackRequest:
     """Check what a rollback is to do; see `HistoryManager.rollback`.
 
@@ -96,19 +92,17 @@ def rollback_request(
         questions=(dict(owner),),
         cause={ROLLBACK: name},
         **_checked(actor_id, role, on_progress, dry_run=dry_run),
-        limits=limits,
     )
 
 
 def undo_request(
     *,
-    run_id: str | None,
-    cause: Mapping[str, str] | None,
-    dry_run: bool,
-    actor_id: str | None,
-    role: str | None,
-    on_progress: Progress | None,
-    limits: RollbackLimits = DEFAULT_LIMITS,
+    run_id: str | None = None,
+    cause: Mapping[str, str] | None = None,
+    dry_run: bool = False,
+    actor_id: str | None = None,
+    role: str | None = None,
+    on_progress: Progress | None = None,
 ) -> RollbackRequest:
     """Check what an undo is to do; see `HistoryManager.undo`.
 
@@ -124,7 +118,6 @@ def undo_request(
         questions=doer.questions(),
         cause={UNDO: name, UNDO_OF: doer.name},
         **_checked(actor_id, role, on_progress, dry_run=dry_run),
-        limits=limits,
     )
 
 

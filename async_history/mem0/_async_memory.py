@@ -5,19 +5,17 @@ import functools
 import inspect
 import os
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, Self, TypeVar, Unpack, cast
 
 from mem0.configs.base import MemoryConfig
 from mem0.memory import main as mem0_main
 
-from async_history._core.erase_request import Vacuuming
 from async_history._core.manager import HistoryManager
 from async_history._core.options import HistoryOptions
-from async_history._core.progress import Progress
 from async_history._core.recording import begin_operation
 from async_history._core.records import HistoryRecord
+from async_history._core.requests import takes
 from async_history._core.rollback import RollbackReport
 from async_history._core.rollback_request import RollbackRequest, rollback_request, undo_request
 from async_history._core.timeline import Moment, check_moment
@@ -25,9 +23,9 @@ from async_history._core.validation import check_flag
 from async_history._opening import without_secrets
 from async_history.errors import InvalidInput
 from async_history.mem0._check import check_memory, check_request
-from async_history.mem0._differences import MemoryCheck, Repair
+from async_history.mem0._differences import MemoryCheck
 from async_history.mem0._forget import forget
-from async_history.mem0._forget_request import ForgetReport, new_forget_request
+from async_history.mem0._forget_request import ForgetReport, ForgetRequest, new_forget_request
 from async_history.mem0._learning import LearnedOwners, learn, unowned
 from async_history.mem0._loop_state import LoopState
 from async_history.mem0._loop_states import LoopStates, Where
@@ -36,6 +34,7 @@ from async_history.mem0._memory_host import ask
 from async_history.mem0._operation import Operation, current
 from async_history.mem0._payloads import WatchedStore, unwatched
 from async_history.mem0._recorder import Recorder, read_history, read_last_messages
+from async_history.mem0._repair import CheckRequest
 from async_history.mem0._restore import check_metadata, restore_memory
 from async_history.mem0._rollback import take_back
 from async_history.mem0._workers import DEFAULT_THREADS, Workers, using
@@ -313,20 +312,8 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
 
         return (await self._in_turn("restore", memory_id, restored)).as_dict()
 
-    async def rollback(
-        self,
-        *,
-        to: datetime,
-        user_id: str | None = None,
-        agent_id: str | None = None,
-        run_id: str | None = None,
-        app_id: str | None = None,
-        memory_ids: Iterable[str] | None = None,
-        dry_run: bool = False,
-        actor_id: str | None = None,
-        role: str | None = None,
-        on_progress: Progress | None = None,
-    ) -> RollbackReport:
+    @takes(rollback_request)
+    async def rollback(self, asked: RollbackRequest) -> RollbackReport:
         """Take memories back to what they were at an instant, also in the vector store.
 
         As `HistoryManager.rollback`. Each memory is taken back in its turn, all or nothing: its
@@ -341,30 +328,10 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
                 The others are done. Call it again.
             HistoryError: as `HistoryManager.rollback`. What was done stays done. Call it again.
         """
-        asked = rollback_request(
-            to=to,
-            user_id=user_id,
-            agent_id=agent_id,
-            run_id=run_id,
-            app_id=app_id,
-            memory_ids=memory_ids,
-            dry_run=dry_run,
-            actor_id=actor_id,
-            role=role,
-            on_progress=on_progress,
-        )
         return await self._take_back("rollback", asked)
 
-    async def undo(
-        self,
-        *,
-        run_id: str | None = None,
-        cause: Mapping[str, str] | None = None,
-        dry_run: bool = False,
-        actor_id: str | None = None,
-        role: str | None = None,
-        on_progress: Progress | None = None,
-    ) -> RollbackReport:
+    @takes(undo_request)
+    async def undo(self, asked: RollbackRequest) -> RollbackReport:
         """Take back what a run did, or what has a cause, also in the vector store.
 
         As `HistoryManager.undo`; the vector store follows as in `rollback`. A memory whose text in
@@ -373,14 +340,6 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
         Raises:
             InvalidInput, RollbackIncomplete, HistoryError: as `rollback`.
         """
-        asked = undo_request(
-            run_id=run_id,
-            cause=cause,
-            dry_run=dry_run,
-            actor_id=actor_id,
-            role=role,
-            on_progress=on_progress,
-        )
         return await self._take_back("undo", asked)
 
     async def _take_back(self, name: str, asked: RollbackRequest) -> RollbackReport:
@@ -388,16 +347,8 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
         with using(self._workers):
             return await take_back(self, asked, self._ask, functools.partial(self._in_turn, name))
 
-    async def check(
-        self,
-        *,
-        user_id: str | None = None,
-        agent_id: str | None = None,
-        run_id: str | None = None,
-        app_id: str | None = None,
-        repair: Repair | None = None,
-        dry_run: bool = True,
-    ) -> MemoryCheck:
+    @takes(check_request)
+    async def check(self, asked: CheckRequest) -> MemoryCheck:
         """Compare the vector store with the history; return what differs, and repair it if asked.
 
         Each memory's text, metadata, owner and deletion are compared, and its chain is checked, as
@@ -420,14 +371,6 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
             CursorGone: records were removed while they were read. Call it again.
             HistoryError: as every call. What was repaired stays so. Call it again.
         """
-        asked = check_request(
-            user_id=user_id,
-            agent_id=agent_id,
-            run_id=run_id,
-            app_id=app_id,
-            repair=repair,
-            dry_run=dry_run,
-        )
         self._require_own_history("check")
         in_turn = functools.partial(self._in_turn, "check")
         return await check_memory(self, asked, self._ask, in_turn, self._state().resetting)
@@ -450,17 +393,8 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
 
         return await self._run(learned, "learn_owners")
 
-    async def forget(
-        self,
-        *,
-        user_id: str | None = None,
-        agent_id: str | None = None,
-        run_id: str | None = None,
-        app_id: str | None = None,
-        reason: str,
-        dry_run: bool = False,
-        vacuum: Vacuuming = True,
-    ) -> ForgetReport:
+    @takes(new_forget_request)
+    async def forget(self, asked: ForgetRequest) -> ForgetReport:
         """Forget an owner: all their memories, in the vector store and in the history.
 
         The memories are removed from the vector store, also those that the history does not know;
@@ -484,15 +418,6 @@ class AsyncMemory(mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no t
                 (mem0 1.0) can't forget such an owner. Nothing was removed.
             HistoryError: what was removed so far stays removed. Call it again.
         """
-        asked = new_forget_request(
-            user_id=user_id,
-            agent_id=agent_id,
-            run_id=run_id,
-            app_id=app_id,
-            reason=reason,
-            dry_run=dry_run,
-            vacuum=vacuum,
-        )
         self._require_own_history("forget")
         return await self._run(
             lambda: forget(self, self._recorder.require_operation(), asked), "forget"

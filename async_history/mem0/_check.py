@@ -37,12 +37,12 @@ _PAUSES: Final = 50
 
 def check_request(
     *,
-    user_id: str | None,
-    agent_id: str | None,
-    run_id: str | None,
-    app_id: str | None,
-    repair: Repair | None,
-    dry_run: bool,
+    user_id: str | None = None,
+    agent_id: str | None = None,
+    run_id: str | None = None,
+    app_id: str | None = None,
+    repair: Repair | None = None,
+    dry_run: bool = True,
 ) -> CheckRequest:
     """Check the arguments of a check.
 

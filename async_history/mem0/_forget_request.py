@@ -71,13 +71,13 @@ class ForgetRequest:
 
 def new_forget_request(
     *,
-    user_id: str | None,
-    agent_id: str | None,
-    run_id: str | None,
-    app_id: str | None,
+    user_id: str | None = None,
+    agent_id: str | None = None,
+    run_id: str | None = None,
+    app_id: str | None = None,
     reason: str,
-    dry_run: bool,
-    vacuum: Vacuuming,
+    dry_run: bool = False,
+    vacuum: Vacuuming = True,
 ) -> ForgetRequest:
     """Check whom to forget.
 

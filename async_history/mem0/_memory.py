@@ -3,20 +3,18 @@
 
 import functools
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar, copy_context
-from datetime import datetime
 from typing import Any, Final, Self, TypeVar, Unpack
 
 from mem0.configs.base import MemoryConfig
 from mem0.memory import main as mem0_main
 from mem0.memory.storage import SQLiteManager
 
-from async_history._core.erase_request import Vacuuming
 from async_history._core.manager import HistoryManager
 from async_history._core.options import HistoryOptions
-from async_history._core.progress import Progress
 from async_history._core.records import HistoryRecord
+from async_history._core.requests import takes
 from async_history._core.rollback import RollbackReport
 from async_history._core.rollback_request import RollbackRequest, rollback_request, undo_request
 from async_history._core.timeline import Moment, check_moment
@@ -24,11 +22,12 @@ from async_history.blocking import BlockingHistoryManager
 from async_history.errors import InvalidInput
 from async_history.mem0._blocking_operations import BlockingRecorder
 from async_history.mem0._check import check_memory_blocking, check_request
-from async_history.mem0._differences import MemoryCheck, Repair
+from async_history.mem0._differences import MemoryCheck
 from async_history.mem0._forget import forget_blocking
-from async_history.mem0._forget_request import ForgetReport, new_forget_request
+from async_history.mem0._forget_request import ForgetReport, ForgetRequest, new_forget_request
 from async_history.mem0._learning import LearnedOwners, learn_blocking
 from async_history.mem0._payloads import WatchedStore, unwatched
+from async_history.mem0._repair import CheckRequest
 from async_history.mem0._restore import check_metadata, restore_memory_blocking
 from async_history.mem0._rollback import take_back_blocking
 
@@ -271,54 +270,14 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
         )
         return record.as_dict()
 
-    def rollback(
-        self,
-        *,
-        to: datetime,
-        user_id: str | None = None,
-        agent_id: str | None = None,
-        run_id: str | None = None,
-        app_id: str | None = None,
-        memory_ids: Iterable[str] | None = None,
-        dry_run: bool = False,
-        actor_id: str | None = None,
-        role: str | None = None,
-        on_progress: Progress | None = None,
-    ) -> RollbackReport:
+    @takes(rollback_request)
+    def rollback(self, asked: RollbackRequest) -> RollbackReport:
         """Take memories back to what they were at an instant; see `AsyncMemory.rollback`."""
-        asked = rollback_request(
-            to=to,
-            user_id=user_id,
-            agent_id=agent_id,
-            run_id=run_id,
-            app_id=app_id,
-            memory_ids=memory_ids,
-            dry_run=dry_run,
-            actor_id=actor_id,
-            role=role,
-            on_progress=on_progress,
-        )
         return self._take_back("rollback", asked)
 
-    def undo(
-        self,
-        *,
-        run_id: str | None = None,
-        cause: Mapping[str, str] | None = None,
-        dry_run: bool = False,
-        actor_id: str | None = None,
-        role: str | None = None,
-        on_progress: Progress | None = None,
-    ) -> RollbackReport:
+    @takes(undo_request)
+    def undo(self, asked: RollbackRequest) -> RollbackReport:
         """Take back what a run did, or what has a cause; see `AsyncMemory.undo`."""
-        asked = undo_request(
-            run_id=run_id,
-            cause=cause,
-            dry_run=dry_run,
-            actor_id=actor_id,
-            role=role,
-            on_progress=on_progress,
-        )
         return self._take_back("undo", asked)
 
     def _take_back(self, name: str, asked: RollbackRequest) -> RollbackReport:
@@ -326,25 +285,9 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
         history = self._history
         return take_back_blocking(self, asked, history.ask, self._change, history.begin_change)
 
-    def check(
-        self,
-        *,
-        user_id: str | None = None,
-        agent_id: str | None = None,
-        run_id: str | None = None,
-        app_id: str | None = None,
-        repair: Repair | None = None,
-        dry_run: bool = True,
-    ) -> MemoryCheck:
+    @takes(check_request)
+    def check(self, asked: CheckRequest) -> MemoryCheck:
         """Compare the vector store with the history; see `AsyncMemory.check`."""
-        asked = check_request(
-            user_id=user_id,
-            agent_id=agent_id,
-            run_id=run_id,
-            app_id=app_id,
-            repair=repair,
-            dry_run=dry_run,
-        )
         self._require_own_history("check")
         history = self._history
         return check_memory_blocking(self, asked, history.ask, self._change, history.begin_change)
@@ -355,27 +298,9 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
         learned: LearnedOwners = self._run(learn_blocking, self, self._history.ask)
         return learned
 
-    def forget(
-        self,
-        *,
-        user_id: str | None = None,
-        agent_id: str | None = None,
-        run_id: str | None = None,
-        app_id: str | None = None,
-        reason: str,
-        dry_run: bool = False,
-        vacuum: Vacuuming = True,
-    ) -> ForgetReport:
+    @takes(new_forget_request)
+    def forget(self, asked: ForgetRequest) -> ForgetReport:
         """Forget an owner: in the vector store and in the history; see `AsyncMemory.forget`."""
-        asked = new_forget_request(
-            user_id=user_id,
-            agent_id=agent_id,
-            run_id=run_id,
-            app_id=app_id,
-            reason=reason,
-            dry_run=dry_run,
-            vacuum=vacuum,
-        )
         self._require_own_history("forget")
         report: ForgetReport = self._run(forget_blocking, self, self._history, asked)
         return report

@@ -1,0 +1,47 @@
+"""Methods whose arguments are said once: where the request that they make is checked."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+
+P = ParamSpec("P")
+R = TypeVar("R")
+S = TypeVar("S")
+T = TypeVar("T")
+
+
+def takes(
+    new_request: Callable[P, R],
+) -> Callable[[Callable[[S, R], T]], Callable[Concatenate[S, P], T]]:
+    """Let a method that is written for a request take the arguments of what makes the request.
+
+    So do its signature at runtime, `help` and type checkers show it. A coroutine function stays
+    one: a request that is refused raises where the call is awaited.
+    """
+
+    def decorate(method: Callable[[S, R], T]) -> Callable[Concatenate[S, P], T]:
+        made: Any
+        if inspect.iscoroutinefunction(method):
+
+            @functools.wraps(method)
+            async def made(self: S, /, *arguments: P.args, **options: P.kwargs) -> Any:
+                return await method(self, new_request(*arguments, **options))
+
+        else:
+
+            @functools.wraps(method)
+            def made(self: S, /, *arguments: P.args, **options: P.kwargs) -> T:
+                return method(self, new_request(*arguments, **options))
+
+        own, asked = inspect.signature(method), inspect.signature(new_request)
+        made.__signature__ = own.replace(
+            parameters=[next(iter(own.parameters.values())), *asked.parameters.values()]
+        )
+        made.__annotations__ = {
+            **{name: each.annotation for name, each in asked.parameters.items()},
+            "return": own.return_annotation,
+        }
+        return cast("Callable[Concatenate[S, P], T]", made)
+
+    return decorate
