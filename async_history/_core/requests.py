@@ -21,19 +21,15 @@ def takes(
     """
 
     def decorate(method: Callable[[S, R], T]) -> Callable[Concatenate[S, P], T]:
-        made: Any
-        if inspect.iscoroutinefunction(method):
+        @functools.wraps(method)
+        def called(self: S, /, *arguments: P.args, **options: P.kwargs) -> T:
+            return method(self, new_request(*arguments, **options))
 
-            @functools.wraps(method)
-            async def made(self: S, /, *arguments: P.args, **options: P.kwargs) -> Any:
-                return await method(self, new_request(*arguments, **options))
+        @functools.wraps(method)
+        async def awaited(self: S, /, *arguments: P.args, **options: P.kwargs) -> Any:
+            return await cast(Any, method)(self, new_request(*arguments, **options))
 
-        else:
-
-            @functools.wraps(method)
-            def made(self: S, /, *arguments: P.args, **options: P.kwargs) -> T:
-                return method(self, new_request(*arguments, **options))
-
+        made: Any = awaited if inspect.iscoroutinefunction(method) else called
         own, asked = inspect.signature(method), inspect.signature(new_request)
         made.__signature__ = own.replace(
             parameters=[next(iter(own.parameters.values())), *asked.parameters.values()]
