@@ -128,13 +128,13 @@ def _stripes(ids: Iterable[str]) -> str:
 
 
 class _LeftOut(Exception):
-    """A trigger or rule of the owner left out records without an error."""
+    """A trigger or rule of the owner left out rows without an error."""
 
 
-def _require_all(done: str, records: Sequence[HistoryRecord]) -> None:
-    """Check by an INSERT's status that it wrote all records; the caller rolls back otherwise."""
-    if done != f"INSERT 0 {len(records)}":
-        raise _LeftOut(f"a trigger or rule left out records ({done} of {len(records)})")
+def _require_all(done: str, rows: Sequence[object]) -> None:
+    """Check by an INSERT's status that it wrote all rows; the caller rolls back otherwise."""
+    if done != f"INSERT 0 {len(rows)}":
+        raise _LeftOut(f"a trigger or rule left out rows ({done} of {len(rows)})")
 
 
 class BatchCommitter:
@@ -395,11 +395,13 @@ class BatchCommitter:
         rows = message_rows(submissions)
         columns = zip(*rows, strict=True)
         if self._is_distributed or not self._owners.has_looked:
-            await self._connection.execute(self._sql(_SAVE_MESSAGES), *columns)
+            done = await self._connection.execute(self._sql(_SAVE_MESSAGES), *columns)
         else:
             number = self._owners.found.number
             sql = self._sql(_SAVE_MESSAGES_AS_SEEN)
-            if await self._connection.execute(sql, *columns, number) != f"INSERT 0 {len(rows)}":
+            done = await self._connection.execute(sql, *columns, number)
+            if done != f"INSERT 0 {len(rows)}":
                 await self._owners.require_unchanged()
+        _require_all(done, rows)
         scopes = sorted({submission.session_scope for submission in submissions})
         await self._connection.execute(self._sql(_EVICT), scopes)

@@ -10,13 +10,14 @@ from async_history._core.erase_transaction import LOST, Columns, EraseTransactio
 from async_history._core.erased_names import Name
 from async_history._core.erasure_log import ErasureStatements, StatementErasureLog
 from async_history._core.query import Filter
-from async_history._postgres.erased import disown_statements, note_statements
+from async_history._postgres.erased import STILL_OWNED, disown_statements, note_statements
 from async_history._postgres.filters import Search
 from async_history._postgres.owners import CAUSE_COLUMNS
 from async_history._postgres.schema import in_schema
 from async_history._postgres.transaction import BY_INDEX, RECORDS, SchemaSteps, transaction
 from async_history._postgres.vacuum import Vacuum
 from async_history._postgres.writing_connection import Write
+from async_history.errors import StorageRefused
 
 T = TypeVar("T")
 
@@ -68,13 +69,29 @@ def _redact(columns: Columns) -> str:
     """
 
 
+def _kept(columns: Columns) -> str:
+    """Return the SELECT that finds whether a record has one of the columns still."""
+    return f"""
+    SELECT true FROM {{schema}}.history
+    WHERE {RECORDS} AND ({" OR ".join(f"{column} IS NOT NULL" for column in columns)}) LIMIT 1
+    """
+
+
 _REDACT: Final = {columns: _redact(columns) for columns in LOST}
+_KEPT: Final = {columns: _kept(columns) for columns in LOST}
 _COUNT_MESSAGES: Final = """
 SELECT pg_catalog.count(*) FROM {schema}.messages WHERE session_scope = ANY($1::pg_catalog.text[])
+"""
+_MESSAGES_OF: Final = """
+SELECT id FROM {schema}.messages WHERE session_scope = ANY($1::pg_catalog.text[])
 """
 _REMOVE_MESSAGES: Final = (
     "DELETE FROM {schema}.messages WHERE session_scope = ANY($1::pg_catalog.text[])"
 )
+_KEPT_MESSAGES: Final = """
+SELECT true FROM {schema}.messages
+WHERE session_scope = ANY($1::pg_catalog.text[]) AND id = ANY($2::pg_catalog.text[]) LIMIT 1
+"""
 ERASURES: Final = ErasureStatements(
     begin="""
     INSERT INTO {schema}.erasures (id, begun_at, reason, memory_ids, actor_sha256) VALUES (
@@ -149,22 +166,41 @@ class _EraseTransaction(SchemaSteps):
 
     async def redact(self, columns: Columns, places: Sequence[RecordRef]) -> int:
         named = self._named((one.id for one in places), (one.memory_id for one in places))
-        return _count(await self._execute(_REDACT[columns], *named))
+        redacted = _count(await self._execute(_REDACT[columns], *named))
+        if redacted < len(places) and await self._fetch(_KEPT[columns], *named):
+            raise _refusal("history")
+        return redacted
 
     async def note(self, names: Sequence[Name], at: datetime) -> None:
-        for sql, arguments in note_statements(names, at):
-            await self._execute(sql, *arguments)
+        done = [await self._execute(sql, *args) for sql, args in note_statements(names, at)]
+        if done[-2:] != [f"INSERT 0 {len(set(names))}", "UPDATE 1"]:
+            raise _refusal("erased or owners_state")
 
     async def disown(self, scope: str, memory_ids: Sequence[str]) -> None:
         for sql, arguments in disown_statements(scope, memory_ids):
-            await self._execute(sql, *arguments)
+            done = await self._execute(sql, *arguments)
+        if done != "UPDATE 1" or await self._fetch(STILL_OWNED[scope], list(memory_ids)):
+            raise _refusal("history, owners or owners_state")
 
     async def messages(self, session_scopes: Sequence[str]) -> int:
         ((count,),) = await self._fetch(_COUNT_MESSAGES, list(session_scopes))
         return int(count)
 
     async def remove_messages(self, session_scopes: Sequence[str]) -> int:
-        return _count(await self._execute(_REMOVE_MESSAGES, list(session_scopes)))
+        scopes = list(session_scopes)
+        ids = [message_id for (message_id,) in await self._fetch(_MESSAGES_OF, scopes)]
+        removed = _count(await self._execute(_REMOVE_MESSAGES, scopes))
+        if removed < len(ids) and await self._fetch(_KEPT_MESSAGES, scopes, ids):
+            raise _refusal("messages")
+        return removed
+
+
+def _refusal(table: str) -> StorageRefused:
+    """Return the error for rows that a statement left without an error."""
+    return StorageRefused(
+        f"a trigger, rule or policy of the table {table} keeps rows as they are, so what was asked "
+        "is not erased; let this role change them, and erase again"
+    )
 
 
 def _count(status: str) -> int:

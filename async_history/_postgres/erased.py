@@ -55,6 +55,17 @@ _DISOWN: Final = {
     )
     for scope in SCOPES
 }
+STILL_OWNED: Final = {
+    scope: f"""
+    SELECT true FROM {{schema}}.history
+    WHERE memory_id = ANY($1::pg_catalog.text[]) AND {scope} IS NOT NULL
+    UNION ALL SELECT true FROM {{schema}}.owners
+    WHERE memory_id = ANY($1::pg_catalog.text[]) AND {scope} IS NOT NULL
+    LIMIT 1
+    """
+    for scope in SCOPES
+}
+"""Whether a memory has a scope still, by scope."""
 
 
 def digests_of(names: Iterable[Name]) -> dict[str, Name]:

@@ -81,6 +81,12 @@ _FILL: Final = """
 UPDATE {schema}.history SET user_id = $2, agent_id = $3, run_id = $4, app_id = $5
 WHERE memory_id = ANY($1::pg_catalog.text[])
 """
+_NOT_FILLED: Final = """
+SELECT true FROM {schema}.history WHERE memory_id = ANY($1::pg_catalog.text[]) AND (
+    user_id IS DISTINCT FROM $2::pg_catalog.text OR agent_id IS DISTINCT FROM $3::pg_catalog.text
+    OR run_id IS DISTINCT FROM $4::pg_catalog.text OR app_id IS DISTINCT FROM $5::pg_catalog.text
+) LIMIT 1
+"""
 
 
 class _OwnersChanged(asyncpg.SerializationError):  # type: ignore[misc]
@@ -238,6 +244,11 @@ class OwnerSteps:
                     of_owner.setdefault(owner, []).append(name)
             for owner, names in of_owner.items():
                 await self._execute(_FILL, names, *scopes_of(owner))
+                if await self._fetch(_NOT_FILLED, names, *scopes_of(owner)):
+                    raise StorageRefused(
+                        "a trigger, rule or policy of the table history keeps records without the "
+                        "owner of their memory; let this role change them"
+                    )
         except asyncpg.InsufficientPrivilegeError as error:
             raise storage_error(error, self._where) from error
         found = self.found
