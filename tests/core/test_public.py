@@ -87,7 +87,10 @@ def ours(tree: ast.Module) -> set[str]:
 
 
 def types_of(function: FunctionType) -> set[str]:
-    """Return the names of our types in a function's annotations, as they are written."""
+    """Return the names of our types in a function's annotations, as they are written.
+
+    A method that `takes` the arguments of another function is one that has them.
+    """
     code = function.__code__
     if "async_history" not in code.co_filename:
         return set()  # a dataclass's __init__: its fields are looked at
@@ -100,11 +103,17 @@ def types_of(function: FunctionType) -> set[str]:
         and node.name == function.__name__
         and node.lineno in lines
     ][:1]
+    returned = names_in([node.returns]) & ours(tree) if node.returns is not None else set()
+    for decorator in node.decorator_list:
+        if isinstance(decorator, ast.Call) and ast.unparse(decorator.func) == "takes":
+            new_request = function.__globals__[ast.unparse(decorator.args[0])]
+            return returned | types_of(new_request) - {
+                new_request.__annotations__["return"].__name__
+            }
     every = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
     every += [one for one in (node.args.vararg, node.args.kwarg) if one is not None]
     annotations = [argument.annotation for argument in every if argument.annotation is not None]
-    annotations += [node.returns] if node.returns is not None else []
-    return names_in(annotations) & ours(tree)
+    return returned | names_in(annotations) & ours(tree)
 
 
 def names_in(annotations: list[ast.expr]) -> set[str]:
