@@ -15,6 +15,7 @@ from async_history.errors import HistoryError
 _log = logging.getLogger("async_history")
 
 _LEAST: Final = 10_000
+"""The rows of a large removal, and the fewest of a large change."""
 _PART: Final = 0.1
 """Autovacuum's own part (autovacuum_analyze_scale_factor), which it adds 50 records to: of a small
 table all is read quickly."""
@@ -44,7 +45,8 @@ the table was vacuumed within so many seconds."""
 class Statistics:
     """Runs ANALYZE on the history after a large change, and VACUUM after a large removal.
 
-    Without VACUUM the first read after a removal would step over all removed rows.
+    Without VACUUM reads after a removal would step over all removed rows. That takes as long in a
+    history of any size, so a removal is large by its number of rows alone.
 
     Autovacuum does both too, unless it is off or late. This runs in the background and blocks no
     reads or writes. It does nothing if the role may not analyze the table, if the table is locked,
@@ -98,7 +100,7 @@ class Statistics:
 
     @property
     def _is_due(self) -> bool:
-        return self._changed > self._due or (self._vacuums and self._removed > self._due)
+        return self._changed > self._due or (self._vacuums and self._removed > _LEAST)
 
     def _begin(self) -> None:
         if self._is_due and self._task is None and not self._is_left_out:
@@ -140,7 +142,7 @@ class Statistics:
         # block all sessions.
         if not self._vacuums:
             removed = 0
-        if removed > self._due and not is_vacuumed:
+        if removed > _LEAST and not is_vacuumed:
             await connection.execute(f"VACUUM (ANALYZE, SKIP_LOCKED, TRUNCATE false) {self._table}")
         elif not is_new:
             await connection.execute(f"ANALYZE (SKIP_LOCKED) {self._table}")
