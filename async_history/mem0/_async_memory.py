@@ -198,7 +198,7 @@ class AsyncMemory(HistoryOperations, mem0_main.AsyncMemory):  # type: ignore[mis
         operation = self._recorder.operation if own else None
         if operation is None:
             return store
-        return WatchedStore(store, operation.payloads, operation.require_not_erased)
+        return WatchedStore(store, operation.payloads, operation.require_not_erased, operation.new)
 
     @vector_store.setter
     def vector_store(self, value: Any) -> None:
@@ -319,7 +319,7 @@ class AsyncMemory(HistoryOperations, mem0_main.AsyncMemory):  # type: ignore[mis
         self, memory_id: str, existing_memory: object = None, **options: Any
     ) -> Any:
         operation = self._recorder.operation if self._assigned is OWN_RECORDER else None
-        has_turn = operation is not None and operation.turns.is_held_here(memory_id)
+        has_turn = operation is not None and operation.has_turn_of(memory_id)
         # The memory may have changed before its turn was granted: let mem0 read it again.
         if existing_memory is not None and (has_turn or self._assigned is not OWN_RECORDER):
             options["existing_memory"] = existing_memory

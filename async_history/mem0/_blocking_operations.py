@@ -22,6 +22,7 @@ from async_history.mem0._erased_here import erased_here
 from async_history.mem0._errors import Unwritten
 from async_history.mem0._forks import forget_in_child, keep_inherited
 from async_history.mem0._late_changes import raise_unwritten, take_back_blocking
+from async_history.mem0._new_memories import NewMemories
 from async_history.mem0._payloads import Payload
 from async_history.mem0._recorder import to_submit
 from async_history.mem0._store_turns import NO_TURNS, turns_of
@@ -113,6 +114,7 @@ class BlockingRecorder:
             self._open_store().ask(_require_writable)
             unwritten = self._thread_state.unwritten = list[Unwritten]()
             self._thread_state.payloads = {}
+            new = self._thread_state.new = NewMemories(self._turns, self, None)
             self._thread_state.refusal = None
             try:
                 with operation(), in_trace():
@@ -128,6 +130,8 @@ class BlockingRecorder:
             finally:
                 self._thread_state.unwritten = None
                 self._thread_state.payloads = None
+                self._thread_state.new = None
+                new.end()
         take_back_blocking(memory, unwritten)
         raise_unwritten(result, unwritten)
         if self._thread_state.refusal is not None:  # mem0 only logs it
@@ -143,6 +147,11 @@ class BlockingRecorder:
     def payloads(self) -> dict[str, Payload] | None:
         """The payloads that the operation in this thread has noted; None outside of one."""
         return getattr(self._thread_state, "payloads", None)
+
+    @property
+    def new(self) -> NewMemories | None:
+        """What the operation in this thread has begun to add; None outside of one."""
+        return getattr(self._thread_state, "new", None)
 
     def require_not_erased(self, memory_id: str, payload: Payload) -> None:
         """Check that a memory's owner was not forgotten here since the operation began.
@@ -196,8 +205,8 @@ class BlockingRecorder:
             yield
 
     def has_turn_of(self, memory_id: str) -> bool:
-        """Return whether this thread has the memory's turn."""
-        return self._turns.is_held_here(memory_id)
+        """Return whether this thread changes this memory already, or adds it."""
+        return memory_id in (self.new or ()) or self._turns.is_held_here(memory_id)
 
     def require_turn(self) -> None:
         """Check before the vector store changes that the current turn is kept, if there is one.
@@ -272,6 +281,9 @@ class BlockingRecorder:
             self._write(
                 lambda store: store.ask(lambda m: m.store.writer.submit(submission())), sent
             )
+            if self.new is not None:
+                for record in records:
+                    self.new.recorded(str(record["memory_id"]))
 
     def save_messages(self, messages: Sequence[Mapping[str, Any]], session_scope: str) -> None:
         """Append messages to a session scope's buffer."""

@@ -184,17 +184,17 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
             StorageLocked: another process may have this memory's turn. Nothing has changed.
         """
         attributes = self.__dict__
-        payloads = None
+        payloads = new = None
         if self._assigned is OWN_RECORDER and "_history" in attributes:
             self._history.require_turn()
-            payloads = self._history.payloads
+            payloads, new = self._history.payloads, self._history.new
         try:
             store = attributes["vector_store"]
         except KeyError:
             raise AttributeError("this Memory has no vector_store yet") from None
-        if payloads is None:
+        if payloads is None or new is None:
             return store
-        return WatchedStore(store, payloads, self._history.require_not_erased)
+        return WatchedStore(store, payloads, self._history.require_not_erased, new)
 
     @vector_store.setter
     def vector_store(self, value: Any) -> None:

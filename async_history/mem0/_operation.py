@@ -19,6 +19,7 @@ from async_history.errors import Erased, HistoryClosed, HistoryError
 from async_history.mem0._erased_here import ErasedHere
 from async_history.mem0._errors import Unwritten
 from async_history.mem0._loop_inbox import LoopInbox
+from async_history.mem0._new_memories import NewMemories
 from async_history.mem0._payloads import Payload
 from async_history.mem0._turns import Turn, Turns, current_turn
 from async_history.mem0._workers import Workers, calling
@@ -116,6 +117,7 @@ class Operation:
         self.metadata: Mapping[str, Any] = {}
         self.messages: Sequence[Any] = ()
         self.payloads: dict[str, Payload] = {}
+        self.new = NewMemories(turns, store, asyncio.get_running_loop())
         self.acks: dict[asyncio.Future[Any], Records] = {}
         self.has_reset = False
         self.has_changed = not sees_changes
@@ -215,6 +217,11 @@ class Operation:
         """
         return _Part(self, memory_id)
 
+    def has_turn_of(self, memory_id: str) -> bool:
+        """Return whether it changes this memory already, in this task or thread, or as a new
+        one."""
+        return memory_id in self.new or self.turns.is_held_here(memory_id)
+
     def begin_part(self) -> None:
         """Count a part that begins, or raise as `begin_change` does."""
         self.require_going_on(current_turn.get())
@@ -236,6 +243,9 @@ class Operation:
     def _start(self, call: Call, records: Records, turn: Turn | None) -> None:
         ack = _started(call)
         self.acks[ack] = records
+        for record in records:
+            made = record if isinstance(record, Mapping) else record.as_dict()
+            self.new.recorded(made["memory_id"], ack)
         if turn is not None:
             turn.note(ack)
         if self.has_ended:
@@ -246,6 +256,7 @@ class Operation:
         while self._parts:
             self._parts_ended = asyncio.get_running_loop().create_future()
             await self._parts_ended
+        self.new.end()
         found: list[Unwritten] = []
         for ack, records in self.acks.items():
             try:
@@ -269,7 +280,7 @@ class _Part:
         operation, memory_id = self._operation, self._memory_id
         operation.begin_part()
         try:
-            if memory_id is not None and not operation.turns.is_held_here(memory_id):
+            if memory_id is not None and not operation.has_turn_of(memory_id):
                 turn = operation.turns.of(memory_id, operation.manager)
                 await turn.take()
                 self._turn = turn

@@ -10,6 +10,7 @@ from typing import Any, Final
 from async_history._core.json_object import JsonObject
 from async_history._core.owners import SCOPES, Owner, new_owner
 from async_history.blocking._sanitize import Sanitizer
+from async_history.mem0._new_memories import NewMemories
 
 Payload = Mapping[str, Any]
 
@@ -26,6 +27,7 @@ class WatchedStore:
         store: the vector store, which does the work.
         payloads: the last payload of each memory, by its id.
         require_not_erased: raises if a memory, by its id, may not get a payload any more.
+        new: told of each memory that is about to be inserted.
     """
 
     def __init__(
@@ -33,9 +35,10 @@ class WatchedStore:
         store: Any,
         payloads: dict[str, Payload],
         require_not_erased: Callable[[str, Payload], None],
+        new: NewMemories,
     ) -> None:
         self.__dict__.update(
-            _store=store, _payloads=payloads, _require_not_erased=require_not_erased
+            _store=store, _payloads=payloads, _require_not_erased=require_not_erased, _new=new
         )
 
     @property  # type: ignore[misc]
@@ -83,6 +86,7 @@ class WatchedStore:
             for memory_id, payload in zip(ids, payloads, strict=False):
                 self._require_not_erased(str(memory_id), payload)
                 self._payloads[str(memory_id)] = payload
+                self._new.begin(str(memory_id))
 
     def _note_updated(self, options: Mapping[str, Any]) -> None:
         payload = options.get("payload")

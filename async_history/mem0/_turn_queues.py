@@ -112,6 +112,15 @@ class TurnQueues:
             memory.holder = turn
             return True
 
+    def enter_if_free(self, number: int, turn: Holder) -> bool:
+        """Take a turn if no one has it or waits for it; return whether it was taken."""
+        with self._lock:
+            if number in self._memories:
+                return False
+            memory = self._memories[number] = _MemoryQueue()
+            memory.holder = turn
+            return True
+
     def give_up(self, number: int, turn: Holder, wake: Wake) -> bool:
         """Leave the queue; return False if the turn was granted already."""
         with self._lock:

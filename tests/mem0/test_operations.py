@@ -335,3 +335,31 @@ def test_a_loop_that_was_closed_over_its_tasks_leaves_nothing_open(
     assert [manager._closed for manager in opened] == [True, True, False]
     memory.close()
     assert all(manager._closed for manager in opened)
+
+
+@pytest.mark.parametrize("kind", [AsyncMemory, Memory])
+async def test_a_memory_that_is_deleted_before_its_add_has_recorded_it(
+    kind: Any, configured: Configured
+) -> None:
+    memory = kind.from_config(configured())
+    store = instant(memory)
+
+    async def call(name: str, *arguments: Any, **options: Any) -> Any:
+        function = getattr(memory, name)
+        if kind is AsyncMemory:
+            return await function(*arguments, **options)
+        return await asyncio.to_thread(function, *arguments, **options)
+
+    gate = store.gate = threading.Event()
+    adding = asyncio.create_task(call("add", "tea", user_id="u", infer=False))
+    await asyncio.to_thread(store.changed.wait, LONG_S)
+    store.gate = None
+    (memory_id,) = store.rows
+    deleting = asyncio.create_task(call("delete", memory_id))
+    await asyncio.wait([deleting], timeout=0.5)  # long enough to delete too early
+    gate.set()
+    await adding
+    await deleting
+    assert [one["event"] for one in await call("history", memory_id)] == ["ADD", "DELETE"]
+    assert not store.rows
+    await (memory.aclose() if kind is AsyncMemory else asyncio.to_thread(memory.close))
