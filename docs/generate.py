@@ -55,6 +55,14 @@ TITLES: Final[Mapping[str, tuple[str, str]]] = {
         "Several processes",
         "Processes of 250 tasks on one file and on one server, beside raw ones.",
     ),
+    "owners": (
+        "Owners, on SQLite",
+        "What owner, context and cause cost; an owner's questions, and writing, by size.",
+    ),
+    "owners_postgres": (
+        "Owners, on PostgreSQL",
+        "What owner, context and cause cost; an owner's questions, and writing, by size.",
+    ),
     "sizes": ("Cost by size", "What a record costs in histories of growing sizes."),
 }
 """What each script of `benchmarks` measures. Its order is the page's."""

@@ -363,7 +363,7 @@ def new_fields(
         InvalidInput: a value is missing, of another type, or holds what the store could not give
             back exactly.
     """
-    known_event = EVENTS.get(event) if isinstance(event, str) else None  # type: ignore[redundant-expr]
+    known_event = _known_event(event)
     if known_event is None:
         raise InvalidInput(f"event must be ADD, UPDATE or DELETE, not {shown(event)}")
     created = None if created_at is None else check_time("created_at", created_at)
