@@ -7,7 +7,7 @@ are; each sees what those before it in the batch write.
 """
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -21,7 +21,7 @@ from async_history._core.erased_names import (
     require_session_not_erased,
 )
 from async_history._core.owners import Owner
-from async_history._core.records import Fields, HistoryRecord, fields_in_order
+from async_history._core.records import DETAILS, Fields, HistoryRecord, fields_in_order
 from async_history._core.submissions import (
     MESSAGES_KEPT,
     AddFields,
@@ -72,15 +72,32 @@ def records_of(additions: Iterable[AddRecords]) -> list[HistoryRecord]:
     return [record for submission in additions for record in submission.records]
 
 
-def fields_of(additions: Iterable[AddRecords]) -> list[Fields]:
-    """Return the fields of submissions' records, in order. No record is made for it."""
-    found: list[Fields] = []
+def fields_of(additions: Iterable[AddRecords]) -> Iterator[Fields]:
+    """Yield the fields of submissions' records, in order. No record is made for it."""
     for submission in additions:
         if type(submission) is AddFields:
-            found.append(submission.fields)
+            yield submission.fields
         else:
-            found += map(fields_in_order, submission.records)
-    return found
+            yield from map(fields_in_order, submission.records)
+
+
+def have_details(additions: Iterable[AddRecords]) -> bool:
+    """Return whether any record has more than mem0's columns."""
+    for submission in additions:
+        if type(submission) is AddFields:
+            if submission.fields[-len(DETAILS) :] != _NO_DETAILS:
+                return True
+        elif any(map(has_details, submission.records)):
+            return True
+    return False
+
+
+def has_details(record: HistoryRecord) -> bool:
+    """Return whether a record has more than mem0's columns."""
+    return record.owner is not None or record.cause is not None or record.context is not None
+
+
+_NO_DETAILS: Final = (None,) * len(DETAILS)
 
 
 def ids_of(additions: Iterable[AddRecords]) -> list[str]:

@@ -12,12 +12,15 @@ import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
+from itertools import islice
 from typing import Final, TypeVar
 
 from async_history._core.batch import (
     Buffer,
     commit_in_steps,
     fields_of,
+    has_details,
+    have_details,
     ids_of,
     message_rows,
     only_new_records,
@@ -63,7 +66,6 @@ from async_history._sqlite.write_program import (
     ExpectedOwners,
     Statement,
     add_statement,
-    has_details,
 )
 from async_history.errors import HistoryError, StorageRefused
 
@@ -179,26 +181,32 @@ class BatchCommitter:
         connection: sqlite3.Connection,
     ) -> bool:
         """Add new records in one statement, or in several; return whether that was possible."""
-        records = fields_of(additions)
-        expected = None
-        noted = self._owners.noted(additions)
-        if self._owners.is_needed or has_details(records):
-            expected = self._owners.expected(records, additions)
-            if expected is None:
-                return False
-        elif len(records) == 1 and _is_added(
-            partial(self._lone.add, connection, records[0], noted)
-        ):
-            return True
+        if not self._owners.is_needed and not have_details(additions):
+            return self._add_plain(additions, connection)
+        records = list(fields_of(additions))
+        expected = self._owners.expected(records, additions)
+        if expected is None:
+            return False
         statements = [
-            add_statement(part, expected and expected.part(start, part), noted=noted)
-            for start, part in _parts(records)
+            add_statement(part, expected.part(start, part)) for start, part in _parts(records)
         ]
         if not _is_added(partial(_execute_all, statements, connection)):
             return False
-        if expected is not None:
-            self._owners.written(records, additions, expected)
+        self._owners.written(records, additions, expected)
         return True
+
+    def _add_plain(self, additions: Sequence[AddRecords], connection: sqlite3.Connection) -> bool:
+        """Add new records of mem0's columns alone, where no memory has an owner."""
+        noted = self._owners.noted(additions)
+        if len(additions) == additions[0].record_count == 1:
+            (record,) = fields_of(additions)
+            if _is_added(partial(self._lone.add, connection, record, noted)):
+                return True
+        statements: list[Statement] = []
+        records = fields_of(additions)
+        while part := list(islice(records, STATEMENT_ROWS[-1])):  # not all as fields at once
+            statements.append(add_statement(part, None, noted=noted))
+        return _is_added(partial(_execute_all, statements, connection))
 
 
 def _is_added(add: Callable[[], bool]) -> bool:
@@ -389,10 +397,10 @@ class _CommitSteps:
     def _add(self, records: Sequence[HistoryRecord]) -> None:
         self._require_ready()
         expected = None
-        fields = list(map(fields_in_order, records))
-        if self._found.last_number or self._found.noted or has_details(fields):
+        if self._found.last_number or self._found.noted or any(map(has_details, records)):
             owners = [self._found.owners.get(record.memory_id) for record in records]
             expected = ExpectedOwners(owners, set(), set(), self._found.noted)
+        fields = list(map(fields_in_order, records))
         statement = add_statement(fields, expected, has_triggers=self._has_triggers)
         with _refusals():
             if not self._has_triggers:

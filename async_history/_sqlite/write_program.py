@@ -6,7 +6,7 @@ statement.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from async_history._core.json_object import json_text
@@ -15,7 +15,6 @@ from async_history._core.records import (
     COLUMN_LIST,
     COLUMNS,
     CONTEXT,
-    DETAILS,
     MEMORY_ID,
     Fields,
 )
@@ -331,11 +330,3 @@ def _detailed_parameters(
             values += (*_NO_COLUMNS, *(NULL,) * 5, *part, *_NO_KEYS[len(part)], _ADD_MORE_KEYS)
     values += _END_ROW
     return values
-
-
-def has_details(records: Iterable[Fields]) -> bool:
-    """Return whether any record has more than mem0's columns."""
-    return bool([record for record in records if record[-len(DETAILS) :] != _NO_DETAILS])
-
-
-_NO_DETAILS: Final = (None,) * len(DETAILS)
