@@ -1,9 +1,9 @@
 # mypy: disable-error-code=import-untyped
 """The names that were erased: the statements that keep them, and look for them.
 
-An erasure that notes a name waits for all transactions that are writing, and changes
-`owners_state.number`. So what is committed before is found by the walks that follow it, and whoever
-writes after it looks at what was erased.
+An erasure that notes an owner or its memories waits for all transactions that are writing, and
+changes `owners_state.number`. So what is committed before is found by the walks that follow it, and
+whoever writes after it looks at what was erased.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from async_history._core.erased_names import (
     MEMORY,
+    TEXTS,
     Name,
     from_microseconds,
     microseconds,
@@ -86,14 +87,14 @@ def found_erased(
 
 
 def note_statements(names: Sequence[Name], at: datetime) -> list[tuple[str, Sequence[Any]]]:
-    """Return the statements that keep that names were erased."""
+    """Return the statements that keep that names were erased.
+
+    For the texts of a memory alone they do not wait for those who are writing: the lock would also
+    wait for a VACUUM of somebody else. What is being committed at that moment may come after it.
+    """
     instant = microseconds(at)
-    return [
-        (_SHORT_WAIT, ()),
-        (_LOCK, ()),
-        (_NOTE, (list(digests_of(names)), instant)),
-        (_NOTED, (instant,)),
-    ]
+    waits = [] if all(kind == TEXTS for kind, _ in names) else [(_SHORT_WAIT, ()), (_LOCK, ())]
+    return [*waits, (_NOTE, (list(digests_of(names)), instant)), (_NOTED, (instant,))]
 
 
 def disown_statements(scope: str, memory_ids: Sequence[str]) -> list[tuple[str, Sequence[Any]]]:
