@@ -7,7 +7,8 @@ then on a change is refused
 - of a memory that was erased with its owner, if it has a text, a context, a cause or an owner: such
   a memory gets no text any more, whoever records it and when;
 - of a memory whose texts were erased after the change began, if it has a text, a context or a
-  cause. What begins later is accepted: the memory goes on;
+  cause. What begins later is accepted: the memory goes on. So is a record under an id of the
+  caller's, outside of an operation: it is given now, whatever its time;
 - of any other memory, if the owner given with it was erased after the change began. A change began
   with the operation that it is part of (`operation`), or when its record was made: its id tells
   (`recorded_at`), or else its own time. What begins after an erasure is accepted: the same user may
@@ -123,8 +124,9 @@ def require_not_erased(
         names = [] if record.owner is None else list(record.owner.as_dict().items())
         if (tells or names) and (MEMORY, record.memory_id) in erased:
             raise Erased(record.memory_id, MEMORY)
-        if tells:
-            names.append((TEXTS, record.memory_id))
+        made = _earlier(submission.begun_at, record.recorded_at)
+        if tells and made is not None:  # else it is given now, whatever time it has
+            _require_later(record.memory_id, (TEXTS, record.memory_id), made, erased)
         began = _began(submission, record)
         for name in names:
             _require_later(record.memory_id, name, began, erased)

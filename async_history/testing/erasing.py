@@ -292,6 +292,7 @@ class EraseOwnerCases(Cases):
                 assert (await store.add_history("unknown", None, "c", "ADD")).new_memory == "c"
             await history.erase(memory_ids=["m"], reason="x", vacuum=False)
             await history.update_history("m", "d")
+            await history.add_history("m", None, "e", "ADD", id="named", created_at="2001-01-01")
 
     @staticmethod
     async def _told_late(history: HistoryManager, erased: asyncio.Event) -> list[object]:
