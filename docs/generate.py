@@ -53,7 +53,7 @@ TITLES: Final[Mapping[str, tuple[str, str]]] = {
     "latest": ("Conditional writes", "`if_latest` and `update_history`."),
     "processes": (
         "Several processes",
-        "Processes of 250 tasks on one file and on one server, beside raw ones.",
+        "Processes of 250 tasks on one file and on one server, compared with raw ones.",
     ),
     "owners": (
         "Owners, on SQLite",
