@@ -301,8 +301,8 @@ def bars(
 
 def main(options: Namespace) -> None:
     """Measure, print, and write the results."""
-    operations, old_messages = (500, 10_000) if options.quick else (10_000, 1_000_000)
-    crowds = (100, 1_000)
+    operations, old_messages = (500, 2_000) if options.quick else (10_000, 1_000_000)
+    crowds = (5, 10) if options.quick else (100, 1_000)
     cells: list[Cell] = []
     inference: dict[int, list[float]] = {0: [], old_messages: []}
     updated: dict[str, list[Updated]] = {PLAIN: [], OURS: []}
@@ -319,7 +319,7 @@ def main(options: Namespace) -> None:
                 inference[old].append(measure_inference(old, operations // 5, place))
             for peer in random.sample((PLAIN, OURS), 2):
                 place = folder / f"{repetition}.processes.{peer.replace(' ', '_')}"
-                updated[peer].append(measure_processes(peer, 10 if options.quick else 100, place))
+                updated[peer].append(measure_processes(peer, 3 if options.quick else 100, place))
         results = results_folder(options, folder)
         reached = bars(cells, inference, updated)
         _show(cells)

@@ -49,14 +49,14 @@ class SQLiteScale(Scale):
 
 FULL: Final = SQLiteScale()
 QUICK: Final = SQLiteScale(
-    tasks=(1, 100, MANY_TASKS),
-    events=6_000,
+    tasks=(1, MANY_TASKS),
+    events=2_000,
     stop_slow_s=0.4,
     stop_fast_s=5.0,
-    lone_events=300,
-    paced_s=0.5,
-    batch_records=5_000,
-    hold_lock_s=1.5,
+    lone_events=60,
+    paced_s=0.2,
+    batch_records=1_000,
+    hold_lock_s=0.5,
     quiet_wait_s=0.0,
 )
 

@@ -77,11 +77,11 @@ _TOLD_SETTINGS: Final = (
 FULL: Final = Scale(quiet_wait_s=15.0)
 QUICK: Final = Scale(
     tasks=(1, MANY_TASKS),
-    events=6_000,
+    events=2_000,
     stop_slow_s=0.4,
     stop_fast_s=5.0,
-    lone_events=300,
-    paced_s=0.5,
+    lone_events=60,
+    paced_s=0.2,
     quiet_wait_s=0.0,
 )
 

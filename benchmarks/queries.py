@@ -53,13 +53,13 @@ from benchmarks.timeline import POSTGRES, SQLITE, fill_sqlite, filled_schema
 
 _FEW_ROWS: Final = 10_000
 _MANY_ROWS: Final = 3_000_000
-_QUICK_ROWS: Final = 30_000
+_QUICK_ROWS: Final = 10_000
 _PAGE: Final = 10
 """Records of a page: as few as a screen shows, so that finding them is what takes the time."""
 _CALLS: Final = 40
 _TASKS: Final = 1_000
 _EVENTS: Final = 120_000
-_QUICK_EVENTS: Final = 9_000
+_QUICK_EVENTS: Final = 3_000
 _ACTOR: Final = "agent-77"
 _ALONE: Final = "alone"
 _BESIDE: Final = "beside readers in the same process"

@@ -39,7 +39,7 @@ from benchmarks.postgres import server_url
 from benchmarks.timeline import POSTGRES, SQLITE
 
 _SIZES: Final = (1_000, 10_000, 100_000)
-_QUICK_SIZES: Final = (500, 1_000)
+_QUICK_SIZES: Final = (100, 200)
 _BAR: Final = 3
 """Times more for a record at the largest size: linear would be 1, a square as much as the sizes."""
 _BYTES_A_ROW: Final = 3_000
