@@ -10,6 +10,8 @@ from async_history.testing import BackendCases, NewStore, OpenStore
 
 
 class TestDictBackend(BackendCases):
+    examples = 20
+
     @pytest.fixture
     def new_store(self) -> NewStore:
         names = map(str, count(1))

@@ -1,17 +1,34 @@
 """The command where its streams end early, and as a module."""
 
+import asyncio
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from async_history import __version__
+from async_history import __version__, open_history
+from tests.cli import test_cli
+from tests.cli.test_cli import Run
 from tests.support.patience import LONG_S
 
 pytestmark = [pytest.mark.subprocess, pytest.mark.once]
 
+environment, run = test_cli.environment, test_cli.run
+
 COMMAND = f'"{sys.executable}" -m async_history'
+ADDED: dict[str, Any] = {"memory_id": "m", "event": "ADD", "new_memory": "tea"}
+
+
+def fill(folder: Path, count: int = 1) -> None:
+    """Make the history that a command opens in a folder."""
+
+    async def filled() -> None:
+        async with open_history(folder / "history.db") as history:
+            await history.batch_add_history([ADDED] * count)
+
+    asyncio.run(filled())
 
 
 def shell(script: str, folder: Path) -> "subprocess.CompletedProcess[str]":
@@ -30,8 +47,7 @@ def test_as_a_module(tmp_path: Path) -> None:
 
 
 def test_a_reader_that_has_enough_and_one_that_is_not_there(tmp_path: Path) -> None:
-    line = '{"memory_id": "m", "event": "ADD", "new_memory": "tea"}'
-    shell(f"yes '{line}' | head -3000 | {COMMAND} record", tmp_path)
+    fill(tmp_path, 3_000)
     for reading in ("query --limit 0", "query --limit 0 --json", "log m", "at 2999-01-01 --json"):
         reader = "head -1 >/dev/null; echo ${PIPESTATUS[0]}"
         done = shell(f"{COMMAND} {reading} | {reader}", tmp_path)
@@ -42,7 +58,7 @@ def test_a_reader_that_has_enough_and_one_that_is_not_there(tmp_path: Path) -> N
 
 def test_a_change_whose_outcome_nobody_reads_is_not_said_to_be_done(tmp_path: Path) -> None:
     """The pipe has no reader before the command begins."""
-    shell(f"""echo '{{"memory_id": "m", "event": "ADD"}}' | {COMMAND} record""", tmp_path)
+    fill(tmp_path)
     program = (
         "import os, subprocess, sys; r, w = os.pipe(); os.close(r); "
         "print(subprocess.call([sys.executable, '-m', 'async_history', *sys.argv[1:]], stdout=w))"
@@ -59,8 +75,7 @@ def test_a_change_whose_outcome_nobody_reads_is_not_said_to_be_done(tmp_path: Pa
 
 def test_stdin_and_stderr_that_are_closed_or_full(tmp_path: Path) -> None:
     """The status is the same as where they are open; what isn't there isn't read."""
-    line = '{"memory_id": "m", "event": "ADD"}'
-    shell(f"yes '{line}' | head -101 | {COMMAND} record", tmp_path)
+    fill(tmp_path, 101)
     is_closed = "async-history: stdin: stdin is closed\n"
     for arguments, status, said in (
         ("query 2>/dev/full", 0, ""),  # it says on stderr that there are more
@@ -75,8 +90,8 @@ def test_stdin_and_stderr_that_are_closed_or_full(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("asked", ["-h", "--help", "query -h", "erase --help"])
-def test_help(asked: str, tmp_path: Path) -> None:
-    done = shell(f"{COMMAND} {asked}", tmp_path)
+def test_help(asked: str, run: Run) -> None:
+    done = run(*asked.split())
     assert done.returncode == 0
     assert "Usage" in done.stdout
 
@@ -100,11 +115,11 @@ def test_completion(tmp_path: Path) -> None:
         ("postgresql://u@h/d?schema=async_history", "postgresql+asyncpg://v@h/d"),
     ],
 )
-def test_a_copy_onto_itself_is_refused(source: str, target: str, tmp_path: Path) -> None:
+def test_a_copy_onto_itself_is_refused(source: str, target: str, tmp_path: Path, run: Run) -> None:
     """However either is named."""
-    shell(f"""echo '{{"memory_id": "m", "event": "ADD"}}' | {COMMAND} record""", tmp_path)
+    fill(tmp_path)
     (tmp_path / "link.db").symlink_to("history.db")
     (tmp_path / "hard.db").hardlink_to(tmp_path / "history.db")
-    done = shell(f"{COMMAND} copy '{source}' '{target}'", tmp_path)
+    done = run("copy", source, target)
     assert (done.returncode, done.stdout) == (2, "")
     assert "the same history" in done.stderr

@@ -132,7 +132,7 @@ Configured = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
-def configured(model: Model, tmp_path: Path) -> Configured:
+def configured(model: Model, tmp_path: Path, one_certificate: None) -> Configured:
     """Makes mem0's configuration: everything in `tmp_path`, the model on loopback."""
 
     def configuration(**more: Any) -> dict[str, Any]:

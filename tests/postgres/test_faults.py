@@ -62,7 +62,7 @@ class TestUnderLoad:
     ) -> None:
         """Every caller gets an ack; nobody is told "not written" or "unknown"."""
         chance = random.Random(20_261_120)  # noqa: S311 - a test's dice
-        left = int(request.config.getoption("--kills"))
+        left = int(request.config.getoption("--kills")) // 3
         async with open_history(url) as history:
             async with Load(history) as load:
                 while left:

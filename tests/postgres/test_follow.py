@@ -347,7 +347,7 @@ class TestServers:
 
         The other cluster has counted less, and passes the numbers of what was restored.
         """
-        other = PostgresServer(fsync="off").create().start()
+        other = PostgresServer(fsync="off").create(is_copied=False).start()
         url = with_query(server.url(), schema=schema)
         try:
             async with opened(url) as history, connected(other) as counting:

@@ -36,7 +36,7 @@ from tests.support.docs_examples import example
 from tests.support.postgres_schemas import schema_of
 from tests.support.postgres_server import free_port, with_query
 
-pytestmark = [pytest.mark.postgres, pytest.mark.versions]
+pytestmark = [pytest.mark.postgres, pytest.mark.versions, pytest.mark.once]
 
 NewSchema = Callable[[], str]
 

@@ -14,7 +14,7 @@ from async_history._postgres.statistics import Statistics
 from tests.support.postgres_plans import START, Explainer, fill, questions
 from tests.support.postgres_server import PostgresServer
 
-pytestmark = pytest.mark.postgres
+pytestmark = [pytest.mark.postgres, pytest.mark.once]
 
 LARGE = 11_000
 KNOWN = "SELECT count(*) FROM pg_stats WHERE schemaname = $1 AND tablename = 'history'"

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import random
 import signal
 import sqlite3
 import subprocess
@@ -331,14 +332,28 @@ def cancel_first(tasks: Sequence["asyncio.Task[CopyReport]"]) -> None:
 class TestInterrupted:
     @pytest.mark.parametrize("after", [False, True])
     @pytest.mark.parametrize("kind", ["cancelled", "failed"])
+    @pytest.mark.parametrize("new_keeping_store", stores("memory"), indirect=True)
     async def test_at_every_call_and_finished(
         self, open_keeping_store: OpenStore, after: bool, kind: str
+    ) -> None:
+        await self.interrupted(open_keeping_store, range(1, 100), after=after, kind=kind)
+
+    @pytest.mark.parametrize(("kind", "after"), [("cancelled", True), ("failed", False)])
+    @pytest.mark.parametrize("new_keeping_store", stores("file", "postgres"), indirect=True)
+    async def test_at_every_fifth_call_of_a_database(
+        self, open_keeping_store: OpenStore, after: bool, kind: str
+    ) -> None:
+        steps = range(random.randint(1, 5), 100, 5)  # noqa: S311 - a test's dice
+        await self.interrupted(open_keeping_store, steps, after=after, kind=kind)
+
+    async def interrupted(
+        self, open_keeping_store: OpenStore, steps: range, *, after: bool, kind: str
     ) -> None:
         async with open_history("memory://") as source, open_keeping_store() as target:
             records = await filled(source, 13)
             await source.save_messages([Message("user", "hello")], "scope")
             whole = await copy_in_small_pages(source, target)
-            for step in range(1, 100):
+            for step in steps:
                 await target.reset()
                 own = await filled(target, 3, "own")
                 done: list[asyncio.Task[CopyReport]] = []
@@ -357,7 +372,7 @@ class TestInterrupted:
                     break
                 assert done[0].cancelled() or isinstance(done[0].exception(), StorageError)
                 there = await all_of(target)
-                assert there == own + records[: len(there) - 3], "no hole"
+                assert there == own + records[: len(there) - 3], f"no hole, at call {step}"
                 report = await copy_in_small_pages(source, target)
                 assert (report.records, report.digest) == (13, whole.digest)
                 assert report.written <= 13 - (len(there) - 3)
