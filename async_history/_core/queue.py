@@ -95,7 +95,7 @@ class BoundedQueue(Generic[S]):
     Args:
         records, size_bytes: the bound.
         timeout_s: seconds that a call may wait for room before it raises `Overloaded`.
-        on_admitted: called whenever a call is admitted.
+        on_admitted: called when a call is admitted and no other is there.
     """
 
     def __init__(
@@ -133,22 +133,32 @@ class BoundedQueue(Generic[S]):
 
     def enter(self, submission: S | None, operation: Operation | None) -> PendingCall[S]:
         """Queue a new call: admit it, or let it wait for room after those that wait already."""
-        call = self._new_call(submission, operation)
-        count, size = call.count, call.size
-        if not self._waiting and (  # as `_has_room` and `_admit`, for each record
-            not self._in
-            or (
-                self.records + count <= self._most_records
-                and self.size_bytes + size <= self._most_bytes
+        call: PendingCall[S] = PendingCall(loop=self._loop)
+        call.queue = self
+        call.submission = submission
+        call.operation = operation
+        call.timer = None
+        call.since = monotonic()
+        if submission is None:
+            call.count = call.size = count = size = 0
+        else:
+            call.count = count = submission.record_count
+            call.size = size = submission.size_bytes
+        if self._waiting or (  # as `_has_room` and `_admit`, for each record
+            self._in
+            and (
+                self.records + count > self._most_records
+                or self.size_bytes + size > self._most_bytes
             )
         ):
-            self._on_admitted()
-            self._in[call] = None
-            self.records += count
-            self.size_bytes += size
+            self._start_timer(call)
+            self._waiting[call] = None
             return call
-        self._start_timer(call)
-        self._waiting[call] = None
+        if not self._in:
+            self._on_admitted()  # first: if it raises, nothing has changed
+        self._in[call] = None
+        self.records += count
+        self.size_bytes += size
         return call
 
     def reserve(self) -> PendingCall[S]:
@@ -156,21 +166,12 @@ class BoundedQueue(Generic[S]):
 
         It keeps its order: later calls wait for it, even if there is room.
         """
-        call = self._new_call(None, None)
-        self._waiting[call] = None
-        return call
-
-    def _new_call(self, submission: S | None, operation: Operation | None) -> PendingCall[S]:
         call: PendingCall[S] = PendingCall(loop=self._loop)
         call.queue = self
-        call.operation = operation
-        call.timer = None
+        call.submission = call.operation = call.timer = None
         call.since = monotonic()
-        call.submission = submission
-        if submission is None:
-            call.count = call.size = 0
-        else:
-            call.count, call.size = submission.record_count, submission.size_bytes
+        call.count = call.size = 0
+        self._waiting[call] = None
         return call
 
     def fill(self, call: PendingCall[S], submission: S) -> None:
@@ -248,7 +249,8 @@ class BoundedQueue(Generic[S]):
         )
 
     def _admit(self, call: PendingCall[S]) -> None:
-        self._on_admitted()  # first: if it raises, nothing has changed
+        if not self._in:
+            self._on_admitted()  # first: if it raises, nothing has changed
         if call.timer is not None:
             call.stop_waiting()
         self._in[call] = None

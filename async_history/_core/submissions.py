@@ -18,13 +18,13 @@ from async_history._core.records import (
     Event,
     Fields,
     HistoryRecord,
+    fields_from_mapping,
     fields_in_order,
     give_owner,
     is_alive,
     made_at,
     made_record,
     new_fields,
-    record_from_mapping,
 )
 from async_history._core.validation import check_iterable
 from async_history._core.values import check_name, check_text, check_time, now_text
@@ -269,14 +269,15 @@ class AddFields(AddRecords):
 
     __slots__ = ("_made", "fields")
 
+    given = _NO_IDS
+    if_latest = None
+    record_count = 1
+    must_match_owner = True
+
     def __init__(self, fields: Fields) -> None:
         self._made: list[HistoryRecord] | None = None
         self.fields = fields
-        self.given = _NO_IDS
-        self.if_latest = None
-        self.record_count = 1
         self.size_bytes = _bytes_of(fields)
-        self.must_match_owner = True
         self.begun_at = begun_at()
 
     @property
@@ -376,17 +377,18 @@ class UncheckedRecords:
                 and the records are of several memories.
         """
         start = len(self.records)
+        size = 0
         for index, item in islice(self._items, _SLICE):
             try:
-                record = _checked(item, self._now)
+                given = item if type(item) is dict else _mapping_of(item)
+                fields = fields_from_mapping(given, self._now)
             except InvalidInput as error:
                 raise InvalidInput(f"record {index}: {error}") from error
-            if isinstance(item, HistoryRecord):
-                self._given[index] = {**item.as_dict(), "context": item.context}
-            elif item.get("id") is not None:
-                self._given[index] = dict(item)
-            self.records.append(record)
-            self._size_bytes += _record_bytes(record)
+            if given.get("id") is not None:
+                self._given[index] = dict(given)
+            self.records.append(made_record(*fields))
+            size += _bytes_of(fields)
+        self._size_bytes += size
         count = len(self.records)
         if count - start == _SLICE:
             return None
@@ -499,13 +501,12 @@ def _expected(if_latest: object, records: Sequence[HistoryRecord]) -> ExpectedLa
     return ExpectedLatest(next(iter(memory_ids), ""), record_id)
 
 
-def _checked(item: HistoryRecord | Mapping[str, Any], now: str) -> HistoryRecord:
+def _mapping_of(item: HistoryRecord | Mapping[str, Any]) -> Mapping[str, Any]:
     if isinstance(item, HistoryRecord):
-        details = {name: getattr(item, name) for name in DETAILS}
-        return record_from_mapping({**item.as_dict(), **details}, now)
+        return {**item.as_dict(), **{name: getattr(item, name) for name in DETAILS}}
     if not isinstance(item, Mapping):
         raise InvalidInput(f"must be a HistoryRecord or a mapping, not {type(item).__name__}")
-    return record_from_mapping(item, now)
+    return item
 
 
 def _record_bytes(record: HistoryRecord) -> int:

@@ -100,18 +100,21 @@ def in_utc(moment: datetime) -> datetime:
 def now_text() -> str:
     """Return this moment in UTC as ISO 8601 text, to the microsecond.
 
-    Every record needs one: all but the fraction is kept for a second, which takes a third of the
-    time of `datetime.isoformat`.
+    Every record needs one: all but the last digits is kept for a millisecond, which takes a fifth
+    of the time of `datetime.isoformat`.
     """
-    global _this_second
-    second, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
-    known, text = _this_second
-    if second != known:
-        text = datetime.fromtimestamp(second, UTC).isoformat().removesuffix("+00:00")
-        _this_second = (second, text)
-    milliseconds, microseconds = divmod(nanoseconds // 1000, 1000)
-    return f"{text}.{_DIGITS[milliseconds]}{_DIGITS[microseconds]}+00:00"
+    global _this_millisecond
+    begun, text = _this_millisecond
+    nanoseconds = time.time_ns() - begun
+    if not 0 <= nanoseconds < _MILLISECOND:
+        milliseconds, nanoseconds = divmod(nanoseconds + begun, _MILLISECOND)
+        second = datetime.fromtimestamp(milliseconds // 1000, UTC).replace(tzinfo=None)
+        text = f"{second.isoformat()}.{milliseconds % 1000:03}"
+        _this_millisecond = (milliseconds * _MILLISECOND, text)
+    return text + _MICROSECONDS[nanoseconds // 1000]
 
 
-_DIGITS: Final = tuple(f"{number:03}" for number in range(1000))
-_this_second = (0, "1970-01-01T00:00:00")
+_MILLISECOND: Final = 1_000_000
+_MICROSECONDS: Final = tuple(f"{number:03}+00:00" for number in range(1000))
+_this_millisecond = (0, "1970-01-01T00:00:00.000")
+"""When it began, in nanoseconds, and its text."""

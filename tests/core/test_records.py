@@ -3,12 +3,18 @@
 import copy
 import dataclasses
 import pickle
+import time
+from datetime import UTC, datetime, timedelta
+from enum import Enum
+from typing import Any
 
 import pytest
 
 from async_history import HistoryRecord
 from async_history._core.records import fields_in_order, made_record, new_fields
-from async_history._core.submissions import one_record
+from async_history._core.submissions import UncheckedRecords, one_record
+from async_history._core.values import check_name, check_text, now_text
+from async_history.errors import InvalidInput
 
 
 def test_a_new_record_is_one_like_any_other() -> None:
@@ -35,3 +41,51 @@ def test_a_queued_record_is_made_once_when_it_is_looked_at() -> None:
     named = one_record(fields, {"context": record.context}, None)
     assert (named.size_bytes, named.records) == (queued.size_bytes, queued.records)
     assert named.names_ids
+
+
+class Spelled(str, Enum):  # noqa: UP042 - a str that is not only one
+    """Texts by name."""
+
+    TEA = "tea"
+
+
+def _checked(name: str, given: Any) -> tuple[str, str | None]:
+    """Return the text that a field has, or why it is refused."""
+    try:
+        return (check_name if name in ("id", "memory_id") else check_text)(name, given), None
+    except InvalidInput as error:
+        return "", str(error)
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["tea", "", "é", "日本", "a\0b", "é\0", "\ud800", Spelled.TEA, 5, b"tea", True],
+    ids=ascii,
+)
+def test_each_text_is_checked_alike_one_by_one_and_in_a_batch(given: Any) -> None:
+    usual = {"memory_id": "m", "old_memory": "x", "new_memory": "y", "event": "UPDATE"}
+    for name in ("id", "memory_id", "old_memory", "new_memory", "actor_id", "role"):
+        call = {**usual, name: given}
+        expected, refusal = _checked(name, given)
+        if refusal is not None:
+            with pytest.raises(InvalidInput) as one:
+                new_fields(**call)
+            with pytest.raises(InvalidInput) as many:
+                UncheckedRecords([usual, call], None).check_slice()
+            assert (str(one.value), str(many.value)) == (refusal, f"record 1: {refusal}")
+            continue
+        unchecked = UncheckedRecords([call], None)
+        assert unchecked.check_slice() is not None
+        for record in (made_record(*new_fields(**call)), *unchecked.records):
+            value = getattr(record, name)
+            assert (type(value), value) == (str, expected)
+
+
+def test_now_is_the_clocks_time_to_the_microsecond(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = datetime(2026, 12, 31, 23, 59, 59, 999_000, UTC)
+    steps = (0, 1, 9, 10, 998, 999, 1_000, 1_001, 59_999_999, 999, -1, -1_000, -86_400_000_000)
+    for step in steps:
+        moment = begun + timedelta(microseconds=step)
+        since_1970 = (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+        monkeypatch.setattr(time, "time_ns", lambda told=since_1970: told * 1_000 + 999)
+        assert now_text() == moment.isoformat(timespec="microseconds")
