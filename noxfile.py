@@ -57,7 +57,9 @@ def postgres(session: nox.Session) -> None:
     install(session, "test")
     for version in session.posargs or ["16"]:
         chosen = (
-            [] if version == OLDEST_POSTGRES else ["tests/contract/test_stateful.py", "-n", "0"]
+            ["tests/contract", "tests/postgres"]
+            if version == OLDEST_POSTGRES
+            else ["tests/contract/test_stateful.py", "-n", "0"]
         )
         session.run(
             *(*PYTEST, "-m", "postgres and versions", *chosen),
@@ -72,7 +74,9 @@ def mem0(session: nox.Session) -> None:
     with TemporaryDirectory() as folder:
         pip = ("python", "-m", "pip", "install", "--quiet", "--no-deps", "--target", folder)
         session.run(*pip, "mem0ai==1.0.11")
-        session.run(*PYTEST, "-m", "mem0", *session.posargs, env={"PYTHONPATH": folder})
+        session.run(
+            *PYTEST, "tests/mem0", "-m", "mem0", *session.posargs, env={"PYTHONPATH": folder}
+        )
 
 
 @nox.session

@@ -332,6 +332,7 @@ def without_chance(value: Any) -> Any:
     return [without_chance(v) for v in value] if isinstance(value, list | tuple) else value
 
 
+@pytest.mark.once
 class TestRecords:
     async def test_what_no_database_holds_is_replaced(self, memory: AsyncMemory) -> None:
         memory_id = await add(memory, "a\0b")
@@ -721,6 +722,7 @@ class TestConcurrency:
                 assert records[-1].new_memory == payload["data"]
 
 
+@pytest.mark.once
 class TestRestore:
     async def test_an_earlier_text(self, memory: AsyncMemory) -> None:
         memory_id = await add(memory, "tea", metadata={"mood": "calm"})
@@ -1018,12 +1020,14 @@ class TestLife:
             await add(memory, "x")
 
     @pytest.mark.subprocess
-    def test_a_program_that_does_not_close_ends(self, tmp_path: Path, model: Model) -> None:
+    def test_a_program_that_does_not_close_ends(
+        self, tmp_path: Path, configured: Configured
+    ) -> None:
         source = f"""
 import asyncio, json, sys
 sys.path.insert(0, {str(Path(__file__).parents[2])!r})
 from tests.mem0.test_mem0 import AsyncMemory, add, instant
-config = json.loads({json.dumps(json.dumps(_config(model, tmp_path)))})
+config = json.loads({json.dumps(json.dumps(configured()))})
 memory = AsyncMemory.from_config(config)
 instant(memory)
 async def main():
@@ -1049,17 +1053,13 @@ asyncio.run(main())
             memory.db.get_history("m")
 
 
-def _config(model: Model, folder: Path) -> dict[str, Any]:
-    make: Any = configured
-    return make.__wrapped__(model, folder)()  # type: ignore[no-any-return]
-
-
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(LONG_S):
         while not condition():  # noqa: ASYNC110 - threads and mem0 set it, not we
             await asyncio.sleep(0.005)
 
 
+@pytest.mark.once
 class TestTheSynchronousMemory:
     """mem0's `Memory`, whose calls wait for the disk anyway."""
 
@@ -1108,6 +1108,7 @@ class TestTheSynchronousMemory:
                 Memory(MemoryConfig(**configured()), history=history)  # type: ignore[arg-type]
 
 
+@pytest.mark.once
 class TestDocumentation:
     """The documentation's own lines, and its application through its real lifespan."""
 
@@ -1172,6 +1173,7 @@ def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return url_of(request.param, request, tmp_path)
 
 
+@pytest.mark.once
 class TestTheWholeWorkflow:
     """A long conversation, and then: the history tells all that the vector store went through."""
 
@@ -1267,6 +1269,7 @@ def answer(*values: object) -> Callable[[Any], str]:
     return lambda _: next(texts)
 
 
+@pytest.mark.once
 class TestRelativePath:
     """The program changes its folder between making a memory and its first use, and later."""
 

@@ -15,7 +15,7 @@ from async_history.blocking import BlockingHistoryManager
 from async_history.blocking._sanitize import Sanitizer, complete_records, message_as_given
 from async_history.errors import InvalidInput
 
-pytestmark = pytest.mark.mem0
+pytestmark = [pytest.mark.mem0, pytest.mark.once]
 
 
 class Role(str, enum.Enum):  # noqa: UP042 - StrEnum is shown by its value

@@ -25,10 +25,11 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-# Imported here, before the first call.
-import async_history._sqlite.manager
-import async_history.cli.app  # noqa: F401
+from typer.testing import CliRunner
+
+import async_history._sqlite.manager  # noqa: F401 - before the first call
 from async_history.cli import main as run
+from async_history.cli.app import app
 from tests.subprocesses.processes import ROOT, command
 from tests.support.patience import LONG_S
 
@@ -132,6 +133,9 @@ def _become(call: dict[str, Any], files: list[int]) -> None:
 
 def main() -> None:
     """Serve calls until the socket is closed; in a forked process, run the command."""
+    # Typer imports pydantic as it reads its first arguments, and Rich as it shows an error.
+    refused = CliRunner().invoke(app, ["no such command"])
+    assert refused.exit_code == 2, refused.output
     gc.freeze()
     _serve(socket.socket(fileno=int(sys.argv[1])))
     run()
