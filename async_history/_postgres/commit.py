@@ -25,6 +25,7 @@ from async_history._core.erased_names import Name, earliest_begin
 from async_history._core.owners import Owner
 from async_history._core.records import Event, HistoryRecord
 from async_history._core.submissions import MESSAGES_KEPT, AddRecords, SaveMessages, Submission
+from async_history._core.undated import dated, has_undated
 from async_history._postgres.add import alone, within_transaction
 from async_history._postgres.errors import (
     concerns_all,
@@ -38,7 +39,6 @@ from async_history._postgres.owners import KnownOwners, OwnersPlan, give_owners
 from async_history._postgres.rows import RECORD_COLUMNS, record_from_row
 from async_history._postgres.schema import in_schema
 from async_history._postgres.transaction import WAIT_FOR_REPLICAS_TOO, savepoint, transaction
-from async_history._postgres.undated import dated, has_undated
 from async_history.errors import HistoryError, StorageError, StorageRefused
 
 _LOCK_IDS: Final = """

@@ -1,7 +1,7 @@
 """Dates copied records that do not say when they happened.
 
-`history` stores an instant in addition to a record's own times. A record without a time has the
-instant of its memory's record before it, as in every store.
+Some databases store an instant beside a record's own times. A record without a time has the instant
+of its memory's record before it, as in every store.
 """
 
 import re
@@ -57,4 +57,4 @@ def _is_no_day(record: HistoryRecord) -> bool:
 
 
 _OUR_FORM: Final = re.compile(r".{4}-..-..T..:..:..\.......\+00:00", re.DOTALL)
-"""As `RECORD_COLUMNS` tells it."""
+"""As the statements of PostgreSQL tell it."""
