@@ -326,15 +326,17 @@ class HistoryManager(LoopBound[Store]):
         *,
         if_latest: HistoryRecord | str | None = None,
     ) -> list[HistoryRecord]:
-        """Record changes within a transaction of the caller's: see `PostgresHistoryManager`.
+        """Record changes within a transaction of the caller's.
+
+        See `PostgresHistoryManager` and `SqlHistoryManager`.
 
         Raises:
-            InvalidInput: this history is not in PostgreSQL.
+            InvalidInput: this history is in neither PostgreSQL nor a database of SQLAlchemy's.
         """
         self._require_open()
         raise InvalidInput(
-            "only a history in PostgreSQL can be written within a transaction of yours; here use "
-            "batch_add_history"
+            "only a history in PostgreSQL, or opened through SQLAlchemy, can be written within a "
+            "transaction of yours; here use batch_add_history"
         )
 
     async def save_messages(

@@ -2,7 +2,7 @@
 """The manager of a history in PostgreSQL: its options, and records in a user's transaction."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import asyncpg
 
@@ -17,6 +17,7 @@ from async_history._core.writer_options import BATCH_RECORDS, WriterOptions
 from async_history._postgres.backend import PostgresBackend, PostgresStore
 from async_history._postgres.commit import BatchCommitter
 from async_history._postgres.errors import DriverError, storage_error
+from async_history._postgres.given_connection import asyncpg_connection
 from async_history._postgres.owner_steps import have_owners_changed
 from async_history._postgres.owners import KnownOwners
 from async_history._postgres.pool_limits import CONNECTION_IDLE_S, PoolLimits, check_pool
@@ -24,6 +25,9 @@ from async_history._postgres.schema import quoted
 from async_history._postgres.transaction import savepoint
 from async_history._postgres.url import POSTGRES_SCHEMA, server_url
 from async_history.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 RETRY_TIMEOUT_S = 30.0
 """How long what failed with a connection is tried again, unless told otherwise."""
@@ -129,7 +133,7 @@ class PostgresHistoryManager(HistoryManager):
 
     async def add_in_transaction(
         self,
-        connection: asyncpg.Connection,
+        connection: "asyncpg.Connection | AsyncConnection | AsyncSession",
         records: Iterable[HistoryRecord | Mapping[str, Any]],
         *,
         if_latest: HistoryRecord | str | None = None,
@@ -140,7 +144,8 @@ class PostgresHistoryManager(HistoryManager):
         an error the transaction can go on without them.
 
         Args:
-            connection: an asyncpg connection to this history's database, in a transaction.
+            connection: to this history's database: an asyncpg connection in a transaction, or
+                SQLAlchemy's `AsyncSession` or `AsyncConnection` on asyncpg.
             records, if_latest: as `batch_add_history`. `if_latest` sees what others committed only
                 where the transaction is read committed, as it is by default.
 
@@ -149,11 +154,10 @@ class PostgresHistoryManager(HistoryManager):
             IdConflict, HistoryConflict, StorageError: nothing of these records was written.
         """
         store = self.store
-        if not connection.is_in_transaction():
-            raise InvalidInput("the connection is in no transaction; begin one, or use the queue")
+        owner = await asyncpg_connection(connection)
         submission = await UncheckedRecords(records, if_latest).check()
         committer = BatchCommitter(
-            connection,
+            owner,
             store.schema,
             is_distributed=False,
             owns_transaction=False,
@@ -163,7 +167,7 @@ class PostgresHistoryManager(HistoryManager):
         )
         for tries_left in reversed(range(_TRIES)):
             try:
-                async with savepoint(connection, checks_constraints=False):
+                async with savepoint(owner, checks_constraints=False):
                     refused = await committer.commit_in_transaction([submission])
                 break
             except DriverError as error:
