@@ -80,6 +80,13 @@ def mem0(session: nox.Session) -> None:
 
 
 @nox.session
+def sql(session: nox.Session) -> None:
+    """The backend on SQLAlchemy: on MariaDB, where it is installed, SQLite and PostgreSQL."""
+    install(session, "test")
+    session.run(*PYTEST, "tests/sql", *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Style, spelling, and the form of our configuration."""
     session.install("--group=lint")

@@ -5,7 +5,7 @@ from functools import partial
 
 from async_history._core.check import CheckReport
 from async_history._core.options import HistoryOptions
-from async_history._opening import from_any_folder, open_history, postgres_schema, sqlite_file
+from async_history._opening import from_any_folder, is_server, open_history, sqlite_file
 from async_history.errors import InvalidInput
 
 
@@ -25,8 +25,8 @@ async def check_history(
         CursorGone: records were removed while they were read. Call it again.
     """
     file = sqlite_file(url)
-    if file is None and postgres_schema(url) is None:
-        raise InvalidInput(f"url must name a file or a PostgreSQL history to check, not {url!r}")
+    if file is None and not is_server(url):
+        raise InvalidInput(f"url must name a file or a server's history to check, not {url!r}")
     where = from_any_folder(url)  # found again also after a change of directory
     if repair:
         if file is None:

@@ -4,7 +4,7 @@ import os
 import re
 from importlib import import_module
 from pathlib import Path
-from typing import Final, Unpack, cast
+from typing import Any, Final, Unpack, cast
 from urllib.parse import quote, unquote
 
 from async_history._core.manager import HistoryManager
@@ -17,9 +17,13 @@ from async_history.errors import InvalidInput
 _SQLITE = ("async_history.sqlite", "SQLiteHistoryManager")
 _NULL = ("async_history._null", "NullHistoryManager")
 _POSTGRES = ("async_history.postgres", "PostgresHistoryManager")
+_SQL = ("async_history.sql", "SqlHistoryManager")
+_SQL_NAMES: Final = ("mysql", "mariadb", "oracle", "mssql")
+"""Databases whose URLs need not name a driver."""
 _SQLITE_SCHEMES: Final = ("sqlite", "sqlite+aiosqlite")
 _SPELLINGS = (
-    "sqlite:///relative.db, sqlite:////absolute.db, a path, memory://, null:// or postgresql://…"
+    "sqlite:///relative.db, sqlite:////absolute.db, a path, memory://, null://, postgresql://… or "
+    "one of SQLAlchemy's, such as mysql+asyncmy://…"
 )
 
 _PORT = r"\d+(?:[/,?\s'\"]|$)"
@@ -27,7 +31,12 @@ _PORT = r"\d+(?:[/,?\s'\"]|$)"
 _Arguments = tuple[Path | str | None, ...]
 
 
-def open_history(url: str | os.PathLike[str], **options: Unpack[HistoryOptions]) -> HistoryManager:
+def open_history(
+    url: str | os.PathLike[str] | None = None,
+    *,
+    engine: Any = None,
+    **options: Unpack[HistoryOptions],
+) -> HistoryManager:
     """Return the manager of a history store, ready to be opened by `async with` or `await`.
 
         async with open_history("sqlite:///history.db") as history: ...
@@ -39,18 +48,43 @@ def open_history(url: str | os.PathLike[str], **options: Unpack[HistoryOptions])
             `memory://` or `sqlite://`: SQLite in memory, lost when closed; `null://`: nothing is
             kept; `postgresql://…`: a PostgreSQL server, as asyncpg, libpq, SQLAlchemy or a
             hosting provider writes it, and `?schema=`. `sqlite+aiosqlite://` and
-            `postgresql+asyncpg://` are accepted too. `~` is the home folder.
+            `postgresql+asyncpg://` are accepted too. `~` is the home folder. `mysql://…`,
+            `mariadb://…`, and any other URL for which SQLAlchemy has an asyncio dialect
+            (`dialect+driver://…`): a database through SQLAlchemy.
+        engine: instead of a URL, the program's own SQLAlchemy `AsyncEngine`, of any database; see
+            `SqlHistoryManager`.
         options: the backend's keyword arguments, such as `create`, `migrate`, `durability`,
-            `queue_records`, `queue_timeout_s`; see `SQLiteHistoryManager` and
-            `PostgresHistoryManager`.
+            `queue_records`, `queue_timeout_s`; see `SQLiteHistoryManager`,
+            `PostgresHistoryManager` and `SqlHistoryManager`.
 
     Raises:
         InvalidInput: no backend has this URL, or an option is unknown or invalid.
     """
-    (module, name), arguments = _backend(url)
-    manager_type = getattr(import_module(module), name)
+    if engine is not None:
+        if url is not None:
+            raise InvalidInput("give either a url or an engine")
+        manager_type = _manager_type(_SQL)
+        check_option_names(manager_type, options)
+        return cast(HistoryManager, manager_type(engine=engine, **options))
+    if url is None:
+        raise InvalidInput("name a history: a url, or an engine")
+    backend, arguments = _backend(url)
+    manager_type = _manager_type(backend)
     check_option_names(manager_type, options)
     return cast(HistoryManager, manager_type(*arguments, **{**file_options(url), **options}))
+
+
+def _manager_type(backend: tuple[str, str]) -> Any:
+    module, name = backend
+    try:
+        return getattr(import_module(module), name)
+    except ModuleNotFoundError as error:
+        if backend is not _SQL or (error.name or "").split(".")[0] != "sqlalchemy":
+            raise
+        raise InvalidInput(
+            "a history in this database needs SQLAlchemy: pip install 'async-history[sql]', or "
+            "'async-history[mysql]' for MySQL and MariaDB"
+        ) from error
 
 
 def sqlite_file(url: str | os.PathLike[str]) -> Path | None:
@@ -99,6 +133,15 @@ def postgres_schema(url: str | os.PathLike[str]) -> tuple[str, str] | None:
     return text, server_url(text).options.get("schema", POSTGRES_SCHEMA)
 
 
+def is_server(url: str | os.PathLike[str]) -> bool:
+    """Return whether a URL names a history that a server keeps, for others too.
+
+    Raises:
+        InvalidInput: no backend has this URL.
+    """
+    return _backend(url)[0] in (_POSTGRES, _SQL)
+
+
 def without_secrets(text: str) -> str:
     """Return a text with the passwords of URLs and of libpq's keywords replaced by ***."""
     text = re.sub(r"(:/*[^\s/@:]*):.*@", r"\1:***@", text)
@@ -120,6 +163,8 @@ def _backend(url: str | os.PathLike[str]) -> tuple[tuple[str, str], _Arguments]:
         return _POSTGRES, (url,)
     if not re.fullmatch(r"[a-z][a-z0-9+.-]*", scheme):
         raise InvalidInput(f"the text before :// is not a URL scheme; use {_SPELLINGS}")
+    if scheme in _SQL_NAMES or ("+" in scheme and scheme not in _SQLITE_SCHEMES):
+        return _SQL, (url,)
     if scheme not in ("null", "memory", "sqlite", "sqlite+aiosqlite"):
         raise InvalidInput(f"no backend for {scheme!r} URLs; use {_SPELLINGS}")
     host, _, path = _split_options(url)[0].partition("://")[2].partition("/")

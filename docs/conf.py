@@ -79,7 +79,7 @@ def _in_block(before: list[str]) -> bool:
 def find_comments() -> None:
     """Let autodoc find the comments of what is written elsewhere than its module says."""
     analyzer = import_module("sphinx.pycode").ModuleAnalyzer
-    for name in ("", ".sqlite", ".postgres", ".blocking", ".mem0"):
+    for name in ("", ".sqlite", ".postgres", ".sql", ".blocking", ".mem0"):
         public = analyzer.for_module(f"async_history{name}")
         public.analyze()
         tree = ast.parse(public.code)

@@ -29,13 +29,15 @@ class HistoryOptions(TypedDict, total=False):
     durability: Durability
     lock_timeout_s: float
 
-    # of PostgreSQL
-    read_url: str | None
+    # of PostgreSQL, and of SQLAlchemy's databases
     schema: str | None
     pool_size: int | None
-    statement_cache_size: int | None
     batch_records: int
     acquire_timeout_s: float | None
     retry_timeout_s: float
+
+    # of PostgreSQL
+    read_url: str | None
+    statement_cache_size: int | None
     connection_idle_s: float | None
     connection_lifetime_s: float | None

@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 
 from async_history._core.manager import HistoryManager
 from async_history._core.options import HistoryOptions
-from async_history._opening import open_history, postgres_schema
+from async_history._opening import is_server, open_history
 from async_history._sqlite.errors import connect, typed_errors, wait_for_lock
 from async_history._sqlite.manager import LOCK_TIMEOUT_S, SQLiteHistoryManager
 from async_history._sqlite.worker_thread import run_in_thread
@@ -37,7 +37,7 @@ class LoopStore:
         self._path = path
         self._options = options
         self.lock_timeout_s = options.get("lock_timeout_s", LOCK_TIMEOUT_S)
-        self._is_server = postgres_schema(url) is not None
+        self._is_server = is_server(url)
         self.is_sqlite = False
         self._manager: HistoryManager | None = None
         self._closed = False

@@ -24,7 +24,7 @@ from async_history import (
     dump_lines,
     open_history,
 )
-from async_history._opening import postgres_schema, sqlite_file, without_secrets
+from async_history._opening import is_server, postgres_schema, sqlite_file, without_secrets
 from async_history._postgres.url import server_url
 from async_history.cli import stores
 from async_history.cli.line_reader import LINE_BYTES, Lines, open_lines
@@ -94,10 +94,15 @@ def _require_two(source: str, target: str) -> None:
     if files[0] is not None and files[1] is not None:
         with contextlib.suppress(FileNotFoundError):
             is_one = os.path.samefile(files[0], files[1])
-    elif postgres_schema(source) and "table" not in server_url(source).options:
+    elif is_server(source) and is_server(target) and not _foreign_table(source):
         is_one = open_history(source).backend.store_name == open_history(target).backend.store_name
     if is_one:
         raise InvalidInput("the source and the target of the copy are the same history")
+
+
+def _foreign_table(source: str) -> str | None:
+    """Return the table of another project that a URL of PostgreSQL names."""
+    return server_url(source).options.get("table") if postgres_schema(source) else None
 
 
 async def _open_source(source: str, stack: AsyncExitStack) -> HistoryManager | RecordSource:
@@ -105,7 +110,7 @@ async def _open_source(source: str, stack: AsyncExitStack) -> HistoryManager | R
     if _is_lines(source):
         file = open_lines(source)
         return JsonLines(_texts(Lines(stack.enter_context(closing(file)))))
-    if postgres_schema(source) and (table := server_url(source).options.get("table")):
+    if table := _foreign_table(source):
         from async_history._transfer.foreign_table import ForeignTable
 
         return ForeignTable(source, table=table)

@@ -159,7 +159,7 @@ def test_a_missing_extra_is_named(missing: str, tmp_path: Path, environment: Any
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [
-        (["log", "m", "--db", "mysql://ann:s3cret@host/db"], 2, "no backend for 'mysql'"),
+        (["log", "m", "--db", "ftp://ann:s3cret@host/db"], 2, "no backend for 'ftp'"),
         (["log", "m", "--db", "sqlite://ann:s3cret@host/db"], 2, "names no host"),
         (["record", "nowhere.jsonl"], 1, "nowhere.jsonl: No such file"),
         (["record", "."], 1, ".: Is a directory"),

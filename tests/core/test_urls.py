@@ -11,9 +11,11 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import asyncmy  # noqa: F401 - or the first test to use it would be blamed for reading it
 import asyncpg
 import pytest
 
+import async_history._sql.manager  # noqa: F401
 from async_history import HistoryError, HistoryManager, InvalidInput, StorageError, open_history
 from async_history._opening import sqlite_file, without_secrets
 from async_history._postgres.url import server_url

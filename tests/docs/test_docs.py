@@ -22,11 +22,13 @@ from urllib.parse import parse_qs, urlsplit
 import asyncpg
 import pytest
 import typer.main
+from sqlalchemy.ext.asyncio import create_async_engine
 
 import async_history
 import async_history.blocking
 import async_history.mem0
 import async_history.postgres
+import async_history.sql
 import async_history.sqlite
 from async_history import (
     CommitUnknown,
@@ -39,12 +41,13 @@ from async_history import (
 )
 from async_history.cli.app import app
 from async_history.postgres import PostgresHistoryManager
+from async_history.sql import SqlHistoryManager
 from async_history.sqlite import SQLiteHistoryManager
 from docs.generate import RESULTS, command_page, results_page
 from tests.support.docs_examples import EXAMPLES, PAGES, REPOSITORY, example
 from tests.support.patience import LONG_S
 
-pytestmark = [pytest.mark.subprocess, pytest.mark.once]
+pytestmark = pytest.mark.subprocess
 
 DOCS = REPOSITORY / "docs"
 
@@ -254,6 +257,7 @@ class TestExamples:
         asyncio.run(kinds["back_up"]("history.db"))
         assert Path("backup.db").exists()
         assert isinstance(scope_of("postgresql-url")["history"], PostgresHistoryManager)
+        assert isinstance(scope_of("sql-url")["history"], SqlHistoryManager)
 
     async def test_a_transaction(self, postgres: str) -> None:
         scope = scope_of("transaction")
@@ -267,6 +271,18 @@ class TestExamples:
             finally:
                 await pool.execute("DROP TABLE memories")
                 await pool.execute("DROP SCHEMA async_history CASCADE")
+
+    async def test_a_transaction_of_sqlalchemy(self, tmp_path: Path) -> None:
+        engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path / 'history.db'}")
+        async with engine.begin() as connection:
+            made = "CREATE TABLE memories AS SELECT 'memory-1' AS id, 'tea' AS text"
+            await connection.exec_driver_sql(made)
+        await scope_of("sql-engine")["update_both"](engine)
+        async with engine.begin() as connection:
+            texts = "SELECT text, new_memory FROM memories, async_history_records"
+            rows = await connection.exec_driver_sql(texts)
+            assert [tuple(row) for row in rows] == [("mate", "mate")]
+        await engine.dispose()
 
     async def test_an_unknown_commit(self) -> None:
         class Failing:
@@ -381,6 +397,7 @@ def test_every_public_name() -> None:
             async_history,
             async_history.sqlite,
             async_history.postgres,
+            async_history.sql,
             async_history.blocking,
             async_history.mem0,
         )

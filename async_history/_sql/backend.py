@@ -1,0 +1,99 @@
+"""The backend: connects, and makes the tables or checks them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from async_history._core.cancellation import to_the_end
+from async_history._core.follow import CommitSignal
+from async_history._core.writer_options import WriterOptions
+from async_history._sql import schema
+from async_history._sql.connections import Connections
+from async_history._sql.dialects import MYSQL, check_settings
+from async_history._sql.store import SqlStore
+from async_history._sql.tables import Tables, tables_in
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SqlBackend:
+    """The tables in a database that SQLAlchemy speaks to.
+
+    Either `url` or `user_engine` is set. The other fields are the arguments of `SqlHistoryManager`.
+    """
+
+    url: Any
+    user_engine: AsyncEngine | None
+    schema_name: str | None
+    may_migrate: bool
+    pool_size: int
+    acquire_timeout_s: float
+    retry_timeout_s: float
+    writer_options: WriterOptions
+
+    @property
+    def where(self) -> str:
+        """The store's name in messages."""
+        url = self.url if self.user_engine is None else self.user_engine.url
+        shown: str = url.render_as_string(hide_password=True)
+        return shown
+
+    @property
+    def store_name(self) -> tuple[str, ...] | None:
+        """Database, host, port and schema; None for a user's engine."""
+        if self.url is None:
+            return None
+        url = self.url
+        kind = "mysql" if url.get_backend_name() in MYSQL else url.get_backend_name()
+        socket = url.query.get("unix_socket") or ""
+        parts = (url.host, url.port, url.database, socket, self.schema_name)
+        return (kind, *("" if part is None else str(part) for part in parts))
+
+    def new_locks(self) -> None:
+        """There are none: turns are taken within a process."""
+
+    def _new_engine(self) -> AsyncEngine:
+        if self.user_engine is not None:
+            return self.user_engine
+        return create_async_engine(
+            self.url,
+            pool_size=self.pool_size,
+            max_overflow=0,
+            pool_timeout=self.acquire_timeout_s,
+            pool_use_lifo=True,
+        )
+
+    async def open(self, committed: CommitSignal, ended: Callable[[], None]) -> "SqlStore":
+        """Connect, and make the tables or check their version."""
+        tables = tables_in(self.schema_name)
+        connections = Connections(
+            self._new_engine(),
+            self.where,
+            owns_engine=self.user_engine is None,
+            acquire_s=self.acquire_timeout_s,
+            try_s=self.retry_timeout_s,
+        )
+        try:
+            statement_bytes = await self._prepare(connections, tables)
+        except BaseException:
+            await to_the_end(connections.aclose())
+            raise
+        return SqlStore(
+            connections,
+            tables,
+            statement_bytes=statement_bytes,
+            writer_options=self.writer_options,
+            retry_timeout_s=self.retry_timeout_s,
+            committed=committed,
+            ended=ended,
+        )
+
+    async def _prepare(self, connections: Connections, tables: Tables) -> int | None:
+        async with connections.opening() as connection:
+            statement_bytes = await check_settings(connection, self.where)
+            if self.may_migrate:
+                await schema.migrate(connection, tables, self.where)
+            else:
+                await schema.require_current(connection, tables, self.where)
+            return statement_bytes

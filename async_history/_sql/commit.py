@@ -1,0 +1,268 @@
+"""Commits one batch in one transaction.
+
+Each transaction that writes begins with the row of `state`, so writers take turns for the length of
+a commit, and numbers are in the order of commits. A batch of new records of memories whose owners
+are remembered takes a few round trips: the numbers, the rows, the commit. The others are decided in
+steps, with the row locked: nothing changes between a look-up and what is written.
+"""
+
+import contextlib
+from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import datetime
+from itertools import count
+
+from sqlalchemy import func, insert, select, update
+from sqlalchemy.exc import DBAPIError
+
+from async_history._core.batch import (
+    Buffer,
+    commit_in_steps,
+    ids_of,
+    only_new_records,
+    records_of,
+)
+from async_history._core.erased_names import Name, from_microseconds, name_digest
+from async_history._core.owners import Owner
+from async_history._core.records import HistoryRecord
+from async_history._core.submissions import AddRecords, SaveMessages, Submission
+from async_history._core.undated import dated, has_undated
+from async_history._sql.dialects import in_parts
+from async_history._sql.errors import is_refusal, storage_error
+from async_history._sql.inserts import Inserts
+from async_history._sql.known import Known, Span, spans_of
+from async_history._sql.marks import add_marks, marks_of
+from async_history._sql.messages import find_buffers, save_messages
+from async_history._sql.names import keys_of
+from async_history._sql.owners import find_owners, give_owners
+from async_history._sql.rows import (
+    columns_read,
+    full_row,
+    has_details,
+    instant_of,
+    plain_row,
+    record_from_row,
+)
+from async_history._sql.transaction import Transaction
+from async_history.errors import HistoryError, StorageRefused
+
+
+class BatchCommitter:
+    """Writes batches in one transaction.
+
+    Args:
+        inserts: the compiled statements.
+        known: what is remembered; changed by `learn` once a batch is committed.
+        where: the server, for messages.
+        is_repeated: whether an earlier try of the batch may have been committed.
+    """
+
+    def __init__(
+        self,
+        transaction: Transaction,
+        inserts: Inserts,
+        known: Known,
+        where: str,
+        *,
+        is_repeated: bool,
+    ) -> None:
+        self._transaction = transaction
+        self._tables = transaction.tables
+        self._inserts = inserts
+        self._known = known
+        self._where = where
+        self._is_repeated = is_repeated
+        self._has_undated = False
+        self._seen: dict[str, Owner | None] = {}
+        self._erased_memories: set[str] = set()
+        self._spans: dict[int, Span] = {}
+
+    # A batch of new records
+
+    async def add_at_once(self, batch: Sequence[Submission]) -> bool:
+        """Write a batch of new records; False if it has to be decided in steps."""
+        additions = only_new_records(batch)
+        if additions is None or self._is_repeated or has_undated(batch):
+            return False
+        records = records_of(additions)
+        owners = self._known.owners_of(additions, records)
+        if owners is None:
+            return False
+        transaction = self._transaction
+        last = await transaction.claim(len(records), self._known.version)
+        if last is None:
+            return False
+        transaction.version, transaction.erased_at = self._known.version, self._known.erased_at
+        if transaction.version:
+            place = 0
+            for submission in additions:
+                end = place + len(submission.records)
+                submission.give_owners(owners[place:end])
+                place = end
+            records = records_of(additions)
+        await self._add(last, records)
+        return True
+
+    async def _add(self, last: int, records: Sequence[HistoryRecord]) -> None:
+        """Add records under the numbers after `last`, and what finds them."""
+        connection = self._transaction.connection
+        instants = [instant_of(record) for record in records]
+        numbered = list(zip(count(last + 1), records, instants, strict=False))
+        are_plain = not any(map(has_details, records))
+        row = plain_row if are_plain else full_row
+        await self._inserts.add(connection, [row(*one) for one in numbered], are_plain=are_plain)
+        marks = [(mark, seq) for seq, record, _ in numbered for mark in marks_of(record)]
+        await add_marks(connection, self._tables, marks)
+        spans = spans_of(last + 1, records, instants)
+        if self._transaction.version == self._known.version:  # else it may be of before a reset
+            spans = self._known.unknown_spans(spans)
+        for number, span in spans.items():
+            await self._widen(number, span)
+
+    async def _widen(self, number: int, span: Span) -> None:
+        """Make a span of the table as wide as its records need."""
+        spans = self._tables.spans
+        there = await self._transaction.fetch(
+            select(
+                spans.c.first_time, spans.c.last_time, spans.c.events, spans.c.has_undated
+            ).where(spans.c.span == number)
+        )
+        for first_time, last_time, events, has_undated_ in there:
+            span.join(Span(first_time, last_time, events, bool(has_undated_)))
+        values = {
+            "first_time": span.first_time,
+            "last_time": span.last_time,
+            "events": span.events,
+            "has_undated": int(span.has_undated),
+        }
+        if there:
+            changed = update(spans).where(spans.c.span == number).values(**values)
+            await self._transaction.execute(changed)
+        else:
+            await self._transaction.execute(insert(spans).values(span=number, **values))
+        self._spans[number] = span
+
+    # A batch that is decided in steps
+
+    async def commit_in_steps(self, batch: Sequence[Submission]) -> Mapping[int, HistoryError]:
+        """Write a batch inside the transaction; return the refused submissions by index."""
+        self._has_undated = has_undated(batch)
+        await self._transaction.lock()
+        refused = await commit_in_steps(batch, self)
+        await self._transaction.write_state()
+        return refused
+
+    def learn(self) -> None:
+        """Remember what was seen and written: the transaction is committed."""
+        owners = {n: o for n, o in self._seen.items() if n not in self._erased_memories}
+        self._known.learn(self._transaction.version, self._transaction.erased_at, owners)
+        self._known.learn_spans(self._spans)
+
+    # The steps of `commit_in_steps`
+
+    async def existing(self, submissions: Sequence[AddRecords]) -> Sequence[HistoryRecord]:
+        """Return the stored records that have an id of these submissions."""
+        named = submissions
+        if not self._is_repeated:  # a new id of ours is not there
+            named = [one for one in submissions if one.names_ids]
+        history = self._tables.history
+        found: list[HistoryRecord] = []
+        for keys in in_parts(keys_of(ids_of(named))):
+            rows = await self._transaction.fetch(
+                select(*columns_read(self._tables)).where(history.c.id.in_(keys))
+            )
+            found += map(record_from_row, rows)
+        return found
+
+    async def latest(self, memory_ids: Sequence[str]) -> Sequence[HistoryRecord]:
+        """Return the latest record of each of these memories that has one."""
+        history = self._tables.history
+        found: list[HistoryRecord] = []
+        for places in in_parts(await self._newest(keys_of(memory_ids))):
+            rows = await self._transaction.fetch(
+                select(*columns_read(self._tables)).where(history.c.seq.in_(places))
+            )
+            found += map(record_from_row, rows)
+        return found
+
+    async def _newest(self, keys: Sequence[str]) -> list[int]:
+        """Return the numbers of memories' latest records."""
+        history = self._tables.history
+        newest: list[int] = []
+        if self._transaction.is_ours:
+            for part in in_parts(keys):
+                of_part = (
+                    select(func.max(history.c.seq))
+                    .where(history.c.memory_id.in_(part))
+                    .group_by(history.c.memory_id)
+                )
+                newest += [seq for (seq,) in await self._transaction.fetch(of_part)]
+            return newest
+        for key in keys:  # what is grouped can't be locked
+            last = (
+                select(history.c.seq)
+                .where(history.c.memory_id == key)
+                .order_by(history.c.seq.desc())
+                .limit(1)
+            )
+            newest += [seq for (seq,) in await self._transaction.fetch(last)]
+        return newest
+
+    async def owners(self, records: Sequence[HistoryRecord]) -> dict[str, Owner]:
+        """Return the owners of these records' memories, of those that have one."""
+        names = list(dict.fromkeys([record.memory_id for record in records]))
+        found = await find_owners(self._transaction, names) if self._transaction.version else {}
+        self._seen |= {name: found.get(name) for name in names}
+        return found
+
+    async def erased(self, names: Sequence[Name]) -> Mapping[Name, datetime]:
+        """Return when names were erased, of those that were."""
+        if self._transaction.erased_at is None:
+            return {}
+        erased = self._tables.erased
+        digests = {name_digest(name).hex(): name for name in names}
+        found: dict[Name, datetime] = {}
+        for part in in_parts(digests):
+            rows = await self._transaction.fetch(select(erased).where(erased.c.digest.in_(part)))
+            found |= {digests[digest]: from_microseconds(at) for digest, at in rows}
+        for kind, name in found:
+            if kind == "memory_id":
+                self._erased_memories.add(name)
+        return found
+
+    async def buffers(self, submissions: Sequence[SaveMessages]) -> dict[str, Buffer]:
+        """Return the stored message buffers of these submissions' scopes."""
+        return await find_buffers(self._transaction, submissions)
+
+    @contextlib.asynccontextmanager
+    async def undone_if_refused(self) -> AsyncIterator[None]:
+        """Roll back the writes of the body if the database refuses one."""
+        counters = self._transaction.counters
+        seen, spans = dict(self._seen), dict(self._spans)
+        try:
+            async with self._transaction.connection.begin_nested():
+                yield
+        except DBAPIError as error:
+            if not is_refusal(error):
+                raise
+            self._transaction.counters = counters
+            self._seen, self._spans = seen, spans
+            reason = storage_error(error, self._where)
+            raise StorageRefused(str(reason)) from error
+
+    async def write(
+        self,
+        records: Sequence[HistoryRecord],
+        messages: Sequence[SaveMessages],
+        owners: Mapping[str, Owner],
+    ) -> None:
+        """Write records and messages, in order, and the owners that memories get."""
+        if owners:
+            await give_owners(self._transaction, owners)
+            self._seen |= owners
+        if records and self._has_undated:
+            records = await dated(records, self.latest)
+        if records:
+            await self._add(self._transaction.last, records)
+            self._transaction.last += len(records)
+        if messages:
+            await save_messages(self._transaction, messages)

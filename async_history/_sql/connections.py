@@ -1,0 +1,306 @@
+"""The connections of an open history: one that writes, and others that read."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Final, TypeVar
+
+from sqlalchemy.engine import Dialect
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from async_history._core.cancellation import to_the_end
+from async_history._core.writer import OutcomeUnknown, TryAgain
+from async_history._sql.errors import (
+    DriverError,
+    is_connection_lost,
+    may_work_later,
+    storage_error,
+)
+from async_history.errors import HistoryClosed, StorageError, StorageUnreachable
+
+T = TypeVar("T")
+
+Work = Callable[[AsyncConnection], Awaitable[T]]
+"""Something that uses a connection."""
+
+_PAUSE_S: Final = 0.05
+_LONGEST_PAUSE_S: Final = 1.0
+_CLOSE_S: Final = 5.0
+"""How long a connection may take to be closed."""
+
+
+class Connections:
+    """Connections of an engine, with bounds of time, and errors as typed ones.
+
+    Args:
+        owns_engine: whether the engine is ours, and disposed of at the end.
+        where: the server, for messages.
+        acquire_s: how long a connection is waited for.
+        try_s: how long a write or a read may take.
+    """
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        where: str,
+        *,
+        owns_engine: bool,
+        acquire_s: float,
+        try_s: float,
+    ) -> None:
+        self._engine = engine
+        self._owns_engine = owns_engine
+        self.where = where
+        driver = engine.dialect.dbapi
+        raw = () if driver is None else (driver.Error,)
+        self._any_error: tuple[type[Exception], ...] = (*DriverError, *raw)
+        """The driver's own too, which SQLAlchemy does not wrap where it sets an option."""
+        self._acquire_s = acquire_s
+        self._try_s = try_s
+        self._writing: AsyncConnection | None = None
+        self._is_committing = False
+        self._is_closed = False
+        self._reads = 0
+        self._none_reads = asyncio.Event()
+        self._none_reads.set()
+        self._reading: set[AsyncConnection] = set()
+
+    @property
+    def dialect(self) -> Dialect:
+        """The engine's dialect."""
+        return self._engine.dialect
+
+    # Writing
+
+    async def write(self, work: "Work[T]", extra_s: float = 0.0) -> T:
+        """Do work in one transaction on the writing connection, and commit it.
+
+        Args:
+            extra_s: more seconds that the work may take, because it is large.
+
+        Raises:
+            TryAgain: nothing was written, and the same may work soon.
+            OutcomeUnknown: the connection was lost while it committed.
+            StorageError: nothing was written.
+        """
+        connection = await self._ready()
+        self._is_committing = False
+        try:
+            async with asyncio.timeout(self._try_s + extra_s):
+                done = await work(connection)
+                await self.commit(connection)
+                return done
+        except DriverError as error:
+            await self._undo(connection, error)
+            failure = storage_error(error, self.where)
+            if self._is_committing and is_connection_lost(error):
+                raise OutcomeUnknown(str(failure)) from error
+            if may_work_later(error):
+                raise TryAgain(failure) from error
+            raise failure from error
+        except asyncio.CancelledError:
+            # It is tried again: what was committed then counts as written.
+            await self._drop(connection)
+            raise
+        except BaseException:
+            await self._undo(connection, None)
+            raise
+
+    async def commit(self, connection: AsyncConnection) -> None:
+        """Commit: from here on, a lost connection leaves the outcome unknown."""
+        self._is_committing = True
+        await connection.commit()
+        self._is_committing = False
+
+    async def _ready(self) -> AsyncConnection:
+        try:
+            return await self._writer()
+        except StorageUnreachable as error:
+            raise TryAgain(error) from error
+
+    async def _writer(self) -> AsyncConnection:
+        """Return the writing connection, a new one if need be.
+
+        Its transactions see what was committed before each statement.
+
+        Raises:
+            StorageError: there is none.
+        """
+        connection = self._writing
+        if connection is not None and (connection.closed or connection.invalidated):
+            await self._drop(connection)
+            connection = None
+        if connection is not None:
+            return connection
+        try:
+            async with asyncio.timeout(self._acquire_s):
+                connection = await self._engine.connect()
+                if self.dialect.name != "sqlite":
+                    await connection.execution_options(isolation_level="READ COMMITTED")
+        except self._any_error as error:
+            if connection is not None:
+                await _end(connection)
+            raise storage_error(error, self.where) from error
+        except asyncio.CancelledError:
+            if connection is not None:
+                await to_the_end(_end(connection))
+            raise
+        self._writing = connection
+        return connection
+
+    @contextlib.asynccontextmanager
+    async def opening(self) -> AsyncIterator[AsyncConnection]:
+        """Provide the writing connection for setting up, as bounded as a read.
+
+        Raises:
+            StorageError: it can't be had, or what was asked failed.
+        """
+        connection = await self._writer()
+        try:
+            async with asyncio.timeout(max(self._try_s, self._acquire_s)):
+                yield connection
+                await connection.rollback()
+        except DriverError as error:
+            await self._drop(connection)
+            raise storage_error(error, self.where) from error
+        except BaseException:
+            await self._drop(connection)
+            raise
+
+    async def _undo(self, connection: AsyncConnection, error: BaseException | None) -> None:
+        """Roll back; drop a connection that can't be used any more."""
+        if error is None or not is_connection_lost(error):
+            with contextlib.suppress(*DriverError):
+                async with asyncio.timeout(_CLOSE_S):
+                    await connection.rollback()
+                return
+        await self._drop(connection)
+
+    async def _drop(self, connection: AsyncConnection) -> None:
+        if self._writing is connection:
+            self._writing = None
+        await to_the_end(_end(connection))
+
+    # Reading
+
+    async def read(self, work: "Work[T]") -> T:
+        """Do work that only reads; again, where the connection is lost meanwhile.
+
+        Raises:
+            StorageError: it can't be read.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._try_s
+        pause = _PAUSE_S
+        while True:
+            try:
+                async with self.reading() as connection:
+                    return await work(connection)
+            except StorageUnreachable:
+                if loop.time() + pause > deadline:
+                    raise
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE_S)
+
+    @contextlib.asynccontextmanager
+    async def reading(self) -> AsyncIterator[AsyncConnection]:
+        """Provide a connection that is given back afterwards.
+
+        Raises:
+            StorageError: it can't be had, or what was asked failed.
+        """
+        if self._is_closed:
+            raise HistoryClosed("the manager is closed; open another")
+        self._reads += 1
+        self._none_reads.clear()
+        try:
+            async with self._read_connection() as connection:
+                yield connection
+        finally:
+            self._reads -= 1
+            if not self._reads:
+                self._none_reads.set()
+
+    @contextlib.asynccontextmanager
+    async def _read_connection(self) -> AsyncIterator[AsyncConnection]:
+        try:
+            async with asyncio.timeout(self._acquire_s):
+                connection = await self._engine.connect()
+        except DriverError as error:
+            raise storage_error(error, self.where) from error
+        self._reading.add(connection)
+        try:
+            async with asyncio.timeout(self._try_s):
+                yield connection
+        except DriverError as error:
+            lost = is_connection_lost(error)
+            await to_the_end(_end(connection) if lost else _close(connection))
+            raise storage_error(error, self.where) from error
+        except asyncio.CancelledError:
+            await to_the_end(_end(connection))
+            raise
+        except BaseException:
+            await to_the_end(_close(connection))
+            raise
+        else:
+            await to_the_end(_close(connection))
+        finally:
+            self._reading.discard(connection)
+
+    # Closing
+
+    async def aclose(self) -> None:
+        """End the writing connection, and wait until reads that are under way have ended."""
+        self._is_closed = True
+        connection, self._writing = self._writing, None
+        if connection is not None:
+            # Given back, it would have its isolation level set again first. That may fail, and the
+            # pool would never get it back.
+            await _end(connection)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_S):
+                await self._none_reads.wait()
+        for connection in list(self._reading):
+            await _end(connection)
+        if self._owns_engine:
+            with contextlib.suppress(*DriverError):
+                async with asyncio.timeout(_CLOSE_S):
+                    await self._engine.dispose()
+
+    def abandon(self) -> None:
+        """Let go of the connections without waiting for anything."""
+        connection, self._writing = self._writing, None
+        for one in (connection, *self._reading):
+            if one is not None:
+                with contextlib.suppress(Exception):  # it is gone, or its loop is
+                    _terminate(one)
+
+
+def _terminate(connection: AsyncConnection) -> None:
+    """End the driver's connection without its loop, and its place in the pool."""
+    sync: Any = connection.sync_connection
+    pooled = sync.connection
+    try:
+        pooled.dbapi_connection.terminate()
+    finally:
+        pooled.detach()
+
+
+async def _close(connection: AsyncConnection) -> None:
+    """Give a connection back to its pool."""
+    try:
+        async with asyncio.timeout(_CLOSE_S):
+            await connection.close()
+    except DriverError:
+        await _end(connection)
+
+
+async def _end(connection: AsyncConnection) -> None:
+    """End a connection, whatever state it is in."""
+    with contextlib.suppress(*DriverError, StorageError, DBAPIError):
+        async with asyncio.timeout(_CLOSE_S):
+            if not connection.closed:
+                if not connection.invalidated:
+                    await connection.invalidate()
+                await connection.close()

@@ -1,0 +1,175 @@
+"""How databases differ, in one place."""
+
+import hashlib
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager
+from typing import Any, Final, TypeVar
+
+from sqlalchemy import ColumnElement, Select, func, literal_column, select, text, update
+from sqlalchemy.engine import Dialect
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from async_history._sql.tables import Tables
+from async_history.errors import InvalidInput, StorageError, StorageLocked
+
+MYSQL: Final = ("mysql", "mariadb")
+_SETUP_WAIT_S: Final = 60
+"""How long opening waits while another process creates the tables."""
+_LEAST_PACKET: Final = 1 << 20
+"""Drivers make statements of up to 1,024,000 bytes of several rows."""
+_PACKET_PART: Final = 0.9
+"""The part of `max_allowed_packet` that texts may take; the rest of a statement needs some too."""
+_AT_ONCE: Final = 500
+"""Values of one IN (...): Oracle takes 1,000, SQL Server 2,100 parameters in all."""
+
+T = TypeVar("T")
+
+
+def is_mysql(dialect: Dialect) -> bool:
+    """Return whether the database is MySQL or MariaDB."""
+    return dialect.name in MYSQL
+
+
+def in_parts(values: Iterable[T]) -> Iterator[list[T]]:
+    """Yield values, as many at a time as one statement takes."""
+    given = list(values)
+    for start in range(0, len(given), _AT_ONCE):
+        yield given[start : start + _AT_ONCE]
+
+
+def contains(dialect: Dialect, column: Any, wanted: str) -> ColumnElement[bool]:
+    """Return the condition that a column contains a text, with the same case."""
+    if dialect.name == "postgresql":
+        return func.strpos(column, wanted) > 0
+    if dialect.name == "mssql":
+        return func.charindex(wanted, column.collate("Latin1_General_BIN2")) > 0
+    return func.instr(column, wanted) > 0
+
+
+def latest_committed(dialect: Dialect, statement: Select[Any]) -> Select[Any]:
+    """Return a SELECT that sees what is committed, in a transaction of any isolation level.
+
+    A transaction of MySQL reads from a snapshot that may be older than the lock on `state`, unless
+    it locks what it reads.
+    """
+    return statement.with_for_update(read=True) if is_mysql(dialect) else statement
+
+
+async def claim(
+    connection: AsyncConnection, tables: Tables, count: int, version: int
+) -> int | None:
+    """Lock `state` and take so many numbers; return the last number before them.
+
+    None if the version is another by now: then nothing was taken.
+    """
+    state = tables.state
+    dialect = connection.dialect
+    claimed = (
+        update(state)
+        .where(state.c.id == 1, state.c.version == version)
+        .values(last=state.c.last + count)
+    )
+    if is_mysql(dialect):  # the new number comes back with the answer, without a SELECT
+        claimed = claimed.values(last=func.last_insert_id(state.c.last + count))
+        done = await connection.execute(claimed)
+        return done.lastrowid - count if done.rowcount else None
+    if dialect.update_returning:
+        last = (await connection.execute(claimed.returning(state.c.last))).scalar()
+        return None if last is None else int(last) - count
+    if not (await connection.execute(claimed)).rowcount:
+        return None
+    return int((await connection.execute(select(state.c.last))).scalar_one()) - count
+
+
+async def require_transaction(connection: AsyncConnection) -> None:
+    """Check that statements are not committed one by one. Other databases refuse savepoints then.
+
+    Raises:
+        InvalidInput: they are.
+    """
+    if is_mysql(connection.dialect):
+        commits_each = (await connection.execute(text("SELECT @@autocommit"))).scalar()
+        if commits_each:
+            raise InvalidInput(
+                "the connection commits each statement by itself (isolation level AUTOCOMMIT); "
+                "give one that has transactions"
+            )
+
+
+@asynccontextmanager
+async def set_up_alone(connection: AsyncConnection, schema: str | None) -> AsyncIterator[None]:
+    """Keep others from setting up the same tables, where the database has a lock for it."""
+    dialect = connection.dialect
+    if is_mysql(dialect):
+        database = schema or (await connection.execute(text("SELECT DATABASE()"))).scalar() or ""
+        digest = hashlib.blake2b(str(database).encode(), digest_size=16).hexdigest()
+        name = {"name": f"async_history {digest}", "wait": _SETUP_WAIT_S}
+        got = (await connection.execute(text("SELECT GET_LOCK(:name, :wait)"), name)).scalar()
+        if got != 1:
+            raise StorageLocked("another process has been creating the tables for a minute")
+        try:
+            yield
+        finally:
+            await connection.execute(text("SELECT RELEASE_LOCK(:name)"), {"name": name["name"]})
+        return
+    if dialect.name == "postgresql":
+        key = hashlib.blake2b(f"async_history {schema}".encode(), digest_size=8).digest()
+        number = int.from_bytes(key, signed=True)
+        await connection.execute(
+            text("SELECT pg_catalog.pg_advisory_xact_lock(:key)"), {"key": number}
+        )
+    elif dialect.name == "sqlite":
+        await connection.exec_driver_sql("BEGIN IMMEDIATE")
+    yield
+
+
+async def check_settings(connection: AsyncConnection, where: str) -> int | None:
+    """Check the connection's settings; return how many bytes a statement may have, if bounded.
+
+    Raises:
+        StorageError: with these settings texts would be changed.
+    """
+    if not is_mysql(connection.dialect):
+        return None
+    row = (
+        await connection.execute(
+            text("SELECT @@character_set_client, @@character_set_connection, @@max_allowed_packet")
+        )
+    ).one()
+    if {row[0], row[1]} != {"utf8mb4"}:
+        raise StorageError(
+            f"{where}: the connection's character set is {row[0]}, which can't hold all texts; "
+            "add charset=utf8mb4 to the URL"
+        )
+    if row[2] < _LEAST_PACKET:
+        raise StorageError(
+            f"{where}: max_allowed_packet is {row[2]:,} bytes; set it to {_LEAST_PACKET:,} or more"
+        )
+    return int(row[2] * _PACKET_PART)
+
+
+def size_query(dialect: Dialect, tables: Tables) -> Any:
+    """Return the SELECT of the bytes of all tables; None where the database is not asked."""
+    names = [table.name for table in tables.metadata.sorted_tables]
+    schema = tables.metadata.schema
+    if is_mysql(dialect):
+        return (
+            select(func.sum(literal_column("data_length + index_length")))
+            .select_from(text("information_schema.tables"))
+            .where(
+                literal_column("table_name").in_(names),
+                literal_column("table_schema")
+                == (func.database() if schema is None else func.concat(schema)),
+            )
+        )
+    if dialect.name == "postgresql":
+        preparer = dialect.identifier_preparer
+        quoted = [preparer.format_table(table) for table in tables.metadata.sorted_tables]
+        sizes = [func.pg_total_relation_size(name) for name in quoted]
+        total: Any = sizes[0]
+        for size in sizes[1:]:
+            total = total + size
+        return select(total)
+    if dialect.name == "sqlite":
+        return text("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size")
+    return None

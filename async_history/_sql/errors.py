@@ -1,0 +1,214 @@
+"""Maps the errors of SQLAlchemy's drivers to typed ones, and says which may be retried.
+
+An error is known by the database's own number (MySQL and MariaDB), by its SQLSTATE (PostgreSQL), by
+SQLite's code, or else by the class that SQLAlchemy gives it.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy.exc import (
+    DBAPIError,
+    IntegrityError,
+    InterfaceError,
+    OperationalError,
+    SQLAlchemyError,
+)
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from async_history.errors import (
+    StorageCorrupt,
+    StorageDenied,
+    StorageError,
+    StorageFull,
+    StorageLocked,
+    StorageMissing,
+    StorageReadOnly,
+    StorageRefused,
+    StorageUnreachable,
+)
+
+DriverError = (SQLAlchemyError, OSError, EOFError)
+"""The errors that a call may raise (a TimeoutError is an OSError)."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Meaning:
+    """What an error means: its type, what to do, and whether the same may work soon."""
+
+    kind: type[StorageError]
+    advice: str
+    is_passing: bool = False
+    is_lost: bool = False
+
+
+_GONE: Final = _Meaning(
+    StorageUnreachable,
+    "cannot be reached, or went away; check that it runs and accepts connections",
+    is_passing=True,
+    is_lost=True,
+)
+_BUSY: Final = _Meaning(
+    StorageUnreachable,
+    "has no connection left; raise its limits or connect less",
+    is_passing=True,
+)
+_DENIED: Final = _Meaning(StorageDenied, "refuses this user; check its name, password and rights")
+_LOCKED: Final = _Meaning(
+    StorageLocked, "has it locked by another transaction; try again", is_passing=True
+)
+_DEADLOCK: Final = _Meaning(
+    StorageLocked, "could not serialize this with other transactions; try again", is_passing=True
+)
+_NO_DATABASE: Final = _Meaning(StorageMissing, "does not have this database")
+_NO_TABLE: Final = _Meaning(
+    StorageMissing, "has lost the history's tables; run `async-history migrate`"
+)
+_FULL: Final = _Meaning(StorageFull, "has no free space left; free some and try again")
+_READ_ONLY: Final = _Meaning(
+    StorageReadOnly, "may not be written; name the primary", is_passing=True
+)
+_TOO_LARGE: Final = _Meaning(
+    StorageRefused, "does not take so large a text; raise its max_allowed_packet"
+)
+_REFUSED: Final = _Meaning(StorageRefused, "refused this: a constraint or a trigger")
+_TAKEN: Final = _Meaning(
+    StorageLocked, "has got this id from another transaction meanwhile; try again", is_passing=True
+)
+_CORRUPT: Final = _Meaning(StorageCorrupt, "has damaged data where it was touched")
+_OTHER: Final = _Meaning(StorageError, "failed")
+
+_BY_NUMBER: Final[dict[int, _Meaning]] = {
+    **dict.fromkeys((1062, 1586), _TAKEN),
+    **dict.fromkeys((1205, 3572, 1412), _LOCKED),
+    **dict.fromkeys((1213, 1020), _DEADLOCK),
+    **dict.fromkeys((1040, 1203, 1226), _BUSY),
+    **dict.fromkeys(
+        (1053, 1077, 1080, 1152, 1158, 1159, 1160, 1161, 1184, 1317, 1927, 1969, 4031), _GONE
+    ),
+    **dict.fromkeys((2002, 2003, 2006, 2013, 2014, 2045, 2055), _GONE),
+    **dict.fromkeys((1044, 1045, 1142, 1143, 1227, 1370, 1410, 1698, 2059, 3118), _DENIED),
+    **dict.fromkeys((1049,), _NO_DATABASE),
+    **dict.fromkeys((1146, 1054), _NO_TABLE),
+    **dict.fromkeys((1021, 1114, 1030, 1041), _FULL),
+    **dict.fromkeys((1290, 1792, 1836, 1874), _READ_ONLY),
+    **dict.fromkeys((1153, 1301), _TOO_LARGE),
+    **dict.fromkeys((1644, 1048, 1216, 1217, 1451, 1452, 3819, 4025, 1406, 1264, 1366), _REFUSED),
+    **dict.fromkeys((1034, 1035, 1194, 1712), _CORRUPT),
+}
+"""Of MySQL and MariaDB: see https://mariadb.com/kb/en/mariadb-error-code-reference/."""
+
+_BY_STATE: Final[dict[str, _Meaning]] = {
+    "08": _GONE,
+    "57P": _GONE,
+    "57014": _GONE,
+    "23505": _TAKEN,
+    "40": _DEADLOCK,
+    "55P03": _LOCKED,
+    "53": _BUSY,
+    "53100": _FULL,
+    "28": _DENIED,
+    "42501": _DENIED,
+    "3D": _NO_DATABASE,
+    "42P01": _NO_TABLE,
+    "3F": _NO_TABLE,
+    "25006": _READ_ONLY,
+    "22": _REFUSED,
+    "23": _REFUSED,
+    "44": _REFUSED,
+    "P0001": _REFUSED,
+    "XX001": _CORRUPT,
+    "XX002": _CORRUPT,
+}
+"""Of PostgreSQL, by the longest matching prefix."""
+
+_BY_SQLITE: Final[dict[str, _Meaning]] = {
+    "SQLITE_BUSY": _LOCKED,
+    "SQLITE_LOCKED": _LOCKED,
+    "SQLITE_FULL": _FULL,
+    "SQLITE_READONLY": _Meaning(StorageReadOnly, "may not be written"),
+    "SQLITE_CANTOPEN": _Meaning(StorageMissing, "can't be opened"),
+    "SQLITE_CORRUPT": _CORRUPT,
+    "SQLITE_NOTADB": _CORRUPT,
+    "SQLITE_CONSTRAINT_UNIQUE": _TAKEN,
+    "SQLITE_CONSTRAINT_PRIMARYKEY": _TAKEN,
+    "SQLITE_CONSTRAINT": _REFUSED,
+}
+"""Of SQLite, by the longest matching prefix of the code's name."""
+
+
+def storage_error(error: BaseException, where: str) -> StorageError:
+    """Return the typed error for a driver's error; `where` names the server, without secrets."""
+    meaning = _meaning(error)
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    return meaning.kind(f"{where} {meaning.advice} ({str(cause) or type(error).__name__})")
+
+
+def _meaning(error: BaseException) -> _Meaning:
+    if isinstance(error, PoolTimeoutError):
+        return _Meaning(StorageUnreachable, "gave no connection in time", is_passing=True)
+    original = error.orig if isinstance(error, DBAPIError) else error
+    known = _known(original)
+    if known is not None:
+        return known
+    if isinstance(error, DBAPIError):
+        if error.connection_invalidated:
+            return _GONE
+        if isinstance(error, IntegrityError):
+            return _TAKEN if "unique" in str(original).lower() else _REFUSED
+        if not isinstance(error, InterfaceError | OperationalError):
+            return _OTHER
+    return _GONE if _is_of_transport(original) else _OTHER
+
+
+def _is_of_transport(error: object) -> bool:
+    causes: list[Any] = [error, getattr(error, "__cause__", None)]
+    return any(isinstance(cause, OSError | EOFError) for cause in causes)
+
+
+def _known(original: Any) -> _Meaning | None:
+    """Return what a database's own code means, where a driver's error has one."""
+    for one in (original, getattr(original, "__cause__", None)):
+        state = getattr(one, "sqlstate", None)
+        if isinstance(state, str):
+            found = _longest(state, _BY_STATE)
+            if found is not None:
+                return found
+        name = getattr(one, "sqlite_errorname", None)
+        if isinstance(name, str):
+            return _longest(name, _BY_SQLITE)
+    arguments = () if isinstance(original, OSError) else getattr(original, "args", ())
+    if arguments and isinstance(arguments[0], int):
+        return _BY_NUMBER.get(arguments[0])
+    return None
+
+
+def _longest(text: str, meanings: dict[str, _Meaning]) -> _Meaning | None:
+    for length in range(len(text), 1, -1):
+        if text[:length] in meanings:
+            return meanings[text[:length]]
+    return None
+
+
+def is_connection_lost(error: BaseException) -> bool:
+    """Return whether the connection was lost, so that what was sent may have taken effect."""
+    return _meaning(error).is_lost or (
+        isinstance(error, DBAPIError) and error.connection_invalidated
+    )
+
+
+def may_work_later(error: BaseException) -> bool:
+    """Return whether the same may work soon: a deadlock, a lock, a server that comes back."""
+    return _meaning(error).is_passing
+
+
+def is_taken(error: BaseException) -> bool:
+    """Return whether a key is there already: of another writer, or of an earlier try."""
+    return _meaning(error) is _TAKEN
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Return whether the database refused the rows, and not the connection or the statement."""
+    return _meaning(error).kind is StorageRefused or (
+        isinstance(error, DBAPIError) and _meaning(error) is _OTHER
+    )

@@ -1,0 +1,150 @@
+"""A query's conditions, and by which way its records are found in order.
+
+A memory's records are found by their index, those of an owner, an actor, a role or a cause by their
+mark, and those of a time or an event by the spans that may have any. All others are read in order.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, or_, select
+from sqlalchemy.engine import Dialect
+
+from async_history._core.erased_names import microseconds
+from async_history._core.query import Filter
+from async_history._core.recording import INDEXED_CAUSES
+from async_history._core.values import plain
+from async_history._sql.dialects import contains
+from async_history._sql.marks import mark_of
+from async_history._sql.names import key_of, keys_of
+from async_history._sql.rows import columns_read, event_bit
+from async_history._sql.tables import SPAN_BITS, Tables
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Numbers of records, both ends included; None is open."""
+
+    first: int | None = None
+    last: int | None = None
+
+
+class Search:
+    """What finds the records of a filter."""
+
+    def __init__(self, wanted: Filter, tables: Tables, dialect: Dialect) -> None:
+        self._wanted = wanted
+        self._tables = tables
+        self._dialect = dialect
+        self._is_newest = wanted.order == "newest"
+        history = tables.history
+        conditions: list[ColumnElement[bool]] = []
+        if wanted.memory_ids is not None:
+            conditions.append(history.c.memory_id.in_(keys_of(wanted.memory_ids)))
+        for name, value in (
+            ("actor_id", wanted.actor_id),
+            ("role", wanted.role),
+            ("event", plain(wanted.event)),
+            *wanted.owner,
+        ):
+            if value is not None:
+                conditions.append(history.c[name] == key_of(value))
+        if wanted.since is not None:
+            conditions.append(history.c.occurred_at >= microseconds(wanted.since))
+        if wanted.until is not None:
+            conditions.append(history.c.occurred_at < microseconds(wanted.until))
+        if wanted.text is not None:
+            conditions.append(
+                or_(
+                    contains(dialect, history.c.old_memory, wanted.text),
+                    contains(dialect, history.c.new_memory, wanted.text),
+                )
+            )
+        if wanted.cause:
+            conditions.append(history.c.cause.is_not(None))
+        self._conditions = conditions
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether all that is found matches; otherwise the cause has to be compared."""
+        return not self._wanted.cause
+
+    @property
+    def marks(self) -> list[int]:
+        """The marks that the records have."""
+        wanted = self._wanted
+        marks = [
+            mark_of(f"cause {key}", text) for key, text in wanted.cause if key in INDEXED_CAUSES
+        ]
+        marks += [mark_of(name, value) for name, value in wanted.owner]
+        if wanted.actor_id is not None:
+            marks.append(mark_of("actor_id", wanted.actor_id))
+        if wanted.role is not None:
+            marks.append(mark_of("role", wanted.role))
+        return marks
+
+    @property
+    def by_spans(self) -> bool:
+        """Whether the spans say where records may be."""
+        wanted = self._wanted
+        return (
+            wanted.memory_ids is None
+            and not self.marks
+            and (wanted.since, wanted.until, wanted.event) != (None, None, None)
+        )
+
+    def spans(self) -> Select[Any]:
+        """Return the SELECT of the spans that may have any, in order."""
+        wanted, spans = self._wanted, self._tables.spans
+        found = select(spans.c.span).order_by(spans.c.span)
+        if wanted.since is not None:
+            found = found.where(spans.c.last_time >= microseconds(wanted.since))
+        if wanted.until is not None:
+            found = found.where(spans.c.first_time < microseconds(wanted.until))
+        if wanted.event is not None:
+            bit = event_bit(wanted.event)
+            found = found.where(spans.c.events.in_([n for n in range(16) if n & bit]))
+        return found
+
+    def ranges(self, spans: Sequence[int], after: int | None) -> list[Range]:
+        """Return the ranges of neighbouring spans, in the order of the query, after a place."""
+        starts = [b for a, b in pairwise([-2, *spans]) if b != a + 1]
+        ends = [a for a, b in pairwise([*spans, (spans[-1] if spans else 0) + 2]) if b != a + 1]
+        found = [
+            Range(first << SPAN_BITS, ((last + 1) << SPAN_BITS) - 1)
+            for first, last in zip(starts, ends, strict=True)
+        ]
+        if self._is_newest:
+            found.reverse()
+            return [one for one in found if after is None or (one.first or 0) < after]
+        return [one for one in found if after is None or (one.last or 0) > after]
+
+    def page(self, within: Range, after: int | None, limit: int) -> Select[Any]:
+        """Return the SELECT of the next records in a range, after a place."""
+        place, found = self._found(*columns_read(self._tables))
+        if within.first is not None:
+            found = found.where(place >= within.first)
+        if within.last is not None:
+            found = found.where(place <= within.last)
+        if after is not None:
+            found = found.where(place < after if self._is_newest else place > after)
+        # Not the table's own order, where several memories' records are found by an index.
+        several = self._wanted.memory_ids is not None and len(self._wanted.memory_ids) > 1
+        order: Any = place + 0 if several else place
+        return found.order_by(order.desc() if self._is_newest else order).limit(limit)
+
+    def count(self, *columns: Any) -> Select[Any]:
+        """Return a SELECT over all records of the filter."""
+        return self._found(*columns)[1]
+
+    def _found(self, *columns: Any) -> tuple[Any, Select[Any]]:
+        """Return the column of places, and a SELECT by a mark or from the records."""
+        history, marks = self._tables.history, self._tables.marks
+        found = select(*columns).where(*self._conditions)
+        wanted_marks = [] if self._wanted.memory_ids is not None else self.marks
+        if not wanted_marks:
+            return history.c.seq, found.select_from(history)
+        joined = marks.join(history, history.c.seq == marks.c.seq)
+        return marks.c.seq, found.select_from(joined).where(marks.c.mark == wanted_marks[0])

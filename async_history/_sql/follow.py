@@ -1,0 +1,98 @@
+"""What was committed after a place: numbers are in the order of commits."""
+
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from async_history._core.follow import FollowRead
+from async_history._core.query import CursorCodec
+from async_history._sql.connections import Connections
+from async_history._sql.names import key_of
+from async_history._sql.read import require_place
+from async_history._sql.rows import columns_read, record_from_row
+from async_history._sql.tables import Tables
+
+_CURSORS: Final = CursorCodec("sql", "follow on a history in a SQL database")
+
+
+class FollowPlace(NamedTuple):
+    """After the record `id`, whose number is `position`."""
+
+    position: int
+    id: str
+
+    def __str__(self) -> str:
+        return _CURSORS.text(*self)
+
+
+class SqlFollowReader:
+    """Reads what comes after a place."""
+
+    def __init__(self, connections: Connections, tables: Tables) -> None:
+        self._connections = connections
+        self._tables = tables
+
+    def place(self, cursor: str | None) -> FollowPlace | None:
+        """Return a place from its text."""
+
+        def read(parts: Sequence[str | int | None]) -> FollowPlace | None:
+            match parts:
+                case [int(position), str(record_id)]:
+                    return FollowPlace(position, record_id)
+            return None
+
+        return None if cursor is None else _CURSORS.place(cursor, read)
+
+    async def page(
+        self, place: FollowPlace | None, memory_id: str | None, limit: int
+    ) -> FollowRead[FollowPlace]:
+        """Return up to `limit` records after a place."""
+
+        async def read(connection: AsyncConnection) -> tuple[FollowPlace | None, Sequence[Any]]:
+            history = self._tables.history
+            if place is not None:
+                await require_place(connection, self._tables, *place)
+            end = place
+            if memory_id is not None:
+                # First: what is committed in between is read again, and not skipped.
+                end = await self._newest(connection) or place
+            found = select(*columns_read(self._tables)).order_by(history.c.seq).limit(limit)
+            if place is not None:
+                found = found.where(history.c.seq > place.position)
+            if memory_id is not None:
+                found = found.where(history.c.memory_id == key_of(memory_id))
+                found = found.where(history.c.seq <= (0 if end is None else end.position))
+            return end, (await connection.execute(found)).all()
+
+        end, rows = await self._connections.read(read)
+        records = list(map(record_from_row, rows))
+        places = [FollowPlace(row[0], record.id) for row, record in zip(rows, records, strict=True)]
+        is_last = len(rows) < limit
+        if places and (memory_id is None or not is_last):
+            end = places[-1]
+        return FollowRead(records, places.__getitem__, end, is_last)
+
+    async def _newest(self, connection: AsyncConnection) -> FollowPlace | None:
+        history = self._tables.history
+        row = (
+            await connection.execute(
+                select(*columns_read(self._tables)).order_by(history.c.seq.desc()).limit(1)
+            )
+        ).first()
+        return None if row is None else FollowPlace(row[0], record_from_row(row).id)
+
+    async def end(self) -> FollowPlace | None:
+        """Return the place after all that is committed."""
+        return await self._connections.read(self._newest)
+
+    async def mark(self) -> object:
+        """Return what differs once a record is committed."""
+
+        async def read(connection: AsyncConnection) -> object:
+            state = self._tables.state
+            row = (await connection.execute(select(state.c.last, state.c.version))).one()
+            return tuple(row)
+
+        return await self._connections.read(read)

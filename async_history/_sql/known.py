@@ -1,0 +1,153 @@
+"""What a writer remembers between batches, so that most batches need no look-up.
+
+It holds as long as `state.version` is the same, which each batch compares as it takes its numbers.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from async_history._core.erased_names import earliest_begin
+from async_history._core.owners import Owner
+from async_history._core.records import HistoryRecord
+from async_history._core.submissions import AddRecords
+from async_history._sql.rows import event_bit
+from async_history._sql.tables import SPAN_BITS
+
+_MOST: Final = 100_000
+"""Memories that are remembered."""
+_SLACK: Final = 3_600_000_000
+"""An hour in microseconds: bounds of a span are widened by so much, or each batch would have to."""
+
+
+@dataclass(slots=True)
+class Span:
+    """Bounds of what a span has: times, events, and whether a record has no time."""
+
+    first_time: int | None = None
+    last_time: int | None = None
+    events: int = 0
+    has_undated: bool = False
+
+    def take(self, record: HistoryRecord, instant: int | None) -> bool:
+        """Widen it for a record; return whether that was needed."""
+        changed = False
+        bit = event_bit(record.event)
+        if not self.events & bit:
+            self.events |= bit
+            changed = True
+        if instant is None:
+            changed = changed or not self.has_undated
+            self.has_undated = True
+            return changed
+        if self.first_time is None or instant < self.first_time:
+            self.first_time = instant - _SLACK
+            changed = True
+        if self.last_time is None or instant > self.last_time:
+            self.last_time = instant + _SLACK
+            changed = True
+        return changed
+
+    def join(self, other: "Span") -> None:
+        """Widen it by another."""
+        times = [one for one in (self.first_time, other.first_time) if one is not None]
+        self.first_time = min(times, default=None)
+        times = [one for one in (self.last_time, other.last_time) if one is not None]
+        self.last_time = max(times, default=None)
+        self.events |= other.events
+        self.has_undated = self.has_undated or other.has_undated
+
+
+def spans_of(
+    first: int, records: Sequence[HistoryRecord], instants: Sequence[int | None]
+) -> dict[int, Span]:
+    """Return the spans of records whose numbers begin with `first`."""
+    spans: dict[int, Span] = {}
+    for offset, (record, instant) in enumerate(zip(records, instants, strict=True)):
+        spans.setdefault((first + offset) >> SPAN_BITS, Span()).take(record, instant)
+    return spans
+
+
+@dataclass(slots=True)
+class Known:
+    """What is known of memories' owners and of spans, as of a version."""
+
+    version: int = 0
+    erased_at: int | None = None
+    owners: OrderedDict[str, Owner | None] = field(default_factory=OrderedDict)
+    spans: dict[int, Span] = field(default_factory=dict)
+
+    def forget(self) -> None:
+        """Know nothing."""
+        self.version = 0
+        self.erased_at = None
+        self.owners.clear()
+        self.spans.clear()
+
+    def learn(
+        self, version: int, erased_at: int | None, owners: Mapping[str, Owner | None]
+    ) -> None:
+        """Take over what a committed transaction has seen and written."""
+        if version != self.version:
+            self.forget()
+        self.version = version
+        self.erased_at = erased_at
+        if version:
+            self.owners.update(owners)
+            while len(self.owners) > _MOST:
+                self.owners.popitem(last=False)
+
+    def owners_of(
+        self, additions: Sequence[AddRecords], records: Iterable[HistoryRecord]
+    ) -> list[Owner | None] | None:
+        """Return whose memories the records are of; None if that has to be looked up.
+
+        A memory that is remembered was not erased.
+        """
+        if self.erased_at is not None and earliest_begin(additions) <= self.erased_at:
+            return None
+        found: list[Owner | None] = []
+        for record in records:
+            given = record.owner
+            if not self.version:
+                if given is not None:
+                    return None
+                found.append(None)
+                continue
+            if record.memory_id not in self.owners:
+                return None
+            owner = self.owners[record.memory_id]
+            if given is not None and (owner is None or owner.contradictions(given)):
+                return None
+            found.append(owner)
+        return found
+
+    def unknown_spans(self, spans: Mapping[int, Span]) -> dict[int, Span]:
+        """Return those spans that are wider than is known."""
+        found: dict[int, Span] = {}
+        for number, span in spans.items():
+            known = self.spans.get(number)
+            if known is None or not _covers(known, span):
+                found[number] = span
+        return found
+
+    def learn_spans(self, spans: Mapping[int, Span]) -> None:
+        """Remember the bounds of the newest spans."""
+        for number, span in spans.items():
+            self.spans[number] = span
+        while len(self.spans) > 2:
+            del self.spans[min(self.spans)]
+
+
+def _covers(known: Span, span: Span) -> bool:
+    if span.events & ~known.events or (span.has_undated and not known.has_undated):
+        return False
+    if span.first_time is None or span.last_time is None:
+        return True
+    return (
+        known.first_time is not None
+        and known.last_time is not None
+        and known.first_time <= span.first_time + _SLACK
+        and known.last_time >= span.last_time - _SLACK
+    )

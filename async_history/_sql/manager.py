@@ -1,0 +1,214 @@
+"""The manager of a history in any SQL database: its options, and records in a transaction."""
+
+import contextlib
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, cast
+
+from sqlalchemy.engine import URL, Dialect, make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
+from sqlalchemy.pool import StaticPool
+
+from async_history._core.lifecycle import CLOSE_TIMEOUT_S
+from async_history._core.manager import HistoryManager
+from async_history._core.queue import QUEUE_BYTES, QUEUE_RECORDS
+from async_history._core.records import HistoryRecord
+from async_history._core.submissions import UncheckedRecords
+from async_history._core.validation import (
+    LEAST_CONNECTIONS,
+    MOST_CONNECTIONS,
+    check_count,
+    check_flag,
+    check_queue,
+    check_seconds,
+)
+from async_history._core.values import check_name
+from async_history._core.writer_options import BATCH_RECORDS, WriterOptions
+from async_history._sql.backend import SqlBackend
+from async_history._sql.commit import BatchCommitter
+from async_history._sql.dialects import require_transaction
+from async_history._sql.errors import DriverError, storage_error
+from async_history._sql.known import Known
+from async_history._sql.store import SqlStore
+from async_history._sql.transaction import Transaction
+from async_history.errors import InvalidInput
+
+RETRY_TIMEOUT_S = 30.0
+"""How long what failed with a connection is tried again, unless told otherwise."""
+ACQUIRE_TIMEOUT_S = 10.0
+"""How long a connection is waited for, unless told otherwise."""
+_POOL_SIZE: Final = 5
+_DRIVERS: Final = {
+    "mysql": "mysql+asyncmy",
+    "mariadb": "mariadb+asyncmy",
+    "oracle": "oracle+oracledb_async",
+    "mssql": "mssql+aioodbc",
+}
+"""The asyncio driver of a URL that names none."""
+
+
+class SqlHistoryManager(HistoryManager):
+    """A history in any database for which SQLAlchemy has an asyncio dialect.
+
+    Args:
+        url: as SQLAlchemy takes it, such as `mysql+asyncmy://user:password@host/database`.
+        engine: the program's own `AsyncEngine`, instead of a URL. It is never closed here. One of
+            its connections is kept for writing, so its pool needs two or more.
+        schema: where the tables are: a schema, or a database of MySQL and MariaDB. The
+            connection's own unless told otherwise.
+        create, migrate: make the tables where they are missing. Without both, raises
+            `StorageMissing` where that is needed.
+        pool_size: most connections of an engine of our own.
+        queue_records, queue_bytes, queue_timeout_s, batch_records: see `GroupCommitWriter`.
+        acquire_timeout_s: how long to wait for a connection.
+        retry_timeout_s: how long what failed with its connection is tried again.
+        close_timeout_s: how long closing waits for what was accepted.
+    """
+
+    def __init__(
+        self,
+        url: str | URL | None = None,
+        *,
+        engine: AsyncEngine | None = None,
+        schema: str | None = None,
+        create: bool = True,
+        migrate: bool = True,
+        pool_size: int | None = None,
+        queue_records: int = QUEUE_RECORDS,
+        queue_bytes: int = QUEUE_BYTES,
+        queue_timeout_s: float | None = None,
+        batch_records: int = BATCH_RECORDS,
+        acquire_timeout_s: float | None = None,
+        retry_timeout_s: float = RETRY_TIMEOUT_S,
+        close_timeout_s: float = CLOSE_TIMEOUT_S,
+    ) -> None:
+        if (url is None) == (engine is None):
+            raise InvalidInput("give either a url or an engine")
+        check_count("batch_records", batch_records, least=1)
+        check_queue(queue_records, queue_bytes, queue_timeout_s)
+        may_create, may_migrate = check_flag("create", create), check_flag("migrate", migrate)
+        if engine is not None:
+            _check_engine(engine)
+            if pool_size is not None:
+                raise InvalidInput("pool_size is of an engine of our own; yours has one already")
+        size = _POOL_SIZE if pool_size is None else pool_size
+        seconds = ACQUIRE_TIMEOUT_S if acquire_timeout_s is None else acquire_timeout_s
+        backend = SqlBackend(
+            url=None if url is None else sql_url(url),
+            user_engine=engine,
+            schema_name=None if schema is None else check_name("schema", schema),
+            may_migrate=may_create and may_migrate,
+            pool_size=check_count(
+                "pool_size", size, least=LEAST_CONNECTIONS, most=MOST_CONNECTIONS
+            ),
+            acquire_timeout_s=check_seconds("acquire_timeout_s", seconds, may_be_zero=False),
+            retry_timeout_s=check_seconds("retry_timeout_s", retry_timeout_s, may_be_zero=False),
+            writer_options=WriterOptions(
+                queue_records=queue_records,
+                queue_bytes=queue_bytes,
+                queue_timeout_s=queue_timeout_s,
+                batch_records=batch_records,
+            ),
+        )
+        super().__init__(backend, close_timeout_s=close_timeout_s)
+
+    @property
+    def store(self) -> SqlStore:
+        """The open store, as its parts."""
+        return cast(SqlStore, super().store)
+
+    async def add_in_transaction(
+        self,
+        connection: AsyncConnection | AsyncSession,
+        records: Iterable[HistoryRecord | Mapping[str, Any]],
+        *,
+        if_latest: HistoryRecord | str | None = None,
+    ) -> list[HistoryRecord]:
+        """Record changes within a transaction of the caller's, past the queue; return them.
+
+        They are durable when that transaction commits, and gone if it does not. All or none: on
+        an error the transaction can go on without them. Until it ends, all others who record wait.
+
+        Args:
+            connection: an `AsyncSession` or `AsyncConnection` of the same database. It begins a
+                transaction if it is in none, as SQLAlchemy does.
+            records, if_latest: as `batch_add_history`.
+
+        Raises:
+            InvalidInput: a record can't be stored as given, or the connection is in autocommit.
+            IdConflict, HistoryConflict, StorageError: nothing of these records was written.
+        """
+        store = self.store
+        submission = await UncheckedRecords(records, if_latest).check()
+        if isinstance(connection, AsyncSession):
+            await connection.flush()
+            connection = await connection.connection()
+        committer = BatchCommitter(
+            Transaction(connection, store.tables, is_ours=False),
+            store.inserts,
+            Known(),
+            self.backend.where,
+            is_repeated=True,
+        )
+        try:
+            await require_transaction(connection)
+            async with connection.begin_nested():
+                refused = await committer.commit_in_steps([submission])
+        except DriverError as error:
+            raise storage_error(error, self.backend.where) from error
+        for reason in refused.values():
+            raise reason
+        return submission.records
+
+
+def sql_url(given: str | URL) -> URL:
+    """Return a URL with its asyncio driver named.
+
+    Raises:
+        InvalidInput: it can't be read, or there is no asyncio driver for it.
+    """
+    if isinstance(given, str) and given.count("@") > 1:
+        raise InvalidInput("the URL has more than one @: percent-encode names and passwords (%40)")
+    url: URL | None = None
+    with contextlib.suppress(ArgumentError, ValueError):  # they show the URL, with its password
+        url = make_url(given)
+    if url is None:
+        raise InvalidInput(
+            "the URL is not one of SQLAlchemy's: dialect+driver://user:password@host/database, "
+            "with names and passwords percent-encoded"
+        )
+    named = _DRIVERS.get(url.drivername, url.drivername)
+    for name in (named, f"{named}_async"):
+        url = url.set(drivername=name)
+        with contextlib.suppress(NoSuchModuleError):
+            dialect = url.get_dialect()
+            if dialect.is_async:
+                _require_driver(dialect)
+                return url
+    raise InvalidInput(
+        f"{named} is not an asyncio driver that SQLAlchemy knows; name one, as in mysql+asyncmy://"
+    )
+
+
+def _require_driver(dialect: type[Dialect]) -> None:
+    """Check that a driver is installed."""
+    try:
+        dialect.import_dbapi()
+    except ImportError as error:
+        raise InvalidInput(
+            f"the driver of {dialect.name}+{dialect.driver} is not installed: pip install it, or "
+            "'async-history[mysql]' for MySQL and MariaDB"
+        ) from error
+
+
+def _check_engine(engine: object) -> None:
+    if not isinstance(engine, AsyncEngine):
+        raise InvalidInput(f"engine must be an AsyncEngine, not {type(engine).__name__}")
+    pool = engine.pool
+    size = getattr(pool, "size", None)
+    most = size() + max(getattr(pool, "_max_overflow", 0), 0) if callable(size) else None
+    if isinstance(pool, StaticPool) or (most is not None and 0 < most < LEAST_CONNECTIONS):
+        raise InvalidInput(
+            "the engine has one connection, and one is kept for writing: give it a pool of two or "
+            "more (in memory, use memory://)"
+        )

@@ -1,0 +1,60 @@
+"""Names as indexed columns hold them: of bounded length, and compared byte by byte.
+
+An index takes keys of a few hundred bytes only, and a name may be of any length. A longer one is
+stored by its beginning and a digest, and as a whole in the column `long_names`.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from hashlib import sha256
+from typing import Any, Final
+
+from async_history._core.owners import SCOPES
+
+NAME_BYTES: Final = 255
+"""The longest name that is stored as it is, in bytes of UTF-8."""
+_BEGINNING: Final = 160
+_MARK: Final = "\x1f"
+"""Between the beginning of a long name and its digest. A name that has it is stored like that."""
+
+NAMES: Final = ("id", "memory_id", "event", "actor_id", "role", *SCOPES)
+"""The columns of a record that hold names."""
+
+
+def key_of(name: str) -> str:
+    """Return a name as its column holds it."""
+    size = len(name) if name.isascii() else len(name.encode())
+    if size <= NAME_BYTES and _MARK not in name:
+        return name
+    whole = name.encode()
+    beginning = whole[:_BEGINNING].decode(errors="ignore")
+    return f"{beginning}{_MARK}{sha256(whole).hexdigest()}"
+
+
+def keys_of(names: Iterable[str]) -> list[str]:
+    """Return names as their columns hold them, each once."""
+    return list(dict.fromkeys(map(key_of, names)))
+
+
+def is_cut(key: str) -> bool:
+    """Return whether a column's text stands for a longer name."""
+    return _MARK in key
+
+
+def long_names(names: Mapping[str, str | None]) -> str | None:
+    """Return those names, by column, that are not stored as they are; None if all are."""
+    cut = {
+        column: name
+        for column, name in names.items()
+        if name is not None and key_of(name) is not name
+    }
+    return json.dumps(cut, ensure_ascii=False) if cut else None
+
+
+def whole_names(row: Sequence[Any], columns: Sequence[str], stored: str) -> list[Any]:
+    """Return a row with the names in place that `long_names` has stored."""
+    cut = json.loads(stored)
+    return [
+        cut[column] if isinstance(value, str) and is_cut(value) and column in cut else value
+        for column, value in zip(columns, row, strict=True)
+    ]

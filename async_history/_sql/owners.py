@@ -1,0 +1,81 @@
+"""Owners: whose memories are, and giving owners to memories and their records."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from sqlalchemy import insert, select, update
+
+from async_history._core.owners import SCOPES, Owner
+from async_history._sql.dialects import in_parts
+from async_history._sql.marks import add_marks, owner_marks
+from async_history._sql.names import is_cut, key_of, keys_of
+from async_history._sql.rows import (
+    columns_read,
+    names_from_row,
+    owner_of,
+    owner_row,
+    record_from_row,
+    scopes_of,
+    values_of,
+)
+from async_history._sql.transaction import Transaction
+
+
+async def find_owners(transaction: Transaction, memory_ids: Iterable[str]) -> dict[str, Owner]:
+    """Return the owners of these memories, of those that have one."""
+    owners = transaction.tables.owners
+    found: dict[str, Owner] = {}
+    for keys in in_parts(keys_of(memory_ids)):
+        for row in await transaction.fetch(select(owners).where(owners.c.memory_id.in_(keys))):
+            known = names_from_row(dict(zip(owners.c.keys(), row, strict=True)))
+            owner = owner_of([known[scope] for scope in SCOPES])
+            if owner is not None:
+                found[known["memory_id"]] = owner
+    return found
+
+
+async def give_owners(transaction: Transaction, owners: Mapping[str, Owner]) -> None:
+    """Give owners to memories, whose records get them too."""
+    table, history = transaction.tables.owners, transaction.tables.history
+    await transaction.execute(
+        insert(table), [owner_row(name, owner) for name, owner in owners.items()]
+    )
+    by_key = {key_of(name): name for name in owners}
+    places: dict[str, list[int]] = defaultdict(list)
+    for keys in in_parts(by_key):
+        found = select(history.c.memory_id, history.c.seq).where(history.c.memory_id.in_(keys))
+        for key, seq in await transaction.fetch(found):
+            places[by_key[key]].append(seq)
+    for name, seqs in places.items():
+        await _own_records(transaction, name, seqs, owners[name])
+    if places or not transaction.version:
+        transaction.next_version()
+
+
+async def _own_records(
+    transaction: Transaction, memory_id: str, seqs: Sequence[int], owner: Owner
+) -> None:
+    """Give a memory's records an owner."""
+    history = transaction.tables.history
+    key = key_of(memory_id)
+    scopes = scopes_of(owner)
+    keys = {name: None if one is None else key_of(one) for name, one in scopes.items()}
+    if any(one is not None and is_cut(one) for one in (*keys.values(), key)):
+        await _own_one_by_one(transaction, seqs, owner)
+    else:
+        await transaction.execute(update(history).where(history.c.memory_id == key).values(**keys))
+    marks = ((mark, seq) for seq in seqs for mark in owner_marks(owner))
+    await add_marks(transaction.connection, transaction.tables, marks)
+
+
+async def _own_one_by_one(transaction: Transaction, seqs: Sequence[int], owner: Owner) -> None:
+    """As `_own_records`, where each record keeps long names."""
+    history = transaction.tables.history
+    for part in in_parts(seqs):
+        found = select(*columns_read(transaction.tables)).where(history.c.seq.in_(part))
+        for row in await transaction.fetch(found):
+            record = replace(record_from_row(row), owner=owner)
+            await transaction.execute(
+                update(history).where(history.c.seq == row[0]).values(**values_of(record, row[11]))
+            )

@@ -1,0 +1,265 @@
+"""Reads of a history: records of memories, pages, counts, copies, messages and scopes."""
+
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from operator import itemgetter
+from typing import Any, Final
+
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from async_history._core.erased_names import microseconds
+from async_history._core.messages import Message, message_from_row
+from async_history._core.query import Cursor, Filter, PageRead, RowsRead, cut, has_details
+from async_history._core.records import HistoryRecord, is_alive
+from async_history._core.submissions import MESSAGES_KEPT
+from async_history._core.timeline import PAGE_PLACES, state_at, states_at
+from async_history._sql.connections import Connections
+from async_history._sql.dialects import in_parts
+from async_history._sql.filters import Range, Search
+from async_history._sql.names import key_of, keys_of
+from async_history._sql.rows import columns_read, record_from_row, row_from
+from async_history._sql.tables import Tables
+from async_history.errors import CursorGone
+
+_MOST_READ: Final = 4_096
+"""Rows that are compared with a cause at once."""
+
+
+async def require_place(
+    connection: AsyncConnection, tables: Tables, position: int, record_id: str
+) -> None:
+    """Check that a record is still at its place.
+
+    Raises:
+        CursorGone: it is not.
+    """
+    history = tables.history
+    there = (
+        await connection.execute(select(history.c.id).where(history.c.seq == position))
+    ).scalar()
+    if there != key_of(record_id):
+        raise CursorGone(
+            f"the record {record_id} is no longer at its place (a reset, or a removal); begin "
+            "again without the cursor"
+        )
+
+
+class HistoryReader:
+    """Answers questions, each on a connection of its own."""
+
+    def __init__(self, connections: Connections, tables: Tables) -> None:
+        self._connections = connections
+        self._tables = tables
+
+    async def _fetch(self, statement: Any) -> Sequence[Any]:
+        async def fetch(connection: AsyncConnection) -> Sequence[Any]:
+            return (await connection.execute(statement)).all()
+
+        return await self._connections.read(fetch)
+
+    async def history(self, memory_id: str) -> list[HistoryRecord]:
+        """Return a memory's records, oldest first."""
+        history = self._tables.history
+        rows = await self._fetch(
+            select(*columns_read(self._tables))
+            .where(history.c.memory_id == key_of(memory_id))
+            .order_by(history.c.seq)
+        )
+        return list(map(record_from_row, rows))
+
+    async def page(self, wanted: Filter, after: Cursor | None, limit: int, ahead: int) -> PageRead:
+        """Return up to `limit` records that match, reading up to `ahead`."""
+
+        async def read(connection: AsyncConnection) -> Sequence[Any]:
+            if after is not None:
+                await require_place(connection, self._tables, after.position, after.id)
+            place = None if after is None else after.position
+            return await self._page(connection, wanted, place, ahead)
+
+        rows = await self._connections.read(read)
+        return cut(rows, record_from_row, itemgetter(0), len(rows) < ahead, 0, limit)
+
+    async def _page(
+        self, connection: AsyncConnection, wanted: Filter, after: int | None, most: int
+    ) -> list[Any]:
+        """Return the rows of the next records that match; fewer if there are no more."""
+        search = Search(wanted, self._tables, connection.dialect)
+        ranges = [Range()]
+        if search.by_spans:
+            spans = (await connection.execute(search.spans())).scalars().all()
+            ranges = search.ranges(spans, after)
+        found: list[Any] = []
+        for within in ranges:
+            place = after
+            while len(found) < most:
+                limit = most - len(found) if search.is_exact else _MOST_READ
+                rows = (await connection.execute(search.page(within, place, limit))).all()
+                found += _matching(rows, wanted, search)
+                if len(rows) < limit:
+                    break
+                place = rows[-1][0]
+        return found[:most]
+
+    async def count(self, wanted: Filter) -> int:
+        """Return how many records match."""
+
+        async def count(connection: AsyncConnection) -> int:
+            search = Search(wanted, self._tables, connection.dialect)
+            if search.is_exact:
+                found = await connection.execute(search.count(func.count()))
+                return int(found.scalar_one())
+            total, after = 0, None
+            while rows := await self._page(connection, wanted, after, _MOST_READ):
+                total += len(rows)
+                after = rows[-1][0]
+            return total
+
+        return await self._connections.read(count)
+
+    def states_at(self, when: datetime) -> AsyncIterator[Sequence[HistoryRecord]]:
+        """Yield pages of the records that are each memory's state at an instant."""
+        return states_at(_States(self._fetch, self._tables), when)
+
+    async def rows(self, after: Cursor | None, limit: int) -> RowsRead:
+        """Return up to `limit` rows after a cursor, in the order of recording."""
+
+        async def read(connection: AsyncConnection) -> Sequence[Any]:
+            history = self._tables.history
+            found = select(*columns_read(self._tables)).order_by(history.c.seq).limit(limit)
+            if after is not None:
+                await require_place(connection, self._tables, after.position, after.id)
+                found = found.where(history.c.seq > after.position)
+            return (await connection.execute(found)).all()
+
+        found = await self._connections.read(read)
+        rows = list(map(row_from, found))
+        place = Cursor(found[-1][0], rows[-1][0]) if rows else after
+        return RowsRead(rows, place, len(rows) < limit)
+
+    async def times_before(self, ids: Sequence[str]) -> Mapping[str, datetime]:
+        """Return `time_before` of records, by id, of those that have one."""
+        found: dict[str, datetime] = {}
+        history = self._tables.history
+        for keys in in_parts(keys_of(ids)):
+            rows = await self._fetch(
+                select(*columns_read(self._tables)).where(
+                    history.c.id.in_(keys), history.c.occurred_at.is_not(None)
+                )
+            )
+            for record in map(record_from_row, rows):
+                if record.time_before is not None:
+                    found[record.id] = record.time_before
+        return found
+
+    async def newest(self) -> int | None:
+        """Return the number of the newest record."""
+        ((newest,),) = await self._fetch(select(func.max(self._tables.history.c.seq)))
+        return None if newest is None else int(newest)
+
+    async def last_messages(self, session_scope: str, limit: int) -> Sequence[Message]:
+        """Return a scope's last messages, in order."""
+        messages = self._tables.messages
+        rows = await self._fetch(
+            select(*(messages.c[name] for name in ("id", "role", "content", "name", "created_at")))
+            .where(messages.c.session_scope == key_of(session_scope))
+            .order_by(messages.c.seq.desc())
+            .limit(min(limit, MESSAGES_KEPT))
+        )
+        return [message_from_row(row) for row in reversed(rows)]
+
+    async def scopes(self, after: str, limit: int) -> Sequence[str]:
+        """Return the first session scopes after `after`, in the order of their keys."""
+        messages = self._tables.messages
+        found = (
+            select(messages.c.session_scope, func.max(messages.c.seq))
+            .group_by(messages.c.session_scope)
+            .order_by(messages.c.session_scope)
+            .limit(limit)
+        )
+        if after:
+            found = found.where(messages.c.session_scope > key_of(after))
+        newest = [seq for _, seq in await self._fetch(found)]
+        whole: dict[int, str] = {}
+        for part in in_parts(newest):
+            rows = await self._fetch(
+                select(messages.c.seq, messages.c.session_scope, messages.c.long_scope).where(
+                    messages.c.seq.in_(part)
+                )
+            )
+            whole |= {seq: long or scope for seq, scope, long in rows}
+        return [whole[seq] for seq in newest if seq in whole]
+
+
+def _matching(rows: Sequence[Any], wanted: Filter, search: Search) -> Iterable[Any]:
+    if search.is_exact:
+        return rows
+    return [row for row in rows if has_details(record_from_row(row), (), wanted.cause)]
+
+
+class _States:
+    """Reads the states of all memories at an instant.
+
+    Where a record without a time is a memory's, all records of the memory are read: it has the time
+    of the one before it, and one without any was always there.
+    """
+
+    def __init__(self, fetch: Callable[[Any], Any], tables: Tables) -> None:
+        self._fetch = fetch
+        self._tables = tables
+
+    async def find(self, when: datetime) -> Sequence[str]:
+        history, spans = self._tables.history, self._tables.spans
+        undated: list[str] = []
+        if await self._fetch(select(spans.c.span).where(spans.c.has_undated == 1).limit(1)):
+            undated = [
+                key
+                for (key,) in await self._fetch(
+                    select(history.c.memory_id).where(history.c.occurred_at.is_(None)).distinct()
+                )
+            ]
+        newest = (
+            select(func.max(history.c.seq).label("seq"))
+            .where(history.c.occurred_at <= microseconds(when))
+            .group_by(history.c.memory_id)
+            .subquery()
+        )
+        rows = await self._fetch(
+            select(history.c.seq, history.c.memory_id)
+            .select_from(newest.join(history, history.c.seq == newest.c.seq))
+            .where(history.c.event != "DELETE", history.c.is_deleted == 0)
+            .order_by(history.c.seq)
+        )
+        others = set(undated)
+        places = [seq for seq, key in rows if key not in others]
+        for key in undated:
+            places += await self._place(key, when)
+        pages: dict[int, list[str]] = {}
+        for seq in sorted(places):
+            pages.setdefault(seq // PAGE_PLACES, []).append(str(seq))
+        return [",".join(page) for page in pages.values()]
+
+    async def _place(self, key: str, when: datetime) -> list[int]:
+        history = self._tables.history
+        rows = await self._fetch(
+            select(*columns_read(self._tables))
+            .where(history.c.memory_id == key)
+            .order_by(history.c.seq)
+        )
+        records = list(map(record_from_row, rows))
+        state = state_at(key, records, when)
+        if state is None or not is_alive(state):
+            return []
+        return [row[0] for row, record in zip(rows, records, strict=True) if record is state]
+
+    async def fetch(self, places: str) -> Sequence[HistoryRecord]:
+        history = self._tables.history
+        found: list[HistoryRecord] = []
+        for part in in_parts(map(int, places.split(","))):
+            rows = await self._fetch(
+                select(*columns_read(self._tables))
+                .where(history.c.seq.in_(part))
+                .order_by(history.c.seq)
+            )
+            found += map(record_from_row, rows)
+        return found

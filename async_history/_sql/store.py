@@ -1,0 +1,216 @@
+"""An open history, wired from connections, a writer, a reader, a follower and an eraser."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import Any, Final, TypeVar
+
+from sqlalchemy import delete
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from async_history._core.erase_transaction import EraseTransaction
+from async_history._core.erasure_log import Erasure
+from async_history._core.follow import CommitSignal
+from async_history._core.prune import PruneCursor, PruneStep, prune_step
+from async_history._core.prune_request import PruneRequest
+from async_history._core.prune_transaction import PruneTries
+from async_history._core.stats import Measured
+from async_history._core.submissions import Submission
+from async_history._core.writer import GroupCommitWriter
+from async_history._core.writer_options import WriterOptions
+from async_history._sql.commit import BatchCommitter
+from async_history._sql.connections import Connections
+from async_history._sql.dialects import size_query
+from async_history._sql.erase import EraseSteps, SqlErasure
+from async_history._sql.erasure_log import read_erasures
+from async_history._sql.errors import DriverError, is_refusal
+from async_history._sql.faults import find_faults
+from async_history._sql.follow import SqlFollowReader
+from async_history._sql.inserts import Inserts
+from async_history._sql.known import Known
+from async_history._sql.packets import find_too_large
+from async_history._sql.prune import Pruning
+from async_history._sql.read import HistoryReader
+from async_history._sql.tables import Tables
+from async_history._sql.transaction import Transaction
+from async_history.errors import HistoryError
+
+T = TypeVar("T")
+
+_BYTES_A_SECOND: Final = 4_000_000
+"""What a slow server takes, for the time that a large batch may need."""
+
+
+class SqlStore:
+    """An open history, wired from connections, a writer, a reader, a follower and an eraser.
+
+    Args:
+        statement_bytes: the largest statement that the server takes; None is without bound.
+        writer_options, retry_timeout_s: see `GroupCommitWriter`.
+        committed: notified after each commit.
+        ended: called when the writer has ended.
+    """
+
+    def __init__(
+        self,
+        connections: Connections,
+        tables: Tables,
+        *,
+        statement_bytes: int | None,
+        writer_options: WriterOptions,
+        retry_timeout_s: float,
+        committed: CommitSignal,
+        ended: Callable[[], None],
+    ) -> None:
+        self._connections = connections
+        self.tables = tables
+        self._committed = committed
+        self._ended = ended
+        self._statement_bytes = statement_bytes
+        self._known = Known()
+        self._tried: Sequence[Submission] | None = None
+        self.inserts = Inserts(tables, connections.dialect)
+        self.writer = GroupCommitWriter[Submission](
+            self._commit,
+            finish=self._finish,
+            options=writer_options,
+            commit_timeout_s=retry_timeout_s,
+        )
+        self.reader = HistoryReader(connections, tables)
+        self.follower = SqlFollowReader(connections, tables)
+        self.eraser = SqlErasure(tables, self._erase, self._write_alone)
+
+    # Writing
+
+    async def _commit(
+        self, batch: Sequence[Submission], has_begun: Callable[[], None]
+    ) -> Mapping[int, HistoryError]:
+        is_repeated, self._tried = self._tried is batch, batch
+        left: list[int] = []
+        too_large = find_too_large(batch, self._statement_bytes, self._connections.where)
+        if too_large:
+            left = [index for index in range(len(batch)) if index not in too_large]
+            batch = [batch[index] for index in left]
+        committer: BatchCommitter | None = None
+
+        def new_committer(connection: AsyncConnection) -> BatchCommitter:
+            return BatchCommitter(
+                self._begun(connection),
+                self.inserts,
+                self._known,
+                self._connections.where,
+                is_repeated=is_repeated,
+            )
+
+        async def commit(connection: AsyncConnection) -> Mapping[int, HistoryError]:
+            nonlocal committer
+            committer = new_committer(connection)
+            try:
+                is_done = await committer.add_at_once(batch)
+            except DriverError as error:
+                if not is_refusal(error):
+                    raise
+                is_done = False
+            if is_done:
+                has_begun()
+                return {}
+            await connection.rollback()
+            committer = new_committer(connection)
+            refused = await committer.commit_in_steps(batch)
+            has_begun()
+            return refused
+
+        size = sum([one.size_bytes for one in batch])
+        refused = await self._connections.write(commit, size / _BYTES_A_SECOND)
+        if committer is not None:
+            committer.learn()
+        self._tried = None
+        self._committed.notify()
+        if too_large:
+            return {left[index]: error for index, error in refused.items()} | too_large
+        return refused
+
+    def _write_alone(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> "asyncio.Future[T]":
+        """Do work in a transaction on the writing connection, in its turn among the writes."""
+        return self.writer.run_alone(lambda: self._connections.write(work))
+
+    def _begun(self, connection: AsyncConnection) -> Transaction:
+        return Transaction(connection, self.tables, is_ours=True)
+
+    def _with_state(self, work: Callable[[Transaction], Awaitable[T]]) -> "asyncio.Future[T]":
+        """Do work with `state` locked, and write the counters afterwards."""
+
+        async def do(connection: AsyncConnection) -> T:
+            transaction = self._begun(connection)
+            await transaction.lock()
+            done = await work(transaction)
+            await transaction.write_state()
+            return done
+
+        return self._write_alone(do)
+
+    def _erase(
+        self, work: Callable[[EraseTransaction], Coroutine[Any, Any, T]]
+    ) -> "asyncio.Future[T]":
+        return self._with_state(lambda transaction: work(EraseSteps(transaction)))
+
+    def reset(self) -> "asyncio.Future[None]":
+        """Queue a reset: records, messages and owners go. Their numbers are not used again."""
+        tables = self.tables
+        emptied = (tables.history, tables.marks, tables.spans, tables.messages, tables.owners)
+
+        async def reset(transaction: Transaction) -> None:
+            for table in emptied:
+                await transaction.execute(delete(table))
+            transaction.next_version()
+
+        return self._with_state(reset)
+
+    async def prune_step(self, asked: PruneRequest, reached: PruneCursor | None) -> PruneStep:
+        """Prune the next records in one transaction; in a dry run, count them."""
+        tries = PruneTries()
+
+        async def step(transaction: Transaction) -> PruneStep:
+            steps = Pruning(transaction.connection, self.tables)
+            done = await prune_step(asked, reached, steps, tries)
+            if steps.has_removed_owners:
+                transaction.next_version()
+            return done
+
+        return await self._with_state(step)
+
+    # Reading
+
+    async def erasures(self) -> Sequence[Erasure]:
+        """Return the logged erasures, oldest first."""
+        return await self._connections.read(lambda one: read_erasures(one, self.tables))
+
+    async def measure(self) -> Measured:
+        """Return the size of the tables, where the database tells it."""
+        query = size_query(self._connections.dialect, self.tables)
+        if query is None:
+            return Measured()
+
+        async def size(connection: AsyncConnection) -> int:
+            return int((await connection.execute(query)).scalar() or 0)
+
+        return Measured(await self._connections.read(size))
+
+    async def faults(self) -> Sequence[str]:
+        """Check the numbers and the owners."""
+        return await self._connections.read(lambda one: find_faults(one, self.tables))
+
+    # Closing
+
+    async def aclose(self, timeout_s: float) -> None:
+        """Commit what was accepted, for at most `timeout_s`, then close the connections."""
+        await self.writer.aclose(timeout_s)
+        if not self.writer.task.done():
+            self.abandon()
+
+    async def _finish(self) -> None:
+        self._ended()
+        await self._connections.aclose()
+
+    def abandon(self) -> None:
+        """Let go of the connections without waiting for what they are doing."""
+        self._connections.abandon()

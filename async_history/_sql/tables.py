@@ -1,0 +1,220 @@
+"""The tables, as SQLAlchemy's metadata, and the types of their columns.
+
+`seq` numbers the records in the order of commits, without gaps: see `state`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final
+
+from sqlalchemy import (
+    VARBINARY,
+    BigInteger,
+    Column,
+    Dialect,
+    Index,
+    Integer,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+)
+from sqlalchemy.dialects.mysql import LONGTEXT
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+from async_history._core.owners import SCOPES
+from async_history._core.records import COLUMNS
+from async_history._sql.names import NAME_BYTES
+
+LAYOUT: Final = 1
+"""The version of the tables."""
+PREFIX: Final = "async_history_"
+SPAN_BITS: Final = 12
+"""Records of a span, as a power of two."""
+
+BINARY_DIALECTS: Final = ("mysql", "mariadb", "mssql")
+"""Databases whose texts are compared without case, or without spaces at the end, unless they are
+bytes."""
+
+
+class Name(TypeDecorator[str]):
+    """A text in an index: compared and sorted by the bytes of its UTF-8."""
+
+    impl = String
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """Return the type of a database."""
+        if dialect.name in BINARY_DIALECTS:
+            return dialect.type_descriptor(VARBINARY(NAME_BYTES))
+        if dialect.name == "postgresql":
+            return dialect.type_descriptor(String(NAME_BYTES, collation="C"))
+        return dialect.type_descriptor(String(NAME_BYTES))
+
+    def bind_processor(self, dialect: Dialect) -> Callable[[Any], Any] | None:
+        """Return what encodes a parameter, where the column holds bytes."""
+        # MySQL takes text for bytes, and its drivers escape text for each sql_mode, but not bytes.
+        return _encoded if dialect.name == "mssql" else None
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any] | None:
+        """Return what decodes a value, where the column holds bytes."""
+        return _decoded if dialect.name in BINARY_DIALECTS else None
+
+
+def _encoded(value: str | None) -> bytes | None:
+    return None if value is None else value.encode()
+
+
+def _decoded(value: Any) -> str | None:
+    return None if value is None else value.decode() if isinstance(value, bytes) else str(value)
+
+
+_MYSQL_TEXT: Final = LONGTEXT(charset="utf8mb4", collation="utf8mb4_bin")
+
+
+def _text() -> Any:
+    return Text().with_variant(_MYSQL_TEXT, "mysql", "mariadb")
+
+
+def _number() -> Any:
+    return BigInteger().with_variant(Integer(), "sqlite")
+
+
+def _name(name: str, *, nullable: bool = True) -> Column[Any]:
+    return Column(name, Name(), nullable=nullable)
+
+
+_OPTIONS: Final[dict[str, Any]] = {
+    f"{name}_{option}": value
+    for name in ("mysql", "mariadb")
+    for option, value in (
+        ("engine", "InnoDB"),
+        ("charset", "utf8mb4"),
+        ("collate", "utf8mb4_bin"),
+        ("row_format", "DYNAMIC"),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The tables in one schema.
+
+    Attributes:
+        history: the records. `occurred_at` is in microseconds since 1970, UTC.
+        marks: which records have an owner's scope, an actor, a role or a cause, by `mark_of`: one
+            row for each that a record has, so what a record has not costs nothing.
+        spans: of each 4,096 places, bounds of the times of its records, and their events.
+        messages: the message buffers.
+        owners: whose memories are.
+        erased: names that were erased, as digests.
+        erasures: the log of erasures.
+        state: one row. Each transaction that writes updates it first and so has it locked until it
+            ends: `last` is the number of the newest record, and numbers are in the order of
+            commits. What a writer remembers of owners holds as long as `version` is the same; it is
+            0 while there are none.
+    """
+
+    metadata: MetaData
+    history: Table
+    marks: Table
+    spans: Table
+    messages: Table
+    owners: Table
+    erased: Table
+    erasures: Table
+    state: Table
+
+
+@lru_cache(64)
+def tables_in(schema: str | None) -> Tables:
+    """Return the tables in a schema; None is the connection's own.
+
+    The same each time: SQLAlchemy keeps the statements that it has compiled, by their tables.
+    """
+    metadata = MetaData(schema=schema)
+
+    def table(name: str, *columns: Any) -> Table:
+        return Table(f"{PREFIX}{name}", metadata, *columns, **_OPTIONS)
+
+    texts = {"old_memory", "new_memory", "created_at", "updated_at"}
+    required = {"id", "memory_id", "event"}
+    history: list[Any] = [Column("seq", _number(), primary_key=True, autoincrement=False)]
+    for name in COLUMNS:
+        if name == "is_deleted":
+            history.append(Column(name, SmallInteger(), nullable=False))
+        elif name in texts:
+            history.append(Column(name, _text()))
+        else:
+            history.append(_name(name, nullable=name not in required))
+    history.append(Column("occurred_at", BigInteger()))
+    history += map(_name, SCOPES)
+    history += [Column(name, _text()) for name in ("context", "cause", "long_names")]
+    return Tables(
+        metadata,
+        table(
+            "records",
+            *history,
+            Index(f"{PREFIX}records_id", "id", unique=True),
+            Index(f"{PREFIX}records_memory", "memory_id", "seq"),
+        ),
+        table(
+            "marks",
+            Column("mark", BigInteger(), primary_key=True, autoincrement=False),
+            Column("seq", BigInteger(), primary_key=True, autoincrement=False),
+        ),
+        table(
+            "spans",
+            Column("span", _number(), primary_key=True, autoincrement=False),
+            Column("first_time", BigInteger()),
+            Column("last_time", BigInteger()),
+            Column("events", SmallInteger(), nullable=False),
+            Column("has_undated", SmallInteger(), nullable=False),
+        ),
+        table(
+            "messages",
+            Column("seq", _number(), primary_key=True, autoincrement=False),
+            _name("id", nullable=False),
+            _name("session_scope", nullable=False),
+            *(Column(name, _text()) for name in ("role", "content", "name", "created_at")),
+            Column("long_scope", _text()),
+            Index(f"{PREFIX}messages_scope", "session_scope", "seq"),
+        ),
+        table(
+            "owners",
+            Column("memory_id", Name(), primary_key=True),
+            *map(_name, SCOPES),
+            Column("long_names", _text()),
+        ),
+        table(
+            "erased",
+            Column("digest", String(32), primary_key=True),
+            Column("at", BigInteger(), nullable=False),
+        ),
+        table(
+            "erasures",
+            Column("id", String(64), primary_key=True),
+            Column("begun_at", BigInteger(), nullable=False),
+            Column("finished_at", BigInteger()),
+            Column("reason", _text()),
+            Column("memory_ids", _text()),
+            Column("actor_sha256", String(64)),
+            Column("records", BigInteger(), nullable=False),
+            Column("messages", BigInteger(), nullable=False),
+        ),
+        table(
+            "state",
+            Column("id", Integer(), primary_key=True, autoincrement=False),
+            Column("layout", Integer(), nullable=False),
+            Column("last", BigInteger(), nullable=False),
+            Column("last_message", BigInteger(), nullable=False),
+            Column("version", BigInteger(), nullable=False),
+            Column("last_version", BigInteger(), nullable=False),
+            Column("erased_at", BigInteger()),
+        ),
+    )
+
+
+TABLES: Final = tables_in(None)

@@ -1,0 +1,98 @@
+"""A transaction that writes, and the row of `state` that it has locked."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Executable, select, update
+from sqlalchemy.engine import CursorResult
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from async_history._sql.dialects import claim, latest_committed
+from async_history._sql.tables import Tables
+
+Counters = tuple[int, int, int, int, int | None]
+
+
+class Transaction:
+    """A transaction that writes, with the counters of `state`.
+
+    Args:
+        is_ours: False where it is the program's, which may be of any isolation level.
+
+    Attributes:
+        last, last_message: the numbers of the newest record and message.
+        version: what writers remember holds as long as it is the same; 0 while there are no owners.
+        last_version: the highest version there was.
+        erased_at: when a name was last erased, in microseconds since 1970; None for never.
+    """
+
+    def __init__(self, connection: AsyncConnection, tables: Tables, *, is_ours: bool) -> None:
+        self.connection = connection
+        self.tables = tables
+        self.is_ours = is_ours
+        self.last = self.last_message = self.version = self.last_version = 0
+        self.erased_at: int | None = None
+        self._written = self.counters
+
+    async def execute(self, statement: Executable, rows: Any = None) -> CursorResult[Any]:
+        """Execute a statement."""
+        return await self.connection.execute(statement, rows)
+
+    async def fetch(self, statement: Any) -> Sequence[Any]:
+        """Return the rows of a SELECT, which sees what others committed before the lock."""
+        if not self.is_ours:
+            statement = latest_committed(self.connection.dialect, statement)
+        found: Sequence[Any] = (await self.connection.execute(statement)).all()
+        return found
+
+    async def claim(self, count: int, version: int) -> int | None:
+        """Lock `state` and take so many numbers: see `dialects.claim`."""
+        return await claim(self.connection, self.tables, count, version)
+
+    async def lock(self) -> None:
+        """Lock the row of `state` until the transaction ends, and read it."""
+        state = self.tables.state
+        await self.execute(update(state).where(state.c.id == 1).values(last=state.c.last))
+        ((*counters,),) = await self.fetch(
+            select(
+                state.c.last,
+                state.c.last_message,
+                state.c.version,
+                state.c.last_version,
+                state.c.erased_at,
+            )
+        )
+        self.counters = self._written = tuple(counters)
+
+    async def write_state(self) -> None:
+        """Write the counters, where they have changed."""
+        if self.counters == self._written:
+            return
+        state = self.tables.state
+        await self.execute(
+            update(state)
+            .where(state.c.id == 1)
+            .values(
+                last=self.last,
+                last_message=self.last_message,
+                version=self.version,
+                last_version=self.last_version,
+                erased_at=self.erased_at,
+            )
+        )
+
+    @property
+    def counters(self) -> Counters:
+        """The values of the row."""
+        return self.last, self.last_message, self.version, self.last_version, self.erased_at
+
+    @counters.setter
+    def counters(self, values: Counters) -> None:
+        self.last, self.last_message, self.version, self.last_version, self.erased_at = values
+
+    def next_version(self, erased_at: int | None = None) -> None:
+        """Make what writers remember of owners and erased names void."""
+        self.last_version += 1
+        self.version = self.last_version
+        if erased_at is not None:
+            self.erased_at = max(erased_at, self.erased_at or erased_at)

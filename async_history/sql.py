@@ -1,0 +1,12 @@
+"""A history in MySQL, MariaDB, or any other database that SQLAlchemy speaks to."""
+
+from async_history._core.public import show_as
+from async_history._sql.manager import SqlHistoryManager
+from async_history._sql.tables import TABLES
+
+metadata = TABLES.metadata
+"""The tables, for a program's own migrations (Alembic's `target_metadata`)."""
+
+__all__ = ["SqlHistoryManager", "metadata"]
+
+show_as(__name__, ["SqlHistoryManager"], globals())

@@ -1,0 +1,21 @@
+"""`async_history.testing`'s cases on MariaDB.
+
+Those of rollback and undo are left out: they run on calls that these cases try.
+"""
+
+import pytest
+
+from async_history.testing import BackendCases, NewStore, RollbackCases
+
+pytestmark = [pytest.mark.mariadb, pytest.mark.once]
+_TOPICS = tuple(one for one in BackendCases.__bases__ if one is not RollbackCases)
+
+
+class TestMariaDB(*_TOPICS):  # type: ignore[misc]
+    examples = 5
+
+    @pytest.fixture
+    def new_store(self, new_mariadb_store: NewStore) -> NewStore:
+        return new_mariadb_store
+
+    test_what_a_run_did_is_taken_back = RollbackCases.test_what_a_run_did_is_taken_back

@@ -1,0 +1,95 @@
+"""SQLite and PostgreSQL through SQLAlchemy: the same backend with other dialects."""
+
+import os
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+
+from async_history import HistoryConflict, InvalidInput, open_history
+from async_history.sql import SqlHistoryManager
+from async_history.testing import (
+    ContractCases,
+    NewStore,
+    OpenStore,
+    RandomCallCases,
+    StateCases,
+)
+
+pytestmark = pytest.mark.once
+
+
+@pytest.fixture
+async def engines() -> AsyncIterator[Callable[[str], AsyncEngine]]:
+    """A function that makes engines, as an application has them; they are closed at the end."""
+    made: list[AsyncEngine] = []
+
+    def engine(url: str) -> AsyncEngine:
+        made.append(create_async_engine(url))
+        return made[-1]
+
+    yield engine
+    for one in made:
+        await one.dispose()
+
+
+class TestSQLite(ContractCases, RandomCallCases):
+    examples = 5
+
+    @pytest.fixture
+    def new_store(self, tmp_path: Path, engines: Callable[[str], AsyncEngine]) -> NewStore:
+        def new_store() -> OpenStore:
+            folder = tmp_path / os.urandom(4).hex()
+            folder.mkdir()
+            url = f"sqlite+aiosqlite:///{folder / 'history.db'}"
+            return lambda: open_history(engine=engines(url))
+
+        return new_store
+
+
+@pytest.mark.postgres
+async def test_postgresqls_own_backend_records_in_a_transaction_of_sqlalchemy(
+    new_schema: Callable[[], str], postgres: str, engines: Callable[[str], AsyncEngine]
+) -> None:
+    """With a session and a connection, whether or not they have begun; not in autocommit."""
+    plain = make_url(postgres).set(drivername="postgresql+asyncpg")
+    engine = engines(plain.render_as_string(hide_password=False))
+    change = {"memory_id": "m", "event": "UPDATE", "context": {"n": 1}, "owner": {"user_id": "u"}}
+    async with open_history(new_schema()) as history:
+        async with AsyncSession(engine) as session:
+            (first,) = await history.add_in_transaction(session, [change])
+            assert await history.get_history("m") == []
+            await session.commit()
+            await session.execute(text("SELECT 1"))
+            with pytest.raises(HistoryConflict):
+                await history.add_in_transaction(session, [change], if_latest="another")
+            (second,) = await history.add_in_transaction(session, [change], if_latest=first)
+            await session.commit()
+        async with engine.connect() as connection:
+            await history.add_in_transaction(connection, [change])
+            await connection.rollback()
+            (third,) = await history.add_in_transaction(connection, [change])
+            await connection.commit()
+            await connection.execution_options(isolation_level="AUTOCOMMIT")
+            with pytest.raises(InvalidInput, match="no transaction"):
+                await history.add_in_transaction(connection, [change])
+        with pytest.raises(InvalidInput, match="asyncpg"):
+            await history.add_in_transaction(engine, [change])
+        assert await history.get_history("m") == [first, second, third]
+
+
+@pytest.mark.postgres
+class TestPostgres(ContractCases, StateCases):
+    @pytest.fixture
+    def new_store(self, new_schema: Callable[[], str], postgres: str) -> NewStore:
+        def new_store() -> OpenStore:
+            schema = make_url(new_schema()).query["schema"]
+            plain = make_url(postgres)
+            return lambda: SqlHistoryManager(
+                plain.set(drivername="postgresql+asyncpg"), schema=str(schema)
+            )
+
+        return new_store

@@ -1,0 +1,176 @@
+"""MariaDB servers for the tests: of the machine's `mariadb-server`, or the one of
+`TEST_MARIADB_URL`.
+
+A server lives in a folder of its own, listens on a unix socket and on a port of 127.0.0.1, and is
+stopped by who started it.
+"""
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from tests.support.markers import require
+from tests.support.patience import LONG_S
+
+_PROGRAM: Final = "mariadbd"
+_PATH: Final = f"{os.environ.get('PATH', '')}{os.pathsep}/usr/sbin{os.pathsep}/usr/local/sbin"
+
+
+def require_server() -> None:
+    """Skip a test where there is no MariaDB; in CI that is a failure."""
+    is_missing = shutil.which(_PROGRAM, path=_PATH) is None
+    if is_missing and not os.environ.get("ASYNC_HISTORY_CI"):
+        pytest.skip("MariaDB is not installed (apt install mariadb-server)")
+
+
+class MariaDBServer:
+    """One server: made, started, stopped, killed, paused.
+
+    Args:
+        settings: options of the server, over the defaults.
+    """
+
+    def __init__(self, **settings: str) -> None:
+        require("mariadb")
+        require_server()
+        self.folder = Path(tempfile.mkdtemp(prefix="async_history_mdb"))
+        self._data = self.folder / "data"
+        self.socket = self.folder / "socket"
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port: int = probe.getsockname()[1]
+        self._settings = {
+            "innodb-buffer-pool-size": "32M",
+            "innodb-flush-log-at-trx-commit": "2",  # of the system's crash, not of its own
+            "innodb-doublewrite": "OFF",
+            "innodb-log-file-size": "16M",
+            "innodb-stats-persistent": "OFF",
+            "performance-schema": "OFF",
+            "character-set-server": "latin1",
+            "max-connections": "60",
+            "max-allowed-packet": "128M",
+        } | settings
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def create(self) -> "MariaDBServer":
+        """Make an empty server whose `root` needs no password."""
+        program = shutil.which("mariadb-install-db", path=f"{_PATH}{os.pathsep}/usr/bin")
+        assert program is not None, "mariadb-install-db is missing"
+        done = subprocess.run(
+            [
+                program,
+                "--no-defaults",
+                f"--datadir={self._data}",
+                "--auth-root-authentication-method=normal",
+                "--skip-test-db",
+                *self._user(),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=LONG_S,
+            env={**os.environ, "TMPDIR": str(self.folder)},  # a server empties it as it starts
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return self
+
+    @staticmethod
+    def _user() -> list[str]:
+        return ["--user=root"] if os.geteuid() == 0 else []
+
+    def start(self) -> "MariaDBServer":
+        """Start the server, and wait until it accepts connections."""
+        program = shutil.which(_PROGRAM, path=_PATH)
+        assert program is not None, "mariadbd is missing"
+        options = [f"--{name}={value}" for name, value in self._settings.items()]
+        self._process = subprocess.Popen(
+            [
+                program,
+                "--no-defaults",
+                f"--datadir={self._data}",
+                f"--socket={self.socket}",
+                f"--port={self.port}",
+                "--bind-address=127.0.0.1",
+                f"--tmpdir={self.folder}",
+                f"--pid-file={self.folder / 'pid'}",
+                f"--log-error={self.folder / 'log'}",
+                *self._user(),
+                *options,
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + LONG_S
+        while not self._accepts():
+            assert self._process.poll() is None, (self.folder / "log").read_text()[-2_000:]
+            assert time.monotonic() < deadline, "MariaDB did not start"
+            time.sleep(0.05)
+        return self
+
+    def _accepts(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(str(self.socket)) == 0
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
+        """Stop: SIGTERM in order, SIGKILL as a crash does."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(how)
+            self._process.wait(LONG_S)
+        self._process = None
+
+    def send(self, how: signal.Signals) -> None:
+        """Send the server a signal, such as SIGSTOP and SIGCONT."""
+        assert self._process is not None
+        self._process.send_signal(how)
+
+    def url(self, database: str = "", *, tcp: bool = False, user: str = "root") -> URL:
+        """Return a URL: over the unix socket, or over TCP."""
+        if tcp:
+            return make_url(f"mariadb+asyncmy://{user}@127.0.0.1:{self.port}/{database}")
+        return make_url(f"mariadb+asyncmy://{user}@/{database}?unix_socket={self.socket}")
+
+    def remove(self) -> None:
+        """Stop at once, and delete everything."""
+        self.stop(signal.SIGKILL)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def run_sql(url: URL, *statements: str) -> list[Any]:
+    """Run statements on a connection of their own; return the last one's rows."""
+
+    async def run() -> list[Any]:
+        engine = create_async_engine(url, isolation_level="AUTOCOMMIT")
+        rows: list[Any] = []
+        async with engine.connect() as connection:
+            for statement in statements:
+                done = await connection.exec_driver_sql(statement)
+                rows = list(done.all()) if done.returns_rows else []
+        await engine.dispose()
+        return rows
+
+    found: list[Any] = in_thread(run)
+    return found
+
+
+def in_thread(run: Callable[[], Awaitable[Any]]) -> Any:
+    """Run a coroutine in a loop of its own: a test's own loop may run in this thread."""
+
+    async def main() -> Any:
+        return await run()
+
+    with ThreadPoolExecutor() as thread:
+        return thread.submit(asyncio.run, main()).result()
