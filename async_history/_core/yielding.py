@@ -52,6 +52,7 @@ class CooperativeCalls:
 
     def __init__(self) -> None:
         self._calls = 0
+        self._waiting: list[asyncio.Future[None]] = []
 
     def done(self) -> "asyncio.Future[None]":
         """Return a future: done now, or after `CALLS_AT_ONCE` in the loop's next iteration."""
@@ -61,18 +62,17 @@ class CooperativeCalls:
         if self._calls <= CALLS_AT_ONCE:
             future.set_result(None)
             return future
-        if self._calls == CALLS_AT_ONCE + 1:
+        if not self._waiting:
             loop.call_soon(self._begin_turn)
-        loop.call_soon(_finish, future)
+        self._waiting.append(future)
         return future
 
     def _begin_turn(self) -> None:
         self._calls = 0
-
-
-def _finish(future: "asyncio.Future[None]") -> None:
-    if not future.done():
-        future.set_result(None)
+        waiting, self._waiting = self._waiting, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
 
 
 async def after_record(index: int) -> None:

@@ -98,6 +98,19 @@ async def test_where_nothing_is_kept(name: str) -> None:
         await check_turns(history, OF_NULL[name])
 
 
+async def test_calls_whose_caller_was_cancelled_keep_no_other_waiting() -> None:
+    async with open_history("null://") as history:
+        for _ in range(2):
+            calls = [asyncio.create_task(history.get_history("m")) for _ in range(60)]
+            await asyncio.sleep(0)
+            for call in calls[CALLS_AT_ONCE::3]:
+                call.cancel()
+            outcomes = await asyncio.gather(*calls, return_exceptions=True)
+            left = [call.cancelled() for call in calls]
+            assert left == [n in range(CALLS_AT_ONCE, 60, 3) for n in range(60)]
+            assert outcomes.count([]) == left.count(False)
+
+
 @pytest.mark.parametrize("name", EMPTY)
 async def test_where_there_is_nothing_to_write(open_store: OpenStore, name: str) -> None:
     async with open_store() as history:
