@@ -407,7 +407,7 @@ async def history_with_a_record(open_store: OpenStore) -> AsyncIterator[HistoryM
 
 class TestMadeUpCursors:
     @settings(
-        max_examples=150,
+        max_examples=50,
         deadline=None,
         suppress_health_check=[HealthCheck.function_scoped_fixture],
     )

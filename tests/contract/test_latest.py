@@ -87,7 +87,7 @@ class TestGrouping:
                 )
             # In a few batches. SQLite tells of a statement again for each step of its triggers.
             assert len(set(sent)) < 60
-            for one in first:
+            for one in first[::10]:
                 records = await history.get_history(one.memory_id)
                 assert [r.new_memory for r in records] == ["x", "y"]
                 check_chain(records)

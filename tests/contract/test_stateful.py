@@ -20,15 +20,18 @@ class Here(RandomCallCases):
 
 class TestMemory(Here):
     store = "memory"
+    examples = 20
 
 
 class TestFile(Here):
     store = "file"
+    examples = 60
 
 
 class TestNull(Here):
     store = "null"
     keeps_history = False
+    examples = 20
 
 
 @pytest.mark.postgres

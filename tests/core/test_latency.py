@@ -11,6 +11,8 @@ from async_history._core.latency import Latencies
 from async_history._core.writer import GroupCommitWriter
 from tests.core.test_writer import Item, MakeWriter, Store, make_writer, store, submit, turn
 
+pytestmark = pytest.mark.once
+
 __all__ = ["make_writer", "store"]
 
 NEAR = 1 / 30

@@ -6,8 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+import pytest
+
 import async_history
 from async_history._sqlite.index.validity import INDEX_TABLES
+
+pytestmark = pytest.mark.once
 
 PACKAGE: Final = Path(async_history.__file__).parent
 INDEX: Final = "async_history._sqlite.index"

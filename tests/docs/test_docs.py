@@ -47,7 +47,7 @@ from docs.generate import RESULTS, command_page, results_page
 from tests.support.docs_examples import EXAMPLES, PAGES, REPOSITORY, example
 from tests.support.patience import LONG_S
 
-pytestmark = pytest.mark.subprocess
+pytestmark = [pytest.mark.subprocess, pytest.mark.once]
 
 DOCS = REPOSITORY / "docs"
 

@@ -4,7 +4,6 @@ import logging
 import os
 import random
 import shutil
-import signal
 import sqlite3
 import stat
 from collections.abc import Callable, Iterator
@@ -45,6 +44,9 @@ from tests.support.legacy_files import (
     insert,
     plain_mem0,
 )
+from tests.support.snapshots import Snapshots
+
+pytestmark = pytest.mark.once
 
 TEN = ", ".join(COLUMNS)
 
@@ -705,11 +707,7 @@ forks = pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 """Python 3.12 warns where other threads run; the children here use none of theirs."""
 
 
-@pytest.mark.subprocess
 @pytest.mark.faults
-@pytest.mark.once
-@needs_fork
-@forks
 @pytest.mark.parametrize(
     ("layouts", "expected"),
     [
@@ -727,40 +725,25 @@ def test_killed_at_every_statement(
 ) -> None:
     """Nightly at every one; else at every fourth, from another one each time."""
     every = 1 if request.config.getoption("--nightly") else 4
-    old = build(tmp_path / "old.db", "PRAGMA journal_mode = WAL", **layouts)
-    step = random.randrange(every) + 1 - every  # noqa: S311 - dice
-    status = -signal.SIGKILL
-    while status == -signal.SIGKILL:
-        step += every
-        folder = tmp_path / str(step)
-        folder.mkdir()
+    live = tmp_path / "live"
+    live.mkdir()
+    path = build(live / "history.db", "PRAGMA journal_mode = WAL", **layouts)
+    snapshots = Snapshots(live, tmp_path, every=every, skip=random.randrange(every))  # noqa: S311 - dice
+    with opened(path) as connection:
+        connection.set_trace_callback(snapshots.take)
+        prepare(connection, path, on_progress=snapshots.take)
+        connection.set_trace_callback(None)
+    assert len(snapshots.taken) > 20 // every
+    for folder in (*snapshots.taken, live):
         path = folder / "history.db"
-        shutil.copy(old, path)
-
-        def prepare_until_killed(path: Path = path, left: int = step) -> None:
-            def count(*_: object) -> None:
-                nonlocal left
-                left -= 1
-                if not left:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-            with opened(path) as connection:
-                connection.set_trace_callback(count)
-                prepare(connection, path, on_progress=count)
-                connection.set_trace_callback(None)
-
-        status = ending(forked(prepare_until_killed))
         with opened(path) as connection:
             assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
             report = prepare(connection, path)
-            assert report.rewritten == (status != 0 and TODAY not in layouts.values())
+            assert report.rewritten == (folder != live and TODAY not in layouts.values())
             assert records(connection) == list(expected)
             assert tables(connection) == {"history", "messages"}
             check_prepared(connection)
         assert not list(folder.glob("*.unfinished*"))
-        shutil.rmtree(folder)
-    assert status == 0
-    assert step > 20
 
 
 def test_what_another_adopted_while_we_waited_is_not_done_again(tmp_path: Path) -> None:
@@ -779,7 +762,6 @@ def test_what_another_adopted_while_we_waited_is_not_done_again(tmp_path: Path) 
 
 
 @pytest.mark.subprocess
-@pytest.mark.once
 @needs_fork
 @forks
 def test_eight_processes_at_once_adopt_a_file_once(tmp_path: Path) -> None:

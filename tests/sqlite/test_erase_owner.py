@@ -12,6 +12,8 @@ from async_history import Erased, HistoryRecord, Owner, check_history, open_hist
 from async_history._sqlite.connection import ThreadConnection
 from async_history.backend import operation
 
+pytestmark = pytest.mark.once
+
 NEEDLES = ("ann-7f3a", "secret text", "secret context", "secret cause", "secret message")
 
 

@@ -1,10 +1,8 @@
 """Owners, contexts and causes in a file that others use, too, or that is of the version before."""
 
 import asyncio
-import os
 import re
 import shutil
-import signal
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -29,9 +27,9 @@ from async_history._sqlite.index import THROUGH_INDEX, levels, owners
 from async_history._sqlite.index.levels import TAIL_ROWS
 from async_history._sqlite.schema.adopt import prepare
 from async_history.sqlite import SQLiteHistoryManager
-from tests.sqlite.test_adoption import ending, forked, forks, needs_fork
 from tests.sqlite.test_foreign_changes import CHANGES, IN_PLACE, Change, raw, run
 from tests.subprocesses.checks import check_index, check_sound, looking
+from tests.support.snapshots import Snapshots
 
 pytestmark = pytest.mark.once
 
@@ -86,13 +84,12 @@ async def check_reads(history: HistoryManager) -> list[HistoryRecord]:
     given: dict[str, Owner | None] = {}
     for record in seen:
         assert given.setdefault(record.memory_id, record.owner) == record.owner
-    for user_id in ("u0", "u1", "u2", "nobody"):
+    for user_id, size in (("u0", 5_000), ("u1", 50), ("u2", 500), ("nobody", 5_000)):
         expected = [r for r in seen if r.owner is not None and r.owner.user_id == user_id]
-        for size in (50, 5_000):
-            found = history.query_history(user_id=user_id, page_size=size)
-            assert [record async for record in found] == expected, user_id
-            newest = history.query_history(user_id=user_id, page_size=size, order="newest")
-            assert [record async for record in newest] == expected[::-1]
+        found = history.query_history(user_id=user_id, page_size=size)
+        assert [record async for record in found] == expected, user_id
+        newest = history.query_history(user_id=user_id, page_size=size, order="newest")
+        assert [record async for record in newest] == expected[::-1]
         assert await history.count_history(user_id=user_id) == len(expected)
         expected = [r for r in expected if r.owner is not None and r.owner.run_id == "r"]
         assert await everything(history, user_id=user_id, run_id="r") == expected
@@ -382,10 +379,7 @@ async def test_a_file_that_must_be_indexed_is_read_as_it_is(made: Path, tmp_path
         await check(history, "dumped")
 
 
-@pytest.mark.subprocess
 @pytest.mark.faults
-@needs_fork
-@forks
 @pytest.mark.parametrize(
     "is_old",
     [
@@ -394,37 +388,29 @@ async def test_a_file_that_must_be_indexed_is_read_as_it_is(made: Path, tmp_path
     ],
 )
 def test_killed_at_every_statement(is_old: bool, tmp_path: Path) -> None:
+    live = tmp_path / "live"
+    live.mkdir()
+    path = live / "h.db"
+
     async def make() -> None:
-        async with open_history(tmp_path / "h.db") as history:
+        async with open_history(path) as history:
             await fill(history, 0, 100)
 
     asyncio.run(make())
     if is_old:
-        version_before(tmp_path / "h.db")
+        version_before(path)
     else:
-        with raw(tmp_path / "h.db") as connection:
+        with raw(path) as connection:
             connection.execute("DELETE FROM history WHERE rowid % 2 = 0 OR memory_id = 'm3'")
             connection.execute("VACUUM")
-    step, status = 0, -signal.SIGKILL
-    while status == -signal.SIGKILL:
-        step += 1
-        folder = tmp_path / str(step)
-        folder.mkdir()
-        path = fresh(tmp_path, folder)
-
-        def prepare_until_killed(path: Path = path, left: int = step) -> None:
-            def count(*_: object) -> None:
-                nonlocal left
-                left -= 1
-                if not left:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-            with raw(path) as connection:
-                connection.set_trace_callback(count)
-                prepare(connection, path)
-                connection.set_trace_callback(None)
-
-        status = ending(forked(prepare_until_killed))
+    snapshots = Snapshots(live, tmp_path)
+    with raw(path) as connection:
+        connection.set_trace_callback(snapshots.take)
+        prepare(connection, path)
+        connection.set_trace_callback(None)
+    assert len(snapshots.taken) > 20
+    for folder in (*snapshots.taken, live):
+        path = folder / "h.db"
         with raw(path) as connection:
             prepare(connection, path)
             check_sound(connection)
@@ -440,9 +426,6 @@ def test_killed_at_every_statement(is_old: bool, tmp_path: Path) -> None:
             wanted = None if is_old else OWNERS[memory_id]
             assert owner == owners.owner_entry(wanted).text
             assert (context is None) == is_old
-        shutil.rmtree(folder)
-    assert status == 0
-    assert step > 20
 
 
 FILTERS = (
