@@ -101,8 +101,14 @@ async def _locked(
         await owner.close()
 
 
-@pytest.mark.parametrize("how", stores("own", "pool", "pooler"))
-@pytest.mark.parametrize("read", READS)
+@pytest.mark.parametrize(
+    ("read", "how"),
+    [
+        *((read, "own") for read in READS),
+        *((read, "pool") for read in ("get", "walk")),
+        *(pytest.param(read, "pooler", marks=pytest.mark.pgbouncer) for read in ("get", "dump")),
+    ],
+)
 async def test_reads_that_are_given_up(
     read: str, how: str, server: PostgresServer, schema: str, admin: Any
 ) -> None:

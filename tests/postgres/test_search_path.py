@@ -302,8 +302,9 @@ async def read(history: Any) -> None:
         await history.count_history(**wanted)
         for order in ("oldest", "newest"):
             query = history.query_history(**wanted, order=order, page_size=2)
-            async for _ in query:
-                pass
+            async with aclosing(query.pages()) as pages:
+                for _ in ("at the start", "after a cursor"):
+                    await anext(pages, None)
     async with aclosing(history.query_history(page_size=3).pages()) as pages:
         cursor = (await anext(pages)).cursor
     async for _ in history.query_history(after=cursor, page_size=3):

@@ -42,6 +42,7 @@ _SETTINGS: Final = {
     "logging_collector": "off",
     "log_min_messages": "fatal",
     "listen_addresses": "127.0.0.1",
+    "deadlock_timeout": "100ms",
 }
 
 
