@@ -29,7 +29,7 @@ LARGE = SMALL + 5 * 512
 GROWTH = LARGE / SMALL
 LOOSE = 1.5
 """How much more than in proportion may be: what is done once, the depth of a tree."""
-_EVERY = 20
+_EVERY = 100
 START = datetime(2026, 1, 1, microsecond=1, tzinfo=UTC)
 
 Call = Callable[[HistoryManager, int], Awaitable[object]]
