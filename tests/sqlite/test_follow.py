@@ -164,7 +164,7 @@ class TestRemovals:
 
     async def test_what_may_happen_to_a_file(self, path: Path) -> None:
         """By chance: everything new once and in order, or the place is said to be gone."""
-        for seed in range(12):
+        for seed in range(6):
             await chance(path.with_name(f"{seed}.db"), random.Random(seed))  # noqa: S311 - dice
 
 

@@ -116,7 +116,7 @@ class TestOurs:
         }
 
     async def test_eight_processes_make_the_same_files_at_once(self, path: Path) -> None:
-        count = 25
+        count = 10
         with ExitStack() as stack:
             programs = [
                 stack.enter_context(processes.started("beside", "openings", path, run, count))

@@ -425,7 +425,7 @@ class TestTheIndex:
         dice = random.Random(5)  # noqa: S311 - dice
         async with open_history(path) as history:
             with raw(path) as connection:
-                for turn in range(150):
+                for turn in range(75):
                     match dice.choice(["ours", "ours", "ours", "theirs", "newest", "renamed"]):
                         case "ours":
                             count = dice.choice([1, 1, 2, 7, 8, 9, 33, 130, 513])
