@@ -1,3 +1,4 @@
+# mypy: disable-error-code=import-untyped
 """The asyncpg connection of a transaction that the program gives, also through SQLAlchemy."""
 
 import sys

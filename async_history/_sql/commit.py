@@ -35,9 +35,9 @@ from async_history._sql.messages import find_buffers, save_messages
 from async_history._sql.names import keys_of
 from async_history._sql.owners import find_owners, give_owners
 from async_history._sql.rows import (
+    are_plain,
     columns_read,
     full_row,
-    has_details,
     instant_of,
     plain_row,
     record_from_row,
@@ -107,9 +107,9 @@ class BatchCommitter:
         connection = self._transaction.connection
         instants = [instant_of(record) for record in records]
         numbered = list(zip(count(last + 1), records, instants, strict=False))
-        are_plain = not any(map(has_details, records))
-        row = plain_row if are_plain else full_row
-        await self._inserts.add(connection, [row(*one) for one in numbered], are_plain=are_plain)
+        is_plain = are_plain(records)
+        row = plain_row if is_plain else full_row
+        await self._inserts.add(connection, [row(*one) for one in numbered], are_plain=is_plain)
         marks = [(mark, seq) for seq, record, _ in numbered for mark in marks_of(record)]
         await add_marks(connection, self._tables, marks)
         spans = spans_of(last + 1, records, instants)

@@ -30,25 +30,6 @@ class Span:
     events: int = 0
     has_undated: bool = False
 
-    def take(self, record: HistoryRecord, instant: int | None) -> bool:
-        """Widen it for a record; return whether that was needed."""
-        changed = False
-        bit = event_bit(record.event)
-        if not self.events & bit:
-            self.events |= bit
-            changed = True
-        if instant is None:
-            changed = changed or not self.has_undated
-            self.has_undated = True
-            return changed
-        if self.first_time is None or instant < self.first_time:
-            self.first_time = instant - _SLACK
-            changed = True
-        if self.last_time is None or instant > self.last_time:
-            self.last_time = instant + _SLACK
-            changed = True
-        return changed
-
     def join(self, other: "Span") -> None:
         """Widen it by another."""
         times = [one for one in (self.first_time, other.first_time) if one is not None]
@@ -64,8 +45,21 @@ def spans_of(
 ) -> dict[int, Span]:
     """Return the spans of records whose numbers begin with `first`."""
     spans: dict[int, Span] = {}
-    for offset, (record, instant) in enumerate(zip(records, instants, strict=True)):
-        spans.setdefault((first + offset) >> SPAN_BITS, Span()).take(record, instant)
+    begin = 0
+    while begin < len(records):
+        number = (first + begin) >> SPAN_BITS
+        end = ((number + 1) << SPAN_BITS) - first
+        times = [one for one in instants[begin:end] if one is not None]
+        events = 0
+        for event in {record.event for record in records[begin:end]}:
+            events |= event_bit(event)
+        spans[number] = Span(
+            min(times) - _SLACK if times else None,
+            max(times) + _SLACK if times else None,
+            events,
+            None in instants[begin:end],
+        )
+        begin = end
     return spans
 
 

@@ -31,6 +31,14 @@ def key_of(name: str) -> str:
     return f"{beginning}{_MARK}{sha256(whole).hexdigest()}"
 
 
+def all_are_keys(names: Sequence[str]) -> bool:
+    """Return whether all names are stored as they are."""
+    joined = "".join(names)
+    if joined.isascii() and _MARK not in joined:
+        return max(map(len, names), default=0) <= NAME_BYTES
+    return all(key_of(name) is name for name in names)
+
+
 def keys_of(names: Iterable[str]) -> list[str]:
     """Return names as their columns hold them, each once."""
     return list(dict.fromkeys(map(key_of, names)))

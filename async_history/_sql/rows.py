@@ -12,7 +12,7 @@ from async_history._core.json_object import JsonObject, json_text
 from async_history._core.owners import SCOPES, Owner, new_owner, owner_text
 from async_history._core.records import COLUMNS, EVENTS, Event, HistoryRecord, Row, made_record
 from async_history._core.values import parse_time, plain
-from async_history._sql.names import NAMES, key_of, long_names, whole_names
+from async_history._sql.names import NAMES, all_are_keys, key_of, long_names, whole_names
 from async_history._sql.tables import Tables
 
 PLAIN_COLUMNS: Final = ("seq", *COLUMNS, "occurred_at")
@@ -49,22 +49,18 @@ def texts_of(record: HistoryRecord) -> list[str]:
     return [text for text in texts if text is not None]
 
 
-def has_details(record: HistoryRecord) -> bool:
-    """Return whether a record needs more than the plain columns."""
-    return (
-        record.owner is not None
-        or record.context is not None
-        or record.cause is not None
-        or not _are_easy(record)
-    )
-
-
-def _are_easy(record: HistoryRecord) -> bool:
-    """Return whether all names of a record are stored as they are."""
-    return all(
-        name is None or key_of(name) is name
-        for name in (record.id, record.memory_id, record.event, record.actor_id, record.role)
-    )
+def are_plain(records: Sequence[HistoryRecord]) -> bool:
+    """Return whether the plain columns are enough for records: no details, no cut names."""
+    names: list[str] = []
+    for record in records:
+        if record.owner is not None or record.context is not None or record.cause is not None:
+            return False
+        names += (record.id, record.memory_id, record.event)
+        if record.actor_id is not None:
+            names.append(record.actor_id)
+        if record.role is not None:
+            names.append(record.role)
+    return all_are_keys(names)
 
 
 def plain_row(seq: int, record: HistoryRecord, instant: int | None) -> tuple[Any, ...]:
