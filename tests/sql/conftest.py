@@ -52,3 +52,28 @@ def new_mariadb_store(new_database: Callable[[], URL]) -> NewStore:
         return lambda: SqlHistoryManager(url)
 
     return new_store
+
+
+@pytest.fixture(scope="module")
+def own_server() -> Iterator[MariaDBServer]:
+    """A server that may be crashed: it keeps what it acknowledges.
+
+    With a binary log it keeps what others saw, too: without, InnoDB shows a transaction before its
+    log is written, and a follower may see what a crash takes away.
+    """
+    durable = {"innodb-flush-log-at-trx-commit": "1", "log-bin": "binlog", "sync-binlog": "1"}
+    server = MariaDBServer(**durable).create().start()
+    yield server
+    server.remove()
+
+
+@pytest.fixture
+def new_own_database(own_server: MariaDBServer) -> Callable[[], URL]:
+    """A function that makes an empty database on that server."""
+
+    def url() -> URL:
+        name = f"test_{secrets.token_hex(8)}"
+        run_sql(own_server.url(), f"CREATE DATABASE {name}")
+        return own_server.url(name)
+
+    return url

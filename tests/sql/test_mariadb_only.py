@@ -252,40 +252,6 @@ async def test_errors_have_types(new_database: NewDatabase, mariadb: URL) -> Non
             await history.add_history("m", None, "x", "ADD", actor_id="ann")
 
 
-async def test_killed_connections_lose_and_repeat_nothing(new_database: NewDatabase) -> None:
-    url = new_database()
-    kill = (
-        "SELECT id FROM information_schema.processlist WHERE id <> CONNECTION_ID()"
-        f" AND db = '{url.database}'"
-    )
-    async with SqlHistoryManager(url) as history:
-        done = asyncio.Event()
-
-        async def write(task: int) -> None:
-            for number in range(15):
-                await history.add_history(f"m{task}", None, str(number), "UPDATE")
-
-        async def kill_all() -> None:
-            engine = create_async_engine(url.set(database=""), isolation_level="AUTOCOMMIT")
-            async with engine.connect() as connection:
-                while not done.is_set():
-                    for (number,) in (await connection.exec_driver_sql(kill)).all():
-                        await connection.exec_driver_sql(
-                            f"BEGIN NOT ATOMIC DECLARE CONTINUE HANDLER FOR 1094 BEGIN END;"
-                            f" KILL CONNECTION {number}; END"
-                        )
-                    await asyncio.sleep(0.03)
-            await engine.dispose()
-
-        killing = asyncio.create_task(kill_all())
-        await asyncio.gather(*(write(task) for task in range(20)))
-        done.set()
-        await killing
-        for task in range(20):
-            records = await history.get_history(f"m{task}")
-            assert [record.new_memory for record in records] == [str(n) for n in range(15)]
-
-
 async def test_a_server_that_crashes_stops_and_comes_back() -> None:
     server = MariaDBServer(**{"innodb-flush-log-at-trx-commit": "1"}).create().start()
     try:

@@ -1,10 +1,11 @@
-"""A proxy in front of PostgreSQL that knows where a message ends: it cuts there, or holds one up.
+"""A proxy in front of a database that knows where a message ends: it cuts there, or holds one up.
 
     async with Proxy(folder, server.folder, server.port) as proxy:
         proxy.cut_after(3)
 
 Runs in the test's own loop, on a unix socket. The protocol's framing:
-https://www.postgresql.org/docs/current/protocol-message-formats.html
+https://www.postgresql.org/docs/current/protocol-message-formats.html and
+https://mariadb.com/kb/en/0-packet/
 """
 
 import asyncio
@@ -131,7 +132,7 @@ class Proxy:
         has_type = not from_client  # a client's first message has none
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             while True:
-                message = await _next_message(reader, has_type=has_type)
+                message = await self._next_message(reader, has_type=has_type)
                 self.cancel_requests += not has_type and message[4:8] == _CANCEL_REQUEST
                 has_type = True
                 if self._is_cut():
@@ -171,7 +172,24 @@ class Proxy:
             late.came.set()
             await late.released.wait()
 
+    async def _next_message(self, reader: asyncio.StreamReader, *, has_type: bool) -> bytes:
+        head = await reader.readexactly(5 if has_type else 4)
+        return head + await reader.readexactly(int.from_bytes(head[-4:], "big") - 4)
 
-async def _next_message(reader: asyncio.StreamReader, *, has_type: bool) -> bytes:
-    head = await reader.readexactly(5 if has_type else 4)
-    return head + await reader.readexactly(int.from_bytes(head[-4:], "big") - 4)
+
+class MariaDBProxy(Proxy):
+    """The same in front of MariaDB or MySQL, whose packets have a length of three bytes.
+
+    Args:
+        folder: where its own socket is made.
+        server_socket: the server's.
+    """
+
+    def __init__(self, folder: Path, server_socket: Path) -> None:
+        super().__init__(folder, server_socket.parent, _PORT)
+        self._server_path = server_socket
+        self.socket = self._path
+
+    async def _next_message(self, reader: asyncio.StreamReader, *, has_type: bool) -> bytes:
+        head = await reader.readexactly(4)
+        return head + await reader.readexactly(int.from_bytes(head[:3], "little"))
