@@ -328,7 +328,7 @@ class HistoryManager(LoopBound[Store]):
     ) -> list[HistoryRecord]:
         """Record changes within a transaction of the caller's.
 
-        See `PostgresHistoryManager` and `SqlHistoryManager`.
+        The arguments are as `PostgresHistoryManager` and `SqlHistoryManager` take them.
 
         Raises:
             InvalidInput: this history is in neither PostgreSQL nor a database of SQLAlchemy's.
