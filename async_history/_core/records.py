@@ -236,7 +236,7 @@ OWNER, CONTEXT, CAUSE = range(len(COLUMNS) + 1, len(COLUMNS) + 1 + len(DETAILS))
 
 
 def give_owner(record: HistoryRecord, owner: Owner) -> None:
-    """Set the owner of a record that nobody has seen yet: its memory's, as the store has it."""
+    """Set the owner of a record that no caller has seen yet: its memory's, as the store has it."""
     _set_owner(record, owner)
 
 

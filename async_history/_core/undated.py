@@ -1,7 +1,7 @@
 """Dates copied records that do not say when they happened.
 
-Some databases store an instant beside a record's own times. A record without a time has the instant
-of its memory's record before it, as in every store.
+Some databases store an instant in addition to a record's own times. A record without a time has
+the instant of its memory's record before it, as in every store.
 """
 
 import re

@@ -302,7 +302,7 @@ async def _latest(memory_id: str, history: HistoryManager) -> HistoryRecord | No
 
 
 def _deletion(memory_id: str, made: str | None, owner: Owner | None) -> AddRecords:
-    """Return the record that a memory was deleted now: of nobody, and for no cause, without owner.
+    """Return the record that a memory was deleted now, without actor, cause and owner.
 
     Such a record is accepted of a memory that was erased, too.
     """
