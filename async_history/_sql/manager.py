@@ -165,7 +165,7 @@ def sql_url(given: str | URL) -> URL:
     """Return a URL with its asyncio driver named.
 
     Raises:
-        InvalidInput: it can't be read, or there is no asyncio driver for it.
+        InvalidInput: it can't be read, or SQLAlchemy has no asyncio driver for it.
     """
     if isinstance(given, str) and given.count("@") > 1:
         raise InvalidInput("the URL has more than one @: percent-encode names and passwords (%40)")

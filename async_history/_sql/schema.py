@@ -54,7 +54,7 @@ async def migrate(connection: AsyncConnection, tables: Tables, where: str) -> No
         try:
             async with connection.begin_nested():
                 await connection.execute(insert(tables.state), _FIRST_STATE)
-        except IntegrityError:  # another process was faster, where there is no lock
+        except IntegrityError:  # another process was faster: some databases have no lock for this
             pass
         await connection.commit()
 

@@ -21,7 +21,7 @@ class Transaction:
 
     Attributes:
         last, last_message: the numbers of the newest record and message.
-        version: what writers remember holds as long as it is the same; 0 while there are no owners.
+        version: what writers remember holds as long as it is the same; 0 before the first owner.
         last_version: the highest version there was.
         erased_at: when a name was last erased, in microseconds since 1970; None for never.
     """
