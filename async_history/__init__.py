@@ -15,9 +15,10 @@ from async_history._core.prune import PruneReport
 from async_history._core.public import show_as
 from async_history._core.query import HistoryQuery, Order, Page
 from async_history._core.recording import recording
-from async_history._core.records import Event, HistoryRecord, Row
+from async_history._core.records import Event, HistoryRecord
 from async_history._core.rollback import RollbackReport, RollbackStep
 from async_history._core.rollback_plan import RollbackAction
+from async_history._core.rows import Row
 from async_history._core.stats import HistoryStats, Severity, StoreWarning
 from async_history._core.timeline import MemoryDiff, Moment
 from async_history._core.writer_stats import WriterStats

@@ -17,13 +17,13 @@ from async_history._core.erasure_log import Erasure
 from async_history._core.follow import CommitSignal, FollowRead
 from async_history._core.lifecycle import CLOSE_TIMEOUT_S
 from async_history._core.manager import HistoryManager
-from async_history._core.messages import Message
+from async_history._core.messages import MESSAGES_KEPT, Message
 from async_history._core.prune import PruneCursor, PruneStep
 from async_history._core.prune_request import PruneRequest
 from async_history._core.query import Cursor, Filter, PageRead, RowsRead, not_a_cursor
 from async_history._core.records import HistoryRecord
 from async_history._core.stats import Measured
-from async_history._core.submissions import MESSAGES_KEPT, SaveMessages, Submission
+from async_history._core.submissions import SaveMessages, Submission
 from async_history._core.validation import check_flag
 from async_history._core.yielding import CooperativeCalls
 

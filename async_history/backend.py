@@ -29,7 +29,8 @@ from async_history._core.follow import CommitSignal, FollowRead, FollowReader
 from async_history._core.json_object import JsonObject
 from async_history._core.locks import ProcessLocks
 from async_history._core.manager import HistoryManager
-from async_history._core.messages import Message, message_from_row
+from async_history._core.messages import MESSAGES_KEPT, Message, message_from_row
+from async_history._core.new_submissions import owners_to_give, records_to_copy
 from async_history._core.owners import Owner, without_scope
 from async_history._core.prune import PruneCursor, PruneStep, prune_step
 from async_history._core.prune_request import PruneRequest
@@ -51,38 +52,20 @@ from async_history._core.query import (
     has_details,
 )
 from async_history._core.recording import INDEXED_CAUSES, operation
-from async_history._core.records import (
-    COLUMNS,
-    ROW_FIELDS,
-    Event,
-    HistoryRecord,
-    Row,
-    columns_of,
-    details_from,
-    details_of,
-    record_of,
-    row_of,
-)
+from async_history._core.records import COLUMNS, Event, HistoryRecord, columns_of
+from async_history._core.rows import ROW_FIELDS, Row, details_from, details_of, record_of, row_of
 from async_history._core.stats import HistoryStats, Measured, Severity, StoreWarning
 from async_history._core.submissions import (
-    MESSAGES_KEPT,
     AddRecords,
     CopyRecords,
     GiveOwners,
     SaveMessages,
     Submission,
     UpdateMemory,
-    owners_to_give,
-    records_to_copy,
 )
 from async_history._core.timeline import StatesReader, state_at, states_at
 from async_history._core.values import parse_time
-from async_history._core.writer import (
-    CommitFunction,
-    GroupCommitWriter,
-    OutcomeUnknown,
-    TryAgain,
-)
+from async_history._core.writer import CommitFunction, GroupCommitWriter, OutcomeUnknown, TryAgain
 from async_history._core.writer_options import WriterOptions
 from async_history._core.writer_stats import WriterStats
 

@@ -20,10 +20,10 @@ from async_history._core.erased_names import (
     require_not_erased,
     require_session_not_erased,
 )
+from async_history._core.messages import MESSAGES_KEPT
 from async_history._core.owners import Owner
 from async_history._core.records import DETAILS, Fields, HistoryRecord, fields_in_order
 from async_history._core.submissions import (
-    MESSAGES_KEPT,
     AddFields,
     AddRecords,
     ExpectedLatest,

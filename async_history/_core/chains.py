@@ -9,7 +9,8 @@ from datetime import datetime
 from typing import Any, Final
 
 from async_history._core.check import BrokenRecord, ChainFault
-from async_history._core.records import EVENTS, Event, HistoryRecord, Row, is_alive
+from async_history._core.records import EVENTS, Event, HistoryRecord, is_alive
+from async_history._core.rows import Row
 
 _MEMORY, _OLD, _NEW, _EVENT, _IS_DELETED = 1, 2, 3, 4, 7
 """Places of columns in a row."""

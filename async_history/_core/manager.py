@@ -17,25 +17,21 @@ from async_history._core.erase import ErasureReport, erase_in_steps
 from async_history._core.erase_request import Vacuuming, check_vacuuming, new_erase_request
 from async_history._core.erased_names import Name
 from async_history._core.erasure_log import Erasure
-from async_history._core.follow import (
-    POLL_INTERVAL_S,
-    CommitSignal,
-    Follower,
-    FollowReader,
-    Tail,
-)
+from async_history._core.follow import POLL_INTERVAL_S, CommitSignal, Follower, FollowReader, Tail
 from async_history._core.history_check import check_store
 from async_history._core.lifecycle import CLOSE_TIMEOUT_S, LoopBound
 from async_history._core.limits import DEFAULT_LIMITS, Limits
-from async_history._core.messages import Message
+from async_history._core.messages import MESSAGES_KEPT, Message
+from async_history._core.new_records import new_fields
+from async_history._core.new_submissions import (
+    UncheckedRecords,
+    messages_to_save,
+    new_text,
+    one_record,
+)
 from async_history._core.owners import Owner
 from async_history._core.progress import Progress
-from async_history._core.prune import (
-    PruneCursor,
-    PruneReport,
-    PruneStep,
-    prune_in_steps,
-)
+from async_history._core.prune import PruneCursor, PruneReport, PruneStep, prune_in_steps
 from async_history._core.prune_request import PruneRequest, new_prune_request
 from async_history._core.query import (
     PAGE_SIZE,
@@ -50,18 +46,11 @@ from async_history._core.query import (
     new_query,
     scopes_asked,
 )
-from async_history._core.records import CONTEXT, Event, HistoryRecord, new_fields
+from async_history._core.records import CONTEXT, Event, HistoryRecord
 from async_history._core.requests import takes
 from async_history._core.rollback import RollbackReport, memories_of, take_back
 from async_history._core.rollback_request import RollbackRequest, rollback_request, undo_request
 from async_history._core.stats import HistoryStats, Measured, Measurements
-from async_history._core.submissions import (
-    MESSAGES_KEPT,
-    UncheckedRecords,
-    messages_to_save,
-    new_text,
-    one_record,
-)
 from async_history._core.timeline import (
     MemoryDiff,
     Moment,

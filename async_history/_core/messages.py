@@ -4,7 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from async_history._core.records import new_id
+from async_history._core.new_records import new_id
+
+MESSAGES_KEPT: Final = 10
+"""Messages kept of a session scope (mem0ai 2.x, `memory/storage.py`)."""
 
 
 @dataclass(frozen=True, slots=True)

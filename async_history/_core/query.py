@@ -10,7 +10,8 @@ from functools import partial
 from typing import Any, Final, Literal, TypeVar, get_args
 
 from async_history._core.recording import check_cause
-from async_history._core.records import Event, HistoryRecord, Row
+from async_history._core.records import Event, HistoryRecord
+from async_history._core.rows import Row
 from async_history._core.validation import check_choice, check_count, shown
 from async_history._core.values import check_name, check_text, in_utc, is_aware
 from async_history._core.yielding import after_record

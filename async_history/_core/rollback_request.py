@@ -6,9 +6,9 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
+from async_history._core.new_records import new_id
 from async_history._core.progress import Progress
 from async_history._core.query import Pairs, scopes_asked
-from async_history._core.records import new_id
 from async_history._core.rollback_plan import (
     ROLLBACK,
     UNDO,

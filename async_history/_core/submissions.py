@@ -1,45 +1,25 @@
-"""What one call wants written, checked and weighed: all of it or none."""
+"""What one call wants written, already checked: all of it or none."""
 
-import asyncio
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
-from itertools import islice
-from sys import getsizeof
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Final
 
-from async_history._core.json_object import json_text
-from async_history._core.messages import Message, new_message_id
-from async_history._core.owners import GivenOwner, Owner
+from async_history._core.messages import Message
+from async_history._core.owners import Owner
 from async_history._core.recording import begun_at
 from async_history._core.records import (
-    DETAILS,
     OWNER,
     Event,
     Fields,
     HistoryRecord,
-    fields_from_mapping,
-    fields_in_order,
     give_owner,
     is_alive,
     made_at,
     made_record,
-    new_fields,
 )
-from async_history._core.validation import check_iterable
-from async_history._core.values import check_name, check_text, check_time, now_text
-from async_history.errors import InvalidInput
+from async_history._core.sizes import bytes_of
 
-MESSAGES_KEPT: Final = 10
-"""Messages kept of a session scope (mem0ai 2.x, `memory/storage.py`)."""
-
-_RECORD_BYTES: Final = 1024
-"""Memory a queued record takes besides its texts: objects, future, timer. An estimate;
-benchmarks/peers.py holds what is really taken against the queue's limits."""
-_CHARACTER_BYTES: Final = 4
-"""Most memory a character takes in a str; names are short, so this bound is near enough."""
-_SLICE: Final = 500
-"""Records checked before the event loop gets its turn: about 2 ms."""
 _ALWAYS_COMPARED: Final = ("memory_id", "old_memory", "new_memory", "event")
 _COMPARED_IF_GIVEN: Final = (
     "created_at",
@@ -239,25 +219,8 @@ class GiveOwners:
 Submission = AddRecords | SaveMessages | GiveOwners
 
 
-def one_record(
-    fields: Fields,
-    given: Mapping[str, Any] | None,
-    if_latest: HistoryRecord | str | None,
-) -> AddRecords:
-    """Make a submission of one checked record. `given`: see `AddRecords`, None if we named it.
-
-    Raises:
-        InvalidInput: `if_latest` is neither a record nor an id.
-    """
-    if given is None and if_latest is None:
-        return AddFields(fields)
-    record = made_record(*fields)
-    expected = None if if_latest is None else _expected(if_latest, [record])
-    named = _NO_IDS if given is None else {0: given}
-    return AddRecords([record], named, expected, 1, _bytes_of(fields))
-
-
-_NO_IDS: Final[Mapping[int, Mapping[str, Any]]] = {}
+NO_IDS: Final[Mapping[int, Mapping[str, Any]]] = {}
+"""What `given` is where every id is ours."""
 
 
 class AddFields(AddRecords):
@@ -269,7 +232,7 @@ class AddFields(AddRecords):
 
     __slots__ = ("_made", "fields")
 
-    given = _NO_IDS
+    given = NO_IDS
     if_latest = None
     record_count = 1
     must_match_owner = True
@@ -277,7 +240,7 @@ class AddFields(AddRecords):
     def __init__(self, fields: Fields) -> None:
         self._made: list[HistoryRecord] | None = None
         self.fields = fields
-        self.size_bytes = _bytes_of(fields)
+        self.size_bytes = bytes_of(fields)
         self.begun_at = begun_at()
 
     @property
@@ -293,238 +256,3 @@ class AddFields(AddRecords):
             self.fields = (*self.fields[:OWNER], owner, *self.fields[OWNER + 1 :])
         if self._made is not None:
             super().give_owners(owners)
-
-
-def new_text(
-    memory_id: str,
-    new_memory: str,
-    updated_at: datetime | str | None,
-    actor_id: str | None,
-    role: str | None,
-    id: str | None,
-    owner: GivenOwner | None,
-    context: Mapping[str, Any] | None,
-    cause: Mapping[str, str] | None,
-) -> UpdateMemory:
-    """Check a memory's new text.
-
-    Raises:
-        InvalidInput: a value can't be stored as given.
-    """
-    check_text("new_memory", new_memory)
-    if updated_at is not None:
-        updated_at = check_time("updated_at", updated_at)
-    fields = new_fields(
-        memory_id,
-        None,
-        new_memory,
-        Event.ADD,
-        updated_at,
-        actor_id=actor_id,
-        role=role,
-        id=id,
-        owner=owner,
-        context=context,
-        cause=cause,
-    )
-    record = made_record(*fields)
-    given = {"updated_at": updated_at, "actor_id": actor_id, "role": role, "context": context}
-    named = {} if id is None else {0: given}
-    return UpdateMemory([record], named, None, 1, _record_bytes(record), record)
-
-
-def owners_to_give(owners: Mapping[str, Owner]) -> GiveOwners:
-    """Make a submission of owners, which are checked, by memory."""
-    return GiveOwners(dict(owners), len(owners), len(owners) * _RECORD_BYTES)
-
-
-def checked_records(
-    records: Iterable[HistoryRecord], *, must_match_owner: bool = True
-) -> AddRecords:
-    """Make a submission of new records that are checked and have ids of ours."""
-    added = list(records)
-    size = sum(map(_record_bytes, added))
-    return AddRecords(added, {}, None, len(added), size, must_match_owner=must_match_owner)
-
-
-class UncheckedRecords:
-    """Records that a caller gave, to be checked a slice at a time; those that are, in `records`.
-
-    Raises:
-        InvalidInput: `if_latest` is neither a record nor an id.
-    """
-
-    def __init__(
-        self,
-        items: Iterable[HistoryRecord | Mapping[str, Any]],
-        if_latest: HistoryRecord | str | None,
-    ) -> None:
-        if if_latest is not None:
-            _expected(if_latest, [])
-        check_iterable("records", items)
-        self._items = enumerate(items)
-        self._if_latest = if_latest
-        self.records: list[HistoryRecord] = []
-        self._given: dict[int, Mapping[str, Any]] = {}
-        self._size_bytes = 0
-        self._now = now_text()
-
-    def check_slice(self) -> AddRecords | None:
-        """Check the next few; return the submission once there are no more.
-
-        Raises:
-            InvalidInput: with the index of the item that can't be used; or `if_latest` is an id,
-                and the records are of several memories.
-        """
-        start = len(self.records)
-        size = 0
-        for index, item in islice(self._items, _SLICE):
-            try:
-                given = item if type(item) is dict else _mapping_of(item)
-                fields = fields_from_mapping(given, self._now)
-            except InvalidInput as error:
-                raise InvalidInput(f"record {index}: {error}") from error
-            if given.get("id") is not None:
-                self._given[index] = dict(given)
-            self.records.append(made_record(*fields))
-            size += _bytes_of(fields)
-        self._size_bytes += size
-        count = len(self.records)
-        if count - start == _SLICE:
-            return None
-        expected = None if self._if_latest is None else _expected(self._if_latest, self.records)
-        return AddRecords(self.records, self._given, expected, count, self._size_bytes)
-
-    async def check(self) -> AddRecords:
-        """Check those that are left, giving the event loop its turn after each slice.
-
-        Raises:
-            InvalidInput: as `check_slice`.
-        """
-        while True:
-            submission = self.check_slice()
-            if submission is not None:
-                return submission
-            await asyncio.sleep(0)
-
-
-def records_to_copy(records: Sequence[HistoryRecord], size_bytes: int) -> CopyRecords:
-    """Make a submission of checked records, whose texts take `size_bytes`."""
-    count = len(records)
-    return CopyRecords(list(records), {}, None, count, count * _RECORD_BYTES + size_bytes)
-
-
-def messages_to_save(messages: Iterable[Mapping[str, Any] | Message], scope: str) -> SaveMessages:
-    """Check a scope's new messages; of more than the buffer keeps, the last ones.
-
-    Raises:
-        InvalidInput: with the index of the message that can't be used.
-    """
-    check_name("session_scope", scope)
-    check_iterable("messages", messages)
-    checked: list[Message] = []
-    for index, item in enumerate(messages):
-        given = item.as_dict() if isinstance(item, Message) else item
-        if not isinstance(given, Mapping):
-            raise InvalidInput(
-                f"message {index}: must be a mapping or a Message, not {type(item).__name__}"
-            )
-        texts: dict[str, str | None] = {}
-        for name in ("role", "content", "name"):
-            value = given.get(name)
-            try:
-                texts[name] = None if value is None else check_text(name, value)
-            except InvalidInput as error:
-                raise InvalidInput(f"message {index}: {error}") from error
-        is_json = isinstance(item, Message) and item.is_json
-        checked.append(Message(**texts, is_json=is_json))
-    return checked_messages(checked, scope)
-
-
-def checked_messages(messages: Sequence[Message], scope: str) -> SaveMessages:
-    """Make a submission of a scope's new messages, which are checked; the last ones, if too many.
-
-    Each gets an instant of its own, a microsecond apart, so that plain mem0, which orders by
-    time, keeps them in order too.
-    """
-    now = datetime.now(UTC)
-    kept = [
-        replace(
-            message,
-            created_at=(now + timedelta(microseconds=index)).isoformat(timespec="microseconds"),
-        )
-        for index, message in enumerate(messages[-MESSAGES_KEPT:])
-    ]
-    return _saved(kept, scope)
-
-
-def messages_to_copy(messages: Sequence[Message], scope: str) -> SaveMessages:
-    """Check messages that were read from another history, whose times stay as they are.
-
-    Raises:
-        InvalidInput: naming the scope, where a store can't hold one.
-    """
-    for message in messages:
-        for name, value in message.as_dict().items():
-            try:
-                if value is not None:
-                    check_text(name, value)
-            except InvalidInput as error:
-                raise InvalidInput(
-                    f"a message of scope {scope!r} can't be copied: {error}"
-                ) from error
-    return _saved(messages, scope)
-
-
-def _saved(messages: Sequence[Message], scope: str) -> SaveMessages:
-    size = sum(_RECORD_BYTES + getsizeof(message.content) for message in messages)
-    ids = [new_message_id(message) for message in messages]
-    return SaveMessages(messages, ids, scope, len(messages), size)
-
-
-def _expected(if_latest: object, records: Sequence[HistoryRecord]) -> ExpectedLatest:
-    """Return which record must be the latest of which memory: an id is of the records' memory."""
-    if isinstance(if_latest, HistoryRecord):
-        return ExpectedLatest(if_latest.memory_id, if_latest.id)
-    if not isinstance(if_latest, str):
-        raise InvalidInput(
-            "if_latest must be a HistoryRecord that was read, or its id, not "
-            f"{type(if_latest).__name__}"
-        )
-    record_id = check_name("if_latest", if_latest)
-    memory_ids = {record.memory_id for record in records}
-    if len(memory_ids) > 1:
-        raise InvalidInput(
-            "if_latest must be a HistoryRecord where the records are of several memories: an id "
-            "does not say which of them is meant"
-        )
-    return ExpectedLatest(next(iter(memory_ids), ""), record_id)
-
-
-def _mapping_of(item: HistoryRecord | Mapping[str, Any]) -> Mapping[str, Any]:
-    if isinstance(item, HistoryRecord):
-        return {**item.as_dict(), **{name: getattr(item, name) for name in DETAILS}}
-    if not isinstance(item, Mapping):
-        raise InvalidInput(f"must be a HistoryRecord or a mapping, not {type(item).__name__}")
-    return item
-
-
-def _record_bytes(record: HistoryRecord) -> int:
-    return _bytes_of(fields_in_order(record))
-
-
-def _bytes_of(fields: Fields) -> int:
-    _, memory_id, old, new, _, _, _, _, actor_id, role, _, _, context, cause = fields
-    # `__sizeof__` takes a third of the time of `getsizeof`, which is the same for texts.
-    size: int = (
-        _RECORD_BYTES + old.__sizeof__() + new.__sizeof__() + _CHARACTER_BYTES * len(memory_id)
-    )
-    if actor_id is not None:
-        size += _CHARACTER_BYTES * len(actor_id)
-    if role is not None:
-        size += _CHARACTER_BYTES * len(role)
-    if context is not None:
-        size += json_text(context).__sizeof__()
-    if cause is not None:
-        size += json_text(cause).__sizeof__()
-    return size

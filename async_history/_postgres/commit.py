@@ -22,9 +22,10 @@ from async_history._core.batch import (
     records_of,
 )
 from async_history._core.erased_names import Name, earliest_begin
+from async_history._core.messages import MESSAGES_KEPT
 from async_history._core.owners import Owner
 from async_history._core.records import Event, HistoryRecord
-from async_history._core.submissions import MESSAGES_KEPT, AddRecords, SaveMessages, Submission
+from async_history._core.submissions import AddRecords, SaveMessages, Submission
 from async_history._core.undated import dated, has_undated
 from async_history._postgres.add import alone, within_transaction
 from async_history._postgres.errors import (

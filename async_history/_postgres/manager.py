@@ -8,9 +8,9 @@ import asyncpg
 
 from async_history._core.lifecycle import CLOSE_TIMEOUT_S
 from async_history._core.manager import HistoryManager
+from async_history._core.new_submissions import UncheckedRecords
 from async_history._core.queue import QUEUE_BYTES, QUEUE_RECORDS
 from async_history._core.records import HistoryRecord
-from async_history._core.submissions import UncheckedRecords
 from async_history._core.validation import check_count, check_flag, check_queue, check_seconds
 from async_history._core.values import check_name
 from async_history._core.writer_options import BATCH_RECORDS, WriterOptions

@@ -13,10 +13,10 @@ from async_history._core.records import (
     EVENTS,
     Event,
     HistoryRecord,
-    Row,
     columns_of,
     made_record,
 )
+from async_history._core.rows import Row
 from async_history._core.values import in_utc, parse_time
 from async_history._postgres.owners import SCOPE_LIST, owner_of
 

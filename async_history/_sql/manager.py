@@ -11,9 +11,9 @@ from sqlalchemy.pool import StaticPool
 
 from async_history._core.lifecycle import CLOSE_TIMEOUT_S
 from async_history._core.manager import HistoryManager
+from async_history._core.new_submissions import UncheckedRecords
 from async_history._core.queue import QUEUE_BYTES, QUEUE_RECORDS
 from async_history._core.records import HistoryRecord
-from async_history._core.submissions import UncheckedRecords
 from async_history._core.validation import (
     LEAST_CONNECTIONS,
     MOST_CONNECTIONS,

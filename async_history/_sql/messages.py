@@ -7,7 +7,8 @@ from typing import Any
 from sqlalchemy import delete, insert, select
 
 from async_history._core.batch import Buffer, message_rows
-from async_history._core.submissions import MESSAGES_KEPT, SaveMessages
+from async_history._core.messages import MESSAGES_KEPT
+from async_history._core.submissions import SaveMessages
 from async_history._sql.dialects import in_parts
 from async_history._sql.names import is_cut, key_of
 from async_history._sql.transaction import Transaction

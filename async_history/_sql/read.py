@@ -9,10 +9,9 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from async_history._core.erased_names import microseconds
-from async_history._core.messages import Message, message_from_row
+from async_history._core.messages import MESSAGES_KEPT, Message, message_from_row
 from async_history._core.query import Cursor, Filter, PageRead, RowsRead, cut, has_details
 from async_history._core.records import HistoryRecord, is_alive
-from async_history._core.submissions import MESSAGES_KEPT
 from async_history._core.timeline import PAGE_PLACES, state_at, states_at
 from async_history._sql.connections import Connections
 from async_history._sql.dialects import in_parts

@@ -26,10 +26,11 @@ from async_history._core.batch import (
     only_new_records,
 )
 from async_history._core.erased_names import MEMORY, Name
+from async_history._core.messages import MESSAGES_KEPT
 from async_history._core.owners import Owner
 from async_history._core.recent import RecentCommits
 from async_history._core.records import Fields, HistoryRecord, fields_in_order
-from async_history._core.submissions import MESSAGES_KEPT, AddRecords, SaveMessages, Submission
+from async_history._core.submissions import AddRecords, SaveMessages, Submission
 from async_history._sqlite.connection import (
     ThreadConnection,
     fetch_rows,
@@ -54,12 +55,7 @@ from async_history._sqlite.index import (
 )
 from async_history._sqlite.known_owners import KnownOwners
 from async_history._sqlite.lone_record import LoneRecords
-from async_history._sqlite.rows import (
-    COLUMNS_OF_HISTORY,
-    packed_sql,
-    record_from_row,
-    unpack_rows,
-)
+from async_history._sqlite.rows import COLUMNS_OF_HISTORY, packed_sql, record_from_row, unpack_rows
 from async_history._sqlite.write_program import (
     HAS_OTHER_TRIGGERS,
     STATEMENT_ROWS,

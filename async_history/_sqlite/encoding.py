@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from async_history._core.owners import owner_text
-from async_history._core.records import row_of
+from async_history._core.rows import row_of
 from async_history._core.submissions import AddRecords, SaveMessages, Submission
 from async_history.errors import InvalidInput
 

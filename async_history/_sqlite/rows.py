@@ -8,14 +8,12 @@ from async_history._core.records import (
     COLUMN_LIST,
     COLUMNS,
     EVENTS,
-    Details,
     Event,
     Fields,
     HistoryRecord,
-    Row,
-    details_from,
     made_record,
 )
+from async_history._core.rows import Details, Row, details_from
 from async_history._core.values import parse_time
 from async_history._sqlite.index import SEPARATOR
 

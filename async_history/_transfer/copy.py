@@ -17,10 +17,10 @@ from time import monotonic
 from typing import Final
 
 from async_history._core.manager import HistoryManager
+from async_history._core.new_submissions import messages_to_copy, records_to_copy
 from async_history._core.progress import OpenProgress
 from async_history._core.query import Cursor
-from async_history._core.records import ROW_FIELDS, Row
-from async_history._core.submissions import messages_to_copy, records_to_copy
+from async_history._core.rows import ROW_FIELDS, Row
 from async_history._core.validation import check_function
 from async_history._transfer.sources import PAGE_RECORDS, HistorySource, RecordSource, checked_size
 from async_history.errors import CopyMismatch, InvalidInput

@@ -11,7 +11,8 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 
-from async_history._core.records import COLUMNS, HistoryRecord, Row
+from async_history._core.records import COLUMNS, HistoryRecord
+from async_history._core.rows import Row
 from async_history._core.values import parse_time
 from async_history._postgres.connect import connected
 from async_history._postgres.schema import quoted

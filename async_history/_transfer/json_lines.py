@@ -5,7 +5,8 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
 from typing import Any, Final
 
 from async_history._core.manager import HistoryManager
-from async_history._core.records import COLUMNS, DETAILS, ROW_FIELDS, Event, Row, details_given
+from async_history._core.records import COLUMNS, DETAILS, Event
+from async_history._core.rows import ROW_FIELDS, Row, details_given
 from async_history._transfer.sources import (
     PAGE_BYTES,
     PAGE_RECORDS,

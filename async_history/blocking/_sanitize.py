@@ -14,7 +14,8 @@ from typing import Any, Final
 
 from async_history._core.json_object import JsonObject, json_object
 from async_history._core.messages import Message
-from async_history._core.records import DETAILS, HistoryRecord, storable_record
+from async_history._core.new_records import storable_record
+from async_history._core.records import DETAILS, HistoryRecord
 from async_history._core.values import now_text, parse_time, plain
 from async_history.errors import InvalidInput
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 import typer
 
 from async_history import Event, HistoryRecord
-from async_history._core.records import fields_of
+from async_history._core.rows import fields_of
 from async_history._opening import without_secrets
 from async_history.cli import stores
 from async_history.cli.difference import Line, difference, metadata_changes

@@ -25,7 +25,7 @@ from async_history import (
     StorageRefused,
     open_history,
 )
-from async_history._core.records import record_from_mapping
+from async_history._core.new_records import record_from_mapping
 from async_history._opening import without_secrets
 from async_history.cli.line_reader import LINE_BYTES, Lines, open_lines
 from async_history.cli.terminal import print_error, show_progress

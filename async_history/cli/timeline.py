@@ -8,7 +8,7 @@ from typing import Any
 import typer
 
 from async_history import HistoryRecord, InvalidInput, MemoryDiff, open_history
-from async_history._core.records import fields_of
+from async_history._core.rows import fields_of
 from async_history._core.timeline import Moment, Restoration, append_restoration, restoration_of
 from async_history._core.values import parse_time
 from async_history._opening import without_secrets

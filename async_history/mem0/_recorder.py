@@ -5,8 +5,10 @@ import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from async_history._core.records import DETAILS, new_id, storable_record
-from async_history._core.submissions import AddRecords, checked_messages, checked_records
+from async_history._core.new_records import new_id, storable_record
+from async_history._core.new_submissions import checked_messages, checked_records
+from async_history._core.records import DETAILS
+from async_history._core.submissions import AddRecords
 from async_history._core.values import now_text
 from async_history.blocking._sanitize import Sanitizer, complete_records, message_as_given
 from async_history.errors import HistoryError, InvalidInput

@@ -7,9 +7,9 @@ from functools import partial
 from typing import Any, Final
 
 from async_history._core.manager import HistoryManager
+from async_history._core.new_submissions import owners_to_give
 from async_history._core.owners import SCOPES
 from async_history._core.records import Event, HistoryRecord, made_at
-from async_history._core.submissions import owners_to_give
 from async_history._core.timeline import Restoration
 from async_history._core.values import now_text, parse_time
 from async_history.blocking._sanitize import Sanitizer

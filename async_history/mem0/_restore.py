@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from async_history._core.manager import HistoryManager
-from async_history._core.records import HistoryRecord, fields_of
+from async_history._core.records import HistoryRecord
+from async_history._core.rows import fields_of
 from async_history._core.timeline import (
     Moment,
     Restoration,

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
 from async_history._core.manager import HistoryManager
-from async_history._core.records import HistoryRecord, fields_of, is_alive
+from async_history._core.records import HistoryRecord, is_alive
 from async_history._core.rollback import (
     RollbackParts,
     RollbackReport,
@@ -28,6 +28,7 @@ from async_history._core.rollback import (
 )
 from async_history._core.rollback_plan import MemoryPlan, RollbackAction, plan_of
 from async_history._core.rollback_request import RollbackRequest
+from async_history._core.rows import fields_of
 from async_history._core.timeline import Restoration
 from async_history.errors import (
     Erased,

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from async_history._core.records import Event, HistoryRecord, is_alive, made_at, new_id
+from async_history._core.new_records import new_id
+from async_history._core.records import Event, HistoryRecord, is_alive, made_at
 from async_history._core.values import now_text, parse_time
 from async_history.blocking._sanitize import Sanitizer
 from async_history.mem0._payloads import context_in, owner_in

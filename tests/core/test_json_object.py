@@ -10,7 +10,7 @@ from async_history import HistoryRecord, InvalidInput, Owner
 from async_history._core.json_object import JsonObject, json_object
 from async_history._core.owners import new_owner, owner_from_text, owner_text
 from async_history._core.recording import new_cause
-from async_history._core.records import record_of, row_of
+from async_history._core.rows import record_of, row_of
 
 
 def test_an_object_is_equal_to_what_has_the_same_content() -> None:

@@ -10,8 +10,10 @@ import pytest
 from async_history import HistoryRecord, Owner, OwnerConflict
 from async_history._core.batch import Buffer, commit_in_steps
 from async_history._core.erased_names import Name
-from async_history._core.records import made_record, new_fields
-from async_history._core.submissions import AddRecords, SaveMessages, checked_records
+from async_history._core.new_records import new_fields
+from async_history._core.new_submissions import checked_records
+from async_history._core.records import made_record
+from async_history._core.submissions import AddRecords, SaveMessages
 
 ALICE, BOB = Owner(user_id="alice"), Owner(user_id="bob")
 

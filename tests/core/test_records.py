@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from async_history import HistoryRecord
-from async_history._core.records import fields_in_order, made_record, new_fields
-from async_history._core.submissions import UncheckedRecords, one_record
+from async_history._core.new_records import new_fields
+from async_history._core.new_submissions import UncheckedRecords, one_record
+from async_history._core.records import fields_in_order, made_record
 from async_history._core.values import check_name, check_text, now_text
 from async_history.errors import InvalidInput
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from async_history._core.submissions import AddRecords, UncheckedRecords
+from async_history._core.new_submissions import UncheckedRecords
+from async_history._core.submissions import AddRecords
 from async_history._core.writer_options import BATCH_RECORDS
 from async_history._postgres.bounds import time_for
 from async_history._postgres.commit import BatchCommitter

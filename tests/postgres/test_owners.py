@@ -18,7 +18,7 @@ from async_history import (
     check_history,
     open_history,
 )
-from async_history._core.submissions import UncheckedRecords
+from async_history._core.new_submissions import UncheckedRecords
 from async_history._postgres.commit import BatchCommitter
 from async_history._postgres.owners import KnownOwners, cause_hash
 from async_history.postgres import PostgresHistoryManager

@@ -12,8 +12,9 @@ from mem0.memory.storage import SQLiteManager
 
 from async_history import CursorGone, Follower, HistoryManager, HistoryRecord, open_history
 from async_history._core.follow import CommitSignal
+from async_history._core.new_submissions import records_to_copy
 from async_history._core.recent import RecentCommits, RecentLimits
-from async_history._core.submissions import AddRecords, records_to_copy
+from async_history._core.submissions import AddRecords
 from async_history._sqlite.follow import FollowReader
 from async_history._sqlite.index import THROUGH_INDEX, named
 from async_history._sqlite.opening import open_reading
