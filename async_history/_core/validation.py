@@ -142,13 +142,17 @@ def check_file_name(name: str, value: object) -> str:
     """Return the text of a path that can name a file.
 
     Raises:
-        InvalidInput: it is none, empty, or has a NUL.
+        InvalidInput: it is none, empty, or has a NUL or what can't be encoded.
     """
     path = os.fspath(value) if isinstance(value, str | os.PathLike) else value
     if not isinstance(path, str):
         raise _refusal(name, "text or a path of text", value)
     if not path or "\0" in path:
         raise InvalidInput(f"{name} must be the name of a file: not empty, and without a NUL")
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError as error:
+        raise InvalidInput(f"{name} has a character that a file's name can't have here") from error
     return str.__str__(path)  # of a (str, Enum) its text, not its name
 
 
@@ -178,8 +182,8 @@ _UNLIKELY: Final = (
     (r"^[\"'`]|[\"'`]$", "stands in quotation marks"),
     (r"^\s|\s$|[\r\n]", "begins or ends with a blank, or has a line's end in it"),
     (
-        r"\b(host|hostaddr|dbname|user|password|port)\s*=",
-        "holds libpq's keywords; write postgresql://user:password@host:5432/database",
+        r"(?i)\b(host|hostaddr|dbname|user( id)?|uid|password|pwd|port|server|data source)\s*=",
+        "holds the keywords of a connection; write postgresql://user:password@host:5432/database",
     ),
     (r"(^|/)\$(\w|\{)|%\w+%", "has a variable in it that was not replaced by its value"),
     (r"^/?[A-Za-z]:([\\/]|$)|\\", "is written for Windows, and this is another system")

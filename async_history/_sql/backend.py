@@ -1,5 +1,6 @@
 """The backend: connects, and makes the tables or checks them."""
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from async_history._sql.connections import Connections
 from async_history._sql.dialects import MYSQL, check_settings
 from async_history._sql.store import SqlStore
 from async_history._sql.tables import Tables, tables_in
+from async_history._sql.url import driver_url, parameters_refused, shown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,8 +38,7 @@ class SqlBackend:
     def where(self) -> str:
         """The store's name in messages."""
         url = self.url if self.user_engine is None else self.user_engine.url
-        shown: str = url.render_as_string(hide_password=True)
-        return shown
+        return shown(url)
 
     @property
     def store_name(self) -> tuple[str, ...] | None:
@@ -56,13 +57,16 @@ class SqlBackend:
     def _new_engine(self) -> AsyncEngine:
         if self.user_engine is not None:
             return self.user_engine
-        return create_async_engine(
-            self.url,
-            pool_size=self.pool_size,
-            max_overflow=0,
-            pool_timeout=self.acquire_timeout_s,
-            pool_use_lifo=True,
-        )
+        url, arguments = driver_url(self.url)
+        with parameters_refused(self.url):
+            return create_async_engine(
+                url,
+                connect_args=dict(arguments),
+                pool_size=self.pool_size,
+                max_overflow=0,
+                pool_timeout=self.acquire_timeout_s,
+                pool_use_lifo=True,
+            )
 
     async def open(self, committed: CommitSignal, ended: Callable[[], None]) -> "SqlStore":
         """Connect, and make the tables or check their version."""
@@ -90,7 +94,9 @@ class SqlBackend:
         )
 
     async def _prepare(self, connections: Connections, tables: Tables) -> int | None:
-        async with connections.opening() as connection:
+        async with contextlib.AsyncExitStack() as stack:
+            with parameters_refused(self.url):
+                connection = await stack.enter_async_context(connections.opening())
             statement_bytes = await check_settings(connection, self.where)
             if self.may_migrate:
                 await schema.migrate(connection, tables, self.where)

@@ -31,6 +31,7 @@ from async_history._sql.errors import DriverError, storage_error
 from async_history._sql.known import Known
 from async_history._sql.store import SqlStore
 from async_history._sql.transaction import Transaction
+from async_history._sql.url import driver_url
 from async_history.errors import InvalidInput
 
 RETRY_TIMEOUT_S = 30.0
@@ -165,7 +166,8 @@ def sql_url(given: str | URL) -> URL:
     """Return a URL with its asyncio driver named.
 
     Raises:
-        InvalidInput: it can't be read, or SQLAlchemy has no asyncio driver for it.
+        InvalidInput: it can't be read, SQLAlchemy has no asyncio driver for it, or a parameter
+            can't be used.
     """
     if isinstance(given, str) and given.count("@") > 1:
         raise InvalidInput("the URL has more than one @: percent-encode names and passwords (%40)")
@@ -184,6 +186,7 @@ def sql_url(given: str | URL) -> URL:
             dialect = url.get_dialect()
             if dialect.is_async:
                 _require_driver(dialect)
+                driver_url(url)  # what is wrong with it is told now
                 return url
     raise InvalidInput(
         f"{named} is not an asyncio driver that SQLAlchemy knows; name one, as in mysql+asyncmy://"

@@ -433,7 +433,11 @@ class _CommitSteps:
 
     def _save_messages(self, submissions: Sequence[SaveMessages]) -> None:
         rows = message_rows(submissions)
-        self._connection.execute(_SAVE_MESSAGES, (json.dumps(rows, ensure_ascii=False),))
+        saved = self._connection.execute(_SAVE_MESSAGES, (json.dumps(rows, ensure_ascii=False),))
+        if saved.rowcount < len(rows):
+            raise sqlite3.IntegrityError(
+                f"a trigger left out {len(rows) - saved.rowcount} of {len(rows)} messages"
+            )
         scopes = json.dumps([submission.session_scope for submission in submissions])
         self._connection.execute(_EVICT, (scopes,))
 

@@ -158,6 +158,24 @@ async def test_a_trigger_that_comes_while_the_file_is_open(rule: str, path: Path
         assert texts == ["before 0", "before 1", "before 2", "after"]
 
 
+@pytest.mark.parametrize("body", ["RAISE(IGNORE)", "RAISE(ABORT, 'no')"])
+async def test_messages_that_a_trigger_leaves_out(body: str, path: Path) -> None:
+    async with open_history(path) as history:
+        with closing(sqlite3.connect(path)) as other:
+            other.execute(
+                "CREATE TRIGGER owner BEFORE INSERT ON messages WHEN new.content = 'no'"
+                f" BEGIN SELECT {body}; END"
+            )
+        calls = [
+            history.save_messages([{"role": "user", "content": text} for text in texts], scope)
+            for scope, texts in (("s", ["a"]), ("t", ["b", "no"]), ("s", ["no"]), ("s", ["c"]))
+        ]
+        outcomes = await asyncio.gather(*map(told, calls))
+        assert outcomes == ["ok", "StorageRefused", "StorageRefused", "ok"]
+        assert [one.content for one in await history.get_last_messages("s")] == ["a", "c"]
+        assert await history.get_last_messages("t") == []
+
+
 async def check_found(history: HistoryManager, path: Path, memory_id: str) -> None:
     with looking(path) as connection:
         expected = connection.execute(

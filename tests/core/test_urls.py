@@ -427,6 +427,8 @@ async def test_files_by_any_spelling(spelling: str | Path, file: str, home: Path
         *("postgresql//u:p@h/d", "postgres//h/d", "postgresql+asyncpg//h/d", "sqlite///x.db"),
         *("//u:word@h/d", "u:word@h/d", "u:@h/d"),
         *("host=127.0.0.1 dbname=app", "dbname=app", "user=agent password=x"),
+        *("Server=127.0.0.1;User Id=agent;Password=x;", "server=h;uid=a;pwd=x", "Data Source=h"),
+        *("\ud800.db", Path("\ud800.db")),
         *("C:\\data\\history.db", "C:/data/history.db", "c:history.db"[:2], "data\\history.db"),
         *("\\\\server\\share\\history.db", "sqlite:///C:/data/history.db", "sqlite:///C:\\x.db"),
         *("history.db\n", " history.db", "history.db ", "his\ntory.db", "a\0b"),
@@ -439,7 +441,7 @@ async def test_files_by_any_spelling(spelling: str | Path, file: str, home: Path
 )
 @pytest.mark.parametrize("options", [{}, {"create": False}, {"migrate": False}])
 def test_what_is_no_file_is_refused_before_anything_is_made(
-    spelling: str, options: dict[str, Any], home: Path
+    spelling: str | Path, options: dict[str, Any], home: Path
 ) -> None:
     with pytest.raises(InvalidInput) as refused:
         open_history(spelling, **options)
