@@ -5,6 +5,7 @@ from async_history._core.check import BrokenRecord, ChainFault, CheckReport
 from async_history._core.erase import ErasureReport
 from async_history._core.erase_request import Vacuuming
 from async_history._core.erasure_log import Erasure
+from async_history._core.filters import Order
 from async_history._core.follow import Follower
 from async_history._core.manager import HistoryManager
 from async_history._core.messages import Message
@@ -13,7 +14,7 @@ from async_history._core.owners import Owner
 from async_history._core.progress import OpenProgress, Progress
 from async_history._core.prune import PruneReport
 from async_history._core.public import show_as
-from async_history._core.query import HistoryQuery, Order, Page
+from async_history._core.query import HistoryQuery, Page
 from async_history._core.recording import recording
 from async_history._core.records import Event, HistoryRecord
 from async_history._core.rollback import RollbackReport, RollbackStep

@@ -9,18 +9,21 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mappi
 from datetime import datetime
 from typing import Any, TypeVar
 
+from async_history._core.commit_signal import CommitSignal
+from async_history._core.cursors import Cursor, not_a_cursor
 from async_history._core.erase import EraseBackend, Residue
 from async_history._core.erase_request import Vacuuming
 from async_history._core.erase_transaction import Columns, EraseTransaction, RecordRef, Texts
 from async_history._core.erased_names import Name
 from async_history._core.erasure_log import Erasure
-from async_history._core.follow import CommitSignal, FollowRead
+from async_history._core.filters import Filter
+from async_history._core.follow_reads import FollowRead
 from async_history._core.lifecycle import CLOSE_TIMEOUT_S
 from async_history._core.manager import HistoryManager
 from async_history._core.messages import MESSAGES_KEPT, Message
 from async_history._core.prune import PruneCursor, PruneStep
 from async_history._core.prune_request import PruneRequest
-from async_history._core.query import Cursor, Filter, PageRead, RowsRead, not_a_cursor
+from async_history._core.query import PageRead, RowsRead
 from async_history._core.records import HistoryRecord
 from async_history._core.stats import Measured
 from async_history._core.submissions import SaveMessages, Submission

@@ -11,7 +11,8 @@ from async_history._core.manager import HistoryManager
 from async_history._core.options import HistoryOptions, Journal
 from async_history._core.validation import check_option_names, file_path
 from async_history._core.values import plain
-from async_history._postgres.url import POSTGRES_SCHEMA, SCHEMES, server_url
+from async_history._postgres.server_url import POSTGRES_SCHEMA
+from async_history._postgres.url import SCHEMES, server_url
 from async_history.errors import InvalidInput
 
 _SQLITE = ("async_history.sqlite", "SQLiteHistoryManager")

@@ -15,6 +15,8 @@ from async_history._core.batch import (
     records_of,
 )
 from async_history._core.coalesce import CoalescedReads
+from async_history._core.commit_signal import CommitSignal
+from async_history._core.cursors import Cursor, CursorCodec
 from async_history._core.erase import EraseBackend, Residue
 from async_history._core.erase_request import Vacuuming
 from async_history._core.erase_transaction import WHOLE, Columns, EraseTransaction, RecordRef, Texts
@@ -25,7 +27,8 @@ from async_history._core.erasure_log import (
     ErasureStatements,
     StatementErasureLog,
 )
-from async_history._core.follow import CommitSignal, FollowRead, FollowReader
+from async_history._core.filters import Filter, has_details
+from async_history._core.follow_reads import FollowRead, FollowReader
 from async_history._core.json_object import JsonObject
 from async_history._core.locks import ProcessLocks
 from async_history._core.manager import HistoryManager
@@ -42,15 +45,7 @@ from async_history._core.prune_transaction import (
     prunable_alone,
 )
 from async_history._core.public import show_as
-from async_history._core.query import (
-    Cursor,
-    CursorCodec,
-    Filter,
-    PageRead,
-    RowsRead,
-    cut,
-    has_details,
-)
+from async_history._core.query import PageRead, RowsRead, cut
 from async_history._core.recording import INDEXED_CAUSES, operation
 from async_history._core.records import COLUMNS, Event, HistoryRecord, columns_of
 from async_history._core.rows import ROW_FIELDS, Row, details_from, details_of, record_of, row_of

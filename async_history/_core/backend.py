@@ -5,14 +5,17 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from datetime import datetime
 from typing import Any, Protocol
 
+from async_history._core.commit_signal import CommitSignal
+from async_history._core.cursors import Cursor
 from async_history._core.erase import EraseBackend
 from async_history._core.erasure_log import Erasure
-from async_history._core.follow import CommitSignal, FollowReader
+from async_history._core.filters import Filter
+from async_history._core.follow_reads import FollowReader
 from async_history._core.locks import ProcessLocks
 from async_history._core.messages import Message
 from async_history._core.prune import PruneCursor, PruneStep
 from async_history._core.prune_request import PruneRequest
-from async_history._core.query import Cursor, Filter, PageRead, RowsRead
+from async_history._core.query import PageRead, RowsRead
 from async_history._core.records import HistoryRecord
 from async_history._core.stats import Measured
 from async_history._core.submissions import Submission

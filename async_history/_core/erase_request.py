@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from async_history._core.erased_names import Name
+from async_history._core.filters import Pairs
 from async_history._core.new_records import new_id
-from async_history._core.query import Pairs
 from async_history._core.validation import check_flag, check_iterable, shown
 from async_history._core.values import check_name
 from async_history.errors import InvalidInput

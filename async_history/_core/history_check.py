@@ -14,7 +14,9 @@ from typing import Final
 from async_history._core.backend import Reader, Store
 from async_history._core.chains import ChainWalk, broken_records
 from async_history._core.check import BrokenRecord, ChainFault, CheckReport
-from async_history._core.query import Cursor, Filter, HistoryQuery
+from async_history._core.cursors import Cursor
+from async_history._core.filters import Filter
+from async_history._core.query import HistoryQuery
 from async_history._core.records import HistoryRecord
 from async_history._core.wording import counted
 from async_history.errors import StorageCorrupt

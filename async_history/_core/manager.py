@@ -13,11 +13,15 @@ from typing import Any
 
 from async_history._core.backend import Backend, Reader, Store
 from async_history._core.check import CheckReport
+from async_history._core.commit_signal import CommitSignal
+from async_history._core.cursors import Cursor
 from async_history._core.erase import ErasureReport, erase_in_steps
 from async_history._core.erase_request import Vacuuming, check_vacuuming, new_erase_request
 from async_history._core.erased_names import Name
 from async_history._core.erasure_log import Erasure
-from async_history._core.follow import POLL_INTERVAL_S, CommitSignal, Follower, FollowReader, Tail
+from async_history._core.filters import Filter, Order, Pairs, cause_asked, new_filter, scopes_asked
+from async_history._core.follow import POLL_INTERVAL_S, Follower
+from async_history._core.follow_reads import FollowReader
 from async_history._core.history_check import check_store
 from async_history._core.lifecycle import CLOSE_TIMEOUT_S, LoopBound
 from async_history._core.limits import DEFAULT_LIMITS, Limits
@@ -33,24 +37,13 @@ from async_history._core.owners import Owner
 from async_history._core.progress import Progress
 from async_history._core.prune import PruneCursor, PruneReport, PruneStep, prune_in_steps
 from async_history._core.prune_request import PruneRequest, new_prune_request
-from async_history._core.query import (
-    PAGE_SIZE,
-    Cursor,
-    Filter,
-    HistoryQuery,
-    Order,
-    PageRead,
-    Pairs,
-    cause_asked,
-    new_filter,
-    new_query,
-    scopes_asked,
-)
+from async_history._core.query import PAGE_SIZE, HistoryQuery, PageRead, new_query
 from async_history._core.records import CONTEXT, Event, HistoryRecord
 from async_history._core.requests import takes
 from async_history._core.rollback import RollbackReport, memories_of, take_back
 from async_history._core.rollback_request import RollbackRequest, rollback_request, undo_request
 from async_history._core.stats import HistoryStats, Measured, Measurements
+from async_history._core.tail import Tail
 from async_history._core.timeline import (
     MemoryDiff,
     Moment,

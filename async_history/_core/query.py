@@ -1,140 +1,20 @@
-"""Asking for records page by page: the filter, the cursor, and the query that walks."""
+"""Asks for the records of a filter, page by page."""
 
-import base64
-import json
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from functools import partial
-from typing import Any, Final, Literal, TypeVar, get_args
+from typing import Any, Final
 
-from async_history._core.recording import check_cause
-from async_history._core.records import Event, HistoryRecord
+from async_history._core.cursors import Cursor
+from async_history._core.filters import Filter
+from async_history._core.records import HistoryRecord
 from async_history._core.rows import Row
-from async_history._core.validation import check_choice, check_count, shown
-from async_history._core.values import check_name, check_text, in_utc, is_aware
+from async_history._core.validation import check_count, shown
 from async_history._core.yielding import after_record
-from async_history.errors import InvalidInput
-
-T = TypeVar("T")
-
-Order = Literal["oldest", "newest"]
-"""Which record comes first."""
 
 PAGE_SIZE = 500
 """Default records of a page: about a millisecond of the event loop's time."""
-
-
-Pairs = tuple[tuple[str, str], ...]
-"""Names, each with a value."""
-
-
-@dataclass(frozen=True, slots=True)
-class Filter:
-    """What a query asks for; None asks for everything. Times are aware instants.
-
-    `owner` has scopes of the memory's owner, and `cause` keys of the record's cause, each with the
-    value that it must have.
-    """
-
-    memory_ids: tuple[str, ...] | None
-    actor_id: str | None
-    role: str | None
-    event: Event | None
-    text: str | None
-    since: datetime | None
-    until: datetime | None
-    order: Order = "oldest"
-    owner: Pairs = ()
-    cause: Pairs = ()
-
-
-def not_a_cursor(text: object, of: str) -> InvalidInput:
-    """Return the error for a text that is not a cursor of something."""
-    return InvalidInput(f"{shown(text)} is not a cursor of {of}; use its `cursor` as it came")
-
-
-@dataclass(frozen=True, slots=True)
-class CursorCodec:
-    """A database's cursors of followers: opaque text that begins with its kind.
-
-    `of` says what they are cursors of, for people.
-    """
-
-    kind: str
-    of: str
-
-    def text(self, *parts: str | int | None) -> str:
-        """Return a place's parts as the text that callers keep."""
-        return cursor_text(self.kind, *parts)
-
-    def place(self, text: str, read: Callable[[Sequence[str | int | None]], T | None]) -> T:
-        """Return the place of a text, which `read` makes of its parts; None where it can't.
-
-        Raises:
-            InvalidInput: it is not a cursor of this kind.
-        """
-        kind, *parts = cursor_parts(text) or (None,)
-        place = read(parts) if kind == self.kind else None
-        if place is None:
-            raise not_a_cursor(text, self.of)
-        return place
-
-
-def cursor_text(*parts: str | int | None) -> str:
-    """Return a place's parts as the opaque text that callers keep."""
-    text = json.dumps(parts, separators=(",", ":"))
-    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
-
-
-def cursor_parts(text: str) -> Sequence[str | int | None]:
-    """Return what `cursor_text` was given; nothing where the text can't be of its making.
-
-    Clients hand cursors back, so a text may be anything. What is returned every database can take:
-    integers of 64 bits, text without NUL or lone surrogates.
-    """
-    try:
-        parts = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
-        if isinstance(parts, list) and all(map(_is_part, parts)) and cursor_text(*parts) == text:
-            return parts
-    except (ValueError, TypeError, RecursionError):
-        pass
-    return ()
-
-
-def _is_part(part: object) -> bool:
-    if isinstance(part, str):
-        check_text("cursor", part)
-    return part is None or isinstance(part, str) or is_position(part)
-
-
-def is_position(value: object) -> bool:
-    """Return whether a value is a whole number that a database's integer column can hold."""
-    return type(value) is int and -(1 << 63) <= value < 1 << 63
-
-
-@dataclass(frozen=True, slots=True)
-class Cursor:
-    """A position in the order of records: after the record `id`, whose number is `position`."""
-
-    position: int
-    id: str
-
-    def __str__(self) -> str:
-        return cursor_text(self.position, self.id)
-
-    @classmethod
-    def parse(cls, text: str) -> "Cursor":
-        """Read a cursor back from its text.
-
-        Raises:
-            InvalidInput: it is not the cursor of a page.
-        """
-        match cursor_parts(text):
-            case [int(position), str(record_id)]:
-                return cls(position, record_id)
-        raise not_a_cursor(text, "a page")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -264,86 +144,6 @@ class HistoryQuery:
             yield Page(records=read.records, cursor=cursor)
             if read.is_last:
                 return
-
-
-def new_filter(
-    *,
-    memory_id: str | Collection[str] | None,
-    actor_id: str | None,
-    role: str | None,
-    event: Event | str | None,
-    text: str | None,
-    since: datetime | None,
-    until: datetime | None,
-    order: Order = "oldest",
-    owner: Pairs = (),
-    cause: Mapping[str, str] | None = None,
-) -> Filter:
-    """Check what is asked for.
-
-    Raises:
-        InvalidInput: naming the argument that can't be used.
-    """
-    for name, moment in (("since", since), ("until", until)):
-        if moment is not None and not is_aware(moment):
-            raise InvalidInput(f"{name} must be a datetime with a time zone, not {moment!r}")
-    if event is not None and event not in list(Event):
-        raise InvalidInput(f"event must be ADD, UPDATE or DELETE, not {event!r}")
-    check_choice("order", order, get_args(Order))
-    return Filter(
-        _memory_ids(memory_id),
-        None if actor_id is None else check_text("actor_id", actor_id),
-        None if role is None else check_text("role", role),
-        None if event is None else Event(event),
-        None if text is None else check_name("text", text),
-        None if since is None else in_utc(since),
-        None if until is None else in_utc(until),
-        order,
-        owner,
-        cause_asked(cause),
-    )
-
-
-def scopes_asked(
-    *, user_id: str | None, agent_id: str | None, run_id: str | None, app_id: str | None
-) -> Pairs:
-    """Return the scopes that a question is limited to.
-
-    Raises:
-        InvalidInput: naming the scope that can't be used.
-    """
-    given = (("user_id", user_id), ("agent_id", agent_id), ("run_id", run_id), ("app_id", app_id))
-    return tuple((name, check_name(name, value)) for name, value in given if value is not None)
-
-
-def cause_asked(cause: object) -> Pairs:
-    """Return the keys of the cause that a question is limited to.
-
-    Raises:
-        InvalidInput: it is not a mapping of texts.
-    """
-    if cause is None:
-        return ()
-    if not isinstance(cause, Mapping):
-        raise InvalidInput(f"cause must be a mapping of texts, not {type(cause).__name__}")
-    return tuple(check_cause(key, value) for key, value in cause.items())
-
-
-def has_details(record: HistoryRecord, owner: Pairs, cause: Pairs) -> bool:
-    """Return whether a record's owner and cause are those of a question."""
-    return all(
-        record.owner is not None and getattr(record.owner, name) == value for name, value in owner
-    ) and all(record.cause is not None and record.cause.get(name) == value for name, value in cause)
-
-
-def _memory_ids(given: str | Collection[str] | None) -> tuple[str, ...] | None:
-    if given is None:
-        return None
-    if isinstance(given, str):
-        return (check_text("memory_id", given),)
-    if not isinstance(given, Collection):
-        raise InvalidInput(f"memory_id must be text or several, not {type(given).__name__}")
-    return tuple(dict.fromkeys(check_text("memory_id", memory_id) for memory_id in given))
 
 
 def new_query(

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from async_history._core.follow import CommitSignal
+from async_history._core.commit_signal import CommitSignal
 from async_history._core.records import HistoryRecord
 from async_history._core.submissions import AddRecords, CopyRecords
 

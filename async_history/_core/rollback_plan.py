@@ -1,29 +1,15 @@
 """What takes memories back to an earlier state, planned from their records, the last one first."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from hashlib import blake2b
-from typing import Any, Final, Protocol
-from urllib.parse import parse_qsl, quote, unquote, urlencode
+from typing import Any, Protocol
 
-from async_history._core.query import HistoryQuery, Order, Pairs, cause_asked, has_details
+from async_history._core.filters import Order
+from async_history._core.query import HistoryQuery
 from async_history._core.records import Event, HistoryRecord, is_alive, made_at
 from async_history._core.timeline import Restoration
-from async_history._core.values import check_name
-from async_history.errors import InvalidInput
-
-ROLLBACK: Final = "rollback"
-"""The key of a cause under which each record of a rollback has the call's id."""
-UNDO: Final = "undo"
-"""The same of `undo`."""
-UNDO_OF: Final = "undo_of"
-"""The key of a cause that says what an undo took back."""
-_MOST_CHARACTERS: Final = 1_024
-_OF_RUN: Final = "run:"
-_DIGEST: Final = "blake2b:"
-"""How names of a run, and of a cause with long texts, begin. Those of other causes have a "="."""
 
 
 class RollbackAction(StrEnum):
@@ -110,185 +96,14 @@ class WalkToInstant:
     def plan(self) -> MemoryPlan:
         """Return what takes the memory back."""
         if self._latest is None or self._oldest is None:
-            return _conflict(self._memory_id, "there is no history of it")
+            return conflict(self._memory_id, "there is no history of it")
         if self._wanted is None and self._oldest.event != Event.ADD:
-            return _conflict(
+            return conflict(
                 self._memory_id,
-                f"its history begins later, with {_named(self._oldest)}: what it was then is not "
+                f"its history begins later, with {named(self._oldest)}: what it was then is not "
                 "known",
             )
-        return _plan(self._memory_id, self._latest, self._wanted)
-
-
-@dataclass(frozen=True, slots=True)
-class Doer:
-    """Whose records an undo takes back: those of a run, or with a cause."""
-
-    run_id: str | None
-    cause: Pairs
-
-    @property
-    def name(self) -> str:
-        """What the undo's own records call it, in their cause. No two have the same name."""
-        if self.run_id is not None:
-            text = _OF_RUN + quote(self.run_id, safe="")
-        else:
-            text = urlencode(sorted(self.cause))
-        if len(text) <= _MOST_CHARACTERS:
-            return text
-        return _DIGEST + blake2b(text.encode(), digest_size=16).hexdigest()
-
-    def questions(self) -> Sequence[Mapping[str, Any]]:
-        """Return the filters of queries that together find a record of each memory it changed."""
-        if self.run_id is None:
-            return ({"cause": dict(self.cause)},)
-        return ({"cause": {"run_id": self.run_id}}, {"run_id": self.run_id})
-
-    def did(self, record: HistoryRecord) -> bool:
-        """Return whether a record is of this doer.
-
-        A record is of a run that its cause names. Where its cause names no run, it is of the run
-        that its memory belongs to, unless a rollback or an undo made it.
-        """
-        if self.is_undone_by(record):
-            return False
-        if self.run_id is None:
-            return has_details(record, (), self.cause)
-        if _cause(record, "run_id") is not None:
-            return _cause(record, "run_id") == self.run_id
-        if _cause(record, ROLLBACK) is not None or _cause(record, UNDO) is not None:
-            return False
-        return record.owner is not None and record.owner.run_id == self.run_id
-
-    def is_undone_by(self, record: HistoryRecord) -> bool:
-        """Return whether a record took back what this doer did before it."""
-        return _cause(record, UNDO_OF) == self.name
-
-
-def _doer_named(name: str | None) -> Doer | None:
-    """Return whose records an undo took back, from the name in its cause; None if it can't tell."""
-    if name is None or name.startswith(_DIGEST):
-        return None
-    if name.startswith(_OF_RUN):
-        return Doer(unquote(name.removeprefix(_OF_RUN)), ())
-    pairs = tuple(parse_qsl(name, keep_blank_values=True))
-    return Doer(None, pairs) if pairs else None
-
-
-@dataclass(slots=True)
-class _Undone:
-    """An undo that was met on the way back, and what it took back: the records before it."""
-
-    record: HistoryRecord
-    doer: Doer
-    is_met: bool = False
-    """Whether a record that it took back was met."""
-
-
-def new_doer(run_id: str | None, cause: Mapping[str, str] | None) -> Doer:
-    """Check whose records are to be taken back.
-
-    Raises:
-        InvalidInput: not exactly one of them was given, or it can't be used.
-    """
-    pairs = cause_asked(cause)
-    if (run_id is None) is not bool(pairs):
-        raise InvalidInput("name what to undo: a run_id, or a cause with at least one key")
-    return Doer(None if run_id is None else check_name("run_id", run_id), pairs)
-
-
-class WalkBefore:
-    """Takes a memory back to what it was before the last records of a run or a cause.
-
-    Where others changed it after them, it stays as it is. A change that was taken back since counts
-    as little as the undo that did so: neither is in the memory any more.
-    """
-
-    def __init__(self, memory_id: str, doer: Doer) -> None:
-        self._memory_id = memory_id
-        self._doer = doer
-        self._latest: HistoryRecord | None = None
-        self._undone: list[_Undone] = []
-        self._changed_by: HistoryRecord | None = None
-        self._is_undone = False
-        self._first: HistoryRecord | None = None
-        self._before: HistoryRecord | None = None
-
-    def see(self, record: HistoryRecord) -> bool:
-        """Return whether the record is the one before those to take back."""
-        self._latest = self._latest or record
-        if not self._was_taken_back(record):
-            self._see_change(record)
-        return self._before is not None or self._is_undone
-
-    def _was_taken_back(self, record: HistoryRecord) -> bool:
-        """Return whether an undo that was met took the record back."""
-        while self._undone:
-            last = self._undone[-1]
-            if last.doer.did(record):
-                last.is_met = True
-                return True
-            if not last.is_met:
-                return False
-            if self._undo_of_others(record) is not None and not last.doer.is_undone_by(record):
-                return False  # more of what the last one took back may come after it
-            self._undone.pop()
-        return False
-
-    def _undo_of_others(self, record: HistoryRecord) -> Doer | None:
-        """Return whose changes the record took back; None if it did not, or is about the doer."""
-        if self._doer.did(record) or self._doer.is_undone_by(record):
-            return None
-        return _doer_named(_cause(record, UNDO_OF))
-
-    def _see_change(self, record: HistoryRecord) -> None:
-        """Take a record that was not taken back."""
-        undone = self._undo_of_others(record)
-        if undone is not None:
-            self._undone.append(_Undone(record, undone))
-            return
-        if self._undone:  # what it took back is not where it must be: it counts as a change
-            self._see_other(self._undone[0].record)
-            self._undone.clear()
-        if not self._doer.did(record):
-            self._is_undone = self._doer.is_undone_by(record) and self._first is None
-            self._see_other(record)
-        elif self._before is None:
-            self._first = record
-
-    def _see_other(self, record: HistoryRecord) -> None:
-        """Take a record of others, or one that has the state before those to take back."""
-        if self._first is None:
-            self._changed_by = record
-        elif self._before is None:
-            self._before = record
-
-    def plan(self) -> MemoryPlan:
-        """Return what takes the memory back."""
-        if self._is_undone:
-            return MemoryPlan(memory_id=self._memory_id, action=RollbackAction.NOTHING)
-        if not all(undone.is_met for undone in self._undone):
-            self._see_other(self._undone[0].record)
-        first, latest, before = self._first, self._latest, self._before
-        if first is None or latest is None:
-            return _conflict(self._memory_id, "the records to take back are gone")
-        if before is None and first.event != Event.ADD:
-            if first.old_memory is None:
-                return _conflict(
-                    self._memory_id,
-                    f"its history begins with {_named(first)}: what it said before is not known",
-                )
-            before = replace(
-                first,
-                event=Event.ADD,
-                new_memory=first.old_memory,
-                is_deleted=False,
-                context=None,
-            )
-        plan = _plan(self._memory_id, latest, before)
-        if self._changed_by is not None and plan.action is not RollbackAction.NOTHING:
-            return _conflict(self._memory_id, f"{_named(self._changed_by)} changed it afterwards")
-        return plan
+        return plan_between(self._memory_id, self._latest, self._wanted)
 
 
 def plan_of(walk: Walk, records: Sequence[HistoryRecord]) -> MemoryPlan:
@@ -328,7 +143,7 @@ async def plan_memories(
     return [walk.plan() for walk in walks.values()]
 
 
-def _plan(memory_id: str, latest: HistoryRecord, wanted: HistoryRecord | None) -> MemoryPlan:
+def plan_between(memory_id: str, latest: HistoryRecord, wanted: HistoryRecord | None) -> MemoryPlan:
     """Return what brings a memory from its latest record to another; None where there was none."""
     action = RollbackAction.NOTHING
     if wanted is None or not is_alive(wanted):
@@ -336,22 +151,20 @@ def _plan(memory_id: str, latest: HistoryRecord, wanted: HistoryRecord | None) -
             action = RollbackAction.DELETE
     elif wanted.id != latest.id or wanted.new_memory != latest.new_memory:
         if wanted.new_memory is None:
-            return _conflict(
+            return conflict(
                 memory_id,
-                f"what it said is not in {_named(wanted)}: it was erased, or never recorded",
+                f"what it said is not in {named(wanted)}: it was erased, or never recorded",
             )
         if Restoration(latest, wanted).is_needed:
             action = RollbackAction.RESTORE
     return MemoryPlan(memory_id=memory_id, action=action, latest=latest, wanted=wanted)
 
 
-def _conflict(memory_id: str, reason: str) -> MemoryPlan:
+def conflict(memory_id: str, reason: str) -> MemoryPlan:
+    """Return the plan of a memory that stays as it is, for a reason."""
     return MemoryPlan(memory_id=memory_id, action=RollbackAction.CONFLICT, reason=reason)
 
 
-def _cause(record: HistoryRecord, key: str) -> str | None:
-    return None if record.cause is None else record.cause.get(key)
-
-
-def _named(record: HistoryRecord) -> str:
+def named(record: HistoryRecord) -> str:
+    """Name a record in a reason."""
     return f"record {record.id} ({record.event})"

@@ -6,19 +6,12 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
+from async_history._core.filters import Pairs, scopes_asked
 from async_history._core.new_records import new_id
 from async_history._core.progress import Progress
-from async_history._core.query import Pairs, scopes_asked
-from async_history._core.rollback_plan import (
-    ROLLBACK,
-    UNDO,
-    UNDO_OF,
-    Walk,
-    WalkBefore,
-    WalkToInstant,
-    new_doer,
-)
+from async_history._core.rollback_plan import Walk, WalkToInstant
 from async_history._core.timeline import check_instant
+from async_history._core.undo_plan import ROLLBACK, UNDO, UNDO_OF, WalkBefore, new_doer
 from async_history._core.validation import check_flag, check_function
 from async_history._core.values import check_text
 from async_history.errors import InvalidInput

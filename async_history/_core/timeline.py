@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Protocol
 
+from async_history._core.filters import Pairs, has_details
 from async_history._core.owners import Owner
-from async_history._core.query import Pairs, has_details
 from async_history._core.records import Event, HistoryRecord, is_alive, made_at
 from async_history._core.values import is_aware
 from async_history._core.yielding import after_record

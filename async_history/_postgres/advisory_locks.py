@@ -9,7 +9,7 @@ from typing import Final
 from async_history._core.loop_thread import LoopThread
 from async_history._postgres.lock_session import LockSession, Notify
 from async_history._postgres.pool_limits import PoolLimits
-from async_history._postgres.url import ServerUrl
+from async_history._postgres.server_url import ServerUrl
 from async_history.errors import HistoryClosed
 
 

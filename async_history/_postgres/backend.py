@@ -7,8 +7,8 @@ from time import monotonic
 from typing import Any, Final, TypeVar
 
 from async_history._core.cancellation import to_the_end
+from async_history._core.commit_signal import CommitSignal
 from async_history._core.erasure_log import Erasure, StatementErasureLog
-from async_history._core.follow import CommitSignal
 from async_history._core.lifecycle import CLOSE_TIMEOUT_S
 from async_history._core.locks import ProcessLocks
 from async_history._core.prune import PruneCursor, PruneStep
@@ -32,10 +32,10 @@ from async_history._postgres.pool import ConnectionPool
 from async_history._postgres.pool_limits import PoolLimits
 from async_history._postgres.prune import prune
 from async_history._postgres.read import HistoryReader
+from async_history._postgres.server_url import ServerUrl
 from async_history._postgres.side_connections import SideConnections
 from async_history._postgres.statistics import Statistics
 from async_history._postgres.transaction import transaction
-from async_history._postgres.url import ServerUrl
 from async_history._postgres.vacuum import Vacuum
 from async_history._postgres.warnings import STATE, warnings_of
 from async_history._postgres.writing_connection import Write

@@ -10,7 +10,7 @@ import asyncpg
 
 from async_history._postgres.errors import DriverError, storage_error
 from async_history._postgres.pool_limits import ACQUIRE_TIMEOUT_S
-from async_history._postgres.url import ServerUrl
+from async_history._postgres.server_url import ServerUrl
 from async_history.errors import HistoryError, InvalidInput, StorageUnreachable
 
 

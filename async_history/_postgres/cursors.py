@@ -7,7 +7,7 @@ from hashlib import sha256
 from itertools import pairwise
 from typing import Final
 
-from async_history._core.query import CursorCodec
+from async_history._core.cursors import CursorCodec
 
 _CURSORS: Final = CursorCodec("postgresql", "follow on a PostgreSQL history")
 _DIGITS: Final = 16

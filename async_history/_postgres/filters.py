@@ -24,9 +24,10 @@ from them: for an unknown LIMIT it expects a tenth of the rows.
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from async_history._core.cursors import Cursor
+from async_history._core.filters import Filter
 from async_history._core.json_object import json_object
 from async_history._core.owners import SCOPES
-from async_history._core.query import Cursor, Filter
 from async_history._postgres.owners import CAUSE_COLUMNS, cause_hash
 from async_history._postgres.rows import RECORD_COLUMNS, RECORD_NULLS
 

@@ -37,7 +37,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Self
 
-from async_history._core.follow import FollowRead
+from async_history._core.follow_reads import FollowRead
 from async_history._postgres.cursors import (
     NOTHING,
     FollowPosition,

@@ -6,7 +6,7 @@ from typing import Any, Final, Self
 
 from async_history._postgres.connect import Connection, connect_to_any, typed
 from async_history._postgres.pooler import is_pooled
-from async_history._postgres.url import ServerUrl
+from async_history._postgres.server_url import ServerUrl
 from async_history.errors import StorageReadOnly
 
 _RELEASE_AND_TRY: Final = """

@@ -18,7 +18,7 @@ from typing import Any, Final
 from async_history._postgres.errors import DriverError
 from async_history._postgres.lock_connection import LockConnection
 from async_history._postgres.pool_limits import PoolLimits
-from async_history._postgres.url import ServerUrl
+from async_history._postgres.server_url import ServerUrl
 from async_history.errors import (
     HistoryClosed,
     HistoryError,

@@ -22,8 +22,9 @@ from async_history._postgres.owner_steps import have_owners_changed
 from async_history._postgres.owners import KnownOwners
 from async_history._postgres.pool_limits import CONNECTION_IDLE_S, PoolLimits, check_pool
 from async_history._postgres.schema import quoted
+from async_history._postgres.server_url import POSTGRES_SCHEMA
 from async_history._postgres.transaction import savepoint
-from async_history._postgres.url import POSTGRES_SCHEMA, server_url
+from async_history._postgres.url import server_url
 from async_history.errors import InvalidInput
 
 if TYPE_CHECKING:

@@ -22,14 +22,9 @@ from async_history._postgres.errors import (
 )
 from async_history._postgres.pool_limits import PoolLimits
 from async_history._postgres.pooler import is_pooled, require_no_lost_statements
+from async_history._postgres.server_url import ServerUrl
 from async_history._postgres.transaction import transaction
-from async_history._postgres.url import ServerUrl
-from async_history.errors import (
-    HistoryClosed,
-    InvalidInput,
-    StorageError,
-    StorageUnreachable,
-)
+from async_history.errors import HistoryClosed, InvalidInput, StorageError, StorageUnreachable
 
 T = TypeVar("T")
 

@@ -8,8 +8,10 @@ from datetime import datetime
 from operator import itemgetter
 from typing import Any, Final
 
+from async_history._core.cursors import Cursor
+from async_history._core.filters import Filter
 from async_history._core.messages import MESSAGES_KEPT, Message, message_from_row
-from async_history._core.query import Cursor, Filter, PageRead, RowsRead, cut
+from async_history._core.query import PageRead, RowsRead, cut
 from async_history._core.records import HistoryRecord
 from async_history._core.timeline import states_at
 from async_history._postgres.filters import Search, Statement

@@ -7,7 +7,7 @@ from async_history._core.cancellation import to_the_end
 from async_history._postgres.bounds import enable_client_check
 from async_history._postgres.connect import connected
 from async_history._postgres.pool import ConnectionPool
-from async_history._postgres.url import ServerUrl
+from async_history._postgres.server_url import ServerUrl
 
 T = TypeVar("T")
 

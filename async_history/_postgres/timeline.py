@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from async_history._core.query import Filter
+from async_history._core.filters import Filter
 from async_history._core.records import HistoryRecord
 from async_history._core.timeline import PAGE_PLACES
 from async_history._core.values import in_utc

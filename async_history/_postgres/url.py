@@ -1,21 +1,18 @@
 """Parses PostgreSQL URLs as asyncpg, libpq, SQLAlchemy, Prisma and hosting providers write them.
 
 Each parameter of the query is understood, or refused by its name: asyncpg would send what it does
-not know to the server, as a setting. No text of a URL is told but the user, the hosts and the
-database, for anything else may be part of a password that was not percent-encoded.
+not know to the server, as a setting. Of a URL, messages name the user, the hosts and the database
+only: anything else may be part of a password that was not percent-encoded.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final
-from urllib.parse import quote, unquote, unquote_plus, urlencode
+from typing import Final
+from urllib.parse import unquote, unquote_plus
 
-from async_history._core.options import HistoryOptions
+from async_history._postgres.server_url import ServerUrl
+from async_history._postgres.url_query import ENCODE_ADVICE, UrlQuery, parse_host
 from async_history.errors import InvalidInput
 
-POSTGRES_SCHEMA: Final = "async_history"
-"""A schema of our own, because hosts such as Supabase publish `public` over HTTP."""
 SCHEMES: Final = frozenset(
     (
         *("postgresql", "postgres", "postgresql+asyncpg", "postgresql+psycopg2"),
@@ -23,123 +20,12 @@ SCHEMES: Final = frozenset(
     )
 )
 
-_ENCODE: Final = (
-    "percent-encode the user name and the password: # is %23, / is %2F, ? is %3F, @ is %40, "
-    "[ is %5B (urllib.parse.quote(password, safe='') does it)"
-)
-_MOST_PORT: Final = 65_535
-_HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+(?:%\w+)?\]|[^\s:\[\]@]*)(?::(\d{1,5}))?")
-_TLS_MODES: Final = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
-
-_FOR_ASYNCPG: Final = frozenset(
-    (
-        *("passfile", "service", "krbsrvname", "gsslib", "sslmode", "sslcert", "sslkey"),
-        *("sslrootcert", "sslcrl", "sslpassword", "sslnegotiation", "target_session_attrs"),
-        *("ssl_min_protocol_version", "ssl_max_protocol_version"),
-    )
-)
-_SERVER_SETTINGS: Final = frozenset(
-    (
-        *("application_name", "options", "search_path", "timezone", "datestyle", "intervalstyle"),
-        *("extra_float_digits", "role", "jit", "work_mem", "synchronous_commit"),
-        *("statement_timeout", "lock_timeout", "transaction_timeout", "idle_session_timeout"),
-        *("idle_in_transaction_session_timeout", "default_transaction_isolation"),
-        *("default_transaction_read_only", "log_min_messages", "client_min_messages"),
-        *("tcp_keepalives_idle", "tcp_keepalives_interval", "tcp_keepalives_count"),
-    )
-)
-"""Settings of the server that programs are known to make in a URL. Those of an extension have a dot
-in their name; any other can be made by `options=-c name=value`."""
-_WITHOUT_MEANING: Final = frozenset(
-    (
-        *("supa", "workaround", "uselibpqcompat"),  # marks of Vercel's and node-postgres's
-        *("keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count"),
-        *("tcp_user_timeout", "sslcompression", "sslsni", "load_balance_hosts", "gssdelegation"),
-    )
-)
-"""What libpq does to a socket, where `retry_timeout_s` bounds each statement; what only tells where
-the URL is from; and what asyncpg does in any case."""
-_HARMLESS: Final[Mapping[str, tuple[str, ...]]] = {
-    "gssencmode": ("disable", "prefer"),
-    "client_encoding": ("utf8", "utf-8", "unicode", "auto"),
-    "channel_binding": ("disable", "prefer"),
-}
-"""Values that ask for no more than what is so in any case."""
-_ADVICE: Final[Mapping[str, str]] = {
-    "gssencmode": "asyncpg has no GSSAPI encryption; leave it out, and ask for TLS by sslmode",
-    "client_encoding": "text is UTF-8 here; leave it out",
-    "require_auth": "asyncpg can't refuse a way of signing in; leave it out",
-    "requirepeer": "asyncpg can't ask whose server it is; use sslmode=verify-full instead",
-    "hostaddr": "name the address as the host",
-    "replication": "a history needs an ordinary connection; leave it out",
-    "command_timeout": "how long a statement may take is the option retry_timeout_s",
-    "socket_timeout": "how long a statement may take is the option retry_timeout_s",
-    "max_idle_connection_lifetime": "it is the option connection_idle_s",
-    "max_connection_lifetime": "it is the option connection_lifetime_s",
-    "currentSchema": "where the tables are is schema=",
-    "sslaccept": "ask for TLS by sslmode=require or sslmode=verify-full",
-}
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class ServerUrl:
-    """What a URL says.
-
-    Attributes:
-        user, password, database: None if asyncpg is to use its defaults (PGUSER, a password file).
-        hosts: each as asyncpg takes it, `host`, `host:port`, `[::1]:port` or a socket's folder.
-        ports: one for each host, if they are given separately from the hosts.
-        parameters: what asyncpg is given besides.
-        is_verified: whether the server must prove who it is to this system's authorities.
-        options: what the URL says of the options of `PostgresHistoryManager`, and `table`.
-    """
-
-    user: str | None
-    password: str | None
-    database: str | None
-    hosts: Sequence[str] = ()
-    ports: Sequence[int] = ()
-    parameters: Mapping[str, str] = field(default_factory=dict)
-    is_verified: bool = False
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-    def __repr__(self) -> str:
-        return f"<{self.where}>"
-
-    @property
-    def where(self) -> str:
-        """The user, the hosts and the database: what may be told to anybody."""
-        user = "" if self.user is None else f"{self.user}@"
-        return f"postgresql://{user}{','.join(self.hosts)}/{self.database or ''}"
-
-    def _dsn(self, hosts: Sequence[str], ports: Sequence[int]) -> str:
-        user = "" if self.user is None else quote(self.user, safe="")
-        if self.password is not None:
-            user += f":{quote(self.password, safe='')}"
-        database = "" if self.database is None else quote(self.database, safe="")
-        query = dict(self.parameters)
-        if hosts:
-            query["host"] = ",".join(hosts)
-        if ports:
-            query["port"] = ",".join(map(str, ports))
-        at = f"{user}@" if user else ""
-        return f"postgresql://{at}/{database}{'?' if query else ''}{urlencode(query)}"
-
-    @property
-    def dsns(self) -> list[str]:
-        """The URL as asyncpg reads it, one for each host; one where it must choose among them."""
-        wanted = self.parameters.get("target_session_attrs")
-        if len(self.hosts) < 2 or wanted == "prefer-standby":
-            return [self._dsn(self.hosts, self.ports)]
-        ports = [[port] for port in self.ports] or [[]] * len(self.hosts)
-        return [self._dsn([host], port) for host, port in zip(self.hosts, ports, strict=True)]
-
 
 def server_url(url: object) -> ServerUrl:
     """Return what a PostgreSQL URL says.
 
     Raises:
-        InvalidInput: it can't be used as it is. No part of it that may be secret is told.
+        InvalidInput: it can't be used as it is. The message has no part of it that may be secret.
     """
     if not isinstance(url, str):
         raise InvalidInput(f"a server's URL must be text, not {type(url).__name__}")
@@ -147,21 +33,21 @@ def server_url(url: object) -> ServerUrl:
     if scheme.lower() not in SCHEMES:
         raise InvalidInput("a server's URL is postgresql://user:password@host:5432/database")
     if re.search(r"[\s\0]", rest):
-        raise InvalidInput(f"the URL has a blank or a line's end in it; {_ENCODE}")
+        raise InvalidInput(f"the URL has a blank or a line's end in it; {ENCODE_ADVICE}")
     authority, path, query, is_plain = _split(rest)
     credentials, _, hosts = authority.rpartition("@")
     user, has_password, password = credentials.partition(":")
-    asked = _UrlOptions(is_plain)
+    asked = UrlQuery(is_plain)
     for piece in filter(None, query.split("&")):
         name, equals, value = piece.partition("=")
         if not equals:
-            raise InvalidInput(f"the URL's query has a part without a value; {_ENCODE}")
+            raise InvalidInput(f"the URL's query has a part without a value; {ENCODE_ADVICE}")
         asked.take(unquote_plus(name), unquote_plus(value))
     asked.once("user", unquote(user))
     asked.once("password", unquote(password) if has_password else "")
     asked.once("dbname", unquote(path))
     if hosts:
-        asked.once("host", ",".join(map(_netloc_host, hosts.split(","))))
+        asked.once("host", ",".join(parse_host(unquote(host)) for host in hosts.split(",")))
     return asked.understood()
 
 
@@ -169,196 +55,8 @@ def _split(rest: str) -> tuple[str, str, str, bool]:
     """Return a URL's authority, path and query, and whether its query has no @."""
     cut = re.match(r"([^/?#]*)(?:/([^?#]*))?(?:\?([^#]*))?(#.*)?", rest)
     if cut is None or cut[4] is not None:
-        raise InvalidInput(f"the URL has a # in it; {_ENCODE}")
+        raise InvalidInput(f"the URL has a # in it; {ENCODE_ADVICE}")
     authority, path, query = cut[1], cut[2] or "", cut[3] or ""
     if "@" in path or ("@" in query and "@" not in authority):
-        raise InvalidInput(f"the URL has an @ behind its first / or ?; {_ENCODE}")
+        raise InvalidInput(f"the URL has an @ after its first / or ?; {ENCODE_ADVICE}")
     return authority, path, query, "@" not in query
-
-
-def _netloc_host(text: str) -> str:
-    """Return a host of the authority, as asyncpg takes it in a query."""
-    return _host(unquote(text))
-
-
-def _host(text: str) -> str:
-    if text.startswith("/"):
-        return text  # a socket's folder
-    match = _HOST.fullmatch(text)
-    if match is None or not text:
-        raise InvalidInput(
-            "the URL's host can't be read: it is a name or an address, and perhaps :5432, several "
-            f"with a comma between two; {_ENCODE}"
-        )
-    host, port = match[1] or "localhost", match[2]
-    return host if port is None else f"{host}:{_port(port)}"
-
-
-def _port(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= _MOST_PORT:
-        raise InvalidInput(f"a port of the URL must be a number from 1 to {_MOST_PORT}")
-    return int(text)
-
-
-class _UrlOptions:
-    """What a URL's query asks for, taken parameter by parameter."""
-
-    def __init__(self, is_plain: bool) -> None:
-        self._is_plain = is_plain
-        self._names: dict[str, str] = {}
-        self._parameters: dict[str, str] = {}
-        self._options: dict[str, Any] = {}
-        self._is_verified = False
-
-    def once(self, name: str, value: str) -> None:
-        """Take what the part before the query says too."""
-        if value and self._names.setdefault(name, value) != value:
-            raise InvalidInput(f"the URL says its {name} twice, each time otherwise")
-
-    def take(self, name: str, value: str) -> None:
-        """Take a parameter, or refuse it by its name."""
-        setting = name.lower()
-        if name in ("host", "port"):
-            known = self._names.get(name)
-            self._names[name] = value if known is None else f"{known},{value}"
-        elif name in ("user", "password", "dbname", "database"):
-            self.once("dbname" if name == "database" else name, value)
-        elif not value or name in _WITHOUT_MEANING or value.lower() in _HARMLESS.get(name, ()):
-            self._require_known(name)
-        elif name in _MEANINGS:
-            _MEANINGS[name](self, name, value)
-        elif name in _FOR_ASYNCPG:
-            self._parameters[name] = value
-        elif name == "fallback_application_name":
-            self._parameters.setdefault("application_name", value)
-        elif setting in _SERVER_SETTINGS or re.fullmatch(r"[a-z_]\w*\.\w+", setting, re.ASCII):
-            self._parameters[setting] = value
-        else:
-            raise self._unknown(name)
-
-    def _require_known(self, name: str) -> None:
-        """Refuse a parameter without a value that would be unknown with one, too."""
-        known = (*_FOR_ASYNCPG, *_SERVER_SETTINGS, *_WITHOUT_MEANING, *_HARMLESS, *_MEANINGS)
-        if name not in known and name != "fallback_application_name":
-            raise self._unknown(name)
-
-    def _unknown(self, name: str) -> InvalidInput:
-        if not self._is_plain or not re.fullmatch(r"[A-Za-z_][\w.-]*", name, re.ASCII):
-            return InvalidInput(f"the URL's query has a parameter that is not known; {_ENCODE}")
-        advice = f"leave it out; a setting of the server's is given as options=-c {name}=…"
-        if name in HistoryOptions.__annotations__:
-            advice = f"give it as an option, open_history(url, {name}=…)"
-        advice = _ADVICE.get(name, advice)
-        return InvalidInput(f"the URL's parameter {name} can't be used here: {advice}")
-
-    # What parameters mean
-
-    def set_schema(self, name: str, value: str) -> None:
-        self._options[name] = value
-
-    def set_no_cache(self, name: str, value: str) -> None:
-        """asyncpg's and Prisma's, and SQLAlchemy's of prepared statements."""
-        if value != "0":
-            raise InvalidInput(f"the URL's {name} can be 0 only: keep no prepared statement")
-        self._options["statement_cache_size"] = 0
-
-    def set_pooler(self, name: str, value: str) -> None:
-        """Prisma's, for a pooler in transaction mode: keep no prepared statement."""
-        if _flag(name, value):
-            self._options["statement_cache_size"] = 0
-
-    def set_pool_size(self, name: str, value: str) -> None:
-        if not re.fullmatch(r"\d{1,9}", value, re.ASCII):
-            raise InvalidInput(f"the URL's {name} must be a whole number")
-        self._options["pool_size"] = int(value)
-
-    def set_wait(self, name: str, value: str) -> None:
-        """How long to wait for a connection; 0 is the default."""
-        seconds = _seconds(name, value)
-        if seconds:
-            self._options["acquire_timeout_s"] = max(
-                seconds, self._options.get("acquire_timeout_s", 0)
-            )
-
-    def set_tls(self, name: str, value: str) -> None:
-        """asyncpg's argument, as SQLAlchemy has it in a URL, and node-postgres's."""
-        if value.lower() in ("true", "1"):
-            self._is_verified = True
-        else:
-            others = {"false": "disable", "0": "disable", "no-verify": "require"}
-            self.set_tls_mode(name, others.get(value.lower(), value))
-
-    def set_tls_mode(self, name: str, value: str) -> None:
-        mode = value.replace("_", "-")
-        if mode not in _TLS_MODES:
-            raise InvalidInput(f"the URL's {name} must be one of {', '.join(_TLS_MODES)}")
-        if self._parameters.setdefault("sslmode", mode) != mode:
-            raise InvalidInput("the URL says twice, each time otherwise, whether to use TLS")
-
-    def set_authorities(self, name: str, value: str) -> None:
-        if value == "system":
-            self._is_verified = True
-        else:
-            self._parameters[name] = value
-
-    def set_channel_binding(self, name: str, value: str) -> None:
-        """Bind to the server's certificate: asyncpg can't, but it can verify that."""
-        if value != "require":
-            raise InvalidInput(f"the URL's {name} must be disable, prefer or require")
-        self._is_verified = True
-
-    def understood(self) -> ServerUrl:
-        """Return what was taken."""
-        hosts = [_host(host) for host in filter(None, self._names.get("host", "").split(","))]
-        ports = list(map(_port, filter(None, self._names.get("port", "").split(","))))
-        if len(ports) == 1:
-            ports *= max(len(hosts), 1)
-        if ports and len(ports) != max(len(hosts), 1):
-            raise InvalidInput(f"the URL names {len(hosts)} hosts and {len(ports)} ports")
-        parameters = dict(self._parameters)
-        if self._is_verified and parameters.pop("sslmode", None) == "disable":
-            raise InvalidInput("the URL asks for a server that proves who it is, and for no TLS")
-        is_verified = self._is_verified
-        if is_verified and parameters.keys() & {"sslrootcert", "sslcert"}:
-            parameters["sslmode"], is_verified = "verify-full", False
-        return ServerUrl(
-            self._names.get("user"),
-            self._names.get("password"),
-            self._names.get("dbname"),
-            hosts,
-            ports,
-            parameters,
-            is_verified,
-            self._options,
-        )
-
-
-_MEANINGS: Final[Mapping[str, Callable[[_UrlOptions, str, str], None]]] = {
-    "schema": _UrlOptions.set_schema,
-    "table": _UrlOptions.set_schema,
-    "statement_cache_size": _UrlOptions.set_no_cache,
-    "prepared_statement_cache_size": _UrlOptions.set_no_cache,
-    "pgbouncer": _UrlOptions.set_pooler,
-    "connection_limit": _UrlOptions.set_pool_size,
-    "pool_size": _UrlOptions.set_pool_size,
-    "connect_timeout": _UrlOptions.set_wait,
-    "pool_timeout": _UrlOptions.set_wait,
-    "timeout": _UrlOptions.set_wait,
-    "ssl": _UrlOptions.set_tls,
-    "sslmode": _UrlOptions.set_tls_mode,
-    "sslrootcert": _UrlOptions.set_authorities,
-    "channel_binding": _UrlOptions.set_channel_binding,
-}
-
-
-def _flag(name: str, value: str) -> bool:
-    if value.lower() not in ("true", "false", "1", "0"):
-        raise InvalidInput(f"the URL's {name} must be true or false")
-    return value.lower() in ("true", "1")
-
-
-def _seconds(name: str, value: str) -> float:
-    """Return a number of seconds; 0 where it is without bound, as libpq has it."""
-    if not re.fullmatch(r"-1|\d{1,9}(\.\d+)?", value, re.ASCII):
-        raise InvalidInput(f"the URL's {name} must be a number of seconds")
-    return max(float(value), 0)

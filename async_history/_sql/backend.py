@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from async_history._core.cancellation import to_the_end
-from async_history._core.follow import CommitSignal
+from async_history._core.commit_signal import CommitSignal
 from async_history._core.writer_options import WriterOptions
 from async_history._sql import schema
 from async_history._sql.connections import Connections

@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, Select, or_, select
 from sqlalchemy.engine import Dialect
 
 from async_history._core.erased_names import microseconds
-from async_history._core.query import Filter
+from async_history._core.filters import Filter
 from async_history._core.recording import INDEXED_CAUSES
 from async_history._core.values import plain
 from async_history._sql.dialects import contains

@@ -6,8 +6,8 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from async_history._core.follow import FollowRead
-from async_history._core.query import CursorCodec
+from async_history._core.cursors import CursorCodec
+from async_history._core.follow_reads import FollowRead
 from async_history._sql.connections import Connections
 from async_history._sql.names import key_of
 from async_history._sql.read import require_place

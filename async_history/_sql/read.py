@@ -8,9 +8,11 @@ from typing import Any, Final
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from async_history._core.cursors import Cursor
 from async_history._core.erased_names import microseconds
+from async_history._core.filters import Filter, has_details
 from async_history._core.messages import MESSAGES_KEPT, Message, message_from_row
-from async_history._core.query import Cursor, Filter, PageRead, RowsRead, cut, has_details
+from async_history._core.query import PageRead, RowsRead, cut
 from async_history._core.records import HistoryRecord, is_alive
 from async_history._core.timeline import PAGE_PLACES, state_at, states_at
 from async_history._sql.connections import Connections

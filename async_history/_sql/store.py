@@ -7,9 +7,9 @@ from typing import Any, Final, TypeVar
 from sqlalchemy import delete
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from async_history._core.commit_signal import CommitSignal
 from async_history._core.erase_transaction import EraseTransaction
 from async_history._core.erasure_log import Erasure
-from async_history._core.follow import CommitSignal
 from async_history._core.prune import PruneCursor, PruneStep, prune_step
 from async_history._core.prune_request import PruneRequest
 from async_history._core.prune_transaction import PruneTries

@@ -11,8 +11,8 @@ from typing import Any, Final, TypeVar
 
 from async_history._core.backend import Writer
 from async_history._core.cancellation import to_the_end
+from async_history._core.commit_signal import CommitSignal
 from async_history._core.erasure_log import Erasure, StatementErasureLog
-from async_history._core.follow import CommitSignal
 from async_history._core.options import Durability, Journal
 from async_history._core.prune import PruneCursor, PruneStep
 from async_history._core.prune_request import PruneRequest
@@ -22,12 +22,11 @@ from async_history._core.stats import Measured, StoreWarning
 from async_history._core.submissions import Submission
 from async_history._core.writer import GroupCommitWriter
 from async_history._core.writer_options import WriterOptions
-from async_history._core.writer_stats import WriterStats
 from async_history._sqlite.backup import PAGES_AT_ONCE, back_up, back_up_file, run
 from async_history._sqlite.check import faults_of, faults_of_file
 from async_history._sqlite.commit import BatchCommitter
 from async_history._sqlite.connection import ThreadConnection
-from async_history._sqlite.encoding import check_parameters, check_submission
+from async_history._sqlite.encoding import check_parameters
 from async_history._sqlite.erase import ERASURES, FileErasure
 from async_history._sqlite.errors import (
     LOG_RESET_WARNING,
@@ -49,7 +48,8 @@ from async_history._sqlite.readonly import side_file
 from async_history._sqlite.schema.versions import install_statements
 from async_history._sqlite.worker_thread import run_in_thread
 from async_history._sqlite.write_program import WRITE_PROGRAM
-from async_history.errors import HistoryError, MigrationError
+from async_history._sqlite.writers import UnpreparedWriter, UTF16Writer, unprepared_error
+from async_history.errors import HistoryError
 
 T = TypeVar("T")
 
@@ -142,7 +142,7 @@ class SQLiteStore:
         self._known_owners = KnownOwners()
         self._committer: BatchCommitter | None = None
         self._group_writer: GroupCommitWriter[Submission] | None = None
-        self.writer: Writer = _UnpreparedWriter(pool.where)
+        self.writer: Writer = UnpreparedWriter(pool.where)
         if writer_options is not None:
             self.writer = self._group_writer = GroupCommitWriter(
                 self._commit,
@@ -152,7 +152,7 @@ class SQLiteStore:
                 check_storage=pool.require_file,
             )
             if is_utf16:
-                self.writer = _UTF16Writer(self._group_writer)
+                self.writer = UTF16Writer(self._group_writer)
         lookup = WITHOUT_INDEX if writer_options is None else THROUGH_INDEX
         self.reader = HistoryReader(self.fetch, lookup, READERS)
         self.follower = FollowReader(self.fetch, self.reader, self._recent)
@@ -196,7 +196,7 @@ class SQLiteStore:
 
     def _require_group_writer(self) -> GroupCommitWriter[Submission]:
         if self._group_writer is None:
-            raise _unprepared_error(self.pool.where)
+            raise unprepared_error(self.pool.where)
         return self._group_writer
 
     def reset(self) -> "asyncio.Future[None]":
@@ -289,57 +289,6 @@ class SQLiteStore:
     def abandon(self) -> None:
         """Stop the connections without waiting for what they are doing."""
         self.pool.abandon()
-
-
-class _UnpreparedWriter:
-    """A writer that refuses every call: the file must be adopted or indexed first."""
-
-    def __init__(self, where: str) -> None:
-        self._where = where
-
-    def require_writable(self) -> None:
-        raise _unprepared_error(self._where)
-
-    def submit(self, submission: Submission) -> "asyncio.Future[None]":
-        raise _unprepared_error(self._where)
-
-    async def submit_when_ready(self, prepare: Callable[[], Awaitable[Submission]]) -> None:
-        raise _unprepared_error(self._where)
-
-    def stats(self) -> None:
-        return None
-
-
-class _UTF16Writer:
-    """A writer that refuses, before queueing, what a file in UTF-16 can't hold."""
-
-    def __init__(self, writer: Writer) -> None:
-        self._writer = writer
-
-    def require_writable(self) -> None:
-        self._writer.require_writable()
-
-    def submit(self, submission: Submission) -> "asyncio.Future[None]":
-        check_submission(submission)
-        return self._writer.submit(submission)
-
-    async def submit_when_ready(self, prepare: Callable[[], Awaitable[Submission]]) -> None:
-        async def checked() -> Submission:
-            submission = await prepare()
-            check_submission(submission)
-            return submission
-
-        await self._writer.submit_when_ready(checked)
-
-    def stats(self) -> WriterStats | None:
-        return self._writer.stats()
-
-
-def _unprepared_error(where: str) -> MigrationError:
-    return MigrationError(
-        f"{where} was opened with migrate=False and needs adoption or indexing before it can be "
-        "written; open it with migrate=True"
-    )
 
 
 def _reset_script() -> str:

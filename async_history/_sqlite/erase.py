@@ -14,12 +14,13 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, Final, TypeVar
 
+from async_history._core.cursors import Cursor
 from async_history._core.erase import Residue
 from async_history._core.erase_request import Vacuuming
 from async_history._core.erase_transaction import LOST, Columns, EraseTransaction, RecordRef, Texts
 from async_history._core.erased_names import Name
 from async_history._core.erasure_log import ErasureStatements, StatementErasureLog
-from async_history._core.query import Cursor, Filter
+from async_history._core.filters import Filter
 from async_history._sqlite.connection import ThreadConnection, fetch_rows, run_to_completion
 from async_history._sqlite.errors import typed_errors
 from async_history._sqlite.filters import in_order

@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
-from async_history._core.query import Cursor, Filter
+from async_history._core.cursors import Cursor
+from async_history._core.filters import Filter
 from async_history._core.recording import INDEXED_CAUSES
 from async_history._sqlite import times
 from async_history._sqlite.index import (

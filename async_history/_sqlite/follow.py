@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from async_history._core.follow import FollowRead
-from async_history._core.query import Cursor, CursorCodec, Filter
+from async_history._core.cursors import Cursor, CursorCodec
+from async_history._core.filters import Filter
+from async_history._core.follow_reads import FollowRead
 from async_history._core.recent import RecentCommits
 from async_history._core.records import HistoryRecord
 from async_history._sqlite.filters import in_order

@@ -10,8 +10,10 @@ from operator import itemgetter
 from typing import Any, Final
 
 from async_history._core.coalesce import CoalescedReads
+from async_history._core.cursors import Cursor
+from async_history._core.filters import Filter
 from async_history._core.messages import Message, message_from_row
-from async_history._core.query import Cursor, Filter, PageRead, RowsRead, cut
+from async_history._core.query import PageRead, RowsRead, cut
 from async_history._core.records import HistoryRecord
 from async_history._core.timeline import states_at
 from async_history._core.values import parse_time

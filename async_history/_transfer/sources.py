@@ -6,8 +6,8 @@ from dataclasses import replace
 from sys import getsizeof
 from typing import Final
 
+from async_history._core.cursors import Cursor
 from async_history._core.manager import HistoryManager
-from async_history._core.query import Cursor
 from async_history._core.records import COLUMNS, Event, HistoryRecord
 from async_history._core.rows import ROW_FIELDS, Row, record_of
 from async_history._core.values import check_name, check_text, parse_time

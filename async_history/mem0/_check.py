@@ -10,15 +10,10 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, get_args
 
+from async_history._core.filters import scopes_asked
 from async_history._core.new_records import new_id
-from async_history._core.query import scopes_asked
 from async_history._core.validation import check_choice, check_flag
-from async_history.mem0._comparison import (
-    Comparison,
-    faults_for,
-    histories_of,
-    look_into_history,
-)
+from async_history.mem0._comparison import Comparison, faults_for, histories_of, look_into_history
 from async_history.mem0._differences import MemoryCheck, Repair
 from async_history.mem0._learning import parts
 from async_history.mem0._local_stores import in_store_thread

@@ -9,7 +9,7 @@ from async_history._core.erase_request import (
     new_erase_request,
 )
 from async_history._core.erased_names import Name
-from async_history._core.query import scopes_asked
+from async_history._core.filters import scopes_asked
 from async_history._core.wording import counted
 from async_history.errors import InvalidInput
 

@@ -26,7 +26,10 @@ from async_history import (
     dump_lines,
     open_history,
 )
-from async_history._core.follow import CommitSignal, Follower, FollowRead, Tail
+from async_history._core.commit_signal import CommitSignal
+from async_history._core.follow import Follower
+from async_history._core.follow_reads import FollowRead
+from async_history._core.tail import Tail
 from async_history.testing import FollowCases, FollowerEndCases, NewStore
 from async_history.testing.follow import numbers
 from async_history.testing.followers import NEVER_S, SOON_S, Reading, add_many, first

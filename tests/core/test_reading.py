@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import pytest
 
 from async_history import CursorGone, InvalidInput
-from async_history._core.query import Cursor, CursorCodec
+from async_history._core.cursors import Cursor, CursorCodec
 from async_history._core.records import HistoryRecord
 from async_history._core.timeline import states_at
 

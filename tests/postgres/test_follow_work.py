@@ -13,7 +13,7 @@ import asyncpg
 import pytest
 
 from async_history import open_history
-from async_history._core.follow import PAGE_RECORDS
+from async_history._core.follow_reads import PAGE_RECORDS
 from async_history._postgres.cursors import FollowPosition, position_from_cursor
 from async_history._postgres.follow import FollowReader
 from async_history._postgres.schema import quoted

@@ -14,7 +14,7 @@ import asyncpg
 import pytest
 
 from async_history import open_history
-from async_history._core.query import new_filter
+from async_history._core.filters import new_filter
 from async_history._postgres.filters import CHUNK_BITS
 from tests.support.postgres_plans import (
     FULL_PAGE,

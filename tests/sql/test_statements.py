@@ -9,7 +9,7 @@ from sqlalchemy.engine import Dialect, make_url
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from async_history import InvalidInput, open_history
-from async_history._core.query import new_filter
+from async_history._core.filters import new_filter
 from async_history._sql.filters import Range, Search
 from async_history._sql.inserts import Inserts
 from async_history._sql.manager import sql_url

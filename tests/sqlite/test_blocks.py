@@ -12,7 +12,7 @@ import pytest
 from mem0.memory.storage import SQLiteManager
 
 from async_history import HistoryManager, HistoryRecord, open_history
-from async_history._core.query import Filter
+from async_history._core.filters import Filter
 from async_history._sqlite.filters import parameters, select, sources
 from async_history._sqlite.index import THROUGH_INDEX
 from async_history._sqlite.index.blocks import CHUNKS

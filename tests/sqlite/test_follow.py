@@ -11,7 +11,7 @@ import pytest
 from mem0.memory.storage import SQLiteManager
 
 from async_history import CursorGone, Follower, HistoryManager, HistoryRecord, open_history
-from async_history._core.follow import CommitSignal
+from async_history._core.commit_signal import CommitSignal
 from async_history._core.new_submissions import records_to_copy
 from async_history._core.recent import RecentCommits, RecentLimits
 from async_history._core.submissions import AddRecords

@@ -21,7 +21,7 @@ from async_history import (
     check_history,
     open_history,
 )
-from async_history._core.query import Filter
+from async_history._core.filters import Filter
 from async_history._sqlite.filters import in_order, parameters, select, sources
 from async_history._sqlite.index import THROUGH_INDEX, levels, owners
 from async_history._sqlite.index.levels import TAIL_ROWS

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from async_history._core.query import Cursor, Filter, Order, new_filter
+from async_history._core.cursors import Cursor
+from async_history._core.filters import Filter, Order, new_filter
 from async_history._core.timeline import states_at
 from async_history._postgres.owners import cause_hash
 from async_history._postgres.read import HistoryReader

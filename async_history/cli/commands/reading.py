@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from async_history._core.query import Order
+from async_history._core.filters import Order
 from async_history.cli import asked as _asked
 from async_history.cli import log as _log
 from async_history.cli import query as _query

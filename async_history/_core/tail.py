@@ -1,0 +1,148 @@
+"""What the followers of one manager share: their reads, and one poll for what others commit."""
+
+import asyncio
+import copy
+from collections.abc import Awaitable, Callable
+from typing import Final, Generic
+
+from async_history._core.commit_signal import CommitSignal
+from async_history._core.follow_reads import PAGE_RECORDS, FollowRead, FollowReader, P
+from async_history.errors import HistoryError
+
+
+class SharedRead(Generic[P]):
+    """A read in a task of its own, which any number of followers await.
+
+    A follower that is cancelled leaves the read to the others, and to its own next attempt: a
+    cancelled SELECT would cost its connection.
+    """
+
+    def __init__(self, read: Awaitable[FollowRead[P]], begun_after_commits: int) -> None:
+        self.begun_after_commits = begun_after_commits
+        self.is_done = False
+        self._page: FollowRead[P] | None = None
+        self._error: Exception | None = None
+        self._waiters: set[asyncio.Future[None]] = set()
+        self._task = asyncio.get_running_loop().create_task(self._run(read))
+
+    async def _run(self, read: Awaitable[FollowRead[P]]) -> None:
+        try:
+            self._page = await read
+        except Exception as error:  # raised by `page`, to all who wait
+            self._error = error
+        finally:
+            self.is_done = True
+            for waiter in self._waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+
+    async def page(self) -> FollowRead[P] | None:
+        """Return what was read; None where the read was cancelled, as an ending loop does.
+
+        Raises what the read raised.
+        """
+        if not self.is_done:
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.add(waiter)
+            try:
+                await waiter
+            finally:
+                self._waiters.discard(waiter)
+        if self._error is None:
+            return self._page
+        if isinstance(self._error, HistoryError):
+            # A copy for each: a traceback grows wherever its error is raised.
+            raise copy.copy(self._error).with_traceback(self._error.__traceback__) from (
+                self._error.__cause__
+            )
+        raise self._error
+
+
+_UNKNOWN: Final = object()
+
+
+class Tail(Generic[P]):
+    """What the followers of one manager share: their reads, and one poll for what others commit.
+
+    Followers that stand at one place and ask while the same read is under way share it, unless
+    something was committed since it began. The poll asks for a mark, which differs once anybody
+    has committed, and wakes all followers when it does; it runs while a follower waits, as often
+    as the most impatient one of those asks for.
+
+    Args:
+        signal: notified at each commit of the manager.
+        reader: returns what reads; raises where the manager may not be used: closed, another loop,
+            a forked process.
+    """
+
+    def __init__(self, signal: CommitSignal, reader: Callable[[], FollowReader[P]]) -> None:
+        self.signal = signal
+        self.reader = reader
+        self._reads: dict[tuple[P | None, str | None], SharedRead[P]] = {}
+        self._waiting: dict[asyncio.Event, float] = {}
+        self._mark: object = _UNKNOWN
+        self._timer: asyncio.TimerHandle | None = None
+        self._poll: asyncio.Task[None] | None = None
+
+    def read(self, place: P | None, memory_id: str | None) -> SharedRead[P]:
+        """Read a page after a place, together with who is about to read the same."""
+        key = (place, memory_id)
+        read = self._reads.get(key)
+        if read is None or read.is_done or read.begun_after_commits != self.signal.commits:
+            self._reads = {key: read for key, read in self._reads.items() if not read.is_done}
+            page = self.reader().page(place, memory_id, PAGE_RECORDS)
+            read = self._reads[key] = SharedRead(page, self.signal.commits)
+        return read
+
+    async def wait(self, woken: asyncio.Event, poll_interval_s: float) -> None:
+        """Wait for a commit; look meanwhile whether others have committed.
+
+        `woken` was cleared before the read that found nothing more: what is committed after that
+        read began either notifies or changes the mark.
+        """
+        self._waiting[woken] = poll_interval_s
+        self._poll_within(poll_interval_s)
+        try:
+            await woken.wait()
+        finally:
+            del self._waiting[woken]
+
+    @property
+    def waiting(self) -> int:
+        """Followers that wait for the next commit."""
+        return len(self._waiting)
+
+    def close(self) -> None:
+        """Wake all followers, and poll no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self.signal.notify()
+
+    def _poll_within(self, interval_s: float) -> None:
+        if self._poll is not None:
+            return  # its end sees to the next
+        loop = asyncio.get_running_loop()
+        due = loop.time() + interval_s
+        if self._timer is not None:
+            if self._timer.when() <= due:
+                return
+            self._timer.cancel()
+        self._timer = loop.call_at(due, self._begin_poll)
+
+    def _begin_poll(self) -> None:
+        self._timer = None
+        if self._waiting:
+            self._poll = asyncio.get_running_loop().create_task(self._look())
+
+    async def _look(self) -> None:
+        try:
+            mark = await self.reader().mark()
+        except Exception:
+            mark = _UNKNOWN  # the followers are woken, and meet the error where it can be raised
+        finally:
+            self._poll = None
+        if mark is _UNKNOWN or mark != self._mark:
+            self._mark = mark
+            self.signal.notify()
+        elif self._waiting:
+            self._poll_within(min(self._waiting.values()))

@@ -1,0 +1,63 @@
+"""What a PostgreSQL URL says."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+from urllib.parse import quote, urlencode
+
+POSTGRES_SCHEMA: Final = "async_history"
+"""A schema of our own, because hosts such as Supabase publish `public` over HTTP."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class ServerUrl:
+    """What a URL says.
+
+    Attributes:
+        user, password, database: None if asyncpg is to use its defaults (PGUSER, a password file).
+        hosts: each as asyncpg takes it, `host`, `host:port`, `[::1]:port` or a socket's folder.
+        ports: one for each host, if they are given separately from the hosts.
+        parameters: what else asyncpg is given.
+        is_verified: whether the server must prove who it is to this system's authorities.
+        options: what the URL says of the options of `PostgresHistoryManager`, and `table`.
+    """
+
+    user: str | None
+    password: str | None
+    database: str | None
+    hosts: Sequence[str] = ()
+    ports: Sequence[int] = ()
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    is_verified: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"<{self.where}>"
+
+    @property
+    def where(self) -> str:
+        """The user, the hosts and the database: what a message may say."""
+        user = "" if self.user is None else f"{self.user}@"
+        return f"postgresql://{user}{','.join(self.hosts)}/{self.database or ''}"
+
+    def _dsn(self, hosts: Sequence[str], ports: Sequence[int]) -> str:
+        user = "" if self.user is None else quote(self.user, safe="")
+        if self.password is not None:
+            user += f":{quote(self.password, safe='')}"
+        database = "" if self.database is None else quote(self.database, safe="")
+        query = dict(self.parameters)
+        if hosts:
+            query["host"] = ",".join(hosts)
+        if ports:
+            query["port"] = ",".join(map(str, ports))
+        at = f"{user}@" if user else ""
+        return f"postgresql://{at}/{database}{'?' if query else ''}{urlencode(query)}"
+
+    @property
+    def dsns(self) -> list[str]:
+        """The URL as asyncpg reads it, one for each host; one where it must choose among them."""
+        wanted = self.parameters.get("target_session_attrs")
+        if len(self.hosts) < 2 or wanted == "prefer-standby":
+            return [self._dsn(self.hosts, self.ports)]
+        ports = [[port] for port in self.ports] or [[]] * len(self.hosts)
+        return [self._dsn([host], port) for host, port in zip(self.hosts, ports, strict=True)]
