@@ -24,15 +24,20 @@ for _module in (
     "checks",
     "contract",
     "erasing",
+    "examples",
     "follow",
+    "late_calls",
     "life",
+    "owner_queries",
     "owners",
     "queries",
     "records",
     "rollback",
+    "rollback_meanwhile",
     "stateful",
     "states",
     "texts",
+    "undo",
 ):
     pytest.register_assert_rewrite(f"{__name__}.{_module}")
 
@@ -41,14 +46,18 @@ from async_history.testing.contract import ContractCases  # noqa: E402
 from async_history.testing.erasing import EraseOwnerCases  # noqa: E402
 from async_history.testing.fixtures import Cases, NewStore, OpenStore  # noqa: E402
 from async_history.testing.follow import FollowCases, FollowerEndCases  # noqa: E402
+from async_history.testing.late_calls import LateCallCases  # noqa: E402
 from async_history.testing.life import InterruptionCases, LifeCases  # noqa: E402
+from async_history.testing.owner_queries import OwnerQueryCases  # noqa: E402
 from async_history.testing.owners import OwnerCases  # noqa: E402
 from async_history.testing.queries import QueryCases  # noqa: E402
 from async_history.testing.records import RecordCases  # noqa: E402
 from async_history.testing.rollback import RollbackCases  # noqa: E402
+from async_history.testing.rollback_meanwhile import RollbackMeanwhileCases  # noqa: E402
 from async_history.testing.stateful import RandomCallCases  # noqa: E402
 from async_history.testing.states import StateCases  # noqa: E402
 from async_history.testing.texts import TextCases  # noqa: E402
+from async_history.testing.undo import UndoCases  # noqa: E402
 
 __all__ = [
     "BackendCases",
@@ -59,16 +68,20 @@ __all__ = [
     "FollowCases",
     "FollowerEndCases",
     "InterruptionCases",
+    "LateCallCases",
     "LifeCases",
     "NewStore",
     "OpenStore",
     "OwnerCases",
+    "OwnerQueryCases",
     "QueryCases",
     "RandomCallCases",
     "RecordCases",
     "RollbackCases",
+    "RollbackMeanwhileCases",
     "StateCases",
     "TextCases",
+    "UndoCases",
 ]
 
 
@@ -78,8 +91,12 @@ class BackendCases(
     TextCases,
     QueryCases,
     OwnerCases,
+    OwnerQueryCases,
     EraseOwnerCases,
+    LateCallCases,
     RollbackCases,
+    RollbackMeanwhileCases,
+    UndoCases,
     CheckCases,
     StateCases,
     LifeCases,

@@ -1,13 +1,13 @@
-"""What the importer of the cases provides, and how the cases open a store with it."""
+"""What the importer of the cases provides, and what the cases share."""
 
 import inspect
 import os
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
-from async_history import HistoryManager
+from async_history import HistoryManager, HistoryRecord
 
 OpenStore = Callable[[], HistoryManager]
 """Return a new manager, not open yet. Each call's is on the same store, where the store lasts
@@ -37,3 +37,8 @@ class Cases:
     def open_store(self, new_store: NewStore) -> OpenStore:
         """A function that opens managers of one store, which was empty."""
         return new_store()
+
+
+async def found(history: HistoryManager, **wanted: Any) -> list[HistoryRecord]:
+    """Return the records that a query finds."""
+    return [record async for record in history.query_history(**wanted)]

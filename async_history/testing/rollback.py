@@ -1,66 +1,16 @@
-"""Memories taken back to an instant, or to what they were before a run."""
+"""Memories taken back to an instant; and random histories, also of runs, against a model."""
 
-import asyncio
-from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from async_history import (
-    HistoryConflict,
-    HistoryManager,
-    HistoryRecord,
-    InvalidInput,
-    RollbackReport,
-    recording,
-)
+from async_history import HistoryManager, HistoryRecord, InvalidInput
+from async_history.testing.changes import actions, at, change, everything, state_after
+from async_history.testing.examples import try_examples
 from async_history.testing.fixtures import Cases, OpenStore
-
-START = datetime(2026, 1, 1, tzinfo=UTC)
-State = tuple[str | None, object] | None
-"""A memory's text and context; None of one that is not there."""
-
-
-def at(hour: float) -> datetime:
-    return START + timedelta(hours=hour)
-
-
-def state_after(records: Sequence[HistoryRecord]) -> State:
-    if not records or records[-1].event == "DELETE":
-        return None
-    return records[-1].new_memory, records[-1].context
-
-
-def actions(report: RollbackReport) -> dict[str, str]:
-    return {step.memory_id: str(step.action) for step in report.steps}
-
-
-async def change(
-    history: HistoryManager, memory_id: str, text: str | None, hour: float, **more: Any
-) -> HistoryRecord:
-    """Record what mem0 would: an ADD, an UPDATE, or for None a DELETE."""
-    records = await history.get_history(memory_id)
-    latest = records[-1] if records and records[-1].event != "DELETE" else None
-    event = "DELETE" if text is None else "UPDATE" if latest else "ADD"
-    return await history.add_history(
-        memory_id,
-        None if latest is None else latest.new_memory,
-        text,
-        event,
-        created_at=at(hour),
-        updated_at=None if event == "ADD" else at(hour),
-        **more,
-    )
-
-
-async def everything(
-    history: HistoryManager, memory_ids: Sequence[str]
-) -> dict[str, list[HistoryRecord]]:
-    return {memory_id: await history.get_history(memory_id) for memory_id in memory_ids}
-
 
 CHANGES = st.lists(
     st.fixed_dictionaries(
@@ -77,7 +27,7 @@ CHANGES = st.lists(
 
 
 class RollbackCases(Cases):
-    """`rollback` and `undo`: what they do, what they leave, and what may happen meanwhile."""
+    """`rollback`: what it does, what it leaves, and what it refuses."""
 
     async def test_all_of_an_owner_is_as_it_was(self, open_store: OpenStore) -> None:
         async with open_store() as history:
@@ -172,217 +122,16 @@ class RollbackCases(Cases):
             assert await everything(history, names) == before
             assert (await history.rollback(to=at(2), memory_ids=[])).steps == ()
 
-    async def test_what_a_run_did_is_taken_back(self, open_store: OpenStore) -> None:
-        async with open_store() as history:
-            run: dict[str, Any] = {"cause": {"run_id": "r"}}
-            await change(history, "changed", "a", 1, context={"n": 1})
-            await change(history, "changed", "b", 2, **run)
-            await change(history, "changed", "c", 3, **run)
-            await change(history, "added", "a", 2, **run)
-            await change(history, "deleted", "a", 1)
-            await change(history, "deleted", None, 2, **run)
-            await change(history, "others'", "a", 1)
-            await change(history, "others'", "b", 2, **run)
-            other = await change(history, "others'", "c", 3)
-            await change(history, "mixed", "a", 1, **run)
-            await change(history, "mixed", "b", 2)
-            await change(history, "mixed", "c", 3, **run)
-            await change(history, "back", "a", 1)
-            await change(history, "back", "b", 2, **run)
-            await change(history, "back", "a", 3)
-            await history.add_history("cut", "a", "b", "UPDATE", **run)
-            await history.add_history("unknown", None, "b", "UPDATE", **run)
-            await change(history, "of the run", "a", 1, owner={"run_id": "r"})
-            await change(history, "of the run", "b", 2, cause={"run_id": "other"})
-            await change(history, "of the run", "c", 2, cause={"request_id": "q"})
-            await change(history, "not of the run", "a", 1, cause={"run_id": "other"})
-            planned = await history.undo(run_id="r", dry_run=True)
-            report = await history.undo(run_id="r")
-            assert planned.steps == report.steps
-            assert (planned.done, report.done) == (False, True)
-            expected = {
-                "changed": ("restore", ("a", {"n": 1})),
-                "added": ("delete", None),
-                "deleted": ("restore", ("a", None)),
-                "others'": ("conflict", ("c", None)),
-                "mixed": ("restore", ("b", None)),
-                "back": ("nothing", ("a", None)),
-                "cut": ("restore", ("a", None)),
-                "unknown": ("conflict", ("b", None)),
-                "of the run": ("restore", ("b", None)),
-            }
-            after = await everything(history, list(expected))
-            states = {name: state_after(records) for name, records in after.items()}
-            did = actions(report)
-            assert {name: (did[name], states[name]) for name in did} == expected
-            assert {step.memory_id for step in report.conflicts} == {"others'", "unknown"}
-            assert any(other.id in (step.reason or "") for step in report.conflicts)
-            record = after["changed"][-1]
-            assert record.cause == {"undo": report.id, "undo_of": "run:r"}
-            again = await history.undo(run_id="r")
-            assert again.unchanged == 7
-            assert await everything(history, list(expected)) == after
-            await change(history, "changed", "d", 4)  # of the state without the run
-            assert actions(await history.undo(run_id="r"))["changed"] == "nothing"
-            await change(history, "changed", "e", 5, **run)  # it goes on
-            assert actions(await history.undo(run_id="r"))["changed"] == "restore"
-            assert state_after(await history.get_history("changed")) == ("d", None)
-
-    async def test_what_has_a_cause_is_taken_back(self, open_store: OpenStore) -> None:
-        async with open_store() as history:
-            asked = {"request_id": "q", "reason": "r"}
-            await change(history, "m", "a", 1)
-            await change(history, "m", "b", 2, cause={**asked, "more": "x"})
-            await change(history, "n", "a", 1, cause={"request_id": "q"})
-            with recording(cause=asked):
-                report = await history.undo(cause=asked)
-            assert actions(report) == {"m": "restore"}
-            records = await history.get_history("m")
-            assert records[-1].cause == {
-                **asked,
-                "undo": report.id,
-                "undo_of": "reason=r&request_id=q",
-            }
-            assert (await history.undo(cause=asked)).unchanged == 1
-            redone = await history.undo(cause={"undo": report.id})
-            assert redone.restored == 1
-            assert state_after(await history.get_history("m")) == ("b", None)
-            assert (await history.undo(cause=asked)).restored == 1
-            long = {str(n): "x" * 1_000 for n in range(3)}
-            await change(history, "long", "a", 1, cause=long)
-            assert (await history.undo(cause=long)).deleted == 1
-            assert (await history.undo(cause=long)).unchanged == 1
-
     def test_random_histories_are_taken_back(self, open_store: OpenStore) -> None:
         """One by one, each against a model that looks at the list of all records."""
-        with asyncio.Runner() as runner:
-            history = runner.run(_opened(open_store))
-            number = 0
-
-            @settings(
-                max_examples=30,
-                deadline=None,
-                database=None,
-                suppress_health_check=list(HealthCheck),
-            )
-            @given(changes=CHANGES, hour=st.integers(-1, 9), how=st.sampled_from(HOW))
-            def example(changes: list[dict[str, Any]], hour: int, how: str) -> None:
-                nonlocal number
-                number += 1
-                runner.run(_example(history, f"{number}.", changes, hour, how))
-
-            try:
-                example()
-            finally:
-                runner.run(history.aclose())
-
-    async def test_two_at_once(self, open_store: OpenStore) -> None:
-        async with open_store() as history:
-            names = [f"m{n}" for n in range(40)]
-            for name in names:
-                await change(history, name, "a", 1)
-                await change(history, name, "b", 3)
-            reports = await asyncio.gather(
-                history.rollback(to=at(2), memory_ids=names),
-                history.rollback(to=at(2), memory_ids=names[::-1]),
-                history.rollback(to=at(0), memory_ids=names[:20]),
-            )
-            assert [report.conflicts for report in reports] == [()] * 3
-            for index, name in enumerate(names):
-                records = await history.get_history(name)
-                assert len(records) <= (4 if index < 20 else 3) + 1
-                assert index < 20 or state_after(records) == ("a", None)
-                assert len(records) == 3 or index < 20
-
-    async def test_beside_writers(self, open_store: OpenStore) -> None:
-        """Each record is written after exactly the one that it was planned from."""
-        async with open_store() as history:
-            names = [f"m{n}" for n in range(10)]
-            for name in names:
-                await change(history, name, "a", 1)
-            done = asyncio.Event()
-
-            async def write(name: str) -> None:
-                for n in range(200):
-                    if done.is_set():
-                        return
-                    await history.update_history(name, str(n))
-
-            writers = [asyncio.create_task(write(name)) for name in names]
-            await asyncio.sleep(0)
-            report = await history.rollback(to=at(2), memory_ids=names)
-            done.set()
-            await asyncio.gather(*writers)
-            for step in report.steps:
-                records = await history.get_history(step.memory_id)
-                made = [n for n, one in enumerate(records) if one.id == step.record_id]
-                assert len(made) == (step.action == "restore")
-                for place in made:
-                    assert records[place].old_memory == records[place - 1].new_memory
-                    assert records[place].new_memory == "a"
-                assert [one for one in records if one.cause] == [records[n] for n in made]
-
-    async def test_a_memory_that_never_rests_is_reported(self, open_store: OpenStore) -> None:
-        async with open_store() as history:
-            await change(history, "m", "a", 1)
-            await change(history, "n", "a", 1)
-            for name in "mn":
-                await change(history, name, "b", 3)
-            tried = 0
-            add = history.batch_add_history
-
-            async def add_after_another(
-                records: Any, *, if_latest: Any = None
-            ) -> list[HistoryRecord]:
-                nonlocal tried
-                if if_latest is not None and if_latest.memory_id == "m":
-                    tried += 1
-                    await history.update_history("m", f"again {tried}")
-                    with pytest.raises(HistoryConflict):
-                        await add(records, if_latest=if_latest)
-                return await add(records, if_latest=if_latest)
-
-            history.batch_add_history = add_after_another  # type: ignore[method-assign]
-            report = await history.rollback(to=at(2), memory_ids=["m", "n"])
-            assert tried > 1
-            assert actions(report) == {"m": "conflict", "n": "restore"}
-            assert "others changed it" in (report.conflicts[0].reason or "")
-            del history.batch_add_history
-            assert (await history.rollback(to=at(2), memory_ids=["m", "n"])).restored == 1
-
-    async def test_cancelled_anywhere_and_called_again(self, open_store: OpenStore) -> None:
-        async with open_store() as history:
-            names = [f"m{n}" for n in range(30)]
-            owner = {"user_id": "ann"}
-            await history.batch_add_history(
-                [
-                    {
-                        "memory_id": name,
-                        "event": "ADD",
-                        "new_memory": text,
-                        "created_at": at(hour),
-                        "owner": owner,
-                    }
-                    for text, hour in (("a", 1), ("b", 3))
-                    for name in names
-                ]
-            )
-            calls: tuple[Callable[[], Any], ...] = (
-                lambda: history.rollback(to=at(2), user_id="ann"),
-                lambda: history.rollback(to=at(4), user_id="ann"),
-            )
-            for steps in range(24):
-                wanted = ("a", "b")[steps % 2]
-                length = {name: len(rs) for name, rs in (await everything(history, names)).items()}
-                call = asyncio.create_task(calls[steps % 2]())
-                for _ in range(steps):
-                    await asyncio.sleep(0)
-                call.cancel()
-                await asyncio.wait([call])
-                await calls[steps % 2]()
-                for name, records in (await everything(history, names)).items():
-                    assert records[-1].new_memory == wanted
-                    assert len(records) <= length[name] + 1
+        try_examples(
+            open_store,
+            _example,
+            30,
+            changes=CHANGES,
+            hour=st.integers(-1, 9),
+            how=st.sampled_from(HOW),
+        )
 
     async def test_what_can_not_be_taken_back_is_refused(self, open_store: OpenStore) -> None:
         async with open_store() as history:
@@ -415,10 +164,6 @@ class RollbackCases(Cases):
                 with pytest.raises(InvalidInput):
                     await history.undo(**options)
             assert len(await history.get_history("m")) == 1
-
-
-async def _opened(open_store: OpenStore) -> HistoryManager:
-    return await open_store()
 
 
 HOW = ("rollback an owner", "rollback memories", "undo a run", "undo a cause")

@@ -6,13 +6,17 @@ from async_history.testing import (
     CheckCases,
     ContractCases,
     EraseOwnerCases,
+    LateCallCases,
     NewStore,
     OwnerCases,
+    OwnerQueryCases,
     QueryCases,
     RecordCases,
     RollbackCases,
+    RollbackMeanwhileCases,
     StateCases,
     TextCases,
+    UndoCases,
 )
 
 pytestmark = pytest.mark.versions
@@ -34,15 +38,15 @@ class TestQueries(OfStoresThatKeep, QueryCases): ...
 
 
 @pytest.mark.once
-class TestOwners(OfStoresThatKeep, OwnerCases): ...
+class TestOwners(OfStoresThatKeep, OwnerCases, OwnerQueryCases): ...
 
 
 @pytest.mark.once
-class TestEraseOwner(OfStoresThatKeep, EraseOwnerCases): ...
+class TestEraseOwner(OfStoresThatKeep, EraseOwnerCases, LateCallCases): ...
 
 
 @pytest.mark.once
-class TestRollback(OfStoresThatKeep, RollbackCases): ...
+class TestRollback(OfStoresThatKeep, RollbackCases, RollbackMeanwhileCases, UndoCases): ...
 
 
 @pytest.mark.once
