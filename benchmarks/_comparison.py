@@ -36,7 +36,7 @@ _PACE_PER_S: Final = 10_000
 
 Note = Callable[[], None]
 Measurement = Callable[[], Note]
-"""Measure, and return how it is noted, if nobody disturbed it."""
+"""Measure, and return how it is noted, if nothing disturbed it."""
 Pair = Callable[[], AbstractAsyncContextManager[tuple[Add, Add]]]
 """Opens our store and another, to record in them by turns."""
 
@@ -139,7 +139,7 @@ class Comparison:
         return lambda: self.findings.cells[name, tasks].append(cell)
 
     def crowd(self, peer: Peer, noted: list[float]) -> Note:
-        """Let 1,000 tasks record with nobody watching."""
+        """Let 1,000 tasks record without watchers."""
 
         async def crowd() -> float:
             async with peer(self.fresh()) as add:

@@ -118,7 +118,7 @@ def crowd_bar(found: Findings, peer: str, limit: float) -> Bar:
 
 
 def calls_bar(found: Findings, peer: str, limit: float) -> Bar:
-    """Return the bar of an unrelated `to_thread` call's time beside us and beside a peer."""
+    """Return the bar of an unrelated `to_thread` call's time under our load and under a peer's."""
     calls = found.of(OURS, MANY_TASKS, "to_thread_p99_s")
     theirs = found.of(peer, MANY_TASKS, "to_thread_p99_s")
     figures = f"{milliseconds(calls)} / {milliseconds(theirs)} ms"

@@ -1,4 +1,4 @@
-"""How it is timed: tasks that record flat out or at a pace, with two watchers beside them or none.
+"""How it is timed: tasks that record flat out or at a pace, with two watchers or none.
 
 One watcher sleeps a millisecond at a time and notes how late it wakes (loop lag). The other calls
 an unrelated `asyncio.to_thread` every five milliseconds, whether or not the last one has returned,
@@ -192,7 +192,7 @@ async def paced(
 class OthersLoad:
     """How many processors others keep busy, from its making until asked; Linux only.
 
-    What uses two processors looks slower beside what uses one when somebody else is at work.
+    What uses two processors looks slower than what uses one when other programs run.
     """
 
     def __init__(self) -> None:
@@ -212,7 +212,7 @@ class QuietTimes:
         self._left_s = budget_s
 
     def measure(self, measurement: Callable[[], T]) -> T:
-        """Return what a measurement gives that nobody disturbed, or the last one."""
+        """Return what a measurement gives that nothing disturbed, or the last one."""
         while True:
             self._wait()
             load, begun = OthersLoad(), time.perf_counter()

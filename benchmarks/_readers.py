@@ -19,7 +19,7 @@ _READS: bytes = b"reads\n"
 
 @asynccontextmanager
 async def reading(history: HistoryManager, folder: Path) -> AsyncIterator[None]:
-    """Beside the body, walk through everything, back up, and follow what is committed."""
+    """During the body, walk through everything, back up, and follow what is committed."""
 
     async def walk() -> None:
         async for _ in history.query_history():
@@ -49,7 +49,7 @@ async def reading(history: HistoryManager, folder: Path) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def reading_elsewhere(url: str, schema: str, folder: Path) -> AsyncIterator[None]:
-    """Beside the body, let another process do the same."""
+    """During the body, let another process do the same."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "benchmarks._readers", url, schema, str(folder)),
         stdin=asyncio.subprocess.PIPE,

@@ -59,12 +59,12 @@ class Bar:
 
 
 def print_bars(bars: Sequence[Bar]) -> None:
-    """Print what must be reached beside what was."""
+    """Print what must be reached, and what was."""
     print_table(("bar", "wanted", "reached", "figures", "met"), [bar.as_row() for bar in bars])
 
 
 def print_load(processors: float) -> None:
-    """Say how busy others kept the machine: a run beside them is no fair one."""
+    """Say how busy others kept the machine: a run at the same time is not fair."""
     print(f"Others kept {processors:.2f} of {os.cpu_count()} processors busy meanwhile.")
 
 

@@ -52,7 +52,7 @@ _NO_RECORD: Final = (None,) * 10
 
 
 def _insert_into_levels(connection: sqlite3.Connection, made: Sequence[Row]) -> float:
-    """Insert as our backend does, but from one thread that waits for nobody."""
+    """Insert as our backend does, but from one thread that never waits."""
     add_functions(connection)
     add_time_function(connection)
     connection.executescript(WRITE_PROGRAM)

@@ -3,7 +3,7 @@
     python -m benchmarks.growth [--quick] [--repeat 3] [--rows 0 100000 1000000 3000000]
 
 An ordinary index on random memory ids dirties about a page for each row once it is large, so the
-alternatives stand beside it: a larger cache and log, a shorter index, our three levels raw and
+it is compared with alternatives: a larger cache and log, a shorter index, our three levels raw and
 behind 1,000 tasks, no index at all, and mem0 (which has none). Each of a size's files is made
 before the clock starts, and removed with its size; 3 million rows take 7 GB in all.
 """

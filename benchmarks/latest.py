@@ -1,4 +1,4 @@
-"""What does a write cost that depends on its memory's latest record, beside a plain one?
+"""What does a write cost that depends on its memory's latest record, compared with a plain one?
 
     python -m benchmarks.latest [--quick] [--repeat 3] [--dir FOLDER]
 

@@ -199,7 +199,7 @@ def _require_chains(file: Path, memories: Sequence[str]) -> None:
 
 
 def measure_inference(old_messages: int, operations: int, folder: Path) -> float:
-    """Return operations a second of add(infer=True) beside so many old messages in the file."""
+    """Return operations a second of add(infer=True) with so many old messages in the file."""
     folder.mkdir()
     if old_messages:
         fill_messages(folder / "history.db", old_messages)
@@ -295,7 +295,7 @@ def bars(
     empty, full = (inference[key] for key in sorted(inference))
     ratios = [one / two for one, two in zip(full, empty, strict=True)]
     figures = f"{rate(median(full))} / {rate(median(empty))} a second; {each(ratios)}"
-    name = f"add(infer=True) beside {max(inference):,} old messages against none"
+    name = f"add(infer=True) with {max(inference):,} old messages against none"
     return [*made, Bar(name, 0.8, median(ratios), figures), *_process_bars(updated)]
 
 

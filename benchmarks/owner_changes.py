@@ -3,7 +3,7 @@
     python -m benchmarks.owner_changes [--quick] [--repeat 3] [--rows 3000000] [--url …]
 
 On a file, and on the dev extra's PostgreSQL with its own defaults, or on the one of `--url`. The
-megabytes that a rollback takes beside its report are those of Python's objects.
+megabytes that a rollback takes besides its report are those of Python's objects.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ ROLLBACK: Final = "rollback(user_id=) of {:,} memories, seconds"
 ERASE: Final = "erase(user_id=) of {:,} memories, seconds"
 _FIRST: Final = ("likes tea", "likes mate", "likes cocoa")
 _THEN: Final = ("likes water", "likes milk")
-MEMORY: Final = "rollback(user_id=), MB beside the report"
+MEMORY: Final = "rollback(user_id=), MB besides the report"
 
 
 async def _give(history: HistoryManager, user: int, memories: int, texts: Sequence[str]) -> None:

@@ -3,7 +3,7 @@
     python -m benchmarks.peers [--quick] [--repeat 3] [--dir FOLDER]
 
 Every peer records the same events from 1, 100, 1,000 and 10,000 tasks into a fresh file; the slow
-ones are stopped by the clock. The order is drawn anew in each repetition, what is compared stands
+ones are stopped by the clock. The order is drawn again in each repetition, what is compared stands
 side by side, and medians are taken: ratios hold from machine to machine, seconds do not.
 """
 

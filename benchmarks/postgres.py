@@ -4,7 +4,7 @@
 
 Every peer records the same events from 1, 100, 1,000 and 10,000 tasks into our table in a fresh
 schema; the slow ones are stopped by the clock. The server is the dev extra's, started for the run
-with PostgreSQL's own defaults, or the one of `--url`. The order is drawn anew in each repetition,
+with PostgreSQL's own defaults, or the one of `--url`. The order is drawn again in each repetition,
 what is compared stands side by side, and medians are taken: ratios hold from machine to machine,
 seconds do not.
 """
@@ -200,7 +200,7 @@ def _distance_bar(found: PostgresFindings) -> Bar:
 
 
 def levels(found: PostgresFindings) -> Mapping[str, Sequence[float]]:
-    """Return the rates that are told beside the peers'."""
+    """Return the rates that are printed with the peers'."""
     return {
         "ceiling: raw COPY": found.ceiling,
         "raw COPY, two indexes": found.ceiling_of_two_indexes,

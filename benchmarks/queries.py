@@ -62,8 +62,8 @@ _EVENTS: Final = 120_000
 _QUICK_EVENTS: Final = 3_000
 _ACTOR: Final = "agent-77"
 _ALONE: Final = "alone"
-_BESIDE: Final = "beside readers in the same process"
-_ELSEWHERE: Final = "beside readers in another process"
+_SAME_PROCESS: Final = "with readers in the same process"
+_ELSEWHERE: Final = "with readers in another process"
 
 Question = Mapping[str, Any]
 """What `query_history` takes."""
@@ -128,10 +128,10 @@ class Findings:
             label = f"{name}: the slowest page of {rows:,} against {_FEW_ROWS:,}: {worst}"
             others = each(sorted(ratios.values()))
             found.append(Bar(label, 2, ratios[worst], others, at_most=True))
-        for name, way in product((SQLITE, POSTGRES), (_BESIDE, _ELSEWHERE)):
-            alone, beside = self.writes[name, _ALONE], self.writes[name, way]
-            ratios_ = [one / two for one, two in zip(beside, alone, strict=True)]
-            figures = f"{rate(median(beside))} / {rate(median(alone))} a second; {each(ratios_)}"
+        for name, way in product((SQLITE, POSTGRES), (_SAME_PROCESS, _ELSEWHERE)):
+            alone, with_them = self.writes[name, _ALONE], self.writes[name, way]
+            ratios_ = [one / two for one, two in zip(with_them, alone, strict=True)]
+            figures = f"{rate(median(with_them))} / {rate(median(alone))} a second; {each(ratios_)}"
             label = f"{name}: 1,000 tasks {way} against alone"
             found.append(Bar(label, 0.6, median(ratios_), figures))
         return found
@@ -157,7 +157,7 @@ async def writes(url: str, schema: str, events: int, folder: Path, way: str) -> 
         await history.batch_add_history(
             [record.as_mapping() for record in recorded_in_order(events, 1)]
         )
-        if way == _BESIDE:
+        if way == _SAME_PROCESS:
             await stack.enter_async_context(reading(history, folder))
         elif way == _ELSEWHERE:
             await stack.enter_async_context(reading_elsewhere(url, schema, folder))
@@ -173,7 +173,7 @@ async def measure_writes(
 ) -> None:
     """Let the ways take turns."""
     for _ in range(repeat):
-        for way in (_ALONE, _BESIDE, _ELSEWHERE):
+        for way in (_ALONE, _SAME_PROCESS, _ELSEWHERE):
             async with fresh() as (url, schema):
                 with quiet_collector():
                     events_per_s = await writes(url, schema, events, folder, way)

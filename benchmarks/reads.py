@@ -1,4 +1,4 @@
-"""How many histories a second do tasks read from a file? Beside one aiosqlite connection.
+"""How many histories a second do tasks read from a file? Compared with one aiosqlite connection.
 
     python -m benchmarks.reads [--quick] [--repeat 3] [--dir FOLDER]
 

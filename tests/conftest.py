@@ -121,7 +121,7 @@ def pooled(postgres: str) -> Iterator[str]:
 
 @pytest.fixture
 def new_schema(postgres: str) -> Iterator[Callable[[], str]]:
-    """A function that returns the URL of a schema nobody has used; they are dropped afterwards."""
+    """A function that returns the URL of an unused schema; they are dropped afterwards."""
     markers.require("postgres")
     schemas: list[str] = []
 

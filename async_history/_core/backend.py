@@ -114,13 +114,13 @@ class Store(Protocol):
         """
 
     async def aclose(self, timeout_s: float) -> None:
-        """Write what was accepted, for at most `timeout_s`, and let go of everything.
+        """Write what was accepted, for at most `timeout_s`, and release everything.
 
         Called once, in the store's loop, and not cancelled.
         """
 
     def abandon(self) -> None:
-        """Let go without the loop, which has stopped: what was not acked is not waited for."""
+        """Release everything without the loop, which has stopped. It waits for nothing."""
 
 
 class Backend(Protocol):

@@ -76,7 +76,7 @@ class LoopBound(ABC, Generic[Opened]):
         return self
 
     async def aclose(self) -> None:
-        """Refuse new work, wait until what was accepted is durable, and let go of the store.
+        """Refuse new work, wait until what was accepted is durable, and release the store.
 
         Waits at most `close_timeout_s`. Closing twice, also at the same time, is closing once.
         """
@@ -170,8 +170,8 @@ class LoopBound(ABC, Generic[Opened]):
 
     @abstractmethod
     async def _close(self, opened: Opened) -> None:
-        """Finish what was accepted and let go. Called once, in its loop, not cancelled."""
+        """Write what was accepted, then release the store. Called once, in its loop."""
 
     @abstractmethod
     def _abandon(self, opened: Opened) -> None:
-        """Let go without the loop, which has stopped: what was not acked is not waited for."""
+        """Release the store without the loop, which has stopped. It waits for nothing."""

@@ -31,7 +31,7 @@ WHERE name = ANY ('{lock_timeout,statement_timeout,client_connection_check_inter
 """
 
 Settings = Mapping[str, int]
-"""A session's settings, in milliseconds; 0 is no limit."""
+"""A session's settings, in milliseconds; 0 means no limit."""
 
 
 READ_COMMITTED: Final = "SET default_transaction_isolation TO 'read committed'"

@@ -58,9 +58,9 @@ async def _distribute(connection: Any, schema: str) -> list[str]:
             if not await is_distributed(connection, schema, table):
                 if table == "history":
                     await connection.execute(in_schema(KEY_OF_A_SHARD, quoted(schema)))
-                beside = f"{quoted(schema)}.history" if table == "owners" else "none"
+                colocated_with = f"{quoted(schema)}.history" if table == "owners" else "none"
                 name = f"{quoted(schema)}.{table}"
-                await connection.execute(_DISTRIBUTE, name, column, beside)
+                await connection.execute(_DISTRIBUTE, name, column, colocated_with)
                 distributed.append(table)
         if not await is_distributed(connection, schema, "owners_state"):
             await connection.execute(_COPY_TO_ALL, f"{quoted(schema)}.owners_state")

@@ -269,7 +269,7 @@ class Connections:
                     await self._engine.dispose()
 
     def abandon(self) -> None:
-        """Let go of the connections without waiting for anything."""
+        """Release the connections without waiting for anything."""
         connection, self._writing = self._writing, None
         for one in (connection, *self._reading):
             if one is not None:

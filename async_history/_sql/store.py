@@ -212,5 +212,5 @@ class SqlStore:
         await self._connections.aclose()
 
     def abandon(self) -> None:
-        """Let go of the connections without waiting for what they are doing."""
+        """Release the connections without waiting for what they are doing."""
         self._connections.abandon()

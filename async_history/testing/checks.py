@@ -71,7 +71,7 @@ class CheckCases(Cases):
         assert len(report.notes) == 4
         assert any("2 records can't follow" in note for note in report.notes)
 
-    async def test_a_check_beside_writers_finds_nothing(self, open_store: OpenStore) -> None:
+    async def test_a_check_during_writes_finds_nothing(self, open_store: OpenStore) -> None:
         async def write(history: HistoryManager, memory_id: str) -> None:
             for number in range(20):
                 await history.update_history(memory_id, str(number))

@@ -70,7 +70,7 @@ async def first(following: Follower, count: int) -> list[str | None]:
 
 
 async def up_to_now(history: HistoryManager, following: Follower) -> list[HistoryRecord]:
-    """Return what a follower yields before a record that is added now; it goes on behind that."""
+    """Return what a follower yields before a record that is added now; it continues after that."""
     last = await history.add_history("sentinel", None, "sentinel", "ADD")
     found: list[HistoryRecord] = []
     async with asyncio.timeout(LONG_S):

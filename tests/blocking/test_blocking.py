@@ -293,7 +293,7 @@ class TestEveryStore:
                     history.get_history(f"m{name}")
                     history.get_last_messages(f"s{name}")
             except HistoryClosed:
-                assert history._thread.is_closed, "a reset is no end"
+                assert history._thread.is_closed, "a reset does not close it"
                 closed.append(name)
 
         with ThreadPoolExecutor(20) as executor:

@@ -1,4 +1,4 @@
-"""Owner, context and cause by the synchronous face: mem0's calls, with ours beside them."""
+"""Owner, context and cause by the synchronous face: mem0's calls, and ours."""
 
 import asyncio
 import inspect

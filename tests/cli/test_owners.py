@@ -42,7 +42,7 @@ LIFE: list[dict[str, Any]] = [
 
 @pytest.fixture
 def url(tmp_path: Path) -> str:
-    """A history of one memory of ann's, one of ann's agent's, and one of nobody's."""
+    """A history of one memory of ann's, one of ann's agent's, and one without an owner."""
     others: list[dict[str, Any]] = [
         {"memory_id": "n", "owner": {"user_id": "ann", "agent_id": "bot", "app_id": "shop"}},
         {"memory_id": "o", "cause": {"request_id": "q1"}},

@@ -1,4 +1,4 @@
-"""`prune` and `erase` on the command line: nothing goes that nobody agreed to."""
+"""`prune` and `erase` on the command line: nothing goes without a yes."""
 
 import asyncio
 import hashlib

@@ -38,7 +38,7 @@ ANN = ("--to", THEN, "--user", "ann")
 
 @pytest.fixture
 def url(tmp_path: Path) -> str:
-    """Four memories of ann's that a run has changed since, and one of nobody's."""
+    """Four memories of ann's that a run has changed since, and one without an owner."""
     path = str(tmp_path / "history.db")
 
     async def fill() -> None:

@@ -318,7 +318,7 @@ async def test_requests_that_a_middleware_s_scope_cancels(tmp_path: Path) -> Non
 
 
 def test_worker_threads_that_all_wait_for_their_acks(tmp_path: Path) -> None:
-    """The writer, which opens the file anew after another's reset, needs none of anyio's."""
+    """The writer, which opens the file again after another's reset, needs none of anyio's."""
     path = tmp_path / "history.db"
 
     async def main() -> int:

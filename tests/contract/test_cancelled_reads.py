@@ -1,4 +1,4 @@
-"""Reads of a file that nobody waits for any more: they end, and keep nobody waiting."""
+"""Reads of a file whose callers are gone: they end, and keep no other call waiting."""
 
 import asyncio
 import sqlite3
@@ -146,7 +146,7 @@ async def test_who_waits_for_a_connection_is_left_out_and_interrupts_nobody(
 
 
 async def test_a_connection_is_busy_until_its_thread_is_done(tmp_path: Path) -> None:
-    """What SQLite does not let go of, such as a sort, keeps its connection, and nobody else."""
+    """What SQLite does not let go of, such as a sort, keeps its connection, and no other."""
     held = threading.Event()
     begun = threading.Event()
 

@@ -361,7 +361,7 @@ LETTING_GO: dict[str, Call] = {
 
 
 @pytest.mark.parametrize("shape", LONG_SHAPES)
-async def test_letting_go_of_long_memories(tmp_path: Path, shape: str) -> None:
+async def test_pruning_and_erasing_long_memories(tmp_path: Path, shape: str) -> None:
     grown = await growths(tmp_path, by_two(LONG_SHAPES[shape]), LETTING_GO)
     assert not most(grown, LOOSE * GROWTH)
 

@@ -275,7 +275,7 @@ class TestContract:
             found = history.query_history(memory_id=ids)
             assert {(r.old_memory, r.new_memory) async for r in found} == {(None, None)}
 
-    async def test_beside_writers(self, open_keeping_store: OpenStore) -> None:
+    async def test_during_writes(self, open_keeping_store: OpenStore) -> None:
         async with open_keeping_store() as history:
             for n in range(20):
                 await history.add_history(f"m{n % 4}", None, "secret", "ADD", actor_id="ann")
@@ -397,7 +397,7 @@ class TestBytes:
             check_sound(connection)
 
     async def test_an_actors_name_is_left_nowhere(self, tmp_path: Path) -> None:
-        """Nor in what we keep beside the history to find an actor's records."""
+        """Nor in what we keep next to the history to find an actor's records."""
         path = tmp_path / "h.db"
         async with open_history(path) as history:
             await history.batch_add_history(
@@ -436,7 +436,7 @@ class TestBytes:
             assert not [text for text in live if TOLD in text]
 
     async def test_what_is_erased_is_overwritten_where_it_stood(self, tmp_path: Path) -> None:
-        """Where SQLite is built without SECURE_DELETE, and nothing writes the file anew."""
+        """Where SQLite is built without SECURE_DELETE, and nothing writes the file again."""
         async with open_history(tmp_path / "h.db") as history:
             assert isinstance(history, SQLiteHistoryManager)
             await history.store.run_exclusively(

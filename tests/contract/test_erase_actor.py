@@ -1,4 +1,4 @@
-"""Erasing an actor: against a list that does it naively, interrupted anywhere, beside others."""
+"""Erasing an actor: against a naive list, interrupted anywhere, while others write."""
 
 import asyncio
 import random

@@ -1,4 +1,4 @@
-"""Pruning against a list that does it naively, beside writers, on files of others, and killed."""
+"""Pruning against a list that does it naively, during writes, on files of others, and killed."""
 
 import asyncio
 import sqlite3
@@ -315,7 +315,7 @@ class TestBesideWriters:
         self, open_small_steps: OpenStore, request: pytest.FixtureRequest
     ) -> None:
         if request.node.callspec.params["new_keeping_store"] == "memory":
-            pytest.skip("nobody else can open it")
+            pytest.skip("no other manager can open it")
         async with open_small_steps() as one, open_small_steps() as other:
             records = await one.batch_add_history(
                 [change(f"m{n % 5}", "UPDATE", 200 - n) for n in range(60)]

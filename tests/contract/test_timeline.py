@@ -271,7 +271,7 @@ class TestAllMemories:
             walking = history.memories_at(NOON)
             await anext(walking)
             await history.reset()
-            await history.batch_add_history(records)  # at the same places, if numbered anew
+            await history.batch_add_history(records)  # at the same places, if numbered again
             with pytest.raises(CursorGone, match="ask again"):
                 async for _ in walking:
                     pass
@@ -537,7 +537,7 @@ def test_every_way_to_go_back_agrees(
         )
         @given(written=changes, when=instants)
         def agree(written: list[Change], when: datetime) -> None:
-            if store == "memory":  # nobody else writes there, and we write no row without a time
+            if store == "memory":  # no other program writes there, and our rows have times
                 written = [one for one in written if not one.by_others]
             runner.run(check([o for o in written if o.by_others or o.moment], when))
 
@@ -645,7 +645,7 @@ class TestRestore:
         assert record.old_memory == "wine"
         assert texts == [*(record.new_memory for record in life), "wine", life[0].new_memory]
 
-    async def test_beside_writers_no_change_is_lost(self, open_keeping_store: OpenStore) -> None:
+    async def test_no_change_is_lost_during_writes(self, open_keeping_store: OpenStore) -> None:
         """Each restore continues what was there."""
         async with open_keeping_store() as history:
             await live(history)

@@ -1,4 +1,4 @@
-"""Where a file is: mounted alone, for reading only, another user's; and what is left beside it."""
+"""Where a file is: mounted alone, for reading only, another user's; and what is left next to it."""
 
 import os
 import tempfile

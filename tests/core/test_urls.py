@@ -90,7 +90,7 @@ PROVIDERS: Mapping[str, Mapping[str, str]] = {
     "options=-c%20statement_timeout%3D5000": {"options": "-c statement_timeout=5000"},
     "options=-csearch_path%3Dx%20-cjit%3Doff": {"options": "-csearch_path=x -cjit=off"},
     "target_session_attrs=read-write&sslmode=prefer": {},
-    # Neon, beside TLS
+    # Neon, besides TLS
     "options=endpoint%3Dep-cool-darkness-123456": {"options": "endpoint=ep-cool-darkness-123456"},
     # Supabase, Vercel, Prisma
     "pgbouncer=true&connection_limit=5&pool_timeout=20&connect_timeout=15": {},

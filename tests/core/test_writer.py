@@ -189,7 +189,7 @@ class TestBatches:
     async def test_a_woken_crowd_gets_every_ack(
         self, store: Store, make_writer: MakeWriter
     ) -> None:
-        """Crowds are woken a moment after the next commit began: nobody may be forgotten."""
+        """Many callers are woken a moment after the next commit began: none may be forgotten."""
         writer = make_writer(batch_records=100)
 
         async def agent(name: int) -> None:
@@ -493,7 +493,9 @@ class TestBackpressure:
         await writer.submit(Item("later"))
         assert store.log == ["0", "1", "later"]
 
-    async def test_what_was_refused_is_let_go(self, store: Store, make_writer: MakeWriter) -> None:
+    async def test_what_was_refused_is_not_kept(
+        self, store: Store, make_writer: MakeWriter
+    ) -> None:
         """At once, not at the next collection: thousands of refused texts may be large."""
         store.gate.clear()
         writer = make_writer(queue_records=1, queue_timeout_s=0.01)
@@ -529,7 +531,7 @@ class TestBackpressure:
         )
         await turn()
         assert writer.stats().queued_bytes <= 100
-        assert writer.stats().waiting_callers == 2, "nobody overtakes the giant"
+        assert writer.stats().waiting_callers == 2, "no call overtakes the large one"
         store.gate.set()
         await asyncio.gather(*tasks)
         assert store.log == ["a", "b", "c", "giant", "d"]

@@ -22,9 +22,9 @@ from tests.mem0.test_mem0 import (
     InstantStore,
     configured,
     held_update,
-    let_go,
     mem0_blocks,
     model,
+    release_all,
     server,
 )
 from tests.mem0.test_owners import infers
@@ -112,7 +112,7 @@ async def planted(kind: Kind) -> Planted:
 
 
 async def test_nothing_differs_after_a_busy_life(instant: Kind) -> None:
-    """All operations at once, and checks beside them: nothing is taken for a fault."""
+    """All operations at once, and checks during them: nothing is taken for a fault."""
     is_over = False
 
     async def live(number: int) -> None:
@@ -250,7 +250,7 @@ async def test_operations_on_their_way_are_waited_for(instant: Kind) -> None:
         checking = asyncio.create_task(instant.call("check", repair="history", dry_run=False))
         await asyncio.wait([checking], timeout=0.3)  # long enough for one that does not wait
         assert not checking.done()
-        let_go(instant.memory)
+        release_all(instant.memory)
         report = await checking
         await operation
         assert (report.differences, report.memories > 0) == ((), True)

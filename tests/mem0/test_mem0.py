@@ -205,7 +205,7 @@ async def held_update(memory: Any) -> tuple[str, "asyncio.Task[Any]"]:
     return memory_id, update
 
 
-def let_go(memory: Any) -> None:
+def release_all(memory: Any) -> None:
     """Let what is held in the vector store go on."""
     memory.vector_store.gate.set()
     memory.vector_store.gate = None
@@ -506,7 +506,7 @@ class TestConcurrency:
         async with open_history(url) as manager:
             memory = make_memory(history=manager)
             memory_id, update = await held_update(memory)
-        let_go(memory)
+        release_all(memory)
         with pytest.raises(HistoryNotWritten) as failed:
             await update
         assert isinstance(failed.value.__cause__, HistoryClosed)
@@ -565,7 +565,7 @@ class TestConcurrency:
             history = await memory.history(memory_id)
             assert_chain(history)
             assert history[-1]["event"] == "DELETE"
-        assert memory._state().turns.queues.is_idle, "turns that nobody waits for are forgotten"
+        assert memory._state().turns.queues.is_idle, "turns without waiters are forgotten"
 
     async def test_a_deletion_looks_once_at_what_is_there(
         self, memory: AsyncMemory, monkeypatch: pytest.MonkeyPatch
@@ -652,7 +652,7 @@ class TestConcurrency:
             update.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await update
-            let_go(memory)
+            release_all(memory)
         assert task.exception() is None
         async with make_memory() as memory:
             assert [r["new_memory"] for r in await memory.history(memory_id)] == ["tea", "mate"]
@@ -665,7 +665,7 @@ class TestConcurrency:
             _, update = await held_update(memory)
             for task in memory._state().running:
                 task.cancel()
-            let_go(memory)
+            release_all(memory)
             await asyncio.wait([update], timeout=LONG_S)
             assert update.cancelled()
 
@@ -679,7 +679,7 @@ class TestConcurrency:
             update.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await update
-            let_go(memory)
+            release_all(memory)
         assert "an operation whose caller was cancelled failed" in caplog.text
 
     async def test_a_read_leaves_no_operation_behind(self, memory: AsyncMemory) -> None:
@@ -850,7 +850,7 @@ class TestRestore:
     async def test_it_waits_for_what_was_handed_in_before(
         self, make_memory: MakeMemory, tmp_path: Path
     ) -> None:
-        """An update whose record is not durable yet comes before, and is no conflict."""
+        """An update whose record is not durable yet comes before, and does not conflict."""
         async with make_memory() as memory:
             memory_id = await add(memory, "tea")
             await memory.update(memory_id, "mate")

@@ -35,11 +35,11 @@ from tests.mem0.test_mem0 import (
     configured,
     held_update,
     instant,
-    let_go,
     make_memory,
     mem0_blocks,
     memory,
     model,
+    release_all,
     server,
 )
 from tests.sqlite.test_file_watch import log_of, move_away, replace_with_a_copy
@@ -109,7 +109,7 @@ async def test_closing_says_what_it_left(
     _, changing = await held_update(memory)
     with caplog.at_level(logging.ERROR, "async_history"):
         await memory.aclose()
-    let_go(memory)
+    release_all(memory)
     await changing
     (said,) = [one.getMessage() for one in caplog.records if "left" in one.getMessage()]
     assert "1 operations" in said
@@ -254,7 +254,7 @@ async def test_what_closing_left_begins_no_further_part(
     await asyncio.to_thread(store.changed.wait, 20)
     await memory.aclose()
     store.rows[memory_id] = {"data": "tea", "user_id": "u"}  # or it would not be found again
-    let_go(memory)
+    release_all(memory)
     with pytest.raises(HistoryClosed):
         await deleting
     assert deleted == [memory_id]

@@ -390,7 +390,7 @@ class TestAtTheSameTime:
             assert n < 10 or kind.store.rows[memory_id]["data"] == str(n)
             assert len(await kind.records(memory_id)) <= (5 if n < 10 else 3)
 
-    async def test_beside_writers(self, instant: Kind) -> None:
+    async def test_during_writes(self, instant: Kind) -> None:
         kind = instant
         ids = [await kind.add(str(n)) for n in range(10)]
         then = now()

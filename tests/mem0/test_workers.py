@@ -350,7 +350,7 @@ def _alone(function: Any) -> Any:
     def alone(self: Any, *arguments: Any, **options: Any) -> Any:
         self.inside += 1
         time.sleep(0.001)  # others come now, if they may
-        assert self.inside == 1, f"{function.__name__} beside another call"
+        assert self.inside == 1, f"{function.__name__} during another call"
         try:
             return function(self, *arguments, **options)
         finally:

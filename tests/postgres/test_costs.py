@@ -76,7 +76,7 @@ async def connected(postgres: str) -> Any:
 
 
 @pytest.mark.parametrize("shape", [name for name in LONG_SHAPES if not name.startswith("no time")])
-async def test_letting_go_of_long_memories(
+async def test_pruning_and_erasing_long_memories(
     new_schema: Callable[[], str], postgres: str, shape: str
 ) -> None:
     made = by_two(LONG_SHAPES[shape])

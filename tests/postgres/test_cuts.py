@@ -413,7 +413,7 @@ class TestCancellation:
     async def test_while_reading(
         self, proxy: Proxy, schema: str, cache: int | None, asks_to_cancel: bool
     ) -> None:
-        """A server is asked to cancel what nobody waits for, and a pooler never."""
+        """A server is asked to cancel a read whose caller is gone; a pooler never is."""
         url = with_query(proxy.url, schema=schema)
         async with open_history(url, pool_size=2, statement_cache_size=cache) as history:
             await add(history, "x")

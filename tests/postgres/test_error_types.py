@@ -308,7 +308,7 @@ class TestConnecting:
                 assert type(raised.value) is kind, raised.value
 
     async def test_a_lock_that_is_held(self, server: PostgresServer) -> None:
-        """The server's own 55P03, through every try; nobody else's lock is called unreachable."""
+        """The server's own 55P03, through every try; no other lock is called unreachable."""
         url = with_query(server.url(), schema="held", lock_timeout="10ms")
         other = await asyncpg.connect(server.url())
         async with open_history(url, retry_timeout_s=2) as history:

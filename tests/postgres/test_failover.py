@@ -54,8 +54,8 @@ WHERE xact < pg_snapshot_xmin(pg_current_snapshot())
    OR xact >= pg_snapshot_xmax(pg_current_snapshot())
 ORDER BY xact, seq
 """
-"""What may be read in commit order: what nobody can still commit before, and what came with a dump
-from a cluster that had counted further."""
+"""What may be read in commit order: what nothing can be committed before any more, and what came
+with a dump from a cluster that had counted further."""
 
 
 @pytest.fixture

@@ -60,7 +60,7 @@ class TestUnderLoad:
     async def test_backends_terminated_at_random(
         self, url: str, schema: str, admin: Any, request: pytest.FixtureRequest
     ) -> None:
-        """Every caller gets an ack; nobody is told "not written" or "unknown"."""
+        """Every caller gets an ack; none is told "not written" or "unknown"."""
         chance = random.Random(20_261_120)  # noqa: S311 - a test's dice
         left = int(request.config.getoption("--kills")) // 3
         async with open_history(url) as history:

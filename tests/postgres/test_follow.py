@@ -229,7 +229,7 @@ class TestServers:
         assert len({record.id for record in reading.records}) == len(stored) + 1
 
     async def test_numbers_that_a_crash_gives_out_again(self) -> None:
-        """Transactions that left nothing on disk are over for a snapshot, and then for nobody."""
+        """Transactions that left nothing on disk are over for one snapshot, and later for none."""
         server = PostgresServer(fsync="off", wal_writer_delay="10s").create().start()
         try:
             async with opened(server.url()) as history:

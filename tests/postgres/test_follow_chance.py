@@ -47,7 +47,7 @@ async def connections(server: PostgresServer) -> AsyncIterator[list[Any]]:
 
 
 class Clock:
-    """What was written and acked when, in steps of the test: nobody else does anything."""
+    """What was written and acked when, in steps of the test: nothing else happens."""
 
     def __init__(self) -> None:
         self.now = 0

@@ -140,7 +140,7 @@ async def _none_waits(admin: Any) -> bool:
 async def test_calls_that_are_cut_off(
     how: str, server: PostgresServer, schema: str, admin: Any
 ) -> None:
-    """They say that somebody has a lock, and leave nobody waiting for it."""
+    """They say that another session has a lock, and leave no session that waits for it."""
     async with _opened(how, server, schema, retry_timeout_s=0.9) as history:
         await history.add_history("m", None, "x", "ADD")
         async with _locked(server, schema):

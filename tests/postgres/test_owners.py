@@ -1,4 +1,4 @@
-"""Owners on PostgreSQL: given by several at once, late, beside writers, and forgotten again."""
+"""Owners on PostgreSQL: given by several at once, late, during writes, and forgotten again."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -178,7 +178,7 @@ async def test_a_snapshot_from_before_an_owner_was_given(url: str, connect: Any)
     await require_sound(url)
 
 
-async def test_late_owners_beside_writers_and_a_follower(url: str) -> None:
+async def test_late_owners_during_writes_and_with_a_follower(url: str) -> None:
     """Each record gets its memory's owner, and a follower each record once."""
     names = [f"m{n}" for n in range(40)]
     async with open_history(url) as one, open_history(url) as other, open_history(url) as giving:

@@ -2,7 +2,7 @@
 
 Every filter but a text's, in either order, at places in time and of cursors; with the plan made for
 the values and with the one that the server keeps; before the table has statistics, with them, and
-after a removal that nobody vacuumed.
+after a removal that was not vacuumed.
 """
 
 from collections.abc import AsyncIterator, Sequence

@@ -501,7 +501,7 @@ def test_the_copy_has_the_old_file_for_its_owner_alone(
     with closing(sqlite3.connect(f"{copy.as_uri()}?mode=ro", uri=True)) as connection:
         assert connection.execute("SELECT * FROM history").fetchall() == list(V0_0_2.rows)
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-    assert len(list(tmp_path.iterdir())) == 2, "no log beside the copy"
+    assert len(list(tmp_path.iterdir())) == 2, "no log next to the copy"
     assert [step for step, _, _ in steps] == ["backup", "copy", "verify", "verify"]
     assert all(done == total for step, done, total in steps if step != "verify")
 

@@ -1,4 +1,4 @@
-"""`check_history`, and the command: what is wrong is said, and built anew where it can be."""
+"""`check_history`, and the command: what is wrong is said, and built again where it can be."""
 
 import sqlite3
 from collections.abc import Callable

@@ -59,7 +59,7 @@ def test_killed_at_every_write_from_the_first_opening_to_the_close(tmp_path: Pat
 @_TAKES_LONG
 @pytest.mark.skipif(compiler() is None, reason="there is no C compiler")
 def test_killed_at_every_write_of_pruning_and_erasing_and_begun_again(tmp_path: Path) -> None:
-    counts = run_failing(tmp_path, "letting_go", timeout_s=1_100)
+    counts = run_failing(tmp_path, "erasing", timeout_s=1_100)
     assert counts["pruning"] > 3
     assert counts["erasing"] > 10
     assert counts["closing"] > 1

@@ -232,7 +232,7 @@ class TestLocks:
     ) -> None:
         async with open_history(path, lock_timeout_s=0.5) as history:
             await add(history, "before")
-            with processes.started("beside", "hold", path, "IMMEDIATE") as holder:
+            with processes.started("same_file", "hold", path, "IMMEDIATE") as holder:
                 if stopped:
                     os.kill(holder.pid, signal.SIGSTOP)
                 calls = [add(history, "refused") for _ in range(300)]
@@ -255,7 +255,7 @@ class TestLocks:
     ) -> None:
         monkeypatch.setattr(errors, "LOCK_SLICE_S", 0)  # SQLite itself does not wait
         async with open_history(path) as history:
-            with processes.started("beside", "hold", path, "IMMEDIATE") as holder:
+            with processes.started("same_file", "hold", path, "IMMEDIATE") as holder:
                 os.kill(holder.pid, signal.SIGSTOP)
                 call = asyncio.create_task(add(history, "x"))
                 for _ in range(50):
@@ -268,7 +268,7 @@ class TestLocks:
     async def test_cancelled_callers(self, path: Path) -> None:
         """At once; what was queued is withdrawn, what was in the batch is written."""
         async with open_history(path) as history:
-            with processes.started("beside", "hold", path, "IMMEDIATE"):
+            with processes.started("same_file", "hold", path, "IMMEDIATE"):
                 in_batch = asyncio.create_task(add(history, "in the batch"))
                 await taken_into_a_batch(history)
                 rest = [asyncio.create_task(add(history, "queued")) for _ in range(20)]
@@ -284,7 +284,7 @@ class TestLocks:
 
     async def test_closing_is_bounded_and_tells_everyone(self, path: Path) -> None:
         history = await open_history(path, close_timeout_s=0.3, lock_timeout_s=LONG_S)
-        with processes.started("beside", "hold", path, "IMMEDIATE"):
+        with processes.started("same_file", "hold", path, "IMMEDIATE"):
             in_batch = asyncio.create_task(add(history, "in the batch"))
             await taken_into_a_batch(history)
             waiting = asyncio.create_task(add(history, "queued"))

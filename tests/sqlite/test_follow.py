@@ -33,7 +33,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def shell(path: Path, *statements: str) -> None:
-    """What an operator does to the file beside us."""
+    """What an operator does to the file while we have it open."""
     with looking(path, "rw") as connection:
         for statement in statements:
             connection.execute(statement)
@@ -82,9 +82,9 @@ class TestPlainMem0:
                     await history.batch_add_history(add_many(["0", "1"]))
                     await reading.until(2)
                     mem0.reset()
-                    with closing(SQLiteManager(str(path))) as anew:  # as its Memory.reset does
-                        anew.add_history("m", None, "2", "ADD")
-                        anew.add_history("m", None, "3", "UPDATE")
+                    with closing(SQLiteManager(str(path))) as again:  # as its Memory.reset does
+                        again.add_history("m", None, "2", "ADD")
+                        again.add_history("m", None, "3", "UPDATE")
                     with pytest.raises(CursorGone, match="a reset, a removal"):
                         await reading.until(3)
                     assert reading.texts == ["0", "1"]

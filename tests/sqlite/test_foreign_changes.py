@@ -228,7 +228,7 @@ IN_PLACE: dict[str, Change] = {
         " DATETIME, is_deleted INTEGER, actor_id TEXT, role TEXT);"
         "INSERT INTO history SELECT * FROM away WHERE rowid > 100 ORDER BY id"
     ),
-    "dropped, made anew with our trigger's name": run(
+    "dropped, made again with our trigger's name": run(
         "CREATE TABLE kept AS SELECT * FROM history ORDER BY id; DROP TABLE history;"
         "CREATE TABLE history (id TEXT PRIMARY KEY, memory_id TEXT, old_memory TEXT, new_memory"
         " TEXT, event TEXT, created_at DATETIME, updated_at DATETIME, is_deleted INTEGER,"

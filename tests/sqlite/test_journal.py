@@ -86,7 +86,7 @@ class TestDurability:
     @has_compiler
     @pytest.mark.nightly
     @pytest.mark.usefixtures("programs_have_it")
-    @pytest.mark.parametrize("what", ["opening", "writing", "letting_go"])
+    @pytest.mark.parametrize("what", ["opening", "writing", "erasing"])
     def test_each_write_of_the_rest_fails(self, what: str, tmp_path: Path) -> None:
         assert run_failing(tmp_path, what, timeout_s=MINUTES_S)
 
@@ -120,7 +120,7 @@ class TestConversion:
     async def test_a_log_that_a_killed_process_left_is_taken_in(self, path: Path) -> None:
         async with open_history(path) as history:
             await add(history, "x")
-        await asyncio.to_thread(processes.run, "beside", "die_writing", path)
+        await asyncio.to_thread(processes.run, "same_file", "die_writing", path)
         assert path.with_name("history.db-wal").stat().st_size
         async with open_history(path, journal="delete") as history:
             assert await read(history) == ["x", None]
@@ -220,7 +220,7 @@ class TestReadersAndTheWriter:
     async def test_several_processes_on_a_fresh_file(self, path: Path) -> None:
         with ExitStack() as stack:
             for run in range(3):
-                stack.enter_context(processes.started("beside", "ours", path, run, 10))
+                stack.enter_context(processes.started("same_file", "ours", path, run, 10))
         with looking(path, "rw") as connection:
             check_sound(connection)
             check_levels(connection)
@@ -257,7 +257,7 @@ class TestLinks:
         async with open_history(path) as history:
             await add(history, "x")
         await asyncio.to_thread(
-            processes.run, "beside", "die_writing", path
+            processes.run, "same_file", "die_writing", path
         )  # a log that was not copied stays
         before = {file.name: file.stat().st_size for file in path.parent.iterdir()}
         for look in (path, linked):

@@ -65,7 +65,7 @@ class Locker:
         return self._connection is not None
 
     def lock(self) -> bool:
-        """Take the file for itself; tell whether nobody else has it."""
+        """Take the file for itself; return whether no other process has it."""
         connection = sqlite3.connect(
             self._path, isolation_level=None, timeout=0, check_same_thread=False
         )
@@ -318,7 +318,7 @@ CALLS = [
     pytest.param(options, call, id=f"{kind}-{name}")
     for kind, (options, calls) in LOCKED.items()
     for name, call in calls.items()
-    if name != "stats"  # asks nobody
+    if name != "stats"  # asks no database
 ]
 
 
@@ -446,7 +446,7 @@ def kill_a_writer(path: Path) -> None:
 
 @pytest.mark.subprocess
 class TestKilledWriter:
-    """The file has a hot journal: nobody can read it before the transaction is undone."""
+    """The file has a hot journal: it can't be read before the transaction is undone."""
 
     @pytest.mark.parametrize(
         "make", [of_mem0, of_old_mem0, with_journal], ids=lambda make: make.__name__

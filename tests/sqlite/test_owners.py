@@ -134,7 +134,7 @@ LOSES_OWNERS = ("archived", "emptied", "emptied, others add")
 MIXES_MEMORIES = ("dumped, with other names", "changed")
 LOSES_DETAILS = ("newest gone without a trigger", "restored between", "emptied, others add")
 OWN_CHANGES: dict[str, Change] = {
-    "dropped and made anew": run(
+    "dropped and made again": run(
         "CREATE TABLE kept AS SELECT * FROM history; DROP TABLE history;"
         "CREATE TABLE history (id TEXT PRIMARY KEY, memory_id TEXT, old_memory TEXT, new_memory"
         " TEXT, event TEXT, created_at DATETIME, updated_at DATETIME, is_deleted INTEGER,"

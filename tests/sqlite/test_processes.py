@@ -16,7 +16,6 @@ from async_history._sqlite import errors
 from async_history._sqlite.errors import connect
 from async_history._sqlite.schema.adopt import compatibility_view
 from tests.subprocesses import processes
-from tests.subprocesses.beside import MEMORIES, TASKS
 from tests.subprocesses.checks import (
     check_levels,
     check_manager,
@@ -25,6 +24,7 @@ from tests.subprocesses.checks import (
     looking,
     texts,
 )
+from tests.subprocesses.same_file import MEMORIES, TASKS
 from tests.support.legacy_files import plain_mem0
 from tests.support.patience import LONG_S
 
@@ -79,7 +79,7 @@ async def write_while(
             )
             acked += size
             await history.get_history(f"m{task}")
-            was_last = until()  # nobody resets any more
+            was_last = until()  # no process resets any more
             await history.save_messages([{"content": "x"}], f"s{task}")
             assert await history.get_last_messages(f"s{task}") or not was_last
             number += 1
@@ -102,7 +102,7 @@ class TestOurs:
         runs, rounds = 8, 12
         with ExitStack() as stack:
             programs = [
-                stack.enter_context(processes.started("beside", "ours", path, run, rounds))
+                stack.enter_context(processes.started("same_file", "ours", path, run, rounds))
                 for run in range(runs)
             ]
             for program in programs:
@@ -119,7 +119,7 @@ class TestOurs:
         count = 10
         with ExitStack() as stack:
             programs = [
-                stack.enter_context(processes.started("beside", "openings", path, run, count))
+                stack.enter_context(processes.started("same_file", "openings", path, run, count))
                 for run in range(8)
             ]
             for program in programs:
@@ -134,7 +134,7 @@ class TestPlainMem0:
     async def test_writing_flat_out(self, path: Path) -> None:
         """Both make progress, and each sees what the other wrote."""
         async with open_history(path) as history:
-            with processes.started("beside", "mem0_writes", path) as program:
+            with processes.started("same_file", "mem0_writes", path) as program:
                 assert [r.new_memory for r in await history.get_history("mem0")][:1] == ["0"]
                 acked = await write_while(history, program, rounds=10)
                 count = printed(program)
@@ -150,7 +150,7 @@ class TestPlainMem0:
     async def test_resetting_twenty_times(self, path: Path) -> None:
         """Nothing hangs, nothing fails, and at the end all is as it should be."""
         async with open_history(path) as history:
-            with processes.started("beside", "mem0_resets", path, 20) as program:
+            with processes.started("same_file", "mem0_resets", path, 20) as program:
                 await write_while(
                     history, program, rounds=5, tasks=10, until=lambda: program.poll() is not None
                 )
@@ -169,7 +169,7 @@ async def ids(path: Path, memory_id: str) -> list[str]:
 class TestOthers:
     async def test_vacuum_under_load(self, path: Path) -> None:
         async with open_history(path) as history:
-            with processes.started("beside", "vacuum", path, 10) as program:
+            with processes.started("same_file", "vacuum", path, 10) as program:
                 acked = await write_while(
                     history, program, rounds=5, until=lambda: program.poll() is not None
                 )
@@ -179,7 +179,7 @@ class TestOthers:
     async def test_rows_removed_added_and_renamed_under_load(self, path: Path) -> None:
         async with open_history(path) as history:
             await history.add_history("m0", None, "first", "ADD")
-            with processes.started("beside", "meddle", path) as program:
+            with processes.started("same_file", "meddle", path) as program:
                 await write_while(history, program, rounds=20)
                 assert printed(program) >= 50
             await check_manager(history, path)
@@ -216,7 +216,7 @@ class TestOthers:
 
 def sql(path: Path, script: str) -> None:
     """Run a script in a process of its own."""
-    processes.run("beside", "sql", path, script)
+    processes.run("same_file", "sql", path, script)
 
 
 def values(rows: Iterable[tuple[str, str]]) -> str:
@@ -231,7 +231,7 @@ class TestOpening:
     async def test_waits_no_longer_than_asked_and_no_less(self, path: Path) -> None:
         plain_mem0().SQLiteManager(str(path)).close()
         loop = asyncio.get_running_loop()
-        with processes.started("beside", "hold", path, "EXCLUSIVE"):
+        with processes.started("same_file", "hold", path, "EXCLUSIVE"):
             either: list[HistoryOptions] = [
                 {"lock_timeout_s": 1},
                 {"lock_timeout_s": 1, "migrate": False},
@@ -254,7 +254,7 @@ class TestOpening:
             async with open_history(path, lock_timeout_s=LONG_S) as history:
                 await history.add_history("m", None, "x", "ADD")
 
-        with processes.started("beside", "hold", path, "EXCLUSIVE"):
+        with processes.started("same_file", "hold", path, "EXCLUSIVE"):
             opening = asyncio.create_task(opened())
             for _ in range(20):
                 await asyncio.sleep(0.001)

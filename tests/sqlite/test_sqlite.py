@@ -1,4 +1,4 @@
-"""What SQLite alone promises: the file, its log, readers and index, and plain mem0 beside us."""
+"""What SQLite alone promises: the file, its log, readers and index, and plain mem0 on it."""
 
 import asyncio
 import dataclasses
@@ -459,7 +459,7 @@ class TestTheIndex:
                     check_index(connection)
 
     async def test_memories_that_share_a_key(self, path: Path) -> None:
-        """Nobody can name two whose keys are the same: so one's entry is put beside the other's."""
+        """No two such names are known: one's entry is put where the other's is."""
         async with open_history(path) as history:
             records = [await history.add_history(m, None, m, "ADD") for m in ("a", "b")]
             with raw(path) as connection:

@@ -93,7 +93,7 @@ async def test_whatever_others_do(tmp_path: Path, change: str) -> None:
             await check(history)
             append(connection, dice, 100, "b")
             await check(history)
-            await history.add_history("m1", None, "noted anew", "ADD")
+            await history.add_history("m1", None, "noted again", "ADD")
         async with open_history(path) as history:
             await check(history)
 

@@ -1,4 +1,4 @@
-"""Programs that the tests start: what is killed, fails, or works beside us in a process of its own.
+"""Programs that the tests start: what is killed, fails, or works at the same time.
 
 Each is run as `python -m tests.subprocesses.<name>`, by `processes.run` or `processes.started`.
 """

@@ -1,6 +1,6 @@
 """Fails, or dies at, each write to a database in turn, and checks what its callers were told.
 
-    python -m tests.subprocesses.failing_io FOLDER (killed | opening | writing | letting_go)
+    python -m tests.subprocesses.failing_io FOLDER (killed | opening | writing | erasing)
 
 Must be started as `run_failing` does: with failing_io.c, compiled, loaded before libc. Prints, as
 JSON, how many cases there were of each outcome. It forks a child a case; an assertion ends it.
@@ -34,7 +34,12 @@ from tests.subprocesses.checks import (
     looking,
     texts,
 )
-from tests.subprocesses.letting_go import check_gone, check_let_go, let_go, let_go_again
+from tests.subprocesses.erasing import (
+    check_gone,
+    check_pruned_and_erased,
+    prune_and_erase,
+    prune_and_erase_again,
+)
 from tests.subprocesses.opened import opened
 
 WRITES, SYNCS, SIZES, REMOVALS = 1, 2, 4, 8
@@ -135,7 +140,7 @@ class Case:
 
 
 def outcome_of(result: BaseException | None) -> str:
-    """Name what a caller was told; anything but these three is no answer."""
+    """Name what a caller was told; anything but these three is a fault."""
     if result is None:
         return "wrote"
     if isinstance(result, CommitUnknown):
@@ -248,7 +253,7 @@ def main(folder: Path, what: str, stride: int = 1) -> None:
         "killed": partial(killed, stride=stride),
         "opening": opening,
         "writing": writing,
-        "letting_go": letting_go,
+        "erasing": erasing,
     }
     counts = kinds[what](folder, faults)
     print(json.dumps(counts))  # noqa: T201 - this is its answer
@@ -284,7 +289,7 @@ def opening(folder: Path, faults: Faults) -> Counter[str]:
     return counts
 
 
-def letting_go(folder: Path, faults: Faults) -> Counter[str]:
+def erasing(folder: Path, faults: Faults) -> Counter[str]:
     """Die at each call of pruning and erasing in turn, and do both again."""
     counts: Counter[str] = Counter()
     status = -signal.SIGKILL
@@ -294,12 +299,12 @@ def letting_go(folder: Path, faults: Faults) -> Counter[str]:
         def arm(skip: int = skip) -> None:
             faults.arm((ALL, skip, 1, KILL))
 
-        case = Case(folder / str(skip), faults, partial(let_go, arm=arm))
+        case = Case(folder / str(skip), faults, partial(prune_and_erase, arm=arm))
         status = case.status
         counts[case.lines[-1]] += 1
-        check_let_go(case.path, case.lines)
+        check_pruned_and_erased(case.path, case.lines)
         _, again = processes.read_to_the_end(
-            *processes.forked(lambda _, path=case.path: asyncio.run(let_go_again(path)))  # type: ignore[misc]
+            *processes.forked(lambda _, path=case.path: asyncio.run(prune_and_erase_again(path)))  # type: ignore[misc]
         )
         assert again == 0
         check_gone(case.path)

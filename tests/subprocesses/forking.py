@@ -37,7 +37,7 @@ def forked(child: Callable[[], None]) -> int:
     pid = os.fork()
     if pid:
         return pid
-    signal.alarm(int(LONG_S))  # whoever is stuck ends, though nobody waits for it any more
+    signal.alarm(int(LONG_S))  # whoever is stuck ends, though nothing waits for it any more
     status = 1
     try:
         child()
@@ -196,7 +196,7 @@ async def blocking(path: str) -> None:
 
 
 async def closed_before(path: str) -> None:
-    """What was open once and is closed is no hindrance."""
+    """What was open once and is closed does not matter."""
     await own(path, "parent")
     with contextlib.closing(sqlite3.connect(path)) as plain:
         plain.execute("SELECT count(*) FROM history").fetchall()

@@ -76,7 +76,7 @@ class File:
     def take(self, report: bytes, *, resetting: bool) -> None:
         """Take in a child's report, and check the file as its death left it."""
         lines = report.decode().split("\n")[:-1]  # what was cut off was not reported
-        # Where a journal lies beside it, whoever looks first must undo what it was for.
+        # Where a journal lies next to it, whoever looks first must undo what it was for.
         with looking(self.path, "ro" if journal() == "wal" else "rw") as connection:
             found = check_submissions(texts(connection))
             if resetting:

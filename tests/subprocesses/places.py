@@ -106,7 +106,7 @@ def content(path: Path) -> int:
 
 
 def alone(folder: Path, way: str) -> None:
-    """A container that has the file alone is killed, and removed with all that lay beside it."""
+    """A container that has the file alone is killed, and removed with its folder."""
     host, layer = folder / "host", folder / "layer"
     for each in (host, layer):
         each.mkdir()
@@ -165,7 +165,7 @@ def taken(folder: Path) -> None:
     inside.touch()
     in_child(lambda: asyncio.run(write(file)))
     with mounted("--bind", file, inside):
-        with processes.started("beside", "hold", file, "IMMEDIATE"):
+        with processes.started("same_file", "hold", file, "IMMEDIATE"):
             said = in_child(lambda: asyncio.run(write(inside)))
             assert said.startswith("StorageLocked: "), said
             assert "journal='delete'" in said

@@ -94,7 +94,7 @@ class Load:
         await self._submit(wrote, self._records(wrote))
 
     async def _write_own(self, task: int, latest: HistoryRecord | None) -> HistoryRecord | None:
-        """Write to the task's own memory, where nobody else does, and read that."""
+        """Write to the task's own memory, where no other task does, and read that."""
         own = self._own_memory(task)
         wrote = Wrote(self._run, task, self._call(), 1)
         records = [record | {"memory_id": own} for record in self._records(wrote)]

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def command(name: str, *arguments: object) -> list[str]:
-    """Return the command line of one of the programs beside this file."""
+    """Return the command line of one of the programs in this folder."""
     return [sys.executable, "-W", "error", "-m", f"tests.subprocesses.{name}", *map(str, arguments)]
 
 
@@ -42,7 +42,7 @@ def run(
 
 @contextmanager
 def started(name: str, *arguments: object) -> "Iterator[subprocess.Popen[str]]":
-    """A program that has printed its first line ("ready") and runs beside the test.
+    """A program that has printed its first line ("ready") and runs during the test.
 
     Leaving ends it: its standard input is closed, which it takes as the sign to finish. It must
     then end well.

@@ -83,7 +83,7 @@ class Proxy:
         self._refuses_after = for_good
 
     def stop_cutting(self) -> None:
-        """Cut nothing, and refuse nobody, whatever was asked for."""
+        """Cut nothing, and refuse no connection, whatever was asked for."""
         self._left = None
         self._refuses = False
 

@@ -30,7 +30,7 @@ WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
 
 @pytest.fixture(name="server", scope="module")
 def a_server() -> Iterator[PostgresServer]:
-    """A server that nobody else uses. It survives its own crashes without fsync."""
+    """A server that no other test uses. It survives its own crashes without fsync."""
     server = PostgresServer(fsync="off", max_connections=str(_MAX_CONNECTIONS)).create()
     if compiler() is not None:
         load_full_disk(server)
@@ -77,7 +77,7 @@ async def taken_into_a_batch(history: HistoryManager) -> None:
     assert isinstance(history, PostgresHistoryManager)
     async with asyncio.timeout(LONG_S):
         await asyncio.sleep(0)
-        while history.store.writer.stats().queued_records:  # noqa: ASYNC110 - it tells nobody
+        while history.store.writer.stats().queued_records:  # noqa: ASYNC110 - there is no event
             await asyncio.sleep(0)
 
 

@@ -86,7 +86,7 @@ def server_user() -> int | None:
 
 
 def free_port() -> int:
-    """Return a port on 127.0.0.1 that nobody listened on a moment ago."""
+    """Return a port on 127.0.0.1 that was free a moment ago."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

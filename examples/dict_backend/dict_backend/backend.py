@@ -83,4 +83,4 @@ class DictStore:
         await self.writer.aclose(timeout_s)
 
     def abandon(self) -> None:
-        """There is nothing to let go of."""
+        """There is nothing to release."""

@@ -48,28 +48,30 @@ def _records() -> list[dict[str, Any]]:
     return [*old, *({**record, "updated_at": _NEW} for record in secrets)]
 
 
-async def let_go(path: Path, report: Callable[[str], None], *, arm: Callable[[], None]) -> None:
+async def prune_and_erase(
+    path: Path, report: Callable[[str], None], *, arm: Callable[[], None]
+) -> None:
     """Fill a file; then prune, erase and close, being killed at some call."""
     async with _opened(path) as history:
         await history.batch_add_history(_records())
         await history.save_messages([{"role": "user", "content": _TOLD}] * 12, "scope")
         arm()
         report("pruning")
-        await _prune_and_erase(history, report)
+        await _do_both(history, report)
         report("closing")
     report("closed")
 
 
-async def _prune_and_erase(history: HistoryManager, report: Callable[[str], None]) -> None:
+async def _do_both(history: HistoryManager, report: Callable[[str], None]) -> None:
     await history.prune(older_than=_CUTOFF)
     report("erasing")
     await history.erase(memory_ids=["ann"], session_scopes=["scope"], reason="asked")
 
 
-async def let_go_again(path: Path) -> None:
+async def prune_and_erase_again(path: Path) -> None:
     """Do both once more, in the file as a death left it."""
     async with _opened(path, create=False) as history:
-        await _prune_and_erase(history, lambda _: None)
+        await _do_both(history, lambda _: None)
         for n in range(_MEMORIES):
             left = 0 if n % 2 else 1
             name = f"{'dead' if n % 2 else 'alive'} {n}"
@@ -78,7 +80,7 @@ async def let_go_again(path: Path) -> None:
         assert (await history.erasures())[-1].finished_at is not None
 
 
-def check_let_go(path: Path, lines: list[str]) -> None:
+def check_pruned_and_erased(path: Path, lines: list[str]) -> None:
     """Check a file whose life ended anywhere: nothing is half there, no state went back."""
     with looking(path, "ro" if journal() == "wal" else "rw") as connection:
         check_sound(connection)
@@ -111,7 +113,7 @@ def check_let_go(path: Path, lines: list[str]) -> None:
 
 
 def check_gone(path: Path) -> None:
-    """Check that the file is whole and that its bytes, and those beside it, tell nothing."""
+    """Check that the file is whole, and that no file of its folder holds what was erased."""
     for file in path.parent.iterdir():
         assert _TOLD.encode() not in file.read_bytes(), file
     with looking(path, "rw") as connection:

@@ -1,6 +1,6 @@
 """Others at work on our file, each a process of its own.
 
-    python -m tests.subprocesses.beside WHAT PATH [...]
+    python -m tests.subprocesses.same_file WHAT PATH [...]
 
 Prints "ready" when it has begun, and goes on until its standard input is closed (but for those
 that say otherwise). What goes wrong ends it with an error.
