@@ -120,7 +120,7 @@ _BY_STATE: Final[dict[str, _Meaning]] = {
     "XX001": _CORRUPT,
     "XX002": _CORRUPT,
 }
-"""Of PostgreSQL, by the longest matching prefix."""
+"""Of PostgreSQL and others, by the longest matching prefix."""
 
 _BY_SQLITE: Final[dict[str, _Meaning]] = {
     "SQLITE_BUSY": _LOCKED,
@@ -167,7 +167,13 @@ def _is_of_transport(error: object) -> bool:
 
 
 def _known(original: Any) -> _Meaning | None:
-    """Return what a database's own code means, where a driver's error has one."""
+    """Return what a database's own code means, where a driver's error has one.
+
+    MySQL's number comes first: its SQLSTATE is the same for different errors.
+    """
+    arguments = () if isinstance(original, OSError) else getattr(original, "args", ())
+    if arguments and isinstance(arguments[0], int) and arguments[0] in _BY_NUMBER:
+        return _BY_NUMBER[arguments[0]]
     for one in (original, getattr(original, "__cause__", None)):
         state = getattr(one, "sqlstate", None)
         if isinstance(state, str):
@@ -177,9 +183,6 @@ def _known(original: Any) -> _Meaning | None:
         name = getattr(one, "sqlite_errorname", None)
         if isinstance(name, str):
             return _longest(name, _BY_SQLITE)
-    arguments = () if isinstance(original, OSError) else getattr(original, "args", ())
-    if arguments and isinstance(arguments[0], int):
-        return _BY_NUMBER.get(arguments[0])
     return None
 
 
