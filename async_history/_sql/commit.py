@@ -7,9 +7,9 @@ steps, with the row locked: nothing changes between a look-up and what is writte
 """
 
 import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
-from itertools import count
 
 from sqlalchemy import func, insert, select, update
 from sqlalchemy.exc import DBAPIError
@@ -29,19 +29,13 @@ from async_history._core.undated import dated, has_undated
 from async_history._sql.dialects import in_parts
 from async_history._sql.errors import is_refusal, storage_error
 from async_history._sql.inserts import Inserts
-from async_history._sql.known import Known, Span, spans_of
-from async_history._sql.marks import add_marks, marks_of
+from async_history._sql.known import Known, Span
 from async_history._sql.messages import find_buffers, save_messages
 from async_history._sql.names import keys_of
+from async_history._sql.numbered import numbered
 from async_history._sql.owners import find_owners, give_owners
-from async_history._sql.rows import (
-    are_plain,
-    columns_read,
-    full_row,
-    instant_of,
-    plain_row,
-    record_from_row,
-)
+from async_history._sql.rows import columns_read, record_from_row
+from async_history._sql.single_statement import SingleStatement
 from async_history._sql.transaction import Transaction
 from async_history.errors import HistoryError, StorageRefused
 
@@ -54,6 +48,7 @@ class BatchCommitter:
         known: what is remembered; changed by `learn` once a batch is committed.
         where: the server, for messages.
         is_repeated: whether an earlier try of the batch may have been committed.
+        single_statement: writes new records in one statement, where the database takes that.
     """
 
     def __init__(
@@ -64,6 +59,7 @@ class BatchCommitter:
         where: str,
         *,
         is_repeated: bool,
+        single_statement: SingleStatement | None = None,
     ) -> None:
         self._transaction = transaction
         self._tables = transaction.tables
@@ -71,48 +67,74 @@ class BatchCommitter:
         self._known = known
         self._where = where
         self._is_repeated = is_repeated
+        self._single_statement = single_statement
         self._has_undated = False
         self._seen: dict[str, Owner | None] = {}
         self._erased_memories: set[str] = set()
         self._spans: dict[int, Span] = {}
+        self._numbers = (0, 0)
 
     # A batch of new records
 
-    async def add_at_once(self, batch: Sequence[Submission]) -> bool:
-        """Write a batch of new records; False if it has to be decided in steps."""
+    async def add_at_once(self, batch: Sequence[Submission], has_begun: Callable[[], None]) -> bool:
+        """Write a batch of new records; False if it has to be decided in steps.
+
+        Args:
+            has_begun: called shortly before the records are sent.
+        """
         additions = only_new_records(batch)
         if additions is None or self._is_repeated or has_undated(batch):
             return False
-        records = records_of(additions)
-        owners = self._known.owners_of(additions, records)
+        given = records_of(additions)
+        owners = self._known.owners_of(additions, given)
         if owners is None:
             return False
-        transaction = self._transaction
-        last = await transaction.claim(len(records), self._known.version)
-        if last is None:
-            return False
-        transaction.version, transaction.erased_at = self._known.version, self._known.erased_at
-        if transaction.version:
-            place = 0
-            for submission in additions:
-                end = place + len(submission.records)
-                submission.give_owners(owners[place:end])
-                place = end
-            records = records_of(additions)
-        await self._add(last, records)
+        records = [_owned(*one) for one in zip(given, owners, strict=True)]
+        size = sum([submission.size_bytes for submission in additions])
+        if not await self._commit_at_once(records, size, has_begun):
+            last = await self._transaction.claim(len(records), self._known.version)
+            if last is None:
+                return False
+            self._is_as_known()
+            has_begun()
+            await self._add(last, records)
+            self._numbers = last, last + len(records)
+        if self._known.version:
+            _give_owners(additions, owners)
         return True
+
+    async def _commit_at_once(
+        self, records: Sequence[HistoryRecord], size_bytes: int, has_begun: Callable[[], None]
+    ) -> bool:
+        """Write and commit records in one statement; False if that is not possible now."""
+        last, single = self._known.last, self._single_statement
+        if last is None or not self._known.is_alone:
+            return False
+        if single is None or not single.takes(size_bytes):
+            return False
+        added = numbered(last, records)
+        spans = self._known.widened_spans(added.spans, last)
+        if spans is None:
+            return False
+        has_begun()
+        connection, version = self._transaction.connection, self._known.version
+        if not await single.commit(connection, last, version, replace(added, spans=spans)):
+            return False
+        self._is_as_known()
+        self._spans = spans
+        self._numbers = last, last + len(records)
+        return True
+
+    def _is_as_known(self) -> None:
+        """Let the transaction have the version that is remembered."""
+        self._transaction.version = self._known.version
+        self._transaction.erased_at = self._known.erased_at
 
     async def _add(self, last: int, records: Sequence[HistoryRecord]) -> None:
         """Add records under the numbers after `last`, and what finds them."""
-        connection = self._transaction.connection
-        instants = [instant_of(record) for record in records]
-        numbered = list(zip(count(last + 1), records, instants, strict=False))
-        is_plain = are_plain(records)
-        row = plain_row if is_plain else full_row
-        await self._inserts.add(connection, [row(*one) for one in numbered], are_plain=is_plain)
-        marks = [(mark, seq) for seq, record, _ in numbered for mark in marks_of(record)]
-        await add_marks(connection, self._tables, marks)
-        spans = spans_of(last + 1, records, instants)
+        added = numbered(last, records)
+        await self._inserts.add(self._transaction.connection, added)
+        spans = added.spans
         if self._transaction.version == self._known.version:  # else it may be of before a reset
             spans = self._known.unknown_spans(spans)
         for number, span in spans.items():
@@ -147,14 +169,17 @@ class BatchCommitter:
         """Write a batch inside the transaction; return the refused submissions by index."""
         self._has_undated = has_undated(batch)
         await self._transaction.lock()
+        before = self._transaction.last
         refused = await commit_in_steps(batch, self)
         await self._transaction.write_state()
+        self._numbers = before, self._transaction.last
         return refused
 
     def learn(self) -> None:
         """Remember what was seen and written: the transaction is committed."""
         owners = {n: o for n, o in self._seen.items() if n not in self._erased_memories}
         self._known.learn(self._transaction.version, self._transaction.erased_at, owners)
+        self._known.learn_numbers(*self._numbers)
         self._known.learn_spans(self._spans)
 
     # The steps of `commit_in_steps`
@@ -266,3 +291,17 @@ class BatchCommitter:
             self._transaction.last += len(records)
         if messages:
             await save_messages(self._transaction, messages)
+
+
+def _owned(record: HistoryRecord, owner: Owner | None) -> HistoryRecord:
+    """Return a record with its memory's owner, where that has one."""
+    return record if owner is None or record.owner is owner else replace(record, owner=owner)
+
+
+def _give_owners(additions: Sequence[AddRecords], owners: Sequence[Owner | None]) -> None:
+    """Set the owners of submissions' records, which are given in order."""
+    place = 0
+    for submission in additions:
+        end = place + submission.record_count
+        submission.give_owners(owners[place:end])
+        place = end

@@ -2,10 +2,10 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final, TypeVar
 
-from sqlalchemy.engine import Dialect
+from sqlalchemy.engine import Connection, Dialect
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -53,8 +53,8 @@ class Connections:
         self._owns_engine = owns_engine
         self.where = where
         driver = engine.dialect.dbapi
-        raw = () if driver is None else (driver.Error,)
-        self._any_error: tuple[type[Exception], ...] = (*DriverError, *raw)
+        self._raw_errors: tuple[type[Exception], ...] = () if driver is None else (driver.Error,)
+        self._any_error: tuple[type[Exception], ...] = (*DriverError, *self._raw_errors)
         """The driver's own too, which SQLAlchemy does not wrap where it sets an option."""
         self._acquire_s = acquire_s
         self._try_s = try_s
@@ -112,6 +112,35 @@ class Connections:
         self._is_committing = True
         await connection.commit()
         self._is_committing = False
+
+    async def execute_to_the_commit(
+        self, connection: AsyncConnection, sql: str, values: Sequence[Any]
+    ) -> int:
+        """Execute a statement that commits what it writes; return how many rows it changed.
+
+        SQLAlchemy does not know of its transaction: it would send a COMMIT of its own. A lost
+        connection leaves the outcome unknown.
+        """
+
+        def execute(sync: Connection) -> int:
+            pooled = sync.connection
+            cursor = pooled.cursor()
+            try:
+                cursor.execute(sql, values)
+                return cursor.rowcount
+            except self._raw_errors as error:
+                wrapped = _wrapped(error, self.dialect)
+                if not wrapped.connection_invalidated:
+                    with contextlib.suppress(*self._raw_errors):
+                        pooled.rollback()
+                raise wrapped from error
+            finally:
+                cursor.close()
+
+        self._is_committing = True
+        changed = await connection.run_sync(execute)
+        self._is_committing = False
+        return changed
 
     async def _ready(self) -> AsyncConnection:
         try:
@@ -275,6 +304,15 @@ class Connections:
             if one is not None:
                 with contextlib.suppress(Exception):  # it is gone, or its loop is
                     _terminate(one)
+
+
+def _wrapped(error: Any, dialect: Dialect) -> Any:
+    """Return a driver's error as SQLAlchemy raises it."""
+    driver: Any = dialect.dbapi
+    is_lost = dialect.is_disconnect(error, None, None)
+    return DBAPIError.instance(
+        None, None, error, driver.Error, connection_invalidated=is_lost, dialect=dialect
+    )
 
 
 def _terminate(connection: AsyncConnection) -> None:

@@ -1,55 +1,81 @@
-"""The INSERT statements of records."""
+"""The INSERT statements of new records."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import insert
+from sqlalchemy import Table, insert
 from sqlalchemy.engine import Dialect
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from async_history._sql.dialects import is_mysql
+from async_history._sql.numbered import NumberedRecords
 from async_history._sql.rows import ALL_COLUMNS, PLAIN_COLUMNS
 from async_history._sql.tables import BINARY_DIALECTS, Name, Tables
 
+Rows = Sequence[tuple[Any, ...]]
 
-class Inserts:
-    """The INSERT statements of records, compiled once for the driver's own `executemany`.
+
+class Insert:
+    """One INSERT statement, compiled once for the driver's own `executemany`.
 
     SQLAlchemy's work for each row would take three times as long as the driver's.
+
+    Attributes:
+        sql: the statement, whose row of parameters comes last.
+        order: the places of its parameters in a row.
     """
 
-    def __init__(self, tables: Tables, dialect: Dialect) -> None:
-        self._encodes = dialect.name in BINARY_DIALECTS and not is_mysql(dialect)
-        self.tables = tables
-        self.plain = self._compiled(dialect, PLAIN_COLUMNS)
-        self.full = self._compiled(dialect, ALL_COLUMNS)
-
-    def _compiled(self, dialect: Dialect, columns: Sequence[str]) -> tuple[str, list[int]]:
-        """Return the SQL, and the places of its parameters in a row."""
-        statement: Any = insert(self.tables.history)
+    def __init__(self, table: Table, dialect: Dialect, columns: Sequence[str]) -> None:
+        statement: Any = insert(table)
         compiled = statement.compile(dialect=dialect, column_keys=list(columns))
-        order = list(compiled.positiontup or columns)
-        return str(compiled), [columns.index(name) for name in order]
+        self._columns = columns
+        self._is_positional = dialect.positional
+        self._are_bytes = [
+            dialect.name in BINARY_DIALECTS
+            and not is_mysql(dialect)
+            and isinstance(table.c[column].type, Name)
+            for column in columns
+        ]
+        self.sql = str(compiled)
+        self.order = [columns.index(name) for name in compiled.positiontup or columns]
 
-    async def add(
-        self, connection: AsyncConnection, rows: Sequence[tuple[Any, ...]], *, are_plain: bool
-    ) -> None:
-        """Add rows, in order."""
-        sql, order = self.plain if are_plain else self.full
-        columns = PLAIN_COLUMNS if are_plain else ALL_COLUMNS
-        if self._encodes:
-            is_name = [isinstance(self.tables.history.c[column].type, Name) for column in columns]
+    def values(self, rows: Rows) -> Rows:
+        """Return rows as the statement takes them."""
+        if any(self._are_bytes):
             rows = [
                 tuple(
-                    value.encode() if name and value is not None else value
-                    for value, name in zip(row, is_name, strict=True)
+                    value.encode() if is_bytes and value is not None else value
+                    for value, is_bytes in zip(row, self._are_bytes, strict=True)
                 )
                 for row in rows
             ]
-        if not connection.dialect.positional:
-            named = [dict(zip(columns, row, strict=True)) for row in rows]
-            await connection.exec_driver_sql(sql, named)
-            return
-        if order != list(range(len(columns))):
-            rows = [tuple(row[place] for place in order) for row in rows]
-        await connection.exec_driver_sql(sql, list(rows))
+        if self.order != list(range(len(self._columns))):
+            rows = [tuple(row[place] for place in self.order) for row in rows]
+        return rows
+
+    async def add(self, connection: AsyncConnection, rows: Rows) -> None:
+        """Add rows, in order."""
+        if self._is_positional:
+            await connection.exec_driver_sql(self.sql, list(self.values(rows)))
+        else:
+            named = [dict(zip(self._columns, row, strict=True)) for row in self.values(rows)]
+            await connection.exec_driver_sql(self.sql, named)
+
+
+class Inserts:
+    """The INSERT statements of new records: with details or without, and of their marks."""
+
+    def __init__(self, tables: Tables, dialect: Dialect) -> None:
+        self.plain = Insert(tables.history, dialect, PLAIN_COLUMNS)
+        self.full = Insert(tables.history, dialect, ALL_COLUMNS)
+        self.marks = Insert(tables.marks, dialect, ("mark", "seq"))
+
+    def of(self, records: NumberedRecords) -> Insert:
+        """Return the statement that adds these records."""
+        return self.plain if records.are_plain else self.full
+
+    async def add(self, connection: AsyncConnection, records: NumberedRecords) -> None:
+        """Add records and their marks."""
+        await self.of(records).add(connection, records.rows)
+        if records.marks:
+            await self.marks.add(connection, records.marks)

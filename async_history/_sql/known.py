@@ -65,12 +65,19 @@ def spans_of(
 
 @dataclass(slots=True)
 class Known:
-    """What is known of memories' owners and of spans, as of a version."""
+    """What is known of memories' owners and of spans, as of a version, and of other writers.
+
+    Attributes:
+        last: the number of the newest record as of this writer's latest batch; None before it.
+        is_alone: whether no other wrote between its latest two batches.
+    """
 
     version: int = 0
     erased_at: int | None = None
     owners: OrderedDict[str, Owner | None] = field(default_factory=OrderedDict)
     spans: dict[int, Span] = field(default_factory=dict)
+    last: int | None = None
+    is_alone: bool = False
 
     def forget(self) -> None:
         """Know nothing."""
@@ -91,6 +98,13 @@ class Known:
             self.owners.update(owners)
             while len(self.owners) > _MOST:
                 self.owners.popitem(last=False)
+
+    def learn_numbers(self, before: int, last: int) -> None:
+        """Take over the number before a committed batch, and its last."""
+        self.is_alone = before == self.last
+        if not self.is_alone:
+            self.spans.clear()
+        self.last = last
 
     def owners_of(
         self, additions: Sequence[AddRecords], records: Iterable[HistoryRecord]
@@ -124,6 +138,21 @@ class Known:
             known = self.spans.get(number)
             if known is None or not _covers(known, span):
                 found[number] = span
+        return found
+
+    def widened_spans(self, spans: Mapping[int, Span], last: int) -> dict[int, Span] | None:
+        """Return those spans that are wider than is known, as wide as they become.
+
+        None if it is not known how wide one is: it has records up to the number `last`. What is
+        known of a span is all while this writer is alone.
+        """
+        found = self.unknown_spans(spans)
+        for number, span in found.items():
+            known = self.spans.get(number)
+            if known is not None:
+                span.join(known)
+            elif number << SPAN_BITS <= last:
+                return None
         return found
 
     def learn_spans(self, spans: Mapping[int, Span]) -> None:

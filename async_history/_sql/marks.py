@@ -4,6 +4,7 @@ A record has a row in `marks` for each that it has.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ from async_history._sql.tables import Tables
 _BITS: Final = 64
 
 
+@lru_cache(16_384)
 def mark_of(kind: str, value: str) -> int:
     """Return the number under which `marks` lists records that have a value."""
     digest = blake2b(f"{kind}={value}".encode(), digest_size=_BITS // 8).digest()

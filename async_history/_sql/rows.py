@@ -35,7 +35,17 @@ def columns_read(tables: Tables) -> list[Column[Any]]:
 
 def instant_of(record: HistoryRecord) -> int | None:
     """Return when a record happened, in microseconds since 1970."""
-    moment = record.occurred_at
+    text = record.created_at if record.event == Event.ADD else record.updated_at
+    instant = None if text is None else _instant(text)
+    if instant is None and record.time_before is not None:
+        return microseconds(record.time_before)
+    return instant
+
+
+@lru_cache(1_024)
+def _instant(text: str) -> int | None:
+    """Return a time's instant: the records of a batch have few times."""
+    moment = parse_time(text)
     return None if moment is None else microseconds(moment)
 
 

@@ -19,7 +19,7 @@ from async_history._core.writer import GroupCommitWriter
 from async_history._core.writer_options import WriterOptions
 from async_history._sql.commit import BatchCommitter
 from async_history._sql.connections import Connections
-from async_history._sql.dialects import size_query
+from async_history._sql.dialects import is_mysql, size_query
 from async_history._sql.erase import EraseSteps, SqlErasure
 from async_history._sql.erasure_log import read_erasures
 from async_history._sql.errors import DriverError, is_refusal
@@ -30,8 +30,10 @@ from async_history._sql.known import Known
 from async_history._sql.packets import find_too_large
 from async_history._sql.prune import Pruning
 from async_history._sql.read import HistoryReader
+from async_history._sql.single_statement import SingleStatement, takes_blocks
 from async_history._sql.tables import Tables
 from async_history._sql.transaction import Transaction
+from async_history._sql.warnings import SETTINGS, warnings_of
 from async_history.errors import HistoryError
 
 T = TypeVar("T")
@@ -69,6 +71,7 @@ class SqlStore:
         self._known = Known()
         self._tried: Sequence[Submission] | None = None
         self.inserts = Inserts(tables, connections.dialect)
+        self._single_statement = self._new_single_statement()
         self.writer = GroupCommitWriter[Submission](
             self._commit,
             finish=self._finish,
@@ -80,6 +83,19 @@ class SqlStore:
         self.eraser = SqlErasure(tables, self._erase, self._write_alone)
 
     # Writing
+
+    def _new_single_statement(self) -> SingleStatement | None:
+        """Return what writes new records in one statement, where the database takes that."""
+        connections = self._connections
+        if not takes_blocks(connections.dialect):
+            return None
+        return SingleStatement(
+            self.tables,
+            connections.dialect,
+            self.inserts,
+            self._statement_bytes,
+            connections.execute_to_the_commit,
+        )
 
     async def _commit(
         self, batch: Sequence[Submission], has_begun: Callable[[], None]
@@ -99,19 +115,19 @@ class SqlStore:
                 self._known,
                 self._connections.where,
                 is_repeated=is_repeated,
+                single_statement=self._single_statement,
             )
 
         async def commit(connection: AsyncConnection) -> Mapping[int, HistoryError]:
             nonlocal committer
             committer = new_committer(connection)
             try:
-                is_done = await committer.add_at_once(batch)
+                is_done = await committer.add_at_once(batch, has_begun)
             except DriverError as error:
                 if not is_refusal(error):
                     raise
                 is_done = False
             if is_done:
-                has_begun()
                 return {}
             await connection.rollback()
             committer = new_committer(connection)
@@ -185,15 +201,20 @@ class SqlStore:
         return await self._connections.read(lambda one: read_erasures(one, self.tables))
 
     async def measure(self) -> Measured:
-        """Return the size of the tables, where the database tells it."""
-        query = size_query(self._connections.dialect, self.tables)
+        """Return the size of the tables and warnings, where the database tells them."""
+        dialect = self._connections.dialect
+        query = size_query(dialect, self.tables)
         if query is None:
             return Measured()
 
-        async def size(connection: AsyncConnection) -> int:
-            return int((await connection.execute(query)).scalar() or 0)
+        async def measure(connection: AsyncConnection) -> Measured:
+            size = int((await connection.execute(query)).scalar() or 0)
+            if not is_mysql(dialect):
+                return Measured(size)
+            settings = (await connection.execute(SETTINGS)).one()
+            return Measured(size, 0, tuple(warnings_of(*settings)))
 
-        return Measured(await self._connections.read(size))
+        return await self._connections.read(measure)
 
     async def faults(self) -> Sequence[str]:
         """Check the numbers and the owners."""

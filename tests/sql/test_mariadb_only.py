@@ -4,6 +4,7 @@ processes."""
 import asyncio
 import signal
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -137,6 +138,50 @@ async def test_followers_miss_nothing_beside_several_writers(new_database: NewDa
         await asyncio.gather(*(history.aclose() for history in opened))
 
 
+async def test_a_writer_that_is_alone_needs_one_statement(new_database: NewDatabase) -> None:
+    url = new_database()
+
+    def questions() -> int:
+        return int(run_sql(url, "SHOW GLOBAL STATUS LIKE 'Questions'")[0][1])
+
+    async with SqlHistoryManager(url) as history:
+
+        async def write(count: int) -> None:
+            for number in range(count):
+                await history.add_history("m", None, str(number), "ADD", actor_id="ann")
+
+        await write(3)
+        of_asking = -questions() + questions()
+        before = questions()
+        await write(5)
+        assert questions() - before - of_asking == 5
+
+
+async def test_writers_that_take_turns_find_what_the_other_wrote(new_database: NewDatabase) -> None:
+    """Bounds of times and events stay as wide as both need."""
+    url = new_database()
+    async with SqlHistoryManager(url) as one, SqlHistoryManager(url) as other:
+
+        async def write(history: HistoryManager, event: str, year: int) -> None:
+            for _ in range(3):
+                moment = f"{year}-01-01T00:00:00+00:00"
+                await history.add_history(
+                    *("m", None, "x", event), created_at=moment, updated_at=moment
+                )
+
+        await write(one, "ADD", 2020)
+        await write(other, "DELETE", 2010)
+        await write(one, "ADD", 2020)
+        await write(one, "UPDATE", 2030)
+        for event, year in (("ADD", 2020), ("DELETE", 2010), ("UPDATE", 2030)):
+            since, until = (datetime(year, 1, day, tzinfo=UTC) for day in (1, 2))
+            assert len(await texts(one, event=event)) == 3 + 3 * (event == "ADD")
+            found = await texts(one, since=since, until=until)
+            assert len(found) == 3 + 3 * (event == "ADD"), year
+        numbers = run_sql(url, "SELECT seq FROM async_history_records ORDER BY seq")
+        assert [seq for (seq,) in numbers] == list(range(1, 13))
+
+
 # Values
 
 
@@ -196,6 +241,8 @@ async def test_a_text_that_the_server_does_not_take(new_database: NewDatabase) -
 async def test_what_a_trigger_refuses_leaves_its_neighbours(new_database: NewDatabase) -> None:
     url = new_database()
     async with SqlHistoryManager(url) as history:
+        for before in ("x", "y"):  # so that the next batch is one statement
+            await history.add_history("m", None, before, "ADD")
         run_sql(
             url,
             "CREATE TRIGGER no_tea BEFORE INSERT ON async_history_records FOR EACH ROW IF"
@@ -206,7 +253,9 @@ async def test_what_a_trigger_refuses_leaves_its_neighbours(new_database: NewDat
         done = await asyncio.gather(*calls, return_exceptions=True)
         assert isinstance(done[1], StorageRefused)
         assert "no tea" in str(done[1])
-        assert await texts(history) == ["a", "b"]
+        assert await texts(history) == ["x", "y", "a", "b"]
+        numbers = run_sql(url, "SELECT seq FROM async_history_records ORDER BY seq")
+        assert [seq for (seq,) in numbers] == [1, 2, 3, 4]
 
 
 # Errors

@@ -106,7 +106,7 @@ class MariaDBServer:
                 "--bind-address=127.0.0.1",
                 f"--tmpdir={self.folder}",
                 f"--pid-file={self.folder / 'pid'}",
-                f"--log-error={self.folder / 'log'}",
+                f"--log-error={self.folder / 'log.err'}",
                 *self._user(),
                 *options,
             ],
@@ -116,7 +116,7 @@ class MariaDBServer:
         )
         deadline = time.monotonic() + LONG_S
         while not self._accepts():
-            assert self._process.poll() is None, (self.folder / "log").read_text()[-2_000:]
+            assert self._process.poll() is None, (self.folder / "log.err").read_text()[-2_000:]
             assert time.monotonic() < deadline, "MariaDB did not start"
             time.sleep(0.05)
         return self
@@ -131,6 +131,11 @@ class MariaDBServer:
             self._process.send_signal(how)
             self._process.wait(LONG_S)
         self._process = None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it was started, and has not ended by itself."""
+        return self._process is not None and self._process.poll() is None
 
     def send(self, how: signal.Signals) -> None:
         """Send the server a signal, such as SIGSTOP and SIGCONT."""

@@ -1,0 +1,42 @@
+"""What new records add to the tables, once their numbers are known."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+from async_history._core.records import HistoryRecord
+from async_history._sql.known import Span, spans_of
+from async_history._sql.marks import marks_of
+from async_history._sql.rows import are_plain, full_row, instant_of, plain_row
+
+
+@dataclass(frozen=True, slots=True)
+class NumberedRecords:
+    """Rows of new records.
+
+    Attributes:
+        rows: of `PLAIN_COLUMNS` if `are_plain`, else of `ALL_COLUMNS`.
+        marks: pairs of mark and number, each once.
+        spans: bounds of the spans that the records are in.
+    """
+
+    rows: Sequence[tuple[Any, ...]]
+    are_plain: bool
+    marks: Sequence[tuple[int, int]]
+    spans: dict[int, Span]
+
+
+def numbered(last: int, records: Sequence[HistoryRecord]) -> NumberedRecords:
+    """Number records from the one after `last`."""
+    instants = [instant_of(record) for record in records]
+    each = list(zip(count(last + 1), records, instants, strict=False))
+    is_plain = are_plain(records)
+    row = plain_row if is_plain else full_row
+    marks = [(mark, seq) for seq, record, _ in each for mark in marks_of(record)]
+    return NumberedRecords(
+        [row(*one) for one in each],
+        is_plain,
+        list(dict.fromkeys(marks)),
+        spans_of(last + 1, records, instants),
+    )

@@ -1,0 +1,90 @@
+"""A batch of new records as one statement, with its numbers and its commit.
+
+MariaDB takes a block of statements as one. A transaction of several has a round trip for each. A
+lone task waits for them all, and while many tasks run, each answer waits for its turn of the event
+loop. The numbers are those that follow the writer's own last batch: if another has written since,
+nothing is written.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from itertools import chain
+from typing import Any, Final
+
+from sqlalchemy.engine import Dialect
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from async_history._sql.inserts import Inserts
+from async_history._sql.numbered import NumberedRecords
+from async_history._sql.tables import Tables
+
+ExecuteToTheCommit = Callable[[AsyncConnection, str, Sequence[Any]], Awaitable[int]]
+"""See `Connections.execute_to_the_commit`."""
+
+_MOST_BYTES: Final = 4 << 20
+"""The server parses the block as a whole before it executes it."""
+_BLOCK: Final = """
+BEGIN NOT ATOMIC
+START TRANSACTION;
+UPDATE {state} SET last = %s WHERE id = 1 AND version = %s AND last = %s;
+IF ROW_COUNT() = 1 THEN {inserts}; COMMIT; ELSE ROLLBACK; END IF;
+END
+"""
+_SPAN_VALUES: Final = (
+    "(span, first_time, last_time, events, has_undated) VALUES (%s, %s, %s, %s, %s)"
+)
+
+
+def takes_blocks(dialect: Dialect) -> bool:
+    """Return whether a connected database takes a block of statements as one."""
+    return getattr(dialect, "is_mariadb", False)
+
+
+class SingleStatement:
+    """Writes new records in one statement.
+
+    Args:
+        statement_bytes: the largest statement that the server takes.
+        execute: executes the statement.
+    """
+
+    def __init__(
+        self,
+        tables: Tables,
+        dialect: Dialect,
+        inserts: Inserts,
+        statement_bytes: int | None,
+        execute: ExecuteToTheCommit,
+    ) -> None:
+        name = dialect.identifier_preparer.format_table
+        self._state = name(tables.state)
+        self._replace_span = f"REPLACE INTO {name(tables.spans)}"
+        self._inserts = inserts
+        self._most_bytes = min(statement_bytes or _MOST_BYTES, _MOST_BYTES)
+        self._execute = execute
+
+    def takes(self, size_bytes: int) -> bool:
+        """Return whether records of so many bytes, escaped, are not too large for a statement."""
+        return 2 * size_bytes <= self._most_bytes
+
+    async def commit(
+        self, connection: AsyncConnection, last: int, version: int, records: NumberedRecords
+    ) -> bool:
+        """Write and commit records whose numbers follow `last`.
+
+        Returns:
+            False if `last` or `version` is another by now: then nothing is written.
+        """
+        insert = self._inserts.of(records)
+        begin, _, row = insert.sql.rpartition(" VALUES ")
+        inserts = [f"{begin} VALUES {', '.join([row] * len(records.rows))}"]
+        if records.marks:
+            begin, _, _ = self._inserts.marks.sql.rpartition(" VALUES ")
+            pairs = ", ".join([f"({mark}, {seq})" for mark, seq in records.marks])
+            inserts.append(f"{begin} VALUES {pairs}")
+        values: list[Any] = [last + len(records.rows), version, last]
+        values += chain.from_iterable(insert.values(records.rows))
+        for number, span in records.spans.items():
+            inserts.append(f"{self._replace_span} {_SPAN_VALUES}")
+            values += (number, span.first_time, span.last_time, span.events, int(span.has_undated))
+        block = _BLOCK.format(state=self._state, inserts="; ".join(inserts))
+        return await self._execute(connection, block, values) > 0

@@ -1,0 +1,262 @@
+"""What a MariaDB refuses or loses: connections, locks, room on its disk, a record that was read."""
+
+import asyncio
+import subprocess
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+
+from async_history import CommitUnknown, CursorGone, HistoryManager, StorageFull, StorageUnreachable
+from async_history._sql.warnings import warnings_of
+from async_history.sql import SqlHistoryManager
+from tests.support.mariadb_server import MariaDBServer, run_sql
+from tests.support.patience import LONG_S, SOON_S
+
+pytestmark = [pytest.mark.mariadb, pytest.mark.faults, pytest.mark.once]
+
+NewDatabase = Callable[[], URL]
+
+
+async def add(history: HistoryManager, *texts: str, event: str = "ADD") -> None:
+    for one in texts:
+        await history.add_history("m", None, one, event)
+
+
+async def stored(history: HistoryManager) -> list[str | None]:
+    return [record.new_memory async for record in history.query_history()]
+
+
+@asynccontextmanager
+async def connected(url: URL) -> AsyncIterator[AsyncConnection]:
+    engine = create_async_engine(url)
+    async with engine.connect() as connection:
+        yield connection
+    await engine.dispose()
+
+
+# Connections
+
+
+async def test_a_server_without_a_connection_left(
+    own_server: MariaDBServer, new_own_database: NewDatabase
+) -> None:
+    """Who is connected goes on; others are told why, and a writer that lost its own waits."""
+    url = new_own_database()
+    run_sql(
+        own_server.url(),
+        "CREATE USER IF NOT EXISTS agent",
+        "GRANT ALL ON *.* TO agent",
+        "REVOKE SUPER, CONNECTION ADMIN ON *.* FROM agent",  # they have one connection more
+        "SET GLOBAL max_connections = 10",
+    )
+    url = own_server.url(str(url.database), user="agent")
+    engine = create_async_engine(url, pool_size=20)
+    taken: list[AsyncConnection] = []
+
+    async def take_all() -> None:
+        with pytest.raises(OperationalError, match="1040"):  # noqa: PT012 - it is the last one
+            while True:
+                taken.append(await engine.connect())
+
+    try:
+        async with SqlHistoryManager(url) as history:
+            await add(history, "0", "1")
+            await take_all()
+            await add(history, "2")
+            with pytest.raises(StorageUnreachable, match="no connection left"):
+                await SqlHistoryManager(url, retry_timeout_s=0.2)
+            (writer,) = run_sql(
+                own_server.url(),
+                "SELECT id FROM information_schema.processlist"
+                f" WHERE db = '{url.database}' ORDER BY id LIMIT 1",
+            )
+            run_sql(own_server.url(), f"KILL CONNECTION {writer[0]}")
+            await take_all()
+            waiting = asyncio.create_task(add(history, "3"))
+            await asyncio.wait([waiting], timeout=0.2)
+            for one in taken:
+                await one.close()
+            await engine.dispose()
+            await waiting
+            assert await stored(history) == ["0", "1", "2", "3"]
+    finally:
+        await engine.dispose()
+        run_sql(own_server.url(), "SET GLOBAL max_connections = 60")
+
+
+# Locks
+
+
+async def until(connection: AsyncConnection, query: str, wanted: int) -> None:
+    """Ask the server until a number is as large."""
+    async with asyncio.timeout(LONG_S):
+        while int((await connection.execute(text(query))).all()[0][-1]) < wanted:  # noqa: ASYNC110 - a server tells nobody
+            await asyncio.sleep(0.02)
+
+
+async def test_the_victim_of_a_deadlock_writes_again(new_database: NewDatabase) -> None:
+    """InnoDB rolls back the transaction that has changed less: the history's."""
+    url = new_database()
+    async with (
+        SqlHistoryManager(url) as history,
+        connected(url) as other,
+        connected(url) as watcher,
+    ):
+        await add(history, "0", "1", "2")
+        await other.execute(text("CREATE TABLE large (n INT) ENGINE=InnoDB"))
+        await other.execute(text("INSERT INTO large SELECT seq FROM seq_1_to_500"))
+        await other.execute(text("SELECT * FROM async_history_spans FOR UPDATE"))
+        waiting = asyncio.create_task(add(history, "3", event="UPDATE"))  # of a new event
+        await until(watcher, "SELECT COUNT(*) FROM information_schema.innodb_lock_waits", 1)
+        await other.execute(text("UPDATE async_history_state SET layout = 1"))
+        await other.rollback()
+        await waiting
+        assert await stored(history) == ["0", "1", "2", "3"]
+        found = [record async for record in history.query_history(event="UPDATE")]
+        assert len(found) == 1
+        assert (await history.check()).problems == ()
+
+
+async def test_a_lock_that_is_waited_for_too_long_is_waited_for_again(
+    new_database: NewDatabase,
+) -> None:
+    url = new_database()
+    run_sql(url, "SET GLOBAL innodb_lock_wait_timeout = 1")
+    waits = "SHOW GLOBAL STATUS LIKE 'Innodb_row_lock_waits'"
+    try:
+        async with (
+            SqlHistoryManager(url) as history,
+            connected(url) as other,
+            connected(url) as watcher,
+        ):
+            await add(history, "0", "1", "2")
+            await other.execute(text("SELECT * FROM async_history_state FOR UPDATE"))
+            before = int((await watcher.execute(text(waits))).all()[0][-1])
+            waiting = asyncio.create_task(add(history, "3"))
+            await until(watcher, waits, before + 2)
+            await other.rollback()
+            await waiting
+            assert await stored(history) == ["0", "1", "2", "3"]
+    finally:
+        run_sql(url, "SET GLOBAL innodb_lock_wait_timeout = 50")
+
+
+async def test_a_commit_without_an_answer_has_an_unknown_outcome(new_database: NewDatabase) -> None:
+    url = new_database()
+    async with SqlHistoryManager(url, retry_timeout_s=1) as history, connected(url) as other:
+        await add(history, "0", "1")
+        await other.execute(text("SELECT * FROM async_history_state FOR UPDATE"))
+        with pytest.raises(CommitUnknown):
+            await add(history, "2")
+        await other.rollback()
+
+
+# A disk without room
+
+
+@pytest.fixture
+def small_server() -> Iterator[MariaDBServer]:
+    """A server on a file system of its own that is small."""
+    server = MariaDBServer()
+    folder = str(server.folder)
+    try:
+        command = ["mount", "-t", "tmpfs", "-o", "size=160m", "none", folder]
+        is_mounted = subprocess.run(command, capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        is_mounted = False
+    if not is_mounted:
+        server.remove()
+        pytest.skip("mounting a file system needs root")
+    try:
+        yield server.create().start()
+    finally:
+        server.stop()
+        subprocess.run(["umount", folder], check=True)
+        server.remove()
+
+
+async def test_a_disk_without_room(small_server: MariaDBServer) -> None:
+    """A server waits for room, refuses, or dies; then all that was acknowledged is there."""
+    run_sql(small_server.url(), "CREATE DATABASE h")
+    ballast = small_server.folder / "ballast"
+    async with SqlHistoryManager(small_server.url("h"), retry_timeout_s=2) as history:
+        await add(history, "0", "1", "2")
+        with pytest.raises(OSError, match="No space left"):
+            ballast.write_bytes(bytes(160 << 20))
+        acked = 0
+        with pytest.raises((StorageFull, StorageUnreachable, CommitUnknown)):  # noqa: PT012
+            while acked < 1_000:
+                await add(history, f"{acked} {'x' * 300_000}")
+                acked += 1
+        ballast.unlink()
+    if not small_server.is_running:
+        small_server.start()
+    async with SqlHistoryManager(small_server.url("h")) as history:
+        await add(history, "again")
+        found = [str(one).split()[0] for one in await stored(history)]
+        wanted = ["0", "1", "2", *map(str, range(acked))]
+        assert found in ([*wanted, "again"], [*wanted, str(acked), "again"])
+        assert (await history.check()).problems == ()
+
+
+# A crash takes what was read
+
+
+async def test_a_follower_is_told_that_its_place_went_to_another_record(
+    new_database: NewDatabase,
+) -> None:
+    """As after a crash that lost a transaction which was shown, and not on disk."""
+    url = new_database()
+    async with SqlHistoryManager(url) as history:
+        await add(history, "0", "1", "lost")
+        following = history.follow(after=None, poll_interval_s=0.02)
+        seen = [(await anext(following)).new_memory for _ in range(3)]
+        assert seen == ["0", "1", "lost"]
+        run_sql(
+            url,
+            "DELETE FROM async_history_records WHERE seq = 3",
+            "UPDATE async_history_state SET last = 2",
+        )
+        await add(history, "2", "3")
+        async with asyncio.timeout(SOON_S):
+            with pytest.raises(CursorGone):
+                await anext(following)
+
+
+@pytest.mark.parametrize(
+    ("settings", "codes"),
+    [
+        ((1, 0, 0, 1), []),
+        ((1, 1, 1, "ON"), []),
+        ((1, 1, 1, "DETECT_AND_RECOVER"), []),
+        ((0, 0, 0, 1), ["asynchronous-commit"]),
+        ((2, 1, 100, "OFF"), ["asynchronous-commit", "binary-log-not-synced", "doublewrite-off"]),
+        ((1, 1, 1, 0), ["doublewrite-off"]),
+    ],
+)
+def test_settings_that_lose_what_was_acknowledged(
+    settings: tuple[Any, ...], codes: list[str]
+) -> None:
+    assert [warning.code for warning in warnings_of(*settings)] == codes
+
+
+async def test_stats_warn_of_a_servers_settings(
+    own_server: MariaDBServer, new_own_database: NewDatabase
+) -> None:
+    async with SqlHistoryManager(new_own_database()) as history:
+        await add(history, "x")
+        assert [one.code for one in (await history.stats()).warnings] == ["doublewrite-off"]
+        run_sql(own_server.url(), "SET GLOBAL innodb_flush_log_at_trx_commit = 2")
+        run_sql(own_server.url(), "SET GLOBAL sync_binlog = 0")
+        try:
+            codes = {one.code for one in (await history.stats()).warnings}
+        finally:
+            run_sql(own_server.url(), "SET GLOBAL innodb_flush_log_at_trx_commit = 1")
+            run_sql(own_server.url(), "SET GLOBAL sync_binlog = 1")
+        assert codes == {"asynchronous-commit", "binary-log-not-synced", "doublewrite-off"}
