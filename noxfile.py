@@ -30,6 +30,7 @@ BENCHMARKS = (
     "owners_postgres",
     "owner_changes",
     "processes",
+    "sql",
 )
 
 OLDEST_POSTGRES = "13"
