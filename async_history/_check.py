@@ -4,13 +4,18 @@ from dataclasses import replace
 from functools import partial
 
 from async_history._core.check import CheckReport
+from async_history._core.key_ring import KeyRing
 from async_history._core.options import HistoryOptions
 from async_history._opening import from_any_folder, is_server, open_history, sqlite_file
 from async_history.errors import InvalidInput
 
 
 async def check_history(
-    url: str, *, repair: bool = False, lock_timeout_s: float = 30.0
+    url: str,
+    *,
+    repair: bool = False,
+    lock_timeout_s: float = 30.0,
+    keys: KeyRing | None = None,
 ) -> CheckReport:
     """Open a history, check it as `HistoryManager.check` does, and close it.
 
@@ -19,7 +24,10 @@ async def check_history(
     Args:
         repair: rebuild a file's index first. Nothing is lost: the index is derived from records.
 
+        keys: the master keys of an encrypted history.
+
     Raises:
+        KeyMissing: it is encrypted, and a key is missing.
         StorageError: there is no history there, or it can't be read.
         MigrationError: its layout is not known, or two records of one id differ.
         CursorGone: records were removed while they were read. Call it again.
@@ -37,6 +45,8 @@ async def check_history(
 
         await run_in_thread(partial(repair_file, absolute(file), lock_timeout_s))
     options: HistoryOptions = {"create": False, "migrate": False}
+    if keys is not None:
+        options["keys"] = keys
     if file is not None:
         options["lock_timeout_s"] = lock_timeout_s
     async with open_history(where, **options) as history:

@@ -6,6 +6,7 @@ HistoryError
 ├── HistoryConflict       `if_latest` is no longer its memory's latest record; not written
 ├── OwnerConflict         the memory has another owner; not written
 ├── Erased                the memory or its owner was erased after the change began; not written
+├── KeyMissing            the key ring lacks a key that the store's texts need; named
 ├── Overloaded            the queue stayed full past `queue_timeout_s`; not written
 ├── HistoryClosed         the manager is closed, or closed before the call's turn; not written
 ├── WrongLoop             the manager belongs to another event loop or process; not written
@@ -79,6 +80,22 @@ class Erased(HistoryError):
             f"the {self.kind} of {self.what!r} was erased after this change began; nothing was "
             "written"
         )
+
+
+class KeyMissing(HistoryError):
+    """A text can't be read, or the store opened, without a key that is not there.
+
+    `name` is that of the master key, or the id of a data key that the store does not have any more;
+    empty where an encrypted store was opened without `keys`.
+    All that other keys encrypt stays readable.
+    """
+
+    def __init__(self, name: str, message: str) -> None:
+        self.name = name
+        super().__init__(name, message)
+
+    def __str__(self) -> str:
+        return str(self.args[1])
 
 
 class Overloaded(HistoryError):

@@ -15,6 +15,7 @@ from async_history._core.backend import Backend, Reader, Store
 from async_history._core.check import CheckReport
 from async_history._core.commit_signal import CommitSignal
 from async_history._core.cursors import Cursor
+from async_history._core.encryption import EncryptedStore, Encryption
 from async_history._core.erase import ErasureReport, erase_in_steps
 from async_history._core.erase_request import Vacuuming, check_vacuuming, new_erase_request
 from async_history._core.erased_names import Name
@@ -131,6 +132,21 @@ class HistoryManager(LoopBound[Store]):
             HistoryClosed, WrongLoop: as every call.
         """
         return self._require_open()
+
+    @property
+    def encryption(self) -> Encryption:
+        """What is done with the keys of an encrypted history, such as `rotate_keys`.
+
+        Raises:
+            InvalidInput: it was opened without `keys`.
+            HistoryClosed, WrongLoop: as every call.
+        """
+        store = self._require_open()
+        if not isinstance(store, EncryptedStore) or store.encryption is None:
+            raise InvalidInput(
+                f"{self._backend.where} is not encrypted: open it with keys=KeyRing(…)"
+            )
+        return Encryption(store.encryption)
 
     # Recording
 

@@ -6,6 +6,8 @@ of store, by name.
 
 from typing import Final, Literal, TypedDict, get_args
 
+from async_history._core.key_ring import KeyRing
+
 Durability = Literal["full", "normal"]
 """What an acknowledged record survives: power loss, or only the end of the process."""
 DURABILITIES: Final[tuple[Durability, ...]] = get_args(Durability)
@@ -23,6 +25,7 @@ class HistoryOptions(TypedDict, total=False):
     queue_bytes: int
     queue_timeout_s: float | None
     close_timeout_s: float
+    keys: KeyRing | None
 
     # of a SQLite file
     journal: Journal

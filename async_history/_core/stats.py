@@ -2,7 +2,7 @@
 
 import asyncio
 import dataclasses
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, Self
 
@@ -115,3 +115,18 @@ class Measurements:
         """Stop measuring."""
         if self._under_way is not None:
             self._under_way.cancel()
+
+
+def clear_warning(clear: int) -> Sequence[StoreWarning]:
+    """Return the warning about records in clear in an encrypted store, if there are any."""
+    if not clear:
+        return ()
+    records = "1 record has" if clear == 1 else f"{clear:,} records have"
+    return (
+        StoreWarning(
+            "clear-records",
+            "warning",
+            f"{records} texts in clear: recorded before encryption was turned on, or by a program "
+            "without the keys",
+        ),
+    )

@@ -1,8 +1,15 @@
 """Starting threads, which a process may have no more of."""
 
+import asyncio
+import contextlib
 import threading
+from collections.abc import Callable
+from typing import TypeVar
 
+from async_history._core.running_loop import running_loop
 from async_history.errors import StorageError
+
+T = TypeVar("T")
 
 
 def start(thread: threading.Thread) -> None:
@@ -18,3 +25,30 @@ def start(thread: threading.Thread) -> None:
             f"no thread could be started ({error}): end some of this process's "
             f"{threading.active_count()}, or raise its limits of threads and memory"
         ) from error
+
+
+async def computed(function: Callable[[], T]) -> T:
+    """Call a function that only computes on a new thread, and return its result.
+
+    If the caller is cancelled, this raises at once; the function runs to its end, unheard.
+
+    Raises:
+        StorageError: no thread could be started.
+    """
+    loop = running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+
+    def settle(set_: Callable[[T], None] | Callable[[BaseException], None], value: object) -> None:
+        if not done.done():
+            set_(value)  # type: ignore[arg-type]
+
+    def run() -> None:
+        try:
+            outcome: tuple[object, object] = (done.set_result, function())
+        except BaseException as error:
+            outcome = (done.set_exception, error)
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(settle, *outcome)  # type: ignore[arg-type]
+
+    start(threading.Thread(target=run, name="async_history cipher", daemon=True))
+    return await done

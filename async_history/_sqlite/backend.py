@@ -3,22 +3,27 @@
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from async_history._core.backend import Writer
+from async_history._core.backend import Reader, Writer
 from async_history._core.cancellation import to_the_end
 from async_history._core.commit_signal import CommitSignal
+from async_history._core.encryption import StoreEncryption
 from async_history._core.erasure_log import Erasure, StatementErasureLog
+from async_history._core.follow_reads import FollowReader as FollowReaderOf
+from async_history._core.key_ring import KeyRing
+from async_history._core.key_statements import KeyTable
 from async_history._core.options import Durability, Journal
 from async_history._core.prune import PruneCursor, PruneStep
 from async_history._core.prune_request import PruneRequest
 from async_history._core.prune_transaction import PruneTries
 from async_history._core.recent import RecentCommits
-from async_history._core.stats import Measured, StoreWarning
+from async_history._core.sealed_reader import SealedFollowReader, SealedReader
+from async_history._core.stats import Measured, StoreWarning, clear_warning
 from async_history._core.submissions import Submission
 from async_history._core.writer import GroupCommitWriter
 from async_history._core.writer_options import WriterOptions
@@ -38,6 +43,15 @@ from async_history._sqlite.errors import (
 )
 from async_history._sqlite.follow import FollowReader
 from async_history._sqlite.index import INDEX_NO_ROWS, THROUGH_INDEX, WITHOUT_INDEX
+from async_history._sqlite.keys import (
+    COUNT_CLEAR,
+    IS_ENCRYPTED,
+    EncryptedFileKeys,
+    FileKeys,
+    create_tables,
+    in_transaction,
+    table_read,
+)
 from async_history._sqlite.known_owners import KnownOwners
 from async_history._sqlite.opening import LONGEST_LOG_BYTES, long_log_warning
 from async_history._sqlite.pool import MAX_REOPENS, ConnectionPool
@@ -49,10 +63,11 @@ from async_history._sqlite.schema.versions import install_statements
 from async_history._sqlite.worker_thread import run_in_thread
 from async_history._sqlite.write_program import WRITE_PROGRAM
 from async_history._sqlite.writers import UnpreparedWriter, UTF16Writer, unprepared_error
-from async_history.errors import HistoryError
+from async_history.errors import HistoryError, InvalidInput, KeyMissing, MigrationError
 
 T = TypeVar("T")
 
+_STATE: Final = f"SELECT (SELECT encoding FROM pragma_encoding), {IS_ENCRYPTED}"
 _LONG_LOG_BATCH: Final = 10
 """A batch of this many submissions raises the log's checkpoint threshold."""
 
@@ -72,6 +87,7 @@ class SQLiteBackend:
     durability: Durability
     lock_timeout_s: float
     writer_options: WriterOptions
+    keys: KeyRing | None = None
 
     @property
     def where(self) -> str:
@@ -101,17 +117,47 @@ class SQLiteBackend:
             else:
                 is_prepared = await pool.open_unchanged(create=self.create)
             with typed_errors(pool.where):
-                ((encoding,),) = await pool.fetch("PRAGMA encoding", {})
+                ((encoding, is_encrypted),) = await pool.fetch(_STATE, {})
+            self._require_keys(encoding, is_encrypted=bool(is_encrypted))
         except BaseException:
             await to_the_end(pool.close())
             raise
-        return SQLiteStore(
+        store = SQLiteStore(
             pool,
             committed,
             ended,
             self.writer_options if is_prepared else None,
             is_utf16=encoding != "UTF-8",
+            keys=self.keys,
         )
+        if store.encryption is not None:
+            try:
+                if self.migrate:
+                    await store.create_key_tables()
+                await store.encryption.open()
+            except BaseException:
+                await to_the_end(store.aclose(self.lock_timeout_s))
+                raise
+        return store
+
+    def _require_keys(self, encoding: str, *, is_encrypted: bool) -> None:
+        if self.keys is None:
+            if is_encrypted:
+                raise KeyMissing(
+                    "",
+                    f"{self.where} is encrypted: open it with keys=KeyRing(…); on the command line "
+                    "name a file of keys by --keys-file",
+                )
+        elif encoding != "UTF-8":
+            raise InvalidInput(
+                f"{self.where} is in UTF-16, which is not encrypted: copy the history into a new "
+                "file (copy_history), which is in UTF-8"
+            )
+        elif not is_encrypted and not self.migrate:
+            raise MigrationError(
+                f"{self.where} is not encrypted, and migrate=False keeps it as it is; open it with "
+                "migrate=True once, or without keys"
+            )
 
 
 class SQLiteStore:
@@ -123,6 +169,7 @@ class SQLiteStore:
         ended: called when the writer has ended.
         writer_options: None if the file must be adopted or indexed before it can be written.
         is_utf16: whether the file's encoding is UTF-16, which can't hold every text.
+        keys: the master keys, if it is encrypted.
     """
 
     def __init__(
@@ -133,8 +180,14 @@ class SQLiteStore:
         writer_options: WriterOptions | None,
         *,
         is_utf16: bool,
+        keys: KeyRing | None = None,
     ) -> None:
         self.pool = pool
+        self.encryption: StoreEncryption | None = None
+        self._keys = FileKeys()
+        if keys is not None:
+            self.encryption = StoreEncryption(keys, table_read(self.fetch), self._with_keys)
+            self._keys = EncryptedFileKeys(self.encryption.keys)
         self._committed = committed
         self._ended = ended
         self._is_utf16 = is_utf16
@@ -154,11 +207,17 @@ class SQLiteStore:
             if is_utf16:
                 self.writer = UTF16Writer(self._group_writer)
         lookup = WITHOUT_INDEX if writer_options is None else THROUGH_INDEX
-        self.reader = HistoryReader(self.fetch, lookup, READERS)
-        self.follower = FollowReader(self.fetch, self.reader, self._recent)
+        self.stored_reader = reader = HistoryReader(self.fetch, lookup, READERS)
+        self.reader: Reader = reader
+        self.follower: FollowReaderOf[Any] = FollowReader(self.fetch, reader, self._recent)
         self.eraser = FileErasure(
-            self.run_exclusively, self._reopen_writer, pool.path, pool.lock_timeout_s
+            self.run_exclusively, self._reopen_writer, pool.path, pool.lock_timeout_s, self._keys
         )
+        if self.encryption is not None:
+            self.reader = SealedReader(reader, self.encryption)
+            # What was just committed is kept as it was given, and would be opened again.
+            none_kept = FollowReader(self.fetch, reader, RecentCommits(committed))
+            self.follower = SealedFollowReader(none_kept, self.encryption)
 
     # Writing
 
@@ -170,14 +229,35 @@ class SQLiteStore:
                 await self.pool.lengthen_log(connection)
             return await self._committer_of(connection).commit(batch)
 
-        refused = await self.pool.write(commit, has_begun)
+        refused = await self._write(commit, has_begun)
         self._committed.notify()
         return refused
 
     def _committer_of(self, connection: ThreadConnection) -> BatchCommitter:
         if self._committer is None or self._committer.connection is not connection:
-            self._committer = BatchCommitter(connection, self._recent, self._known_owners)
+            self._committer = BatchCommitter(
+                connection, self._recent, self._known_owners, self._keys.seal
+            )
         return self._committer
+
+    async def _write(
+        self,
+        work: Callable[[ThreadConnection], Awaitable[T]],
+        has_begun: Callable[[], None] = lambda: None,
+    ) -> T:
+        """Run work on the writing connection, with the keys that the file has now."""
+        if self.encryption is None:
+            return await self.pool.write(work, has_begun)
+        return await self.encryption.with_current_keys(lambda: self.pool.write(work, has_begun))
+
+    async def _with_keys(self, work: Callable[[KeyTable], Coroutine[Any, Any, T]]) -> T:
+        """Do work on the key tables in one transaction, in its turn among the writes."""
+        step = partial(in_transaction, work)
+        return await self.run_exclusively(lambda connection: connection.run(step))
+
+    async def create_key_tables(self) -> None:
+        """Create what an encrypted file has more, where it is missing."""
+        await self.run_exclusively(lambda connection: connection.run(create_tables))
 
     def run_exclusively(
         self, work: Callable[[ThreadConnection], Awaitable[T]]
@@ -187,7 +267,7 @@ class SQLiteStore:
 
         async def alone() -> T:
             self._recent.forget()
-            return await self.pool.write(work)
+            return await self._write(work)
 
         return self._require_group_writer().run_alone(alone)
 
@@ -201,7 +281,8 @@ class SQLiteStore:
 
     def reset(self) -> "asyncio.Future[None]":
         """Queue a reset: drop and create the tables in one transaction."""
-        return self.run_exclusively(lambda connection: connection.run(_reset))
+        reset = partial(_reset, self._keys)
+        return self.run_exclusively(lambda connection: connection.run(reset))
 
     async def prune_step(self, asked: PruneRequest, reached: PruneCursor | None) -> PruneStep:
         """Prune the next records in one transaction; in a dry run, count them."""
@@ -253,7 +334,13 @@ class SQLiteStore:
     async def measure(self) -> Measured:
         """Return the sizes of the file and its log, and warnings about its location."""
         path = self.pool.path
-        return Measured() if path is None else await run_in_thread(partial(self._measure, path))
+        measured = Measured()
+        if path is not None:
+            measured = await run_in_thread(partial(self._measure, path))
+        if self.encryption is None:
+            return measured
+        ((clear,),) = await self.fetch(COUNT_CLEAR, {})
+        return replace(measured, warnings=(*measured.warnings, *clear_warning(clear)))
 
     async def faults(self) -> Sequence[str]:
         """Check the file's pages, the ids, and each entry of the index."""
@@ -302,14 +389,15 @@ def _reset_script() -> str:
             *install_statements(),
             INDEX_NO_ROWS,
             WRITE_PROGRAM,
-            "COMMIT",
         )
     )
 
 
-def _reset(connection: sqlite3.Connection) -> None:
+def _reset(keys: FileKeys, connection: sqlite3.Connection) -> None:
     try:
         connection.executescript(_reset_script())
+        keys.created(connection)
+        connection.execute("COMMIT")
     except BaseException:
         connection.rollback()
         raise

@@ -53,6 +53,7 @@ from async_history._sqlite.index import (
     ordered_positions,
     owners_of,
 )
+from async_history._sqlite.keys import Seal
 from async_history._sqlite.known_owners import KnownOwners
 from async_history._sqlite.lone_record import LoneRecords
 from async_history._sqlite.rows import COLUMNS_OF_HISTORY, packed_sql, record_from_row, unpack_rows
@@ -63,7 +64,7 @@ from async_history._sqlite.write_program import (
     Statement,
     add_statement,
 )
-from async_history.errors import HistoryError, StorageRefused
+from async_history.errors import HistoryError, KeyMissing, StorageCorrupt, StorageRefused
 
 R = TypeVar("R", HistoryRecord, Fields)
 
@@ -123,14 +124,20 @@ class BatchCommitter:
     Args:
         recent: keeps each batch that holds only new records.
         owners: those that the store's earlier batches have seen.
+        seal: what becomes of texts.
     """
 
     def __init__(
-        self, connection: ThreadConnection, recent: RecentCommits, owners: KnownOwners
+        self,
+        connection: ThreadConnection,
+        recent: RecentCommits,
+        owners: KnownOwners,
+        seal: Seal,
     ) -> None:
         self.connection: Final = connection
         self._recent = recent
         self._owners = owners
+        self._seal = seal
         self._lone = LoneRecords()
 
     async def commit(self, batch: Sequence[Submission]) -> Mapping[int, HistoryError]:
@@ -169,7 +176,7 @@ class BatchCommitter:
         if additions is not None and self._add(additions, connection):
             found.added = additions
             return {}
-        return _commit_in_steps(batch, found, connection)
+        return _commit_in_steps(batch, found, connection, self._seal)
 
     def _add(
         self,
@@ -183,8 +190,10 @@ class BatchCommitter:
         expected = self._owners.expected(records, additions)
         if expected is None:
             return False
+        owners = [stored and stored.owner for stored in expected.owners]
+        stored = self._seal.fields(records, owners, expected.noted, connection)
         statements = [
-            add_statement(part, expected.part(start, part)) for start, part in _parts(records)
+            add_statement(part, expected.part(start, part)) for start, part in _parts(stored)
         ]
         if not _is_added(partial(_execute_all, statements, connection)):
             return False
@@ -195,14 +204,20 @@ class BatchCommitter:
         """Add new records of mem0's columns alone, where no memory has an owner."""
         noted = self._owners.noted(additions)
         if len(additions) == additions[0].record_count == 1:
-            (record,) = fields_of(additions)
+            (record,) = self._seal.fields(
+                list(fields_of(additions)), _NO_OWNERS[:1], noted.last, connection
+            )
             if _is_added(partial(self._lone.add, connection, record, noted)):
                 return True
         statements: list[Statement] = []
         records = fields_of(additions)
         while part := list(islice(records, STATEMENT_ROWS[-1])):  # not all as fields at once
-            statements.append(add_statement(part, None, noted=noted))
+            stored = self._seal.fields(part, _NO_OWNERS[: len(part)], noted.last, connection)
+            statements.append(add_statement(stored, None, noted=noted))
         return _is_added(partial(_execute_all, statements, connection))
+
+
+_NO_OWNERS: Final = (None,) * STATEMENT_ROWS[-1]
 
 
 def _is_added(add: Callable[[], bool]) -> bool:
@@ -285,19 +300,24 @@ class _Found:
 
 
 def _commit_in_steps(
-    batch: Sequence[Submission], found: _Found, connection: sqlite3.Connection
+    batch: Sequence[Submission], found: _Found, connection: sqlite3.Connection, seal: Seal
 ) -> Mapping[int, HistoryError]:
     try:
         with transaction(connection):
-            return run_to_completion(commit_in_steps(batch, _CommitSteps(connection, found)))
-    except _RolledBack as error:
+            steps = _CommitSteps(connection, found, seal)
+            return run_to_completion(commit_in_steps(batch, steps))
+    except (_RolledBack, KeyMissing, StorageCorrupt) as error:
+        seal.undone()
         found.owners.clear()
         if len(batch) == 1:
-            return {0: _refused(error.__cause__)}
+            return {0: _refused(error.__cause__) if isinstance(error, _RolledBack) else error}
+    except BaseException:
+        seal.undone()
+        raise
     # One submission rolls back all others, so commit each in its own transaction.
     refused: dict[int, HistoryError] = {}
     for index, submission in enumerate(batch):
-        if 0 in (alone := _commit_in_steps([submission], found, connection)):
+        if 0 in (alone := _commit_in_steps([submission], found, connection, seal)):
             refused[index] = alone[0]
     return refused
 
@@ -305,16 +325,17 @@ def _commit_in_steps(
 class _CommitSteps:
     """The statements of `commit_in_steps` for SQLite."""
 
-    def __init__(self, connection: sqlite3.Connection, found: _Found) -> None:
+    def __init__(self, connection: sqlite3.Connection, found: _Found, seal: Seal) -> None:
         self._connection = connection
         self._found = found
+        self._seal = seal
         self._has_triggers = False
         self._is_ready = False
 
     async def existing(self, submissions: Sequence[AddRecords]) -> Sequence[HistoryRecord]:
         """Return the stored records that have an id of these submissions."""
         rows = fetch_rows(self._connection, _EXISTING, (json.dumps(ids_of(submissions)),))
-        return [record_from_row(row) for row in rows]
+        return self._seal.opened([record_from_row(row) for row in rows], self._connection)
 
     async def latest(self, memory_ids: Sequence[str]) -> Sequence[HistoryRecord]:
         """Return the latest record of each of these memories that has one."""
@@ -324,7 +345,7 @@ class _CommitSteps:
         rows = unpack_rows(fetch_rows(self._connection, _LATEST_PACKED, asked))
         if rows is None:
             rows = fetch_rows(self._connection, _LATEST, asked)
-        return [record_from_row(row) for row in rows]
+        return self._seal.opened([record_from_row(row) for row in rows], self._connection)
 
     async def owners(self, records: Sequence[HistoryRecord]) -> dict[str, Owner]:
         """Return the owners of these records' memories, of those that have one."""
@@ -367,6 +388,7 @@ class _CommitSteps:
             if not self._connection.in_transaction:
                 raise _RolledBack from migration_error
             self._connection.execute("ROLLBACK TO submissions")
+            self._seal.undone()
             found.owners, found.last_number = owners, last_number
         self._connection.execute("RELEASE submissions")
         if migration_error is not None:
@@ -396,7 +418,11 @@ class _CommitSteps:
         if self._found.last_number or self._found.noted or any(map(has_details, records)):
             owners = [self._found.owners.get(record.memory_id) for record in records]
             expected = ExpectedOwners(owners, set(), set(), self._found.noted)
-        fields = list(map(fields_in_order, records))
+        found = self._found
+        owned = [(stored := found.owners.get(one.memory_id)) and stored.owner for one in records]
+        fields = self._seal.fields(
+            list(map(fields_in_order, records)), owned, found.noted, self._connection
+        )
         statement = add_statement(fields, expected, has_triggers=self._has_triggers)
         with _refusals():
             if not self._has_triggers:
@@ -424,6 +450,10 @@ class _CommitSteps:
         if not self._is_ready:
             raise IndexOutdated
 
+    def _noted(self) -> int:
+        self._prepare()
+        return self._found.noted
+
     def _look(self) -> None:
         found = fetch_rows(self._connection, _STORE)
         self._found.was_looked_for = True
@@ -432,7 +462,7 @@ class _CommitSteps:
         self._found.has_erased_memory = bool(has_erased_memory)
 
     def _save_messages(self, submissions: Sequence[SaveMessages]) -> None:
-        rows = message_rows(submissions)
+        rows = self._seal.messages(message_rows(submissions), self._noted, self._connection)
         saved = self._connection.execute(_SAVE_MESSAGES, (json.dumps(rows, ensure_ascii=False),))
         if saved.rowcount < len(rows):
             raise sqlite3.IntegrityError(

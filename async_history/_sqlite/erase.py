@@ -21,7 +21,12 @@ from async_history._core.erase_transaction import LOST, Columns, EraseTransactio
 from async_history._core.erased_names import Name
 from async_history._core.erasure_log import ErasureStatements, StatementErasureLog
 from async_history._core.filters import Filter
-from async_history._sqlite.connection import ThreadConnection, fetch_rows, run_to_completion
+from async_history._sqlite.connection import (
+    ThreadConnection,
+    fetch_rows,
+    run_to_completion,
+    transaction,
+)
 from async_history._sqlite.errors import typed_errors
 from async_history._sqlite.filters import in_order
 from async_history._sqlite.index import (
@@ -37,6 +42,7 @@ from async_history._sqlite.index import (
     ordered_positions,
     parameters_of_several,
 )
+from async_history._sqlite.keys import FileKeys, StoredText
 from async_history._sqlite.schema.file_copy import adoption_copies
 from async_history._sqlite.worker_thread import run_in_thread
 from async_history.errors import CommitUnknown, StorageError, StorageFull
@@ -127,8 +133,9 @@ _VACUUM_SPACE: Final = 2
 class _EraseTransaction:
     """The statements of an erasure within a transaction, on the connection's thread."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, keys: FileKeys) -> None:
         self._connection = connection
+        self._keys = keys
         self.log = StatementErasureLog(ERASURES, self._run)
 
     async def _run(self, sql: str, *parameters: Any) -> list[Any]:
@@ -170,14 +177,27 @@ class _EraseTransaction:
 
     async def texts(self, actor_id: str, memory_ids: Sequence[str]) -> list[Texts]:
         rows = self._fetch(_TEXTS, actor_id=actor_id, **parameters_of_several(memory_ids))
-        return [_texts(*row) for row in rows]
+        return self._texts(rows)
 
     async def next_texts(
         self, actor_id: str, memory_id: str, after: RecordRef | None, limit: int
     ) -> list[Texts]:
         asked = {"actor_id": actor_id, "after": self._start_after(after), "limit": limit}
         rows = self._fetch(_NEXT_TEXTS, **asked, **named([memory_id]))
-        return [_texts(*row) for row in rows]
+        return self._texts(rows)
+
+    def _texts(self, rows: Sequence[Sequence[Any]]) -> list[Texts]:
+        stored = [
+            StoredText(column, row[1], *row[at : at + 2])
+            for row in rows
+            for at, column in ((4, "old_memory"), (6, "new_memory"))
+        ]
+        opened = self._keys.seal.opened_texts(stored, self._connection)
+        digests = [_digest(text, one.kind) for text, one in zip(opened, stored, strict=True)]
+        return [
+            Texts(RecordRef(*row[:3]), bool(row[3]), *digests[2 * at : 2 * at + 2])
+            for at, row in enumerate(rows)
+        ]
 
     async def redact(self, columns: Columns, places: Sequence[RecordRef]) -> int:
         given = [place.position for place in places]
@@ -188,6 +208,7 @@ class _EraseTransaction:
 
     async def note(self, names: Sequence[Name], at: datetime) -> None:
         note_erased(self._connection, names, at)
+        await self._keys.mark(self._connection, names)
 
     async def disown(self, scope: str, memory_ids: Sequence[str]) -> None:
         disown(self._connection, scope, memory_ids)
@@ -200,24 +221,6 @@ class _EraseTransaction:
     async def remove_messages(self, session_scopes: Sequence[str]) -> int:
         scopes = json.dumps(session_scopes)
         return self._connection.execute(_REMOVE_MESSAGES, (scopes,)).rowcount
-
-
-def _texts(
-    position: int,
-    record_id: str,
-    memory_id: str,
-    is_actors: int,
-    old_memory: bytes | None,
-    old_type: str,
-    new_memory: bytes | None,
-    new_type: str,
-) -> Texts:
-    return Texts(
-        RecordRef(position, record_id, memory_id),
-        bool(is_actors),
-        _digest(old_memory, old_type),
-        _digest(new_memory, new_type),
-    )
 
 
 def _digest(stored: bytes | None, kind: str) -> bytes | None:
@@ -238,6 +241,7 @@ class FileErasure:
         reopen_writer: reopens that connection, queued with the writes.
         path: the file; None in memory.
         lock_timeout_s: how long to wait for readers of the log.
+        keys: what the file is encrypted with, if it is.
     """
 
     def __init__(
@@ -246,7 +250,9 @@ class FileErasure:
         reopen_writer: Callable[[], Awaitable[None]],
         path: Path | None,
         lock_timeout_s: float,
+        keys: FileKeys,
     ) -> None:
+        self._keys = keys
         self._run_exclusively = run_exclusively
         self._reopen_writer = reopen_writer
         self._path = path
@@ -261,7 +267,7 @@ class FileErasure:
         )
 
     async def in_transaction(self, work: Callable[[EraseTransaction], Coroutine[Any, Any, T]]) -> T:
-        erase = partial(_erase, work)
+        erase = partial(_erase, work, self._keys)
         done: T = await self._run_exclusively(lambda connection: connection.run(erase))
         return done
 
@@ -270,10 +276,12 @@ class FileErasure:
         return Residue(copies, _copies_notice(copies))
 
     async def clean(self, *, vacuum: Vacuuming) -> Residue:
+        destroy = partial(_destroy_keys, self._keys)
+        destroyed = await self._run_exclusively(lambda connection: connection.run(destroy))
+        sentences: list[str] = [_KEYS_DESTROYED] if destroyed else []
         if self._path is None:
-            return Residue()
+            return Residue(sentences=tuple(sentences))
         copies = await self._copies()
-        sentences: list[str] = []
         if not vacuum:
             sentences.append(
                 f"free space in {self._path} may hold texts that were moved, changed or removed "
@@ -326,11 +334,25 @@ def _checkpoint(connection: ThreadConnection) -> Awaitable[Iterable[Sequence[Any
 
 
 def _erase(
-    work: Callable[[EraseTransaction], Coroutine[Any, Any, T]], connection: sqlite3.Connection
+    work: Callable[[EraseTransaction], Coroutine[Any, Any, T]],
+    keys: FileKeys,
+    connection: sqlite3.Connection,
 ) -> T:
     """Erase the next texts in one transaction, on the connection's thread."""
     with _overwriting(connection), indexed_transaction(connection):
-        return run_to_completion(work(_EraseTransaction(connection)))
+        return run_to_completion(work(_EraseTransaction(connection, keys)))
+
+
+def _destroy_keys(keys: FileKeys, connection: sqlite3.Connection) -> int:
+    with _overwriting(connection), transaction(connection):
+        return run_to_completion(keys.destroy(connection))
+
+
+_KEYS_DESTROYED: Final = (
+    "data keys of what was erased were destroyed: copies of its encrypted texts that no erasure "
+    "reaches are unreadable without them. A backup of before has the keys still, wrapped by a "
+    "master key: rotate_keys() under a new one, and destroy the old one, to end those too"
+)
 
 
 @contextlib.contextmanager

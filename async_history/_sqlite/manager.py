@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
+from async_history._core.key_ring import KeyRing, check_keys
 from async_history._core.lifecycle import CLOSE_TIMEOUT_S
 from async_history._core.manager import HistoryManager
 from async_history._core.options import DURABILITIES, JOURNALS, Durability, Journal
@@ -45,6 +46,7 @@ class SQLiteHistoryManager(HistoryManager):
         queue_records, queue_bytes, queue_timeout_s: see `GroupCommitWriter`.
         lock_timeout_s: seconds to wait while another process holds the file's lock.
         close_timeout_s: seconds that closing waits for accepted records to be committed.
+        keys: a `KeyRing`, to encrypt what is recorded; see the guide on encryption.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class SQLiteHistoryManager(HistoryManager):
         queue_timeout_s: float | None = None,
         lock_timeout_s: float = LOCK_TIMEOUT_S,
         close_timeout_s: float = CLOSE_TIMEOUT_S,
+        keys: KeyRing | None = None,
     ) -> None:
         check_queue(queue_records, queue_bytes, queue_timeout_s)
         backend = SQLiteBackend(
@@ -74,6 +77,7 @@ class SQLiteHistoryManager(HistoryManager):
                 queue_bytes=queue_bytes,
                 queue_timeout_s=queue_timeout_s,
             ),
+            keys=check_keys(keys),
         )
         super().__init__(backend, close_timeout_s=close_timeout_s)
 

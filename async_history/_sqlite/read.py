@@ -174,8 +174,11 @@ class HistoryReader:
 
     async def last_messages(self, session_scope: str, limit: int) -> list[Message]:
         """Return a scope's last messages, oldest first."""
-        rows = await self._fetch(_LAST_MESSAGES, {"session_scope": session_scope, "limit": limit})
-        return [message_from_row(row) for row in rows]
+        return [message_from_row(row) for row in await self.message_rows(session_scope, limit)]
+
+    async def message_rows(self, session_scope: str, limit: int) -> Sequence[Sequence[Any]]:
+        """Return a scope's last messages as they are stored, oldest first."""
+        return await self._fetch(_LAST_MESSAGES, {"session_scope": session_scope, "limit": limit})
 
     async def scopes(self, after: str, limit: int) -> list[str]:
         """Return the first session scopes after `after`, sorted."""

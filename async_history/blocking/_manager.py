@@ -24,6 +24,7 @@ from async_history._core.values import check_name
 from async_history._opening import file_options, open_history, sqlite_file
 from async_history._sqlite.errors import absolute, connect, typed_errors
 from async_history.blocking._calls import iterating, waiting
+from async_history.blocking._encryption import BlockingEncryption
 from async_history.blocking._sanitize import Sanitizer, message_as_given
 from async_history.blocking._store import LoopStore
 
@@ -252,6 +253,11 @@ class BlockingHistoryManager:
     undo = waiting(HistoryManager.undo)
     erase = waiting(HistoryManager.erase)
     erasures = waiting(HistoryManager.erasures)
+
+    @property
+    def encryption(self) -> BlockingEncryption:
+        """What is done with the keys of an encrypted history."""
+        return BlockingEncryption(self._call)
 
     # The file
 

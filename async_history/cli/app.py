@@ -19,7 +19,14 @@ from async_history.cli import migrate as _migrate
 from async_history.cli import stats as _stats
 from async_history.cli import stores
 from async_history.cli.asked import Agent, App, Run, User
-from async_history.cli.commands import reading, recording, retention, running, taking_back
+from async_history.cli.commands import (
+    encrypting,
+    reading,
+    recording,
+    retention,
+    running,
+    taking_back,
+)
 from async_history.cli.errors import one_line_errors, send_log_to_stderr
 from async_history.cli.options import AsReport, Db
 
@@ -38,8 +45,17 @@ def options(
     version: Annotated[
         bool, typer.Option("--version", is_eager=True, help="Show the version.")
     ] = False,
+    keys_file: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            envvar=stores.KEYS_FILE_VARIABLE,
+            help="The master keys of an encrypted history; else those in ASYNC_HISTORY_KEYS.",
+        ),
+    ] = None,
 ) -> None:
     send_log_to_stderr()
+    stores.use_keys_file(keys_file)
     if version:
         typer.echo(f"async-history {__version__}")
         raise typer.Exit
@@ -63,6 +79,7 @@ for command in (
     retention.prune,
     retention.erase,
     retention.erasures,
+    encrypting.rekey,
 ):
     app.command()(command)
 app.command(context_settings={"allow_interspersed_args": False})(running.run)

@@ -5,12 +5,23 @@ from dataclasses import asdict
 
 import typer
 
-from async_history import check_history
+from async_history import CheckReport, KeyMissing, check_history
+from async_history.cli import stores
 from async_history.cli.termination import run
 
 
 def check(url: str, *, repair: bool, as_json: bool) -> int:
     """Check a history, after rebuilding its index with `repair`; return the exit status."""
-    report = run(check_history(url, repair=repair))
+    report = run(_check(url, repair=repair))
     typer.echo(json.dumps(asdict(report), ensure_ascii=False) if as_json else report.outcome())
     return 1 if report.problems else 0
+
+
+async def _check(url: str, *, repair: bool) -> CheckReport:
+    try:
+        return await check_history(url, repair=repair)
+    except KeyMissing as error:
+        ring = stores.keys()
+        if error.name or ring is None:
+            raise
+    return await check_history(url, repair=repair, keys=ring)

@@ -79,7 +79,7 @@ async def _copy(source: str, target: str) -> CopyReport:
     async with AsyncExitStack() as stack:
         _require_two(source, target)
         opened = await _open_source(source, stack)
-        history = await stack.enter_async_context(open_history(target))
+        history = await stack.enter_async_context(stores.opened(target))
         total = await opened.count_history() if isinstance(opened, HistoryManager) else None
         async with show_progress(total, lambda: done, "records"):
             return await copy_history(opened, history, on_progress=note)
@@ -182,10 +182,8 @@ def backup(url: str, path: str, *, as_json: bool) -> int:
 
 
 async def _backup(file: Path, path: str) -> None:
-    from async_history._sqlite.manager import SQLiteHistoryManager
-
     async with (
-        SQLiteHistoryManager(file, create=False, migrate=False) as history,
+        stores.opened(file, create=False, migrate=False) as history,
         show_share("the file") as note,
     ):
         await history.backup(path, on_progress=note)

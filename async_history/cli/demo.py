@@ -13,7 +13,7 @@ from time import perf_counter
 from typing import Final
 from uuid import uuid4
 
-from async_history import Event, HistoryManager, HistoryRecord, WriterStats, open_history
+from async_history import Event, HistoryManager, HistoryRecord, WriterStats
 from async_history._opening import sqlite_file, without_secrets
 from async_history.cli import stores
 from async_history.cli.log import print_timeline
@@ -96,7 +96,7 @@ class Run:
 
 async def _run(url: str, run: Run, agents: int, memories: int) -> list[HistoryRecord] | None:
     """Let the agents record; return one memory's records, None if the history is not empty."""
-    async with open_history(url, close_timeout_s=SETTLE_S) as history:
+    async with stores.opened(url, close_timeout_s=SETTLE_S) as history:
         if [record async for record in history.query_history(limit=1)]:
             return None
         begin = perf_counter()

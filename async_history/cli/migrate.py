@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import typer
 from anyio import to_thread
 
-from async_history import InvalidInput, MigrationError, StorageMissing, open_history
+from async_history import InvalidInput, MigrationError, StorageMissing
 from async_history._opening import file_options, postgres_schema, sqlite_file, without_secrets
+from async_history.cli import stores
 from async_history.cli.terminal import show_share
 from async_history.cli.termination import run
 
@@ -60,7 +61,7 @@ def _print_outcome(outcome: str, report: Mapping[str, Any], *, as_json: bool) ->
 
 
 async def _open_and_close(url: str, *, migrate: bool) -> None:
-    async with open_history(url, migrate=migrate):
+    async with stores.opened(url, migrate=migrate):
         pass
 
 

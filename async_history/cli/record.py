@@ -23,10 +23,10 @@ from async_history import (
     InvalidInput,
     OwnerConflict,
     StorageRefused,
-    open_history,
 )
 from async_history._core.new_records import record_from_mapping
 from async_history._opening import without_secrets
+from async_history.cli import stores
 from async_history.cli.line_reader import LINE_BYTES, Lines, open_lines
 from async_history.cli.terminal import print_error, show_progress
 from async_history.cli.termination import early_end, run
@@ -54,7 +54,7 @@ def record(url: str, file: str) -> int:
 
 
 async def _record(url: str, source: io.FileIO, name: str) -> "Recording":
-    async with open_history(url, close_timeout_s=SETTLE_S) as history:
+    async with stores.opened(url, close_timeout_s=SETTLE_S) as history:
         lines = Lines(source)
         recording = Recording(history, lines, name)
         async with show_progress(

@@ -16,7 +16,6 @@ from async_history import (
     InvalidInput,
     MigrationError,
     PruneReport,
-    open_history,
 )
 from async_history._core.values import parse_time
 from async_history._opening import sqlite_file, without_secrets
@@ -145,7 +144,7 @@ def _confirm_and_run(
 
 
 async def _run(url: str, work: Callable[..., Awaitable[R]], *, dry_run: bool) -> R:
-    async with open_history(url, create=False) as history:
+    async with stores.opened(url, create=False) as history:
         return await work(history, dry_run=dry_run)
 
 

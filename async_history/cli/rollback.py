@@ -17,7 +17,6 @@ from async_history import (
     RollbackAction,
     RollbackReport,
     RollbackStep,
-    open_history,
 )
 from async_history._core.values import parse_time
 from async_history._core.wording import counted
@@ -100,7 +99,7 @@ def _take_back(url: str, call: TakeBack, *, is_dry_run: bool, is_sure: bool, as_
             return 1
     work = _Work()
     try:
-        report = run(work.report(open_history(url, create=False), call, dry_run=False))
+        report = run(work.report(stores.opened(url, create=False), call, dry_run=False))
     except KeyboardInterrupt:
         word, status = early_end()
         print_error(f"{word}: {work.progress()}")

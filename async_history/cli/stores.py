@@ -2,13 +2,23 @@
 
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Final
+from typing import Final, Unpack
 
-from async_history import HistoryManager, StorageMissing, open_history
+from async_history import (
+    HistoryManager,
+    HistoryOptions,
+    KeyMissing,
+    StorageMissing,
+    open_history,
+)
+from async_history._core.key_ring import ENVIRONMENT
+from async_history.encryption import KeyRing
 
 URL_VARIABLE: Final = "ASYNC_HISTORY_URL"
+KEYS_FILE_VARIABLE: Final = "ASYNC_HISTORY_KEYS_FILE"
 _FILE: Final = "history.db"
 
 
@@ -35,11 +45,50 @@ def is_default(url: str) -> bool:
     return url == to_write(os.environ.get(URL_VARIABLE))
 
 
+_keys_file: ContextVar[str | None] = ContextVar("async_history_keys_file", default=None)
+use_keys_file: Final = _keys_file.set
+"""Set the file of the master keys for this process."""
+
+
+def keys() -> KeyRing | None:
+    """Return the ring of the file or the environment; None if neither is given.
+
+    Raises:
+        InvalidInput: it can't be read.
+    """
+    file = _keys_file.get()
+    if file is not None:
+        return KeyRing.from_file(file)
+    return KeyRing.from_environment() if os.environ.get(ENVIRONMENT) else None
+
+
+@asynccontextmanager
+async def opened(
+    url: str | os.PathLike[str], **options: Unpack[HistoryOptions]
+) -> AsyncIterator[HistoryManager]:
+    """Open a history; with the master keys, if it is encrypted. One that is not stays so."""
+    async with await _opened(url, options) as history:
+        yield history
+
+
+async def _opened(
+    url: str | os.PathLike[str], options: HistoryOptions
+) -> AbstractAsyncContextManager[HistoryManager]:
+    try:
+        return aclosing(await open_history(url, **options))
+    except KeyMissing as error:
+        ring = keys()
+        if error.name or ring is None:
+            raise
+    options["keys"] = ring
+    return aclosing(await open_history(url, **options))
+
+
 @asynccontextmanager
 async def open_to_read(url: str) -> AsyncIterator[HistoryManager]:
     """Open an existing history without creating or migrating anything."""
     try:
-        async with open_history(url, create=False, migrate=False) as history:
+        async with opened(url, create=False, migrate=False) as history:
             yield history
     except StorageMissing as error:
         raise StorageMissing(

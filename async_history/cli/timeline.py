@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from async_history import HistoryRecord, InvalidInput, MemoryDiff, open_history
+from async_history import HistoryRecord, InvalidInput, MemoryDiff
 from async_history._core.rows import fields_of
 from async_history._core.timeline import Moment, Restoration, append_restoration, restoration_of
 from async_history._core.values import parse_time
@@ -143,7 +143,7 @@ def restore(
 
     async def record_it() -> HistoryRecord:
         # Writes only what was shown: a change since then is a conflict.
-        async with open_history(url, create=False) as history:
+        async with stores.opened(url, create=False) as history:
             return await append_restoration(history, plan, actor_id, role)
 
     plan = run(look())

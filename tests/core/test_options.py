@@ -21,6 +21,7 @@ from async_history import (
 )
 from async_history._null import NullHistoryManager
 from async_history.blocking import BlockingHistoryManager
+from async_history.encryption import KeyRing
 from async_history.postgres import PostgresHistoryManager
 from async_history.sqlite import SQLiteHistoryManager, adopt
 
@@ -37,6 +38,7 @@ BAD: Mapping[Any, tuple[Any, ...]] = {
     int: (None, True, False, "5", 1.5, 5.0, -1, 10**30, math.nan, math.inf, [5]),
     float: (None, True, "30", -1, -0.5, math.nan, math.inf, 10**400, timedelta(seconds=1), [1]),
     str: (None, 5, b"text", "", "a\0b", ["text"], "\ud800"),
+    KeyRing: (True, "secret", b"secret" * 6, {"one": bytes(32)}),
     Literal: (None, "fulll", "FULL", 1, [], True),
 }
 """Values of no use, by the type of the option."""

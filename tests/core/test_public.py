@@ -16,6 +16,7 @@ import pytest
 
 import async_history
 import async_history.blocking
+import async_history.encryption
 import async_history.errors
 import async_history.mem0
 import async_history.postgres
@@ -30,12 +31,16 @@ DOORS = (
     async_history.postgres,
     async_history.blocking,
     async_history.mem0,
+    async_history.encryption,
 )
 PUBLIC = {name for door in DOORS for name in door.__all__}
 NOT_FOR_USERS = {
     "HistoryManager": ("__init__", "backend", "store"),
     "SQLiteHistoryManager": ("store",),
     "PostgresHistoryManager": ("store",),
+    "KeyRing": ("wrap", "unwrap"),
+    "Encryption": ("__init__",),
+    "BlockingEncryption": ("__init__",),
     "Follower": ("__init__",),
     "HistoryQuery": ("__init__",),
 }

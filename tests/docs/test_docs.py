@@ -6,6 +6,7 @@ see all of them in test_typing.
 
 import ast
 import asyncio
+import base64
 import inspect
 import json
 import os
@@ -26,6 +27,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 import async_history
 import async_history.blocking
+import async_history.encryption
 import async_history.mem0
 import async_history.postgres
 import async_history.sql
@@ -125,6 +127,12 @@ class TestExamples:
         assert first.endswith("{'category': 'drinks'} {'request_id': '7'}")
         assert second.endswith("None {'request_id': '7'}")
         assert (memory, count) == ("memory-1 likes mate", "2")
+
+    async def test_encryption(self, tmp_path: Path) -> None:
+        keys = base64.b64encode(bytes(range(32))).decode()
+        (tmp_path / "keys").write_text(f"2026={keys}\n")
+        assert run("encryption", tmp_path) == "Ann likes tea\n2026\n"
+        assert b"Ann likes" not in (tmp_path / "history.db").read_bytes()
 
     async def test_following(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         """Run twice, it goes on where it was."""
@@ -400,6 +408,7 @@ def test_every_public_name() -> None:
             async_history.sql,
             async_history.blocking,
             async_history.mem0,
+            async_history.encryption,
         )
         for name in module.__all__
     }

@@ -451,7 +451,7 @@ async def test_each_question_goes_through_the_index(
         counts = [
             select("count(*)", one, wanted, THROUGH_INDEX) for one in sources(wanted, THROUGH_INDEX)
         ]
-        pages = in_order(history.store.reader.columns, wanted, THROUGH_INDEX)
+        pages = in_order(history.store.stored_reader.columns, wanted, THROUGH_INDEX)
         given = {**parameters(wanted), "limit": 10}
         for sql in (*counts, *pages):
             plan = [row[3] for row in await history.store.fetch(f"EXPLAIN QUERY PLAN {sql}", given)]

@@ -676,7 +676,7 @@ class TestAsItIs:
                 connection.execute("DROP TABLE history")
                 assert await texts(history) == []
                 assert isinstance(history, SQLiteHistoryManager)
-                assert await history.store.reader.histories(["m", "n"]) == {"m": [], "n": []}
+                assert await history.store.stored_reader.histories(["m", "n"]) == {"m": [], "n": []}
 
     async def test_a_prepared_file_is_written_as_usual(self, path: Path) -> None:
         async with open_history(path, migrate=False) as history:

@@ -1,0 +1,38 @@
+"""AES-GCM of `cryptography`, which the extra `crypto` brings. It is imported with the first key."""
+
+import functools
+import os
+from typing import TYPE_CHECKING
+
+from async_history.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+
+def aes_gcm(key: bytes) -> "AESGCM":
+    """Return AES-256-GCM under a key of 32 bytes.
+
+    Raises:
+        InvalidInput: the extra is not installed.
+    """
+    try:
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+    except ModuleNotFoundError as error:
+        raise InvalidInput(
+            "encryption needs the extra: pip install 'async-history[crypto]'"
+        ) from error
+    return AESGCM(key)
+
+
+@functools.cache
+def invalid_tag() -> type[Exception]:
+    """Return the error of what was changed, or was not encrypted under this key for this place."""
+    from cryptography.exceptions import InvalidTag
+
+    return InvalidTag
+
+
+def random_bytes(count: int) -> bytes:
+    """Return random bytes of the system."""
+    return os.urandom(count)

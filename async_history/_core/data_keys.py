@@ -1,0 +1,231 @@
+"""The keys of an open store: which texts are sealed under, and which open what is read.
+
+A data key is used for sealing under a lease: so many uses are counted in the store before the first
+of them, so that all processes together stay below 2^32, and a new key is made in time. Two
+processes may both make a key for one owner; a text says which key opens it, so both are right.
+
+A lease ends when any name was erased in the store (`noted`): the owner's keys may be among those
+that are destroyed. Who writes checks in its transaction that nothing was noted since.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from secrets import token_hex
+from typing import Final
+
+from async_history._core.aes import random_bytes
+from async_history._core.key_ring import KEY_BYTES, KeyRing, unwrapped, wrapped
+from async_history._core.key_statements import (
+    KeyTable,
+    StoredKey,
+    WrappingKey,
+    owner_digest,
+)
+from async_history._core.owners import Owner
+from async_history._core.sealing import KEY_ID, DataKey
+from async_history.errors import KeyMissing, StorageCorrupt
+
+LEASE: Final = 1 << 16
+"""Uses that are counted at once: one more write in 65,536 texts of an owner."""
+MOST_USES: Final = 1 << 32
+"""How often a key may be used with random nonces (NIST SP 800-38D, 8.3)."""
+_MOST_KEPT: Final = 32_768
+"""Data keys that are kept in memory: some tens of megabytes."""
+
+
+class KeysChanged(Exception):
+    """The store has a wrapping key that is not known here, or not the one that is: `refresh`."""
+
+
+@dataclass(slots=True)
+class _Lease:
+    key: DataKey
+    left: int
+
+
+class DataKeys:
+    """The keys of one open store.
+
+    Attributes:
+        index_key: the key of the tokens that records are found by.
+    """
+
+    index_key: bytes
+
+    def __init__(self, ring: KeyRing) -> None:
+        self._ring = ring
+        self._current = ""
+        self._wrapping: dict[str, bytes] = {}
+        self._missing: dict[str, KeyMissing] = {}
+        self._keys: dict[str, DataKey] = {}
+        self._leases: dict[Owner | None, _Lease] = {}
+        self._noted = 0
+
+    # Wrapping keys, on the event loop
+
+    async def new_wrapping_key(self) -> tuple[WrappingKey, bytes]:
+        """Return a new wrapping key, which the ring's current master key wraps, and its bytes.
+
+        Raises:
+            StorageUnreachable: the service of the master key failed.
+        """
+        key, key_id = random_bytes(KEY_BYTES), token_hex(KEY_ID // 2)
+        return WrappingKey(key_id, self._ring.current, await self._ring.wrap(key, key_id)), key
+
+    async def refresh(self, stored: Collection[WrappingKey]) -> None:
+        """Unwrap the wrapping keys of the store. The last that can be wraps new data keys.
+
+        Raises:
+            KeyMissing: the ring has the master key of none of them.
+            StorageUnreachable: the service of a master key failed.
+        """
+        opened: dict[str, bytes] = {}
+        missing: dict[str, KeyMissing] = {}
+        current = ""
+        for key_id, master, text in stored:
+            try:
+                opened[key_id] = self._wrapping.get(key_id) or await self._ring.unwrap(
+                    text, key_id, master
+                )
+            except KeyMissing as error:
+                missing[key_id] = error
+                continue
+            if not current or master == self._ring.current:
+                current = key_id
+        if not opened:
+            raise next(iter(missing.values()))
+        self._wrapping, self._missing, self._current = opened, missing, current
+
+    @property
+    def current(self) -> str:
+        """The id of the wrapping key that wraps new data keys."""
+        return self._current
+
+    def take_index_key(self, stored: Collection[StoredKey]) -> None:
+        """Unwrap the key of the tokens.
+
+        Raises:
+            KeyMissing, KeysChanged, StorageCorrupt: as `unwrapped`.
+        """
+        if not stored:
+            raise StorageCorrupt(
+                "the key that records are found by is gone; restore it from a backup"
+            )
+        self.index_key = self.unwrapped(next(iter(stored)))
+
+    def unwrapped(self, key: StoredKey) -> bytes:
+        """Return the bytes of a data key.
+
+        Raises:
+            KeyMissing: the ring lacks the master key that it takes.
+            KeysChanged: it is wrapped by a key that is not known here.
+            StorageCorrupt: it is damaged.
+        """
+        if key.wrapping_key in self._missing:
+            raise self._missing[key.wrapping_key]
+        if key.wrapping_key not in self._wrapping:
+            raise KeysChanged
+        found = unwrapped(self._wrapping[key.wrapping_key], key.wrapped, key.id)
+        if found is None:
+            raise StorageCorrupt(
+                f"data key {key.id} is damaged; restore the table of data keys from a backup"
+            )
+        return found
+
+    def rewrapped(self, key: StoredKey, by: bytes) -> str:
+        """Return a data key wrapped by another wrapping key.
+
+        Raises:
+            KeyMissing, KeysChanged, StorageCorrupt: as `unwrapped`.
+        """
+        return wrapped(by, self.unwrapped(key), key.id)
+
+    def new_stored_key(
+        self, owner: str, uses: int, by: tuple[str, bytes] | None = None
+    ) -> StoredKey:
+        """Return a new data key for an owner's digest."""
+        wrapping_id, wrapping = by or (self._current, self._wrapping[self._current])
+        key_id = token_hex(KEY_ID // 2)
+        text = wrapped(wrapping, random_bytes(KEY_BYTES), key_id)
+        return StoredKey(key_id, owner, wrapping_id, text, uses)
+
+    # Opening
+
+    async def load(self, key_ids: Collection[str], table: KeyTable) -> Mapping[str, DataKey]:
+        """Return data keys by id, of those that the store has.
+
+        Raises:
+            KeyMissing, KeysChanged, StorageCorrupt: as `unwrapped`.
+        """
+        known = self._keys
+        found = {key_id: key for key_id in key_ids if (key := known.get(key_id)) is not None}
+        if len(found) < len(key_ids):
+            for stored in await table.keys(sorted(set(key_ids) - found.keys())):
+                found[stored.id] = self._keep(stored)
+        return found
+
+    def _keep(self, stored: StoredKey) -> DataKey:
+        key = DataKey(stored.id, self.unwrapped(stored))
+        if len(self._keys) >= _MOST_KEPT:
+            self._keys = {}
+        self._keys[stored.id] = key
+        return key
+
+    def forget(self) -> None:
+        """Forget all data keys: some were destroyed in the store."""
+        self._keys = {}
+        self._leases.clear()
+
+    # Sealing, by the one that writes
+
+    def end_leases(self) -> None:
+        """Forget which keys seal: what was counted may have been undone."""
+        self._leases.clear()
+
+    def hold_while(self, noted: int) -> None:
+        """Forget the keys if something was noted as erased since they were read."""
+        if noted != self._noted:
+            self.forget()
+            self._noted = noted
+
+    def lacking(self, uses: Mapping[Owner | None, int]) -> dict[Owner | None, int]:
+        """Return the owners whose lease is not enough for so many uses."""
+        leases = self._leases
+        return {
+            owner: count
+            for owner, count in uses.items()
+            if (lease := leases.get(owner)) is None or lease.left < count
+        }
+
+    async def lease(self, uses: Mapping[Owner | None, int], table: KeyTable) -> None:
+        """Count uses of owners' data keys in the store; make a key where there is none.
+
+        Raises:
+            KeysChanged: the wrapping key was replaced. Nothing was counted for good.
+        """
+        if self._current not in {key.id for key in await table.wrapping()}:
+            raise KeysChanged
+        digests = {owner_digest(owner): owner for owner in uses}
+        usable: dict[str, StoredKey] = {}
+        for stored in await table.of_owners(list(digests)):
+            if (
+                stored.wrapping_key in self._wrapping
+                and stored.uses + LEASE + uses[digests[stored.owner]] < MOST_USES
+            ):
+                usable[stored.owner] = stored
+        for digest, owner in digests.items():
+            count = max(LEASE, uses[owner])
+            found = usable.get(digest)
+            if found is None:
+                found = self.new_stored_key(digest, count)
+                await table.add(found, owner)
+            else:
+                await table.reserve(found.id, count)
+            key = self._keys.get(found.id) or self._keep(found)
+            self._leases[owner] = _Lease(key, count)
+
+    def use(self, owner: Owner | None, uses: int) -> DataKey:
+        """Return the key that seals what an owner has, for some uses of its lease."""
+        lease = self._leases[owner]
+        lease.left -= uses
+        return lease.key

@@ -1,0 +1,222 @@
+"""Encryption of an open store: its keys, and what is done with them while it is used."""
+
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, TypeVar, runtime_checkable
+
+from async_history._core.data_keys import DataKeys, KeysChanged
+from async_history._core.key_ring import KeyRing
+from async_history._core.key_statements import INDEX, KeyTable, StoredKey, WrappingKey
+from async_history._core.progress import Progress
+from async_history._core.sealed_records import Keys
+from async_history._core.validation import check_function
+from async_history.errors import KeyMissing, StorageCorrupt
+
+T = TypeVar("T")
+
+_STEP: Final = 300
+"""Data keys that are wrapped again in one transaction."""
+_MOST_REFRESHES: Final = 5
+"""How often one call reads the wrapping keys again because others replaced them."""
+
+InTransaction = Callable[[Callable[[KeyTable], Coroutine[Any, Any, Any]]], Awaitable[Any]]
+"""Do work in one transaction, in its turn among the writes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyRotation:
+    """What a rotation of keys did."""
+
+    master_key: str
+    """The master key that all keys of the store are wrapped by now."""
+    data_keys: int
+    """How many data keys were wrapped again."""
+
+
+class StoreEncryption:
+    """The keys of an open store, and the transactions in which they change.
+
+    Args:
+        ring: the master keys.
+        read: reads the key tables outside of a transaction.
+        in_transaction: does work in one transaction, in its turn among the writes, within
+            `with_current_keys`.
+    """
+
+    def __init__(self, ring: KeyRing, read: KeyTable, in_transaction: InTransaction) -> None:
+        self.keys: Final = DataKeys(ring)
+        self.ring: Final = ring
+        self._read = read
+        self._in_transaction = in_transaction
+
+    @property
+    def index_key(self) -> bytes:
+        """The key of the tokens that records are found by."""
+        return self.keys.index_key
+
+    async def open(self) -> None:
+        """Read the store's wrapping keys and the key of its tokens; make them if it has none.
+
+        Raises:
+            KeyMissing: the ring lacks the master key that they were wrapped by.
+            StorageUnreachable: the service of a master key failed.
+        """
+        stored = await self._read.wrapping()
+        if not stored:
+            new = await self.keys.new_wrapping_key()
+
+            async def begin(table: KeyTable) -> list[WrappingKey]:
+                there = await table.wrapping()
+                if not there:
+                    await table.begin()
+                    await table.add_wrapping(new[0])
+                    index = self.keys.new_stored_key(INDEX, 0, (new[0].id, new[1]))
+                    await table.add(index, None)
+                return there or [new[0]]
+
+            stored = await self._in_transaction(begin)
+        await self.keys.refresh(stored)
+        await self.with_current_keys(self._open_index_key)
+
+    async def _open_index_key(self) -> None:
+        self.keys.take_index_key(await self._read.of_owners([INDEX]))
+
+    async def refresh(self) -> None:
+        """Read the wrapping keys again.
+
+        Raises:
+            KeyMissing, StorageUnreachable: as `open`.
+        """
+        await self.keys.refresh(await self._read.wrapping())
+
+    async def load(self, key_ids: Iterable[str]) -> Keys:
+        """Return data keys by id, of those that the store has.
+
+        Raises:
+            KeyMissing: the ring lacks the master key that one takes.
+            StorageError: the key tables can't be read, or are damaged.
+        """
+        wanted = set(key_ids)
+        if not wanted:
+            return {}
+        return await self.with_current_keys(lambda: self.keys.load(wanted, self._read))
+
+    async def all_causes_are_sealed(self) -> bool:
+        """Return whether every cause can be found by its tokens."""
+        return await self._read.is_whole()
+
+    async def with_current_keys(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Do work, again if the wrapping keys were replaced meanwhile by another process.
+
+        Raises:
+            KeyMissing: the ring lacks the new master key.
+            StorageCorrupt: the wrapping key of a data key is not there.
+        """
+        for _ in range(_MOST_REFRESHES):
+            try:
+                return await work()
+            except KeysChanged:
+                await self.refresh()
+        raise StorageCorrupt(
+            "data keys name a wrapping key that the store does not have; restore the tables of "
+            "keys from a backup"
+        )
+
+    async def rotate(self, on_progress: Progress | None) -> KeyRotation:
+        """Wrap all keys of the store by a new wrapping key, under the current master key.
+
+        Raises:
+            KeyMissing: some data keys need a master key that the ring lacks. All others are done.
+        """
+        await self.refresh()
+        new, key = await self.keys.new_wrapping_key()
+
+        async def begin(table: KeyTable) -> list[WrappingKey]:
+            await table.add_wrapping(new)
+            for index in await table.of_owners([INDEX]):
+                await self._rewrap(index, new.id, key, table)
+            return await table.wrapping()
+
+        await self.keys.refresh(await self._in_transaction(begin))
+        done, missing = 0, None
+        while True:
+            total = done + await self._read.count_wrapped_by_others(new.id)
+            steps, missing = await self._rewrap_all(new.id, key, done, total, on_progress)
+            done += steps
+            if not steps or missing is not None:
+                break
+        if missing is not None:
+            raise missing
+        await self._in_transaction(lambda table: table.remove_wrapping(new.id))
+        await self.refresh()
+        return KeyRotation(master_key=self.ring.current, data_keys=done)
+
+    async def _rewrap_all(
+        self, new_id: str, key: bytes, done: int, total: int, on_progress: Progress | None
+    ) -> tuple[int, KeyMissing | None]:
+        after, count = "", 0
+        missing: KeyMissing | None = None
+
+        async def step(table: KeyTable) -> tuple[int, str, KeyMissing | None]:
+            found = await table.wrapped_by_others(new_id, after, _STEP)
+            lacking, rewrapped = None, 0
+            for stored in found:
+                try:
+                    await self._rewrap(stored, new_id, key, table)
+                    rewrapped += 1
+                except KeyMissing as error:
+                    lacking = error
+            return rewrapped, found[-1].id if found else "", lacking
+
+        while True:
+            rewrapped, after, lacking = await self._in_transaction(step)
+            count += rewrapped
+            missing = missing or lacking
+            if not after:
+                return count, missing
+            if on_progress is not None:
+                on_progress(done + count, total)
+
+    async def _rewrap(self, stored: StoredKey, new_id: str, key: bytes, table: KeyTable) -> None:
+        await table.rewrap(stored.id, new_id, self.keys.rewrapped(stored, key))
+
+
+@runtime_checkable
+class EncryptedStore(Protocol):
+    """An open store that is encrypted."""
+
+    @property
+    def encryption(self) -> StoreEncryption | None:
+        """Its keys; None where it was opened without."""
+
+
+class Encryption:
+    """The encryption of an open history: `history.encryption`.
+
+    Args:
+        store: of the open history.
+    """
+
+    def __init__(self, store: StoreEncryption) -> None:
+        self._store = store
+
+    def __repr__(self) -> str:
+        return f"<Encryption by {self._store.ring!r}>"
+
+    async def rotate_keys(self, *, on_progress: Progress | None = None) -> KeyRotation:
+        """Wrap the store's keys by the current master key, the first of the ring.
+
+        To replace a master key, put the new one first into the ring of every process, then call
+        this, then remove the old one. Writers go on. No record is changed: texts stay encrypted
+        under their data keys, which are wrapped again. It may be interrupted at any point and
+        called again. A backup of before still needs the old master key.
+
+        Args:
+            on_progress: called after some keys with how many are done and how many there are.
+
+        Raises:
+            KeyMissing: some keys need a master key that the ring lacks. The others are done.
+            StorageError, CommitUnknown: what was done stays done. Call it again.
+        """
+        check_function("on_progress", on_progress)
+        return await self._store.rotate(on_progress)

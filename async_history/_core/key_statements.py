@@ -1,0 +1,167 @@
+"""The keys that a store has, in two tables of their own, for every database alike.
+
+A wrapping key is wrapped by a master key of the ring. It wraps the data keys, one or more an owner,
+of which the tables have only digests. `uses` counts how often a data key may have been used, by
+all who ever had it; `erased` marks those whose owner is being erased, which seal nothing any more.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, Final, NamedTuple
+
+from async_history._core.erased_names import Name, name_digest
+from async_history._core.owners import SCOPES, Owner, owner_text
+
+INDEX: Final = "index"
+"""In place of an owner's digest: the key of the tokens that records are found by, one a store."""
+KEY_COLUMNS: Final = ("id", "owner", *SCOPES, "wrapping_key", "wrapped", "uses", "erased")
+"""The columns of a data key. Each scope of its owner is there as a digest."""
+
+
+class WrappingKey(NamedTuple):
+    """A wrapping key, as it is stored."""
+
+    id: str
+    master: str
+    wrapped: str
+
+
+class StoredKey(NamedTuple):
+    """A data key, as it is stored."""
+
+    id: str
+    owner: str
+    wrapping_key: str
+    wrapped: str
+    uses: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyStatements:
+    """The statements of a database. What takes several takes one list.
+
+    Attributes:
+        wrapping: all wrapping keys; their three columns.
+        add_wrapping: takes the three columns.
+        remove_wrapping: removes those that wrap no data key and are not the given one.
+        keys: those of some ids; the five columns of `StoredKey`, as all that follow.
+        of_owners: those of some owners' digests that are not erased.
+        wrapped_by_others: up to so many that another wrapping key than the given one wraps, after
+            an id, in their order.
+        count_wrapped_by_others: how many those are.
+        add: takes all columns of a data key but `erased`.
+        reserve: adds uses to a key: takes how many, and the id.
+        rewrap: takes the wrapping key, what is wrapped and the id.
+        is_whole: whether all causes are sealed, as `begin` and `encrypt` note it.
+        begin: notes, as the first statement, whether there are no causes yet.
+        mark: marks an owner's keys as erased, by scope: each takes a digest of the scope's id.
+        count_marked: how many are marked.
+        destroy: removes those that are marked.
+    """
+
+    wrapping: str
+    add_wrapping: str
+    remove_wrapping: str
+    keys: str
+    of_owners: str
+    wrapped_by_others: str
+    count_wrapped_by_others: str
+    add: str
+    reserve: str
+    rewrap: str
+    begin: str
+    is_whole: str
+    mark: dict[str, str]
+    count_marked: str
+    destroy: str
+
+
+Run = Callable[..., Awaitable[Sequence[Sequence[Any]]]]
+"""Run one statement with its parameters, and return its rows."""
+
+
+class KeyTable:
+    """Runs the statements of a database, inside a transaction or to read.
+
+    Args:
+        run: runs one statement.
+    """
+
+    def __init__(self, statements: KeyStatements, run: Run) -> None:
+        self._sql = statements
+        self._run = run
+
+    async def wrapping(self) -> list[WrappingKey]:
+        """Return all wrapping keys."""
+        return [WrappingKey(*row) for row in await self._run(self._sql.wrapping)]
+
+    async def add_wrapping(self, key: WrappingKey) -> None:
+        """Add a wrapping key."""
+        await self._run(self._sql.add_wrapping, *key)
+
+    async def remove_wrapping(self, but: str) -> None:
+        """Remove the wrapping keys that wrap no data key, but one."""
+        await self._run(self._sql.remove_wrapping, but)
+
+    async def keys(self, ids: Sequence[str]) -> list[StoredKey]:
+        """Return the data keys of some ids."""
+        return [StoredKey(*row) for row in await self._run(self._sql.keys, list(ids))]
+
+    async def of_owners(self, owners: Sequence[str]) -> list[StoredKey]:
+        """Return the data keys of some owners that may seal."""
+        return [StoredKey(*row) for row in await self._run(self._sql.of_owners, list(owners))]
+
+    async def wrapped_by_others(self, than: str, after: str, limit: int) -> list[StoredKey]:
+        """Return data keys that another wrapping key wraps, in the order of their ids."""
+        rows = await self._run(self._sql.wrapped_by_others, than, after, limit)
+        return [StoredKey(*row) for row in rows]
+
+    async def count_wrapped_by_others(self, than: str) -> int:
+        """Return how many data keys another wrapping key wraps."""
+        ((count,),) = await self._run(self._sql.count_wrapped_by_others, than)
+        return int(count)
+
+    async def add(self, key: StoredKey, owner: Owner | None) -> None:
+        """Add a data key."""
+        scopes = {} if owner is None else owner.as_dict()
+        digests = [name_digest((n, scopes[n])).hex() if n in scopes else None for n in SCOPES]
+        await self._run(
+            self._sql.add, key.id, key.owner, *digests, key.wrapping_key, key.wrapped, key.uses
+        )
+
+    async def reserve(self, key_id: str, uses: int) -> None:
+        """Count uses of a data key before they happen."""
+        await self._run(self._sql.reserve, uses, key_id)
+
+    async def rewrap(self, key_id: str, wrapping_key: str, wrapped: str) -> None:
+        """Replace what a data key is wrapped by."""
+        await self._run(self._sql.rewrap, wrapping_key, wrapped, key_id)
+
+    async def begin(self) -> None:
+        """Note whether there are causes in clear, as encryption is turned on."""
+        await self._run(self._sql.begin)
+
+    async def is_whole(self) -> bool:
+        """Return whether all causes are sealed."""
+        ((is_whole,),) = await self._run(self._sql.is_whole)
+        return bool(is_whole)
+
+    async def mark(self, names: Sequence[Name]) -> None:
+        """Mark the data keys of owners as erased, in the transaction that notes the erasure."""
+        for name in names:
+            if name[0] in self._sql.mark:
+                await self._run(self._sql.mark[name[0]], name_digest(name).hex())
+
+    async def destroy(self) -> int:
+        """Remove the data keys that are marked; return how many they were."""
+        ((count,),) = await self._run(self._sql.count_marked)
+        if count:
+            await self._run(self._sql.destroy)
+        return int(count)
+
+
+def owner_digest(owner: Owner | None) -> str:
+    """Return what the table has of a whole owner; "" for what has none."""
+    text = owner_text(owner)
+    return "" if text is None else blake2b(text.encode(), digest_size=16).hexdigest()

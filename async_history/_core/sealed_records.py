@@ -1,0 +1,205 @@
+"""Records, rows and messages with their texts sealed, and opened again."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from async_history._core.batch import MessageRow
+from async_history._core.erased_names import names_of_session
+from async_history._core.json_object import JsonObject, json_text
+from async_history._core.messages import Message, message_from_row
+from async_history._core.owners import Owner, new_owner
+from async_history._core.records import (
+    COLUMNS,
+    Fields,
+    HistoryRecord,
+    fields_in_order,
+    made_record,
+)
+from async_history._core.rows import Row
+from async_history._core.sealing import (
+    BEGIN,
+    KEY_ID,
+    DataKey,
+    damaged,
+    is_json_sealed,
+    is_sealed,
+    json_of,
+    json_taken_apart,
+    key_id_of,
+    place_of,
+    stored_bytes,
+    tokens_of,
+)
+from async_history.errors import KeyMissing
+
+USES: Final = 4
+"""The most texts that a record has: two, its context and its cause."""
+Keys = Mapping[str, DataKey]
+"""Data keys by id."""
+_ID, _OLD, _NEW = (COLUMNS.index(name) for name in ("id", "old_memory", "new_memory"))
+
+
+# Sealing
+
+
+def uses_of(owners: Iterable[Owner | None]) -> dict[Owner | None, int]:
+    """Return how often the key of each owner may be used for some records."""
+    return {owner: USES * count for owner, count in Counter(owners).items()}
+
+
+def sealed_fields(record: Fields, key: DataKey, index_key: bytes) -> Fields:
+    """Return a record's fields with its texts, context and cause sealed."""
+    record_id, memory_id, old, new, *middle, owner, context, cause = record
+    seal, named = key.seal, record_id.encode()
+    if old is not None:
+        old = seal(old, b"old_memory\0" + named)
+    if new is not None:
+        new = seal(new, b"new_memory\0" + named)
+    if context is not None:
+        text = seal(json_text(context) or "", b"context\0%b\0" % named)
+        context = JsonObject(json_of(text))
+    if cause is not None:
+        tokens = tokens_of(index_key, cause)
+        joined = "".join([f'"{name}":"{token}",' for name, token in tokens.items()])
+        text = seal(json_text(cause) or "", b"cause\0%b\0%b" % (named, joined.encode()))
+        cause = JsonObject(json_of(text, joined), {**tokens, "sealed": text})
+    return record_id, memory_id, old, new, *middle, owner, context, cause
+
+
+def owner_of_session(session_scope: str) -> Owner | None:
+    """Return whose messages a session scope has, as its name says."""
+    return new_owner({name: value for name, value in names_of_session(session_scope) if value})
+
+
+def sealed_message(row: MessageRow, key: DataKey) -> MessageRow:
+    """Return a message's row with its content sealed."""
+    message_id, scope, role, content, name, created_at = row
+    if content is not None:
+        content = key.seal(content, place_of("content", message_id, scope))
+    return message_id, scope, role, content, name, created_at
+
+
+# Opening
+
+
+def key_ids(texts: Iterable[object]) -> set[str]:
+    """Return the ids of the data keys that stored texts, and JSON of texts, name.
+
+    A damaged text may name none, or a wrong one.
+    """
+    found: set[str] = set()
+    for text in texts:
+        if type(text) is str:
+            begin = text.find(BEGIN, 0, _JSON_PREFIX)
+            if begin >= 0:
+                begin += len(BEGIN)
+                found.add(text[begin : begin + KEY_ID])
+    return found
+
+
+_JSON_PREFIX: Final = 512
+"""Where the mark of a sealed cause begins at the latest: after its tokens."""
+
+
+def texts_of(record: HistoryRecord) -> Iterator[object]:
+    """Yield what may be sealed of a record."""
+    yield record.old_memory
+    yield record.new_memory
+    for value in (record.context, record.cause):
+        if type(value) is JsonObject:
+            yield value.text
+
+
+def texts_of_row(row: Row) -> Iterator[object]:
+    """Yield what may be sealed of a row."""
+    yield row[_OLD]
+    yield row[_NEW]
+    yield row[-2]
+    yield row[-1]
+
+
+def opened_record(record: HistoryRecord, keys: Keys) -> HistoryRecord:
+    """Return a record with its texts opened. Those in clear stay as they are.
+
+    Raises:
+        KeyMissing: the store does not have the key.
+        StorageCorrupt: a text was damaged, or moved.
+    """
+    old, new, context, cause = record.old_memory, record.new_memory, record.context, record.cause
+    if not any(map(_may_be_sealed, texts_of(record))):
+        return record
+    record_id = record.id
+    fields: Any = list(fields_in_order(record))
+    if old is not None:
+        fields[_OLD] = opened_text(old, "old_memory", record_id, keys)
+    if new is not None:
+        fields[_NEW] = opened_text(new, "new_memory", record_id, keys)
+    for place, name, value in ((-2, "context", context), (-1, "cause", cause)):
+        if type(value) is JsonObject and is_json_sealed(value.text):
+            fields[place] = JsonObject(_opened_json(value.text, name, record_id, keys))
+    return made_record(*fields)
+
+
+def opened_row(row: Row, keys: Keys) -> Row:
+    """Return a row as `opened_record` a record.
+
+    Raises:
+        KeyMissing, StorageCorrupt: as `opened_record`.
+    """
+    if not any(map(_may_be_sealed, texts_of_row(row))):
+        return row
+    values = list(row)
+    values[_OLD] = opened_text(row[_OLD], "old_memory", row[_ID], keys)
+    values[_NEW] = opened_text(row[_NEW], "new_memory", row[_ID], keys)
+    for place, name in ((-2, "context"), (-1, "cause")):
+        if is_json_sealed(row[place]):
+            values[place] = _opened_json(row[place], name, row[_ID], keys)
+    return tuple(values)
+
+
+def opened_message(row: Sequence[Any], session_scope: str, keys: Keys) -> Message:
+    """Return the message of a row, as `message_from_row`, with its content opened.
+
+    Raises:
+        KeyMissing, StorageCorrupt: as `opened_record`.
+    """
+    message_id, role, content, name, created_at = row
+    content = opened_text(content, "content", message_id, keys, session_scope)
+    return message_from_row((message_id, role, content, name, created_at))
+
+
+def _may_be_sealed(text: object) -> bool:
+    return is_sealed(text) or is_json_sealed(text)
+
+
+def opened_text(text: Any, column: str, record_id: str, keys: Keys, *names: str) -> Any:
+    """Return a stored text opened; what is in clear as it is.
+
+    Raises:
+        KeyMissing, StorageCorrupt: as `opened_record`.
+    """
+    if not is_sealed(text):
+        return text
+    return _opened(text, column, record_id, place_of(column, record_id, *names), keys)
+
+
+def _opened_json(text: str, column: str, record_id: str, keys: Keys) -> str:
+    sealed, tokens = json_taken_apart(text, column, record_id)
+    return _opened(sealed, column, record_id, place_of(column, record_id, tokens), keys)
+
+
+def _opened(sealed: Any, column: str, record_id: str, place: bytes, keys: Keys) -> str:
+    key_id = key_id_of(sealed, column, record_id)
+    key = keys.get(key_id)
+    if key is None:
+        raise KeyMissing(
+            key_id,
+            f"{column} of {record_id} can't be read: the store has no data key {key_id}. It "
+            "was destroyed as its owner was erased (complete an interrupted erasure by calling it "
+            "again), or the text is damaged or comes from another store",
+        )
+    text = key.open(stored_bytes(sealed, column, record_id), place)
+    if text is None:
+        raise damaged(column, record_id)
+    return text

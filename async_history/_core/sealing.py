@@ -1,0 +1,149 @@
+"""Texts encrypted for one place: the stored form, and nothing of where keys come from.
+
+A sealed text is `ahs1:`, the id of the data key, a colon, base64 of nonce, ciphertext and tag, and
+`:ahs1`. What the text belongs to, a column of a record, is authenticated with it. The form is
+marked at both ends, so that a text with one damaged byte is never taken for a clear one.
+
+What is JSON stays JSON: `{"sealed":"…"}`. A cause also has a token for each key that an index has,
+by which records are found: a keyed hash, authenticated with the rest.
+"""
+
+import re
+from binascii import a2b_base64, b2a_base64
+from collections.abc import Mapping
+from hashlib import blake2b
+from os import urandom
+from typing import Any, Final
+
+from async_history._core.aes import aes_gcm, invalid_tag
+from async_history._core.json_object import JsonObject
+from async_history._core.key_ring import NONCE_BYTES
+from async_history._core.recording import INDEXED_CAUSES
+from async_history.errors import StorageCorrupt
+
+BEGIN: Final = "ahs1:"
+"""What a sealed text begins with."""
+END: Final = ":ahs1"
+KEY_ID: Final = 16
+"""Hexadecimal digits of a data key's id."""
+_JSON_BEGIN: Final = f'"sealed":"{BEGIN}'
+_JSON_END: Final = f'{END}"}}'
+_KEY: Final = slice(len(BEGIN), len(BEGIN) + KEY_ID)
+_TOKEN: Final = 32
+_JSON_FORM: Final = re.compile(
+    rf'\{{((?:"(?:{"|".join(INDEXED_CAUSES)})":"[0-9a-f]{{{_TOKEN}}}",)*)"sealed":"([^"]*)"\}}',
+    re.ASCII,
+)
+
+
+class DataKey:
+    """A key that texts are sealed under."""
+
+    __slots__ = ("_decrypt", "_encrypt", "_prefix", "id")
+
+    def __init__(self, key_id: str, key: bytes) -> None:
+        self.id = key_id
+        aes = aes_gcm(key)
+        self._encrypt, self._decrypt = aes.encrypt, aes.decrypt
+        self._prefix = f"{BEGIN}{key_id}:"
+
+    def seal(self, text: str, place: bytes) -> str:
+        """Return a text sealed for a place."""
+        nonce = urandom(NONCE_BYTES)
+        stored = nonce + self._encrypt(nonce, text.encode(), place)
+        return f"{self._prefix}{b2a_base64(stored, newline=False).decode()}{END}"
+
+    def open(self, stored: bytes, place: bytes) -> str | None:
+        """Return a text; None if it was changed, or sealed for another place."""
+        try:
+            text = self._decrypt(stored[:NONCE_BYTES], stored[NONCE_BYTES:], place)
+        except (ValueError, invalid_tag()):
+            return None
+        return text.decode()
+
+
+def place_of(column: str, *names: str) -> bytes:
+    """Return the place that a text is sealed for: a column of what has these names."""
+    return "\0".join((column, *names)).encode()
+
+
+def is_sealed(text: object) -> bool:
+    """Return whether a stored value is a sealed text, perhaps damaged."""
+    if type(text) is str:
+        return text.startswith(BEGIN) or text.endswith(END)
+    return type(text) is bytes and (  # a damaged type of a value
+        text.startswith(BEGIN.encode()) or text.endswith(END.encode())
+    )
+
+
+def is_json_sealed(text: object) -> bool:
+    """Return whether a stored value is the JSON of a sealed text, perhaps damaged."""
+    return type(text) is str and (text.endswith(_JSON_END) or _JSON_BEGIN in text)
+
+
+def key_id_of(text: object, column: str, record_id: str) -> str:
+    """Return the id of the data key of a sealed text.
+
+    Raises:
+        StorageCorrupt: the text is damaged.
+    """
+    if (
+        type(text) is not str
+        or not text.startswith(BEGIN)
+        or not text.endswith(END)
+        or text[_KEY.stop : _KEY.stop + 1] != ":"
+    ):
+        raise damaged(column, record_id)
+    return text[_KEY]
+
+
+def stored_bytes(text: str, column: str, record_id: str) -> bytes:
+    """Return what a sealed text has besides the id of its key.
+
+    Raises:
+        StorageCorrupt: it is damaged.
+    """
+    try:
+        return a2b_base64(text[_KEY.stop + 1 : -len(END)], strict_mode=True)
+    except ValueError:
+        raise damaged(column, record_id) from None
+
+
+def json_taken_apart(text: str, column: str, record_id: str) -> tuple[str, str]:
+    """Return the sealed text of the JSON of one, and its tokens as they are there.
+
+    Raises:
+        StorageCorrupt: it is damaged.
+    """
+    form = _JSON_FORM.fullmatch(text)
+    if form is None:
+        raise damaged(column, record_id)
+    return form[2], form[1]
+
+
+def damaged(column: str, record_id: str) -> StorageCorrupt:
+    """Return the error for a text that does not open."""
+    return StorageCorrupt(
+        f"{column} of {record_id} does not open: it was changed, damaged, or moved there from "
+        "another row or column. Restore it from a backup"
+    )
+
+
+def json_of(sealed: str, tokens: str = "") -> str:
+    """Return the JSON of a sealed text."""
+    return f'{{{tokens}"sealed":"{sealed}"}}'
+
+
+def token(index_key: bytes, name: str, value: str) -> str:
+    """Return what a record with this cause is found by. Without the key it tells nothing."""
+    return blake2b(f"{name}\0{value}".encode(), digest_size=_TOKEN // 2, key=index_key).hexdigest()
+
+
+def tokens_of(index_key: bytes, cause: Mapping[str, Any]) -> dict[str, str]:
+    """Return the tokens of a cause by key."""
+    content = cause.content() if type(cause) is JsonObject else cause
+    return {
+        name: token(index_key, name, value)
+        for name, value in content.items()
+        if name in INDEXED_CAUSES and isinstance(value, str)
+    }

@@ -1,0 +1,365 @@
+"""The keys of an encrypted SQLite file: their tables, statements, and sealing in a transaction."""
+
+import json
+import sqlite3
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
+
+from async_history._core.batch import MessageRow
+from async_history._core.data_keys import DataKeys
+from async_history._core.erased_names import Name
+from async_history._core.key_statements import KeyStatements, KeyTable
+from async_history._core.owners import SCOPES, Owner
+from async_history._core.records import Fields, HistoryRecord
+from async_history._core.sealed_records import (
+    USES,
+    key_ids,
+    opened_record,
+    opened_text,
+    owner_of_session,
+    sealed_fields,
+    sealed_message,
+    texts_of,
+    uses_of,
+)
+from async_history._core.sealing import BEGIN, is_sealed
+from async_history._sqlite.connection import fetch_rows, run_to_completion, transaction
+from async_history._sqlite.index import mark_copied
+from async_history._sqlite.rows import Fetch
+
+T = TypeVar("T")
+
+_IDS: Final = "(SELECT value FROM json_each(:p1))"
+_STORED: Final = (
+    "SELECT id, owner, wrapping_key, wrapped, uses FROM main.async_history_data_keys AS stored"
+)
+CLEAR_TEXT: Final = " OR ".join(
+    f"substr({column}, 1, {len(BEGIN)}) <> '{BEGIN}'" for column in ("old_memory", "new_memory")
+)
+"""SQL condition: a record has a text in clear."""
+_CREATE: Final = (
+    """
+    CREATE TABLE IF NOT EXISTS async_history_encryption (
+        id INTEGER PRIMARY KEY CHECK (id = 1), is_whole INTEGER NOT NULL
+    )
+    """,
+    """
+    CREATE TABLE IF NOT EXISTS async_history_wrapping_keys (
+        id TEXT PRIMARY KEY, master TEXT NOT NULL, wrapped TEXT NOT NULL
+    ) WITHOUT ROWID
+    """,
+    f"""
+    CREATE TABLE IF NOT EXISTS async_history_data_keys (
+        id TEXT PRIMARY KEY, owner TEXT NOT NULL, {" TEXT, ".join(SCOPES)} TEXT,
+        wrapping_key TEXT NOT NULL, wrapped TEXT NOT NULL, uses INTEGER NOT NULL,
+        erased INTEGER NOT NULL DEFAULT 0
+    ) WITHOUT ROWID
+    """,
+    """
+    CREATE INDEX IF NOT EXISTS async_history_data_keys_owner ON async_history_data_keys (owner)
+    """,
+    # Counting what is in clear takes as long as there is of it: a sealed record has no entry.
+    f"CREATE INDEX IF NOT EXISTS async_history_clear ON history (is_deleted) WHERE {CLEAR_TEXT}",
+)
+_HAS_ALL: Final = """
+SELECT count(*) = 5 FROM main.sqlite_master WHERE name IN (
+    'async_history_encryption', 'async_history_wrapping_keys', 'async_history_data_keys',
+    'async_history_data_keys_owner', 'async_history_clear'
+)
+"""
+COUNT_CLEAR: Final = f"SELECT count(*) FROM history WHERE {CLEAR_TEXT}"
+IS_ENCRYPTED: Final = """EXISTS (
+    SELECT 1 FROM main.sqlite_master WHERE type = 'table' AND name = 'async_history_wrapping_keys'
+)"""
+"""SQL condition: encryption was turned on."""
+_HAS_CLEAR_CAUSES: Final = (
+    "EXISTS (SELECT 1 FROM main.async_history_details WHERE cause IS NOT NULL)"
+)
+STATEMENTS: Final = KeyStatements(
+    wrapping="SELECT id, master, wrapped FROM main.async_history_wrapping_keys ORDER BY id",
+    add_wrapping="INSERT OR IGNORE INTO async_history_wrapping_keys VALUES (:p1, :p2, :p3)",
+    remove_wrapping="""
+    DELETE FROM async_history_wrapping_keys
+    WHERE id <> :p1 AND id NOT IN (SELECT wrapping_key FROM async_history_data_keys)
+    """,
+    keys=f"{_STORED} WHERE id IN {_IDS}",
+    of_owners=f"{_STORED} WHERE owner IN {_IDS} AND NOT erased ORDER BY uses",
+    wrapped_by_others=f"""
+    {_STORED} WHERE wrapping_key <> :p1 AND id > :p2 ORDER BY id LIMIT :p3
+    """,
+    count_wrapped_by_others="""
+    SELECT count(*) FROM main.async_history_data_keys WHERE wrapping_key <> :p1
+    """,
+    add=f"""
+    INSERT INTO async_history_data_keys
+        (id, owner, {", ".join(SCOPES)}, wrapping_key, wrapped, uses)
+    VALUES ({", ".join(f":p{place}" for place in range(1, 6 + len(SCOPES)))})
+    """,
+    reserve="UPDATE async_history_data_keys SET uses = uses + :p1 WHERE id = :p2",
+    rewrap="UPDATE async_history_data_keys SET wrapping_key = :p1, wrapped = :p2 WHERE id = :p3",
+    begin=f"""
+    INSERT OR IGNORE INTO async_history_encryption (id, is_whole)
+    SELECT 1, NOT {_HAS_CLEAR_CAUSES}
+    """,
+    is_whole="SELECT is_whole FROM main.async_history_encryption",
+    mark={
+        scope: f"UPDATE async_history_data_keys SET erased = 1 WHERE {scope} = :p1"
+        for scope in SCOPES
+    },
+    count_marked="SELECT count(*) FROM async_history_data_keys WHERE erased",
+    destroy="DELETE FROM async_history_data_keys WHERE erased",
+)
+
+
+def create_tables(connection: sqlite3.Connection) -> None:
+    """Create what an encrypted file has more, where it is missing.
+
+    The index of the records is then marked as that of the new schema.
+    """
+    ((has_all,),) = fetch_rows(connection, _HAS_ALL)
+    if not has_all:
+        with transaction(connection):
+            add_tables(connection)
+
+
+def add_tables(connection: sqlite3.Connection) -> None:
+    """Create what is missing, within a transaction."""
+    ((before,),) = fetch_rows(connection, "PRAGMA schema_version")
+    for statement in _CREATE:
+        connection.execute(statement)
+    ((after,),) = fetch_rows(connection, "PRAGMA schema_version")
+    if after != before:
+        mark_copied(connection, before)
+
+
+def in_transaction(
+    work: Callable[[KeyTable], Coroutine[Any, Any, T]], connection: sqlite3.Connection
+) -> T:
+    """Do work on the key tables in one transaction, on the connection's thread."""
+    with transaction(connection):
+        return run_to_completion(work(table_in(connection)))
+
+
+def table_in(connection: sqlite3.Connection) -> KeyTable:
+    """Return the key tables, for a transaction on a connection's thread."""
+
+    async def run(sql: str, *parameters: Any) -> Sequence[Sequence[Any]]:
+        return fetch_rows(connection, sql, _named(parameters))
+
+    return KeyTable(STATEMENTS, run)
+
+
+def table_read(fetch: Fetch) -> KeyTable:
+    """Return the key tables, for reading."""
+
+    async def run(sql: str, *parameters: Any) -> Sequence[Sequence[Any]]:
+        return await fetch(sql, _named(parameters))
+
+    return KeyTable(STATEMENTS, run)
+
+
+def _named(parameters: Sequence[Any]) -> dict[str, Any]:
+    """Return parameters as the statements name them; several in one as a JSON array."""
+    return {
+        f"p{place}": json.dumps(value) if isinstance(value, list) else value
+        for place, value in enumerate(parameters, 1)
+    }
+
+
+class StoredText(NamedTuple):
+    """A value of a record as the file has it; `kind` is its type there."""
+
+    column: str
+    record_id: str
+    stored: bytes | None
+    kind: str
+
+    def decoded(self) -> str:
+        """Return the text; "" where it is none."""
+        return self.stored.decode(errors="replace") if self.stored and self.kind == "text" else ""
+
+
+class Seal(Protocol):
+    """What becomes of texts between a batch and the file, on the writing connection's thread."""
+
+    def fields(
+        self,
+        records: Sequence[Fields],
+        owners: Sequence[Owner | None],
+        noted: int,
+        connection: sqlite3.Connection,
+    ) -> Sequence[Fields]:
+        """Return records' fields as the file gets them.
+
+        Args:
+            owners: of their memories.
+            noted: the last number of an erased name that the writer knows, which it checks.
+        """
+
+    def opened(
+        self, records: Sequence[HistoryRecord], connection: sqlite3.Connection
+    ) -> Sequence[HistoryRecord]:
+        """Return records that were read as they were given."""
+
+    def opened_texts(
+        self, texts: Sequence[StoredText], connection: sqlite3.Connection
+    ) -> Sequence[bytes | None]:
+        """Return the bytes of stored texts as they were given."""
+
+    def messages(
+        self, rows: Sequence[MessageRow], noted: Callable[[], int], connection: sqlite3.Connection
+    ) -> Sequence[MessageRow]:
+        """Return messages as the file gets them."""
+
+    def undone(self) -> None:
+        """Take note that a transaction, or a part of it, was undone."""
+
+
+class InClear:
+    """Texts as they are."""
+
+    def fields(
+        self,
+        records: Sequence[Fields],
+        owners: Sequence[Owner | None],
+        noted: int,
+        connection: sqlite3.Connection,
+    ) -> Sequence[Fields]:
+        return records
+
+    def opened(
+        self, records: Sequence[HistoryRecord], connection: sqlite3.Connection
+    ) -> Sequence[HistoryRecord]:
+        return records
+
+    def opened_texts(
+        self, texts: Sequence[StoredText], connection: sqlite3.Connection
+    ) -> Sequence[bytes | None]:
+        return [text.stored for text in texts]
+
+    def messages(
+        self, rows: Sequence[MessageRow], noted: Callable[[], int], connection: sqlite3.Connection
+    ) -> Sequence[MessageRow]:
+        return rows
+
+    def undone(self) -> None: ...
+
+
+class Sealing:
+    """Texts sealed under the data keys of a store.
+
+    Args:
+        keys: of the open store.
+    """
+
+    def __init__(self, keys: DataKeys) -> None:
+        self._keys = keys
+
+    def fields(
+        self,
+        records: Sequence[Fields],
+        owners: Sequence[Owner | None],
+        noted: int,
+        connection: sqlite3.Connection,
+    ) -> Sequence[Fields]:
+        self._lease(uses_of(owners), noted, connection)
+        use, index_key = self._keys.use, self._keys.index_key
+        return [
+            sealed_fields(record, use(owner, USES), index_key)
+            for record, owner in zip(records, owners, strict=True)
+        ]
+
+    def opened(
+        self, records: Sequence[HistoryRecord], connection: sqlite3.Connection
+    ) -> Sequence[HistoryRecord]:
+        ids = key_ids(text for record in records for text in texts_of(record))
+        if not ids:
+            return records
+        keys = run_to_completion(self._keys.load(ids, table_in(connection)))
+        return [opened_record(record, keys) for record in records]
+
+    def opened_texts(
+        self, texts: Sequence[StoredText], connection: sqlite3.Connection
+    ) -> Sequence[bytes | None]:
+        decoded = [text.decoded() for text in texts]
+        keys = run_to_completion(self._keys.load(key_ids(decoded), table_in(connection)))
+        return [
+            opened_text(text, one.column, one.record_id, keys).encode()
+            if is_sealed(text)
+            else one.stored
+            for text, one in zip(decoded, texts, strict=True)
+        ]
+
+    def messages(
+        self, rows: Sequence[MessageRow], noted: Callable[[], int], connection: sqlite3.Connection
+    ) -> Sequence[MessageRow]:
+        owners = [owner_of_session(scope) for _, scope, *_ in rows]
+        self._lease(uses_of(owners), noted(), connection)
+        use = self._keys.use
+        return [sealed_message(row, use(owner, 1)) for row, owner in zip(rows, owners, strict=True)]
+
+    def undone(self) -> None:
+        self._keys.end_leases()
+
+    def _lease(
+        self, uses: Mapping[Owner | None, int], noted: int, connection: sqlite3.Connection
+    ) -> None:
+        """Make sure that keys may be used so often, in this transaction or in one of its own."""
+        self._keys.hold_while(noted)
+        lacking = self._keys.lacking(uses)
+        if not lacking:
+            return
+        try:
+            if connection.in_transaction:
+                run_to_completion(self._keys.lease(lacking, table_in(connection)))
+            else:
+                with transaction(connection):
+                    run_to_completion(self._keys.lease(lacking, table_in(connection)))
+        except BaseException:
+            self._keys.end_leases()
+            raise
+
+
+class FileKeys:
+    """What a file is encrypted with, for the transactions that write: nothing, as a rule.
+
+    Attributes:
+        seal: what becomes of texts.
+    """
+
+    seal: Seal = InClear()
+
+    async def mark(self, connection: sqlite3.Connection, names: Sequence[Name]) -> None:
+        """Mark the data keys of owners that are erased."""
+
+    async def destroy(self, connection: sqlite3.Connection) -> int:
+        """Destroy the data keys that are marked; return how many they were."""
+        return 0
+
+    def created(self, connection: sqlite3.Connection) -> None:
+        """Create what the file has more."""
+
+
+class EncryptedFileKeys(FileKeys):
+    """The keys of an encrypted file.
+
+    Args:
+        keys: of the open store.
+    """
+
+    def __init__(self, keys: DataKeys) -> None:
+        self._keys = keys
+        self.seal = Sealing(keys)
+
+    async def mark(self, connection: sqlite3.Connection, names: Sequence[Name]) -> None:
+        """Mark the data keys of owners that are erased."""
+        await table_in(connection).mark(names)
+
+    async def destroy(self, connection: sqlite3.Connection) -> int:
+        """Destroy the data keys that are marked; return how many they were."""
+        self._keys.forget()
+        return await table_in(connection).destroy()
+
+    def created(self, connection: sqlite3.Connection) -> None:
+        """Create what the file has more."""
+        add_tables(connection)

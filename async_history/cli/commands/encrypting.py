@@ -1,0 +1,17 @@
+"""The command of an encrypted history's keys: `rekey`."""
+
+from async_history.cli import encrypting as _encrypting
+from async_history.cli import stores
+from async_history.cli.errors import one_line_errors
+from async_history.cli.options import AsReport, Db
+
+
+def rekey(db: Db = None, as_json: AsReport = False) -> None:
+    """Wrap the keys of an encrypted history by the current master key.
+
+    That is the first of the master keys, which are given by `async-history --keys-file FILE rekey`,
+    or in ASYNC_HISTORY_KEYS. The one before must be there too, and can be removed afterwards.
+    Programs that use the history go on. It may be interrupted and run again.
+    """
+    with one_line_errors():
+        _encrypting.rekey(stores.to_write(db), as_json=as_json)
