@@ -120,6 +120,7 @@ class Operation:
         self.new = NewMemories(turns, store, asyncio.get_running_loop())
         self.acks: dict[asyncio.Future[Any], Records] = {}
         self.has_reset = False
+        self._sees_changes = sees_changes
         self.has_changed = not sees_changes
         self.refusal: HistoryError | None = None
         self._begun = begun
@@ -182,17 +183,21 @@ class Operation:
 
     def require_going_on(self, turn: Turn | None = None) -> None:
         """Check that a change may begin, with a turn or without; raise as `begin_change` does."""
-        if self._is_cancelled:
-            raise asyncio.CancelledError
+        self._require_not_ended()
         try:
-            if self._closed is not None:
-                raise HistoryClosed(self._closed)
             self._require_writable()
             if turn is not None:
                 turn.require_kept()
         except HistoryError as error:
             self.refusal = error
             raise
+
+    def _require_not_ended(self) -> None:
+        if self._is_cancelled:
+            raise asyncio.CancelledError
+        if self._closed is not None:
+            self.refusal = HistoryClosed(self._closed)
+            raise self.refusal
 
     def cancel(self) -> bool:
         """Cancel the operation if it has changed nothing; return whether that is so."""
@@ -213,7 +218,8 @@ class Operation:
         Raises:
             StorageLocked: another process has had the turn for too long.
             StorageError: the turn can't be taken.
-            HistoryError, asyncio.CancelledError: as `begin_change`.
+            HistoryError, asyncio.CancelledError: as `begin_change`, if that is not called before
+                the part's change.
         """
         return _Part(self, memory_id)
 
@@ -223,9 +229,18 @@ class Operation:
         return memory_id in self.new or self.turns.is_held_here(memory_id)
 
     def begin_part(self) -> None:
-        """Count a part that begins, or raise as `begin_change` does."""
-        self.require_going_on(current_turn.get())
+        """Count a part that begins, or raise if no part may begin any more.
+
+        Raises:
+            HistoryClosed, asyncio.CancelledError: as `begin_change`.
+        """
+        self._require_not_ended()
         self._parts += 1
+
+    def require_change(self) -> None:
+        """Check that a part's change may begin, unless `begin_change` is going to check it."""
+        if not (self._sees_changes and self.may_be_refused):
+            self.require_going_on(current_turn.get())
 
     def end_part(self) -> None:
         """Count a part that ended."""
@@ -284,7 +299,7 @@ class _Part:
                 turn = operation.turns.of(memory_id, operation.manager)
                 await turn.take()
                 self._turn = turn
-                operation.require_going_on()
+            operation.require_change()
         except BaseException as error:
             if isinstance(error, HistoryError):
                 operation.refusal = error

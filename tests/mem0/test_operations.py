@@ -205,6 +205,46 @@ async def test_nothing_changes_where_the_file_is_gone(
     await awaited.close()
 
 
+async def test_a_further_memory_is_not_added_where_the_file_is_gone(
+    make_memory: MakeMemory, tmp_path: Path
+) -> None:
+    """Also of an operation that has changed something before."""
+    async with make_memory() as memory:
+
+        async def add_two() -> None:
+            await memory._create_memory("tea", {"tea": []}, {"user_id": "u"})
+            acks = memory._recorder.require_operation().acks
+            while not acks:  # noqa: ASYNC110 - there is no event
+                await asyncio.sleep(0)
+            await asyncio.wait(acks)
+            await asyncio.to_thread(move_away, tmp_path / "history.db")
+            await memory._create_memory("mate", {"mate": []}, {"user_id": "u"})
+
+        with pytest.raises(StorageMissing):
+            await memory._run(add_two)
+        assert len(memory.vector_store.rows) == 1
+
+
+async def test_an_update_checks_its_store_twice(
+    make_memory: MakeMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before it begins, and before the vector store changes: each time the file is looked for."""
+    check = HistoryManager.require_writable
+    checks = 0
+
+    def counted(manager: HistoryManager) -> None:
+        nonlocal checks
+        checks += 1
+        check(manager)
+
+    monkeypatch.setattr(HistoryManager, "require_writable", counted)
+    async with make_memory() as memory:
+        memory_id = await add(memory, "tea")
+        checks = 0
+        await memory.update(memory_id, "mate")
+    assert checks == 2
+
+
 @pytest.mark.parametrize("change", ["add", "update", "delete_all", "reset"])
 async def test_a_closed_manager_where_changes_are_not_seen(
     change: str, make_memory: MakeMemory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
