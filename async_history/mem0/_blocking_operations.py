@@ -18,6 +18,7 @@ from async_history._core.recording import begun_at, operation
 from async_history._opening import from_any_folder, open_history
 from async_history.blocking import BlockingHistoryManager
 from async_history.errors import HistoryClosed, HistoryError
+from async_history.mem0._add_history import AddHistory
 from async_history.mem0._erased_here import erased_here
 from async_history.mem0._errors import Unwritten
 from async_history.mem0._forks import forget_in_child, keep_inherited
@@ -43,7 +44,7 @@ class _Store(BlockingHistoryManager):
         return self._call(function)
 
 
-class BlockingRecorder:
+class BlockingRecorder(AddHistory):
     """Stands in for mem0's `SQLiteManager`, in any thread.
 
     Args:
@@ -246,44 +247,18 @@ class BlockingRecorder:
         """A connection to the file, for reading; None without a file."""
         return None if self.is_resetting else self._open_store().connection
 
-    def add_history(
-        self,
-        memory_id: str,
-        old_memory: str | None,
-        new_memory: str | None,
-        event: str,
-        *,
-        created_at: str | None = None,
-        updated_at: str | None = None,
-        is_deleted: int = 0,
-        actor_id: str | None = None,
-        role: str | None = None,
-    ) -> None:
-        """Record one change."""
-        change = {
-            "memory_id": memory_id,
-            "old_memory": old_memory,
-            "new_memory": new_memory,
-            "event": event,
-            "created_at": created_at,
-            "updated_at": updated_at,
-            "is_deleted": is_deleted,
-            "actor_id": actor_id,
-            "role": role,
-        }
-        self.batch_add_history([change])
-
     def batch_add_history(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Record many changes, all or none and in order."""
         if records:
-            self._note_change()  # the vector store's came before
-            submission, sent = to_submit(records, {} if self.payloads is None else self.payloads)
-            self._write(
-                lambda store: store.ask(lambda m: m.store.writer.submit(submission())), sent
-            )
-            if self.new is not None:
-                for record in records:
-                    self.new.recorded(str(record["memory_id"]))
+            self._record(records)
+
+    def _record(self, changes: Sequence[Mapping[str, Any]]) -> None:
+        self._note_change()  # the vector store's came before
+        submission, sent = to_submit(changes, {} if self.payloads is None else self.payloads)
+        self._write(lambda store: store.ask(lambda m: m.store.writer.submit(submission())), sent)
+        if self.new is not None:
+            for change in changes:
+                self.new.recorded(str(change["memory_id"]))
 
     def save_messages(self, messages: Sequence[Mapping[str, Any]], session_scope: str) -> None:
         """Append messages to a session scope's buffer."""

@@ -12,14 +12,19 @@ from async_history._core.submissions import AddRecords
 from async_history._core.values import now_text
 from async_history.blocking._sanitize import Sanitizer, complete_records, message_as_given
 from async_history.errors import HistoryError, InvalidInput
+from async_history.mem0._add_history import AddHistory
 from async_history.mem0._operation import Operation, Records, current
 from async_history.mem0._payloads import Payload, with_details
 from async_history.mem0._read_connection import ReadConnection
 from async_history.mem0._tracing import in_trace
 
 
-class Recorder:
-    """Stands in for mem0's `SQLiteManager`: submits everything to the current operation."""
+class Recorder(AddHistory):
+    """Stands in for mem0's `SQLiteManager`: submits everything to the current operation.
+
+    Outside of an operation, a call that writes starts one in the background, on the running loop.
+    `aclose` waits for it, and its failure is logged.
+    """
 
     is_resetting = False
     """Whether mem0 is resetting. Up to 2.0.6 it drops its table through `connection`."""
@@ -59,58 +64,22 @@ class Recorder:
             )
         return operation
 
-    def add_history(
-        self,
-        memory_id: str,
-        old_memory: str | None,
-        new_memory: str | None,
-        event: str,
-        *,
-        created_at: str | None = None,
-        updated_at: str | None = None,
-        is_deleted: int = 0,
-        actor_id: str | None = None,
-        role: str | None = None,
-    ) -> None:
-        """Submit one change.
-
-        Outside of an operation this, like every other call that writes, starts an operation in the
-        background, on the running loop. `aclose` waits for it, and its failure is logged.
-        """
-        change = {
-            "memory_id": memory_id,
-            "old_memory": old_memory,
-            "new_memory": new_memory,
-            "event": event,
-            "created_at": created_at,
-            "updated_at": updated_at,
-            "is_deleted": is_deleted,
-            "actor_id": actor_id,
-            "role": role,
-        }
-        self._submit([change])
-
     def batch_add_history(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Submit many changes, all or none, completed from what the operation knows of them."""
         operation = self.operation
         if records and operation is not None:
             records = complete_records(records, operation.metadata, operation.messages)
         if records:
-            self._submit(records)
+            self._record(records)
 
-    def _submit(self, changes: Sequence[Mapping[str, Any]]) -> None:
+    def _record(self, changes: Sequence[Mapping[str, Any]]) -> None:
         operation = self.operation
         if operation is not None:
-            self._send(*to_submit(changes, operation.payloads))
+            _send(operation, *to_submit(changes, operation.payloads))
             return
         with in_trace():  # what is made in the background has this cause too
             call, records = to_submit(changes, {})
-        self._start_in_background(self, functools.partial(self._send, call, records))
-
-    def _send(self, call: Callable[[], AddRecords], records: Records) -> None:
-        operation = self.require_operation()
-        operation.note_change()  # the vector store's came before
-        operation.submit(lambda: operation.manager.store.writer.submit(call()), records)
+        self._start_in_background(self, lambda: _send(self.require_operation(), call, records))
 
     def get_history(self, memory_id: str) -> list[dict[str, Any]]:
         """Return the records that the operation read before it called mem0."""
@@ -149,6 +118,11 @@ class Recorder:
 
     def close(self) -> None:
         """Do nothing: `AsyncMemory.aclose` closes the store."""
+
+
+def _send(operation: Operation, call: Callable[[], AddRecords], records: Records) -> None:
+    operation.note_change()  # the vector store's came before
+    operation.submit(lambda: operation.manager.store.writer.submit(call()), records)
 
 
 def to_submit(
