@@ -72,9 +72,12 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def blocking_calls() -> Iterator[BlockBuster]:
-    """Fail a test whose event loop makes a blocking call inside the library."""
+    """Fail a test whose event loop makes a blocking call inside the library.
+
+    To wrap all that blocks takes longer than many a test: once a module is enough.
+    """
     with blockbuster_ctx("async_history", excluded_modules=["async_history.testing"]) as guard:
         for blocking in guard.functions.values():
             # asyncpg looks for ~/.pgpass and certificates as it connects.

@@ -405,9 +405,12 @@ class TestThreads:
 
 
 class TestLoops:
-    def test_inside_running_loops(self, url: str, blocking_calls: BlockBuster) -> None:
+    def test_inside_running_loops(
+        self, url: str, blocking_calls: BlockBuster, request: pytest.FixtureRequest
+    ) -> None:
         """It blocks them, as mem0's does: it must not wait for them."""
         blocking_calls.deactivate()
+        request.addfinalizer(blocking_calls.activate)
 
         async def use() -> None:
             history = BlockingHistoryManager(url)

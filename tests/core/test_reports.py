@@ -5,6 +5,7 @@ import dataclasses
 import pickle
 import sys
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +30,20 @@ REPORTS = sorted(
 )
 
 
-DEFINITIONS = {
-    node.name: node
-    for path in Path(async_history.__file__).parent.rglob("*.py")
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-    if isinstance(node, ast.ClassDef)
-}
+@cache
+def definitions() -> dict[str, ast.ClassDef]:
+    """Return the package's classes by name."""
+    return {
+        node.name: node
+        for path in Path(async_history.__file__).parent.rglob("*.py")
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ClassDef)
+    }
 
 
 def documented(report: type) -> set[str]:
     """Return the fields that have a docstring right below them."""
-    definition = DEFINITIONS[report.__name__]
+    definition = definitions()[report.__name__]
     found: set[str] = set()
     for field, below in zip(definition.body, definition.body[1:], strict=False):
         if (

@@ -53,7 +53,7 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def mem0_blocks(blocking_calls: BlockBuster) -> None:
     """mem0's constructor and reset open files on the loop."""
     for blocking in blocking_calls.functions.values():
