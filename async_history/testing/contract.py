@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import datetime, timedelta
+from typing import Final
 
 import pytest
 
@@ -12,6 +13,30 @@ MEM0_KEYS = [
     *("id", "memory_id", "old_memory", "new_memory", "event", "created_at", "updated_at"),
     *("is_deleted", "actor_id", "role"),
 ]
+
+
+_BAD_VALUES: Final = (
+    ("memory_id", None, "memory_id must be text"),
+    ("memory_id", 7, "memory_id must be text, not int"),
+    ("memory_id", "", "memory_id must not be empty"),
+    ("old_memory", b"x", "old_memory must be text"),
+    ("new_memory", ["x"], "new_memory must be text, not list"),
+    ("new_memory", "a\0b", "new_memory holds a NUL"),
+    ("new_memory", "a\ud800b", "new_memory holds a lone surrogate at position 1"),
+    ("event", "MERGE", "event must be ADD, UPDATE or DELETE"),
+    ("event", None, "event must be ADD, UPDATE or DELETE"),
+    ("event", 1, "event must be"),
+    ("created_at", "yesterday", "created_at must be a datetime or an ISO 8601 text"),
+    ("created_at", "20251120", "created_at must be"),
+    ("updated_at", 1735689600.5, "updated_at must be text"),
+    ("is_deleted", 2, "is_deleted must be a bool"),
+    ("is_deleted", "yes", "is_deleted must be a bool"),
+    ("actor_id", 5, "actor_id must be text"),
+    ("role", "\udfff", "role holds a lone surrogate"),
+    ("id", "", "id must not be empty"),
+    ("id", 3, "id must be text"),
+)
+"""A field of a record, a value, and what is said of it."""
 
 
 class ContractCases(Cases):
@@ -138,42 +163,18 @@ class ContractCases(Cases):
             assert stats.writer.batches == 1
             assert stats.writer.queued_records == 0
 
-    @pytest.mark.parametrize(
-        ("field", "value", "words"),
-        [
-            ("memory_id", None, "memory_id must be text"),
-            ("memory_id", 7, "memory_id must be text, not int"),
-            ("memory_id", "", "memory_id must not be empty"),
-            ("old_memory", b"x", "old_memory must be text"),
-            ("new_memory", ["x"], "new_memory must be text, not list"),
-            ("new_memory", "a\0b", "new_memory holds a NUL"),
-            ("new_memory", "a\ud800b", "new_memory holds a lone surrogate at position 1"),
-            ("event", "MERGE", "event must be ADD, UPDATE or DELETE"),
-            ("event", None, "event must be ADD, UPDATE or DELETE"),
-            ("event", 1, "event must be"),
-            ("created_at", "yesterday", "created_at must be a datetime or an ISO 8601 text"),
-            ("created_at", "20251120", "created_at must be"),
-            ("updated_at", 1735689600.5, "updated_at must be text"),
-            ("is_deleted", 2, "is_deleted must be a bool"),
-            ("is_deleted", "yes", "is_deleted must be a bool"),
-            ("actor_id", 5, "actor_id must be text"),
-            ("role", "\udfff", "role holds a lone surrogate"),
-            ("id", "", "id must not be empty"),
-            ("id", 3, "id must be text"),
-        ],
-    )
-    async def test_bad_values_are_refused_by_name(
-        self, open_store: OpenStore, field: str, value: object, words: str
-    ) -> None:
+    async def test_bad_values_are_refused_by_name(self, open_store: OpenStore) -> None:
         good = {"memory_id": "m", "old_memory": None, "new_memory": "x", "event": "UPDATE"}
-        bad = good | {field: value}
         async with open_store() as history:
-            with pytest.raises(InvalidInput, match=words):
-                await history.add_history(**bad)  # type: ignore[arg-type]
-            if field != "is_deleted" and value is not None:
-                with pytest.raises(InvalidInput, match=f"record 1: {words}"):
-                    await history.batch_add_history([good, bad, good])
+            for field, value, words in _BAD_VALUES:
+                bad = good | {field: value}
+                with pytest.raises(InvalidInput, match=words):
+                    await history.add_history(**bad)  # type: ignore[arg-type]
+                if field != "is_deleted" and value is not None:
+                    with pytest.raises(InvalidInput, match=f"record 1: {words}"):
+                        await history.batch_add_history([good, bad, good])
             assert await history.get_history("m") == []
+            assert await history.count_history() == 0
 
     async def test_bad_items_and_arguments(self, open_store: OpenStore) -> None:
         async with open_store() as history:

@@ -2,11 +2,32 @@
 
 import asyncio
 from datetime import datetime, timedelta, timezone
+from typing import Final
 
 import pytest
 
 from async_history import HistoryClosed, HistoryConflict, HistoryRecord, IdConflict
 from async_history.testing.fixtures import LONG_S, Cases, OpenStore
+
+_TIMES: Final[tuple[tuple[str | datetime, str | None, str], ...]] = (
+    ("2026-11-20T09:41:15", None, "2026-11-20T09:41:15+00:00"),
+    ("2026-11-20 09:41:15.123456", None, "2026-11-20T09:41:15.123456+00:00"),
+    ("2026-11-20T09:41:15.5-07:00", None, "2026-11-20T16:41:15.5+00:00"),
+    ("2026-11-20T09:41:15Z", None, "2026-11-20T09:41:15+00:00"),
+    ("0001-01-01T00:00:00+14:00", None, "0001-01-01T00:00:00+14:00"),
+    ("2026-11-20", None, "2026-11-20T00:00:00+00:00"),
+    (
+        datetime(2026, 11, 20, 9, tzinfo=timezone(timedelta(hours=8))),
+        "2026-11-20T09:00:00+08:00",
+        "2026-11-20T01:00:00+00:00",
+    ),
+    (
+        datetime(2026, 11, 20, 9),  # noqa: DTZ001 - naive on purpose
+        "2026-11-20T09:00:00",
+        "2026-11-20T09:00:00+00:00",
+    ),
+)
+"""A time, the text that is kept if it is another, and the instant."""
 
 
 class RecordCases(Cases):
@@ -46,56 +67,32 @@ class RecordCases(Cases):
             found = await asyncio.gather(*reading, return_exceptions=True)
         assert [one for one in found if one != [added] and not isinstance(one, HistoryClosed)] == []
 
-    @pytest.mark.parametrize(
-        "text",
-        ["", "x" * 16_000_000, "\U0001f9e0 é ‏ 中 \U0010ffff \ue000 ﷐", "'; DROP TABLE history;--"],
-        ids=["empty", "16 MB", "planes", "SQL"],
-    )
-    async def test_text_comes_back_to_the_letter(self, open_store: OpenStore, text: str) -> None:
+    async def test_text_comes_back_to_the_letter(self, open_store: OpenStore) -> None:
         async with open_store() as history:
-            await history.add_history(text[:50] or "m", text, text, "UPDATE", actor_id=text[:99])
-            (record,) = await history.get_history(text[:50] or "m")
-            await history.save_messages([{"role": "user", "content": text}], text[:50] or "m")
-            (message,) = await history.get_last_messages(text[:50] or "m")
-        assert record.old_memory == text
-        assert record.new_memory == text
-        assert record.actor_id == text[:99]
-        assert message.content == text
+            for text in (
+                *("", "x" * 16_000_000, "'; DROP TABLE history;--"),
+                "\U0001f9e0 é ‏ 中 \U0010ffff \ue000 ﷐",
+            ):
+                memory_id = text[:50] or "m"
+                await history.add_history(memory_id, text, text, "UPDATE", actor_id=text[:99])
+                (record,) = await history.get_history(memory_id)
+                await history.save_messages([{"role": "user", "content": text}], memory_id)
+                (message,) = await history.get_last_messages(memory_id)
+                assert record.old_memory == text
+                assert record.new_memory == text
+                assert record.actor_id == text[:99]
+                assert message.content == text
 
-    @pytest.mark.parametrize(
-        ("given", "stored", "instant"),
-        [
-            ("2026-11-20T09:41:15", None, "2026-11-20T09:41:15+00:00"),
-            ("2026-11-20 09:41:15.123456", None, "2026-11-20T09:41:15.123456+00:00"),
-            ("2026-11-20T09:41:15.5-07:00", None, "2026-11-20T16:41:15.5+00:00"),
-            ("2026-11-20T09:41:15Z", None, "2026-11-20T09:41:15+00:00"),
-            ("0001-01-01T00:00:00+14:00", None, "0001-01-01T00:00:00+14:00"),
-            ("2026-11-20", None, "2026-11-20T00:00:00+00:00"),
-            (
-                datetime(2026, 11, 20, 9, tzinfo=timezone(timedelta(hours=8))),
-                "2026-11-20T09:00:00+08:00",
-                "2026-11-20T01:00:00+00:00",
-            ),
-            (
-                datetime(2026, 11, 20, 9),  # noqa: DTZ001 - naive on purpose
-                "2026-11-20T09:00:00",
-                "2026-11-20T09:00:00+00:00",
-            ),
-        ],
-    )
-    async def test_times_are_kept_to_the_letter(
-        self,
-        open_store: OpenStore,
-        given: str | datetime,
-        stored: str | None,
-        instant: str,
-    ) -> None:
+    async def test_times_are_kept_to_the_letter(self, open_store: OpenStore) -> None:
         async with open_store() as history:
-            written = await history.add_history("m", None, "x", "ADD", created_at=given)
-            (read,) = await history.get_history("m")
-        assert read == written
-        assert read.created_at == (stored or given)
-        assert read.occurred_at == written.occurred_at == datetime.fromisoformat(instant)
+            for number, (given, stored, instant) in enumerate(_TIMES):
+                memory_id = f"m{number}"
+                written = await history.add_history(memory_id, None, "x", "ADD", created_at=given)
+                (read,) = await history.get_history(memory_id)
+                assert read == written
+                assert read.created_at == (stored or given)
+                occurred = datetime.fromisoformat(instant)
+                assert read.occurred_at == written.occurred_at == occurred
 
     async def test_repeated_id_with_the_same_content_is_the_same_record(
         self, open_store: OpenStore
@@ -107,9 +104,10 @@ class RecordCases(Cases):
             assert (await history.batch_add_history([first, first])) == [first, first]
             assert await history.get_history("m") == [first]
 
-    @pytest.mark.parametrize(
-        "other",
-        [
+    async def test_repeated_id_with_other_content_is_a_conflict(
+        self, open_store: OpenStore
+    ) -> None:
+        others: tuple[dict[str, object], ...] = (
             {"new_memory": "y"},
             {"memory_id": "n"},
             {"event": "UPDATE"},
@@ -117,26 +115,25 @@ class RecordCases(Cases):
             {"is_deleted": True},
             {"actor_id": "b"},
             {"role": "system"},
-        ],
-    )
-    async def test_repeated_id_with_other_content_is_a_conflict(
-        self, open_store: OpenStore, other: dict[str, object]
-    ) -> None:
+        )
         record: dict[str, object] = {
             "id": "one",
             "memory_id": "m",
             "new_memory": "x",
             "event": "ADD",
         }
+        new: dict[str, object] = {"memory_id": "m", "event": "ADD", "new_memory": "never"}
         async with open_store() as history:
             (first,) = await history.batch_add_history([record])
-            new: dict[str, object] = {"memory_id": "m", "event": "ADD", "new_memory": "never"}
-            for batch in ([new, record | other], [record | other, new]):
-                with pytest.raises(IdConflict, match="one"):
-                    await history.batch_add_history(batch)
-            with pytest.raises(IdConflict):
-                await history.batch_add_history([{**new, "id": "t"}, {**new, **other, "id": "t"}])
-            assert await history.get_history("m") == [first]
+            for other in others:
+                for batch in ([new, record | other], [record | other, new]):
+                    with pytest.raises(IdConflict, match="one"):
+                        await history.batch_add_history(batch)
+                twice: list[dict[str, object]] = [{**new, "id": "t"}, {**new, **other, "id": "t"}]
+                with pytest.raises(IdConflict):
+                    await history.batch_add_history(twice)
+                assert await history.get_history("m") == [first]
+            assert await history.count_history() == 1
 
     async def test_a_conflict_costs_the_neighbours_nothing(self, open_store: OpenStore) -> None:
         async with open_store() as history:

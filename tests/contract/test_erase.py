@@ -215,9 +215,8 @@ class TestContract:
                 await history.add_history("m", None, "secret", "ADD", id="one")
             assert texts(await history.get_history("m")) == [(None, None, None)]
 
-    @pytest.mark.parametrize(
-        ("arguments", "words"),
-        [
+    async def test_bad_arguments(self, open_store: OpenStore) -> None:
+        bad: tuple[tuple[dict[str, Any], str], ...] = (
             ({}, "name what to erase"),
             ({"memory_ids": []}, "name what to erase"),
             ({"memory_ids": "m"}, "memory_ids must be several"),
@@ -229,15 +228,12 @@ class TestContract:
             ({"memory_ids": ["m"], "actor_id": "a"}, "one after the other"),
             ({"memory_ids": ["m"], "reason": ""}, "reason must not be empty"),
             ({"memory_ids": ["m"], "reason": None}, "reason must be text"),
-        ],
-    )
-    async def test_bad_arguments(
-        self, open_store: OpenStore, arguments: dict[str, Any], words: str
-    ) -> None:
+        )
         async with open_store() as history:
             await history.save_messages([{"role": "user", "content": "x"}], "s")
-            with pytest.raises(InvalidInput, match=words):
-                await history.erase(**{"reason": "asked", **arguments})
+            for arguments, words in bad:
+                with pytest.raises(InvalidInput, match=words):
+                    await history.erase(**{"reason": "asked", **arguments})
             assert len(await history.get_last_messages("s")) == 1
             assert await history.erasures() == []
         for call in (history.erase(memory_ids=["m"], reason="x"), history.erasures()):
