@@ -55,10 +55,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for limit in list(item.iter_markers("timeout")):
             item.add_marker(pytest.mark.timeout(limit.args[0] * PATIENCE), append=False)
     if not config.getoption("--nightly"):
+        items[:] = [item for item in items if not _repeats_statements(item)]
         skip = pytest.mark.skip(reason="long version: run with --nightly")
         for item in items:
             if "nightly" in item.keywords:
                 item.add_marker(skip)
+
+
+def _repeats_statements(item: pytest.Item) -> bool:
+    """Return whether a test is of statements alone, on a store that runs another store's."""
+    callspec = getattr(item, "callspec", None)
+    return (
+        "statements" in item.keywords
+        and callspec is not None
+        and not {"pgbouncer", "rollback"}.isdisjoint(callspec.params.values())
+    )
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -21,6 +21,9 @@ from async_history.testing import (
 
 pytestmark = pytest.mark.versions
 
+statements = pytest.mark.statements
+"""Random calls make the same ones through PgBouncer and in a rollback journal."""
+
 
 class OfStoresThatKeep:
     @pytest.fixture
@@ -28,12 +31,15 @@ class OfStoresThatKeep:
         return new_keeping_store
 
 
+@statements
 class TestEveryBackend(ContractCases): ...
 
 
+@statements
 class TestBackendsThatKeep(OfStoresThatKeep, RecordCases, TextCases): ...
 
 
+@statements
 class TestQueries(OfStoresThatKeep, QueryCases): ...
 
 

@@ -29,7 +29,7 @@ from async_history.postgres import PostgresHistoryManager
 from async_history.sqlite import SQLiteHistoryManager
 from tests.conftest import OpenStore, stores
 
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.once, pytest.mark.statements]
 
 MANY = 300
 

@@ -16,7 +16,7 @@ from async_history.mem0._turn_queues import TurnQueues
 from async_history.mem0._turns import Turns
 from tests.conftest import OpenStore
 
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.once, pytest.mark.statements]
 
 MANY = 1_200
 """Records that are checked in several turns of the loop."""

@@ -1,4 +1,4 @@
-"""Through a pooler in transaction mode, beyond the contract suite (which runs through it too)."""
+"""Through a pooler in transaction mode, beyond what the contract suite tries there."""
 
 import asyncio
 import contextlib
@@ -12,10 +12,20 @@ import trustme
 
 from async_history import HistoryManager, StorageDenied, open_history
 from async_history.postgres import PostgresHistoryManager
+from async_history.testing import NewStore, RandomCallCases
+from tests.conftest import new_stores
 from tests.support.pgbouncer import pgbouncer
 from tests.support.postgres_server import with_query
 
 pytestmark = [pytest.mark.postgres, pytest.mark.pgbouncer, pytest.mark.once]
+
+
+class TestRandomCalls(RandomCallCases):
+    examples = 8
+
+    @pytest.fixture
+    def new_store(self, request: pytest.FixtureRequest, tmp_path: Path) -> NewStore:
+        return new_stores("pgbouncer", request, tmp_path)
 
 
 async def test_many_managers_share_two_connections(

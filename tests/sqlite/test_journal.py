@@ -14,6 +14,8 @@ from async_history._core.options import Journal
 from async_history._sqlite import errors
 from async_history.blocking import BlockingHistoryManager
 from async_history.sqlite import SQLiteHistoryManager, adopt
+from async_history.testing import NewStore, RandomCallCases
+from tests.conftest import new_stores
 from tests.subprocesses import processes
 from tests.subprocesses.checks import check_levels, check_sound, check_submissions, looking, texts
 from tests.subprocesses.failing_io import compiler, run_failing
@@ -50,6 +52,14 @@ async def add(history: HistoryManager, text: str) -> None:
 
 async def read(history: HistoryManager) -> list[str | None]:
     return [record.new_memory for record in await history.get_history("m")]
+
+
+class TestRandomCalls(RandomCallCases):
+    examples = 12
+
+    @pytest.fixture
+    def new_store(self, request: pytest.FixtureRequest, tmp_path: Path) -> NewStore:
+        return new_stores("rollback", request, tmp_path)
 
 
 @pytest.mark.faults
