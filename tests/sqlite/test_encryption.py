@@ -129,12 +129,16 @@ class TestWhatIsStored:
         async def round_trip() -> None:
             async with open_history("memory://", keys=ring("one")) as history:
                 follower = history.follow()
+                followed = []
                 for text in given:
+                    told = asyncio.ensure_future(anext(follower))
+                    await asyncio.sleep(0)  # it waits as the record is committed
                     await history.add_history("m", None, text, "ADD", context={"text": text})
+                    followed.append(await told)
                 records = await history.get_history("m")
                 assert [record.new_memory for record in records] == given
                 assert [record.context for record in records] == [{"text": one} for one in given]
-                assert [await anext(follower) for _ in given] == records
+                assert followed == records
 
         asyncio.run(round_trip())
 
