@@ -44,7 +44,7 @@ from benchmarks._sql_peers import (
     ours_and_held,
     peers,
 )
-from tests.support.mariadb_server import MariaDBServer
+from tests.support.mariadb_server import MariaDBServer, is_installed
 
 _DEFAULTS: Final = {
     "innodb-flush-log-at-trx-commit": "1",
@@ -226,6 +226,8 @@ def bars(found: SqlFindings, sizes: Sizes) -> list[Bar]:
 @contextmanager
 def server_url(folder: Path) -> Iterator[URL]:
     """Yield the URL of a server that is started for the run."""
+    if not is_installed():
+        raise SystemExit("install MariaDB: apt install mariadb-server")
     tempfile.tempdir = str(folder)  # where the server makes its folder
     server = MariaDBServer(**_DEFAULTS)
     try:

@@ -70,6 +70,7 @@ class Known:
     Attributes:
         last: the number of the newest record as of this writer's latest batch; None before it.
         is_alone: whether no other wrote between its latest two batches.
+        complete: the spans of which all is known, and not only some.
     """
 
     version: int = 0
@@ -78,6 +79,7 @@ class Known:
     spans: dict[int, Span] = field(default_factory=dict)
     last: int | None = None
     is_alone: bool = False
+    complete: set[int] = field(default_factory=set)
 
     def forget(self) -> None:
         """Know nothing."""
@@ -85,6 +87,7 @@ class Known:
         self.erased_at = None
         self.owners.clear()
         self.spans.clear()
+        self.complete.clear()
 
     def learn(
         self, version: int, erased_at: int | None, owners: Mapping[str, Owner | None]
@@ -103,7 +106,7 @@ class Known:
         """Take over the number before a committed batch, and its last."""
         self.is_alone = before == self.last
         if not self.is_alone:
-            self.spans.clear()
+            self.complete.clear()
         self.last = last
 
     def owners_of(
@@ -143,24 +146,24 @@ class Known:
     def widened_spans(self, spans: Mapping[int, Span], last: int) -> dict[int, Span] | None:
         """Return those spans that are wider than is known, as wide as they become.
 
-        None if it is not known how wide one is: it has records up to the number `last`. What is
-        known of a span is all while this writer is alone.
+        None if it is not known how wide one is: it has records up to the number `last`.
         """
         found = self.unknown_spans(spans)
         for number, span in found.items():
-            known = self.spans.get(number)
-            if known is not None:
-                span.join(known)
+            if number in self.complete:
+                span.join(self.spans[number])
             elif number << SPAN_BITS <= last:
                 return None
         return found
 
     def learn_spans(self, spans: Mapping[int, Span]) -> None:
-        """Remember the bounds of the newest spans."""
+        """Remember the bounds of the newest spans, which are all that is known of each."""
         for number, span in spans.items():
             self.spans[number] = span
         while len(self.spans) > 2:
             del self.spans[min(self.spans)]
+        self.complete.update(spans)
+        self.complete &= self.spans.keys()
 
 
 def _covers(known: Span, span: Span) -> bool:

@@ -1,28 +1,31 @@
-"""`async_history.testing`'s cases on MariaDB.
-
-Those of rollback and undo are left out: they run on calls that these cases try.
-"""
+"""`async_history.testing`'s cases on MariaDB."""
 
 import pytest
 
 from async_history.testing import (
     BackendCases,
     NewStore,
+    OpenStore,
     RollbackCases,
     RollbackMeanwhileCases,
-    UndoCases,
 )
 
 pytestmark = [pytest.mark.mariadb, pytest.mark.once]
-_LEFT_OUT = (RollbackCases, RollbackMeanwhileCases, UndoCases)
-_TOPICS = tuple(one for one in BackendCases.__bases__ if one not in _LEFT_OUT)
 
 
-class TestMariaDB(*_TOPICS):  # type: ignore[misc]
+class TestMariaDB(BackendCases):
     examples = 5
 
     @pytest.fixture
     def new_store(self, new_mariadb_store: NewStore) -> NewStore:
         return new_mariadb_store
 
-    test_what_a_run_did_is_taken_back = UndoCases.test_what_a_run_did_is_taken_back
+    # The longest two of rollback take as long as all its others.
+
+    @pytest.mark.nightly
+    def test_random_histories_are_taken_back(self, open_store: OpenStore) -> None:
+        RollbackCases.test_random_histories_are_taken_back(self, open_store)
+
+    @pytest.mark.nightly
+    async def test_cancelled_anywhere_and_called_again(self, open_store: OpenStore) -> None:
+        await RollbackMeanwhileCases.test_cancelled_anywhere_and_called_again(self, open_store)
