@@ -4,11 +4,12 @@ from async_history._check import check_history
 from async_history._core.check import BrokenRecord, ChainFault, CheckReport
 from async_history._core.erase import ErasureReport
 from async_history._core.erase_request import Vacuuming
-from async_history._core.erasure_log import Erasure
+from async_history._core.erasures import Erasure
 from async_history._core.filters import Order
 from async_history._core.follow import Follower
 from async_history._core.manager import HistoryManager
 from async_history._core.messages import Message
+from async_history._core.operations import OperationState, StoreOperation
 from async_history._core.options import Durability, HistoryOptions, Journal
 from async_history._core.owners import Owner
 from async_history._core.progress import OpenProgress, Progress
@@ -87,6 +88,7 @@ __all__ = [
     "MigrationError",
     "Moment",
     "OpenProgress",
+    "OperationState",
     "Order",
     "Overloaded",
     "Owner",
@@ -109,6 +111,7 @@ __all__ = [
     "StorageReadOnly",
     "StorageRefused",
     "StorageUnreachable",
+    "StoreOperation",
     "StoreWarning",
     "Vacuuming",
     "WriterStats",

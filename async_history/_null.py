@@ -15,12 +15,12 @@ from async_history._core.erase import EraseBackend, Residue
 from async_history._core.erase_request import Vacuuming
 from async_history._core.erase_transaction import Columns, EraseTransaction, RecordRef, Texts
 from async_history._core.erased_names import Name
-from async_history._core.erasure_log import Erasure
 from async_history._core.filters import Filter
 from async_history._core.follow_reads import FollowRead
 from async_history._core.lifecycle import CLOSE_TIMEOUT_S
 from async_history._core.manager import HistoryManager
 from async_history._core.messages import MESSAGES_KEPT, Message
+from async_history._core.operations import OperationLog, StoreOperation
 from async_history._core.prune import PruneCursor, PruneStep
 from async_history._core.prune_request import PruneRequest
 from async_history._core.query import PageRead, RowsRead
@@ -79,16 +79,13 @@ class NullStore:
         self.reader = _NullReader(self._buffers, self._calls)
         self.follower = _NullFollowReader(self._calls)
         self.eraser: EraseBackend = _BufferErasure(self._buffers, self._calls)
-
-    async def erasures(self) -> Sequence[Erasure]:
-        await self._calls.done()
-        return []
+        self.operations: OperationLog = _NoLog(self._calls)
 
     async def prune_step(self, asked: PruneRequest, reached: PruneCursor | None) -> PruneStep:
         await self._calls.done()
         return PruneStep(0, 0, None)
 
-    def reset(self) -> "asyncio.Future[None]":
+    def reset(self, operation: StoreOperation) -> "asyncio.Future[None]":
         self._buffers.clear()
         return self._calls.done()
 
@@ -193,13 +190,29 @@ class _NullFollowReader:
 
 
 class _NoLog:
-    """Forgets what was erased."""
+    """Forgets what was done."""
 
-    async def begin(self, erasure: Erasure) -> None: ...
+    def __init__(self, calls: CooperativeCalls) -> None:
+        self._calls = calls
 
-    async def add(self, erasure_id: str, records: int, messages: int) -> None: ...
+    async def begin(self, operation: StoreOperation) -> None: ...
 
-    async def finish(self, erasure_id: str, finished_at: datetime) -> None: ...
+    async def add(self, operation_id: str, records: int, messages: int) -> None: ...
+
+    async def end(
+        self,
+        operation_id: str,
+        ended_at: datetime,
+        error: str | None,
+        records: int,
+        messages: int,
+    ) -> None: ...
+
+    async def forget_actor(self, actor_id: str) -> None: ...
+
+    async def read(self) -> Sequence[StoreOperation]:
+        await self._calls.done()
+        return []
 
 
 class _BufferErasure:
@@ -208,11 +221,10 @@ class _BufferErasure:
     def __init__(self, buffers: Buffers, calls: CooperativeCalls) -> None:
         self._buffers = buffers
         self._calls = calls
-        self.log = _NoLog()
 
     async def in_transaction(self, work: Callable[[EraseTransaction], Coroutine[Any, Any, T]]) -> T:
         await self._calls.done()
-        return await work(_BufferTransaction(self._buffers))
+        return await work(_BufferTransaction(self._buffers, self._calls))
 
     async def clean(self, *, vacuum: Vacuuming) -> Residue:
         return Residue()
@@ -224,9 +236,9 @@ class _BufferErasure:
 class _BufferTransaction:
     """The buffers, and no records."""
 
-    def __init__(self, buffers: Buffers) -> None:
+    def __init__(self, buffers: Buffers, calls: CooperativeCalls) -> None:
         self._buffers = buffers
-        self.log = _NoLog()
+        self.log: OperationLog = _NoLog(calls)
 
     async def with_text(
         self, memory_ids: Sequence[str], after: RecordRef | None, limit: int

@@ -21,12 +21,6 @@ from async_history._core.erase import EraseBackend, Residue
 from async_history._core.erase_request import Vacuuming
 from async_history._core.erase_transaction import WHOLE, Columns, EraseTransaction, RecordRef, Texts
 from async_history._core.erased_names import Name, earliest_begin, name_digest, names_in
-from async_history._core.erasure_log import (
-    Erasure,
-    ErasureLog,
-    ErasureStatements,
-    StatementErasureLog,
-)
 from async_history._core.filters import Filter, has_details
 from async_history._core.follow_reads import FollowRead, FollowReader
 from async_history._core.json_object import JsonObject
@@ -34,6 +28,13 @@ from async_history._core.locks import ProcessLocks
 from async_history._core.manager import HistoryManager
 from async_history._core.messages import MESSAGES_KEPT, Message, message_from_row
 from async_history._core.new_submissions import owners_to_give, records_to_copy
+from async_history._core.operations import (
+    OperationLog,
+    OperationStatements,
+    StatementOperationLog,
+    StoreOperation,
+    at_its_end,
+)
 from async_history._core.owners import Owner, without_scope
 from async_history._core.prune import PruneCursor, PruneStep, prune_step
 from async_history._core.prune_request import PruneRequest
@@ -85,9 +86,6 @@ __all__ = [
     "Edge",
     "EraseBackend",
     "EraseTransaction",
-    "Erasure",
-    "ErasureLog",
-    "ErasureStatements",
     "Event",
     "Filter",
     "FollowRead",
@@ -101,6 +99,8 @@ __all__ = [
     "Measured",
     "Message",
     "Name",
+    "OperationLog",
+    "OperationStatements",
     "OutcomeUnknown",
     "Owner",
     "PageRead",
@@ -117,9 +117,10 @@ __all__ = [
     "RowsRead",
     "SaveMessages",
     "Severity",
-    "StatementErasureLog",
+    "StatementOperationLog",
     "StatesReader",
     "Store",
+    "StoreOperation",
     "StoreWarning",
     "Submission",
     "Texts",
@@ -129,6 +130,7 @@ __all__ = [
     "Writer",
     "WriterOptions",
     "WriterStats",
+    "at_its_end",
     "columns_of",
     "commit_in_steps",
     "cut",

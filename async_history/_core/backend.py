@@ -8,11 +8,11 @@ from typing import Any, Protocol
 from async_history._core.commit_signal import CommitSignal
 from async_history._core.cursors import Cursor
 from async_history._core.erase import EraseBackend
-from async_history._core.erasure_log import Erasure
 from async_history._core.filters import Filter
 from async_history._core.follow_reads import FollowReader
 from async_history._core.locks import ProcessLocks
 from async_history._core.messages import Message
+from async_history._core.operations import OperationLog, StoreOperation
 from async_history._core.prune import PruneCursor, PruneStep
 from async_history._core.prune_request import PruneRequest
 from async_history._core.query import PageRead, RowsRead
@@ -95,14 +95,19 @@ class Store(Protocol):
     @property
     def eraser(self) -> EraseBackend: ...
 
-    async def erasures(self) -> Sequence[Erasure]:
-        """Return the erasures that were made, oldest first."""
+    @property
+    def operations(self) -> OperationLog:
+        """The log of operations. A reset leaves it."""
 
     async def prune_step(self, asked: PruneRequest, reached: PruneCursor | None) -> PruneStep:
         """Prune the next few records in one transaction, or in a dry run count them."""
 
-    def reset(self) -> "asyncio.Future[None]":
-        """Queue a reset, at once; the future is done when the store is empty."""
+    def reset(self, operation: StoreOperation) -> "asyncio.Future[None]":
+        """Queue a reset, at once; the future is done when the store is empty.
+
+        The operation is entered in the log in the same transaction, as one that ends then, with
+        the records and messages that it removed.
+        """
 
     async def measure(self) -> Measured:
         """Measure the store. It may take long."""

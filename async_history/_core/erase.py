@@ -28,7 +28,8 @@ from async_history._core.erase_request import EraseRequest, Vacuuming
 from async_history._core.erase_transaction import EraseTransaction, note
 from async_history._core.erase_walks import ErasureWalks
 from async_history._core.erased_names import Name, session_names, until_later
-from async_history._core.erasure_log import ErasureLog, new_erasure
+from async_history._core.erasures import ERASE
+from async_history._core.operations import OperationLog, hashed, logged, new_operation
 from async_history._core.wording import counted
 
 T = TypeVar("T")
@@ -81,10 +82,6 @@ class Residue:
 class EraseBackend(Protocol):
     """What a database does for an erasure."""
 
-    @property
-    def log(self) -> ErasureLog:
-        """The store's log of erasures, each of whose changes is a transaction of its own."""
-
     async def in_transaction(self, work: Callable[[EraseTransaction], Coroutine[Any, Any, T]]) -> T:
         """Do work in one transaction, in its turn among the writes."""
 
@@ -106,7 +103,12 @@ class OwnedReader(Protocol):
 
 
 async def erase_in_steps(
-    backend: EraseBackend, asked: EraseRequest, owned: OwnedReader, *, vacuum: Vacuuming
+    backend: EraseBackend,
+    log: OperationLog,
+    asked: EraseRequest,
+    owned: OwnedReader,
+    *,
+    vacuum: Vacuuming,
 ) -> ErasureReport:
     """Erase, a step at a time. Interrupted, it is begun again: what is erased stays erased.
 
@@ -121,22 +123,22 @@ async def erase_in_steps(
             memory_ids=tuple(await owned.memories(asked.owner)),
             session_scopes=(*asked.session_scopes, *await _sessions(owned, asked)),
         )
-    if not asked.dry_run:
-        erasure = new_erasure(asked.id, asked.reason, asked.memory_ids, asked.actor_id)
-        await backend.log.begin(erasure)
     walks = ErasureWalks(backend.in_transaction, asked, begun_at)
-    await walks.run()
-    records, messages = walks.records, walks.messages
     if asked.dry_run:
+        await walks.run()
         residue = await backend.residue()
-    else:
+        return _report(asked, residue, walks.records, walks.messages)
+    operation = new_operation(ERASE, _arguments(asked, vacuum), operation_id=asked.id)
+    async with logged(log, operation) as tally:
+        await walks.run()
         residue = await backend.clean(vacuum=vacuum)
-        # A step whose commit was lost on its way back is done again, and finds nothing any more.
-        records, messages = (await backend.log.finish(asked.id, datetime.now(UTC))) or (
-            records,
-            messages,
-        )
-        await until_later(begun_at)
+    await until_later(begun_at)
+    # A step whose commit was lost on its way back is done again, and finds nothing any more: the
+    # log has counted it.
+    return _report(asked, residue, *(tally.total or (walks.records, walks.messages)))
+
+
+def _report(asked: EraseRequest, residue: Residue, records: int, messages: int) -> ErasureReport:
     return ErasureReport(
         done=not asked.dry_run,
         records=records,
@@ -145,6 +147,20 @@ async def erase_in_steps(
         remains=residue.sentences,
         erasure_id=None if asked.dry_run else asked.id,
     )
+
+
+def _arguments(asked: EraseRequest, vacuum: Vacuuming) -> dict[str, Any]:
+    """Return what the log has of a request. The records of the memories keep these ids, too."""
+    scope, owner = asked.owner or ("owner", None)
+    return {
+        "reason": asked.reason,
+        "memory_ids": asked.memory_ids,
+        **hashed("actor_id", asked.actor_id),
+        **hashed(scope, owner),
+        "record_ids": len(asked.record_ids),
+        "session_scopes": len(asked.session_scopes),
+        "vacuum": vacuum,
+    }
 
 
 async def _sessions(owned: OwnedReader, asked: EraseRequest) -> list[str]:

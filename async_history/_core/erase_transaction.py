@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Final, NamedTuple, Protocol
 
 from async_history._core.erased_names import Name
-from async_history._core.erasure_log import ErasureLog
+from async_history._core.operations import OperationLog
 
 Columns = tuple[str, ...]
 TEXTS: Final[Columns] = ("old_memory", "new_memory")
@@ -48,8 +48,8 @@ class EraseTransaction(Protocol):
     """
 
     @property
-    def log(self) -> ErasureLog:
-        """The store's log of erasures, inside this transaction."""
+    def log(self) -> OperationLog:
+        """The store's log of operations, inside this transaction."""
 
     async def with_text(
         self, memory_ids: Sequence[str], after: RecordRef | None, limit: int
@@ -283,6 +283,11 @@ async def disown(scope: str, memory_ids: Sequence[str], steps: EraseTransaction)
 async def note(names: Sequence[Name], at: datetime, steps: EraseTransaction) -> None:
     """Keep that names were erased: see `erased_names`."""
     await steps.note(names, at)
+
+
+async def forget_actor(actor_id: str, steps: EraseTransaction) -> None:
+    """Take the name of an erased actor from the log of operations."""
+    await steps.log.forget_actor(actor_id)
 
 
 async def erase_messages(

@@ -22,6 +22,7 @@ from async_history._core.erase_transaction import (
     erase_next,
     erase_places,
     erase_whole,
+    forget_actor,
     look,
     look_up,
     note,
@@ -70,6 +71,8 @@ class ErasureWalks:
             await self._chosen_records(record_ids)
         if asked.actor_id is not None:
             await self._actor(asked.actor_id)
+            if not asked.dry_run:
+                await self._in_transaction(partial(forget_actor, asked.actor_id))
         for session_scopes in self._parts(asked.session_scopes):
             self.messages += await self._in_transaction(
                 partial(erase_messages, self._id, session_scopes)

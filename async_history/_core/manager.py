@@ -19,7 +19,7 @@ from async_history._core.encryption import EncryptedStore, Encryption
 from async_history._core.erase import ErasureReport, erase_in_steps
 from async_history._core.erase_request import Vacuuming, check_vacuuming, new_erase_request
 from async_history._core.erased_names import Name
-from async_history._core.erasure_log import Erasure
+from async_history._core.erasures import Erasure, erasures_among
 from async_history._core.filters import Filter, Order, Pairs, cause_asked, new_filter, scopes_asked
 from async_history._core.follow import POLL_INTERVAL_S, Follower
 from async_history._core.follow_reads import FollowReader
@@ -34,6 +34,7 @@ from async_history._core.new_submissions import (
     new_text,
     one_record,
 )
+from async_history._core.operations import StoreOperation, logged, new_operation
 from async_history._core.owners import Owner
 from async_history._core.progress import Progress
 from async_history._core.prune import PruneCursor, PruneReport, PruneStep, prune_in_steps
@@ -41,7 +42,12 @@ from async_history._core.prune_request import PruneRequest, new_prune_request
 from async_history._core.query import PAGE_SIZE, HistoryQuery, PageRead, new_query
 from async_history._core.records import CONTEXT, Event, HistoryRecord
 from async_history._core.requests import takes
-from async_history._core.rollback import RollbackReport, memories_of, take_back
+from async_history._core.rollback import (
+    RollbackReport,
+    memories_of,
+    records_written,
+    take_back,
+)
 from async_history._core.rollback_request import RollbackRequest, rollback_request, undo_request
 from async_history._core.stats import HistoryStats, Measured, Measurements
 from async_history._core.tail import Tail
@@ -52,6 +58,7 @@ from async_history._core.timeline import (
     check_moment,
     diff_of,
     records_of,
+    restoration,
     restoration_of,
     state_at,
     states_of_owner,
@@ -564,14 +571,14 @@ class HistoryManager(LoopBound[Store]):
         )
 
     async def reset(self) -> None:
-        """Remove all records and messages; the log of erasures stays.
+        """Remove all records and messages; the log of operations stays.
 
         Takes effect after all writes that were called before it, and before all called after it.
 
         Raises:
             Overloaded, CommitUnknown, StorageError: as `add_history`.
         """
-        await self._require_open().reset()
+        await self._require_open().reset(new_operation("reset"))
 
     async def backup(
         self,
@@ -725,13 +732,17 @@ class HistoryManager(LoopBound[Store]):
         plan = restoration_of(memory_id, await store.reader.history(memory_id), to)
         if not plan.is_needed:
             return plan.latest
-        return await self.update_history(
-            memory_id,
-            plan.wanted_text,
-            actor_id=actor_id,
-            role=role,
-            context=plan.wanted.context,
-        )
+        operation = restoration(memory_id, to, actor_id)
+        async with logged(store.operations, operation) as tally:
+            record = await self.update_history(
+                memory_id,
+                plan.wanted_text,
+                actor_id=actor_id,
+                role=role,
+                context=plan.wanted.context,
+            )
+            tally.records = int(record.id != plan.latest.id)
+        return record
 
     @takes(rollback_request)
     async def rollback(self, asked: RollbackRequest) -> RollbackReport:
@@ -785,10 +796,15 @@ class HistoryManager(LoopBound[Store]):
         return await self._take_back(asked)
 
     async def _take_back(self, asked: RollbackRequest) -> RollbackReport:
-        self._require_open()
-        if not asked.dry_run:
-            self.require_writable()
-        return await take_back(self, replace(asked, limits=self._limits.rollback))
+        store = self._require_open()
+        asked = replace(asked, limits=self._limits.rollback)
+        if asked.dry_run:
+            return await take_back(self, asked)
+        self.require_writable()
+        async with logged(store.operations, asked.operation()) as tally:
+            report = await take_back(self, asked)
+            tally.records = records_written(report)
+        return report
 
     # Retention
 
@@ -822,14 +838,17 @@ class HistoryManager(LoopBound[Store]):
             InvalidInput: naming the argument; nothing was removed.
             StorageError, CommitUnknown: what was removed so far stays removed. Run it again.
         """
-        self._require_open()
+        store = self._require_open()
         asked = new_prune_request(older_than, keep_last, dry_run=dry_run, limits=self._limits.prune)
         check_function("on_progress", on_progress)
 
         async def step(asked: PruneRequest, reached: PruneCursor | None) -> PruneStep:
             return await self._require_open().prune_step(asked, reached)
 
-        return await prune_in_steps(step, asked, on_progress)
+        if asked.dry_run:
+            return await prune_in_steps(step, asked, on_progress)
+        async with logged(store.operations, asked.operation()):
+            return await prune_in_steps(step, asked, on_progress)
 
     async def erase(
         self,
@@ -896,7 +915,7 @@ class HistoryManager(LoopBound[Store]):
         )
         check_vacuuming(vacuum)
         owned = _OwnedReader(self, store.reader)
-        return await erase_in_steps(store.eraser, asked, owned, vacuum=vacuum)
+        return await erase_in_steps(store.eraser, store.operations, asked, owned, vacuum=vacuum)
 
     async def check(self) -> CheckReport:
         """Read the whole history; return what is wrong with it. Nothing is changed.
@@ -924,7 +943,19 @@ class HistoryManager(LoopBound[Store]):
         Raises:
             StorageError: the store can't be read.
         """
-        return list(await self._require_open().erasures())
+        return erasures_among(await self._require_open().operations.read())
+
+    async def operations(self) -> list[StoreOperation]:
+        """Return what was done to this store, apart from recording, oldest first.
+
+        Each reset, pruning, erasure, restoring, rollback, undo, copy into it, adoption and
+        migration: by whom, when, with which arguments, how many records, and how it ended. Reads
+        and dry runs are not logged. A reset leaves the log.
+
+        Raises:
+            StorageError: the store can't be read.
+        """
+        return list(await self._require_open().operations.read())
 
 
 class _OwnedReader:

@@ -109,7 +109,7 @@ async def prune_step(
     if reached is None:
         ends = await steps.ends()
         if ends is None:
-            return PruneStep(*await tries.remove([], frozenset(), steps), None)
+            return PruneStep(*await tries.remove(asked, [], frozenset(), steps), None)
         reached = PruneCursor(ends[0] - 1, ends[0] - 1, ends[1])
     seen = await steps.window(asked, reached.position, reached.last, asked.limits.records)
     named = [one for one in seen if isinstance(one.memory_id, str)]
@@ -127,7 +127,7 @@ async def prune_step(
                 going[one.position] = one
     removed, memories_gone = len(going), len(ending)
     if not asked.dry_run:
-        removed, memories_gone = await tries.remove(list(going.values()), ending, steps)
+        removed, memories_gone = await tries.remove(asked, list(going.values()), ending, steps)
     is_last = len(seen) < asked.limits.records
     return PruneStep(
         removed,

@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from async_history._core.new_records import new_id
+from async_history._core.operations import StoreOperation, new_operation
 from async_history._core.validation import check_count, check_flag
-from async_history._core.values import is_aware
+from async_history._core.values import in_utc, is_aware
 from async_history.errors import InvalidInput
 
 
@@ -26,12 +28,21 @@ class PruneLimits:
 
 @dataclass(frozen=True, slots=True)
 class PruneRequest:
-    """What is to be pruned: records from before an instant, but a memory's last ones."""
+    """What is to be pruned: records from before an instant, but a memory's last ones.
 
+    `id` is its own, under which the store logs it.
+    """
+
+    id: str
     before: datetime
     keep_last: int
     dry_run: bool
     limits: PruneLimits
+
+    def operation(self) -> StoreOperation:
+        """Return what the store logs."""
+        arguments = {"before": in_utc(self.before).isoformat(), "keep_last": self.keep_last}
+        return new_operation("prune", arguments, operation_id=self.id)
 
     def is_old(self, moment: datetime | None) -> bool | None:
         """Return whether a record of this instant may go; None where its instant is not known."""
@@ -63,6 +74,7 @@ def new_prune_request(
             f"not {older_than!r}"
         )
     return PruneRequest(
+        new_id(),
         older_than,
         check_count("keep_last", keep_last),
         check_flag("dry_run", dry_run),

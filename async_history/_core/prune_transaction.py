@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from async_history._core.erase_transaction import RecordRef
+from async_history._core.operations import OperationLog
 from async_history._core.prune_request import PruneRequest
 
 Edge = tuple[int, str]
@@ -48,6 +49,10 @@ def prunable_alone(asked: PruneRequest, are_old: Sequence[bool | None], index: i
 
 class PruneTransaction(Protocol):
     """What a database does inside a step's transaction."""
+
+    @property
+    def log(self) -> OperationLog:
+        """The store's log of operations, inside this transaction."""
 
     async def ends(self) -> tuple[int, int] | None:
         """Return the positions of the first and the last record; None where there is none."""
@@ -106,15 +111,21 @@ class PruneTries:
         return bool(self._tries)
 
     async def remove(
-        self, records: Sequence[Candidate], ending: Set[str], steps: PruneTransaction
+        self,
+        asked: PruneRequest,
+        records: Sequence[Candidate],
+        ending: Set[str],
+        steps: PruneTransaction,
     ) -> tuple[int, int]:
-        """Remove records, and with them some memories as a whole.
+        """Remove records, and with them some memories as a whole; count them in the log.
 
         Returns:
             How many records and memories this try and those that were committed removed.
         """
         # It waits for an earlier try that is not over.
         removed = await steps.remove(records) if records else frozenset()
+        if removed:
+            await steps.log.add(asked.id, len(removed), 0)
         last = _Try(removed, ending & {place.memory_id for place in removed})
         earlier = self._tries.copy()
         committed = [last]

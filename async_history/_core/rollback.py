@@ -211,6 +211,11 @@ def step_of(plan: MemoryPlan, **more: Any) -> RollbackStep:
     )
 
 
+def records_written(report: RollbackReport) -> int:
+    """Return how many records were appended."""
+    return sum(step.record_id is not None for step in report.steps)
+
+
 async def all_settled(calls: Iterable[Awaitable[T]]) -> list[T]:
     """Wait for all; then raise the first error, if there is one."""
     outcomes = await asyncio.gather(*calls, return_exceptions=True)

@@ -8,12 +8,13 @@ from typing import Any
 
 from async_history._core.filters import Pairs, scopes_asked
 from async_history._core.new_records import new_id
+from async_history._core.operations import StoreOperation, hashed, new_operation
 from async_history._core.progress import Progress
 from async_history._core.rollback_plan import Walk, WalkToInstant
 from async_history._core.timeline import check_instant
 from async_history._core.undo_plan import ROLLBACK, UNDO, UNDO_OF, WalkBefore, new_doer
 from async_history._core.validation import check_flag, check_function
-from async_history._core.values import check_text
+from async_history._core.values import check_text, in_utc
 from async_history.errors import InvalidInput
 
 
@@ -38,6 +39,8 @@ class RollbackRequest:
 
     Attributes:
         id: the call's own.
+        kind: "rollback" or "undo".
+        arguments: what it was called with, for the store's log of operations.
         new_walk: makes what a memory's records are shown to, to plan for it.
         memory_ids: the memories, where they were named.
         questions: else the filters of queries that together find a record of each memory.
@@ -46,6 +49,8 @@ class RollbackRequest:
     """
 
     id: str
+    kind: str
+    arguments: Mapping[str, Any]
     new_walk: Callable[[str], Walk]
     memory_ids: Sequence[str] | None
     questions: Sequence[Mapping[str, Any]]
@@ -55,6 +60,12 @@ class RollbackRequest:
     dry_run: bool
     on_progress: Progress | None
     limits: RollbackLimits = field(default_factory=RollbackLimits)
+
+    def operation(self) -> StoreOperation:
+        """Return what the store logs."""
+        return new_operation(
+            self.kind, self.arguments, actor_id=self.actor_id, operation_id=self.id
+        )
 
 
 def rollback_request(
@@ -78,10 +89,17 @@ def rollback_request(
     check_instant("to", to)
     owner = scopes_asked(user_id=user_id, agent_id=agent_id, run_id=run_id, app_id=app_id)
     name = new_id()
+    named = _memories_named(memory_ids, owner)
     return RollbackRequest(
         id=name,
+        kind=ROLLBACK,
+        arguments={
+            "to": in_utc(to).isoformat(),
+            **_hashed(owner),
+            **({} if named is None else {"memories": len(named)}),
+        },
         new_walk=partial(WalkToInstant, to=to),
-        memory_ids=_memories_named(memory_ids, owner),
+        memory_ids=named,
         questions=(dict(owner),),
         cause={ROLLBACK: name},
         **_checked(actor_id, role, on_progress, dry_run=dry_run),
@@ -106,12 +124,22 @@ def undo_request(
     name = new_id()
     return RollbackRequest(
         id=name,
+        kind=UNDO,
+        arguments={**hashed("run_id", doer.run_id), "cause": _hashed(doer.cause)},
         new_walk=partial(WalkBefore, doer=doer),
         memory_ids=None,
         questions=doer.questions(),
         cause={UNDO: name, UNDO_OF: doer.name},
         **_checked(actor_id, role, on_progress, dry_run=dry_run),
     )
+
+
+def _hashed(named: Pairs) -> dict[str, str]:
+    """Return names of owners, or texts of a cause, by their keys, as the log has them."""
+    digests: dict[str, str] = {}
+    for key, value in named:
+        digests |= hashed(key, value)
+    return digests
 
 
 def _checked(

@@ -6,9 +6,10 @@ from datetime import datetime
 from typing import Any, Final, Protocol
 
 from async_history._core.filters import Pairs, has_details
+from async_history._core.operations import StoreOperation, new_operation
 from async_history._core.owners import Owner
 from async_history._core.records import Event, HistoryRecord, is_alive, made_at
-from async_history._core.values import is_aware
+from async_history._core.values import in_utc, is_aware
 from async_history._core.yielding import after_record
 from async_history.errors import CursorGone, InvalidInput
 
@@ -144,6 +145,12 @@ def diff_of(
         after=state_at(memory_id, records, end),
         between=tuple(records[first + 1 : last + 1]),
     )
+
+
+def restoration(memory_id: str, to: Moment, actor_id: str | None) -> StoreOperation:
+    """Return what the store logs of a memory that is restored."""
+    moment = to if isinstance(to, int) else in_utc(to).isoformat()
+    return new_operation("restore", {"memory_id": memory_id, "to": moment}, actor_id=actor_id)
 
 
 def restoration_of(memory_id: str, records: Sequence[HistoryRecord], to: Moment) -> Restoration:

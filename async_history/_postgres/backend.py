@@ -8,9 +8,14 @@ from typing import Any, Final, TypeVar
 
 from async_history._core.cancellation import to_the_end
 from async_history._core.commit_signal import CommitSignal
-from async_history._core.erasure_log import Erasure, StatementErasureLog
 from async_history._core.lifecycle import CLOSE_TIMEOUT_S
 from async_history._core.locks import ProcessLocks
+from async_history._core.operations import (
+    OperationLog,
+    StatementOperationLog,
+    StoreOperation,
+    at_its_end,
+)
 from async_history._core.prune import PruneCursor, PruneStep
 from async_history._core.prune_request import PruneRequest
 from async_history._core.prune_transaction import PruneTries
@@ -24,8 +29,9 @@ from async_history._postgres.bounds import time_for
 from async_history._postgres.check import faults_of
 from async_history._postgres.commit import BatchCommitter
 from async_history._postgres.connections import Connections
-from async_history._postgres.erase import ERASURES, ServerErasure
+from async_history._postgres.erase import ServerErasure
 from async_history._postgres.follow import FollowReader
+from async_history._postgres.operations import OPERATIONS, enter
 from async_history._postgres.owner_steps import FORGET_OWNERS
 from async_history._postgres.owners import KnownOwners
 from async_history._postgres.pool import ConnectionPool
@@ -43,6 +49,7 @@ from async_history.errors import HistoryError
 
 T = TypeVar("T")
 
+_COUNT: Final = "SELECT pg_catalog.count(*) FROM"
 _WAITS: Final = 50
 """Lock waits that fit into a late batch's time, so that the submission that waits can be found."""
 
@@ -179,6 +186,7 @@ class PostgresStore:
             self.schema,
             ask_every_s=backend.retry_timeout_s,
         )
+        self.operations: OperationLog = _ServerOperationLog(self)
         self.eraser = ServerErasure(
             self.run_exclusively, vacuum, self.schema, is_distributed=is_distributed
         )
@@ -226,7 +234,7 @@ class PostgresStore:
         writes."""
         return self.writer.run_alone(lambda: self.connections.write(work))
 
-    def reset(self) -> "asyncio.Future[None]":
+    def reset(self, operation: StoreOperation) -> "asyncio.Future[None]":
         """Queue a reset: empty the tables in one transaction."""
         tables = ", ".join(f"{self.schema}.{name}" for name in ("owners", "history", "messages"))
 
@@ -234,8 +242,12 @@ class PostgresStore:
             # In a transaction, whose lock blocks all writes until its outcome is known: a delayed
             # TRUNCATE outside of one could reach the server after later acknowledged writes.
             async with transaction(connection, *settings):
+                # What another process commits before the TRUNCATE is not counted.
+                records = await connection.fetchval(f"{_COUNT} {self.schema}.history")
+                messages = await connection.fetchval(f"{_COUNT} {self.schema}.messages")
                 await connection.execute(f"TRUNCATE {tables}")
                 await connection.execute(migrations.in_schema(FORGET_OWNERS, self.schema))
+                await enter(connection, self.schema, at_its_end(operation, records, messages))
 
         return self.run_exclusively(reset)
 
@@ -260,14 +272,6 @@ class PostgresStore:
         return pruned
 
     # Reading
-
-    async def erasures(self) -> Sequence[Erasure]:
-        """Return the logged erasures, oldest first."""
-        fetch = self.connections.fetch
-        log = StatementErasureLog(
-            ERASURES, lambda sql: fetch(migrations.in_schema(sql, self.schema))
-        )
-        return await log.read()
 
     async def measure(self) -> Measured:
         """Return the size of the tables, and warnings about the servers' settings."""
@@ -300,3 +304,26 @@ class PostgresStore:
         """Terminate the connections without waiting for what they are doing."""
         self._statistics.stop()
         self.connections.abandon()
+
+
+class _ServerOperationLog(StatementOperationLog):
+    """The log of operations of a store: read like the records, and written in turn with them."""
+
+    def __init__(self, store: PostgresStore) -> None:
+        super().__init__(OPERATIONS, self._write)
+        self._store = store
+
+    async def _write(self, sql: str, *arguments: Any) -> Sequence[Sequence[Any]]:
+        async def write(connection: Any, settings: Sequence[str]) -> Sequence[Sequence[Any]]:
+            async with transaction(connection, *settings):
+                statement = migrations.in_schema(sql, self._store.schema)
+                return list(await connection.fetch(statement, *arguments))
+
+        return await self._store.run_exclusively(write)
+
+    async def read(self) -> list[StoreOperation]:
+        """Return all operations, oldest first."""
+        return await StatementOperationLog(OPERATIONS, self._fetch).read()
+
+    async def _fetch(self, sql: str) -> Sequence[Sequence[Any]]:
+        return await self._store.connections.fetch(migrations.in_schema(sql, self._store.schema))

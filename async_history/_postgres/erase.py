@@ -8,12 +8,10 @@ from async_history._core.erase import Residue
 from async_history._core.erase_request import Vacuuming
 from async_history._core.erase_transaction import LOST, Columns, EraseTransaction, RecordRef, Texts
 from async_history._core.erased_names import Name
-from async_history._core.erasure_log import ErasureStatements, StatementErasureLog
 from async_history._core.filters import Filter
 from async_history._postgres.erased import STILL_OWNED, disown_statements, note_statements
 from async_history._postgres.filters import Search
 from async_history._postgres.owners import CAUSE_COLUMNS
-from async_history._postgres.schema import in_schema
 from async_history._postgres.transaction import BY_INDEX, RECORDS, SchemaSteps, transaction
 from async_history._postgres.vacuum import Vacuum
 from async_history._postgres.writing_connection import Write
@@ -92,29 +90,6 @@ _KEPT_MESSAGES: Final = """
 SELECT true FROM {schema}.messages
 WHERE session_scope = ANY($1::pg_catalog.text[]) AND id = ANY($2::pg_catalog.text[]) LIMIT 1
 """
-ERASURES: Final = ErasureStatements(
-    begin="""
-    INSERT INTO {schema}.erasures (id, begun_at, reason, memory_ids, actor_sha256) VALUES (
-        $1, $2::pg_catalog.text::pg_catalog.timestamptz, $3,
-        ARRAY(SELECT pg_catalog.json_array_elements_text($4::pg_catalog.text::pg_catalog.json)), $5
-    ) ON CONFLICT (id) DO NOTHING
-    """,
-    add="""
-    UPDATE {schema}.erasures
-    SET records = records + $1::pg_catalog.int8, messages = messages + $2::pg_catalog.int8
-    WHERE id = $3::pg_catalog.text
-    """,
-    finish="""
-    UPDATE {schema}.erasures SET finished_at = $1::pg_catalog.text::pg_catalog.timestamptz
-    WHERE id = $2::pg_catalog.text
-    """,
-    counts="SELECT records, messages FROM {schema}.erasures WHERE id = $1::pg_catalog.text",
-    all="""
-    SELECT pg_catalog.json_build_array(
-        id, begun_at, finished_at, reason, memory_ids, actor_sha256, records, messages
-    )::pg_catalog.text FROM {schema}.erasures ORDER BY begun_at, id
-    """,
-)
 _TABLES: Final = ("history", "messages", "owners")
 _OUT_OF_REACH: Final = (
     "the server's log (WAL), replicas until they have replayed it, and backups have the texts "
@@ -126,10 +101,6 @@ _OUT_OF_REACH: Final = (
 
 class _EraseTransaction(SchemaSteps):
     """What an erasure does in a transaction."""
-
-    @property
-    def log(self) -> StatementErasureLog:
-        return StatementErasureLog(ERASURES, self._fetch)
 
     async def with_text(
         self, memory_ids: Sequence[str], after: RecordRef | None, limit: int
@@ -246,15 +217,6 @@ class ServerErasure:
         self._vacuum = vacuum
         self._schema = schema
         self._is_distributed = is_distributed
-        self.log = StatementErasureLog(ERASURES, self._fetch)
-
-    async def _fetch(self, sql: str, *arguments: Any) -> Sequence[Sequence[Any]]:
-        async def fetch(connection: Any, settings: Sequence[str]) -> Sequence[Sequence[Any]]:
-            async with transaction(connection, *settings):
-                return list(await connection.fetch(in_schema(sql, self._schema), *arguments))
-
-        done: Sequence[Sequence[Any]] = await self._run_exclusively(fetch)
-        return done
 
     async def in_transaction(self, work: Callable[[EraseTransaction], Coroutine[Any, Any, T]]) -> T:
         async def erase(connection: Any, settings: Sequence[str]) -> T:

@@ -8,7 +8,9 @@ import contextlib
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, Final
 
+from async_history._core.operations import StatementOperationLog
 from async_history._postgres.errors import DriverError
+from async_history._postgres.operations import OPERATIONS
 from async_history._postgres.schema import in_schema
 
 _BEGIN: Final = "BEGIN ISOLATION LEVEL READ COMMITTED"
@@ -88,6 +90,11 @@ class SchemaSteps:
         self._connection = connection
         self._schema = schema
         self._is_distributed = is_distributed
+
+    @property
+    def log(self) -> StatementOperationLog:
+        """The log of operations, inside this transaction."""
+        return StatementOperationLog(OPERATIONS, self._fetch)
 
     async def _fetch(self, sql: str, *arguments: Any) -> Sequence[Sequence[Any]]:
         return list(await self._connection.fetch(in_schema(sql, self._schema), *arguments))

@@ -7,7 +7,6 @@ from hashlib import blake2b
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import delete, func, insert, or_, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from async_history._core.erase import Residue
 from async_history._core.erase_request import Vacuuming
@@ -25,9 +24,9 @@ from async_history._core.erased_names import (
 )
 from async_history._core.owners import SCOPES, without_scope
 from async_history._sql.dialects import in_parts
-from async_history._sql.erasure_log import SqlErasureLog
 from async_history._sql.marks import mark_of, marks_of, remove_marks
 from async_history._sql.names import key_of, keys_of, whole_names
+from async_history._sql.operations import SqlOperationLog, log_within
 from async_history._sql.rows import (
     columns_read,
     names_from_row,
@@ -36,7 +35,6 @@ from async_history._sql.rows import (
     record_from_row,
     values_of,
 )
-from async_history._sql.tables import Tables
 from async_history._sql.transaction import Transaction
 
 T = TypeVar("T")
@@ -60,11 +58,8 @@ class EraseSteps:
         self._tables = transaction.tables
 
     @property
-    def log(self) -> SqlErasureLog:
-        async def here(work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-            return await work(self._connection)
-
-        return SqlErasureLog(self._tables, here)
+    def log(self) -> SqlOperationLog:
+        return log_within(self._connection, self._tables)
 
     async def _fetch(self, statement: Any) -> Sequence[Any]:
         return (await self._connection.execute(statement)).all()
@@ -285,17 +280,13 @@ class SqlErasure:
 
     Args:
         run: does steps in one transaction, in its turn among the writes.
-        run_plainly: does work on the writing connection in a transaction, in its turn.
     """
 
     def __init__(
         self,
-        tables: Tables,
         run: Callable[[Callable[[EraseTransaction], Coroutine[Any, Any, Any]]], Awaitable[Any]],
-        run_plainly: Callable[[Callable[[AsyncConnection], Awaitable[Any]]], Awaitable[Any]],
     ) -> None:
         self._run = run
-        self.log = SqlErasureLog(tables, run_plainly)
 
     async def in_transaction(self, work: Callable[[EraseTransaction], Coroutine[Any, Any, T]]) -> T:
         done: T = await self._run(work)

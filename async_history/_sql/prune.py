@@ -15,6 +15,7 @@ from async_history._core.prune_transaction import Candidate, Edge, prunable_alon
 from async_history._core.records import Event
 from async_history._sql.dialects import in_parts
 from async_history._sql.marks import marks_of, remove_marks
+from async_history._sql.operations import log_within
 from async_history._sql.rows import columns_read, record_from_row
 from async_history._sql.tables import Tables
 
@@ -29,6 +30,7 @@ class Pruning:
         self._connection = connection
         self._tables = tables
         self.has_removed_owners = False
+        self.log = log_within(connection, tables)
 
     async def _fetch(self, statement: Any) -> Sequence[Any]:
         return (await self._connection.execute(statement)).all()

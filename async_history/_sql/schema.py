@@ -1,13 +1,21 @@
 """Makes the tables, or checks those that are there, a program's own migrations included."""
 
-from sqlalchemy import insert, inspect, select
+import json
+from typing import Any, Final
+
+from sqlalchemy import MetaData, Table, insert, inspect, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from async_history._core.erased_names import from_microseconds
+from async_history._core.operations import StoreOperation, at_its_end, new_operation
 from async_history._sql.dialects import set_up_alone
-from async_history._sql.tables import LAYOUT, Tables
+from async_history._sql.operations import log_within
+from async_history._sql.tables import LAYOUT, PREFIX, Tables
 from async_history.errors import MigrationError, StorageMissing
 
+_ERASURES: Final = f"{PREFIX}erasures"
+"""The log of erasures of version 1."""
 _FIRST_STATE = {
     "id": 1,
     "layout": LAYOUT,
@@ -24,26 +32,32 @@ async def require_current(connection: AsyncConnection, tables: Tables, where: st
 
     Raises:
         StorageMissing: they are not there.
-        MigrationError: they are of a newer version.
+        MigrationError: they are of another version.
     """
-    if not await _is_current(connection, tables, where):
-        raise StorageMissing(
-            f"{where} has no history: open it with create=True and migrate=True, or run "
-            "`async-history migrate`"
+    layout = await _layout(connection, tables, where)
+    way_out = "open it with create=True and migrate=True, or run `async-history migrate`"
+    if layout is None:
+        raise StorageMissing(f"{where} has no history: {way_out}")
+    if layout < LAYOUT:
+        raise MigrationError(
+            f"{where} has tables of version {layout} and {LAYOUT} is needed: {way_out}"
         )
 
 
 async def migrate(connection: AsyncConnection, tables: Tables, where: str) -> None:
-    """Make the tables where they are missing; one process at a time.
+    """Make the tables where they are missing or of an older version; one process at a time.
+
+    Each step can be repeated, since some databases commit each statement that makes a table.
 
     Raises:
         MigrationError: the tables are of a newer version.
     """
-    if await _is_current(connection, tables, where):
+    if await _layout(connection, tables, where) == LAYOUT:
         return
     await connection.rollback()
     async with set_up_alone(connection, tables.metadata.schema):
-        if await _is_current(connection, tables, where):
+        layout = await _layout(connection, tables, where)
+        if layout == LAYOUT:
             await connection.commit()
             return
         schema = tables.metadata.schema
@@ -51,6 +65,9 @@ async def migrate(connection: AsyncConnection, tables: Tables, where: str) -> No
             quoted = connection.dialect.identifier_preparer.quote_schema(schema)
             await connection.exec_driver_sql(f"CREATE SCHEMA IF NOT EXISTS {quoted}")
         await connection.run_sync(tables.metadata.create_all)
+        if layout is not None:
+            await _upgrade(connection, tables, layout)
+            return
         try:
             async with connection.begin_nested():
                 await connection.execute(insert(tables.state), _FIRST_STATE)
@@ -59,20 +76,53 @@ async def migrate(connection: AsyncConnection, tables: Tables, where: str) -> No
         await connection.commit()
 
 
-async def _is_current(connection: AsyncConnection, tables: Tables, where: str) -> bool:
-    """Return whether the tables are there.
+async def _upgrade(connection: AsyncConnection, tables: Tables, layout: int) -> None:
+    """Move the log of erasures of version 1 into the log of operations."""
+    schema = tables.metadata.schema
+    log = log_within(connection, tables)
+    if await connection.run_sync(lambda one: inspect(one).has_table(_ERASURES, schema=schema)):
+        old = await connection.run_sync(
+            lambda one: Table(_ERASURES, MetaData(schema=schema), autoload_with=one)
+        )
+        for row in (await connection.execute(select(old))).all():
+            await log.begin(_erasure(row))
+        await connection.commit()
+        await connection.run_sync(old.drop)
+    operation = new_operation("migrate", {"from_version": layout, "to_version": LAYOUT})
+    await log.begin(at_its_end(operation, 0, 0))
+    await connection.execute(update(tables.state).values(layout=LAYOUT))
+    await connection.commit()
+
+
+def _erasure(row: Any) -> StoreOperation:
+    """Return an erasure of version 1 as an operation."""
+    actor = {} if row.actor_sha256 is None else {"actor_id_sha256": row.actor_sha256}
+    arguments = {"reason": row.reason, "memory_ids": json.loads(row.memory_ids), **actor}
+    return StoreOperation(
+        id=row.id,
+        kind="erase",
+        begun_at=from_microseconds(row.begun_at),
+        ended_at=None if row.finished_at is None else from_microseconds(row.finished_at),
+        arguments=arguments,
+        records=row.records,
+        messages=row.messages,
+    )
+
+
+async def _layout(connection: AsyncConnection, tables: Tables, where: str) -> int | None:
+    """Return the version of the tables; None where they are missing.
 
     Raises:
-        MigrationError: they are of another version.
+        MigrationError: they are newer than this library.
     """
     state = tables.state
     schema = tables.metadata.schema
     if not await connection.run_sync(lambda one: inspect(one).has_table(state.name, schema=schema)):
-        return False
+        return None
     layout = (await connection.execute(select(state.c.layout))).scalar()
     if layout is not None and layout > LAYOUT:
         raise MigrationError(
             f"{where} has tables of version {layout}, and this library knows {LAYOUT}: "
             "upgrade async-history"
         )
-    return layout is not None
+    return layout

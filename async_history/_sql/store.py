@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from async_history._core.commit_signal import CommitSignal
 from async_history._core.erase_transaction import EraseTransaction
-from async_history._core.erasure_log import Erasure
+from async_history._core.operations import OperationLog, StoreOperation, at_its_end
 from async_history._core.prune import PruneCursor, PruneStep, prune_step
 from async_history._core.prune_request import PruneRequest
 from async_history._core.prune_transaction import PruneTries
@@ -21,12 +21,12 @@ from async_history._sql.commit import BatchCommitter
 from async_history._sql.connections import Connections
 from async_history._sql.dialects import is_mysql, size_query
 from async_history._sql.erase import EraseSteps, SqlErasure
-from async_history._sql.erasure_log import read_erasures
 from async_history._sql.errors import DriverError, is_refusal
 from async_history._sql.faults import find_faults
 from async_history._sql.follow import SqlFollowReader
 from async_history._sql.inserts import Inserts
 from async_history._sql.known import Known
+from async_history._sql.operations import StoreOperationLog, log_within
 from async_history._sql.packets import find_too_large
 from async_history._sql.prune import Pruning
 from async_history._sql.read import HistoryReader
@@ -80,7 +80,8 @@ class SqlStore:
         )
         self.reader = HistoryReader(connections, tables)
         self.follower = SqlFollowReader(connections, tables)
-        self.eraser = SqlErasure(tables, self._erase, self._write_alone)
+        self.operations: OperationLog = StoreOperationLog(tables, connections, self._write_alone)
+        self.eraser = SqlErasure(self._erase)
 
     # Writing
 
@@ -169,15 +170,18 @@ class SqlStore:
     ) -> "asyncio.Future[T]":
         return self._with_state(lambda transaction: work(EraseSteps(transaction)))
 
-    def reset(self) -> "asyncio.Future[None]":
+    def reset(self, operation: StoreOperation) -> "asyncio.Future[None]":
         """Queue a reset: records, messages and owners go. Their numbers are not used again."""
         tables = self.tables
-        emptied = (tables.history, tables.marks, tables.spans, tables.messages, tables.owners)
+        emptied = (tables.history, tables.messages, tables.marks, tables.spans, tables.owners)
 
         async def reset(transaction: Transaction) -> None:
-            for table in emptied:
-                await transaction.execute(delete(table))
+            removed = [
+                (await transaction.connection.execute(delete(table))).rowcount for table in emptied
+            ]
             transaction.next_version()
+            ended = at_its_end(operation, *removed[:2])
+            await log_within(transaction.connection, tables).begin(ended)
 
         return self._with_state(reset)
 
@@ -195,10 +199,6 @@ class SqlStore:
         return await self._with_state(step)
 
     # Reading
-
-    async def erasures(self) -> Sequence[Erasure]:
-        """Return the logged erasures, oldest first."""
-        return await self._connections.read(lambda one: read_erasures(one, self.tables))
 
     async def measure(self) -> Measured:
         """Return the size of the tables and warnings, where the database tells them."""

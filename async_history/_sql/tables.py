@@ -28,7 +28,7 @@ from async_history._core.owners import SCOPES
 from async_history._core.records import COLUMNS
 from async_history._sql.names import NAME_BYTES
 
-LAYOUT: Final = 1
+LAYOUT: Final = 2
 """The version of the tables."""
 PREFIX: Final = "async_history_"
 SPAN_BITS: Final = 12
@@ -110,7 +110,7 @@ class Tables:
         messages: the message buffers.
         owners: whose memories are.
         erased: names that were erased, as digests.
-        erasures: the log of erasures.
+        operations: the log of operations; no name of them is looked up, so these are texts.
         state: one row. Each transaction that writes updates it first and so has it locked until it
             ends: `last` is the number of the newest record, and numbers are in the order of
             commits. What a writer remembers of owners holds as long as `version` is the same; it is
@@ -124,7 +124,7 @@ class Tables:
     messages: Table
     owners: Table
     erased: Table
-    erasures: Table
+    operations: Table
     state: Table
 
 
@@ -194,13 +194,17 @@ def tables_in(schema: str | None) -> Tables:
             Column("at", BigInteger(), nullable=False),
         ),
         table(
-            "erasures",
+            "operations",
             Column("id", String(64), primary_key=True),
+            Column("kind", String(64), nullable=False),
             Column("begun_at", BigInteger(), nullable=False),
-            Column("finished_at", BigInteger()),
-            Column("reason", _text()),
-            Column("memory_ids", _text()),
-            Column("actor_sha256", String(64)),
+            Column("ended_at", BigInteger()),
+            Column("error", String(255)),
+            Column("actor_id", _text()),
+            Column("process_id", BigInteger()),
+            Column("host", _text()),
+            Column("database_role", _text()),
+            Column("arguments", _text()),
             Column("records", BigInteger(), nullable=False),
             Column("messages", BigInteger(), nullable=False),
         ),

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,10 +13,15 @@ from async_history._core.backend import Reader, Writer
 from async_history._core.cancellation import to_the_end
 from async_history._core.commit_signal import CommitSignal
 from async_history._core.encryption import StoreEncryption
-from async_history._core.erasure_log import Erasure, StatementErasureLog
 from async_history._core.follow_reads import FollowReader as FollowReaderOf
 from async_history._core.key_ring import KeyRing
 from async_history._core.key_statements import KeyTable
+from async_history._core.operations import (
+    OperationLog,
+    StatementOperationLog,
+    StoreOperation,
+    at_its_end,
+)
 from async_history._core.options import Durability, Journal
 from async_history._core.prune import PruneCursor, PruneStep
 from async_history._core.prune_request import PruneRequest
@@ -32,7 +37,7 @@ from async_history._sqlite.check import faults_of, faults_of_file
 from async_history._sqlite.commit import BatchCommitter
 from async_history._sqlite.connection import ThreadConnection
 from async_history._sqlite.encoding import check_parameters
-from async_history._sqlite.erase import ERASURES, FileErasure
+from async_history._sqlite.erase import FileErasure
 from async_history._sqlite.errors import (
     LOG_RESET_WARNING,
     connect,
@@ -54,12 +59,13 @@ from async_history._sqlite.keys import (
 )
 from async_history._sqlite.known_owners import KnownOwners
 from async_history._sqlite.opening import LONGEST_LOG_BYTES, long_log_warning
+from async_history._sqlite.operations import OPERATIONS, enter, row_count
 from async_history._sqlite.pool import MAX_REOPENS, ConnectionPool
 from async_history._sqlite.prune import prune
 from async_history._sqlite.read import HistoryReader
 from async_history._sqlite.read_connections import READERS
 from async_history._sqlite.readonly import side_file
-from async_history._sqlite.schema.versions import install_statements
+from async_history._sqlite.schema.versions import install_statements, statements_in
 from async_history._sqlite.worker_thread import run_in_thread
 from async_history._sqlite.write_program import WRITE_PROGRAM
 from async_history._sqlite.writers import UnpreparedWriter, UTF16Writer, unprepared_error
@@ -68,6 +74,7 @@ from async_history.errors import HistoryError, InvalidInput, KeyMissing, Migrati
 T = TypeVar("T")
 
 _STATE: Final = f"SELECT (SELECT encoding FROM pragma_encoding), {IS_ENCRYPTED}"
+_WRITE_STATEMENTS: Final = tuple(statements_in(WRITE_PROGRAM))
 _LONG_LOG_BATCH: Final = 10
 """A batch of this many submissions raises the log's checkpoint threshold."""
 
@@ -210,6 +217,7 @@ class SQLiteStore:
         self.stored_reader = reader = HistoryReader(self.fetch, lookup, READERS)
         self.reader: Reader = reader
         self.follower: FollowReaderOf[Any] = FollowReader(self.fetch, reader, self._recent)
+        self.operations: OperationLog = _FileOperationLog(self)
         self.eraser = FileErasure(
             self.run_exclusively, self._reopen_writer, pool.path, pool.lock_timeout_s, self._keys
         )
@@ -279,9 +287,9 @@ class SQLiteStore:
             raise unprepared_error(self.pool.where)
         return self._group_writer
 
-    def reset(self) -> "asyncio.Future[None]":
+    def reset(self, operation: StoreOperation) -> "asyncio.Future[None]":
         """Queue a reset: drop and create the tables in one transaction."""
-        reset = partial(_reset, self._keys)
+        reset = partial(_reset, operation, self._keys)
         return self.run_exclusively(lambda connection: connection.run(reset))
 
     async def prune_step(self, asked: PruneRequest, reached: PruneCursor | None) -> PruneStep:
@@ -307,10 +315,6 @@ class SQLiteStore:
             await self._reopen_writer()
         with typed_errors(pool.where):
             return await pool.fetch(sql, parameters)
-
-    async def erasures(self) -> Sequence[Erasure]:
-        """Return the logged erasures, oldest first."""
-        return await StatementErasureLog(ERASURES, lambda sql: self.fetch(sql, {})).read()
 
     async def back_up(
         self,
@@ -378,25 +382,44 @@ class SQLiteStore:
         self.pool.abandon()
 
 
-def _reset_script() -> str:
-    return ";\n".join(
-        (
-            "BEGIN IMMEDIATE",
-            "DROP TABLE IF EXISTS history",
-            "DROP TABLE IF EXISTS messages",
-            "DROP TABLE IF EXISTS async_history_owners",
-            "DROP TABLE IF EXISTS async_history_details",
-            *install_statements(),
-            INDEX_NO_ROWS,
-            WRITE_PROGRAM,
+class _FileOperationLog(StatementOperationLog):
+    """The log of operations of a store: read like the records, and written in turn with them."""
+
+    def __init__(self, store: SQLiteStore) -> None:
+        super().__init__(OPERATIONS, self._write)
+        self._store = store
+
+    async def _write(self, sql: str, *parameters: Any) -> Sequence[Sequence[Any]]:
+        return list(
+            await self._store.run_exclusively(
+                lambda connection: connection.execute_fetchall(sql, parameters)
+            )
         )
-    )
+
+    async def read(self) -> list[StoreOperation]:
+        """Return all operations, oldest first."""
+        return await StatementOperationLog(OPERATIONS, self._fetch).read()
+
+    async def _fetch(self, sql: str) -> Sequence[Sequence[Any]]:
+        return await self._store.fetch(sql, {})
 
 
-def _reset(keys: FileKeys, connection: sqlite3.Connection) -> None:
+def _reset_statements() -> Iterator[str]:
+    for table in ("history", "messages", "async_history_owners", "async_history_details"):
+        yield f"DROP TABLE IF EXISTS {table}"
+    yield from install_statements()
+    yield INDEX_NO_ROWS
+    yield from _WRITE_STATEMENTS
+
+
+def _reset(operation: StoreOperation, keys: FileKeys, connection: sqlite3.Connection) -> None:
     try:
-        connection.executescript(_reset_script())
+        connection.execute("BEGIN IMMEDIATE")
+        there = [row_count(connection, table) for table in ("history", "messages")]
+        for statement in _reset_statements():
+            connection.execute(statement)
         keys.created(connection)
+        enter(connection, at_its_end(operation, *there))
         connection.execute("COMMIT")
     except BaseException:
         connection.rollback()

@@ -19,8 +19,8 @@ from async_history._core.erase import Residue
 from async_history._core.erase_request import Vacuuming
 from async_history._core.erase_transaction import LOST, Columns, EraseTransaction, RecordRef, Texts
 from async_history._core.erased_names import Name
-from async_history._core.erasure_log import ErasureStatements, StatementErasureLog
 from async_history._core.filters import Filter
+from async_history._core.operations import StatementOperationLog
 from async_history._sqlite.connection import (
     ThreadConnection,
     fetch_rows,
@@ -43,6 +43,7 @@ from async_history._sqlite.index import (
     parameters_of_several,
 )
 from async_history._sqlite.keys import FileKeys, StoredText
+from async_history._sqlite.operations import OPERATIONS
 from async_history._sqlite.schema.file_copy import adoption_copies
 from async_history._sqlite.worker_thread import run_in_thread
 from async_history.errors import CommitUnknown, StorageError, StorageFull
@@ -108,22 +109,6 @@ _REDACT: Final = {
 _OF_SCOPES: Final = "FROM messages WHERE session_scope IN (SELECT value FROM json_each(?))"
 _COUNT_MESSAGES: Final = f"SELECT count(*) {_OF_SCOPES}"
 _REMOVE_MESSAGES: Final = f"DELETE {_OF_SCOPES}"
-ERASURES: Final = ErasureStatements(
-    begin="""
-    INSERT OR IGNORE INTO async_history_erasures (id, begun_at, reason, memory_ids, actor_sha256)
-    VALUES (?, ?, ?, ?, ?)
-    """,
-    add="""
-    UPDATE async_history_erasures SET records = records + ?, messages = messages + ? WHERE id = ?
-    """,
-    finish="UPDATE async_history_erasures SET finished_at = ? WHERE id = ?",
-    counts="SELECT records, messages FROM async_history_erasures WHERE id = ?",
-    all="""
-    SELECT json_array(
-        id, begun_at, finished_at, reason, json(memory_ids), actor_sha256, records, messages
-    ) FROM async_history_erasures ORDER BY rowid
-    """,
-)
 _DIGEST_BYTES: Final = 16
 _SECURE_DELETE: Final = {0: "OFF", 1: "ON", 2: "FAST"}
 _VACUUM_SPACE: Final = 2
@@ -136,7 +121,7 @@ class _EraseTransaction:
     def __init__(self, connection: sqlite3.Connection, keys: FileKeys) -> None:
         self._connection = connection
         self._keys = keys
-        self.log = StatementErasureLog(ERASURES, self._run)
+        self.log = StatementOperationLog(OPERATIONS, self._run)
 
     async def _run(self, sql: str, *parameters: Any) -> list[Any]:
         return fetch_rows(self._connection, sql, parameters)
@@ -257,14 +242,6 @@ class FileErasure:
         self._reopen_writer = reopen_writer
         self._path = path
         self._lock_timeout_s = lock_timeout_s
-        self.log = StatementErasureLog(ERASURES, self._run)
-
-    async def _run(self, sql: str, *parameters: Any) -> Sequence[Sequence[Any]]:
-        return list(
-            await self._run_exclusively(
-                lambda connection: connection.execute_fetchall(sql, parameters)
-            )
-        )
 
     async def in_transaction(self, work: Callable[[EraseTransaction], Coroutine[Any, Any, T]]) -> T:
         erase = partial(_erase, work, self._keys)

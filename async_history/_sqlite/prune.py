@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from async_history._core.erase_transaction import RecordRef
+from async_history._core.operations import StatementOperationLog
 from async_history._core.prune import PruneCursor, PruneStep, prune_step
 from async_history._core.prune_request import PruneRequest
 from async_history._core.prune_transaction import (
@@ -26,6 +27,7 @@ from async_history._sqlite.index import (
     remove_entries,
     remove_lost_owners,
 )
+from async_history._sqlite.operations import OPERATIONS
 from async_history._sqlite.rows import record_from_row
 
 _LIGHT: Final = (
@@ -75,6 +77,10 @@ class _PruneTransaction:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
+        self.log = StatementOperationLog(OPERATIONS, self._run)
+
+    async def _run(self, sql: str, *parameters: Any) -> list[Any]:
+        return fetch_rows(self._connection, sql, parameters)
 
     def _fetch(self, sql: str, parameters: Mapping[str, Any]) -> list[Any]:
         return fetch_rows(self._connection, sql, parameters)

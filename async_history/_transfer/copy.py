@@ -18,6 +18,7 @@ from typing import Final
 
 from async_history._core.manager import HistoryManager
 from async_history._core.new_submissions import messages_to_copy, records_to_copy
+from async_history._core.operations import logged, new_operation
 from async_history._core.progress import OpenProgress
 from async_history._core.rows import Row
 from async_history._core.validation import check_function
@@ -119,16 +120,19 @@ async def copy_within(
         _ = source.store
     records = source if isinstance(source, RecordSource) else HistorySource(source)
     copy = _Copy(records, target, on_progress, limits.compared)
-    try:
-        await copy.begin()
-        async with aclosing(_one_ahead(records.pages(limits.records))) as pages:
-            async for rows in pages:
-                await copy.copy_page(rows)
-        await copy.finish()
-    finally:
-        await copy.withdraw()
-    if isinstance(source, HistoryManager):
-        scopes, scopes_left = await _copy_buffers(source, target)
+    operation = new_operation("copy", {"source": _named(source)})
+    async with logged(target.store.operations, operation) as tally:
+        try:
+            await copy.begin()
+            async with aclosing(_one_ahead(records.pages(limits.records))) as pages:
+                async for rows in pages:
+                    await copy.copy_page(rows)
+            await copy.finish()
+        finally:
+            await copy.withdraw()
+            tally.records = copy.written
+        if isinstance(source, HistoryManager):
+            scopes, scopes_left = await _copy_buffers(source, target)
     return CopyReport(
         records=copy.records,
         written=copy.written,
@@ -137,6 +141,11 @@ async def copy_within(
         scopes_left=scopes_left,
         seconds=monotonic() - started,
     )
+
+
+def _named(source: HistoryManager | RecordSource) -> str:
+    """Return what the target's log calls a source: a history's place, or what kind it is."""
+    return source.backend.where if isinstance(source, HistoryManager) else type(source).__name__
 
 
 async def _one_ahead(

@@ -45,9 +45,10 @@ class BlockingHistoryManager:
     database can store (NUL, lone surrogates) are replaced by U+FFFD, and a value that is not text
     is stored as text (a list or a mapping as JSON), with one warning for each call.
 
-    From `query_history` to `erasures` the calls are those of `HistoryManager`, with its arguments,
-    errors and typed records: what can't be used is refused there, not replaced. What they iterate
-    over is read some records at a time. `on_progress` is called on a thread of the manager's.
+    From `query_history` to `operations` the calls are those of `HistoryManager`, with its
+    arguments, errors and typed records: what can't be used is refused there, not replaced. What
+    they iterate over is read some records at a time. `on_progress` is called on a thread of the
+    manager's.
 
     Raises:
         HistoryClosed: from every call after `close`.
@@ -253,6 +254,7 @@ class BlockingHistoryManager:
     undo = waiting(HistoryManager.undo)
     erase = waiting(HistoryManager.erase)
     erasures = waiting(HistoryManager.erasures)
+    operations = waiting(HistoryManager.operations)
 
     @property
     def encryption(self) -> BlockingEncryption:

@@ -10,21 +10,18 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from async_history._core.manager import HistoryManager
+from async_history._core.operations import StoreOperation, at_its_end, new_operation
 from async_history._core.options import HistoryOptions
 from async_history._opening import is_server, open_history
 from async_history._sqlite.errors import connect, typed_errors, wait_for_lock
 from async_history._sqlite.manager import LOCK_TIMEOUT_S, SQLiteHistoryManager
+from async_history._sqlite.operations import enter, has_log, row_count
 from async_history._sqlite.worker_thread import run_in_thread
 from async_history.errors import HistoryClosed
 
 T = TypeVar("T")
 
-_DROP_TABLES: Final = """
-BEGIN IMMEDIATE;
-DROP TABLE IF EXISTS history;
-DROP TABLE IF EXISTS messages;
-COMMIT;
-"""
+_TABLES: Final = ("history", "messages")
 
 
 class LoopStore:
@@ -76,8 +73,8 @@ class LoopStore:
         return self._manager
 
     async def reset(self) -> None:
-        """Empty a server's schema, which others use too; drop the tables of a file or of memory."""
-        if self._is_server:
+        """Empty a server's schema, which others use too, or memory; drop a file's tables."""
+        if self._is_server or self._path is None:
             await self.call(lambda manager: manager.reset())
             return
         async with self._turn:
@@ -87,8 +84,9 @@ class LoopStore:
             manager, self._manager = self._manager, None
             if manager is not None:
                 await manager.aclose()
-            if self._path is not None:
-                await run_in_thread(partial(_drop_tables, self._path, self.lock_timeout_s))
+            operation = new_operation("reset")
+            drop = partial(_drop_tables, self._path, operation, self.lock_timeout_s)
+            await run_in_thread(drop)
 
     async def copy_memory(self, target: sqlite3.Connection) -> None:
         """Copy a database in memory into another."""
@@ -106,7 +104,17 @@ class LoopStore:
             await asyncio.wait(others)
 
 
-def _drop_tables(path: Path, lock_timeout_s: float) -> None:
-    """Drop mem0's two tables, as its own reset does."""
+def _drop_tables(path: Path, operation: StoreOperation, lock_timeout_s: float) -> None:
+    """Drop mem0's two tables, as its own reset does; log it where the file has our log."""
     with typed_errors(str(path)), closing(connect(path, "rw")) as connection:
-        wait_for_lock(lambda: connection.executescript(_DROP_TABLES), lock_timeout_s)
+        wait_for_lock(lambda: connection.execute("BEGIN IMMEDIATE"), lock_timeout_s)
+        try:
+            there = [row_count(connection, table) for table in _TABLES]
+            for table in _TABLES:
+                connection.execute(f"DROP TABLE IF EXISTS {table}")
+            if has_log(connection):
+                enter(connection, at_its_end(operation, *there))
+            wait_for_lock(lambda: connection.execute("COMMIT"), lock_timeout_s)
+        except BaseException:
+            connection.rollback()
+            raise

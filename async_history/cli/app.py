@@ -80,6 +80,7 @@ for command in (
     retention.erase,
     retention.erasures,
     encrypting.rekey,
+    retention.operations,
 ):
     app.command()(command)
 app.command(context_settings={"allow_interspersed_args": False})(running.run)

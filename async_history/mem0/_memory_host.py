@@ -14,6 +14,7 @@ from typing import Any, Self, TypeVar, cast
 from async_history._core.loop_thread import LoopThread
 from async_history._core.manager import HistoryManager
 from async_history._core.messages import Message
+from async_history._core.operations import StoreOperation
 from async_history._core.options import HistoryOptions
 from async_history._core.records import HistoryRecord
 from async_history._core.submissions import Submission
@@ -126,9 +127,13 @@ class HostedHistory:
         """This object, which is its own writer."""
         return self
 
-    def reset(self) -> "asyncio.Future[None]":
+    def reset(self, operation: StoreOperation) -> "asyncio.Future[None]":
         """Queue a reset."""
-        return self.ask(lambda manager: manager.reset())
+
+        async def reset(manager: HistoryManager) -> None:
+            await manager.store.reset(operation)
+
+        return self.ask(reset)
 
     # Closing
 

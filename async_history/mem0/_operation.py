@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, Final, Protocol
 
 from async_history._core.messages import Message
+from async_history._core.operations import StoreOperation
 from async_history._core.recording import Surroundings, surround
 from async_history._core.records import HistoryRecord
 from async_history._core.submissions import Submission
@@ -49,7 +50,7 @@ class SubmissionStore(Protocol):
     @property
     def writer(self) -> SubmissionWriter: ...
 
-    def reset(self) -> "asyncio.Future[None]": ...
+    def reset(self, operation: StoreOperation) -> "asyncio.Future[None]": ...
 
 
 class OperationStore(Protocol):

@@ -7,6 +7,7 @@ from typing import Any
 
 from async_history._core.new_records import new_id, storable_record
 from async_history._core.new_submissions import checked_messages, checked_records
+from async_history._core.operations import new_operation
 from async_history._core.records import DETAILS
 from async_history._core.submissions import AddRecords
 from async_history._core.values import now_text
@@ -114,7 +115,7 @@ class Recorder(AddHistory):
         operation = self.require_operation()
         operation.begin_change()
         operation.has_reset = True
-        operation.submit(lambda: operation.manager.store.reset())
+        operation.submit(lambda: operation.manager.store.reset(new_operation("reset")))
 
     def close(self) -> None:
         """Do nothing: `AsyncMemory.aclose` closes the store."""

@@ -10,9 +10,11 @@ import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, Final
 
 from async_history._core.manager import HistoryManager
+from async_history._core.operations import logged
 from async_history._core.records import HistoryRecord
 from async_history._core.rows import fields_of
 from async_history._core.timeline import (
@@ -20,11 +22,14 @@ from async_history._core.timeline import (
     Restoration,
     RestorationTarget,
     append_restoration,
+    restoration,
     restoration_of,
 )
 from async_history.errors import Erased, InvalidInput
 from async_history.mem0._late_changes import kept, kept_blocking
 from async_history.mem0._local_stores import in_store_thread
+from async_history.mem0._logged import AskedLog, logged_blocking
+from async_history.mem0._memory_host import ask
 from async_history.mem0._operation import OperationStore
 from async_history.mem0._unrecorded import unrecorded_text
 from async_history.mem0._vector_changes import (
@@ -33,6 +38,8 @@ from async_history.mem0._vector_changes import (
     embed_with,
     payload_held,
 )
+
+_REMEDY: Final = "restore again to update it, which adds no second record"
 
 
 def check_metadata(metadata: object) -> Mapping[str, Any]:
@@ -77,6 +84,11 @@ class _Prepared:
         change = VectorRestore.of(plan, history, held, metadata)
         return cls(latest, unrecorded, change.with_embedding(embed_with(memory)))
 
+    @property
+    def records(self) -> int:
+        """How many records `append` writes."""
+        return int(self.change.plan.is_needed) + int(self.unrecorded is not None)
+
     async def append(
         self, history: RestorationTarget, actor_id: str | None, role: str | None
     ) -> HistoryRecord:
@@ -106,10 +118,13 @@ async def restore_memory(
         memory, _Prepared.by, memory, plan, history, metadata
     )
     begin_change()
-    record = await prepared.append(manager, actor_id, role)
-    async with kept(memory, record, manager.get_history):
-        with note_history_ahead("restore again to update it, which adds no second record"):
-            await change_vectors(memory, prepared.change, record)
+    operation = restoration(memory_id, to, actor_id)
+    async with logged(AskedLog(partial(ask, manager)), operation) as tally:
+        record = await prepared.append(manager, actor_id, role)
+        tally.records = prepared.records
+        async with kept(memory, record, manager.get_history):
+            with note_history_ahead(_REMEDY):
+                await change_vectors(memory, prepared.change, record)
     return record
 
 
@@ -129,12 +144,14 @@ def restore_memory_blocking(
     plan = restoration_of(memory_id, history, to)
     prepared = _Prepared.by(memory, plan, history, metadata)
     begin_change()
-    record: HistoryRecord = ask(lambda manager: prepared.append(manager, actor_id, role))
-    with (
-        kept_blocking(memory, record, lambda name: ask(lambda manager: manager.get_history(name))),
-        note_history_ahead("restore again to update it, which adds no second record"),
-    ):
-        change_vectors_blocking(memory, prepared.change, record)
+    with logged_blocking(ask, restoration(memory_id, to, actor_id)) as tally:
+        record: HistoryRecord = ask(lambda manager: prepared.append(manager, actor_id, role))
+        tally.records = prepared.records
+        with (
+            kept_blocking(memory, record, lambda name: ask(lambda one: one.get_history(name))),
+            note_history_ahead(_REMEDY),
+        ):
+            change_vectors_blocking(memory, prepared.change, record)
     return record
 
 

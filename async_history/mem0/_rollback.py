@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
 from async_history._core.manager import HistoryManager
+from async_history._core.operations import Tally, logged
 from async_history._core.records import HistoryRecord, is_alive
 from async_history._core.rollback import (
     RollbackParts,
@@ -41,6 +42,7 @@ from async_history.mem0._embeddings import Embeddings
 from async_history.mem0._errors import RollbackIncomplete
 from async_history.mem0._late_changes import kept, kept_blocking
 from async_history.mem0._local_stores import in_store_thread
+from async_history.mem0._logged import Ask, AskedLog, logged_blocking
 from async_history.mem0._operation import Operation
 from async_history.mem0._restore import (
     change_vectors,
@@ -64,12 +66,6 @@ threads, while others wait for a commit."""
 _REMEDY: Final = "call it again to update it, which adds no second record"
 
 
-class Ask(Protocol):
-    """Calls a function with the history manager, on the manager's loop."""
-
-    async def __call__(self, function: Callable[[HistoryManager], Awaitable[T]], /) -> T: ...
-
-
 class InTurn(Protocol):
     """Runs an operation on a memory, in its turn, once all earlier records can be read."""
 
@@ -80,6 +76,15 @@ async def take_back(
     memory: Any, asked: RollbackRequest, ask: Ask, in_turn: InTurn
 ) -> RollbackReport:
     """Take memories of an `AsyncMemory` back."""
+    if asked.dry_run:
+        return await _take_back(memory, asked, ask, in_turn, Tally())
+    async with logged(AskedLog(ask), asked.operation()) as tally:
+        return await _take_back(memory, asked, ask, in_turn, tally)
+
+
+async def _take_back(
+    memory: Any, asked: RollbackRequest, ask: Ask, in_turn: InTurn, tally: Tally
+) -> RollbackReport:
     taken = _TakenBack(asked, await ask(partial(memories_asked, asked=asked)))
     while part := taken.next_part():
         plans = await ask(partial(plan_part, asked=asked, memory_ids=part))
@@ -89,6 +94,7 @@ async def take_back(
         at_once = asyncio.Semaphore(_AT_ONCE)
         await all_settled(_take_one(one, taken, in_turn, at_once) for one in all_of_part)
         taken.take([one.step() for one in all_of_part])
+        tally.records += sum(one.records_written for one in all_of_part)
     return taken.report()
 
 
@@ -108,6 +114,20 @@ def take_back_blocking(
     begin_change: Callable[[], None],
 ) -> RollbackReport:
     """Take memories of a `Memory` back, one after the other."""
+    if asked.dry_run:
+        return _take_back_blocking(memory, asked, ask, in_turn, begin_change, Tally())
+    with logged_blocking(ask, asked.operation()) as tally:
+        return _take_back_blocking(memory, asked, ask, in_turn, begin_change, tally)
+
+
+def _take_back_blocking(
+    memory: Any,
+    asked: RollbackRequest,
+    ask: Callable[[Callable[[HistoryManager], Awaitable[Any]]], Any],
+    in_turn: Callable[[str, Callable[[], None]], None],
+    begin_change: Callable[[], None],
+    tally: Tally,
+) -> RollbackReport:
     taken = _TakenBack(asked, ask(partial(memories_asked, asked=asked)))
     while part := taken.next_part():
         plans = ask(partial(plan_part, asked=asked, memory_ids=part))
@@ -119,6 +139,7 @@ def take_back_blocking(
             with one.errors(taken):
                 in_turn(memory_id, partial(one.run_blocking, ask, begin_change))
             steps.append(one.step())
+            tally.records += one.records_written
         taken.take(steps)
     return taken.report()
 
@@ -189,6 +210,7 @@ class _MemoryTakenBack:
         self._written: HistoryRecord | None = None
         self._reason: str | None = None
         self._is_to_be_repeated = False
+        self.records_written = 0
 
     # In the memory's turn
 
@@ -203,6 +225,7 @@ class _MemoryTakenBack:
             *_, self._written = await operation.manager.batch_add_history(
                 records, if_latest=history[-1]
             )
+            self.records_written = len(records)
         record = self._written or history[-1]
         async with kept(self._memory, record, operation.manager.get_history):
             with note_history_ahead(_REMEDY):
@@ -223,6 +246,7 @@ class _MemoryTakenBack:
             *_, self._written = ask(
                 lambda manager: manager.batch_add_history(records, if_latest=history[-1])
             )
+            self.records_written = len(records)
         record = self._written or history[-1]
         with (
             kept_blocking(self._memory, record, lambda name: ask(lambda m: m.get_history(name))),

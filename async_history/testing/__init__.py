@@ -28,6 +28,7 @@ for _module in (
     "follow",
     "late_calls",
     "life",
+    "operations",
     "owner_queries",
     "owners",
     "queries",
@@ -48,6 +49,7 @@ from async_history.testing.fixtures import Cases, NewStore, OpenStore  # noqa: E
 from async_history.testing.follow import FollowCases, FollowerEndCases  # noqa: E402
 from async_history.testing.late_calls import LateCallCases  # noqa: E402
 from async_history.testing.life import InterruptionCases, LifeCases  # noqa: E402
+from async_history.testing.operations import OperationCases  # noqa: E402
 from async_history.testing.owner_queries import OwnerQueryCases  # noqa: E402
 from async_history.testing.owners import OwnerCases  # noqa: E402
 from async_history.testing.queries import QueryCases  # noqa: E402
@@ -72,6 +74,7 @@ __all__ = [
     "LifeCases",
     "NewStore",
     "OpenStore",
+    "OperationCases",
     "OwnerCases",
     "OwnerQueryCases",
     "QueryCases",
@@ -99,6 +102,7 @@ class BackendCases(
     UndoCases,
     CheckCases,
     StateCases,
+    OperationCases,
     LifeCases,
     InterruptionCases,
     FollowCases,

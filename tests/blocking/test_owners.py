@@ -27,7 +27,7 @@ from tests.conftest import stores, url_of
 
 ALICE = {"user_id": "alice"}
 QUESTIONS = ("query_history", "count_history", "memories", "memories_at", "memory_at", "diff")
-CALLS = (*QUESTIONS, "check", "restore", "rollback", "undo", "erase", "erasures")
+CALLS = (*QUESTIONS, "check", "restore", "rollback", "undo", "erase", "erasures", "operations")
 
 
 @pytest.fixture(params=stores("file", "postgres"))
@@ -187,8 +187,14 @@ def test_memories_are_taken_back_and_erased(history: BlockingHistoryManager, url
     assert (emptied.deleted, list(history.memories(user_id="alice"))) == (2, [])
     assert history.erase(user_id="alice", reason="asked", vacuum=False).records > 0
     assert history.count_history(user_id="alice") == 0
+    stored = records(url)
     assert [erasure.reason for erasure in history.erasures()] == ["asked"]
-    assert {record.new_memory for record in records(url)} == {None}
+    with recording(cause={"actor_id": "operator"}):
+        history.reset()
+    *before, last = history.operations()
+    assert [one.kind for one in before][-3:] == ["restore", "rollback", "erase"]
+    assert (last.kind, last.actor_id, last.records) == ("reset", "operator", len(stored))
+    assert {record.new_memory for record in stored} == {None}
 
 
 def test_an_iteration_ends_with_what_it_reads(history: BlockingHistoryManager) -> None:

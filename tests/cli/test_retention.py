@@ -263,13 +263,26 @@ class TestErasures:
     def test_one_that_was_interrupted_says_so(self, folder: Path) -> None:
         run(folder, *ERASE, "--yes")
         with closing(sqlite3.connect(folder / "history.db", isolation_level=None)) as connection:
-            connection.execute("UPDATE async_history_erasures SET finished_at = NULL")
+            connection.execute("UPDATE async_history_operations SET ended_at = NULL")
         assert "not finished" in run(folder, "erasures").stdout
+        assert "unfinished" in run(folder, "operations").stdout
+
+    def test_it_is_among_the_operations(self, folder: Path) -> None:
+        run(folder, *ERASE, "--yes")
+        (line,) = run(folder, "operations", "--json").stdout.splitlines()
+        fields = json.loads(line)
+        assert (fields["kind"], fields["state"], fields["error"]) == ("erase", "finished", None)
+        shown = run(folder, "operations").stdout
+        assert f"id: {fields['id']}\n" in shown
+        assert f"process: {fields['process_id']} on " in shown
 
     def test_where_nothing_was_erased(self, folder: Path) -> None:
         for output in ([], ["--json"]):
             listed = run(folder, "erasures", *output)
             assert (listed.returncode, listed.stdout) == (0, "")
             assert "nothing has been erased" in listed.stderr
+            listed = run(folder, "operations", *output)
+            assert (listed.returncode, listed.stdout) == (0, "")
+            assert "no operation is logged" in listed.stderr
         missing = run(folder, "erasures", "--db", "nowhere.db")
         assert (missing.returncode, missing.stdout) == (1, "")

@@ -115,6 +115,7 @@ READS: dict[str, Call] = {
     "messages": lambda history: history.get_last_messages("s"),
     "stats": lambda history: history.stats(),
     "erasures": lambda history: history.erasures(),
+    "operations": lambda history: history.operations(),
 }
 WRITES: dict[str, Call] = {
     "add": lambda history: history.add_history("m", None, "x", "ADD"),

@@ -8,6 +8,7 @@ from async_history.testing import (
     EraseOwnerCases,
     LateCallCases,
     NewStore,
+    OperationCases,
     OwnerCases,
     OwnerQueryCases,
     QueryCases,
@@ -60,3 +61,7 @@ class TestCheck(OfStoresThatKeep, CheckCases): ...
 
 
 class TestStates(OfStoresThatKeep, StateCases): ...
+
+
+@pytest.mark.once
+class TestOperations(OfStoresThatKeep, OperationCases): ...

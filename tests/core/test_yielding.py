@@ -47,7 +47,7 @@ OF_NULL: dict[str, Call] = {
     "reset": lambda history: history.reset(),
     "prune": lambda history: history.prune(older_than=timedelta()),
     "erase": lambda history: history.erase(memory_ids=["m"], reason="asked"),
-    "erasures": lambda history: history.erasures(),
+    "operations": lambda history: history.operations(),
 }
 
 

@@ -208,6 +208,13 @@ class TestExamples:
         assert would.startswith("would remove 1 record from before ")
         assert erased == "erased the texts of 1 record and 0 messages"
 
+    async def test_operations(self, capsys: pytest.CaptureFixture[str]) -> None:
+        async with open_history("memory://") as history:
+            await history.add_history("m", None, "old", "ADD", created_at="2024-01-01")
+            await history.update_history("m", "new")
+            await scope_of("operations")["remove_old_and_tell"](history)
+        assert capsys.readouterr().out == "prune nightly job finished 1\n"
+
     def test_copies(self, tmp_path: Path) -> None:
         run("first-program", tmp_path)
         assert run("copy", tmp_path).startswith("2 written, 2 compared, ")

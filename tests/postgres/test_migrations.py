@@ -48,7 +48,12 @@ async def older_history(url: str, number: int, connect: Any) -> OlderProgram:
     return program
 
 
-async def migrating(connection: Any, schema: str) -> int:
+def locked_for(number: int) -> str:
+    """Return a table that the step after a version locks."""
+    return "erasures" if number == 8 else "history"
+
+
+async def migrating(connection: Any, schema: str, table: str = "history") -> int:
     """Return the process that migrates, once it waits for a transaction of others: before it makes
     an index, or before it applies a version that has none."""
     pid: int = await until(
@@ -56,7 +61,7 @@ async def migrating(connection: Any, schema: str) -> int:
         "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND ("
         " pid IN (SELECT pid FROM pg_stat_progress_create_index WHERE relid = to_regclass($1))"
         " OR pid IN (SELECT pid FROM pg_locks WHERE NOT granted AND relation = to_regclass($1)))",
-        f"{schema}.history",
+        f"{schema}.{table}",
     )
     return pid
 
@@ -95,8 +100,10 @@ async def test_everybody_reads_and_writes_meanwhile(
         f"INSERT INTO {schema_of(url)}.history (id, memory_id, event, is_deleted)"
         " VALUES ('open', 'm', 'ADD', false)"
     )
+    table = locked_for(number)
+    await writer.execute(f"LOCK TABLE {schema_of(url)}.{table} IN ROW EXCLUSIVE MODE")
     opening = asyncio.ensure_future(open_history(url))  # it waits for the transaction
-    await migrating(owner, schema_of(url))
+    await migrating(owner, schema_of(url), table)
     async with asyncio.timeout(LONG_S):
         there = await old.count("m1")
         await old.add("m1")
@@ -116,9 +123,10 @@ async def test_one_that_died_in_the_middle_is_gone_on_with(
     await older_history(url, number, connect)
     owner, writer, other = await connect(), await connect(), await connect()
     async with writer.transaction():
-        await writer.execute(f"LOCK TABLE {schema_of(url)}.history IN ROW EXCLUSIVE MODE")
+        table = locked_for(number)
+        await writer.execute(f"LOCK TABLE {schema_of(url)}.{table} IN ROW EXCLUSIVE MODE")
         task = asyncio.ensure_future(migrations.migrate(other, schema_of(url)))
-        pid = await migrating(owner, schema_of(url))
+        pid = await migrating(owner, schema_of(url), table)
         await owner.execute(f"SELECT pg_terminate_backend({pid})")
         with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError)):
             await task
@@ -177,3 +185,50 @@ async def test_ids_that_are_there_twice_are_named(
     await owner.execute(f"UPDATE {table} SET id = 'other' WHERE memory_id = 'b'")
     await (await open_history(url)).aclose()
     await check_current(owner, url)
+
+
+async def test_the_log_of_erasures_becomes_one_of_operations(
+    new_schema: Callable[[], str], connect: Any
+) -> None:
+    """With its rows, and the rights to write it of who may write the history."""
+    url = new_schema()
+    await older_history(url, 8, connect)
+    schema, owner = schema_of(url), await connect()
+    role = f"agent_{schema}"
+    await owner.execute(
+        f"INSERT INTO {schema}.erasures (id, finished_at, reason, memory_ids, records)"
+        f" VALUES ('1', now(), 'asked', ARRAY['m', 'n'], 2), ('2', NULL, 'left', '{{}}', 0);"
+        f"UPDATE {schema}.erasures SET actor_sha256 = 'digest' WHERE id = '2';"
+        f"CREATE ROLE {role}; GRANT SELECT, INSERT ON {schema}.history TO {role}"
+    )
+    try:
+        async with open_history(url) as history:
+            one, two = await history.erasures()
+            operations = await history.operations()
+        rights = await owner.fetch(
+            f"SELECT privilege_type, column_name FROM information_schema.column_privileges"
+            f" WHERE grantee = '{role}' AND table_name = 'operations'"
+        )
+        assert {column for right, column in rights if right == "UPDATE"} == {
+            *("ended_at", "error", "records", "messages")
+        }
+        assert {right for right, _ in rights} == {"SELECT", "INSERT", "UPDATE"}
+    finally:
+        await owner.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+    assert (one.id, one.reason, one.memory_ids, one.records) == ("1", "asked", ("m", "n"), 2)
+    assert (one.actor_sha256, two.actor_sha256) == (None, "digest")
+    assert one.finished_at == one.begun_at
+    assert (two.id, two.finished_at) == ("2", None)
+    migration = next(one for one in operations if one.kind == "migrate")
+    assert migration.arguments == {"from_version": 8, "to_version": migrations.VERSION}
+    assert migration.database_role == await owner.fetchval("SELECT current_user")
+
+
+async def test_a_migration_by_several_versions_is_one_operation(
+    new_schema: Callable[[], str], connect: Any
+) -> None:
+    url = new_schema()
+    await older_history(url, 4, connect)
+    async with open_history(url) as history:
+        (one,) = await history.operations()
+    assert one.arguments == {"from_version": 4, "to_version": migrations.VERSION}

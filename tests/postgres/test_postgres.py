@@ -697,7 +697,7 @@ class TestSchemas:
                 await history.erase(memory_ids=["m"], reason="asked")
             found = await owner.fetch(
                 "SELECT nspname FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace"
-                " WHERE relname = 'erasures' AND nspname IN ($1, 'owner', $2)",
+                " WHERE relname = 'operations' AND nspname IN ($1, 'owner', $2)",
                 name,
                 f"async_history {name}",
             )

@@ -50,7 +50,7 @@ GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE
 CREATE POLICY agents ON async_history.history TO agent USING (true);
 CREATE POLICY agents ON async_history.messages TO agent USING (true);
 CREATE POLICY agents ON async_history.migrations TO agent USING (true);
-CREATE POLICY agents ON async_history.erasures TO agent USING (true);
+CREATE POLICY agents ON async_history.operations TO agent USING (true);
 CREATE POLICY agents ON async_history.owners TO agent USING (true);
 CREATE POLICY agents ON async_history.owners_state TO agent USING (true);
 CREATE POLICY agents ON async_history.erased TO agent USING (true);
@@ -361,6 +361,7 @@ async def remove(history: Any) -> None:
             older_than = datetime.now(UTC) + timedelta(days=1)
             await history.prune(older_than=older_than, keep_last=keep_last, dry_run=is_dry)
     await history.erasures()
+    await history.operations()
 
 
 async def copy_all(server: PostgresServer) -> None:

@@ -2,14 +2,16 @@
 
 import os
 from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
+from itertools import count
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
-from async_history import HistoryConflict, InvalidInput, open_history
+from async_history import HistoryConflict, InvalidInput, MigrationError, open_history
 from async_history.sql import SqlHistoryManager
 from async_history.testing import (
     ContractCases,
@@ -93,3 +95,52 @@ class TestPostgres(ContractCases, StateCases):
             )
 
         return new_store
+
+
+async def test_tables_of_version_1_are_brought_up_however_often_that_is_interrupted(
+    tmp_path: Path, engines: Callable[[str], AsyncEngine]
+) -> None:
+    """At each statement in turn. Their log of erasures is found among the operations."""
+    engine = engines(f"sqlite+aiosqlite:///{tmp_path / 'history.db'}")
+    async with open_history(engine=engine):
+        pass
+    async with engine.begin() as connection:
+        for statement in (
+            "DROP TABLE async_history_operations",
+            "CREATE TABLE async_history_erasures (id VARCHAR(64) PRIMARY KEY, begun_at BIGINT,"
+            " finished_at BIGINT, reason TEXT, memory_ids TEXT, actor_sha256 VARCHAR(64),"
+            " records BIGINT, messages BIGINT)",
+            "INSERT INTO async_history_erasures VALUES"
+            " ('1', 1000000, 2000000, 'asked', '[\"m\"]', NULL, 2, 3),"
+            " ('2', 3000000, NULL, 'left', '[]', 'digest', 0, 0)",
+            "UPDATE async_history_state SET layout = 1",
+        ):
+            await connection.execute(text(statement))
+    with pytest.raises(MigrationError, match="version 1 and 2 is needed"):
+        await open_history(engine=engine, migrate=False)
+    left = 0
+
+    def interrupt(*_: object) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise RuntimeError("interrupted")
+
+    event.listen(engine.sync_engine, "before_cursor_execute", interrupt)
+    for statements in count():
+        left = statements
+        try:
+            history = await open_history(engine=engine)
+        except RuntimeError:
+            continue
+        break
+    event.remove(engine.sync_engine, "before_cursor_execute", interrupt)
+    assert statements > 10
+    one, two = await history.erasures()
+    *_, last = await history.operations()
+    await history.aclose()
+    assert (one.id, one.reason, one.memory_ids) == ("1", "asked", ("m",))
+    assert (one.records, one.messages) == (2, 3)
+    assert one.finished_at == one.begun_at + timedelta(seconds=1)
+    assert (two.finished_at, two.actor_sha256) == (None, "digest")
+    assert last.arguments == {"from_version": 1, "to_version": 2}

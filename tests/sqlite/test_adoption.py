@@ -1,5 +1,6 @@
 """Every old file becomes ours with all it held, or stays exactly as it was."""
 
+import asyncio
 import logging
 import os
 import random
@@ -9,12 +10,13 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from async_history import Erasure, HistoryOptions, StoreOperation, open_history
 from async_history._core.records import COLUMNS
 from async_history._sqlite.errors import LOCK_SLICE_S, wait_for_lock
 from async_history._sqlite.index.levels import LEVELS, TAIL_ROWS, memory_key
@@ -424,6 +426,68 @@ def test_a_file_of_an_older_version_is_brought_up(tmp_path: Path) -> None:
         assert not is_prepared(connection)
         prepare(connection, path)
         check_prepared(connection)
+
+
+def logged(
+    path: Path, **options: Unpack[HistoryOptions]
+) -> tuple[list[Erasure], list[StoreOperation]]:
+    """Open a file; return its erasures and operations."""
+
+    async def ask() -> tuple[list[Erasure], list[StoreOperation]]:
+        async with open_history(path, **options) as history:
+            return await history.erasures(), await history.operations()
+
+    return asyncio.run(ask())
+
+
+def test_the_log_of_erasures_becomes_one_of_operations(tmp_path: Path) -> None:
+    """Read as it is before that, and moved in the transaction that migrates the file."""
+    path = tmp_path / "history.db"
+    logged(path)
+    with opened(path) as connection:
+        connection.executescript("""
+            DROP TABLE async_history_operations;
+            CREATE TABLE async_history_erasures (
+                id TEXT PRIMARY KEY, begun_at TEXT NOT NULL, finished_at TEXT,
+                reason TEXT NOT NULL, memory_ids TEXT NOT NULL, actor_sha256 TEXT,
+                records INTEGER NOT NULL DEFAULT 0, messages INTEGER NOT NULL DEFAULT 0
+            );
+            INSERT INTO async_history_erasures VALUES
+                ('1', '2026-01-01T00:00:00.000000+00:00', '2026-01-02T00:00:00.000000+00:00',
+                 'asked', '["m", "n"]', NULL, 2, 3),
+                ('2', '2026-01-03T00:00:00.000000+00:00', NULL, 'left', '[]', 'digest', 0, 0);
+            UPDATE async_history_state SET version = 6;
+        """)
+    before, _ = logged(path, migrate=False)
+    assert [one.memory_ids for one in before] == [("m", "n"), ()]
+    assert [one.actor_sha256 for one in before] == [None, "digest"]
+    assert [one.finished_at is None for one in before] == [False, True]
+    assert (before[0].records, before[0].messages) == (2, 3)
+    erasures, (*_, last) = logged(path)
+    assert erasures == before
+    assert (last.kind, last.state) == ("migrate", "finished")
+    assert last.arguments == {"from_version": 6, "to_version": VERSION}
+    with opened(path) as connection:
+        names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+        assert "async_history_erasures" not in names
+        check_prepared(connection)
+
+
+def test_an_adoption_is_logged_and_a_new_file_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "old.db"
+    with opened(path) as connection:
+        connection.executescript("""
+            CREATE TABLE history (
+                id TEXT PRIMARY KEY, memory_id TEXT, prev_value TEXT, new_value TEXT, event TEXT,
+                timestamp DATETIME, is_deleted INTEGER
+            );
+            INSERT INTO history VALUES ('1', 'm', NULL, 'x', 'ADD', '2024-01-01 00:00:00.0', 0);
+        """)
+    _, (one,) = logged(path)
+    assert (one.kind, one.records, one.state) == ("adopt", 1, "finished")
+    assert one.arguments == {"tables": ["history (mem0 0.0.2)"], "rewritten": True}
+    assert logged(path) == ([], [one])
+    assert logged(tmp_path / "new.db") == ([], [])
 
 
 def test_no_database_and_no_file_are_typed_errors(tmp_path: Path) -> None:

@@ -443,7 +443,7 @@ def test_several_changes(names: list[str], made: Path, tmp_path: Path) -> None:
 def test_the_names_are_those_of_the_numbered_sql() -> None:
     script = ";".join(install_statements())
     tables = set(re.findall(r"CREATE TABLE IF NOT EXISTS (async_history_\w+)", script))
-    data = {f"async_history_{name}" for name in ("erasures", "owners", "details", "erased")}
+    data = {f"async_history_{name}" for name in ("operations", "owners", "details", "erased")}
     assert tables - data == set(INDEX_TABLES)
     on_history = re.findall(r"CREATE TRIGGER IF NOT EXISTS (\w+)\s[^;]*? ON history\b", script)
     assert set(on_history) == set(HISTORY_TRIGGERS)

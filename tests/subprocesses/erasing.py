@@ -98,12 +98,14 @@ def check_pruned_and_erased(path: Path, lines: list[str]) -> None:
         ).fetchone()
         assert count == _SECRETS
         (noted,) = connection.execute(
-            "SELECT coalesce(sum(records), 0) FROM async_history_erasures"
+            "SELECT coalesce(sum(records), 0) FROM async_history_operations WHERE kind = 'erase'"
         ).fetchone()
         assert told + noted == _SECRETS, "each step is noted with what it erased"
         (messages,) = connection.execute("SELECT count(*) FROM messages").fetchone()
         assert messages in (0, 10)
-        finished = connection.execute("SELECT finished_at FROM async_history_erasures").fetchall()
+        finished = connection.execute(
+            "SELECT ended_at FROM async_history_operations WHERE kind = 'erase'"
+        ).fetchall()
         if "closing" in lines:
             assert finished
             assert finished[0][0] is not None

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from functools import cache
 from importlib import resources
 from time import monotonic
@@ -16,7 +17,9 @@ from typing import Any, Final
 
 import asyncpg
 
+from async_history._core.operations import StoreOperation, at_its_end, new_operation
 from async_history._core.values import check_name
+from async_history._postgres.operations import enter
 from async_history._postgres.schema.indexes import drop, indexes_in, make, without_indexes
 from async_history.errors import InvalidInput, MigrationError, StorageLocked, StorageMissing
 
@@ -51,6 +54,8 @@ SELECT EXISTS (
 """
 _NOT_WHERE_DISTRIBUTED: Final = {4}
 """A unique key must contain the column by which a table is distributed."""
+_LOGGED_FROM: Final = 9
+"""The first version that has a log of operations."""
 _SHORT_WAIT: Final = "SET LOCAL lock_timeout TO 100"
 """In milliseconds: a session that waits for a table's lock blocks all later ones."""
 _ASK_AGAIN_S: Final = 0.2
@@ -184,7 +189,7 @@ async def migrate(connection: Any, schema: str) -> list[int]:
         else:
             # Read committed: other levels would not see what others did before the lock was free.
             async with connection.transaction(isolation="read_committed"):
-                applied = await _apply(connection, schema)
+                applied = await _apply(connection, schema, _migration(version))
     except asyncpg.InsufficientPrivilegeError as error:
         raise MigrationError(
             f"schema {schema!r} needs its tables and this role may not make them ({error}); run "
@@ -203,6 +208,7 @@ async def migrate(connection: Any, schema: str) -> list[int]:
 async def _upgrade(connection: Any, schema: str, version: int) -> list[int]:
     """Apply missing versions while others read and write."""
     applied: list[int] = []
+    operation = _migration(version)
     for number, script in sorted(SCRIPTS.items()):
         if not version < number <= VERSION:
             continue
@@ -215,7 +221,7 @@ async def _upgrade(connection: Any, schema: str, version: int) -> list[int]:
             try:
                 async with connection.transaction(isolation="read_committed"):
                     await connection.execute(_SHORT_WAIT)
-                    applied += await _apply(connection, schema, through=number)
+                    applied += await _apply(connection, schema, operation, through=number)
                 break
             except asyncpg.LockNotAvailableError as error:
                 if monotonic() > deadline:
@@ -234,10 +240,33 @@ async def _upgrade(connection: Any, schema: str, version: int) -> list[int]:
     return applied
 
 
-async def _apply(connection: Any, schema: str, *, through: int | None = None) -> list[int]:
-    """Apply missing versions, in the caller's transaction.
+def _migration(version: int) -> StoreOperation:
+    """Return what the log has of a migration from a version; 0 is of a new schema."""
+    return new_operation("migrate", {"from_version": version})
+
+
+async def _log_migration(
+    connection: Any, schema: str, operation: StoreOperation, version: int
+) -> None:
+    """Enter a migration that has come to a version, in place of its entry of the one before.
 
     Args:
+        schema: the quoted schema.
+    """
+    if version < _LOGGED_FROM or not operation.arguments["from_version"]:
+        return
+    reached = replace(operation, arguments={**operation.arguments, "to_version": version})
+    await connection.execute(f"DELETE FROM {schema}.operations WHERE id = $1", operation.id)
+    await enter(connection, schema, at_its_end(reached, 0, 0))
+
+
+async def _apply(
+    connection: Any, schema: str, operation: StoreOperation, *, through: int | None = None
+) -> list[int]:
+    """Apply missing versions, in the caller's transaction, and log it.
+
+    Args:
+        operation: the migration that this is of.
         through: the last version to apply, whose indexes are already made; None applies all.
     """
     await connection.execute(_LOCK_SCHEMA, schema)
@@ -259,6 +288,7 @@ async def _apply(connection: Any, schema: str, *, through: int | None = None) ->
                     await connection.execute(script if through is None else without_indexes(script))
                 await connection.execute("INSERT INTO migrations (version) VALUES ($1)", number)
                 applied.append(number)
+        await _log_migration(connection, quoted(name), operation, last)
     return applied
 
 

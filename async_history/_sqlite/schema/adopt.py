@@ -10,6 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from async_history._core.operations import at_its_end, new_operation
 from async_history._core.options import JOURNALS, Journal
 from async_history._core.progress import StepProgress
 from async_history._core.validation import (
@@ -31,12 +32,13 @@ from async_history._sqlite.errors import (
 from async_history._sqlite.files import remove
 from async_history._sqlite.fork import using_sqlite
 from async_history._sqlite.journal import location_of, use_journal
+from async_history._sqlite.operations import enter, move_erasures
 from async_history._sqlite.readonly import ReadOnlyFile, read_with_retry, require_writable
 from async_history._sqlite.schema import layouts, lone_rows
 from async_history._sqlite.schema.file_copy import back_up, check_free_space
 from async_history._sqlite.schema.layouts import HistoryTables
 from async_history._sqlite.schema.rewrite import COPIED_ROWS, rewrite
-from async_history._sqlite.schema.versions import VERSION, install_statements
+from async_history._sqlite.schema.versions import VERSION, create_statements
 
 _logger = logging.getLogger("async_history")
 
@@ -278,7 +280,11 @@ def _change(
         rewrite(connection, found, report.records, on_progress, copied_rows)
     for source in found.empty:
         connection.execute(f"DROP TABLE main.{source.table}")
+    is_first = index.index_version(connection) is None
     _migrate(connection)
+    if report.records and (is_first or report.rewritten):
+        tables = {"tables": report.sources, "rewritten": report.rewritten}
+        enter(connection, at_its_end(new_operation("adopt", tables), report.records, 0))
 
 
 def _commit(connection: sqlite3.Connection, lock_timeout_s: float) -> None:
@@ -302,11 +308,18 @@ def _check_agreement(connection: sqlite3.Connection, found: HistoryTables) -> No
 
 
 def _migrate(connection: sqlite3.Connection) -> None:
-    """Create the current tables and index all rows."""
+    """Create the current tables and index all rows; log where they were of an older version."""
+    version = index.index_version(connection)
     is_same_history = index.is_same_history(connection)
     index.remove_obstacles(connection)
     lone_rows.renumber_rows(connection)
-    for statement in install_statements():
+    for statement in create_statements():
+        connection.execute(statement)
+    move_erasures(connection)
+    for statement in index.begin_statements(VERSION):
         connection.execute(statement)
     index.remove_orphans(connection, is_same_history=is_same_history)
     index.build(connection)
+    if version is not None and version < VERSION:
+        migration = new_operation("migrate", {"from_version": version, "to_version": VERSION})
+        enter(connection, at_its_end(migration, 0, 0))

@@ -7,7 +7,7 @@ from typing import Final
 
 from async_history._sqlite.index import begin_statements, drop_statements
 
-VERSION: Final = 6
+VERSION: Final = 7
 """The version of our side tables, which is stored with the index."""
 
 
@@ -18,12 +18,17 @@ def _read_statements() -> Iterator[str]:
         if file.name.endswith(".sql")
     )
     for file in sorted(files, key=lambda file: file.name):
-        statement = ""
-        for line in file.read_text(encoding="utf-8").splitlines(keepends=True):
-            statement += line
-            if sqlite3.complete_statement(statement):
-                yield statement.rstrip().removesuffix(";")
-                statement = ""
+        yield from statements_in(file.read_text(encoding="utf-8"))
+
+
+def statements_in(script: str) -> Iterator[str]:
+    """Yield the statements of a script, each of which ends with a line."""
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement.rstrip().removesuffix(";")
+            statement = ""
 
 
 _STATEMENTS: Final = tuple(_read_statements())
@@ -33,9 +38,17 @@ _STATEMENTS: Final = tuple(_read_statements())
 def install_statements() -> Iterator[str]:
     """Yield the statements that create the current tables and an empty index.
 
-    They drop an existing index of any version. They keep the log of erasures, the owners and the
+    They drop an existing index of any version. They keep the log of operations, the owners and the
     records' details.
+    """
+    yield from create_statements()
+    yield from begin_statements(VERSION)
+
+
+def create_statements() -> Iterator[str]:
+    """Yield those of `install_statements` that come before the index is marked as this file's.
+
+    Tables that are made or dropped after that mark belong to another version of the file.
     """
     yield from drop_statements()
     yield from _STATEMENTS
-    yield from begin_statements(VERSION)

@@ -1,10 +1,11 @@
-"""The commands that remove: `prune` and `erase`, and `erasures`."""
+"""The commands that remove: `prune` and `erase`; `erasures`, and all `operations`."""
 
 from typing import Annotated
 
 import typer
 
 from async_history.cli import asked as _asked
+from async_history.cli import operations as _operations
 from async_history.cli import retention as _retention
 from async_history.cli import stores
 from async_history.cli.errors import one_line_errors
@@ -122,3 +123,16 @@ def erasures(
     """
     with one_line_errors(only_reads=True):
         _retention.erasures(stores.to_read(db), as_json=as_json)
+
+
+def operations(
+    db: Db = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """List what was done to a history itself: resets, prunings, erasures, rollbacks, copies, …
+
+    By whom, when, with which arguments, of how many records, and how it ended. A file is read as it
+    is, and found, as by `log`.
+    """
+    with one_line_errors(only_reads=True):
+        _operations.operations(stores.to_read(db), as_json=as_json)

@@ -39,6 +39,7 @@ class DictStore:
         self.reader = DictReader(kept)
         self.follower = DictFollowReader(kept)
         self.eraser = DictErasure(kept, self.writer)
+        self.operations = self.eraser.log
 
     async def _commit(
         self, batch: Sequence[api.Submission], has_begun: Callable[[], None]
@@ -50,15 +51,17 @@ class DictStore:
     async def _finish(self) -> None:
         self._ended()
 
-    def reset(self) -> "asyncio.Future[None]":
+    def reset(self, operation: api.StoreOperation) -> "asyncio.Future[None]":
         async def clear() -> None:
+            records, messages = len(self._kept.records), sum(map(len, self._kept.messages.values()))
+            await self.operations.begin(api.at_its_end(operation, records, messages))
             for data in (
                 self._kept.records,
                 self._kept.positions,
                 self._kept.messages,
                 self._kept.owners,
             ):
-                data.clear()  # the erasures stay
+                data.clear()  # the operations stay
 
         return self.writer.run_alone(clear)
 
@@ -67,9 +70,6 @@ class DictStore:
     ) -> api.PruneStep:
         work = DictPruning(self._kept)
         return await self.writer.run_alone(lambda: api.prune_step(asked, reached, work))
-
-    async def erasures(self) -> Sequence[api.Erasure]:
-        return list(self._kept.erasures.values())
 
     async def measure(self) -> api.Measured:
         return api.Measured()

@@ -35,7 +35,7 @@ class Kept:
     records: dict[int, HistoryRecord] = field(default_factory=dict)
     positions: dict[str, int] = field(default_factory=dict)
     messages: dict[str, list[Saved]] = field(default_factory=lambda: defaultdict(list))
-    erasures: dict[str, api.Erasure] = field(default_factory=dict)
+    operations: dict[str, api.StoreOperation] = field(default_factory=dict)
     owners: dict[str, api.Owner] = field(default_factory=dict)
     erased: dict[bytes, datetime] = field(default_factory=dict)
     numbers: Iterator[int] = field(default_factory=lambda: count(1))

@@ -1,4 +1,4 @@
-"""What is looked up and blanked inside a step of erasing, and the log of erasures."""
+"""What is looked up and blanked inside a step of erasing."""
 
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
@@ -9,17 +9,18 @@ from typing import Any, TypeVar
 from async_history import backend as api
 from async_history.backend import HistoryRecord, RecordRef
 from dict_backend.data import Kept
+from dict_backend.operations import DictOperationLog
 
 T = TypeVar("T")
 
 
 class DictErasure:
-    """The `EraseBackend`, its log, and the `EraseTransaction`: nothing is left elsewhere."""
+    """The `EraseBackend`, and the `EraseTransaction`: nothing is left elsewhere."""
 
     def __init__(self, kept: Kept, writer: api.GroupCommitWriter[api.Submission]) -> None:
         self._kept = kept
         self._writer = writer
-        self.log = DictErasureLog(kept.erasures)
+        self.log = DictOperationLog(kept.operations)
 
     async def in_transaction(
         self, work: Callable[[api.EraseTransaction], Coroutine[Any, Any, T]]
@@ -114,22 +115,3 @@ class DictErasure:
 
     async def remove_messages(self, session_scopes: Sequence[str]) -> int:
         return sum(len(self._kept.messages.pop(scope, ())) for scope in session_scopes)
-
-
-class DictErasureLog:
-    def __init__(self, erasures: dict[str, api.Erasure]) -> None:
-        self._erasures = erasures
-
-    async def begin(self, erasure: api.Erasure) -> None:
-        self._erasures.setdefault(erasure.id, erasure)
-
-    async def add(self, erasure_id: str, records: int, messages: int) -> None:
-        one = self._erasures[erasure_id]
-        self._erasures[erasure_id] = replace(
-            one, records=one.records + records, messages=one.messages + messages
-        )
-
-    async def finish(self, erasure_id: str, finished_at: datetime) -> tuple[int, int]:
-        one = replace(self._erasures[erasure_id], finished_at=finished_at)
-        self._erasures[erasure_id] = one
-        return one.records, one.messages

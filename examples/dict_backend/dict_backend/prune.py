@@ -6,6 +6,7 @@ from datetime import datetime
 from async_history import backend as api
 from async_history.backend import HistoryRecord
 from dict_backend.data import Kept
+from dict_backend.operations import DictOperationLog
 
 
 def own_time(record: HistoryRecord) -> datetime | None:
@@ -17,6 +18,7 @@ class DictPruning:
 
     def __init__(self, kept: Kept) -> None:
         self._kept = kept
+        self.log = DictOperationLog(kept.operations)
 
     async def ends(self) -> tuple[int, int] | None:
         records = self._kept.records

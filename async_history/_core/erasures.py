@@ -1,0 +1,54 @@
+"""The erasures among a store's operations: that, when and why something was erased, how much."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from async_history._core.operations import StoreOperation
+
+ERASE: Final = "erase"
+"""The kind of these operations."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Erasure:
+    """One erasure, as the store keeps it, without any text and without the actor's name."""
+
+    id: str
+    """Its id, a UUIDv7."""
+    begun_at: datetime
+    """When it began: aware, in UTC."""
+    finished_at: datetime | None
+    """When it was done; None of one that failed, was interrupted, or still runs."""
+    reason: str
+    """Why, as `erase` was told."""
+    memory_ids: tuple[str, ...]
+    """The memories that it named."""
+    actor_sha256: str | None
+    """The SHA-256 of the actor's id in hexadecimal; None where no actor was named.
+
+    Whether an actor was erased can be checked; who was can't be read.
+    """
+    records: int
+    """Records that lost a text or their actor."""
+    messages: int
+    """Messages that were removed from the buffers."""
+
+
+def erasures_among(operations: Iterable[StoreOperation]) -> list[Erasure]:
+    """Return the erasures among operations."""
+    return [
+        Erasure(
+            id=one.id,
+            begun_at=one.begun_at,
+            finished_at=one.ended_at if one.error is None else None,
+            reason=one.arguments["reason"],
+            memory_ids=tuple(one.arguments["memory_ids"]),
+            actor_sha256=one.arguments.get("actor_id_sha256"),
+            records=one.records,
+            messages=one.messages,
+        )
+        for one in operations
+        if one.kind == ERASE
+    ]

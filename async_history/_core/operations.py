@@ -1,0 +1,306 @@
+"""The log of what was done to a store itself, apart from recording: who, when, how much, the end.
+
+An operation is entered before it changes anything. What it removes is counted in the transactions
+that remove it. One that was interrupted stays unfinished.
+"""
+
+import contextlib
+import json
+import os
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import Any, Final, Literal, Protocol
+
+from async_history._core.new_records import new_id
+from async_history._core.recording import surroundings
+from async_history.errors import HistoryError
+
+OperationState = Literal["finished", "failed", "unfinished"]
+
+ACTOR: Final = "actor_id"
+"""The key of a cause that names who does an operation whose call does not."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreOperation:
+    """One operation on a store, as its log has it: without texts, and without names of owners."""
+
+    id: str
+    """Its id, a UUIDv7: also that of a `RollbackReport`, and the `erasure_id` of an
+    `ErasureReport`."""
+    kind: str
+    """What was done: "reset", "prune", "erase", "restore", "rollback", "undo", "copy", "adopt" or
+    "migrate"."""
+    begun_at: datetime
+    """When it began: aware, in UTC."""
+    ended_at: datetime | None = None
+    """When it ended; None of one that was interrupted, or still runs."""
+    error: str | None = None
+    """The class of the error by which it failed; None if it did not."""
+    actor_id: str | None = None
+    """Who did it: the call's `actor_id`, or else the `actor_id` of `recording(cause=…)`. None where
+    no one was named, or the actor has been erased since."""
+    process_id: int | None = None
+    """The process that did it; None of an erasure that an earlier version logged."""
+    host: str | None = None
+    """The name of the computer on which that process ran; None as of `process_id`."""
+    database_role: str | None = None
+    """The role or user of the database; None where it has none (SQLite)."""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    """What it was asked for: what JSON can hold. A name that may be a person's is there as the
+    SHA-256 of its UTF-8, in hexadecimal, under a key that ends in `_sha256`."""
+    records: int = 0
+    """Records that were removed, written, or lost a text or their actor."""
+    messages: int = 0
+    """Messages that were removed from the buffers."""
+
+    @property
+    def state(self) -> OperationState:
+        """How it ended: "finished", "failed", or "unfinished" (interrupted, or still running)."""
+        if self.ended_at is None:
+            return "unfinished"
+        return "finished" if self.error is None else "failed"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OperationStatements:
+    """A database's statements for its log, each with what it takes, in that order.
+
+    Instants are text, `arguments` is a JSON object.
+
+    Attributes:
+        begin: enters an operation whose id is not in it: `values_of`.
+        add: adds to an operation's counts: records, messages, id.
+        end: notes how an unfinished operation ended, and adds to its counts: ended_at, error,
+            records, messages, id.
+        counts: returns an operation's records and messages: id.
+        forget_actor: takes an actor's name from all operations: actor_id.
+        all: returns each operation, oldest first, as one JSON list of its columns in order.
+    """
+
+    begin: str
+    add: str
+    end: str
+    counts: str
+    forget_actor: str
+    all: str
+
+
+class OperationLog(Protocol):
+    """A store's log of operations. Each change is a transaction of its own, in its turn among the
+    writes; or part of one, in a log that a transaction gives."""
+
+    async def begin(self, operation: StoreOperation) -> None:
+        """Enter an operation, where no operation of its id is in the log."""
+
+    async def add(self, operation_id: str, records: int, messages: int) -> None:
+        """Add to an operation's counts what a transaction did, inside of it."""
+
+    async def end(
+        self,
+        operation_id: str,
+        ended_at: datetime,
+        error: str | None,
+        records: int,
+        messages: int,
+    ) -> tuple[int, int] | None:
+        """Note how an unfinished operation ended, add to its counts, and return them.
+
+        None where the log does not have it.
+        """
+
+    async def forget_actor(self, actor_id: str) -> None:
+        """Take an actor's name from all operations."""
+
+    async def read(self) -> Sequence[StoreOperation]:
+        """Return all operations, oldest first."""
+
+
+def new_operation(
+    kind: str,
+    arguments: Mapping[str, Any] | None = None,
+    *,
+    actor_id: str | None = None,
+    operation_id: str | None = None,
+) -> StoreOperation:
+    """Return an operation of this process that begins now.
+
+    Args:
+        kind: see `StoreOperation.kind`.
+        arguments: without texts and names; see `hashed`.
+        actor_id: who does it; the surrounding cause's `actor_id`, if missing.
+        operation_id: its id; a new one, if missing.
+    """
+    around = surroundings()
+    if actor_id is None and around is not None and around.cause is not None:
+        named = around.cause.get(ACTOR)
+        actor_id = named if isinstance(named, str) else None
+    return StoreOperation(
+        id=operation_id or new_id(),
+        kind=kind,
+        begun_at=datetime.now(UTC),
+        actor_id=actor_id,
+        process_id=os.getpid(),
+        host=socket.gethostname(),
+        arguments={} if arguments is None else arguments,
+    )
+
+
+def at_its_end(operation: StoreOperation, records: int, messages: int) -> StoreOperation:
+    """Return an operation that one transaction does, as it ends with that."""
+    return replace(operation, ended_at=datetime.now(UTC), records=records, messages=messages)
+
+
+def hashed(name: str, value: str | None) -> dict[str, str]:
+    """Return an argument that names a person, as its SHA-256; nothing where it was not given."""
+    return {} if value is None else {f"{name}_sha256": sha256(value.encode()).hexdigest()}
+
+
+@dataclass(slots=True)
+class Tally:
+    """What an operation did.
+
+    Attributes:
+        records, messages: what is not counted in its transactions; the body sets them.
+        total: in the end all records and messages; None where the store keeps no log.
+    """
+
+    records: int = 0
+    messages: int = 0
+    total: tuple[int, int] | None = None
+
+
+class OperationEnds(Protocol):
+    """The part of a log by which an operation is entered and ended."""
+
+    async def begin(self, operation: StoreOperation, /) -> None: ...
+
+    async def end(
+        self,
+        operation_id: str,
+        ended_at: datetime,
+        error: str | None,
+        records: int,
+        messages: int,
+        /,
+    ) -> tuple[int, int] | None: ...
+
+
+@contextlib.asynccontextmanager
+async def logged(log: OperationEnds, operation: StoreOperation) -> AsyncIterator[Tally]:
+    """Log an operation that the body does.
+
+    A cancelled one stays unfinished.
+    """
+    await log.begin(operation)
+    tally = Tally()
+    try:
+        yield tally
+    except Exception as error:
+        # The store may be what failed: then it stays unfinished.
+        with contextlib.suppress(HistoryError):
+            await _end(log, operation, tally, type(error).__name__)
+        raise
+    await _end(log, operation, tally, None)
+
+
+async def _end(
+    log: OperationEnds, operation: StoreOperation, tally: Tally, error: str | None
+) -> None:
+    counts = (tally.records, tally.messages)
+    tally.total = await log.end(operation.id, datetime.now(UTC), error, *counts)
+
+
+def values_of(operation: StoreOperation) -> tuple[Any, ...]:
+    """Return what `OperationStatements.begin` takes."""
+    return (
+        operation.id,
+        operation.kind,
+        _text(operation.begun_at),
+        None if operation.ended_at is None else _text(operation.ended_at),
+        operation.error,
+        operation.actor_id,
+        operation.process_id,
+        operation.host,
+        json.dumps(operation.arguments, ensure_ascii=False),
+        operation.records,
+        operation.messages,
+    )
+
+
+class StatementOperationLog:
+    """A log of operations in a database that takes statements.
+
+    Args:
+        run: runs one statement with its parameters, and returns its rows.
+    """
+
+    def __init__(
+        self,
+        statements: OperationStatements,
+        run: Callable[..., Awaitable[Sequence[Sequence[Any]]]],
+    ) -> None:
+        self._statements = statements
+        self._run = run
+
+    async def begin(self, operation: StoreOperation) -> None:
+        """Enter an operation."""
+        await self._run(self._statements.begin, *values_of(operation))
+
+    async def add(self, operation_id: str, records: int, messages: int) -> None:
+        """Count what a transaction did, inside of it."""
+        await self._run(self._statements.add, records, messages, operation_id)
+
+    async def end(
+        self,
+        operation_id: str,
+        ended_at: datetime,
+        error: str | None,
+        records: int,
+        messages: int,
+    ) -> tuple[int, int] | None:
+        """Note how an operation ended; return its records and messages."""
+        values = (_text(ended_at), error, records, messages, operation_id)
+        await self._run(self._statements.end, *values)
+        for all_records, all_messages in await self._run(self._statements.counts, operation_id):
+            return all_records, all_messages
+        return None
+
+    async def forget_actor(self, actor_id: str) -> None:
+        """Take an actor's name from all operations."""
+        await self._run(self._statements.forget_actor, actor_id)
+
+    async def read(self) -> list[StoreOperation]:
+        """Return all operations, oldest first."""
+        return [_operation(*json.loads(row)) for (row,) in await self._run(self._statements.all)]
+
+
+def _text(instant: datetime) -> str:
+    return instant.isoformat(timespec="microseconds")
+
+
+def _operation(
+    operation_id: str, kind: str, begun_at: str, ended_at: str | None, *others: Any
+) -> StoreOperation:
+    error, actor_id, process_id, host, database_role, arguments, records, messages = others
+    return StoreOperation(
+        id=operation_id,
+        kind=kind,
+        begun_at=_instant(begun_at),
+        ended_at=None if ended_at is None else _instant(ended_at),
+        error=error,
+        actor_id=actor_id,
+        process_id=process_id,
+        host=host,
+        database_role=database_role,
+        arguments=arguments,
+        records=records,
+        messages=messages,
+    )
+
+
+def _instant(text: str) -> datetime:
+    return datetime.fromisoformat(text).astimezone(UTC)

@@ -1,0 +1,48 @@
+"""The log of operations in PostgreSQL: its statements."""
+
+from typing import Any, Final
+
+from async_history._core.operations import OperationStatements, StoreOperation, values_of
+
+OPERATIONS: Final = OperationStatements(
+    begin="""
+    INSERT INTO {schema}.operations (
+        id, kind, begun_at, ended_at, error, actor_id, process_id, host, database_role, arguments,
+        records, messages
+    ) VALUES (
+        $1, $2, $3::pg_catalog.text::pg_catalog.timestamptz,
+        $4::pg_catalog.text::pg_catalog.timestamptz, $5, $6, $7, $8, CURRENT_USER::pg_catalog.text,
+        $9::pg_catalog.text::pg_catalog.json, $10, $11
+    ) ON CONFLICT (id) DO NOTHING
+    """,
+    add="""
+    UPDATE {schema}.operations
+    SET records = records + $1::pg_catalog.int8, messages = messages + $2::pg_catalog.int8
+    WHERE id = $3::pg_catalog.text
+    """,
+    end="""
+    UPDATE {schema}.operations
+    SET ended_at = $1::pg_catalog.text::pg_catalog.timestamptz, error = $2::pg_catalog.text,
+        records = records + $3::pg_catalog.int8, messages = messages + $4::pg_catalog.int8
+    WHERE id = $5::pg_catalog.text AND ended_at IS NULL
+    """,
+    counts="SELECT records, messages FROM {schema}.operations WHERE id = $1::pg_catalog.text",
+    forget_actor="""
+    UPDATE {schema}.operations SET actor_id = NULL WHERE actor_id = $1::pg_catalog.text
+    """,
+    all="""
+    SELECT pg_catalog.json_build_array(
+        id, kind, begun_at, ended_at, error, actor_id, process_id, host, database_role, arguments,
+        records, messages
+    )::pg_catalog.text FROM {schema}.operations ORDER BY begun_at, id
+    """,
+)
+
+
+async def enter(connection: Any, schema: str, operation: StoreOperation) -> None:
+    """Enter an operation in the log, in the transaction that is open.
+
+    Args:
+        schema: the quoted schema.
+    """
+    await connection.execute(OPERATIONS.begin.format(schema=schema), *values_of(operation))

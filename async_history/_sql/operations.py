@@ -1,0 +1,166 @@
+"""The log of operations."""
+
+import json
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Any, Final
+
+from sqlalchemy import func, insert, literal_column, null, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from async_history._core.erased_names import from_microseconds, microseconds
+from async_history._core.operations import StoreOperation
+from async_history._sql.connections import Connections
+from async_history._sql.tables import Tables
+
+Run = Callable[[Callable[[AsyncConnection], Awaitable[Any]]], Awaitable[Any]]
+_ROLES: Final[dict[str, Any]] = {"sqlite": null(), "oracle": literal_column("USER")}
+"""How a database names its role, where not as standard SQL does."""
+
+
+class SqlOperationLog:
+    """The log of operations.
+
+    Args:
+        run: does work on a connection: in a transaction of its own, or inside one.
+    """
+
+    def __init__(self, tables: Tables, run: Run) -> None:
+        self._table = tables.operations
+        self._run = run
+
+    async def begin(self, operation: StoreOperation) -> None:
+        """Enter an operation that is not in the log."""
+        table = self._table
+
+        async def begin(connection: AsyncConnection) -> None:
+            there = await connection.execute(select(table.c.id).where(table.c.id == operation.id))
+            if there.first() is None:
+                ended_at = operation.ended_at
+                role = _ROLES.get(connection.dialect.name, func.current_user())
+                await connection.execute(
+                    insert(table).values(
+                        id=operation.id,
+                        kind=operation.kind,
+                        begun_at=microseconds(operation.begun_at),
+                        ended_at=None if ended_at is None else microseconds(ended_at),
+                        error=operation.error,
+                        actor_id=operation.actor_id,
+                        process_id=operation.process_id,
+                        host=operation.host,
+                        database_role=role,
+                        arguments=json.dumps(operation.arguments, ensure_ascii=False),
+                        records=operation.records,
+                        messages=operation.messages,
+                    )
+                )
+
+        await self._run(begin)
+
+    async def add(self, operation_id: str, records: int, messages: int) -> None:
+        """Add to an operation's counts."""
+        table = self._table
+
+        async def add(connection: AsyncConnection) -> None:
+            await connection.execute(
+                update(table)
+                .where(table.c.id == operation_id)
+                .values(records=table.c.records + records, messages=table.c.messages + messages)
+            )
+
+        await self._run(add)
+
+    async def end(
+        self,
+        operation_id: str,
+        ended_at: datetime,
+        error: str | None,
+        records: int,
+        messages: int,
+    ) -> tuple[int, int] | None:
+        """Note how an operation ended; return its records and messages."""
+        table = self._table
+
+        async def end(connection: AsyncConnection) -> Any:
+            await connection.execute(
+                update(table)
+                .where(table.c.id == operation_id, table.c.ended_at.is_(None))
+                .values(
+                    ended_at=microseconds(ended_at),
+                    error=error,
+                    records=table.c.records + records,
+                    messages=table.c.messages + messages,
+                )
+            )
+            return (
+                await connection.execute(
+                    select(table.c.records, table.c.messages).where(table.c.id == operation_id)
+                )
+            ).first()
+
+        row = await self._run(end)
+        return None if row is None else (int(row[0]), int(row[1]))
+
+    async def forget_actor(self, actor_id: str) -> None:
+        """Take an actor's name from all operations."""
+        table = self._table
+
+        async def forget(connection: AsyncConnection) -> None:
+            # Not by the database's comparison, which may leave out case.
+            rows = await connection.execute(
+                select(table.c.id, table.c.actor_id).where(table.c.actor_id.is_not(None))
+            )
+            for operation_id, name in rows.all():
+                if name == actor_id:
+                    await connection.execute(
+                        update(table).where(table.c.id == operation_id).values(actor_id=None)
+                    )
+
+        await self._run(forget)
+
+    async def read(self) -> list[StoreOperation]:
+        """Return all operations, oldest first."""
+        operations: list[StoreOperation] = await self._run(self._read)
+        return operations
+
+    async def _read(self, connection: AsyncConnection) -> list[StoreOperation]:
+        table = self._table
+        rows = await connection.execute(select(table).order_by(table.c.begun_at, table.c.id))
+        return [
+            StoreOperation(
+                id=row.id,
+                kind=row.kind,
+                begun_at=from_microseconds(row.begun_at),
+                ended_at=None if row.ended_at is None else from_microseconds(row.ended_at),
+                error=row.error,
+                actor_id=row.actor_id,
+                process_id=row.process_id,
+                host=row.host,
+                database_role=row.database_role,
+                arguments=json.loads(row.arguments),
+                records=row.records,
+                messages=row.messages,
+            )
+            for row in rows
+        ]
+
+
+def log_within(connection: AsyncConnection, tables: Tables) -> SqlOperationLog:
+    """Return the log of operations inside the transaction of a connection."""
+
+    async def here(work: Callable[[AsyncConnection], Awaitable[Any]]) -> Any:
+        return await work(connection)
+
+    return SqlOperationLog(tables, here)
+
+
+class StoreOperationLog(SqlOperationLog):
+    """The log of operations of a store: read like the records, and written in turn with them."""
+
+    def __init__(self, tables: Tables, connections: Connections, write: Run) -> None:
+        super().__init__(tables, write)
+        self._connections = connections
+
+    async def read(self) -> list[StoreOperation]:
+        """Return all operations, oldest first."""
+        return await self._connections.read(self._read)

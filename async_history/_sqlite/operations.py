@@ -1,0 +1,88 @@
+"""The log of operations in a SQLite file: its statements."""
+
+import sqlite3
+from typing import Final
+
+from async_history._core.operations import OperationStatements, StoreOperation, values_of
+
+OPERATIONS: Final = OperationStatements(
+    begin="""
+    INSERT OR IGNORE INTO async_history_operations (
+        id, kind, begun_at, ended_at, error, actor_id, process_id, host, arguments, records,
+        messages
+    ) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    """,
+    add="""
+    UPDATE async_history_operations SET records = records + ?, messages = messages + ? WHERE id = ?
+    """,
+    end="""
+    UPDATE async_history_operations
+    SET ended_at = ?, error = ?, records = records + ?, messages = messages + ?
+    WHERE id = ? AND ended_at IS NULL
+    """,
+    counts="SELECT records, messages FROM async_history_operations WHERE id = ?",
+    forget_actor="UPDATE async_history_operations SET actor_id = NULL WHERE actor_id = ?",
+    all="""
+    SELECT json_array(
+        id, kind, begun_at, ended_at, error, actor_id, process_id, host, NULL, json(arguments),
+        records, messages
+    ) FROM async_history_operations ORDER BY begun_at, id
+    """,
+)
+_HAS_TABLE: Final = """
+SELECT EXISTS (SELECT 1 FROM main.sqlite_master WHERE type = 'table' AND name = ?)
+"""
+_ERASURES: Final = """
+SELECT id, 'erase' AS kind, begun_at, finished_at AS ended_at, NULL AS error, NULL AS actor_id,
+       NULL AS process_id, NULL AS host,
+       CASE WHEN actor_sha256 IS NULL
+            THEN json_object('reason', reason, 'memory_ids', json(memory_ids))
+            ELSE json_object('reason', reason, 'memory_ids', json(memory_ids),
+                             'actor_id_sha256', actor_sha256)
+       END AS arguments,
+       records, messages
+FROM main.async_history_erasures
+"""
+"""The log of erasures, as versions 3 to 6 kept it, as operations."""
+
+
+def has_log(connection: sqlite3.Connection) -> bool:
+    """Return whether a file has a log of operations."""
+    return _has_table(connection, "async_history_operations")
+
+
+def enter(connection: sqlite3.Connection, operation: StoreOperation) -> None:
+    """Enter an operation in the log, in the transaction that is open."""
+    connection.execute(OPERATIONS.begin, values_of(operation))
+
+
+def row_count(connection: sqlite3.Connection, table: str) -> int:
+    """Return how many rows a table has; 0 where another program has dropped it."""
+    if not _has_table(connection, table):
+        return 0
+    ((count,),) = connection.execute(f"SELECT count(*) FROM main.{table}").fetchall()
+    return int(count)
+
+
+def move_erasures(connection: sqlite3.Connection) -> None:
+    """Move the log of erasures of an earlier version into the log of operations."""
+    if _has_table(connection, "async_history_erasures"):
+        connection.execute(f"INSERT OR IGNORE INTO async_history_operations {_ERASURES}")
+        connection.execute("DROP TABLE main.async_history_erasures")
+
+
+def stand_in_for_operations(connection: sqlite3.Connection) -> None:
+    """Give a reading connection a log of operations where the file has none: its erasures."""
+    if has_log(connection):
+        return
+    erasures = _ERASURES
+    if not _has_table(connection, "async_history_erasures"):
+        names = "id, kind, begun_at, ended_at, error, actor_id, process_id, host, arguments"
+        columns = ", ".join(f"NULL AS {name}" for name in f"{names}, records, messages".split(", "))
+        erasures = f"SELECT {columns} WHERE false"
+    connection.execute(f"CREATE TEMP VIEW async_history_operations AS {erasures}")
+
+
+def _has_table(connection: sqlite3.Connection, name: str) -> bool:
+    ((has_table,),) = connection.execute(_HAS_TABLE, (name,)).fetchall()
+    return bool(has_table)

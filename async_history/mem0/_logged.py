@@ -1,0 +1,63 @@
+"""Operations of mem0's classes in the log of the history, whose manager may be on another loop."""
+
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any, Protocol, TypeVar
+
+from async_history._core.manager import HistoryManager
+from async_history._core.operations import StoreOperation, Tally
+from async_history.errors import HistoryError
+
+T = TypeVar("T")
+
+
+class Ask(Protocol):
+    """Calls a function with the history manager, on the manager's loop."""
+
+    async def __call__(self, function: Callable[[HistoryManager], Awaitable[T]], /) -> T: ...
+
+
+class AskedLog:
+    """The log of a history manager, for `logged` on another loop."""
+
+    def __init__(self, ask: Ask) -> None:
+        self._ask = ask
+
+    async def begin(self, operation: StoreOperation) -> None:
+        """Enter an operation."""
+        await self._ask(lambda manager: manager.store.operations.begin(operation))
+
+    async def end(
+        self,
+        operation_id: str,
+        ended_at: datetime,
+        error: str | None,
+        records: int,
+        messages: int,
+    ) -> tuple[int, int] | None:
+        """Note how an operation ended."""
+        values = (operation_id, ended_at, error, records, messages)
+        return await self._ask(lambda manager: manager.store.operations.end(*values))
+
+
+@contextlib.contextmanager
+def logged_blocking(
+    ask: Callable[[Callable[[HistoryManager], Awaitable[Any]]], Any], operation: StoreOperation
+) -> Iterator[Tally]:
+    """Log an operation that the body does in a thread, as `logged` does on a loop."""
+
+    def end(error: str | None) -> None:
+        values = (operation.id, datetime.now(UTC), error, tally.records, tally.messages)
+        ask(lambda manager: manager.store.operations.end(*values))
+
+    ask(lambda manager: manager.store.operations.begin(operation))
+    tally = Tally()
+    try:
+        yield tally
+    except Exception as error:
+        # The store may be what failed: then it stays unfinished.
+        with contextlib.suppress(HistoryError):
+            end(type(error).__name__)
+        raise
+    end(None)
