@@ -20,6 +20,7 @@ from async_history._core.follow_reads import FollowRead
 from async_history._core.lifecycle import CLOSE_TIMEOUT_S
 from async_history._core.manager import HistoryManager
 from async_history._core.messages import MESSAGES_KEPT, Message
+from async_history._core.observer import WriterObserver
 from async_history._core.operations import OperationLog, StoreOperation
 from async_history._core.prune import PruneCursor, PruneStep
 from async_history._core.prune_request import PruneRequest
@@ -59,6 +60,7 @@ class NullBackend:
     """Nowhere."""
 
     where = "null://"
+    system = "other_sql"
     store_name = None
 
     def new_locks(self) -> None:
@@ -118,6 +120,8 @@ class _NullWriter:
 
     async def submit_when_ready(self, prepare: Callable[[], Awaitable[Submission]]) -> None:
         await self.submit(await prepare())
+
+    def observe(self, observer: WriterObserver) -> None: ...
 
     def stats(self) -> None:
         return None

@@ -12,6 +12,7 @@ from async_history._core.filters import Filter
 from async_history._core.follow_reads import FollowReader
 from async_history._core.locks import ProcessLocks
 from async_history._core.messages import Message
+from async_history._core.observer import WriterObserver
 from async_history._core.operations import OperationLog, StoreOperation
 from async_history._core.prune import PruneCursor, PruneStep
 from async_history._core.prune_request import PruneRequest
@@ -36,6 +37,12 @@ class Writer(Protocol):
 
     async def submit_when_ready(self, prepare: Callable[[], Awaitable[Submission]]) -> None:
         """Queue the place of a submission, at once, and then it; return when it is durable."""
+
+    def observe(self, observer: WriterObserver) -> None:
+        """Tell an observer about each batch from now on, and about each call if it wants.
+
+        A writer without batches does nothing.
+        """
 
     def stats(self) -> WriterStats | None:
         """Return the counters and the queue as they are now; None where nothing is queued."""
@@ -138,6 +145,10 @@ class Backend(Protocol):
     @property
     def where(self) -> str:
         """What messages call it: a path, a URL without its password."""
+
+    @property
+    def system(self) -> str:
+        """The database, by its `db.system.name` of OpenTelemetry's semantic conventions."""
 
     @property
     def store_name(self) -> tuple[str, ...] | None:

@@ -6,6 +6,7 @@ share a read, and one poll for all tells whether others than their own manager h
 """
 
 import asyncio
+from time import monotonic
 from typing import Any, Self
 
 from async_history._core.filters import Pairs, has_details
@@ -45,7 +46,9 @@ class Follower:
         self._is_in_use = False
         self._reading: SharedRead[Any] | None = None
         self._is_at_end = False
+        self._behind_since: float | None = monotonic()
         self._hold(_nothing_read(place), begin=place)
+        tail.add(self)
 
     def __repr__(self) -> str:
         of = "all memories" if self._memory_id is None else f"memory {self._memory_id!r}"
@@ -61,6 +64,16 @@ class Follower:
         """
         place = self._reached
         return None if place is None else str(place)
+
+    @property
+    def lag_s(self) -> float:
+        """Seconds since it last had returned everything; 0 where it has.
+
+        What is committed while its program does something else counts from when this is read.
+        """
+        if self._behind_since is None and self._woken.is_set():
+            self._behind_since = monotonic()
+        return 0.0 if self._behind_since is None else monotonic() - self._behind_since
 
     @property
     def _reached(self) -> Any:
@@ -127,7 +140,9 @@ class Follower:
         self._tail.reader()
         if self._reading is None:
             if self._is_at_end and not self._woken.is_set():
+                self._behind_since = None
                 await self._tail.wait(self._woken, self._poll_interval_s)
+                self._behind_since = monotonic()
                 self._tail.reader()
             self._woken.clear()
             # At the end followers read what is new together, whichever memory each follows.

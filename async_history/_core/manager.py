@@ -49,8 +49,9 @@ from async_history._core.rollback import (
     take_back,
 )
 from async_history._core.rollback_request import RollbackRequest, rollback_request, undo_request
-from async_history._core.stats import HistoryStats, Measured, Measurements
+from async_history._core.stats import HistoryStats, Measured, Measurements, history_stats
 from async_history._core.tail import Tail
+from async_history._core.telemetry import ReportedStore, telemetry
 from async_history._core.timeline import (
     MemoryDiff,
     Moment,
@@ -97,6 +98,7 @@ class HistoryManager(LoopBound[Store]):
         self._committed = CommitSignal()
         self._measurements = Measurements(self._measure)
         self._tail: Tail[Any] = Tail(self._committed, self._follower)
+        self._reported: ReportedStore | None = None
 
     def __repr__(self) -> str:
         state = self._state()
@@ -110,12 +112,20 @@ class HistoryManager(LoopBound[Store]):
         return self._require_open().follower
 
     async def _opening(self) -> Store:
-        return await self._backend.open(self._committed, self._end)
+        store = await self._backend.open(self._committed, self._end)
+        self._reported = reported = ReportedStore(
+            self._backend.system, self._backend.where, store.writer, self._measurements, self._tail
+        )
+        current = telemetry()
+        if current is not None:
+            current.opened(reported)
+        return store
 
     async def _close(self, opened: Store) -> None:
         await opened.aclose(self._close_timeout_s)
 
     def _close_task(self, opened: Store) -> "asyncio.Task[None]":
+        self._reported = None
         self._measurements.close()
         self._tail.close()  # followers learn that it is closed
         return super()._close_task(opened)
@@ -562,13 +572,7 @@ class HistoryManager(LoopBound[Store]):
         store = self._require_open()
         await self._calls.done()
         measured = await self._measurements.latest()
-        return HistoryStats(
-            store=self._backend.where,
-            writer=store.writer.stats(),
-            file_bytes=measured.file_bytes,
-            wal_bytes=measured.wal_bytes,
-            warnings=measured.warnings,
-        )
+        return history_stats(self._backend.where, store.writer.stats(), self._tail, measured)
 
     async def reset(self) -> None:
         """Remove all records and messages; the log of operations stays.

@@ -108,6 +108,7 @@ class BoundedQueue(Generic[S]):
     ) -> None:
         self.records = 0
         self.size_bytes = 0
+        self.overloaded = 0
         self._most_records = records
         self._most_bytes = size_bytes
         self._timeout_s = timeout_s
@@ -281,6 +282,7 @@ class BoundedQueue(Generic[S]):
             self._start_timer(call)  # it waits for a reserved call: the queue may have room
             return
         del self._waiting[call]
+        self.overloaded += 1
         call.refuse(
             Overloaded(
                 f"the queue was full ({self.records} records, {self.size_bytes} bytes) for "

@@ -4,8 +4,9 @@ import asyncio
 import dataclasses
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, Self
+from typing import Any, Final, Literal, Self
 
+from async_history._core.tail import Tail
 from async_history._core.writer_stats import WriterStats
 from async_history.errors import HistoryError
 
@@ -48,6 +49,10 @@ class HistoryStats:
     """Bytes of the file, or of the server's tables and indexes; 0 in memory."""
     wal_bytes: int
     """Bytes of a file's write-ahead log; 0 where there is none."""
+    followers: int
+    """Followers of this manager."""
+    follower_lag_s: float
+    """Seconds since the follower that is furthest behind last had everything; 0 if all have."""
     warnings: tuple[StoreWarning, ...]
     """What an operator should know; empty where all is well."""
 
@@ -59,6 +64,22 @@ class Measured:
     file_bytes: int = 0
     wal_bytes: int = 0
     warnings: tuple[StoreWarning, ...] = ()
+
+
+def history_stats(
+    where: str, writer: WriterStats | None, tail: Tail[Any], measured: Measured
+) -> HistoryStats:
+    """Return the statistics of a store with these sizes and warnings."""
+    lags_s = tail.lags_s()
+    return HistoryStats(
+        store=where,
+        writer=writer,
+        file_bytes=measured.file_bytes,
+        wal_bytes=measured.wal_bytes,
+        followers=len(lags_s),
+        follower_lag_s=max(lags_s, default=0.0),
+        warnings=measured.warnings,
+    )
 
 
 _FRESH_WITHIN_S: Final = 0.5
@@ -82,10 +103,7 @@ class Measurements:
     async def latest(self) -> Measured:
         """Return fresh figures, or within half a second the last known and a warning why."""
         loop = asyncio.get_running_loop()
-        if self._under_way is None:
-            self._under_way = loop.create_task(self._refresh())
-            self._due = loop.time() + _FRESH_WITHIN_S
-        task = self._under_way
+        task = self.begin()
         await asyncio.wait([task], timeout=max(0.0, self._due - loop.time()))
         if not task.done():
             why = f"it has not answered for {_FRESH_WITHIN_S} s"
@@ -101,6 +119,19 @@ class Measurements:
             f"the store does not answer ({why}); sizes and warnings are those of the last answer",
         )
         return dataclasses.replace(self._last, warnings=(warning, *self._last.warnings))
+
+    @property
+    def last(self) -> Measured:
+        """The last known figures."""
+        return self._last
+
+    def begin(self) -> "asyncio.Task[None]":
+        """Begin to measure, unless that is under way, and return its task."""
+        if self._under_way is None:
+            loop = asyncio.get_running_loop()
+            self._under_way = loop.create_task(self._refresh())
+            self._due = loop.time() + _FRESH_WITHIN_S
+        return self._under_way
 
     async def _refresh(self) -> None:
         try:

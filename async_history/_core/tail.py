@@ -3,7 +3,8 @@
 import asyncio
 import copy
 from collections.abc import Awaitable, Callable
-from typing import Final, Generic
+from typing import Final, Generic, Protocol
+from weakref import WeakSet
 
 from async_history._core.commit_signal import CommitSignal
 from async_history._core.follow_reads import PAGE_RECORDS, FollowRead, FollowReader, P
@@ -61,6 +62,14 @@ class SharedRead(Generic[P]):
 _UNKNOWN: Final = object()
 
 
+class Lagging(Protocol):
+    """A follower, as far as it is counted."""
+
+    @property
+    def lag_s(self) -> float:
+        """Seconds since it last had returned everything; 0 where it has."""
+
+
 class Tail(Generic[P]):
     """What the followers of one manager share: their reads, and one poll for what others commit.
 
@@ -80,6 +89,7 @@ class Tail(Generic[P]):
         self.reader = reader
         self._reads: dict[tuple[P | None, str | None], SharedRead[P]] = {}
         self._waiting: dict[asyncio.Event, float] = {}
+        self._followers: WeakSet[Lagging] = WeakSet()
         self._mark: object = _UNKNOWN
         self._timer: asyncio.TimerHandle | None = None
         self._poll: asyncio.Task[None] | None = None
@@ -111,6 +121,14 @@ class Tail(Generic[P]):
     def waiting(self) -> int:
         """Followers that wait for the next commit."""
         return len(self._waiting)
+
+    def add(self, follower: Lagging) -> None:
+        """Count a follower, for as long as it lives."""
+        self._followers.add(follower)
+
+    def lags_s(self) -> list[float]:
+        """Return how far behind each follower is."""
+        return [follower.lag_s for follower in self._followers]
 
     def close(self) -> None:
         """Wake all followers, and poll no more."""

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from time import monotonic
 from typing import Generic, TypeVar
 
+from async_history._core.observer import WriterObserver
 from async_history._core.queue import BoundedQueue, PendingCall, S
 from async_history._core.wakeups import HEAD_START_S, SLICE, WakeupScheduler
 from async_history._core.writer_options import DEFAULT_OPTIONS, WriterOptions
@@ -102,6 +103,8 @@ class GroupCommitWriter(Generic[S]):
         self._died: BaseException | None = None
         self._wake: asyncio.Future[None] | None = None
         self._counters = WriterCounters()
+        self._observer: WriterObserver | None = None
+        self._called: Callable[[PendingCall[S]], None] | None = None
         self._loop = asyncio.get_running_loop()
         self._task = self._loop.create_task(self._run(), name="async_history writer")
 
@@ -120,7 +123,10 @@ class GroupCommitWriter(Generic[S]):
         """
         if self._closing:
             self._require_open()
-        return self._queue.enter(submission, None)
+        call = self._queue.enter(submission, None)
+        if self._called is not None:
+            self._called(call)
+        return call
 
     async def submit_when_ready(self, prepare: Callable[[], Awaitable[S]]) -> None:
         """Queue a submission that takes a while to prepare; return when it is durable.
@@ -132,6 +138,8 @@ class GroupCommitWriter(Generic[S]):
         """
         self._require_open()
         call = self._queue.reserve()
+        if self._called is not None:
+            self._called(call)
         try:
             submission = await prepare()
             self._require_open()
@@ -155,6 +163,11 @@ class GroupCommitWriter(Generic[S]):
         self._require_open()
         if self._check_storage is not None:
             self._check_storage()
+
+    def observe(self, observer: WriterObserver) -> None:
+        """Tell an observer about each batch from now on, and about each call if it wants."""
+        self._observer = observer
+        self._called = observer.called if observer.sees_calls else None
 
     def _require_open(self) -> None:
         if self._closing:
@@ -197,30 +210,38 @@ class GroupCommitWriter(Generic[S]):
 
     async def _settle(self, batch: list[PendingCall[S]]) -> None:
         self._in_batch = batch
+        begun = monotonic()
         try:
             if batch and batch[0].operation is not None:
                 result = await self._run_until_settled(batch[0].operation)
                 batch[0].ack(result)
             elif batch:
-                await self._commit_batch(batch)
+                await self._commit_batch(batch, begun)
         except OutcomeUnknown as error:
-            self._counters.failed_batches += 1
+            self._count_failed(batch, error, begun)
             for call in batch:
                 unknown = CommitUnknown(f"the outcome is unknown: {error}", call.ids)
                 self._refuse(call, unknown, error)
         except Exception as error:  # whatever the store raises is told to every caller of the batch
-            self._counters.failed_batches += 1
+            self._count_failed(batch, error, begun)
             for call in batch:
                 self._refuse(call, _own_copy(error), error)
         self._in_batch = []
 
-    async def _commit_batch(self, batch: list[PendingCall[S]]) -> None:
+    def _count_failed(self, batch: list[PendingCall[S]], error: Exception, begun: float) -> None:
+        self._counters.failed_batches += 1
+        if self._observer is not None:
+            self._observer.failed(batch, error, begun, monotonic())
+
+    async def _commit_batch(self, batch: list[PendingCall[S]], begun: float) -> None:
         submissions = [call.submission for call in batch if call.submission is not None]
-        begun = monotonic()
         refused = await self._run_until_settled(
             lambda: self._commit(submissions, self._wakeups.commit_has_begun)
         )
-        self._counters.count_batch(batch, begun, monotonic())
+        ended = monotonic()
+        self._counters.count_batch(batch, begun, ended)
+        if self._observer is not None:
+            self._observer.committed(batch, refused, begun, ended)
         self._wakeups.add((batch, refused), callers=len(batch), next_callers=len(self._queue))
 
     def _settle_calls(
@@ -230,7 +251,9 @@ class GroupCommitWriter(Generic[S]):
         batch, refused = committed
         for index, error in refused.items():
             self._refuse(batch[index], error, None)
-        self._counters.count_settled(batch, refused, monotonic())
+        waits_s = self._counters.count_settled(batch, refused, monotonic())
+        if self._observer is not None:
+            self._observer.acknowledged(waits_s)
         # A call leaves the batch as it is acknowledged: kept until all are, those of the earlier
         # slices would cost the garbage collector more than all else that is done here.
         batch.reverse()
@@ -271,6 +294,8 @@ class GroupCommitWriter(Generic[S]):
                     raise unknown from error
             if self._loop.time() + delay > deadline:
                 raise failure
+            if self._observer is not None:
+                self._observer.retried(failure)
             await self._pause(delay)
             delay = min(delay * 2, _LONGEST_RETRY_DELAY_S)
 
@@ -339,6 +364,7 @@ class GroupCommitWriter(Generic[S]):
             queued_bytes=self._queue.size_bytes,
             waiting_callers=self._queue.waiting,
             oldest_wait_s=now - oldest.since if oldest is not None else 0.0,
+            overloaded_submissions=self._queue.overloaded,
         )
 
 

@@ -35,6 +35,8 @@ class WriterStats:
     """Records of these calls."""
     refused_submissions: int
     """Calls that were refused in their batch, such as by `IdConflict`; the others were written."""
+    overloaded_submissions: int
+    """Calls that raised `Overloaded`: the queue had no room within `queue_timeout_s`."""
     failed_batches: int
     """Batches of which nothing was written, or of which it is not known."""
     ack_p50_s: float | None
@@ -77,17 +79,21 @@ class WriterCounters:
 
     def count_settled(
         self, batch: Sequence[PendingCall[Any]], refused: Collection[int], now: float
-    ) -> None:
-        """Count the calls of a committed batch, of which some were refused, by their index."""
+    ) -> Sequence[float]:
+        """Count the calls of a committed batch, of which some were refused, by their index.
+
+        Returns the seconds that the calls took which were measured.
+        """
         if refused:
             self._acked_records -= sum([batch[index].count for index in refused])
             self._refused_submissions += len(refused)
         self._acked_submissions += len(batch) - len(refused)
         # In order of their calls, the first of a group has waited longest.
         group = -(-len(batch) // _MEASURED_OF_BATCH)
-        for index in range(0, len(batch), group):
-            waited = now - batch[index].since
-            self.acks.add(now, waited, min(group, len(batch) - index))
+        waits = [now - batch[index].since for index in range(0, len(batch), group)]
+        for number, waited in enumerate(waits):
+            self.acks.add(now, waited, min(group, len(batch) - number * group))
+        return waits
 
     def stats(
         self,
@@ -97,6 +103,7 @@ class WriterCounters:
         queued_bytes: int,
         waiting_callers: int,
         oldest_wait_s: float,
+        overloaded_submissions: int,
     ) -> WriterStats:
         """Return the counters, with the queue as it is now."""
         acks, commits = self.acks.quantiles(now), self.commits.quantiles(now)
@@ -111,6 +118,7 @@ class WriterCounters:
             acked_submissions=self._acked_submissions,
             acked_records=self._acked_records,
             refused_submissions=self._refused_submissions,
+            overloaded_submissions=overloaded_submissions,
             failed_batches=self.failed_batches,
             ack_p50_s=acks.p50_s,
             ack_p99_s=acks.p99_s,

@@ -72,6 +72,11 @@ class PostgresBackend:
     writer_options: WriterOptions
 
     @property
+    def system(self) -> str:
+        """The database."""
+        return "postgresql"
+
+    @property
     def where(self) -> str:
         """The store's name in messages."""
         return "the database of the pool" if self.server is None else self.server.where

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -16,6 +16,9 @@ from async_history._sql.dialects import MYSQL, check_settings
 from async_history._sql.store import SqlStore
 from async_history._sql.tables import Tables, tables_in
 from async_history._sql.url import driver_url, parameters_refused, shown
+
+_SYSTEMS: Final = {"mssql": "microsoft.sql_server", "oracle": "oracle.db"}
+"""Databases whose `db.system.name` differs from SQLAlchemy's name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +36,13 @@ class SqlBackend:
     acquire_timeout_s: float
     retry_timeout_s: float
     writer_options: WriterOptions
+
+    @property
+    def system(self) -> str:
+        """The database."""
+        url = self.url if self.user_engine is None else self.user_engine.url
+        name = url.get_backend_name()
+        return _SYSTEMS.get(name, name)
 
     @property
     def where(self) -> str:

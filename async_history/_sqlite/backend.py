@@ -97,6 +97,11 @@ class SQLiteBackend:
     keys: KeyRing | None = None
 
     @property
+    def system(self) -> str:
+        """The database."""
+        return "sqlite"
+
+    @property
     def where(self) -> str:
         """The store's name in messages."""
         return "the history in memory" if self.path is None else str(self.path)

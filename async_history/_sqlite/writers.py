@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from async_history._core.backend import Writer
+from async_history._core.observer import WriterObserver
 from async_history._core.submissions import Submission
 from async_history._core.writer_stats import WriterStats
 from async_history._sqlite.encoding import check_submission
@@ -24,6 +25,8 @@ class UnpreparedWriter:
 
     async def submit_when_ready(self, prepare: Callable[[], Awaitable[Submission]]) -> None:
         raise unprepared_error(self._where)
+
+    def observe(self, observer: WriterObserver) -> None: ...
 
     def stats(self) -> None:
         return None
@@ -49,6 +52,9 @@ class UTF16Writer:
             return submission
 
         await self._writer.submit_when_ready(checked)
+
+    def observe(self, observer: WriterObserver) -> None:
+        self._writer.observe(observer)
 
     def stats(self) -> WriterStats | None:
         return self._writer.stats()

@@ -13,6 +13,7 @@ from mem0.memory import main as mem0_main
 
 from async_history._core.manager import HistoryManager
 from async_history._core.options import HistoryOptions
+from async_history._core.telemetry import memory_operation
 from async_history._core.validation import check_flag
 from async_history._opening import without_secrets
 from async_history.mem0._history_operations import HistoryOperations
@@ -43,7 +44,7 @@ def _reading(name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
 
     @functools.wraps(inherited)
     async def reading(self: "AsyncMemory", *arguments: Any, **options: Any) -> Any:
-        with using(self._workers):
+        with using(self._workers), memory_operation(name, self._recorder.db_path):
             return await inherited(self, *arguments, **options)
 
     return reading
@@ -284,7 +285,11 @@ class AsyncMemory(HistoryOperations, mem0_main.AsyncMemory):  # type: ignore[mis
         if operation is None or operation.has_ended:
             return await self._run(functools.partial(self._change, name, memory_id, call), name)
         async with operation.part(memory_id):
-            return await call()
+            with operation.reported_change(name, memory_id) as note_memory:
+                result = await call()
+                if memory_id is None:
+                    note_memory(result)
+                return result
 
     async def _add_to_vector_store(
         self,
@@ -309,7 +314,7 @@ class AsyncMemory(HistoryOperations, mem0_main.AsyncMemory):  # type: ignore[mis
 
     async def _create_memory(self, *arguments: Any, **options: Any) -> Any:
         inherited = functools.partial(super()._create_memory, *arguments, **options)
-        return await self._change("add", None, inherited)
+        return await self._change("create", None, inherited)
 
     async def _update_memory(self, memory_id: str, *arguments: Any, **options: Any) -> Any:
         inherited = functools.partial(super()._update_memory, memory_id, *arguments, **options)

@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar
 from async_history._core.manager import HistoryManager
 from async_history._core.options import HistoryOptions
 from async_history._core.recording import begun_at, operation
+from async_history._core.telemetry import memory_operation
 from async_history._opening import from_any_folder, open_history
 from async_history.blocking import BlockingHistoryManager
 from async_history.errors import HistoryClosed, HistoryError
@@ -73,6 +74,7 @@ class BlockingRecorder(AddHistory):
         self._url = from_any_folder(where)  # opened later, maybe after a change of directory
         self._options = options
         checked = open_history(self._url, **options)
+        self.shown = checked.backend.where
         self._turns = turns_of(checked, between_processes=between_processes)
         self.erased_here = erased_here(self._turns.queues)
         self._is_closed = False
@@ -99,8 +101,11 @@ class BlockingRecorder(AddHistory):
 
     # Operations
 
-    def run(self, memory: Any, body: Callable[[], T]) -> T:
+    def run(self, memory: Any, name: str, body: Callable[[], T], memory_id: str | None = None) -> T:
         """Run one of a memory's operations in this thread, until its last record is written.
+
+        Args:
+            name, memory_id: what telemetry calls it, and the one memory that it is about.
 
         Raises:
             Erased: its history was refused, as an owner was erased meanwhile. What the vector store
@@ -110,10 +115,20 @@ class BlockingRecorder(AddHistory):
                 `HistoryManager.require_writable` finds. `body` was not called.
         """
         if self._unwritten is not None:
-            return body()  # part of another operation
+            within = self._thread_state.name  # it is part of another operation
+            with memory_operation(name, self.shown, memory_id, within=within) as note_memory:
+                made = body()
+                if memory_id is None:
+                    note_memory(made)
+                return made
+        with memory_operation(name, self.shown, memory_id):
+            return self._run(memory, name, body)
+
+    def _run(self, memory: Any, name: str, body: Callable[[], T]) -> T:
         with self._count_running():
             self._open_store().ask(_require_writable)
             unwritten = self._thread_state.unwritten = list[Unwritten]()
+            self._thread_state.name = name
             self._thread_state.payloads = {}
             new = self._thread_state.new = NewMemories(self._turns, self, None)
             self._thread_state.refusal = None

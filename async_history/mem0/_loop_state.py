@@ -240,7 +240,7 @@ async def _run_operation(
     """Run an operation's body, wait for its acks, and set its outcome."""
     operation.enter_context()
     try:
-        with in_trace():
+        with operation.reported(), in_trace():
             try:
                 result = await body()
             except BaseException as error:

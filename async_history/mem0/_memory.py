@@ -17,6 +17,7 @@ from async_history._core.records import HistoryRecord
 from async_history._core.requests import takes
 from async_history._core.rollback import RollbackReport
 from async_history._core.rollback_request import RollbackRequest, rollback_request, undo_request
+from async_history._core.telemetry import memory_operation
 from async_history._core.timeline import Moment, check_moment
 from async_history.blocking import BlockingHistoryManager
 from async_history.errors import InvalidInput
@@ -71,15 +72,31 @@ class _FunctionOf:
         return lambda memory, *arguments, **options: self._read(memory)(*arguments, **options)
 
 
-def _operation(name: str) -> Callable[..., Any]:
-    """Wrap a function of mem0 to raise if its history was not written."""
+def _operation(name: str, shown: str | None = None) -> Callable[..., Any]:
+    """Wrap a function of mem0 to raise if its history was not written.
+
+    Args:
+        shown: the operation's name in telemetry, if it is another.
+    """
     inherited = getattr(mem0_main.Memory, name)
 
     @functools.wraps(inherited)
     def operation(self: "Memory", *arguments: Any, **options: Any) -> Any:
-        return self._run(functools.partial(inherited, self, *arguments, **options))
+        return self._run(shown or name, functools.partial(inherited, self, *arguments, **options))
 
     return operation
+
+
+def _reading(name: str) -> Callable[..., Any]:
+    """Wrap a public function of mem0 that changes nothing, for telemetry."""
+    inherited = getattr(mem0_main.Memory, name)
+
+    @functools.wraps(inherited)
+    def reading(self: "Memory", *arguments: Any, **options: Any) -> Any:
+        with memory_operation(name, self._history.shown):
+            return inherited(self, *arguments, **options)
+
+    return reading
 
 
 class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type information
@@ -99,8 +116,11 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
     add = _operation("add")
     update = _operation("update")
     delete_all = _operation("delete_all")
-    _create_memory = _operation("_create_memory")
-    _create_procedural_memory = _operation("_create_procedural_memory")
+    get = _reading("get")
+    get_all = _reading("get_all")
+    search = _reading("search")
+    _create_memory = _operation("_create_memory", "create")
+    _create_procedural_memory = _operation("_create_procedural_memory", "create")
 
     _assigned: Any = None
     """The object assigned to `db`; None in an instance that was created without its constructor."""
@@ -209,16 +229,16 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
         """mem0's function, as an operation. mem0 1.0 reads it here and calls it in a thread, which
         has the context of the reader then: the cause that holds there.
         """
-        operation = functools.partial(self._run, super()._add_to_vector_store)
+        operation = functools.partial(self._run, "add", super()._add_to_vector_store)
         return functools.partial(copy_context().run, operation)
 
     def delete(self, memory_id: str) -> Any:
         """Delete a memory; see mem0's `delete`."""
-        return self._change(memory_id, functools.partial(super().delete, memory_id))
+        return self._change("delete", memory_id, functools.partial(super().delete, memory_id))
 
     def _update_memory(self, memory_id: str, *arguments: Any, **options: Any) -> Any:
         inherited = functools.partial(super()._update_memory, memory_id, *arguments, **options)
-        return self._change(memory_id, inherited)
+        return self._change("update", memory_id, inherited)
 
     def _delete_memory(self, memory_id: str, existing_memory: object = None, **options: Any) -> Any:
         is_current = self._assigned is not OWN_RECORDER or self._history.has_turn_of(memory_id)
@@ -226,20 +246,22 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
         if existing_memory is not None and is_current:
             options["existing_memory"] = existing_memory
         inherited = functools.partial(super()._delete_memory, memory_id, **options)
-        return self._change(memory_id, inherited)
+        return self._change("delete", memory_id, inherited)
 
-    def _change(self, memory_id: str, call: Callable[[], T]) -> T:
+    def _change(self, name: str, memory_id: str, call: Callable[[], T]) -> T:
         """Run a change of one memory, in its turn."""
 
         def in_turn() -> T:
             with self._history.turn_of(memory_id):
                 return call()
 
-        return call() if self._assigned is not OWN_RECORDER else self._history.run(self, in_turn)
+        if self._assigned is not OWN_RECORDER:
+            return call()
+        return self._history.run(self, name, in_turn, memory_id)
 
-    def _run(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    def _run(self, name: str, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         call = functools.partial(function, *arguments, **options)
-        return self._history.run(self, call) if self._assigned is OWN_RECORDER else call()
+        return self._history.run(self, name, call) if self._assigned is OWN_RECORDER else call()
 
     def restore(
         self,
@@ -256,6 +278,7 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
         self._require_own_history("restore")
         history = self._history
         record: HistoryRecord = self._change(
+            "restore",
             memory_id,
             lambda: restore_memory_blocking(
                 self,
@@ -283,31 +306,33 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
     def _take_back(self, name: str, asked: RollbackRequest) -> RollbackReport:
         self._require_own_history(name)
         history = self._history
-        return take_back_blocking(self, asked, history.ask, self._change, history.begin_change)
+        in_turn = functools.partial(self._change, name)
+        return take_back_blocking(self, asked, history.ask, in_turn, history.begin_change)
 
     @takes(check_request)
     def check(self, asked: CheckRequest) -> MemoryCheck:
         """Compare the vector store with the history; see `AsyncMemory.check`."""
         self._require_own_history("check")
         history = self._history
-        return check_memory_blocking(self, asked, history.ask, self._change, history.begin_change)
+        in_turn = functools.partial(self._change, "check")
+        return check_memory_blocking(self, asked, history.ask, in_turn, history.begin_change)
 
     def learn_owners(self) -> LearnedOwners:
         """Learn whose the memories of the history are; see `AsyncMemory.learn_owners`."""
         self._require_own_history("learn_owners")
-        learned: LearnedOwners = self._run(learn_blocking, self, self._history.ask)
+        learned: LearnedOwners = self._run("learn_owners", learn_blocking, self, self._history.ask)
         return learned
 
     @takes(new_forget_request)
     def forget(self, asked: ForgetRequest) -> ForgetReport:
         """Forget an owner: in the vector store and in the history; see `AsyncMemory.forget`."""
         self._require_own_history("forget")
-        report: ForgetReport = self._run(forget_blocking, self, self._history, asked)
+        report: ForgetReport = self._run("forget", forget_blocking, self, self._history, asked)
         return report
 
     def reset(self) -> None:
         """Empty the vector store and the history, as mem0 does. The history stays open."""
-        self._run(self._reset)
+        self._run("reset", self._reset)
 
     def _reset(self) -> None:
         is_own, resets = self._assigned is OWN_RECORDER, self._history.resets

@@ -7,6 +7,7 @@ variable says which operation a call belongs to.
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from functools import partial
 from typing import Any, Final, Protocol
@@ -16,6 +17,7 @@ from async_history._core.operations import StoreOperation
 from async_history._core.recording import Surroundings, surround
 from async_history._core.records import HistoryRecord
 from async_history._core.submissions import Submission
+from async_history._core.telemetry import NoteMemory, memory_operation
 from async_history.errors import Erased, HistoryClosed, HistoryError
 from async_history.mem0._erased_here import ErasedHere
 from async_history.mem0._errors import Unwritten
@@ -71,6 +73,12 @@ class OperationStore(Protocol):
     ) -> list[HistoryRecord]: ...
 
 
+class OperationRecorder(Protocol):
+    """The part of a `Recorder` that an operation uses."""
+
+    db_path: str
+
+
 class Operation:
     """One public call of mem0: its records and their acks.
 
@@ -96,7 +104,7 @@ class Operation:
         self,
         name: str,
         memory: Any,
-        recorder: object,
+        recorder: OperationRecorder,
         store: OperationStore,
         inbox: LoopInbox,
         require_writable: Callable[[], None],
@@ -143,6 +151,16 @@ class Operation:
         current.set(self)
         calling.set(self._workers)
         surround(self._begun)
+
+    def reported(self) -> AbstractContextManager[NoteMemory]:
+        """Return what it runs inside, for telemetry."""
+        return memory_operation(self.name, self.recorder.db_path)
+
+    def reported_change(
+        self, name: str, memory_id: str | None
+    ) -> AbstractContextManager[NoteMemory]:
+        """Return what its change of one memory runs inside, for telemetry."""
+        return memory_operation(name, self.recorder.db_path, memory_id, within=self.name)
 
     # Before a change
 

@@ -183,6 +183,7 @@ class _OpenedLater:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self.where = backend.where
+        self.system = backend.system
         self.store_name = backend.store_name
         self.new_locks = backend.new_locks
 

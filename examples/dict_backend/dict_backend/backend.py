@@ -18,6 +18,7 @@ class DictBackend:
 
     def __init__(self, name: str, kept: Kept) -> None:
         self.where = f"dict://{name}"
+        self.system = "other_sql"
         self.store_name = ("dict", name)
         self.kept = kept
 

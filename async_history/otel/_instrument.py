@@ -1,0 +1,90 @@
+"""Switches telemetry on and off."""
+
+from collections.abc import Collection
+from contextlib import AbstractContextManager
+from typing import Final, Literal, get_args
+from weakref import WeakSet
+
+from opentelemetry.metrics import MeterProvider, get_meter
+from opentelemetry.trace import TracerProvider, get_tracer
+
+from async_history._core.telemetry import NoteMemory, ReportedStore, set_telemetry
+from async_history._core.validation import check_choice
+from async_history.errors import InvalidInput
+from async_history.otel._gauges import create_gauges
+from async_history.otel._memory import MemoryOperations
+from async_history.otel._store import Instruments, StoreTelemetry
+
+SpanKind = Literal["memory", "calls", "commits"]
+"""What has spans: operations of mem0's classes, calls that write, commits."""
+_KINDS: Final[tuple[SpanKind, ...]] = get_args(SpanKind)
+_SCOPE: Final = "async_history"
+
+
+def instrument(
+    *,
+    spans: Collection[SpanKind] = (),
+    meter_provider: MeterProvider | None = None,
+    tracer_provider: TracerProvider | None = None,
+) -> None:
+    """Report metrics, and spans by choice, of all managers that this process opens from now on.
+
+    Metrics cost nothing for each record: they are recorded once a batch, or read when they are
+    collected. To call it again replaces what it was called with.
+
+    Args:
+        spans: "memory": one for each operation of mem0's classes, and for each change of a memory
+            in it. "calls": one for each call that writes, from the call to its acknowledgement.
+            "commits": one for each commit, linked with the spans of its calls.
+        meter_provider, tracer_provider: as a rule the global ones.
+
+    Raises:
+        InvalidInput: a kind of span is not known.
+    """
+    if isinstance(spans, str):
+        raise InvalidInput(f"spans must be a collection of kinds, as {{{spans!r}}}")
+    kinds = frozenset(check_choice("spans", kind, _KINDS) for kind in spans)
+    set_telemetry(_OpenTelemetry(kinds, meter_provider, tracer_provider))
+
+
+def uninstrument() -> None:
+    """Report nothing of managers that are opened from now on, nor of mem0's operations."""
+    set_telemetry(None)
+
+
+class _OpenTelemetry:
+    """Reports to OpenTelemetry."""
+
+    def __init__(
+        self,
+        spans: Collection[SpanKind],
+        meter_provider: MeterProvider | None,
+        tracer_provider: TracerProvider | None,
+    ) -> None:
+        meter = get_meter(_SCOPE, meter_provider=meter_provider)
+        tracer = get_tracer(_SCOPE, tracer_provider=tracer_provider)
+        self._spans = spans
+        self._tracer = tracer
+        self._stores: WeakSet[ReportedStore] = WeakSet()
+        self._instruments = Instruments(meter)
+        self._operations = MemoryOperations(meter, tracer if "memory" in spans else None)
+        create_gauges(meter, self._stores)
+
+    def opened(self, store: ReportedStore) -> None:
+        self._stores.add(store)
+        store.writer.observe(
+            StoreTelemetry(
+                store,
+                self._instruments,
+                self._tracer,
+                sees_calls="calls" in self._spans,
+                sees_commits="commits" in self._spans,
+            )
+        )
+
+    def memory_operation(
+        self, name: str, store: str, memory_id: str | None, within: str | None
+    ) -> AbstractContextManager[NoteMemory]:
+        if within is None:
+            return self._operations.operation(name, store, memory_id)
+        return self._operations.change(name, store, memory_id, within)

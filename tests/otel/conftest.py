@@ -1,0 +1,61 @@
+"""OpenTelemetry's SDK, with what it exports kept in memory."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from async_history.otel import SpanKind, instrument, uninstrument
+
+Point = tuple[dict[str, Any], Any]
+"""The attributes and the value of a data point; of a histogram its count and sum."""
+
+
+class Exported:
+    """What was exported."""
+
+    def __init__(self) -> None:
+        self._reader = InMemoryMetricReader()
+        self._spans = InMemorySpanExporter()
+        self.meters = MeterProvider([self._reader])
+        self.tracers = TracerProvider()
+        self.tracers.add_span_processor(SimpleSpanProcessor(self._spans))
+
+    def metrics(self) -> dict[str, list[Point]]:
+        """Collect, and return the data points of each metric by its name."""
+        data = self._reader.get_metrics_data()
+        return {
+            metric.name: [_point(point) for point in metric.data.data_points]
+            for resource in (data.resource_metrics if data is not None else ())
+            for scope in resource.scope_metrics
+            for metric in scope.metrics
+        }
+
+    def spans(self, name: str | None = None) -> list[ReadableSpan]:
+        """Return the spans that have ended."""
+        return [s for s in self._spans.get_finished_spans() if name in (None, s.name)]
+
+
+def _point(point: Any) -> Point:
+    value = (point.count, point.sum) if hasattr(point, "count") else point.value
+    return dict(point.attributes), value
+
+
+@pytest.fixture
+def instrumented() -> Iterator[Callable[..., Exported]]:
+    """Instrument the process with these spans, until the test ends."""
+    exported = Exported()
+
+    def begin(*spans: SpanKind) -> Exported:
+        instrument(spans=spans, meter_provider=exported.meters, tracer_provider=exported.tracers)
+        return exported
+
+    yield begin
+    uninstrument()
+    exported.meters.shutdown()
+    exported.tracers.shutdown()

@@ -1,0 +1,343 @@
+"""The metrics and spans of stores, by the SDK's own exporters."""
+
+import asyncio
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceRequest,
+)
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.trace import StatusCode
+
+from async_history import HistoryManager, IdConflict, InvalidInput, Overloaded, open_history
+from async_history._core.submissions import Submission
+from async_history._core.writer import GroupCommitWriter, TryAgain
+from async_history._core.writer_options import WriterOptions
+from async_history.errors import StorageLocked
+from async_history.otel import instrument
+from tests.conftest import OpenStore, stores, url_of
+from tests.otel.conftest import Exported
+from tests.support.patience import LONG_S
+
+pytestmark = pytest.mark.once
+
+Instrumented = Callable[..., Exported]
+SYSTEMS = {"file": "sqlite", "postgres": "postgresql"}
+
+
+def held(history: HistoryManager) -> tuple[asyncio.Event, "asyncio.Future[None]"]:
+    """Hold a store's writer until the event is set: what is called meanwhile is one batch."""
+    gate = asyncio.Event()
+
+    async def hold() -> None:
+        await gate.wait()
+
+    writer: Any = history.store.writer
+    return gate, writer.run_alone(hold)
+
+
+@pytest.mark.parametrize("store", stores("file", "postgres"))
+async def test_metrics_of_a_batch(
+    store: str, instrumented: Instrumented, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    exported = instrumented()
+    async with open_history(url_of(store, request, tmp_path)) as history:
+        record = await history.add_history("m", None, "tea", "ADD")
+        gate, holding = held(history)
+        calls = [
+            asyncio.ensure_future(history.add_history(f"m{n}", None, "x", "ADD")) for n in range(3)
+        ]
+        taken = asyncio.ensure_future(history.add_history("n", None, "x", "ADD", id=record.id))
+        await asyncio.sleep(0)
+        ours = {
+            "db.system.name": SYSTEMS[store],
+            "async_history.store": history.backend.where,
+        }
+        queued = exported.metrics()
+        assert queued["async_history.queue.records"] == [(ours, 4)]
+        assert queued["async_history.queue.size"][0][1] > 0
+        assert queued["async_history.queue.oldest_wait"][0][1] >= 0
+        gate.set()
+        await asyncio.gather(*calls, holding)
+        with pytest.raises(IdConflict):
+            await taken
+        await history.stats()
+        found = exported.metrics()
+    assert found["async_history.submissions"] == [(ours, 4)]
+    assert found["async_history.records"] == [(ours, 4)]
+    assert found["async_history.batches"] == [(ours, 2)]
+    assert found["async_history.queue.records"] == [(ours, 0)]
+    assert found["async_history.batch.records"] == [(ours, (2, 5))]
+    assert found["async_history.refusals"] == [({**ours, "error.type": "IdConflict"}, 1)]
+    ((attributes, (commits, took_s)),) = found["db.client.operation.duration"]
+    assert (attributes, commits) == ({**ours, "db.operation.name": "COMMIT"}, 2)
+    assert took_s > 0
+    assert found["async_history.ack.duration"][0][1][0] == 5
+    assert found["async_history.store.size"][0][1] > 0
+
+
+async def test_each_warning_is_a_series(instrumented: Instrumented, tmp_path: Path) -> None:
+    exported = instrumented()
+    async with open_history(tmp_path / "h.db") as history:
+        (tmp_path / "h.db").rename(tmp_path / "other.db")
+        expected = [(w.code, w.severity) for w in (await history.stats()).warnings]
+        assert expected
+        points = exported.metrics()["async_history.warnings"]
+    assert [
+        (attributes["async_history.warning"], attributes["severity"]) for attributes, _ in points
+    ] == expected
+
+
+async def test_what_the_queue_had_no_room_for(instrumented: Instrumented) -> None:
+    exported = instrumented()
+    async with open_history("memory://", queue_records=1, queue_timeout_s=0.01) as history:
+        gate, holding = held(history)
+        first = asyncio.ensure_future(history.add_history("m", None, "x", "ADD"))
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded):
+            await history.add_history("m", None, "y", "ADD")
+        ((attributes, count),) = exported.metrics()["async_history.overloads"]
+        assert (attributes["error.type"], count) == ("Overloaded", 1)
+        assert (await history.stats()).writer.overloaded_submissions == 1  # type: ignore[union-attr]
+        gate.set()
+        await asyncio.gather(first, holding)
+
+
+async def test_tries_are_counted_by_their_reason(instrumented: Instrumented) -> None:
+    """And a batch that failed has its error, in the metric and in its span."""
+    exported = instrumented("commits", "calls")
+    tries = 0
+
+    async def commit(batch: object, has_begun: object) -> dict[int, Any]:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise TryAgain(StorageLocked("locked"))
+        raise StorageLocked("locked for good")
+
+    async def finish() -> None: ...
+
+    async with open_history("memory://") as history:
+        writer = GroupCommitWriter[Submission](commit, finish=finish, options=WriterOptions())
+        store: Any = history.store
+        store.writer = history._reported.writer = writer  # type: ignore[union-attr]
+        from async_history._core.telemetry import telemetry
+
+        telemetry().opened(history._reported)  # type: ignore[union-attr, arg-type]
+        with pytest.raises(StorageLocked):
+            await history.add_history("m", None, "x", "ADD")
+        await writer.aclose(LONG_S)
+    found = exported.metrics()
+    assert [(a["error.type"], n) for a, n in found["async_history.retries"]] == [
+        ("StorageLocked", 1)
+    ]
+    assert [(a["error.type"], n) for a, n in found["async_history.refusals"]] == [
+        ("StorageLocked", 1)
+    ]
+    assert {a["error.type"] for a, _ in found["db.client.operation.duration"]} == {"StorageLocked"}
+    for name in ("COMMIT", "add_history"):
+        (span,) = exported.spans(name)
+        assert span.status.status_code is StatusCode.ERROR
+        assert span.attributes is not None
+        assert span.attributes["error.type"] == "StorageLocked"
+
+
+def linked_by(span: ReadableSpan) -> list[int]:
+    return [link.context.span_id for link in span.links]
+
+
+@pytest.mark.parametrize("store", stores("file", "postgres"))
+async def test_a_trace_goes_through_the_queue(
+    store: str, instrumented: Instrumented, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """Each call is in its caller's trace; the commit of several is linked with all of them."""
+    exported = instrumented("calls", "commits")
+    tracer = exported.tracers.get_tracer("test")
+
+    async def request_of(number: int) -> None:
+        with tracer.start_as_current_span(f"request {number}"):
+            await history.add_history(f"m{number}", None, "secret tea", "ADD")
+
+    async with open_history(url_of(store, request, tmp_path)) as history:
+        gate, holding = held(history)
+        requests = [asyncio.ensure_future(request_of(number)) for number in range(2)]
+        saving = asyncio.ensure_future(
+            history.save_messages([{"role": "user", "content": "secret"}], "scope")
+        )
+        changed = asyncio.ensure_future(history.update_history("u", "secret"))
+        many = [{"memory_id": "b", "new_memory": "secret", "event": "ADD"}] * 700
+        batch = asyncio.ensure_future(history.batch_add_history(many))
+        await asyncio.sleep(0)
+        gate.set()
+        await asyncio.gather(*requests, saving, changed, batch, holding)
+    commits = exported.spans("COMMIT")
+    calls = exported.spans("add_history")
+    assert len(calls) == 2
+    for number, call in enumerate(calls):
+        (parent,) = exported.spans(f"request {number}")
+        assert call.parent is not None
+        assert call.parent.span_id == parent.context.span_id
+        assert parent.start_time <= call.start_time <= call.end_time <= parent.end_time  # type: ignore[operator]
+    for name in ("add_history", "save_messages", "update_history", "batch_add_history"):
+        for call in exported.spans(name):
+            (commit,) = [one for one in commits if call.context.span_id in linked_by(one)]
+            assert linked_by(call) == [commit.context.span_id]
+            assert commit.start_time < commit.end_time  # type: ignore[operator]
+    (call,) = exported.spans("batch_add_history")
+    assert call.attributes is not None
+    assert call.attributes["db.operation.batch.size"] == 700
+    assert "secret" not in "".join(span.to_json() for span in exported.spans())
+
+
+async def test_a_cancelled_call_ends_its_span(instrumented: Instrumented) -> None:
+    exported = instrumented("calls")
+    async with open_history("memory://") as history:
+        gate, holding = held(history)
+        call = asyncio.ensure_future(history.add_history("m", None, "x", "ADD"))
+        await asyncio.sleep(0)
+        call.cancel()
+        await asyncio.wait([call])
+        gate.set()
+        await holding
+    (span,) = exported.spans("add_history")
+    assert span.attributes is not None
+    assert span.attributes["error.type"] == "CancelledError"
+
+
+async def test_spans_that_were_not_chosen(instrumented: Instrumented) -> None:
+    exported = instrumented()
+    async with open_history("memory://") as history:
+        await history.add_history("m", None, "x", "ADD")
+    assert exported.spans() == []
+
+
+async def test_a_follower_that_is_behind(instrumented: Instrumented) -> None:
+    exported = instrumented()
+    async with open_history("memory://") as history:
+        assert (await history.stats()).followers == 0
+        follower = history.follow()
+        behind = exported.metrics()
+        assert behind["async_history.followers"][0][1] == 1
+        assert behind["async_history.follower.lag"][0][1] > 0
+        await history.add_history("m", None, "x", "ADD")
+        await anext(follower)
+        assert await follower.next_records(timeout_s=0.05) == []
+        assert follower.lag_s == 0
+        assert exported.metrics()["async_history.follower.lag"][0][1] == 0
+        await history.add_history("m", None, "y", "ADD")
+        assert (await history.stats()).follower_lag_s >= 0
+        assert follower.lag_s > 0
+
+
+async def test_a_closed_manager_is_not_reported(
+    instrumented: Instrumented, open_store: OpenStore
+) -> None:
+    exported = instrumented()
+    async with open_store() as history:
+        await history.add_history("m", None, "x", "ADD")
+        assert exported.metrics()["async_history.followers"]
+    assert exported.metrics().get("async_history.followers", []) == []
+
+
+async def test_collecting_on_another_thread(instrumented: Instrumented) -> None:
+    """As the SDK's periodic reader does; also while the loop does not answer."""
+    exported = instrumented()
+    async with open_history("memory://") as history:
+        await history.add_history("m", None, "x", "ADD")
+        found = await asyncio.to_thread(exported.metrics)
+        assert found["async_history.records"][0][1] == 1
+        collecting = threading.Thread(target=exported.metrics)
+        collecting.start()
+        collecting.join(LONG_S)  # the loop waits here
+        assert not collecting.is_alive()
+
+
+@contextmanager
+def collector() -> Iterator[tuple[str, dict[str, list[bytes]]]]:
+    """A server that takes what OTLP sends, by path."""
+    received: dict[str, list[bytes]] = {}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            received.setdefault(self.path, []).append(body)
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", received
+        finally:
+            server.shutdown()
+            serving.join()
+
+
+async def test_what_otlp_carries(instrumented: Instrumented, tmp_path: Path) -> None:
+    instrumented()  # which ends it
+    with collector() as (url, received):
+        meters = MeterProvider(
+            [PeriodicExportingMetricReader(OTLPMetricExporter(endpoint=f"{url}/v1/metrics"))]
+        )
+        tracers = TracerProvider()
+        tracers.add_span_processor(
+            BatchSpanProcessor(OTLPSpanExporter(endpoint=f"{url}/v1/traces"))
+        )
+        instrument(spans=["commits"], meter_provider=meters, tracer_provider=tracers)
+        async with open_history(tmp_path / "h.db") as history:
+            await history.add_history("m", None, "x", "ADD")
+            await asyncio.to_thread(meters.force_flush)
+        await asyncio.to_thread(meters.shutdown)
+        await asyncio.to_thread(tracers.shutdown)
+    metrics = ExportMetricsServiceRequest.FromString(received["/v1/metrics"][0])
+    names = {
+        metric.name
+        for resource in metrics.resource_metrics
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+    }
+    assert {"async_history.records", "db.client.operation.duration"} <= names
+    traces = ExportTraceServiceRequest.FromString(received["/v1/traces"][0])
+    ((span,),) = [scope.spans for one in traces.resource_spans for scope in one.scope_spans]
+    assert span.name == "COMMIT"
+
+
+def test_kinds_of_spans_are_checked() -> None:
+    for wrong in (["call"], "calls", [1]):
+        with pytest.raises(InvalidInput, match="spans"):
+            instrument(spans=wrong)  # type: ignore[arg-type]
+
+
+def test_nothing_of_it_is_imported_without_it() -> None:
+    program = """
+import asyncio, sys
+from async_history import open_history
+
+async def main():
+    async with open_history("memory://") as history:
+        await history.add_history("m", None, "x", "ADD")
+
+asyncio.run(main())
+print([name for name in sys.modules if name.startswith("opentelemetry")])
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert ran.stdout == "[]\n"
