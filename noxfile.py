@@ -29,6 +29,7 @@ BENCHMARKS = (
     "owners",
     "owners_postgres",
     "owner_changes",
+    "telemetry",
     "processes",
     "sql",
 )

@@ -63,6 +63,10 @@ TITLES: Final[Mapping[str, tuple[str, str]]] = {
         "Owners, on PostgreSQL",
         "What owner, context and cause cost; an owner's questions, and writing, by size.",
     ),
+    "telemetry": (
+        "Telemetry",
+        "Writing with metrics, and with a span for each call.",
+    ),
     "sizes": ("Cost by size", "What a record costs in histories of growing sizes."),
 }
 """What each script of `benchmarks` measures. Its order is the page's."""

@@ -166,14 +166,29 @@ def check(
 
 
 @app.command()
-def stats(db: Db = None, as_json: AsReport = False) -> None:
+def stats(
+    db: Db = None,
+    watch: Annotated[
+        float | None,
+        typer.Option(min=0.1, metavar="SECONDS", help="Show it again and again, so far apart."),
+    ] = None,
+    prometheus: Annotated[
+        bool,
+        typer.Option("--prometheus", help="As text for Prometheus's node exporter (textfile)."),
+    ] = False,
+    as_json: AsReport = False,
+) -> None:
     """Show how large a history is, and what an operator should know about it.
 
     Each warning has a severity and a code: critical is what can lose or hide records. A file is
-    read as it is, and found, as by `log`.
+    read as it is, and found, as by `log`. The queue and the latencies of a program that writes are
+    not seen from here: it reports them by `async_history.otel`.
     """
     with one_line_errors(only_reads=True):
-        _stats.stats(stores.to_read(db), as_json=as_json)
+        if prometheus and (as_json or watch is not None):
+            raise InvalidInput("--prometheus goes with neither --json nor --watch")
+        form: _stats.Form = "prometheus" if prometheus else "json" if as_json else "text"
+        _stats.stats(stores.to_read(db), form, every_s=watch)
 
 
 @app.command()

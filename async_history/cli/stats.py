@@ -3,14 +3,17 @@
 import asyncio
 import json
 import sqlite3
+from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, Literal
 
 import typer
 
 from async_history import HistoryManager, HistoryStats
 from async_history._opening import sqlite_file, without_secrets
 from async_history.cli import stores
+from async_history.cli.prometheus import as_prometheus
 from async_history.cli.screen import Screen
 from async_history.cli.terminal import escape_controls
 from async_history.cli.termination import run
@@ -19,20 +22,43 @@ _TIMEOUT_S: Final = 10.0
 _RETRY_S: Final = 0.1
 _STYLES: Final = {"critical": "bold red", "warning": "bold yellow"}
 
+Form = Literal["text", "json", "prometheus"]
+_Show = Callable[[HistoryStats, int], None]
 
-def stats(url: str, *, as_json: bool) -> None:
-    """Show the statistics of `HistoryManager.stats`, and the number of records."""
-    found, records = run(_ask(url))
+
+def stats(url: str, form: Form, *, every_s: float | None) -> None:
+    """Show the statistics of `HistoryManager.stats`, and the number of records.
+
+    Args:
+        every_s: show them again and again, so many seconds apart; None shows them once.
+    """
     engine = f"SQLite {sqlite3.sqlite_version}" if sqlite_file(url) is not None else None
-    if as_json:
-        warnings = [
-            {"code": warning.code, "severity": warning.severity, "text": str(warning)}
-            for warning in found.warnings
-        ]
-        report: dict[str, Any] = {"records": records, "engine": engine, **asdict(found)}
-        typer.echo(json.dumps({**report, "warnings": warnings}, ensure_ascii=False).encode())
-        return
-    screen = Screen()
+    run(_ask(url, _shower(form, engine), every_s))
+
+
+def _shower(form: Form, engine: str | None) -> _Show:
+    """Return what shows statistics in a form."""
+    if form == "json":
+        return partial(_show_json, engine=engine)
+    if form == "prometheus":
+        return _show_prometheus
+    return partial(_show, Screen(), engine=engine)
+
+
+def _show_json(found: HistoryStats, records: int, *, engine: str | None) -> None:
+    warnings = [
+        {"code": warning.code, "severity": warning.severity, "text": str(warning)}
+        for warning in found.warnings
+    ]
+    report: dict[str, Any] = {"records": records, "engine": engine, **asdict(found)}
+    typer.echo(json.dumps({**report, "warnings": warnings}, ensure_ascii=False).encode())
+
+
+def _show_prometheus(found: HistoryStats, records: int) -> None:
+    typer.echo(as_prometheus(found, records).encode(), nl=False)
+
+
+def _show(screen: Screen, found: HistoryStats, records: int, *, engine: str | None) -> None:
     screen.line((escape_controls(without_secrets(found.store)), "bold"))
     sizes = f"{records:,} record{'s' * (records != 1)}, {found.file_bytes:,} bytes"
     if found.wal_bytes:
@@ -47,9 +73,13 @@ def stats(url: str, *, as_json: bool) -> None:
         screen.line(("no warnings", ""))
 
 
-async def _ask(url: str) -> tuple[HistoryStats, int]:
+async def _ask(url: str, show: _Show, every_s: float | None) -> None:
     async with stores.open_to_read(url) as history:
-        return await _measure(history), await history.count_history()
+        while True:
+            show(await _measure(history), await history.count_history())
+            if every_s is None:
+                return
+            await asyncio.sleep(every_s)
 
 
 async def _measure(history: HistoryManager) -> HistoryStats:

@@ -2,10 +2,14 @@
 
 import asyncio
 import json
+import signal
+import subprocess
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from typer.testing import CliRunner
 
 from async_history import HistoryStats, open_history
@@ -88,3 +92,49 @@ def test_a_store_that_is_not_there(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["stats", "--db", str(tmp_path / "nowhere.db")])
     assert (result.exit_code, result.stdout) == (1, "")
     assert not list(tmp_path.iterdir())
+
+
+def test_prometheus_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the format's own parser; a label's value may hold what the format uses."""
+    url = str(tmp_path / 'a "quoted" name.db')
+    stats = asyncio.run(filled(url))
+    warnings = (StoreWarning("log-long", "warning", "the log is long"),)
+
+    async def with_warnings(_: object) -> HistoryStats:
+        return replace(stats, file_bytes=10, wal_bytes=2, warnings=warnings)
+
+    monkeypatch.setattr("async_history.HistoryManager.stats", with_warnings)
+    result = CliRunner().invoke(app, ["stats", "--db", url, "--prometheus"])
+    assert (result.exit_code, result.stderr) == (0, "")
+    found = {
+        sample.name: (sample.labels, sample.value)
+        for family in text_string_to_metric_families(result.stdout)
+        for sample in family.samples
+    }
+    store = {"store": url}
+    assert found == {
+        "async_history_records": (store, 3),
+        "async_history_store_size_bytes": (store, 10),
+        "async_history_store_log_size_bytes": (store, 2),
+        "async_history_warning": ({**store, "code": "log-long", "severity": "warning"}, 1),
+    }
+    refused = CliRunner().invoke(app, ["stats", "--db", url, "--prometheus", "--json"])
+    assert (refused.exit_code, refused.stdout) == (2, "")
+
+
+def test_watching_goes_on_until_it_is_interrupted(tmp_path: Path) -> None:
+    """Each time with what others have written since."""
+    url = str(tmp_path / "history.db")
+    asyncio.run(filled(url))
+    command = [sys.executable, "-m", "async_history", "stats", "--db", url]
+    with subprocess.Popen(
+        [*command, "--json", "--watch", "0.1"], stdout=subprocess.PIPE, text=True
+    ) as watching:
+        assert watching.stdout is not None
+        assert json.loads(watching.stdout.readline())["records"] == 3
+        asyncio.run(filled(url))
+        while json.loads(watching.stdout.readline())["records"] != 6:
+            pass
+        watching.send_signal(signal.SIGINT)
+        watching.stdout.read()
+    assert watching.returncode == 130

@@ -19,6 +19,7 @@ import async_history.blocking
 import async_history.encryption
 import async_history.errors
 import async_history.mem0
+import async_history.otel
 import async_history.postgres
 import async_history.sqlite
 from async_history import JsonLines, open_history
@@ -32,6 +33,7 @@ DOORS = (
     async_history.blocking,
     async_history.mem0,
     async_history.encryption,
+    async_history.otel,
 )
 PUBLIC = {name for door in DOORS for name in door.__all__}
 NOT_FOR_USERS = {

@@ -29,6 +29,7 @@ import async_history
 import async_history.blocking
 import async_history.encryption
 import async_history.mem0
+import async_history.otel
 import async_history.postgres
 import async_history.sql
 import async_history.sqlite
@@ -416,6 +417,7 @@ def test_every_public_name() -> None:
             async_history.blocking,
             async_history.mem0,
             async_history.encryption,
+            async_history.otel,
         )
         for name in module.__all__
     }

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader, Metric, Sum
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -26,15 +26,24 @@ class Exported:
         self.tracers = TracerProvider()
         self.tracers.add_span_processor(SimpleSpanProcessor(self._spans))
 
-    def metrics(self) -> dict[str, list[Point]]:
-        """Collect, and return the data points of each metric by its name."""
+    def _collect(self) -> list[Metric]:
         data = self._reader.get_metrics_data()
-        return {
-            metric.name: [_point(point) for point in metric.data.data_points]
+        return [
+            metric
             for resource in (data.resource_metrics if data is not None else ())
             for scope in resource.scope_metrics
             for metric in scope.metrics
+        ]
+
+    def metrics(self) -> dict[str, list[Point]]:
+        """Collect, and return the data points of each metric by its name."""
+        return {
+            one.name: [_point(point) for point in one.data.data_points] for one in self._collect()
         }
+
+    def kinds(self) -> list[tuple[str, str, bool]]:
+        """Collect, and return each metric's name and unit, and whether it only grows."""
+        return [(one.name, one.unit or "", isinstance(one.data, Sum)) for one in self._collect()]
 
     def spans(self, name: str | None = None) -> list[ReadableSpan]:
         """Return the spans that have ended."""

@@ -107,10 +107,8 @@ def check(exported: Exported, memory_id: str, store: str) -> None:
         (attributes["gen_ai.operation.name"], attributes.get("error.type")): count
         for attributes, (count, _) in exported.metrics()["gen_ai.client.operation.duration"]
     }
-    assert counts == {
-        **{(name, None): 1 for name, _ in EXPECTED},
-        ("update_memory", "ValueError"): 1,
-    }
+    expected: dict[tuple[str, str | None], int] = {(name, None): 1 for name, _ in EXPECTED}
+    assert counts == {**expected, ("update_memory", "ValueError"): 1}
 
 
 async def test_operations_of_an_async_memory(
