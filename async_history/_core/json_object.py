@@ -2,10 +2,11 @@
 
 import json
 import json.encoder
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
-from async_history.errors import InvalidInput
+from async_history.errors import InvalidInput, StorageCorrupt
 
 _ENCODER: Final = json.JSONEncoder(
     ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":")
@@ -29,6 +30,10 @@ _KEPT: Final = 4_096
 _LONGEST_KEPT: Final = 512
 """How many objects are kept once encoded, and the longest of them, in characters: a few megabytes.
 As a rule, a memory's metadata are the same in its next record."""
+MOST_LEVELS: Final = 100
+"""How deep an object may be nested. Python reads a thousand levels, less those that its own calls
+take there: where an object is read, not all of them are left."""
+_BRACKETS: Final = re.compile(r'"(?:[^"\\]|\\.)*"|[][{}]')
 _CONSTANTS: Final = frozenset((str, int, bool, type(None)))
 """The types of values that are known by type and equality. Floats are not: 0.0 equals -0.0."""
 _kept: Final[dict[tuple[Any, ...], "JsonObject"]] = {}
@@ -54,7 +59,7 @@ class JsonObject(Mapping[str, Any]):
 
     def _content(self) -> dict[str, Any]:
         if self._parsed is None:
-            parsed = json.loads(self.text)
+            parsed = parse_json(self.text)
             self._parsed = parsed if isinstance(parsed, dict) else {}
         return self._parsed
 
@@ -87,7 +92,8 @@ def json_object(name: str, value: object) -> JsonObject:
 
     Raises:
         InvalidInput: it is not a mapping, or has what JSON can't hold exactly: a key that is not
-            text, NaN, a lone surrogate, an object of another type.
+            text, NaN, a lone surrogate, an object of another type; or it is nested deeper than
+            100 levels.
     """
     if type(value) is JsonObject:
         return value
@@ -110,6 +116,8 @@ def json_object(name: str, value: object) -> JsonObject:
         text = _encode(value)
         if not text.isascii():
             text.encode()
+        if is_deeper(text, MOST_LEVELS):
+            raise ValueError(f"it is nested deeper than {MOST_LEVELS} levels")
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidInput(f"{name} can't be stored as JSON: {error}") from error
     made = JsonObject(text)
@@ -118,6 +126,34 @@ def json_object(name: str, value: object) -> JsonObject:
             _kept.clear()
         _kept[content] = made
     return made
+
+
+def is_deeper(text: str, levels: int) -> bool:
+    """Return whether JSON is nested deeper than so many levels."""
+    if text.count("{") + text.count("[") <= levels:
+        return False
+    depth = 0
+    for found in _BRACKETS.finditer(text):
+        if found[0] in "[{":
+            depth += 1
+            if depth > levels:
+                return True
+        elif found[0] in "]}":
+            depth -= 1
+    return False
+
+
+def parse_json(text: str) -> Any:
+    """Return what a stored text means.
+
+    Raises:
+        StorageCorrupt: another program stored what is not JSON, or is nested deeper than Python
+            reads here.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise StorageCorrupt(f"a context or cause can't be read as JSON: {error}") from error
 
 
 def object_of_texts(content: dict[str, str]) -> JsonObject:

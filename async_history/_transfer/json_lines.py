@@ -4,6 +4,7 @@ import json
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
 from typing import Any, Final
 
+from async_history._core.json_object import parse_json
 from async_history._core.manager import HistoryManager
 from async_history._core.records import COLUMNS, DETAILS, Event
 from async_history._core.rows import ROW_FIELDS, Row, details_given
@@ -49,7 +50,7 @@ def _object(row: Row) -> dict[str, Any]:
     line = dict(zip(COLUMNS, row[: len(COLUMNS)], strict=True))
     for name, text in zip(DETAILS, row[len(COLUMNS) :], strict=True):
         if text is not None:
-            line[name] = json.loads(text)
+            line[name] = parse_json(text)
     return line
 
 

@@ -12,7 +12,12 @@ from datetime import datetime
 from enum import Enum
 from typing import Any, Final
 
-from async_history._core.json_object import JsonObject, json_object
+from async_history._core.json_object import (
+    MOST_LEVELS,
+    JsonObject,
+    is_deeper,
+    json_object,
+)
 from async_history._core.messages import Message
 from async_history._core.new_records import storable_record
 from async_history._core.records import DETAILS, HistoryRecord
@@ -154,11 +159,20 @@ def _as_json(content: object) -> str:
 
 
 def _plain_json(value: object) -> Any:
-    """Return a value as JSON gives it back, without characters that can't be stored."""
+    """Return a value as JSON gives it back, without characters that can't be stored.
+
+    What is nested too deep is returned as text.
+    """
     try:
-        return _clean(json.loads(json.dumps(value, default=str), parse_constant=str))
-    except (TypeError, ValueError, RecursionError):  # as in _as_json, or too deep
-        return _clean(str(value))
+        try:
+            text = json.dumps(value, default=str)
+        except (TypeError, ValueError):  # as in _as_json
+            return _clean(str(value))
+        if is_deeper(text, MOST_LEVELS - 1):
+            return _clean(text)
+        return _clean(json.loads(text, parse_constant=str))
+    except RecursionError:
+        return f"a {type(value).__name__} that is nested too deep to be read"
 
 
 def _clean(value: Any) -> Any:

@@ -1,6 +1,7 @@
 """Whose a memory is, its metadata, and why a record was made."""
 
 import asyncio
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -35,6 +36,7 @@ class OwnerCases(Cases):
     async def test_what_is_given_is_read_again(self, open_store: OpenStore) -> None:
         owner = {"user_id": "alice", "run_id": "r'1", "agent_id": None}
         context = {"color": "bläu", "n": [1, 2.5, None, {"x": True}], "nul": "\0"}
+        context["deep"] = json.loads("[" * 99 + "]" * 99)
         cause = {"request_id": 'q"1', "why": ""}
         async with open_store() as history:
             first = await history.add_history(
@@ -325,6 +327,7 @@ class OwnerCases(Cases):
             {"context": {"x": {1, 2}}},
             {"context": {"x": float("nan")}},
             {"context": {"x": "\ud800"}},
+            {"context": {"x": json.loads("[" * 100 + "]" * 100)}},
             {"cause": ["x"]},
             {"cause": {"x": 1}},
             {"cause": {"": "x"}},

@@ -3,14 +3,16 @@
 import copy
 import json
 import pickle
+from typing import Any
 
 import pytest
 
-from async_history import HistoryRecord, InvalidInput, Owner
+from async_history import HistoryRecord, InvalidInput, Owner, StorageCorrupt
 from async_history._core.json_object import JsonObject, json_object
 from async_history._core.owners import new_owner, owner_from_text, owner_text
 from async_history._core.recording import new_cause
 from async_history._core.rows import record_of, row_of
+from async_history.blocking._sanitize import Sanitizer
 
 
 def test_an_object_is_equal_to_what_has_the_same_content() -> None:
@@ -42,6 +44,32 @@ def test_an_object_stays_as_it_was_given() -> None:
     given["a"] = "z"
     assert [dict(one or {}) for one in (first, cause)] == [{"a": "x", "b": "y"}] * 2
     assert json_object("context", given) == {"a": "z", "b": "y"}
+
+
+def nested(levels: int) -> Any:
+    value: Any = "x"
+    for level in range(levels):
+        value = {"[": value} if level % 2 else [value, "]"]
+    return value
+
+
+@pytest.mark.parametrize("levels", [98, 99, 100, 500, 100_000])
+def test_how_deep_an_object_is_nested(levels: int) -> None:
+    given = {"x": nested(levels), "y": '[{"' * 200}
+    if levels < 100:
+        assert json_object("context", given) == given
+    else:
+        with pytest.raises(InvalidInput, match="context can't be stored"):
+            json_object("context", given)
+    kept = Sanitizer().json("metadata", given)
+    assert kept["y"] == given["y"]
+    assert isinstance(kept["x"], str) is (levels >= 100)
+
+
+@pytest.mark.parametrize("text", ['{"x":' * 100_000 + "1" + "}" * 100_000, "{", ""])
+def test_what_others_stored_that_can_not_be_read(text: str) -> None:
+    with pytest.raises(StorageCorrupt, match="can't be read as JSON"):
+        JsonObject(text).get("x")
 
 
 def test_an_owner_has_at_least_one_scope() -> None:
