@@ -20,9 +20,11 @@ They have no salt, since whoever reads the store would read it too.
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
+from itertools import islice
 from operator import attrgetter
 from typing import Final
 
@@ -145,18 +147,52 @@ def require_session_not_erased(submission: SaveMessages, erased: Mapping[Name, d
 
 
 def names_of_session(session_scope: str) -> Sequence[Name]:
-    """Return the owners that a session scope of mem0's names: `agent_id=…&run_id=…&user_id=…`."""
-    parts = (part.partition("=") for part in session_scope.split("&"))
-    return [(scope, _unescaped(value)) for scope, _, value in parts if scope in SCOPES]
+    """Return the owners that a session scope of mem0's may name.
+
+    It is `agent_id=…&run_id=…&user_id=…`, each once. Before mem0 2.2 the ids stand there as they
+    are: one with "&run_id=" in it can't be told from two. Of very many parts some are left out.
+    """
+    found: dict[Name, None] = {}
+    for scope, begin in islice(_begins(session_scope), _MOST_PARTS):
+        ends = (part.start() for part in _PARTS.finditer(session_scope, begin))
+        for end in (*islice(ends, _MOST_PARTS), len(session_scope)):
+            value = session_scope[begin:end]
+            found[scope, value] = found[scope, _unescaped(value)] = None
+    return list(found)
 
 
 def session_names(session_scope: str, name: Name) -> bool:
-    """Return whether a session scope names an owner.
-
-    The id stands there as a whole part: as mem0 2.x escapes it, or as it is.
-    """
+    """Return whether a session scope may name an owner: as mem0 2.2 escapes the id, or as it is."""
     scope, value = name
-    return any(f"&{scope}={one}&" in f"&{session_scope}&" for one in (value, _escaped(value)))
+    return any(
+        scope == named and _is_at(session_scope, begin, one)
+        for named, begin in _begins(session_scope)
+        for one in (value, _escaped(value))
+    )
+
+
+def _begins(session_scope: str) -> Iterator[tuple[str, int]]:
+    """Yield the scopes that a session scope may name, and where their ids begin.
+
+    What its first part names it does not name again: that stands in an id.
+    """
+    first = session_scope.partition("=")[0]
+    for part in _PARTS.finditer(session_scope):
+        scope = part[1]
+        if scope in SCOPES and (part.start() == 0 or scope != first):
+            yield scope, part.end()
+
+
+def _is_at(session_scope: str, begin: int, value: str) -> bool:
+    """Return whether an id stands there, up to another part or the end."""
+    end = begin + len(value)
+    return session_scope.startswith(value, begin) and (
+        end == len(session_scope) or _PARTS.match(session_scope, end) is not None
+    )
+
+
+_PARTS: Final = re.compile("(?:^|&)([^=&]+)=")
+_MOST_PARTS: Final = 16
 
 
 def _require_later(
