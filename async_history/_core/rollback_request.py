@@ -12,7 +12,7 @@ from async_history._core.operations import StoreOperation, hashed, new_operation
 from async_history._core.progress import Progress
 from async_history._core.rollback_plan import Walk, WalkToInstant
 from async_history._core.timeline import check_instant
-from async_history._core.undo_plan import ROLLBACK, UNDO, UNDO_OF, WalkBefore, new_doer
+from async_history._core.undo_plan import ROLLBACK, UNDO, UNDO_OF, WalkBefore, doer_asked
 from async_history._core.validation import check_flag, check_function
 from async_history._core.values import check_text, in_utc
 from async_history.errors import InvalidInput
@@ -120,15 +120,15 @@ def undo_request(
     Raises:
         InvalidInput: naming the argument that can't be used.
     """
-    doer = new_doer(run_id, cause)
+    doer, questions = doer_asked(run_id, cause)
     name = new_id()
     return RollbackRequest(
         id=name,
         kind=UNDO,
-        arguments={**hashed("run_id", doer.run_id), "cause": _hashed(doer.cause)},
+        arguments={**hashed("run_id", run_id), "cause": _hashed(tuple((cause or {}).items()))},
         new_walk=partial(WalkBefore, doer=doer),
         memory_ids=None,
-        questions=doer.questions(),
+        questions=questions,
         cause={UNDO: name, UNDO_OF: doer.name},
         **_checked(actor_id, role, on_progress, dry_run=dry_run),
     )

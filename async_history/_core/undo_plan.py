@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Final
-from urllib.parse import parse_qsl, quote, unquote, urlencode
+from urllib.parse import parse_qsl, urlencode
 
-from async_history._core.filters import Pairs, cause_asked, has_details
+from async_history._core.filters import Pairs, cause_asked
 from async_history._core.records import Event, HistoryRecord
 from async_history._core.rollback_plan import (
     MemoryPlan,
@@ -27,32 +28,29 @@ UNDO_OF: Final = "undo_of"
 _MOST_CHARACTERS: Final = 1_024
 _OF_RUN: Final = "run:"
 _DIGEST: Final = "blake2b:"
-"""How names of a run, and of a cause with long texts, begin. Those of other causes have a "="."""
+"""How names of a run, and of a cause with many keys, begin. Those of other causes have a "="."""
+_KEPT: Final = 1_024
+"""Texts whose digests are kept: as a rule, one cause follows another that is the same."""
 
 
 @dataclass(frozen=True, slots=True)
 class Doer:
-    """Whose records an undo takes back: those of a run, or with a cause."""
+    """Whose records an undo takes back: those of a run, or with a cause.
 
-    run_id: str | None
+    It is told from others by digests. So what is erased from the records that were taken back is
+    not in the undo's own records either, which say what it took back.
+    """
+
+    run: str | None
+    """The digest of the run's id."""
     cause: Pairs
+    """Keys, and digests of their texts."""
 
     @property
     def name(self) -> str:
         """What the undo's own records call it, in their cause. No two have the same name."""
-        if self.run_id is not None:
-            text = _OF_RUN + quote(self.run_id, safe="")
-        else:
-            text = urlencode(sorted(self.cause))
-        if len(text) <= _MOST_CHARACTERS:
-            return text
-        return _DIGEST + blake2b(text.encode(), digest_size=16).hexdigest()
-
-    def questions(self) -> Sequence[Mapping[str, Any]]:
-        """Return the filters of queries that together find a record of each memory it changed."""
-        if self.run_id is None:
-            return ({"cause": dict(self.cause)},)
-        return ({"cause": {"run_id": self.run_id}}, {"run_id": self.run_id})
+        text = urlencode(sorted(self.cause)) if self.run is None else _OF_RUN + self.run
+        return text if len(text) <= _MOST_CHARACTERS else _DIGEST + _digest(text)
 
     def did(self, record: HistoryRecord) -> bool:
         """Return whether a record is of this doer.
@@ -62,27 +60,36 @@ class Doer:
         """
         if self.is_undone_by(record):
             return False
-        if self.run_id is None:
-            return has_details(record, (), self.cause)
+        if self.run is None:
+            return all(_is(_cause(record, key), digest) for key, digest in self.cause)
         if _cause(record, "run_id") is not None:
-            return _cause(record, "run_id") == self.run_id
+            return _is(_cause(record, "run_id"), self.run)
         if _cause(record, ROLLBACK) is not None or _cause(record, UNDO) is not None:
             return False
-        return record.owner is not None and record.owner.run_id == self.run_id
+        return record.owner is not None and _is(record.owner.run_id, self.run)
 
     def is_undone_by(self, record: HistoryRecord) -> bool:
         """Return whether a record took back what this doer did before it."""
-        return _cause(record, UNDO_OF) == self.name
+        return bool(_cause(record, UNDO_OF) == self.name)
 
 
-def _doer_named(name: str | None) -> Doer | None:
+def _doer_named(name: object) -> Doer | None:
     """Return whose records an undo took back, from the name in its cause; None if it can't tell."""
-    if name is None or name.startswith(_DIGEST):
+    if not isinstance(name, str) or name.startswith(_DIGEST):
         return None
     if name.startswith(_OF_RUN):
-        return Doer(unquote(name.removeprefix(_OF_RUN)), ())
+        return Doer(name.removeprefix(_OF_RUN), ())
     pairs = tuple(parse_qsl(name, keep_blank_values=True))
     return Doer(None, pairs) if pairs else None
+
+
+@lru_cache(_KEPT)
+def _digest(text: str) -> str:
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+def _is(value: object, digest: str) -> bool:
+    return isinstance(value, str) and _digest(value) == digest
 
 
 @dataclass(slots=True)
@@ -95,8 +102,13 @@ class _Undone:
     """Whether a record that it took back was met."""
 
 
-def new_doer(run_id: str | None, cause: Mapping[str, str] | None) -> Doer:
+def doer_asked(
+    run_id: str | None, cause: Mapping[str, str] | None
+) -> tuple[Doer, Sequence[Mapping[str, Any]]]:
     """Check whose records are to be taken back.
+
+    Returns:
+        whose, and the filters of queries that together find a record of each memory it changed.
 
     Raises:
         InvalidInput: not exactly one of them was given, or it can't be used.
@@ -104,7 +116,11 @@ def new_doer(run_id: str | None, cause: Mapping[str, str] | None) -> Doer:
     pairs = cause_asked(cause)
     if (run_id is None) is not bool(pairs):
         raise InvalidInput("name what to undo: a run_id, or a cause with at least one key")
-    return Doer(None if run_id is None else check_name("run_id", run_id), pairs)
+    if run_id is None:
+        doer = Doer(None, tuple((key, _digest(text)) for key, text in pairs))
+        return doer, ({"cause": dict(pairs)},)
+    run_id = check_name("run_id", run_id)
+    return Doer(_digest(run_id), ()), ({"cause": {"run_id": run_id}}, {"run_id": run_id})
 
 
 class WalkBefore:
@@ -201,5 +217,5 @@ class WalkBefore:
         return plan
 
 
-def _cause(record: HistoryRecord, key: str) -> str | None:
+def _cause(record: HistoryRecord, key: str) -> Any:
     return None if record.cause is None else record.cause.get(key)
