@@ -87,7 +87,7 @@ class Calls:
 ONLY_ON_CITUS: Final = {"citus._DISTRIBUTE", "citus._COPY_TO_ALL", "schema._IS_DISTRIBUTED"}
 """Statements that call what only the extension has."""
 NEVER_SQL: Final = {
-    *("aclose", "close", "require_writable", "backend", "store", "backup"),
+    *("aclose", "close", "require_writable", "backend", "store", "backup", "encryption"),
 }
 
 
