@@ -244,12 +244,13 @@ class PostgresStore:
         tables = ", ".join(f"{self.schema}.{name}" for name in ("owners", "history", "messages"))
 
         async def reset(connection: Any, settings: Sequence[str]) -> None:
+            # Before the transaction: its locks would keep the next try waiting where this one is
+            # cut off. What another process commits before the TRUNCATE is not counted.
+            records = await connection.fetchval(f"{_COUNT} {self.schema}.history")
+            messages = await connection.fetchval(f"{_COUNT} {self.schema}.messages")
             # In a transaction, whose lock blocks all writes until its outcome is known: a delayed
             # TRUNCATE outside of one could reach the server after later acknowledged writes.
             async with transaction(connection, *settings):
-                # What another process commits before the TRUNCATE is not counted.
-                records = await connection.fetchval(f"{_COUNT} {self.schema}.history")
-                messages = await connection.fetchval(f"{_COUNT} {self.schema}.messages")
                 await connection.execute(f"TRUNCATE {tables}")
                 await connection.execute(migrations.in_schema(FORGET_OWNERS, self.schema))
                 await enter(connection, self.schema, at_its_end(operation, records, messages))
