@@ -1,0 +1,121 @@
+"""Where `recording` holds: the table of the guide on owners, row by row."""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+
+import anyio
+import anyio.from_thread
+import anyio.to_thread
+import pytest
+
+from async_history import HistoryManager, HistoryRecord, open_history, recording
+
+pytestmark = pytest.mark.once
+
+CAUSE = {"request_id": "q"}
+
+
+@pytest.fixture
+async def history() -> AsyncIterator[HistoryManager]:
+    async with open_history("memory://") as history:
+        yield history
+
+
+async def change(history: HistoryManager) -> HistoryRecord:
+    return await history.add_history("m", None, "x", "ADD")
+
+
+async def test_tasks_and_what_their_threads_hand_back(history: HistoryManager) -> None:
+    loop = asyncio.get_running_loop()
+
+    def in_thread() -> HistoryRecord:
+        return asyncio.run_coroutine_threadsafe(change(history), loop).result()
+
+    with recording(cause=CAUSE):
+        late = asyncio.ensure_future(_after_a_turn(history))
+        made = [
+            await change(history),
+            await asyncio.create_task(change(history)),
+            await asyncio.to_thread(in_thread),
+            await anyio.to_thread.run_sync(lambda: anyio.from_thread.run(change, history)),
+        ]
+        async with anyio.create_task_group() as group:
+
+            async def within() -> None:
+                made.append(await change(history))
+
+            group.start_soon(within)
+        called = loop.create_future()
+        loop.call_soon(lambda: called.set_result(asyncio.ensure_future(change(history))))
+    made += [await late, await (await called)]
+    assert [record.cause for record in made] == [CAUSE] * 7
+    assert (await change(history)).cause is None
+
+
+async def _after_a_turn(history: HistoryManager) -> HistoryRecord:
+    await asyncio.sleep(0.01)
+    return await change(history)
+
+
+async def test_executors_have_it_by_a_copied_context(history: HistoryManager) -> None:
+    loop = asyncio.get_running_loop()
+
+    def in_thread() -> HistoryRecord:
+        return asyncio.run_coroutine_threadsafe(change(history), loop).result()
+
+    with recording(cause=CAUSE), ThreadPoolExecutor(1) as executor:
+        plain = await loop.run_in_executor(executor, in_thread)
+        copied = await loop.run_in_executor(executor, copy_context().run, in_thread)
+    assert (plain.cause, copied.cause) == (None, CAUSE)
+
+
+async def test_what_was_started_before_has_it_not(history: HistoryManager) -> None:
+    work: asyncio.Queue[Callable[[], object]] = asyncio.Queue()
+    made: list[HistoryRecord] = []
+
+    async def worker() -> None:
+        await work.get()
+        made.append(await change(history))
+
+    working = asyncio.create_task(worker())
+    await asyncio.sleep(0)
+    with recording(cause=CAUSE):
+        work.put_nowait(print)
+        await working
+    assert made[0].cause is None
+
+
+async def test_a_generator_that_yields_inside(history: HistoryManager) -> None:
+    async def items() -> AsyncGenerator[int]:
+        with recording(cause=CAUSE):
+            yield 1
+
+    async with contextlib.aclosing(items()) as given:
+        await anext(given)
+        assert (await change(history)).cause == CAUSE
+    assert (await change(history)).cause is None
+
+
+def test_a_generator_that_another_context_closes() -> None:
+    def items() -> Generator[int]:
+        with recording(cause=CAUSE):
+            yield 1
+
+    given = items()
+    copy_context().run(next, given)  # where the cause stays
+    failed: list[BaseException] = []
+
+    def close() -> None:
+        try:
+            given.close()
+        except ValueError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=close)
+    thread.start()
+    thread.join()
+    assert len(failed) == 1
