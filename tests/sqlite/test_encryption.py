@@ -203,7 +203,8 @@ class TestTampering:
                     connection.execute(set_, (stored,))
             assert await history.get_history("m") == expected
         assert tried > 300
-        assert harmless == 0
+        # Some bits of base64's last character mean nothing.
+        assert harmless <= len(values)
 
     async def read(self, path: Path) -> None:
         async with open_file(path) as history:
