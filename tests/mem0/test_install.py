@@ -145,7 +145,7 @@ class TestCommands:
     ) -> None:
         """Behind the program's own sitecustomize, and with the server's exit status."""
         url = new_schema()
-        (tmp_path / "sitecustomize.py").write_text("print('its own')")
+        (tmp_path / "sitecustomize.py").write_text("print('its own', flush=True)")
         path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
         done = run(
             *(*RUN, "-W", "ignore", "-m", "tests.subprocesses.mem0_server"),
