@@ -154,8 +154,8 @@ class WalkBefore:
             if last.doer.did(record):
                 last.is_met = True
                 return True
-            if not last.is_met:
-                return False
+            if not last.is_met or self._doer.is_undone_by(record):
+                return False  # the undo that was met went back at least as far
             if self._undo_of_others(record) is not None and not last.doer.is_undone_by(record):
                 return False  # more of what the last one took back may come after it
             self._undone.pop()

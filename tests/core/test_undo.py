@@ -1,6 +1,7 @@
 """What an undo leaves out: changes that were taken back, and the undos that did so."""
 
 import asyncio
+from itertools import permutations
 from typing import Any
 
 import pytest
@@ -53,6 +54,14 @@ async def example(history: HistoryManager, memory_id: str, steps: list[tuple[str
                 floors[who] = len(left)
         latest = (await history.get_history(memory_id))[-1]
         assert latest.new_memory == changes[-1][1], (what, who, changes)
+
+
+async def test_an_undo_that_goes_back_beyond_another() -> None:
+    """What it took back stays taken back, though the other had left some of it."""
+    async with open_history("memory://") as history:
+        for one, other in permutations(WHO, 2):
+            steps = [("do", one), ("do", other), ("undo", other), ("do", one), ("undo", one)]
+            await example(history, f"{one} {other}", [*steps, ("do", other), ("undo", other)])
 
 
 @pytest.mark.once
