@@ -21,7 +21,7 @@ from async_history._core.lifecycle import CLOSE_TIMEOUT_S
 from async_history._core.manager import HistoryManager
 from async_history._core.messages import MESSAGES_KEPT, Message
 from async_history._core.observer import WriterObserver
-from async_history._core.operations import OperationLog, StoreOperation
+from async_history._core.operations import OperationEnd, OperationLog, StoreOperation
 from async_history._core.prune import PruneCursor, PruneStep
 from async_history._core.prune_request import PruneRequest
 from async_history._core.query import PageRead, RowsRead
@@ -203,14 +203,7 @@ class _NoLog:
 
     async def add(self, operation_id: str, records: int, messages: int) -> None: ...
 
-    async def end(
-        self,
-        operation_id: str,
-        ended_at: datetime,
-        error: str | None,
-        records: int,
-        messages: int,
-    ) -> None: ...
+    async def end(self, end: OperationEnd) -> None: ...
 
     async def forget_actor(self, actor_id: str) -> None: ...
 

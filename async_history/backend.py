@@ -29,6 +29,7 @@ from async_history._core.manager import HistoryManager
 from async_history._core.messages import MESSAGES_KEPT, Message, message_from_row
 from async_history._core.new_submissions import owners_to_give, records_to_copy
 from async_history._core.operations import (
+    OperationEnd,
     OperationLog,
     OperationStatements,
     StatementOperationLog,
@@ -99,6 +100,7 @@ __all__ = [
     "Measured",
     "Message",
     "Name",
+    "OperationEnd",
     "OperationLog",
     "OperationStatements",
     "OutcomeUnknown",

@@ -54,7 +54,7 @@ class KeyStatements:
         reserve: adds uses to a key: takes how many, and the id.
         rewrap: takes the wrapping key, what is wrapped and the id.
         is_whole: whether all causes are sealed, as `begin` and `encrypt` note it.
-        begin: notes, as the first statement, whether there are no causes yet.
+        begin: notes, as the first statement, whether every cause so far is sealed.
         mark: marks an owner's keys as erased, by scope: each takes a digest of the scope's id.
         count_marked: how many are marked.
         destroy: removes those that are marked.

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal, NamedTuple, Protocol
 
 from async_history._core.new_records import new_id
 from async_history._core.recording import surroundings
@@ -89,6 +89,21 @@ class OperationStatements:
     all: str
 
 
+class OperationEnd(NamedTuple):
+    """How an operation ended, and what is not counted yet of what it did.
+
+    Attributes:
+        ended_at: when: aware, in UTC.
+        error: the class of the error by which it failed; None if it did not.
+    """
+
+    operation_id: str
+    ended_at: datetime
+    error: str | None
+    records: int
+    messages: int
+
+
 class OperationLog(Protocol):
     """A store's log of operations. Each change is a transaction of its own, in its turn among the
     writes; or part of one, in a log that a transaction gives."""
@@ -99,14 +114,7 @@ class OperationLog(Protocol):
     async def add(self, operation_id: str, records: int, messages: int) -> None:
         """Add to an operation's counts what a transaction did, inside of it."""
 
-    async def end(
-        self,
-        operation_id: str,
-        ended_at: datetime,
-        error: str | None,
-        records: int,
-        messages: int,
-    ) -> tuple[int, int] | None:
+    async def end(self, end: OperationEnd) -> tuple[int, int] | None:
         """Note how an unfinished operation ended, add to its counts, and return them.
 
         None where the log does not have it.
@@ -173,20 +181,17 @@ class Tally:
     total: tuple[int, int] | None = None
 
 
+def ended(operation: StoreOperation, tally: Tally, error: str | None) -> OperationEnd:
+    """Return how an operation ends now: by an error of this class, or well."""
+    return OperationEnd(operation.id, datetime.now(UTC), error, tally.records, tally.messages)
+
+
 class OperationEnds(Protocol):
     """The part of a log by which an operation is entered and ended."""
 
     async def begin(self, operation: StoreOperation, /) -> None: ...
 
-    async def end(
-        self,
-        operation_id: str,
-        ended_at: datetime,
-        error: str | None,
-        records: int,
-        messages: int,
-        /,
-    ) -> tuple[int, int] | None: ...
+    async def end(self, end: OperationEnd, /) -> tuple[int, int] | None: ...
 
 
 @contextlib.asynccontextmanager
@@ -210,8 +215,7 @@ async def logged(log: OperationEnds, operation: StoreOperation) -> AsyncIterator
 async def _end(
     log: OperationEnds, operation: StoreOperation, tally: Tally, error: str | None
 ) -> None:
-    counts = (tally.records, tally.messages)
-    tally.total = await log.end(operation.id, datetime.now(UTC), error, *counts)
+    tally.total = await log.end(ended(operation, tally, error))
 
 
 def values_of(operation: StoreOperation) -> tuple[Any, ...]:
@@ -254,19 +258,12 @@ class StatementOperationLog:
         """Count what a transaction did, inside of it."""
         await self._run(self._statements.add, records, messages, operation_id)
 
-    async def end(
-        self,
-        operation_id: str,
-        ended_at: datetime,
-        error: str | None,
-        records: int,
-        messages: int,
-    ) -> tuple[int, int] | None:
+    async def end(self, end: OperationEnd) -> tuple[int, int] | None:
         """Note how an operation ended; return its records and messages."""
-        values = (_text(ended_at), error, records, messages, operation_id)
+        values = (_text(end.ended_at), end.error, end.records, end.messages, end.operation_id)
         await self._run(self._statements.end, *values)
-        for all_records, all_messages in await self._run(self._statements.counts, operation_id):
-            return all_records, all_messages
+        for records, messages in await self._run(self._statements.counts, end.operation_id):
+            return records, messages
         return None
 
     async def forget_actor(self, actor_id: str) -> None:

@@ -2,14 +2,13 @@
 
 import json
 from collections.abc import Awaitable, Callable
-from datetime import datetime
 from typing import Any, Final
 
 from sqlalchemy import func, insert, literal_column, null, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from async_history._core.erased_names import from_microseconds, microseconds
-from async_history._core.operations import StoreOperation
+from async_history._core.operations import OperationEnd, StoreOperation
 from async_history._sql.connections import Connections
 from async_history._sql.tables import Tables
 
@@ -70,35 +69,25 @@ class SqlOperationLog:
 
         await self._run(add)
 
-    async def end(
-        self,
-        operation_id: str,
-        ended_at: datetime,
-        error: str | None,
-        records: int,
-        messages: int,
-    ) -> tuple[int, int] | None:
+    async def end(self, end: OperationEnd) -> tuple[int, int] | None:
         """Note how an operation ended; return its records and messages."""
         table = self._table
 
-        async def end(connection: AsyncConnection) -> Any:
+        async def note(connection: AsyncConnection) -> Any:
             await connection.execute(
                 update(table)
-                .where(table.c.id == operation_id, table.c.ended_at.is_(None))
+                .where(table.c.id == end.operation_id, table.c.ended_at.is_(None))
                 .values(
-                    ended_at=microseconds(ended_at),
-                    error=error,
-                    records=table.c.records + records,
-                    messages=table.c.messages + messages,
+                    ended_at=microseconds(end.ended_at),
+                    error=end.error,
+                    records=table.c.records + end.records,
+                    messages=table.c.messages + end.messages,
                 )
             )
-            return (
-                await connection.execute(
-                    select(table.c.records, table.c.messages).where(table.c.id == operation_id)
-                )
-            ).first()
+            counts = select(table.c.records, table.c.messages)
+            return (await connection.execute(counts.where(table.c.id == end.operation_id))).first()
 
-        row = await self._run(end)
+        row = await self._run(note)
         return None if row is None else (int(row[0]), int(row[1]))
 
     async def forget_actor(self, actor_id: str) -> None:

@@ -190,8 +190,7 @@ class BatchCommitter:
         expected = self._owners.expected(records, additions)
         if expected is None:
             return False
-        owners = [stored and stored.owner for stored in expected.owners]
-        stored = self._seal.fields(records, owners, expected.noted, connection)
+        stored = self._seal.fields(records, expected.owners, expected.noted, connection)
         statements = [
             add_statement(part, expected.part(start, part)) for start, part in _parts(stored)
         ]
@@ -414,14 +413,13 @@ class _CommitSteps:
 
     def _add(self, records: Sequence[HistoryRecord]) -> None:
         self._require_ready()
-        expected = None
-        if self._found.last_number or self._found.noted or any(map(has_details, records)):
-            owners = [self._found.owners.get(record.memory_id) for record in records]
-            expected = ExpectedOwners(owners, set(), set(), self._found.noted)
         found = self._found
-        owned = [(stored := found.owners.get(one.memory_id)) and stored.owner for one in records]
+        owners = [found.owners.get(record.memory_id) for record in records]
+        expected = None
+        if found.last_number or found.noted or any(map(has_details, records)):
+            expected = ExpectedOwners(owners, set(), set(), found.noted)
         fields = self._seal.fields(
-            list(map(fields_in_order, records)), owned, found.noted, self._connection
+            list(map(fields_in_order, records)), owners, found.noted, self._connection
         )
         statement = add_statement(fields, expected, has_triggers=self._has_triggers)
         with _refusals():

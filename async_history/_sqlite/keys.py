@@ -24,7 +24,7 @@ from async_history._core.sealed_records import (
 )
 from async_history._core.sealing import BEGIN, is_sealed
 from async_history._sqlite.connection import fetch_rows, run_to_completion, transaction
-from async_history._sqlite.index import mark_copied
+from async_history._sqlite.index import StoredOwner, mark_copied
 from async_history._sqlite.rows import Fetch
 
 T = TypeVar("T")
@@ -185,7 +185,7 @@ class Seal(Protocol):
     def fields(
         self,
         records: Sequence[Fields],
-        owners: Sequence[Owner | None],
+        owners: Sequence[StoredOwner | None],
         noted: int,
         connection: sqlite3.Connection,
     ) -> Sequence[Fields]:
@@ -221,7 +221,7 @@ class InClear:
     def fields(
         self,
         records: Sequence[Fields],
-        owners: Sequence[Owner | None],
+        owners: Sequence[StoredOwner | None],
         noted: int,
         connection: sqlite3.Connection,
     ) -> Sequence[Fields]:
@@ -258,15 +258,16 @@ class Sealing:
     def fields(
         self,
         records: Sequence[Fields],
-        owners: Sequence[Owner | None],
+        owners: Sequence[StoredOwner | None],
         noted: int,
         connection: sqlite3.Connection,
     ) -> Sequence[Fields]:
-        self._lease(uses_of(owners), noted, connection)
+        whose = [None if stored is None else stored.owner for stored in owners]
+        self._lease(uses_of(whose), noted, connection)
         use, index_key = self._keys.use, self._keys.index_key
         return [
             sealed_fields(record, use(owner, USES), index_key)
-            for record, owner in zip(records, owners, strict=True)
+            for record, owner in zip(records, whose, strict=True)
         ]
 
     def opened(

@@ -2,11 +2,10 @@
 
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator
-from datetime import UTC, datetime
 from typing import Any, Protocol, TypeVar
 
 from async_history._core.manager import HistoryManager
-from async_history._core.operations import StoreOperation, Tally
+from async_history._core.operations import OperationEnd, StoreOperation, Tally, ended
 from async_history.errors import HistoryError
 
 T = TypeVar("T")
@@ -28,17 +27,9 @@ class AskedLog:
         """Enter an operation."""
         await self._ask(lambda manager: manager.store.operations.begin(operation))
 
-    async def end(
-        self,
-        operation_id: str,
-        ended_at: datetime,
-        error: str | None,
-        records: int,
-        messages: int,
-    ) -> tuple[int, int] | None:
+    async def end(self, end: OperationEnd) -> tuple[int, int] | None:
         """Note how an operation ended."""
-        values = (operation_id, ended_at, error, records, messages)
-        return await self._ask(lambda manager: manager.store.operations.end(*values))
+        return await self._ask(lambda manager: manager.store.operations.end(end))
 
 
 @contextlib.contextmanager
@@ -48,8 +39,8 @@ def logged_blocking(
     """Log an operation that the body does in a thread, as `logged` does on a loop."""
 
     def end(error: str | None) -> None:
-        values = (operation.id, datetime.now(UTC), error, tally.records, tally.messages)
-        ask(lambda manager: manager.store.operations.end(*values))
+        noted = ended(operation, tally, error)
+        ask(lambda manager: manager.store.operations.end(noted))
 
     ask(lambda manager: manager.store.operations.begin(operation))
     tally = Tally()

@@ -214,7 +214,7 @@ async def test_a_further_memory_is_not_added_where_the_file_is_gone(
         async def add_two() -> None:
             await memory._create_memory("tea", {"tea": []}, {"user_id": "u"})
             acks = memory._recorder.require_operation().acks
-            while not acks:  # noqa: ASYNC110 - there is no event
+            while not acks:  # noqa: ASYNC110 - nothing tells
                 await asyncio.sleep(0)
             await asyncio.wait(acks)
             await asyncio.to_thread(move_away, tmp_path / "history.db")

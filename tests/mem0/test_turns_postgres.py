@@ -362,7 +362,7 @@ class TestLostConnections:
             await waiting
             await other.close()
             assert locks._session is not None
-            while not locks._session._taken_by_others:  # noqa: ASYNC110 - there is no event
+            while not locks._session._taken_by_others:  # noqa: ASYNC110 - nothing tells
                 await asyncio.sleep(0)
 
         store.get = held
@@ -501,9 +501,9 @@ async def test_turns_are_the_primarys_also_after_a_failover(tmp_path: Path) -> N
             standby.promote()
             admin = await asyncpg.connect(standby.url())
             async with asyncio.timeout(LONG_S):
-                while not await sessions(admin):  # noqa: ASYNC110 - there is no event
+                while not await sessions(admin):  # noqa: ASYNC110 - nothing tells
                     await asyncio.sleep(0)
-                while locks.is_lost(number_of("m")):  # noqa: ASYNC110 - there is no event
+                while locks.is_lost(number_of("m")):  # noqa: ASYNC110 - nothing tells
                     await asyncio.sleep(0)
             turn.require_kept()
             await admin.close()

@@ -99,7 +99,7 @@ async def test_cut_off_at_each_message_and_called_again(
                 writing = asyncio.ensure_future(write(others, f"{name} busy", is_over))
                 proxy.cut_after(start + (number - 1) * step, for_good=True)
                 call = asyncio.ensure_future(CALLS[what](history, name))
-                while proxy.cuts < number and not call.done():  # noqa: ASYNC110 - it tells nobody
+                while proxy.cuts < number and not call.done():  # noqa: ASYNC110 - it does not tell
                     await asyncio.sleep(0.001)
                 call.cancel()  # it would try again until its deadline
                 await asyncio.wait([call])

@@ -99,7 +99,7 @@ async def until(connection: AsyncConnection, query: str, wanted: int) -> None:
     InnoDB shows the same locks again to whoever has asked within a tenth of a second.
     """
     async with asyncio.timeout(LONG_S):
-        while int((await connection.execute(text(query))).all()[0][-1]) < wanted:  # noqa: ASYNC110 - a server tells nobody
+        while int((await connection.execute(text(query))).all()[0][-1]) < wanted:  # noqa: ASYNC110 - a server does not tell
             await asyncio.sleep(0.2)
 
 

@@ -77,7 +77,7 @@ async def taken_into_a_batch(history: HistoryManager) -> None:
     assert isinstance(history, PostgresHistoryManager)
     async with asyncio.timeout(LONG_S):
         await asyncio.sleep(0)
-        while history.store.writer.stats().queued_records:  # noqa: ASYNC110 - there is no event
+        while history.store.writer.stats().queued_records:  # noqa: ASYNC110 - nothing tells
             await asyncio.sleep(0)
 
 

@@ -1,7 +1,6 @@
 """The log of operations."""
 
 from dataclasses import replace
-from datetime import datetime
 
 from async_history import backend as api
 
@@ -19,12 +18,11 @@ class DictOperationLog:
             one, records=one.records + records, messages=one.messages + messages
         )
 
-    async def end(
-        self, operation_id: str, ended_at: datetime, error: str | None, records: int, messages: int
-    ) -> tuple[int, int]:
-        await self.add(operation_id, records, messages)
-        one = replace(self._operations[operation_id], ended_at=ended_at, error=error)
-        self._operations[operation_id] = one
+    async def end(self, end: api.OperationEnd) -> tuple[int, int]:
+        await self.add(end.operation_id, end.records, end.messages)
+        one = self._operations[end.operation_id]
+        one = replace(one, ended_at=end.ended_at, error=end.error)
+        self._operations[one.id] = one
         return one.records, one.messages
 
     async def forget_actor(self, actor_id: str) -> None:
