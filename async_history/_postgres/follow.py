@@ -59,8 +59,6 @@ from async_history.errors import CursorGone, InvalidInput
 
 ROWS_AT_ONCE: Final = 20_000
 """The most rows that one statement reads: about 20 ms. A page of 2,000 takes a few."""
-_LEAST_SEARCHED: Final = 5
-"""The factor by which more rows are read if only their `seq` is needed."""
 _MOST_SEQ: Final = (1 << 63) - 1
 
 
@@ -223,7 +221,7 @@ class FollowReader:
         """
         lowest, highest = _MOST_SEQ, place.foreign
         for after, before in place.ranges():
-            most, is_more = self._rows_at_once * _LEAST_SEARCHED, True
+            most, is_more = self._rows_at_once, True
             while is_more:
                 arguments = [str(after), str(before), place.foreign, most]
                 sql = in_schema(EXTENT, self._schema)
