@@ -12,6 +12,7 @@ HistoryError
 ├── WrongLoop             the manager belongs to another event loop or process; not written
 ├── CommitUnknown         the store cannot say whether the named ids were written
 ├── CursorGone            the record a cursor points at is no longer at its place
+├── NotProven             a checkpoint or proof of a ledger does not hold
 ├── CopyMismatch          a copy's target does not hold the source's records, in their order
 ├── MigrationError        the store's layout cannot be used or adopted; left untouched
 └── StorageError          the store refused or failed; not written
@@ -126,6 +127,10 @@ class CommitUnknown(HistoryError):
 
 class CursorGone(HistoryError):
     """The record a cursor points at was removed or moved. Start again without the cursor."""
+
+
+class NotProven(HistoryError):
+    """A checkpoint or a proof of a ledger does not hold, or the store is not what it says."""
 
 
 class CopyMismatch(HistoryError):

@@ -1,0 +1,1 @@
+"""The ledger: a Merkle tree over all that is recorded, and what is proven with it."""

@@ -1,0 +1,284 @@
+"""Checkpoints: a signed statement of how large the ledger is, and of its root.
+
+The text is a C2SP tlog-checkpoint, signed as a C2SP signed-note with Ed25519, which the tools and
+witnesses of transparency logs read.
+"""
+
+import base64
+import binascii
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import Any, Final, Self
+
+from async_history._core.ledger.tree import HASH_BYTES
+from async_history._core.values import check_text
+from async_history.errors import InvalidInput, NotProven
+
+_ED25519: Final = b"\x01"
+_KEY_HASH_BYTES: Final = 4
+_SIGNATURE: Final = "— "
+_TIME: Final = "time "
+_LARGEST: Final = 1 << 62
+
+
+def _primitives() -> Any:
+    try:
+        from cryptography.hazmat.primitives.asymmetric import ed25519
+    except ModuleNotFoundError as error:
+        raise InvalidInput(
+            "signatures of the ledger need cryptography: pip install 'async-history[crypto]'"
+        ) from error
+    return ed25519
+
+
+def _key_hash(name: str, public: bytes) -> bytes:
+    return sha256(f"{name}\n".encode() + _ED25519 + public).digest()[:_KEY_HASH_BYTES]
+
+
+def _checked_name(name: object) -> str:
+    if not isinstance(name, str) or not name or any(one.isspace() or one == "+" for one in name):
+        raise InvalidInput("a key's name is text without spaces and +, such as example.org/log")
+    return name
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerVerifier:
+    """A public key that checks a ledger's checkpoints.
+
+    Args:
+        name: the ledger's name, which is the origin of its checkpoints.
+        public: the Ed25519 key, 32 bytes.
+    """
+
+    name: str
+    public: bytes
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Return the key of a text, as `str` and Go's `note.NewEd25519VerifierKey` write it.
+
+        Raises:
+            InvalidInput: it is not a verifier key.
+        """
+        parts = check_text("text", text).strip().split("+", 2)
+        try:
+            name, digits, encoded = parts
+            key = base64.b64decode(encoded, validate=True)
+        except (ValueError, binascii.Error):
+            raise InvalidInput("a verifier key is <name>+<hash>+<base64>") from None
+        made = cls(_checked_name(name), key[1:])
+        if (
+            key[:1] != _ED25519
+            or len(key) != 1 + HASH_BYTES
+            or digits != _key_hash(name, made.public).hex()
+        ):
+            raise InvalidInput("this verifier key is damaged, or not an Ed25519 key")
+        return made
+
+    def __str__(self) -> str:
+        key = base64.b64encode(_ED25519 + self.public).decode()
+        return f"{self.name}+{_key_hash(self.name, self.public).hex()}+{key}"
+
+    def has_signed(self, signed: str, signature: "Signature") -> bool:
+        """Return whether a signature of a note's text is this key's.
+
+        Args:
+            signed: the note's text.
+            signature: the line of the note.
+        """
+        if signature.name != self.name or signature.key_hash != _key_hash(self.name, self.public):
+            return False
+        ed25519 = _primitives()
+        from cryptography.exceptions import InvalidSignature
+
+        try:
+            key = ed25519.Ed25519PublicKey.from_public_bytes(self.public)
+            key.verify(signature.signature, signed.encode())
+        except (InvalidSignature, ValueError):
+            return False
+        return True
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class LedgerKey:
+    """A private key that signs a ledger's checkpoints. It is kept outside of the store.
+
+    Args:
+        name: the ledger's name, different from that of any other: as a rule, a URL without its
+            scheme.
+        seed: the Ed25519 key, 32 bytes.
+    """
+
+    name: str
+    seed: bytes
+
+    @classmethod
+    def generate(cls, name: str) -> Self:
+        """Return a new key.
+
+        Raises:
+            InvalidInput: the name has spaces or +, or `cryptography` is not installed.
+        """
+        key = _primitives().Ed25519PrivateKey.generate()
+        return cls(_checked_name(name), key.private_bytes_raw())
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Return the key of a text, as `export` and Go's `note.GenerateKey` write it.
+
+        Raises:
+            InvalidInput: it is not a signer key, or `cryptography` is not installed. The message
+                does not show it.
+        """
+        parts = check_text("text", text).strip().split("+", 4)
+        try:
+            private, word, name, digits, encoded = parts
+            key = base64.b64decode(encoded, validate=True)
+        except (ValueError, binascii.Error):
+            raise InvalidInput("a signer key is PRIVATE+KEY+<name>+<hash>+<base64>") from None
+        made = cls(_checked_name(name), key[1:])
+        if (
+            (private, word, key[:1]) != ("PRIVATE", "KEY", _ED25519)
+            or len(key) != 1 + HASH_BYTES
+            or digits != _key_hash(name, made.verifier.public).hex()
+        ):
+            raise InvalidInput("this signer key is damaged, or not an Ed25519 key")
+        return made
+
+    def export(self) -> str:
+        """Return the key as text, to be kept secret."""
+        key = base64.b64encode(_ED25519 + self.seed).decode()
+        return f"PRIVATE+KEY+{self.name}+{_key_hash(self.name, self.verifier.public).hex()}+{key}"
+
+    @property
+    def verifier(self) -> LedgerVerifier:
+        """The public key, which may be given to anyone."""
+        key = _primitives().Ed25519PrivateKey.from_private_bytes(self.seed)
+        return LedgerVerifier(self.name, key.public_key().public_bytes_raw())
+
+    def sign(self, text: str) -> "Signature":
+        """Return this key's signature of a note's text."""
+        key = _primitives().Ed25519PrivateKey.from_private_bytes(self.seed)
+        return Signature(
+            self.name, _key_hash(self.name, self.verifier.public), key.sign(text.encode())
+        )
+
+    def __repr__(self) -> str:
+        return f"LedgerKey({self.name!r}, …)"
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """A line of a note: the key's name and hash, and what it signed the text with."""
+
+    name: str
+    key_hash: bytes
+    signature: bytes
+
+    def __str__(self) -> str:
+        encoded = base64.b64encode(self.key_hash + self.signature).decode()
+        return f"{_SIGNATURE}{self.name} {encoded}"
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """How large a ledger was, and its root: with it, nothing before can be changed unnoticed.
+
+    `str` is its text, and `parse` reads that again. What a text has besides stays.
+    """
+
+    origin: str
+    """The ledger's name."""
+    size: int
+    """How many leaves it had."""
+    root: bytes
+    """The root of its tree, 32 bytes."""
+    extensions: tuple[str, ...] = ()
+    """The text's further lines; of ours, when it was made."""
+    signatures: tuple[Signature, ...] = ()
+    """Those of the ledger, and of witnesses."""
+
+    @classmethod
+    def make(cls, key: LedgerKey, size: int, root: bytes) -> Self:
+        """Return a signed checkpoint, made now.
+
+        Args:
+            key: what signs it.
+            size: how many leaves the ledger has.
+            root: the root of its tree, 32 bytes.
+        """
+        time = datetime.now(UTC).isoformat(timespec="seconds")
+        made = cls(key.name, size, root, (f"{_TIME}{time}",))
+        return replace(made, signatures=(key.sign(made.signed_text),))
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Return the checkpoint of a text. Its signatures are not checked.
+
+        Raises:
+            InvalidInput: it is not a checkpoint.
+        """
+        refused = InvalidInput("this is not a checkpoint of a ledger (C2SP tlog-checkpoint)")
+        if not check_text("text", text).endswith("\n"):
+            raise refused
+        body, _, notes = text.rpartition("\n\n")
+        lines = body.split("\n")
+        try:
+            origin, size, root = lines[0], lines[1], base64.b64decode(lines[2], validate=True)
+            number = int(size)
+            signatures = tuple(map(_signature, notes.splitlines()))
+        except (IndexError, ValueError, binascii.Error):
+            raise refused from None
+        if not origin or str(number) != size or not 0 <= number < _LARGEST or not all(lines):
+            raise refused
+        if len(root) != HASH_BYTES or base64.b64encode(root).decode() != lines[2]:
+            raise refused
+        return cls(origin, number, root, tuple(lines[3:]), signatures)
+
+    @property
+    def signed_text(self) -> str:
+        """What is signed."""
+        lines = (self.origin, str(self.size), base64.b64encode(self.root).decode())
+        return "".join(f"{line}\n" for line in (*lines, *self.extensions))
+
+    def __str__(self) -> str:
+        return self.signed_text + "\n" + "".join(f"{one}\n" for one in self.signatures)
+
+    @property
+    def made_at(self) -> datetime | None:
+        """When it was made, as it says itself: aware. None where it does not."""
+        for line in self.extensions:
+            if line.startswith(_TIME):
+                try:
+                    return datetime.fromisoformat(line.removeprefix(_TIME)).astimezone(UTC)
+                except ValueError:
+                    return None
+        return None
+
+    def require_signed(self, verifier: LedgerVerifier) -> None:
+        """Check that a key has signed it, and that it is of that key's ledger.
+
+        Args:
+            verifier: the public key.
+
+        Raises:
+            NotProven: it has not, or is of another ledger.
+            InvalidInput: `cryptography` is not installed.
+        """
+        if self.origin != verifier.name or not any(
+            verifier.has_signed(self.signed_text, one) for one in self.signatures
+        ):
+            raise NotProven(
+                f"this checkpoint of {self.origin} is not signed by the key of {verifier.name}"
+            )
+
+
+def _signature(line: str) -> Signature:
+    if not line.startswith(_SIGNATURE):
+        raise ValueError("not a signature")
+    name, encoded = line.removeprefix(_SIGNATURE).split(" ")
+    signed = base64.b64decode(encoded, validate=True)
+    if len(signed) <= _KEY_HASH_BYTES or not name:
+        raise ValueError("too short")
+    return Signature(name, signed[:_KEY_HASH_BYTES], signed[_KEY_HASH_BYTES:])

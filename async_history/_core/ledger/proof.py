@@ -1,0 +1,170 @@
+"""Proofs that need no store: that a record is in a ledger, and that a ledger has only grown."""
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from async_history._core.ledger.checkpoint import Checkpoint, LedgerVerifier
+from async_history._core.ledger.leaves import RECORD, REST, commitment_of
+from async_history._core.ledger.tree import has_grown, is_included, leaf_hash
+from async_history._core.records import COLUMNS
+from async_history.errors import InvalidInput, NotProven
+
+_NAMES: Final = (*COLUMNS, "context", "cause")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordProof:
+    """That a record is in a ledger, at a place among the leaves of a checkpoint.
+
+    `str` is its text, as JSON.
+    """
+
+    checkpoint: Checkpoint
+    """The ledger that it is in."""
+    place: int
+    """Its leaf's place, from 0 on."""
+    path: tuple[bytes, ...]
+    """The hashes that lead from the leaf to the root."""
+    commitment: bytes
+    """What the leaf was made of: 32 bytes."""
+    kind: str
+    """"record"; "rest" of what an erasure left of one."""
+    salt: bytes | None
+    """The random bytes in the commitment; None of an erased record."""
+    record: Mapping[str, Any] | None
+    """mem0's ten columns, and context and cause as JSON text; None of an erased record, of which
+    only is proven that it existed."""
+
+    def require_proven(self) -> None:
+        """Check that the record is in the checkpoint's tree. Its signature is not checked.
+
+        Raises:
+            NotProven: it is not.
+        """
+        if self.record is not None:
+            values = [self.record.get(name) for name in _NAMES]
+            if self.kind not in (RECORD, REST) or (
+                commitment_of(self.kind, self.salt or b"", values) != self.commitment
+            ):
+                raise NotProven("the record is not the one that its leaf was made of")
+        leaf = leaf_hash(self.commitment)
+        if not is_included(leaf, self.place, self.checkpoint.size, self.path, self.checkpoint.root):
+            raise NotProven("the leaf is not in the checkpoint's tree")
+
+    def __str__(self) -> str:
+        return _text(
+            {
+                "proof": "record",
+                "checkpoint": str(self.checkpoint),
+                "place": self.place,
+                "path": list(map(_encoded, self.path)),
+                "commitment": _encoded(self.commitment),
+                "kind": self.kind,
+                "salt": None if self.salt is None else _encoded(self.salt),
+                "record": None if self.record is None else dict(self.record),
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrowthProof:
+    """That a ledger has all leaves of an older checkpoint, unchanged and in order.
+
+    `str` is its text, as JSON.
+    """
+
+    old: Checkpoint
+    """The older checkpoint."""
+    new: Checkpoint
+    """The newer one."""
+    path: tuple[bytes, ...]
+    """The hashes from which both roots are computed."""
+
+    def require_proven(self) -> None:
+        """Check that the one has grown out of the other. The signatures are not checked.
+
+        Raises:
+            NotProven: it has not.
+        """
+        old, new = self.old, self.new
+        if old.origin != new.origin:
+            raise NotProven(f"the checkpoints are of two ledgers, {old.origin} and {new.origin}")
+        if not has_grown(old.size, new.size, self.path, old.root, new.root):
+            raise NotProven(
+                f"the ledger of {new.size:,} leaves has not grown out of that of {old.size:,}"
+            )
+
+    def __str__(self) -> str:
+        return _text(
+            {
+                "proof": "growth",
+                "old": str(self.old),
+                "new": str(self.new),
+                "path": list(map(_encoded, self.path)),
+            }
+        )
+
+
+def verify_proof(text: str, verifier: LedgerVerifier) -> RecordProof | GrowthProof:
+    """Check a proof and the signatures of its checkpoints, without a store; return it.
+
+    Args:
+        text: the proof, as `str` of it writes it.
+        verifier: the ledger's public key.
+
+    Raises:
+        NotProven: it does not hold, or the key has not signed its checkpoints.
+        InvalidInput: it is not a proof, or `cryptography` is not installed.
+    """
+    proof = _parsed(text)
+    checkpoints = (proof.checkpoint,) if isinstance(proof, RecordProof) else (proof.old, proof.new)
+    for checkpoint in checkpoints:
+        checkpoint.require_signed(verifier)
+    proof.require_proven()
+    return proof
+
+
+def record_of_values(values: Sequence[Any]) -> dict[str, Any]:
+    """Return a leaf's values by their names."""
+    return dict(zip(_NAMES, values, strict=True))
+
+
+def _parsed(text: str) -> RecordProof | GrowthProof:
+    try:
+        given = json.loads(text)
+        path = tuple(map(_decoded, given["path"]))
+        if given["proof"] == "growth":
+            old, new = Checkpoint.parse(given["old"]), Checkpoint.parse(given["new"])
+            return GrowthProof(old=old, new=new, path=path)
+        if given["proof"] != "record" or type(given["place"]) is not int:
+            raise ValueError("another kind of proof")
+        salt, record = given["salt"], given["record"]
+        return RecordProof(
+            checkpoint=Checkpoint.parse(given["checkpoint"]),
+            place=given["place"],
+            path=path,
+            commitment=_decoded(given["commitment"]),
+            kind=given["kind"],
+            salt=None if salt is None else _decoded(salt),
+            record=None if record is None else record_of_values([record[n] for n in _NAMES]),
+        )
+    except InvalidInput:
+        raise
+    except (KeyError, TypeError, ValueError, binascii.Error) as error:
+        raise InvalidInput("this is not a proof of a ledger") from error
+
+
+def _text(proof: Mapping[str, Any]) -> str:
+    return json.dumps(proof, ensure_ascii=False, indent=1)
+
+
+def _encoded(value: bytes) -> str:
+    return base64.b64encode(value).decode()
+
+
+def _decoded(text: str) -> bytes:
+    return base64.b64decode(text, validate=True)

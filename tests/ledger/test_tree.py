@@ -1,0 +1,186 @@
+"""The tree, its proofs and the texts of checkpoints, against other implementations of them."""
+
+from dataclasses import replace
+from hashlib import sha256
+
+import pytest
+
+from async_history import InvalidInput, NotProven
+from async_history._core.ledger.checkpoint import Checkpoint, LedgerKey, LedgerVerifier
+from async_history._core.ledger.tiles import Tile, grown, last_tiles, roots_from, tiles_of
+from async_history._core.ledger.tree import (
+    Range,
+    growth_ranges,
+    has_grown,
+    inclusion_ranges,
+    is_included,
+    leaf_hash,
+    node_hash,
+)
+
+pytestmark = pytest.mark.once
+
+LEAVES = tuple(
+    map(
+        bytes.fromhex,
+        (
+            "",
+            "00",
+            "10",
+            "2021",
+            "3031",
+            "40414243",
+            "5051525354555657",
+            "606162636465666768696a6b6c6d6e6f",
+        ),
+    )
+)
+# Of Certificate Transparency's reference implementation (certificate-transparency/go/merkletree).
+ROOTS = (
+    "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+    "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d",
+    "fac54203e7cc696cf0dfcb42c92a1d9dbaf70ad9e621f4bd8d98662f00e3c125",
+    "aeb6bcfe274b70a14fb067a5e5578264db0fa9b51af5e0ba159158f329e06e77",
+    "d37ee418976dd95753c1c73862b9398fa2a2cf9b4ff0fdfe8b30cd95209614b7",
+    "4e3bbb1f7b478dcfe71fb631631519a3bca12c9aefca1612bfce4c13a86264d4",
+    "76e67dadbcdf1e10e1b74ddc608abd2f98dfb16fbce75277b5232a127f2087ef",
+    "ddb89be403809e325750d3d263cd78929c2942b7942a34b77e122c9594a74c8c",
+    "5dc9da79a70659a9ad559cb701ded9a2ab9d823aad2f4960cfe370eff4604328",
+)
+
+
+def naive_root(leaves: list[bytes]) -> bytes:
+    """The root, word by word as RFC 9162 defines it (2.1.1)."""
+    if not leaves:
+        return sha256(b"").digest()
+    if len(leaves) == 1:
+        return sha256(b"\x00" + leaves[0]).digest()
+    half = 1
+    while half * 2 < len(leaves):
+        half *= 2
+    return sha256(b"\x01" + naive_root(leaves[:half]) + naive_root(leaves[half:])).digest()
+
+
+def stored(leaves: list[bytes], parts: list[int]) -> dict[Tile, bytes]:
+    """The tiles of a tree to which leaves were appended in parts."""
+    tiles: dict[Tile, bytes] = {}
+    size = 0
+    for part in parts:
+        new = b"".join(map(leaf_hash, leaves[size : size + part]))
+        tiles |= grown(size, {tile: tiles[tile] for tile in last_tiles(size)}, new)
+        size += part
+    return tiles
+
+
+def roots(ranges: list[Range], tiles: dict[Tile, bytes]) -> list[bytes]:
+    return roots_from(ranges, {tile: tiles[tile] for tile in tiles_of(ranges)})
+
+
+class TestTree:
+    def test_its_roots_are_those_of_certificate_transparency(self) -> None:
+        for size, root in enumerate(ROOTS):
+            leaves = list(LEAVES[:size])
+            (computed,) = roots([(0, size)], stored(leaves, [1] * size))
+            assert computed.hex() == root == naive_root(leaves).hex()
+
+    def test_a_tree_of_any_size_grown_in_any_parts_is_the_naive_one(self) -> None:
+        parts = [256, 1, 700, 255, 40, 1, 257, 3, 511, 600]
+        leaves = [b"%d" % number for number in range(sum(parts))]
+        tiles = stored(leaves, parts)
+        for size in (1, 2, 255, 256, 257, 511, 512, 513, 1_800):
+            assert roots([(0, size)], tiles) == [naive_root(leaves[:size])]
+
+    def test_a_third_level_of_tiles_begins_where_the_second_is_full(self) -> None:
+        leaves = [b""] * 65_537
+        (root,) = roots([(0, 65_537)], stored(leaves, [65_000, 537]))
+        level = leaf_hash(b"")
+        for _ in range(16):
+            level = node_hash(level, level)
+        assert root == node_hash(level, leaf_hash(b""))
+
+    def test_each_proof_holds_and_none_with_anything_else(self) -> None:
+        leaves = [b"%d" % number for number in range(600)]
+        tiles = stored(leaves, [600])
+        sizes = [*range(1, 18), 255, 256, 257, 512, 599, 600]
+        whole = {size: roots([(0, size)], tiles)[0] for size in sizes}
+        other = leaf_hash(b"other")
+        for size in sizes:
+            for index in {0, 1, size // 2, size - 1} & set(range(size)):
+                path = roots(inclusion_ranges(index, size), tiles)
+                leaf = leaf_hash(leaves[index])
+                assert is_included(leaf, index, size, path, whole[size])
+                assert not is_included(other, index, size, path, whole[size])
+                assert not is_included(leaf, index + 1, size, path, whole[size])
+                assert not is_included(leaf, index, size, [*path, other], whole[size])
+                assert not path or not is_included(leaf, index, size, path[:-1], whole[size])
+                assert not is_included(leaf, index, size, path, other)
+            for old in sizes:
+                if old > size:
+                    continue
+                path = roots(growth_ranges(old, size), tiles)
+                assert has_grown(old, size, path, whole[old], whole[size])
+                assert not has_grown(old, size, path, other, whole[size])
+                assert not has_grown(old, size, path, whole[old], other)
+                assert not has_grown(old, size, [*path, other], whole[old], whole[size])
+                assert not path or not has_grown(old, size, path[:-1], whole[old], whole[size])
+
+
+# Of golang.org/x/mod/sumdb/note, note_test.go.
+VERIFIER = "PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW"
+SIGNER = "PRIVATE+KEY+PeterNeumann+c74f20a3+AYEKFALVFGyNhPJEMzD1QIDr+Y7hfZx09iUvxdXHKDFz"
+NOTE = (
+    "If you think cryptography is the answer to your problem,\n"
+    "then you don't know what your problem is.\n"
+)
+SIGNATURE = (
+    "— PeterNeumann x08go/ZJkuBS9UG/SffcvIAQxVBtiFupLLr8pAcElZInNIuGUgYN1FFYC2pZSNXgKvqfqdngot"
+    "pRZb6KE6RyyBwJnAM="
+)
+
+
+class TestCheckpoint:
+    def test_keys_and_signatures_are_those_of_go(self) -> None:
+        key = LedgerKey.parse(SIGNER)
+        assert key.export() == SIGNER
+        assert str(key.verifier) == VERIFIER
+        assert str(key.sign(NOTE)) == SIGNATURE
+        assert LedgerVerifier.parse(VERIFIER).has_signed(NOTE, key.sign(NOTE))
+        assert not LedgerVerifier.parse(VERIFIER).has_signed(f"{NOTE}.", key.sign(NOTE))
+        assert key.export() not in repr(key)
+
+    def test_a_text_with_any_character_changed_is_refused(self) -> None:
+        key = LedgerKey.generate("example.org/log")
+        made = Checkpoint.make(key, 1_234, bytes(range(32)))
+        text = str(made)
+        assert Checkpoint.parse(text) == made
+        assert made.made_at is not None
+        made.require_signed(key.verifier)
+        for at, character in enumerate(text):
+            changed = f"{text[:at]}{'B' if character != 'B' else 'A'}{text[at + 1 :]}"
+            with pytest.raises((InvalidInput, NotProven)):
+                Checkpoint.parse(changed).require_signed(key.verifier)
+
+    def test_a_witness_signs_too(self) -> None:
+        key, witness = LedgerKey.generate("example.org/log"), LedgerKey.generate("witness")
+        made = Checkpoint.make(key, 0, bytes(32))
+        signed = replace(made, signatures=(*made.signatures, witness.sign(made.signed_text)))
+        again = Checkpoint.parse(str(signed))
+        again.require_signed(key.verifier)
+        assert witness.verifier.has_signed(again.signed_text, again.signatures[1])
+        with pytest.raises(NotProven, match="witness"):
+            again.require_signed(witness.verifier)
+
+    @pytest.mark.parametrize(
+        "text", ["", "a?", "a?+b+c", VERIFIER[:-1], VERIFIER.replace("c7", "c8")]
+    )
+    def test_what_is_not_a_key_is_refused(self, text: str) -> None:
+        with pytest.raises(InvalidInput):
+            LedgerVerifier.parse(text)
+        with pytest.raises(InvalidInput) as refused:
+            LedgerKey.parse(f"PRIVATE+KEY+{text}")
+        assert not text or text not in str(refused.value)
+
+    @pytest.mark.parametrize("name", ["", "a b", "a+b", None])
+    def test_a_name_that_no_note_can_have_is_refused(self, name: str) -> None:
+        with pytest.raises(InvalidInput, match="name"):
+            LedgerKey.generate(name)
