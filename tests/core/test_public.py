@@ -22,6 +22,7 @@ import async_history.mem0
 import async_history.otel
 import async_history.postgres
 import async_history.sqlite
+import async_history.web
 from async_history import JsonLines, open_history
 from async_history.blocking import BlockingHistoryManager
 from async_history.postgres import ForeignTable, PostgresHistoryManager
@@ -34,6 +35,7 @@ DOORS = (
     async_history.mem0,
     async_history.encryption,
     async_history.otel,
+    async_history.web,
 )
 PUBLIC = {name for door in DOORS for name in door.__all__}
 NOT_FOR_USERS = {

@@ -21,8 +21,10 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
+import httpx
 import pytest
 import typer.main
+from fastapi import FastAPI, Request
 from sqlalchemy.ext.asyncio import create_async_engine
 
 import async_history
@@ -33,6 +35,7 @@ import async_history.otel
 import async_history.postgres
 import async_history.sql
 import async_history.sqlite
+import async_history.web
 from async_history import (
     CommitUnknown,
     HistoryError,
@@ -208,6 +211,24 @@ class TestExamples:
         would, erased = capsys.readouterr().out.splitlines()
         assert would.startswith("would remove 1 record from before ")
         assert erased == "erased the texts of 1 record and 0 messages"
+
+    async def test_the_page(self) -> None:
+        scope = scope_of("page-mounted")
+        app = FastAPI()
+
+        @app.middleware("http")
+        async def sign_in(request: Request, call_next: Any) -> Any:
+            user = request.headers.get("x-user")
+            request.scope["session"] = {} if user is None else {"user_id": user}
+            return await call_next(request)
+
+        async with open_history("memory://") as history:
+            scope["mount_page"](app, history)
+            transport = httpx.ASGITransport(app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://a") as client:
+                assert (await client.get("/history/")).status_code == 403
+                seen = await client.get("/history/", headers={"x-user": "ann"})
+                assert seen.status_code < 400
 
     async def test_operations(self, capsys: pytest.CaptureFixture[str]) -> None:
         async with open_history("memory://") as history:
@@ -418,6 +439,7 @@ def test_every_public_name() -> None:
             async_history.mem0,
             async_history.encryption,
             async_history.otel,
+            async_history.web,
         )
         for name in module.__all__
     }

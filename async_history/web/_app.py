@@ -1,0 +1,120 @@
+"""The application: its routes, and how a request gets to them.
+
+`Guard` checks a request and sets `request.state.access`; then `request.state.view` is the `View` by
+which the JSON API and the pages read and change the history. Nothing else reaches it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from typing import Final
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from async_history._core.manager import HistoryManager
+from async_history.errors import HistoryError
+from async_history.web._access import Access, Authorize, TokenAccess
+from async_history.web._errors import SIGN_IN_PATH, error_response
+from async_history.web._pages import page_routes
+from async_history.web._reach import ViewLimits
+from async_history.web._security import Guard, RequestLimits
+from async_history.web._sign_in import SignIn
+from async_history.web._static_files import STATIC_PATH, static_route
+from async_history.web._view import View
+
+LOOPBACK_HOSTS: Final = frozenset({"127.0.0.1", "::1", "localhost"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebLimits:
+    """How large requests and answers may be. Not an option: tests give smaller ones."""
+
+    request: RequestLimits = field(default_factory=RequestLimits)
+    view: ViewLimits = field(default_factory=ViewLimits)
+
+
+def history_app(
+    history: HistoryManager,
+    *,
+    authorize: Authorize | None = None,
+    write: bool = False,
+) -> Starlette:
+    """Return the page and its JSON API, to serve, or to mount in Starlette or FastAPI.
+
+    Args:
+        history: an open manager. Who opened it closes it.
+        authorize: called with each request, a function or a coroutine function: returns what the
+            caller may do, or None to refuse, or raises an `HTTPException` of Starlette. Without
+            it only this computer is answered, under its own name: `localhost` or an address of
+            loopback.
+        write: whether callers whose `Access` says so may restore, roll back, undo and erase.
+    """
+    return new_app(history, authorize, write=write, limits=WebLimits())
+
+
+def new_app(
+    history: HistoryManager, authorize: Authorize | None, *, write: bool, limits: WebLimits
+) -> Starlette:
+    """Return the page; see `history_app`."""
+    routes: list[BaseRoute] = [static_route(), *page_routes()]
+    if isinstance(authorize, TokenAccess):
+        routes += SignIn(authorize).routes()
+
+    async def on_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException | HistoryError)  # noqa: S101 - what it is for
+        return error_response(request, error)
+
+    return Starlette(
+        routes=routes,
+        exception_handlers={HTTPException: on_error, HistoryError: on_error},
+        middleware=[
+            Middleware(
+                Guard,
+                authorize=authorize or _loopback_only(Access(write=True)),
+                public_paths=_is_public,
+                endless_paths=frozenset({"/api/follow"}),
+                hosts=LOOPBACK_HOSTS if authorize is None else None,
+                limits=limits.request,
+            ),
+            Middleware(_WithView, history=history, write=write, limits=limits.view),
+        ],
+    )
+
+
+class _WithView:
+    """Gives each request the history as its caller may see it."""
+
+    def __init__(
+        self, app: ASGIApp, *, history: HistoryManager, write: bool, limits: ViewLimits
+    ) -> None:
+        self._app = app
+        self._history = history
+        self._write = write
+        self._limits = limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            state = Request(scope).state
+            state.view = View(self._history, state.access, write=self._write, limits=self._limits)
+        await self._app(scope, receive, send)
+
+
+def _is_public(path: str) -> bool:
+    return path == SIGN_IN_PATH or path.startswith(STATIC_PATH)
+
+
+def _loopback_only(access: Access) -> Callable[[Request], Access | None]:
+    """Return what gives an access to callers on this computer, and none to others."""
+
+    def authorize(request: Request) -> Access | None:
+        client = request.client
+        is_here = client is None or ip_address(client.host).is_loopback
+        return access if is_here else None
+
+    return authorize

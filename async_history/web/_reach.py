@@ -1,0 +1,111 @@
+"""How far one caller's questions and changes may reach, and how large they may be."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+from starlette.exceptions import HTTPException
+
+from async_history._core.filters import scopes_asked
+from async_history.errors import InvalidInput
+from async_history.web._access import Access
+
+
+class OwnerFilter(TypedDict, total=False):
+    """Whose memories are asked for."""
+
+    user_id: str | None
+    agent_id: str | None
+    run_id: str | None
+    app_id: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ViewLimits:
+    """How much one request may ask for. Tests give smaller ones.
+
+    Attributes:
+        page_size: most records or memories of a page.
+        part: records that are read at once; a page ends after the part that fills it.
+        page_chars: characters of texts after which a page ends.
+        walked: records that are looked through for the memories of a page.
+        memory_records: records of a memory that is asked for as a whole.
+        named: memories, or record ids, that a change may name.
+    """
+
+    page_size: int = 200
+    part: int = 20
+    page_chars: int = 8 << 20
+    walked: int = 2_000
+    memory_records: int = 10_000
+    named: int = 1_000
+
+
+class Reach:
+    """What a caller may ask for and change: the checks of a `View`.
+
+    Args:
+        access: what the caller may do.
+        write: whether anything may be changed through this page.
+        limits: how much one request may ask for.
+    """
+
+    def __init__(self, access: Access, *, write: bool, limits: ViewLimits) -> None:
+        self.owner: Mapping[str, Any] = {} if access.owner is None else access.owner.as_dict()
+        self.can_write = write and access.write
+        self.limits = limits
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether only one owner's memories are there."""
+        return bool(self.owner)
+
+    def scopes(self, given: OwnerFilter) -> dict[str, Any]:
+        """Return the owner to ask for: the one that was given, within the caller's.
+
+        Raises:
+            HTTPException: it is another one.
+        """
+        asked = scopes_given(given)
+        if any(asked.get(name, value) != value for name, value in self.owner.items()):
+            raise HTTPException(403, "you may see memories of one owner only; leave the owner out")
+        return {**asked, **self.owner}
+
+    def require_unlimited(self, what: str) -> None:
+        """Refuse a caller who is limited to an owner what concerns others too."""
+        if self.is_limited:
+            raise HTTPException(403, f"you may see memories of one owner only, not {what}")
+
+    def require_write(self) -> None:
+        """Refuse a change where nothing may be changed."""
+        if not self.can_write:
+            raise HTTPException(403, "this page is read-only, or you may not change the history")
+
+    def page_size(self, given: int) -> int:
+        """Check how much a page may have."""
+        if not 1 <= given <= self.limits.page_size:
+            raise InvalidInput(f"page_size must be 1 to {self.limits.page_size}, not {given}")
+        return given
+
+    def named(self, name: str, given: Iterable[str]) -> tuple[str, ...]:
+        """Check how many memories, records or scopes are named."""
+        named = tuple(given)
+        if len(named) > self.limits.named:
+            raise InvalidInput(f"{name} has {len(named):,} names; give {self.limits.named:,}")
+        return named
+
+
+def scopes_given(given: OwnerFilter) -> dict[str, Any]:
+    """Return the scopes of an owner that were given, by name.
+
+    Raises:
+        InvalidInput: naming the scope that can't be used.
+    """
+    return dict(
+        scopes_asked(
+            user_id=given.get("user_id"),
+            agent_id=given.get("agent_id"),
+            run_id=given.get("run_id"),
+            app_id=given.get("app_id"),
+        )
+    )

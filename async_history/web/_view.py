@@ -1,0 +1,333 @@
+"""The history as one caller may see and change it: the library's calls, bounded and limited.
+
+The JSON API and the pages use this alone. A memory of another owner is not found, as one that does
+not exist. What reaches beyond the caller's owner is refused.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Final, Unpack
+
+from starlette.exceptions import HTTPException
+
+from async_history._core.erase import ErasureReport
+from async_history._core.filters import Order
+from async_history._core.follow import Follower
+from async_history._core.manager import HistoryManager
+from async_history._core.operations import StoreOperation
+from async_history._core.query import Page
+from async_history._core.records import Event, HistoryRecord
+from async_history._core.rollback import RollbackReport
+from async_history._core.stats import HistoryStats
+from async_history._core.timeline import MemoryDiff, Moment
+from async_history.errors import InvalidInput
+from async_history.web._access import Access
+from async_history.web._reach import OwnerFilter, Reach, ViewLimits, scopes_given
+from async_history.web._walk import Walk, last_record, text_chars
+
+PAGE_SIZE: Final = 50
+"""Records of a page, unless asked for more."""
+
+
+class RecordFilter(OwnerFilter, total=False):
+    """Which records are asked for, as in `query_history`."""
+
+    memory_id: str | Collection[str] | None
+    actor_id: str | None
+    role: str | None
+    event: Event | str | None
+    text: str | None
+    since: datetime | None
+    until: datetime | None
+    cause: Mapping[str, str] | None
+
+
+class View:
+    """What one caller sees of a history.
+
+    Every call raises what the manager's call of that name raises, and HTTPException: 404 for a
+    memory that the caller may not see, 403 for what the caller may not do.
+
+    Args:
+        history: an open manager.
+        access: what the caller may do.
+        write: whether anything may be changed through this page.
+        limits: how much one request may ask for.
+    """
+
+    def __init__(
+        self, history: HistoryManager, access: Access, *, write: bool, limits: ViewLimits
+    ) -> None:
+        self._history = history
+        self._reach = Reach(access, write=write, limits=limits)
+        self._actor_id = access.actor_id
+
+    @property
+    def can_write(self) -> bool:
+        """Whether the caller may restore, roll back, undo and erase."""
+        return self._reach.can_write
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether only one owner's memories are there, and nothing of the store itself."""
+        return self._reach.is_limited
+
+    # Reading
+
+    async def query_history(
+        self,
+        *,
+        order: Order = "newest",
+        after: str | None = None,
+        page_size: int = PAGE_SIZE,
+        **wanted: Unpack[RecordFilter],
+    ) -> Page:
+        """Return one page of the records that match.
+
+        It ends early where its texts are long. Only a page without records is the last one.
+        """
+        size = self._reach.page_size(page_size)
+        query = self._history.query_history(
+            order=order,
+            after=after,
+            limit=size,
+            page_size=min(size, self._reach.limits.part),
+            **self._within_reach(wanted),
+        )
+        found: list[HistoryRecord] = []
+        cursor = after
+        chars = 0
+        async for page in query.pages():
+            found += page.records
+            cursor = page.cursor
+            chars += sum(map(text_chars, page.records))
+            if chars >= self._reach.limits.page_chars:
+                break
+        return Page(records=found, cursor=cursor)
+
+    async def count_history(self, **wanted: Unpack[RecordFilter]) -> int:
+        """Return how many records match."""
+        return await self._history.count_history(**self._within_reach(wanted))
+
+    async def get_history(
+        self,
+        memory_id: str,
+        *,
+        order: Order = "oldest",
+        after: str | None = None,
+        page_size: int = PAGE_SIZE,
+    ) -> Page:
+        """Return one page of a memory's records, as `query_history` does."""
+        page = await self.query_history(
+            memory_id=memory_id, order=order, after=after, page_size=page_size
+        )
+        if not page.records:
+            await self.latest(memory_id)
+        return page
+
+    async def latest(self, memory_id: str) -> HistoryRecord:
+        """Return a memory's latest record."""
+        record = await last_record(self._history, memory_id, **self._reach.owner)
+        if record is None:
+            raise _not_found()
+        return record
+
+    async def memories(
+        self,
+        *,
+        after: str | None = None,
+        page_size: int = PAGE_SIZE,
+        **owner: Unpack[OwnerFilter],
+    ) -> Page:
+        """Return one page of memories that exist: each one's latest record, latest changes first.
+
+        Without an owner, of all memories. A page may have fewer than `page_size`, or none, where
+        many records are of the same memories or of deleted ones, and somewhat more. The end is
+        where `cursor` is None.
+        """
+        walk = Walk(history=self._history, scopes=self._reach.scopes(owner))
+        return await walk.page(after, self._reach.page_size(page_size), self._reach.limits)
+
+    async def memories_at(
+        self,
+        when: datetime,
+        *,
+        cause: Mapping[str, str] | None = None,
+        after: str | None = None,
+        page_size: int = PAGE_SIZE,
+        **owner: Unpack[OwnerFilter],
+    ) -> Page:
+        """Return one page of the memories that existed at an instant: the record in force of each.
+
+        Those that changed last, until today, come first. Pages: as of `memories`.
+        """
+        scopes = self._reach.scopes(owner)
+        walk = Walk(history=self._history, scopes=scopes, when=when, cause=cause)
+        return await walk.page(after, self._reach.page_size(page_size), self._reach.limits)
+
+    async def memory_at(self, memory_id: str, when: Moment) -> HistoryRecord | None:
+        """Return the record in force at a moment."""
+        await self._count_short(memory_id)
+        return await self._history.memory_at(memory_id, when)
+
+    async def diff(self, memory_id: str, start: Moment, end: Moment) -> MemoryDiff:
+        """Return how a memory differs between two moments."""
+        await self._count_short(memory_id)
+        return await self._history.diff(memory_id, start, end)
+
+    def follow(
+        self,
+        *,
+        after: str | None = None,
+        memory_id: str | None = None,
+        cause: Mapping[str, str] | None = None,
+        **owner: Unpack[OwnerFilter],
+    ) -> Follower:
+        """Return a follower of the records that the caller may see."""
+        scopes = self._reach.scopes(owner)
+        return self._history.follow(after=after, memory_id=memory_id, cause=cause, **scopes)
+
+    async def end_cursor(self) -> str | None:
+        """Return the cursor after everything that is committed now."""
+        return await self._history.end_cursor()
+
+    async def stats(self) -> HistoryStats:
+        """Return the state of the store."""
+        self._reach.require_unlimited("the store's statistics and warnings")
+        return await self._history.stats()
+
+    async def operations(
+        self, *, after: str | None = None, page_size: int = PAGE_SIZE
+    ) -> Sequence[StoreOperation]:
+        """Return some operations on the store, newest first.
+
+        Args:
+            after: the id of an operation, to continue after it.
+            page_size: at most this many.
+        """
+        self._reach.require_unlimited("the store's operations")
+        size = self._reach.page_size(page_size)
+        found = list(reversed(await self._history.operations()))
+        ids = [one.id for one in found]
+        if after is not None and after not in ids:
+            raise InvalidInput("after is not the id of an operation of this store")
+        start = 0 if after is None else ids.index(after) + 1
+        return found[start : start + size]
+
+    # Changing
+
+    async def restoration(self, memory_id: str, *, to: Moment) -> MemoryDiff:
+        """Return what `restore` would change: from the memory's last version to that of then.
+
+        Raises:
+            InvalidInput: the memory did not exist then, or its text is not known.
+        """
+        self._reach.require_write()
+        latest = await self._count_short(memory_id)
+        found = await self._history.diff(memory_id, latest, to)
+        if found.new_memory is None:
+            raise InvalidInput("the memory did not exist then, or its text of then is not known")
+        return found
+
+    async def restore(self, memory_id: str, *, to: Moment) -> HistoryRecord:
+        """Record again what a memory said at a moment; see `restoration` for a preview."""
+        self._reach.require_write()
+        await self._count_short(memory_id)
+        return await self._history.restore(memory_id, to=to, actor_id=self._actor_id)
+
+    async def rollback(
+        self,
+        *,
+        to: datetime,
+        memory_ids: Iterable[str] | None = None,
+        dry_run: bool = True,
+        **owner: Unpack[OwnerFilter],
+    ) -> RollbackReport:
+        """Take memories back to what they were at an instant, or show what that would do."""
+        self._reach.require_write()
+        if memory_ids is None:
+            named, scopes = None, self._reach.scopes(owner)
+        else:
+            named, scopes = await self._all_seen(memory_ids), scopes_given(owner)
+        return await self._history.rollback(
+            to=to, memory_ids=named, dry_run=dry_run, actor_id=self._actor_id, **scopes
+        )
+
+    async def undo(
+        self,
+        *,
+        run_id: str | None = None,
+        cause: Mapping[str, str] | None = None,
+        dry_run: bool = True,
+    ) -> RollbackReport:
+        """Take back what a run did, or what has a cause, or show what that would do."""
+        self._reach.require_write()
+        self._reach.require_unlimited("an undo, which reaches others' too: use a rollback")
+        return await self._history.undo(
+            run_id=run_id, cause=cause, dry_run=dry_run, actor_id=self._actor_id
+        )
+
+    async def erase(
+        self,
+        *,
+        memory_ids: Iterable[str] = (),
+        record_ids: Iterable[str] = (),
+        actor_id: str | None = None,
+        session_scopes: Iterable[str] = (),
+        reason: str,
+        dry_run: bool = True,
+        **owner: Unpack[OwnerFilter],
+    ) -> ErasureReport:
+        """Make texts unreadable for good, or count what that would erase.
+
+        A caller who is limited to an owner may erase that owner whole, if it has one scope, or
+        memories of it by name.
+        """
+        self._reach.require_write()
+        records = self._reach.named("record_ids", record_ids)
+        buffers = self._reach.named("session_scopes", session_scopes)
+        scopes = scopes_given(owner)
+        if records or buffers or actor_id is not None:
+            self._reach.require_unlimited("records, actors or session scopes by name")
+        if scopes and self.is_limited and scopes != self._reach.owner:
+            raise HTTPException(403, "you may erase your own memories only")
+        return await self._history.erase(
+            memory_ids=await self._all_seen(memory_ids),
+            record_ids=records,
+            actor_id=actor_id,
+            session_scopes=buffers,
+            reason=reason,
+            dry_run=dry_run,
+            **scopes,
+        )
+
+    # What the caller may see
+
+    def _within_reach(self, wanted: RecordFilter) -> RecordFilter:
+        memory_id = wanted.get("memory_id")
+        if memory_id is not None and not isinstance(memory_id, str):
+            self._reach.named("memory_id", memory_id)
+        return {**wanted, **self._reach.scopes(wanted)}  # type: ignore[typeddict-item]
+
+    async def _count_short(self, memory_id: str) -> int:
+        """Return how many records a memory has, which is asked for as a whole."""
+        count = await self._history.count_history(memory_id=memory_id, **self._reach.owner)
+        if not count:
+            raise _not_found()
+        most = self._reach.limits.memory_records
+        if count > most:
+            raise InvalidInput(
+                f"the memory has {count:,} records, more than {most:,}: read its history by pages"
+            )
+        return count
+
+    async def _all_seen(self, memory_ids: Iterable[str]) -> tuple[str, ...]:
+        named = self._reach.named("memory_ids", memory_ids)
+        if self.is_limited:
+            for memory_id in named:
+                await self.latest(memory_id)
+        return named
+
+
+def _not_found() -> HTTPException:
+    return HTTPException(404, "there is no memory of this name")
