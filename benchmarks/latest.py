@@ -2,9 +2,10 @@
 
     python -m benchmarks.latest [--quick] [--repeat 3] [--dir FOLDER]
 
-As many tasks as there are memories each change their own: by `add_history`, with `if_latest`, and
-by `update_history`, which reads what the memory said. On SQLite, and on PostgreSQL where a server
-is installed.
+As many tasks as there are memories each change their own: by `add_history`, with `if_latest`, by
+`update_history`, which reads what the memory said, and by `restore`, which reads the memory's
+history. Each way begins with new memories of two records. On SQLite, and on PostgreSQL where a
+server is installed.
 """
 
 import asyncio
@@ -30,6 +31,7 @@ from tests.support.postgres_server import PostgresServer, are_installed
 
 _MEMORIES: Final = 1_000
 _ROUNDS: Final = 10
+_FIRST, _SECOND = "prefers seats", "prefers aisle seats"
 _TEXT: Final = "prefers window seats, revision {}"
 PLAIN: Final = "add_history"
 
@@ -43,6 +45,9 @@ WAYS: Final[Mapping[str, Change]] = {
         latest.memory_id, latest.new_memory, text, "UPDATE", if_latest=latest
     ),
     "update_history": lambda history, latest, text: history.update_history(latest.memory_id, text),
+    "restore": lambda history, latest, text: history.restore(
+        latest.memory_id, to=1 if latest.new_memory == _SECOND else 2
+    ),
 }
 Found = Mapping[str, Sequence[float]]
 """Records a second, by way."""
@@ -52,12 +57,10 @@ async def measure(url: str, rounds: int, repeat: int) -> Found:
     """Let the ways take turns on one history."""
     found: dict[str, list[float]] = defaultdict(list)
     async with open_history(url) as history:
-        latest = await asyncio.gather(
-            *(history.add_history(f"memory {n}", None, "x", "ADD") for n in range(_MEMORIES))
-        )
         revision = 0
-        for _ in range(repeat):
+        for turn in range(repeat):
             for name, change in WAYS.items():
+                latest = await new_memories(history, f"{name} {turn}")
                 with quiet_collector():
                     begun = perf_counter()
                     for _ in range(rounds):
@@ -68,6 +71,13 @@ async def measure(url: str, rounds: int, repeat: int) -> Found:
                         )
                     found[name].append(rounds * _MEMORIES / (perf_counter() - begun))
     return found
+
+
+async def new_memories(history: HistoryManager, name: str) -> Sequence[HistoryRecord]:
+    """Record two texts of each memory; return their latest records."""
+    ids = [f"{name} {number}" for number in range(_MEMORIES)]
+    await asyncio.gather(*(history.add_history(one, None, _FIRST, "ADD") for one in ids))
+    return await asyncio.gather(*(history.update_history(one, _SECOND) for one in ids))
 
 
 def main(options: Namespace) -> None:

@@ -21,6 +21,7 @@ from async_history._core.erased_names import (
     require_session_not_erased,
 )
 from async_history._core.messages import MESSAGES_KEPT
+from async_history._core.operations import StoreOperation, at_its_end
 from async_history._core.owners import Owner
 from async_history._core.records import DETAILS, Fields, HistoryRecord, fields_in_order
 from async_history._core.submissions import (
@@ -152,6 +153,9 @@ class BatchTransaction(Protocol):
                 already, and none among `records`.
         """
 
+    async def enter(self, operations: Sequence[StoreOperation]) -> None:
+        """Enter operations in the store's log, which what was written ends."""
+
 
 async def commit_in_steps(
     batch: Sequence[Submission], steps: BatchTransaction
@@ -229,6 +233,8 @@ class _Decided:
                 async with self._steps.undone_if_refused():
                     owned = [plan.owned(record) for record in plan.records]
                     await self._steps.write(owned, plan.messages, plan.new_owners)
+                    if plan.operations:
+                        await self._steps.enter(plan.operations)
         except StorageError as error:
             if len(part) == 1:
                 self.refused[part[0][0]] = error
@@ -265,6 +271,7 @@ class _Plan:
         self._erased = erased
         self.records: list[HistoryRecord] = []
         self.messages: list[SaveMessages] = []
+        self.operations: list[StoreOperation] = []
         self.refused: dict[int, HistoryError] = {}
         self.left_out: list[OwnerConflict] = []
         self.given: list[tuple[GiveOwners, frozenset[str]]] = []
@@ -286,6 +293,8 @@ class _Plan:
         self.left_out += left_out
         self.outcomes.append((submission, outcome))
         self.records += missing
+        if missing and isinstance(submission, UpdateMemory) and submission.operation is not None:
+            self.operations.append(at_its_end(submission.operation, len(missing), 0))
         for record in missing:
             self.known[record.id] = record
             if record.memory_id in self.latest:

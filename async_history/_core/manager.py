@@ -288,7 +288,15 @@ class HistoryManager(LoopBound[Store]):
         """
         store = self._require_open()
         submission = new_text(
-            memory_id, new_memory, updated_at, actor_id, role, id, owner, context, cause
+            memory_id,
+            new_memory,
+            updated_at,
+            actor_id=actor_id,
+            role=role,
+            id=id,
+            owner=owner,
+            context=context,
+            cause=cause,
         )
         await store.writer.submit(submission)
         return submission.records[0]
@@ -736,17 +744,12 @@ class HistoryManager(LoopBound[Store]):
         plan = restoration_of(memory_id, await store.reader.history(memory_id), to)
         if not plan.is_needed:
             return plan.latest
-        operation = restoration(memory_id, to, actor_id)
-        async with logged(store.operations, operation) as tally:
-            record = await self.update_history(
-                memory_id,
-                plan.wanted_text,
-                actor_id=actor_id,
-                role=role,
-                context=plan.wanted.context,
-            )
-            tally.records = int(record.id != plan.latest.id)
-        return record
+        submission = new_text(
+            memory_id, plan.wanted_text, actor_id=actor_id, role=role, context=plan.wanted.context
+        )
+        submission.operation = restoration(memory_id, to, actor_id)
+        await store.writer.submit(submission)
+        return submission.records[0]
 
     @takes(rollback_request)
     async def rollback(self, asked: RollbackRequest) -> RollbackReport:

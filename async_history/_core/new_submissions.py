@@ -52,13 +52,14 @@ def one_record(
 def new_text(
     memory_id: str,
     new_memory: str,
-    updated_at: datetime | str | None,
+    updated_at: datetime | str | None = None,
+    *,
     actor_id: str | None,
     role: str | None,
-    id: str | None,
-    owner: GivenOwner | None,
+    id: str | None = None,
+    owner: GivenOwner | None = None,
     context: Mapping[str, Any] | None,
-    cause: Mapping[str, str] | None,
+    cause: Mapping[str, str] | None = None,
 ) -> UpdateMemory:
     """Check a memory's new text.
 

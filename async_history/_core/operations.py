@@ -11,6 +11,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cache
 from hashlib import sha256
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
@@ -152,9 +153,14 @@ def new_operation(
         begun_at=datetime.now(UTC),
         actor_id=actor_id,
         process_id=os.getpid(),
-        host=socket.gethostname(),
+        host=_host(),
         arguments={} if arguments is None else arguments,
     )
+
+
+@cache
+def _host() -> str:
+    return socket.gethostname()
 
 
 def at_its_end(operation: StoreOperation, records: int, messages: int) -> StoreOperation:

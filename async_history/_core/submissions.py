@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from async_history._core.messages import Message
+from async_history._core.operations import StoreOperation
 from async_history._core.owners import Owner
 from async_history._core.recording import begun_at
 from async_history._core.records import (
@@ -122,10 +123,12 @@ class CopyRecords(AddRecords):
 class UpdateMemory(AddRecords):
     """A memory's new text, to be recorded as the change that follows its latest record.
 
-    `new` holds it as an ADD, and `records`, once it is committed, what became of it.
+    `new` holds it as an ADD, and `records`, once it is committed, what became of it. `operation` is
+    entered in the store's log with the record, where one is written.
     """
 
     new: HistoryRecord
+    operation: StoreOperation | None = field(default=None, kw_only=True)
 
     @property
     def wanted(self) -> Sequence[HistoryRecord]:

@@ -23,6 +23,7 @@ from async_history._core.batch import (
 )
 from async_history._core.erased_names import Name, earliest_begin
 from async_history._core.messages import MESSAGES_KEPT
+from async_history._core.operations import StoreOperation, values_of
 from async_history._core.owners import Owner
 from async_history._core.records import Event, HistoryRecord
 from async_history._core.submissions import AddRecords, SaveMessages, Submission
@@ -35,6 +36,7 @@ from async_history._postgres.errors import (
     may_work_later,
     storage_error,
 )
+from async_history._postgres.operations import OPERATIONS
 from async_history._postgres.owner_steps import OwnerSteps
 from async_history._postgres.owners import KnownOwners, OwnersPlan, give_owners
 from async_history._postgres.rows import RECORD_COLUMNS, record_from_row
@@ -391,6 +393,11 @@ class BatchCommitter:
                 raise
         if messages:
             await self._save_messages(messages)
+
+    async def enter(self, operations: Sequence[StoreOperation]) -> None:
+        """Enter operations in the log."""
+        sql = self._sql(OPERATIONS.begin)
+        await self._connection.executemany(sql, list(map(values_of, operations)))
 
     async def _save_messages(self, submissions: Sequence[SaveMessages]) -> None:
         rows = message_rows(submissions)

@@ -22,6 +22,7 @@ from async_history._core.batch import (
     records_of,
 )
 from async_history._core.erased_names import Name, from_microseconds, name_digest
+from async_history._core.operations import StoreOperation
 from async_history._core.owners import Owner
 from async_history._core.records import HistoryRecord
 from async_history._core.submissions import AddRecords, SaveMessages, Submission
@@ -33,6 +34,7 @@ from async_history._sql.known import Known, Span
 from async_history._sql.messages import find_buffers, save_messages
 from async_history._sql.names import keys_of
 from async_history._sql.numbered import numbered
+from async_history._sql.operations import log_within
 from async_history._sql.owners import find_owners, give_owners
 from async_history._sql.rows import columns_read, record_from_row
 from async_history._sql.single_statement import SingleStatement
@@ -291,6 +293,12 @@ class BatchCommitter:
             self._transaction.last += len(records)
         if messages:
             await save_messages(self._transaction, messages)
+
+    async def enter(self, operations: Sequence[StoreOperation]) -> None:
+        """Enter operations in the log."""
+        log = log_within(self._transaction.connection, self._tables)
+        for operation in operations:
+            await log.begin(operation)
 
 
 def _owned(record: HistoryRecord, owner: Owner | None) -> HistoryRecord:

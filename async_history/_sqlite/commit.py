@@ -27,6 +27,7 @@ from async_history._core.batch import (
 )
 from async_history._core.erased_names import MEMORY, Name
 from async_history._core.messages import MESSAGES_KEPT
+from async_history._core.operations import StoreOperation, values_of
 from async_history._core.owners import Owner
 from async_history._core.recent import RecentCommits
 from async_history._core.records import Fields, HistoryRecord, fields_in_order
@@ -56,6 +57,7 @@ from async_history._sqlite.index import (
 from async_history._sqlite.keys import Seal
 from async_history._sqlite.known_owners import KnownOwners
 from async_history._sqlite.lone_record import LoneRecords
+from async_history._sqlite.operations import OPERATIONS
 from async_history._sqlite.rows import COLUMNS_OF_HISTORY, packed_sql, record_from_row, unpack_rows
 from async_history._sqlite.write_program import (
     HAS_OTHER_TRIGGERS,
@@ -410,6 +412,11 @@ class _CommitSteps:
         if messages:
             with _refusals():
                 self._save_messages(messages)
+
+    async def enter(self, operations: Sequence[StoreOperation]) -> None:
+        """Enter operations in the log."""
+        with _refusals():
+            self._connection.executemany(OPERATIONS.begin, map(values_of, operations))
 
     def _add(self, records: Sequence[HistoryRecord]) -> None:
         self._require_ready()

@@ -118,6 +118,26 @@ class OperationCases(Cases):
             await history.check()
             assert await history.operations() == []
 
+    async def test_restores_are_logged_in_the_commits_of_their_records(
+        self, open_store: OpenStore
+    ) -> None:
+        """Concurrent ones share them. One that another has made needless is not logged."""
+        names = [f"m{number}" for number in range(100)]
+        async with open_store() as history:
+            for text in ("tea", "mate"):
+                await asyncio.gather(*(history.update_history(name, text) for name in names))
+            before = (await history.stats()).writer
+            restored = await asyncio.gather(*(history.restore(name, to=1) for name in names * 2))
+            after = (await history.stats()).writer
+            found = await history.operations()
+        assert {record.new_memory for record in restored} == {"tea"}
+        assert len({record.id for record in restored}) == len(names)
+        assert sorted(str(one.arguments["memory_id"]) for one in found) == sorted(names)
+        assert {(one.kind, one.state, one.records) for one in found} == {("restore", "finished", 1)}
+        assert before is not None
+        assert after is not None
+        assert after.batches - before.batches < len(names) / 2
+
     async def test_how_an_operation_ended(self, open_store: OpenStore) -> None:
         async with open_store() as history:
             with pytest.raises(InvalidInput):

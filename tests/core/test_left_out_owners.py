@@ -7,7 +7,7 @@ from datetime import datetime
 
 import pytest
 
-from async_history import HistoryRecord, Owner, OwnerConflict
+from async_history import HistoryRecord, Owner, OwnerConflict, StoreOperation
 from async_history._core.batch import Buffer, commit_in_steps
 from async_history._core.erased_names import Name
 from async_history._core.new_records import new_fields
@@ -52,6 +52,9 @@ class Steps:
     ) -> None:
         self.records += records
         self.new_owners |= owners
+
+    async def enter(self, operations: Sequence[StoreOperation]) -> None:
+        raise AssertionError("no operation is among these submissions")
 
 
 def submission(*owners: Owner | None, memory_id: str = "m", must_match: bool) -> AddRecords:

@@ -64,3 +64,6 @@ class DictBatch:
             for message_id, message in zip(submission.ids, submission.messages, strict=True):
                 saved.append(Saved(next(kept.numbers), message_id, message))
             del saved[: -api.MESSAGES_KEPT]
+
+    async def enter(self, operations: Sequence[api.StoreOperation]) -> None:
+        self._kept.operations |= {operation.id: operation for operation in operations}
