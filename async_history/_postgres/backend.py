@@ -180,7 +180,9 @@ class PostgresStore:
             commit_timeout_s=backend.retry_timeout_s,
         )
         fetch = self.connections.fetch
-        self.reader = HistoryReader(fetch, self.schema, is_distributed=is_distributed)
+        self.reader = HistoryReader(
+            fetch, self.schema, is_distributed=is_distributed, at_once=read_pool.size
+        )
         self.follower = FollowReader(
             fetch, self.schema, where=backend.where, is_distributed=is_distributed
         )
