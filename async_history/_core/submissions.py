@@ -150,7 +150,7 @@ class UpdateMemory(AddRecords):
             return new
         if latest.new_memory == new.new_memory and new.context in (None, latest.context):
             return latest
-        return HistoryRecord(
+        return made_record(
             new.id,
             new.memory_id,
             latest.new_memory,

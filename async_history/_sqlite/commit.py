@@ -360,6 +360,8 @@ class _CommitSteps:
 
     async def erased(self, names: Sequence[Name]) -> Mapping[Name, datetime]:
         """Return when names were erased, of those that were."""
+        if self._is_ready and not self._found.noted:
+            return {}  # none was erased
         found = erased_names(self._connection, names)
         self._found.erased.update(value for kind, value in found if kind == MEMORY)
         return found
