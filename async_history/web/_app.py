@@ -20,7 +20,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from async_history._core.manager import HistoryManager
 from async_history.errors import HistoryError
 from async_history.web._access import Access, Authorize, TokenAccess
+from async_history.web._api import FOLLOW_PATH, api_routes
 from async_history.web._errors import SIGN_IN_PATH, error_response
+from async_history.web._feed import Feed, FeedLimits
 from async_history.web._pages import page_routes
 from async_history.web._reach import ViewLimits
 from async_history.web._security import Guard, RequestLimits
@@ -37,6 +39,7 @@ class WebLimits:
 
     request: RequestLimits = field(default_factory=RequestLimits)
     view: ViewLimits = field(default_factory=ViewLimits)
+    feed: FeedLimits = field(default_factory=FeedLimits)
 
 
 def history_app(
@@ -61,8 +64,9 @@ def history_app(
 def new_app(
     history: HistoryManager, authorize: Authorize | None, *, write: bool, limits: WebLimits
 ) -> Starlette:
-    """Return the page; see `history_app`."""
-    routes: list[BaseRoute] = [static_route(), *page_routes()]
+    """Return the page; see `history_app`. Its `state.feed` ends the live feeds."""
+    feed = Feed(limits.feed)
+    routes: list[BaseRoute] = [static_route(), *api_routes(feed), *page_routes()]
     if isinstance(authorize, TokenAccess):
         routes += SignIn(authorize).routes()
 
@@ -70,7 +74,7 @@ def new_app(
         assert isinstance(error, HTTPException | HistoryError)  # noqa: S101 - what it is for
         return error_response(request, error)
 
-    return Starlette(
+    app = Starlette(
         routes=routes,
         exception_handlers={HTTPException: on_error, HistoryError: on_error},
         middleware=[
@@ -78,13 +82,15 @@ def new_app(
                 Guard,
                 authorize=authorize or _loopback_only(Access(write=True)),
                 public_paths=_is_public,
-                endless_paths=frozenset({"/api/follow"}),
+                endless_paths=frozenset({FOLLOW_PATH}),
                 hosts=LOOPBACK_HOSTS if authorize is None else None,
                 limits=limits.request,
             ),
             Middleware(_WithView, history=history, write=write, limits=limits.view),
         ],
     )
+    app.state.feed = feed
+    return app
 
 
 class _WithView:

@@ -5,6 +5,7 @@ not exist. What reaches beyond the caller's owner is refused.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Final, Unpack
 
@@ -173,7 +174,10 @@ class View:
     async def diff(self, memory_id: str, start: Moment, end: Moment) -> MemoryDiff:
         """Return how a memory differs between two moments."""
         await self._count_short(memory_id)
-        return await self._history.diff(memory_id, start, end)
+        found = await self._history.diff(memory_id, start, end)
+        if sum(map(text_chars, found.between)) > self._reach.limits.page_chars:
+            raise InvalidInput("the texts between are too long for one page: read its history")
+        return found
 
     def follow(
         self,
@@ -291,7 +295,7 @@ class View:
             self._reach.require_unlimited("records, actors or session scopes by name")
         if scopes and self.is_limited and scopes != self._reach.owner:
             raise HTTPException(403, "you may erase your own memories only")
-        return await self._history.erase(
+        report = await self._history.erase(
             memory_ids=await self._all_seen(memory_ids),
             record_ids=records,
             actor_id=actor_id,
@@ -300,6 +304,8 @@ class View:
             dry_run=dry_run,
             **scopes,
         )
+        # Where copies are is for the operator to know.
+        return replace(report, copies=(), remains=()) if self.is_limited else report
 
     # What the caller may see
 
