@@ -25,6 +25,7 @@ from async_history.cli.commands import (
     recording,
     retention,
     running,
+    serving,
     taking_back,
 )
 from async_history.cli.errors import one_line_errors, send_log_to_stderr
@@ -81,6 +82,7 @@ for command in (
     retention.erasures,
     encrypting.rekey,
     retention.operations,
+    serving.serve,
 ):
     app.command()(command)
 app.command(context_settings={"allow_interspersed_args": False})(running.run)

@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from async_history._core.manager import HistoryManager
 from async_history.errors import HistoryError
 from async_history.web._access import Access, Authorize, TokenAccess
+from async_history.web._access_log import AccessLog
 from async_history.web._api import FOLLOW_PATH, api_routes
 from async_history.web._errors import SIGN_IN_PATH, error_response
 from async_history.web._feed import Feed, FeedLimits
@@ -78,6 +79,7 @@ def new_app(
         routes=routes,
         exception_handlers={HTTPException: on_error, HistoryError: on_error},
         middleware=[
+            Middleware(AccessLog, routes=routes),
             Middleware(
                 Guard,
                 authorize=authorize or _loopback_only(Access(write=True)),

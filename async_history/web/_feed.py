@@ -94,7 +94,8 @@ class Feed:
         key = (record.id, cursor)
         event = self._events.get(key)
         if event is None:
-            data = json.dumps(_cut(record, self.limits.text_chars), ensure_ascii=False)
+            # In ASCII: some clients also end a line at U+2028.
+            data = json.dumps(_cut(record, self.limits.text_chars))
             event = self._events[key] = f"id: {cursor}\ndata: {data}\n\n".encode()
             if len(self._events) > self.limits.kept:
                 self._events.popitem(last=False)
@@ -147,7 +148,7 @@ class _EventStream(Response):
                 await emit(b"retry: 3000\n\n", *self._begin)
             await self._follow(emit)
         except HistoryError as error:
-            problem = json.dumps(problem_of(error), ensure_ascii=False)
+            problem = json.dumps(problem_of(error))
             await emit(f"event: problem\ndata: {problem}\n\n".encode())
             await _end(send)
         except TimeoutError:

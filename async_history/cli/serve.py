@@ -1,0 +1,71 @@
+"""`async-history serve`: the page of a history, on this computer."""
+
+import logging
+import os
+import sys
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Final
+
+import typer
+
+from async_history import HistoryManager, InvalidInput
+from async_history.cli import stores
+from async_history.cli.termination import run
+
+TOKEN_VARIABLE: Final = "ASYNC_HISTORY_TOKEN"  # noqa: S105 - its name
+
+
+def serve_page(
+    url: str | None, *, host: str, port: int, token_file: str | None, write: bool
+) -> None:
+    """Serve the page until Ctrl-C.
+
+    Raises:
+        InvalidInput: the token can't be used, or is needed; or what serves is not installed.
+    """
+    try:
+        from async_history.web._server import ACCESS_LOG, serve
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("jinja2", "starlette", "uvicorn"):
+            raise
+        raise InvalidInput(
+            f"{error.name} is not installed; the page needs it: pip install 'async-history[web]'"
+        ) from None
+    _log_to_stderr(ACCESS_LOG)
+    token = _token(token_file)
+
+    async def opened_and_served() -> None:
+        async with _opened(url, write=write) as history:
+            await serve(history, host=host, port=port, token=token, write=write, on_ready=_show)
+
+    run(opened_and_served())
+
+
+def _opened(url: str | None, *, write: bool) -> AbstractAsyncContextManager[HistoryManager]:
+    if write:
+        return stores.opened(stores.to_write(url), create=False)
+    return stores.open_to_read(stores.to_read(url))
+
+
+def _show(url: str) -> None:
+    typer.echo(f"{url} (Ctrl-C ends it)")
+    sys.stdout.flush()
+
+
+def _token(file: str | None) -> str | None:
+    if file is None:
+        return os.environ.get(TOKEN_VARIABLE) or None
+    try:
+        return Path(file).read_text(encoding="utf-8").strip()
+    except UnicodeDecodeError:
+        raise InvalidInput(f"{file} is not text") from None
+
+
+def _log_to_stderr(name: str) -> None:
+    logger = logging.getLogger(name)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    logger.handlers = [handler]
