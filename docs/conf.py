@@ -53,7 +53,7 @@ def mark_up(
     app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]
 ) -> None:
     """Mark the code of a docstring, in a line or as a paragraph, as reStructuredText asks for."""
-    if what in (
+    if lines and what in (
         "attribute",
         "property",
     ):  # napoleon takes what stands before a colon for its type

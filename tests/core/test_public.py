@@ -18,6 +18,7 @@ import async_history
 import async_history.blocking
 import async_history.encryption
 import async_history.errors
+import async_history.fastapi
 import async_history.mem0
 import async_history.otel
 import async_history.postgres
@@ -34,6 +35,7 @@ DOORS = (
     async_history.blocking,
     async_history.mem0,
     async_history.encryption,
+    async_history.fastapi,
     async_history.otel,
     async_history.web,
 )

@@ -30,6 +30,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 import async_history
 import async_history.blocking
 import async_history.encryption
+import async_history.fastapi
 import async_history.mem0
 import async_history.otel
 import async_history.postgres
@@ -438,6 +439,7 @@ def test_every_public_name() -> None:
             async_history.blocking,
             async_history.mem0,
             async_history.encryption,
+            async_history.fastapi,
             async_history.otel,
             async_history.web,
         )

@@ -1,0 +1,1 @@
+"""An example: a FastAPI service on async_history."""
