@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from async_history import HistoryManager
 from async_history.sql import SqlHistoryManager
+from tests.subprocesses.processes import run
 from tests.subprocesses.proxy import MariaDBProxy
 from tests.support.mariadb_server import MariaDBServer, run_sql
 from tests.support.patience import MINUTES_S, SOON_S
@@ -150,6 +151,36 @@ async def test_writers_and_a_follower_survive_kills_and_crashes(
         assert (await opened[2].check()).problems == ()
     finally:
         await asyncio.gather(*(history.aclose() for history in opened))
+
+
+@pytest.mark.parametrize(
+    ("records", "crashes"), [(150, 1), pytest.param(4_000, 5, marks=pytest.mark.nightly)]
+)
+@pytest.mark.timeout(MINUTES_S)
+async def test_processes_that_write_and_one_that_follows_survive_crashes(
+    own_server: MariaDBServer, new_own_database: Callable[[], URL], records: int, crashes: int
+) -> None:
+    """Three processes write batches of two, a fourth follows from the beginning."""
+    url = new_own_database()
+    shown_url = url.render_as_string(hide_password=False)
+    async with SqlHistoryManager(url):
+        pass  # the table is there
+    names = ("a", "b", "c")
+    told = [("write", shown_url, name, records) for name in names]
+    told.append(("read", shown_url, "-", records * len(names)))
+    programs = [asyncio.create_task(asyncio.to_thread(run, "follow", *one)) for one in told]
+    for crash in range(1, crashes + 1):
+        enough = records * len(names) * crash // (crashes + 1)
+        while len(texts(url)) < enough:
+            await asyncio.wait(programs, timeout=0.2, return_when=asyncio.FIRST_COMPLETED)
+        own_server.stop(signal.SIGKILL)
+        await asyncio.to_thread(own_server.start)
+    *_, followed = await asyncio.gather(*programs)
+    stored = texts(url)
+    for name in names:
+        written = [one for one in stored if one.startswith(name)]
+        assert written == [f"{name} {number}" for number in range(records)]
+    assert followed.splitlines() == stored
 
 
 def shown(memory_id: Any) -> str:
