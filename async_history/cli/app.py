@@ -15,6 +15,7 @@ from async_history.cli import asked as _asked
 from async_history.cli import check as _check
 from async_history.cli import check_mem0 as _check_mem0
 from async_history.cli import copy as _copying
+from async_history.cli import grants as _grants
 from async_history.cli import migrate as _migrate
 from async_history.cli import stats as _stats
 from async_history.cli import stores
@@ -203,6 +204,37 @@ def distribute(db: Db = None) -> None:
     with one_line_errors():
         status = _migrate.distribute(stores.to_write(db))
     raise typer.Exit(status)
+
+
+@app.command()
+def grants(
+    role: Annotated[str, typer.Argument(help="The role, which exists.")],
+    level: Annotated[
+        str,
+        typer.Argument(
+            metavar="LEVEL",
+            help="reader; writer: records, restores, rolls back and undoes too; operator: also "
+            "prunes, erases and resets.",
+        ),
+    ],
+    db: Db = None,
+    only: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SCOPE",
+            help="Show a reader one owner's records only, such as those with the user_id that the "
+            "setting async_history.user_id names.",
+        ),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Grant them, instead of printing.")] = False,
+) -> None:
+    """Print the least rights that a role needs on a PostgreSQL history, as SQL.
+
+    What the role has on the tables by now is taken first, so it has no more afterwards. --only
+    turns on row-level security for the records and their owners.
+    """
+    with one_line_errors(only_reads=not yes):
+        _grants.grants(stores.to_write(db), role, level, only, is_sure=yes)
 
 
 @app.command()

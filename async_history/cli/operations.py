@@ -1,8 +1,11 @@
 """`async-history operations`: what was done to a store itself, for a person or as JSON lines."""
 
+import asyncio
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import datetime
+from functools import partial
 
 import typer
 
@@ -12,26 +15,47 @@ from async_history.cli.screen import Screen
 from async_history.cli.terminal import escape_controls, print_error
 from async_history.cli.termination import run
 
+_POLL_INTERVAL_S = 0.5
 _STYLES = {"finished": "dim", "failed": "bold red", "unfinished": "bold yellow"}
 
 
 def operations(url: str, *, as_json: bool) -> None:
     """List the operations of a store, oldest first."""
+    show = _print_json if as_json else partial(_print_operation, Screen())
 
     async def ask() -> list[StoreOperation]:
         async with stores.open_to_read(url) as history:
             return await history.operations()
 
     found = run(ask())
-    screen = Screen()
     for one in found:
-        if as_json:
-            fields = {**asdict(one), "state": one.state}
-            typer.echo(json.dumps(fields, default=datetime.isoformat, ensure_ascii=False).encode())
-        else:
-            _print_operation(screen, one)
+        show(one)
     if not found:
         print_error(f"no operation is logged in {url}")
+
+
+def follow(url: str, *, as_json: bool) -> None:
+    """Show operations as they begin, and again as they end, after those that are logged.
+
+    It ends by an error or a KeyboardInterrupt.
+    """
+    run(_follow(url, _print_json if as_json else partial(_print_operation, Screen())))
+
+
+async def _follow(url: str, show: Callable[[StoreOperation], None]) -> None:
+    shown: dict[str, str] = {}
+    async with stores.open_to_read(url) as history:
+        while True:
+            for one in await history.operations():
+                if shown.get(one.id) != one.state:
+                    show(one)
+                    shown[one.id] = one.state
+            await asyncio.sleep(_POLL_INTERVAL_S)
+
+
+def _print_json(one: StoreOperation) -> None:
+    fields = {**asdict(one), "state": one.state}
+    typer.echo(json.dumps(fields, default=datetime.isoformat, ensure_ascii=False).encode())
 
 
 def _print_operation(screen: Screen, one: StoreOperation) -> None:

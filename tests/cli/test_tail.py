@@ -49,6 +49,26 @@ def interrupted(
     return out, cursor
 
 
+def test_operations_are_followed(url: str, start: Start) -> None:
+    add(url, "green")
+    process = start("operations", "--follow", "--json", "--db", url)
+
+    async def restored() -> None:
+        async with open_history(url) as history:
+            await history.update_history("tea", "black")
+            await history.restore("tea", to=1)
+            await history.reset()
+
+    asyncio.run(restored())
+    found = [json.loads(line) for line in lines(process, 2)]
+    assert [(one["kind"], one["state"]) for one in found] == [
+        ("restore", "finished"),
+        ("reset", "finished"),
+    ]
+    process.send_signal(signal.SIGINT)
+    assert process.wait(LONG_S) == 130
+
+
 def _whole_lines(file: Path) -> list[str]:
     return [line for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
 

@@ -127,6 +127,10 @@ def erasures(
 
 def operations(
     db: Db = None,
+    follow: Annotated[
+        bool,
+        typer.Option("--follow", help="Go on with what begins, and ends, from now on."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
     """List what was done to a history itself: resets, prunings, erasures, rollbacks, copies, …
@@ -135,4 +139,5 @@ def operations(
     is, and found, as by `log`.
     """
     with one_line_errors(only_reads=True):
-        _operations.operations(stores.to_read(db), as_json=as_json)
+        show = _operations.follow if follow else _operations.operations
+        show(stores.to_read(db), as_json=as_json)

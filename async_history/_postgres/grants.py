@@ -1,0 +1,186 @@
+"""The least rights that a role needs on a history's tables, as statements of SQL.
+
+A level contains the one below it. Roles that see the records of one owner only are kept to that by
+row-level security: see `Grants.only`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, get_args
+
+from async_history._core.owners import SCOPES
+from async_history._postgres.connect import connected
+from async_history._postgres.schema import quoted
+from async_history._postgres.url import server_url
+from async_history.errors import InvalidInput, StorageMissing
+
+Level = Literal["reader", "writer", "operator"]
+"""Reads; records, saves messages, gives owners and takes changes back; removes as well."""
+
+LEVELS: Final[Sequence[Level]] = get_args(Level)
+_READ: Final = ("history", "messages", "owners", "operations", "migrations")
+_WRITES: Final[Mapping[str, str]] = {
+    "history": "INSERT, UPDATE",
+    "messages": "INSERT, DELETE",
+    "owners": "INSERT, UPDATE",
+    "owners_state": "SELECT, UPDATE",
+    "erased": "SELECT",
+    "operations": "INSERT, UPDATE (ended_at, error, records, messages)",
+}
+_OPERATES: Final[Mapping[str, str]] = {
+    "history": "DELETE, TRUNCATE",
+    "messages": "TRUNCATE",
+    "owners": "DELETE, TRUNCATE",
+    "erased": "INSERT, UPDATE",
+    "operations": "UPDATE (actor_id)",
+}
+_RIGHTS: Final[Mapping[Level, Sequence[Mapping[str, str]]]] = {
+    "reader": (dict.fromkeys(_READ, "SELECT"),),
+    "writer": (dict.fromkeys(_READ, "SELECT"), _WRITES),
+    "operator": (dict.fromkeys(_READ, "SELECT"), _WRITES, _OPERATES),
+}
+_OF_ONE_OWNER: Final = ("history", "owners")
+"""The tables whose rows have an owner: with `migrations`, all that a reader of one needs."""
+_STATE: Final = """
+SELECT
+    EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = $2),
+    pg_catalog.array_agg(relname::pg_catalog.text),
+    pg_catalog.array_agg(relname::pg_catalog.text) FILTER (WHERE relrowsecurity)
+FROM pg_catalog.pg_class JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
+WHERE nspname = $1 AND relkind IN ('r', 'p')
+"""
+_SHUT_OUT: Final = """
+SELECT DISTINCT CASE grantee WHEN 0 THEN 'PUBLIC' ELSE rolname::pg_catalog.text END AS role
+FROM pg_catalog.pg_class AS shown
+JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
+CROSS JOIN pg_catalog.aclexplode(relacl) LEFT JOIN pg_catalog.pg_roles ON pg_roles.oid = grantee
+WHERE nspname = $1 AND relname = ANY($2::pg_catalog.text[]) AND grantee <> relowner
+    AND rolname IS DISTINCT FROM $3 AND NOT coalesce(rolsuper OR rolbypassrls, false)
+    AND NOT EXISTS (
+        SELECT FROM pg_catalog.pg_policy
+        WHERE polrelid = shown.oid AND (grantee = ANY(polroles) OR 0 = ANY(polroles))
+    )
+ORDER BY role
+"""
+"""The roles with rights on tables that row-level security without a policy of theirs shuts out."""
+
+
+def checked_level(name: str) -> Level:
+    """Return the level of a name.
+
+    Raises:
+        InvalidInput: it is not the name of one.
+    """
+    for level in LEVELS:
+        if level == name:
+            return level
+    raise InvalidInput(f"a role is one of {', '.join(LEVELS)}, not {name!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grants:
+    """What a role is to have.
+
+    Args:
+        role: its name.
+        level: see `Level`.
+        only: an owner's scope, such as "user_id": the role sees only the records whose owner has
+            the value of the setting `async_history.user_id` there, and no messages and operations.
+
+    Raises:
+        InvalidInput: no role or scope has such a name, or one of one owner is to do more than read.
+    """
+
+    role: str
+    level: Level
+    only: str | None = None
+
+    def __post_init__(self) -> None:
+        quoted(self.role, "role")
+        if self.only is None:
+            return
+        if self.only not in SCOPES:
+            raise InvalidInput(f"an owner has {', '.join(SCOPES)}, not {self.only!r}")
+        if self.level != "reader":
+            raise InvalidInput(
+                f"a {self.level} records for all owners: only a reader can be kept to one"
+            )
+
+    def statements(self, schema: str, secured: Sequence[str]) -> list[str]:
+        """Return the statements that take what the role has, and give it what it is to have.
+
+        Args:
+            schema: where the tables are.
+            secured: the tables on which row-level security is on.
+        """
+        role, place = quoted(self.role, "role"), quoted(schema)
+        sql = [
+            f"REVOKE ALL ON ALL TABLES IN SCHEMA {place} FROM {role};",
+            f"GRANT USAGE ON SCHEMA {place} TO {role};",
+        ]
+        rights = _RIGHTS[self.level]
+        if self.only is not None:
+            sql += [
+                f"ALTER TABLE {place}.{table} ENABLE ROW LEVEL SECURITY;"
+                for table in _OF_ONE_OWNER
+                if table not in secured
+            ]
+            rights = (dict.fromkeys((*_OF_ONE_OWNER, "migrations"), "SELECT"),)
+        for tables in rights:
+            for table, privileges in tables.items():
+                sql.append(f"GRANT {privileges} ON {place}.{table} TO {role};")
+        for table in {table: None for tables in rights for table in tables}:
+            if self.only is not None and table in _OF_ONE_OWNER:
+                shown = f"pg_catalog.current_setting('async_history.{self.only}', true)"
+                sql += _policy(place, table, role, f"{self.only} = {shown}")
+            elif table in secured or table in _OF_ONE_OWNER:
+                sql += _policy(place, table, role, "true")
+        return sql
+
+
+def _policy(place: str, table: str, role: str, condition: str) -> list[str]:
+    """Return the statements that make a role's policy, which has its name."""
+    return [
+        f"DROP POLICY IF EXISTS {role} ON {place}.{table};",
+        f"CREATE POLICY {role} ON {place}.{table} TO {role} USING ({condition});",
+    ]
+
+
+async def grant(url: str, schema: str, grants: Grants, *, is_dry_run: bool) -> list[str]:
+    """Give a role its rights in one transaction, or only tell how; return the statements.
+
+    Raises:
+        InvalidInput: there is no such role, or others would be shut out.
+        StorageMissing: the tables are not there, or of an earlier version.
+        StorageError: the server can't be reached, or refuses.
+    """
+    async with connected(server_url(url)) as connection:
+        statements = await _statements(connection, schema, grants)
+        if not is_dry_run:
+            async with connection.transaction():
+                for sql in statements:
+                    await connection.execute(sql)
+        return statements
+
+
+async def _statements(connection: Any, schema: str, grants: Grants) -> list[str]:
+    ((has_role, tables, secured),) = await connection.fetch(_STATE, schema, grants.role)
+    if not {*_READ, *_WRITES} <= set(tables or ()):
+        raise StorageMissing(
+            f"the tables of this version are not in schema {schema!r}: migrate it first"
+        )
+    if not has_role:
+        name = quoted(grants.role, "role")
+        raise InvalidInput(f"there is no role {grants.role!r}: CREATE ROLE {name} LOGIN first")
+    if grants.only is not None:
+        newly = sorted(set(_OF_ONE_OWNER) - set(secured or ()))
+        shut_out = [
+            role for (role,) in await connection.fetch(_SHUT_OUT, schema, newly, grants.role)
+        ]
+        if shut_out:
+            raise InvalidInput(
+                "row-level security, which a reader of one owner needs, would hide all records "
+                f"from {', '.join(shut_out)}: first grant each of them what it needs by this "
+                "command, which makes its policy, or take its rights"
+            )
+    return grants.statements(schema, secured or ())
