@@ -24,6 +24,8 @@ from async_history._core.filters import Filter, Order, Pairs, cause_asked, new_f
 from async_history._core.follow import POLL_INTERVAL_S, Follower
 from async_history._core.follow_reads import FollowReader
 from async_history._core.history_check import check_store
+from async_history._core.ledger.ledger import Ledger
+from async_history._core.ledger.tables import LedgeredStore, LedgerStore
 from async_history._core.lifecycle import CLOSE_TIMEOUT_S, LoopBound
 from async_history._core.limits import DEFAULT_LIMITS, Limits
 from async_history._core.messages import MESSAGES_KEPT, Message
@@ -34,7 +36,7 @@ from async_history._core.new_submissions import (
     new_text,
     one_record,
 )
-from async_history._core.operations import StoreOperation, logged, new_operation
+from async_history._core.operations import OperationLog, StoreOperation, logged, new_operation
 from async_history._core.owners import Owner
 from async_history._core.progress import Progress
 from async_history._core.prune import PruneCursor, PruneReport, PruneStep, prune_in_steps
@@ -164,6 +166,26 @@ class HistoryManager(LoopBound[Store]):
                 f"{self._backend.where} is not encrypted: open it with keys=KeyRing(…)"
             )
         return Encryption(store.encryption)
+
+    @property
+    def ledger(self) -> Ledger:
+        """The ledger of a history that was opened with `ledger=True`, now or before.
+
+        Raises:
+            InvalidInput: it has none.
+            HistoryClosed, WrongLoop: as every call.
+        """
+        self._require_ledger()
+        return Ledger(self._require_ledger)
+
+    def _require_ledger(self) -> tuple[LedgerStore, OperationLog]:
+        store = self._require_open()
+        if not isinstance(store, LedgeredStore) or store.ledger is None:
+            raise InvalidInput(
+                f"{self._backend.where} has no ledger: open it with ledger=True, and what is "
+                "recorded from then on is in it"
+            )
+        return store.ledger, store.operations
 
     # Recording
 

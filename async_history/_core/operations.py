@@ -33,8 +33,8 @@ class StoreOperation:
     """Its id, a UUIDv7: also that of a `RollbackReport`, and the `erasure_id` of an
     `ErasureReport`."""
     kind: str
-    """What was done: "reset", "prune", "erase", "restore", "rollback", "undo", "copy", "adopt" or
-    "migrate"."""
+    """What was done: "reset", "prune", "erase", "restore", "rollback", "undo", "copy", "adopt",
+    "migrate", "checkpoint" or "verify"."""
     begun_at: datetime
     """When it began: aware, in UTC."""
     ended_at: datetime | None = None

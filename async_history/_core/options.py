@@ -27,6 +27,9 @@ class HistoryOptions(TypedDict, total=False):
     close_timeout_s: float
     keys: KeyRing | None
 
+    # of a SQLite file, and of PostgreSQL
+    ledger: bool
+
     # of a SQLite file
     journal: Journal
     durability: Durability

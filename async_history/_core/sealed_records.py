@@ -31,7 +31,7 @@ from async_history._core.sealing import (
     stored_bytes,
     tokens_of,
 )
-from async_history.errors import KeyMissing
+from async_history.errors import KeyMissing, StorageCorrupt
 
 USES: Final = 4
 """The most texts that a record has: two, its context and its cause."""
@@ -156,6 +156,18 @@ def opened_row(row: Row, keys: Keys) -> Row:
         if is_json_sealed(row[place]):
             values[place] = _opened_json(row[place], name, row[_ID], keys)
     return tuple(values)
+
+
+def opened_if_whole(row: Row, keys: Keys) -> Row:
+    """Return a row as `opened_row` does; one that was damaged, or moved, as it is.
+
+    Raises:
+        KeyMissing: as `opened_record`.
+    """
+    try:
+        return opened_row(row, keys)
+    except StorageCorrupt:
+        return row
 
 
 def opened_message(row: Sequence[Any], session_scope: str, keys: Keys) -> Message:

@@ -16,7 +16,10 @@ from async_history._core.encryption import StoreEncryption
 from async_history._core.follow_reads import FollowReader as FollowReaderOf
 from async_history._core.key_ring import KeyRing
 from async_history._core.key_statements import KeyTable
+from async_history._core.ledger.changes import reset
+from async_history._core.ledger.tables import LedgerStore
 from async_history._core.operations import (
+    OperationEnd,
     OperationLog,
     StatementOperationLog,
     StoreOperation,
@@ -35,7 +38,7 @@ from async_history._core.writer_options import WriterOptions
 from async_history._sqlite.backup import PAGES_AT_ONCE, back_up, back_up_file, run
 from async_history._sqlite.check import faults_of, faults_of_file
 from async_history._sqlite.commit import BatchCommitter
-from async_history._sqlite.connection import ThreadConnection
+from async_history._sqlite.connection import ThreadConnection, run_to_completion, transaction
 from async_history._sqlite.encoding import check_parameters
 from async_history._sqlite.erase import FileErasure
 from async_history._sqlite.errors import (
@@ -58,8 +61,9 @@ from async_history._sqlite.keys import (
     table_read,
 )
 from async_history._sqlite.known_owners import KnownOwners
+from async_history._sqlite.ledger import HAS_LEDGER, LedgerFile, attest, write_program
 from async_history._sqlite.opening import LONGEST_LOG_BYTES, long_log_warning
-from async_history._sqlite.operations import OPERATIONS, enter, row_count
+from async_history._sqlite.operations import OPERATIONS, FileOperationLog, enter, row_count
 from async_history._sqlite.pool import MAX_REOPENS, ConnectionPool
 from async_history._sqlite.prune import prune
 from async_history._sqlite.read import HistoryReader
@@ -67,14 +71,12 @@ from async_history._sqlite.read_connections import READERS
 from async_history._sqlite.readonly import side_file
 from async_history._sqlite.schema.versions import install_statements, statements_in
 from async_history._sqlite.worker_thread import run_in_thread
-from async_history._sqlite.write_program import WRITE_PROGRAM
 from async_history._sqlite.writers import UnpreparedWriter, UTF16Writer, unprepared_error
 from async_history.errors import HistoryError, InvalidInput, KeyMissing, MigrationError
 
 T = TypeVar("T")
 
-_STATE: Final = f"SELECT (SELECT encoding FROM pragma_encoding), {IS_ENCRYPTED}"
-_WRITE_STATEMENTS: Final = tuple(statements_in(WRITE_PROGRAM))
+_STATE: Final = f"SELECT (SELECT encoding FROM pragma_encoding), {IS_ENCRYPTED}, {HAS_LEDGER}"
 _LONG_LOG_BATCH: Final = 10
 """A batch of this many submissions raises the log's checkpoint threshold."""
 
@@ -93,6 +95,7 @@ class SQLiteBackend:
     journal: Journal
     durability: Durability
     lock_timeout_s: float
+    ledger: bool
     writer_options: WriterOptions
     keys: KeyRing | None = None
 
@@ -121,6 +124,7 @@ class SQLiteBackend:
             journal=self.journal,
             durability=self.durability,
             lock_timeout_s=self.lock_timeout_s,
+            ledger=self.ledger,
         )
         try:
             if self.migrate:
@@ -129,7 +133,7 @@ class SQLiteBackend:
             else:
                 is_prepared = await pool.open_unchanged(create=self.create)
             with typed_errors(pool.where):
-                ((encoding, is_encrypted),) = await pool.fetch(_STATE, {})
+                ((encoding, is_encrypted, has_ledger),) = await pool.fetch(_STATE, {})
             self._require_keys(encoding, is_encrypted=bool(is_encrypted))
         except BaseException:
             await to_the_end(pool.close())
@@ -141,6 +145,7 @@ class SQLiteBackend:
             self.writer_options if is_prepared else None,
             is_utf16=encoding != "UTF-8",
             keys=self.keys,
+            has_ledger=bool(has_ledger),
         )
         if store.encryption is not None:
             try:
@@ -182,6 +187,7 @@ class SQLiteStore:
         writer_options: None if the file must be adopted or indexed before it can be written.
         is_utf16: whether the file's encoding is UTF-16, which can't hold every text.
         keys: the master keys, if it is encrypted.
+        has_ledger: whether the file has a ledger.
     """
 
     def __init__(
@@ -193,6 +199,7 @@ class SQLiteStore:
         *,
         is_utf16: bool,
         keys: KeyRing | None = None,
+        has_ledger: bool = False,
     ) -> None:
         self.pool = pool
         self.encryption: StoreEncryption | None = None
@@ -222,7 +229,7 @@ class SQLiteStore:
         self.stored_reader = reader = HistoryReader(self.fetch, lookup, READERS)
         self.reader: Reader = reader
         self.follower: FollowReaderOf[Any] = FollowReader(self.fetch, reader, self._recent)
-        self.operations: OperationLog = _FileOperationLog(self)
+        self.operations: OperationLog = _StoreOperationLog(self)
         self.eraser = FileErasure(
             self.run_exclusively, self._reopen_writer, pool.path, pool.lock_timeout_s, self._keys
         )
@@ -231,6 +238,9 @@ class SQLiteStore:
             # What was just committed is kept as it was given, and would be opened again.
             none_kept = FollowReader(self.fetch, reader, RecentCommits(committed))
             self.follower = SealedFollowReader(none_kept, self.encryption)
+        self.ledger: LedgerStore | None = None
+        if has_ledger:
+            self.ledger = LedgerFile(self.run_exclusively, self._read, self._keys.seal)
 
     # Writing
 
@@ -321,6 +331,14 @@ class SQLiteStore:
         with typed_errors(pool.where):
             return await pool.fetch(sql, parameters)
 
+    async def _read(self, read: Callable[[sqlite3.Connection], T]) -> T:
+        """Call a function that only reads on a connection's thread, with the keys that the file has
+        now."""
+        with typed_errors(self.pool.where):
+            if self.encryption is None:
+                return await self.pool.read(read)
+            return await self.encryption.with_current_keys(lambda: self.pool.read(read))
+
     async def back_up(
         self,
         target: Path,
@@ -387,19 +405,31 @@ class SQLiteStore:
         self.pool.abandon()
 
 
-class _FileOperationLog(StatementOperationLog):
+class _StoreOperationLog:
     """The log of operations of a store: read like the records, and written in turn with them."""
 
     def __init__(self, store: SQLiteStore) -> None:
-        super().__init__(OPERATIONS, self._write)
         self._store = store
 
-    async def _write(self, sql: str, *parameters: Any) -> Sequence[Sequence[Any]]:
-        return list(
-            await self._store.run_exclusively(
-                lambda connection: connection.execute_fetchall(sql, parameters)
-            )
-        )
+    async def _write(self, work: Callable[[FileOperationLog], Coroutine[Any, Any, T]]) -> T:
+        step = partial(_in_log, work)
+        return await self._store.run_exclusively(lambda connection: connection.run(step))
+
+    async def begin(self, operation: StoreOperation) -> None:
+        """Enter an operation."""
+        await self._write(lambda log: log.begin(operation))
+
+    async def add(self, operation_id: str, records: int, messages: int) -> None:
+        """Count what was done."""
+        await self._write(lambda log: log.add(operation_id, records, messages))
+
+    async def end(self, end: OperationEnd) -> tuple[int, int] | None:
+        """Note how an operation ended; return its records and messages."""
+        return await self._write(lambda log: log.end(end))
+
+    async def forget_actor(self, actor_id: str) -> None:
+        """Take an actor's name from all operations."""
+        await self._write(lambda log: log.forget_actor(actor_id))
 
     async def read(self) -> list[StoreOperation]:
         """Return all operations, oldest first."""
@@ -409,19 +439,27 @@ class _FileOperationLog(StatementOperationLog):
         return await self._store.fetch(sql, {})
 
 
-def _reset_statements() -> Iterator[str]:
+def _in_log(
+    work: Callable[[FileOperationLog], Coroutine[Any, Any, T]], connection: sqlite3.Connection
+) -> T:
+    with transaction(connection):
+        return run_to_completion(work(FileOperationLog(connection)))
+
+
+def _reset_statements(connection: sqlite3.Connection) -> Iterator[str]:
     for table in ("history", "messages", "async_history_owners", "async_history_details"):
         yield f"DROP TABLE IF EXISTS {table}"
     yield from install_statements()
     yield INDEX_NO_ROWS
-    yield from _WRITE_STATEMENTS
+    yield from statements_in(write_program(connection))
 
 
 def _reset(operation: StoreOperation, keys: FileKeys, connection: sqlite3.Connection) -> None:
     try:
         connection.execute("BEGIN IMMEDIATE")
         there = [row_count(connection, table) for table in ("history", "messages")]
-        for statement in _reset_statements():
+        attest(connection, reset)
+        for statement in _reset_statements(connection):
             connection.execute(statement)
         keys.created(connection)
         enter(connection, at_its_end(operation, *there))

@@ -26,6 +26,8 @@ from async_history._core.batch import (
     only_new_records,
 )
 from async_history._core.erased_names import MEMORY, Name
+from async_history._core.ledger.changes import begin_operations
+from async_history._core.ledger.leaves import Bundle, owner_bundle, record_bundle
 from async_history._core.messages import MESSAGES_KEPT
 from async_history._core.operations import StoreOperation, values_of
 from async_history._core.owners import Owner
@@ -56,6 +58,7 @@ from async_history._sqlite.index import (
 )
 from async_history._sqlite.keys import Seal
 from async_history._sqlite.known_owners import KnownOwners
+from async_history._sqlite.ledger import APPEND, attest, has_ledger
 from async_history._sqlite.lone_record import LoneRecords
 from async_history._sqlite.operations import OPERATIONS
 from async_history._sqlite.rows import COLUMNS_OF_HISTORY, packed_sql, record_from_row, unpack_rows
@@ -141,6 +144,7 @@ class BatchCommitter:
         self._owners = owners
         self._seal = seal
         self._lone = LoneRecords()
+        self._attests: bool | None = None
 
     async def commit(self, batch: Sequence[Submission]) -> Mapping[int, HistoryError]:
         """Commit a batch; return the refused submissions by index.
@@ -174,11 +178,13 @@ class BatchCommitter:
         The parameters are built here, not on the event loop: it waits for this batch anyway before
         it wakes the callers of the one before.
         """
+        if self._attests is None:
+            self._attests = has_ledger(connection)
         additions = only_new_records(batch)
         if additions is not None and self._add(additions, connection):
             found.added = additions
             return {}
-        return _commit_in_steps(batch, found, connection, self._seal)
+        return _commit_in_steps(batch, found, connection, self._seal, attests=self._attests)
 
     def _add(
         self,
@@ -194,7 +200,8 @@ class BatchCommitter:
             return False
         stored = self._seal.fields(records, expected.owners, expected.noted, connection)
         statements = [
-            add_statement(part, expected.part(start, part)) for start, part in _parts(stored)
+            add_statement(part, expected.part(start, part), leaves=self._leaves(records, start))
+            for start, part in _parts(stored)
         ]
         if not _is_added(partial(_execute_all, statements, connection)):
             return False
@@ -204,7 +211,7 @@ class BatchCommitter:
     def _add_plain(self, additions: Sequence[AddRecords], connection: sqlite3.Connection) -> bool:
         """Add new records of mem0's columns alone, where no memory has an owner."""
         noted = self._owners.noted(additions)
-        if len(additions) == additions[0].record_count == 1:
+        if not self._attests and len(additions) == additions[0].record_count == 1:
             (record,) = self._seal.fields(
                 list(fields_of(additions)), _NO_OWNERS[:1], noted.last, connection
             )
@@ -214,8 +221,15 @@ class BatchCommitter:
         records = fields_of(additions)
         while part := list(islice(records, STATEMENT_ROWS[-1])):  # not all as fields at once
             stored = self._seal.fields(part, _NO_OWNERS[: len(part)], noted.last, connection)
-            statements.append(add_statement(stored, None, noted=noted))
+            leaves = self._leaves(part)
+            statements.append(add_statement(stored, None, noted=noted, leaves=leaves))
         return _is_added(partial(_execute_all, statements, connection))
+
+    def _leaves(self, records: Sequence[Fields], start: int = 0) -> Bundle | None:
+        """Return the leaves of a statement's records, from the first on, if there is a ledger."""
+        if not self._attests:
+            return None
+        return record_bundle(records[start : start + STATEMENT_ROWS[-1]], self._seal.salt_key)
 
 
 _NO_OWNERS: Final = (None,) * STATEMENT_ROWS[-1]
@@ -301,11 +315,16 @@ class _Found:
 
 
 def _commit_in_steps(
-    batch: Sequence[Submission], found: _Found, connection: sqlite3.Connection, seal: Seal
+    batch: Sequence[Submission],
+    found: _Found,
+    connection: sqlite3.Connection,
+    seal: Seal,
+    *,
+    attests: bool,
 ) -> Mapping[int, HistoryError]:
     try:
         with transaction(connection):
-            steps = _CommitSteps(connection, found, seal)
+            steps = _CommitSteps(connection, found, seal, attests=attests)
             return run_to_completion(commit_in_steps(batch, steps))
     except (_RolledBack, KeyMissing, StorageCorrupt) as error:
         seal.undone()
@@ -318,7 +337,8 @@ def _commit_in_steps(
     # One submission rolls back all others, so commit each in its own transaction.
     refused: dict[int, HistoryError] = {}
     for index, submission in enumerate(batch):
-        if 0 in (alone := _commit_in_steps([submission], found, connection, seal)):
+        alone = _commit_in_steps([submission], found, connection, seal, attests=attests)
+        if 0 in alone:
             refused[index] = alone[0]
     return refused
 
@@ -326,10 +346,13 @@ def _commit_in_steps(
 class _CommitSteps:
     """The statements of `commit_in_steps` for SQLite."""
 
-    def __init__(self, connection: sqlite3.Connection, found: _Found, seal: Seal) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, found: _Found, seal: Seal, *, attests: bool
+    ) -> None:
         self._connection = connection
         self._found = found
         self._seal = seal
+        self._attests = attests
         self._has_triggers = False
         self._is_ready = False
 
@@ -409,6 +432,8 @@ class _CommitSteps:
             with _refusals():
                 self._found.owners |= add_owners(self._connection, owners)
             self._found.last_number += len(owners)
+            if self._attests:
+                self._connection.execute(APPEND, owner_bundle(owners))
         for _, part in _parts(records):
             self._add(part)
         if messages:
@@ -419,6 +444,9 @@ class _CommitSteps:
         """Enter operations in the log."""
         with _refusals():
             self._connection.executemany(OPERATIONS.begin, map(values_of, operations))
+        if self._attests:
+            ids = [operation.id for operation in operations]
+            attest(self._connection, lambda ledger: begin_operations(ledger, ids))
 
     def _add(self, records: Sequence[HistoryRecord]) -> None:
         self._require_ready()
@@ -427,10 +455,10 @@ class _CommitSteps:
         expected = None
         if found.last_number or found.noted or any(map(has_details, records)):
             expected = ExpectedOwners(owners, set(), set(), found.noted)
-        fields = self._seal.fields(
-            list(map(fields_in_order, records)), owners, found.noted, self._connection
-        )
-        statement = add_statement(fields, expected, has_triggers=self._has_triggers)
+        given = list(map(fields_in_order, records))
+        fields = self._seal.fields(given, owners, found.noted, self._connection)
+        leaves = record_bundle(given, self._seal.salt_key) if self._attests else None
+        statement = add_statement(fields, expected, has_triggers=self._has_triggers, leaves=leaves)
         with _refusals():
             if not self._has_triggers:
                 _execute_add(statement, self._connection)

@@ -20,7 +20,8 @@ from async_history._core.erase_request import Vacuuming
 from async_history._core.erase_transaction import LOST, Columns, EraseTransaction, RecordRef, Texts
 from async_history._core.erased_names import Name
 from async_history._core.filters import Filter
-from async_history._core.operations import StatementOperationLog
+from async_history._core.ledger import changes
+from async_history._core.ledger.tables import LedgerTables
 from async_history._sqlite.connection import (
     ThreadConnection,
     fetch_rows,
@@ -43,7 +44,8 @@ from async_history._sqlite.index import (
     parameters_of_several,
 )
 from async_history._sqlite.keys import FileKeys, StoredText
-from async_history._sqlite.operations import OPERATIONS
+from async_history._sqlite.ledger import attest
+from async_history._sqlite.operations import FileOperationLog
 from async_history._sqlite.schema.file_copy import adoption_copies
 from async_history._sqlite.worker_thread import run_in_thread
 from async_history.errors import CommitUnknown, StorageError, StorageFull
@@ -121,10 +123,10 @@ class _EraseTransaction:
     def __init__(self, connection: sqlite3.Connection, keys: FileKeys) -> None:
         self._connection = connection
         self._keys = keys
-        self.log = StatementOperationLog(OPERATIONS, self._run)
+        self.log = FileOperationLog(connection)
 
-    async def _run(self, sql: str, *parameters: Any) -> list[Any]:
-        return fetch_rows(self._connection, sql, parameters)
+    def _attest(self, work: Callable[[LedgerTables], Coroutine[Any, Any, T]]) -> T | None:
+        return attest(self._connection, work, self._keys.seal)
 
     def _fetch(self, sql: str, **parameters: Any) -> list[Any]:
         return fetch_rows(self._connection, sql, parameters)
@@ -186,17 +188,25 @@ class _EraseTransaction:
 
     async def redact(self, columns: Columns, places: Sequence[RecordRef]) -> int:
         given = [place.position for place in places]
+        ids = [place.id for place in places]
+        held = self._attest(lambda ledger: changes.held(ledger, ids))
         if _DETAILS.intersection(columns):
             erase_details(self._connection, given)
         positions = json.dumps(given)
-        return self._connection.execute(_REDACT[columns], (positions,)).rowcount
+        redacted = self._connection.execute(_REDACT[columns], (positions,)).rowcount
+        if held is not None:
+            self._attest(lambda ledger: changes.erase(ledger, ids, held))
+        return redacted
 
     async def note(self, names: Sequence[Name], at: datetime) -> None:
         note_erased(self._connection, names, at)
         await self._keys.mark(self._connection, names)
 
     async def disown(self, scope: str, memory_ids: Sequence[str]) -> None:
+        owned = self._attest(lambda ledger: changes.owned(ledger, memory_ids))
         disown(self._connection, scope, memory_ids)
+        if owned is not None:
+            self._attest(lambda ledger: changes.disown(ledger, memory_ids, owned))
 
     async def messages(self, session_scopes: Sequence[str]) -> int:
         scopes = json.dumps(session_scopes)

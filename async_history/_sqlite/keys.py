@@ -11,15 +11,18 @@ from async_history._core.erased_names import Name
 from async_history._core.key_statements import KeyStatements, KeyTable
 from async_history._core.owners import SCOPES, Owner
 from async_history._core.records import Fields, HistoryRecord
+from async_history._core.rows import Row
 from async_history._core.sealed_records import (
     USES,
     key_ids,
+    opened_if_whole,
     opened_record,
     opened_text,
     owner_of_session,
     sealed_fields,
     sealed_message,
     texts_of,
+    texts_of_row,
     uses_of,
 )
 from async_history._core.sealing import BEGIN, is_sealed
@@ -182,6 +185,10 @@ class StoredText(NamedTuple):
 class Seal(Protocol):
     """What becomes of texts between a batch and the file, on the writing connection's thread."""
 
+    @property
+    def salt_key(self) -> bytes | None:
+        """The key of the salts of a ledger; None where they are kept as they are."""
+
     def fields(
         self,
         records: Sequence[Fields],
@@ -201,6 +208,9 @@ class Seal(Protocol):
     ) -> Sequence[HistoryRecord]:
         """Return records that were read as they were given."""
 
+    def opened_rows(self, rows: Sequence[Row], connection: sqlite3.Connection) -> Sequence[Row]:
+        """Return stored rows as they were given; one that does not open as it is."""
+
     def opened_texts(
         self, texts: Sequence[StoredText], connection: sqlite3.Connection
     ) -> Sequence[bytes | None]:
@@ -218,6 +228,8 @@ class Seal(Protocol):
 class InClear:
     """Texts as they are."""
 
+    salt_key: Final = None
+
     def fields(
         self,
         records: Sequence[Fields],
@@ -231,6 +243,9 @@ class InClear:
         self, records: Sequence[HistoryRecord], connection: sqlite3.Connection
     ) -> Sequence[HistoryRecord]:
         return records
+
+    def opened_rows(self, rows: Sequence[Row], connection: sqlite3.Connection) -> Sequence[Row]:
+        return rows
 
     def opened_texts(
         self, texts: Sequence[StoredText], connection: sqlite3.Connection
@@ -255,6 +270,10 @@ class Sealing:
     def __init__(self, keys: DataKeys) -> None:
         self._keys = keys
 
+    @property
+    def salt_key(self) -> bytes:
+        return self._keys.index_key
+
     def fields(
         self,
         records: Sequence[Fields],
@@ -278,6 +297,11 @@ class Sealing:
             return records
         keys = run_to_completion(self._keys.load(ids, table_in(connection)))
         return [opened_record(record, keys) for record in records]
+
+    def opened_rows(self, rows: Sequence[Row], connection: sqlite3.Connection) -> Sequence[Row]:
+        ids = key_ids(text for row in rows for text in texts_of_row(row))
+        keys = run_to_completion(self._keys.load(ids, table_in(connection))) if ids else {}
+        return [opened_if_whole(row, keys) for row in rows]
 
     def opened_texts(
         self, texts: Sequence[StoredText], connection: sqlite3.Connection

@@ -47,6 +47,8 @@ class SQLiteHistoryManager(HistoryManager):
         lock_timeout_s: seconds to wait while another process holds the file's lock.
         close_timeout_s: seconds that closing waits for accepted records to be committed.
         keys: a `KeyRing`, to encrypt what is recorded; see the guide on encryption.
+        ledger: give the file a ledger, which proves what was recorded. One that has a ledger keeps
+            it. See `history.ledger`.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class SQLiteHistoryManager(HistoryManager):
         lock_timeout_s: float = LOCK_TIMEOUT_S,
         close_timeout_s: float = CLOSE_TIMEOUT_S,
         keys: KeyRing | None = None,
+        ledger: bool = False,
     ) -> None:
         check_queue(queue_records, queue_bytes, queue_timeout_s)
         backend = SQLiteBackend(
@@ -72,6 +75,7 @@ class SQLiteHistoryManager(HistoryManager):
             journal=check_choice("journal", journal, JOURNALS),
             durability=check_choice("durability", durability, DURABILITIES),
             lock_timeout_s=check_seconds("lock_timeout_s", lock_timeout_s),
+            ledger=check_flag("ledger", ledger),
             writer_options=WriterOptions(
                 queue_records=queue_records,
                 queue_bytes=queue_bytes,

@@ -24,12 +24,12 @@ from async_history._sqlite.exit import stop_at_exit
 from async_history._sqlite.fork import pause_at_fork, require_usable, using_sqlite
 from async_history._sqlite.index import add_functions, stand_in
 from async_history._sqlite.journal import synchronous, use_journal
+from async_history._sqlite.ledger import make_tables, write_program
 from async_history._sqlite.operations import stand_in_for_operations
 from async_history._sqlite.readonly import ReadOnlyFile, read_with_retry, require_writable
 from async_history._sqlite.schema.adopt import compatibility_view, is_prepared, prepare
 from async_history._sqlite.times import add_time_function
 from async_history._sqlite.worker_thread import run_in_thread
-from async_history._sqlite.write_program import WRITE_PROGRAM
 from async_history.errors import StorageLocked, StorageMissing
 
 _log = logging.getLogger("async_history")
@@ -179,11 +179,16 @@ def prepare_file(
 
 
 def open_writing(
-    path: Path | None, durability: Durability, say_begun: Callable[[], None]
+    path: Path | None,
+    durability: Durability,
+    say_begun: Callable[[], None],
+    *,
+    ledger: bool,
 ) -> sqlite3.Connection:
     """Open the writing connection to a prepared file, or to a new database in memory.
 
-    It calls `say_begun` on its thread each time it has the lock and begins to add a batch.
+    It calls `say_begun` on its thread each time it has the lock and begins to add a batch. With
+    `ledger`, the file gets a ledger if it has none.
     """
 
     def begun() -> bool:
@@ -202,7 +207,9 @@ def open_writing(
             add_functions(connection)
             add_time_function(connection)
             connection.create_function("async_history_begun", 0, begun, deterministic=True)
-            connection.executescript(WRITE_PROGRAM)
+            if ledger:
+                make_tables(connection)
+            connection.executescript(write_program(connection))
         except BaseException:
             connection.close()
             raise

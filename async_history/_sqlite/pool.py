@@ -67,6 +67,7 @@ class ConnectionPool:
         path: the file, or None for memory.
         journal: the journal to give the file.
         lock_timeout_s: how long to wait while another process holds the file's lock.
+        ledger: whether to give the file a ledger.
 
     Attributes:
         readers: the connections that only read; none where one connection does everything.
@@ -79,6 +80,7 @@ class ConnectionPool:
         journal: Journal,
         durability: Durability,
         lock_timeout_s: float,
+        ledger: bool,
     ) -> None:
         self.path = path
         self.where = "the history in memory" if path is None else str(path)
@@ -86,6 +88,7 @@ class ConnectionPool:
         self.lock_timeout_s = lock_timeout_s
         self._journal: Journal | None = journal
         self._durability = durability
+        self._ledger = ledger
         self._has_begun: Callable[[], None] = _do_nothing
         self._writer: ThreadConnection | None = None
         self._with_long_log: ThreadConnection | None = None
@@ -174,7 +177,13 @@ class ConnectionPool:
         return connection
 
     def _open_writing(self) -> Callable[[], sqlite3.Connection]:
-        return partial(open_writing, self.path, self._durability, lambda: self._has_begun())
+        return partial(
+            open_writing,
+            self.path,
+            self._durability,
+            lambda: self._has_begun(),
+            ledger=self._ledger,
+        )
 
     # Writing
 
@@ -280,6 +289,14 @@ class ConnectionPool:
         """Run one SELECT on the least busy reading connection.
 
         Raises:
+            sqlite3.Error, StorageLocked: as `read`.
+        """
+        return await self.read(partial(fetch_rows, sql=sql, parameters=parameters))
+
+    async def read(self, read: Callable[[sqlite3.Connection], T]) -> T:
+        """Call a function that only reads with the least busy reading connection, on its thread.
+
+        Raises:
             sqlite3.Error: the driver's error, for the caller to convert to a typed one.
             StorageLocked: the file was changed during each attempt.
         """
@@ -290,10 +307,9 @@ class ConnectionPool:
                 if not await self.readers.leaves_no_files(connection):
                     continue
                 try:
-                    fetch = partial(fetch_rows, sql=sql, parameters=parameters)
-                    rows = await connection.read(fetch)
+                    found = await connection.read(read)
                     if await self.readers.is_unchanged(connection):
-                        return rows
+                        return found
                 except sqlite3.Error as error:
                     is_final = not is_locked(error) or monotonic() > deadline
                     if await self.readers.is_unchanged(connection) and is_final:

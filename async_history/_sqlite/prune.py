@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from async_history._core.erase_transaction import RecordRef
-from async_history._core.operations import StatementOperationLog
+from async_history._core.ledger import changes
 from async_history._core.prune import PruneCursor, PruneStep, prune_step
 from async_history._core.prune_request import PruneRequest
 from async_history._core.prune_transaction import (
@@ -27,7 +27,8 @@ from async_history._sqlite.index import (
     remove_entries,
     remove_lost_owners,
 )
-from async_history._sqlite.operations import OPERATIONS
+from async_history._sqlite.ledger import attest
+from async_history._sqlite.operations import FileOperationLog
 from async_history._sqlite.rows import record_from_row
 
 _LIGHT: Final = (
@@ -77,10 +78,7 @@ class _PruneTransaction:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
-        self.log = StatementOperationLog(OPERATIONS, self._run)
-
-    async def _run(self, sql: str, *parameters: Any) -> list[Any]:
-        return fetch_rows(self._connection, sql, parameters)
+        self.log = FileOperationLog(connection)
 
     def _fetch(self, sql: str, parameters: Mapping[str, Any]) -> list[Any]:
         return fetch_rows(self._connection, sql, parameters)
@@ -136,7 +134,10 @@ class _PruneTransaction:
         remove_entries(self._connection, entries)
         remove_lost_owners(self._connection)
         places = {one.place for one in records}
-        return places if removed == len(places) else places - await self.still_there(places)
+        gone = places if removed == len(places) else places - await self.still_there(places)
+        ids, memory_ids = [one.id for one in gone], {one.memory_id for one in gone}
+        attest(self._connection, lambda ledger: changes.prune(ledger, ids, memory_ids))
+        return gone
 
 
 def _candidate(

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from async_history._core.json_object import json_text
+from async_history._core.ledger.leaves import Bundle, owner_bundle
+from async_history._core.owners import Owner
 from async_history._core.records import (
     CAUSE,
     COLUMN_LIST,
@@ -113,6 +115,26 @@ An insert into a view writes a record, with its index entries or to be indexed l
 an id ends a statement: its `memory` is the number of its records that have index entries. The views
 with details have more kinds of rows, so that what few records need costs the others nothing.
 """
+
+_ATTEST_RECORDS: Final = """
+    INSERT INTO async_history_ledger (kind, size, hashes, is_keyed, names)
+    SELECT 'record', new.is_deleted, new.old_memory, new.actor_id, new.new_memory
+    WHERE new.old_memory IS NOT NULL;
+"""
+_ATTEST_OWNERS: Final = """
+    INSERT INTO async_history_ledger (kind, size, hashes, is_keyed, names)
+    SELECT 'owner', new.event, new.created_at, 0, new.updated_at WHERE new.event IS NOT NULL;
+"""
+ATTEST_PROGRAM: Final = f"""
+CREATE TEMP TRIGGER async_history_attest INSTEAD OF INSERT ON async_history_new
+WHEN new.id IS NULL AND new.old_memory IS NOT NULL BEGIN {_ATTEST_RECORDS} END;
+CREATE TEMP TRIGGER async_history_attest_detailed INSTEAD OF INSERT ON async_history_new_detailed
+WHEN new.kind = {_END} BEGIN {_ATTEST_OWNERS}{_ATTEST_RECORDS} END;
+CREATE TEMP TRIGGER async_history_attest_few INSTEAD OF INSERT ON async_history_new_few_detailed
+WHEN new.kind = {_END} BEGIN {_ATTEST_OWNERS}{_ATTEST_RECORDS} END;
+"""
+"""Creates the triggers that write the leaves of a statement, where the file has a ledger. To be run
+after `WRITE_PROGRAM`. The row that ends a statement has them."""
 
 STATEMENT_ROWS: Final = (1, 8, 32, 128, 512)
 """Records per statement. There are few sizes, so that each stays prepared; padding fills the
@@ -229,6 +251,7 @@ def add_statement(
     *,
     noted: Noted = _NOTHING,
     has_triggers: bool = False,
+    leaves: Bundle | None = None,
 ) -> Statement:
     """Return the statement that adds at most `STATEMENT_ROWS` records.
 
@@ -236,11 +259,12 @@ def add_statement(
         expected: None where no memory in the store has an owner, and no record has details.
         noted: what such records rely on.
         has_triggers: whether the file's owner has triggers on the table.
+        leaves: of the records, for the file's ledger; None if it has none.
     """
     if expected is None:
-        return _plain_statement(records, noted, has_triggers=has_triggers)
+        return _plain_statement(records, noted, leaves, has_triggers=has_triggers)
     is_indexed = len(records) > _FEW and not has_triggers
-    values = _detailed_parameters(records, expected, is_indexed=is_indexed)
+    values = _detailed_parameters(records, expected, leaves, is_indexed=is_indexed)
     width = _DETAILED_WIDTH
     needed = len(values) // width
     rows = _DETAILED_ROWS[bisect_left(_DETAILED_ROWS, needed)]
@@ -252,14 +276,16 @@ def add_statement(
     return Statement(_DETAILED[is_indexed, expected.without is not None, rows], values)
 
 
-def _plain_statement(records: Sequence[Fields], noted: Noted, *, has_triggers: bool) -> Statement:
+def _plain_statement(
+    records: Sequence[Fields], noted: Noted, leaves: Bundle | None, *, has_triggers: bool
+) -> Statement:
     is_indexed = len(records) > _FEW and not has_triggers
     rows = STATEMENT_ROWS[bisect_left(STATEMENT_ROWS, len(records))]
     values: list[Any] = []
     for record in records:
         values += parameters(record)
         values.append(memory_key(record[MEMORY_ID]) if is_indexed else NOT_YET)
-    values += (*(NULL,) * (ROW_WIDTH - 1), len(records) if is_indexed else 0)
+    values += (*_leaf_columns(leaves, None), len(records) if is_indexed else 0)
     values += (NULL,) * (ROW_WIDTH * (rows - len(records)))
     if has_triggers:
         return Statement(
@@ -270,6 +296,17 @@ def _plain_statement(records: Sequence[Fields], noted: Noted, *, has_triggers: b
 
 
 _NO_COLUMNS: Final = (NULL,) * len(COLUMNS)
+
+
+def _leaf_columns(records: Bundle | None, owners: Bundle | None) -> Sequence[Any]:
+    """Return the columns of the row that ends a statement: its leaves, where there are any."""
+    if records is None:
+        return _NO_COLUMNS
+    own = (NULL, NULL, NULL) if owners is None else (owners.size, owners.hashes, owners.names)
+    known = (records.size, int(records.is_keyed), NULL)
+    return NULL, NULL, records.hashes, records.names, *own, *known
+
+
 _NO_KEYS: Final = tuple((NULL,) * (_KEYS - given) for given in range(_KEYS + 1))
 _ENDS: Final = tuple((*missing, _ADD) for missing in _NO_KEYS)
 """The last parameters of a record, by the number of its keys."""
@@ -292,9 +329,14 @@ _END_ROW: Final = _row(_END)
 
 
 def _detailed_parameters(
-    records: Sequence[Fields], expected: ExpectedOwners, *, is_indexed: bool
+    records: Sequence[Fields],
+    expected: ExpectedOwners,
+    leaves: Bundle | None,
+    *,
+    is_indexed: bool,
 ) -> list[Any]:
     """Return the parameters of all rows, in the order of the view's columns."""
+    given: dict[str, Owner] = {}
     values: list[Any] = [*_BEGIN_ROW] if is_indexed else []
     new, unseen = expected.new, expected.without or set()
     for record, stored in zip(records, expected.owners, strict=True):
@@ -308,6 +350,7 @@ def _detailed_parameters(
             owner, keys = owner_entry(stored.owner)
             if memory_id in new:
                 new.remove(memory_id)
+                given[memory_id] = stored.owner
                 values += _row(_GIVE_OWNER, memory_id, memory, number, owner)
         elif memory_id in unseen:
             unseen.remove(memory_id)
@@ -328,5 +371,6 @@ def _detailed_parameters(
         for start in range(_KEYS, len(keys), _KEYS):
             part = keys[start : start + _KEYS]
             values += (*_NO_COLUMNS, *(NULL,) * 5, *part, *_NO_KEYS[len(part)], _ADD_MORE_KEYS)
-    values += _END_ROW
+    owners = owner_bundle(given) if leaves is not None and given else None
+    values += (*_leaf_columns(leaves, owners), *_END_ROW[len(COLUMNS) :])
     return values

@@ -25,6 +25,7 @@ from async_history._opening import file_options, open_history, sqlite_file
 from async_history._sqlite.errors import absolute, connect, typed_errors
 from async_history.blocking._calls import iterating, waiting
 from async_history.blocking._encryption import BlockingEncryption
+from async_history.blocking._ledger import BlockingLedger
 from async_history.blocking._sanitize import Sanitizer, message_as_given
 from async_history.blocking._store import LoopStore
 
@@ -260,6 +261,11 @@ class BlockingHistoryManager:
     def encryption(self) -> BlockingEncryption:
         """What is done with the keys of an encrypted history."""
         return BlockingEncryption(self._call)
+
+    @property
+    def ledger(self) -> BlockingLedger:
+        """The ledger, of a history that has one; its calls raise `InvalidInput` otherwise."""
+        return BlockingLedger(self._call)
 
     # The file
 

@@ -9,11 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
+from async_history._core.ledger.changes import reset
 from async_history._core.manager import HistoryManager
 from async_history._core.operations import StoreOperation, at_its_end, new_operation
 from async_history._core.options import HistoryOptions
 from async_history._opening import is_server, open_history
 from async_history._sqlite.errors import connect, typed_errors, wait_for_lock
+from async_history._sqlite.ledger import attest
 from async_history._sqlite.manager import LOCK_TIMEOUT_S, SQLiteHistoryManager
 from async_history._sqlite.operations import enter, has_log, row_count
 from async_history._sqlite.worker_thread import run_in_thread
@@ -110,6 +112,7 @@ def _drop_tables(path: Path, operation: StoreOperation, lock_timeout_s: float) -
         wait_for_lock(lambda: connection.execute("BEGIN IMMEDIATE"), lock_timeout_s)
         try:
             there = [row_count(connection, table) for table in _TABLES]
+            attest(connection, reset)
             for table in _TABLES:
                 connection.execute(f"DROP TABLE IF EXISTS {table}")
             if has_log(connection):

@@ -22,6 +22,7 @@ from async_history.cli import stores
 from async_history.cli.asked import Agent, App, Run, User
 from async_history.cli.commands import (
     encrypting,
+    proving,
     reading,
     recording,
     retention,
@@ -84,6 +85,11 @@ for command in (
     encrypting.rekey,
     retention.operations,
     serving.serve,
+    proving.ledger_key,
+    proving.checkpoint,
+    proving.verify,
+    proving.prove,
+    proving.verify_proof,
 ):
     app.command()(command)
 app.command(context_settings={"allow_interspersed_args": False})(running.run)

@@ -100,16 +100,25 @@ def _print_erasure(screen: Screen, erasure: Erasure) -> None:
             screen.line((f"{name}: ", "dim"), (escape_controls(value), ""), indent="  ")
 
 
+def age_of(text: str) -> timedelta | None:
+    """Return an age like `90d`; None for another text.
+
+    Raises:
+        OverflowError: it is longer than a timedelta can be.
+    """
+    age = re.fullmatch(r"(\d+)([smhdw])", text, re.ASCII)
+    return timedelta(**{_UNITS[age[2]]: int(age[1])}) if age else None
+
+
 def instant(text: str) -> datetime:
     """Return the instant of an age like `90d` or of ISO 8601 text (UTC if it has no offset).
 
     Raises:
         InvalidInput: it is neither.
     """
-    age = re.fullmatch(r"(\d+)([smhdw])", text, re.ASCII)
     try:
-        if age:
-            return datetime.now(UTC) - timedelta(**{_UNITS[age[2]]: int(age[1])})
+        if (age := age_of(text)) is not None:
+            return datetime.now(UTC) - age
     except OverflowError:
         raise InvalidInput(f"{text} ago is before year 1") from None
     moment = parse_time(text) if "-" in text else None

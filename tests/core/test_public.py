@@ -19,6 +19,7 @@ import async_history.blocking
 import async_history.encryption
 import async_history.errors
 import async_history.fastapi
+import async_history.ledger
 import async_history.mem0
 import async_history.otel
 import async_history.postgres
@@ -33,6 +34,7 @@ DOORS = (
     async_history.sqlite,
     async_history.postgres,
     async_history.blocking,
+    async_history.ledger,
     async_history.mem0,
     async_history.encryption,
     async_history.fastapi,
@@ -48,6 +50,8 @@ NOT_FOR_USERS = {
     "Encryption": ("__init__",),
     "BlockingEncryption": ("__init__",),
     "Follower": ("__init__",),
+    "Ledger": ("__init__",),
+    "BlockingLedger": ("__init__", "call_with"),
     "HistoryQuery": ("__init__",),
 }
 """Members for authors of a backend, and what only a manager makes."""

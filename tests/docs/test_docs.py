@@ -31,6 +31,7 @@ import async_history
 import async_history.blocking
 import async_history.encryption
 import async_history.fastapi
+import async_history.ledger
 import async_history.mem0
 import async_history.otel
 import async_history.postgres
@@ -47,6 +48,7 @@ from async_history import (
     open_history,
 )
 from async_history.cli.app import app
+from async_history.ledger import LedgerKey
 from async_history.postgres import PostgresHistoryManager
 from async_history.sql import SqlHistoryManager
 from async_history.sqlite import SQLiteHistoryManager
@@ -238,6 +240,17 @@ class TestExamples:
             await scope_of("operations")["remove_old_and_tell"](history)
         assert capsys.readouterr().out == "prune nightly job finished 1\n"
 
+    async def test_a_ledger(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+        key = LedgerKey.generate("example.org/history")
+        await scope_of("ledger")["audit"](str(tmp_path / "history.db"), key)
+        name, size, *_, found = capsys.readouterr().out.splitlines()
+        assert (name, size, found) == ("example.org/history", "1", "True 2 ()")
+
+    def test_a_ledger_in_the_shell(self, tmp_path: Path) -> None:
+        printed = shell("ledger-shell", tmp_path)
+        assert "proven: this record is at place 2 of 3, example.org/history" in printed
+        assert "1 records and 0 owners are as recorded" in printed
+
     def test_copies(self, tmp_path: Path) -> None:
         run("first-program", tmp_path)
         assert run("copy", tmp_path).startswith("2 written, 2 compared, ")
@@ -378,7 +391,7 @@ def headings(page: str) -> set[str]:
 
 def test_every_command_and_its_options() -> None:
     page = command_page()
-    sections = dict(re.findall(r"(?ms)^## ([a-z]+)\n(.*?)(?=^## |\Z)", page))
+    sections = dict(re.findall(r"(?ms)^## ([a-z-]+)\n(.*?)(?=^## |\Z)", page))
     commands: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     assert len(commands) >= 17
     for name, command in commands.items():
@@ -436,6 +449,7 @@ def test_every_public_name() -> None:
             async_history.sqlite,
             async_history.postgres,
             async_history.sql,
+            async_history.ledger,
             async_history.blocking,
             async_history.mem0,
             async_history.encryption,

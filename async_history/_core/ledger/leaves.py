@@ -3,32 +3,39 @@
 A leaf is the hash of a commitment: SHA-256 of 16 random bytes, the salt, and of the values, each as
 JSON in a line of its own. JSON has a line's end only escaped. Without the salt a commitment tells
 nothing of the values, so an erasure that destroys it leaves a leaf that still has its place.
+
+Who has a salt and a commitment can try what the values may be. So an encrypted store keeps of a
+record's salt only what it is computed from, with a key that is not in clear (`is_keyed`).
 """
 
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
+from hashlib import blake2b, sha256
 from typing import Any, Final, NamedTuple
 
 from async_history._core.json_object import json_text
 from async_history._core.owners import SCOPES, Owner
 from async_history._core.records import Fields
 from async_history._core.values import plain
-from async_history.errors import StorageCorrupt
+from async_history.errors import KeyMissing, StorageCorrupt
 
 SALT_BYTES: Final = 16
 _COMMITMENT_BYTES: Final = 32
 _LEAF_BYTES: Final = SALT_BYTES + _COMMITMENT_BYTES
+_PERSON: Final = b"ledger salt"
 NO_SALT: Final = bytes(SALT_BYTES)
 """What an erasure leaves of a salt."""
 RECORD: Final = "record"
 REST: Final = "rest"
 OWNER: Final = "owner"
+BEGUN: Final = "begun"
+ENDED: Final = "ended"
 ENTRY: Final = "entry"
-"""The kinds of leaves: a record, what an erasure left of one, the owner of a memory, and what was
-done to leaves before."""
+_KINDS: Final = (RECORD, REST, OWNER, BEGUN, ENDED, ENTRY)
+"""The kinds of leaves: a record, what an erasure left of one, the owner of a memory, that an
+operation began, how one ended, and what was done to leaves before."""
 
 _encode_rows: Final = json.JSONEncoder(ensure_ascii=False, separators=("\n", ": ")).encode
 _encode_names: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -41,12 +48,15 @@ class Bundle(NamedTuple):
         kind: the same for all of them.
         size: how many there are.
         hashes: each one's salt and commitment.
-        names: a JSON list: of a record its id, of an owner its memory, of an entry its text.
+        is_keyed: whether the salts are computed from what is kept of them.
+        names: a JSON list: of a record or an operation its id, of an owner its memory, of an entry
+            its text.
     """
 
     kind: str
     size: int
     hashes: bytes
+    is_keyed: bool
     names: str
 
     def leaves(self) -> "list[Leaf]":
@@ -60,28 +70,54 @@ class Bundle(NamedTuple):
         except ValueError:
             names = None
         if (
-            self.kind not in (RECORD, REST, OWNER, ENTRY)
+            self.kind not in _KINDS
             or not isinstance(names, list)
             or not self.size == len(names) == len(self.hashes) / _LEAF_BYTES
         ):
             raise StorageCorrupt("leaves of the ledger are damaged")
         return [
-            Leaf(self.kind, name, *_parted(self.hashes, at * _LEAF_BYTES))
+            Leaf(self.kind, name, self.is_keyed, *_parted(self.hashes, at * _LEAF_BYTES))
             for at, name in enumerate(names)
         ]
 
 
 class Leaf(NamedTuple):
-    """One leaf: its kind, its name, None if pruned, its salt and its commitment."""
+    """One leaf: its kind, its name, None if pruned, its salt, or what is kept of it, and its
+    commitment."""
 
     kind: str
     name: str | None
-    salt: bytes
+    is_keyed: bool
+    kept: bytes
     commitment: bytes
 
-    def holds(self, values: Sequence[Any]) -> bool:
-        """Return whether the leaf commits to values."""
-        return commitment_of(self.kind, self.salt, values) == self.commitment
+    @property
+    def is_erased(self) -> bool:
+        """Whether its salt was destroyed."""
+        return self.kept == NO_SALT
+
+    def salt(self, key: bytes | None) -> bytes:
+        """Return the salt of the commitment.
+
+        Raises:
+            KeyMissing: it is computed with the store's key, which is not given.
+        """
+        if not self.is_keyed:
+            return self.kept
+        if key is None:
+            raise KeyMissing("", "leaves of the ledger need the keys: open it with keys=KeyRing(…)")
+        return _keyed(self.kept, key)
+
+    def holds(self, values: Sequence[Any], key: bytes | None = None) -> bool:
+        """Return whether the leaf commits to values.
+
+        Args:
+            key: of the salts; None where the store is not encrypted.
+
+        Raises:
+            KeyMissing: as `salt`.
+        """
+        return commitment_of(self.kind, self.salt(key), values) == self.commitment
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +149,17 @@ def removed_from(text: str) -> Removed:
 
 def ranges_of(places: Iterable[int]) -> list[tuple[int, int]]:
     """Return places as ranges."""
+    return joined((place, place + 1) for place in sorted(set(places)))
+
+
+def joined(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return ordered ranges, those that follow on each other as one."""
     found: list[tuple[int, int]] = []
-    for place in sorted(set(places)):
-        if found and found[-1][1] == place:
-            found[-1] = (found[-1][0], place + 1)
+    for first, end in ranges:
+        if found and found[-1][1] == first:
+            found[-1] = (found[-1][0], end)
         else:
-            found.append((place, place + 1))
+            found.append((first, end))
     return found
 
 
@@ -147,10 +188,14 @@ def owner_values(memory_id: str, owner: Owner | None) -> list[Any]:
     return [memory_id, *(None if owner is None else getattr(owner, scope) for scope in SCOPES)]
 
 
-def record_bundle(records: Sequence[Fields]) -> Bundle:
-    """Return the leaves of new records."""
+def record_bundle(records: Sequence[Fields], key: bytes | None) -> Bundle:
+    """Return the leaves of new records.
+
+    Args:
+        key: of the salts; None where the store is not encrypted.
+    """
     ids = [record[0] for record in records]
-    return values_bundle(RECORD, ids, list(map(record_values, records)))
+    return values_bundle(RECORD, ids, list(map(record_values, records)), key)
 
 
 def owner_bundle(owners: Mapping[str, Owner]) -> Bundle:
@@ -164,8 +209,10 @@ def entry_bundle(removed: Removed) -> Bundle:
     return values_bundle(ENTRY, [text], [[text]])
 
 
-def values_bundle(kind: str, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> Bundle:
-    """Return the leaves of what has these names and values."""
+def values_bundle(
+    kind: str, names: Sequence[str], rows: Sequence[Sequence[Any]], key: bytes | None = None
+) -> Bundle:
+    """Return the leaves of what has these names and values; with a key, of keyed salts."""
     # All rows at once: that takes half the time. Nothing but two rows has ] and [ around a line's
     # end.
     texts = _encode_rows(rows)[2:-2].split("]\n[")
@@ -175,8 +222,14 @@ def values_bundle(kind: str, names: Sequence[str], rows: Sequence[Sequence[Any]]
     for at, text in enumerate(texts):
         salt = salts[at * SALT_BYTES : (at + 1) * SALT_BYTES]
         hashes += salt
+        if key is not None:
+            salt = _keyed(salt, key)
         hashes += sha256(salt + prefix + text.encode()).digest()
-    return Bundle(kind, len(rows), bytes(hashes), _encode_names(names))
+    return Bundle(kind, len(rows), bytes(hashes), key is not None, _encode_names(names))
+
+
+def _keyed(kept: bytes, key: bytes) -> bytes:
+    return blake2b(kept, digest_size=SALT_BYTES, key=key, person=_PERSON).digest()
 
 
 def commitment_of(kind: str, salt: bytes, values: Sequence[Any]) -> bytes:
@@ -197,7 +250,7 @@ def rewritten(bundle: Bundle, at: Iterable[int], *, keeps_names: bool) -> Bundle
         if names is not None:
             names[place] = None
     text = bundle.names if names is None else _encode_names(names)
-    return Bundle(bundle.kind, bundle.size, bytes(hashes), text)
+    return bundle._replace(hashes=bytes(hashes), names=text)
 
 
 def _parted(hashes: bytes, at: int) -> tuple[bytes, bytes]:

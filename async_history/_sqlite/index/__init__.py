@@ -82,6 +82,7 @@ from async_history._sqlite.index.owners import (
     cause_key,
     cause_keys,
     owner_entry,
+    owner_number,
 )
 from async_history._sqlite.index.tail import (
     INDEX_NO_ROWS,
@@ -176,6 +177,7 @@ __all__ = [
     "nth_position",
     "ordered_positions",
     "owner_entry",
+    "owner_number",
     "owners_of",
     "parameters_of_several",
     "ranges_of_time",

@@ -1,0 +1,153 @@
+"""What is done to records, owners and the log of operations, as the ledger enters it.
+
+All within the transaction that does it.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime
+
+from async_history._core.ledger.leaves import (
+    BEGUN,
+    ENDED,
+    OWNER,
+    RECORD,
+    REST,
+    Leaf,
+    Removed,
+    entry_bundle,
+    joined,
+    owner_bundle,
+    owner_values,
+    ranges_of,
+    values_bundle,
+)
+from async_history._core.ledger.tables import LedgerTables
+from async_history._core.ledger.tree import Range
+
+
+async def prune(tables: LedgerTables, ids: Sequence[str], memory_ids: Collection[str]) -> None:
+    """Enter that records were removed, and with them owners of memories."""
+    await tables.grow_completely()
+    gone = set(memory_ids) - set(await tables.owners(memory_ids))
+    leaves = await tables.leaves_of(RECORD, ids) | await tables.leaves_of(OWNER, gone)
+    await _remove(tables, "pruned", leaves)
+
+
+async def held(tables: LedgerTables, ids: Sequence[str]) -> set[str]:
+    """Return those of these records that are as their leaves have them."""
+    await tables.grow_completely()
+    leaves = (await tables.leaves_of(RECORD, ids)).values()
+    there = await tables.records(ids)
+    return {
+        name
+        for leaf in leaves
+        if (name := leaf.name) in there and leaf.holds(there[name].values, tables.key)
+    }
+
+
+async def erase(tables: LedgerTables, ids: Sequence[str], held: Collection[str]) -> None:
+    """Enter that records lost texts: their salts go, and what is left gets a new leaf.
+
+    Args:
+        ids: the records.
+        held: those that were as their leaves had them, before. What is left of another has no
+            leaf: it is not attested.
+    """
+    await _remove(tables, "erased", await tables.leaves_of(RECORD, ids))
+    left = [(name, one) for name, one in (await tables.records(ids)).items() if name in held]
+    if left:
+        rows = [one.values for _, one in left]
+        await tables.append(values_bundle(REST, [name for name, _ in left], rows, tables.key))
+
+
+async def owned(tables: LedgerTables, memory_ids: Collection[str]) -> set[str]:
+    """Return those of these memories whose owner is as their leaves have it."""
+    await tables.grow_completely()
+    leaves = (await tables.leaves_of(OWNER, memory_ids)).values()
+    owners = await tables.owners(memory_ids)
+    return {
+        name
+        for leaf in leaves
+        if (name := leaf.name) in owners and leaf.holds(owner_values(name, owners[name]))
+    }
+
+
+async def disown(tables: LedgerTables, memory_ids: Collection[str], owned: Collection[str]) -> None:
+    """Enter that memories lost a scope of their owner, or the owner.
+
+    Args:
+        memory_ids: the memories.
+        owned: those whose owner was as their leaves had it, before.
+    """
+    await _remove(tables, "erased", await tables.leaves_of(OWNER, memory_ids))
+    left = {n: one for n, one in (await tables.owners(memory_ids)).items() if n in owned}
+    if left:
+        await tables.append(owner_bundle(left))
+
+
+async def begin_operations(tables: LedgerTables, operation_ids: Sequence[str]) -> None:
+    """Write the leaves of operations that were entered in the log."""
+    stored = await tables.operations(operation_ids)
+    if stored:
+        rows = [one.begun for one in stored.values()]
+        await tables.append(values_bundle(BEGUN, list(stored), rows))
+    await end_operations(tables, operation_ids)
+
+
+async def end_operations(tables: LedgerTables, operation_ids: Sequence[str]) -> None:
+    """Write the leaves of how operations ended, of those that have."""
+    stored = await tables.operations(operation_ids)
+    ends = {name: one.ended for name, one in stored.items() if one.ended is not None}
+    if ends:
+        await tables.append(values_bundle(ENDED, list(ends), list(ends.values())))
+
+
+async def operations_of(tables: LedgerTables, actor_id: str) -> list[str]:
+    """Return the operations of an actor that began as their leaves have it."""
+    await tables.grow_completely()
+    ids = await tables.operations_of(actor_id)
+    leaves = (await tables.leaves_of(BEGUN, ids)).values()
+    there = await tables.operations(ids)
+    return [
+        name for leaf in leaves if (name := leaf.name) in there and leaf.holds(there[name].begun)
+    ]
+
+
+async def forget_actor(tables: LedgerTables, operation_ids: Sequence[str]) -> None:
+    """Enter that operations lost the name of who did them."""
+    await _remove(tables, "erased", await tables.leaves_of(BEGUN, operation_ids))
+    stored = await tables.operations(operation_ids)
+    if stored:
+        rows = [one.begun for one in stored.values()]
+        await tables.append(values_bundle(BEGUN, list(stored), rows))
+
+
+async def reset(tables: LedgerTables) -> None:
+    """Enter that all records were removed."""
+    size = await tables.grow_completely()
+    first = 0
+    places: list[Range] = []
+    while first < size:
+        for stored in await tables.bundles(first):
+            end = stored.first + stored.bundle.size
+            if stored.bundle.kind in (RECORD, REST, OWNER):
+                await tables.rewrite(stored, range(stored.bundle.size), keeps_names=False)
+                places.append((stored.first, end))
+            first = end
+    if places:
+        await tables.append(entry_bundle(Removed("reset", joined(places), _now())))
+
+
+async def _remove(tables: LedgerTables, how: str, leaves: Mapping[int, Leaf]) -> None:
+    places = [place for place, leaf in leaves.items() if not leaf.is_erased]
+    if not places:
+        return
+    for stored in await tables.bundles_at(sorted(places)):
+        first, bundle = stored
+        at = [place - first for place in places if first <= place < first + bundle.size]
+        await tables.rewrite(stored, at, keeps_names=how == "erased")
+    await tables.append(entry_bundle(Removed(how, ranges_of(places), _now())))
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,69 @@
+"""The tree that verifying computes from the leaves, compared with tiles and checkpoints."""
+
+from collections.abc import Iterable, Sequence
+
+from async_history._core.ledger.checkpoint import Checkpoint
+from async_history._core.ledger.leaves import Leaf
+from async_history._core.ledger.report import LedgerFault, damaged
+from async_history._core.ledger.tables import LedgerTables
+from async_history._core.ledger.tiles import Tile, grown, last_tiles, roots_from
+from async_history._core.ledger.tree import EMPTY_ROOT, HASH_BYTES, leaf_hash
+
+
+class ComputedTree:
+    """The tree as it is computed from the leaves, compared with the one that is stored."""
+
+    def __init__(self, checkpoints: Iterable[Checkpoint]) -> None:
+        self._awaited = sorted(checkpoints, key=lambda one: one.size)
+        self.size = 0
+        self.last: dict[Tile, bytes] = {}
+        self.faults: list[LedgerFault] = []
+        self._good = 0
+
+    async def add(self, leaves: Sequence[Leaf], tables: LedgerTables) -> None:
+        """Append leaves, and compare what they give with the stored tiles and checkpoints."""
+        hashes = b"".join([leaf_hash(leaf.commitment) for leaf in leaves])
+        end = self.size + len(leaves)
+        while self.size < end:
+            self.reach_checkpoints()
+            until = min([end, *(one.size for one in self._awaited if one.size > self.size)])
+            part = hashes[: (until - self.size) * HASH_BYTES]
+            hashes = hashes[len(part) :]
+            changed = grown(self.size, self.last, part)
+            stored = await tables.tiles(changed)
+            for tile, computed in changed.items():
+                if not stored.get(tile, b"").startswith(computed):
+                    level, number = tile
+                    text = f"the tile {number} of level {level} is not that of the leaves"
+                    self.faults.append(damaged(self.size, text))
+            self.size = until
+            wanted = set(last_tiles(until))
+            self.last = {t: h for t, h in {**self.last, **changed}.items() if t in wanted}
+        self.reach_checkpoints()
+
+    @property
+    def root(self) -> bytes:
+        """The root of the leaves so far."""
+        return roots_from([(0, self.size)], self.last)[0] if self.size else EMPTY_ROOT
+
+    def reach_checkpoints(self) -> None:
+        """Compare the checkpoints of this size."""
+        while self._awaited and self._awaited[0].size == self.size:
+            checkpoint = self._awaited.pop(0)
+            if checkpoint.root == self.root:
+                self._good = self.size
+                continue
+            text = (
+                f"the leaves from {self._good:,} to {self.size:,} are not all those of the "
+                "checkpoint: records and ledger were rewritten"
+            )
+            self.faults.append(LedgerFault(kind="rewritten", place=self._good, text=text))
+
+    def end(self) -> None:
+        """Note the checkpoints that are not reached."""
+        for checkpoint in self._awaited:
+            text = (
+                f"the checkpoint has {checkpoint.size:,} leaves, and the ledger {self.size:,}: the "
+                "newest were cut off"
+            )
+            self.faults.append(LedgerFault(kind="cut", place=self.size, text=text))

@@ -1,0 +1,57 @@
+"""Which leaves the ledger's entries say were removed: by an erasure, a prune or a reset."""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import pairwise
+
+from async_history._core.ledger.leaves import removed_from
+from async_history._core.ledger.tables import LedgerTables
+
+
+class Removals:
+    """Which leaves entries say were removed, and how.
+
+    Attributes:
+        damaged: places of entries that are not the ones of their leaves.
+    """
+
+    def __init__(self) -> None:
+        self._ranges: list[tuple[int, int, str]] = []
+        self.damaged: list[int] = []
+
+    async def read(self, tables: LedgerTables) -> None:
+        """Read all entries."""
+        found: list[tuple[int, int, str]] = []
+        for place, bundle in await tables.entries():
+            for leaf in bundle.leaves():
+                removed = removed_from(leaf.name or "")
+                if not leaf.holds([leaf.name]):
+                    self.damaged.append(place)
+                found += [(a, min(b, place), removed.how) for a, b in removed.places if a < place]
+        self._ranges = _flattened(found)
+
+    def at(self, place: int) -> str | None:
+        """Return how the leaf at a place was removed; None where it was not."""
+        at = bisect_right(self._ranges, (place, 1 << 63, "")) - 1
+        if at < 0:
+            return None
+        first, end, how = self._ranges[at]
+        return how if first <= place < end else None
+
+
+def _flattened(found: Sequence[tuple[int, int, str]]) -> list[tuple[int, int, str]]:
+    """Return ranges that don't overlap: of two that do, the one that was given later counts."""
+    bounds = sorted({bound for first, end, _ in found for bound in (first, end)})
+    starts: dict[int, list[int]] = {}
+    ends: dict[int, list[int]] = {}
+    for order, (first, end, _) in enumerate(found):
+        starts.setdefault(first, []).append(order)
+        ends.setdefault(end, []).append(order)
+    flat: list[tuple[int, int, str]] = []
+    active: set[int] = set()
+    for first, end in pairwise(bounds):
+        active.difference_update(ends.get(first, ()))
+        active.update(starts.get(first, ()))
+        if active:
+            flat.append((first, end, found[max(active)][2]))
+    return flat

@@ -1,0 +1,63 @@
+"""What a database says in its own SQL for the ledger."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LedgerStatements:
+    """A database's statements for the ledger, each with what it takes, in that order.
+
+    A list is JSON text. Hashes are binary. A bundle is its first place, kind, size, hashes, whether
+    its salts are keyed (0 or 1), names.
+
+    Attributes:
+        lock: lets no other transaction give places until this one has ended.
+        size: returns how many leaves have a place.
+        append: adds a bundle without a place: kind, size, hashes, is_keyed, names.
+        waiting: returns number, kind, size, hashes, is_keyed, names of bundles without a place, in
+            the order of their numbers: limit.
+        place: gives bundles their place: list of number and first place.
+        rewrite: replaces a bundle's hashes and names: hashes, names, first place.
+        bundles: returns bundles in order: first place, limit.
+        bundles_at: returns the bundles that have these places: list of places.
+        entries: returns the bundles of entries, in order.
+        tiles: returns level, number and hashes of tiles: list of levels and numbers.
+        write_tile: writes a tile, or replaces it: level, number, hashes.
+        names: returns the places of names: list of keys.
+        write_names: adds names: list of key and place.
+        remove_names: removes names: list of key and place.
+        records: returns position, the ten columns, context and cause of records: list of ids.
+        owners: returns memory and owner, as JSON, of memories that have one: list of memories.
+        memories: returns those memories of a list that have a record.
+        record_count: returns how many records there are.
+        owner_count: returns how many memories have an owner.
+        record_ids: returns position and id of the next records: position after which, limit.
+        operations: returns id, kind, begun_at, actor_id, process_id, host, arguments, ended_at,
+            error, records and messages of operations: list of ids.
+        operations_of: returns the ids of the operations of an actor: actor_id.
+        operation_counts: returns how many operations there are, and how many have ended.
+    """
+
+    lock: str | None
+    size: str
+    append: str
+    waiting: str
+    place: str
+    rewrite: str
+    bundles: str
+    bundles_at: str
+    entries: str
+    tiles: str
+    write_tile: str
+    names: str
+    write_names: str
+    remove_names: str
+    records: str
+    owners: str
+    memories: str
+    record_count: str
+    owner_count: str
+    record_ids: str
+    operations: str
+    operations_of: str
+    operation_counts: str

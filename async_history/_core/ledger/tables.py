@@ -1,0 +1,306 @@
+"""The ledger's tables, and what is done with them inside a transaction, for every database alike.
+
+A batch's leaves are written with the batch, without a place. Whoever needs the tree gives the next
+ones their places, in the order in which they were committed, under a lock; no writer waits for it.
+"""
+
+import json
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Sequence
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import Any, Final, NamedTuple, Protocol, TypeVar, runtime_checkable
+
+from async_history._core.ledger.leaves import (
+    ENTRY,
+    RECORD,
+    REST,
+    Bundle,
+    Leaf,
+    rewritten,
+)
+from async_history._core.ledger.statements import LedgerStatements
+from async_history._core.ledger.tiles import Tile, grown, last_tiles, roots_from, tiles_of
+from async_history._core.ledger.tree import Range, leaf_hash
+from async_history._core.owners import Owner, owner_from_text
+from async_history._core.rows import Row
+from async_history.errors import StorageCorrupt
+
+T = TypeVar("T")
+
+_PLACED_AT_ONCE: Final = 8_192
+"""Leaves that one transaction gives their places: some 30 ms."""
+_BUNDLES_AT_ONCE: Final = 256
+_BEGUN: Final = 7
+"""Columns of an operation that are known when it begins."""
+READ_AT_ONCE: Final = 4
+"""Bundles that are read at once: about 2,000 leaves."""
+
+
+class StoredBundle(NamedTuple):
+    """A bundle and the place of its first leaf."""
+
+    first: int
+    bundle: Bundle
+
+
+class StoredRecord(NamedTuple):
+    """A record as its leaf has it, and its position in the order of recording."""
+
+    position: int
+    values: Sequence[Any]
+
+
+class StoredOperation(NamedTuple):
+    """An operation in the log as its two leaves have it: that it began, and how it ended."""
+
+    begun: Sequence[Any]
+    ended: Sequence[Any] | None
+
+
+Run = Callable[..., Awaitable[Sequence[Sequence[Any]]]]
+"""Run one statement with its parameters, and return its rows."""
+OpenRows = Callable[[Sequence[Row]], Awaitable[Sequence[Row]]]
+"""Return rows with their texts as they were recorded; one that does not open as it is stored."""
+
+
+def _named_as(kind: str) -> str:
+    return RECORD if kind == REST else kind
+
+
+def _key(kind: str, name: str) -> int:
+    digest = sha256(f"{_named_as(kind)} {name}".encode()).digest()
+    return int.from_bytes(digest[:8], signed=True)
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+class LedgerTables:
+    """Reads and writes the ledger's tables with a database's statements.
+
+    Args:
+        run: runs one statement; all within one transaction, where anything is written.
+        open_rows: decrypts what an encrypted store has.
+
+    Attributes:
+        key: of the salts; None where the store is not encrypted.
+    """
+
+    def __init__(
+        self, statements: LedgerStatements, run: Run, open_rows: OpenRows, key: bytes | None
+    ) -> None:
+        self._sql = statements
+        self._run = run
+        self._open_rows = open_rows
+        self.key: Final = key
+
+    # Reading
+
+    async def size(self) -> int:
+        """Return how many leaves have a place."""
+        ((size,),) = await self._run(self._sql.size)
+        return int(size)
+
+    async def bundles(self, first: int) -> list[StoredBundle]:
+        """Return the next bundles from a place on, which is the first of one."""
+        return [_stored(row) for row in await self._run(self._sql.bundles, first, READ_AT_ONCE)]
+
+    async def entries(self) -> list[StoredBundle]:
+        """Return all entries, in order."""
+        return [_stored(row) for row in await self._run(self._sql.entries)]
+
+    async def tiles(self, wanted: Collection[Tile]) -> dict[Tile, bytes]:
+        """Return those of these tiles that are there."""
+        if not wanted:
+            return {}
+        rows = await self._run(self._sql.tiles, _json(sorted(wanted)))
+        return {(level, number): bytes(hashes) for level, number, hashes in rows}
+
+    async def roots(self, ranges: Sequence[Range]) -> list[bytes]:
+        """Return the roots of ranges of the tree.
+
+        Raises:
+            StorageCorrupt: tiles are missing or damaged.
+        """
+        tiles = await self.tiles(tiles_of(ranges))
+        try:
+            return roots_from(ranges, tiles)
+        except (KeyError, IndexError) as error:
+            raise StorageCorrupt("the ledger's tree is damaged: verify it") from error
+
+    async def places(self, kind: str, names: Iterable[str]) -> list[int]:
+        """Return the places that leaves with these names may have."""
+        keys = [_key(kind, name) for name in names]
+        return [place for _, place in await self._run(self._sql.names, _json(keys))]
+
+    async def leaves(self, places: Iterable[int]) -> dict[int, Leaf]:
+        """Return the leaves at some places, of those that there are."""
+        asked = sorted(set(places))
+        if not asked:
+            return {}
+        found = await self.bundles_at(asked)
+        return {
+            first + at: leaf
+            for first, bundle in found
+            for at, leaf in enumerate(bundle.leaves())
+            if first + at in set(asked)
+        }
+
+    async def bundles_at(self, places: Sequence[int]) -> list[StoredBundle]:
+        """Return the bundles that have these places."""
+        return [_stored(row) for row in await self._run(self._sql.bundles_at, _json(list(places)))]
+
+    async def leaves_of(self, kind: str, names: Iterable[str]) -> dict[int, Leaf]:
+        """Return the leaves with these names, in order: RECORD means what is left of one, too."""
+        wanted = set(names)
+        found = await self.leaves(await self.places(kind, wanted))
+        return {
+            place: leaf
+            for place, leaf in found.items()
+            if _named_as(leaf.kind) == kind and leaf.name in wanted
+        }
+
+    async def records(self, ids: Sequence[str]) -> dict[str, StoredRecord]:
+        """Return these records by id, of those that are there."""
+        rows = await self._run(self._sql.records, _json(ids))
+        opened = await self._open_rows([tuple(values) for _, *values in rows])
+        return {
+            values[0]: StoredRecord(row[0], _values(values))
+            for row, values in zip(rows, opened, strict=True)
+        }
+
+    async def operations(self, ids: Collection[str]) -> dict[str, StoredOperation]:
+        """Return these operations of the log by id, of those that are there."""
+        rows = await self._run(self._sql.operations, _json(list(ids)))
+        return {
+            row[0]: StoredOperation(row[:_BEGUN], (row[0], *row[_BEGUN:]) if row[_BEGUN] else None)
+            for row in map(tuple, rows)
+        }
+
+    async def operation_counts(self) -> tuple[int, int]:
+        """Return how many operations there are, and how many have ended."""
+        ((begun, ended),) = await self._run(self._sql.operation_counts)
+        return int(begun), int(ended)
+
+    async def operations_of(self, actor_id: str) -> list[str]:
+        """Return the ids of all operations of an actor."""
+        return [row[0] for row in await self._run(self._sql.operations_of, actor_id)]
+
+    async def owners(self, memory_ids: Collection[str]) -> dict[str, Owner]:
+        """Return the owners of these memories, of those that have one."""
+        rows = await self._run(self._sql.owners, _json(list(memory_ids)))
+        found = {memory_id: owner_from_text(text) for memory_id, text in rows}
+        return {memory_id: owner for memory_id, owner in found.items() if owner is not None}
+
+    async def memories(self, memory_ids: Collection[str]) -> set[str]:
+        """Return those of these memories that have a record."""
+        rows = await self._run(self._sql.memories, _json(list(memory_ids)))
+        return {memory_id for (memory_id,) in rows}
+
+    async def counts(self) -> tuple[int, int]:
+        """Return how many records there are, and how many memories that have an owner."""
+        ((records,),) = await self._run(self._sql.record_count)
+        ((owners,),) = await self._run(self._sql.owner_count)
+        return int(records), int(owners)
+
+    async def record_ids(self, after: int, limit: int) -> list[tuple[int, str]]:
+        """Return position and id of the next records."""
+        return [(row[0], row[1]) for row in await self._run(self._sql.record_ids, after, limit)]
+
+    # Writing
+
+    async def append(self, bundle: Bundle) -> None:
+        """Write leaves, to be given a place later."""
+        await self._run(self._sql.append, *bundle)
+
+    async def grow(self) -> bool:
+        """Give the next leaves their places; return whether more are waiting."""
+        if self._sql.lock is not None:
+            await self._run(self._sql.lock)
+        rows = await self._run(self._sql.waiting, _BUNDLES_AT_ONCE)
+        if not rows:
+            return False
+        size = await self.size()
+        last = await self.tiles(last_tiles(size))
+        placed: list[tuple[int, int]] = []
+        names: list[tuple[int, int]] = []
+        hashes: list[bytes] = []
+        for number, *parts in rows:
+            bundle = _bundle(parts)
+            placed.append((number, size + len(hashes)))
+            for leaf in bundle.leaves():
+                if leaf.kind != ENTRY and leaf.name is not None:
+                    names.append((_key(leaf.kind, leaf.name), size + len(hashes)))
+                hashes.append(leaf_hash(leaf.commitment))
+            if len(hashes) >= _PLACED_AT_ONCE:
+                break
+        await self._run(self._sql.place, _json(placed))
+        await self._run(self._sql.write_names, _json(names))
+        for (level, number), tile in grown(size, last, b"".join(hashes)).items():
+            await self._run(self._sql.write_tile, level, number, tile)
+        return len(placed) < len(rows) or len(rows) == _BUNDLES_AT_ONCE
+
+    async def grow_completely(self) -> int:
+        """Give all leaves their places; return how many there are."""
+        while await self.grow():
+            pass
+        return await self.size()
+
+    async def rewrite(
+        self, stored: StoredBundle, at: Collection[int], *, keeps_names: bool
+    ) -> None:
+        """Take the salts, and perhaps the names, of some leaves of a bundle."""
+        first, bundle = stored
+        if not keeps_names:
+            leaves = bundle.leaves()
+            named = [(place, leaves[place].name) for place in at]
+            keys = [(_key(bundle.kind, n), first + place) for place, n in named if n is not None]
+            await self._run(self._sql.remove_names, _json(keys))
+        new = rewritten(bundle, at, keeps_names=keeps_names)
+        await self._run(self._sql.rewrite, new.hashes, new.names, first)
+
+
+@runtime_checkable
+class LedgeredStore(Protocol):
+    """An open store that can have a ledger."""
+
+    @property
+    def ledger(self) -> "LedgerStore | None":
+        """What it is proven with; None where it has no ledger."""
+
+
+class LedgerStore(Protocol):
+    """A store's ledger: transactions over its tables."""
+
+    @property
+    def keeps_order(self) -> bool:
+        """Whether leaves are in the order of recording, also those of several processes."""
+
+    async def write(self, work: Callable[[LedgerTables], Coroutine[Any, Any, T]]) -> T:
+        """Run work in one transaction, in turn with the writes of this store."""
+
+    async def read(self, work: Callable[[LedgerTables], Coroutine[Any, Any, T]]) -> T:
+        """Run work that only reads, off the event loop where it takes long."""
+
+
+def _bundle(parts: Sequence[Any]) -> Bundle:
+    kind, size, hashes, is_keyed, names = parts
+    return Bundle(kind, size, bytes(hashes), bool(is_keyed), names)
+
+
+def _stored(row: Sequence[Any]) -> StoredBundle:
+    return StoredBundle(row[0], _bundle(row[1:]))
+
+
+def _values(row: Sequence[Any]) -> list[Any]:
+    values = list(row)
+    values[7] = 1 if values[7] else 0
+    for at in (5, 6):
+        if values[at] is not None and type(values[at]) is not str:
+            values[at] = str(values[at])
+    return values

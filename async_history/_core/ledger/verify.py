@@ -1,0 +1,293 @@
+"""Verifying a store against its ledger: every leaf, every record, every node of the tree."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
+
+from async_history._core.ledger.checkpoint import Checkpoint
+from async_history._core.ledger.computed_tree import ComputedTree
+from async_history._core.ledger.leaves import (
+    BEGUN,
+    ENDED,
+    ENTRY,
+    OWNER,
+    RECORD,
+    REST,
+    Leaf,
+    owner_values,
+)
+from async_history._core.ledger.removals import Removals
+from async_history._core.ledger.report import FaultKind, LedgerFault, LedgerReport, damaged
+from async_history._core.ledger.tables import (
+    LedgerStore,
+    LedgerTables,
+    StoredOperation,
+    StoredRecord,
+)
+from async_history._core.owners import Owner
+from async_history._core.progress import Progress
+from async_history.errors import StorageCorrupt
+
+_IDS_AT_ONCE: Final = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """Leaves from a place on, and what the store has of them now."""
+
+    first: int
+    leaves: Sequence[Leaf]
+    records: Mapping[str, StoredRecord]
+    owners: Mapping[str, Owner]
+    memories: frozenset[str]
+    operations: Mapping[str, StoredOperation]
+    key: bytes | None
+
+
+async def _seen(first: int, leaves: Sequence[Leaf], tables: LedgerTables) -> _Page:
+    ids = _names(leaves, RECORD, REST)
+    owned = _names(leaves, OWNER)
+    logged = _names(leaves, BEGUN, ENDED)
+    records = await tables.records(ids) if ids else {}
+    owners = await tables.owners(owned) if owned else {}
+    bare = [name for name in owned if name not in owners]
+    there = await tables.memories(bare) if bare else set()
+    operations = await tables.operations(logged) if logged else {}
+    return _Page(first, leaves, records, owners, frozenset(there), operations, tables.key)
+
+
+def _names(leaves: Sequence[Leaf], *kinds: str) -> list[str]:
+    return [leaf.name for leaf in leaves if leaf.kind in kinds and leaf.name is not None]
+
+
+@dataclass(slots=True)
+class _Pass:
+    """What a pass through the leaves has found so far."""
+
+    removals: Removals
+    keeps_order: bool
+    counts: dict[str, int] = field(default_factory=dict)
+    begun: set[str] = field(default_factory=set)
+    ended: set[str] = field(default_factory=set)
+    last_position: int | None = None
+    faults: list[LedgerFault] = field(default_factory=list)
+
+    def count(self, what: str) -> None:
+        self.counts[what] = self.counts.get(what, 0) + 1
+
+    def check(self, page: _Page) -> None:
+        """Compare leaves with what the store has."""
+        for place, leaf in enumerate(page.leaves, start=page.first):
+            if leaf.kind == ENTRY:
+                continue
+            how = self.removals.at(place)
+            if how is not None:
+                self.count(how)
+            if leaf.kind in (RECORD, REST):
+                self._check_record(place, leaf, page, how)
+            elif how is None and leaf.kind == OWNER:
+                self._check_owner(place, leaf, page)
+            elif how is None:
+                self._check_operation(place, leaf, page)
+
+    def _check_record(self, place: int, leaf: Leaf, page: _Page, how: str | None) -> None:
+        stored = page.records.get(leaf.name or "")
+        if stored is not None and leaf.kind == RECORD:
+            self._check_order(place, leaf, stored)
+        if how is not None:
+            return
+        if leaf.is_erased or leaf.name is None:
+            self.faults.append(
+                damaged(place, "the leaf lost its salt, and no entry says why", leaf.name)
+            )
+        elif stored is None:
+            text = f"the record {leaf.name} is gone, and was not pruned"
+            self._found("lost", place, text, record_id=leaf.name)
+        else:
+            self.count("live")
+            if leaf.holds(stored.values, page.key):
+                self.count("records")
+            else:
+                text = f"the record {leaf.name} is not what was recorded"
+                self._found("changed", place, text, record_id=leaf.name)
+
+    def _check_order(self, place: int, leaf: Leaf, stored: StoredRecord) -> None:
+        last = self.last_position
+        if self.keeps_order and last is not None and stored.position <= last:
+            text = f"the record {leaf.name} is at another place in the order of recording"
+            self._found("moved", place, text, record_id=leaf.name)
+        else:
+            self.last_position = stored.position
+
+    def _check_owner(self, place: int, leaf: Leaf, page: _Page) -> None:
+        name = leaf.name or ""
+        owner = page.owners.get(name)
+        if owner is not None and leaf.holds(owner_values(name, owner)):
+            self.count("owners")
+        elif owner is not None:
+            text = f"the owner of memory {name} is not the one that was given"
+            self._found("changed", place, text, memory_id=name)
+        elif name in page.memories:
+            text = f"the owner of memory {name} is gone"
+            self._found("lost", place, text, memory_id=name)
+        # Otherwise it went with the memory's last record, whose own leaf tells.
+
+    def _check_operation(self, place: int, leaf: Leaf, page: _Page) -> None:
+        name = leaf.name or ""
+        stored = page.operations.get(name)
+        if stored is None:
+            text = f"the operation {name} is gone from the log of operations"
+            self._found("lost", place, text, operation_id=name)
+            return
+        values = stored.begun if leaf.kind == BEGUN else stored.ended
+        if values is not None and leaf.holds(values):
+            (self.begun if leaf.kind == BEGUN else self.ended).add(name)
+        else:
+            text = f"the operation {name} is not what was entered in the log of operations"
+            self._found("changed", place, text, operation_id=name)
+
+    def _found(
+        self,
+        kind: FaultKind,
+        place: int,
+        text: str,
+        *,
+        record_id: str | None = None,
+        memory_id: str | None = None,
+        operation_id: str | None = None,
+    ) -> None:
+        self.faults.append(
+            LedgerFault(
+                kind=kind,
+                place=place,
+                text=text,
+                record_id=record_id,
+                memory_id=memory_id,
+                operation_id=operation_id,
+            )
+        )
+
+
+async def verify(
+    ledger: LedgerStore,
+    checkpoints: Sequence[Checkpoint],
+    on_progress: Progress | None,
+) -> LedgerReport:
+    """Verify a store; see `Ledger.verify`."""
+    # Counted first, so that all of them have their leaves below the size.
+    records, owners = await ledger.read(LedgerTables.counts)
+    begun, ended = await ledger.read(LedgerTables.operation_counts)
+    size = await place_all(ledger)
+    found = _Pass(Removals(), ledger.keeps_order)
+    tree = ComputedTree(checkpoints)
+
+    async def next_page(tables: LedgerTables) -> int:
+        bundles = await tables.bundles(tree.size)
+        for first, bundle in bundles:
+            if first != tree.size:
+                raise StorageCorrupt(f"leaves from {tree.size:,} to {first:,} are missing")
+            leaves = bundle.leaves()
+            found.check(await _seen(first, leaves, tables))
+            await tree.add(leaves, tables)
+        return len(bundles)
+
+    faults: list[LedgerFault] = []
+    unattested: tuple[str, ...] = ()
+    try:
+        await ledger.read(found.removals.read)
+        while tree.size < size:
+            if not await ledger.read(next_page):
+                raise StorageCorrupt(f"leaves from {tree.size:,} on are missing")
+            if on_progress is not None:
+                on_progress(min(tree.size, size), size)
+        tree.reach_checkpoints()
+        tree.end()
+        faults += await _confirmed(ledger, found.faults)
+        if faults or records > found.counts.get("live", 0):
+            unattested = await _unattested(ledger)
+    except StorageCorrupt as error:
+        faults += found.faults
+        faults.append(damaged(tree.size, f"the ledger can't be read from here on: {error}"))
+    faults += [
+        damaged(place, "an entry is not the one of its leaf") for place in found.removals.damaged
+    ]
+    faults += tree.faults
+    return LedgerReport(
+        size=tree.size,
+        root=tree.root,
+        records=found.counts.get("records", 0),
+        owners=found.counts.get("owners", 0),
+        operations=len(found.begun),
+        erased=found.counts.get("erased", 0),
+        pruned=found.counts.get("pruned", 0),
+        reset=found.counts.get("reset", 0),
+        faults=tuple(sorted(faults, key=lambda one: one.place or 0)),
+        unattested=unattested,
+        unattested_owners=max(0, owners - found.counts.get("owners", 0)),
+        unattested_operations=max(0, begun - len(found.begun), ended - len(found.ended)),
+    )
+
+
+async def place_all(ledger: LedgerStore) -> int:
+    """Give all leaves that are written their places, some in each transaction; return their
+    number."""
+    while await ledger.write(LedgerTables.grow):
+        pass
+    return await ledger.read(LedgerTables.size)
+
+
+async def _confirmed(ledger: LedgerStore, faults: Sequence[LedgerFault]) -> list[LedgerFault]:
+    """Return the faults that are still there: what others removed meanwhile has its entry."""
+    if not faults:
+        return []
+    await place_all(ledger)
+    removals = Removals()
+    await ledger.read(removals.read)
+    confirmed: list[LedgerFault] = []
+    for start in range(0, len(faults), _IDS_AT_ONCE):
+        part = faults[start : start + _IDS_AT_ONCE]
+        still = await ledger.read(partial(_still_wrong, removals, part))
+        confirmed += [one for one in part if one.kind == "moved" or one.place in still]
+    return confirmed
+
+
+async def _still_wrong(
+    removals: Removals, faults: Sequence[LedgerFault], tables: LedgerTables
+) -> set[int]:
+    still: set[int] = set()
+    places = [one.place for one in faults if one.place is not None]
+    for place, leaf in (await tables.leaves(places)).items():
+        alone = _Pass(removals, keeps_order=False)
+        alone.check(await _seen(place, [leaf], tables))
+        if alone.faults:
+            still.add(place)
+    return still
+
+
+async def _unattested(ledger: LedgerStore) -> tuple[str, ...]:
+    """Return the ids of the records without a leaf."""
+    found: list[str] = []
+    after: int | None = -(1 << 63)
+    while after is not None:
+        after, bare = await ledger.read(partial(_next_without_leaf, after))
+        found += bare
+    await place_all(ledger)
+    confirmed: list[str] = []
+    for start in range(0, len(found), _IDS_AT_ONCE):
+        part = found[start : start + _IDS_AT_ONCE]
+        confirmed += await ledger.read(partial(_without_leaf, part))
+    return tuple(confirmed)
+
+
+async def _next_without_leaf(after: int, tables: LedgerTables) -> tuple[int | None, list[str]]:
+    rows = await tables.record_ids(after, _IDS_AT_ONCE)
+    ids = [record_id for _, record_id in rows]
+    return rows[-1][0] if rows else None, await _without_leaf(ids, tables)
+
+
+async def _without_leaf(ids: Sequence[str], tables: LedgerTables) -> list[str]:
+    there = await tables.records(ids)
+    leaves = (await tables.leaves_of(RECORD, ids)).values()
+    attested = {leaf.name for leaf in leaves if not leaf.is_erased}
+    return [record_id for record_id in ids if record_id in there and record_id not in attested]

@@ -1,0 +1,157 @@
+"""`async-history checkpoint`, `verify`, `prove` and `verify-proof`: the ledger from the shell."""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from async_history import HistoryManager, InvalidInput
+from async_history.cli.retention import age_of
+from async_history.cli.screen import Screen
+from async_history.cli.stores import opened
+from async_history.cli.terminal import escape_controls, show_share
+from async_history.cli.termination import run
+from async_history.ledger import (
+    Checkpoint,
+    LedgerKey,
+    LedgerReport,
+    LedgerVerifier,
+    RecordProof,
+)
+from async_history.ledger import verify_proof as verified
+
+_MOST_SHOWN = 100
+"""Records without a leaf that are named."""
+
+
+def make_key(name: str, file: Path) -> None:
+    """Write a new private key into a new file, and print the public one."""
+    key = LedgerKey.generate(name)
+    with os.fdopen(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as written:
+        written.write(f"{key.export()}\n")
+    typer.echo(str(key.verifier))
+
+
+def checkpoint(url: str, key_file: Path, into: Path | None, every: str | None) -> None:
+    """Print a checkpoint, or write it into a folder; with `every` again and again."""
+    key = LedgerKey.parse(key_file.read_text(encoding="utf-8"))
+    every_s = None if every is None else _seconds(every)
+
+    async def make() -> None:
+        async with opened(url, create=False, ledger=True) as history:
+            if every_s is None:
+                _keep(await history.ledger.checkpoint(key), into)
+                return
+            async for one in history.ledger.checkpoints(key, every_s=every_s):
+                _keep(one, into)
+
+    run(make())
+
+
+def _keep(made: Checkpoint, into: Path | None) -> None:
+    if into is None:
+        typer.echo(str(made), nl=False)
+        return
+    into.mkdir(parents=True, exist_ok=True)
+    unfinished = into / f"{made.size:012}.unfinished"
+    unfinished.write_text(str(made), encoding="utf-8")
+    unfinished.replace(into / f"{made.size:012}.checkpoint")
+
+
+def verify(url: str, files: Sequence[Path], verifier: str | None, *, as_json: bool) -> int:
+    """Show what verifying a history finds; return the exit status."""
+    checkpoints = [_read(file) for file in files]
+    if verifier is not None:
+        key = LedgerVerifier.parse(verifier)
+        for one in checkpoints:
+            one.require_signed(key)
+
+    async def ask() -> LedgerReport:
+        async with opened(url, create=False) as history, show_share("the ledger") as note:
+            return await history.ledger.verify(*checkpoints, on_progress=note)
+
+    report = run(ask())
+    if as_json:
+        found: dict[str, Any] = {**asdict(report), "root": report.root.hex()}
+        typer.echo(json.dumps(found, ensure_ascii=False))
+    else:
+        _print(report, len(checkpoints))
+    return 0 if report.is_intact else 1
+
+
+def _print(report: LedgerReport, checkpoints: int) -> None:
+    screen = Screen()
+    screen.line((f"{report.size:,} leaves, root {report.root.hex()}", "bold"))
+    screen.line(
+        (
+            f"{report.records:,} records and {report.owners:,} owners are as recorded; ",
+            "",
+        ),
+        (f"{report.erased:,} erased, {report.pruned:,} pruned, {report.reset:,} reset", ""),
+    )
+    for record_id in report.unattested[:_MOST_SHOWN]:
+        screen.line(("no leaf ", "yellow"), (escape_controls(record_id), ""))
+    if len(report.unattested) > _MOST_SHOWN:
+        screen.line((f"{len(report.unattested):,} records have no leaf", "yellow"))
+    if report.unattested_owners:
+        screen.line((f"{report.unattested_owners:,} owners have no leaf", "yellow"))
+    for fault in report.faults:
+        screen.line((fault.kind, "bold red"), (f" {escape_controls(fault.text)}", ""))
+    if not checkpoints:
+        screen.line(("compared with no checkpoint that was kept elsewhere", "dim"))
+
+
+async def _prove(
+    history: HistoryManager, record_id: str | None, kept: Checkpoint, older: Checkpoint | None
+) -> str:
+    if older is not None:
+        return str(await history.ledger.prove_growth(older, kept))
+    return str(await history.ledger.prove(record_id or "", kept))
+
+
+def prove(url: str, record_id: str | None, kept: Path | None, older: Path | None) -> None:
+    """Print a proof of a record, or of growth."""
+    if kept is None or (record_id is None) == (older is None):
+        raise InvalidInput("give --checkpoint, and either a record or --grown-from")
+    checkpoint, old = _read(kept), None if older is None else _read(older)
+
+    async def ask() -> str:
+        async with opened(url, create=False) as history:
+            return await _prove(history, record_id, checkpoint, old)
+
+    typer.echo(run(ask()))
+
+
+def verify_proof(file: Path, verifier: str) -> None:
+    """Show what a proof proves."""
+    proof = verified(file.read_text(encoding="utf-8"), LedgerVerifier.parse(verifier))
+    if not isinstance(proof, RecordProof):
+        typer.echo(
+            f"proven: the ledger of {proof.new.size:,} leaves has all {proof.old.size:,} of the "
+            f"older one, {proof.new.origin}"
+        )
+        return
+    where = f"at place {proof.place:,} of {proof.checkpoint.size:,}, {proof.checkpoint.origin}"
+    if proof.record is None:
+        typer.echo(f"proven: a record, erased since, is {where}")
+        return
+    typer.echo(f"proven: this record is {where}")
+    typer.echo(json.dumps(dict(proof.record), ensure_ascii=False))
+
+
+def _read(file: Path) -> Checkpoint:
+    return Checkpoint.parse(file.read_text(encoding="utf-8"))
+
+
+def _seconds(text: str) -> float:
+    try:
+        age = age_of(text)
+    except OverflowError:
+        age = None
+    if age is None:
+        raise InvalidInput(f"--every takes an age like 10m (s, m, h, d, w), not {text!r}")
+    return age.total_seconds()

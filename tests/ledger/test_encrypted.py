@@ -1,0 +1,113 @@
+"""A ledger of an encrypted history: it attests what was recorded, and tells nothing of it."""
+
+import json
+import sqlite3
+from contextlib import closing
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from async_history import KeyMissing, open_history
+from async_history._core.ledger.leaves import record_values
+from async_history._core.records import fields_in_order
+from async_history.ledger import LedgerKey, verify_proof
+from tests.ledger.test_ledger import fill, leaves_of
+from tests.ledger.test_tampering import change
+from tests.support.keys import ring
+
+pytestmark = pytest.mark.once
+KEY = LedgerKey.generate("example.org/history")
+
+
+async def test_what_was_recorded_is_proven(tmp_path: Path) -> None:
+    path = tmp_path / "history.db"
+    async with open_history(path, ledger=True, keys=ring("one")) as history:
+        await fill(history)
+        kept = await history.ledger.checkpoint(KEY)
+        text = str(await history.ledger.prove("given", kept))
+        assert '"lives there"' in text
+        verify_proof(text, KEY.verifier)
+        total = await history.count_history()
+    async with open_history(path, keys=ring("two", "one")) as history:
+        await history.encryption.rotate_keys()
+        report = await history.ledger.verify(kept)
+        assert report.is_intact
+        assert not report.unattested
+        assert report.records == total
+    async with open_history(path, keys=ring("two")) as history:
+        erased = await history.erase(user_id="ann", reason="asked")
+        report = await history.ledger.verify(kept)
+        assert report.is_intact
+        assert not report.unattested
+        assert (report.records, report.erased) == (total, erased.records + 1)
+        assert (await history.ledger.prove("given", kept)).record is None
+
+
+async def test_a_missing_key_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "history.db"
+    async with open_history(path, ledger=True, keys=ring("one")) as history:
+        await history.add_history("m", None, "likes tea", "ADD", id="1", owner={"user_id": "ann"})
+        checkpoint = await history.ledger.checkpoint(KEY)
+    with pytest.raises(KeyMissing, match="keys=KeyRing"):
+        await open_history(path)
+    with pytest.raises(KeyMissing, match="one"):
+        await open_history(path, keys=ring("two"))
+    with closing(sqlite3.connect(path)) as connection:
+        ((key_id,),) = connection.execute(
+            "SELECT substr(new_memory, 6, 16) FROM history"
+        ).fetchall()
+    change(path, f"DELETE FROM async_history_data_keys WHERE id = '{key_id}'")
+    async with open_history(path, keys=ring("one")) as history:
+        with pytest.raises(KeyMissing, match=key_id):
+            await history.ledger.verify(checkpoint)
+        with pytest.raises(KeyMissing, match=key_id):
+            await history.ledger.prove("1", checkpoint)
+        assert (await history.operations())[-1].error == "KeyMissing"
+
+
+async def test_a_text_that_does_not_open_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "history.db"
+    async with open_history(path, ledger=True, journal="delete", keys=ring("one")) as history:
+        for name in ("a", "b", "c", "d"):
+            await history.add_history(name, None, name, "ADD", id=name, context={"n": name})
+    whole = path.read_bytes()
+    other = "(SELECT new_memory FROM history WHERE id = 'b')"
+    for value in ("NULL", "'a clear text'", "substr(new_memory, 1, 40) || ':ahs1'", other):
+        path.write_bytes(whole)
+        change(path, f"UPDATE history SET new_memory = {value} WHERE id = 'a'")
+        async with open_history(path, keys=ring("one")) as history:
+            report = await history.ledger.verify()
+            assert [(one.kind, one.record_id) for one in report.faults] == [("changed", "a")]
+            assert report.records == 3
+
+
+async def test_a_thief_can_not_try_what_a_record_says(tmp_path: Path) -> None:
+    """Who has the file, and guesses a record to the last column, can't tell whether that is it."""
+    async with open_history(tmp_path / "history.db", ledger=True, keys=ring("one")) as history:
+        await fill(history)
+        records = {one.id: one async for one in history.query_history()}
+        size = (await history.ledger.checkpoint(KEY)).size
+        leaves = (await leaves_of(history, size)).values()
+    attested = [leaf for leaf in leaves if leaf.kind == "record"]
+    assert len(attested) == len(records)
+    for leaf in attested:
+        values = record_values(fields_in_order(records[leaf.name or ""]))
+        text = "\n".join(json.dumps(v, ensure_ascii=False) for v in ["record", *values])
+        assert leaf.is_keyed
+        assert sha256(leaf.kept + text.encode()).digest() != leaf.commitment
+
+
+async def test_leaves_of_before_hold_after(tmp_path: Path) -> None:
+    path = tmp_path / "history.db"
+    async with open_history(path, ledger=True) as history:
+        await history.add_history("m", None, "likes tea", "ADD", id="1")
+        old = await history.ledger.checkpoint(KEY)
+    async with open_history(path, keys=ring("one")) as history:
+        await history.add_history("m", "likes tea", "likes milk", "UPDATE", id="2")
+        new = await history.ledger.checkpoint(KEY)
+        report = await history.ledger.verify(old, new)
+        assert report.is_intact
+        assert report.records == 2
+        for name in ("1", "2"):
+            verify_proof(str(await history.ledger.prove(name, new)), KEY.verifier)

@@ -1,0 +1,341 @@
+"""The ledger of a store: what has a leaf, what is proven, and what is found when it is changed."""
+
+import asyncio
+import itertools
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from async_history import HistoryManager, InvalidInput, NotProven, copy_history, open_history
+from async_history._core.ledger.leaves import Leaf, commitment_of, record_values
+from async_history._core.ledger.tables import LedgeredStore
+from async_history._core.records import fields_in_order
+from async_history.blocking import BlockingHistoryManager
+from async_history.ledger import (
+    Checkpoint,
+    GrowthProof,
+    LedgerKey,
+    LedgerReport,
+    RecordProof,
+    verify_proof,
+)
+from tests.conftest import OpenStore, new_stores, stores
+from tests.ledger.test_tree import naive_root
+
+pytestmark = pytest.mark.once
+KEY = LedgerKey.generate("example.org/history")
+OWNER = {"user_id": "ann", "agent_id": "guide"}
+
+
+@pytest.fixture(params=stores("file", "memory"))
+def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> OpenStore:
+    store = new_stores(request.param, request, tmp_path)()
+    return lambda **options: store(ledger=True, **options)
+
+
+def counts(report: LedgerReport) -> tuple[int, ...]:
+    return report.records, report.erased, report.pruned, report.reset
+
+
+async def leaves_of(history: HistoryManager, size: int) -> Mapping[int, Leaf]:
+    store = history.store
+    assert isinstance(store, LedgeredStore)
+    assert store.ledger is not None
+    return await store.ledger.read(lambda tables: tables.leaves(range(size)))
+
+
+async def fill(history: HistoryManager, count: int = 40) -> None:
+    """Record through each way in."""
+    await asyncio.gather(
+        *(
+            history.add_history(f"m{n % 5}", None, f"likes {n}", "ADD", context={"n": n})
+            for n in range(count)
+        )
+    )
+    await history.add_history("owned", None, "lives here", "ADD", owner=OWNER, cause={"why": "é"})
+    await history.update_history("owned", "lives there")
+    await history.add_history("owned", "lives there", None, "DELETE", id="given")
+    await history.add_history("owned", "lives there", None, "DELETE", id="given")  # is there
+    await history.batch_add_history(
+        [{"memory_id": f"b{n}", "new_memory": "x\ny\x1f]\n[", "event": "ADD"} for n in range(520)]
+    )
+
+
+class TestLeaves:
+    async def test_all_that_is_recorded_has_one(self, open_store: OpenStore) -> None:
+        async with open_store() as history:
+            await fill(history)
+            before = await history.ledger.checkpoint(KEY)
+            report = await history.ledger.verify(before)
+            assert report.is_intact
+            assert not report.unattested
+            assert report.records == await history.count_history()
+            assert report.owners == 1
+            assert before.size == report.records + report.owners
+            # The checkpoint was entered in the log, and that verifying began.
+            assert (report.operations, report.unattested_operations) == (2, 0)
+            assert report.size == before.size + 3
+
+    async def test_the_tree_is_that_of_the_commitments(self, open_store: OpenStore) -> None:
+        """Computed as the documentation tells, and nothing else."""
+        async with open_store() as history:
+            await fill(history)
+            checkpoint = await history.ledger.checkpoint(KEY)
+            leaves = await leaves_of(history, checkpoint.size)
+            records = {one.id: one async for one in history.query_history()}
+            for leaf in leaves.values():
+                if leaf.kind == "record":
+                    values = record_values(fields_in_order(records[leaf.name or ""]))
+                    texts = [json.dumps(v, ensure_ascii=False) for v in ["record", *values]]
+                    assert len(leaf.kept) == 16
+                    assert commitment_of("record", leaf.kept, values) == leaf.commitment
+                    assert sha256(leaf.kept + "\n".join(texts).encode()).digest() == leaf.commitment
+            assert naive_root([leaf.commitment for leaf in leaves.values()]) == checkpoint.root
+            assert len({leaf.kept for leaf in leaves.values()}) == len(leaves)
+
+    async def test_an_owner_given_late_has_a_leaf_of_its_own(self, open_store: OpenStore) -> None:
+        async with open_store() as history:
+            await history.add_history("m", None, "likes tea", "ADD")
+            checkpoint = await history.ledger.checkpoint(KEY)
+            await history.add_history("m", "likes tea", "likes milk", "UPDATE", owner=OWNER)
+            await history.add_history("m", "likes milk", "likes ale", "UPDATE")
+            report = await history.ledger.verify(checkpoint)
+            assert report.is_intact
+            assert (report.records, report.owners, report.unattested_owners) == (3, 1, 0)
+
+    async def test_what_is_removed_is_accounted_for(self, open_store: OpenStore) -> None:
+        async with open_store() as history:
+            await fill(history)
+            kept = [await history.ledger.checkpoint(KEY)]
+            total = await history.count_history()
+            erased = await history.erase(user_id="ann", reason="asked")
+            assert erased.records
+            kept.append(await history.ledger.checkpoint(KEY))
+            report = await history.ledger.verify(*kept)
+            assert report.is_intact
+            assert not report.unattested
+            # What is left of an erased record has a leaf of its own; so has each owner, erased.
+            assert counts(report) == (total, erased.records + 1, 0, 0)
+            pruned = await history.prune(older_than=datetime.now(UTC) + timedelta(days=1))
+            report = await history.ledger.verify(*kept)
+            assert report.is_intact
+            assert report.records == total - pruned.records
+            assert report.pruned >= pruned.records
+            await history.reset()
+            report = await history.ledger.verify(*kept)
+            assert report.is_intact
+            assert report.records == 0
+            await history.add_history("new", None, "likes tea", "ADD")
+            report = await history.ledger.verify(*kept, await history.ledger.checkpoint(KEY))
+            assert report.is_intact
+            assert report.records == 1
+
+    async def test_copies_have_leaves_of_their_own(
+        self, open_store: OpenStore, tmp_path: Path
+    ) -> None:
+        source = tmp_path / "source.db"
+        async with open_history(source) as history:
+            await fill(history)
+        async with open_history(source) as old, open_store() as history:
+            await copy_history(old, history)
+            report = await history.ledger.verify(await history.ledger.checkpoint(KEY))
+            assert report.is_intact
+            assert not report.unattested
+            assert report.records == await history.count_history()
+
+    async def test_what_was_there_before_has_none(self, tmp_path: Path) -> None:
+        path = tmp_path / "history.db"
+        async with open_history(path) as history:
+            await history.add_history("m", None, "likes tea", "ADD", id="before", owner=OWNER)
+            with pytest.raises(InvalidInput, match="ledger=True"):
+                _ = history.ledger
+        async with open_history(path, ledger=True) as history:
+            await history.add_history("m", "likes tea", "likes milk", "UPDATE")
+            report = await history.ledger.verify()
+            assert report.unattested == ("before",)
+            assert (report.records, report.unattested_owners) == (1, 1)
+        async with open_history(path) as history:  # a ledger stays on
+            await history.add_history("m", "likes milk", "likes ale", "UPDATE")
+            assert (await history.ledger.verify()).records == 2
+
+    async def test_with_stores_that_have_none_it_is_refused(self) -> None:
+        with pytest.raises(InvalidInput, match="ledger"):
+            open_history("null://", ledger=True)
+        async with open_history("null://") as history:
+            with pytest.raises(InvalidInput, match="no ledger"):
+                _ = history.ledger
+
+
+class TestProofs:
+    async def test_one_is_checked_without_a_store(self, open_store: OpenStore) -> None:
+        async with open_store() as history:
+            await fill(history)
+            records = [record async for record in history.query_history(limit=60)]
+            old = await history.ledger.checkpoint(KEY)
+            await fill(history, 7)
+            new = await history.ledger.checkpoint(KEY)
+            for checkpoint in (old, new):
+                for record in records[::17]:
+                    text = str(await history.ledger.prove(record.id, checkpoint))
+                    proof = verify_proof(text, KEY.verifier)
+                    assert isinstance(proof, RecordProof)
+                    assert proof.record is not None
+                    assert proof.record["new_memory"] == record.new_memory
+            growth = verify_proof(str(await history.ledger.prove_growth(old, new)), KEY.verifier)
+            assert isinstance(growth, GrowthProof)
+            with pytest.raises(NotProven, match="not signed"):
+                verify_proof(text, LedgerKey.generate(KEY.name).verifier)
+
+    async def test_none_holds_with_a_value_changed(self, open_store: OpenStore) -> None:
+        async with open_store() as history:
+            await fill(history)
+            checkpoint = await history.ledger.checkpoint(KEY)
+            proof = json.loads(str(await history.ledger.prove("given", checkpoint)))
+            changes: list[dict[str, Any]] = [
+                {**proof, "place": proof["place"] + 1},
+                {**proof, "path": proof["path"][:-1]},
+                {**proof, "kind": "rest"},
+                {**proof, "commitment": proof["salt"]},
+                {**proof, "salt": proof["path"][0]},
+                {**proof, "checkpoint": proof["checkpoint"].replace("\n", "\n1", 1)},
+                *({**proof, "record": {**proof["record"], name: "-"}} for name in proof["record"]),
+                {},
+                {**proof, "proof": "other"},
+                {**proof, "path": 3},
+            ]
+            verify_proof(json.dumps(proof), KEY.verifier)
+            for changed in changes:
+                with pytest.raises((NotProven, InvalidInput)):
+                    verify_proof(json.dumps(changed), KEY.verifier)
+
+    async def test_of_an_erased_record_it_says_that_it_existed(self, open_store: OpenStore) -> None:
+        async with open_store() as history:
+            record = await history.add_history("m", None, "likes tea", "ADD")
+            old = await history.ledger.checkpoint(KEY)
+            await history.erase(memory_ids=["m"], reason="asked")
+            proof = verify_proof(str(await history.ledger.prove(record.id, old)), KEY.verifier)
+            assert isinstance(proof, RecordProof)
+            assert proof.record is None
+            assert proof.salt is None
+            new = await history.ledger.checkpoint(KEY)
+            rest = await history.ledger.prove(record.id, new)
+            assert rest.record is not None
+            assert rest.record["new_memory"] is None
+
+    async def test_what_can_not_be_proven_is_refused(self, open_store: OpenStore) -> None:
+        async with open_store() as history:
+            empty = await history.ledger.checkpoint(KEY)
+            record = await history.add_history("m", None, "likes tea", "ADD")
+            with pytest.raises(InvalidInput, match="no leaf"):
+                await history.ledger.prove(record.id, empty)
+            full = await history.ledger.checkpoint(KEY)
+            with pytest.raises(InvalidInput, match="after this checkpoint"):
+                await history.ledger.prove(record.id, empty)
+            await history.ledger.prove_growth(empty, full)
+            with pytest.raises(InvalidInput, match="more leaves"):
+                await history.ledger.prove_growth(full, empty)
+            for other in (Checkpoint.make(KEY, 3, bytes(32)), Checkpoint.make(KEY, 99, full.root)):
+                with pytest.raises(NotProven):
+                    await history.ledger.prove(record.id, other)
+                with pytest.raises(NotProven):
+                    await history.ledger.prove_growth(*sorted((full, other), key=_size))
+
+
+def _size(checkpoint: Checkpoint) -> int:
+    return checkpoint.size
+
+
+class TestCheckpoints:
+    async def test_they_come_as_the_ledger_grows(self, open_store: OpenStore) -> None:
+        async with open_store() as history:
+            made = history.ledger.checkpoints(KEY, every_s=0.001)
+            sizes = [(await anext(made)).size]
+            for number in range(2):
+                await history.add_history("m", None, f"likes {number}", "ADD")
+                sizes.append((await anext(made)).size)
+            assert sizes == [0, 3, 6]  # the record, and that a checkpoint was made
+
+    async def test_arguments_are_checked(self, open_store: OpenStore) -> None:
+        async with open_store() as history:
+            wrong: Any = "key"
+            ledger = history.ledger
+            calls: list[Callable[[], Awaitable[object]]] = [
+                lambda: ledger.checkpoint(wrong),
+                lambda: ledger.verify(wrong),
+                lambda: anext(ledger.checkpoints(KEY, every_s=0)),
+            ]
+            for call in calls:
+                with pytest.raises(InvalidInput):
+                    await call()
+
+
+OPERATIONS = st.lists(
+    st.tuples(
+        st.sampled_from(("add", "update", "owned", "erase", "prune", "reset", "check")),
+        st.integers(0, 4),
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+class TestRandomOperations:
+    @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(operations=OPERATIONS)
+    async def test_the_ledger_is_the_naive_tree(self, operations: list[tuple[str, int]]) -> None:
+        kept: list[Checkpoint] = []
+        fresh = (f"memory-{number}" for number in itertools.count())
+        async with open_history("memory://", ledger=True) as history:
+            for what, number in operations:
+                name = f"m{number}"
+                if what == "add":
+                    await history.add_history(next(fresh), None, "likes tea", "ADD")
+                elif what == "update":
+                    await history.update_history(next(fresh), f"likes {number}")
+                elif what == "owned":
+                    owner = {"user_id": f"u{number}"}
+                    await history.add_history(next(fresh), None, "hi", "ADD", owner=owner)
+                elif what == "erase":
+                    found = [r async for r in history.query_history(limit=number + 1)]
+                    if found:
+                        await history.erase(memory_ids=[found[-1].memory_id], reason=name)
+                elif what == "prune":
+                    until = datetime.now(UTC) + timedelta(days=1)
+                    await history.prune(older_than=until, keep_last=number % 2)
+                elif what == "reset":
+                    await history.reset()
+                else:
+                    kept.append(await history.ledger.checkpoint(KEY))
+            kept.append(await history.ledger.checkpoint(KEY))
+            report = await history.ledger.verify(*kept)
+            assert report.is_intact, report.faults
+            assert not report.unattested
+            assert report.records == await history.count_history()
+            leaves = await leaves_of(history, report.size)
+            commitments = [leaf.commitment for leaf in leaves.values()]
+            for one in kept:
+                assert one.root == naive_root(commitments[: one.size])
+
+
+class TestBlocking:
+    def test_it_waits(self, tmp_path: Path) -> None:
+        history = BlockingHistoryManager(tmp_path / "history.db", ledger=True)
+        history.add_history("m", None, "likes tea", "ADD")
+        (record,) = history.query_history()
+        checkpoint = history.ledger.checkpoint(KEY)
+        history.ledger.prove(record.id, checkpoint).require_proven()
+        history.reset()
+        history.add_history("m", None, "likes tea", "ADD")
+        new = history.ledger.checkpoint(KEY)
+        history.ledger.prove_growth(checkpoint, new).require_proven()
+        report = history.ledger.verify(checkpoint, new)
+        assert report.is_intact
+        assert (report.records, report.reset) == (1, 1)
+        history.close()

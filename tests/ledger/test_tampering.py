@@ -1,0 +1,318 @@
+"""What someone with the file in hand can change, and whether verifying finds it."""
+
+import asyncio
+import json
+import shutil
+import sqlite3
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from async_history import HistoryError, NotProven, open_history
+from async_history._core.ledger.changes import prune
+from async_history._core.ledger.tables import LedgerTables
+from async_history._core.ledger.verify import verify
+from async_history._core.records import COLUMNS
+from async_history._core.values import plain
+from async_history._sqlite.connection import run_to_completion
+from async_history._sqlite.index import add_functions
+from async_history._sqlite.ledger import tables
+from async_history.ledger import Checkpoint, LedgerKey, LedgerReport
+from tests.ledger.test_ledger import fill
+
+pytestmark = pytest.mark.once
+T = TypeVar("T")
+KEY = LedgerKey.generate("example.org/history")
+_EVERY = 401
+"""Of the file's bytes, one in so many is flipped; with --nightly each."""
+
+
+class Raw:
+    """A ledger through one connection, without a manager: a thousand files are verified."""
+
+    keeps_order = True
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._tables = tables(connection)
+
+    async def write(self, work: Callable[[LedgerTables], Coroutine[Any, Any, T]]) -> T:
+        return await work(self._tables)
+
+    async def read(self, work: Callable[[LedgerTables], Coroutine[Any, Any, T]]) -> T:
+        return await work(self._tables)
+
+
+def connected(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None)
+    add_functions(connection)
+    return connection
+
+
+async def verified(path: Path, *checkpoints: Checkpoint) -> LedgerReport:
+    return await asyncio.to_thread(verified_here, path, *checkpoints)
+
+
+def verified_here(path: Path, *checkpoints: Checkpoint) -> LedgerReport:
+    with closing(connected(path)) as connection:
+        return run_to_completion(verify(Raw(connection), checkpoints, None))
+
+
+async def small(path: Path) -> tuple[list[str], Checkpoint]:
+    """Write a few records; return their ids, in order, and a checkpoint of them."""
+    async with open_history(path, ledger=True, journal="delete") as history:
+        owner = {"user_id": "ann"}
+        for number in range(12):
+            name = f"m{number % 3}"
+            await history.add_history(name, None, f"likes {number}", "ADD", owner=owner)
+        checkpoint = await history.ledger.checkpoint(KEY)
+        return [record.id async for record in history.query_history()], checkpoint
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> tuple[Path, list[str], Checkpoint]:
+    path = tmp_path / "history.db"
+    return path, *await small(path)
+
+
+def change(path: Path, *statements: str) -> None:
+    """Run statements as someone with a shell does, who also knows our triggers."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        triggers = connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'")
+        for (name,) in triggers.fetchall():
+            connection.execute(f"DROP TRIGGER {name}")
+        for statement in statements:
+            connection.execute(statement)
+
+
+Store = tuple[Path, list[str], Checkpoint]
+
+
+class TestRecords:
+    async def test_a_changed_column_is_found(self, store: Store) -> None:
+        path, ids, checkpoint = store
+        whole = path.read_bytes()
+        for column in COLUMNS[1:]:
+            path.write_bytes(whole)
+            change(path, f"UPDATE history SET {column} = 1 WHERE id = '{ids[4]}'")
+            report = await verified(path, checkpoint)
+            assert [(one.kind, one.record_id) for one in report.faults] == [("changed", ids[4])]
+            assert report.records == 11
+
+    async def test_a_changed_context_and_cause_are_found(self, tmp_path: Path) -> None:
+        path = tmp_path / "history.db"
+        async with open_history(path, ledger=True) as history:
+            await history.add_history("a", None, "x", "ADD", context={"n": 1}, id="1")
+            await history.add_history("b", None, "x", "ADD", cause={"why": "b"}, id="2")
+        change(
+            path,
+            """UPDATE async_history_details SET context = '{"n":2}' WHERE id = '1'""",
+            "UPDATE async_history_details SET cause = NULL WHERE id = '2'",
+        )
+        found = [(one.kind, one.record_id) for one in (await verified(path)).faults]
+        assert found == [("changed", "1"), ("changed", "2")]
+
+    async def test_one_that_is_gone_is_found(self, store: Store) -> None:
+        path, ids, checkpoint = store
+        change(path, f"DELETE FROM history WHERE id = '{ids[4]}'")
+        report = await verified(path, checkpoint)
+        assert [(one.kind, one.record_id) for one in report.faults] == [("lost", ids[4])]
+
+    async def test_one_that_was_put_in_is_listed(self, store: Store) -> None:
+        path, _, checkpoint = store
+        change(path, "INSERT INTO history (id, memory_id, event) VALUES ('new', 'm1', 'ADD')")
+        report = await verified(path, checkpoint)
+        assert report.is_intact
+        assert report.unattested == ("new",)
+
+    async def test_two_whose_ids_were_swapped_are_found(self, store: Store) -> None:
+        path, ids, checkpoint = store
+        a, b = ids[1], ids[7]
+        swap = "UPDATE history SET id = '{}' WHERE id = '{}'"
+        change(path, swap.format("x", a), swap.format(a, b), swap.format(b, "x"))
+        kinds = {(one.kind, one.record_id) for one in (await verified(path, checkpoint)).faults}
+        assert {("changed", ids[1]), ("changed", ids[7])} <= kinds
+
+    async def test_two_in_the_other_order_are_found(self, store: Store) -> None:
+        path, _, checkpoint = store
+        swap = "UPDATE history SET rowid = {} WHERE rowid = {}"
+        change(path, swap.format(99, 2), swap.format(2, 8), swap.format(8, 99))
+        report = await verified(path, checkpoint)
+        assert {one.kind for one in report.faults} == {"moved"}
+
+    async def test_a_changed_owner_is_found(self, store: Store) -> None:
+        path, _, checkpoint = store
+        change(
+            path,
+            """UPDATE async_history_owners SET owner = '{"user_id":"eve"}'
+               WHERE memory_id = 'm1'""",
+        )
+        report = await verified(path, checkpoint)
+        assert [(one.kind, one.memory_id) for one in report.faults] == [("changed", "m1")]
+
+
+class TestBackups:
+    async def test_the_newest_cut_off_is_found_by_a_checkpoint(self, store: Store) -> None:
+        path, _, old = store
+        backup = path.with_name("backup.db")
+        shutil.copy(path, backup)
+        async with open_history(path, ledger=True, journal="delete") as history:
+            await history.add_history("m1", None, "likes milk", "ADD")
+            new = await history.ledger.checkpoint(KEY)
+        assert (await verified(path, old, new)).is_intact
+        assert (await verified(backup, old)).is_intact
+        assert [one.kind for one in (await verified(backup, old, new)).faults] == ["cut"]
+
+    async def test_records_of_an_older_backup_are_found(self, tmp_path: Path) -> None:
+        path = tmp_path / "history.db"
+        async with open_history(path, ledger=True, journal="delete") as history:
+            record = await history.add_history("m", None, "likes tea", "ADD")
+            backup = tmp_path / "backup.db"
+            await history.backup(backup)
+            await history.erase(memory_ids=["m"], reason="asked")
+            checkpoint = await history.ledger.checkpoint(KEY)
+        change(
+            path,
+            f"ATTACH '{backup}' AS backup",
+            "UPDATE history SET new_memory = (SELECT new_memory FROM backup.history)",
+        )
+        found = (await verified(path, checkpoint)).faults
+        assert [(one.kind, one.record_id) for one in found] == [("changed", record.id)]
+
+
+CHANGES = (
+    "DELETE FROM async_history_ledger WHERE first = 3",
+    "DELETE FROM async_history_ledger WHERE first = 0",
+    "UPDATE async_history_ledger SET first = first + 100 WHERE first >= 3",
+    "UPDATE async_history_ledger SET hashes = zeroblob(48) WHERE first = 3",
+    "UPDATE async_history_ledger SET hashes = zeroblob(47) WHERE first = 3",
+    "UPDATE async_history_ledger SET names = '[null]' WHERE first = 3",
+    "UPDATE async_history_ledger SET names = '3' WHERE first = 3",
+    "UPDATE async_history_ledger SET kind = 'entry' WHERE first = 3",
+    "UPDATE async_history_ledger SET size = 2 WHERE first = 3",
+    "UPDATE async_history_ledger SET first = 99 - first",
+    "DELETE FROM async_history_ledger_tiles",
+    "UPDATE async_history_ledger_tiles SET hashes = zeroblob(480)",
+    "DELETE FROM async_history_ledger",
+)
+
+
+class TestLedgerTables:
+    async def test_a_rewritten_store_is_found_by_a_checkpoint_and_only_by_that(
+        self, store: Store
+    ) -> None:
+        """All of it made again, with one record else: by our own code."""
+        path, ids, checkpoint = store
+        other = path.with_name("other.db")
+        async with open_history(path, migrate=False) as true:
+            records = [record async for record in true.query_history()]
+        async with open_history(other, ledger=True, journal="delete") as false:
+            for record in records:
+                fields: dict[str, Any] = {**record.as_dict(), "owner": record.owner}
+                if record.id == ids[4]:
+                    fields["new_memory"] = "likes nothing"
+                await false.batch_add_history([fields])
+        assert (await verified(other)).is_intact
+        (fault,) = (await verified(other, checkpoint)).faults
+        assert fault.kind == "rewritten"
+        async with open_history(other) as false:
+            with pytest.raises(NotProven):
+                await false.ledger.prove(ids[4], checkpoint)
+            with pytest.raises(NotProven):
+                await false.ledger.prove_growth(checkpoint, await false.ledger.checkpoint(KEY))
+
+    async def test_a_change_of_them_is_found(self, store: Store) -> None:
+        path, _, checkpoint = store
+        whole = path.read_bytes()
+        for statement in CHANGES:
+            path.write_bytes(whole)
+            change(path, statement)
+            report = await verified(path, checkpoint)
+            assert not report.is_intact, statement
+
+    async def test_an_entry_does_not_reach_before_a_checkpoint(self, store: Store) -> None:
+        """Who removes a record can enter that it was pruned, but the entry shows, and when."""
+        path, ids, checkpoint = store
+        change(path, f"DELETE FROM history WHERE id = '{ids[4]}'")
+
+        def enter() -> None:
+            with closing(connected(path)) as connection:
+                run_to_completion(prune(tables(connection), [ids[4]], []))
+
+        await asyncio.to_thread(enter)
+        report = await verified(path, checkpoint)
+        assert report.is_intact
+        assert (report.records, report.pruned) == (11, 1)
+        place = report.size - 1
+        change(path, f"UPDATE async_history_ledger SET names = '[]' WHERE first = {place}")
+        assert not (await verified(path, checkpoint)).is_intact
+
+
+def flips(path: Path, every: int) -> Iterator[tuple[int, Path]]:
+    """Yield copies of a file in which one byte is flipped."""
+    whole = path.read_bytes()
+    copy = path.with_name("flipped.db")
+    copy.write_bytes(whole)
+    for at in range(every // 2, len(whole), every):
+        with copy.open("r+b") as file:
+            file.seek(at)
+            file.write(bytes([whole[at] ^ 0xFF]))
+        yield at, copy
+        # Verifying may have written, where the flipped byte let it.
+        copy.write_bytes(whole)
+
+
+def seen(connection: sqlite3.Connection, ids: list[str]) -> Any:
+    """What a store says of its records, and of their owners."""
+    found = tables(connection)
+    records = run_to_completion(found.records(ids))
+    rows = connection.execute("SELECT rowid, id, memory_id FROM history ORDER BY rowid").fetchall()
+    owners = run_to_completion(found.owners(["m0", "m1", "m2"]))
+    values = {name: [plain(v) for v in one.values] for name, one in records.items()}
+    return rows, values, json.dumps({name: owner.as_dict() for name, owner in owners.items()})
+
+
+def flip_each(path: Path, ids: list[str], checkpoint: Checkpoint, every: int) -> tuple[int, int]:
+    """Return how many flipped bytes are found, and how many are harmless."""
+    with closing(connected(path)) as connection:
+        true = seen(connection, ids)
+    found = harmless = 0
+    for at, copy in flips(path, every):
+        try:
+            with closing(connected(copy)) as connection:
+                now = seen(connection, ids)
+            report = verified_here(copy, checkpoint)
+        except (sqlite3.Error, HistoryError, ValueError, TypeError, UnicodeError):
+            found += 1
+            continue
+        if report.faults or report.unattested or report.unattested_owners:
+            found += 1
+        else:
+            assert now == true, f"the flipped byte {at} changed what is read, and is not found"
+            harmless += 1
+    return found, harmless
+
+
+class TestEachByte:
+    @pytest.mark.parametrize(
+        "every", [_EVERY, pytest.param(1, marks=[pytest.mark.nightly, pytest.mark.timeout(7_200)])]
+    )
+    async def test_a_flipped_one_is_found_or_harmless(self, tmp_path: Path, every: int) -> None:
+        path = tmp_path / "history.db"
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA page_size = 512")
+            connection.execute("VACUUM")
+        ids, checkpoint = await small(path)
+        found, harmless = await asyncio.to_thread(flip_each, path, ids, checkpoint, every)
+        assert found > 0
+        assert harmless > 0
+
+
+async def test_verifying_tells_how_far_it_is(tmp_path: Path) -> None:
+    async with open_history(tmp_path / "history.db", ledger=True) as history:
+        await fill(history)
+        told: list[tuple[int, int]] = []
+        report = await history.ledger.verify(on_progress=lambda *each: told.append(each))
+        assert told[-1] == (report.size, report.size)
