@@ -83,6 +83,12 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.fixture
+def stride(request: pytest.FixtureRequest) -> int:
+    """Of a life's many writes, one in so many is tried: with `--nightly` each."""
+    return 1 if request.config.getoption("--nightly") else 3
+
+
 @pytest.fixture(scope="module", autouse=True)
 def blocking_calls() -> Iterator[BlockBuster]:
     """Fail a test whose event loop makes a blocking call inside the library.

@@ -1,6 +1,6 @@
 """Fails, or dies at, each write to a database in turn, and checks what its callers were told.
 
-    python -m tests.subprocesses.failing_io FOLDER (killed | opening | writing | erasing)
+    python -m tests.subprocesses.failing_io FOLDER (killed | opening | writing | erasing) [STRIDE]
 
 Must be started as `run_failing` does: with failing_io.c, compiled, loaded before libc. Prints, as
 JSON, how many cases there were of each outcome. It forks a child a case; an assertion ends it.
@@ -11,14 +11,16 @@ import errno
 import json
 import mmap
 import os
+import random
 import shutil
 import signal
 import struct
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
@@ -247,37 +249,41 @@ async def open_twice(path: Path, report: Report, *, faults: Faults) -> None:
 
 
 def main(folder: Path, what: str, stride: int = 1) -> None:
-    """Run all cases of one kind, or of `killed` one in so many, and print the counts."""
+    """Run all cases of one kind, or one in so many, and print the counts.
+
+    All cases of `writing`: they are cheap.
+    """
     faults = Faults()
-    kinds: dict[str, Callable[[Path, Faults], Counter[str]]] = {
-        "killed": partial(killed, stride=stride),
-        "opening": opening,
-        "writing": writing,
-        "erasing": erasing,
+    start = random.randrange(stride)  # noqa: S311 - a test's dice
+    kinds: dict[str, Callable[[], Counter[str]]] = {
+        "killed": lambda: killed(folder, faults, count(start, stride)),
+        "opening": lambda: opening(folder, faults, start, stride),
+        "writing": lambda: writing(folder, faults),
+        "erasing": lambda: erasing(folder, faults, count(start, stride)),
     }
-    counts = kinds[what](folder, faults)
+    counts = kinds[what]()
     print(json.dumps(counts))  # noqa: T201 - this is its answer
 
 
-def killed(folder: Path, faults: Faults, stride: int) -> Counter[str]:
+def killed(folder: Path, faults: Faults, skips: Iterable[int]) -> Counter[str]:
     """Die at each call in turn, from the first opening of a new file to the end of its close."""
     counts: Counter[str] = Counter()
-    status = -signal.SIGKILL
-    while status:
-        faults.arm((ALL, counts.total() * stride, 1, KILL))
-        case = Case(folder / str(counts.total()), faults, open_write_close)
-        status = case.status
+    for skip in skips:
+        faults.arm((ALL, skip, 1, KILL))
+        case = Case(folder / str(skip), faults, open_write_close)
         counts[case.lines[-1].split()[0] if case.lines else "opening"] += 1
         if case.path.exists():
             case.check()
+        if not case.status:
+            break
     return counts
 
 
-def opening(folder: Path, faults: Faults) -> Counter[str]:
+def opening(folder: Path, faults: Faults, start: int, stride: int) -> Counter[str]:
     """Fail each call of an opening in turn; with a full disk, each that takes room."""
     counts: Counter[str] = Counter()
     for error, kinds in ((errno.EIO, ALL), (errno.ENOSPC, WRITES | SIZES)):
-        skip, first = 0, ""
+        skip, first = start, ""
         while first != "opened early":
             faults.arm((kinds, skip, 1, error))
             case = Case(folder / f"{error}.{skip}", faults, partial(open_twice, faults=faults))
@@ -285,22 +291,19 @@ def opening(folder: Path, faults: Faults) -> Counter[str]:
             assert case.status == 0
             first = case.lines[0]
             counts[first] += 1
-            skip += 1
+            skip += stride
     return counts
 
 
-def erasing(folder: Path, faults: Faults) -> Counter[str]:
+def erasing(folder: Path, faults: Faults, skips: Iterable[int]) -> Counter[str]:
     """Die at each call of pruning and erasing in turn, and do both again."""
     counts: Counter[str] = Counter()
-    status = -signal.SIGKILL
-    while status:
-        skip = counts.total()
+    for skip in skips:
 
         def arm(skip: int = skip) -> None:
             faults.arm((ALL, skip, 1, KILL))
 
         case = Case(folder / str(skip), faults, partial(prune_and_erase, arm=arm))
-        status = case.status
         counts[case.lines[-1]] += 1
         check_pruned_and_erased(case.path, case.lines)
         _, again = processes.read_to_the_end(
@@ -309,6 +312,8 @@ def erasing(folder: Path, faults: Faults) -> Counter[str]:
         assert again == 0
         check_gone(case.path)
         shutil.rmtree(case.path.parent)
+        if not case.status:
+            break
     return counts
 
 
