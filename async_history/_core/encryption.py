@@ -19,6 +19,18 @@ _STEP: Final = 300
 _MOST_REFRESHES: Final = 5
 """How often one call reads the wrapping keys again because others replaced them."""
 
+OPEN_WITH_KEYS: Final = (
+    "is encrypted: open it with keys=KeyRing(…); on the command line name a file of keys by "
+    "--keys-file"
+)
+"""What `KeyMissing` says of a store that is opened without keys."""
+KEYS_DESTROYED: Final = (
+    "data keys of what was erased were destroyed: copies of its encrypted texts that no erasure "
+    "reaches are unreadable without them. A backup of before has the keys still, wrapped by a "
+    "master key: rotate_keys() under a new one, and destroy the old one, to end those too"
+)
+"""What remains after an erasure that destroyed data keys."""
+
 InTransaction = Callable[[Callable[[KeyTable], Coroutine[Any, Any, Any]]], Awaitable[Any]]
 """Do work in one transaction, in its turn among the writes."""
 

@@ -67,6 +67,11 @@ def sealed_fields(record: Fields, key: DataKey, index_key: bytes) -> Fields:
     return record_id, memory_id, old, new, *middle, owner, context, cause
 
 
+def sealed_record(record: HistoryRecord, key: DataKey, index_key: bytes) -> HistoryRecord:
+    """Return a record with its texts, context and cause sealed."""
+    return made_record(*sealed_fields(fields_in_order(record), key, index_key))
+
+
 def owner_of_session(session_scope: str) -> Owner | None:
     """Return whose messages a session scope has, as its name says."""
     return new_owner({name: value for name, value in names_of_session(session_scope) if value})

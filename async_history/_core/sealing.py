@@ -26,7 +26,8 @@ BEGIN: Final = "ahs1:"
 END: Final = ":ahs1"
 KEY_ID: Final = 16
 """Hexadecimal digits of a data key's id."""
-_JSON_BEGIN: Final = f'"sealed":"{BEGIN}'
+JSON_BEGIN: Final = f'"sealed":"{BEGIN}'
+"""What the JSON of a sealed text has, after its tokens."""
 _JSON_END: Final = f'{END}"}}'
 _KEY: Final = slice(len(BEGIN), len(BEGIN) + KEY_ID)
 _TOKEN: Final = 32
@@ -78,7 +79,7 @@ def is_sealed(text: object) -> bool:
 
 def is_json_sealed(text: object) -> bool:
     """Return whether a stored value is the JSON of a sealed text, perhaps damaged."""
-    return type(text) is str and (text.endswith(_JSON_END) or _JSON_BEGIN in text)
+    return type(text) is str and (text.endswith(_JSON_END) or JSON_BEGIN in text)
 
 
 def key_id_of(text: object, column: str, record_id: str) -> str:

@@ -66,6 +66,19 @@ SELECT 1 / (pg_catalog.count(*) = ${count}::bigint)::integer, {_HEAR_WARNINGS} F
 """
 
 
+def _with_keys(statement: str, count: int) -> str:
+    """Return a statement of `_all_or_none` that also adds nothing where a data key is missing.
+
+    It takes two more: the ids of the keys, separated by commas, and how many these are.
+    """
+    return f"""{statement}HAVING 1 / ((
+    SELECT pg_catalog.count(*) FROM {{schema}}.data_keys WHERE id = ANY(
+        pg_catalog.string_to_array(${count + 1}::pg_catalog.text, ','::pg_catalog.text)
+    )
+) = ${count + 2}::bigint)::integer = 1
+"""
+
+
 _ADD_RECORDS: Final = f"""
 INSERT INTO {{schema}}.history ({_ROW}) SELECT {_SELECTED}
 FROM (SELECT {_unnested(_GIVEN, 1, len(_GIVEN) + 1)}) AS given WHERE id <> ''"""
@@ -78,7 +91,9 @@ SELECT {", ".join(f"${number}::{kind}" for number, kind in enumerate(_TYPES, sta
     $11::pg_catalog.text::pg_catalog.timestamptz WHERE true"""
 """Takes `values_of` a record. It saves a single write a tenth of its time."""
 _ADD_ONE_ALONE: Final = f"{_ADD_ONE}{_WITHOUT_OWNERS} RETURNING {_HEAR_WARNINGS}"
-_ADD_ALL_OR_NONE: Final = _all_or_none(f"{_ADD_RECORDS}{_WITHOUT_OWNERS}", len(_GIVEN) + 3)
+_COUNT: Final = len(_GIVEN) + 3
+_ADD_ALL_OR_NONE: Final = _all_or_none(f"{_ADD_RECORDS}{_WITHOUT_OWNERS}", _COUNT)
+_ADD_SEALED_ALL_OR_NONE: Final = _with_keys(_ADD_ALL_OR_NONE, _COUNT)
 
 _WITH_DETAILS: Final = (*_GIVEN, *DETAIL_COLUMNS)
 _SEPARATOR: Final = len(_WITH_DETAILS) + 1
@@ -114,11 +129,13 @@ INSERT INTO {{schema}}.owners (memory_id, {SCOPE_LIST}) SELECT memory_id, {SCOPE
 FROM (SELECT {_unnested(names, first, separator)}) AS given WHERE memory_id <> ''"""
 
 
+_DETAILED_COUNT: Final = _NEW + 1 + len(SCOPES)
 _ADD_DETAILED_ALL_OR_NONE: Final = _all_or_none(
     f"{_ADD_DETAILED}{_AS_KNOWN}{_WITHOUT_RECORDS}",
-    _NEW + 1 + len(SCOPES),
+    _DETAILED_COUNT,
     f"owned AS ({_add_owners(_NEW, _SEPARATOR)}), ",
 )
+_ADD_SEALED_DETAILED_ALL_OR_NONE: Final = _with_keys(_ADD_DETAILED_ALL_OR_NONE, _DETAILED_COUNT)
 ADD_OWNERS: Final = _add_owners(1, len(SCOPES) + 2)
 """Takes `owner_rows`."""
 REPLACE_OWNERS: Final = f"""{ADD_OWNERS}
@@ -139,17 +156,23 @@ def _has_details(records: Sequence[HistoryRecord], plan: OwnersPlan) -> bool:
     return bool(plan.number) or have_details(records)
 
 
-def alone(records: Sequence[HistoryRecord], plan: OwnersPlan) -> Statement:
-    """Return the statement that adds records, outside of a transaction: all or none."""
+def alone(records: Sequence[HistoryRecord], plan: OwnersPlan, key_ids: Sequence[str]) -> Statement:
+    """Return the statement that adds records, outside of a transaction: all or none.
+
+    Args:
+        key_ids: of the data keys that they are sealed under, which it checks.
+    """
+    keys = (",".join(key_ids), len(key_ids)) if key_ids else ()
     if not _has_details(records, plan):
-        if len(records) == 1:
+        if len(records) == 1 and not keys:
             return _ADD_ONE_ALONE, values_of(records[0])
-        return _ADD_ALL_OR_NONE, (*joined_columns(records), len(records))
+        sql = _ADD_SEALED_ALL_OR_NONE if keys else _ADD_ALL_OR_NONE
+        return sql, (*joined_columns(records), len(records), *keys)
     details = detail_columns(records, plan.owners)
     *columns, separator, null = joined_columns(records, *details, *_columns(plan.new))
     own, new = columns[: len(_WITH_DETAILS)], columns[len(_WITH_DETAILS) :]
-    arguments = (*own, separator, null, plan.number, plan.digests, *new, len(records))
-    return _ADD_DETAILED_ALL_OR_NONE, arguments
+    arguments = (*own, separator, null, plan.number, plan.digests, *new, len(records), *keys)
+    return _ADD_SEALED_DETAILED_ALL_OR_NONE if keys else _ADD_DETAILED_ALL_OR_NONE, arguments
 
 
 def within_transaction(

@@ -3,11 +3,16 @@
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic
 from typing import Any, Final, TypeVar
 
+from async_history._core.backend import Reader
 from async_history._core.cancellation import to_the_end
 from async_history._core.commit_signal import CommitSignal
+from async_history._core.encryption import OPEN_WITH_KEYS, StoreEncryption
+from async_history._core.follow_reads import FollowReader as FollowReaderOf
+from async_history._core.key_ring import KeyRing
 from async_history._core.lifecycle import CLOSE_TIMEOUT_S
 from async_history._core.locks import ProcessLocks
 from async_history._core.operations import (
@@ -19,7 +24,8 @@ from async_history._core.operations import (
 from async_history._core.prune import PruneCursor, PruneStep
 from async_history._core.prune_request import PruneRequest
 from async_history._core.prune_transaction import PruneTries
-from async_history._core.stats import Measured
+from async_history._core.sealed_reader import SealedFollowReader, SealedReader
+from async_history._core.stats import Measured, clear_warning
 from async_history._core.submissions import AddRecords, Submission
 from async_history._core.writer import GroupCommitWriter
 from async_history._core.writer_options import WriterOptions
@@ -29,8 +35,22 @@ from async_history._postgres.bounds import time_for
 from async_history._postgres.check import faults_of
 from async_history._postgres.commit import BatchCommitter
 from async_history._postgres.connections import Connections
-from async_history._postgres.erase import ServerErasure
+from async_history._postgres.erase import EncryptedEraseKeys, EraseKeys, ServerErasure
 from async_history._postgres.follow import FollowReader
+from async_history._postgres.keys import (
+    CLEAR_INDEX,
+    COUNT_CLEAR,
+    HAS_CLEAR_INDEX,
+    IS_ENCRYPTED,
+    InClear,
+    KeyAccess,
+    KeyChange,
+    Seal,
+    Sealing,
+    change_keys,
+    key_table,
+    keys_lack,
+)
 from async_history._postgres.operations import OPERATIONS, enter
 from async_history._postgres.owner_steps import FORGET_OWNERS
 from async_history._postgres.owners import KnownOwners
@@ -38,14 +58,15 @@ from async_history._postgres.pool import ConnectionPool
 from async_history._postgres.pool_limits import PoolLimits
 from async_history._postgres.prune import prune
 from async_history._postgres.read import HistoryReader
+from async_history._postgres.schema.indexes import make
 from async_history._postgres.server_url import ServerUrl
 from async_history._postgres.side_connections import SideConnections
 from async_history._postgres.statistics import Statistics
-from async_history._postgres.transaction import transaction
+from async_history._postgres.transaction import savepoint, transaction
 from async_history._postgres.vacuum import Vacuum
 from async_history._postgres.warnings import STATE, warnings_of
 from async_history._postgres.writing_connection import Write
-from async_history.errors import HistoryError
+from async_history.errors import HistoryError, InvalidInput, KeyMissing, MigrationError
 
 T = TypeVar("T")
 
@@ -70,6 +91,7 @@ class PostgresBackend:
     limits: PoolLimits
     retry_timeout_s: float
     writer_options: WriterOptions
+    keys: KeyRing | None = None
 
     @property
     def system(self) -> str:
@@ -113,6 +135,7 @@ class PostgresBackend:
             else:
                 await self._look(connection)
             is_distributed = await migrations.is_distributed(connection, self.schema_name)
+            await self._prepare_keys(connection, is_distributed=is_distributed)
 
         if self.server is None:
             pool = await ConnectionPool.of_user(self.user_pool, self.where, prepare, self.limits)
@@ -125,7 +148,41 @@ class PostgresBackend:
         except BaseException:
             await to_the_end(pool.aclose(CLOSE_TIMEOUT_S))
             raise
-        return PostgresStore(self, pool, read_pool, committed, ended, is_distributed=is_distributed)
+        store = PostgresStore(
+            self, pool, read_pool, committed, ended, is_distributed=is_distributed
+        )
+        if store.encryption is not None:
+            try:
+                await store.encryption.open()
+            except BaseException:
+                await to_the_end(store.aclose(CLOSE_TIMEOUT_S))
+                raise
+        return store
+
+    async def _prepare_keys(self, connection: Any, *, is_distributed: bool) -> None:
+        """Check that the history is opened with keys if it is encrypted, and prepare it if not.
+
+        Raises:
+            KeyMissing, InvalidInput, MigrationError: it can't be opened so. Nothing was changed.
+        """
+        schema = migrations.quoted(self.schema_name)
+        has_index = await connection.fetchval(HAS_CLEAR_INDEX, self.schema_name)
+        if self.keys is None:
+            if has_index and await connection.fetchval(migrations.in_schema(IS_ENCRYPTED, schema)):
+                raise KeyMissing("", f"{self.where} {OPEN_WITH_KEYS}")
+            return
+        if is_distributed:
+            raise InvalidInput(
+                f"{self.where} is a Citus cluster, where a history is not encrypted: open it "
+                "without keys"
+            )
+        if self.may_migrate:
+            await make(connection, schema, CLEAR_INDEX)
+        elif not has_index:
+            raise MigrationError(
+                f"{self.where} is not encrypted, and migrate=False keeps it as it is; open it with "
+                "migrate=True once, or without keys"
+            )
 
     async def _look(self, connection: Any) -> None:
         await migrations.require_current(connection, self.schema_name)
@@ -164,6 +221,14 @@ class PostgresStore:
         self._close_timeout_s = CLOSE_TIMEOUT_S
         self._known_owners = KnownOwners()
         self._tried: tuple[Sequence[Submission], float] | None = None
+        self.encryption: StoreEncryption | None = None
+        self._seal: Seal = InClear()
+        erase_keys = EraseKeys()
+        if backend.keys is not None:
+            table = key_table(self._fetch_keys, self.schema)
+            self.encryption = StoreEncryption(backend.keys, table, self._with_keys)
+            self._seal = Sealing(self.encryption.keys)
+            erase_keys = EncryptedEraseKeys(self.encryption.keys)
         self.connections = Connections(
             backend.where,
             pool,
@@ -180,12 +245,17 @@ class PostgresStore:
             commit_timeout_s=backend.retry_timeout_s,
         )
         fetch = self.connections.fetch
-        self.reader = HistoryReader(
+        self._stored_reader = reader = HistoryReader(
             fetch, self.schema, is_distributed=is_distributed, at_once=read_pool.size
         )
-        self.follower = FollowReader(
+        follower = FollowReader(
             fetch, self.schema, where=backend.where, is_distributed=is_distributed
         )
+        self.reader: Reader = reader
+        self.follower: FollowReaderOf[Any] = follower
+        if self.encryption is not None:
+            self.reader = SealedReader(reader, self.encryption)
+            self.follower = SealedFollowReader(follower, self.encryption)
         vacuum = Vacuum(
             side,
             self.run_exclusively,
@@ -195,10 +265,63 @@ class PostgresStore:
         )
         self.operations: OperationLog = _ServerOperationLog(self)
         self.eraser = ServerErasure(
-            self.run_exclusively, vacuum, self.schema, is_distributed=is_distributed
+            self.run_exclusively, vacuum, self.schema, erase_keys, is_distributed=is_distributed
         )
 
     # Writing
+
+    async def _write(self, work: "Write[T]", size_s: float = 0.0, waits: int | None = None) -> T:
+        """Run work on the writing connection, with the keys that the store has now."""
+        if self.encryption is None:
+            return await self.connections.write(work, size_s, waits)
+        return await self.encryption.with_current_keys(
+            lambda: self.connections.write(work, size_s, waits)
+        )
+
+    async def _with_keys(self, work: KeyChange) -> Any:
+        """Do work on the tables of keys in one transaction, in its turn among the writes."""
+        return await self.run_exclusively(
+            lambda connection, settings: change_keys(connection, self.schema, settings, work)
+        )
+
+    async def _fetch_keys(self, sql: str, *arguments: Any) -> Sequence[Sequence[Any]]:
+        """Read the tables of keys, where they are written: a replica may not have all yet."""
+        return await self.connections.fetch_where_written(sql, *arguments)
+
+    async def add_in_transaction(
+        self, connection: Any, submission: AddRecords
+    ) -> Mapping[int, HistoryError]:
+        """Write a submission in a user's transaction; return it by index if it is refused.
+
+        Raises:
+            The driver's errors: nothing was written.
+        """
+
+        async def change(work: KeyChange) -> Any:
+            return await self.connections.write_apart(
+                lambda own, settings: change_keys(own, self.schema, settings, work)
+            )
+
+        table = key_table(self._fetch_keys, self.schema)
+        committer = BatchCommitter(
+            connection,
+            self.schema,
+            is_distributed=False,
+            owns_transaction=False,
+            known=KnownOwners(),
+            seal=self._seal,
+            keys=lambda: KeyAccess(table, change, partial(keys_lack, table)),
+            where=self._where,
+            sent=lambda: None,
+        )
+
+        async def add() -> Mapping[int, HistoryError]:
+            async with savepoint(connection, checks_constraints=False):
+                return await committer.commit_in_transaction([submission])
+
+        if self.encryption is None:
+            return await add()
+        return await self.encryption.with_current_keys(add)
 
     async def _commit(
         self, batch: Sequence[Submission], has_begun: Callable[[], None]
@@ -213,13 +336,14 @@ class PostgresStore:
                 is_distributed=self._is_distributed,
                 leaves_out_late=is_late,
                 known=self._known_owners,
+                seal=self._seal,
                 where=self._where,
                 sent=has_begun,
             )
             return await committer.commit(batch)
 
         waits = _WAITS if is_late and len(batch) > 1 else None
-        refused = await self.connections.write(commit, time_for(batch), waits)
+        refused = await self._write(commit, time_for(batch), waits)
         self._tried = None
         self._committed.notify()
         self._statistics.add_changes(
@@ -239,7 +363,7 @@ class PostgresStore:
     def run_exclusively(self, work: "Write[T]") -> "asyncio.Future[T]":
         """Run work on the writing connection, alone, in the order of calls with all other
         writes."""
-        return self.writer.run_alone(lambda: self.connections.write(work))
+        return self.writer.run_alone(lambda: self._write(work))
 
     def reset(self, operation: StoreOperation) -> "asyncio.Future[None]":
         """Queue a reset: empty the tables in one transaction."""
@@ -283,12 +407,17 @@ class PostgresStore:
 
     async def measure(self) -> Measured:
         """Return the size of the tables, and warnings about the servers' settings."""
-        size = await self.reader.size()
+        size = await self._stored_reader.size()
         written = await self.connections.fetch_where_written(STATE, self._schema_name)
         read: Sequence[Sequence[Any]] = ()
         if self._has_replica:
             read = await self.connections.fetch(STATE, self._schema_name)
-        return Measured(size, 0, warnings_of(written, read))
+        warnings = warnings_of(written, read)
+        if self.encryption is not None:
+            sql = migrations.in_schema(COUNT_CLEAR, self.schema)
+            ((clear,),) = await self.connections.fetch(sql)
+            warnings = (*warnings, *clear_warning(clear))
+        return Measured(size, 0, warnings)
 
     async def faults(self) -> Sequence[str]:
         """Check the keys, indexes, owners and ids of the tables."""

@@ -8,6 +8,7 @@ take a transaction of several statements.
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any, Final
 from zlib import crc32
 
@@ -36,6 +37,7 @@ from async_history._postgres.errors import (
     may_work_later,
     storage_error,
 )
+from async_history._postgres.keys import Access, Seal, keys_before, keys_lack, keys_within
 from async_history._postgres.operations import OPERATIONS
 from async_history._postgres.owner_steps import OwnerSteps
 from async_history._postgres.owners import KnownOwners, OwnersPlan, give_owners
@@ -152,6 +154,8 @@ class BatchCommitter:
         leaves_out_late: whether to refuse a submission that could be written only later, such as
             one that waits for a lock; otherwise the whole batch fails and is retried.
         known: what is remembered of the memories' owners.
+        seal: what becomes of texts.
+        keys: how a transaction of the user comes to the keys of the store.
         where: the server, for messages.
         sent: called shortly before the batch is sent, when Python's work for it is done.
     """
@@ -166,6 +170,8 @@ class BatchCommitter:
         owns_transaction: bool = True,
         leaves_out_late: bool = False,
         known: KnownOwners,
+        seal: Seal,
+        keys: Access | None = None,
         where: str,
         sent: Callable[[], None],
     ) -> None:
@@ -176,6 +182,8 @@ class BatchCommitter:
         self._owns_transaction = owns_transaction
         self._leaves_out_late = leaves_out_late
         self._known = known
+        self._seal = seal
+        self._keys = keys or partial(keys_within, connection, schema)
         self._owners = OwnerSteps(
             connection,
             schema,
@@ -210,8 +218,12 @@ class BatchCommitter:
             except asyncpg.PostgresError as error:
                 if not self._may_be_of_one(error, len(batch)):
                     raise
-        async with self._transaction(_BY_INDEX):
-            refused = await self.commit_in_transaction(batch)
+        try:
+            async with self._transaction(_BY_INDEX):
+                refused = await self.commit_in_transaction(batch)
+        except BaseException:
+            self._seal.undone()
+            raise
         found = self._owners.found
         self._known.learn(found.number, found.rows, found.erased_at)
         return refused
@@ -243,15 +255,19 @@ class BatchCommitter:
         plan = await self._plan(records)
         if plan is None or self._may_be_erased(additions):
             return False
+        before = partial(keys_before, self._connection, self._schema, self._settings)
+        stored, key_ids = await self._seal.records(records, plan.owners, plan.number, before)
         if self._settings:
             async with self._transaction():
                 if self._is_distributed and await self._owners.locked_number() != plan.number:
                     raise _LeftOut("the owners have changed")
+                if key_ids and await keys_lack(before().table, key_ids):
+                    raise _LeftOut("a data key is not there")
                 self._sent()
-                await self._add(records, plan, checks_new=True)
+                await self._add(stored, plan, checks_new=True)
         else:
             self._sent()
-            sql, arguments = alone(records, plan)
+            sql, arguments = alone(stored, plan, key_ids)
             done = await self._connection.execute(self._sql(sql), *arguments)
             if done.startswith("INSERT"):
                 _require_all(done, records)
@@ -306,7 +322,7 @@ class BatchCommitter:
         there = await self._connection.fetch(self._sql(_EXISTING), ids_of(submissions))
         if there:
             await self._connection.execute(WAIT_FOR_REPLICAS_TOO)
-        return [record_from_row(row) for row in there]
+        return await self._seal.opened([record_from_row(row) for row in there], self._keys)
 
     async def latest(self, memory_ids: Sequence[str]) -> Sequence[HistoryRecord]:
         """Return the latest record of each of these memories that has one.
@@ -318,7 +334,7 @@ class BatchCommitter:
             rows = [row for one in memory_ids for row in await self._connection.fetch(sql, one)]
         else:
             rows = await self._connection.fetch(self._sql(_LATEST), memory_ids)
-        return [record_from_row(row) for row in rows]
+        return await self._seal.opened([record_from_row(row) for row in rows], self._keys)
 
     async def owners(self, records: Sequence[HistoryRecord]) -> dict[str, Owner]:
         """Return the owners of these records' memories, of those that have one."""
@@ -350,8 +366,10 @@ class BatchCommitter:
             ):
                 yield
         except _LeftOut as error:
+            self._seal.undone()
             raise _refused(error) from error
         except asyncpg.PostgresError as error:
+            self._seal.undone()
             raise self._refusal(error) from error
         self._in_vain = None
 
@@ -386,8 +404,9 @@ class BatchCommitter:
         if records or owners:
             plan = await self._owners.give(records, owners)
         if records:
+            stored, _ = await self._seal.records(records, plan.owners, plan.number, self._keys)
             try:
-                await self._add(records, plan, checks_new=False)
+                await self._add(stored, plan, checks_new=False)
             except _LeftOut:
                 await self._owners.require_unchanged()
                 raise
@@ -400,12 +419,12 @@ class BatchCommitter:
         await self._connection.executemany(sql, list(map(values_of, operations)))
 
     async def _save_messages(self, submissions: Sequence[SaveMessages]) -> None:
-        rows = message_rows(submissions)
+        number = self._owners.found.number if self._owners.has_looked else None
+        rows = await self._seal.messages(message_rows(submissions), number, self._keys)
         columns = zip(*rows, strict=True)
-        if self._is_distributed or not self._owners.has_looked:
+        if self._is_distributed or number is None:
             done = await self._connection.execute(self._sql(_SAVE_MESSAGES), *columns)
         else:
-            number = self._owners.found.number
             sql = self._sql(_SAVE_MESSAGES_AS_SEEN)
             done = await self._connection.execute(sql, *columns, number)
             if done != f"INSERT 0 {len(rows)}":

@@ -1,7 +1,8 @@
 """The connections of one history in PostgreSQL: one that writes, and a pool that reads."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from functools import partial
 from time import monotonic
 from typing import Any, Final, TypeVar
 
@@ -50,6 +51,12 @@ class Connections:
             raise HistoryClosed("the manager was closed before this was written")
         return await self._writing.do(work, size_s, waits)
 
+    async def write_apart(self, work: Callable[[Any, Sequence[str]], Coroutine[Any, Any, T]]) -> T:
+        """Run work that may be done twice on a connection of the pool; retry if that is lost."""
+        return await self._until_done(
+            partial(self._pool.write, work, self._retry_timeout_s / _TRIES), "written"
+        )
+
     async def fetch(self, sql: str, *arguments: Any) -> Sequence[Sequence[Any]]:
         """Run one SELECT on the server that is read from; retry if its connection is lost."""
         return await self._fetch_from(self._read_pool, sql, arguments)
@@ -61,12 +68,17 @@ class Connections:
     async def _fetch_from(
         self, pool: ConnectionPool, sql: str, arguments: Sequence[Any]
     ) -> Sequence[Sequence[Any]]:
+        return await self._until_done(
+            partial(pool.fetch, sql, arguments, self._retry_timeout_s), "read"
+        )
+
+    async def _until_done(self, try_once: Callable[[], Awaitable[T]], what: str) -> T:
         deadline = monotonic() + self._retry_timeout_s
         while True:
             if self._is_closed:
-                raise HistoryClosed("the manager was closed before this was read")
+                raise HistoryClosed(f"the manager was closed before this was {what}")
             try:
-                return await pool.fetch(sql, arguments, self._retry_timeout_s)
+                return await try_once()
             except OutcomeUnknown as error:
                 reason: HistoryError = StorageUnreachable(str(error))
             except TryAgain as error:

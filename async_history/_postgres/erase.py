@@ -2,15 +2,28 @@
 
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import datetime
+from hashlib import sha256
 from typing import Any, Final, TypeVar
 
+from async_history._core.data_keys import DataKeys
+from async_history._core.encryption import KEYS_DESTROYED
 from async_history._core.erase import Residue
 from async_history._core.erase_request import Vacuuming
-from async_history._core.erase_transaction import LOST, Columns, EraseTransaction, RecordRef, Texts
+from async_history._core.erase_transaction import (
+    LOST,
+    TEXTS,
+    Columns,
+    EraseTransaction,
+    RecordRef,
+    Texts,
+)
 from async_history._core.erased_names import Name
 from async_history._core.filters import Filter
+from async_history._core.key_statements import KeyTable
+from async_history._core.sealed_records import Keys, key_ids, opened_text
 from async_history._postgres.erased import STILL_OWNED, disown_statements, note_statements
 from async_history._postgres.filters import Search
+from async_history._postgres.keys import KeyChange, change_keys, key_table
 from async_history._postgres.owners import CAUSE_COLUMNS
 from async_history._postgres.transaction import BY_INDEX, RECORDS, SchemaSteps, transaction
 from async_history._postgres.vacuum import Vacuum
@@ -46,16 +59,32 @@ SELECT memory_id, pg_catalog.count(*) FROM {schema}.history
 WHERE memory_id = ANY($1::pg_catalog.text[]) GROUP BY memory_id
 """
 _DIGEST: Final = "pg_catalog.sha256(pg_catalog.convert_to({}, 'UTF8'::pg_catalog.name))"
-_TEXTS_OF: Final = f"""
-SELECT seq, id, memory_id, actor_id = $1::pg_catalog.text,
-       {_DIGEST.format("old_memory")}, {_DIGEST.format("new_memory")}
-FROM {{schema}}.history
-"""
-_TEXTS: Final = f"{_TEXTS_OF} WHERE memory_id = ANY($2::pg_catalog.text[])"
-_NEXT_TEXTS: Final = f"""
-{_TEXTS_OF} WHERE memory_id = $2::pg_catalog.text AND seq > $3::pg_catalog.int8
-ORDER BY seq LIMIT $4::pg_catalog.int8
-"""
+DIGESTS: Final = ", ".join(map(_DIGEST.format, TEXTS))
+"""The columns of texts as digests, which the server makes where they are in clear."""
+STORED_TEXTS: Final = ", ".join(TEXTS)
+"""The columns of texts as they are, which are sealed."""
+
+
+def _texts_of(columns: str, where: str) -> str:
+    """Return the SELECT of records' texts, as these columns."""
+    return f"""
+    SELECT seq, id, memory_id, actor_id = $1::pg_catalog.text, {columns} FROM {{schema}}.history
+    WHERE {where}
+    """
+
+
+_TEXTS: Final = {
+    columns: _texts_of(columns, "memory_id = ANY($2::pg_catalog.text[])")
+    for columns in (DIGESTS, STORED_TEXTS)
+}
+_NEXT_TEXTS: Final = {
+    columns: _texts_of(
+        columns,
+        "memory_id = $2::pg_catalog.text AND seq > $3::pg_catalog.int8"
+        " ORDER BY seq LIMIT $4::pg_catalog.int8",
+    )
+    for columns in (DIGESTS, STORED_TEXTS)
+}
 
 
 def _redact(columns: Columns) -> str:
@@ -100,7 +129,18 @@ _OUT_OF_REACH: Final = (
 
 
 class _EraseTransaction(SchemaSteps):
-    """What an erasure does in a transaction."""
+    """What an erasure does in a transaction.
+
+    Args:
+        keys: what the history is encrypted with, if it is.
+    """
+
+    def __init__(
+        self, connection: Any, schema: str, keys: "EraseKeys", *, is_distributed: bool
+    ) -> None:
+        super().__init__(connection, schema, is_distributed=is_distributed)
+        self._keys = keys
+        self._key_table = key_table(connection.fetch, schema)
 
     async def with_text(
         self, memory_ids: Sequence[str], after: RecordRef | None, limit: int
@@ -127,13 +167,19 @@ class _EraseTransaction(SchemaSteps):
         return {row[0]: row[1] for row in rows}
 
     async def texts(self, actor_id: str, memory_ids: Sequence[str]) -> list[Texts]:
-        return [_texts(*row) for row in await self._fetch(_TEXTS, actor_id, list(memory_ids))]
+        sql = _TEXTS[self._keys.text_columns]
+        return await self._digests(await self._fetch(sql, actor_id, list(memory_ids)))
 
     async def next_texts(
         self, actor_id: str, memory_id: str, after: RecordRef | None, limit: int
     ) -> list[Texts]:
-        rows = await self._fetch(_NEXT_TEXTS, actor_id, memory_id, _beyond(after), limit)
-        return [_texts(*row) for row in rows]
+        sql = _NEXT_TEXTS[self._keys.text_columns]
+        return await self._digests(
+            await self._fetch(sql, actor_id, memory_id, _beyond(after), limit)
+        )
+
+    async def _digests(self, rows: Sequence[Sequence[Any]]) -> list[Texts]:
+        return [_texts(*row) for row in await self._keys.digests(rows, self._key_table)]
 
     async def redact(self, columns: Columns, places: Sequence[RecordRef]) -> int:
         named = self._named((one.id for one in places), (one.memory_id for one in places))
@@ -146,6 +192,7 @@ class _EraseTransaction(SchemaSteps):
         done = [await self._execute(sql, *args) for sql, args in note_statements(names, at)]
         if done[-2:] != [f"INSERT 0 {len(set(names))}", "UPDATE 1"]:
             raise _refusal("erased or owners_state")
+        await self._keys.mark(names, self._key_table)
 
     async def disown(self, scope: str, memory_ids: Sequence[str]) -> None:
         for sql, arguments in disown_statements(scope, memory_ids):
@@ -195,6 +242,77 @@ def _texts(
     return Texts(place, bool(is_actors), old_memory, new_memory)
 
 
+class EraseKeys:
+    """What a history is encrypted with, for an erasure: nothing, as a rule.
+
+    Attributes:
+        text_columns: what is read of records' texts.
+        tables: what is vacuumed.
+    """
+
+    text_columns = DIGESTS
+    tables: Sequence[str] = _TABLES
+
+    async def digests(
+        self, rows: Sequence[Sequence[Any]], table: KeyTable
+    ) -> Sequence[Sequence[Any]]:
+        """Return rows with digests in place of what was read of the texts."""
+        return rows
+
+    async def mark(self, names: Sequence[Name], table: KeyTable) -> None:
+        """Mark the data keys of owners that are erased."""
+
+    async def destroy(self, change: Callable[[KeyChange], Awaitable[int]]) -> int:
+        """Destroy the data keys that are marked, in a transaction; return how many they were."""
+        return 0
+
+
+class EncryptedEraseKeys(EraseKeys):
+    """The keys of an encrypted history.
+
+    Args:
+        keys: of the open store.
+    """
+
+    text_columns = STORED_TEXTS
+    tables = (*_TABLES, "data_keys")
+
+    def __init__(self, keys: DataKeys) -> None:
+        self._keys = keys
+
+    async def digests(
+        self, rows: Sequence[Sequence[Any]], table: KeyTable
+    ) -> Sequence[Sequence[Any]]:
+        """Return rows with digests in place of texts, which are opened for it."""
+        keys = await self._keys.load(key_ids(text for row in rows for text in row[-2:]), table)
+        return [
+            (
+                *row[:-2],
+                *(
+                    _digest(text, column, row[1], keys)
+                    for text, column in zip(row[-2:], TEXTS, strict=True)
+                ),
+            )
+            for row in rows
+        ]
+
+    async def mark(self, names: Sequence[Name], table: KeyTable) -> None:
+        """Mark the data keys of owners that are erased."""
+        await table.mark(names)
+
+    async def destroy(self, change: Callable[[KeyChange], Awaitable[int]]) -> int:
+        """Destroy the data keys that are marked, in a transaction; return how many they were."""
+        self._keys.forget()
+        return await change(KeyTable.destroy)
+
+
+def _digest(text: str | None, column: str, record_id: str, keys: Keys) -> bytes | None:
+    if text is None:
+        return None
+    opened: str = opened_text(text, column, record_id, keys)
+    return sha256(opened.encode()).digest()
+
+
 class ServerErasure:
     """What an erasure does on a server.
 
@@ -202,6 +320,7 @@ class ServerErasure:
         run_exclusively: runs work alone on the writing connection, queued with the writes.
         vacuum: vacuums the tables.
         schema: the quoted schema.
+        keys: what the history is encrypted with, if it is.
         is_distributed: the tables are spread over the nodes of a Citus cluster.
     """
 
@@ -210,19 +329,21 @@ class ServerErasure:
         run_exclusively: Callable[[Write[Any]], Awaitable[Any]],
         vacuum: Vacuum,
         schema: str,
+        keys: EraseKeys,
         *,
         is_distributed: bool,
     ) -> None:
         self._run_exclusively = run_exclusively
         self._vacuum = vacuum
         self._schema = schema
+        self._keys = keys
         self._is_distributed = is_distributed
 
     async def in_transaction(self, work: Callable[[EraseTransaction], Coroutine[Any, Any, T]]) -> T:
         async def erase(connection: Any, settings: Sequence[str]) -> T:
             async with transaction(connection, *settings, BY_INDEX):
                 steps = _EraseTransaction(
-                    connection, self._schema, is_distributed=self._is_distributed
+                    connection, self._schema, self._keys, is_distributed=self._is_distributed
                 )
                 return await work(steps)
 
@@ -232,10 +353,19 @@ class ServerErasure:
     async def residue(self) -> Residue:
         return Residue(sentences=_OUT_OF_REACH)
 
+    async def _change_keys(self, work: KeyChange) -> int:
+        changed: int = await self._run_exclusively(
+            lambda connection, settings: change_keys(connection, self._schema, settings, work)
+        )
+        return changed
+
     async def clean(self, *, vacuum: Vacuuming) -> Residue:
+        destroyed = await self._keys.destroy(self._change_keys)
         if vacuum:
-            refusals = await self._vacuum.run(_TABLES, full=vacuum == "full")
+            refusals = await self._vacuum.run(self._keys.tables, full=vacuum == "full")
         else:
             refusals = ["the tables were not vacuumed (vacuum=False)"]
         is_rewritten = vacuum == "full" and not refusals
-        return Residue(sentences=(*refusals, *_OUT_OF_REACH[: 1 if is_rewritten else None]))
+        keys = (KEYS_DESTROYED,) if destroyed else ()
+        left = _OUT_OF_REACH[: 1 if is_rewritten else None]
+        return Residue(sentences=(*refusals, *keys, *left))

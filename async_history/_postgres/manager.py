@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import asyncpg
 
+from async_history._core.key_ring import KeyRing, check_keys
 from async_history._core.lifecycle import CLOSE_TIMEOUT_S
 from async_history._core.manager import HistoryManager
 from async_history._core.new_submissions import UncheckedRecords
@@ -15,15 +16,12 @@ from async_history._core.validation import check_count, check_flag, check_queue,
 from async_history._core.values import check_name
 from async_history._core.writer_options import BATCH_RECORDS, WriterOptions
 from async_history._postgres.backend import PostgresBackend, PostgresStore
-from async_history._postgres.commit import BatchCommitter
 from async_history._postgres.errors import DriverError, storage_error
 from async_history._postgres.given_connection import asyncpg_connection
 from async_history._postgres.owner_steps import have_owners_changed
-from async_history._postgres.owners import KnownOwners
 from async_history._postgres.pool_limits import CONNECTION_IDLE_S, PoolLimits, check_pool
 from async_history._postgres.schema import quoted
 from async_history._postgres.server_url import POSTGRES_SCHEMA
-from async_history._postgres.transaction import savepoint
 from async_history._postgres.url import server_url
 from async_history.errors import InvalidInput
 
@@ -59,6 +57,7 @@ class PostgresHistoryManager(HistoryManager):
         connection_lifetime_s: how old such a connection may become before another takes its place.
         retry_timeout_s: how long what failed with its connection is tried again.
         close_timeout_s: how long closing waits for what was accepted.
+        keys: a `KeyRing`, to encrypt what is recorded; see the guide on encryption.
     """
 
     def __init__(
@@ -81,6 +80,7 @@ class PostgresHistoryManager(HistoryManager):
         connection_idle_s: float | None = CONNECTION_IDLE_S,
         connection_lifetime_s: float | None = None,
         close_timeout_s: float = CLOSE_TIMEOUT_S,
+        keys: KeyRing | None = None,
     ) -> None:
         if (url is None) == (pool is None):
             raise InvalidInput("give either a url or a pool")
@@ -124,6 +124,7 @@ class PostgresHistoryManager(HistoryManager):
                 queue_timeout_s=queue_timeout_s,
                 batch_records=batch_records,
             ),
+            keys=check_keys(keys),
         )
         super().__init__(backend, close_timeout_s=close_timeout_s)
 
@@ -157,19 +158,9 @@ class PostgresHistoryManager(HistoryManager):
         store = self.store
         owner = await asyncpg_connection(connection)
         submission = await UncheckedRecords(records, if_latest).check()
-        committer = BatchCommitter(
-            owner,
-            store.schema,
-            is_distributed=False,
-            owns_transaction=False,
-            known=KnownOwners(),
-            where=self.backend.where,
-            sent=lambda: None,
-        )
         for tries_left in reversed(range(_TRIES)):
             try:
-                async with savepoint(owner, checks_constraints=False):
-                    refused = await committer.commit_in_transaction([submission])
+                refused = await store.add_in_transaction(owner, submission)
                 break
             except DriverError as error:
                 if not tries_left or not have_owners_changed(error):

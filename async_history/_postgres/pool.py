@@ -264,6 +264,20 @@ class ConnectionPool:
             return await self._uncancelled(connection, work(connection), None)
         return await self._answer(connection, work(connection), None)
 
+    async def write(
+        self, work: Callable[[Any, Sequence[str]], Coroutine[Any, Any, T]], timeout_s: float
+    ) -> T:
+        """Run work that commits, and is given the settings that its transactions begin with.
+
+        It continues if its caller is cancelled.
+
+        Raises:
+            As `acquire`, and as `bounded`.
+        """
+        connection = await self.acquire()
+        limits = bounds(self.settings, timeout_s, is_local=True)
+        return await self._uncancelled(connection, work(connection, (limits,)), timeout_s)
+
     async def _answer(self, connection: Any, call: Awaitable[T], timeout_s: float | None) -> T:
         """Wait for the server's answer; if the caller is cancelled, asyncpg asks the server to
         cancel the statement."""

@@ -183,9 +183,12 @@ class HistoryReader:
 
     async def last_messages(self, session_scope: str, limit: int) -> list[Message]:
         """Return a scope's last messages, oldest first."""
+        return [message_from_row(row) for row in await self.message_rows(session_scope, limit)]
+
+    async def message_rows(self, session_scope: str, limit: int) -> Sequence[Sequence[Any]]:
+        """Return a scope's last messages as rows for `message_from_row`."""
         kept = min(limit, MESSAGES_KEPT)
-        rows = await self._fetch(self._sql(_LAST_MESSAGES), session_scope, kept)
-        return [message_from_row(row) for row in rows]
+        return await self._fetch(self._sql(_LAST_MESSAGES), session_scope, kept)
 
     async def scopes(self, after: str, limit: int) -> list[str]:
         """Return the first session scopes after `after`, sorted."""

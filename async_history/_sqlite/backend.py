@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 from async_history._core.backend import Reader, Writer
 from async_history._core.cancellation import to_the_end
 from async_history._core.commit_signal import CommitSignal
-from async_history._core.encryption import StoreEncryption
+from async_history._core.encryption import OPEN_WITH_KEYS, StoreEncryption
 from async_history._core.follow_reads import FollowReader as FollowReaderOf
 from async_history._core.key_ring import KeyRing
 from async_history._core.key_statements import KeyTable
@@ -160,11 +160,7 @@ class SQLiteBackend:
     def _require_keys(self, encoding: str, *, is_encrypted: bool) -> None:
         if self.keys is None:
             if is_encrypted:
-                raise KeyMissing(
-                    "",
-                    f"{self.where} is encrypted: open it with keys=KeyRing(…); on the command line "
-                    "name a file of keys by --keys-file",
-                )
+                raise KeyMissing("", f"{self.where} {OPEN_WITH_KEYS}")
         elif encoding != "UTF-8":
             raise InvalidInput(
                 f"{self.where} is in UTF-16, which is not encrypted: copy the history into a new "

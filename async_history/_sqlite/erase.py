@@ -15,6 +15,7 @@ from time import monotonic
 from typing import Any, Final, TypeVar
 
 from async_history._core.cursors import Cursor
+from async_history._core.encryption import KEYS_DESTROYED
 from async_history._core.erase import Residue
 from async_history._core.erase_request import Vacuuming
 from async_history._core.erase_transaction import LOST, Columns, EraseTransaction, RecordRef, Texts
@@ -265,7 +266,7 @@ class FileErasure:
     async def clean(self, *, vacuum: Vacuuming) -> Residue:
         destroy = partial(_destroy_keys, self._keys)
         destroyed = await self._run_exclusively(lambda connection: connection.run(destroy))
-        sentences: list[str] = [_KEYS_DESTROYED] if destroyed else []
+        sentences: list[str] = [KEYS_DESTROYED] if destroyed else []
         if self._path is None:
             return Residue(sentences=tuple(sentences))
         copies = await self._copies()
@@ -333,13 +334,6 @@ def _erase(
 def _destroy_keys(keys: FileKeys, connection: sqlite3.Connection) -> int:
     with _overwriting(connection), transaction(connection):
         return run_to_completion(keys.destroy(connection))
-
-
-_KEYS_DESTROYED: Final = (
-    "data keys of what was erased were destroyed: copies of its encrypted texts that no erasure "
-    "reaches are unreadable without them. A backup of before has the keys still, wrapped by a "
-    "master key: rotate_keys() under a new one, and destroy the old one, to end those too"
-)
 
 
 @contextlib.contextmanager

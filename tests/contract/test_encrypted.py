@@ -1,4 +1,4 @@
-"""The contract on an encrypted file: the cases of `async_history.testing` that texts go through."""
+"""The contract on encrypted stores: the cases of `async_history.testing` that texts go through."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from tests.support.keys import ring
 pytestmark = [pytest.mark.versions, pytest.mark.once]
 
 
-class TestEncrypted(
+class _EncryptedCases(
     ContractCases,
     RecordCases,
     TextCases,
@@ -35,13 +35,23 @@ class TestEncrypted(
     RandomCallCases,
 ):
     examples = 10
+    store = "file"
 
     @pytest.fixture
     def new_store(self, request: pytest.FixtureRequest, tmp_path: Path) -> NewStore:
-        new = new_stores("file", request, tmp_path)
+        new = new_stores(self.store, request, tmp_path)
 
         def new_store() -> OpenStore:
             open_store = new()
             return lambda: open_store(keys=ring("one"))
 
         return new_store
+
+
+class TestEncryptedFile(_EncryptedCases): ...
+
+
+@pytest.mark.postgres
+class TestEncryptedPostgres(_EncryptedCases):
+    examples = 3
+    store = "postgres"

@@ -15,6 +15,8 @@ from tests.support.postgres_schemas import schema_of, until, version
 pytestmark = [pytest.mark.postgres, pytest.mark.once]
 
 OLDER = range(1, migrations.VERSION)
+WAITING = [number for number in OLDER if number != 9]
+"""Version 10 adds tables alone, and waits for no transaction."""
 ROWS = 300
 
 
@@ -87,7 +89,7 @@ async def check_current(connection: Any, url: str, *, records: int = ROWS) -> No
         assert found == "PRIMARY KEY (id)"
 
 
-@pytest.mark.parametrize("number", OLDER)
+@pytest.mark.parametrize("number", WAITING)
 async def test_everybody_reads_and_writes_meanwhile(
     number: int, new_schema: Callable[[], str], connect: Any
 ) -> None:
@@ -115,7 +117,7 @@ async def test_everybody_reads_and_writes_meanwhile(
     await check_current(owner, url, records=ROWS + 3)
 
 
-@pytest.mark.parametrize("number", OLDER)
+@pytest.mark.parametrize("number", WAITING)
 async def test_one_that_died_in_the_middle_is_gone_on_with(
     number: int, new_schema: Callable[[], str], connect: Any
 ) -> None:

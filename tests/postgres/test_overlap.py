@@ -10,6 +10,7 @@ from async_history._core.submissions import AddRecords
 from async_history._core.writer_options import BATCH_RECORDS
 from async_history._postgres.bounds import time_for
 from async_history._postgres.commit import BatchCommitter
+from async_history._postgres.keys import InClear
 from async_history._postgres.owners import KnownOwners
 
 WOKEN = "callers woken"
@@ -59,6 +60,7 @@ async def test_callers_are_woken_as_the_records_are_sent(
         settings=settings,
         is_distributed=False,
         known=KnownOwners(),
+        seal=InClear(),
         where="nowhere",
         sent=lambda: connection.seen.append(WOKEN),
     )

@@ -20,6 +20,7 @@ from async_history import (
 )
 from async_history._core.new_submissions import UncheckedRecords
 from async_history._postgres.commit import BatchCommitter
+from async_history._postgres.keys import InClear
 from async_history._postgres.owners import KnownOwners, cause_hash
 from async_history.postgres import PostgresHistoryManager
 from tests.postgres.test_postgres import ROLE_PASSWORD, as_role
@@ -291,6 +292,7 @@ async def test_a_batch_with_owners_is_one_statement(url: str, connect: Any) -> N
             f'"{schema_of(url)}"',
             is_distributed=False,
             known=known,
+            seal=InClear(),
             where="here",
             sent=lambda: None,
         )

@@ -29,6 +29,7 @@ from async_history import (
 )
 from async_history._postgres import schema as migrations
 from async_history.postgres import ForeignTable, PostgresHistoryManager
+from tests.support.keys import ring
 from tests.support.planted_overloads import LOGGING, plant, prepare, taken, unqualified, untried
 from tests.support.postgres_server import PostgresServer, with_query
 
@@ -128,6 +129,7 @@ async def test_nothing_planted_is_taken(server: PostgresServer) -> None:
             await owner.execute(RIGHTS)
             await use_all(server, "agent")
             await use_all(server, "admin")
+            await use_encrypted(server)
             await use_as_on_citus(server)
             await use_locks(server)
             await copy_all(server)
@@ -184,6 +186,19 @@ async def use_all(server: PostgresServer, user: str) -> None:
         await pooled.reset()
     async with PostgresHistoryManager(url, migrate=False, read_url=url) as reading:
         await reading.stats()
+
+
+async def use_encrypted(server: PostgresServer) -> None:
+    """Write, read, erase and rotate the keys of an encrypted history, as its owner."""
+    async with PostgresHistoryManager(
+        server.url(user="admin"), schema="encrypted", keys=ring("one")
+    ) as history:
+        await write(Calls(history))
+        await read(history)
+        await remove(history)
+        await history.encryption.rotate_keys()
+        async with connected(server, "admin") as connection, connection.transaction():
+            await history.add_in_transaction(connection, [{"memory_id": "t", "event": "ADD"}])
 
 
 async def use_as_on_citus(server: PostgresServer) -> None:

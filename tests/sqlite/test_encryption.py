@@ -628,7 +628,7 @@ class TestEverywhere:
         status, _, told = run("rekey", "--db", "memory://", names=("new",))
         assert (status, "not encrypted" in told) == (2, True)
 
-    @pytest.mark.parametrize("url", ["null://", "postgresql://user@127.0.0.1:9/app"])
+    @pytest.mark.parametrize("url", ["null://", "mysql://user@127.0.0.1:9/app"])
     def test_stores_that_are_not_encrypted_refuse_keys(self, url: str) -> None:
         with pytest.raises(InvalidInput, match="has no option 'keys'"):
             open_history(url, keys=ring("one"))

@@ -1,0 +1,319 @@
+"""The keys of an encrypted history in PostgreSQL: their statements, and sealing in a batch.
+
+Transactions that change the tables of keys hold one advisory lock: two processes that want an
+owner's first data key agree on one, and no key is made under a wrapping key that is being removed.
+
+A batch is sealed on a thread, before it is sent. The statement that writes it checks that the keys
+are in the store: after a failover, or a restored backup, what is in memory may not be there.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from functools import partial
+from typing import Any, Final, NamedTuple, Protocol
+
+from async_history._core.batch import MessageRow
+from async_history._core.data_keys import DataKeys
+from async_history._core.key_statements import KeyStatements, KeyTable, Run
+from async_history._core.owners import SCOPES, Owner
+from async_history._core.records import HistoryRecord
+from async_history._core.sealed_records import (
+    USES,
+    key_ids,
+    opened_record,
+    owner_of_session,
+    sealed_message,
+    sealed_record,
+    texts_of,
+    uses_of,
+)
+from async_history._core.sealing import BEGIN, JSON_BEGIN, DataKey
+from async_history._core.threads import computed
+from async_history._postgres.schema import in_schema
+from async_history._postgres.schema.indexes import Index
+from async_history._postgres.transaction import transaction
+from async_history.errors import StorageCorrupt
+
+_SEALED_HERE: Final = 32
+"""Records that are sealed on the event loop: a third of a millisecond. More go to a thread."""
+_MOST_TRIES: Final = 3
+"""How often keys are leased for one batch, where those in memory are not in the store."""
+_STORED: Final = "SELECT id, owner, wrapping_key, wrapped, uses FROM {schema}.data_keys"
+CLEAR: Final = f"""
+    NOT pg_catalog.starts_with(old_memory, '{BEGIN}'::pg_catalog.text)
+    OR NOT pg_catalog.starts_with(new_memory, '{BEGIN}'::pg_catalog.text)
+    OR pg_catalog.strpos(context, '{JSON_BEGIN}'::pg_catalog.text) = 0
+    OR pg_catalog.strpos(cause, '{JSON_BEGIN}'::pg_catalog.text) = 0
+"""
+"""SQL condition: a record has a text, a context or a cause in clear."""
+CLEAR_INDEX: Final = Index("INDEX", "history_clear", "history", f"(seq) WHERE {CLEAR}")
+"""Only an encrypted history has it. A sealed record has no entry: counting takes no time."""
+COUNT_CLEAR: Final = f"SELECT pg_catalog.count(*) FROM {{schema}}.history WHERE {CLEAR}"
+IS_ENCRYPTED: Final = "SELECT EXISTS (SELECT FROM {schema}.wrapping_keys)"
+HAS_CLEAR_INDEX: Final = """
+SELECT EXISTS (
+    SELECT FROM pg_catalog.pg_class JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
+    WHERE nspname = $1 AND relname = 'history_clear'
+)
+"""
+_LOCK_KEYS: Final = """
+SELECT pg_catalog.pg_advisory_xact_lock(
+    pg_catalog.hashtextextended('async_history keys ' || $1::pg_catalog.text, 0)
+)
+"""
+STATEMENTS: Final = KeyStatements(
+    wrapping="SELECT id, master, wrapped FROM {schema}.wrapping_keys ORDER BY id",
+    add_wrapping="""
+    INSERT INTO {schema}.wrapping_keys (id, master, wrapped) VALUES ($1, $2, $3)
+    ON CONFLICT (id) DO NOTHING
+    """,
+    remove_wrapping="""
+    DELETE FROM {schema}.wrapping_keys
+    WHERE id <> $1::pg_catalog.text AND NOT EXISTS (
+        SELECT FROM {schema}.data_keys WHERE data_keys.wrapping_key = wrapping_keys.id
+    )
+    """,
+    keys=f"{_STORED} WHERE id = ANY($1::pg_catalog.text[])",
+    of_owners=f"{_STORED} WHERE owner = ANY($1::pg_catalog.text[]) AND NOT erased ORDER BY uses",
+    wrapped_by_others=f"""
+    {_STORED} WHERE wrapping_key <> $1::pg_catalog.text AND id > $2::pg_catalog.text
+    ORDER BY id LIMIT $3::pg_catalog.int8
+    """,
+    count_wrapped_by_others="""
+    SELECT pg_catalog.count(*) FROM {schema}.data_keys WHERE wrapping_key <> $1::pg_catalog.text
+    """,
+    add=f"""
+    INSERT INTO {{schema}}.data_keys (id, owner, {", ".join(SCOPES)}, wrapping_key, wrapped, uses)
+    VALUES ({", ".join(f"${place}" for place in range(1, 6 + len(SCOPES)))})
+    """,
+    reserve="""
+    UPDATE {schema}.data_keys SET uses = uses + $1::pg_catalog.int8 WHERE id = $2::pg_catalog.text
+    """,
+    rewrap="""
+    UPDATE {schema}.data_keys SET wrapping_key = $1, wrapped = $2 WHERE id = $3::pg_catalog.text
+    """,
+    begin="""
+    INSERT INTO {schema}.encryption (id, is_whole)
+    SELECT 1, NOT EXISTS (SELECT FROM {schema}.history WHERE cause IS NOT NULL)
+    ON CONFLICT (id) DO NOTHING
+    """,
+    is_whole="SELECT is_whole FROM {schema}.encryption",
+    mark={
+        scope: (
+            "UPDATE {schema}.data_keys SET erased = true"
+            f" WHERE {scope} = $1::pg_catalog.text AND NOT erased"
+        )
+        for scope in SCOPES
+    },
+    count_marked="SELECT pg_catalog.count(*) FROM {schema}.data_keys WHERE erased",
+    destroy="DELETE FROM {schema}.data_keys WHERE erased",
+)
+
+
+def key_table(fetch: Run, schema: str) -> KeyTable:
+    """Return the tables of keys in a quoted schema, through a function that runs one statement."""
+
+    async def run(sql: str, *parameters: Any) -> Sequence[Sequence[Any]]:
+        return await fetch(in_schema(sql, schema), *parameters)
+
+    return KeyTable(STATEMENTS, run)
+
+
+KeyChange = Callable[[KeyTable], Coroutine[Any, Any, Any]]
+"""Changes the tables of keys, inside a transaction."""
+
+
+class KeyAccess(NamedTuple):
+    """How a batch comes to the tables of keys: it reads them, and changes them under their lock.
+
+    `lack` returns whether the store lacks one of some keys, where the statement that writes does
+    not check it.
+    """
+
+    table: KeyTable
+    change: Callable[[KeyChange], Awaitable[Any]]
+    lack: Callable[[Sequence[str]], Awaitable[bool]]
+
+
+Access = Callable[[], KeyAccess]
+"""Made where it is needed: nothing is, where nothing is sealed."""
+
+
+def keys_within(connection: Any, schema: str) -> KeyAccess:
+    """Return the access inside of the connection's transaction."""
+    table = key_table(connection.fetch, schema)
+
+    async def change(work: KeyChange) -> Any:
+        await connection.execute(_LOCK_KEYS, schema)
+        return await work(table)
+
+    return KeyAccess(table, change, partial(keys_lack, table))
+
+
+def keys_before(connection: Any, schema: str, settings: Sequence[str]) -> KeyAccess:
+    """Return the access before a statement that checks its keys.
+
+    Args:
+        settings: what its transactions begin with.
+    """
+    table = key_table(connection.fetch, schema)
+
+    async def change(work: KeyChange) -> Any:
+        return await change_keys(connection, schema, settings, work)
+
+    return KeyAccess(table, change, _checked_later)
+
+
+async def change_keys(
+    connection: Any, schema: str, settings: Sequence[str], work: KeyChange
+) -> Any:
+    """Change the tables of keys in a transaction, which begins with `settings`."""
+    async with transaction(connection, *settings):
+        return await keys_within(connection, schema).change(work)
+
+
+async def keys_lack(table: KeyTable, ids: Sequence[str]) -> bool:
+    """Return whether the store lacks one of some keys."""
+    return len(await table.keys(ids)) < len(ids)
+
+
+async def _checked_later(ids: Sequence[str]) -> bool:
+    return False
+
+
+class Seal(Protocol):
+    """What becomes of texts between a batch and the tables."""
+
+    async def records(
+        self,
+        records: Sequence[HistoryRecord],
+        owners: Mapping[str, Owner | None],
+        number: int,
+        access: Access,
+    ) -> tuple[Sequence[HistoryRecord], Sequence[str]]:
+        """Return records as the tables get them, and the ids of the keys that these need.
+
+        Args:
+            owners: of their memories.
+            number: of `owners_state`, which the statement that writes them compares.
+        """
+
+    async def messages(
+        self, rows: Sequence[MessageRow], number: int | None, access: Access
+    ) -> Sequence[MessageRow]:
+        """Return messages as the tables get them; `number` is None where no session is owned."""
+
+    async def opened(
+        self, records: Sequence[HistoryRecord], access: Access
+    ) -> Sequence[HistoryRecord]:
+        """Return records that were read as they were given."""
+
+    def undone(self) -> None:
+        """Take note that a transaction, or a part of it, may have been undone."""
+
+
+class InClear:
+    """Texts as they are."""
+
+    async def records(
+        self,
+        records: Sequence[HistoryRecord],
+        owners: Mapping[str, Owner | None],
+        number: int,
+        access: Access,
+    ) -> tuple[Sequence[HistoryRecord], Sequence[str]]:
+        return records, ()
+
+    async def messages(
+        self, rows: Sequence[MessageRow], number: int | None, access: Access
+    ) -> Sequence[MessageRow]:
+        return rows
+
+    async def opened(
+        self, records: Sequence[HistoryRecord], access: Access
+    ) -> Sequence[HistoryRecord]:
+        return records
+
+    def undone(self) -> None: ...
+
+
+class Sealing:
+    """Texts sealed under the data keys of a store.
+
+    Args:
+        keys: of the open store.
+    """
+
+    def __init__(self, keys: DataKeys) -> None:
+        self._keys = keys
+        self._lock = asyncio.Lock()  # an `add_in_transaction` seals at the same time
+
+    async def records(
+        self,
+        records: Sequence[HistoryRecord],
+        owners: Mapping[str, Owner | None],
+        number: int,
+        access: Access,
+    ) -> tuple[Sequence[HistoryRecord], Sequence[str]]:
+        whose = [owners.get(record.memory_id) for record in records]
+        used = await self._use(whose, USES, number, access)
+        seal = partial(_sealed, records, used, self._keys.index_key)
+        stored = seal() if len(records) <= _SEALED_HERE else await computed(seal)
+        return stored, _ids(used)
+
+    async def messages(
+        self, rows: Sequence[MessageRow], number: int | None, access: Access
+    ) -> Sequence[MessageRow]:
+        owners = [owner_of_session(scope) for _, scope, *_ in rows]
+        used = await self._use(owners, 1, number, access)
+        return [sealed_message(row, key) for row, key in zip(rows, used, strict=True)]
+
+    async def opened(
+        self, records: Sequence[HistoryRecord], access: Access
+    ) -> Sequence[HistoryRecord]:
+        ids = key_ids(text for record in records for text in texts_of(record))
+        if not ids:
+            return records
+        keys = await self._keys.load(ids, access().table)
+        return [opened_record(record, keys) for record in records]
+
+    def undone(self) -> None:
+        self._keys.end_leases()
+
+    async def _use(
+        self, owners: Sequence[Owner | None], each: int, number: int | None, access: Access
+    ) -> list[DataKey]:
+        """Return the key of each owner, which may be used so often, and is in the store."""
+        uses, reach = uses_of(owners), access()
+        async with self._lock:
+            if number is not None:
+                self._keys.hold_while(number)
+            for _ in range(_MOST_TRIES):
+                lacking = self._keys.lacking(uses)
+                if lacking:
+                    await self._lease(lacking, reach)
+                used = [self._keys.use(owner, each) for owner in owners]
+                if not await reach.lack(_ids(used)):
+                    return used
+                self._keys.forget()
+        raise StorageCorrupt(
+            "data keys that were just made are not in the store; a trigger, rule or policy of the "
+            "table data_keys keeps them out"
+        )
+
+    async def _lease(self, lacking: Mapping[Owner | None, int], access: KeyAccess) -> None:
+        try:
+            await access.change(partial(self._keys.lease, lacking))
+        except BaseException:
+            self._keys.end_leases()
+            raise
+
+
+def _ids(keys: Sequence[DataKey]) -> list[str]:
+    return list({key.id: None for key in keys})
+
+
+def _sealed(
+    records: Sequence[HistoryRecord], keys: Sequence[DataKey], index_key: bytes
+) -> list[HistoryRecord]:
+    return [sealed_record(one, key, index_key) for one, key in zip(records, keys, strict=True)]

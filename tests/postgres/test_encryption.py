@@ -1,0 +1,282 @@
+"""Encrypted histories in PostgreSQL: nothing in clear, missing keys, and who shares them."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+
+import asyncpg
+import pytest
+
+from async_history import HistoryManager, open_history
+from async_history._core.erase_transaction import note
+from async_history._core.sealing import BEGIN
+from async_history._postgres import schema as migrations
+from async_history.errors import InvalidInput, KeyMissing, MigrationError, StorageCorrupt
+from async_history.postgres import PostgresHistoryManager
+from tests.support.keys import ring
+from tests.support.postgres_schemas import schema_of
+from tests.support.postgres_server import PostgresServer
+
+pytestmark = [pytest.mark.postgres, pytest.mark.once]
+
+ANN: Any = {"user_id": "ann"}
+BOB: Any = {"user_id": "bob", "agent_id": "helper"}
+
+
+@pytest.fixture
+def url(new_schema: Callable[[], str]) -> str:
+    return new_schema()
+
+
+@pytest.fixture
+async def raw(postgres: str, url: str) -> AsyncIterator[asyncpg.Connection]:
+    """A connection whose search path is the history's schema."""
+    schema = schema_of(url)
+    connection = await asyncpg.connect(postgres, server_settings={"search_path": f'"{schema}"'})
+    yield connection
+    await connection.close()
+
+
+def opened(url: str, *names: str, **options: Any) -> HistoryManager:
+    return open_history(url, keys=ring(*(names or ("one",))), **options)
+
+
+async def texts(history: HistoryManager, memory_id: str) -> list[str | None]:
+    return [record.new_memory for record in await history.get_history(memory_id)]
+
+
+async def write_each_way(history: HistoryManager, number: int, word: str = "tea") -> list[str]:
+    """Write a memory by each kind of statement; return the memories."""
+    names = [f"{kind}{number}" for kind in ("lone", "owned", "latest", "named", "many0", "many49")]
+    await history.add_history(names[0], None, word, "ADD")
+    await history.add_history(names[1], None, word, "ADD", owner=ANN)
+    await history.update_history(names[2], word)
+    await history.batch_add_history([{"memory_id": names[3], "new_memory": word, "event": "ADD"}])
+    await history.batch_add_history(
+        [
+            {"memory_id": f"many{n}{number}", "new_memory": word, "event": "ADD", "owner": BOB}
+            for n in range(50)
+        ]
+    )
+    return names
+
+
+async def test_no_text_is_in_any_file_of_the_cluster() -> None:
+    words = ("OldWord", "NewWord", "ContextWord", "CauseWord", "RunWord", "ContentWord", "Later")
+    server = PostgresServer(fsync="off").create().start()
+    details: dict[str, Any] = {
+        "context": {"ContextWord": "ContextWord"},
+        "cause": {"why": "CauseWord", "run_id": "RunWord"},
+    }
+    try:
+        async with opened(server.url()) as history:
+            await history.add_history("lone", "OldWord", "NewWord", "UPDATE")
+            await history.update_history("m", "OldWord", owner=ANN, **details)
+            await history.update_history("m", "NewWord", **details)
+            await write_each_way(history, 0, "NewWord")
+            await history.save_messages([{"role": "user", "content": "ContentWord"}], "user_id=ann")
+            assert await history.count_history(cause={"run_id": "RunWord"}) == 2
+            await history.rollback(to=datetime.now(UTC) - timedelta(days=1), memory_ids=["m"])
+            await history.prune(older_than=timedelta(0), keep_last=1)
+            await history.encryption.rotate_keys()
+            await history.erase(**ANN, reason="asked")
+            connection = await asyncpg.connect(server.url())
+            async with connection.transaction():
+                record = {"memory_id": "own", "new_memory": "Later", "event": "ADD"}
+                await added_in(history, connection, record)
+            await connection.execute("CHECKPOINT")
+            await connection.close()
+        files = b"".join(file.read_bytes() for file in server.folder.rglob("*") if file.is_file())
+        assert {word for word in words if word.encode() in files} == set()
+        assert b"many49" in files, "it looks"
+    finally:
+        server.remove()
+
+
+async def added_in(history: HistoryManager, connection: Any, record: dict[str, Any]) -> None:
+    assert isinstance(history, PostgresHistoryManager)
+    await history.add_in_transaction(connection, [record])
+
+
+async def test_managers_agree_on_an_owners_first_key(url: str, raw: asyncpg.Connection) -> None:
+    managers = [await manager for manager in [opened(url) for _ in range(4)]]
+    await asyncio.gather(
+        *[
+            manager.add_history(f"m{n}", None, str(n), "ADD", owner=ANN)
+            for n, manager in enumerate(managers)
+        ],
+        *[
+            manager.save_messages([{"role": "user"}], f"user_id=bob {n}")
+            for n, manager in enumerate(managers)
+        ],
+    )
+    for n in range(4):
+        assert await texts(managers[-1], f"m{n}") == [str(n)]
+    for manager in managers:
+        await manager.aclose()
+    assert (
+        await raw.fetchval(
+            "SELECT max(count) FROM (SELECT count(*) FROM data_keys GROUP BY owner) AS c"
+        )
+        == 1
+    )
+
+
+async def test_a_key_that_the_store_has_lost_seals_nothing_more(
+    url: str, raw: asyncpg.Connection, postgres: str
+) -> None:
+    """As after a failover to a standby that lacked it, under a manager that has it in memory."""
+    async with opened(url) as history:
+        await write_each_way(history, 0)
+        await history.save_messages([{"role": "user", "content": "hello"}], "scope")
+        for number, kind in enumerate(("lone", "owned", "latest", "named", "many", "scope"), 1):
+            await raw.execute("DELETE FROM data_keys WHERE owner <> 'index'")
+            if kind == "scope":
+                await history.save_messages([{"role": "user", "content": "again"}], "other")
+                continue
+            await raw.execute("TRUNCATE history, messages")
+            for name in await write_each_way(history, number):
+                assert await texts(history, name) == ["tea"]
+        await raw.execute("DELETE FROM data_keys WHERE owner <> 'index'")
+        connection = await asyncpg.connect(postgres)
+        async with connection.transaction():
+            await added_in(
+                history, connection, {"memory_id": "own", "new_memory": "x", "event": "ADD"}
+            )
+        await connection.close()
+    async with opened(url) as history:
+        assert await texts(history, "own") == ["x"]
+
+
+async def test_a_batch_behind_a_pooler_checks_its_keys_too(
+    url: str, raw: asyncpg.Connection
+) -> None:
+    async with opened(url, statement_cache_size=0) as history:
+        await write_each_way(history, 0)
+        await raw.execute("DELETE FROM data_keys WHERE owner <> 'index'")
+        for name in await write_each_way(history, 1):
+            assert await texts(history, name) == ["tea"]
+
+
+async def test_an_erased_owners_keys_are_destroyed(url: str, raw: asyncpg.Connection) -> None:
+    """Also where another manager holds a lease of them: who comes back gets a new key."""
+    async with opened(url) as history, opened(url) as other:
+        for manager, name in ((history, "a"), (other, "b")):
+            await manager.add_history(name, None, "before", "ADD", owner=ANN)
+            await manager.add_history(f"{name} of bob", None, "mate", "ADD", owner=BOB)
+            await manager.save_messages([{"role": "user", "content": "x"}], "user_id=ann")
+        kept = await raw.fetch("SELECT * FROM history")
+        report = await history.erase(**ANN, reason="asked")
+        assert any("data keys of what was erased" in one for one in report.remains)
+        for manager, name in ((other, "c"), (history, "d")):
+            await manager.add_history(name, None, "after", "ADD", owner=ANN)
+            await manager.save_messages([{"role": "user", "content": "y"}], "user_id=ann")
+    async with opened(url) as history:
+        assert await texts(history, "a") == await texts(history, "b") == [None]
+        assert await texts(history, "c") == await texts(history, "d") == ["after"]
+        assert await texts(history, "b of bob") == ["mate"]
+        messages = await history.get_last_messages("user_id=ann")
+        assert [message.content for message in messages] == ["y", "y"]
+        # What a backup has of the records is not readable by the keys of today.
+        (of_a,) = [row for row in kept if row["memory_id"] == "a"]
+        await raw.execute(
+            "UPDATE history SET new_memory = $1 WHERE memory_id = 'a'", of_a["new_memory"]
+        )
+        with pytest.raises(KeyMissing, match="destroyed"):
+            await history.get_history("a")
+
+
+async def test_an_erasure_that_was_interrupted_leaves_all_readable(url: str) -> None:
+    async with opened(url) as history:
+        await history.add_history("m", None, "tea", "ADD", owner=ANN)
+        first_step = partial(note, [("user_id", "ann")], datetime.now(UTC))
+        await history.store.eraser.in_transaction(first_step)
+    async with opened(url) as history:
+        assert await texts(history, "m") == ["tea"]
+        await history.add_history("n", None, "mate", "ADD", owner=ANN)
+        assert (await history.erase(**ANN, reason="asked")).records == 2
+
+
+async def test_an_actors_texts_are_found_in_others_records(url: str) -> None:
+    """They are compared as texts, not as they are stored."""
+    async with opened(url) as history:
+        await history.add_history("m", None, "secret", "ADD", actor_id="ann")
+        await history.add_history("m", "secret", "other", "UPDATE", actor_id="bob")
+        await history.add_history("m", "other", "secret", "UPDATE", actor_id="bob")
+        await history.erase(actor_id="ann", reason="asked")
+        found = [(one.old_memory, one.new_memory) for one in await history.get_history("m")]
+    assert found == [(None, None), (None, "other"), ("other", None)]
+
+
+async def test_others_go_on_while_keys_are_rotated(url: str, raw: asyncpg.Connection) -> None:
+    async with opened(url, "old", "new") as other, opened(url, "new", "old") as history:
+        await history.add_history("m", None, "tea", "ADD", owner=ANN)
+        stop = asyncio.Event()
+
+        async def write() -> int:
+            count = 0
+            while not stop.is_set():
+                owner = {"user_id": f"owner {count}"}
+                await other.add_history(f"n{count}", None, str(count), "ADD", owner=owner)
+                count += 1
+            return count
+
+        writing = asyncio.create_task(write())
+        for _ in range(3):
+            await history.encryption.rotate_keys()
+        stop.set()
+        count = await writing
+    assert [row[0] for row in await raw.fetch("SELECT DISTINCT master FROM wrapping_keys")] == [
+        "new"
+    ]
+    async with opened(url, "new") as history:
+        assert await texts(history, "m") == ["tea"]
+        for number in range(count):
+            assert await texts(history, f"n{number}") == [str(number)]
+
+
+async def test_a_text_that_was_moved_is_refused(url: str, raw: asyncpg.Connection) -> None:
+    async with opened(url) as history:
+        for name in ("a", "b"):
+            await history.add_history("m", f"old {name}", f"new {name}", "UPDATE", id=name)
+        await raw.execute(
+            "UPDATE history SET new_memory = (SELECT new_memory FROM history WHERE id = 'b')"
+        )
+        with pytest.raises(StorageCorrupt, match="of a does not open"):
+            await history.get_history("m")
+
+
+async def test_what_is_in_clear_is_read_and_counted(url: str, raw: asyncpg.Connection) -> None:
+    async with open_history(url) as history:
+        await history.add_history("m", None, "before", "ADD", cause={"run_id": "r"})
+        with pytest.raises(InvalidInput, match="not encrypted"):
+            _ = history.encryption
+    with pytest.raises(MigrationError, match="migrate=True once"):
+        await opened(url, migrate=False)
+    async with opened(url) as history:
+        await history.add_history("m", "before", "after", "UPDATE", cause={"run_id": "r"})
+        assert await texts(history, "m") == ["before", "after"]
+        assert await history.count_history(cause={"run_id": "r"}) == 2
+        assert await history.count_history(text="after") == 1
+        (clear,) = [one for one in (await history.stats()).warnings if one.code == "clear-records"]
+        assert clear.startswith("1 record has texts in clear")
+    assert (
+        await raw.fetchval("SELECT new_memory FROM history WHERE old_memory IS NOT NULL")
+    ).startswith(BEGIN)
+    for keys, name in ((None, ""), (ring("two"), "one")):
+        with pytest.raises(KeyMissing) as missing:
+            await open_history(url, keys=keys)
+        assert missing.value.name == name
+    async with opened(url, migrate=False) as history:
+        assert await texts(history, "m") == ["before", "after"]
+
+
+async def test_a_citus_cluster_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def is_distributed(*_: object) -> bool:
+        return True
+
+    monkeypatch.setattr(migrations, "is_distributed", is_distributed)
+    with pytest.raises(InvalidInput, match="Citus"):
+        await opened(url)
