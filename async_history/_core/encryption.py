@@ -159,9 +159,30 @@ class StoreEncryption:
                 break
         if missing is not None:
             raise missing
-        await self._in_transaction(lambda table: table.remove_wrapping(new.id))
+        done += await self._end_rotation(new.id, key)
         await self.refresh()
         return KeyRotation(master_key=self.ring.current, data_keys=done)
+
+    async def _end_rotation(self, new_id: str, key: bytes) -> int:
+        """Remove the older wrapping keys; return how many data keys others made by them meanwhile.
+
+        Those are wrapped again in the transaction that removes what wrapped them.
+        """
+
+        async def end(table: KeyTable) -> int:
+            found = await table.wrapped_by_others(new_id, "", _STEP)
+            for stored in found:
+                await self._rewrap(stored, new_id, key, table)
+            if len(found) < _STEP:
+                await table.remove_wrapping(new_id)
+            return len(found)
+
+        done = 0
+        while True:
+            rewrapped: int = await self._in_transaction(end)
+            done += rewrapped
+            if rewrapped < _STEP:
+                return done
 
     async def _rewrap_all(
         self, new_id: str, key: bytes, done: int, total: int, on_progress: Progress | None
