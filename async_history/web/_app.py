@@ -36,11 +36,19 @@ LOOPBACK_HOSTS: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WebLimits:
-    """How large requests and answers may be. Not an option: tests give smaller ones."""
+    """How large requests and answers may be. Not an option: tests give smaller ones.
+
+    Attributes:
+        request: of requests.
+        view: of questions and changes.
+        feed: of the live feed.
+        search_s: seconds that the page for searching may take.
+    """
 
     request: RequestLimits = field(default_factory=RequestLimits)
     view: ViewLimits = field(default_factory=ViewLimits)
     feed: FeedLimits = field(default_factory=FeedLimits)
+    search_s: float = 2.0
 
 
 def history_app(
@@ -67,7 +75,11 @@ def new_app(
 ) -> Starlette:
     """Return the page; see `history_app`. Its `state.feed` ends the live feeds."""
     feed = Feed(limits.feed)
-    routes: list[BaseRoute] = [static_route(), *api_routes(feed), *page_routes()]
+    routes: list[BaseRoute] = [
+        static_route(),
+        *api_routes(feed),
+        *page_routes(search_s=limits.search_s),
+    ]
     if isinstance(authorize, TokenAccess):
         routes += SignIn(authorize).routes()
 

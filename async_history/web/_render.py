@@ -30,7 +30,7 @@ def render(request: Request, name: str, *, status_code: int = 200, **values: Any
     """Return a page.
 
     A template also knows `access` (the caller's), `csrf_token` (which every form needs as a field
-    of that name), `root` (what paths begin with), and `can_sign_out`.
+    of that name), and `root` (what paths begin with).
     """
     text = environment.get_template(name).render(
         access=request.state.access,
