@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from hashlib import sha256
+from string import ascii_letters, digits
 
 import pytest
 
@@ -155,8 +156,11 @@ class TestCheckpoint:
         assert Checkpoint.parse(text) == made
         assert made.made_at is not None
         made.require_signed(key.verifier)
-        for at, character in enumerate(text):
-            changed = f"{text[:at]}{'B' if character != 'B' else 'A'}{text[at + 1 :]}"
+        changes = [(at, "B" if character != "B" else "A") for at, character in enumerate(text)]
+        last = text.rindex("=") - 1  # two of its bits are those of no byte
+        changes += [(last, letter) for letter in ascii_letters + digits if letter != text[last]]
+        for at, character in changes:
+            changed = f"{text[:at]}{character}{text[at + 1 :]}"
             with pytest.raises((InvalidInput, NotProven)):
                 Checkpoint.parse(changed).require_signed(key.verifier)
 
