@@ -166,8 +166,9 @@ class TestLeaves:
             assert (await history.ledger.verify()).records == 2
 
     async def test_with_stores_that_have_none_it_is_refused(self) -> None:
-        with pytest.raises(InvalidInput, match="ledger"):
-            open_history("null://", ledger=True)
+        for url in ("null://", "postgresql://host/database", "mysql+asyncmy://host/database"):
+            with pytest.raises(InvalidInput, match="no option 'ledger'"):
+                open_history(url, ledger=True)
         async with open_history("null://") as history:
             with pytest.raises(InvalidInput, match="no ledger"):
                 _ = history.ledger

@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 import pytest
 
 from async_history import HistoryError, NotProven, open_history
+from async_history._core.data_keys import DataKeys, KeysChanged
+from async_history._core.encryption import EncryptedStore
 from async_history._core.ledger.changes import prune
 from async_history._core.ledger.tables import LedgerTables
 from async_history._core.ledger.verify import verify
@@ -19,13 +21,17 @@ from async_history._core.records import COLUMNS
 from async_history._core.values import plain
 from async_history._sqlite.connection import run_to_completion
 from async_history._sqlite.index import add_functions
+from async_history._sqlite.keys import InClear, Seal, Sealing
 from async_history._sqlite.ledger import tables
+from async_history.encryption import KeyRing
 from async_history.ledger import Checkpoint, LedgerKey, LedgerReport
 from tests.ledger.test_ledger import fill
+from tests.support.keys import ring
 
 pytestmark = pytest.mark.once
 T = TypeVar("T")
 KEY = LedgerKey.generate("example.org/history")
+IN_CLEAR = InClear()
 _EVERY = 401
 """Of the file's bytes, one in so many is flipped; with --nightly each."""
 
@@ -35,8 +41,8 @@ class Raw:
 
     keeps_order = True
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._tables = tables(connection)
+    def __init__(self, connection: sqlite3.Connection, seal: Seal) -> None:
+        self._tables = tables(connection, seal)
 
     async def write(self, work: Callable[[LedgerTables], Coroutine[Any, Any, T]]) -> T:
         return await work(self._tables)
@@ -55,14 +61,14 @@ async def verified(path: Path, *checkpoints: Checkpoint) -> LedgerReport:
     return await asyncio.to_thread(verified_here, path, *checkpoints)
 
 
-def verified_here(path: Path, *checkpoints: Checkpoint) -> LedgerReport:
+def verified_here(path: Path, *checkpoints: Checkpoint, seal: Seal = IN_CLEAR) -> LedgerReport:
     with closing(connected(path)) as connection:
-        return run_to_completion(verify(Raw(connection), checkpoints, None))
+        return run_to_completion(verify(Raw(connection, seal), checkpoints, None))
 
 
-async def small(path: Path) -> tuple[list[str], Checkpoint]:
+async def small(path: Path, keys: KeyRing | None = None) -> tuple[list[str], Checkpoint]:
     """Write a few records; return their ids, in order, and a checkpoint of them."""
-    async with open_history(path, ledger=True, journal="delete") as history:
+    async with open_history(path, ledger=True, journal="delete", keys=keys) as history:
         owner = {"user_id": "ann"}
         for number in range(12):
             name = f"m{number % 3}"
@@ -100,6 +106,13 @@ class TestRecords:
             report = await verified(path, checkpoint)
             assert [(one.kind, one.record_id) for one in report.faults] == [("changed", ids[4])]
             assert report.records == 11
+
+    async def test_a_value_that_no_record_has_is_found(self, store: Store) -> None:
+        path, ids, checkpoint = store
+        change(path, f"UPDATE history SET new_memory = x'00ff' WHERE id = '{ids[4]}'")
+        report = await verified(path, checkpoint)
+        assert [(one.kind, one.record_id) for one in report.faults] == [("changed", ids[4])]
+        assert report.records == 11
 
     async def test_a_changed_context_and_cause_are_found(self, tmp_path: Path) -> None:
         path = tmp_path / "history.db"
@@ -264,9 +277,9 @@ def flips(path: Path, every: int) -> Iterator[tuple[int, Path]]:
         copy.write_bytes(whole)
 
 
-def seen(connection: sqlite3.Connection, ids: list[str]) -> Any:
+def seen(connection: sqlite3.Connection, ids: list[str], seal: Seal) -> Any:
     """What a store says of its records, and of their owners."""
-    found = tables(connection)
+    found = tables(connection, seal)
     records = run_to_completion(found.records(ids))
     rows = connection.execute("SELECT rowid, id, memory_id FROM history ORDER BY rowid").fetchall()
     owners = run_to_completion(found.owners(["m0", "m1", "m2"]))
@@ -274,17 +287,22 @@ def seen(connection: sqlite3.Connection, ids: list[str]) -> Any:
     return rows, values, json.dumps({name: owner.as_dict() for name, owner in owners.items()})
 
 
-def flip_each(path: Path, ids: list[str], checkpoint: Checkpoint, every: int) -> tuple[int, int]:
+def flip_each(
+    path: Path, ids: list[str], checkpoint: Checkpoint, every: int, keys: DataKeys | None
+) -> tuple[int, int]:
     """Return how many flipped bytes are found, and how many are harmless."""
+    seal = IN_CLEAR if keys is None else Sealing(keys)
     with closing(connected(path)) as connection:
-        true = seen(connection, ids)
+        true = seen(connection, ids, seal)
     found = harmless = 0
     for at, copy in flips(path, every):
+        if keys is not None:
+            keys.forget()  # the file has them
         try:
             with closing(connected(copy)) as connection:
-                now = seen(connection, ids)
-            report = verified_here(copy, checkpoint)
-        except (sqlite3.Error, HistoryError, ValueError, TypeError, UnicodeError):
+                now = seen(connection, ids, seal)
+            report = verified_here(copy, checkpoint, seal=seal)
+        except (sqlite3.Error, HistoryError, KeysChanged, ValueError, UnicodeError):
             found += 1
             continue
         if report.faults or report.unattested or report.unattested_owners:
@@ -299,13 +317,25 @@ class TestEachByte:
     @pytest.mark.parametrize(
         "every", [_EVERY, pytest.param(1, marks=[pytest.mark.nightly, pytest.mark.timeout(7_200)])]
     )
-    async def test_a_flipped_one_is_found_or_harmless(self, tmp_path: Path, every: int) -> None:
+    @pytest.mark.parametrize("keys", [None, ring("one")], ids=["clear", "encrypted"])
+    async def test_a_flipped_one_is_found_or_harmless(
+        self, tmp_path: Path, every: int, keys: KeyRing | None
+    ) -> None:
         path = tmp_path / "history.db"
         with closing(sqlite3.connect(path)) as connection:
             connection.execute("PRAGMA page_size = 512")
             connection.execute("VACUUM")
-        ids, checkpoint = await small(path)
-        found, harmless = await asyncio.to_thread(flip_each, path, ids, checkpoint, every)
+        ids, checkpoint = await small(path, keys)
+        data_keys = None
+        if keys is not None:
+            async with open_history(path, journal="delete", keys=keys) as history:
+                store = history.store
+                assert isinstance(store, EncryptedStore)
+                assert store.encryption is not None
+                data_keys = store.encryption.keys
+        found, harmless = await asyncio.to_thread(
+            flip_each, path, ids, checkpoint, every, data_keys
+        )
         assert found > 0
         assert harmless > 0
 

@@ -37,7 +37,15 @@ _KINDS: Final = (RECORD, REST, OWNER, BEGUN, ENDED, ENTRY)
 """The kinds of leaves: a record, what an erasure left of one, the owner of a memory, that an
 operation began, how one ended, and what was done to leaves before."""
 
-_encode_rows: Final = json.JSONEncoder(ensure_ascii=False, separators=("\n", ": ")).encode
+
+def _no_json(value: object) -> dict[str, str]:
+    """Return a form that no recorded value has: a BLOB was put into the row by another program."""
+    return {"other": repr(value)}
+
+
+_encode_rows: Final = json.JSONEncoder(
+    ensure_ascii=False, separators=("\n", ": "), default=_no_json
+).encode
 _encode_names: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
@@ -213,9 +221,7 @@ def values_bundle(
     kind: str, names: Sequence[str], rows: Sequence[Sequence[Any]], key: bytes | None = None
 ) -> Bundle:
     """Return the leaves of what has these names and values; with a key, of keyed salts."""
-    # All rows at once: that takes half the time. Nothing but two rows has ] and [ around a line's
-    # end.
-    texts = _encode_rows(rows)[2:-2].split("]\n[")
+    texts = _texts(rows)
     salts = os.urandom(SALT_BYTES * len(rows))
     hashes = bytearray()
     prefix = _prefix(kind)
@@ -226,6 +232,28 @@ def values_bundle(
             salt = _keyed(salt, key)
         hashes += sha256(salt + prefix + text.encode()).digest()
     return Bundle(kind, len(rows), bytes(hashes), key is not None, _encode_names(names))
+
+
+def held_at(
+    leaves: Mapping[int, Leaf], rows: Sequence[Sequence[Any]], key: bytes | None
+) -> set[int]:
+    """Return the places of those leaves that commit to their row's values: `holds`, of many."""
+    if not leaves:
+        return set()
+    return {
+        place
+        for (place, leaf), text in zip(leaves.items(), _texts(rows), strict=True)
+        if sha256(leaf.salt(key) + _prefix(leaf.kind) + text.encode()).digest() == leaf.commitment
+    }
+
+
+def _texts(rows: Sequence[Sequence[Any]]) -> list[str]:
+    """Return each row's values as the lines of a commitment.
+
+    All rows at once, which takes half the time: nothing but two rows has ] and [ around a line's
+    end.
+    """
+    return _encode_rows(rows)[2:-2].split("]\n[")
 
 
 def _keyed(kept: bytes, key: bytes) -> bytes:

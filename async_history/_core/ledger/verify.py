@@ -1,9 +1,9 @@
 """Verifying a store against its ledger: every leaf, every record, every node of the tree."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from async_history._core.ledger.checkpoint import Checkpoint
 from async_history._core.ledger.computed_tree import ComputedTree
@@ -15,6 +15,7 @@ from async_history._core.ledger.leaves import (
     RECORD,
     REST,
     Leaf,
+    held_at,
     owner_values,
 )
 from async_history._core.ledger.removals import Removals
@@ -42,7 +43,7 @@ class _Page:
     owners: Mapping[str, Owner]
     memories: frozenset[str]
     operations: Mapping[str, StoredOperation]
-    key: bytes | None
+    held: Set[int]
 
 
 async def _seen(first: int, leaves: Sequence[Leaf], tables: LedgerTables) -> _Page:
@@ -54,7 +55,26 @@ async def _seen(first: int, leaves: Sequence[Leaf], tables: LedgerTables) -> _Pa
     bare = [name for name in owned if name not in owners]
     there = await tables.memories(bare) if bare else set()
     operations = await tables.operations(logged) if logged else {}
-    return _Page(first, leaves, records, owners, frozenset(there), operations, tables.key)
+    there_now = [
+        (place, leaf, values)
+        for place, leaf in enumerate(leaves, start=first)
+        if (values := _values(leaf, records, owners)) is not None
+    ]
+    shown = {place: leaf for place, leaf, _ in there_now}
+    held = held_at(shown, [values for *_, values in there_now], tables.key)
+    return _Page(first, leaves, records, owners, frozenset(there), operations, held)
+
+
+def _values(
+    leaf: Leaf, records: Mapping[str, StoredRecord], owners: Mapping[str, Owner]
+) -> Sequence[Any] | None:
+    """Return what a leaf should commit to, as the store has it now; None if it does not."""
+    name = leaf.name or ""
+    if leaf.kind == OWNER:
+        return owner_values(name, owners[name]) if name in owners else None
+    if leaf.kind in (RECORD, REST):
+        return records[name].values if name in records else None
+    return None
 
 
 def _names(leaves: Sequence[Leaf], *kinds: str) -> list[str]:
@@ -106,7 +126,7 @@ class _Pass:
             self._found("lost", place, text, record_id=leaf.name)
         else:
             self.count("live")
-            if leaf.holds(stored.values, page.key):
+            if place in page.held:
                 self.count("records")
             else:
                 text = f"the record {leaf.name} is not what was recorded"
@@ -122,10 +142,9 @@ class _Pass:
 
     def _check_owner(self, place: int, leaf: Leaf, page: _Page) -> None:
         name = leaf.name or ""
-        owner = page.owners.get(name)
-        if owner is not None and leaf.holds(owner_values(name, owner)):
+        if place in page.held:
             self.count("owners")
-        elif owner is not None:
+        elif name in page.owners:
             text = f"the owner of memory {name} is not the one that was given"
             self._found("changed", place, text, memory_id=name)
         elif name in page.memories:
