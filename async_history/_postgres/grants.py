@@ -18,7 +18,9 @@ Level = Literal["reader", "writer", "operator"]
 """Reads; records, saves messages, gives owners and takes changes back; removes as well."""
 
 LEVELS: Final[Sequence[Level]] = get_args(Level)
-_READ: Final = ("history", "messages", "owners", "operations", "migrations")
+_KEYS: Final = ("encryption", "wrapping_keys", "data_keys")
+"""Of an encrypted history. Elsewhere they are empty, and the rights harmless."""
+_READ: Final = ("history", "messages", "owners", "operations", "migrations", *_KEYS)
 _WRITES: Final[Mapping[str, str]] = {
     "history": "INSERT, UPDATE",
     "messages": "INSERT, DELETE",
@@ -26,6 +28,7 @@ _WRITES: Final[Mapping[str, str]] = {
     "owners_state": "SELECT, UPDATE",
     "erased": "SELECT",
     "operations": "INSERT, UPDATE (ended_at, error, records, messages)",
+    "data_keys": "INSERT, UPDATE (uses)",
 }
 _OPERATES: Final[Mapping[str, str]] = {
     "history": "DELETE, TRUNCATE",
@@ -33,6 +36,8 @@ _OPERATES: Final[Mapping[str, str]] = {
     "owners": "DELETE, TRUNCATE",
     "erased": "INSERT, UPDATE",
     "operations": "UPDATE (actor_id)",
+    "data_keys": "UPDATE (erased, wrapping_key, wrapped), DELETE",
+    "wrapping_keys": "INSERT, DELETE",
 }
 _RIGHTS: Final[Mapping[Level, Sequence[Mapping[str, str]]]] = {
     "reader": (dict.fromkeys(_READ, "SELECT"),),
@@ -40,7 +45,7 @@ _RIGHTS: Final[Mapping[Level, Sequence[Mapping[str, str]]]] = {
     "operator": (dict.fromkeys(_READ, "SELECT"), _WRITES, _OPERATES),
 }
 _OF_ONE_OWNER: Final = ("history", "owners")
-"""The tables whose rows have an owner: with `migrations`, all that a reader of one needs."""
+"""The tables whose rows have an owner."""
 _STATE: Final = """
 SELECT
     EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = $2),
@@ -125,7 +130,7 @@ class Grants:
                 for table in _OF_ONE_OWNER
                 if table not in secured
             ]
-            rights = (dict.fromkeys((*_OF_ONE_OWNER, "migrations"), "SELECT"),)
+            rights = (dict.fromkeys((*_OF_ONE_OWNER, "migrations", *_KEYS), "SELECT"),)
         for tables in rights:
             for table, privileges in tables.items():
                 sql.append(f"GRANT {privileges} ON {place}.{table} TO {role};")

@@ -21,7 +21,9 @@ from async_history import (
 )
 from async_history._postgres.grants import LEVELS, Grants, Level, checked_level, grant
 from async_history.cli.app import app
+from async_history.encryption import KeyRing
 from tests.postgres.test_postgres import ROLE_PASSWORD, NewSchema, as_role, server_of
+from tests.support.keys import ring
 from tests.support.pgbouncer import pgbouncer
 from tests.support.postgres_schemas import schema_of
 
@@ -38,6 +40,7 @@ async def read(history: HistoryManager) -> None:
     (first, *_) = await history.get_history("m")
     assert [record async for record in history.query_history(user_id="ann")]
     await history.count_history(text="tea")
+    await history.count_history(cause={"request_id": "r"})
     await history.get_last_messages("s")
     await history.operations()
     assert [record async for record in history.memories(user_id="ann")]
@@ -70,6 +73,10 @@ async def remove(history: HistoryManager) -> None:
     await history.reset()
 
 
+async def rotate(history: HistoryManager) -> None:
+    await history.encryption.rotate_keys()
+
+
 CALLS: Final[Mapping[Level, tuple[Call, ...]]] = {
     "reader": (read,),
     "writer": (read, record, take_back),
@@ -93,8 +100,8 @@ async def owner(connect: Any) -> AsyncIterator[Any]:
         await connection.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
 
 
-async def filled(url: str) -> None:
-    async with open_history(url) as history:
+async def filled(url: str, keys: KeyRing | None = None) -> None:
+    async with open_history(url, keys=keys) as history:
         await history.add_history("m", None, "tea", "ADD", owner=ANN, actor_id="carl")
         await history.add_history("n", None, "tea", "ADD", owner=BOB)
 
@@ -124,8 +131,8 @@ async def test_a_role_can_do_what_its_level_says_and_no_more(
 
 @pytest.mark.parametrize("level", LEVELS)
 async def test_each_right_is_needed(url: str, owner: Any, level: Level) -> None:
-    """Each that the level below has not."""
-    await filled(url)
+    """Each that the level below has not, on an encrypted history, which needs the most."""
+    await filled(url, ring("old"))
     below: list[str] = []
     for one in LEVELS[: LEVELS.index(level) + 1]:
         wanted = Grants(role="agent", level=one)
@@ -139,17 +146,21 @@ async def test_each_right_is_needed(url: str, owner: Any, level: Level) -> None:
             await granted(url, level)
             await owner.execute(f'REVOKE {privilege} ON {given[2]} FROM "agent"')
             try:
-                async with open_history(as_role(url, "agent"), retry_timeout_s=5) as history:
-                    for call in CALLS[level]:
+                async with open_history(
+                    as_role(url, "agent"), keys=ring("new", "old"), retry_timeout_s=5
+                ) as history:
+                    for call in (*CALLS[level], *([rotate] if level == "operator" else [])):
                         await call(history)
             except StorageError:
                 pass
             else:
                 needless.append(f"{privilege} ON {given[2]}")
-            async with open_history(url) as history:
+            async with open_history(url, keys=ring("new", "old")) as history:
                 await history.reset()
-            await owner.execute(f"TRUNCATE {schema_of(url)}.erased")
-            await filled(url)
+            emptied = ("erased", "encryption", "wrapping_keys", "data_keys")
+            places = ", ".join(f"{schema_of(url)}.{table}" for table in emptied)
+            await owner.execute(f"TRUNCATE {places}")
+            await filled(url, ring("old"))
     assert needless == []
 
 
