@@ -5,15 +5,19 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 
 from async_history._core.data_keys import DataKeys, KeysChanged
+from async_history._core.encrypting import ClearTexts, EncryptionReport, encrypt
 from async_history._core.key_ring import KeyRing
 from async_history._core.key_statements import INDEX, KeyTable, StoredKey, WrappingKey
+from async_history._core.operations import OperationLog, logged, new_operation
 from async_history._core.progress import Progress
 from async_history._core.sealed_records import Keys
 from async_history._core.validation import check_function
-from async_history.errors import KeyMissing, StorageCorrupt
+from async_history.errors import InvalidInput, KeyMissing, StorageCorrupt
 
 T = TypeVar("T")
 
+REKEY: Final = "rekey"
+"""The kind of a rotation in the log."""
 _STEP: Final = 300
 """Data keys that are wrapped again in one transaction."""
 _MOST_REFRESHES: Final = 5
@@ -54,6 +58,9 @@ class StoreEncryption:
         in_transaction: does work in one transaction, in its turn among the writes, within
             `with_current_keys`.
     """
+
+    clear: ClearTexts | None = None
+    """What it has in clear; None where that can't be encrypted in place."""
 
     def __init__(self, ring: KeyRing, read: KeyTable, in_transaction: InTransaction) -> None:
         self.keys: Final = DataKeys(ring)
@@ -228,10 +235,14 @@ class Encryption:
 
     Args:
         store: of the open history.
+        log: its log of operations.
+        where: its name in messages.
     """
 
-    def __init__(self, store: StoreEncryption) -> None:
+    def __init__(self, store: StoreEncryption, log: OperationLog, where: str) -> None:
         self._store = store
+        self._log = log
+        self._where = where
 
     def __repr__(self) -> str:
         return f"<Encryption by {self._store.ring!r}>"
@@ -252,4 +263,28 @@ class Encryption:
             StorageError, CommitUnknown: what was done stays done. Call it again.
         """
         check_function("on_progress", on_progress)
-        return await self._store.rotate(on_progress)
+        operation = new_operation(REKEY, {"master_key": self._store.ring.current})
+        async with logged(self._log, operation):
+            return await self._store.rotate(on_progress)
+
+    async def encrypt(self, *, on_progress: Progress | None = None) -> EncryptionReport:
+        """Encrypt in place what the history has in clear, then write its file again.
+
+        What was recorded before it was opened with keys, and what programs without keys have
+        written since, is encrypted in small transactions, in turn with the writes. It may be
+        interrupted at any point and called again. A backup of before has the texts in clear.
+
+        Args:
+            on_progress: called after some records with how many are done and how many there are.
+
+        Raises:
+            InvalidInput: the history is not in SQLite.
+            StorageError, CommitUnknown: what was done stays done. Call it again.
+        """
+        check_function("on_progress", on_progress)
+        if self._store.clear is None:
+            raise InvalidInput(
+                f"{self._where} can't be encrypted in place: copy it into a new history that is "
+                "opened with keys (copy_history), and remove this one"
+            )
+        return await encrypt(self._store.clear, self._log, on_progress)

@@ -165,7 +165,7 @@ class HistoryManager(LoopBound[Store]):
             raise InvalidInput(
                 f"{self._backend.where} is not encrypted: open it with keys=KeyRing(…)"
             )
-        return Encryption(store.encryption)
+        return Encryption(store.encryption, store.operations, self._backend.where)
 
     @property
     def ledger(self) -> Ledger:

@@ -6,11 +6,12 @@ from typing import Any, Final
 
 from async_history._core.batch import MessageRow
 from async_history._core.erased_names import names_of_session
-from async_history._core.json_object import JsonObject, json_text
+from async_history._core.json_object import JsonObject, json_from_text, json_text
 from async_history._core.messages import Message, message_from_row
 from async_history._core.owners import Owner, new_owner
 from async_history._core.records import (
     COLUMNS,
+    CONTEXT,
     Fields,
     HistoryRecord,
     fields_in_order,
@@ -70,6 +71,25 @@ def sealed_fields(record: Fields, key: DataKey, index_key: bytes) -> Fields:
 def sealed_record(record: HistoryRecord, key: DataKey, index_key: bytes) -> HistoryRecord:
     """Return a record with its texts, context and cause sealed."""
     return made_record(*sealed_fields(fields_in_order(record), key, index_key))
+
+
+def sealed_text(text: Any, column: str, record_id: str, key: DataKey) -> Any:
+    """Return a text of a record sealed; what is sealed, or not a text, as it is."""
+    if type(text) is not str or text.startswith(BEGIN):
+        return text
+    return key.seal(text, place_of(column, record_id))
+
+
+def sealed_details(
+    record_id: str, context: str | None, cause: str | None, key: DataKey, index_key: bytes
+) -> tuple[str | None, str | None]:
+    """Return the JSON of a record's context and cause sealed; what is sealed as it is."""
+    clear = [None if is_json_sealed(text) else json_from_text(text) for text in (context, cause)]
+    *_, new_context, new_cause = sealed_fields((record_id, *_NO_TEXTS, *clear), key, index_key)
+    return json_text(new_context) or context, json_text(new_cause) or cause
+
+
+_NO_TEXTS: Final = (None,) * (CONTEXT - 1)
 
 
 def owner_of_session(session_scope: str) -> Owner | None:

@@ -40,6 +40,7 @@ from async_history._sqlite.check import faults_of, faults_of_file
 from async_history._sqlite.commit import BatchCommitter
 from async_history._sqlite.connection import ThreadConnection, run_to_completion, transaction
 from async_history._sqlite.encoding import check_parameters
+from async_history._sqlite.encrypting import FileClearTexts
 from async_history._sqlite.erase import FileErasure
 from async_history._sqlite.errors import (
     LOG_RESET_WARNING,
@@ -56,6 +57,7 @@ from async_history._sqlite.keys import (
     IS_ENCRYPTED,
     EncryptedFileKeys,
     FileKeys,
+    Sealing,
     create_tables,
     in_transaction,
     table_read,
@@ -230,6 +232,9 @@ class SQLiteStore:
             self.run_exclusively, self._reopen_writer, pool.path, pool.lock_timeout_s, self._keys
         )
         if self.encryption is not None:
+            self.encryption.clear = FileClearTexts(
+                self.run_exclusively, Sealing(self.encryption.keys), self.eraser.overwrite
+            )
             self.reader = SealedReader(reader, self.encryption)
             # What was just committed is kept as it was given, and would be opened again.
             none_kept = FollowReader(self.fetch, reader, RecentCommits(committed))

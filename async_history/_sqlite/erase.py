@@ -266,7 +266,7 @@ class FileErasure:
     async def clean(self, *, vacuum: Vacuuming) -> Residue:
         destroy = partial(_destroy_keys, self._keys)
         destroyed = await self._run_exclusively(lambda connection: connection.run(destroy))
-        sentences: list[str] = [KEYS_DESTROYED] if destroyed else []
+        sentences = [KEYS_DESTROYED] if destroyed else []
         if self._path is None:
             return Residue(sentences=tuple(sentences))
         copies = await self._copies()
@@ -275,10 +275,16 @@ class FileErasure:
                 f"free space in {self._path} may hold texts that were moved, changed or removed "
                 "before (vacuum=False): erase with vacuum=True once, or run VACUUM"
             )
+            sentences += await self._truncate_wal(self._path)
         else:
-            sentences += await self._vacuum(self._path)
-        sentences += await self._truncate_wal(self._path)
+            sentences += await self.overwrite()
         return Residue(copies, (*sentences, *_copies_notice(copies)))
+
+    async def overwrite(self) -> Sequence[str]:
+        """Write the file without free space, and empty its log; return what that left."""
+        if self._path is None:
+            return ()
+        return [*await self._vacuum(self._path), *await self._truncate_wal(self._path)]
 
     async def _copies(self) -> tuple[str, ...]:
         return (

@@ -25,7 +25,7 @@ from async_history._core.sealed_records import (
     texts_of_row,
     uses_of,
 )
-from async_history._core.sealing import BEGIN, is_sealed
+from async_history._core.sealing import BEGIN, DataKey, is_sealed
 from async_history._sqlite.connection import fetch_rows, run_to_completion, transaction
 from async_history._sqlite.index import StoredOwner, mark_copied
 from async_history._sqlite.rows import Fetch
@@ -325,6 +325,18 @@ class Sealing:
 
     def undone(self) -> None:
         self._keys.end_leases()
+
+    @property
+    def index_key(self) -> bytes:
+        """The key of the tokens that causes are found by."""
+        return self._keys.index_key
+
+    def keys_of(
+        self, owners: Sequence[Owner | None], noted: int, connection: sqlite3.Connection
+    ) -> list[DataKey]:
+        """Return the key that seals what each owner has, within a transaction."""
+        self._lease(uses_of(owners), noted, connection)
+        return [self._keys.use(owner, USES) for owner in owners]
 
     def _lease(
         self, uses: Mapping[Owner | None, int], noted: int, connection: sqlite3.Connection

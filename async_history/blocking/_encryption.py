@@ -1,12 +1,14 @@
 """The encryption of an open history, for code that does not await."""
 
 from collections.abc import Awaitable, Callable
+from typing import Any
 
+from async_history._core.encrypting import EncryptionReport
 from async_history._core.encryption import KeyRotation
 from async_history._core.manager import HistoryManager
 from async_history._core.progress import Progress
 
-Rotate = Callable[[HistoryManager], Awaitable[KeyRotation]]
+Call = Callable[[HistoryManager], Awaitable[Any]]
 
 
 class BlockingEncryption:
@@ -16,7 +18,7 @@ class BlockingEncryption:
         call: calls a function with the manager, and waits for what that returns.
     """
 
-    def __init__(self, call: Callable[[Rotate], KeyRotation]) -> None:
+    def __init__(self, call: Callable[[Call], Any]) -> None:
         self._call = call
 
     def rotate_keys(self, *, on_progress: Progress | None = None) -> KeyRotation:
@@ -30,4 +32,23 @@ class BlockingEncryption:
             InvalidInput: the history was opened without `keys`.
             KeyMissing, StorageError, CommitUnknown: as there.
         """
-        return self._call(lambda manager: manager.encryption.rotate_keys(on_progress=on_progress))
+        rotation: KeyRotation = self._call(
+            lambda manager: manager.encryption.rotate_keys(on_progress=on_progress)
+        )
+        return rotation
+
+    def encrypt(self, *, on_progress: Progress | None = None) -> EncryptionReport:
+        """Encrypt in place what the history has in clear: see `Encryption.encrypt`.
+
+        Args:
+            on_progress: called on a thread of the manager's with how many records are done and how
+                many there are.
+
+        Raises:
+            InvalidInput: the history was opened without `keys`, or is not in SQLite.
+            StorageError, CommitUnknown: as there.
+        """
+        report: EncryptionReport = self._call(
+            lambda manager: manager.encryption.encrypt(on_progress=on_progress)
+        )
+        return report

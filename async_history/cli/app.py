@@ -82,6 +82,7 @@ for command in (
     retention.prune,
     retention.erase,
     retention.erasures,
+    encrypting.encrypt,
     encrypting.rekey,
     retention.operations,
     serving.serve,

@@ -1,4 +1,4 @@
-"""`async-history rekey`: the keys of an encrypted history."""
+"""`async-history rekey` and `encrypt`: the keys of an encrypted history, and what is in clear."""
 
 import json
 from dataclasses import asdict
@@ -8,7 +8,8 @@ import typer
 from async_history.cli import stores
 from async_history.cli.terminal import escape_controls, show_share
 from async_history.cli.termination import run
-from async_history.encryption import KeyRotation
+from async_history.encryption import EncryptionReport, KeyRotation
+from async_history.errors import InvalidInput
 
 
 def rekey(url: str, *, as_json: bool) -> None:
@@ -28,3 +29,32 @@ def rekey(url: str, *, as_json: bool) -> None:
         if as_json
         else escape_controls(f"{keys} wrapped by master key {rotation.master_key!r} now")
     )
+
+
+def encrypt(url: str, *, as_json: bool) -> None:
+    """Encrypt in place what a history has in clear, and turn encryption on.
+
+    Raises:
+        InvalidInput: no master keys are given.
+    """
+    ring = stores.keys()
+    if ring is None:
+        raise InvalidInput(
+            "encrypt needs master keys: async-history --keys-file FILE encrypt, or those in "
+            "ASYNC_HISTORY_KEYS"
+        )
+
+    async def run_encrypt() -> EncryptionReport:
+        async with (
+            stores.opened(url, create=False, keys=ring) as history,
+            show_share("the records in clear") as note,
+        ):
+            return await history.encryption.encrypt(on_progress=note)
+
+    report = run(run_encrypt())
+    if as_json:
+        typer.echo(json.dumps(asdict(report)))
+        return
+    typer.echo(report.outcome())
+    for sentence in report.remains:
+        typer.echo(escape_controls(sentence))

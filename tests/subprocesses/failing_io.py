@@ -1,6 +1,8 @@
 """Fails, or dies at, each write to a database in turn, and checks what its callers were told.
 
-    python -m tests.subprocesses.failing_io FOLDER (killed | opening | writing | erasing) [STRIDE]
+    python -m tests.subprocesses.failing_io FOLDER KIND [STRIDE]
+
+KIND is killed, opening, writing, erasing or encrypting.
 
 Must be started as `run_failing` does: with failing_io.c, compiled, loaded before libc. Prints, as
 JSON, how many cases there were of each outcome. It forks a child a case; an assertion ends it.
@@ -36,6 +38,7 @@ from tests.subprocesses.checks import (
     looking,
     texts,
 )
+from tests.subprocesses.encrypting import check_encrypted, encrypt, encrypt_again
 from tests.subprocesses.erasing import (
     check_gone,
     check_pruned_and_erased,
@@ -260,6 +263,7 @@ def main(folder: Path, what: str, stride: int = 1) -> None:
         "opening": lambda: opening(folder, faults, start, stride),
         "writing": lambda: writing(folder, faults),
         "erasing": lambda: erasing(folder, faults, count(start, stride)),
+        "encrypting": lambda: encrypting(folder, faults, count(start, stride)),
     }
     counts = kinds[what]()
     print(json.dumps(counts))  # noqa: T201 - this is its answer
@@ -311,6 +315,27 @@ def erasing(folder: Path, faults: Faults, skips: Iterable[int]) -> Counter[str]:
         )
         assert again == 0
         check_gone(case.path)
+        shutil.rmtree(case.path.parent)
+        if not case.status:
+            break
+    return counts
+
+
+def encrypting(folder: Path, faults: Faults, skips: Iterable[int]) -> Counter[str]:
+    """Die at each call of encrypting a file in place in turn, and encrypt it again."""
+    counts: Counter[str] = Counter()
+    for skip in skips:
+
+        def arm(skip: int = skip) -> None:
+            faults.arm((ALL, skip, 1, KILL))
+
+        case = Case(folder / str(skip), faults, partial(encrypt, arm=arm))
+        counts[case.lines[-1]] += 1
+        _, again = processes.read_to_the_end(
+            *processes.forked(lambda _, path=case.path: asyncio.run(encrypt_again(path)))  # type: ignore[misc]
+        )
+        assert again == 0
+        check_encrypted(case.path)
         shutil.rmtree(case.path.parent)
         if not case.status:
             break

@@ -63,6 +63,7 @@ from async_history._sqlite.index.owner_upkeep import (
     owners_of,
     remove_lost_owners,
     remove_orphans,
+    replace_details,
     stand_in,
 )
 from async_history._sqlite.index.owner_writes import (
@@ -185,6 +186,7 @@ __all__ = [
     "remove_lost_owners",
     "remove_obstacles",
     "remove_orphans",
+    "replace_details",
     "stand_in",
     "value_key",
     "wrong_entries",

@@ -287,6 +287,35 @@ def erase_details(connection: sqlite3.Connection, places: Sequence[int]) -> None
         connection.execute(statement, (json.dumps(places),))
 
 
+_SET_DETAILS: Final = """
+UPDATE async_history_details SET context = ?, cause = ?
+WHERE id = (SELECT id FROM history WHERE rowid = ?)
+"""
+_ADD_ENTRIES: Final = (
+    """
+    INSERT OR REPLACE INTO async_history_settled (memory, position)
+    SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?)
+    ORDER BY 1, 2
+    """,
+    f"UPDATE async_history_state SET {stamped('recent_stamp', 'lower_stamp')}",
+)
+
+
+def replace_details(
+    connection: sqlite3.Connection, details: Mapping[int, tuple[str | None, str | None]]
+) -> None:
+    """Replace the contexts and causes of records, given by position, and the entries of causes."""
+    if not details:
+        return
+    places = list(details)
+    remove_entries(connection, entries_of_details(connection, places, with_owners=False))
+    connection.executemany(_SET_DETAILS, [(*new, place) for place, new in details.items()])
+    entries = entries_of_details(connection, places, with_owners=False)
+    add, note = _ADD_ENTRIES
+    connection.execute(add, (json.dumps(entries),))
+    connection.execute(note)
+
+
 _HAS_TABLES: Final = """
 SELECT count(*) = 2 FROM main.sqlite_master
 WHERE type = 'table' AND name IN ('async_history_owners', 'async_history_details')

@@ -1,4 +1,4 @@
-"""The command of an encrypted history's keys: `rekey`."""
+"""The commands of an encrypted history: `rekey` and `encrypt`."""
 
 from async_history.cli import encrypting as _encrypting
 from async_history.cli import stores
@@ -15,3 +15,14 @@ def rekey(db: Db = None, as_json: AsReport = False) -> None:
     """
     with one_line_errors():
         _encrypting.rekey(stores.to_write(db), as_json=as_json)
+
+
+def encrypt(db: Db = None, as_json: AsReport = False) -> None:
+    """Encrypt in place what a history in SQLite has in clear, then write its file again.
+
+    Close the programs that have it open without keys first: from then on it is opened with keys
+    only. They are given by `async-history --keys-file FILE encrypt`, or in ASYNC_HISTORY_KEYS.
+    Programs with keys go on. It may be interrupted and run again. Backups keep the texts in clear.
+    """
+    with one_line_errors():
+        _encrypting.encrypt(stores.to_write(db), as_json=as_json)

@@ -1,0 +1,165 @@
+"""Encrypting a file in place: all of it, while others write, and nothing is left in clear."""
+
+import asyncio
+import base64
+import contextlib
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mem0.memory.storage import SQLiteManager
+from typer.testing import CliRunner
+
+from async_history import HistoryManager, check_history, open_history
+from async_history.blocking import BlockingHistoryManager
+from async_history.cli.app import app
+from async_history.errors import InvalidInput, KeyMissing
+from async_history.ledger import LedgerKey
+from tests.support.keys import master, ring
+
+pytestmark = pytest.mark.once
+
+ANN: Any = {"user_id": "ann"}
+WORDS = ("OldWord", "NewWord", "ContextWord", "CauseWord", "RunWord", "ContentWord", "PlainWord")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "history.db"
+
+
+def opened(path: Path, **options: Any) -> HistoryManager:
+    return open_history(path, keys=ring("one"), **options)
+
+
+async def fill(path: Path) -> list[Any]:
+    """Fill a file in clear; return its records."""
+    details: dict[str, Any] = {
+        "context": {"ContextWord": "ContextWord"},
+        "cause": {"why": "CauseWord", "run_id": "RunWord"},
+    }
+    async with open_history(path) as history:
+        await history.batch_add_history(
+            [
+                {
+                    "memory_id": f"m{n % 40}",
+                    "old_memory": "OldWord",
+                    "new_memory": f"NewWord {n}",
+                    "event": "UPDATE",
+                    **(details if n % 2 else {}),
+                    **({"owner": ANN} if n % 40 < 10 else {}),
+                }
+                for n in range(1_300)
+            ]
+        )
+        await history.save_messages([{"role": "user", "content": "ContentWord"}] * 2, "user_id=ann")
+    plain = SQLiteManager(str(path))
+    plain.add_history("plain", None, "PlainWord", "ADD")
+    plain.close()
+    async with open_history(path) as history:
+        return [record async for record in history.query_history()]
+
+
+def words_in(folder: Path) -> set[str]:
+    found = b"".join(file.read_bytes() for file in folder.iterdir() if file.is_file())
+    return {word for word in WORDS if word.encode() in found}
+
+
+async def test_all_that_is_in_clear_is_encrypted_in_place(path: Path) -> None:
+    records = await fill(path)
+    assert words_in(path.parent) == set(WORDS), "it looks"
+    seen: list[tuple[int, int]] = []
+    async with opened(path) as history:
+
+        async def write() -> None:
+            for number in range(20):
+                await history.add_history("new", None, str(number), "ADD")
+
+        encrypting = history.encryption.encrypt(on_progress=lambda *both: seen.append(both))
+        report, _ = await asyncio.gather(encrypting, write())
+        assert (report.records, report.messages, report.clear) == (1_301 + 650, 2, 0)
+        assert report.remains == ()
+        assert [total for _, total in seen] == [1_301] * 3
+        assert words_in(path.parent) == set()
+        found = [record async for record in history.query_history()]
+        assert [one for one in found if one.memory_id != "new"] == records
+        assert await history.count_history(cause={"run_id": "RunWord"}) == 650
+        assert await history.count_history(cause={"run_id": "CauseWord"}) == 0
+        messages = await history.get_last_messages("user_id=ann")
+        assert [message.content for message in messages] == ["ContentWord"] * 2
+        assert "clear-records" not in {one.code for one in (await history.stats()).warnings}
+        again = await history.encryption.encrypt()
+        assert (again.records, again.messages) == (0, 0)
+        kinds = [one.kind for one in await history.operations() if one.state == "finished"]
+        assert kinds[-2:] == ["encrypt", "encrypt"]
+    assert (await check_history(str(path), keys=ring("one"))).problems == ()
+
+
+async def test_what_was_encrypted_in_place_is_under_its_owners_key(path: Path) -> None:
+    await fill(path)
+    async with opened(path) as history:
+        await history.encryption.encrypt()
+        with contextlib.closing(sqlite3.connect(path)) as raw:
+            ((kept,),) = raw.execute(
+                "SELECT new_memory FROM history WHERE memory_id = 'm1' LIMIT 1"
+            ).fetchall()
+        await history.erase(**ANN, reason="asked")
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as raw:
+            raw.execute("UPDATE history SET new_memory = ? WHERE memory_id = 'm1'", (kept,))
+        with pytest.raises(KeyMissing, match="destroyed"):
+            await history.get_history("m1")
+        assert (await history.get_history("m11"))[0].new_memory == "NewWord 11"
+
+
+async def test_what_plain_mem0_writes_later_is_encrypted_by_the_next(path: Path) -> None:
+    async with opened(path) as history:
+        await history.add_history("m", None, "tea", "ADD")
+        plain = SQLiteManager(str(path))
+        plain.add_history("m", "tea", "PlainWord", "UPDATE")
+        plain.close()
+        assert (await history.encryption.encrypt()).records == 1
+        assert words_in(path.parent) == set()
+        texts = {record.new_memory for record in await history.get_history("m")}
+        assert texts == {"tea", "PlainWord"}
+
+
+async def test_a_value_that_is_not_text_stays_and_is_counted(path: Path) -> None:
+    async with opened(path) as history:
+        await history.add_history("m", None, "tea", "ADD", id="a")
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as raw:
+            raw.execute("UPDATE history SET old_memory = x'00ff' WHERE id = 'a'")
+        report = await history.encryption.encrypt()
+        assert (report.records, report.clear) == (0, 1)
+        assert report.outcome().endswith("; 1 record in clear still")
+
+
+async def test_a_ledger_still_proves_what_was_encrypted(path: Path) -> None:
+    async with open_history(path, ledger=True) as history:
+        await history.add_history("m", None, "tea", "ADD", owner=ANN, cause={"run_id": "r"})
+        kept = await history.ledger.checkpoint(LedgerKey.generate("example.org/history"))
+    async with opened(path, ledger=True) as history:
+        await history.encryption.encrypt()
+        await history.add_history("m", "tea", "mate", "UPDATE")
+        report = await history.ledger.verify(kept)
+        assert report.is_intact
+        assert not report.unattested
+
+
+def test_code_that_does_not_await_and_the_command(path: Path) -> None:
+    records = asyncio.run(fill(path))
+    keys = path.parent / "keys"
+    keys.write_text(f"one={base64.b64encode(master('one')).decode()}")
+    arguments = ["--keys-file", str(keys), "encrypt", "--db", str(path)]
+    done = CliRunner().invoke(app, arguments)
+    assert (done.exit_code, done.stdout) == (0, "encrypted 1,951 records and 2 messages\n")
+    with contextlib.closing(BlockingHistoryManager(path, keys=ring("one"))) as history:
+        assert history.encryption.encrypt().records == 0
+        assert len(history.get_history("m1")) == sum(one.memory_id == "m1" for one in records)
+
+
+@pytest.mark.postgres
+async def test_a_history_that_can_not_be_encrypted_in_place(new_schema: Any) -> None:
+    async with open_history(new_schema(), keys=ring("one")) as history:
+        with pytest.raises(InvalidInput, match="copy_history"):
+            await history.encryption.encrypt()

@@ -1,0 +1,66 @@
+"""A life that encrypts a file in place, and what must be true of it wherever it was killed."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from async_history import HistoryManager
+from tests.subprocesses.checks import check_index, check_levels, check_sound, looking
+from tests.subprocesses.opened import opened
+from tests.support.keys import ring
+
+_WORD: Final = "a word in clear"
+_RECORDS: Final = 30
+
+
+async def _filled(path: Path) -> None:
+    details: dict[str, Any] = {"context": {"why": _WORD}, "cause": {"run_id": _WORD}}
+    records = [
+        {"id": f"{n:02}", "memory_id": f"m{n % 3}", "new_memory": _WORD, "event": "UPDATE"}
+        for n in range(_RECORDS)
+    ]
+    async with opened(path) as history:
+        await history.batch_add_history(
+            [{**one, **(details if n % 2 else {})} for n, one in enumerate(records)]
+        )
+        await history.save_messages([{"role": "user", "content": _WORD}] * 3, "scope")
+
+
+async def _check_texts(history: HistoryManager) -> None:
+    records = [record async for record in history.query_history()]
+    assert [record.id for record in records] == [f"{n:02}" for n in range(_RECORDS)]
+    assert {record.new_memory for record in records} == {_WORD}
+    assert [record.context is None for record in records] == [n % 2 == 0 for n in range(_RECORDS)]
+    assert await history.count_history(cause={"run_id": _WORD}) == _RECORDS // 2
+    messages = await history.get_last_messages("scope")
+    assert [message.content for message in messages] == [_WORD] * 3
+
+
+async def encrypt(path: Path, report: Callable[[str], None], *, arm: Callable[[], None]) -> None:
+    """Fill a file in clear; then encrypt it and close, being killed at some call."""
+    await _filled(path)
+    async with opened(path, keys=ring("one")) as history:
+        arm()
+        report("encrypting")
+        await history.encryption.encrypt()
+        report("closing")
+    report("closed")
+
+
+async def encrypt_again(path: Path) -> None:
+    """Read all of a file as a death left it, encrypt it once more, and read it again."""
+    async with opened(path, keys=ring("one")) as history:
+        await _check_texts(history)
+        assert (await history.encryption.encrypt()).clear == 0
+        await _check_texts(history)
+        assert (await history.operations())[-1].state == "finished"
+
+
+def check_encrypted(path: Path) -> None:
+    """Check that the file is whole, and that no file of its folder has a text in clear."""
+    for file in path.parent.iterdir():
+        assert _WORD.encode() not in file.read_bytes(), file
+    with looking(path, "rw") as connection:
+        check_sound(connection)
+        check_index(connection)
+        check_levels(connection)
