@@ -6,7 +6,8 @@ again, and VACUUM may renumber rows. So a position is the rowid and the id of th
 was read, and each SELECT also checks that this record is still at that rowid.
 
 If this manager has just committed the next records, only their ids are read: these prove which
-records follow, in which order, and that there are no others.
+records follow, in which order, and that there are no others between. More may follow: those of
+others, and those that were committed while there was no follower.
 """
 
 import json
@@ -37,7 +38,9 @@ UNION ALL {page}
 """
 """The record at the position, the newest record, and the page between them, in one snapshot."""
 NEXT_IDS: Final = """
-SELECT json_group_array(CASE typeof(id) WHEN 'text' THEN id END) FROM (
+SELECT json_group_array(CASE typeof(id) WHEN 'text' THEN id END),
+    (SELECT max(rowid) FROM history) <= :position + :count
+FROM (
     SELECT id FROM history WHERE rowid > :position AND rowid <= :position + :count ORDER BY rowid
 )
 WHERE EXISTS (SELECT 1 FROM history WHERE rowid = :position AND id = :id)
@@ -47,7 +50,7 @@ WHERE EXISTS (SELECT 1 FROM history WHERE rowid = :position AND id = :id)
     )
 """
 """The ids at the `count` rowids after a position. None if the position's record is gone, or if the
-owner has a trigger, which may have changed what was written."""
+owner has a trigger, which may have changed what was written. And whether they are the last."""
 _NEWEST: Final = "SELECT rowid, id FROM history ORDER BY rowid DESC LIMIT 1"
 
 
@@ -105,14 +108,12 @@ class FollowReader:
         """
         if place is not None:
             kept = self._recent.records_after(place.id)
-            if kept and await self._are_next(place, kept):
-                return _page_of(place, kept, memory_id)
+            if kept:
+                where = {"position": place.position, "id": place.id, "count": len(kept)}
+                ((ids, are_last),) = await self._fetch(NEXT_IDS, where)
+                if json.loads(ids) == [record.id for record in kept]:
+                    return _page_of(place, kept, memory_id, is_last=bool(are_last))
         return await self._read(place, memory_id, limit)
-
-    async def _are_next(self, place: FollowPosition, records: Sequence[HistoryRecord]) -> bool:
-        where = {"position": place.position, "id": place.id, "count": len(records)}
-        ((ids,),) = await self._fetch(NEXT_IDS, where)
-        return bool(json.loads(ids) == [record.id for record in records])
 
     def page_sql(self, memory_id: str | None) -> str:
         """Return the SELECT of a page of one memory or of all: see `PAGE`."""
@@ -167,7 +168,7 @@ class FollowReader:
 
 
 def _page_of(
-    place: FollowPosition, next_: Sequence[HistoryRecord], memory_id: str | None
+    place: FollowPosition, next_: Sequence[HistoryRecord], memory_id: str | None, *, is_last: bool
 ) -> FollowRead[FollowPosition]:
     """Return the page of the records at the rowids right after a position, of one memory or of
     all."""
@@ -182,4 +183,4 @@ def _page_of(
         return FollowPosition(position, record.id)
 
     end = FollowPosition(place.position + len(next_), next_[-1].id)
-    return FollowRead([record for _, record in found], behind, end, is_last=True)
+    return FollowRead([record for _, record in found], behind, end, is_last=is_last)

@@ -1,6 +1,7 @@
 """Following a SQLite file that others write, cut and rebuild: all once, or the place is gone."""
 
 import asyncio
+import gc
 import random
 from collections.abc import AsyncIterator
 from contextlib import closing
@@ -296,6 +297,26 @@ class TestJustCommitted:
         shell(path, "INSERT INTO history (id, memory_id, new_memory) VALUES ('x', 'm', 'theirs')")
         await history.add_history("m", None, "1", "UPDATE")
         assert await first(following, 3) == ["0", "theirs", "1"]
+
+    async def test_what_came_after_it_without_it_is_not_waited_for(
+        self, path: Path, history: HistoryManager
+    ) -> None:
+        """What others wrote behind it, and what no one followed: no commit or poll wakes for it."""
+        for others in (True, False):
+            following = await self.standing(history)
+            cursor = following.cursor
+            await history.add_history("m", None, "0", "UPDATE")
+            if others:
+                shell(
+                    path, "INSERT INTO history (id, memory_id, new_memory) VALUES ('x', 'm', '1')"
+                )
+            else:
+                del following
+                gc.collect()
+                await history.add_history("m", None, "1", "UPDATE")
+            again = history.follow(after=cursor, poll_interval_s=1e6)
+            assert await first(again, 2) == ["0", "1"]
+            del again
 
     async def test_others_wrote_an_id_that_is_no_text(
         self, path: Path, history: HistoryManager
