@@ -11,7 +11,7 @@ from typing import Final
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from async_history._core.owners import Owner
+from async_history._core.owners import Owner, new_owner
 from async_history.errors import InvalidInput
 
 SESSION_COOKIE: Final = "async_history_session"
@@ -24,7 +24,11 @@ LONGEST_TOKEN: Final = 1_024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Access:
-    """What one caller of the page or its API may see and do."""
+    """What one caller of the page or its API may see and do.
+
+    Raises:
+        InvalidInput: the owner has no scope, which would limit the caller to nothing.
+    """
 
     owner: Owner | None = None
     """Only memories that have all scopes of this owner. None: all memories, and the store itself:
@@ -34,6 +38,13 @@ class Access:
     `write=True`."""
     actor_id: str | None = None
     """Who the caller is: recorded as the actor of what is changed."""
+
+    def __post_init__(self) -> None:
+        if self.owner is not None and new_owner(self.owner) is None:
+            raise InvalidInput(
+                "the owner of an Access has no scope: leave it out for all memories, or refuse the "
+                "caller"
+            )
 
 
 Authorize = Callable[[Request], Access | Awaitable[Access | None] | None]

@@ -38,7 +38,8 @@ class FeedLimits:
         heartbeat_s: seconds after which a viewer without records gets a comment.
         send_timeout_s: seconds in which a viewer must take a batch.
         end_timeout_s: the same for the end of an answer, as a server ends.
-        first_read_s: seconds that the answer waits for the first read, whose errors it can say.
+        first_read_s: seconds that an answer waits for the first read after a cursor, whose errors
+            it can say.
         kept: events that are kept as text, for viewers at the same place.
     """
 
@@ -83,11 +84,14 @@ class Feed:
         """
         if self.viewers >= self.limits.viewers:
             raise HTTPException(503, "too many viewers follow the history", {"Retry-After": "10"})
-        after = asked.get("after") or await view.end_cursor()
-        follower = view.follow(**{**asked, "after": after})
+        if "after" not in asked:
+            follower = view.follow(**{**asked, "after": await view.end_cursor()})
+            return _EventStream(self, follower, [])
+        follower = view.follow(**asked)
         first = await follower.next_records(limit=1, timeout_s=self.limits.first_read_s)
-        begin = [self.event(record, follower.cursor) for record in first]
-        return _EventStream(self, follower, begin)
+        return _EventStream(
+            self, follower, [self.event(record, follower.cursor) for record in first]
+        )
 
     def event(self, record: HistoryRecord, cursor: str | None) -> bytes:
         """Return the event of a record, made once for viewers at the same place."""

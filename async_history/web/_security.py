@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from async_history.errors import HistoryError
@@ -124,6 +124,13 @@ class Guard:
                 raise
             slow = HTTPException(504, "the history took too long; ask for less at once")
             await error_response(request, slow)(scope, receive, answer.send)
+        except ClientDisconnect:
+            return
+        except Exception:
+            if not answer.has_begun:
+                fault = HTTPException(500, "the page has a fault; the server's log has more")
+                await error_response(request, fault)(scope, receive, answer.send)
+            raise
 
     async def _checked(self, request: Request) -> Receive:
         """Check a request, and return what gives its body once more.

@@ -189,6 +189,10 @@ class TestReads:
                 b'{"reason": "x", "memory_ids": ["tea"], "dry_run": "no"}',
                 b'{"reason": "x", "memory_ids": ["tea"], "dry_run": 0}',
                 b'{"reason": "x"}',
+                b'{"reason": "x", "memory_ids": ["\\ud800"]}',
+                b'{"reason": "x", "memory_ids": [""]}',
+                b'{"reason": "\\u0000", "memory_ids": ["tea"]}',
+                b'{"reason": "x", "user_id": "ann", "run_id": "r"}',
                 b'{"memory_ids": ["tea"]}',
             ):
                 headers = {"content-type": "application/json"}
@@ -199,6 +203,19 @@ class TestReads:
             assert problem(await page.get("/api/get_history?memory_id=none")) == (404, "NotFound")
             assert problem(await page.get("/api/nothing")) == (404, "NotFound")
             assert problem(await page.get("/api/erase"))[0] == 405
+
+    @pytest.mark.parametrize(
+        "moment", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59.999999-14:00"]
+    )
+    async def test_the_ends_of_time_are_times(self, caller: Caller, moment: str) -> None:
+        async with caller(lambda _: ALL, write=True) as page:
+            for call in CALLS:
+                for one in call.parameters:
+                    if one.name in ("since", "until", "when", "start", "end", "to"):
+                        answer = await ask(
+                            page, call, **{**EXTRA.get(call.name, {}), one.name: moment}
+                        )
+                        assert answer.status_code in (200, 400), (call.name, one.name, answer.text)
 
     async def test_a_closed_history_is_unavailable(
         self, history: HistoryManager, caller: Caller

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.routing import Mount
 from starlette.types import Message, Scope
 
-from async_history import HistoryManager, InvalidInput
+from async_history import HistoryManager, InvalidInput, Owner
 from async_history.web import Access, TokenAccess, history_app
 from async_history.web._access import SESSION_S
 from async_history.web._app import WebLimits, new_app
@@ -187,6 +187,23 @@ class TestRulesOfTheHost:
         async with caller(lambda _: True) as page:
             with pytest.raises(TypeError, match="must return an Access"):
                 await page.get("/")
+
+    async def test_a_fault_of_theirs_is_answered_as_all_else(self, history: HistoryManager) -> None:
+        def broken(request: Request) -> Access:
+            raise ZeroDivisionError("secret")
+
+        app = new_app(history, broken, write=False, limits=WebLimits())
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as page:
+            answer = await page.get("/")
+            assert (answer.status_code, answer.json()["title"]) == (500, "InternalServerError")
+            assert "content-security-policy" in answer.headers
+            assert "secret" not in answer.text
+
+    @pytest.mark.parametrize("owner", [Owner(), Owner(user_id=None), Owner(user_id="")])
+    def test_an_owner_without_a_name_does_not_let_in_to_all(self, owner: Owner) -> None:
+        with pytest.raises(InvalidInput):
+            Access(owner=owner)
 
     async def test_they_are_asked_before_anything_is_found(self, caller: Caller) -> None:
         async with caller(lambda _: None) as page:
