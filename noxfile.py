@@ -101,6 +101,8 @@ def lint(session: nox.Session) -> None:
         session.run(
             "check-jsonschema", f"--builtin-schema=vendor.github-{schema}", *map(str, files)
         )
+    compose = "examples/compose/compose.yaml"
+    session.run("check-jsonschema", "--builtin-schema=vendor.compose-spec", compose)
 
 
 @nox.session

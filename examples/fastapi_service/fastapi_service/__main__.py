@@ -1,4 +1,4 @@
-"""Serve on 127.0.0.1: python -m fastapi_service --db history.db --port 8000."""
+"""Serve: python -m fastapi_service --db history.db --port 8000."""
 
 import argparse
 import asyncio
@@ -19,8 +19,9 @@ class Server(uvicorn.Server):
 
 parser = argparse.ArgumentParser(prog="python -m fastapi_service")
 parser.add_argument("--db", default="history.db", help="URL of the history (history.db)")
-parser.add_argument("--port", type=int, default=8000, help="on 127.0.0.1 (8000)")
+parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
+parser.add_argument("--port", type=int, default=8000, help="port to listen on (8000)")
 asked = parser.parse_args()
 app = new_app(asked.db)
-config = uvicorn.Config(app, port=asked.port, timeout_graceful_shutdown=10)
+config = uvicorn.Config(app, host=asked.host, port=asked.port, timeout_graceful_shutdown=10)
 asyncio.run(Server(config).serve())
