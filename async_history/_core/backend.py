@@ -48,8 +48,8 @@ class Writer(Protocol):
         """Return the counters and the queue as they are now; None where nothing is queued."""
 
 
-class Reader(Protocol):
-    """Answers questions about what is there."""
+class CallReader(Protocol):
+    """Answers what a manager's calls ask."""
 
     async def history(self, memory_id: str) -> list[HistoryRecord]:
         """Return a memory's records, in the order of recording."""
@@ -67,6 +67,13 @@ class Reader(Protocol):
     def states_at(self, when: datetime) -> AsyncIterator[Sequence[HistoryRecord]]:
         """Yield pages of the records in force at an instant, of the memories that were there."""
 
+    async def last_messages(self, session_scope: str, limit: int) -> Sequence[Message]:
+        """Return a scope's last messages, in the order in which they were saved."""
+
+
+class Reader(CallReader, Protocol):
+    """Answers questions about what is there: those of calls, and those of copies and checks."""
+
     async def rows(self, after: Cursor | None, limit: int) -> RowsRead:
         """Return what follows a place in the order of recording, with as little work as can be.
 
@@ -79,9 +86,6 @@ class Reader(Protocol):
 
     async def newest(self) -> int | None:
         """Return the position of the newest record, as cursors have it."""
-
-    async def last_messages(self, session_scope: str, limit: int) -> Sequence[Message]:
-        """Return a scope's last messages, in the order in which they were saved."""
 
     async def scopes(self, after: str, limit: int) -> Sequence[str]:
         """Return the first session scopes after `after`, in the order of their UTF-8 bytes."""

@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from async_history._core.backend import Backend, Reader, Store
+from async_history._core.backend import Backend, CallReader, Reader, Store
 from async_history._core.check import CheckReport
 from async_history._core.commit_signal import CommitSignal
 from async_history._core.cursors import Cursor
@@ -101,6 +101,7 @@ class HistoryManager(LoopBound[Store]):
         self._measurements = Measurements(self._measure)
         self._tail: Tail[Any] = Tail(self._committed, self._follower)
         self._reported: ReportedStore | None = None
+        self._traced_reader: CallReader | None = None
 
     def __repr__(self) -> str:
         state = self._state()
@@ -113,6 +114,10 @@ class HistoryManager(LoopBound[Store]):
     def _follower(self) -> FollowReader[Any]:
         return self._require_open().follower
 
+    def _reader(self) -> CallReader:
+        store = self._require_open()
+        return self._traced_reader or store.reader
+
     async def _opening(self) -> Store:
         store = await self._backend.open(self._committed, self._end)
         self._reported = reported = ReportedStore(
@@ -121,13 +126,14 @@ class HistoryManager(LoopBound[Store]):
         current = telemetry()
         if current is not None:
             current.opened(reported)
+            self._traced_reader = current.reader(reported, store.reader)
         return store
 
     async def _close(self, opened: Store) -> None:
         await opened.aclose(self._close_timeout_s)
 
     def _close_task(self, opened: Store) -> "asyncio.Task[None]":
-        self._reported = None
+        self._reported = self._traced_reader = None
         self._measurements.close()
         self._tail.close()  # followers learn that it is closed
         return super()._close_task(opened)
@@ -416,8 +422,7 @@ class HistoryManager(LoopBound[Store]):
             InvalidInput: it is not text.
             StorageError: the store can't be read.
         """
-        store = self._require_open()
-        return await store.reader.history(check_text("memory_id", memory_id))
+        return await self._reader().history(check_text("memory_id", memory_id))
 
     def query_history(
         self,
@@ -466,7 +471,7 @@ class HistoryManager(LoopBound[Store]):
         async def read_page(
             wanted: Filter, place: Cursor | None, limit: int, ahead: int
         ) -> PageRead:
-            return await self._require_open().reader.page(wanted, place, limit, ahead)
+            return await self._reader().page(wanted, place, limit, ahead)
 
         wanted = new_filter(
             memory_id=memory_id,
@@ -507,7 +512,7 @@ class HistoryManager(LoopBound[Store]):
         Raises:
             InvalidInput, StorageError: as `query_history`.
         """
-        store = self._require_open()
+        reader = self._reader()
         wanted = new_filter(
             memory_id=memory_id,
             actor_id=actor_id,
@@ -519,7 +524,7 @@ class HistoryManager(LoopBound[Store]):
             owner=scopes_asked(user_id=user_id, agent_id=agent_id, run_id=run_id, app_id=app_id),
             cause=cause,
         )
-        return await store.reader.count(wanted)
+        return await reader.count(wanted)
 
     def follow(
         self,
@@ -588,10 +593,10 @@ class HistoryManager(LoopBound[Store]):
             InvalidInput: naming the argument.
             StorageError: the store can't be read.
         """
-        store = self._require_open()
+        reader = self._reader()
         check_count("limit", limit)
         check_text("session_scope", session_scope)
-        return list(await store.reader.last_messages(session_scope, limit))
+        return list(await reader.last_messages(session_scope, limit))
 
     async def stats(self) -> HistoryStats:
         """Return the state of the queue and the writer, sizes, and known risks of this setup.
@@ -647,10 +652,10 @@ class HistoryManager(LoopBound[Store]):
             InvalidInput: naming the argument; also if there is no such version.
             StorageError: the store can't be read.
         """
-        store = self._require_open()
+        reader = self._reader()
         memory_id = check_text("memory_id", memory_id)
         check_moment("when", when)
-        return state_at(memory_id, await store.reader.history(memory_id), when)
+        return state_at(memory_id, await reader.history(memory_id), when)
 
     def _newest_first(self, owner: Pairs) -> HistoryQuery:
         """Return the records of an owner, the last recorded first."""
@@ -709,14 +714,14 @@ class HistoryManager(LoopBound[Store]):
                 a rebuilt file).
             StorageError: while iterating.
         """
-        store = self._require_open()
+        reader = self._reader()
         check_instant("when", when)
         asked = cause_asked(cause)
         owner = scopes_asked(user_id=user_id, agent_id=agent_id, run_id=run_id, app_id=app_id)
         if owner:
             found = states_of_owner(self._newest_first(owner), when)
         else:
-            found = records_of(store.reader.states_at(when), self._require_open)
+            found = records_of(reader.states_at(when), self._require_open)
         return with_cause(found, asked) if asked else found
 
     async def diff(self, memory_id: str, start: Moment, end: Moment) -> MemoryDiff:
@@ -729,11 +734,11 @@ class HistoryManager(LoopBound[Store]):
         Raises:
             InvalidInput, StorageError: as `memory_at`.
         """
-        store = self._require_open()
+        reader = self._reader()
         memory_id = check_text("memory_id", memory_id)
         check_moment("start", start)
         check_moment("end", end)
-        return diff_of(memory_id, await store.reader.history(memory_id), start, end)
+        return diff_of(memory_id, await reader.history(memory_id), start, end)
 
     async def restore(
         self,
@@ -763,7 +768,7 @@ class HistoryManager(LoopBound[Store]):
         check_moment("to", to)
         actor_id = None if actor_id is None else check_text("actor_id", actor_id)
         role = None if role is None else check_text("role", role)
-        plan = restoration_of(memory_id, await store.reader.history(memory_id), to)
+        plan = restoration_of(memory_id, await self._reader().history(memory_id), to)
         if not plan.is_needed:
             return plan.latest
         submission = new_text(

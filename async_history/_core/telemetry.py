@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from threading import Event, get_ident
 from typing import Any, Final, Protocol
 
-from async_history._core.backend import Writer
+from async_history._core.backend import CallReader, Writer
 from async_history._core.stats import HistoryStats, Measurements, history_stats
 from async_history._core.tail import Tail
 
@@ -82,6 +82,9 @@ class Telemetry(Protocol):
 
     def opened(self, store: ReportedStore) -> None:
         """Observe a store, for as long as its manager keeps this."""
+
+    def reader(self, store: ReportedStore, reader: CallReader) -> CallReader | None:
+        """Return what the calls of a store's manager read through; None leaves them the reader."""
 
     def memory_operation(
         self, name: str, store: str, memory_id: str | None, within: str | None

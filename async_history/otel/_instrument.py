@@ -8,15 +8,17 @@ from weakref import WeakSet
 from opentelemetry.metrics import MeterProvider, get_meter
 from opentelemetry.trace import TracerProvider, get_tracer
 
+from async_history._core.backend import CallReader
 from async_history._core.telemetry import NoteMemory, ReportedStore, set_telemetry
 from async_history._core.validation import check_choice
 from async_history.errors import InvalidInput
 from async_history.otel._gauges import create_gauges
 from async_history.otel._memory import MemoryOperations
-from async_history.otel._store import Instruments, StoreTelemetry
+from async_history.otel._reads import TracedReader
+from async_history.otel._store import Instruments, StoreTelemetry, attributes_of
 
 SpanKind = Literal["memory", "calls", "commits"]
-"""What has spans: operations of mem0's classes, calls that write, commits."""
+"""What has spans: operations of mem0's classes, calls, commits."""
 _KINDS: Final[tuple[SpanKind, ...]] = get_args(SpanKind)
 _SCOPE: Final = "async_history"
 
@@ -34,7 +36,8 @@ def instrument(
 
     Args:
         spans: "memory": one for each operation of mem0's classes, and for each change of a memory
-            in it. "calls": one for each call that writes, from the call to its acknowledgement.
+            in it. "calls": one for each call that writes, from the call to its acknowledgement,
+            and one for each read of the store that a call makes.
             "commits": one for each commit, linked with the spans of its calls.
         meter_provider, tracer_provider: as a rule the global ones.
 
@@ -81,6 +84,11 @@ class _OpenTelemetry:
                 sees_commits="commits" in self._spans,
             )
         )
+
+    def reader(self, store: ReportedStore, reader: CallReader) -> CallReader | None:
+        if "calls" not in self._spans:
+            return None
+        return TracedReader(reader, self._tracer, attributes_of(store))
 
     def memory_operation(
         self, name: str, store: str, memory_id: str | None, within: str | None

@@ -40,7 +40,7 @@ _SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
 SYSTEM: Final = "db.system.name"
 STORE: Final = "async_history.store"
 ERROR: Final = "error.type"
-_OPERATION: Final = "db.operation.name"
+OPERATION: Final = "db.operation.name"
 _BATCH_SIZE: Final = "db.operation.batch.size"
 
 
@@ -100,7 +100,7 @@ class StoreTelemetry:
         self._instruments = instruments
         self._tracer = tracer
         self._attributes = attributes_of(store)
-        self._of_commits = {**self._attributes, _OPERATION: "COMMIT"}
+        self._of_commits = {**self._attributes, OPERATION: "COMMIT"}
         self._spans: dict[asyncio.Future[Any], Span] = {}
 
     def called(self, call: PendingCall[Any]) -> None:
@@ -115,7 +115,7 @@ class StoreTelemetry:
         if isinstance(call, PendingCall) and call.submission is not None:
             operation = _operation_of(call.submission)
             span.update_name(operation)
-            span.set_attribute(_OPERATION, operation)
+            span.set_attribute(OPERATION, operation)
             if call.count > 1:
                 span.set_attribute(_BATCH_SIZE, call.count)
         if call.cancelled():
