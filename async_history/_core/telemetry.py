@@ -17,7 +17,6 @@ from async_history._core.tail import Tail
 
 NoteMemory = Callable[[object], None]
 """Notes the id of the memory that an operation is about; anything but a text is not one."""
-_ANSWER_WITHIN_S: Final = 1.0
 
 
 class ReportedStore:
@@ -29,6 +28,9 @@ class ReportedStore:
         writer: what tells about its batches.
         measurements: its sizes and warnings.
         tail: its followers.
+
+    Attributes:
+        answer_within_s: seconds that another thread waits for the loop's answer.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class ReportedStore:
         self.system = system
         self.where = where
         self.writer = writer
+        self.answer_within_s = 1.0
         self._measurements = measurements
         self._tail = tail
         self._loop = asyncio.get_running_loop()
@@ -51,7 +54,7 @@ class ReportedStore:
     def last_stats(self) -> HistoryStats:
         """Return the statistics now, from any thread, with the sizes of the last measurement.
 
-        A new measurement begins. A loop that does not answer within a second has those of the call
+        A new measurement begins. A loop that does not answer in time has those of the call
         before.
         """
         if get_ident() == self._thread:
@@ -65,7 +68,7 @@ class ReportedStore:
 
         with contextlib.suppress(RuntimeError):  # its loop is closed
             self._loop.call_soon_threadsafe(refresh)
-            answered.wait(_ANSWER_WITHIN_S)
+            answered.wait(self.answer_within_s)
         return self._last
 
     def _stats(self) -> HistoryStats:

@@ -138,19 +138,21 @@ async def test_tries_are_counted_by_their_reason(instrumented: Instrumented) -> 
         from async_history._core.telemetry import telemetry
 
         telemetry().opened(history._reported)  # type: ignore[union-attr, arg-type]
-        with pytest.raises(StorageLocked):
-            await history.add_history("m", None, "x", "ADD")
+        calls = [history.add_history(f"m{n}", None, "x", "ADD") for n in range(2)]
+        failed = await asyncio.gather(*calls, return_exceptions=True)
+        assert [type(one) for one in failed] == [StorageLocked] * 2
         await writer.aclose(LONG_S)
     found = exported.metrics()
     assert [(a["error.type"], n) for a, n in found["async_history.retries"]] == [
         ("StorageLocked", 1)
     ]
     assert [(a["error.type"], n) for a, n in found["async_history.refusals"]] == [
-        ("StorageLocked", 1)
+        ("StorageLocked", 2)
     ]
     assert {a["error.type"] for a, _ in found["db.client.operation.duration"]} == {"StorageLocked"}
-    for name in ("COMMIT", "add_history"):
-        (span,) = exported.spans(name)
+    spans = [*exported.spans("COMMIT"), *exported.spans("add_history")]
+    assert len(spans) == 3
+    for span in spans:
         assert span.status.status_code is StatusCode.ERROR
         assert span.attributes is not None
         assert span.attributes["error.type"] == "StorageLocked"
@@ -264,6 +266,64 @@ async def test_collecting_on_another_thread(instrumented: Instrumented) -> None:
         collecting.start()
         collecting.join(LONG_S)  # the loop waits here
         assert not collecting.is_alive()
+
+
+async def test_a_commit_is_counted_in_records(instrumented: Instrumented) -> None:
+    exported = instrumented()
+    async with open_history("memory://") as history:
+        await history.batch_add_history([{"memory_id": "m", "event": "ADD"}] * 3)
+        found = exported.metrics()
+    assert found["async_history.batch.records"][0][1] == (1, 3)
+    assert found["async_history.records"][0][1] == 3
+    assert found["async_history.submissions"][0][1] == 1
+
+
+async def test_a_collection_is_over_when_the_loop_has_answered(instrumented: Instrumented) -> None:
+    exported = instrumented()
+    async with open_history("memory://") as history:
+        assert history._reported is not None
+        history._reported.answer_within_s = 10 * LONG_S
+        collected = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def collect() -> None:
+            exported.metrics()
+            loop.call_soon_threadsafe(collected.set)
+
+        threading.Thread(target=collect, daemon=True).start()
+        async with asyncio.timeout(LONG_S):
+            await collected.wait()
+
+
+async def test_collecting_measures_the_store(instrumented: Instrumented, tmp_path: Path) -> None:
+    """Each collection has the sizes of the measurement that the one before began."""
+    exported = instrumented()
+    async with open_history(tmp_path / "h.db") as history:
+        await history.add_history("m", None, "x", "ADD")
+        assert exported.metrics()["async_history.store.size"][0][1] == 0
+        measuring = history._measurements._under_way
+        assert measuring is not None
+        await measuring
+        assert exported.metrics()["async_history.store.size"][0][1] > 0
+
+
+def test_a_store_whose_loop_has_ended(instrumented: Instrumented) -> None:
+    """It is reported as it was last, by a thread that can't ask it any more."""
+    exported = instrumented()
+    kept: list[Any] = []
+
+    async def record() -> None:
+        async with open_history("memory://") as history:
+            await history.add_history("m", None, "x", "ADD")
+            exported.metrics()
+            kept.append(history._reported)
+
+    thread = threading.Thread(target=asyncio.run, args=[record()])
+    thread.start()
+    thread.join(LONG_S)
+    found = exported.metrics()
+    assert found["async_history.submissions"][0][1] == 1  # missing where asking raised
+    assert found["async_history.records"][0][1] == 1
 
 
 @contextmanager
