@@ -40,7 +40,7 @@ async def test_every_answer_has_the_headers(caller: Caller) -> None:
                 assert "frame-ancestors 'none'" in policy
                 assert "unsafe" not in policy
                 assert answer.headers["x-content-type-options"] == "nosniff"
-                assert answer.headers["referrer-policy"] == "no-referrer"
+                assert answer.headers["referrer-policy"] == "same-origin"
                 assert answer.headers["cache-control"] == "no-store"
 
 

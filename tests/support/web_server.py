@@ -1,0 +1,75 @@
+"""The page of a history in memory, served by uvicorn on 127.0.0.1 from a thread of its own."""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import Future
+from typing import Any
+
+import uvicorn
+
+from async_history import HistoryManager, open_history
+from async_history.web import Access, history_app
+from tests.support.patience import LONG_S
+from tests.support.postgres_server import free_port
+
+Fill = Callable[[HistoryManager], Awaitable[None]]
+
+
+class WebServer:
+    """A page that is served: its URL, and its history, on the loop of its thread."""
+
+    def __init__(self, history: HistoryManager, url: str) -> None:
+        self.url = url
+        self._history = history
+        self._loop = asyncio.get_running_loop()
+
+    def run(self, work: Callable[[HistoryManager], Awaitable[Any]]) -> Any:
+        """Do work with the history on its loop, and return its result."""
+
+        async def done() -> Any:
+            return await work(self._history)
+
+        return asyncio.run_coroutine_threadsafe(done(), self._loop).result(LONG_S)
+
+
+@contextlib.contextmanager
+def web_server(fill: Fill) -> Iterator[WebServer]:
+    """Serve a history that `fill` has filled; callers on this computer may change it."""
+    begun: Future[tuple[WebServer, uvicorn.Server]] = Future()
+    thread = threading.Thread(target=_run, args=(fill, begun))
+    thread.start()
+    server, program = begun.result(LONG_S)
+    try:
+        yield server
+    finally:
+        program.should_exit = True
+        thread.join(LONG_S)
+
+
+def _run(fill: Fill, begun: "Future[tuple[WebServer, uvicorn.Server]]") -> None:
+    try:
+        asyncio.run(_serve(fill, begun))
+    except BaseException as error:
+        if begun.done():
+            raise
+        begun.set_exception(error)
+
+
+async def _serve(fill: Fill, begun: "Future[tuple[WebServer, uvicorn.Server]]") -> None:
+    async with open_history("memory://") as history:
+        await fill(history)
+        app = history_app(history, authorize=lambda _: Access(write=True), write=True)
+        port = free_port()
+        config = uvicorn.Config(
+            app, host="127.0.0.1", port=port, log_level="error", timeout_graceful_shutdown=1
+        )
+        program = uvicorn.Server(config)
+        serving = asyncio.create_task(program.serve())
+        while not program.started:
+            await asyncio.sleep(0)
+            if serving.done():
+                raise RuntimeError("the server did not start")
+        begun.set_result((WebServer(history, f"http://127.0.0.1:{port}"), program))
+        await serving

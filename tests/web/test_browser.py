@@ -1,0 +1,238 @@
+"""The pages in a real browser: every view, wide and narrow, light and dark, by keyboard."""
+
+import re
+from collections.abc import Iterator
+from typing import Any, Literal, NamedTuple
+from urllib.parse import quote
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect
+
+from async_history import HistoryManager
+from tests.support.chromium import chromium
+from tests.support.patience import LONG_S
+from tests.support.web_server import WebServer, web_server
+
+pytestmark = [pytest.mark.once, pytest.mark.subprocess]
+
+ATTACK = "<img src=x onerror=attacked=1><script>attacked=1</script>"
+ARABIC = "يحب الشاي الأخضر مع النعناع كل صباح"
+EMOJI = "👩‍👩‍👧‍👦 likes 🫖 and 🇯🇵"
+HUGE = "sixteen megabytes " * (1 << 20)
+
+
+async def fill(history: HistoryManager) -> None:
+    """Record what pages must bear: another direction, emoji, markup, and 16 MiB."""
+    await history.add_history(
+        "tea", None, "Ann likes green tea, and drinks it before breakfast", "ADD",
+        owner={"user_id": "ann", "agent_id": "assistant"}, actor_id="ann", role="user",
+        context={"source": "chat"}, cause={"request_id": "7", "reason": "said so"},
+    )  # fmt: skip
+    await history.update_history(
+        "tea", "Ann likes mate, and drinks it before breakfast", actor_id="assistant"
+    )
+    await history.add_history("arabic", None, ARABIC, "ADD", owner={"user_id": "ليلى"})
+    await history.update_history("arabic", f"{ARABIC} والقهوة", actor_id="ليلى")
+    await history.add_history("emoji", None, EMOJI, "ADD", owner={"user_id": "👩‍👧"})
+    await history.update_history("emoji", f"{EMOJI} 🎉")
+    await history.add_history(
+        ATTACK, None, ATTACK, "ADD", actor_id=ATTACK, role=ATTACK, owner={"user_id": ATTACK},
+        context={ATTACK: ATTACK}, cause={ATTACK: ATTACK},
+    )  # fmt: skip
+    await history.add_history("old", None, "moved to Berlin", "ADD", actor_id="importer")
+    await history.add_history("old", "moved to Berlin", None, "DELETE", actor_id="importer")
+    await history.add_history("x" * 300, None, "y" * 3_000, "ADD")
+    await history.add_history("huge", None, HUGE, "ADD")
+    await history.update_history("huge", HUGE + "end")
+    await history.erase(memory_ids=["old"], reason="asked for")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[WebServer]:
+    with web_server(fill) as server:
+        yield server
+
+
+class Shown(NamedTuple):
+    """A page in a browser, and what the browser complained of."""
+
+    page: Page
+    complaints: list[str]
+
+
+def shown(
+    browser: Browser,
+    *,
+    width: int = 1280,
+    scheme: Literal["light", "dark"] = "light",
+    scripts: bool = True,
+) -> Shown:
+    context = browser.new_context(
+        viewport={"width": width, "height": 800},
+        color_scheme=scheme,
+        java_script_enabled=scripts,
+        reduced_motion="reduce",
+    )
+    context.set_default_timeout(LONG_S * 1000)
+    page = context.new_page()
+    complaints: list[str] = []
+    page.on("console", lambda said: complaints.extend([said.text] * (said.type == "error")))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", lambda asked: complaints.extend(_foreign(asked.url)))
+    return Shown(page, complaints)
+
+
+def _foreign(url: str) -> list[str]:
+    return [] if url.startswith("http://127.0.0.1:") else [url]
+
+
+VIEWS = (
+    "/",
+    "/?user_id=ann",
+    "/memory?memory_id=tea",
+    "/memory?memory_id=arabic",
+    "/memory?memory_id=huge",
+    f"/memory?memory_id={quote(ATTACK)}",
+    "/diff?memory_id=tea&start=1&end=2",
+    "/at",
+    "/search?text=likes",
+    "/live",
+    "/stats",
+    "/operations",
+    "/change",
+)
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (340, "dark")])
+def test_every_view_is_accessible_and_fits(
+    browser: Browser, site: WebServer, width: int, scheme: Literal["light", "dark"]
+) -> None:
+    page, complaints = shown(browser, width=width, scheme=scheme)
+    axe = Axe()
+    for view in VIEWS:
+        page.goto(site.url + view)
+        expect(page.locator("h1")).to_be_visible()
+        _check(axe, page, view)
+    page.goto(f"{site.url}/memory?memory_id=tea")
+    page.get_by_role("button", name="Restore version 1…").click()
+    expect(page.locator("h1")).to_have_text("Restore: preview")
+    _check(axe, page, "preview")
+    assert complaints == []
+    page.goto(f"{site.url}/memory?memory_id=no")
+    _check(axe, page, "error")
+    page.context.close()
+
+
+def _check(axe: Axe, page: Page, view: str) -> None:
+    found = axe.run(page, options={"resultTypes": ["violations"]})
+    assert found.violations_count == 0, f"{view}: {found.generate_report()}"
+    excess = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+    assert excess <= 0, f"{view} is {excess} pixels too wide"
+    assert page.evaluate("window.attacked") is None, view
+
+
+def test_by_keyboard_alone(browser: Browser, site: WebServer) -> None:
+    page, complaints = shown(browser)
+    page.goto(f"{site.url}/memory?memory_id=tea")
+    page.keyboard.press("Tab")
+    expect(page.get_by_text("Skip to the content")).to_be_focused()
+    expect(page.get_by_text("Skip to the content")).to_be_in_viewport()
+    page.keyboard.press("Enter")
+    _tab_to(page, "Restore version 1…")
+    page.keyboard.press("Enter")
+    expect(page.locator("h1")).to_have_text("Restore: preview")
+    _tab_to(page, "Restore")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("status")).to_have_text("Done.")
+    last = site.run(lambda history: history.get_history("tea"))[-1]
+    assert last.new_memory == "Ann likes green tea, and drinks it before breakfast"
+    assert complaints == []
+    page.context.close()
+
+
+_FOCUSED = """() => {
+  const one = document.activeElement;
+  const style = getComputedStyle(one);
+  return {
+    name: one.ariaLabel ?? one.textContent.trim(),
+    isButton: one.tagName === "BUTTON",
+    isSeen: style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 2,
+  };
+}"""
+
+
+def _tab_to(page: Page, name: str) -> None:
+    """Press the tabulator until a button has the focus, which every element shows on the way."""
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        focused: dict[str, Any] = page.evaluate(_FOCUSED)
+        assert focused["isSeen"], focused["name"]
+        if focused["isButton"] and focused["name"] == name:
+            return
+    pytest.fail(f"the button {name} is not reached")
+
+
+def test_the_live_feed_shows_what_is_committed(browser: Browser, site: WebServer) -> None:
+    page, complaints = shown(browser)
+    page.goto(f"{site.url}/live?user_id=live")
+    expect(page.locator("#state")).to_have_text("Following.")
+
+    def add(memory_id: str, text: str) -> None:
+        site.run(
+            lambda history: history.add_history(
+                memory_id, None, text, "ADD", owner={"user_id": "live"}, actor_id=ATTACK,
+                cause={"<b>": ATTACK},
+            )
+        )  # fmt: skip
+
+    add("first", ATTACK)
+    expect(page.locator("#feed .text").first).to_have_text(ATTACK)
+    assert page.evaluate("window.attacked") is None
+    page.get_by_role("button", name="Pause").click()
+    add("second", "while paused")
+    expect(page.locator("#state")).to_have_text("Paused; 1 new.")
+    expect(page.locator("#feed .record")).to_have_count(1)
+    page.get_by_role("button", name="Pause").click()
+    expect(page.locator("#feed .text").first).to_have_text("while paused")
+    page.locator("#feed a").first.click()
+    expect(page.locator("h1")).to_have_text(re.compile("Memory second"))
+    assert complaints == []
+    page.context.close()
+
+
+def test_the_slider_and_the_plots_move(browser: Browser, site: WebServer) -> None:
+    page, complaints = shown(browser)
+    page.goto(f"{site.url}/at")
+    slider = page.get_by_role("slider")
+    slider.press("Home")
+    assert slider.get_attribute("aria-valuetext") == page.locator("output").inner_text()
+    page.get_by_role("button", name="Go there").click()
+    expect(page).to_have_url(re.compile("place=0"))
+    box = page.get_by_role("slider").bounding_box()
+    assert box is not None
+    page.mouse.click(box["x"] + box["width"] - 10, box["y"] + box["height"] / 2)
+    expect(page).to_have_url(re.compile(r"place=99\d|place=98\d"))
+    page.goto(f"{site.url}/stats")
+    expect(page.locator("[data-line=queue]")).to_have_attribute("points", re.compile(r"\d+,\d+"))
+    expect(page.locator("[data-value=queue]")).to_have_text("0")
+    assert complaints == []
+    page.context.close()
+
+
+def test_without_scripts_every_view_shows_its_content(browser: Browser, site: WebServer) -> None:
+    page, _ = shown(browser, scripts=False)
+    for view, found in (
+        ("/live", "and drinks it before breakfast"),
+        ("/at?place=1000", "Memories that existed then"),
+        ("/stats", "Events over time"),
+    ):
+        page.goto(site.url + view)
+        expect(page.locator("main")).to_contain_text(found)
+    page.context.close()
