@@ -30,6 +30,8 @@ BENCHMARKS = (
     "owners_postgres",
     "owner_changes",
     "telemetry",
+    "encryption",
+    "ledger",
     "processes",
     "sql",
 )
