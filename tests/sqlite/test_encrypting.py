@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import contextlib
+import shutil
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,21 @@ async def test_a_value_that_is_not_text_stays_and_is_counted(path: Path) -> None
         report = await history.encryption.encrypt()
         assert (report.records, report.clear) == (0, 1)
         assert report.outcome().endswith("; 1 record in clear still")
+
+
+async def test_without_room_to_write_the_file_again_it_is_told(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Causes are found without a rebuilt index, too."""
+    await fill(path)
+    usage = shutil.disk_usage(path.parent)._replace(free=0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    async with opened(path) as history:
+        report = await history.encryption.encrypt()
+        assert report.clear == 0
+        assert any("VACUUM" in one for one in report.remains)
+        assert await history.count_history(cause={"run_id": "RunWord"}) == 650
+    assert (await check_history(str(path), keys=ring("one"))).problems == ()
 
 
 async def test_a_ledger_still_proves_what_was_encrypted(path: Path) -> None:
