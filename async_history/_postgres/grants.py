@@ -55,7 +55,8 @@ FROM pg_catalog.pg_class JOIN pg_catalog.pg_namespace ON pg_namespace.oid = reln
 WHERE nspname = $1 AND relkind IN ('r', 'p')
 """
 _SHUT_OUT: Final = """
-SELECT DISTINCT CASE grantee WHEN 0 THEN 'PUBLIC' ELSE rolname::pg_catalog.text END AS role
+SELECT DISTINCT CASE grantee
+    WHEN 0::pg_catalog.oid THEN 'PUBLIC' ELSE rolname::pg_catalog.text END AS role
 FROM pg_catalog.pg_class AS shown
 JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
 CROSS JOIN pg_catalog.aclexplode(relacl) LEFT JOIN pg_catalog.pg_roles ON pg_roles.oid = grantee
@@ -63,7 +64,8 @@ WHERE nspname = $1 AND relname = ANY($2::pg_catalog.text[]) AND grantee <> relow
     AND rolname IS DISTINCT FROM $3 AND NOT coalesce(rolsuper OR rolbypassrls, false)
     AND NOT EXISTS (
         SELECT FROM pg_catalog.pg_policy
-        WHERE polrelid = shown.oid AND (grantee = ANY(polroles) OR 0 = ANY(polroles))
+        WHERE polrelid = shown.oid
+            AND (grantee = ANY(polroles) OR 0::pg_catalog.oid = ANY(polroles))
     )
 ORDER BY role
 """

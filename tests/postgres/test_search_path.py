@@ -89,6 +89,7 @@ ONLY_ON_CITUS: Final = {"citus._DISTRIBUTE", "citus._COPY_TO_ALL", "schema._IS_D
 """Statements that call what only the extension has."""
 NEVER_SQL: Final = {
     *("aclose", "close", "require_writable", "backend", "store", "backup", "encryption"),
+    "ledger",
 }
 
 
