@@ -212,6 +212,7 @@ class TestInPlaceOfMem0s:
             assert [row[1:] for row in found] == [(str(k), k % 2) for k in range(n + 1)]
             assert len({row[0] for row in found}) == n + 1
 
+    @pytest.mark.once
     def test_many_records(self, opened: Open, path: Path) -> None:
         history = opened(path)
         for n in range(1000):

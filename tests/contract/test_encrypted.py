@@ -20,7 +20,7 @@ from async_history.testing import (
 from tests.conftest import new_stores
 from tests.support.keys import ring
 
-pytestmark = [pytest.mark.versions, pytest.mark.once]
+pytestmark = pytest.mark.once
 
 
 class _EncryptedCases(

@@ -408,6 +408,7 @@ async def history_with_a_record(open_store: OpenStore) -> AsyncIterator[HistoryM
         yield history
 
 
+@pytest.mark.once
 class TestMadeUpCursors:
     @settings(
         max_examples=50,

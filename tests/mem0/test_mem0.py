@@ -688,6 +688,7 @@ class TestConcurrency:
         with pytest.raises(HistoryError, match="outside of an operation"):
             memory.db.get_history(memory_id)
 
+    @pytest.mark.once
     async def test_resets_and_a_close_under_twenty_writers(
         self, make_memory: MakeMemory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

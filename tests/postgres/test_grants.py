@@ -27,7 +27,7 @@ from tests.support.keys import ring
 from tests.support.pgbouncer import pgbouncer
 from tests.support.postgres_schemas import schema_of
 
-pytestmark = [pytest.mark.postgres, pytest.mark.versions, pytest.mark.once]
+pytestmark = [pytest.mark.postgres, pytest.mark.once]
 
 ANN, BOB = {"user_id": "ann"}, {"user_id": "bob"}
 ROLES: Final = ("agent", "other")
@@ -111,6 +111,7 @@ async def granted(url: str, level: Level, role: str = "agent", only: str | None 
     await grant(server_of(url), schema_of(url), wanted, is_dry_run=False)
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize("level", LEVELS)
 async def test_a_role_can_do_what_its_level_says_and_no_more(
     url: str, owner: Any, level: Level
@@ -205,6 +206,7 @@ async def recorded(url: str) -> None:
         await record(history)
 
 
+@pytest.mark.versions
 async def test_a_reader_of_one_owner_sees_no_other(url: str, owner: Any) -> None:
     await filled(url)
     await granted(url, "writer", "other")

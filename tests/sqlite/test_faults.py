@@ -442,11 +442,11 @@ class TestPlaces:
 @pytest.mark.timeout(1_200)
 class TestEveryWrite:
     """Each write and sync fails in turn, once or for good, as a bad and as a full disk: of an
-    opening one of three, and with `--nightly` each."""
+    opening one of five, and with `--nightly` each."""
 
     def test_of_an_opening(self, tmp_path: Path, stride: int) -> None:
         counts = run_failing(tmp_path, "opening", stride, timeout_s=MINUTES_S)
-        assert counts["refused-opening"] > 20 / stride
+        assert counts["refused-opening"] >= 20 // stride
         assert counts["opened early"] == 2, "until none is left"
 
     def test_of_commits(self, tmp_path: Path) -> None:
