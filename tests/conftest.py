@@ -33,7 +33,7 @@ OpenStore = Callable[..., HistoryManager]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--nightly", action="store_true", help="run the long endurance tests too")
-    parser.addoption("--kills", type=int, default=100, help="kills under load (100)")
+    parser.addoption("--kills", type=int, default=60, help="kills under load (60)")
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-timeout reads it

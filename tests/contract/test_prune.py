@@ -270,7 +270,7 @@ class TestAgainstAList:
 
     def test_it(self, open_small_steps: OpenStore, request: pytest.FixtureRequest) -> None:
         store = request.node.callspec.params["new_keeping_store"]
-        self.check(open_small_steps, examples(store, 120))
+        self.check(open_small_steps, examples(store, 60))
 
 
 class TestBesideWriters:

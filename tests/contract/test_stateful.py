@@ -25,7 +25,7 @@ class TestMemory(Here):
 
 class TestFile(Here):
     store = "file"
-    examples = 60
+    examples = 40
 
 
 class TestNull(Here):
@@ -37,4 +37,4 @@ class TestNull(Here):
 @pytest.mark.postgres
 class TestPostgres(Here):
     store = "postgres"
-    examples = 40
+    examples = 30

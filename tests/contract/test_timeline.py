@@ -531,7 +531,7 @@ def test_every_way_to_go_back_agrees(
         history = runner.run(opened())
 
         @settings(
-            max_examples=examples(store, 60 if store == "postgres" else 120),
+            max_examples=examples(store, 30 if store == "postgres" else 60),
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow],
         )
