@@ -10,7 +10,8 @@ from typing import Any
 DOCS = Path(__file__).parent
 sys.path.insert(0, str(DOCS.parent))
 
-import async_history.encryption  # noqa: E402, F401 - names its classes as public
+import async_history.encryption  # noqa: E402 - names its classes as public
+import async_history.ledger  # noqa: E402, F401 - the same
 from async_history import __version__  # noqa: E402 - found by the line above
 
 from docs.generate import write_pages  # noqa: E402
