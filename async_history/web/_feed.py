@@ -65,7 +65,9 @@ class Feed:
         self.limits = limits
         self.viewers = 0
         self.closing = asyncio.Event()
-        self._events: OrderedDict[tuple[str, str | None], bytes] = OrderedDict()
+        self._events: OrderedDict[tuple[str, str | None], tuple[HistoryRecord, bytes]] = (
+            OrderedDict()
+        )
 
     def close(self) -> None:
         """End the answers to all viewers, as a server does that ends."""
@@ -94,15 +96,20 @@ class Feed:
         )
 
     def event(self, record: HistoryRecord, cursor: str | None) -> bytes:
-        """Return the event of a record, made once for viewers at the same place."""
+        """Return the event of a record, made once for viewers at the same place.
+
+        It is made again for a record that is no longer the same, as after an erasure.
+        """
         key = (record.id, cursor)
-        event = self._events.get(key)
-        if event is None:
-            # In ASCII: some clients also end a line at U+2028.
-            data = json.dumps(_cut(record, self.limits.text_chars))
-            event = self._events[key] = f"id: {cursor}\ndata: {data}\n\n".encode()
-            if len(self._events) > self.limits.kept:
-                self._events.popitem(last=False)
+        kept = self._events.get(key)
+        if kept is not None and kept[0] == record:
+            return kept[1]
+        # In ASCII: some clients also end a line at U+2028.
+        data = json.dumps(_cut(record, self.limits.text_chars))
+        event = f"id: {cursor}\ndata: {data}\n\n".encode()
+        self._events[key] = record, event
+        if len(self._events) > self.limits.kept:
+            self._events.popitem(last=False)
         return event
 
 

@@ -116,6 +116,18 @@ async def test_it_begins_now_and_goes_on_where_it_was(history: HistoryManager) -
             assert texts(await records(events, 2)) == ["three", "four"]
 
 
+async def test_what_was_erased_is_not_sent_again(history: HistoryManager) -> None:
+    """An event is kept for viewers at the same place, as long as its record is the same."""
+    async with served(history) as page:
+        async with following(page) as events:
+            await add(history, "one", "two")
+            first, _ = await records(events, 2)
+        for expected in ("two", None):
+            async with following(page, **{"last-event-id": first["id"]}) as events:
+                assert texts(await records(events, 1)) == [expected]
+            await history.erase(memory_ids=["two"], reason="asked", vacuum=False)
+
+
 async def test_heartbeats_come_while_nothing_is_committed(history: HistoryManager) -> None:
     async with served(history) as page, following(page) as events:
         assert (await anext(events)) == {"retry": "3000", "comment": ": heartbeat"}
