@@ -108,7 +108,7 @@ def new_app(
 
 
 class _WithView:
-    """Gives each request the history as its caller may see it."""
+    """Gives each request that has an access the history as its caller may see it."""
 
     def __init__(
         self, app: ASGIApp, *, history: HistoryManager, write: bool, limits: ViewLimits
@@ -119,8 +119,8 @@ class _WithView:
         self._limits = limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            state = Request(scope).state
+        state = Request(scope).state if scope["type"] == "http" else None
+        if state is not None and state.access is not None:
             state.view = View(self._history, state.access, write=self._write, limits=self._limits)
         await self._app(scope, receive, send)
 

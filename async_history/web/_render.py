@@ -29,8 +29,8 @@ environment: Final = Environment(
 def render(request: Request, name: str, *, status_code: int = 200, **values: Any) -> HTMLResponse:
     """Return a page.
 
-    A template also knows `access` (the caller's), `csrf_token` (which every form needs as a field
-    of that name), and `root` (what paths begin with).
+    A template also knows `access` (the caller's, if there is one), `csrf_token` (which every form
+    needs as a field of that name), and `root` (what paths begin with).
     """
     text = environment.get_template(name).render(
         access=request.state.access,

@@ -19,7 +19,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from async_history.errors import HistoryError
-from async_history.web._access import Access, Authorize, access_of
+from async_history.web._access import Authorize, access_of
 from async_history.web._errors import error_response
 from async_history.web._problems import route_path
 
@@ -70,8 +70,8 @@ class RequestLimits:
 class Guard:
     """Keeps every request and answer to the rules of this module.
 
-    A route finds the caller's access as `request.state.access`, the fields of a form as
-    `request.state.form`, and the token that a form needs as `request.state.csrf_token`.
+    A route finds as `request.state.access` the caller's access, None on a public path; as
+    `request.state.form` the fields of a form; as `request.state.csrf_token` what a form needs.
 
     Args:
         app: what answers.
@@ -138,7 +138,7 @@ class Guard:
         Raises:
             HTTPException: it is refused.
         """
-        request.state.access = Access()
+        request.state.access = None  # a public path gets none
         request.state.csrf_token = request.cookies.get(CSRF_COOKIE) or secrets.token_urlsafe(32)
         request.state.form = {}
         if request.method not in _METHODS:
