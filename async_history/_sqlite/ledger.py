@@ -174,17 +174,11 @@ def attest(
 class LedgerFile:
     """The ledger of a file, for the manager.
 
-    Attributes:
-        keeps_order: whether leaves are in the order of recording. They are: one process writes at
-            a time.
-
     Args:
         run_exclusively: runs work on the writer's connection, alone.
         read: calls a function with a connection that reads, on its thread.
         seal: what opens the texts of records.
     """
-
-    keeps_order: Final = True
 
     def __init__(
         self,

@@ -39,8 +39,6 @@ _EVERY = 401
 class Raw:
     """A ledger through one connection, without a manager: a thousand files are verified."""
 
-    keeps_order = True
-
     def __init__(self, connection: sqlite3.Connection, seal: Seal) -> None:
         self._tables = tables(connection, seal)
 

@@ -275,11 +275,8 @@ class LedgeredStore(Protocol):
 
 
 class LedgerStore(Protocol):
-    """A store's ledger: transactions over its tables."""
-
-    @property
-    def keeps_order(self) -> bool:
-        """Whether leaves are in the order of recording, also those of several processes."""
+    """A store's ledger: transactions over its tables, whose leaves are in the order of
+    recording."""
 
     async def write(self, work: Callable[[LedgerTables], Coroutine[Any, Any, T]]) -> T:
         """Run work in one transaction, in turn with the writes of this store."""

@@ -198,7 +198,7 @@ async def verify(
     records, owners = await ledger.read(LedgerTables.counts)
     begun, ended = await ledger.read(LedgerTables.operation_counts)
     size = await place_all(ledger)
-    found = _Pass(Removals(), ledger.keeps_order)
+    found = _Pass(Removals(), keeps_order=True)
     tree = ComputedTree(checkpoints)
 
     async def next_page(tables: LedgerTables) -> int:
