@@ -56,6 +56,8 @@ class Load:
 
     async def __aenter__(self) -> Self:
         self._tasks = [asyncio.create_task(self._work(task)) for task in range(TASKS)]
+        for task in self._tasks:
+            task.add_done_callback(lambda _: self._more_acks.set())  # it may have failed
         return self
 
     async def __aexit__(self, *_: object) -> None:
