@@ -30,6 +30,7 @@ BENCHMARKS = (
     "owners_postgres",
     "owner_changes",
     "telemetry",
+    "page",
     "encryption",
     "ledger",
     "processes",

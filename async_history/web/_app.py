@@ -26,6 +26,7 @@ from async_history.web._errors import SIGN_IN_PATH, error_response
 from async_history.web._feed import Feed, FeedLimits
 from async_history.web._pages import page_routes
 from async_history.web._reach import ViewLimits
+from async_history.web._render import compile_templates
 from async_history.web._security import Guard, RequestLimits
 from async_history.web._sign_in import SignIn
 from async_history.web._static_files import STATIC_PATH, static_route
@@ -74,6 +75,7 @@ def new_app(
     history: HistoryManager, authorize: Authorize | None, *, write: bool, limits: WebLimits
 ) -> Starlette:
     """Return the page; see `history_app`. Its `state.feed` ends the live feeds."""
+    compile_templates()
     feed = Feed(limits.feed)
     routes: list[BaseRoute] = [
         static_route(),

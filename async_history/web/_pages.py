@@ -16,6 +16,7 @@ from async_history.errors import InvalidInput
 from async_history.web import _plots
 from async_history.web._changes import change_routes
 from async_history.web._fields import Fields
+from async_history.web._parts import text_chars
 from async_history.web._reach import OwnerFilter
 from async_history.web._show import show
 from async_history.web._view import RecordFilter, View
@@ -158,14 +159,16 @@ async def _searched(
 ) -> tuple[Page, bool]:
     """Return a page of records, and whether the time was enough to fill it."""
     found: list[HistoryRecord] = []
+    chars = 0
     try:
         async with asyncio.timeout(search_s):
-            while len(found) < _FOUND:
+            while len(found) < _FOUND and chars < view.limits.page_chars:
                 page = await view.query_history(after=after, page_size=_SEARCH_PART, **wanted)
                 if not page.records:
                     return Page(records=found, cursor=None), True
                 found += page.records
                 after = page.cursor
+                chars += sum(map(text_chars, page.records))
     except TimeoutError:
         return Page(records=found, cursor=after), False
     return Page(records=found, cursor=after), True

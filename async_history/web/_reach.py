@@ -26,17 +26,19 @@ class ViewLimits:
 
     Attributes:
         page_size: most records or memories of a page.
-        part: records that are read at once; a page ends after the part that fills it.
+        part: most records that are read at once, where texts are short.
         page_chars: characters of texts after which a page ends.
         walked: records that are looked through for the memories of a page.
+        asked: questions that are asked of the history for the memories of a page.
         memory_records: records of a memory that is asked for as a whole.
         named: memories, or record ids, that a change may name.
     """
 
     page_size: int = 200
-    part: int = 20
+    part: int = 50
     page_chars: int = 8 << 20
-    walked: int = 2_000
+    walked: int = 1_000
+    asked: int = 200
     memory_records: int = 10_000
     named: int = 1_000
 

@@ -26,6 +26,12 @@ environment: Final = Environment(
 """Where templates and filters are."""
 
 
+def compile_templates() -> None:
+    """Compile all templates: else the first view of each would wait for that."""
+    for name in environment.list_templates():
+        environment.get_template(name)
+
+
 def render(request: Request, name: str, *, status_code: int = 200, **values: Any) -> HTMLResponse:
     """Return a page.
 

@@ -23,8 +23,9 @@ from async_history._core.stats import HistoryStats
 from async_history._core.timeline import MemoryDiff, Moment
 from async_history.errors import InvalidInput
 from async_history.web._access import Access
+from async_history.web._parts import parts, text_chars
 from async_history.web._reach import OwnerFilter, Reach, ViewLimits, scopes_given
-from async_history.web._walk import Walk, last_record, text_chars
+from async_history.web._walk import Walk, last_record
 
 PAGE_SIZE: Final = 50
 """Records of a page, unless asked for more."""
@@ -73,6 +74,11 @@ class View:
         """Whether only one owner's memories are there, and nothing of the store itself."""
         return self._reach.is_limited
 
+    @property
+    def limits(self) -> ViewLimits:
+        """How much one request may ask for."""
+        return self._reach.limits
+
     # Reading
 
     async def query_history(
@@ -88,21 +94,21 @@ class View:
         It ends early where its texts are long. Only a page without records is the last one.
         """
         size = self._reach.page_size(page_size)
-        query = self._history.query_history(
-            order=order,
-            after=after,
-            limit=size,
-            page_size=min(size, self._reach.limits.part),
-            **self._within_reach(wanted),
-        )
         found: list[HistoryRecord] = []
         cursor = after
         chars = 0
-        async for page in query.pages():
+        async for page in parts(
+            self._history,
+            self.limits,
+            after=after,
+            most=size,
+            order=order,
+            **self._within_reach(wanted),
+        ):
             found += page.records
             cursor = page.cursor
             chars += sum(map(text_chars, page.records))
-            if chars >= self._reach.limits.page_chars:
+            if chars >= self.limits.page_chars:
                 break
         return Page(records=found, cursor=cursor)
 
@@ -147,7 +153,7 @@ class View:
         where `cursor` is None.
         """
         walk = Walk(history=self._history, scopes=self._reach.scopes(owner))
-        return await walk.page(after, self._reach.page_size(page_size), self._reach.limits)
+        return await walk.page(after, self._reach.page_size(page_size), self.limits)
 
     async def memories_at(
         self,
@@ -160,11 +166,12 @@ class View:
     ) -> Page:
         """Return one page of the memories that existed at an instant: the record in force of each.
 
-        Those that changed last, until today, come first. Pages: as of `memories`.
+        Those that changed last before it come first. Pages: as of `memories`. Memories whose
+        records say no time at all are left out.
         """
         scopes = self._reach.scopes(owner)
         walk = Walk(history=self._history, scopes=scopes, when=when, cause=cause)
-        return await walk.page(after, self._reach.page_size(page_size), self._reach.limits)
+        return await walk.page(after, self._reach.page_size(page_size), self.limits)
 
     async def memory_at(self, memory_id: str, when: Moment) -> HistoryRecord | None:
         """Return the record in force at a moment."""
@@ -175,7 +182,7 @@ class View:
         """Return how a memory differs between two moments."""
         await self._count_short(memory_id)
         found = await self._history.diff(memory_id, start, end)
-        if sum(map(text_chars, found.between)) > self._reach.limits.page_chars:
+        if sum(map(text_chars, found.between)) > self.limits.page_chars:
             raise InvalidInput("the texts between are too long for one page: read its history")
         return found
 
@@ -320,7 +327,7 @@ class View:
         count = await self._history.count_history(memory_id=memory_id, **self._reach.owner)
         if not count:
             raise _not_found()
-        most = self._reach.limits.memory_records
+        most = self.limits.memory_records
         if count > most:
             raise InvalidInput(
                 f"the memory has {count:,} records, more than {most:,}: read its history by pages"

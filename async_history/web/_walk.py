@@ -1,20 +1,28 @@
-"""Memories page by page: each is found at its latest record, on the way back through all."""
+"""Memories page by page: each is found at its record in force, on the way back through all."""
 
 import asyncio
-from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any, Final
 
+from async_history._core.filters import cause_asked, has_details
 from async_history._core.manager import HistoryManager
 from async_history._core.query import Page
 from async_history._core.records import HistoryRecord, is_alive
+from async_history.web._parts import parts, text_chars
 from async_history.web._reach import ViewLimits
+
+_NEXT_INSTANT: Final = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Walk:
     """Which memories are asked for, and as of when.
+
+    A memory's record in force is the last one that occurred by then. On a walk from the newest
+    record on, it is the first that is met of its memory. A walk that goes on after a cursor asks
+    for it: it may have been before.
 
     Attributes:
         history: an open manager.
@@ -33,63 +41,66 @@ class Walk:
 
         The end is where the cursor is None.
         """
-        query = self.history.query_history(
-            order="newest", after=after, page_size=page_size, **self.scopes
-        )
+        at_once = replace(limits, part=min(limits.part, page_size))
+        asked_for = {"order": "newest", **self.scopes, **self._until()}
         met: set[str] = set()
         found: list[HistoryRecord] = []
-        cursor = None
-        walked = chars = 0
-        async for page in query.pages():
+        walked = asked = chars = 0
+        async for page in parts(
+            self.history, at_once, after=after, most=limits.walked, **asked_for
+        ):
             first: dict[str, HistoryRecord] = {}
             for record in page.records:
                 if record.memory_id not in met:
                     first.setdefault(record.memory_id, record)
             met |= first.keys()
-            states = [one for one in await self._states(first) if one is not None]
-            found += states
+            states = [record for record in first.values() if self._is_wanted(record)]
             walked += len(page.records)
+            asked += 1
+            if after is not None:
+                asked += len(states)
+                states = await self._in_force(states)
+            found += states
             chars += sum(map(text_chars, states))
-            cursor = page.cursor if len(page.records) == page_size else None
             is_full = len(found) >= page_size or chars >= limits.page_chars
-            if is_full or walked >= limits.walked:
-                break
-        return Page(records=found, cursor=cursor)
+            if is_full or walked >= limits.walked or asked >= limits.asked:
+                return Page(records=found, cursor=page.cursor)
+        return Page(records=found, cursor=None)
 
-    async def _states(self, first: Mapping[str, HistoryRecord]) -> list[HistoryRecord | None]:
-        return await asyncio.gather(*map(self._state, first.values()))
+    def _until(self) -> Mapping[str, datetime]:
+        try:
+            return {} if self.when is None else {"until": self.when + _NEXT_INSTANT}
+        except OverflowError:
+            return {}  # nothing comes after it
 
-    async def _state(self, met: HistoryRecord) -> HistoryRecord | None:
-        """Return a memory's state, if the record that was met is its latest.
+    def _is_wanted(self, state: HistoryRecord) -> bool:
+        return is_alive(state) and has_details(state, (), cause_asked(self.cause))
 
-        Else the memory was on an earlier page.
-        """
-        latest = await last_record(self.history, met.memory_id)
-        if latest is None or latest.id != met.id:
-            return None
-        state: HistoryRecord | None = latest
-        if self.when is not None:
-            state = await self.history.memory_at(met.memory_id, self.when)
-        if state is None or not is_alive(state):
-            return None
-        has_cause = all(
-            (state.cause or {}).get(key) == text for key, text in (self.cause or {}).items()
-        )
-        return state if has_cause else None
+    async def _in_force(self, met: Iterable[HistoryRecord]) -> list[HistoryRecord]:
+        """Return the records that are in force; the memories of others were on an earlier page."""
+
+        async def is_in_force(record: HistoryRecord) -> bool:
+            state = await last_record(self.history, record.memory_id, **self._until())
+            return state is not None and state.id == record.id
+
+        states = list(met)
+        known = await asyncio.gather(*map(is_in_force, states))
+        return [record for record, is_known in zip(states, known, strict=True) if is_known]
 
 
 async def last_record(
-    history: HistoryManager, memory_id: str, **scopes: Any
+    history: HistoryManager, memory_id: str, **wanted: Any
 ) -> HistoryRecord | None:
-    """Return a memory's last record; None where the memory is not there, or not of this owner."""
+    """Return the last record of a memory that matches; None where there is none.
+
+    Args:
+        history: an open manager.
+        memory_id: the memory.
+        wanted: other arguments of `query_history`.
+    """
     query = history.query_history(
-        memory_id=memory_id, order="newest", limit=1, page_size=1, **scopes
+        memory_id=memory_id, order="newest", limit=1, page_size=1, **wanted
     )
     async for record in query:
         return record
     return None
-
-
-def text_chars(record: HistoryRecord) -> int:
-    """Return how many characters a record's texts have."""
-    return len(record.old_memory or "") + len(record.new_memory or "")
