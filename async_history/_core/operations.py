@@ -8,7 +8,7 @@ import contextlib
 import json
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
@@ -241,6 +241,10 @@ def values_of(operation: StoreOperation) -> tuple[Any, ...]:
     )
 
 
+RunStatement = Callable[..., Awaitable[Sequence[Sequence[Any]]]]
+"""Run one statement with its parameters, and return its rows."""
+
+
 class StatementOperationLog:
     """A log of operations in a database that takes statements.
 
@@ -251,7 +255,7 @@ class StatementOperationLog:
     def __init__(
         self,
         statements: OperationStatements,
-        run: Callable[..., Awaitable[Sequence[Sequence[Any]]]],
+        run: RunStatement,
     ) -> None:
         self._statements = statements
         self._run = run
@@ -279,6 +283,40 @@ class StatementOperationLog:
     async def read(self) -> list[StoreOperation]:
         """Return all operations, oldest first."""
         return [_operation(*json.loads(row)) for (row,) in await self._run(self._statements.all)]
+
+
+class OperationLogInTurn:
+    """The log of operations of an open store, each change in a transaction of its own.
+
+    Args:
+        change: does work on the log within a transaction, in its turn among the writes.
+        log: reads it, outside of one.
+    """
+
+    def __init__(
+        self,
+        change: Callable[[Callable[[OperationLog], Coroutine[Any, Any, Any]]], Awaitable[Any]],
+        log: StatementOperationLog,
+    ) -> None:
+        self._change = change
+        self.read = log.read
+
+    async def begin(self, operation: StoreOperation) -> None:
+        """Enter an operation."""
+        await self._change(lambda log: log.begin(operation))
+
+    async def add(self, operation_id: str, records: int, messages: int) -> None:
+        """Count what was done."""
+        await self._change(lambda log: log.add(operation_id, records, messages))
+
+    async def end(self, end: OperationEnd) -> tuple[int, int] | None:
+        """Note how an operation ended; return its records and messages."""
+        counts: tuple[int, int] | None = await self._change(lambda log: log.end(end))
+        return counts
+
+    async def forget_actor(self, actor_id: str) -> None:
+        """Take an actor's name from all operations."""
+        await self._change(lambda log: log.forget_actor(actor_id))
 
 
 def _text(instant: datetime) -> str:

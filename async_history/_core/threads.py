@@ -1,10 +1,10 @@
-"""Starting threads, which a process may have no more of."""
+"""Work on threads: starting them, which may be refused, and coroutines without an event loop."""
 
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 from async_history._core.running_loop import running_loop
 from async_history.errors import StorageError
@@ -52,3 +52,22 @@ async def computed(function: Callable[[], T]) -> T:
 
     start(threading.Thread(target=run, name="async_history cipher", daemon=True))
     return await done
+
+
+def run_to_completion(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine that never suspends, without an event loop, and return its result.
+
+    Code that is shared by all databases is written as coroutines, because a server's answers must
+    be awaited. The steps for SQLite return at once, and those of others block
+    a thread where one waits for the event loop.
+
+    Raises:
+        RuntimeError: the coroutine suspended.
+    """
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    coroutine.close()
+    raise RuntimeError(f"{coroutine!r} waits, on a thread without an event loop")

@@ -8,8 +8,10 @@ nothing is added, and the number of rows shows it.
 """
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, Final
 
+from async_history._core.ledger.leaves import Bundle
 from async_history._core.owners import SCOPES
 from async_history._core.records import COLUMN_LIST, COLUMNS, HistoryRecord
 from async_history._postgres.erased import IS_ERASED
@@ -156,15 +158,62 @@ def _has_details(records: Sequence[HistoryRecord], plan: OwnersPlan) -> bool:
     return bool(plan.number) or have_details(records)
 
 
-def alone(records: Sequence[HistoryRecord], plan: OwnersPlan, key_ids: Sequence[str]) -> Statement:
+@cache
+def _leaves_first(sql: str, first: int, count: int) -> str:
+    """Return a statement that also writes so many bundles, from a parameter on.
+
+    They are written in any case, so what the statement adds has to be all or none.
+    """
+    rows = ", ".join(
+        f"(${at}::pg_catalog.text, ${at + 1}::pg_catalog.int8, ${at + 2}::pg_catalog.bytea,"
+        f" ${at + 3}::pg_catalog.bool, ${at + 4}::pg_catalog.text)"
+        for at in range(first, first + count * _BUNDLE, _BUNDLE)
+    )
+    leaves = f"""
+WITH leaves AS (
+    INSERT INTO {{schema}}.history_ledger (kind, size, hashes, is_keyed, names) VALUES {rows}
+)"""
+    return leaves + (f",{after}" if (after := sql.removeprefix(_WITH)) != sql else sql)
+
+
+def with_leaves(statement: Statement, leaves: Sequence[Bundle]) -> Statement:
+    """Return a statement of this module that also writes the leaves of what it adds."""
+    if not leaves:
+        return statement
+    sql, arguments = statement
+    values = [value for bundle in leaves for value in bundle]
+    return _leaves_first(sql, len(arguments) + 1, len(leaves)), (*arguments, *values)
+
+
+_BUNDLE: Final = len(Bundle._fields)
+_WITH: Final = "\nWITH"
+
+
+def alone(
+    records: Sequence[HistoryRecord],
+    plan: OwnersPlan,
+    key_ids: Sequence[str],
+    leaves: Sequence[Bundle] = (),
+) -> Statement:
     """Return the statement that adds records, outside of a transaction: all or none.
 
     Args:
         key_ids: of the data keys that they are sealed under, which it checks.
+        leaves: of the records and the new owners.
     """
+    return with_leaves(_alone(records, plan, key_ids, may_be_short=not leaves), leaves)
+
+
+def _alone(
+    records: Sequence[HistoryRecord],
+    plan: OwnersPlan,
+    key_ids: Sequence[str],
+    *,
+    may_be_short: bool,
+) -> Statement:
     keys = (",".join(key_ids), len(key_ids)) if key_ids else ()
     if not _has_details(records, plan):
-        if len(records) == 1 and not keys:
+        if len(records) == 1 and not keys and may_be_short:
             return _ADD_ONE_ALONE, values_of(records[0])
         sql = _ADD_SEALED_ALL_OR_NONE if keys else _ADD_ALL_OR_NONE
         return sql, (*joined_columns(records), len(records), *keys)
@@ -178,6 +227,7 @@ def alone(records: Sequence[HistoryRecord], plan: OwnersPlan, key_ids: Sequence[
 def within_transaction(
     records: Sequence[HistoryRecord],
     plan: OwnersPlan,
+    leaves: Sequence[Bundle],
     *,
     checks_new: bool,
     checks_number: bool,
@@ -187,6 +237,7 @@ def within_transaction(
     The last one adds the records; its status has to be as many as they are.
 
     Args:
+        leaves: of the records and the new owners.
         checks_new: whether to add nothing if a memory of `plan.new` has records.
         checks_number: whether to compare the number of `owners_state`. On a Citus cluster a
             statement can't, and the transaction has locked it.
@@ -194,8 +245,8 @@ def within_transaction(
     if not _has_details(records, plan):
         known = _WITHOUT_OWNERS if checks_number else ""
         if len(records) == 1:
-            return [(f"{_ADD_ONE}{known}", values_of(records[0]))]
-        return [(f"{_ADD_RECORDS}{known}", joined_columns(records))]
+            return [with_leaves((f"{_ADD_ONE}{known}", values_of(records[0])), leaves)]
+        return [with_leaves((f"{_ADD_RECORDS}{known}", joined_columns(records)), leaves)]
     statements: list[Statement] = []
     if plan.new:
         statements.append((ADD_OWNERS, owner_rows(plan.new)))
@@ -209,4 +260,4 @@ def within_transaction(
         if checks_new and plan.new:
             sql += _WITHOUT_RECORDS
             arguments.append(columns[-1])
-    return [*statements, (sql, arguments)]
+    return [*statements, with_leaves((sql, arguments), leaves)]

@@ -1,7 +1,7 @@
 """The PostgreSQL backend: connects and wires the writer, reader, follower and eraser."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
@@ -13,10 +13,12 @@ from async_history._core.commit_signal import CommitSignal
 from async_history._core.encryption import OPEN_WITH_KEYS, StoreEncryption
 from async_history._core.follow_reads import FollowReader as FollowReaderOf
 from async_history._core.key_ring import KeyRing
+from async_history._core.ledger import changes
 from async_history._core.lifecycle import CLOSE_TIMEOUT_S
 from async_history._core.locks import ProcessLocks
 from async_history._core.operations import (
     OperationLog,
+    OperationLogInTurn,
     StatementOperationLog,
     StoreOperation,
     at_its_end,
@@ -51,7 +53,8 @@ from async_history._postgres.keys import (
     key_table,
     keys_lack,
 )
-from async_history._postgres.operations import OPERATIONS, enter
+from async_history._postgres.ledger import Attestation, ServerLedger, locks, tables_of
+from async_history._postgres.operations import OPERATIONS
 from async_history._postgres.owner_steps import FORGET_OWNERS
 from async_history._postgres.owners import KnownOwners
 from async_history._postgres.pool import ConnectionPool
@@ -62,7 +65,7 @@ from async_history._postgres.schema.indexes import make
 from async_history._postgres.server_url import ServerUrl
 from async_history._postgres.side_connections import SideConnections
 from async_history._postgres.statistics import Statistics
-from async_history._postgres.transaction import savepoint, transaction
+from async_history._postgres.transaction import log_within, savepoint, transaction
 from async_history._postgres.vacuum import Vacuum
 from async_history._postgres.warnings import STATE, warnings_of
 from async_history._postgres.writing_connection import Write
@@ -80,7 +83,8 @@ class PostgresBackend:
     """The tables in one schema, of a server or of the database of a user's pool.
 
     Either `server` or `user_pool` is set. With `may_migrate`, opening creates the tables and
-    migrates older ones. The other fields are the arguments of `PostgresHistoryManager`.
+    migrates older ones; with `may_extend` and `asks_for_ledger`, it gives tables that are there a
+    ledger. The other fields are the arguments of `PostgresHistoryManager`.
     """
 
     server: ServerUrl | None
@@ -92,6 +96,8 @@ class PostgresBackend:
     retry_timeout_s: float
     writer_options: WriterOptions
     keys: KeyRing | None = None
+    asks_for_ledger: bool = False
+    may_extend: bool = False
 
     @property
     def system(self) -> str:
@@ -126,16 +132,17 @@ class PostgresBackend:
 
     async def open(self, committed: CommitSignal, ended: Callable[[], None]) -> "PostgresStore":
         """Connect, and migrate the tables or check their version."""
-        is_distributed = False
+        is_distributed = has_ledger = False
 
         async def prepare(connection: Any) -> None:
-            nonlocal is_distributed
+            nonlocal is_distributed, has_ledger
             if self.may_migrate:
                 await migrations.migrate(connection, self.schema_name)
             else:
                 await self._look(connection)
             is_distributed = await migrations.is_distributed(connection, self.schema_name)
             await self._prepare_keys(connection, is_distributed=is_distributed)
+            has_ledger = await self._prepare_ledger(connection, is_distributed=is_distributed)
 
         if self.server is None:
             pool = await ConnectionPool.of_user(self.user_pool, self.where, prepare, self.limits)
@@ -149,7 +156,13 @@ class PostgresBackend:
             await to_the_end(pool.aclose(CLOSE_TIMEOUT_S))
             raise
         store = PostgresStore(
-            self, pool, read_pool, committed, ended, is_distributed=is_distributed
+            self,
+            pool,
+            read_pool,
+            committed,
+            ended,
+            is_distributed=is_distributed,
+            has_ledger=has_ledger,
         )
         if store.encryption is not None:
             try:
@@ -184,6 +197,28 @@ class PostgresBackend:
                 "migrate=True once, or without keys"
             )
 
+    async def _prepare_ledger(self, connection: Any, *, is_distributed: bool) -> bool:
+        """Give the history a ledger if that is asked for; return whether it has one.
+
+        Raises:
+            InvalidInput, MigrationError: it can't have one. Nothing was changed.
+        """
+        has_ledger = await migrations.has_ledger(connection, self.schema_name)
+        if is_distributed and (has_ledger or self.asks_for_ledger):
+            raise InvalidInput(
+                f"{self.where} is a Citus cluster, whose nodes have no common order of commits: a "
+                "history there has no ledger"
+            )
+        if has_ledger or not self.asks_for_ledger:
+            return has_ledger
+        if not self.may_extend:
+            raise MigrationError(
+                f"{self.where} has no ledger, and migrate=False keeps it as it is; open it with "
+                "migrate=True once, or without a ledger"
+            )
+        await migrations.make_ledger(connection, self.schema_name)
+        return True
+
     async def _look(self, connection: Any) -> None:
         await migrations.require_current(connection, self.schema_name)
 
@@ -198,6 +233,7 @@ class PostgresStore:
         committed: notified after each commit.
         ended: called when the writer has ended.
         is_distributed: whether the tables are distributed over the nodes of a Citus cluster.
+        has_ledger: whether the history has a ledger.
     """
 
     def __init__(
@@ -209,6 +245,7 @@ class PostgresStore:
         ended: Callable[[], None],
         *,
         is_distributed: bool,
+        has_ledger: bool,
     ) -> None:
         self._where = backend.where
         self._schema_name = backend.schema_name
@@ -256,6 +293,10 @@ class PostgresStore:
         if self.encryption is not None:
             self.reader = SealedReader(reader, self.encryption)
             self.follower = SealedFollowReader(follower, self.encryption)
+        self._attestation = Attestation(self.schema, self._seal) if has_ledger else None
+        self.ledger: ServerLedger | None = None
+        if self._attestation is not None:
+            self.ledger = ServerLedger(self._attestation, self._use_apart)
         vacuum = Vacuum(
             side,
             self.run_exclusively,
@@ -263,20 +304,36 @@ class PostgresStore:
             self.schema,
             ask_every_s=backend.retry_timeout_s,
         )
-        self.operations: OperationLog = _ServerOperationLog(self)
+        self.operations: OperationLog = OperationLogInTurn(
+            self._change_log, StatementOperationLog(OPERATIONS, self._read_log)
+        )
         self.eraser = ServerErasure(
-            self.run_exclusively, vacuum, self.schema, erase_keys, is_distributed=is_distributed
+            self.run_exclusively,
+            vacuum,
+            self.schema,
+            erase_keys,
+            self.ledger,
+            is_distributed=is_distributed,
         )
 
     # Writing
 
     async def _write(self, work: "Write[T]", size_s: float = 0.0, waits: int | None = None) -> T:
         """Run work on the writing connection, with the keys that the store has now."""
+        return await self._with_current_keys(lambda: self.connections.write(work, size_s, waits))
+
+    async def _use_apart(
+        self,
+        work: Callable[[Any, Sequence[str]], Coroutine[Any, Any, T]],
+        within_s: float | None,
+    ) -> T:
+        """Run work that may be done twice, at the same time as the writes."""
+        return await self._with_current_keys(lambda: self.connections.write_apart(work, within_s))
+
+    async def _with_current_keys(self, work: Callable[[], Awaitable[T]]) -> T:
         if self.encryption is None:
-            return await self.connections.write(work, size_s, waits)
-        return await self.encryption.with_current_keys(
-            lambda: self.connections.write(work, size_s, waits)
-        )
+            return await work()
+        return await self.encryption.with_current_keys(work)
 
     async def _with_keys(self, work: KeyChange) -> Any:
         """Do work on the tables of keys in one transaction, in its turn among the writes."""
@@ -310,6 +367,7 @@ class PostgresStore:
             owns_transaction=False,
             known=KnownOwners(),
             seal=self._seal,
+            attestation=self._attestation,
             keys=lambda: KeyAccess(table, change, partial(keys_lack, table)),
             where=self._where,
             sent=lambda: None,
@@ -319,9 +377,7 @@ class PostgresStore:
             async with savepoint(connection, checks_constraints=False):
                 return await committer.commit_in_transaction([submission])
 
-        if self.encryption is None:
-            return await add()
-        return await self.encryption.with_current_keys(add)
+        return await self._with_current_keys(add)
 
     async def _commit(
         self, batch: Sequence[Submission], has_begun: Callable[[], None]
@@ -337,6 +393,7 @@ class PostgresStore:
                 leaves_out_late=is_late,
                 known=self._known_owners,
                 seal=self._seal,
+                attestation=self._attestation,
                 where=self._where,
                 sent=has_begun,
             )
@@ -350,6 +407,17 @@ class PostgresStore:
             sum(one.record_count for one in batch if isinstance(one, AddRecords))
         )
         return refused
+
+    async def _change_log(self, work: Callable[[OperationLog], Coroutine[Any, Any, T]]) -> T:
+        async def change(connection: Any, settings: Sequence[str]) -> T:
+            async with transaction(connection, *settings):
+                ledger = tables_of(self._attestation, connection)
+                return await work(log_within(connection, self.schema, ledger))
+
+        return await self.run_exclusively(change)
+
+    async def _read_log(self, sql: str) -> Sequence[Sequence[Any]]:
+        return await self.connections.fetch(migrations.in_schema(sql, self.schema))
 
     def _is_late(self, batch: Sequence[Submission]) -> bool:
         """Return whether a batch has been retried for half of `retry_timeout_s`.
@@ -376,16 +444,26 @@ class PostgresStore:
             messages = await connection.fetchval(f"{_COUNT} {self.schema}.messages")
             # In a transaction, whose lock blocks all writes until its outcome is known: a delayed
             # TRUNCATE outside of one could reach the server after later acknowledged writes.
-            async with transaction(connection, *settings):
+            async with transaction(connection, *settings, *locks(self._attestation)):
                 await connection.execute(f"TRUNCATE {tables}")
                 await connection.execute(migrations.in_schema(FORGET_OWNERS, self.schema))
-                await enter(connection, self.schema, at_its_end(operation, records, messages))
+                ledger = tables_of(self._attestation, connection)
+                if ledger is not None:
+                    await changes.reset(ledger)
+                log = log_within(connection, self.schema, ledger)
+                await log.begin(at_its_end(operation, records, messages))
 
-        return self.run_exclusively(reset)
+        async def reset_in_time() -> None:
+            extra_s = 0.0 if self.ledger is None else await self.ledger.before_reset()
+            await self._write(reset, extra_s)
+
+        return self.writer.run_alone(reset_in_time)
 
     async def prune_step(self, asked: PruneRequest, reached: PruneCursor | None) -> PruneStep:
         """Prune the next records in one transaction; in a dry run, count them."""
         tries = PruneTries()
+        if self.ledger is not None:
+            await self.ledger.place_all()
 
         async def step(connection: Any, settings: Sequence[str]) -> PruneStep:
             return await prune(
@@ -395,6 +473,7 @@ class PostgresStore:
                 asked,
                 reached,
                 tries,
+                self._attestation,
                 is_distributed=self._is_distributed,
             )
 
@@ -441,26 +520,3 @@ class PostgresStore:
         """Terminate the connections without waiting for what they are doing."""
         self._statistics.stop()
         self.connections.abandon()
-
-
-class _ServerOperationLog(StatementOperationLog):
-    """The log of operations of a store: read like the records, and written in turn with them."""
-
-    def __init__(self, store: PostgresStore) -> None:
-        super().__init__(OPERATIONS, self._write)
-        self._store = store
-
-    async def _write(self, sql: str, *arguments: Any) -> Sequence[Sequence[Any]]:
-        async def write(connection: Any, settings: Sequence[str]) -> Sequence[Sequence[Any]]:
-            async with transaction(connection, *settings):
-                statement = migrations.in_schema(sql, self._store.schema)
-                return list(await connection.fetch(statement, *arguments))
-
-        return await self._store.run_exclusively(write)
-
-    async def read(self) -> list[StoreOperation]:
-        """Return all operations, oldest first."""
-        return await StatementOperationLog(OPERATIONS, self._fetch).read()
-
-    async def _fetch(self, sql: str) -> Sequence[Sequence[Any]]:
-        return await self._store.connections.fetch(migrations.in_schema(sql, self._store.schema))

@@ -23,6 +23,8 @@ from async_history._core.batch import (
     records_of,
 )
 from async_history._core.erased_names import Name, earliest_begin
+from async_history._core.ledger.changes import begin_operations
+from async_history._core.ledger.leaves import Bundle
 from async_history._core.messages import MESSAGES_KEPT
 from async_history._core.operations import StoreOperation, values_of
 from async_history._core.owners import Owner
@@ -38,6 +40,7 @@ from async_history._postgres.errors import (
     storage_error,
 )
 from async_history._postgres.keys import Access, Seal, keys_before, keys_lack, keys_within
+from async_history._postgres.ledger import Attestation
 from async_history._postgres.operations import OPERATIONS
 from async_history._postgres.owner_steps import OwnerSteps
 from async_history._postgres.owners import KnownOwners, OwnersPlan, give_owners
@@ -155,6 +158,7 @@ class BatchCommitter:
             one that waits for a lock; otherwise the whole batch fails and is retried.
         known: what is remembered of the memories' owners.
         seal: what becomes of texts.
+        attestation: what gives records their leaves; None if the store has no ledger.
         keys: how a transaction of the user comes to the keys of the store.
         where: the server, for messages.
         sent: called shortly before the batch is sent, when Python's work for it is done.
@@ -171,6 +175,7 @@ class BatchCommitter:
         leaves_out_late: bool = False,
         known: KnownOwners,
         seal: Seal,
+        attestation: Attestation | None = None,
         keys: Access | None = None,
         where: str,
         sent: Callable[[], None],
@@ -183,6 +188,7 @@ class BatchCommitter:
         self._leaves_out_late = leaves_out_late
         self._known = known
         self._seal = seal
+        self._attestation = attestation
         self._keys = keys or partial(keys_within, connection, schema)
         self._owners = OwnerSteps(
             connection,
@@ -257,6 +263,7 @@ class BatchCommitter:
             return False
         before = partial(keys_before, self._connection, self._schema, self._settings)
         stored, key_ids = await self._seal.records(records, plan.owners, plan.number, before)
+        leaves = await self._leaves(records, plan.new)
         if self._settings:
             async with self._transaction():
                 if self._is_distributed and await self._owners.locked_number() != plan.number:
@@ -264,10 +271,10 @@ class BatchCommitter:
                 if key_ids and await keys_lack(before().table, key_ids):
                     raise _LeftOut("a data key is not there")
                 self._sent()
-                await self._add(stored, plan, checks_new=True)
+                await self._add(stored, plan, leaves, checks_new=True)
         else:
             self._sent()
-            sql, arguments = alone(stored, plan, key_ids)
+            sql, arguments = alone(stored, plan, key_ids, leaves)
             done = await self._connection.execute(self._sql(sql), *arguments)
             if done.startswith("INSERT"):
                 _require_all(done, records)
@@ -299,11 +306,23 @@ class BatchCommitter:
     def _locks_ids(self, additions: Sequence[AddRecords]) -> bool:
         return self._is_distributed and any(one.names_ids for one in additions)
 
+    async def _leaves(
+        self, records: Sequence[HistoryRecord], owners: Mapping[str, Owner | None]
+    ) -> Sequence[Bundle]:
+        if self._attestation is None:
+            return ()
+        return await self._attestation.leaves(records, owners)
+
     async def _add(
-        self, records: Sequence[HistoryRecord], plan: OwnersPlan, *, checks_new: bool
+        self,
+        records: Sequence[HistoryRecord],
+        plan: OwnersPlan,
+        leaves: Sequence[Bundle],
+        *,
+        checks_new: bool,
     ) -> None:
         statements = within_transaction(
-            records, plan, checks_new=checks_new, checks_number=not self._is_distributed
+            records, plan, leaves, checks_new=checks_new, checks_number=not self._is_distributed
         )
         for sql, arguments in statements:
             done = await self._connection.execute(self._sql(sql), *arguments)
@@ -403,13 +422,17 @@ class BatchCommitter:
             records = await dated(records, self.latest)
         if records or owners:
             plan = await self._owners.give(records, owners)
+            leaves = await self._leaves(records, {**plan.new, **owners})
         if records:
             stored, _ = await self._seal.records(records, plan.owners, plan.number, self._keys)
             try:
-                await self._add(stored, plan, checks_new=False)
+                await self._add(stored, plan, leaves, checks_new=False)
             except _LeftOut:
                 await self._owners.require_unchanged()
                 raise
+        elif owners and self._attestation is not None:
+            for bundle in leaves:
+                await self._attestation.tables(self._connection.fetch).append(bundle)
         if messages:
             await self._save_messages(messages)
 
@@ -417,6 +440,9 @@ class BatchCommitter:
         """Enter operations in the log."""
         sql = self._sql(OPERATIONS.begin)
         await self._connection.executemany(sql, list(map(values_of, operations)))
+        if self._attestation is not None:
+            tables = self._attestation.tables(self._connection.fetch)
+            await begin_operations(tables, [operation.id for operation in operations])
 
     async def _save_messages(self, submissions: Sequence[SaveMessages]) -> None:
         number = self._owners.found.number if self._owners.has_looked else None

@@ -51,11 +51,19 @@ class Connections:
             raise HistoryClosed("the manager was closed before this was written")
         return await self._writing.do(work, size_s, waits)
 
-    async def write_apart(self, work: Callable[[Any, Sequence[str]], Coroutine[Any, Any, T]]) -> T:
-        """Run work that may be done twice on a connection of the pool; retry if that is lost."""
-        return await self._until_done(
-            partial(self._pool.write, work, self._retry_timeout_s / _TRIES), "written"
-        )
+    async def write_apart(
+        self,
+        work: Callable[[Any, Sequence[str]], Coroutine[Any, Any, T]],
+        within_s: float | None = None,
+    ) -> T:
+        """Run work that may be done twice on a connection of the pool; retry if that is lost.
+
+        Args:
+            within_s: seconds that a try may take; None is as long as another write.
+        """
+        if within_s is None:
+            within_s = self._retry_timeout_s / _TRIES
+        return await self._until_done(partial(self._pool.write, work, within_s), "written")
 
     async def fetch(self, sql: str, *arguments: Any) -> Sequence[Sequence[Any]]:
         """Run one SELECT on the server that is read from; retry if its connection is lost."""

@@ -20,10 +20,13 @@ from async_history._core.erase_transaction import (
 from async_history._core.erased_names import Name
 from async_history._core.filters import Filter
 from async_history._core.key_statements import KeyTable
+from async_history._core.ledger import changes
+from async_history._core.ledger.tables import LedgerTables
 from async_history._core.sealed_records import Keys, key_ids, opened_text
 from async_history._postgres.erased import STILL_OWNED, disown_statements, note_statements
 from async_history._postgres.filters import Search
 from async_history._postgres.keys import KeyChange, change_keys, key_table
+from async_history._postgres.ledger import ServerLedger, locks, tables_of
 from async_history._postgres.owners import CAUSE_COLUMNS
 from async_history._postgres.transaction import BY_INDEX, RECORDS, SchemaSteps, transaction
 from async_history._postgres.vacuum import Vacuum
@@ -136,9 +139,15 @@ class _EraseTransaction(SchemaSteps):
     """
 
     def __init__(
-        self, connection: Any, schema: str, keys: "EraseKeys", *, is_distributed: bool
+        self,
+        connection: Any,
+        schema: str,
+        keys: "EraseKeys",
+        ledger: LedgerTables | None,
+        *,
+        is_distributed: bool,
     ) -> None:
-        super().__init__(connection, schema, is_distributed=is_distributed)
+        super().__init__(connection, schema, ledger, is_distributed=is_distributed)
         self._keys = keys
         self._key_table = key_table(connection.fetch, schema)
 
@@ -182,10 +191,14 @@ class _EraseTransaction(SchemaSteps):
         return [_texts(*row) for row in await self._keys.digests(rows, self._key_table)]
 
     async def redact(self, columns: Columns, places: Sequence[RecordRef]) -> int:
-        named = self._named((one.id for one in places), (one.memory_id for one in places))
+        ids = [one.id for one in places]
+        held = None if self._ledger is None else await changes.held(self._ledger, ids)
+        named = self._named(ids, (one.memory_id for one in places))
         redacted = _count(await self._execute(_REDACT[columns], *named))
         if redacted < len(places) and await self._fetch(_KEPT[columns], *named):
             raise _refusal("history")
+        if self._ledger is not None and held is not None and redacted:
+            await changes.erase(self._ledger, ids, held)
         return redacted
 
     async def note(self, names: Sequence[Name], at: datetime) -> None:
@@ -195,10 +208,13 @@ class _EraseTransaction(SchemaSteps):
         await self._keys.mark(names, self._key_table)
 
     async def disown(self, scope: str, memory_ids: Sequence[str]) -> None:
+        owned = None if self._ledger is None else await changes.owned(self._ledger, memory_ids)
         for sql, arguments in disown_statements(scope, memory_ids):
             done = await self._execute(sql, *arguments)
         if done != "UPDATE 1" or await self._fetch(STILL_OWNED[scope], list(memory_ids)):
             raise _refusal("history, owners or owners_state")
+        if self._ledger is not None and owned is not None:
+            await changes.disown(self._ledger, memory_ids, owned)
 
     async def messages(self, session_scopes: Sequence[str]) -> int:
         ((count,),) = await self._fetch(_COUNT_MESSAGES, list(session_scopes))
@@ -321,6 +337,7 @@ class ServerErasure:
         vacuum: vacuums the tables.
         schema: the quoted schema.
         keys: what the history is encrypted with, if it is.
+        ledger: the store's, if it has one.
         is_distributed: the tables are spread over the nodes of a Citus cluster.
     """
 
@@ -330,6 +347,7 @@ class ServerErasure:
         vacuum: Vacuum,
         schema: str,
         keys: EraseKeys,
+        ledger: ServerLedger | None,
         *,
         is_distributed: bool,
     ) -> None:
@@ -337,16 +355,25 @@ class ServerErasure:
         self._vacuum = vacuum
         self._schema = schema
         self._keys = keys
+        self._ledger = ledger
         self._is_distributed = is_distributed
 
     async def in_transaction(self, work: Callable[[EraseTransaction], Coroutine[Any, Any, T]]) -> T:
+        attestation = None if self._ledger is None else self._ledger.attestation
+
         async def erase(connection: Any, settings: Sequence[str]) -> T:
-            async with transaction(connection, *settings, BY_INDEX):
+            async with transaction(connection, *settings, BY_INDEX, *locks(attestation)):
                 steps = _EraseTransaction(
-                    connection, self._schema, self._keys, is_distributed=self._is_distributed
+                    connection,
+                    self._schema,
+                    self._keys,
+                    tables_of(attestation, connection),
+                    is_distributed=self._is_distributed,
                 )
                 return await work(steps)
 
+        if self._ledger is not None:
+            await self._ledger.place_all()
         done: T = await self._run_exclusively(erase)
         return done
 

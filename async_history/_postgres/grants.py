@@ -39,6 +39,20 @@ _OPERATES: Final[Mapping[str, str]] = {
     "data_keys": "UPDATE (erased, wrapping_key, wrapped), DELETE",
     "wrapping_keys": "INSERT, DELETE",
 }
+_LEDGER: Final[Mapping[Level, Mapping[str, str]]] = {
+    "reader": {
+        "history_ledger": "SELECT",
+        "history_ledger_tiles": "SELECT",
+        "history_ledger_names": "SELECT",
+    },
+    "writer": {"history_ledger": "INSERT"},
+    "operator": {
+        "history_ledger": "UPDATE (first, hashes, names)",
+        "history_ledger_tiles": "INSERT, UPDATE",
+        "history_ledger_names": "INSERT, DELETE",
+    },
+}
+"""Of a history with a ledger. Who gives leaves their places is an operator."""
 _RIGHTS: Final[Mapping[Level, Sequence[Mapping[str, str]]]] = {
     "reader": (dict.fromkeys(_READ, "SELECT"),),
     "writer": (dict.fromkeys(_READ, "SELECT"), _WRITES),
@@ -113,11 +127,12 @@ class Grants:
                 f"a {self.level} records for all owners: only a reader can be kept to one"
             )
 
-    def statements(self, schema: str, secured: Sequence[str]) -> list[str]:
+    def statements(self, schema: str, tables: Sequence[str], secured: Sequence[str]) -> list[str]:
         """Return the statements that take what the role has, and give it what it is to have.
 
         Args:
             schema: where the tables are.
+            tables: those that there are.
             secured: the tables on which row-level security is on.
         """
         role, place = quoted(self.role, "role"), quoted(schema)
@@ -126,6 +141,9 @@ class Grants:
             f"GRANT USAGE ON SCHEMA {place} TO {role};",
         ]
         rights = _RIGHTS[self.level]
+        if "history_ledger" in tables:
+            for level in LEVELS[: LEVELS.index(self.level) + 1]:
+                rights = (*rights, _LEDGER[level])
         if self.only is not None:
             sql += [
                 f"ALTER TABLE {place}.{table} ENABLE ROW LEVEL SECURITY;"
@@ -133,10 +151,10 @@ class Grants:
                 if table not in secured
             ]
             rights = (dict.fromkeys((*_OF_ONE_OWNER, "migrations", *_KEYS), "SELECT"),)
-        for tables in rights:
-            for table, privileges in tables.items():
+        for granted in rights:
+            for table, privileges in granted.items():
                 sql.append(f"GRANT {privileges} ON {place}.{table} TO {role};")
-        for table in {table: None for tables in rights for table in tables}:
+        for table in {table: None for granted in rights for table in granted}:
             if self.only is not None and table in _OF_ONE_OWNER:
                 shown = f"pg_catalog.current_setting('async_history.{self.only}', true)"
                 sql += _policy(place, table, role, f"{self.only} = {shown}")
@@ -190,4 +208,4 @@ async def _statements(connection: Any, schema: str, grants: Grants) -> list[str]
                 f"from {', '.join(shut_out)}: first grant each of them what it needs by this "
                 "command, which makes its policy, or take its rights"
             )
-    return grants.statements(schema, secured or ())
+    return grants.statements(schema, tables, secured or ())

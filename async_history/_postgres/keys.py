@@ -17,14 +17,17 @@ from async_history._core.data_keys import DataKeys
 from async_history._core.key_statements import KeyStatements, KeyTable, Run
 from async_history._core.owners import SCOPES, Owner
 from async_history._core.records import HistoryRecord
+from async_history._core.rows import Row
 from async_history._core.sealed_records import (
     USES,
     key_ids,
+    opened_if_whole,
     opened_record,
     owner_of_session,
     sealed_message,
     sealed_record,
     texts_of,
+    texts_of_row,
     uses_of,
 )
 from async_history._core.sealing import BEGIN, JSON_BEGIN, DataKey
@@ -184,6 +187,10 @@ async def _checked_later(ids: Sequence[str]) -> bool:
 class Seal(Protocol):
     """What becomes of texts between a batch and the tables."""
 
+    @property
+    def salt_key(self) -> bytes | None:
+        """The key of the salts of a ledger; None where they are kept as they are."""
+
     async def records(
         self,
         records: Sequence[HistoryRecord],
@@ -208,12 +215,17 @@ class Seal(Protocol):
     ) -> Sequence[HistoryRecord]:
         """Return records that were read as they were given."""
 
+    async def opened_rows(self, rows: Sequence[Row], table: KeyTable) -> Sequence[Row]:
+        """Return stored rows as they were given; one that does not open as it is."""
+
     def undone(self) -> None:
         """Take note that a transaction, or a part of it, may have been undone."""
 
 
 class InClear:
     """Texts as they are."""
+
+    salt_key: Final = None
 
     async def records(
         self,
@@ -234,6 +246,9 @@ class InClear:
     ) -> Sequence[HistoryRecord]:
         return records
 
+    async def opened_rows(self, rows: Sequence[Row], table: KeyTable) -> Sequence[Row]:
+        return rows
+
     def undone(self) -> None: ...
 
 
@@ -247,6 +262,10 @@ class Sealing:
     def __init__(self, keys: DataKeys) -> None:
         self._keys = keys
         self._lock = asyncio.Lock()  # an `add_in_transaction` seals at the same time
+
+    @property
+    def salt_key(self) -> bytes:
+        return self._keys.index_key
 
     async def records(
         self,
@@ -276,6 +295,11 @@ class Sealing:
             return records
         keys = await self._keys.load(ids, access().table)
         return [opened_record(record, keys) for record in records]
+
+    async def opened_rows(self, rows: Sequence[Row], table: KeyTable) -> Sequence[Row]:
+        ids = key_ids(text for row in rows for text in texts_of_row(row))
+        keys = await self._keys.load(ids, table) if ids else {}
+        return [opened_if_whole(row, keys) for row in rows]
 
     def undone(self) -> None:
         self._keys.end_leases()

@@ -58,6 +58,8 @@ class PostgresHistoryManager(HistoryManager):
         retry_timeout_s: how long what failed with its connection is tried again.
         close_timeout_s: how long closing waits for what was accepted.
         keys: a `KeyRing`, to encrypt what is recorded; see the guide on encryption.
+        ledger: give the history a ledger, which proves what was recorded. One that has a ledger
+            keeps it. See `history.ledger`.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class PostgresHistoryManager(HistoryManager):
         connection_lifetime_s: float | None = None,
         close_timeout_s: float = CLOSE_TIMEOUT_S,
         keys: KeyRing | None = None,
+        ledger: bool = False,
     ) -> None:
         if (url is None) == (pool is None):
             raise InvalidInput("give either a url or a pool")
@@ -125,6 +128,8 @@ class PostgresHistoryManager(HistoryManager):
                 batch_records=batch_records,
             ),
             keys=check_keys(keys),
+            asks_for_ledger=check_flag("ledger", ledger),
+            may_extend=may_migrate,
         )
         super().__init__(backend, close_timeout_s=close_timeout_s)
 

@@ -10,6 +10,7 @@ from operator import itemgetter
 from typing import Any, Final
 
 from async_history._core.erase_transaction import RecordRef
+from async_history._core.ledger import changes
 from async_history._core.prune import PruneCursor, PruneStep, prune_step
 from async_history._core.prune_request import PruneRequest
 from async_history._core.prune_transaction import (
@@ -19,6 +20,7 @@ from async_history._core.prune_transaction import (
     prunable_alone,
 )
 from async_history._core.values import in_utc
+from async_history._postgres.ledger import Attestation, locks, tables_of
 from async_history._postgres.owner_steps import HAS_OWNERS, NEXT_NUMBER, REMOVE_OWNERS
 from async_history._postgres.transaction import (
     BY_INDEX,
@@ -110,13 +112,19 @@ async def prune(
     asked: PruneRequest,
     reached: PruneCursor | None,
     tries: PruneTries,
+    attestation: Attestation | None,
     *,
     is_distributed: bool,
 ) -> PruneStep:
     """Prune the next records in one transaction, which begins with `settings`."""
     has_removed_before = tries.has_removed
-    async with transaction(connection, *settings, BY_INDEX):
-        steps = _PruneTransaction(connection, schema, is_distributed=is_distributed)
+    async with transaction(connection, *settings, BY_INDEX, *locks(attestation)):
+        steps = _PruneTransaction(
+            connection,
+            schema,
+            tables_of(attestation, connection),
+            is_distributed=is_distributed,
+        )
         step = await prune_step(asked, reached, steps, tries)
         if has_removed_before and not steps.has_removed:
             await connection.execute(WAIT_FOR_REPLICAS_TOO)
@@ -184,10 +192,11 @@ class _PruneTransaction(SchemaSteps):
         removed = {seq for (seq,) in rows}
         self.has_removed = bool(removed)
         gone = {one.place for one in records if one.position in removed}
-        if gone and await self._fetch(HAS_OWNERS):
-            names = list({place.memory_id for place in gone})
-            if await self._fetch(REMOVE_OWNERS, names):
-                await self._fetch(NEXT_NUMBER)
+        names = list({place.memory_id for place in gone})
+        if gone and await self._fetch(HAS_OWNERS) and await self._fetch(REMOVE_OWNERS, names):
+            await self._fetch(NEXT_NUMBER)
+        if gone and self._ledger is not None:
+            await changes.prune(self._ledger, [place.id for place in gone], names)
         return gone
 
     def _names_of(

@@ -8,7 +8,8 @@ import contextlib
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, Final
 
-from async_history._core.operations import StatementOperationLog
+from async_history._core.ledger.operation_log import LedgeredOperationLog
+from async_history._core.ledger.tables import LedgerTables
 from async_history._postgres.errors import DriverError
 from async_history._postgres.operations import OPERATIONS
 from async_history._postgres.schema import in_schema
@@ -78,23 +79,41 @@ async def savepoint(connection: Any, *, checks_constraints: bool) -> AsyncIterat
         raise
 
 
+def log_within(connection: Any, schema: str, ledger: LedgerTables | None) -> LedgeredOperationLog:
+    """Return the log of operations inside the transaction of a connection.
+
+    Args:
+        schema: the quoted schema.
+        ledger: the ledger's tables in this transaction, if the store has one.
+    """
+
+    async def fetch(sql: str, *arguments: Any) -> Sequence[Sequence[Any]]:
+        return list(await connection.fetch(in_schema(sql, schema), *arguments))
+
+    return LedgeredOperationLog(OPERATIONS, fetch, lambda: ledger)
+
+
 class SchemaSteps:
     """Base of the statements that run in a transaction on one schema's tables.
 
     Args:
         schema: the quoted schema.
+        ledger: the ledger's tables in this transaction, if the store has one.
         is_distributed: whether the tables are distributed over the nodes of a Citus cluster.
     """
 
-    def __init__(self, connection: Any, schema: str, *, is_distributed: bool) -> None:
+    def __init__(
+        self, connection: Any, schema: str, ledger: LedgerTables | None, *, is_distributed: bool
+    ) -> None:
         self._connection = connection
         self._schema = schema
+        self._ledger = ledger
         self._is_distributed = is_distributed
 
     @property
-    def log(self) -> StatementOperationLog:
+    def log(self) -> LedgeredOperationLog:
         """The log of operations, inside this transaction."""
-        return StatementOperationLog(OPERATIONS, self._fetch)
+        return log_within(self._connection, self._schema, self._ledger)
 
     async def _fetch(self, sql: str, *arguments: Any) -> Sequence[Sequence[Any]]:
         return list(await self._connection.fetch(in_schema(sql, self._schema), *arguments))

@@ -19,8 +19,8 @@ from async_history._core.key_statements import KeyTable
 from async_history._core.ledger.changes import reset
 from async_history._core.ledger.tables import LedgerStore
 from async_history._core.operations import (
-    OperationEnd,
     OperationLog,
+    OperationLogInTurn,
     StatementOperationLog,
     StoreOperation,
     at_its_end,
@@ -33,12 +33,13 @@ from async_history._core.recent import RecentCommits
 from async_history._core.sealed_reader import SealedFollowReader, SealedReader
 from async_history._core.stats import Measured, StoreWarning, clear_warning
 from async_history._core.submissions import Submission
+from async_history._core.threads import run_to_completion
 from async_history._core.writer import GroupCommitWriter
 from async_history._core.writer_options import WriterOptions
 from async_history._sqlite.backup import PAGES_AT_ONCE, back_up, back_up_file, run
 from async_history._sqlite.check import faults_of, faults_of_file
 from async_history._sqlite.commit import BatchCommitter
-from async_history._sqlite.connection import ThreadConnection, run_to_completion, transaction
+from async_history._sqlite.connection import ThreadConnection, transaction
 from async_history._sqlite.encoding import check_parameters
 from async_history._sqlite.encrypting import FileClearTexts
 from async_history._sqlite.erase import FileErasure
@@ -65,7 +66,7 @@ from async_history._sqlite.keys import (
 from async_history._sqlite.known_owners import KnownOwners
 from async_history._sqlite.ledger import HAS_LEDGER, LedgerFile, attest, write_program
 from async_history._sqlite.opening import LONGEST_LOG_BYTES, long_log_warning
-from async_history._sqlite.operations import OPERATIONS, FileOperationLog, enter, row_count
+from async_history._sqlite.operations import OPERATIONS, enter, file_log, row_count
 from async_history._sqlite.pool import MAX_REOPENS, ConnectionPool
 from async_history._sqlite.prune import prune
 from async_history._sqlite.read import HistoryReader
@@ -227,7 +228,9 @@ class SQLiteStore:
         self.stored_reader = reader = HistoryReader(self.fetch, lookup, READERS)
         self.reader: Reader = reader
         self.follower: FollowReaderOf[Any] = FollowReader(self.fetch, reader, self._recent)
-        self.operations: OperationLog = _StoreOperationLog(self)
+        self.operations: OperationLog = OperationLogInTurn(
+            self._change_log, StatementOperationLog(OPERATIONS, partial(self.fetch, parameters={}))
+        )
         self.eraser = FileErasure(
             self.run_exclusively, self._reopen_writer, pool.path, pool.lock_timeout_s, self._keys
         )
@@ -282,6 +285,10 @@ class SQLiteStore:
     async def create_key_tables(self) -> None:
         """Create what an encrypted file has more, where it is missing."""
         await self.run_exclusively(lambda connection: connection.run(create_tables))
+
+    async def _change_log(self, work: Callable[[OperationLog], Coroutine[Any, Any, T]]) -> T:
+        step = partial(_in_log, work)
+        return await self.run_exclusively(lambda connection: connection.run(step))
 
     def run_exclusively(
         self, work: Callable[[ThreadConnection], Awaitable[T]]
@@ -406,45 +413,11 @@ class SQLiteStore:
         self.pool.abandon()
 
 
-class _StoreOperationLog:
-    """The log of operations of a store: read like the records, and written in turn with them."""
-
-    def __init__(self, store: SQLiteStore) -> None:
-        self._store = store
-
-    async def _write(self, work: Callable[[FileOperationLog], Coroutine[Any, Any, T]]) -> T:
-        step = partial(_in_log, work)
-        return await self._store.run_exclusively(lambda connection: connection.run(step))
-
-    async def begin(self, operation: StoreOperation) -> None:
-        """Enter an operation."""
-        await self._write(lambda log: log.begin(operation))
-
-    async def add(self, operation_id: str, records: int, messages: int) -> None:
-        """Count what was done."""
-        await self._write(lambda log: log.add(operation_id, records, messages))
-
-    async def end(self, end: OperationEnd) -> tuple[int, int] | None:
-        """Note how an operation ended; return its records and messages."""
-        return await self._write(lambda log: log.end(end))
-
-    async def forget_actor(self, actor_id: str) -> None:
-        """Take an actor's name from all operations."""
-        await self._write(lambda log: log.forget_actor(actor_id))
-
-    async def read(self) -> list[StoreOperation]:
-        """Return all operations, oldest first."""
-        return await StatementOperationLog(OPERATIONS, self._fetch).read()
-
-    async def _fetch(self, sql: str) -> Sequence[Sequence[Any]]:
-        return await self._store.fetch(sql, {})
-
-
 def _in_log(
-    work: Callable[[FileOperationLog], Coroutine[Any, Any, T]], connection: sqlite3.Connection
+    work: Callable[[OperationLog], Coroutine[Any, Any, T]], connection: sqlite3.Connection
 ) -> T:
     with transaction(connection):
-        return run_to_completion(work(FileOperationLog(connection)))
+        return run_to_completion(work(file_log(connection)))
 
 
 def _reset_statements(connection: sqlite3.Connection) -> Iterator[str]:

@@ -34,12 +34,8 @@ from async_history._core.owners import Owner
 from async_history._core.recent import RecentCommits
 from async_history._core.records import Fields, HistoryRecord, fields_in_order
 from async_history._core.submissions import AddRecords, SaveMessages, Submission
-from async_history._sqlite.connection import (
-    ThreadConnection,
-    fetch_rows,
-    run_to_completion,
-    transaction,
-)
+from async_history._core.threads import run_to_completion
+from async_history._sqlite.connection import ThreadConnection, fetch_rows, transaction
 from async_history._sqlite.errors import is_schema_mismatch
 from async_history._sqlite.index import (
     HAS_ERASED_MEMORY,

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import sqlite3
 import threading
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, Self, TypeVar
 
@@ -180,21 +180,3 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
     except BaseException:
         connection.rollback()  # does nothing if SQLite has already rolled it back
         raise
-
-
-def run_to_completion(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine that never suspends, without an event loop, and return its result.
-
-    Code that is shared by all databases is written as coroutines, because a server's answers must
-    be awaited. The steps for SQLite return at once.
-
-    Raises:
-        RuntimeError: the coroutine suspended.
-    """
-    try:
-        coroutine.send(None)
-    except StopIteration as end:
-        result: T = end.value
-        return result
-    coroutine.close()
-    raise RuntimeError(f"{coroutine!r} waits, on a thread without an event loop")

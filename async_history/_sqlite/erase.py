@@ -23,12 +23,8 @@ from async_history._core.erased_names import Name
 from async_history._core.filters import Filter
 from async_history._core.ledger import changes
 from async_history._core.ledger.tables import LedgerTables
-from async_history._sqlite.connection import (
-    ThreadConnection,
-    fetch_rows,
-    run_to_completion,
-    transaction,
-)
+from async_history._core.threads import run_to_completion
+from async_history._sqlite.connection import ThreadConnection, fetch_rows, transaction
 from async_history._sqlite.errors import typed_errors
 from async_history._sqlite.filters import in_order
 from async_history._sqlite.index import (
@@ -46,7 +42,7 @@ from async_history._sqlite.index import (
 )
 from async_history._sqlite.keys import FileKeys, StoredText
 from async_history._sqlite.ledger import attest
-from async_history._sqlite.operations import FileOperationLog
+from async_history._sqlite.operations import file_log
 from async_history._sqlite.schema.file_copy import adoption_copies
 from async_history._sqlite.worker_thread import run_in_thread
 from async_history.errors import CommitUnknown, StorageError, StorageFull
@@ -124,7 +120,7 @@ class _EraseTransaction:
     def __init__(self, connection: sqlite3.Connection, keys: FileKeys) -> None:
         self._connection = connection
         self._keys = keys
-        self.log = FileOperationLog(connection)
+        self.log = file_log(connection)
 
     def _attest(self, work: Callable[[LedgerTables], Coroutine[Any, Any, T]]) -> T | None:
         return attest(self._connection, work, self._keys.seal)

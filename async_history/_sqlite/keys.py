@@ -26,7 +26,8 @@ from async_history._core.sealed_records import (
     uses_of,
 )
 from async_history._core.sealing import BEGIN, DataKey, is_sealed
-from async_history._sqlite.connection import fetch_rows, run_to_completion, transaction
+from async_history._core.threads import run_to_completion
+from async_history._sqlite.connection import fetch_rows, transaction
 from async_history._sqlite.index import StoredOwner, mark_copied
 from async_history._sqlite.rows import Fetch
 

@@ -12,12 +12,8 @@ from async_history._core.ledger.statements import LedgerStatements
 from async_history._core.ledger.tables import LedgerTables
 from async_history._core.records import COLUMNS
 from async_history._core.rows import Row
-from async_history._sqlite.connection import (
-    ThreadConnection,
-    fetch_rows,
-    run_to_completion,
-    transaction,
-)
+from async_history._core.threads import run_to_completion
+from async_history._sqlite.connection import ThreadConnection, fetch_rows, transaction
 from async_history._sqlite.index import mark_copied, owner_number
 from async_history._sqlite.keys import InClear, Seal
 from async_history._sqlite.write_program import ATTEST_PROGRAM, WRITE_PROGRAM
@@ -62,7 +58,9 @@ HAS_LEDGER: Final = """EXISTS (
 APPEND: Final = """
 INSERT INTO async_history_ledger (kind, size, hashes, is_keyed, names) VALUES (?, ?, ?, ?, ?)
 """
-_BUNDLE: Final = "SELECT first, kind, size, hashes, is_keyed, names FROM async_history_ledger"
+_BUNDLE: Final = """
+SELECT first, first, first, kind, size, hashes, is_keyed, names FROM async_history_ledger"""
+"""One process writes at a time: a bundle comes after all that have a place before it."""
 _PAIRS: Final = "SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?)"
 _HISTORY: Final = ", ".join(f"history.{name}" for name in COLUMNS)
 STATEMENTS: Final = LedgerStatements(
@@ -70,11 +68,18 @@ STATEMENTS: Final = LedgerStatements(
     size="SELECT coalesce((SELECT first + size FROM async_history_ledger"
     " WHERE first IS NOT NULL ORDER BY first DESC LIMIT 1), 0)",
     append=APPEND,
-    waiting="SELECT number, kind, size, hashes, is_keyed, names FROM async_history_ledger"
-    " WHERE first IS NULL ORDER BY number LIMIT ?",
+    waiting="""
+    SELECT number, kind, size, hashes, is_keyed, names FROM (
+        SELECT number, sum(size) OVER (ORDER BY number) - size AS before FROM (
+            SELECT number, size FROM async_history_ledger WHERE first IS NULL
+            ORDER BY number LIMIT ?
+        )
+    ) JOIN async_history_ledger USING (number) WHERE before < ? ORDER BY number
+    """,
     place="UPDATE async_history_ledger SET first = json_extract(given.value, '$[1]')"
     " FROM json_each(?) AS given WHERE number = json_extract(given.value, '$[0]')",
     rewrite="UPDATE async_history_ledger SET hashes = ?, names = ? WHERE first = ?",
+    rewrite_all=None,
     bundles=f"{_BUNDLE} WHERE first >= ? ORDER BY first LIMIT ?",
     bundles_at=f"""{_BUNDLE} WHERE first IN (
         SELECT (
@@ -96,7 +101,7 @@ STATEMENTS: Final = LedgerStatements(
     f" {_PAIRS} ORDER BY 1",
     remove_names=f"DELETE FROM async_history_ledger_names WHERE (key, place) IN ({_PAIRS})",
     records=f"""
-    SELECT history.rowid, {_HISTORY}, detail.context, detail.cause
+    SELECT history.rowid, 1, {_HISTORY}, detail.context, detail.cause
     FROM json_each(?) AS given CROSS JOIN history ON history.id = given.value
     LEFT JOIN async_history_details AS detail ON detail.id = history.id
     """,
@@ -113,8 +118,8 @@ STATEMENTS: Final = LedgerStatements(
     owner_count="SELECT count(*) FROM async_history_owners",
     record_ids="SELECT rowid, id FROM history WHERE rowid > ? ORDER BY rowid LIMIT ?",
     operations="""
-    SELECT id, kind, begun_at, actor_id, process_id, host, arguments, ended_at, error, records,
-           messages
+    SELECT id, kind, begun_at, actor_id, process_id, host, NULL, arguments, ended_at, error,
+           records, messages
     FROM async_history_operations WHERE id IN (SELECT value FROM json_each(?))
     """,
     operations_of="SELECT id FROM async_history_operations WHERE actor_id = ?",

@@ -3,20 +3,11 @@
 import sqlite3
 from typing import Any, Final
 
-from async_history._core.ledger.changes import (
-    begin_operations,
-    end_operations,
-    forget_actor,
-    operations_of,
-)
-from async_history._core.operations import (
-    OperationEnd,
-    OperationStatements,
-    StatementOperationLog,
-    StoreOperation,
-)
-from async_history._sqlite.connection import fetch_rows, run_to_completion
-from async_history._sqlite.ledger import attest
+from async_history._core.ledger.operation_log import LedgeredOperationLog
+from async_history._core.operations import OperationStatements, StoreOperation
+from async_history._core.threads import run_to_completion
+from async_history._sqlite.connection import fetch_rows
+from async_history._sqlite.ledger import has_ledger, tables
 
 OPERATIONS: Final = OperationStatements(
     begin="""
@@ -64,41 +55,20 @@ def has_log(connection: sqlite3.Connection) -> bool:
     return _has_table(connection, "async_history_operations")
 
 
-class FileOperationLog(StatementOperationLog):
-    """The log of a file within a transaction, on the connection's thread.
+def file_log(connection: sqlite3.Connection) -> LedgeredOperationLog:
+    """Return the log of a file within a transaction, on the connection's thread."""
 
-    Where the file has a ledger, what is entered gets its leaves.
-    """
+    async def run(sql: str, *parameters: Any) -> list[Any]:
+        return fetch_rows(connection, sql, parameters)
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        async def run(sql: str, *parameters: Any) -> list[Any]:
-            return fetch_rows(connection, sql, parameters)
-
-        super().__init__(OPERATIONS, run)
-        self._connection = connection
-
-    async def begin(self, operation: StoreOperation) -> None:
-        """Enter an operation."""
-        await super().begin(operation)
-        attest(self._connection, lambda ledger: begin_operations(ledger, [operation.id]))
-
-    async def end(self, end: OperationEnd) -> tuple[int, int] | None:
-        """Note how an operation ended; return its records and messages."""
-        counts = await super().end(end)
-        attest(self._connection, lambda ledger: end_operations(ledger, [end.operation_id]))
-        return counts
-
-    async def forget_actor(self, actor_id: str) -> None:
-        """Take an actor's name from all operations."""
-        ids = attest(self._connection, lambda ledger: operations_of(ledger, actor_id))
-        await super().forget_actor(actor_id)
-        if ids:
-            attest(self._connection, lambda ledger: forget_actor(ledger, ids))
+    return LedgeredOperationLog(
+        OPERATIONS, run, lambda: tables(connection) if has_ledger(connection) else None
+    )
 
 
 def enter(connection: sqlite3.Connection, operation: StoreOperation) -> None:
     """Enter an operation in the log, in the transaction that is open."""
-    run_to_completion(FileOperationLog(connection).begin(operation))
+    run_to_completion(file_log(connection).begin(operation))
 
 
 def row_count(connection: sqlite3.Connection, table: str) -> int:

@@ -17,7 +17,8 @@ from async_history._core.prune_transaction import (
     prunable_alone,
 )
 from async_history._core.records import Event, HistoryRecord
-from async_history._sqlite.connection import fetch_rows, run_to_completion
+from async_history._core.threads import run_to_completion
+from async_history._sqlite.connection import fetch_rows
 from async_history._sqlite.index import (
     POSITIONS,
     entries_of_details,
@@ -28,7 +29,7 @@ from async_history._sqlite.index import (
     remove_lost_owners,
 )
 from async_history._sqlite.ledger import attest
-from async_history._sqlite.operations import FileOperationLog
+from async_history._sqlite.operations import file_log
 from async_history._sqlite.rows import record_from_row
 
 _LIGHT: Final = (
@@ -78,7 +79,7 @@ class _PruneTransaction:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
-        self.log = FileOperationLog(connection)
+        self.log = file_log(connection)
 
     def _fetch(self, sql: str, parameters: Mapping[str, Any]) -> list[Any]:
         return fetch_rows(self._connection, sql, parameters)

@@ -34,7 +34,7 @@ KEY = LedgerKey.generate("example.org/history")
 OWNER = {"user_id": "ann", "agent_id": "guide"}
 
 
-@pytest.fixture(params=stores("file", "memory"))
+@pytest.fixture(params=stores("file", "memory", "postgres"))
 def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> OpenStore:
     store = new_stores(request.param, request, tmp_path)()
     return lambda **options: store(ledger=True, **options)
@@ -166,7 +166,7 @@ class TestLeaves:
             assert (await history.ledger.verify()).records == 2
 
     async def test_with_stores_that_have_none_it_is_refused(self) -> None:
-        for url in ("null://", "postgresql://host/database", "mysql+asyncmy://host/database"):
+        for url in ("null://", "mysql+asyncmy://host/database"):
             with pytest.raises(InvalidInput, match="no option 'ledger'"):
                 open_history(url, ledger=True)
         async with open_history("null://") as history:

@@ -18,8 +18,8 @@ from async_history._core.ledger.changes import prune
 from async_history._core.ledger.tables import LedgerTables
 from async_history._core.ledger.verify import verify
 from async_history._core.records import COLUMNS
+from async_history._core.threads import run_to_completion
 from async_history._core.values import plain
-from async_history._sqlite.connection import run_to_completion
 from async_history._sqlite.index import add_functions
 from async_history._sqlite.keys import InClear, Seal, Sealing
 from async_history._sqlite.ledger import tables

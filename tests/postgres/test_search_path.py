@@ -28,6 +28,7 @@ from async_history import (
     open_history,
 )
 from async_history._postgres import schema as migrations
+from async_history.ledger import LedgerKey
 from async_history.postgres import ForeignTable, PostgresHistoryManager
 from tests.support.keys import ring
 from tests.support.planted_overloads import LOGGING, plant, prepare, taken, unqualified, untried
@@ -131,6 +132,7 @@ async def test_nothing_planted_is_taken(server: PostgresServer) -> None:
             await use_all(server, "agent")
             await use_all(server, "admin")
             await use_encrypted(server)
+            await use_proven(server)
             await use_as_on_citus(server)
             await use_locks(server)
             await copy_all(server)
@@ -200,6 +202,30 @@ async def use_encrypted(server: PostgresServer) -> None:
         await history.encryption.rotate_keys()
         async with connected(server, "admin") as connection, connection.transaction():
             await history.add_in_transaction(connection, [{"memory_id": "t", "event": "ADD"}])
+
+
+async def use_proven(server: PostgresServer) -> None:
+    """Write, remove and prove what a history with a ledger has, as its owner."""
+    key = LedgerKey.generate("example.org/history")
+    async with PostgresHistoryManager(
+        server.url(user="admin"), schema="proven", ledger=True
+    ) as history:
+        old = await history.ledger.checkpoint(key)
+        await write(Calls(history))
+        async with connected(server, "admin") as connection, connection.transaction():
+            await history.add_in_transaction(connection, [{"memory_id": "t", "event": "ADD"}])
+        new = await history.ledger.checkpoint(key)
+        await history.ledger.prove("named", new)
+        await history.ledger.prove_growth(old, new)
+        async with connected(server, "admin") as connection:
+            await connection.execute(
+                "INSERT INTO proven.history (id, memory_id, event, is_deleted)"
+                " VALUES ('x', 'x', 'ADD', false)"
+            )
+        assert (await history.ledger.verify(old, new)).unattested == ("x",)
+        await remove(history)
+        await history.reset()
+        assert (await history.ledger.verify(old, new)).is_intact
 
 
 async def use_as_on_citus(server: PostgresServer) -> None:

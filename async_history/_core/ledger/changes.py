@@ -15,14 +15,12 @@ from async_history._core.ledger.leaves import (
     Leaf,
     Removed,
     entry_bundle,
-    joined,
     owner_bundle,
     owner_values,
     ranges_of,
     values_bundle,
 )
 from async_history._core.ledger.tables import LedgerTables
-from async_history._core.ledger.tree import Range
 
 
 async def prune(tables: LedgerTables, ids: Sequence[str], memory_ids: Collection[str]) -> None:
@@ -41,7 +39,9 @@ async def held(tables: LedgerTables, ids: Sequence[str]) -> set[str]:
     return {
         name
         for leaf in leaves
-        if (name := leaf.name) in there and leaf.holds(there[name].values, tables.key)
+        if (name := leaf.name) in there
+        and there[name].has_owner
+        and leaf.holds(there[name].values, tables.key)
     }
 
 
@@ -124,18 +124,10 @@ async def forget_actor(tables: LedgerTables, operation_ids: Sequence[str]) -> No
 
 async def reset(tables: LedgerTables) -> None:
     """Enter that all records were removed."""
-    size = await tables.grow_completely()
-    first = 0
-    places: list[Range] = []
-    while first < size:
-        for stored in await tables.bundles(first):
-            end = stored.first + stored.bundle.size
-            if stored.bundle.kind in (RECORD, REST, OWNER):
-                await tables.rewrite(stored, range(stored.bundle.size), keeps_names=False)
-                places.append((stored.first, end))
-            first = end
+    await tables.grow_completely()
+    places = await tables.rewrite_all()
     if places:
-        await tables.append(entry_bundle(Removed("reset", joined(places), _now())))
+        await tables.append(entry_bundle(Removed("reset", places, _now())))
 
 
 async def _remove(tables: LedgerTables, how: str, leaves: Mapping[int, Leaf]) -> None:
@@ -143,8 +135,8 @@ async def _remove(tables: LedgerTables, how: str, leaves: Mapping[int, Leaf]) ->
     if not places:
         return
     for stored in await tables.bundles_at(sorted(places)):
-        first, bundle = stored
-        at = [place - first for place in places if first <= place < first + bundle.size]
+        first, end = stored.first, stored.first + stored.bundle.size
+        at = [place - first for place in places if first <= place < end]
         await tables.rewrite(stored, at, keeps_names=how == "erased")
     await tables.append(entry_bundle(Removed(how, ranges_of(places), _now())))
 

@@ -22,8 +22,9 @@ class Removals:
     async def read(self, tables: LedgerTables) -> None:
         """Read all entries."""
         found: list[tuple[int, int, str]] = []
-        for place, bundle in await tables.entries():
-            for leaf in bundle.leaves():
+        for stored in await tables.entries():
+            place = stored.first
+            for leaf in stored.bundle.leaves():
                 removed = removed_from(leaf.name or "")
                 if not leaf.holds([leaf.name]):
                     self.damaged.append(place)

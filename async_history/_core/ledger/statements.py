@@ -7,17 +7,19 @@ from dataclasses import dataclass
 class LedgerStatements:
     """A database's statements for the ledger, each with what it takes, in that order.
 
-    A list is JSON text. Hashes are binary. A bundle is its first place, kind, size, hashes, whether
-    its salts are keyed (0 or 1), names.
+    A list is JSON text. Hashes are binary. A bundle is its first place, its turn and what it comes
+    after (see `StoredBundle`), kind, size, hashes, whether its salts are keyed (0 or 1), names.
 
     Attributes:
         lock: lets no other transaction give places until this one has ended.
         size: returns how many leaves have a place.
         append: adds a bundle without a place: kind, size, hashes, is_keyed, names.
         waiting: returns number, kind, size, hashes, is_keyed, names of bundles without a place, in
-            the order of their numbers: limit.
+            the order of their numbers: limit, and how many leaves are enough.
         place: gives bundles their place: list of number and first place.
         rewrite: replaces a bundle's hashes and names: hashes, names, first place.
+        rewrite_all: takes salts and names of all leaves of records and owners, and returns first
+            place and size of their bundles; None where that is done bundle by bundle.
         bundles: returns bundles in order: first place, limit.
         bundles_at: returns the bundles that have these places: list of places.
         entries: returns the bundles of entries, in order.
@@ -26,14 +28,15 @@ class LedgerStatements:
         names: returns the places of names: list of keys.
         write_names: adds names: list of key and place.
         remove_names: removes names: list of key and place.
-        records: returns position, the ten columns, context and cause of records: list of ids.
+        records: returns position, whether the owner that is stored with it is its memory's (0 or
+            1), the ten columns, context and cause of records: list of ids.
         owners: returns memory and owner, as JSON, of memories that have one: list of memories.
         memories: returns those memories of a list that have a record.
         record_count: returns how many records there are.
         owner_count: returns how many memories have an owner.
         record_ids: returns position and id of the next records: position after which, limit.
-        operations: returns id, kind, begun_at, actor_id, process_id, host, arguments, ended_at,
-            error, records and messages of operations: list of ids.
+        operations: returns id, kind, begun_at, actor_id, process_id, host, database_role,
+            arguments, ended_at, error, records and messages of operations: list of ids.
         operations_of: returns the ids of the operations of an actor: actor_id.
         operation_counts: returns how many operations there are, and how many have ended.
     """
@@ -44,6 +47,7 @@ class LedgerStatements:
     waiting: str
     place: str
     rewrite: str
+    rewrite_all: str | None
     bundles: str
     bundles_at: str
     entries: str

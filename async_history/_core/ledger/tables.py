@@ -12,10 +12,12 @@ from typing import Any, Final, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from async_history._core.ledger.leaves import (
     ENTRY,
+    OWNER,
     RECORD,
     REST,
     Bundle,
     Leaf,
+    joined,
     rewritten,
 )
 from async_history._core.ledger.statements import LedgerStatements
@@ -30,23 +32,35 @@ T = TypeVar("T")
 _PLACED_AT_ONCE: Final = 8_192
 """Leaves that one transaction gives their places: some 30 ms."""
 _BUNDLES_AT_ONCE: Final = 256
-_BEGUN: Final = 7
+_BEGUN: Final = 8
 """Columns of an operation that are known when it begins."""
 READ_AT_ONCE: Final = 4
 """Bundles that are read at once: about 2,000 leaves."""
 
 
 class StoredBundle(NamedTuple):
-    """A bundle and the place of its first leaf."""
+    """A bundle, the place of its first leaf, and when it was written.
+
+    Attributes:
+        turn: a number of the transaction that wrote it.
+        after: transactions with a lower number had ended when it began.
+    """
 
     first: int
+    turn: int
+    after: int
     bundle: Bundle
 
 
 class StoredRecord(NamedTuple):
-    """A record as its leaf has it, and its position in the order of recording."""
+    """A record as its leaf has it, and its position in the order of recording.
+
+    Attributes:
+        has_owner: whether the owner that is stored with it is its memory's.
+    """
 
     position: int
+    has_owner: bool
     values: Sequence[Any]
 
 
@@ -144,11 +158,12 @@ class LedgerTables:
         if not asked:
             return {}
         found = await self.bundles_at(asked)
+        wanted = set(asked)
         return {
-            first + at: leaf
-            for first, bundle in found
-            for at, leaf in enumerate(bundle.leaves())
-            if first + at in set(asked)
+            place: leaf
+            for stored in found
+            for place, leaf in enumerate(stored.bundle.leaves(), start=stored.first)
+            if place in wanted
         }
 
     async def bundles_at(self, places: Sequence[int]) -> list[StoredBundle]:
@@ -168,9 +183,9 @@ class LedgerTables:
     async def records(self, ids: Sequence[str]) -> dict[str, StoredRecord]:
         """Return these records by id, of those that are there."""
         rows = await self._run(self._sql.records, _json(ids))
-        opened = await self._open_rows([tuple(values) for _, *values in rows])
+        opened = await self._open_rows([tuple(values) for _, _, *values in rows])
         return {
-            values[0]: StoredRecord(row[0], _values(values))
+            values[0]: StoredRecord(row[0], bool(row[1]), _values(values))
             for row, values in zip(rows, opened, strict=True)
         }
 
@@ -222,7 +237,7 @@ class LedgerTables:
         """Give the next leaves their places; return whether more are waiting."""
         if self._sql.lock is not None:
             await self._run(self._sql.lock)
-        rows = await self._run(self._sql.waiting, _BUNDLES_AT_ONCE)
+        rows = await self._run(self._sql.waiting, _BUNDLES_AT_ONCE, _PLACED_AT_ONCE)
         if not rows:
             return False
         size = await self.size()
@@ -237,13 +252,11 @@ class LedgerTables:
                 if leaf.kind != ENTRY and leaf.name is not None:
                     names.append((_key(leaf.kind, leaf.name), size + len(hashes)))
                 hashes.append(leaf_hash(leaf.commitment))
-            if len(hashes) >= _PLACED_AT_ONCE:
-                break
         await self._run(self._sql.place, _json(placed))
         await self._run(self._sql.write_names, _json(names))
         for (level, number), tile in grown(size, last, b"".join(hashes)).items():
             await self._run(self._sql.write_tile, level, number, tile)
-        return len(placed) < len(rows) or len(rows) == _BUNDLES_AT_ONCE
+        return len(rows) == _BUNDLES_AT_ONCE or len(hashes) >= _PLACED_AT_ONCE
 
     async def grow_completely(self) -> int:
         """Give all leaves their places; return how many there are."""
@@ -255,7 +268,7 @@ class LedgerTables:
         self, stored: StoredBundle, at: Collection[int], *, keeps_names: bool
     ) -> None:
         """Take the salts, and perhaps the names, of some leaves of a bundle."""
-        first, bundle = stored
+        first, bundle = stored.first, stored.bundle
         if not keeps_names:
             leaves = bundle.leaves()
             named = [(place, leaves[place].name) for place in at]
@@ -263,6 +276,22 @@ class LedgerTables:
             await self._run(self._sql.remove_names, _json(keys))
         new = rewritten(bundle, at, keeps_names=keeps_names)
         await self._run(self._sql.rewrite, new.hashes, new.names, first)
+
+    async def rewrite_all(self) -> list[Range]:
+        """Take the salts and the names of all leaves of records and owners; return their places."""
+        if self._sql.rewrite_all is not None:
+            rows = await self._run(self._sql.rewrite_all)
+            return joined(sorted((first, first + size) for first, size in rows))
+        size, first = await self.size(), 0
+        places: list[Range] = []
+        while first < size:
+            for stored in await self.bundles(first):
+                end = stored.first + stored.bundle.size
+                if stored.bundle.kind in (RECORD, REST, OWNER):
+                    await self.rewrite(stored, range(stored.bundle.size), keeps_names=False)
+                    places.append((stored.first, end))
+                first = end
+        return joined(places)
 
 
 @runtime_checkable
@@ -275,8 +304,7 @@ class LedgeredStore(Protocol):
 
 
 class LedgerStore(Protocol):
-    """A store's ledger: transactions over its tables, whose leaves are in the order of
-    recording."""
+    """A store's ledger: transactions over its tables."""
 
     async def write(self, work: Callable[[LedgerTables], Coroutine[Any, Any, T]]) -> T:
         """Run work in one transaction, in turn with the writes of this store."""
@@ -291,7 +319,8 @@ def _bundle(parts: Sequence[Any]) -> Bundle:
 
 
 def _stored(row: Sequence[Any]) -> StoredBundle:
-    return StoredBundle(row[0], _bundle(row[1:]))
+    first, turn, after, *parts = row
+    return StoredBundle(first, turn, after, _bundle(parts))
 
 
 def _values(row: Sequence[Any]) -> list[Any]:

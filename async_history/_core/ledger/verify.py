@@ -18,6 +18,7 @@ from async_history._core.ledger.leaves import (
     held_at,
     owner_values,
 )
+from async_history._core.ledger.order import RecordingOrder
 from async_history._core.ledger.removals import Removals
 from async_history._core.ledger.report import FaultKind, LedgerFault, LedgerReport, damaged
 from async_history._core.ledger.tables import (
@@ -72,8 +73,8 @@ def _values(
     name = leaf.name or ""
     if leaf.kind == OWNER:
         return owner_values(name, owners[name]) if name in owners else None
-    if leaf.kind in (RECORD, REST):
-        return records[name].values if name in records else None
+    if leaf.kind in (RECORD, REST) and name in records and records[name].has_owner:
+        return records[name].values
     return None
 
 
@@ -86,11 +87,10 @@ class _Pass:
     """What a pass through the leaves has found so far."""
 
     removals: Removals
-    keeps_order: bool
+    order: RecordingOrder | None
     counts: dict[str, int] = field(default_factory=dict)
     begun: set[str] = field(default_factory=set)
     ended: set[str] = field(default_factory=set)
-    last_position: int | None = None
     faults: list[LedgerFault] = field(default_factory=list)
 
     def count(self, what: str) -> None:
@@ -133,12 +133,9 @@ class _Pass:
                 self._found("changed", place, text, record_id=leaf.name)
 
     def _check_order(self, place: int, leaf: Leaf, stored: StoredRecord) -> None:
-        last = self.last_position
-        if self.keeps_order and last is not None and stored.position <= last:
+        if self.order is not None and not self.order.is_next(stored.position):
             text = f"the record {leaf.name} is at another place in the order of recording"
             self._found("moved", place, text, record_id=leaf.name)
-        else:
-            self.last_position = stored.position
 
     def _check_owner(self, place: int, leaf: Leaf, page: _Page) -> None:
         name = leaf.name or ""
@@ -198,16 +195,19 @@ async def verify(
     records, owners = await ledger.read(LedgerTables.counts)
     begun, ended = await ledger.read(LedgerTables.operation_counts)
     size = await place_all(ledger)
-    found = _Pass(Removals(), keeps_order=True)
+    order = RecordingOrder()
+    found = _Pass(Removals(), order)
     tree = ComputedTree(checkpoints)
 
     async def next_page(tables: LedgerTables) -> int:
         bundles = await tables.bundles(tree.size)
-        for first, bundle in bundles:
+        for first, turn, after, bundle in bundles:
             if first != tree.size:
                 raise StorageCorrupt(f"leaves from {tree.size:,} to {first:,} are missing")
             leaves = bundle.leaves()
+            order.begin(after)
             found.check(await _seen(first, leaves, tables))
+            order.end(turn)
             await tree.add(leaves, tables)
         return len(bundles)
 
@@ -277,7 +277,7 @@ async def _still_wrong(
     still: set[int] = set()
     places = [one.place for one in faults if one.place is not None]
     for place, leaf in (await tables.leaves(places)).items():
-        alone = _Pass(removals, keeps_order=False)
+        alone = _Pass(removals, order=None)
         alone.check(await _seen(place, [leaf], tables))
         if alone.faults:
             still.add(place)

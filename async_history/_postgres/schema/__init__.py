@@ -92,7 +92,7 @@ def in_schema(statement: str, schema: str) -> str:
 def _scripts() -> dict[int, str]:
     folder = resources.files("async_history._postgres.schema")
     files = sorted(
-        (file for file in folder.iterdir() if file.name.endswith(".sql")),
+        (file for file in folder.iterdir() if file.name.endswith(".sql") and file.name[0] == "0"),
         key=lambda file: file.name,
     )
     return {int(file.name[:4]): file.read_text(encoding="utf-8") for file in files}
@@ -100,6 +100,8 @@ def _scripts() -> dict[int, str]:
 
 SCRIPTS: Final = _scripts()
 """Every numbered file's text by its number, in order. Read at import: the loop reads no files."""
+LEDGER: Final = (resources.files(__package__) / "ledger.sql").read_text(encoding="utf-8")
+"""Creates the tables that only a history with a ledger has."""
 VERSION: Final = max(SCRIPTS)
 """The version of our tables."""
 
@@ -238,6 +240,38 @@ async def _upgrade(connection: Any, schema: str, version: int) -> list[int]:
         for index in indexes_in(script):  # made after another process had applied the script
             await drop(connection, quoted(schema), index)
     return applied
+
+
+async def make_ledger(connection: Any, schema: str) -> None:
+    """Give a migrated schema the tables of a ledger, unless it has them.
+
+    Raises:
+        MigrationError: the role may not create tables, or one of their names is taken.
+    """
+    try:
+        async with connection.transaction(isolation="read_committed"):
+            await connection.execute(_LOCK_SCHEMA, schema)
+            if await has_ledger(connection, schema):
+                return
+            async with _in_search_path(connection, schema) as name:
+                await connection.execute(f"SET LOCAL search_path TO {quoted(name)}, pg_temp")
+                await connection.execute(LEDGER)
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise MigrationError(
+            f"schema {schema!r} needs the tables of a ledger and this role may not make them "
+            f"({error}); open it with ledger=True once as one that may"
+        ) from error
+    except asyncpg.DuplicateTableError as error:
+        raise MigrationError(
+            f"schema {schema!r} has something of another's under a name that the ledger's tables "
+            f"need ({error}); choose another schema"
+        ) from error
+
+
+async def has_ledger(connection: Any, schema: str) -> bool:
+    """Return whether a schema has the tables of a ledger."""
+    columns = await connection.fetch(_COLUMNS, schema, "history_ledger")
+    return {"number", "first", "hashes", "names"} <= {name for name, _ in columns}
 
 
 def _migration(version: int) -> StoreOperation:

@@ -1,0 +1,59 @@
+"""The log of operations of a store that may have a ledger, which covers what is entered."""
+
+from collections.abc import Callable
+
+from async_history._core.ledger.changes import (
+    begin_operations,
+    end_operations,
+    forget_actor,
+    operations_of,
+)
+from async_history._core.ledger.tables import LedgerTables
+from async_history._core.operations import (
+    OperationEnd,
+    OperationStatements,
+    RunStatement,
+    StatementOperationLog,
+    StoreOperation,
+)
+
+
+class LedgeredOperationLog(StatementOperationLog):
+    """The log of operations within a transaction. What is entered gets its leaves.
+
+    Args:
+        run: runs one statement with its parameters, and returns its rows.
+        ledger: returns the ledger's tables in this transaction; None if the store has none.
+    """
+
+    def __init__(
+        self,
+        statements: OperationStatements,
+        run: RunStatement,
+        ledger: Callable[[], LedgerTables | None],
+    ) -> None:
+        super().__init__(statements, run)
+        self._ledger = ledger
+
+    async def begin(self, operation: StoreOperation) -> None:
+        """Enter an operation."""
+        await super().begin(operation)
+        ledger = self._ledger()
+        if ledger is not None:
+            await begin_operations(ledger, [operation.id])
+
+    async def end(self, end: OperationEnd) -> tuple[int, int] | None:
+        """Note how an operation ended; return its records and messages."""
+        counts = await super().end(end)
+        ledger = self._ledger()
+        if ledger is not None:
+            await end_operations(ledger, [end.operation_id])
+        return counts
+
+    async def forget_actor(self, actor_id: str) -> None:
+        """Take an actor's name from all operations."""
+        ledger = self._ledger()
+        ids = [] if ledger is None else await operations_of(ledger, actor_id)
+        await super().forget_actor(actor_id)
+        if ledger is not None and ids:
+            await forget_actor(ledger, ids)

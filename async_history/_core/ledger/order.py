@@ -1,0 +1,50 @@
+"""The order of recording, as verifying compares it with the order of the leaves."""
+
+from bisect import bisect_left
+from typing import Final
+
+_KEPT: Final = 4_096
+"""Transactions that are told apart. Of one that stayed open while more ended, the records are
+compared with each other only."""
+_LOWEST: Final = -(1 << 63)
+
+
+class RecordingOrder:
+    """Finds records whose position is not the one that they were recorded at.
+
+    The records of a bundle are in order, and come after those of each transaction that had ended
+    when theirs began. Transactions that overlapped may have any order.
+    """
+
+    def __init__(self) -> None:
+        self._turns: list[int] = []
+        self._highest: list[int] = []  # of all up to that turn
+        self._forgotten_turn = self._forgotten = _LOWEST
+        self._last = _LOWEST
+
+    def begin(self, after: int) -> None:
+        """Go on with the records of a bundle, which come after those of lower turns."""
+        self._last = _LOWEST
+        if after > self._forgotten_turn:
+            below = bisect_left(self._turns, after)
+            self._last = self._highest[below - 1] if below else self._forgotten
+
+    def is_next(self, position: int) -> bool:
+        """Return whether the bundle's next record may be at a position."""
+        if position <= self._last:
+            return False
+        self._last = position
+        return True
+
+    def end(self, turn: int) -> None:
+        """Note that a bundle of this turn has no more records."""
+        at = bisect_left(self._turns, turn)
+        if at == len(self._turns) or self._turns[at] != turn:
+            self._turns.insert(at, turn)
+            self._highest.insert(at, self._highest[at - 1] if at else self._forgotten)
+        while at < len(self._turns) and self._highest[at] < self._last:
+            self._highest[at] = self._last
+            at += 1
+        if len(self._turns) > 2 * _KEPT:
+            self._forgotten_turn, self._forgotten = self._turns[_KEPT - 1], self._highest[_KEPT - 1]
+            del self._turns[:_KEPT], self._highest[:_KEPT]

@@ -1,0 +1,158 @@
+"""The ledger of a history in PostgreSQL: its tables, its leaves, and transactions over it.
+
+A batch's leaves are written by the statement that writes the batch. They get their places later,
+under an advisory lock, by whoever needs the tree. What a snapshot does not see yet gets its place
+when it is seen, behind all that have one. So no writer waits, and a record whose writing began
+after another's acknowledgement comes after it: it has a higher number, and is not seen before it.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from hashlib import sha256
+from typing import Any, Final, TypeVar
+
+from async_history._core.key_statements import Run
+from async_history._core.ledger.leaves import Bundle, owner_bundle, record_bundle
+from async_history._core.ledger.tables import LedgerTables
+from async_history._core.owners import Owner
+from async_history._core.records import HistoryRecord, fields_in_order
+from async_history._core.threads import computed, run_to_completion
+from async_history._postgres.keys import Seal, key_table
+from async_history._postgres.ledger_sql import STATEMENTS
+from async_history._postgres.schema import in_schema
+from async_history._postgres.transaction import BY_INDEX, WAIT_FOR_REPLICAS_TOO, transaction
+
+T = TypeVar("T")
+Work = Callable[[LedgerTables], Coroutine[Any, Any, T]]
+_UseConnection = Callable[
+    [Callable[[Any, Sequence[str]], Coroutine[Any, Any, Any]], float | None], Awaitable[Any]
+]
+
+_HASHED_HERE: Final = 64
+"""Records whose leaves are computed on the event loop: a third of a millisecond. More go to a
+thread."""
+_SNAPSHOT: Final = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
+_READ_S: Final = 600.0
+"""Seconds that reading may take: some hundred million records are counted."""
+_LEAF_S: Final = 0.000_02
+"""Seconds that a reset may take for each leaf."""
+
+
+class Attestation:
+    """What gives the records of a store their leaves.
+
+    Args:
+        schema: the quoted schema.
+        seal: what opens the texts of records.
+
+    Attributes:
+        lock: a statement that lets no other transaction give places until this one has ended. One
+            that removes records begins with it: later it might wait for another that waits for its
+            rows.
+    """
+
+    def __init__(self, schema: str, seal: Seal) -> None:
+        self._schema = schema
+        self._seal = seal
+        self.lock: Final = _lock(schema)
+        self._statements = replace(STATEMENTS, lock=self.lock)
+
+    async def leaves(
+        self, records: Sequence[HistoryRecord], owners: Mapping[str, Owner | None]
+    ) -> Sequence[Bundle]:
+        """Return the leaves of new records, and of the owners that memories get."""
+        make = partial(_leaves, records, owners, self._seal.salt_key)
+        return make() if len(records) <= _HASHED_HERE else await computed(make)
+
+    def tables(self, fetch: Run) -> LedgerTables:
+        """Return the ledger's tables in a transaction, in which this runs one statement."""
+
+        async def run(sql: str, *arguments: Any) -> Sequence[Sequence[Any]]:
+            return await fetch(in_schema(sql, self._schema), *arguments)
+
+        open_rows = partial(self._seal.opened_rows, table=key_table(fetch, self._schema))
+        return LedgerTables(self._statements, run, open_rows, self._seal.salt_key)
+
+
+def locks(attestation: Attestation | None) -> Sequence[str]:
+    """Return what a transaction that removes records begins with."""
+    return () if attestation is None else (attestation.lock,)
+
+
+def tables_of(attestation: Attestation | None, connection: Any) -> LedgerTables | None:
+    """Return the ledger's tables in the transaction of a connection; None if there are none."""
+    return None if attestation is None else attestation.tables(connection.fetch)
+
+
+def _lock(schema: str) -> str:
+    digest = sha256(f"async_history ledger {schema}".encode()).digest()
+    number = int.from_bytes(digest[:8], signed=True)
+    return f"SELECT pg_catalog.pg_advisory_xact_lock('{number}'::pg_catalog.int8)"
+
+
+def _leaves(
+    records: Sequence[HistoryRecord], owners: Mapping[str, Owner | None], key: bytes | None
+) -> list[Bundle]:
+    bundles = [record_bundle(list(map(fields_in_order, records)), key)] if records else []
+    given = {name: owner for name, owner in owners.items() if owner is not None}
+    return [*bundles, owner_bundle(given)] if given else bundles
+
+
+class ServerLedger:
+    """The ledger of an open history, for the manager.
+
+    Its work is done on a thread, which hands each statement to the event loop: to hash some
+    thousand leaves takes long.
+
+    Args:
+        use: runs work that may be done twice on a connection, for so many seconds; None is as long
+            as a write.
+    """
+
+    def __init__(self, attestation: Attestation, use: _UseConnection) -> None:
+        self.attestation: Final = attestation
+        self._use = use
+
+    async def write(self, work: Work[T]) -> T:
+        """Run work in one transaction, at the same time as the writes of this store."""
+
+        async def write(connection: Any, settings: Sequence[str]) -> T:
+            async with transaction(connection, *settings, BY_INDEX):
+                done = await self._done(work, connection)
+                await connection.execute(WAIT_FOR_REPLICAS_TOO)
+            return done
+
+        written: T = await self._use(write, None)
+        return written
+
+    async def read(self, work: Work[T]) -> T:
+        """Run work that only reads, in one snapshot of the server that is written to."""
+
+        async def read(connection: Any, settings: Sequence[str]) -> T:
+            async with transaction(connection, _SNAPSHOT, *settings, BY_INDEX):
+                return await self._done(work, connection)
+
+        done: T = await self._use(read, _READ_S)
+        return done
+
+    async def _done(self, work: Work[T], connection: Any) -> T:
+        loop = asyncio.get_running_loop()
+
+        async def fetch(sql: str, *arguments: Any) -> Any:
+            there = connection.fetch(sql, *arguments)
+            return asyncio.run_coroutine_threadsafe(there, loop).result()
+
+        tables = self.attestation.tables(fetch)
+        return await computed(lambda: run_to_completion(work(tables)))
+
+    async def place_all(self) -> None:
+        """Give all leaves that are written their places, before something is removed."""
+        while await self.write(LedgerTables.grow):
+            pass
+
+    async def before_reset(self) -> float:
+        """Give all leaves their places; return the extra seconds that a reset may need for them."""
+        await self.place_all()
+        return await self.read(LedgerTables.size) * _LEAF_S

@@ -1,0 +1,165 @@
+"""The ledger's statements in PostgreSQL: see `LedgerStatements` for what each takes and returns.
+
+They run in transactions in which plans without an index are off, and lists are joined row by row.
+"""
+
+from typing import Final
+
+from async_history._core.ledger.statements import LedgerStatements
+from async_history._core.owners import SCOPES
+from async_history._core.records import COLUMNS
+
+_LIST: Final = "pg_catalog.json_array_elements_text($1::pg_catalog.text::pg_catalog.json)"
+"""The texts of a list."""
+_PAIRS: Final = """(
+    SELECT pg_catalog.json_array_element_text(pair, 0)::pg_catalog.int8 AS one,
+           pg_catalog.json_array_element_text(pair, 1)::pg_catalog.int8 AS other
+    FROM pg_catalog.json_array_elements($1::pg_catalog.text::pg_catalog.json) AS pair
+)"""
+"""The numbers of a list of pairs."""
+_BUNDLE: Final = """
+SELECT first, xact::pg_catalog.text::pg_catalog.int8, since::pg_catalog.text::pg_catalog.int8,
+       kind, size, hashes, is_keyed, names
+FROM {schema}.history_ledger"""
+_SCOPES: Final = ", ".join(SCOPES)
+_OF_RECORD: Final = ", ".join(f"history.{scope}" for scope in SCOPES)
+_OF_MEMORY: Final = ", ".join(f"owned.{scope}" for scope in SCOPES)
+_IS_OWNED: Final = " OR ".join(f"{{0}}.{scope} IS NOT NULL" for scope in SCOPES)
+_NO_SALT: Final = f"'\\x{'00' * 16}'::pg_catalog.bytea"
+_REMOVABLE: Final = "kind IN ('record', 'rest', 'owner')"
+
+
+def _time(column: str) -> str:
+    """Return SQL for a time as text, which no setting of a session changes."""
+    return f"""pg_catalog.to_char(
+        pg_catalog.timezone('UTC'::pg_catalog.text, {column}), 'YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"'
+    )"""
+
+
+STATEMENTS: Final = LedgerStatements(
+    lock=None,  # each store has one of its own: see `Attestation`
+    size="""
+    SELECT coalesce((
+        SELECT first + size FROM {schema}.history_ledger
+        WHERE first IS NOT NULL ORDER BY first DESC LIMIT 1
+    ), 0::pg_catalog.int8)
+    """,
+    append="""
+    INSERT INTO {schema}.history_ledger (kind, size, hashes, is_keyed, names)
+    VALUES ($1, $2, $3, $4, $5)
+    """,
+    waiting="""
+    SELECT number, kind, size, hashes, is_keyed, names FROM (
+        SELECT *, pg_catalog.sum(size) OVER (ORDER BY number) - size::pg_catalog.numeric AS before
+        FROM (
+            SELECT * FROM {schema}.history_ledger WHERE first IS NULL
+            ORDER BY number LIMIT $1::pg_catalog.int8
+        ) AS waiting
+    ) AS counted WHERE before < $2::pg_catalog.int8::pg_catalog.numeric ORDER BY number
+    """,
+    place=f"""
+    UPDATE {{schema}}.history_ledger SET first = given.other
+    FROM {_PAIRS} AS given WHERE number = given.one
+    """,
+    rewrite="""
+    UPDATE {schema}.history_ledger SET hashes = $1, names = $2 WHERE first = $3::pg_catalog.int8
+    """,
+    rewrite_all=f"""
+    WITH named AS (
+        DELETE FROM {{schema}}.history_ledger_names WHERE place NOT IN (
+            SELECT first + at FROM {{schema}}.history_ledger
+            CROSS JOIN pg_catalog.generate_series(
+                0::pg_catalog.int8, size - 1::pg_catalog.int8
+            ) AS at
+            WHERE NOT ({_REMOVABLE}) AND first IS NOT NULL
+        )
+    )
+    UPDATE {{schema}}.history_ledger SET
+        hashes = (
+            SELECT pg_catalog.string_agg(
+                {_NO_SALT} || pg_catalog.substr(hashes, at * 48 + 17, 32), ''::pg_catalog.bytea
+                ORDER BY at
+            ) FROM pg_catalog.generate_series(0, size::pg_catalog.int4 - 1) AS at
+        ),
+        names = '[null' || pg_catalog.repeat(',null', size::pg_catalog.int4 - 1) || ']'
+    WHERE {_REMOVABLE} AND first IS NOT NULL
+    RETURNING first, size
+    """,
+    bundles=f"""{_BUNDLE}
+    WHERE first >= $1::pg_catalog.int8 ORDER BY first LIMIT $2::pg_catalog.int8
+    """,
+    bundles_at=f"""{_BUNDLE}
+    WHERE first IN (
+        SELECT found.first FROM {_LIST} AS given (place) CROSS JOIN LATERAL (
+            SELECT first FROM {{schema}}.history_ledger
+            WHERE first <= given.place::pg_catalog.int8 ORDER BY first DESC LIMIT 1
+        ) AS found
+    ) ORDER BY first
+    """,
+    entries=f"{_BUNDLE} WHERE kind = 'entry' AND first IS NOT NULL ORDER BY first",
+    tiles=f"""
+    SELECT level, number, hashes FROM {_PAIRS} AS given
+    JOIN {{schema}}.history_ledger_tiles ON level = given.one AND number = given.other
+    """,
+    write_tile="""
+    INSERT INTO {schema}.history_ledger_tiles (level, number, hashes) VALUES ($1, $2, $3)
+    ON CONFLICT (level, number) DO UPDATE SET hashes = excluded.hashes
+    """,
+    names=f"""
+    SELECT key, place FROM {_LIST} AS given (name)
+    JOIN {{schema}}.history_ledger_names ON key = given.name::pg_catalog.int8
+    """,
+    write_names=f"""
+    INSERT INTO {{schema}}.history_ledger_names (key, place)
+    SELECT given.one, given.other FROM {_PAIRS} AS given ORDER BY given.one
+    ON CONFLICT (key, place) DO NOTHING
+    """,
+    remove_names=f"""
+    DELETE FROM {{schema}}.history_ledger_names USING {_PAIRS} AS given
+    WHERE key = given.one AND place = given.other
+    """,
+    records=f"""
+    SELECT history.seq, owned.memory_id IS NULL
+            OR ({_OF_RECORD}) IS NOT DISTINCT FROM ({_OF_MEMORY}),
+        {", ".join(f"history.{name}" for name in COLUMNS)}, history.context, history.cause
+    FROM {_LIST} AS given (id) JOIN {{schema}}.history ON history.id = given.id
+    LEFT JOIN {{schema}}.owners AS owned ON owned.memory_id = history.memory_id
+    """,
+    owners=f"""
+    SELECT owned.memory_id, pg_catalog.json_build_object(
+        {", ".join(f"'{scope}', owned.{scope}" for scope in SCOPES)}
+    )::pg_catalog.text
+    FROM {_LIST} AS given (memory_id)
+    JOIN {{schema}}.owners AS owned ON owned.memory_id = given.memory_id
+    """,
+    memories=f"""
+    SELECT given.memory_id FROM {_LIST} AS given (memory_id) WHERE EXISTS (
+        SELECT FROM {{schema}}.history WHERE history.memory_id = given.memory_id
+    )
+    """,
+    record_count="SELECT pg_catalog.count(*) FROM {schema}.history",
+    owner_count=f"""
+    SELECT (
+        SELECT pg_catalog.count(*) FROM {{schema}}.owners AS owned
+        WHERE {_IS_OWNED.format("owned")}
+    ) + (
+        SELECT pg_catalog.count(DISTINCT memory_id) FROM {{schema}}.history
+        WHERE ({_IS_OWNED.format("history")}) AND NOT EXISTS (
+            SELECT FROM {{schema}}.owners AS owned WHERE owned.memory_id = history.memory_id
+        )
+    )
+    """,
+    record_ids="""
+    SELECT seq, id FROM {schema}.history WHERE seq > $1::pg_catalog.int8
+    ORDER BY seq LIMIT $2::pg_catalog.int8
+    """,
+    operations=f"""
+    SELECT operations.id, kind, {_time("begun_at")}, actor_id, process_id, host, database_role,
+        arguments::pg_catalog.text, {_time("ended_at")}, error, records, messages
+    FROM {_LIST} AS given (id) JOIN {{schema}}.operations ON operations.id = given.id
+    """,
+    operations_of="SELECT id FROM {schema}.operations WHERE actor_id = $1::pg_catalog.text",
+    operation_counts="""
+    SELECT pg_catalog.count(*), pg_catalog.count(ended_at) FROM {schema}.operations
+    """,
+)
