@@ -1,13 +1,17 @@
-"""Four processes that write one ledger, one of which is killed."""
+"""Several processes that write one ledger, and are killed."""
 
+import asyncio
+import random
 import subprocess
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
-from async_history import open_history
+from async_history import HistoryManager, open_history
 from async_history.ledger import LedgerKey
+from tests.conftest import stores, url_of
 from tests.subprocesses.processes import ROOT, command, started
 from tests.support.patience import LONG_S
 
@@ -15,28 +19,38 @@ pytestmark = [pytest.mark.once, pytest.mark.subprocess]
 KEY = LedgerKey.generate("example.org/history")
 
 
-async def test_they_share_one_tree(tmp_path: Path) -> None:
-    path = tmp_path / "history.db"
-    async with open_history(path, ledger=True) as history:
+@contextmanager
+def doomed(url: str, name: str) -> "Iterator[subprocess.Popen[str]]":
+    """A program that writes, and is killed in the end if it was not before."""
+    with subprocess.Popen(
+        command("ledger", url, name),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    ) as program:
+        try:
+            assert program.stdout is not None
+            assert program.stdout.readline() == "ready\n"
+            yield program
+        finally:
+            program.kill()
+            program.wait(LONG_S)
+
+
+@pytest.mark.parametrize("store", stores("file", "postgres"))
+async def test_they_share_one_tree(
+    store: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    url = url_of(store, request, tmp_path)
+    async with open_history(url, ledger=True) as history:
         kept = [await history.ledger.checkpoint(KEY)]
         with ExitStack() as stack:
             for name in ("a", "b"):
-                stack.enter_context(started("ledger", path, name))
-            doomed = stack.enter_context(
-                subprocess.Popen(
-                    command("ledger", path, "c"),
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    text=True,
-                    cwd=ROOT,
-                )
-            )
-            assert doomed.stdout is not None
-            assert doomed.stdout.readline() == "ready\n"
-            kept.append(await history.ledger.checkpoint(KEY))
-            while_they_write = await history.ledger.verify(*kept)
-            doomed.kill()
-            doomed.wait(LONG_S)
+                stack.enter_context(started("ledger", url, name))
+            with doomed(url, "c"):
+                kept.append(await history.ledger.checkpoint(KEY))
+                while_they_write = await history.ledger.verify(*kept)
             kept.append(await history.ledger.checkpoint(KEY))
         report = await history.ledger.verify(*kept)
         assert while_they_write.is_intact, while_they_write.faults
@@ -46,3 +60,35 @@ async def test_they_share_one_tree(tmp_path: Path) -> None:
         assert report.erased
         assert report.unattested_operations == report.unattested_owners == 0
         await history.ledger.prove_growth(kept[0], kept[-1])
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize(
+    "rounds", [1, pytest.param(12, marks=[pytest.mark.nightly, pytest.mark.timeout(3_600)])]
+)
+async def test_four_are_killed_at_any_moment(new_schema: Callable[[], str], rounds: int) -> None:
+    url = new_schema()
+    chance = random.Random("kills")  # noqa: S311 - a test's dice
+    async with open_history(url, ledger=True) as history:
+        kept = [await history.ledger.checkpoint(KEY)]
+        for turn in range(rounds):
+            with ExitStack() as stack:
+                writers = [stack.enter_context(doomed(url, f"{turn} {n}")) for n in range(4)]
+                for writer in writers:
+                    await _recorded(history, chance.randrange(100))
+                    writer.kill()
+                    kept.append(await history.ledger.checkpoint(KEY))
+            report = await history.ledger.verify(*kept)
+            assert report.is_intact, report.faults
+            assert not report.unattested
+            assert report.records == await history.count_history()
+            assert report.unattested_owners == report.unattested_operations == 0
+        await history.ledger.prove_growth(kept[0], kept[-1])
+
+
+async def _recorded(history: HistoryManager, wanted: int) -> None:
+    """Wait until the others have recorded so many more."""
+    new = history.follow(after=await history.end_cursor())
+    async with asyncio.timeout(LONG_S):
+        for _ in range(wanted):
+            await anext(new)

@@ -1,6 +1,6 @@
 """One of several processes that write one ledger.
 
-    python -m tests.subprocesses.ledger PATH NAME
+    python -m tests.subprocesses.ledger URL NAME
 
 Prints "ready" when it has written, and goes on until its standard input is closed.
 """
@@ -14,8 +14,8 @@ from async_history import open_history
 from tests.subprocesses.same_file import is_told_to_finish, ready
 
 
-async def write(path: str, name: str) -> None:
-    async with open_history(path, ledger=True) as history:
+async def write(url: str, name: str) -> None:
+    async with open_history(url, ledger=True) as history:
         for turn in itertools.count():
             await asyncio.gather(
                 *(
