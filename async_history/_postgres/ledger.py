@@ -22,7 +22,7 @@ from async_history._core.threads import computed, run_to_completion
 from async_history._postgres.keys import Seal, key_table
 from async_history._postgres.ledger_sql import STATEMENTS
 from async_history._postgres.schema import in_schema
-from async_history._postgres.transaction import BY_INDEX, WAIT_FOR_REPLICAS_TOO, transaction
+from async_history._postgres.transaction import BY_INDEX, transaction
 
 T = TypeVar("T")
 Work = Callable[[LedgerTables], Coroutine[Any, Any, T]]
@@ -120,9 +120,7 @@ class ServerLedger:
 
         async def write(connection: Any, settings: Sequence[str]) -> T:
             async with transaction(connection, *settings, BY_INDEX):
-                done = await self._done(work, connection)
-                await connection.execute(WAIT_FOR_REPLICAS_TOO)
-            return done
+                return await self._done(work, connection)
 
         written: T = await self._use(write, None)
         return written

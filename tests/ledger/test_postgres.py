@@ -1,7 +1,8 @@
 """The ledger of a history on PostgreSQL: what only a server has, and what is found there."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, Final
 
 import asyncpg
 import pytest
@@ -328,3 +329,27 @@ async def test_nothing_is_read_or_written_without_one(url: str, owner: Any) -> N
         await history.erase(memory_ids=["m"], reason="asked")
         await history.reset()
     assert not await migrations.has_ledger(owner, schema_of(url))
+
+
+async def test_verifying_goes_on_when_its_connections_are_lost(url: str, owner: Any) -> None:
+    async with opened(url) as history:
+        for _ in range(8):
+            await fill(history, 500)
+        kept = await history.ledger.checkpoint(KEY)
+        undisturbed = await history.ledger.verify(kept)
+
+        def lose(done: int, of: int) -> None:
+            ended.append(asyncio.ensure_future(owner.fetchval(_END_OTHERS)))
+
+        ended: list[asyncio.Future[int]] = []
+        report = await history.ledger.verify(kept, on_progress=lose)
+        assert sum(await asyncio.gather(*ended[:1])) > 0
+        assert report.is_intact, report.faults
+        assert report.unattested == ()
+        assert report.records == undisturbed.records
+
+
+_END_OTHERS: Final = """
+SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+WHERE pid <> pg_backend_pid() AND datname = current_database() AND backend_type = 'client backend'
+"""

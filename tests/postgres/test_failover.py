@@ -18,6 +18,7 @@ from async_history import (
     StorageUnreachable,
     open_history,
 )
+from async_history.ledger import Checkpoint, LedgerKey
 from tests.subprocesses import processes
 from tests.subprocesses.checks import Wrote, check_submissions
 from tests.subprocesses.postgres_load import Load, check_calls_in_order, texts
@@ -117,6 +118,46 @@ class TestFailover:
                 async with connected(standby) as connection:
                     await load.check(history, connection, "async_history")
             assert {type(error) for error in load.refused.values()} <= {StorageUnreachable}
+
+    @pytest.mark.parametrize(
+        "fails", ["killed", pytest.param("stands still", marks=pytest.mark.nightly)]
+    )
+    async def test_checkpoints_of_before_hold(
+        self, pair: tuple[PostgresServer, PostgresServer], fails: str
+    ) -> None:
+        primary, standby = pair
+        (await synchronous(primary)).terminate()
+        hosts = f"127.0.0.1:{primary.port},127.0.0.1:{standby.port}"
+        url = f"postgresql://owner:secret@{hosts}/postgres?target_session_attrs=read-write"
+        key = LedgerKey.generate("example.org/history")
+        kept: list[Checkpoint] = []
+
+        async def checkpoints(history: HistoryManager) -> None:
+            while True:
+                with contextlib.suppress(StorageUnreachable):
+                    kept.append(await history.ledger.checkpoint(key))
+
+        with contextlib.ExitStack() as failed:
+            async with open_history(
+                url, ledger=True, acquire_timeout_s=1, retry_timeout_s=3
+            ) as history:
+                async with Load(history) as load:
+                    keeping = asyncio.create_task(checkpoints(history))
+                    await load.more_acks(100)
+                    if fails == "killed":
+                        primary.stop("kill")
+                    else:
+                        failed.enter_context(paused(primary))
+                    await asyncio.to_thread(standby.promote)
+                    await load.more_acks(100)
+                    keeping.cancel()
+                    await asyncio.wait([keeping])
+                kept.append(await history.ledger.checkpoint(key))
+                report = await history.ledger.verify(*kept)
+                assert report.is_intact, report.faults
+                assert not report.unattested
+                assert report.records == await history.count_history()
+                await history.ledger.prove_growth(kept[0], kept[-1])
 
 
 class TestSynchronousStandby:

@@ -19,9 +19,10 @@ class ComputedTree:
         self.last: dict[Tile, bytes] = {}
         self.faults: list[LedgerFault] = []
         self._good = 0
+        self._not_compared: dict[Tile, bytes] = {}
 
-    async def add(self, leaves: Sequence[Leaf], tables: LedgerTables) -> None:
-        """Append leaves, and compare what they give with the stored tiles and checkpoints."""
+    def add(self, leaves: Sequence[Leaf]) -> None:
+        """Append leaves, and compare what they give with the checkpoints."""
         hashes = b"".join([leaf_hash(leaf.commitment) for leaf in leaves])
         end = self.size + len(leaves)
         while self.size < end:
@@ -30,16 +31,21 @@ class ComputedTree:
             part = hashes[: (until - self.size) * HASH_BYTES]
             hashes = hashes[len(part) :]
             changed = grown(self.size, self.last, part)
-            stored = await tables.tiles(changed)
-            for tile, computed in changed.items():
-                if not stored.get(tile, b"").startswith(computed):
-                    level, number = tile
-                    text = f"the tile {number} of level {level} is not that of the leaves"
-                    self.faults.append(damaged(self.size, text))
+            self._not_compared |= changed
             self.size = until
             wanted = set(last_tiles(until))
             self.last = {t: h for t, h in {**self.last, **changed}.items() if t in wanted}
         self.reach_checkpoints()
+
+    async def compare(self, tables: LedgerTables) -> None:
+        """Compare the tiles of what was added since the last time with those that are stored."""
+        stored = await tables.tiles(self._not_compared)
+        for tile, computed in self._not_compared.items():
+            if not stored.get(tile, b"").startswith(computed):
+                level, number = tile
+                text = f"the tile {number} of level {level} is not that of the leaves"
+                self.faults.append(damaged(self.size, text))
+        self._not_compared = {}
 
     @property
     def root(self) -> bytes:

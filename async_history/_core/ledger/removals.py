@@ -22,6 +22,7 @@ class Removals:
     async def read(self, tables: LedgerTables) -> None:
         """Read all entries."""
         found: list[tuple[int, int, str]] = []
+        self.damaged = []
         for stored in await tables.entries():
             place = stored.first
             for leaf in stored.bundle.leaves():

@@ -199,24 +199,27 @@ async def verify(
     found = _Pass(Removals(), order)
     tree = ComputedTree(checkpoints)
 
-    async def next_page(tables: LedgerTables) -> int:
+    async def next_page(tables: LedgerTables) -> None:
+        # First all is read: a store whose connection is lost does this again, from where it was.
         bundles = await tables.bundles(tree.size)
-        for first, turn, after, bundle in bundles:
+        pages = [await _seen(one.first, one.bundle.leaves(), tables) for one in bundles]
+        for (first, turn, after, _), page in zip(bundles, pages, strict=True):
             if first != tree.size:
                 raise StorageCorrupt(f"leaves from {tree.size:,} to {first:,} are missing")
-            leaves = bundle.leaves()
             order.begin(after)
-            found.check(await _seen(first, leaves, tables))
+            found.check(page)
             order.end(turn)
-            await tree.add(leaves, tables)
-        return len(bundles)
+            tree.add(page.leaves)
+        await tree.compare(tables)
 
     faults: list[LedgerFault] = []
     unattested: tuple[str, ...] = ()
     try:
         await ledger.read(found.removals.read)
         while tree.size < size:
-            if not await ledger.read(next_page):
+            begin = tree.size
+            await ledger.read(next_page)
+            if tree.size == begin:
                 raise StorageCorrupt(f"leaves from {tree.size:,} on are missing")
             if on_progress is not None:
                 on_progress(min(tree.size, size), size)
