@@ -36,6 +36,7 @@ from async_history._postgres.advisory_locks import AdvisoryLocks
 from async_history._postgres.bounds import time_for
 from async_history._postgres.check import faults_of
 from async_history._postgres.commit import BatchCommitter
+from async_history._postgres.connect import in_time
 from async_history._postgres.connections import Connections
 from async_history._postgres.erase import EncryptedEraseKeys, EraseKeys, ServerErasure
 from async_history._postgres.follow import FollowReader
@@ -137,10 +138,14 @@ class PostgresBackend:
         async def prepare(connection: Any) -> None:
             nonlocal is_distributed, has_ledger
             if self.may_migrate:
-                await migrations.migrate(connection, self.schema_name)
+                with in_time(connection, self.limits.acquire_timeout_s):
+                    version = await migrations.applied_version(connection, self.schema_name)
+                if version < migrations.VERSION:  # this takes as long as it takes
+                    await migrations.migrate(connection, self.schema_name)
             else:
                 await self._look(connection)
-            is_distributed = await migrations.is_distributed(connection, self.schema_name)
+            with in_time(connection, self.limits.acquire_timeout_s):
+                is_distributed = await migrations.is_distributed(connection, self.schema_name)
             await self._prepare_keys(connection, is_distributed=is_distributed)
             has_ledger = await self._prepare_ledger(connection, is_distributed=is_distributed)
 
@@ -179,9 +184,13 @@ class PostgresBackend:
             KeyMissing, InvalidInput, MigrationError: it can't be opened so. Nothing was changed.
         """
         schema = migrations.quoted(self.schema_name)
-        has_index = await connection.fetchval(HAS_CLEAR_INDEX, self.schema_name)
+        with in_time(connection, self.limits.acquire_timeout_s):
+            has_index = await connection.fetchval(HAS_CLEAR_INDEX, self.schema_name)
+            is_encrypted = has_index and await connection.fetchval(
+                migrations.in_schema(IS_ENCRYPTED, schema)
+            )
         if self.keys is None:
-            if has_index and await connection.fetchval(migrations.in_schema(IS_ENCRYPTED, schema)):
+            if is_encrypted:
                 raise KeyMissing("", f"{self.where} {OPEN_WITH_KEYS}")
             return
         if is_distributed:
@@ -220,7 +229,8 @@ class PostgresBackend:
         return True
 
     async def _look(self, connection: Any) -> None:
-        await migrations.require_current(connection, self.schema_name)
+        with in_time(connection, self.limits.acquire_timeout_s):
+            await migrations.require_current(connection, self.schema_name)
 
 
 class PostgresStore:

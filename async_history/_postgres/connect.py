@@ -1,6 +1,7 @@
 # mypy: disable-error-code=import-untyped
 """Connecting to PostgreSQL: tries host after host, with a timeout and typed errors."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
 from time import monotonic
@@ -8,6 +9,7 @@ from typing import Any
 
 import asyncpg
 
+from async_history._postgres.bounds import enable_client_check
 from async_history._postgres.errors import DriverError, storage_error
 from async_history._postgres.pool_limits import ACQUIRE_TIMEOUT_S
 from async_history._postgres.server_url import ServerUrl
@@ -45,6 +47,21 @@ async def connect_to_any(
     return await asyncpg.connect(last, timeout=part, **options)
 
 
+async def connect_checked(server: ServerUrl, _: object = None, **options: Any) -> Any:
+    """Connect as `connect_to_any`, and make the server check whether we are still connected.
+
+    A pool's `init` would be the place for that. But if the server stands still then, asyncpg waits
+    for it without a limit before it gives up the connection.
+    """
+    connection = await connect_to_any(server, **options)
+    try:
+        await enable_client_check(connection)
+    except BaseException:
+        connection.terminate()
+        raise
+    return connection
+
+
 @contextlib.asynccontextmanager
 async def connected(server: ServerUrl, timeout_s: float = ACQUIRE_TIMEOUT_S) -> AsyncIterator[Any]:
     """Open a connection for the body, without a statement cache, as a pooler requires.
@@ -59,6 +76,33 @@ async def connected(server: ServerUrl, timeout_s: float = ACQUIRE_TIMEOUT_S) -> 
             yield connection
         finally:
             connection.terminate()
+
+
+@contextlib.contextmanager
+def in_time(connection: Any, timeout_s: float) -> Iterator[None]:
+    """Limit the time of a body that writes nothing, by closing the connection.
+
+    To cancel the body would not do: a transaction in it would wait for the server to roll back.
+
+    Raises:
+        TimeoutError: the server did not answer in time.
+    """
+    is_late = False
+
+    def give_up() -> None:
+        nonlocal is_late
+        is_late = True
+        connection.terminate()
+
+    timer = asyncio.get_running_loop().call_later(timeout_s, give_up)
+    try:
+        yield
+    except (AttributeError, *DriverError) as error:  # the former from a statement not yet sent
+        if is_late:
+            raise TimeoutError from error
+        raise
+    finally:
+        timer.cancel()
 
 
 @contextlib.contextmanager

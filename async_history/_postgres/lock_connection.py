@@ -1,10 +1,9 @@
 """The connection that holds a process's advisory locks."""
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any, Final, Self
 
-from async_history._postgres.connect import Connection, connect_to_any, typed
+from async_history._postgres.connect import Connection, connect_to_any, in_time, typed
 from async_history._postgres.pooler import is_pooled
 from async_history._postgres.server_url import ServerUrl
 from async_history.errors import StorageReadOnly
@@ -63,7 +62,7 @@ class LockConnection:
                 connection_class=_SocketConnection,
             )
             try:
-                async with asyncio.timeout(timeout_s):
+                with in_time(connection, timeout_s):
                     if await is_pooled(connection):
                         connection.terminate()
                         return None

@@ -13,7 +13,14 @@ import asyncpg
 from async_history._core.writer import OutcomeUnknown, TryAgain
 from async_history._postgres.bounded import bounded, meaning_of
 from async_history._postgres.bounds import Settings, bounds, enable_client_check, settings_of
-from async_history._postgres.connect import Connection, connect_to_any, connected, typed
+from async_history._postgres.connect import (
+    Connection,
+    connect_checked,
+    connect_to_any,
+    connected,
+    in_time,
+    typed,
+)
 from async_history._postgres.errors import (
     DriverError,
     is_pool_unusable,
@@ -84,21 +91,21 @@ class ConnectionPool:
         async with connected(server, limits.acquire_timeout_s) as connection:
             cached = server.options.get("statement_cache_size")
             keeps_none = 0 in (limits.statement_cache_size, cached)
-            is_behind_pooler = keeps_none or await is_pooled(connection)
-            settings = await settings_of(connection)
-            if not is_behind_pooler:
-                await enable_client_check(connection)
+            with in_time(connection, limits.acquire_timeout_s):
+                is_behind_pooler = keeps_none or await is_pooled(connection)
+                settings = await settings_of(connection)
+                if not is_behind_pooler:
+                    await enable_client_check(connection)
             await prepare(connection)
         with typed(server.where):
             pool = await asyncpg.create_pool(
-                connect=partial(connect_to_any, server),
+                connect=partial(connect_to_any if is_behind_pooler else connect_checked, server),
                 connection_class=Connection,
                 min_size=0,
                 max_size=limits.size,
                 max_inactive_connection_lifetime=limits.idle_s or 0,
                 statement_cache_size=0 if is_behind_pooler else _CACHED_STATEMENTS,
                 timeout=limits.acquire_timeout_s,
-                init=None if is_behind_pooler else enable_client_check,
                 reset=_leave_as_it_is,
             )
         return cls(
@@ -124,10 +131,11 @@ class ConnectionPool:
             with typed(where):
                 async with pool.acquire(timeout=limits.acquire_timeout_s) as connection:
                     try:
-                        is_behind_pooler = await is_pooled(connection)
-                        if is_behind_pooler:
-                            await require_no_lost_statements(connection, pool)
-                        settings = await settings_of(connection)
+                        with in_time(connection, limits.acquire_timeout_s):
+                            is_behind_pooler = await is_pooled(connection)
+                            if is_behind_pooler:
+                                await require_no_lost_statements(connection, pool)
+                            settings = await settings_of(connection)
                         await prepare(connection)
                     except asyncio.CancelledError:
                         connection.terminate()  # it has an open transaction

@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 from async_history._core.cancellation import to_the_end
 from async_history._postgres.bounds import enable_client_check
-from async_history._postgres.connect import connected
+from async_history._postgres.connect import connected, in_time
 from async_history._postgres.pool import ConnectionPool
 from async_history._postgres.server_url import ServerUrl
 
@@ -41,7 +41,8 @@ class SideConnections:
         if self._server is None or self.is_behind_pooler:
             return await self._pool.use(work)
         async with connected(self._server, self._pool.acquire_timeout_s) as connection:
-            await enable_client_check(connection)
+            with in_time(connection, self._pool.acquire_timeout_s):
+                await enable_client_check(connection)
             try:
                 return await work(connection)
             finally:

@@ -1,6 +1,7 @@
 """Connections to PostgreSQL that break, or are held up, at each message of a call in turn."""
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import timedelta
@@ -14,14 +15,17 @@ from async_history import (
     HistoryClosed,
     HistoryManager,
     IdConflict,
+    StorageLocked,
     StorageRefused,
     StorageUnreachable,
     open_history,
 )
 from async_history._postgres import connections
+from async_history._postgres.lock_connection import LockConnection
+from async_history._postgres.url import server_url
 from tests.subprocesses.postgres_load import texts
 from tests.subprocesses.proxy import Proxy
-from tests.support.patience import LONG_S
+from tests.support.patience import LONG_S, SOON_S
 from tests.support.postgres_faults import (  # noqa: F401 - fixtures are imported to be asked for
     a_admin,
     a_proxy,
@@ -121,6 +125,46 @@ async def until_known(url: str, records: list[dict[str, Any]]) -> None:
     """Submit records under ids of theirs through a manager that has the time it takes."""
     async with open_history(url) as history:
         await history.batch_add_history(records)
+
+
+class TestStandsStill:
+    """The server stands still at each message of a client in turn, and never answers it."""
+
+    async def test_nobody_waits_longer_than_told(
+        self, proxy: Proxy, schema: str, places: Iterable[int]
+    ) -> None:
+        url = with_query(proxy.url, schema=schema)
+        async with open_history(url):
+            """It makes the tables."""
+        for place in places:
+            late = proxy.hold(after=place)
+            async with asyncio.timeout(SOON_S):
+                with contextlib.suppress(CommitUnknown, StorageLocked, StorageUnreachable):
+                    await self.live(url)
+            late.release()
+            if not late.came.is_set():
+                break
+        assert place > 15, "messages of a life"
+
+    @staticmethod
+    async def live(url: str) -> None:
+        async with open_history(url, acquire_timeout_s=0.3, retry_timeout_s=0.6) as history:
+            await add(history, "x")
+            await asyncio.gather(*(history.get_history("m") for _ in range(2)))
+            await history.save_messages([{"content": "x"}], "s")
+
+    async def test_nor_for_a_session_of_locks(self, proxy: Proxy) -> None:
+        for place in count():
+            late = proxy.hold(after=place)
+            async with asyncio.timeout(SOON_S):
+                with contextlib.suppress(StorageUnreachable):
+                    locks = await LockConnection.connect(server_url(proxy.url), 0.3)
+                    assert locks is not None
+                    locks.terminate()
+            late.release()
+            if not late.came.is_set():
+                break
+        assert place > 5, "messages"
 
 
 class TestCuts:

@@ -26,8 +26,9 @@ class Late:
     the message arrives nonetheless: so it is on a network.
     """
 
-    def __init__(self, wanted: bytes) -> None:
+    def __init__(self, wanted: bytes, after: int) -> None:
         self.wanted = wanted
+        self.after = after
         self.came = asyncio.Event()
         self.released = asyncio.Event()
         self.client: asyncio.StreamWriter | None = None
@@ -92,9 +93,9 @@ class Proxy:
         self._awaited = (messages, asyncio.Event())
         return self._awaited[1]
 
-    def hold(self, wanted: bytes) -> Late:
-        """Hold up the next message of a client that has this in it."""
-        self._late = Late(wanted)
+    def hold(self, wanted: bytes = b"", *, after: int = 0) -> Late:
+        """Hold up a message of a client that has this in it: the next one after so many others."""
+        self._late = Late(wanted, after)
         return self._late
 
     async def _accept(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
@@ -166,7 +167,10 @@ class Proxy:
 
     async def _hold_up(self, message: bytes, client: asyncio.StreamWriter) -> None:
         late = self._late
-        if late is not None and late.wanted in message:
+        if late is None or late.wanted not in message:
+            return
+        late.after -= 1
+        if late.after < 0:
             self._late = None
             late.client = client
             late.came.set()
