@@ -293,7 +293,7 @@ class PostgresStore:
         )
         fetch = self.connections.fetch
         self._stored_reader = reader = HistoryReader(
-            fetch, self.schema, is_distributed=is_distributed
+            fetch, self.schema, is_distributed=is_distributed, at_once=read_pool.size
         )
         follower = FollowReader(
             fetch, self.schema, where=backend.where, is_distributed=is_distributed

@@ -77,6 +77,7 @@ class ConnectionPool:
         self._under_way: set[asyncio.Task[Any]] = set()
         self.is_behind_pooler = is_behind_pooler
         self.settings = settings
+        self.size: int = pool.get_max_size()
 
     @classmethod
     async def connect(

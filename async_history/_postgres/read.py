@@ -8,6 +8,7 @@ from datetime import datetime
 from operator import itemgetter
 from typing import Any, Final
 
+from async_history._core.coalesce import CoalescedReads
 from async_history._core.cursors import Cursor
 from async_history._core.filters import Filter
 from async_history._core.messages import MESSAGES_KEPT, Message, message_from_row
@@ -29,6 +30,14 @@ from async_history.errors import CursorGone
 _HISTORY: Final = (
     f"SELECT {RECORD_COLUMNS} FROM {{schema}}.history WHERE memory_id = $1 ORDER BY seq"
 )
+_HISTORIES: Final = f"""
+SELECT {RECORD_COLUMNS} FROM pg_catalog.unnest($1::pg_catalog.text[]) AS named (name)
+CROSS JOIN LATERAL (
+    SELECT * FROM {{schema}}.history WHERE memory_id = named.name ORDER BY seq OFFSET 0
+) AS found
+ORDER BY seq
+"""
+"""OFFSET 0 leaves the planner only one way: each memory by its index."""
 _LAST_MESSAGES: Final = """
 SELECT id, role, content, name, created_at FROM (
     SELECT * FROM {schema}.messages WHERE session_scope = $1 ORDER BY seq DESC LIMIT $2
@@ -74,19 +83,41 @@ class HistoryReader:
     Args:
         schema: the quoted schema.
         is_distributed: whether the tables are distributed over the nodes of a Citus cluster.
+        at_once: how many SELECTs may run at the same time.
     """
 
-    def __init__(self, fetch: Fetch, schema: str, *, is_distributed: bool) -> None:
+    def __init__(self, fetch: Fetch, schema: str, *, is_distributed: bool, at_once: int) -> None:
         self._fetch = fetch
         self._schema = schema
         self._is_distributed = is_distributed
+        self._most_alone = max(at_once // 2, 1)
+        self._alone = 0
+        self._shared = CoalescedReads(self._histories, max(at_once - self._most_alone, 1))
 
     def _sql(self, statement: str) -> str:
         return in_schema(statement, self._schema)
 
     async def history(self, memory_id: str) -> list[HistoryRecord]:
-        """Return a memory's records, oldest first."""
-        return [record_from_row(row) for row in await self._fetch(self._sql(_HISTORY), memory_id)]
+        """Return a memory's records, oldest first.
+
+        Half of the connections may each answer one call. While they are busy, calls share SELECTs.
+        """
+        if self._alone >= self._most_alone and not self._is_distributed:
+            return await self._shared.of(memory_id)
+        self._alone += 1
+        try:
+            rows = await self._fetch(self._sql(_HISTORY), memory_id)
+        finally:
+            self._alone -= 1
+        return list(map(record_from_row, rows))
+
+    async def _histories(self, memory_ids: Sequence[str]) -> Mapping[str, list[HistoryRecord]]:
+        """Return the records of memories, by memory. No Citus cluster can do that."""
+        found: dict[str, list[HistoryRecord]] = {memory_id: [] for memory_id in memory_ids}
+        for row in await self._fetch(self._sql(_HISTORIES), list(found)):
+            record = record_from_row(row)
+            found[record.memory_id].append(record)
+        return found
 
     async def page(self, wanted: Filter, after: Cursor | None, limit: int, ahead: int) -> PageRead:
         """Return up to `limit` records that match, reading up to `ahead`."""

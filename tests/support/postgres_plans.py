@@ -181,7 +181,7 @@ class Explainer:
         self._connection = connection
         self._schema = schema
         self._is_generic = is_generic
-        self.reader = HistoryReader(self._fetch, schema, is_distributed=False)
+        self.reader = HistoryReader(self._fetch, schema, is_distributed=False, at_once=2)
         self.plans: list[Mapping[str, Any]] = []
 
     async def _fetch(self, sql: str, *arguments: Any) -> Sequence[Sequence[Any]]:
