@@ -6,11 +6,13 @@ one. A read is never delayed to gather more, just like a commit.
 """
 
 import asyncio
+import copy
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Final
 
 from async_history._core.records import HistoryRecord
+from async_history.errors import StorageUnreachable
 
 _MOST: Final = 64
 """Most memories of a read: with twice as many it was no faster."""
@@ -101,6 +103,13 @@ class CoalescedReads:
     async def _answer(self, group: Sequence[_PendingRead]) -> None:
         try:
             found = await self._read([memory_id for memory_id, _ in group])
+        except StorageUnreachable as error:  # to read one by one would only take as long again
+            for _, answer in group:
+                if not answer.done():
+                    own = copy.copy(error)  # a traceback grows wherever the error is raised
+                    own.__cause__ = error
+                    answer.set_exception(own)
+            return
         except Exception as error:  # raised to the callers whose read failed
             if len(group) > 1:
                 await asyncio.gather(*(self._answer([one]) for one in group))

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from async_history import StorageError
+from async_history import StorageError, StorageUnreachable
 from async_history._core.coalesce import CoalescedReads
 from async_history._core.records import HistoryRecord
 from tests.support.patience import LONG_S
@@ -22,6 +22,7 @@ class Reading:
     def __init__(self, *, long_s: float = 600.0) -> None:
         self.reads: list[list[str]] = []
         self.broken: set[str] = set()
+        self.is_away = False
         self.most_at_once = self._at_once = 0
         self.may_end = asyncio.Event()
         self.gathered = CoalescedReads(self.read, AT_ONCE, long_s=long_s)
@@ -33,6 +34,8 @@ class Reading:
         await self.may_end.wait()
         await asyncio.sleep(0)
         self._at_once -= 1
+        if self.is_away:
+            raise StorageUnreachable("away")
         if self.broken & set(memory_ids):
             raise StorageError(f"broken: {self.broken}")
         return {memory_id: [record(memory_id)] for memory_id in memory_ids}
@@ -162,6 +165,18 @@ async def test_where_all_fail_nobody_waits_for_the_others_failures() -> None:
     found = await asyncio.gather(*tasks, return_exceptions=True)
     assert [type(one) for one in found] == [StorageError] * 3
     assert reading.most_at_once == 3
+
+
+async def test_a_store_that_is_away_is_not_asked_for_each_of_them() -> None:
+    """That has taken the time for all tries already."""
+    reading = Reading()
+    reading.is_away = True
+    reading.may_end.set()
+    tasks = [reading.ask(name) for name in "abc"]
+    found = await asyncio.gather(*tasks, return_exceptions=True)
+    assert reading.reads == [["a", "b", "c"]]
+    assert [type(one) for one in found] == [StorageUnreachable] * 3
+    assert len(set(map(id, found))) == 3
 
 
 async def test_a_read_that_is_cancelled_leaves_nobody_waiting() -> None:
