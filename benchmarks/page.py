@@ -1,9 +1,10 @@
-"""How long does the first view of any page take on the server, among 3 million records?
+"""How long does the first view of any page take among 3 million records, and what do viewers cost?
 
     python -m benchmarks.page [--quick] [--repeat 3] [--rows 3000000] [--store FILE-OR-URL]
 
 Every view, call of the API and preview of a change: the first request of a fresh process after it
 has opened the history, and later ones. The processor time is that of all threads of the process.
+Then 1,000 tasks write into another file, with and without viewers of the live feed.
 """
 
 import asyncio
@@ -11,6 +12,7 @@ import gc
 import multiprocessing
 import time
 from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlencode
@@ -20,9 +22,11 @@ from async_history.web import Access
 from async_history.web._app import WebLimits, new_app
 from benchmarks._measure import OthersLoad, median
 from benchmarks._page_store import Request, fill, requests
+from benchmarks._page_viewers import NOBODY, READERS, SLOW, Written, written
 from benchmarks._report import (
     Bar,
     as_json,
+    each,
     milliseconds,
     options_parser,
     print_bars,
@@ -35,6 +39,9 @@ from benchmarks._report import (
 
 _FIRST_VIEW_MS: Final = 200
 _LATER: Final = 5
+_WITH_VIEWERS: Final = 0.97
+_EVENTS: Final = 40_000
+_ROUNDS: Final = 3
 
 
 class Taken(NamedTuple):
@@ -125,11 +132,18 @@ def main(options: Namespace) -> None:
             for request in asked:
                 with processes.Pool(1) as pool:
                     found[request.name].append(pool.apply(_in_a_process, (store, request)))
-        _tell(options, folder, found, rows, load.processors())
+        events, rounds = (2_000, 1) if options.quick else (_EVENTS, _ROUNDS * repeat)
+        viewed = written(folder, events, rounds) if options.only is None else {}
+        _tell(options, folder, found, viewed, rows, load.processors())
 
 
 def _tell(
-    options: Namespace, folder: Path, found: dict[str, list[list[Taken]]], rows: int, load: float
+    options: Namespace,
+    folder: Path,
+    found: Mapping[str, list[list[Taken]]],
+    viewed: Mapping[str, list[Written]],
+    rows: int,
+    load: float,
 ) -> None:
     first = {name: [run[0] for run in runs] for name, runs in found.items()}
     later = {name: [one for run in runs for one in run[1:]] for name, runs in found.items()}
@@ -158,20 +172,34 @@ def _tell(
         at_most=True,
         unit="ms",
     )
-    print_bars([bar])
+    bars = [bar, *_of_viewers(viewed)]
+    print_bars(bars)
     print_load(load)
     write_json(
         results_folder(options, folder) / "page.json",
         {
             "processors_others_used": load,
             "rows": rows,
-            "bars": [as_json(bar)],
+            "bars": [as_json(bar) for bar in bars],
+            "viewers": {way: [one._asdict() for one in runs] for way, runs in viewed.items()},
             "requests": {
                 name: [[one._asdict() for one in run] for run in runs]
                 for name, runs in found.items()
             },
         },
     )
+
+
+def _of_viewers(viewed: Mapping[str, list[Written]]) -> list[Bar]:
+    """Return what is reached of the writers' speed, and of their processor time for an event."""
+    bars = []
+    for way in (READERS, SLOW) if viewed else ():
+        runs = [*zip(viewed[way], viewed[NOBODY], strict=True)]
+        speeds = [one.events_per_s / other.events_per_s for one, other in runs]
+        costs = [one.processor_s / other.processor_s for one, other in runs]
+        figures = f"{each(speeds)}; processor time {each(costs)}"
+        bars.append(Bar(f"events/s with {way}", _WITH_VIEWERS, median(speeds), figures))
+    return bars
 
 
 if __name__ == "__main__":

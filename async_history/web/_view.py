@@ -4,8 +4,8 @@ The JSON API and the pages use this alone. A memory of another owner is not foun
 not exist. What reaches beyond the caller's owner is refused.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final, Unpack
 
@@ -42,6 +42,19 @@ class RecordFilter(OwnerFilter, total=False):
     since: datetime | None
     until: datetime | None
     cause: Mapping[str, str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """Which records are followed.
+
+    Attributes:
+        key: equal where callers follow the same records, of those that they may see.
+        follow: returns a follower after a cursor.
+    """
+
+    key: Hashable
+    follow: Callable[[str | None], Follower]
 
 
 class View:
@@ -186,17 +199,21 @@ class View:
             raise InvalidInput("the texts between are too long for one page: read its history")
         return found
 
-    def follow(
+    def followed(
         self,
         *,
-        after: str | None = None,
         memory_id: str | None = None,
         cause: Mapping[str, str] | None = None,
         **owner: Unpack[OwnerFilter],
-    ) -> Follower:
-        """Return a follower of the records that the caller may see."""
+    ) -> Followed:
+        """Return what a follower returns of the records that the caller may see."""
         scopes = self._reach.scopes(owner)
-        return self._history.follow(after=after, memory_id=memory_id, cause=cause, **scopes)
+
+        def follow(after: str | None) -> Follower:
+            return self._history.follow(after=after, memory_id=memory_id, cause=cause, **scopes)
+
+        key = memory_id, frozenset(scopes.items()), frozenset((cause or {}).items())
+        return Followed(key, follow)
 
     async def end_cursor(self) -> str | None:
         """Return the cursor after everything that is committed now."""

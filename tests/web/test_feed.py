@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import json
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -11,18 +12,22 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.requests import Request
 
 from async_history import HistoryManager
-from async_history.web import Authorize
+from async_history.web import Access, Authorize
 from async_history.web._app import WebLimits, new_app
 from async_history.web._feed import Feed, FeedLimits
+from async_history.web._json import as_json
 from async_history.web._server import LIMITS, ConnectionLimits, listening, serve_app
+from async_history.web._shared_batches import BatchLimits
 from tests.support.patience import LONG_S
 from tests.web.conftest import ANN
 
 pytestmark = pytest.mark.once
 
-QUICK = FeedLimits(pause_s=0.0, heartbeat_s=0.02, first_read_s=0.01)
+AT_ONCE = BatchLimits(turn_s=0.0)
+QUICK = FeedLimits(batch=AT_ONCE, pause_s=0.0, heartbeat_s=0.02, first_read_s=0.01)
 
 
 @dataclass
@@ -196,11 +201,92 @@ async def test_viewers_share_reads_and_are_limited_in_number(history: HistoryMan
             await add(history, "seen")
             first, second = await asyncio.gather(records(one, 1), records(other, 1))
             assert first == second
-            assert (await history.stats()).followers == 2
+            assert (await history.stats()).followers == 1
         await until(lambda: page.feed.viewers == 0)
         async with following(page) as events:
             await add(history, "again")
             assert texts(await records(events, 1)) == ["again"]
+
+
+class TestSharing:
+    async def test_each_event_is_made_once_for_all(
+        self, history: HistoryManager, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        made: list[str] = []
+
+        def counted(record: Any) -> Any:
+            made.append(record.id)
+            return as_json(record)
+
+        monkeypatch.setattr("async_history.web._shared_batches.as_json", counted)
+        async with served(history) as page, contextlib.AsyncExitStack() as stack:
+            viewers = [await stack.enter_async_context(following(page)) for _ in range(10)]
+            await add(history, *(f"m{n}" for n in range(100)))
+            found = await asyncio.gather(*(records(one, 100) for one in viewers))
+            assert all(texts(events) == [f"m{n}" for n in range(100)] for events in found)
+            assert len(made) == len(set(made)) == 100
+
+    async def test_viewers_of_other_places_come_together(self, history: HistoryManager) -> None:
+        """By the records that end a batch, as long as there are some."""
+        async with served(history) as page, contextlib.AsyncExitStack() as stack:
+            events = await stack.enter_async_context(following(page))
+            await add(history, *(f"m{n}" for n in range(20)))
+            places = [event["id"] for event in await records(events, 20)]
+            viewers = [
+                await stack.enter_async_context(following(page, **{"last-event-id": place}))
+                for place in places[::5]
+            ]
+            for n, viewer in enumerate(viewers):
+                assert len(await records(viewer, 19 - 5 * n)) == 19 - 5 * n
+            await add(history, "last")
+            for viewer in (events, *viewers):
+                assert texts(await records(viewer, 1)) == ["last"]
+            gc.collect()
+            assert (await history.stats()).followers == 1
+
+    async def test_only_those_who_may_see_the_same_share(self, history: HistoryManager) -> None:
+        def known(request: Request) -> Access:
+            return ANN if request.headers.get("x-user") == "ann" else Access()
+
+        async with (
+            served(history, known) as page,
+            following(page) as all_,
+            following(page, **{"x-user": "ann"}) as anns,
+            following(page, "?memory_id=b") as of_memory,
+            following(page, "?cause%5Bk%5D=v") as of_cause,
+        ):
+            await add(history, "a", owner={"user_id": "ann"})
+            await add(history, "b", owner={"user_id": "bob"})
+            await add(history, "c", cause={"k": "v"})
+            await add(history, "d", owner={"user_id": "ann"})
+            assert texts(await records(all_, 4)) == ["a", "b", "c", "d"]
+            assert texts(await records(anns, 2)) == ["a", "d"]
+            assert texts(await records(of_memory, 1)) == ["b"]
+            assert texts(await records(of_cause, 1)) == ["c"]
+
+    async def test_a_batch_that_is_kept_no_more_is_read_again(
+        self, history: HistoryManager
+    ) -> None:
+        """A viewer is sent the next one after a pause, in which it is dropped."""
+        batch = BatchLimits(records=2, turn_s=0.0, kept_s=0.0)
+        limits = FeedLimits(batch=batch, pause_s=0.01)
+        async with (
+            served(history, limits=limits) as page,
+            following(page) as one,
+            following(page) as other,
+        ):
+            names = [f"m{n}" for n in range(20)]
+            await add(history, *names)
+            for viewer in (one, other):
+                assert texts(await records(viewer, 20)) == names
+
+    async def test_nothing_is_read_for_viewers_who_have_left(self, history: HistoryManager) -> None:
+        async with served(history) as page:
+            async with following(page) as events:
+                await add(history, "seen")
+                await records(events, 1)
+            while (await history.stats()).followers:
+                gc.collect()
 
 
 async def until(is_true: Callable[[], bool]) -> None:
