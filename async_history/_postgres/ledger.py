@@ -33,6 +33,8 @@ _UseConnection = Callable[
 _HASHED_HERE: Final = 64
 """Records whose leaves are computed on the event loop: a third of a millisecond. More go to a
 thread."""
+_MOST: Final = 512
+"""Leaves in a bundle, which a proof reads as a whole."""
 _SNAPSHOT: Final = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
 _READ_S: Final = 600.0
 """Seconds that reading may take: some hundred million records are counted."""
@@ -95,9 +97,12 @@ def _lock(schema: str) -> str:
 def _leaves(
     records: Sequence[HistoryRecord], owners: Mapping[str, Owner | None], key: bytes | None
 ) -> list[Bundle]:
-    bundles = [record_bundle(list(map(fields_in_order, records)), key)] if records else []
-    given = {name: owner for name, owner in owners.items() if owner is not None}
-    return [*bundles, owner_bundle(given)] if given else bundles
+    fields = list(map(fields_in_order, records))
+    given = [(name, owner) for name, owner in owners.items() if owner is not None]
+    return [
+        *(record_bundle(fields[at : at + _MOST], key) for at in range(0, len(fields), _MOST)),
+        *(owner_bundle(dict(given[at : at + _MOST])) for at in range(0, len(given), _MOST)),
+    ]
 
 
 class ServerLedger:

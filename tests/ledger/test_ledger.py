@@ -26,7 +26,7 @@ from async_history.ledger import (
     RecordProof,
     verify_proof,
 )
-from tests.conftest import OpenStore, new_stores, stores
+from tests.conftest import OpenStore, new_stores, stores, url_of
 from tests.ledger.test_tree import naive_root
 
 pytestmark = pytest.mark.once
@@ -326,8 +326,9 @@ class TestRandomOperations:
 
 
 class TestBlocking:
-    def test_it_waits(self, tmp_path: Path) -> None:
-        history = BlockingHistoryManager(tmp_path / "history.db", ledger=True)
+    @pytest.mark.parametrize("store", stores("file", "postgres"))
+    def test_it_waits(self, store: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+        history = BlockingHistoryManager(url_of(store, request, tmp_path), ledger=True)
         history.add_history("m", None, "likes tea", "ADD")
         (record,) = history.query_history()
         checkpoint = history.ledger.checkpoint(KEY)
