@@ -24,6 +24,12 @@ class Request(NamedTuple):
     path: str
     form: dict[str, str] | None = None
 
+    @property
+    def is_scan(self) -> bool:
+        """Whether it counts without a bound, or searches without an index until its time ends."""
+        is_unbounded = "count_history" in self.name and "user_id" not in self.name
+        return is_unbounded or any(part in self.name for part in ("until=", "in no record"))
+
 
 async def fill(history: HistoryManager, rows: int) -> None:
     """Write records of `rows` / 100 users in turns; every second memory is not deleted."""
@@ -78,7 +84,7 @@ async def requests(history: HistoryManager, rows: int) -> list[Request]:
         ("/search", {"since": lately.isoformat()}),
         ("/search", {"since": begin.isoformat(), "until": begin.isoformat()}),
         ("/search", {"event": "UPDATE"}),
-        ("/search", {"event": "NONE"}),
+        ("/search", {"event": "DELETE"}),
         ("/search", {"text": "Fujian"}),
         ("/search", {"text": "in no record"}),
         ("/live", {}),

@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
@@ -157,7 +157,7 @@ class Guard:
     def _check_host(self, request: Request) -> None:
         if self._hosts is None:
             return
-        host = urlsplit(f"//{request.headers.get('host', '')}").hostname
+        host = _split(f"//{request.headers.get('host', '')}").hostname
         if host not in self._hosts:
             raise HTTPException(421, f"this page is at {' or '.join(sorted(self._hosts))} only")
 
@@ -200,6 +200,18 @@ class _Answer:
         await self._send(message)
 
 
+def _split(url: str) -> SplitResult:
+    """Return the parts of a URL that a header has.
+
+    Raises:
+        HTTPException: it is none.
+    """
+    try:
+        return urlsplit(url)
+    except ValueError:
+        raise HTTPException(400, "the headers Host and Origin must name a host") from None
+
+
 def cookie(request: Request, name: str, value: str, *, max_age_s: int | None = None) -> str:
     """Return a cookie that only this page gets, and no script."""
     parts = [f"{name}={value}", f"Path={request.scope.get('root_path') or '/'}", "HttpOnly"]
@@ -219,7 +231,7 @@ def _check_origin(request: Request) -> None:
     if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
         raise HTTPException(403, "another site's page may not change a history")
     origin = request.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+    if origin is not None and _split(origin).netloc != request.headers.get("host"):
         raise HTTPException(403, "another site's page may not change a history")
 
 

@@ -456,3 +456,81 @@ class TestAsMem0Answers:
                 assert answer.headers["content-type"] == "application/json"
                 wanted = [one.as_dict() for one in await history.get_history(memory_id)]
                 assert json.loads(answer.text) == wanted
+
+
+class TestAgainstACallerWithAnOwner:
+    async def test_no_field_finds_what_is_others(self, caller: Caller) -> None:
+        """Whatever a caller gives, each route answers of their own, or refuses."""
+        asked = {
+            "memory_id": "car",
+            "record_id": "x",
+            "which": "new_memory",
+            "start": "1",
+            "end": "2",
+            "version": "1",
+            "when": "2100-01-01T00:00:00Z",
+        }
+        others = ("bob", "red car", "blue car", "no one")
+        reads = [call.name for call in CALLS if not call.changes]
+        paths = [*("/", "/memory", "/diff", "/at", "/search", "/live", "/stats", "/text")]
+        async with caller(lambda _: ANN, write=True) as page:
+            for path in (*paths, *(f"/api/{name}" for name in reads), "/memories/car/history"):
+                for query in (
+                    asked,
+                    {"memory_id": "car"},
+                    {"run_id": "r"},
+                    {"cause_key": "request_id", "cause_value": "7"},
+                    {"cause[request_id]": "7"},
+                    {"text": "car"},
+                    {"actor_id": "agent"},
+                ):
+                    answer = await page.get(path, params=query, headers={"accept": "text/html"})
+                    assert answer.status_code < 500
+                    found = [text for text in others if text in answer.text]
+                    assert found == [], (path, query)
+
+    async def test_a_name_given_twice_widens_nothing(self, caller: Caller) -> None:
+        async with caller(lambda _: ANN, write=True) as page:
+            for query in ("user_id=ann&user_id=bob", "user_id=bob&user_id=ann", "user_id=bob"):
+                for path in ("/", "/search", "/live", "/at", "/stats", "/api/query_history"):
+                    assert "car" not in (await page.get(f"{path}?{query}")).text, (path, query)
+            both = await page.get("/api/query_history?memory_id=tea&memory_id=car")
+            assert {one["memory_id"] for one in both.json()["records"]} == {"tea"}
+
+    async def test_a_change_names_no_one_else(
+        self, history: HistoryManager, caller: Caller
+    ) -> None:
+        to = {"to": "2000-01-01T00:00:00Z", "dry_run": False}
+        why = {"reason": "asked", "dry_run": False}
+        async with caller(lambda _: ANN, write=True) as page:
+            for name, asked in (
+                ("rollback", {**to, "memory_ids": []}),
+                ("rollback", {**to, "memory_ids": ["tea", "car"]}),
+                ("rollback", {**to, "memory_ids": ["tea"], "user_id": "bob"}),
+                ("rollback", {**to, "run_id": "r"}),
+                ("erase", {**why, "memory_ids": ["tea", "car"]}),
+                ("erase", {**why, "memory_ids": ["tea"], "user_id": "bob"}),
+                ("erase", {**why, "run_id": "r"}),
+                ("erase", {**why, "session_scopes": ["user_id=bob"]}),
+                ("restore", {"memory_id": "car", "to": 1, "dry_run": False}),
+            ):
+                await page.post(f"/api/{name}", json=asked)
+        records = [one.new_memory async for one in history.query_history()]
+        assert records == ["likes tea", "likes mate", "drives a red car", "drives a blue car",
+                           "no one's"]  # fmt: skip
+
+
+async def test_text_that_can_not_be_stored_is_refused(caller: Caller) -> None:
+    async with caller(lambda _: ALL, write=True) as page:
+        for text in ("\ud800", "a\x00b"):
+            for name, asked in (
+                ("erase", {"memory_ids": [text], "reason": "asked"}),
+                ("erase", {"memory_ids": ["tea"], "reason": text}),
+                ("undo", {"cause": {text: "x"}}),
+                ("undo", {"cause": {"request_id": text}}),
+                ("restore", {"memory_id": text, "to": 10**30}),
+            ):
+                body = json.dumps({**asked, "dry_run": False})
+                headers = {"content-type": "application/json"}
+                answer = await page.post(f"/api/{name}", content=body, headers=headers)
+                assert answer.status_code in (400, 404), (name, asked)

@@ -19,8 +19,10 @@ from async_history.web import Access, Authorize
 from async_history.web._app import WebLimits, new_app
 from async_history.web._feed import Feed, FeedLimits
 from async_history.web._json import as_json
+from async_history.web._reach import ViewLimits
 from async_history.web._server import LIMITS, ConnectionLimits, listening, serve_app
-from async_history.web._shared_batches import BatchLimits
+from async_history.web._shared_batches import Batches, BatchLimits
+from async_history.web._view import View
 from tests.support.patience import LONG_S
 from tests.web.conftest import ANN
 
@@ -279,6 +281,23 @@ class TestSharing:
             await add(history, *names)
             for viewer in (one, other):
                 assert texts(await records(viewer, 20)) == names
+
+    async def test_a_batch_is_not_kept_long(self, history: HistoryManager) -> None:
+        """What was erased since is read again, for a viewer who comes late."""
+        view = View(history, Access(), write=False, limits=ViewLimits())
+        followed = view.followed()
+        batches = Batches(BatchLimits(turn_s=0.0, kept_s=0.0))
+        place = batches.place(followed, followed.follow(await history.end_cursor()))
+        place.enter()
+        await add(history, "secret")
+        batch = await place.batch(LONG_S)
+        assert batch is not None
+        assert b'"new_memory": "secret"' in batch.events
+        await history.erase(memory_ids=["secret"], reason="asked", vacuum=False)
+        batch = await place.batch(LONG_S)
+        assert batch is not None
+        assert b'"new_memory": null' in batch.events
+        place.leave()
 
     async def test_nothing_is_read_for_viewers_who_have_left(self, history: HistoryManager) -> None:
         async with served(history) as page:

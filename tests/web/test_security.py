@@ -157,6 +157,21 @@ class TestSignIn:
             assert "; Secure" in answer.headers["set-cookie"]
 
 
+HOSTLESS = ("[", "http://[", "http://[::1", "//]")
+
+
+async def test_a_header_that_names_no_host_is_refused(caller: Caller) -> None:
+    async with caller(write=True) as page:
+        for given in HOSTLESS:
+            assert (await page.get("/", headers={"host": given})).status_code in (400, 421)
+            kind = {"content-type": "application/json"}
+            headers = {**kind, "origin": given}
+            assert (await page.post("/api/undo", content=b"{}", headers=headers)).status_code in (
+                400,
+                403,
+            )
+
+
 class TestRulesOfTheHost:
     async def test_they_may_be_plain_or_async_and_may_refuse(self, caller: Caller) -> None:
         async def known(request: Request) -> Access | None:
