@@ -4,18 +4,32 @@ It goes through the store in small transactions, in turn with the writes. Each l
 clear still, and replaces it. Killed at any place, it can be begun again: what is sealed stays so.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple, Protocol
+from functools import partial
+from typing import Final
 
 from async_history._core.operations import OperationLog, logged, new_operation
 from async_history._core.progress import Progress
+from async_history._core.sealed_records import (
+    owner_of_session,
+    sealed_details,
+    sealed_message,
+    sealed_text,
+)
+from async_history._core.sealing import BEGIN, DataKey, is_json_sealed
+from async_history._core.stored_texts import (
+    StoredMessage,
+    StoredTexts,
+    TextLimits,
+    TextStore,
+    TextTransaction,
+    rewrite,
+)
 from async_history._core.wording import counted
 
 ENCRYPT: Final = "encrypt"
 """The kind of the operation in the log."""
-_ROWS: Final = 500
-"""Rows that one transaction looks at: writers wait some milliseconds for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +37,7 @@ class EncryptionReport:
     """What `encrypt` did."""
 
     records: int
-    """How many times a record's texts, or its context and cause, were encrypted."""
+    """Records of which a text, the context or the cause was encrypted."""
     messages: int
     """Buffered messages whose content was encrypted."""
     clear: int
@@ -41,60 +55,92 @@ class EncryptionReport:
         )
 
 
-class Sealed(NamedTuple):
-    """How many rows a transaction sealed, and the id to go on after; None after the last."""
-
-    rows: int
-    after: str | None
-
-
-class ClearTexts(Protocol):
-    """What a store has in clear, and how a database seals it, each call in one transaction."""
-
-    async def count(self) -> int:
-        """Return how many records have a text in clear."""
-
-    async def seal_texts(self, limit: int) -> int:
-        """Seal the texts of the next records that have one in clear; return how many these were."""
-
-    async def seal_details(self, after: str, limit: int) -> Sealed:
-        """Seal contexts and causes of records after an id, in the order of ids."""
-
-    async def seal_messages(self, after: str, limit: int) -> Sealed:
-        """Seal the contents of messages after an id, in the order of ids."""
-
-    async def note_whole(self) -> None:
-        """Note whether all causes are sealed, so that they are found by their tokens."""
-
-    @property
-    def overwrite(self) -> Callable[[], Awaitable[Sequence[str]]]:
-        """Write what is free in the files again; return where texts may be still."""
-
-
 async def encrypt(
-    texts: ClearTexts, log: OperationLog, on_progress: Progress | None
+    store: TextStore,
+    index_key: bytes,
+    log: OperationLog,
+    on_progress: Progress | None,
+    limits: TextLimits,
 ) -> EncryptionReport:
-    """Seal all that is in clear, a step at a time."""
+    """Seal all that is in clear, a step at a time.
+
+    Args:
+        index_key: of the tokens that causes are found by.
+    """
     async with logged(log, new_operation(ENCRYPT)) as tally:
-        total = await texts.count()
-        while count := await texts.seal_texts(_ROWS):
+        total = await store.count_clear()
+
+        def note_records(count: int) -> None:
             tally.records += count
-            if on_progress is not None:
+            if count and on_progress is not None:
                 on_progress(tally.records, max(total, tally.records))
-        tally.records += await _walk(texts.seal_details)
-        tally.messages = await _walk(texts.seal_messages)
-        await texts.note_whole()
-        remains = await texts.overwrite()
-        clear = await texts.count()
+
+        def note_messages(count: int) -> None:
+            tally.messages += count
+
+        step = partial(_seal_records, index_key)
+        await rewrite(store, lambda texts: texts.clear_records, step, note_records, limits)
+        await rewrite(store, lambda texts: texts.detailed_records, step, note_records, limits)
+        await rewrite(store, lambda texts: texts.messages, _seal_messages, note_messages, limits)
+        await store.in_transaction(_note_whole)
+        remains = await store.overwrite()
+        clear = await store.count_clear()
     return EncryptionReport(
         records=tally.records, messages=tally.messages, clear=clear, remains=tuple(remains)
     )
 
 
-async def _walk(seal: Callable[[str, int], Awaitable[Sealed]]) -> int:
-    done = 0
-    after: str | None = ""
-    while after is not None:
-        count, after = await seal(after, _ROWS)
-        done += count
-    return done
+async def _note_whole(texts: TextTransaction) -> None:
+    await texts.note_whole()
+
+
+async def _seal_records(
+    index_key: bytes, texts: TextTransaction, found: Sequence[StoredTexts]
+) -> int:
+    clear = [row for row in found if _has_clear(row)]
+    used = await texts.keys_of([row.owner for row in clear])
+    await texts.replace_records(await texts.compute(partial(_sealed, clear, used, index_key)))
+    return len(clear)
+
+
+def _sealed(
+    rows: Sequence[StoredTexts], keys: Sequence[DataKey], index_key: bytes
+) -> list[StoredTexts]:
+    return [sealed_texts(row, key, index_key) for row, key in zip(rows, keys, strict=True)]
+
+
+def sealed_texts(row: StoredTexts, key: DataKey, index_key: bytes) -> StoredTexts:
+    """Return a record's texts sealed; what is sealed, or not a text, as it is."""
+    context, cause = sealed_details(row.id, row.context, row.cause, key, index_key)
+    return row._replace(
+        old_memory=sealed_text(row.old_memory, "old_memory", row.id, key),
+        new_memory=sealed_text(row.new_memory, "new_memory", row.id, key),
+        context=context,
+        cause=cause,
+    )
+
+
+async def _seal_messages(texts: TextTransaction, found: Sequence[StoredMessage]) -> int:
+    clear = [one for one in found if _is_clear_text(one.row[_CONTENT])]
+    used = await texts.keys_of([owner_of_session(one.row[_SCOPE]) for one in clear])
+    await texts.replace_messages(
+        [
+            one._replace(row=sealed_message(one.row, key))
+            for one, key in zip(clear, used, strict=True)
+        ]
+    )
+    return len(clear)
+
+
+_SCOPE: Final = 1
+_CONTENT: Final = 3
+
+
+def _has_clear(row: StoredTexts) -> bool:
+    return any(map(_is_clear_text, (row.old_memory, row.new_memory))) or any(
+        type(text) is str and not is_json_sealed(text) for text in (row.context, row.cause)
+    )
+
+
+def _is_clear_text(text: object) -> bool:
+    return type(text) is str and not text.startswith(BEGIN)

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 
 from async_history._core.data_keys import DataKeys, KeysChanged
-from async_history._core.encrypting import ClearTexts, EncryptionReport, encrypt
+from async_history._core.encrypting import EncryptionReport, encrypt
 from async_history._core.key_ring import KeyRing
 from async_history._core.key_statements import INDEX, KeyTable, StoredKey, WrappingKey
 from async_history._core.operations import OperationLog, logged, new_operation
 from async_history._core.progress import Progress
 from async_history._core.sealed_records import Keys
+from async_history._core.stored_texts import TextLimits, TextStore
 from async_history._core.validation import check_function
 from async_history.errors import InvalidInput, KeyMissing, StorageCorrupt
 
@@ -59,8 +60,8 @@ class StoreEncryption:
             `with_current_keys`.
     """
 
-    clear: ClearTexts | None = None
-    """What it has in clear; None where that can't be encrypted in place."""
+    texts: TextStore | None = None
+    """Its texts; None where they can't be encrypted in place."""
 
     def __init__(self, ring: KeyRing, read: KeyTable, in_transaction: InTransaction) -> None:
         self.keys: Final = DataKeys(ring)
@@ -237,12 +238,16 @@ class Encryption:
         store: of the open history.
         log: its log of operations.
         where: its name in messages.
+        limits: how much is done at once.
     """
 
-    def __init__(self, store: StoreEncryption, log: OperationLog, where: str) -> None:
+    def __init__(
+        self, store: StoreEncryption, log: OperationLog, where: str, limits: TextLimits
+    ) -> None:
         self._store = store
         self._log = log
         self._where = where
+        self._limits = limits
 
     def __repr__(self) -> str:
         return f"<Encryption by {self._store.ring!r}>"
@@ -268,23 +273,26 @@ class Encryption:
             return await self._store.rotate(on_progress)
 
     async def encrypt(self, *, on_progress: Progress | None = None) -> EncryptionReport:
-        """Encrypt in place what the history has in clear, then write its file again.
+        """Encrypt in place what the history has in clear, then write its file again, or vacuum.
 
         What was recorded before it was opened with keys, and what programs without keys have
         written since, is encrypted in small transactions, in turn with the writes. It may be
-        interrupted at any point and called again. A backup of before has the texts in clear.
+        interrupted at any point and called again. A backup of before has the texts in clear. The
+        report's `remains` says where else they may be.
 
         Args:
             on_progress: called after some records with how many are done and how many there are.
 
         Raises:
-            InvalidInput: the history is not in SQLite.
+            InvalidInput: the history is in neither SQLite nor PostgreSQL.
             StorageError, CommitUnknown: what was done stays done. Call it again.
         """
         check_function("on_progress", on_progress)
-        if self._store.clear is None:
+        if self._store.texts is None:
             raise InvalidInput(
                 f"{self._where} can't be encrypted in place: copy it into a new history that is "
                 "opened with keys (copy_history), and remove this one"
             )
-        return await encrypt(self._store.clear, self._log, on_progress)
+        return await encrypt(
+            self._store.texts, self._store.index_key, self._log, on_progress, self._limits
+        )

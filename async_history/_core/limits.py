@@ -6,6 +6,7 @@ from async_history._core.erase_request import EraseLimits
 from async_history._core.history_check import CheckLimits
 from async_history._core.prune_request import PruneLimits
 from async_history._core.rollback_request import RollbackLimits
+from async_history._core.stored_texts import TextLimits
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -16,6 +17,7 @@ class Limits:
     erase: EraseLimits = field(default_factory=EraseLimits)
     rollback: RollbackLimits = field(default_factory=RollbackLimits)
     check: CheckLimits = field(default_factory=CheckLimits)
+    texts: TextLimits = field(default_factory=TextLimits)
 
 
 DEFAULT_LIMITS = Limits()

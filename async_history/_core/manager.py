@@ -171,7 +171,9 @@ class HistoryManager(LoopBound[Store]):
             raise InvalidInput(
                 f"{self._backend.where} is not encrypted: open it with keys=KeyRing(…)"
             )
-        return Encryption(store.encryption, store.operations, self._backend.where)
+        return Encryption(
+            store.encryption, store.operations, self._backend.where, self._limits.texts
+        )
 
     @property
     def ledger(self) -> Ledger:

@@ -38,6 +38,7 @@ from async_history._postgres.check import faults_of
 from async_history._postgres.commit import BatchCommitter
 from async_history._postgres.connect import in_time
 from async_history._postgres.connections import Connections
+from async_history._postgres.encrypting import ServerTexts
 from async_history._postgres.erase import EncryptedEraseKeys, EraseKeys, ServerErasure
 from async_history._postgres.follow import FollowReader
 from async_history._postgres.keys import (
@@ -274,7 +275,7 @@ class PostgresStore:
         if backend.keys is not None:
             table = key_table(self._fetch_keys, self.schema)
             self.encryption = StoreEncryption(backend.keys, table, self._with_keys)
-            self._seal = Sealing(self.encryption.keys)
+            self._seal = sealing = Sealing(self.encryption.keys)
             erase_keys = EncryptedEraseKeys(self.encryption.keys)
         self.connections = Connections(
             backend.where,
@@ -314,6 +315,8 @@ class PostgresStore:
             self.schema,
             ask_every_s=backend.retry_timeout_s,
         )
+        if self.encryption is not None:
+            self.encryption.texts = ServerTexts(self.run_exclusively, vacuum, self.schema, sealing)
         self.operations: OperationLog = OperationLogInTurn(
             self._change_log, StatementOperationLog(OPERATIONS, self._read_log)
         )

@@ -123,9 +123,13 @@ SELECT true FROM {schema}.messages
 WHERE session_scope = ANY($1::pg_catalog.text[]) AND id = ANY($2::pg_catalog.text[]) LIMIT 1
 """
 _TABLES: Final = ("history", "messages", "owners")
-_OUT_OF_REACH: Final = (
+LOGS_HAVE_TEXTS: Final = (
     "the server's log (WAL), replicas until they have replayed it, and backups have the texts "
-    "until they are recycled",
+    "until they are recycled"
+)
+"""What remains after texts were taken out of the tables."""
+_OUT_OF_REACH: Final = (
+    LOGS_HAVE_TEXTS,
     "VACUUM leaves the bytes of removed row versions in the tables' files until other rows are "
     "written there; erase with vacuum='full', or run VACUUM FULL, to write the files again",
 )

@@ -32,10 +32,11 @@ _WRITES: Final[Mapping[str, str]] = {
 }
 _OPERATES: Final[Mapping[str, str]] = {
     "history": "DELETE, TRUNCATE",
-    "messages": "TRUNCATE",
+    "messages": "UPDATE (content), TRUNCATE",
     "owners": "DELETE, TRUNCATE",
     "erased": "INSERT, UPDATE",
     "operations": "UPDATE (actor_id)",
+    "encryption": "UPDATE",
     "data_keys": "UPDATE (erased, wrapping_key, wrapped), DELETE",
     "wrapping_keys": "INSERT, DELETE",
 }

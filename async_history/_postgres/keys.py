@@ -59,6 +59,15 @@ SELECT EXISTS (
     WHERE nspname = $1 AND relname = 'history_clear'
 )
 """
+NOTE_WHOLE: Final = f"""
+UPDATE {{schema}}.encryption SET is_whole = NOT EXISTS (
+    SELECT FROM {{schema}}.history
+    WHERE ({CLEAR}) AND pg_catalog.strpos(cause, '{JSON_BEGIN}'::pg_catalog.text) = 0
+)
+"""
+LOCK_WRITES: Final = "LOCK TABLE {schema}.history IN ROW EXCLUSIVE MODE"
+"""As an INSERT takes it. Who ends the use of keys waits for all that have it, and they for him: so
+what is looked up under it holds until the transaction ends."""
 _LOCK_KEYS: Final = """
 SELECT pg_catalog.pg_advisory_xact_lock(
     pg_catalog.hashtextextended('async_history keys ' || $1::pg_catalog.text, 0)
@@ -303,6 +312,16 @@ class Sealing:
 
     def undone(self) -> None:
         self._keys.end_leases()
+
+    async def keys_of(
+        self, owners: Sequence[Owner | None], number: int, access: KeyAccess
+    ) -> Sequence[DataKey]:
+        """Return the key that seals what each owner has, for all texts of a record.
+
+        Args:
+            number: as in `records`.
+        """
+        return await self._use(owners, USES, number, lambda: access)
 
     async def _use(
         self, owners: Sequence[Owner | None], each: int, number: int | None, access: Access

@@ -59,8 +59,8 @@ def cause_hash(text: str) -> int:
     return crc32(text.encode())
 
 
-def _hash_columns(causes: Sequence[Mapping[str, Any] | None]) -> list[Sequence[str | None]]:
-    """Return the columns of `CAUSE_COLUMNS`, one by one."""
+def cause_hash_columns(causes: Sequence[Mapping[str, Any] | None]) -> list[Sequence[str | None]]:
+    """Return what the columns of `CAUSE_COLUMNS` have of causes, one by one."""
     contents = [cause.content() if type(cause) is JsonObject else cause for cause in causes]
     return [
         [
@@ -82,7 +82,7 @@ def detail_columns(
         *scope_columns([owners.get(record.memory_id) for record in records]),
         [None if (context := one.context) is None else json_text(context) for one in records],
         [None if cause is None else json_text(cause) for cause in causes],
-        *_hash_columns(causes),
+        *cause_hash_columns(causes),
     ]
 
 

@@ -41,7 +41,7 @@ from async_history._sqlite.check import faults_of, faults_of_file
 from async_history._sqlite.commit import BatchCommitter
 from async_history._sqlite.connection import ThreadConnection, transaction
 from async_history._sqlite.encoding import check_parameters
-from async_history._sqlite.encrypting import FileClearTexts
+from async_history._sqlite.encrypting import FileTexts
 from async_history._sqlite.erase import FileErasure
 from async_history._sqlite.errors import (
     LOG_RESET_WARNING,
@@ -235,7 +235,7 @@ class SQLiteStore:
             self.run_exclusively, self._reopen_writer, pool.path, pool.lock_timeout_s, self._keys
         )
         if self.encryption is not None:
-            self.encryption.clear = FileClearTexts(
+            self.encryption.texts = FileTexts(
                 self.run_exclusively, Sealing(self.encryption.keys), self.eraser.overwrite
             )
             self.reader = SealedReader(reader, self.encryption)

@@ -1,19 +1,15 @@
-"""Encrypts in place what an encrypted SQLite file has in clear."""
+"""The texts of an encrypted SQLite file, as transactions write them again in place."""
 
 import sqlite3
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from async_history._core.encrypting import Sealed
+from async_history._core.key_statements import KeyTable
 from async_history._core.owners import Owner
-from async_history._core.sealed_records import (
-    owner_of_session,
-    sealed_details,
-    sealed_message,
-    sealed_text,
-)
-from async_history._core.sealing import BEGIN, DataKey, is_json_sealed
+from async_history._core.sealing import BEGIN, DataKey
+from async_history._core.stored_texts import Page, StoredMessage, StoredTexts, TextTransaction
+from async_history._core.threads import run_to_completion
 from async_history._sqlite.connection import ThreadConnection, fetch_rows
 from async_history._sqlite.index import (
     LAST_NOTED,
@@ -21,26 +17,30 @@ from async_history._sqlite.index import (
     owners_of,
     replace_details,
 )
-from async_history._sqlite.keys import CLEAR_TEXT, COUNT_CLEAR, Sealing
+from async_history._sqlite.keys import CLEAR_TEXT, COUNT_CLEAR, Sealing, table_in
+from async_history.errors import StorageRefused
 
 T = TypeVar("T")
 
 _IS_CLEAR: Final = f"(typeof({{0}}) = 'text' AND substr({{0}}, 1, {len(BEGIN)}) <> '{BEGIN}')"
+_COLUMNS: Final = """
+history.rowid, history.id, history.memory_id, history.old_memory, history.new_memory,
+    detail.context, detail.cause
+"""
 _CLEAR_RECORDS: Final = f"""
-SELECT rowid, id, memory_id, old_memory, new_memory
-FROM history INDEXED BY async_history_clear
-WHERE ({CLEAR_TEXT}) AND typeof(id) = 'text' AND typeof(memory_id) = 'text'
+SELECT {_COLUMNS} FROM history INDEXED BY async_history_clear
+LEFT JOIN main.async_history_details AS detail ON detail.id = history.id
+WHERE ({CLEAR_TEXT}) AND typeof(history.id) = 'text' AND typeof(memory_id) = 'text'
     AND ({_IS_CLEAR.format("old_memory")} OR {_IS_CLEAR.format("new_memory")})
 LIMIT ?
 """
-_SET_TEXTS: Final = "UPDATE history SET old_memory = ?, new_memory = ? WHERE rowid = ?"
-_DETAILS: Final = """
-SELECT detail.id, history.rowid, history.memory_id, detail.context, detail.cause
-FROM (
+_DETAILED: Final = f"""
+SELECT {_COLUMNS}, detail.id FROM (
     SELECT id, context, cause FROM main.async_history_details WHERE id > ? ORDER BY id LIMIT ?
 ) AS detail
 LEFT JOIN history ON history.id = detail.id ORDER BY detail.id
 """
+_SET_TEXTS: Final = "UPDATE history SET old_memory = ?, new_memory = ? WHERE rowid = ?"
 _MESSAGES: Final = """
 SELECT id, session_scope, role, content, name, created_at FROM messages
 WHERE id > ? ORDER BY id LIMIT ?
@@ -53,8 +53,8 @@ UPDATE async_history_encryption SET is_whole = NOT EXISTS (
 """
 
 
-class FileClearTexts:
-    """What a file has in clear.
+class FileTexts:
+    """The texts of a file.
 
     Args:
         run_exclusively: runs work alone on the writing connection, queued with the writes.
@@ -76,94 +76,102 @@ class FileClearTexts:
         done: T = await self._run_exclusively(lambda connection: connection.run(work))
         return done
 
-    async def count(self) -> int:
+    async def in_transaction(self, work: Callable[[TextTransaction], Coroutine[Any, Any, T]]) -> T:
+        """Do work in one transaction, in which every record is indexed."""
+        return await self._run(partial(_in_transaction, self._sealing, work))
+
+    async def count_clear(self) -> int:
         """Return how many records have a text in clear."""
-        return await self._run(_count)
-
-    async def seal_texts(self, limit: int) -> int:
-        """Seal the texts of the next records that have one in clear."""
-        return await self._run(partial(_seal_texts, self._sealing, limit))
-
-    async def seal_details(self, after: str, limit: int) -> Sealed:
-        """Seal contexts and causes of records after an id."""
-        return await self._run(partial(_seal_details, self._sealing, after, limit))
-
-    async def seal_messages(self, after: str, limit: int) -> Sealed:
-        """Seal the contents of messages after an id."""
-        return await self._run(partial(_seal_messages, self._sealing, after, limit))
-
-    async def note_whole(self) -> None:
-        """Note whether all causes are sealed."""
-        await self._run(_note_whole)
+        return await self._run(_count_clear)
 
 
-def _count(connection: sqlite3.Connection) -> int:
+def _count_clear(connection: sqlite3.Connection) -> int:
     ((count,),) = fetch_rows(connection, COUNT_CLEAR)
     return int(count)
 
 
-def _note_whole(connection: sqlite3.Connection) -> None:
-    connection.execute(_NOTE_WHOLE)
+def _in_transaction(
+    sealing: Sealing,
+    work: Callable[[TextTransaction], Coroutine[Any, Any, T]],
+    connection: sqlite3.Connection,
+) -> T:
+    try:
+        with indexed_transaction(connection):
+            return run_to_completion(work(_FileTransaction(connection, sealing)))
+    except BaseException:
+        sealing.undone()
+        raise
 
 
-def _seal_texts(sealing: Sealing, limit: int, connection: sqlite3.Connection) -> int:
-    with indexed_transaction(connection):
-        rows = fetch_rows(connection, _CLEAR_RECORDS, (limit,))
-        used = _keys_of_memories(sealing, [row[2] for row in rows], connection)
-        sealed = [
-            (
-                sealed_text(old, "old_memory", record_id, key),
-                sealed_text(new, "new_memory", record_id, key),
+class _FileTransaction:
+    """What a transaction does with a file's texts, on the connection's thread."""
+
+    def __init__(self, connection: sqlite3.Connection, sealing: Sealing) -> None:
+        self._connection = connection
+        self._sealing = sealing
+        self.table: KeyTable = table_in(connection)
+
+    async def clear_records(self, after: Any, limit: int) -> Page[StoredTexts]:
+        """Return the next records with a text in clear; those before have left the index."""
+        rows = self._texts(fetch_rows(self._connection, _CLEAR_RECORDS, (limit,)))
+        return Page(rows, rows[-1].id if len(rows) == limit else None)
+
+    async def detailed_records(self, after: Any, limit: int) -> Page[StoredTexts]:
+        """Return the next records with details."""
+        rows = fetch_rows(self._connection, _DETAILED, (after or "", limit))
+        texts = self._texts([row[:-1] for row in rows if row[0] is not None])
+        return Page(texts, rows[-1][-1] if len(rows) == limit else None)
+
+    def _texts(self, rows: Sequence[Sequence[Any]]) -> list[StoredTexts]:
+        owners = owners_of(self._connection, list(dict.fromkeys(row[2] for row in rows)))
+        return [
+            StoredTexts(
                 place,
+                record_id,
+                memory_id,
+                owners[memory_id].owner if memory_id in owners else None,
+                *texts,
             )
-            for (place, record_id, _, old, new), key in zip(rows, used, strict=True)
+            for place, record_id, memory_id, *texts in rows
         ]
-        connection.executemany(_SET_TEXTS, sealed)
-    return len(rows)
 
+    async def messages(self, after: Any, limit: int) -> Page[StoredMessage]:
+        """Return the next buffered messages."""
+        rows = fetch_rows(self._connection, _MESSAGES, (after or "", limit))
+        found = [StoredMessage(row[0], tuple(row)) for row in rows]
+        return Page(found, found[-1].place if len(rows) == limit else None)
 
-def _seal_details(
-    sealing: Sealing, after: str, limit: int, connection: sqlite3.Connection
-) -> Sealed:
-    with indexed_transaction(connection):
-        rows = fetch_rows(connection, _DETAILS, (after, limit))
-        clear = [row for row in rows if row[1] is not None and any(map(_is_clear_json, row[3:]))]
-        used = _keys_of_memories(sealing, [row[2] for row in clear], connection)
-        details = {
-            place: sealed_details(record_id, context, cause, key, sealing.index_key)
-            for (record_id, place, _, context, cause), key in zip(clear, used, strict=True)
-        }
-        replace_details(connection, details)
-    return Sealed(len(clear), rows[-1][0] if len(rows) == limit else None)
+    async def replace_records(self, rows: Sequence[StoredTexts]) -> None:
+        """Write records' texts, their details and the entries of their causes."""
+        self._set(_SET_TEXTS, [(row.old_memory, row.new_memory, row.place) for row in rows])
+        replace_details(
+            self._connection,
+            {
+                row.place: (row.context, row.cause)
+                for row in rows
+                if row.context is not None or row.cause is not None
+            },
+        )
 
+    async def replace_messages(self, rows: Sequence[StoredMessage]) -> None:
+        """Write messages' contents."""
+        self._set(_SET_CONTENT, [(one.row[3], one.place) for one in rows])
 
-def _seal_messages(
-    sealing: Sealing, after: str, limit: int, connection: sqlite3.Connection
-) -> Sealed:
-    with indexed_transaction(connection):
-        rows = fetch_rows(connection, _MESSAGES, (after, limit))
-        clear = [row for row in rows if type(row[3]) is str and not row[3].startswith(BEGIN)]
-        owners = [owner_of_session(row[1]) for row in clear]
-        used = _keys(sealing, owners, connection)
-        sealed = [sealed_message(row, key) for row, key in zip(clear, used, strict=True)]
-        connection.executemany(_SET_CONTENT, [(row[3], row[0]) for row in sealed])
-    return Sealed(len(clear), rows[-1][0] if len(rows) == limit else None)
+    def _set(self, sql: str, rows: Sequence[tuple[Any, ...]]) -> None:
+        if rows and self._connection.executemany(sql, rows).rowcount < len(rows):
+            raise StorageRefused(
+                "a trigger of the file keeps texts as they are; remove it, and call this again"
+            )
 
+    async def keys_of(self, owners: Sequence[Owner | None]) -> Sequence[DataKey]:
+        """Return the key that seals what each owner has."""
+        ((noted,),) = fetch_rows(self._connection, f"SELECT {LAST_NOTED}")
+        return self._sealing.keys_of(owners, noted, self._connection)
 
-def _is_clear_json(text: object) -> bool:
-    return type(text) is str and not is_json_sealed(text)
+    async def compute(self, work: Callable[[], T]) -> T:
+        """Call a function here: this is not the event loop's thread."""
+        return work()
 
-
-def _keys_of_memories(
-    sealing: Sealing, memory_ids: Sequence[str], connection: sqlite3.Connection
-) -> list[DataKey]:
-    owners = owners_of(connection, list(dict.fromkeys(memory_ids)))
-    whose = [owners[one].owner if one in owners else None for one in memory_ids]
-    return _keys(sealing, whose, connection)
-
-
-def _keys(
-    sealing: Sealing, owners: Sequence[Owner | None], connection: sqlite3.Connection
-) -> list[DataKey]:
-    ((noted,),) = fetch_rows(connection, f"SELECT {LAST_NOTED}")
-    return sealing.keys_of(owners, noted, connection)
+    async def note_whole(self) -> None:
+        """Note whether all causes are sealed."""
+        self._connection.execute(_NOTE_WHOLE)

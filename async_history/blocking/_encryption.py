@@ -45,7 +45,8 @@ class BlockingEncryption:
                 many there are.
 
         Raises:
-            InvalidInput: the history was opened without `keys`, or is not in SQLite.
+            InvalidInput: the history was opened without `keys`, or is in neither SQLite nor
+                PostgreSQL.
             StorageError, CommitUnknown: as there.
         """
         report: EncryptionReport = self._call(

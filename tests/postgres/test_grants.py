@@ -73,8 +73,9 @@ async def remove(history: HistoryManager) -> None:
     await history.reset()
 
 
-async def rotate(history: HistoryManager) -> None:
+async def rekey(history: HistoryManager) -> None:
     await history.encryption.rotate_keys()
+    await history.encryption.encrypt()
 
 
 CALLS: Final[Mapping[Level, tuple[Call, ...]]] = {
@@ -150,7 +151,7 @@ async def test_each_right_is_needed(url: str, owner: Any, level: Level) -> None:
                 async with open_history(
                     as_role(url, "agent"), keys=ring("new", "old"), retry_timeout_s=5
                 ) as history:
-                    for call in (*CALLS[level], *([rotate] if level == "operator" else [])):
+                    for call in (*CALLS[level], *([rekey] if level == "operator" else [])):
                         await call(history)
             except StorageError:
                 pass

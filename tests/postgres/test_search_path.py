@@ -200,6 +200,7 @@ async def use_encrypted(server: PostgresServer) -> None:
         await read(history)
         await remove(history)
         await history.encryption.rotate_keys()
+        await history.encryption.encrypt()
         async with connected(server, "admin") as connection, connection.transaction():
             await history.add_in_transaction(connection, [{"memory_id": "t", "event": "ADD"}])
 

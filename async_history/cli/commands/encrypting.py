@@ -18,7 +18,7 @@ def rekey(db: Db = None, as_json: AsReport = False) -> None:
 
 
 def encrypt(db: Db = None, as_json: AsReport = False) -> None:
-    """Encrypt in place what a history in SQLite has in clear, then write its file again.
+    """Encrypt in place what a history has in clear, then write its file again, or vacuum.
 
     Close the programs that have it open without keys first: from then on it is opened with keys
     only. They are given by `async-history --keys-file FILE encrypt`, or in ASYNC_HISTORY_KEYS.

@@ -1,0 +1,145 @@
+"""What a store has of texts, as a transaction reads them and writes them again: sealed, or opened.
+
+A transaction reads the next texts by their places, locked where others could change them, and
+replaces them. The places grow in an order of the database's, in which nothing that was there before
+is passed over.
+"""
+
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+
+from async_history._core.batch import MessageRow
+from async_history._core.key_statements import KeyTable
+from async_history._core.owners import Owner
+from async_history._core.sealing import DataKey
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TextLimits:
+    """How much is done at once.
+
+    Attributes:
+        rows: that one transaction looks at: writers wait some milliseconds for it.
+    """
+
+    rows: int = 500
+
+
+class StoredTexts(NamedTuple):
+    """A record's texts, as they are stored; context and cause as JSON. A foreign program may have
+    written other values than texts."""
+
+    place: Any
+    id: str
+    memory_id: str
+    owner: Owner | None
+    old_memory: Any
+    new_memory: Any
+    context: str | None
+    cause: str | None
+
+
+class StoredMessage(NamedTuple):
+    """A buffered message, as it is stored."""
+
+    place: Any
+    row: MessageRow
+
+
+Row = TypeVar("Row", StoredTexts, StoredMessage)
+
+
+class Page(NamedTuple, Generic[Row]):
+    """What was found, and the place to go on after; None after the last."""
+
+    rows: Sequence[Row]
+    after: Any
+
+
+class TextTransaction(Protocol):
+    """What a transaction does with stored texts. `after` is None at first."""
+
+    @property
+    def table(self) -> KeyTable:
+        """The tables of keys, inside this transaction."""
+
+    async def clear_records(self, after: Any, limit: int) -> Page[StoredTexts]:
+        """Return the next records with a text in clear, as an index finds them."""
+
+    async def detailed_records(self, after: Any, limit: int) -> Page[StoredTexts]:
+        """Return the next records with a context or a cause, where that index does not find
+        them."""
+
+    async def messages(self, after: Any, limit: int) -> Page[StoredMessage]:
+        """Return the next buffered messages."""
+
+    async def replace_records(self, rows: Sequence[StoredTexts]) -> None:
+        """Write records' texts, and what indexes have of causes.
+
+        Raises:
+            StorageRefused: a rule of the store's owner keeps rows as they are.
+        """
+
+    async def replace_messages(self, rows: Sequence[StoredMessage]) -> None:
+        """Write messages' contents.
+
+        Raises:
+            StorageRefused: as `replace_records`.
+        """
+
+    async def keys_of(self, owners: Sequence[Owner | None]) -> Sequence[DataKey]:
+        """Return the key that seals what each owner has, for all texts of a record."""
+
+    async def compute(self, work: Callable[[], T]) -> T:
+        """Call a function that only computes, where it does not hold up the event loop."""
+
+    async def note_whole(self) -> None:
+        """Note whether all causes are sealed, so that they are found by their tokens."""
+
+
+class TextStore(Protocol):
+    """A store whose texts can be written again in place."""
+
+    async def in_transaction(self, work: Callable[[TextTransaction], Coroutine[Any, Any, T]]) -> T:
+        """Do work in one transaction, in its turn among the writes."""
+
+    async def count_clear(self) -> int:
+        """Return how many records have a text in clear."""
+
+    @property
+    def overwrite(self) -> Callable[[], Awaitable[Sequence[str]]]:
+        """Free what the old rows took; return where texts may be still, a sentence each."""
+
+
+Find = Callable[[TextTransaction], Callable[[Any, int], Coroutine[Any, Any, Page[Row]]]]
+"""Return what finds the next rows in a transaction."""
+Step = Callable[[TextTransaction, Sequence[Row]], Coroutine[Any, Any, int]]
+"""Write rows again; return how many of them that were."""
+
+
+async def rewrite(
+    store: TextStore,
+    find: Find[Row],
+    step: Step[Row],
+    note: Callable[[int], None],
+    limits: TextLimits,
+) -> None:
+    """Write all rows again that are found, some in each transaction.
+
+    Args:
+        note: called after each transaction with how many rows it wrote.
+    """
+    after: Any = None
+
+    async def work(texts: TextTransaction) -> tuple[int, Any]:
+        page = await find(texts)(after, limits.rows)
+        return await step(texts, page.rows), page.after
+
+    while True:
+        count, after = await store.in_transaction(work)
+        note(count)
+        if after is None:
+            return

@@ -1,0 +1,211 @@
+"""The texts of an encrypted history in PostgreSQL, as transactions write them again in place.
+
+A transaction locks the rows that it writes again before it reads them: what was erased meanwhile is
+not brought back. Writers go on; only what waits for all of them waits.
+"""
+
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, Final, TypeVar
+
+from async_history._core.json_object import JsonObject
+from async_history._core.key_statements import KeyTable
+from async_history._core.owners import SCOPES, Owner
+from async_history._core.sealing import DataKey
+from async_history._core.stored_texts import Page, StoredMessage, StoredTexts, TextTransaction
+from async_history._core.threads import computed
+from async_history._postgres.erase import LOGS_HAVE_TEXTS
+from async_history._postgres.keys import (
+    CLEAR,
+    COUNT_CLEAR,
+    LOCK_WRITES,
+    NOTE_WHOLE,
+    Sealing,
+    key_table,
+    keys_within,
+)
+from async_history._postgres.owners import (
+    CAUSE_COLUMNS,
+    SCOPE_LIST,
+    cause_hash_columns,
+    owner_of,
+)
+from async_history._postgres.schema import in_schema
+from async_history._postgres.transaction import BY_INDEX, SchemaSteps, transaction
+from async_history._postgres.vacuum import Vacuum
+from async_history._postgres.writing_connection import Write
+from async_history.errors import StorageRefused
+
+T = TypeVar("T")
+
+_BEFORE_ALL: Final = -(1 << 63)
+_BY_PLACE: Final = (
+    f"{BY_INDEX}; SET LOCAL enable_hashjoin TO off; SET LOCAL enable_mergejoin TO off"
+)
+"""Rows to write again are given by their places: one after the other by the index, whatever the
+planner takes their number for."""
+_NUMBER: Final = "SELECT number FROM {schema}.owners_state"
+_COLUMNS: Final = f"seq, id, memory_id, {SCOPE_LIST}, old_memory, new_memory, context, cause"
+_CLEAR_RECORDS: Final = f"""
+SELECT {_COLUMNS} FROM {{schema}}.history
+WHERE ({CLEAR}) AND seq > $1::pg_catalog.int8
+ORDER BY seq LIMIT $2::pg_catalog.int8 FOR NO KEY UPDATE
+"""
+_MESSAGES: Final = """
+SELECT seq, id, session_scope, role, content, name, created_at FROM {schema}.messages
+WHERE seq > $1::pg_catalog.int8
+ORDER BY seq LIMIT $2::pg_catalog.int8 FOR NO KEY UPDATE
+"""
+_TEXTS: Final = ("old_memory", "new_memory", "context", "cause")
+
+
+def _given(names: Sequence[str]) -> str:
+    """Return rows of texts, an array a column: asyncpg looks up other arrays' types by SQL of its
+    own."""
+    arrays = ", ".join(
+        f"pg_catalog.unnest(${number}::pg_catalog.text[])" for number in range(1, len(names) + 1)
+    )
+    return f"ROWS FROM ({arrays}) AS given ({', '.join(names)})"
+
+
+_REPLACE_RECORDS: Final = f"""
+UPDATE {{schema}}.history SET
+    {", ".join(f"{name} = given.{name}" for name in _TEXTS)},
+    {", ".join(f"{name} = given.{name}::bigint" for name in CAUSE_COLUMNS.values())}
+FROM {_given(("place", *_TEXTS, *CAUSE_COLUMNS.values()))}
+WHERE history.seq = given.place::bigint
+"""
+_REPLACE_MESSAGES: Final = f"""
+UPDATE {{schema}}.messages SET content = given.content
+FROM {_given(("id", "session_scope", "content"))}
+WHERE messages.id = given.id AND messages.session_scope = given.session_scope
+"""
+_KEEPS_BYTES: Final = (
+    "VACUUM leaves the bytes of the rows in clear in the tables' files until other rows are "
+    "written there; VACUUM FULL of the tables history and messages writes the files again"
+)
+
+
+class ServerTexts:
+    """The texts of a history on a server.
+
+    Args:
+        run_exclusively: runs work alone on the writing connection, queued with the writes.
+        vacuum: vacuums the tables.
+        schema: the quoted schema.
+        sealing: seals under the keys of the history.
+    """
+
+    def __init__(
+        self,
+        run_exclusively: Callable[[Write[Any]], Awaitable[Any]],
+        vacuum: Vacuum,
+        schema: str,
+        sealing: Sealing,
+    ) -> None:
+        self._run_exclusively = run_exclusively
+        self._vacuum = vacuum
+        self._schema = schema
+        self._sealing = sealing
+
+    async def in_transaction(self, work: Callable[[TextTransaction], Coroutine[Any, Any, T]]) -> T:
+        """Do work in one transaction."""
+
+        async def run(connection: Any, settings: Sequence[str]) -> T:
+            lock = in_schema(LOCK_WRITES, self._schema)
+            try:
+                async with transaction(connection, *settings, _BY_PLACE, lock):
+                    return await work(_ServerTransaction(connection, self._schema, self._sealing))
+            except BaseException:
+                self._sealing.undone()
+                raise
+
+        done: T = await self._run_exclusively(run)
+        return done
+
+    async def count_clear(self) -> int:
+        """Return how many records have something in clear."""
+
+        async def count(connection: Any, settings: Sequence[str]) -> int:
+            async with transaction(connection, *settings):
+                return int(await connection.fetchval(in_schema(COUNT_CLEAR, self._schema)))
+
+        counted: int = await self._run_exclusively(count)
+        return counted
+
+    async def overwrite(self) -> Sequence[str]:
+        """Vacuum the tables; return where texts may be still."""
+        return [
+            *await self._vacuum.run(("history", "messages")),
+            _KEEPS_BYTES,
+            LOGS_HAVE_TEXTS,
+        ]
+
+
+class _ServerTransaction(SchemaSteps):
+    """What a transaction does with the texts of a schema's tables."""
+
+    def __init__(self, connection: Any, schema: str, sealing: Sealing) -> None:
+        super().__init__(connection, schema, None, is_distributed=False)
+        self._sealing = sealing
+        self.table: KeyTable = key_table(connection.fetch, schema)
+
+    async def clear_records(self, after: Any, limit: int) -> Page[StoredTexts]:
+        """Return the next records with anything in clear."""
+        rows = await self._fetch(_CLEAR_RECORDS, _BEFORE_ALL if after is None else after, limit)
+        return _page([_texts(*row) for row in rows], limit)
+
+    async def detailed_records(self, after: Any, limit: int) -> Page[StoredTexts]:
+        """Return none: `clear_records` finds what is in clear in their details too."""
+        return Page([], None)
+
+    async def messages(self, after: Any, limit: int) -> Page[StoredMessage]:
+        """Return the next buffered messages."""
+        rows = await self._fetch(_MESSAGES, _BEFORE_ALL if after is None else after, limit)
+        return _page([StoredMessage(row[0], tuple(row[1:])) for row in rows], limit)
+
+    async def replace_records(self, rows: Sequence[StoredTexts]) -> None:
+        """Write records' texts, and the hashes of their causes."""
+        causes = [None if row.cause is None else JsonObject(row.cause) for row in rows]
+        columns: list[list[Any]] = [
+            [str(row.place) for row in rows],
+            *([getattr(row, name) for row in rows] for name in _TEXTS),
+            *map(list, cause_hash_columns(causes)),
+        ]
+        await self._replace(_REPLACE_RECORDS, columns, len(rows), "history")
+
+    async def replace_messages(self, rows: Sequence[StoredMessage]) -> None:
+        """Write messages' contents."""
+        columns = [[one.row[at] for one in rows] for at in (0, 1, 3)]
+        await self._replace(_REPLACE_MESSAGES, columns, len(rows), "messages")
+
+    async def _replace(self, sql: str, columns: list[list[Any]], count: int, table: str) -> None:
+        if count and await self._execute(sql, *columns) != f"UPDATE {count}":
+            raise StorageRefused(
+                f"a trigger, rule or policy of the table {table} keeps rows as they are; let this "
+                "role change them, and call this again"
+            )
+
+    async def keys_of(self, owners: Sequence[Owner | None]) -> Sequence[DataKey]:
+        """Return the key that seals what each owner has."""
+        if not owners:
+            return []
+        numbers = await self._fetch(_NUMBER)
+        access = keys_within(self._connection, self._schema)
+        return await self._sealing.keys_of(owners, numbers[0][0] if numbers else 0, access)
+
+    async def compute(self, work: Callable[[], T]) -> T:
+        """Call a function on a thread of its own."""
+        return await computed(work)
+
+    async def note_whole(self) -> None:
+        """Note whether all causes are sealed."""
+        await self._execute(NOTE_WHOLE)
+
+
+def _texts(place: int, record_id: str, memory_id: str, *others: Any) -> StoredTexts:
+    scopes, texts = others[: len(SCOPES)], others[len(SCOPES) :]
+    return StoredTexts(place, record_id, memory_id, owner_of(*scopes), *texts)
+
+
+def _page(rows: list[Any], limit: int) -> Page[Any]:
+    return Page(rows, rows[-1].place if len(rows) == limit else None)
