@@ -1,10 +1,18 @@
 """Encryption of a history at rest: the master keys, and what is done with the keys of a store."""
 
+from async_history._core.decrypting import DecryptionReport
 from async_history._core.encrypting import EncryptionReport
 from async_history._core.encryption import Encryption, KeyRotation
 from async_history._core.key_ring import KeyRing, KeyService
 from async_history._core.public import show_as
 
-__all__ = ["Encryption", "EncryptionReport", "KeyRing", "KeyRotation", "KeyService"]
+__all__ = [
+    "DecryptionReport",
+    "Encryption",
+    "EncryptionReport",
+    "KeyRing",
+    "KeyRotation",
+    "KeyService",
+]
 
 show_as(__name__, __all__, globals())

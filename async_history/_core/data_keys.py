@@ -4,11 +4,14 @@ A data key is used for sealing under a lease: so many uses are counted in the st
 of them, so that all processes together stay below 2^32, and a new key is made in time. Two
 processes may both make a key for one owner; a text says which key opens it, so both are right.
 
+Who writes under a lease also checks, in its transaction, that its keys are there and not retired.
+Once encryption is turned off (`OFF`), a lease gives no key: what is recorded stays in clear.
+
 A lease ends when any name was erased in the store (`noted`): the owner's keys may be among those
 that are destroyed. Who writes checks in its transaction that nothing was noted since.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from secrets import token_hex
 from typing import Final
@@ -16,6 +19,8 @@ from typing import Final
 from async_history._core.aes import random_bytes
 from async_history._core.key_ring import KEY_BYTES, KeyRing, unwrapped, wrapped
 from async_history._core.key_statements import (
+    MOST_USES,
+    OFF,
     KeyTable,
     StoredKey,
     WrappingKey,
@@ -27,8 +32,6 @@ from async_history.errors import KeyMissing, StorageCorrupt
 
 LEASE: Final = 1 << 16
 """Uses that are counted at once: one more write in 65,536 texts of an owner."""
-MOST_USES: Final = 1 << 32
-"""How often a key may be used with random nonces (NIST SP 800-38D, 8.3)."""
 _MOST_KEPT: Final = 32_768
 """Data keys that are kept in memory: some tens of megabytes."""
 
@@ -48,9 +51,11 @@ class DataKeys:
 
     Attributes:
         index_key: the key of the tokens that records are found by.
+        is_off: whether encryption was turned off, as the last lease found it.
     """
 
     index_key: bytes
+    is_off: bool = False
 
     def __init__(self, ring: KeyRing) -> None:
         self._ring = ring
@@ -76,9 +81,15 @@ class DataKeys:
         """Unwrap the wrapping keys of the store. The last that can be wraps new data keys.
 
         Raises:
-            KeyMissing: the ring has the master key of none of them.
+            KeyMissing: the ring has the master key of none of them, or there is none.
             StorageUnreachable: the service of a master key failed.
         """
+        if not stored:
+            raise KeyMissing(
+                "",
+                "the history has no keys any more: it was decrypted, or its tables of keys were "
+                "emptied. Open it again: without keys, or with keys to turn encryption on",
+            )
         opened: dict[str, bytes] = {}
         missing: dict[str, KeyMissing] = {}
         current = ""
@@ -100,6 +111,10 @@ class DataKeys:
     def current(self) -> str:
         """The id of the wrapping key that wraps new data keys."""
         return self._current
+
+    def new_mark(self) -> StoredKey:
+        """Return the key whose presence turns encryption off."""
+        return self.new_stored_key(OFF, 0, key_id=OFF)
 
     def take_index_key(self, stored: Collection[StoredKey]) -> None:
         """Unwrap the key of the tokens.
@@ -141,11 +156,16 @@ class DataKeys:
         return wrapped(by, self.unwrapped(key), key.id)
 
     def new_stored_key(
-        self, owner: str, uses: int, by: tuple[str, bytes] | None = None
+        self,
+        owner: str,
+        uses: int,
+        by: tuple[str, bytes] | None = None,
+        *,
+        key_id: str | None = None,
     ) -> StoredKey:
         """Return a new data key for an owner's digest."""
         wrapping_id, wrapping = by or (self._current, self._wrapping[self._current])
-        key_id = token_hex(KEY_ID // 2)
+        key_id = key_id or token_hex(KEY_ID // 2)
         text = wrapped(wrapping, random_bytes(KEY_BYTES), key_id)
         return StoredKey(key_id, owner, wrapping_id, text, uses)
 
@@ -202,9 +222,12 @@ class DataKeys:
 
         Raises:
             KeysChanged: the wrapping key was replaced. Nothing was counted for good.
+            StorageCorrupt: what says that encryption was turned off was not made with its keys.
         """
-        if self._current not in {key.id for key in await table.wrapping()}:
-            raise KeysChanged
+        if await self.find_off(table):
+            self._leases.clear()
+            return
+        await self.require_current(table)
         digests = {owner_digest(owner): owner for owner in uses}
         usable: dict[str, StoredKey] = {}
         for stored in await table.of_owners(list(digests)):
@@ -224,8 +247,38 @@ class DataKeys:
             key = self._keys.get(found.id) or self._keep(found)
             self._leases[owner] = _Lease(key, count)
 
-    def use(self, owner: Owner | None, uses: int) -> DataKey:
-        """Return the key that seals what an owner has, for some uses of its lease."""
+    def leased(self, owners: Iterable[Owner | None]) -> list[str]:
+        """Return the ids of the keys that seal what owners have; none where encryption is off."""
+        if self.is_off:
+            return []
+        return list({self._leases[owner].key.id: None for owner in owners})
+
+    async def find_off(self, table: KeyTable) -> bool:
+        """Return whether encryption is turned off, by who had the keys of the store.
+
+        Raises:
+            KeysChanged, StorageCorrupt: as `unwrapped`.
+        """
+        marks = await table.keys([OFF])
+        for mark in marks:
+            self.unwrapped(mark)
+        self.is_off = bool(marks)
+        return self.is_off
+
+    async def require_current(self, table: KeyTable) -> None:
+        """Check that new keys can be made.
+
+        Raises:
+            KeysChanged: the wrapping key was replaced.
+        """
+        if self._current not in {key.id for key in await table.wrapping()}:
+            raise KeysChanged
+
+    def use(self, owner: Owner | None, uses: int) -> DataKey | None:
+        """Return the key that seals what an owner has, for some uses of its lease; None where
+        encryption is turned off."""
+        if self.is_off:
+            return None
         lease = self._leases[owner]
         lease.left -= uses
         return lease.key

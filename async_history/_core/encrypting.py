@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
+from async_history._core.key_statements import OFF
 from async_history._core.operations import OperationLog, logged, new_operation
+from async_history._core.owners import Owner
 from async_history._core.progress import Progress
 from async_history._core.sealed_records import (
     owner_of_session,
@@ -19,6 +21,8 @@ from async_history._core.sealed_records import (
 )
 from async_history._core.sealing import BEGIN, DataKey, is_json_sealed
 from async_history._core.stored_texts import (
+    CONTENT,
+    SCOPE,
     StoredMessage,
     StoredTexts,
     TextLimits,
@@ -27,6 +31,7 @@ from async_history._core.stored_texts import (
     rewrite,
 )
 from async_history._core.wording import counted
+from async_history.errors import StorageError
 
 ENCRYPT: Final = "encrypt"
 """The kind of the operation in the log."""
@@ -68,6 +73,7 @@ async def encrypt(
         index_key: of the tokens that causes are found by.
     """
     async with logged(log, new_operation(ENCRYPT)) as tally:
+        await store.in_transaction(_turn_on)
         total = await store.count_clear()
 
         def note_records(count: int) -> None:
@@ -90,6 +96,11 @@ async def encrypt(
     )
 
 
+async def _turn_on(texts: TextTransaction) -> None:
+    await texts.remove_keys([OFF])
+    await texts.turn_on()
+
+
 async def _note_whole(texts: TextTransaction) -> None:
     await texts.note_whole()
 
@@ -98,9 +109,16 @@ async def _seal_records(
     index_key: bytes, texts: TextTransaction, found: Sequence[StoredTexts]
 ) -> int:
     clear = [row for row in found if _has_clear(row)]
-    used = await texts.keys_of([row.owner for row in clear])
+    used = await _keys_of(texts, [row.owner for row in clear])
     await texts.replace_records(await texts.compute(partial(_sealed, clear, used, index_key)))
     return len(clear)
+
+
+async def _keys_of(texts: TextTransaction, owners: Sequence[Owner | None]) -> list[DataKey]:
+    keys = [key for key in await texts.keys_of(owners) if key is not None]
+    if len(keys) < len(owners):
+        raise StorageError("another call has begun to decrypt the history: call encrypt() again")
+    return keys
 
 
 def _sealed(
@@ -121,8 +139,8 @@ def sealed_texts(row: StoredTexts, key: DataKey, index_key: bytes) -> StoredText
 
 
 async def _seal_messages(texts: TextTransaction, found: Sequence[StoredMessage]) -> int:
-    clear = [one for one in found if _is_clear_text(one.row[_CONTENT])]
-    used = await texts.keys_of([owner_of_session(one.row[_SCOPE]) for one in clear])
+    clear = [one for one in found if _is_clear_text(one.row[CONTENT])]
+    used = await _keys_of(texts, [owner_of_session(one.row[SCOPE]) for one in clear])
     await texts.replace_messages(
         [
             one._replace(row=sealed_message(one.row, key))
@@ -130,10 +148,6 @@ async def _seal_messages(texts: TextTransaction, found: Sequence[StoredMessage])
         ]
     )
     return len(clear)
-
-
-_SCOPE: Final = 1
-_CONTENT: Final = 3
 
 
 def _has_clear(row: StoredTexts) -> bool:

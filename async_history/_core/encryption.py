@@ -1,17 +1,19 @@
 """Encryption of an open store: its keys, and what is done with them while it is used."""
 
+import contextlib
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 
 from async_history._core.data_keys import DataKeys, KeysChanged
+from async_history._core.decrypting import DecryptionReport, decrypt
 from async_history._core.encrypting import EncryptionReport, encrypt
 from async_history._core.key_ring import KeyRing
-from async_history._core.key_statements import INDEX, KeyTable, StoredKey, WrappingKey
+from async_history._core.key_statements import INDEX, OFF, KeyTable, StoredKey, WrappingKey
 from async_history._core.operations import OperationLog, logged, new_operation
 from async_history._core.progress import Progress
 from async_history._core.sealed_records import Keys
-from async_history._core.stored_texts import TextLimits, TextStore
+from async_history._core.stored_texts import TextLimits, TextStore, TextTransaction
 from async_history._core.validation import check_function
 from async_history.errors import InvalidInput, KeyMissing, StorageCorrupt
 
@@ -83,6 +85,8 @@ class StoreEncryption:
         """
         stored = await self._read.wrapping()
         if not stored:
+            if self.texts is not None:  # it may have been decrypted before
+                await self.texts.in_transaction(_forget_off)
             new = await self.keys.new_wrapping_key()
 
             async def begin(table: KeyTable) -> list[WrappingKey]:
@@ -108,6 +112,10 @@ class StoreEncryption:
             KeyMissing, StorageUnreachable: as `open`.
         """
         await self.keys.refresh(await self._read.wrapping())
+        index = await self._read.of_owners([INDEX])
+        if index:
+            with contextlib.suppress(KeysChanged, KeyMissing):  # it stays the one that it was
+                self.keys.take_index_key(index)
 
     async def load(self, key_ids: Iterable[str]) -> Keys:
         """Return data keys by id, of those that the store has.
@@ -222,6 +230,10 @@ class StoreEncryption:
         await table.rewrap(stored.id, new_id, self.keys.rewrapped(stored, key))
 
 
+async def _forget_off(texts: TextTransaction) -> None:
+    await texts.remove_keys([OFF])
+
+
 @runtime_checkable
 class EncryptedStore(Protocol):
     """An open store that is encrypted."""
@@ -239,15 +251,23 @@ class Encryption:
         log: its log of operations.
         where: its name in messages.
         limits: how much is done at once.
+        has_ledger: whether the history has a ledger.
     """
 
     def __init__(
-        self, store: StoreEncryption, log: OperationLog, where: str, limits: TextLimits
+        self,
+        store: StoreEncryption,
+        log: OperationLog,
+        where: str,
+        limits: TextLimits,
+        *,
+        has_ledger: bool,
     ) -> None:
         self._store = store
         self._log = log
         self._where = where
         self._limits = limits
+        self._has_ledger = has_ledger
 
     def __repr__(self) -> str:
         return f"<Encryption by {self._store.ring!r}>"
@@ -288,11 +308,40 @@ class Encryption:
             StorageError, CommitUnknown: what was done stays done. Call it again.
         """
         check_function("on_progress", on_progress)
+        texts = self._require_texts("encrypted", "opened with keys")
+        store = self._store
+        return await encrypt(texts, store.index_key, self._log, on_progress, self._limits)
+
+    async def decrypt(self, *, on_progress: Progress | None = None) -> DecryptionReport:
+        """Turn encryption off: decrypt in place all that the history has, then remove its keys.
+
+        From its first step on, what is recorded stays in clear, by other processes too. All texts
+        are decrypted in small transactions, in turn with the writes. It may be interrupted at any
+        point and called again; `encrypt` turns back. After it the history is opened without keys;
+        managers that have it open with keys go on in clear. To open it with keys again turns
+        encryption on again.
+
+        Args:
+            on_progress: called after some records with how many are done and how many there are.
+
+        Raises:
+            InvalidInput: the history is in neither SQLite nor PostgreSQL, or has a ledger.
+            KeyMissing, StorageCorrupt: a text can't be decrypted. It stays, as do all keys.
+            StorageError, CommitUnknown: what was done stays done. Call it again.
+        """
+        check_function("on_progress", on_progress)
+        texts = self._require_texts("decrypted", "opened without keys")
+        if self._has_ledger:
+            raise InvalidInput(
+                f"{self._where} has a ledger, which needs the keys for its salts: to decrypt it, "
+                "copy it into a new history that is opened without keys (copy_history)"
+            )
+        return await decrypt(texts, self._store.keys, self._log, on_progress, self._limits)
+
+    def _require_texts(self, done: str, opened: str) -> TextStore:
         if self._store.texts is None:
             raise InvalidInput(
-                f"{self._where} can't be encrypted in place: copy it into a new history that is "
-                "opened with keys (copy_history), and remove this one"
+                f"{self._where} can't be {done} in place: copy it into a new history that is "
+                f"{opened} (copy_history), and remove this one"
             )
-        return await encrypt(
-            self._store.texts, self._store.index_key, self._log, on_progress, self._limits
-        )
+        return self._store.texts

@@ -15,6 +15,12 @@ from async_history._core.owners import SCOPES, Owner, owner_text
 
 INDEX: Final = "index"
 """In place of an owner's digest: the key of the tokens that records are found by, one a store."""
+OFF: Final = "off"
+"""The id and the owner of a key that seals nothing: while it is there, what is recorded stays in
+clear. Only who has the store's keys can make it."""
+MOST_USES: Final = 1 << 32
+"""How often a key may be used with random nonces (NIST SP 800-38D, 8.3). One that was used so often
+is retired: it opens what it sealed, and seals nothing more."""
 KEY_COLUMNS: Final = ("id", "owner", *SCOPES, "wrapping_key", "wrapped", "uses", "erased")
 """The columns of a data key. Each scope of its owner is there as a digest."""
 
@@ -35,6 +41,11 @@ class StoredKey(NamedTuple):
     wrapping_key: str
     wrapped: str
     uses: int
+
+    @property
+    def is_retired(self) -> bool:
+        """Whether it seals nothing more."""
+        return self.uses >= MOST_USES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,9 +154,13 @@ class KeyTable:
         await self._run(self._sql.begin)
 
     async def is_whole(self) -> bool:
-        """Return whether all causes are sealed."""
-        ((is_whole,),) = await self._run(self._sql.is_whole)
-        return bool(is_whole)
+        """Return whether all causes are sealed: not where encryption is turned off."""
+        rows = await self._run(self._sql.is_whole)
+        return bool(rows and rows[0][0])
+
+    async def lacks(self, ids: Sequence[str]) -> bool:
+        """Return whether one of some data keys is not there, or retired."""
+        return sum(not key.is_retired for key in await self.keys(ids)) < len(ids)
 
     async def mark(self, names: Sequence[Name]) -> None:
         """Mark the data keys of owners as erased, in the transaction that notes the erasure."""

@@ -172,7 +172,11 @@ class HistoryManager(LoopBound[Store]):
                 f"{self._backend.where} is not encrypted: open it with keys=KeyRing(…)"
             )
         return Encryption(
-            store.encryption, store.operations, self._backend.where, self._limits.texts
+            store.encryption,
+            store.operations,
+            self._backend.where,
+            self._limits.texts,
+            has_ledger=isinstance(store, LedgeredStore) and store.ledger is not None,
         )
 
     @property

@@ -34,7 +34,7 @@ class StoreOperation:
     `ErasureReport`."""
     kind: str
     """What was done: "reset", "prune", "erase", "restore", "rollback", "undo", "copy", "adopt",
-    "migrate", "checkpoint", "verify", "encrypt" or "rekey"."""
+    "migrate", "checkpoint", "verify", "encrypt", "decrypt" or "rekey"."""
     begun_at: datetime
     """When it began: aware, in UTC."""
     ended_at: datetime | None = None

@@ -162,7 +162,7 @@ def opened_record(record: HistoryRecord, keys: Keys) -> HistoryRecord:
         fields[_NEW] = opened_text(new, "new_memory", record_id, keys)
     for place, name, value in ((-2, "context", context), (-1, "cause", cause)):
         if type(value) is JsonObject and is_json_sealed(value.text):
-            fields[place] = JsonObject(_opened_json(value.text, name, record_id, keys))
+            fields[place] = JsonObject(opened_json(value.text, name, record_id, keys))
     return made_record(*fields)
 
 
@@ -179,7 +179,7 @@ def opened_row(row: Row, keys: Keys) -> Row:
     values[_NEW] = opened_text(row[_NEW], "new_memory", row[_ID], keys)
     for place, name in ((-2, "context"), (-1, "cause")):
         if is_json_sealed(row[place]):
-            values[place] = _opened_json(row[place], name, row[_ID], keys)
+            values[place] = opened_json(row[place], name, row[_ID], keys)
     return tuple(values)
 
 
@@ -221,7 +221,12 @@ def opened_text(text: Any, column: str, record_id: str, keys: Keys, *names: str)
     return _opened(text, column, record_id, place_of(column, record_id, *names), keys)
 
 
-def _opened_json(text: str, column: str, record_id: str, keys: Keys) -> str:
+def opened_json(text: str, column: str, record_id: str, keys: Keys) -> str:
+    """Return the JSON that the JSON of a sealed text has.
+
+    Raises:
+        KeyMissing, StorageCorrupt: as `opened_record`.
+    """
     sealed, tokens = json_taken_apart(text, column, record_id)
     return _opened(sealed, column, record_id, place_of(column, record_id, tokens), keys)
 

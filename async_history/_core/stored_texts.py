@@ -7,7 +7,7 @@ is passed over.
 
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
 from async_history._core.batch import MessageRow
 from async_history._core.key_statements import KeyTable
@@ -42,6 +42,16 @@ class StoredTexts(NamedTuple):
     cause: str | None
 
 
+LEDGER_MEANWHILE: Final = (
+    "the history was given a ledger meanwhile, whose salts need the keys: these stay. encrypt() "
+    "turns encryption on again"
+)
+"""What is said where the keys can't be removed at the end of a decryption."""
+SCOPE: Final = 1
+CONTENT: Final = 3
+"""Columns of a message's row."""
+
+
 class StoredMessage(NamedTuple):
     """A buffered message, as it is stored."""
 
@@ -73,6 +83,9 @@ class TextTransaction(Protocol):
         """Return the next records with a context or a cause, where that index does not find
         them."""
 
+    async def sealed_records(self, after: Any, limit: int) -> Page[StoredTexts]:
+        """Return those of the next records that have a sealed text."""
+
     async def messages(self, after: Any, limit: int) -> Page[StoredMessage]:
         """Return the next buffered messages."""
 
@@ -90,8 +103,27 @@ class TextTransaction(Protocol):
             StorageRefused: as `replace_records`.
         """
 
-    async def keys_of(self, owners: Sequence[Owner | None]) -> Sequence[DataKey]:
-        """Return the key that seals what each owner has, for all texts of a record."""
+    async def keys_of(self, owners: Sequence[Owner | None]) -> Sequence[DataKey | None]:
+        """Return the key that seals what each owner has, for all texts of a record; None where
+        encryption is turned off."""
+
+    async def hold_writers(self) -> None:
+        """Wait for all transactions that record, and let none begin until this one has ended."""
+
+    async def retire_keys(self) -> None:
+        """Retire all data keys. To be called once writers are held."""
+
+    async def remove_keys(self, ids: Sequence[str]) -> None:
+        """Remove data keys."""
+
+    async def turn_on(self) -> None:
+        """Have all that is recorded sealed, again."""
+
+    async def turn_off(self) -> None:
+        """Note that not all causes are sealed."""
+
+    async def end(self) -> None:
+        """Remove all keys but `OFF`, and what else an encrypted store has."""
 
     async def compute(self, work: Callable[[], T]) -> T:
         """Call a function that only computes, where it does not hold up the event loop."""
@@ -105,6 +137,19 @@ class TextStore(Protocol):
 
     async def in_transaction(self, work: Callable[[TextTransaction], Coroutine[Any, Any, T]]) -> T:
         """Do work in one transaction, in its turn among the writes."""
+
+    async def require_decryptable(self) -> None:
+        """Check, before anything is changed, what the end of a decryption needs.
+
+        Raises:
+            StorageDenied, InvalidInput: it can't be decrypted in place.
+        """
+
+    async def finish_decrypting(self) -> None:
+        """Remove what `end` could not in a transaction."""
+
+    async def count_records(self) -> int:
+        """Return how many records there are."""
 
     async def count_clear(self) -> int:
         """Return how many records have a text in clear."""

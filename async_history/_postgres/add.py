@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any, Final
 
+from async_history._core.key_statements import MOST_USES
 from async_history._core.ledger.leaves import Bundle
 from async_history._core.owners import SCOPES
 from async_history._core.records import COLUMN_LIST, COLUMNS, HistoryRecord
@@ -69,14 +70,15 @@ SELECT 1 / (pg_catalog.count(*) = ${count}::bigint)::integer, {_HEAR_WARNINGS} F
 
 
 def _with_keys(statement: str, count: int) -> str:
-    """Return a statement of `_all_or_none` that also adds nothing where a data key is missing.
+    """Return a statement of `_all_or_none` that also adds nothing where a data key is missing, or
+    retired.
 
     It takes two more: the ids of the keys, separated by commas, and how many these are.
     """
     return f"""{statement}HAVING 1 / ((
     SELECT pg_catalog.count(*) FROM {{schema}}.data_keys WHERE id = ANY(
         pg_catalog.string_to_array(${count + 1}::pg_catalog.text, ','::pg_catalog.text)
-    )
+    ) AND uses < {MOST_USES}::pg_catalog.int8
 ) = ${count + 2}::bigint)::integer = 1
 """
 

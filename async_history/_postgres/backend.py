@@ -316,7 +316,9 @@ class PostgresStore:
             ask_every_s=backend.retry_timeout_s,
         )
         if self.encryption is not None:
-            self.encryption.texts = ServerTexts(self.run_exclusively, vacuum, self.schema, sealing)
+            self.encryption.texts = ServerTexts(
+                self.run_exclusively, vacuum, side, self.schema, sealing
+            )
         self.operations: OperationLog = OperationLogInTurn(
             self._change_log, StatementOperationLog(OPERATIONS, self._read_log)
         )
@@ -381,7 +383,9 @@ class PostgresStore:
             known=KnownOwners(),
             seal=self._seal,
             attestation=self._attestation,
-            keys=lambda: KeyAccess(table, change, partial(keys_lack, table)),
+            keys=lambda: KeyAccess(
+                table, change, partial(keys_lack, connection, self.schema, table)
+            ),
             where=self._where,
             sent=lambda: None,
         )
@@ -505,7 +509,7 @@ class PostgresStore:
         if self._has_replica:
             read = await self.connections.fetch(STATE, self._schema_name)
         warnings = warnings_of(written, read)
-        if self.encryption is not None:
+        if self.encryption is not None and not self.encryption.keys.is_off:
             sql = migrations.in_schema(COUNT_CLEAR, self.schema)
             ((clear,),) = await self.connections.fetch(sql)
             warnings = (*warnings, *clear_warning(clear))

@@ -39,7 +39,7 @@ from async_history._postgres.errors import (
     may_work_later,
     storage_error,
 )
-from async_history._postgres.keys import Access, Seal, keys_before, keys_lack, keys_within
+from async_history._postgres.keys import Access, Seal, keys_before, keys_within
 from async_history._postgres.ledger import Attestation
 from async_history._postgres.operations import OPERATIONS
 from async_history._postgres.owner_steps import OwnerSteps
@@ -268,7 +268,7 @@ class BatchCommitter:
             async with self._transaction():
                 if self._is_distributed and await self._owners.locked_number() != plan.number:
                     raise _LeftOut("the owners have changed")
-                if key_ids and await keys_lack(before().table, key_ids):
+                if await keys_within(self._connection, self._schema).lack(key_ids):
                     raise _LeftOut("a data key is not there")
                 self._sent()
                 await self._add(stored, plan, leaves, checks_new=True)

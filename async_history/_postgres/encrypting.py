@@ -8,14 +8,21 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final, TypeVar
 
 from async_history._core.json_object import JsonObject
-from async_history._core.key_statements import KeyTable
+from async_history._core.key_statements import INDEX, MOST_USES, OFF, KeyTable
 from async_history._core.owners import SCOPES, Owner
-from async_history._core.sealing import DataKey
-from async_history._core.stored_texts import Page, StoredMessage, StoredTexts, TextTransaction
+from async_history._core.sealing import BEGIN, END, DataKey
+from async_history._core.stored_texts import (
+    LEDGER_MEANWHILE,
+    Page,
+    StoredMessage,
+    StoredTexts,
+    TextTransaction,
+)
 from async_history._core.threads import computed
 from async_history._postgres.erase import LOGS_HAVE_TEXTS
 from async_history._postgres.keys import (
     CLEAR,
+    CLEAR_INDEX,
     COUNT_CLEAR,
     LOCK_WRITES,
     NOTE_WHOLE,
@@ -30,10 +37,12 @@ from async_history._postgres.owners import (
     owner_of,
 )
 from async_history._postgres.schema import in_schema
+from async_history._postgres.schema.indexes import drop
+from async_history._postgres.side_connections import SideConnections
 from async_history._postgres.transaction import BY_INDEX, SchemaSteps, transaction
 from async_history._postgres.vacuum import Vacuum
 from async_history._postgres.writing_connection import Write
-from async_history.errors import StorageRefused
+from async_history.errors import StorageDenied, StorageError, StorageRefused
 
 T = TypeVar("T")
 
@@ -54,6 +63,45 @@ _MESSAGES: Final = """
 SELECT seq, id, session_scope, role, content, name, created_at FROM {schema}.messages
 WHERE seq > $1::pg_catalog.int8
 ORDER BY seq LIMIT $2::pg_catalog.int8 FOR NO KEY UPDATE
+"""
+_PLACES: Final = f"""
+SELECT seq, coalesce(
+    pg_catalog.starts_with(old_memory, '{BEGIN}'::pg_catalog.text)
+    OR pg_catalog.strpos(old_memory, '{END}'::pg_catalog.text) > 0, false
+) OR coalesce(
+    pg_catalog.starts_with(new_memory, '{BEGIN}'::pg_catalog.text)
+    OR pg_catalog.strpos(new_memory, '{END}'::pg_catalog.text) > 0, false
+) OR coalesce(pg_catalog.strpos(context, '{END}'::pg_catalog.text) > 0, false)
+OR coalesce(pg_catalog.strpos(cause, '{END}'::pg_catalog.text) > 0, false)
+FROM {{schema}}.history WHERE seq > $1::pg_catalog.int8 ORDER BY seq LIMIT $2::pg_catalog.int8
+"""
+"""The next records, and whether something of them may be sealed: only those are locked."""
+_RECORDS: Final = f"""
+SELECT {_COLUMNS} FROM {{schema}}.history
+WHERE seq = ANY(pg_catalog.string_to_array($1::pg_catalog.text, ','::pg_catalog.text)::bigint[])
+ORDER BY seq FOR NO KEY UPDATE
+"""
+_HOW_MANY: Final = "SELECT pg_catalog.count(*) FROM {schema}.history"
+_HOLD: Final = (
+    "SET LOCAL lock_timeout TO '100ms'",
+    "LOCK TABLE {schema}.history, {schema}.messages IN SHARE ROW EXCLUSIVE MODE",
+)
+"""All who write wait with us. Where it is not enough, the transaction is tried again."""
+_RETIRE: Final = f"""
+UPDATE {{schema}}.data_keys SET uses = {MOST_USES}::pg_catalog.int8
+WHERE owner <> '{INDEX}'::pg_catalog.text AND owner <> '{OFF}'::pg_catalog.text
+    AND uses < {MOST_USES}::pg_catalog.int8
+"""
+_REMOVE_KEYS: Final = "DELETE FROM {schema}.data_keys WHERE id = ANY($1::pg_catalog.text[])"
+_TURN_OFF: Final = "DELETE FROM {schema}.encryption"
+_END: Final = (
+    f"DELETE FROM {{schema}}.data_keys WHERE id <> '{OFF}'::pg_catalog.text",
+    "DELETE FROM {schema}.wrapping_keys",
+)
+_HAS_LEDGER: Final = "SELECT pg_catalog.to_regclass($1::pg_catalog.text) IS NOT NULL"
+_OWNS: Final = """
+SELECT pg_catalog.pg_has_role(relowner, 'USAGE'::pg_catalog.text) FROM pg_catalog.pg_class
+WHERE oid = pg_catalog.to_regclass($1::pg_catalog.text)::pg_catalog.oid
 """
 _TEXTS: Final = ("old_memory", "new_memory", "context", "cause")
 
@@ -91,6 +139,7 @@ class ServerTexts:
     Args:
         run_exclusively: runs work alone on the writing connection, queued with the writes.
         vacuum: vacuums the tables.
+        side: lends a connection.
         schema: the quoted schema.
         sealing: seals under the keys of the history.
     """
@@ -99,9 +148,11 @@ class ServerTexts:
         self,
         run_exclusively: Callable[[Write[Any]], Awaitable[Any]],
         vacuum: Vacuum,
+        side: SideConnections,
         schema: str,
         sealing: Sealing,
     ) -> None:
+        self._side = side
         self._run_exclusively = run_exclusively
         self._vacuum = vacuum
         self._schema = schema
@@ -122,12 +173,35 @@ class ServerTexts:
         done: T = await self._run_exclusively(run)
         return done
 
+    async def require_decryptable(self) -> None:
+        """Check that the role may drop what only an encrypted history has."""
+
+        async def owns(connection: Any, settings: Sequence[str]) -> bool:
+            async with transaction(connection, *settings):
+                return bool(await connection.fetchval(_OWNS, f"{self._schema}.history"))
+
+        if not await self._run_exclusively(owns):
+            raise StorageDenied(
+                "to decrypt the history is for the owner of its tables, who may drop its index of "
+                "what is in clear"
+            )
+
+    async def finish_decrypting(self) -> None:
+        """Drop the index of what is in clear, by now of all."""
+        await self._side.use(lambda connection: drop(connection, self._schema, CLEAR_INDEX))
+
+    async def count_records(self) -> int:
+        """Return how many records there are."""
+        return await self._count(_HOW_MANY)
+
     async def count_clear(self) -> int:
         """Return how many records have something in clear."""
+        return await self._count(COUNT_CLEAR)
 
+    async def _count(self, sql: str) -> int:
         async def count(connection: Any, settings: Sequence[str]) -> int:
             async with transaction(connection, *settings):
-                return int(await connection.fetchval(in_schema(COUNT_CLEAR, self._schema)))
+                return int(await connection.fetchval(in_schema(sql, self._schema)))
 
         counted: int = await self._run_exclusively(count)
         return counted
@@ -158,6 +232,14 @@ class _ServerTransaction(SchemaSteps):
         """Return none: `clear_records` finds what is in clear in their details too."""
         return Page([], None)
 
+    async def sealed_records(self, after: Any, limit: int) -> Page[StoredTexts]:
+        """Return those of the next records that have a sealed text."""
+        places = await self._fetch(_PLACES, _BEFORE_ALL if after is None else after, limit)
+        sealed = ",".join(str(place) for place, is_sealed in places if is_sealed)
+        rows = await self._fetch(_RECORDS, sealed) if sealed else []
+        texts = [_texts(*row) for row in rows]
+        return Page(texts, places[-1][0] if len(places) == limit else None)
+
     async def messages(self, after: Any, limit: int) -> Page[StoredMessage]:
         """Return the next buffered messages."""
         rows = await self._fetch(_MESSAGES, _BEFORE_ALL if after is None else after, limit)
@@ -185,7 +267,7 @@ class _ServerTransaction(SchemaSteps):
                 "role change them, and call this again"
             )
 
-    async def keys_of(self, owners: Sequence[Owner | None]) -> Sequence[DataKey]:
+    async def keys_of(self, owners: Sequence[Owner | None]) -> Sequence[DataKey | None]:
         """Return the key that seals what each owner has."""
         if not owners:
             return []
@@ -200,6 +282,34 @@ class _ServerTransaction(SchemaSteps):
     async def note_whole(self) -> None:
         """Note whether all causes are sealed."""
         await self._execute(NOTE_WHOLE)
+
+    async def hold_writers(self) -> None:
+        """Wait for all transactions that record, and let none begin until this one has ended."""
+        for statement in _HOLD:
+            await self._execute(statement)
+
+    async def retire_keys(self) -> None:
+        """Retire all data keys."""
+        await self._execute(_RETIRE)
+
+    async def remove_keys(self, ids: Sequence[str]) -> None:
+        """Remove data keys."""
+        await self._execute(_REMOVE_KEYS, list(ids))
+
+    async def turn_on(self) -> None:
+        """Have all that is recorded sealed, again."""
+        await self.table.begin()
+
+    async def turn_off(self) -> None:
+        """Note that not all causes are sealed."""
+        await self._execute(_TURN_OFF)
+
+    async def end(self) -> None:
+        """Remove all keys but `OFF`."""
+        if (await self._fetch(_HAS_LEDGER, f"{self._schema}.history_ledger"))[0][0]:
+            raise StorageError(LEDGER_MEANWHILE)
+        for statement in _END:
+            await self._execute(statement)
 
 
 def _texts(place: int, record_id: str, memory_id: str, *others: Any) -> StoredTexts:

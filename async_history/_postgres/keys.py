@@ -138,8 +138,8 @@ KeyChange = Callable[[KeyTable], Coroutine[Any, Any, Any]]
 class KeyAccess(NamedTuple):
     """How a batch comes to the tables of keys: it reads them, and changes them under their lock.
 
-    `lack` returns whether the store lacks one of some keys, where the statement that writes does
-    not check it.
+    `lack` returns whether the store lacks one of some keys, or it is retired, until the transaction
+    that writes ends; where the statement that writes does not check it.
     """
 
     table: KeyTable
@@ -159,7 +159,7 @@ def keys_within(connection: Any, schema: str) -> KeyAccess:
         await connection.execute(_LOCK_KEYS, schema)
         return await work(table)
 
-    return KeyAccess(table, change, partial(keys_lack, table))
+    return KeyAccess(table, change, partial(keys_lack, connection, schema, table))
 
 
 def keys_before(connection: Any, schema: str, settings: Sequence[str]) -> KeyAccess:
@@ -184,9 +184,13 @@ async def change_keys(
         return await keys_within(connection, schema).change(work)
 
 
-async def keys_lack(table: KeyTable, ids: Sequence[str]) -> bool:
-    """Return whether the store lacks one of some keys."""
-    return len(await table.keys(ids)) < len(ids)
+async def keys_lack(connection: Any, schema: str, table: KeyTable, ids: Sequence[str]) -> bool:
+    """Return whether the store lacks one of some keys, or it is retired: true until the transaction
+    of the connection ends."""
+    if not ids:
+        return False
+    await connection.execute(in_schema(LOCK_WRITES, schema))
+    return await table.lacks(ids)
 
 
 async def _checked_later(ids: Sequence[str]) -> bool:
@@ -294,7 +298,10 @@ class Sealing:
     ) -> Sequence[MessageRow]:
         owners = [owner_of_session(scope) for _, scope, *_ in rows]
         used = await self._use(owners, 1, number, access)
-        return [sealed_message(row, key) for row, key in zip(rows, used, strict=True)]
+        return [
+            row if key is None else sealed_message(row, key)
+            for row, key in zip(rows, used, strict=True)
+        ]
 
     async def opened(
         self, records: Sequence[HistoryRecord], access: Access
@@ -315,7 +322,7 @@ class Sealing:
 
     async def keys_of(
         self, owners: Sequence[Owner | None], number: int, access: KeyAccess
-    ) -> Sequence[DataKey]:
+    ) -> Sequence[DataKey | None]:
         """Return the key that seals what each owner has, for all texts of a record.
 
         Args:
@@ -325,8 +332,11 @@ class Sealing:
 
     async def _use(
         self, owners: Sequence[Owner | None], each: int, number: int | None, access: Access
-    ) -> list[DataKey]:
-        """Return the key of each owner, which may be used so often, and is in the store."""
+    ) -> list[DataKey | None]:
+        """Return the key of each owner, which may be used so often, and is in the store.
+
+        None where encryption is turned off.
+        """
         uses, reach = uses_of(owners), access()
         async with self._lock:
             if number is not None:
@@ -352,11 +362,14 @@ class Sealing:
             raise
 
 
-def _ids(keys: Sequence[DataKey]) -> list[str]:
-    return list({key.id: None for key in keys})
+def _ids(keys: Sequence[DataKey | None]) -> list[str]:
+    return list({key.id: None for key in keys if key is not None})
 
 
 def _sealed(
-    records: Sequence[HistoryRecord], keys: Sequence[DataKey], index_key: bytes
+    records: Sequence[HistoryRecord], keys: Sequence[DataKey | None], index_key: bytes
 ) -> list[HistoryRecord]:
-    return [sealed_record(one, key, index_key) for one, key in zip(records, keys, strict=True)]
+    return [
+        one if key is None else sealed_record(one, key, index_key)
+        for one, key in zip(records, keys, strict=True)
+    ]

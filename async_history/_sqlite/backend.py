@@ -55,7 +55,8 @@ from async_history._sqlite.follow import FollowReader
 from async_history._sqlite.index import INDEX_NO_ROWS, THROUGH_INDEX, WITHOUT_INDEX
 from async_history._sqlite.keys import (
     COUNT_CLEAR,
-    IS_ENCRYPTED,
+    HAS_KEY_TABLES,
+    HAS_KEYS,
     EncryptedFileKeys,
     FileKeys,
     Sealing,
@@ -79,7 +80,7 @@ from async_history.errors import HistoryError, InvalidInput, KeyMissing, Migrati
 
 T = TypeVar("T")
 
-_STATE: Final = f"SELECT (SELECT encoding FROM pragma_encoding), {IS_ENCRYPTED}, {HAS_LEDGER}"
+_STATE: Final = f"SELECT (SELECT encoding FROM pragma_encoding), {HAS_KEY_TABLES}, {HAS_LEDGER}"
 _LONG_LOG_BATCH: Final = 10
 """A batch of this many submissions raises the log's checkpoint threshold."""
 
@@ -137,6 +138,8 @@ class SQLiteBackend:
                 is_prepared = await pool.open_unchanged(create=self.create)
             with typed_errors(pool.where):
                 ((encoding, is_encrypted, has_ledger),) = await pool.fetch(_STATE, {})
+                if is_encrypted:
+                    ((is_encrypted,),) = await pool.fetch(HAS_KEYS, {})
             self._require_keys(encoding, is_encrypted=bool(is_encrypted))
         except BaseException:
             await to_the_end(pool.close())
@@ -372,7 +375,7 @@ class SQLiteStore:
         measured = Measured()
         if path is not None:
             measured = await run_in_thread(partial(self._measure, path))
-        if self.encryption is None:
+        if self.encryption is None or self.encryption.keys.is_off:
             return measured
         ((clear,),) = await self.fetch(COUNT_CLEAR, {})
         return replace(measured, warnings=(*measured.warnings, *clear_warning(clear)))

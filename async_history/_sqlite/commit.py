@@ -199,7 +199,7 @@ class BatchCommitter:
             add_statement(part, expected.part(start, part), leaves=self._leaves(records, start))
             for start, part in _parts(stored)
         ]
-        if not _is_added(partial(_execute_all, statements, connection)):
+        if not self._is_added(partial(_execute_all, statements, connection), connection):
             return False
         self._owners.written(records, additions, expected)
         return True
@@ -211,7 +211,7 @@ class BatchCommitter:
             (record,) = self._seal.fields(
                 list(fields_of(additions)), _NO_OWNERS[:1], noted.last, connection
             )
-            if _is_added(partial(self._lone.add, connection, record, noted)):
+            if self._is_added(partial(self._lone.add, connection, record, noted), connection):
                 return True
         statements: list[Statement] = []
         records = fields_of(additions)
@@ -219,7 +219,10 @@ class BatchCommitter:
             stored = self._seal.fields(part, _NO_OWNERS[: len(part)], noted.last, connection)
             leaves = self._leaves(part)
             statements.append(add_statement(stored, None, noted=noted, leaves=leaves))
-        return _is_added(partial(_execute_all, statements, connection))
+        return self._is_added(partial(_execute_all, statements, connection), connection)
+
+    def _is_added(self, add: Callable[[], bool], connection: sqlite3.Connection) -> bool:
+        return _is_added(partial(self._seal.adding, add, connection))
 
     def _leaves(self, records: Sequence[Fields], start: int = 0) -> Bundle | None:
         """Return the leaves of a statement's records, from the first on, if there is a ledger."""
@@ -245,11 +248,9 @@ def _is_added(add: Callable[[], bool]) -> bool:
 
 
 def _execute_all(statements: Sequence[Statement], connection: sqlite3.Connection) -> bool:
-    """Run statements in one transaction."""
-    if len(statements) == 1:
-        _execute_add(statements[0], connection)
-        return True
-    with transaction(connection):
+    """Run statements in one transaction, the caller's if it has one."""
+    is_within = len(statements) == 1 or connection.in_transaction
+    with contextlib.nullcontext() if is_within else transaction(connection):
         for statement in statements:
             _execute_add(statement, connection)
     return True

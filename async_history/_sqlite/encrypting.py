@@ -1,24 +1,33 @@
 """The texts of an encrypted SQLite file, as transactions write them again in place."""
 
+import json
 import sqlite3
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from async_history._core.key_statements import KeyTable
+from async_history._core.key_statements import INDEX, MOST_USES, OFF, KeyTable
 from async_history._core.owners import Owner
-from async_history._core.sealing import BEGIN, DataKey
-from async_history._core.stored_texts import Page, StoredMessage, StoredTexts, TextTransaction
+from async_history._core.sealing import BEGIN, END, DataKey
+from async_history._core.stored_texts import (
+    LEDGER_MEANWHILE,
+    Page,
+    StoredMessage,
+    StoredTexts,
+    TextTransaction,
+)
 from async_history._core.threads import run_to_completion
 from async_history._sqlite.connection import ThreadConnection, fetch_rows
 from async_history._sqlite.index import (
     LAST_NOTED,
     indexed_transaction,
+    mark_copied,
     owners_of,
     replace_details,
 )
 from async_history._sqlite.keys import CLEAR_TEXT, COUNT_CLEAR, Sealing, table_in
-from async_history.errors import StorageRefused
+from async_history._sqlite.ledger import has_ledger
+from async_history.errors import StorageError, StorageRefused
 
 T = TypeVar("T")
 
@@ -40,6 +49,20 @@ SELECT {_COLUMNS}, detail.id FROM (
 ) AS detail
 LEFT JOIN history ON history.id = detail.id ORDER BY detail.id
 """
+_SEALED: Final = f"""
+    instr(old_memory, '{BEGIN}') = 1 OR instr(old_memory, '{END}') > 0
+    OR instr(new_memory, '{BEGIN}') = 1 OR instr(new_memory, '{END}') > 0
+    OR instr(detail.context, '{END}') > 0 OR instr(detail.cause, '{END}') > 0
+"""
+"""SQL condition: something of a record may be sealed; what it is not is left out once more."""
+_PAGE: Final = f"""
+SELECT {_COLUMNS}, {_SEALED} FROM (
+    SELECT rowid AS place, id FROM history WHERE id > ? ORDER BY id LIMIT ?
+) AS page
+CROSS JOIN history ON history.rowid = page.place
+LEFT JOIN main.async_history_details AS detail ON detail.id = history.id ORDER BY history.id
+"""
+_HOW_MANY: Final = "SELECT count(*) FROM history"
 _SET_TEXTS: Final = "UPDATE history SET old_memory = ?, new_memory = ? WHERE rowid = ?"
 _MESSAGES: Final = """
 SELECT id, session_scope, role, content, name, created_at FROM messages
@@ -51,6 +74,19 @@ UPDATE async_history_encryption SET is_whole = NOT EXISTS (
     SELECT 1 FROM main.async_history_details WHERE instr(cause, '"sealed":"') = 0
 )
 """
+_RETIRE: Final = f"""
+UPDATE async_history_data_keys SET uses = {MOST_USES}
+WHERE owner NOT IN ('{INDEX}', '{OFF}') AND uses < {MOST_USES}
+"""
+_REMOVE_KEYS: Final = """
+DELETE FROM async_history_data_keys WHERE id IN (SELECT value FROM json_each(?))
+"""
+_TURN_OFF: Final = "DELETE FROM async_history_encryption"
+_END: Final = (
+    f"DELETE FROM async_history_data_keys WHERE id <> '{OFF}'",
+    "DELETE FROM async_history_wrapping_keys",
+    "DROP INDEX IF EXISTS async_history_clear",
+)
 
 
 class FileTexts:
@@ -80,13 +116,23 @@ class FileTexts:
         """Do work in one transaction, in which every record is indexed."""
         return await self._run(partial(_in_transaction, self._sealing, work))
 
+    async def require_decryptable(self) -> None:
+        """Do nothing: who can write the file can decrypt it."""
+
+    async def finish_decrypting(self) -> None:
+        """Do nothing: nothing is left."""
+
+    async def count_records(self) -> int:
+        """Return how many records there are."""
+        return await self._run(partial(_count, _HOW_MANY))
+
     async def count_clear(self) -> int:
         """Return how many records have a text in clear."""
-        return await self._run(_count_clear)
+        return await self._run(partial(_count, COUNT_CLEAR))
 
 
-def _count_clear(connection: sqlite3.Connection) -> int:
-    ((count,),) = fetch_rows(connection, COUNT_CLEAR)
+def _count(sql: str, connection: sqlite3.Connection) -> int:
+    ((count,),) = fetch_rows(connection, sql)
     return int(count)
 
 
@@ -135,6 +181,12 @@ class _FileTransaction:
             for place, record_id, memory_id, *texts in rows
         ]
 
+    async def sealed_records(self, after: Any, limit: int) -> Page[StoredTexts]:
+        """Return those of the next records that have a sealed text."""
+        rows = fetch_rows(self._connection, _PAGE, (after or "", limit))
+        texts = self._texts([row[:-1] for row in rows if row[-1]])
+        return Page(texts, rows[-1][1] if len(rows) == limit else None)
+
     async def messages(self, after: Any, limit: int) -> Page[StoredMessage]:
         """Return the next buffered messages."""
         rows = fetch_rows(self._connection, _MESSAGES, (after or "", limit))
@@ -163,7 +215,7 @@ class _FileTransaction:
                 "a trigger of the file keeps texts as they are; remove it, and call this again"
             )
 
-    async def keys_of(self, owners: Sequence[Owner | None]) -> Sequence[DataKey]:
+    async def keys_of(self, owners: Sequence[Owner | None]) -> Sequence[DataKey | None]:
         """Return the key that seals what each owner has."""
         ((noted,),) = fetch_rows(self._connection, f"SELECT {LAST_NOTED}")
         return self._sealing.keys_of(owners, noted, self._connection)
@@ -175,3 +227,31 @@ class _FileTransaction:
     async def note_whole(self) -> None:
         """Note whether all causes are sealed."""
         self._connection.execute(_NOTE_WHOLE)
+
+    async def hold_writers(self) -> None:
+        """Do nothing: no other transaction of the file writes at the same time."""
+
+    async def retire_keys(self) -> None:
+        """Retire all data keys."""
+        self._connection.execute(_RETIRE)
+
+    async def remove_keys(self, ids: Sequence[str]) -> None:
+        """Remove data keys."""
+        self._connection.execute(_REMOVE_KEYS, (json.dumps(ids),))
+
+    async def turn_on(self) -> None:
+        """Have all that is recorded sealed, again."""
+        await self.table.begin()
+
+    async def turn_off(self) -> None:
+        """Note that not all causes are sealed."""
+        self._connection.execute(_TURN_OFF)
+
+    async def end(self) -> None:
+        """Remove all keys but `OFF`, and the index of what is in clear."""
+        if has_ledger(self._connection):
+            raise StorageError(LEDGER_MEANWHILE)
+        ((version,),) = fetch_rows(self._connection, "PRAGMA schema_version")
+        for statement in _END:
+            self._connection.execute(statement)
+        mark_copied(self._connection, version)

@@ -1,5 +1,6 @@
 """The keys of an encrypted SQLite file: their tables, statements, and sealing in a transaction."""
 
+import contextlib
 import json
 import sqlite3
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -28,7 +29,7 @@ from async_history._core.sealed_records import (
 from async_history._core.sealing import BEGIN, DataKey, is_sealed
 from async_history._core.threads import run_to_completion
 from async_history._sqlite.connection import fetch_rows, transaction
-from async_history._sqlite.index import StoredOwner, mark_copied
+from async_history._sqlite.index import IndexOutdated, StoredOwner, mark_copied
 from async_history._sqlite.rows import Fetch
 
 T = TypeVar("T")
@@ -72,10 +73,11 @@ SELECT count(*) = 5 FROM main.sqlite_master WHERE name IN (
 )
 """
 COUNT_CLEAR: Final = f"SELECT count(*) FROM history WHERE {CLEAR_TEXT}"
-IS_ENCRYPTED: Final = """EXISTS (
+HAS_KEY_TABLES: Final = """EXISTS (
     SELECT 1 FROM main.sqlite_master WHERE type = 'table' AND name = 'async_history_wrapping_keys'
 )"""
-"""SQL condition: encryption was turned on."""
+"""SQL condition: encryption was turned on, and perhaps off again: then the tables are empty."""
+HAS_KEYS: Final = "SELECT EXISTS (SELECT 1 FROM main.async_history_wrapping_keys)"
 _HAS_CLEAR_CAUSES: Final = (
     "EXISTS (SELECT 1 FROM main.async_history_details WHERE cause IS NOT NULL)"
 )
@@ -190,6 +192,13 @@ class Seal(Protocol):
     def salt_key(self) -> bytes | None:
         """The key of the salts of a ledger; None where they are kept as they are."""
 
+    def adding(self, add: Callable[[], bool], connection: sqlite3.Connection) -> bool:
+        """Call what adds the records that `fields` returned last; return what it does.
+
+        Raises:
+            IndexOutdated: keys that they were sealed under are gone by now. Nothing was written.
+        """
+
     def fields(
         self,
         records: Sequence[Fields],
@@ -231,6 +240,9 @@ class InClear:
 
     salt_key: Final = None
 
+    def adding(self, add: Callable[[], bool], connection: sqlite3.Connection) -> bool:
+        return add()
+
     def fields(
         self,
         records: Sequence[Fields],
@@ -270,10 +282,19 @@ class Sealing:
 
     def __init__(self, keys: DataKeys) -> None:
         self._keys = keys
+        self._used: set[str] = set()
 
     @property
     def salt_key(self) -> bytes:
         return self._keys.index_key
+
+    def adding(self, add: Callable[[], bool], connection: sqlite3.Connection) -> bool:
+        """Check the keys in the transaction that adds what they seal."""
+        used, self._used = self._used, set()
+        with transaction(connection):
+            if run_to_completion(table_in(connection).lacks(list(used))):
+                raise IndexOutdated
+            return add()
 
     def fields(
         self,
@@ -284,9 +305,11 @@ class Sealing:
     ) -> Sequence[Fields]:
         whose = [None if stored is None else stored.owner for stored in owners]
         self._lease(uses_of(whose), noted, connection)
+        if self._keys.is_off:
+            return records
         use, index_key = self._keys.use, self._keys.index_key
         return [
-            sealed_fields(record, use(owner, USES), index_key)
+            record if (key := use(owner, USES)) is None else sealed_fields(record, key, index_key)
             for record, owner in zip(records, whose, strict=True)
         ]
 
@@ -322,7 +345,10 @@ class Sealing:
         owners = [owner_of_session(scope) for _, scope, *_ in rows]
         self._lease(uses_of(owners), noted(), connection)
         use = self._keys.use
-        return [sealed_message(row, use(owner, 1)) for row, owner in zip(rows, owners, strict=True)]
+        return [
+            row if (key := use(owner, 1)) is None else sealed_message(row, key)
+            for row, owner in zip(rows, owners, strict=True)
+        ]
 
     def undone(self) -> None:
         self._keys.end_leases()
@@ -334,7 +360,7 @@ class Sealing:
 
     def keys_of(
         self, owners: Sequence[Owner | None], noted: int, connection: sqlite3.Connection
-    ) -> list[DataKey]:
+    ) -> list[DataKey | None]:
         """Return the key that seals what each owner has, within a transaction."""
         self._lease(uses_of(owners), noted, connection)
         return [self._keys.use(owner, USES) for owner in owners]
@@ -342,20 +368,26 @@ class Sealing:
     def _lease(
         self, uses: Mapping[Owner | None, int], noted: int, connection: sqlite3.Connection
     ) -> None:
-        """Make sure that keys may be used so often, in this transaction or in one of its own."""
-        self._keys.hold_while(noted)
-        lacking = self._keys.lacking(uses)
-        if not lacking:
-            return
+        """Make sure that keys may be used so often, in this transaction or in one of its own.
+
+        Without a transaction, that of `adding` checks that they are there still.
+        """
+        keys, table = self._keys, table_in(connection)
+        is_within = connection.in_transaction
+        keys.hold_while(noted)
+        lacking = keys.lacking(uses)
         try:
-            if connection.in_transaction:
-                run_to_completion(self._keys.lease(lacking, table_in(connection)))
-            else:
-                with transaction(connection):
-                    run_to_completion(self._keys.lease(lacking, table_in(connection)))
+            with contextlib.nullcontext() if is_within or not lacking else transaction(connection):
+                if lacking:
+                    run_to_completion(keys.lease(lacking, table))
+                if is_within and run_to_completion(table.lacks(keys.leased(uses))):
+                    keys.forget()
+                    run_to_completion(keys.lease(uses, table))
         except BaseException:
-            self._keys.end_leases()
+            keys.end_leases()
             raise
+        if not is_within:
+            self._used.update(keys.leased(uses))
 
 
 class FileKeys:
@@ -400,4 +432,5 @@ class EncryptedFileKeys(FileKeys):
 
     def created(self, connection: sqlite3.Connection) -> None:
         """Create what the file has more."""
-        add_tables(connection)
+        if not self._keys.is_off:
+            add_tables(connection)

@@ -6,6 +6,7 @@ compiled while the schema was checked. SQLite compiles a statement again before 
 another schema; while this one runs, its connection refuses to compile.
 """
 
+import contextlib
 import sqlite3
 from typing import Any, Final
 
@@ -48,7 +49,8 @@ class LoneRecords:
             return self._run(connection, (*parameters(record), *noted))
         if self._is_usual:
             connection.set_authorizer(self._may_compile)
-            with transaction(connection):
+            is_within = connection.in_transaction
+            with contextlib.nullcontext() if is_within else transaction(connection):
                 ((self._is_usual,),) = fetch_rows(connection, _IS_USUAL)
                 if self._is_usual:
                     self._is_compiled = True

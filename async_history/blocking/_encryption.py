@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from async_history._core.decrypting import DecryptionReport
 from async_history._core.encrypting import EncryptionReport
 from async_history._core.encryption import KeyRotation
 from async_history._core.manager import HistoryManager
@@ -51,5 +52,22 @@ class BlockingEncryption:
         """
         report: EncryptionReport = self._call(
             lambda manager: manager.encryption.encrypt(on_progress=on_progress)
+        )
+        return report
+
+    def decrypt(self, *, on_progress: Progress | None = None) -> DecryptionReport:
+        """Decrypt in place all that the history has, and remove its keys: see `Encryption.decrypt`.
+
+        Args:
+            on_progress: called on a thread of the manager's with how many records are done and how
+                many there are.
+
+        Raises:
+            InvalidInput: the history was opened without `keys`, is in neither SQLite nor
+                PostgreSQL, or has a ledger.
+            KeyMissing, StorageError, CommitUnknown: as there.
+        """
+        report: DecryptionReport = self._call(
+            lambda manager: manager.encryption.decrypt(on_progress=on_progress)
         )
         return report

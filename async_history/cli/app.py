@@ -83,6 +83,7 @@ for command in (
     retention.erase,
     retention.erasures,
     encrypting.encrypt,
+    encrypting.decrypt,
     encrypting.rekey,
     retention.operations,
     serving.serve,

@@ -1,4 +1,4 @@
-"""`async-history rekey` and `encrypt`: the keys of an encrypted history, and what is in clear."""
+"""`async-history rekey`, `encrypt` and `decrypt`: the keys of a history, and what is in clear."""
 
 import json
 from dataclasses import asdict
@@ -8,7 +8,7 @@ import typer
 from async_history.cli import stores
 from async_history.cli.terminal import escape_controls, show_share
 from async_history.cli.termination import run
-from async_history.encryption import EncryptionReport, KeyRotation
+from async_history.encryption import DecryptionReport, EncryptionReport, KeyRotation
 from async_history.errors import InvalidInput
 
 
@@ -58,3 +58,17 @@ def encrypt(url: str, *, as_json: bool) -> None:
     typer.echo(report.outcome())
     for sentence in report.remains:
         typer.echo(escape_controls(sentence))
+
+
+def decrypt(url: str, *, as_json: bool) -> None:
+    """Decrypt in place all that a history has, and turn encryption off."""
+
+    async def run_decrypt() -> DecryptionReport:
+        async with (
+            stores.opened(url, create=False) as history,
+            show_share("the records") as note,
+        ):
+            return await history.encryption.decrypt(on_progress=note)
+
+    report = run(run_decrypt())
+    typer.echo(json.dumps(asdict(report)) if as_json else report.outcome())

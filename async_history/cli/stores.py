@@ -1,5 +1,6 @@
 """The history that a command uses by default, and how to open one without changing it."""
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
@@ -77,7 +78,7 @@ async def _opened(
     try:
         return aclosing(await open_history(url, **options))
     except KeyMissing as error:
-        ring = keys()
+        ring = await asyncio.to_thread(keys)
         if error.name or ring is None:
             raise
     options["keys"] = ring

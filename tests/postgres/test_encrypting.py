@@ -10,6 +10,7 @@ import asyncpg
 import pytest
 
 from async_history import HistoryManager, check_history, open_history
+from async_history._core.sealing import BEGIN
 from async_history._core.stored_texts import TextLimits
 from async_history.errors import KeyMissing, StorageRefused
 from tests.subprocesses.proxy import Proxy
@@ -186,7 +187,7 @@ async def test_cut_off_at_each_message_and_called_again(
             records = await all_of(clear, name)
             async with limited(opened(proxy.url, pool_size=2), texts=few) as cut:
                 proxy.cut_after(start + (number - 1) * step, for_good=True)
-                call = asyncio.ensure_future(cut.encryption.encrypt())
+                call: Any = asyncio.ensure_future(cut.encryption.encrypt())
                 while proxy.cuts < number and not call.done():  # noqa: ASYNC110 - it does not tell
                     await asyncio.sleep(0.001)
                 call.cancel()  # it would try again until its deadline
@@ -201,8 +202,31 @@ async def test_cut_off_at_each_message_and_called_again(
             if proxy.cuts < number:
                 break
         assert number > 2
+        records = await all_of(history)
     connection = await asyncpg.connect(
         server.url(), server_settings={"search_path": "async_history"}
     )
     assert WORD not in await rows_of(connection)
+    for number in count(1):
+        async with limited(opened(proxy.url, pool_size=2), texts=few) as cut:
+            await cut.encryption.encrypt()
+            proxy.cuts = 0
+            proxy.cut_after(start + (number - 1) * step, for_good=True)
+            call = asyncio.ensure_future(cut.encryption.decrypt())
+            while not proxy.cuts and not call.done():  # noqa: ASYNC110 - it does not tell
+                await asyncio.sleep(0.001)
+            call.cancel()
+            await asyncio.wait([call])
+            proxy.stop_cutting()
+        if await connection.fetchval("SELECT count(*) FROM wrapping_keys"):
+            async with opened(server.url()) as history:
+                assert await all_of(history) == records
+                await history.encryption.decrypt()
+        async with open_history(server.url()) as history:
+            assert await all_of(history) == records
+            assert await history.count_history(cause={"run_id": WORD}) == len(records) // 2
+        assert BEGIN not in await rows_of(connection)
+        if not proxy.cuts:
+            break
+    assert number > 1
     await connection.close()

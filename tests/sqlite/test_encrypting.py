@@ -172,3 +172,11 @@ def test_code_that_does_not_await_and_the_command(path: Path) -> None:
     with contextlib.closing(BlockingHistoryManager(path, keys=ring("one"))) as history:
         assert history.encryption.encrypt().records == 0
         assert len(history.get_history("m1")) == sum(one.memory_id == "m1" for one in records)
+    done = CliRunner().invoke(app, [*arguments[:2], "decrypt", "--db", str(path)])
+    told = "decrypted 1,301 records and 2 messages; the history is opened without keys now\n"
+    assert (done.exit_code, done.stdout) == (0, told)
+    with contextlib.closing(BlockingHistoryManager(path, keys=ring("one"))) as history:
+        assert history.encryption.encrypt().records == 1_301
+        assert history.encryption.decrypt().records == 1_301
+    with contextlib.closing(BlockingHistoryManager(path)) as history:
+        assert len(history.get_history("m1")) == sum(one.memory_id == "m1" for one in records)

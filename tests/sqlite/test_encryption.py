@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 from mem0.memory.storage import SQLiteManager
 
 from async_history import HistoryManager, JsonLines, copy_history, dump_lines, open_history
-from async_history._core.data_keys import LEASE, MOST_USES
+from async_history._core.data_keys import LEASE
 from async_history._core.erase_transaction import note
+from async_history._core.key_statements import MOST_USES
 from async_history._core.sealing import BEGIN, END, DataKey
 from async_history.blocking import BlockingHistoryManager
 from async_history.encryption import KeyRing

@@ -1,10 +1,12 @@
-"""A life that encrypts a file in place, and what must be true of it wherever it was killed."""
+"""Lives that encrypt a file in place, or decrypt it, and what must be true wherever one ended."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 from async_history import HistoryManager
+from async_history._core.sealing import BEGIN
+from async_history.errors import KeyMissing
 from tests.subprocesses.checks import check_index, check_levels, check_sound, looking
 from tests.subprocesses.opened import opened
 from tests.support.keys import ring
@@ -13,13 +15,13 @@ _WORD: Final = "a word in clear"
 _RECORDS: Final = 30
 
 
-async def _filled(path: Path) -> None:
+async def _filled(path: Path, **options: Any) -> None:
     details: dict[str, Any] = {"context": {"why": _WORD}, "cause": {"run_id": _WORD}}
     records = [
         {"id": f"{n:02}", "memory_id": f"m{n % 3}", "new_memory": _WORD, "event": "UPDATE"}
         for n in range(_RECORDS)
     ]
-    async with opened(path) as history:
+    async with opened(path, **options) as history:
         await history.batch_add_history(
             [{**one, **(details if n % 2 else {})} for n, one in enumerate(records)]
         )
@@ -54,6 +56,46 @@ async def encrypt_again(path: Path) -> None:
         assert (await history.encryption.encrypt()).clear == 0
         await _check_texts(history)
         assert (await history.operations())[-1].state == "finished"
+
+
+async def decrypt(path: Path, report: Callable[[str], None], *, arm: Callable[[], None]) -> None:
+    """Fill an encrypted file; then decrypt it and close, being killed at some call."""
+    await _filled(path, keys=ring("one"))
+    async with opened(path, keys=ring("one")) as history:
+        arm()
+        report("decrypting")
+        await history.encryption.decrypt()
+        report("closing")
+    report("closed")
+
+
+async def decrypt_again(path: Path) -> None:
+    """Read all of a file as a death left it, decrypt it if it needs keys, and read it again."""
+    try:
+        async with opened(path) as history:
+            await _check_texts(history)
+    except KeyMissing:
+        async with opened(path, keys=ring("one")) as history:
+            await _check_texts(history)
+            await history.encryption.decrypt()
+            await _check_texts(history)
+            assert (await history.operations())[-1].state == "finished"
+        async with opened(path) as history:
+            await _check_texts(history)
+
+
+def check_decrypted(path: Path) -> None:
+    """Check that the file is whole, and that nothing in it is sealed."""
+    with looking(path, "rw") as connection:
+        check_sound(connection)
+        check_index(connection)
+        check_levels(connection)
+        rows = [
+            *connection.execute("SELECT * FROM history"),
+            *connection.execute("SELECT * FROM async_history_details"),
+            *connection.execute("SELECT * FROM messages"),
+        ]
+        assert BEGIN not in str(rows)
 
 
 def check_encrypted(path: Path) -> None:

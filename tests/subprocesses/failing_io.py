@@ -2,7 +2,7 @@
 
     python -m tests.subprocesses.failing_io FOLDER KIND [STRIDE]
 
-KIND is killed, opening, writing, erasing or encrypting.
+KIND is killed, opening, writing, erasing, encrypting or decrypting.
 
 Must be started as `run_failing` does: with failing_io.c, compiled, loaded before libc. Prints, as
 JSON, how many cases there were of each outcome. It forks a child a case; an assertion ends it.
@@ -38,7 +38,14 @@ from tests.subprocesses.checks import (
     looking,
     texts,
 )
-from tests.subprocesses.encrypting import check_encrypted, encrypt, encrypt_again
+from tests.subprocesses.encrypting import (
+    check_decrypted,
+    check_encrypted,
+    decrypt,
+    decrypt_again,
+    encrypt,
+    encrypt_again,
+)
 from tests.subprocesses.erasing import (
     check_gone,
     check_pruned_and_erased,
@@ -263,7 +270,8 @@ def main(folder: Path, what: str, stride: int = 1) -> None:
         "opening": lambda: opening(folder, faults, start, stride),
         "writing": lambda: writing(folder, faults),
         "erasing": lambda: erasing(folder, faults, count(start, stride)),
-        "encrypting": lambda: encrypting(folder, faults, count(start, stride)),
+        "encrypting": lambda: in_place(what, folder, faults, count(start, stride)),
+        "decrypting": lambda: in_place(what, folder, faults, count(start, stride)),
     }
     counts = kinds[what]()
     print(json.dumps(counts))  # noqa: T201 - this is its answer
@@ -321,21 +329,28 @@ def erasing(folder: Path, faults: Faults, skips: Iterable[int]) -> Counter[str]:
     return counts
 
 
-def encrypting(folder: Path, faults: Faults, skips: Iterable[int]) -> Counter[str]:
-    """Die at each call of encrypting a file in place in turn, and encrypt it again."""
+_IN_PLACE: Final[dict[str, tuple[Any, Any, Any]]] = {
+    "encrypting": (encrypt, encrypt_again, check_encrypted),
+    "decrypting": (decrypt, decrypt_again, check_decrypted),
+}
+
+
+def in_place(what: str, folder: Path, faults: Faults, skips: Iterable[int]) -> Counter[str]:
+    """Die at each call of encrypting or decrypting a file in place in turn, and do it again."""
+    life, begin_again, check = _IN_PLACE[what]
     counts: Counter[str] = Counter()
     for skip in skips:
 
         def arm(skip: int = skip) -> None:
             faults.arm((ALL, skip, 1, KILL))
 
-        case = Case(folder / str(skip), faults, partial(encrypt, arm=arm))
+        case = Case(folder / str(skip), faults, partial(life, arm=arm))
         counts[case.lines[-1]] += 1
         _, again = processes.read_to_the_end(
-            *processes.forked(lambda _, path=case.path: asyncio.run(encrypt_again(path)))  # type: ignore[misc]
+            *processes.forked(lambda _, path=case.path: asyncio.run(begin_again(path)))  # type: ignore[misc]
         )
         assert again == 0
-        check_encrypted(case.path)
+        check(case.path)
         shutil.rmtree(case.path.parent)
         if not case.status:
             break

@@ -1,4 +1,4 @@
-"""The commands of an encrypted history: `rekey` and `encrypt`."""
+"""The commands of an encrypted history: `rekey`, `encrypt` and `decrypt`."""
 
 from async_history.cli import encrypting as _encrypting
 from async_history.cli import stores
@@ -26,3 +26,15 @@ def encrypt(db: Db = None, as_json: AsReport = False) -> None:
     """
     with one_line_errors():
         _encrypting.encrypt(stores.to_write(db), as_json=as_json)
+
+
+def decrypt(db: Db = None, as_json: AsReport = False) -> None:
+    """Decrypt in place all that a history has, and remove its keys: the opposite of encrypt.
+
+    The master keys are given by `async-history --keys-file FILE decrypt`, or in ASYNC_HISTORY_KEYS.
+    From now on what is recorded stays in clear, also by the programs that have it open with keys.
+    Start those without keys afterwards: one that opens it with keys turns encryption on again. It
+    may be interrupted and run again; encrypt turns back.
+    """
+    with one_line_errors():
+        _encrypting.decrypt(stores.to_write(db), as_json=as_json)

@@ -1,0 +1,162 @@
+"""Turns the encryption of a store off: all that is sealed is opened in place, then the keys go.
+
+A key that seals nothing, `OFF`, is put into the store first, and all data keys are retired, in a
+transaction that waits for all that record. From then on every manager records in clear. When
+nothing sealed is left, the other keys are removed. Killed at any place, it can be begun again.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+from async_history._core.data_keys import DataKeys
+from async_history._core.key_statements import OFF
+from async_history._core.operations import OperationLog, logged, new_operation
+from async_history._core.progress import Progress
+from async_history._core.sealed_records import (
+    Keys,
+    key_ids,
+    opened_json,
+    opened_text,
+)
+from async_history._core.sealing import is_json_sealed, is_sealed
+from async_history._core.stored_texts import (
+    CONTENT,
+    StoredMessage,
+    StoredTexts,
+    TextLimits,
+    TextStore,
+    TextTransaction,
+    rewrite,
+)
+from async_history._core.wording import counted
+from async_history.errors import StorageError
+
+DECRYPT: Final = "decrypt"
+"""The kind of the operation in the log."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecryptionReport:
+    """What `decrypt` did."""
+
+    records: int
+    """Records of which a text, the context or the cause was decrypted."""
+    messages: int
+    """Buffered messages whose content was decrypted."""
+
+    def outcome(self) -> str:
+        """Return the outcome as one sentence for people."""
+        return (
+            f"decrypted {counted(self.records, 'record')} and "
+            f"{counted(self.messages, 'message')}; the history is opened without keys now"
+        )
+
+
+async def decrypt(
+    store: TextStore,
+    keys: DataKeys,
+    log: OperationLog,
+    on_progress: Progress | None,
+    limits: TextLimits,
+) -> DecryptionReport:
+    """Open all that is sealed, a step at a time; then remove the keys.
+
+    Raises:
+        KeyMissing, StorageCorrupt: a text does not open. It stays as it is, and the keys too.
+    """
+    await store.require_decryptable()
+    async with logged(log, new_operation(DECRYPT)) as tally:
+        await store.in_transaction(partial(_turn_off, keys))
+        total = await store.count_records()
+
+        def note_records(count: int) -> None:
+            tally.records += count
+            if count and on_progress is not None:
+                on_progress(tally.records, max(total, tally.records))
+
+        def note_messages(count: int) -> None:
+            tally.messages += count
+
+        records, messages = partial(_open_records, keys), partial(_open_messages, keys)
+        await rewrite(store, lambda texts: texts.sealed_records, records, note_records, limits)
+        await rewrite(store, lambda texts: texts.messages, messages, note_messages, limits)
+        await store.in_transaction(_end)
+    await store.finish_decrypting()
+    return DecryptionReport(records=tally.records, messages=tally.messages)
+
+
+async def _turn_off(keys: DataKeys, texts: TextTransaction) -> None:
+    await texts.hold_writers()
+    if not await keys.find_off(texts.table):
+        await keys.require_current(texts.table)
+        await texts.table.add(keys.new_mark(), None)
+    await texts.retire_keys()
+    await texts.turn_off()
+
+
+async def _end(texts: TextTransaction) -> None:
+    await texts.hold_writers()
+    await _require_off(texts)
+    await texts.end()
+
+
+async def _require_off(texts: TextTransaction) -> None:
+    if not await texts.table.keys([OFF]):
+        raise StorageError("encryption was turned on meanwhile (encrypt): call decrypt() again")
+
+
+async def _open_records(
+    keys: DataKeys, texts: TextTransaction, found: Sequence[StoredTexts]
+) -> int:
+    await _require_off(texts)
+    stored = key_ids(text for row in found for text in row[-4:])
+    known = await keys.load(stored, texts.table)
+    await texts.replace_records(await texts.compute(partial(_opened, found, known)))
+    return len(found)
+
+
+def _opened(rows: Sequence[StoredTexts], keys: Keys) -> list[StoredTexts]:
+    return [opened_texts(row, keys) for row in rows]
+
+
+def opened_texts(row: StoredTexts, keys: Keys) -> StoredTexts:
+    """Return a record's texts opened; what is in clear as it is.
+
+    Raises:
+        KeyMissing, StorageCorrupt: as `opened_record`.
+    """
+    return row._replace(
+        old_memory=opened_text(row.old_memory, "old_memory", row.id, keys),
+        new_memory=opened_text(row.new_memory, "new_memory", row.id, keys),
+        context=_opened_json(row.context, "context", row.id, keys),
+        cause=_opened_json(row.cause, "cause", row.id, keys),
+    )
+
+
+def _opened_json(text: str | None, column: str, record_id: str, keys: Keys) -> str | None:
+    if text is None or not is_json_sealed(text):
+        return text
+    return opened_json(text, column, record_id, keys)
+
+
+async def _open_messages(
+    keys: DataKeys, texts: TextTransaction, found: Sequence[StoredMessage]
+) -> int:
+    await _require_off(texts)
+    sealed = [one for one in found if is_sealed(one.row[CONTENT])]
+    known = await keys.load(key_ids(one.row[CONTENT] for one in sealed), texts.table)
+    await texts.replace_messages([opened_message_row(one, known) for one in sealed])
+    return len(sealed)
+
+
+def opened_message_row(one: StoredMessage, keys: Keys) -> StoredMessage:
+    """Return a stored message with its content opened.
+
+    Raises:
+        KeyMissing, StorageCorrupt: as `opened_record`.
+    """
+    message_id, scope, role, content, *rest = one.row
+    content = opened_text(content, "content", message_id, keys, scope)
+    return one._replace(row=(message_id, scope, role, content, *rest))
