@@ -5,8 +5,10 @@ from async_history._core.encrypting import EncryptionReport
 from async_history._core.encryption import Encryption, KeyRotation
 from async_history._core.key_ring import KeyRing, KeyService
 from async_history._core.public import show_as
+from async_history._core.replacing import DataKeyReplacement
 
 __all__ = [
+    "DataKeyReplacement",
     "DecryptionReport",
     "Encryption",
     "EncryptionReport",

@@ -109,15 +109,22 @@ async def _seal_records(
     index_key: bytes, texts: TextTransaction, found: Sequence[StoredTexts]
 ) -> int:
     clear = [row for row in found if _has_clear(row)]
-    used = await _keys_of(texts, [row.owner for row in clear])
+    used = await keys_of(texts, [row.owner for row in clear])
     await texts.replace_records(await texts.compute(partial(_sealed, clear, used, index_key)))
     return len(clear)
 
 
-async def _keys_of(texts: TextTransaction, owners: Sequence[Owner | None]) -> list[DataKey]:
+async def keys_of(texts: TextTransaction, owners: Sequence[Owner | None]) -> list[DataKey]:
+    """Return the key that seals what each owner has.
+
+    Raises:
+        StorageError: encryption was turned off meanwhile.
+    """
     keys = [key for key in await texts.keys_of(owners) if key is not None]
     if len(keys) < len(owners):
-        raise StorageError("another call has begun to decrypt the history: call encrypt() again")
+        raise StorageError(
+            "another call has begun to decrypt the history meanwhile: let it end, or call encrypt()"
+        )
     return keys
 
 
@@ -140,7 +147,7 @@ def sealed_texts(row: StoredTexts, key: DataKey, index_key: bytes) -> StoredText
 
 async def _seal_messages(texts: TextTransaction, found: Sequence[StoredMessage]) -> int:
     clear = [one for one in found if _is_clear_text(one.row[CONTENT])]
-    used = await _keys_of(texts, [owner_of_session(one.row[SCOPE]) for one in clear])
+    used = await keys_of(texts, [owner_of_session(one.row[SCOPE]) for one in clear])
     await texts.replace_messages(
         [
             one._replace(row=sealed_message(one.row, key))

@@ -10,8 +10,10 @@ from async_history._core.decrypting import DecryptionReport, decrypt
 from async_history._core.encrypting import EncryptionReport, encrypt
 from async_history._core.key_ring import KeyRing
 from async_history._core.key_statements import INDEX, OFF, KeyTable, StoredKey, WrappingKey
-from async_history._core.operations import OperationLog, logged, new_operation
+from async_history._core.operations import OperationLog, hashed, logged, new_operation
+from async_history._core.owners import new_owner
 from async_history._core.progress import Progress
+from async_history._core.replacing import DataKeyReplacement, replace_data_keys
 from async_history._core.sealed_records import Keys
 from async_history._core.stored_texts import TextLimits, TextStore, TextTransaction
 from async_history._core.validation import check_function
@@ -20,7 +22,7 @@ from async_history.errors import InvalidInput, KeyMissing, StorageCorrupt
 T = TypeVar("T")
 
 REKEY: Final = "rekey"
-"""The kind of a rotation in the log."""
+"""The kind of a rotation, and of a replacement of data keys, in the log."""
 _STEP: Final = 300
 """Data keys that are wrapped again in one transaction."""
 _MOST_REFRESHES: Final = 5
@@ -291,6 +293,45 @@ class Encryption:
         operation = new_operation(REKEY, {"master_key": self._store.ring.current})
         async with logged(self._log, operation):
             return await self._store.rotate(on_progress)
+
+    async def replace_data_keys(
+        self,
+        *,
+        user_id: str | None = None,
+        agent_id: str | None = None,
+        run_id: str | None = None,
+        app_id: str | None = None,
+        on_progress: Progress | None = None,
+    ) -> DataKeyReplacement:
+        """Give owners new data keys, encrypt their texts under them, and remove the old ones.
+
+        It goes through all records in small transactions, in turn with the writes. It may be
+        interrupted at any point and called again. A backup of before still has the old keys,
+        wrapped. To replace a master key, `rotate_keys` is enough.
+
+        Args:
+            user_id, agent_id, run_id, app_id: whose keys are replaced: of all owners that have one
+                of these. Without any, all data keys.
+            on_progress: called after some records with how many are done and how many there are.
+
+        Raises:
+            InvalidInput: the history is in neither SQLite nor PostgreSQL, or a name is not text.
+            KeyMissing, StorageCorrupt: a text can't be decrypted. It stays, as do the old keys.
+            StorageError, CommitUnknown: what was done stays done. Call it again.
+        """
+        check_function("on_progress", on_progress)
+        texts = self._require_texts("encrypted under new keys", "opened with keys")
+        owner = new_owner(
+            {"user_id": user_id, "agent_id": agent_id, "run_id": run_id, "app_id": app_id}
+        )
+        names = [] if owner is None else list(owner.as_dict().items())
+        arguments: dict[str, Any] = {"data_keys": True}
+        for name, value in names:
+            arguments |= hashed(name, value)
+        operation = new_operation(REKEY, arguments)
+        return await replace_data_keys(
+            texts, self._store.keys, names, self._log, operation, on_progress, self._limits
+        )
 
     async def encrypt(self, *, on_progress: Progress | None = None) -> EncryptionReport:
         """Encrypt in place what the history has in clear, then write its file again, or vacuum.

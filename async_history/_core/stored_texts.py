@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
 from async_history._core.batch import MessageRow
+from async_history._core.erased_names import Name
 from async_history._core.key_statements import KeyTable
 from async_history._core.owners import Owner
 from async_history._core.sealing import DataKey
@@ -86,6 +87,9 @@ class TextTransaction(Protocol):
     async def sealed_records(self, after: Any, limit: int) -> Page[StoredTexts]:
         """Return those of the next records that have a sealed text."""
 
+    async def retired_records(self, after: Any, limit: int) -> Page[StoredTexts]:
+        """Return those of the next records that have a text under a retired key."""
+
     async def messages(self, after: Any, limit: int) -> Page[StoredMessage]:
         """Return the next buffered messages."""
 
@@ -112,6 +116,12 @@ class TextTransaction(Protocol):
 
     async def retire_keys(self) -> None:
         """Retire all data keys. To be called once writers are held."""
+
+    async def retire_keys_of(self, name: Name) -> None:
+        """Retire the data keys of owners that have a scope. As `retire_keys`."""
+
+    async def retired_keys(self) -> Sequence[str]:
+        """Return the ids of retired data keys, but of those whose owner is being erased."""
 
     async def remove_keys(self, ids: Sequence[str]) -> None:
         """Remove data keys."""

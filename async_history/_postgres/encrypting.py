@@ -7,10 +7,11 @@ not brought back. Writers go on; only what waits for all of them waits.
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final, TypeVar
 
+from async_history._core.erased_names import Name, name_digest
 from async_history._core.json_object import JsonObject
 from async_history._core.key_statements import INDEX, MOST_USES, OFF, KeyTable
 from async_history._core.owners import SCOPES, Owner
-from async_history._core.sealing import BEGIN, END, DataKey
+from async_history._core.sealing import BEGIN, END, JSON_BEGIN, KEY_ID, DataKey
 from async_history._core.stored_texts import (
     LEDGER_MEANWHILE,
     Page,
@@ -76,6 +77,28 @@ OR coalesce(pg_catalog.strpos(cause, '{END}'::pg_catalog.text) > 0, false)
 FROM {{schema}}.history WHERE seq > $1::pg_catalog.int8 ORDER BY seq LIMIT $2::pg_catalog.int8
 """
 """The next records, and whether something of them may be sealed: only those are locked."""
+_RETIRED: Final = f"""
+SELECT id FROM {{schema}}.data_keys WHERE uses >= {MOST_USES}::pg_catalog.int8 AND NOT erased
+"""
+_BY_KEY: Final = " OR ".join(
+    f"""coalesce(
+    pg_catalog.substr({column}, {begin}, {KEY_ID}) COLLATE "C" = ANY(ARRAY({_RETIRED})), false
+)"""
+    for column, begin in (
+        *((column, len(BEGIN) + 1) for column in ("old_memory", "new_memory")),
+        *(
+            (
+                column,
+                f"pg_catalog.strpos({column}, '{JSON_BEGIN}'::pg_catalog.text) + {len(JSON_BEGIN)}",
+            )
+            for column in ("context", "cause")
+        ),
+    )
+)
+_PLACES_BY_KEY: Final = f"""
+SELECT seq, {_BY_KEY}
+FROM {{schema}}.history WHERE seq > $1::pg_catalog.int8 ORDER BY seq LIMIT $2::pg_catalog.int8
+"""
 _RECORDS: Final = f"""
 SELECT {_COLUMNS} FROM {{schema}}.history
 WHERE seq = ANY(pg_catalog.string_to_array($1::pg_catalog.text, ','::pg_catalog.text)::bigint[])
@@ -92,6 +115,9 @@ UPDATE {{schema}}.data_keys SET uses = {MOST_USES}::pg_catalog.int8
 WHERE owner <> '{INDEX}'::pg_catalog.text AND owner <> '{OFF}'::pg_catalog.text
     AND uses < {MOST_USES}::pg_catalog.int8
 """
+_RETIRE_OF: Final = {
+    scope: f"{_RETIRE} AND NOT erased AND {scope} = $1::pg_catalog.text" for scope in SCOPES
+}
 _REMOVE_KEYS: Final = "DELETE FROM {schema}.data_keys WHERE id = ANY($1::pg_catalog.text[])"
 _TURN_OFF: Final = "DELETE FROM {schema}.encryption"
 _END: Final = (
@@ -234,7 +260,14 @@ class _ServerTransaction(SchemaSteps):
 
     async def sealed_records(self, after: Any, limit: int) -> Page[StoredTexts]:
         """Return those of the next records that have a sealed text."""
-        places = await self._fetch(_PLACES, _BEFORE_ALL if after is None else after, limit)
+        return await self._found(_PLACES, after, limit)
+
+    async def retired_records(self, after: Any, limit: int) -> Page[StoredTexts]:
+        """Return those of the next records that have a text under a retired key."""
+        return await self._found(_PLACES_BY_KEY, after, limit)
+
+    async def _found(self, sql: str, after: Any, limit: int) -> Page[StoredTexts]:
+        places = await self._fetch(sql, _BEFORE_ALL if after is None else after, limit)
         sealed = ",".join(str(place) for place, is_sealed in places if is_sealed)
         rows = await self._fetch(_RECORDS, sealed) if sealed else []
         texts = [_texts(*row) for row in rows]
@@ -291,6 +324,14 @@ class _ServerTransaction(SchemaSteps):
     async def retire_keys(self) -> None:
         """Retire all data keys."""
         await self._execute(_RETIRE)
+
+    async def retire_keys_of(self, name: Name) -> None:
+        """Retire the data keys of owners that have a scope."""
+        await self._execute(_RETIRE_OF[name[0]], name_digest(name).hex())
+
+    async def retired_keys(self) -> Sequence[str]:
+        """Return the ids of retired data keys."""
+        return [key_id for (key_id,) in await self._fetch(_RETIRED)]
 
     async def remove_keys(self, ids: Sequence[str]) -> None:
         """Remove data keys."""

@@ -6,9 +6,10 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
 
+from async_history._core.erased_names import Name, name_digest
 from async_history._core.key_statements import INDEX, MOST_USES, OFF, KeyTable
-from async_history._core.owners import Owner
-from async_history._core.sealing import BEGIN, END, DataKey
+from async_history._core.owners import SCOPES, Owner
+from async_history._core.sealing import BEGIN, END, JSON_BEGIN, KEY_ID, DataKey
 from async_history._core.stored_texts import (
     LEDGER_MEANWHILE,
     Page,
@@ -62,6 +63,20 @@ SELECT {_COLUMNS}, {_SEALED} FROM (
 CROSS JOIN history ON history.rowid = page.place
 LEFT JOIN main.async_history_details AS detail ON detail.id = history.id ORDER BY history.id
 """
+_RETIRED: Final = f"""
+SELECT id FROM main.async_history_data_keys WHERE uses >= {MOST_USES} AND NOT erased
+"""
+_BY_KEY: Final = " OR ".join(
+    f"coalesce(substr({column}, {begin}, {KEY_ID}) IN ({_RETIRED}), 0)"
+    for column, begin in (
+        *((column, len(BEGIN) + 1) for column in ("old_memory", "new_memory")),
+        *(
+            (column, f"instr({column}, '{JSON_BEGIN}') + {len(JSON_BEGIN)}")
+            for column in ("detail.context", "detail.cause")
+        ),
+    )
+)
+_PAGE_BY_KEY: Final = _PAGE.replace(_SEALED, _BY_KEY)
 _HOW_MANY: Final = "SELECT count(*) FROM history"
 _SET_TEXTS: Final = "UPDATE history SET old_memory = ?, new_memory = ? WHERE rowid = ?"
 _MESSAGES: Final = """
@@ -78,6 +93,7 @@ _RETIRE: Final = f"""
 UPDATE async_history_data_keys SET uses = {MOST_USES}
 WHERE owner NOT IN ('{INDEX}', '{OFF}') AND uses < {MOST_USES}
 """
+_RETIRE_OF: Final = {scope: f"{_RETIRE} AND NOT erased AND {scope} = ?" for scope in SCOPES}
 _REMOVE_KEYS: Final = """
 DELETE FROM async_history_data_keys WHERE id IN (SELECT value FROM json_each(?))
 """
@@ -183,9 +199,16 @@ class _FileTransaction:
 
     async def sealed_records(self, after: Any, limit: int) -> Page[StoredTexts]:
         """Return those of the next records that have a sealed text."""
-        rows = fetch_rows(self._connection, _PAGE, (after or "", limit))
+        return self._page(_PAGE, after, limit)
+
+    def _page(self, sql: str, after: Any, limit: int) -> Page[StoredTexts]:
+        rows = fetch_rows(self._connection, sql, (after or "", limit))
         texts = self._texts([row[:-1] for row in rows if row[-1]])
         return Page(texts, rows[-1][1] if len(rows) == limit else None)
+
+    async def retired_records(self, after: Any, limit: int) -> Page[StoredTexts]:
+        """Return those of the next records that have a text under a retired key."""
+        return self._page(_PAGE_BY_KEY, after, limit)
 
     async def messages(self, after: Any, limit: int) -> Page[StoredMessage]:
         """Return the next buffered messages."""
@@ -234,6 +257,14 @@ class _FileTransaction:
     async def retire_keys(self) -> None:
         """Retire all data keys."""
         self._connection.execute(_RETIRE)
+
+    async def retire_keys_of(self, name: Name) -> None:
+        """Retire the data keys of owners that have a scope."""
+        self._connection.execute(_RETIRE_OF[name[0]], (name_digest(name).hex(),))
+
+    async def retired_keys(self) -> Sequence[str]:
+        """Return the ids of retired data keys."""
+        return [key_id for (key_id,) in fetch_rows(self._connection, _RETIRED)]
 
     async def remove_keys(self, ids: Sequence[str]) -> None:
         """Remove data keys."""

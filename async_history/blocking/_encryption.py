@@ -8,6 +8,7 @@ from async_history._core.encrypting import EncryptionReport
 from async_history._core.encryption import KeyRotation
 from async_history._core.manager import HistoryManager
 from async_history._core.progress import Progress
+from async_history._core.replacing import DataKeyReplacement
 
 Call = Callable[[HistoryManager], Awaitable[Any]]
 
@@ -37,6 +38,38 @@ class BlockingEncryption:
             lambda manager: manager.encryption.rotate_keys(on_progress=on_progress)
         )
         return rotation
+
+    def replace_data_keys(
+        self,
+        *,
+        user_id: str | None = None,
+        agent_id: str | None = None,
+        run_id: str | None = None,
+        app_id: str | None = None,
+        on_progress: Progress | None = None,
+    ) -> DataKeyReplacement:
+        """Give owners new data keys: see `Encryption.replace_data_keys`.
+
+        Args:
+            user_id, agent_id, run_id, app_id: whose, as there.
+            on_progress: called on a thread of the manager's with how many records are done and how
+                many there are.
+
+        Raises:
+            InvalidInput: the history was opened without `keys`, or is in neither SQLite nor
+                PostgreSQL.
+            KeyMissing, StorageError, CommitUnknown: as there.
+        """
+        replacement: DataKeyReplacement = self._call(
+            lambda manager: manager.encryption.replace_data_keys(
+                user_id=user_id,
+                agent_id=agent_id,
+                run_id=run_id,
+                app_id=app_id,
+                on_progress=on_progress,
+            )
+        )
+        return replacement
 
     def encrypt(self, *, on_progress: Progress | None = None) -> EncryptionReport:
         """Encrypt in place what the history has in clear: see `Encryption.encrypt`.

@@ -1,14 +1,21 @@
 """`async-history rekey`, `encrypt` and `decrypt`: the keys of a history, and what is in clear."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 
 import typer
 
+from async_history._core.wording import counted
 from async_history.cli import stores
 from async_history.cli.terminal import escape_controls, show_share
 from async_history.cli.termination import run
-from async_history.encryption import DecryptionReport, EncryptionReport, KeyRotation
+from async_history.encryption import (
+    DataKeyReplacement,
+    DecryptionReport,
+    EncryptionReport,
+    KeyRotation,
+)
 from async_history.errors import InvalidInput
 
 
@@ -28,6 +35,26 @@ def rekey(url: str, *, as_json: bool) -> None:
         json.dumps(asdict(rotation))
         if as_json
         else escape_controls(f"{keys} wrapped by master key {rotation.master_key!r} now")
+    )
+
+
+def replace_data_keys(url: str, owner: Mapping[str, str | None], *, as_json: bool) -> None:
+    """Give owners new data keys, or all, and remove the old ones."""
+
+    async def replace() -> DataKeyReplacement:
+        async with (
+            stores.opened(url, create=False) as history,
+            show_share("the records") as note,
+        ):
+            return await history.encryption.replace_data_keys(**owner, on_progress=note)
+
+    done = run(replace())
+    typer.echo(
+        json.dumps(asdict(done))
+        if as_json
+        else f"replaced {counted(done.data_keys, 'data key')}; "
+        f"{counted(done.records, 'record')} and {counted(done.messages, 'message')} are encrypted "
+        "under new ones"
     )
 
 

@@ -117,6 +117,12 @@ async def test_turned_on_again_it_has_new_keys(open_store: Open) -> None:
         report = await history.encryption.encrypt()
         assert (report.records, report.clear) == (12, 0)
         await history.encryption.rotate_keys()
+        last = (await history.operations())[-1]
+        assert (last.kind, last.state, last.arguments) == (
+            "rekey",
+            "finished",
+            {"master_key": "two"},
+        )
     with pytest.raises(KeyMissing):
         await open_store()
     async with open_store(keys=ring("two")) as history:

@@ -201,6 +201,8 @@ async def use_encrypted(server: PostgresServer) -> None:
         await remove(history)
         await history.encryption.rotate_keys()
         await history.encryption.encrypt()
+        await history.encryption.replace_data_keys(user_id="ann")
+        await history.encryption.replace_data_keys()
         await history.encryption.decrypt()
         async with connected(server, "admin") as connection, connection.transaction():
             await history.add_in_transaction(connection, [{"memory_id": "t", "event": "ADD"}])

@@ -172,6 +172,14 @@ def test_code_that_does_not_await_and_the_command(path: Path) -> None:
     with contextlib.closing(BlockingHistoryManager(path, keys=ring("one"))) as history:
         assert history.encryption.encrypt().records == 0
         assert len(history.get_history("m1")) == sum(one.memory_id == "m1" for one in records)
+    rekey = [*arguments[:2], "rekey", "--db", str(path)]
+    done = CliRunner().invoke(app, [*rekey, "--data-keys", "--user", "ann"])
+    told = "replaced 1 data key; 330 records and 2 messages are encrypted under new ones\n"
+    assert (done.exit_code, done.stdout) == (0, told)
+    wrong = CliRunner().invoke(app, [*rekey, "--user", "ann"])
+    assert (wrong.exit_code, "--data-keys" in wrong.stderr) == (2, True)
+    with contextlib.closing(BlockingHistoryManager(path, keys=ring("one"))) as history:
+        assert history.encryption.replace_data_keys().records == 1_301
     done = CliRunner().invoke(app, [*arguments[:2], "decrypt", "--db", str(path)])
     told = "decrypted 1,301 records and 2 messages; the history is opened without keys now\n"
     assert (done.exit_code, done.stdout) == (0, told)

@@ -1,0 +1,128 @@
+"""Replaces data keys: new ones seal what the old ones did, and the old ones go.
+
+The keys are retired first, in a transaction that waits for all that record: they seal nothing more.
+Then their texts are sealed again, under the owners' new keys. Killed at any place, it can be begun
+again: keys that are retired already are replaced too.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from async_history._core.data_keys import DataKeys
+from async_history._core.decrypting import opened_message_row, opened_texts
+from async_history._core.encrypting import keys_of, sealed_texts
+from async_history._core.erased_names import Name
+from async_history._core.operations import OperationLog, StoreOperation, logged
+from async_history._core.progress import Progress
+from async_history._core.sealed_records import Keys, key_ids, owner_of_session, sealed_message
+from async_history._core.sealing import DataKey
+from async_history._core.stored_texts import (
+    CONTENT,
+    SCOPE,
+    StoredMessage,
+    StoredTexts,
+    TextLimits,
+    TextStore,
+    TextTransaction,
+    rewrite,
+)
+from async_history.errors import StorageError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataKeyReplacement:
+    """What `replace_data_keys` did."""
+
+    data_keys: int
+    """Data keys that were removed."""
+    records: int
+    """Records that were encrypted under new keys."""
+    messages: int
+    """Buffered messages that were encrypted under new keys."""
+
+
+async def replace_data_keys(
+    store: TextStore,
+    keys: DataKeys,
+    names: Sequence[Name],
+    log: OperationLog,
+    operation: StoreOperation,
+    on_progress: Progress | None,
+    limits: TextLimits,
+) -> DataKeyReplacement:
+    """Replace data keys.
+
+    Args:
+        names: scopes of owners, whose keys are replaced; those of all, without.
+
+    Raises:
+        KeyMissing, StorageCorrupt: a text does not open. It stays as it is, and the old keys too.
+    """
+    async with logged(log, operation) as tally:
+        old = await store.in_transaction(partial(_retire, keys, names))
+        total = await store.count_records()
+
+        def note_records(count: int) -> None:
+            tally.records += count
+            if count and on_progress is not None:
+                on_progress(tally.records, max(total, tally.records))
+
+        def note_messages(count: int) -> None:
+            tally.messages += count
+
+        records, messages = partial(_replace_records, keys), partial(_replace_messages, keys, old)
+        await rewrite(store, lambda texts: texts.retired_records, records, note_records, limits)
+        await rewrite(store, lambda texts: texts.messages, messages, note_messages, limits)
+        await store.in_transaction(lambda texts: texts.remove_keys(old))
+    return DataKeyReplacement(data_keys=len(old), records=tally.records, messages=tally.messages)
+
+
+async def _retire(keys: DataKeys, names: Sequence[Name], texts: TextTransaction) -> Sequence[str]:
+    await texts.hold_writers()
+    if await keys.find_off(texts.table):
+        raise StorageError(
+            "encryption is being turned off: decrypt() completes that, encrypt() undoes it"
+        )
+    if names:
+        for name in names:
+            await texts.retire_keys_of(name)
+    else:
+        await texts.retire_keys()
+    return await texts.retired_keys()
+
+
+async def _replace_records(
+    keys: DataKeys, texts: TextTransaction, found: Sequence[StoredTexts]
+) -> int:
+    known = await keys.load(key_ids(text for row in found for text in row[-4:]), texts.table)
+    used = await keys_of(texts, [row.owner for row in found])
+    work = partial(_replaced, found, known, used, keys.index_key)
+    await texts.replace_records(await texts.compute(work))
+    return len(found)
+
+
+def _replaced(
+    rows: Sequence[StoredTexts], known: Keys, used: Sequence[DataKey], index_key: bytes
+) -> list[StoredTexts]:
+    return [
+        sealed_texts(opened_texts(row, known), key, index_key)
+        for row, key in zip(rows, used, strict=True)
+    ]
+
+
+async def _replace_messages(
+    keys: DataKeys, old: Sequence[str], texts: TextTransaction, found: Sequence[StoredMessage]
+) -> int:
+    retired = set(old)
+    rows = [one for one in found if not retired.isdisjoint(key_ids([one.row[CONTENT]]))]
+    known = await keys.load(key_ids(one.row[CONTENT] for one in rows), texts.table)
+    used = await keys_of(texts, [owner_of_session(one.row[SCOPE]) for one in rows])
+    opened = [opened_message_row(one, known) for one in rows]
+    await texts.replace_messages(
+        [
+            one._replace(row=sealed_message(one.row, key))
+            for one, key in zip(opened, used, strict=True)
+        ]
+    )
+    return len(rows)
