@@ -213,7 +213,8 @@ class PostgresBackend:
         Raises:
             InvalidInput, MigrationError: it can't have one. Nothing was changed.
         """
-        has_ledger = await migrations.has_ledger(connection, self.schema_name)
+        with in_time(connection, self.limits.acquire_timeout_s):
+            has_ledger = await migrations.has_ledger(connection, self.schema_name)
         if is_distributed and (has_ledger or self.asks_for_ledger):
             raise InvalidInput(
                 f"{self.where} is a Citus cluster, whose nodes have no common order of commits: a "
