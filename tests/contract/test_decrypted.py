@@ -14,6 +14,7 @@ from async_history.errors import InvalidInput, KeyMissing, StorageCorrupt
 from tests.conftest import new_stores
 from tests.support.keys import ring
 from tests.support.limits import limited
+from tests.support.patience import LONG_S
 
 pytestmark = pytest.mark.once
 
@@ -62,13 +63,23 @@ async def contents(history: HistoryManager) -> list[Any]:
 
 async def until_turned_off(history: HistoryManager) -> None:
     """Do the first step of a decryption only, as one that is interrupted then."""
-    encryption: Any = history.store
+    store: Any = history.store
+    texts = store.encryption.texts
+    in_transaction = texts.in_transaction
+    is_done = asyncio.Event()
+
+    async def only_the_first(work: Any) -> None:
+        if is_done.is_set():
+            await asyncio.Event().wait()
+        await in_transaction(work)
+        is_done.set()
+
+    texts.in_transaction = only_the_first
     begun = asyncio.ensure_future(history.encryption.decrypt())
-    keys, table = encryption.encryption.keys, encryption.encryption._read
-    while not await keys.find_off(table):  # noqa: ASYNC110 - nothing tells
-        await asyncio.sleep(0)
+    await asyncio.wait_for(is_done.wait(), LONG_S)
     begun.cancel()
     await asyncio.wait([begun])
+    texts.in_transaction = in_transaction
 
 
 async def test_all_is_decrypted_while_others_write(open_store: Open) -> None:
