@@ -12,6 +12,7 @@ that are destroyed. Who writes checks in its transaction that nothing was noted 
 """
 
 from collections.abc import Collection, Iterable, Mapping
+from copy import copy
 from dataclasses import dataclass
 from secrets import token_hex
 from typing import Final
@@ -194,13 +195,19 @@ class DataKeys:
     def forget(self) -> None:
         """Forget all data keys: some were destroyed in the store."""
         self._keys = {}
-        self._leases.clear()
+        self._leases = {}
 
     # Sealing, by the one that writes
 
     def end_leases(self) -> None:
         """Forget which keys seal: what was counted may have been undone."""
         self._leases.clear()
+
+    def apart(self) -> "DataKeys":
+        """Return the same keys with leases of their own, which end with one transaction."""
+        other = copy(self)
+        other.forget()
+        return other
 
     def hold_while(self, noted: int) -> None:
         """Forget the keys if something was noted as erased since they were read."""

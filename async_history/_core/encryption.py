@@ -173,7 +173,7 @@ class StoreEncryption:
             total = done + await self._read.count_wrapped_by_others(new.id)
             steps, missing = await self._rewrap_all(new.id, key, done, total, on_progress)
             done += steps
-            if not steps or missing is not None:
+            if steps < _STEP or missing is not None:
                 break
         if missing is not None:
             raise missing

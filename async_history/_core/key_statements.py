@@ -25,6 +25,10 @@ KEY_COLUMNS: Final = ("id", "owner", *SCOPES, "wrapping_key", "wrapped", "uses",
 """The columns of a data key. Each scope of its owner is there as a digest."""
 
 
+Statement = Any
+"""What a database's `Run` runs: the text of SQL, or a statement of SQLAlchemy."""
+
+
 class WrappingKey(NamedTuple):
     """A wrapping key, as it is stored."""
 
@@ -71,21 +75,21 @@ class KeyStatements:
         destroy: removes those that are marked.
     """
 
-    wrapping: str
-    add_wrapping: str
-    remove_wrapping: str
-    keys: str
-    of_owners: str
-    wrapped_by_others: str
-    count_wrapped_by_others: str
-    add: str
-    reserve: str
-    rewrap: str
-    begin: str
-    is_whole: str
-    mark: dict[str, str]
-    count_marked: str
-    destroy: str
+    wrapping: Statement
+    add_wrapping: Statement
+    remove_wrapping: Statement
+    keys: Statement
+    of_owners: Statement
+    wrapped_by_others: Statement
+    count_wrapped_by_others: Statement
+    add: Statement
+    reserve: Statement
+    rewrap: Statement
+    begin: Statement
+    is_whole: Statement
+    mark: dict[str, Statement]
+    count_marked: Statement
+    destroy: Statement
 
 
 Run = Callable[..., Awaitable[Sequence[Sequence[Any]]]]

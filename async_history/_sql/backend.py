@@ -5,17 +5,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from async_history._core.cancellation import to_the_end
 from async_history._core.commit_signal import CommitSignal
+from async_history._core.encryption import OPEN_WITH_KEYS
+from async_history._core.key_ring import KeyRing
+from async_history._core.lifecycle import CLOSE_TIMEOUT_S
 from async_history._core.writer_options import WriterOptions
 from async_history._sql import schema
 from async_history._sql.connections import Connections
 from async_history._sql.dialects import MYSQL, check_settings
+from async_history._sql.key_statements import is_encrypted
 from async_history._sql.store import SqlStore
 from async_history._sql.tables import Tables, tables_in
 from async_history._sql.url import driver_url, parameters_refused, shown
+from async_history.errors import KeyMissing, MigrationError
 
 _SYSTEMS: Final = {"mssql": "microsoft.sql_server", "oracle": "oracle.db"}
 """Databases whose `db.system.name` differs from SQLAlchemy's name."""
@@ -36,6 +41,7 @@ class SqlBackend:
     acquire_timeout_s: float
     retry_timeout_s: float
     writer_options: WriterOptions
+    keys: KeyRing | None = None
 
     @property
     def system(self) -> str:
@@ -93,15 +99,23 @@ class SqlBackend:
         except BaseException:
             await to_the_end(connections.aclose())
             raise
-        return SqlStore(
+        store = SqlStore(
             connections,
             tables,
+            keys=self.keys,
             statement_bytes=statement_bytes,
             writer_options=self.writer_options,
             retry_timeout_s=self.retry_timeout_s,
             committed=committed,
             ended=ended,
         )
+        if store.encryption is not None:
+            try:
+                await store.encryption.open()
+            except BaseException:
+                await to_the_end(store.aclose(CLOSE_TIMEOUT_S))
+                raise
+        return store
 
     async def _prepare(self, connections: Connections, tables: Tables) -> int | None:
         async with contextlib.AsyncExitStack() as stack:
@@ -112,4 +126,20 @@ class SqlBackend:
                 await schema.migrate(connection, tables, self.where)
             else:
                 await schema.require_current(connection, tables, self.where)
+            await self._check_keys(connection, tables)
             return statement_bytes
+
+    async def _check_keys(self, connection: AsyncConnection, tables: Tables) -> None:
+        """Check that the history is opened with keys if it is encrypted, and only then.
+
+        Raises:
+            KeyMissing, MigrationError: it can't be opened so. Nothing was changed.
+        """
+        there = await is_encrypted(connection, tables)
+        if there and self.keys is None:
+            raise KeyMissing("", f"{self.where} {OPEN_WITH_KEYS}")
+        if self.keys is not None and not there and not self.may_migrate:
+            raise MigrationError(
+                f"{self.where} is not encrypted, and migrate=False keeps it as it is; open it with "
+                "migrate=True once, or without keys"
+            )

@@ -18,6 +18,7 @@ from async_history._core.batch import (
     Buffer,
     commit_in_steps,
     ids_of,
+    message_rows,
     only_new_records,
     records_of,
 )
@@ -30,6 +31,7 @@ from async_history._core.undated import dated, has_undated
 from async_history._sql.dialects import in_parts
 from async_history._sql.errors import is_refusal, storage_error
 from async_history._sql.inserts import Inserts
+from async_history._sql.keys import Seal, StoredRecords
 from async_history._sql.known import Known, Span
 from async_history._sql.messages import find_buffers, save_messages
 from async_history._sql.names import keys_of
@@ -48,6 +50,7 @@ class BatchCommitter:
     Args:
         inserts: the compiled statements.
         known: what is remembered; changed by `learn` once a batch is committed.
+        seal: what becomes of texts.
         where: the server, for messages.
         is_repeated: whether an earlier try of the batch may have been committed.
         single_statement: writes new records in one statement, where the database takes that.
@@ -58,6 +61,7 @@ class BatchCommitter:
         transaction: Transaction,
         inserts: Inserts,
         known: Known,
+        seal: Seal,
         where: str,
         *,
         is_repeated: bool,
@@ -67,6 +71,7 @@ class BatchCommitter:
         self._tables = transaction.tables
         self._inserts = inserts
         self._known = known
+        self._seal = seal
         self._where = where
         self._is_repeated = is_repeated
         self._single_statement = single_statement
@@ -93,38 +98,41 @@ class BatchCommitter:
             return False
         records = [_owned(*one) for one in zip(given, owners, strict=True)]
         size = sum([submission.size_bytes for submission in additions])
-        if not await self._commit_at_once(records, size, has_begun):
+        stored = await self._seal.before(records, self._known.version)
+        if stored is None or not await self._commit_at_once(stored, size, has_begun):
             last = await self._transaction.claim(len(records), self._known.version)
             if last is None:
                 return False
             self._is_as_known()
+            within = await self._seal.within(records, self._transaction, stored)
             has_begun()
-            await self._add(last, records)
+            await self._add(last, within)
             self._numbers = last, last + len(records)
-        if self._known.version:
+        if self._known.has_owners:
             _give_owners(additions, owners)
         return True
 
     async def _commit_at_once(
-        self, records: Sequence[HistoryRecord], size_bytes: int, has_begun: Callable[[], None]
+        self, stored: StoredRecords, size_bytes: int, has_begun: Callable[[], None]
     ) -> bool:
         """Write and commit records in one statement; False if that is not possible now."""
         last, single = self._known.last, self._single_statement
         if last is None or not self._known.is_alone:
             return False
-        if single is None or not single.takes(size_bytes):
+        if single is None or not single.takes(self._seal.statement_bytes(size_bytes)):
             return False
-        added = numbered(last, records)
+        added = numbered(last, stored.records)
         spans = self._known.widened_spans(added.spans, last)
         if spans is None:
             return False
         has_begun()
         connection, version = self._transaction.connection, self._known.version
-        if not await single.commit(connection, last, version, replace(added, spans=spans)):
+        added = replace(added, spans=spans)
+        if not await single.commit(connection, last, version, added, stored.key_ids):
             return False
         self._is_as_known()
         self._spans = spans
-        self._numbers = last, last + len(records)
+        self._numbers = last, last + len(stored.records)
         return True
 
     def _is_as_known(self) -> None:
@@ -171,6 +179,8 @@ class BatchCommitter:
         """Write a batch inside the transaction; return the refused submissions by index."""
         self._has_undated = has_undated(batch)
         await self._transaction.lock()
+        if self._transaction.version != self._known.version:
+            await self._seal.check(self._transaction)
         before = self._transaction.last
         refused = await commit_in_steps(batch, self)
         await self._transaction.write_state()
@@ -198,7 +208,7 @@ class BatchCommitter:
                 select(*columns_read(self._tables)).where(history.c.id.in_(keys))
             )
             found += map(record_from_row, rows)
-        return found
+        return await self._seal.opened(found, self._transaction)
 
     async def latest(self, memory_ids: Sequence[str]) -> Sequence[HistoryRecord]:
         """Return the latest record of each of these memories that has one."""
@@ -209,7 +219,7 @@ class BatchCommitter:
                 select(*columns_read(self._tables)).where(history.c.seq.in_(places))
             )
             found += map(record_from_row, rows)
-        return found
+        return await self._seal.opened(found, self._transaction)
 
     async def _newest(self, keys: Sequence[str]) -> list[int]:
         """Return the numbers of memories' latest records."""
@@ -237,7 +247,7 @@ class BatchCommitter:
     async def owners(self, records: Sequence[HistoryRecord]) -> dict[str, Owner]:
         """Return the owners of these records' memories, of those that have one."""
         names = list(dict.fromkeys([record.memory_id for record in records]))
-        found = await find_owners(self._transaction, names) if self._transaction.version else {}
+        found = await find_owners(self._transaction, names) if self._transaction.has_owners else {}
         self._seen |= {name: found.get(name) for name in names}
         return found
 
@@ -271,6 +281,7 @@ class BatchCommitter:
         except DBAPIError as error:
             if not is_refusal(error):
                 raise
+            self._seal.undone()
             self._transaction.counters = counters
             self._seen, self._spans = seen, spans
             reason = storage_error(error, self._where)
@@ -289,10 +300,12 @@ class BatchCommitter:
         if records and self._has_undated:
             records = await dated(records, self.latest)
         if records:
-            await self._add(self._transaction.last, records)
+            stored = await self._seal.within(records, self._transaction)
+            await self._add(self._transaction.last, stored)
             self._transaction.last += len(records)
         if messages:
-            await save_messages(self._transaction, messages)
+            rows = await self._seal.messages(message_rows(messages), self._transaction)
+            await save_messages(self._transaction, rows)
 
     async def enter(self, operations: Sequence[StoreOperation]) -> None:
         """Enter operations in the log."""

@@ -6,8 +6,9 @@ from datetime import datetime
 from hashlib import blake2b
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import delete, func, insert, or_, select, update
+from sqlalchemy import Select, delete, func, insert, or_, select, update
 
+from async_history._core.encryption import KEYS_DESTROYED
 from async_history._core.erase import Residue
 from async_history._core.erase_request import Vacuuming
 from async_history._core.erase_transaction import (
@@ -24,6 +25,7 @@ from async_history._core.erased_names import (
 )
 from async_history._core.owners import SCOPES, without_scope
 from async_history._sql.dialects import in_parts
+from async_history._sql.keys import Seal
 from async_history._sql.marks import mark_of, marks_of, remove_marks
 from async_history._sql.names import key_of, keys_of, whole_names
 from async_history._sql.operations import SqlOperationLog, log_within
@@ -50,9 +52,14 @@ _PLACE: Final = ("id", "memory_id")
 
 
 class EraseSteps:
-    """What an erasure does in a transaction, with `state` locked."""
+    """What an erasure does in a transaction, with `state` locked.
 
-    def __init__(self, transaction: Transaction) -> None:
+    Args:
+        seal: what becomes of texts.
+    """
+
+    def __init__(self, transaction: Transaction, seal: Seal) -> None:
+        self._seal = seal
         self._transaction = transaction
         self._connection = transaction.connection
         self._tables = transaction.tables
@@ -114,35 +121,35 @@ class EraseSteps:
             found |= {names[key]: count for key, count in rows}
         return found
 
-    def _texts(self, *conditions: Any) -> Any:
+    async def _texts(self, actor_id: str, found: Select[Any]) -> list[Texts]:
         history = self._tables.history
-        return (
-            select(
-                history.c.seq,
-                history.c.id,
-                history.c.memory_id,
-                history.c.long_names,
-                history.c.actor_id,
-                history.c.old_memory,
-                history.c.new_memory,
+        columns = columns_read(self._tables)
+        rows = await self._fetch(found.with_only_columns(*columns).order_by(history.c.seq))
+        stored = [replace(record_from_row(row), context=None, cause=None) for row in rows]
+        records = await self._seal.opened(stored, self._transaction)
+        return [
+            Texts(
+                RecordRef(row[0], record.id, record.memory_id),
+                record.actor_id == actor_id,
+                _digest(record.old_memory),
+                _digest(record.new_memory),
             )
-            .where(*conditions)
-            .order_by(history.c.seq)
-        )
+            for row, record in zip(rows, records, strict=True)
+        ]
 
     async def texts(self, actor_id: str, memory_ids: Sequence[str]) -> list[Texts]:
-        of_memories = self._tables.history.c.memory_id.in_(keys_of(memory_ids))
-        rows = await self._fetch(self._texts(of_memories))
-        return [_texts(row, actor_id) for row in rows]
+        history = self._tables.history
+        found = select(history).where(history.c.memory_id.in_(keys_of(memory_ids)))
+        return await self._texts(actor_id, found)
 
     async def next_texts(
         self, actor_id: str, memory_id: str, after: RecordRef | None, limit: int
     ) -> list[Texts]:
         history = self._tables.history
-        found = self._texts(history.c.memory_id == key_of(memory_id)).limit(limit)
+        found = select(history).where(history.c.memory_id == key_of(memory_id)).limit(limit)
         if after is not None:
             found = found.where(history.c.seq > after.position)
-        return [_texts(row, actor_id) for row in await self._fetch(found)]
+        return await self._texts(actor_id, found)
 
     async def redact(self, columns: Columns, places: Sequence[RecordRef]) -> int:
         history = self._tables.history
@@ -191,6 +198,7 @@ class EraseSteps:
             if rows:
                 await self._connection.execute(insert(erased), rows)
         self._transaction.next_version(instant)
+        await self._seal.mark(names, self._transaction)
 
     async def disown(self, scope: str, memory_ids: Sequence[str]) -> None:
         history, owners = self._tables.history, self._tables.owners
@@ -263,12 +271,6 @@ def _place(row: Sequence[Any]) -> RecordRef:
     return RecordRef(seq, record_id, memory_id)
 
 
-def _texts(row: Sequence[Any], actor_id: str) -> Texts:
-    actor = row[4]
-    is_actors = actor is not None and actor == key_of(actor_id)
-    return Texts(_place(row), is_actors, _digest(row[5]), _digest(row[6]))
-
-
 def _digest(text: str | None) -> bytes | None:
     if text is None:
         return None
@@ -280,13 +282,16 @@ class SqlErasure:
 
     Args:
         run: does steps in one transaction, in its turn among the writes.
+        destroy_keys: destroys the data keys that are marked; returns how many they were.
     """
 
     def __init__(
         self,
         run: Callable[[Callable[[EraseTransaction], Coroutine[Any, Any, Any]]], Awaitable[Any]],
+        destroy_keys: Callable[[], Awaitable[int]],
     ) -> None:
         self._run = run
+        self._destroy_keys = destroy_keys
 
     async def in_transaction(self, work: Callable[[EraseTransaction], Coroutine[Any, Any, T]]) -> T:
         done: T = await self._run(work)
@@ -296,4 +301,5 @@ class SqlErasure:
         return Residue(sentences=_OUT_OF_REACH)
 
     async def clean(self, *, vacuum: Vacuuming) -> Residue:
-        return Residue(sentences=_OUT_OF_REACH)
+        keys = (KEYS_DESTROYED,) if await self._destroy_keys() else ()
+        return Residue(sentences=(*keys, *_OUT_OF_REACH))

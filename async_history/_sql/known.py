@@ -81,6 +81,11 @@ class Known:
     is_alone: bool = False
     complete: set[int] = field(default_factory=set)
 
+    @property
+    def has_owners(self) -> bool:
+        """Whether a memory may have an owner: see `Transaction.version`."""
+        return self.version > 0
+
     def forget(self) -> None:
         """Know nothing."""
         self.version = 0
@@ -97,7 +102,7 @@ class Known:
             self.forget()
         self.version = version
         self.erased_at = erased_at
-        if version:
+        if self.has_owners:
             self.owners.update(owners)
             while len(self.owners) > _MOST:
                 self.owners.popitem(last=False)
@@ -121,7 +126,7 @@ class Known:
         found: list[Owner | None] = []
         for record in records:
             given = record.owner
-            if not self.version:
+            if not self.has_owners:
                 if given is not None:
                     return None
                 found.append(None)

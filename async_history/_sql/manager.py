@@ -9,6 +9,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 from sqlalchemy.pool import StaticPool
 
+from async_history._core.key_ring import KeyRing, check_keys
 from async_history._core.lifecycle import CLOSE_TIMEOUT_S
 from async_history._core.manager import HistoryManager
 from async_history._core.new_submissions import UncheckedRecords
@@ -25,12 +26,9 @@ from async_history._core.validation import (
 from async_history._core.values import check_name
 from async_history._core.writer_options import BATCH_RECORDS, WriterOptions
 from async_history._sql.backend import SqlBackend
-from async_history._sql.commit import BatchCommitter
 from async_history._sql.dialects import require_transaction
 from async_history._sql.errors import DriverError, storage_error
-from async_history._sql.known import Known
 from async_history._sql.store import SqlStore
-from async_history._sql.transaction import Transaction
 from async_history._sql.url import driver_url
 from async_history.errors import InvalidInput
 
@@ -60,6 +58,7 @@ class SqlHistoryManager(HistoryManager):
         create, migrate: make the tables where they are missing. Without both, raises
             `StorageMissing` where that is needed.
         pool_size: most connections of an engine of our own.
+        keys: a `KeyRing`, to encrypt what is recorded; see the guide on encryption.
         queue_records, queue_bytes, queue_timeout_s, batch_records: see `GroupCommitWriter`.
         acquire_timeout_s: how long to wait for a connection.
         retry_timeout_s: how long what failed with its connection is tried again.
@@ -75,6 +74,7 @@ class SqlHistoryManager(HistoryManager):
         create: bool = True,
         migrate: bool = True,
         pool_size: int | None = None,
+        keys: KeyRing | None = None,
         queue_records: int = QUEUE_RECORDS,
         queue_bytes: int = QUEUE_BYTES,
         queue_timeout_s: float | None = None,
@@ -103,6 +103,7 @@ class SqlHistoryManager(HistoryManager):
                 "pool_size", size, least=LEAST_CONNECTIONS, most=MOST_CONNECTIONS
             ),
             acquire_timeout_s=check_seconds("acquire_timeout_s", seconds, may_be_zero=False),
+            keys=check_keys(keys),
             retry_timeout_s=check_seconds("retry_timeout_s", retry_timeout_s, may_be_zero=False),
             writer_options=WriterOptions(
                 queue_records=queue_records,
@@ -139,22 +140,13 @@ class SqlHistoryManager(HistoryManager):
             InvalidInput: a record can't be stored as given, or the connection is in autocommit.
             IdConflict, HistoryConflict, StorageError: nothing of these records was written.
         """
-        store = self.store
         submission = await UncheckedRecords(records, if_latest).check()
         if isinstance(connection, AsyncSession):
             await connection.flush()
             connection = await connection.connection()
-        committer = BatchCommitter(
-            Transaction(connection, store.tables, is_ours=False),
-            store.inserts,
-            Known(),
-            self.backend.where,
-            is_repeated=True,
-        )
         try:
             await require_transaction(connection)
-            async with connection.begin_nested():
-                refused = await committer.commit_in_steps([submission])
+            refused = await self.store.add_in_transaction(connection, submission)
         except DriverError as error:
             raise storage_error(error, self.backend.where) from error
         for reason in refused.values():

@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import delete, insert, select
 
-from async_history._core.batch import Buffer, message_rows
+from async_history._core.batch import Buffer, MessageRow
 from async_history._core.messages import MESSAGES_KEPT
 from async_history._core.submissions import SaveMessages
 from async_history._sql.dialects import in_parts
@@ -36,11 +36,11 @@ async def find_buffers(
     }
 
 
-async def save_messages(transaction: Transaction, submissions: Sequence[SaveMessages]) -> None:
+async def save_messages(transaction: Transaction, given: Sequence[MessageRow]) -> None:
     """Add messages in order, and remove those that no buffer keeps any more."""
     messages = transaction.tables.messages
     rows: list[dict[str, Any]] = []
-    for message_id, scope, role, content, name, created_at in message_rows(submissions):
+    for message_id, scope, role, content, name, created_at in given:
         transaction.last_message += 1
         key = key_of(scope)
         rows.append(

@@ -49,7 +49,7 @@ async def give_owners(transaction: Transaction, owners: Mapping[str, Owner]) -> 
             places[by_key[key]].append(seq)
     for name, seqs in places.items():
         await _own_records(transaction, name, seqs, owners[name])
-    if places or not transaction.version:
+    if places or not transaction.has_owners:
         transaction.next_version()
 
 

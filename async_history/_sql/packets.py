@@ -3,26 +3,28 @@
 from collections.abc import Sequence
 
 from async_history._core.submissions import AddRecords, SaveMessages, Submission
+from async_history._sql.keys import Seal
 from async_history._sql.rows import texts_of
 from async_history.errors import HistoryError, StorageRefused
 
 
 def find_too_large(
-    batch: Sequence[Submission], most: int | None, where: str
+    batch: Sequence[Submission], most: int | None, seal: Seal, where: str
 ) -> dict[int, HistoryError]:
     """Return the submissions with more text than the server takes, by index, as errors.
 
     Args:
         most: bytes of a statement's texts; None is without bound.
+        seal: what becomes of texts.
         where: the server, for messages.
     """
     refused: dict[int, HistoryError] = {}
     if most is None:
         return refused
     for index, one in enumerate(batch):
-        if 2 * one.size_bytes <= most:  # escaped, a text takes twice its bytes at most
+        if seal.statement_bytes(one.size_bytes) <= most:
             continue
-        size = max(map(_escaped_bytes, _texts_in(one)), default=0)
+        size = max([sum(map(seal.text_bytes, texts)) for texts in _texts_in(one)], default=0)
         if size > most:
             refused[index] = StorageRefused(
                 f"{size:,} bytes of text are more than {where} takes at once (about {most:,}): "
@@ -38,8 +40,3 @@ def _texts_in(submission: Submission) -> list[list[str]]:
     if isinstance(submission, SaveMessages):
         return [[one.content or ""] for one in submission.messages]
     return []
-
-
-def _escaped_bytes(texts: Sequence[str]) -> int:
-    """Return how many bytes texts take in a statement of MySQL."""
-    return sum([len(text.encode()) + sum(map(text.count, "'\"\\\n\r\x1a")) for text in texts])

@@ -160,6 +160,10 @@ class HistoryReader:
 
     async def last_messages(self, session_scope: str, limit: int) -> Sequence[Message]:
         """Return a scope's last messages, in order."""
+        return [message_from_row(row) for row in await self.message_rows(session_scope, limit)]
+
+    async def message_rows(self, session_scope: str, limit: int) -> Sequence[Sequence[Any]]:
+        """Return a scope's last messages, in order, as rows for `message_from_row`."""
         messages = self._tables.messages
         rows = await self._fetch(
             select(*(messages.c[name] for name in ("id", "role", "content", "name", "created_at")))
@@ -167,7 +171,7 @@ class HistoryReader:
             .order_by(messages.c.seq.desc())
             .limit(min(limit, MESSAGES_KEPT))
         )
-        return [message_from_row(row) for row in reversed(rows)]
+        return rows[::-1]
 
     async def scopes(self, after: str, limit: int) -> Sequence[str]:
         """Return the first session scopes after `after`, in the order of their keys."""

@@ -25,10 +25,11 @@ _MOST_BYTES: Final = 4 << 20
 _BLOCK: Final = """
 BEGIN NOT ATOMIC
 START TRANSACTION;
-UPDATE {state} SET last = %s WHERE id = 1 AND version = %s AND last = %s;
+UPDATE {state} SET last = %s WHERE id = 1 AND version = %s AND last = %s{keys};
 IF ROW_COUNT() = 1 THEN {inserts}; COMMIT; ELSE ROLLBACK; END IF;
 END
 """
+_KEYS_ARE_THERE: Final = " AND (SELECT COUNT(*) FROM {table} WHERE id IN ({ids})) = {count}"
 _SPAN_VALUES: Final = (
     "(span, first_time, last_time, events, has_undated) VALUES (%s, %s, %s, %s, %s)"
 )
@@ -57,22 +58,32 @@ class SingleStatement:
     ) -> None:
         name = dialect.identifier_preparer.format_table
         self._state = name(tables.state)
+        self._data_keys = name(tables.data_keys)
         self._replace_span = f"REPLACE INTO {name(tables.spans)}"
         self._inserts = inserts
         self._most_bytes = min(statement_bytes or _MOST_BYTES, _MOST_BYTES)
         self._execute = execute
 
     def takes(self, size_bytes: int) -> bool:
-        """Return whether records of so many bytes, escaped, are not too large for a statement."""
-        return 2 * size_bytes <= self._most_bytes
+        """Return whether so many bytes are not too many for a statement."""
+        return size_bytes <= self._most_bytes
 
     async def commit(
-        self, connection: AsyncConnection, last: int, version: int, records: NumberedRecords
+        self,
+        connection: AsyncConnection,
+        last: int,
+        version: int,
+        records: NumberedRecords,
+        key_ids: Sequence[str],
     ) -> bool:
         """Write and commit records whose numbers follow `last`.
 
+        Args:
+            key_ids: data keys that must be in the store.
+
         Returns:
-            False if `last` or `version` is another by now: then nothing is written.
+            False if `last` or `version` is another by now, or a key is missing: then nothing is
+            written.
         """
         insert = self._inserts.of(records)
         begin, _, row = insert.sql.rpartition(" VALUES ")
@@ -81,10 +92,19 @@ class SingleStatement:
             begin, _, _ = self._inserts.marks.sql.rpartition(" VALUES ")
             pairs = ", ".join([f"({mark}, {seq})" for mark, seq in records.marks])
             inserts.append(f"{begin} VALUES {pairs}")
-        values: list[Any] = [last + len(records.rows), version, last]
+        values: list[Any] = [last + len(records.rows), version, last, *key_ids]
         values += chain.from_iterable(insert.values(records.rows))
         for number, span in records.spans.items():
             inserts.append(f"{self._replace_span} {_SPAN_VALUES}")
             values += (number, span.first_time, span.last_time, span.events, int(span.has_undated))
-        block = _BLOCK.format(state=self._state, inserts="; ".join(inserts))
+        block = _BLOCK.format(
+            state=self._state, keys=self._keys_are_there(key_ids), inserts="; ".join(inserts)
+        )
         return await self._execute(connection, block, values) > 0
+
+    def _keys_are_there(self, key_ids: Sequence[str]) -> str:
+        """Return the condition that data keys are in the store."""
+        if not key_ids:
+            return ""
+        ids = ", ".join(["%s"] * len(key_ids))
+        return _KEYS_ARE_THERE.format(table=self._data_keys, ids=ids, count=len(key_ids))

@@ -7,14 +7,20 @@ from typing import Any, Final, TypeVar
 from sqlalchemy import delete
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from async_history._core.backend import Reader
 from async_history._core.commit_signal import CommitSignal
+from async_history._core.encryption import StoreEncryption
 from async_history._core.erase_transaction import EraseTransaction
+from async_history._core.follow_reads import FollowReader
+from async_history._core.key_ring import KeyRing
+from async_history._core.key_statements import KeyTable
 from async_history._core.operations import OperationLog, StoreOperation, at_its_end
 from async_history._core.prune import PruneCursor, PruneStep, prune_step
 from async_history._core.prune_request import PruneRequest
 from async_history._core.prune_transaction import PruneTries
-from async_history._core.stats import Measured
-from async_history._core.submissions import Submission
+from async_history._core.sealed_reader import SealedFollowReader, SealedReader
+from async_history._core.stats import Measured, StoreWarning, clear_warning
+from async_history._core.submissions import AddRecords, Submission
 from async_history._core.writer import GroupCommitWriter
 from async_history._core.writer_options import WriterOptions
 from async_history._sql.commit import BatchCommitter
@@ -25,6 +31,8 @@ from async_history._sql.errors import DriverError, is_refusal
 from async_history._sql.faults import find_faults
 from async_history._sql.follow import SqlFollowReader
 from async_history._sql.inserts import Inserts
+from async_history._sql.key_statements import SqlKeyTable, WrittenKeyTable, count_clear
+from async_history._sql.keys import InClear, Seal, Sealing
 from async_history._sql.known import Known
 from async_history._sql.operations import StoreOperationLog, log_within
 from async_history._sql.packets import find_too_large
@@ -46,6 +54,7 @@ class SqlStore:
     """An open history, wired from connections, a writer, a reader, a follower and an eraser.
 
     Args:
+        keys: what the history is encrypted with, if it is.
         statement_bytes: the largest statement that the server takes; None is without bound.
         writer_options, retry_timeout_s: see `GroupCommitWriter`.
         committed: notified after each commit.
@@ -57,6 +66,7 @@ class SqlStore:
         connections: Connections,
         tables: Tables,
         *,
+        keys: KeyRing | None,
         statement_bytes: int | None,
         writer_options: WriterOptions,
         retry_timeout_s: float,
@@ -72,16 +82,25 @@ class SqlStore:
         self._tried: Sequence[Submission] | None = None
         self.inserts = Inserts(tables, connections.dialect)
         self._single_statement = self._new_single_statement()
+        self.encryption: StoreEncryption | None = None
+        self._seal: Seal = InClear(connections.where)
         self.writer = GroupCommitWriter[Submission](
             self._commit,
             finish=self._finish,
             options=writer_options,
             commit_timeout_s=retry_timeout_s,
         )
-        self.reader = HistoryReader(connections, tables)
-        self.follower = SqlFollowReader(connections, tables)
+        reader, follower = HistoryReader(connections, tables), SqlFollowReader(connections, tables)
+        self.reader: Reader = reader
+        self.follower: FollowReader[Any] = follower
+        if keys is not None:
+            table = SqlKeyTable(tables, self._fetch)
+            self.encryption = StoreEncryption(keys, table, self._with_keys)
+            self._seal = Sealing(self.encryption.keys)
+            self.reader = SealedReader(reader, self.encryption)
+            self.follower = SealedFollowReader(follower, self.encryption)
         self.operations: OperationLog = StoreOperationLog(tables, connections, self._write_alone)
-        self.eraser = SqlErasure(self._erase)
+        self.eraser = SqlErasure(self._erase, self._destroy_keys)
 
     # Writing
 
@@ -103,10 +122,14 @@ class SqlStore:
     ) -> Mapping[int, HistoryError]:
         is_repeated, self._tried = self._tried is batch, batch
         left: list[int] = []
-        too_large = find_too_large(batch, self._statement_bytes, self._connections.where)
+        too_large = find_too_large(
+            batch, self._statement_bytes, self._seal, self._connections.where
+        )
         if too_large:
             left = [index for index in range(len(batch)) if index not in too_large]
             batch = [batch[index] for index in left]
+            if not batch:
+                return too_large
         committer: BatchCommitter | None = None
 
         def new_committer(connection: AsyncConnection) -> BatchCommitter:
@@ -114,6 +137,7 @@ class SqlStore:
                 self._begun(connection),
                 self.inserts,
                 self._known,
+                self._seal,
                 self._connections.where,
                 is_repeated=is_repeated,
                 single_statement=self._single_statement,
@@ -127,6 +151,7 @@ class SqlStore:
             except DriverError as error:
                 if not is_refusal(error):
                     raise
+                self._seal.undone()
                 is_done = False
             if is_done:
                 return {}
@@ -137,7 +162,7 @@ class SqlStore:
             return refused
 
         size = sum([one.size_bytes for one in batch])
-        refused = await self._connections.write(commit, size / _BYTES_A_SECOND)
+        refused = await self._write(commit, size / _BYTES_A_SECOND)
         if committer is not None:
             committer.learn()
         self._tried = None
@@ -146,9 +171,25 @@ class SqlStore:
             return {left[index]: error for index, error in refused.items()} | too_large
         return refused
 
+    async def _write(
+        self, work: Callable[[AsyncConnection], Awaitable[T]], extra_s: float = 0.0
+    ) -> T:
+        """Do work in a transaction on the writing connection, with the keys that the store has."""
+
+        async def write() -> T:
+            try:
+                return await self._connections.write(work, extra_s)
+            except BaseException:
+                self._seal.undone()
+                raise
+
+        if self.encryption is None:
+            return await write()
+        return await self.encryption.with_current_keys(write)
+
     def _write_alone(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> "asyncio.Future[T]":
         """Do work in a transaction on the writing connection, in its turn among the writes."""
-        return self.writer.run_alone(lambda: self._connections.write(work))
+        return self.writer.run_alone(lambda: self._write(work))
 
     def _begun(self, connection: AsyncConnection) -> Transaction:
         return Transaction(connection, self.tables, is_ours=True)
@@ -159,6 +200,7 @@ class SqlStore:
         async def do(connection: AsyncConnection) -> T:
             transaction = self._begun(connection)
             await transaction.lock()
+            await self._seal.check(transaction)
             done = await work(transaction)
             await transaction.write_state()
             return done
@@ -168,7 +210,42 @@ class SqlStore:
     def _erase(
         self, work: Callable[[EraseTransaction], Coroutine[Any, Any, T]]
     ) -> "asyncio.Future[T]":
-        return self._with_state(lambda transaction: work(EraseSteps(transaction)))
+        return self._with_state(lambda transaction: work(EraseSteps(transaction, self._seal)))
+
+    async def _with_keys(self, work: Callable[[KeyTable], Coroutine[Any, Any, T]]) -> T:
+        return await self._with_state(lambda transaction: work(WrittenKeyTable(transaction)))
+
+    async def _fetch(self, statement: Any, values: Mapping[str, Any]) -> Sequence[Any]:
+        async def fetch(connection: AsyncConnection) -> Sequence[Any]:
+            return (await connection.execute(statement, values)).all()
+
+        return await self._connections.read(fetch)
+
+    async def _destroy_keys(self) -> int:
+        return 0 if self.encryption is None else await self._with_state(self._seal.destroy)
+
+    async def add_in_transaction(
+        self, connection: AsyncConnection, submission: AddRecords
+    ) -> Mapping[int, HistoryError]:
+        """Write a submission in a user's transaction; return it by index if it is refused.
+
+        Raises:
+            DriverError: nothing was written.
+        """
+
+        async def add() -> Mapping[int, HistoryError]:
+            committer = BatchCommitter(
+                Transaction(connection, self.tables, is_ours=False),
+                self.inserts,
+                Known(),
+                self._seal.apart(),
+                self._connections.where,
+                is_repeated=True,
+            )
+            async with connection.begin_nested():
+                return await committer.commit_in_steps([submission])
+
+        return await (add() if self.encryption is None else self.encryption.with_current_keys(add))
 
     def reset(self, operation: StoreOperation) -> "asyncio.Future[None]":
         """Queue a reset: records, messages and owners go. Their numbers are not used again."""
@@ -204,15 +281,18 @@ class SqlStore:
         """Return the size of the tables and warnings, where the database tells them."""
         dialect = self._connections.dialect
         query = size_query(dialect, self.tables)
-        if query is None:
-            return Measured()
 
         async def measure(connection: AsyncConnection) -> Measured:
+            warnings: list[StoreWarning] = []
+            if is_mysql(dialect):
+                warnings += warnings_of(*(await connection.execute(SETTINGS)).one())
+            if self.encryption is not None:
+                clear = (await connection.execute(count_clear(self.tables))).scalar_one()
+                warnings += clear_warning(clear)
+            if query is None:
+                return Measured(warnings=tuple(warnings))
             size = int((await connection.execute(query)).scalar() or 0)
-            if not is_mysql(dialect):
-                return Measured(size)
-            settings = (await connection.execute(SETTINGS)).one()
-            return Measured(size, 0, tuple(warnings_of(*settings)))
+            return Measured(size, 0, tuple(warnings))
 
         return await self._connections.read(measure)
 

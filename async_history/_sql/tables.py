@@ -28,7 +28,7 @@ from async_history._core.owners import SCOPES
 from async_history._core.records import COLUMNS
 from async_history._sql.names import NAME_BYTES
 
-LAYOUT: Final = 2
+LAYOUT: Final = 3
 """The version of the tables."""
 PREFIX: Final = "async_history_"
 SPAN_BITS: Final = 12
@@ -71,6 +71,22 @@ def _decoded(value: Any) -> str | None:
     return None if value is None else value.decode() if isinstance(value, bytes) else str(value)
 
 
+class OwnerDigest(TypeDecorator[str]):
+    """An owner's digest, which is empty for what has none: Oracle has no empty text."""
+
+    impl = String
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str:
+        """Return what the column holds."""
+        return value or _NO_OWNER
+
+    def process_result_value(self, value: Any | None, dialect: Dialect) -> str:
+        """Return the digest."""
+        return "" if value == _NO_OWNER else str(value)
+
+
+_NO_OWNER: Final = "none"
 _MYSQL_TEXT: Final = LONGTEXT(charset="utf8mb4", collation="utf8mb4_bin")
 
 
@@ -125,6 +141,9 @@ class Tables:
     owners: Table
     erased: Table
     operations: Table
+    wrapping_keys: Table
+    data_keys: Table
+    encryption: Table
     state: Table
 
 
@@ -207,6 +226,29 @@ def tables_in(schema: str | None) -> Tables:
             Column("arguments", _text()),
             Column("records", BigInteger(), nullable=False),
             Column("messages", BigInteger(), nullable=False),
+        ),
+        table(
+            "wrapping_keys",
+            Column("id", String(64), primary_key=True),
+            Column("master", _text(), nullable=False),
+            Column("wrapped", _text(), nullable=False),
+        ),
+        table(
+            "data_keys",
+            Column("id", String(64), primary_key=True),
+            Column("owner", OwnerDigest(64), nullable=False),
+            *(Column(name, String(64)) for name in SCOPES),
+            Column("wrapping_key", String(64), nullable=False),
+            Column("wrapped", _text(), nullable=False),
+            Column("uses", BigInteger(), nullable=False),
+            Column("erased", SmallInteger(), nullable=False),
+            Index(f"{PREFIX}data_keys_owner", "owner"),
+        ),
+        table(
+            "encryption",
+            Column("id", Integer(), primary_key=True, autoincrement=False),
+            Column("is_whole", SmallInteger(), nullable=False),
+            Column("clear_until", BigInteger(), nullable=False),
         ),
         table(
             "state",

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Executable, select, update
+from sqlalchemy import Executable, Select, select, update
 from sqlalchemy.engine import CursorResult
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -21,7 +21,8 @@ class Transaction:
 
     Attributes:
         last, last_message: the numbers of the newest record and message.
-        version: what writers remember holds as long as it is the same; 0 before the first owner.
+        version: what writers remember holds as long as it is the same. Not positive before the
+            first owner: 0, or less once encryption was turned on.
         last_version: the highest version there was.
         erased_at: when a name was last erased, in microseconds since 1970; None for never.
     """
@@ -38,12 +39,12 @@ class Transaction:
         """Execute a statement."""
         return await self.connection.execute(statement, rows)
 
-    async def fetch(self, statement: Any) -> Sequence[Any]:
-        """Return the rows of a SELECT, which sees what others committed before the lock."""
-        if not self.is_ours:
+    async def fetch(self, statement: Any, values: Any = None) -> Sequence[Any]:
+        """Return the rows of a statement; a SELECT sees what others committed before the lock."""
+        if not self.is_ours and isinstance(statement, Select):
             statement = latest_committed(self.connection.dialect, statement)
-        found: Sequence[Any] = (await self.connection.execute(statement)).all()
-        return found
+        done = await self.connection.execute(statement, values)
+        return done.all() if done.returns_rows else ()
 
     async def claim(self, count: int, version: int) -> int | None:
         """Lock `state` and take so many numbers: see `dialects.claim`."""
@@ -89,6 +90,18 @@ class Transaction:
     @counters.setter
     def counters(self, values: Counters) -> None:
         self.last, self.last_message, self.version, self.last_version, self.erased_at = values
+
+    @property
+    def has_owners(self) -> bool:
+        """Whether a memory may have an owner."""
+        return self.version > 0
+
+    def forget_known(self) -> None:
+        """Make what writers remember void, as `next_version`, and no more."""
+        if self.has_owners:
+            self.next_version()
+        else:
+            self.version -= 1
 
     def next_version(self, erased_at: int | None = None) -> None:
         """Make what writers remember of owners and erased names void."""

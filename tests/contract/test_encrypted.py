@@ -4,36 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from async_history.testing import (
-    ContractCases,
-    EraseOwnerCases,
-    FollowCases,
-    NewStore,
-    OpenStore,
-    OwnerCases,
-    QueryCases,
-    RandomCallCases,
-    RecordCases,
-    RollbackCases,
-    TextCases,
-)
+from async_history.testing import NewStore, OpenStore
 from tests.conftest import new_stores
+from tests.support.encrypted_cases import EncryptedCases
 from tests.support.keys import ring
 
 pytestmark = pytest.mark.once
 
 
-class _EncryptedCases(
-    ContractCases,
-    RecordCases,
-    TextCases,
-    QueryCases,
-    OwnerCases,
-    EraseOwnerCases,
-    RollbackCases,
-    FollowCases,
-    RandomCallCases,
-):
+class _StoreCases(EncryptedCases):
     examples = 10
     store = "file"
 
@@ -48,10 +27,10 @@ class _EncryptedCases(
         return new_store
 
 
-class TestEncryptedFile(_EncryptedCases): ...
+class TestEncryptedFile(_StoreCases): ...
 
 
 @pytest.mark.postgres
-class TestEncryptedPostgres(_EncryptedCases):
+class TestEncryptedPostgres(_StoreCases):
     examples = 3
     store = "postgres"

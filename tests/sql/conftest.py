@@ -2,10 +2,11 @@
 
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 from sqlalchemy.engine import URL, make_url
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 # Imported here, or the first test to open a store would be blamed for reading the modules.
 import async_history._sql.manager  # noqa: F401
@@ -77,3 +78,17 @@ def new_own_database(own_server: MariaDBServer) -> Callable[[], URL]:
         return own_server.url(name)
 
     return url
+
+
+@pytest.fixture
+async def engines() -> AsyncIterator[Callable[[str], AsyncEngine]]:
+    """A function that makes engines, as an application has them; they are closed at the end."""
+    made: list[AsyncEngine] = []
+
+    def engine(url: str) -> AsyncEngine:
+        made.append(create_async_engine(url))
+        return made[-1]
+
+    yield engine
+    for one in made:
+        await one.dispose()

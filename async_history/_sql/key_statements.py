@@ -1,0 +1,128 @@
+"""The tables of keys: their statements."""
+
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from sqlalchemy import (
+    Executable,
+    bindparam,
+    case,
+    delete,
+    exists,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from async_history._core.key_statements import KEY_COLUMNS, KeyStatements, KeyTable
+from async_history._core.owners import SCOPES
+from async_history._sql.dialects import in_parts
+from async_history._sql.tables import Tables
+from async_history._sql.transaction import Transaction
+
+
+@lru_cache(64)
+def statements_in(tables: Tables) -> KeyStatements:
+    """Return the statements of the tables of keys."""
+    wrapping, keys, encryption = tables.wrapping_keys, tables.data_keys, tables.encryption
+    history, state = tables.history, tables.state
+    p1: Any = bindparam("p1")
+    p2: Any = bindparam("p2")
+    p3: Any = bindparam("p3")
+    several: Any = bindparam("p1", expanding=True)
+    stored = select(*(keys.c[name] for name in ("id", "owner", "wrapping_key", "wrapped", "uses")))
+    by_others = keys.c.wrapping_key != p1
+    new_wrapping = [
+        bindparam(f"p{place}", type_=column.type) for place, column in enumerate(wrapping.c, 1)
+    ]
+    is_whole = case((exists().where(history.c.cause.is_not(None)), 0), else_=1)
+    return KeyStatements(
+        wrapping=select(*wrapping.c).order_by(wrapping.c.id),
+        add_wrapping=insert(wrapping).from_select(
+            wrapping.c.keys(),
+            select(*new_wrapping).where(~exists().where(wrapping.c.id == new_wrapping[0])),
+        ),
+        remove_wrapping=delete(wrapping).where(
+            wrapping.c.id != p1, ~exists().where(keys.c.wrapping_key == wrapping.c.id)
+        ),
+        keys=stored.where(keys.c.id.in_(several)),
+        of_owners=stored.where(keys.c.owner.in_(several), keys.c.erased == 0).order_by(keys.c.uses),
+        wrapped_by_others=stored.where(by_others, keys.c.id > p2).order_by(keys.c.id).limit(p3),
+        count_wrapped_by_others=select(func.count()).select_from(keys).where(by_others),
+        add=insert(keys).values(
+            **{name: bindparam(f"p{place}") for place, name in enumerate(KEY_COLUMNS[:-1], 1)},
+            erased=0,
+        ),
+        reserve=update(keys).where(keys.c.id == p2).values(uses=keys.c.uses + p1),
+        rewrap=update(keys).where(keys.c.id == p3).values(wrapping_key=p1, wrapped=p2),
+        begin=insert(encryption).from_select(
+            encryption.c.keys(),
+            select(literal(1), is_whole, state.c.last).where(
+                state.c.id == 1, ~exists().where(encryption.c.id == 1)
+            ),
+        ),
+        is_whole=select(encryption.c.is_whole),
+        mark={scope: update(keys).where(keys.c[scope] == p1).values(erased=1) for scope in SCOPES},
+        count_marked=select(func.count()).select_from(keys).where(keys.c.erased == 1),
+        destroy=delete(keys).where(keys.c.erased == 1),
+    )
+
+
+def count_clear(tables: Tables) -> Executable:
+    """Return the SELECT of how many records have something in clear.
+
+    Nothing is written in clear once encryption is turned on, so only records of before are read.
+    """
+    history, encryption = tables.history, tables.encryption
+    texts = ("old_memory", "new_memory", "context", "cause")
+    return (
+        select(func.count())
+        .select_from(history.join(encryption, history.c.seq <= encryption.c.clear_until))
+        .where(or_(*(history.c[name].is_not(None) for name in texts)))
+    )
+
+
+Fetch = Callable[[Any, Mapping[str, Any]], Awaitable[Sequence[Any]]]
+"""Run a statement with its parameters, and return its rows."""
+
+
+class SqlKeyTable(KeyTable):
+    """The tables of keys, through a function that runs one statement."""
+
+    def __init__(self, tables: Tables, fetch: Fetch) -> None:
+        async def run(statement: Any, *parameters: Any) -> Sequence[Sequence[Any]]:
+            return [row for one in _parts(parameters) for row in await fetch(statement, one)]
+
+        super().__init__(statements_in(tables), run)
+
+
+class WrittenKeyTable(SqlKeyTable):
+    """The tables of keys inside a transaction that has locked `state`."""
+
+    def __init__(self, transaction: Transaction) -> None:
+        super().__init__(transaction.tables, transaction.fetch)
+        self._transaction = transaction
+
+    async def begin(self) -> None:
+        """Note whether there are causes in clear, and stop those who write without keys."""
+        await super().begin()
+        self._transaction.forget_known()
+
+
+def _parts(parameters: Sequence[Any]) -> Iterator[dict[str, Any]]:
+    """Yield the parameters of a statement, which runs several times for a long list."""
+    if parameters and isinstance(parameters[0], list):
+        for part in in_parts(parameters[0]):
+            yield {"p1": part}
+    else:
+        yield {f"p{place}": value for place, value in enumerate(parameters, 1)}
+
+
+async def is_encrypted(connection: AsyncConnection, tables: Tables) -> bool:
+    """Return whether encryption was turned on."""
+    return (await connection.execute(select(tables.encryption.c.id))).first() is not None

@@ -1,0 +1,266 @@
+"""The keys of an encrypted history, and sealing in a batch.
+
+Who changes the tables of keys holds the row of `state`, as all who write do: two processes that
+want an owner's first data key agree on one, and no key is made under a wrapping key that is being
+removed.
+
+A batch is sealed before that row is locked, if its keys are in memory. The transaction that writes
+it checks that they are in the store: they may be gone after a failover, or a restored backup.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Final, NamedTuple, Protocol
+
+from sqlalchemy import select
+
+from async_history._core.batch import MessageRow
+from async_history._core.data_keys import DataKeys
+from async_history._core.encryption import OPEN_WITH_KEYS
+from async_history._core.erased_names import Name
+from async_history._core.key_statements import KeyTable
+from async_history._core.owners import Owner
+from async_history._core.records import HistoryRecord
+from async_history._core.sealed_records import (
+    USES,
+    key_ids,
+    opened_record,
+    owner_of_session,
+    sealed_message,
+    sealed_record,
+    texts_of,
+    uses_of,
+)
+from async_history._core.sealing import DataKey
+from async_history._core.threads import computed
+from async_history._sql.key_statements import WrittenKeyTable
+from async_history._sql.transaction import Transaction
+from async_history.errors import KeyMissing, StorageCorrupt
+
+_SEALED_HERE: Final = 32
+"""Records that are sealed on the event loop: a third of a millisecond. More go to a thread."""
+_MOST_TRIES: Final = 3
+"""How often keys are leased for one batch, where those in memory are not in the store."""
+_SEALED_BYTES: Final = 96
+"""What a sealed text takes besides four thirds of its bytes: key, nonce, tag and marks."""
+
+
+class StoredRecords(NamedTuple):
+    """Records as the tables get them, and the ids of the keys that must be there."""
+
+    records: Sequence[HistoryRecord]
+    key_ids: Sequence[str] = ()
+
+
+class Seal(Protocol):
+    """What becomes of texts between a batch and the tables.
+
+    `transaction` has locked the row of `state`.
+    """
+
+    async def before(self, records: Sequence[HistoryRecord], version: int) -> StoredRecords | None:
+        """Return records as the tables get them, before a transaction of this version.
+
+        None if keys have to be made, or their uses counted, first.
+        """
+
+    async def within(
+        self,
+        records: Sequence[HistoryRecord],
+        transaction: Transaction,
+        stored: StoredRecords | None = None,
+    ) -> Sequence[HistoryRecord]:
+        """Return records as the tables get them; `stored` is what `before` returned."""
+
+    async def messages(
+        self, rows: Sequence[MessageRow], transaction: Transaction
+    ) -> Sequence[MessageRow]:
+        """Return messages as the tables get them."""
+
+    async def opened(
+        self, records: Sequence[HistoryRecord], transaction: Transaction
+    ) -> Sequence[HistoryRecord]:
+        """Return records that were read as they were given."""
+
+    async def check(self, transaction: Transaction) -> None:
+        """Check that this store may be written as it was opened.
+
+        Raises:
+            KeyMissing: it has been encrypted since, and was opened without keys.
+        """
+
+    async def mark(self, names: Sequence[Name], transaction: Transaction) -> None:
+        """Mark the data keys of owners that are erased."""
+
+    async def destroy(self, transaction: Transaction) -> int:
+        """Destroy the data keys that are marked; return how many they were."""
+
+    def apart(self) -> "Seal":
+        """Return what seals for a transaction of the program, which may be undone unseen."""
+
+    def undone(self) -> None:
+        """Take note that a transaction, or a part of it, may have been undone."""
+
+    def statement_bytes(self, size_bytes: int) -> int:
+        """Return how many bytes a statement needs at most for what takes so many in memory."""
+
+    def text_bytes(self, text: str) -> int:
+        """Return how many bytes a text takes in a statement of MySQL."""
+
+
+class InClear:
+    """Texts as they are.
+
+    Args:
+        where: the store, for messages.
+    """
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+
+    async def before(self, records: Sequence[HistoryRecord], version: int) -> StoredRecords:
+        return StoredRecords(records)
+
+    async def within(
+        self,
+        records: Sequence[HistoryRecord],
+        transaction: Transaction,
+        stored: StoredRecords | None = None,
+    ) -> Sequence[HistoryRecord]:
+        return records
+
+    async def messages(
+        self, rows: Sequence[MessageRow], transaction: Transaction
+    ) -> Sequence[MessageRow]:
+        return rows
+
+    async def opened(
+        self, records: Sequence[HistoryRecord], transaction: Transaction
+    ) -> Sequence[HistoryRecord]:
+        return records
+
+    async def check(self, transaction: Transaction) -> None:
+        if await transaction.fetch(select(transaction.tables.encryption.c.id)):
+            raise KeyMissing("", f"{self._where} {OPEN_WITH_KEYS}")
+
+    async def mark(self, names: Sequence[Name], transaction: Transaction) -> None: ...
+
+    async def destroy(self, transaction: Transaction) -> int:
+        return 0
+
+    def apart(self) -> "InClear":
+        return self
+
+    def undone(self) -> None: ...
+
+    def statement_bytes(self, size_bytes: int) -> int:
+        return 2 * size_bytes  # escaped, a text takes twice its bytes at most
+
+    def text_bytes(self, text: str) -> int:
+        return len(text.encode()) + sum(map(text.count, "'\"\\\n\r\x1a"))
+
+
+class Sealing:
+    """Texts sealed under the data keys of a store.
+
+    Args:
+        keys: of the open store.
+    """
+
+    def __init__(self, keys: DataKeys) -> None:
+        self._keys = keys
+
+    async def before(self, records: Sequence[HistoryRecord], version: int) -> StoredRecords | None:
+        self._keys.hold_while(version)
+        owners = [record.owner for record in records]
+        if self._keys.lacking(uses_of(owners)):
+            return None
+        used = [self._keys.use(owner, USES) for owner in owners]
+        return StoredRecords(await self._sealed(records, used), _ids(used))
+
+    async def within(
+        self,
+        records: Sequence[HistoryRecord],
+        transaction: Transaction,
+        stored: StoredRecords | None = None,
+    ) -> Sequence[HistoryRecord]:
+        if stored is not None and not await _lacks(WrittenKeyTable(transaction), stored.key_ids):
+            return stored.records
+        owners = [record.owner for record in records]
+        return await self._sealed(records, await self._use(owners, USES, transaction))
+
+    async def _sealed(
+        self, records: Sequence[HistoryRecord], used: Sequence[DataKey]
+    ) -> Sequence[HistoryRecord]:
+        seal = partial(_sealed, records, used, self._keys.index_key)
+        return seal() if len(records) <= _SEALED_HERE else await computed(seal)
+
+    async def messages(
+        self, rows: Sequence[MessageRow], transaction: Transaction
+    ) -> Sequence[MessageRow]:
+        used = await self._use([owner_of_session(scope) for _, scope, *_ in rows], 1, transaction)
+        return [sealed_message(row, key) for row, key in zip(rows, used, strict=True)]
+
+    async def opened(
+        self, records: Sequence[HistoryRecord], transaction: Transaction
+    ) -> Sequence[HistoryRecord]:
+        ids = key_ids(text for record in records for text in texts_of(record))
+        if not ids:
+            return records
+        keys = await self._keys.load(ids, WrittenKeyTable(transaction))
+        return [opened_record(record, keys) for record in records]
+
+    async def check(self, transaction: Transaction) -> None: ...
+
+    async def mark(self, names: Sequence[Name], transaction: Transaction) -> None:
+        await WrittenKeyTable(transaction).mark(names)
+
+    async def destroy(self, transaction: Transaction) -> int:
+        self._keys.forget()
+        return await WrittenKeyTable(transaction).destroy()
+
+    def apart(self) -> "Sealing":
+        return Sealing(self._keys.apart())
+
+    def undone(self) -> None:
+        self._keys.end_leases()
+
+    def statement_bytes(self, size_bytes: int) -> int:
+        return 3 * size_bytes  # a text of Latin-1 takes twice its bytes in UTF-8, and a third more
+
+    def text_bytes(self, text: str) -> int:
+        return len(text.encode()) * 4 // 3 + _SEALED_BYTES
+
+    async def _use(
+        self, owners: Sequence[Owner | None], each: int, transaction: Transaction
+    ) -> list[DataKey]:
+        """Return the key of each owner, which may be used so often, and is in the store."""
+        uses, table = uses_of(owners), WrittenKeyTable(transaction)
+        self._keys.hold_while(transaction.version)
+        for _ in range(_MOST_TRIES):
+            lacking = self._keys.lacking(uses)
+            if lacking:
+                await self._keys.lease(lacking, table)
+            used = [self._keys.use(owner, each) for owner in owners]
+            if not await _lacks(table, _ids(used)):
+                return used
+            self._keys.forget()
+        raise StorageCorrupt(
+            "data keys that were just made are not in the store; a trigger of the table data_keys "
+            "keeps them out"
+        )
+
+
+async def _lacks(table: KeyTable, ids: Sequence[str]) -> bool:
+    """Return whether the store lacks one of some keys."""
+    return len(await table.keys(ids)) < len(ids)
+
+
+def _ids(keys: Sequence[DataKey]) -> list[str]:
+    return list({key.id: None for key in keys})
+
+
+def _sealed(
+    records: Sequence[HistoryRecord], keys: Sequence[DataKey], index_key: bytes
+) -> list[HistoryRecord]:
+    return [sealed_record(one, key, index_key) for one, key in zip(records, keys, strict=True)]

@@ -1,0 +1,389 @@
+"""Encrypted histories through SQLAlchemy: the contract, nothing in clear, who shares the keys."""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import event
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from async_history import HistoryManager, open_history
+from async_history.errors import (
+    InvalidInput,
+    KeyMissing,
+    MigrationError,
+    StorageCorrupt,
+    StorageRefused,
+)
+from async_history.sql import SqlHistoryManager
+from async_history.testing import (
+    ContractCases,
+    FollowCases,
+    NewStore,
+    OpenStore,
+)
+from tests.support.encrypted_cases import EncryptedCases
+from tests.support.keys import ring
+from tests.support.mariadb_server import MariaDBServer, run_sql
+
+pytestmark = pytest.mark.once
+
+
+@pytest.mark.mariadb
+class TestEncrypted(ContractCases, FollowCases):
+    """Some of the cases in each run; all with `--nightly`."""
+
+    @pytest.fixture
+    def new_store(self, new_database: Callable[[], URL]) -> NewStore:
+        def new_store() -> OpenStore:
+            url = new_database()
+            return lambda: SqlHistoryManager(url, keys=ring("one"))
+
+        return new_store
+
+
+@pytest.mark.nightly
+@pytest.mark.mariadb
+class TestEncryptedMariaDB(TestEncrypted, EncryptedCases):
+    examples = 3
+
+
+@pytest.mark.nightly
+class TestEncryptedSQLite(EncryptedCases):
+    examples = 3
+
+    @pytest.fixture
+    def new_store(self, tmp_path: Path, engines: Callable[[str], AsyncEngine]) -> NewStore:
+        def new_store() -> OpenStore:
+            file = f"sqlite+aiosqlite:///{tmp_path / os.urandom(4).hex()}.db"
+            return lambda: open_history(engine=engines(file), keys=ring("one"))
+
+        return new_store
+
+
+@pytest.mark.nightly
+@pytest.mark.postgres
+class TestEncryptedPostgres(EncryptedCases):
+    examples = 3
+
+    @pytest.fixture
+    def new_store(self, new_schema: Callable[[], str], postgres: str) -> NewStore:
+        plain = make_url(postgres).set(drivername="postgresql+asyncpg")
+
+        def new_store() -> OpenStore:
+            schema = str(make_url(new_schema()).query["schema"])
+            return lambda: SqlHistoryManager(plain, schema=schema, keys=ring("one"))
+
+        return new_store
+
+
+# What the cases do not show
+
+ANN: Any = {"user_id": "ann"}
+BOB: Any = {"user_id": "bob", "agent_id": "helper"}
+CHANGE: Any = {"memory_id": "own", "new_memory": "own", "event": "ADD"}
+_KEYS_OF_OWNERS = "async_history_data_keys WHERE owner <> 'index'"
+
+
+@pytest.fixture
+def url(new_database: Callable[[], URL]) -> URL:
+    return new_database()
+
+
+def opened(url: URL, *names: str, **options: Any) -> SqlHistoryManager:
+    return SqlHistoryManager(url, keys=ring(*(names or ("one",))), **options)
+
+
+async def texts(history: HistoryManager, memory_id: str) -> list[str | None]:
+    return [record.new_memory for record in await history.get_history(memory_id)]
+
+
+async def write_each_way(history: HistoryManager, number: int, word: str = "tea") -> list[str]:
+    """Write a memory by each kind of batch; return the memories."""
+    names = [f"{kind}{number}" for kind in ("lone", "owned", "latest", "named", "many0", "many49")]
+    await history.add_history(names[0], None, word, "ADD")
+    await history.add_history(names[1], None, word, "ADD", owner=ANN)
+    await history.update_history(names[2], word)
+    await history.batch_add_history([{"memory_id": names[3], "new_memory": word, "event": "ADD"}])
+    await history.batch_add_history(
+        [
+            {"memory_id": f"many{n}{number}", "new_memory": word, "event": "ADD", "owner": BOB}
+            for n in range(50)
+        ]
+    )
+    return names
+
+
+@pytest.mark.mariadb
+async def test_no_text_is_in_any_file_of_the_server() -> None:
+    """Tables, undo and redo log, and the binary log."""
+    words = (
+        "OldWord",
+        "NewWord",
+        "ContextWord",
+        "CauseWord",
+        "RunWord",
+        "ContentWord",
+        "LaterWord",
+    )
+    server = MariaDBServer(**{"log-bin": "binlog", "innodb-doublewrite": "ON"}).create().start()
+    details: Any = {
+        "context": {"ContextWord": "ContextWord"},
+        "cause": {"why": "CauseWord", "run_id": "RunWord"},
+    }
+    try:
+        run_sql(server.url(), "CREATE DATABASE h")
+        engine = create_async_engine(server.url("h"))
+        async with opened(server.url("h")) as history:
+            for _ in range(3):  # the third is one statement
+                await history.add_history("lone", "OldWord", "NewWord", "UPDATE", **details)
+            await history.update_history("m", "OldWord", owner=ANN, **details)
+            await history.update_history("m", "NewWord", **details)
+            await write_each_way(history, 0, "NewWord")
+            await history.save_messages([{"role": "user", "content": "ContentWord"}], "user_id=ann")
+            assert await history.count_history(cause={"run_id": "RunWord"}) == 5
+            await history.rollback(to=datetime.now(UTC) - timedelta(days=1), memory_ids=["m"])
+            await history.prune(older_than=timedelta(0), keep_last=1)
+            await history.encryption.rotate_keys()
+            await history.erase(**ANN, reason="asked")
+            async with engine.begin() as connection:
+                later = CHANGE | {"new_memory": "LaterWord", "cause": {"run_id": "RunWord"}}
+                await history.add_in_transaction(connection, [later])
+        await engine.dispose()
+        server.stop()
+        files = b"".join(file.read_bytes() for file in server.folder.rglob("*") if file.is_file())
+        assert {word for word in words if word.encode() in files} == set()
+        assert b"many49" in files, "it looks"
+    finally:
+        server.remove()
+
+
+async def test_managers_agree_on_an_owners_first_key(url: URL) -> None:
+    managers = await asyncio.gather(*[opened(url) for _ in range(4)])
+    await asyncio.gather(
+        *[
+            manager.add_history(f"m{n}", None, str(n), "ADD", owner=ANN)
+            for n, manager in enumerate(managers)
+        ],
+        *[
+            manager.save_messages([{"role": "user", "content": "x"}], f"user_id=bob {n}")
+            for n, manager in enumerate(managers)
+        ],
+    )
+    for n in range(4):
+        assert await texts(managers[-1], f"m{n}") == [str(n)]
+    for manager in managers:
+        await manager.aclose()
+    keys = run_sql(url, "SELECT owner FROM async_history_data_keys")
+    assert len(set(keys)) == len(keys) == 6, "of ann, four scopes of bob, and the index"
+
+
+async def test_a_key_that_the_store_has_lost_seals_nothing_more(url: URL) -> None:
+    """As after a restored backup that lacked it, under a manager that has it in memory."""
+    engine = create_async_engine(url)
+
+    async def in_transaction(number: int) -> None:
+        async with engine.begin() as connection:
+            await history.add_in_transaction(connection, [CHANGE | {"memory_id": f"m{number}"}])
+
+    async with opened(url) as history:
+        writes: list[Callable[[int], Awaitable[Any]]] = [
+            lambda number: history.add_history(f"m{number}", None, "own", "ADD"),
+            lambda number: history.add_history(f"m{number}", None, "own", "ADD", owner=ANN),
+            lambda number: history.update_history(f"m{number}", "own"),
+            in_transaction,
+        ]
+        for number, write in enumerate(writes):
+            for _ in range(3):  # the third is one statement, and so would be the next
+                await history.add_history("m", None, "tea", "ADD")
+            run_sql(url, f"DELETE FROM {_KEYS_OF_OWNERS}")
+            await write(number)
+            async with opened(url) as other:
+                assert await texts(other, f"m{number}") == ["own"]
+        await history.save_messages([{"role": "user", "content": "x"}], "scope")
+        run_sql(url, f"DELETE FROM {_KEYS_OF_OWNERS}")
+        await history.save_messages([{"role": "user", "content": "again"}], "other")
+        async with opened(url) as other:
+            assert [one.content for one in await other.get_last_messages("other")] == ["again"]
+    await engine.dispose()
+
+
+async def test_an_erased_owners_keys_are_destroyed(url: URL) -> None:
+    """Also where another manager holds a lease of them: who comes back gets a new key."""
+    async with opened(url) as history, opened(url) as other:
+        for manager, name in ((history, "a"), (other, "b")):
+            await manager.add_history(name, None, "before", "ADD", owner=ANN)
+            await manager.add_history(f"{name} of bob", None, "mate", "ADD", owner=BOB)
+            await manager.save_messages([{"role": "user", "content": "x"}], "user_id=ann")
+        ((kept,),) = run_sql(
+            url, "SELECT new_memory FROM async_history_records WHERE memory_id = 'a'"
+        )
+        report = await history.erase(**ANN, reason="asked")
+        assert any("data keys of what was erased" in one for one in report.remains)
+        for manager, name in ((other, "c"), (history, "d")):
+            await manager.add_history(name, None, "after", "ADD", owner=ANN)
+            await manager.save_messages([{"role": "user", "content": "y"}], "user_id=ann")
+    async with opened(url) as history:
+        assert await texts(history, "a") == await texts(history, "b") == [None]
+        assert await texts(history, "c") == await texts(history, "d") == ["after"]
+        assert await texts(history, "b of bob") == ["mate"]
+        messages = await history.get_last_messages("user_id=ann")
+        assert [message.content for message in messages] == ["y", "y"]
+        # What a backup has of the records is not readable by the keys of today.
+        run_sql(
+            url, f"UPDATE async_history_records SET new_memory = '{kept}' WHERE memory_id = 'a'"
+        )
+        with pytest.raises(KeyMissing, match="destroyed"):
+            await history.get_history("a")
+
+
+async def test_an_actors_texts_are_found_in_others_records(url: URL) -> None:
+    """They are compared as texts, not as they are stored."""
+    async with opened(url) as history:
+        await history.add_history("m", None, "secret", "ADD", actor_id="ann")
+        await history.add_history("m", "secret", "other", "UPDATE", actor_id="bob")
+        await history.erase(actor_id="ann", reason="asked")
+        found = [(one.old_memory, one.new_memory) for one in await history.get_history("m")]
+    assert found == [(None, None), (None, "other")]
+
+
+async def test_others_go_on_while_keys_are_rotated(url: URL) -> None:
+    async with opened(url, "old", "new") as other, opened(url, "new", "old") as history:
+        await history.add_history("m", None, "tea", "ADD", owner=ANN)
+        stop = asyncio.Event()
+
+        async def write() -> int:
+            count = 0
+            while not stop.is_set():
+                owner: Any = {"user_id": f"owner {count}"}
+                await other.add_history(f"n{count}", None, str(count), "ADD", owner=owner)
+                count += 1
+            return count
+
+        writing = asyncio.create_task(write())
+        for _ in range(2):
+            await history.encryption.rotate_keys()
+        stop.set()
+        count = await writing
+    assert run_sql(url, "SELECT DISTINCT master FROM async_history_wrapping_keys") == [("new",)]
+    async with opened(url, "new") as history:
+        assert await texts(history, "m") == ["tea"]
+        for number in range(count):
+            assert await texts(history, f"n{number}") == [str(number)]
+
+
+async def test_a_text_that_was_moved_is_refused(url: URL) -> None:
+    async with opened(url) as history:
+        for name in ("a", "b"):
+            await history.add_history("m", f"old {name}", f"new {name}", "UPDATE", id=name)
+        run_sql(url, "UPDATE async_history_records SET new_memory = old_memory WHERE id = 'a'")
+        with pytest.raises(StorageCorrupt, match="of a does not open"):
+            await history.get_history("m")
+
+
+async def test_who_has_no_keys_writes_nothing_once_encryption_is_on(url: URL) -> None:
+    """Also who opened the history before. What is there in clear is read, and counted."""
+    engine = create_async_engine(url)
+    async with SqlHistoryManager(url) as before:
+        for _ in range(3):
+            await before.add_history("m", None, "before", "ADD", cause={"run_id": "r"})
+        with pytest.raises(InvalidInput, match="not encrypted"):
+            _ = before.encryption
+        with pytest.raises(MigrationError, match="migrate=True once"):
+            await opened(url, migrate=False)
+        async with opened(url) as history:
+            for write in (
+                lambda: before.add_history("m", None, "clear", "ADD"),
+                lambda: before.update_history("m", "clear"),
+                lambda: before.save_messages([{"role": "user", "content": "clear"}], "s"),
+                lambda: before.erase(memory_ids=["m"], reason="asked"),
+                lambda: before.reset(),
+            ):
+                with pytest.raises(KeyMissing, match="open it with keys"):
+                    await write()
+            async with engine.begin() as connection:
+                with pytest.raises(KeyMissing):
+                    await before.add_in_transaction(connection, [CHANGE])
+            await history.add_history("m", "before", "after", "UPDATE", cause={"run_id": "r"})
+            assert await texts(history, "m") == ["before", "before", "before", "after"]
+            assert await history.count_history(cause={"run_id": "r"}) == 4
+            assert await history.count_history(text="after") == 1
+            assert await history.get_last_messages("s") == []
+            (clear,) = [w for w in (await history.stats()).warnings if w.code == "clear-records"]
+            assert clear.startswith("3 records have texts in clear")
+    await engine.dispose()
+    for keys, name in ((None, ""), (ring("two"), "one")):
+        with pytest.raises(KeyMissing) as missing:
+            await SqlHistoryManager(url, keys=keys)
+        assert missing.value.name == name
+    async with opened(url, migrate=False) as history:
+        assert (await texts(history, "m"))[-1] == "after"
+
+
+async def test_keys_of_a_transaction_that_was_undone_are_not_used(url: URL) -> None:
+    engine = create_async_engine(url)
+    async with opened(url) as history:
+        async with engine.connect() as connection:
+            await history.add_in_transaction(connection, [CHANGE | {"owner": ANN}])
+            await history.add_in_transaction(connection, [CHANGE])
+            await connection.rollback()
+        await write_each_way(history, 0)
+    await engine.dispose()
+    async with opened(url) as history:
+        assert await texts(history, "owned0") == ["tea"]
+        assert await texts(history, "own") == []
+
+
+async def test_owners_are_not_looked_up_where_none_has_any(url: URL) -> None:
+    """As in a history in clear: encryption takes no look-ups for a batch of new memories."""
+    engine = create_async_engine(url)
+    seen: list[str] = []
+    async with open_history(engine=engine, keys=ring("one")) as history:
+        await history.add_history("first", None, "tea", "ADD")
+        event.listen(
+            engine.sync_engine, "before_cursor_execute", lambda *sent: seen.append(sent[2])
+        )
+        for number in range(3):
+            await history.add_history(f"m{number}", None, "tea", "ADD")
+        assert seen
+        assert not any("async_history_owners" in sql for sql in seen)
+    await engine.dispose()
+
+
+async def test_a_text_that_is_too_large_once_it_is_sealed_is_refused(url: URL) -> None:
+    run_sql(url, "SET GLOBAL max_allowed_packet = 1048576")
+    try:
+        async with SqlHistoryManager(url, schema=url.database) as history:
+            await history.add_history("m", None, "x" * 900_000, "ADD")
+        async with opened(url) as history:
+            for size, fits in ((700_000, True), (720_000, False), (900_000, False)):
+                writing = history.add_history("m", None, "\u00e9" * (size // 2), "ADD")
+                if fits:
+                    await writing
+                else:
+                    with pytest.raises(StorageRefused, match="max_allowed_packet"):
+                        await writing
+    finally:
+        run_sql(url, "SET GLOBAL max_allowed_packet = 134217728")
+
+
+async def test_tables_of_version_2_are_brought_up(
+    tmp_path: Path, engines: Callable[[str], AsyncEngine]
+) -> None:
+    engine = engines(f"sqlite+aiosqlite:///{tmp_path / 'history.db'}")
+    async with open_history(engine=engine) as history:
+        await history.add_history("m", None, "before", "ADD")
+    async with engine.begin() as connection:
+        for name in ("data_keys", "wrapping_keys", "encryption"):
+            await connection.exec_driver_sql(f"DROP TABLE async_history_{name}")
+        await connection.exec_driver_sql("UPDATE async_history_state SET layout = 2")
+    with pytest.raises(MigrationError, match="version 2 and 3 is needed"):
+        await open_history(engine=engine, keys=ring("one"), migrate=False)
+    async with open_history(engine=engine, keys=ring("one")) as history:
+        await history.add_history("m", "before", "after", "UPDATE")
+        assert await texts(history, "m") == ["before", "after"]
