@@ -7,6 +7,7 @@ from hashlib import blake2b
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import Select, delete, func, insert, or_, select, update
+from sqlalchemy.engine import Dialect
 
 from async_history._core.encryption import KEYS_DESTROYED
 from async_history._core.erase import Residue
@@ -24,7 +25,7 @@ from async_history._core.erased_names import (
     name_digest,
 )
 from async_history._core.owners import SCOPES, without_scope
-from async_history._sql.dialects import in_parts
+from async_history._sql.dialects import in_parts, is_mysql
 from async_history._sql.keys import Seal
 from async_history._sql.marks import mark_of, marks_of, remove_marks
 from async_history._sql.names import key_of, keys_of, whole_names
@@ -37,16 +38,26 @@ from async_history._sql.rows import (
     record_from_row,
     values_of,
 )
+from async_history._sql.tables import Tables
 from async_history._sql.transaction import Transaction
 
 T = TypeVar("T")
 
 _DIGEST_BYTES: Final = 16
-_OUT_OF_REACH: Final = (
-    "the server's logs (binary log, undo log), replicas until they have replayed it, and backups "
-    "have the texts until they are recycled",
+_FILES: Final = (
     "the tables' files have the bytes of earlier row versions until others are written there; "
-    "write them again with the server's own command (OPTIMIZE TABLE, VACUUM FULL)",
+    "write them again with the server's own command ({command})"
+)
+_OUT_OF_REACH: Final = (
+    "the server's logs, replicas until they have replayed it, and backups have the texts until "
+    "they are recycled",
+    _FILES.format(command="VACUUM FULL of PostgreSQL, VACUUM of SQLite"),
+)
+_OUT_OF_REACH_OF_MYSQL: Final = (
+    "the server's redo log and undo log (ib_logfile0, ibdata1, undo tablespaces) have the texts "
+    "until they are overwritten, and a binary log of rows has those of the erasure too until its "
+    "files are purged; replicas until they have replayed it, and backups, have them as well",
+    _FILES.format(command="OPTIMIZE TABLE {tables}"),
 )
 _PLACE: Final = ("id", "memory_id")
 
@@ -277,20 +288,32 @@ def _digest(text: str | None) -> bytes | None:
     return blake2b(text.encode(), digest_size=_DIGEST_BYTES).digest()
 
 
+def out_of_reach(dialect: Dialect, tables: Tables) -> tuple[str, ...]:
+    """Return what remains outside of the tables after an erasure: a sentence each."""
+    if not is_mysql(dialect):
+        return _OUT_OF_REACH
+    name = dialect.identifier_preparer.format_table
+    written = ", ".join(map(name, (tables.history, tables.messages, tables.owners)))
+    return tuple(sentence.format(tables=written) for sentence in _OUT_OF_REACH_OF_MYSQL)
+
+
 class SqlErasure:
     """What an erasure does in a database.
 
     Args:
         run: does steps in one transaction, in its turn among the writes.
+        out_of_reach: what remains outside of the tables.
         destroy_keys: destroys the data keys that are marked; returns how many they were.
     """
 
     def __init__(
         self,
         run: Callable[[Callable[[EraseTransaction], Coroutine[Any, Any, Any]]], Awaitable[Any]],
+        out_of_reach: tuple[str, ...],
         destroy_keys: Callable[[], Awaitable[int]],
     ) -> None:
         self._run = run
+        self._out_of_reach = out_of_reach
         self._destroy_keys = destroy_keys
 
     async def in_transaction(self, work: Callable[[EraseTransaction], Coroutine[Any, Any, T]]) -> T:
@@ -298,8 +321,8 @@ class SqlErasure:
         return done
 
     async def residue(self) -> Residue:
-        return Residue(sentences=_OUT_OF_REACH)
+        return Residue(sentences=self._out_of_reach)
 
     async def clean(self, *, vacuum: Vacuuming) -> Residue:
         keys = (KEYS_DESTROYED,) if await self._destroy_keys() else ()
-        return Residue(sentences=(*keys, *_OUT_OF_REACH))
+        return Residue(sentences=(*keys, *self._out_of_reach))

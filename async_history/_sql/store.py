@@ -26,7 +26,7 @@ from async_history._core.writer_options import WriterOptions
 from async_history._sql.commit import BatchCommitter
 from async_history._sql.connections import Connections
 from async_history._sql.dialects import is_mysql, size_query
-from async_history._sql.erase import EraseSteps, SqlErasure
+from async_history._sql.erase import EraseSteps, SqlErasure, out_of_reach
 from async_history._sql.errors import DriverError, is_refusal
 from async_history._sql.faults import find_faults
 from async_history._sql.follow import SqlFollowReader
@@ -100,7 +100,9 @@ class SqlStore:
             self.reader = SealedReader(reader, self.encryption)
             self.follower = SealedFollowReader(follower, self.encryption)
         self.operations: OperationLog = StoreOperationLog(tables, connections, self._write_alone)
-        self.eraser = SqlErasure(self._erase, self._destroy_keys)
+        self.eraser = SqlErasure(
+            self._erase, out_of_reach(connections.dialect, tables), self._destroy_keys
+        )
 
     # Writing
 

@@ -1,0 +1,52 @@
+"""What an erasure leaves in the files of a MariaDB server, and what its report says of it."""
+
+import re
+
+import pytest
+
+from async_history.sql import SqlHistoryManager
+from tests.support.mariadb_server import MariaDBServer, run_sql
+
+pytestmark = [pytest.mark.mariadb, pytest.mark.once]
+
+_WORD = b"ErasedWord"
+
+
+def files_with_it(server: MariaDBServer) -> set[str]:
+    """Return the names of a stopped server's files that have the word."""
+    server.stop()
+    found = [file for file in server.folder.rglob("*") if file.is_file()]
+    names = {file.name for file in found if _WORD in file.read_bytes()}
+    server.start()
+    return names
+
+
+async def test_what_an_erasure_leaves_is_where_its_report_says() -> None:
+    server = MariaDBServer(**{"log-bin": "binlog", "innodb-doublewrite": "ON"}).create().start()
+    tables = {f"async_history_{name}.ibd" for name in ("records", "messages", "owners")}
+    try:
+        run_sql(server.url(), "CREATE DATABASE h")
+        url = server.url("h")
+        async with SqlHistoryManager(url) as history:
+            texts = [f"{_WORD.decode()} {number} " + "x" * 100 * number for number in range(100)]
+            for number, text in enumerate(texts):
+                await history.add_history(f"m{number}", None, text, "ADD", owner={"user_id": "ann"})
+            message = {"role": "user", "content": texts[0]}
+            await history.save_messages([message], "user_id=ann")
+            report = await history.erase(user_id="ann", reason="asked")
+        said = " ".join(report.remains)
+        left = files_with_it(server)
+        assert tables & left, "the statement is needed"
+        (command,) = re.findall(r"OPTIMIZE TABLE [^)]+", said)
+        run_sql(url, command)
+        left = files_with_it(server)
+        assert not tables & left
+        logs = {"ib_logfile0", "ibdata1"} & left
+        assert logs
+        assert all(name in said for name in logs)
+        assert any(name.startswith("binlog.") for name in left)
+        assert "binary log" in said
+        others = {name for name in left - logs if not name.startswith("binlog.")}
+        assert others <= {"undo001", "undo002", "undo003"}
+    finally:
+        server.remove()
