@@ -15,6 +15,7 @@ from async_history._core.follow_reads import FollowReader as FollowReaderOf
 from async_history._core.key_ring import KeyRing
 from async_history._core.ledger import changes
 from async_history._core.lifecycle import CLOSE_TIMEOUT_S
+from async_history._core.lock_session import SessionOptions
 from async_history._core.locks import ProcessLocks
 from async_history._core.operations import (
     OperationLog,
@@ -27,12 +28,12 @@ from async_history._core.prune import PruneCursor, PruneStep
 from async_history._core.prune_request import PruneRequest
 from async_history._core.prune_transaction import PruneTries
 from async_history._core.sealed_reader import SealedFollowReader, SealedReader
+from async_history._core.session_locks import SessionLocks
 from async_history._core.stats import Measured, clear_warning
 from async_history._core.submissions import AddRecords, Submission
 from async_history._core.writer import GroupCommitWriter
 from async_history._core.writer_options import WriterOptions
 from async_history._postgres import schema as migrations
-from async_history._postgres.advisory_locks import AdvisoryLocks
 from async_history._postgres.bounds import time_for
 from async_history._postgres.check import faults_of
 from async_history._postgres.commit import BatchCommitter
@@ -56,6 +57,7 @@ from async_history._postgres.keys import (
     keys_lack,
 )
 from async_history._postgres.ledger import Attestation, ServerLedger, locks, tables_of
+from async_history._postgres.lock_connection import LockConnection
 from async_history._postgres.operations import OPERATIONS
 from async_history._postgres.owner_steps import FORGET_OWNERS
 from async_history._postgres.owners import KnownOwners
@@ -128,8 +130,14 @@ class PostgresBackend:
         URL."""
         if self.server is None:
             return None
-        return AdvisoryLocks(
-            self.server, self.limits, self.schema_name, retry_timeout_s=self.retry_timeout_s
+        return SessionLocks(
+            SessionOptions(
+                connect=partial(LockConnection.connect, self.server, self.limits),
+                where=self.server.where,
+                idle_s=self.limits.idle_s,
+                retry_timeout_s=self.retry_timeout_s,
+            ),
+            self.schema_name,
         )
 
     async def open(self, committed: CommitSignal, ended: Callable[[], None]) -> "PostgresStore":

@@ -1,12 +1,14 @@
 """The connection that holds a process's advisory locks."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Self
 
 from async_history._postgres.connect import Connection, connect_to_any, in_time, typed
+from async_history._postgres.errors import DriverError
+from async_history._postgres.pool_limits import PoolLimits
 from async_history._postgres.pooler import is_pooled
 from async_history._postgres.server_url import ServerUrl
-from async_history.errors import StorageReadOnly
+from async_history.errors import StorageReadOnly, StorageUnreachable
 
 _RELEASE_AND_TRY: Final = """
 SELECT number, pg_catalog.pg_advisory_unlock(number)
@@ -42,18 +44,23 @@ class LockConnection:
         connection: asyncpg's.
     """
 
-    def __init__(self, connection: Any, statement: Any) -> None:
+    def __init__(self, connection: Any, statement: Any, where: str, timeout_s: float) -> None:
         self.connection = connection
         self._statement = statement
+        self._where = where
+        self._timeout_s = timeout_s
 
     @classmethod
-    async def connect(cls, server: ServerUrl, timeout_s: float) -> Self | None:
+    async def connect(cls, server: ServerUrl, limits: PoolLimits) -> Self | None:
         """Connect; return None where a pooler, whose sessions keep no locks, is in between.
 
         Raises:
             StorageReadOnly: the server is a standby.
             StorageError: as `connect_to_any`.
         """
+        timeout_s = limits.acquire_timeout_s
+        if 0 in (limits.statement_cache_size, server.options.get("statement_cache_size")):
+            return None  # as behind a pooler
         with typed(server.where):
             connection = await connect_to_any(
                 server,
@@ -73,19 +80,31 @@ class LockConnection:
                             "turns; name the primary, or all hosts and "
                             "target_session_attrs=read-write"
                         )
-                    return cls(connection, await connection.prepare(_RELEASE_AND_TRY))
+                    statement = await connection.prepare(_RELEASE_AND_TRY)
+                    return cls(connection, statement, server.where, timeout_s)
             except BaseException:
                 connection.terminate()
                 raise
 
     async def release_and_try(
-        self, released: Sequence[int], tried: Sequence[int], timeout_s: float
+        self, released: Sequence[int], tried: Sequence[int]
     ) -> dict[int, bool]:
-        """Release locks, then try to take others; return whether each of these was taken."""
-        rows = await self._statement.fetch(
-            ",".join(map(str, released)), ",".join(map(str, tried)), timeout=timeout_s
-        )
+        """Release locks, then try to take others; return whether each of these was taken.
+
+        Raises:
+            StorageUnreachable: the server did not answer.
+        """
+        try:
+            rows = await self._statement.fetch(
+                ",".join(map(str, released)), ",".join(map(str, tried)), timeout=self._timeout_s
+            )
+        except DriverError as error:
+            raise StorageUnreachable(f"{self._where} did not answer ({error})") from error
         return dict(rows[len(released) :])
+
+    def when_terminated(self, call: Callable[[], None]) -> None:
+        """Call a function on the loop when the connection is lost."""
+        self.connection.add_termination_listener(lambda _: call())
 
     def terminate(self) -> None:
         """Close the connection at once; the server then releases its locks."""

@@ -3,20 +3,24 @@
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
 
 from async_history._core.cancellation import to_the_end
 from async_history._core.commit_signal import CommitSignal
 from async_history._core.encryption import OPEN_WITH_KEYS
 from async_history._core.key_ring import KeyRing
 from async_history._core.lifecycle import CLOSE_TIMEOUT_S
+from async_history._core.locks import ProcessLocks
 from async_history._core.writer_options import WriterOptions
 from async_history._sql import schema
 from async_history._sql.connections import Connections
 from async_history._sql.dialects import MYSQL, check_settings
 from async_history._sql.key_statements import is_encrypted
+from async_history._sql.lock_connection import new_locks
 from async_history._sql.store import SqlStore
 from async_history._sql.tables import Tables, tables_in
 from async_history._sql.url import driver_url, parameters_refused, shown
@@ -67,22 +71,33 @@ class SqlBackend:
         parts = (url.host, url.port, url.database, socket, self.schema_name)
         return (kind, *("" if part is None else str(part) for part in parts))
 
-    def new_locks(self) -> None:
-        """There are none: turns are taken within a process."""
+    def new_locks(self) -> ProcessLocks | None:
+        """Return named locks with their own session, on MySQL and MariaDB; None elsewhere, and for
+        a user's engine, whose URL may not say all."""
+        if self.url is None or self.url.get_backend_name() not in MYSQL:
+            return None
+        return new_locks(
+            partial(self._own_engine, poolclass=NullPool),
+            self.schema_name,
+            self.where,
+            acquire_s=self.acquire_timeout_s,
+            retry_timeout_s=self.retry_timeout_s,
+        )
 
     def _new_engine(self) -> AsyncEngine:
         if self.user_engine is not None:
             return self.user_engine
+        return self._own_engine(
+            pool_size=self.pool_size,
+            max_overflow=0,
+            pool_timeout=self.acquire_timeout_s,
+            pool_use_lifo=True,
+        )
+
+    def _own_engine(self, **pool: Any) -> AsyncEngine:
         url, arguments = driver_url(self.url)
         with parameters_refused(self.url):
-            return create_async_engine(
-                url,
-                connect_args=dict(arguments),
-                pool_size=self.pool_size,
-                max_overflow=0,
-                pool_timeout=self.acquire_timeout_s,
-                pool_use_lifo=True,
-            )
+            return create_async_engine(url, connect_args=dict(arguments), **pool)
 
     async def open(self, committed: CommitSignal, ended: Callable[[], None]) -> "SqlStore":
         """Connect, and make the tables or check their version."""

@@ -303,7 +303,7 @@ class Connections:
         for one in (connection, *self._reading):
             if one is not None:
                 with contextlib.suppress(Exception):  # it is gone, or its loop is
-                    _terminate(one)
+                    terminate(one)
 
 
 def _wrapped(error: Any, dialect: Dialect) -> Any:
@@ -315,7 +315,7 @@ def _wrapped(error: Any, dialect: Dialect) -> Any:
     )
 
 
-def _terminate(connection: AsyncConnection) -> None:
+def terminate(connection: AsyncConnection) -> None:
     """End the driver's connection without its loop, and its place in the pool."""
     sync: Any = connection.sync_connection
     pooled = sync.connection

@@ -24,8 +24,8 @@ from async_history import (
     StorageReadOnly,
     open_history,
 )
-from async_history._postgres import lock_session
-from async_history._postgres.advisory_locks import AdvisoryLocks
+from async_history._core import lock_session
+from async_history._core.session_locks import SessionLocks
 from async_history.mem0 import AsyncMemory, Memory
 from async_history.mem0._store_turns import turns_of
 from async_history.mem0._turn_queues import TurnQueues
@@ -60,7 +60,7 @@ def url(new_schema: Callable[[], str]) -> str:
     return new_schema()
 
 
-Side = Callable[[], tuple[Turns, AdvisoryLocks]]
+Side = Callable[[], tuple[Turns, SessionLocks]]
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ async def side(url: str) -> AsyncIterator[Side]:
     """Makes the turns of one more process."""
     made = []
 
-    def new() -> tuple[Turns, AdvisoryLocks]:
+    def new() -> tuple[Turns, SessionLocks]:
         locks = locks_of(open_history(url))
         made.append(locks)
         return Turns(TurnQueues(locks)), locks
@@ -93,7 +93,7 @@ def without_schema(url: str) -> str:
     return f"?{'&'.join(kept)}" if kept else ""
 
 
-def locks_of(thing: HistoryManager | AsyncMemory | Memory) -> AdvisoryLocks:
+def locks_of(thing: HistoryManager | AsyncMemory | Memory) -> SessionLocks:
     """Return new ones of a manager's, or those of a memory's."""
     if isinstance(thing, HistoryManager):
         locks = thing.backend.new_locks()
@@ -101,7 +101,7 @@ def locks_of(thing: HistoryManager | AsyncMemory | Memory) -> AdvisoryLocks:
         locks = thing._history._turns.queues._locks
     else:
         locks = thing._states._turns.queues._locks
-    assert isinstance(locks, AdvisoryLocks)
+    assert isinstance(locks, SessionLocks)
     return locks
 
 
@@ -135,7 +135,7 @@ async def sessions(admin: Any) -> set[int]:
     return {pid for (pid,) in await admin.fetch(SESSIONS)}
 
 
-async def asked(locks: AdvisoryLocks) -> None:
+async def asked(locks: SessionLocks) -> None:
     """Return when a lock was refused to who waits."""
     session = locks._session
     while session is None or not any(request.at for request in list(session._requests.values())):
@@ -382,7 +382,7 @@ class TestLostConnections:
             memory_id = await add(memory, "tea")
             locks = locks_of(memory)
             away = open_history("postgresql://owner@127.0.0.1:9/none", retry_timeout_s=0.2)
-            locks._new_session = locks_of(away)._new_session
+            locks._options = locks_of(away)._options
             with pytest.raises(StorageError):
                 await memory.update(memory_id, "mate")
             with pytest.raises(StorageError):  # where mem0 only counts what it could not delete

@@ -1,4 +1,4 @@
-"""The session that holds a process's advisory locks, on a thread of its own.
+"""The database session that holds a process's locks, on a thread of its own.
 
 It asks for many locks in one statement and never waits at the server: it retries a lock that
 another session has. When its connection is lost, its locks are released. It reconnects at once and
@@ -9,16 +9,13 @@ import asyncio
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from random import uniform
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
-from async_history._postgres.errors import DriverError
-from async_history._postgres.lock_connection import LockConnection
-from async_history._postgres.pool_limits import PoolLimits
-from async_history._postgres.server_url import ServerUrl
 from async_history.errors import (
     HistoryClosed,
     HistoryError,
@@ -36,6 +33,50 @@ LONGEST_RUN_S: Final = 0.2
 """Seconds that one process may pass a lock between its own calls before others may have it."""
 _RECONNECT_S: Final = 0.1
 Notify = Callable[[], None]
+
+
+class LockConnection(Protocol):
+    """A connection whose session holds locks by number."""
+
+    async def release_and_try(
+        self, released: Sequence[int], tried: Sequence[int]
+    ) -> Mapping[int, bool]:
+        """Release locks, then try to take others; return whether each of these was taken.
+
+        Raises:
+            StorageError: it is not known; the connection can't be used any more.
+        """
+
+    def when_terminated(self, call: Callable[[], None]) -> None:
+        """Call a function on the loop when the connection is lost, if the driver tells that."""
+
+    def terminate(self) -> None:
+        """Close the connection at once; the server then releases its locks."""
+
+    @property
+    def descriptor(self) -> int:
+        """The descriptor of its socket; -1 where it is closed, or not known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionOptions:
+    """How a session connects.
+
+    Attributes:
+        connect: connects, on the session's loop; returns None where a pooler, whose sessions keep
+            no locks, is in between.
+        where: the server, for messages.
+        idle_s: how long a connection without locks is kept.
+        check_s: how often a connection with locks is asked whether it is alive; None where the
+            driver tells.
+        retry_timeout_s: how long to retry if the server can't be reached.
+    """
+
+    connect: Callable[[], Awaitable[LockConnection | None]]
+    where: str
+    idle_s: float | None
+    check_s: float | None = None
+    retry_timeout_s: float
 
 
 @dataclass(slots=True)
@@ -61,13 +102,10 @@ class LockSession:
     yet. It is lost when its connection is, until the next connection has it again.
     """
 
-    def __init__(
-        self, server: ServerUrl, limits: PoolLimits, retry_timeout_s: float, most_locks: int
-    ) -> None:
+    def __init__(self, options: SessionOptions, most_locks: int) -> None:
         self._most_locks = most_locks
-        self._server = server
-        self._limits = limits
-        self._retry_timeout_s = retry_timeout_s
+        self._options = options
+        self._check_at: float | None = None
         self._posted: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._is_woken = False
         self._wakeup = asyncio.Event()
@@ -82,10 +120,7 @@ class LockSession:
         self._connection: LockConnection | None = None
         self._failing_since: float | None = None
         self._connect_at = 0.0
-        self._is_pooled = 0 in (
-            limits.statement_cache_size,
-            server.options.get("statement_cache_size"),
-        )
+        self._is_pooled = False
         self._final_error: HistoryError | None = None
         self._is_ended = False
 
@@ -166,13 +201,12 @@ class LockSession:
     async def serve(self) -> None:
         """Run posted functions and ask for locks, until `end`."""
         self._loop = asyncio.get_running_loop()
-        if self._is_pooled:
-            self._warn_of_pooler()
+        where = self._options.where
         try:
             await self._serve()
         except Exception as error:  # raised to all callers that wait, and to later ones
-            _log.exception("the locks at %s can't be asked for any more", self._server.where)
-            self._final_error = StorageError(f"the locks at {self._server.where} failed: {error!r}")
+            _log.exception("the locks at %s can't be asked for any more", where)
+            self._final_error = StorageError(f"the locks at {where} failed: {error!r}")
             for number in list(self._requests):
                 self._notify(number)
 
@@ -200,13 +234,13 @@ class LockSession:
             return self._connect_at - now
         if self._to_release or self._lost:
             return 0
+        checked = self._check_at if self._held_since else None
+        times = [] if checked is None else [checked]
         if self._room() > 0:
-            times = [
+            times += [
                 request.at for number, request in self._requests.items() if self._may_ask(number)
             ]
-            if times:
-                return max(0, min(times) - now)
-        return self._limits.idle_s
+        return max(0, min(times) - now) if times else self._options.idle_s
 
     def _due(self) -> list[int]:
         """Return the locks to ask for now, the longest waiting first."""
@@ -235,14 +269,14 @@ class LockSession:
                 for number in list(self._requests):
                     self._notify(number)
                 return
-            taken = await self._connection.release_and_try(
-                released, lost + due, self._limits.acquire_timeout_s
-            )
-        except (HistoryError, *DriverError) as error:
+            taken = await self._connection.release_and_try(released, lost + due)
+        except HistoryError as error:
             self._drop_connection()
             self._on_failure(error)
             return
         self._failing_since = None
+        if self._options.check_s is not None:
+            self._check_at = monotonic() + self._options.check_s
         self._take_again(lost, taken)
         for number in due:
             self._on_answer(number, is_granted=taken[number])
@@ -276,7 +310,7 @@ class LockSession:
             _log.warning(
                 "the connection to %s that held the turns of %d memories was lost, and other "
                 "processes have taken %d of them: their updates can have come between",
-                self._server.where,
+                self._options.where,
                 len(lost),
                 len(gone),
             )
@@ -284,23 +318,23 @@ class LockSession:
     # Its connection
 
     async def _connect(self) -> None:
-        connection = await LockConnection.connect(self._server, self._limits.acquire_timeout_s)
+        connection = await self._options.connect()
         if connection is None:
             self._is_pooled = True
             self._warn_of_pooler()
             return
         self._connection = connection
-        connection.connection.add_termination_listener(self._on_terminated)
+        connection.when_terminated(partial(self._on_terminated, connection))
 
     def _warn_of_pooler(self) -> None:
         _log.warning(
             "%s is reached through a pooler, where a session keeps no locks: updates of one memory "
             "take turns within this process only, and those of other processes can come between",
-            self._server.where,
+            self._options.where,
         )
 
-    def _on_terminated(self, connection: Any) -> None:
-        if self._connection is not None and connection is self._connection.connection:
+    def _on_terminated(self, connection: LockConnection) -> None:
+        if connection is self._connection:
             self._drop_connection()
             self._wakeup.set()
 
@@ -311,16 +345,14 @@ class LockSession:
         if connection is not None:
             connection.terminate()
 
-    def _on_failure(self, error: BaseException) -> None:
+    def _on_failure(self, error: HistoryError) -> None:
         """Retry while the server may come back; after that, fail the requests."""
-        if not isinstance(error, HistoryError):
-            error = StorageUnreachable(f"{self._server.where} did not answer ({error})")
         now = monotonic()
         if self._failing_since is None:
             self._failing_since = now
         self._connect_at = now + _RECONNECT_S
         may_come_back = isinstance(error, StorageUnreachable | StorageReadOnly)
-        if may_come_back and now - self._failing_since < self._retry_timeout_s:
+        if may_come_back and now - self._failing_since < self._options.retry_timeout_s:
             return
         self._failing_since = None
         for number in [number for number in self._requests if number not in self._held_since]:

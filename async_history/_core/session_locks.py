@@ -1,36 +1,30 @@
-"""Locks between processes on PostgreSQL: advisory locks of one session, for all threads."""
+"""Locks between processes on a server: those of one database session, for all threads."""
 
 import contextvars
 import threading
-from functools import partial
 from hashlib import blake2b
 from typing import Final
 
+from async_history._core.lock_session import LockSession, Notify, SessionOptions
 from async_history._core.loop_thread import LoopThread
-from async_history._postgres.lock_session import LockSession, Notify
-from async_history._postgres.pool_limits import PoolLimits
-from async_history._postgres.server_url import ServerUrl
 from async_history.errors import HistoryClosed
 
 
-class AdvisoryLocks:
+class SessionLocks:
     """A process's locks in one schema. See `ProcessLocks`.
 
     Args:
-        server, limits: where and how to connect. It uses one connection beyond the pool's.
+        options: how it connects. It uses one connection beyond the pool's.
         schema: the history's schema; each schema has its own locks.
-        retry_timeout_s: how long to retry if the server can't be reached.
     """
 
     longest_wait_s: Final = 0.05
     most_locks = 1_000
-    """Of one process at a time: those of all sessions share one table of the server, with room for
+    """Of one process at a time: those of all sessions share one table of PostgreSQL, with room for
     6,400 (`max_locks_per_transaction` times `max_connections`) unless that was changed."""
 
-    def __init__(
-        self, server: ServerUrl, limits: PoolLimits, schema: str, *, retry_timeout_s: float
-    ) -> None:
-        self._new_session = partial(LockSession, server, limits, retry_timeout_s)
+    def __init__(self, options: SessionOptions, schema: str) -> None:
+        self._options = options
         salt = blake2b(f"async_history turns {schema}".encode(), digest_size=8).digest()
         self._salt = int.from_bytes(salt, "little") >> 2
         self._lock = threading.Lock()
@@ -41,7 +35,7 @@ class AdvisoryLocks:
         """Start the session's thread, which connects when the first lock is asked for."""
         with self._lock:
             if self._thread is None:
-                session = self._new_session(self.most_locks)
+                session = LockSession(self._options, self.most_locks)
                 self._thread = LoopThread(session.end)
                 # In an empty context: the thread would keep the caller's alive.
                 contextvars.Context().run(self._thread.submit, session.serve)

@@ -1,0 +1,152 @@
+"""Turns between processes on MariaDB: named locks of a session of their own."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+from sqlalchemy.engine import URL, make_url
+
+from async_history import open_history
+from async_history._core.session_locks import SessionLocks
+from async_history.errors import StorageLocked, StorageUnreachable
+from async_history.mem0._turn_queues import TurnQueues
+from async_history.mem0._turns import Turns, number_of
+from benchmarks._processes import update_together
+from tests.mem0.test_mem0 import mem0_blocks  # noqa: F401
+from tests.mem0.test_turns import taken
+from tests.subprocesses.turns import Holder
+from tests.support.mariadb_server import run_sql
+from tests.support.patience import LONG_S
+
+pytestmark = [
+    pytest.mark.mariadb,
+    pytest.mark.once,
+    pytest.mark.filterwarnings("ignore"),  # mem0's own, of pydantic and swig
+]
+
+Side = Callable[..., Turns]
+
+
+@pytest.fixture
+def url(new_database: Callable[[], URL]) -> str:
+    return new_database().render_as_string(hide_password=False)
+
+
+@pytest.fixture
+async def side(url: str) -> AsyncIterator[Side]:
+    """Makes the turns of one more process."""
+    made: list[SessionLocks] = []
+
+    def new(where: str = url) -> Turns:
+        locks = open_history(where, retry_timeout_s=0.2).backend.new_locks()
+        assert isinstance(locks, SessionLocks)
+        made.append(locks)
+        return Turns(TurnQueues(locks))
+
+    yield new
+    for locks in made:
+        if locks._thread is not None:
+            locks._thread.stop()
+            await asyncio.to_thread(locks._thread.join)
+
+
+@pytest.mark.subprocess
+@pytest.mark.parametrize("end", ["leaves", "dies"])
+async def test_another_process_waits_until_it_leaves_or_dies(
+    url: str, side: Side, end: str
+) -> None:
+    turns, holder = side(), Holder(url)
+    with contextlib.ExitStack() as stack:
+        stack.callback(holder.end)
+        await taken(turns, "another memory")
+        waiting = asyncio.create_task(taken(turns))
+        locks = turns.queues._locks
+        assert isinstance(locks, SessionLocks)
+        session = locks._session
+        assert session is not None
+        while not any(  # noqa: ASYNC110
+            request.at for request in list(session._requests.values())
+        ):
+            await asyncio.sleep(0)
+        assert not waiting.done()
+        if end == "leaves":
+            holder.go_on()
+            holder.says("left it")
+        else:
+            holder.die()
+        await asyncio.wait_for(waiting, LONG_S)
+
+
+async def test_databases_of_one_server_have_turns_of_their_own(
+    side: Side, new_database: Callable[[], URL]
+) -> None:
+    """Named locks are the server's."""
+    other = new_database().render_as_string(hide_password=False)
+    async with side().of("m", "store"):
+        await asyncio.wait_for(taken(side(other)), LONG_S)
+
+
+async def test_a_turn_whose_session_was_killed_is_lost_once_another_has_it(
+    url: str, side: Side
+) -> None:
+    mine, others = side(), side()
+    async with mine.of("m", "store") as turn:
+        kill_sessions(url)
+        async with others.of("m", "store"):
+            async with asyncio.timeout(LONG_S):
+                while not mine.queues.is_lost(number_of("m")):  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+            with pytest.raises(StorageLocked, match="lost"):
+                turn.require_kept()
+
+
+async def test_a_turn_whose_session_was_killed_is_had_again(url: str, side: Side) -> None:
+    mine, others = side(), side()
+    async with mine.of("m", "store") as turn:
+        killed = kill_sessions(url)
+        async with asyncio.timeout(LONG_S):
+            while set(sessions(url)) <= killed:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            while mine.queues.is_lost(number_of("m")):  # noqa: ASYNC110
+                await asyncio.sleep(0)
+        turn.require_kept()
+        waiting = asyncio.create_task(taken(others))
+        done, _ = await asyncio.wait([waiting], timeout=0.1)
+        assert not done
+    await asyncio.wait_for(waiting, LONG_S)
+
+
+def sessions(url: str) -> list[int]:
+    """Return the sessions that keep turns."""
+    found = run_sql(
+        make_url(url),
+        "SELECT id FROM information_schema.processlist WHERE info IS NULL AND command = 'Sleep'",
+    )
+    return [one for (one,) in found]
+
+
+def kill_sessions(url: str) -> set[int]:
+    """Kill the sessions that keep turns; return them."""
+    killed = set(sessions(url))
+    for one in killed:
+        run_sql(make_url(url), f"KILL CONNECTION {one}")
+    return killed
+
+
+async def test_a_server_that_is_gone_is_told_of(
+    side: Side, new_database: Callable[[], URL]
+) -> None:
+    gone = new_database().update_query_dict({"unix_socket": "/nowhere"})
+    with pytest.raises(StorageUnreachable):
+        await taken(side(gone.render_as_string(hide_password=False)))
+
+
+@pytest.mark.nightly
+def test_processes_that_change_the_same_memories_keep_the_chains(url: str, tmp_path: Path) -> None:
+    done = update_together(
+        "ours", url, tmp_path, processes=2, memories=3, rounds=10, takes_back=True
+    )
+    assert (done.breaks, done.wrong) == (0, 0)
+    assert done.records > 3 + 2 * 3 * 3
