@@ -245,3 +245,18 @@ def _opened(sealed: Any, column: str, record_id: str, place: bytes, keys: Keys) 
     if text is None:
         raise damaged(column, record_id)
     return text
+
+
+def sealed_all(
+    records: Sequence[HistoryRecord], keys: Sequence[DataKey | None], index_key: bytes
+) -> list[HistoryRecord]:
+    """Return records as `sealed_record` does, each under its key; in clear where that is None."""
+    return [
+        one if key is None else sealed_record(one, key, index_key)
+        for one, key in zip(records, keys, strict=True)
+    ]
+
+
+def ids_of_keys(keys: Iterable[DataKey | None]) -> list[str]:
+    """Return the ids of keys, each once."""
+    return list({key.id: None for key in keys if key is not None})

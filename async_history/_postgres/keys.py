@@ -20,12 +20,13 @@ from async_history._core.records import HistoryRecord
 from async_history._core.rows import Row
 from async_history._core.sealed_records import (
     USES,
+    ids_of_keys,
     key_ids,
     opened_if_whole,
     opened_record,
     owner_of_session,
+    sealed_all,
     sealed_message,
-    sealed_record,
     texts_of,
     texts_of_row,
     uses_of,
@@ -289,9 +290,9 @@ class Sealing:
     ) -> tuple[Sequence[HistoryRecord], Sequence[str]]:
         whose = [owners.get(record.memory_id) for record in records]
         used = await self._use(whose, USES, number, access)
-        seal = partial(_sealed, records, used, self._keys.index_key)
+        seal = partial(sealed_all, records, used, self._keys.index_key)
         stored = seal() if len(records) <= _SEALED_HERE else await computed(seal)
-        return stored, _ids(used)
+        return stored, ids_of_keys(used)
 
     async def messages(
         self, rows: Sequence[MessageRow], number: int | None, access: Access
@@ -346,7 +347,7 @@ class Sealing:
                 if lacking:
                     await self._lease(lacking, reach)
                 used = [self._keys.use(owner, each) for owner in owners]
-                if not await reach.lack(_ids(used)):
+                if not await reach.lack(ids_of_keys(used)):
                     return used
                 self._keys.forget()
         raise StorageCorrupt(
@@ -360,16 +361,3 @@ class Sealing:
         except BaseException:
             self._keys.end_leases()
             raise
-
-
-def _ids(keys: Sequence[DataKey | None]) -> list[str]:
-    return list({key.id: None for key in keys if key is not None})
-
-
-def _sealed(
-    records: Sequence[HistoryRecord], keys: Sequence[DataKey | None], index_key: bytes
-) -> list[HistoryRecord]:
-    return [
-        one if key is None else sealed_record(one, key, index_key)
-        for one, key in zip(records, keys, strict=True)
-    ]

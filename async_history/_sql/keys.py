@@ -18,16 +18,16 @@ from async_history._core.batch import MessageRow
 from async_history._core.data_keys import DataKeys
 from async_history._core.encryption import OPEN_WITH_KEYS
 from async_history._core.erased_names import Name
-from async_history._core.key_statements import KeyTable
 from async_history._core.owners import Owner
 from async_history._core.records import HistoryRecord
 from async_history._core.sealed_records import (
     USES,
+    ids_of_keys,
     key_ids,
     opened_record,
     owner_of_session,
+    sealed_all,
     sealed_message,
-    sealed_record,
     texts_of,
     uses_of,
 )
@@ -176,7 +176,7 @@ class Sealing:
         if self._keys.lacking(uses_of(owners)):
             return None
         used = [self._keys.use(owner, USES) for owner in owners]
-        return StoredRecords(await self._sealed(records, used), _ids(used))
+        return StoredRecords(await self._sealed(records, used), ids_of_keys(used))
 
     async def within(
         self,
@@ -184,22 +184,25 @@ class Sealing:
         transaction: Transaction,
         stored: StoredRecords | None = None,
     ) -> Sequence[HistoryRecord]:
-        if stored is not None and not await _lacks(WrittenKeyTable(transaction), stored.key_ids):
+        if stored is not None and not await WrittenKeyTable(transaction).lacks(stored.key_ids):
             return stored.records
         owners = [record.owner for record in records]
         return await self._sealed(records, await self._use(owners, USES, transaction))
 
     async def _sealed(
-        self, records: Sequence[HistoryRecord], used: Sequence[DataKey]
+        self, records: Sequence[HistoryRecord], used: Sequence[DataKey | None]
     ) -> Sequence[HistoryRecord]:
-        seal = partial(_sealed, records, used, self._keys.index_key)
+        seal = partial(sealed_all, records, used, self._keys.index_key)
         return seal() if len(records) <= _SEALED_HERE else await computed(seal)
 
     async def messages(
         self, rows: Sequence[MessageRow], transaction: Transaction
     ) -> Sequence[MessageRow]:
         used = await self._use([owner_of_session(scope) for _, scope, *_ in rows], 1, transaction)
-        return [sealed_message(row, key) for row, key in zip(rows, used, strict=True)]
+        return [
+            row if key is None else sealed_message(row, key)
+            for row, key in zip(rows, used, strict=True)
+        ]
 
     async def opened(
         self, records: Sequence[HistoryRecord], transaction: Transaction
@@ -233,8 +236,11 @@ class Sealing:
 
     async def _use(
         self, owners: Sequence[Owner | None], each: int, transaction: Transaction
-    ) -> list[DataKey]:
-        """Return the key of each owner, which may be used so often, and is in the store."""
+    ) -> list[DataKey | None]:
+        """Return the key of each owner, which may be used so often, and is in the store.
+
+        None where encryption is turned off.
+        """
         uses, table = uses_of(owners), WrittenKeyTable(transaction)
         self._keys.hold_while(transaction.version)
         for _ in range(_MOST_TRIES):
@@ -242,25 +248,10 @@ class Sealing:
             if lacking:
                 await self._keys.lease(lacking, table)
             used = [self._keys.use(owner, each) for owner in owners]
-            if not await _lacks(table, _ids(used)):
+            if not await table.lacks(ids_of_keys(used)):
                 return used
             self._keys.forget()
         raise StorageCorrupt(
             "data keys that were just made are not in the store; a trigger of the table data_keys "
             "keeps them out"
         )
-
-
-async def _lacks(table: KeyTable, ids: Sequence[str]) -> bool:
-    """Return whether the store lacks one of some keys."""
-    return len(await table.keys(ids)) < len(ids)
-
-
-def _ids(keys: Sequence[DataKey]) -> list[str]:
-    return list({key.id: None for key in keys})
-
-
-def _sealed(
-    records: Sequence[HistoryRecord], keys: Sequence[DataKey], index_key: bytes
-) -> list[HistoryRecord]:
-    return [sealed_record(one, key, index_key) for one, key in zip(records, keys, strict=True)]

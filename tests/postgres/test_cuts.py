@@ -22,6 +22,7 @@ from async_history import (
 )
 from async_history._postgres import connections
 from async_history._postgres.lock_connection import LockConnection
+from async_history._postgres.pool_limits import PoolLimits
 from async_history._postgres.url import server_url
 from tests.subprocesses.postgres_load import texts
 from tests.subprocesses.proxy import Proxy
@@ -154,11 +155,12 @@ class TestStandsStill:
             await history.save_messages([{"content": "x"}], "s")
 
     async def test_nor_for_a_session_of_locks(self, proxy: Proxy) -> None:
+        limits = PoolLimits(1, None, acquire_timeout_s=0.3, idle_s=None, lifetime_s=None)
         for place in count():
             late = proxy.hold(after=place)
             async with asyncio.timeout(SOON_S):
                 with contextlib.suppress(StorageUnreachable):
-                    locks = await LockConnection.connect(server_url(proxy.url), 0.3)
+                    locks = await LockConnection.connect(server_url(proxy.url), limits)
                     assert locks is not None
                     locks.terminate()
             late.release()
