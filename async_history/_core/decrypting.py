@@ -23,12 +23,12 @@ from async_history._core.sealed_records import (
 from async_history._core.sealing import is_json_sealed, is_sealed
 from async_history._core.stored_texts import (
     CONTENT,
+    Rewriting,
     StoredMessage,
     StoredTexts,
     TextLimits,
     TextStore,
     TextTransaction,
-    rewrite,
 )
 from async_history._core.wording import counted
 from async_history.errors import StorageError
@@ -70,18 +70,9 @@ async def decrypt(
     async with logged(log, new_operation(DECRYPT)) as tally:
         await store.in_transaction(partial(_turn_off, keys))
         total = await store.count_records()
-
-        def note_records(count: int) -> None:
-            tally.records += count
-            if count and on_progress is not None:
-                on_progress(tally.records, max(total, tally.records))
-
-        def note_messages(count: int) -> None:
-            tally.messages += count
-
-        records, messages = partial(_open_records, keys), partial(_open_messages, keys)
-        await rewrite(store, lambda texts: texts.sealed_records, records, note_records, limits)
-        await rewrite(store, lambda texts: texts.messages, messages, note_messages, limits)
+        rewriting = Rewriting(store, tally, on_progress, total, limits)
+        await rewriting.records(lambda texts: texts.sealed_records, partial(_open_records, keys))
+        await rewriting.messages(partial(_open_messages, keys))
         await store.in_transaction(_end)
     await store.finish_decrypting()
     return DecryptionReport(records=tally.records, messages=tally.messages)

@@ -23,12 +23,12 @@ from async_history._core.sealing import BEGIN, DataKey, is_json_sealed
 from async_history._core.stored_texts import (
     CONTENT,
     SCOPE,
+    Rewriting,
     StoredMessage,
     StoredTexts,
     TextLimits,
     TextStore,
     TextTransaction,
-    rewrite,
 )
 from async_history._core.wording import counted
 from async_history.errors import StorageError
@@ -75,19 +75,11 @@ async def encrypt(
     async with logged(log, new_operation(ENCRYPT)) as tally:
         await store.in_transaction(_turn_on)
         total = await store.count_clear()
-
-        def note_records(count: int) -> None:
-            tally.records += count
-            if count and on_progress is not None:
-                on_progress(tally.records, max(total, tally.records))
-
-        def note_messages(count: int) -> None:
-            tally.messages += count
-
+        rewriting = Rewriting(store, tally, on_progress, total, limits)
         step = partial(_seal_records, index_key)
-        await rewrite(store, lambda texts: texts.clear_records, step, note_records, limits)
-        await rewrite(store, lambda texts: texts.detailed_records, step, note_records, limits)
-        await rewrite(store, lambda texts: texts.messages, _seal_messages, note_messages, limits)
+        await rewriting.records(lambda texts: texts.clear_records, step)
+        await rewriting.records(lambda texts: texts.detailed_records, step)
+        await rewriting.messages(_seal_messages)
         await store.in_transaction(_note_whole)
         remains = await store.overwrite()
         clear = await store.count_clear()

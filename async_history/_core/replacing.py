@@ -20,12 +20,12 @@ from async_history._core.sealing import DataKey
 from async_history._core.stored_texts import (
     CONTENT,
     SCOPE,
+    Rewriting,
     StoredMessage,
     StoredTexts,
     TextLimits,
     TextStore,
     TextTransaction,
-    rewrite,
 )
 from async_history.errors import StorageError
 
@@ -62,18 +62,10 @@ async def replace_data_keys(
     async with logged(log, operation) as tally:
         old = await store.in_transaction(partial(_retire, keys, names))
         total = await store.count_records()
-
-        def note_records(count: int) -> None:
-            tally.records += count
-            if count and on_progress is not None:
-                on_progress(tally.records, max(total, tally.records))
-
-        def note_messages(count: int) -> None:
-            tally.messages += count
-
-        records, messages = partial(_replace_records, keys), partial(_replace_messages, keys, old)
-        await rewrite(store, lambda texts: texts.retired_records, records, note_records, limits)
-        await rewrite(store, lambda texts: texts.messages, messages, note_messages, limits)
+        rewriting = Rewriting(store, tally, on_progress, total, limits)
+        step = partial(_replace_records, keys)
+        await rewriting.records(lambda texts: texts.retired_records, step)
+        await rewriting.messages(partial(_replace_messages, keys, old))
         await store.in_transaction(lambda texts: texts.remove_keys(old))
     return DataKeyReplacement(data_keys=len(old), records=tally.records, messages=tally.messages)
 

@@ -5,7 +5,7 @@ database: records that match all else are read, opened, and looked through. A ca
 tokens of its indexed keys; where causes may be in clear still, it is searched as a text is.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -75,7 +75,7 @@ class SealedReader:
         self.scopes = stored.scopes
 
     async def _opened(self, records: Sequence[HistoryRecord]) -> list[HistoryRecord]:
-        return await opened_records(records, self._keys)
+        return await opened_records(records, self._keys.load)
 
     async def history(self, memory_id: str) -> list[HistoryRecord]:
         """Return a memory's records, oldest first."""
@@ -158,18 +158,21 @@ class SealedFollowReader:
     async def page(self, place: Any, memory_id: str | None, limit: int) -> FollowRead[Any]:
         """Return up to `limit` records after a place, of one memory or of all."""
         read = await self._stored.page(place, memory_id, limit)
-        return replace(read, records=await opened_records(read.records, self._keys))
+        return replace(read, records=await opened_records(read.records, self._keys.load))
 
 
 async def opened_records(
-    records: Sequence[HistoryRecord], source: KeySource
+    records: Sequence[HistoryRecord], load: Callable[[Collection[str]], Awaitable[Keys]]
 ) -> list[HistoryRecord]:
     """Return records opened, many of them on a thread.
+
+    Args:
+        load: returns data keys by id, of those that the store has.
 
     Raises:
         KeyMissing, StorageCorrupt: as `opened_record`.
     """
-    keys = await source.load(key_ids(_all(texts_of, records)))
+    keys = await load(key_ids(_all(texts_of, records)))
     return await _each(opened_record, records, keys)
 
 

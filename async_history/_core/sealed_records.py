@@ -105,6 +105,14 @@ def sealed_message(row: MessageRow, key: DataKey) -> MessageRow:
     return message_id, scope, role, content, name, created_at
 
 
+def sealed_messages(rows: Sequence[MessageRow], keys: Sequence[DataKey | None]) -> list[MessageRow]:
+    """Return messages' rows sealed, each under its key; in clear where that is None."""
+    return [
+        row if key is None else sealed_message(row, key)
+        for row, key in zip(rows, keys, strict=True)
+    ]
+
+
 # Opening
 
 
@@ -245,18 +253,3 @@ def _opened(sealed: Any, column: str, record_id: str, place: bytes, keys: Keys) 
     if text is None:
         raise damaged(column, record_id)
     return text
-
-
-def sealed_all(
-    records: Sequence[HistoryRecord], keys: Sequence[DataKey | None], index_key: bytes
-) -> list[HistoryRecord]:
-    """Return records as `sealed_record` does, each under its key; in clear where that is None."""
-    return [
-        one if key is None else sealed_record(one, key, index_key)
-        for one, key in zip(records, keys, strict=True)
-    ]
-
-
-def ids_of_keys(keys: Iterable[DataKey | None]) -> list[str]:
-    """Return the ids of keys, each once."""
-    return list({key.id: None for key in keys if key is not None})

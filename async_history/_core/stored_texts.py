@@ -12,7 +12,9 @@ from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 from async_history._core.batch import MessageRow
 from async_history._core.erased_names import Name
 from async_history._core.key_statements import KeyTable
+from async_history._core.operations import Tally
 from async_history._core.owners import Owner
+from async_history._core.progress import Progress
 from async_history._core.sealing import DataKey
 
 T = TypeVar("T")
@@ -175,26 +177,54 @@ Step = Callable[[TextTransaction, Sequence[Row]], Coroutine[Any, Any, int]]
 """Write rows again; return how many of them that were."""
 
 
-async def rewrite(
-    store: TextStore,
-    find: Find[Row],
-    step: Step[Row],
-    note: Callable[[int], None],
-    limits: TextLimits,
-) -> None:
-    """Write all rows again that are found, some in each transaction.
+class Rewriting:
+    """Writes a store's texts again, some rows in each transaction, and counts them.
 
     Args:
-        note: called after each transaction with how many rows it wrote.
+        tally: counts records and messages.
+        on_progress: called after some records with how many are done and how many there are.
+        total: how many records there are, about.
     """
-    after: Any = None
 
-    async def work(texts: TextTransaction) -> tuple[int, Any]:
-        page = await find(texts)(after, limits.rows)
-        return await step(texts, page.rows), page.after
+    def __init__(
+        self,
+        store: TextStore,
+        tally: Tally,
+        on_progress: Progress | None,
+        total: int,
+        limits: TextLimits,
+    ) -> None:
+        self._store = store
+        self._tally = tally
+        self._on_progress = on_progress
+        self._total = total
+        self._limits = limits
 
-    while True:
-        count, after = await store.in_transaction(work)
-        note(count)
-        if after is None:
-            return
+    async def records(self, find: Find[StoredTexts], step: Step[StoredTexts]) -> None:
+        """Write all records again that are found."""
+        await self._all(find, step, self._note_records)
+
+    async def messages(self, step: Step[StoredMessage]) -> None:
+        """Write the buffered messages again that the step chooses."""
+        await self._all(lambda texts: texts.messages, step, self._note_messages)
+
+    def _note_records(self, count: int) -> None:
+        self._tally.records += count
+        if count and self._on_progress is not None:
+            self._on_progress(self._tally.records, max(self._total, self._tally.records))
+
+    def _note_messages(self, count: int) -> None:
+        self._tally.messages += count
+
+    async def _all(self, find: Find[Row], step: Step[Row], note: Callable[[int], None]) -> None:
+        after: Any = None
+
+        async def work(texts: TextTransaction) -> tuple[int, Any]:
+            page = await find(texts)(after, self._limits.rows)
+            return await step(texts, page.rows), page.after
+
+        while True:
+            count, after = await self._store.in_transaction(work)
+            note(count)
+            if after is None:
+                return

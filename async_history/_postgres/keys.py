@@ -13,35 +13,26 @@ from functools import partial
 from typing import Any, Final, NamedTuple, Protocol
 
 from async_history._core.batch import MessageRow
+from async_history._core.batch_sealing import ids_of_keys, keys_in_store, sealed_records
 from async_history._core.data_keys import DataKeys
 from async_history._core.key_statements import KeyStatements, KeyTable, Run
 from async_history._core.owners import SCOPES, Owner
 from async_history._core.records import HistoryRecord
 from async_history._core.rows import Row
+from async_history._core.sealed_reader import opened_records
 from async_history._core.sealed_records import (
     USES,
-    ids_of_keys,
     key_ids,
     opened_if_whole,
-    opened_record,
     owner_of_session,
-    sealed_all,
-    sealed_message,
-    texts_of,
+    sealed_messages,
     texts_of_row,
-    uses_of,
 )
 from async_history._core.sealing import BEGIN, JSON_BEGIN, DataKey
-from async_history._core.threads import computed
 from async_history._postgres.schema import in_schema
 from async_history._postgres.schema.indexes import Index
 from async_history._postgres.transaction import transaction
-from async_history.errors import StorageCorrupt
 
-_SEALED_HERE: Final = 32
-"""Records that are sealed on the event loop: a third of a millisecond. More go to a thread."""
-_MOST_TRIES: Final = 3
-"""How often keys are leased for one batch, where those in memory are not in the store."""
 _STORED: Final = "SELECT id, owner, wrapping_key, wrapped, uses FROM {schema}.data_keys"
 CLEAR: Final = f"""
     NOT pg_catalog.starts_with(old_memory, '{BEGIN}'::pg_catalog.text)
@@ -290,28 +281,19 @@ class Sealing:
     ) -> tuple[Sequence[HistoryRecord], Sequence[str]]:
         whose = [owners.get(record.memory_id) for record in records]
         used = await self._use(whose, USES, number, access)
-        seal = partial(sealed_all, records, used, self._keys.index_key)
-        stored = seal() if len(records) <= _SEALED_HERE else await computed(seal)
+        stored = await sealed_records(records, used, self._keys.index_key)
         return stored, ids_of_keys(used)
 
     async def messages(
         self, rows: Sequence[MessageRow], number: int | None, access: Access
     ) -> Sequence[MessageRow]:
         owners = [owner_of_session(scope) for _, scope, *_ in rows]
-        used = await self._use(owners, 1, number, access)
-        return [
-            row if key is None else sealed_message(row, key)
-            for row, key in zip(rows, used, strict=True)
-        ]
+        return sealed_messages(rows, await self._use(owners, 1, number, access))
 
     async def opened(
         self, records: Sequence[HistoryRecord], access: Access
     ) -> Sequence[HistoryRecord]:
-        ids = key_ids(text for record in records for text in texts_of(record))
-        if not ids:
-            return records
-        keys = await self._keys.load(ids, access().table)
-        return [opened_record(record, keys) for record in records]
+        return await opened_records(records, partial(self._keys.load, table=access().table))
 
     async def opened_rows(self, rows: Sequence[Row], table: KeyTable) -> Sequence[Row]:
         ids = key_ids(text for row in rows for text in texts_of_row(row))
@@ -338,24 +320,14 @@ class Sealing:
 
         None where encryption is turned off.
         """
-        uses, reach = uses_of(owners), access()
+        reach = access()
         async with self._lock:
             if number is not None:
                 self._keys.hold_while(number)
-            for _ in range(_MOST_TRIES):
-                lacking = self._keys.lacking(uses)
-                if lacking:
-                    await self._lease(lacking, reach)
-                used = [self._keys.use(owner, each) for owner in owners]
-                if not await reach.lack(ids_of_keys(used)):
-                    return used
-                self._keys.forget()
-        raise StorageCorrupt(
-            "data keys that were just made are not in the store; a trigger, rule or policy of the "
-            "table data_keys keeps them out"
-        )
+            lease = partial(self._lease, reach)
+            return await keys_in_store(self._keys, owners, each, lease, reach.lack)
 
-    async def _lease(self, lacking: Mapping[Owner | None, int], access: KeyAccess) -> None:
+    async def _lease(self, access: KeyAccess, lacking: Mapping[Owner | None, int]) -> None:
         try:
             await access.change(partial(self._keys.lease, lacking))
         except BaseException:

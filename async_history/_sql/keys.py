@@ -15,32 +15,24 @@ from typing import Final, NamedTuple, Protocol
 from sqlalchemy import select
 
 from async_history._core.batch import MessageRow
+from async_history._core.batch_sealing import ids_of_keys, keys_in_store, sealed_records
 from async_history._core.data_keys import DataKeys
 from async_history._core.encryption import OPEN_WITH_KEYS
 from async_history._core.erased_names import Name
 from async_history._core.owners import Owner
 from async_history._core.records import HistoryRecord
+from async_history._core.sealed_reader import opened_records
 from async_history._core.sealed_records import (
     USES,
-    ids_of_keys,
-    key_ids,
-    opened_record,
     owner_of_session,
-    sealed_all,
-    sealed_message,
-    texts_of,
+    sealed_messages,
     uses_of,
 )
 from async_history._core.sealing import DataKey
-from async_history._core.threads import computed
 from async_history._sql.key_statements import WrittenKeyTable
 from async_history._sql.transaction import Transaction
-from async_history.errors import KeyMissing, StorageCorrupt
+from async_history.errors import KeyMissing
 
-_SEALED_HERE: Final = 32
-"""Records that are sealed on the event loop: a third of a millisecond. More go to a thread."""
-_MOST_TRIES: Final = 3
-"""How often keys are leased for one batch, where those in memory are not in the store."""
 _SEALED_BYTES: Final = 96
 """What a sealed text takes besides four thirds of its bytes: key, nonce, tag and marks."""
 
@@ -176,7 +168,8 @@ class Sealing:
         if self._keys.lacking(uses_of(owners)):
             return None
         used = [self._keys.use(owner, USES) for owner in owners]
-        return StoredRecords(await self._sealed(records, used), ids_of_keys(used))
+        sealed = await sealed_records(records, used, self._keys.index_key)
+        return StoredRecords(sealed, ids_of_keys(used))
 
     async def within(
         self,
@@ -187,31 +180,20 @@ class Sealing:
         if stored is not None and not await WrittenKeyTable(transaction).lacks(stored.key_ids):
             return stored.records
         owners = [record.owner for record in records]
-        return await self._sealed(records, await self._use(owners, USES, transaction))
-
-    async def _sealed(
-        self, records: Sequence[HistoryRecord], used: Sequence[DataKey | None]
-    ) -> Sequence[HistoryRecord]:
-        seal = partial(sealed_all, records, used, self._keys.index_key)
-        return seal() if len(records) <= _SEALED_HERE else await computed(seal)
+        used = await self._use(owners, USES, transaction)
+        return await sealed_records(records, used, self._keys.index_key)
 
     async def messages(
         self, rows: Sequence[MessageRow], transaction: Transaction
     ) -> Sequence[MessageRow]:
-        used = await self._use([owner_of_session(scope) for _, scope, *_ in rows], 1, transaction)
-        return [
-            row if key is None else sealed_message(row, key)
-            for row, key in zip(rows, used, strict=True)
-        ]
+        owners = [owner_of_session(scope) for _, scope, *_ in rows]
+        return sealed_messages(rows, await self._use(owners, 1, transaction))
 
     async def opened(
         self, records: Sequence[HistoryRecord], transaction: Transaction
     ) -> Sequence[HistoryRecord]:
-        ids = key_ids(text for record in records for text in texts_of(record))
-        if not ids:
-            return records
-        keys = await self._keys.load(ids, WrittenKeyTable(transaction))
-        return [opened_record(record, keys) for record in records]
+        table = WrittenKeyTable(transaction)
+        return await opened_records(records, partial(self._keys.load, table=table))
 
     async def check(self, transaction: Transaction) -> None: ...
 
@@ -241,17 +223,7 @@ class Sealing:
 
         None where encryption is turned off.
         """
-        uses, table = uses_of(owners), WrittenKeyTable(transaction)
+        table = WrittenKeyTable(transaction)
         self._keys.hold_while(transaction.version)
-        for _ in range(_MOST_TRIES):
-            lacking = self._keys.lacking(uses)
-            if lacking:
-                await self._keys.lease(lacking, table)
-            used = [self._keys.use(owner, each) for owner in owners]
-            if not await table.lacks(ids_of_keys(used)):
-                return used
-            self._keys.forget()
-        raise StorageCorrupt(
-            "data keys that were just made are not in the store; a trigger of the table data_keys "
-            "keeps them out"
-        )
+        lease = partial(self._keys.lease, table=table)
+        return await keys_in_store(self._keys, owners, each, lease, table.lacks)

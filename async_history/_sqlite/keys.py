@@ -21,7 +21,7 @@ from async_history._core.sealed_records import (
     opened_text,
     owner_of_session,
     sealed_fields,
-    sealed_message,
+    sealed_messages,
     texts_of,
     texts_of_row,
     uses_of,
@@ -305,8 +305,6 @@ class Sealing:
     ) -> Sequence[Fields]:
         whose = [None if stored is None else stored.owner for stored in owners]
         self._lease(uses_of(whose), noted, connection)
-        if self._keys.is_off:
-            return records
         use, index_key = self._keys.use, self._keys.index_key
         return [
             record if (key := use(owner, USES)) is None else sealed_fields(record, key, index_key)
@@ -344,11 +342,7 @@ class Sealing:
     ) -> Sequence[MessageRow]:
         owners = [owner_of_session(scope) for _, scope, *_ in rows]
         self._lease(uses_of(owners), noted(), connection)
-        use = self._keys.use
-        return [
-            row if (key := use(owner, 1)) is None else sealed_message(row, key)
-            for row, owner in zip(rows, owners, strict=True)
-        ]
+        return sealed_messages(rows, [self._keys.use(owner, 1) for owner in owners])
 
     def undone(self) -> None:
         self._keys.end_leases()

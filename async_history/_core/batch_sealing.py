@@ -1,0 +1,76 @@
+"""Sealing what a batch writes, on the event loop: for databases whose drivers are awaited."""
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Final
+
+from async_history._core.data_keys import DataKeys
+from async_history._core.owners import Owner
+from async_history._core.records import HistoryRecord
+from async_history._core.sealed_records import (
+    sealed_record,
+    uses_of,
+)
+from async_history._core.sealing import DataKey
+from async_history._core.threads import computed
+from async_history.errors import StorageCorrupt
+
+_SEALED_HERE: Final = 32
+"""Records that are sealed on the event loop: a third of a millisecond. More go to a thread."""
+_MOST_TRIES: Final = 3
+"""How often keys are leased for one batch, where those in memory are not in the store."""
+
+
+async def keys_in_store(
+    keys: DataKeys,
+    owners: Sequence[Owner | None],
+    each: int,
+    lease: Callable[[Mapping[Owner | None, int]], Awaitable[None]],
+    lack: Callable[[Sequence[str]], Awaitable[bool]],
+) -> list[DataKey | None]:
+    """Return the key of each owner, which may be used so often, and is in the store.
+
+    None where encryption is turned off.
+
+    Args:
+        lease: leases keys, in a transaction.
+        lack: returns whether the store lacks one of these keys.
+
+    Raises:
+        StorageCorrupt: the store does not keep the keys that are made.
+    """
+    uses = uses_of(owners)
+    for _ in range(_MOST_TRIES):
+        lacking = keys.lacking(uses)
+        if lacking:
+            await lease(lacking)
+        used = [keys.use(owner, each) for owner in owners]
+        if not await lack(ids_of_keys(used)):
+            return used
+        keys.forget()
+    raise StorageCorrupt(
+        "data keys that were just made are not in the store; a trigger, rule or policy of the "
+        "table data_keys keeps them out"
+    )
+
+
+def ids_of_keys(keys: Iterable[DataKey | None]) -> list[str]:
+    """Return the ids of keys, each once."""
+    return list({key.id: None for key in keys if key is not None})
+
+
+async def sealed_records(
+    records: Sequence[HistoryRecord], keys: Sequence[DataKey | None], index_key: bytes
+) -> list[HistoryRecord]:
+    """Return records sealed, each under its key; in clear where that is None."""
+    seal = partial(_sealed, records, keys, index_key)
+    return seal() if len(records) <= _SEALED_HERE else await computed(seal)
+
+
+def _sealed(
+    records: Sequence[HistoryRecord], keys: Sequence[DataKey | None], index_key: bytes
+) -> list[HistoryRecord]:
+    return [
+        one if key is None else sealed_record(one, key, index_key)
+        for one, key in zip(records, keys, strict=True)
+    ]
