@@ -1,85 +1,45 @@
-"""The PostgreSQL backend: connects and wires the writer, reader, follower and eraser."""
+"""The PostgreSQL backend: connects, and migrates the tables or checks them."""
 
-import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from time import monotonic
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
-from async_history._core.backend import Reader
 from async_history._core.cancellation import to_the_end
 from async_history._core.commit_signal import CommitSignal
-from async_history._core.encryption import OPEN_WITH_KEYS, StoreEncryption
-from async_history._core.follow_reads import FollowReader as FollowReaderOf
+from async_history._core.encryption import OPEN_WITH_KEYS
 from async_history._core.key_ring import KeyRing
-from async_history._core.ledger import changes
 from async_history._core.lifecycle import CLOSE_TIMEOUT_S
 from async_history._core.lock_session import SessionOptions
 from async_history._core.locks import ProcessLocks
-from async_history._core.operations import (
-    OperationLog,
-    OperationLogInTurn,
-    StatementOperationLog,
-    StoreOperation,
-    at_its_end,
-)
-from async_history._core.prune import PruneCursor, PruneStep
-from async_history._core.prune_request import PruneRequest
-from async_history._core.prune_transaction import PruneTries
-from async_history._core.sealed_reader import SealedFollowReader, SealedReader
 from async_history._core.session_locks import SessionLocks
-from async_history._core.stats import Measured, clear_warning
-from async_history._core.submissions import AddRecords, Submission
-from async_history._core.writer import GroupCommitWriter
 from async_history._core.writer_options import WriterOptions
 from async_history._postgres import schema as migrations
-from async_history._postgres.bounds import time_for
-from async_history._postgres.check import faults_of
-from async_history._postgres.commit import BatchCommitter
 from async_history._postgres.connect import in_time
-from async_history._postgres.connections import Connections
-from async_history._postgres.encrypting import ServerTexts
-from async_history._postgres.erase import EncryptedEraseKeys, EraseKeys, ServerErasure
-from async_history._postgres.follow import FollowReader
 from async_history._postgres.keys import (
     CLEAR_INDEX,
-    COUNT_CLEAR,
     HAS_CLEAR_INDEX,
     IS_ENCRYPTED,
-    InClear,
-    KeyAccess,
-    KeyChange,
-    Seal,
-    Sealing,
-    change_keys,
-    key_table,
-    keys_lack,
 )
-from async_history._postgres.ledger import Attestation, ServerLedger, locks, tables_of
 from async_history._postgres.lock_connection import LockConnection
-from async_history._postgres.operations import OPERATIONS
-from async_history._postgres.owner_steps import FORGET_OWNERS
-from async_history._postgres.owners import KnownOwners
 from async_history._postgres.pool import ConnectionPool
 from async_history._postgres.pool_limits import PoolLimits
-from async_history._postgres.prune import prune
-from async_history._postgres.read import HistoryReader
 from async_history._postgres.schema.indexes import make
 from async_history._postgres.server_url import ServerUrl
-from async_history._postgres.side_connections import SideConnections
-from async_history._postgres.statistics import Statistics
-from async_history._postgres.transaction import log_within, savepoint, transaction
-from async_history._postgres.vacuum import Vacuum
-from async_history._postgres.warnings import STATE, warnings_of
-from async_history._postgres.writing_connection import Write
-from async_history.errors import HistoryError, InvalidInput, KeyMissing, MigrationError
+from async_history._postgres.store import PostgresStore
+from async_history.errors import InvalidInput, KeyMissing, MigrationError
 
 T = TypeVar("T")
 
-_COUNT: Final = "SELECT pg_catalog.count(*) FROM"
-_WAITS: Final = 50
-"""Lock waits that fit into a late batch's time, so that the submission that waits can be found."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Found:
+    """What a schema has besides the tables of any history."""
+
+    is_distributed: bool = False
+    has_clear_index: bool = False
+    is_encrypted: bool = False
+    has_ledger: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,10 +102,10 @@ class PostgresBackend:
 
     async def open(self, committed: CommitSignal, ended: Callable[[], None]) -> "PostgresStore":
         """Connect, and migrate the tables or check their version."""
-        is_distributed = has_ledger = False
+        there = _Found()
 
         async def prepare(connection: Any) -> None:
-            nonlocal is_distributed, has_ledger
+            nonlocal there
             if self.may_migrate:
                 with in_time(connection, self.limits.acquire_timeout_s):
                     version = await migrations.applied_version(connection, self.schema_name)
@@ -154,9 +114,9 @@ class PostgresBackend:
             else:
                 await self._look(connection)
             with in_time(connection, self.limits.acquire_timeout_s):
-                is_distributed = await migrations.is_distributed(connection, self.schema_name)
-            await self._prepare_keys(connection, is_distributed=is_distributed)
-            has_ledger = await self._prepare_ledger(connection, is_distributed=is_distributed)
+                there = await self._find(connection)
+            await self._prepare_keys(connection, there)
+            await self._prepare_ledger(connection, there)
 
         if self.server is None:
             pool = await ConnectionPool.of_user(self.user_pool, self.where, prepare, self.limits)
@@ -170,13 +130,19 @@ class PostgresBackend:
             await to_the_end(pool.aclose(CLOSE_TIMEOUT_S))
             raise
         store = PostgresStore(
-            self,
             pool,
             read_pool,
             committed,
             ended,
-            is_distributed=is_distributed,
-            has_ledger=has_ledger,
+            where=self.where,
+            server=self.server,
+            schema_name=self.schema_name,
+            idle_s=self.limits.idle_s,
+            retry_timeout_s=self.retry_timeout_s,
+            writer_options=self.writer_options,
+            keys=self.keys,
+            is_distributed=there.is_distributed,
+            has_ledger=there.has_ledger or self.asks_for_ledger,
         )
         if store.encryption is not None:
             try:
@@ -186,363 +152,60 @@ class PostgresBackend:
                 raise
         return store
 
-    async def _prepare_keys(self, connection: Any, *, is_distributed: bool) -> None:
+    async def _find(self, connection: Any) -> "_Found":
+        schema = migrations.quoted(self.schema_name)
+        has_index = bool(await connection.fetchval(HAS_CLEAR_INDEX, self.schema_name))
+        encrypted = migrations.in_schema(IS_ENCRYPTED, schema)
+        return _Found(
+            is_distributed=await migrations.is_distributed(connection, self.schema_name),
+            has_clear_index=has_index,
+            is_encrypted=has_index and bool(await connection.fetchval(encrypted)),
+            has_ledger=await migrations.has_ledger(connection, self.schema_name),
+        )
+
+    async def _prepare_keys(self, connection: Any, there: "_Found") -> None:
         """Check that the history is opened with keys if it is encrypted, and prepare it if not.
 
         Raises:
             KeyMissing, InvalidInput, MigrationError: it can't be opened so. Nothing was changed.
         """
-        schema = migrations.quoted(self.schema_name)
-        with in_time(connection, self.limits.acquire_timeout_s):
-            has_index = await connection.fetchval(HAS_CLEAR_INDEX, self.schema_name)
-            is_encrypted = has_index and await connection.fetchval(
-                migrations.in_schema(IS_ENCRYPTED, schema)
-            )
         if self.keys is None:
-            if is_encrypted:
+            if there.is_encrypted:
                 raise KeyMissing("", f"{self.where} {OPEN_WITH_KEYS}")
             return
-        if is_distributed:
+        if there.is_distributed:
             raise InvalidInput(
                 f"{self.where} is a Citus cluster, where a history is not encrypted: open it "
                 "without keys"
             )
         if self.may_migrate:
-            await make(connection, schema, CLEAR_INDEX)
-        elif not has_index:
+            await make(connection, migrations.quoted(self.schema_name), CLEAR_INDEX)
+        elif not there.has_clear_index:
             raise MigrationError(
                 f"{self.where} is not encrypted, and migrate=False keeps it as it is; open it with "
                 "migrate=True once, or without keys"
             )
 
-    async def _prepare_ledger(self, connection: Any, *, is_distributed: bool) -> bool:
-        """Give the history a ledger if that is asked for; return whether it has one.
+    async def _prepare_ledger(self, connection: Any, there: "_Found") -> None:
+        """Give the history a ledger if that is asked for.
 
         Raises:
             InvalidInput, MigrationError: it can't have one. Nothing was changed.
         """
-        with in_time(connection, self.limits.acquire_timeout_s):
-            has_ledger = await migrations.has_ledger(connection, self.schema_name)
-        if is_distributed and (has_ledger or self.asks_for_ledger):
+        if there.is_distributed and (there.has_ledger or self.asks_for_ledger):
             raise InvalidInput(
                 f"{self.where} is a Citus cluster, whose nodes have no common order of commits: a "
                 "history there has no ledger"
             )
-        if has_ledger or not self.asks_for_ledger:
-            return has_ledger
+        if there.has_ledger or not self.asks_for_ledger:
+            return
         if not self.may_extend:
             raise MigrationError(
                 f"{self.where} has no ledger, and migrate=False keeps it as it is; open it with "
                 "migrate=True once, or without a ledger"
             )
         await migrations.make_ledger(connection, self.schema_name)
-        return True
 
     async def _look(self, connection: Any) -> None:
         with in_time(connection, self.limits.acquire_timeout_s):
             await migrations.require_current(connection, self.schema_name)
-
-
-class PostgresStore:
-    """An open history in PostgreSQL, wired from pools, a writer, a reader, a follower and an
-    eraser.
-
-    Args:
-        pool: connections to the server that is written to.
-        read_pool: connections to the server that is read from.
-        committed: notified after each commit.
-        ended: called when the writer has ended.
-        is_distributed: whether the tables are distributed over the nodes of a Citus cluster.
-        has_ledger: whether the history has a ledger.
-    """
-
-    def __init__(
-        self,
-        backend: PostgresBackend,
-        pool: ConnectionPool,
-        read_pool: ConnectionPool,
-        committed: CommitSignal,
-        ended: Callable[[], None],
-        *,
-        is_distributed: bool,
-        has_ledger: bool,
-    ) -> None:
-        self._where = backend.where
-        self._schema_name = backend.schema_name
-        self.schema = migrations.quoted(backend.schema_name)
-        self._has_replica = backend.read_server is not None
-        self._committed = committed
-        self._ended = ended
-        self._is_distributed = is_distributed
-        self._late_after_s = backend.retry_timeout_s / 2
-        self._close_timeout_s = CLOSE_TIMEOUT_S
-        self._known_owners = KnownOwners()
-        self._tried: tuple[Sequence[Submission], float] | None = None
-        self.encryption: StoreEncryption | None = None
-        self._seal: Seal = InClear()
-        erase_keys = EraseKeys()
-        if backend.keys is not None:
-            table = key_table(self._fetch_keys, self.schema)
-            self.encryption = StoreEncryption(backend.keys, table, self._with_keys)
-            self._seal = sealing = Sealing(self.encryption.keys)
-            erase_keys = EncryptedEraseKeys(self.encryption.keys)
-        self.connections = Connections(
-            backend.where,
-            pool,
-            read_pool,
-            idle_s=backend.limits.idle_s,
-            retry_timeout_s=backend.retry_timeout_s,
-        )
-        self._side = side = SideConnections(pool, backend.server)
-        self._statistics = Statistics(side, self.schema, is_distributed=is_distributed)
-        self.writer = GroupCommitWriter[Submission](
-            self._commit,
-            finish=self._finish,
-            options=backend.writer_options,
-            commit_timeout_s=backend.retry_timeout_s,
-        )
-        fetch = self.connections.fetch
-        self._stored_reader = reader = HistoryReader(
-            fetch, self.schema, is_distributed=is_distributed, at_once=read_pool.size
-        )
-        follower = FollowReader(
-            fetch, self.schema, where=backend.where, is_distributed=is_distributed
-        )
-        self.reader: Reader = reader
-        self.follower: FollowReaderOf[Any] = follower
-        if self.encryption is not None:
-            self.reader = SealedReader(reader, self.encryption)
-            self.follower = SealedFollowReader(follower, self.encryption)
-        self._attestation = Attestation(self.schema, self._seal) if has_ledger else None
-        self.ledger: ServerLedger | None = None
-        if self._attestation is not None:
-            self.ledger = ServerLedger(self._attestation, self._use_apart)
-        vacuum = Vacuum(
-            side,
-            self.run_exclusively,
-            backend.where,
-            self.schema,
-            ask_every_s=backend.retry_timeout_s,
-        )
-        if self.encryption is not None:
-            self.encryption.texts = ServerTexts(
-                self.run_exclusively, vacuum, side, self.schema, sealing
-            )
-        self.operations: OperationLog = OperationLogInTurn(
-            self._change_log, StatementOperationLog(OPERATIONS, self._read_log)
-        )
-        self.eraser = ServerErasure(
-            self.run_exclusively,
-            vacuum,
-            self.schema,
-            erase_keys,
-            self.ledger,
-            is_distributed=is_distributed,
-        )
-
-    # Writing
-
-    async def _write(self, work: "Write[T]", size_s: float = 0.0, waits: int | None = None) -> T:
-        """Run work on the writing connection, with the keys that the store has now."""
-        return await self._with_current_keys(lambda: self.connections.write(work, size_s, waits))
-
-    async def _use_apart(
-        self,
-        work: Callable[[Any, Sequence[str]], Coroutine[Any, Any, T]],
-        within_s: float | None,
-    ) -> T:
-        """Run work that may be done twice, at the same time as the writes."""
-        return await self._with_current_keys(lambda: self.connections.write_apart(work, within_s))
-
-    async def _with_current_keys(self, work: Callable[[], Awaitable[T]]) -> T:
-        if self.encryption is None:
-            return await work()
-        return await self.encryption.with_current_keys(work)
-
-    async def _with_keys(self, work: KeyChange) -> Any:
-        """Do work on the tables of keys in one transaction, in its turn among the writes."""
-        return await self.run_exclusively(
-            lambda connection, settings: change_keys(connection, self.schema, settings, work)
-        )
-
-    async def _fetch_keys(self, sql: str, *arguments: Any) -> Sequence[Sequence[Any]]:
-        """Read the tables of keys, where they are written: a replica may not have all yet."""
-        return await self.connections.fetch_where_written(sql, *arguments)
-
-    async def add_in_transaction(
-        self, connection: Any, submission: AddRecords
-    ) -> Mapping[int, HistoryError]:
-        """Write a submission in a user's transaction; return it by index if it is refused.
-
-        Raises:
-            The driver's errors: nothing was written.
-        """
-
-        async def change(work: KeyChange) -> Any:
-            return await self.connections.write_apart(
-                lambda own, settings: change_keys(own, self.schema, settings, work)
-            )
-
-        table = key_table(self._fetch_keys, self.schema)
-        committer = BatchCommitter(
-            connection,
-            self.schema,
-            is_distributed=False,
-            owns_transaction=False,
-            known=KnownOwners(),
-            seal=self._seal,
-            attestation=self._attestation,
-            keys=lambda: KeyAccess(
-                table, change, partial(keys_lack, connection, self.schema, table)
-            ),
-            where=self._where,
-            sent=lambda: None,
-        )
-
-        async def add() -> Mapping[int, HistoryError]:
-            async with savepoint(connection, checks_constraints=False):
-                return await committer.commit_in_transaction([submission])
-
-        return await self._with_current_keys(add)
-
-    async def _commit(
-        self, batch: Sequence[Submission], has_begun: Callable[[], None]
-    ) -> Mapping[int, HistoryError]:
-        is_late = self._is_late(batch)
-
-        async def commit(connection: Any, settings: Sequence[str]) -> Mapping[int, HistoryError]:
-            committer = BatchCommitter(
-                connection,
-                self.schema,
-                settings=settings,
-                is_distributed=self._is_distributed,
-                leaves_out_late=is_late,
-                known=self._known_owners,
-                seal=self._seal,
-                attestation=self._attestation,
-                where=self._where,
-                sent=has_begun,
-            )
-            return await committer.commit(batch)
-
-        waits = _WAITS if is_late and len(batch) > 1 else None
-        refused = await self._write(commit, time_for(batch), waits)
-        self._tried = None
-        self._committed.notify()
-        self._statistics.add_changes(
-            sum(one.record_count for one in batch if isinstance(one, AddRecords))
-        )
-        return refused
-
-    async def _change_log(self, work: Callable[[OperationLog], Coroutine[Any, Any, T]]) -> T:
-        async def change(connection: Any, settings: Sequence[str]) -> T:
-            async with transaction(connection, *settings):
-                ledger = tables_of(self._attestation, connection)
-                return await work(log_within(connection, self.schema, ledger))
-
-        return await self.run_exclusively(change)
-
-    async def _read_log(self, sql: str) -> Sequence[Sequence[Any]]:
-        return await self.connections.fetch(migrations.in_schema(sql, self.schema))
-
-    def _is_late(self, batch: Sequence[Submission]) -> bool:
-        """Return whether a batch has been retried for half of `retry_timeout_s`.
-
-        Submissions of a late batch that wait for a lock are then refused one by one.
-        """
-        if self._tried is None or self._tried[0] is not batch:
-            self._tried = (batch, monotonic())
-        return monotonic() - self._tried[1] > self._late_after_s
-
-    def run_exclusively(self, work: "Write[T]") -> "asyncio.Future[T]":
-        """Run work on the writing connection, alone, in the order of calls with all other
-        writes."""
-        return self.writer.run_alone(lambda: self._write(work))
-
-    def reset(self, operation: StoreOperation) -> "asyncio.Future[None]":
-        """Queue a reset: empty the tables in one transaction."""
-        tables = ", ".join(f"{self.schema}.{name}" for name in ("owners", "history", "messages"))
-
-        async def reset(connection: Any, settings: Sequence[str]) -> None:
-            # Before the transaction: its locks would keep the next try waiting where this one is
-            # cut off. What another process commits before the TRUNCATE is not counted.
-            records = await connection.fetchval(f"{_COUNT} {self.schema}.history")
-            messages = await connection.fetchval(f"{_COUNT} {self.schema}.messages")
-            # In a transaction, whose lock blocks all writes until its outcome is known: a delayed
-            # TRUNCATE outside of one could reach the server after later acknowledged writes.
-            async with transaction(connection, *settings, *locks(self._attestation)):
-                await connection.execute(f"TRUNCATE {tables}")
-                await connection.execute(migrations.in_schema(FORGET_OWNERS, self.schema))
-                ledger = tables_of(self._attestation, connection)
-                if ledger is not None:
-                    await changes.reset(ledger)
-                log = log_within(connection, self.schema, ledger)
-                await log.begin(at_its_end(operation, records, messages))
-
-        async def reset_in_time() -> None:
-            extra_s = 0.0 if self.ledger is None else await self.ledger.before_reset()
-            await self._write(reset, extra_s)
-
-        return self.writer.run_alone(reset_in_time)
-
-    async def prune_step(self, asked: PruneRequest, reached: PruneCursor | None) -> PruneStep:
-        """Prune the next records in one transaction; in a dry run, count them."""
-        tries = PruneTries()
-        if self.ledger is not None:
-            await self.ledger.place_all()
-
-        async def step(connection: Any, settings: Sequence[str]) -> PruneStep:
-            return await prune(
-                connection,
-                self.schema,
-                settings,
-                asked,
-                reached,
-                tries,
-                self._attestation,
-                is_distributed=self._is_distributed,
-            )
-
-        pruned = await self.run_exclusively(step)
-        if not asked.dry_run:
-            self._statistics.add_removed(pruned.records, is_over=pruned.reached is None)
-        return pruned
-
-    # Reading
-
-    async def measure(self) -> Measured:
-        """Return the size of the tables, and warnings about the servers' settings."""
-        size = await self._stored_reader.size()
-        written = await self.connections.fetch_where_written(STATE, self._schema_name)
-        read: Sequence[Sequence[Any]] = ()
-        if self._has_replica:
-            read = await self.connections.fetch(STATE, self._schema_name)
-        warnings = warnings_of(written, read)
-        if self.encryption is not None and not self.encryption.keys.is_off:
-            sql = migrations.in_schema(COUNT_CLEAR, self.schema)
-            ((clear,),) = await self.connections.fetch(sql)
-            warnings = (*warnings, *clear_warning(clear))
-        return Measured(size, 0, warnings)
-
-    async def faults(self) -> Sequence[str]:
-        """Check the keys, indexes, owners and ids of the tables."""
-        return await self._side.use(lambda connection: faults_of(connection, self._schema_name))
-
-    # Closing
-
-    async def aclose(self, timeout_s: float) -> None:
-        """Commit what was accepted, for at most `timeout_s`, then close the connections."""
-        self._close_timeout_s = timeout_s
-        await self.writer.aclose(timeout_s)
-        if not self.writer.task.done():
-            self.abandon()
-
-    async def _finish(self) -> None:
-        self._ended()
-        await self._statistics.aclose()
-        await self.connections.aclose(self._close_timeout_s)
-
-    def abandon(self) -> None:
-        """Terminate the connections without waiting for what they are doing."""
-        self._statistics.stop()
-        self.connections.abandon()

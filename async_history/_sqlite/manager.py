@@ -21,8 +21,9 @@ from async_history._core.validation import (
     file_path,
 )
 from async_history._core.writer_options import WriterOptions
-from async_history._sqlite.backend import SQLiteBackend, SQLiteStore
+from async_history._sqlite.backend import SQLiteBackend
 from async_history._sqlite.errors import absolute
+from async_history._sqlite.store import SQLiteStore
 
 LOCK_TIMEOUT_S = 30.0
 """Default of `lock_timeout_s`: seconds that another process may hold the file's lock."""

@@ -14,7 +14,7 @@ import pytest
 
 from async_history import HistoryManager, HistoryRecord, open_history
 from async_history._core.prune_request import PruneLimits
-from async_history._postgres.backend import PostgresStore
+from async_history._postgres.store import PostgresStore
 from async_history.postgres import PostgresHistoryManager
 from async_history.testing.model import pruned
 from tests.contract.test_prune import CUTOFF, change, everything

@@ -141,7 +141,7 @@ class TestWhatIsFound:
             kept = await history.ledger.checkpoint(KEY)
             await owner.execute(change)
             report = await history.ledger.verify(kept)
-            harmless = "hashes || hashes" in change  # there is no tile 1
+            harmless = "hashes || hashes" in change  # tile 1 does not exist
             assert report.is_intact == harmless
 
 

@@ -6,6 +6,8 @@ from typing import Any
 import asyncpg
 import pytest
 
+from tests.support.postgres_schemas import schema_of
+
 
 @pytest.fixture
 async def connect(postgres: str) -> AsyncIterator[Callable[[], Any]]:
@@ -19,3 +21,18 @@ async def connect(postgres: str) -> AsyncIterator[Callable[[], Any]]:
     yield connected
     for connection in connections:
         connection.terminate()
+
+
+@pytest.fixture
+def url(new_schema: Callable[[], str]) -> str:
+    """The URL of an unused schema."""
+    return new_schema()
+
+
+@pytest.fixture
+async def raw(postgres: str, url: str) -> AsyncIterator[asyncpg.Connection]:
+    """A connection whose search path is the history's schema."""
+    schema = schema_of(url)
+    connection = await asyncpg.connect(postgres, server_settings={"search_path": f'"{schema}"'})
+    yield connection
+    await connection.close()

@@ -131,7 +131,7 @@ async def until_known(url: str, records: list[dict[str, Any]]) -> None:
 class TestStandsStill:
     """The server stands still at each message of a client in turn, and never answers it."""
 
-    async def test_nobody_waits_longer_than_told(
+    async def test_no_call_waits_longer_than_told(
         self, proxy: Proxy, schema: str, places: Iterable[int]
     ) -> None:
         url = with_query(proxy.url, schema=schema)

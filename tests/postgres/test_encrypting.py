@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable
 from itertools import count
 from typing import Any
 
@@ -14,6 +13,7 @@ from async_history._core.sealing import BEGIN
 from async_history._core.stored_texts import TextLimits
 from async_history.errors import KeyMissing, StorageRefused
 from tests.subprocesses.proxy import Proxy
+from tests.support.encrypted_cases import ANN
 from tests.support.keys import ring
 from tests.support.limits import limited
 from tests.support.postgres_faults import (  # noqa: F401 - fixtures are imported to be asked for
@@ -25,23 +25,8 @@ from tests.support.postgres_server import PostgresServer, are_installed
 
 pytestmark = [pytest.mark.postgres, pytest.mark.once]
 
-ANN: Any = {"user_id": "ann"}
 WORD = "a word in clear"
 DETAILS: Any = {"context": {"why": WORD}, "cause": {"run_id": WORD}}
-
-
-@pytest.fixture
-def url(new_schema: Callable[[], str]) -> str:
-    return new_schema()
-
-
-@pytest.fixture
-async def raw(postgres: str, url: str) -> AsyncIterator[asyncpg.Connection]:
-    """A connection whose search path is the history's schema."""
-    schema = schema_of(url)
-    connection = await asyncpg.connect(postgres, server_settings={"search_path": f'"{schema}"'})
-    yield connection
-    await connection.close()
 
 
 def opened(url: str, *names: str, **options: Any) -> HistoryManager:

@@ -1,7 +1,6 @@
 """Encrypted histories in PostgreSQL: nothing in clear, missing keys, and who shares them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -15,52 +14,15 @@ from async_history._core.sealing import BEGIN
 from async_history._postgres import schema as migrations
 from async_history.errors import InvalidInput, KeyMissing, MigrationError, StorageCorrupt
 from async_history.postgres import PostgresHistoryManager
+from tests.support.encrypted_cases import ANN, BOB, texts, write_each_way
 from tests.support.keys import ring
-from tests.support.postgres_schemas import schema_of
 from tests.support.postgres_server import PostgresServer
 
 pytestmark = [pytest.mark.postgres, pytest.mark.once]
 
-ANN: Any = {"user_id": "ann"}
-BOB: Any = {"user_id": "bob", "agent_id": "helper"}
-
-
-@pytest.fixture
-def url(new_schema: Callable[[], str]) -> str:
-    return new_schema()
-
-
-@pytest.fixture
-async def raw(postgres: str, url: str) -> AsyncIterator[asyncpg.Connection]:
-    """A connection whose search path is the history's schema."""
-    schema = schema_of(url)
-    connection = await asyncpg.connect(postgres, server_settings={"search_path": f'"{schema}"'})
-    yield connection
-    await connection.close()
-
 
 def opened(url: str, *names: str, **options: Any) -> HistoryManager:
     return open_history(url, keys=ring(*(names or ("one",))), **options)
-
-
-async def texts(history: HistoryManager, memory_id: str) -> list[str | None]:
-    return [record.new_memory for record in await history.get_history(memory_id)]
-
-
-async def write_each_way(history: HistoryManager, number: int, word: str = "tea") -> list[str]:
-    """Write a memory by each kind of statement; return the memories."""
-    names = [f"{kind}{number}" for kind in ("lone", "owned", "latest", "named", "many0", "many49")]
-    await history.add_history(names[0], None, word, "ADD")
-    await history.add_history(names[1], None, word, "ADD", owner=ANN)
-    await history.update_history(names[2], word)
-    await history.batch_add_history([{"memory_id": names[3], "new_memory": word, "event": "ADD"}])
-    await history.batch_add_history(
-        [
-            {"memory_id": f"many{n}{number}", "new_memory": word, "event": "ADD", "owner": BOB}
-            for n in range(50)
-        ]
-    )
-    return names
 
 
 async def test_no_text_is_in_any_file_of_the_cluster() -> None:

@@ -12,7 +12,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from async_history import HistoryManager, open_history
+from async_history import open_history
 from async_history.errors import (
     InvalidInput,
     KeyMissing,
@@ -27,7 +27,7 @@ from async_history.testing import (
     NewStore,
     OpenStore,
 )
-from tests.support.encrypted_cases import EncryptedCases
+from tests.support.encrypted_cases import ANN, BOB, EncryptedCases, texts, write_each_way
 from tests.support.keys import ring
 from tests.support.mariadb_server import MariaDBServer, run_sql
 
@@ -84,8 +84,6 @@ class TestEncryptedPostgres(EncryptedCases):
 
 # What the cases do not show
 
-ANN: Any = {"user_id": "ann"}
-BOB: Any = {"user_id": "bob", "agent_id": "helper"}
 CHANGE: Any = {"memory_id": "own", "new_memory": "own", "event": "ADD"}
 _KEYS_OF_OWNERS = "async_history_data_keys WHERE owner <> 'index'"
 
@@ -97,26 +95,6 @@ def url(new_database: Callable[[], URL]) -> URL:
 
 def opened(url: URL, *names: str, **options: Any) -> SqlHistoryManager:
     return SqlHistoryManager(url, keys=ring(*(names or ("one",))), **options)
-
-
-async def texts(history: HistoryManager, memory_id: str) -> list[str | None]:
-    return [record.new_memory for record in await history.get_history(memory_id)]
-
-
-async def write_each_way(history: HistoryManager, number: int, word: str = "tea") -> list[str]:
-    """Write a memory by each kind of batch; return the memories."""
-    names = [f"{kind}{number}" for kind in ("lone", "owned", "latest", "named", "many0", "many49")]
-    await history.add_history(names[0], None, word, "ADD")
-    await history.add_history(names[1], None, word, "ADD", owner=ANN)
-    await history.update_history(names[2], word)
-    await history.batch_add_history([{"memory_id": names[3], "new_memory": word, "event": "ADD"}])
-    await history.batch_add_history(
-        [
-            {"memory_id": f"many{n}{number}", "new_memory": word, "event": "ADD", "owner": BOB}
-            for n in range(50)
-        ]
-    )
-    return names
 
 
 @pytest.mark.mariadb

@@ -1,5 +1,8 @@
-"""The cases of `async_history.testing` that texts go through, for encrypted stores."""
+"""The cases of `async_history.testing` that texts go through, and how texts are written."""
 
+from typing import Any, Final
+
+from async_history import HistoryManager
 from async_history.testing import (
     ContractCases,
     EraseOwnerCases,
@@ -24,3 +27,28 @@ class EncryptedCases(
     FollowCases,
     RandomCallCases,
 ): ...
+
+
+ANN: Final[Any] = {"user_id": "ann"}
+BOB: Final[Any] = {"user_id": "bob", "agent_id": "helper"}
+
+
+async def texts(history: HistoryManager, memory_id: str) -> list[str | None]:
+    """Return what a memory said, oldest first."""
+    return [record.new_memory for record in await history.get_history(memory_id)]
+
+
+async def write_each_way(history: HistoryManager, number: int, word: str = "tea") -> list[str]:
+    """Write a memory by each kind of batch; return the memories."""
+    names = [f"{kind}{number}" for kind in ("lone", "owned", "latest", "named", "many0", "many49")]
+    await history.add_history(names[0], None, word, "ADD")
+    await history.add_history(names[1], None, word, "ADD", owner=ANN)
+    await history.update_history(names[2], word)
+    await history.batch_add_history([{"memory_id": names[3], "new_memory": word, "event": "ADD"}])
+    await history.batch_add_history(
+        [
+            {"memory_id": f"many{n}{number}", "new_memory": word, "event": "ADD", "owner": BOB}
+            for n in range(50)
+        ]
+    )
+    return names
