@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 
 from async_history import ErasureReport, HistoryClosed, HistoryManager, open_history
-from async_history._postgres import backend, manager
+from async_history._postgres import manager, store
 from async_history._postgres.vacuum import Vacuum
 from async_history.postgres import PostgresHistoryManager
 from tests.conftest import stores
@@ -53,7 +53,7 @@ def often(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         asked_every.append(ask_every_s)
         return Vacuum(*arguments, ask_every_s=_ASK_EVERY_S)
 
-    monkeypatch.setattr(backend, "Vacuum", vacuum)
+    monkeypatch.setattr(store, "Vacuum", vacuum)
     return asked_every
 
 

@@ -27,8 +27,8 @@ from async_history import (
     open_history,
 )
 from async_history._core.prune import PruneStep
-from async_history._sqlite import backend as sqlite_backend
 from async_history._sqlite import errors, opening
+from async_history._sqlite import store as sqlite_store
 from async_history._sqlite.commit import BatchCommitter
 from async_history._sqlite.index.levels import LEVELS
 from async_history._sqlite.prune import prune
@@ -477,7 +477,7 @@ async def test_a_prune_counts_what_a_try_removed_that_was_said_to_fail(
             raise failure(sqlite3.SQLITE_IOERR_FSYNC, "disk I/O error")
         return tried[-1]
 
-    monkeypatch.setattr(sqlite_backend, "prune", prune_and_fail)
+    monkeypatch.setattr(sqlite_store, "prune", prune_and_fail)
     then = "2020-01-01T00:00:00Z"
     async with open_history(path) as history:
         for event in ("ADD", "UPDATE", "DELETE"):
