@@ -1,17 +1,22 @@
 """The commits of the last second, kept for the followers of the same manager.
 
 Reading a record back takes half as long as writing it, and slows the writers: rows come one by one,
-and the GIL is handed over for each. So new records are kept as they were written while there is a
-follower, and a follower that has read all before them takes them from here.
+and the GIL is handed over for each. So what was written is kept while there is a follower, and a
+follower that has read all before it takes it from here. Fields are kept, not records: objects that
+live on make the garbage collector run, at the cost of all writers, even if no follower asks.
 """
 
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
+from async_history._core.batch import fields_of
 from async_history._core.commit_signal import CommitSignal
-from async_history._core.records import HistoryRecord
+from async_history._core.records import COLUMNS, Fields, HistoryRecord, made_record
 from async_history._core.submissions import AddRecords, CopyRecords
+
+_ID: Final = COLUMNS.index("id")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,7 +45,7 @@ class RecentCommits:
     def __init__(self, signal: CommitSignal, limits: RecentLimits = RecentLimits()) -> None:
         self._limits = limits
         self._commit_signal = signal
-        self._batches: dict[str, tuple[Sequence[HistoryRecord], int]] = {}
+        self._batches: dict[str, tuple[Sequence[Fields], int]] = {}
         self._records = 0
         self._bytes = 0
 
@@ -53,8 +58,8 @@ class RecentCommits:
             isinstance(one, CopyRecords) for one in additions
         ):
             return
-        records = [record for submission in additions for record in submission.records]
-        last = records[-1].id
+        records = list(fields_of(additions))
+        last = records[-1][_ID]
         size_bytes = sum([submission.size_bytes for submission in additions])
         self._batches[last] = (records, size_bytes)
         self._records += len(records)
@@ -66,13 +71,13 @@ class RecentCommits:
 
     def records_after(self, record_id: str) -> list[HistoryRecord]:
         """Return what is kept after the batch that a record ends; nothing if it ends none."""
-        found: list[HistoryRecord] = []
+        found: list[Fields] = []
         if record_id in self._batches:
             for last in reversed(self._batches):
                 if last == record_id:
                     break
                 found[:0] = self._batches[last][0]
-        return found
+        return [made_record(*fields) for fields in found]
 
     def forget(self) -> None:
         """Drop everything."""

@@ -12,8 +12,10 @@ import pytest
 from mem0.memory.storage import SQLiteManager
 
 from async_history import CursorGone, Follower, HistoryManager, HistoryRecord, open_history
+from async_history._core.batch import records_of
 from async_history._core.commit_signal import CommitSignal
-from async_history._core.new_submissions import records_to_copy
+from async_history._core.new_records import fields_from_mapping
+from async_history._core.new_submissions import one_record, records_to_copy
 from async_history._core.recent import RecentCommits, RecentLimits
 from async_history._core.submissions import AddRecords
 from async_history._sqlite.follow import FollowReader
@@ -422,6 +424,23 @@ class TestKeeping:
         assert [record.id for record in kept.records_after("1")] == ["2", "3"]
         self.keep(kept, list("45678"), 50)
         assert kept.records_after("3") == []
+
+    async def test_no_record_is_made_before_a_follower_asks(self) -> None:
+        """Objects that live on make the garbage collector run."""
+
+        def made() -> int:
+            return sum(isinstance(one, HistoryRecord) for one in gc.get_objects())
+
+        before = made()
+        kept, _hearer = await self.batches("0")
+        given = [{"memory_id": f"m{n}", "event": "ADD"} for n in range(10)]
+        additions = [one_record(fields_from_mapping(one), None, None) for one in given]
+        kept.keep(additions)
+        assert made() == before
+        found = kept.records_after("0")
+        assert made() == before + 10
+        assert [record.memory_id for record in found] == [one["memory_id"] for one in given]
+        assert found == records_of(additions)
 
     async def test_not_for_long(self) -> None:
         kept, _hearer = await self.batches("0", "1", seconds=0.01)
