@@ -86,7 +86,7 @@ def pytest_collection_finish() -> None:
 @pytest.fixture
 def stride(request: pytest.FixtureRequest) -> int:
     """Of a life's many writes, one in so many is tried: with `--nightly` each."""
-    return 1 if request.config.getoption("--nightly") else 5
+    return 1 if request.config.getoption("--nightly") else 7
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -33,7 +33,6 @@ from tests.subprocesses.openai_server import DIMENSIONS, Model
 from tests.support.docs_examples import example
 
 pytestmark = [
-    pytest.mark.mem0,
     pytest.mark.once,
     pytest.mark.filterwarnings("ignore"),  # mem0's own, of pydantic and swig
 ]
@@ -141,6 +140,7 @@ async def test_nothing_differs_after_a_busy_life(instant: Kind) -> None:
     assert (await instant.call("check", user_id="user-1")).memories == 12
 
 
+@pytest.mark.mem0
 async def test_nothing_differs_whatever_mem0_records(kind: Kind, model: Model) -> None:
     """What is inferred, named speakers, values that no database holds."""
     infers(model, "likes tea", "likes mate")
@@ -154,6 +154,7 @@ async def test_nothing_differs_whatever_mem0_records(kind: Kind, model: Model) -
     assert (report.memories, report.differences, report.notes) == (4, (), ())
 
 
+@pytest.mark.mem0
 async def test_each_fault_is_named(planted: Planted) -> None:
     kind, ids = planted.kind, planted.ids
     async with open_history(kind.path) as history:
@@ -200,6 +201,7 @@ async def test_the_history_follows(planted: Planted) -> None:
     assert again.history.notes == (), "the chains go on, in order"
 
 
+@pytest.mark.mem0
 async def test_the_vector_store_follows(planted: Planted) -> None:
     kind, ids = planted.kind, planted.ids
     records = {name: await kind.records(ids[name]) for name in ids}

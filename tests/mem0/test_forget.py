@@ -41,7 +41,6 @@ from tests.support.docs_examples import example
 from tests.support.patience import LONG_S
 
 pytestmark = [
-    pytest.mark.mem0,
     pytest.mark.once,
     pytest.mark.filterwarnings("ignore"),  # mem0's own, of pydantic and swig
 ]
@@ -126,6 +125,7 @@ async def assert_forgotten(used: Used, theirs: tuple[str, ...]) -> None:
         assert all((one.new_memory or "").startswith("bob's") for one in living)
 
 
+@pytest.mark.mem0
 async def test_nothing_of_an_owner_is_left(used: Used, tmp_path: Path) -> None:
     paged(used)
     theirs = await fill(used)
@@ -159,6 +159,7 @@ async def test_nothing_of_an_owner_is_left(used: Used, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [AsyncMemory, Memory])
+@pytest.mark.mem0
 async def test_a_real_vector_store(kind: Any, configured: Configured, tmp_path: Path) -> None:
     """Also memories that no history knows, and more than it lists unasked."""
     memory = kind.from_config(configured())

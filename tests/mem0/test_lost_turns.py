@@ -25,7 +25,6 @@ from tests.subprocesses.openai_server import Model
 from tests.support.patience import LONG_S
 
 pytestmark = [
-    pytest.mark.mem0,
     pytest.mark.once,
     pytest.mark.filterwarnings("ignore"),  # mem0's own, of pydantic and swig
 ]

@@ -37,7 +37,6 @@ from tests.mem0.test_mem0 import (
 from tests.subprocesses.openai_server import Model
 
 pytestmark = [
-    pytest.mark.mem0,
     pytest.mark.once,
     pytest.mark.filterwarnings("ignore"),  # mem0's own, of pydantic and swig
 ]
@@ -137,6 +136,7 @@ def infers(model: Model, *texts: str) -> None:
         model.script = answer({"memory": [{"text": text} for text in texts]})
 
 
+@pytest.mark.mem0
 class TestEveryPath:
     async def test_what_is_said(self, used: Used) -> None:
         expected: list[dict[str, Any]] = []
@@ -238,6 +238,7 @@ class TestEveryPath:
 
 
 @pytest.mark.parametrize("kind", ["async", "blocking"])
+@pytest.mark.mem0
 async def test_no_further_round_trip(configured: Configured, tmp_path: Path, kind: str) -> None:
     """The vector store is called exactly as plain mem0 calls it."""
     kinds: dict[str, tuple[Any, Any]] = {
@@ -438,6 +439,7 @@ def used_ids(used: Used) -> list[str]:
 
 
 class TestRestoring:
+    @pytest.mark.mem0
     async def test_a_deleted_memory_is_as_it_was(self, used: Used) -> None:
         messages = [{"role": "user", "content": "tea", "name": "ann"}]
         options = {} if IS_V1 else {"expiration_date": "2099-01-01"}
@@ -513,6 +515,7 @@ class TestRestoring:
 
 
 class TestLearning:
+    @pytest.mark.mem0
     async def test_what_the_vector_store_knows(self, used: Used) -> None:
         known = [await used.add(str(n), user_id=f"u{n}") for n in range(450)]
         gone, nobody = await used.add("gone"), await used.add("nobody's")

@@ -29,7 +29,6 @@ from tests.support.docs_examples import example
 from tests.support.patience import LONG_S
 
 pytestmark = [
-    pytest.mark.mem0,
     pytest.mark.once,
     pytest.mark.filterwarnings("ignore"),  # mem0's own, of pydantic and swig
 ]
@@ -192,6 +191,7 @@ def actions(report: RollbackReport) -> dict[str, str]:
     return {step.memory_id: str(step.action) for step in report.steps}
 
 
+@pytest.mark.mem0
 async def test_an_owner_finds_what_was_there_then(kind: Kind) -> None:
     """Real vectors, real embeddings; the owner's own list and search."""
     names = ("same", "changed", "tagged", "deleted")
@@ -237,6 +237,7 @@ async def test_an_owner_finds_what_was_there_then(kind: Kind) -> None:
 
 
 @pytest.mark.skipif(IS_V1, reason="mem0 1.0 has no entities")
+@pytest.mark.mem0
 async def test_entities_go_with_their_memory(kind: Kind) -> None:
     """Also in a process that has not used them yet."""
     memory_id = await kind.add("tea")
@@ -513,6 +514,7 @@ class TestEmbeddings:
         await kind.check()
         return report
 
+    @pytest.mark.mem0
     async def test_are_computed_together(self, instant: Kind) -> None:
         embedder = BatchEmbedder()
         assert (await self.restored(instant, embedder)).restored == 12
@@ -534,6 +536,7 @@ class TestEmbeddings:
 class TestUnrecordedTexts:
     """The vector store has a text that others wrote, and the history does not."""
 
+    @pytest.mark.mem0
     async def test_are_recorded_before_they_go(self, instant: Kind) -> None:
         kind = instant
         living, later, gone = [await kind.add(name, n=1) for name in ("tea", "milk", "old")]
