@@ -231,7 +231,7 @@ class DataKeys:
             KeysChanged: the wrapping key was replaced. Nothing was counted for good.
             StorageCorrupt: what says that encryption was turned off was not made with its keys.
         """
-        if await self.find_off(table):
+        if await self.find_mark(table) is not None:
             self._leases.clear()
             return
         await self.require_current(table)
@@ -260,17 +260,16 @@ class DataKeys:
             return []
         return list({self._leases[owner].key.id: None for owner in owners})
 
-    async def find_off(self, table: KeyTable) -> bool:
-        """Return whether encryption is turned off, by who had the keys of the store.
+    async def find_mark(self, table: KeyTable) -> bytes | None:
+        """Return the bytes of the key that turns encryption off, made by who had the keys of the
+        store; None where it is on.
 
         Raises:
             KeysChanged, StorageCorrupt: as `unwrapped`.
         """
-        marks = await table.keys([OFF])
-        for mark in marks:
-            self.unwrapped(mark)
+        marks = [self.unwrapped(mark) for mark in await table.keys([OFF])]
         self.is_off = bool(marks)
-        return self.is_off
+        return marks[0] if marks else None
 
     async def require_current(self, table: KeyTable) -> None:
         """Check that new keys can be made.

@@ -11,7 +11,6 @@ from functools import partial
 from typing import Final
 
 from async_history._core.data_keys import DataKeys
-from async_history._core.key_statements import OFF
 from async_history._core.operations import OperationLog, logged, new_operation
 from async_history._core.progress import Progress
 from async_history._core.sealed_records import (
@@ -68,40 +67,51 @@ async def decrypt(
     """
     await store.require_decryptable()
     async with logged(log, new_operation(DECRYPT)) as tally:
-        await store.in_transaction(partial(_turn_off, keys))
+        mark = await store.in_transaction(partial(turn_off, keys))
         total = await store.count_records()
         rewriting = Rewriting(store, tally, on_progress, total, limits)
-        await rewriting.records(lambda texts: texts.sealed_records, partial(_open_records, keys))
-        await rewriting.messages(partial(_open_messages, keys))
-        await store.in_transaction(_end)
+        step = partial(_open_records, keys, mark)
+        await rewriting.records(lambda texts: texts.sealed_records, step)
+        await rewriting.messages(partial(_open_messages, keys, mark))
+        await store.in_transaction(partial(_end, keys, mark))
     await store.finish_decrypting()
     return DecryptionReport(records=tally.records, messages=tally.messages)
 
 
-async def _turn_off(keys: DataKeys, texts: TextTransaction) -> None:
+async def turn_off(keys: DataKeys, texts: TextTransaction) -> bytes:
+    """Have all that is recorded stay in clear; return the bytes of the key that says so."""
     await texts.hold_writers()
-    if not await keys.find_off(texts.table):
+    mark = await keys.find_mark(texts.table)
+    if mark is None:
         await keys.require_current(texts.table)
-        await texts.table.add(keys.new_mark(), None)
+        new = keys.new_mark()
+        await texts.table.add(new, None)
+        mark = keys.unwrapped(new)
     await texts.retire_keys()
     await texts.turn_off()
+    return mark
 
 
-async def _end(texts: TextTransaction) -> None:
+async def _end(keys: DataKeys, mark: bytes, texts: TextTransaction) -> None:
     await texts.hold_writers()
-    await _require_off(texts)
+    await _require_off(keys, mark, texts)
     await texts.end()
 
 
-async def _require_off(texts: TextTransaction) -> None:
-    if not await texts.table.keys([OFF]):
+async def _require_off(keys: DataKeys, mark: bytes, texts: TextTransaction) -> None:
+    """Check that encryption has been off since the mark was made.
+
+    Where it was turned on and off again, another mark says so: what was sealed in between may be
+    where this decryption has been already.
+    """
+    if await keys.find_mark(texts.table) != mark:
         raise StorageError("encryption was turned on meanwhile (encrypt): call decrypt() again")
 
 
 async def _open_records(
-    keys: DataKeys, texts: TextTransaction, found: Sequence[StoredTexts]
+    keys: DataKeys, mark: bytes, texts: TextTransaction, found: Sequence[StoredTexts]
 ) -> int:
-    await _require_off(texts)
+    await _require_off(keys, mark, texts)
     stored = key_ids(text for row in found for text in row[-4:])
     known = await keys.load(stored, texts.table)
     await texts.replace_records(await texts.compute(partial(_opened, found, known)))
@@ -133,9 +143,9 @@ def _opened_json(text: str | None, column: str, record_id: str, keys: Keys) -> s
 
 
 async def _open_messages(
-    keys: DataKeys, texts: TextTransaction, found: Sequence[StoredMessage]
+    keys: DataKeys, mark: bytes, texts: TextTransaction, found: Sequence[StoredMessage]
 ) -> int:
-    await _require_off(texts)
+    await _require_off(keys, mark, texts)
     sealed = [one for one in found if is_sealed(one.row[CONTENT])]
     known = await keys.load(key_ids(one.row[CONTENT] for one in sealed), texts.table)
     await texts.replace_messages([opened_message_row(one, known) for one in sealed])

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
+from async_history._core.data_keys import DataKeys
 from async_history._core.key_statements import OFF
 from async_history._core.operations import OperationLog, logged, new_operation
 from async_history._core.owners import Owner
@@ -62,21 +63,21 @@ class EncryptionReport:
 
 async def encrypt(
     store: TextStore,
-    index_key: bytes,
+    keys: DataKeys,
     log: OperationLog,
     on_progress: Progress | None,
     limits: TextLimits,
 ) -> EncryptionReport:
     """Seal all that is in clear, a step at a time.
 
-    Args:
-        index_key: of the tokens that causes are found by.
+    Raises:
+        KeyMissing: the store has no keys any more. Nothing was changed.
     """
     async with logged(log, new_operation(ENCRYPT)) as tally:
-        await store.in_transaction(_turn_on)
+        await store.in_transaction(partial(turn_on, keys))
         total = await store.count_clear()
         rewriting = Rewriting(store, tally, on_progress, total, limits)
-        step = partial(_seal_records, index_key)
+        step = partial(_seal_records, keys)
         await rewriting.records(lambda texts: texts.clear_records, step)
         await rewriting.records(lambda texts: texts.detailed_records, step)
         await rewriting.messages(_seal_messages)
@@ -88,7 +89,9 @@ async def encrypt(
     )
 
 
-async def _turn_on(texts: TextTransaction) -> None:
+async def turn_on(keys: DataKeys, texts: TextTransaction) -> None:
+    """Have all that is recorded sealed, again."""
+    await keys.require_current(texts.table)
     await texts.remove_keys([OFF])
     await texts.turn_on()
 
@@ -98,11 +101,12 @@ async def _note_whole(texts: TextTransaction) -> None:
 
 
 async def _seal_records(
-    index_key: bytes, texts: TextTransaction, found: Sequence[StoredTexts]
+    keys: DataKeys, texts: TextTransaction, found: Sequence[StoredTexts]
 ) -> int:
     clear = [row for row in found if _has_clear(row)]
     used = await keys_of(texts, [row.owner for row in clear])
-    await texts.replace_records(await texts.compute(partial(_sealed, clear, used, index_key)))
+    work = partial(_sealed, clear, used, keys.index_key)
+    await texts.replace_records(await texts.compute(work))
     return len(clear)
 
 

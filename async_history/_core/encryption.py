@@ -73,11 +73,6 @@ class StoreEncryption:
         self._read = read
         self._in_transaction = in_transaction
 
-    @property
-    def index_key(self) -> bytes:
-        """The key of the tokens that records are found by."""
-        return self.keys.index_key
-
     async def open(self) -> None:
         """Read the store's wrapping keys and the key of its tokens; make them if it has none.
 
@@ -105,7 +100,10 @@ class StoreEncryption:
         await self.with_current_keys(self._open_index_key)
 
     async def _open_index_key(self) -> None:
-        self.keys.take_index_key(await self._read.of_owners([INDEX]))
+        index = await self._read.of_owners([INDEX])
+        if not index:  # a decryption may have ended meanwhile
+            await self.keys.refresh(await self._read.wrapping())
+        self.keys.take_index_key(index)
 
     async def refresh(self) -> None:
         """Read the wrapping keys again.
@@ -131,9 +129,16 @@ class StoreEncryption:
             return {}
         return await self.with_current_keys(lambda: self.keys.load(wanted, self._read))
 
-    async def all_causes_are_sealed(self) -> bool:
-        """Return whether every cause can be found by its tokens."""
-        return await self._read.is_whole()
+    async def token_key(self) -> bytes | None:
+        """Return the key of the tokens; None where not every cause can be found by them.
+
+        Raises:
+            KeyMissing: as `open`.
+        """
+        if not await self._read.is_whole():
+            return None
+        await self.with_current_keys(self._open_index_key)  # it may have been turned off and on
+        return self.keys.index_key
 
     async def with_current_keys(self, work: Callable[[], Awaitable[T]]) -> T:
         """Do work, again if the wrapping keys were replaced meanwhile by another process.
@@ -350,8 +355,7 @@ class Encryption:
         """
         check_function("on_progress", on_progress)
         texts = self._require_texts("encrypted", "opened with keys")
-        store = self._store
-        return await encrypt(texts, store.index_key, self._log, on_progress, self._limits)
+        return await encrypt(texts, self._store.keys, self._log, on_progress, self._limits)
 
     async def decrypt(self, *, on_progress: Progress | None = None) -> DecryptionReport:
         """Turn encryption off: decrypt in place all that the history has, then remove its keys.

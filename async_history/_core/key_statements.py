@@ -68,7 +68,8 @@ class KeyStatements:
         add: takes all columns of a data key but `erased`.
         reserve: adds uses to a key: takes how many, and the id.
         rewrap: takes the wrapping key, what is wrapped and the id.
-        is_whole: whether all causes are sealed, as `begin` and `encrypt` note it.
+        is_whole: whether all causes are sealed, as `begin` and `encrypt` note it, and none in clear
+            came since, of a program without keys.
         begin: notes, as the first statement, whether every cause so far is sealed.
         mark: marks an owner's keys as erased, by scope: each takes a digest of the scope's id.
         count_marked: how many are marked.

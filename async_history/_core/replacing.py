@@ -72,7 +72,7 @@ async def replace_data_keys(
 
 async def _retire(keys: DataKeys, names: Sequence[Name], texts: TextTransaction) -> Sequence[str]:
     await texts.hold_writers()
-    if await keys.find_off(texts.table):
+    if await keys.find_mark(texts.table) is not None:
         raise StorageError(
             "encryption is being turned off: decrypt() completes that, encrypt() undoes it"
         )

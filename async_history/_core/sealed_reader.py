@@ -5,10 +5,19 @@ database: records that match all else are read, opened, and looked through. A ca
 tokens of its indexed keys; where causes may be in clear still, it is searched as a text is.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Sequence,
+)
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
+from itertools import chain, repeat
 from typing import Any, Final, Protocol, TypeVar
 
 from async_history._core.backend import Reader
@@ -31,6 +40,7 @@ from async_history._core.sealed_records import (
 from async_history._core.sealing import token
 from async_history._core.threads import computed
 
+R = TypeVar("R")
 V = TypeVar("V")
 
 _OPENED_HERE: Final = 64
@@ -44,12 +54,8 @@ class KeySource(Protocol):
     async def load(self, key_ids: Iterable[str]) -> Keys:
         """Return data keys by id, of those that the store has."""
 
-    async def all_causes_are_sealed(self) -> bool:
-        """Return whether every cause can be found by its tokens."""
-
-    @property
-    def index_key(self) -> bytes:
-        """The key of the tokens."""
+    async def token_key(self) -> bytes | None:
+        """Return the key of the tokens; None where not every cause can be found by them."""
 
 
 class StoredReader(Reader, Protocol):
@@ -74,12 +80,11 @@ class SealedReader:
         self.newest = stored.newest
         self.scopes = stored.scopes
 
-    async def _opened(self, records: Sequence[HistoryRecord]) -> list[HistoryRecord]:
-        return await opened_records(records, self._keys.load)
-
     async def history(self, memory_id: str) -> list[HistoryRecord]:
         """Return a memory's records, oldest first."""
-        return await self._opened(await self._stored.history(memory_id))
+        read = partial(self._stored.history, memory_id)
+        records, keys = await _with_keys(read, _ids_of_records, self._keys.load)
+        return await _each(opened_record, records, keys)
 
     async def page(self, wanted: Filter, after: Cursor | None, limit: int, ahead: int) -> PageRead:
         """Return the next records that match, up to `limit`; of `ahead` nothing is kept."""
@@ -87,9 +92,10 @@ class SealedReader:
         is_exact = asked is wanted
         place = after
         while True:
-            read = await self._stored.page(asked, place, limit, limit)
+            next_page = partial(self._stored.page, asked, place, limit, limit)
+            read, keys = await _with_keys(next_page, _ids_of_page, self._keys.load)
             place = read.place or place
-            records = await self._opened(read.records)
+            records = await _each(opened_record, read.records, keys)
             if not is_exact:
                 records = [record for record in records if _matches(record, wanted)]
             if records or read.is_last:
@@ -113,8 +119,8 @@ class SealedReader:
         if wanted.text is None and not wanted.cause:
             return wanted
         causes: list[tuple[str, str]] = []
-        if wanted.cause and await self._keys.all_causes_are_sealed():
-            index_key = self._keys.index_key
+        index_key = await self._keys.token_key() if wanted.cause else None
+        if index_key is not None:
             causes = [
                 (name, token(index_key, name, value))
                 for name, value in wanted.cause
@@ -125,18 +131,33 @@ class SealedReader:
     async def states_at(self, when: datetime) -> AsyncIterator[Sequence[HistoryRecord]]:
         """Yield pages of the records that are each memory's state at an instant."""
         async for page in self._stored.states_at(when):
-            yield await self._opened(page)
+            reads = chain([page], repeat(None))
+
+            async def read(
+                page: Sequence[HistoryRecord] = page, reads: Iterator[Any] = reads
+            ) -> Sequence[HistoryRecord]:
+                return next(reads) or await self._as_now(page)
+
+            records, keys = await _with_keys(read, _ids_of_records, self._keys.load)
+            yield await _each(opened_record, records, keys)
+
+    async def _as_now(self, records: Sequence[HistoryRecord]) -> list[HistoryRecord]:
+        """Return records as they are stored now; one that is gone as it was."""
+        names = {record.memory_id for record in records}
+        now = {one.id: one for name in names for one in await self._stored.history(name)}
+        return [now.get(record.id, record) for record in records]
 
     async def rows(self, after: Cursor | None, limit: int) -> RowsRead:
         """Return up to `limit` rows after a cursor, in the order of recording."""
-        read = await self._stored.rows(after, limit)
-        keys = await self._keys.load(key_ids(_all(texts_of_row, read.rows)))
+        read, keys = await _with_keys(
+            partial(self._stored.rows, after, limit), _ids_of_rows, self._keys.load
+        )
         return replace(read, rows=await _each(opened_row, read.rows, keys))
 
     async def last_messages(self, session_scope: str, limit: int) -> list[Message]:
         """Return a scope's last messages, oldest first."""
-        rows = await self._stored.message_rows(session_scope, limit)
-        keys = await self._keys.load(key_ids(row[2] for row in rows))
+        read = partial(self._stored.message_rows, session_scope, limit)
+        rows, keys = await _with_keys(read, _ids_of_messages, self._keys.load)
         return [opened_message(row, session_scope, keys) for row in rows]
 
 
@@ -157,8 +178,9 @@ class SealedFollowReader:
 
     async def page(self, place: Any, memory_id: str | None, limit: int) -> FollowRead[Any]:
         """Return up to `limit` records after a place, of one memory or of all."""
-        read = await self._stored.page(place, memory_id, limit)
-        return replace(read, records=await opened_records(read.records, self._keys.load))
+        next_page = partial(self._stored.page, place, memory_id, limit)
+        read, keys = await _with_keys(next_page, _ids_of_page, self._keys.load)
+        return replace(read, records=await _each(opened_record, read.records, keys))
 
 
 async def opened_records(
@@ -172,8 +194,43 @@ async def opened_records(
     Raises:
         KeyMissing, StorageCorrupt: as `opened_record`.
     """
-    keys = await load(key_ids(_all(texts_of, records)))
-    return await _each(opened_record, records, keys)
+    return await _each(opened_record, records, await load(_ids_of_records(records)))
+
+
+async def _with_keys(
+    read: Callable[[], Awaitable[R]],
+    ids_of: Callable[[R], set[str]],
+    load: Callable[[Collection[str]], Awaitable[Keys]],
+) -> tuple[R, Keys]:
+    """Return what is stored, and the keys that it names, of those that the store has.
+
+    Where one is gone, others may have written texts again, under new keys or in clear, and removed
+    it between the two reads: both are done again, until nothing more is gone than was before.
+    """
+    gone: set[str] = set()
+    while True:
+        stored = await read()
+        ids = ids_of(stored)
+        keys = await load(ids)
+        if gone.issuperset(ids - keys.keys()):
+            return stored, keys
+        gone |= ids - keys.keys()
+
+
+def _ids_of_records(records: Sequence[HistoryRecord]) -> set[str]:
+    return key_ids(text for record in records for text in texts_of(record))
+
+
+def _ids_of_page(page: PageRead | FollowRead[Any]) -> set[str]:
+    return _ids_of_records(page.records)
+
+
+def _ids_of_rows(read: RowsRead) -> set[str]:
+    return key_ids(text for row in read.rows for text in texts_of_row(row))
+
+
+def _ids_of_messages(rows: Sequence[Sequence[Any]]) -> set[str]:
+    return key_ids(row[2] for row in rows)
 
 
 async def _each(opened: Callable[[V, Keys], V], stored: Sequence[V], keys: Keys) -> list[V]:
@@ -184,10 +241,6 @@ async def _each(opened: Callable[[V, Keys], V], stored: Sequence[V], keys: Keys)
 
 def _opened_all(opened: Callable[[V, Keys], V], stored: Sequence[V], keys: Keys) -> list[V]:
     return [opened(one, keys) for one in stored]
-
-
-def _all(texts: Callable[[V], Iterable[object]], stored: Iterable[V]) -> Iterable[object]:
-    return (text for one in stored for text in texts(one))
 
 
 def _matches(record: HistoryRecord, wanted: Filter) -> bool:

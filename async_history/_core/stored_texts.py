@@ -126,7 +126,7 @@ class TextTransaction(Protocol):
         """Return the ids of retired data keys, but of those whose owner is being erased."""
 
     async def remove_keys(self, ids: Sequence[str]) -> None:
-        """Remove data keys."""
+        """Remove data keys, but those whose owner is being erased."""
 
     async def turn_on(self) -> None:
         """Have all that is recorded sealed, again."""

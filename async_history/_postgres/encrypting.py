@@ -118,7 +118,9 @@ WHERE owner <> '{INDEX}'::pg_catalog.text AND owner <> '{OFF}'::pg_catalog.text
 _RETIRE_OF: Final = {
     scope: f"{_RETIRE} AND NOT erased AND {scope} = $1::pg_catalog.text" for scope in SCOPES
 }
-_REMOVE_KEYS: Final = "DELETE FROM {schema}.data_keys WHERE id = ANY($1::pg_catalog.text[])"
+_REMOVE_KEYS: Final = """
+DELETE FROM {schema}.data_keys WHERE id = ANY($1::pg_catalog.text[]) AND NOT erased
+"""
 _TURN_OFF: Final = "DELETE FROM {schema}.encryption"
 _END: Final = (
     f"DELETE FROM {{schema}}.data_keys WHERE id <> '{OFF}'::pg_catalog.text",

@@ -51,12 +51,12 @@ SELECT EXISTS (
     WHERE nspname = $1 AND relname = 'history_clear'
 )
 """
-NOTE_WHOLE: Final = f"""
-UPDATE {{schema}}.encryption SET is_whole = NOT EXISTS (
-    SELECT FROM {{schema}}.history
+_NO_CLEAR_CAUSE: Final = f"""(
+    SELECT pg_catalog.count(*) FROM {{schema}}.history
     WHERE ({CLEAR}) AND pg_catalog.strpos(cause, '{JSON_BEGIN}'::pg_catalog.text) = 0
-)
-"""
+) = 0"""
+"""SQL condition: every cause is sealed. Counted through the index: that it finds none is cheap."""
+NOTE_WHOLE: Final = f"UPDATE {{schema}}.encryption SET is_whole = {_NO_CLEAR_CAUSE}"
 LOCK_WRITES: Final = "LOCK TABLE {schema}.history IN ROW EXCLUSIVE MODE"
 """As an INSERT takes it. Who ends the use of keys waits for all that have it, and they for him: so
 what is looked up under it holds until the transaction ends."""
@@ -101,7 +101,9 @@ STATEMENTS: Final = KeyStatements(
     SELECT 1, NOT EXISTS (SELECT FROM {schema}.history WHERE cause IS NOT NULL)
     ON CONFLICT (id) DO NOTHING
     """,
-    is_whole="SELECT is_whole FROM {schema}.encryption",
+    is_whole=f"""
+    SELECT CASE WHEN is_whole THEN {_NO_CLEAR_CAUSE} ELSE false END FROM {{schema}}.encryption
+    """,
     mark={
         scope: (
             "UPDATE {schema}.data_keys SET erased = true"

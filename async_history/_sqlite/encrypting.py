@@ -26,7 +26,13 @@ from async_history._sqlite.index import (
     owners_of,
     replace_details,
 )
-from async_history._sqlite.keys import CLEAR_TEXT, COUNT_CLEAR, Sealing, table_in
+from async_history._sqlite.keys import (
+    CLEAR_TEXT,
+    COUNT_CLEAR,
+    HAS_CLEAR_CAUSE,
+    Sealing,
+    table_in,
+)
 from async_history._sqlite.ledger import has_ledger
 from async_history.errors import StorageError, StorageRefused
 
@@ -84,24 +90,21 @@ SELECT id, session_scope, role, content, name, created_at FROM messages
 WHERE id > ? ORDER BY id LIMIT ?
 """
 _SET_CONTENT: Final = "UPDATE messages SET content = ? WHERE id = ?"
-_NOTE_WHOLE: Final = """
-UPDATE async_history_encryption SET is_whole = NOT EXISTS (
-    SELECT 1 FROM main.async_history_details WHERE instr(cause, '"sealed":"') = 0
-)
-"""
+_NOTE_WHOLE: Final = f"UPDATE async_history_encryption SET is_whole = NOT {HAS_CLEAR_CAUSE}"
 _RETIRE: Final = f"""
 UPDATE async_history_data_keys SET uses = {MOST_USES}
 WHERE owner NOT IN ('{INDEX}', '{OFF}') AND uses < {MOST_USES}
 """
 _RETIRE_OF: Final = {scope: f"{_RETIRE} AND NOT erased AND {scope} = ?" for scope in SCOPES}
 _REMOVE_KEYS: Final = """
-DELETE FROM async_history_data_keys WHERE id IN (SELECT value FROM json_each(?))
+DELETE FROM async_history_data_keys WHERE id IN (SELECT value FROM json_each(?)) AND NOT erased
 """
 _TURN_OFF: Final = "DELETE FROM async_history_encryption"
 _END: Final = (
     f"DELETE FROM async_history_data_keys WHERE id <> '{OFF}'",
     "DELETE FROM async_history_wrapping_keys",
     "DROP INDEX IF EXISTS async_history_clear",
+    "DROP INDEX IF EXISTS async_history_clear_causes",
 )
 
 
@@ -279,7 +282,7 @@ class _FileTransaction:
         self._connection.execute(_TURN_OFF)
 
     async def end(self) -> None:
-        """Remove all keys but `OFF`, and the index of what is in clear."""
+        """Remove all keys but `OFF`, and the indexes of what is in clear."""
         if has_ledger(self._connection):
             raise StorageError(LEDGER_MEANWHILE)
         ((version,),) = fetch_rows(self._connection, "PRAGMA schema_version")

@@ -26,7 +26,7 @@ from async_history._core.sealed_records import (
     texts_of_row,
     uses_of,
 )
-from async_history._core.sealing import BEGIN, DataKey, is_sealed
+from async_history._core.sealing import BEGIN, JSON_BEGIN, DataKey, is_sealed
 from async_history._core.threads import run_to_completion
 from async_history._sqlite.connection import fetch_rows, transaction
 from async_history._sqlite.index import IndexOutdated, StoredOwner, mark_copied
@@ -42,6 +42,9 @@ CLEAR_TEXT: Final = " OR ".join(
     f"substr({column}, 1, {len(BEGIN)}) <> '{BEGIN}'" for column in ("old_memory", "new_memory")
 )
 """SQL condition: a record has a text in clear."""
+_CLEAR_CAUSE: Final = f"instr(cause, '{JSON_BEGIN}') = 0"
+HAS_CLEAR_CAUSE: Final = f"EXISTS (SELECT 1 FROM main.async_history_details WHERE {_CLEAR_CAUSE})"
+"""SQL condition: a record has a cause in clear."""
 _CREATE: Final = (
     """
     CREATE TABLE IF NOT EXISTS async_history_encryption (
@@ -65,11 +68,15 @@ _CREATE: Final = (
     """,
     # Counting what is in clear takes as long as there is of it: a sealed record has no entry.
     f"CREATE INDEX IF NOT EXISTS async_history_clear ON history (is_deleted) WHERE {CLEAR_TEXT}",
+    f"""
+    CREATE INDEX IF NOT EXISTS async_history_clear_causes
+    ON async_history_details (id) WHERE {_CLEAR_CAUSE}
+    """,
 )
 _HAS_ALL: Final = """
-SELECT count(*) = 5 FROM main.sqlite_master WHERE name IN (
+SELECT count(*) = 6 FROM main.sqlite_master WHERE name IN (
     'async_history_encryption', 'async_history_wrapping_keys', 'async_history_data_keys',
-    'async_history_data_keys_owner', 'async_history_clear'
+    'async_history_data_keys_owner', 'async_history_clear', 'async_history_clear_causes'
 )
 """
 COUNT_CLEAR: Final = f"SELECT count(*) FROM history WHERE {CLEAR_TEXT}"
@@ -107,7 +114,7 @@ STATEMENTS: Final = KeyStatements(
     INSERT OR IGNORE INTO async_history_encryption (id, is_whole)
     SELECT 1, NOT {_HAS_CLEAR_CAUSES}
     """,
-    is_whole="SELECT is_whole FROM main.async_history_encryption",
+    is_whole=f"SELECT is_whole AND NOT {HAS_CLEAR_CAUSE} FROM main.async_history_encryption",
     mark={
         scope: f"UPDATE async_history_data_keys SET erased = 1 WHERE {scope} = :p1"
         for scope in SCOPES
