@@ -28,7 +28,9 @@ class FeedLimits:
     Attributes:
         viewers: at once.
         batch: of batches.
-        pause_s: seconds between two batches of a viewer: people read no faster.
+        pause_s: seconds between two batches of a viewer, at least: people read no faster.
+        sends_per_s: batches that all viewers together get in a second: each takes the event loop
+            0.2 ms, and writers come first.
         heartbeat_s: seconds after which a viewer without records gets a comment.
         send_timeout_s: seconds in which a viewer must take a batch.
         end_timeout_s: the same for the end of an answer, as a server ends.
@@ -39,6 +41,7 @@ class FeedLimits:
     viewers: int = 256
     batch: BatchLimits = field(default_factory=BatchLimits)
     pause_s: float = 0.2
+    sends_per_s: float = 100.0
     heartbeat_s: float = 15.0
     send_timeout_s: float = 30.0
     end_timeout_s: float = 1.0
@@ -57,6 +60,11 @@ class Feed:
         self.viewers = 0
         self.closing = asyncio.Event()
         self._batches = Batches(limits.batch)
+
+    @property
+    def pause_s(self) -> float:
+        """Seconds between two batches of a viewer, with as many viewers as there are."""
+        return max(self.limits.pause_s, self.viewers / self.limits.sends_per_s)
 
     def close(self) -> None:
         """End the answers to all viewers, as a server does that ends."""
@@ -149,7 +157,7 @@ class _EventStream(Response):
                 continue
             self._go_on(batch)
             await emit(batch.events)
-            await asyncio.sleep(limits.pause_s)
+            await asyncio.sleep(self._feed.pause_s)
 
     def _go_on(self, batch: Batch) -> None:
         batch.end.enter()

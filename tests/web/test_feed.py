@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gc
 import json
+import math
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -29,7 +30,9 @@ from tests.web.conftest import ANN
 pytestmark = pytest.mark.once
 
 AT_ONCE = BatchLimits(turn_s=0.0)
-QUICK = FeedLimits(batch=AT_ONCE, pause_s=0.0, heartbeat_s=0.02, first_read_s=0.01)
+QUICK = FeedLimits(
+    batch=AT_ONCE, pause_s=0.0, sends_per_s=math.inf, heartbeat_s=0.02, first_read_s=0.01
+)
 
 
 @dataclass
@@ -245,6 +248,17 @@ class TestSharing:
                 assert texts(await records(viewer, 1)) == ["last"]
             gc.collect()
             assert (await history.stats()).followers == 1
+
+    async def test_all_together_get_so_many_batches_a_second(self, history: HistoryManager) -> None:
+        """However many they are: each waits for its part of the second."""
+        limits = FeedLimits(batch=BatchLimits(records=1, turn_s=0.0), pause_s=0.0, sends_per_s=200)
+        async with served(history, limits=limits) as page, contextlib.AsyncExitStack() as stack:
+            viewers = [await stack.enter_async_context(following(page)) for _ in range(5)]
+            begun = asyncio.get_running_loop().time()
+            await add(history, *(f"m{n}" for n in range(20)))
+            await asyncio.gather(*(records(one, 20) for one in viewers))
+            taken_s = asyncio.get_running_loop().time() - begun
+            assert 200 * taken_s >= 5 * 19
 
     async def test_only_those_who_may_see_the_same_share(self, history: HistoryManager) -> None:
         def known(request: Request) -> Access:
