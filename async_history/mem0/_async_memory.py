@@ -44,8 +44,11 @@ def _reading(name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
 
     @functools.wraps(inherited)
     async def reading(self: "AsyncMemory", *arguments: Any, **options: Any) -> Any:
-        with using(self._workers), memory_operation(name, self._recorder.db_path):
-            return await inherited(self, *arguments, **options)
+        with using(self._workers):
+            if self._assigned is not OWN_RECORDER:
+                return await inherited(self, *arguments, **options)
+            with memory_operation(name, self._recorder.db_path):
+                return await inherited(self, *arguments, **options)
 
     return reading
 
@@ -247,24 +250,29 @@ class AsyncMemory(HistoryOperations, mem0_main.AsyncMemory):  # type: ignore[mis
         await self._run(self._reset, "reset")
 
     async def _reset(self) -> None:
-        if self._assigned is OWN_RECORDER:
-            async with self._state().resetting:
-                await self._reset_all()
-            if not self._recorder.require_operation().has_reset:
-                self._recorder.reset()  # up to 2.0.6 mem0 drops its table itself
-        else:
+        if self._assigned is not OWN_RECORDER:
             await self._reset_all()
             # mem0 has closed the assigned object and created a history of its own.
-            self._assigned = OWN_RECORDER
+            if "_recorder" in vars(self):
+                self._assigned = OWN_RECORDER
+            else:
+                self._record_into(self.config.history_db_path, {})
+            return
+        self._recorder.is_resetting = True
+        try:
+            async with self._state().resetting:
+                await self._reset_all()
+        finally:
+            self._recorder.is_resetting = False
+        if not self._recorder.require_operation().has_reset:
+            self._recorder.reset()  # up to 2.0.6 mem0 drops its table itself
 
     async def _reset_all(self) -> None:
         given, self.config = self.config, without_history(self.config)
         self._is_set_up_by_mem0 = True
-        self._recorder.is_resetting = True
         try:
             await super().reset()
         finally:
-            self._recorder.is_resetting = False
             self.config = given
             self._is_set_up_by_mem0 = False
 

@@ -93,6 +93,8 @@ def _reading(name: str) -> Callable[..., Any]:
 
     @functools.wraps(inherited)
     def reading(self: "Memory", *arguments: Any, **options: Any) -> Any:
+        if self._assigned is not OWN_RECORDER:
+            return inherited(self, *arguments, **options)
         with memory_operation(name, self._history.shown):
             return inherited(self, *arguments, **options)
 
@@ -141,11 +143,7 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
         where = config.history_db_path if history is None else history
         if isinstance(where, HistoryManager):
             raise _needs_a_url()
-        self._history = BlockingRecorder(
-            where or "null://", options, between_processes=turns_between_processes
-        )
-        self._history.create()
-        self._assigned = OWN_RECORDER
+        self._record_into(where, options, between_processes=turns_between_processes)
         self._is_set_up_by_mem0 = True
         super().__init__(without_history(config))
         self._is_set_up_by_mem0 = False
@@ -167,6 +165,19 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
         finally:
             _from_config_arguments.reset(before)
         return memory
+
+    def _record_into(
+        self,
+        where: str | os.PathLike[str],
+        options: HistoryOptions,
+        *,
+        between_processes: bool = True,
+    ) -> None:
+        self._history = BlockingRecorder(
+            where or "null://", options, between_processes=between_processes
+        )
+        self._history.create()
+        self._assigned = OWN_RECORDER
 
     @property
     def db(self) -> Any:
@@ -335,21 +346,31 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
         self._run("reset", self._reset)
 
     def _reset(self) -> None:
-        is_own, resets = self._assigned is OWN_RECORDER, self._history.resets
+        if self._assigned is not OWN_RECORDER:
+            self._reset_all()
+            # mem0 has closed the assigned object and created a history of its own.
+            if "_history" in vars(self):
+                self._assigned = OWN_RECORDER
+            else:
+                self._record_into(self.config.history_db_path, {})
+            return
+        resets = self._history.resets
+        self._history.is_resetting = True
+        try:
+            self._reset_all()
+        finally:
+            self._history.is_resetting = False
+        if self._history.resets == resets:
+            self._history.reset()  # up to 2.0.6 mem0 drops its table itself
+
+    def _reset_all(self) -> None:
         given, self.config = self.config, without_history(self.config)
         self._is_set_up_by_mem0 = True
-        self._history.is_resetting = True
         try:
             super().reset()
         finally:
-            self._history.is_resetting = False
             self.config = given
             self._is_set_up_by_mem0 = False
-        if not is_own:
-            # mem0 has closed the assigned object and created a history of its own.
-            self._assigned = OWN_RECORDER
-        elif self._history.resets == resets:
-            self._history.reset()  # up to 2.0.6 mem0 drops its table itself
 
     def _require_own_history(self, name: str) -> None:
         if self._assigned is not OWN_RECORDER:

@@ -1311,6 +1311,48 @@ class TestRelativePath:
         assert not list(other.iterdir())
 
 
+_CALLS = {
+    "add": ("tea", {"user_id": "u"}),
+    "get": ("memory-1", {}),
+    "get_all": (None, {"user_id": "u"} if IS_V1 else {"filters": {"user_id": "u"}}),
+    "search": ("tea", {"user_id": "u"} if IS_V1 else {"filters": {"user_id": "u"}}),
+    "delete": ("memory-1", {}),
+    "delete_all": (None, {"user_id": "u"}),
+    "history": ("memory-1", {}),
+    "reset": (None, {}),
+    "close": (None, {}),
+}
+"""Calls of mem0: a first argument, and the others by name."""
+
+
+def _outcome_without_constructor(
+    kind: Any, name: str, call: tuple[str | None, dict[str, Any]], folder: Path
+) -> tuple[str, Any]:
+    """Return what a call on an object without its constructor came to, and the object."""
+    memory = kind.__new__(kind)
+    parts = ("db", "vector_store", "llm", "embedding_model", "_entity_store", "graph")
+    for part in (*parts, "custom_instructions", "collection_name"):
+        setattr(memory, part, MagicMock())
+    memory.config = MemoryConfig(history_db_path=str(folder / "history.db"))
+    memory.enable_graph, memory.reranker, memory.api_version = False, None, "v1.1"
+    memory.vector_store.list.return_value = [[]]
+    memory.vector_store.get.return_value = None
+    memory.db.get_last_messages.return_value = []
+    memory.llm.generate_response.return_value = '{"memory": [], "facts": []}'
+    first, options = call
+
+    with contextlib.ExitStack() as stack:
+        for factory in ("VectorStoreFactory", "EmbedderFactory", "LlmFactory"):
+            stack.enter_context(patch.object(mem0_main, factory))
+        try:
+            result = getattr(memory, name)(*([] if first is None else [first]), **options)
+            if asyncio.iscoroutine(result):
+                result = asyncio.run(result)
+        except Exception as error:
+            return repr(error), memory
+    return type(result).__name__, memory
+
+
 class TestAsMem0sOwnTestsUseIt:
     @pytest.mark.parametrize("kind", [AsyncMemory, Memory])
     def test_one_without_its_constructor_uses_what_is_assigned(self, kind: Any) -> None:
@@ -1321,6 +1363,19 @@ class TestAsMem0sOwnTestsUseIt:
         memory.close()
         assigned.close.assert_called_once_with()
         memory.close()
+
+    @pytest.mark.parametrize("kind", [AsyncMemory, Memory])
+    def test_one_without_its_constructor_answers_every_call_as_mem0(
+        self, kind: Any, tmp_path: Path
+    ) -> None:
+        of_mem0 = next(each for each in kind.__mro__ if each.__module__.startswith("mem0."))
+        for name, arguments in _CALLS.items():
+            expected, _ = _outcome_without_constructor(of_mem0, name, arguments, tmp_path)
+            outcome, memory = _outcome_without_constructor(kind, name, arguments, tmp_path)
+            assert outcome == expected, name
+            if name == "reset":
+                assert memory.db.db_path == str(tmp_path / "history.db")
+            memory.close()
 
     @pytest.mark.parametrize("kind", [AsyncMemory, Memory])
     def test_whatever_it_has_can_be_replaced_for_a_while(
