@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from time import monotonic, time_ns
 from typing import Any, Final
 
+from opentelemetry.context import Context, get_current
 from opentelemetry.metrics import Meter
 from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, Tracer
 
@@ -42,6 +43,15 @@ STORE: Final = "async_history.store"
 ERROR: Final = "error.type"
 OPERATION: Final = "db.operation.name"
 _BATCH_SIZE: Final = "db.operation.batch.size"
+_CALLS: Final = (
+    "add_history",
+    "batch_add_history",
+    "update_history",
+    "save_messages",
+    "give_owners",
+    "copy_history",
+)
+"""What `_operation_of` returns."""
 
 
 class Instruments:
@@ -101,23 +111,31 @@ class StoreTelemetry:
         self._tracer = tracer
         self._attributes = attributes_of(store)
         self._of_commits = {**self._attributes, OPERATION: "COMMIT"}
+        self._of_calls = {name: {**self._attributes, OPERATION: name} for name in _CALLS}
+        self._callers: dict[asyncio.Future[Any], tuple[Context, int]] = {}
         self._spans: dict[asyncio.Future[Any], Span] = {}
 
     def called(self, call: PendingCall[Any]) -> None:
-        """Begin the span of a call, in the caller's trace."""
-        self._spans[call] = self._tracer.start_span(
-            "async_history write", kind=SpanKind.INTERNAL, attributes=self._attributes
-        )
+        """Note whose a call is, and when it began: its span is made once all is known."""
+        self._callers[call] = get_current(), time_ns()
         call.add_done_callback(self._end_call)
 
-    def _end_call(self, call: "asyncio.Future[Any]") -> None:
-        span = self._spans.pop(call)
+    def _begin_span(self, call: "asyncio.Future[Any]") -> Span:
+        """Make the span of a call, in its caller's trace."""
+        context, start_time = self._callers.pop(call)
+        name = "async_history write"
+        attributes: Mapping[str, str | int] = self._attributes
         if isinstance(call, PendingCall) and call.submission is not None:
-            operation = _operation_of(call.submission)
-            span.update_name(operation)
-            span.set_attribute(OPERATION, operation)
+            name = _operation_of(call.submission)
+            attributes = self._of_calls[name]
             if call.count > 1:
-                span.set_attribute(_BATCH_SIZE, call.count)
+                attributes = {**attributes, _BATCH_SIZE: call.count}
+        return self._tracer.start_span(
+            name, context, SpanKind.INTERNAL, attributes, start_time=start_time
+        )
+
+    def _end_call(self, call: "asyncio.Future[Any]") -> None:
+        span = self._begin_span(call) if call in self._callers else self._spans.pop(call)
         if call.cancelled():
             span.set_attribute(ERROR, "CancelledError")
         elif (error := call.exception()) is not None:
@@ -172,7 +190,9 @@ class StoreTelemetry:
         error: HistoryError | None,
     ) -> None:
         """Make the span of a commit that has ended, and link it and its calls with each other."""
-        spans = [span for call in batch if (span := self._spans.get(call)) is not None]
+        waiting = [call for call in batch if call in self._callers]
+        spans = [self._begin_span(call) for call in waiting]
+        self._spans.update(zip(waiting, spans, strict=True))
         end_time = time_ns() - round((monotonic() - ended) * 1e9)
         commit = self._tracer.start_span(
             "COMMIT",

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
@@ -19,7 +20,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import StatusCode
 
@@ -203,6 +204,28 @@ async def test_a_trace_goes_through_the_queue(
     assert call.attributes is not None
     assert call.attributes["db.operation.batch.size"] == 700
     assert "secret" not in "".join(span.to_json() for span in exported.spans())
+
+
+@pytest.mark.parametrize("kinds", [["calls"], ["calls", "commits"]])
+async def test_a_span_is_made_once_all_is_known(
+    instrumented: Instrumented, kinds: list[str]
+) -> None:
+    """Samplers see its name and its attributes."""
+    begun: dict[str, dict[str, Any]] = {}
+
+    class Beginnings(SpanProcessor):
+        def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+            begun[span.name] = dict(span.attributes or {})
+
+    exported = instrumented(*kinds)
+    exported.tracers.add_span_processor(Beginnings())
+    async with open_history("memory://") as history:
+        await history.batch_add_history([{"memory_id": "m", "event": "ADD"}] * 3)
+    (call,) = exported.spans("batch_add_history")
+    assert begun.keys() - {"COMMIT"} == {"batch_add_history"}
+    assert begun["batch_add_history"] == call.attributes
+    assert begun["batch_add_history"]["db.operation.name"] == "batch_add_history"
+    assert begun["batch_add_history"]["db.operation.batch.size"] == 3
 
 
 async def test_a_cancelled_call_ends_its_span(instrumented: Instrumented) -> None:
