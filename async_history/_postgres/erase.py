@@ -21,7 +21,7 @@ from async_history._core.erased_names import Name
 from async_history._core.filters import Filter
 from async_history._core.key_statements import KeyTable
 from async_history._core.ledger import changes
-from async_history._core.ledger.tables import LedgerTables
+from async_history._core.ledger.tables import LedgerTables, place_all
 from async_history._core.sealed_records import Keys, key_ids, opened_text
 from async_history._postgres.erased import STILL_OWNED, disown_statements, note_statements
 from async_history._postgres.filters import Search
@@ -377,7 +377,7 @@ class ServerErasure:
                 return await work(steps)
 
         if self._ledger is not None:
-            await self._ledger.place_all()
+            await place_all(self._ledger)
         done: T = await self._run_exclusively(erase)
         return done
 

@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 
 from async_history._core.key_statements import Run
 from async_history._core.ledger.leaves import Bundle, owner_bundle, record_bundle
-from async_history._core.ledger.tables import LedgerTables
+from async_history._core.ledger.tables import LedgerTables, place_all
 from async_history._core.owners import Owner
 from async_history._core.records import HistoryRecord, fields_in_order
 from async_history._core.threads import computed, run_to_completion
@@ -150,12 +150,7 @@ class ServerLedger:
         tables = self.attestation.tables(fetch)
         return await computed(lambda: run_to_completion(work(tables)))
 
-    async def place_all(self) -> None:
-        """Give all leaves that are written their places, before something is removed."""
-        while await self.write(LedgerTables.grow):
-            pass
-
     async def before_reset(self) -> float:
         """Give all leaves their places; return the extra seconds that a reset may need for them."""
-        await self.place_all()
+        await place_all(self)
         return await self.read(LedgerTables.size) * _LEAF_S

@@ -12,6 +12,7 @@ from async_history._core.encryption import StoreEncryption
 from async_history._core.follow_reads import FollowReader as FollowReaderOf
 from async_history._core.key_ring import KeyRing
 from async_history._core.ledger import changes
+from async_history._core.ledger.tables import place_all
 from async_history._core.lifecycle import CLOSE_TIMEOUT_S
 from async_history._core.operations import (
     OperationLog,
@@ -324,7 +325,7 @@ class PostgresStore:
         """Prune the next records in one transaction; in a dry run, count them."""
         tries = PruneTries()
         if self.ledger is not None:
-            await self.ledger.place_all()
+            await place_all(self.ledger)
 
         async def step(connection: Any, settings: Sequence[str]) -> PruneStep:
             return await prune(

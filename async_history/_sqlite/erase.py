@@ -22,7 +22,7 @@ from async_history._core.erase_transaction import LOST, Columns, EraseTransactio
 from async_history._core.erased_names import Name
 from async_history._core.filters import Filter
 from async_history._core.ledger import changes
-from async_history._core.ledger.tables import LedgerTables
+from async_history._core.ledger.tables import LedgerStore, LedgerTables, place_all
 from async_history._core.threads import run_to_completion
 from async_history._sqlite.connection import ThreadConnection, fetch_rows, transaction
 from async_history._sqlite.errors import typed_errors
@@ -234,6 +234,7 @@ class FileErasure:
         path: the file; None in memory.
         lock_timeout_s: how long to wait for readers of the log.
         keys: what the file is encrypted with, if it is.
+        ledger: of the file, if it has one.
     """
 
     def __init__(
@@ -243,14 +244,18 @@ class FileErasure:
         path: Path | None,
         lock_timeout_s: float,
         keys: FileKeys,
+        ledger: LedgerStore | None,
     ) -> None:
         self._keys = keys
+        self._ledger = ledger
         self._run_exclusively = run_exclusively
         self._reopen_writer = reopen_writer
         self._path = path
         self._lock_timeout_s = lock_timeout_s
 
     async def in_transaction(self, work: Callable[[EraseTransaction], Coroutine[Any, Any, T]]) -> T:
+        if self._ledger is not None:
+            await place_all(self._ledger)
         erase = partial(_erase, work, self._keys)
         done: T = await self._run_exclusively(lambda connection: connection.run(erase))
         return done

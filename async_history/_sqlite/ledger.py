@@ -163,6 +163,14 @@ def tables(connection: sqlite3.Connection, seal: Seal = _IN_CLEAR) -> LedgerTabl
     return LedgerTables(STATEMENTS, run, open_rows, seal.salt_key)
 
 
+def place_next(connection: sqlite3.Connection) -> bool:
+    """Give the next leaves their places in a transaction; return whether more are waiting."""
+    if not has_ledger(connection):
+        return False
+    with transaction(connection):
+        return run_to_completion(tables(connection).grow())
+
+
 def attest(
     connection: sqlite3.Connection,
     work: Callable[[LedgerTables], Coroutine[Any, Any, T]],

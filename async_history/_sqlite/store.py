@@ -17,7 +17,7 @@ from async_history._core.follow_reads import FollowReader as FollowReaderOf
 from async_history._core.key_ring import KeyRing
 from async_history._core.key_statements import KeyTable
 from async_history._core.ledger.changes import reset
-from async_history._core.ledger.tables import LedgerStore
+from async_history._core.ledger.tables import LedgerStore, place_all
 from async_history._core.operations import (
     OperationLog,
     OperationLogInTurn,
@@ -62,7 +62,7 @@ from async_history._sqlite.keys import (
     table_read,
 )
 from async_history._sqlite.known_owners import KnownOwners
-from async_history._sqlite.ledger import LedgerFile, attest, write_program
+from async_history._sqlite.ledger import LedgerFile, attest, place_next, write_program
 from async_history._sqlite.opening import LONGEST_LOG_BYTES, long_log_warning
 from async_history._sqlite.operations import OPERATIONS, enter, file_log, row_count
 from async_history._sqlite.pool import MAX_REOPENS, ConnectionPool
@@ -136,8 +136,16 @@ class SQLiteStore:
         self.operations: OperationLog = OperationLogInTurn(
             self._change_log, StatementOperationLog(OPERATIONS, partial(self.fetch, parameters={}))
         )
+        self.ledger: LedgerStore | None = None
+        if has_ledger:
+            self.ledger = LedgerFile(self.run_exclusively, self._read, self._keys.seal)
         self.eraser = FileErasure(
-            self.run_exclusively, self._reopen_writer, pool.path, pool.lock_timeout_s, self._keys
+            self.run_exclusively,
+            self._reopen_writer,
+            pool.path,
+            pool.lock_timeout_s,
+            self._keys,
+            self.ledger,
         )
         if self.encryption is not None:
             self.encryption.texts = FileTexts(
@@ -147,9 +155,6 @@ class SQLiteStore:
             # What was just committed is kept as it was given, and would be opened again.
             none_kept = FollowReader(self.fetch, reader, RecentCommits(committed))
             self.follower = SealedFollowReader(none_kept, self.encryption)
-        self.ledger: LedgerStore | None = None
-        if has_ledger:
-            self.ledger = LedgerFile(self.run_exclusively, self._read, self._keys.seal)
 
     # Writing
 
@@ -217,11 +222,18 @@ class SQLiteStore:
 
     def reset(self, operation: StoreOperation) -> "asyncio.Future[None]":
         """Queue a reset: drop and create the tables in one transaction."""
-        reset = partial(_reset, operation, self._keys)
-        return self.run_exclusively(lambda connection: connection.run(reset))
+
+        async def reset(connection: ThreadConnection) -> None:
+            while await connection.run(place_next):
+                pass
+            await connection.run(partial(_reset, operation, self._keys))
+
+        return self.run_exclusively(reset)
 
     async def prune_step(self, asked: PruneRequest, reached: PruneCursor | None) -> PruneStep:
         """Prune the next records in one transaction; in a dry run, count them."""
+        if self.ledger is not None and not asked.dry_run:
+            await place_all(self.ledger)
         step = partial(prune, asked, reached, PruneTries())
         return await self.run_exclusively(lambda connection: connection.run(step))
 

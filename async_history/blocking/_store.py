@@ -15,7 +15,7 @@ from async_history._core.operations import StoreOperation, at_its_end, new_opera
 from async_history._core.options import HistoryOptions
 from async_history._opening import is_server, open_history
 from async_history._sqlite.errors import connect, typed_errors, wait_for_lock
-from async_history._sqlite.ledger import attest
+from async_history._sqlite.ledger import attest, place_next
 from async_history._sqlite.manager import LOCK_TIMEOUT_S, SQLiteHistoryManager
 from async_history._sqlite.operations import enter, has_log, row_count
 from async_history._sqlite.worker_thread import run_in_thread
@@ -109,6 +109,8 @@ class LoopStore:
 def _drop_tables(path: Path, operation: StoreOperation, lock_timeout_s: float) -> None:
     """Drop mem0's two tables, as its own reset does; log it where the file has our log."""
     with typed_errors(str(path)), closing(connect(path, "rw")) as connection:
+        while wait_for_lock(partial(place_next, connection), lock_timeout_s):
+            pass
         wait_for_lock(lambda: connection.execute("BEGIN IMMEDIATE"), lock_timeout_s)
         try:
             there = [row_count(connection, table) for table in _TABLES]

@@ -10,7 +10,7 @@ from async_history._core.ledger.proof import GrowthProof, RecordProof, record_of
 from async_history._core.ledger.report import LedgerReport
 from async_history._core.ledger.tables import LedgerStore, LedgerTables
 from async_history._core.ledger.tree import growth_ranges, inclusion_ranges
-from async_history._core.ledger.verify import place_all, verify
+from async_history._core.ledger.verify import size_when_placed, verify
 from async_history._core.operations import OperationLog, at_its_end, logged, new_operation
 from async_history._core.progress import Progress
 from async_history._core.validation import check_function, check_seconds
@@ -42,7 +42,7 @@ class Ledger:
             StorageError: the store can't be written or read.
         """
         ledger, log = self._require()
-        return await _sign(_checked(key), ledger, log, await place_all(ledger))
+        return await _sign(_checked(key), ledger, log, await size_when_placed(ledger))
 
     async def checkpoints(self, key: LedgerKey, *, every_s: float) -> AsyncIterator[Checkpoint]:
         """Yield a checkpoint now, and again after each pause, if the ledger has grown.
@@ -60,7 +60,7 @@ class Ledger:
         known = -1
         while True:
             ledger, log = self._require()
-            size = await place_all(ledger)
+            size = await size_when_placed(ledger)
             if size != known:
                 yield await _sign(key, ledger, log, size)
                 known = size + _LEAVES_OF_CHECKPOINT

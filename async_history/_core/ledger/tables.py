@@ -5,6 +5,7 @@ ones their places, in the order in which they were committed, under a lock; no w
 """
 
 import json
+from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Sequence
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -157,14 +158,13 @@ class LedgerTables:
         asked = sorted(set(places))
         if not asked:
             return {}
-        found = await self.bundles_at(asked)
-        wanted = set(asked)
-        return {
-            place: leaf
-            for stored in found
-            for place, leaf in enumerate(stored.bundle.leaves(), start=stored.first)
-            if place in wanted
-        }
+        found: dict[int, Leaf] = {}
+        for stored in await self.bundles_at(asked):
+            first, size = stored.first, stored.bundle.size
+            places = asked[bisect_left(asked, first) : bisect_left(asked, first + size)]
+            leaves = stored.bundle.leaves_at(place - first for place in places)
+            found.update(zip(places, leaves, strict=True))
+        return found
 
     async def bundles_at(self, places: Sequence[int]) -> list[StoredBundle]:
         """Return the bundles that have these places."""
@@ -311,6 +311,15 @@ class LedgerStore(Protocol):
 
     async def read(self, work: Callable[[LedgerTables], Coroutine[Any, Any, T]]) -> T:
         """Run work that only reads, off the event loop where it takes long."""
+
+
+async def place_all(ledger: LedgerStore) -> None:
+    """Give all leaves that are written their places, some in each transaction.
+
+    Before records are removed, so that the transaction which does it has few left to place.
+    """
+    while await ledger.write(LedgerTables.grow):
+        pass
 
 
 def _bundle(parts: Sequence[Any]) -> Bundle:

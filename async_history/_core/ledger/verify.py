@@ -26,6 +26,7 @@ from async_history._core.ledger.tables import (
     LedgerTables,
     StoredOperation,
     StoredRecord,
+    place_all,
 )
 from async_history._core.owners import Owner
 from async_history._core.progress import Progress
@@ -194,7 +195,7 @@ async def verify(
     # Counted first, so that all of them have their leaves below the size.
     records, owners = await ledger.read(LedgerTables.counts)
     begun, ended = await ledger.read(LedgerTables.operation_counts)
-    size = await place_all(ledger)
+    size = await size_when_placed(ledger)
     order = RecordingOrder()
     found = _Pass(Removals(), order)
     tree = ComputedTree(checkpoints)
@@ -251,11 +252,9 @@ async def verify(
     )
 
 
-async def place_all(ledger: LedgerStore) -> int:
-    """Give all leaves that are written their places, some in each transaction; return their
-    number."""
-    while await ledger.write(LedgerTables.grow):
-        pass
+async def size_when_placed(ledger: LedgerStore) -> int:
+    """Give all leaves that are written their places, and return how many leaves there are."""
+    await place_all(ledger)
     return await ledger.read(LedgerTables.size)
 
 
