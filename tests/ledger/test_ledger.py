@@ -1,7 +1,6 @@
 """The ledger of a store: what has a leaf, what is proven, and what is found when it is changed."""
 
 import asyncio
-import itertools
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -10,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from async_history import HistoryManager, InvalidInput, NotProven, copy_history, open_history
 from async_history._core.ledger.leaves import Leaf, commitment_of, record_values
@@ -275,54 +272,6 @@ class TestCheckpoints:
             for call in calls:
                 with pytest.raises(InvalidInput):
                     await call()
-
-
-OPERATIONS = st.lists(
-    st.tuples(
-        st.sampled_from(("add", "update", "owned", "erase", "prune", "reset", "check")),
-        st.integers(0, 4),
-    ),
-    min_size=1,
-    max_size=12,
-)
-
-
-class TestRandomOperations:
-    @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
-    @given(operations=OPERATIONS)
-    async def test_the_ledger_is_the_naive_tree(self, operations: list[tuple[str, int]]) -> None:
-        kept: list[Checkpoint] = []
-        fresh = (f"memory-{number}" for number in itertools.count())
-        async with open_history("memory://", ledger=True) as history:
-            for what, number in operations:
-                name = f"m{number}"
-                if what == "add":
-                    await history.add_history(next(fresh), None, "likes tea", "ADD")
-                elif what == "update":
-                    await history.update_history(next(fresh), f"likes {number}")
-                elif what == "owned":
-                    owner = {"user_id": f"u{number}"}
-                    await history.add_history(next(fresh), None, "hi", "ADD", owner=owner)
-                elif what == "erase":
-                    found = [r async for r in history.query_history(limit=number + 1)]
-                    if found:
-                        await history.erase(memory_ids=[found[-1].memory_id], reason=name)
-                elif what == "prune":
-                    until = datetime.now(UTC) + timedelta(days=1)
-                    await history.prune(older_than=until, keep_last=number % 2)
-                elif what == "reset":
-                    await history.reset()
-                else:
-                    kept.append(await history.ledger.checkpoint(KEY))
-            kept.append(await history.ledger.checkpoint(KEY))
-            report = await history.ledger.verify(*kept)
-            assert report.is_intact, report.faults
-            assert not report.unattested
-            assert report.records == await history.count_history()
-            leaves = await leaves_of(history, report.size)
-            commitments = [leaf.commitment for leaf in leaves.values()]
-            for one in kept:
-                assert one.root == naive_root(commitments[: one.size])
 
 
 class TestBlocking:

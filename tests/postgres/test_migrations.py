@@ -234,3 +234,16 @@ async def test_a_migration_by_several_versions_is_one_operation(
     async with open_history(url) as history:
         (one,) = await history.operations()
     assert one.arguments == {"from_version": 4, "to_version": migrations.VERSION}
+
+
+async def test_a_ledger_covers_a_migration(new_schema: Callable[[], str], connect: Any) -> None:
+    url = new_schema()
+    with version(8):
+        async with open_history(url):
+            pass
+    await migrations.make_ledger(await connect(), schema_of(url))
+    async with open_history(url) as history:
+        assert [one.kind for one in await history.operations()] == ["migrate"]
+        report = await history.ledger.verify()
+        assert report.is_intact
+        assert (report.operations, report.unattested_operations) == (2, 0)

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from functools import cache
 from importlib import resources
 from time import monotonic
@@ -17,10 +16,10 @@ from typing import Any, Final
 
 import asyncpg
 
-from async_history._core.operations import StoreOperation, at_its_end, new_operation
+from async_history._core.operations import StoreOperation
 from async_history._core.values import check_name
-from async_history._postgres.operations import enter
 from async_history._postgres.schema.indexes import drop, indexes_in, make, without_indexes
+from async_history._postgres.schema.migration_log import log_migration, migration_from
 from async_history.errors import InvalidInput, MigrationError, StorageLocked, StorageMissing
 
 _log = logging.getLogger("async_history")
@@ -54,8 +53,6 @@ SELECT EXISTS (
 """
 _NOT_WHERE_DISTRIBUTED: Final = {4}
 """A unique key must contain the column by which a table is distributed."""
-_LOGGED_FROM: Final = 9
-"""The first version that has a log of operations."""
 _SHORT_WAIT: Final = "SET LOCAL lock_timeout TO 100"
 """In milliseconds: a session that waits for a table's lock blocks all later ones."""
 _ASK_AGAIN_S: Final = 0.2
@@ -191,7 +188,7 @@ async def migrate(connection: Any, schema: str) -> list[int]:
         else:
             # Read committed: other levels would not see what others did before the lock was free.
             async with connection.transaction(isolation="read_committed"):
-                applied = await _apply(connection, schema, _migration(version))
+                applied = await _apply(connection, schema, migration_from(version))
     except asyncpg.InsufficientPrivilegeError as error:
         raise MigrationError(
             f"schema {schema!r} needs its tables and this role may not make them ({error}); run "
@@ -210,7 +207,7 @@ async def migrate(connection: Any, schema: str) -> list[int]:
 async def _upgrade(connection: Any, schema: str, version: int) -> list[int]:
     """Apply missing versions while others read and write."""
     applied: list[int] = []
-    operation = _migration(version)
+    operation = migration_from(version)
     for number, script in sorted(SCRIPTS.items()):
         if not version < number <= VERSION:
             continue
@@ -274,26 +271,6 @@ async def has_ledger(connection: Any, schema: str) -> bool:
     return {"number", "first", "hashes", "names"} <= {name for name, _ in columns}
 
 
-def _migration(version: int) -> StoreOperation:
-    """Return what the log has of a migration from a version; 0 is of a new schema."""
-    return new_operation("migrate", {"from_version": version})
-
-
-async def _log_migration(
-    connection: Any, schema: str, operation: StoreOperation, version: int
-) -> None:
-    """Enter a migration that has come to a version, in place of its entry of the one before.
-
-    Args:
-        schema: the quoted schema.
-    """
-    if version < _LOGGED_FROM or not operation.arguments["from_version"]:
-        return
-    reached = replace(operation, arguments={**operation.arguments, "to_version": version})
-    await connection.execute(f"DELETE FROM {schema}.operations WHERE id = $1", operation.id)
-    await enter(connection, schema, at_its_end(reached, 0, 0))
-
-
 async def _apply(
     connection: Any, schema: str, operation: StoreOperation, *, through: int | None = None
 ) -> list[int]:
@@ -322,7 +299,8 @@ async def _apply(
                     await connection.execute(script if through is None else without_indexes(script))
                 await connection.execute("INSERT INTO migrations (version) VALUES ($1)", number)
                 applied.append(number)
-        await _log_migration(connection, quoted(name), operation, last)
+        is_covered = last == VERSION and await has_ledger(connection, name)
+        await log_migration(connection, quoted(name), operation, last, is_covered=is_covered)
     return applied
 
 

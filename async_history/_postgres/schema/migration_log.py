@@ -1,0 +1,53 @@
+"""The entry of a migration in the log of operations."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from async_history._core.ledger.changes import begin_operations
+from async_history._core.ledger.tables import LedgerTables
+from async_history._core.operations import StoreOperation, at_its_end, new_operation
+from async_history._core.rows import Row
+from async_history._postgres.ledger_sql import STATEMENTS
+from async_history._postgres.operations import enter
+
+_LOGGED_FROM: Final = 9
+"""The first version that has a log of operations."""
+
+
+def migration_from(version: int) -> StoreOperation:
+    """Return what the log has of a migration from a version; 0 is of a new schema."""
+    return new_operation("migrate", {"from_version": version})
+
+
+async def log_migration(
+    connection: Any, schema: str, operation: StoreOperation, version: int, *, is_covered: bool
+) -> None:
+    """Enter a migration that has come to a version, in place of its entry of the one before.
+
+    Args:
+        schema: the quoted schema.
+        is_covered: whether the migration is complete, and a ledger covers it.
+    """
+    if version < _LOGGED_FROM or not operation.arguments["from_version"]:
+        return
+    reached = replace(operation, arguments={**operation.arguments, "to_version": version})
+    await connection.execute(f"DELETE FROM {schema}.operations WHERE id = $1", operation.id)
+    await enter(connection, schema, at_its_end(reached, 0, 0))
+    if is_covered:
+        await begin_operations(_ledger_tables(connection, schema), [operation.id])
+
+
+def _ledger_tables(connection: Any, schema: str) -> LedgerTables:
+    """Return the tables of a ledger, in the transaction of a connection, to enter operations."""
+
+    async def run(sql: str, *arguments: Any) -> Sequence[Sequence[Any]]:
+        rows: Sequence[Sequence[Any]] = await connection.fetch(
+            sql.format(schema=schema), *arguments
+        )
+        return rows
+
+    async def as_stored(rows: Sequence[Row]) -> Sequence[Row]:
+        return rows
+
+    return LedgerTables(STATEMENTS, run, as_stored, key=None)
