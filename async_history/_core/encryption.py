@@ -363,7 +363,8 @@ class Encryption:
         From its first step on, what is recorded stays in clear, by other processes too. All texts
         are decrypted in small transactions, in turn with the writes. It may be interrupted at any
         point and called again; `encrypt` turns back. After it the history is opened without keys;
-        managers that have it open with keys go on in clear. To open it with keys again turns
+        managers that have it open with keys go on in clear, but one that recorded nothing since
+        `rotate_keys` is told by `KeyMissing` to open it again. To open it with keys again turns
         encryption on again.
 
         Args:
