@@ -494,6 +494,9 @@ class TestAgainstACallerWithAnOwner:
             for query in ("user_id=ann&user_id=bob", "user_id=bob&user_id=ann", "user_id=bob"):
                 for path in ("/", "/search", "/live", "/at", "/stats", "/api/query_history"):
                     assert "car" not in (await page.get(f"{path}?{query}")).text, (path, query)
+            twice = await page.get("/api/query_history?user_id=ann&user_id=ann")
+            assert (twice.status_code, twice.json()["title"]) == (400, "InvalidInput")
+            assert "user_id is given twice" in twice.json()["detail"]
             both = await page.get("/api/query_history?memory_id=tea&memory_id=car")
             assert {one["memory_id"] for one in both.json()["records"]} == {"tea"}
 

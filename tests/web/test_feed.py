@@ -260,6 +260,51 @@ class TestSharing:
             taken_s = asyncio.get_running_loop().time() - begun
             assert 200 * taken_s >= 5 * 19
 
+    async def test_batches_end_at_the_same_records_wherever_they_begin(
+        self, history: HistoryManager
+    ) -> None:
+        """So viewers who are behind come together before they have reached the end."""
+        await history.batch_add_history(
+            [{"id": f"r{n}", "memory_id": "m", "event": "ADD"} for n in range(400)]
+        )
+        followed = View(history, Access(), write=False, limits=ViewLimits()).followed()
+        batches = Batches(AT_ONCE)
+        ends: list[list[object]] = []
+        for ahead in (10, 20):
+            follower = followed.follow(None)
+            await follower.next_records(limit=ahead)
+            place = batches.place(followed, follower)
+            reached: list[object] = []
+            while place.key[1] != await history.end_cursor():
+                batch = await place.batch(LONG_S)
+                assert batch is not None
+                place = batch.end
+                reached.append(place.key)
+            ends.append(reached)
+        assert set(ends[0][:-1]) & set(ends[1][:-1])
+
+    async def test_who_leaves_spoils_no_read_of_who_comes_later(
+        self, history: HistoryManager
+    ) -> None:
+        followed = View(history, Access(), write=False, limits=ViewLimits()).followed()
+        batches = Batches(AT_ONCE)
+        begin = batches.place(followed, followed.follow(await history.end_cursor()))
+        begin.enter()
+        await add(history, "one")
+        batch = await begin.batch(LONG_S)
+        assert batch is not None
+        batch.end.enter()
+        assert await batch.end.batch(0.0) is None
+        batch.end.leave()
+        assert await begin.batch(LONG_S) is batch
+        batch.end.enter()
+        await add(history, "two")
+        found = await batch.end.batch(LONG_S)
+        assert found is not None
+        assert b'"new_memory": "two"' in found.events
+        batch.end.leave()
+        begin.leave()
+
     async def test_only_those_who_may_see_the_same_share(self, history: HistoryManager) -> None:
         def known(request: Request) -> Access:
             return ANN if request.headers.get("x-user") == "ann" else Access()
