@@ -152,6 +152,26 @@ async def test_an_erased_owners_keys_are_destroyed(url: str, raw: asyncpg.Connec
             await history.get_history("a")
 
 
+async def test_a_backup_of_before_an_erasure_needs_the_master_key_of_its_time(
+    url: str, raw: asyncpg.Connection
+) -> None:
+    tables = ("history", "data_keys", "wrapping_keys")
+    async with opened(url) as history:
+        await history.add_history("a", None, "before", "ADD", owner=ANN)
+        for table in tables:
+            await raw.execute(f"CREATE TABLE backup_{table} AS TABLE {table}")
+        await history.erase(**ANN, reason="asked")
+    async with opened(url, "two", "one") as history:
+        await history.encryption.rotate_keys()
+    for table in tables:
+        await raw.execute(f"TRUNCATE {table}")
+        await raw.execute(f"INSERT INTO {table} OVERRIDING SYSTEM VALUE TABLE backup_{table}")
+    with pytest.raises(KeyMissing, match="'one'"):
+        await opened(url, "two")
+    async with opened(url, "two", "one") as history:
+        assert await texts(history, "a") == ["before"]
+
+
 async def test_an_erasure_that_was_interrupted_leaves_all_readable(url: str) -> None:
     async with opened(url) as history:
         await history.add_history("m", None, "tea", "ADD", owner=ANN)
