@@ -3,7 +3,6 @@
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Final
 
 from async_history._core.cursors import Cursor
@@ -42,7 +41,7 @@ class PageRead:
     records: Sequence[HistoryRecord]
     place: Cursor | None
     is_last: bool
-    rest: "Callable[[int], PageRead] | None" = None
+    rest: "Callable[[int], Awaitable[PageRead]] | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +71,10 @@ def cut(
     place = Cursor(position_of(part[-1]), records[-1].id) if records else None
     if len(rows) - end < limit:
         return PageRead(records, place, is_last=is_last and len(part) == len(rows) < limit)
-    rest = partial(cut, rows, record_from, position_of, is_last, end)
+
+    async def rest(size: int) -> PageRead:
+        return cut(rows, record_from, position_of, is_last, end, size)
+
     return PageRead(records, place, is_last=False, rest=rest)
 
 
@@ -127,13 +129,13 @@ class HistoryQuery:
             CursorGone: the record after which to continue is no longer there.
         """
         place = self._after
-        rest: Callable[[int], PageRead] | None = None
+        rest: Callable[[int], Awaitable[PageRead]] | None = None
         ahead = self._page_size
         left: float = math.inf if self._limit is None else self._limit
         while left:
             size = int(min(self._page_size, left))
             if rest is not None:
-                read = rest(size)
+                read = await rest(size)
             else:
                 read = await self._read_page(self._filter, place, size, int(min(ahead, left)))
                 ahead = min(2 * ahead, self._most_ahead)

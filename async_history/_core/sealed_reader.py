@@ -43,6 +43,9 @@ from async_history._core.threads import computed
 R = TypeVar("R")
 V = TypeVar("V")
 
+_Read = Callable[[], Awaitable[PageRead]]
+_Rest = Callable[[int], Awaitable[PageRead]]
+
 _OPENED_HERE: Final = 64
 """Records that are opened on the event loop: a third of a millisecond. More go to a thread."""
 _COUNT_PAGE: Final = 1_000
@@ -87,32 +90,59 @@ class SealedReader:
         return await _each(opened_record, records, keys)
 
     async def page(self, wanted: Filter, after: Cursor | None, limit: int, ahead: int) -> PageRead:
-        """Return the next records that match, up to `limit`; of `ahead` nothing is kept."""
+        """Return the next records that match, up to `limit`, reading up to `ahead`."""
         asked = await self._as_stored(wanted)
-        is_exact = asked is wanted
-        place = after
+        return await self._page(wanted, asked, after, ahead, None, limit)
+
+    async def _page(
+        self,
+        wanted: Filter,
+        asked: Filter,
+        place: Cursor | None,
+        ahead: int,
+        rest: _Rest | None,
+        limit: int,
+    ) -> PageRead:
+        """Return the next records that match, of what was read ahead where there is more of it.
+
+        Args:
+            asked: what the database is asked for.
+            rest: returns the next page of what was read ahead.
+        """
         while True:
-            next_page = partial(self._stored.page, asked, place, limit, limit)
+            again = partial(self._stored.page, asked, place, limit, ahead)
+            reads = iter(() if rest is None else (partial(rest, limit),))
+
+            async def next_page(reads: Iterator[_Read] = reads, again: _Read = again) -> PageRead:
+                return await next(reads, again)()
+
             read, keys = await _with_keys(next_page, _ids_of_page, self._keys.load)
-            place = read.place or place
+            place, rest = read.place or place, read.rest
             records = await _each(opened_record, read.records, keys)
-            if not is_exact:
+            if asked is not wanted:
                 records = [record for record in records if _matches(record, wanted)]
             if records or read.is_last:
-                return PageRead(records, place, is_last=read.is_last)
+                further = rest and partial(self._page, wanted, asked, place, ahead, rest)
+                return PageRead(records, place, is_last=read.is_last, rest=further)
 
     async def count(self, wanted: Filter) -> int:
         """Return how many records match; with a text, all that match else are read."""
         asked = await self._as_stored(wanted)
         if asked is wanted:
             return await self._stored.count(wanted)
-        count, place = 0, None
+        ahead = max(_COUNT_PAGE, len(wanted.memory_ids or ()))
+        next_page: _Read = partial(self.page, wanted, None, _COUNT_PAGE, ahead)
+        count = 0
         while True:
-            read = await self.page(wanted, place, _COUNT_PAGE, _COUNT_PAGE)
+            read = await next_page()
             count += len(read.records)
-            place = read.place
             if read.is_last:
                 return count
+            next_page = (
+                partial(self.page, wanted, read.place, _COUNT_PAGE, ahead)
+                if read.rest is None
+                else partial(read.rest, _COUNT_PAGE)
+            )
 
     async def _as_stored(self, wanted: Filter) -> Filter:
         """Return what the database can be asked for; the same filter if that is exact."""

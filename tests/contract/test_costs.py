@@ -20,6 +20,7 @@ from async_history import HistoryManager, copy_history, open_history
 from async_history._core.records import COLUMNS
 from async_history._sqlite.index.levels import memory_key
 from async_history.sqlite import SQLiteHistoryManager
+from tests.support.keys import ring
 
 pytestmark = pytest.mark.once
 
@@ -99,13 +100,15 @@ SHAPES: dict[str, Shape] = {
 }
 
 
-async def measured(path: Path, shape: Shape, size: int, calls: Mapping[str, Call]) -> list[int]:
+async def measured(
+    path: Path, shape: Shape, size: int, calls: Mapping[str, Call], **options: Any
+) -> list[int]:
     """Return the steps that each call takes on a history of a shape and size."""
-    async with open_history(path):
+    async with open_history(path, **options):
         pass
     write_as_others(path, [shape(n) for n in range(size)])
     taken: list[int] = []
-    async with open_history(path) as history:
+    async with open_history(path, **options) as history:
         for call in calls.values():
             async with Steps(history) as steps:
                 await call(history, size)
@@ -113,10 +116,12 @@ async def measured(path: Path, shape: Shape, size: int, calls: Mapping[str, Call
     return taken
 
 
-async def growths(folder: Path, shape: Shape, calls: Mapping[str, Call]) -> dict[str, float]:
+async def growths(
+    folder: Path, shape: Shape, calls: Mapping[str, Call], **options: Any
+) -> dict[str, float]:
     """Return how many times more each call takes on the large history than on the small one."""
-    small = await measured(folder / "small.db", shape, SMALL, calls)
-    large = await measured(folder / "large.db", shape, LARGE, calls)
+    small = await measured(folder / "small.db", shape, SMALL, calls, **options)
+    large = await measured(folder / "large.db", shape, LARGE, calls, **options)
     pairs = zip(calls, small, large, strict=True)
     return {name: round(after / before, 1) for name, before, after in pairs}
 
@@ -271,6 +276,9 @@ def named(text: str, **arguments: Any) -> Call:
 
 MANY: dict[str, Call] = {
     "query": named("m{}"),
+    "count with a text": lambda history, size: history.count_history(
+        memory_id=[f"m{n}" for n in range(size)], text="text"
+    ),
     "dry erase": named("m{}", reason="x", dry_run=True),
     "dry erase of actor": lambda history, _: history.erase(
         actor_id="actor", reason="x", dry_run=True
@@ -289,8 +297,9 @@ WITH_ONE_LARGE: dict[str, Call] = {
 }
 
 
-async def test_many_memories_named_in_one_call(tmp_path: Path) -> None:
-    grown = await growths(tmp_path, SHAPES["naive"], MANY)
+@pytest.mark.parametrize("options", [{}, {"keys": ring("one"), "ledger": True}])
+async def test_many_memories_named_in_one_call(options: dict[str, Any], tmp_path: Path) -> None:
+    grown = await growths(tmp_path, SHAPES["naive"], MANY, **options)
     assert not most(grown, LOOSE * GROWTH)
 
 

@@ -141,3 +141,18 @@ async def test_not_while_encryption_is_turned_off(open_store: Open) -> None:
         await until_turned_off(history)
         with pytest.raises(StorageError, match="being turned off"):
             await history.encryption.replace_data_keys()
+
+
+async def test_what_was_read_ahead_is_read_again_where_its_keys_are_gone(open_store: Open) -> None:
+    async with (
+        open_store(keys=ring("one")) as other,
+        open_store(keys=ring("one")) as history,
+    ):
+        names = ["ann", "bob", "cid"]
+        for name in names:
+            await other.add_history(name, None, f"of {name}", "ADD", owner={"user_id": name})
+        pages = history.query_history(memory_id=names, page_size=1).pages()
+        found = [*(await anext(pages)).records, *(await anext(pages)).records]
+        await other.encryption.replace_data_keys()
+        found += [record async for page in pages for record in page.records]
+        assert [record.new_memory for record in found] == ["of ann", "of bob", "of cid"]
