@@ -207,7 +207,9 @@ class _NoLog:
 
     async def forget_actor(self, actor_id: str) -> None: ...
 
-    async def read(self) -> Sequence[StoreOperation]:
+    async def read(
+        self, *, up_to: str | None = None, limit: int | None = None
+    ) -> Sequence[StoreOperation]:
         await self._calls.done()
         return []
 

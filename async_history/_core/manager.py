@@ -985,17 +985,33 @@ class HistoryManager(LoopBound[Store]):
         """
         return erasures_among(await self._require_open().operations.read())
 
-    async def operations(self) -> list[StoreOperation]:
+    async def operations(
+        self, *, before: str | None = None, limit: int | None = None
+    ) -> list[StoreOperation]:
         """Return what was done to this store, apart from recording, oldest first.
 
         Each reset, pruning, erasure, restoring, rollback, undo, copy into it, adoption and
         migration: by whom, when, with which arguments, how many records, and how it ended. Reads
         and dry runs are not logged. A reset leaves the log.
 
+        Args:
+            before: the id of an operation: those that began before it.
+            limit: at most this many, the last ones; all, if missing.
+
         Raises:
+            InvalidInput: `before` is not the id of an operation of this store.
             StorageError: the store can't be read.
         """
-        return list(await self._require_open().operations.read())
+        if limit is not None:
+            check_count("limit", limit, least=1)
+        log = self._require_open().operations
+        if before is None:
+            return list(await log.read(limit=limit))
+        up_to = check_text("before", before)
+        found = await log.read(up_to=up_to, limit=None if limit is None else limit + 1)
+        if not found:
+            raise InvalidInput("this store has no operation of the id that was given")
+        return list(found[:-1])
 
 
 class _OwnedReader:

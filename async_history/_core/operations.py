@@ -79,7 +79,8 @@ class OperationStatements:
             records, messages, id.
         counts: returns an operation's records and messages: id.
         forget_actor: takes an actor's name from all operations: actor_id.
-        all: returns each operation, oldest first, as one JSON list of its columns in order.
+        last: returns operations, newest first, from one on or from the newest, each as one JSON
+            list of its columns in order: its id, or NULL; the most to return, or NULL.
     """
 
     begin: str
@@ -87,7 +88,7 @@ class OperationStatements:
     end: str
     counts: str
     forget_actor: str
-    all: str
+    last: str
 
 
 class OperationEnd(NamedTuple):
@@ -124,8 +125,16 @@ class OperationLog(Protocol):
     async def forget_actor(self, actor_id: str) -> None:
         """Take an actor's name from all operations."""
 
-    async def read(self) -> Sequence[StoreOperation]:
-        """Return all operations, oldest first."""
+    async def read(
+        self, *, up_to: str | None = None, limit: int | None = None
+    ) -> Sequence[StoreOperation]:
+        """Return operations, oldest first: the last ones.
+
+        Args:
+            up_to: the id of the last one to return; nothing if there is none of this id. None is
+                the newest.
+            limit: at most this many; None returns all.
+        """
 
 
 def new_operation(
@@ -280,9 +289,12 @@ class StatementOperationLog:
         """Take an actor's name from all operations."""
         await self._run(self._statements.forget_actor, actor_id)
 
-    async def read(self) -> list[StoreOperation]:
-        """Return all operations, oldest first."""
-        return [_operation(*json.loads(row)) for (row,) in await self._run(self._statements.all)]
+    async def read(
+        self, *, up_to: str | None = None, limit: int | None = None
+    ) -> list[StoreOperation]:
+        """Return the last operations, oldest first."""
+        rows = await self._run(self._statements.last, up_to, limit)
+        return [_operation(*json.loads(row)) for (row,) in reversed(rows)]
 
 
 class OperationLogInTurn:

@@ -30,11 +30,15 @@ OPERATIONS: Final = OperationStatements(
     forget_actor="""
     UPDATE {schema}.operations SET actor_id = NULL WHERE actor_id = $1::pg_catalog.text
     """,
-    all="""
+    last="""
     SELECT pg_catalog.json_build_array(
         id, kind, begun_at, ended_at, error, actor_id, process_id, host, database_role, arguments,
         records, messages
-    )::pg_catalog.text FROM {schema}.operations ORDER BY begun_at, id
+    )::pg_catalog.text FROM {schema}.operations
+    WHERE $1::pg_catalog.text IS NULL OR (begun_at, id) <= (
+        SELECT begun_at, id FROM {schema}.operations WHERE id = $1::pg_catalog.text
+    )
+    ORDER BY begun_at DESC, id DESC LIMIT $2::pg_catalog.int8
     """,
 )
 

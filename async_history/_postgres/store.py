@@ -278,8 +278,8 @@ class PostgresStore:
 
         return await self.run_exclusively(change)
 
-    async def _read_log(self, sql: str) -> Sequence[Sequence[Any]]:
-        return await self.connections.fetch(migrations.in_schema(sql, self.schema))
+    async def _read_log(self, sql: str, *parameters: Any) -> Sequence[Sequence[Any]]:
+        return await self.connections.fetch(migrations.in_schema(sql, self.schema), *parameters)
 
     def _is_late(self, batch: Sequence[Submission]) -> bool:
         """Return whether a batch has been retried for half of `retry_timeout_s`.

@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Final
 
-from sqlalchemy import func, insert, literal_column, null, select, update
+from sqlalchemy import and_, func, insert, literal_column, null, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from async_history._core.erased_names import from_microseconds, microseconds
@@ -107,14 +108,26 @@ class SqlOperationLog:
 
         await self._run(forget)
 
-    async def read(self) -> list[StoreOperation]:
-        """Return all operations, oldest first."""
-        operations: list[StoreOperation] = await self._run(self._read)
+    async def read(
+        self, *, up_to: str | None = None, limit: int | None = None
+    ) -> list[StoreOperation]:
+        """Return the last operations, oldest first."""
+        operations: list[StoreOperation] = await self._run(partial(self._read, up_to, limit))
         return operations
 
-    async def _read(self, connection: AsyncConnection) -> list[StoreOperation]:
+    async def _read(
+        self, up_to: str | None, limit: int | None, connection: AsyncConnection
+    ) -> list[StoreOperation]:
         table = self._table
-        rows = await connection.execute(select(table).order_by(table.c.begun_at, table.c.id))
+        last = select(table).order_by(table.c.begun_at.desc(), table.c.id.desc()).limit(limit)
+        if up_to is not None:
+            begun = select(table.c.begun_at).where(table.c.id == up_to)
+            begun_at = (await connection.execute(begun)).scalar()
+            if begun_at is None:
+                return []
+            is_before = table.c.begun_at < begun_at
+            last = last.where(is_before | and_(table.c.begun_at == begun_at, table.c.id <= up_to))
+        rows = (await connection.execute(last)).all()
         return [
             StoreOperation(
                 id=row.id,
@@ -130,7 +143,7 @@ class SqlOperationLog:
                 records=row.records,
                 messages=row.messages,
             )
-            for row in rows
+            for row in reversed(rows)
         ]
 
 
@@ -150,6 +163,8 @@ class StoreOperationLog(SqlOperationLog):
         super().__init__(tables, write)
         self._connections = connections
 
-    async def read(self) -> list[StoreOperation]:
-        """Return all operations, oldest first."""
-        return await self._connections.read(self._read)
+    async def read(
+        self, *, up_to: str | None = None, limit: int | None = None
+    ) -> list[StoreOperation]:
+        """Return the last operations, oldest first."""
+        return await self._connections.read(partial(self._read, up_to, limit))

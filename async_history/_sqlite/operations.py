@@ -26,11 +26,14 @@ OPERATIONS: Final = OperationStatements(
     """,
     counts="SELECT records, messages FROM async_history_operations WHERE id = ?",
     forget_actor="UPDATE async_history_operations SET actor_id = NULL WHERE actor_id = ?",
-    all="""
+    last="""
     SELECT json_array(
         id, kind, begun_at, ended_at, error, actor_id, process_id, host, NULL, json(arguments),
         records, messages
-    ) FROM async_history_operations ORDER BY begun_at, id
+    ) FROM async_history_operations
+    WHERE ?1 IS NULL
+        OR (begun_at, id) <= (SELECT begun_at, id FROM async_history_operations WHERE id = ?1)
+    ORDER BY begun_at DESC, id DESC LIMIT coalesce(?2, -1)
     """,
 )
 _HAS_TABLE: Final = """

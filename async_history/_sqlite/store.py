@@ -134,7 +134,7 @@ class SQLiteStore:
         self.reader: Reader = reader
         self.follower: FollowReaderOf[Any] = FollowReader(self.fetch, reader, self._recent)
         self.operations: OperationLog = OperationLogInTurn(
-            self._change_log, StatementOperationLog(OPERATIONS, partial(self.fetch, parameters={}))
+            self._change_log, StatementOperationLog(OPERATIONS, self._read_log)
         )
         self.ledger: LedgerStore | None = None
         if has_ledger:
@@ -238,6 +238,10 @@ class SQLiteStore:
         return await self.run_exclusively(lambda connection: connection.run(step))
 
     # Reading
+
+    async def _read_log(self, sql: str, *parameters: Any) -> Sequence[Sequence[Any]]:
+        numbered = {str(number): value for number, value in enumerate(parameters, 1)}
+        return await self.fetch(sql, numbered)
 
     async def fetch(self, sql: str, parameters: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
         """Run one SELECT. If another process replaced tables, reopen the file and run it again."""

@@ -138,6 +138,28 @@ class OperationCases(Cases):
         assert after is not None
         assert after.batches - before.batches < len(names) / 2
 
+    async def test_some_of_them_are_asked_for(self, open_store: OpenStore) -> None:
+        """The last ones, or those before one, as pages that go back."""
+        async with open_store() as history:
+            for text in ("tea", "mate"):
+                await history.update_history("m", text)
+            for number in range(5):
+                await history.restore("m", to=1 + number % 2)
+            all_ = await history.operations()
+            assert len(all_) == 5
+            found: list[StoreOperation] = []
+            page = await history.operations(limit=2)
+            while page:
+                assert len(page) <= 2
+                found[:0] = page
+                page = await history.operations(before=page[0].id, limit=2)
+            assert found == all_
+            assert await history.operations(before=all_[3].id) == all_[:3]
+            with pytest.raises(InvalidInput, match="no operation of the id"):
+                await history.operations(before="unknown")
+            with pytest.raises(InvalidInput, match="limit"):
+                await history.operations(limit=0)
+
     async def test_how_an_operation_ended(self, open_store: OpenStore) -> None:
         async with open_store() as history:
             with pytest.raises(InvalidInput):

@@ -235,12 +235,8 @@ class View:
         """
         self._reach.require_unlimited("the store's operations")
         size = self._reach.page_size(page_size)
-        found = list(reversed(await self._history.operations()))
-        ids = [one.id for one in found]
-        if after is not None and after not in ids:
-            raise InvalidInput("after is not the id of an operation of this store")
-        start = 0 if after is None else ids.index(after) + 1
-        return found[start : start + size]
+        found = await self._history.operations(before=after, limit=size)
+        return found[::-1]
 
     # Changing
 

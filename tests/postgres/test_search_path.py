@@ -407,7 +407,8 @@ async def remove(history: Any) -> None:
             older_than = datetime.now(UTC) + timedelta(days=1)
             await history.prune(older_than=older_than, keep_last=keep_last, dry_run=is_dry)
     await history.erasures()
-    await history.operations()
+    done = await history.operations()
+    await history.operations(before=done[-1].id, limit=1)
 
 
 async def copy_all(server: PostgresServer) -> None:

@@ -1,6 +1,7 @@
 """The log of operations."""
 
 from dataclasses import replace
+from itertools import dropwhile
 
 from async_history import backend as api
 
@@ -30,5 +31,10 @@ class DictOperationLog:
             if one.actor_id == actor_id:
                 self._operations[operation_id] = replace(one, actor_id=None)
 
-    async def read(self) -> list[api.StoreOperation]:
-        return list(self._operations.values())
+    async def read(
+        self, *, up_to: str | None = None, limit: int | None = None
+    ) -> list[api.StoreOperation]:
+        last = list(reversed(self._operations.values()))
+        if up_to is not None:
+            last = list(dropwhile(lambda one: one.id != up_to, last))
+        return last[:limit][::-1]
