@@ -6,11 +6,8 @@ from typing import Final
 
 from async_history._core.data_keys import DataKeys
 from async_history._core.owners import Owner
-from async_history._core.records import HistoryRecord
-from async_history._core.sealed_records import (
-    sealed_record,
-    uses_of,
-)
+from async_history._core.records import HistoryRecord, fields_in_order, made_record
+from async_history._core.sealed_records import sealed_fields, uses_of
 from async_history._core.sealing import DataKey
 from async_history._core.threads import computed
 from async_history.errors import StorageCorrupt
@@ -39,12 +36,11 @@ async def keys_in_store(
     Raises:
         StorageCorrupt: the store does not keep the keys that are made.
     """
-    uses = uses_of(owners)
     for _ in range(_MOST_TRIES):
-        lacking = keys.lacking(uses)
-        if lacking:
-            await lease(lacking)
-        used = [keys.use(owner, each) for owner in owners]
+        used = keys.taken(owners, each)
+        if used is None:
+            await lease(keys.lacking(uses_of(owners)))
+            used = [keys.use(owner, each) for owner in owners]
         if not await lack(ids_of_keys(used)):
             return used
         keys.forget()
@@ -70,7 +66,5 @@ async def sealed_records(
 def _sealed(
     records: Sequence[HistoryRecord], keys: Sequence[DataKey | None], index_key: bytes
 ) -> list[HistoryRecord]:
-    return [
-        one if key is None else sealed_record(one, key, index_key)
-        for one, key in zip(records, keys, strict=True)
-    ]
+    stored = sealed_fields(list(map(fields_in_order, records)), keys, index_key)
+    return [made_record(*fields) for fields in stored]

@@ -11,7 +11,7 @@ A lease ends when any name was erased in the store (`noted`): the owner's keys m
 that are destroyed. Who writes checks in its transaction that nothing was noted since.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from secrets import token_hex
@@ -279,6 +279,24 @@ class DataKeys:
         """
         if self._current not in {key.id for key in await table.wrapping()}:
             raise KeysChanged
+
+    def taken(self, owners: Sequence[Owner | None], each: int) -> list[DataKey | None] | None:
+        """Return the key that seals what each owner has, for some uses of its lease.
+
+        None where a lease is not enough, or encryption is turned off: `lacking`. What was counted
+        for the owners before then is not used.
+        """
+        if self.is_off:
+            return None
+        leases = self._leases
+        found: list[DataKey | None] = []
+        for owner in owners:
+            lease = leases.get(owner)
+            if lease is None or lease.left < each:
+                return None
+            lease.left -= each
+            found.append(lease.key)
+        return found
 
     def use(self, owner: Owner | None, uses: int) -> DataKey | None:
         """Return the key that seals what an owner has, for some uses of its lease; None where

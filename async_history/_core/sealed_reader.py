@@ -37,7 +37,7 @@ from async_history._core.sealed_records import (
     texts_of,
     texts_of_row,
 )
-from async_history._core.sealing import token
+from async_history._core.sealing import token_under
 from async_history._core.threads import computed
 
 R = TypeVar("R")
@@ -151,10 +151,9 @@ class SealedReader:
         causes: list[tuple[str, str]] = []
         index_key = await self._keys.token_key() if wanted.cause else None
         if index_key is not None:
+            token = token_under(index_key)
             causes = [
-                (name, token(index_key, name, value))
-                for name, value in wanted.cause
-                if name in INDEXED_CAUSES
+                (name, token(name, value)) for name, value in wanted.cause if name in INDEXED_CAUSES
             ]
         return replace(wanted, text=None, cause=tuple(causes))
 

@@ -22,14 +22,17 @@ from async_history._core.sealing import (
     BEGIN,
     KEY_ID,
     DataKey,
+    Token,
     damaged,
     is_json_sealed,
     is_sealed,
     json_of,
     json_taken_apart,
     key_id_of,
+    new_nonces,
     place_of,
     stored_bytes,
+    token_under,
     tokens_of,
 )
 from async_history.errors import KeyMissing, StorageCorrupt
@@ -49,35 +52,43 @@ def uses_of(owners: Iterable[Owner | None]) -> dict[Owner | None, int]:
     return {owner: USES * count for owner, count in Counter(owners).items()}
 
 
-def sealed_fields(record: Fields, key: DataKey, index_key: bytes) -> Fields:
-    """Return a record's fields with its texts, context and cause sealed."""
+def sealed_fields(
+    records: Sequence[Fields], keys: Sequence[DataKey | None], index_key: bytes
+) -> list[Fields]:
+    """Return records' fields with texts, contexts and causes sealed, each record's under its key.
+
+    In clear where that is None.
+    """
+    nonces, token = new_nonces(USES * len(records)), token_under(index_key)
+    return [
+        record if key is None else _sealed_fields(record, key, nonces, token)
+        for record, key in zip(records, keys, strict=True)
+    ]
+
+
+def _sealed_fields(record: Fields, key: DataKey, nonces: Iterator[bytes], token: Token) -> Fields:
     record_id, memory_id, old, new, *middle, owner, context, cause = record
     seal, named = key.seal, record_id.encode()
     if old is not None:
-        old = seal(old, b"old_memory\0" + named)
+        old = seal(old, b"old_memory\0" + named, nonces)
     if new is not None:
-        new = seal(new, b"new_memory\0" + named)
+        new = seal(new, b"new_memory\0" + named, nonces)
     if context is not None:
-        text = seal(json_text(context) or "", b"context\0%b\0" % named)
+        text = seal(json_text(context) or "", b"context\0%b\0" % named, nonces)
         context = JsonObject(json_of(text))
     if cause is not None:
-        tokens = tokens_of(index_key, cause)
-        joined = "".join([f'"{name}":"{token}",' for name, token in tokens.items()])
-        text = seal(json_text(cause) or "", b"cause\0%b\0%b" % (named, joined.encode()))
+        tokens = tokens_of(token, cause)
+        joined = "".join([f'"{name}":"{found}",' for name, found in tokens.items()])
+        text = seal(json_text(cause) or "", b"cause\0%b\0%b" % (named, joined.encode()), nonces)
         cause = JsonObject(json_of(text, joined), {**tokens, "sealed": text})
     return record_id, memory_id, old, new, *middle, owner, context, cause
-
-
-def sealed_record(record: HistoryRecord, key: DataKey, index_key: bytes) -> HistoryRecord:
-    """Return a record with its texts, context and cause sealed."""
-    return made_record(*sealed_fields(fields_in_order(record), key, index_key))
 
 
 def sealed_text(text: Any, column: str, record_id: str, key: DataKey) -> Any:
     """Return a text of a record sealed; what is sealed, or not a text, as it is."""
     if type(text) is not str or text.startswith(BEGIN):
         return text
-    return key.seal(text, place_of(column, record_id))
+    return key.seal(text, place_of(column, record_id), new_nonces(1))
 
 
 def sealed_details(
@@ -85,7 +96,9 @@ def sealed_details(
 ) -> tuple[str | None, str | None]:
     """Return the JSON of a record's context and cause sealed; what is sealed as it is."""
     clear = [None if is_json_sealed(text) else json_from_text(text) for text in (context, cause)]
-    *_, new_context, new_cause = sealed_fields((record_id, *_NO_TEXTS, *clear), key, index_key)
+    ((*_, new_context, new_cause),) = sealed_fields(
+        [(record_id, *_NO_TEXTS, *clear)], [key], index_key
+    )
     return json_text(new_context) or context, json_text(new_cause) or cause
 
 
@@ -101,7 +114,7 @@ def sealed_message(row: MessageRow, key: DataKey) -> MessageRow:
     """Return a message's row with its content sealed."""
     message_id, scope, role, content, name, created_at = row
     if content is not None:
-        content = key.seal(content, place_of("content", message_id, scope))
+        content = key.seal(content, place_of("content", message_id, scope), new_nonces(1))
     return message_id, scope, role, content, name, created_at
 
 

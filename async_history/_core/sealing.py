@@ -10,7 +10,7 @@ by which records are found: a keyed hash, authenticated with the rest.
 
 import re
 from binascii import a2b_base64, b2a_base64
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from hashlib import blake2b
 from os import urandom
 from typing import Any, Final
@@ -48,9 +48,9 @@ class DataKey:
         self._encrypt, self._decrypt = aes.encrypt, aes.decrypt
         self._prefix = f"{BEGIN}{key_id}:"
 
-    def seal(self, text: str, place: bytes) -> str:
-        """Return a text sealed for a place."""
-        nonce = urandom(NONCE_BYTES)
+    def seal(self, text: str, place: bytes, nonces: Iterator[bytes]) -> str:
+        """Return a text sealed for a place, with the next of some new nonces."""
+        nonce = next(nonces)
         stored = nonce + self._encrypt(nonce, text.encode(), place)
         return f"{self._prefix}{b2a_base64(stored, newline=False).decode()}{END}"
 
@@ -61,6 +61,12 @@ class DataKey:
         except (ValueError, invalid_tag()):
             return None
         return text.decode()
+
+
+def new_nonces(count: int) -> Iterator[bytes]:
+    """Yield random nonces. They are one call of the system's: each call gives the GIL away."""
+    drawn = urandom(NONCE_BYTES * count)
+    return (drawn[at : at + NONCE_BYTES] for at in range(0, len(drawn), NONCE_BYTES))
 
 
 def place_of(column: str, *names: str) -> bytes:
@@ -135,16 +141,27 @@ def json_of(sealed: str, tokens: str = "") -> str:
     return f'{{{tokens}"sealed":"{sealed}"}}'
 
 
-def token(index_key: bytes, name: str, value: str) -> str:
-    """Return what a record with this cause is found by. Without the key it tells nothing."""
-    return blake2b(f"{name}\0{value}".encode(), digest_size=_TOKEN // 2, key=index_key).hexdigest()
+Token = Callable[[str, str], str]
+"""Returns what a record with a cause, of this name and value, is found by."""
 
 
-def tokens_of(index_key: bytes, cause: Mapping[str, Any]) -> dict[str, str]:
+def token_under(index_key: bytes) -> Token:
+    """Return the function that makes tokens. Without the key they tell nothing."""
+    keyed = blake2b(digest_size=_TOKEN // 2, key=index_key)
+
+    def token(name: str, value: str) -> str:
+        hashed = keyed.copy()
+        hashed.update(f"{name}\0{value}".encode())
+        return hashed.hexdigest()
+
+    return token
+
+
+def tokens_of(token: Token, cause: Mapping[str, Any]) -> dict[str, str]:
     """Return the tokens of a cause by key."""
     content = cause.content() if type(cause) is JsonObject else cause
     return {
-        name: token(index_key, name, value)
+        name: token(name, value)
         for name, value in content.items()
         if name in INDEXED_CAUSES and isinstance(value, str)
     }

@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from async_history._core.batch import MessageRow
+from async_history._core.batch_sealing import ids_of_keys
 from async_history._core.data_keys import DataKeys
 from async_history._core.erased_names import Name
 from async_history._core.key_statements import KeyStatements, KeyTable
@@ -311,12 +312,7 @@ class Sealing:
         connection: sqlite3.Connection,
     ) -> Sequence[Fields]:
         whose = [None if stored is None else stored.owner for stored in owners]
-        self._lease(uses_of(whose), noted, connection)
-        use, index_key = self._keys.use, self._keys.index_key
-        return [
-            record if (key := use(owner, USES)) is None else sealed_fields(record, key, index_key)
-            for record, owner in zip(records, whose, strict=True)
-        ]
+        return sealed_fields(records, self.keys_of(whose, noted, connection), self._keys.index_key)
 
     def opened(
         self, records: Sequence[HistoryRecord], connection: sqlite3.Connection
@@ -348,8 +344,7 @@ class Sealing:
         self, rows: Sequence[MessageRow], noted: Callable[[], int], connection: sqlite3.Connection
     ) -> Sequence[MessageRow]:
         owners = [owner_of_session(scope) for _, scope, *_ in rows]
-        self._lease(uses_of(owners), noted(), connection)
-        return sealed_messages(rows, [self._keys.use(owner, 1) for owner in owners])
+        return sealed_messages(rows, self._taken(owners, 1, noted(), connection))
 
     def undone(self) -> None:
         self._keys.end_leases()
@@ -363,19 +358,35 @@ class Sealing:
         self, owners: Sequence[Owner | None], noted: int, connection: sqlite3.Connection
     ) -> list[DataKey | None]:
         """Return the key that seals what each owner has, within a transaction."""
-        self._lease(uses_of(owners), noted, connection)
-        return [self._keys.use(owner, USES) for owner in owners]
+        return self._taken(owners, USES, noted, connection)
 
-    def _lease(
-        self, uses: Mapping[Owner | None, int], noted: int, connection: sqlite3.Connection
-    ) -> None:
-        """Make sure that keys may be used so often, in this transaction or in one of its own.
+    def _taken(
+        self,
+        owners: Sequence[Owner | None],
+        each: int,
+        noted: int,
+        connection: sqlite3.Connection,
+    ) -> list[DataKey | None]:
+        """Return the key of each owner, which may be used so often.
 
         Without a transaction, that of `adding` checks that they are there still.
         """
+        keys = self._keys
+        keys.hold_while(noted)
+        if connection.in_transaction:
+            self._lease(uses_of(owners), connection)
+            return [keys.use(owner, each) for owner in owners]
+        used = keys.taken(owners, each)
+        if used is None:
+            self._lease(uses_of(owners), connection)
+            used = [keys.use(owner, each) for owner in owners]
+        self._used.update(ids_of_keys(used))
+        return used
+
+    def _lease(self, uses: Mapping[Owner | None, int], connection: sqlite3.Connection) -> None:
+        """Make sure that keys may be used so often, in this transaction or in one of its own."""
         keys, table = self._keys, table_in(connection)
         is_within = connection.in_transaction
-        keys.hold_while(noted)
         lacking = keys.lacking(uses)
         try:
             with contextlib.nullcontext() if is_within or not lacking else transaction(connection):
@@ -387,8 +398,6 @@ class Sealing:
         except BaseException:
             keys.end_leases()
             raise
-        if not is_within:
-            self._used.update(keys.leased(uses))
 
 
 class FileKeys:

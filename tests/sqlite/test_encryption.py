@@ -23,7 +23,7 @@ from async_history import HistoryManager, JsonLines, copy_history, dump_lines, o
 from async_history._core.data_keys import LEASE
 from async_history._core.erase_transaction import note
 from async_history._core.key_statements import MOST_USES
-from async_history._core.sealing import BEGIN, END, DataKey
+from async_history._core.sealing import BEGIN, END, DataKey, new_nonces
 from async_history.blocking import BlockingHistoryManager
 from async_history.encryption import KeyRing
 from async_history.errors import (
@@ -560,7 +560,8 @@ class TestKeyRing:
 
 def test_nonces_and_places_decide() -> None:
     key = DataKey("0" * 16, master("data"))
-    assert len({key.seal("text", b"place") for _ in range(50)}) == 50
+    nonces = new_nonces(50)
+    assert len({key.seal("text", b"place", nonces) for _ in range(50)}) == 50
 
 
 class TestEverywhere:
