@@ -24,6 +24,7 @@ from async_history._core.sealing import BEGIN, DataKey, is_json_sealed
 from async_history._core.stored_texts import (
     CONTENT,
     SCOPE,
+    TURNED_OFF,
     Rewriting,
     StoredMessage,
     StoredTexts,
@@ -118,9 +119,7 @@ async def keys_of(texts: TextTransaction, owners: Sequence[Owner | None]) -> lis
     """
     keys = [key for key in await texts.keys_of(owners) if key is not None]
     if len(keys) < len(owners):
-        raise StorageError(
-            "another call has begun to decrypt the history meanwhile: let it end, or call encrypt()"
-        )
+        raise StorageError(TURNED_OFF)
     return keys
 
 

@@ -64,8 +64,8 @@ class StoreEncryption:
             `with_current_keys`.
     """
 
-    texts: TextStore | None = None
-    """Its texts; None where they can't be encrypted in place."""
+    texts: TextStore
+    """Its texts, to be written again in place. The store sets it."""
 
     def __init__(self, ring: KeyRing, read: KeyTable, in_transaction: InTransaction) -> None:
         self.keys: Final = DataKeys(ring)
@@ -82,8 +82,7 @@ class StoreEncryption:
         """
         stored = await self._read.wrapping()
         if not stored:
-            if self.texts is not None:  # it may have been decrypted before
-                await self.texts.in_transaction(_forget_off)
+            await self.texts.in_transaction(_forget_off)  # it may have been decrypted before
             new = await self.keys.new_wrapping_key()
 
             async def begin(table: KeyTable) -> list[WrappingKey]:
@@ -320,12 +319,11 @@ class Encryption:
             on_progress: called after some records with how many are done and how many there are.
 
         Raises:
-            InvalidInput: the history is in neither SQLite nor PostgreSQL, or a name is not text.
+            InvalidInput: a name is not text.
             KeyMissing, StorageCorrupt: a text can't be decrypted. It stays, as do the old keys.
             StorageError, CommitUnknown: what was done stays done. Call it again.
         """
         check_function("on_progress", on_progress)
-        texts = self._require_texts("encrypted under new keys", "opened with keys")
         owner = new_owner(
             {"user_id": user_id, "agent_id": agent_id, "run_id": run_id, "app_id": app_id}
         )
@@ -334,8 +332,9 @@ class Encryption:
         for name, value in names:
             arguments |= hashed(name, value)
         operation = new_operation(REKEY, arguments)
+        store = self._store
         return await replace_data_keys(
-            texts, self._store.keys, names, self._log, operation, on_progress, self._limits
+            store.texts, store.keys, names, self._log, operation, on_progress, self._limits
         )
 
     async def encrypt(self, *, on_progress: Progress | None = None) -> EncryptionReport:
@@ -350,12 +349,11 @@ class Encryption:
             on_progress: called after some records with how many are done and how many there are.
 
         Raises:
-            InvalidInput: the history is in neither SQLite nor PostgreSQL.
             StorageError, CommitUnknown: what was done stays done. Call it again.
         """
         check_function("on_progress", on_progress)
-        texts = self._require_texts("encrypted", "opened with keys")
-        return await encrypt(texts, self._store.keys, self._log, on_progress, self._limits)
+        store = self._store
+        return await encrypt(store.texts, store.keys, self._log, on_progress, self._limits)
 
     async def decrypt(self, *, on_progress: Progress | None = None) -> DecryptionReport:
         """Turn encryption off: decrypt in place all that the history has, then remove its keys.
@@ -371,23 +369,15 @@ class Encryption:
             on_progress: called after some records with how many are done and how many there are.
 
         Raises:
-            InvalidInput: the history is in neither SQLite nor PostgreSQL, or has a ledger.
+            InvalidInput: the history has a ledger.
             KeyMissing, StorageCorrupt: a text can't be decrypted. It stays, as do all keys.
             StorageError, CommitUnknown: what was done stays done. Call it again.
         """
         check_function("on_progress", on_progress)
-        texts = self._require_texts("decrypted", "opened without keys")
         if self._has_ledger:
             raise InvalidInput(
                 f"{self._where} has a ledger, which needs the keys for its salts: to decrypt it, "
                 "copy it into a new history that is opened without keys (copy_history)"
             )
-        return await decrypt(texts, self._store.keys, self._log, on_progress, self._limits)
-
-    def _require_texts(self, done: str, opened: str) -> TextStore:
-        if self._store.texts is None:
-            raise InvalidInput(
-                f"{self._where} can't be {done} in place: copy it into a new history that is "
-                f"{opened} (copy_history), and remove this one"
-            )
-        return self._store.texts
+        store = self._store
+        return await decrypt(store.texts, store.keys, self._log, on_progress, self._limits)

@@ -50,6 +50,10 @@ LEDGER_MEANWHILE: Final = (
     "turns encryption on again"
 )
 """What is said where the keys can't be removed at the end of a decryption."""
+TURNED_OFF: Final = (
+    "another call has begun to decrypt the history meanwhile: let it end, or call encrypt()"
+)
+"""What is said where nothing can be sealed."""
 SCOPE: Final = 1
 CONTENT: Final = 3
 """Columns of a message's row."""

@@ -37,13 +37,24 @@ def in_parts(values: Iterable[T]) -> Iterator[list[T]]:
         yield given[start : start + _AT_ONCE]
 
 
+def position(dialect: Dialect, column: Any, wanted: str) -> ColumnElement[int]:
+    """Return where a column contains a text, with the same case: 1 is its beginning, 0 nowhere."""
+    if dialect.name == "postgresql":
+        return func.strpos(column, wanted)
+    if dialect.name == "mssql":
+        return func.charindex(wanted, column.collate("Latin1_General_BIN2"))
+    return func.instr(column, wanted)
+
+
 def contains(dialect: Dialect, column: Any, wanted: str) -> ColumnElement[bool]:
     """Return the condition that a column contains a text, with the same case."""
-    if dialect.name == "postgresql":
-        return func.strpos(column, wanted) > 0
-    if dialect.name == "mssql":
-        return func.charindex(wanted, column.collate("Latin1_General_BIN2")) > 0
-    return func.instr(column, wanted) > 0
+    return position(dialect, column, wanted) > 0
+
+
+def part_of(dialect: Dialect, column: Any, begin: Any, length: int) -> ColumnElement[str]:
+    """Return so many characters of a column, from a position on."""
+    take = func.substring if dialect.name == "mssql" else func.substr
+    return take(column, begin, length)
 
 
 def latest_committed(dialect: Dialect, statement: Select[Any]) -> Select[Any]:

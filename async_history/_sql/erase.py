@@ -6,7 +6,7 @@ from datetime import datetime
 from hashlib import blake2b
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import Select, delete, func, insert, or_, select, update
+from sqlalchemy import Select, Table, delete, func, insert, or_, select, update
 from sqlalchemy.engine import Dialect
 
 from async_history._core.encryption import KEYS_DESTROYED
@@ -38,7 +38,6 @@ from async_history._sql.rows import (
     record_from_row,
     values_of,
 )
-from async_history._sql.tables import Tables
 from async_history._sql.transaction import Transaction
 
 T = TypeVar("T")
@@ -55,7 +54,7 @@ _OUT_OF_REACH: Final = (
 )
 _OUT_OF_REACH_OF_MYSQL: Final = (
     "the server's redo log and undo log (ib_logfile0, ibdata1, undo tablespaces) have the texts "
-    "until they are overwritten, and a binary log of rows has those of the erasure too until its "
+    "until they are overwritten, and a binary log of rows has those of {change} too until its "
     "files are purged; replicas until they have replayed it, and backups, have them as well",
     _FILES.format(command="OPTIMIZE TABLE {tables}"),
 )
@@ -288,13 +287,15 @@ def _digest(text: str | None) -> bytes | None:
     return blake2b(text.encode(), digest_size=_DIGEST_BYTES).digest()
 
 
-def out_of_reach(dialect: Dialect, tables: Tables) -> tuple[str, ...]:
-    """Return what remains outside of the tables after an erasure: a sentence each."""
+def out_of_reach(dialect: Dialect, tables: Sequence[Table], change: str) -> tuple[str, ...]:
+    """Return what remains outside of tables after a change: a sentence each."""
     if not is_mysql(dialect):
         return _OUT_OF_REACH
     name = dialect.identifier_preparer.format_table
-    written = ", ".join(map(name, (tables.history, tables.messages, tables.owners)))
-    return tuple(sentence.format(tables=written) for sentence in _OUT_OF_REACH_OF_MYSQL)
+    written = ", ".join(map(name, tables))
+    return tuple(
+        sentence.format(tables=written, change=change) for sentence in _OUT_OF_REACH_OF_MYSQL
+    )
 
 
 class SqlErasure:

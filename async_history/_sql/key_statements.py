@@ -17,11 +17,13 @@ from sqlalchemy import (
     select,
     update,
 )
+from sqlalchemy.engine import Dialect
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from async_history._core.key_statements import KEY_COLUMNS, KeyStatements, KeyTable
 from async_history._core.owners import SCOPES
-from async_history._sql.dialects import in_parts
+from async_history._core.sealing import BEGIN, JSON_BEGIN
+from async_history._sql.dialects import in_parts, position
 from async_history._sql.tables import Tables
 from async_history._sql.transaction import Transaction
 
@@ -73,17 +75,21 @@ def statements_in(tables: Tables) -> KeyStatements:
     )
 
 
-def count_clear(tables: Tables) -> Executable:
+def count_clear(dialect: Dialect, tables: Tables) -> Executable:
     """Return the SELECT of how many records have something in clear.
 
     Nothing is written in clear once encryption is turned on, so only records of before are read.
     """
     history, encryption = tables.history, tables.encryption
-    texts = ("old_memory", "new_memory", "context", "cause")
+    texts, details = ("old_memory", "new_memory"), ("context", "cause")
+    is_clear = or_(
+        *(position(dialect, history.c[name], BEGIN) != 1 for name in texts),
+        *(position(dialect, history.c[name], JSON_BEGIN) == 0 for name in details),
+    )
     return (
         select(func.count())
         .select_from(history.join(encryption, history.c.seq <= encryption.c.clear_until))
-        .where(or_(*(history.c[name].is_not(None) for name in texts)))
+        .where(is_clear)
     )
 
 
@@ -124,5 +130,6 @@ def _parts(parameters: Sequence[Any]) -> Iterator[dict[str, Any]]:
 
 
 async def is_encrypted(connection: AsyncConnection, tables: Tables) -> bool:
-    """Return whether encryption was turned on."""
-    return (await connection.execute(select(tables.encryption.c.id))).first() is not None
+    """Return whether the history is encrypted, or not decrypted as a whole."""
+    keys = select(tables.wrapping_keys.c.id).limit(1)
+    return (await connection.execute(keys)).first() is not None

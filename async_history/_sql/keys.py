@@ -37,6 +37,11 @@ _SEALED_BYTES: Final = 96
 """What a sealed text takes besides four thirds of its bytes: key, nonce, tag and marks."""
 
 
+def escaped_bytes(text: str) -> int:
+    """Return how many bytes a text takes in a statement of MySQL."""
+    return len(text.encode()) + sum(map(text.count, "'\"\\\n\r\x1a"))
+
+
 class StoredRecords(NamedTuple):
     """Records as the tables get them, and the ids of the keys that must be there."""
 
@@ -132,7 +137,7 @@ class InClear:
         return records
 
     async def check(self, transaction: Transaction) -> None:
-        if await transaction.fetch(select(transaction.tables.encryption.c.id)):
+        if await transaction.fetch(select(transaction.tables.wrapping_keys.c.id).limit(1)):
             raise KeyMissing("", f"{self._where} {OPEN_WITH_KEYS}")
 
     async def mark(self, names: Sequence[Name], transaction: Transaction) -> None: ...
@@ -149,7 +154,7 @@ class InClear:
         return 2 * size_bytes  # escaped, a text takes twice its bytes at most
 
     def text_bytes(self, text: str) -> int:
-        return len(text.encode()) + sum(map(text.count, "'\"\\\n\r\x1a"))
+        return escaped_bytes(text)
 
 
 class Sealing:
@@ -215,6 +220,15 @@ class Sealing:
 
     def text_bytes(self, text: str) -> int:
         return len(text.encode()) * 4 // 3 + _SEALED_BYTES
+
+    async def keys_of(
+        self, owners: Sequence[Owner | None], transaction: Transaction
+    ) -> Sequence[DataKey | None]:
+        """Return the key that seals what each owner has, for all texts of a record.
+
+        None where encryption is turned off.
+        """
+        return await self._use(owners, USES, transaction)
 
     async def _use(
         self, owners: Sequence[Owner | None], each: int, transaction: Transaction

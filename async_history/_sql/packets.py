@@ -1,9 +1,9 @@
 """The most that the server takes in one statement: a longer one ends the connection."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from async_history._core.submissions import AddRecords, SaveMessages, Submission
-from async_history._sql.keys import Seal
+from async_history._sql.keys import Seal, escaped_bytes
 from async_history._sql.rows import texts_of
 from async_history.errors import HistoryError, StorageRefused
 
@@ -26,11 +26,29 @@ def find_too_large(
             continue
         size = max([sum(map(seal.text_bytes, texts)) for texts in _texts_in(one)], default=0)
         if size > most:
-            refused[index] = StorageRefused(
-                f"{size:,} bytes of text are more than {where} takes at once (about {most:,}): "
-                "raise the server's max_allowed_packet. Nothing was written"
-            )
+            refused[index] = StorageRefused(f"{_too_large(size, most, where)}. Nothing was written")
     return refused
+
+
+def require_fits(rows: Iterable[Sequence[str | None]], most: int | None, where: str) -> None:
+    """Check that the server takes rows of texts, one in each statement.
+
+    Raises:
+        StorageRefused: it does not take one of them.
+    """
+    if most is None:
+        return
+    for texts in rows:
+        size = sum(escaped_bytes(text) for text in texts if text is not None)
+        if size > most:
+            raise StorageRefused(f"{_too_large(size, most, where)}, and call this again")
+
+
+def _too_large(size: int, most: int, where: str) -> str:
+    return (
+        f"{size:,} bytes of text are more than {where} takes at once (about {most:,}): raise the "
+        "server's max_allowed_packet"
+    )
 
 
 def _texts_in(submission: Submission) -> list[list[str]]:

@@ -13,6 +13,7 @@ from typing import Any, Final
 from sqlalchemy.engine import Dialect
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from async_history._core.key_statements import MOST_USES
 from async_history._sql.inserts import Inserts
 from async_history._sql.numbered import NumberedRecords
 from async_history._sql.tables import Tables
@@ -29,7 +30,9 @@ UPDATE {state} SET last = %s WHERE id = 1 AND version = %s AND last = %s{keys};
 IF ROW_COUNT() = 1 THEN {inserts}; COMMIT; ELSE ROLLBACK; END IF;
 END
 """
-_KEYS_ARE_THERE: Final = " AND (SELECT COUNT(*) FROM {table} WHERE id IN ({ids})) = {count}"
+_KEYS_ARE_THERE: Final = (
+    " AND (SELECT COUNT(*) FROM {table} WHERE id IN ({ids}) AND uses < {most}) = {count}"
+)
 _SPAN_VALUES: Final = (
     "(span, first_time, last_time, events, has_undated) VALUES (%s, %s, %s, %s, %s)"
 )
@@ -79,11 +82,11 @@ class SingleStatement:
         """Write and commit records whose numbers follow `last`.
 
         Args:
-            key_ids: data keys that must be in the store.
+            key_ids: data keys that must be in the store, and not retired.
 
         Returns:
-            False if `last` or `version` is another by now, or a key is missing: then nothing is
-            written.
+            False if `last` or `version` is another by now, or a key is missing or retired: then
+            nothing is written.
         """
         insert = self._inserts.of(records)
         begin, _, row = insert.sql.rpartition(" VALUES ")
@@ -103,8 +106,10 @@ class SingleStatement:
         return await self._execute(connection, block, values) > 0
 
     def _keys_are_there(self, key_ids: Sequence[str]) -> str:
-        """Return the condition that data keys are in the store."""
+        """Return the condition that data keys are in the store, and not retired."""
         if not key_ids:
             return ""
         ids = ", ".join(["%s"] * len(key_ids))
-        return _KEYS_ARE_THERE.format(table=self._data_keys, ids=ids, count=len(key_ids))
+        return _KEYS_ARE_THERE.format(
+            table=self._data_keys, ids=ids, most=MOST_USES, count=len(key_ids)
+        )

@@ -26,6 +26,7 @@ from async_history._core.writer_options import WriterOptions
 from async_history._sql.commit import BatchCommitter
 from async_history._sql.connections import Connections
 from async_history._sql.dialects import is_mysql, size_query
+from async_history._sql.encrypting import SqlTexts
 from async_history._sql.erase import EraseSteps, SqlErasure, out_of_reach
 from async_history._sql.errors import DriverError, is_refusal
 from async_history._sql.faults import find_faults
@@ -96,13 +97,23 @@ class SqlStore:
         if keys is not None:
             table = SqlKeyTable(tables, self._fetch)
             self.encryption = StoreEncryption(keys, table, self._with_keys)
-            self._seal = Sealing(self.encryption.keys)
+            sealing = self._seal = Sealing(self.encryption.keys)
+            self.encryption.texts = SqlTexts(
+                self._write_alone,
+                self._with_state,
+                connections.dialect,
+                tables,
+                sealing,
+                statement_bytes,
+                connections.where,
+            )
             self.reader = SealedReader(reader, self.encryption)
             self.follower = SealedFollowReader(follower, self.encryption)
         self.operations: OperationLog = StoreOperationLog(tables, connections, self._write_alone)
-        self.eraser = SqlErasure(
-            self._erase, out_of_reach(connections.dialect, tables), self._destroy_keys
+        erased = out_of_reach(
+            connections.dialect, (tables.history, tables.messages, tables.owners), "the erasure"
         )
+        self.eraser = SqlErasure(self._erase, erased, self._destroy_keys)
 
     # Writing
 
@@ -289,7 +300,7 @@ class SqlStore:
             if is_mysql(dialect):
                 warnings += warnings_of(*(await connection.execute(SETTINGS)).one())
             if self.encryption is not None:
-                clear = (await connection.execute(count_clear(self.tables))).scalar_one()
+                clear = (await connection.execute(count_clear(dialect, self.tables))).scalar_one()
                 warnings += clear_warning(clear)
             if query is None:
                 return Measured(warnings=tuple(warnings))

@@ -56,8 +56,7 @@ class BlockingEncryption:
                 many there are.
 
         Raises:
-            InvalidInput: the history was opened without `keys`, or is in neither SQLite nor
-                PostgreSQL.
+            InvalidInput: the history was opened without `keys`.
             KeyMissing, StorageError, CommitUnknown: as there.
         """
         replacement: DataKeyReplacement = self._call(
@@ -79,8 +78,7 @@ class BlockingEncryption:
                 many there are.
 
         Raises:
-            InvalidInput: the history was opened without `keys`, or is in neither SQLite nor
-                PostgreSQL.
+            InvalidInput: the history was opened without `keys`.
             StorageError, CommitUnknown: as there.
         """
         report: EncryptionReport = self._call(
@@ -96,8 +94,7 @@ class BlockingEncryption:
                 many there are.
 
         Raises:
-            InvalidInput: the history was opened without `keys`, is in neither SQLite nor
-                PostgreSQL, or has a ledger.
+            InvalidInput: the history was opened without `keys`, or has a ledger.
             KeyMissing, StorageError, CommitUnknown: as there.
         """
         report: DecryptionReport = self._call(

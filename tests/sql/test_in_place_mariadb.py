@@ -1,0 +1,235 @@
+"""Encrypting in place on MariaDB: what its files have, and cut connections at each step."""
+
+import asyncio
+import random
+import re
+from collections.abc import Awaitable, Callable
+from itertools import count
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from sqlalchemy.engine import URL
+
+from async_history._core.stored_texts import TextLimits
+from async_history.errors import StorageRefused
+from async_history.sql import SqlHistoryManager
+from tests.contract.test_decrypted import all_of, changes, contents, fill
+from tests.contract.test_replaced_keys import key_ids
+from tests.sql.test_encryption import opened
+from tests.subprocesses.proxy import MariaDBProxy
+from tests.support.keys import ring
+from tests.support.limits import limited
+from tests.support.mariadb_server import MariaDBServer, run_sql
+
+pytestmark = [pytest.mark.mariadb, pytest.mark.once]
+
+_WORD: Final = "WordInClear"
+_DETAILS: Final[Any] = {"context": {"why": _WORD}, "cause": {"run_id": _WORD, "why": _WORD}}
+_MARKS: Final = "SELECT mark, seq FROM async_history_marks ORDER BY mark, seq"
+_KEPT: Final = "SELECT DISTINCT new_memory FROM async_history_records"
+
+
+@pytest.fixture
+def url(new_database: Callable[[], URL]) -> URL:
+    return new_database()
+
+
+def files_with_it(server: MariaDBServer) -> set[str]:
+    """Return the names of a server's files that have the word, once it has stopped."""
+    server.stop()
+    found = [file for file in server.folder.rglob("*") if file.is_file()]
+    names = {file.name for file in found if _WORD.encode() in file.read_bytes()}
+    server.start()
+    return names
+
+
+async def test_what_is_left_in_clear_is_where_the_report_says() -> None:
+    server = MariaDBServer(**{"log-bin": "binlog", "innodb-doublewrite": "ON"}).create().start()
+    tables = {f"async_history_{name}.ibd" for name in ("records", "messages")}
+    try:
+        run_sql(server.url(), "CREATE DATABASE h")
+        url = server.url("h")
+        async with SqlHistoryManager(url) as history:
+            await history.batch_add_history(
+                [
+                    {"memory_id": f"m{n}", "new_memory": f"{_WORD} {'x' * 100 * n}", "event": "ADD"}
+                    | _DETAILS
+                    for n in range(100)
+                ]
+            )
+            await history.save_messages([{"role": "user", "content": _WORD}], "s")
+        async with opened(url) as history:
+            report = await history.encryption.encrypt()
+            assert (report.records, report.messages, report.clear) == (100, 1, 0)
+        said = " ".join(report.remains)
+        assert tables & files_with_it(server), "the statement is needed"
+        (command,) = re.findall(r"OPTIMIZE TABLE [^)]+", said)
+        run_sql(url, command)
+        left = files_with_it(server)
+        assert not tables & left
+        logs = {"ib_logfile0", "ibdata1"} & left
+        assert all(name in said for name in logs)
+        assert any(name.startswith("binlog.") for name in left)
+        assert "binary log of rows has those of the encryption" in said
+        others = {name for name in left - logs if not name.startswith("binlog.")}
+        assert others <= {"undo001", "undo002", "undo003"}
+    finally:
+        server.remove()
+
+
+async def test_records_are_found_by_their_causes_as_if_they_had_been_sealed_at_once(
+    url: URL,
+) -> None:
+    """Owners and names that are too long for a column stay as they are."""
+    long = "n" * 300
+    record: Any = _DETAILS | {"actor_id": long, "owner": {"user_id": long}}
+    async with SqlHistoryManager(url) as history:
+        await history.add_history(long, None, _WORD, "ADD", **record)
+        await history.add_history("m", None, _WORD, "ADD", **_DETAILS)
+        await history.save_messages([{"role": "user", "content": _WORD}], long)
+        before, marks = await all_of(history), run_sql(url, _MARKS)
+    async with opened(url) as history:
+        assert await history.count_history(cause={"run_id": _WORD}) == 2
+        await history.encryption.encrypt()
+        assert await history.count_history(cause={"run_id": _WORD}) == 2
+        assert await history.count_history(user_id=long) == 1
+        assert await all_of(history) == before
+        assert [one.content for one in await history.get_last_messages(long)] == [_WORD]
+        assert run_sql(url, "SELECT is_whole, clear_until FROM async_history_encryption") == [
+            (1, 0)
+        ]
+        sealed = run_sql(url, _MARKS)
+        assert len(sealed) == len(marks)
+        assert sealed != marks
+        await history.encryption.replace_data_keys()
+        assert run_sql(url, _MARKS) == sealed
+        assert (await history.check()).problems == ()
+        await history.encryption.decrypt()
+    assert run_sql(url, _MARKS) == marks
+
+
+async def test_a_retired_key_seals_nothing_more_in_one_statement(url: URL) -> None:
+    async with opened(url) as history, opened(url) as other:
+        for number in range(3):  # the third is one statement, and so would be the next
+            await history.add_history("m", None, str(number), "ADD")
+        texts: Any = other.store
+        await texts.encryption.texts.in_transaction(lambda one: one.retire_keys())
+        await history.add_history("m", None, "later", "ADD")
+        assert len((await key_ids(other))["used"]) == 2
+        assert (await other.get_history("m"))[-1].new_memory == "later"
+
+
+async def test_a_trigger_that_keeps_texts_is_told(url: URL) -> None:
+    """Before keys are removed that they take."""
+    async with opened(url) as history:
+        records = await fill(history)
+        for table, texts in (("messages", ("content",)), ("records", ("new_memory", "cause"))):
+            for text in texts:
+                run_sql(
+                    url,
+                    f"CREATE TRIGGER keeps BEFORE UPDATE ON async_history_{table} FOR EACH ROW "
+                    f"SET NEW.{text} = OLD.{text}",
+                )
+                for call in (history.encryption.replace_data_keys, history.encryption.decrypt):
+                    with pytest.raises(StorageRefused, match=f"async_history_{table} keeps texts"):
+                        await call()
+                assert await all_of(history) == records
+                assert await contents(history) == ["hello"] * 2
+                run_sql(url, "DROP TRIGGER keeps")
+                await history.encryption.encrypt()
+        await history.encryption.decrypt()
+    assert not [one for (one,) in run_sql(url, _KEPT) if one.startswith("ahs1:")]
+
+
+async def test_a_text_that_is_too_large_once_it_is_sealed_stops_it(url: URL) -> None:
+    async with SqlHistoryManager(url) as history:
+        await history.add_history("m", None, "x" * 900_000, "ADD")
+        await history.add_history("m", None, _WORD, "ADD")
+    run_sql(url, "SET GLOBAL max_allowed_packet = 1048576")
+    try:
+        async with opened(url) as history:
+            with pytest.raises(StorageRefused, match=r"max_allowed_packet, and call this again"):
+                await history.encryption.encrypt()
+            assert len(await history.get_history("m")) == 2
+    finally:
+        run_sql(url, "SET GLOBAL max_allowed_packet = 134217728")
+    async with opened(url) as history:
+        assert (await history.encryption.encrypt()).records == 2
+
+
+async def test_an_interrupted_encryption_goes_on_where_it_was(url: URL) -> None:
+    async with SqlHistoryManager(url) as history:
+        await history.batch_add_history(changes(12))
+    async with limited(opened(url), texts=TextLimits(rows=5)) as history:
+        texts: Any = history.store
+        await texts.encryption.texts.in_transaction(lambda one: one.turn_on())
+        done: Any = await texts.encryption.texts.in_transaction(
+            lambda one: one.clear_records(None, 5)
+        )
+        assert [row.id for row in done.rows] == ["11", "10", "09", "08", "07"]
+        assert run_sql(url, "SELECT clear_until FROM async_history_encryption") == [(7,)]
+        assert (await history.encryption.encrypt()).records == 12
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("call", ["encrypt", "replace_data_keys", "decrypt"])
+async def test_cut_off_at_each_packet_and_called_again(
+    own_server: MariaDBServer,
+    new_own_database: Callable[[], URL],
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    call: str,
+) -> None:
+    step = 1 if request.config.getoption("--nightly") else 150
+    places = count(random.randrange(step), step)  # noqa: S311
+    few = TextLimits(rows=5)
+    url = new_own_database()
+
+    async def begin() -> list[Any]:
+        """Fill it as the call wants it; return the records."""
+        async with SqlHistoryManager(url) as history:
+            if not await all_of(history):
+                await fill(history, 12)
+            records = await all_of(history)
+        if call != "encrypt":
+            async with opened(url) as history:
+                await history.encryption.encrypt()
+        return records
+
+    async with MariaDBProxy(tmp_path, own_server.socket) as proxy:
+        through = url.set(query={"unix_socket": str(proxy.socket)})
+        for place in places:
+            records = await begin()
+            async with limited(SqlHistoryManager(through, keys=ring("one")), texts=few) as cut:
+                before = proxy.cuts
+                proxy.cut_after(place)
+                calls: Callable[[], Awaitable[Any]] = getattr(cut.encryption, call)
+                await stopped_by_a_cut(calls, proxy, before)
+            async with opened(url) as history:
+                assert await all_of(history) == records
+                assert await contents(history) == ["hello"] * 2
+                assert await history.count_history(cause={"run_id": "r"}) == 6
+                await getattr(history.encryption, call)()
+                if call != "decrypt":
+                    assert (await history.encryption.encrypt()).records == 0
+                    assert len((await key_ids(history))["there"]) == 2
+                    await history.encryption.decrypt()
+            async with SqlHistoryManager(url) as history:
+                assert await all_of(history) == records
+                assert await contents(history) == ["hello"] * 2
+                assert (await history.check()).problems == ()
+            if proxy.cuts == before:
+                break
+    assert place > 150
+
+
+async def stopped_by_a_cut(
+    call: Callable[[], Awaitable[Any]], proxy: MariaDBProxy, cuts: int
+) -> None:
+    """Call, and cancel it once its connection is cut: it would go on over another one."""
+    calling: asyncio.Future[Any] = asyncio.ensure_future(call())
+    while proxy.cuts == cuts and not calling.done():  # noqa: ASYNC110 - it does not tell
+        await asyncio.sleep(0.001)
+    calling.cancel()
+    await asyncio.wait([calling])
