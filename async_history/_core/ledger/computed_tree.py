@@ -1,13 +1,13 @@
 """The tree that verifying computes from the leaves, compared with tiles and checkpoints."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from async_history._core.ledger.checkpoint import Checkpoint
-from async_history._core.ledger.leaves import Leaf
+from async_history._core.ledger.leaves import Bundle
 from async_history._core.ledger.report import LedgerFault, damaged
 from async_history._core.ledger.tables import LedgerTables
 from async_history._core.ledger.tiles import Tile, grown, last_tiles, roots_from
-from async_history._core.ledger.tree import EMPTY_ROOT, HASH_BYTES, leaf_hash
+from async_history._core.ledger.tree import EMPTY_ROOT, HASH_BYTES
 
 
 class ComputedTree:
@@ -21,10 +21,10 @@ class ComputedTree:
         self._good = 0
         self._not_compared: dict[Tile, bytes] = {}
 
-    def add(self, leaves: Sequence[Leaf]) -> None:
+    def add(self, bundle: Bundle) -> None:
         """Append leaves, and compare what they give with the checkpoints."""
-        hashes = b"".join([leaf_hash(leaf.commitment) for leaf in leaves])
-        end = self.size + len(leaves)
+        hashes = b"".join(bundle.leaf_hashes())
+        end = self.size + bundle.size
         while self.size < end:
             self.reach_checkpoints()
             until = min([end, *(one.size for one in self._awaited if one.size > self.size)])

@@ -16,6 +16,7 @@ from hashlib import blake2b, sha256
 from typing import Any, Final, NamedTuple
 
 from async_history._core.json_object import json_text
+from async_history._core.ledger.tree import leaf_hash
 from async_history._core.owners import SCOPES, Owner
 from async_history._core.records import Fields
 from async_history._core.values import plain
@@ -67,22 +68,11 @@ class Bundle(NamedTuple):
     is_keyed: bool
     names: str
 
-    def leaves(self) -> "list[Leaf]":
-        """Return its leaves.
+    def leaf_names(self) -> list[str | None]:
+        """Return its leaves' names, None of those that were pruned.
 
         Raises:
             StorageCorrupt: they don't have the form of leaves.
-        """
-        return self.leaves_at(range(self.size))
-
-    def leaves_at(self, at: Iterable[int]) -> "list[Leaf]":
-        """Return some of its leaves.
-
-        Args:
-            at: which, counted from 0.
-
-        Raises:
-            StorageCorrupt: as `leaves`.
         """
         try:
             names = json.loads(self.names)
@@ -94,10 +84,55 @@ class Bundle(NamedTuple):
             or not self.size == len(names) == len(self.hashes) / _LEAF_BYTES
         ):
             raise StorageCorrupt("leaves of the ledger are damaged")
+        return names
+
+    def leaves(self) -> "list[Leaf]":
+        """Return its leaves.
+
+        Raises:
+            StorageCorrupt: as `leaf_names`.
+        """
+        return self.leaves_at(range(self.size))
+
+    def leaves_at(self, at: Iterable[int]) -> "list[Leaf]":
+        """Return some of its leaves.
+
+        Args:
+            at: which, counted from 0.
+
+        Raises:
+            StorageCorrupt: as `leaf_names`.
+        """
+        names = self.leaf_names()
         return [
             Leaf(self.kind, names[each], self.is_keyed, *_parted(self.hashes, each * _LEAF_BYTES))
             for each in at
         ]
+
+    def leaf_hashes(self) -> list[bytes]:
+        """Return the hash of each leaf in the tree."""
+        hashes = self.hashes
+        return [
+            leaf_hash(hashes[at : at + _COMMITMENT_BYTES])
+            for at in range(SALT_BYTES, len(hashes), _LEAF_BYTES)
+        ]
+
+    def holds(self, rows: Sequence[Sequence[Any]], key: bytes | None) -> bool:
+        """Return whether each leaf has its salt, and commits to its row's values.
+
+        Raises:
+            KeyMissing: as `Leaf.salt`.
+        """
+        hashes, prefix = self.hashes, _prefix(self.kind)
+        for at, text in zip(range(0, len(hashes), _LEAF_BYTES), _texts(rows), strict=True):
+            salt, commitment = _parted(hashes, at)
+            if salt == NO_SALT:
+                return False
+            if self.is_keyed:
+                salt = _salt(salt, key)
+            if sha256(salt + prefix + text.encode()).digest() != commitment:
+                return False
+        return True
 
 
 class Leaf(NamedTuple):
@@ -121,11 +156,7 @@ class Leaf(NamedTuple):
         Raises:
             KeyMissing: it is computed with the store's key, which is not given.
         """
-        if not self.is_keyed:
-            return self.kept
-        if key is None:
-            raise KeyMissing("", "leaves of the ledger need the keys: open it with keys=KeyRing(…)")
-        return _keyed(self.kept, key)
+        return _salt(self.kept, key) if self.is_keyed else self.kept
 
     def holds(self, values: Sequence[Any], key: bytes | None = None) -> bool:
         """Return whether the leaf commits to values.
@@ -265,6 +296,12 @@ def _texts(rows: Sequence[Sequence[Any]]) -> list[str]:
     end.
     """
     return _encode_rows(rows)[2:-2].split("]\n[")
+
+
+def _salt(kept: bytes, key: bytes | None) -> bytes:
+    if key is None:
+        raise KeyMissing("", "leaves of the ledger need the keys: open it with keys=KeyRing(…)")
+    return _keyed(kept, key)
 
 
 def _keyed(kept: bytes, key: bytes) -> bytes:

@@ -32,6 +32,11 @@ class Removals:
                 found += [(a, min(b, place), removed.how) for a, b in removed.places if a < place]
         self._ranges = _flattened(found)
 
+    def touch(self, first: int, end: int) -> bool:
+        """Return whether a leaf of a range was removed."""
+        at = bisect_right(self._ranges, (end - 1, 1 << 63, "")) - 1
+        return at >= 0 and self._ranges[at][1] > first
+
     def at(self, place: int) -> str | None:
         """Return how the leaf at a place was removed; None where it was not."""
         at = bisect_right(self._ranges, (place, 1 << 63, "")) - 1

@@ -23,7 +23,7 @@ from async_history._core.ledger.leaves import (
 )
 from async_history._core.ledger.statements import LedgerStatements
 from async_history._core.ledger.tiles import Tile, grown, last_tiles, roots_from, tiles_of
-from async_history._core.ledger.tree import Range, leaf_hash
+from async_history._core.ledger.tree import Range
 from async_history._core.owners import Owner, owner_from_text
 from async_history._core.rows import Row
 from async_history.errors import StorageCorrupt
@@ -37,6 +37,9 @@ _BEGUN: Final = 8
 """Columns of an operation that are known when it begins."""
 READ_AT_ONCE: Final = 4
 """Bundles that are read at once: about 2,000 leaves."""
+
+
+_DATES: Final = {str, type(None)}
 
 
 class StoredBundle(NamedTuple):
@@ -183,7 +186,7 @@ class LedgerTables:
     async def records(self, ids: Sequence[str]) -> dict[str, StoredRecord]:
         """Return these records by id, of those that are there."""
         rows = await self._run(self._sql.records, _json(ids))
-        opened = await self._open_rows([tuple(values) for _, _, *values in rows])
+        opened = await self._open_rows([tuple(row[2:]) for row in rows])
         return {
             values[0]: StoredRecord(row[0], bool(row[1]), _values(values))
             for row, values in zip(rows, opened, strict=True)
@@ -248,10 +251,10 @@ class LedgerTables:
         for number, *parts in rows:
             bundle = _bundle(parts)
             placed.append((number, size + len(hashes)))
-            for leaf in bundle.leaves():
-                if leaf.kind != ENTRY and leaf.name is not None:
-                    names.append((_key(leaf.kind, leaf.name), size + len(hashes)))
-                hashes.append(leaf_hash(leaf.commitment))
+            for place, name in enumerate(bundle.leaf_names(), start=size + len(hashes)):
+                if bundle.kind != ENTRY and name is not None:
+                    names.append((_key(bundle.kind, name), place))
+            hashes += bundle.leaf_hashes()
         await self._run(self._sql.place, _json(placed))
         await self._run(self._sql.write_names, _json(names))
         for (level, number), tile in grown(size, last, b"".join(hashes)).items():
@@ -332,7 +335,9 @@ def _stored(row: Sequence[Any]) -> StoredBundle:
     return StoredBundle(first, turn, after, _bundle(parts))
 
 
-def _values(row: Sequence[Any]) -> list[Any]:
+def _values(row: Row) -> Sequence[Any]:
+    if row[7] in (0, 1) and type(row[7]) is int and {type(row[5]), type(row[6])} <= _DATES:
+        return row
     values = list(row)
     values[7] = 1 if values[7] else 0
     for at in (5, 6):

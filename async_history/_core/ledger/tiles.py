@@ -37,10 +37,10 @@ def roots_from(ranges: Iterable[Range], tiles: Mapping[Tile, bytes]) -> list[byt
 
     def hash_of(node: Node) -> bytes:
         tile, first, count = _tile_of(node)
-        hashes = _split(tiles[tile])
-        if len(hashes) < first + count:
-            raise IndexError(f"tile {tile} has {len(hashes)} hashes")
-        return fold(hashes[first : first + count])
+        hashes = tiles[tile][first * HASH_BYTES : (first + count) * HASH_BYTES]
+        if len(hashes) < count * HASH_BYTES:
+            raise IndexError(f"tile {tile} is too short")
+        return fold(hashes)
 
     return [root_of(leaves, hash_of) for leaves in ranges]
 
@@ -75,10 +75,6 @@ def grown(size: int, last: Mapping[Tile, bytes], leaves: bytes) -> dict[Tile, by
             changed[level, number] = tile
             number += 1
             if len(tile) == WIDTH * HASH_BYTES:
-                above.append(fold(_split(tile)))
+                above.append(fold(tile))
         level, count, new = level + 1, count // WIDTH, b"".join(above)
     return changed
-
-
-def _split(hashes: bytes) -> list[bytes]:
-    return [hashes[at : at + HASH_BYTES] for at in range(0, len(hashes), HASH_BYTES)]

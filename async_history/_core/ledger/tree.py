@@ -25,14 +25,19 @@ def leaf_hash(data: bytes) -> bytes:
 
 def node_hash(left: bytes, right: bytes) -> bytes:
     """Return the hash of a node from those of its two halves."""
-    return sha256(b"\x01" + left + right).digest()
+    return _of_pair(left + right)
 
 
-def fold(hashes: Sequence[bytes]) -> bytes:
-    """Return the root of a complete subtree from the hashes of one level, a power of two."""
-    while len(hashes) > 1:
-        hashes = [node_hash(*hashes[i : i + 2]) for i in range(0, len(hashes), 2)]
-    return hashes[0]
+def _of_pair(hashes: bytes) -> bytes:
+    return sha256(b"\x01" + hashes).digest()
+
+
+def fold(hashes: bytes) -> bytes:
+    """Return the root of a complete subtree from the joined hashes of one level, a power of two."""
+    while len(hashes) > HASH_BYTES:
+        pairs = range(0, len(hashes), 2 * HASH_BYTES)
+        hashes = b"".join([_of_pair(hashes[at : at + 2 * HASH_BYTES]) for at in pairs])
+    return hashes
 
 
 def _split(size: int) -> int:

@@ -1,86 +1,29 @@
 """Verifying a store against its ledger: every leaf, every record, every node of the tree."""
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from async_history._core.ledger.checkpoint import Checkpoint
 from async_history._core.ledger.computed_tree import ComputedTree
 from async_history._core.ledger.leaves import (
     BEGUN,
-    ENDED,
     ENTRY,
     OWNER,
     RECORD,
     REST,
     Leaf,
-    held_at,
-    owner_values,
 )
 from async_history._core.ledger.order import RecordingOrder
 from async_history._core.ledger.removals import Removals
 from async_history._core.ledger.report import FaultKind, LedgerFault, LedgerReport, damaged
-from async_history._core.ledger.tables import (
-    LedgerStore,
-    LedgerTables,
-    StoredOperation,
-    StoredRecord,
-    place_all,
-)
-from async_history._core.owners import Owner
+from async_history._core.ledger.seen import SeenLeaves, WholeBundle, seen, seen_bundle
+from async_history._core.ledger.tables import LedgerStore, LedgerTables, place_all
 from async_history._core.progress import Progress
 from async_history.errors import StorageCorrupt
 
 _IDS_AT_ONCE: Final = 2_000
-
-
-@dataclass(frozen=True, slots=True)
-class _Page:
-    """Leaves from a place on, and what the store has of them now."""
-
-    first: int
-    leaves: Sequence[Leaf]
-    records: Mapping[str, StoredRecord]
-    owners: Mapping[str, Owner]
-    memories: frozenset[str]
-    operations: Mapping[str, StoredOperation]
-    held: Set[int]
-
-
-async def _seen(first: int, leaves: Sequence[Leaf], tables: LedgerTables) -> _Page:
-    ids = _names(leaves, RECORD, REST)
-    owned = _names(leaves, OWNER)
-    logged = _names(leaves, BEGUN, ENDED)
-    records = await tables.records(ids) if ids else {}
-    owners = await tables.owners(owned) if owned else {}
-    bare = [name for name in owned if name not in owners]
-    there = await tables.memories(bare) if bare else set()
-    operations = await tables.operations(logged) if logged else {}
-    there_now = [
-        (place, leaf, values)
-        for place, leaf in enumerate(leaves, start=first)
-        if (values := _values(leaf, records, owners)) is not None
-    ]
-    shown = {place: leaf for place, leaf, _ in there_now}
-    held = held_at(shown, [values for *_, values in there_now], tables.key)
-    return _Page(first, leaves, records, owners, frozenset(there), operations, held)
-
-
-def _values(
-    leaf: Leaf, records: Mapping[str, StoredRecord], owners: Mapping[str, Owner]
-) -> Sequence[Any] | None:
-    """Return what a leaf should commit to, as the store has it now; None if it does not."""
-    name = leaf.name or ""
-    if leaf.kind == OWNER:
-        return owner_values(name, owners[name]) if name in owners else None
-    if leaf.kind in (RECORD, REST) and name in records and records[name].has_owner:
-        return records[name].values
-    return None
-
-
-def _names(leaves: Sequence[Leaf], *kinds: str) -> list[str]:
-    return [leaf.name for leaf in leaves if leaf.kind in kinds and leaf.name is not None]
 
 
 @dataclass(slots=True)
@@ -94,10 +37,21 @@ class _Pass:
     ended: set[str] = field(default_factory=set)
     faults: list[LedgerFault] = field(default_factory=list)
 
-    def count(self, what: str) -> None:
-        self.counts[what] = self.counts.get(what, 0) + 1
+    def count(self, what: str, many: int = 1) -> None:
+        self.counts[what] = self.counts.get(what, 0) + many
 
-    def check(self, page: _Page) -> None:
+    def check_whole(self, page: WholeBundle) -> None:
+        """Count what a whole bundle has, and compare the order of its records."""
+        size = len(page.names)
+        if page.kind == OWNER:
+            self.count("owners", size)
+            return
+        self.count("live", size)
+        self.count("records", size)
+        for at, position in enumerate(page.positions):
+            self._check_order(page.first + at, page.names[at], position)
+
+    def check(self, page: SeenLeaves) -> None:
         """Compare leaves with what the store has."""
         for place, leaf in enumerate(page.leaves, start=page.first):
             if leaf.kind == ENTRY:
@@ -112,10 +66,10 @@ class _Pass:
             elif how is None:
                 self._check_operation(place, leaf, page)
 
-    def _check_record(self, place: int, leaf: Leaf, page: _Page, how: str | None) -> None:
+    def _check_record(self, place: int, leaf: Leaf, page: SeenLeaves, how: str | None) -> None:
         stored = page.records.get(leaf.name or "")
         if stored is not None and leaf.kind == RECORD:
-            self._check_order(place, leaf, stored)
+            self._check_order(place, leaf.name, stored.position)
         if how is not None:
             return
         if leaf.is_erased or leaf.name is None:
@@ -133,12 +87,12 @@ class _Pass:
                 text = f"the record {leaf.name} is not what was recorded"
                 self._found("changed", place, text, record_id=leaf.name)
 
-    def _check_order(self, place: int, leaf: Leaf, stored: StoredRecord) -> None:
-        if self.order is not None and not self.order.is_next(stored.position):
-            text = f"the record {leaf.name} is at another place in the order of recording"
-            self._found("moved", place, text, record_id=leaf.name)
+    def _check_order(self, place: int, name: str | None, position: int) -> None:
+        if self.order is not None and not self.order.is_next(position):
+            text = f"the record {name} is at another place in the order of recording"
+            self._found("moved", place, text, record_id=name)
 
-    def _check_owner(self, place: int, leaf: Leaf, page: _Page) -> None:
+    def _check_owner(self, place: int, leaf: Leaf, page: SeenLeaves) -> None:
         name = leaf.name or ""
         if place in page.held:
             self.count("owners")
@@ -150,7 +104,7 @@ class _Pass:
             self._found("lost", place, text, memory_id=name)
         # Otherwise it went with the memory's last record, whose own leaf tells.
 
-    def _check_operation(self, place: int, leaf: Leaf, page: _Page) -> None:
+    def _check_operation(self, place: int, leaf: Leaf, page: SeenLeaves) -> None:
         name = leaf.name or ""
         stored = page.operations.get(name)
         if stored is None:
@@ -203,14 +157,17 @@ async def verify(
     async def next_page(tables: LedgerTables) -> None:
         # First all is read: a store whose connection is lost does this again, from where it was.
         bundles = await tables.bundles(tree.size)
-        pages = [await _seen(one.first, one.bundle.leaves(), tables) for one in bundles]
-        for (first, turn, after, _), page in zip(bundles, pages, strict=True):
+        pages = [await seen_bundle(one, found.removals, tables) for one in bundles]
+        for (first, turn, after, bundle), page in zip(bundles, pages, strict=True):
             if first != tree.size:
                 raise StorageCorrupt(f"leaves from {tree.size:,} to {first:,} are missing")
             order.begin(after)
-            found.check(page)
+            if isinstance(page, WholeBundle):
+                found.check_whole(page)
+            else:
+                found.check(page)
             order.end(turn)
-            tree.add(page.leaves)
+            tree.add(bundle)
         await tree.compare(tables)
 
     faults: list[LedgerFault] = []
@@ -280,7 +237,7 @@ async def _still_wrong(
     places = [one.place for one in faults if one.place is not None]
     for place, leaf in (await tables.leaves(places)).items():
         alone = _Pass(removals, order=None)
-        alone.check(await _seen(place, [leaf], tables))
+        alone.check(await seen(place, [leaf], tables))
         if alone.faults:
             still.add(place)
     return still
