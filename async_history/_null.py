@@ -225,7 +225,7 @@ class _BufferErasure:
         await self._calls.done()
         return await work(_BufferTransaction(self._buffers, self._calls))
 
-    async def clean(self, *, vacuum: Vacuuming) -> Residue:
+    async def clean(self, *, owner: Name | None, vacuum: Vacuuming) -> Residue:
         return Residue()
 
     async def residue(self) -> Residue:

@@ -85,8 +85,13 @@ class EraseBackend(Protocol):
     async def in_transaction(self, work: Callable[[EraseTransaction], Coroutine[Any, Any, T]]) -> T:
         """Do work in one transaction, in its turn among the writes."""
 
-    async def clean(self, *, vacuum: Vacuuming) -> Residue:
-        """Overwrite what is left outside of the tables; return what can't be."""
+    async def clean(self, *, owner: Name | None, vacuum: Vacuuming) -> Residue:
+        """Overwrite what is left outside of the tables; return what can't be.
+
+        Args:
+            owner: whose memories were erased, and data keys are to be destroyed.
+            vacuum: how far to go.
+        """
 
     async def residue(self) -> Residue:
         """Return what an erasure would not reach, and change nothing."""
@@ -131,7 +136,7 @@ async def erase_in_steps(
     operation = new_operation(ERASE, _arguments(asked, vacuum), operation_id=asked.id)
     async with logged(log, operation) as tally:
         await walks.run()
-        residue = await backend.clean(vacuum=vacuum)
+        residue = await backend.clean(owner=asked.owner, vacuum=vacuum)
     await until_later(begun_at)
     # A step whose commit was lost on its way back is done again, and finds nothing any more: the
     # log has counted it.

@@ -72,8 +72,8 @@ class KeyStatements:
             came since, of a program without keys.
         begin: notes, as the first statement, whether every cause so far is sealed.
         mark: marks an owner's keys as erased, by scope: each takes a digest of the scope's id.
-        count_marked: how many are marked.
-        destroy: removes those that are marked.
+        count_marked: how many of an owner's keys are marked; by scope, as all of `mark`.
+        destroy: removes those of an owner that are marked.
     """
 
     wrapping: Statement
@@ -89,8 +89,8 @@ class KeyStatements:
     begin: Statement
     is_whole: Statement
     mark: dict[str, Statement]
-    count_marked: Statement
-    destroy: Statement
+    count_marked: dict[str, Statement]
+    destroy: dict[str, Statement]
 
 
 Run = Callable[..., Awaitable[Sequence[Sequence[Any]]]]
@@ -173,11 +173,15 @@ class KeyTable:
             if name[0] in self._sql.mark:
                 await self._run(self._sql.mark[name[0]], name_digest(name).hex())
 
-    async def destroy(self) -> int:
-        """Remove the data keys that are marked; return how many they were."""
-        ((count,),) = await self._run(self._sql.count_marked)
+    async def destroy(self, owner: Name) -> int:
+        """Remove the data keys of an owner that are marked; return how many they were.
+
+        Those of others are of erasures that are under way, or were interrupted.
+        """
+        scope, digest = owner[0], name_digest(owner).hex()
+        ((count,),) = await self._run(self._sql.count_marked[scope], digest)
         if count:
-            await self._run(self._sql.destroy)
+            await self._run(self._sql.destroy[scope], digest)
         return int(count)
 
 

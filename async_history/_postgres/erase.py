@@ -282,8 +282,9 @@ class EraseKeys:
     async def mark(self, names: Sequence[Name], table: KeyTable) -> None:
         """Mark the data keys of owners that are erased."""
 
-    async def destroy(self, change: Callable[[KeyChange], Awaitable[int]]) -> int:
-        """Destroy the data keys that are marked, in a transaction; return how many they were."""
+    async def destroy(self, owner: Name, change: Callable[[KeyChange], Awaitable[int]]) -> int:
+        """Destroy the data keys of an owner that are marked, in a transaction; return how many they
+        were."""
         return 0
 
 
@@ -320,10 +321,11 @@ class EncryptedEraseKeys(EraseKeys):
         """Mark the data keys of owners that are erased."""
         await table.mark(names)
 
-    async def destroy(self, change: Callable[[KeyChange], Awaitable[int]]) -> int:
-        """Destroy the data keys that are marked, in a transaction; return how many they were."""
+    async def destroy(self, owner: Name, change: Callable[[KeyChange], Awaitable[int]]) -> int:
+        """Destroy the data keys of an owner that are marked, in a transaction; return how many they
+        were."""
         self._keys.forget()
-        return await change(KeyTable.destroy)
+        return await change(lambda table: table.destroy(owner))
 
 
 def _digest(text: str | None, column: str, record_id: str, keys: Keys) -> bytes | None:
@@ -390,8 +392,8 @@ class ServerErasure:
         )
         return changed
 
-    async def clean(self, *, vacuum: Vacuuming) -> Residue:
-        destroyed = await self._keys.destroy(self._change_keys)
+    async def clean(self, *, owner: Name | None, vacuum: Vacuuming) -> Residue:
+        destroyed = await self._keys.destroy(owner, self._change_keys) if owner else 0
         if vacuum:
             refusals = await self._vacuum.run(self._keys.tables, full=vacuum == "full")
         else:

@@ -56,6 +56,7 @@ _NO_CLEAR_CAUSE: Final = f"""(
     WHERE ({CLEAR}) AND pg_catalog.strpos(cause, '{JSON_BEGIN}'::pg_catalog.text) = 0
 ) = 0"""
 """SQL condition: every cause is sealed. Counted through the index: that it finds none is cheap."""
+_MARKED: Final = "erased AND {} = $1::pg_catalog.text"
 NOTE_WHOLE: Final = f"UPDATE {{schema}}.encryption SET is_whole = {_NO_CLEAR_CAUSE}"
 LOCK_WRITES: Final = "LOCK TABLE {schema}.history IN ROW EXCLUSIVE MODE"
 """As an INSERT takes it. Who ends the use of keys waits for all that have it, and they for him: so
@@ -111,8 +112,13 @@ STATEMENTS: Final = KeyStatements(
         )
         for scope in SCOPES
     },
-    count_marked="SELECT pg_catalog.count(*) FROM {schema}.data_keys WHERE erased",
-    destroy="DELETE FROM {schema}.data_keys WHERE erased",
+    count_marked={
+        scope: f"SELECT pg_catalog.count(*) FROM {{schema}}.data_keys WHERE {_MARKED.format(scope)}"
+        for scope in SCOPES
+    },
+    destroy={
+        scope: f"DELETE FROM {{schema}}.data_keys WHERE {_MARKED.format(scope)}" for scope in SCOPES
+    },
 )
 
 

@@ -304,14 +304,15 @@ class SqlErasure:
     Args:
         run: does steps in one transaction, in its turn among the writes.
         out_of_reach: what remains outside of the tables.
-        destroy_keys: destroys the data keys that are marked; returns how many they were.
+        destroy_keys: destroys the data keys of an owner that are marked; returns how many they
+            were.
     """
 
     def __init__(
         self,
         run: Callable[[Callable[[EraseTransaction], Coroutine[Any, Any, Any]]], Awaitable[Any]],
         out_of_reach: tuple[str, ...],
-        destroy_keys: Callable[[], Awaitable[int]],
+        destroy_keys: Callable[[Name], Awaitable[int]],
     ) -> None:
         self._run = run
         self._out_of_reach = out_of_reach
@@ -324,6 +325,6 @@ class SqlErasure:
     async def residue(self) -> Residue:
         return Residue(sentences=self._out_of_reach)
 
-    async def clean(self, *, vacuum: Vacuuming) -> Residue:
-        keys = (KEYS_DESTROYED,) if await self._destroy_keys() else ()
+    async def clean(self, *, owner: Name | None, vacuum: Vacuuming) -> Residue:
+        keys = (KEYS_DESTROYED,) if owner and await self._destroy_keys(owner) else ()
         return Residue(sentences=(*keys, *self._out_of_reach))

@@ -6,6 +6,7 @@ from typing import Any
 
 from sqlalchemy import (
     Executable,
+    and_,
     bindparam,
     case,
     delete,
@@ -42,6 +43,7 @@ def statements_in(tables: Tables) -> KeyStatements:
     new_wrapping = [
         bindparam(f"p{place}", type_=column.type) for place, column in enumerate(wrapping.c, 1)
     ]
+    marked_of = {scope: and_(keys.c.erased == 1, keys.c[scope] == p1) for scope in SCOPES}
     is_whole = case((exists().where(history.c.cause.is_not(None)), 0), else_=1)
     return KeyStatements(
         wrapping=select(*wrapping.c).order_by(wrapping.c.id),
@@ -70,8 +72,11 @@ def statements_in(tables: Tables) -> KeyStatements:
         ),
         is_whole=select(encryption.c.is_whole),
         mark={scope: update(keys).where(keys.c[scope] == p1).values(erased=1) for scope in SCOPES},
-        count_marked=select(func.count()).select_from(keys).where(keys.c.erased == 1),
-        destroy=delete(keys).where(keys.c.erased == 1),
+        count_marked={
+            scope: select(func.count()).select_from(keys).where(marked)
+            for scope, marked in marked_of.items()
+        },
+        destroy={scope: delete(keys).where(marked) for scope, marked in marked_of.items()},
     )
 
 

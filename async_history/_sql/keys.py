@@ -89,8 +89,8 @@ class Seal(Protocol):
     async def mark(self, names: Sequence[Name], transaction: Transaction) -> None:
         """Mark the data keys of owners that are erased."""
 
-    async def destroy(self, transaction: Transaction) -> int:
-        """Destroy the data keys that are marked; return how many they were."""
+    async def destroy(self, owner: Name, transaction: Transaction) -> int:
+        """Destroy the data keys of an owner that are marked; return how many they were."""
 
     def apart(self) -> "Seal":
         """Return what seals for a transaction of the program, which may be undone unseen."""
@@ -142,7 +142,7 @@ class InClear:
 
     async def mark(self, names: Sequence[Name], transaction: Transaction) -> None: ...
 
-    async def destroy(self, transaction: Transaction) -> int:
+    async def destroy(self, owner: Name, transaction: Transaction) -> int:
         return 0
 
     def apart(self) -> "InClear":
@@ -205,9 +205,9 @@ class Sealing:
     async def mark(self, names: Sequence[Name], transaction: Transaction) -> None:
         await WrittenKeyTable(transaction).mark(names)
 
-    async def destroy(self, transaction: Transaction) -> int:
+    async def destroy(self, owner: Name, transaction: Transaction) -> int:
         self._keys.forget()
-        return await WrittenKeyTable(transaction).destroy()
+        return await WrittenKeyTable(transaction).destroy(owner)
 
     def apart(self) -> "Sealing":
         return Sealing(self._keys.apart())

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import delete
@@ -11,6 +12,7 @@ from async_history._core.backend import Reader
 from async_history._core.commit_signal import CommitSignal
 from async_history._core.encryption import StoreEncryption
 from async_history._core.erase_transaction import EraseTransaction
+from async_history._core.erased_names import Name
 from async_history._core.follow_reads import FollowReader
 from async_history._core.key_ring import KeyRing
 from async_history._core.key_statements import KeyTable
@@ -234,8 +236,10 @@ class SqlStore:
 
         return await self._connections.read(fetch)
 
-    async def _destroy_keys(self) -> int:
-        return 0 if self.encryption is None else await self._with_state(self._seal.destroy)
+    async def _destroy_keys(self, owner: Name) -> int:
+        if self.encryption is None:
+            return 0
+        return await self._with_state(partial(self._seal.destroy, owner))
 
     async def add_in_transaction(
         self, connection: AsyncConnection, submission: AddRecords

@@ -264,10 +264,8 @@ class FileErasure:
         copies = await self._copies()
         return Residue(copies, _copies_notice(copies))
 
-    async def clean(self, *, vacuum: Vacuuming) -> Residue:
-        destroy = partial(_destroy_keys, self._keys)
-        destroyed = await self._run_exclusively(lambda connection: connection.run(destroy))
-        sentences = [KEYS_DESTROYED] if destroyed else []
+    async def clean(self, *, owner: Name | None, vacuum: Vacuuming) -> Residue:
+        sentences = [KEYS_DESTROYED] if owner and await self._destroy_keys(owner) else []
         if self._path is None:
             return Residue(sentences=tuple(sentences))
         copies = await self._copies()
@@ -280,6 +278,11 @@ class FileErasure:
         else:
             sentences += await self.overwrite()
         return Residue(copies, (*sentences, *_copies_notice(copies)))
+
+    async def _destroy_keys(self, owner: Name) -> int:
+        destroy = partial(_destroy_keys, self._keys, owner)
+        destroyed: int = await self._run_exclusively(lambda connection: connection.run(destroy))
+        return destroyed
 
     async def overwrite(self) -> Sequence[str]:
         """Write the file without free space, and empty its log; return what that left."""
@@ -338,9 +341,9 @@ def _erase(
         return run_to_completion(work(_EraseTransaction(connection, keys)))
 
 
-def _destroy_keys(keys: FileKeys, connection: sqlite3.Connection) -> int:
+def _destroy_keys(keys: FileKeys, owner: Name, connection: sqlite3.Connection) -> int:
     with _overwriting(connection), transaction(connection):
-        return run_to_completion(keys.destroy(connection))
+        return run_to_completion(keys.destroy(connection, owner))
 
 
 @contextlib.contextmanager

@@ -120,8 +120,14 @@ STATEMENTS: Final = KeyStatements(
         scope: f"UPDATE async_history_data_keys SET erased = 1 WHERE {scope} = :p1"
         for scope in SCOPES
     },
-    count_marked="SELECT count(*) FROM async_history_data_keys WHERE erased",
-    destroy="DELETE FROM async_history_data_keys WHERE erased",
+    count_marked={
+        scope: f"SELECT count(*) FROM async_history_data_keys WHERE erased AND {scope} = :p1"
+        for scope in SCOPES
+    },
+    destroy={
+        scope: f"DELETE FROM async_history_data_keys WHERE erased AND {scope} = :p1"
+        for scope in SCOPES
+    },
 )
 
 
@@ -412,8 +418,8 @@ class FileKeys:
     async def mark(self, connection: sqlite3.Connection, names: Sequence[Name]) -> None:
         """Mark the data keys of owners that are erased."""
 
-    async def destroy(self, connection: sqlite3.Connection) -> int:
-        """Destroy the data keys that are marked; return how many they were."""
+    async def destroy(self, connection: sqlite3.Connection, owner: Name) -> int:
+        """Destroy the data keys of an owner that are marked; return how many they were."""
         return 0
 
     def created(self, connection: sqlite3.Connection) -> None:
@@ -435,10 +441,10 @@ class EncryptedFileKeys(FileKeys):
         """Mark the data keys of owners that are erased."""
         await table_in(connection).mark(names)
 
-    async def destroy(self, connection: sqlite3.Connection) -> int:
-        """Destroy the data keys that are marked; return how many they were."""
+    async def destroy(self, connection: sqlite3.Connection, owner: Name) -> int:
+        """Destroy the data keys of an owner that are marked; return how many they were."""
         self._keys.forget()
-        return await table_in(connection).destroy()
+        return await table_in(connection).destroy(owner)
 
     def created(self, connection: sqlite3.Connection) -> None:
         """Create what the file has more."""

@@ -161,6 +161,24 @@ async def test_the_keys_of_an_erasure_that_began_meanwhile_stay(open_store: Open
         assert {one.new_memory for one in await history.get_history("m1")} == {None}
 
 
+async def test_an_erasure_leaves_the_keys_that_another_still_needs(open_store: Open) -> None:
+    """One that was interrupted goes on when it is called again, and all is readable until then."""
+    async with open_store(keys=ring("one")) as history:
+        await fill(history)
+        await history.add_history("bob's", None, "tea", "ADD", owner={"user_id": "bob"})
+        records = await all_of(history)
+        noted = partial(note, [("user_id", "ann")], datetime.now(UTC))
+        await history.store.eraser.in_transaction(noted)
+        await history.erase(user_id="bob", reason="asked")
+        await history.erase(session_scopes=["s"], reason="asked")
+        left = {one.id: one for one in await all_of(history)}
+        for one in records:
+            assert left[one.id] == one or one.memory_id == "bob's"
+        report = await history.erase(user_id="ann", reason="asked")
+        assert any("data keys" in sentence for sentence in report.remains)
+        assert {one.new_memory for one in await history.get_history("m1")} == {None}
+
+
 @pytest.mark.parametrize("call", ["replace_data_keys", "decrypt"])
 async def test_what_is_read_meanwhile_is_read_again(open_store: Open, call: str) -> None:
     """The texts were read under a key that is gone when it is asked for."""

@@ -27,7 +27,7 @@ class DictErasure:
     ) -> T:
         return await self._writer.run_alone(lambda: work(self))
 
-    async def clean(self, *, vacuum: api.Vacuuming) -> api.Residue:
+    async def clean(self, *, owner: api.Name | None, vacuum: api.Vacuuming) -> api.Residue:
         return api.Residue()
 
     async def residue(self) -> api.Residue:
