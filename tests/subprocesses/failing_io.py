@@ -93,8 +93,8 @@ def compiler() -> str | None:
     return shutil.which("cc") or shutil.which("gcc")
 
 
-def run_failing(folder: Path, *arguments: object, timeout_s: float) -> Any:
-    """Compile the library, run this program under it, and return what it found."""
+def run_failing(folder: Path, *arguments: object, timeout_s: float) -> Counter[str]:
+    """Compile the library, run this program under it, and return how often each thing happened."""
     library, control = folder / "failing_io.so", folder / "control"
     source = Path(__file__).with_suffix(".c")
     subprocess.run(
@@ -103,7 +103,7 @@ def run_failing(folder: Path, *arguments: object, timeout_s: float) -> Any:
     control.write_bytes(bytes(_CONTROL.size))
     env = {"LD_PRELOAD": str(library), "FAILING_IO": str(control)}
     answer = processes.run("failing_io", folder, *arguments, env=env, timeout_s=timeout_s)
-    return json.loads(answer)
+    return Counter(json.loads(answer))
 
 
 Report = Callable[[str], None]
