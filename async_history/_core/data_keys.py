@@ -51,6 +51,7 @@ class DataKeys:
     """The keys of one open store.
 
     Attributes:
+        ring: the master keys.
         index_key: the key of the tokens that records are found by.
         is_off: whether encryption was turned off, as the last lease found it.
     """
@@ -59,7 +60,7 @@ class DataKeys:
     is_off: bool = False
 
     def __init__(self, ring: KeyRing) -> None:
-        self._ring = ring
+        self.ring: Final = ring
         self._current = ""
         self._wrapping: dict[str, bytes] = {}
         self._missing: dict[str, KeyMissing] = {}
@@ -76,7 +77,7 @@ class DataKeys:
             StorageUnreachable: the service of the master key failed.
         """
         key, key_id = random_bytes(KEY_BYTES), token_hex(KEY_ID // 2)
-        return WrappingKey(key_id, self._ring.current, await self._ring.wrap(key, key_id)), key
+        return WrappingKey(key_id, self.ring.current, await self.ring.wrap(key, key_id)), key
 
     async def refresh(self, stored: Collection[WrappingKey]) -> None:
         """Unwrap the wrapping keys of the store. The last that can be wraps new data keys.
@@ -96,13 +97,13 @@ class DataKeys:
         current = ""
         for key_id, master, text in stored:
             try:
-                opened[key_id] = self._wrapping.get(key_id) or await self._ring.unwrap(
+                opened[key_id] = self._wrapping.get(key_id) or await self.ring.unwrap(
                     text, key_id, master
                 )
             except KeyMissing as error:
                 missing[key_id] = error
                 continue
-            if not current or master == self._ring.current:
+            if not current or master == self.ring.current:
                 current = key_id
         if not opened:
             raise next(iter(missing.values()))

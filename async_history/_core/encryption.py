@@ -8,7 +8,6 @@ from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 from async_history._core.data_keys import DataKeys, KeysChanged
 from async_history._core.decrypting import DecryptionReport, decrypt
 from async_history._core.encrypting import EncryptionReport, encrypt
-from async_history._core.key_ring import KeyRing
 from async_history._core.key_statements import INDEX, OFF, KeyTable, StoredKey, WrappingKey
 from async_history._core.operations import OperationLog, hashed, logged, new_operation
 from async_history._core.owners import new_owner
@@ -58,18 +57,18 @@ class StoreEncryption:
     """The keys of an open store, and the transactions in which they change.
 
     Args:
-        ring: the master keys.
+        keys: of the store.
         read: reads the key tables outside of a transaction.
         in_transaction: does work in one transaction, in its turn among the writes, within
             `with_current_keys`.
+        texts: of the store, to be written again in place.
     """
 
-    texts: TextStore
-    """Its texts, to be written again in place. The store sets it."""
-
-    def __init__(self, ring: KeyRing, read: KeyTable, in_transaction: InTransaction) -> None:
-        self.keys: Final = DataKeys(ring)
-        self.ring: Final = ring
+    def __init__(
+        self, keys: DataKeys, read: KeyTable, in_transaction: InTransaction, texts: TextStore
+    ) -> None:
+        self.keys: Final = keys
+        self.texts: Final = texts
         self._read = read
         self._in_transaction = in_transaction
 
@@ -183,7 +182,7 @@ class StoreEncryption:
             raise missing
         done += await self._end_rotation(new.id, key)
         await self.refresh()
-        return KeyRotation(master_key=self.ring.current, data_keys=done)
+        return KeyRotation(master_key=self.keys.ring.current, data_keys=done)
 
     async def _end_rotation(self, new_id: str, key: bytes) -> int:
         """Remove the older wrapping keys; return how many data keys others made by them meanwhile.
@@ -276,7 +275,7 @@ class Encryption:
         self._has_ledger = has_ledger
 
     def __repr__(self) -> str:
-        return f"<Encryption by {self._store.ring!r}>"
+        return f"<Encryption by {self._store.keys.ring!r}>"
 
     async def rotate_keys(self, *, on_progress: Progress | None = None) -> KeyRotation:
         """Wrap the store's keys by the current master key, the first of the ring.
@@ -294,7 +293,7 @@ class Encryption:
             StorageError, CommitUnknown: what was done stays done. Call it again.
         """
         check_function("on_progress", on_progress)
-        operation = new_operation(REKEY, {"master_key": self._store.ring.current})
+        operation = new_operation(REKEY, {"master_key": self._store.keys.ring.current})
         async with logged(self._log, operation):
             return await self._store.rotate(on_progress)
 

@@ -5,19 +5,10 @@ database: records that match all else are read, opened, and looked through. A ca
 tokens of its indexed keys; where causes may be in clear still, it is searched as a text is.
 """
 
-from collections.abc import (
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Collection,
-    Iterable,
-    Iterator,
-    Sequence,
-)
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
-from itertools import chain, repeat
 from typing import Any, Final, Protocol, TypeVar
 
 from async_history._core.backend import Reader
@@ -43,7 +34,6 @@ from async_history._core.threads import computed
 R = TypeVar("R")
 V = TypeVar("V")
 
-_Read = Callable[[], Awaitable[PageRead]]
 _Rest = Callable[[int], Awaitable[PageRead]]
 
 _OPENED_HERE: Final = 64
@@ -86,7 +76,7 @@ class SealedReader:
     async def history(self, memory_id: str) -> list[HistoryRecord]:
         """Return a memory's records, oldest first."""
         read = partial(self._stored.history, memory_id)
-        records, keys = await _with_keys(read, _ids_of_records, self._keys.load)
+        records, keys = await _with_keys(await read(), read, _ids_of_records, self._keys.load)
         return await _each(opened_record, records, keys)
 
     async def page(self, wanted: Filter, after: Cursor | None, limit: int, ahead: int) -> PageRead:
@@ -111,12 +101,8 @@ class SealedReader:
         """
         while True:
             again = partial(self._stored.page, asked, place, limit, ahead)
-            reads = iter(() if rest is None else (partial(rest, limit),))
-
-            async def next_page(reads: Iterator[_Read] = reads, again: _Read = again) -> PageRead:
-                return await next(reads, again)()
-
-            read, keys = await _with_keys(next_page, _ids_of_page, self._keys.load)
+            stored = await (again() if rest is None else rest(limit))
+            read, keys = await _with_keys(stored, again, _ids_of_page, self._keys.load)
             place, rest = read.place or place, read.rest
             records = await _each(opened_record, read.records, keys)
             if asked is not wanted:
@@ -131,18 +117,17 @@ class SealedReader:
         if asked is wanted:
             return await self._stored.count(wanted)
         ahead = max(_COUNT_PAGE, len(wanted.memory_ids or ()))
-        next_page: _Read = partial(self.page, wanted, None, _COUNT_PAGE, ahead)
-        count = 0
+        count, place = 0, None
+        rest: _Rest | None = None
         while True:
-            read = await next_page()
+            if rest is None:
+                read = await self.page(wanted, place, _COUNT_PAGE, ahead)
+            else:
+                read = await rest(_COUNT_PAGE)
             count += len(read.records)
+            place, rest = read.place, read.rest
             if read.is_last:
                 return count
-            next_page = (
-                partial(self.page, wanted, read.place, _COUNT_PAGE, ahead)
-                if read.rest is None
-                else partial(read.rest, _COUNT_PAGE)
-            )
 
     async def _as_stored(self, wanted: Filter) -> Filter:
         """Return what the database can be asked for; the same filter if that is exact."""
@@ -160,14 +145,8 @@ class SealedReader:
     async def states_at(self, when: datetime) -> AsyncIterator[Sequence[HistoryRecord]]:
         """Yield pages of the records that are each memory's state at an instant."""
         async for page in self._stored.states_at(when):
-            reads = chain([page], repeat(None))
-
-            async def read(
-                page: Sequence[HistoryRecord] = page, reads: Iterator[Any] = reads
-            ) -> Sequence[HistoryRecord]:
-                return next(reads) or await self._as_now(page)
-
-            records, keys = await _with_keys(read, _ids_of_records, self._keys.load)
+            again = partial(self._as_now, page)
+            records, keys = await _with_keys(page, again, _ids_of_records, self._keys.load)
             yield await _each(opened_record, records, keys)
 
     async def _as_now(self, records: Sequence[HistoryRecord]) -> list[HistoryRecord]:
@@ -178,15 +157,14 @@ class SealedReader:
 
     async def rows(self, after: Cursor | None, limit: int) -> RowsRead:
         """Return up to `limit` rows after a cursor, in the order of recording."""
-        read, keys = await _with_keys(
-            partial(self._stored.rows, after, limit), _ids_of_rows, self._keys.load
-        )
+        next_rows = partial(self._stored.rows, after, limit)
+        read, keys = await _with_keys(await next_rows(), next_rows, _ids_of_rows, self._keys.load)
         return replace(read, rows=await _each(opened_row, read.rows, keys))
 
     async def last_messages(self, session_scope: str, limit: int) -> list[Message]:
         """Return a scope's last messages, oldest first."""
         read = partial(self._stored.message_rows, session_scope, limit)
-        rows, keys = await _with_keys(read, _ids_of_messages, self._keys.load)
+        rows, keys = await _with_keys(await read(), read, _ids_of_messages, self._keys.load)
         return [opened_message(row, session_scope, keys) for row in rows]
 
 
@@ -208,7 +186,7 @@ class SealedFollowReader:
     async def page(self, place: Any, memory_id: str | None, limit: int) -> FollowRead[Any]:
         """Return up to `limit` records after a place, of one memory or of all."""
         next_page = partial(self._stored.page, place, memory_id, limit)
-        read, keys = await _with_keys(next_page, _ids_of_page, self._keys.load)
+        read, keys = await _with_keys(await next_page(), next_page, _ids_of_page, self._keys.load)
         return replace(read, records=await _each(opened_record, read.records, keys))
 
 
@@ -227,6 +205,7 @@ async def opened_records(
 
 
 async def _with_keys(
+    stored: R,
     read: Callable[[], Awaitable[R]],
     ids_of: Callable[[R], set[str]],
     load: Callable[[Collection[str]], Awaitable[Keys]],
@@ -235,15 +214,18 @@ async def _with_keys(
 
     Where one is gone, others may have written texts again, under new keys or in clear, and removed
     it between the two reads: both are done again, until nothing more is gone than was before.
+
+    Args:
+        read: reads it again.
     """
     gone: set[str] = set()
     while True:
-        stored = await read()
         ids = ids_of(stored)
         keys = await load(ids)
         if gone.issuperset(ids - keys.keys()):
             return stored, keys
         gone |= ids - keys.keys()
+        stored = await read()
 
 
 def _ids_of_records(records: Sequence[HistoryRecord]) -> set[str]:

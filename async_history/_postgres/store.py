@@ -8,6 +8,7 @@ from typing import Any, Final, TypeVar
 
 from async_history._core.backend import Reader
 from async_history._core.commit_signal import CommitSignal
+from async_history._core.data_keys import DataKeys
 from async_history._core.encryption import StoreEncryption
 from async_history._core.follow_reads import FollowReader as FollowReaderOf
 from async_history._core.key_ring import KeyRing
@@ -116,14 +117,12 @@ class PostgresStore:
         self._close_timeout_s = CLOSE_TIMEOUT_S
         self._known_owners = KnownOwners()
         self._tried: tuple[Sequence[Submission], float] | None = None
-        self.encryption: StoreEncryption | None = None
         self._seal: Seal = InClear()
         erase_keys = EraseKeys()
         if keys is not None:
-            table = key_table(self._fetch_keys, self.schema)
-            self.encryption = StoreEncryption(keys, table, self._with_keys)
-            self._seal = sealing = Sealing(self.encryption.keys)
-            erase_keys = EncryptedEraseKeys(self.encryption.keys)
+            data_keys = DataKeys(keys)
+            self._seal = sealing = Sealing(data_keys)
+            erase_keys = EncryptedEraseKeys(data_keys)
         self.connections = Connections(
             where,
             pool,
@@ -146,9 +145,6 @@ class PostgresStore:
         follower = FollowReader(fetch, self.schema, where=where, is_distributed=is_distributed)
         self.reader: Reader = reader
         self.follower: FollowReaderOf[Any] = follower
-        if self.encryption is not None:
-            self.reader = SealedReader(reader, self.encryption)
-            self.follower = SealedFollowReader(follower, self.encryption)
         self._attestation = Attestation(self.schema, self._seal) if has_ledger else None
         self.ledger: ServerLedger | None = None
         if self._attestation is not None:
@@ -160,10 +156,16 @@ class PostgresStore:
             self.schema,
             ask_every_s=retry_timeout_s,
         )
-        if self.encryption is not None:
-            self.encryption.texts = ServerTexts(
-                self.run_exclusively, vacuum, side, self.schema, sealing
+        self.encryption: StoreEncryption | None = None
+        if keys is not None:
+            self.encryption = StoreEncryption(
+                data_keys,
+                key_table(self._fetch_keys, self.schema),
+                self._with_keys,
+                ServerTexts(self.run_exclusively, vacuum, side, self.schema, sealing),
             )
+            self.reader = SealedReader(reader, self.encryption)
+            self.follower = SealedFollowReader(follower, self.encryption)
         self.operations: OperationLog = OperationLogInTurn(
             self._change_log, StatementOperationLog(OPERATIONS, self._read_log)
         )

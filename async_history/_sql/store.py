@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from async_history._core.backend import Reader
 from async_history._core.commit_signal import CommitSignal
+from async_history._core.data_keys import DataKeys
 from async_history._core.encryption import StoreEncryption
 from async_history._core.erase_transaction import EraseTransaction
 from async_history._core.erased_names import Name
@@ -97,10 +98,9 @@ class SqlStore:
         self.reader: Reader = reader
         self.follower: FollowReader[Any] = follower
         if keys is not None:
-            table = SqlKeyTable(tables, self._fetch)
-            self.encryption = StoreEncryption(keys, table, self._with_keys)
-            sealing = self._seal = Sealing(self.encryption.keys)
-            self.encryption.texts = SqlTexts(
+            data_keys = DataKeys(keys)
+            sealing = self._seal = Sealing(data_keys)
+            texts = SqlTexts(
                 self._write_alone,
                 self._with_state,
                 connections.dialect,
@@ -109,6 +109,8 @@ class SqlStore:
                 statement_bytes,
                 connections.where,
             )
+            table = SqlKeyTable(tables, self._fetch)
+            self.encryption = StoreEncryption(data_keys, table, self._with_keys, texts)
             self.reader = SealedReader(reader, self.encryption)
             self.follower = SealedFollowReader(follower, self.encryption)
         self.operations: OperationLog = StoreOperationLog(tables, connections, self._write_alone)

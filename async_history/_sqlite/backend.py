@@ -14,10 +14,7 @@ from async_history._core.writer_options import WriterOptions
 from async_history._sqlite.errors import (
     typed_errors,
 )
-from async_history._sqlite.keys import (
-    HAS_KEY_TABLES,
-    HAS_KEYS,
-)
+from async_history._sqlite.key_statements import HAS_KEY_TABLES, HAS_KEYS
 from async_history._sqlite.ledger import HAS_LEDGER
 from async_history._sqlite.pool import ConnectionPool
 from async_history._sqlite.store import SQLiteStore

@@ -26,13 +26,8 @@ from async_history._sqlite.index import (
     owners_of,
     replace_details,
 )
-from async_history._sqlite.keys import (
-    CLEAR_TEXT,
-    COUNT_CLEAR,
-    HAS_CLEAR_CAUSE,
-    Sealing,
-    table_in,
-)
+from async_history._sqlite.key_statements import CLEAR_TEXT, COUNT_CLEAR, HAS_CLEAR_CAUSE, table_in
+from async_history._sqlite.keys import Sealing
 from async_history._sqlite.ledger import has_ledger
 from async_history.errors import StorageError, StorageRefused
 

@@ -1,17 +1,15 @@
-"""The keys of an encrypted SQLite file: their tables, statements, and sealing in a transaction."""
+"""The keys of an encrypted SQLite file: sealing in a transaction."""
 
 import contextlib
-import json
 import sqlite3
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any, Final, NamedTuple, Protocol, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, NamedTuple, Protocol
 
 from async_history._core.batch import MessageRow
 from async_history._core.batch_sealing import ids_of_keys
 from async_history._core.data_keys import DataKeys
 from async_history._core.erased_names import Name
-from async_history._core.key_statements import KeyStatements, KeyTable
-from async_history._core.owners import SCOPES, Owner
+from async_history._core.owners import Owner
 from async_history._core.records import Fields, HistoryRecord
 from async_history._core.rows import Row
 from async_history._core.sealed_records import (
@@ -27,163 +25,11 @@ from async_history._core.sealed_records import (
     texts_of_row,
     uses_of,
 )
-from async_history._core.sealing import BEGIN, JSON_BEGIN, DataKey, is_sealed
+from async_history._core.sealing import DataKey, is_sealed
 from async_history._core.threads import run_to_completion
-from async_history._sqlite.connection import fetch_rows, transaction
-from async_history._sqlite.index import IndexOutdated, StoredOwner, mark_copied
-from async_history._sqlite.rows import Fetch
-
-T = TypeVar("T")
-
-_IDS: Final = "(SELECT value FROM json_each(:p1))"
-_STORED: Final = (
-    "SELECT id, owner, wrapping_key, wrapped, uses FROM main.async_history_data_keys AS stored"
-)
-CLEAR_TEXT: Final = " OR ".join(
-    f"substr({column}, 1, {len(BEGIN)}) <> '{BEGIN}'" for column in ("old_memory", "new_memory")
-)
-"""SQL condition: a record has a text in clear."""
-_CLEAR_CAUSE: Final = f"instr(cause, '{JSON_BEGIN}') = 0"
-HAS_CLEAR_CAUSE: Final = f"EXISTS (SELECT 1 FROM main.async_history_details WHERE {_CLEAR_CAUSE})"
-"""SQL condition: a record has a cause in clear."""
-_CREATE: Final = (
-    """
-    CREATE TABLE IF NOT EXISTS async_history_encryption (
-        id INTEGER PRIMARY KEY CHECK (id = 1), is_whole INTEGER NOT NULL
-    )
-    """,
-    """
-    CREATE TABLE IF NOT EXISTS async_history_wrapping_keys (
-        id TEXT PRIMARY KEY, master TEXT NOT NULL, wrapped TEXT NOT NULL
-    ) WITHOUT ROWID
-    """,
-    f"""
-    CREATE TABLE IF NOT EXISTS async_history_data_keys (
-        id TEXT PRIMARY KEY, owner TEXT NOT NULL, {" TEXT, ".join(SCOPES)} TEXT,
-        wrapping_key TEXT NOT NULL, wrapped TEXT NOT NULL, uses INTEGER NOT NULL,
-        erased INTEGER NOT NULL DEFAULT 0
-    ) WITHOUT ROWID
-    """,
-    """
-    CREATE INDEX IF NOT EXISTS async_history_data_keys_owner ON async_history_data_keys (owner)
-    """,
-    # Counting what is in clear takes as long as there is of it: a sealed record has no entry.
-    f"CREATE INDEX IF NOT EXISTS async_history_clear ON history (is_deleted) WHERE {CLEAR_TEXT}",
-    f"""
-    CREATE INDEX IF NOT EXISTS async_history_clear_causes
-    ON async_history_details (id) WHERE {_CLEAR_CAUSE}
-    """,
-)
-_HAS_ALL: Final = """
-SELECT count(*) = 6 FROM main.sqlite_master WHERE name IN (
-    'async_history_encryption', 'async_history_wrapping_keys', 'async_history_data_keys',
-    'async_history_data_keys_owner', 'async_history_clear', 'async_history_clear_causes'
-)
-"""
-COUNT_CLEAR: Final = f"SELECT count(*) FROM history WHERE {CLEAR_TEXT}"
-HAS_KEY_TABLES: Final = """EXISTS (
-    SELECT 1 FROM main.sqlite_master WHERE type = 'table' AND name = 'async_history_wrapping_keys'
-)"""
-"""SQL condition: encryption was turned on, and perhaps off again: then the tables are empty."""
-HAS_KEYS: Final = "SELECT EXISTS (SELECT 1 FROM main.async_history_wrapping_keys)"
-_HAS_CLEAR_CAUSES: Final = (
-    "EXISTS (SELECT 1 FROM main.async_history_details WHERE cause IS NOT NULL)"
-)
-STATEMENTS: Final = KeyStatements(
-    wrapping="SELECT id, master, wrapped FROM main.async_history_wrapping_keys ORDER BY id",
-    add_wrapping="INSERT OR IGNORE INTO async_history_wrapping_keys VALUES (:p1, :p2, :p3)",
-    remove_wrapping="""
-    DELETE FROM async_history_wrapping_keys
-    WHERE id <> :p1 AND id NOT IN (SELECT wrapping_key FROM async_history_data_keys)
-    """,
-    keys=f"{_STORED} WHERE id IN {_IDS}",
-    of_owners=f"{_STORED} WHERE owner IN {_IDS} AND NOT erased ORDER BY uses",
-    wrapped_by_others=f"""
-    {_STORED} WHERE wrapping_key <> :p1 AND id > :p2 ORDER BY id LIMIT :p3
-    """,
-    count_wrapped_by_others="""
-    SELECT count(*) FROM main.async_history_data_keys WHERE wrapping_key <> :p1
-    """,
-    add=f"""
-    INSERT INTO async_history_data_keys
-        (id, owner, {", ".join(SCOPES)}, wrapping_key, wrapped, uses)
-    VALUES ({", ".join(f":p{place}" for place in range(1, 6 + len(SCOPES)))})
-    """,
-    reserve="UPDATE async_history_data_keys SET uses = uses + :p1 WHERE id = :p2",
-    rewrap="UPDATE async_history_data_keys SET wrapping_key = :p1, wrapped = :p2 WHERE id = :p3",
-    begin=f"""
-    INSERT OR IGNORE INTO async_history_encryption (id, is_whole)
-    SELECT 1, NOT {_HAS_CLEAR_CAUSES}
-    """,
-    is_whole=f"SELECT is_whole AND NOT {HAS_CLEAR_CAUSE} FROM main.async_history_encryption",
-    mark={
-        scope: f"UPDATE async_history_data_keys SET erased = 1 WHERE {scope} = :p1"
-        for scope in SCOPES
-    },
-    count_marked={
-        scope: f"SELECT count(*) FROM async_history_data_keys WHERE erased AND {scope} = :p1"
-        for scope in SCOPES
-    },
-    destroy={
-        scope: f"DELETE FROM async_history_data_keys WHERE erased AND {scope} = :p1"
-        for scope in SCOPES
-    },
-)
-
-
-def create_tables(connection: sqlite3.Connection) -> None:
-    """Create what an encrypted file has more, where it is missing.
-
-    The index of the records is then marked as that of the new schema.
-    """
-    ((has_all,),) = fetch_rows(connection, _HAS_ALL)
-    if not has_all:
-        with transaction(connection):
-            add_tables(connection)
-
-
-def add_tables(connection: sqlite3.Connection) -> None:
-    """Create what is missing, within a transaction."""
-    ((before,),) = fetch_rows(connection, "PRAGMA schema_version")
-    for statement in _CREATE:
-        connection.execute(statement)
-    ((after,),) = fetch_rows(connection, "PRAGMA schema_version")
-    if after != before:
-        mark_copied(connection, before)
-
-
-def in_transaction(
-    work: Callable[[KeyTable], Coroutine[Any, Any, T]], connection: sqlite3.Connection
-) -> T:
-    """Do work on the key tables in one transaction, on the connection's thread."""
-    with transaction(connection):
-        return run_to_completion(work(table_in(connection)))
-
-
-def table_in(connection: sqlite3.Connection) -> KeyTable:
-    """Return the key tables, for a transaction on a connection's thread."""
-
-    async def run(sql: str, *parameters: Any) -> Sequence[Sequence[Any]]:
-        return fetch_rows(connection, sql, _named(parameters))
-
-    return KeyTable(STATEMENTS, run)
-
-
-def table_read(fetch: Fetch) -> KeyTable:
-    """Return the key tables, for reading."""
-
-    async def run(sql: str, *parameters: Any) -> Sequence[Sequence[Any]]:
-        return await fetch(sql, _named(parameters))
-
-    return KeyTable(STATEMENTS, run)
-
-
-def _named(parameters: Sequence[Any]) -> dict[str, Any]:
-    """Return parameters as the statements name them; several in one as a JSON array."""
-    return {
-        f"p{place}": json.dumps(value) if isinstance(value, list) else value
-        for place, value in enumerate(parameters, 1)
-    }
+from async_history._sqlite.connection import transaction
+from async_history._sqlite.index import IndexOutdated, StoredOwner
+from async_history._sqlite.key_statements import add_tables, table_in
 
 
 class StoredText(NamedTuple):

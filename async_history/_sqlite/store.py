@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 from async_history._core.backend import Reader, Writer
 from async_history._core.cancellation import to_the_end
 from async_history._core.commit_signal import CommitSignal
+from async_history._core.data_keys import DataKeys
 from async_history._core.encryption import StoreEncryption
 from async_history._core.follow_reads import FollowReader as FollowReaderOf
 from async_history._core.key_ring import KeyRing
@@ -52,15 +53,13 @@ from async_history._sqlite.errors import (
 )
 from async_history._sqlite.follow import FollowReader
 from async_history._sqlite.index import INDEX_NO_ROWS, THROUGH_INDEX, WITHOUT_INDEX
-from async_history._sqlite.keys import (
+from async_history._sqlite.key_statements import (
     COUNT_CLEAR,
-    EncryptedFileKeys,
-    FileKeys,
-    Sealing,
     create_tables,
     in_transaction,
     table_read,
 )
+from async_history._sqlite.keys import EncryptedFileKeys, FileKeys, Sealing
 from async_history._sqlite.known_owners import KnownOwners
 from async_history._sqlite.ledger import LedgerFile, attest, place_next, write_program
 from async_history._sqlite.opening import LONGEST_LOG_BYTES, long_log_warning
@@ -106,11 +105,8 @@ class SQLiteStore:
         has_ledger: bool = False,
     ) -> None:
         self.pool = pool
-        self.encryption: StoreEncryption | None = None
-        self._keys = FileKeys()
-        if keys is not None:
-            self.encryption = StoreEncryption(keys, table_read(self.fetch), self._with_keys)
-            self._keys = EncryptedFileKeys(self.encryption.keys)
+        data_keys = None if keys is None else DataKeys(keys)
+        self._keys = FileKeys() if data_keys is None else EncryptedFileKeys(data_keys)
         self._committed = committed
         self._ended = ended
         self._is_utf16 = is_utf16
@@ -147,9 +143,13 @@ class SQLiteStore:
             self._keys,
             self.ledger,
         )
-        if self.encryption is not None:
-            self.encryption.texts = FileTexts(
-                self.run_exclusively, Sealing(self.encryption.keys), self.eraser.overwrite
+        self.encryption: StoreEncryption | None = None
+        if data_keys is not None:
+            self.encryption = StoreEncryption(
+                data_keys,
+                table_read(self.fetch),
+                self._with_keys,
+                FileTexts(self.run_exclusively, Sealing(data_keys), self.eraser.overwrite),
             )
             self.reader = SealedReader(reader, self.encryption)
             # What was just committed is kept as it was given, and would be opened again.

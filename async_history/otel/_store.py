@@ -43,15 +43,6 @@ STORE: Final = "async_history.store"
 ERROR: Final = "error.type"
 OPERATION: Final = "db.operation.name"
 _BATCH_SIZE: Final = "db.operation.batch.size"
-_CALLS: Final = (
-    "add_history",
-    "batch_add_history",
-    "update_history",
-    "save_messages",
-    "give_owners",
-    "copy_history",
-)
-"""What `_operation_of` returns."""
 
 
 class Instruments:
@@ -111,7 +102,6 @@ class StoreTelemetry:
         self._tracer = tracer
         self._attributes = attributes_of(store)
         self._of_commits = {**self._attributes, OPERATION: "COMMIT"}
-        self._of_calls = {name: {**self._attributes, OPERATION: name} for name in _CALLS}
         self._callers: dict[asyncio.Future[Any], tuple[Context, int]] = {}
         self._spans: dict[asyncio.Future[Any], Span] = {}
 
@@ -124,12 +114,11 @@ class StoreTelemetry:
         """Make the span of a call, in its caller's trace."""
         context, start_time = self._callers.pop(call)
         name = "async_history write"
-        attributes: Mapping[str, str | int] = self._attributes
+        attributes: dict[str, str | int] = {**self._attributes}
         if isinstance(call, PendingCall) and call.submission is not None:
-            name = _operation_of(call.submission)
-            attributes = self._of_calls[name]
+            name = attributes[OPERATION] = _operation_of(call.submission)
             if call.count > 1:
-                attributes = {**attributes, _BATCH_SIZE: call.count}
+                attributes[_BATCH_SIZE] = call.count
         return self._tracer.start_span(
             name, context, SpanKind.INTERNAL, attributes, start_time=start_time
         )

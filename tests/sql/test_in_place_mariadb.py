@@ -35,15 +35,6 @@ def url(new_database: Callable[[], URL]) -> URL:
     return new_database()
 
 
-def files_with_it(server: MariaDBServer) -> set[str]:
-    """Return the names of a server's files that have the word, once it has stopped."""
-    server.stop()
-    found = [file for file in server.folder.rglob("*") if file.is_file()]
-    names = {file.name for file in found if _WORD.encode() in file.read_bytes()}
-    server.start()
-    return names
-
-
 async def test_what_is_left_in_clear_is_where_the_report_says() -> None:
     server = MariaDBServer(**{"log-bin": "binlog", "innodb-doublewrite": "ON"}).create().start()
     tables = {f"async_history_{name}.ibd" for name in ("records", "messages")}
@@ -65,7 +56,7 @@ async def test_what_is_left_in_clear_is_where_the_report_says() -> None:
         said = " ".join(report.remains)
         (command,) = re.findall(r"OPTIMIZE TABLE [^)]+", said)
         run_sql(url, command)
-        left = files_with_it(server)
+        left = server.files_with(_WORD.encode())
         assert not tables & left
         logs = {"ib_logfile0", "ibdata1"} & left
         assert all(name in said for name in logs)

@@ -12,15 +12,6 @@ pytestmark = [pytest.mark.mariadb, pytest.mark.once]
 _WORD = b"ErasedWord"
 
 
-def files_with_it(server: MariaDBServer) -> set[str]:
-    """Return the names of a stopped server's files that have the word."""
-    server.stop()
-    found = [file for file in server.folder.rglob("*") if file.is_file()]
-    names = {file.name for file in found if _WORD in file.read_bytes()}
-    server.start()
-    return names
-
-
 async def test_what_an_erasure_leaves_is_where_its_report_says() -> None:
     server = MariaDBServer(**{"log-bin": "binlog", "innodb-doublewrite": "ON"}).create().start()
     tables = {f"async_history_{name}.ibd" for name in ("records", "messages", "owners")}
@@ -37,7 +28,7 @@ async def test_what_an_erasure_leaves_is_where_its_report_says() -> None:
         said = " ".join(report.remains)
         (command,) = re.findall(r"OPTIMIZE TABLE [^)]+", said)
         run_sql(url, command)
-        left = files_with_it(server)
+        left = server.files_with(_WORD)
         assert not tables & left
         logs = {"ib_logfile0", "ibdata1"} & left
         assert logs

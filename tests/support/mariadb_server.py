@@ -137,6 +137,14 @@ class MariaDBServer:
             self._process.wait(LONG_S)
         self._process = None
 
+    def files_with(self, word: bytes) -> set[str]:
+        """Return the names of the files that have a word, once the server has stopped; start it."""
+        self.stop()
+        found = [file for file in self.folder.rglob("*") if file.is_file()]
+        names = {file.name for file in found if word in file.read_bytes()}
+        self.start()
+        return names
+
     @property
     def is_running(self) -> bool:
         """Whether it was started, and has not ended by itself."""
