@@ -75,8 +75,10 @@ class KeyRing:
         name = check_file_name("path", path)
         try:
             text = Path(name).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+        except OSError as error:
             raise InvalidInput(f"the keys can't be read from {name}: {error}") from error
+        except UnicodeDecodeError:  # it has the bytes
+            raise InvalidInput(f"the keys can't be read from {name}: not text in UTF-8") from None
         lines = [line.strip() for line in text.splitlines()]
         return cls(_parsed([line for line in lines if not line.startswith("#")], name))
 

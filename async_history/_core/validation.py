@@ -144,7 +144,10 @@ def check_file_name(name: str, value: object) -> str:
     Raises:
         InvalidInput: it is none, empty, or has a NUL or what can't be encoded.
     """
-    path = os.fspath(value) if isinstance(value, str | os.PathLike) else value
+    try:
+        path = os.fspath(value) if isinstance(value, str | os.PathLike) else value
+    except TypeError as error:  # __fspath__ returned neither text nor bytes
+        raise InvalidInput(f"{name} must be text or a path of text: {error}") from error
     if not isinstance(path, str):
         raise _refusal(name, "text or a path of text", value)
     if not path or "\0" in path:

@@ -4,7 +4,6 @@ import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -13,6 +12,7 @@ from async_history import InvalidInput
 from async_history.cli.answers import can_ask
 from async_history.cli.terminal import escape_controls, print_error
 from async_history.cli.termination import run
+from async_history.cli.text_files import read_text
 
 if TYPE_CHECKING:
     from async_history.mem0 import MemoryCheck, Repair
@@ -59,8 +59,9 @@ def check_mem0(
 
 
 def _configuration(file: str) -> dict[str, Any]:
+    text = read_text(file)
     try:
-        config = json.loads(Path(file).read_text(encoding="utf-8"))
+        config = json.loads(text)
     except ValueError as error:
         raise InvalidInput(f"{file} is not JSON: {error}") from error
     if not isinstance(config, dict):

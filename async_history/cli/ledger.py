@@ -15,6 +15,7 @@ from async_history.cli.screen import Screen
 from async_history.cli.stores import opened
 from async_history.cli.terminal import escape_controls, show_share
 from async_history.cli.termination import run
+from async_history.cli.text_files import read_text
 from async_history.ledger import (
     Checkpoint,
     LedgerKey,
@@ -38,7 +39,7 @@ def make_key(name: str, file: Path) -> None:
 
 def checkpoint(url: str, key_file: Path, into: Path | None, every: str | None) -> None:
     """Print a checkpoint, or write it into a folder; with `every` again and again."""
-    key = LedgerKey.parse(key_file.read_text(encoding="utf-8"))
+    key = LedgerKey.parse(read_text(key_file))
     every_s = None if every is None else _seconds(every)
 
     async def make() -> None:
@@ -128,7 +129,7 @@ def prove(url: str, record_id: str | None, kept: Path | None, older: Path | None
 
 def verify_proof(file: Path, verifier: str) -> None:
     """Show what a proof proves."""
-    proof = verified(file.read_text(encoding="utf-8"), LedgerVerifier.parse(verifier))
+    proof = verified(read_text(file), LedgerVerifier.parse(verifier))
     if not isinstance(proof, RecordProof):
         typer.echo(
             f"proven: the ledger of {proof.new.size:,} leaves has all {proof.old.size:,} of the "
@@ -144,7 +145,7 @@ def verify_proof(file: Path, verifier: str) -> None:
 
 
 def _read(file: Path) -> Checkpoint:
-    return Checkpoint.parse(file.read_text(encoding="utf-8"))
+    return Checkpoint.parse(read_text(file))
 
 
 def _seconds(text: str) -> float:

@@ -4,7 +4,6 @@ import logging
 import os
 import sys
 from contextlib import AbstractAsyncContextManager
-from pathlib import Path
 from typing import Final
 
 import typer
@@ -12,6 +11,7 @@ import typer
 from async_history import HistoryManager, InvalidInput
 from async_history.cli import stores
 from async_history.cli.termination import run
+from async_history.cli.text_files import read_text
 
 TOKEN_VARIABLE: Final = "ASYNC_HISTORY_TOKEN"  # noqa: S105 - its name
 
@@ -56,10 +56,7 @@ def _show(url: str) -> None:
 def _token(file: str | None) -> str | None:
     if file is None:
         return os.environ.get(TOKEN_VARIABLE) or None
-    try:
-        return Path(file).read_text(encoding="utf-8").strip()
-    except UnicodeDecodeError:
-        raise InvalidInput(f"{file} is not text") from None
+    return read_text(file).strip()
 
 
 def _log_to_stderr(name: str) -> None:

@@ -1,5 +1,6 @@
 """Every option and argument is checked where it is given: by name, before anything is opened."""
 
+import asyncio
 import inspect
 import math
 import types
@@ -15,6 +16,7 @@ from async_history import (
     HistoryManager,
     HistoryOptions,
     InvalidInput,
+    check_history,
     copy_history,
     dump_lines,
     open_history,
@@ -22,7 +24,8 @@ from async_history import (
 from async_history._null import NullHistoryManager
 from async_history.blocking import BlockingHistoryManager
 from async_history.encryption import KeyRing
-from async_history.postgres import PostgresHistoryManager
+from async_history.postgres import ForeignTable, PostgresHistoryManager
+from async_history.sql import SqlHistoryManager
 from async_history.sqlite import SQLiteHistoryManager, adopt
 
 pytestmark = pytest.mark.once
@@ -113,12 +116,49 @@ def test_a_pool_is_asyncpgs(pool: Any) -> None:
         PostgresHistoryManager(pool=pool)
 
 
-@pytest.mark.parametrize("path", [5, b"history.db", "", "a\0b", [], True])
-def test_a_path_is_text(path: Any) -> None:
+class OddPath:
+    """A path object whose path is anything."""
+
+    def __init__(self, path: Any) -> None:
+        self._path = path
+
+    def __repr__(self) -> str:
+        return "an odd path"
+
+    def __fspath__(self) -> Any:
+        return self._path
+
+
+NO_PATHS: tuple[Any, ...] = (b"history.db", "", "a\0b", [], 5, True)
+"""Neither a path nor what a path object may return."""
+ODD_PATHS = tuple(map(OddPath, (*NO_PATHS, None)))
+
+
+@pytest.mark.parametrize("take", [SQLiteHistoryManager, adopt, KeyRing.from_file])
+@pytest.mark.parametrize("path", [*NO_PATHS, *ODD_PATHS])
+def test_a_path_is_text(take: Callable[..., Any], path: Any) -> None:
     with pytest.raises(InvalidInput, match="path must"):
-        SQLiteHistoryManager(path)
-    with pytest.raises(InvalidInput, match="path must"):
-        adopt(path)
+        take(path)
+
+
+@pytest.mark.parametrize(
+    "take",
+    [
+        open_history,
+        BlockingHistoryManager,
+        PostgresHistoryManager,
+        SqlHistoryManager,
+        ForeignTable,
+        lambda path: asyncio.run(check_history(path)),
+        lambda path: PostgresHistoryManager(NOWHERE, read_url=path),
+    ],
+)
+@pytest.mark.parametrize("path", ODD_PATHS)
+def test_what_takes_a_url_refuses_a_path_object_without_a_path(
+    take: Callable[..., Any], path: Any
+) -> None:
+    with pytest.raises(InvalidInput, match=r"must|URL"):
+        take(path)
 
 
 @pytest.mark.parametrize(
@@ -226,9 +266,9 @@ async def test_arguments_of_moving(tmp_path: Path) -> None:
                 await source.backup(tmp_path / "b", on_progress=value)  # type: ignore[arg-type]
             with pytest.raises(InvalidInput, match="history must"):
                 dump_lines(value)  # type: ignore[arg-type]
-        for path in (5, b"backup.db", "", "a\0b", None):
+        for path in (*NO_PATHS, *ODD_PATHS, None):
             with pytest.raises(InvalidInput, match="path must"):
-                await source.backup(path)  # type: ignore[arg-type]
+                await source.backup(path)
     assert not list(tmp_path.iterdir())
 
 

@@ -1108,6 +1108,19 @@ class TestTheSynchronousMemory:
             with pytest.raises(InvalidInput, match="URL"):
                 Memory(MemoryConfig(**configured()), history=history)  # type: ignore[arg-type]
 
+    @pytest.mark.parametrize("kind", [AsyncMemory, Memory])
+    @pytest.mark.parametrize("path", [5, None, b"history.db"])
+    def test_a_path_object_without_a_path_is_refused(
+        self, kind: Any, path: Any, configured: Configured, tmp_path: Path
+    ) -> None:
+        """Before mem0 makes anything."""
+        odd = type("OddPath", (), {"__fspath__": lambda _: path})()
+        with pytest.raises(InvalidInput, match="path must be text"):
+            kind.from_config(configured(), history=odd)
+        with pytest.raises(InvalidInput, match="path must be text"):
+            kind(MemoryConfig(**configured()), history=odd)
+        assert not list(tmp_path.iterdir())
+
 
 @pytest.mark.once
 class TestDocumentation:
