@@ -16,11 +16,8 @@ from async_history._core.session_locks import SessionLocks
 from async_history._core.writer_options import WriterOptions
 from async_history._postgres import schema as migrations
 from async_history._postgres.connect import in_time
-from async_history._postgres.keys import (
-    CLEAR_INDEX,
-    HAS_CLEAR_INDEX,
-    IS_ENCRYPTED,
-)
+from async_history._postgres.encryption_sql import HAS_CLEAR_INDEX, IS_ENCRYPTED
+from async_history._postgres.keys import CLEAR_INDEX
 from async_history._postgres.lock_connection import LockConnection
 from async_history._postgres.pool import ConnectionPool
 from async_history._postgres.pool_limits import PoolLimits

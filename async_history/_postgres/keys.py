@@ -44,13 +44,6 @@ CLEAR: Final = f"""
 CLEAR_INDEX: Final = Index("INDEX", "history_clear", "history", f"(seq) WHERE {CLEAR}")
 """Only an encrypted history has it. A sealed record has no entry: counting takes no time."""
 COUNT_CLEAR: Final = f"SELECT pg_catalog.count(*) FROM {{schema}}.history WHERE {CLEAR}"
-IS_ENCRYPTED: Final = "SELECT EXISTS (SELECT FROM {schema}.wrapping_keys)"
-HAS_CLEAR_INDEX: Final = """
-SELECT EXISTS (
-    SELECT FROM pg_catalog.pg_class JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
-    WHERE nspname = $1 AND relname = 'history_clear'
-)
-"""
 _NO_CLEAR_CAUSE: Final = f"""(
     SELECT pg_catalog.count(*) FROM {{schema}}.history
     WHERE ({CLEAR}) AND pg_catalog.strpos(cause, '{JSON_BEGIN}'::pg_catalog.text) = 0

@@ -8,6 +8,7 @@ from typing import Final
 from async_history._core.ledger.statements import LedgerStatements
 from async_history._core.owners import SCOPES
 from async_history._core.records import COLUMNS
+from async_history._postgres.encryption_sql import IS_ENCRYPTED
 
 _LIST: Final = "pg_catalog.json_array_elements_text($1::pg_catalog.text::pg_catalog.json)"
 """The texts of a list."""
@@ -37,6 +38,8 @@ def _time(column: str) -> str:
 
 
 STATEMENTS: Final = LedgerStatements(
+    has_key_tables=None,
+    is_encrypted=IS_ENCRYPTED,
     lock=None,  # each store has one of its own: see `Attestation`
     size="""
     SELECT coalesce((

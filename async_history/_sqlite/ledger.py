@@ -15,6 +15,7 @@ from async_history._core.rows import Row
 from async_history._core.threads import run_to_completion
 from async_history._sqlite.connection import ThreadConnection, fetch_rows, transaction
 from async_history._sqlite.index import mark_copied, owner_number
+from async_history._sqlite.key_statements import HAS_KEY_TABLES, HAS_KEYS
 from async_history._sqlite.keys import InClear, Seal
 from async_history._sqlite.write_program import ATTEST_PROGRAM, WRITE_PROGRAM
 
@@ -64,6 +65,8 @@ SELECT first, first, first, kind, size, hashes, is_keyed, names FROM async_histo
 _PAIRS: Final = "SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?)"
 _HISTORY: Final = ", ".join(f"history.{name}" for name in COLUMNS)
 STATEMENTS: Final = LedgerStatements(
+    has_key_tables=f"SELECT {HAS_KEY_TABLES}",
+    is_encrypted=HAS_KEYS,
     lock=None,
     size="SELECT coalesce((SELECT first + size FROM async_history_ledger"
     " WHERE first IS NOT NULL ORDER BY first DESC LIMIT 1), 0)",

@@ -98,6 +98,41 @@ async def test_a_thief_can_not_try_what_a_record_says(tmp_path: Path) -> None:
         assert sha256(leaf.kept + text.encode()).digest() != leaf.commitment
 
 
+async def test_only_records_need_the_keys(tmp_path: Path) -> None:
+    """Leaves of others that say so are told, as are records that say they don't."""
+    path = tmp_path / "history.db"
+    async with open_history(path, ledger=True, journal="delete", keys=ring("one")) as history:
+        await history.add_history("m", None, "likes tea", "ADD", id="1", owner={"user_id": "ann"})
+        await history.add_history("n", None, "likes tea", "ADD", id="2")
+        await history.erase(record_ids=["2"], reason="asked", vacuum=False)
+        checkpoint = await history.ledger.checkpoint(KEY)
+    whole = path.read_bytes()
+    for kind, found in (
+        *((kind, {("damaged", None)}) for kind in ("owner", "begun", "ended", "entry")),
+        ("record", {("changed", "1")}),
+        ("rest", {("changed", "2")}),
+    ):
+        path.write_bytes(whole)
+        change(path, f"UPDATE async_history_ledger SET is_keyed = 1 - is_keyed WHERE kind='{kind}'")
+        async with open_history(path, keys=ring("one")) as history:
+            report = await history.ledger.verify(checkpoint)
+        assert {(one.kind, one.record_id) for one in report.faults} == found, kind
+
+
+async def test_who_opened_it_before_it_was_encrypted_is_told_to_open_it_again(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "history.db"
+    async with open_history(path, ledger=True) as clear:
+        await clear.add_history("m", None, "likes tea", "ADD")
+        async with open_history(path, keys=ring("one")) as history:
+            await history.add_history("m", "likes tea", "likes milk", "UPDATE", id="2")
+            checkpoint = await history.ledger.checkpoint(KEY)
+        for call in (clear.ledger.verify(checkpoint), clear.ledger.prove("2", checkpoint)):
+            with pytest.raises(KeyMissing, match="keys=KeyRing"):
+                await call
+
+
 async def test_leaves_of_before_hold_after(tmp_path: Path) -> None:
     path = tmp_path / "history.db"
     async with open_history(path, ledger=True) as history:

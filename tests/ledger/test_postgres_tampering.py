@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 import asyncpg
 import pytest
 
-from async_history import KeyMissing
 from async_history._core.ledger.tables import LedgerTables
 from async_history._core.ledger.verify import verify
 from async_history._postgres.keys import InClear
@@ -69,10 +68,7 @@ class Store:
     async def found(self, *statements: str) -> set[tuple[str, str | None]]:
         """Return what is found of a change: kinds, and whose."""
         async with self.changed(*statements):
-            try:
-                report = await self.verified(self.kept)
-            except KeyMissing:  # a leaf says now that its salt is computed with keys
-                return {("refused", None)}
+            report = await self.verified(self.kept)
         return {
             *(
                 (one.kind, one.record_id or one.memory_id or one.operation_id)
@@ -178,6 +174,14 @@ LEAVES_AGAIN = (
     "UPDATE history_ledger SET first = NULL",
 )
 """Has the tree computed again, of the leaves that there are."""
+
+
+async def test_leaves_that_say_they_need_a_key_are_told_and_verified(store: Store) -> None:
+    marked = "UPDATE history_ledger SET is_keyed = true WHERE kind = '{}'"
+    for kind in ("record", "rest", "owner", "begun", "ended", "entry"):
+        assert await store.found(marked.format(kind)) == {("damaged", None)}
+    both = marked.format("record"), "UPDATE history SET role = 'x' WHERE id = '4'"
+    assert await store.found(*both) == {("damaged", None), ("changed", "4")}
 
 
 async def test_rows_that_are_swapped_dropped_or_put_in(store: Store) -> None:

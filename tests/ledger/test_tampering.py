@@ -243,6 +243,34 @@ class TestLedgerTables:
             report = await verified(path, checkpoint)
             assert not report.is_intact, statement
 
+    async def test_leaves_that_say_they_need_a_key_are_told_and_verified(
+        self, tmp_path: Path
+    ) -> None:
+        """What they say of that is not believed: all that needs salts goes on."""
+        path = tmp_path / "history.db"
+        ids, checkpoint = await small(path)
+        async with open_history(path) as history:
+            await history.erase(record_ids=ids[:1], reason="asked", vacuum=False)
+        whole = path.read_bytes()
+        for kind in ("record", "rest", "owner", "begun", "ended", "entry"):
+            path.write_bytes(whole)
+            change(path, f"UPDATE async_history_ledger SET is_keyed = 1 WHERE kind = '{kind}'")
+            report = await verified(path, checkpoint)
+            assert {one.kind for one in report.faults} == {"damaged"}, kind
+            assert (report.records, report.erased, report.unattested) == (12, 1, ())
+            assert report.unattested_operations == report.unattested_owners == 0
+            change(path, f"UPDATE history SET role = 'x' WHERE id = '{ids[4]}'")
+            report = await verified(path, checkpoint)
+            assert {(one.kind, one.record_id) for one in report.faults} == {
+                ("damaged", None),
+                ("changed", ids[4]),
+            }
+            async with open_history(path) as history:
+                await history.ledger.prove(ids[5], checkpoint)
+                await history.erase(user_id="ann", reason="asked", vacuum=False)
+                report = await history.ledger.verify(checkpoint)
+            assert {one.kind for one in report.faults} == {"damaged"}
+
     async def test_an_entry_does_not_reach_before_a_checkpoint(self, store: Store) -> None:
         """Who removes a record can enter that it was pruned, but the entry shows, and when."""
         path, ids, checkpoint = store

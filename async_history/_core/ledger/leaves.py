@@ -5,7 +5,8 @@ JSON in a line of its own. JSON has a line's end only escaped. Without the salt 
 nothing of the values, so an erasure that destroys it leaves a leaf that still has its place.
 
 Who has a salt and a commitment can try what the values may be. So an encrypted store keeps of a
-record's salt only what it is computed from, with a key that is not in clear (`is_keyed`).
+record's salt only what it is computed from, with a key that is not in clear (`is_keyed`). No leaf
+commits to this mark: where it can't be true, it is not believed.
 """
 
 import json
@@ -20,7 +21,7 @@ from async_history._core.ledger.tree import leaf_hash
 from async_history._core.owners import SCOPES, Owner
 from async_history._core.records import Fields
 from async_history._core.values import plain
-from async_history.errors import KeyMissing, StorageCorrupt
+from async_history.errors import StorageCorrupt
 
 SALT_BYTES: Final = 16
 _COMMITMENT_BYTES: Final = 32
@@ -37,6 +38,8 @@ ENTRY: Final = "entry"
 _KINDS: Final = (RECORD, REST, OWNER, BEGUN, ENDED, ENTRY)
 """The kinds of leaves: a record, what an erasure left of one, the owner of a memory, that an
 operation began, how one ended, and what was done to leaves before."""
+_KEYED_KINDS: Final = (RECORD, REST)
+"""The kinds whose salts may be keyed."""
 
 
 def _no_json(value: object) -> dict[str, str]:
@@ -117,19 +120,21 @@ class Bundle(NamedTuple):
             for at in range(SALT_BYTES, len(hashes), _LEAF_BYTES)
         ]
 
-    def holds(self, rows: Sequence[Sequence[Any]], key: bytes | None) -> bool:
-        """Return whether each leaf has its salt, and commits to its row's values.
+    @property
+    def has_keyed_salts(self) -> bool:
+        """Whether its salts are computed, if the store is encrypted."""
+        return self.is_keyed and self.kind in _KEYED_KINDS
 
-        Raises:
-            KeyMissing: as `Leaf.salt`.
-        """
+    def holds(self, rows: Sequence[Sequence[Any]], key: bytes | None) -> bool:
+        """Return whether each leaf has its salt, and commits to its row's values."""
         hashes, prefix = self.hashes, _prefix(self.kind)
+        key = key if self.has_keyed_salts else None
         for at, text in zip(range(0, len(hashes), _LEAF_BYTES), _texts(rows), strict=True):
             salt, commitment = _parted(hashes, at)
             if salt == NO_SALT:
                 return False
-            if self.is_keyed:
-                salt = _salt(salt, key)
+            if key is not None:
+                salt = _keyed(salt, key)
             if sha256(salt + prefix + text.encode()).digest() != commitment:
                 return False
         return True
@@ -150,22 +155,24 @@ class Leaf(NamedTuple):
         """Whether its salt was destroyed."""
         return self.kept == NO_SALT
 
+    @property
+    def has_keyed_salt(self) -> bool:
+        """Whether its salt is computed, if the store is encrypted."""
+        return self.is_keyed and self.kind in _KEYED_KINDS
+
     def salt(self, key: bytes | None) -> bytes:
         """Return the salt of the commitment.
 
-        Raises:
-            KeyMissing: it is computed with the store's key, which is not given.
+        Args:
+            key: of the salts; None where the store is not encrypted.
         """
-        return _salt(self.kept, key) if self.is_keyed else self.kept
+        return self.kept if key is None or not self.has_keyed_salt else _keyed(self.kept, key)
 
     def holds(self, values: Sequence[Any], key: bytes | None = None) -> bool:
         """Return whether the leaf commits to values.
 
         Args:
-            key: of the salts; None where the store is not encrypted.
-
-        Raises:
-            KeyMissing: as `salt`.
+            key: as of `salt`.
         """
         return commitment_of(self.kind, self.salt(key), values) == self.commitment
 
@@ -296,12 +303,6 @@ def _texts(rows: Sequence[Sequence[Any]]) -> list[str]:
     end.
     """
     return _encode_rows(rows)[2:-2].split("]\n[")
-
-
-def _salt(kept: bytes, key: bytes | None) -> bytes:
-    if key is None:
-        raise KeyMissing("", "leaves of the ledger need the keys: open it with keys=KeyRing(…)")
-    return _keyed(kept, key)
 
 
 def _keyed(kept: bytes, key: bytes) -> bytes:

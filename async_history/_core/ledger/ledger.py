@@ -110,6 +110,7 @@ class Ledger:
         Raises:
             InvalidInput: no record of this id has a leaf, or its leaf is not in the checkpoint.
             NotProven: the record or the ledger is not what it was at the checkpoint: `verify` it.
+            KeyMissing: the history was encrypted since it was opened.
             StorageError: the store can't be read.
         """
         ledger, _ = self._require()
@@ -129,6 +130,8 @@ class Ledger:
                 )
             place = covered[-1]
             leaf = found[place]
+            if leaf.has_keyed_salt:
+                await tables.require_key()
             stored = (await tables.records([record_id])).get(record_id)
             shown = None if leaf.is_erased or stored is None else stored.values
             path = await _roots(tables, inclusion_ranges(place, checkpoint.size), checkpoint)

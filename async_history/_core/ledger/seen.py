@@ -63,6 +63,8 @@ async def seen_bundle(
 async def _whole(first: int, bundle: Bundle, tables: LedgerTables) -> WholeBundle | None:
     if bundle.kind not in (RECORD, REST, OWNER):
         return None
+    if bundle.has_keyed_salts:
+        await tables.require_key()
     names = bundle.leaf_names()
     asked = [name for name in names if name is not None]
     records: Mapping[str, StoredRecord] = {}
@@ -95,6 +97,8 @@ async def seen(first: int, leaves: Sequence[Leaf], tables: LedgerTables) -> Seen
         if (values := _values(leaf.kind, leaf.name or "", records, owners)) is not None
     ]
     shown = {place: leaf for place, leaf, _ in there_now}
+    if any(leaf.has_keyed_salt for leaf in shown.values()):
+        await tables.require_key()
     held = held_at(shown, [values for *_, values in there_now], tables.key)
     return SeenLeaves(first, leaves, records, owners, frozenset(there), operations, held)
 

@@ -12,6 +12,8 @@ class LedgerStatements:
 
     Attributes:
         lock: lets no other transaction give places until this one has ended.
+        has_key_tables: returns whether the store has the tables of keys; None where each has.
+        is_encrypted: returns whether they have a key.
         size: returns how many leaves have a place.
         append: adds a bundle without a place: kind, size, hashes, is_keyed, names.
         waiting: returns number, kind, size, hashes, is_keyed, names of bundles without a place, in
@@ -42,6 +44,8 @@ class LedgerStatements:
     """
 
     lock: str | None
+    has_key_tables: str | None
+    is_encrypted: str
     size: str
     append: str
     waiting: str

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any, Final, NamedTuple, Protocol, TypeVar, runtime_checkable
 
+from async_history._core.encryption import OPEN_WITH_KEYS
 from async_history._core.ledger.leaves import (
     ENTRY,
     OWNER,
@@ -26,7 +27,7 @@ from async_history._core.ledger.tiles import Tile, grown, last_tiles, roots_from
 from async_history._core.ledger.tree import Range
 from async_history._core.owners import Owner, owner_from_text
 from async_history._core.rows import Row
-from async_history.errors import StorageCorrupt
+from async_history.errors import KeyMissing, StorageCorrupt
 
 T = TypeVar("T")
 
@@ -118,6 +119,22 @@ class LedgerTables:
         self.key: Final = key
 
     # Reading
+
+    async def require_key(self) -> None:
+        """Check that salts that are marked as keyed can be told.
+
+        Raises:
+            KeyMissing: the store is encrypted by now, and was opened without keys.
+        """
+        if self.key is not None:
+            return
+        if self._sql.has_key_tables is not None:
+            ((has_key_tables,),) = await self._run(self._sql.has_key_tables)
+            if not has_key_tables:
+                return
+        ((is_encrypted,),) = await self._run(self._sql.is_encrypted)
+        if is_encrypted:
+            raise KeyMissing("", f"the history {OPEN_WITH_KEYS}")
 
     async def size(self) -> int:
         """Return how many leaves have a place."""

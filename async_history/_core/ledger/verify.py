@@ -36,6 +36,8 @@ class _Pass:
     begun: set[str] = field(default_factory=set)
     ended: set[str] = field(default_factory=set)
     faults: list[LedgerFault] = field(default_factory=list)
+    marked: list[int] = field(default_factory=list)
+    """Places of bundles whose salts are marked as keyed, and can't be."""
 
     def count(self, what: str, many: int = 1) -> None:
         self.counts[what] = self.counts.get(what, 0) + many
@@ -161,6 +163,8 @@ async def verify(
         for (first, turn, after, bundle), page in zip(bundles, pages, strict=True):
             if first != tree.size:
                 raise StorageCorrupt(f"leaves from {tree.size:,} to {first:,} are missing")
+            if bundle.is_keyed and (tables.key is None or not bundle.has_keyed_salts):
+                found.marked.append(first)
             order.begin(after)
             if isinstance(page, WholeBundle):
                 found.check_whole(page)
@@ -191,6 +195,10 @@ async def verify(
         faults.append(damaged(tree.size, f"the ledger can't be read from here on: {error}"))
     faults += [
         damaged(place, "an entry is not the one of its leaf") for place in found.removals.damaged
+    ]
+    faults += [
+        damaged(place, "leaves have the mark of encrypted records, which they are not of")
+        for place in found.marked
     ]
     faults += tree.faults
     return LedgerReport(
