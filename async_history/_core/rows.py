@@ -1,5 +1,6 @@
 """Records as rows of text, as JSON, and back."""
 
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
 from async_history._core.json_object import JsonObject, json_from_text, json_object, json_text
@@ -9,6 +10,7 @@ from async_history._core.records import COLUMNS, DETAILS, HistoryRecord, columns
 
 Row = tuple[Any, ...]
 """A record's ten columns; then its owner, context and cause as JSON text, or None."""
+ReadRows = Callable[[], Awaitable[Sequence[Row]]]
 
 
 def details_of(record: HistoryRecord) -> tuple[str | None, str | None, str | None]:

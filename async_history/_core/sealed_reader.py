@@ -34,6 +34,9 @@ from async_history._core.threads import computed
 R = TypeVar("R")
 V = TypeVar("V")
 
+ReadRecords = Callable[[], Awaitable[Sequence[HistoryRecord]]]
+Load = Callable[[Collection[str]], Awaitable[Keys]]
+"""Returns data keys by id, of those that the store has."""
 _Rest = Callable[[int], Awaitable[PageRead]]
 
 _OPENED_HERE: Final = 64
@@ -76,8 +79,7 @@ class SealedReader:
     async def history(self, memory_id: str) -> list[HistoryRecord]:
         """Return a memory's records, oldest first."""
         read = partial(self._stored.history, memory_id)
-        records, keys = await _with_keys(await read(), read, _ids_of_records, self._keys.load)
-        return await _each(opened_record, records, keys)
+        return await read_opened(read, self._keys.load)
 
     async def page(self, wanted: Filter, after: Cursor | None, limit: int, ahead: int) -> PageRead:
         """Return the next records that match, up to `limit`, reading up to `ahead`."""
@@ -102,7 +104,7 @@ class SealedReader:
         while True:
             again = partial(self._stored.page, asked, place, limit, ahead)
             stored = await (again() if rest is None else rest(limit))
-            read, keys = await _with_keys(stored, again, _ids_of_page, self._keys.load)
+            read, keys = await with_keys(stored, again, _ids_of_page, self._keys.load)
             place, rest = read.place or place, read.rest
             records = await _each(opened_record, read.records, keys)
             if asked is not wanted:
@@ -146,7 +148,7 @@ class SealedReader:
         """Yield pages of the records that are each memory's state at an instant."""
         async for page in self._stored.states_at(when):
             again = partial(self._as_now, page)
-            records, keys = await _with_keys(page, again, _ids_of_records, self._keys.load)
+            records, keys = await with_keys(page, again, _ids_of_records, self._keys.load)
             yield await _each(opened_record, records, keys)
 
     async def _as_now(self, records: Sequence[HistoryRecord]) -> list[HistoryRecord]:
@@ -158,13 +160,13 @@ class SealedReader:
     async def rows(self, after: Cursor | None, limit: int) -> RowsRead:
         """Return up to `limit` rows after a cursor, in the order of recording."""
         next_rows = partial(self._stored.rows, after, limit)
-        read, keys = await _with_keys(await next_rows(), next_rows, _ids_of_rows, self._keys.load)
+        read, keys = await with_keys(await next_rows(), next_rows, _ids_of_rows, self._keys.load)
         return replace(read, rows=await _each(opened_row, read.rows, keys))
 
     async def last_messages(self, session_scope: str, limit: int) -> list[Message]:
         """Return a scope's last messages, oldest first."""
         read = partial(self._stored.message_rows, session_scope, limit)
-        rows, keys = await _with_keys(await read(), read, _ids_of_messages, self._keys.load)
+        rows, keys = await with_keys(await read(), read, _ids_of_messages, self._keys.load)
         return [opened_message(row, session_scope, keys) for row in rows]
 
 
@@ -186,29 +188,29 @@ class SealedFollowReader:
     async def page(self, place: Any, memory_id: str | None, limit: int) -> FollowRead[Any]:
         """Return up to `limit` records after a place, of one memory or of all."""
         next_page = partial(self._stored.page, place, memory_id, limit)
-        read, keys = await _with_keys(await next_page(), next_page, _ids_of_page, self._keys.load)
+        read, keys = await with_keys(await next_page(), next_page, _ids_of_page, self._keys.load)
         return replace(read, records=await _each(opened_record, read.records, keys))
 
 
-async def opened_records(
-    records: Sequence[HistoryRecord], load: Callable[[Collection[str]], Awaitable[Keys]]
-) -> list[HistoryRecord]:
-    """Return records opened, many of them on a thread.
+async def read_opened(read: ReadRecords, load: Load) -> list[HistoryRecord]:
+    """Read records and open them, many of them on a thread.
 
     Args:
+        read: reads the records.
         load: returns data keys by id, of those that the store has.
 
     Raises:
         KeyMissing, StorageCorrupt: as `opened_record`.
     """
-    return await _each(opened_record, records, await load(_ids_of_records(records)))
+    records, keys = await with_keys(await read(), read, _ids_of_records, load)
+    return await _each(opened_record, records, keys)
 
 
-async def _with_keys(
+async def with_keys(
     stored: R,
     read: Callable[[], Awaitable[R]],
     ids_of: Callable[[R], set[str]],
-    load: Callable[[Collection[str]], Awaitable[Keys]],
+    load: Load,
 ) -> tuple[R, Keys]:
     """Return what is stored, and the keys that it names, of those that the store has.
 

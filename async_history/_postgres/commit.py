@@ -338,22 +338,30 @@ class BatchCommitter:
         if self._locks_ids(submissions):
             named = ids_of(one for one in submissions if one.names_ids)
             await self._connection.execute(_LOCK_IDS, _stripes(named), self._schema)
-        there = await self._connection.fetch(self._sql(_EXISTING), ids_of(submissions))
+        read = partial(self._read, _EXISTING, ids_of(submissions))
+        there = await self._seal.opened(read, self._keys)
         if there:
             await self._connection.execute(WAIT_FOR_REPLICAS_TOO)
-        return await self._seal.opened([record_from_row(row) for row in there], self._keys)
+        return there
 
     async def latest(self, memory_ids: Sequence[str]) -> Sequence[HistoryRecord]:
         """Return the latest record of each of these memories that has one.
 
         `existing` has already locked the memories.
         """
-        if self._is_distributed:
-            sql = self._sql(_LATEST_OF_ONE)
-            rows = [row for one in memory_ids for row in await self._connection.fetch(sql, one)]
-        else:
-            rows = await self._connection.fetch(self._sql(_LATEST), memory_ids)
-        return await self._seal.opened([record_from_row(row) for row in rows], self._keys)
+        if not self._is_distributed:
+            return await self._seal.opened(partial(self._read, _LATEST, memory_ids), self._keys)
+        return [
+            record
+            for one in memory_ids
+            for record in await self._seal.opened(
+                partial(self._read, _LATEST_OF_ONE, one), self._keys
+            )
+        ]
+
+    async def _read(self, sql: str, argument: object) -> list[HistoryRecord]:
+        rows = await self._connection.fetch(self._sql(sql), argument)
+        return [record_from_row(row) for row in rows]
 
     async def owners(self, records: Sequence[HistoryRecord]) -> dict[str, Owner]:
         """Return the owners of these records' memories, of those that have one."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import datetime
+from functools import partial
 from hashlib import sha256
 from typing import Any, Final, TypeVar
 
@@ -22,6 +23,7 @@ from async_history._core.filters import Filter
 from async_history._core.key_statements import KeyTable
 from async_history._core.ledger import changes
 from async_history._core.ledger.tables import LedgerTables, place_all
+from async_history._core.sealed_reader import with_keys
 from async_history._core.sealed_records import Keys, key_ids, opened_text
 from async_history._postgres.erased import STILL_OWNED, disown_statements, note_statements
 from async_history._postgres.filters import Search
@@ -34,6 +36,7 @@ from async_history._postgres.writing_connection import Write
 from async_history.errors import StorageRefused
 
 T = TypeVar("T")
+Rows = Sequence[Sequence[Any]]
 
 _BEFORE_ALL: Final = -(1 << 63)
 _WITH_TEXT: Final = """
@@ -181,18 +184,17 @@ class _EraseTransaction(SchemaSteps):
 
     async def texts(self, actor_id: str, memory_ids: Sequence[str]) -> list[Texts]:
         sql = _TEXTS[self._keys.text_columns]
-        return await self._digests(await self._fetch(sql, actor_id, list(memory_ids)))
+        return await self._digests(partial(self._fetch, sql, actor_id, list(memory_ids)))
 
     async def next_texts(
         self, actor_id: str, memory_id: str, after: RecordRef | None, limit: int
     ) -> list[Texts]:
         sql = _NEXT_TEXTS[self._keys.text_columns]
-        return await self._digests(
-            await self._fetch(sql, actor_id, memory_id, _beyond(after), limit)
-        )
+        read = partial(self._fetch, sql, actor_id, memory_id, _beyond(after), limit)
+        return await self._digests(read)
 
-    async def _digests(self, rows: Sequence[Sequence[Any]]) -> list[Texts]:
-        return [_texts(*row) for row in await self._keys.digests(rows, self._key_table)]
+    async def _digests(self, read: Callable[[], Awaitable[Rows]]) -> list[Texts]:
+        return [_texts(*row) for row in await self._keys.digests(read, self._key_table)]
 
     async def redact(self, columns: Columns, places: Sequence[RecordRef]) -> int:
         ids = [one.id for one in places]
@@ -273,11 +275,9 @@ class EraseKeys:
     text_columns = DIGESTS
     tables: Sequence[str] = _TABLES
 
-    async def digests(
-        self, rows: Sequence[Sequence[Any]], table: KeyTable
-    ) -> Sequence[Sequence[Any]]:
-        """Return rows with digests in place of what was read of the texts."""
-        return rows
+    async def digests(self, read: Callable[[], Awaitable[Rows]], table: KeyTable) -> Rows:
+        """Read rows, and return them with digests in place of what was read of the texts."""
+        return await read()
 
     async def mark(self, names: Sequence[Name], table: KeyTable) -> None:
         """Mark the data keys of owners that are erased."""
@@ -301,11 +301,10 @@ class EncryptedEraseKeys(EraseKeys):
     def __init__(self, keys: DataKeys) -> None:
         self._keys = keys
 
-    async def digests(
-        self, rows: Sequence[Sequence[Any]], table: KeyTable
-    ) -> Sequence[Sequence[Any]]:
-        """Return rows with digests in place of texts, which are opened for it."""
-        keys = await self._keys.load(key_ids(text for row in rows for text in row[-2:]), table)
+    async def digests(self, read: Callable[[], Awaitable[Rows]], table: KeyTable) -> Rows:
+        """Read rows, and return them with digests in place of texts, which are opened for it."""
+        load = partial(self._keys.load, table=table)
+        rows, keys = await with_keys(await read(), read, _ids_of_keys, load)
         return [
             (
                 *row[:-2],
@@ -326,6 +325,10 @@ class EncryptedEraseKeys(EraseKeys):
         were."""
         self._keys.forget()
         return await change(lambda table: table.destroy(owner))
+
+
+def _ids_of_keys(rows: Rows) -> set[str]:
+    return key_ids(text for row in rows for text in row[-2:])
 
 
 def _digest(text: str | None, column: str, record_id: str, keys: Keys) -> bytes | None:

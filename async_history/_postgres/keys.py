@@ -18,8 +18,8 @@ from async_history._core.data_keys import DataKeys
 from async_history._core.key_statements import KeyStatements, KeyTable, Run
 from async_history._core.owners import SCOPES, Owner
 from async_history._core.records import HistoryRecord
-from async_history._core.rows import Row
-from async_history._core.sealed_reader import opened_records
+from async_history._core.rows import ReadRows, Row
+from async_history._core.sealed_reader import ReadRecords, read_opened, with_keys
 from async_history._core.sealed_records import (
     USES,
     key_ids,
@@ -216,16 +216,18 @@ class Seal(Protocol):
     ) -> Sequence[MessageRow]:
         """Return messages as the tables get them; `number` is None where no session is owned."""
 
-    async def opened(
-        self, records: Sequence[HistoryRecord], access: Access
-    ) -> Sequence[HistoryRecord]:
-        """Return records that were read as they were given."""
+    async def opened(self, read: ReadRecords, access: Access) -> Sequence[HistoryRecord]:
+        """Read records, and return them as they were given."""
 
-    async def opened_rows(self, rows: Sequence[Row], table: KeyTable) -> Sequence[Row]:
-        """Return stored rows as they were given; one that does not open as it is."""
+    async def opened_rows(self, read: ReadRows, table: KeyTable) -> Sequence[Row]:
+        """Read stored rows, and return them as they were given; one that does not open as it is."""
 
     def undone(self) -> None:
         """Take note that a transaction, or a part of it, may have been undone."""
+
+
+def _ids_of_rows(rows: Sequence[Row]) -> set[str]:
+    return key_ids(text for row in rows for text in texts_of_row(row))
 
 
 class InClear:
@@ -247,13 +249,11 @@ class InClear:
     ) -> Sequence[MessageRow]:
         return rows
 
-    async def opened(
-        self, records: Sequence[HistoryRecord], access: Access
-    ) -> Sequence[HistoryRecord]:
-        return records
+    async def opened(self, read: ReadRecords, access: Access) -> Sequence[HistoryRecord]:
+        return await read()
 
-    async def opened_rows(self, rows: Sequence[Row], table: KeyTable) -> Sequence[Row]:
-        return rows
+    async def opened_rows(self, read: ReadRows, table: KeyTable) -> Sequence[Row]:
+        return await read()
 
     def undone(self) -> None: ...
 
@@ -291,14 +291,12 @@ class Sealing:
         owners = [owner_of_session(scope) for _, scope, *_ in rows]
         return sealed_messages(rows, await self._use(owners, 1, number, access))
 
-    async def opened(
-        self, records: Sequence[HistoryRecord], access: Access
-    ) -> Sequence[HistoryRecord]:
-        return await opened_records(records, partial(self._keys.load, table=access().table))
+    async def opened(self, read: ReadRecords, access: Access) -> Sequence[HistoryRecord]:
+        return await read_opened(read, partial(self._keys.load, table=access().table))
 
-    async def opened_rows(self, rows: Sequence[Row], table: KeyTable) -> Sequence[Row]:
-        ids = key_ids(text for row in rows for text in texts_of_row(row))
-        keys = await self._keys.load(ids, table) if ids else {}
+    async def opened_rows(self, read: ReadRows, table: KeyTable) -> Sequence[Row]:
+        load = partial(self._keys.load, table=table)
+        rows, keys = await with_keys(await read(), read, _ids_of_rows, load)
         return [opened_if_whole(row, keys) for row in rows]
 
     def undone(self) -> None:

@@ -10,8 +10,10 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
+from typing import Any
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import Column, func, insert, select, update
 from sqlalchemy.exc import DBAPIError
 
 from async_history._core.batch import (
@@ -201,25 +203,24 @@ class BatchCommitter:
         named = submissions
         if not self._is_repeated:  # a new id of ours is not there
             named = [one for one in submissions if one.names_ids]
-        history = self._tables.history
-        found: list[HistoryRecord] = []
-        for keys in in_parts(keys_of(ids_of(named))):
-            rows = await self._transaction.fetch(
-                select(*columns_read(self._tables)).where(history.c.id.in_(keys))
-            )
-            found += map(record_from_row, rows)
-        return await self._seal.opened(found, self._transaction)
+        read = partial(self._read, self._tables.history.c.id, keys_of(ids_of(named)))
+        return await self._seal.opened(read, self._transaction)
 
     async def latest(self, memory_ids: Sequence[str]) -> Sequence[HistoryRecord]:
         """Return the latest record of each of these memories that has one."""
-        history = self._tables.history
+        newest = await self._newest(keys_of(memory_ids))
+        read = partial(self._read, self._tables.history.c.seq, newest)
+        return await self._seal.opened(read, self._transaction)
+
+    async def _read(self, column: Column[Any], values: Sequence[Any]) -> list[HistoryRecord]:
+        """Return the records that have one of these values in a column."""
         found: list[HistoryRecord] = []
-        for places in in_parts(await self._newest(keys_of(memory_ids))):
+        for part in in_parts(values):
             rows = await self._transaction.fetch(
-                select(*columns_read(self._tables)).where(history.c.seq.in_(places))
+                select(*columns_read(self._tables)).where(column.in_(part))
             )
             found += map(record_from_row, rows)
-        return await self._seal.opened(found, self._transaction)
+        return found
 
     async def _newest(self, keys: Sequence[str]) -> list[int]:
         """Return the numbers of memories' latest records."""

@@ -25,6 +25,7 @@ from async_history._core.erased_names import (
     name_digest,
 )
 from async_history._core.owners import SCOPES, without_scope
+from async_history._core.records import HistoryRecord
 from async_history._sql.dialects import in_parts, is_mysql
 from async_history._sql.keys import Seal
 from async_history._sql.marks import mark_of, marks_of, remove_marks
@@ -134,17 +135,22 @@ class EraseSteps:
     async def _texts(self, actor_id: str, found: Select[Any]) -> list[Texts]:
         history = self._tables.history
         columns = columns_read(self._tables)
-        rows = await self._fetch(found.with_only_columns(*columns).order_by(history.c.seq))
-        stored = [replace(record_from_row(row), context=None, cause=None) for row in rows]
-        records = await self._seal.opened(stored, self._transaction)
+        positions: list[int] = []
+
+        async def read() -> list[HistoryRecord]:
+            rows = await self._fetch(found.with_only_columns(*columns).order_by(history.c.seq))
+            positions[:] = [row[0] for row in rows]
+            return [replace(record_from_row(row), context=None, cause=None) for row in rows]
+
+        records = await self._seal.opened(read, self._transaction)
         return [
             Texts(
-                RecordRef(row[0], record.id, record.memory_id),
+                RecordRef(position, record.id, record.memory_id),
                 record.actor_id == actor_id,
                 _digest(record.old_memory),
                 _digest(record.new_memory),
             )
-            for row, record in zip(rows, records, strict=True)
+            for position, record in zip(positions, records, strict=True)
         ]
 
     async def texts(self, actor_id: str, memory_ids: Sequence[str]) -> list[Texts]:

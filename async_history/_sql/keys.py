@@ -21,7 +21,7 @@ from async_history._core.encryption import OPEN_WITH_KEYS
 from async_history._core.erased_names import Name
 from async_history._core.owners import Owner
 from async_history._core.records import HistoryRecord
-from async_history._core.sealed_reader import opened_records
+from async_history._core.sealed_reader import ReadRecords, read_opened
 from async_history._core.sealed_records import (
     USES,
     owner_of_session,
@@ -74,10 +74,8 @@ class Seal(Protocol):
     ) -> Sequence[MessageRow]:
         """Return messages as the tables get them."""
 
-    async def opened(
-        self, records: Sequence[HistoryRecord], transaction: Transaction
-    ) -> Sequence[HistoryRecord]:
-        """Return records that were read as they were given."""
+    async def opened(self, read: ReadRecords, transaction: Transaction) -> Sequence[HistoryRecord]:
+        """Read records, and return them as they were given."""
 
     async def check(self, transaction: Transaction) -> None:
         """Check that this store may be written as it was opened.
@@ -131,10 +129,8 @@ class InClear:
     ) -> Sequence[MessageRow]:
         return rows
 
-    async def opened(
-        self, records: Sequence[HistoryRecord], transaction: Transaction
-    ) -> Sequence[HistoryRecord]:
-        return records
+    async def opened(self, read: ReadRecords, transaction: Transaction) -> Sequence[HistoryRecord]:
+        return await read()
 
     async def check(self, transaction: Transaction) -> None:
         if await transaction.fetch(select(transaction.tables.wrapping_keys.c.id).limit(1)):
@@ -194,11 +190,9 @@ class Sealing:
         owners = [owner_of_session(scope) for _, scope, *_ in rows]
         return sealed_messages(rows, await self._use(owners, 1, transaction))
 
-    async def opened(
-        self, records: Sequence[HistoryRecord], transaction: Transaction
-    ) -> Sequence[HistoryRecord]:
+    async def opened(self, read: ReadRecords, transaction: Transaction) -> Sequence[HistoryRecord]:
         table = WrittenKeyTable(transaction)
-        return await opened_records(records, partial(self._keys.load, table=table))
+        return await read_opened(read, partial(self._keys.load, table=table))
 
     async def check(self, transaction: Transaction) -> None: ...
 

@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 from async_history._core.ledger.statements import LedgerStatements
 from async_history._core.ledger.tables import LedgerTables
 from async_history._core.records import COLUMNS
-from async_history._core.rows import Row
+from async_history._core.rows import ReadRows, Row
 from async_history._core.threads import run_to_completion
 from async_history._sqlite.connection import ThreadConnection, fetch_rows, transaction
 from async_history._sqlite.index import mark_copied, owner_number
@@ -160,8 +160,8 @@ def tables(connection: sqlite3.Connection, seal: Seal = _IN_CLEAR) -> LedgerTabl
     async def run(sql: str, *parameters: Any) -> list[Any]:
         return fetch_rows(connection, sql, parameters)
 
-    async def open_rows(rows: Sequence[Row]) -> Sequence[Row]:
-        return seal.opened_rows(rows, connection)
+    async def open_rows(read: ReadRows) -> Sequence[Row]:
+        return seal.opened_rows(await read(), connection)
 
     return LedgerTables(STATEMENTS, run, open_rows, seal.salt_key)
 

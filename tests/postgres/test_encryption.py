@@ -1,6 +1,7 @@
 """Encrypted histories in PostgreSQL: nothing in clear, missing keys, and who shares them."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -12,7 +13,13 @@ from async_history import HistoryManager, open_history
 from async_history._core.erase_transaction import note
 from async_history._core.sealing import BEGIN
 from async_history._postgres import schema as migrations
-from async_history.errors import InvalidInput, KeyMissing, MigrationError, StorageCorrupt
+from async_history.errors import (
+    IdConflict,
+    InvalidInput,
+    KeyMissing,
+    MigrationError,
+    StorageCorrupt,
+)
 from async_history.postgres import PostgresHistoryManager
 from tests.support.encrypted_cases import ANN, BOB, texts, write_each_way
 from tests.support.keys import ring
@@ -265,3 +272,63 @@ async def test_a_citus_cluster_is_refused(url: str, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(migrations, "is_distributed", is_distributed)
     with pytest.raises(InvalidInput, match="Citus"):
         await opened(url)
+
+
+async def batch_on_a_condition(history: HistoryManager, _: Any) -> None:
+    record = {"memory_id": "m", "old_memory": "tea", "new_memory": "mate", "event": "UPDATE"}
+    await history.batch_add_history([record], if_latest="0")
+
+
+async def batch_of_a_known_id(history: HistoryManager, _: Any) -> None:
+    await history.add_history("m", None, "tea", "ADD", id="0", owner=ANN)
+    with pytest.raises(IdConflict):
+        await history.add_history("m", None, "milk", "ADD", id="0", owner=ANN)
+
+
+async def add_in_a_transaction(history: HistoryManager, connection: Any) -> None:
+    async with connection.transaction():
+        again = {"memory_id": "m", "new_memory": "tea", "event": "ADD", "id": "0", "owner": ANN}
+        await added_in(history, connection, again)
+
+
+async def erase_a_record(history: HistoryManager, _: Any) -> None:
+    await history.erase(record_ids=["0"], reason="asked", vacuum=False)
+    report = await history.ledger.verify()
+    assert (report.faults, report.erased) == ((), 1)
+
+
+async def erase_an_actor(history: HistoryManager, _: Any) -> None:
+    await history.erase(actor_id="bo", reason="asked", vacuum=False)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        batch_on_a_condition,
+        batch_of_a_known_id,
+        add_in_a_transaction,
+        erase_a_record,
+        erase_an_actor,
+    ],
+)
+async def test_what_a_write_reads_is_read_again_where_its_key_was_replaced(
+    url: str, raw: asyncpg.Connection, call: Callable[[HistoryManager, Any], Awaitable[None]]
+) -> None:
+    async with opened(url, ledger=True) as other:
+        await other.add_history("m", None, "tea", "ADD", id="0", owner=ANN)
+        await other.add_history("n", None, "tea", "ADD", owner=ANN, actor_id="bo")
+        async with opened(url) as history:
+            store: Any = history.store
+            keys = store.encryption.keys
+            load, replaced = keys.load, 0
+
+            async def load_late(ids: Any, *given: Any, **options: Any) -> Any:
+                nonlocal replaced
+                if ids and not replaced:
+                    replaced = (await other.encryption.replace_data_keys()).data_keys
+                return await load(ids, *given, **options)
+
+            keys.load = load_late
+            await call(history, raw)
+            assert replaced
+            assert (await history.ledger.verify()).is_intact

@@ -26,7 +26,7 @@ from async_history._core.ledger.statements import LedgerStatements
 from async_history._core.ledger.tiles import Tile, grown, last_tiles, roots_from, tiles_of
 from async_history._core.ledger.tree import Range
 from async_history._core.owners import Owner, owner_from_text
-from async_history._core.rows import Row
+from async_history._core.rows import ReadRows, Row
 from async_history.errors import KeyMissing, StorageCorrupt
 
 T = TypeVar("T")
@@ -78,8 +78,9 @@ class StoredOperation(NamedTuple):
 
 Run = Callable[..., Awaitable[Sequence[Sequence[Any]]]]
 """Run one statement with its parameters, and return its rows."""
-OpenRows = Callable[[Sequence[Row]], Awaitable[Sequence[Row]]]
-"""Return rows with their texts as they were recorded; one that does not open as it is stored."""
+OpenRows = Callable[[ReadRows], Awaitable[Sequence[Row]]]
+"""Read rows, and return them with their texts as they were recorded; one that does not open as it
+is stored."""
 
 
 def _named_as(kind: str) -> str:
@@ -202,8 +203,14 @@ class LedgerTables:
 
     async def records(self, ids: Sequence[str]) -> dict[str, StoredRecord]:
         """Return these records by id, of those that are there."""
-        rows = await self._run(self._sql.records, _json(ids))
-        opened = await self._open_rows([tuple(row[2:]) for row in rows])
+        rows: Sequence[Sequence[Any]] = ()
+
+        async def read() -> list[Row]:
+            nonlocal rows
+            rows = await self._run(self._sql.records, _json(ids))
+            return [tuple(row[2:]) for row in rows]
+
+        opened = await self._open_rows(read)
         return {
             values[0]: StoredRecord(row[0], bool(row[1]), _values(values))
             for row, values in zip(rows, opened, strict=True)

@@ -7,7 +7,7 @@ from typing import Any, Final
 from async_history._core.ledger.changes import begin_operations
 from async_history._core.ledger.tables import LedgerTables
 from async_history._core.operations import StoreOperation, at_its_end, new_operation
-from async_history._core.rows import Row
+from async_history._core.rows import ReadRows, Row
 from async_history._postgres.ledger_sql import STATEMENTS
 from async_history._postgres.operations import enter
 
@@ -47,7 +47,7 @@ def _ledger_tables(connection: Any, schema: str) -> LedgerTables:
         )
         return rows
 
-    async def as_stored(rows: Sequence[Row]) -> Sequence[Row]:
-        return rows
+    async def as_stored(read: ReadRows) -> Sequence[Row]:
+        return await read()
 
     return LedgerTables(STATEMENTS, run, as_stored, key=None)
