@@ -6,7 +6,9 @@ from async_history._sql.tables import TABLES
 
 metadata = TABLES.metadata
 """The tables, for a program's own migrations (Alembic's `target_metadata`)."""
+ledger_metadata = TABLES.ledger_metadata
+"""Those that only a history with a ledger has."""
 
-__all__ = ["SqlHistoryManager", "metadata"]
+__all__ = ["SqlHistoryManager", "ledger_metadata", "metadata"]
 
 show_as(__name__, ["SqlHistoryManager"], globals())

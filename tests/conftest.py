@@ -6,19 +6,26 @@ import os
 import secrets
 import signal
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
 
 # Imported here, or the first test to open a store would be blamed for reading the modules.
 import async_history._null
 import async_history._postgres.manager
+import async_history._sql.manager
 import async_history._sqlite.manager  # noqa: F401
 from async_history import HistoryManager, open_history
+from async_history.sql import SqlHistoryManager
 from tests.support import markers
+from tests.support.mariadb_server import MariaDBServer, run_sql
 from tests.support.patience import PATIENCE
 from tests.support.pgbouncer import pgbouncer
 from tests.support.postgres_server import VERSIONS, PostgresServer, drop_schemas, with_query
@@ -139,6 +146,34 @@ def pooled(postgres: str) -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[URL]:
+    """The URL of a MariaDB whose databases the tests may fill."""
+    url = os.environ.get("TEST_MARIADB_URL")
+    if url:
+        yield make_url(url)
+        return
+    server = MariaDBServer().create().start()
+    yield server.url()
+    server.remove()
+
+
+@pytest.fixture
+def new_database(mariadb: URL) -> Iterator[Callable[[], URL]]:
+    """A function that makes an empty database and returns its URL."""
+    markers.require("mariadb")
+    names: list[str] = []
+
+    def url() -> URL:
+        names.append(f"test_{secrets.token_hex(8)}")
+        run_sql(mariadb, f"CREATE DATABASE {names[-1]}")
+        return mariadb.set(database=names[-1])
+
+    yield url
+    if names and "TEST_MARIADB_URL" in os.environ:  # a server of our own is removed at the end
+        run_sql(mariadb, *(f"DROP DATABASE {name}" for name in names))
+
+
 @pytest.fixture
 def new_schema(postgres: str) -> Iterator[Callable[[], str]]:
     """A function that returns the URL of an unused schema; they are dropped afterwards."""
@@ -156,6 +191,9 @@ def new_schema(postgres: str) -> Iterator[Callable[[], str]]:
 _MARKS = {
     "postgres": [pytest.mark.postgres],
     "pool": [pytest.mark.postgres],
+    "mariadb": [pytest.mark.mariadb, pytest.mark.once],
+    "sqlalchemy": [pytest.mark.once],
+    "sqlalchemy postgres": [pytest.mark.postgres, pytest.mark.once],
     "pooler": [pytest.mark.postgres, pytest.mark.pgbouncer, pytest.mark.once],
     "pgbouncer": [pytest.mark.postgres, pytest.mark.pgbouncer, pytest.mark.once],
     # The statements and the writer are a file's: one CPython shows that a store runs them.
@@ -186,6 +224,9 @@ def url_of(store: str, request: pytest.FixtureRequest, folder: Path) -> str:
         return str(folder / "history.db")
     if store == "rollback":
         return f"sqlite:///{folder / 'history.db'}?journal=delete"
+    if store == "mariadb":
+        new_database: Callable[[], URL] = request.getfixturevalue("new_database")
+        return new_database().render_as_string(hide_password=False)
     if store in ("postgres", "pgbouncer"):
         new_schema: Callable[[], str] = request.getfixturevalue("new_schema")
         url = new_schema()
@@ -203,6 +244,16 @@ def new_stores(store: str, request: pytest.FixtureRequest, folder: Path) -> Call
     def new_store() -> OpenStore:
         own_folder = next(folders)
         own_folder.mkdir()
+        if store == "sqlalchemy":
+            file = f"sqlite+aiosqlite:///{own_folder / 'history.db'}"
+            # Without a pool, which would keep connections of an engine that nobody disposes of.
+            engine = partial(create_async_engine, file, poolclass=NullPool)
+            return lambda **options: open_history(engine=engine(), **options)
+        if store == "sqlalchemy postgres":
+            server = make_url(url_of("postgres", request, own_folder))
+            schema = str(server.query["schema"])
+            plain = server.difference_update_query(["schema"]).set(drivername="postgresql+asyncpg")
+            return lambda **options: SqlHistoryManager(plain, schema=schema, **options)
         url = url_of(store, request, own_folder)
         return lambda **options: open_history(url, **options)
 

@@ -308,7 +308,7 @@ class OperationLogInTurn:
     def __init__(
         self,
         change: Callable[[Callable[[OperationLog], Coroutine[Any, Any, Any]]], Awaitable[Any]],
-        log: StatementOperationLog,
+        log: OperationLog,
     ) -> None:
         self._change = change
         self.read = log.read

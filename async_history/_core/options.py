@@ -26,8 +26,6 @@ class HistoryOptions(TypedDict, total=False):
     queue_timeout_s: float | None
     close_timeout_s: float
     keys: KeyRing | None
-
-    # of a SQLite file, and of PostgreSQL
     ledger: bool
 
     # of a SQLite file

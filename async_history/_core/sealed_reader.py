@@ -19,9 +19,11 @@ from async_history._core.messages import Message
 from async_history._core.query import PageRead, RowsRead
 from async_history._core.recording import INDEXED_CAUSES
 from async_history._core.records import HistoryRecord
+from async_history._core.rows import ReadRows, Row
 from async_history._core.sealed_records import (
     Keys,
     key_ids,
+    opened_if_whole,
     opened_message,
     opened_record,
     opened_row,
@@ -206,6 +208,19 @@ async def read_opened(read: ReadRecords, load: Load) -> list[HistoryRecord]:
     return await _each(opened_record, records, keys)
 
 
+async def read_rows_opened(read: ReadRows, load: Load) -> list[Row]:
+    """Read rows and open them, each as `opened_if_whole`.
+
+    Args:
+        read, load: as in `read_opened`.
+
+    Raises:
+        KeyMissing: as `opened_record`.
+    """
+    rows, keys = await with_keys(await read(), read, _ids_of, load)
+    return [opened_if_whole(row, keys) for row in rows]
+
+
 async def with_keys(
     stored: R,
     read: Callable[[], Awaitable[R]],
@@ -238,8 +253,12 @@ def _ids_of_page(page: PageRead | FollowRead[Any]) -> set[str]:
     return _ids_of_records(page.records)
 
 
+def _ids_of(rows: Sequence[Row]) -> set[str]:
+    return key_ids(text for row in rows for text in texts_of_row(row))
+
+
 def _ids_of_rows(read: RowsRead) -> set[str]:
-    return key_ids(text for row in read.rows for text in texts_of_row(row))
+    return _ids_of(read.rows)
 
 
 def _ids_of_messages(rows: Sequence[Sequence[Any]]) -> set[str]:

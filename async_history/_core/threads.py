@@ -4,12 +4,13 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from async_history._core.running_loop import running_loop
 from async_history.errors import StorageError
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 def start(thread: threading.Thread) -> None:
@@ -52,6 +53,18 @@ async def computed(function: Callable[[], T]) -> T:
 
     start(threading.Thread(target=run, name="async_history cipher", daemon=True))
     return await done
+
+
+def for_a_thread(
+    function: Callable[P, Coroutine[Any, Any, T]],
+) -> Callable[P, Coroutine[Any, Any, T]]:
+    """Return what calls a coroutine function on this event loop, from a thread that it blocks."""
+    loop = running_loop()
+
+    async def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        return asyncio.run_coroutine_threadsafe(function(*args, **kwargs), loop).result()
+
+    return call
 
 
 def run_to_completion(coroutine: Coroutine[Any, Any, T]) -> T:

@@ -19,14 +19,11 @@ from async_history._core.key_statements import KeyStatements, KeyTable, Run
 from async_history._core.owners import SCOPES, Owner
 from async_history._core.records import HistoryRecord
 from async_history._core.rows import ReadRows, Row
-from async_history._core.sealed_reader import ReadRecords, read_opened, with_keys
+from async_history._core.sealed_reader import ReadRecords, read_opened, read_rows_opened
 from async_history._core.sealed_records import (
     USES,
-    key_ids,
-    opened_if_whole,
     owner_of_session,
     sealed_messages,
-    texts_of_row,
 )
 from async_history._core.sealing import BEGIN, JSON_BEGIN, DataKey
 from async_history._postgres.schema import in_schema
@@ -226,10 +223,6 @@ class Seal(Protocol):
         """Take note that a transaction, or a part of it, may have been undone."""
 
 
-def _ids_of_rows(rows: Sequence[Row]) -> set[str]:
-    return key_ids(text for row in rows for text in texts_of_row(row))
-
-
 class InClear:
     """Texts as they are."""
 
@@ -295,9 +288,7 @@ class Sealing:
         return await read_opened(read, partial(self._keys.load, table=access().table))
 
     async def opened_rows(self, read: ReadRows, table: KeyTable) -> Sequence[Row]:
-        load = partial(self._keys.load, table=table)
-        rows, keys = await with_keys(await read(), read, _ids_of_rows, load)
-        return [opened_if_whole(row, keys) for row in rows]
+        return await read_rows_opened(read, partial(self._keys.load, table=table))
 
     def undone(self) -> None:
         self._keys.end_leases()

@@ -6,7 +6,6 @@ when it is seen, behind all that have one. So no writer waits, and a record whos
 after another's acknowledgement comes after it: it has a higher number, and is not seen before it.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -14,11 +13,12 @@ from hashlib import sha256
 from typing import Any, Final, TypeVar
 
 from async_history._core.key_statements import Run
-from async_history._core.ledger.leaves import Bundle, owner_bundle, record_bundle
+from async_history._core.ledger.leaves import Bundle
+from async_history._core.ledger.new_leaves import new_leaves
 from async_history._core.ledger.tables import LedgerTables, place_all
 from async_history._core.owners import Owner
-from async_history._core.records import HistoryRecord, fields_in_order
-from async_history._core.threads import computed, run_to_completion
+from async_history._core.records import HistoryRecord
+from async_history._core.threads import computed, for_a_thread, run_to_completion
 from async_history._postgres.keys import Seal, key_table
 from async_history._postgres.ledger_sql import STATEMENTS
 from async_history._postgres.schema import in_schema
@@ -30,11 +30,6 @@ _UseConnection = Callable[
     [Callable[[Any, Sequence[str]], Coroutine[Any, Any, Any]], float | None], Awaitable[Any]
 ]
 
-_HASHED_HERE: Final = 64
-"""Records whose leaves are computed on the event loop: a third of a millisecond. More go to a
-thread."""
-_MOST: Final = 512
-"""Leaves in a bundle, which a proof reads as a whole."""
 _SNAPSHOT: Final = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
 _READ_S: Final = 600.0
 """Seconds that reading may take: some hundred million records are counted."""
@@ -65,8 +60,7 @@ class Attestation:
         self, records: Sequence[HistoryRecord], owners: Mapping[str, Owner | None]
     ) -> Sequence[Bundle]:
         """Return the leaves of new records, and of the owners that memories get."""
-        make = partial(_leaves, records, owners, self._seal.salt_key)
-        return make() if len(records) <= _HASHED_HERE else await computed(make)
+        return await new_leaves(records, owners, self._seal.salt_key)
 
     def tables(self, fetch: Run) -> LedgerTables:
         """Return the ledger's tables in a transaction, in which this runs one statement."""
@@ -92,17 +86,6 @@ def _lock(schema: str) -> str:
     digest = sha256(f"async_history ledger {schema}".encode()).digest()
     number = int.from_bytes(digest[:8], signed=True)
     return f"SELECT pg_catalog.pg_advisory_xact_lock('{number}'::pg_catalog.int8)"
-
-
-def _leaves(
-    records: Sequence[HistoryRecord], owners: Mapping[str, Owner | None], key: bytes | None
-) -> list[Bundle]:
-    fields = list(map(fields_in_order, records))
-    given = [(name, owner) for name, owner in owners.items() if owner is not None]
-    return [
-        *(record_bundle(fields[at : at + _MOST], key) for at in range(0, len(fields), _MOST)),
-        *(owner_bundle(dict(given[at : at + _MOST])) for at in range(0, len(given), _MOST)),
-    ]
 
 
 class ServerLedger:
@@ -141,13 +124,7 @@ class ServerLedger:
         return done
 
     async def _done(self, work: Work[T], connection: Any) -> T:
-        loop = asyncio.get_running_loop()
-
-        async def fetch(sql: str, *arguments: Any) -> Any:
-            there = connection.fetch(sql, *arguments)
-            return asyncio.run_coroutine_threadsafe(there, loop).result()
-
-        tables = self.attestation.tables(fetch)
+        tables = self.attestation.tables(for_a_thread(connection.fetch))
         return await computed(lambda: run_to_completion(work(tables)))
 
     async def before_reset(self) -> float:

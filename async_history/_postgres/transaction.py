@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from async_history._core.ledger.operation_log import LedgeredOperationLog
 from async_history._core.ledger.tables import LedgerTables
+from async_history._core.operations import StatementOperationLog
 from async_history._postgres.errors import DriverError
 from async_history._postgres.operations import OPERATIONS
 from async_history._postgres.schema import in_schema
@@ -90,7 +91,7 @@ def log_within(connection: Any, schema: str, ledger: LedgerTables | None) -> Led
     async def fetch(sql: str, *arguments: Any) -> Sequence[Sequence[Any]]:
         return list(await connection.fetch(in_schema(sql, schema), *arguments))
 
-    return LedgeredOperationLog(OPERATIONS, fetch, lambda: ledger)
+    return LedgeredOperationLog(StatementOperationLog(OPERATIONS, fetch), lambda: ledger)
 
 
 class SchemaSteps:

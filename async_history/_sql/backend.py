@@ -34,7 +34,9 @@ _SYSTEMS: Final = {"mssql": "microsoft.sql_server", "oracle": "oracle.db"}
 class SqlBackend:
     """The tables in a database that SQLAlchemy speaks to.
 
-    Either `url` or `user_engine` is set. The other fields are the arguments of `SqlHistoryManager`.
+    Either `url` or `user_engine` is set. With `may_migrate`, opening makes the tables and migrates
+    older ones; with `may_extend` and `asks_for_ledger`, it gives tables that are there a ledger.
+    The other fields are the arguments of `SqlHistoryManager`.
     """
 
     url: Any
@@ -46,6 +48,8 @@ class SqlBackend:
     retry_timeout_s: float
     writer_options: WriterOptions
     keys: KeyRing | None = None
+    asks_for_ledger: bool = False
+    may_extend: bool = False
 
     @property
     def system(self) -> str:
@@ -110,7 +114,7 @@ class SqlBackend:
             try_s=self.retry_timeout_s,
         )
         try:
-            statement_bytes = await self._prepare(connections, tables)
+            statement_bytes, has_ledger = await self._prepare(connections, tables)
         except BaseException:
             await to_the_end(connections.aclose())
             raise
@@ -119,6 +123,7 @@ class SqlBackend:
             tables,
             keys=self.keys,
             statement_bytes=statement_bytes,
+            has_ledger=has_ledger,
             writer_options=self.writer_options,
             retry_timeout_s=self.retry_timeout_s,
             committed=committed,
@@ -132,7 +137,7 @@ class SqlBackend:
                 raise
         return store
 
-    async def _prepare(self, connections: Connections, tables: Tables) -> int | None:
+    async def _prepare(self, connections: Connections, tables: Tables) -> tuple[int | None, bool]:
         async with contextlib.AsyncExitStack() as stack:
             with parameters_refused(self.url):
                 connection = await stack.enter_async_context(connections.opening())
@@ -142,7 +147,8 @@ class SqlBackend:
             else:
                 await schema.require_current(connection, tables, self.where)
             await self._check_keys(connection, tables)
-            return statement_bytes
+            has_ledger = await self._prepare_ledger(connection, tables)
+            return statement_bytes, has_ledger
 
     async def _check_keys(self, connection: AsyncConnection, tables: Tables) -> None:
         """Check that the history is opened with keys if it is encrypted, and only then.
@@ -158,3 +164,21 @@ class SqlBackend:
                 f"{self.where} is not encrypted, and migrate=False keeps it as it is; open it with "
                 "migrate=True once, or without keys"
             )
+
+    async def _prepare_ledger(self, connection: AsyncConnection, tables: Tables) -> bool:
+        """Give the history a ledger if that is asked for; return whether it has one.
+
+        Raises:
+            MigrationError: it has none, and has to stay as it is.
+        """
+        if await schema.has_ledger(connection, tables):
+            return True
+        if not self.asks_for_ledger:
+            return False
+        if not self.may_extend:
+            raise MigrationError(
+                f"{self.where} has no ledger, and migrate=False keeps it as it is; open it with "
+                "migrate=True once, or without a ledger"
+            )
+        await schema.make_ledger(connection, tables)
+        return True

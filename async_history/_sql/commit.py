@@ -25,6 +25,7 @@ from async_history._core.batch import (
     records_of,
 )
 from async_history._core.erased_names import Name, from_microseconds, name_digest
+from async_history._core.ledger.leaves import Bundle
 from async_history._core.operations import StoreOperation
 from async_history._core.owners import Owner
 from async_history._core.records import HistoryRecord
@@ -35,6 +36,7 @@ from async_history._sql.errors import is_refusal, storage_error
 from async_history._sql.inserts import Inserts
 from async_history._sql.keys import Seal, StoredRecords
 from async_history._sql.known import Known, Span
+from async_history._sql.ledger import Attestation, tables_of
 from async_history._sql.messages import find_buffers, save_messages
 from async_history._sql.names import keys_of
 from async_history._sql.numbered import numbered
@@ -55,6 +57,7 @@ class BatchCommitter:
         seal: what becomes of texts.
         where: the server, for messages.
         is_repeated: whether an earlier try of the batch may have been committed.
+        attestation: what gives records their leaves; None if the store has no ledger.
         single_statement: writes new records in one statement, where the database takes that.
     """
 
@@ -67,9 +70,12 @@ class BatchCommitter:
         where: str,
         *,
         is_repeated: bool,
+        attestation: Attestation | None,
         single_statement: SingleStatement | None = None,
     ) -> None:
         self._transaction = transaction
+        self._attestation = attestation
+        self._ledger = tables_of(attestation, transaction)
         self._tables = transaction.tables
         self._inserts = inserts
         self._known = known
@@ -101,7 +107,8 @@ class BatchCommitter:
         records = [_owned(*one) for one in zip(given, owners, strict=True)]
         size = sum([submission.size_bytes for submission in additions])
         stored = await self._seal.before(records, self._known.version)
-        if stored is None or not await self._commit_at_once(stored, size, has_begun):
+        leaves = await self._leaves(records, {})
+        if stored is None or not await self._commit_at_once(stored, leaves, size, has_begun):
             last = await self._transaction.claim(len(records), self._known.version)
             if last is None:
                 return False
@@ -109,19 +116,24 @@ class BatchCommitter:
             within = await self._seal.within(records, self._transaction, stored)
             has_begun()
             await self._add(last, within)
+            await self._attest(leaves)
             self._numbers = last, last + len(records)
         if self._known.has_owners:
             _give_owners(additions, owners)
         return True
 
     async def _commit_at_once(
-        self, stored: StoredRecords, size_bytes: int, has_begun: Callable[[], None]
+        self,
+        stored: StoredRecords,
+        leaves: Sequence[Bundle],
+        size_bytes: int,
+        has_begun: Callable[[], None],
     ) -> bool:
         """Write and commit records in one statement; False if that is not possible now."""
         last, single = self._known.last, self._single_statement
         if last is None or not self._known.is_alone:
             return False
-        if single is None or not single.takes(self._seal.statement_bytes(size_bytes)):
+        if single is None or not single.takes(self._seal.statement_bytes(size_bytes), leaves):
             return False
         added = numbered(last, stored.records)
         spans = self._known.widened_spans(added.spans, last)
@@ -130,7 +142,7 @@ class BatchCommitter:
         has_begun()
         connection, version = self._transaction.connection, self._known.version
         added = replace(added, spans=spans)
-        if not await single.commit(connection, last, version, added, stored.key_ids):
+        if not await single.commit(connection, last, version, added, stored.key_ids, leaves):
             return False
         self._is_as_known()
         self._spans = spans
@@ -151,6 +163,17 @@ class BatchCommitter:
             spans = self._known.unknown_spans(spans)
         for number, span in spans.items():
             await self._widen(number, span)
+
+    async def _leaves(
+        self, records: Sequence[HistoryRecord], owners: Mapping[str, Owner]
+    ) -> Sequence[Bundle]:
+        """Return the leaves of records, as they were given, and of the owners of memories."""
+        return () if self._attestation is None else await self._attestation.leaves(records, owners)
+
+    async def _attest(self, leaves: Sequence[Bundle]) -> None:
+        if self._ledger is not None:
+            for bundle in leaves:
+                await self._ledger.append(bundle)
 
     async def _widen(self, number: int, span: Span) -> None:
         """Make a span of the table as wide as its records need."""
@@ -300,6 +323,7 @@ class BatchCommitter:
             self._seen |= owners
         if records and self._has_undated:
             records = await dated(records, self.latest)
+        await self._attest(await self._leaves(records, owners))
         if records:
             stored = await self._seal.within(records, self._transaction)
             await self._add(self._transaction.last, stored)
@@ -310,7 +334,7 @@ class BatchCommitter:
 
     async def enter(self, operations: Sequence[StoreOperation]) -> None:
         """Enter operations in the log."""
-        log = log_within(self._transaction.connection, self._tables)
+        log = log_within(self._transaction.connection, self._tables, self._ledger)
         for operation in operations:
             await log.begin(operation)
 

@@ -213,18 +213,21 @@ class Connections:
 
     # Reading
 
-    async def read(self, work: "Work[T]") -> T:
+    async def read(self, work: "Work[T]", extra_s: float = 0.0) -> T:
         """Do work that only reads; again, where the connection is lost meanwhile.
+
+        Args:
+            extra_s: more seconds that the work may take, because it is large.
 
         Raises:
             StorageError: it can't be read.
         """
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._try_s
+        deadline = loop.time() + self._try_s + extra_s
         pause = _PAUSE_S
         while True:
             try:
-                async with self.reading() as connection:
+                async with self.reading(extra_s) as connection:
                     return await work(connection)
             except StorageUnreachable:
                 if loop.time() + pause > deadline:
@@ -233,8 +236,8 @@ class Connections:
             pause = min(2 * pause, _LONGEST_PAUSE_S)
 
     @contextlib.asynccontextmanager
-    async def reading(self) -> AsyncIterator[AsyncConnection]:
-        """Provide a connection that is given back afterwards.
+    async def reading(self, extra_s: float = 0.0) -> AsyncIterator[AsyncConnection]:
+        """Provide a connection that is given back afterwards; `extra_s` is as in `read`.
 
         Raises:
             StorageError: it can't be had, or what was asked failed.
@@ -244,7 +247,7 @@ class Connections:
         self._reads += 1
         self._none_reads.clear()
         try:
-            async with self._read_connection() as connection:
+            async with self._read_connection(extra_s) as connection:
                 yield connection
         finally:
             self._reads -= 1
@@ -252,7 +255,7 @@ class Connections:
                 self._none_reads.set()
 
     @contextlib.asynccontextmanager
-    async def _read_connection(self) -> AsyncIterator[AsyncConnection]:
+    async def _read_connection(self, extra_s: float) -> AsyncIterator[AsyncConnection]:
         try:
             async with asyncio.timeout(self._acquire_s):
                 connection = await self._engine.connect()
@@ -260,7 +263,7 @@ class Connections:
             raise storage_error(error, self.where) from error
         self._reading.add(connection)
         try:
-            async with asyncio.timeout(self._try_s):
+            async with asyncio.timeout(self._try_s + extra_s):
                 yield connection
         except DriverError as error:
             lost = is_connection_lost(error)

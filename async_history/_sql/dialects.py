@@ -66,6 +66,21 @@ def latest_committed(dialect: Dialect, statement: Select[Any]) -> Select[Any]:
     return statement.with_for_update(read=True) if is_mysql(dialect) else statement
 
 
+_SNAPSHOT: Final = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"
+_SNAPSHOTS: Final = {
+    "sqlite": "BEGIN",
+    "postgresql": f"{_SNAPSHOT}, READ ONLY",
+    **dict.fromkeys(MYSQL, _SNAPSHOT),
+}
+
+
+async def begin_snapshot(connection: AsyncConnection) -> None:
+    """Let all statements of a new transaction see the same, where the database can do that."""
+    begin = _SNAPSHOTS.get(connection.dialect.name)
+    if begin is not None:
+        await connection.exec_driver_sql(begin)
+
+
 async def claim(
     connection: AsyncConnection, tables: Tables, count: int, version: int
 ) -> int | None:
@@ -159,9 +174,12 @@ async def check_settings(connection: AsyncConnection, where: str) -> int | None:
     return int(row[2] * _PACKET_PART)
 
 
-def size_query(dialect: Dialect, tables: Tables) -> Any:
+def size_query(dialect: Dialect, tables: Tables, *, has_ledger: bool) -> Any:
     """Return the SELECT of the bytes of all tables; None where the database is not asked."""
-    names = [table.name for table in tables.metadata.sorted_tables]
+    all_tables = tables.metadata.sorted_tables
+    if has_ledger:
+        all_tables = [*all_tables, *tables.ledger_metadata.sorted_tables]
+    names = [table.name for table in all_tables]
     schema = tables.metadata.schema
     if is_mysql(dialect):
         return (
@@ -175,7 +193,7 @@ def size_query(dialect: Dialect, tables: Tables) -> Any:
         )
     if dialect.name == "postgresql":
         preparer = dialect.identifier_preparer
-        quoted = [preparer.format_table(table) for table in tables.metadata.sorted_tables]
+        quoted = [preparer.format_table(table) for table in all_tables]
         sizes = [func.pg_total_relation_size(name) for name in quoted]
         total: Any = sizes[0]
         for size in sizes[1:]:

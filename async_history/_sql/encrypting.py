@@ -18,6 +18,7 @@ from async_history._core.owners import Owner
 from async_history._core.sealing import BEGIN, END, JSON_BEGIN, KEY_ID, DataKey
 from async_history._core.stored_texts import (
     CONTENT,
+    LEDGER_MEANWHILE,
     TURNED_OFF,
     Page,
     StoredMessage,
@@ -32,6 +33,7 @@ from async_history._sql.keys import Sealing
 from async_history._sql.marks import add_marks, cause_marks, remove_marks
 from async_history._sql.packets import require_fits
 from async_history._sql.rows import columns_read, record_from_row
+from async_history._sql.schema import has_ledger
 from async_history._sql.tables import Tables
 from async_history._sql.transaction import Transaction
 from async_history.errors import StorageError, StorageRefused
@@ -314,6 +316,8 @@ class _SqlTransaction:
 
     async def end(self) -> None:
         """Remove all keys but `OFF`."""
+        if await has_ledger(self._transaction.connection, self._tables):
+            raise StorageError(LEDGER_MEANWHILE)
         keys = self._tables.data_keys
         await self._transaction.execute(delete(keys).where(keys.c.id != OFF))
         await self._transaction.execute(delete(self._tables.wrapping_keys))

@@ -24,13 +24,16 @@ from async_history._core.erased_names import (
     microseconds,
     name_digest,
 )
+from async_history._core.ledger import changes
+from async_history._core.ledger.operation_log import LedgeredOperationLog
+from async_history._core.ledger.tables import LedgerTables
 from async_history._core.owners import SCOPES, without_scope
 from async_history._core.records import HistoryRecord
 from async_history._sql.dialects import in_parts, is_mysql
 from async_history._sql.keys import Seal
 from async_history._sql.marks import mark_of, marks_of, remove_marks
 from async_history._sql.names import key_of, keys_of, whole_names
-from async_history._sql.operations import SqlOperationLog, log_within
+from async_history._sql.operations import log_within
 from async_history._sql.rows import (
     columns_read,
     names_from_row,
@@ -67,17 +70,19 @@ class EraseSteps:
 
     Args:
         seal: what becomes of texts.
+        ledger: the ledger's tables in this transaction, if the store has one.
     """
 
-    def __init__(self, transaction: Transaction, seal: Seal) -> None:
+    def __init__(self, transaction: Transaction, seal: Seal, ledger: LedgerTables | None) -> None:
         self._seal = seal
+        self._ledger = ledger
         self._transaction = transaction
         self._connection = transaction.connection
         self._tables = transaction.tables
 
     @property
-    def log(self) -> SqlOperationLog:
-        return log_within(self._connection, self._tables)
+    def log(self) -> LedgeredOperationLog:
+        return log_within(self._connection, self._tables, self._ledger)
 
     async def _fetch(self, statement: Any) -> Sequence[Any]:
         return (await self._connection.execute(statement)).all()
@@ -168,6 +173,16 @@ class EraseSteps:
         return await self._texts(actor_id, found)
 
     async def redact(self, columns: Columns, places: Sequence[RecordRef]) -> int:
+        if self._ledger is None:
+            return await self._redact(columns, places)
+        ids = [place.id for place in places]
+        held = await changes.held(self._ledger, ids)
+        redacted = await self._redact(columns, places)
+        if redacted:
+            await changes.erase(self._ledger, ids, held)
+        return redacted
+
+    async def _redact(self, columns: Columns, places: Sequence[RecordRef]) -> int:
         history = self._tables.history
         nothing: dict[str, Any] = dict.fromkeys(columns)
         lost = 0
@@ -217,6 +232,14 @@ class EraseSteps:
         await self._seal.mark(names, self._transaction)
 
     async def disown(self, scope: str, memory_ids: Sequence[str]) -> None:
+        if self._ledger is None:
+            await self._disown(scope, memory_ids)
+            return
+        owned = await changes.owned(self._ledger, memory_ids)
+        await self._disown(scope, memory_ids)
+        await changes.disown(self._ledger, memory_ids, owned)
+
+    async def _disown(self, scope: str, memory_ids: Sequence[str]) -> None:
         history, owners = self._tables.history, self._tables.owners
         for keys in in_parts(keys_of(memory_ids)):
             found = await self._connection.execute(

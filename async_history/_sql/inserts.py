@@ -7,12 +7,19 @@ from sqlalchemy import Table, insert
 from sqlalchemy.engine import Dialect
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from async_history._core.ledger.leaves import Bundle
 from async_history._sql.dialects import is_mysql
 from async_history._sql.numbered import NumberedRecords
 from async_history._sql.rows import ALL_COLUMNS, PLAIN_COLUMNS
-from async_history._sql.tables import BINARY_DIALECTS, Name, Tables
+from async_history._sql.tables import BINARY_DIALECTS, Name, Tables, hashes_text
 
 Rows = Sequence[tuple[Any, ...]]
+
+
+def leaves_row(bundle: Bundle) -> tuple[Any, ...]:
+    """Return the row of a bundle of leaves as `Inserts.leaves` takes it."""
+    hashes = hashes_text(bundle.hashes)
+    return bundle.kind, bundle.size, hashes, int(bundle.is_keyed), bundle.names
 
 
 class Insert:
@@ -63,12 +70,13 @@ class Insert:
 
 
 class Inserts:
-    """The INSERT statements of new records: with details or without, and of their marks."""
+    """The INSERT statements of new records, with details or without, of their marks and leaves."""
 
     def __init__(self, tables: Tables, dialect: Dialect) -> None:
         self.plain = Insert(tables.history, dialect, PLAIN_COLUMNS)
         self.full = Insert(tables.history, dialect, ALL_COLUMNS)
         self.marks = Insert(tables.marks, dialect, ("mark", "seq"))
+        self.leaves = Insert(tables.ledger, dialect, Bundle._fields)
 
     def of(self, records: NumberedRecords) -> Insert:
         """Return the statement that adds these records."""

@@ -19,9 +19,11 @@ from async_history._core.batch_sealing import ids_of_keys, keys_in_store, sealed
 from async_history._core.data_keys import DataKeys
 from async_history._core.encryption import OPEN_WITH_KEYS
 from async_history._core.erased_names import Name
+from async_history._core.key_statements import KeyTable
 from async_history._core.owners import Owner
 from async_history._core.records import HistoryRecord
-from async_history._core.sealed_reader import ReadRecords, read_opened
+from async_history._core.rows import ReadRows, Row
+from async_history._core.sealed_reader import ReadRecords, read_opened, read_rows_opened
 from async_history._core.sealed_records import (
     USES,
     owner_of_session,
@@ -55,6 +57,10 @@ class Seal(Protocol):
     `transaction` has locked the row of `state`.
     """
 
+    @property
+    def salt_key(self) -> bytes | None:
+        """The key of the salts of a ledger; None where they are kept as they are."""
+
     async def before(self, records: Sequence[HistoryRecord], version: int) -> StoredRecords | None:
         """Return records as the tables get them, before a transaction of this version.
 
@@ -76,6 +82,9 @@ class Seal(Protocol):
 
     async def opened(self, read: ReadRecords, transaction: Transaction) -> Sequence[HistoryRecord]:
         """Read records, and return them as they were given."""
+
+    async def opened_rows(self, read: ReadRows, table: KeyTable) -> Sequence[Row]:
+        """Read stored rows, and return them as they were given; one that does not open as it is."""
 
     async def check(self, transaction: Transaction) -> None:
         """Check that this store may be written as it was opened.
@@ -110,6 +119,8 @@ class InClear:
         where: the store, for messages.
     """
 
+    salt_key: Final = None
+
     def __init__(self, where: str) -> None:
         self._where = where
 
@@ -130,6 +141,9 @@ class InClear:
         return rows
 
     async def opened(self, read: ReadRecords, transaction: Transaction) -> Sequence[HistoryRecord]:
+        return await read()
+
+    async def opened_rows(self, read: ReadRows, table: KeyTable) -> Sequence[Row]:
         return await read()
 
     async def check(self, transaction: Transaction) -> None:
@@ -163,6 +177,10 @@ class Sealing:
     def __init__(self, keys: DataKeys) -> None:
         self._keys = keys
 
+    @property
+    def salt_key(self) -> bytes:
+        return self._keys.index_key
+
     async def before(self, records: Sequence[HistoryRecord], version: int) -> StoredRecords | None:
         self._keys.hold_while(version)
         owners = [record.owner for record in records]
@@ -193,6 +211,9 @@ class Sealing:
     async def opened(self, read: ReadRecords, transaction: Transaction) -> Sequence[HistoryRecord]:
         table = WrittenKeyTable(transaction)
         return await read_opened(read, partial(self._keys.load, table=table))
+
+    async def opened_rows(self, read: ReadRows, table: KeyTable) -> Sequence[Row]:
+        return await read_rows_opened(read, partial(self._keys.load, table=table))
 
     async def check(self, transaction: Transaction) -> None: ...
 

@@ -59,6 +59,8 @@ class SqlHistoryManager(HistoryManager):
             `StorageMissing` where that is needed.
         pool_size: most connections of an engine of our own.
         keys: a `KeyRing`, to encrypt what is recorded; see the guide on encryption.
+        ledger: give the history a ledger, which proves what was recorded. One that has a ledger
+            keeps it. See `history.ledger`.
         queue_records, queue_bytes, queue_timeout_s, batch_records: see `GroupCommitWriter`.
         acquire_timeout_s: how long to wait for a connection.
         retry_timeout_s: how long what failed with its connection is tried again.
@@ -75,6 +77,7 @@ class SqlHistoryManager(HistoryManager):
         migrate: bool = True,
         pool_size: int | None = None,
         keys: KeyRing | None = None,
+        ledger: bool = False,
         queue_records: int = QUEUE_RECORDS,
         queue_bytes: int = QUEUE_BYTES,
         queue_timeout_s: float | None = None,
@@ -104,6 +107,8 @@ class SqlHistoryManager(HistoryManager):
             ),
             acquire_timeout_s=check_seconds("acquire_timeout_s", seconds, may_be_zero=False),
             keys=check_keys(keys),
+            asks_for_ledger=check_flag("ledger", ledger),
+            may_extend=may_migrate,
             retry_timeout_s=check_seconds("retry_timeout_s", retry_timeout_s, may_be_zero=False),
             writer_options=WriterOptions(
                 queue_records=queue_records,

@@ -9,8 +9,9 @@ from sqlalchemy import and_, func, insert, literal_column, null, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from async_history._core.erased_names import from_microseconds, microseconds
+from async_history._core.ledger.operation_log import LedgeredOperationLog
+from async_history._core.ledger.tables import LedgerTables
 from async_history._core.operations import OperationEnd, StoreOperation
-from async_history._sql.connections import Connections
 from async_history._sql.tables import Tables
 
 Run = Callable[[Callable[[AsyncConnection], Awaitable[Any]]], Awaitable[Any]]
@@ -147,24 +148,16 @@ class SqlOperationLog:
         ]
 
 
-def log_within(connection: AsyncConnection, tables: Tables) -> SqlOperationLog:
-    """Return the log of operations inside the transaction of a connection."""
+def log_within(
+    connection: AsyncConnection, tables: Tables, ledger: LedgerTables | None
+) -> LedgeredOperationLog:
+    """Return the log of operations inside the transaction of a connection.
+
+    Args:
+        ledger: the ledger's tables in this transaction, if the store has one.
+    """
 
     async def here(work: Callable[[AsyncConnection], Awaitable[Any]]) -> Any:
         return await work(connection)
 
-    return SqlOperationLog(tables, here)
-
-
-class StoreOperationLog(SqlOperationLog):
-    """The log of operations of a store: read like the records, and written in turn with them."""
-
-    def __init__(self, tables: Tables, connections: Connections, write: Run) -> None:
-        super().__init__(tables, write)
-        self._connections = connections
-
-    async def read(
-        self, *, up_to: str | None = None, limit: int | None = None
-    ) -> list[StoreOperation]:
-        """Return the last operations, oldest first."""
-        return await self._connections.read(partial(self._read, up_to, limit))
+    return LedgeredOperationLog(SqlOperationLog(tables, here), lambda: ledger)

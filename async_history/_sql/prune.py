@@ -10,9 +10,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from async_history._core.erase_transaction import RecordRef
 from async_history._core.erased_names import microseconds
+from async_history._core.ledger import changes
+from async_history._core.ledger.tables import LedgerTables
 from async_history._core.prune_request import PruneRequest
 from async_history._core.prune_transaction import Candidate, Edge, prunable_alone
-from async_history._core.records import Event
+from async_history._core.records import Event, HistoryRecord
 from async_history._sql.dialects import in_parts
 from async_history._sql.marks import marks_of, remove_marks
 from async_history._sql.operations import log_within
@@ -24,13 +26,19 @@ class Pruning:
     """What a pruning step does in its transaction, with `state` locked.
 
     Memories are named by the keys that their column holds.
+
+    Args:
+        ledger: the ledger's tables in this transaction, if the store has one.
     """
 
-    def __init__(self, connection: AsyncConnection, tables: Tables) -> None:
+    def __init__(
+        self, connection: AsyncConnection, tables: Tables, ledger: LedgerTables | None
+    ) -> None:
         self._connection = connection
         self._tables = tables
+        self._ledger = ledger
         self.has_removed_owners = False
-        self.log = log_within(connection, tables)
+        self.log = log_within(connection, tables, ledger)
 
     async def _fetch(self, statement: Any) -> Sequence[Any]:
         return (await self._connection.execute(statement)).all()
@@ -141,14 +149,17 @@ class Pruning:
         history, owners = self._tables.history, self._tables.owners
         there = await self.still_there([one.place for one in records])
         positions = [place.position for place in there]
+        removed: list[HistoryRecord] = []
         for part in in_parts(positions):
             rows = await self._fetch(
                 select(*columns_read(self._tables)).where(history.c.seq.in_(part))
             )
+            records_there = [(row[0], record_from_row(row)) for row in rows]
+            removed += [record for _, record in records_there]
             await remove_marks(
                 self._connection,
                 self._tables,
-                [(mark, row[0]) for row in rows for mark in marks_of(record_from_row(row))],
+                [(mark, seq) for seq, record in records_there for mark in marks_of(record)],
             )
             await self._connection.execute(delete(history).where(history.c.seq.in_(part)))
         for keys in in_parts(dict.fromkeys(place.memory_id for place in there)):
@@ -161,6 +172,9 @@ class Pruning:
                     delete(owners).where(owners.c.memory_id.in_(gone))
                 )
                 self.has_removed_owners = self.has_removed_owners or done.rowcount > 0
+        if removed and self._ledger is not None:
+            memories = {record.memory_id for record in removed}
+            await changes.prune(self._ledger, [record.id for record in removed], memories)
         return there
 
 

@@ -79,7 +79,7 @@ async def migrate(connection: AsyncConnection, tables: Tables, where: str) -> No
 async def _upgrade(connection: AsyncConnection, tables: Tables, layout: int) -> None:
     """Move the log of erasures of version 1 into the log of operations."""
     schema = tables.metadata.schema
-    log = log_within(connection, tables)
+    log = log_within(connection, tables, None)  # so old a history has no ledger
     if await connection.run_sync(lambda one: inspect(one).has_table(_ERASURES, schema=schema)):
         old = await connection.run_sync(
             lambda one: Table(_ERASURES, MetaData(schema=schema), autoload_with=one)
@@ -107,6 +107,22 @@ def _erasure(row: Any) -> StoreOperation:
         records=row.records,
         messages=row.messages,
     )
+
+
+async def has_ledger(connection: AsyncConnection, tables: Tables) -> bool:
+    """Return whether the history has the tables of a ledger."""
+    name, schema = tables.ledger.name, tables.metadata.schema
+    return await connection.run_sync(lambda one: inspect(one).has_table(name, schema=schema))
+
+
+async def make_ledger(connection: AsyncConnection, tables: Tables) -> None:
+    """Give a history the tables of a ledger; one process at a time."""
+    await connection.rollback()
+    async with set_up_alone(connection, tables.metadata.schema):
+        # The last one tells that all are there: some databases commit each.
+        for table in (tables.ledger_names, tables.ledger_tiles, tables.ledger):
+            await connection.run_sync(table.create, checkfirst=True)
+        await connection.commit()
 
 
 async def _layout(connection: AsyncConnection, tables: Tables, where: str) -> int | None:

@@ -14,7 +14,8 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from async_history._core.key_statements import MOST_USES
-from async_history._sql.inserts import Inserts
+from async_history._core.ledger.leaves import Bundle
+from async_history._sql.inserts import Inserts, leaves_row
 from async_history._sql.numbered import NumberedRecords
 from async_history._sql.tables import Tables
 
@@ -67,8 +68,10 @@ class SingleStatement:
         self._most_bytes = min(statement_bytes or _MOST_BYTES, _MOST_BYTES)
         self._execute = execute
 
-    def takes(self, size_bytes: int) -> bool:
-        """Return whether so many bytes are not too many for a statement."""
+    def takes(self, size_bytes: int, leaves: Sequence[Bundle]) -> bool:
+        """Return whether so many bytes, and leaves, are not too many for a statement."""
+        for bundle in leaves:
+            size_bytes += 2 * (len(bundle.hashes) + len(bundle.names.encode()))
         return size_bytes <= self._most_bytes
 
     async def commit(
@@ -78,11 +81,13 @@ class SingleStatement:
         version: int,
         records: NumberedRecords,
         key_ids: Sequence[str],
+        leaves: Sequence[Bundle],
     ) -> bool:
         """Write and commit records whose numbers follow `last`.
 
         Args:
             key_ids: data keys that must be in the store, and not retired.
+            leaves: of the records, if the store has a ledger.
 
         Returns:
             False if `last` or `version` is another by now, or a key is missing or retired: then
@@ -100,6 +105,9 @@ class SingleStatement:
         for number, span in records.spans.items():
             inserts.append(f"{self._replace_span} {_SPAN_VALUES}")
             values += (number, span.first_time, span.last_time, span.events, int(span.has_undated))
+        for bundle in leaves:
+            inserts.append(self._inserts.leaves.sql)
+            values += self._inserts.leaves.values([leaves_row(bundle)])[0]
         block = _BLOCK.format(
             state=self._state, keys=self._keys_are_there(key_ids), inserts="; ".join(inserts)
         )

@@ -17,7 +17,14 @@ from async_history._core.erased_names import Name
 from async_history._core.follow_reads import FollowReader
 from async_history._core.key_ring import KeyRing
 from async_history._core.key_statements import KeyTable
-from async_history._core.operations import OperationLog, StoreOperation, at_its_end
+from async_history._core.ledger import changes
+from async_history._core.ledger.tables import LedgerTables, place_all
+from async_history._core.operations import (
+    OperationLog,
+    OperationLogInTurn,
+    StoreOperation,
+    at_its_end,
+)
 from async_history._core.prune import PruneCursor, PruneStep, prune_step
 from async_history._core.prune_request import PruneRequest
 from async_history._core.prune_transaction import PruneTries
@@ -38,7 +45,8 @@ from async_history._sql.inserts import Inserts
 from async_history._sql.key_statements import SqlKeyTable, WrittenKeyTable, count_clear
 from async_history._sql.keys import InClear, Seal, Sealing
 from async_history._sql.known import Known
-from async_history._sql.operations import StoreOperationLog, log_within
+from async_history._sql.ledger import LEAF_S, Attestation, SqlLedger, tables_of
+from async_history._sql.operations import SqlOperationLog, log_within
 from async_history._sql.packets import find_too_large
 from async_history._sql.prune import Pruning
 from async_history._sql.read import HistoryReader
@@ -52,6 +60,8 @@ T = TypeVar("T")
 
 _BYTES_A_SECOND: Final = 4_000_000
 """What a slow server takes, for the time that a large batch may need."""
+_READ_LEDGER_S: Final = 600.0
+"""Extra seconds that reading for the ledger may take: some hundred million records are counted."""
 
 
 class SqlStore:
@@ -60,6 +70,7 @@ class SqlStore:
     Args:
         keys: what the history is encrypted with, if it is.
         statement_bytes: the largest statement that the server takes; None is without bound.
+        has_ledger: whether the history has a ledger.
         writer_options, retry_timeout_s: see `GroupCommitWriter`.
         committed: notified after each commit.
         ended: called when the writer has ended.
@@ -72,6 +83,7 @@ class SqlStore:
         *,
         keys: KeyRing | None,
         statement_bytes: int | None,
+        has_ledger: bool,
         writer_options: WriterOptions,
         retry_timeout_s: float,
         committed: CommitSignal,
@@ -113,7 +125,13 @@ class SqlStore:
             self.encryption = StoreEncryption(data_keys, table, self._with_keys, texts)
             self.reader = SealedReader(reader, self.encryption)
             self.follower = SealedFollowReader(follower, self.encryption)
-        self.operations: OperationLog = StoreOperationLog(tables, connections, self._write_alone)
+        self._attestation = Attestation(tables, self._seal) if has_ledger else None
+        self.ledger: SqlLedger | None = None
+        if self._attestation is not None:
+            self.ledger = SqlLedger(self._attestation, self._with_state, self._read_ledger)
+        self.operations: OperationLog = OperationLogInTurn(
+            self._change_log, SqlOperationLog(tables, connections.read)
+        )
         erased = out_of_reach(
             connections.dialect, (tables.history, tables.messages, tables.owners), "the erasure"
         )
@@ -157,6 +175,7 @@ class SqlStore:
                 self._seal,
                 self._connections.where,
                 is_repeated=is_repeated,
+                attestation=self._attestation,
                 single_statement=self._single_statement,
             )
 
@@ -200,9 +219,12 @@ class SqlStore:
                 self._seal.undone()
                 raise
 
+        return await self._with_current_keys(write)
+
+    async def _with_current_keys(self, work: Callable[[], Awaitable[T]]) -> T:
         if self.encryption is None:
-            return await write()
-        return await self.encryption.with_current_keys(write)
+            return await work()
+        return await self.encryption.with_current_keys(work)
 
     def _write_alone(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> "asyncio.Future[T]":
         """Do work in a transaction on the writing connection, in its turn among the writes."""
@@ -212,7 +234,13 @@ class SqlStore:
         return Transaction(connection, self.tables, is_ours=True)
 
     def _with_state(self, work: Callable[[Transaction], Awaitable[T]]) -> "asyncio.Future[T]":
-        """Do work with `state` locked, and write the counters afterwards."""
+        """Do work with `state` locked, in its turn among the writes."""
+        return self._write_alone(self._locked(work))
+
+    def _locked(
+        self, work: Callable[[Transaction], Awaitable[T]]
+    ) -> Callable[[AsyncConnection], Awaitable[T]]:
+        """Return work with `state` locked, which writes the counters afterwards."""
 
         async def do(connection: AsyncConnection) -> T:
             transaction = self._begun(connection)
@@ -222,12 +250,26 @@ class SqlStore:
             await transaction.write_state()
             return done
 
-        return self._write_alone(do)
+        return do
 
-    def _erase(
-        self, work: Callable[[EraseTransaction], Coroutine[Any, Any, T]]
-    ) -> "asyncio.Future[T]":
-        return self._with_state(lambda transaction: work(EraseSteps(transaction, self._seal)))
+    async def _change_log(self, work: Callable[[OperationLog], Coroutine[Any, Any, T]]) -> T:
+        async def change(connection: AsyncConnection) -> T:
+            ledger = tables_of(self._attestation, self._begun(connection))
+            return await work(log_within(connection, self.tables, ledger))
+
+        return await self._write_alone(change)
+
+    async def _read_ledger(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        return await self._with_current_keys(lambda: self._connections.read(work, _READ_LEDGER_S))
+
+    async def _erase(self, work: Callable[[EraseTransaction], Coroutine[Any, Any, T]]) -> T:
+        async def erase(transaction: Transaction) -> T:
+            ledger = tables_of(self._attestation, transaction)
+            return await work(EraseSteps(transaction, self._seal, ledger))
+
+        if self.ledger is not None:
+            await place_all(self.ledger)
+        return await self._with_state(erase)
 
     async def _with_keys(self, work: Callable[[KeyTable], Coroutine[Any, Any, T]]) -> T:
         return await self._with_state(lambda transaction: work(WrittenKeyTable(transaction)))
@@ -260,11 +302,12 @@ class SqlStore:
                 self._seal.apart(),
                 self._connections.where,
                 is_repeated=True,
+                attestation=self._attestation,
             )
             async with connection.begin_nested():
                 return await committer.commit_in_steps([submission])
 
-        return await (add() if self.encryption is None else self.encryption.with_current_keys(add))
+        return await self._with_current_keys(add)
 
     def reset(self, operation: StoreOperation) -> "asyncio.Future[None]":
         """Queue a reset: records, messages and owners go. Their numbers are not used again."""
@@ -276,17 +319,38 @@ class SqlStore:
                 (await transaction.connection.execute(delete(table))).rowcount for table in emptied
             ]
             transaction.next_version()
+            ledger = tables_of(self._attestation, transaction)
+            if ledger is not None:
+                await changes.reset(ledger)
             ended = at_its_end(operation, *removed[:2])
-            await log_within(transaction.connection, tables).begin(ended)
+            await log_within(transaction.connection, tables, ledger).begin(ended)
 
-        return self._with_state(reset)
+        async def reset_in_time() -> None:
+            await self._write(self._locked(reset), await self._place_before_reset())
+
+        return self.writer.run_alone(reset_in_time)
+
+    async def _place_before_reset(self) -> float:
+        """Give all leaves their places; return the extra seconds that a reset may need for them."""
+        if self._attestation is None:
+            return 0.0
+
+        async def write(work: Callable[[Transaction], Awaitable[T]]) -> T:
+            return await self._write(self._locked(work))
+
+        ledger = SqlLedger(self._attestation, write, self._read_ledger)  # this is its turn
+        await place_all(ledger)
+        return await ledger.read(LedgerTables.size) * LEAF_S
 
     async def prune_step(self, asked: PruneRequest, reached: PruneCursor | None) -> PruneStep:
         """Prune the next records in one transaction; in a dry run, count them."""
         tries = PruneTries()
+        if self.ledger is not None and not asked.dry_run:
+            await place_all(self.ledger)
 
         async def step(transaction: Transaction) -> PruneStep:
-            steps = Pruning(transaction.connection, self.tables)
+            ledger = tables_of(self._attestation, transaction)
+            steps = Pruning(transaction.connection, self.tables, ledger)
             done = await prune_step(asked, reached, steps, tries)
             if steps.has_removed_owners:
                 transaction.next_version()
@@ -299,7 +363,7 @@ class SqlStore:
     async def measure(self) -> Measured:
         """Return the size of the tables and warnings, where the database tells them."""
         dialect = self._connections.dialect
-        query = size_query(dialect, self.tables)
+        query = size_query(dialect, self.tables, has_ledger=self.ledger is not None)
 
         async def measure(connection: AsyncConnection) -> Measured:
             warnings: list[StoreWarning] = []

@@ -3,6 +3,8 @@
 `seq` numbers the records in the order of commits, without gaps: see `state`.
 """
 
+import base64
+import binascii
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,6 +15,7 @@ from sqlalchemy import (
     BigInteger,
     Column,
     Dialect,
+    Identity,
     Index,
     Integer,
     MetaData,
@@ -37,6 +40,13 @@ SPAN_BITS: Final = 12
 BINARY_DIALECTS: Final = ("mysql", "mariadb", "mssql")
 """Databases whose texts are compared without case, or without spaces at the end, unless they are
 bytes."""
+
+
+_MYSQL_TEXT: Final = LONGTEXT(charset="utf8mb4", collation="utf8mb4_bin")
+
+
+def _text() -> Any:
+    return Text().with_variant(_MYSQL_TEXT, "mysql", "mariadb")
 
 
 class Name(TypeDecorator[str]):
@@ -86,12 +96,30 @@ class OwnerDigest(TypeDecorator[str]):
         return "" if value == _NO_OWNER else str(value)
 
 
+class Hashes(TypeDecorator[bytes]):
+    """Bytes as a text (base64): MySQL's drivers do not escape bytes for each sql_mode."""
+
+    impl = _text()
+    cache_ok = True
+
+    def process_bind_param(self, value: bytes | None, dialect: Dialect) -> str | None:
+        """Return what the column holds."""
+        return None if value is None else hashes_text(value)
+
+    def process_result_value(self, value: Any | None, dialect: Dialect) -> bytes:
+        """Return the bytes; none of a damaged text, which is fewer than there should be."""
+        try:
+            return base64.b64decode(value or "", validate=True)
+        except (binascii.Error, ValueError):
+            return b""
+
+
+def hashes_text(value: bytes) -> str:
+    """Return what a column of `Hashes` holds."""
+    return base64.b64encode(value).decode()
+
+
 _NO_OWNER: Final = "none"
-_MYSQL_TEXT: Final = LONGTEXT(charset="utf8mb4", collation="utf8mb4_bin")
-
-
-def _text() -> Any:
-    return Text().with_variant(_MYSQL_TEXT, "mysql", "mariadb")
 
 
 def _number() -> Any:
@@ -127,6 +155,8 @@ class Tables:
         owners: whose memories are.
         erased: names that were erased, as digests.
         operations: the log of operations; no name of them is looked up, so these are texts.
+        ledger, ledger_tiles, ledger_names: the leaves, a row for those of a batch, the tree over
+            them, and where each name's leaf is. Only a history with a ledger has them.
         state: one row. Each transaction that writes updates it first and so has it locked until it
             ends: `last` is the number of the newest record, and numbers are in the order of
             commits. What a writer remembers of owners holds as long as `version` is the same; it is
@@ -134,6 +164,7 @@ class Tables:
     """
 
     metadata: MetaData
+    ledger_metadata: MetaData
     history: Table
     marks: Table
     spans: Table
@@ -144,6 +175,9 @@ class Tables:
     wrapping_keys: Table
     data_keys: Table
     encryption: Table
+    ledger: Table
+    ledger_tiles: Table
+    ledger_names: Table
     state: Table
 
 
@@ -153,10 +187,10 @@ def tables_in(schema: str | None) -> Tables:
 
     The same each time: SQLAlchemy keeps the statements that it has compiled, by their tables.
     """
-    metadata = MetaData(schema=schema)
+    metadata, ledger = MetaData(schema=schema), MetaData(schema=schema)
 
-    def table(name: str, *columns: Any) -> Table:
-        return Table(f"{PREFIX}{name}", metadata, *columns, **_OPTIONS)
+    def table(name: str, *columns: Any, among: MetaData = metadata) -> Table:
+        return Table(f"{PREFIX}{name}", among, *columns, **_OPTIONS)
 
     texts = {"old_memory", "new_memory", "created_at", "updated_at"}
     required = {"id", "memory_id", "event"}
@@ -173,6 +207,7 @@ def tables_in(schema: str | None) -> Tables:
     history += [Column(name, _text()) for name in ("context", "cause", "long_names")]
     return Tables(
         metadata,
+        ledger,
         table(
             "records",
             *history,
@@ -249,6 +284,32 @@ def tables_in(schema: str | None) -> Tables:
             Column("id", Integer(), primary_key=True, autoincrement=False),
             Column("is_whole", SmallInteger(), nullable=False),
             Column("clear_until", BigInteger(), nullable=False),
+        ),
+        table(
+            "ledger",
+            Column("number", _number(), Identity(), primary_key=True),
+            Column("first", BigInteger()),  # the place of its first leaf; NULL until it has one
+            Column("kind", String(16), nullable=False),
+            Column("size", BigInteger(), nullable=False),
+            Column("hashes", Hashes(), nullable=False),
+            Column("is_keyed", SmallInteger(), nullable=False),
+            Column("names", _text(), nullable=False),
+            Index(f"{PREFIX}ledger_places", "first"),
+            Index(f"{PREFIX}ledger_kinds", "kind", "first"),
+            among=ledger,
+        ),
+        table(
+            "ledger_tiles",
+            Column("level", BigInteger(), primary_key=True, autoincrement=False),
+            Column("number", BigInteger(), primary_key=True, autoincrement=False),
+            Column("hashes", Hashes(), nullable=False),
+            among=ledger,
+        ),
+        table(
+            "ledger_names",
+            Column("key", BigInteger(), primary_key=True, autoincrement=False),
+            Column("place", BigInteger(), primary_key=True, autoincrement=False),
+            among=ledger,
         ),
         table(
             "state",

@@ -13,6 +13,14 @@ from async_history._sql.tables import Tables
 Counters = tuple[int, int, int, int, int | None]
 
 
+async def fetch_on(
+    connection: AsyncConnection, statement: Executable, values: Any = None
+) -> Sequence[Any]:
+    """Execute a statement on a connection, and return its rows."""
+    done = await connection.execute(statement, values)
+    return done.all() if done.returns_rows else ()
+
+
 class Transaction:
     """A transaction that writes, with the counters of `state`.
 
@@ -43,8 +51,7 @@ class Transaction:
         """Return the rows of a statement; a SELECT sees what others committed before the lock."""
         if not self.is_ours and isinstance(statement, Select):
             statement = latest_committed(self.connection.dialect, statement)
-        done = await self.connection.execute(statement, values)
-        return done.all() if done.returns_rows else ()
+        return await fetch_on(self.connection, statement, values)
 
     async def claim(self, count: int, version: int) -> int | None:
         """Lock `state` and take so many numbers: see `dialects.claim`."""

@@ -4,7 +4,11 @@ import sqlite3
 from typing import Any, Final
 
 from async_history._core.ledger.operation_log import LedgeredOperationLog
-from async_history._core.operations import OperationStatements, StoreOperation
+from async_history._core.operations import (
+    OperationStatements,
+    StatementOperationLog,
+    StoreOperation,
+)
 from async_history._core.threads import run_to_completion
 from async_history._sqlite.connection import fetch_rows
 from async_history._sqlite.ledger import has_ledger, tables
@@ -65,7 +69,8 @@ def file_log(connection: sqlite3.Connection) -> LedgeredOperationLog:
         return fetch_rows(connection, sql, parameters)
 
     return LedgeredOperationLog(
-        OPERATIONS, run, lambda: tables(connection) if has_ledger(connection) else None
+        StatementOperationLog(OPERATIONS, run),
+        lambda: tables(connection) if has_ledger(connection) else None,
     )
 
 

@@ -8,11 +8,17 @@ import pytest
 from async_history import HistoryManager, open_history
 from async_history._core.operations import StoreOperation, new_operation
 from async_history.ledger import LedgerKey
+from tests.conftest import OpenStore, new_stores, stores
 from tests.ledger.test_ledger import OWNER, leaves_of
 from tests.ledger.test_tampering import change, verified
 
 pytestmark = pytest.mark.once
 KEY = LedgerKey.generate("example.org/history")
+
+
+@pytest.fixture(params=stores("file", "mariadb", "sqlalchemy", "sqlalchemy postgres"))
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> OpenStore:
+    return new_stores(request.param, request, tmp_path)()
 
 
 async def operate(history: HistoryManager) -> list[StoreOperation]:
@@ -25,8 +31,8 @@ async def operate(history: HistoryManager) -> list[StoreOperation]:
     return list(await history.operations())
 
 
-async def test_what_was_done_has_leaves(tmp_path: Path) -> None:
-    async with open_history(tmp_path / "history.db", ledger=True) as history:
+async def test_what_was_done_has_leaves(store: OpenStore) -> None:
+    async with store(ledger=True) as history:
         done = await operate(history)
         assert [one.kind for one in done] == ["restore", "prune", "checkpoint"]
         assert done[-1].arguments == {"origin": KEY.name, "size": 7}
@@ -84,9 +90,8 @@ async def test_an_end_that_was_put_in_is_counted(tmp_path: Path) -> None:
     assert (await verified(path)).unattested_operations == 1
 
 
-async def test_an_actor_who_is_erased_is_forgotten(tmp_path: Path) -> None:
-    path = tmp_path / "history.db"
-    async with open_history(path, ledger=True, journal="delete") as history:
+async def test_an_actor_who_is_erased_is_forgotten(store: OpenStore) -> None:
+    async with store(ledger=True) as history:
         await operate(history)
         size = (await history.ledger.checkpoint(KEY)).size
         begun = [one for one in (await leaves_of(history, size)).values() if one.kind == "begun"]
@@ -98,12 +103,19 @@ async def test_an_actor_who_is_erased_is_forgotten(tmp_path: Path) -> None:
         now = await leaves_of(history, size)
         erased = {one.name for one in now.values() if one.kind == "begun" and one.is_erased}
         assert erased == {begun[0].name}
+
+
+async def test_an_actor_put_in_after_that_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "history.db"
+    async with open_history(path, ledger=True, journal="delete") as history:
+        await operate(history)
+        await history.erase(actor_id="bo", reason="asked")
     change(path, "UPDATE async_history_operations SET actor_id = 'al' WHERE kind = 'restore'")
     assert [one.kind for one in (await verified(path)).faults] == ["changed"]
 
 
-async def test_a_reset_leaves_it(tmp_path: Path) -> None:
-    async with open_history(tmp_path / "history.db", ledger=True) as history:
+async def test_a_reset_leaves_it(store: OpenStore) -> None:
+    async with store(ledger=True) as history:
         await operate(history)
         kept = await history.ledger.checkpoint(KEY)
         await history.reset()
@@ -132,8 +144,7 @@ async def test_what_is_left_of_a_changed_record_is_not_attested(tmp_path: Path) 
         assert (report.records, report.owners, report.unattested_owners) == (1, 1, 1)
 
 
-async def test_without_a_ledger_nothing_is_added(tmp_path: Path) -> None:
-    path = tmp_path / "history.db"
-    async with open_history(path) as history:
+async def test_without_a_ledger_nothing_is_added(store: OpenStore) -> None:
+    async with store() as history:
         await history.prune(older_than=datetime.now(UTC))
         assert [one.kind for one in await history.operations()] == ["prune"]

@@ -2,17 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 from typing import Any, Final
 
 import asyncpg
 import pytest
-from typer.testing import CliRunner
 
 from async_history import InvalidInput, MigrationError, StorageDenied, open_history
 from async_history._postgres import schema as migrations
 from async_history._postgres.grants import Grants, Level, grant
-from async_history.cli.app import app
 from async_history.ledger import LedgerKey, LedgerReport
 from async_history.postgres import PostgresHistoryManager
 from tests.ledger.test_ledger import OWNER, fill
@@ -334,27 +331,6 @@ async def test_an_encrypted_one_attests_what_was_recorded(url: str, owner: Any) 
         erased = await history.erase(user_id="ann", reason="asked")
         report = await history.ledger.verify(kept)
         assert report.erased == erased.records + 1
-
-
-def test_the_commands(url: str, tmp_path: Path) -> None:
-    def ran(*arguments: object) -> str:
-        done = CliRunner().invoke(app, [*map(str, arguments)])
-        assert done.exit_code == 0, done.output
-        return done.stdout
-
-    async def recorded() -> None:
-        async with open_history(url) as history:
-            await history.add_history("m", None, "likes tea", "ADD", id="before")
-
-    private, proof = tmp_path / "ledger.key", tmp_path / "proof.json"
-    first, last = tmp_path / "first", tmp_path / "last"
-    asyncio.run(recorded())
-    verifier = ran("ledger-key", "example.org/history", private).strip()
-    first.write_text(ran("checkpoint", "--key", private, "--db", url))
-    assert "before" in ran("verify", "--checkpoint", first, "--db", url)
-    last.write_text(ran("checkpoint", "--key", private, "--db", url))
-    proof.write_text(ran("prove", "--grown-from", first, "--checkpoint", last, "--db", url))
-    assert "proven" in ran("verify-proof", proof, "--verifier", verifier)
 
 
 async def test_nothing_is_read_or_written_without_one(url: str, owner: Any) -> None:

@@ -19,6 +19,7 @@ from async_history._postgres.transaction import BY_INDEX
 from async_history.ledger import Checkpoint, LedgerKey, LedgerReport
 from tests.ledger.test_ledger import OWNER
 from tests.ledger.test_postgres import opened, owner, url
+from tests.ledger.test_tampering import what_is_found
 from tests.support.postgres_schemas import schema_of
 
 __all__ = ["owner", "url"]
@@ -68,16 +69,7 @@ class Store:
     async def found(self, *statements: str) -> set[tuple[str, str | None]]:
         """Return what is found of a change: kinds, and whose."""
         async with self.changed(*statements):
-            report = await self.verified(self.kept)
-        return {
-            *(
-                (one.kind, one.record_id or one.memory_id or one.operation_id)
-                for one in report.faults
-            ),
-            *(("unattested", name) for name in report.unattested),
-            *(("owners", None) for _ in range(report.unattested_owners)),
-            *(("operations", None) for _ in range(report.unattested_operations)),
-        }
+            return what_is_found(await self.verified(self.kept))
 
     async def columns(self, table: str) -> Sequence[tuple[str, str]]:
         rows = await self.connection.fetch(

@@ -3,7 +3,7 @@
 import asyncio
 import random
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def doomed(url: str, name: str) -> "Iterator[subprocess.Popen[str]]":
             program.wait(LONG_S)
 
 
-@pytest.mark.parametrize("store", stores("file", "postgres"))
+@pytest.mark.parametrize("store", stores("file", "postgres", "mariadb"))
 async def test_they_share_one_tree(
     store: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
@@ -62,12 +62,14 @@ async def test_they_share_one_tree(
         await history.ledger.prove_growth(kept[0], kept[-1])
 
 
-@pytest.mark.postgres
+@pytest.mark.parametrize("store", stores("postgres", "mariadb"))
 @pytest.mark.parametrize(
     "rounds", [1, pytest.param(12, marks=[pytest.mark.nightly, pytest.mark.timeout(3_600)])]
 )
-async def test_four_are_killed_at_any_moment(new_schema: Callable[[], str], rounds: int) -> None:
-    url = new_schema()
+async def test_four_are_killed_at_any_moment(
+    store: str, request: pytest.FixtureRequest, tmp_path: Path, rounds: int
+) -> None:
+    url = url_of(store, request, tmp_path)
     chance = random.Random("kills")  # noqa: S311 - a test's dice
     async with open_history(url, ledger=True) as history:
         kept = [await history.ledger.checkpoint(KEY)]

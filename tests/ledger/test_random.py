@@ -1,7 +1,6 @@
 """Random operations: the ledger is the naive tree of what they did, on every store."""
 
 import itertools
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -10,12 +9,14 @@ from hypothesis import strategies as st
 
 from async_history import HistoryManager, open_history
 from async_history.ledger import Checkpoint, LedgerKey
+from tests.conftest import new_stores, stores
 from tests.ledger.test_ledger import leaves_of
 from tests.ledger.test_tree import naive_root
 from tests.support.keys import ring
 
 pytestmark = pytest.mark.once
 KEY = LedgerKey.generate("example.org/history")
+ON_SERVERS = stores("postgres", "mariadb", "sqlalchemy")
 OPERATIONS = st.lists(
     st.tuples(
         st.sampled_from(("add", "update", "owned", "erase", "prune", "reset", "check")),
@@ -43,23 +44,33 @@ class TestRandomOperations:
     async def test_it_is_of_many(self, operations: list[tuple[str, int]]) -> None:
         await check_random(open_history("memory://", ledger=True, keys=ring("one")), operations)
 
-    @pytest.mark.postgres
+    @pytest.mark.parametrize("name", ON_SERVERS)
     @tried(3)
     @given(operations=OPERATIONS)
     async def test_it_is_on_a_server(
-        self, new_schema: Callable[[], str], operations: list[tuple[str, int]]
+        self,
+        name: str,
+        request: pytest.FixtureRequest,
+        tmp_path_factory: pytest.TempPathFactory,
+        operations: list[tuple[str, int]],
     ) -> None:
-        await check_random(open_history(new_schema(), ledger=True), operations)
+        store = new_stores(name, request, tmp_path_factory.mktemp(name))()
+        await check_random(store(ledger=True), operations)
 
-    @pytest.mark.postgres
+    @pytest.mark.parametrize("name", ON_SERVERS)
     @pytest.mark.nightly
     @pytest.mark.timeout(1_200)
     @tried(100)
     @given(operations=OPERATIONS)
     async def test_it_is_of_many_on_a_server(
-        self, new_schema: Callable[[], str], operations: list[tuple[str, int]]
+        self,
+        name: str,
+        request: pytest.FixtureRequest,
+        tmp_path_factory: pytest.TempPathFactory,
+        operations: list[tuple[str, int]],
     ) -> None:
-        await check_random(open_history(new_schema(), ledger=True, keys=ring("one")), operations)
+        store = new_stores(name, request, tmp_path_factory.mktemp(name))()
+        await check_random(store(ledger=True, keys=ring("one")), operations)
 
 
 async def check_random(history: HistoryManager, operations: list[tuple[str, int]]) -> None:

@@ -91,6 +91,16 @@ def change(path: Path, *statements: str) -> None:
             connection.execute(statement)
 
 
+def what_is_found(report: LedgerReport) -> set[tuple[str, str | None]]:
+    """Return what a report says: kinds, and whose."""
+    return {
+        *((one.kind, one.record_id or one.memory_id or one.operation_id) for one in report.faults),
+        *(("unattested", name) for name in report.unattested),
+        *(("owners", None) for _ in range(report.unattested_owners)),
+        *(("operations", None) for _ in range(report.unattested_operations)),
+    }
+
+
 Store = tuple[Path, list[str], Checkpoint]
 
 

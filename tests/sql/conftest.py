@@ -1,47 +1,15 @@
 """The stores of the SQL backend: on MariaDB, and through SQLAlchemy on SQLite and PostgreSQL."""
 
-import os
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-# Imported here, or the first test to open a store would be blamed for reading the modules.
-import async_history._sql.manager  # noqa: F401
 from async_history.sql import SqlHistoryManager
 from async_history.testing import NewStore, OpenStore
-from tests.support import markers
 from tests.support.mariadb_server import MariaDBServer, run_sql
-
-
-@pytest.fixture(scope="session")
-def mariadb() -> Iterator[URL]:
-    """The URL of a MariaDB whose databases the tests may fill."""
-    url = os.environ.get("TEST_MARIADB_URL")
-    if url:
-        yield make_url(url)
-        return
-    server = MariaDBServer().create().start()
-    yield server.url()
-    server.remove()
-
-
-@pytest.fixture
-def new_database(mariadb: URL) -> Iterator[Callable[[], URL]]:
-    """A function that makes an empty database and returns its URL."""
-    markers.require("mariadb")
-    names: list[str] = []
-
-    def url() -> URL:
-        names.append(f"test_{secrets.token_hex(8)}")
-        run_sql(mariadb, f"CREATE DATABASE {names[-1]}")
-        return mariadb.set(database=names[-1])
-
-    yield url
-    if names and "TEST_MARIADB_URL" in os.environ:  # a server of our own is removed at the end
-        run_sql(mariadb, *(f"DROP DATABASE {name}" for name in names))
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """Tables and statements for databases that no server of the tests speaks for: compiled only."""
 
+import dataclasses
+import inspect
 import io
 from typing import Any
 
@@ -10,8 +12,10 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from async_history import InvalidInput, open_history
 from async_history._core.filters import new_filter
+from async_history._core.ledger.statements import LedgerStatements
 from async_history._sql.filters import Range, Search
 from async_history._sql.inserts import Inserts
+from async_history._sql.ledger_sql import statements_in
 from async_history._sql.manager import sql_url
 from async_history._sql.names import NAME_BYTES, key_of, long_names
 from async_history._sql.tables import tables_in
@@ -34,7 +38,7 @@ def test_tables_and_statements_compile_for_every_dialect(name: str, schema: str 
     dialect = dialect_of(name)
     tables = tables_in(schema)
     written = io.StringIO()
-    for table in tables.metadata.sorted_tables:
+    for table in (*tables.metadata.sorted_tables, *tables.ledger_metadata.sorted_tables):
         ddl = str(CreateTable(table).compile(dialect=dialect))
         written.write(ddl)
         if name in ("mysql", "mariadb"):
@@ -62,6 +66,25 @@ def test_tables_and_statements_compile_for_every_dialect(name: str, schema: str 
         for statement in (search.page(Range(1, 2), 1, 10), search.count(tables.history.c.seq)):
             assert str(statement.compile(dialect=dialect))
         assert str(search.spans().compile(dialect=dialect))
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+async def test_the_ledgers_statements_compile_for_every_dialect(name: str) -> None:
+    dialect = dialect_of(name)
+    executed: list[str] = []
+
+    async def fetch(statement: Any, values: Any = None) -> list[tuple[int]]:
+        executed.append(str(statement.compile(dialect=dialect)))
+        return [(7,)] if "count(" in executed[-1].lower() else []
+
+    lists = {"ids": '["x"]', "memory_ids": '["x"]', "keys": "[1]", "places": "[1]"}
+    given = {**lists, "pairs": "[[1, 2]]"}
+    for each in dataclasses.fields(LedgerStatements):
+        statement = getattr(statements_in(tables_in(None)), each.name)
+        if statement is not None:
+            names = list(inspect.signature(statement).parameters)[1:]
+            await statement(fetch, *(given.get(one, 1) for one in names))
+    assert len(executed) > 25
 
 
 def test_the_metadata_is_for_a_programs_own_migrations() -> None:

@@ -1,6 +1,7 @@
 """The log of operations of a store that may have a ledger, which covers what is entered."""
 
 from collections.abc import Callable
+from typing import Final
 
 from async_history._core.ledger.changes import (
     begin_operations,
@@ -9,42 +10,33 @@ from async_history._core.ledger.changes import (
     operations_of,
 )
 from async_history._core.ledger.tables import LedgerTables
-from async_history._core.operations import (
-    OperationEnd,
-    OperationStatements,
-    RunStatement,
-    StatementOperationLog,
-    StoreOperation,
-)
+from async_history._core.operations import OperationEnd, OperationLog, StoreOperation
 
 
-class LedgeredOperationLog(StatementOperationLog):
+class LedgeredOperationLog:
     """The log of operations within a transaction. What is entered gets its leaves.
 
     Args:
-        run: runs one statement with its parameters, and returns its rows.
+        log: enters it.
         ledger: returns the ledger's tables in this transaction; None if the store has none.
     """
 
-    def __init__(
-        self,
-        statements: OperationStatements,
-        run: RunStatement,
-        ledger: Callable[[], LedgerTables | None],
-    ) -> None:
-        super().__init__(statements, run)
+    def __init__(self, log: OperationLog, ledger: Callable[[], LedgerTables | None]) -> None:
+        self._log: Final = log
         self._ledger = ledger
+        self.add = log.add
+        self.read = log.read
 
     async def begin(self, operation: StoreOperation) -> None:
         """Enter an operation."""
-        await super().begin(operation)
+        await self._log.begin(operation)
         ledger = self._ledger()
         if ledger is not None:
             await begin_operations(ledger, [operation.id])
 
     async def end(self, end: OperationEnd) -> tuple[int, int] | None:
         """Note how an operation ended; return its records and messages."""
-        counts = await super().end(end)
+        counts = await self._log.end(end)
         ledger = self._ledger()
         if ledger is not None:
             await end_operations(ledger, [end.operation_id])
@@ -54,6 +46,6 @@ class LedgeredOperationLog(StatementOperationLog):
         """Take an actor's name from all operations."""
         ledger = self._ledger()
         ids = [] if ledger is None else await operations_of(ledger, actor_id)
-        await super().forget_actor(actor_id)
+        await self._log.forget_actor(actor_id)
         if ledger is not None and ids:
             await forget_actor(ledger, ids)

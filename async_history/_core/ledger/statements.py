@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from async_history._core.key_statements import Statement
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LedgerStatements:
@@ -43,29 +45,29 @@ class LedgerStatements:
         operation_counts: returns how many operations there are, and how many have ended.
     """
 
-    lock: str | None
-    has_key_tables: str | None
-    is_encrypted: str
-    size: str
-    append: str
-    waiting: str
-    place: str
-    rewrite: str
-    rewrite_all: str | None
-    bundles: str
-    bundles_at: str
-    entries: str
-    tiles: str
-    write_tile: str
-    names: str
-    write_names: str
-    remove_names: str
-    records: str
-    owners: str
-    memories: str
-    record_count: str
-    owner_count: str
-    record_ids: str
-    operations: str
-    operations_of: str
-    operation_counts: str
+    lock: Statement
+    has_key_tables: Statement
+    is_encrypted: Statement
+    size: Statement
+    append: Statement
+    waiting: Statement
+    place: Statement
+    rewrite: Statement
+    rewrite_all: Statement
+    bundles: Statement
+    bundles_at: Statement
+    entries: Statement
+    tiles: Statement
+    write_tile: Statement
+    names: Statement
+    write_names: Statement
+    remove_names: Statement
+    records: Statement
+    owners: Statement
+    memories: Statement
+    record_count: Statement
+    owner_count: Statement
+    record_ids: Statement
+    operations: Statement
+    operations_of: Statement
+    operation_counts: Statement

@@ -1,0 +1,104 @@
+"""The ledger of a history through SQLAlchemy: its leaves, and transactions over its tables.
+
+A batch's leaves are written in its transaction, which holds the row of `state`: their numbers are
+in the order of commits. Who gives leaves their places holds that row too, so writers wait for it.
+"""
+
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from functools import partial
+from typing import Any, Final, TypeVar
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from async_history._core.ledger.leaves import Bundle
+from async_history._core.ledger.new_leaves import new_leaves
+from async_history._core.ledger.tables import LedgerTables
+from async_history._core.owners import Owner
+from async_history._core.records import HistoryRecord
+from async_history._core.threads import computed, for_a_thread, run_to_completion
+from async_history._sql.dialects import begin_snapshot
+from async_history._sql.key_statements import SqlKeyTable
+from async_history._sql.keys import Seal
+from async_history._sql.ledger_sql import Fetch, statements_in
+from async_history._sql.tables import Tables
+from async_history._sql.transaction import Transaction, fetch_on
+
+T = TypeVar("T")
+Work = Callable[[LedgerTables], Coroutine[Any, Any, T]]
+
+LEAF_S: Final = 0.000_05
+"""Seconds that a reset may take for each leaf."""
+
+
+class Attestation:
+    """What gives the records of a store their leaves.
+
+    Args:
+        seal: what opens the texts of records.
+    """
+
+    def __init__(self, tables: Tables, seal: Seal) -> None:
+        self._tables = tables
+        self._seal = seal
+        self._statements = statements_in(tables)
+
+    async def leaves(
+        self, records: Sequence[HistoryRecord], owners: Mapping[str, Owner | None]
+    ) -> Sequence[Bundle]:
+        """Return the leaves of new records, and of the owners that memories get."""
+        return await new_leaves(records, owners, self._seal.salt_key)
+
+    def tables(self, fetch: Fetch) -> LedgerTables:
+        """Return the ledger's tables in a transaction, in which this executes one statement."""
+
+        async def run(statement: Callable[..., Awaitable[Any]], *parameters: Any) -> Any:
+            return await statement(fetch, *parameters)
+
+        open_rows = partial(self._seal.opened_rows, table=SqlKeyTable(self._tables, fetch))
+        return LedgerTables(self._statements, run, open_rows, self._seal.salt_key)
+
+
+def tables_of(attestation: Attestation | None, transaction: Transaction) -> LedgerTables | None:
+    """Return the ledger's tables in a transaction; None if there are none."""
+    return None if attestation is None else attestation.tables(transaction.fetch)
+
+
+class SqlLedger:
+    """The ledger of an open history, for the manager.
+
+    Its work is done on a thread, which hands each statement to the event loop: to hash some
+    thousand leaves takes long.
+
+    Args:
+        write: does work in one transaction, with `state` locked.
+        read: does work that only reads on a connection.
+    """
+
+    def __init__(
+        self,
+        attestation: Attestation,
+        write: Callable[[Callable[[Transaction], Awaitable[Any]]], Awaitable[Any]],
+        read: Callable[[Callable[[AsyncConnection], Awaitable[Any]]], Awaitable[Any]],
+    ) -> None:
+        self._attestation = attestation
+        self._write = write
+        self._read = read
+
+    async def write(self, work: Work[T]) -> T:
+        """Run work in one transaction, while nobody else writes."""
+        done: T = await self._write(lambda transaction: self._done(work, transaction.fetch))
+        return done
+
+    async def read(self, work: Work[T]) -> T:
+        """Run work that only reads, in one snapshot where the database has them."""
+
+        async def read(connection: AsyncConnection) -> T:
+            await begin_snapshot(connection)
+            return await self._done(work, partial(fetch_on, connection))
+
+        done: T = await self._read(read)
+        return done
+
+    async def _done(self, work: Work[T], fetch: Fetch) -> T:
+        tables = self._attestation.tables(for_a_thread(fetch))
+        return await computed(lambda: run_to_completion(work(tables)))

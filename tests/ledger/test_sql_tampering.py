@@ -1,0 +1,218 @@
+"""What the owner of a MariaDB's tables can change, and whether verifying finds it.
+
+Each change is made in a transaction of its own, verified there, and rolled back.
+"""
+
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, TypeVar
+
+import pytest
+from sqlalchemy import Executable, Table, delete, insert, or_, select, text, update
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+
+from async_history import open_history
+from async_history._core.ledger.tables import LedgerTables
+from async_history._core.ledger.verify import verify
+from async_history._sql.keys import InClear
+from async_history._sql.ledger import Attestation
+from async_history._sql.tables import TABLES
+from async_history._sql.transaction import fetch_on
+from async_history.ledger import Checkpoint, LedgerKey, LedgerReport
+from tests.ledger.test_ledger import OWNER
+from tests.ledger.test_tampering import what_is_found
+
+pytestmark = [pytest.mark.mariadb, pytest.mark.once]
+T = TypeVar("T")
+KEY = LedgerKey.generate("example.org/history")
+LONG = "a long name " * 30
+HISTORY, LEDGER, NAMES = TABLES.history, TABLES.ledger, TABLES.ledger_names
+
+
+class Raw:
+    """A ledger through one connection, in the transaction that is open there."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        attestation = Attestation(TABLES, InClear("MariaDB"))
+        self._tables = attestation.tables(partial(fetch_on, connection))
+
+    async def write(self, work: Callable[[LedgerTables], Coroutine[Any, Any, T]]) -> T:
+        return await work(self._tables)
+
+    async def read(self, work: Callable[[LedgerTables], Coroutine[Any, Any, T]]) -> T:
+        return await work(self._tables)
+
+
+class Store:
+    """A small history with a checkpoint, and a connection of the tables' owner."""
+
+    def __init__(self, connection: AsyncConnection, kept: Checkpoint) -> None:
+        self.connection = connection
+        self.kept = kept
+
+    async def verified(self, *checkpoints: Checkpoint) -> LedgerReport:
+        return await verify(Raw(self.connection), checkpoints, None)
+
+    @asynccontextmanager
+    async def changed(self, *statements: Executable) -> AsyncIterator[None]:
+        """Run statements, and undo them at the end."""
+        try:
+            for statement in statements:
+                await self.connection.execute(statement)
+            yield
+        finally:
+            await self.connection.rollback()
+
+    async def found(self, *statements: Executable) -> set[tuple[str, str | None]]:
+        """Return what is found of a change: kinds, and whose."""
+        async with self.changed(*statements):
+            return what_is_found(await self.verified(self.kept))
+
+
+@pytest.fixture
+async def store(new_database: Callable[[], URL]) -> AsyncIterator[Store]:
+    url = new_database()
+    async with open_history(url.render_as_string(hide_password=False), ledger=True) as history:
+        for number in range(9):
+            await history.add_history(
+                f"m{number % 3}",
+                "likes nothing",
+                f"likes {number}",
+                "UPDATE",
+                id=str(number),
+                owner=OWNER,
+                actor_id="bo",
+                role="user",
+                context={"n": number},
+                cause={"run_id": "r"},
+            )
+        await history.add_history(LONG, None, "likes tea", "ADD", id=LONG, owner={"user_id": LONG})
+        await history.restore("m0", to=1, actor_id="bo")
+        await history.erase(record_ids=["8"], reason="asked", vacuum=False)
+        kept = await history.ledger.checkpoint(KEY)
+    engine = create_async_engine(url)
+    async with engine.connect() as connection:
+        yield Store(connection, kept)
+    await engine.dispose()
+
+
+def others(value: object) -> Iterator[object]:
+    """Yield other values than a column has."""
+    if isinstance(value, bytes):
+        yield bytes([value[0] ^ 1]) + value[1:]
+        yield value[:-1] + bytes([value[-1] ^ 1])
+        yield value + value
+        yield value[1:]
+        yield b""
+    elif isinstance(value, int):
+        yield value + 1
+        yield value + 1_000
+    else:
+        yield f"{value or ''}x"
+        yield "[null]"
+
+
+UNCOVERED = {
+    ("async_history_records", "occurred_at"),
+    # Of no meaning where no name is long.
+    ("async_history_records", "long_names"),
+    ("async_history_owners", "long_names"),
+    # What only says how leaves are found; and the number that a placed bundle had.
+    ("async_history_ledger", "number"),
+    ("async_history_ledger_names", "key"),
+    ("async_history_ledger_names", "place"),
+}
+ROWS = {
+    HISTORY: HISTORY.c.id == "4",
+    TABLES.owners: TABLES.owners.c.memory_id == "m1",
+    TABLES.operations: TABLES.operations.c.kind == "restore",
+    LEDGER: LEDGER.c.first == 4,
+    TABLES.ledger_tiles: TABLES.ledger_tiles.c.level == 0,
+    NAMES: NAMES.c.place == 4,
+}
+
+
+@pytest.mark.parametrize("table", ROWS, ids=lambda table: table.name)
+async def test_each_column_of_each_table(store: Store, table: Table) -> None:
+    assert not await store.found()
+    where = ROWS[table]
+    row = (await store.connection.execute(select(table).where(where))).mappings().one()
+    tried = 0
+    for column, value in row.items():
+        for other in others(value):
+            change = update(table).where(where).values({column: other})
+            try:
+                is_found = bool(await store.found(change))
+            except DBAPIError:  # the column does not take it
+                await store.connection.rollback()
+                continue
+            assert is_found or (table.name, column) in UNCOVERED, (column, other)
+            tried += is_found
+    assert tried or table is NAMES
+
+
+@pytest.mark.parametrize("table", [HISTORY, TABLES.owners], ids=lambda table: table.name)
+async def test_long_names(store: Store, table: Table) -> None:
+    is_long = table.c.long_names.is_not(None)
+    for other in ("x", "7", "{}", text("replace(long_names, 'a long', 'A long')")):
+        change = update(table).where(is_long).values(long_names=other)
+        assert await store.found(change), other
+
+
+async def test_texts_of_hashes_that_can_not_be_read(store: Store) -> None:
+    for table, where in ((LEDGER, "first = 4"), (TABLES.ledger_tiles, "level = 0")):
+        for damage in ("concat('*', hashes)", "left(hashes, 3)", "concat(hashes, 'AAAA')", "'ä'"):
+            change = f"UPDATE {table.name} SET hashes = {damage} WHERE {where}"
+            assert await store.found(text(change)), change
+
+
+async def test_rows_that_are_swapped_dropped_or_put_in(store: Store) -> None:
+    def moved(column: str, old: object, new: object) -> Executable:
+        return update(HISTORY).where(HISTORY.c[column] == old).values({column: new})
+
+    ids = [moved("id", *pair) for pair in (("3", "x"), ("6", "3"), ("x", "6"))]
+    assert {("changed", "3"), ("changed", "6")} <= await store.found(*ids)
+    first, other = [
+        seq
+        for (seq,) in await store.connection.execute(
+            select(HISTORY.c.seq).where(HISTORY.c.id.in_(["3", "6"])).order_by(HISTORY.c.seq)
+        )
+    ]
+    places = [moved("seq", *pair) for pair in ((first, 999), (other, first), (999, other))]
+    assert {kind for kind, _ in await store.found(*places)} == {"moved"}
+    assert ("lost", "5") in await store.found(delete(HISTORY).where(HISTORY.c.id == "5"))
+    put_in = insert(HISTORY).values(seq=99, id="x", memory_id="x", event="ADD", is_deleted=0)
+    assert await store.found(put_in) == {("unattested", "x")}
+    owned = update(HISTORY).where(HISTORY.c.id == "x").values(user_id="eve")
+    assert await store.found(put_in, owned) == {("unattested", "x"), ("owners", None)}
+    assert await store.found(delete(TABLES.operations).where(TABLES.operations.c.kind == "erase"))
+    assert await store.found(delete(TABLES.owners).where(TABLES.owners.c.memory_id == "m1"))
+    for place in (0, 4):
+        assert await store.found(delete(LEDGER).where(LEDGER.c.first == place))
+    assert await store.found(delete(TABLES.ledger_tiles))
+
+
+async def test_a_text_from_a_backup_of_before_an_erasure(store: Store) -> None:
+    replayed = update(HISTORY).where(HISTORY.c.id == "8").values(new_memory="likes 8")
+    assert ("changed", "8") in await store.found(replayed)
+
+
+async def test_the_newest_cut_off_is_found_by_a_checkpoint_and_only_by_that(store: Store) -> None:
+    """All of it, with the tree made to fit."""
+    cut = (
+        delete(TABLES.operations),
+        delete(HISTORY).where(HISTORY.c.id.not_in(["0", "1"])),
+        delete(TABLES.owners).where(TABLES.owners.c.memory_id.not_in(["m0", "m1"])),
+        delete(LEDGER).where(or_(LEDGER.c.first >= 4, LEDGER.c.first.is_(None))),
+        delete(TABLES.ledger_tiles),
+        delete(NAMES),
+        update(LEDGER).values(first=None),
+    )
+    async with store.changed(*cut):
+        report = await store.verified()
+        assert report.is_intact, report.faults
+        assert (report.records, report.unattested) == (2, ())
+    assert ("cut", None) in await store.found(*cut)
