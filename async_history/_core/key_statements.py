@@ -46,11 +46,6 @@ class StoredKey(NamedTuple):
     wrapped: str
     uses: int
 
-    @property
-    def is_retired(self) -> bool:
-        """Whether it seals nothing more."""
-        return self.uses >= MOST_USES
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyStatements:
@@ -60,6 +55,7 @@ class KeyStatements:
         wrapping: all wrapping keys; their three columns.
         add_wrapping: takes the three columns.
         remove_wrapping: removes those that wrap no data key and are not the given one.
+        count_usable: how many keys of some ids are there, and not retired.
         keys: those of some ids; the five columns of `StoredKey`, as all that follow.
         of_owners: those of some owners' digests that are not erased.
         wrapped_by_others: up to so many that another wrapping key than the given one wraps, after
@@ -79,6 +75,7 @@ class KeyStatements:
     wrapping: Statement
     add_wrapping: Statement
     remove_wrapping: Statement
+    count_usable: Statement
     keys: Statement
     of_owners: Statement
     wrapped_by_others: Statement
@@ -165,7 +162,8 @@ class KeyTable:
 
     async def lacks(self, ids: Sequence[str]) -> bool:
         """Return whether one of some data keys is not there, or retired."""
-        return sum(not key.is_retired for key in await self.keys(ids)) < len(ids)
+        counts = await self._run(self._sql.count_usable, list(ids))
+        return sum(int(count) for (count,) in counts) < len(ids)
 
     async def mark(self, names: Sequence[Name]) -> None:
         """Mark the data keys of owners as erased, in the transaction that notes the erasure."""

@@ -51,8 +51,8 @@ class DataKey:
     def seal(self, text: str, place: bytes, nonces: Iterator[bytes]) -> str:
         """Return a text sealed for a place, with the next of some new nonces."""
         nonce = next(nonces)
-        stored = nonce + self._encrypt(nonce, text.encode(), place)
-        return f"{self._prefix}{b2a_base64(stored, newline=False).decode()}{END}"
+        stored = b2a_base64(nonce + self._encrypt(nonce, text.encode(), place), newline=False)
+        return f"{self._prefix}{stored.decode()}{END}"
 
     def open(self, stored: bytes, place: bytes) -> str | None:
         """Return a text; None if it was changed, or sealed for another place."""
@@ -64,9 +64,9 @@ class DataKey:
 
 
 def new_nonces(count: int) -> Iterator[bytes]:
-    """Yield random nonces. They are one call of the system's: each call gives the GIL away."""
+    """Return random nonces. They are one call of the system's: each call gives the GIL away."""
     drawn = urandom(NONCE_BYTES * count)
-    return (drawn[at : at + NONCE_BYTES] for at in range(0, len(drawn), NONCE_BYTES))
+    return iter([drawn[at : at + NONCE_BYTES] for at in range(0, len(drawn), NONCE_BYTES)])
 
 
 def place_of(column: str, *names: str) -> bytes:
@@ -147,11 +147,13 @@ Token = Callable[[str, str], str]
 
 def token_under(index_key: bytes) -> Token:
     """Return the function that makes tokens. Without the key they tell nothing."""
-    keyed = blake2b(digest_size=_TOKEN // 2, key=index_key)
+    keyed = {name: blake2b(digest_size=_TOKEN // 2, key=index_key) for name in INDEXED_CAUSES}
+    for name, begun in keyed.items():
+        begun.update(f"{name}\0".encode())
 
     def token(name: str, value: str) -> str:
-        hashed = keyed.copy()
-        hashed.update(f"{name}\0{value}".encode())
+        hashed = keyed[name].copy()
+        hashed.update(value.encode())
         return hashed.hexdigest()
 
     return token

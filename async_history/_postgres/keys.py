@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple, Protocol
 from async_history._core.batch import MessageRow
 from async_history._core.batch_sealing import ids_of_keys, keys_in_store, sealed_records
 from async_history._core.data_keys import DataKeys
-from async_history._core.key_statements import KeyStatements, KeyTable, Run
+from async_history._core.key_statements import MOST_USES, KeyStatements, KeyTable, Run
 from async_history._core.owners import SCOPES, Owner
 from async_history._core.records import HistoryRecord
 from async_history._core.rows import ReadRows, Row
@@ -67,6 +67,10 @@ STATEMENTS: Final = KeyStatements(
     WHERE id <> $1::pg_catalog.text AND NOT EXISTS (
         SELECT FROM {schema}.data_keys WHERE data_keys.wrapping_key = wrapping_keys.id
     )
+    """,
+    count_usable=f"""
+    SELECT pg_catalog.count(*) FROM {{schema}}.data_keys
+    WHERE id = ANY($1::pg_catalog.text[]) AND uses < {MOST_USES}::pg_catalog.int8
     """,
     keys=f"{_STORED} WHERE id = ANY($1::pg_catalog.text[])",
     of_owners=f"{_STORED} WHERE owner = ANY($1::pg_catalog.text[]) AND NOT erased ORDER BY uses",

@@ -21,7 +21,7 @@ from sqlalchemy import (
 from sqlalchemy.engine import Dialect
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from async_history._core.key_statements import KEY_COLUMNS, KeyStatements, KeyTable
+from async_history._core.key_statements import KEY_COLUMNS, MOST_USES, KeyStatements, KeyTable
 from async_history._core.owners import SCOPES
 from async_history._core.sealing import BEGIN, JSON_BEGIN
 from async_history._sql.dialects import in_parts, position
@@ -54,6 +54,7 @@ def statements_in(tables: Tables) -> KeyStatements:
         remove_wrapping=delete(wrapping).where(
             wrapping.c.id != p1, ~exists().where(keys.c.wrapping_key == wrapping.c.id)
         ),
+        count_usable=select(func.count()).where(keys.c.id.in_(several), keys.c.uses < MOST_USES),
         keys=stored.where(keys.c.id.in_(several)),
         of_owners=stored.where(keys.c.owner.in_(several), keys.c.erased == 0).order_by(keys.c.uses),
         wrapped_by_others=stored.where(by_others, keys.c.id > p2).order_by(keys.c.id).limit(p3),

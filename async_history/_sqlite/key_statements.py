@@ -5,7 +5,7 @@ import sqlite3
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final, TypeVar
 
-from async_history._core.key_statements import KeyStatements, KeyTable
+from async_history._core.key_statements import MOST_USES, KeyStatements, KeyTable
 from async_history._core.owners import SCOPES
 from async_history._core.sealing import BEGIN, JSON_BEGIN
 from async_history._core.threads import run_to_completion
@@ -75,6 +75,9 @@ STATEMENTS: Final = KeyStatements(
     remove_wrapping="""
     DELETE FROM async_history_wrapping_keys
     WHERE id <> :p1 AND id NOT IN (SELECT wrapping_key FROM async_history_data_keys)
+    """,
+    count_usable=f"""
+    SELECT count(*) FROM main.async_history_data_keys WHERE id IN {_IDS} AND uses < {MOST_USES}
     """,
     keys=f"{_STORED} WHERE id IN {_IDS}",
     of_owners=f"{_STORED} WHERE owner IN {_IDS} AND NOT erased ORDER BY uses",
