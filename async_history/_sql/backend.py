@@ -1,6 +1,5 @@
 """The backend: connects, and makes the tables or checks them."""
 
-import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -138,9 +137,7 @@ class SqlBackend:
         return store
 
     async def _prepare(self, connections: Connections, tables: Tables) -> tuple[int | None, bool]:
-        async with contextlib.AsyncExitStack() as stack:
-            with parameters_refused(self.url):
-                connection = await stack.enter_async_context(connections.opening())
+        async def prepare(connection: AsyncConnection) -> tuple[int | None, bool]:
             statement_bytes = await check_settings(connection, self.where)
             if self.may_migrate:
                 await schema.migrate(connection, tables, self.where)
@@ -149,6 +146,10 @@ class SqlBackend:
             await self._check_keys(connection, tables)
             has_ledger = await self._prepare_ledger(connection, tables)
             return statement_bytes, has_ledger
+
+        with parameters_refused(self.url):
+            await connections.connect_to_write()
+        return await connections.set_up(prepare)
 
     async def _check_keys(self, connection: AsyncConnection, tables: Tables) -> None:
         """Check that the history is opened with keys if it is encrypted, and only then.

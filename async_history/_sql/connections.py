@@ -17,6 +17,7 @@ from async_history._sql.errors import (
     may_work_later,
     storage_error,
 )
+from async_history._sql.uncut import connect_uncut, run_uncut
 from async_history.errors import HistoryClosed, StorageError, StorageUnreachable
 
 T = TypeVar("T")
@@ -71,6 +72,18 @@ class Connections:
         """The engine's dialect."""
         return self._engine.dialect
 
+    @property
+    def _is_sqlite(self) -> bool:
+        return self.dialect.name == "sqlite"
+
+    async def _connect(self) -> AsyncConnection:
+        if self._is_sqlite:
+            return await connect_uncut(self._engine)
+        return await self._engine.connect()
+
+    async def _run(self, work: Awaitable[T], connection: AsyncConnection) -> T:
+        return await (run_uncut(work, connection) if self._is_sqlite else work)
+
     # Writing
 
     async def write(self, work: "Work[T]", extra_s: float = 0.0) -> T:
@@ -88,7 +101,7 @@ class Connections:
         self._is_committing = False
         try:
             async with asyncio.timeout(self._try_s + extra_s):
-                done = await work(connection)
+                done = await self._run(work(connection), connection)
                 await self.commit(connection)
                 return done
         except DriverError as error:
@@ -144,11 +157,11 @@ class Connections:
 
     async def _ready(self) -> AsyncConnection:
         try:
-            return await self._writer()
+            return await self.connect_to_write()
         except StorageUnreachable as error:
             raise TryAgain(error) from error
 
-    async def _writer(self) -> AsyncConnection:
+    async def connect_to_write(self) -> AsyncConnection:
         """Return the writing connection, a new one if need be.
 
         Its transactions see what was committed before each statement.
@@ -164,8 +177,8 @@ class Connections:
             return connection
         try:
             async with asyncio.timeout(self._acquire_s):
-                connection = await self._engine.connect()
-                if self.dialect.name != "sqlite":
+                connection = await self._connect()
+                if not self._is_sqlite:
                     await connection.execution_options(isolation_level="READ COMMITTED")
         except self._any_error as error:
             if connection is not None:
@@ -178,18 +191,18 @@ class Connections:
         self._writing = connection
         return connection
 
-    @contextlib.asynccontextmanager
-    async def opening(self) -> AsyncIterator[AsyncConnection]:
-        """Provide the writing connection for setting up, as bounded as a read.
+    async def set_up(self, work: "Work[T]") -> T:
+        """Do work on the writing connection that commits by itself, as bounded as a read.
 
         Raises:
-            StorageError: it can't be had, or what was asked failed.
+            StorageError: the connection can't be had, or what was asked failed.
         """
-        connection = await self._writer()
+        connection = await self.connect_to_write()
         try:
             async with asyncio.timeout(max(self._try_s, self._acquire_s)):
-                yield connection
+                done = await self._run(work(connection), connection)
                 await connection.rollback()
+                return done
         except DriverError as error:
             await self._drop(connection)
             raise storage_error(error, self.where) from error
@@ -228,7 +241,7 @@ class Connections:
         while True:
             try:
                 async with self.reading(extra_s) as connection:
-                    return await work(connection)
+                    return await self._run(work(connection), connection)
             except StorageUnreachable:
                 if loop.time() + pause > deadline:
                     raise
@@ -258,7 +271,7 @@ class Connections:
     async def _read_connection(self, extra_s: float) -> AsyncIterator[AsyncConnection]:
         try:
             async with asyncio.timeout(self._acquire_s):
-                connection = await self._engine.connect()
+                connection = await self._connect()
         except DriverError as error:
             raise storage_error(error, self.where) from error
         self._reading.add(connection)
@@ -270,7 +283,7 @@ class Connections:
             await to_the_end(_end(connection) if lost else _close(connection))
             raise storage_error(error, self.where) from error
         except asyncio.CancelledError:
-            await to_the_end(_end(connection))
+            await to_the_end(_close(connection) if self._is_sqlite else _end(connection))
             raise
         except BaseException:
             await to_the_end(_close(connection))
