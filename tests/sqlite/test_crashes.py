@@ -72,19 +72,13 @@ def test_killed_at_every_write_of_pruning_and_erasing_and_begun_again(
 
 @_TAKES_LONG
 @pytest.mark.skipif(compiler() is None, reason="there is no C compiler")
-def test_killed_at_every_write_of_encrypting_in_place_and_begun_again(
-    tmp_path: Path, stride: int
+@pytest.mark.parametrize(
+    "what", ["encrypting", "decrypting", "rotating", "replacing", "forgetting"]
+)
+def test_killed_at_every_write_of_what_is_done_to_an_encrypted_file_and_begun_again(
+    what: str, tmp_path: Path, stride: int
 ) -> None:
-    counts = run_failing(tmp_path, "encrypting", stride, timeout_s=1_100)
-    assert counts["encrypting"] >= 10 // stride
-    assert counts["closed"] == 1, "the last one was not killed"
-
-
-@_TAKES_LONG
-@pytest.mark.skipif(compiler() is None, reason="there is no C compiler")
-def test_killed_at_every_write_of_decrypting_in_place_and_begun_again(
-    tmp_path: Path, stride: int
-) -> None:
-    counts = run_failing(tmp_path, "decrypting", stride, timeout_s=1_100)
-    assert counts["decrypting"] >= 10 // stride
+    """Encrypted and decrypted in place, master and data keys replaced, an owner erased."""
+    counts = run_failing(tmp_path, what, stride, timeout_s=1_100)
+    assert counts[what] >= 10 // stride
     assert counts["closed"] == 1, "the last one was not killed"

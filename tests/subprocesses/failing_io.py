@@ -2,7 +2,8 @@
 
     python -m tests.subprocesses.failing_io FOLDER KIND [STRIDE]
 
-KIND is killed, opening, writing, erasing, encrypting or decrypting.
+KIND is killed, opening, writing, erasing, encrypting, decrypting, rotating, replacing or
+forgetting.
 
 Must be started as `run_failing` does: with failing_io.c, compiled, loaded before libc. Prints, as
 JSON, how many cases there were of each outcome. It forks a child a case; an assertion ends it.
@@ -28,6 +29,16 @@ from typing import Any, Final
 
 from async_history import CommitUnknown, HistoryManager, HistoryRecord, StorageError
 from tests.subprocesses import processes
+from tests.subprocesses.changing_keys import (
+    check_changed,
+    check_forgotten,
+    forget,
+    forget_again,
+    replace,
+    replace_again,
+    rotate,
+    rotate_again,
+)
 from tests.subprocesses.checks import (
     Wrote,
     check_index,
@@ -270,8 +281,7 @@ def main(folder: Path, what: str, stride: int = 1) -> None:
         "opening": lambda: opening(folder, faults, start, stride),
         "writing": lambda: writing(folder, faults),
         "erasing": lambda: erasing(folder, faults, count(start, stride)),
-        "encrypting": lambda: in_place(what, folder, faults, count(start, stride)),
-        "decrypting": lambda: in_place(what, folder, faults, count(start, stride)),
+        **dict.fromkeys(_LIVES, lambda: living(what, folder, faults, count(start, stride))),
     }
     counts = kinds[what]()
     print(json.dumps(counts))  # noqa: T201 - this is its answer
@@ -329,15 +339,18 @@ def erasing(folder: Path, faults: Faults, skips: Iterable[int]) -> Counter[str]:
     return counts
 
 
-_IN_PLACE: Final[dict[str, tuple[Any, Any, Any]]] = {
+_LIVES: Final[dict[str, tuple[Any, Any, Any]]] = {
     "encrypting": (encrypt, encrypt_again, check_encrypted),
     "decrypting": (decrypt, decrypt_again, check_decrypted),
+    "rotating": (rotate, rotate_again, check_changed),
+    "replacing": (replace, replace_again, check_changed),
+    "forgetting": (forget, forget_again, check_forgotten),
 }
 
 
-def in_place(what: str, folder: Path, faults: Faults, skips: Iterable[int]) -> Counter[str]:
-    """Die at each call of encrypting or decrypting a file in place in turn, and do it again."""
-    life, begin_again, check = _IN_PLACE[what]
+def living(what: str, folder: Path, faults: Faults, skips: Iterable[int]) -> Counter[str]:
+    """Die in turn at each call of what is done to an encrypted file, and do it again."""
+    life, begin_again, check = _LIVES[what]
     counts: Counter[str] = Counter()
     for skip in skips:
 
