@@ -67,7 +67,7 @@ def postgres(session: nox.Session) -> None:
             else ["tests/contract/test_stateful.py", "-n", "0"]
         )
         session.run(
-            *(*PYTEST, "-m", "postgres and versions", *chosen),
+            *(*PYTEST, "-m", "postgres and versions and not pgbouncer", *chosen),
             env={"TEST_POSTGRES_VERSION": version},
         )
 
