@@ -28,6 +28,7 @@ from async_history._core.query import PageRead, RowsRead
 from async_history._core.records import HistoryRecord
 from async_history._core.stats import Measured
 from async_history._core.submissions import SaveMessages, Submission
+from async_history._core.timeline import Moment, last_change_at
 from async_history._core.validation import check_flag
 from async_history._core.yielding import CooperativeCalls
 
@@ -137,6 +138,9 @@ class _NullReader:
     async def history(self, memory_id: str) -> list[HistoryRecord]:
         await self._calls.done()
         return []
+
+    async def last_change(self, memory_id: str, when: Moment) -> HistoryRecord | None:
+        return last_change_at(await self.history(memory_id), when)
 
     async def page(self, wanted: Filter, after: Cursor | None, limit: int, ahead: int) -> PageRead:
         await self._calls.done()

@@ -60,7 +60,7 @@ from async_history._core.submissions import (
     Submission,
     UpdateMemory,
 )
-from async_history._core.timeline import StatesReader, state_at, states_at
+from async_history._core.timeline import Moment, StatesReader, last_change_at, state_at, states_at
 from async_history._core.values import parse_time
 from async_history._core.writer import CommitFunction, GroupCommitWriter, OutcomeUnknown, TryAgain
 from async_history._core.writer_options import WriterOptions
@@ -99,6 +99,7 @@ __all__ = [
     "JsonObject",
     "Measured",
     "Message",
+    "Moment",
     "Name",
     "OperationEnd",
     "OperationLog",
@@ -141,6 +142,7 @@ __all__ = [
     "earliest_begin",
     "has_details",
     "ids_of",
+    "last_change_at",
     "message_from_row",
     "message_rows",
     "name_digest",

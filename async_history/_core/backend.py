@@ -20,6 +20,7 @@ from async_history._core.query import PageRead, RowsRead
 from async_history._core.records import HistoryRecord
 from async_history._core.stats import Measured
 from async_history._core.submissions import Submission
+from async_history._core.timeline import Moment
 from async_history._core.writer_stats import WriterStats
 
 
@@ -53,6 +54,9 @@ class CallReader(Protocol):
 
     async def history(self, memory_id: str) -> list[HistoryRecord]:
         """Return a memory's records, in the order of recording."""
+
+    async def last_change(self, memory_id: str, when: Moment) -> HistoryRecord | None:
+        """Return a memory's last record at a moment: see `last_change_at`."""
 
     async def page(self, wanted: Filter, after: Cursor | None, limit: int, ahead: int) -> PageRead:
         """Return a page of up to `limit` records; read up to `ahead`, for the pages after it.

@@ -1,55 +1,63 @@
-"""Concurrent reads of single memories share a SELECT.
+"""Concurrent questions about single memories share a SELECT.
 
-Reading one memory takes a hop to a connection's thread and back, which costs more than the answer.
-So a single read starts at once, and reads that are asked for while it runs go together in the next
-one. A read is never delayed to gather more, just like a commit.
+A question about one memory takes a hop to a connection's thread and back, which costs more than the
+answer. So a single one is read at once, and those that are asked while it is read go together in
+the next read. None is delayed to gather more, just like a commit.
 """
 
 import asyncio
 import copy
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from functools import partial
-from typing import Final
+from typing import Final, Generic, TypeVar
 
-from async_history._core.records import HistoryRecord
 from async_history.errors import StorageUnreachable
 
 _MOST: Final = 64
-"""Most memories of a read: with twice as many it was no faster."""
+"""Most questions of a read: with twice as many it was no faster."""
 LONG_S: Final = 0.005
 """A read that takes longer is long: calls made meanwhile do not wait for it."""
 
-Read = Callable[[Sequence[str]], Awaitable[Mapping[str, list[HistoryRecord]]]]
-"""Return the records of memories, by memory."""
-_PendingRead = tuple[str, "asyncio.Future[list[HistoryRecord]]"]
-"""A memory, and where its records are awaited."""
+Q = TypeVar("Q", bound=Hashable)
+"""A question."""
+A = TypeVar("A")
+"""Its answer."""
+_Pending = tuple[Q, asyncio.Future[A]]
+"""A question, and where its answer is awaited."""
 
 
-class CoalescedReads:
-    """Reads memories' records for all callers, in one read at a time while reads are short.
+class CoalescedReads(Generic[Q, A]):
+    """Answers questions of all callers, in one read at a time while reads are short.
 
     Args:
-        read: reads one memory, or several at once.
+        read: answers one question, or several at once: returns the answers by question. Who asks
+            the same gets the same answer.
         at_once: how many reads may run at the same time if they are long.
         long_s: seconds after which a read is long.
     """
 
-    def __init__(self, read: Read, at_once: int, *, long_s: float = LONG_S) -> None:
+    def __init__(
+        self,
+        read: Callable[[Sequence[Q]], Awaitable[Mapping[Q, A]]],
+        at_once: int,
+        *,
+        long_s: float = LONG_S,
+    ) -> None:
         self._read = read
         self._at_once = at_once
         self._long_s = long_s
-        self._waiting: list[_PendingRead] = []
+        self._waiting: list[_Pending[Q, A]] = []
         self._under_way: dict[asyncio.Task[None], asyncio.TimerHandle] = {}
-        self._groups: dict[asyncio.Task[None], list[_PendingRead]] = {}
+        self._groups: dict[asyncio.Task[None], list[_Pending[Q, A]]] = {}
         self._short: set[asyncio.Task[None]] = set()
 
-    async def of(self, memory_id: str) -> list[HistoryRecord]:
-        """Return a memory's records as they are at some moment from now on.
+    async def of(self, question: Q) -> A:
+        """Return the answer to a question, as it is at some moment from now on.
 
-        Raises what reading this memory raises: the failures of others stay theirs.
+        Raises what reading it raises: the failures of others stay theirs.
         """
-        answer: asyncio.Future[list[HistoryRecord]] = asyncio.get_running_loop().create_future()
-        self._waiting.append((memory_id, answer))
+        answer: asyncio.Future[A] = asyncio.get_running_loop().create_future()
+        self._waiting.append((question, answer))
         self._begin()
         try:
             return await answer
@@ -64,14 +72,14 @@ class CoalescedReads:
         if not self._waiting or self._short or len(self._under_way) == self._at_once:
             return
         loop = asyncio.get_running_loop()
-        group: list[_PendingRead] = []
+        group: list[_Pending[Q, A]] = []
         task = loop.create_task(self._answer_waiting(group))
         self._short.add(task)
         self._groups[task] = group
         self._under_way[task] = loop.call_later(self._long_s, self._is_long, task)
         task.add_done_callback(partial(self._ended, group))
 
-    async def _answer_waiting(self, group: list[_PendingRead]) -> None:
+    async def _answer_waiting(self, group: list[_Pending[Q, A]]) -> None:
         """Answer the calls that wait now, and note them in `group`.
 
         Now, not when this task was made: callers that were woken together ask in the same turn.
@@ -92,7 +100,7 @@ class CoalescedReads:
         self._short.discard(task)
         self._begin()
 
-    def _ended(self, group: Sequence[_PendingRead], task: "asyncio.Task[None]") -> None:
+    def _ended(self, group: Sequence[_Pending[Q, A]], task: "asyncio.Task[None]") -> None:
         self._under_way.pop(task).cancel()
         del self._groups[task]
         self._short.discard(task)
@@ -100,9 +108,9 @@ class CoalescedReads:
             answer.cancel()  # those that a cancelled task left unanswered
         self._begin()
 
-    async def _answer(self, group: Sequence[_PendingRead]) -> None:
+    async def _answer(self, group: Sequence[_Pending[Q, A]]) -> None:
         try:
-            found = await self._read([memory_id for memory_id, _ in group])
+            found = await self._read([question for question, _ in group])
         except StorageUnreachable as error:  # to read one by one would only take as long again
             for _, answer in group:
                 if not answer.done():
@@ -116,6 +124,6 @@ class CoalescedReads:
             elif not group[0][1].done():
                 group[0][1].set_exception(error)
             return
-        for memory_id, answer in group:
+        for question, answer in group:
             if not answer.done():
-                answer.set_result(list(found[memory_id]))
+                answer.set_result(found[question])

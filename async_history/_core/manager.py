@@ -42,7 +42,7 @@ from async_history._core.progress import Progress
 from async_history._core.prune import PruneCursor, PruneReport, PruneStep, prune_in_steps
 from async_history._core.prune_request import PruneRequest, new_prune_request
 from async_history._core.query import PAGE_SIZE, HistoryQuery, PageRead, new_query
-from async_history._core.records import CONTEXT, Event, HistoryRecord
+from async_history._core.records import CONTEXT, Event, HistoryRecord, is_alive
 from async_history._core.requests import takes
 from async_history._core.rollback import (
     RollbackReport,
@@ -62,9 +62,9 @@ from async_history._core.timeline import (
     diff_of,
     records_of,
     restoration,
-    restoration_of,
     state_at,
     states_of_owner,
+    text_to_restore,
     with_cause,
 )
 from async_history._core.validation import check_count, check_function, check_seconds
@@ -661,7 +661,10 @@ class HistoryManager(LoopBound[Store]):
         reader = self._reader()
         memory_id = check_text("memory_id", memory_id)
         check_moment("when", when)
-        return state_at(memory_id, await reader.history(memory_id), when)
+        found = await reader.last_change(memory_id, when)
+        if found is None and isinstance(when, int):
+            return state_at(memory_id, await reader.history(memory_id), when)
+        return found if found is not None and is_alive(found) else None
 
     def _newest_first(self, owner: Pairs) -> HistoryQuery:
         """Return the records of an owner, the last recorded first."""
@@ -774,12 +777,8 @@ class HistoryManager(LoopBound[Store]):
         check_moment("to", to)
         actor_id = None if actor_id is None else check_text("actor_id", actor_id)
         role = None if role is None else check_text("role", role)
-        plan = restoration_of(memory_id, await self._reader().history(memory_id), to)
-        if not plan.is_needed:
-            return plan.latest
-        submission = new_text(
-            memory_id, plan.wanted_text, actor_id=actor_id, role=role, context=plan.wanted.context
-        )
+        text, context = await text_to_restore(self._reader(), memory_id, to)
+        submission = new_text(memory_id, text, actor_id=actor_id, role=role, context=context)
         submission.operation = restoration(memory_id, to, actor_id)
         await store.writer.submit(submission)
         return submission.records[0]

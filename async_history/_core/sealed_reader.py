@@ -32,6 +32,7 @@ from async_history._core.sealed_records import (
 )
 from async_history._core.sealing import token_under
 from async_history._core.threads import computed
+from async_history._core.timeline import Moment
 
 R = TypeVar("R")
 V = TypeVar("V")
@@ -82,6 +83,16 @@ class SealedReader:
         """Return a memory's records, oldest first."""
         read = partial(self._stored.history, memory_id)
         return await read_opened(read, self._keys.load)
+
+    async def last_change(self, memory_id: str, when: Moment) -> HistoryRecord | None:
+        """Return a memory's last record at a moment."""
+
+        async def read() -> list[HistoryRecord]:
+            found = await self._stored.last_change(memory_id, when)
+            return [] if found is None else [found]
+
+        records, keys = await _with_keys(await read(), read, _ids_of_records, self._keys.load)
+        return opened_record(records[0], keys) if records else None
 
     async def page(self, wanted: Filter, after: Cursor | None, limit: int, ahead: int) -> PageRead:
         """Return the next records that match, up to `limit`, reading up to `ahead`."""

@@ -1,6 +1,6 @@
 """A memory as it was: which record was in force, what changed since, and what brings it back."""
 
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Protocol
@@ -119,6 +119,18 @@ def check_instant(name: str, value: object, alternative: str = "") -> datetime:
     return value
 
 
+def last_change_at(records: Sequence[HistoryRecord], when: Moment) -> HistoryRecord | None:
+    """Return a memory's last record at a moment, which may be a DELETE; None where there is none.
+
+    Args:
+        records: all of the memory's, oldest first.
+    """
+    if isinstance(when, int):
+        return records[when - 1] if when <= len(records) else None
+    place = _place_in_time(records, when)
+    return records[place] if place >= 0 else None
+
+
 def state_at(
     memory_id: str, records: Sequence[HistoryRecord], when: Moment
 ) -> HistoryRecord | None:
@@ -171,6 +183,30 @@ def restoration_of(memory_id: str, records: Sequence[HistoryRecord], to: Moment)
             "version"
         )
     return Restoration(records[-1], wanted)
+
+
+async def text_to_restore(
+    reader: "MemoryReader", memory_id: str, to: Moment
+) -> tuple[str, Mapping[str, Any] | None]:
+    """Return what a memory said at a moment, and its context.
+
+    Raises:
+        InvalidInput: as `restoration_of`.
+    """
+    wanted = await reader.last_change(memory_id, to)
+    if wanted is None or not is_alive(wanted) or wanted.new_memory is None:
+        wanted = restoration_of(memory_id, await reader.history(memory_id), to).wanted
+    return wanted.new_memory or "", wanted.context
+
+
+class MemoryReader(Protocol):
+    """What is read of a memory."""
+
+    async def history(self, memory_id: str) -> Sequence[HistoryRecord]:
+        """Return a memory's records, in the order of recording."""
+
+    async def last_change(self, memory_id: str, when: Moment) -> HistoryRecord | None:
+        """Return a memory's last record at a moment: see `last_change_at`."""
 
 
 class RestorationTarget(Protocol):
@@ -248,14 +284,23 @@ async def with_cause(
 def _place(memory_id: str, records: Sequence[HistoryRecord], when: Moment) -> int:
     """Return the index of the last record of a moment or before; -1 where there is none.
 
-    Clocks step back, so the last in order counts, not the latest in time. A record without a time
-    has that of the one before it; one without a known time was always there.
+    Raises:
+        InvalidInput: there is no such version.
     """
     if isinstance(when, int):
         if when > len(records):
             many = "1 version" if len(records) == 1 else f"{len(records):,} versions"
             raise InvalidInput(f"{memory_id!r} has {many}, there is no version {when}")
         return when - 1
+    return _place_in_time(records, when)
+
+
+def _place_in_time(records: Sequence[HistoryRecord], when: datetime) -> int:
+    """Return the index of the last record of an instant or before; -1 where there is none.
+
+    Clocks step back, so the last in order counts, not the latest in time. A record without a time
+    has that of the one before it; one without a known time was always there.
+    """
     place = -1
     instant: datetime | None = None
     for index, record in enumerate(records):

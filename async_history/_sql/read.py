@@ -8,13 +8,20 @@ from typing import Any, Final
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from async_history._core.coalesce import CoalescedReads
 from async_history._core.cursors import Cursor
 from async_history._core.erased_names import microseconds
 from async_history._core.filters import Filter, has_details
 from async_history._core.messages import MESSAGES_KEPT, Message, message_from_row
 from async_history._core.query import PageRead, RowsRead, cut
 from async_history._core.records import HistoryRecord, is_alive
-from async_history._core.timeline import PAGE_PLACES, state_at, states_at
+from async_history._core.timeline import (
+    PAGE_PLACES,
+    Moment,
+    last_change_at,
+    state_at,
+    states_at,
+)
 from async_history._sql.connections import Connections
 from async_history._sql.dialects import in_parts
 from async_history._sql.filters import Range, Search
@@ -23,6 +30,8 @@ from async_history._sql.rows import columns_read, record_from_row, row_from
 from async_history._sql.tables import Tables
 from async_history.errors import CursorGone
 
+_READS_AT_ONCE: Final = 5
+"""Connections that shared reads may take: as many as SQLAlchemy's pools keep."""
 _MOST_READ: Final = 4_096
 """Rows that are compared with a cause at once."""
 
@@ -52,6 +61,7 @@ class HistoryReader:
     def __init__(self, connections: Connections, tables: Tables) -> None:
         self._connections = connections
         self._tables = tables
+        self._histories = CoalescedReads(self._memories, _READS_AT_ONCE)
 
     async def _fetch(self, statement: Any) -> Sequence[Any]:
         async def fetch(connection: AsyncConnection) -> Sequence[Any]:
@@ -60,14 +70,26 @@ class HistoryReader:
         return await self._connections.read(fetch)
 
     async def history(self, memory_id: str) -> list[HistoryRecord]:
-        """Return a memory's records, oldest first."""
+        """Return a memory's records, oldest first. Concurrent calls share a SELECT."""
+        return list(await self._histories.of(memory_id))
+
+    async def last_change(self, memory_id: str, when: Moment) -> HistoryRecord | None:
+        """Return a memory's last record at a moment."""
+        return last_change_at(await self._histories.of(memory_id), when)
+
+    async def _memories(self, memory_ids: Sequence[str]) -> Mapping[str, list[HistoryRecord]]:
+        """Return the records of memories, by memory."""
+        found: dict[str, list[HistoryRecord]] = {memory_id: [] for memory_id in memory_ids}
         history = self._tables.history
-        rows = await self._fetch(
-            select(*columns_read(self._tables))
-            .where(history.c.memory_id == key_of(memory_id))
-            .order_by(history.c.seq)
-        )
-        return list(map(record_from_row, rows))
+        for keys in in_parts(keys_of(found)):
+            rows = await self._fetch(
+                select(*columns_read(self._tables))
+                .where(history.c.memory_id.in_(keys))
+                .order_by(history.c.seq)
+            )
+            for record in map(record_from_row, rows):
+                found[record.memory_id].append(record)
+        return found
 
     async def page(self, wanted: Filter, after: Cursor | None, limit: int, ahead: int) -> PageRead:
         """Return up to `limit` records that match, reading up to `ahead`."""

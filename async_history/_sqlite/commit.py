@@ -56,7 +56,7 @@ from async_history._sqlite.keys import Seal
 from async_history._sqlite.known_owners import KnownOwners
 from async_history._sqlite.ledger import APPEND, attest, has_ledger
 from async_history._sqlite.lone_record import LoneRecords
-from async_history._sqlite.operations import OPERATIONS
+from async_history._sqlite.operations import BEGIN_SEVERAL
 from async_history._sqlite.rows import COLUMNS_OF_HISTORY, packed_sql, record_from_row, unpack_rows
 from async_history._sqlite.write_program import (
     HAS_OTHER_TRIGGERS,
@@ -440,7 +440,8 @@ class _CommitSteps:
     async def enter(self, operations: Sequence[StoreOperation]) -> None:
         """Enter operations in the log."""
         with _refusals():
-            self._connection.executemany(OPERATIONS.begin, map(values_of, operations))
+            given = json.dumps([values_of(one) for one in operations], ensure_ascii=False)
+            self._connection.execute(BEGIN_SEVERAL, (given,))
         if self._attests:
             ids = [operation.id for operation in operations]
             attest(self._connection, lambda ledger: begin_operations(ledger, ids))

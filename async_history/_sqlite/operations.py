@@ -13,13 +13,21 @@ from async_history._core.threads import run_to_completion
 from async_history._sqlite.connection import fetch_rows
 from async_history._sqlite.ledger import has_ledger, tables
 
-OPERATIONS: Final = OperationStatements(
-    begin="""
+_BEGIN: Final = """
     INSERT OR IGNORE INTO async_history_operations (
         id, kind, begun_at, ended_at, error, actor_id, process_id, host, arguments, records,
         messages
-    ) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-    """,
+    )
+"""
+BEGIN_SEVERAL: Final = f"""{_BEGIN}
+    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5,
+           value ->> 6, value ->> 7, value ->> 8, value ->> 9, value ->> 10
+    FROM json_each(?)
+"""
+"""Takes `values_of` operations as a JSON array. A statement for each would take the GIL for each
+from a busy event loop."""
+OPERATIONS: Final = OperationStatements(
+    begin=f"{_BEGIN} VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     add="""
     UPDATE async_history_operations SET records = records + ?, messages = messages + ? WHERE id = ?
     """,

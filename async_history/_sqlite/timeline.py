@@ -1,15 +1,17 @@
-"""The state of all memories of a SQLite file at an instant.
+"""The state of memories of a SQLite file at a moment: of some through the index, or of all.
 
-SQLite sorts the history by memory, in temporary files, to find each memory's record.
+For all, SQLite sorts the history by memory, in temporary files, to find each memory's record.
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from async_history._core.records import HistoryRecord
-from async_history._core.timeline import PAGE_PLACES
+from async_history._core.timeline import PAGE_PLACES, Moment
+from async_history._core.values import in_utc
 from async_history._sqlite import times
+from async_history._sqlite.index import Direction, memory_key, ordered_positions
 from async_history._sqlite.rows import Fetch, record_from_row
 
 _IS_GONE: Final = "event = 'DELETE' OR is_deleted NOT IN (0, '')"
@@ -43,6 +45,54 @@ def fetch_sql(columns: str) -> str:
     WHERE rowid IN (SELECT value FROM json_each(:places))
       AND EXISTS (SELECT 1 FROM history WHERE rowid = :newest AND id IS :newest_id)
     """
+
+
+def at_instant_sql(columns: str) -> str:
+    """Return the SELECT of memories' last records at instants, each followed by its `number`.
+
+    It takes `:asked`, a JSON array of what `asked_change` returns; a record's number is its place
+    there. A memory is read from its newest record back to the instant, or to a record without a
+    time, which may be of that instant or later.
+    """
+    moment = times.own_instant("history")
+    return _last_changes(columns, "DESC", f"AND coalesce({moment}, '') <= given.instant LIMIT 1")
+
+
+def at_version_sql(columns: str) -> str:
+    """Return the SELECT of memories' records of a version, as `at_instant_sql`.
+
+    It also takes `:earlier`, how many records are before it, for all memories alike.
+    """
+    return _last_changes(columns, "ASC", "LIMIT 1 OFFSET :earlier")
+
+
+def _last_changes(columns: str, direction: Direction, wanted: str) -> str:
+    places = ordered_positions(direction, key="given.memory", memory_id="given.memory_id")
+    return f"""
+    SELECT {columns}, found.number FROM (
+        SELECT number, (
+            SELECT place.position FROM {places} AS place
+            CROSS JOIN main.history AS history ON history.rowid = place.position
+            WHERE history.memory_id = given.memory_id {wanted}
+        ) AS place
+        FROM (
+            SELECT key AS number, value ->> 0 AS memory, value ->> 1 AS memory_id,
+                   value ->> 2 AS instant
+            FROM json_each(:asked)
+        ) AS given
+    ) AS found CROSS JOIN main.history AS history ON history.rowid = found.place
+    """
+
+
+def can_be_asked(when: Moment) -> bool:
+    """Return whether a moment is a version, or an instant that UTC has."""
+    return isinstance(when, int) or in_utc(when).tzinfo is UTC
+
+
+def asked_change(memory_id: str, when: Moment) -> Sequence[Any]:
+    """Return a memory and a moment, as the SELECTs take them."""
+    instant = None if isinstance(when, int) else times.instant_text(when)
+    return memory_key(memory_id), memory_id, instant
 
 
 class FileStates:

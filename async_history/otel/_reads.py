@@ -13,6 +13,7 @@ from async_history._core.filters import Filter
 from async_history._core.messages import Message
 from async_history._core.query import PageRead
 from async_history._core.records import HistoryRecord
+from async_history._core.timeline import Moment
 from async_history.otel._store import OPERATION, fail
 
 _ROWS: Final = "db.response.returned_rows"
@@ -37,6 +38,13 @@ class TracedReader:
             records = await self._reader.history(memory_id)
             note_rows(records)
         return records
+
+    async def last_change(self, memory_id: str, when: Moment) -> HistoryRecord | None:
+        """Read one record of a memory, in a span."""
+        with self._span("memory_at") as note_rows:
+            found = await self._reader.last_change(memory_id, when)
+            note_rows([] if found is None else [found])
+        return found
 
     async def page(self, wanted: Filter, after: Cursor | None, limit: int, ahead: int) -> PageRead:
         """Read a page, in a span."""

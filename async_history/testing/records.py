@@ -1,7 +1,7 @@
 """Records as they come back: exactly as given, in order, one for each id."""
 
 import asyncio
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Final
 
 import pytest
@@ -57,6 +57,22 @@ class RecordCases(Cases):
         for name, records in zip(asked, found, strict=True):
             texts = [] if name == "unknown" else [f"ADD {name}", f"UPDATE {name}"]
             assert [record.new_memory for record in records] == texts
+        assert len(set(map(id, found))) == len(found), "each caller has a list of its own"
+
+    async def test_each_of_a_crowd_gets_the_state_it_asked_for(self, open_store: OpenStore) -> None:
+        names = [f"m{n}" for n in range(90)] + ["a,b", '["m1"]', "é", "M1", "m1 "]
+        async with open_store() as history:
+            for text in ("old", "new"):
+                await history.batch_add_history(
+                    {"memory_id": name, "new_memory": f"{text} {name}", "event": "UPDATE"}
+                    for name in names
+                )
+            later = datetime.now(UTC) + timedelta(hours=1)
+            asked = [(name, when) for name in [*names, "m1"] for when in (1, later, 2)]
+            found = await asyncio.gather(*(history.memory_at(*one) for one in asked))
+            assert await history.memory_at("unknown", later) is None
+        texts = [None if one is None else one.new_memory for one in found]
+        assert texts == [f"{'old' if when == 1 else 'new'} {name}" for name, when in asked]
 
     async def test_a_crowd_that_reads_while_it_is_closed(self, open_store: OpenStore) -> None:
         async with open_store() as history:

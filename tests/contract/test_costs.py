@@ -255,7 +255,13 @@ async def test_a_limit_reads_no_more_than_it_gives(tmp_path: Path, order: Any) -
 
 
 async def test_what_costs_the_same_in_a_long_memory(tmp_path: Path) -> None:
-    calls = {"if_latest": conditional_write}
+    calls: dict[str, Call] = {
+        "if_latest": conditional_write,
+        "the first version": lambda history, _: history.memory_at("m", 1),
+        "restoring it": lambda history, _: history.restore("m", to=1),
+        "a moment ago": lambda history, size: history.memory_at("m", moment(size - 3)),
+        "restoring that": lambda history, size: history.restore("m", to=moment(size - 3)),
+    }
     assert not most(await growths(tmp_path, SHAPES["as we write it"], calls), 1.5)
 
 

@@ -26,6 +26,7 @@ from async_history import (
     MemoryDiff,
     open_history,
 )
+from async_history._core.timeline import Moment
 from async_history._postgres.schema import in_schema
 from async_history._postgres.timeline import FETCH as PLACES
 from async_history._postgres.timeline import FIND
@@ -631,14 +632,14 @@ class TestRestore:
     ) -> None:
         async with open_keeping_store() as history:
             life = await live(history)
-            read = history.store.reader.history
+            read = history.store.reader.last_change
 
-            async def read_before_a_change(memory_id: str) -> list[HistoryRecord]:
-                records = await read(memory_id)
+            async def read_before_a_change(memory_id: str, to: Moment) -> HistoryRecord | None:
+                found = await read(memory_id, to)
                 await history.add_history(memory_id, "water", "wine", "UPDATE")
-                return records
+                return found
 
-            monkeypatch.setattr(history.store.reader, "history", read_before_a_change)
+            monkeypatch.setattr(history.store.reader, "last_change", read_before_a_change)
             record = await history.restore("m", to=1)
             monkeypatch.undo()
             texts = [record.new_memory for record in await history.get_history("m")]

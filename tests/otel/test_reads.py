@@ -17,7 +17,14 @@ from tests.otel.conftest import Exported
 pytestmark = pytest.mark.once
 
 Instrumented = Callable[..., Exported]
-READS = ("get_history", "query_history", "count_history", "memories_at", "get_last_messages")
+READS = (
+    "get_history",
+    "memory_at",
+    "query_history",
+    "count_history",
+    "memories_at",
+    "get_last_messages",
+)
 
 
 def reads(exported: Exported) -> list[ReadableSpan]:
@@ -54,7 +61,10 @@ async def test_each_read_is_a_span_in_its_caller_s_trace(
         found = reads(exported)
         where = history.backend.where
     assert [(one.name, rows(one)) for one in found] == [
-        *[("get_history", 1)] * 4,
+        ("get_history", 1),
+        ("memory_at", 1),
+        ("get_history", 1),
+        ("memory_at", 1),
         ("query_history", 2),
         ("query_history", 1),
         ("count_history", None),

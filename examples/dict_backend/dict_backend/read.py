@@ -34,6 +34,9 @@ class DictReader:
     async def history(self, memory_id: str) -> list[HistoryRecord]:
         return [record for _, record in self._kept.of_memory(memory_id)]
 
+    async def last_change(self, memory_id: str, when: api.Moment) -> HistoryRecord | None:
+        return api.last_change_at(await self.history(memory_id), when)
+
     async def page(
         self, wanted: api.Filter, after: api.Cursor | None, limit: int, ahead: int
     ) -> api.PageRead:
