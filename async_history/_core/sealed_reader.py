@@ -91,8 +91,8 @@ class SealedReader:
             found = await self._stored.last_change(memory_id, when)
             return [] if found is None else [found]
 
-        records, keys = await _with_keys(await read(), read, _ids_of_records, self._keys.load)
-        return opened_record(records[0], keys) if records else None
+        records = await read_opened(read, self._keys.load)
+        return records[0] if records else None
 
     async def page(self, wanted: Filter, after: Cursor | None, limit: int, ahead: int) -> PageRead:
         """Return the next records that match, up to `limit`, reading up to `ahead`."""
