@@ -41,7 +41,8 @@ ORDER BY seq
 """OFFSET 0 leaves the planner only one way: each memory by its index."""
 _LAST_CHANGES: Final = f"""
 SELECT {RECORD_COLUMNS}, asked.number FROM ROWS FROM (
-    pg_catalog.unnest($1::pg_catalog.text[]), pg_catalog.unnest($2::pg_catalog.int8[]),
+    pg_catalog.unnest($1::pg_catalog.text[]),
+    pg_catalog.unnest(pg_catalog.string_to_array($2, ',', '')::bigint[]),
     pg_catalog.unnest($3::pg_catalog.text[])
 ) WITH ORDINALITY AS asked (name, earlier, moment, number)
 CROSS JOIN LATERAL (
@@ -161,14 +162,14 @@ class HistoryReader:
     ) -> Mapping[_Change, HistoryRecord | None]:
         """Return memories' last records at moments; None where that takes the whole memory."""
         names = [memory_id for memory_id, _ in asked]
-        earlier: list[int | None] = [None] * len(asked)
+        earlier = [""] * len(asked)
         instants: list[str | None] = [None] * len(asked)
         for index, (_, when) in enumerate(asked):
             if isinstance(when, int):
-                earlier[index] = min(when - 1, _MOST_ROWS)
+                earlier[index] = str(min(when - 1, _MOST_ROWS))
             else:
                 instants[index] = in_utc(when).isoformat()
-        rows = await self._fetch(self._sql(_LAST_CHANGES), names, earlier, instants)
+        rows = await self._fetch(self._sql(_LAST_CHANGES), names, ",".join(earlier), instants)
         found: dict[_Change, HistoryRecord | None] = dict.fromkeys(asked)
         return found | {asked[row[-1] - 1]: record_from_row(row[:-1]) for row in rows}
 
