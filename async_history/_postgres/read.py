@@ -51,7 +51,8 @@ CROSS JOIN LATERAL (
         WHERE memory_id = asked.name AND asked.earlier IS NOT NULL
         ORDER BY memory_id, seq OFFSET asked.earlier LIMIT 1
     ) UNION ALL (
-        SELECT * FROM {{schema}}.history WHERE memory_id = asked.name
+        SELECT * FROM {{schema}}.history
+        WHERE memory_id = asked.name AND asked.moment IS NOT NULL
             AND occurred_at <= (SELECT asked.moment::pg_catalog.timestamptz)
             AND NOT EXISTS (
                 SELECT FROM {{schema}}.history WHERE memory_id = asked.name AND occurred_at IS NULL
