@@ -131,6 +131,23 @@ async def test_a_full_page_reads_no_more_rows_than_it_has(
     assert {name: read for name, read in found.items() if read > FULL_PAGE + MORE} == {}
 
 
+async def test_one_record_of_a_long_memory_is_read_alone(url: str, connection: Any) -> None:
+    rows = 2 * SMALL
+    schema = f"long_{token_hex(4)}"
+    async with open_history(url, schema=schema):
+        """It makes the tables."""
+    await fill_alike(connection, schema, rows, is_one=True)
+    for is_known in (False, True):
+        if is_known:
+            await connection.execute(f"ANALYZE {schema}.history")
+        for when, number in ((3, 3), (START + timedelta(seconds=rows - 3), rows - 3)):
+            explainer = Explainer(connection, schema, is_generic=is_known)
+            found = await explainer.reader.last_change("m", when)
+            assert found is not None
+            assert found.id == f"id-{number}"
+            assert explainer.rows < 20
+
+
 @pytest.mark.parametrize("order", ["oldest", "newest"])
 async def test_a_time_of_no_record_is_looked_up_in_many_chunks_at_once(
     url: str, connection: Any, order: Any

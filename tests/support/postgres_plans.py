@@ -239,6 +239,8 @@ def _rows_read(plan: Mapping[str, Any]) -> int:
 
 
 def _literal(value: object) -> str:
+    if value is None:
+        return "NULL"
     if isinstance(value, int):
         return str(value)
     if isinstance(value, list):
