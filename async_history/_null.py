@@ -212,7 +212,7 @@ class _NoLog:
     async def forget_actor(self, actor_id: str) -> None: ...
 
     async def read(
-        self, *, up_to: str | None = None, limit: int | None = None
+        self, *, up_to: str | None = None, limit: int | None = None, kind: str | None = None
     ) -> Sequence[StoreOperation]:
         await self._calls.done()
         return []

@@ -36,8 +36,8 @@ class Erasure:
     """Messages that were removed from the buffers."""
 
 
-def erasures_among(operations: Iterable[StoreOperation]) -> list[Erasure]:
-    """Return the erasures among operations."""
+def erasures_of(operations: Iterable[StoreOperation]) -> list[Erasure]:
+    """Return operations of the kind `ERASE` as erasures."""
     return [
         Erasure(
             id=one.id,
@@ -50,5 +50,4 @@ def erasures_among(operations: Iterable[StoreOperation]) -> list[Erasure]:
             messages=one.messages,
         )
         for one in operations
-        if one.kind == ERASE
     ]

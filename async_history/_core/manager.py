@@ -19,7 +19,7 @@ from async_history._core.encryption import EncryptedStore, Encryption
 from async_history._core.erase import ErasureReport, erase_in_steps
 from async_history._core.erase_request import Vacuuming, check_vacuuming, new_erase_request
 from async_history._core.erased_names import Name
-from async_history._core.erasures import Erasure, erasures_among
+from async_history._core.erasures import ERASE, Erasure, erasures_of
 from async_history._core.filters import Filter, Order, Pairs, cause_asked, new_filter, scopes_asked
 from async_history._core.follow import POLL_INTERVAL_S, Follower
 from async_history._core.follow_reads import FollowReader
@@ -982,7 +982,7 @@ class HistoryManager(LoopBound[Store]):
         Raises:
             StorageError: the store can't be read.
         """
-        return erasures_among(await self._require_open().operations.read())
+        return erasures_of(await self._require_open().operations.read(kind=ERASE))
 
     async def operations(
         self, *, before: str | None = None, limit: int | None = None

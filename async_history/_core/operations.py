@@ -80,7 +80,8 @@ class OperationStatements:
         counts: returns an operation's records and messages: id.
         forget_actor: takes an actor's name from all operations: actor_id.
         last: returns operations, newest first, from one on or from the newest, each as one JSON
-            list of its columns in order: its id, or NULL; the most to return, or NULL.
+            list of its columns in order: its id, or NULL; the most to return, or NULL; their kind,
+            or NULL.
     """
 
     begin: str
@@ -126,7 +127,7 @@ class OperationLog(Protocol):
         """Take an actor's name from all operations."""
 
     async def read(
-        self, *, up_to: str | None = None, limit: int | None = None
+        self, *, up_to: str | None = None, limit: int | None = None, kind: str | None = None
     ) -> Sequence[StoreOperation]:
         """Return operations, oldest first: the last ones.
 
@@ -134,6 +135,7 @@ class OperationLog(Protocol):
             up_to: the id of the last one to return; nothing if there is none of this id. None is
                 the newest.
             limit: at most this many; None returns all.
+            kind: of this kind alone; None is of any.
         """
 
 
@@ -307,10 +309,10 @@ class StatementOperationLog:
         await self._run(self._statements.forget_actor, actor_id)
 
     async def read(
-        self, *, up_to: str | None = None, limit: int | None = None
+        self, *, up_to: str | None = None, limit: int | None = None, kind: str | None = None
     ) -> list[StoreOperation]:
         """Return the last operations, oldest first."""
-        rows = await self._run(self._statements.last, up_to, limit)
+        rows = await self._run(self._statements.last, up_to, limit, kind)
         return [_operation(*json.loads(row)) for (row,) in reversed(rows)]
 
 

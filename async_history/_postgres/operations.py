@@ -35,9 +35,11 @@ OPERATIONS: Final = OperationStatements(
         id, kind, begun_at, ended_at, error, actor_id, process_id, host, database_role, arguments,
         records, messages
     )::pg_catalog.text FROM {schema}.operations
-    WHERE $1::pg_catalog.text IS NULL OR (begun_at, id) <= (
-        SELECT begun_at, id FROM {schema}.operations WHERE id = $1::pg_catalog.text
-    )
+    WHERE (
+        $1::pg_catalog.text IS NULL OR (begun_at, id) <= (
+            SELECT begun_at, id FROM {schema}.operations WHERE id = $1::pg_catalog.text
+        )
+    ) AND ($3::pg_catalog.text IS NULL OR kind = $3::pg_catalog.text)
     ORDER BY begun_at DESC, id DESC LIMIT $2::pg_catalog.int8
     """,
 )

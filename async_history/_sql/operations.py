@@ -110,17 +110,23 @@ class SqlOperationLog:
         await self._run(forget)
 
     async def read(
-        self, *, up_to: str | None = None, limit: int | None = None
+        self, *, up_to: str | None = None, limit: int | None = None, kind: str | None = None
     ) -> list[StoreOperation]:
         """Return the last operations, oldest first."""
-        operations: list[StoreOperation] = await self._run(partial(self._read, up_to, limit))
+        operations: list[StoreOperation] = await self._run(partial(self._read, up_to, limit, kind))
         return operations
 
     async def _read(
-        self, up_to: str | None, limit: int | None, connection: AsyncConnection
+        self,
+        up_to: str | None,
+        limit: int | None,
+        kind: str | None,
+        connection: AsyncConnection,
     ) -> list[StoreOperation]:
         table = self._table
         last = select(table).order_by(table.c.begun_at.desc(), table.c.id.desc()).limit(limit)
+        if kind is not None:
+            last = last.where(table.c.kind == kind)
         if up_to is not None:
             begun = select(table.c.begun_at).where(table.c.id == up_to)
             begun_at = (await connection.execute(begun)).scalar()

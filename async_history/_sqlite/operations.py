@@ -43,8 +43,10 @@ OPERATIONS: Final = OperationStatements(
         id, kind, begun_at, ended_at, error, actor_id, process_id, host, NULL, json(arguments),
         records, messages
     ) FROM async_history_operations
-    WHERE ?1 IS NULL
+    WHERE (
+        ?1 IS NULL
         OR (begun_at, id) <= (SELECT begun_at, id FROM async_history_operations WHERE id = ?1)
+    ) AND (?3 IS NULL OR kind = ?3)
     ORDER BY begun_at DESC, id DESC LIMIT coalesce(?2, -1)
     """,
 )

@@ -9,13 +9,16 @@ from functools import partial
 
 import typer
 
-from async_history import StoreOperation
+from async_history import HistoryManager, StoreOperation
+from async_history._core.operations import OperationState
 from async_history.cli import stores
 from async_history.cli.screen import Screen
 from async_history.cli.terminal import escape_controls, print_error
 from async_history.cli.termination import run
 
 _POLL_INTERVAL_S = 0.5
+_PAGE = 100
+"""Operations that are read at once."""
 _STYLES = {"finished": "dim", "failed": "bold red", "unfinished": "bold yellow"}
 
 
@@ -43,14 +46,43 @@ def follow(url: str, *, as_json: bool) -> None:
 
 
 async def _follow(url: str, show: Callable[[StoreOperation], None]) -> None:
-    shown: dict[str, str] = {}
     async with stores.open_to_read(url) as history:
+        followed = FollowedOperations(history)
         while True:
-            for one in await history.operations():
-                if shown.get(one.id) != one.state:
-                    show(one)
-                    shown[one.id] = one.state
+            for one in await followed.changed():
+                show(one)
             await asyncio.sleep(_POLL_INTERVAL_S)
+
+
+class FollowedOperations:
+    """The operations of a history as they begin and end."""
+
+    def __init__(self, history: HistoryManager) -> None:
+        self._history = history
+        self._states: dict[str, OperationState] = {}
+
+    async def changed(self) -> list[StoreOperation]:
+        """Return those that began or ended since the last call; at the first, all.
+
+        What is read is the end of the log, and those before it that had not ended.
+        """
+        found = await self._history.operations(limit=_PAGE)
+        while found and not any(one.id in self._states for one in found):
+            before = await self._history.operations(before=found[0].id, limit=_PAGE)
+            if not before:
+                break
+            found = [*before, *found]
+        read = {one.id for one in found}
+        open_still = [
+            operation_id
+            for operation_id, state in self._states.items()
+            if state == "unfinished" and operation_id not in read
+        ]
+        for operation_id in open_still:
+            found += await self._history.store.operations.read(up_to=operation_id, limit=1)
+        changed = [one for one in found if self._states.get(one.id) != one.state]
+        self._states.update((one.id, one.state) for one in changed)
+        return changed
 
 
 def _print_json(one: StoreOperation) -> None:

@@ -32,9 +32,11 @@ class DictOperationLog:
                 self._operations[operation_id] = replace(one, actor_id=None)
 
     async def read(
-        self, *, up_to: str | None = None, limit: int | None = None
+        self, *, up_to: str | None = None, limit: int | None = None, kind: str | None = None
     ) -> list[api.StoreOperation]:
         last = list(reversed(self._operations.values()))
         if up_to is not None:
             last = list(dropwhile(lambda one: one.id != up_to, last))
+        if kind is not None:
+            last = [one for one in last if one.kind == kind]
         return last[:limit][::-1]
