@@ -83,6 +83,7 @@ def diff_between(
     return MemoryDiff(memory_id="m", before=before, after=after, between=between)
 
 
+@pytest.mark.statements
 class TestEveryBackend:
     async def test_what_nobody_recorded(self, open_store: OpenStore) -> None:
         async with open_store() as history:
@@ -151,6 +152,7 @@ class TestEveryBackend:
             assert await anext(walking, None) is None
 
 
+@pytest.mark.statements
 class TestAMemory:
     async def test_at_every_moment_of_its_life(self, open_keeping_store: OpenStore) -> None:
         async with open_keeping_store() as history:
