@@ -277,7 +277,7 @@ def pieces(password: str) -> list[str]:
         "postgresql+asyncpg://agent:{}@/app",
         "postgresql:/agent:{}@127.0.0.1:1/app",
         "postgresql:agent:{}@127.0.0.1:1/app",
-        "mysql://agent:{}@host/app",
+        "mysql://agent:{}@127.0.0.1:1/app",
         "sqlite://agent:{}@host/app",
         "host=127.0.0.1 port=1 user=agent password={}",
         "'postgresql://agent:{}@127.0.0.1:1/app'",
