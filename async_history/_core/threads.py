@@ -58,11 +58,19 @@ async def computed(function: Callable[[], T]) -> T:
 def for_a_thread(
     function: Callable[P, Coroutine[Any, Any, T]],
 ) -> Callable[P, Coroutine[Any, Any, T]]:
-    """Return what calls a coroutine function on this event loop, from a thread that it blocks."""
+    """Return what calls a coroutine function on this event loop, from a thread.
+
+    The call begins at once. To await it blocks the thread.
+    """
     loop = running_loop()
 
-    async def call(*args: P.args, **kwargs: P.kwargs) -> T:
-        return asyncio.run_coroutine_threadsafe(function(*args, **kwargs), loop).result()
+    def call(*args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
+        called = asyncio.run_coroutine_threadsafe(function(*args, **kwargs), loop)
+
+        async def result() -> T:
+            return called.result()
+
+        return result()
 
     return call
 

@@ -65,8 +65,8 @@ class Attestation:
     def tables(self, fetch: Run) -> LedgerTables:
         """Return the ledger's tables in a transaction, in which this runs one statement."""
 
-        async def run(sql: str, *arguments: Any) -> Sequence[Sequence[Any]]:
-            return await fetch(in_schema(sql, self._schema), *arguments)
+        def run(sql: str, *arguments: Any) -> Awaitable[Sequence[Sequence[Any]]]:
+            return fetch(in_schema(sql, self._schema), *arguments)
 
         open_rows = partial(self._seal.opened_rows, table=key_table(fetch, self._schema))
         return LedgerTables(self._statements, run, open_rows, self._seal.salt_key)

@@ -22,6 +22,11 @@ _BUNDLE: Final = """
 SELECT first, xact::pg_catalog.text::pg_catalog.int8, since::pg_catalog.text::pg_catalog.int8,
        kind, size, hashes, is_keyed, names
 FROM {schema}.history_ledger"""
+_COLUMNS: Final = ", ".join(
+    f"history.{name}::pg_catalog.int4" if name == "is_deleted" else f"history.{name}"
+    for name in COLUMNS
+)
+"""As leaves commit to them."""
 _SCOPES: Final = ", ".join(SCOPES)
 _OF_RECORD: Final = ", ".join(f"history.{scope}" for scope in SCOPES)
 _OF_MEMORY: Final = ", ".join(f"owned.{scope}" for scope in SCOPES)
@@ -124,7 +129,7 @@ STATEMENTS: Final = LedgerStatements(
     records=f"""
     SELECT history.seq, owned.memory_id IS NULL
             OR ({_OF_RECORD}) IS NOT DISTINCT FROM ({_OF_MEMORY}),
-        {", ".join(f"history.{name}" for name in COLUMNS)}, history.context, history.cause
+        {_COLUMNS}, history.context, history.cause
     FROM {_LIST} AS given (id) JOIN {{schema}}.history ON history.id = given.id
     LEFT JOIN {{schema}}.owners AS owned ON owned.memory_id = history.memory_id
     """,

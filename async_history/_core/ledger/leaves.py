@@ -128,14 +128,15 @@ class Bundle(NamedTuple):
     def holds(self, rows: Sequence[Sequence[Any]], key: bytes | None) -> bool:
         """Return whether each leaf has its salt, and commits to its row's values."""
         hashes, prefix = self.hashes, _prefix(self.kind)
+        if NO_SALT in hashes:
+            return False
         key = key if self.has_keyed_salts else None
         for at, text in zip(range(0, len(hashes), _LEAF_BYTES), _texts(rows), strict=True):
-            salt, commitment = _parted(hashes, at)
-            if salt == NO_SALT:
-                return False
+            middle = at + SALT_BYTES
+            salt = hashes[at:middle]
             if key is not None:
                 salt = _keyed(salt, key)
-            if sha256(salt + prefix + text.encode()).digest() != commitment:
+            if sha256(salt + prefix + text).digest() != hashes[middle : at + _LEAF_BYTES]:
                 return False
         return True
 
@@ -279,7 +280,7 @@ def values_bundle(
         hashes += salt
         if key is not None:
             salt = _keyed(salt, key)
-        hashes += sha256(salt + prefix + text.encode()).digest()
+        hashes += sha256(salt + prefix + text).digest()
     return Bundle(kind, len(rows), bytes(hashes), key is not None, _encode_names(names))
 
 
@@ -292,17 +293,17 @@ def held_at(
     return {
         place
         for (place, leaf), text in zip(leaves.items(), _texts(rows), strict=True)
-        if sha256(leaf.salt(key) + _prefix(leaf.kind) + text.encode()).digest() == leaf.commitment
+        if sha256(leaf.salt(key) + _prefix(leaf.kind) + text).digest() == leaf.commitment
     }
 
 
-def _texts(rows: Sequence[Sequence[Any]]) -> list[str]:
-    """Return each row's values as the lines of a commitment.
+def _texts(rows: Sequence[Sequence[Any]]) -> list[bytes]:
+    """Return each row's values as the lines of a commitment, in UTF-8.
 
     All rows at once, which takes half the time: nothing but two rows has ] and [ around a line's
     end.
     """
-    return _encode_rows(rows)[2:-2].split("]\n[")
+    return _encode_rows(rows)[2:-2].encode().split(b"]\n[")
 
 
 def _keyed(kept: bytes, key: bytes) -> bytes:

@@ -1,6 +1,8 @@
 """The order of recording, as verifying compares it with the order of the leaves."""
 
 from bisect import bisect_left
+from collections.abc import Sequence
+from operator import ge
 from typing import Final
 
 _KEPT: Final = 4_096
@@ -34,6 +36,18 @@ class RecordingOrder:
         if position <= self._last:
             return False
         self._last = position
+        return True
+
+    def are_next(self, positions: Sequence[int]) -> bool:
+        """Return whether the bundle's next records may be at these positions, in their order.
+
+        If not, none of them was counted: `is_next` finds which.
+        """
+        if not positions:
+            return True
+        if positions[0] <= self._last or any(map(ge, positions, positions[1:])):
+            return False
+        self._last = positions[-1]
         return True
 
     def end(self, turn: int) -> None:

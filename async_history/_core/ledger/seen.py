@@ -1,6 +1,6 @@
 """What the store has now of what its leaves commit to, as verifying compares them."""
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Awaitable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,37 +48,58 @@ class WholeBundle:
     positions: Sequence[int]
 
 
-async def seen_bundle(
-    stored: StoredBundle, removals: Removals, tables: LedgerTables
-) -> WholeBundle | SeenLeaves:
-    """Return what the store has of a bundle: as a rule all, which is found out at once."""
-    first, bundle = stored.first, stored.bundle
-    if not removals.touch(first, first + bundle.size):
-        whole = await _whole(first, bundle, tables)
-        if whole is not None:
-            return whole
-    return await seen(first, bundle.leaves(), tables)
-
-
-async def _whole(first: int, bundle: Bundle, tables: LedgerTables) -> WholeBundle | None:
-    if bundle.kind not in (RECORD, REST, OWNER):
-        return None
-    if bundle.has_keyed_salts:
+async def seen_bundles(
+    stored: Sequence[StoredBundle], removals: Removals, tables: LedgerTables
+) -> list[WholeBundle | SeenLeaves]:
+    """Return what the store has of bundles: as a rule all, which is found out at once."""
+    if any(one.bundle.has_keyed_salts for one in stored):
         await tables.require_key()
-    names = bundle.leaf_names()
-    asked = [name for name in names if name is not None]
-    records: Mapping[str, StoredRecord] = {}
-    owners: Mapping[str, Owner] = {}
-    if bundle.kind == OWNER:
-        owners = await tables.owners(asked)
-    else:
-        records = await tables.records(asked)
-    values = [_values(bundle.kind, name or "", records, owners) for name in names]
-    rows = [row for row in values if row is not None]
-    if len(rows) < len(names) or not bundle.holds(rows, tables.key):
-        return None
-    positions = [records[name].position for name in asked] if bundle.kind == RECORD else ()
-    return WholeBundle(first, names, bundle.kind, positions)
+    untouched = [
+        (first, bundle, names)
+        for first, _, _, bundle in stored
+        if None not in (names := bundle.leaf_names())
+        and not removals.touch(first, first + bundle.size)
+    ]
+    whole = await _whole_of_records([u for u in untouched if u[1].kind in (RECORD, REST)], tables)
+    whole |= await _whole_of_owners([u for u in untouched if u[1].kind == OWNER], tables)
+    return [
+        whole.get(one.first) or await seen(one.first, one.bundle.leaves(), tables) for one in stored
+    ]
+
+
+_Untouched = tuple[int, Bundle, Sequence[str | None]]
+"""A bundle none of whose leaves was removed: its place, itself, and its leaves' names."""
+
+
+async def _whole_of_records(
+    bundles: Sequence[_Untouched], tables: LedgerTables
+) -> dict[int, WholeBundle]:
+    """Return the bundles of which the store has all records, by place.
+
+    A server reads the records of the next bundle while those of one are compared.
+    """
+    whole: dict[int, WholeBundle] = {}
+    asked: Awaitable[Sequence[Sequence[Any]]] | None = None
+    for at, (first, bundle, names) in enumerate(bundles, 1):
+        there = (await tables.record_rows(bundle.names, asked)).of(names)
+        asked = tables.ask_records(bundles[at][1].names) if at < len(bundles) else None
+        if there is not None and all(there.have_owner) and bundle.holds(there.values, tables.key):
+            positions = there.positions if bundle.kind == RECORD else ()
+            whole[first] = WholeBundle(first, names, bundle.kind, positions)
+    return whole
+
+
+async def _whole_of_owners(
+    bundles: Sequence[_Untouched], tables: LedgerTables
+) -> dict[int, WholeBundle]:
+    """Return the bundles of which the store has all owners, by place."""
+    whole: dict[int, WholeBundle] = {}
+    for first, bundle, names in bundles:
+        there = await tables.owners([name for name in names if name is not None])
+        rows = [owner_values(name, there[name]) for name in names if name in there]
+        if len(rows) == len(names) and bundle.holds(rows, tables.key):
+            whole[first] = WholeBundle(first, names, OWNER, ())
+    return whole
 
 
 async def seen(first: int, leaves: Sequence[Leaf], tables: LedgerTables) -> SeenLeaves:

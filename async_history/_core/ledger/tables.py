@@ -36,8 +36,8 @@ _PLACED_AT_ONCE: Final = 8_192
 _BUNDLES_AT_ONCE: Final = 256
 _BEGUN: Final = 8
 """Columns of an operation that are known when it begins."""
-READ_AT_ONCE: Final = 4
-"""Bundles that are read at once: about 2,000 leaves."""
+READ_AT_ONCE: Final = 16
+"""Bundles that are read at once: about 8,000 leaves, some 50 ms."""
 
 
 _DATES: Final = {str, type(None)}
@@ -67,6 +67,29 @@ class StoredRecord(NamedTuple):
     position: int
     has_owner: bool
     values: Sequence[Any]
+
+
+class RecordRows(NamedTuple):
+    """What several `StoredRecord` are made of, one by one, as the database has it."""
+
+    positions: Sequence[int]
+    have_owner: Sequence[Any]
+    values: Sequence[Row]
+
+    def of(self, ids: Sequence[str | None]) -> "RecordRows | None":
+        """Return those of these records, in this order; None if one is not there."""
+        there = [row[0] for row in self.values]
+        if there == ids:
+            return self
+        at = {record_id: place for place, record_id in enumerate(there)}
+        places = [at[record_id] for record_id in ids if record_id in at]
+        if len(places) < len(ids):
+            return None
+        return RecordRows(
+            [self.positions[place] for place in places],
+            [self.have_owner[place] for place in places],
+            [self.values[place] for place in places],
+        )
 
 
 class StoredOperation(NamedTuple):
@@ -203,18 +226,38 @@ class LedgerTables:
 
     async def records(self, ids: Sequence[str]) -> dict[str, StoredRecord]:
         """Return these records by id, of those that are there."""
+        rows = await self.record_rows(_json(ids))
+        return {
+            values[0]: StoredRecord(position, bool(has_owner), _values(values))
+            for position, has_owner, values in zip(*rows, strict=True)
+        }
+
+    def ask_records(self, ids: str) -> Awaitable[Sequence[Sequence[Any]]]:
+        """Begin to read records: a server does it while something else is done.
+
+        Args:
+            ids: a JSON list.
+        """
+        return self._run(self._sql.records, ids)
+
+    async def record_rows(
+        self, ids: str, asked: Awaitable[Sequence[Sequence[Any]]] | None = None
+    ) -> RecordRows:
+        """Return what the database has of these records, of those that are there.
+
+        Args:
+            ids: a JSON list.
+            asked: what `ask_records` returned for them, if it was called.
+        """
         rows: Sequence[Sequence[Any]] = ()
 
         async def read() -> list[Row]:
-            nonlocal rows
-            rows = await self._run(self._sql.records, _json(ids))
+            nonlocal rows, asked
+            rows, asked = await (asked or self.ask_records(ids)), None
             return [tuple(row[2:]) for row in rows]
 
-        opened = await self._open_rows(read)
-        return {
-            values[0]: StoredRecord(row[0], bool(row[1]), _values(values))
-            for row, values in zip(rows, opened, strict=True)
-        }
+        values = await self._open_rows(read)
+        return RecordRows([row[0] for row in rows], [row[1] for row in rows], values)
 
     async def operations(self, ids: Collection[str]) -> dict[str, StoredOperation]:
         """Return these operations of the log by id, of those that are there."""

@@ -25,18 +25,15 @@ def leaf_hash(data: bytes) -> bytes:
 
 def node_hash(left: bytes, right: bytes) -> bytes:
     """Return the hash of a node from those of its two halves."""
-    return _of_pair(left + right)
-
-
-def _of_pair(hashes: bytes) -> bytes:
-    return sha256(b"\x01" + hashes).digest()
+    return sha256(b"\x01" + left + right).digest()
 
 
 def fold(hashes: bytes) -> bytes:
     """Return the root of a complete subtree from the joined hashes of one level, a power of two."""
+    pair = 2 * HASH_BYTES
     while len(hashes) > HASH_BYTES:
-        pairs = range(0, len(hashes), 2 * HASH_BYTES)
-        hashes = b"".join([_of_pair(hashes[at : at + 2 * HASH_BYTES]) for at in pairs])
+        starts = range(0, len(hashes), pair)
+        hashes = b"".join([sha256(b"\x01" + hashes[at : at + pair]).digest() for at in starts])
     return hashes
 
 
