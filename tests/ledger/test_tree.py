@@ -1,13 +1,18 @@
 """The tree, its proofs and the texts of checkpoints, against other implementations of them."""
 
+import json
 from dataclasses import replace
 from hashlib import sha256
 from string import ascii_letters, digits
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from async_history import InvalidInput, NotProven
 from async_history._core.ledger.checkpoint import Checkpoint, LedgerKey, LedgerVerifier
+from async_history._core.ledger.leaves import RECORD, values_bundle
 from async_history._core.ledger.tiles import Tile, grown, last_tiles, roots_from, tiles_of
 from async_history._core.ledger.tree import (
     Range,
@@ -21,6 +26,8 @@ from async_history._core.ledger.tree import (
 
 pytestmark = pytest.mark.once
 
+VALUES = st.one_of(st.none(), st.text(), st.sampled_from([0, 1, True, 1.5, '"\\\n\x1f\x7f"']))
+TEXTS = ["id", "m", "was", "is", "ADD", "2026", "2027", 1, "a", "user", '{"a":1}', "{}"]
 LEAVES = tuple(
     map(
         bytes.fromhex,
@@ -137,6 +144,27 @@ SIGNATURE = (
     "— PeterNeumann x08go/ZJkuBS9UG/SffcvIAQxVBtiFupLLr8pAcElZInNIuGUgYN1FFYC2pZSNXgKvqfqdngot"
     "pRZb6KE6RyyBwJnAM="
 )
+
+
+class TestCommitment:
+    @given(st.lists(VALUES, min_size=12, max_size=12), st.binary(min_size=16, max_size=16))
+    def test_a_bundle_has_that_of_each_leaf(self, values: list[Any], salt: bytes) -> None:
+        """Those of many records are written out by a function of their own."""
+        bundle = values_bundle(RECORD, ["one", "two"], [values, TEXTS], salt)
+        assert bundle.holds([values, TEXTS], salt)
+        for leaf, row in zip(bundle.leaves(), ([*values], TEXTS), strict=True):
+            lines = [json.dumps(value, ensure_ascii=False) for value in row]
+            text = "\n".join(['"record"', *lines])
+            assert leaf.commitment == sha256(leaf.salt(salt) + text.encode()).digest()
+
+    @pytest.mark.parametrize("place", range(12))
+    @pytest.mark.parametrize("other", ["1", None, True, 1.0, "another"])
+    def test_a_value_of_another_type_is_another(self, place: int, other: object) -> None:
+        bundle = values_bundle(RECORD, ["one"], [TEXTS])
+        changed: list[Any] = [*TEXTS]
+        changed[place] = other
+        assert bundle.holds([TEXTS], None)
+        assert not bundle.holds([changed], None)
 
 
 class TestCheckpoint:
