@@ -1,0 +1,364 @@
+"""Commits a batch in steps on SQLite: what `commit` has no single statement for."""
+
+import contextlib
+import json
+import sqlite3
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Final, TypeVar
+
+from async_history._core.batch import (
+    Buffer,
+    commit_in_steps,
+    has_details,
+    ids_of,
+    message_rows,
+)
+from async_history._core.erased_names import MEMORY, Name
+from async_history._core.ledger.changes import begin_operations
+from async_history._core.ledger.leaves import owner_bundle, record_bundle
+from async_history._core.messages import MESSAGES_KEPT
+from async_history._core.operations import StoreOperation, values_of
+from async_history._core.owners import Owner
+from async_history._core.records import Fields, HistoryRecord, fields_in_order
+from async_history._core.submissions import AddRecords, SaveMessages, Submission
+from async_history._core.threads import run_to_completion
+from async_history._sqlite.connection import fetch_rows, transaction
+from async_history._sqlite.errors import is_schema_mismatch
+from async_history._sqlite.index import (
+    HAS_ERASED_MEMORY,
+    LAST_NOTED,
+    LAST_OWNER,
+    NEARLY_COMPLETE,
+    THROUGH_INDEX,
+    IndexOutdated,
+    StoredOwner,
+    add_owners,
+    erased_names,
+    index_foreign_rows,
+    memory_key,
+    ordered_positions,
+    owners_of,
+)
+from async_history._sqlite.keys import Seal
+from async_history._sqlite.ledger import APPEND, attest
+from async_history._sqlite.operations import BEGIN_SEVERAL
+from async_history._sqlite.rows import COLUMNS_OF_HISTORY, packed_sql, record_from_row, unpack_rows
+from async_history._sqlite.write_program import (
+    HAS_OTHER_TRIGGERS,
+    STATEMENT_ROWS,
+    ExpectedOwners,
+    Statement,
+    add_statement,
+)
+from async_history.errors import HistoryError, KeyMissing, StorageCorrupt, StorageRefused
+
+R = TypeVar("R", HistoryRecord, Fields)
+
+_LEFT_OUT: Final = """
+SELECT count(*), min(value) FROM json_each(?)
+WHERE NOT EXISTS (SELECT 1 FROM main.history WHERE id = value)
+"""
+_COLUMNS: Final = (
+    f"{COLUMNS_OF_HISTORY}, {THROUGH_INDEX.details.besides('history', 'NULL')} AS besides"
+)
+_EXISTING: Final = f"SELECT {_COLUMNS} FROM history WHERE id IN (SELECT value FROM json_each(?))"
+_PLACES: Final = ordered_positions("DESC", key="given.memory", memory_id="given.memory_id")
+_LATEST: Final = f"""
+SELECT {_COLUMNS} FROM history WHERE rowid IN (
+    SELECT (
+        SELECT place.position FROM {_PLACES} AS place
+        CROSS JOIN history AS found ON found.rowid = place.position
+        WHERE found.memory_id = given.memory_id LIMIT 1
+    )
+    FROM (
+        SELECT json_extract(value, '$[0]') AS memory, json_extract(value, '$[1]') AS memory_id
+        FROM json_each(:memories)
+    ) AS given
+)
+"""
+"""The latest records of memories, given as JSON with their keys. Nearly all rows must be
+indexed."""
+_LATEST_PACKED: Final = packed_sql(_LATEST)
+_BUFFERS: Final = """
+SELECT session_scope, count(*), min(rowid), max(rowid),
+       json_group_array(id) FILTER (WHERE id IN (SELECT value FROM json_each(:ids)))
+FROM messages WHERE session_scope IN (SELECT value FROM json_each(:scopes)) GROUP BY session_scope
+"""
+_SAVE_MESSAGES: Final = """
+INSERT INTO messages (id, session_scope, role, content, name, created_at)
+SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
+       json_extract(value, '$[3]'), json_extract(value, '$[4]'), json_extract(value, '$[5]')
+FROM json_each(?) ORDER BY key
+"""
+_STORE: Final = f"""
+SELECT {NEARLY_COMPLETE}, {HAS_OTHER_TRIGGERS}, {LAST_OWNER}, {LAST_NOTED}, {HAS_ERASED_MEMORY}
+"""
+_EVICT: Final = f"""
+DELETE FROM messages WHERE rowid IN (
+    SELECT message FROM (
+        SELECT rowid AS message,
+               row_number() OVER (PARTITION BY session_scope ORDER BY rowid DESC) AS age
+        FROM messages WHERE session_scope IN (SELECT value FROM json_each(?))
+    ) WHERE age > {MESSAGES_KEPT}
+)
+"""
+
+
+def execute_add(statement: Statement, connection: sqlite3.Connection) -> None:
+    """Run what `add_statement` returns.
+
+    Raises:
+        IndexOutdated: too many rows are not indexed. Nothing was written.
+    """
+    before = connection.total_changes
+    # `execute` would take the GIL once more, to read the last rowid; `executemany` does not.
+    connection.executemany(statement.sql, [statement.parameters])
+    if connection.total_changes == before:
+        raise IndexOutdated
+
+
+class _Refused(Exception):
+    """A constraint or trigger of the owner refused a write."""
+
+    def __init__(self, reason: sqlite3.Error) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+
+
+@contextlib.contextmanager
+def _refusals() -> Iterator[None]:
+    """Turn errors of statements on existing tables into `_Refused`: a rule of the owner failed."""
+    try:
+        yield
+    except sqlite3.IntegrityError as error:
+        raise _Refused(error) from error
+    except sqlite3.OperationalError as error:
+        if not is_schema_mismatch(error):
+            raise
+        raise _Refused(error) from error
+
+
+class _RolledBack(Exception):
+    """A trigger of the owner rolled back the whole transaction."""
+
+
+class Found:
+    """What a transaction found of owners, if it looked: its memories', and the last number.
+
+    And of what was erased: which of its memories, and the last number of a name, and whether
+    any memory was erased with its owner. Or, in `added`, that there were only new records to add.
+    """
+
+    def __init__(self) -> None:
+        self.added: Sequence[AddRecords] | None = None
+        self.was_looked_for = False
+        self.owners: dict[str, StoredOwner] = {}
+        self.last_number = 0
+        self.erased: set[str] = set()
+        self.noted = 0
+        self.has_erased_memory = False
+
+
+def commit_batch_in_steps(
+    batch: Sequence[Submission],
+    found: Found,
+    connection: sqlite3.Connection,
+    seal: Seal,
+    *,
+    attests: bool,
+) -> Mapping[int, HistoryError]:
+    try:
+        with transaction(connection):
+            steps = _CommitSteps(connection, found, seal, attests=attests)
+            return run_to_completion(commit_in_steps(batch, steps))
+    except (_RolledBack, KeyMissing, StorageCorrupt) as error:
+        seal.undone()
+        found.owners.clear()
+        if len(batch) == 1:
+            return {0: _refused(error.__cause__) if isinstance(error, _RolledBack) else error}
+    except BaseException:
+        seal.undone()
+        raise
+    # One submission rolls back all others, so commit each in its own transaction.
+    refused: dict[int, HistoryError] = {}
+    for index, submission in enumerate(batch):
+        alone = commit_batch_in_steps([submission], found, connection, seal, attests=attests)
+        if 0 in alone:
+            refused[index] = alone[0]
+    return refused
+
+
+class _CommitSteps:
+    """The statements of `commit_in_steps` for SQLite."""
+
+    def __init__(
+        self, connection: sqlite3.Connection, found: Found, seal: Seal, *, attests: bool
+    ) -> None:
+        self._connection = connection
+        self._found = found
+        self._seal = seal
+        self._attests = attests
+        self._has_triggers = False
+        self._is_ready = False
+
+    async def existing(self, submissions: Sequence[AddRecords]) -> Sequence[HistoryRecord]:
+        """Return the stored records that have an id of these submissions."""
+        rows = fetch_rows(self._connection, _EXISTING, (json.dumps(ids_of(submissions)),))
+        return self._seal.opened([record_from_row(row) for row in rows], self._connection)
+
+    async def latest(self, memory_ids: Sequence[str]) -> Sequence[HistoryRecord]:
+        """Return the latest record of each of these memories that has one."""
+        self._prepare()
+        keyed = [(memory_key(memory_id), memory_id) for memory_id in memory_ids]
+        asked = {"memories": json.dumps(keyed)}
+        rows = unpack_rows(fetch_rows(self._connection, _LATEST_PACKED, asked))
+        if rows is None:
+            rows = fetch_rows(self._connection, _LATEST, asked)
+        return self._seal.opened([record_from_row(row) for row in rows], self._connection)
+
+    async def owners(self, records: Sequence[HistoryRecord]) -> dict[str, Owner]:
+        """Return the owners of these records' memories, of those that have one."""
+        self._prepare()
+        if not self._found.last_number:
+            return {}
+        memory_ids = list(dict.fromkeys(record.memory_id for record in records))
+        found = owners_of(self._connection, memory_ids)
+        self._found.owners |= found
+        return {memory_id: stored.owner for memory_id, stored in found.items()}
+
+    async def erased(self, names: Sequence[Name]) -> Mapping[Name, datetime]:
+        """Return when names were erased, of those that were."""
+        if self._is_ready and not self._found.noted:
+            return {}  # none was erased
+        found = erased_names(self._connection, names)
+        self._found.erased.update(value for kind, value in found if kind == MEMORY)
+        return found
+
+    async def buffers(self, submissions: Sequence[SaveMessages]) -> dict[str, Buffer]:
+        """Return the stored message buffers of these submissions' scopes."""
+        asked = {
+            "scopes": json.dumps([submission.session_scope for submission in submissions]),
+            "ids": json.dumps([submission.ids[-1] for submission in submissions]),
+        }
+        return {
+            scope: Buffer(count, oldest, newest, frozenset(json.loads(there)))
+            for scope, count, oldest, newest, there in fetch_rows(self._connection, _BUFFERS, asked)
+        }
+
+    @contextlib.asynccontextmanager
+    async def undone_if_refused(self) -> AsyncIterator[None]:
+        """Roll back the writes of the body if a constraint or trigger of the owner refuses one."""
+        self._connection.execute("SAVEPOINT submissions")
+        found = self._found
+        owners, last_number = found.owners.copy(), found.last_number
+        migration_error: sqlite3.Error | None = None
+        try:
+            yield
+        except _Refused as error:
+            migration_error = error.reason
+            if not self._connection.in_transaction:
+                raise _RolledBack from migration_error
+            self._connection.execute("ROLLBACK TO submissions")
+            self._seal.undone()
+            found.owners, found.last_number = owners, last_number
+        self._connection.execute("RELEASE submissions")
+        if migration_error is not None:
+            raise _refused(migration_error) from migration_error
+
+    async def write(
+        self,
+        records: Sequence[HistoryRecord],
+        messages: Sequence[SaveMessages],
+        owners: Mapping[str, Owner],
+    ) -> None:
+        """Write records and messages, in order, and give owners to memories that have none."""
+        if owners:
+            self._require_ready()
+            with _refusals():
+                self._found.owners |= add_owners(self._connection, owners)
+            self._found.last_number += len(owners)
+            if self._attests:
+                self._connection.execute(APPEND, owner_bundle(owners))
+        for _, part in parts(records):
+            self._add(part)
+        if messages:
+            with _refusals():
+                self._save_messages(messages)
+
+    async def enter(self, operations: Sequence[StoreOperation]) -> None:
+        """Enter operations in the log."""
+        with _refusals():
+            given = json.dumps([values_of(one) for one in operations], ensure_ascii=False)
+            self._connection.execute(BEGIN_SEVERAL, (given,))
+        if self._attests:
+            ids = [operation.id for operation in operations]
+            attest(self._connection, lambda ledger: begin_operations(ledger, ids))
+
+    def _add(self, records: Sequence[HistoryRecord]) -> None:
+        self._require_ready()
+        found = self._found
+        owners = [found.owners.get(record.memory_id) for record in records]
+        expected = None
+        if found.last_number or found.noted or any(map(has_details, records)):
+            expected = ExpectedOwners(owners, set(), set(), found.noted)
+        given = list(map(fields_in_order, records))
+        fields = self._seal.fields(given, owners, found.noted, self._connection)
+        leaves = record_bundle(given, self._seal.salt_key) if self._attests else None
+        statement = add_statement(fields, expected, has_triggers=self._has_triggers, leaves=leaves)
+        with _refusals():
+            if not self._has_triggers:
+                execute_add(statement, self._connection)
+                return
+            self._connection.executemany(statement.sql, [statement.parameters])
+            ids = json.dumps([record.id for record in records])
+            ((left_out, example),) = fetch_rows(self._connection, _LEFT_OUT, (ids,))
+            if left_out:
+                raise sqlite3.IntegrityError(
+                    f"a trigger left out {left_out} of its records, such as {example}"
+                )
+
+    def _prepare(self) -> None:
+        """Index what other programs wrote, and look what the store has, once in a transaction."""
+        if self._is_ready:
+            return
+        self._look()
+        if not self._is_ready:
+            index_foreign_rows(self._connection)
+            self._look()
+
+    def _require_ready(self) -> None:
+        self._prepare()
+        if not self._is_ready:
+            raise IndexOutdated
+
+    def _noted(self) -> int:
+        self._prepare()
+        return self._found.noted
+
+    def _look(self) -> None:
+        found = fetch_rows(self._connection, _STORE)
+        self._found.was_looked_for = True
+        ((self._is_ready, self._has_triggers, last_number, noted, has_erased_memory),) = found
+        self._found.last_number, self._found.noted = last_number, noted
+        self._found.has_erased_memory = bool(has_erased_memory)
+
+    def _save_messages(self, submissions: Sequence[SaveMessages]) -> None:
+        rows = self._seal.messages(message_rows(submissions), self._noted, self._connection)
+        saved = self._connection.execute(_SAVE_MESSAGES, (json.dumps(rows, ensure_ascii=False),))
+        if saved.rowcount < len(rows):
+            raise sqlite3.IntegrityError(
+                f"a trigger left out {len(rows) - saved.rowcount} of {len(rows)} messages"
+            )
+        scopes = json.dumps([submission.session_scope for submission in submissions])
+        self._connection.execute(_EVICT, (scopes,))
+
+
+def parts(records: Sequence[R]) -> Sequence[tuple[int, Sequence[R]]]:
+    """Split records into parts that fit in one statement, each with its start."""
+    most = STATEMENT_ROWS[-1]
+    return [(start, records[start : start + most]) for start in range(0, len(records), most)]
+
+
+def _refused(reason: BaseException | None) -> StorageRefused:
+    return StorageRefused(f"a constraint or trigger of the file refused this: {reason}")
