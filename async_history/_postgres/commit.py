@@ -25,7 +25,6 @@ from async_history._core.batch import (
 from async_history._core.erased_names import Name, earliest_begin
 from async_history._core.ledger.changes import begin_operations
 from async_history._core.ledger.leaves import Bundle
-from async_history._core.messages import MESSAGES_KEPT
 from async_history._core.operations import StoreOperation, values_of
 from async_history._core.owners import Owner
 from async_history._core.records import Event, HistoryRecord
@@ -41,6 +40,7 @@ from async_history._postgres.errors import (
 )
 from async_history._postgres.keys import Access, Seal, keys_before, keys_within
 from async_history._postgres.ledger import Attestation
+from async_history._postgres.messages import add_messages, evict_messages, find_buffers
 from async_history._postgres.operations import OPERATIONS
 from async_history._postgres.owner_steps import OwnerSteps
 from async_history._postgres.owners import KnownOwners, OwnersPlan, give_owners
@@ -89,39 +89,6 @@ CROSS JOIN LATERAL (
 _ONE_CONNECTION_A_NODE: Final = "SET LOCAL citus.multi_shard_modify_mode TO 'sequential'"
 """Otherwise a batch uses a connection, and a prepared transaction, for each shard: 500 random
 memories on two workers and 32 shards took 310 ms instead of 17 (Citus 13.2)."""
-_BUFFERS: Final = """
-SELECT session_scope, pg_catalog.count(*), pg_catalog.min(seq), pg_catalog.max(seq),
-       pg_catalog.array_agg(id) FILTER (WHERE id = ANY($2::pg_catalog.text[]))
-FROM {schema}.messages WHERE session_scope = ANY($1::pg_catalog.text[]) GROUP BY session_scope
-"""
-_SAVE_MESSAGES: Final = """
-INSERT INTO {schema}.messages (id, session_scope, role, content, name, created_at)
-SELECT id, session_scope, role, content, name, created_at
-FROM ROWS FROM (
-    pg_catalog.unnest($1::pg_catalog.text[]), pg_catalog.unnest($2::pg_catalog.text[]),
-    pg_catalog.unnest($3::pg_catalog.text[]), pg_catalog.unnest($4::pg_catalog.text[]),
-    pg_catalog.unnest($5::pg_catalog.text[]), pg_catalog.unnest($6::pg_catalog.text[])
-) WITH ORDINALITY
-    AS given (id, session_scope, role, content, name, created_at, place)
-ORDER BY place
-"""
-_SAVE_MESSAGES_AS_SEEN: Final = _SAVE_MESSAGES.replace(
-    "ORDER BY place",
-    "WHERE coalesce((SELECT number FROM {schema}.owners_state), 0::pg_catalog.int8)"
-    " = $7::pg_catalog.int8 ORDER BY place",
-)
-"""Nothing, where something was erased since it was looked. (A Citus cluster can't tell; there the
-number is locked.)"""
-_EVICT: Final = f"""
-DELETE FROM {{schema}}.messages USING (
-    SELECT id, session_scope,
-           pg_catalog.row_number() OVER (PARTITION BY session_scope ORDER BY seq DESC) AS age
-    FROM {{schema}}.messages WHERE session_scope = ANY($1::pg_catalog.text[])
-) AS aged
-WHERE messages.session_scope = aged.session_scope AND messages.id = aged.id
-  AND aged.age > {MESSAGES_KEPT}
-"""
-
 
 _MOST_IN_VAIN: Final = 40
 """Refusals before the first success after which an error counts as one of the whole batch."""
@@ -373,15 +340,10 @@ class BatchCommitter:
 
     async def buffers(self, submissions: Sequence[SaveMessages]) -> dict[str, Buffer]:
         """Return the stored message buffers of these submissions' scopes."""
-        scopes = list({submission.session_scope for submission in submissions})
-        ids = [submission.ids[-1] for submission in submissions]
-        rows = await self._connection.fetch(self._sql(_BUFFERS), scopes, ids)
-        if any(there for *_, there in rows):
+        found = await find_buffers(self._connection, self._schema, submissions)
+        if any(buffer.there for buffer in found.values()):
             await self._connection.execute(WAIT_FOR_REPLICAS_TOO)
-        return {
-            scope: Buffer(count, oldest, newest, frozenset(there or ()))
-            for scope, count, oldest, newest, there in rows
-        }
+        return found
 
     @contextlib.asynccontextmanager
     async def undone_if_refused(self) -> AsyncIterator[None]:
@@ -455,14 +417,9 @@ class BatchCommitter:
     async def _save_messages(self, submissions: Sequence[SaveMessages]) -> None:
         number = self._owners.found.number if self._owners.has_looked else None
         rows = await self._seal.messages(message_rows(submissions), number, self._keys)
-        columns = zip(*rows, strict=True)
-        if self._is_distributed or number is None:
-            done = await self._connection.execute(self._sql(_SAVE_MESSAGES), *columns)
-        else:
-            sql = self._sql(_SAVE_MESSAGES_AS_SEEN)
-            done = await self._connection.execute(sql, *columns, number)
-            if done != f"INSERT 0 {len(rows)}":
-                await self._owners.require_unchanged()
+        known = None if self._is_distributed else number
+        done = await add_messages(self._connection, self._schema, rows, known)
+        if known is not None and done != f"INSERT 0 {len(rows)}":
+            await self._owners.require_unchanged()
         _require_all(done, rows)
-        scopes = sorted({submission.session_scope for submission in submissions})
-        await self._connection.execute(self._sql(_EVICT), scopes)
+        await evict_messages(self._connection, self._schema, submissions)
