@@ -398,7 +398,8 @@ class ServerErasure:
     async def clean(self, *, owner: Name | None, vacuum: Vacuuming) -> Residue:
         destroyed = await self._keys.destroy(owner, self._change_keys) if owner else 0
         if vacuum:
-            refusals = await self._vacuum.run(self._keys.tables, full=vacuum == "full")
+            tables = [*self._keys.tables, *(() if self._ledger is None else ("history_ledger",))]
+            refusals = await self._vacuum.run(tables, full=vacuum == "full")
         else:
             refusals = ["the tables were not vacuumed (vacuum=False)"]
         is_rewritten = vacuum == "full" and not refusals

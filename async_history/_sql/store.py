@@ -132,9 +132,10 @@ class SqlStore:
         self.operations: OperationLog = OperationLogInTurn(
             self._change_log, SqlOperationLog(tables, connections.read)
         )
-        erased = out_of_reach(
-            connections.dialect, (tables.history, tables.messages, tables.owners), "the erasure"
-        )
+        written_again = [tables.history, tables.messages, tables.owners]
+        if has_ledger:
+            written_again.append(tables.ledger)
+        erased = out_of_reach(connections.dialect, written_again, "the erasure")
         self.eraser = SqlErasure(self._erase, erased, self._destroy_keys)
 
     # Writing

@@ -12,7 +12,7 @@ from async_history._postgres import schema as migrations
 from async_history._postgres.grants import Grants, Level, grant
 from async_history.ledger import LedgerKey, LedgerReport
 from async_history.postgres import PostgresHistoryManager
-from tests.ledger.test_ledger import OWNER, fill
+from tests.ledger.test_ledger import OWNER, fill, leaves_of
 from tests.ledger.test_operations import operate
 from tests.postgres.test_grants import record, remove, take_back
 from tests.postgres.test_postgres import ROLE_PASSWORD, as_role, server_of
@@ -253,6 +253,21 @@ class TestReset:
             )
             assert len(begun) == len(operations)
             assert await owner.fetchval("SELECT count(*) FROM history_ledger_names") <= 6
+
+
+async def test_salts_go_from_the_tables_file_as_texts_do(url: str, owner: Any) -> None:
+    file = "pg_read_binary_file(pg_relation_filepath('history_ledger'))"
+    async with opened(url) as history:
+        for text in ("likes tea", "likes milk"):
+            await history.add_history("m", None, text, "ADD")
+        size = (await history.ledger.checkpoint(KEY)).size
+        salts = [leaf.kept for leaf in (await leaves_of(history, size)).values()]
+        await owner.execute("CHECKPOINT")
+        assert await owner.fetchval(f"SELECT position($1 IN {file}) > 0", salts[0])
+        report = await history.erase(memory_ids=["m"], reason="asked", vacuum="full")
+        await owner.execute("CHECKPOINT")
+        assert not await owner.fetchval(f"SELECT position($1 IN {file}) > 0", salts[0])
+        assert not [one for one in report.remains if "not vacuumed" in one]
 
 
 class TestOpening:

@@ -1,5 +1,6 @@
 """The ledger of a history in MariaDB: what its cases, in tests/ledger, do not show."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -16,6 +17,7 @@ from async_history.ledger import LedgerKey
 from async_history.sql import SqlHistoryManager, ledger_metadata
 from tests.ledger.test_ledger import OWNER, fill
 from tests.support.keys import ring
+from tests.support.mariadb_server import run_sql
 
 pytestmark = [pytest.mark.mariadb, pytest.mark.once]
 KEY = LedgerKey.generate("example.org/history")
@@ -101,6 +103,21 @@ class TestTransactions:
             assert sum(await sizes(owner, "kind = 'record'")) == 1_100
             report = await history.ledger.verify()
             assert (report.records, report.owners, report.unattested) == (1_100, 1_100, ())
+
+    async def test_long_ids_fit_into_what_the_server_takes(self, url: URL) -> None:
+        run_sql(url, "SET GLOBAL max_allowed_packet = 1048576")
+        try:
+            async with opened(url) as history:
+                ids = [f"{number} {'x' * 4_000}" for number in range(400)]
+                await history.batch_add_history(
+                    [{"memory_id": "m", "event": "UPDATE", "id": one} for one in ids]
+                )
+                kept = await history.ledger.checkpoint(KEY)
+                assert (await history.ledger.prove(ids[7], kept)).record is not None
+                report = await history.ledger.verify(kept)
+                assert (report.is_intact, report.records) == (True, 400)
+        finally:
+            run_sql(url, "SET GLOBAL max_allowed_packet = 134217728")
 
     async def test_what_a_trigger_refuses_has_no_leaf(
         self, url: URL, owner: AsyncConnection
@@ -193,6 +210,7 @@ class TestOpening:
     ) -> None:
         async with SqlHistoryManager(url) as history:
             await history.add_history("m", None, "likes tea", "ADD", id="before")
+            bytes_before = (await history.stats()).file_bytes
             with pytest.raises(InvalidInput, match="ledger=True"):
                 _ = history.ledger
         with pytest.raises(MigrationError, match="has no ledger"):
@@ -204,7 +222,10 @@ class TestOpening:
             await other.add_history("m", "likes milk", "likes ale", "UPDATE")
             report = await other.ledger.verify()
             assert (report.records, report.unattested) == (2, ("before",))
-            assert (await other.stats()).file_bytes is not None
+            bytes_now = (await other.stats()).file_bytes
+            assert bytes_before is not None
+            assert bytes_now is not None
+            assert bytes_now >= bytes_before + 5 * 16_384, "three tables and two indexes"
 
     async def test_its_tables_may_come_from_a_migration_of_the_program(
         self, url: URL, owner: AsyncConnection
@@ -229,6 +250,29 @@ class TestOpening:
             report = await history.ledger.verify()
             assert report.is_intact
             assert report.records == 1
+
+
+async def test_verifying_goes_on_when_its_connections_are_lost(url: URL) -> None:
+    others = "SELECT id FROM information_schema.processlist WHERE db = database() AND id <> "
+    lost: list[asyncio.Future[int]] = []
+
+    def lose() -> int:
+        found = run_sql(url, f"{others} connection_id()")
+        run_sql(url, *(f"KILL CONNECTION {number}" for (number,) in found))
+        return len(found)
+
+    def lose_meanwhile(done: int, of: int) -> None:
+        if not lost or lost[-1].done():
+            lost.append(asyncio.ensure_future(asyncio.to_thread(lose)))
+
+    async with opened(url) as history:
+        for _ in range(8):
+            await fill(history, 500)
+        kept = await history.ledger.checkpoint(KEY)
+        report = await history.ledger.verify(kept, on_progress=lose_meanwhile)
+        assert sum(await asyncio.gather(*lost)) > 0
+        assert report.is_intact, report.faults
+        assert (report.records, report.unattested) == (await history.count_history(), ())
 
 
 async def test_copies_to_and_from_a_file_have_leaves(url: URL, tmp_path: Path) -> None:

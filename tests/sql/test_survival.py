@@ -4,7 +4,7 @@ server crashes. Every acknowledged record is there once, in order, with its whol
 import asyncio
 import random
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any, Final
@@ -15,6 +15,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from async_history import HistoryManager
+from async_history.ledger import Checkpoint, LedgerKey
 from async_history.sql import SqlHistoryManager
 from tests.subprocesses.processes import run
 from tests.subprocesses.proxy import MariaDBProxy
@@ -24,6 +25,7 @@ from tests.support.postgres_faults import submission
 
 pytestmark = [pytest.mark.mariadb, pytest.mark.faults, pytest.mark.once]
 
+KEY = LedgerKey.generate("example.org/history")
 _FOUND: Final = "SELECT new_memory FROM async_history_records ORDER BY seq"
 
 
@@ -53,6 +55,7 @@ async def all_kinds(history: HistoryManager, number: int) -> list[str]:
     return [f"{number}.{index}" for index in range(2)]
 
 
+@pytest.mark.parametrize("ledger", [False, True])
 @pytest.mark.parametrize(("way", "packets"), [(plain, 2), (all_kinds, 6)])
 async def test_everyone_gets_an_ack_wherever_the_connection_is_cut(
     own_server: MariaDBServer,
@@ -61,13 +64,14 @@ async def test_everyone_gets_an_ack_wherever_the_connection_is_cut(
     request: pytest.FixtureRequest,
     way: Callable[[HistoryManager, int], Awaitable[list[str]]],
     packets: int,
+    ledger: bool,
 ) -> None:
     """Each cut comes after two batches without one, so that plain records are one statement."""
     url = new_own_database()
     step = 1 if request.config.getoption("--nightly") else 2
     async with MariaDBProxy(tmp_path, own_server.socket) as proxy:
         through = url.set(query={"unix_socket": str(proxy.socket)})
-        async with SqlHistoryManager(through, pool_size=2) as history:
+        async with SqlHistoryManager(through, pool_size=2, ledger=ledger) as history:
             wanted: list[str] = []
             numbers = count()
             for cuts, place in enumerate(count(random.randrange(step), step), 1):  # noqa: S311
@@ -78,24 +82,41 @@ async def test_everyone_gets_an_ack_wherever_the_connection_is_cut(
                 if proxy.cuts < cuts:
                     break
             assert (await history.check()).problems == ()
+            if ledger:
+                await require_attested(history, len(wanted))
     assert place >= packets, "of a commit"
     assert texts(url) == wanted
+
+
+async def require_attested(
+    history: HistoryManager, records: int, kept: Sequence[Checkpoint] = ()
+) -> None:
+    report = await history.ledger.verify(*kept)
+    assert report.is_intact, report.faults
+    assert (report.records, report.unattested) == (records, ())
 
 
 # Connections are killed, the server crashes
 
 
+@pytest.mark.parametrize("ledger", [False, True])
 @pytest.mark.parametrize(
     ("kills", "crashes"), [(10, 1), pytest.param(200, 5, marks=pytest.mark.nightly)]
 )
 @pytest.mark.timeout(MINUTES_S)
 async def test_writers_and_a_follower_survive_kills_and_crashes(
-    own_server: MariaDBServer, new_own_database: Callable[[], URL], kills: int, crashes: int
+    own_server: MariaDBServer,
+    new_own_database: Callable[[], URL],
+    kills: int,
+    crashes: int,
+    ledger: bool,
 ) -> None:
     """Three managers write batches of two, a fourth follows, until all that was to die has."""
     url = new_own_database()
-    opened = [SqlHistoryManager(url, retry_timeout_s=SOON_S * 3, batch_records=9) for _ in range(4)]
+    options: dict[str, Any] = {"retry_timeout_s": SOON_S * 3, "batch_records": 9, "ledger": ledger}
+    opened = [SqlHistoryManager(url, **options) for _ in range(4)]
     await asyncio.gather(*opened)
+    kept: list[Checkpoint] = []
     over = asyncio.Event()
     acked: dict[str, list[str]] = {}
     seen: list[str] = []
@@ -126,6 +147,8 @@ async def test_writers_and_a_follower_survive_kills_and_crashes(
         dice = random.Random()  # noqa: S311
         for _ in range(crashes):
             await kill(own_server.url(), str(url.database), kills // crashes, dice)
+            if ledger:
+                kept.append(await opened[2].ledger.checkpoint(KEY))
             own_server.stop(signal.SIGKILL)
             await asyncio.to_thread(own_server.start)
             async with asyncio.timeout(SOON_S * 3):
@@ -149,6 +172,8 @@ async def test_writers_and_a_follower_survive_kills_and_crashes(
         assert len(seen) == len(set(seen)) == sum(map(len, acked.values()))
         assert seen == [f"{shown(row[0])} {row[1]}" for row in stored[:-1]]
         assert (await opened[2].check()).problems == ()
+        if ledger:
+            await require_attested(opened[2], len(stored), kept)
     finally:
         await asyncio.gather(*(history.aclose() for history in opened))
 
