@@ -16,6 +16,7 @@ from async_history._core.ledger.changes import prune
 from async_history.ledger import LedgerKey
 from async_history.sql import SqlHistoryManager, ledger_metadata
 from tests.ledger.test_ledger import OWNER, fill
+from tests.ledger.test_operations import operate
 from tests.support.keys import ring
 from tests.support.mariadb_server import run_sql
 
@@ -190,6 +191,23 @@ class TestRemovals:
             assert {(leaf.name, leaf.is_erased) for leaf in leaves.values()} == {(None, True)}
             names = await fetched(owner, "SELECT count(*) FROM async_history_ledger_names")
             assert names[0][0] <= 6
+
+    async def test_who_changes_leaves_waits_for_who_writes(self, url: URL) -> None:
+        """Also where only the log of operations is changed."""
+        waiting = "SELECT count(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'"
+        engine = create_async_engine(url)
+        async with opened(url) as history, engine.connect() as writer:
+            await operate(history)
+            await writer.execute(text("UPDATE async_history_state SET last = last"))
+            forgetting = asyncio.ensure_future(history.store.operations.forget_actor("bo"))
+            while not forgetting.done() and not (await fetched(writer, waiting))[0][0]:
+                await asyncio.wait([forgetting], timeout=0.05)
+            assert not forgetting.done()
+            await writer.rollback()
+            await forgetting
+            report = await history.ledger.verify()
+            assert (report.is_intact, report.unattested_operations) == (True, 0)
+        await engine.dispose()
 
     async def test_an_entry_made_up_does_not_reach_before_a_checkpoint(
         self, url: URL, owner: AsyncConnection
