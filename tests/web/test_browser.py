@@ -229,7 +229,7 @@ def test_the_slider_and_the_plots_move(browser: Browser, site: WebServer) -> Non
 def test_without_scripts_every_view_shows_its_content(browser: Browser, site: WebServer) -> None:
     page, _ = shown(browser, scripts=False)
     for view, found in (
-        ("/live", "and drinks it before breakfast"),
+        ("/live", "sixteen megabytes"),
         ("/at?place=1000", "Memories that existed then"),
         ("/stats", "Events over time"),
     ):
