@@ -7,13 +7,16 @@ import typer
 
 from async_history import CheckReport, KeyMissing, check_history
 from async_history.cli import stores
+from async_history.cli.terminal import one_line
 from async_history.cli.termination import run
 
 
 def check(url: str, *, repair: bool, as_json: bool) -> int:
     """Check a history, after rebuilding its index with `repair`; return the exit status."""
     report = run(_check(url, repair=repair))
-    typer.echo(json.dumps(asdict(report), ensure_ascii=False) if as_json else report.outcome())
+    typer.echo(
+        json.dumps(asdict(report), ensure_ascii=False) if as_json else one_line(report.outcome())
+    )
     return 1 if report.problems else 0
 
 

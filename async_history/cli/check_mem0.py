@@ -10,7 +10,7 @@ import typer
 
 from async_history import InvalidInput
 from async_history.cli.answers import can_ask
-from async_history.cli.terminal import escape_controls, print_error
+from async_history.cli.terminal import one_line, print_error
 from async_history.cli.termination import run
 from async_history.cli.text_files import read_text
 
@@ -104,5 +104,5 @@ def _print(report: "MemoryCheck", *, err: bool) -> None:
         what = ", ".join(one.differences)
         repaired = f"; {done}" if one.repaired else ""
         reason = "" if one.reason is None else f"; {one.reason}"
-        typer.echo(escape_controls(f"{one.memory_id}: {what}{repaired}{reason}"), err=err)
-    typer.echo(escape_controls(f"{report.history.store}: {report.outcome()}"), err=err)
+        typer.echo(one_line(f"{one.memory_id}: {what}{repaired}{reason}"), err=err)
+    typer.echo(one_line(f"{report.history.store}: {report.outcome()}"), err=err)

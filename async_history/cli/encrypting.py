@@ -8,7 +8,7 @@ import typer
 
 from async_history._core.wording import counted
 from async_history.cli import stores
-from async_history.cli.terminal import escape_controls, show_share
+from async_history.cli.terminal import one_line, show_share
 from async_history.cli.termination import run
 from async_history.encryption import (
     DataKeyReplacement,
@@ -34,7 +34,7 @@ def rekey(url: str, *, as_json: bool) -> None:
     typer.echo(
         json.dumps(asdict(rotation))
         if as_json
-        else escape_controls(f"{keys} wrapped by master key {rotation.master_key!r} now")
+        else one_line(f"{keys} wrapped by master key {rotation.master_key!r} now")
     )
 
 
@@ -84,7 +84,7 @@ def encrypt(url: str, *, as_json: bool) -> None:
         return
     typer.echo(report.outcome())
     for sentence in report.remains:
-        typer.echo(escape_controls(sentence))
+        typer.echo(one_line(sentence))
 
 
 def decrypt(url: str, *, as_json: bool) -> None:

@@ -13,7 +13,7 @@ from async_history import HistoryManager, InvalidInput
 from async_history.cli.retention import age_of
 from async_history.cli.screen import Screen
 from async_history.cli.stores import opened
-from async_history.cli.terminal import escape_controls, show_share
+from async_history.cli.terminal import one_line, show_share
 from async_history.cli.termination import run
 from async_history.cli.text_files import read_text
 from async_history.ledger import (
@@ -95,13 +95,13 @@ def _print(report: LedgerReport, checkpoints: int) -> None:
         (f"{report.erased:,} erased, {report.pruned:,} pruned, {report.reset:,} reset", ""),
     )
     for record_id in report.unattested[:_MOST_SHOWN]:
-        screen.line(("no leaf ", "yellow"), (escape_controls(record_id), ""))
+        screen.line(("no leaf ", "yellow"), (one_line(record_id), ""))
     if len(report.unattested) > _MOST_SHOWN:
         screen.line((f"{len(report.unattested):,} records have no leaf", "yellow"))
     if report.unattested_owners:
         screen.line((f"{report.unattested_owners:,} owners have no leaf", "yellow"))
     for fault in report.faults:
-        screen.line((fault.kind, "bold red"), (f" {escape_controls(fault.text)}", ""))
+        screen.line((fault.kind, "bold red"), (f" {one_line(fault.text)}", ""))
     if not checkpoints:
         screen.line(("compared with no checkpoint that was kept elsewhere", "dim"))
 

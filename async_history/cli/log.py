@@ -12,7 +12,7 @@ from async_history._opening import without_secrets
 from async_history.cli import stores
 from async_history.cli.difference import Line, difference, metadata_changes
 from async_history.cli.screen import Piece, Screen
-from async_history.cli.terminal import escape_controls, print_error
+from async_history.cli.terminal import escape_controls, one_line, print_error
 from async_history.cli.termination import run
 
 _EVENT_STYLES: Final[dict[str, str]] = {
@@ -39,7 +39,7 @@ def log(url: str, memory_id: str, *, as_json: bool) -> int:
         screen = Screen()
         changes = "1 change" if len(records) == 1 else f"{len(records):,} changes"
         where = escape_controls(f"  {changes} in {without_secrets(url)}")
-        screen.line((escape_controls(memory_id), "bold"), (where, "dim"))
+        screen.line((one_line(memory_id), "bold"), (where, "dim"))
         owner = records[0].owner
         if owner is not None:
             screen.line((_pairs(owner.as_dict()), ""), indent="of ", indent_style="dim")
@@ -59,7 +59,7 @@ def print_json(record: HistoryRecord) -> None:
 
 def print_change(screen: Screen, record: HistoryRecord) -> None:
     """Print a record of any memory, with what it changed."""
-    screen.line((escape_controls(record.memory_id), "bold"), ("  ", ""), *headline(record))
+    screen.line((one_line(record.memory_id), "bold"), ("  ", ""), *headline(record))
     _print_cause(screen, record)
     print_difference(screen, changes(record, None))
 
@@ -84,8 +84,7 @@ def _print_cause(screen: Screen, record: HistoryRecord) -> None:
 
 
 def _pairs(texts: Mapping[str, str]) -> str:
-    line = "  ".join(f"{name}={text}" for name, text in texts.items())
-    return escape_controls(line).replace("\n", "␊")
+    return one_line("  ".join(f"{name}={text}" for name, text in texts.items()))
 
 
 def print_difference(screen: Screen, lines: Iterable[Line]) -> None:
@@ -102,7 +101,7 @@ def headline(record: HistoryRecord) -> list[Piece]:
     """Return the time, event and actor of a change, as pieces of a line."""
     time = record.occurred_at
     shown_time = time.isoformat(sep=" ", timespec="milliseconds") if time else "time unknown"
-    event = escape_controls(str(record.event))
+    event = one_line(str(record.event))
     actor = record.actor_id or record.role
     headline = [
         (shown_time, "dim"),
@@ -110,9 +109,9 @@ def headline(record: HistoryRecord) -> list[Piece]:
         (f"{event:6}" if actor else event, _EVENT_STYLES.get(record.event, "bold")),
     ]
     if actor:
-        headline.append((f"  {escape_controls(actor)}", ""))
+        headline.append((f"  {one_line(actor)}", ""))
         if record.actor_id and record.role:
-            headline.append((escape_controls(f" ({record.role})"), "dim"))
+            headline.append((one_line(f" ({record.role})"), "dim"))
     return headline
 
 

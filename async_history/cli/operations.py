@@ -13,7 +13,7 @@ from async_history import HistoryManager, StoreOperation
 from async_history._core.operations import OperationState
 from async_history.cli import stores
 from async_history.cli.screen import Screen
-from async_history.cli.terminal import escape_controls, print_error
+from async_history.cli.terminal import one_line, print_error
 from async_history.cli.termination import run
 
 _POLL_INTERVAL_S = 0.5
@@ -106,4 +106,4 @@ def _print_operation(screen: Screen, one: StoreOperation) -> None:
         ("id", one.id),
     ):
         if value:
-            screen.line((f"{name}: ", "dim"), (escape_controls(value), ""), indent="  ")
+            screen.line((f"{name}: ", "dim"), (one_line(value), ""), indent="  ")

@@ -22,7 +22,7 @@ from async_history._opening import sqlite_file, without_secrets
 from async_history.cli import stores
 from async_history.cli.answers import require_an_answer
 from async_history.cli.screen import Screen
-from async_history.cli.terminal import escape_controls, print_error, show_share
+from async_history.cli.terminal import one_line, print_error, show_share
 from async_history.cli.termination import run
 
 R = TypeVar("R", PruneReport, ErasureReport)
@@ -97,7 +97,7 @@ def _print_erasure(screen: Screen, erasure: Erasure) -> None:
         ("id", erasure.id),
     ):
         if value:
-            screen.line((f"{name}: ", "dim"), (escape_controls(value), ""), indent="  ")
+            screen.line((f"{name}: ", "dim"), (one_line(value), ""), indent="  ")
 
 
 def age_of(text: str) -> timedelta | None:
@@ -174,10 +174,10 @@ def _show(url: str, report: PruneReport | ErasureReport, *, as_json: bool) -> in
     if as_json:
         typer.echo(json.dumps(asdict(report), default=_as_text, ensure_ascii=False).encode())
         return status
-    typer.echo(escape_controls(f"{without_secrets(url)}: {report.outcome()}"))
+    typer.echo(one_line(f"{without_secrets(url)}: {report.outcome()}"))
     if isinstance(report, ErasureReport):
         for sentence in report.remains:
-            typer.echo(escape_controls(f"still to do: {sentence}"))
+            typer.echo(one_line(f"still to do: {sentence}"))
     return status
 
 

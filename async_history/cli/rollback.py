@@ -24,7 +24,7 @@ from async_history._opening import without_secrets
 from async_history.cli import stores
 from async_history.cli.answers import require_an_answer
 from async_history.cli.screen import Screen
-from async_history.cli.terminal import escape_controls, print_error, show_share
+from async_history.cli.terminal import one_line, print_error, show_share
 from async_history.cli.termination import early_end, run
 
 TakeBack = Callable[..., Awaitable[RollbackReport]]
@@ -162,17 +162,13 @@ def _print_report(url: str, report: RollbackReport) -> None:
     screen = Screen()
     for step in report.steps:
         _print_step(screen, step)
-    screen.line((escape_controls(f"{without_secrets(url)}: {report.outcome()}"), ""))
+    screen.line((one_line(f"{without_secrets(url)}: {report.outcome()}"), ""))
 
 
 def _print_step(screen: Screen, step: RollbackStep) -> None:
-    reason = "" if step.reason is None else f"  {_one_line(step.reason)}"
+    reason = "" if step.reason is None else f"  {one_line(step.reason)}"
     screen.line(
         (f"{step.action:8}", _STYLES[step.action]),
-        (f"  {_one_line(step.memory_id)}", "bold"),
+        (f"  {one_line(step.memory_id)}", "bold"),
         (reason, ""),
     )
-
-
-def _one_line(text: str) -> str:
-    return escape_controls(text).replace("\n", "␊")

@@ -30,6 +30,14 @@ def escape_controls(text: str) -> str:
     return text.translate(_ESCAPES)
 
 
+def one_line(text: str) -> str:
+    """Return a stored name, or a sentence with names in it, without controls and line breaks.
+
+    With a line break in it, a memory's id could show another record that is not there.
+    """
+    return escape_controls(text).replace("\n", "␊")
+
+
 def stderr_console() -> Console:
     """Return a console for progress and errors."""
     return Console(stderr=True, highlight=False, markup=False, emoji=False)

@@ -16,7 +16,7 @@ from async_history.cli import stores
 from async_history.cli.difference import difference, metadata_changes
 from async_history.cli.log import headline, print_difference
 from async_history.cli.screen import Screen
-from async_history.cli.terminal import escape_controls, print_error, show_progress
+from async_history.cli.terminal import escape_controls, one_line, print_error, show_progress
 from async_history.cli.termination import run
 
 _INDENT = "    "
@@ -63,7 +63,7 @@ class _Shown:
             return
         if self.count > 1:
             self._screen.line()
-        self._screen.line((escape_controls(record.memory_id), "bold"))
+        self._screen.line((one_line(record.memory_id), "bold"))
         self._screen.line(*headline(record))
         _print_text(self._screen, record.new_memory)
 
@@ -114,8 +114,8 @@ def diff(url: str, memory_id: str, start: str, end: str, *, as_json: bool) -> in
 def _print_diff(screen: Screen, found: MemoryDiff, moments: str) -> None:
     changes = "1 change" if len(found.between) == 1 else f"{len(found.between):,} changes"
     screen.line(
-        (escape_controls(found.memory_id), "bold"),
-        (escape_controls(f"  {changes}, {moments}"), "dim"),
+        (one_line(found.memory_id), "bold"),
+        (one_line(f"  {changes}, {moments}"), "dim"),
     )
     for sign, record in (("-", found.before), ("+", found.after)):
         line = [("not there", "dim")] if record is None else headline(record)
@@ -147,7 +147,7 @@ def restore(
             return await append_restoration(history, plan, actor_id, role)
 
     plan = run(look())
-    name = escape_controls(memory_id)
+    name = one_line(memory_id)
     if not plan.is_needed:
         typer.echo(f"{name} says that already: nothing to restore", err=as_json)
         if as_json:

@@ -584,6 +584,34 @@ def test_stored_text_cannot_command_the_terminal(run: Run) -> None:
     assert "\x1b" not in run("log", f"{evil}!").stderr
 
 
+def test_a_stored_name_stays_in_its_line(run: Run) -> None:
+    """Names with line breaks and escapes neither command the terminal nor show other records."""
+    evil = "x\x1b]0;owned\x07\nforged"
+    named = {"owner": {"user_id": evil}, "cause": {"run_id": evil}, "actor_id": evil, "role": evil}
+    run("record", stdin=lines_of(add(evil, "tea", **named), add(evil, "mate", **named)))
+    said = []
+    for arguments in (
+        ("log", evil),
+        ("query",),
+        ("memories", "--user", evil),
+        ("at", "2100-01-01"),
+        ("diff", evil, "1", "2"),
+        ("restore", evil, "--to", "1", "--yes"),
+        ("restore", evil, "--to", "1", "--yes"),
+        ("undo", "--run", evil, "--dry-run"),
+        ("check",),
+        ("erase", "--memory", evil, "--reason", evil, "--yes"),
+        ("erasures",),
+        ("operations",),
+        ("migrate",),
+    ):
+        done = run(*arguments)
+        assert done.returncode in (0, 1), done.stderr
+        said += [f"{arguments[0]}: {line!r}" for line in (done.stdout + done.stderr).split("\n")]
+    assert not [line for line in said if "\\x1b" in line or "\\x07" in line or ": 'forged" in line]
+    assert len([line for line in said if "x␛]0;owned␇␊forged" in line]) > 15
+
+
 def test_log_where_the_encoding_lacks_characters(run: Run) -> None:
     run("record", stdin=lines_of(add("m", "grün 茶")))
     assert "gr?n ?" in run("log", "m", PYTHONIOENCODING="ascii").stdout
