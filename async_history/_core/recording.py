@@ -15,7 +15,8 @@ from async_history.errors import InvalidInput
 
 INDEXED_CAUSES: Final = ("run_id", "trace_id", "request_id")
 """The keys of a cause that records are found by through an index."""
-_MOST_KEYS: Final = 32
+MOST_KEYS: Final = 32
+"""The most keys of a record's cause, those that hold around it included."""
 _MOST_KEY_CHARACTERS: Final = 64
 _MOST_CHARACTERS: Final = 1_024
 
@@ -51,7 +52,7 @@ def recording(
         owner: whose the memories are.
 
     Raises:
-        InvalidInput: naming the argument.
+        InvalidInput: naming the argument; or one inside another has too many keys.
     """
     whose, why = with_surroundings(
         None if owner is None else new_owner(owner), None if cause is None else new_cause(cause)
@@ -109,15 +110,29 @@ def begun_at() -> datetime | None:
 def with_surroundings(
     owner: Owner | None, cause: JsonObject | None
 ) -> tuple[Owner | None, JsonObject | None]:
-    """Return a record's owner and cause, with those that hold where it is made."""
+    """Return a record's owner and cause, with those that hold where it is made.
+
+    Raises:
+        InvalidInput: together the causes have too many keys.
+    """
     around = surroundings()
     if around is None:
         return owner, cause
     if cause is None:
         cause = around.cause
     elif around.cause is not None:
-        cause = json_object("cause", {**around.cause, **cause})
+        cause = _joined(around.cause, cause)
     return owner or around.owner, cause
+
+
+def _joined(around: JsonObject, cause: JsonObject) -> JsonObject:
+    joined = {**around, **cause}
+    if len(joined) > MOST_KEYS:
+        raise InvalidInput(
+            f"cause must have at most {MOST_KEYS} keys, and has {len(joined)} with those that "
+            "recording(…) gives around it; give fewer"
+        )
+    return json_object("cause", joined)
 
 
 def new_cause(given: Mapping[str, Any]) -> JsonObject | None:
@@ -126,12 +141,12 @@ def new_cause(given: Mapping[str, Any]) -> JsonObject | None:
     Raises:
         InvalidInput: it is not a mapping of short texts, or has too many of them.
     """
-    if type(given) is dict and 0 < len(given) <= _MOST_KEYS and _are_plain(given):
+    if type(given) is dict and 0 < len(given) <= MOST_KEYS and _are_plain(given):
         return object_of_texts(given.copy())
     if not isinstance(given, Mapping):
         raise InvalidInput(f"cause must be a mapping of texts, not {type(given).__name__}")
-    if len(given) > _MOST_KEYS:
-        raise InvalidInput(f"cause must have at most {_MOST_KEYS} keys, not {len(given)}")
+    if len(given) > MOST_KEYS:
+        raise InvalidInput(f"cause must have at most {MOST_KEYS} keys, not {len(given)}")
     if not given:
         return None
     return object_of_texts(dict([check_cause(key, value) for key, value in given.items()]))

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 
@@ -12,7 +12,16 @@ import anyio.from_thread
 import anyio.to_thread
 import pytest
 
-from async_history import HistoryManager, HistoryRecord, open_history, recording
+from async_history import (
+    HistoryManager,
+    HistoryRecord,
+    InvalidInput,
+    JsonLines,
+    copy_history,
+    dump_lines,
+    open_history,
+    recording,
+)
 
 pytestmark = pytest.mark.once
 
@@ -119,3 +128,34 @@ def test_a_generator_that_another_context_closes() -> None:
     thread.start()
     thread.join()
     assert len(failed) == 1
+
+
+def keys(prefix: str, count: int) -> dict[str, str]:
+    return {f"{prefix}{number}": "v" for number in range(count)}
+
+
+async def test_causes_that_are_joined_have_no_more_keys_than_one(history: HistoryManager) -> None:
+    """However a cause is put together, what is recorded can be read back from JSON lines."""
+    undone, two = {"request_id": "1"}, keys("c", 2)
+    await history.add_history("m", None, "w", "ADD", cause=undone)
+    calls: tuple[Callable[[], Awaitable[object]], ...] = (
+        lambda: history.add_history("m", None, "x", "ADD", cause=two),
+        lambda: history.update_history("m", "x", cause=two),
+        lambda: history.batch_add_history([{"memory_id": "b", "event": "ADD", "cause": two}]),
+        lambda: history.undo(cause=undone),  # its own keys are `undo` and `undo_of`
+    )
+    too_many = pytest.raises(InvalidInput, match="at most 32 keys, and has 33")
+    with recording(cause=keys("a", 31)):
+        with too_many, recording(cause=two):
+            pytest.fail("the inner cause was taken")
+        for call in calls:
+            with too_many:
+                await call()
+        with recording(cause=keys("c", 1)):
+            await history.add_history("full", None, "x", "ADD", cause=keys("c", 1))
+    assert await history.count_history() == 2
+    (full,) = await history.get_history("full")
+    assert full.cause == {**keys("a", 31), **keys("c", 1)}
+    lines = [line async for line in dump_lines(history)]
+    async with open_history("memory://") as other:
+        assert (await copy_history(JsonLines(lines), other)).written == 2

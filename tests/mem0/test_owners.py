@@ -413,6 +413,9 @@ class TestCause:
             await used.call("delete", both)
         with recording(cause={"trace_id": "mine"}):
             given = await used.add()
+        full_cause = {str(number): "x" for number in range(32)}
+        with recording(cause=full_cause):
+            full = await used.add()
         await used.call("restore", both, to=1)
         trace = f"{0xABC:032x}"
         causes = {name: [one.cause for one in await used.records(name)] for name in used_ids(used)}
@@ -423,6 +426,7 @@ class TestCause:
             {"trace_id": trace},
         ]
         assert causes[given] == [{"trace_id": "mine"}]
+        assert causes[full] == [full_cause]
 
     async def test_has_the_trace_of_the_real_api(self, used: Used) -> None:
         trace = pytest.importorskip("opentelemetry.trace")
