@@ -79,7 +79,7 @@ async def _copy(source: str, target: str) -> CopyReport:
     async with AsyncExitStack() as stack:
         _require_two(source, target)
         opened = await _open_source(source, stack)
-        history = await stack.enter_async_context(stores.opened(target))
+        history = await _open_target(target, opened, stack)
         total = await opened.count_history() if isinstance(opened, HistoryManager) else None
         async with show_progress(total, lambda: done, "records"):
             return await copy_history(opened, history, on_progress=note)
@@ -115,6 +115,26 @@ async def _open_source(source: str, stack: AsyncExitStack) -> HistoryManager | R
 
         return ForeignTable(source, table=table)
     return await stack.enter_async_context(stores.open_to_read(source))
+
+
+async def _open_target(
+    target: str, source: HistoryManager | RecordSource, stack: AsyncExitStack
+) -> HistoryManager:
+    """Open the target; the stack closes it. The copy of an encrypted history is encrypted.
+
+    Raises:
+        InvalidInput: the target has records, and is not encrypted as the source is.
+    """
+    history = await stack.enter_async_context(stores.opened(target))
+    if not stores.is_encrypted(source) or stores.is_encrypted(history):
+        return history
+    async for _ in history.query_history(limit=1):
+        raise InvalidInput(
+            f"{without_secrets(target)} is not encrypted, and the source of the copy is: encrypt "
+            f"it first (async-history --keys-file FILE encrypt --db {without_secrets(target)})"
+        )
+    await history.aclose()
+    return await stack.enter_async_context(stores.opened(target, keys=stores.keys()))
 
 
 async def _texts(lines: Lines) -> AsyncIterator[bytes]:

@@ -12,9 +12,11 @@ from async_history import (
     HistoryManager,
     HistoryOptions,
     KeyMissing,
+    RecordSource,
     StorageMissing,
     open_history,
 )
+from async_history._core.encryption import EncryptedStore
 from async_history._core.key_ring import ENVIRONMENT
 from async_history.encryption import KeyRing
 
@@ -61,6 +63,12 @@ def keys() -> KeyRing | None:
     if file is not None:
         return KeyRing.from_file(file)
     return KeyRing.from_environment() if os.environ.get(ENVIRONMENT) else None
+
+
+def is_encrypted(history: HistoryManager | RecordSource) -> bool:
+    """Return whether what a command reads or writes is a history that is open with keys."""
+    store = history.store if isinstance(history, HistoryManager) else None
+    return isinstance(store, EncryptedStore) and store.encryption is not None
 
 
 @asynccontextmanager

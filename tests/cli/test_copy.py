@@ -1,6 +1,7 @@
 """`async-history copy` and `backup`, as people and scripts meet them."""
 
 import asyncio
+import base64
 import json
 import os
 import signal
@@ -67,6 +68,31 @@ def test_json_lines_out_and_in(recorded: Run, tmp_path: Path) -> None:
     bad = recorded("copy", "-", "in.db", stdin='{"id": "x"}\n')
     assert (bad.returncode, bad.stdout) == (2, "")
     assert "line 1" in bad.stderr
+
+
+def test_the_copy_of_an_encrypted_history_is_encrypted(recorded: Run, tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text(f"a={base64.b64encode(bytes(32)).decode()}")
+    keys = ("--keys-file", "keys")
+    assert recorded("copy", "history.db", "clear.db").returncode == 0
+    assert recorded(*keys, "encrypt").returncode == 0
+    as_it_was = (tmp_path / "clear.db").read_bytes()
+    asyncio.run(_empty(tmp_path / "empty.db"))
+    for target in ("new.db", "empty.db"):
+        for written in (30, 0):
+            done = json.loads(recorded(*keys, "copy", "history.db", target, "--json").stdout)
+            assert (done["records"], done["written"]) == (30, written)
+        assert "tea ☃".encode() not in (tmp_path / target).read_bytes()
+        assert "--keys-file" in recorded("log", "m1", "--db", target).stderr
+    refused = recorded(*keys, "copy", "history.db", "clear.db")
+    assert (refused.returncode, "encrypt --db clear.db" in refused.stderr) == (2, True)
+    assert (tmp_path / "clear.db").read_bytes() == as_it_was
+    assert recorded(*keys, "encrypt", "--db", "clear.db").returncode == 0
+    assert recorded(*keys, "copy", "history.db", "clear.db").returncode == 0
+
+
+async def _empty(file: Path) -> None:
+    async with open_history(file):
+        pass
 
 
 def test_what_cannot_be_copied_is_one_line(recorded: Run, tmp_path: Path) -> None:
