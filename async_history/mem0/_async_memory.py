@@ -16,6 +16,7 @@ from async_history._core.options import HistoryOptions
 from async_history._core.telemetry import memory_operation
 from async_history._core.validation import check_flag
 from async_history._opening import without_secrets
+from async_history.mem0._config import check_config
 from async_history.mem0._history_operations import HistoryOperations
 from async_history.mem0._loop_states import LoopStates, Where
 from async_history.mem0._memory import DELETED, OWN_RECORDER, is_made_by_mem0, without_history
@@ -127,7 +128,11 @@ class AsyncMemory(HistoryOperations, mem0_main.AsyncMemory):  # type: ignore[mis
         """Create a memory from mem0's configuration as a mapping; see the constructor.
 
         From mem0 1.0.0 to 1.0.9 this returns an awaitable, as mem0's own.
+
+        Raises:
+            InvalidInput: the configuration has an option of the history.
         """
+        check_config(config_dict)
         check_flag("turns_between_processes", turns_between_processes)
         workers = Workers(threads)
         if history is not None:

@@ -23,6 +23,7 @@ from async_history.blocking import BlockingHistoryManager
 from async_history.errors import InvalidInput
 from async_history.mem0._blocking_operations import BlockingRecorder
 from async_history.mem0._check import check_memory_blocking, check_request
+from async_history.mem0._config import check_config
 from async_history.mem0._differences import MemoryCheck
 from async_history.mem0._forget import forget_blocking
 from async_history.mem0._forget_request import ForgetReport, ForgetRequest, new_forget_request
@@ -158,7 +159,12 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
         turns_between_processes: bool = True,
         **options: Unpack[HistoryOptions],
     ) -> Self:
-        """Create a memory from mem0's configuration as a mapping; see the constructor."""
+        """Create a memory from mem0's configuration as a mapping; see the constructor.
+
+        Raises:
+            InvalidInput: the configuration has an option of the history.
+        """
+        check_config(config_dict)
         before = _from_config_arguments.set((history, turns_between_processes, options))
         try:
             memory: Self = super().from_config(config_dict)

@@ -30,6 +30,7 @@ from async_history import (
     HistoryClosed,
     HistoryConflict,
     HistoryError,
+    HistoryOptions,
     HistoryRecord,
     InvalidInput,
     StorageRefused,
@@ -1058,6 +1059,20 @@ async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(LONG_S):
         while not condition():  # noqa: ASYNC110 - threads and mem0 set it, not we
             await asyncio.sleep(0.005)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("kind", [AsyncMemory, Memory])
+def test_options_of_the_history_are_not_part_of_mem0s_configuration(
+    kind: type[Any], configured: Configured, tmp_path: Path
+) -> None:
+    """mem0 ignores what it does not know: with `keys` there, the history would be in clear."""
+    options = (*HistoryOptions.__annotations__, "history", "threads", "turns_between_processes")
+    before = sorted(tmp_path.iterdir())
+    for option in options:
+        with pytest.raises(InvalidInput, match=f"'{option}' is an option of the history"):
+            kind.from_config({**configured(), option: None})
+    assert sorted(tmp_path.iterdir()) == before
 
 
 @pytest.mark.once
