@@ -1,14 +1,19 @@
 """The `async-history` command: one module for each command, and `main`, its entry point."""
 
+import os
 import sys
+from typing import Final
 
 __all__ = ["main"]
+
+_STDOUT: Final = 1
 
 
 def main() -> None:
     """Run the command, and end the program with its exit status."""
     try:
         from async_history.cli.app import app
+        from async_history.cli.terminal import print_error
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("click", "rich", "typer"):
             raise
@@ -19,4 +24,9 @@ def main() -> None:
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
-    app(prog_name="async-history")
+    try:
+        app(prog_name="async-history")
+    except OSError as error:  # help and the version can't be written; commands tell their own
+        os.dup2(os.open(os.devnull, os.O_WRONLY), _STDOUT)  # or flushing fails again at the end
+        print_error(f"stdout: {error.strerror}")
+        raise SystemExit(1) from None

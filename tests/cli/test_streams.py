@@ -96,6 +96,13 @@ def test_help(asked: str, run: Run) -> None:
     assert "Usage" in done.stdout
 
 
+@pytest.mark.parametrize("asked", ["--help", "--version", "erase -h"])
+def test_help_that_nobody_can_read(asked: str, tmp_path: Path) -> None:
+    for stderr, said in (("", "async-history: stdout: No space left on device\n"), ("2>&-", "")):
+        done = shell(f"{COMMAND} {asked} >/dev/full {stderr}", tmp_path)
+        assert (done.returncode, done.stderr) == (1, said)
+
+
 def test_completion(tmp_path: Path) -> None:
     asked = "COMP_WORDS='async-history er' COMP_CWORD=1"
     done = shell(f"{asked} _ASYNC_HISTORY_COMPLETE=complete_bash {COMMAND}", tmp_path)
