@@ -20,8 +20,7 @@ _BEGIN: Final = """
     )
 """
 BEGIN_SEVERAL: Final = f"""{_BEGIN}
-    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5,
-           value ->> 6, value ->> 7, value ->> 8, value ->> 9, value ->> 10
+    SELECT {", ".join(f"json_extract(value, '$[{place}]')" for place in range(11))}
     FROM json_each(?)
 """
 """Takes `values_of` operations as a JSON array. A statement for each would take the GIL for each

@@ -76,8 +76,8 @@ def _last_changes(columns: str, direction: Direction, wanted: str) -> str:
             WHERE history.memory_id = given.memory_id {wanted}
         ) AS place
         FROM (
-            SELECT key AS number, value ->> 0 AS memory, value ->> 1 AS memory_id,
-                   value ->> 2 AS instant
+            SELECT key AS number, json_extract(value, '$[0]') AS memory,
+                   json_extract(value, '$[1]') AS memory_id, json_extract(value, '$[2]') AS instant
             FROM json_each(:asked)
         ) AS given
     ) AS found CROSS JOIN main.history AS history ON history.rowid = found.place
