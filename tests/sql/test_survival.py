@@ -198,6 +198,8 @@ async def test_processes_that_write_and_one_that_follows_survive_crashes(
         enough = records * len(names) * crash // (crashes + 1)
         while len(texts(url)) < enough:
             await asyncio.wait(programs, timeout=0.2, return_when=asyncio.FIRST_COMPLETED)
+            for ended in filter(asyncio.Task.done, programs):
+                ended.result()  # what a program failed with
         own_server.stop(signal.SIGKILL)
         await asyncio.to_thread(own_server.start)
     *_, followed = await asyncio.gather(*programs)
