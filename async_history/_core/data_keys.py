@@ -244,16 +244,17 @@ class DataKeys:
                 and stored.uses + LEASE + uses[digests[stored.owner]] < MOST_USES
             ):
                 usable[stored.owner] = stored
-        for digest, owner in digests.items():
-            count = max(LEASE, uses[owner])
-            found = usable.get(digest)
-            if found is None:
-                found = self.new_stored_key(digest, count)
-                await table.add(found, owner)
-            else:
-                await table.reserve(found.id, count)
+        counts = {digest: max(LEASE, uses[owner]) for digest, owner in digests.items()}
+        new = {
+            digest: self.new_stored_key(digest, count)
+            for digest, count in counts.items()
+            if digest not in usable
+        }
+        await table.add([(key, digests[digest]) for digest, key in new.items()])
+        await table.reserve([(key.id, counts[digest]) for digest, key in usable.items()])
+        for digest, found in (usable | new).items():
             key = self._keys.get(found.id) or self._keep(found)
-            self._leases[owner] = _Lease(key, count)
+            self._leases[digests[digest]] = _Lease(key, counts[digest])
 
     def leased(self, owners: Iterable[Owner | None]) -> list[str]:
         """Return the ids of the keys that seal what owners have; none where encryption is off."""

@@ -90,7 +90,7 @@ class StoreEncryption:
                     await table.begin()
                     await table.add_wrapping(new[0])
                     index = self.keys.new_stored_key(INDEX, 0, (new[0].id, new[1]))
-                    await table.add(index, None)
+                    await table.add([(index, None)])
                 return there or [new[0]]
 
             stored = await self._in_transaction(begin)

@@ -135,17 +135,15 @@ class KeyTable:
         ((count,),) = await self._run(self._sql.count_wrapped_by_others, than)
         return int(count)
 
-    async def add(self, key: StoredKey, owner: Owner | None) -> None:
-        """Add a data key."""
-        scopes = {} if owner is None else owner.as_dict()
-        digests = [name_digest((n, scopes[n])).hex() if n in scopes else None for n in SCOPES]
-        await self._run(
-            self._sql.add, key.id, key.owner, *digests, key.wrapping_key, key.wrapped, key.uses
-        )
+    async def add(self, keys: Sequence[tuple[StoredKey, Owner | None]]) -> None:
+        """Add data keys, each of an owner."""
+        for each in keys:
+            await self._run(self._sql.add, *columns_of_key(*each))
 
-    async def reserve(self, key_id: str, uses: int) -> None:
-        """Count uses of a data key before they happen."""
-        await self._run(self._sql.reserve, uses, key_id)
+    async def reserve(self, uses: Sequence[tuple[str, int]]) -> None:
+        """Count uses of data keys, given by id, before they happen."""
+        for key_id, count in uses:
+            await self._run(self._sql.reserve, count, key_id)
 
     async def rewrap(self, key_id: str, wrapping_key: str, wrapped: str) -> None:
         """Replace what a data key is wrapped by."""
@@ -181,6 +179,13 @@ class KeyTable:
         if count:
             await self._run(self._sql.destroy[scope], digest)
         return int(count)
+
+
+def columns_of_key(key: StoredKey, owner: Owner | None) -> tuple[str | int | None, ...]:
+    """Return all columns of an owner's data key but `erased`."""
+    scopes = {} if owner is None else owner.as_dict()
+    digests = [name_digest((n, scopes[n])).hex() if n in scopes else None for n in SCOPES]
+    return key.id, key.owner, *digests, key.wrapping_key, key.wrapped, key.uses
 
 
 def owner_digest(owner: Owner | None) -> str:

@@ -8,6 +8,7 @@ are in the store: after a failover, or a restored backup, what is in memory may 
 """
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple, Protocol
@@ -15,7 +16,15 @@ from typing import Any, Final, NamedTuple, Protocol
 from async_history._core.batch import MessageRow
 from async_history._core.batch_sealing import ids_of_keys, keys_in_store, sealed_records
 from async_history._core.data_keys import DataKeys
-from async_history._core.key_statements import MOST_USES, KeyStatements, KeyTable, Run
+from async_history._core.key_statements import (
+    KEY_COLUMNS,
+    MOST_USES,
+    KeyStatements,
+    KeyTable,
+    Run,
+    StoredKey,
+    columns_of_key,
+)
 from async_history._core.owners import SCOPES, Owner
 from async_history._core.records import HistoryRecord
 from async_history._core.rows import ReadRows, Row
@@ -56,6 +65,18 @@ SELECT pg_catalog.pg_advisory_xact_lock(
     pg_catalog.hashtextextended('async_history keys ' || $1::pg_catalog.text, 0)
 )
 """
+_GIVEN: Final = (
+    "pg_catalog.json_array_elements($1::pg_catalog.text::pg_catalog.json) AS given (key)"
+)
+"""The lists of a list: each a key to `add`, or an id and its uses to `reserve`."""
+_USES: Final = KEY_COLUMNS.index("uses")
+
+
+def _element(at: int) -> str:
+    """Return SQL for an element of a list of `_GIVEN`, as text."""
+    return f"pg_catalog.json_array_element_text(given.key, {at})"
+
+
 STATEMENTS: Final = KeyStatements(
     wrapping="SELECT id, master, wrapped FROM {schema}.wrapping_keys ORDER BY id",
     add_wrapping="""
@@ -82,11 +103,13 @@ STATEMENTS: Final = KeyStatements(
     SELECT pg_catalog.count(*) FROM {schema}.data_keys WHERE wrapping_key <> $1::pg_catalog.text
     """,
     add=f"""
-    INSERT INTO {{schema}}.data_keys (id, owner, {", ".join(SCOPES)}, wrapping_key, wrapped, uses)
-    VALUES ({", ".join(f"${place}" for place in range(1, 6 + len(SCOPES)))})
+    INSERT INTO {{schema}}.data_keys ({", ".join(KEY_COLUMNS[:-1])})
+    SELECT {", ".join(_element(at) for at in range(_USES))}, {_element(_USES)}::pg_catalog.int8
+    FROM {_GIVEN}
     """,
-    reserve="""
-    UPDATE {schema}.data_keys SET uses = uses + $1::pg_catalog.int8 WHERE id = $2::pg_catalog.text
+    reserve=f"""
+    UPDATE {{schema}}.data_keys SET uses = uses + {_element(1)}::pg_catalog.int8
+    FROM {_GIVEN} WHERE id = {_element(0)}
     """,
     rewrap="""
     UPDATE {schema}.data_keys SET wrapping_key = $1, wrapped = $2 WHERE id = $3::pg_catalog.text
@@ -116,13 +139,27 @@ STATEMENTS: Final = KeyStatements(
 )
 
 
+class ServerKeyTable(KeyTable):
+    """The tables of keys, which take what a batch needs in one round trip."""
+
+    async def add(self, keys: Sequence[tuple[StoredKey, Owner | None]]) -> None:
+        """Add data keys, each of an owner."""
+        if keys:
+            await self._run(self._sql.add, json.dumps([columns_of_key(*each) for each in keys]))
+
+    async def reserve(self, uses: Sequence[tuple[str, int]]) -> None:
+        """Count uses of data keys, given by id, before they happen."""
+        if uses:
+            await self._run(self._sql.reserve, json.dumps(uses))
+
+
 def key_table(fetch: Run, schema: str) -> KeyTable:
     """Return the tables of keys in a quoted schema, through a function that runs one statement."""
 
     async def run(sql: str, *parameters: Any) -> Sequence[Sequence[Any]]:
         return await fetch(in_schema(sql, schema), *parameters)
 
-    return KeyTable(STATEMENTS, run)
+    return ServerKeyTable(STATEMENTS, run)
 
 
 KeyChange = Callable[[KeyTable], Coroutine[Any, Any, Any]]

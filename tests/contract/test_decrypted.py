@@ -201,7 +201,7 @@ async def test_who_lacks_the_keys_can_not_turn_it_off(open_store: Open) -> None:
 
         async def forge(one: Any) -> None:
             (index,) = await one.table.of_owners(["index"])
-            await one.table.add(index._replace(id=OFF, owner=OFF), None)
+            await one.table.add([(index._replace(id=OFF, owner=OFF), None)])
             await one.retire_keys()
 
         await texts.in_transaction(forge)
