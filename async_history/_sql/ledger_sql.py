@@ -28,6 +28,7 @@ from async_history._sql.dialects import in_parts
 from async_history._sql.names import key_of, keys_of, whole_names
 from async_history._sql.rows import ALL_COLUMNS, columns_read, owner_of
 from async_history._sql.tables import Tables
+from async_history.errors import StorageCorrupt
 
 Fetch = Callable[..., Coroutine[Any, Any, Sequence[Sequence[Any]]]]
 """Execute a statement, with its parameters or without, and return its rows."""
@@ -306,5 +307,5 @@ def _whole(row: Sequence[Any], columns: Sequence[str], stored: str | None) -> Se
         return row
     try:
         return whole_names(row, columns, stored)
-    except (TypeError, ValueError):
+    except StorageCorrupt:
         return row

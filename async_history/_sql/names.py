@@ -10,6 +10,7 @@ from hashlib import sha256
 from typing import Any, Final
 
 from async_history._core.owners import SCOPES
+from async_history.errors import StorageCorrupt
 
 NAME_BYTES: Final = 255
 """The longest name that is stored as it is, in bytes of UTF-8."""
@@ -60,8 +61,20 @@ def long_names(names: Mapping[str, str | None]) -> str | None:
 
 
 def whole_names(row: Sequence[Any], columns: Sequence[str], stored: str) -> list[Any]:
-    """Return a row with the names in place that `long_names` has stored."""
-    cut = json.loads(stored)
+    """Return a row with the names in place that `long_names` has stored.
+
+    Raises:
+        StorageCorrupt: it does not have them any more.
+    """
+    try:
+        cut = json.loads(stored)
+    except ValueError:
+        cut = None
+    if not isinstance(cut, dict):
+        raise StorageCorrupt(
+            f"long_names of the row with {columns[0]} {row[0]!r} is damaged: it is no JSON object; "
+            "restore the row from a backup"
+        )
     return [
         cut[column] if isinstance(value, str) and is_cut(value) and column in cut else value
         for column, value in zip(columns, row, strict=True)

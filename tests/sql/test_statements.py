@@ -17,8 +17,9 @@ from async_history._sql.filters import Range, Search
 from async_history._sql.inserts import Inserts
 from async_history._sql.ledger_sql import statements_in
 from async_history._sql.manager import sql_url
-from async_history._sql.names import NAME_BYTES, key_of, long_names
+from async_history._sql.names import NAME_BYTES, key_of, long_names, whole_names
 from async_history._sql.tables import tables_in
+from async_history.errors import StorageCorrupt
 from async_history.sql import metadata
 
 pytestmark = pytest.mark.once
@@ -135,3 +136,14 @@ def test_urls_that_no_dialect_has(url: str, reason: str) -> None:
     assert "heim" not in str(refused.value)
     with pytest.raises(InvalidInput, match="no option"):
         open_history("mysql+asyncmy://host/db", journal="wal")
+
+
+def test_long_names_are_whole_again_or_said_to_be_damaged() -> None:
+    columns, long = ("id", "role"), "n" * 300
+    row = (key_of(long), "user")
+    stored = long_names({"id": long, "role": "user"})
+    assert stored is not None
+    assert whole_names(row, columns, stored) == [long, "user"]
+    for damaged in ("", "x", "7", "[]", '"a"', "null"):
+        with pytest.raises(StorageCorrupt, match="long_names of the row with id"):
+            whole_names(row, columns, damaged)
