@@ -107,7 +107,8 @@ def _take_back(url: str, call: TakeBack, *, is_dry_run: bool, is_sure: bool, as_
     except InvalidInput:
         raise
     except HistoryError:
-        print_error(work.progress())
+        if work.has_begun:
+            print_error(work.progress())
         raise
     return _show(url, report, as_json=as_json)
 
@@ -116,6 +117,7 @@ class _Work:
     """One call, and how far it came."""
 
     def __init__(self) -> None:
+        self.has_begun = False
         self._done = self._total = 0
 
     async def report(
@@ -131,6 +133,7 @@ class _Work:
                 self._done, self._total = done, total
                 share(done, total)
 
+            self.has_begun = True
             return await call(history, dry_run=dry_run, on_progress=note)
 
     def progress(self) -> str:

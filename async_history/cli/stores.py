@@ -89,6 +89,12 @@ async def _opened(
         ring = await asyncio.to_thread(keys)
         if error.name or ring is None:
             raise
+    except StorageMissing as error:
+        if options.get("create", True):
+            raise
+        raise StorageMissing(
+            f"no history in {os.fspath(url)}: it does not exist or is empty. Name another with --db"
+        ) from error
     options["keys"] = ring
     return aclosing(await open_history(url, **options))
 
@@ -96,10 +102,5 @@ async def _opened(
 @asynccontextmanager
 async def open_to_read(url: str) -> AsyncIterator[HistoryManager]:
     """Open an existing history without creating or migrating anything."""
-    try:
-        async with opened(url, create=False, migrate=False) as history:
-            yield history
-    except StorageMissing as error:
-        raise StorageMissing(
-            f"no history in {url}: it does not exist or is empty. Name another with --db"
-        ) from error
+    async with opened(url, create=False, migrate=False) as history:
+        yield history

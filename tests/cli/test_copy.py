@@ -102,7 +102,7 @@ def test_what_cannot_be_copied_is_one_line(recorded: Run, tmp_path: Path) -> Non
         (("copy", "history.db", "ftp://x"), 2, "no backend for 'ftp'"),
         (("copy", "sqlite:///x.db?table=y", "x.db"), 2, "table="),
         (("backup", "history.db"), 2, "exists"),
-        (("backup", "x.db", "--db", "nowhere.db"), 1, "nowhere.db does not exist"),
+        (("backup", "x.db", "--db", "nowhere.db"), 1, "no history in nowhere.db"),
         (("backup", "x.db", "--db", "postgresql://localhost/x"), 2, "pg_dump"),
     ):
         done = recorded(*arguments)

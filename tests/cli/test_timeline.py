@@ -100,6 +100,15 @@ def test_at_shows_all_memories(run: Run, url: str) -> None:
         (("restore", "nobody", "--to", "1"), 2, "there is no history of 'nobody'"),
         (("restore", "m", "--to", "3"), 2, "'m' was deleted at version 3"),
         (("restore", "m", "--to", "1", "--db", "missing.db"), 1, "no history in missing.db"),
+        *[
+            ((*asked.split(), "--yes", "--db", "missing.db"), 1, "no history in missing.db")
+            for asked in (
+                "rollback --to 2020-01-01 --user u",
+                "undo --run r",
+                "erase --user u --reason r",
+                "prune --older-than 1d",
+            )
+        ],
     ],
 )
 def test_what_can_not_be_done_is_said_in_one_line(
