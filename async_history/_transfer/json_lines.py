@@ -4,6 +4,7 @@ import json
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
 from typing import Any, Final
 
+from async_history._core.json_line import json_line
 from async_history._core.json_object import parse_json
 from async_history._core.manager import HistoryManager
 from async_history._core.records import COLUMNS, DETAILS, Event
@@ -40,7 +41,7 @@ async def _lines(history: HistoryManager) -> AsyncIterator[str]:
     async for rows in HistorySource(history).pages():
         for row in rows:
             try:
-                yield json.dumps(_object(row), ensure_ascii=False)
+                yield json_line(_object(row))
             except TypeError:
                 check_row(row)
                 raise

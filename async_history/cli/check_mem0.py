@@ -10,7 +10,7 @@ import typer
 
 from async_history import InvalidInput
 from async_history.cli.answers import can_ask
-from async_history.cli.terminal import one_line, print_error
+from async_history.cli.terminal import echo_json, one_line, print_error
 from async_history.cli.termination import run
 from async_history.cli.text_files import read_text
 
@@ -92,7 +92,7 @@ async def _check(
 def _show(report: "MemoryCheck", *, as_json: bool) -> int:
     if as_json:
         told = {**asdict(report), "problems": report.problems, "notes": report.notes}
-        typer.echo(json.dumps(told, ensure_ascii=False).encode())
+        echo_json(told)
     else:
         _print(report, err=False)
     return int(bool(report.problems))

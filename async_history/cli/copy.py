@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import os
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -28,7 +27,7 @@ from async_history._opening import is_server, postgres_schema, sqlite_file, with
 from async_history._postgres.url import server_url
 from async_history.cli import stores
 from async_history.cli.line_reader import LINE_BYTES, Lines, open_lines
-from async_history.cli.terminal import print_error, show_progress, show_share
+from async_history.cli.terminal import echo_json, print_error, show_progress, show_share
 from async_history.cli.termination import early_end, run
 
 _LINES: Final = ".jsonl"
@@ -45,7 +44,7 @@ def copy(source: str, target: str, *, as_json: bool) -> int:
         print_error(f"{word}; the same command continues where this one ended")
         return status
     if as_json:
-        typer.echo(json.dumps(dataclasses.asdict(report)))
+        echo_json(dataclasses.asdict(report))
     else:
         typer.echo(_summary(report, target))
     return 0
@@ -195,7 +194,7 @@ def backup(url: str, path: str, *, as_json: bool) -> int:
     run(_backup(file, path))
     seconds, size = monotonic() - begun, Path(path).stat().st_size
     if as_json:
-        typer.echo(json.dumps({"path": path, "bytes": size, "seconds": seconds}))
+        echo_json({"path": path, "bytes": size, "seconds": seconds})
     else:
         typer.echo(f"{path}: {size:,} bytes, {file} as it was {seconds:.1f} s ago")
     return 0

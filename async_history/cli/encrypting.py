@@ -1,14 +1,14 @@
 """`async-history rekey`, `encrypt` and `decrypt`: the keys of a history, and what is in clear."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 
 import typer
 
+from async_history._core.json_line import json_line
 from async_history._core.wording import counted
 from async_history.cli import stores
-from async_history.cli.terminal import one_line, show_share
+from async_history.cli.terminal import echo_json, one_line, show_share
 from async_history.cli.termination import run
 from async_history.encryption import (
     DataKeyReplacement,
@@ -32,7 +32,7 @@ def rekey(url: str, *, as_json: bool) -> None:
     rotation = run(rotate())
     keys = "1 data key is" if rotation.data_keys == 1 else f"{rotation.data_keys:,} data keys are"
     typer.echo(
-        json.dumps(asdict(rotation))
+        json_line(asdict(rotation))
         if as_json
         else one_line(f"{keys} wrapped by master key {rotation.master_key!r} now")
     )
@@ -50,7 +50,7 @@ def replace_data_keys(url: str, owner: Mapping[str, str | None], *, as_json: boo
 
     done = run(replace())
     typer.echo(
-        json.dumps(asdict(done))
+        json_line(asdict(done))
         if as_json
         else f"replaced {counted(done.data_keys, 'data key')}; "
         f"{counted(done.records, 'record')} and {counted(done.messages, 'message')} are encrypted "
@@ -80,7 +80,7 @@ def encrypt(url: str, *, as_json: bool) -> None:
 
     report = run(run_encrypt())
     if as_json:
-        typer.echo(json.dumps(asdict(report)))
+        echo_json(asdict(report))
         return
     typer.echo(report.outcome())
     for sentence in report.remains:
@@ -98,4 +98,4 @@ def decrypt(url: str, *, as_json: bool) -> None:
             return await history.encryption.decrypt(on_progress=note)
 
     report = run(run_decrypt())
-    typer.echo(json.dumps(asdict(report)) if as_json else report.outcome())
+    typer.echo(json_line(asdict(report)) if as_json else report.outcome())

@@ -1,6 +1,5 @@
 """`async-history checkpoint`, `verify`, `prove` and `verify-proof`: the ledger from the shell."""
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -13,7 +12,7 @@ from async_history import HistoryManager, InvalidInput
 from async_history.cli.retention import age_of
 from async_history.cli.screen import Screen
 from async_history.cli.stores import opened
-from async_history.cli.terminal import one_line, show_share
+from async_history.cli.terminal import echo_json, one_line, show_share
 from async_history.cli.termination import run
 from async_history.cli.text_files import read_text
 from async_history.ledger import (
@@ -78,7 +77,7 @@ def verify(url: str, files: Sequence[Path], verifier: str | None, *, as_json: bo
     report = run(ask())
     if as_json:
         found: dict[str, Any] = {**asdict(report), "root": report.root.hex()}
-        typer.echo(json.dumps(found, ensure_ascii=False))
+        echo_json(found)
     else:
         _print(report, len(checkpoints))
     return 0 if report.is_intact else 1
@@ -141,7 +140,7 @@ def verify_proof(file: Path, verifier: str) -> None:
         typer.echo(f"proven: a record, erased since, is {where}")
         return
     typer.echo(f"proven: this record is {where}")
-    typer.echo(json.dumps(dict(proof.record), ensure_ascii=False))
+    echo_json(dict(proof.record))
 
 
 def _read(file: Path) -> Checkpoint:

@@ -1,10 +1,7 @@
 """`async-history log`: a memory's history, for a person or as JSON lines."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
-
-import typer
 
 from async_history import Event, HistoryRecord
 from async_history._core.rows import fields_of
@@ -12,7 +9,7 @@ from async_history._opening import without_secrets
 from async_history.cli import stores
 from async_history.cli.difference import Line, difference, metadata_changes
 from async_history.cli.screen import Piece, Screen
-from async_history.cli.terminal import escape_controls, one_line, print_error
+from async_history.cli.terminal import echo_json, escape_controls, one_line, print_error
 from async_history.cli.termination import run
 
 _EVENT_STYLES: Final[dict[str, str]] = {
@@ -54,7 +51,7 @@ async def _read(url: str, memory_id: str) -> list[HistoryRecord]:
 
 def print_json(record: HistoryRecord) -> None:
     """Print a record as a JSON line, as `record` takes it."""
-    typer.echo(json.dumps(fields_of(record), ensure_ascii=False).encode())
+    echo_json(fields_of(record))
 
 
 def print_change(screen: Screen, record: HistoryRecord) -> None:

@@ -1,7 +1,6 @@
 """`async-history migrate` and `distribute`: prepare a store's tables before it is used."""
 
 import asyncio
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
@@ -12,6 +11,7 @@ import typer
 from anyio import to_thread
 
 from async_history import InvalidInput, MigrationError, StorageMissing
+from async_history._core.json_line import json_line
 from async_history._opening import file_options, postgres_schema, sqlite_file, without_secrets
 from async_history.cli import stores
 from async_history.cli.terminal import one_line, show_share
@@ -57,7 +57,7 @@ async def _adopt(file: Path, options: Mapping[str, Any], *, is_dry_run: bool) ->
 
 
 def _print_outcome(outcome: str, report: Mapping[str, Any], *, as_json: bool) -> None:
-    typer.echo(json.dumps(report, ensure_ascii=False) if as_json else one_line(outcome))
+    typer.echo(json_line(report) if as_json else one_line(outcome))
 
 
 async def _open_and_close(url: str, *, migrate: bool) -> None:

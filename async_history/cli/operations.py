@@ -7,13 +7,11 @@ from dataclasses import asdict
 from datetime import datetime
 from functools import partial
 
-import typer
-
 from async_history import HistoryManager, StoreOperation
 from async_history._core.operations import OperationState
 from async_history.cli import stores
 from async_history.cli.screen import Screen
-from async_history.cli.terminal import one_line, print_error
+from async_history.cli.terminal import echo_json, one_line, print_error
 from async_history.cli.termination import run
 
 _POLL_INTERVAL_S = 0.5
@@ -87,7 +85,7 @@ class FollowedOperations:
 
 def _print_json(one: StoreOperation) -> None:
     fields = {**asdict(one), "state": one.state}
-    typer.echo(json.dumps(fields, default=datetime.isoformat, ensure_ascii=False).encode())
+    echo_json(fields, datetime.isoformat)
 
 
 def _print_operation(screen: Screen, one: StoreOperation) -> None:

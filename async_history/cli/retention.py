@@ -1,6 +1,5 @@
 """`async-history prune`, `erase` and `erasures`: show the effect, then ask."""
 
-import json
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict
@@ -22,7 +21,7 @@ from async_history._opening import sqlite_file, without_secrets
 from async_history.cli import stores
 from async_history.cli.answers import require_an_answer
 from async_history.cli.screen import Screen
-from async_history.cli.terminal import one_line, print_error, show_share
+from async_history.cli.terminal import echo_json, one_line, print_error, show_share
 from async_history.cli.termination import run
 
 R = TypeVar("R", PruneReport, ErasureReport)
@@ -78,7 +77,7 @@ def erasures(url: str, *, as_json: bool) -> None:
     screen = Screen()
     for erasure in found:
         if as_json:
-            typer.echo(json.dumps(asdict(erasure), default=_as_text, ensure_ascii=False).encode())
+            echo_json(asdict(erasure), _as_text)
         else:
             _print_erasure(screen, erasure)
     if not found:
@@ -172,7 +171,7 @@ def _show(url: str, report: PruneReport | ErasureReport, *, as_json: bool) -> in
     """Show a report; return the exit status, 1 for an erasure that matched nothing."""
     status = int(isinstance(report, ErasureReport) and report.matches_nothing)
     if as_json:
-        typer.echo(json.dumps(asdict(report), default=_as_text, ensure_ascii=False).encode())
+        echo_json(asdict(report), _as_text)
         return status
     typer.echo(one_line(f"{without_secrets(url)}: {report.outcome()}"))
     if isinstance(report, ErasureReport):

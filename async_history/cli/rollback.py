@@ -1,6 +1,5 @@
 """`async-history rollback` and `undo`: show the plan, ask, and take the memories back."""
 
-import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict
@@ -24,7 +23,7 @@ from async_history._opening import without_secrets
 from async_history.cli import stores
 from async_history.cli.answers import require_an_answer
 from async_history.cli.screen import Screen
-from async_history.cli.terminal import one_line, print_error, show_share
+from async_history.cli.terminal import echo_json, one_line, print_error, show_share
 from async_history.cli.termination import early_end, run
 
 TakeBack = Callable[..., Awaitable[RollbackReport]]
@@ -153,7 +152,7 @@ def _show(url: str, report: RollbackReport, *, as_json: bool) -> int:
             "unchanged": report.unchanged,
             "conflicts": len(report.conflicts),
         }
-        typer.echo(json.dumps({**shown, **asdict(report)}, ensure_ascii=False).encode())
+        echo_json({**shown, **asdict(report)})
     else:
         _print_report(url, report)
     if not report.steps:

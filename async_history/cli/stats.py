@@ -1,7 +1,6 @@
 """`async-history stats`: the size of a history, and what an operator should know about it."""
 
 import asyncio
-import json
 import sqlite3
 from collections.abc import Callable
 from dataclasses import asdict
@@ -15,7 +14,7 @@ from async_history._opening import sqlite_file, without_secrets
 from async_history.cli import stores
 from async_history.cli.prometheus import as_prometheus
 from async_history.cli.screen import Screen
-from async_history.cli.terminal import escape_controls
+from async_history.cli.terminal import echo_json, escape_controls
 from async_history.cli.termination import run
 
 _TIMEOUT_S: Final = 10.0
@@ -51,7 +50,7 @@ def _show_json(found: HistoryStats, records: int, *, engine: str | None) -> None
         for warning in found.warnings
     ]
     report: dict[str, Any] = {"records": records, "engine": engine, **asdict(found)}
-    typer.echo(json.dumps({**report, "warnings": warnings}, ensure_ascii=False).encode())
+    echo_json({**report, "warnings": warnings})
 
 
 def _show_prometheus(found: HistoryStats, records: int) -> None:

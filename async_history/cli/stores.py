@@ -92,11 +92,16 @@ async def _opened(
     except StorageMissing as error:
         if options.get("create", True):
             raise
-        raise StorageMissing(
-            f"no history in {os.fspath(url)}: it does not exist or is empty. Name another with --db"
-        ) from error
+        raise missing(url) from error
     options["keys"] = ring
     return aclosing(await open_history(url, **options))
+
+
+def missing(url: str | os.PathLike[str]) -> StorageMissing:
+    """Return the error of a command that creates nothing, where there is no history."""
+    return StorageMissing(
+        f"no history in {os.fspath(url)}: it does not exist or is empty. Name another with --db"
+    )
 
 
 @asynccontextmanager

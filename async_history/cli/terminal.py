@@ -7,20 +7,21 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Any, Final
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from async_history._core.json_line import TEXT_DIRECTION, json_line
 from async_history._opening import without_secrets
 
 _PROGRESS_EVERY_S: Final = 0.1
 _PERMILLE: Final = 1_000
-_TEXT_DIRECTION: Final = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
 _ESCAPES: Final = {
     **{code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\t\n"},
     0x7F: "\u2421",
-    **dict.fromkeys((*range(0x80, 0xA0), *_TEXT_DIRECTION), "\ufffd"),
+    **dict.fromkeys((*range(0x80, 0xA0), *TEXT_DIRECTION), "\ufffd"),
 }
 """Replacements for control characters and for characters that change the text direction."""
 
@@ -36,6 +37,11 @@ def one_line(text: str) -> str:
     With a line break in it, a memory's id could show another record that is not there.
     """
     return escape_controls(text).replace("\n", "␊")
+
+
+def echo_json(value: object, default: Callable[[Any], object] | None = None) -> None:
+    """Print a value as `json_line` returns it, with the same arguments."""
+    typer.echo(json_line(value, default).encode())
 
 
 def stderr_console() -> Console:

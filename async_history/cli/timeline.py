@@ -1,6 +1,5 @@
 """`async-history at`, `diff` and `restore`: a memory at a time, its changes, and restoring it."""
 
-import json
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +15,13 @@ from async_history.cli import stores
 from async_history.cli.difference import difference, metadata_changes
 from async_history.cli.log import headline, print_difference
 from async_history.cli.screen import Screen
-from async_history.cli.terminal import escape_controls, one_line, print_error, show_progress
+from async_history.cli.terminal import (
+    echo_json,
+    escape_controls,
+    one_line,
+    print_error,
+    show_progress,
+)
 from async_history.cli.termination import run
 
 _INDENT = "    "
@@ -59,7 +64,7 @@ class _Shown:
     def show(self, record: HistoryRecord) -> None:
         self.count += 1
         if self._screen is None:
-            _echo_json(fields_of(record))
+            echo_json(fields_of(record))
             return
         if self.count > 1:
             self._screen.line()
@@ -94,7 +99,7 @@ def diff(url: str, memory_id: str, start: str, end: str, *, as_json: bool) -> in
     found = run(ask())
     was_there = found.before is not None or found.after is not None
     if as_json:
-        _echo_json(
+        echo_json(
             {
                 "memory_id": memory_id,
                 "old_memory": found.old_memory,
@@ -151,14 +156,14 @@ def restore(
     if not plan.is_needed:
         typer.echo(f"{name} says that already: nothing to restore", err=as_json)
         if as_json:
-            _echo_json(fields_of(plan.latest))
+            echo_json(fields_of(plan.latest))
         return 0
     if not as_json:
         _print_plan(Screen(), plan)
     if is_dry_run:
         if as_json:
             new = plan.record(actor_id, role)
-            _echo_json({**new, "context": _plain(plan.wanted.context)})
+            echo_json({**new, "context": _plain(plan.wanted.context)})
         typer.echo("nothing was recorded: this was a dry run", err=as_json)
         return 0
     if not is_sure and not typer.confirm(f"Restore {name}?", err=True):
@@ -166,7 +171,7 @@ def restore(
         return 1
     record = run(record_it())
     if as_json:
-        _echo_json(fields_of(record))
+        echo_json(fields_of(record))
     else:
         typer.echo(f"restored {name} in {without_secrets(url)}")
     return 0
@@ -212,7 +217,3 @@ def _print_text(screen: Screen, text: str | None) -> None:
 
 def _plain(context: Mapping[str, Any] | None) -> dict[str, Any] | None:
     return None if context is None else dict(context)
-
-
-def _echo_json(value: dict[str, Any]) -> None:
-    typer.echo(json.dumps(value, ensure_ascii=False).encode())

@@ -612,6 +612,36 @@ def test_a_stored_name_stays_in_its_line(run: Run) -> None:
     assert len([line for line in said if "x␛]0;owned␇␊forged" in line]) > 15
 
 
+def test_json_has_no_character_that_controls_a_terminal(run: Run) -> None:
+    """JSON escapes the first 32 itself. These are C1 controls, DEL, and turns of the direction."""
+    evil = "x\x9b2J\u202eforged\x7f\u2066"
+    named = {"owner": {"user_id": evil}, "cause": {"run_id": evil}, "actor_id": evil, "role": evil}
+    run("record", stdin=lines_of(add(evil, evil, **named), add(evil, f"{evil}!", **named)))
+    whole = 0
+    for arguments in (
+        ("log", evil, "--json"),
+        ("query", "--json"),
+        ("memories", "--user", evil, "--json"),
+        ("at", "2100-01-01", "--json"),
+        ("diff", evil, "1", "2", "--json"),
+        ("undo", "--run", evil, "--dry-run", "--json"),
+        ("check", "--json"),
+        ("restore", evil, "--to", "1", "--yes", "--json"),
+        ("copy", "history.db", "-"),
+        ("erase", "--memory", evil, "--reason", evil, "--yes", "--json"),
+        ("erasures", "--json"),
+        ("operations", "--json"),
+        ("migrate", "--json"),
+        ("stats", "--json"),
+    ):
+        done = run(*arguments)
+        assert done.returncode in (0, 1), done.stderr
+        assert not set(done.stdout).intersection("\x9b\u202e\x7f\u2066"), arguments
+        for line in filter(None, done.stdout.split("\n")):
+            whole += evil in json.dumps(json.loads(line), ensure_ascii=False)
+    assert whole >= 5
+
+
 def test_log_where_the_encoding_lacks_characters(run: Run) -> None:
     run("record", stdin=lines_of(add("m", "grün 茶")))
     assert "gr?n ?" in run("log", "m", PYTHONIOENCODING="ascii").stdout

@@ -109,6 +109,7 @@ def test_at_shows_all_memories(run: Run, url: str) -> None:
                 "prune --older-than 1d",
             )
         ],
+        (("check", "--db", "missing.db"), 1, "no history in missing.db"),
     ],
 )
 def test_what_can_not_be_done_is_said_in_one_line(

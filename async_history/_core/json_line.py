@@ -1,0 +1,21 @@
+"""JSON in one line, which may be shown on a terminal."""
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any, Final
+
+TEXT_DIRECTION: Final = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
+"""The characters that change a text's direction, by number."""
+_CONTROLS: Final = re.compile(f"[\x7f-\x9f{''.join(map(chr, TEXT_DIRECTION))}]")
+"""Those that control a terminal, and that json leaves as they are."""
+
+
+def json_line(value: object, default: Callable[[Any], object] | None = None) -> str:
+    """Return a value as one line of JSON, with the characters escaped that control a terminal.
+
+    Args:
+        default: returns what JSON can hold for a value that it can't.
+    """
+    line = json.dumps(value, default=default, ensure_ascii=False)
+    return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", line)
