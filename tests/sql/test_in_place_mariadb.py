@@ -187,7 +187,7 @@ async def test_cut_off_at_each_packet_and_called_again(
                 await history.encryption.encrypt()
         return records
 
-    async with MariaDBProxy(tmp_path, own_server.socket) as proxy:
+    async with MariaDBProxy(own_server.socket) as proxy:
         through = url.set(query={"unix_socket": str(proxy.socket)})
         for place in places:
             records = await begin()

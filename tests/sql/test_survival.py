@@ -6,7 +6,6 @@ import random
 import signal
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import count
-from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -60,7 +59,6 @@ async def all_kinds(history: HistoryManager, number: int) -> list[str]:
 async def test_everyone_gets_an_ack_wherever_the_connection_is_cut(
     own_server: MariaDBServer,
     new_own_database: Callable[[], URL],
-    tmp_path: Path,
     request: pytest.FixtureRequest,
     way: Callable[[HistoryManager, int], Awaitable[list[str]]],
     packets: int,
@@ -69,7 +67,7 @@ async def test_everyone_gets_an_ack_wherever_the_connection_is_cut(
     """Each cut comes after two batches without one, so that plain records are one statement."""
     url = new_own_database()
     step = 1 if request.config.getoption("--nightly") else 2
-    async with MariaDBProxy(tmp_path, own_server.socket) as proxy:
+    async with MariaDBProxy(own_server.socket) as proxy:
         through = url.set(query={"unix_socket": str(proxy.socket)})
         async with SqlHistoryManager(through, pool_size=2, ledger=ledger) as history:
             wanted: list[str] = []

@@ -5,19 +5,26 @@ The reader prints the texts it was given, one a line; CURSOR `-` is the beginnin
 
 import asyncio
 import sys
+from contextlib import AbstractAsyncContextManager, aclosing
 
-from async_history import HistoryManager, open_history
+from async_history import HistoryManager, HistoryOptions, StorageUnreachable, open_history
 from tests.support.patience import LONG_S
 
 
-def opened(url: str) -> HistoryManager:
-    """Return a manager, which outlasts a server's restart on a busy machine."""
-    is_of_server = "://" in url and not url.startswith("sqlite")
-    return open_history(url, retry_timeout_s=LONG_S) if is_of_server else open_history(url)
+async def opened(url: str) -> AbstractAsyncContextManager[HistoryManager]:
+    """Open a history, also while its server restarts; it outlasts later restarts too."""
+    options: HistoryOptions = {}
+    if "://" in url and not url.startswith("sqlite"):
+        options["retry_timeout_s"] = LONG_S
+    while True:
+        try:
+            return aclosing(await open_history(url, **options))
+        except StorageUnreachable:
+            await asyncio.sleep(0.1)
 
 
 async def write(url: str, name: str, count: int) -> None:
-    async with opened(url) as history:
+    async with await opened(url) as history:
         for number in range(0, count, 2):
             batch = [
                 {"memory_id": name, "new_memory": f"{name} {n}", "event": "UPDATE"}
@@ -27,7 +34,7 @@ async def write(url: str, name: str, count: int) -> None:
 
 
 async def read(url: str, cursor: str, count: int) -> None:
-    async with opened(url) as history:
+    async with await opened(url) as history:
         async for record in history.follow(after=None if cursor == "-" else cursor):
             sys.stdout.write(f"{record.new_memory}\n")
             count -= 1

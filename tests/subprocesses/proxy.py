@@ -1,15 +1,17 @@
 """A proxy in front of a database that knows where a message ends: it cuts there, or holds one up.
 
-    async with Proxy(folder, server.folder, server.port) as proxy:
+    async with Proxy(server.folder, server.port) as proxy:
         proxy.cut_after(3)
 
-Runs in the test's own loop, on a unix socket. The protocol's framing:
+Runs in the test's own loop, on a unix socket in a folder of its own: pytest's may have a longer
+name than a socket can. The protocol's framing:
 https://www.postgresql.org/docs/current/protocol-message-formats.html and
 https://mariadb.com/kb/en/0-packet/
 """
 
 import asyncio
 import contextlib
+import tempfile
 from pathlib import Path
 from typing import Self
 
@@ -47,11 +49,12 @@ class Proxy:
     """Passes messages on, in both directions, one by one; counts those who ask to cancel.
 
     Args:
-        folder: where its own socket is made.
-        server_folder, server_port: where the server's is.
+        server_folder, server_port: where the server's socket is.
     """
 
-    def __init__(self, folder: Path, server_folder: Path, server_port: int) -> None:
+    def __init__(self, server_folder: Path, server_port: int) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="proxy_")
+        folder = Path(self._folder.name)
         self.url = f"postgresql://owner@/postgres?host={folder}&port={_PORT}"
         self.cuts = 0
         self.cancel_requests = 0
@@ -73,6 +76,7 @@ class Proxy:
         for link in self._links:
             link.cancel()
         await asyncio.gather(*self._links, return_exceptions=True)
+        self._folder.cleanup()
 
     def cut_after(self, messages: int, *, for_good: bool = False) -> None:
         """Pass so many messages on from now; lose the next one, and cut its connection.
@@ -185,12 +189,11 @@ class MariaDBProxy(Proxy):
     """The same in front of MariaDB or MySQL, whose packets have a length of three bytes.
 
     Args:
-        folder: where its own socket is made.
         server_socket: the server's.
     """
 
-    def __init__(self, folder: Path, server_socket: Path) -> None:
-        super().__init__(folder, server_socket.parent, _PORT)
+    def __init__(self, server_socket: Path) -> None:
+        super().__init__(server_socket.parent, _PORT)
         self._server_path = server_socket
         self.socket = self._path
 

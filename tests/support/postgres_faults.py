@@ -56,8 +56,8 @@ async def a_admin(server: PostgresServer) -> AsyncIterator[Any]:
 
 
 @pytest.fixture(name="proxy")
-async def a_proxy(server: PostgresServer, tmp_path: Path) -> AsyncIterator[Proxy]:
-    async with Proxy(tmp_path, server.folder, server.port) as proxy:
+async def a_proxy(server: PostgresServer) -> AsyncIterator[Proxy]:
+    async with Proxy(server.folder, server.port) as proxy:
         yield proxy
 
 
