@@ -48,6 +48,7 @@ class Workers:
     def forget_threads(self) -> None:
         """Have no threads and no calls: at first, and in a forked child, which has none of them."""
         self._calls: SimpleQueue[_Call | None] = SimpleQueue()  # None ends a thread
+        self._ends: deque[None] = deque()  # those that are queued
         self._lock = threading.Lock()
         self._threads = 0
         self._begun = 0
@@ -90,7 +91,8 @@ class Workers:
             self._results[loop].is_looked_after = False
             return
         now, begun = time.monotonic(), self._begun
-        if self._threads * (now - then) >= (begun - begun_before) * _WAITING_S:
+        waiting -= len(self._ends)  # with a thread for one of them, another would stay
+        if waiting > 0 and self._threads * (now - then) >= (begun - begun_before) * _WAITING_S:
             self._add_threads(min(waiting, max(self._threads, 1)))
         loop.call_later(_LOOK_EVERY_S, self._look, loop, begun, now)
 
@@ -104,7 +106,7 @@ class Workers:
     def _work(self, more: int) -> None:
         if more > 1:  # so that the loop waits for the start of one thread only
             _start(self._work, more - 1)
-        calls = self._calls
+        calls, ends = self._calls, self._ends
         while True:
             try:
                 call = calls.get(timeout=self._idle_s)
@@ -115,6 +117,7 @@ class Workers:
                         return
                 continue
             if call is None:
+                ends.pop()
                 with self._lock:
                     self._threads -= 1
                 return
@@ -130,6 +133,7 @@ class Workers:
         Safe from any thread and from a finalizer: it takes no lock.
         """
         for _ in range(self._threads):
+            self._ends.append(None)
             self._calls.put(None)
 
     def wait_until_idle(self) -> None:

@@ -98,7 +98,22 @@ async def test_threads_end_with_their_memory(make_memory: MakeMemory, how: str) 
         memory.close()
     else:
         memory = None
-    await until(lambda: not gc.collect() and not workers.threads)
+    await until(lambda: (gc.collect(), not workers.threads)[1])
+    assert await workers.run(lambda: "again") == "again"
+    workers.end_threads()
+
+
+async def test_no_thread_is_made_for_the_end_of_another() -> None:
+    """It would end instead of the other, which stayed as long as an idle thread does."""
+    workers = Workers(20, idle_s=10 * LONG_S)
+    go_on = threading.Semaphore(0)
+    calls = [asyncio.ensure_future(workers.run(go_on.acquire, timeout=LONG_S)) for _ in range(5)]
+    await until(lambda: workers._begun == 5)
+    workers.end_threads()
+    await asyncio.sleep(0.1)  # many looks at what waits
+    go_on.release(5)
+    await asyncio.gather(*calls)
+    await until(lambda: not workers.threads)
     assert await workers.run(lambda: "again") == "again"
     workers.end_threads()
 
