@@ -14,7 +14,7 @@ from typing import Final, Generic, TypeVar
 from async_history.errors import StorageUnreachable
 
 _MOST: Final = 64
-"""Most questions of a read: with twice as many it was no faster."""
+"""Most questions of a read: twice as many were not faster."""
 LONG_S: Final = 0.005
 """A read that takes longer is long: calls made meanwhile do not wait for it."""
 

@@ -57,14 +57,15 @@ from async_history._core.telemetry import ReportedStore, telemetry
 from async_history._core.timeline import (
     MemoryDiff,
     Moment,
+    can_be_restored,
     check_instant,
     check_moment,
     diff_of,
     records_of,
     restoration,
+    restoration_of,
     state_at,
     states_of_owner,
-    text_to_restore,
     with_cause,
 )
 from async_history._core.validation import check_count, check_function, check_seconds
@@ -777,8 +778,17 @@ class HistoryManager(LoopBound[Store]):
         check_moment("to", to)
         actor_id = None if actor_id is None else check_text("actor_id", actor_id)
         role = None if role is None else check_text("role", role)
-        text, context = await text_to_restore(self._reader(), memory_id, to)
-        submission = new_text(memory_id, text, actor_id=actor_id, role=role, context=context)
+        reader = self._reader()
+        wanted = await reader.last_change(memory_id, to)
+        if not can_be_restored(wanted):
+            wanted = restoration_of(memory_id, await reader.history(memory_id), to).wanted
+        submission = new_text(
+            memory_id,
+            wanted.new_memory or "",
+            actor_id=actor_id,
+            role=role,
+            context=wanted.context,
+        )
         submission.operation = restoration(memory_id, to, actor_id)
         await store.writer.submit(submission)
         return submission.records[0]

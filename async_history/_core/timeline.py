@@ -1,9 +1,9 @@
 """A memory as it was: which record was in force, what changed since, and what brings it back."""
 
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeGuard
 
 from async_history._core.filters import Pairs, has_details
 from async_history._core.operations import StoreOperation, new_operation
@@ -18,6 +18,8 @@ PAGE_PLACES: Final = 1024
 
 Moment = datetime | int
 """An aware instant, or a version number: 1 is a memory's first record, its ADD."""
+MemoryMoment = tuple[str, Moment]
+"""A memory and a moment of its life."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +161,11 @@ def diff_of(
     )
 
 
+def can_be_restored(record: HistoryRecord | None) -> TypeGuard[HistoryRecord]:
+    """Return whether a memory's last record at a moment says what to bring back."""
+    return record is not None and is_alive(record) and record.new_memory is not None
+
+
 def restoration(memory_id: str, to: Moment, actor_id: str | None) -> StoreOperation:
     """Return what the store logs of a memory that is restored."""
     moment = to if isinstance(to, int) else in_utc(to).isoformat()
@@ -183,30 +190,6 @@ def restoration_of(memory_id: str, records: Sequence[HistoryRecord], to: Moment)
             "version"
         )
     return Restoration(records[-1], wanted)
-
-
-async def text_to_restore(
-    reader: "MemoryReader", memory_id: str, to: Moment
-) -> tuple[str, Mapping[str, Any] | None]:
-    """Return what a memory said at a moment, and its context.
-
-    Raises:
-        InvalidInput: as `restoration_of`.
-    """
-    wanted = await reader.last_change(memory_id, to)
-    if wanted is None or not is_alive(wanted) or wanted.new_memory is None:
-        wanted = restoration_of(memory_id, await reader.history(memory_id), to).wanted
-    return wanted.new_memory or "", wanted.context
-
-
-class MemoryReader(Protocol):
-    """What is read of a memory."""
-
-    async def history(self, memory_id: str) -> Sequence[HistoryRecord]:
-        """Return a memory's records, in the order of recording."""
-
-    async def last_change(self, memory_id: str, when: Moment) -> HistoryRecord | None:
-        """Return a memory's last record at a moment: see `last_change_at`."""
 
 
 class RestorationTarget(Protocol):

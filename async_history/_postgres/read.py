@@ -14,7 +14,7 @@ from async_history._core.filters import Filter
 from async_history._core.messages import MESSAGES_KEPT, Message, message_from_row
 from async_history._core.query import PageRead, RowsRead, cut
 from async_history._core.records import HistoryRecord
-from async_history._core.timeline import Moment, last_change_at, states_at
+from async_history._core.timeline import MemoryMoment, Moment, last_change_at, states_at
 from async_history._core.values import in_utc
 from async_history._postgres.filters import Search, Statement
 from async_history._postgres.rows import (
@@ -102,9 +102,6 @@ _FEW: Final = 8
 """If fewer than one in this many rows is in the filter's time range, the page continues by
 time."""
 
-_Change = tuple[str, Moment]
-"""A memory and a moment."""
-
 
 class HistoryReader:
     """Reads records, messages and scopes through a function that runs one SELECT.
@@ -159,8 +156,8 @@ class HistoryReader:
         return last_change_at(await self.history(memory_id), when)
 
     async def _last_changes(
-        self, asked: Sequence[_Change]
-    ) -> Mapping[_Change, HistoryRecord | None]:
+        self, asked: Sequence[MemoryMoment]
+    ) -> Mapping[MemoryMoment, HistoryRecord | None]:
         """Return memories' last records at moments; None where that takes the whole memory."""
         names = [memory_id for memory_id, _ in asked]
         earlier = [""] * len(asked)
@@ -171,7 +168,7 @@ class HistoryReader:
             else:
                 instants[index] = in_utc(when).isoformat()
         rows = await self._fetch(self._sql(_LAST_CHANGES), names, ",".join(earlier), instants)
-        found: dict[_Change, HistoryRecord | None] = dict.fromkeys(asked)
+        found: dict[MemoryMoment, HistoryRecord | None] = dict.fromkeys(asked)
         return found | {asked[row[-1] - 1]: record_from_row(row[:-1]) for row in rows}
 
     async def page(self, wanted: Filter, after: Cursor | None, limit: int, ahead: int) -> PageRead:

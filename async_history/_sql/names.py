@@ -72,8 +72,8 @@ def whole_names(row: Sequence[Any], columns: Sequence[str], stored: str) -> list
         cut = None
     if not isinstance(cut, dict):
         raise StorageCorrupt(
-            f"long_names of the row with {columns[0]} {row[0]!r} is damaged: it is no JSON object; "
-            "restore the row from a backup"
+            f"long_names of the row with {columns[0]} {row[0]!r} is damaged: it is not a JSON "
+            "object; restore the row from a backup"
         )
     return [
         cut[column] if isinstance(value, str) and is_cut(value) and column in cut else value

@@ -15,7 +15,7 @@ from async_history._core.filters import Filter
 from async_history._core.messages import Message, message_from_row
 from async_history._core.query import PageRead, RowsRead, cut
 from async_history._core.records import HistoryRecord
-from async_history._core.timeline import Moment, last_change_at, states_at
+from async_history._core.timeline import MemoryMoment, Moment, last_change_at, states_at
 from async_history._core.values import parse_time
 from async_history._sqlite import times
 from async_history._sqlite.filters import in_order, parameters, select, sources
@@ -70,8 +70,6 @@ ORDER BY session_scope LIMIT :limit
 """
 
 _MOST_ROWS: Final = (1 << 63) - 1
-_Change = tuple[str, Moment]
-"""A memory and a moment."""
 
 
 class HistoryReader:
@@ -109,13 +107,13 @@ class HistoryReader:
         return last_change_at(await self.history(memory_id), when)
 
     async def _last_changes(
-        self, asked: Sequence[_Change]
-    ) -> Mapping[_Change, HistoryRecord | None]:
+        self, asked: Sequence[MemoryMoment]
+    ) -> Mapping[MemoryMoment, HistoryRecord | None]:
         """Return the last records of memories at moments, or later ones that have no time."""
-        by_version: dict[int | None, list[_Change]] = {}
+        by_version: dict[int | None, list[MemoryMoment]] = {}
         for one in dict.fromkeys(asked):
             by_version.setdefault(one[1] if isinstance(one[1], int) else None, []).append(one)
-        found: dict[_Change, HistoryRecord | None] = dict.fromkeys(asked)
+        found: dict[MemoryMoment, HistoryRecord | None] = dict.fromkeys(asked)
         for version, changes in by_version.items():
             given: dict[str, Any] = {"asked": json.dumps([asked_change(*one) for one in changes])}
             if version is not None:

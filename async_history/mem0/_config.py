@@ -17,7 +17,8 @@ _OPTIONS: Final = frozenset(
 def check_config(config: object) -> None:
     """Refuse an option of the history in mem0's configuration, which would ignore it.
 
-    Without its `keys`, a history would be written in clear. What is no mapping mem0 refuses itself.
+    Without its `keys`, a history would be written in clear. What is not a mapping is
+    left to mem0, which refuses it.
 
     Raises:
         InvalidInput: naming the option.

@@ -201,7 +201,7 @@ class TestRemovals:
             await writer.execute(text("UPDATE async_history_state SET last = last"))
             forgetting = asyncio.ensure_future(history.store.operations.forget_actor("bo"))
             while not forgetting.done() and not (await fetched(writer, waiting))[0][0]:
-                # InnoDB looks again only where nobody has asked for 0.1 s.
+                # InnoDB looks again only if no one has asked for 0.1 s.
                 await asyncio.wait([forgetting], timeout=0.2)
             assert not forgetting.done()
             await writer.rollback()
