@@ -1,4 +1,3 @@
-# ruff: noqa: F401, F811 - the fixtures of test_mem0
 """The vector store compared with the history: each fault is named, and repaired either way."""
 
 import asyncio
@@ -16,19 +15,7 @@ from async_history import ChainFault, InvalidInput, open_history
 from async_history.cli.app import app
 from async_history.mem0 import AsyncMemory, Difference, Memory, MemoryCheck
 from async_history.mem0._vector_listing import list_memories
-from tests.mem0.test_mem0 import (
-    IS_V1,
-    Configured,
-    InstantStore,
-    configured,
-    held_update,
-    mem0_blocks,
-    model,
-    release_all,
-    server,
-)
-from tests.mem0.test_owners import infers
-from tests.mem0.test_rollback import Kind, instant, kind
+from tests.mem0.memories import Configured, Kind, infers, release_all
 from tests.subprocesses.openai_server import DIMENSIONS, Model
 from tests.support.docs_examples import example
 

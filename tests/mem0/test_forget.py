@@ -1,4 +1,3 @@
-# ruff: noqa: F401, F811 - the fixtures of test_mem0
 """An owner forgotten in mem0: vector store, entities, history; and changes that come too late."""
 
 import asyncio
@@ -25,17 +24,8 @@ from async_history import (
 )
 from async_history.mem0 import AsyncMemory, ForgetReport, Memory, _forget
 from async_history.mem0._listing import list_rows
-from tests.mem0.test_mem0 import (
-    IS_V1,
-    Configured,
-    InstantEmbedder,
-    InstantStore,
-    configured,
-    mem0_blocks,
-    model,
-    server,
-)
-from tests.mem0.test_owners import CountingStore, Used, infers, used
+from tests.mem0.fakes import CountingStore, HeldEmbedder
+from tests.mem0.memories import IS_V1, Configured, Used, infers
 from tests.subprocesses.openai_server import DIMENSIONS, Model
 from tests.support.docs_examples import example
 from tests.support.patience import LONG_S
@@ -313,19 +303,6 @@ async def test_what_arrives_meanwhile(used: Used, monkeypatch: pytest.MonkeyPatc
 
 
 # Changes that come too late
-
-
-class HeldEmbedder(InstantEmbedder):
-    """Does not answer until it is let go."""
-
-    def __init__(self) -> None:
-        self.asked = threading.Event()
-        self.go = threading.Event()
-
-    def embed(self, *_: Any, **__: Any) -> list[float]:
-        self.asked.set()
-        assert self.go.wait(LONG_S)
-        return super().embed()
 
 
 class HeldStore(CountingStore):

@@ -1,4 +1,3 @@
-# ruff: noqa: F811 - the fixtures of test_mem0
 """Programs that build mem0's classes themselves: `install()`, and the commands that call it."""
 
 import asyncio
@@ -23,7 +22,7 @@ from async_history import open_history
 from async_history.blocking import BlockingHistoryManager
 from async_history.mem0 import AsyncMemory, Memory, install, uninstall
 from tests.conftest import stores, url_of
-from tests.mem0.test_mem0 import Configured, configured, mem0_blocks, model, server  # noqa: F401
+from tests.mem0.memories import Configured
 from tests.support.docs_examples import example
 from tests.support.patience import LONG_S
 

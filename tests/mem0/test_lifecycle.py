@@ -1,16 +1,11 @@
-# ruff: noqa: F401, F811 - the fixtures of test_mem0
 """Whose an AsyncMemory's history is: loops, dropped instances, cancelling, closing, refusals."""
 
 import asyncio
-import functools
 import gc
-import sqlite3
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import closing
-from datetime import UTC, datetime
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -21,52 +16,25 @@ from async_history import (
     MigrationError,
     open_history,
 )
-from async_history._core.backend import Store
 from async_history.mem0 import AsyncMemory, HistoryNotWritten, Memory
-from async_history.sqlite import SQLiteHistoryManager
-from tests.mem0.test_mem0 import (
+from tests.mem0.fakes import InstantStore
+from tests.mem0.memories import (
+    CHANGES,
+    Awaited,
     Configured,
-    InstantEmbedder,
-    InstantStore,
     MakeMemory,
     add,
-    configured,
+    held_before_its_change,
     held_update,
-    instant,
-    make_memory,
-    mem0_blocks,
-    memory,
-    model,
-    server,
+    make_instant,
+    shell,
 )
 from tests.support.patience import LONG_S
-
-BEFORE_ALL = datetime(2020, 1, 1, tzinfo=UTC)
-
-
-def shell(path: Path, statement: str) -> list[Any]:
-    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        return connection.execute(statement).fetchall()
-
 
 pytestmark = [
     pytest.mark.once,
     pytest.mark.filterwarnings("ignore"),  # mem0's own, of pydantic and swig
 ]
-
-
-@pytest.fixture
-def opened(monkeypatch: pytest.MonkeyPatch) -> list[HistoryManager]:
-    """Collects the managers of files that are opened."""
-    managers: list[HistoryManager] = []
-    open_ = SQLiteHistoryManager._opening
-
-    async def noted(self: SQLiteHistoryManager) -> Store:
-        managers.append(self)
-        return await open_(self)
-
-    monkeypatch.setattr(SQLiteHistoryManager, "_opening", noted)
-    return managers
 
 
 class LoopInThread:
@@ -132,29 +100,6 @@ class TestLoops:
             await asyncio.gather(*(manager._closing for manager in opened if manager._closing))
 
 
-class GatedEmbedder(InstantEmbedder):
-    """Holds every text back, before anything has changed."""
-
-    def __init__(self) -> None:
-        self.gate = threading.Event()
-        self.asked = threading.Event()
-
-    def embed(self, *_: Any, **__: Any) -> list[float]:
-        self.asked.set()
-        self.gate.wait(LONG_S)
-        return super().embed()
-
-
-async def held_before_its_change(
-    memory: AsyncMemory,
-) -> tuple[GatedEmbedder, "asyncio.Task[Any]"]:
-    embedder = GatedEmbedder()
-    memory.embedding_model = embedder
-    task = asyncio.create_task(add(memory, "never"))
-    await asyncio.to_thread(embedder.asked.wait, 20)
-    return embedder, task
-
-
 class TestUntilTheFirstChange:
     async def test_cancelling_leaves_nothing(
         self,
@@ -188,17 +133,6 @@ class TestUntilTheFirstChange:
         assert list(memory.vector_store.rows) == [memory_id]
         texts = shell(tmp_path / "history.db", "SELECT new_memory FROM history ORDER BY rowid")
         assert texts == [("tea",), ("mate",)]
-
-
-CHANGES: dict[str, Callable[[Any, str], Awaitable[Any]]] = {
-    "add": lambda memory, _: add(memory, "never"),
-    "update": lambda memory, memory_id: memory.update(memory_id, "never"),
-    "delete": lambda memory, memory_id: memory.delete(memory_id),
-    "delete_all": lambda memory, _: memory.delete_all(user_id="u"),
-    "restore": lambda memory, memory_id: memory.restore(memory_id, to=1),
-    "rollback": lambda memory, memory_id: memory.rollback(to=BEFORE_ALL, memory_ids=[memory_id]),
-    "reset": lambda memory, _: memory.reset(),
-}
 
 
 class TestRefusedBefore:
@@ -258,7 +192,7 @@ class TestRefusedBefore:
         memory: Any = (AsyncMemory if kind == "async" else Memory).from_config(
             configured(), migrate=False
         )
-        store = instant(memory)
+        store = make_instant(memory)
         store.rows["one"] = {"data": "tea", "user_id": "u"}
         before = {key: dict(row) for key, row in store.rows.items()}
         changing = CHANGES[change](Awaited(memory), "one")
@@ -266,19 +200,6 @@ class TestRefusedBefore:
             await changing
         assert store.rows == before
         await Awaited(memory).close()
-
-
-class Awaited:
-    """A Memory whose calls are awaited, each in a thread; or an AsyncMemory as it is."""
-
-    def __init__(self, memory: Any) -> None:
-        self._memory = memory
-
-    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
-        if isinstance(self._memory, AsyncMemory):
-            method = getattr(self._memory, {"close": "aclose"}.get(name, name))
-            return cast(Callable[..., Awaitable[Any]], method)
-        return functools.partial(asyncio.to_thread, getattr(self._memory, name))
 
 
 async def _opened(history: HistoryManager) -> None:
@@ -295,7 +216,7 @@ class TestNotWritten:
     ) -> None:
         path = tmp_path / "history.db"
         memory: Any = (AsyncMemory if kind == "async" else Memory).from_config(configured())
-        instant(memory)
+        make_instant(memory)
 
         async def call(name: str, *arguments: Any, **options: Any) -> Any:
             method = getattr(memory, name)

@@ -1,10 +1,8 @@
-# ruff: noqa: F401, F811 - the fixtures of test_mem0
 """A turn that another process may have by now: nothing of that memory changes any more."""
 
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -12,24 +10,14 @@ import pytest
 from async_history import StorageLocked
 from async_history.mem0 import AsyncMemory, Memory
 from async_history.mem0._process_locks import FileLocks
-from tests.mem0.test_mem0 import (
-    Configured,
-    InstantEmbedder,
-    InstantStore,
-    configured,
-    mem0_blocks,
-    model,
-    server,
-)
-from tests.subprocesses.openai_server import Model
+from tests.mem0.fakes import InstantEmbedder, InstantStore
+from tests.mem0.memories import BEFORE_ALL, Configured
 from tests.support.patience import LONG_S
 
 pytestmark = [
     pytest.mark.once,
     pytest.mark.filterwarnings("ignore"),  # mem0's own, of pydantic and swig
 ]
-
-BEFORE_ALL = datetime(2020, 1, 1, tzinfo=UTC)
 
 Call = Callable[..., Awaitable[Any]]
 

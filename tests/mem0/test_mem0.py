@@ -3,23 +3,20 @@
 import asyncio
 import contextlib
 import gc
-import itertools
 import json
 import os
 import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock, patch
 from uuid import uuid4
 
 import pytest
-from blockbuster import BlockBuster
 from fastapi.testclient import TestClient
 from mem0 import AsyncMemory as PlainAsyncMemory
 from mem0.configs.base import MemoryConfig
@@ -42,183 +39,26 @@ from async_history.mem0._memory import OWN_RECORDER
 from async_history.mem0._operation import Operation
 from async_history.mem0._recorder import Recorder
 from tests.conftest import stores, url_of
-from tests.subprocesses.openai_server import DIMENSIONS, Model, openai_server
+from tests.mem0.fakes import InstantEmbedder, Row, answer
+from tests.mem0.memories import (
+    IS_V1,
+    Configured,
+    MakeMemory,
+    add,
+    assert_chain,
+    held_update,
+    make_instant,
+    release_all,
+    until,
+)
+from tests.subprocesses.openai_server import DIMENSIONS, Model
 from tests.support.docs_examples import example
 from tests.support.patience import LONG_S, SOON_S
-
-IS_V1 = version("mem0ai").startswith("1.")
 
 pytestmark = [
     pytest.mark.mem0,
     pytest.mark.filterwarnings("ignore"),  # mem0's own, of pydantic and swig
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def mem0_blocks(blocking_calls: BlockBuster) -> None:
-    """mem0's constructor and reset open files on the loop."""
-    for blocking in blocking_calls.functions.values():
-        blocking.can_block_in("mem0/memory/main.py", {"__init__", "from_config", "reset"})
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Model]:
-    with openai_server() as model:
-        yield model
-
-
-@pytest.fixture
-def model(server: Model) -> Iterator[Model]:
-    yield server
-    server.script = lambda messages: '{"memory": [], "facts": []}'
-    server.chats.clear()
-
-
-class InstantStore:
-    """A vector store in memory. `gate`, where set, holds every change back once it is made."""
-
-    def __init__(self) -> None:
-        self.rows: dict[str, dict[str, Any]] = {}
-        self.gate: threading.Event | None = None
-        self.changed = threading.Event()
-
-    def _wait(self) -> None:
-        self.changed.set()
-        if self.gate is not None:
-            self.gate.wait(LONG_S)
-
-    def insert(self, vectors: list[Any], payloads: list[Any], ids: list[str]) -> None:
-        self.rows.update(zip(ids, payloads, strict=True))
-        self._wait()
-
-    def update(self, vector_id: str, vector: Any = None, payload: Any = None) -> None:
-        self.rows[vector_id] = payload
-        self._wait()
-
-    def delete(self, vector_id: str) -> None:
-        self.rows.pop(vector_id, None)
-        self._wait()
-
-    def get(self, vector_id: str) -> Any:
-        return Row(vector_id, self.rows[vector_id]) if vector_id in self.rows else None
-
-    def list(self, filters: Any = None, **_: Any) -> Any:
-        rows = [Row(key, payload) for key, payload in list(self.rows.items())]
-        return [[row for row in rows if (filters or {}).items() <= row.payload.items()]]
-
-    def search(self, filters: Any = None, **_: Any) -> Any:
-        return self.list(filters)[0][:5]
-
-    def delete_col(self) -> None:
-        self.rows.clear()
-
-
-class Row:
-    score = 0.5
-
-    def __init__(self, row_id: str, payload: dict[str, Any]) -> None:
-        self.id = row_id
-        self.payload = dict(payload)
-
-
-class InstantEmbedder:
-    def embed(self, *_: Any, **__: Any) -> list[float]:
-        return [0.0] * DIMENSIONS
-
-    def embed_batch(self, texts: list[str], *_: Any, **__: Any) -> list[list[float]]:
-        return [self.embed() for _ in texts]
-
-
-Configured = Callable[..., dict[str, Any]]
-
-
-@pytest.fixture
-def configured(model: Model, tmp_path: Path, one_certificate: None) -> Configured:
-    """Makes mem0's configuration: everything in `tmp_path`, the model on loopback."""
-
-    def configuration(**more: Any) -> dict[str, Any]:
-        openai = {"api_key": "none", "openai_base_url": model.url}
-        return {
-            "llm": {"provider": "openai", "config": {"model": "gpt-4o-mini", **openai}},
-            "embedder": {
-                "provider": "openai",
-                "config": {"model": "x", "embedding_dims": DIMENSIONS, **openai},
-            },
-            "vector_store": {
-                "provider": "qdrant",
-                "config": {
-                    "path": str(tmp_path / "vectors"),
-                    "collection_name": "memories",
-                    "embedding_model_dims": DIMENSIONS,
-                },
-            },
-            "history_db_path": str(tmp_path / "history.db"),
-            **more,
-        }
-
-    return configuration
-
-
-MakeMemory = Callable[..., AsyncMemory]
-
-
-@pytest.fixture
-def make_memory(configured: Configured) -> MakeMemory:
-    """Makes an AsyncMemory whose store and embeddings take no time."""
-
-    def make(**options: Any) -> AsyncMemory:
-        memory = AsyncMemory.from_config(configured(), **options)
-        instant(memory)
-        return memory
-
-    return make
-
-
-def instant(memory: Any) -> InstantStore:
-    memory.vector_store = store = InstantStore()
-    memory.embedding_model = InstantEmbedder()
-    if not IS_V1:
-        memory._entity_store = InstantStore()
-    return store
-
-
-@pytest.fixture
-async def memory(make_memory: MakeMemory) -> AsyncIterator[AsyncMemory]:
-    async with make_memory() as memory:
-        yield memory
-
-
-async def add(memory: Any, text: str, **options: Any) -> str:
-    """Add a text as it is; return its memory's id."""
-    result = await memory.add(text, user_id="u", infer=False, **options)
-    memory_id: str = result["results"][0]["id"]
-    return memory_id
-
-
-async def held_update(memory: Any) -> tuple[str, "asyncio.Task[Any]"]:
-    """Add a memory and begin an update that has changed the vector store, and is held there."""
-    memory_id = await add(memory, "tea")
-    store = memory.vector_store
-    store.gate = threading.Event()
-    store.changed.clear()
-    update = asyncio.create_task(memory.update(memory_id, "mate"))
-    await asyncio.to_thread(store.changed.wait, 20)
-    return memory_id, update
-
-
-def release_all(memory: Any) -> None:
-    """Let what is held in the vector store go on."""
-    memory.vector_store.gate.set()
-    memory.vector_store.gate = None
-
-
-def assert_chain(history: list[dict[str, Any]]) -> None:
-    """Check that a memory's history begins with its ADD and each record continues the last."""
-    assert history[0]["event"] == "ADD"
-    assert history[0]["old_memory"] is None
-    for before, after in itertools.pairwise(history):
-        assert after["old_memory"] == before["new_memory"]
-    assert all(record["event"] != "DELETE" for record in history[:-1])
 
 
 class TestLikePlainMem0:
@@ -254,11 +94,11 @@ class TestLikePlainMem0:
             return told
 
         plain = PlainAsyncMemory.from_config(configured())
-        instant(plain)
+        make_instant(plain)
         expected = without_chance(await use(plain))
         plain.close()
         ours = AsyncMemory.from_config(configured(), history=str(tmp_path / "ours.db"))
-        instant(ours)
+        make_instant(ours)
         async with ours:
             assert without_chance(await use(ours)) == expected
 
@@ -267,7 +107,7 @@ class TestLikePlainMem0:
     ) -> None:
         config = configured()
         memory = AsyncMemory.from_config(config, history=str(tmp_path / "elsewhere.db"))
-        instant(memory)
+        make_instant(memory)
         assert memory.config.history_db_path == config["history_db_path"]
         async with memory:
             await add(memory, "x")
@@ -286,7 +126,7 @@ class TestLikePlainMem0:
     async def test_switched_off(self, configured: Configured, tmp_path: Path) -> None:
         for off in ("null://", ""):
             memory = AsyncMemory.from_config(configured(), history=off)
-            instant(memory)
+            make_instant(memory)
             async with memory:
                 assert await memory.history(await add(memory, "x")) == []
         assert not (tmp_path / "history.db").exists()
@@ -430,7 +270,7 @@ class TestThreads:
     ) -> None:
         threads = Threads(monkeypatch, SQLiteManager, *NAMES)
         plain = PlainAsyncMemory.from_config(configured())
-        instant(plain)
+        make_instant(plain)
         await all_operations(plain)
         plain.close()
         assert threads.by_name.keys() >= {"add_history", "get_history"}
@@ -918,7 +758,7 @@ class TestRestore:
 
     def test_the_synchronous_memory(self, configured: Configured) -> None:
         memory = Memory.from_config(configured())
-        store = instant(memory)
+        store = make_instant(memory)
         result = memory.add("tea", user_id="u", infer=False)
         memory_id = result["results"][0]["id"]
         memory.update(memory_id, "mate")
@@ -1028,10 +868,11 @@ class TestLife:
         source = f"""
 import asyncio, json, sys
 sys.path.insert(0, {str(Path(__file__).parents[2])!r})
-from tests.mem0.test_mem0 import AsyncMemory, add, instant
+from async_history.mem0 import AsyncMemory
+from tests.mem0.memories import add, make_instant
 config = json.loads({json.dumps(json.dumps(configured()))})
 memory = AsyncMemory.from_config(config)
-instant(memory)
+make_instant(memory)
 async def main():
     print(*[await add(memory, str(n)) for n in range(20)])
 asyncio.run(main())
@@ -1055,12 +896,6 @@ asyncio.run(main())
             memory.db.get_history("m")
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(LONG_S):
-        while not condition():  # noqa: ASYNC110 - threads and mem0 set it, not we
-            await asyncio.sleep(0.005)
-
-
 @pytest.mark.once
 @pytest.mark.parametrize("kind", [AsyncMemory, Memory])
 def test_options_of_the_history_are_not_part_of_mem0s_configuration(
@@ -1082,7 +917,7 @@ class TestTheSynchronousMemory:
     @pytest.fixture
     def sync_memory(self, configured: Configured) -> Iterator[Memory]:
         memory = Memory.from_config(configured())
-        instant(memory)
+        make_instant(memory)
         yield memory
         memory.close()
         memory.close()
@@ -1110,7 +945,7 @@ class TestTheSynchronousMemory:
 
     def test_another_store_by_url(self, configured: Configured, tmp_path: Path) -> None:
         memory = Memory.from_config(configured(), history=f"sqlite:///{tmp_path}/elsewhere.db")
-        instant(memory)
+        make_instant(memory)
         memory.add("x", user_id="u", infer=False)
         memory.close()
         assert (tmp_path / "elsewhere.db").exists()
@@ -1292,12 +1127,6 @@ async def converse_v1(memory: AsyncMemory, model: Model) -> None:
         await memory.add(f"message {round_}", user_id="u", agent_id="a")
 
 
-def answer(*values: object) -> Callable[[Any], str]:
-    """Return a script that gives these answers in turn."""
-    texts = iter([json.dumps(value) for value in values])
-    return lambda _: next(texts)
-
-
 @pytest.mark.once
 class TestRelativePath:
     """The program changes its folder between making a memory and its first use, and later."""
@@ -1330,7 +1159,7 @@ class TestRelativePath:
         given, other = folders
         memory = Memory.from_config(configured(), history="history.db")
         os.chdir(other)
-        instant(memory)
+        make_instant(memory)
         asyncio.run(asyncio.to_thread(memory.add, "tea", user_id="u", infer=False))
         memory.reset()
         os.chdir(given)

@@ -1,4 +1,3 @@
-# ruff: noqa: F401, F811 - the fixtures of test_mem0
 """What an operation still does: cancelled, closed, refused, after its end, in a forked child."""
 
 import asyncio
@@ -20,27 +19,18 @@ from async_history import (
 )
 from async_history._core.writer import GroupCommitWriter
 from async_history.mem0 import AsyncMemory, HistoryNotWritten, Memory, _loop_state
-from tests.mem0.test_lifecycle import (
+from tests.mem0.fakes import GatedEmbedder
+from tests.mem0.memories import (
     CHANGES,
     Awaited,
-    GatedEmbedder,
-    held_before_its_change,
-    opened,
-    shell,
-)
-from tests.mem0.test_mem0 import (
     Configured,
     MakeMemory,
     add,
-    configured,
+    held_before_its_change,
     held_update,
-    instant,
-    make_memory,
-    mem0_blocks,
-    memory,
-    model,
+    make_instant,
     release_all,
-    server,
+    shell,
 )
 from tests.sqlite.test_file_watch import log_of, move_away, replace_with_a_copy
 from tests.subprocesses.openai_server import Model
@@ -193,7 +183,7 @@ async def test_nothing_changes_where_the_file_is_gone(
 ) -> None:
     memory: Any = (AsyncMemory if kind == "async" else Memory).from_config(configured())
     awaited = Awaited(memory)
-    store = instant(memory)
+    store = make_instant(memory)
     memory_id = await add(awaited, "tea")
     await awaited.update(memory_id, "mate")
     before = {key: dict(row) for key, row in store.rows.items()}
@@ -312,7 +302,7 @@ class Noisy(AsyncMemory):
 async def test_records_that_are_refused_have_ids_too(configured: Configured) -> None:
     """So that they can be handed in again, mended, and are then the same."""
     memory = Noisy.from_config(configured())
-    instant(memory)
+    make_instant(memory)
     async with memory:
         with pytest.raises(HistoryNotWritten, match="NOISE") as raised:
             await add(memory, "tea")
@@ -347,7 +337,7 @@ async def test_what_outlives_its_operation_is_one_of_its_own(
     """Which waits for its records, and tells when they can't be written."""
     path = tmp_path / "history.db"
     memory = Lasting.from_config(configured())
-    instant(memory)
+    make_instant(memory)
     async with memory:
         await add(memory, "tea")
         memory.go_on.set()
@@ -382,7 +372,7 @@ async def test_a_memory_that_is_deleted_before_its_add_has_recorded_it(
     kind: Any, configured: Configured
 ) -> None:
     memory = kind.from_config(configured())
-    store = instant(memory)
+    store = make_instant(memory)
 
     async def call(name: str, *arguments: Any, **options: Any) -> Any:
         function = getattr(memory, name)

@@ -1,14 +1,9 @@
-# ruff: noqa: F401, F811 - the fixtures of test_mem0
 """Whose a memory is, its metadata, and why it changed: recorded on every path of mem0, restored."""
 
 import asyncio
-import inspect
 import json
-import logging
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,21 +14,12 @@ import pytest
 from mem0 import AsyncMemory as PlainAsyncMemory
 from mem0 import Memory as PlainMemory
 
-from async_history import HistoryRecord, Owner, OwnerConflict, open_history, recording
+from async_history import Owner, OwnerConflict, open_history, recording
 from async_history.blocking._sanitize import Sanitizer
-from async_history.mem0 import AsyncMemory, HistoryNotWritten, Memory
+from async_history.mem0 import AsyncMemory, Memory
 from async_history.mem0._payloads import context_in, owner_in
-from tests.mem0.test_mem0 import (
-    IS_V1,
-    Configured,
-    InstantStore,
-    answer,
-    configured,
-    instant,
-    mem0_blocks,
-    model,
-    server,
-)
+from tests.mem0.fakes import answer
+from tests.mem0.memories import IS_V1, SCOPES, WHOSE, Configured, Used, infers
 from tests.subprocesses.openai_server import Model
 
 pytestmark = [
@@ -42,98 +28,15 @@ pytestmark = [
 ]
 
 OWN = {"data", "hash", "created_at", "updated_at", "text_lemmatized"}
-SCOPES = ("user_id", "agent_id", "run_id")
-WHOSE = {"user_id": "ann", "agent_id": "shop", "run_id": "r1"}
-
-
-class CountingStore(InstantStore):
-    """Notes which of its methods are called."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: list[str] = []
-
-    def insert(self, *arguments: Any, **options: Any) -> None:
-        self.calls.append("insert")
-        super().insert(*arguments, **options)
-
-    def update(self, *arguments: Any, **options: Any) -> None:
-        self.calls.append("update")
-        super().update(*arguments, **options)
-
-    def delete(self, *arguments: Any, **options: Any) -> None:
-        self.calls.append("delete")
-        super().delete(*arguments, **options)
-
-    def get(self, *arguments: Any, **options: Any) -> Any:
-        self.calls.append("get")
-        return super().get(*arguments, **options)
-
-    def list(self, *arguments: Any, **options: Any) -> Any:
-        self.calls.append("list")
-        return super().list(*arguments, **options)
-
-
-class Used:
-    """A memory of either kind, called from a task."""
-
-    def __init__(self, memory: Any, path: Path, *, is_instant: bool = True) -> None:
-        self.memory = memory
-        self.path = path
-        self.store = CountingStore()
-        if is_instant:
-            instant(memory)
-            memory.vector_store = self.store
-
-    async def call(self, name: str, *arguments: Any, **options: Any) -> Any:
-        function = getattr(self.memory, name)
-        if inspect.iscoroutinefunction(function):
-            return await function(*arguments, **options)
-        return await asyncio.to_thread(function, *arguments, **options)
-
-    async def add(self, text: object = "tea", **options: Any) -> str:
-        """Add a text as it is; return its memory's id."""
-        result = await self.call("add", text, **{**WHOSE, "infer": False, **options})
-        memory_id: str = result["results"][0]["id"]
-        return memory_id
-
-    async def update(self, memory_id: str, text: str, **options: Any) -> None:
-        await self.call("update", memory_id, text, **options)
-
-    async def records(self, memory_id: str | None = None) -> list[HistoryRecord]:
-        async with open_history(self.path) as history:
-            return [each async for each in history.query_history(memory_id=memory_id)]
-
-    async def close(self) -> None:
-        if isinstance(self.memory, AsyncMemory):
-            await self.memory.aclose()
-        else:
-            await asyncio.to_thread(self.memory.close)
 
 
 MakeUsed = Callable[..., Used]
-
-
-@pytest.fixture(params=[AsyncMemory, Memory])
-async def used(request: pytest.FixtureRequest, configured: Configured, tmp_path: Path) -> Any:
-    memory = request.param.from_config(configured())
-    used = Used(memory, tmp_path / "history.db")
-    yield used
-    await used.close()
 
 
 def metadata_of(payload: dict[str, Any]) -> dict[str, Any]:
     """What a record's context must be, by the payload that the vector store has then."""
     known = {*OWN, *SCOPES, "actor_id", "role"}
     return {name: value for name, value in payload.items() if name not in known}
-
-
-def infers(model: Model, *texts: str) -> None:
-    if IS_V1:
-        added = [{"id": "9", "text": text, "event": "ADD"} for text in texts]
-        model.script = answer({"facts": list(texts)}, {"memory": added})
-    else:
-        model.script = answer({"memory": [{"text": text} for text in texts]})
 
 
 @pytest.mark.mem0

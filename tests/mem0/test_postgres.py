@@ -1,4 +1,3 @@
-# ruff: noqa: F811 - the fixtures of test_mem0
 """What takes back, checks and forgets mem0's memories, with the history on a server."""
 
 import asyncio
@@ -10,15 +9,8 @@ import pytest
 
 from async_history import Erased, open_history, recording
 from async_history.mem0 import AsyncMemory, Memory
-from tests.mem0.test_forget import HeldEmbedder
-from tests.mem0.test_mem0 import (  # noqa: F401
-    Configured,
-    configured,
-    mem0_blocks,
-    model,
-    server,
-)
-from tests.mem0.test_rollback import Kind, actions
+from tests.mem0.fakes import HeldEmbedder
+from tests.mem0.memories import Configured, Kind, actions
 from tests.support.patience import LONG_S
 
 pytestmark = [

@@ -1,4 +1,3 @@
-# ruff: noqa: F401, F811 - the fixtures of test_mem0
 """Two checks that repair at the same time, while others write: each fault is repaired once."""
 
 import asyncio
@@ -15,15 +14,8 @@ import pytest
 from async_history import open_history
 from async_history.mem0 import AsyncMemory, Memory, MemoryCheck
 from tests.conftest import stores, url_of
-from tests.mem0.test_mem0 import (
-    Configured,
-    InstantStore,
-    configured,
-    mem0_blocks,
-    model,
-    server,
-)
-from tests.mem0.test_rollback import Kind
+from tests.mem0.fakes import InstantStore
+from tests.mem0.memories import Configured, Kind
 from tests.support.patience import LONG_S
 
 pytestmark = [

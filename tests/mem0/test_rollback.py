@@ -1,29 +1,17 @@
-# ruff: noqa: F401, F811 - the fixtures of test_mem0
 """Memories taken back at once, to an instant or before a run: the vector store follows."""
 
 import asyncio
-import inspect
 import threading
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from async_history import HistoryClosed, HistoryRecord, RollbackReport, open_history, recording
-from async_history.mem0 import AsyncMemory, Memory, RollbackIncomplete
-from tests.mem0.test_mem0 import (
-    IS_V1,
-    Configured,
-    InstantEmbedder,
-    InstantStore,
-    assert_chain,
-    configured,
-    mem0_blocks,
-    model,
-    server,
-)
+from async_history import HistoryClosed, RollbackReport, open_history, recording
+from async_history.mem0 import AsyncMemory, RollbackIncomplete
+from tests.mem0.fakes import InstantEmbedder, InstantStore
+from tests.mem0.memories import BEFORE_ALL, IS_V1, Configured, Kind, actions
 from tests.subprocesses.openai_server import DIMENSIONS
 from tests.support.docs_examples import example
 from tests.support.patience import LONG_S
@@ -32,39 +20,6 @@ pytestmark = [
     pytest.mark.once,
     pytest.mark.filterwarnings("ignore"),  # mem0's own, of pydantic and swig
 ]
-
-BEFORE_ALL = datetime(2020, 1, 1, tzinfo=UTC)
-
-
-class Store(InstantStore):
-    """Fails to change, or to read, some memories."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.fails_to_change: set[str] = set()
-        self.fails_to_read: set[str] = set()
-        self.error: BaseException = OSError("no vectors today")
-
-    def _check(self, memory_id: str) -> None:
-        if memory_id in self.fails_to_change:
-            raise self.error
-
-    def insert(self, vectors: list[Any], payloads: list[Any], ids: list[str]) -> None:
-        self._check(ids[0])
-        super().insert(vectors, payloads, ids)
-
-    def update(self, vector_id: str, vector: Any = None, payload: Any = None) -> None:
-        self._check(vector_id)
-        super().update(vector_id, vector, payload)
-
-    def delete(self, vector_id: str) -> None:
-        self._check(vector_id)
-        super().delete(vector_id)
-
-    def get(self, vector_id: str) -> Any:
-        if vector_id in self.fails_to_read:
-            raise self.error
-        return super().get(vector_id)
 
 
 class Stopped(BaseException):
@@ -98,97 +53,8 @@ class BatchEmbedder(Embedder):
         return [[0.0] * DIMENSIONS for _ in texts]
 
 
-class Kind:
-    """A memory of either class, called from a task."""
-
-    def __init__(self, make: Any, config: dict[str, Any], path: Path | str) -> None:
-        self._make, self._config, self.path = make, config, path
-        self.memory = make.from_config(config)
-        self.store: Any = None
-
-    def be_instant(self) -> None:
-        """Keep the vectors in memory."""
-        self.memory.vector_store = self.store = Store()
-        self.memory.embedding_model = InstantEmbedder()
-        if not IS_V1:
-            self.memory._entity_store = InstantStore()
-
-    async def reopen(self) -> None:
-        """Go on in another memory on the same files, as another process does."""
-        await self.close()
-        close = getattr(getattr(self.memory.vector_store, "client", None), "close", None)
-        if close is not None:
-            await asyncio.to_thread(close)
-        self.memory = await asyncio.to_thread(self._make.from_config, self._config)
-
-    async def call(self, name: str, *arguments: Any, **options: Any) -> Any:
-        function = getattr(self.memory, name)
-        if inspect.iscoroutinefunction(function):
-            return await function(*arguments, **options)
-        return await asyncio.to_thread(function, *arguments, **options)
-
-    async def add(self, text: str, user: str = "ann", **metadata: Any) -> str:
-        result = await self.call("add", text, user_id=user, infer=False, metadata=metadata)
-        memory_id: str = result["results"][0]["id"]
-        return memory_id
-
-    async def update(self, memory_id: str, text: str, **metadata: Any) -> None:
-        await self.call("update", memory_id, text, metadata=metadata)
-
-    async def listed(self, user: str = "ann") -> dict[str, tuple[str, Any]]:
-        """Return what the owner's own question finds: texts and metadata."""
-        whose = {"user_id": user} if IS_V1 else {"filters": {"user_id": user}}
-        rows = (await self.call("get_all", **whose))["results"]
-        return {row["id"]: (row["memory"], row.get("metadata")) for row in rows}
-
-    async def found(self, text: str, user: str = "ann") -> str | None:
-        """Return the memory that a search finds first."""
-        whose = {"user_id": user} if IS_V1 else {"filters": {"user_id": user}}
-        rows = (await self.call("search", text, **whose))["results"]
-        return rows[0]["memory"] if rows else None
-
-    async def records(self, memory_id: str) -> list[HistoryRecord]:
-        async with open_history(self.path, migrate=False) as history:
-            return await history.get_history(memory_id)
-
-    async def check(self) -> None:
-        """Each memory's records follow from one another, up to what the vector store has."""
-        async with open_history(self.path, migrate=False) as history:
-            known = {record.memory_id async for record in history.query_history()}
-            for memory_id in known | set(self.store.rows):
-                records = await history.get_history(memory_id)
-                texts = [None, *(record.new_memory for record in records)]
-                assert [record.old_memory for record in records] == texts[:-1]
-                assert texts[-1] == self.store.rows.get(memory_id, {}).get("data")
-
-    async def close(self) -> None:
-        if isinstance(self.memory, AsyncMemory):
-            await self.memory.aclose()
-        else:
-            await asyncio.to_thread(self.memory.close)
-
-
-@pytest.fixture(params=[AsyncMemory, Memory])
-async def kind(
-    request: pytest.FixtureRequest, configured: Configured, tmp_path: Path
-) -> AsyncIterator[Kind]:
-    kind = Kind(request.param, configured(), tmp_path / "history.db")
-    yield kind
-    await kind.close()
-
-
-@pytest.fixture
-def instant(kind: Kind) -> Kind:
-    kind.be_instant()
-    return kind
-
-
 def now() -> datetime:
     return datetime.now(UTC)
-
-
-def actions(report: RollbackReport) -> dict[str, str]:
-    return {step.memory_id: str(step.action) for step in report.steps}
 
 
 @pytest.mark.mem0

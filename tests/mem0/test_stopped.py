@@ -1,24 +1,14 @@
-# ruff: noqa: F401, F811 - the fixtures of test_mem0
 """Operations that are stopped at any turn of the loop: the history ends in what is held."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from async_history import HistoryClosed, open_history
-from tests.mem0.test_mem0 import (
-    MakeMemory,
-    add,
-    configured,
-    make_memory,
-    mem0_blocks,
-    model,
-    server,
-)
+from tests.mem0.memories import BEFORE_ALL, MakeMemory, add
 
 pytestmark = [
     pytest.mark.mem0,
@@ -27,8 +17,6 @@ pytestmark = [
 
 TURNS = (*range(8), 13, 21, 34, 55, 89, 144)
 """After how many turns: what mem0 does in threads takes any number of them."""
-
-BEFORE_ALL = datetime(2020, 1, 1, tzinfo=UTC)
 
 Change = Callable[[Any, list[str]], Awaitable[Any]]
 CHANGES: dict[str, Change] = {

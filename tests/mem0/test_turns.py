@@ -1,7 +1,6 @@
 """Turns: one at a time for each memory, on loops, threads, in processes, whatever dies."""
 
 import asyncio
-import contextlib
 import multiprocessing
 import os
 import random
@@ -18,6 +17,7 @@ from async_history.mem0._process_locks import SUFFIX, FileLocks
 from async_history.mem0._store_turns import turns_of
 from async_history.mem0._turn_queues import TurnQueues
 from async_history.mem0._turns import Turns, number_of
+from tests.mem0.turns import Together, taken
 from tests.subprocesses.turns import Holder
 from tests.support.patience import LONG_S
 
@@ -26,23 +26,6 @@ pytestmark = pytest.mark.once
 OFD = pytest.mark.skipif(
     sys.platform != "linux", reason="locks of an open file description are Linux's"
 )
-
-
-class Together:
-    """How many are at it at the same time."""
-
-    def __init__(self) -> None:
-        self.now = 0
-        self.most = 0
-
-    @contextlib.contextmanager
-    def one_more(self) -> Iterator[None]:
-        self.now += 1
-        self.most = max(self.most, self.now)
-        try:
-            yield
-        finally:
-            self.now -= 1
 
 
 @pytest.fixture(params=["one process", "many processes"])
@@ -210,11 +193,6 @@ def holder(tmp_path: Path) -> Iterator[Holder]:
     holder = Holder(str(tmp_path / "history.db"))
     yield holder
     holder.end()
-
-
-async def taken(turns: Turns, memory_id: str = "m") -> None:
-    async with turns.of(memory_id, "store"):
-        pass
 
 
 async def asked(folder: Path) -> None:

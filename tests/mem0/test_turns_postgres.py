@@ -1,4 +1,3 @@
-# ruff: noqa: F811 - the fixtures of test_mem0
 """Turns between processes on PostgreSQL: advisory locks, whatever leaves, dies or is lost."""
 
 import asyncio
@@ -32,18 +31,8 @@ from async_history.mem0._turn_queues import TurnQueues
 from async_history.mem0._turns import Turns, number_of
 from benchmarks._processes import update_together
 from tests.conftest import stores
-from tests.mem0.test_mem0 import (  # noqa: F401
-    Configured,
-    MakeMemory,
-    add,
-    configured,
-    instant,
-    make_memory,
-    mem0_blocks,
-    model,
-    server,
-)
-from tests.mem0.test_turns import Together, taken
+from tests.mem0.memories import Configured, MakeMemory, add, make_instant
+from tests.mem0.turns import Together, taken
 from tests.subprocesses.turns import Holder
 from tests.support.patience import LONG_S
 from tests.support.postgres_server import PostgresServer, are_installed, with_query
@@ -115,7 +104,7 @@ async def either(
     """An AsyncMemory or a Memory, and what calls it by a method's name."""
     kind = AsyncMemory if request.param == "async" else Memory
     memory = kind.from_config(configured(), history=url)
-    instant(memory)
+    make_instant(memory)
 
     async def call(name: str, *arguments: Any, **options: Any) -> Any:
         method = getattr(memory, name)
@@ -441,7 +430,7 @@ class TestOfAMemory:
         memory = (AsyncMemory if kind == "async" else Memory).from_config(
             configured(), history=through
         )
-        instant(memory)
+        make_instant(memory)
 
         async def call(name: str, *arguments: Any, **options: Any) -> Any:
             method = getattr(memory, name)

@@ -1,4 +1,3 @@
-# ruff: noqa: F401, F811 - the fixtures of test_mem0
 """The worker threads of mem0's calls: `async_history.mem0._workers`."""
 
 import asyncio
@@ -21,21 +20,8 @@ from async_history.errors import InvalidInput
 from async_history.mem0 import AsyncMemory
 from async_history.mem0._local_stores import in_store_thread, lock_of
 from async_history.mem0._workers import Workers, calling
-from tests.mem0.test_mem0 import (
-    IS_V1,
-    Configured,
-    InstantEmbedder,
-    InstantStore,
-    MakeMemory,
-    configured,
-    instant,
-    make_memory,
-    mem0_blocks,
-    memory,
-    model,
-    server,
-    until,
-)
+from tests.mem0.fakes import InstantEmbedder, InstantStore
+from tests.mem0.memories import IS_V1, Configured, MakeMemory, make_instant, until
 from tests.support.patience import LONG_S
 
 pytestmark = [
@@ -317,7 +303,7 @@ class _AsyncEmbedder(InstantEmbedder):
 
 async def test_coroutine_functions_are_awaited(memory: AsyncMemory) -> None:
     """Their payloads are seen too: the history has owner and metadata."""
-    instant(memory)
+    make_instant(memory)
     memory.vector_store = store = _AsyncStore()
     memory.embedding_model = embedder = _AsyncEmbedder()
     store.awaited, embedder.awaited = set(), []
@@ -381,7 +367,7 @@ for _name in ("insert", "update", "delete", "get", "list", "search"):
 async def test_a_store_in_this_process_is_called_by_one_thread_at_a_time(
     memory: AsyncMemory,
 ) -> None:
-    instant(memory)
+    make_instant(memory)
     memory.vector_store = store = _LocalStore()
     with contextlib.suppress(AttributeError):  # mem0 1.0 has none
         memory._entity_store = store
@@ -429,7 +415,7 @@ async def test_a_forked_child_waits_for_no_thread_of_its_parent(memory: AsyncMem
 
 async def test_who_gets_them(memory: AsyncMemory) -> None:
     """Every public call of ours, and no code around it."""
-    instant(memory).keyword_search = lambda **_: None  # type: ignore[attr-defined]
+    make_instant(memory).keyword_search = lambda **_: None  # type: ignore[attr-defined]
     seen: dict[str, str] = {}
     calls = "embed", "search", "get", "list"
 

@@ -14,8 +14,7 @@ from async_history.errors import StorageLocked, StorageUnreachable
 from async_history.mem0._turn_queues import TurnQueues
 from async_history.mem0._turns import Turns, number_of
 from benchmarks._processes import update_together
-from tests.mem0.test_mem0 import mem0_blocks  # noqa: F401
-from tests.mem0.test_turns import taken
+from tests.mem0.turns import taken
 from tests.subprocesses.turns import Holder
 from tests.support.mariadb_server import run_sql
 from tests.support.patience import LONG_S

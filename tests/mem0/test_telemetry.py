@@ -1,4 +1,3 @@
-# ruff: noqa: F401, F811 - the fixtures of test_mem0
 """The operations of mem0's classes, with their history inside."""
 
 import asyncio
@@ -9,17 +8,7 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 
 from async_history.mem0 import AsyncMemory, Memory
-from tests.mem0.conftest import certificate, one_certificate
-from tests.mem0.test_mem0 import (
-    Configured,
-    MakeMemory,
-    configured,
-    instant,
-    make_memory,
-    mem0_blocks,
-    model,
-    server,
-)
+from tests.mem0.memories import Configured, MakeMemory, make_instant
 from tests.otel.conftest import Exported
 
 pytestmark = [
@@ -125,7 +114,7 @@ async def test_a_memory_of_threads(configured: Configured, instrumented: Instrum
 
     def run() -> str:
         memory = Memory.from_config(configured())
-        instant(memory)
+        make_instant(memory)
         try:
             return use_blocking(memory)
         finally:
