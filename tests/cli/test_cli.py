@@ -7,11 +7,10 @@ import io
 import json
 import os
 import re
-import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,75 +20,19 @@ from typer.testing import CliRunner
 
 from async_history import HistoryRecord, StorageFull, __version__, open_history
 from async_history._opening import without_secrets
-from async_history.cli import demo as demo_room
+from async_history.cli import demo as demo_module
 from async_history.cli import line_reader as lines_module
-from async_history.cli import log as log_room
-from async_history.cli import record as record_room
+from async_history.cli import log as log_module
+from async_history.cli import record as record_module
 from async_history.cli.app import app
 from async_history.cli.difference import difference
 from async_history.cli.record import Recording
 from async_history.cli.terminal import escape_controls
-from tests.subprocesses.commands import COMMAND, Result, run_command
+from tests.cli.programs import ENDS, Run, Start, lines_of
+from tests.subprocesses.commands import Result
 from tests.support.patience import LONG_S
 
 pytestmark = [pytest.mark.subprocess, pytest.mark.once]  # test_docs tries it on each CPython
-
-ENDS = [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")]
-"""What ends a command early, and the word for it."""
-REPOSITORY = Path(__file__).parents[2]
-
-Run = Callable[..., Result]
-Start = Callable[..., "subprocess.Popen[str]"]
-
-
-@pytest.fixture
-def environment(tmp_path: Path) -> dict[str, str]:
-    """A newcomer's environment: nothing set, a home of one's own."""
-    gone = ("ASYNC_HISTORY_URL", "MEM0_DIR", "COLUMNS", "NO_COLOR", "FORCE_COLOR")
-    kept = {name: value for name, value in os.environ.items() if name not in gone}
-    return kept | {
-        "HOME": str(tmp_path / "home"),
-        "PYTHONPATH": str(REPOSITORY),
-        "PYTHONIOENCODING": "utf-8",
-        "PYTHONWARNINGS": "error",
-    }
-
-
-@pytest.fixture
-def run(tmp_path: Path, environment: dict[str, str]) -> Run:
-    """Runs the command in `tmp_path` until it ends."""
-
-    def run_it(*arguments: str, stdin: str | bytes = "", **variables: str) -> Result:
-        content = stdin.encode() if isinstance(stdin, str) else stdin
-        return run_command(list(arguments), tmp_path, environment | variables, content)
-
-    return run_it
-
-
-@pytest.fixture
-def start(tmp_path: Path, environment: dict[str, str]) -> Iterator[Start]:
-    """Starts the command in `tmp_path`; it is killed with the test."""
-    with contextlib.ExitStack() as stack:
-
-        def start_it(*arguments: str) -> subprocess.Popen[str]:
-            process = subprocess.Popen(
-                [*COMMAND, *arguments],
-                cwd=tmp_path,
-                env=environment,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            stack.enter_context(process)
-            stack.callback(process.kill)
-            return process
-
-        yield start_it
-
-
-def lines_of(*records: dict[str, Any]) -> str:
-    return "".join(json.dumps(record) + "\n" for record in records)
 
 
 def add(memory_id: str, text: str | None = None, **fields: Any) -> dict[str, Any]:
@@ -189,7 +132,7 @@ def test_ctrl_c_anywhere_is_a_line_and_a_status(monkeypatch: pytest.MonkeyPatch)
     def interrupted(url: str, memory_id: str, *, as_json: bool) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(log_room, "log", interrupted)
+    monkeypatch.setattr(log_module, "log", interrupted)
     result = CliRunner().invoke(app, ["log", "m"])
     assert (result.exit_code, result.stderr) == (130, "async-history: interrupted\n")
 
@@ -254,7 +197,7 @@ def test_demo_refuses_a_file_made_while_it_looked(
     file = tmp_path / "history.db"
     file.write_bytes(b"somebody's")
     monkeypatch.setattr("os.path.lexists", lambda path: False)
-    assert demo_room.demo(str(file), agents=1, memories=1) == 1
+    assert demo_module.demo(str(file), agents=1, memories=1) == 1
     assert file.read_bytes() == b"somebody's"
 
 
@@ -263,7 +206,7 @@ async def test_demo_adds_nothing_to_a_history_without_a_file(tmp_path: Path) -> 
     url = str(tmp_path / "history.db")
     async with open_history(url) as history:
         await history.add_history("m", None, "tea", "ADD")
-    assert await demo_room._run(url, demo_room.Run(), 1, 1) is None
+    assert await demo_module._run(url, demo_module.Run(), 1, 1) is None
     assert _count(tmp_path / "history.db") == 1
 
 
@@ -370,7 +313,7 @@ def test_a_huge_line_is_recorded_and_a_longer_one_skipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        record_room,
+        record_module,
         "Lines",
         lambda file: lines_module.Lines(file, line_bytes=1_000_000, chunk_bytes=4_096),
     )

@@ -13,12 +13,11 @@ from pathlib import Path
 import pytest
 
 from async_history import open_history
-from tests.cli.test_cli import Run, Start, environment, lines_of, run, start
+from tests.cli.programs import Run, Start, lines_of
 from tests.support.patience import LONG_S
 
 pytestmark = pytest.mark.once
 
-__all__ = ["environment", "run", "start"]
 
 CHANGES = [
     {"id": f"r{n}", "memory_id": f"m{n % 3}", "event": "ADD", "new_memory": f"tea ☃ {n}"}

@@ -9,15 +9,13 @@ from typing import Any
 import pytest
 
 from async_history import HistoryRecord, open_history
-from tests.cli import test_cli, test_timeline
-from tests.cli.test_cli import Start
-from tests.cli.test_tail import interrupted, lines
+from tests.cli import test_timeline
+from tests.cli.programs import Start, interrupted, lines
 from tests.cli.test_timeline import Run
 
 pytestmark = pytest.mark.once
 
 run = test_timeline.run
-environment, start = test_cli.environment, test_cli.start
 
 ANN = {"user_id": "ann", "run_id": "r1"}
 START = datetime(2026, 1, 1, tzinfo=UTC)

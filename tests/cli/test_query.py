@@ -13,11 +13,10 @@ from typer.testing import CliRunner
 from async_history import open_history
 from async_history.cli import query as query_module
 from async_history.cli.app import app
-from tests.cli.test_cli import Run, environment, run
+from tests.cli.programs import Run
 
 pytestmark = pytest.mark.once
 
-__all__ = ["environment", "run"]
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -3,11 +3,7 @@
 import asyncio
 import hashlib
 import json
-import os
-import pty
-import select
 import sqlite3
-import subprocess
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,52 +13,14 @@ import pytest
 
 from async_history import Erasure, InvalidInput, open_history
 from async_history.cli.retention import instant
-from tests.subprocesses.commands import COMMAND, Result, run_command
-from tests.support.patience import LONG_S
+from tests.cli.programs import environment_with, run_in_terminal
+from tests.subprocesses.commands import Result, run_command
 
 pytestmark = pytest.mark.once
 
-REPOSITORY = Path(__file__).parents[2]
-
-
-def environment(**variables: str) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONIOENCODING": "utf-8", **variables}
-
 
 def run(folder: Path, *arguments: str) -> Result:
-    return run_command(list(arguments), folder, environment())
-
-
-def run_in_terminal(folder: Path, answer: str, *arguments: str, columns: int = 80) -> Result:
-    """Run the command in a terminal, and type an answer once it asks."""
-    ours, theirs = pty.openpty()
-    try:
-        with subprocess.Popen(
-            [*COMMAND, *arguments],
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-            cwd=folder,
-            env=environment(COLUMNS=str(columns), TERM="xterm"),
-        ) as process:
-            os.close(theirs)
-            shown, typed = b"", False
-            while select.select([ours], [], [], LONG_S)[0]:
-                try:
-                    chunk = os.read(ours, 1 << 16)
-                except OSError:  # Linux's way to tell that the last one has let go
-                    break
-                if not chunk:
-                    break
-                shown += chunk
-                if b"[y/N]" in shown and not typed:
-                    typed = True
-                    os.write(ours, answer.encode())
-            process.kill()  # does nothing to one that has ended
-        assert typed
-        return Result(process.args, process.returncode, shown.decode(), "")
-    finally:
-        os.close(ours)
+    return run_command(list(arguments), folder, environment_with())
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 
 from async_history import HistoryRecord, open_history
 from tests.cli import test_timeline
-from tests.cli.test_retention import environment, run_in_terminal
+from tests.cli.programs import environment_with, run_in_terminal
 from tests.cli.test_timeline import Run
 from tests.support.patience import LONG_S
 
@@ -234,7 +234,7 @@ def test_ctrl_c_says_what_is_done_and_the_same_command_goes_on(
         capture_output=True,
         text=True,
         cwd=tmp_path,
-        env=environment(),
+        env=environment_with(),
         timeout=LONG_S,
     )
     assert (done.returncode, done.stdout) == (130, "")

@@ -9,13 +9,11 @@ import httpx
 import pytest
 
 from async_history import open_history
-from tests.cli import test_cli
-from tests.cli.test_cli import Run, Start
+from tests.cli.programs import Run, Start
 from tests.support.patience import LONG_S
 
 pytestmark = [pytest.mark.subprocess, pytest.mark.once]
 
-environment, run, start = test_cli.environment, test_cli.run, test_cli.start
 
 TOKEN = "correct-horse-battery-staple"  # noqa: S105 - a test's
 

@@ -9,13 +9,11 @@ from typing import Any
 import pytest
 
 from async_history import __version__, open_history
-from tests.cli import test_cli
-from tests.cli.test_cli import Run
+from tests.cli.programs import Run
 from tests.support.patience import LONG_S
 
 pytestmark = [pytest.mark.subprocess, pytest.mark.once]
 
-environment, run = test_cli.environment, test_cli.run
 
 COMMAND = f'"{sys.executable}" -m async_history'
 ADDED: dict[str, Any] = {"memory_id": "m", "event": "ADD", "new_memory": "tea"}

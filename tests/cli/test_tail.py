@@ -10,15 +10,12 @@ from typing import Any
 import pytest
 
 from async_history import open_history
-from tests.cli import test_cli
-from tests.cli.test_cli import ENDS, Run, Start
+from tests.cli.programs import ENDS, Run, Start, interrupted, lines
 from tests.conftest import url_of
 from tests.subprocesses.commands import COMMAND
 from tests.support.patience import LONG_S
 
 pytestmark = [pytest.mark.subprocess, pytest.mark.once]
-
-environment, run, start = test_cli.environment, test_cli.run, test_cli.start
 
 
 def add(url: str, *texts: str, memory_id: str = "tea", **fields: Any) -> None:
@@ -28,25 +25,6 @@ def add(url: str, *texts: str, memory_id: str = "tea", **fields: Any) -> None:
                 await history.add_history(memory_id, None, text, "ADD", **fields)
 
     asyncio.run(added())
-
-
-def lines(process: "subprocess.Popen[str]", count: int) -> list[str]:
-    assert process.stdout is not None
-    return [process.stdout.readline().rstrip("\n") for _ in range(count)]
-
-
-def interrupted(
-    process: "subprocess.Popen[str]", number: int = signal.SIGINT, word: str = "interrupted"
-) -> tuple[str, str]:
-    """Return what Ctrl-C leaves: the rest of stdout, and the cursor on stderr."""
-    process.send_signal(number)
-    out, err = process.communicate(timeout=LONG_S)
-    assert process.returncode == 128 + number
-    told, last = err.splitlines()
-    assert last == f"async-history: {word}"
-    said, _, cursor = told.rpartition(" ")
-    assert said == "async-history: to continue from here: --after"
-    return out, cursor
 
 
 def test_operations_are_followed(url: str, start: Start) -> None:

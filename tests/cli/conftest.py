@@ -1,0 +1,58 @@
+"""The command in processes of its own."""
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli.programs import REPOSITORY, Run, Start
+from tests.subprocesses.commands import COMMAND, Result, run_command
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """A newcomer's environment: nothing set, a home of one's own."""
+    gone = ("ASYNC_HISTORY_URL", "MEM0_DIR", "COLUMNS", "NO_COLOR", "FORCE_COLOR")
+    kept = {name: value for name, value in os.environ.items() if name not in gone}
+    return kept | {
+        "HOME": str(tmp_path / "home"),
+        "PYTHONPATH": str(REPOSITORY),
+        "PYTHONIOENCODING": "utf-8",
+        "PYTHONWARNINGS": "error",
+    }
+
+
+@pytest.fixture
+def run(tmp_path: Path, environment: dict[str, str]) -> Run:
+    """Runs the command in `tmp_path` until it ends."""
+
+    def run_it(*arguments: str, stdin: str | bytes = "", **variables: str) -> Result:
+        content = stdin.encode() if isinstance(stdin, str) else stdin
+        return run_command(list(arguments), tmp_path, environment | variables, content)
+
+    return run_it
+
+
+@pytest.fixture
+def start(tmp_path: Path, environment: dict[str, str]) -> Iterator[Start]:
+    """Starts the command in `tmp_path`; it is killed with the test."""
+    with contextlib.ExitStack() as stack:
+
+        def start_it(*arguments: str) -> subprocess.Popen[str]:
+            process = subprocess.Popen(
+                [*COMMAND, *arguments],
+                cwd=tmp_path,
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            stack.enter_context(process)
+            stack.callback(process.kill)
+            return process
+
+        yield start_it
