@@ -9,11 +9,9 @@ from hypothesis import strategies as st
 from async_history import open_history
 from async_history._core.latency import Latencies
 from async_history._core.writer import GroupCommitWriter
-from tests.core.test_writer import Item, MakeWriter, Store, make_writer, store, submit, turn
+from tests.core.writers import Item, MakeWriter, Store, submit, turn
 
 pytestmark = pytest.mark.once
-
-__all__ = ["make_writer", "store"]
 
 NEAR = 1 / 30
 

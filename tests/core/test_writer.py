@@ -4,116 +4,25 @@ import asyncio
 import gc
 import logging
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Iterator
 from itertools import pairwise
-from typing import Any
 
 import pytest
 
 from async_history import (
     CommitUnknown,
     HistoryClosed,
-    HistoryError,
     IdConflict,
     Overloaded,
     StorageError,
     StorageFull,
 )
 from async_history._core.queue import BoundedQueue
-from async_history._core.wakeups import HEAD_START_S, SLICE, WakeupScheduler
+from async_history._core.wakeups import SLICE, WakeupScheduler
 from async_history._core.writer import GroupCommitWriter, OutcomeUnknown
 from async_history._core.writer_options import WriterOptions
+from tests.core.writers import Item, MakeWriter, Store, submit, turn
 from tests.support.patience import LONG_S
-
-
-@dataclass(eq=False)
-class Item:
-    """A submission of a given weight."""
-
-    name: str
-    record_count: int = 1
-    size_bytes: int = 1
-
-    @property
-    def ids(self) -> Sequence[str]:
-        return [self.name]
-
-
-@dataclass
-class Store:
-    """Commits into a list; `gate` holds commits back, `script` says what the next ones do."""
-
-    gate: asyncio.Event = field(default_factory=asyncio.Event)
-    begun: asyncio.Event = field(default_factory=asyncio.Event)
-    batches: list[list[str]] = field(default_factory=list)
-    script: list[BaseException | Mapping[int, HistoryError]] = field(default_factory=list)
-    log: list[str] = field(default_factory=list)
-    calls: int = 0
-    finished: int = 0
-    has_begun: Callable[[], None] | None = None
-
-    async def commit(
-        self, batch: Sequence[Item], has_begun: Callable[[], None]
-    ) -> Mapping[int, HistoryError]:
-        self.calls += 1
-        self.has_begun = has_begun
-        self.begun.set()
-        await self.gate.wait()
-        step: BaseException | Mapping[int, HistoryError] = self.script.pop(0) if self.script else {}
-        if isinstance(step, BaseException):
-            raise step
-        names = [item.name for n, item in enumerate(batch) if n not in step]
-        self.batches.append(names)
-        self.log += names
-        return step
-
-    async def finish(self) -> None:
-        self.finished += 1
-
-
-MakeWriter = Callable[..., GroupCommitWriter[Item]]
-
-
-@pytest.fixture
-async def store() -> Store:
-    store = Store()
-    store.gate.set()
-    return store
-
-
-@pytest.fixture
-async def make_writer(store: Store) -> AsyncIterator[MakeWriter]:
-    writers: list[GroupCommitWriter[Item]] = []
-
-    def make(
-        *, commit_timeout_s: float = 30.0, head_start_s: float = HEAD_START_S, **bounds: Any
-    ) -> GroupCommitWriter[Item]:
-        writers.append(
-            GroupCommitWriter(
-                store.commit,
-                finish=store.finish,
-                options=WriterOptions(**bounds),
-                commit_timeout_s=commit_timeout_s,
-                head_start_s=head_start_s,
-            )
-        )
-        return writers[-1]
-
-    yield make
-    store.gate.set()
-    for writer in writers:
-        await writer.aclose(5)
-
-
-async def turn() -> None:
-    """Let everything that is ready run, a few times over."""
-    for _ in range(5):
-        await asyncio.sleep(0)
-
-
-def submit(writer: GroupCommitWriter[Item], *items: Item) -> list[asyncio.Task[None]]:
-    return [asyncio.ensure_future(writer.submit(item)) for item in items]
 
 
 async def committed_before_a_stall(

@@ -11,14 +11,12 @@ import pytest
 from async_history import KeyMissing, open_history
 from async_history._core.ledger.leaves import record_values
 from async_history._core.records import fields_in_order
-from async_history.ledger import LedgerKey, verify_proof
+from async_history.ledger import verify_proof
 from tests.conftest import OpenStore, new_stores, stores
-from tests.ledger.test_ledger import fill, leaves_of
-from tests.ledger.test_tampering import change
+from tests.ledger.ledgers import KEY, change, fill, leaves_of
 from tests.support.keys import ring
 
 pytestmark = pytest.mark.once
-KEY = LedgerKey.generate("example.org/history")
 
 
 @pytest.fixture(params=stores("file", "mariadb", "sqlalchemy", "sqlalchemy postgres"))

@@ -1,8 +1,7 @@
 """The ledger of a store: what has a leaf, what is proven, and what is found when it is changed."""
 
-import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -10,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from async_history import HistoryManager, InvalidInput, NotProven, copy_history, open_history
-from async_history._core.ledger.leaves import Leaf, commitment_of, record_values
-from async_history._core.ledger.tables import LedgeredStore
+from async_history import InvalidInput, NotProven, copy_history, open_history
+from async_history._core.ledger.leaves import commitment_of, record_values
 from async_history._core.records import fields_in_order
 from async_history.blocking import BlockingHistoryManager
 from async_history.ledger import (
@@ -24,11 +22,9 @@ from async_history.ledger import (
     verify_proof,
 )
 from tests.conftest import OpenStore, new_stores, stores, url_of
-from tests.ledger.test_tree import naive_root
+from tests.ledger.ledgers import KEY, OWNER, fill, leaves_of, naive_root
 
 pytestmark = pytest.mark.once
-KEY = LedgerKey.generate("example.org/history")
-OWNER = {"user_id": "ann", "agent_id": "guide"}
 
 
 @pytest.fixture(
@@ -41,30 +37,6 @@ def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> OpenStore:
 
 def counts(report: LedgerReport) -> tuple[int, ...]:
     return report.records, report.erased, report.pruned, report.reset
-
-
-async def leaves_of(history: HistoryManager, size: int) -> Mapping[int, Leaf]:
-    store = history.store
-    assert isinstance(store, LedgeredStore)
-    assert store.ledger is not None
-    return await store.ledger.read(lambda tables: tables.leaves(range(size)))
-
-
-async def fill(history: HistoryManager, count: int = 40) -> None:
-    """Record through each way in."""
-    await asyncio.gather(
-        *(
-            history.add_history(f"m{n % 5}", None, f"likes {n}", "ADD", context={"n": n})
-            for n in range(count)
-        )
-    )
-    await history.add_history("owned", None, "lives here", "ADD", owner=OWNER, cause={"why": "é"})
-    await history.update_history("owned", "lives there")
-    await history.add_history("owned", "lives there", None, "DELETE", id="given")
-    await history.add_history("owned", "lives there", None, "DELETE", id="given")  # is there
-    await history.batch_add_history(
-        [{"memory_id": f"b{n}", "new_memory": "x\ny\x1f]\n[", "event": "ADD"} for n in range(520)]
-    )
 
 
 class TestLeaves:

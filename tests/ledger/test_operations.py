@@ -1,34 +1,21 @@
 """The log of operations, as the ledger covers it."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from async_history import HistoryManager, open_history
-from async_history._core.operations import StoreOperation, new_operation
-from async_history.ledger import LedgerKey
+from async_history import open_history
+from async_history._core.operations import new_operation
 from tests.conftest import OpenStore, new_stores, stores
-from tests.ledger.test_ledger import OWNER, leaves_of
-from tests.ledger.test_tampering import change, verified
+from tests.ledger.ledgers import KEY, OWNER, change, leaves_of, operate, verified
 
 pytestmark = pytest.mark.once
-KEY = LedgerKey.generate("example.org/history")
 
 
 @pytest.fixture(params=stores("file", "mariadb", "sqlalchemy", "sqlalchemy postgres"))
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> OpenStore:
     return new_stores(request.param, request, tmp_path)()
-
-
-async def operate(history: HistoryManager) -> list[StoreOperation]:
-    """Do some operations, one of them by an actor; return what the log has."""
-    await history.add_history("m", None, "likes tea", "ADD", actor_id="bo")
-    await history.update_history("m", "likes milk")
-    await history.restore("m", to=1, actor_id="bo")
-    await history.prune(older_than=datetime.now(UTC) - timedelta(days=1))
-    await history.ledger.checkpoint(KEY)
-    return list(await history.operations())
 
 
 async def test_what_was_done_has_leaves(store: OpenStore) -> None:

@@ -10,17 +10,20 @@ import pytest
 from async_history import InvalidInput, MigrationError, StorageDenied, open_history
 from async_history._postgres import schema as migrations
 from async_history._postgres.grants import Grants, Level, grant
-from async_history.ledger import LedgerKey, LedgerReport
 from async_history.postgres import PostgresHistoryManager
-from tests.ledger.test_ledger import OWNER, fill, leaves_of
-from tests.ledger.test_operations import operate
-from tests.postgres.test_grants import record, remove, take_back
-from tests.postgres.test_postgres import ROLE_PASSWORD, as_role, server_of
+from tests.ledger.ledgers import KEY, OWNER, fill, leaves_of, operate, what_is_found
 from tests.support.keys import ring
+from tests.support.postgres_roles import (
+    ROLE_PASSWORD,
+    as_role,
+    make_records,
+    remove,
+    server_of,
+    take_back,
+)
 from tests.support.postgres_schemas import schema_of
 
 pytestmark = [pytest.mark.postgres, pytest.mark.once]
-KEY = LedgerKey.generate("example.org/history")
 
 
 @pytest.fixture
@@ -52,10 +55,6 @@ async def small(url: str) -> None:
             )
 
 
-def found(report: LedgerReport) -> set[tuple[str, str | None]]:
-    return {(one.kind, one.record_id or one.memory_id or one.operation_id) for one in report.faults}
-
-
 class TestWhatIsFound:
     async def test_each_change_of_a_row_and_nothing_else(self, url: str, owner: Any) -> None:
         await small(url)
@@ -75,7 +74,7 @@ class TestWhatIsFound:
                 async with owner.transaction():
                     before = await owner.fetchval(f"SELECT {column} FROM {table} WHERE id = '4'")
                     await owner.execute(f"UPDATE {table} SET {column} = {value} WHERE id = '4'")
-                assert ("changed", "4") in found(await history.ledger.verify(kept)), column
+                assert ("changed", "4") in what_is_found(await history.ledger.verify(kept)), column
                 await owner.execute(f"UPDATE {table} SET {column} = $1 WHERE id = '4'", before)
             assert (await history.ledger.verify(kept)).is_intact
 
@@ -93,9 +92,9 @@ class TestWhatIsFound:
             await owner.execute("UPDATE history SET user_id = 'eve' WHERE id = 'x'")
             assert (await history.ledger.verify(kept)).unattested_owners == 1
             await owner.execute("DELETE FROM history WHERE id = '4'")
-            assert ("lost", "4") in found(await history.ledger.verify(kept))
+            assert ("lost", "4") in what_is_found(await history.ledger.verify(kept))
             await owner.execute("UPDATE owners SET run_id = 'eve' WHERE memory_id = 'm0'")
-            assert ("changed", "m0") in found(await history.ledger.verify(kept))
+            assert ("changed", "m0") in what_is_found(await history.ledger.verify(kept))
 
     async def test_of_the_order(self, url: str, owner: Any) -> None:
         await small(url)
@@ -106,7 +105,7 @@ class TestWhatIsFound:
         for record_id, seq in (("2", other), ("8", first)):
             await owner.execute(swap.format(seq, record_id))
         async with opened(url, migrate=False) as history:
-            assert {kind for kind, _ in found(await history.ledger.verify())} == {"moved"}
+            assert {kind for kind, _ in what_is_found(await history.ledger.verify())} == {"moved"}
 
     async def test_of_the_log(self, url: str, owner: Any) -> None:
         async with opened(url) as history:
@@ -117,10 +116,12 @@ class TestWhatIsFound:
                 )
                 change = f"UPDATE operations SET {column} = $1 WHERE id = $2"
                 await owner.execute(change, value, restored)
-                assert found(await history.ledger.verify()) == {("changed", restored)}, column
+                assert what_is_found(await history.ledger.verify()) == {("changed", restored)}, (
+                    column
+                )
                 await owner.execute(change, before, restored)
             await owner.execute("UPDATE operations SET ended_at = now() WHERE id = $1", restored)
-            assert found(await history.ledger.verify()) == {("changed", restored)}
+            assert what_is_found(await history.ledger.verify()) == {("changed", restored)}
 
     @pytest.mark.parametrize(
         "change",
@@ -314,7 +315,7 @@ class TestOpening:
                 await grant(server_of(url), schema_of(url), wanted, is_dry_run=False)
                 async with open_history(as_role(url, "attested")) as history:
                     await history.add_history("m", None, "likes tea", "ADD")
-                    await record(history)
+                    await make_records(history)
                     await take_back(history)
                     if level == "operator":
                         await history.ledger.checkpoint(KEY)
@@ -342,7 +343,7 @@ async def test_an_encrypted_one_attests_what_was_recorded(url: str, owner: Any) 
         assert report.is_intact
         assert (report.records, report.unattested) == (total, ())
         await owner.execute("UPDATE history SET new_memory = 'clear' WHERE memory_id = 'm1'")
-        assert {kind for kind, _ in found(await history.ledger.verify(kept))} == {"changed"}
+        assert {kind for kind, _ in what_is_found(await history.ledger.verify(kept))} == {"changed"}
         erased = await history.erase(user_id="ann", reason="asked")
         report = await history.ledger.verify(kept)
         assert report.erased == erased.records + 1

@@ -16,17 +16,15 @@ from async_history._postgres.keys import InClear
 from async_history._postgres.ledger import Attestation
 from async_history._postgres.schema import quoted
 from async_history._postgres.transaction import BY_INDEX
-from async_history.ledger import Checkpoint, LedgerKey, LedgerReport
-from tests.ledger.test_ledger import OWNER
+from async_history.ledger import Checkpoint, LedgerReport
+from tests.ledger.ledgers import KEY, OWNER, what_is_found
 from tests.ledger.test_postgres import opened, owner, url
-from tests.ledger.test_tampering import what_is_found
 from tests.support.postgres_schemas import schema_of
 
 __all__ = ["owner", "url"]
 
 pytestmark = [pytest.mark.postgres, pytest.mark.once]
 T = TypeVar("T")
-KEY = LedgerKey.generate("example.org/history")
 
 
 class Raw:

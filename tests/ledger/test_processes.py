@@ -10,13 +10,12 @@ from pathlib import Path
 import pytest
 
 from async_history import HistoryManager, open_history
-from async_history.ledger import LedgerKey
 from tests.conftest import stores, url_of
+from tests.ledger.ledgers import KEY
 from tests.subprocesses.processes import ROOT, command, started
 from tests.support.patience import LONG_S
 
 pytestmark = [pytest.mark.once, pytest.mark.subprocess]
-KEY = LedgerKey.generate("example.org/history")
 
 
 @contextmanager

@@ -8,14 +8,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from async_history import HistoryManager, open_history
-from async_history.ledger import Checkpoint, LedgerKey
+from async_history.ledger import Checkpoint
 from tests.conftest import new_stores, stores
-from tests.ledger.test_ledger import leaves_of
-from tests.ledger.test_tree import naive_root
+from tests.ledger.ledgers import KEY, leaves_of, naive_root
 from tests.support.keys import ring
 
 pytestmark = pytest.mark.once
-KEY = LedgerKey.generate("example.org/history")
 ON_SERVERS = stores("postgres", "mariadb", "sqlalchemy")
 OPERATIONS = st.lists(
     st.tuples(

@@ -21,13 +21,11 @@ from async_history._sql.keys import InClear
 from async_history._sql.ledger import Attestation
 from async_history._sql.tables import TABLES
 from async_history._sql.transaction import fetch_on
-from async_history.ledger import Checkpoint, LedgerKey, LedgerReport
-from tests.ledger.test_ledger import OWNER
-from tests.ledger.test_tampering import what_is_found
+from async_history.ledger import Checkpoint, LedgerReport
+from tests.ledger.ledgers import KEY, OWNER, what_is_found
 
 pytestmark = [pytest.mark.mariadb, pytest.mark.once]
 T = TypeVar("T")
-KEY = LedgerKey.generate("example.org/history")
 LONG = "a long name " * 30
 HISTORY, LEDGER, NAMES = TABLES.history, TABLES.ledger, TABLES.ledger_names
 

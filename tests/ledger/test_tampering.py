@@ -4,10 +4,10 @@ import asyncio
 import json
 import shutil
 import sqlite3
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 
@@ -15,53 +15,19 @@ from async_history import HistoryError, NotProven, open_history
 from async_history._core.data_keys import DataKeys, KeysChanged
 from async_history._core.encryption import EncryptedStore
 from async_history._core.ledger.changes import prune
-from async_history._core.ledger.tables import LedgerTables
-from async_history._core.ledger.verify import verify
 from async_history._core.records import COLUMNS
 from async_history._core.threads import run_to_completion
 from async_history._core.values import plain
-from async_history._sqlite.index import add_functions
-from async_history._sqlite.keys import InClear, Seal, Sealing
+from async_history._sqlite.keys import Seal, Sealing
 from async_history._sqlite.ledger import tables
 from async_history.encryption import KeyRing
-from async_history.ledger import Checkpoint, LedgerKey, LedgerReport
-from tests.ledger.test_ledger import fill
+from async_history.ledger import Checkpoint
+from tests.ledger.ledgers import IN_CLEAR, KEY, change, connected, fill, verified, verified_here
 from tests.support.keys import ring
 
 pytestmark = pytest.mark.once
-T = TypeVar("T")
-KEY = LedgerKey.generate("example.org/history")
-IN_CLEAR = InClear()
 _EVERY = 401
 """Of the file's bytes, one in so many is flipped; with --nightly each."""
-
-
-class Raw:
-    """A ledger through one connection, without a manager: a thousand files are verified."""
-
-    def __init__(self, connection: sqlite3.Connection, seal: Seal) -> None:
-        self._tables = tables(connection, seal)
-
-    async def write(self, work: Callable[[LedgerTables], Coroutine[Any, Any, T]]) -> T:
-        return await work(self._tables)
-
-    async def read(self, work: Callable[[LedgerTables], Coroutine[Any, Any, T]]) -> T:
-        return await work(self._tables)
-
-
-def connected(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, isolation_level=None)
-    add_functions(connection)
-    return connection
-
-
-async def verified(path: Path, *checkpoints: Checkpoint) -> LedgerReport:
-    return await asyncio.to_thread(verified_here, path, *checkpoints)
-
-
-def verified_here(path: Path, *checkpoints: Checkpoint, seal: Seal = IN_CLEAR) -> LedgerReport:
-    with closing(connected(path)) as connection:
-        return run_to_completion(verify(Raw(connection, seal), checkpoints, None))
 
 
 async def small(path: Path, keys: KeyRing | None = None) -> tuple[list[str], Checkpoint]:
@@ -79,26 +45,6 @@ async def small(path: Path, keys: KeyRing | None = None) -> tuple[list[str], Che
 async def store(tmp_path: Path) -> tuple[Path, list[str], Checkpoint]:
     path = tmp_path / "history.db"
     return path, *await small(path)
-
-
-def change(path: Path, *statements: str) -> None:
-    """Run statements as someone with a shell does, who also knows our triggers."""
-    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        triggers = connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'")
-        for (name,) in triggers.fetchall():
-            connection.execute(f"DROP TRIGGER {name}")
-        for statement in statements:
-            connection.execute(statement)
-
-
-def what_is_found(report: LedgerReport) -> set[tuple[str, str | None]]:
-    """Return what a report says: kinds, and whose."""
-    return {
-        *((one.kind, one.record_id or one.memory_id or one.operation_id) for one in report.faults),
-        *(("unattested", name) for name in report.unattested),
-        *(("owners", None) for _ in range(report.unattested_owners)),
-        *(("operations", None) for _ in range(report.unattested_operations)),
-    }
 
 
 Store = tuple[Path, list[str], Checkpoint]

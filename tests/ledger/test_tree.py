@@ -23,6 +23,7 @@ from async_history._core.ledger.tree import (
     leaf_hash,
     node_hash,
 )
+from tests.ledger.ledgers import naive_root
 
 pytestmark = pytest.mark.once
 
@@ -55,18 +56,6 @@ ROOTS = (
     "ddb89be403809e325750d3d263cd78929c2942b7942a34b77e122c9594a74c8c",
     "5dc9da79a70659a9ad559cb701ded9a2ab9d823aad2f4960cfe370eff4604328",
 )
-
-
-def naive_root(leaves: list[bytes]) -> bytes:
-    """The root, word by word as RFC 9162 defines it (2.1.1)."""
-    if not leaves:
-        return sha256(b"").digest()
-    if len(leaves) == 1:
-        return sha256(b"\x00" + leaves[0]).digest()
-    half = 1
-    while half * 2 < len(leaves):
-        half *= 2
-    return sha256(b"\x01" + naive_root(leaves[:half]) + naive_root(leaves[half:])).digest()
 
 
 def stored(leaves: list[bytes], parts: list[int]) -> dict[Tile, bytes]:

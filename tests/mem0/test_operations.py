@@ -32,8 +32,8 @@ from tests.mem0.memories import (
     release_all,
     shell,
 )
-from tests.sqlite.test_file_watch import log_of, move_away, replace_with_a_copy
 from tests.subprocesses.openai_server import Model
+from tests.support.moved_files import log_of, move_away, replace_with_a_copy
 from tests.support.patience import LONG_S
 
 pytestmark = [

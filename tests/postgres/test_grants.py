@@ -4,7 +4,6 @@ sees."""
 import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from datetime import UTC, datetime
 from typing import Any, Final
 
 import asyncpg
@@ -22,16 +21,24 @@ from async_history import (
 from async_history._postgres.grants import LEVELS, Grants, Level, checked_level, grant
 from async_history.cli.app import app
 from async_history.encryption import KeyRing
-from tests.postgres.test_postgres import ROLE_PASSWORD, NewSchema, as_role, server_of
 from tests.support.keys import ring
 from tests.support.pgbouncer import pgbouncer
+from tests.support.postgres_roles import (
+    BOB,
+    ROLE_PASSWORD,
+    NewSchema,
+    as_role,
+    make_records,
+    remove,
+    server_of,
+    take_back,
+)
 from tests.support.postgres_schemas import schema_of
 
 pytestmark = [pytest.mark.postgres, pytest.mark.once]
 
-ANN, BOB = {"user_id": "ann"}, {"user_id": "bob"}
+ANN = {"user_id": "ann"}
 ROLES: Final = ("agent", "other")
-LONG_AGO: Final = datetime(2020, 1, 1, tzinfo=UTC)
 
 Call = Callable[[HistoryManager], Awaitable[Any]]
 
@@ -51,28 +58,6 @@ async def read(history: HistoryManager) -> None:
     await history.stats()
 
 
-async def record(history: HistoryManager) -> None:
-    await history.update_history("m", "mate")
-    await history.add_history("new", None, "x", "ADD", owner=BOB, cause={"request_id": "r"})
-    await history.add_history("late", None, "x", "ADD")
-    await history.add_history("late", "x", "y", "UPDATE", owner=BOB)  # an owner that comes late
-    await history.save_messages([{"role": "user", "content": "x"}] * 12, "s")
-
-
-async def take_back(history: HistoryManager) -> None:
-    await history.update_history("m", "water", cause={"request_id": "taken back"})
-    await history.undo(cause={"request_id": "taken back"})
-    await history.restore("m", to=1)
-    await history.rollback(to=LONG_AGO, memory_ids=["late"])
-
-
-async def remove(history: HistoryManager) -> None:
-    await history.prune(older_than=datetime.now(UTC), keep_last=1)
-    await history.erase(actor_id="carl", reason="asked", vacuum=False)
-    await history.erase(user_id="bob", session_scopes=["s"], reason="asked", vacuum=False)
-    await history.reset()
-
-
 async def rekey(history: HistoryManager) -> None:
     await history.encryption.rotate_keys()
     await history.encryption.encrypt()
@@ -80,8 +65,8 @@ async def rekey(history: HistoryManager) -> None:
 
 CALLS: Final[Mapping[Level, tuple[Call, ...]]] = {
     "reader": (read,),
-    "writer": (read, record, take_back),
-    "operator": (read, record, take_back, remove),
+    "writer": (read, make_records, take_back),
+    "operator": (read, make_records, take_back, remove),
 }
 
 
@@ -204,7 +189,7 @@ def test_the_command(url: str, owner: Any) -> None:
 
 async def recorded(url: str) -> None:
     async with open_history(as_role(url, "agent")) as history:
-        await record(history)
+        await make_records(history)
 
 
 @pytest.mark.versions
@@ -224,7 +209,7 @@ async def test_a_reader_of_one_owner_sees_no_other(url: str, owner: Any) -> None
         with pytest.raises(StorageDenied):
             await history.operations()
     async with open_history(as_role(url, "other")) as history:
-        await record(history)
+        await make_records(history)
         assert await history.get_history("n") != []
 
 

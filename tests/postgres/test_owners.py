@@ -23,7 +23,7 @@ from async_history._postgres.commit import BatchCommitter
 from async_history._postgres.keys import InClear
 from async_history._postgres.owners import KnownOwners, cause_hash
 from async_history.postgres import PostgresHistoryManager
-from tests.postgres.test_postgres import ROLE_PASSWORD, as_role
+from tests.support.postgres_roles import ROLE_PASSWORD, as_role
 from tests.support.postgres_schemas import schema_of, until, version
 from tests.support.postgres_server import with_query
 

@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
 from hashlib import sha256
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -33,12 +33,11 @@ from async_history._postgres import schema as migrations
 from async_history.cli.app import app
 from async_history.postgres import PostgresHistoryManager
 from tests.support.docs_examples import example
+from tests.support.postgres_roles import ROLE_PASSWORD, NewSchema, as_role, server_of
 from tests.support.postgres_schemas import schema_of
 from tests.support.postgres_server import free_port, with_query
 
 pytestmark = [pytest.mark.postgres, pytest.mark.versions, pytest.mark.once]
-
-NewSchema = Callable[[], str]
 
 
 @pytest.fixture
@@ -47,18 +46,6 @@ async def owner(postgres: str) -> AsyncIterator[Any]:
     connection = await asyncpg.connect(postgres)
     yield connection
     await connection.close()
-
-
-ROLE_PASSWORD = "agentsecret"  # noqa: S105 - of a role that lives as long as a test
-
-
-def server_of(url: str) -> str:
-    """Return a URL without its schema."""
-    return re.sub("[?&]schema=[^&]*", "", url)
-
-
-def as_role(url: str, role: str) -> str:
-    return re.sub("//[^@]*@", f"//{role}:{ROLE_PASSWORD}@", url)
 
 
 @pytest.fixture

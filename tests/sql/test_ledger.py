@@ -13,15 +13,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, c
 
 from async_history import InvalidInput, MigrationError, StorageError, copy_history, open_history
 from async_history._core.ledger.changes import prune
-from async_history.ledger import LedgerKey
 from async_history.sql import SqlHistoryManager, ledger_metadata
-from tests.ledger.test_ledger import OWNER, fill
-from tests.ledger.test_operations import operate
+from tests.ledger.ledgers import KEY, OWNER, fill, operate
 from tests.support.keys import ring
 from tests.support.mariadb_server import run_sql
 
 pytestmark = [pytest.mark.mariadb, pytest.mark.once]
-KEY = LedgerKey.generate("example.org/history")
 
 
 @pytest.fixture

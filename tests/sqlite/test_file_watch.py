@@ -15,12 +15,9 @@ import pytest
 from async_history import HistoryManager, StorageMissing, open_history
 from async_history._sqlite import pool
 from tests.subprocesses import processes
+from tests.support.moved_files import log_of, move_away, replace_with_a_copy
 
 LATER = datetime(2100, 1, 1, tzinfo=UTC)
-
-
-def log_of(path: Path) -> Path:
-    return path.with_name(f"{path.name}-wal")
 
 
 def remove(path: Path) -> None:
@@ -34,17 +31,6 @@ def remove_with_its_log(path: Path) -> None:
 
 def remove_folder(path: Path) -> None:
     shutil.rmtree(path.parent)
-
-
-def move_away(path: Path) -> None:
-    path.rename(path.with_name("archived.db"))
-
-
-def replace_with_a_copy(path: Path) -> None:
-    """As editors and synchronisers save."""
-    copy = path.with_name("copy")
-    shutil.copyfile(path, copy)
-    copy.replace(path)
 
 
 def replace_with_another_history(path: Path) -> None:

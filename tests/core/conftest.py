@@ -1,0 +1,42 @@
+"""The writer that the tests of the core make."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from async_history._core.wakeups import HEAD_START_S
+from async_history._core.writer import GroupCommitWriter
+from async_history._core.writer_options import WriterOptions
+from tests.core.writers import Item, MakeWriter, Store
+
+
+@pytest.fixture
+async def store() -> Store:
+    store = Store()
+    store.gate.set()
+    return store
+
+
+@pytest.fixture
+async def make_writer(store: Store) -> AsyncIterator[MakeWriter]:
+    writers: list[GroupCommitWriter[Item]] = []
+
+    def make(
+        *, commit_timeout_s: float = 30.0, head_start_s: float = HEAD_START_S, **bounds: Any
+    ) -> GroupCommitWriter[Item]:
+        writers.append(
+            GroupCommitWriter(
+                store.commit,
+                finish=store.finish,
+                options=WriterOptions(**bounds),
+                commit_timeout_s=commit_timeout_s,
+                head_start_s=head_start_s,
+            )
+        )
+        return writers[-1]
+
+    yield make
+    store.gate.set()
+    for writer in writers:
+        await writer.aclose(5)
