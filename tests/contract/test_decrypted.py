@@ -1,7 +1,6 @@
 """Turning encryption off in place: on every store that can, while others write, and begun again."""
 
 import asyncio
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,77 +8,21 @@ import pytest
 
 from async_history import HistoryManager, open_history
 from async_history._core.key_statements import OFF
-from async_history._core.stored_texts import TextLimits
 from async_history.errors import InvalidInput, KeyMissing, StorageCorrupt
-from tests.conftest import new_stores
+from tests.support.encrypted_stores import (
+    ANN,
+    FEW,
+    Open,
+    all_of,
+    changes,
+    contents,
+    fill,
+    until_turned_off,
+)
 from tests.support.keys import ring
 from tests.support.limits import limited
-from tests.support.patience import LONG_S
 
 pytestmark = pytest.mark.once
-
-ANN: Any = {"user_id": "ann"}
-DETAILS: Any = {"context": {"why": "tea"}, "cause": {"run_id": "r"}}
-FEW = TextLimits(rows=3)
-
-
-Open = Callable[..., HistoryManager]
-"""Open the test's store, with options."""
-
-
-@pytest.fixture(params=["file", pytest.param("postgres", marks=pytest.mark.postgres)])
-def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
-    new_store: Callable[[], Open] = new_stores(request.param, request, tmp_path)
-    return new_store()
-
-
-def changes(records: int, prefix: str = "") -> list[dict[str, Any]]:
-    return [
-        {
-            "id": f"{prefix}{n:02}",
-            "memory_id": f"{prefix}m{n % 4}",
-            "new_memory": f"text {n}",
-            "event": "UPDATE",
-            **(DETAILS if n % 2 else {}),
-            **({"owner": ANN} if n % 4 == 1 else {}),
-        }
-        for n in range(records)
-    ]
-
-
-async def fill(history: HistoryManager, records: int = 12) -> list[Any]:
-    await history.batch_add_history(changes(records))
-    await history.save_messages([{"role": "user", "content": "hello"}] * 2, "user_id=ann")
-    return await all_of(history)
-
-
-async def all_of(history: HistoryManager) -> list[Any]:
-    return [record async for record in history.query_history()]
-
-
-async def contents(history: HistoryManager) -> list[Any]:
-    return [one.content for one in await history.get_last_messages("user_id=ann")]
-
-
-async def until_turned_off(history: HistoryManager) -> None:
-    """Do the first step of a decryption only, as one that is interrupted then."""
-    store: Any = history.store
-    texts = store.encryption.texts
-    in_transaction = texts.in_transaction
-    is_done = asyncio.Event()
-
-    async def only_the_first(work: Any) -> None:
-        if is_done.is_set():
-            await asyncio.Event().wait()
-        await in_transaction(work)
-        is_done.set()
-
-    texts.in_transaction = only_the_first
-    begun = asyncio.ensure_future(history.encryption.decrypt())
-    await asyncio.wait_for(is_done.wait(), LONG_S)
-    begun.cancel()
-    await asyncio.wait([begun])
-    texts.in_transaction = in_transaction
 
 
 async def test_all_is_decrypted_while_others_write(open_store: Open) -> None:

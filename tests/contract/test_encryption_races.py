@@ -15,21 +15,10 @@ from async_history._core.encrypting import turn_on
 from async_history._core.erase_transaction import note
 from async_history.encryption import KeyRing
 from async_history.errors import KeyMissing, StorageError
-from tests.contract.test_decrypted import (
-    ANN,
-    FEW,
-    Open,
-    all_of,
-    changes,
-    contents,
-    fill,
-    open_store,
-)
+from tests.support.encrypted_stores import ANN, FEW, Open, all_of, changes, contents, fill
 from tests.support.keys import ring
 from tests.support.limits import limited
 from tests.support.patience import LONG_S
-
-__all__ = ["open_store"]
 
 pytestmark = pytest.mark.once
 

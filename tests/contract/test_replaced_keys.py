@@ -7,35 +7,20 @@ import pytest
 
 from async_history._core.stored_texts import TextLimits
 from async_history.errors import StorageError
-from tests.contract.test_decrypted import (
+from tests.support.encrypted_stores import (
     FEW,
     Open,
     all_of,
     changes,
     contents,
     fill,
-    open_store,
+    key_ids,
     until_turned_off,
 )
 from tests.support.keys import ring
 from tests.support.limits import limited
 
-__all__ = ["open_store"]
-
 pytestmark = pytest.mark.once
-
-
-async def key_ids(history: Any) -> dict[str, set[str]]:
-    """Return the data keys that a store has, and those that its texts name."""
-    texts = history.store.encryption.texts
-
-    async def find(one: Any) -> dict[str, set[str]]:
-        page = await one.sealed_records(None, 1_000)
-        used = {row.new_memory[5:21] for row in page.rows}
-        return {"used": used, "there": {key.id for key in await one.table.keys(list(used))}}
-
-    found: dict[str, set[str]] = await texts.in_transaction(find)
-    return found
 
 
 async def test_all_texts_are_under_new_keys_while_others_write(open_store: Open) -> None:

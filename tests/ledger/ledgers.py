@@ -9,7 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
-from async_history import HistoryManager
+from async_history import HistoryManager, open_history
 from async_history._core.ledger.checkpoint import Checkpoint, LedgerKey
 from async_history._core.ledger.leaves import Leaf
 from async_history._core.ledger.tables import LedgeredStore, LedgerTables
@@ -20,6 +20,7 @@ from async_history._sqlite.index import add_functions
 from async_history._sqlite.keys import InClear, Seal
 from async_history._sqlite.ledger import tables
 from async_history.ledger import LedgerReport
+from async_history.postgres import PostgresHistoryManager
 
 KEY = LedgerKey.generate("example.org/history")
 OWNER = {"user_id": "ann", "agent_id": "guide"}
@@ -120,3 +121,9 @@ def naive_root(leaves: list[bytes]) -> bytes:
     while half * 2 < len(leaves):
         half *= 2
     return sha256(b"\x01" + naive_root(leaves[:half]) + naive_root(leaves[half:])).digest()
+
+
+def opened(url: str, **options: Any) -> PostgresHistoryManager:
+    history = open_history(url, ledger=True, **options)
+    assert isinstance(history, PostgresHistoryManager)
+    return history

@@ -1,17 +1,14 @@
 """The ledger of a history on PostgreSQL: what only a server has, and what is found there."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
-import asyncpg
 import pytest
 
 from async_history import InvalidInput, MigrationError, StorageDenied, open_history
 from async_history._postgres import schema as migrations
 from async_history._postgres.grants import Grants, Level, grant
-from async_history.postgres import PostgresHistoryManager
-from tests.ledger.ledgers import KEY, OWNER, fill, leaves_of, operate, what_is_found
+from tests.ledger.ledgers import KEY, OWNER, fill, leaves_of, opened, operate, what_is_found
 from tests.support.keys import ring
 from tests.support.postgres_roles import (
     ROLE_PASSWORD,
@@ -24,27 +21,6 @@ from tests.support.postgres_roles import (
 from tests.support.postgres_schemas import schema_of
 
 pytestmark = [pytest.mark.postgres, pytest.mark.once]
-
-
-@pytest.fixture
-def url(new_schema: Callable[[], str]) -> str:
-    return new_schema()
-
-
-@pytest.fixture
-async def owner(postgres: str, url: str) -> AsyncIterator[Any]:
-    """The tables' owner, who finds them by name."""
-    connection = await asyncpg.connect(
-        postgres, server_settings={"search_path": f'"{schema_of(url)}"'}
-    )
-    yield connection
-    await connection.close()
-
-
-def opened(url: str, **options: Any) -> PostgresHistoryManager:
-    history = open_history(url, ledger=True, **options)
-    assert isinstance(history, PostgresHistoryManager)
-    return history
 
 
 async def small(url: str) -> None:

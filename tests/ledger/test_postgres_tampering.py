@@ -17,11 +17,8 @@ from async_history._postgres.ledger import Attestation
 from async_history._postgres.schema import quoted
 from async_history._postgres.transaction import BY_INDEX
 from async_history.ledger import Checkpoint, LedgerReport
-from tests.ledger.ledgers import KEY, OWNER, what_is_found
-from tests.ledger.test_postgres import opened, owner, url
+from tests.ledger.ledgers import KEY, OWNER, opened, what_is_found
 from tests.support.postgres_schemas import schema_of
-
-__all__ = ["owner", "url"]
 
 pytestmark = [pytest.mark.postgres, pytest.mark.once]
 T = TypeVar("T")

@@ -12,7 +12,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from async_history.sql import SqlHistoryManager
 from tests.contract.test_decrypted import (
-    Open,
     test_all_is_decrypted_while_others_write,
     test_an_interrupted_one_is_completed_or_taken_back,
     test_keys_that_are_gone_seal_nothing,
@@ -36,6 +35,7 @@ from tests.contract.test_replaced_keys import (
 from tests.contract.test_replaced_keys import (
     test_an_interrupted_one_is_completed as test_an_interrupted_replacement_is_completed,
 )
+from tests.support.encrypted_stores import Open
 
 __all__ = [
     "test_a_decryption_stops_where_encryption_was_on_in_between",

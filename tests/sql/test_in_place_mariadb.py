@@ -14,10 +14,9 @@ from sqlalchemy.engine import URL
 from async_history._core.stored_texts import TextLimits
 from async_history.errors import StorageRefused
 from async_history.sql import SqlHistoryManager
-from tests.contract.test_decrypted import all_of, changes, contents, fill
-from tests.contract.test_replaced_keys import key_ids
 from tests.sql.test_encryption import opened
 from tests.subprocesses.proxy import MariaDBProxy
+from tests.support.encrypted_stores import all_of, changes, contents, fill, key_ids
 from tests.support.keys import ring
 from tests.support.limits import limited
 from tests.support.mariadb_server import MariaDBServer, run_sql

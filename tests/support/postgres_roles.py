@@ -8,8 +8,6 @@ from typing import Final
 from async_history import HistoryManager
 
 NewSchema = Callable[[], str]
-
-
 ROLE_PASSWORD = "agentsecret"  # noqa: S105 - of a role that lives as long as a test
 
 
@@ -23,8 +21,6 @@ def as_role(url: str, role: str) -> str:
 
 
 BOB = {"user_id": "bob"}
-
-
 LONG_AGO: Final = datetime(2020, 1, 1, tzinfo=UTC)
 
 

@@ -1,0 +1,79 @@
+"""Stores that are encrypted: filled, read, and stopped half-way."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from async_history import HistoryManager
+from async_history._core.stored_texts import TextLimits
+from tests.support.patience import LONG_S
+
+ANN: Any = {"user_id": "ann"}
+DETAILS: Any = {"context": {"why": "tea"}, "cause": {"run_id": "r"}}
+FEW = TextLimits(rows=3)
+
+
+Open = Callable[..., HistoryManager]
+"""Open the test's store, with options."""
+
+
+def changes(records: int, prefix: str = "") -> list[dict[str, Any]]:
+    return [
+        {
+            "id": f"{prefix}{n:02}",
+            "memory_id": f"{prefix}m{n % 4}",
+            "new_memory": f"text {n}",
+            "event": "UPDATE",
+            **(DETAILS if n % 2 else {}),
+            **({"owner": ANN} if n % 4 == 1 else {}),
+        }
+        for n in range(records)
+    ]
+
+
+async def fill(history: HistoryManager, records: int = 12) -> list[Any]:
+    await history.batch_add_history(changes(records))
+    await history.save_messages([{"role": "user", "content": "hello"}] * 2, "user_id=ann")
+    return await all_of(history)
+
+
+async def all_of(history: HistoryManager) -> list[Any]:
+    return [record async for record in history.query_history()]
+
+
+async def contents(history: HistoryManager) -> list[Any]:
+    return [one.content for one in await history.get_last_messages("user_id=ann")]
+
+
+async def until_turned_off(history: HistoryManager) -> None:
+    """Do the first step of a decryption only, as one that is interrupted then."""
+    store: Any = history.store
+    texts = store.encryption.texts
+    in_transaction = texts.in_transaction
+    is_done = asyncio.Event()
+
+    async def only_the_first(work: Any) -> None:
+        if is_done.is_set():
+            await asyncio.Event().wait()
+        await in_transaction(work)
+        is_done.set()
+
+    texts.in_transaction = only_the_first
+    begun = asyncio.ensure_future(history.encryption.decrypt())
+    await asyncio.wait_for(is_done.wait(), LONG_S)
+    begun.cancel()
+    await asyncio.wait([begun])
+    texts.in_transaction = in_transaction
+
+
+async def key_ids(history: Any) -> dict[str, set[str]]:
+    """Return the data keys that a store has, and those that its texts name."""
+    texts = history.store.encryption.texts
+
+    async def find(one: Any) -> dict[str, set[str]]:
+        page = await one.sealed_records(None, 1_000)
+        used = {row.new_memory[5:21] for row in page.rows}
+        return {"used": used, "there": {key.id for key in await one.table.keys(list(used))}}
+
+    found: dict[str, set[str]] = await texts.in_transaction(find)
+    return found
