@@ -1,5 +1,6 @@
 """What every test may use: the stores of the contract, and a guard against a blocked loop."""
 
+import faulthandler
 import gc
 import itertools
 import os
@@ -36,6 +37,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ["MEM0_TELEMETRY"] = "False"  # mem0 looks at it as it is imported, by whichever test
 
 OpenStore = Callable[..., HistoryManager]
+_LAST_S = 120
+"""A process that has run its tests ends within this time, or fails."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -77,6 +80,11 @@ def _repeats_statements(item: pytest.Item) -> bool:
         and callspec is not None
         and not {"pgbouncer", "rollback"}.isdisjoint(callspec.params.values())
     )
+
+
+def pytest_unconfigure() -> None:
+    """End a process that its threads keep from ending, after it has told where each of them is."""
+    faulthandler.dump_traceback_later(_LAST_S * PATIENCE, exit=True)
 
 
 @pytest.hookimpl(tryfirst=True)
