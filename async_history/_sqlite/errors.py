@@ -4,7 +4,6 @@ import errno
 import os
 import sqlite3
 import stat
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -208,8 +207,7 @@ def wait_for_lock(operation: Callable[[], T], timeout_s: float) -> T:
         try:
             return operation()
         except (sqlite3.OperationalError, StorageLocked) as error:
-            is_over = time.monotonic() > deadline or is_stopping()
-            if is_over or not threading.main_thread().is_alive() or not is_locked(error):
+            if time.monotonic() > deadline or is_stopping() or not is_locked(error):
                 raise
             with fork.not_using_sqlite():
                 time.sleep(0.01)

@@ -1,14 +1,18 @@
 """Lets the interpreter exit although a manager was never closed.
 
 A connection's thread keeps the interpreter alive before any `atexit` function runs. So a daemon
-thread, which does not, waits for the main thread to end and then stops those threads.
+thread, which does not, waits for the main thread to end, then for each thread whose event loop has
+opened a connection, and stops the connections' threads. A loop that runs is never cut off: a server
+in a thread of its own outlives the main thread, and `atexit` functions may open a history.
 """
 
+import asyncio
 import os
 import threading
 import time
 import weakref
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 from async_history._core.threads import start
@@ -27,36 +31,65 @@ class Stoppable(Protocol):
     def stop(self) -> Callable[[], object]: ...
 
 
-_open: "weakref.WeakSet[Stoppable]" = weakref.WeakSet()
+@dataclass(frozen=True, slots=True)
+class _Owner:
+    """The event loop that opened a connection, and the thread that it ran on."""
+
+    loop: asyncio.AbstractEventLoop
+    thread: threading.Thread
+
+    def wait(self) -> None:
+        """Wait until the thread has ended. The main one never seems to while atexit runs."""
+        if self.thread is not threading.main_thread():
+            self.thread.join()
+
+    @property
+    def may_call(self) -> bool:
+        return self.loop.is_running()
+
+
+_open: "weakref.WeakKeyDictionary[Stoppable, _Owner]" = weakref.WeakKeyDictionary()
 _lock = threading.Lock()
 _watcher: threading.Thread | None = None
 
 
-def stop_at_exit(connection: Stoppable) -> None:
+def stop_at_exit(connection: Stoppable, loop: asyncio.AbstractEventLoop) -> None:
     """Stop this connection's thread when the program ends, if it still exists then.
 
-    To be called on the thread that makes the connection. A thread that a daemon thread starts is a
-    daemon too, which does not keep the interpreter alive, so it is left alone.
+    To be called on the thread that makes the connection, where its loop runs. A thread that a
+    daemon thread starts is a daemon too, which does not keep the interpreter alive, so it is left
+    alone.
     """
     global _watcher
     if threading.current_thread().daemon:
         return
     with _lock:
-        _open.add(connection)
-        if _watcher is None or not _watcher.is_alive():
+        _open[connection] = _Owner(loop, threading.current_thread())
+        if _watcher is None:
             _watcher = threading.Thread(target=_watch, name="async_history exit", daemon=True)
             start(_watcher)
 
 
 def _watch() -> None:
+    global _watcher
     threading.main_thread().join()
-    with _lock:
-        left = list(_open)
-    while left:
-        for connection in left:
-            connection.stop()
+    while True:
+        with _lock:
+            owners = [
+                (connection, owner)
+                for connection, owner in _open.items()
+                if connection.has_thread or owner.may_call
+            ]
+            if not owners:
+                _watcher = None
+                return
+        for _, owner in owners:
+            owner.wait()
+        for connection, owner in owners:
+            if not owner.may_call:
+                connection.stop()
+        del owners
         time.sleep(_STOP_AGAIN_S)
-        left = [connection for connection in left if connection.has_thread]
 
 
 def _enter_child() -> None:

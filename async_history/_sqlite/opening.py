@@ -17,6 +17,7 @@ from typing import Final
 
 from async_history._core.cancellation import to_the_end
 from async_history._core.options import Durability, Journal
+from async_history._core.running_loop import running_loop
 from async_history._core.stats import StoreWarning
 from async_history._sqlite.connection import ThreadConnection
 from async_history._sqlite.errors import connect, file_size, typed_errors, wait_for_lock
@@ -29,7 +30,7 @@ from async_history._sqlite.operations import stand_in_for_operations
 from async_history._sqlite.readonly import ReadOnlyFile, read_with_retry, require_writable
 from async_history._sqlite.schema.adopt import compatibility_view, is_prepared, prepare
 from async_history._sqlite.times import add_time_function
-from async_history._sqlite.worker_thread import run_in_thread
+from async_history._sqlite.worker_thread import run_in_thread, serve
 from async_history.errors import StorageLocked, StorageMissing
 
 _log = logging.getLogger("async_history")
@@ -61,15 +62,17 @@ async def open_connection(open_: Callable[[], sqlite3.Connection]) -> ThreadConn
         StorageError: no thread could be started.
     """
     opened: list[sqlite3.Connection] = []
+    loop = running_loop()
 
     def connector() -> sqlite3.Connection:
+        serve(loop)
         with using_sqlite():
             pause_at_fork(connection.pause)
             opened.append(open_())
         return opened[0]
 
     connection = ThreadConnection(connector)
-    stop_at_exit(connection)
+    stop_at_exit(connection, loop)
     try:
         return await connection.opened()
     except BaseException:

@@ -38,10 +38,22 @@ async def run_in_thread(function: Callable[[], T]) -> T:
     return await to_the_end(work.begin(), work.stop)
 
 
+def serve(loop: asyncio.AbstractEventLoop) -> None:
+    """Note that what this thread does is for this event loop."""
+    _this_thread.loop = loop
+
+
 def is_stopping() -> bool:
-    """Return whether the caller of this thread's function was cancelled."""
+    """Return whether the caller of this thread's function was cancelled, or the program ends.
+
+    It ends when the main thread has ended and the loop that this is for does not run: a loop on a
+    thread of its own outlives the main one.
+    """
     work: _Work[object] | None = getattr(_this_thread, "work", None)
-    return work is not None and work.is_stopped
+    if work is not None and work.is_stopped:
+        return True
+    loop: asyncio.AbstractEventLoop | None = getattr(_this_thread, "loop", None)
+    return loop is not None and not loop.is_running() and not threading.main_thread().is_alive()
 
 
 def interrupt_when_stopping(connection: sqlite3.Connection) -> None:
@@ -77,6 +89,7 @@ class _Work(Generic[T]):
 
     def _run(self) -> None:
         _this_thread.work = self
+        serve(self._loop)
         try:
             with using_sqlite():
                 result = self._function()
