@@ -54,16 +54,14 @@ def uses_of(owners: Iterable[Owner | None]) -> dict[Owner | None, int]:
 
 def sealed_fields(
     records: Sequence[Fields], keys: Sequence[DataKey | None], index_key: bytes
-) -> list[Fields]:
-    """Return records' fields with texts, contexts and causes sealed, each record's under its key.
+) -> Iterator[Fields]:
+    """Yield records' fields with texts, contexts and causes sealed, each record's under its key.
 
-    In clear where that is None.
+    In clear where that is None. One by one: what a batch keeps, the garbage collector walks through.
     """
     nonces, token = new_nonces(USES * len(records)), token_under(index_key)
-    return [
-        record if key is None else _sealed_fields(record, key, nonces, token)
-        for record, key in zip(records, keys, strict=True)
-    ]
+    for record, key in zip(records, keys, strict=True):
+        yield record if key is None else _sealed_fields(record, key, nonces, token)
 
 
 def _sealed_fields(record: Fields, key: DataKey, nonces: Iterator[bytes], token: Token) -> Fields:

@@ -305,7 +305,9 @@ class _CommitSteps:
         given = list(map(fields_in_order, records))
         fields = self._seal.fields(given, owners, found.noted, self._connection)
         leaves = record_bundle(given, self._seal.salt_key) if self._attests else None
-        statement = add_statement(fields, expected, has_triggers=self._has_triggers, leaves=leaves)
+        statement = add_statement(
+            fields, len(given), expected, has_triggers=self._has_triggers, leaves=leaves
+        )
         with _refusals():
             if not self._has_triggers:
                 execute_add(statement, self._connection)

@@ -115,10 +115,15 @@ class BatchCommitter:
         expected = self._owners.expected(records, additions)
         if expected is None:
             return False
-        stored = self._seal.fields(records, expected.owners, expected.noted, connection)
+        stored = iter(self._seal.fields(records, expected.owners, expected.noted, connection))
         statements = [
-            add_statement(part, expected.part(start, part), leaves=self._leaves(records, start))
-            for start, part in parts(stored)
+            add_statement(
+                islice(stored, len(part)),
+                len(part),
+                expected.part(start, part),
+                leaves=self._leaves(part),
+            )
+            for start, part in parts(records)
         ]
         if not self._is_added(partial(_execute_all, statements, connection), connection):
             return False
@@ -139,17 +144,15 @@ class BatchCommitter:
         while part := list(islice(records, STATEMENT_ROWS[-1])):  # not all as fields at once
             stored = self._seal.fields(part, _NO_OWNERS[: len(part)], noted.last, connection)
             leaves = self._leaves(part)
-            statements.append(add_statement(stored, None, noted=noted, leaves=leaves))
+            statements.append(add_statement(stored, len(part), None, noted=noted, leaves=leaves))
         return self._is_added(partial(_execute_all, statements, connection), connection)
 
     def _is_added(self, add: Callable[[], bool], connection: sqlite3.Connection) -> bool:
         return _is_added(partial(self._seal.adding, add, connection))
 
-    def _leaves(self, records: Sequence[Fields], start: int = 0) -> Bundle | None:
-        """Return the leaves of a statement's records, from the first on, if there is a ledger."""
-        if not self._attests:
-            return None
-        return record_bundle(records[start : start + STATEMENT_ROWS[-1]], self._seal.salt_key)
+    def _leaves(self, records: Sequence[Fields]) -> Bundle | None:
+        """Return the leaves of a statement's records, if there is a ledger."""
+        return record_bundle(records, self._seal.salt_key) if self._attests else None
 
 
 _NO_OWNERS: Final = (None,) * STATEMENT_ROWS[-1]

@@ -2,7 +2,7 @@
 
 import contextlib
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from async_history._core.batch import MessageRow
@@ -65,8 +65,8 @@ class Seal(Protocol):
         owners: Sequence[StoredOwner | None],
         noted: int,
         connection: sqlite3.Connection,
-    ) -> Sequence[Fields]:
-        """Return records' fields as the file gets them.
+    ) -> Iterable[Fields]:
+        """Return records' fields as the file gets them, to be gone through once.
 
         Args:
             owners: of their memories.
@@ -109,7 +109,7 @@ class InClear:
         owners: Sequence[StoredOwner | None],
         noted: int,
         connection: sqlite3.Connection,
-    ) -> Sequence[Fields]:
+    ) -> Iterable[Fields]:
         return records
 
     def opened(
@@ -162,7 +162,7 @@ class Sealing:
         owners: Sequence[StoredOwner | None],
         noted: int,
         connection: sqlite3.Connection,
-    ) -> Sequence[Fields]:
+    ) -> Iterable[Fields]:
         whose = [None if stored is None else stored.owner for stored in owners]
         return sealed_fields(records, self.keys_of(whose, noted, connection), self._keys.index_key)
 

@@ -6,7 +6,7 @@ statement.
 """
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from async_history._core.json_object import json_text
@@ -246,24 +246,26 @@ _NOTHING: Final = Noted()
 
 
 def add_statement(
-    records: Sequence[Fields],
+    records: Iterable[Fields],
+    count: int,
     expected: ExpectedOwners | None,
     *,
     noted: Noted = _NOTHING,
     has_triggers: bool = False,
     leaves: Bundle | None = None,
 ) -> Statement:
-    """Return the statement that adds at most `STATEMENT_ROWS` records.
+    """Return the statement that adds records.
 
     Args:
+        count: how many they are, at most the last of `STATEMENT_ROWS`.
         expected: None where no memory in the store has an owner, and no record has details.
         noted: what such records rely on.
         has_triggers: whether the file's owner has triggers on the table.
         leaves: of the records, for the file's ledger; None if it has none.
     """
     if expected is None:
-        return _plain_statement(records, noted, leaves, has_triggers=has_triggers)
-    is_indexed = len(records) > _FEW and not has_triggers
+        return _plain_statement(records, count, noted, leaves, has_triggers=has_triggers)
+    is_indexed = count > _FEW and not has_triggers
     values = _detailed_parameters(records, expected, leaves, is_indexed=is_indexed)
     width = _DETAILED_WIDTH
     needed = len(values) // width
@@ -277,16 +279,21 @@ def add_statement(
 
 
 def _plain_statement(
-    records: Sequence[Fields], noted: Noted, leaves: Bundle | None, *, has_triggers: bool
+    records: Iterable[Fields],
+    count: int,
+    noted: Noted,
+    leaves: Bundle | None,
+    *,
+    has_triggers: bool,
 ) -> Statement:
-    is_indexed = len(records) > _FEW and not has_triggers
-    rows = STATEMENT_ROWS[bisect_left(STATEMENT_ROWS, len(records))]
+    is_indexed = count > _FEW and not has_triggers
+    rows = STATEMENT_ROWS[bisect_left(STATEMENT_ROWS, count)]
     values: list[Any] = []
     for record in records:
         values += parameters(record)
         values.append(memory_key(record[MEMORY_ID]) if is_indexed else NOT_YET)
-    values += (*_leaf_columns(leaves, None), len(records) if is_indexed else 0)
-    values += (NULL,) * (ROW_WIDTH * (rows - len(records)))
+    values += (*_leaf_columns(leaves, None), count if is_indexed else 0)
+    values += (NULL,) * (ROW_WIDTH * (rows - count))
     if has_triggers:
         return Statement(
             _add_sql("async_history_new", ROW_WIDTH, rows + 1, "true", begins=False), values
@@ -329,7 +336,7 @@ _END_ROW: Final = _row(_END)
 
 
 def _detailed_parameters(
-    records: Sequence[Fields],
+    records: Iterable[Fields],
     expected: ExpectedOwners,
     leaves: Bundle | None,
     *,
