@@ -57,7 +57,8 @@ def sealed_fields(
 ) -> Iterator[Fields]:
     """Yield records' fields with texts, contexts and causes sealed, each record's under its key.
 
-    In clear where that is None. One by one: what a batch keeps, the garbage collector walks through.
+    In clear where that is None. They are sealed as they are asked for: the garbage collector walks
+    through those that are kept.
     """
     nonces, token = new_nonces(USES * len(records)), token_under(index_key)
     for record, key in zip(records, keys, strict=True):

@@ -303,7 +303,7 @@ class _CommitSteps:
         if found.last_number or found.noted or any(map(has_details, records)):
             expected = ExpectedOwners(owners, set(), set(), found.noted)
         given = list(map(fields_in_order, records))
-        fields = self._seal.fields(given, owners, found.noted, self._connection)
+        fields, _ = self._seal.fields(given, owners, found.noted, self._connection)
         leaves = record_bundle(given, self._seal.salt_key) if self._attests else None
         statement = add_statement(
             fields, len(given), expected, has_triggers=self._has_triggers, leaves=leaves

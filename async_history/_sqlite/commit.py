@@ -115,17 +115,18 @@ class BatchCommitter:
         expected = self._owners.expected(records, additions)
         if expected is None:
             return False
-        stored = iter(self._seal.fields(records, expected.owners, expected.noted, connection))
+        sealed = self._seal.fields(records, expected.owners, expected.noted, connection)
+        fields = iter(sealed.fields)
         statements = [
             add_statement(
-                islice(stored, len(part)),
+                islice(fields, len(part)),
                 len(part),
                 expected.part(start, part),
                 leaves=self._leaves(part),
-            )
+            ).checking(sealed.keys)
             for start, part in parts(records)
         ]
-        if not self._is_added(partial(_execute_all, statements, connection), connection):
+        if not _is_added(partial(_execute_all, statements, connection)):
             return False
         self._owners.written(records, additions, expected)
         return True
@@ -134,21 +135,19 @@ class BatchCommitter:
         """Add new records of mem0's columns alone, where no memory has an owner."""
         noted = self._owners.noted(additions)
         if not self._attests and len(additions) == additions[0].record_count == 1:
-            (record,) = self._seal.fields(
+            (record,), keys = self._seal.fields(
                 list(fields_of(additions)), _NO_OWNERS[:1], noted.last, connection
             )
-            if self._is_added(partial(self._lone.add, connection, record, noted), connection):
+            if _is_added(partial(self._lone.add, connection, record, noted, keys)):
                 return True
         statements: list[Statement] = []
         records = fields_of(additions)
         while part := list(islice(records, STATEMENT_ROWS[-1])):  # not all as fields at once
-            stored = self._seal.fields(part, _NO_OWNERS[: len(part)], noted.last, connection)
+            fields, keys = self._seal.fields(part, _NO_OWNERS[: len(part)], noted.last, connection)
             leaves = self._leaves(part)
-            statements.append(add_statement(stored, len(part), None, noted=noted, leaves=leaves))
-        return self._is_added(partial(_execute_all, statements, connection), connection)
-
-    def _is_added(self, add: Callable[[], bool], connection: sqlite3.Connection) -> bool:
-        return _is_added(partial(self._seal.adding, add, connection))
+            statement = add_statement(fields, len(part), None, noted=noted, leaves=leaves)
+            statements.append(statement.checking(keys))
+        return _is_added(partial(_execute_all, statements, connection))
 
     def _leaves(self, records: Sequence[Fields]) -> Bundle | None:
         """Return the leaves of a statement's records, if there is a ledger."""

@@ -3,6 +3,7 @@
 import json
 import sqlite3
 from collections.abc import Callable, Coroutine, Sequence
+from functools import cache
 from typing import Any, Final, TypeVar
 
 from async_history._core.key_statements import MOST_USES, KeyStatements, KeyTable
@@ -16,6 +17,11 @@ from async_history._sqlite.rows import Fetch
 T = TypeVar("T")
 
 _IDS: Final = "(SELECT value FROM json_each(:p1))"
+_USABLE: Final = f"""FROM json_each({{}}) AS given
+    CROSS JOIN main.async_history_data_keys AS stored ON stored.id = given.value
+    WHERE stored.uses < {MOST_USES}"""
+_ARE_USABLE: Final = f"(SELECT count(*) {_USABLE.format('?')}) = ?"
+"""SQL condition: all keys of a list are there, and none is retired."""
 _STORED: Final = (
     "SELECT id, owner, wrapping_key, wrapped, uses FROM main.async_history_data_keys AS stored"
 )
@@ -76,9 +82,7 @@ STATEMENTS: Final = KeyStatements(
     DELETE FROM async_history_wrapping_keys
     WHERE id <> :p1 AND id NOT IN (SELECT wrapping_key FROM async_history_data_keys)
     """,
-    count_usable=f"""
-    SELECT count(*) FROM main.async_history_data_keys WHERE id IN {_IDS} AND uses < {MOST_USES}
-    """,
+    count_usable=f"SELECT count(*) {_USABLE.format(':p1')}",
     keys=f"{_STORED} WHERE id IN {_IDS}",
     of_owners=f"{_STORED} WHERE owner IN {_IDS} AND NOT erased ORDER BY uses",
     wrapped_by_others=f"""
@@ -112,6 +116,17 @@ STATEMENTS: Final = KeyStatements(
         for scope in SCOPES
     },
 )
+
+
+@cache
+def checking_keys(sql: str) -> str:
+    """Return a statement, which ends in a condition, for when some keys are usable."""
+    return f"{sql} AND {_ARE_USABLE}"
+
+
+def key_parameters(keys: Sequence[str]) -> tuple[str, int]:
+    """Return the last parameters of what `checking_keys` returns, of the keys' ids."""
+    return json.dumps(keys), len(keys)
 
 
 def create_tables(connection: sqlite3.Connection) -> None:

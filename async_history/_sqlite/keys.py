@@ -28,7 +28,7 @@ from async_history._core.sealed_records import (
 from async_history._core.sealing import DataKey, is_sealed
 from async_history._core.threads import run_to_completion
 from async_history._sqlite.connection import transaction
-from async_history._sqlite.index import IndexOutdated, StoredOwner
+from async_history._sqlite.index import StoredOwner
 from async_history._sqlite.key_statements import add_tables, table_in
 
 
@@ -45,6 +45,18 @@ class StoredText(NamedTuple):
         return self.stored.decode(errors="replace") if self.stored and self.kind == "text" else ""
 
 
+class SealedFields(NamedTuple):
+    """Records' fields as the file gets them, to be gone through once.
+
+    Attributes:
+        keys: ids of the keys that must be in the file, and not retired, in the transaction that
+            adds them.
+    """
+
+    fields: Iterable[Fields]
+    keys: Sequence[str] = ()
+
+
 class Seal(Protocol):
     """What becomes of texts between a batch and the file, on the writing connection's thread."""
 
@@ -52,21 +64,14 @@ class Seal(Protocol):
     def salt_key(self) -> bytes | None:
         """The key of the salts of a ledger; None where they are kept as they are."""
 
-    def adding(self, add: Callable[[], bool], connection: sqlite3.Connection) -> bool:
-        """Call what adds the records that `fields` returned last; return what it does.
-
-        Raises:
-            IndexOutdated: keys that they were sealed under are gone by now. Nothing was written.
-        """
-
     def fields(
         self,
         records: Sequence[Fields],
         owners: Sequence[StoredOwner | None],
         noted: int,
         connection: sqlite3.Connection,
-    ) -> Iterable[Fields]:
-        """Return records' fields as the file gets them, to be gone through once.
+    ) -> SealedFields:
+        """Return records' fields as the file gets them.
 
         Args:
             owners: of their memories.
@@ -100,17 +105,14 @@ class InClear:
 
     salt_key: Final = None
 
-    def adding(self, add: Callable[[], bool], connection: sqlite3.Connection) -> bool:
-        return add()
-
     def fields(
         self,
         records: Sequence[Fields],
         owners: Sequence[StoredOwner | None],
         noted: int,
         connection: sqlite3.Connection,
-    ) -> Iterable[Fields]:
-        return records
+    ) -> SealedFields:
+        return SealedFields(records)
 
     def opened(
         self, records: Sequence[HistoryRecord], connection: sqlite3.Connection
@@ -142,19 +144,10 @@ class Sealing:
 
     def __init__(self, keys: DataKeys) -> None:
         self._keys = keys
-        self._used: set[str] = set()
 
     @property
     def salt_key(self) -> bytes:
         return self._keys.index_key
-
-    def adding(self, add: Callable[[], bool], connection: sqlite3.Connection) -> bool:
-        """Check the keys in the transaction that adds what they seal."""
-        used, self._used = self._used, set()
-        with transaction(connection):
-            if run_to_completion(table_in(connection).lacks(list(used))):
-                raise IndexOutdated
-            return add()
 
     def fields(
         self,
@@ -162,9 +155,11 @@ class Sealing:
         owners: Sequence[StoredOwner | None],
         noted: int,
         connection: sqlite3.Connection,
-    ) -> Iterable[Fields]:
+    ) -> SealedFields:
         whose = [None if stored is None else stored.owner for stored in owners]
-        return sealed_fields(records, self.keys_of(whose, noted, connection), self._keys.index_key)
+        used = self.keys_of(whose, noted, connection)
+        unchecked = () if connection.in_transaction else ids_of_keys(used)
+        return SealedFields(sealed_fields(records, used, self._keys.index_key), unchecked)
 
     def opened(
         self, records: Sequence[HistoryRecord], connection: sqlite3.Connection
@@ -209,7 +204,10 @@ class Sealing:
     def keys_of(
         self, owners: Sequence[Owner | None], noted: int, connection: sqlite3.Connection
     ) -> list[DataKey | None]:
-        """Return the key that seals what each owner has, within a transaction."""
+        """Return the key that seals what each owner has, for all texts of a record.
+
+        Within a transaction they are in the file. Without, who adds what they seal checks it.
+        """
         return self._taken(owners, USES, noted, connection)
 
     def _taken(
@@ -219,10 +217,7 @@ class Sealing:
         noted: int,
         connection: sqlite3.Connection,
     ) -> list[DataKey | None]:
-        """Return the key of each owner, which may be used so often.
-
-        Without a transaction, that of `adding` checks that they are there still.
-        """
+        """Return the key of each owner, which may be used so often."""
         keys = self._keys
         keys.hold_while(noted)
         if connection.in_transaction:
@@ -232,7 +227,6 @@ class Sealing:
         if used is None:
             self._lease(uses_of(owners), connection)
             used = [keys.use(owner, each) for owner in owners]
-        self._used.update(ids_of_keys(used))
         return used
 
     def _lease(self, uses: Mapping[Owner | None, int], connection: sqlite3.Connection) -> None:

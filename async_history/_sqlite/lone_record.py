@@ -8,6 +8,7 @@ another schema; while this one runs, its connection refuses to compile.
 
 import contextlib
 import sqlite3
+from collections.abc import Sequence
 from typing import Any, Final
 
 from async_history._core.records import COLUMN_LIST, COLUMNS, Fields
@@ -18,6 +19,7 @@ from async_history._sqlite.index import (
     INDEX_IS_OURS_ALONE,
     NONE_ERASED_SINCE,
 )
+from async_history._sqlite.key_statements import checking_keys, key_parameters
 from async_history._sqlite.rows import parameters
 from async_history._sqlite.write_program import Noted
 
@@ -36,17 +38,27 @@ class LoneRecords:
         self._is_compiled = False
         self._is_running = False
 
-    def add(self, connection: sqlite3.Connection, record: Fields, noted: Noted) -> bool:
+    def add(
+        self,
+        connection: sqlite3.Connection,
+        record: Fields,
+        noted: Noted,
+        keys: Sequence[str] = (),
+    ) -> bool:
         """Add a record, to be indexed later; return whether it was added.
 
         If not, nothing was written: it is time to index those before it, memories have owners, the
-        schema has changed, or the file's owner has triggers. (That is asked once.)
+        schema has changed, the file's owner has triggers (that is asked once), or it lacks one of
+        the keys that the record was sealed under.
 
         Raises:
             sqlite3.IntegrityError: its id is taken, or a constraint of the file's owner refuses it.
         """
+        sql, values = _ADD, (*parameters(record), *noted)
+        if keys:
+            sql, values = checking_keys(sql), (*values, *key_parameters(keys))
         if self._is_compiled:
-            return self._run(connection, (*parameters(record), *noted))
+            return self._run(connection, sql, values)
         if self._is_usual:
             connection.set_authorizer(self._may_compile)
             is_within = connection.in_transaction
@@ -54,13 +66,13 @@ class LoneRecords:
                 ((self._is_usual,),) = fetch_rows(connection, _IS_USUAL)
                 if self._is_usual:
                     self._is_compiled = True
-                    return _execute(connection, (*parameters(record), *noted))
+                    return _execute(connection, sql, values)
         return False
 
-    def _run(self, connection: sqlite3.Connection, values: tuple[Any, ...]) -> bool:
+    def _run(self, connection: sqlite3.Connection, sql: str, values: tuple[Any, ...]) -> bool:
         self._is_running = True
         try:
-            return _execute(connection, values)
+            return _execute(connection, sql, values)
         except sqlite3.DatabaseError as error:
             if getattr(error, "sqlite_errorcode", None) != sqlite3.SQLITE_AUTH:
                 raise
@@ -73,7 +85,7 @@ class LoneRecords:
         return sqlite3.SQLITE_DENY if self._is_running else sqlite3.SQLITE_OK
 
 
-def _execute(connection: sqlite3.Connection, values: tuple[Any, ...]) -> bool:
+def _execute(connection: sqlite3.Connection, sql: str, values: tuple[Any, ...]) -> bool:
     before = connection.total_changes
-    connection.executemany(_ADD, (values,))
+    connection.executemany(sql, (values,))
     return connection.total_changes > before

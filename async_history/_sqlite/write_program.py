@@ -44,6 +44,7 @@ from async_history._sqlite.index import (
     memory_key,
     owner_entry,
 )
+from async_history._sqlite.key_statements import checking_keys, key_parameters
 from async_history._sqlite.rows import NOT_YET, NULL, ROW_WIDTH, parameters
 
 _INSERT_RECORD: Final = f"""
@@ -202,6 +203,12 @@ class Statement(NamedTuple):
 
     sql: str
     parameters: Sequence[Any]
+
+    def checking(self, keys: Sequence[str]) -> "Statement":
+        """Return the statement that adds its records only where these keys are usable."""
+        if not keys:
+            return self
+        return Statement(checking_keys(self.sql), (*self.parameters, *key_parameters(keys)))
 
 
 class Noted(NamedTuple):
