@@ -63,6 +63,27 @@ async def test_all_texts_are_under_new_keys_while_others_write(open_store: Open)
         assert (await history.encryption.encrypt()).records == 0
 
 
+@pytest.mark.parametrize("count", [1, 2])
+async def test_what_is_recorded_next_is_under_a_key_that_is_there(
+    open_store: Open, count: int
+) -> None:
+    """Another manager replaced the keys. On SQLite one record has a statement of its own."""
+    async with (
+        open_store(keys=ring("one")) as other,
+        open_store(keys=ring("one")) as history,
+    ):
+        for turn in range(4):
+            if turn == 3:
+                await other.encryption.replace_data_keys()
+            names = [f"{turn} {number}" for number in range(count)]
+            await history.batch_add_history(
+                [{"memory_id": name, "new_memory": name, "event": "ADD"} for name in names]
+            )
+        found = await key_ids(history)
+        assert found["used"] == found["there"]
+        assert [one.new_memory for one in await all_of(other)][-count:] == names
+
+
 async def test_an_owners_keys_alone_are_replaced(open_store: Open) -> None:
     async with open_store(keys=ring("one")) as history:
         records = await fill(history)
