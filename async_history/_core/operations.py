@@ -8,7 +8,15 @@ import contextlib
 import json
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
@@ -70,10 +78,10 @@ class StoreOperation:
 class OperationStatements:
     """A database's statements for its log, each with what it takes, in that order.
 
-    Instants are text, `arguments` is a JSON object.
+    Instants are text.
 
     Attributes:
-        begin: enters an operation whose id is not in it: `values_of`.
+        begin: enters the operations whose ids are not in it: `entries_of`.
         add: adds to an operation's counts: records, messages, id.
         end: notes how an unfinished operation ended, and adds to its counts: ended_at, error,
             records, messages, id.
@@ -111,8 +119,8 @@ class OperationLog(Protocol):
     """A store's log of operations. Each change is a transaction of its own, in its turn among the
     writes; or part of one, in a log that a transaction gives."""
 
-    async def begin(self, operation: StoreOperation) -> None:
-        """Enter an operation, where no operation of its id is in the log."""
+    async def begin(self, *operations: StoreOperation) -> None:
+        """Enter operations, those whose ids are not in the log."""
 
     async def add(self, operation_id: str, records: int, messages: int) -> None:
         """Add to an operation's counts what a transaction did, inside of it."""
@@ -163,7 +171,7 @@ def new_operation(
         kind=kind,
         begun_at=datetime.now(UTC),
         actor_id=actor_id,
-        process_id=os.getpid(),
+        process_id=_process_id(),
         host=_host(),
         arguments={} if arguments is None else arguments,
     )
@@ -172,6 +180,15 @@ def new_operation(
 @cache
 def _host() -> str:
     return socket.gethostname()
+
+
+@cache
+def _process_id() -> int:  # each restored memory asks for it, and a sandbox is slow to tell
+    return os.getpid()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_process_id.cache_clear)
 
 
 def at_its_end(operation: StoreOperation, records: int, messages: int) -> StoreOperation:
@@ -248,20 +265,29 @@ async def _end(
     tally.total = await log.end(ended(operation, tally, error))
 
 
-def values_of(operation: StoreOperation) -> tuple[Any, ...]:
-    """Return what `OperationStatements.begin` takes."""
-    return (
-        operation.id,
-        operation.kind,
-        _text(operation.begun_at),
-        None if operation.ended_at is None else _text(operation.ended_at),
-        operation.error,
-        operation.actor_id,
-        operation.process_id,
-        operation.host,
-        _encode(operation.arguments),
-        operation.records,
-        operation.messages,
+def entries_of(operations: Iterable[StoreOperation]) -> str:
+    """Return what `OperationStatements.begin` takes: of each a JSON array, in one JSON array.
+
+    It has the id, kind, begun_at, ended_at, error, actor_id, process_id, host, arguments (an
+    object), records and messages, in this order.
+    """
+    return _encode(
+        [
+            (
+                one.id,
+                one.kind,
+                _text(one.begun_at),
+                None if one.ended_at is None else _text(one.ended_at),
+                one.error,
+                one.actor_id,
+                one.process_id,
+                one.host,
+                one.arguments,
+                one.records,
+                one.messages,
+            )
+            for one in operations
+        ]
     )
 
 
@@ -288,9 +314,9 @@ class StatementOperationLog:
         self._statements = statements
         self._run = run
 
-    async def begin(self, operation: StoreOperation) -> None:
-        """Enter an operation."""
-        await self._run(self._statements.begin, *values_of(operation))
+    async def begin(self, *operations: StoreOperation) -> None:
+        """Enter operations."""
+        await self._run(self._statements.begin, entries_of(operations))
 
     async def add(self, operation_id: str, records: int, messages: int) -> None:
         """Count what a transaction did, inside of it."""
@@ -332,9 +358,9 @@ class OperationLogInTurn:
         self._change = change
         self.read = log.read
 
-    async def begin(self, operation: StoreOperation) -> None:
-        """Enter an operation."""
-        await self._change(lambda log: log.begin(operation))
+    async def begin(self, *operations: StoreOperation) -> None:
+        """Enter operations."""
+        await self._change(lambda log: log.begin(*operations))
 
     async def add(self, operation_id: str, records: int, messages: int) -> None:
         """Count what was done."""

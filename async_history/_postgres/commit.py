@@ -23,9 +23,8 @@ from async_history._core.batch import (
     records_of,
 )
 from async_history._core.erased_names import Name, earliest_begin
-from async_history._core.ledger.changes import begin_operations
 from async_history._core.ledger.leaves import Bundle
-from async_history._core.operations import StoreOperation, values_of
+from async_history._core.operations import StoreOperation
 from async_history._core.owners import Owner
 from async_history._core.records import Event, HistoryRecord
 from async_history._core.submissions import AddRecords, SaveMessages, Submission
@@ -39,14 +38,18 @@ from async_history._postgres.errors import (
     storage_error,
 )
 from async_history._postgres.keys import Access, Seal, keys_before, keys_within
-from async_history._postgres.ledger import Attestation
+from async_history._postgres.ledger import Attestation, tables_of
 from async_history._postgres.messages import add_messages, evict_messages, find_buffers
-from async_history._postgres.operations import OPERATIONS
 from async_history._postgres.owner_steps import OwnerSteps
 from async_history._postgres.owners import KnownOwners, OwnersPlan, give_owners
 from async_history._postgres.rows import RECORD_COLUMNS, record_from_row
 from async_history._postgres.schema import in_schema
-from async_history._postgres.transaction import WAIT_FOR_REPLICAS_TOO, savepoint, transaction
+from async_history._postgres.transaction import (
+    WAIT_FOR_REPLICAS_TOO,
+    log_within,
+    savepoint,
+    transaction,
+)
 from async_history.errors import HistoryError, StorageError, StorageRefused
 
 _LOCK_IDS: Final = """
@@ -408,11 +411,8 @@ class BatchCommitter:
 
     async def enter(self, operations: Sequence[StoreOperation]) -> None:
         """Enter operations in the log."""
-        sql = self._sql(OPERATIONS.begin)
-        await self._connection.executemany(sql, list(map(values_of, operations)))
-        if self._attestation is not None:
-            tables = self._attestation.tables(self._connection.fetch)
-            await begin_operations(tables, [operation.id for operation in operations])
+        ledger = tables_of(self._attestation, self._connection)
+        await log_within(self._connection, self._schema, ledger).begin(*operations)
 
     async def _save_messages(self, submissions: Sequence[SaveMessages]) -> None:
         number = self._owners.found.number if self._owners.has_looked else None

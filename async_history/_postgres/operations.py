@@ -2,18 +2,21 @@
 
 from typing import Any, Final
 
-from async_history._core.operations import OperationStatements, StoreOperation, values_of
+from async_history._core.operations import OperationStatements, StoreOperation, entries_of
 
 OPERATIONS: Final = OperationStatements(
     begin="""
     INSERT INTO {schema}.operations (
         id, kind, begun_at, ended_at, error, actor_id, process_id, host, database_role, arguments,
         records, messages
-    ) VALUES (
-        $1, $2, $3::pg_catalog.text::pg_catalog.timestamptz,
-        $4::pg_catalog.text::pg_catalog.timestamptz, $5, $6, $7, $8, CURRENT_USER::pg_catalog.text,
-        $9::pg_catalog.text::pg_catalog.json, $10, $11
-    ) ON CONFLICT (id) DO NOTHING
+    )
+    SELECT
+        given ->> 0, given ->> 1, (given ->> 2)::pg_catalog.timestamptz,
+        (given ->> 3)::pg_catalog.timestamptz, given ->> 4, given ->> 5,
+        (given ->> 6)::pg_catalog.int8, given ->> 7, CURRENT_USER::pg_catalog.text, given -> 8,
+        (given ->> 9)::pg_catalog.int8, (given ->> 10)::pg_catalog.int8
+    FROM pg_catalog.json_array_elements($1::pg_catalog.text::pg_catalog.json) AS given
+    ON CONFLICT (id) DO NOTHING
     """,
     add="""
     UPDATE {schema}.operations
@@ -51,4 +54,4 @@ async def enter(connection: Any, schema: str, operation: StoreOperation) -> None
     Args:
         schema: the quoted schema.
     """
-    await connection.execute(OPERATIONS.begin.format(schema=schema), *values_of(operation))
+    await connection.execute(OPERATIONS.begin.format(schema=schema), entries_of([operation]))

@@ -335,8 +335,7 @@ class BatchCommitter:
     async def enter(self, operations: Sequence[StoreOperation]) -> None:
         """Enter operations in the log."""
         log = log_within(self._transaction.connection, self._tables, self._ledger)
-        for operation in operations:
-            await log.begin(operation)
+        await log.begin(*operations)
 
 
 def _owned(record: HistoryRecord, owner: Owner | None) -> HistoryRecord:

@@ -12,6 +12,7 @@ from async_history._core.erased_names import from_microseconds, microseconds
 from async_history._core.ledger.operation_log import LedgeredOperationLog
 from async_history._core.ledger.tables import LedgerTables
 from async_history._core.operations import OperationEnd, StoreOperation
+from async_history._sql.dialects import in_parts
 from async_history._sql.tables import Tables
 
 Run = Callable[[Callable[[AsyncConnection], Awaitable[Any]]], Awaitable[Any]]
@@ -30,31 +31,20 @@ class SqlOperationLog:
         self._table = tables.operations
         self._run = run
 
-    async def begin(self, operation: StoreOperation) -> None:
-        """Enter an operation that is not in the log."""
+    async def begin(self, *operations: StoreOperation) -> None:
+        """Enter the operations that are not in the log."""
         table = self._table
 
         async def begin(connection: AsyncConnection) -> None:
-            there = await connection.execute(select(table.c.id).where(table.c.id == operation.id))
-            if there.first() is None:
-                ended_at = operation.ended_at
-                role = _ROLES.get(connection.dialect.name, func.current_user())
-                await connection.execute(
-                    insert(table).values(
-                        id=operation.id,
-                        kind=operation.kind,
-                        begun_at=microseconds(operation.begun_at),
-                        ended_at=None if ended_at is None else microseconds(ended_at),
-                        error=operation.error,
-                        actor_id=operation.actor_id,
-                        process_id=operation.process_id,
-                        host=operation.host,
-                        database_role=role,
-                        arguments=json.dumps(operation.arguments, ensure_ascii=False),
-                        records=operation.records,
-                        messages=operation.messages,
-                    )
+            there: set[str] = set()
+            for ids in in_parts([operation.id for operation in operations]):
+                there |= set(
+                    await connection.scalars(select(table.c.id).where(table.c.id.in_(ids)))
                 )
+            missing = [_row(operation) for operation in operations if operation.id not in there]
+            if missing:
+                role = _ROLES.get(connection.dialect.name, func.current_user())
+                await connection.execute(insert(table).values(database_role=role), missing)
 
         await self._run(begin)
 
@@ -152,6 +142,24 @@ class SqlOperationLog:
             )
             for row in reversed(rows)
         ]
+
+
+def _row(operation: StoreOperation) -> dict[str, Any]:
+    """Return an operation's columns; the database knows its role."""
+    ended_at = operation.ended_at
+    return {
+        "id": operation.id,
+        "kind": operation.kind,
+        "begun_at": microseconds(operation.begun_at),
+        "ended_at": None if ended_at is None else microseconds(ended_at),
+        "error": operation.error,
+        "actor_id": operation.actor_id,
+        "process_id": operation.process_id,
+        "host": operation.host,
+        "arguments": json.dumps(operation.arguments, ensure_ascii=False),
+        "records": operation.records,
+        "messages": operation.messages,
+    }
 
 
 def log_within(

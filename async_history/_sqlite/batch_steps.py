@@ -15,10 +15,9 @@ from async_history._core.batch import (
     message_rows,
 )
 from async_history._core.erased_names import MEMORY, Name
-from async_history._core.ledger.changes import begin_operations
 from async_history._core.ledger.leaves import owner_bundle, record_bundle
 from async_history._core.messages import MESSAGES_KEPT
-from async_history._core.operations import StoreOperation, values_of
+from async_history._core.operations import StoreOperation
 from async_history._core.owners import Owner
 from async_history._core.records import Fields, HistoryRecord, fields_in_order
 from async_history._core.submissions import AddRecords, SaveMessages, Submission
@@ -41,8 +40,8 @@ from async_history._sqlite.index import (
     owners_of,
 )
 from async_history._sqlite.keys import Seal
-from async_history._sqlite.ledger import APPEND, attest
-from async_history._sqlite.operations import BEGIN_SEVERAL
+from async_history._sqlite.ledger import APPEND
+from async_history._sqlite.operations import file_log
 from async_history._sqlite.rows import COLUMNS_OF_HISTORY, packed_sql, record_from_row, unpack_rows
 from async_history._sqlite.write_program import (
     HAS_OTHER_TRIGGERS,
@@ -289,11 +288,7 @@ class _CommitSteps:
     async def enter(self, operations: Sequence[StoreOperation]) -> None:
         """Enter operations in the log."""
         with _refusals():
-            given = json.dumps([values_of(one) for one in operations], ensure_ascii=False)
-            self._connection.execute(BEGIN_SEVERAL, (given,))
-        if self._attests:
-            ids = [operation.id for operation in operations]
-            attest(self._connection, lambda ledger: begin_operations(ledger, ids))
+            await file_log(self._connection).begin(*operations)
 
     def _add(self, records: Sequence[HistoryRecord]) -> None:
         self._require_ready()

@@ -13,20 +13,16 @@ from async_history._core.threads import run_to_completion
 from async_history._sqlite.connection import fetch_rows
 from async_history._sqlite.ledger import has_ledger, tables
 
-_BEGIN: Final = """
+OPERATIONS: Final = OperationStatements(
+    # A statement for each operation would take the GIL for each from a busy event loop.
+    begin=f"""
     INSERT OR IGNORE INTO async_history_operations (
         id, kind, begun_at, ended_at, error, actor_id, process_id, host, arguments, records,
         messages
     )
-"""
-BEGIN_SEVERAL: Final = f"""{_BEGIN}
     SELECT {", ".join(f"json_extract(value, '$[{place}]')" for place in range(11))}
     FROM json_each(?)
-"""
-"""Takes `values_of` operations as a JSON array. A statement for each would take the GIL for each
-from a busy event loop."""
-OPERATIONS: Final = OperationStatements(
-    begin=f"{_BEGIN} VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    """,
     add="""
     UPDATE async_history_operations SET records = records + ?, messages = messages + ? WHERE id = ?
     """,

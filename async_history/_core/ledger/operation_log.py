@@ -27,12 +27,12 @@ class LedgeredOperationLog:
         self.add = log.add
         self.read = log.read
 
-    async def begin(self, operation: StoreOperation) -> None:
-        """Enter an operation."""
-        await self._log.begin(operation)
+    async def begin(self, *operations: StoreOperation) -> None:
+        """Enter operations."""
+        await self._log.begin(*operations)
         ledger = self._ledger()
         if ledger is not None:
-            await begin_operations(ledger, [operation.id])
+            await begin_operations(ledger, [operation.id for operation in operations])
 
     async def end(self, end: OperationEnd) -> tuple[int, int] | None:
         """Note how an operation ended; return its records and messages."""
