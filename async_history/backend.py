@@ -56,11 +56,19 @@ from async_history._core.submissions import (
     AddRecords,
     CopyRecords,
     GiveOwners,
+    RestoreMemory,
     SaveMessages,
     Submission,
     UpdateMemory,
 )
-from async_history._core.timeline import Moment, StatesReader, last_change_at, state_at, states_at
+from async_history._core.timeline import (
+    MemoryMoment,
+    Moment,
+    StatesReader,
+    last_change_at,
+    state_at,
+    states_at,
+)
 from async_history._core.values import parse_time
 from async_history._core.writer import CommitFunction, GroupCommitWriter, OutcomeUnknown, TryAgain
 from async_history._core.writer_options import WriterOptions
@@ -98,6 +106,7 @@ __all__ = [
     "HistoryStats",
     "JsonObject",
     "Measured",
+    "MemoryMoment",
     "Message",
     "Moment",
     "Name",
@@ -116,6 +125,7 @@ __all__ = [
     "Reader",
     "RecordRef",
     "Residue",
+    "RestoreMemory",
     "Row",
     "RowsRead",
     "SaveMessages",

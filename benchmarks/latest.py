@@ -3,9 +3,9 @@
     python -m benchmarks.latest [--quick] [--repeat 3] [--dir FOLDER]
 
 As many tasks as there are memories each change their own: by `add_history`, with `if_latest`, by
-`update_history`, which reads what the memory said, and by `restore`, which reads the memory's
-history. Each way begins with new memories of two records. On SQLite, and on PostgreSQL where a
-server is installed.
+`update_history`, which reads what the memory says, and by `restore`, which also reads what it said,
+and is logged. Each way begins with new memories of two records. On SQLite, and on PostgreSQL where
+a server is installed.
 """
 
 import asyncio

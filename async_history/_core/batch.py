@@ -29,10 +29,12 @@ from async_history._core.submissions import (
     AddRecords,
     ExpectedLatest,
     GiveOwners,
+    RestoreMemory,
     SaveMessages,
     Submission,
     UpdateMemory,
 )
+from async_history._core.timeline import MemoryMoment
 from async_history.errors import (
     Erased,
     HistoryConflict,
@@ -124,6 +126,14 @@ class BatchTransaction(Protocol):
     async def latest(self, memory_ids: Sequence[str]) -> Sequence[HistoryRecord]:
         """Return the latest record of each of these memories that has one."""
 
+    async def last_changes(
+        self, asked: Sequence[MemoryMoment]
+    ) -> Mapping[MemoryMoment, HistoryRecord | None]:
+        """Return memories' last records at moments: see `last_change_at`.
+
+        None also of one that only the whole memory tells.
+        """
+
     async def owners(self, records: Sequence[HistoryRecord]) -> Mapping[str, Owner]:
         """Return the owners of these records' memories, of those that have one."""
 
@@ -175,6 +185,11 @@ async def commit_in_steps(
     latest |= dict.fromkeys(gifts)
     found = await steps.latest(list(latest)) if latest else ()
     latest |= {one.memory_id: one for one in found}
+    restored = [one for one in additions if isinstance(one, RestoreMemory)]
+    if restored:
+        then = await steps.last_changes([(one.decided_by, one.to) for one in restored])
+        for one in restored:
+            one.find(then[one.decided_by, one.to])
     wanted = [record for submission in additions for record in submission.wanted]
     wanted += [replace(one, owner=gifts[one.memory_id]) for one in found if one.memory_id in gifts]
     owners = await steps.owners(wanted) if wanted else {}
@@ -231,8 +246,8 @@ class _Decided:
         try:
             if plan.records or plan.messages or plan.new_owners:
                 async with self._steps.undone_if_refused():
-                    owned = [plan.owned(record) for record in plan.records]
-                    await self._steps.write(owned, plan.messages, plan.new_owners)
+                    records = plan.owned(plan.records)
+                    await self._steps.write(records, plan.messages, plan.new_owners)
                     if plan.operations:
                         await self._steps.enter(plan.operations)
         except StorageError as error:
@@ -249,7 +264,7 @@ class _Decided:
             for gift, given in plan.given:
                 gift.given = given
             for submission, outcome in plan.outcomes:
-                submission.records[:] = [plan.owned(record) for record in outcome]
+                submission.records[:] = plan.owned(outcome)
             if plan.left_out:
                 _log_left_out(plan.left_out)
 
@@ -279,6 +294,8 @@ class _Plan:
 
     def add(self, index: int, submission: AddRecords) -> None:
         """Plan to write what is missing of a submission, or refuse it."""
+        if not submission.wanted:
+            return  # what is to be restored was not found
         try:
             outcome, missing = self._outcome(submission)
             if missing and submission.if_latest is not None:
@@ -293,7 +310,7 @@ class _Plan:
         self.left_out += left_out
         self.outcomes.append((submission, outcome))
         self.records += missing
-        if missing and isinstance(submission, UpdateMemory) and submission.operation is not None:
+        if missing and isinstance(submission, RestoreMemory):
             self.operations.append(at_its_end(submission.operation, len(missing), 0))
         for record in missing:
             self.known[record.id] = record
@@ -356,10 +373,15 @@ class _Plan:
     def _owner(self, memory_id: str) -> Owner | None:
         return self._owners.get(memory_id) or self.new_owners.get(memory_id)
 
-    def owned(self, record: HistoryRecord) -> HistoryRecord:
-        """Return a record with its memory's owner."""
-        owner = self._owner(record.memory_id)
-        return record if record.owner == owner else replace(record, owner=owner)
+    def owned(self, records: Sequence[HistoryRecord]) -> Sequence[HistoryRecord]:
+        """Return records with their memories' owners."""
+        if not self._owners and not self.new_owners:
+            return records  # then none of them has one
+        owners = [self._owner(record.memory_id) for record in records]
+        return [
+            record if record.owner == owner else replace(record, owner=owner)
+            for record, owner in zip(records, owners, strict=True)
+        ]
 
     def _owners_given(
         self, records: Sequence[HistoryRecord], submission: AddRecords

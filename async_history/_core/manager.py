@@ -32,6 +32,7 @@ from async_history._core.messages import MESSAGES_KEPT, Message
 from async_history._core.new_records import new_fields
 from async_history._core.new_submissions import (
     UncheckedRecords,
+    earlier_text,
     messages_to_save,
     new_text,
     one_record,
@@ -57,12 +58,10 @@ from async_history._core.telemetry import ReportedStore, telemetry
 from async_history._core.timeline import (
     MemoryDiff,
     Moment,
-    can_be_restored,
     check_instant,
     check_moment,
     diff_of,
     records_of,
-    restoration,
     restoration_of,
     state_at,
     states_of_owner,
@@ -774,23 +773,12 @@ class HistoryManager(LoopBound[Store]):
             Overloaded, CommitUnknown, StorageError: as `add_history`.
         """
         store = self._require_open()
-        memory_id = check_text("memory_id", memory_id)
-        check_moment("to", to)
-        actor_id = None if actor_id is None else check_text("actor_id", actor_id)
-        role = None if role is None else check_text("role", role)
-        reader = self._reader()
-        wanted = await reader.last_change(memory_id, to)
-        if not can_be_restored(wanted):
-            wanted = restoration_of(memory_id, await reader.history(memory_id), to).wanted
-        submission = new_text(
-            memory_id,
-            wanted.new_memory or "",
-            actor_id=actor_id,
-            role=role,
-            context=wanted.context,
-        )
-        submission.operation = restoration(memory_id, to, actor_id)
+        submission = earlier_text(memory_id, to, actor_id=actor_id, role=role)
         await store.writer.submit(submission)
+        if not submission.is_found:
+            records = await self._reader().history(memory_id)
+            submission.find(restoration_of(memory_id, records, to).wanted)
+            await store.writer.submit(submission)
         return submission.records[0]
 
     @takes(rollback_request)

@@ -20,9 +20,11 @@ from async_history._core.submissions import (
     CopyRecords,
     ExpectedLatest,
     GiveOwners,
+    RestoreMemory,
     SaveMessages,
     UpdateMemory,
 )
+from async_history._core.timeline import Moment, check_moment, restoration
 from async_history._core.validation import check_iterable
 from async_history._core.values import check_name, check_text, check_time, now_text
 from async_history.errors import InvalidInput
@@ -86,6 +88,21 @@ def new_text(
     given = {"updated_at": updated_at, "actor_id": actor_id, "role": role, "context": context}
     named = {} if id is None else {0: given}
     return UpdateMemory([record], named, None, 1, record_bytes(record), record)
+
+
+def earlier_text(
+    memory_id: str, to: Moment, *, actor_id: str | None, role: str | None
+) -> RestoreMemory:
+    """Check what is to be restored: what a memory said at a moment.
+
+    Raises:
+        InvalidInput: a value can't be used.
+    """
+    check_moment("to", to)
+    fields = new_fields(memory_id, None, None, Event.ADD, actor_id=actor_id, role=role)
+    record = made_record(*fields)
+    operation = restoration(memory_id, to, actor_id)
+    return RestoreMemory([record], NO_IDS, None, 1, bytes_of(fields), record, to, operation)
 
 
 def owners_to_give(owners: Mapping[str, Owner]) -> GiveOwners:

@@ -20,6 +20,7 @@ from async_history._core.records import (
     made_record,
 )
 from async_history._core.sizes import bytes_of
+from async_history._core.timeline import Moment, can_be_restored
 
 _ALWAYS_COMPARED: Final = ("memory_id", "old_memory", "new_memory", "event")
 _COMPARED_IF_GIVEN: Final = (
@@ -123,12 +124,10 @@ class CopyRecords(AddRecords):
 class UpdateMemory(AddRecords):
     """A memory's new text, to be recorded as the change that follows its latest record.
 
-    `new` holds it as an ADD, and `records`, once it is committed, what became of it. `operation` is
-    entered in the store's log with the record, where one is written.
+    `new` holds it as an ADD, and `records`, once it is committed, what became of it.
     """
 
     new: HistoryRecord
-    operation: StoreOperation | None = field(default=None, kw_only=True)
 
     @property
     def wanted(self) -> Sequence[HistoryRecord]:
@@ -182,6 +181,49 @@ class UpdateMemory(AddRecords):
                 for name in ("actor_id", "role", "context")
                 if given.get(name) is not None
             )
+        )
+
+
+@dataclass(slots=True, eq=False)
+class RestoreMemory(UpdateMemory):
+    """What a memory said at a moment, to be recorded again.
+
+    `new` has no text until it is found, in the transaction: nothing is written where it is not.
+    `operation` is entered in the store's log with the record, where one is written.
+    """
+
+    to: Moment
+    operation: StoreOperation
+
+    @property
+    def wanted(self) -> Sequence[HistoryRecord]:
+        return [self.new] if self.is_found else ()
+
+    @property
+    def is_found(self) -> bool:
+        """Whether it is known what the memory said."""
+        return self.new.new_memory is not None
+
+    def find(self, then: HistoryRecord | None) -> None:
+        """Take the text and the context of the memory's last record at the moment, if it can."""
+        if not can_be_restored(then):
+            return
+        new = self.new
+        self.new = made_record(
+            new.id,
+            new.memory_id,
+            None,
+            then.new_memory,
+            new.event,
+            new.created_at,
+            None,
+            False,
+            new.actor_id,
+            new.role,
+            None,
+            new.owner,
+            then.context,
+            new.cause,
         )
 
 

@@ -28,6 +28,7 @@ from async_history._core.operations import StoreOperation
 from async_history._core.owners import Owner
 from async_history._core.records import Event, HistoryRecord
 from async_history._core.submissions import AddRecords, SaveMessages, Submission
+from async_history._core.timeline import MemoryMoment
 from async_history._core.undated import dated, has_undated
 from async_history._postgres.add import alone, within_transaction
 from async_history._postgres.errors import (
@@ -42,8 +43,10 @@ from async_history._postgres.ledger import Attestation, tables_of
 from async_history._postgres.messages import add_messages, evict_messages, find_buffers
 from async_history._postgres.owner_steps import OwnerSteps
 from async_history._postgres.owners import KnownOwners, OwnersPlan, give_owners
+from async_history._postgres.read import HistoryReader
 from async_history._postgres.rows import RECORD_COLUMNS, record_from_row
 from async_history._postgres.schema import in_schema
+from async_history._postgres.timeline import last_changes
 from async_history._postgres.transaction import (
     WAIT_FOR_REPLICAS_TOO,
     log_within,
@@ -328,6 +331,31 @@ class BatchCommitter:
                 partial(self._read, _LATEST_OF_ONE, one), self._keys
             )
         ]
+
+    async def last_changes(
+        self, asked: Sequence[MemoryMoment]
+    ) -> dict[MemoryMoment, HistoryRecord | None]:
+        """Return memories' last records at moments; None of one that only the whole memory tells.
+
+        `existing` has already locked the memories.
+        """
+        found: dict[MemoryMoment, HistoryRecord | None] = {}
+
+        async def read() -> list[HistoryRecord]:
+            found.update(await self._last_changes(asked))
+            return [record for record in found.values() if record is not None]
+
+        opened = iter(await self._seal.opened(read, self._keys))
+        return {one: None if then is None else next(opened) for one, then in found.items()}
+
+    async def _last_changes(
+        self, asked: Sequence[MemoryMoment]
+    ) -> dict[MemoryMoment, HistoryRecord | None]:
+        fetch = self._connection.fetch
+        if not self._is_distributed:
+            return await last_changes(fetch, self._schema, asked)
+        reader = HistoryReader(fetch, self._schema, is_distributed=True, at_once=1)
+        return {one: await reader.last_change(*one) for one in asked}
 
     async def _read(self, sql: str, argument: object) -> list[HistoryRecord]:
         rows = await self._connection.fetch(self._sql(sql), argument)

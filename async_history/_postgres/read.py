@@ -5,6 +5,7 @@ The reader gets its rows through a function that runs one SELECT; it has no conn
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from operator import itemgetter
 from typing import Any, Final
 
@@ -14,8 +15,7 @@ from async_history._core.filters import Filter
 from async_history._core.messages import MESSAGES_KEPT, Message, message_from_row
 from async_history._core.query import PageRead, RowsRead, cut
 from async_history._core.records import HistoryRecord
-from async_history._core.timeline import MemoryMoment, Moment, last_change_at, states_at
-from async_history._core.values import in_utc
+from async_history._core.timeline import Moment, last_change_at, states_at
 from async_history._postgres.filters import Search, Statement
 from async_history._postgres.rows import (
     RECORD_COLUMNS,
@@ -25,7 +25,7 @@ from async_history._postgres.rows import (
     row_from,
 )
 from async_history._postgres.schema import in_schema
-from async_history._postgres.timeline import ServerStates
+from async_history._postgres.timeline import ServerStates, last_changes
 from async_history.errors import CursorGone
 
 _HISTORY: Final = (
@@ -39,30 +39,6 @@ CROSS JOIN LATERAL (
 ORDER BY seq
 """
 """OFFSET 0 leaves the planner only one way: each memory by its index."""
-_LAST_CHANGES: Final = f"""
-SELECT {RECORD_COLUMNS}, asked.number FROM ROWS FROM (
-    pg_catalog.unnest($1::pg_catalog.text[]),
-    pg_catalog.unnest(pg_catalog.string_to_array($2, ',', '')::bigint[]),
-    pg_catalog.unnest($3::pg_catalog.text[])
-) WITH ORDINALITY AS asked (name, earlier, moment, number)
-CROSS JOIN LATERAL (
-    (
-        SELECT * FROM {{schema}}.history
-        WHERE memory_id = asked.name AND asked.earlier IS NOT NULL
-        ORDER BY memory_id, seq OFFSET asked.earlier LIMIT 1
-    ) UNION ALL (
-        SELECT * FROM {{schema}}.history
-        WHERE memory_id = asked.name AND asked.moment IS NOT NULL
-            AND occurred_at <= (SELECT asked.moment::pg_catalog.timestamptz)
-            AND NOT EXISTS (
-                SELECT FROM {{schema}}.history WHERE memory_id = asked.name AND occurred_at IS NULL
-            )
-        ORDER BY memory_id DESC, seq DESC LIMIT 1
-    )
-) AS found
-"""
-"""The last records of memories at moments: after so many `earlier` ones, or up to an instant. A
-memory with a record of unknown time has none for an instant. The number is its place."""
 _LAST_MESSAGES: Final = """
 SELECT id, role, content, name, created_at FROM (
     SELECT * FROM {schema}.messages WHERE session_scope = $1 ORDER BY seq DESC LIMIT $2
@@ -97,7 +73,6 @@ _SOME_MORE: Final = 64
 """Rows to read beyond a page if some may not match: times are slightly out of order."""
 _MOST_READ: Final = 1 << 14
 """The most rows of an index range that one statement reads."""
-_MOST_ROWS: Final = (1 << 63) - 1
 _FEW: Final = 8
 """If fewer than one in this many rows is in the filter's time range, the page continues by
 time."""
@@ -120,7 +95,7 @@ class HistoryReader:
         self._alone = 0
         shared_at_once = max(at_once - self._most_alone, 1)
         self._shared = CoalescedReads(self._histories, shared_at_once)
-        self._changes = CoalescedReads(self._last_changes, shared_at_once)
+        self._changes = CoalescedReads(partial(last_changes, fetch, schema), shared_at_once)
 
     def _sql(self, statement: str) -> str:
         return in_schema(statement, self._schema)
@@ -154,22 +129,6 @@ class HistoryReader:
             if found is not None or isinstance(when, int):
                 return found
         return last_change_at(await self.history(memory_id), when)
-
-    async def _last_changes(
-        self, asked: Sequence[MemoryMoment]
-    ) -> Mapping[MemoryMoment, HistoryRecord | None]:
-        """Return memories' last records at moments; None where that takes the whole memory."""
-        names = [memory_id for memory_id, _ in asked]
-        earlier = [""] * len(asked)
-        instants: list[str | None] = [None] * len(asked)
-        for index, (_, when) in enumerate(asked):
-            if isinstance(when, int):
-                earlier[index] = str(min(when - 1, _MOST_ROWS))
-            else:
-                instants[index] = in_utc(when).isoformat()
-        rows = await self._fetch(self._sql(_LAST_CHANGES), names, ",".join(earlier), instants)
-        found: dict[MemoryMoment, HistoryRecord | None] = dict.fromkeys(asked)
-        return found | {asked[row[-1] - 1]: record_from_row(row[:-1]) for row in rows}
 
     async def page(self, wanted: Filter, after: Cursor | None, limit: int, ahead: int) -> PageRead:
         """Return up to `limit` records that match, reading up to `ahead`."""

@@ -1,7 +1,7 @@
-"""The state of all memories of a PostgreSQL history at an instant.
+"""The state of memories of a PostgreSQL history at a moment: of some, or of all.
 
-Records are fetched in the order of recording. Memory by memory, through the index on (memory_id,
-seq), each row would be on another page of the table, which takes three times as long
+Of all memories, records are fetched in the order of recording. Memory by memory, through the index
+on (memory_id, seq), each row would be on another page of the table, which takes three times as long
 (benchmarks/timeline.py measures it).
 """
 
@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from async_history._core.filters import Filter
 from async_history._core.records import HistoryRecord
-from async_history._core.timeline import PAGE_PLACES
+from async_history._core.timeline import PAGE_PLACES, MemoryMoment
 from async_history._core.values import in_utc
 from async_history._postgres.filters import Search
 from async_history._postgres.rows import RECORD_COLUMNS, Fetch, record_from_row
@@ -81,6 +81,55 @@ WHERE seq = ANY(pg_catalog.string_to_array($1, ',')::bigint[])
 FETCH: Final = f"{_FETCH_ON_CLUSTER} ORDER BY seq LIMIT (SELECT {PAGE_PLACES}::pg_catalog.int8)"
 """The LIMIT excludes no rows. Without statistics the planner would expect most of the table and
 read all of it for each page; for an unknown LIMIT it expects a tenth."""
+
+_LAST_CHANGES: Final = f"""
+SELECT {RECORD_COLUMNS}, asked.number FROM ROWS FROM (
+    pg_catalog.unnest($1::pg_catalog.text[]),
+    pg_catalog.unnest(pg_catalog.string_to_array($2, ',', '')::bigint[]),
+    pg_catalog.unnest($3::pg_catalog.text[])
+) WITH ORDINALITY AS asked (name, earlier, moment, number)
+CROSS JOIN LATERAL (
+    (
+        SELECT * FROM {{schema}}.history
+        WHERE memory_id = asked.name AND asked.earlier IS NOT NULL
+        ORDER BY memory_id, seq OFFSET asked.earlier LIMIT 1
+    ) UNION ALL (
+        SELECT * FROM {{schema}}.history
+        WHERE memory_id = asked.name AND asked.moment IS NOT NULL
+            AND occurred_at <= (SELECT asked.moment::pg_catalog.timestamptz)
+            AND NOT EXISTS (
+                SELECT FROM {{schema}}.history WHERE memory_id = asked.name AND occurred_at IS NULL
+            )
+        ORDER BY memory_id DESC, seq DESC LIMIT 1
+    )
+) AS found
+"""
+"""The last records of memories at moments: after so many `earlier` ones, or up to an instant. A
+memory with a record of unknown time has none for an instant. The number is its place."""
+_MOST_ROWS: Final = (1 << 63) - 1
+
+
+async def last_changes(
+    fetch: Fetch, schema: str, asked: Sequence[MemoryMoment]
+) -> dict[MemoryMoment, HistoryRecord | None]:
+    """Return memories' last records at moments; None of one that only the whole memory tells.
+
+    Args:
+        schema: the quoted schema.
+    """
+    asked = list(dict.fromkeys(asked))
+    names = [memory_id for memory_id, _ in asked]
+    earlier = [""] * len(asked)
+    instants: list[str | None] = [None] * len(asked)
+    for index, (_, when) in enumerate(asked):
+        if isinstance(when, int):
+            earlier[index] = str(min(when - 1, _MOST_ROWS))
+        else:
+            instants[index] = in_utc(when).isoformat()
+    sql = in_schema(_LAST_CHANGES, schema)
+    rows = await fetch(sql, names, ",".join(earlier), instants)
+    found: dict[MemoryMoment, HistoryRecord | None] = dict.fromkeys(asked)
+    return found | {asked[row[-1] - 1]: record_from_row(row[:-1]) for row in rows}
 
 
 class ServerStates:

@@ -30,6 +30,7 @@ from async_history._core.operations import StoreOperation
 from async_history._core.owners import Owner
 from async_history._core.records import HistoryRecord
 from async_history._core.submissions import AddRecords, SaveMessages, Submission
+from async_history._core.timeline import MemoryMoment, last_change_at
 from async_history._core.undated import dated, has_undated
 from async_history._sql.dialects import in_parts
 from async_history._sql.errors import is_refusal, storage_error
@@ -235,12 +236,25 @@ class BatchCommitter:
         read = partial(self._read, self._tables.history.c.seq, newest)
         return await self._seal.opened(read, self._transaction)
 
+    async def last_changes(
+        self, asked: Sequence[MemoryMoment]
+    ) -> dict[MemoryMoment, HistoryRecord | None]:
+        """Return memories' last records at moments."""
+        named = dict.fromkeys(memory_id for memory_id, _ in asked)
+        read = partial(self._read, self._tables.history.c.memory_id, keys_of(named))
+        histories: dict[str, list[HistoryRecord]] = {memory_id: [] for memory_id in named}
+        for record in await self._seal.opened(read, self._transaction):
+            histories[record.memory_id].append(record)
+        return {one: last_change_at(histories[one[0]], one[1]) for one in asked}
+
     async def _read(self, column: Column[Any], values: Sequence[Any]) -> list[HistoryRecord]:
-        """Return the records that have one of these values in a column."""
+        """Return the records that have one of these values in a column; a memory's in order."""
         found: list[HistoryRecord] = []
         for part in in_parts(values):
             rows = await self._transaction.fetch(
-                select(*columns_read(self._tables)).where(column.in_(part))
+                select(*columns_read(self._tables))
+                .where(column.in_(part))
+                .order_by(self._tables.history.c.seq)
             )
             found += map(record_from_row, rows)
         return found

@@ -5,7 +5,7 @@ import json
 import sqlite3
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from async_history._core.batch import (
     Buffer,
@@ -22,6 +22,7 @@ from async_history._core.owners import Owner
 from async_history._core.records import Fields, HistoryRecord, fields_in_order
 from async_history._core.submissions import AddRecords, SaveMessages, Submission
 from async_history._core.threads import run_to_completion
+from async_history._core.timeline import MemoryMoment
 from async_history._sqlite.connection import fetch_rows, transaction
 from async_history._sqlite.errors import is_schema_mismatch
 from async_history._sqlite.index import (
@@ -43,6 +44,7 @@ from async_history._sqlite.keys import Seal
 from async_history._sqlite.ledger import APPEND
 from async_history._sqlite.operations import file_log
 from async_history._sqlite.rows import COLUMNS_OF_HISTORY, packed_sql, record_from_row, unpack_rows
+from async_history._sqlite.timeline import LastChanges, can_be_asked, is_certain
 from async_history._sqlite.write_program import (
     HAS_OTHER_TRIGGERS,
     STATEMENT_ROWS,
@@ -79,6 +81,7 @@ SELECT {_COLUMNS} FROM history WHERE rowid IN (
 """The latest records of memories, given as JSON with their keys. Nearly all rows must be
 indexed."""
 _LATEST_PACKED: Final = packed_sql(_LATEST)
+_LAST_CHANGES: Final = LastChanges(_COLUMNS)
 _BUFFERS: Final = """
 SELECT session_scope, count(*), min(rowid), max(rowid),
        json_group_array(id) FILTER (WHERE id IN (SELECT value FROM json_each(:ids)))
@@ -215,6 +218,22 @@ class _CommitSteps:
         if rows is None:
             rows = fetch_rows(self._connection, _LATEST, asked)
         return self._seal.opened([record_from_row(row) for row in rows], self._connection)
+
+    async def last_changes(
+        self, asked: Sequence[MemoryMoment]
+    ) -> dict[MemoryMoment, HistoryRecord | None]:
+        """Return memories' last records at moments; None of one that only the whole memory tells.
+
+        `latest` has already indexed what other programs wrote.
+        """
+        told = [one for one in asked if can_be_asked(one[1])]
+        found = await _LAST_CHANGES.read(self._fetch, told)
+        certain = {one: then for one, then in found.items() if then and is_certain(then, one[1])}
+        opened = self._seal.opened(list(certain.values()), self._connection)
+        return dict.fromkeys(asked) | dict(zip(certain, opened, strict=True))
+
+    async def _fetch(self, sql: str, parameters: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
+        return fetch_rows(self._connection, sql, parameters)
 
     async def owners(self, records: Sequence[HistoryRecord]) -> dict[str, Owner]:
         """Return the owners of these records' memories, of those that have one."""

@@ -6,6 +6,7 @@ The reader gets its rows through a function that runs one SELECT; it has no conn
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from operator import itemgetter
 from typing import Any, Final
 
@@ -15,7 +16,7 @@ from async_history._core.filters import Filter
 from async_history._core.messages import Message, message_from_row
 from async_history._core.query import PageRead, RowsRead, cut
 from async_history._core.records import HistoryRecord
-from async_history._core.timeline import MemoryMoment, Moment, last_change_at, states_at
+from async_history._core.timeline import Moment, last_change_at, states_at
 from async_history._core.values import parse_time
 from async_history._sqlite import times
 from async_history._sqlite.filters import in_order, parameters, select, sources
@@ -30,10 +31,9 @@ from async_history._sqlite.rows import (
 )
 from async_history._sqlite.timeline import (
     FileStates,
-    asked_change,
-    at_instant_sql,
-    at_version_sql,
+    LastChanges,
     can_be_asked,
+    is_certain,
 )
 from async_history.errors import CursorGone
 
@@ -69,8 +69,6 @@ SELECT DISTINCT session_scope FROM messages WHERE session_scope > :after
 ORDER BY session_scope LIMIT :limit
 """
 
-_MOST_ROWS: Final = (1 << 63) - 1
-
 
 class HistoryReader:
     """Reads records, messages and scopes through a function that runs one SELECT.
@@ -88,11 +86,7 @@ class HistoryReader:
         self._of_whole_memories = _columns(lookup, "''")
         self._as_stored = f"{COLUMNS_OF_HISTORY}, {lookup.details.besides('history', 'NULL')}"
         self._histories = CoalescedReads(self.histories, at_once)
-        self._at_instant, self._at_version = [
-            (packed_sql(select, "number"), select)
-            for select in (at_instant_sql(self.columns), at_version_sql(self.columns))
-        ]
-        self._changes = CoalescedReads(self._last_changes, at_once)
+        self._changes = CoalescedReads(partial(LastChanges(self.columns).read, fetch), at_once)
 
     async def history(self, memory_id: str) -> list[HistoryRecord]:
         """Return a memory's records, oldest first. Concurrent calls share a SELECT."""
@@ -102,31 +96,9 @@ class HistoryReader:
         """Return a memory's last record at a moment. Concurrent calls share a SELECT."""
         if self.lookup.details.is_indexed and can_be_asked(when):
             found = await self._changes.of((memory_id, when))
-            if found is None or isinstance(when, int) or _has_own_time(found):
+            if found is None or is_certain(found, when):
                 return found
         return last_change_at(await self.history(memory_id), when)
-
-    async def _last_changes(
-        self, asked: Sequence[MemoryMoment]
-    ) -> Mapping[MemoryMoment, HistoryRecord | None]:
-        """Return the last records of memories at moments, or later ones that have no time."""
-        by_version: dict[int | None, list[MemoryMoment]] = {}
-        for one in dict.fromkeys(asked):
-            by_version.setdefault(one[1] if isinstance(one[1], int) else None, []).append(one)
-        found: dict[MemoryMoment, HistoryRecord | None] = dict.fromkeys(asked)
-        for version, changes in by_version.items():
-            given: dict[str, Any] = {"asked": json.dumps([asked_change(*one) for one in changes])}
-            if version is not None:
-                given["earlier"] = min(version - 1, _MOST_ROWS)
-            packed, single = self._at_instant if version is None else self._at_version
-            rows: Sequence[Sequence[Any]] | None = None
-            if len(changes) > 1:
-                rows = unpack_rows(await self._fetch(packed, given))
-            if rows is None:
-                rows = await self._fetch(single, given)
-            for row in rows:
-                found[changes[row[-1]]] = record_from_row(row)
-        return found
 
     async def histories(self, memory_ids: Sequence[str]) -> dict[str, list[HistoryRecord]]:
         """Return the records of memories, oldest first."""
@@ -231,10 +203,6 @@ class HistoryReader:
     async def scopes(self, after: str, limit: int) -> list[str]:
         """Return the first session scopes after `after`, sorted."""
         return [row[0] for row in await self._fetch(_SCOPES, {"after": after, "limit": limit})]
-
-
-def _has_own_time(record: HistoryRecord) -> bool:
-    return record.time_before is None and record.occurred_at is not None
 
 
 def _cursor_parameters(place: Cursor | None) -> Mapping[str, Any]:

@@ -3,17 +3,19 @@
 For all, SQLite sorts the history by memory, in temporary files, to find each memory's record.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from async_history._core.records import HistoryRecord
-from async_history._core.timeline import PAGE_PLACES, Moment
+from async_history._core.timeline import PAGE_PLACES, MemoryMoment, Moment
 from async_history._core.values import in_utc
 from async_history._sqlite import times
 from async_history._sqlite.index import Direction, memory_key, ordered_positions
-from async_history._sqlite.rows import Fetch, record_from_row
+from async_history._sqlite.rows import Fetch, packed_sql, record_from_row, unpack_rows
 
+_MOST_ROWS: Final = (1 << 63) - 1
 _IS_GONE: Final = "event = 'DELETE' OR is_deleted NOT IN (0, '')"
 
 
@@ -47,10 +49,10 @@ def fetch_sql(columns: str) -> str:
     """
 
 
-def at_instant_sql(columns: str) -> str:
+def _at_instant_sql(columns: str) -> str:
     """Return the SELECT of memories' last records at instants, each followed by its `number`.
 
-    It takes `:asked`, a JSON array of what `asked_change` returns; a record's number is its place
+    It takes `:asked`, a JSON array of what `_asked_change` returns; a record's number is its place
     there. A memory is read from its newest record back to the instant, or to a record without a
     time, which may be of that instant or later.
     """
@@ -58,8 +60,8 @@ def at_instant_sql(columns: str) -> str:
     return _last_changes(columns, "DESC", f"AND coalesce({moment}, '') <= given.instant LIMIT 1")
 
 
-def at_version_sql(columns: str) -> str:
-    """Return the SELECT of memories' records of a version, as `at_instant_sql`.
+def _at_version_sql(columns: str) -> str:
+    """Return the SELECT of memories' records of a version, as `_at_instant_sql`.
 
     It also takes `:earlier`, how many records are before it, for all memories alike.
     """
@@ -84,12 +86,56 @@ def _last_changes(columns: str, direction: Direction, wanted: str) -> str:
     """
 
 
+class LastChanges:
+    """Reads memories' last records at moments.
+
+    Args:
+        columns: a record's, for one row alone.
+    """
+
+    def __init__(self, columns: str) -> None:
+        self._at_instant, self._at_version = [
+            (packed_sql(select, "number"), select)
+            for select in (_at_instant_sql(columns), _at_version_sql(columns))
+        ]
+
+    async def read(
+        self, fetch: Fetch, asked: Sequence[MemoryMoment]
+    ) -> dict[MemoryMoment, HistoryRecord | None]:
+        """Return the last records of memories at moments that can be asked for.
+
+        At an instant it may be a later one: see `is_certain`.
+        """
+        by_version: dict[int | None, list[MemoryMoment]] = {}
+        for one in dict.fromkeys(asked):
+            by_version.setdefault(one[1] if isinstance(one[1], int) else None, []).append(one)
+        found: dict[MemoryMoment, HistoryRecord | None] = dict.fromkeys(asked)
+        for version, changes in by_version.items():
+            given: dict[str, Any] = {"asked": json.dumps([_asked_change(*one) for one in changes])}
+            if version is not None:
+                given["earlier"] = min(version - 1, _MOST_ROWS)
+            packed, single = self._at_instant if version is None else self._at_version
+            rows: Sequence[Sequence[Any]] | None = None
+            if len(changes) > 1:
+                rows = unpack_rows(await fetch(packed, given))
+            if rows is None:
+                rows = await fetch(single, given)
+            for row in rows:
+                found[changes[row[-1]]] = record_from_row(row)
+        return found
+
+
 def can_be_asked(when: Moment) -> bool:
     """Return whether a moment is a version, or an instant that UTC has."""
     return isinstance(when, int) or in_utc(when).tzinfo is UTC
 
 
-def asked_change(memory_id: str, when: Moment) -> Sequence[Any]:
+def is_certain(found: HistoryRecord, when: Moment) -> bool:
+    """Return whether a record that was read is the memory's last at a moment, and no later one."""
+    return isinstance(when, int) or (found.time_before is None and found.occurred_at is not None)
+
+
+def _asked_change(memory_id: str, when: Moment) -> Sequence[Any]:
     """Return a memory and a moment, as the SELECTs take them."""
     instant = None if isinstance(when, int) else times.instant_text(when)
     return memory_key(memory_id), memory_id, instant

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import itertools
+import json
+import os
 import sqlite3
 import sys
 from collections.abc import Callable, Sequence
@@ -23,10 +25,11 @@ from async_history import (
     HistoryManager,
     HistoryRecord,
     InvalidInput,
+    JsonLines,
     MemoryDiff,
+    copy_history,
     open_history,
 )
-from async_history._core.timeline import Moment
 from async_history._postgres.schema import in_schema
 from async_history._postgres.timeline import FETCH as PLACES
 from async_history._postgres.timeline import FIND
@@ -629,24 +632,59 @@ class TestRestore:
                     await history.restore(memory_id, to=to)
             assert len(await history.get_history("m")) == 4
 
-    async def test_a_memory_that_changed_meanwhile(
-        self, open_keeping_store: OpenStore, monkeypatch: pytest.MonkeyPatch
+    async def test_a_memory_that_changes_before_its_turn(
+        self, open_keeping_store: OpenStore
     ) -> None:
         async with open_keeping_store() as history:
             life = await live(history)
-            read = history.store.reader.last_change
-
-            async def read_before_a_change(memory_id: str, to: Moment) -> HistoryRecord | None:
-                found = await read(memory_id, to)
-                await history.add_history(memory_id, "water", "wine", "UPDATE")
-                return found
-
-            monkeypatch.setattr(history.store.reader, "last_change", read_before_a_change)
-            record = await history.restore("m", to=1)
-            monkeypatch.undo()
+            _, record = await asyncio.gather(
+                history.add_history("m", "water", "wine", "UPDATE"), history.restore("m", to=1)
+            )
+            assert (record.old_memory, record.new_memory) == ("wine", "tea")
             texts = [record.new_memory for record in await history.get_history("m")]
-        assert record.old_memory == "wine"
-        assert texts == [*(record.new_memory for record in life), "wine", life[0].new_memory]
+        assert texts == [*(record.new_memory for record in life), "wine", "tea"]
+
+    async def test_what_only_the_whole_memory_tells(
+        self, open_keeping_store: OpenStore, tmp_path: Path
+    ) -> None:
+        """A record without a time has that of the one before it."""
+        changes = (("tea", 0), ("mate", None), ("water", 20))
+        lines = [
+            json.dumps(
+                {
+                    "id": f"r{n}",
+                    "memory_id": "m",
+                    "event": "UPDATE",
+                    "new_memory": text,
+                    "updated_at": None if minutes is None else at(minutes).isoformat(),
+                }
+            )
+            for n, (text, minutes) in enumerate(changes)
+        ]
+        async with open_keeping_store() as history:
+            await copy_history(JsonLines(lines), history)
+            restored = await asyncio.gather(
+                *(history.restore("m", to=at(minutes)) for minutes in (-1, 5, 25)),
+                return_exceptions=True,
+            )
+            assert isinstance(restored.pop(0), InvalidInput)
+            assert [getattr(one, "new_memory", None) for one in restored] == ["mate", "water"]
+
+    async def test_each_is_logged_that_wrote_something(self, open_keeping_store: OpenStore) -> None:
+        async with open_keeping_store() as history:
+            await asyncio.gather(*(live(history, f"m{n}") for n in range(40)))
+            restored = await asyncio.gather(
+                *(history.restore(f"m{n}", to=1, actor_id=f"a{n}") for n in range(39)),
+                history.restore("m39", to=4),
+            )
+            logged = await history.operations()
+        assert [one.new_memory for one in restored] == ["tea"] * 39 + ["water"]
+        assert len({one.id for one in logged}) == len(logged) == 39
+        for one in logged:
+            number = str(one.arguments["memory_id"]).removeprefix("m")
+            assert one.arguments == {"memory_id": f"m{number}", "to": 1}
+            assert (one.kind, one.state, one.actor_id) == ("restore", "finished", f"a{number}")
+            assert (one.records, one.messages, one.process_id) == (1, 0, os.getpid())
 
     async def test_no_change_is_lost_during_writes(self, open_keeping_store: OpenStore) -> None:
         """Each restore continues what was there."""

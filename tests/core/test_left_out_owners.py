@@ -14,6 +14,7 @@ from async_history._core.new_records import new_fields
 from async_history._core.new_submissions import checked_records
 from async_history._core.records import made_record
 from async_history._core.submissions import AddRecords, SaveMessages
+from async_history._core.timeline import MemoryMoment
 
 ALICE, BOB = Owner(user_id="alice"), Owner(user_id="bob")
 
@@ -31,6 +32,11 @@ class Steps:
 
     async def latest(self, memory_ids: Sequence[str]) -> Sequence[HistoryRecord]:
         return ()
+
+    async def last_changes(
+        self, asked: Sequence[MemoryMoment]
+    ) -> Mapping[MemoryMoment, HistoryRecord | None]:
+        raise AssertionError("nothing is restored by these submissions")
 
     async def owners(self, records: Sequence[HistoryRecord]) -> Mapping[str, Owner]:
         return self.given

@@ -64,7 +64,6 @@ async def test_each_read_is_a_span_in_its_caller_s_trace(
         ("get_history", 1),
         ("memory_at", 1),
         ("get_history", 1),
-        ("memory_at", 1),
         ("query_history", 2),
         ("query_history", 1),
         ("count_history", None),
