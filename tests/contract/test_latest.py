@@ -67,29 +67,37 @@ async def counted(history: HistoryManager) -> Any:
         writing.remove_query_logger(hear)
 
 
+CONDITIONAL: Mapping[str, Callable[[HistoryManager, HistoryRecord], Awaitable[HistoryRecord]]] = {
+    "if_latest": lambda history, one: history.add_history(
+        one.memory_id, "x", "y", "UPDATE", if_latest=one
+    ),
+    "update": lambda history, one: history.update_history(one.memory_id, "y"),
+    "restore": lambda history, one: history.restore(one.memory_id, to=1),
+}
+
+
 class TestGrouping:
-    @pytest.mark.parametrize("how", ["if_latest", "update", "both"])
+    @pytest.mark.parametrize("how", [*CONDITIONAL, "all"])
     async def test_a_crowd_takes_a_few_statements(
         self, open_keeping_store: OpenStore, how: str
     ) -> None:
+        ways = list(CONDITIONAL.values()) if how == "all" else [CONDITIONAL[how]]
         async with open_keeping_store() as history:
-            first = await asyncio.gather(
-                *(history.add_history(f"m{n}", None, "x", "ADD") for n in range(MANY))
+            await asyncio.gather(
+                *(history.add_history(f"m{n}", None, "y", "ADD") for n in range(MANY))
+            )
+            latest = await asyncio.gather(
+                *(history.update_history(f"m{n}", "x") for n in range(MANY))
             )
             async with counted(history) as sent:
                 await asyncio.gather(
-                    *(
-                        history.add_history(one.memory_id, "x", "y", "UPDATE", if_latest=one)
-                        if how == "if_latest" or (how == "both" and n % 2)
-                        else history.update_history(one.memory_id, "y")
-                        for n, one in enumerate(first)
-                    )
+                    *(ways[n % len(ways)](history, one) for n, one in enumerate(latest))
                 )
             # In a few batches. SQLite tells of a statement again for each step of its triggers.
             assert len(set(sent)) < 60
-            for one in first[::10]:
+            for one in latest[::10]:
                 records = await history.get_history(one.memory_id)
-                assert [r.new_memory for r in records] == ["x", "y"]
+                assert [r.new_memory for r in records] == ["y", "x", "y"]
                 check_chain(records)
 
 
@@ -327,12 +335,17 @@ class TestUpdate:
                 history.update_history("m", "y"),
                 history.update_history("n", "y"),
                 history.update_history("m", "z"),
+                history.restore("m", to=1),
+                history.restore("m", to=1),
             )
+            assert not failures
             records = await history.get_history("m")
-            assert [record.new_memory for record in records] == ["x", "y", "z"]
+            assert [record.new_memory for record in records] == ["x", "y", "z", "x"]
             check_chain(records)
             assert records[0] == first
             assert await texts(history, "n") == ["y"]
+            (logged,) = await history.operations()
+            assert (logged.kind, logged.state, logged.records) == ("restore", "finished", 1)
 
 
 class TestInAFile:
