@@ -1,4 +1,4 @@
-"""What every backend shares: the public manager, the queue and its writer, and every decision.
+"""Code shared by all backends: the public manager, the queue, its writer, and every decision.
 
-Knows no database and no mem0.
+It does not depend on a database or on mem0.
 """

@@ -1,4 +1,4 @@
-"""AES-GCM of `cryptography`, which the extra `crypto` brings. It is imported with the first key."""
+"""AES-GCM of `cryptography` (the extra `crypto`), imported when the first key is made."""
 
 import functools
 import os
@@ -27,12 +27,12 @@ def aes_gcm(key: bytes) -> "AESGCM":
 
 @functools.cache
 def invalid_tag() -> type[Exception]:
-    """Return the error of what was changed, or was not encrypted under this key for this place."""
+    """Return the error for data that was changed, or encrypted under another key or place."""
     from cryptography.exceptions import InvalidTag
 
     return InvalidTag
 
 
 def random_bytes(count: int) -> bytes:
-    """Return random bytes of the system."""
+    """Return random bytes from the system."""
     return os.urandom(count)

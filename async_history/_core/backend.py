@@ -1,4 +1,4 @@
-"""What a backend provides: the interface below the contract, for authors of another."""
+"""The interface that a backend provides to the manager."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -25,41 +25,41 @@ from async_history._core.writer_stats import WriterStats
 
 
 class Writer(Protocol):
-    """Takes what is to be written, in the order of the calls. `GroupCommitWriter` is one."""
+    """Writes submissions in the order of the calls. `GroupCommitWriter` implements it."""
 
     def require_writable(self) -> None:
-        """Raise now the error of every submission, as far as that shows without writing."""
+        """Raise the error that every submission would raise, if it is known without writing."""
 
     def submit(self, submission: Submission) -> "asyncio.Future[None]":
-        """Queue a submission, at once; the future is done when it is durable.
+        """Queue a submission at once. The future is done when it is durable.
 
-        To cancel the future withdraws the submission, as long as no batch has it.
+        Cancelling the future withdraws the submission, unless a batch already has it.
         """
 
     async def submit_when_ready(self, prepare: Callable[[], Awaitable[Submission]]) -> None:
-        """Queue the place of a submission, at once, and then it; return when it is durable."""
+        """Reserve a position in the queue at once, then submit; return when it is durable."""
 
     def observe(self, observer: WriterObserver) -> None:
-        """Tell an observer about each batch from now on, and about each call if it wants.
+        """Notify an observer of each later batch, and of each call if it wants.
 
         A writer without batches does nothing.
         """
 
     def stats(self) -> WriterStats | None:
-        """Return the counters and the queue as they are now; None where nothing is queued."""
+        """Return the current counters and queue sizes; None if the writer has no queue."""
 
 
 class CallReader(Protocol):
-    """Answers what a manager's calls ask."""
+    """Reads for a manager's calls."""
 
     async def history(self, memory_id: str) -> list[HistoryRecord]:
         """Return a memory's records, in the order of recording."""
 
     async def last_change(self, memory_id: str, when: Moment) -> HistoryRecord | None:
-        """Return a memory's last record at a moment: see `last_change_at`."""
+        """Return a memory's record in force at a moment: see `last_change_at`."""
 
     async def page(self, wanted: Filter, after: Cursor | None, limit: int, ahead: int) -> PageRead:
-        """Return a page of up to `limit` records; read up to `ahead`, for the pages after it.
+        """Return a page of up to `limit` records; read up to `ahead` for the next pages.
 
         Raises:
             CursorGone: the record of `after` is no longer there.
@@ -69,34 +69,34 @@ class CallReader(Protocol):
         """Return how many records match."""
 
     def states_at(self, when: datetime) -> AsyncIterator[Sequence[HistoryRecord]]:
-        """Yield pages of the records in force at an instant, of the memories that were there."""
+        """Yield pages of the records in force at an instant, of memories that existed then."""
 
     async def last_messages(self, session_scope: str, limit: int) -> Sequence[Message]:
         """Return a scope's last messages, in the order in which they were saved."""
 
 
 class Reader(CallReader, Protocol):
-    """Answers questions about what is there: those of calls, and those of copies and checks."""
+    """Reads for calls, copies and checks."""
 
     async def rows(self, after: Cursor | None, limit: int) -> RowsRead:
-        """Return what follows a place in the order of recording, with as little work as can be.
+        """Return the rows after a cursor in the order of recording, with minimal work.
 
         Raises:
-            CursorGone: the record of that place is no longer there, as far as that shows.
+            CursorGone: the cursor's record is no longer there, if that is noticed.
         """
 
     async def times_before(self, ids: Sequence[str]) -> Mapping[str, datetime]:
-        """Return `HistoryRecord.time_before` of records by id, as far as it is known."""
+        """Return `HistoryRecord.time_before` of records by id, where it is known."""
 
     async def newest(self) -> int | None:
-        """Return the position of the newest record, as cursors have it."""
+        """Return the position of the newest record, as in cursors."""
 
     async def scopes(self, after: str, limit: int) -> Sequence[str]:
         """Return the first session scopes after `after`, in the order of their UTF-8 bytes."""
 
 
 class Store(Protocol):
-    """An open store, as its parts. Belongs to the event loop that opened it."""
+    """The parts of an open store. It belongs to the event loop that opened it."""
 
     @property
     def writer(self) -> Writer: ...
@@ -112,63 +112,63 @@ class Store(Protocol):
 
     @property
     def operations(self) -> OperationLog:
-        """The log of operations. A reset leaves it."""
+        """The log of operations. A reset keeps it."""
 
     async def prune_step(self, asked: PruneRequest, reached: PruneCursor | None) -> PruneStep:
-        """Prune the next few records in one transaction, or in a dry run count them."""
+        """Prune the next few records in one transaction; in a dry run, count them."""
 
     def reset(self, operation: StoreOperation) -> "asyncio.Future[None]":
-        """Queue a reset, at once; the future is done when the store is empty.
+        """Queue a reset at once. The future is done when the store is empty.
 
-        The operation is entered in the log in the same transaction, as one that ends then, with
-        the records and messages that it removed.
+        The same transaction adds the operation to the log, as ended, with the numbers of removed
+        records and messages.
         """
 
     async def measure(self) -> Measured:
         """Measure the store. It may take long."""
 
     async def faults(self) -> Sequence[str]:
-        """Look for what is wrong with ids, and with each way to find records; a sentence each.
+        """Check ids and indexes; return a sentence for each fault.
 
-        It may take long. What others write meanwhile is not a fault.
+        It may take long. Records that others write during the check are not faults.
         """
 
     async def aclose(self, timeout_s: float) -> None:
-        """Write what was accepted, for at most `timeout_s`, and release everything.
+        """Write accepted submissions, for at most `timeout_s`, and release everything.
 
-        Called once, in the store's loop, and not cancelled.
+        It is called once, in the store's loop, and never cancelled.
         """
 
     def abandon(self) -> None:
-        """Release everything without the loop, which has stopped. It waits for nothing."""
+        """Release everything without the loop, which has stopped, and do not wait."""
 
 
 class Backend(Protocol):
-    """Where a history is kept, before it is opened. Its options are checked.
+    """The location of a history before it is opened, with checked options.
 
-    To write another backend is to write this and a `Store`. `HistoryManager(backend)` is then its
-    manager, and the test cases of `async_history.testing` try whether it keeps the contract.
+    Another backend implements this and `Store`. `HistoryManager(backend)` is its manager, and the
+    test cases of `async_history.testing` check that it keeps the contract.
     """
 
     @property
     def where(self) -> str:
-        """What messages call it: a path, a URL without its password."""
+        """Its name in messages: a path, or a URL without the password."""
 
     @property
     def system(self) -> str:
-        """The database, by its `db.system.name` of OpenTelemetry's semantic conventions."""
+        """The database, as `db.system.name` of OpenTelemetry's semantic conventions."""
 
     @property
     def store_name(self) -> tuple[str, ...] | None:
-        """The kind and the names of its store, the same in each backend that opens that store.
+        """The kind and the names of its store, the same for each backend that opens that store.
 
-        None where no other can open it.
+        None if no other backend can open it.
         """
 
     def new_locks(self) -> ProcessLocks | None:
-        """Return what the processes that use its store lock memories with; None for nothing.
+        """Return the locks on memories between the store's processes; None if there are none.
 
-        It may be used from any loop and thread, also while the store is closed.
+        They can be used from any loop and thread, also while the store is closed.
         """
 
     async def open(self, committed: CommitSignal, ended: Callable[[], None]) -> Store:
@@ -176,7 +176,7 @@ class Backend(Protocol):
 
         Args:
             committed: to be notified after each commit of this store.
-            ended: to be called when the store has ended by itself, as when its loop is closed.
+            ended: to be called when the store has ended by itself, for example with its loop.
 
         Raises:
             StorageError, MigrationError: nothing is left open.

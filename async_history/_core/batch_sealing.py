@@ -1,4 +1,4 @@
-"""Sealing what a batch writes, on the event loop: for databases whose drivers are awaited."""
+"""Sealing of a batch's texts on the event loop, for databases with async drivers."""
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -13,9 +13,9 @@ from async_history._core.threads import computed
 from async_history.errors import StorageCorrupt
 
 _SEALED_HERE: Final = 32
-"""Records that are sealed on the event loop: a third of a millisecond. More go to a thread."""
+"""Most records sealed on the event loop (a third of a millisecond); a thread seals more."""
 _MOST_TRIES: Final = 3
-"""How often keys are leased for one batch, where those in memory are not in the store."""
+"""Most leases of keys for one batch, if the keys in memory are not in the store."""
 
 
 async def keys_in_store(
@@ -25,16 +25,16 @@ async def keys_in_store(
     lease: Callable[[Mapping[Owner | None, int]], Awaitable[None]],
     lack: Callable[[Sequence[str]], Awaitable[bool]],
 ) -> list[DataKey | None]:
-    """Return the key of each owner, which may be used so often, and is in the store.
+    """Return each owner's key, leased for its number of uses and present in the store.
 
-    None where encryption is turned off.
+    None if encryption is turned off.
 
     Args:
         lease: leases keys, in a transaction.
         lack: returns whether the store lacks one of these keys.
 
     Raises:
-        StorageCorrupt: the store does not keep the keys that are made.
+        StorageCorrupt: the store does not keep new keys.
     """
     for _ in range(_MOST_TRIES):
         used = keys.taken(owners, each)
@@ -58,7 +58,7 @@ def ids_of_keys(keys: Iterable[DataKey | None]) -> list[str]:
 async def sealed_records(
     records: Sequence[HistoryRecord], keys: Sequence[DataKey | None], index_key: bytes
 ) -> list[HistoryRecord]:
-    """Return records sealed, each under its key; in clear where that is None."""
+    """Return records sealed, each under its key; in clear if its key is None."""
     seal = partial(_sealed, records, keys, index_key)
     return seal() if len(records) <= _SEALED_HERE else await computed(seal)
 

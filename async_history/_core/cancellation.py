@@ -1,7 +1,7 @@
-"""Work that must come to its end though its caller is cancelled.
+"""Work that must complete even if its caller is cancelled.
 
-asyncio cancels a task once. anyio, where a scope is cancelled, cancels every await of it until the
-task has left the scope: an await in a clean-up too (https://anyio.readthedocs.io/en/stable/cancellation.html).
+asyncio cancels a task once. When anyio cancels a scope, it cancels every await in it until the task
+has left the scope, also during clean-up (https://anyio.readthedocs.io/en/stable/cancellation.html).
 """
 
 import asyncio
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 async def to_the_end(work: Awaitable[T], on_cancel: Callable[[], object] = lambda: None) -> T:
-    """Wait for work until it has ended, also where the caller is cancelled meanwhile.
+    """Wait until work has ended, even if the caller is cancelled.
 
     Args:
         on_cancel: called when the caller is cancelled, to make the work end soon.

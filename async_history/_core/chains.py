@@ -1,7 +1,7 @@
-"""Whether the records of a memory continue each other.
+"""Checks that each record of a memory continues the previous one.
 
-A text that is not known, as after an erasure, continues every text. What was before a memory's
-first record is not known either, since it may have been pruned.
+An unknown text, for example after an erasure, continues every text. The state before a memory's
+first record is unknown too, because earlier records may have been pruned.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,14 +13,14 @@ from async_history._core.records import EVENTS, Event, HistoryRecord, is_alive
 from async_history._core.rows import Row
 
 _MEMORY, _OLD, _NEW, _EVENT, _IS_DELETED = 1, 2, 3, 4, 7
-"""Places of columns in a row."""
+"""Positions of columns in a row."""
 _UNKNOWN_TEXT: Final = 1 << 70
 _IS_SETTLED: Final = 1 << 72
 """States that no text has: see `ChainWalk`."""
 
 
 def broken_records(records: Sequence[HistoryRecord]) -> list[BrokenRecord]:
-    """Return the records of a memory that do not continue the one before.
+    """Return the records of a memory that do not continue the previous one.
 
     Args:
         records: all of the memory's, oldest first.
@@ -64,7 +64,7 @@ def _fault(before: HistoryRecord | None, record: HistoryRecord) -> ChainFault | 
 
 
 def _in_order_of_time(records: Sequence[HistoryRecord]) -> list[HistoryRecord] | None:
-    """Return records in the order in which they happened; None where that is theirs or unknown."""
+    """Return records in the order of their times; None if it is the same or unknown."""
     instants: list[datetime] = []
     for record in records:
         if record.occurred_at is None:
@@ -75,13 +75,13 @@ def _in_order_of_time(records: Sequence[HistoryRecord]) -> list[HistoryRecord] |
 
 
 class ChainWalk:
-    """Looks at rows in the order of recording and tells the memories to look at closely.
+    """Walks through rows in the order of recording and finds memories to check closely.
 
-    Of each memory one number is kept: the hash of what it says, and whether it exists.
+    One number is kept per memory: a hash of its text and whether it exists.
 
     Args:
         most: memories to keep.
-        bits, part: only memories whose hash ends in this number, of so many bits.
+        bits, part: select the memories whose hash ends in the `bits` bits of `part`.
     """
 
     def __init__(self, most: int, bits: int, part: int) -> None:
@@ -92,7 +92,7 @@ class ChainWalk:
 
     @property
     def memories(self) -> int:
-        """How many memories were looked at."""
+        """The number of memories seen."""
         return len(self._states)
 
     @property
@@ -101,7 +101,7 @@ class ChainWalk:
         return len(self._states) > self._most
 
     def suspects(self, rows: Sequence[Row]) -> list[str]:
-        """Return the memories of these rows whose chains seem to be broken, each once in all."""
+        """Return memories of these rows whose chains may be broken, each only once per walk."""
         found = []
         states, mask, part = self._states, self._mask, self._part
         for row in rows:

@@ -1,28 +1,28 @@
-"""What the check of a history reports."""
+"""The report of a history check."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 
 class ChainFault(StrEnum):
-    """What is wrong with a record, by those of its memory before it."""
+    """What is wrong with a record, compared with earlier records of its memory."""
 
     TEXT = "text"
-    """Its `old_memory` is not what the memory said before it."""
+    """Its `old_memory` is not the memory's previous text."""
     EVENT = "event"
     """Its event can't follow: an ADD of a memory that exists, or a change of one that does not."""
     ORDER = "order"
-    """It is recorded after a later change, by their times; in the order of times all is well."""
+    """It was recorded after a later change; in the order of times the chain is whole."""
     UNKNOWN_EVENT = "unknown event"
     """Its event is not ADD, UPDATE or DELETE."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BrokenRecord:
-    """A record that does not continue the one before it."""
+    """A record that does not continue the previous one."""
 
     memory_id: str
-    """Of which memory."""
+    """The record's memory."""
     record_id: str
     """Its `id`."""
     fault: ChainFault
@@ -36,17 +36,17 @@ class CheckReport:
     store: str
     """The file's path, or the server's URL without its password."""
     records: int
-    """Records that were read."""
+    """Number of records read."""
     memories: int = 0
-    """Memories that they are of."""
+    """Number of their memories."""
     problems: tuple[str, ...] = ()
-    """What is wrong and must be repaired, a sentence each; empty where all is well."""
+    """Faults that must be repaired, one sentence each; empty if there are none."""
     notes: tuple[str, ...] = ()
-    """What is unusual and can stay, a sentence each, such as chains that others broke."""
+    """Unusual facts that can stay, one sentence each, such as chains that other programs broke."""
     broken: tuple[BrokenRecord, ...] = ()
-    """The first records that do not continue the one before them; `notes` count them all."""
+    """The first records that do not continue the previous one; `notes` count them all."""
     is_repaired: bool = False
-    """Whether the index was built again first."""
+    """Whether the index was rebuilt first."""
 
     def outcome(self) -> str:
         """Return the outcome as one paragraph for people."""

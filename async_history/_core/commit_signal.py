@@ -1,11 +1,11 @@
-"""What a manager's commits notify."""
+"""Notification of a manager's commits."""
 
 import asyncio
 from weakref import WeakSet
 
 
 class CommitSignal:
-    """Wakes the followers of one manager when something was committed."""
+    """Wakes the followers of one manager after a commit."""
 
     def __init__(self) -> None:
         self._subscribers: WeakSet[asyncio.Event] = WeakSet()

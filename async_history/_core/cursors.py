@@ -1,4 +1,4 @@
-"""Cursors: places in the order of records, as opaque text."""
+"""Cursors: positions in the order of records, as opaque text."""
 
 import base64
 import json
@@ -14,29 +14,29 @@ T = TypeVar("T")
 
 
 def not_a_cursor(text: object, of: str) -> InvalidInput:
-    """Return the error for a text that is not a cursor of something."""
+    """Return the error for a text that is not a cursor of `of`."""
     return InvalidInput(f"{shown(text)} is not a cursor of {of}; use its `cursor` as it came")
 
 
 @dataclass(frozen=True, slots=True)
 class CursorCodec:
-    """A database's cursors of followers: opaque text that begins with its kind.
+    """Follower cursors of a database: opaque text that begins with its kind.
 
-    `of` says what they are cursors of, for people.
+    `of` names what they are cursors of, in messages.
     """
 
     kind: str
     of: str
 
     def text(self, *parts: str | int | None) -> str:
-        """Return a place's parts as the text that callers keep."""
+        """Return the parts of a place as text for callers."""
         return cursor_text(self.kind, *parts)
 
     def place(self, text: str, read: Callable[[Sequence[str | int | None]], T | None]) -> T:
-        """Return the place of a text, which `read` makes of its parts; None where it can't.
+        """Return the place that `read` makes from a text's parts.
 
         Raises:
-            InvalidInput: it is not a cursor of this kind.
+            InvalidInput: the text is not a cursor of this kind.
         """
         kind, *parts = cursor_parts(text) or (None,)
         place = read(parts) if kind == self.kind else None
@@ -46,16 +46,16 @@ class CursorCodec:
 
 
 def cursor_text(*parts: str | int | None) -> str:
-    """Return a place's parts as the opaque text that callers keep."""
+    """Return the parts of a position as opaque text for callers."""
     text = json.dumps(parts, separators=(",", ":"))
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
 def cursor_parts(text: str) -> Sequence[str | int | None]:
-    """Return what `cursor_text` was given; nothing where the text can't be of its making.
+    """Return the arguments of `cursor_text`; nothing if the text cannot come from it.
 
-    Clients hand cursors back, so a text may be anything. What is returned every database can take:
-    integers of 64 bits, text without NUL or lone surrogates.
+    Clients send cursors back, so a text may be anything. Returned values are safe for every
+    database: integers of 64 bits, text without NUL or lone surrogates.
     """
     try:
         parts = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
@@ -89,10 +89,10 @@ class Cursor:
 
     @classmethod
     def parse(cls, text: str) -> "Cursor":
-        """Read a cursor back from its text.
+        """Parse a cursor from its text.
 
         Raises:
-            InvalidInput: it is not the cursor of a page.
+            InvalidInput: the text is not a page's cursor.
         """
         match cursor_parts(text):
             case [int(position), str(record_id)]:

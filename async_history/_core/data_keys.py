@@ -1,14 +1,14 @@
-"""The keys of an open store: which texts are sealed under, and which open what is read.
+"""The keys of an open store: for sealing texts and for opening stored ones.
 
-A data key is used for sealing under a lease: so many uses are counted in the store before the first
-of them, so that all processes together stay below 2^32, and a new key is made in time. Two
-processes may both make a key for one owner; a text says which key opens it, so both are right.
+A data key is used for sealing under a lease. A lease counts a number of uses in the store before
+the first use, so that all processes together stay below 2^32 and a new key is made in time. Two
+processes may both make a key for one owner. A text names its key, so both are valid.
 
-Who writes under a lease also checks, in its transaction, that its keys are there and not retired.
-Once encryption is turned off (`OFF`), a lease gives no key: what is recorded stays in clear.
+A writer also checks, in its transaction, that its leased keys exist and are not retired. Once
+encryption is turned off (`OFF`), a lease gives no key, and records stay in clear.
 
-A lease ends when any name was erased in the store (`noted`): the owner's keys may be among those
-that are destroyed. Who writes checks in its transaction that nothing was noted since.
+A lease ends when any name was erased in the store (`noted`), because the owner's keys may be among
+the destroyed ones. A writer checks in its transaction that nothing was noted since.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -32,13 +32,13 @@ from async_history._core.sealing import KEY_ID, DataKey
 from async_history.errors import KeyMissing, StorageCorrupt
 
 LEASE: Final = 1 << 16
-"""Uses that are counted at once: one more write in 65,536 texts of an owner."""
+"""Uses counted at once: one more write per 65,536 texts of an owner."""
 _MOST_KEPT: Final = 32_768
-"""Data keys that are kept in memory: some tens of megabytes."""
+"""Data keys kept in memory: some tens of megabytes."""
 
 
 class KeysChanged(Exception):
-    """The store has a wrapping key that is not known here, or not the one that is: `refresh`."""
+    """The store's wrapping keys have changed: call `refresh`."""
 
 
 @dataclass(slots=True)
@@ -52,8 +52,8 @@ class DataKeys:
 
     Attributes:
         ring: the master keys.
-        index_key: the key of the tokens that records are found by.
-        is_off: whether encryption was turned off, as the last lease found it.
+        index_key: the key of the tokens in the index of causes.
+        is_off: whether encryption is turned off, as of the last lease.
     """
 
     index_key: bytes
@@ -71,7 +71,7 @@ class DataKeys:
     # Wrapping keys, on the event loop
 
     async def new_wrapping_key(self) -> tuple[WrappingKey, bytes]:
-        """Return a new wrapping key, which the ring's current master key wraps, and its bytes.
+        """Return a new wrapping key, wrapped by the ring's current master key, and its bytes.
 
         Raises:
             StorageUnreachable: the service of the master key failed.
@@ -80,10 +80,10 @@ class DataKeys:
         return WrappingKey(key_id, self.ring.current, await self.ring.wrap(key, key_id)), key
 
     async def refresh(self, stored: Collection[WrappingKey]) -> None:
-        """Unwrap the wrapping keys of the store. The last that can be wraps new data keys.
+        """Unwrap the store's wrapping keys. The last one that can be unwrapped wraps new data keys.
 
         Raises:
-            KeyMissing: the ring has the master key of none of them, or there is none.
+            KeyMissing: the ring has no master key of them, or there are none.
             StorageUnreachable: the service of a master key failed.
         """
         if not stored:
@@ -134,8 +134,8 @@ class DataKeys:
         """Return the bytes of a data key.
 
         Raises:
-            KeyMissing: the ring lacks the master key that it takes.
-            KeysChanged: it is wrapped by a key that is not known here.
+            KeyMissing: the ring lacks the master key.
+            KeysChanged: it is wrapped by an unknown key.
             StorageCorrupt: it is damaged.
         """
         if key.wrapping_key in self._missing:
@@ -174,7 +174,7 @@ class DataKeys:
     # Opening
 
     async def load(self, key_ids: Collection[str], table: KeyTable) -> Mapping[str, DataKey]:
-        """Return data keys by id, of those that the store has.
+        """Return data keys by id, if the store has them.
 
         Raises:
             KeyMissing, KeysChanged, StorageCorrupt: as `unwrapped`.
@@ -198,14 +198,14 @@ class DataKeys:
         self._keys = {}
         self._leases = {}
 
-    # Sealing, by the one that writes
+    # Sealing, by the writer
 
     def end_leases(self) -> None:
-        """Forget which keys seal: what was counted may have been undone."""
+        """End all leases: their counts may have been rolled back."""
         self._leases.clear()
 
     def apart(self) -> "DataKeys":
-        """Return the same keys with leases of their own, which end with one transaction."""
+        """Return the same keys with separate leases, which end with one transaction."""
         other = copy(self)
         other.forget()
         return other
@@ -217,7 +217,7 @@ class DataKeys:
             self._noted = noted
 
     def lacking(self, uses: Mapping[Owner | None, int]) -> dict[Owner | None, int]:
-        """Return the owners whose lease is not enough for so many uses."""
+        """Return the owners whose lease does not cover these uses."""
         leases = self._leases
         return {
             owner: count
@@ -226,11 +226,11 @@ class DataKeys:
         }
 
     async def lease(self, uses: Mapping[Owner | None, int], table: KeyTable) -> None:
-        """Count uses of owners' data keys in the store; make a key where there is none.
+        """Count uses of owners' data keys in the store; make missing keys.
 
         Raises:
             KeysChanged: the wrapping key was replaced. Nothing was counted for good.
-            StorageCorrupt: what says that encryption was turned off was not made with its keys.
+            StorageCorrupt: the mark that encryption is off was not made with the store's keys.
         """
         if await self.find_mark(table) is not None:
             self._leases.clear()
@@ -257,7 +257,7 @@ class DataKeys:
             self._leases[digests[digest]] = _Lease(key, counts[digest])
 
     def leased(self, owners: Iterable[Owner | None]) -> list[str]:
-        """Return the ids of the keys that seal what owners have; none where encryption is off."""
+        """Return the ids of owners' sealing keys; none if encryption is off."""
         if self.is_off:
             return []
         return list({self._leases[owner].key.id: None for owner in owners})
@@ -283,10 +283,10 @@ class DataKeys:
             raise KeysChanged
 
     def taken(self, owners: Sequence[Owner | None], each: int) -> list[DataKey | None] | None:
-        """Return the key that seals what each owner has, for some uses of its lease.
+        """Return each owner's sealing key, and use `each` uses of its lease.
 
-        None where a lease is not enough, or encryption is turned off: `lacking`. What was counted
-        for the owners before then is not used.
+        None if a lease is not sufficient, or encryption is off: see `lacking`. Uses already taken
+        for earlier owners are lost.
         """
         if self.is_off:
             return None

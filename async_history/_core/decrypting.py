@@ -1,8 +1,8 @@
-"""Turns the encryption of a store off: all that is sealed is opened in place, then the keys go.
+"""Turning encryption off: decrypts all texts in place, then removes the keys.
 
-A key that seals nothing, `OFF`, is put into the store first, and all data keys are retired, in a
-transaction that waits for all that record. From then on every manager records in clear. When
-nothing sealed is left, the other keys are removed. Killed at any place, it can be begun again.
+The first transaction adds a key that seals nothing, `OFF`, and retires all data keys. It waits for
+all recording transactions. From then on every manager records in clear. When no sealed text is
+left, the other keys are removed. After a kill at any point, it can be repeated.
 """
 
 from collections.abc import Sequence
@@ -60,10 +60,10 @@ async def decrypt(
     on_progress: Progress | None,
     limits: TextLimits,
 ) -> DecryptionReport:
-    """Open all that is sealed, a step at a time; then remove the keys.
+    """Decrypt all sealed texts, step by step, then remove the keys.
 
     Raises:
-        KeyMissing, StorageCorrupt: a text does not open. It stays as it is, and the keys too.
+        KeyMissing, StorageCorrupt: a text cannot be decrypted. It is kept, and so are the keys.
     """
     await store.require_decryptable()
     async with logged(log, new_operation(DECRYPT)) as tally:
@@ -79,7 +79,7 @@ async def decrypt(
 
 
 async def turn_off(keys: DataKeys, texts: TextTransaction) -> bytes:
-    """Have all that is recorded stay in clear; return the bytes of the key that says so."""
+    """Let new records stay in clear; return the bytes of the key that marks this."""
     await texts.hold_writers()
     mark = await keys.find_mark(texts.table)
     if mark is None:
@@ -101,8 +101,8 @@ async def _end(keys: DataKeys, mark: bytes, texts: TextTransaction) -> None:
 async def _require_off(keys: DataKeys, mark: bytes, texts: TextTransaction) -> None:
     """Check that encryption has been off since the mark was made.
 
-    Where it was turned on and off again, another mark says so: what was sealed in between may be
-    where this decryption has been already.
+    If it was turned on and off again, the mark is another one: texts sealed in between may be in a
+    part that this decryption has already passed.
     """
     if await keys.find_mark(texts.table) != mark:
         raise StorageError("encryption was turned on meanwhile (encrypt): call decrypt() again")
@@ -123,7 +123,7 @@ def _opened(rows: Sequence[StoredTexts], keys: Keys) -> list[StoredTexts]:
 
 
 def opened_texts(row: StoredTexts, keys: Keys) -> StoredTexts:
-    """Return a record's texts opened; what is in clear as it is.
+    """Return a record's texts decrypted; clear texts unchanged.
 
     Raises:
         KeyMissing, StorageCorrupt: as `opened_record`.

@@ -1,21 +1,22 @@
-"""Erasing forgets: texts go for good, and the fact of each change stays.
+"""Erasure: removes texts for good and keeps the fact of each change.
 
-Of a memory it takes both texts of all its records, and their contexts and causes. Of an actor it
-takes the same of the actor's records, the actor's name on them, and in others' records of the same
-memory every text that is exactly one the actor recorded: `old_memory` of the change that came
-after, a text brought back.
+For a memory it removes both texts, the context and the cause of all its records. For an actor it
+removes the same from the actor's records, and the actor's name. In others' records of the same
+memory it removes every text equal to one that the actor recorded: the `old_memory` of the next
+change, a restored text.
 
-Of records by id it takes the same as of an actor's, but for the name. Of an owner it takes the
-memories, deleted ones too, the buffered messages, and the owner's id; what comes late is refused
+For records by id it removes the same as for an actor's, except the name. For an owner it erases the
+memories, deleted ones too, the buffered messages, and the owner's id; late changes are refused
 (`erased_names`).
 
-Only the actor's records tell what the actor recorded. So the actor's memories are erased whole, as
-many in one transaction as have few records together. One that has many is walked through three
-times, in small transactions: what the actor recorded is collected, as digests, then it is taken out
-of others' records, and out of the actor's own last. Killed at any place, it can be begun again.
+Only the actor's records show what the actor recorded. So the actor's memories are erased as a
+whole, several small ones in one transaction. A memory with many records is walked three times, in
+small transactions. The first walk collects digests of the actor's texts, the second erases these
+texts from others' records, and the last erases them from the actor's own. After a kill at any
+point, it can be repeated.
 
-Each memory is read once, or three times, however the actor's records are spread: an erasure costs
-as much as the memories that it goes through are long.
+Each memory is read once or three times, wherever the actor's records are. So the cost of an erasure
+is proportional to the length of the memories.
 """
 
 from collections.abc import Callable, Coroutine, Sequence
@@ -40,15 +41,15 @@ class ErasureReport:
     """What an erasure did, or in a dry run would do."""
 
     done: bool
-    """False of a dry run: nothing was erased."""
+    """False for a dry run: nothing was erased."""
     records: int = 0
     """Records that lost a text or their actor."""
     messages: int = 0
     """Messages that were removed from the buffers."""
     copies: tuple[str, ...] = ()
-    """Files that this library itself made of the store, and that still have the texts: paths."""
+    """Paths of the copies of the store that this library made and that still have the texts."""
     remains: tuple[str, ...] = ()
-    """Where else the texts may still be, and what to do about it: a sentence each."""
+    """Where else the texts may remain, and what to do about it: one sentence each."""
     erasure_id: str | None = None
     """The `id` of its entry among `erasures()`; None in a dry run."""
 
@@ -73,32 +74,32 @@ class ErasureReport:
 
 @dataclass(frozen=True, slots=True)
 class Residue:
-    """Where an erased text may still be, once it is in no table."""
+    """Where an erased text may remain after it was removed from the tables."""
 
     copies: tuple[str, ...] = ()
     sentences: tuple[str, ...] = ()
 
 
 class EraseBackend(Protocol):
-    """What a database does for an erasure."""
+    """The database's part of an erasure."""
 
     async def in_transaction(self, work: Callable[[EraseTransaction], Coroutine[Any, Any, T]]) -> T:
         """Do work in one transaction, in its turn among the writes."""
 
     async def clean(self, *, owner: Name | None, vacuum: Vacuuming) -> Residue:
-        """Overwrite what is left outside of the tables; return what can't be.
+        """Overwrite the texts outside the tables; return where they cannot be overwritten.
 
         Args:
-            owner: whose memories were erased, and data keys are to be destroyed.
+            owner: the erased owner, whose data keys are to be destroyed.
             vacuum: how far to go.
         """
 
     async def residue(self) -> Residue:
-        """Return what an erasure would not reach, and change nothing."""
+        """Return what an erasure would not reach, without changing anything."""
 
 
 class OwnedReader(Protocol):
-    """What is read to erase an owner."""
+    """The reads for the erasure of an owner."""
 
     async def memories(self, owner: Name) -> Sequence[str]:
         """Return an owner's memories."""
@@ -115,9 +116,9 @@ async def erase_in_steps(
     *,
     vacuum: Vacuuming,
 ) -> ErasureReport:
-    """Erase, a step at a time. Interrupted, it is begun again: what is erased stays erased.
+    """Erase step by step. After an interruption, repeat it: erased texts stay erased.
 
-    An owner is noted first: what is committed after that is found, or refused.
+    An owner is noted first, so that later commits are found or refused.
     """
     begun_at = datetime.now(UTC)
     if asked.owner is not None:
@@ -138,8 +139,7 @@ async def erase_in_steps(
         await walks.run()
         residue = await backend.clean(owner=asked.owner, vacuum=vacuum)
     await until_later(begun_at)
-    # A step whose commit was lost on its way back is done again, and finds nothing any more: the
-    # log has counted it.
+    # If a commit's answer is lost, the step is repeated and finds nothing: the log has counted it.
     return _report(asked, residue, *(tally.total or (walks.records, walks.messages)))
 
 
@@ -155,7 +155,7 @@ def _report(asked: EraseRequest, residue: Residue, records: int, messages: int) 
 
 
 def _arguments(asked: EraseRequest, vacuum: Vacuuming) -> dict[str, Any]:
-    """Return what the log has of a request. The records of the memories keep these ids, too."""
+    """Return a request's arguments for the log. The memories' records keep these ids too."""
     scope, owner = asked.owner or ("owner", None)
     return {
         "reason": asked.reason,
@@ -169,7 +169,7 @@ def _arguments(asked: EraseRequest, vacuum: Vacuuming) -> dict[str, Any]:
 
 
 async def _sessions(owned: OwnedReader, asked: EraseRequest) -> list[str]:
-    """Return the session scopes that name an owner, which are not named already."""
+    """Return the session scopes that name an owner, without those already given."""
     found: list[str] = []
     after = ""
     while asked.owner is not None:

@@ -1,4 +1,4 @@
-"""What is to be erased, and how much at once."""
+"""Erasure requests and limits."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,12 +12,13 @@ from async_history._core.values import check_name
 from async_history.errors import InvalidInput
 
 Vacuuming = bool | Literal["full"]
-"""Whether what is left outside of the tables is overwritten. "full": also where that keeps others
-from the tables meanwhile (PostgreSQL)."""
+"""Whether texts outside the tables are overwritten. "full": even if that locks the tables
+(PostgreSQL).
+"""
 
 
 def check_vacuuming(value: object) -> Vacuuming:
-    """Return `value` if it is one.
+    """Return `value` if it is a `Vacuuming`.
 
     Raises:
         InvalidInput: it is not.
@@ -31,14 +32,14 @@ def check_vacuuming(value: object) -> Vacuuming:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EraseLimits:
-    """How much an erasure does at once.
+    """Limits of an erasure's steps.
 
     Attributes:
-        records: looked at in one transaction, which writers wait for.
-        names: memories, or session scopes, whose texts go in one transaction where they are few:
-            in transactions of their own each took thirty times as long as to write.
-        noted: memories that are noted as erased in one transaction, for which a server waits until
-            those that are writing have ended.
+        records: most records read in one transaction, for which writers wait.
+        names: most small memories, or session scopes, erased in one transaction. In separate
+            transactions each took thirty times as long as a write.
+        noted: most memories noted as erased in one transaction, which on a server waits for running
+            writes.
     """
 
     records: int = 300
@@ -48,7 +49,7 @@ class EraseLimits:
 
 @dataclass(frozen=True, slots=True)
 class EraseRequest:
-    """What is to be erased: texts of memories, of an actor or of an owner, and messages.
+    """A checked erasure request: texts of memories, of an actor or of an owner, and messages.
 
     `owner` is a scope and its id.
     """
@@ -75,7 +76,7 @@ def new_erase_request(
     dry_run: bool,
     limits: EraseLimits,
 ) -> EraseRequest:
-    """Check what is to be erased.
+    """Check the arguments of an erasure.
 
     Raises:
         InvalidInput: naming the argument that can't be used, or that nothing was named.

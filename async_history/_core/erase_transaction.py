@@ -1,7 +1,7 @@
-"""What one transaction of an erasure looks at, and what it takes, for every database alike.
+"""One transaction of an erasure: what it reads and erases, the same for every database.
 
-In a dry run there is no `erasure_id`: what would go is counted, and nothing is changed. `limit` is
-how many records a transaction looks at, which writers wait for.
+In a dry run there is no `erasure_id`: texts are counted and nothing is changed. `limit` is the
+number of records that a transaction reads, for which writers wait.
 """
 
 from collections import defaultdict
@@ -18,11 +18,11 @@ TEXTS: Final[Columns] = ("old_memory", "new_memory")
 WHOLE: Final[Columns] = (*TEXTS, "context", "cause")
 OWN: Final[Columns] = (*WHOLE, "actor_id")
 LOST: Final = (TEXTS[:1], TEXTS[1:], TEXTS, WHOLE, OWN)
-"""What a record may lose together: columns, its context, its cause."""
+"""Parts of a record that are erased together: columns, its context, its cause."""
 
 
 class RecordRef(NamedTuple):
-    """Where a record is."""
+    """The position of a record, with its id."""
 
     position: int
     id: str
@@ -31,7 +31,7 @@ class RecordRef(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """A record's texts, as digests of at least 128 bits, and whether it is the actor's."""
+    """Digests of a record's texts (at least 128 bits), and whether it is the actor's."""
 
     place: RecordRef
     is_actors: bool
@@ -40,11 +40,10 @@ class Texts:
 
 
 class EraseTransaction(Protocol):
-    """What a database does inside a transaction of an erasure.
+    """The database's part of an erasure transaction.
 
-    Where to go on is a record. Where that is another by now, since the rows were numbered
-    again, a backend begins with the first record: nothing is left out, and what is erased already
-    is passed over.
+    A walk continues after a record. If rows were renumbered and that record is another one now, a
+    backend starts at the first record. So nothing is omitted, and erased records are skipped.
     """
 
     @property
@@ -54,7 +53,7 @@ class EraseTransaction(Protocol):
     async def with_text(
         self, memory_ids: Sequence[str], after: RecordRef | None, limit: int
     ) -> Sequence[RecordRef]:
-        """Return records of memories that have a text, a context or a cause still, in order."""
+        """Return records of memories that still have a text, a context or a cause, in order."""
 
     async def of_actor(
         self, actor_id: str, after: RecordRef | None, limit: int
@@ -62,7 +61,7 @@ class EraseTransaction(Protocol):
         """Return records of an actor, in order."""
 
     async def sizes(self, memory_ids: Sequence[str]) -> Mapping[str, int]:
-        """Return how many records memories have, of those that can be found by their name."""
+        """Return the number of records of each memory that can be found by name."""
 
     async def texts(self, actor_id: str, memory_ids: Sequence[str]) -> Sequence[Texts]:
         """Return all records of some memories."""
@@ -73,22 +72,22 @@ class EraseTransaction(Protocol):
         """Return records of one memory, in order."""
 
     async def with_ids(self, record_ids: Sequence[str]) -> Sequence[RecordRef]:
-        """Return those of these records that have a text, a context or a cause still."""
+        """Return the records with these ids that still have a text, a context or a cause."""
 
     async def redact(self, columns: Columns, places: Sequence[RecordRef]) -> int:
-        """Make columns of records NULL; return how many records lost one.
+        """Set columns of records to NULL; return how many records lost a value.
 
         `columns` are one of `LOST`.
         """
 
     async def note(self, names: Sequence[Name], at: datetime) -> None:
-        """Keep that names were erased at an instant, or at a later one that is kept already.
+        """Store that names were erased at an instant, unless a later instant is already stored.
 
-        They are kept as digests (`name_digest`), also after a reset.
+        They are stored as digests (`name_digest`) and kept after a reset.
         """
 
     async def disown(self, scope: str, memory_ids: Sequence[str]) -> None:
-        """Take a scope out of memories' owners. One without any other scope has no owner then."""
+        """Remove a scope from memories' owners. An owner without any other scope is removed."""
 
     async def messages(self, session_scopes: Sequence[str]) -> int:
         """Count scopes' buffered messages."""
@@ -99,9 +98,9 @@ class EraseTransaction(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What a transaction erased, and the record to go on after; None after the last.
+    """The result of a transaction, and the record after which to continue; None after the last.
 
-    `last` is the last position it looked at, `left` the first of the chosen that it left.
+    `last` is the last position read, `left` the first chosen record that was not erased.
     """
 
     records: int = 0
@@ -112,7 +111,7 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The actor's next memories, by size; the records whose memory can't be found by its name."""
+    """The actor's next memories by size, and records whose memory cannot be found by name."""
 
     sizes: Mapping[str, int]
     alone: Sequence[RecordRef]
@@ -120,7 +119,7 @@ class Found:
     limit: int
 
     def groups(self) -> Iterator[Sequence[str]]:
-        """Yield the memories, as many at a time as have few records, or one that has many."""
+        """Yield the memories, several small ones together or a large one alone."""
         group: list[str] = []
         records = 0
         for memory_id, size in self.sizes.items():
@@ -133,15 +132,15 @@ class Found:
             yield group
 
     def is_large(self, memory_id: str) -> bool:
-        """Return whether a memory has more records than one transaction looks at."""
+        """Return whether a memory has more records than one transaction reads."""
         return self.sizes[memory_id] > self.limit
 
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """Records whose texts go wherever they stand: an actor's, or those of some ids.
+    """Records whose texts are erased wherever they occur: an actor's, or those with some ids.
 
-    `columns` are what they lose themselves.
+    `columns` are erased from these records themselves.
     """
 
     actor_id: str | None
@@ -154,18 +153,18 @@ class Chosen:
 
 
 Decision = Callable[[Texts], Columns | None]
-"""Which columns a record loses; None for a chosen one that has to wait."""
+"""The columns to erase from a record; None for a chosen one that has to wait."""
 
 
 def collect_told(told: set[bytes], chosen: Chosen, record: Texts) -> Columns:
-    """Take nothing, and add what a chosen record tells."""
+    """Erase nothing, and add a chosen record's texts to `told`."""
     if chosen.has(record) and record.new_memory is not None:
         told.add(record.new_memory)
     return ()
 
 
 def take_told(told: Set[bytes], chosen: Chosen, record: Texts, *, with_own: bool) -> Columns | None:
-    """Take what is among the texts that chosen records told, and with it these themselves."""
+    """Erase texts in `told`, and with `with_own` the chosen records' own columns."""
     if not chosen.has(record):
         return tuple(column for column in TEXTS if getattr(record, column) in told)
     if not with_own:
@@ -176,7 +175,7 @@ def take_told(told: Set[bytes], chosen: Chosen, record: Texts, *, with_own: bool
 async def look(
     actor_id: str, after: RecordRef | None, seen: Set[str], limit: int, steps: EraseTransaction
 ) -> Found:
-    """Look which memories the actor's next records are in, of those that were not seen yet."""
+    """Find the memories of the actor's next records, except those already seen."""
     places = await steps.of_actor(actor_id, after, limit)
     found = await _found(places, seen, limit, steps)
     return replace(found, after=places[-1] if len(places) == limit else None)
@@ -185,7 +184,7 @@ async def look(
 async def look_up(
     record_ids: Sequence[str], seen: Set[str], limit: int, steps: EraseTransaction
 ) -> Found:
-    """Look which memories records are in, of those that were not seen yet."""
+    """Find the memories of records, except those already seen."""
     return await _found(await steps.with_ids(record_ids), seen, limit, steps)
 
 
@@ -202,7 +201,7 @@ async def _found(
 async def erase_whole(
     erasure_id: str | None, chosen: Chosen, memory_ids: Sequence[str], steps: EraseTransaction
 ) -> int:
-    """Erase chosen records in some memories as a whole; return how many lost something."""
+    """Erase chosen records' texts in whole memories; return how many records lost something."""
     told: dict[str, set[bytes]] = defaultdict(set)
     records = await steps.texts(chosen.actor_id or "", memory_ids)
     for record in records:
@@ -224,7 +223,7 @@ async def erase_next(
     limit: int,
     steps: EraseTransaction,
 ) -> Done:
-    """Erase chosen records in the next records of a memory."""
+    """Erase chosen records' texts in the next records of a memory."""
     records = await steps.next_texts(chosen.actor_id or "", memory_id, after, limit)
     lost: dict[Columns, list[RecordRef]] = defaultdict(list)
     left: int | None = None
@@ -265,10 +264,10 @@ async def erase_places(
 async def _erase(
     erasure_id: str | None, lost: Mapping[Columns, Sequence[RecordRef]], steps: EraseTransaction
 ) -> int:
-    """Erase columns of records; return of how many records."""
+    """Erase columns of records; return the number of records."""
     if erasure_id is None:
         return sum(map(len, lost.values()))
-    # Not those that were found: an earlier try of this may have been committed since.
+    # Not the number found: an earlier try may have been committed since.
     records = sum([await steps.redact(*each) for each in lost.items() if each[1]])
     if records:
         await steps.log.add(erasure_id, records, 0)
@@ -276,17 +275,17 @@ async def _erase(
 
 
 async def disown(scope: str, memory_ids: Sequence[str], steps: EraseTransaction) -> None:
-    """Take an owner from memories that have no text any more."""
+    """Remove an owner from memories whose texts were erased."""
     await steps.disown(scope, memory_ids)
 
 
 async def note(names: Sequence[Name], at: datetime, steps: EraseTransaction) -> None:
-    """Keep that names were erased: see `erased_names`."""
+    """Store that names were erased: see `erased_names`."""
     await steps.note(names, at)
 
 
 async def forget_actor(actor_id: str, steps: EraseTransaction) -> None:
-    """Take the name of an erased actor from the log of operations."""
+    """Remove the name of an erased actor from the log of operations."""
     await steps.log.forget_actor(actor_id)
 
 

@@ -1,4 +1,4 @@
-"""The walks of an erasure through the records, in small transactions in turn with the writes."""
+"""An erasure's walks through the records, in small transactions between the writes."""
 
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from datetime import datetime
@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 
 class InTransaction(Protocol):
-    """Does work in one transaction, in its turn among the writes."""
+    """Runs work in one transaction, in the queue of the writes."""
 
     async def __call__(
         self, work: Callable[[EraseTransaction], Coroutine[Any, Any, T]], /
@@ -42,7 +42,7 @@ class InTransaction(Protocol):
 
 
 class ErasureWalks:
-    """The walks of one erasure, and what they have erased so far."""
+    """The walks of one erasure, with counts of what they have erased."""
 
     def __init__(
         self, in_transaction: InTransaction, asked: EraseRequest, begun_at: datetime
@@ -79,8 +79,9 @@ class ErasureWalks:
             )
 
     async def _memories(self, memory_ids: Sequence[str]) -> None:
-        """Erase memories. Those that have more than a step are halved: in the end one with very
-        many is alone, and its records are not looked up again with each step of the others."""
+        """Erase memories. Groups with more records than a step are halved. In the end a very large
+        memory is alone, and its records are not read again with each step of the others.
+        """
         left: list[tuple[Sequence[str], RecordRef | None]] = [(memory_ids, None)]
         while left:
             names, after = left.pop()
@@ -131,13 +132,13 @@ class ErasureWalks:
             if not self._asked.dry_run:  # the third walk would count them again
                 await walk(partial(take_told, told, chosen, with_own=False))
             done = await walk(partial(take_told, told, chosen, with_own=True))
-            # A chosen one that was committed in between, before the place where the first walk
-            # ended, is still there, so that its copies can be found.
+            # A chosen record committed in between, before the end of the first walk, is kept, so
+            # that its copies can be found.
             if self._asked.dry_run or done.left is None or done.left > through:
                 return
 
     async def _through(self, chosen: Chosen, memory_id: str, decide: Decision) -> Done:
-        """Walk through a memory, a transaction at a time."""
+        """Walk through a memory in several transactions."""
         after: RecordRef | None = None
         last, left = 0, None
         while True:

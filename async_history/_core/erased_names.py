@@ -1,22 +1,22 @@
-"""What was erased by name: memories and owners, whose texts must not come back.
+"""Names that were erased: memories and owners whose texts must not come back.
 
-An owner's erasure begins by noting the owner's scope in the store, and then its memories, each with
-the instant at which the erasure began. An erasure of memories begins by noting their texts. From
-then on a change is refused
+An owner's erasure first notes the owner's scope in the store, and then the owner's memories, each
+with the instant at which the erasure began. An erasure of memories first notes their texts. From
+then on, changes are refused:
 
-- of a memory that was erased with its owner, if it has a text, a context, a cause or an owner: such
-  a memory gets no text any more, whoever records it and when;
-- of a memory whose texts were erased after the change began, if it has a text, a context or a
-  cause. What begins later is accepted: the memory goes on. So is a record under an id of the
-  caller's, outside of an operation: it is given now, whatever its time;
-- of any other memory, if the owner given with it was erased after the change began. A change began
-  with the operation that it is part of (`operation`), or when its record was made: its id tells
-  (`recorded_at`), or else its own time. What begins after an erasure is accepted: the same user may
-  come back.
+- for a memory that was erased with its owner, if the change has a text, a context, a cause or an
+  owner: such a memory never gets a text again;
+- for a memory whose texts were erased after the change began, if the change has a text, a context
+  or a cause. Later changes are accepted: the memory continues. A record with the caller's id,
+  outside an operation, is accepted too: it counts as begun now, whatever its time;
+- for any other memory, if the owner given with the change was erased after the change began. A
+  change begins with its operation (`operation`), or when its record was made, by its id
+  (`recorded_at`) or else its own time. Changes that begin after an erasure are accepted: the same
+  user may come back.
 
-Messages are refused as the second. The clocks of the programs that share a store are taken to be
-the same. Names are kept as digests: whether one was erased can be checked, but which can't be read.
-They have no salt, since whoever reads the store would read it too.
+Messages are refused by the second rule. The clocks of programs that share a store are assumed to
+agree. Names are stored as digests: a given name can be checked, but names cannot be read. The
+digests have no salt, because anyone who reads the store could read the salt too.
 """
 
 import asyncio
@@ -37,26 +37,26 @@ from async_history.errors import Erased
 Name = tuple[str, str]
 """A memory, its texts, or an owner: "memory_id", "text" or a scope, and the id."""
 MEMORY: Final = "memory_id"
-"""What the name of a memory begins with that was erased with its owner."""
+"""The prefix of a memory's name that was erased with its owner."""
 TEXTS: Final = "text"
-"""What the name of a memory begins with whose texts were erased."""
+"""The prefix of a memory's name whose texts were erased."""
 
 
 def name_digest(name: Name) -> bytes:
-    """Return the 128 bits under which a store keeps a name."""
+    """Return a name's digest of 128 bits, as stored."""
     kind, value = name
     return blake2b(f"{kind}={value}".encode(), digest_size=16).digest()
 
 
 async def until_later(at: datetime) -> None:
-    """Return when the time that a new id tells, to the millisecond, is after an instant."""
+    """Wait until the time in a new id, to the millisecond, is after an instant."""
     now = datetime.now(UTC)
     if now.replace(microsecond=now.microsecond // 1_000 * 1_000) <= at:
         await asyncio.sleep(0.001)
 
 
 def names_in(batch: Iterable[Submission]) -> Sequence[Name]:
-    """Return the names that decide whether a batch's submissions are refused, each once."""
+    """Return the distinct names that decide whether a batch's submissions are refused."""
     names: dict[Name, None] = {}
     for submission in batch:
         if isinstance(submission, SaveMessages):
@@ -75,10 +75,10 @@ def names_in(batch: Iterable[Submission]) -> Sequence[Name]:
 
 
 def earliest_begin(additions: Iterable[AddRecords]) -> int:
-    """Return when the earliest of some additions may have begun, in microseconds since 1970.
+    """Return the earliest possible begin of some additions, in microseconds since 1970.
 
-    If no erasure began then or later, only a memory of them can have been erased, with its owner.
-    0 where that is not known.
+    If no erasure began then or later, they can only be refused for a memory that was erased with
+    its owner. 0 if the begin is not known.
     """
     begun: list[datetime | None] = []
     ours: list[HistoryRecord] = []
@@ -89,7 +89,7 @@ def earliest_begin(additions: Iterable[AddRecords]) -> int:
         ours.append(submission.records[0])
         if submission.begun_at is not None:
             begun.append(submission.begun_at)
-    if ours:  # a submission's ids were made in order, and their texts have that order
+    if ours:  # a submission's ids were made in order, and their texts sort in that order
         begun.append(min(ours, key=_id).recorded_at)
     known = [instant for instant in begun if instant is not None]
     return microseconds(min(known)) if len(known) == len(begun) > 0 else 0
@@ -104,7 +104,7 @@ def microseconds(instant: datetime) -> int:
 
 
 def from_microseconds(since_epoch: int) -> datetime:
-    """Return the instant of so many microseconds since 1970."""
+    """Return an instant from microseconds since 1970."""
     return _EPOCH + since_epoch * _MICROSECOND
 
 
@@ -115,7 +115,7 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 def require_not_erased(
     submission: AddRecords, records: Sequence[HistoryRecord], erased: Mapping[Name, datetime]
 ) -> None:
-    """Refuse records that would bring back what was erased.
+    """Refuse records that would bring back erased texts.
 
     Raises:
         Erased: the first of them.
@@ -127,7 +127,7 @@ def require_not_erased(
         if (tells or names) and (MEMORY, record.memory_id) in erased:
             raise Erased(record.memory_id, MEMORY)
         made = _earlier(submission.begun_at, record.recorded_at)
-        if tells and made is not None:  # else it is given now, whatever time it has
+        if tells and made is not None:  # otherwise it begins now, whatever its time is
             _require_later(record.memory_id, (TEXTS, record.memory_id), made, erased)
         began = _began(submission, record)
         for name in names:
@@ -135,7 +135,7 @@ def require_not_erased(
 
 
 def require_session_not_erased(submission: SaveMessages, erased: Mapping[Name, datetime]) -> None:
-    """Refuse messages that would bring back what was erased.
+    """Refuse messages that would bring back erased texts.
 
     Raises:
         Erased: their session scope names an owner who was erased since they were given.
@@ -147,10 +147,10 @@ def require_session_not_erased(submission: SaveMessages, erased: Mapping[Name, d
 
 
 def names_of_session(session_scope: str) -> Sequence[Name]:
-    """Return the owners that a session scope of mem0's may name.
+    """Return the owners that a session scope of mem0 may name.
 
-    It is `agent_id=…&run_id=…&user_id=…`, each once. Before mem0 2.2 the ids stand there as they
-    are: one with "&run_id=" in it can't be told from two. Of very many parts some are left out.
+    It is `agent_id=…&run_id=…&user_id=…`, each once. Before mem0 2.2 the ids are not escaped: one
+    with "&run_id=" in it looks like two. Some of very many parts are omitted.
     """
     found: dict[Name, None] = {}
     for scope, begin in islice(_begins(session_scope), _MOST_PARTS):
@@ -162,7 +162,7 @@ def names_of_session(session_scope: str) -> Sequence[Name]:
 
 
 def session_names(session_scope: str, name: Name) -> bool:
-    """Return whether a session scope may name an owner: as mem0 2.2 escapes the id, or as it is."""
+    """Return whether a session scope may name an owner, with the id escaped (mem0 2.2) or not."""
     scope, value = name
     return any(
         scope == named and _is_at(session_scope, begin, one)
@@ -174,7 +174,7 @@ def session_names(session_scope: str, name: Name) -> bool:
 def _begins(session_scope: str) -> Iterator[tuple[str, int]]:
     """Yield the scopes that a session scope may name, and where their ids begin.
 
-    What its first part names it does not name again: that stands in an id.
+    A scope that its first part names does not come again: a second one is part of an id.
     """
     first = session_scope.partition("=")[0]
     for part in _PARTS.finditer(session_scope):
@@ -184,7 +184,7 @@ def _begins(session_scope: str) -> Iterator[tuple[str, int]]:
 
 
 def _is_at(session_scope: str, begin: int, value: str) -> bool:
-    """Return whether an id stands there, up to another part or the end."""
+    """Return whether an id is there, up to another part or the end."""
     end = begin + len(value)
     return session_scope.startswith(value, begin) and (
         end == len(session_scope) or _PARTS.match(session_scope, end) is not None

@@ -1,4 +1,4 @@
-"""What a query asks for, checked."""
+"""Query filters, checked."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ Pairs = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """What a query asks for; None asks for everything. Times are aware instants.
+    """The filter of a query; None matches everything. Times are aware instants.
 
-    `owner` has scopes of the memory's owner, and `cause` keys of the record's cause, each with the
-    value that it must have.
+    `owner` has scopes of the memory's owner, and `cause` keys of the record's cause, each with its
+    required value.
     """
 
     memory_ids: tuple[str, ...] | None
@@ -50,7 +50,7 @@ def new_filter(
     owner: Pairs = (),
     cause: Mapping[str, str] | None = None,
 ) -> Filter:
-    """Check what is asked for.
+    """Check the filters of a query.
 
     Raises:
         InvalidInput: naming the argument that can't be used.
@@ -78,7 +78,7 @@ def new_filter(
 def scopes_asked(
     *, user_id: str | None, agent_id: str | None, run_id: str | None, app_id: str | None
 ) -> Pairs:
-    """Return the scopes that a question is limited to.
+    """Return the scopes of a filter by owner.
 
     Raises:
         InvalidInput: naming the scope that can't be used.
@@ -88,7 +88,7 @@ def scopes_asked(
 
 
 def cause_asked(cause: object) -> Pairs:
-    """Return the keys of the cause that a question is limited to.
+    """Return the keys and texts of a filter by cause.
 
     Raises:
         InvalidInput: it is not a mapping of texts.
@@ -101,7 +101,7 @@ def cause_asked(cause: object) -> Pairs:
 
 
 def has_details(record: HistoryRecord, owner: Pairs, cause: Pairs) -> bool:
-    """Return whether a record's owner and cause are those of a question."""
+    """Return whether a record matches a filter by owner and cause."""
     return all(
         record.owner is not None and getattr(record.owner, name) == value for name, value in owner
     ) and all(record.cause is not None and record.cause.get(name) == value for name, value in cause)

@@ -1,8 +1,8 @@
-"""Following a history: every record committed from a point on, in order, once.
+"""Following a history: every record committed after a cursor, once and in order.
 
-What a follower yields depends on its reads alone, each a page after a place; a wake-up that is lost
-costs time, never a record. Followers share work, not places: those that stand at the same place
-share a read, and one poll for all tells whether others than their own manager have committed.
+A follower yields only what its reads return, each a page after a place. A lost wake-up costs time,
+never a record. Followers share work, but each has its own place: followers at the same place share
+a read, and one poll for all detects commits of others than their own manager.
 """
 
 import asyncio
@@ -18,14 +18,14 @@ from async_history._core.yielding import after_record
 from async_history.errors import InvalidInput
 
 POLL_INTERVAL_S = 0.25
-"""How often a manager that is followed looks for what others have committed, unless told."""
+"""Default interval at which a manager with followers polls for commits of others, in seconds."""
 
 
 class Follower:
-    """Records as they are committed: iterate over it, in one task. It ends only by an error.
+    """Records as they are committed. Iterate over it, in one task. It ends only with an error.
 
-    No connection is held while the caller thinks, and at most a page of records. After a `break`,
-    a cancellation, a timeout or an error it goes on after the last record that was returned.
+    While the caller processes records, it holds no connection and at most a page of records. After
+    a `break`, a cancellation, a timeout or an error it continues after the last returned record.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Follower:
 
     @property
     def cursor(self) -> str | None:
-        """Where to continue after the last returned record, in any process: `follow`'s `after`.
+        """The cursor after the last returned record, for `follow(after=)` in any process.
 
         None is the beginning: the history was empty.
         """
@@ -67,9 +67,9 @@ class Follower:
 
     @property
     def lag_s(self) -> float:
-        """Seconds since it last had returned everything; 0 where it has.
+        """Seconds since it last had returned everything; 0 if it has.
 
-        What is committed while its program does something else counts from when this is read.
+        Records committed while the program does not read count from when this is read.
         """
         if self._behind_since is None and self._woken.is_set():
             self._behind_since = monotonic()
@@ -82,7 +82,7 @@ class Follower:
         return self._begin if self._left else self._page.place
 
     def __aiter__(self) -> Self:
-        """Begin a loop: what is left of a page that was read for an earlier one is read again."""
+        """Begin a loop. The rest of a page that was read for an earlier loop is read again."""
         if self._next < len(self._left):
             self._hold(_nothing_read(self._reached), begin=self._reached)
         return self
@@ -99,12 +99,12 @@ class Follower:
     async def next_records(
         self, *, limit: int = PAGE_RECORDS, timeout_s: float | None = None
     ) -> list[HistoryRecord]:
-        """Wait for records and return those that are there, up to `limit`, in order.
+        """Wait for records and return the available ones, up to `limit`, in order.
 
         Args:
             limit: most records to return, at least 1.
-            timeout_s: seconds to wait. Past it the list is empty: time for a heartbeat. None waits
-                without bound.
+            timeout_s: seconds to wait; then the list is empty, for example to send a heartbeat.
+                None waits without limit.
 
         Raises:
             InvalidInput: naming the argument that can't be used.
@@ -145,10 +145,10 @@ class Follower:
                 self._behind_since = monotonic()
                 self._tail.reader()
             self._woken.clear()
-            # At the end followers read what is new together, whichever memory each follows.
+            # Followers at the end share the read of new records, whichever memory each follows.
             memory_id = None if self._is_at_end else self._memory_id
             self._reading = self._tail.read(self._page.place, memory_id)
-        # Cancelled here, the read goes on and is awaited again by the next attempt.
+        # If this is cancelled, the read continues, and the next attempt awaits it.
         try:
             page = await self._reading.page()
         except Exception:

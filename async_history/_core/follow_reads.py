@@ -1,4 +1,4 @@
-"""What a backend gives to followers: the records that were committed after a place."""
+"""A backend's reads for followers: the records committed after a place."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -7,20 +7,21 @@ from typing import Generic, Protocol, TypeVar
 from async_history._core.records import HistoryRecord
 
 P = TypeVar("P")
-"""A place between two records, as a backend keeps it; as text it is a cursor."""
+"""A place between two records, in a backend's form; its text is a cursor."""
 
 
 PAGE_RECORDS = 2_000
-"""Most records of a read, a few batches: in a busy event loop a read waits for several turns, and
-with pages of 500 a follower fell behind 1,000 tasks that wrote."""
+"""Most records of a read, a few batches. In a busy event loop a read waits for several iterations,
+and with pages of 500 a follower fell behind 1,000 writing tasks.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class FollowRead(Generic[P]):
-    """What a backend found after a place: records, and by their index the place after each.
+    """The records after a place, and by their index the place after each.
 
-    `place` is after all that was looked at, None if the history was always empty.
-    `is_last` says that nothing more was committed by then.
+    `place` is after everything that was read, None if the history was always empty. `is_last` says
+    that nothing more was committed at the time of the read.
     """
 
     records: Sequence[HistoryRecord]
@@ -30,7 +31,7 @@ class FollowRead(Generic[P]):
     _by_memory: dict[str, list[int]] = field(default_factory=dict, init=False, repr=False)
 
     def indexes_of(self, memory_id: str | None) -> Sequence[int]:
-        """Return which records are of a memory, or of any."""
+        """Return the indexes of a memory's records; None means all memories."""
         if memory_id is None:
             return range(len(self.records))
         if not self._by_memory:
@@ -40,27 +41,28 @@ class FollowRead(Generic[P]):
 
 
 class FollowReader(Protocol[P]):
-    """Tells what was committed after a place between two records."""
+    """Reads what was committed after a place between two records."""
 
     def place(self, cursor: str | None) -> P | None:
-        """Return a place from its text, None for the beginning.
+        """Return the place of a cursor; None is the beginning.
 
         Raises:
-            InvalidInput: it is not one of this backend's, or this history can't be followed.
+            InvalidInput: it is not a cursor of this backend, or this history cannot be followed.
         """
 
     async def page(self, place: P | None, memory_id: str | None, limit: int) -> FollowRead[P]:
         """Return up to `limit` records after a place, of one memory or of all.
 
         Raises:
-            CursorGone: the place can't be told any more.
+            CursorGone: the place can no longer be found.
         """
 
     async def end(self) -> P | None:
-        """Return the place after all that is committed; None where nothing is."""
+        """Return the place after all committed records; None if there are none."""
 
     async def mark(self) -> object:
-        """Return something that differs from what it was once a record is committed.
+        """Return a value that changes when a record is committed.
 
-        Followers are woken when it does: it may also differ without need. It takes constant work.
+        Followers are woken when it changes. It may also change without a commit. It takes constant
+        work.
         """

@@ -1,8 +1,8 @@
-"""Checks an open history: its chains, and what its backend knows to check.
+"""Checks an open history: its chains, and its backend's own checks.
 
-Records are read in the order of recording, a page at a time. A memory whose chain seems to be
-broken is read again by itself, so what arrives meanwhile is not taken for a fault. What is kept is
-bounded: where there are more memories than that, the records are read more than once.
+Records are read in the order of recording, page by page. A memory whose chain seems broken is read
+again separately, so records that arrive during the check are not reported as faults. The state in
+memory is bounded: with more memories, the records are read more than once.
 """
 
 import asyncio
@@ -24,13 +24,13 @@ from async_history.errors import StorageCorrupt
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckLimits:
-    """How much a check does at once.
+    """Limits of a check.
 
     Attributes:
-        rows: records of a page: about a millisecond of the loop's time.
-        memories: memories whose state is kept, of about 100 bytes each.
-        suspects: memories that are looked at closely at once.
-        named: records that a report names.
+        rows: records per page: about a millisecond of the loop's time.
+        memories: most memories whose state is kept, about 100 bytes each.
+        suspects: most memories that are checked closely at once.
+        named: most records that a report names.
     """
 
     rows: int = 1_000
@@ -65,10 +65,10 @@ _WORDS: Final = {
 
 @dataclass(slots=True)
 class BrokenChains:
-    """The broken records of a history: a count of each fault, and the first ones.
+    """A history's broken records: a count per fault, and the first records.
 
     Args:
-        named: how many are kept.
+        named: how many records are kept.
     """
 
     named: int
@@ -77,7 +77,7 @@ class BrokenChains:
     _examples: dict[ChainFault, BrokenRecord] = field(default_factory=dict)
 
     def take(self, broken: Iterable[BrokenRecord]) -> None:
-        """Take broken records."""
+        """Add broken records."""
         for one in broken:
             self._counts[one.fault] += 1
             self._examples.setdefault(one.fault, one)
@@ -98,10 +98,10 @@ class BrokenChains:
 
 
 async def check_store(store: Store, where: str, limits: CheckLimits) -> CheckReport:
-    """Read a whole history and return what is wrong with it.
+    """Read a whole history and report its faults.
 
     Raises:
-        CursorGone: records were removed while they were read.
+        CursorGone: records were removed during the check.
     """
     problems = tuple(await store.faults())
     bits = 0
@@ -138,7 +138,7 @@ async def _check_in_parts(
 
 
 async def _walk(reader: Reader, walk: ChainWalk, chains: BrokenChains, limits: CheckLimits) -> int:
-    """Show all records to a walk, and look closely where it says; return how many there are."""
+    """Pass all records through a walk and check its suspects closely; return their number."""
     count = 0
     place: Cursor | None = None
     suspects: list[str] = []
@@ -164,7 +164,7 @@ async def _of_memories(
 
 
 async def by_memory(query: HistoryQuery) -> dict[str, list[HistoryRecord]]:
-    """Return the records that a query finds, by their memories."""
+    """Return a query's records by memory."""
     found: dict[str, list[HistoryRecord]] = {}
     async for page in query.pages():
         for record in page.records:

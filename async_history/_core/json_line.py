@@ -1,4 +1,4 @@
-"""JSON in one line, which may be shown on a terminal."""
+"""JSON in one line, safe to print on a terminal."""
 
 import json
 import re
@@ -8,14 +8,14 @@ from typing import Any, Final
 TEXT_DIRECTION: Final = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
 """The characters that change a text's direction, by number."""
 _CONTROLS: Final = re.compile(f"[\x7f-\x9f{''.join(map(chr, TEXT_DIRECTION))}]")
-"""Those that control a terminal, and that json leaves as they are."""
+"""Characters that control a terminal and that json does not escape."""
 
 
 def json_line(value: object, default: Callable[[Any], object] | None = None) -> str:
-    """Return a value as one line of JSON, with the characters escaped that control a terminal.
+    """Return a value as one line of JSON, with terminal control characters escaped.
 
     Args:
-        default: returns what JSON can hold for a value that it can't.
+        default: converts a value that JSON cannot represent.
     """
     line = json.dumps(value, default=default, ensure_ascii=False)
     return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", line)

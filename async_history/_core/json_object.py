@@ -1,4 +1,4 @@
-"""JSON objects that belong to a record: kept as text, and parsed when they are looked at."""
+"""JSON objects of a record: kept as text, and parsed when they are read."""
 
 import json
 import json.encoder
@@ -15,7 +15,7 @@ _make_encoder: Final[Any] = getattr(json.encoder, "c_make_encoder", None)
 
 
 def _new_encode() -> Callable[[dict[str, Any]], str]:
-    """Return the function that encodes; `JSONEncoder.encode` makes an encoder in each call."""
+    """Return the encoding function; `JSONEncoder.encode` makes an encoder in each call."""
     if _make_encoder is None:
         return _ENCODER.encode
     chunks: Callable[[dict[str, Any], int], tuple[str, ...]] = _make_encoder(
@@ -28,14 +28,16 @@ _encode: Final = _new_encode()
 
 _KEPT: Final = 4_096
 _LONGEST_KEPT: Final = 512
-"""How many objects are kept once encoded, and the longest of them, in characters: a few megabytes.
-As a rule, a memory's metadata are the same in its next record."""
+"""The number of encoded objects in the cache, and their maximum length in characters: a few
+megabytes. A memory's metadata are usually the same in its next record.
+"""
 MOST_LEVELS: Final = 100
-"""How deep an object may be nested. Python reads a thousand levels, less those that its own calls
-take there: where an object is read, not all of them are left."""
+"""The maximum nesting. Python reads a thousand levels, less the depth of its own call stack at that
+point.
+"""
 _BRACKETS: Final = re.compile(r'"(?:[^"\\]|\\.)*"|[][{}]')
 _CONSTANTS: Final = frozenset((str, int, bool, type(None)))
-"""The types of values that are known by type and equality. Floats are not: 0.0 equals -0.0."""
+"""Types whose values are identified by type and equality. Not floats: 0.0 equals -0.0."""
 _kept: Final[dict[tuple[Any, ...], "JsonObject"]] = {}
 
 
@@ -44,7 +46,7 @@ class JsonObject(Mapping[str, Any]):
 
     Args:
         text: the object as JSON.
-        content: the same as a dictionary, if there is one that is never changed.
+        content: the same as a dictionary that is never changed, if there is one.
     """
 
     __slots__ = ("_parsed", "text")
@@ -91,13 +93,13 @@ def json_object(name: str, value: object) -> JsonObject:
     """Return a mapping as a JSON object, its keys sorted.
 
     Raises:
-        InvalidInput: it is not a mapping, or has what JSON can't hold exactly: a key that is not
-            text, NaN, a lone surrogate, an object of another type; or it is nested deeper than
-            100 levels.
+        InvalidInput: it is not a mapping, has a value that JSON cannot represent exactly (a key
+            that is not text, NaN, a lone surrogate, an object of another type), or is nested deeper
+            than 100 levels.
     """
     if type(value) is JsonObject:
         return value
-    if type(value) is not dict:  # asked first: to ask whether it is a Mapping takes much longer
+    if type(value) is not dict:  # checked first: checking for a Mapping takes much longer
         if not isinstance(value, Mapping):
             raise InvalidInput(f"{name} must be a mapping, not {type(value).__name__}")
         value = dict(value)
@@ -105,7 +107,7 @@ def json_object(name: str, value: object) -> JsonObject:
     content = (*value.items(), types)
     try:
         known = _kept.get(content)
-    except TypeError:  # it has a list, a mapping, or something else that may change
+    except TypeError:  # it contains a list, a mapping, or another mutable value
         known = None
     if known is not None:
         return known
@@ -129,7 +131,7 @@ def json_object(name: str, value: object) -> JsonObject:
 
 
 def is_deeper(text: str, levels: int) -> bool:
-    """Return whether JSON is nested deeper than so many levels."""
+    """Return whether JSON is nested deeper than `levels`."""
     if text.count("{") + text.count("[") <= levels:
         return False
     depth = 0
@@ -144,11 +146,11 @@ def is_deeper(text: str, levels: int) -> bool:
 
 
 def parse_json(text: str) -> Any:
-    """Return what a stored text means.
+    """Parse a stored text.
 
     Raises:
-        StorageCorrupt: another program stored what is not JSON, or is nested deeper than Python
-            reads here.
+        StorageCorrupt: another program stored text that is not JSON, or is nested too deep for
+            Python here.
     """
     try:
         return json.loads(text)
@@ -157,7 +159,7 @@ def parse_json(text: str) -> Any:
 
 
 def object_of_texts(content: dict[str, str]) -> JsonObject:
-    """Return texts by key, which are checked and never changed, as a JSON object."""
+    """Return a JSON object of checked texts by key, which are never changed."""
     if len(content) == 1:
         ((key, text),) = content.items()
         if not _needs_escape(key) and not _needs_escape(text):

@@ -1,4 +1,4 @@
-"""Master keys, which a program brings, and the wrapping of a store's keys by them."""
+"""Master keys of a program, and wrapping a store's keys with them."""
 
 import base64
 import binascii
@@ -12,9 +12,9 @@ from async_history._core.validation import check_file_name, shown
 from async_history.errors import InvalidInput, KeyMissing, StorageUnreachable
 
 KEY_BYTES: Final = 32
-"""Of each key: AES-256."""
+"""Bytes of each key: AES-256."""
 NONCE_BYTES: Final = 12
-"""Random for each text, as NIST SP 800-38D (8.2.2) has it: so a key is used at most 2^32 times."""
+"""Random for each text (NIST SP 800-38D, 8.2.2), so a key is used at most 2^32 times."""
 ENVIRONMENT: Final = "ASYNC_HISTORY_KEYS"
 
 
@@ -25,24 +25,24 @@ class KeyService(Protocol):
         """Return 32 bytes encrypted and authenticated under the master key."""
 
     async def unwrap(self, wrapped: bytes) -> bytes:
-        """Return what `wrap` was given, from `wrapped`, which it returned."""
+        """Return the key that `wrap` encrypted as `wrapped`."""
 
 
 class KeyRing:
-    """Master keys by name. The first is the current one; what an older one wraps can be read.
+    """Master keys by name. The first is the current one; older ones still unwrap keys.
 
         KeyRing({"2026": new_key, "2025": old_key})
 
     A master key wraps a key of the store, which wraps the store's data keys. So a `KeyService` is
-    asked a few times as a store is opened, and not again. `repr` shows names only, and a ring can't
-    be pickled.
+    called a few times when a store is opened, and not again. `repr` shows only names, and a ring
+    cannot be pickled.
 
     Args:
-        keys: by its name, each master key as 32 random bytes, or as a `KeyService`. Names are not
+        keys: each master key by name, as 32 random bytes or as a `KeyService`. Names are not
             secret: the store has them.
 
     Raises:
-        InvalidInput: there is none, a name has a space or `=`, a key is of another kind or length,
+        InvalidInput: there is no key, a name has a space or `=`, a key has another type or length,
             or the extra `crypto` is not installed.
     """
 
@@ -57,20 +57,20 @@ class KeyRing:
                 )
         self._keys: Final = {name: _checked(name, key) for name, key in keys.items()}
         self.current: Final = next(iter(self._keys))
-        """The name of the master key that new keys are wrapped by."""
+        """The name of the master key that wraps new keys."""
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> "KeyRing":
         """Read a ring from a file with a line for each master key: `name=` and base64 of 32 bytes.
 
-        The first line has the current one. A line that begins with # is a comment. It blocks for as
-        long as the file is read.
+        The first line has the current key. A line that begins with # is a comment. The call blocks
+        while it reads the file.
 
         Args:
             path: the file.
 
         Raises:
-            InvalidInput: it can't be read, or a line is of another form. No key is shown.
+            InvalidInput: the file cannot be read, or a line has another form. No key is shown.
         """
         name = check_file_name("path", path)
         try:
@@ -87,10 +87,10 @@ class KeyRing:
         """Read a ring from an environment variable: as in a file, separated by spaces or lines.
 
         Args:
-            variable: its name.
+            variable: the name of the variable.
 
         Raises:
-            InvalidInput: it is not set, or of another form. No key is shown.
+            InvalidInput: the variable is not set, or has another form. No key is shown.
         """
         if not os.environ.get(variable, "").strip():
             raise InvalidInput(f"the environment variable {variable} has no master key")
@@ -108,7 +108,7 @@ class KeyRing:
         raise TypeError("a KeyRing is not pickled: its keys would be in the pickle")
 
     async def wrap(self, key: bytes, key_id: str) -> str:
-        """Return a key of a store, wrapped by the current master key, as base64 text.
+        """Return a store's key wrapped by the current master key, as base64 text.
 
         Raises:
             StorageUnreachable: the service of the master key failed.
@@ -124,10 +124,10 @@ class KeyRing:
             ) from error
 
     async def unwrap(self, text: str, key_id: str, name: str) -> bytes:
-        """Return what `wrap` was given under a master key of this name.
+        """Return the key that `wrap` encrypted with the master key of this name.
 
         Raises:
-            KeyMissing: the ring has none of that name, or another one.
+            KeyMissing: the ring has no key, or another key, of that name.
             StorageUnreachable: the service of the master key failed.
         """
         if name not in self._keys:
@@ -184,13 +184,15 @@ def _parsed(lines: list[str], where: str) -> dict[str, bytes]:
 
 
 def wrapped(by: bytes, key: bytes, key_id: str) -> str:
-    """Return a key encrypted under another, as base64 text. Its id is authenticated with it."""
+    """Return a key encrypted under another key, as base64 text. Its id is authenticated with it."""
     nonce = random_bytes(NONCE_BYTES)
     return base64.b64encode(nonce + aes_gcm(by).encrypt(nonce, key, _wrapping(key_id))).decode()
 
 
 def unwrapped(by: bytes, text: str, key_id: str) -> bytes | None:
-    """Return the key of `wrapped`; None if it is another's, or damaged."""
+    """Return the key that `wrapped` encrypted; None if the text belongs to another key or is
+    damaged.
+    """
     try:
         stored = base64.b64decode(text, validate=True)
         key: bytes = aes_gcm(by).decrypt(

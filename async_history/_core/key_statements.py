@@ -1,8 +1,9 @@
-"""The keys that a store has, in two tables of their own, for every database alike.
+"""A store's keys in two tables, the same for every database.
 
-A wrapping key is wrapped by a master key of the ring. It wraps the data keys, one or more an owner,
-of which the tables have only digests. `uses` counts how often a data key may have been used, by
-all who ever had it; `erased` marks those whose owner is being erased, which seal nothing any more.
+A wrapping key is wrapped by a master key of the ring. It wraps the data keys, one or more per
+owner. The tables have only digests of owners. `uses` counts how often a data key may have been used
+by all its holders. `erased` marks the keys of an owner that is being erased: they seal no more
+texts.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -14,23 +15,25 @@ from async_history._core.erased_names import Name, name_digest
 from async_history._core.owners import SCOPES, Owner, owner_text
 
 INDEX: Final = "index"
-"""In place of an owner's digest: the key of the tokens that records are found by, one a store."""
+"""Instead of an owner's digest: the key of the tokens in the index of causes, one per store."""
 OFF: Final = "off"
-"""The id and the owner of a key that seals nothing: while it is there, what is recorded stays in
-clear. Only who has the store's keys can make it."""
+"""The id and the owner of a key that seals nothing. While it exists, new records stay in clear.
+Only a program with the store's keys can make it.
+"""
 MOST_USES: Final = 1 << 32
-"""How often a key may be used with random nonces (NIST SP 800-38D, 8.3). One that was used so often
-is retired: it opens what it sealed, and seals nothing more."""
+"""How often a key may be used with random nonces (NIST SP 800-38D, 8.3). Then it is retired: it
+still opens texts, but seals no more.
+"""
 KEY_COLUMNS: Final = ("id", "owner", *SCOPES, "wrapping_key", "wrapped", "uses", "erased")
-"""The columns of a data key. Each scope of its owner is there as a digest."""
+"""The columns of a data key. Each scope of its owner is stored as a digest."""
 
 
 Statement = Any
-"""What a database's `Run` runs: the text of SQL, or a statement of SQLAlchemy."""
+"""A statement for a database's `Run`: SQL text, or a SQLAlchemy statement."""
 
 
 class WrappingKey(NamedTuple):
-    """A wrapping key, as it is stored."""
+    """A stored wrapping key."""
 
     id: str
     master: str
@@ -38,7 +41,7 @@ class WrappingKey(NamedTuple):
 
 
 class StoredKey(NamedTuple):
-    """A data key, as it is stored."""
+    """A stored data key."""
 
     id: str
     owner: str
@@ -49,27 +52,27 @@ class StoredKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyStatements:
-    """The statements of a database. What takes several takes one list.
+    """The statements of a database. Several values are passed as one list.
 
     Attributes:
         wrapping: all wrapping keys; their three columns.
         add_wrapping: takes the three columns.
-        remove_wrapping: removes those that wrap no data key and are not the given one.
-        count_usable: how many keys of some ids are there, and not retired.
-        keys: those of some ids; the five columns of `StoredKey`, as all that follow.
-        of_owners: those of some owners' digests that are not erased.
-        wrapped_by_others: up to so many that another wrapping key than the given one wraps, after
-            an id, in their order.
-        count_wrapped_by_others: how many those are.
-        add: takes all columns of a data key but `erased`.
-        reserve: adds uses to a key: takes how many, and the id.
-        rewrap: takes the wrapping key, what is wrapped and the id.
-        is_whole: whether all causes are sealed, as `begin` and `encrypt` note it, and none in clear
-            came since, of a program without keys.
+        remove_wrapping: removes wrapping keys that wrap no data key, except the given one.
+        count_usable: the number of keys with some ids that exist and are not retired.
+        keys: the keys with some ids; five columns of `StoredKey`, as all following statements.
+        of_owners: the keys of some owners' digests that are not erased.
+        wrapped_by_others: keys that another wrapping key than the given one wraps, after an id, in
+            the order of ids, up to a limit.
+        count_wrapped_by_others: their number.
+        add: takes all columns of a data key except `erased`.
+        reserve: adds uses to a key: takes the number and the id.
+        rewrap: takes the wrapping key, the wrapped key and the id.
+        is_whole: whether all causes are sealed, as `begin` and `encrypt` noted, and no program
+            without keys has added clear ones since.
         begin: notes, as the first statement, whether every cause so far is sealed.
-        mark: marks an owner's keys as erased, by scope: each takes a digest of the scope's id.
-        count_marked: how many of an owner's keys are marked; by scope, as all of `mark`.
-        destroy: removes those of an owner that are marked.
+        mark: by scope, marks an owner's keys as erased: takes a digest of the scope's id.
+        count_marked: by scope, the number of an owner's marked keys.
+        destroy: by scope, removes an owner's marked keys.
     """
 
     wrapping: Statement
@@ -95,7 +98,7 @@ Run = Callable[..., Awaitable[Sequence[Sequence[Any]]]]
 
 
 class KeyTable:
-    """Runs the statements of a database, inside a transaction or to read.
+    """Runs a database's statements, in a transaction or for reading.
 
     Args:
         run: runs one statement.
@@ -114,11 +117,11 @@ class KeyTable:
         await self._run(self._sql.add_wrapping, *key)
 
     async def remove_wrapping(self, but: str) -> None:
-        """Remove the wrapping keys that wrap no data key, but one."""
+        """Remove the wrapping keys that wrap no data key, except `but`."""
         await self._run(self._sql.remove_wrapping, but)
 
     async def keys(self, ids: Sequence[str]) -> list[StoredKey]:
-        """Return the data keys of some ids."""
+        """Return the data keys with some ids."""
         return [StoredKey(*row) for row in await self._run(self._sql.keys, list(ids))]
 
     async def of_owners(self, owners: Sequence[str]) -> list[StoredKey]:
@@ -146,20 +149,20 @@ class KeyTable:
             await self._run(self._sql.reserve, count, key_id)
 
     async def rewrap(self, key_id: str, wrapping_key: str, wrapped: str) -> None:
-        """Replace what a data key is wrapped by."""
+        """Replace the wrapping of a data key."""
         await self._run(self._sql.rewrap, wrapping_key, wrapped, key_id)
 
     async def begin(self) -> None:
-        """Note whether there are causes in clear, as encryption is turned on."""
+        """Note, when encryption is turned on, whether there are clear causes."""
         await self._run(self._sql.begin)
 
     async def is_whole(self) -> bool:
-        """Return whether all causes are sealed: not where encryption is turned off."""
+        """Return whether all causes are sealed; False if encryption is turned off."""
         rows = await self._run(self._sql.is_whole)
         return bool(rows and rows[0][0])
 
     async def lacks(self, ids: Sequence[str]) -> bool:
-        """Return whether one of some data keys is not there, or retired."""
+        """Return whether one of some data keys is missing or retired."""
         counts = await self._run(self._sql.count_usable, list(ids))
         return sum(int(count) for (count,) in counts) < len(ids)
 
@@ -170,9 +173,9 @@ class KeyTable:
                 await self._run(self._sql.mark[name[0]], name_digest(name).hex())
 
     async def destroy(self, owner: Name) -> int:
-        """Remove the data keys of an owner that are marked; return how many they were.
+        """Remove an owner's marked data keys; return their number.
 
-        Those of others are of erasures that are under way, or were interrupted.
+        Marked keys of other owners belong to running or interrupted erasures.
         """
         scope, digest = owner[0], name_digest(owner).hex()
         ((count,),) = await self._run(self._sql.count_marked[scope], digest)
@@ -182,13 +185,13 @@ class KeyTable:
 
 
 def columns_of_key(key: StoredKey, owner: Owner | None) -> tuple[str | int | None, ...]:
-    """Return all columns of an owner's data key but `erased`."""
+    """Return all columns of an owner's data key except `erased`."""
     scopes = {} if owner is None else owner.as_dict()
     digests = [name_digest((n, scopes[n])).hex() if n in scopes else None for n in SCOPES]
     return key.id, key.owner, *digests, key.wrapping_key, key.wrapped, key.uses
 
 
 def owner_digest(owner: Owner | None) -> str:
-    """Return what the table has of a whole owner; "" for what has none."""
+    """Return the digest of an owner for the table; "" for no owner."""
     text = owner_text(owner)
     return "" if text is None else blake2b(text.encode(), digest_size=16).hexdigest()

@@ -1,39 +1,38 @@
-"""How long something took in the last minute: its median and its slowest hundredth."""
+"""Median and 99th percentile of durations in the last minute."""
 
 import math
 from dataclasses import dataclass
 from typing import Final
 
 _PARTS: Final = 16
-"""Buckets for each doubling: a figure is off by at most a thirtieth."""
+"""Buckets per doubling: a figure has an error of at most a thirtieth."""
 _LEAST_S: Final = 1e-6
 _MOST_S: Final = 1e6
-"""Shorter and longer times count as these: so there are never more than 640 buckets a slot."""
+"""Shorter and longer times are counted as these, so a slot has at most 640 buckets."""
 _SLOT_S: Final = 5.0
 _SLOTS: Final = 12
-"""A minute, which is forgotten in parts: the last minute is in fact the last 55 to 60 seconds."""
+"""A minute in parts that expire one by one: it is in fact the last 55 to 60 seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Quantiles:
-    """Seconds that half, and 99 of 100, took at most; None where nothing was measured."""
+    """Seconds within which half, and 99 of 100, ended; None if nothing was measured."""
 
     p50_s: float | None
     p99_s: float | None
 
 
 class Latencies:
-    """Counts durations in buckets that grow with them, for the last minute.
+    """Counts durations of the last minute in exponential buckets.
 
-    To add one takes constant time and memory, however many were added. `now` is the time of a
-    clock that never goes back, in seconds.
+    Adding takes constant time and memory. `now` is a monotonic time in seconds.
     """
 
     def __init__(self) -> None:
         self._slots: dict[int, dict[int, int]] = {}
 
     def add(self, now: float, seconds: float, count: int = 1) -> None:
-        """Count so many that took this long."""
+        """Add `count` durations of this length."""
         number = int(now // _SLOT_S)
         slot = self._slots.get(number)
         if slot is None:
@@ -57,7 +56,7 @@ class Latencies:
 
 
 def _bucket(seconds: float) -> int:
-    """Return the bucket of a duration: which doubling, and which part of it."""
+    """Return the bucket of a duration: its doubling, and the part of it."""
     fraction, exponent = math.frexp(min(max(seconds, _LEAST_S), _MOST_S))
     return exponent * _PARTS + int((fraction - 0.5) * 2 * _PARTS)
 

@@ -1,4 +1,4 @@
-"""A manager's life: opened once, on one event loop of one process, and closed."""
+"""Opening, closing, and the loop and process that a manager belongs to."""
 
 import asyncio
 import os
@@ -13,11 +13,12 @@ from async_history._core.validation import check_seconds
 from async_history.errors import HistoryClosed, WrongLoop
 
 Opened = TypeVar("Opened")
-"""What is open."""
+"""The open object."""
 
 _process = object()
-"""This process, for telling it from a forked child: asking the system at each call costs more than
-all other checks together."""
+"""The id of this process, to detect a forked child: asking the system in each call would cost more
+than all other checks together.
+"""
 
 
 def _enter_child() -> None:
@@ -29,11 +30,11 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_enter_child)
 
 CLOSE_TIMEOUT_S = 10.0
-"""How long closing waits for what was accepted, unless told otherwise."""
+"""Default seconds that closing waits for accepted work."""
 
 
 class LoopBound(ABC, Generic[Opened]):
-    """Something that is opened once, on one event loop of one process, and closed."""
+    """An object that is opened once, on one event loop of one process, and closed."""
 
     def __init__(self, *, close_timeout_s: float = CLOSE_TIMEOUT_S) -> None:
         self._close_timeout_s = check_seconds("close_timeout_s", close_timeout_s)
@@ -76,9 +77,10 @@ class LoopBound(ABC, Generic[Opened]):
         return self
 
     async def aclose(self) -> None:
-        """Refuse new work, wait until what was accepted is durable, and release the store.
+        """Refuse new work, wait until accepted work is durable, and release the store.
 
-        Waits at most `close_timeout_s`. Closing twice, also at the same time, is closing once.
+        It waits at most `close_timeout_s`. Further calls, also concurrent ones, wait for the same
+        closing.
         """
         self._require_own_loop()
         self._closed = True
@@ -86,8 +88,9 @@ class LoopBound(ABC, Generic[Opened]):
             await asyncio.shield(self._close_task(self._open))
 
     def close(self) -> None:
-        """Close from anywhere: from the manager's loop it begins closing and returns at once,
-        from another thread it returns when closing is done."""
+        """Close from any thread. On the manager's loop, it begins closing and returns at once; on
+        another thread, it returns when closing is done.
+        """
         self._require_own_process()
         self._closed = True
         loop, opened = self._loop, self._open
@@ -108,7 +111,7 @@ class LoopBound(ABC, Generic[Opened]):
         return self._closing
 
     def _state(self) -> str:
-        """Return its state as a word or a few. Nothing is checked: it is for any thread."""
+        """Return its state in a few words, from any thread, without checks."""
         if self._process is not _process:
             return "opened before the process forked"
         if self._closed:
@@ -119,7 +122,7 @@ class LoopBound(ABC, Generic[Opened]):
         return "open"
 
     def _end(self) -> None:
-        """Count as closed: what was open has ended by itself."""
+        """Mark as closed: the open object has ended by itself."""
         self._closed = True
 
     def _require_open(self) -> Opened:
@@ -152,8 +155,8 @@ class LoopBound(ABC, Generic[Opened]):
             )
 
     def _is_in_own_loop(self) -> bool:
-        # Not asyncio.get_running_loop(): before Python 3.12 each call of it asks the system for
-        # the process id, which can cost more than all of the call it is made from.
+        # Not asyncio.get_running_loop(): before Python 3.12 it asks the system for the process id,
+        # which can cost more than the rest of the call.
         return self._loop is not None and self._loop.is_running() and get_ident() == self._thread
 
     def _require_own_process(self) -> None:
@@ -163,15 +166,15 @@ class LoopBound(ABC, Generic[Opened]):
                 "uses it"
             )
 
-    # What is opened, and how it is closed
+    # Opening and closing, by subclasses
 
     @abstractmethod
     async def _opening(self) -> Opened: ...
 
     @abstractmethod
     async def _close(self, opened: Opened) -> None:
-        """Write what was accepted, then release the store. Called once, in its loop."""
+        """Write accepted work, then release the store. Called once, in its loop."""
 
     @abstractmethod
     def _abandon(self, opened: Opened) -> None:
-        """Release the store without the loop, which has stopped. It waits for nothing."""
+        """Release the store without the loop, which has stopped, and do not wait."""

@@ -1,4 +1,4 @@
-"""How much each part does at once. These are not options: only tests pass other values."""
+"""Limits of a manager's parts. They are not options: only tests pass other values."""
 
 from dataclasses import dataclass, field
 
@@ -11,7 +11,7 @@ from async_history._core.stored_texts import TextLimits
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """The limits of the parts that a manager calls."""
+    """The limits of a manager's parts."""
 
     prune: PruneLimits = field(default_factory=PruneLimits)
     erase: EraseLimits = field(default_factory=EraseLimits)

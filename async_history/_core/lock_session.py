@@ -1,8 +1,8 @@
-"""The database session that holds a process's locks, on a thread of its own.
+"""The database session that holds a process's locks, on a separate thread.
 
-It asks for many locks in one statement and never waits at the server: it retries a lock that
-another session has. When its connection is lost, its locks are released. It reconnects at once and
-takes them again; a lock that another session took meanwhile stays lost.
+It requests many locks in one statement and never waits on the server: it retries a lock that
+another session holds. When its connection is lost, the server releases its locks. It reconnects at
+once and takes them again; a lock that another session has taken since is lost.
 """
 
 import asyncio
@@ -28,9 +28,9 @@ _log = logging.getLogger("async_history")
 
 _SHORTEST_PAUSE_S: Final = 0.001
 _LONGEST_PAUSE_S: Final = 0.01
-"""The longest pause in seconds before a lock that another session has is asked for again."""
+"""The longest pause in seconds before a lock of another session is requested again."""
 LONGEST_RUN_S: Final = 0.2
-"""Seconds that one process may pass a lock between its own calls before others may have it."""
+"""Seconds for which a process may pass a lock between its own calls before it yields to others."""
 _RECONNECT_S: Final = 0.1
 Notify = Callable[[], None]
 
@@ -44,18 +44,18 @@ class LockConnection(Protocol):
         """Release locks, then try to take others; return whether each of these was taken.
 
         Raises:
-            StorageError: it is not known; the connection can't be used any more.
+            StorageError: the outcome is unknown; the connection can no longer be used.
         """
 
     def when_terminated(self, call: Callable[[], None]) -> None:
-        """Call a function on the loop when the connection is lost, if the driver tells that."""
+        """Call a function on the loop when the connection is lost, if the driver reports it."""
 
     def terminate(self) -> None:
         """Close the connection at once; the server then releases its locks."""
 
     @property
     def descriptor(self) -> int:
-        """The descriptor of its socket; -1 where it is closed, or not known."""
+        """The descriptor of its socket; -1 if it is closed or unknown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,13 +63,13 @@ class SessionOptions:
     """How a session connects.
 
     Attributes:
-        connect: connects, on the session's loop; returns None where a pooler, whose sessions keep
-            no locks, is in between.
+        connect: connects, on the session's loop; returns None behind a pooler, whose sessions keep
+            no locks.
         where: the server, for messages.
         idle_s: how long a connection without locks is kept.
-        check_s: how often a connection with locks is asked whether it is alive; None where the
-            driver tells.
-        retry_timeout_s: how long to retry if the server can't be reached.
+        check_s: how often to check that a connection with locks is alive; None if the driver
+            reports a loss.
+        retry_timeout_s: how long to retry if the server cannot be reached.
     """
 
     connect: Callable[[], Awaitable[LockConnection | None]]
@@ -85,7 +85,7 @@ class _Request:
 
     Attributes:
         notify: called when the lock was granted, or has failed.
-        at: when to ask the server next, by the monotonic clock.
+        at: the monotonic time of the next request to the server.
         pause_s: how long to wait after that.
     """
 
@@ -95,8 +95,7 @@ class _Request:
 
 
 class LockSession:
-    """The session with the locks, on its thread's loop; `post`, `take` and `is_*` work on any
-    thread.
+    """A session with locks, on its thread's loop. `post`, `take` and `is_*` work on any thread.
 
     A lock is held from the server's grant on; `granted` means that its caller has not taken it
     yet. It is lost when its connection is, until the next connection has it again.
@@ -142,7 +141,7 @@ class LockSession:
         """Take a lock that was granted.
 
         Raises:
-            StorageError: it can't be had.
+            StorageError: the lock cannot be taken.
         """
         if self._is_pooled:
             return True
@@ -161,14 +160,15 @@ class LockSession:
         return since is not None and monotonic() - since > LONGEST_RUN_S
 
     def is_lost(self, number: int) -> bool:
-        """Return whether another session may have a lock that is held here."""
+        """Return whether another session may hold a lock that is held here."""
         return number in self._lost or number in self._taken_by_others
 
-    # What is posted
+    # Posted functions
 
     def ask(self, number: int, notify: Notify) -> None:
-        """Queue a request for a lock. One that was just released is first left to other
-        sessions."""
+        """Queue a request for a lock. A lock that was just released is first offered to other
+        sessions.
+        """
         just_released = number in self._to_release
         self._requests[number] = _Request(notify, self._after_others() if just_released else 0.0)
 
@@ -193,7 +193,7 @@ class LockSession:
             request.at = self._after_others()
 
     def _after_others(self) -> float:
-        """Return the time when all sessions that wait will have asked again."""
+        """Return the time by which all waiting sessions will have requested again."""
         return monotonic() + 2 * _LONGEST_PAUSE_S
 
     # The session
@@ -204,7 +204,7 @@ class LockSession:
         where = self._options.where
         try:
             await self._serve()
-        except Exception as error:  # raised to all callers that wait, and to later ones
+        except Exception as error:  # raised to all waiting and later callers
             _log.exception("the locks at %s can't be asked for any more", where)
             self._final_error = StorageError(f"the locks at {where} failed: {error!r}")
             for number in list(self._requests):
@@ -228,7 +228,7 @@ class LockSession:
                 await self._ask_server()
 
     def _pause(self) -> float | None:
-        """Return the seconds until the server is to be asked, 0 for now, unless work is posted."""
+        """Return the seconds until the next request to the server; 0 for now."""
         now = monotonic()
         if self._connection is None and self._connect_at > now:
             return self._connect_at - now
@@ -243,7 +243,7 @@ class LockSession:
         return max(0, min(times) - now) if times else self._options.idle_s
 
     def _due(self) -> list[int]:
-        """Return the locks to ask for now, the longest waiting first."""
+        """Return the locks to request now, the longest waiting first."""
         now = monotonic()
         due = (
             number
@@ -293,8 +293,7 @@ class LockSession:
         self._notify(number)
 
     def _notify(self, number: int) -> None:
-        """Notify the caller that waits, and remove the request; release a lock that can't be
-        taken."""
+        """Notify the waiting caller and remove the request; release a lock that cannot be taken."""
         request = self._requests.pop(number)
         try:
             request.notify()

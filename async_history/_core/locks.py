@@ -15,13 +15,13 @@ class ProcessLocks(Protocol):
         """The longest pause in seconds between two attempts to take a lock."""
 
     def open(self) -> None:
-        """Open what the locks are held on. It blocks. Idempotent."""
+        """Open the file or session for the locks. It blocks. Idempotent."""
 
     def take(self, number: int) -> bool:
-        """Take a lock; return False if another process has it. It does not wait.
+        """Take a lock without waiting; return False if another process holds it.
 
         Raises:
-            StorageError: the lock can't be asked for.
+            StorageError: the lock cannot be requested.
         """
 
     def ask_for(self, number: int, notify: Callable[[], None]) -> None:
@@ -31,17 +31,18 @@ class ProcessLocks(Protocol):
         """Undo `ask_for`."""
 
     def is_asked_for(self, number: int) -> bool:
-        """Return whether a lock that is held here should be left to another process for once."""
+        """Return whether a lock that is held here should next go to another process."""
 
     def release(self, number: int) -> None:
         """Release a lock."""
 
     def look(self) -> None:
-        """Look whether locks were lost, where nothing tells. Called at most once in a turn of a
-        loop, before `take` and `is_lost`."""
+        """Check whether locks were lost, if nothing reports that. It is called at most once per
+        iteration of a loop, before `take` and `is_lost`.
+        """
 
     def is_lost(self, number: int) -> bool:
-        """Return whether another process may have a lock that is held here, as far as is known."""
+        """Return whether another process may hold a lock that is held here, as far as known."""
 
     def reset_in_child(self) -> None:
-        """Start without locks in a forked child, without touching those of the parent."""
+        """Start without locks in a forked child, and keep those of the parent."""

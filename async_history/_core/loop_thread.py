@@ -1,4 +1,4 @@
-"""An event loop on a thread of its own, for code that does not await."""
+"""An event loop on a separate thread, for code that does not await."""
 
 import asyncio
 import atexit
@@ -22,20 +22,19 @@ T = TypeVar("T")
 _log = logging.getLogger("async_history")
 
 _EXIT_S: Final = 1.0
-"""Seconds that the program's end waits for the calls of daemon threads, and for closing."""
+"""Seconds for which the program's exit waits for calls of daemon threads, and for closing."""
 
 
 class LoopThread:
-    """An event loop on a thread of its own, which runs the calls of other threads until `stop`.
+    """An event loop on a separate thread, which runs calls of other threads until `stop`.
 
-    It does not use `anyio.from_thread.start_blocking_portal`: to stop that means to wait for its
-    end, which garbage collection must not do, and up to anyio 4.4 at least the program's exit waits
-    for it. The thread is a daemon, and so are the threads started on it, such as a connection's:
-    they serve the program's other threads until the last of those has ended, and do not keep the
-    program alive.
+    It does not use `anyio.from_thread.start_blocking_portal`. Stopping a portal waits for its end,
+    which garbage collection must not do, and at least up to anyio 4.4 the program's exit waits for
+    it. The thread is a daemon, and so are the threads started on it, such as a connection's. They
+    serve the program's other threads until these have ended, and do not keep the program alive.
 
     Args:
-        finish: run at the end, when no more calls can come.
+        finish: runs at the end, when no more calls can arrive.
     """
 
     longest_close_s = 2 * CLOSE_TIMEOUT_S
@@ -87,7 +86,7 @@ class LoopThread:
     def submit(
         self, function: Callable[..., Awaitable[T]], *args: Any
     ) -> "concurrent.futures.Future[T]":
-        """Submit a call to the loop, which does not end before it has taken it.
+        """Submit a call to the loop, which does not end before it has accepted the call.
 
         Calls begin there in the order in which they were submitted.
         """
@@ -150,7 +149,7 @@ _loop_threads: set[LoopThread] = set()
 
 @atexit.register
 def _stop_all() -> None:
-    """Close what the program has left open, now that its own threads have ended."""
+    """Close everything that the program left open, after its own threads have ended."""
     threads = [thread for thread in _loop_threads.copy() if thread.is_in_own_process]
     deadline = time.monotonic() + _EXIT_S
     for thread in threads:

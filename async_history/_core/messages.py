@@ -7,14 +7,14 @@ from typing import Any, Final
 from async_history._core.new_records import new_id
 
 MESSAGES_KEPT: Final = 10
-"""Messages kept of a session scope (mem0ai 2.x, `memory/storage.py`)."""
+"""Number of messages kept per session scope (mem0ai 2.x, `memory/storage.py`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
     """One message of a session scope's rolling buffer. `created_at` is ISO 8601 text, UTC.
 
-    `is_json` says that `content` is JSON of something that is not text, as its writer said.
+    `is_json` means that `content` is JSON of a value that was not text.
     """
 
     role: str | None
@@ -34,11 +34,11 @@ class Message:
 
 
 _JSON_ID: Final = "json-"
-"""What the id of a message begins with whose content is JSON: mem0's table has no column for it."""
+"""The id prefix of a message whose content is JSON, because mem0's table has no column for that."""
 
 
 def new_message_id(message: Message) -> str:
-    """Return a fresh id that keeps whether the message's content is JSON."""
+    """Return a new id that records whether the message's content is JSON."""
     return f"{_JSON_ID}{new_id()}" if message.is_json else new_id()
 
 

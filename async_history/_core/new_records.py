@@ -1,4 +1,4 @@
-"""New records: every value checked, what is missing filled in."""
+"""New records: checks every value and fills in missing ones."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -24,11 +24,11 @@ from async_history.errors import InvalidInput
 
 _ADD: Final = Event.ADD
 _DELETE: Final = Event.DELETE
-"""Up to Python 3.11 it takes a tenth of a microsecond to find a member by its enum."""
+"""Up to Python 3.11, finding a member by its enum takes a tenth of a microsecond."""
 
 
 def new_id() -> str:
-    """Return a fresh UUIDv7: ids that grow keep the primary key's index fast."""
+    """Return a new UUIDv7: increasing ids keep the primary key's index fast."""
     return str(uuid7())
 
 
@@ -48,15 +48,14 @@ def new_fields(
     context: Mapping[str, Any] | None = None,
     cause: Mapping[str, str] | None = None,
 ) -> Fields:
-    """Check one new record, fill in what is missing, and return all its fields in their order.
+    """Check one new record, fill in missing values, and return all its fields in order.
 
-    A missing `id` becomes a UUIDv7, a missing time of the change (`created_at` of an ADD,
-    `updated_at` else) becomes `now`, a missing `is_deleted` follows from the event. Owner and cause
-    are completed by those of `recording`.
+    A missing `id` becomes a UUIDv7, a missing time of the change (`created_at` of an ADD, otherwise
+    `updated_at`) becomes `now`, a missing `is_deleted` follows from the event. `recording`
+    completes owner and cause.
 
     Raises:
-        InvalidInput: a value is missing, of another type, or holds what the store could not give
-            back exactly.
+        InvalidInput: a value is missing, has another type, or cannot be stored exactly.
     """
     change = EVENTS.get(event) if type(event) is str else known_event(event)
     if change is None:
@@ -67,8 +66,8 @@ def new_fields(
         created = created or now or now_text()
     else:
         updated = updated or now or now_text()
-    # Texts are as a rule what `check_text` and `check_name` return at once: to call them takes
-    # longer than to look.
+    # `check_text` and `check_name` usually return the text at once: calling them takes longer than
+    # this check.
     if not (type(memory_id) is str and memory_id and memory_id.isascii() and "\0" not in memory_id):
         memory_id = check_name("memory_id", memory_id)
     if old_memory is not None and not (
@@ -113,11 +112,11 @@ def _new_details(
 
 
 def storable_record(columns: Mapping[str, Any], now: str) -> HistoryRecord:
-    """Return a new record, under an id of ours, of columns that are known to be storable.
+    """Return a new record with a generated id, from columns that are known to be storable.
 
-    Texts are as `check_text` returns them and times as `check_time`; `is_deleted` is a bool. What
-    may be wrong still is what names the change. A missing time of it becomes `now`. Owner, context
-    and cause, where they are given, are checked; `recording` completes them.
+    Texts are results of `check_text` and times of `check_time`; `is_deleted` is a bool. Only
+    `memory_id`, `event`, owner, context and cause are checked. A missing time of the change becomes
+    `now`. `recording` completes owner and cause.
 
     Raises:
         InvalidInput: `memory_id` is missing or empty, or `event` is not one.
@@ -148,7 +147,7 @@ def storable_record(columns: Mapping[str, Any], now: str) -> HistoryRecord:
 
 
 def fields_from_mapping(given: Mapping[str, Any], now: str | None = None) -> Fields:
-    """Check one new record given by column name, as mem0's `batch_add_history` takes them.
+    """Check one new record, given as a mapping as for mem0's `batch_add_history`.
 
     Raises:
         InvalidInput: as `new_fields`, or a key is not a field of a record.

@@ -1,4 +1,4 @@
-"""Make submissions of what callers give: check it and count its bytes."""
+"""Make submissions from callers' arguments: check them and estimate their bytes."""
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,7 +30,7 @@ from async_history._core.values import check_name, check_text, check_time, now_t
 from async_history.errors import InvalidInput
 
 _SLICE: Final = 500
-"""Records checked before the event loop gets its turn: about 2 ms."""
+"""Records checked before other tasks may run: about 2 ms."""
 
 
 def one_record(
@@ -38,7 +38,9 @@ def one_record(
     given: Mapping[str, Any] | None,
     if_latest: HistoryRecord | str | None,
 ) -> AddRecords:
-    """Make a submission of one checked record. `given`: see `AddRecords`, None if we named it.
+    """Make a submission of one checked record.
+
+    `given`: see `AddRecords`; None if the id was generated.
 
     Raises:
         InvalidInput: `if_latest` is neither a record nor an id.
@@ -66,7 +68,7 @@ def new_text(
     """Check a memory's new text.
 
     Raises:
-        InvalidInput: a value can't be stored as given.
+        InvalidInput: a value cannot be stored as given.
     """
     check_text("new_memory", new_memory)
     if updated_at is not None:
@@ -106,21 +108,21 @@ def earlier_text(
 
 
 def owners_to_give(owners: Mapping[str, Owner]) -> GiveOwners:
-    """Make a submission of owners, which are checked, by memory."""
+    """Make a submission of checked owners by memory."""
     return GiveOwners(dict(owners), len(owners), len(owners) * RECORD_BYTES)
 
 
 def checked_records(
     records: Iterable[HistoryRecord], *, must_match_owner: bool = True
 ) -> AddRecords:
-    """Make a submission of new records that are checked and have ids of ours."""
+    """Make a submission of new records that are checked and have generated ids."""
     added = list(records)
     size = sum(map(record_bytes, added))
     return AddRecords(added, {}, None, len(added), size, must_match_owner=must_match_owner)
 
 
 class UncheckedRecords:
-    """Records that a caller gave, to be checked a slice at a time; those that are, in `records`.
+    """A caller's records, checked slice by slice; `records` has the checked ones.
 
     Raises:
         InvalidInput: `if_latest` is neither a record nor an id.
@@ -142,11 +144,11 @@ class UncheckedRecords:
         self._now = now_text()
 
     def check_slice(self) -> AddRecords | None:
-        """Check the next few; return the submission once there are no more.
+        """Check the next slice; return the submission when none is left.
 
         Raises:
-            InvalidInput: with the index of the item that can't be used; or `if_latest` is an id,
-                and the records are of several memories.
+            InvalidInput: an item is not valid (with its index), or `if_latest` is an id and the
+                records are of several memories.
         """
         start = len(self.records)
         size = 0
@@ -168,7 +170,7 @@ class UncheckedRecords:
         return AddRecords(self.records, self._given, expected, count, self._size_bytes)
 
     async def check(self) -> AddRecords:
-        """Check those that are left, giving the event loop its turn after each slice.
+        """Check the remaining records, yielding to the event loop after each slice.
 
         Raises:
             InvalidInput: as `check_slice`.
@@ -181,16 +183,16 @@ class UncheckedRecords:
 
 
 def records_to_copy(records: Sequence[HistoryRecord], size_bytes: int) -> CopyRecords:
-    """Make a submission of checked records, whose texts take `size_bytes`."""
+    """Make a submission of checked records with `size_bytes` bytes of texts."""
     count = len(records)
     return CopyRecords(list(records), {}, None, count, count * RECORD_BYTES + size_bytes)
 
 
 def messages_to_save(messages: Iterable[Mapping[str, Any] | Message], scope: str) -> SaveMessages:
-    """Check a scope's new messages; of more than the buffer keeps, the last ones.
+    """Check a scope's new messages; keep only the last ones that fit the buffer.
 
     Raises:
-        InvalidInput: with the index of the message that can't be used.
+        InvalidInput: a message is not valid (with its index).
     """
     check_name("session_scope", scope)
     check_iterable("messages", messages)
@@ -214,10 +216,10 @@ def messages_to_save(messages: Iterable[Mapping[str, Any] | Message], scope: str
 
 
 def checked_messages(messages: Sequence[Message], scope: str) -> SaveMessages:
-    """Make a submission of a scope's new messages, which are checked; the last ones, if too many.
+    """Make a submission of a scope's checked new messages: the last ones, if there are too many.
 
-    Each gets an instant of its own, a microsecond apart, so that plain mem0, which orders by
-    time, keeps them in order too.
+    Their times are a microsecond apart, so that plain mem0, which orders by time, keeps their order
+    too.
     """
     now = datetime.now(UTC)
     kept = [
@@ -231,10 +233,10 @@ def checked_messages(messages: Sequence[Message], scope: str) -> SaveMessages:
 
 
 def messages_to_copy(messages: Sequence[Message], scope: str) -> SaveMessages:
-    """Check messages that were read from another history, whose times stay as they are.
+    """Check messages from another history, whose times are kept.
 
     Raises:
-        InvalidInput: naming the scope, where a store can't hold one.
+        InvalidInput: a store cannot hold a message; the scope is named.
     """
     for message in messages:
         for name, value in message.as_dict().items():
@@ -255,7 +257,9 @@ def _saved(messages: Sequence[Message], scope: str) -> SaveMessages:
 
 
 def _expected(if_latest: object, records: Sequence[HistoryRecord]) -> ExpectedLatest:
-    """Return which record must be the latest of which memory: an id is of the records' memory."""
+    """Return the record that must be the latest, and its memory: an id belongs to the records'
+    memory.
+    """
     if isinstance(if_latest, HistoryRecord):
         return ExpectedLatest(if_latest.memory_id, if_latest.id)
     if not isinstance(if_latest, str):

@@ -1,4 +1,4 @@
-"""What a writer tells who observes it, a batch at a time."""
+"""The interface for observers of a writer, called batch by batch."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -8,7 +8,7 @@ from async_history.errors import HistoryError
 
 
 class WriterObserver(Protocol):
-    """What a writer tells, on its loop. `begun` and `ended` are of `time.monotonic`."""
+    """Observes a writer, on its loop. `begun` and `ended` are times of `time.monotonic`."""
 
     @property
     def sees_calls(self) -> bool:
@@ -24,15 +24,15 @@ class WriterObserver(Protocol):
         begun: float,
         ended: float,
     ) -> None:
-        """Note a batch that was committed, and which of its calls were refused, by index."""
+        """Note a committed batch, and its refused calls by index."""
 
     def failed(
         self, batch: Sequence[PendingCall[Any]], error: Exception, begun: float, ended: float
     ) -> None:
-        """Note a batch of which nothing was written, or of which it is not known."""
+        """Note a batch of which nothing was written, or whose outcome is unknown."""
 
     def retried(self, reason: Exception) -> None:
-        """Note that a commit is tried again, and why."""
+        """Note a retry of a commit, and its reason."""
 
     def acknowledged(self, waits_s: Sequence[float]) -> None:
-        """Note how long calls of a batch took; an even sample of them."""
+        """Note how long calls of a batch took, for an even sample of them."""

@@ -1,7 +1,7 @@
-"""The log of what was done to a store itself, apart from recording: who, when, how much, the end.
+"""The log of operations on a store, apart from recording: who, when, how much, and the outcome.
 
-An operation is entered before it changes anything. What it removes is counted in the transactions
-that remove it. One that was interrupted stays unfinished.
+An operation is logged before it changes anything. The transactions that remove records also count
+them. An interrupted operation stays unfinished.
 """
 
 import contextlib
@@ -30,45 +30,49 @@ from async_history.errors import HistoryError
 OperationState = Literal["finished", "failed", "unfinished"]
 
 ACTOR: Final = "actor_id"
-"""The key of a cause that names who does an operation whose call does not."""
+"""The key of a cause that names the actor of an operation, if the call does not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreOperation:
-    """One operation on a store, as its log has it: without texts, and without names of owners."""
+    """One logged operation on a store, without texts and names of owners."""
 
     id: str
-    """Its id, a UUIDv7: also that of a `RollbackReport`, and the `erasure_id` of an
-    `ErasureReport`."""
+    """Its id, a UUIDv7; also the id of a `RollbackReport`, and the `erasure_id` of an
+    `ErasureReport`.
+    """
     kind: str
-    """What was done: "reset", "prune", "erase", "restore", "rollback", "undo", "copy", "adopt",
-    "migrate", "checkpoint", "verify", "encrypt", "decrypt" or "rekey"."""
+    """The kind: "reset", "prune", "erase", "restore", "rollback", "undo", "copy", "adopt",
+    "migrate", "checkpoint", "verify", "encrypt", "decrypt" or "rekey".
+    """
     begun_at: datetime
     """When it began: aware, in UTC."""
     ended_at: datetime | None = None
-    """When it ended; None of one that was interrupted, or still runs."""
+    """When it ended; None if it was interrupted or still runs."""
     error: str | None = None
-    """The class of the error by which it failed; None if it did not."""
+    """The class of the error with which it failed; None if it did not fail."""
     actor_id: str | None = None
-    """Who did it: the call's `actor_id`, or else the `actor_id` of `recording(cause=…)`. None where
-    no one was named, or the actor has been erased since."""
+    """The actor: the call's `actor_id`, or else the `actor_id` of `recording(cause=…)`. None if
+    none was named, or the actor has been erased since.
+    """
     process_id: int | None = None
-    """The process that did it; None of an erasure that an earlier version logged."""
+    """The id of the process; None for an erasure that an earlier version logged."""
     host: str | None = None
-    """The name of the computer on which that process ran; None as of `process_id`."""
+    """The name of the process's computer; None as for `process_id`."""
     database_role: str | None = None
-    """The role or user of the database; None where it has none (SQLite)."""
+    """The database's role or user; None if it has none (SQLite)."""
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    """What it was asked for: what JSON can hold. A name that may be a person's is there as the
-    SHA-256 of its UTF-8, in hexadecimal, under a key that ends in `_sha256`."""
+    """Its arguments, as JSON values. A name that may be a person's is stored as the SHA-256 of its
+    UTF-8, in hexadecimal, under a key that ends in `_sha256`.
+    """
     records: int = 0
-    """Records that were removed, written, or lost a text or their actor."""
+    """Number of records that were removed, were written, or lost a text or their actor."""
     messages: int = 0
-    """Messages that were removed from the buffers."""
+    """Number of messages removed from the buffers."""
 
     @property
     def state(self) -> OperationState:
-        """How it ended: "finished", "failed", or "unfinished" (interrupted, or still running)."""
+        """The outcome: "finished", "failed", or "unfinished" (interrupted, or still running)."""
         if self.ended_at is None:
             return "unfinished"
         return "finished" if self.error is None else "failed"
@@ -76,20 +80,20 @@ class StoreOperation:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OperationStatements:
-    """A database's statements for its log, each with what it takes, in that order.
+    """A database's statements for its log, each with its parameters in order.
 
     Instants are text.
 
     Attributes:
         begin: enters the operations whose ids are not in it: `entries_of`.
         add: adds to an operation's counts: records, messages, id.
-        end: notes how an unfinished operation ended, and adds to its counts: ended_at, error,
+        end: sets the outcome of an unfinished operation and adds to its counts: ended_at, error,
             records, messages, id.
         counts: returns an operation's records and messages: id.
-        forget_actor: takes an actor's name from all operations: actor_id.
-        last: returns operations, newest first, from one on or from the newest, each as one JSON
-            list of its columns in order: its id, or NULL; the most to return, or NULL; their kind,
-            or NULL.
+        forget_actor: removes an actor's name from all operations: actor_id.
+        last: returns operations, newest first, each as one JSON list of its columns in order: the
+            id to start from, or NULL for the newest; the maximum number, or NULL; the kind, or
+            NULL.
     """
 
     begin: str
@@ -101,7 +105,7 @@ class OperationStatements:
 
 
 class OperationEnd(NamedTuple):
-    """How an operation ended, and what is not counted yet of what it did.
+    """The outcome of an operation, with counts that are not in the log yet.
 
     Attributes:
         ended_at: when: aware, in UTC.
@@ -116,34 +120,35 @@ class OperationEnd(NamedTuple):
 
 
 class OperationLog(Protocol):
-    """A store's log of operations. Each change is a transaction of its own, in its turn among the
-    writes; or part of one, in a log that a transaction gives."""
+    """A store's log of operations. Each change is a separate transaction, in the queue of the
+    writes, or part of the transaction that provides the log.
+    """
 
     async def begin(self, *operations: StoreOperation) -> None:
         """Enter operations, those whose ids are not in the log."""
 
     async def add(self, operation_id: str, records: int, messages: int) -> None:
-        """Add to an operation's counts what a transaction did, inside of it."""
+        """Add a transaction's counts to an operation, inside that transaction."""
 
     async def end(self, end: OperationEnd) -> tuple[int, int] | None:
-        """Note how an unfinished operation ended, add to its counts, and return them.
+        """Set the outcome of an unfinished operation, add to its counts, and return them.
 
-        None where the log does not have it.
+        None if the log does not have it.
         """
 
     async def forget_actor(self, actor_id: str) -> None:
-        """Take an actor's name from all operations."""
+        """Remove an actor's name from all operations."""
 
     async def read(
         self, *, up_to: str | None = None, limit: int | None = None, kind: str | None = None
     ) -> Sequence[StoreOperation]:
-        """Return operations, oldest first: the last ones.
+        """Return the last operations, oldest first.
 
         Args:
-            up_to: the id of the last one to return; nothing if there is none of this id. None is
-                the newest.
+            up_to: the id of the last one to return; nothing is returned if it does not exist. None
+                is the newest.
             limit: at most this many; None returns all.
-            kind: of this kind alone; None is of any.
+            kind: only this kind; None is any.
         """
 
 
@@ -159,8 +164,8 @@ def new_operation(
     Args:
         kind: see `StoreOperation.kind`.
         arguments: without texts and names; see `hashed`.
-        actor_id: who does it; the surrounding cause's `actor_id`, if missing.
-        operation_id: its id; a new one, if missing.
+        actor_id: the actor; if missing, the surrounding cause's `actor_id`.
+        operation_id: its id; if missing, a new one.
     """
     around = surroundings()
     if actor_id is None and around is not None and around.cause is not None:
@@ -192,7 +197,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def at_its_end(operation: StoreOperation, records: int, messages: int) -> StoreOperation:
-    """Return an operation that one transaction does, as it ends with that."""
+    """Return an operation of a single transaction, as ended with it."""
     # dataclasses.replace takes three times as long, and each restored memory has one.
     return StoreOperation(
         id=operation.id,
@@ -210,17 +215,17 @@ def at_its_end(operation: StoreOperation, records: int, messages: int) -> StoreO
 
 
 def hashed(name: str, value: str | None) -> dict[str, str]:
-    """Return an argument that names a person, as its SHA-256; nothing where it was not given."""
+    """Return the SHA-256 of an argument that names a person; nothing if it was not given."""
     return {} if value is None else {f"{name}_sha256": sha256(value.encode()).hexdigest()}
 
 
 @dataclass(slots=True)
 class Tally:
-    """What an operation did.
+    """Counts of what an operation did.
 
     Attributes:
-        records, messages: what is not counted in its transactions; the body sets them.
-        total: in the end all records and messages; None where the store keeps no log.
+        records, messages: not counted in its transactions; the body sets them.
+        total: at the end, all records and messages; None if the store has no log.
     """
 
     records: int = 0
@@ -229,12 +234,12 @@ class Tally:
 
 
 def ended(operation: StoreOperation, tally: Tally, error: str | None) -> OperationEnd:
-    """Return how an operation ends now: by an error of this class, or well."""
+    """Return the outcome of an operation that ends now, with an error of this class or without."""
     return OperationEnd(operation.id, datetime.now(UTC), error, tally.records, tally.messages)
 
 
 class OperationEnds(Protocol):
-    """The part of a log by which an operation is entered and ended."""
+    """The part of a log that begins and ends an operation."""
 
     async def begin(self, operation: StoreOperation, /) -> None: ...
 
@@ -243,7 +248,7 @@ class OperationEnds(Protocol):
 
 @contextlib.asynccontextmanager
 async def logged(log: OperationEnds, operation: StoreOperation) -> AsyncIterator[Tally]:
-    """Log an operation that the body does.
+    """Log the operation in the body.
 
     A cancelled one stays unfinished.
     """
@@ -252,7 +257,7 @@ async def logged(log: OperationEnds, operation: StoreOperation) -> AsyncIterator
     try:
         yield tally
     except Exception as error:
-        # The store may be what failed: then it stays unfinished.
+        # If the store itself failed, the operation stays unfinished.
         with contextlib.suppress(HistoryError):
             await _end(log, operation, tally, type(error).__name__)
         raise
@@ -292,7 +297,7 @@ def entries_of(operations: Iterable[StoreOperation]) -> str:
 
 
 _encode: Final = json.JSONEncoder(ensure_ascii=False).encode
-"""As `json.dumps`, which makes an encoder for each call."""
+"""Like `json.dumps`, which makes an encoder for each call."""
 
 
 RunStatement = Callable[..., Awaitable[Sequence[Sequence[Any]]]]
@@ -300,7 +305,7 @@ RunStatement = Callable[..., Awaitable[Sequence[Sequence[Any]]]]
 
 
 class StatementOperationLog:
-    """A log of operations in a database that takes statements.
+    """A log of operations in a database with SQL statements.
 
     Args:
         run: runs one statement with its parameters, and returns its rows.
@@ -319,11 +324,11 @@ class StatementOperationLog:
         await self._run(self._statements.begin, entries_of(operations))
 
     async def add(self, operation_id: str, records: int, messages: int) -> None:
-        """Count what a transaction did, inside of it."""
+        """Add a transaction's counts, inside that transaction."""
         await self._run(self._statements.add, records, messages, operation_id)
 
     async def end(self, end: OperationEnd) -> tuple[int, int] | None:
-        """Note how an operation ended; return its records and messages."""
+        """Set the outcome of an operation; return its records and messages."""
         values = (_text(end.ended_at), end.error, end.records, end.messages, end.operation_id)
         await self._run(self._statements.end, *values)
         for records, messages in await self._run(self._statements.counts, end.operation_id):
@@ -331,7 +336,7 @@ class StatementOperationLog:
         return None
 
     async def forget_actor(self, actor_id: str) -> None:
-        """Take an actor's name from all operations."""
+        """Remove an actor's name from all operations."""
         await self._run(self._statements.forget_actor, actor_id)
 
     async def read(
@@ -343,11 +348,11 @@ class StatementOperationLog:
 
 
 class OperationLogInTurn:
-    """The log of operations of an open store, each change in a transaction of its own.
+    """The log of operations of an open store; each change is a separate transaction.
 
     Args:
-        change: does work on the log within a transaction, in its turn among the writes.
-        log: reads it, outside of one.
+        change: runs work on the log in a transaction, in the queue of the writes.
+        log: for reading, outside a transaction.
     """
 
     def __init__(
@@ -367,12 +372,12 @@ class OperationLogInTurn:
         await self._change(lambda log: log.add(operation_id, records, messages))
 
     async def end(self, end: OperationEnd) -> tuple[int, int] | None:
-        """Note how an operation ended; return its records and messages."""
+        """Set the outcome of an operation; return its records and messages."""
         counts: tuple[int, int] | None = await self._change(lambda log: log.end(end))
         return counts
 
     async def forget_actor(self, actor_id: str) -> None:
-        """Take an actor's name from all operations."""
+        """Remove an actor's name from all operations."""
         await self._change(lambda log: log.forget_actor(actor_id))
 
 

@@ -1,7 +1,6 @@
-"""The options of opening, for type checkers: what `open_history` takes besides the URL.
+"""The options of `open_history`, for type checkers.
 
-What each one means is told by the manager that takes it; a manager refuses those of another kind
-of store, by name.
+Each manager documents its options, and refuses options of other kinds of stores by name.
 """
 
 from typing import Final, Literal, TypedDict, get_args
@@ -9,7 +8,7 @@ from typing import Final, Literal, TypedDict, get_args
 from async_history._core.key_ring import KeyRing
 
 Durability = Literal["full", "normal"]
-"""What an acknowledged record survives: power loss, or only the end of the process."""
+"""What an acknowledged record survives: "full" power loss, "normal" only the end of the process."""
 DURABILITIES: Final[tuple[Durability, ...]] = get_args(Durability)
 Journal = Literal["wal", "delete"]
 """A file's journal: a write-ahead log, or a rollback journal."""
@@ -17,7 +16,7 @@ JOURNALS: Final[tuple[Journal, ...]] = get_args(Journal)
 
 
 class HistoryOptions(TypedDict, total=False):
-    """What can be given to `open_history` by keyword."""
+    """The keyword options of `open_history`."""
 
     create: bool
     migrate: bool

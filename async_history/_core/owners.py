@@ -1,4 +1,4 @@
-"""Whose a memory is: mem0's four scopes."""
+"""Owners of memories: mem0's four scopes."""
 
 import json
 from collections.abc import Mapping
@@ -12,13 +12,13 @@ from async_history.errors import InvalidInput
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Owner:
-    """Whose a memory is: any of mem0's scopes, at least one.
+    """The owner of a memory: at least one of mem0's scopes.
 
-    An owner is given once, and holds for all records of the memory, whoever writes them.
+    An owner is given once, and applies to all records of the memory, whoever writes them.
     """
 
     user_id: str | None = None
-    """The user whose memory it is."""
+    """The user that the memory belongs to."""
     agent_id: str | None = None
     """The agent that it belongs to."""
     run_id: str | None = None
@@ -34,7 +34,7 @@ class Owner:
         """Return the names of the scopes that another owner gives and this one does not have.
 
         Args:
-            given: the other owner. What it leaves open contradicts nothing.
+            given: the other owner. Its missing scopes contradict nothing.
         """
         return tuple(
             name
@@ -46,7 +46,7 @@ class Owner:
 SCOPES: Final = tuple(field.name for field in fields(Owner))
 """The names of an owner's scopes."""
 _KEPT: Final = 16_384
-"""Owners that are kept once checked: as a rule, the same ones come again."""
+"""Size of the cache of checked owners: the same owners usually repeat."""
 
 
 def new_owner(given: Owner | Mapping[str, str | None]) -> Owner | None:

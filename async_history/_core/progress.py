@@ -3,8 +3,8 @@
 from collections.abc import Callable
 
 Progress = Callable[[int, int], None]
-"""Called with how much is done, and how much there is in all."""
+"""Called with the amount done and the total."""
 OpenProgress = Callable[[int, int | None], None]
-"""Called with how much is done, and how much there is in all; None if that is not known."""
+"""Called with the amount done and the total, or None if the total is unknown."""
 StepProgress = Callable[[str, int, int], None]
-"""Called with the name of a step, how much of it is done, and how much there is in all."""
+"""Called with the name of a step, the amount done and the total."""

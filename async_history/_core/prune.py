@@ -1,14 +1,15 @@
-"""Pruning makes room: old records go, a living memory keeps its last known state.
+"""Pruning: removes old records; an existing memory keeps its last known state.
 
-A record goes when it is old and enough later ones of its memory stay. A memory goes as a whole when
-all its records are old and its latest is a DELETE, or nothing has to be kept: its latest record
-never goes before the others, or the memory would be back at an earlier state.
+A record is removed when it is old and enough later records of its memory remain. A memory is
+removed as a whole when all its records are old and its latest is a DELETE, or nothing has to be
+kept. The latest record is never removed before the others, or the memory would return to an earlier
+state.
 
-A record without a time of its own (old files have them) is dated by the one before it. Those two
-go with the whole memory or not at all.
+A record without its own time (in old files) is dated by the previous one. These two are removed
+with the whole memory or not at all.
 
-A walk goes through the history in small steps, so that writers wait for one step at most and an
-interrupted walk is simply begun again.
+A walk goes through the history in small steps. So writers wait for one step at most, and an
+interrupted walk is simply repeated.
 """
 
 from collections import OrderedDict
@@ -27,9 +28,9 @@ from async_history._core.wording import counted
 
 @dataclass(frozen=True, slots=True)
 class PruneCursor:
-    """How far a walk has come in the order of recording, and where it began and ends.
+    """A walk's current position in the order of recording, with its begin and end.
 
-    `edges` are those of the memories that it met last; None of one that has too few records.
+    `edges` are those of the last memories it saw; None for a memory with too few records.
     """
 
     position: int
@@ -40,7 +41,7 @@ class PruneCursor:
 
 @dataclass(frozen=True, slots=True)
 class PruneStep:
-    """What one step removed, and where the next begins; None after the last."""
+    """The result of one step, and the begin of the next; None after the last."""
 
     records: int
     memories_gone: int
@@ -49,18 +50,18 @@ class PruneStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PruneReport:
-    """What pruning removed, or in a dry run would remove."""
+    """What pruning removed, or would remove in a dry run."""
 
     done: bool
-    """False of a dry run: nothing was removed."""
+    """False for a dry run: nothing was removed."""
     before: datetime
-    """The instant that what was removed lies before: aware."""
+    """The aware instant before which records were removed."""
     records: int = 0
-    """Records that were removed."""
+    """Number of removed records."""
     memories_gone: int = 0
-    """Memories of which no record is left."""
+    """Number of memories without any record left."""
     batches: int = 0
-    """Transactions that removed something."""
+    """Number of transactions that removed something."""
 
     def outcome(self) -> str:
         """Return the outcome as one sentence for people."""
@@ -76,7 +77,7 @@ async def prune_in_steps(
     asked: PruneRequest,
     on_progress: Progress | None,
 ) -> PruneReport:
-    """Walk through the history as it was at the beginning, a step at a time."""
+    """Walk step by step through the history as it was at the beginning."""
     report = PruneReport(done=not asked.dry_run, before=asked.before)
     reached: PruneCursor | None = None
     while True:
@@ -100,10 +101,10 @@ async def prune_step(
     steps: PruneTransaction,
     tries: PruneTries | None = None,
 ) -> PruneStep:
-    """Prune the next few records. The caller has the transaction, and the turn.
+    """Prune the next few records, inside the caller's transaction.
 
     Args:
-        tries: of this step, where the outcome of one may not be known.
+        tries: earlier tries of this step, if their outcome may be unknown.
     """
     tries = PruneTries() if tries is None else tries
     if reached is None:
@@ -122,7 +123,7 @@ async def prune_step(
     for records in await _gone_as_a_whole(asked, window.latest(), steps):
         ending.add(records[0].memory_id)
         for one in records:
-            # In a dry run, what went alone before is still there, and counted already.
+            # In a dry run, records removed alone are still there, but already counted.
             if not (asked.dry_run and one.prunable_alone):
                 going[one.position] = one
     removed, memories_gone = len(going), len(ending)
@@ -142,10 +143,10 @@ async def _edges(
     kept: OrderedDict[str, Edge | None],
     steps: PruneTransaction,
 ) -> Mapping[str, Edge | None]:
-    """Return the first record of each memory that stays as one of the last; None where all do.
+    """Return the first of the last records to keep of each memory; None if all are kept.
 
-    Those of an earlier step hold as long as the record is there: what goes is older, and what was
-    added since stays.
+    An earlier step's result is valid as long as its record exists: removed records are older, and
+    records added since are kept.
     """
     edges = {name: kept.pop(name) for name in memory_ids if name in kept}
     known = {RecordRef(*edge, name) for name, edge in edges.items() if edge is not None}
@@ -161,11 +162,11 @@ async def _edges(
 
 
 class _Window:
-    """The records of a step, and what follows each in its memory.
+    """The records of a step, with what follows each in its memory.
 
     Attributes:
-        beyond: those that are old, and that enough later ones of their memory follow.
-        may_end: those that may be the latest of a memory that goes as a whole.
+        beyond: old records with enough later records of their memory.
+        may_end: records that may be the latest of a memory to remove as a whole.
     """
 
     def __init__(
@@ -196,18 +197,19 @@ class _Window:
         self._next_are_dated: Mapping[int, bool] = {}
 
     async def look_ahead(self, steps: PruneTransaction) -> None:
-        """Look up the next records that are not in the window, where anything depends on them."""
+        """Look up next records outside the window, if the decision depends on them."""
         undated = [one for one in self.beyond if one.of_undated and one.position not in self._next]
         if undated or self.may_end:
             self._next_are_dated = await steps.next_are_dated(undated + self.may_end)
 
     def latest(self) -> list[Candidate]:
-        """Return the last records of memories that may go as a whole."""
+        """Return the last records of memories that may be removed as a whole."""
         return [one for one in self.may_end if one.position not in self._next_are_dated]
 
     def prunable_alone(self) -> list[Candidate]:
-        """Return the records that go whatever becomes of their memory: the next does not rest on
-        their time."""
+        """Return the records to remove whatever happens to their memory: they do not date the next
+        record.
+        """
         return [one for one in self.beyond if self._next_is_dated(one)]
 
     def _next_is_dated(self, one: Candidate) -> bool:
@@ -220,7 +222,7 @@ class _Window:
 async def _gone_as_a_whole(
     asked: PruneRequest, latest: Sequence[Candidate], steps: PruneTransaction
 ) -> list[list[Candidate]]:
-    """Return, memory by memory, the records of those that go, of which these are the latest."""
+    """Return, by memory, the records of removable memories, given their latest records."""
     gone: list[list[Candidate]] = []
     if latest:
         positions = {one.position for one in latest}

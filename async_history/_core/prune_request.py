@@ -1,4 +1,4 @@
-"""What is to be pruned, checked."""
+"""Prune requests and limits."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -12,13 +12,13 @@ from async_history.errors import InvalidInput
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PruneLimits:
-    """How much pruning does at once.
+    """Limits of a pruning's steps.
 
     Attributes:
-        records: looked at in one step, which writers wait for.
-        passed_over: records that a step may pass over besides, because they may not go; a server
-            takes about 5 ms for them.
-        edges: memories whose edge is not looked up again in a walk: 20 MB.
+        records: most records read in one step, for which writers wait.
+        passed_over: most other records that a step skips because they must stay; a server needs
+            about 5 ms for them.
+        edges: most memories whose edge is cached in a walk: 20 MB.
     """
 
     records: int = 500
@@ -28,9 +28,9 @@ class PruneLimits:
 
 @dataclass(frozen=True, slots=True)
 class PruneRequest:
-    """What is to be pruned: records from before an instant, but a memory's last ones.
+    """A checked prune request: records from before an instant, except a memory's last ones.
 
-    `id` is its own, under which the store logs it.
+    `id` is the id of the operation in the store's log.
     """
 
     id: str
@@ -40,12 +40,12 @@ class PruneRequest:
     limits: PruneLimits
 
     def operation(self) -> StoreOperation:
-        """Return what the store logs."""
+        """Return the operation for the store's log."""
         arguments = {"before": in_utc(self.before).isoformat(), "keep_last": self.keep_last}
         return new_operation("prune", arguments, operation_id=self.id)
 
     def is_old(self, moment: datetime | None) -> bool | None:
-        """Return whether a record of this instant may go; None where its instant is not known."""
+        """Return whether a record with this instant is old; None if its instant is unknown."""
         return None if moment is None else moment < self.before
 
 
@@ -56,7 +56,7 @@ def new_prune_request(
     dry_run: bool,
     limits: PruneLimits,
 ) -> PruneRequest:
-    """Check what is to be pruned.
+    """Check the arguments of a pruning.
 
     Raises:
         InvalidInput: naming the argument that can't be used.

@@ -1,4 +1,4 @@
-"""What pruning asks of a database inside the transaction of one step, and what that removed."""
+"""A database's part of pruning, inside the transaction of one step."""
 
 from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -9,15 +9,15 @@ from async_history._core.operations import OperationLog
 from async_history._core.prune_request import PruneRequest
 
 Edge = tuple[int, str]
-"""The first of the last records of a memory that stay: its position and id."""
+"""The first of a memory's last records that are kept: its position and id."""
 
 
 class Candidate(NamedTuple):
-    """A record as pruning sees it. A tuple: one is made of each record of the history.
+    """A record in pruning. A tuple, because one is made for each record of the history.
 
-    `memory_id` can be anything: others may have stored what can't be a name. `is_old` is None
-    where the record has no time of its own. `of_undated` is False if its memory has no such record:
-    then nothing has to be looked up of it. `prunable_alone` is of the records of a whole memory.
+    `memory_id` can be any value, because other programs may have stored an invalid one. `is_old` is
+    None if the record has no time of its own. `of_undated` is False if its memory has no such
+    record: then no look-up is needed. `prunable_alone` is set for records of a whole memory.
     """
 
     position: int
@@ -34,7 +34,7 @@ class Candidate(NamedTuple):
 
 
 def prunable_alone(asked: PruneRequest, are_old: Sequence[bool | None], index: int) -> bool:
-    """Return whether a record of a whole memory goes whatever becomes of the memory.
+    """Return whether a record of a whole memory can be removed whatever happens to the memory.
 
     Args:
         are_old: each record's own `is_old`, in order.
@@ -48,58 +48,58 @@ def prunable_alone(asked: PruneRequest, are_old: Sequence[bool | None], index: i
 
 
 class PruneTransaction(Protocol):
-    """What a database does inside a step's transaction."""
+    """The database's part of a step's transaction."""
 
     @property
     def log(self) -> OperationLog:
         """The store's log of operations, inside this transaction."""
 
     async def ends(self) -> tuple[int, int] | None:
-        """Return the positions of the first and the last record; None where there is none."""
+        """Return the positions of the first and the last record; None if there is none."""
 
     async def window(
         self, asked: PruneRequest, after: int, last: int, limit: int
     ) -> Sequence[Candidate]:
-        """Return the records after a position and up to another, in order.
+        """Return the records between two positions, including the second, in order.
 
-        It may begin with the first one that may go, if it passes over few: see `PruneLimits`.
+        It may begin with the first removable record, if it skips few records: see `PruneLimits`.
         """
 
     async def edges(self, memory_ids: Sequence[str], before: int) -> Mapping[str, Edge]:
-        """Return each memory's record that comes so many before its last; not of one without."""
+        """Return each memory's record that is `before` records before its last, if there is one."""
 
     async def still_there(self, places: Collection[RecordRef]) -> Set[RecordRef]:
-        """Return which records are still there."""
+        """Return the records that still exist."""
 
     async def next_are_dated(self, records: Sequence[Candidate]) -> Mapping[int, bool]:
         """Return, by position, whether the next record of the memory has a time of its own.
 
-        Not of a record that is the last of its memory.
+        The last record of a memory has no entry.
         """
 
     async def whole(self, asked: PruneRequest, memory_ids: Sequence[str]) -> Sequence[Candidate]:
-        """Return all records of some memories, memory by memory, each's in order.
+        """Return all records of some memories, memory by memory, in order.
 
-        One without a time of its own is as old as the one before it.
+        A record without its own time is as old as the previous one.
         """
 
     async def remove(self, records: Sequence[Candidate]) -> Set[RecordRef]:
-        """Remove records; return those that were still there."""
+        """Remove records; return those that still existed."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Try:
-    """What a transaction removed, if it was committed."""
+    """What a transaction removes if it is committed."""
 
     removed: Set[RecordRef]
     memories_gone: Set[str]
 
 
 class PruneTries:
-    """The tries of one step: one whose outcome was not known is made again.
+    """The tries of one step: a try with an unknown outcome is repeated.
 
-    A transaction removes all that it removes, or nothing. So a try was committed where nothing of
-    it is there any more, and it was not a later one that removed it.
+    A transaction removes all of its records or none. So a try was committed if none of its records
+    exist any more and no later try removed them.
     """
 
     def __init__(self) -> None:
@@ -107,7 +107,7 @@ class PruneTries:
 
     @property
     def has_removed(self) -> bool:
-        """Whether a try that may not be committed removed anything."""
+        """Whether an uncertain try removed anything."""
         return bool(self._tries)
 
     async def remove(
@@ -117,12 +117,12 @@ class PruneTries:
         ending: Set[str],
         steps: PruneTransaction,
     ) -> tuple[int, int]:
-        """Remove records, and with them some memories as a whole; count them in the log.
+        """Remove records, and some memories as a whole; count them in the log.
 
         Returns:
-            How many records and memories this try and those that were committed removed.
+            The numbers of records and memories removed by this try and committed earlier ones.
         """
-        # It waits for an earlier try that is not over.
+        # It waits for an earlier try that is still running.
         removed = await steps.remove(records) if records else frozenset()
         if removed:
             await steps.log.add(asked.id, len(removed), 0)

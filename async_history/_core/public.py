@@ -1,14 +1,14 @@
-"""What is public is shown under the public name of its module."""
+"""Public names are shown under their public module."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 
 def show_as(module: str, names: Iterable[str], namespace: Mapping[str, Any]) -> None:
-    """Let the classes and functions that a module exports name it as theirs.
+    """Set a module as the `__module__` of the classes and functions that it exports.
 
     So `repr`, tracebacks, pickles and documentation show `async_history.HistoryManager`, wherever
-    it is written; and pickles are read again when it has moved.
+    it is defined. Pickles still load after it has moved.
     """
     for name in names:
         value = namespace[name]

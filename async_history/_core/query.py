@@ -1,4 +1,4 @@
-"""Asks for the records of a filter, page by page."""
+"""Queries: the records of a filter, page by page."""
 
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -13,7 +13,7 @@ from async_history._core.validation import check_count, shown
 from async_history._core.yielding import after_record
 
 PAGE_SIZE = 500
-"""Default records of a page: about a millisecond of the event loop's time."""
+"""Default number of records per page: about a millisecond of the event loop's time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,19 +23,18 @@ class Page:
     records: Sequence[HistoryRecord]
     """The page's records, up to `page_size`."""
     cursor: str | None
-    """What `query_history(after=…)` takes to continue.
+    """The cursor for `query_history(after=…)`.
 
-    That of the last page continues with what is recorded later. It is None only where nothing was
-    ever there to continue after.
+    The last page's cursor continues with later records. It is None only if there has never been a
+    record.
     """
 
 
 @dataclass(frozen=True, slots=True)
 class PageRead:
-    """What a backend found: matching records, the last place it looked at, and whether it ended.
+    """A backend's page: matching records, the last place read, and whether it is the last page.
 
-    `rest` returns the next page, of up to as many records as it is given, where that page was
-    read already.
+    If more was read, `rest` returns the next page, of up to the given number of records.
     """
 
     records: Sequence[HistoryRecord]
@@ -46,7 +45,7 @@ class PageRead:
 
 @dataclass(frozen=True, slots=True)
 class RowsRead:
-    """What a backend found in the order of recording: ten columns each, as `row_of` a record."""
+    """A backend's rows in the order of recording: ten columns each, as of `row_of`."""
 
     rows: Sequence[Row]
     place: Cursor | None
@@ -61,9 +60,9 @@ def cut(
     start: int,
     limit: int,
 ) -> PageRead:
-    """Return rows from `start` as a page of up to `limit` records, and what gives the next page.
+    """Return rows from `start` as a page of up to `limit` records, with `rest` for the next page.
 
-    A page that is not full is read again when its turn comes: more may be there by then.
+    A page that is not full is read again when it is needed: there may be more records by then.
     """
     end = start + limit
     part = rows[start:end]
@@ -81,14 +80,14 @@ def cut(
 _MOST_PAGES_AHEAD: Final = 32
 
 ReadPage = Callable[[Filter, Cursor | None, int, int], Awaitable[PageRead]]
-"""Read a page of a filter after a place, of up to so many records; and how many rows at once."""
+"""Reads a page after a cursor: up to so many records, and up to so many rows at once."""
 
 
 class HistoryQuery:
-    """Records that match a filter: iterate over them, or over their pages.
+    """Records that match a filter. Iterate over them, or over their pages.
 
-    No connection is held between pages, so a slow consumer holds nothing up. Records that are added
-    meanwhile are seen if they come after the page being read.
+    No connection is held between pages, so a slow consumer does not block others. Records added
+    during the iteration are included if they come after the current page.
     """
 
     def __init__(
@@ -104,8 +103,8 @@ class HistoryQuery:
         self._after = after
         self._limit = limit
         self._page_size = page_size
-        # To find the next records of several memories all of these are looked up each time: the
-        # more there are, the more of their records are read at once.
+        # Each read looks up all of the memories. So the more memories there are, the more of their
+        # records are read at once.
         named = len(wanted.memory_ids or ())
         self._most_ahead = max(page_size * _MOST_PAGES_AHEAD, named) if named > 1 else page_size
 
@@ -123,10 +122,10 @@ class HistoryQuery:
                 await after_record(index)
 
     async def pages(self) -> AsyncIterator[Page]:
-        """Yield pages of up to `page_size` records, and of no more than `limit` in all.
+        """Yield pages of up to `page_size` records, and at most `limit` records in total.
 
         Raises:
-            CursorGone: the record after which to continue is no longer there.
+            CursorGone: the cursor's record is no longer there.
         """
         place = self._after
         rest: Callable[[int], Awaitable[PageRead]] | None = None
@@ -151,7 +150,7 @@ class HistoryQuery:
 def new_query(
     read_page: ReadPage, wanted: Filter, *, after: str | None, limit: int | None, page_size: int
 ) -> HistoryQuery:
-    """Check where a query begins and how it is paged.
+    """Check the cursor and the paging of a query.
 
     Raises:
         InvalidInput: naming the argument that can't be used.

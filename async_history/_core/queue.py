@@ -3,9 +3,9 @@
 A call is queued at once, even if its submission is not ready yet, so calls are committed in the
 order in which they were made, whatever their size.
 
-A call is one future, which its caller awaits, both for room in the queue and for the commit. To be
-admitted wakes no caller. The future is done when the call is acknowledged; to cancel it withdraws
-the call.
+A call is one future. Its caller awaits it both for space in the queue and for the commit, and is
+not woken when the call is admitted. The future is done when the call is acknowledged. Cancelling it
+withdraws the call.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ QUEUE_BYTES = 64 * 1024 * 1024
 
 
 class Submission(Protocol):
-    """What the queue and the writer need to know: the weight, and the ids it would write."""
+    """What the queue and the writer need: the size and the ids of a submission."""
 
     @property
     def record_count(self) -> int: ...
@@ -41,15 +41,15 @@ Operation = Callable[[], Awaitable[Any]]
 class PendingCall(asyncio.Future[Any], Generic[S]):
     """A queued call and the future that its caller awaits: a submission, or an operation."""
 
-    # Its queue sets all of these. It has no constructor of its own, which would take longer than
-    # that of a future: there is a call for each record.
+    # The queue sets all of these. A constructor would be slower than that of a future, and there is
+    # a call for each record.
     __slots__ = ("count", "operation", "queue", "since", "size", "submission", "timer")
 
     queue: "BoundedQueue[S]"
     submission: S | None
     operation: Operation | None
     since: float
-    """When it was made, by `time.monotonic`."""
+    """The time of the call, by `time.monotonic`."""
     count: int
     size: int
     timer: asyncio.TimerHandle | None
@@ -76,26 +76,26 @@ class PendingCall(asyncio.Future[Any], Generic[S]):
             self.set_exception(error)
 
     def cancel(self, msg: Any = None) -> bool:
-        """Withdraw the call; one that is in a batch has left the queue already."""
+        """Withdraw the call, unless it is in a batch and has left the queue."""
         self.queue.withdraw(self)
         return super().cancel(msg)
 
     def stop_waiting(self) -> None:
-        """Cancel the timer, which would keep the submission in memory by a cycle."""
+        """Cancel the timer, which would keep the submission in memory through a cycle."""
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
 
 
 class BoundedQueue(Generic[S]):
-    """Calls in order: as many as the bound in records and bytes admits, and those that wait.
+    """Calls in order: admitted ones, within the bound in records and bytes, and waiting ones.
 
-    A call that is larger than the bound is admitted when no other is.
+    A call larger than the bound is admitted when no other call is.
 
     Args:
         records, size_bytes: the bound.
-        timeout_s: seconds that a call may wait for room before it raises `Overloaded`.
-        on_admitted: called when a call is admitted and no other is there.
+        timeout_s: seconds for which a call may wait for space before it raises `Overloaded`.
+        on_admitted: called when a call is admitted to an empty queue.
     """
 
     def __init__(
@@ -114,8 +114,8 @@ class BoundedQueue(Generic[S]):
         self._timeout_s = timeout_s
         self._on_admitted = on_admitted
         self._loop = asyncio.get_running_loop()
-        # Dictionaries, because a call in the middle must be able to leave at once. The first of
-        # many leave an ordered one in constant time; they leave the other together.
+        # Dictionaries, because a call in the middle must be removable at once. From an ordered one
+        # the first of many is removed in constant time; from the other they are removed together.
         self._in: dict[PendingCall[S], None] = {}
         self._waiting: OrderedDict[PendingCall[S], None] = OrderedDict()
 
@@ -124,7 +124,7 @@ class BoundedQueue(Generic[S]):
 
     @property
     def waiting(self) -> int:
-        """How many callers wait for room."""
+        """The number of callers that wait for space."""
         return len(self._waiting)
 
     @property
@@ -133,7 +133,7 @@ class BoundedQueue(Generic[S]):
         return next(iter(self._in), None)
 
     def enter(self, submission: S | None, operation: Operation | None) -> PendingCall[S]:
-        """Queue a new call: admit it, or let it wait for room after those that wait already."""
+        """Queue a new call: admit it, or let it wait behind those already waiting."""
         call: PendingCall[S] = PendingCall(loop=self._loop)
         call.queue = self
         call.submission = submission
@@ -145,7 +145,7 @@ class BoundedQueue(Generic[S]):
         else:
             call.count = count = submission.record_count
             call.size = size = submission.size_bytes
-        if self._waiting or (  # as `_has_room` and `_admit`, for each record
+        if self._waiting or (  # inlined `_has_room` and `_admit`, for speed
             self._in
             and (
                 self.records + count > self._most_records
@@ -165,7 +165,7 @@ class BoundedQueue(Generic[S]):
     def reserve(self) -> PendingCall[S]:
         """Return a new call whose submission is not ready yet, which must be filled or cancelled.
 
-        It keeps its order: later calls wait for it, even if there is room.
+        It keeps its position: later calls wait for it, even if there is space.
         """
         call: PendingCall[S] = PendingCall(loop=self._loop)
         call.queue = self
@@ -176,7 +176,7 @@ class BoundedQueue(Generic[S]):
         return call
 
     def fill(self, call: PendingCall[S], submission: S) -> None:
-        """Give a reserved call its submission: admit it, or let it wait for room from now on."""
+        """Give a reserved call its submission: admit it, or let it wait for space from now on."""
         self._start_timer(call)
         call.submission = submission
         call.count, call.size = submission.record_count, submission.size_bytes
@@ -187,7 +187,7 @@ class BoundedQueue(Generic[S]):
             call.timer = self._loop.call_later(self._timeout_s, self._overload, call)
 
     def withdraw(self, call: PendingCall[S]) -> None:
-        """Remove a call, wherever it is; one that is in a batch has left already."""
+        """Remove a call, unless it is in a batch and has left the queue."""
         call.stop_waiting()
         if call in self._in:
             self._remove(call)
@@ -196,12 +196,12 @@ class BoundedQueue(Generic[S]):
         self._admit_waiting()
 
     def take(self, records: int, size_bytes: int) -> list[PendingCall[S]]:
-        """Take the next batch: calls in order up to these bounds, or one that is larger alone.
+        """Take the next batch: calls in order up to these bounds, or one larger call alone.
 
-        An operation is a batch of its own. Calls whose callers were cancelled are left out.
+        An operation is a separate batch. Cancelled calls are omitted.
         """
         if self.records <= records and self.size_bytes <= size_bytes:
-            # To take all at once takes a quarter of the time, for which the database waits.
+            # Taking all at once needs a quarter of the time, and the database waits for it.
             calls = [call for call in self._in if not call.done()]
             if not [call for call in calls if call.operation is not None]:
                 self._remove_all()
@@ -226,9 +226,9 @@ class BoundedQueue(Generic[S]):
         return batch
 
     def clear_waiting(self) -> list[PendingCall[S]]:
-        """Remove and return all calls that wait for room.
+        """Remove and return all calls that wait for space.
 
-        Reserved calls are cancelled; calls that only waited for them and have room are admitted.
+        Reserved calls are cancelled. Calls that waited only for them, and fit, are admitted.
         """
         for call in [call for call in self._waiting if call.is_reserved]:
             call.cancel()
@@ -279,7 +279,7 @@ class BoundedQueue(Generic[S]):
         if call not in self._waiting:
             return
         if next(iter(self._waiting)).is_reserved:
-            self._start_timer(call)  # it waits for a reserved call: the queue may have room
+            self._start_timer(call)  # it waits for a reserved call: the queue may have space
             return
         del self._waiting[call]
         self.overloaded += 1

@@ -21,10 +21,10 @@ _ID: Final = COLUMNS.index("id")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RecentLimits:
-    """How much is kept, and for how long.
+    """Limits of what is kept, and for how long.
 
     Attributes:
-        seconds: how long a batch is kept; also how long a follower may see text that another
+        seconds: how long a batch is kept, and so how long a follower may see text that another
             process has erased.
         records: most records of all batches together.
         size_bytes: most bytes of all batches together.
@@ -50,7 +50,7 @@ class RecentCommits:
         self._bytes = 0
 
     def keep(self, additions: Sequence[AddRecords]) -> None:
-        """Keep a batch's records, by the id of the last; drop the oldest beyond the limits.
+        """Keep a batch's records, by the last one's id; drop the oldest beyond the limits.
 
         Copied records are not kept: the file may spell their times differently.
         """

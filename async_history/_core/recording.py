@@ -1,4 +1,4 @@
-"""Why a record is made: its cause, also for a whole part of a program."""
+"""Causes of records, also for a whole part of a program."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,16 +14,16 @@ from async_history._core.values import check_name, check_text
 from async_history.errors import InvalidInput
 
 INDEXED_CAUSES: Final = ("run_id", "trace_id", "request_id")
-"""The keys of a cause that records are found by through an index."""
+"""The keys of a cause that have an index."""
 MOST_KEYS: Final = 32
-"""The most keys of a record's cause, those that hold around it included."""
+"""The most keys of a record's cause, including those of `recording`."""
 _MOST_KEY_CHARACTERS: Final = 64
 _MOST_CHARACTERS: Final = 1_024
 
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What holds for all records of a part of a program."""
+    """Values that apply to all records of a part of a program."""
 
     owner: Owner | None = None
     cause: JsonObject | None = None
@@ -32,7 +32,7 @@ class Surroundings:
 
 _surroundings: ContextVar[Surroundings | None] = ContextVar("async_history_recording", default=None)
 surroundings: Final = _surroundings.get
-"""Return what holds for all records that are made here; None where nothing does."""
+"""Return the values that apply to records made here; None if there are none."""
 
 
 @contextmanager
@@ -41,18 +41,19 @@ def recording(
     cause: Mapping[str, str] | None = None,
     owner: Owner | Mapping[str, str | None] | None = None,
 ) -> Iterator[None]:
-    """Give all records that are made inside a cause, or an owner.
+    """Give a cause, or an owner, to all records made inside.
 
-    Tasks and threads that are started inside have it too (a context variable). A record's own
-    values come first: its owner replaces this one, and its cause is added to this one, key by key.
-    So does one `with recording(…)` inside another.
+    Tasks and threads started inside inherit it (a context variable). A record's own values take
+    precedence: its owner replaces this one, and its cause is merged into this one, key by key. The
+    same is true for a nested `with recording(…)`.
 
     Args:
-        cause: why the records are made: short texts by free keys, such as `request_id`.
-        owner: whose the memories are.
+        cause: why the records are made: short texts under keys of your choice, such as
+            `request_id`.
+        owner: the owner of the memories.
 
     Raises:
-        InvalidInput: naming the argument; or one inside another has too many keys.
+        InvalidInput: an argument is not valid (it is named), or nested causes have too many keys.
     """
     whose, why = with_surroundings(
         None if owner is None else new_owner(owner), None if cause is None else new_cause(cause)
@@ -61,13 +62,14 @@ def recording(
         yield
 
 
-class operation:  # noqa: N801 - used as a function is: `with operation():`
-    """Note that an operation begins, which records changes only later.
+class operation:  # noqa: N801 - used like a function: `with operation():`
+    """Note the begin of an operation that records changes later.
 
-    What is recorded inside began now, also in tasks and threads that are started inside. An erasure
-    that begins after this is not undone by it. Of one inside another the outer one counts.
+    Changes recorded inside count as begun now, also in tasks and threads started inside. So they
+    cannot undo an erasure that begins later. Of nested operations the outer one counts.
 
-    A class, because each operation of mem0 enters it: a generator takes three times as long.
+    It is a class because each operation of mem0 enters it, and a generator takes three times as
+    long.
     """
 
     __slots__ = ("_token",)
@@ -80,7 +82,7 @@ class operation:  # noqa: N801 - used as a function is: `with operation():`
 
 
 def begin_operation() -> Surroundings:
-    """Return what holds for all that an operation records which begins now; see `operation`."""
+    """Return the values for all records of an operation that begins now; see `operation`."""
     around = _surroundings.get()
     if around is None:
         return Surroundings(begun_at=datetime.now(UTC))
@@ -88,7 +90,7 @@ def begin_operation() -> Surroundings:
 
 
 def surround(now: Surroundings) -> None:
-    """Let something hold for all records that this task makes from now on."""
+    """Apply values to all records that this task makes from now on."""
     _surroundings.set(now)
 
 
@@ -102,7 +104,7 @@ def _surrounded(now: Surroundings) -> Iterator[None]:
 
 
 def begun_at() -> datetime | None:
-    """Return when the operation began that this is part of; None where none is noted."""
+    """Return when the current operation began; None if none is noted."""
     around = surroundings()
     return None if around is None else around.begun_at
 
@@ -110,10 +112,10 @@ def begun_at() -> datetime | None:
 def with_surroundings(
     owner: Owner | None, cause: JsonObject | None
 ) -> tuple[Owner | None, JsonObject | None]:
-    """Return a record's owner and cause, with those that hold where it is made.
+    """Return a record's owner and cause, completed with the surrounding ones.
 
     Raises:
-        InvalidInput: together the causes have too many keys.
+        InvalidInput: the causes together have too many keys.
     """
     around = surroundings()
     if around is None:
@@ -153,7 +155,7 @@ def new_cause(given: Mapping[str, Any]) -> JsonObject | None:
 
 
 def _are_plain(given: Mapping[Any, Any]) -> bool:
-    """Return whether all keys and texts are of the usual kind, of which nothing is refused."""
+    """Return whether all keys and texts are of the usual kind that is never refused."""
     for key, text in given.items():
         if not (
             type(key) is type(text) is str

@@ -1,8 +1,8 @@
-"""Replaces data keys: new ones seal what the old ones did, and the old ones go.
+"""Replaces data keys: seals texts under new keys and removes the old ones.
 
-The keys are retired first, in a transaction that waits for all that record: they seal nothing more.
-Then their texts are sealed again, under the owners' new keys. Killed at any place, it can be begun
-again: keys that are retired already are replaced too.
+First the keys are retired, in a transaction that waits for all recording transactions: they seal no
+more texts. Then their texts are sealed again, under the owners' new keys. After a kill at any
+point, it can be repeated: keys that are already retired are replaced too.
 """
 
 from collections.abc import Sequence
@@ -35,11 +35,11 @@ class DataKeyReplacement:
     """What `replace_data_keys` did."""
 
     data_keys: int
-    """Data keys that were removed."""
+    """Number of removed data keys."""
     records: int
-    """Records that were encrypted under new keys."""
+    """Number of records encrypted under new keys."""
     messages: int
-    """Buffered messages that were encrypted under new keys."""
+    """Number of buffered messages encrypted under new keys."""
 
 
 async def replace_data_keys(
@@ -54,10 +54,10 @@ async def replace_data_keys(
     """Replace data keys.
 
     Args:
-        names: scopes of owners, whose keys are replaced; those of all, without.
+        names: scopes of owners whose keys are replaced; if empty, all keys.
 
     Raises:
-        KeyMissing, StorageCorrupt: a text does not open. It stays as it is, and the old keys too.
+        KeyMissing, StorageCorrupt: a text cannot be decrypted. It is kept, and so are the old keys.
     """
     async with logged(log, operation) as tally:
         old = await store.in_transaction(partial(_retire, keys, names))

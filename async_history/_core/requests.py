@@ -1,4 +1,4 @@
-"""Methods whose arguments are said once: where the request that they make is checked."""
+"""Methods that take the arguments of a request's constructor, so that these are declared once."""
 
 import functools
 import inspect
@@ -14,10 +14,10 @@ T = TypeVar("T")
 def takes(
     new_request: Callable[P, R],
 ) -> Callable[[Callable[[S, R], T]], Callable[Concatenate[S, P], T]]:
-    """Let a method that is written for a request take the arguments of what makes the request.
+    """Let a method that takes a request accept the arguments of the function that makes it.
 
-    So do its signature at runtime, `help` and type checkers show it. A coroutine function stays
-    one: a request that is refused raises where the call is awaited.
+    Its runtime signature, `help` and type checkers show these arguments. A coroutine function stays
+    one: a refused request raises when the call is awaited.
     """
 
     def decorate(method: Callable[[S, R], T]) -> Callable[Concatenate[S, P], T]:

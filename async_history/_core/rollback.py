@@ -1,9 +1,9 @@
-"""Taking many memories back at once: `rollback` to an instant, `undo` of what a run did.
+"""Taking many memories back at once: `rollback` to an instant, `undo` of a run's changes.
 
-Both are made of what every history manager has. Memories are planned some at a time and written at
-once, each under the condition that nothing came after the record it was planned from. Where
-something did, it is planned again. Records say in their cause which call made them. Interrupted,
-the same call goes on: a memory that is as it shall be needs nothing.
+Both use only methods of every history manager. Memories are planned in groups. Each is written only
+if no record came after the one it was planned from; otherwise it is planned again. Records have the
+call's id in their cause. After an interruption the same call continues: a memory in the wanted
+state needs nothing.
 """
 
 import asyncio
@@ -23,50 +23,50 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RollbackStep:
-    """What a rollback or an undo did to one memory, or in a dry run would do."""
+    """What a rollback or an undo did to one memory, or would do in a dry run."""
 
     memory_id: str
-    """Which memory."""
+    """The memory's id."""
     action: RollbackAction
     """What happened to it."""
     reason: str | None = None
-    """Of a conflict: why the memory stays as it is."""
+    """For a conflict: why the memory is not changed."""
     record_id: str | None = field(default=None, compare=False)
-    """The `id` of the record that was appended; None in a dry run, or if there was nothing to do"""
+    """The `id` of the appended record; None in a dry run, or if there was nothing to do"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RollbackReport:
-    """What a rollback or an undo did, or in a dry run would do."""
+    """What a rollback or an undo did, or would do in a dry run."""
 
     id: str
-    """What its records have in their cause, under the key `rollback` or `undo`.
+    """The id in the cause of its records, under the key `rollback` or `undo`.
 
-    `undo(cause={"rollback": report.id})` takes a rollback back.
+    `undo(cause={"rollback": report.id})` takes back a rollback.
     """
     done: bool
-    """False of a dry run: nothing was written."""
+    """False for a dry run: nothing was written."""
     steps: tuple[RollbackStep, ...] = ()
-    """One for each memory, those with the latest changes first, or in the order given."""
+    """One step per memory, in the order given, or the latest changes first."""
 
     @property
     def restored(self) -> int:
-        """How many memories got an earlier text or context again."""
+        """The number of memories that got an earlier text or context back."""
         return self._count(RollbackAction.RESTORE)
 
     @property
     def deleted(self) -> int:
-        """How many memories were deleted, since they did not exist then."""
+        """The number of memories deleted because they did not exist then."""
         return self._count(RollbackAction.DELETE)
 
     @property
     def unchanged(self) -> int:
-        """How many memories were as they should be."""
+        """The number of memories already in the wanted state."""
         return self._count(RollbackAction.NOTHING)
 
     @property
     def conflicts(self) -> tuple[RollbackStep, ...]:
-        """The memories that stay as they are though they should not, each with its reason."""
+        """The memories that could not be taken back, each with its reason."""
         return tuple(step for step in self.steps if step.action is RollbackAction.CONFLICT)
 
     def outcome(self) -> str:
@@ -83,11 +83,11 @@ class RollbackReport:
 
 
 class RollbackHistory(Protocol):
-    """What taking back needs of a history manager."""
+    """The methods of a history manager that taking back needs."""
 
     @property
     def query_history(self) -> Callable[..., HistoryQuery]:
-        """Ask for records."""
+        """Query records."""
 
     async def batch_add_history(
         self, records: Sequence[dict[str, Any]], *, if_latest: HistoryRecord | None
@@ -96,7 +96,7 @@ class RollbackHistory(Protocol):
 
 
 async def memories_of(queries: Iterable[HistoryQuery]) -> list[str]:
-    """Return the memories of records, each once. Their ids alone are kept."""
+    """Return the distinct memories of the queries' records. Only ids are kept."""
     found: dict[str, None] = {}
     for query in queries:
         async for page in query.pages():
@@ -121,7 +121,7 @@ async def plan_part(
 
 
 class RollbackParts:
-    """The memories of a rollback, some at a time: what is to be planned next, and what was done.
+    """The memories of a rollback in parts: what to plan next, and what was done.
 
     Args:
         asked: the rollback.
@@ -138,7 +138,7 @@ class RollbackParts:
         self._steps: list[RollbackStep] = []
 
     def next_part(self) -> Sequence[str]:
-        """Return the memories to plan now: those that changed meanwhile, or else the next ones.
+        """Return the memories to plan now: those that have changed since, or else the next ones.
 
         It is empty when all are done.
         """
@@ -149,7 +149,7 @@ class RollbackParts:
         return self._left
 
     def take(self, steps: Iterable[RollbackStep | None]) -> None:
-        """Take what was done to the memories of the part; None for one to be planned again."""
+        """Add the steps of the part's memories; None for a memory to plan again."""
         self._done |= {step.memory_id: step for step in steps if step is not None}
         self._left = [memory_id for memory_id in self._left if memory_id not in self._done]
         self._tries += 1
@@ -167,16 +167,16 @@ class RollbackParts:
             self._asked.on_progress(len(self._steps), len(self._memory_ids))
 
     def report(self) -> RollbackReport:
-        """Return what was done so far."""
+        """Return the steps so far."""
         return RollbackReport(
             id=self._asked.id, done=not self._asked.dry_run, steps=tuple(self._steps)
         )
 
 
 async def take_back(history: RollbackHistory, asked: RollbackRequest) -> RollbackReport:
-    """Plan for memories, some at a time, and carry the plans out unless it is a dry run.
+    """Plan for memories, part by part, and carry out the plans unless it is a dry run.
 
-    What was done stays done where it is interrupted. Call it again to go on.
+    An interruption does not undo completed steps. Call it again to continue.
     """
     parts = RollbackParts(asked, await memories_asked(history, asked))
     while part := parts.next_part():
@@ -191,7 +191,7 @@ async def take_back(history: RollbackHistory, asked: RollbackRequest) -> Rollbac
 async def _carry_out(
     history: RollbackHistory, asked: RollbackRequest, plan: MemoryPlan
 ) -> RollbackStep | None:
-    """Append the record of a plan; return None where the memory changed since it was planned."""
+    """Append the record of a plan; return None if the memory has changed since."""
     fields = plan.record(asked.actor_id, asked.role, asked.cause)
     if fields is None:
         return step_of(plan)
@@ -199,25 +199,25 @@ async def _carry_out(
         (record,) = await history.batch_add_history([fields], if_latest=plan.latest)
     except HistoryConflict:
         return None
-    except StorageRefused as error:  # by a rule of the database's owner, for this memory
+    except StorageRefused as error:  # a rule of the database's owner refused this memory
         return step_of(plan, action=RollbackAction.CONFLICT, reason=str(error))
     return step_of(plan, record_id=record.id)
 
 
 def step_of(plan: MemoryPlan, **more: Any) -> RollbackStep:
-    """Return what was done by a plan, or what `more` says instead."""
+    """Return the step of a plan, with the values of `more` instead where given."""
     return RollbackStep(
         **{"memory_id": plan.memory_id, "action": plan.action, "reason": plan.reason, **more}
     )
 
 
 def records_written(report: RollbackReport) -> int:
-    """Return how many records were appended."""
+    """Return the number of appended records."""
     return sum(step.record_id is not None for step in report.steps)
 
 
 async def all_settled(calls: Iterable[Awaitable[T]]) -> list[T]:
-    """Wait for all; then raise the first error, if there is one."""
+    """Wait for all; then raise the first error, if any."""
     outcomes = await asyncio.gather(*calls, return_exceptions=True)
     for outcome in outcomes:
         if isinstance(outcome, BaseException):

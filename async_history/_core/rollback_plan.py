@@ -1,4 +1,4 @@
-"""What takes memories back to an earlier state, planned from their records, the last one first."""
+"""Plans that take memories back to an earlier state, from their records, the last one first."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,22 +16,22 @@ class RollbackAction(StrEnum):
     """What happens to a memory in a rollback or an undo."""
 
     RESTORE = "restore"
-    """It gets an earlier text and context again: by an UPDATE, or an ADD if it is deleted."""
+    """It gets an earlier text and context back, by an UPDATE, or an ADD if it is deleted."""
     DELETE = "delete"
-    """It did not exist then, and is deleted."""
+    """It did not exist then, so it is deleted."""
     NOTHING = "nothing"
-    """It is now as it was then."""
+    """It is already in the wanted state."""
     CONFLICT = "conflict"
-    """It stays as it is, for the reason given."""
+    """It is not changed, for the given reason."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryPlan:
-    """What is to happen to one memory.
+    """The plan for one memory.
 
     Attributes:
-        latest: its latest record, which must still be that when the plan is carried out.
-        wanted: the record of the state to bring back, if it is to be restored.
+        latest: its latest record, which must still be the latest when the plan is carried out.
+        wanted: the record of the state to restore, if there is one.
     """
 
     memory_id: str
@@ -43,7 +43,7 @@ class MemoryPlan:
     def record(
         self, actor_id: str | None, role: str | None, cause: Mapping[str, str]
     ) -> dict[str, Any] | None:
-        """Return the fields of the record to append; None where there is nothing to record."""
+        """Return the fields of the record to append; None if there is nothing to record."""
         if self.latest is None:
             return None
         if self.action is RollbackAction.RESTORE and self.wanted is not None:
@@ -62,19 +62,19 @@ class MemoryPlan:
 
 
 class Walk(Protocol):
-    """What is seen of one memory, from its latest record back."""
+    """A walk through one memory, from its latest record backwards."""
 
     def see(self, record: HistoryRecord) -> bool:
-        """Take the next earlier record; return whether no other is needed."""
+        """Process the next earlier record; return whether no other is needed."""
 
     def plan(self) -> MemoryPlan:
-        """Return what is to happen, once no record is needed, or no other is there."""
+        """Return the plan, when no more records are needed or left."""
 
 
 class WalkToInstant:
-    """Takes a memory back to what it was at an instant.
+    """Takes a memory back to its state at an instant.
 
-    As for `memory_at`, the last recorded of the records that occurred by then counts.
+    As for `memory_at`, that is the last recorded of the records that occurred by then.
     """
 
     def __init__(self, memory_id: str, to: datetime) -> None:
@@ -94,7 +94,7 @@ class WalkToInstant:
         return self._wanted is not None
 
     def plan(self) -> MemoryPlan:
-        """Return what takes the memory back."""
+        """Return the plan that takes the memory back."""
         if self._latest is None or self._oldest is None:
             return conflict(self._memory_id, "there is no history of it")
         if self._wanted is None and self._oldest.event != Event.ADD:
@@ -115,12 +115,12 @@ def plan_of(walk: Walk, records: Sequence[HistoryRecord]) -> MemoryPlan:
 
 
 class ReadHistory(Protocol):
-    """What planning takes of a history manager."""
+    """The method of a history manager that planning needs."""
 
     def query_history(
         self, *, memory_id: Sequence[str], order: Order, page_size: int
     ) -> HistoryQuery:
-        """Ask for the records of memories."""
+        """Query the records of memories."""
 
 
 async def plan_memories(
@@ -129,7 +129,7 @@ async def plan_memories(
     new_walk: Callable[[str], Walk],
     page_size: int,
 ) -> list[MemoryPlan]:
-    """Plan for some memories, in their order. Two records of each are kept, whatever they have."""
+    """Plan for some memories, in their order. At most two records of each are kept in memory."""
     walks = {memory_id: new_walk(memory_id) for memory_id in memory_ids}
     undecided = set(walks)
     query = history.query_history(memory_id=list(walks), order="newest", page_size=page_size)
@@ -144,7 +144,7 @@ async def plan_memories(
 
 
 def plan_between(memory_id: str, latest: HistoryRecord, wanted: HistoryRecord | None) -> MemoryPlan:
-    """Return what brings a memory from its latest record to another; None where there was none."""
+    """Return the plan from the latest record to the wanted one (None: it did not exist then)."""
     action = RollbackAction.NOTHING
     if wanted is None or not is_alive(wanted):
         if is_alive(latest):
@@ -161,10 +161,10 @@ def plan_between(memory_id: str, latest: HistoryRecord, wanted: HistoryRecord | 
 
 
 def conflict(memory_id: str, reason: str) -> MemoryPlan:
-    """Return the plan of a memory that stays as it is, for a reason."""
+    """Return the plan of a memory that is not changed, for a reason."""
     return MemoryPlan(memory_id=memory_id, action=RollbackAction.CONFLICT, reason=reason)
 
 
 def named(record: HistoryRecord) -> str:
-    """Name a record in a reason."""
+    """Return a record's name for a reason."""
     return f"record {record.id} ({record.event})"

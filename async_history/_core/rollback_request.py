@@ -1,4 +1,4 @@
-"""What a rollback or an undo is asked to do, and how much it does at once."""
+"""Rollback and undo requests, and limits."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,12 +20,12 @@ from async_history.errors import InvalidInput
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RollbackLimits:
-    """How much a rollback does at once.
+    """Limits of a rollback.
 
     Attributes:
-        memories: planned and written at once: they share the writer's commits.
-        page_size: records of them that one read returns.
-        tries: plans of a memory that changes each time before its plan is carried out.
+        memories: most memories planned and written at once; they share the writer's commits.
+        page_size: most records of them that one read returns.
+        tries: most plans for a memory that changes each time before its plan is carried out.
     """
 
     memories: int = 256
@@ -35,17 +35,17 @@ class RollbackLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RollbackRequest:
-    """What a rollback or an undo is to do.
+    """A checked rollback or undo request.
 
     Attributes:
         id: the call's own.
         kind: "rollback" or "undo".
-        arguments: what it was called with, for the store's log of operations.
-        new_walk: makes what a memory's records are shown to, to plan for it.
-        memory_ids: the memories, where they were named.
-        questions: else the filters of queries that together find a record of each memory.
-        cause: what the records get.
-        on_progress: called with how many memories are done and how many there are.
+        arguments: the call's arguments, for the store's log of operations.
+        new_walk: makes the walk that plans for a memory.
+        memory_ids: the memories, if they were named.
+        questions: otherwise the filters of queries that together find a record of each memory.
+        cause: the cause of the appended records.
+        on_progress: called with the number of memories done and the total.
     """
 
     id: str
@@ -62,7 +62,7 @@ class RollbackRequest:
     limits: RollbackLimits = field(default_factory=RollbackLimits)
 
     def operation(self) -> StoreOperation:
-        """Return what the store logs."""
+        """Return the operation for the store's log."""
         return new_operation(
             self.kind, self.arguments, actor_id=self.actor_id, operation_id=self.id
         )
@@ -81,7 +81,7 @@ def rollback_request(
     role: str | None = None,
     on_progress: Progress | None = None,
 ) -> RollbackRequest:
-    """Check what a rollback is to do; see `HistoryManager.rollback`.
+    """Check the arguments of `HistoryManager.rollback`.
 
     Raises:
         InvalidInput: naming the argument that can't be used.
@@ -115,7 +115,7 @@ def undo_request(
     role: str | None = None,
     on_progress: Progress | None = None,
 ) -> RollbackRequest:
-    """Check what an undo is to do; see `HistoryManager.undo`.
+    """Check the arguments of `HistoryManager.undo`.
 
     Raises:
         InvalidInput: naming the argument that can't be used.
@@ -135,7 +135,7 @@ def undo_request(
 
 
 def _hashed(named: Pairs) -> dict[str, str]:
-    """Return names of owners, or texts of a cause, by their keys, as the log has them."""
+    """Return names of owners, or texts of a cause, by key, hashed for the log."""
     digests: dict[str, str] = {}
     for key, value in named:
         digests |= hashed(key, value)
@@ -145,7 +145,7 @@ def _hashed(named: Pairs) -> dict[str, str]:
 def _checked(
     actor_id: str | None, role: str | None, on_progress: Progress | None, *, dry_run: bool
 ) -> dict[str, Any]:
-    """Check what both have, by its name."""
+    """Check the arguments that both have, by name."""
     return {
         "actor_id": None if actor_id is None else check_text("actor_id", actor_id),
         "role": None if role is None else check_text("role", role),
@@ -155,10 +155,10 @@ def _checked(
 
 
 def _memories_named(memory_ids: object, owner: Pairs) -> Sequence[str] | None:
-    """Return the memories that were named; None where an owner was.
+    """Return the named memories; None if an owner was given.
 
     Raises:
-        InvalidInput: not exactly one of them was given, or the memories can't be used.
+        InvalidInput: not exactly one of them was given, or the memories are not valid.
     """
     if memory_ids is None:
         if owner:

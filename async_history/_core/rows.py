@@ -24,7 +24,9 @@ def row_of(record: HistoryRecord) -> Row:
 
 
 def fields_of(record: HistoryRecord) -> dict[str, Any]:
-    """Return a record as JSON has it: mem0's mapping, and what is known besides, as mappings."""
+    """Return a record for JSON: mem0's mapping, and owner, context and cause, if known, as
+    mappings.
+    """
     fields = record.as_dict()
     if record.owner is not None:
         fields["owner"] = record.owner.as_dict()
@@ -72,7 +74,7 @@ Details = tuple[Owner | None, JsonObject | None, JsonObject | None]
 
 
 def details_from(owner: str | None, context: str | None, cause: str | None) -> Details:
-    """Return what a record has besides its columns, from JSON texts."""
+    """Return a record's owner, context and cause from JSON texts."""
     return owner_from_text(owner), json_from_text(context), json_from_text(cause)
 
 

@@ -9,7 +9,7 @@ def running_loop() -> asyncio.AbstractEventLoop:
     """Return asyncio's running event loop.
 
     Raises:
-        WrongLoop: there is none, as under trio.
+        WrongLoop: there is none, for example under trio.
     """
     try:
         return asyncio.get_running_loop()

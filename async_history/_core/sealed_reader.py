@@ -1,8 +1,8 @@
-"""Reads of an encrypted store: what a backend's reader and follower return, opened.
+"""Reads of an encrypted store: decrypts the results of a backend's reader and follower.
 
-They read what is stored, as where nothing is encrypted. So a text can't be searched in the
-database: records that match all else are read, opened, and looked through. A cause is found by
-tokens of its indexed keys; where causes may be in clear still, it is searched as a text is.
+The backend reads stored values as without encryption. So a text cannot be searched in the database:
+records that match the other filters are read, decrypted and compared. A cause is found by tokens of
+its indexed keys. If there may be clear causes, it is searched like a text.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
@@ -39,26 +39,26 @@ V = TypeVar("V")
 
 ReadRecords = Callable[[], Awaitable[Sequence[HistoryRecord]]]
 Load = Callable[[Collection[str]], Awaitable[Keys]]
-"""Returns data keys by id, of those that the store has."""
+"""Returns data keys by id, if the store has them."""
 _Rest = Callable[[int], Awaitable[PageRead]]
 
 _OPENED_HERE: Final = 64
-"""Records that are opened on the event loop: a third of a millisecond. More go to a thread."""
+"""Most records decrypted on the event loop (a third of a millisecond); a thread decrypts more."""
 _COUNT_PAGE: Final = 1_000
 
 
 class KeySource(Protocol):
-    """Gives readers the keys of an open store."""
+    """Provides the keys of an open store to readers."""
 
     async def load(self, key_ids: Iterable[str]) -> Keys:
         """Return data keys by id, of those that the store has."""
 
     async def token_key(self) -> bytes | None:
-        """Return the key of the tokens; None where not every cause can be found by them."""
+        """Return the key of the tokens; None if some causes have no tokens."""
 
 
 class StoredReader(Reader, Protocol):
-    """A backend's reader, which also returns messages as they are stored."""
+    """A backend's reader that also returns stored messages."""
 
     async def message_rows(self, session_scope: str, limit: int) -> Sequence[Sequence[Any]]:
         """Return a scope's last messages as rows for `message_from_row`."""
@@ -108,11 +108,11 @@ class SealedReader:
         rest: _Rest | None,
         limit: int,
     ) -> PageRead:
-        """Return the next records that match, of what was read ahead where there is more of it.
+        """Return the next matching records, first from those read ahead.
 
         Args:
-            asked: what the database is asked for.
-            rest: returns the next page of what was read ahead.
+            asked: the filter for the database.
+            rest: returns the next page of records read ahead.
         """
         while True:
             again = partial(self._stored.page, asked, place, limit, ahead)
@@ -127,7 +127,9 @@ class SealedReader:
                 return PageRead(records, place, is_last=read.is_last, rest=further)
 
     async def count(self, wanted: Filter) -> int:
-        """Return how many records match; with a text, all that match else are read."""
+        """Return how many records match; with a text, all records that match the other filters are
+        read.
+        """
         asked = await self._as_stored(wanted)
         if asked is wanted:
             return await self._stored.count(wanted)
@@ -145,7 +147,7 @@ class SealedReader:
                 return count
 
     async def _as_stored(self, wanted: Filter) -> Filter:
-        """Return what the database can be asked for; the same filter if that is exact."""
+        """Return the filter for the database; the same filter if that is exact."""
         if wanted.text is None and not wanted.cause:
             return wanted
         causes: list[tuple[str, str]] = []
@@ -158,14 +160,14 @@ class SealedReader:
         return replace(wanted, text=None, cause=tuple(causes))
 
     async def states_at(self, when: datetime) -> AsyncIterator[Sequence[HistoryRecord]]:
-        """Yield pages of the records that are each memory's state at an instant."""
+        """Yield pages of the records in force at an instant, one per memory."""
         async for page in self._stored.states_at(when):
             again = partial(self._as_now, page)
             records, keys = await with_keys(page, again, _ids_of_records, self._keys.load)
             yield await _each(opened_record, records, keys)
 
     async def _as_now(self, records: Sequence[HistoryRecord]) -> list[HistoryRecord]:
-        """Return records as they are stored now; one that is gone as it was."""
+        """Return records as stored now; a removed record as it was."""
         names = {record.memory_id for record in records}
         now = {one.id: one for name in names for one in await self._stored.history(name)}
         return [now.get(record.id, record) for record in records]
@@ -206,7 +208,7 @@ class SealedFollowReader:
 
 
 async def read_opened(read: ReadRecords, load: Load) -> list[HistoryRecord]:
-    """Read records and open them, many of them on a thread.
+    """Read records and decrypt them; many of them on a thread.
 
     Args:
         read: reads the records.
@@ -220,7 +222,7 @@ async def read_opened(read: ReadRecords, load: Load) -> list[HistoryRecord]:
 
 
 async def read_rows_opened(read: ReadRows, load: Load) -> list[Row]:
-    """Read rows and open them, each as `opened_if_whole`.
+    """Read rows and decrypt each with `opened_if_whole`.
 
     Args:
         read, load: as in `read_opened`.
@@ -238,13 +240,14 @@ async def with_keys(
     ids_of: Callable[[R], set[str]],
     load: Load,
 ) -> tuple[R, Keys]:
-    """Return what is stored, and the keys that it names, of those that the store has.
+    """Return stored values and the data keys that they name, if the store has them.
 
-    Where one is gone, others may have written texts again, under new keys or in clear, and removed
-    it between the two reads: both are done again, until nothing more is gone than was before.
+    If a key is missing, others may have rewritten texts, under new keys or in clear, and removed
+    the key between the two reads. So both reads are repeated until no more keys are missing than
+    before.
 
     Args:
-        read: reads it again.
+        read: repeats the read.
     """
     gone: set[str] = set()
     while True:
@@ -287,7 +290,7 @@ def _opened_all(opened: Callable[[V, Keys], V], stored: Sequence[V], keys: Keys)
 
 
 def _matches(record: HistoryRecord, wanted: Filter) -> bool:
-    """Return whether an opened record has the text and the cause of a filter."""
+    """Return whether a decrypted record has the text and the cause of a filter."""
     text = wanted.text
     if text is not None and not any(
         isinstance(one, str) and text in one for one in (record.old_memory, record.new_memory)

@@ -1,4 +1,4 @@
-"""Records, rows and messages with their texts sealed, and opened again."""
+"""Sealing and opening (decrypting) the texts of records, rows and messages."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -38,7 +38,7 @@ from async_history._core.sealing import (
 from async_history.errors import KeyMissing, StorageCorrupt
 
 USES: Final = 4
-"""The most texts that a record has: two, its context and its cause."""
+"""The most texts of a record: two texts, its context and its cause."""
 Keys = Mapping[str, DataKey]
 """Data keys by id."""
 _ID, _OLD, _NEW = (COLUMNS.index(name) for name in ("id", "old_memory", "new_memory"))
@@ -48,17 +48,17 @@ _ID, _OLD, _NEW = (COLUMNS.index(name) for name in ("id", "old_memory", "new_mem
 
 
 def uses_of(owners: Iterable[Owner | None]) -> dict[Owner | None, int]:
-    """Return how often the key of each owner may be used for some records."""
+    """Return the number of uses of each owner's key for some records."""
     return {owner: USES * count for owner, count in Counter(owners).items()}
 
 
 def sealed_fields(
     records: Sequence[Fields], keys: Sequence[DataKey | None], index_key: bytes
 ) -> Iterator[Fields]:
-    """Yield records' fields with texts, contexts and causes sealed, each record's under its key.
+    """Yield records' fields with texts, contexts and causes sealed, each record under its key.
 
-    In clear where that is None. They are sealed as they are asked for: the garbage collector walks
-    through those that are kept.
+    A record without a key stays in clear. Each is sealed when it is requested, because the garbage
+    collector visits all that are kept.
     """
     nonces, token = new_nonces(USES * len(records)), token_under(index_key)
     for record, key in zip(records, keys, strict=True):
@@ -84,7 +84,7 @@ def _sealed_fields(record: Fields, key: DataKey, nonces: Iterator[bytes], token:
 
 
 def sealed_text(text: Any, column: str, record_id: str, key: DataKey) -> Any:
-    """Return a text of a record sealed; what is sealed, or not a text, as it is."""
+    """Return a record's text sealed; sealed texts and other values unchanged."""
     if type(text) is not str or text.startswith(BEGIN):
         return text
     return key.seal(text, place_of(column, record_id), new_nonces(1))
@@ -93,7 +93,7 @@ def sealed_text(text: Any, column: str, record_id: str, key: DataKey) -> Any:
 def sealed_details(
     record_id: str, context: str | None, cause: str | None, key: DataKey, index_key: bytes
 ) -> tuple[str | None, str | None]:
-    """Return the JSON of a record's context and cause sealed; what is sealed as it is."""
+    """Return the JSON of a record's context and cause sealed; sealed JSON unchanged."""
     clear = [None if is_json_sealed(text) else json_from_text(text) for text in (context, cause)]
     ((*_, new_context, new_cause),) = sealed_fields(
         [(record_id, *_NO_TEXTS, *clear)], [key], index_key
@@ -105,7 +105,7 @@ _NO_TEXTS: Final = (None,) * (CONTEXT - 1)
 
 
 def owner_of_session(session_scope: str) -> Owner | None:
-    """Return whose messages a session scope has, as its name says."""
+    """Return the owner that a session scope names."""
     return new_owner({name: value for name, value in names_of_session(session_scope) if value})
 
 
@@ -118,7 +118,7 @@ def sealed_message(row: MessageRow, key: DataKey) -> MessageRow:
 
 
 def sealed_messages(rows: Sequence[MessageRow], keys: Sequence[DataKey | None]) -> list[MessageRow]:
-    """Return messages' rows sealed, each under its key; in clear where that is None."""
+    """Return messages' rows sealed, each under its key; in clear if its key is None."""
     return [
         row if key is None else sealed_message(row, key)
         for row, key in zip(rows, keys, strict=True)
@@ -129,7 +129,7 @@ def sealed_messages(rows: Sequence[MessageRow], keys: Sequence[DataKey | None]) 
 
 
 def key_ids(texts: Iterable[object]) -> set[str]:
-    """Return the ids of the data keys that stored texts, and JSON of texts, name.
+    """Return the ids of the data keys named in stored texts and in JSON of texts.
 
     A damaged text may name none, or a wrong one.
     """
@@ -144,11 +144,11 @@ def key_ids(texts: Iterable[object]) -> set[str]:
 
 
 _JSON_PREFIX: Final = 512
-"""Where the mark of a sealed cause begins at the latest: after its tokens."""
+"""The last position at which the mark of a sealed cause can begin: after its tokens."""
 
 
 def texts_of(record: HistoryRecord) -> Iterator[object]:
-    """Yield what may be sealed of a record."""
+    """Yield the values of a record that may be sealed."""
     yield record.old_memory
     yield record.new_memory
     for value in (record.context, record.cause):
@@ -157,7 +157,7 @@ def texts_of(record: HistoryRecord) -> Iterator[object]:
 
 
 def texts_of_row(row: Row) -> Iterator[object]:
-    """Yield what may be sealed of a row."""
+    """Yield the values of a row that may be sealed."""
     yield row[_OLD]
     yield row[_NEW]
     yield row[-2]
@@ -165,11 +165,11 @@ def texts_of_row(row: Row) -> Iterator[object]:
 
 
 def opened_record(record: HistoryRecord, keys: Keys) -> HistoryRecord:
-    """Return a record with its texts opened. Those in clear stay as they are.
+    """Return a record with its texts decrypted. Clear texts are unchanged.
 
     Raises:
         KeyMissing: the store does not have the key.
-        StorageCorrupt: a text was damaged, or moved.
+        StorageCorrupt: a text was damaged or moved.
     """
     old, new, context, cause = record.old_memory, record.new_memory, record.context, record.cause
     if not any(map(_may_be_sealed, texts_of(record))):
@@ -187,7 +187,7 @@ def opened_record(record: HistoryRecord, keys: Keys) -> HistoryRecord:
 
 
 def opened_row(row: Row, keys: Keys) -> Row:
-    """Return a row as `opened_record` a record.
+    """Return a row decrypted, like `opened_record`.
 
     Raises:
         KeyMissing, StorageCorrupt: as `opened_record`.
@@ -204,7 +204,7 @@ def opened_row(row: Row, keys: Keys) -> Row:
 
 
 def opened_if_whole(row: Row, keys: Keys) -> Row:
-    """Return a row as `opened_row` does; one that was damaged, or moved, as it is.
+    """Return a row as `opened_row` does; a damaged or moved one unchanged.
 
     Raises:
         KeyMissing: as `opened_record`.
@@ -216,7 +216,7 @@ def opened_if_whole(row: Row, keys: Keys) -> Row:
 
 
 def opened_message(row: Sequence[Any], session_scope: str, keys: Keys) -> Message:
-    """Return the message of a row, as `message_from_row`, with its content opened.
+    """Return the message of a row, as `message_from_row`, with its content decrypted.
 
     Raises:
         KeyMissing, StorageCorrupt: as `opened_record`.
@@ -231,7 +231,7 @@ def _may_be_sealed(text: object) -> bool:
 
 
 def opened_text(text: Any, column: str, record_id: str, keys: Keys, *names: str) -> Any:
-    """Return a stored text opened; what is in clear as it is.
+    """Return a stored text decrypted; a clear text unchanged.
 
     Raises:
         KeyMissing, StorageCorrupt: as `opened_record`.
@@ -242,7 +242,7 @@ def opened_text(text: Any, column: str, record_id: str, keys: Keys, *names: str)
 
 
 def opened_json(text: str, column: str, record_id: str, keys: Keys) -> str:
-    """Return the JSON that the JSON of a sealed text has.
+    """Return the JSON inside the JSON of a sealed text.
 
     Raises:
         KeyMissing, StorageCorrupt: as `opened_record`.

@@ -1,11 +1,13 @@
-"""Texts encrypted for one place: the stored form, and nothing of where keys come from.
+"""The stored form of encrypted texts, each bound to one place.
+
+It does not deal with the source of keys.
 
 A sealed text is `ahs1:`, the id of the data key, a colon, base64 of nonce, ciphertext and tag, and
-`:ahs1`. What the text belongs to, a column of a record, is authenticated with it. The form is
-marked at both ends, so that a text with one damaged byte is never taken for a clear one.
+`:ahs1`. The text's place, a column of a record, is authenticated with it. The form has a mark at
+both ends, so a text with one damaged byte is never treated as clear.
 
-What is JSON stays JSON: `{"sealed":"…"}`. A cause also has a token for each key that an index has,
-by which records are found: a keyed hash, authenticated with the rest.
+JSON stays JSON: `{"sealed":"…"}`. A cause also has a token for each indexed key, by which records
+are found: a keyed hash, authenticated with the rest.
 """
 
 import re
@@ -22,12 +24,12 @@ from async_history._core.recording import INDEXED_CAUSES
 from async_history.errors import StorageCorrupt
 
 BEGIN: Final = "ahs1:"
-"""What a sealed text begins with."""
+"""The prefix of a sealed text."""
 END: Final = ":ahs1"
 KEY_ID: Final = 16
 """Hexadecimal digits of a data key's id."""
 JSON_BEGIN: Final = f'"sealed":"{BEGIN}'
-"""What the JSON of a sealed text has, after its tokens."""
+"""The key of the sealed text in its JSON, after the tokens."""
 _JSON_END: Final = f'{END}"}}'
 _KEY: Final = slice(len(BEGIN), len(BEGIN) + KEY_ID)
 _TOKEN: Final = 32
@@ -49,7 +51,7 @@ class DataKey:
         self._prefix = f"{BEGIN}{key_id}:"
 
     def seal(self, text: str, place: bytes, nonces: Iterator[bytes]) -> str:
-        """Return a text sealed for a place, with the next of some new nonces."""
+        """Return a text sealed for a place, with the next new nonce."""
         nonce = next(nonces)
         stored = b2a_base64(nonce + self._encrypt(nonce, text.encode(), place), newline=False)
         return f"{self._prefix}{stored.decode()}{END}"
@@ -64,13 +66,13 @@ class DataKey:
 
 
 def new_nonces(count: int) -> Iterator[bytes]:
-    """Return random nonces. They are one call of the system's: each call gives the GIL away."""
+    """Return random nonces from a single call of the system, because each call releases the GIL."""
     drawn = urandom(NONCE_BYTES * count)
     return iter([drawn[at : at + NONCE_BYTES] for at in range(0, len(drawn), NONCE_BYTES)])
 
 
 def place_of(column: str, *names: str) -> bytes:
-    """Return the place that a text is sealed for: a column of what has these names."""
+    """Return the place that a text is sealed for: a column of the object with these names."""
     return "\0".join((column, *names)).encode()
 
 
@@ -105,7 +107,7 @@ def key_id_of(text: object, column: str, record_id: str) -> str:
 
 
 def stored_bytes(text: str, column: str, record_id: str) -> bytes:
-    """Return what a sealed text has besides the id of its key.
+    """Return the bytes of a sealed text after the id of its key.
 
     Raises:
         StorageCorrupt: it is damaged.
@@ -117,7 +119,7 @@ def stored_bytes(text: str, column: str, record_id: str) -> bytes:
 
 
 def json_taken_apart(text: str, column: str, record_id: str) -> tuple[str, str]:
-    """Return the sealed text of the JSON of one, and its tokens as they are there.
+    """Return the sealed text in its JSON, and the tokens as stored.
 
     Raises:
         StorageCorrupt: it is damaged.
@@ -129,7 +131,7 @@ def json_taken_apart(text: str, column: str, record_id: str) -> tuple[str, str]:
 
 
 def damaged(column: str, record_id: str) -> StorageCorrupt:
-    """Return the error for a text that does not open."""
+    """Return the error for a text that cannot be decrypted."""
     return StorageCorrupt(
         f"{column} of {record_id} does not open: it was changed, damaged, or moved there from "
         "another row or column. Restore it from a backup"
@@ -142,11 +144,11 @@ def json_of(sealed: str, tokens: str = "") -> str:
 
 
 Token = Callable[[str, str], str]
-"""Returns what a record with a cause, of this name and value, is found by."""
+"""Returns the index token of a cause's key and value."""
 
 
 def token_under(index_key: bytes) -> Token:
-    """Return the function that makes tokens. Without the key they tell nothing."""
+    """Return the function that makes tokens. Without the key they reveal nothing."""
     keyed = {name: blake2b(digest_size=_TOKEN // 2, key=index_key) for name in INDEXED_CAUSES}
     for name, begun in keyed.items():
         begun.update(f"{name}\0".encode())

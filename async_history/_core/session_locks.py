@@ -1,4 +1,4 @@
-"""Locks between processes on a server: those of one database session, for all threads."""
+"""Locks between processes on a server: one database session's locks, for all threads."""
 
 import contextvars
 import threading
@@ -14,14 +14,15 @@ class SessionLocks:
     """A process's locks in one schema. See `ProcessLocks`.
 
     Args:
-        options: how it connects. It uses one connection beyond the pool's.
+        options: how it connects. It uses one connection outside the pool.
         schema: the history's schema; each schema has its own locks.
     """
 
     longest_wait_s: Final = 0.05
     most_locks = 1_000
-    """Of one process at a time: those of all sessions share one table of PostgreSQL, with room for
-    6,400 (`max_locks_per_transaction` times `max_connections`) unless that was changed."""
+    """Most locks of one process at a time. All sessions share one lock table of PostgreSQL, by
+    default for 6,400 locks (`max_locks_per_transaction` times `max_connections`).
+    """
 
     def __init__(self, options: SessionOptions, schema: str) -> None:
         self._options = options
@@ -32,7 +33,7 @@ class SessionLocks:
         self._thread: LoopThread | None = None
 
     def open(self) -> None:
-        """Start the session's thread, which connects when the first lock is asked for."""
+        """Start the session's thread, which connects at the first request for a lock."""
         with self._lock:
             if self._thread is None:
                 session = LockSession(self._options, self.most_locks)
@@ -46,17 +47,18 @@ class SessionLocks:
         return self._session is not None and self._session.take(self._of(number))
 
     def ask_for(self, number: int, notify: Notify) -> None:
-        """Ask for a lock; `notify` is called when it is granted or has failed."""
+        """Request a lock; `notify` is called when it is granted or has failed."""
         self._require_session().post(LockSession.ask, self._of(number), notify)
 
     def stop_asking(self, number: int) -> None:
-        """Stop asking for a lock, and release it if it was granted but not taken."""
+        """Withdraw a request for a lock, and release the lock if it was granted but not taken."""
         if self._session is not None:
             self._session.post(LockSession.stop_asking, self._of(number))
 
     def is_asked_for(self, number: int) -> bool:
-        """Return whether a lock has been held for `LONGEST_RUN_S`, so that other processes may
-        wait for it; whether they do is not known."""
+        """Return whether a lock has been held for `LONGEST_RUN_S`. Other processes may then be
+        waiting for it; whether they are is not known.
+        """
         return self._session is not None and self._session.is_held_long(self._of(number))
 
     def release(self, number: int) -> None:
@@ -65,7 +67,7 @@ class SessionLocks:
             self._session.post(LockSession.release, self._of(number))
 
     def look(self) -> None:
-        """Do nothing: the session itself learns that its connection is lost."""
+        """Do nothing: the session itself detects that its connection is lost."""
 
     def is_lost(self, number: int) -> bool:
         """Return whether a lock was lost with its connection and has not been taken again."""
@@ -88,7 +90,7 @@ class SessionLocks:
         self._session = self._thread = None
 
     def __del__(self) -> None:
-        # On any thread: nothing here may wait.
+        # It runs on any thread, so nothing here may wait.
         thread: LoopThread | None = getattr(self, "_thread", None)
         if thread is not None and thread.is_in_own_process:
             thread.stop()

@@ -1,4 +1,4 @@
-"""How much memory a submission takes while it is queued: an estimate."""
+"""Estimates of the memory of a queued submission."""
 
 from typing import Final
 
@@ -6,19 +6,20 @@ from async_history._core.json_object import json_text
 from async_history._core.records import Fields, HistoryRecord, fields_in_order
 
 RECORD_BYTES: Final = 1024
-"""Memory a queued record takes besides its texts: objects, future, timer. An estimate;
-benchmarks/peers.py holds what is really taken against the queue's limits."""
+"""Estimated memory of a queued record without its texts: objects, future, timer.
+benchmarks/peers.py compares the real use with the queue's limits.
+"""
 _CHARACTER_BYTES: Final = 4
-"""Most memory a character takes in a str; names are short, so this bound is near enough."""
+"""Maximum memory of a character in a str; names are short, so this bound is close enough."""
 
 
 def record_bytes(record: HistoryRecord) -> int:
-    """Return what a queued record takes."""
+    """Return the estimated bytes of a queued record."""
     return bytes_of(fields_in_order(record))
 
 
 def bytes_of(fields: Fields) -> int:
-    """Return what a queued record of these fields takes."""
+    """Return the estimated bytes of a queued record with these fields."""
     _, memory_id, old, new, _, _, _, _, actor_id, role, _, _, context, cause = fields
     # `__sizeof__` takes a third of the time of `getsizeof`, which is the same for texts.
     size: int = (

@@ -1,4 +1,4 @@
-"""The state of a store for operators, and how it is measured without keeping them waiting."""
+"""The state of a store for operators, measured without making them wait."""
 
 import asyncio
 import dataclasses
@@ -11,14 +11,14 @@ from async_history._core.writer_stats import WriterStats
 from async_history.errors import HistoryError
 
 Severity = Literal["warning", "critical"]
-"""critical: what is acknowledged may be lost, or can't be found. warning: anything less."""
+"""critical: acknowledged records may be lost, or cannot be found. warning: anything less."""
 
 
 class StoreWarning(str):
-    """What an operator should know about a store: a sentence, with a code for programs.
+    """A fact that an operator should know about a store: a sentence, with a code for programs.
 
     Attributes:
-        code: what it is about, in words joined by hyphens; stable from release to release.
+        code: its subject, in words joined by hyphens; stable from release to release.
         severity: see `Severity`.
     """
 
@@ -44,22 +44,22 @@ class HistoryStats:
     store: str
     """The file's path, or the server's URL without its password."""
     writer: WriterStats | None
-    """The queue and the writer; None where nothing can be written, or nothing is kept."""
+    """The queue and the writer; None if the store cannot be written, or keeps nothing."""
     file_bytes: int
     """Bytes of the file, or of the server's tables and indexes; 0 in memory."""
     wal_bytes: int
-    """Bytes of a file's write-ahead log; 0 where there is none."""
+    """Bytes of a file's write-ahead log; 0 if there is none."""
     followers: int
-    """Followers of this manager."""
+    """Number of this manager's followers."""
     follower_lag_s: float
-    """Seconds since the follower that is furthest behind last had everything; 0 if all have."""
+    """Seconds since the slowest follower last had all records; 0 if all followers have them."""
     warnings: tuple[StoreWarning, ...]
-    """What an operator should know; empty where all is well."""
+    """Warnings for an operator; empty if there are none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What a store was asked for to tell its state: bytes, and what an operator should know."""
+    """A measurement of a store: sizes in bytes, and warnings."""
 
     file_bytes: int = 0
     wal_bytes: int = 0
@@ -83,11 +83,11 @@ def history_stats(
 
 
 _FRESH_WITHIN_S: Final = 0.5
-"""How long a measurement is waited for: more than a store takes that is well."""
+"""Seconds to wait for a measurement: longer than a healthy store needs."""
 
 
 class Measurements:
-    """The last known figures of a store, and at most one measurement that is under way.
+    """The last known figures of a store, with at most one running measurement.
 
     Args:
         measure: measures the store. It may take long, or fail.
@@ -101,14 +101,14 @@ class Measurements:
         self._due = 0.0
 
     async def latest(self) -> Measured:
-        """Return fresh figures, or within half a second the last known and a warning why."""
+        """Return new figures, or after half a second the last known ones with a warning."""
         loop = asyncio.get_running_loop()
         task = self.begin()
         await asyncio.wait([task], timeout=max(0.0, self._due - loop.time()))
         if not task.done():
             why = f"it has not answered for {_FRESH_WITHIN_S} s"
         elif not task.cancelled() and task.exception() is not None:
-            raise task.exception()  # type: ignore[misc]  # a fault of ours
+            raise task.exception()  # type: ignore[misc]  # a fault of this library
         elif self._failure is not None:
             why = str(self._failure)
         else:
@@ -126,7 +126,7 @@ class Measurements:
         return self._last
 
     def begin(self) -> "asyncio.Task[None]":
-        """Begin to measure, unless that is under way, and return its task."""
+        """Start a measurement, unless one is running, and return its task."""
         if self._under_way is None:
             loop = asyncio.get_running_loop()
             self._under_way = loop.create_task(self._refresh())
@@ -149,7 +149,7 @@ class Measurements:
 
 
 def clear_warning(clear: int) -> Sequence[StoreWarning]:
-    """Return the warning about records in clear in an encrypted store, if there are any."""
+    """Return the warning about clear records in an encrypted store, if there are any."""
     if not clear:
         return ()
     records = "1 record has" if clear == 1 else f"{clear:,} records have"

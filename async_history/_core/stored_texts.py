@@ -1,8 +1,7 @@
-"""What a store has of texts, as a transaction reads them and writes them again: sealed, or opened.
+"""A store's texts, which transactions read and rewrite, sealed or decrypted.
 
-A transaction reads the next texts by their places, locked where others could change them, and
-replaces them. The places grow in an order of the database's, in which nothing that was there before
-is passed over.
+A transaction reads the next texts by their places, locks them if others could change them, and
+replaces them. The places increase in an order of the database that skips no existing text.
 """
 
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -22,18 +21,19 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TextLimits:
-    """How much is done at once.
+    """Limits of rewriting.
 
     Attributes:
-        rows: that one transaction looks at: writers wait some milliseconds for it.
+        rows: most rows that one transaction reads; writers wait some milliseconds for it.
     """
 
     rows: int = 500
 
 
 class StoredTexts(NamedTuple):
-    """A record's texts, as they are stored; context and cause as JSON. A foreign program may have
-    written other values than texts."""
+    """A record's stored texts; context and cause as JSON. Another program may have written values
+    that are not texts.
+    """
 
     place: Any
     id: str
@@ -49,18 +49,18 @@ LEDGER_MEANWHILE: Final = (
     "the history was given a ledger meanwhile, whose salts need the keys: these stay. encrypt() "
     "turns encryption on again"
 )
-"""What is said where the keys can't be removed at the end of a decryption."""
+"""The hint if keys cannot be removed at the end of a decryption."""
 TURNED_OFF: Final = (
     "another call has begun to decrypt the history meanwhile: let it end, or call encrypt()"
 )
-"""What is said where nothing can be sealed."""
+"""The message if nothing can be sealed."""
 SCOPE: Final = 1
 CONTENT: Final = 3
 """Columns of a message's row."""
 
 
 class StoredMessage(NamedTuple):
-    """A buffered message, as it is stored."""
+    """A stored buffered message."""
 
     place: Any
     row: MessageRow
@@ -70,40 +70,39 @@ Row = TypeVar("Row", StoredTexts, StoredMessage)
 
 
 class Page(NamedTuple, Generic[Row]):
-    """What was found, and the place to go on after; None after the last."""
+    """The rows found, and the place after which to continue; None after the last."""
 
     rows: Sequence[Row]
     after: Any
 
 
 class TextTransaction(Protocol):
-    """What a transaction does with stored texts. `after` is None at first."""
+    """A transaction on stored texts. `after` is None at first."""
 
     @property
     def table(self) -> KeyTable:
         """The tables of keys, inside this transaction."""
 
     async def clear_records(self, after: Any, limit: int) -> Page[StoredTexts]:
-        """Return the next records with a text in clear, as an index finds them."""
+        """Return the next records with a clear text, found by an index."""
 
     async def detailed_records(self, after: Any, limit: int) -> Page[StoredTexts]:
-        """Return the next records with a context or a cause, where that index does not find
-        them."""
+        """Return the next records with a context or a cause, if that index does not cover them."""
 
     async def sealed_records(self, after: Any, limit: int) -> Page[StoredTexts]:
-        """Return those of the next records that have a sealed text."""
+        """Read the next records and return those with a sealed text."""
 
     async def retired_records(self, after: Any, limit: int) -> Page[StoredTexts]:
-        """Return those of the next records that have a text under a retired key."""
+        """Read the next records and return those with a text under a retired key."""
 
     async def messages(self, after: Any, limit: int) -> Page[StoredMessage]:
         """Return the next buffered messages."""
 
     async def replace_records(self, rows: Sequence[StoredTexts]) -> None:
-        """Write records' texts, and what indexes have of causes.
+        """Write records' texts, and their causes' index entries.
 
         Raises:
-            StorageRefused: a rule of the store's owner keeps rows as they are.
+            StorageRefused: a rule of the store's owner prevents the change.
         """
 
     async def replace_messages(self, rows: Sequence[StoredMessage]) -> None:
@@ -114,80 +113,81 @@ class TextTransaction(Protocol):
         """
 
     async def keys_of(self, owners: Sequence[Owner | None]) -> Sequence[DataKey | None]:
-        """Return the key that seals what each owner has, for all texts of a record; None where
-        encryption is turned off."""
+        """Return each owner's sealing key, with uses for all texts of a record; None if encryption
+        is turned off.
+        """
 
     async def hold_writers(self) -> None:
-        """Wait for all transactions that record, and let none begin until this one has ended."""
+        """Wait for all recording transactions, and block new ones until this one has ended."""
 
     async def retire_keys(self) -> None:
-        """Retire all data keys. To be called once writers are held."""
+        """Retire all data keys. Call it after `hold_writers`."""
 
     async def retire_keys_of(self, name: Name) -> None:
-        """Retire the data keys of owners that have a scope. As `retire_keys`."""
+        """Retire the data keys of owners with a scope, like `retire_keys`."""
 
     async def retired_keys(self) -> Sequence[str]:
-        """Return the ids of retired data keys, but of those whose owner is being erased."""
+        """Return the ids of retired data keys, except those whose owner is being erased."""
 
     async def remove_keys(self, ids: Sequence[str]) -> None:
-        """Remove data keys, but those whose owner is being erased."""
+        """Remove data keys, except those whose owner is being erased."""
 
     async def turn_on(self) -> None:
-        """Have all that is recorded sealed, again."""
+        """Seal new records again."""
 
     async def turn_off(self) -> None:
         """Note that not all causes are sealed."""
 
     async def end(self) -> None:
-        """Remove all keys but `OFF`, and what else an encrypted store has."""
+        """Remove all keys except `OFF`, and everything else that only an encrypted store has."""
 
     async def compute(self, work: Callable[[], T]) -> T:
-        """Call a function that only computes, where it does not hold up the event loop."""
+        """Call a function that only computes, without blocking the event loop."""
 
     async def note_whole(self) -> None:
-        """Note whether all causes are sealed, so that they are found by their tokens."""
+        """Note whether all causes are sealed, so that tokens find all of them."""
 
 
 class TextStore(Protocol):
-    """A store whose texts can be written again in place."""
+    """A store whose texts can be rewritten in place."""
 
     async def in_transaction(self, work: Callable[[TextTransaction], Coroutine[Any, Any, T]]) -> T:
-        """Do work in one transaction, in its turn among the writes."""
+        """Run work in one transaction, in the queue of the writes."""
 
     async def require_decryptable(self) -> None:
-        """Check, before anything is changed, what the end of a decryption needs.
+        """Check the requirements of a decryption before anything is changed.
 
         Raises:
-            StorageDenied, InvalidInput: it can't be decrypted in place.
+            StorageDenied, InvalidInput: the store cannot be decrypted in place.
         """
 
     async def finish_decrypting(self) -> None:
-        """Remove what `end` could not in a transaction."""
+        """Remove what `end` cannot remove in a transaction."""
 
     async def count_records(self) -> int:
         """Return how many records there are."""
 
     async def count_clear(self) -> int:
-        """Return how many records have a text in clear."""
+        """Return how many records have a clear text."""
 
     @property
     def overwrite(self) -> Callable[[], Awaitable[Sequence[str]]]:
-        """Free what the old rows took; return where texts may be still, a sentence each."""
+        """Free the space of old rows; return where texts may remain, one sentence each."""
 
 
 Find = Callable[[TextTransaction], Callable[[Any, int], Coroutine[Any, Any, Page[Row]]]]
-"""Return what finds the next rows in a transaction."""
+"""Finds the next rows in a transaction."""
 Step = Callable[[TextTransaction, Sequence[Row]], Coroutine[Any, Any, int]]
-"""Write rows again; return how many of them that were."""
+"""Rewrites rows; returns how many were rewritten."""
 
 
 class Rewriting:
-    """Writes a store's texts again, some rows in each transaction, and counts them.
+    """Rewrites a store's texts, some rows in each transaction, and counts them.
 
     Args:
         tally: counts records and messages.
-        on_progress: called after some records with how many are done and how many there are.
-        total: how many records there are, about.
+        on_progress: called with the number of records done and the total.
+        total: the approximate number of records.
     """
 
     def __init__(
@@ -205,11 +205,11 @@ class Rewriting:
         self._limits = limits
 
     async def records(self, find: Find[StoredTexts], step: Step[StoredTexts]) -> None:
-        """Write all records again that are found."""
+        """Rewrite all records found."""
         await self._all(find, step, self._note_records)
 
     async def messages(self, step: Step[StoredMessage]) -> None:
-        """Write the buffered messages again that the step chooses."""
+        """Rewrite the buffered messages that the step chooses."""
         await self._all(lambda texts: texts.messages, step, self._note_messages)
 
     def _note_records(self, count: int) -> None:

@@ -1,4 +1,4 @@
-"""What one call wants written, already checked: all of it or none."""
+"""Submissions: the checked changes of one call, written all or none."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -43,14 +43,13 @@ class ExpectedLatest:
 
 @dataclass(slots=True, eq=False)
 class AddRecords:
-    """History records to append, in order. A repeated one is replaced by the one that is there.
+    """History records to append, in order. A repeated record is replaced by the stored one.
 
-    `given` holds a record's fields as the caller gave them, by its index, where the caller also
-    gave the id: a repeated id is the same record if those fields are the same. Its cause is not
-    compared: a call may be repeated for another reason.
+    `given` has, by index, the fields of records whose id the caller gave. A repeated id is the same
+    record if these fields are the same. The cause is not compared: a retry may have another cause.
 
-    Where not `must_match_owner`, a record is written whatever owner it gives: one that contradicts
-    its memory's is left out, with a line in the log. So are records of what has happened already.
+    Without `must_match_owner`, a record is written whatever its owner is: an owner that contradicts
+    the memory's is omitted and logged. This is for changes that have already happened.
     """
 
     records: list[HistoryRecord]
@@ -60,11 +59,11 @@ class AddRecords:
     size_bytes: int
     must_match_owner: bool = field(default=True, kw_only=True)
     begun_at: datetime | None = field(default_factory=begun_at, kw_only=True)
-    """When the operation began that this is part of, where that is noted."""
+    """When its operation began, if that is noted."""
 
     @property
     def wanted(self) -> Sequence[HistoryRecord]:
-        """The records to write, where they are not there yet."""
+        """The records to write, unless they are already there."""
         return self.records
 
     @property
@@ -73,24 +72,24 @@ class AddRecords:
 
     @property
     def decided_by(self) -> str | None:
-        """The memory whose latest record decides what is written, if one does."""
+        """The memory whose latest record decides what is written, if any."""
         return None if self.if_latest is None else self.if_latest.memory_id
 
     @property
     def names_ids(self) -> bool:
-        """Whether any id was given, and may be taken."""
+        """Whether any id was given by the caller, and so may already exist."""
         return bool(self.given)
 
     def give_owners(self, owners: Sequence[Owner | None]) -> None:
-        """Set the owner of each record, where its memory has one."""
+        """Set the owner of each record whose memory has one."""
         for record, owner in zip(self.records, owners, strict=True):
             if owner is not None and record.owner is not owner:
                 give_owner(record, owner)
 
     def is_same(self, index: int, stored: HistoryRecord) -> bool:
-        """Return whether the stored record is what the record at `index` wants under its id.
+        """Return whether the stored record is the record at `index`.
 
-        Under an id of ours it is, even if it was erased since: an earlier try has written it.
+        With a generated id it is, even if it was erased since: an earlier try has written it.
         """
         given = self.given.get(index)
         if given is None:
@@ -102,9 +101,9 @@ class AddRecords:
 
 @dataclass(slots=True, eq=False)
 class CopyRecords(AddRecords):
-    """Records of another history to append as they are, in order, whatever their events and times.
+    """Records of another history to append unchanged, in order, with any events and times.
 
-    A record that is there is the same only if all its columns are.
+    A stored record is the same only if all its columns are equal.
     """
 
     @property
@@ -113,7 +112,7 @@ class CopyRecords(AddRecords):
 
     @property
     def has_undated(self) -> bool:
-        """Whether a record does not say when it happened, and its source does not know."""
+        """Whether a record has no time, and its source has none either."""
         return any(record.occurred_at is None for record in self.records)
 
     def is_same(self, index: int, stored: HistoryRecord) -> bool:
@@ -122,7 +121,7 @@ class CopyRecords(AddRecords):
 
 @dataclass(slots=True, eq=False)
 class UpdateMemory(AddRecords):
-    """A memory's new text, to be recorded as the change that follows its latest record.
+    """A memory's new text, to be recorded as a change after its latest record.
 
     `new` holds it as an ADD, and `records`, once it is committed, what became of it.
     """
@@ -135,7 +134,7 @@ class UpdateMemory(AddRecords):
 
     @property
     def ids(self) -> Sequence[str]:
-        # An earlier try may have found that another record says it already.
+        # An earlier try may have found that another record has the text already.
         return list(dict.fromkeys((self.new.id, self.records[0].id)))
 
     @property
@@ -143,7 +142,7 @@ class UpdateMemory(AddRecords):
         return self.new.memory_id
 
     def record_after(self, latest: HistoryRecord | None) -> HistoryRecord:
-        """Return what to record after `latest`; that itself where it has the text already."""
+        """Return the record to append after `latest`, or `latest` if it has the text already."""
         new = self.new
         if latest is None or not is_alive(latest):
             return new
@@ -229,9 +228,9 @@ class RestoreMemory(UpdateMemory):
 
 @dataclass(slots=True, eq=False)
 class SaveMessages:
-    """Messages to append to a session scope's buffer, in order, with an id each.
+    """Messages to append to a session scope's buffer, in order, each with an id.
 
-    `newest_before` is the place of the last message that was there when it was first tried.
+    `newest_before` is the place of the last message at the first try.
     """
 
     messages: Sequence[Message]
@@ -245,9 +244,9 @@ class SaveMessages:
 
 @dataclass(slots=True, eq=False)
 class GiveOwners:
-    """Owners for memories that have records and no owner. Memories that have one keep it.
+    """Owners for memories with records but no owner. Existing owners are kept.
 
-    `given` holds, once it is committed, the memories whose owner is the one named here.
+    `given` has, after the commit, the memories whose owner is the one given here.
     """
 
     owners: Mapping[str, Owner]
@@ -257,7 +256,7 @@ class GiveOwners:
 
     @property
     def ids(self) -> Sequence[str]:
-        """No record's: to submit it again changes nothing."""
+        """No ids: submitting it again changes nothing."""
         return ()
 
 
@@ -265,14 +264,14 @@ Submission = AddRecords | SaveMessages | GiveOwners
 
 
 NO_IDS: Final[Mapping[int, Mapping[str, Any]]] = {}
-"""What `given` is where every id is ours."""
+"""The value of `given` if every id is generated."""
 
 
 class AddFields(AddRecords):
-    """One new record under an id of ours, which is made when somebody looks at it.
+    """One new record with a generated id. The record object is made when it is first read.
 
-    As a rule that is its caller, when it is durable. So a queued one has one object less for the
-    garbage collector to visit, and a batch's statement takes its fields as they are.
+    Usually that is by the caller, after the commit. So a queued record has one object less for the
+    garbage collector, and a batch's statement uses the fields directly.
     """
 
     __slots__ = ("_made", "fields")
@@ -290,7 +289,7 @@ class AddFields(AddRecords):
 
     @property
     def records(self) -> list[HistoryRecord]:  # type: ignore[override]
-        """The record, in a list that is always the same."""
+        """A list with the record, always the same list."""
         if self._made is None:
             self._made = [made_record(*self.fields)]
         return self._made

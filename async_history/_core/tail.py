@@ -12,10 +12,10 @@ from async_history.errors import HistoryError
 
 
 class SharedRead(Generic[P]):
-    """A read in a task of its own, which any number of followers await.
+    """A read in a separate task, which any number of followers can await.
 
-    A follower that is cancelled leaves the read to the others, and to its own next attempt: a
-    cancelled SELECT would cost its connection.
+    If a follower is cancelled, the read continues for the others and for its own next attempt:
+    cancelling a SELECT would cost its connection.
     """
 
     def __init__(self, read: Awaitable[FollowRead[P]], begun_after_commits: int) -> None:
@@ -29,7 +29,7 @@ class SharedRead(Generic[P]):
     async def _run(self, read: Awaitable[FollowRead[P]]) -> None:
         try:
             self._page = await read
-        except Exception as error:  # raised by `page`, to all who wait
+        except Exception as error:  # raised by `page`, to all waiting followers
             self._error = error
         finally:
             self.is_done = True
@@ -38,7 +38,7 @@ class SharedRead(Generic[P]):
                     waiter.set_result(None)
 
     async def page(self) -> FollowRead[P] | None:
-        """Return what was read; None where the read was cancelled, as an ending loop does.
+        """Return what was read; None if the read was cancelled, for example at the end of the loop.
 
         Raises what the read raised.
         """
@@ -52,7 +52,7 @@ class SharedRead(Generic[P]):
         if self._error is None:
             return self._page
         if isinstance(self._error, HistoryError):
-            # A copy for each: a traceback grows wherever its error is raised.
+            # A copy for each follower: a traceback grows each time its error is raised.
             raise copy.copy(self._error).with_traceback(self._error.__traceback__) from (
                 self._error.__cause__
             )
@@ -63,25 +63,24 @@ _UNKNOWN: Final = object()
 
 
 class Lagging(Protocol):
-    """A follower, as far as it is counted."""
+    """A follower that reports its lag."""
 
     @property
     def lag_s(self) -> float:
-        """Seconds since it last had returned everything; 0 where it has."""
+        """Seconds since it last had returned everything; 0 if it has."""
 
 
 class Tail(Generic[P]):
     """What the followers of one manager share: their reads, and one poll for what others commit.
 
-    Followers that stand at one place and ask while the same read is under way share it, unless
-    something was committed since it began. The poll asks for a mark, which differs once anybody
-    has committed, and wakes all followers when it does; it runs while a follower waits, as often
-    as the most impatient one of those asks for.
+    Followers at the same place share a running read, unless something was committed since it began.
+    The poll reads a mark that changes with each commit, and wakes all followers when it changes. It
+    runs while a follower waits, at the shortest interval of the waiting followers.
 
     Args:
         signal: notified at each commit of the manager.
-        reader: returns what reads; raises where the manager may not be used: closed, another loop,
-            a forked process.
+        reader: returns the reader; raises if the manager cannot be used: closed, another loop, a
+            forked process.
     """
 
     def __init__(self, signal: CommitSignal, reader: Callable[[], FollowReader[P]]) -> None:
@@ -95,7 +94,7 @@ class Tail(Generic[P]):
         self._poll: asyncio.Task[None] | None = None
 
     def read(self, place: P | None, memory_id: str | None) -> SharedRead[P]:
-        """Read a page after a place, together with who is about to read the same."""
+        """Read a page after a place, shared with followers that read the same page."""
         key = (place, memory_id)
         read = self._reads.get(key)
         if read is None or read.is_done or read.begun_after_commits != self.signal.commits:
@@ -105,10 +104,10 @@ class Tail(Generic[P]):
         return read
 
     async def wait(self, woken: asyncio.Event, poll_interval_s: float) -> None:
-        """Wait for a commit; look meanwhile whether others have committed.
+        """Wait for a commit of this manager, and poll for commits of others.
 
-        `woken` was cleared before the read that found nothing more: what is committed after that
-        read began either notifies or changes the mark.
+        `woken` was cleared before the read that found nothing more. A commit after the begin of
+        that read either notifies or changes the mark.
         """
         self._waiting[woken] = poll_interval_s
         self._poll_within(poll_interval_s)
@@ -119,11 +118,11 @@ class Tail(Generic[P]):
 
     @property
     def waiting(self) -> int:
-        """Followers that wait for the next commit."""
+        """The number of followers that wait for the next commit."""
         return len(self._waiting)
 
     def add(self, follower: Lagging) -> None:
-        """Count a follower, for as long as it lives."""
+        """Count a follower as long as it exists."""
         self._followers.add(follower)
 
     def lags_s(self) -> list[float]:
@@ -131,14 +130,14 @@ class Tail(Generic[P]):
         return [follower.lag_s for follower in self._followers]
 
     def close(self) -> None:
-        """Wake all followers, and poll no more."""
+        """Wake all followers and stop polling."""
         if self._timer is not None:
             self._timer.cancel()
         self.signal.notify()
 
     def _poll_within(self, interval_s: float) -> None:
         if self._poll is not None:
-            return  # its end sees to the next
+            return  # its end starts the next one
         loop = asyncio.get_running_loop()
         due = loop.time() + interval_s
         if self._timer is not None:
@@ -156,7 +155,7 @@ class Tail(Generic[P]):
         try:
             mark = await self.reader().mark()
         except Exception:
-            mark = _UNKNOWN  # the followers are woken, and meet the error where it can be raised
+            mark = _UNKNOWN  # the followers are woken, and their next read raises the error
         finally:
             self._poll = None
         if mark is _UNKNOWN or mark != self._mark:

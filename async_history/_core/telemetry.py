@@ -1,7 +1,8 @@
-"""What telemetry is told: by managers when they open, by mem0's classes at each operation.
+"""The interface to telemetry.
 
-A process has at most one `Telemetry`, which `async_history.otel` sets. Without it each call pays a
-comparison, and nothing else.
+Managers call it when they open, mem0's classes for each operation.
+A process has at most one `Telemetry`, which `async_history.otel` sets. Without it each call costs
+only a comparison.
 """
 
 import asyncio
@@ -16,21 +17,21 @@ from async_history._core.stats import HistoryStats, Measurements, history_stats
 from async_history._core.tail import Tail
 
 NoteMemory = Callable[[object], None]
-"""Notes the id of the memory that an operation is about; anything but a text is not one."""
+"""Notes the id of an operation's memory; values that are not text are ignored."""
 
 
 class ReportedStore:
-    """An open store and its manager's parts, as telemetry reports them. The manager keeps it.
+    """An open store and its manager's parts, for telemetry. The manager keeps it.
 
     Args:
         system: its `db.system.name` of OpenTelemetry's semantic conventions.
-        where: what messages call it, without a password.
-        writer: what tells about its batches.
+        where: its name in messages, without a password.
+        writer: reports its batches.
         measurements: its sizes and warnings.
         tail: its followers.
 
     Attributes:
-        answer_within_s: seconds that another thread waits for the loop's answer.
+        answer_within_s: seconds for which another thread waits for the loop's answer.
     """
 
     def __init__(
@@ -52,10 +53,10 @@ class ReportedStore:
         self._last = self._stats()
 
     def last_stats(self) -> HistoryStats:
-        """Return the statistics now, from any thread, with the sizes of the last measurement.
+        """Return the current statistics, from any thread, with the sizes of the last measurement.
 
-        A new measurement begins. A loop that does not answer in time has those of the call
-        before.
+        A new measurement begins. If the loop does not answer in time, the previous call's
+        statistics are returned.
         """
         if get_ident() == self._thread:
             self._refresh()
@@ -81,27 +82,28 @@ class ReportedStore:
 
 
 class Telemetry(Protocol):
-    """What a process reports to."""
+    """The telemetry of a process."""
 
     def opened(self, store: ReportedStore) -> None:
-        """Observe a store, for as long as its manager keeps this."""
+        """Observe a store, as long as its manager keeps `store`."""
 
     def reader(self, store: ReportedStore, reader: CallReader) -> CallReader | None:
-        """Return what the calls of a store's manager read through; None leaves them the reader."""
+        """Return the reader for the calls of a store's manager; None keeps the given one."""
 
     def memory_operation(
         self, name: str, store: str, memory_id: str | None, within: str | None
     ) -> AbstractContextManager[NoteMemory]:
-        """Report an operation of a mem0 class, or its change of one memory, which runs inside.
+        """Report an operation of a mem0 class, or its change of one memory, that runs inside.
 
         Args:
             name: mem0's name of the operation, such as "add", or "create" of a new memory.
-            store: what messages call the history.
-            memory_id: the one memory that it is about, where it is.
-            within: the name of the operation whose change this is; None of an operation itself.
+            store: the history's name in messages.
+            memory_id: the operation's memory, if there is exactly one.
+            within: the name of the operation that this change belongs to; None for an operation
+                itself.
 
         Returns:
-            To be entered; it gives what to call with the id of the memory once that is known.
+            A context manager that returns a function to call with the memory's id when it is known.
         """
 
 
@@ -110,20 +112,22 @@ _UNREPORTED: Final = nullcontext[NoteMemory](lambda _: None)
 
 
 def set_telemetry(telemetry: Telemetry | None) -> None:
-    """Report to this from now on, or to nothing."""
+    """Set the telemetry of this process from now on, or none."""
     global _current
     _current = telemetry
 
 
 def telemetry() -> Telemetry | None:
-    """Return what the process reports to."""
+    """Return the telemetry of this process."""
     return _current
 
 
 def memory_operation(
     name: str, store: str, memory_id: str | None = None, *, within: str | None = None
 ) -> AbstractContextManager[NoteMemory]:
-    """Return what an operation of a mem0 class runs inside: see `Telemetry.memory_operation`."""
+    """Return the context manager for an operation of a mem0 class: see
+    `Telemetry.memory_operation`.
+    """
     if _current is None:
         return _UNREPORTED
     return _current.memory_operation(name, store, memory_id, within)

@@ -1,4 +1,4 @@
-"""Work on threads: starting them, which may be refused, and coroutines without an event loop."""
+"""Threads: starting them, which can fail, and running coroutines without an event loop."""
 
 import asyncio
 import contextlib
@@ -31,7 +31,8 @@ def start(thread: threading.Thread) -> None:
 async def computed(function: Callable[[], T]) -> T:
     """Call a function that only computes on a new thread, and return its result.
 
-    If the caller is cancelled, this raises at once; the function runs to its end, unheard.
+    If the caller is cancelled, this raises at once; the function completes, and its result is
+    ignored.
 
     Raises:
         StorageError: no thread could be started.
@@ -58,9 +59,9 @@ async def computed(function: Callable[[], T]) -> T:
 def for_a_thread(
     function: Callable[P, Coroutine[Any, Any, T]],
 ) -> Callable[P, Coroutine[Any, Any, T]]:
-    """Return what calls a coroutine function on this event loop, from a thread.
+    """Return a function that calls a coroutine function on this event loop from a thread.
 
-    The call begins at once. To await it blocks the thread.
+    The call begins at once. Awaiting it blocks the thread.
     """
     loop = running_loop()
 
@@ -78,9 +79,9 @@ def for_a_thread(
 def run_to_completion(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine that never suspends, without an event loop, and return its result.
 
-    Code that is shared by all databases is written as coroutines, because a server's answers must
-    be awaited. The steps for SQLite return at once, and those of others block
-    a thread where one waits for the event loop.
+    Code for all databases consists of coroutines, because a server's answers must be awaited. The
+    steps for SQLite return at once. Those of other databases block a thread that waits for the
+    event loop.
 
     Raises:
         RuntimeError: the coroutine suspended.

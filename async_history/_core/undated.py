@@ -1,7 +1,7 @@
-"""Dates copied records that do not say when they happened.
+"""Dates copied records that have no time.
 
-Some databases store an instant in addition to a record's own times. A record without a time has
-the instant of its memory's record before it, as in every store.
+Some databases store an instant in addition to a record's own times. A record without a time has the
+instant of its memory's previous record, as in every store.
 """
 
 import re
@@ -23,7 +23,7 @@ async def dated(
     records: Sequence[HistoryRecord],
     latest: Callable[[Sequence[str]], Awaitable[Sequence[HistoryRecord]]],
 ) -> Sequence[HistoryRecord]:
-    """Return records that are to be stored, each with the time of the one before it if it has none.
+    """Return records to store, each without a time dated by the previous one.
 
     Args:
         latest: returns the latest stored record of each of some memories.
@@ -48,13 +48,13 @@ def _is_undated(record: HistoryRecord) -> bool:
 
 
 def _is_no_day(record: HistoryRecord) -> bool:
-    """Return whether a record's time has the form of ours, and is of no day or second that is.
+    """Return whether a record's time has this library's form, but is not a valid day or second.
 
-    Every store takes what has that form for a time, and looks for none before it.
+    Every store treats such a text as a time, and does not use an earlier record's time.
     """
     text = record.created_at if record.event == Event.ADD else record.updated_at
     return text is not None and _OUR_FORM.fullmatch(text) is not None and parse_time(text) is None
 
 
 _OUR_FORM: Final = re.compile(r".{4}-..-..T..:..:..\.......\+00:00", re.DOTALL)
-"""As the statements of PostgreSQL tell it."""
+"""The same form as in PostgreSQL's statements."""

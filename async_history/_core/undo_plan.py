@@ -1,4 +1,4 @@
-"""Whose changes an undo takes back, and what a memory was before them."""
+"""Plans of an undo: the changes to take back, and a memory's state before them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,25 +20,27 @@ from async_history._core.values import check_name
 from async_history.errors import InvalidInput
 
 ROLLBACK: Final = "rollback"
-"""The key of a cause under which each record of a rollback has the call's id."""
+"""The key of the cause that has the id of a rollback."""
 UNDO: Final = "undo"
-"""The same for `undo`."""
+"""The key of the cause that has the id of an undo."""
 UNDO_OF: Final = "undo_of"
-"""The key of a cause that says what an undo took back."""
+"""The key of the cause that names what an undo took back."""
 _MOST_CHARACTERS: Final = 1_024
 _OF_RUN: Final = "run:"
 _DIGEST: Final = "blake2b:"
-"""How names of a run, and of a cause with many keys, begin. Those of other causes have a "="."""
+"""The prefixes for the names of a run, and of a cause with many keys. Other causes' names have a
+"=".
+"""
 _KEPT: Final = 1_024
-"""Texts whose digests are kept: as a rule, one cause follows another that is the same."""
+"""Size of the cache of digests: consecutive causes are usually the same."""
 
 
 @dataclass(frozen=True, slots=True)
 class Doer:
-    """Whose records an undo takes back: those of a run, or with a cause.
+    """The doer of the records that an undo takes back: a run, or a cause.
 
-    It is told from others by digests. So what is erased from the records that were taken back is
-    not in the undo's own records either, which say what it took back.
+    It is identified by digests. So texts erased from the records that were taken back are not in
+    the undo's own records either, which name the doer.
     """
 
     run: str | None
@@ -48,15 +50,15 @@ class Doer:
 
     @property
     def name(self) -> str:
-        """What the undo's own records call it, in their cause. No two have the same name."""
+        """Its name in the cause of the undo's own records. It is unique."""
         text = urlencode(sorted(self.cause)) if self.run is None else _OF_RUN + self.run
         return text if len(text) <= _MOST_CHARACTERS else _DIGEST + _digest(text)
 
     def did(self, record: HistoryRecord) -> bool:
-        """Return whether a record is of this doer.
+        """Return whether a record belongs to this doer.
 
-        A record is of a run that its cause names. Where its cause names no run, it is of the run
-        that its memory belongs to, unless a rollback or an undo made it.
+        A record belongs to the run that its cause names. If its cause names no run, it belongs to
+        its memory's run, unless a rollback or an undo made it.
         """
         if self.is_undone_by(record):
             return False
@@ -69,12 +71,12 @@ class Doer:
         return record.owner is not None and _is(record.owner.run_id, self.run)
 
     def is_undone_by(self, record: HistoryRecord) -> bool:
-        """Return whether a record took back what this doer did before it."""
+        """Return whether a record took back earlier changes of this doer."""
         return bool(_cause(record, UNDO_OF) == self.name)
 
 
 def _doer_named(name: object) -> Doer | None:
-    """Return whose records an undo took back, from the name in its cause; None if it can't tell."""
+    """Return the doer that an undo took back, from the name in its cause; None if unknown."""
     if not isinstance(name, str) or name.startswith(_DIGEST):
         return None
     if name.startswith(_OF_RUN):
@@ -94,24 +96,24 @@ def _is(value: object, digest: str) -> bool:
 
 @dataclass(slots=True)
 class _Undone:
-    """An undo that was met on the way back, and what it took back: the records before it."""
+    """An undo found on the walk back, with what it took back: the records before it."""
 
     record: HistoryRecord
     doer: Doer
     is_met: bool = False
-    """Whether a record that it took back was met."""
+    """Whether a record that it took back was found."""
 
 
 def doer_asked(
     run_id: str | None, cause: Mapping[str, str] | None
 ) -> tuple[Doer, Sequence[Mapping[str, Any]]]:
-    """Check whose records are to be taken back.
+    """Check which records to take back.
 
     Returns:
-        whose, and the filters of queries that together find a record of each memory it changed.
+        The doer, and the filters of queries that together find a record of each changed memory.
 
     Raises:
-        InvalidInput: not exactly one of them was given, or it can't be used.
+        InvalidInput: not exactly one of them was given, or it is not valid.
     """
     pairs = cause_asked(cause)
     if (run_id is None) is not bool(pairs):
@@ -124,10 +126,10 @@ def doer_asked(
 
 
 class WalkBefore:
-    """Takes a memory back to what it was before the last records of a run or a cause.
+    """Takes a memory back to its state before the last records of a run or a cause.
 
-    Where others changed it after them, it stays as it is. A change that was taken back since counts
-    as little as the undo that did so: neither is in the memory any more.
+    If others changed it after them, it is not changed. A change that was taken back, and the undo
+    that did so, do not count: neither affects the memory any more.
     """
 
     def __init__(self, memory_id: str, doer: Doer) -> None:
@@ -141,39 +143,41 @@ class WalkBefore:
         self._before: HistoryRecord | None = None
 
     def see(self, record: HistoryRecord) -> bool:
-        """Return whether the record is the one before those to take back."""
+        """Return whether the record is the last one before those to take back."""
         self._latest = self._latest or record
         if not self._was_taken_back(record):
             self._see_change(record)
         return self._before is not None or self._is_undone
 
     def _was_taken_back(self, record: HistoryRecord) -> bool:
-        """Return whether an undo that was met took the record back."""
+        """Return whether an undo found so far took the record back."""
         while self._undone:
             last = self._undone[-1]
             if last.doer.did(record):
                 last.is_met = True
                 return True
             if not last.is_met or self._doer.is_undone_by(record):
-                return False  # the undo that was met went back at least as far
+                return False  # the undo found before went back at least as far
             if self._undo_of_others(record) is not None and not last.doer.is_undone_by(record):
-                return False  # more of what the last one took back may come after it
+                return False  # more records that the last one took back may follow
             self._undone.pop()
         return False
 
     def _undo_of_others(self, record: HistoryRecord) -> Doer | None:
-        """Return whose changes the record took back; None if it did not, or is about the doer."""
+        """Return the doer whose changes the record took back; None if there is none or it is this
+        doer.
+        """
         if self._doer.did(record) or self._doer.is_undone_by(record):
             return None
         return _doer_named(_cause(record, UNDO_OF))
 
     def _see_change(self, record: HistoryRecord) -> None:
-        """Take a record that was not taken back."""
+        """Process a record that was not taken back."""
         undone = self._undo_of_others(record)
         if undone is not None:
             self._undone.append(_Undone(record, undone))
             return
-        if self._undone:  # what it took back is not where it must be: it counts as a change
+        if self._undone:  # what it took back is not in the expected position: it counts as a change
             self._see_other(self._undone[0].record)
             self._undone.clear()
         if not self._doer.did(record):
@@ -183,14 +187,14 @@ class WalkBefore:
             self._first = record
 
     def _see_other(self, record: HistoryRecord) -> None:
-        """Take a record of others, or one that has the state before those to take back."""
+        """Process a record of others, or the one with the state before those to take back."""
         if self._first is None:
             self._changed_by = record
         elif self._before is None:
             self._before = record
 
     def plan(self) -> MemoryPlan:
-        """Return what takes the memory back."""
+        """Return the plan that takes the memory back."""
         if self._is_undone:
             return MemoryPlan(memory_id=self._memory_id, action=RollbackAction.NOTHING)
         if not all(undone.is_met for undone in self._undone):

@@ -1,4 +1,4 @@
-"""The checks of options and arguments, each made where its value is given."""
+"""Checks of options and arguments, made where the values are given."""
 
 import difflib
 import inspect
@@ -14,18 +14,18 @@ C = TypeVar("C", bound=str)
 F = TypeVar("F", bound=Callable[..., Any])
 
 MOST_COUNT: Final = 2**53
-"""The largest whole number that every database, driver and JSON reader takes."""
+"""The largest whole number that every database, driver and JSON reader accepts."""
 MOST_SECONDS: Final = 1_000_000_000
-"""Some thirty years. A thread can't be told to wait for much longer (threading.TIMEOUT_MAX)."""
+"""About thirty years. A thread cannot wait much longer (threading.TIMEOUT_MAX)."""
 MOST_CONNECTIONS: Final = 10_000
-"""asyncpg makes an object for each connection that a pool may have, before there is one."""
+"""asyncpg creates an object for each possible connection of a pool in advance."""
 LEAST_CONNECTIONS: Final = 2
 """One connection writes, and one reads."""
 _SHOWN_CHARACTERS: Final = 60
 
 
 def shown(value: object) -> str:
-    """Return a value as a message shows it: short."""
+    """Return a value in short form for a message."""
     text = repr(value)
     return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "…"
 
@@ -35,7 +35,7 @@ def _refusal(name: str, what: str, value: object) -> InvalidInput:
 
 
 def check_flag(name: str, value: object) -> bool:
-    """Return `value` if it is a bool: what a text or a number means is not guessed.
+    """Return `value` if it is a bool; texts and numbers are not interpreted.
 
     Raises:
         InvalidInput: it is not.
@@ -60,7 +60,7 @@ def check_count(name: str, value: object, *, least: int = 0, most: int = MOST_CO
 
 
 def check_seconds(name: str, value: object, *, may_be_zero: bool = True) -> float:
-    """Return `value` if it is a number of seconds that can be waited for.
+    """Return `value` if it is a valid number of seconds to wait.
 
     Raises:
         InvalidInput: it is not.
@@ -74,7 +74,7 @@ def check_seconds(name: str, value: object, *, may_be_zero: bool = True) -> floa
 
 
 def check_seconds_or_none(name: str, value: object) -> float | None:
-    """Return `value` if it is a number of seconds, or None, which means without bound.
+    """Return `value` if it is a number of seconds, or None for no limit.
 
     Raises:
         InvalidInput: it is neither.
@@ -101,7 +101,7 @@ def check_choice(name: str, value: object, choices: Iterable[C]) -> C:
 
 
 def check_function(name: str, value: F | None) -> F | None:
-    """Return `value` if it can be called, or is None.
+    """Return `value` if it is callable or None.
 
     Raises:
         InvalidInput: it is neither.
@@ -123,7 +123,7 @@ def check_queue(records: object, size_bytes: object, timeout_s: object) -> None:
 
 
 def check_iterable(name: str, value: object) -> None:
-    """Check that `value` is several things, and not one text or mapping.
+    """Check that `value` is an iterable, but not a text or a mapping.
 
     Raises:
         InvalidInput: it is not.
@@ -142,7 +142,7 @@ def check_file_name(name: str, value: object) -> str:
     """Return the text of a path that can name a file.
 
     Raises:
-        InvalidInput: it is none, empty, or has a NUL or what can't be encoded.
+        InvalidInput: it is not a path, is empty, or has a NUL or characters that cannot be encoded.
     """
     try:
         path = os.fspath(value) if isinstance(value, str | os.PathLike) else value
@@ -156,17 +156,17 @@ def check_file_name(name: str, value: object) -> str:
         os.fsencode(path)
     except UnicodeEncodeError as error:
         raise InvalidInput(f"{name} has a character that a file's name can't have here") from error
-    return str.__str__(path)  # of a (str, Enum) its text, not its name
+    return str.__str__(path)  # the text of a (str, Enum), not its name
 
 
 def file_path(name: str, value: object) -> Path:
     """Return the path of a history's file, with `~` for the home folder.
 
-    A text that can hardly be a file's name is refused: a URL without slashes, libpq's keywords, a
-    path of another system, a variable that was not replaced. A `Path` is taken as it is.
+    A text that is unlikely to be a file's name is refused: a URL without slashes, libpq's keywords,
+    a path of another system, a variable that was not expanded. A `Path` is accepted as it is.
 
     Raises:
-        InvalidInput: it is none, or names a folder.
+        InvalidInput: it is not a valid path, or names a folder.
     """
     given = check_file_name(name, value)
     text = os.path.expanduser(given)
@@ -197,14 +197,14 @@ _UNLIKELY: Final = (
         "looks like a URL without its ://",
     ),
 )
-"""What can hardly be a file's name, as a regular expression, and why."""
+"""Regular expressions of unlikely file names, with reasons."""
 
 
 def check_option_names(constructor: type, given: Iterable[str]) -> None:
-    """Check that a constructor takes these keyword arguments.
+    """Check that a constructor accepts these keyword arguments.
 
     Raises:
-        InvalidInput: naming the first that it does not take, and those that it does.
+        InvalidInput: the first argument that it does not accept, with those that it accepts.
     """
     known = [
         name

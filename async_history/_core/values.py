@@ -1,4 +1,4 @@
-"""The values that are stored: texts and times, checked and read."""
+"""Stored values: texts and times, checked and parsed."""
 
 import time
 from datetime import UTC, datetime
@@ -31,7 +31,7 @@ def check_text(name: str, value: object) -> str:
 
 
 def check_name(name: str, value: object) -> str:
-    """Return `value` if it is text that can name something: as `check_text`, and not empty."""
+    """Return `value` if it is a valid name: text as for `check_text`, and not empty."""
     if type(value) is str and value and value.isascii() and "\0" not in value:
         return value
     text = check_text(name, value)
@@ -64,16 +64,16 @@ def check_bit(name: str, value: object) -> bool:
 
 
 def plain(text: Any) -> Any:
-    """Return a text as `str` itself, anything else as it is.
+    """Return a text as a plain `str`, any other value unchanged.
 
-    `str()` of a member of an enum of texts is its name. Its text, which it is equal to and which a
+    `str()` of a member of a text enum is its name. Its text, which it is equal to and which a
     driver stores, is its value.
     """
     return str.__str__(text) if isinstance(text, str) else text
 
 
 def parse_time(text: str) -> datetime | None:
-    """Return the aware instant an ISO 8601 text names (UTC where it has no offset), or None."""
+    """Return the aware instant of an ISO 8601 text (UTC if it has no offset), or None."""
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
@@ -82,14 +82,15 @@ def parse_time(text: str) -> datetime | None:
 
 
 def is_aware(moment: object) -> bool:
-    """Return whether something is a datetime that names an instant."""
+    """Return whether a value is an aware datetime."""
     return isinstance(moment, datetime) and moment.utcoffset() is not None
 
 
 def in_utc(moment: datetime) -> datetime:
-    """Return the same instant in UTC: databases do not take all of the offsets that Python has.
+    """Return the same instant in UTC, because databases do not accept all of Python's offsets.
 
-    Within a day of the first or last that UTC has it may have none: then it is returned as it is.
+    Near the first or last day that Python can represent, it may not exist in UTC: then it is
+    returned unchanged.
     """
     try:
         return moment.astimezone(UTC)
@@ -98,10 +99,10 @@ def in_utc(moment: datetime) -> datetime:
 
 
 def now_text() -> str:
-    """Return this moment in UTC as ISO 8601 text, to the microsecond.
+    """Return the current time in UTC as ISO 8601 text, to the microsecond.
 
-    Every record needs one: all but the last digits is kept for a millisecond, which takes a fifth
-    of the time of `datetime.isoformat`.
+    Every record needs it. All digits except the last are cached for a millisecond, which takes a
+    fifth of the time of `datetime.isoformat`.
     """
     global _this_millisecond
     begun, text = _this_millisecond

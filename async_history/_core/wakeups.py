@@ -1,4 +1,4 @@
-"""When the callers of a committed batch are woken."""
+"""Scheduling of the wake-ups of a committed batch's callers."""
 
 import asyncio
 import contextlib
@@ -7,15 +7,16 @@ from itertools import chain
 from typing import Final, Generic, TypeVar
 
 B = TypeVar("B")
-"""What is known of a committed batch."""
+"""A committed batch."""
 
 WAKEUP_BATCH_MIN: Final = 64
-"""Callers that, once woken, keep the GIL for milliseconds. Fewer are done too soon to matter."""
+"""The number of woken callers that keep the GIL for milliseconds. Fewer do not matter."""
 HEAD_START_S: Final = 0.01
-"""The longest that callers wait for the next commit to begin: a batch with details takes half of
-it to prepare."""
+"""Maximum time for which callers wait for the next commit to begin. Preparing a batch with details
+takes half of it.
+"""
 SLICE: Final = 128
-"""Callers woken in one turn of the event loop: they keep it for about 2 ms."""
+"""Callers woken in one iteration of the event loop; they keep it busy for about 2 ms."""
 
 _END: Final = object()
 
@@ -23,15 +24,15 @@ _END: Final = object()
 class WakeupScheduler(Generic[B]):
     """Wakes the callers of each batch, at once or when the next commit has begun.
 
-    A thread that is to commit the next batch needs the GIL to begin. Without a head start it and
-    the callers of the batch before take turns instead of overlapping: with 1,000 tasks that is a
-    fifth to a third slower. So many callers are woken when the commit of many others has begun, or
-    after the head start. They are woken in slices, each in a turn of the loop, so that they do not
-    hold the loop together. The next batch is not taken before all are woken: it would be smaller.
+    The thread that commits the next batch needs the GIL to begin. Without a head start, it and the
+    callers of the previous batch would alternate instead of overlapping, which is a fifth to a
+    third slower with 1,000 tasks. So a large batch's callers are woken when a large next commit has
+    begun, or after the head start. They are woken in slices, one per iteration of the loop, so that
+    they do not block it. The next batch is not taken before all are woken: it would be smaller.
 
     Args:
-        wake: wakes the callers of one batch, a slice at each step of what it returns.
-        head_start_s: the longest that they wait for the next commit to begin.
+        wake: returns an iterator that wakes one slice of a batch's callers at each step.
+        head_start_s: the maximum wait for the next commit to begin.
     """
 
     def __init__(
@@ -49,8 +50,8 @@ class WakeupScheduler(Generic[B]):
         """Wake a batch's callers, now or soon.
 
         Args:
-            callers: how many it has.
-            next_callers: how many wait for the next commit.
+            callers: the number of its callers.
+            next_callers: the number of callers that wait for the next commit.
         """
         if min(callers, next_callers) >= WAKEUP_BATCH_MIN:
             self._waiting.append(batch)
@@ -64,7 +65,7 @@ class WakeupScheduler(Generic[B]):
             self._wake_slice()
 
     def commit_has_begun(self) -> None:
-        """Wake those who wait: a commit needs the interpreter no more. Called on any thread."""
+        """Wake the waiting callers: the commit no longer needs the GIL. Called on any thread."""
         if self._waiting:
             with contextlib.suppress(RuntimeError):  # the loop is closed, and nothing waits
                 self._loop.call_soon_threadsafe(self._wake_all)
@@ -90,7 +91,9 @@ class WakeupScheduler(Generic[B]):
             self._all_woken.set_result(None)
 
     async def wait_until_woken(self) -> None:
-        """Return when none is being woken. Those who wait for a commit to begin wait on."""
+        """Wait until no callers are being woken. Callers that wait for a commit to begin keep
+        waiting.
+        """
         while self._slices is not None:
             self._all_woken = self._loop.create_future()
             await self._all_woken

@@ -1,23 +1,24 @@
-"""The bounds of a writer: of its queue and of one batch."""
+"""The limits of a writer: of its queue and of one batch."""
 
 from dataclasses import dataclass
 
 from async_history._core.queue import QUEUE_BYTES, QUEUE_RECORDS
 
 BATCH_RECORDS = 512
-"""Most records of a batch. With 1,000 tasks half commit while the other half is woken; with
-1,000 in a batch both waited for each other, at two thirds of the speed."""
+"""Most records of a batch. With 1,000 tasks, half of them commit while the other half is woken.
+With 1,000 records in a batch both waited for each other, at two thirds of the speed.
+"""
 BATCH_BYTES = 16 * 1024 * 1024
-"""Most bytes of a batch. A larger submission is a batch of its own."""
+"""Most bytes of a batch. A larger submission is a separate batch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WriterOptions:
-    """The bounds of a writer.
+    """The limits of a writer.
 
-    `queue_records` and `queue_bytes` bound the queue (a batch being committed is beyond them),
-    `batch_records` and `batch_bytes` one batch. `queue_timeout_s` is how long a caller may wait
-    for room; None waits without bound.
+    `queue_records` and `queue_bytes` limit the queue (without the batch being committed),
+    `batch_records` and `batch_bytes` one batch. `queue_timeout_s` is how long a caller may wait for
+    space; None waits without limit.
     """
 
     queue_records: int = QUEUE_RECORDS

@@ -1,4 +1,4 @@
-"""What a writer has done, for operators."""
+"""Statistics of a writer, for operators."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,9 @@ from async_history._core.latency import Latencies
 from async_history._core.queue import PendingCall
 
 _MEASURED_OF_BATCH: Final = 8
-"""Calls of a batch whose wait is measured, each for its neighbours too: the callers pay for it."""
+"""Number of calls of a batch whose wait is measured, each also for its neighbours, to save the
+callers' time.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,48 +18,54 @@ class WriterStats:
     """A manager's queue and writer: counters since it was opened, and the queue as it is now."""
 
     queued_records: int
-    """Records that wait in the queue for their batch."""
+    """Number of records that wait in the queue for their batch."""
     queued_bytes: int
-    """About how many bytes of memory these take."""
+    """Approximate memory of these records, in bytes."""
     waiting_callers: int
-    """Callers that wait for room, because the queue is full."""
+    """Number of callers that wait for space because the queue is full."""
     oldest_wait_s: float
-    """Seconds that the oldest call which is not answered yet has waited; 0 where there is none."""
+    """Seconds for which the oldest unacknowledged call has waited; 0 if there is none."""
     batches: int
-    """Batches that were committed, each in one transaction."""
+    """Number of committed batches, each in one transaction."""
     batch_records_mean: float
-    """Records of a batch, on average."""
+    """Average number of records of a batch."""
     batch_records_max: int
-    """Records of the largest batch."""
+    """Number of records of the largest batch."""
     acked_submissions: int
-    """Calls that were acknowledged."""
+    """Number of acknowledged calls."""
     acked_records: int
-    """Records of these calls."""
+    """Number of records of these calls."""
     refused_submissions: int
-    """Calls that were refused in their batch, such as by `IdConflict`; the others were written."""
+    """Number of calls refused in their batch, for example with `IdConflict`; the others were
+    written.
+    """
     overloaded_submissions: int
-    """Calls that raised `Overloaded`: the queue had no room within `queue_timeout_s`."""
+    """Number of calls that raised `Overloaded`: the queue had no space within `queue_timeout_s`."""
     failed_batches: int
-    """Batches of which nothing was written, or of which it is not known."""
+    """Number of batches of which nothing was written, or whose outcome is unknown."""
     ack_p50_s: float | None
-    """Seconds from call to answer, the median of the last minute's calls; None without any.
+    """Median seconds from call to acknowledgement in the last minute; None if there were no calls.
 
-    A call's wait for room in the queue and its batch's commit are in it. An eighth of a batch
+    It includes the wait for space in the queue and the batch's commit. Each eighth of a batch
     counts with the longest wait among its calls.
     """
     ack_p99_s: float | None
-    """Seconds within which 99 of 100 calls were answered in that minute; None without any."""
+    """Seconds within which 99 of 100 calls were acknowledged in that minute; None if there were
+    none.
+    """
     commit_p50_s: float | None
-    """Seconds that a batch's commit took, the median of the last minute; None without any.
+    """Median seconds of a batch's commit in the last minute; None if there were none.
 
-    Waiting for a lock and trying again are in it.
+    It includes waits for locks and retries.
     """
     commit_p99_s: float | None
-    """Seconds within which 99 of 100 batches were committed in that minute; None without any."""
+    """Seconds within which 99 of 100 batches were committed in that minute; None if there were
+    none.
+    """
 
 
 class WriterCounters:
-    """Counts what a writer does, for its statistics. `now` is `time.monotonic`."""
+    """Counters for a writer's statistics. `now` is `time.monotonic`."""
 
     def __init__(self) -> None:
         self.failed_batches = 0
@@ -70,7 +78,7 @@ class WriterCounters:
         self.commits = Latencies()
 
     def count_batch(self, batch: Sequence[PendingCall[Any]], begun: float, now: float) -> None:
-        """Count a batch that was committed."""
+        """Count a committed batch."""
         self.commits.add(now, now - begun)
         records = sum([call.count for call in batch])
         self._batches += 1
@@ -80,15 +88,15 @@ class WriterCounters:
     def count_settled(
         self, batch: Sequence[PendingCall[Any]], refused: Collection[int], now: float
     ) -> Sequence[float]:
-        """Count the calls of a committed batch, of which some were refused, by their index.
+        """Count the calls of a committed batch, with refused ones by index.
 
-        Returns the seconds that the calls took which were measured.
+        Returns the seconds of the measured calls.
         """
         if refused:
             self._acked_records -= sum([batch[index].count for index in refused])
             self._refused_submissions += len(refused)
         self._acked_submissions += len(batch) - len(refused)
-        # In order of their calls, the first of a group has waited longest.
+        # In call order, the first of a group has waited longest.
         group = -(-len(batch) // _MEASURED_OF_BATCH)
         waits = [now - batch[index].since for index in range(0, len(batch), group)]
         for number, waited in enumerate(waits):
@@ -105,7 +113,7 @@ class WriterCounters:
         oldest_wait_s: float,
         overloaded_submissions: int,
     ) -> WriterStats:
-        """Return the counters, with the queue as it is now."""
+        """Return the counters, with the current queue."""
         acks, commits = self.acks.quantiles(now), self.commits.quantiles(now)
         return WriterStats(
             queued_records=queued_records,

@@ -1,4 +1,4 @@
-"""Yielding to the event loop: calls that need not wait let other tasks run from time to time."""
+"""Yielding to the event loop: calls that need not wait sometimes let other tasks run."""
 
 import asyncio
 from collections.abc import Callable
@@ -9,13 +9,13 @@ CALLS_AT_ONCE: Final = 16
 """Calls of one manager that return at once within one iteration of the loop. With more, the first
 task would run on while thousands of others wait for their first call."""
 RECORDS_AT_ONCE: Final = 100
-"""Records of a page that are yielded before other tasks may run."""
+"""Number of records of a page yielded before other tasks may run."""
 
 
 class OnceATurn:
-    """Runs a check at most once in a turn of the loop that made it, as long as it passes.
+    """Runs a check at most once per iteration of its loop, as long as it passes.
 
-    For many calls that all ask the same within a turn.
+    For many calls that need the same check within an iteration.
 
     Args:
         check: raises if something is wrong.
@@ -28,7 +28,7 @@ class OnceATurn:
         self._has_passed = False
 
     def __call__(self) -> None:
-        """Check, or trust the last check of this turn. Another thread always checks.
+        """Check, or use the last check of this iteration. Another thread always checks.
 
         Raises what the check raises.
         """
