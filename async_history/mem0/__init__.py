@@ -1,8 +1,8 @@
-"""mem0's `AsyncMemory` and `Memory`, recording their history here.
+"""mem0's `AsyncMemory` and `Memory`, with their history in this library.
 
     from async_history.mem0 import AsyncMemory  # was: from mem0 import AsyncMemory
 
-Nothing else changes: the same constructor, results and errors, on mem0ai 1.0 and 2.x. For a
+Nothing else changes: the constructor, results and errors are the same, on mem0ai 1.0 and 2.x. For a
 program that builds mem0's classes itself, call `install()`.
 """
 

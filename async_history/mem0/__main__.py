@@ -1,7 +1,7 @@
-"""`python -m async_history.mem0 app.py`: Python, with our classes in place of mem0's.
+"""`python -m async_history.mem0 app.py`: run a program with mem0's classes replaced.
 
-Not as in `python -m cProfile`, the program runs in a Python of its own: mem0 reads its settings
-(`MEM0_DIR`) from the environment as it is imported, and the program may set them first.
+Unlike with `python -m cProfile`, the program runs in a new Python process: mem0 reads its settings
+(`MEM0_DIR`) from the environment when it is imported, and the program may set them first.
 """
 
 import sys
@@ -18,7 +18,7 @@ AsyncMemory builds ours, and history_db_path takes any URL. For other commands: 
 
 
 def main() -> None:
-    """Replace this process by Python with the same options and our arguments."""
+    """Replace this process with Python, with the same options and this module's arguments."""
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help"):
         stream = sys.stdout if arguments else sys.stderr

@@ -1,4 +1,4 @@
-"""mem0's `add_history`, whose arguments are one change."""
+"""mem0's `add_history`, which records one change."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,7 @@ from typing import Any
 
 
 class AddHistory(ABC):
-    """What stands in for mem0's `SQLiteManager` records one change as it records several."""
+    """Base of the replacements of mem0's `SQLiteManager`: one change is recorded like several."""
 
     def add_history(
         self,
@@ -21,7 +21,7 @@ class AddHistory(ABC):
         actor_id: str | None = None,
         role: str | None = None,
     ) -> None:
-        """Record one change, as `SQLiteManager.add_history`."""
+        """Record one change, with the arguments of `SQLiteManager.add_history`."""
         change = {
             "memory_id": memory_id,
             "old_memory": old_memory,

@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 def _operation(name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
-    """Wrap a public operation of mem0 to wait for the acks of its records."""
+    """Wrap a public operation of mem0 so that it waits for the acks of its records."""
     inherited = getattr(mem0_main.AsyncMemory, name)
 
     @functools.wraps(inherited)
@@ -55,7 +55,7 @@ def _reading(name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
 
 
 def _within(name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
-    """Wrap an internal function of mem0 to be an operation, where it is called outside of one."""
+    """Wrap an internal function of mem0 as an operation, if it is called outside one."""
     inherited = getattr(mem0_main.AsyncMemory, name)
 
     @functools.wraps(inherited)
@@ -75,14 +75,14 @@ class AsyncMemory(HistoryOperations, mem0_main.AsyncMemory):  # type: ignore[mis
             the history.
         turns_between_processes: whether operations on one memory are serialized with those of
             other processes too, by locks of the server or of a file `<history>-turns`.
-        threads: the most threads for calls of embedder, model, reranker and vector store. There
-            are as many as wait at a time, and idle ones end. One that has coroutine functions
-            (`aembed`, `agenerate_response`, `asearch`, …) is awaited instead.
+        threads: the most threads for calls of the embedder, model, reranker and vector store. Each
+            waiting call has a thread, and idle threads end. Coroutine functions of these objects
+            (`aembed`, `agenerate_response`, `asearch`, …) are awaited instead.
         options: the other options of `open_history`.
 
     The store is opened on first use, once for each event loop. All loops share one history in
     memory. Operations on one memory are serialized, so that each record's `old_memory` is the
-    `new_memory` of the record before. An object assigned to `db` replaces the store, as in mem0.
+    `new_memory` of the previous record. An object assigned to `db` replaces the store, as in mem0.
     """
 
     add = _operation("add")
@@ -162,7 +162,7 @@ class AsyncMemory(HistoryOperations, mem0_main.AsyncMemory):  # type: ignore[mis
             _name_of(where), self._states.store_name, self._states.start_in_background
         )
         self._assigned = OWN_RECORDER
-        # Closes the threads and connections of a memory that is dropped without closing. At
+        # Closes the threads and connections of an unclosed memory that is garbage-collected. At
         # exit they end by themselves.
         weakref.finalize(self, self._states.abandon).atexit = False
 
@@ -232,7 +232,7 @@ class AsyncMemory(HistoryOperations, mem0_main.AsyncMemory):  # type: ignore[mis
         return await self._run(in_turn, "delete")
 
     async def history(self, memory_id: str) -> list[dict[str, Any]]:
-        """Return a memory's changes, oldest first, with all that were acked before this call.
+        """Return a memory's changes, oldest first, including all that were acked before this call.
 
         Args:
             memory_id: the memory.
@@ -257,7 +257,7 @@ class AsyncMemory(HistoryOperations, mem0_main.AsyncMemory):  # type: ignore[mis
     async def _reset(self) -> None:
         if self._assigned is not OWN_RECORDER:
             await self._reset_all()
-            # mem0 has closed the assigned object and created a history of its own.
+            # mem0 has closed the assigned object and created its own history.
             if "_recorder" in vars(self):
                 self._assigned = OWN_RECORDER
             else:
@@ -291,7 +291,7 @@ class AsyncMemory(HistoryOperations, mem0_main.AsyncMemory):  # type: ignore[mis
     async def _change(
         self, name: str, memory_id: str | None, call: Callable[[], Coroutine[Any, Any, T]]
     ) -> T:
-        """Run a change of one memory, in its turn, as a part of the running operation."""
+        """Run a change of one memory, in its turn, as part of the running operation."""
         if self._assigned is not OWN_RECORDER:
             return await call()
         operation = self._recorder.operation

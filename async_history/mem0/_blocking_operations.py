@@ -1,7 +1,7 @@
 """The history that `Memory` gives to mem0, and its operations.
 
-mem0 only logs that its history can't be written, so that a change without a record looks complete.
-Here the error is kept until the operation ends, and raised then.
+mem0 only logs when its history cannot be written, so a change without a record looks complete. Here
+the error is kept and raised at the end of the operation.
 """
 
 import logging
@@ -35,18 +35,18 @@ T = TypeVar("T")
 _log = logging.getLogger("async_history")
 
 _CLOSE_TIMEOUT_S: Final = 10.0
-"""Seconds that closing waits for operations in other threads."""
+"""Seconds for which closing waits for operations in other threads."""
 
 
 class _Store(BlockingHistoryManager):
-    """A `BlockingHistoryManager` that can call any method of the manager behind it."""
+    """A `BlockingHistoryManager` that can call any method of its underlying manager."""
 
     def ask(self, function: Callable[[HistoryManager], Awaitable[T]]) -> T:
         return self._call(function)
 
 
 class BlockingRecorder(AddHistory):
-    """Stands in for mem0's `SQLiteManager`, in any thread.
+    """Replaces mem0's `SQLiteManager`, in any thread.
 
     Args:
         where: a URL, as `open_history` takes it.
@@ -55,7 +55,7 @@ class BlockingRecorder(AddHistory):
             processes.
 
     Raises:
-        InvalidInput: the URL or an option can't be used.
+        InvalidInput: the URL or an option is not valid.
     """
 
     is_resetting = False
@@ -105,14 +105,14 @@ class BlockingRecorder(AddHistory):
         """Run one of a memory's operations in this thread, until its last record is written.
 
         Args:
-            name, memory_id: what telemetry calls it, and the one memory that it is about.
+            name, memory_id: its name in telemetry, and its memory if there is exactly one.
 
         Raises:
-            Erased: its history was refused, as an owner was erased meanwhile. What the vector store
-                got was removed again.
+            Erased: its records were refused, because an owner was erased meanwhile. Its changes
+                were removed from the vector store again.
             HistoryNotWritten: its history was not written. The error has the result of `body`.
-            HistoryError: the store is closed, or can't be opened or written, as
-                `HistoryManager.require_writable` finds. `body` was not called.
+            HistoryError: the store is closed, or cannot be opened or written (see
+                `HistoryManager.require_writable`). `body` was not called.
         """
         if self._unwritten is not None:
             within = self._thread_state.name  # it is part of another operation
@@ -156,24 +156,24 @@ class BlockingRecorder(AddHistory):
 
     @property
     def _unwritten(self) -> list[Unwritten] | None:
-        """What the operation in this thread could not write; None outside of an operation."""
+        """What the operation in this thread could not write; None outside an operation."""
         return getattr(self._thread_state, "unwritten", None)
 
     @property
     def payloads(self) -> dict[str, Payload] | None:
-        """The payloads that the operation in this thread has noted; None outside of one."""
+        """The payloads that the operation in this thread has noted; None outside an operation."""
         return getattr(self._thread_state, "payloads", None)
 
     @property
     def new(self) -> NewMemories | None:
-        """What the operation in this thread has begun to add; None outside of one."""
+        """What the operation in this thread has begun to add; None outside an operation."""
         return getattr(self._thread_state, "new", None)
 
     def require_not_erased(self, memory_id: str, payload: Payload) -> None:
         """Check that a memory's owner was not forgotten here since the operation began.
 
         Raises:
-            Erased: it was. The operation raises it too, where mem0 only logs it.
+            Erased: it was forgotten. If mem0 only logs this, the operation raises it.
         """
         with self._keep_refusal():
             self.erased_here.require_not_erased(memory_id, payload, begun_at())
@@ -207,12 +207,12 @@ class BlockingRecorder(AddHistory):
 
     @contextmanager
     def turn_of(self, memory_id: str) -> Iterator[None]:
-        """Hold a memory's turn. Its error is raised by the operation, where mem0 only logs it.
+        """Hold a memory's turn. If mem0 only logs its error, the operation raises it.
 
         Raises:
             StorageLocked: another process has had the turn for too long, or waiting would block a
                 loop that the turn needs.
-            StorageError: the turn can't be taken.
+            StorageError: the turn cannot be taken.
         """
         with ExitStack() as turns:
             if not self.has_turn_of(memory_id):
@@ -221,11 +221,11 @@ class BlockingRecorder(AddHistory):
             yield
 
     def has_turn_of(self, memory_id: str) -> bool:
-        """Return whether this thread changes this memory already, or adds it."""
+        """Return whether this thread is already changing or adding this memory."""
         return memory_id in (self.new or ()) or self._turns.is_held_here(memory_id)
 
     def require_turn(self) -> None:
-        """Check before the vector store changes that the current turn is kept, if there is one.
+        """Check, before the vector store changes, that the current turn, if any, is not lost.
 
         Raises:
             StorageLocked: another process may have this memory's turn. The memory has not changed.
@@ -236,7 +236,7 @@ class BlockingRecorder(AddHistory):
                 turn.require_kept()
 
     def begin_change(self) -> None:
-        """Check the turn as `require_turn` does, for the last time in this turn."""
+        """Check the turn like `require_turn`, for the last time in this turn."""
         self.require_turn()
         self._note_change()
 
@@ -268,7 +268,7 @@ class BlockingRecorder(AddHistory):
             self._record(records)
 
     def _record(self, changes: Sequence[Mapping[str, Any]]) -> None:
-        self._note_change()  # the vector store's came before
+        self._note_change()  # the vector store changed before
         submission, sent = to_submit(changes, {} if self.payloads is None else self.payloads)
         self._write(lambda store: store.ask(lambda m: m.store.writer.submit(submission())), sent)
         if self.new is not None:

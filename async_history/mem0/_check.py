@@ -1,7 +1,7 @@
-"""Checks mem0's vector store against the history, and lets one follow the other.
+"""Checks mem0's vector store against the history, and repairs one from the other.
 
-All memories are compared without stopping anybody. Where something differs, the memory is compared
-again in its turn: what looked wrong may have been an operation on its way.
+All memories are compared while other operations run. A memory with a difference is compared again
+in its turn: the difference may have been a running operation.
 """
 
 import asyncio
@@ -24,10 +24,10 @@ from async_history.mem0._vector_listing import list_memories
 from async_history.mem0._workers import in_thread
 
 _AT_ONCE: Final = 16
-"""Memories that are looked at closely at the same time."""
+"""Most memories that are checked closely at the same time."""
 _PAUSE_S: Final = 0.1
 _PAUSES: Final = 50
-"""How often the history of a memory that was just made is asked for before it counts as missing."""
+"""How often the history of a new memory is read before it counts as missing."""
 
 
 def check_request(
@@ -58,7 +58,7 @@ async def check_memory(
     in_turn: InTurn,
     no_reset: AbstractAsyncContextManager[Any],
 ) -> MemoryCheck:
-    """Check an `AsyncMemory`. `no_reset` keeps resets away as long as it is held."""
+    """Check an `AsyncMemory`. Holding `no_reset` prevents resets."""
     known = await ask(look_into_history(asked))
     listing = await in_store_thread(memory, list_memories, memory, asked.owner)
     comparison = Comparison(memory, asked, known, listing)

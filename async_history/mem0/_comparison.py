@@ -1,4 +1,4 @@
-"""Compares all memories of the vector store and of the history, without stopping anybody."""
+"""Compares all memories of the vector store and of the history, while operations run."""
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ from async_history.mem0._vector_listing import Listing
 _PAGE: Final = 1_000
 """Records of some memories that one read returns."""
 _RECENT: Final = timedelta(minutes=1)
-"""How long after it was made a memory may be on its way to the history: an ADD takes no turn."""
+"""How long a new memory may take to reach the history: an ADD takes no turn."""
 
 Histories = Mapping[str, Sequence[HistoryRecord]]
 """The records of memories, oldest first."""
@@ -32,11 +32,11 @@ Histories = Mapping[str, Sequence[HistoryRecord]]
 
 @dataclass(frozen=True, slots=True)
 class InHistory:
-    """What the history knows before memories are compared.
+    """The state of the history before memories are compared.
 
     Attributes:
-        where: what messages call it.
-        memory_ids: the memories that are asked for.
+        where: its name in messages.
+        memory_ids: the memories to compare.
     """
 
     where: str
@@ -46,7 +46,7 @@ class InHistory:
 def look_into_history(
     asked: CheckRequest,
 ) -> Callable[[HistoryManager], Awaitable[InHistory]]:
-    """Return what finds the memories that a check is about. Their ids alone are kept."""
+    """Return a function that finds the memories of a check. Only their ids are kept."""
 
     async def look(history: HistoryManager) -> InHistory:
         scopes: dict[str, Any] = dict(asked.owner)
@@ -59,7 +59,7 @@ def look_into_history(
 
 
 def histories_of(memory_ids: Sequence[str]) -> Callable[[HistoryManager], Awaitable[Histories]]:
-    """Return what reads the records of some memories."""
+    """Return a function that reads the records of some memories."""
 
     async def read(history: HistoryManager) -> Histories:
         return await by_memory(history.query_history(memory_id=memory_ids, page_size=_PAGE))
@@ -68,7 +68,7 @@ def histories_of(memory_ids: Sequence[str]) -> Callable[[HistoryManager], Awaita
 
 
 def faults_for(asked: CheckRequest) -> Callable[[HistoryManager], Awaitable[Sequence[str]]]:
-    """Return what asks the backend for its own faults; of an owner's memories there are none."""
+    """Return a function that reads the backend's own faults; none for an owner's memories."""
 
     async def ask(history: HistoryManager) -> Sequence[str]:
         return () if asked.owner else await history.store.faults()
@@ -92,11 +92,11 @@ class Comparison:
 
     @property
     def memory_ids(self) -> list[str]:
-        """All memories of the history, then those that the vector store alone has listed."""
+        """All memories of the history, then those that only the vector store has listed."""
         return list(dict.fromkeys((*self.known.memory_ids, *self.listing.payloads)))
 
     def compare(self, memory_ids: Sequence[str], histories: Histories) -> None:
-        """Compare some memories. It blocks: where lists are cut, the others are asked for."""
+        """Compare some memories. It blocks: memories missing in a cut list are read one by one."""
         for memory_id in memory_ids:
             records = histories.get(memory_id, ())
             found = differences_of(records, self._held(memory_id))
@@ -116,10 +116,10 @@ class Comparison:
             return held
         return payload_held(self.memory, memory_id)
 
-    # Memories that may be on their way
+    # Memories that may be new
 
     def recent(self) -> list[str]:
-        """Return the memories without a history that were made a moment ago."""
+        """Return recently made memories without a history."""
         now = datetime.now(UTC)
         return [
             name
@@ -130,7 +130,7 @@ class Comparison:
         ]
 
     def take_recorded(self, histories: Histories) -> None:
-        """Compare memories again that have a history by now."""
+        """Compare again the memories that have a history now."""
         self._compared -= len(histories)
         for memory_id in histories:
             del self._suspects[memory_id]
@@ -139,13 +139,13 @@ class Comparison:
     # Memories that differ
 
     def groups(self, size: int) -> Iterator[list[SuspectMemory]]:
-        """Yield those that seem to differ, so many at a time."""
+        """Yield memories that seem to differ, in groups of this size."""
         suspects = list(self._suspects.values())
         for start in range(0, len(suspects), size):
             yield suspects[start : start + size]
 
     def take(self, group: Sequence[SuspectMemory]) -> None:
-        """Take what was found out about some.
+        """Add the results for some memories.
 
         Raises:
             Exception: the vector store or the model failed for all of several memories.
@@ -156,7 +156,7 @@ class Comparison:
         self._found += filter(None, (one.outcome() for one in group))
 
     def report(self, problems: Sequence[str]) -> MemoryCheck:
-        """Return what was found."""
+        """Return the report."""
         return MemoryCheck(
             id=self.asked.id,
             memories=self._compared,

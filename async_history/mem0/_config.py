@@ -1,5 +1,5 @@
 # mypy: disable-error-code=import-untyped
-"""What mem0's configuration can't say."""
+"""Options that are not valid in mem0's configuration."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -17,8 +17,8 @@ _OPTIONS: Final = frozenset(
 def check_config(config: object) -> None:
     """Refuse an option of the history in mem0's configuration, which would ignore it.
 
-    Without its `keys`, a history would be written in clear. What is not a mapping is
-    left to mem0, which refuses it.
+    Without its `keys`, a history would be written in clear. A value that is not a mapping is left
+    to mem0, which refuses it.
 
     Raises:
         InvalidInput: naming the option.

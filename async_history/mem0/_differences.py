@@ -1,4 +1,4 @@
-"""How mem0's vector store and the history of a memory may differ, and the report about it."""
+"""Differences between mem0's vector store and a memory's history, and the report of them."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,22 +15,22 @@ from async_history.mem0._payloads import IN_COLUMNS, context_in, owner_in
 from async_history.mem0._vector_changes import Fields, text_held
 
 Repair = Literal["history", "vector"]
-"""What follows the other: the history, or the vector store."""
+"""The side to repair: the history, or the vector store."""
 
 
 class Difference(StrEnum):
-    """What differs between the vector store and the history of a memory."""
+    """A difference between the vector store and a memory's history."""
 
     NO_HISTORY = "no history"
     """The vector store has the memory, and the history has no record of it."""
     MISSING = "missing"
-    """The memory exists by its history, and the vector store does not have it."""
+    """The memory exists in its history, but not in the vector store."""
     DELETED = "deleted"
-    """The memory is deleted by its history, and the vector store has it."""
+    """The memory is deleted in its history, but the vector store has it."""
     TEXT = "text"
-    """The vector store has another text of it."""
+    """The vector store has another text."""
     METADATA = "metadata"
-    """The vector store has other metadata of it."""
+    """The vector store has other metadata."""
     OWNER = "owner"
     """The vector store names another owner."""
     UNKNOWN_OWNER = "unknown owner"
@@ -47,7 +47,7 @@ _WORDS: Final = {
     Difference.UNKNOWN_OWNER: "of an owner that the history does not know",
 }
 _NOTED: Final = frozenset((Difference.UNKNOWN_OWNER,))
-"""What is only worth a note: files from before owners have it throughout."""
+"""Differences that are only notes: files from before owners have them everywhere."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,15 +55,15 @@ class MemoryDifference:
     """A memory whose vector store and history differ."""
 
     memory_id: str
-    """Which memory."""
+    """The memory's id."""
     differences: tuple[Difference, ...]
     """What differs."""
     repaired: bool = False
     """Whether it was repaired; in a dry run, whether it would be."""
     reason: str | None = None
-    """Why it, or a part of it, stays as it is, if a repair was asked for."""
+    """Why it, or a part of it, was not repaired, if a repair was requested."""
     record_id: str | None = field(default=None, compare=False)
-    """The `id` of the record that the repair appended, if it did."""
+    """The `id` of the record that the repair appended, if any."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,31 +71,31 @@ class MemoryCheck:
     """What `check` of an `AsyncMemory` or a `Memory` found and did."""
 
     id: str
-    """What records of a repair have in their cause, under the key `check`."""
+    """The id in the cause of a repair's records, under the key `check`."""
     memories: int
-    """Memories that were compared."""
+    """Number of compared memories."""
     differences: tuple[MemoryDifference, ...]
-    """One for each memory that differs."""
+    """One entry for each memory that differs."""
     history: CheckReport
-    """The check of the history itself; of an owner's memories, only of their chains."""
+    """The check of the history itself; for an owner's memories, only of their chains."""
     unlisted: str | None
-    """Why the vector store may have more memories than it has listed; None where it has not.
+    """Why the vector store may have more memories than it has listed; None if it has not.
 
-    Memories that the history knows were compared all the same, one by one.
+    Memories that the history knows were still compared, one by one.
     """
     repair: Repair | None = None
-    """What was asked to follow the other."""
+    """The side that was to be repaired."""
     done: bool = False
-    """Whether differences were repaired; False of a dry run."""
+    """Whether differences were repaired; False for a dry run."""
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """What is wrong still, a sentence for each kind; empty where all is well."""
+        """Remaining faults, one sentence for each kind; empty if there are none."""
         return (*self.history.problems, *self._sentences(noted=False))
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What is unusual and can stay, a sentence each."""
+        """Unusual facts that can stay, one sentence each."""
         listing = (
             ()
             if self.unlisted is None
@@ -108,7 +108,7 @@ class MemoryCheck:
 
     @property
     def repaired(self) -> int:
-        """How many memories were repaired, or in a dry run would be."""
+        """The number of memories that were repaired, or would be in a dry run."""
         return sum(one.repaired for one in self.differences)
 
     def outcome(self) -> str:
@@ -135,11 +135,12 @@ class MemoryCheck:
 def differences_of(records: Sequence[HistoryRecord], held: Fields | None) -> tuple[Difference, ...]:
     """Return how a memory's payload differs from its history.
 
-    A text or metadata that the history does not know, as after an erasure, differs from none.
+    A text or metadata that the history does not know, for example after an erasure, is not
+    compared.
 
     Args:
         records: all of the memory's, oldest first.
-        held: the payload that the vector store has of it; None if it has none.
+        held: its payload in the vector store; None if there is none.
     """
     latest = records[-1] if records else None
     if held is None:

@@ -1,4 +1,4 @@
-"""Embeddings of many texts at once, where the embedding model can do that."""
+"""Embeddings of many texts at once, if the embedding model supports it."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -18,8 +18,8 @@ class Embeddings:
     def prepare(self, texts: Iterable[str]) -> None:
         """Compute these embeddings in one call, if the model has `embed_batch`. It blocks.
 
-        If that call fails, each text is embedded by itself later, so that one text that the model
-        refuses stops only its own memory.
+        If that call fails, each text is embedded separately later, so that a text that the model
+        refuses affects only its own memory.
         """
         wanted = list(dict.fromkeys(texts))
         embed_batch = getattr(self._model, "embed_batch", None)  # since mem0ai 2.0
@@ -27,7 +27,7 @@ class Embeddings:
             return
         try:
             found = list(embed_batch(wanted, "update"))
-        except Exception:  # raised again by `of`, for the texts that it concerns
+        except Exception:  # raised again by `of`, for the affected texts
             return
         if len(found) == len(wanted):
             self._known = dict(zip(wanted, found, strict=True))

@@ -1,8 +1,8 @@
-"""The owners that this process has forgotten.
+"""Owners that this process has forgotten.
 
 An operation that began before must not bring anything back. The history refuses its records,
-whichever process has erased the owner. But then the vector store has changed already. In this
-process it is known before.
+whichever process erased the owner, but by then the vector store has changed. Within this process,
+the operation can be refused before that.
 """
 
 from collections.abc import Mapping
@@ -17,19 +17,20 @@ from async_history.errors import Erased
 from async_history.mem0._turn_queues import TurnQueues
 
 _KEPT: Final = 1_000
-"""Owners that are known here. An operation that was begun before so many others were forgotten is
-refused by the history."""
+"""Most owners kept here. An operation that began before more owners than these were forgotten is
+refused by the history.
+"""
 
 
 class ErasedHere:
-    """The owners that were forgotten by this process, in one store."""
+    """The owners that this process has forgotten in one store."""
 
     def __init__(self) -> None:
         self._latest: datetime | None = None
         self._at: Mapping[bytes, datetime] = {}
 
     def note(self, owner: Name, at: datetime) -> None:
-        """Keep that an owner is forgotten: what began until then is refused."""
+        """Note that an owner was forgotten: operations that began until then are refused."""
         digest = name_digest(owner)
         others = [one for one in self._at.items() if one[0] != digest]
         kept = dict(islice(others, max(0, len(others) - _KEPT + 1), None))
@@ -39,10 +40,10 @@ class ErasedHere:
     def require_not_erased(
         self, memory_id: str, payload: Mapping[str, Any], began: datetime | None
     ) -> None:
-        """Check that a memory may get a payload by an operation that began at an instant.
+        """Check that an operation that began at an instant may write a memory's payload.
 
         Raises:
-            Erased: its owner was forgotten since.
+            Erased: its owner has been forgotten since.
         """
         latest = self._latest
         if latest is None or (began is not None and began > latest):
@@ -58,5 +59,5 @@ _of_stores: Final["WeakKeyDictionary[TurnQueues, ErasedHere]"] = WeakKeyDictiona
 
 
 def erased_here(queues: TurnQueues) -> ErasedHere:
-    """Return what this process has forgotten of the store that has these turns."""
+    """Return the owners that this process has forgotten in the store of these turns."""
     return _of_stores.setdefault(queues, ErasedHere())

@@ -43,14 +43,14 @@ class HistoryNotWritten(HistoryError):
 class RollbackIncomplete(HistoryError):
     """The vector store or the embedding model failed for some memories of a rollback or an undo.
 
-    All that was done stays done. Call it again when the cause is gone: it does what is missing, and
+    Completed steps are kept. Call it again when the cause is gone: it does what is missing, and
     records nothing twice.
 
     Attributes:
-        report: what was done to each memory. Those that failed are among its `conflicts`; one whose
-            history was written all the same has a `record_id`. If all of a part failed, the
-            memories after it are not in it.
-        failed: the errors by the ids of the memories.
+        report: the step of each memory. Failed memories are among its `conflicts`; one whose
+            history was written has a `record_id`. If a whole part failed, later memories are not in
+            it.
+        failed: the errors by memory id.
     """
 
     def __init__(self, report: RollbackReport, failed: Mapping[str, Exception]) -> None:

@@ -1,4 +1,4 @@
-"""Forgetting an owner, for both classes."""
+"""Forgetting an owner, for `AsyncMemory` and `Memory`."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -72,7 +72,7 @@ def forget_blocking(memory: Any, history: BlockingRecorder, asked: ForgetRequest
 
 
 async def _forget(memory: Any, steps: Steps, asked: ForgetRequest) -> ForgetReport:
-    """Forget an owner. Interrupted, it is called again: what is gone stays gone."""
+    """Forget an owner. After an interruption, call it again: removed memories stay removed."""
     stores = await steps.call(lambda: Stores.of(memory, asked.owner))
     forgetting = Forgetting(stores, steps, asked)
     return await (forgetting.count() if asked.dry_run else forgetting.run())

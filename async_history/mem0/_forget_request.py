@@ -1,4 +1,4 @@
-"""Whom `forget` is asked to forget, and what it reports."""
+"""The request and the report of `forget`."""
 
 from dataclasses import dataclass
 
@@ -16,24 +16,24 @@ from async_history.errors import InvalidInput
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForgetReport:
-    """What `forget` has removed, or in a dry run would remove, and what is left where."""
+    """What `forget` has removed, or would remove in a dry run, and where texts may remain."""
 
     done: bool
-    """False of a dry run: nothing was changed."""
+    """False for a dry run: nothing was changed."""
     memories: int = 0
-    """Memories that were removed from the vector store."""
+    """Number of memories removed from the vector store."""
     entities: int = 0
-    """Entities that were removed from mem0's entity store (mem0 2.x)."""
+    """Number of entities removed from mem0's entity store (mem0 2.x)."""
     records: int = 0
-    """Records of the history that lost their texts, their metadata or their cause."""
+    """Number of records that lost their texts, metadata or cause."""
     messages: int = 0
-    """Messages that were removed from the buffers."""
+    """Number of messages removed from the buffers."""
     later: int = 0
-    """Records of the owner that the history has again: what began after the erasure is accepted."""
+    """Number of the owner's records from operations that began after the erasure."""
     copies: tuple[str, ...] = ()
-    """Files that this library itself made of the history, and that still have the texts: paths."""
+    """Paths of the copies of the history that this library made and that still have the texts."""
     remains: tuple[str, ...] = ()
-    """Where else the texts may still be, and what to do about it: a sentence each."""
+    """Where else the texts may remain, and what to do about it: one sentence each."""
     erasure_id: str | None = None
     """The `id` of its entry among the history's `erasures()`; None in a dry run."""
 
@@ -56,7 +56,7 @@ class ForgetReport:
 
 @dataclass(frozen=True, slots=True)
 class ForgetRequest:
-    """Whom to forget, and why."""
+    """The owner to forget, and the reason."""
 
     owner: Name
     reason: str
@@ -79,10 +79,10 @@ def new_forget_request(
     dry_run: bool = False,
     vacuum: Vacuuming = True,
 ) -> ForgetRequest:
-    """Check whom to forget.
+    """Check the arguments of `forget`.
 
     Raises:
-        InvalidInput: naming the argument that can't be used.
+        InvalidInput: naming the argument that is not valid.
     """
     if app_id is not None:
         raise InvalidInput(

@@ -1,13 +1,13 @@
-"""Forgets an owner: memories out of the vector store, entities, then the history, then a check.
+"""Forgets an owner: in the vector store, in the entities, in the history; then checks.
 
-The vector store is the list of what is to be done: whatever is left of it is found when `forget` is
-called again. Each memory is removed in its turn, with a DELETE in the history that has its owner,
-so that the history's erasure finds it, also where the history did not know it or whose it is. Where
-the history has another owner for it, its texts are erased before it leaves the vector store.
+The vector store is the list of work: whatever remains in it is found when `forget` is called again.
+Each memory is removed in its turn, with a DELETE in the history that has its owner. So the
+history's erasure finds it, even if the history did not know the memory or its owner. If the history
+has another owner for it, its texts are erased before it is removed from the vector store.
 
-The history's erasure notes the owner. A change that began before and arrives later is refused then,
-and taken back (`_late_changes`). What arrived between the removal and the erasure is found by
-looking into the vector store once more.
+The history's erasure notes the owner. A change that began before and arrives later is refused and
+taken back (`_late_changes`). Changes between the removal and the erasure are found by checking the
+vector store once more.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -37,9 +37,9 @@ from async_history.mem0._restore import open_entities
 T = TypeVar("T")
 
 _LISTED: Final = 1_000
-"""Rows that are asked for at once, as in mem0's own `delete_all` (mem0ai 2.2)."""
+"""Rows requested at once, as in mem0's own `delete_all` (mem0ai 2.2)."""
 _LOOKS: Final = 5
-"""Looks into the vector store after the erasure, each of which finds what the one before left."""
+"""Number of checks of the vector store after the erasure; each finds what the previous one left."""
 _OUT_OF_REACH: Final = (
     "the vector store and the graph may keep removed rows in their files, snapshots and backups "
     "for some time; the services that made embeddings and inferences keep what they keep"
@@ -47,11 +47,11 @@ _OUT_OF_REACH: Final = (
 
 
 class Steps(Protocol):
-    """How a memory does the steps of forgetting."""
+    """The steps of forgetting, for `AsyncMemory` or `Memory`."""
 
     @property
     def erased_here(self) -> ErasedHere:
-        """What this process has forgotten of the store."""
+        """The owners that this process has forgotten in the store."""
 
     async def call(self, function: Callable[[], T]) -> T:
         """Call a function that blocks."""
@@ -60,12 +60,12 @@ class Steps(Protocol):
         """Call a function with the history, on its loop."""
 
     def change(self, memory_id: str | None) -> AbstractAsyncContextManager[Callable[[], None]]:
-        """Hold a memory's turn; what it gives is called before something changes."""
+        """Hold a memory's turn; it yields a function to call before a change."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stores:
-    """Where mem0 has what it knows of an owner.
+    """mem0's stores with data of an owner.
 
     Attributes:
         memories: the vector store.
@@ -79,10 +79,10 @@ class Stores:
 
     @classmethod
     def of(cls, memory: Any, owner: Name) -> "Stores":
-        """Find them. It blocks: mem0 opens its store of entities on first use.
+        """Return a memory's stores. It blocks: mem0 opens its store of entities on first use.
 
         Raises:
-            InvalidInput: a graph can't forget such an owner.
+            InvalidInput: a graph cannot forget such an owner.
         """
         forget_in_graph = None
         if getattr(memory, "enable_graph", False):
@@ -164,7 +164,9 @@ class Forgetting:
 
     @asynccontextmanager
     async def _change(self, memory_id: str | None) -> AsyncIterator[Callable[[], None]]:
-        """As `Steps.change`; from the first change on, what began before is refused here."""
+        """As `Steps.change`; from the first change on, earlier operations of this process are
+        refused.
+        """
         async with self.steps.change(memory_id) as begin_change:
 
             def begin() -> None:
@@ -190,7 +192,7 @@ class Forgetting:
             limit, before = 4 * limit, len(rows)
 
     async def _remove_listed(self, store: Any, remove: Callable[[Any], Awaitable[bool]]) -> int:
-        """Remove what a store lists of the owner, as long as it lists more; return how many."""
+        """Remove the owner's rows until a store lists no more; return their number."""
         count = listed_again = 0
         seen: set[str] = set()
         while True:
@@ -287,7 +289,7 @@ class Forgetting:
             owner = None
         try:
             await self._append(_deletion(memory_id, made, owner))
-        except Erased:  # the memory was erased before, or its owner meanwhile
+        except Erased:  # the memory was erased before, or its owner has been since
             await self._append(_deletion(memory_id, made, None))
 
     async def _append(self, submission: AddRecords) -> None:
@@ -304,9 +306,9 @@ async def _latest(memory_id: str, history: HistoryManager) -> HistoryRecord | No
 
 
 def _deletion(memory_id: str, made: str | None, owner: Owner | None) -> AddRecords:
-    """Return the record that a memory was deleted now, without actor, cause and owner.
+    """Return the record of a deletion now, without actor, cause and owner.
 
-    Such a record is accepted of a memory that was erased, too.
+    Such a record is accepted even for an erased memory.
     """
     record = made_record(*new_fields(memory_id, None, None, Event.DELETE, made))
     if owner is None:
@@ -314,5 +316,5 @@ def _deletion(memory_id: str, made: str | None, owner: Owner | None) -> AddRecor
     else:
         record = replace(record, owner=owner)
     submission = checked_records([record], must_match_owner=False)
-    submission.begun_at = None  # it began now: the record's id tells
+    submission.begun_at = None  # it begins now, by the record's id
     return submission

@@ -1,4 +1,4 @@
-"""What an `AsyncMemory` can do beyond mem0's: operations on its history and its vector store."""
+"""Operations of an `AsyncMemory` beyond mem0's, on its history and its vector store."""
 
 import functools
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 class HistoryOperations:
-    """Operations on the history and the vector store of an `AsyncMemory`, and how one is run."""
+    """Operations on the history and the vector store of an `AsyncMemory`, and running them."""
 
     _recorder: Recorder
     _states: LoopStates
@@ -53,19 +53,19 @@ class HistoryOperations:
         """Restore a memory as it was at a moment; return the change, as `history` lists it.
 
         One record is added to the history (see `HistoryManager.restore`), and one before it if the
-        vector store has a text that the history does not know. Then the vector store follows: text,
-        embedding, hash and metadata. Where the history does not know the metadata of that moment,
-        the vector store's is kept. A deleted memory is inserted again under its id, with the owner,
-        metadata, creation time, actor and role from its history. Where that does not know the owner
-        (plain mem0 recorded the memory), name it in `metadata`, or searches by it will not find the
-        memory.
+        vector store has a text that the history does not know. Then the vector store gets the text,
+        embedding, hash and metadata. If the history does not know the metadata of that moment, the
+        vector store's is kept. A deleted memory is inserted again under its id, with the owner,
+        metadata, creation time, actor and role from its history. If the history does not know the
+        owner (plain mem0 recorded the memory), name it in `metadata`; otherwise searches by owner
+        will not find the memory.
 
         Args:
             memory_id: the memory to restore.
             to: an aware datetime, or a version number: 1 is the ADD.
             metadata: more fields for the vector store, which replace those of the history. The
-                owner of an existing memory can't be changed.
-            actor_id: who restores.
+                owner of an existing memory cannot be changed.
+            actor_id: the actor of the new record.
             role: the role of the actor.
 
         Raises:
@@ -94,19 +94,19 @@ class HistoryOperations:
 
     @takes(rollback_request)
     async def rollback(self, asked: RollbackRequest) -> RollbackReport:
-        """Take memories back to what they were at an instant, also in the vector store.
+        """Take memories back to their state at an instant, also in the vector store.
 
-        As `HistoryManager.rollback`. Each memory is taken back in its turn, all or nothing: its
-        record is written, then the vector store follows as in `restore`, or deletes a memory that
-        did not exist then. Where the history is as it should be, and the vector store is not, only
-        the vector store follows: so an interrupted call goes on. A text that the vector store has
-        and the history does not is recorded first.
+        Works as `HistoryManager.rollback`. Each memory is taken back in its turn, completely or not
+        at all: its record is written, then the vector store follows as in `restore`, or deletes a
+        memory that did not exist then. If only the vector store is not in the wanted state, only it
+        is changed: so a repeated call continues an interrupted one. A text that only the vector
+        store has is recorded first.
 
         Raises:
             InvalidInput: naming the argument, or the history is not one of this library.
             RollbackIncomplete: the vector store or the embedding model failed for some memories.
                 The others are done. Call it again.
-            HistoryError: as `HistoryManager.rollback`. What was done stays done. Call it again.
+            HistoryError: as `HistoryManager.rollback`. Completed steps are kept. Call it again.
         """
         return await self._take_back("rollback", asked)
 
@@ -114,8 +114,8 @@ class HistoryOperations:
     async def undo(self, asked: RollbackRequest) -> RollbackReport:
         """Take back what a run did, or what has a cause, also in the vector store.
 
-        As `HistoryManager.undo`; the vector store follows as in `rollback`. A memory whose text in
-        the vector store others have changed without a record stays as it is, as a conflict.
+        Works as `HistoryManager.undo`; the vector store follows as in `rollback`. A memory whose
+        text others changed in the vector store without a record is a conflict, and is not changed.
 
         Raises:
             InvalidInput, RollbackIncomplete, HistoryError: as `rollback`.
@@ -131,35 +131,35 @@ class HistoryOperations:
     async def check(self, asked: CheckRequest) -> MemoryCheck:
         """Compare the vector store with the history; return what differs, and repair it if asked.
 
-        Each memory's text, metadata, owner and deletion are compared, and its chain is checked, as
-        `HistoryManager.check` does. Writers go on: what differs is compared again in the memory's
-        turn. A memory that was made within the last minute and has no history is waited for, up to
-        five seconds. Memories that the history does not know are found as far as the vector store
+        Each memory's text, metadata, owner and deletion are compared, and its chain is checked as
+        by `HistoryManager.check`. Writers can continue: differences are checked again in the
+        memory's turn. For a memory made within the last minute without a history, the check waits
+        up to five seconds. Memories that the history does not know are found if the vector store
         lists them.
 
-        With `repair="history"` the history follows: a record of what the vector store has is
-        appended, with the report's `id` in its cause, under `check`. With `repair="vector"` the
-        vector store follows, as in `restore`; a memory that the history does not know stays.
+        With `repair="history"` a record of the vector store's state is appended to the history,
+        with the report's `id` in its cause, under `check`. With `repair="vector"` the vector store
+        is changed as in `restore`; a memory that the history does not know is kept.
 
         Args:
             user_id, agent_id, run_id, app_id: only memories of this owner.
-            repair: what follows the other: "history" or "vector".
+            repair: the side to repair: "history" or "vector".
             dry_run: only report what a repair would do. Give False to repair.
 
         Raises:
             InvalidInput: naming the argument, or the history is not one of this library.
-            CursorGone: records were removed while they were read. Call it again.
-            HistoryError: as every call. What was repaired stays so. Call it again.
+            CursorGone: records were removed during the check. Call it again.
+            HistoryError: as for every call. Completed repairs are kept. Call it again.
         """
         self._require_own_history("check")
         in_turn = functools.partial(self._in_turn, "check")
         return await check_memory(self, asked, self._ask, in_turn, self._state().resetting)
 
     async def learn_owners(self) -> LearnedOwners:
-        """Learn whose the memories of the history are, where it does not know, and report it.
+        """Learn unknown owners of the history's memories from the vector store, and report them.
 
-        For a history from before owners were recorded, and for what plain mem0 recorded. The vector
-        store is asked for each such memory, one after the other; no record is added. It may be
+        This is for a history from before owners were recorded, and for records of plain mem0. Each
+        such memory is read from the vector store, one by one; no record is added. It may be
         cancelled, and called again.
 
         Raises:
@@ -177,38 +177,38 @@ class HistoryOperations:
     async def forget(self, asked: ForgetRequest) -> ForgetReport:
         """Forget an owner: all their memories, in the vector store and in the history.
 
-        The memories are removed from the vector store, also those that the history does not know;
-        so are their entities. Then `HistoryManager.erase` takes what the history has of the owner,
-        of memories deleted before too: texts, metadata, causes, buffered messages, the id. Then it
-        is checked that nothing is found.
+        The memories, also those that the history does not know, and their entities are removed from
+        the vector store. Then `HistoryManager.erase` removes the owner's texts, metadata, causes,
+        buffered messages and id from the history, also for memories deleted before. Then both are
+        checked once more.
 
-        An operation that began before, and changes something later, raises `Erased`. What it has
-        put into the vector store is removed. What begins after the erasure is accepted: the same
-        user may come back. Interrupted, call it again: it goes on.
+        An operation that began before, and changes something later, raises `Erased`, and its
+        changes are removed from the vector store. Operations that begin after the erasure are
+        accepted: the same user may come back. After an interruption, call it again: it continues.
 
         Args:
             user_id, agent_id, run_id: one owner to forget.
-            app_id: refused, as mem0 finds nothing by it; see `HistoryManager.erase`.
+            app_id: refused, because mem0 finds nothing by it; see `HistoryManager.erase`.
             reason: kept with the erasure. Do not name a person in it.
-            dry_run: only count, in the vector store as many as it lists.
+            dry_run: only count; in the vector store, the memories that it lists.
             vacuum: see `HistoryManager.erase`.
 
         Raises:
-            InvalidInput: naming the argument; or the history is not one of this library, or a graph
-                (mem0 1.0) can't forget such an owner. Nothing was removed.
-            HistoryError: what was removed so far stays removed. Call it again.
+            InvalidInput: an argument is not valid (it is named), the history is not one of this
+                library, or a graph (mem0 1.0) cannot forget such an owner. Nothing was removed.
+            HistoryError: removals so far are kept. Call it again.
         """
         self._require_own_history("forget")
         return await self._run(
             lambda: forget(self, self._recorder.require_operation(), asked), "forget"
         )
 
-    # How an operation is run
+    # Running an operation
 
     async def _run(self, call: Callable[[], Coroutine[Any, Any, T]], name: str = "call") -> T:
         """Run a public operation of mem0 until its last ack.
 
-        Also within another operation, whose hooks may start it without waiting for it.
+        It also works within another operation, whose hooks may start it without waiting for it.
         """
         if self._assigned is not OWN_RECORDER:
             with using(self._workers):
@@ -223,7 +223,7 @@ class HistoryOperations:
     async def _in_turn(
         self, name: str, memory_id: str, body: Callable[[Operation], Awaitable[T]]
     ) -> T:
-        """Run an operation on one memory, in its turn, once all earlier records can be read."""
+        """Run an operation on one memory, in its turn, when all earlier records are readable."""
         state = self._state()
 
         async def in_turn() -> T:

@@ -1,5 +1,5 @@
 # mypy: disable-error-code=import-untyped
-"""Puts our classes in place of mem0's, for programs that build mem0's themselves."""
+"""Replaces mem0's classes with this library's, for programs that build mem0's themselves."""
 
 import logging
 import sys
@@ -22,16 +22,17 @@ _PAIRS: Final[tuple[tuple[Any, Any], ...]] = (
     (mem0_main.AsyncMemory, AsyncMemory),
     (SQLiteManager, BlockingHistoryManager),
 )
-"""mem0's classes and ours. Ours derive from mem0's and hold them, so they stay what they are."""
+"""mem0's classes and their replacements, which derive from them."""
 
 
 def install() -> None:
-    """Put ours in place of mem0's `Memory`, `AsyncMemory` and `SQLiteManager`, in all of mem0.
+    """Replace mem0's `Memory`, `AsyncMemory` and `SQLiteManager` in all modules of mem0.
 
-    What builds mem0's classes afterwards builds ours, and `history_db_path` takes any URL that
-    `open_history` takes. Call it first: in a module that imported a class before
-    (`from mem0 import Memory`), that name stays mem0's, which is logged. An object of such a class
-    records here all the same, through a `BlockingHistoryManager`: without what our classes add.
+    Code that builds mem0's classes afterwards builds this library's, and `history_db_path` takes
+    any URL that `open_history` takes. Call it first: in a module that imported a class before
+    (`from mem0 import Memory`), the name stays mem0's, and a warning is logged. An object of such a
+    class still records in this history, through a `BlockingHistoryManager`, but without the other
+    features.
 
     Safe to call again, and from any thread.
     """
@@ -49,7 +50,7 @@ def install() -> None:
 
 
 def uninstall() -> None:
-    """Put mem0's classes back. Objects that were built meanwhile stay ours."""
+    """Restore mem0's classes. Objects built in between keep this library's classes."""
     with _lock:
         for plain, ours in _PAIRS:
             _replace(ours, plain)
@@ -63,7 +64,7 @@ def _replace(old: object, new: object) -> None:
 
 
 def _early() -> Iterator[str]:
-    """Yield where a class of mem0 is held outside of mem0."""
+    """Yield the places outside mem0 that hold a class of mem0."""
     for module, names in _modules():
         if not _is_of("mem0", module) and not _is_of("async_history", module):
             for plain, _ in _PAIRS:
@@ -82,5 +83,5 @@ def _is_of(package: str, module: str) -> bool:
 
 
 def _held(names: dict[str, object], value: object) -> list[str]:
-    """Return those names that stand for an object."""
+    """Return the names that refer to an object."""
     return [name for name, held in list(names.items()) if held is value]

@@ -1,6 +1,6 @@
-"""Takes changes back that came too late: their owner, or their memory, was erased meanwhile.
+"""Takes back late changes: their owner, or their memory, was erased after they began.
 
-The history has refused their records. What the vector store got must not stay there either.
+The history has refused their records, so the vector store must not keep them either.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -19,15 +19,15 @@ History = Sequence[HistoryRecord]
 _SCOPES: Final = ("user_id", "agent_id", "run_id")
 """The scopes that mem0 filters entities by."""
 _UNLINK: Final = "_remove_memory_from_entity_store"
-"""mem0's function that takes a memory from its entities: since 2.0."""
+"""mem0's function that removes a memory from its entities: since 2.0."""
 
 
 def raise_unwritten(result: object, unwritten: Sequence[Unwritten]) -> None:
     """Raise the error of an operation that returned `result`, if its history was not written.
 
     Raises:
-        Erased: the history has refused it as too late, and nothing else was wrong.
-        HistoryNotWritten: naming what was not written, without what came too late.
+        Erased: the history has refused it as too late, and there was no other error.
+        HistoryNotWritten: records were not written (they are named, without late ones).
     """
     others = [one for one in unwritten if not isinstance(one[0], Erased)]
     if others:
@@ -37,7 +37,7 @@ def raise_unwritten(result: object, unwritten: Sequence[Unwritten]) -> None:
 
 
 async def take_back(memory: Any, unwritten: Sequence[Unwritten]) -> None:
-    """Remove from an `AsyncMemory`'s vector store what late changes have put there."""
+    """Remove the results of late changes from an `AsyncMemory`'s vector store."""
     for error, record in _puts(memory, unwritten):
         with _noting(error, record.memory_id):
             await in_store_thread(memory, _remove, memory, record.memory_id)
@@ -47,7 +47,7 @@ async def take_back(memory: Any, unwritten: Sequence[Unwritten]) -> None:
 
 
 def take_back_blocking(memory: Any, unwritten: Sequence[Unwritten]) -> None:
-    """Remove from a `Memory`'s vector store what late changes have put there."""
+    """Remove the results of late changes from a `Memory`'s vector store."""
     for error, record in _puts(memory, unwritten):
         with _noting(error, record.memory_id):
             _remove(memory, record.memory_id)
@@ -60,7 +60,7 @@ def take_back_blocking(memory: Any, unwritten: Sequence[Unwritten]) -> None:
 async def kept(
     memory: Any, record: HistoryRecord, get_history: Callable[[str], Awaitable[History]]
 ) -> AsyncIterator[None]:
-    """Change an `AsyncMemory`'s vector store after the history: what was erased since is removed.
+    """Change an `AsyncMemory`'s vector store after the history; remove what was erased since.
 
     Raises:
         Erased: the text of the record was erased before the vector store had it.
@@ -94,7 +94,7 @@ def _require_kept(record: HistoryRecord, history: History) -> None:
 
 def _puts(memory: Any, unwritten: Sequence[Unwritten]) -> Iterator[tuple[Exception, HistoryRecord]]:
     if "vector_store" not in vars(memory):
-        return  # a call outside of mem0's operations
+        return  # a call outside mem0's operations
     for error, records in unwritten:
         if not isinstance(error, Erased):
             continue
@@ -116,7 +116,7 @@ def _filters(record: HistoryRecord) -> dict[str, str]:
 
 @contextmanager
 def _noting(error: Exception, memory_id: str) -> Iterator[None]:
-    """Add a note to the error of a late change that can't be taken back."""
+    """Add a note to the error of a late change that cannot be taken back."""
     try:
         yield
     except Exception as failure:

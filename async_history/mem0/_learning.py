@@ -1,7 +1,7 @@
-"""Learns from mem0's vector store whose the memories of a history are, where it does not know.
+"""Learns unknown owners of a history's memories from mem0's vector store.
 
-The vector store is asked for each memory by its id. A list would be quicker, but every store bounds
-one, mostly at 100 or 10,000 rows, and mem0 has no way to ask for the rest.
+Each memory is read from the vector store by id. A list would be faster, but every store limits its
+length, mostly to 100 or 10,000 rows, and mem0 cannot read the rest.
 """
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -19,19 +19,21 @@ from async_history.mem0._operation import SubmissionStore
 from async_history.mem0._payloads import owner_in, unwatched
 
 _AT_ONCE: Final = 200
-"""Memories that are asked for and written at once: a fraction of a second of most stores."""
+"""Memories read and written at once: a fraction of a second with most stores."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearnedOwners:
-    """What `learn_owners` has found out."""
+    """The result of `learn_owners`."""
 
     memories: int
-    """Memories whose owner the history did not know."""
+    """Number of memories whose owner the history did not know."""
     learned: int
-    """Those whose owner it knows now."""
+    """Number of memories whose owner it knows now."""
     unknown: int
-    """Those that the vector store does not have, as they were deleted, or knows no owner of."""
+    """Number of memories that the vector store does not have (they were deleted) or has no owner
+    of.
+    """
 
 
 async def unowned(history: HistoryManager) -> list[str]:
@@ -44,7 +46,7 @@ async def unowned(history: HistoryManager) -> list[str]:
 
 
 def owners_in_store(memory: Any, memory_ids: Sequence[str]) -> dict[str, Owner]:
-    """Ask the vector store whose these memories are. It blocks."""
+    """Read the owners of memories from the vector store. It blocks."""
     store = unwatched(memory.vector_store)
     owners: dict[str, Owner] = {}
     for memory_id in memory_ids:
@@ -57,7 +59,7 @@ def owners_in_store(memory: Any, memory_ids: Sequence[str]) -> dict[str, Owner]:
 
 
 def parts(memory_ids: Sequence[str]) -> Iterator[list[str]]:
-    """Yield memories in parts that are asked for and written at once."""
+    """Yield memories in parts to read and write at once."""
     left = iter(memory_ids)
     while part := list(islice(left, _AT_ONCE)):
         yield part

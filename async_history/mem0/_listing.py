@@ -1,4 +1,4 @@
-"""What a vector store of mem0 lists."""
+"""Lists of mem0's vector stores."""
 
 from collections.abc import Mapping
 from inspect import signature
@@ -8,8 +8,7 @@ from typing import Any
 def list_rows(store: Any, filters: Mapping[str, Any], limit: int) -> list[Any]:
     """Return up to `limit` rows that have these fields in their payloads. It blocks.
 
-    There is no way to ask for those that follow, and many stores list fewer than they are asked
-    for.
+    The following rows cannot be requested, and many stores list fewer than requested.
     """
     parameters = signature(store.list).parameters
     is_old = "limit" in parameters and "top_k" not in parameters  # mem0 1.0

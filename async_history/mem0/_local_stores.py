@@ -1,7 +1,8 @@
-"""Vector stores that live in this process and are not safe for threads: Qdrant's local one.
+"""Vector stores in this process that are not thread-safe: Qdrant's local store.
 
 mem0 calls its vector store in several threads. Two calls of Qdrant's local store at the same time
-fail ("cannot start a transaction within a transaction") or mix up its points. So ours take turns.
+fail ("cannot start a transaction within a transaction") or mix up its points. So its calls are
+serialized.
 """
 
 import threading
@@ -14,14 +15,14 @@ from async_history.mem0._workers import in_thread
 
 
 class _Locks:
-    """A lock for each client, of one process: a forked child begins without."""
+    """A lock for each client in one process: a forked child starts without locks."""
 
     def __init__(self) -> None:
         self.forget()
         forget_in_child(self)
 
     def forget(self) -> None:
-        """Have none, whoever of the parent's threads holds one."""
+        """Drop all locks, even if threads of the parent hold some."""
         self._making = threading.Lock()
         self._of: weakref.WeakKeyDictionary[Any, threading.RLock] = weakref.WeakKeyDictionary()
 
@@ -34,9 +35,9 @@ _locks: Final = _Locks()
 
 
 def lock_of(owner: object) -> "threading.RLock | None":
-    """Return what a vector store's calls take turns by, or a memory's; None where none is needed.
+    """Return the lock for calls of a vector store, or of a memory's; None if none is needed.
 
-    The store of mem0's entities shares its client with that of the memories.
+    The store of mem0's entities shares its client with the store of memories.
     """
     client = getattr(getattr(owner, "vector_store", owner), "client", None)
     if client is None or type(getattr(client, "_client", None)).__name__ != "QdrantLocal":
@@ -47,13 +48,13 @@ def lock_of(owner: object) -> "threading.RLock | None":
 def call_alone(
     lock: "threading.RLock", function: Callable[..., Any], /, *arguments: Any, **options: Any
 ) -> Any:
-    """Call a function of a vector store in its turn."""
+    """Call a function of a vector store under its lock."""
     with lock:
         return function(*arguments, **options)
 
 
 async def in_store_thread(memory: Any, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function that uses a memory's vector store in a thread, in the store's turn."""
+    """Call a function that uses a memory's vector store in a thread, under the store's lock."""
     lock = lock_of(memory)
     if lock is None:
         return await in_thread(function, *arguments)

@@ -1,4 +1,4 @@
-"""Operations of mem0's classes in the log of the history, whose manager may be on another loop."""
+"""Operations of mem0's classes in the history's log, whose manager may be on another loop."""
 
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator
@@ -24,11 +24,11 @@ class AskedLog:
         self._ask = ask
 
     async def begin(self, operation: StoreOperation) -> None:
-        """Enter an operation."""
+        """Add an operation."""
         await self._ask(lambda manager: manager.store.operations.begin(operation))
 
     async def end(self, end: OperationEnd) -> tuple[int, int] | None:
-        """Note how an operation ended."""
+        """Set the outcome of an operation."""
         return await self._ask(lambda manager: manager.store.operations.end(end))
 
 
@@ -36,7 +36,7 @@ class AskedLog:
 def logged_blocking(
     ask: Callable[[Callable[[HistoryManager], Awaitable[Any]]], Any], operation: StoreOperation
 ) -> Iterator[Tally]:
-    """Log an operation that the body does in a thread, as `logged` does on a loop."""
+    """Log the operation in the body, which runs in a thread, as `logged` does on a loop."""
 
     def end(error: str | None) -> None:
         noted = ended(operation, tally, error)
@@ -47,7 +47,7 @@ def logged_blocking(
     try:
         yield tally
     except Exception as error:
-        # The store may be what failed: then it stays unfinished.
+        # If the store itself failed, the operation stays unfinished.
         with contextlib.suppress(HistoryError):
             end(type(error).__name__)
         raise

@@ -135,10 +135,10 @@ class LoopState:
         )
 
     async def run(self, operation: Operation, body: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Run an operation until its last ack. If cancelled after its first change, it runs on."""
+        """Run an operation until its last ack. Cancelled after its first change, it completes."""
         operation.require_going_on()
-        # A future, not the task, which would be cancelled with its caller, nor a shield around it,
-        # which takes one more turn of the loop.
+        # A future: the task would be cancelled with its caller, and a shield takes one more
+        # iteration of the loop.
         outcome: asyncio.Future[T] = self.loop.create_future()
         task = self.loop.create_task(_run_operation(operation, body, outcome))
         self.running[task] = operation, outcome

@@ -1,7 +1,7 @@
 """The states of an AsyncMemory on all event loops that use it.
 
 One AsyncMemory may serve several loops, one after another (`asyncio.run` twice) or at the same time
-(one in each thread). Each loop has a state of its own. All of them share one history in memory.
+(one in each thread). Each loop has its own state. All loops share one history in memory.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ class LoopStates:
     """
 
     longest_close_s = 3 * LoopState.close_timeout_s
-    """Seconds to wait until another loop has closed its operations and its manager."""
+    """Seconds to wait for another loop to close its operations and its manager."""
 
     def __init__(
         self, where: Where, options: HistoryOptions, *, between_processes: bool = True

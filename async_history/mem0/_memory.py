@@ -1,5 +1,5 @@
 # mypy: disable-error-code=import-untyped
-"""mem0's synchronous `Memory`, recording its history here."""
+"""mem0's synchronous `Memory`, with its history in this library."""
 
 import functools
 import os
@@ -36,15 +36,15 @@ from async_history.mem0._rollback import take_back_blocking
 T = TypeVar("T")
 
 OWN_RECORDER: Final = object()
-"""Stands for this library's own recorder, while no other object is assigned to `db`."""
+"""Marks this library's own recorder, while no other object is assigned to `db`."""
 DELETED: Final = object()
-"""Stands for nothing, after `del memory.db`."""
+"""Marks no history, after `del memory.db`."""
 _from_config_arguments: Final = ContextVar[
     tuple[str | os.PathLike[str] | None, bool, HistoryOptions]
 ]("async_history_memory", default=(None, True, {}))
 """The arguments of `Memory.from_config`, for the constructor that mem0 calls in it."""
 _IN_MEMORY: Final = ":memory:"
-"""The path that mem0's own code is given: it would open and migrate a real one itself."""
+"""The path for mem0's own code, which would open and migrate a real one."""
 
 
 def without_history(config: MemoryConfig) -> MemoryConfig:
@@ -58,7 +58,7 @@ def is_made_by_mem0(value: object) -> bool:
 
 
 class _FunctionOf:
-    """A function that depends on where it is read. As any function, it can be replaced in a memory.
+    """A function that depends on the reader. Like any function, it can be replaced in a memory.
 
     Args:
         read: returns the function of a memory.
@@ -74,10 +74,10 @@ class _FunctionOf:
 
 
 def _operation(name: str, shown: str | None = None) -> Callable[..., Any]:
-    """Wrap a function of mem0 to raise if its history was not written.
+    """Wrap a function of mem0 so that it raises if its history was not written.
 
     Args:
-        shown: the operation's name in telemetry, if it is another.
+        shown: the operation's name in telemetry, if it differs.
     """
     inherited = getattr(mem0_main.Memory, name)
 
@@ -243,8 +243,10 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
 
     @_FunctionOf
     def _add_to_vector_store(self) -> Callable[..., Any]:
-        """mem0's function, as an operation. mem0 1.0 reads it here and calls it in a thread, which
-        has the context of the reader then: the cause that holds there.
+        """mem0's function, as an operation.
+
+        mem0 1.0 reads it here and calls it in a thread. The thread then has the reader's context,
+        with its cause.
         """
         operation = functools.partial(self._run, "add", super()._add_to_vector_store)
         return functools.partial(copy_context().run, operation)
@@ -289,7 +291,7 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
         actor_id: str | None = None,
         role: str | None = None,
     ) -> dict[str, Any]:
-        """Bring back what a memory said at a moment; see `AsyncMemory.restore`."""
+        """Restore a memory as it was at a moment; see `AsyncMemory.restore`."""
         check_moment("to", to)
         given = check_metadata(metadata)
         self._require_own_history("restore")
@@ -312,7 +314,7 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
 
     @takes(rollback_request)
     def rollback(self, asked: RollbackRequest) -> RollbackReport:
-        """Take memories back to what they were at an instant; see `AsyncMemory.rollback`."""
+        """Take memories back to their state at an instant; see `AsyncMemory.rollback`."""
         return self._take_back("rollback", asked)
 
     @takes(undo_request)
@@ -335,7 +337,7 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
         return check_memory_blocking(self, asked, history.ask, in_turn, history.begin_change)
 
     def learn_owners(self) -> LearnedOwners:
-        """Learn whose the memories of the history are; see `AsyncMemory.learn_owners`."""
+        """Learn unknown owners of the history's memories; see `AsyncMemory.learn_owners`."""
         self._require_own_history("learn_owners")
         learned: LearnedOwners = self._run("learn_owners", learn_blocking, self, self._history.ask)
         return learned

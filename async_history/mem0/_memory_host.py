@@ -1,4 +1,4 @@
-"""One history in memory for all loops of a program, on an event loop of its own.
+"""One history in memory for all loops of a program, on a separate event loop.
 
 A manager in memory belongs to one loop and ends with it. mem0's `:memory:` outlives an
 `asyncio.run`, and every thread sees the same one.
@@ -78,7 +78,7 @@ class HostedHistory:
                 raise
             self._thread = thread
 
-    # What an operation calls
+    # Calls of an operation
 
     def require_writable(self) -> None:
         """Raise `HistoryClosed` after closing."""

@@ -1,8 +1,8 @@
-"""The turns of memories that an operation adds, from before the vector store shows them.
+"""Turns of memories that an operation adds, held before they appear in the vector store.
 
-Others in this process can find a new memory, and delete it, before mem0 has recorded it: the
-DELETE would come before the ADD. So its turn is held until its record is submitted. In other
-processes it is not: they would have to find the memory, read it and record its deletion within that
+Other tasks of this process can find a new memory and delete it before mem0 has recorded it: the
+DELETE would come before the ADD. So its turn is held until its record is submitted. Other processes
+are not excluded: they would have to find the memory, read it and record its deletion within that
 moment.
 """
 
@@ -31,7 +31,7 @@ class NewMemories:
         return memory_id in self._held
 
     def begin(self, memory_id: str) -> None:
-        """Hold the turn of a memory that is about to be added, unless somebody has it."""
+        """Hold the turn of a memory that is about to be added, unless it is taken."""
         if memory_id not in self._held and not self._turns.is_held_here(memory_id):
             held = _Held(self._store, self._loop)
             if self._turns.queues.enter_if_free(number_of(memory_id), held):

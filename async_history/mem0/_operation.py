@@ -94,10 +94,10 @@ class Operation:
         inbox: the inbox of the loop that it runs on.
         require_writable: raises what every write would raise, asked on the loop.
         turns: the turns of the store.
-        erased_here: what this process has forgotten of the store.
+        erased_here: the owners that this process has forgotten in the store.
         sees_changes: whether `begin_change` is called before the vector store changes.
-        begun: what holds for its records, with when it began.
-        workers: what its calls run in; None for mem0's own threads.
+        begun: the values for its records, with the time when it began.
+        workers: the threads for its calls; None for mem0's own threads.
     """
 
     def __init__(
@@ -147,19 +147,19 @@ class Operation:
         return self.memory is None
 
     def enter_context(self) -> None:
-        """Let this task, whose context is its own, belong to the operation."""
+        """Make this task, which has its own context, part of the operation."""
         current.set(self)
         calling.set(self._workers)
         surround(self._begun)
 
     def reported(self) -> AbstractContextManager[NoteMemory]:
-        """Return what it runs inside, for telemetry."""
+        """Return the context manager for its telemetry."""
         return memory_operation(self.name, self.recorder.db_path)
 
     def reported_change(
         self, name: str, memory_id: str | None
     ) -> AbstractContextManager[NoteMemory]:
-        """Return what its change of one memory runs inside, for telemetry."""
+        """Return the context manager for the telemetry of its change of one memory."""
         return memory_operation(name, self.recorder.db_path, memory_id, within=self.name)
 
     # Before a change
@@ -174,7 +174,7 @@ class Operation:
         """Check that the history can be written, before the vector store or the history changes.
 
         Raises:
-            HistoryClosed, WrongLoop, StorageMissing: it cannot. Nothing has changed.
+            HistoryClosed, WrongLoop, StorageMissing: it cannot be written. Nothing has changed.
             StorageLocked: another process may have this memory's turn. The memory has not changed.
             asyncio.CancelledError: the operation was cancelled before.
         """
@@ -186,7 +186,7 @@ class Operation:
         """Check that a memory's owner was not forgotten here since the operation began.
 
         Raises:
-            Erased: it was. The operation raises it too, where mem0 only logs it.
+            Erased: it was forgotten. If mem0 only logs this, the operation raises it.
         """
         try:
             self.erased_here.require_not_erased(memory_id, payload, self._begun.begun_at)
@@ -219,7 +219,7 @@ class Operation:
             raise self.refusal
 
     def cancel(self) -> bool:
-        """Cancel the operation if it has changed nothing; return whether that is so."""
+        """Cancel the operation if it has changed nothing; return whether it was cancelled."""
         self._is_cancelled = not self.has_changed
         return self._is_cancelled
 
@@ -228,27 +228,25 @@ class Operation:
         self._closed = reason
 
     def part(self, memory_id: str | None) -> "_Part":
-        """Return a part, to be run in `async with`: a change of a memory, in its turn.
+        """Return a part, for `async with`: a change of a memory, in its turn.
 
-        Its task may outlive the operation's. A part without a memory, or of one whose turn is held,
-        takes no turn. The errors of taking it are raised by the operation, where mem0 only logs
-        them.
+        Its task may outlive the operation's. A part without a memory, or of a memory whose turn is
+        held, takes no turn. If mem0 only logs the errors of taking it, the operation raises them.
 
         Raises:
             StorageLocked: another process has had the turn for too long.
-            StorageError: the turn can't be taken.
+            StorageError: the turn cannot be taken.
             HistoryError, asyncio.CancelledError: as `begin_change`, if that is not called before
                 the part's change.
         """
         return _Part(self, memory_id)
 
     def has_turn_of(self, memory_id: str) -> bool:
-        """Return whether it changes this memory already, in this task or thread, or as a new
-        one."""
+        """Return whether it is already changing (in this task or thread) or adding this memory."""
         return memory_id in self.new or self.turns.is_held_here(memory_id)
 
     def begin_part(self) -> None:
-        """Count a part that begins, or raise if no part may begin any more.
+        """Count a new part, or raise if no part may begin any more.
 
         Raises:
             HistoryClosed, asyncio.CancelledError: as `begin_change`.
@@ -257,7 +255,7 @@ class Operation:
         self._parts += 1
 
     def require_change(self) -> None:
-        """Check that a part's change may begin, unless `begin_change` is going to check it."""
+        """Check that a part's change may begin, unless `begin_change` will check it."""
         if not (self._sees_changes and self.may_be_refused):
             self.require_going_on(current_turn.get())
 

@@ -1,7 +1,8 @@
-"""Whose a memory is, and its metadata: in the payloads that mem0 exchanges with its vector store.
+"""A memory's owner and metadata, from the payloads between mem0 and its vector store.
 
-mem0 tells its history neither. But just before each record it has given the memory's payload to the
-vector store, or read it there. So it gets a `WatchedStore` during an operation, which notes them.
+mem0 passes neither to its history. But just before each record it writes the memory's payload to
+the vector store, or reads it there. So during an operation it gets a `WatchedStore`, which notes
+the payloads.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,19 +16,19 @@ from async_history.mem0._new_memories import NewMemories
 Payload = Mapping[str, Any]
 
 OWN_FIELDS: Final = frozenset(("data", "hash", "created_at", "updated_at", "text_lemmatized"))
-"""What mem0 itself puts into a payload, of the memory's text and times (mem0ai 1.0 to 2.2)."""
+"""Fields that mem0 itself adds to a payload for the memory's text and times (mem0ai 1.0 to 2.2)."""
 IN_COLUMNS: Final = ("actor_id", "role")
-"""Fields of a payload that a record has columns for."""
+"""Fields of a payload for which a record has columns."""
 
 
 class WatchedStore:
-    """A vector store during an operation: it notes the payloads that are written and read.
+    """A vector store during an operation: it notes payloads that are written and read.
 
     Args:
         store: the vector store, which does the work.
         payloads: the last payload of each memory, by its id.
-        require_not_erased: raises if a memory, by its id, may not get a payload any more.
-        new: told of each memory that is about to be inserted.
+        require_not_erased: raises if a memory, by its id, may no longer get a payload.
+        new: notified of each memory that is about to be inserted.
     """
 
     def __init__(
@@ -105,7 +106,7 @@ def unwatched(store: Any) -> Any:
 
 
 def owner_in(payload: Payload, sanitizer: Sanitizer) -> Owner | None:
-    """Return whose a memory is; None where its payload does not say."""
+    """Return a memory's owner from its payload; None if there is none."""
     given: dict[str, Any] = {}
     for name in SCOPES:
         value = payload.get(name)
@@ -121,11 +122,10 @@ def context_in(
     columns: Mapping[str, Any],
     sanitizer: Sanitizer,
 ) -> JsonObject:
-    """Return a memory's metadata: its payload without what mem0 and its record have of it anyway.
+    """Return a memory's metadata: its payload without mem0's own fields and the record's columns.
 
     Args:
-        owner: whose it is, by its payload. A scope that is not text, as the payload has it, is
-            kept in the context too.
+        owner: its owner by the payload. A scope that is not text is kept in the context too.
         columns: the columns of its record.
     """
     known: dict[str, Any] = {"id": memory_id, **({} if owner is None else owner.as_dict())}
@@ -141,9 +141,9 @@ def context_in(
 def with_details(
     columns: dict[str, Any], payloads: dict[str, Payload], sanitizer: Sanitizer
 ) -> dict[str, Any]:
-    """Return a record's columns, with owner and context as its memory's noted payload has them.
+    """Return a record's columns, with owner and context from its memory's noted payload.
 
-    Of a DELETE, the context is the metadata that the memory had.
+    For a DELETE, the context is the metadata that the memory had.
     """
     memory_id = columns["memory_id"]
     payload = payloads.pop(memory_id, None)

@@ -92,7 +92,7 @@ class FileLocks:
             self._set(_NONE, number)
 
     def ask_for(self, number: int, _: Callable[[], None]) -> None:
-        """Show the process that has a byte that this one waits for it."""
+        """Signal to the process that holds a byte that this one waits for it."""
         if self._file is not None and _OFD_SETLK is not None:
             self._set(_READ, number + _ASKED)
 
@@ -106,7 +106,7 @@ class FileLocks:
         if self._file is None:
             return False
         if _OFD_SETLK is None:
-            return True  # it may
+            return True  # it may be waiting
         wanted = _FLOCK.pack(_WRITE, os.SEEK_SET, number + _ASKED, 1, 0)
         found = fcntl.fcntl(self._file, fcntl.F_OFD_GETLK, wanted)
         return bool(_FLOCK.unpack(found)[0] != _NONE)

@@ -1,4 +1,4 @@
-"""What stands in for mem0's `SQLiteManager`: it submits everything to the running operation."""
+"""The replacement of mem0's `SQLiteManager`: it submits everything to the running operation."""
 
 import functools
 import sqlite3
@@ -21,10 +21,10 @@ from async_history.mem0._tracing import in_trace
 
 
 class Recorder(AddHistory):
-    """Stands in for mem0's `SQLiteManager`: submits everything to the current operation.
+    """Replaces mem0's `SQLiteManager`: submits everything to the current operation.
 
-    Outside of an operation, a call that writes starts one in the background, on the running loop.
-    `aclose` waits for it, and its failure is logged.
+    Outside an operation, a write call starts one in the background, on the running loop. `aclose`
+    waits for it, and its failure is logged.
     """
 
     is_resetting = False
@@ -66,7 +66,7 @@ class Recorder(AddHistory):
         return operation
 
     def batch_add_history(self, records: Sequence[Mapping[str, Any]]) -> None:
-        """Submit many changes, all or none, completed from what the operation knows of them."""
+        """Submit many changes, all or none, completed with the operation's data."""
         operation = self.operation
         if records and operation is not None:
             records = complete_records(records, operation.metadata, operation.messages)
@@ -78,7 +78,7 @@ class Recorder(AddHistory):
         if operation is not None:
             _send(operation, *to_submit(changes, operation.payloads))
             return
-        with in_trace():  # what is made in the background has this cause too
+        with in_trace():  # records made in the background have this cause too
             call, records = to_submit(changes, {})
         self._start_in_background(self, lambda: _send(self.require_operation(), call, records))
 
@@ -122,18 +122,17 @@ class Recorder(AddHistory):
 
 
 def _send(operation: Operation, call: Callable[[], AddRecords], records: Records) -> None:
-    operation.note_change()  # the vector store's came before
+    operation.note_change()  # the vector store changed before
     operation.submit(lambda: operation.manager.store.writer.submit(call()), records)
 
 
 def to_submit(
     changes: Sequence[Mapping[str, Any]], payloads: dict[str, Payload]
 ) -> tuple[Callable[[], AddRecords], Records]:
-    """Return a function that gives the submission of changes, or raises, and their records.
+    """Return a function that returns the submission of changes, or raises, and their records.
 
     Args:
-        payloads: the memories' last payloads by their ids, as far as they are known; those of
-            these changes are removed.
+        payloads: the memories' last known payloads by id; those of these changes are removed.
     """
     with Sanitizer() as sanitizer:
         columns = [

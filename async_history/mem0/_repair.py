@@ -1,4 +1,4 @@
-"""Looks at one memory closely, in its turn, and repairs it if that was asked for."""
+"""Checks one memory closely, in its turn, and repairs it if requested."""
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -44,20 +44,20 @@ from async_history.mem0._vector_changes import (
 Ask = Callable[[Callable[[HistoryManager], Awaitable[Any]]], Any]
 """Calls a function with the history manager, on the manager's loop."""
 CAUSE: Final = "check"
-"""The key of a cause that names the check whose repair a record is."""
+"""The key of a cause that names the check that made a repair's record."""
 _OF_ONE_MEMORY: Final = (Erased, HistoryConflict, OwnerConflict, StorageRefused)
-"""Errors of the history that concern one memory alone."""
+"""Errors of the history that affect only one memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class CheckRequest:
-    """What a check is to do.
+    """A checked request for a check.
 
     Attributes:
         id: the check's own.
-        owner: whose memories; empty for all.
-        repair: what is to follow the other, if anything.
-        dry_run: whether a repair only tells what it would do.
+        owner: the owner of the memories to check; empty for all.
+        repair: the side to repair, if any.
+        dry_run: whether a repair only reports what it would do.
     """
 
     id: str
@@ -75,7 +75,7 @@ class CheckRequest:
 class SuspectMemory:
     """A memory whose vector store and history seem to differ.
 
-    It is compared again in its turn: what differed may have been an operation on its way.
+    It is compared again in its turn: the difference may have been a running operation.
     """
 
     memory: Any
@@ -96,7 +96,7 @@ class SuspectMemory:
     # In the memory's turn
 
     async def run(self, operation: Operation) -> None:
-        """Compare, and repair, a memory of an `AsyncMemory`."""
+        """Compare and repair a memory of an `AsyncMemory`."""
         records = await operation.manager.get_history(self.memory_id)
         await in_store_thread(self.memory, self.prepare, records)
         if not self._is_to_be_changed:
@@ -114,7 +114,7 @@ class SuspectMemory:
         self.is_repaired = not self._leaves_owner
 
     def look_blocking(self, ask: Ask, begin_change: Callable[[], None]) -> Callable[[], None]:
-        """Return what compares, and repairs, a memory of a `Memory`."""
+        """Compare a memory of a `Memory`; return the function that repairs it."""
         return partial(self._run_blocking, ask, begin_change)
 
     def _run_blocking(self, ask: Ask, begin_change: Callable[[], None]) -> None:
@@ -138,7 +138,7 @@ class SuspectMemory:
         self.is_repaired = not self._leaves_owner
 
     def prepare(self, records: Sequence[HistoryRecord]) -> None:
-        """Compare, plan the repair, and do what may fail before anything is changed. It blocks."""
+        """Compare, plan the repair, and do all steps that can fail before a change. It blocks."""
         self._held = held = payload_held(self.memory, self.memory_id)
         self.found = differences_of(records, held)
         self.latest = records[-1] if records else None
@@ -164,7 +164,7 @@ class SuspectMemory:
     # Plans
 
     def _plan_history(self, latest: HistoryRecord | None, held: Fields | None) -> None:
-        """Plan a record of what the vector store has."""
+        """Plan a record of the vector store's state."""
         if Difference.OWNER in self.found:
             self.reason = "an owner can't be changed in the history; repair the vector store"
         if held is None and latest is not None:
@@ -209,7 +209,7 @@ class SuspectMemory:
         }
 
     def _details(self, held: Fields, latest: HistoryRecord | None) -> dict[str, Any]:
-        """Return what a payload knows of the owner, if the history does not, and the metadata."""
+        """Return the metadata of a payload, and the owner if the history does not know it."""
         sanitizer = Sanitizer()
         owner = owner_in(held, sanitizer)
         return {
@@ -221,7 +221,7 @@ class SuspectMemory:
         return {self.memory_id: owner_in(self._held or {}, Sanitizer())}
 
     def _plan_vectors(self, records: Sequence[HistoryRecord], held: Fields | None) -> None:
-        """Plan that the vector store gets what the history says."""
+        """Plan the change of the vector store to the history's state."""
         latest = self.latest
         if latest is None:
             self.reason = "the history does not know it: repair the history, or delete the memory"
@@ -242,7 +242,7 @@ class SuspectMemory:
 
     @contextmanager
     def errors(self) -> Iterator[None]:
-        """Take the errors that concern this memory alone, for its outcome."""
+        """Catch errors that affect only this memory, for its outcome."""
         try:
             yield
         except _OF_ONE_MEMORY as error:
@@ -255,7 +255,7 @@ class SuspectMemory:
             self.reason = f"it failed{ahead}: {error!r}"
 
     def outcome(self) -> MemoryDifference | None:
-        """Return how it differs; None if it does not."""
+        """Return the memory's difference; None if there is none."""
         if not self.found and self.failure is None:
             return None
         return MemoryDifference(
@@ -268,7 +268,7 @@ class SuspectMemory:
 
 
 def _when(held: Fields, latest: HistoryRecord | None, name: str) -> str:
-    """Return the time of a change, as a payload has it; now, if that can't be."""
+    """Return the time of a change from a payload; now, if it is not possible."""
     said = parse_time(str(held.get(name)))
     before = None if latest is None else latest.occurred_at
     if said is None or (before is not None and said <= before):

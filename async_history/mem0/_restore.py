@@ -55,12 +55,12 @@ def check_metadata(metadata: object) -> Mapping[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """A restoration for which all is done that may fail before anything is changed.
+    """A restoration prepared with all steps that can fail before a change.
 
     Attributes:
         latest: the memory's latest record.
         unrecorded: a record of the text that only the vector store has.
-        change: what happens in the vector store.
+        change: the change of the vector store.
     """
 
     latest: HistoryRecord
@@ -86,13 +86,13 @@ class _Prepared:
 
     @property
     def records(self) -> int:
-        """How many records `append` writes."""
+        """The number of records that `append` writes."""
         return int(self.change.plan.is_needed) + int(self.unrecorded is not None)
 
     async def append(
         self, history: RestorationTarget, actor_id: str | None, role: str | None
     ) -> HistoryRecord:
-        """Write the history; return the memory's latest record then."""
+        """Write the history; return the memory's new latest record."""
         if self.unrecorded is None:
             return await append_restoration(history, self.change.plan, actor_id, role)
         records = [fields_of(self.unrecorded), self.change.plan.record(actor_id, role)]
@@ -158,8 +158,8 @@ def restore_memory_blocking(
 async def change_vectors(memory: Any, change: VectorChange, record: HistoryRecord) -> None:
     """Change the vector store of an `AsyncMemory`.
 
-    The entities that mem0 2.x finds in texts come first: as long as the vector store does not have
-    the new state, doing it again does all that is missing.
+    The entities that mem0 2.x finds in texts come first: until the vector store has the new state,
+    repeating the call does everything that is missing.
     """
     if change.changes_text and _keeps_entities(memory):
         await in_store_thread(memory, open_entities, memory)
@@ -185,7 +185,7 @@ def _keeps_entities(memory: Any) -> bool:
 
 
 def open_entities(memory: Any) -> Any:
-    """Open the store of entities, which mem0 removes nothing from before it has been used."""
+    """Open the store of entities: mem0 removes nothing from it before it has been used."""
     with _opening:  # mem0 opens it twice in two threads, which fails on local files
         return memory.entity_store
 

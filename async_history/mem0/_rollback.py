@@ -1,11 +1,11 @@
 """`rollback` and `undo` of mem0's memories: the vector store follows the history.
 
-The memories are planned some at a time, and their embeddings computed together. Then each memory
-is taken back by an operation of its own, in its turn: it is planned again from its records, its
+The memories are planned in parts, and the embeddings of a part are computed together. Then each
+memory is taken back by a separate operation, in its turn: it is planned again from its records, its
 payload is read, the history is written, and the vector store follows. So a call can be interrupted
-between two memories, and a memory that fails does not stop the others. The vector store is compared
-with the history also where the history is as it shall be: a call that was interrupted between the
-two goes on there.
+between two memories, and a failing memory does not stop the others. The vector store is compared
+with the history even if the history needs no change, so a call that was interrupted between the two
+can continue.
 """
 
 import asyncio
@@ -61,13 +61,14 @@ from async_history.mem0._workers import in_thread
 T = TypeVar("T")
 
 _AT_ONCE: Final = 16
-"""Memories that an `AsyncMemory` takes back at the same time: some wait for the vector store, in
-threads, while others wait for a commit."""
+"""Memories that an `AsyncMemory` takes back concurrently: some wait for the vector store, in
+threads, while others wait for a commit.
+"""
 _REMEDY: Final = "call it again to update it, which adds no second record"
 
 
 class InTurn(Protocol):
-    """Runs an operation on a memory, in its turn, once all earlier records can be read."""
+    """Runs an operation on a memory, in its turn, when all earlier records are readable."""
 
     async def __call__(self, memory_id: str, body: Callable[[Operation], Awaitable[T]], /) -> T: ...
 
@@ -153,7 +154,7 @@ def _texts_wanted(asked: RollbackRequest, plans: Iterable[MemoryPlan]) -> list[s
 
 
 class _TakenBack:
-    """What was done to the memories of one call, and which of them the vector store failed for."""
+    """The steps of one call, and the memories for which the vector store failed."""
 
     def __init__(self, asked: RollbackRequest, memory_ids: Sequence[str]) -> None:
         self._parts = RollbackParts(asked, memory_ids)
@@ -166,11 +167,11 @@ class _TakenBack:
         self._failed[memory_id] = error
 
     def next_part(self) -> Sequence[str]:
-        """Return the memories to plan now; none at the end."""
+        """Return the memories to plan now; empty at the end."""
         return self._parts.next_part() if self._answers else ()
 
     def take(self, steps: Sequence[RollbackStep | None]) -> None:
-        """Take what was done; stop if the vector store failed for all memories of a part."""
+        """Add the steps; stop if the vector store failed for all memories of a part."""
         self._parts.take(steps)
         self._answers = len(self._failed) == self._failed_before or any(
             step is None or step.action is not RollbackAction.CONFLICT for step in steps
@@ -178,7 +179,7 @@ class _TakenBack:
         self._failed_before = len(self._failed)
 
     def report(self) -> RollbackReport:
-        """Return what was done.
+        """Return the report.
 
         Raises:
             RollbackIncomplete: the vector store failed for some memories.
@@ -195,7 +196,7 @@ class _MemoryTakenBack:
     Args:
         memory: the `AsyncMemory` or `Memory`.
         asked: the rollback.
-        embeddings: of the texts that are probably wanted.
+        embeddings: of the texts that are probably needed.
         memory_id: its id.
     """
 
@@ -255,7 +256,7 @@ class _MemoryTakenBack:
             change_vectors_blocking(self._memory, self._change, record)
 
     def _prepare(self, history: Sequence[HistoryRecord]) -> None:
-        """Plan, and do what may fail before anything is changed. It blocks."""
+        """Plan, and do all steps that can fail before a change. It blocks."""
         self._plan = plan = self._planned(history)
         if plan.action is RollbackAction.CONFLICT:
             return
@@ -280,7 +281,7 @@ class _MemoryTakenBack:
     def _planned_with(
         self, plan: MemoryPlan, history: Sequence[HistoryRecord], found: HistoryRecord
     ) -> MemoryPlan:
-        """Plan as if the unknown text had been recorded. An undo leaves what others did."""
+        """Plan as if the unknown text had been recorded. An undo keeps changes of others."""
         as_if_recorded = self._planned([*history, found])
         if as_if_recorded.action is not RollbackAction.CONFLICT:
             return as_if_recorded
@@ -292,7 +293,7 @@ class _MemoryTakenBack:
     def _change_of(
         self, plan: MemoryPlan, held: Fields | None, history: Sequence[HistoryRecord]
     ) -> VectorRestore | VectorDeletion | None:
-        """Return what the vector store shall have; None where its text is not known."""
+        """Return the change of the vector store; None if the text is not known."""
         latest = plan.latest or history[-1]
         wanted = plan.wanted if plan.action is RollbackAction.RESTORE else latest
         if wanted is None:
@@ -306,7 +307,7 @@ class _MemoryTakenBack:
     # The history
 
     def _records(self) -> list[dict[str, Any]]:
-        """Return the fields of the records to append, if there are any."""
+        """Return the fields of the records to append, if any."""
         asked, plan, change = self._asked, self._plan, self._change
         if plan.action is RollbackAction.NOTHING:
             return []
@@ -316,7 +317,7 @@ class _MemoryTakenBack:
             return [*before, {**restored, "cause": asked.cause}]
         deleted = plan.record(asked.actor_id, asked.role, asked.cause) or {}
         known, held = deleted.get("old_memory"), None if change is None else change.held
-        if known is not None and held is not None:  # not after an erasure, which took them too
+        if known is not None and held is not None:  # not after an erasure, which removed them too
             deleted |= details_in(self.memory_id, held, plan.latest)
         return [*before, deleted]
 
@@ -324,7 +325,7 @@ class _MemoryTakenBack:
 
     @contextmanager
     def errors(self, taken: _TakenBack) -> Iterator[None]:
-        """Take the errors that concern only this memory."""
+        """Catch errors that affect only this memory."""
         try:
             yield
         except HistoryConflict:
@@ -342,7 +343,7 @@ class _MemoryTakenBack:
             )
 
     def step(self) -> RollbackStep | None:
-        """Return what was done; None where the memory is to be planned again."""
+        """Return the step; None if the memory must be planned again."""
         if self._is_to_be_repeated:
             return None
         written = None if self._written is None else self._written.id

@@ -1,4 +1,4 @@
-"""The turns of each store, shared by all that use it in this process."""
+"""The turns of each store, shared by all its users in this process."""
 
 import os
 import threading

@@ -1,12 +1,12 @@
 # mypy: disable-error-code=import-untyped
 """Replaces `asyncio.to_thread` in mem0's module.
 
-mem0 expects its history to block, and awaits `asyncio.to_thread(self.db.…)`. Calls of our
+mem0 expects its history to block, and awaits `asyncio.to_thread(self.db.…)`. Calls of the
 `Recorder` do not block, and a switch to a thread and back takes longer than the rest of an
 operation's work on its history. So mem0's module gets an `asyncio` whose `to_thread` calls a
-`Recorder` on the loop. It also calls `Operation.begin_change` before the vector store changes.
-Everything else of our classes runs in their `Workers`, or is awaited where an embedder, model or
-vector store has the coroutine function (`aembed` for `embed`). Plain mem0's calls run in a thread
+`Recorder` on the loop. It also calls `Operation.begin_change` before the vector store changes. All
+other calls of this library's classes run in their `Workers`, or are awaited if the embedder, model
+or vector store has a coroutine function (`aembed` for `embed`). Plain mem0's calls run in a thread
 as before.
 """
 
@@ -75,7 +75,7 @@ async def _call_changing(
 
 
 def _call_of(owner: object, function: Callable[..., Any]) -> Call:
-    """Return what calls a function without blocking the loop. `owner` is whose method it is."""
+    """Return a call of a function that does not block the loop. `owner` is the method's object."""
     workers = calling.get()
     if workers is None:
         return partial(asyncio.to_thread, function)
@@ -103,7 +103,7 @@ def _has_coroutine_function(owner: object, name: str) -> bool:
 
 
 def _only_reads(function: Callable[..., Any], memory: object) -> bool:
-    """Return whether a function of mem0's pipeline, of another name, changes nothing either."""
+    """Return whether a function of mem0's pipeline with another name also changes nothing."""
     if isinstance(function, FunctionType) and "<locals>" not in function.__qualname__:
         return function.__module__.startswith("mem0.")  # text helpers
     parts = list(map(vars(memory).get, _PARTS))
@@ -114,7 +114,7 @@ def _only_reads(function: Callable[..., Any], memory: object) -> bool:
 
 
 def sees_changes() -> bool:
-    """Return whether mem0's module still has our `asyncio`."""
+    """Return whether mem0's module still has the replaced `asyncio`."""
     return isinstance(mem0_main.asyncio, _Asyncio)
 
 

@@ -1,4 +1,4 @@
-"""The trace that an operation belongs to, as the cause of its records."""
+"""The trace of an operation, in the cause of its records."""
 
 import sys
 from contextlib import AbstractContextManager, nullcontext
@@ -11,11 +11,11 @@ _NO_TRACE: Final = nullcontext()
 
 
 def in_trace() -> AbstractContextManager[None]:
-    """Give all records that are made inside the trace id of OpenTelemetry's current span.
+    """Give the trace id of OpenTelemetry's current span to all records made inside.
 
-    Where a trace id is given already, that one holds. A cause that is full stays as it is: no
-    operation is refused for its trace. OpenTelemetry is not imported here: without it in the
-    process there is no span.
+    An existing trace id is kept. A full cause is not changed: no operation is refused because of
+    its trace. OpenTelemetry is not imported here: if the process has not imported it, there is no
+    span.
     """
     trace_id = _current_trace()
     if trace_id is None:

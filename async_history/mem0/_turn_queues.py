@@ -1,4 +1,4 @@
-"""Queues for the turn of each memory: who has it, and who waits, here and in other processes."""
+"""Queues for each memory's turn: its holder and the waiting ones, here and in other processes."""
 
 import asyncio
 import contextlib
@@ -26,12 +26,12 @@ Wake = Callable[[], None]
 
 
 class Holder(Protocol):
-    """What waits for a memory's turn and holds it.
+    """An operation or part that waits for a memory's turn and holds it.
 
     Attributes:
         acks: futures of the records submitted in the turn.
         between_processes: whether to exclude other processes too.
-        loop: the event loop that it needs to go on; None on a thread without one.
+        loop: the event loop that it needs to continue; None on a thread without one.
         store: the store that its records are submitted to.
     """
 
@@ -113,7 +113,7 @@ class TurnQueues:
             return True
 
     def enter_if_free(self, number: int, turn: Holder) -> bool:
-        """Take a turn if no one has it or waits for it; return whether it was taken."""
+        """Take a turn if it is free and has no queue; return whether it was taken."""
         with self._lock:
             if number in self._memories:
                 return False
@@ -243,7 +243,7 @@ class TurnQueues:
         )
 
     def look(self) -> None:
-        """Look whether locks that are held here were lost; see `ProcessLocks.look`."""
+        """Check whether locks that are held here were lost; see `ProcessLocks.look`."""
         if self._locks is not None:
             with self._lock:
                 self._locks.look()
@@ -257,7 +257,7 @@ class TurnQueues:
 
 
 class _MemoryQueue:
-    """The queue of one memory: who holds it, who waits, which acks are missing."""
+    """The queue of one memory: its holder, the waiting ones, and the missing acks."""
 
     __slots__ = (
         *("holder", "in_a_row", "is_taken", "notify", "unacked", "unacked_loop", "unacked_store"),

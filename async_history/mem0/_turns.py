@@ -39,7 +39,7 @@ class Turns:
     _look: Callable[[], None] | None = None
 
     def on_this_loop(self) -> "Turns":
-        """Return these turns for the running loop: they look for lost locks once in its turn."""
+        """Return these turns for the running loop: they check for lost locks once per iteration."""
         return replace(self, _look=OnceATurn(self.queues.look))
 
     def of(self, memory_id: str, store: object) -> "Turn":
@@ -264,7 +264,7 @@ def _set_done(future: "asyncio.Future[None]") -> None:
 def number_of(memory_id: str) -> int:
     """Return the number of a memory's lock: the same in every process, below 2**62.
 
-    Two memories share a number by a chance of one in 2**62: they then take turns together.
+    Two memories share a number with a probability of one in 2**62; then they share a turn.
     """
     digest = blake2b(str(memory_id).encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 2

@@ -1,4 +1,4 @@
-"""A text that the vector store has and the history does not: others wrote it without a record."""
+"""A text that only the vector store has: others wrote it without a record."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,11 +12,11 @@ from async_history.mem0._vector_changes import Fields, text_held
 
 
 def unrecorded_text(history: Sequence[HistoryRecord], held: Fields | None) -> HistoryRecord | None:
-    """Return a record of the vector store's text; None where the history has that text.
+    """Return a record of the vector store's text; None if the history has that text.
 
-    Others have written it without a record: now, or when the payload says, if that is later than
-    the latest record. Where a text of the history is not known, as after an erasure, the vector
-    store may have that one, which must not be recorded again.
+    Others have written it without a record. Its time is the payload's, if that is later than the
+    latest record, otherwise now. If a text of the history is unknown, for example after an erasure,
+    the vector store may have that text, which must not be recorded again.
     """
     text = text_held(held)
     if text is None or held is None or not history:
@@ -43,7 +43,7 @@ def unrecorded_text(history: Sequence[HistoryRecord], held: Fields | None) -> Hi
 
 
 def details_in(memory_id: str, held: Fields, latest: HistoryRecord | None) -> Mapping[str, Any]:
-    """Return what a payload knows of a memory's owner, if the history does not, and metadata."""
+    """Return the metadata of a payload, and the owner if the history does not know it."""
     sanitizer = Sanitizer()
     owner = owner_in(held, sanitizer)
     known = None if latest is None else latest.owner

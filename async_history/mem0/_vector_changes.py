@@ -1,7 +1,7 @@
 # mypy: disable-error-code=import-untyped
-"""Changes of one memory in mem0's vector store, so that it follows the memory's history.
+"""Changes of one memory in mem0's vector store, to follow the memory's history.
 
-What is planned here is done by `_restore.change_vectors`.
+They are planned here and carried out by `_restore.change_vectors`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -30,31 +30,31 @@ _IDENTITY: Final = (*SCOPES, "actor_id")
 
 
 def payload_held(memory: Any, memory_id: str) -> Fields | None:
-    """Return a memory's payload in the vector store; None where it is not there. It blocks."""
+    """Return a memory's payload in the vector store; None if it is not there. It blocks."""
     row = memory.vector_store.get(vector_id=memory_id)
     return None if row is None else row.payload or {}
 
 
 def text_held(held: Fields | None) -> str | None:
-    """Return the text of a payload, as the history would have it."""
+    """Return the text of a payload, as the history would store it."""
     text = (held or {}).get("data")
-    # mem0 logs what can't be stored when it records it.
+    # Text that cannot be stored is logged when mem0 records it.
     return Sanitizer().text("data", text) if isinstance(text, str) else None
 
 
 class VectorChange(Protocol):
-    """What a memory becomes in the vector store."""
+    """A planned change of a memory in the vector store."""
 
     @property
     def memory_id(self) -> str: ...
 
     @property
     def text(self) -> str | None:
-        """Its new text; None where it is deleted."""
+        """Its new text; None if it is deleted."""
 
     @property
     def changes_text(self) -> bool:
-        """Whether the vector store has another text of it, or whether it has one."""
+        """Whether the vector store has another text, or for a deletion any text."""
 
     @property
     def scope(self) -> Fields:
@@ -69,7 +69,7 @@ class VectorDeletion:
     """Removes a memory from the vector store.
 
     Attributes:
-        held: the payload that the vector store has of the memory; None if it has none.
+        held: the memory's payload in the vector store; None if there is none.
     """
 
     memory_id: str
@@ -99,10 +99,10 @@ class VectorRestore:
     """Gives a memory the state of a record in the vector store.
 
     Attributes:
-        plan: the state to restore, with the owner and the metadata that the memory has then.
-        held: the payload that the vector store has of the memory; None if it has none.
-        fields: the memory's new payload, but for its text and what is derived from it.
-        embedding: the embedding of the restored text, once it is computed.
+        plan: the state to restore, with the owner and the metadata after it.
+        held: the memory's payload in the vector store; None if there is none.
+        fields: the memory's new payload, without its text and values derived from it.
+        embedding: the embedding of the restored text, when it is computed.
     """
 
     plan: Restoration
@@ -118,7 +118,7 @@ class VectorRestore:
         held: Fields | None,
         metadata: Mapping[str, Any],
     ) -> "VectorRestore":
-        """Return what a restoration does to a payload. The embedding is still missing.
+        """Return the restoration of a payload. The embedding is still missing.
 
         Raises:
             OwnerConflict: the memory is deleted, and `metadata` gives it another owner.
@@ -144,7 +144,7 @@ class VectorRestore:
 
     @property
     def is_needed(self) -> bool:
-        """Whether the vector store has another text or other metadata of the memory, or none."""
+        """Whether the vector store has another text or other metadata, or lacks the memory."""
         if self.held is None or self.changes_text:
             return True
         return _metadata_in(self.memory_id, self.held) != _metadata_in(self.memory_id, self.fields)
@@ -177,7 +177,7 @@ class VectorRestore:
 
 
 def embed_with(memory: Any) -> Callable[[str], Any]:
-    """Return what computes the embedding of one text. It blocks."""
+    """Return a function that computes the embedding of one text. It blocks."""
     return lambda text: memory.embedding_model.embed(text, "update")
 
 
@@ -186,7 +186,7 @@ def _scope_in(payload: Mapping[str, Any]) -> Fields:
 
 
 def _metadata_in(memory_id: str, payload: Fields) -> Mapping[str, Any]:
-    """Return the metadata in a payload, as the history would have it."""
+    """Return the metadata in a payload, as the history would store it."""
     sanitizer = Sanitizer()
     return context_in(memory_id, payload, owner_in(payload, sanitizer), payload, sanitizer)
 
@@ -197,10 +197,10 @@ def _fields(
     held: Fields | None,
     metadata: Mapping[str, Any],
 ) -> Fields:
-    """Return the restored payload, but for the text and what is derived from it.
+    """Return the restored payload, without the text and values derived from it.
 
-    Metadata is as it was then. Where the history does not know, an existing payload's is kept, and
-    a deleted memory has the metadata of the nearest record that knows it.
+    The metadata is restored too. If the history does not know it, an existing payload's metadata is
+    kept, and a deleted memory gets the metadata of the nearest record that has it.
     """
     if held is None:
         context = _nearest_context(wanted, history)
@@ -235,7 +235,7 @@ def _nearest_context(
 def _with_details(
     plan: Restoration, fields: Fields, held: Fields | None, metadata: Mapping[str, Any]
 ) -> Restoration:
-    """Return what to restore, with the owner and the metadata of the new payload."""
+    """Return the plan with the owner and the metadata of the new payload."""
     memory_id, known = plan.latest.memory_id, plan.latest.owner
     with Sanitizer() as sanitizer:
         owner = owner_in(fields, sanitizer)

@@ -1,4 +1,4 @@
-"""Lists the memories of a vector store, as far as the store lets it."""
+"""Lists the memories of a vector store, up to the store's limit."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ from async_history.mem0._vector_changes import Fields
 
 _FIRST: Final = 1_024
 _MORE: Final = 4
-"""How many times more is asked for where a list was full."""
+"""The factor for the next request if a list was full."""
 _MOST: Final = 1 << 20
-"""The most rows that are asked for: a list is held in memory."""
+"""The most rows requested: a list is held in memory."""
 _BOUNDS: Final = frozenset((100, 500, 1_000, 10_000, 16_384))
-"""Where vector stores end a list. A list of exactly so many may have been cut."""
+"""Limits of vector stores. A list of exactly this length may have been cut."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Listing:
 
     Attributes:
         payloads: their payloads, by id.
-        limit: why there may be more; None where all are there, as far as is known.
+        limit: why there may be more; None if the list is complete, as far as known.
     """
 
     payloads: Mapping[str, Fields]
@@ -32,10 +32,10 @@ class Listing:
 
 
 def list_memories(memory: Any, owner: Mapping[str, str], *, most: int = _MOST) -> Listing:
-    """Ask the vector store for its memories, or for those of an owner. It blocks.
+    """List the vector store's memories, or those of an owner. It blocks.
 
-    mem0 has no way to ask for the rest of a list. So a full list is asked for again, longer; where
-    the store refuses that, the shorter one counts, and `limit` has the refusal.
+    mem0 cannot request the rest of a list. So a full list is requested again with a higher limit.
+    If the store refuses that, the shorter list is used, and `limit` has the refusal.
     """
     ask = partial(list_rows, unwatched(memory.vector_store), owner)
     rows, count = ask(_FIRST), _FIRST
@@ -47,7 +47,7 @@ def list_memories(memory: Any, owner: Mapping[str, str], *, most: int = _MOST) -
         count *= _MORE
         try:
             rows = ask(count)
-        except Exception as error:  # the store's own bound, which the report tells
+        except Exception as error:  # the store's own limit, which is in the report
             limit = f"it lists at most its first {len(rows):,} ({error!r})"
     if limit is None and len(rows) in _BOUNDS:
         limit = f"it listed exactly {len(rows):,}, which may be its bound"

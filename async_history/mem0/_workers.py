@@ -1,7 +1,7 @@
-"""Worker threads for calls that wait: mem0's calls of embedder, model and vector store.
+"""Worker threads for waiting calls: mem0's calls of the embedder, model and vector store.
 
 `asyncio.to_thread` has few threads, sized for computing, and wakes the loop for each result. Here
-threads are added while calls wait for one another, and the loop is woken once for all results that
+threads are added while calls wait in the queue, and the loop is woken once for all results that
 arrive before it runs.
 """
 
@@ -22,10 +22,10 @@ from async_history._core.validation import check_count
 DEFAULT_THREADS: Final = 128
 
 _COMPUTING: Final = 2
-"""Threads that calls get which do not wait: more would only contend for the interpreter."""
+"""Threads for calls that do not wait: more would only contend for the GIL."""
 _LOOK_EVERY_S: Final = 0.005
 _WAITING_S: Final = 0.001
-"""A call that takes longer than this in its thread is taken to wait, not to compute."""
+"""A call that takes longer than this is considered waiting, not computing."""
 
 
 class Workers:
@@ -46,7 +46,7 @@ class Workers:
         _all.add(self)
 
     def forget_threads(self) -> None:
-        """Have no threads and no calls: at first, and in a forked child, which has none of them."""
+        """Start without threads and calls: at first, and in a forked child."""
         self._calls: SimpleQueue[_Call | None] = SimpleQueue()  # None ends a thread
         self._ends: deque[None] = deque()  # those that are queued
         self._lock = threading.Lock()
@@ -59,13 +59,13 @@ class Workers:
 
     @property
     def threads(self) -> int:
-        """How many threads there are."""
+        """The number of threads."""
         return self._threads
 
     async def run(self, function: Callable[..., Any], /, *arguments: Any, **options: Any) -> Any:
         """Call a function in a worker thread, with this task's context variables.
 
-        If the task is cancelled, a call that has not begun never begins. Another runs to its end.
+        If the task is cancelled, a queued call never begins; a running one completes.
         """
         loop = asyncio.get_running_loop()
         results = self._results.get(loop)
@@ -85,13 +85,13 @@ class Workers:
             del outcome  # an error's traceback holds this frame, and the outcome the error
 
     def _look(self, loop: asyncio.AbstractEventLoop, begun_before: int, then: float) -> None:
-        """Add threads if calls wait in the queue because those that were taken wait too."""
+        """Add threads if calls wait in the queue because the running calls wait."""
         waiting = self._calls.qsize()
         if not waiting:
             self._results[loop].is_looked_after = False
             return
         now, begun = time.monotonic(), self._begun
-        waiting -= len(self._ends)  # with a thread for one of them, another would stay
+        waiting -= len(self._ends)  # if one of them got a thread, another would remain
         if waiting > 0 and self._threads * (now - then) >= (begun - begun_before) * _WAITING_S:
             self._add_threads(min(waiting, max(self._threads, 1)))
         loop.call_later(_LOOK_EVERY_S, self._look, loop, begun, now)
@@ -104,7 +104,7 @@ class Workers:
             _start(self._work, added)
 
     def _work(self, more: int) -> None:
-        if more > 1:  # so that the loop waits for the start of one thread only
+        if more > 1:  # so that the loop waits for the start of only one thread
             _start(self._work, more - 1)
         calls, ends = self._calls, self._ends
         while True:
@@ -137,13 +137,13 @@ class Workers:
             self._calls.put(None)
 
     def wait_until_idle(self) -> None:
-        """Wait until no call is running. Those in the queue are not waited for."""
+        """Wait until no call is running. It does not wait for queued calls."""
         while self._running:
             time.sleep(_LOOK_EVERY_S)
 
 
 class _Results:
-    """The results of calls for one event loop, and what wakes it once for many of them."""
+    """The results of calls for one event loop, which wake it once for many results."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = weakref.ref(loop)  # which is the key of a weak mapping to this
@@ -181,7 +181,7 @@ class _Results:
 
 
 class _Call:
-    """One call, to be run in a thread."""
+    """One call to run in a thread."""
 
     __slots__ = ("_arguments", "_context", "_function", "_options", "_outcome", "_results")
 
@@ -213,7 +213,7 @@ class _Call:
 
 
 def _awaitable(error: BaseException) -> BaseException:
-    """Return an error that a future can hold: it can't hold StopIteration."""
+    """Return an error that a future can hold, which is not true of StopIteration."""
     if not isinstance(error, StopIteration):
         return error
     held = RuntimeError(f"the call raised {error!r}")
@@ -222,19 +222,19 @@ def _awaitable(error: BaseException) -> BaseException:
 
 
 def _start(work: Callable[[int], None], number: int) -> None:
-    # A daemon: otherwise a program's end would wait until idle threads end. `_wait_at_exit` waits
-    # for calls that run.
+    # A daemon: otherwise the program's exit would wait for idle threads. `_wait_at_exit` waits for
+    # running calls.
     threading.Thread(target=work, args=(number,), name="async_history call", daemon=True).start()
 
 
 calling: Final[contextvars.ContextVar[Workers | None]] = contextvars.ContextVar(
     "async_history_workers", default=None
 )
-"""The workers that mem0's calls get in this task; None for those of plain mem0."""
+"""The workers for mem0's calls in this task; None for plain mem0."""
 
 
 class using:  # noqa: N801 - a generator's context manager takes four times as long
-    """Give workers to what is called inside; none if None."""
+    """Set the workers for calls inside; None sets none."""
 
     __slots__ = ("_token", "_workers")
 

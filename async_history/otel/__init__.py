@@ -1,4 +1,4 @@
-"""Metrics and spans of OpenTelemetry. It needs the extra `otel`: opentelemetry-api alone.
+"""Metrics and spans of OpenTelemetry. It needs only the extra `otel` (opentelemetry-api).
 
 from async_history.otel import instrument
 instrument(spans={"memory", "commits"})

@@ -1,4 +1,4 @@
-"""What is read when metrics are collected: counters and gauges of all open stores."""
+"""Counters and gauges of all open stores, read when metrics are collected."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final

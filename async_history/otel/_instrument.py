@@ -18,7 +18,7 @@ from async_history.otel._reads import TracedReader
 from async_history.otel._store import Instruments, StoreTelemetry, attributes_of
 
 SpanKind = Literal["memory", "calls", "commits"]
-"""What has spans: operations of mem0's classes, calls, commits."""
+"""The kinds of spans: operations of mem0's classes, calls, commits."""
 _KINDS: Final[tuple[SpanKind, ...]] = get_args(SpanKind)
 _SCOPE: Final = "async_history"
 
@@ -29,17 +29,17 @@ def instrument(
     meter_provider: MeterProvider | None = None,
     tracer_provider: TracerProvider | None = None,
 ) -> None:
-    """Report metrics, and spans by choice, of all managers that this process opens from now on.
+    """Report metrics, and optionally spans, of all managers that this process opens from now on.
 
-    Metrics cost nothing for each record: they are recorded once a batch, or read when they are
-    collected. To call it again replaces what it was called with.
+    Metrics have no cost per record: they are recorded once per batch, or read when they are
+    collected. Another call replaces the arguments.
 
     Args:
         spans: "memory": one for each operation of mem0's classes, and for each change of a memory
-            in it. "calls": one for each call that writes, from the call to its acknowledgement,
-            and one for each read of the store that a call makes.
-            "commits": one for each commit, linked with the spans of its calls.
-        meter_provider, tracer_provider: as a rule the global ones.
+            in it. "calls": one for each write call, until its acknowledgement, and one for each
+            read of the store by a call. "commits": one for each commit, linked with the spans of
+            its calls.
+        meter_provider, tracer_provider: default: the global ones.
 
     Raises:
         InvalidInput: a kind of span is not known.
@@ -51,7 +51,7 @@ def instrument(
 
 
 def uninstrument() -> None:
-    """Report nothing of managers that are opened from now on, nor of mem0's operations."""
+    """Stop reporting managers that are opened from now on, and mem0's operations."""
     set_telemetry(None)
 
 

@@ -1,4 +1,4 @@
-"""The operations of mem0's classes, by the semantic conventions for memory of generative AI."""
+"""Operations of mem0's classes, by the semantic conventions for generative AI memory."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +27,7 @@ _RECORD_ID: Final = "gen_ai.memory.record.id"
 
 
 class MemoryOperations:
-    """Records how long operations took, and their spans.
+    """Records the durations of operations, and their spans.
 
     Args:
         tracer: makes the spans; None makes none.
@@ -44,7 +44,7 @@ class MemoryOperations:
 
     @contextmanager
     def operation(self, name: str, store: str, memory_id: str | None) -> Iterator[NoteMemory]:
-        """Report an operation, which runs inside."""
+        """Report the operation in the body."""
         attributes = {_NAME: _OPERATIONS.get(name, name), _STORE_ID: store}
         begun = monotonic()
         try:
@@ -60,9 +60,10 @@ class MemoryOperations:
     def change(
         self, name: str, store: str, memory_id: str | None, within: str
     ) -> Iterator[NoteMemory]:
-        """Report an operation's change of one memory, which runs inside.
+        """Report the operation's change of one memory in the body.
 
-        An update and a deletion are their operation: it has the memory's id then.
+        For an update and a deletion, the change is the operation itself, which then has the
+        memory's id.
         """
         if self._tracer is None:
             yield _note_nothing
@@ -80,7 +81,7 @@ class MemoryOperations:
         if self._tracer is None:
             yield _note_nothing
             return
-        # Of an error the class is noted: its text may have a memory's.
+        # Only the class of an error is noted: its message may contain a memory's text.
         with self._tracer.start_as_current_span(
             attributes[_NAME],
             kind=SpanKind.INTERNAL,

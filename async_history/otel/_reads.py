@@ -1,4 +1,4 @@
-"""Spans of reads: one for each time that a call asks its store, in the trace of its caller."""
+"""Spans of reads: one for each read of the store by a call, in the caller's trace."""
 
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence, Sized
 from contextlib import contextmanager
@@ -20,10 +20,10 @@ _ROWS: Final = "db.response.returned_rows"
 
 
 class TracedReader:
-    """Reads as another reader does, each time in a span.
+    """Wraps a reader: each read has a span.
 
     Args:
-        reader: what reads.
+        reader: the wrapped reader.
         attributes: of the store, as `attributes_of` returns them.
     """
 
@@ -59,7 +59,7 @@ class TracedReader:
             return await self._reader.count(wanted)
 
     async def states_at(self, when: datetime) -> AsyncIterator[Sequence[HistoryRecord]]:
-        """Read pages of states, each in a span, the last of which finds none."""
+        """Read pages of states, each in a span; the last span finds none."""
         pages = self._reader.states_at(when)
         while True:
             with self._span("memories_at") as note_rows:
@@ -78,8 +78,8 @@ class TracedReader:
 
     @contextmanager
     def _span(self, name: str) -> Iterator[Callable[[Sized], None]]:
-        """Begin a span; yield what notes the rows that were found."""
-        # Of an error the class is noted: its text may name a memory.
+        """Begin a span; yield a function that notes the rows found."""
+        # Only the class of an error is noted: its message may name a memory.
         with self._tracer.start_as_current_span(
             name,
             kind=SpanKind.INTERNAL,

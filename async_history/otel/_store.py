@@ -1,4 +1,4 @@
-"""What is recorded of a store's batches: histograms, counters, and spans of calls and commits."""
+"""Telemetry of a store's batches: histograms, counters, and spans of calls and commits."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -46,7 +46,7 @@ _BATCH_SIZE: Final = "db.operation.batch.size"
 
 
 class Instruments:
-    """What batches are recorded with, for all stores."""
+    """The instruments for batches, shared by all stores."""
 
     def __init__(self, meter: Meter) -> None:
         self.commit_duration = meter.create_histogram(
@@ -81,7 +81,7 @@ class Instruments:
 
 
 class StoreTelemetry:
-    """Records what a store's writer tells.
+    """Records the notifications of a store's writer.
 
     Args:
         sees_calls, sees_commits: whether calls and commits have spans.
@@ -106,7 +106,7 @@ class StoreTelemetry:
         self._spans: dict[asyncio.Future[Any], Span] = {}
 
     def called(self, call: PendingCall[Any]) -> None:
-        """Note whose a call is, and when it began: its span is made once all is known."""
+        """Note a call's context and time: its span is made when everything is known."""
         self._callers[call] = get_current(), time_ns()
         call.add_done_callback(self._end_call)
 
@@ -160,7 +160,7 @@ class StoreTelemetry:
             self._trace_commit(batch, begun, ended, shown)
 
     def retried(self, reason: Exception) -> None:
-        """Count a try, by what the one before failed with."""
+        """Count a retry, by the previous try's error."""
         self._instruments.retries.add(1, {**self._attributes, ERROR: type(reason).__name__})
 
     def acknowledged(self, waits_s: Sequence[float]) -> None:
@@ -178,7 +178,7 @@ class StoreTelemetry:
         ended: float,
         error: HistoryError | None,
     ) -> None:
-        """Make the span of a commit that has ended, and link it and its calls with each other."""
+        """Make the span of a completed commit, and link it and its calls' spans to each other."""
         waiting = [call for call in batch if call in self._callers]
         spans = [self._begin_span(call) for call in waiting]
         self._spans.update(zip(waiting, spans, strict=True))
@@ -198,7 +198,7 @@ class StoreTelemetry:
 
 
 def attributes_of(store: ReportedStore) -> dict[str, str]:
-    """Return what all that is reported of a store has."""
+    """Return the attributes of all metrics and spans of a store."""
     return {SYSTEM: store.system, STORE: store.where}
 
 
@@ -215,7 +215,7 @@ def _operation_of(submission: Submission) -> str:
 
 
 def fail(span: Span, error: BaseException) -> None:
-    """Note an error on a span: its class. Its text may name a memory."""
+    """Note the class of an error on a span. Its message may name a memory."""
     name = type(error).__name__
     span.set_attribute(ERROR, name)
     span.set_status(Status(StatusCode.ERROR, name))
