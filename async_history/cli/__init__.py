@@ -10,7 +10,7 @@ _STDOUT: Final = 1
 
 
 def main() -> None:
-    """Run the command, and end the program with its exit status."""
+    """Run the command, and exit with its status."""
     try:
         from async_history.cli.app import app
         from async_history.cli.terminal import print_error
@@ -26,7 +26,7 @@ def main() -> None:
         raise SystemExit(130) from None
     try:
         app(prog_name="async-history")
-    except OSError as error:  # help and the version can't be written; commands tell their own
+    except OSError as error:  # of help and the version; commands report their own
         os.dup2(os.open(os.devnull, os.O_WRONLY), _STDOUT)  # or flushing fails again at the end
         print_error(f"stdout: {error.strerror}")
         raise SystemExit(1) from None

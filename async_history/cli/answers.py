@@ -11,10 +11,10 @@ def can_ask() -> bool:
 
 
 def require_an_answer(done: str, *, is_dry_run: bool, is_sure: bool) -> None:
-    """Refuse a command that has to ask where no one can answer.
+    """Refuse a command that must ask if there is no terminal.
 
     Args:
-        done: what the command does to things, as "removed".
+        done: what the command does, as a participle such as "removed".
     """
     if not (is_dry_run or is_sure or can_ask()):
         raise InvalidInput(

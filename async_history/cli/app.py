@@ -1,9 +1,9 @@
 """The commands for typer: their options and help texts.
 
-Exit statuses: 0 done; 1 not done, or only in part; 2 bad usage; 130 interrupted by Ctrl-C; 141 the
+Exit statuses: 0 done; 1 not done, or only partly; 2 bad usage; 130 interrupted by Ctrl-C; 141 the
 reader of a pipe closed it, and may not know what the command changed (0 for a command that only
-reads); 143 ended by SIGTERM, in the same way as by Ctrl-C. `run` has
-those of the command that it becomes; 127 if that was not found, 126 if it can't be executed.
+reads); 143 ended by SIGTERM, in the same way as by Ctrl-C. `run` has the status of its command; 127
+if that was not found, 126 if it cannot be executed.
 """
 
 from typing import Annotated
@@ -53,7 +53,7 @@ def options(
         typer.Option(
             metavar="FILE",
             envvar=stores.KEYS_FILE_VARIABLE,
-            help="The master keys of an encrypted history; else those in ASYNC_HISTORY_KEYS.",
+            help="The master keys of an encrypted history; default: those in ASYNC_HISTORY_KEYS.",
         ),
     ] = None,
 ) -> None:
@@ -105,10 +105,10 @@ def migrate(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
-    """Bring a history's tables up to date.
+    """Upgrade a history's tables.
 
-    Opening a history does the same. Run this ahead where the program that uses it lacks the
-    right to make tables (PostgreSQL), or to adopt an old file at a time of your choosing.
+    Opening a history does the same. Run this first if the program that uses the history lacks the
+    right to create tables (PostgreSQL), or to choose when an old file is adopted.
     """
     with one_line_errors():
         _migrate.migrate(stores.to_write(db), is_dry_run=dry_run, as_json=as_json)
@@ -131,10 +131,11 @@ def check(
     run: Run = None,
     app_id: App = None,
     repair_history: Annotated[
-        bool, typer.Option("--repair-history", help="Record what the vector store has.")
+        bool, typer.Option("--repair-history", help="Record the state of the vector store.")
     ] = False,
     repair_vector: Annotated[
-        bool, typer.Option("--repair-vector", help="Give the vector store what the history says.")
+        bool,
+        typer.Option("--repair-vector", help="Change the vector store to the history's state."),
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only show what would be repaired.")
@@ -142,13 +143,13 @@ def check(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before a repair.")] = False,
     as_json: AsReport = False,
 ) -> None:
-    """Read a whole history and show what is wrong with it: exit status 1 if anything is.
+    """Read a whole history and show its problems: exit status 1 if there are any.
 
     A file is not changed, except with --repair. The index is derived from the records: rebuilding
     it loses nothing.
 
     With --mem0, each memory's text, metadata, owner and deletion in the vector store are compared
-    with the history: of all memories, or of an owner's.
+    with the history, for all memories or for an owner's.
     """
     with one_line_errors():
         owner = _asked.owner(user, agent, run, app_id)
@@ -181,7 +182,7 @@ def stats(
     db: Db = None,
     watch: Annotated[
         float | None,
-        typer.Option(min=0.1, metavar="SECONDS", help="Show it again and again, so far apart."),
+        typer.Option(min=0.1, metavar="SECONDS", help="Show it repeatedly, at this interval."),
     ] = None,
     prometheus: Annotated[
         bool,
@@ -189,11 +190,11 @@ def stats(
     ] = False,
     as_json: AsReport = False,
 ) -> None:
-    """Show how large a history is, and what an operator should know about it.
+    """Show a history's size and its warnings.
 
-    Each warning has a severity and a code: critical is what can lose or hide records. A file is
-    read as it is, and found, as by `log`. The queue and the latencies of a program that writes are
-    not seen from here: it reports them by `async_history.otel`.
+    Each warning has a severity and a code. Critical warnings can mean lost or hidden records. A
+    file is found and read as by `log`. The queue and the latencies of a writing program are not
+    visible here: the program reports them through `async_history.otel`.
     """
     with one_line_errors(only_reads=True):
         if prometheus and (as_json or watch is not None):
@@ -204,10 +205,10 @@ def stats(
 
 @app.command()
 def distribute(db: Db = None) -> None:
-    """Spread a PostgreSQL history over a Citus cluster.
+    """Distribute a PostgreSQL history over a Citus cluster.
 
-    Histories are distributed by memory, message buffers by session scope. Writers wait while the
-    rows that are there are moved. Safe to run again.
+    Histories are distributed by memory, message buffers by session scope. Writers wait while
+    existing rows are moved. It is safe to run this again.
     """
     with one_line_errors():
         status = _migrate.distribute(stores.to_write(db))
@@ -216,7 +217,7 @@ def distribute(db: Db = None) -> None:
 
 @app.command()
 def grants(
-    role: Annotated[str, typer.Argument(help="The role, which exists.")],
+    role: Annotated[str, typer.Argument(help="An existing role.")],
     level: Annotated[
         str,
         typer.Argument(
@@ -234,12 +235,14 @@ def grants(
             "setting async_history.user_id names.",
         ),
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Grant them, instead of printing.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Grant them instead of printing them.")
+    ] = False,
 ) -> None:
-    """Print the least rights that a role needs on a PostgreSQL history, as SQL.
+    """Print the minimum rights that a role needs on a PostgreSQL history, as SQL.
 
-    What the role has on the tables by now is taken first, so it has no more afterwards. --only
-    turns on row-level security for the records and their owners.
+    The role's existing rights on the tables are revoked first. --only turns on row-level security
+    for the records and their owners.
     """
     with one_line_errors(only_reads=not yes):
         _grants.grants(stores.to_write(db), role, level, only, is_sure=yes)
@@ -255,9 +258,9 @@ def copy(
 ) -> None:
     """Copy a history to another place, and compare each record with the copy.
 
-    After an interruption, the same command continues where it ended. A file is read as it is:
-    nothing is migrated. A PostgreSQL URL with `?table=memory_history` (and `&schema=`, else public)
-    reads the table of mem0-ts on Supabase, `?table=history` that of mem0-history-db-patch.
+    After an interruption, the same command continues. A file is read as it is: nothing is migrated.
+    A PostgreSQL URL with `?table=memory_history` (and `&schema=`, default public) reads the table
+    of mem0-ts on Supabase, `?table=history` that of mem0-history-db-patch.
     """
     with one_line_errors():
         status = _copying.copy(source, target, as_json=as_json)

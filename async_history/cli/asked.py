@@ -1,4 +1,4 @@
-"""The options that say whose and why: an owner's scopes, and keys of a cause."""
+"""The options for an owner's scopes and the keys of a cause."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated
@@ -23,7 +23,7 @@ App = Annotated[
 Cause = Annotated[
     list[str] | None,
     typer.Option(
-        "--cause", metavar="KEY=TEXT", help="With this cause; give it again for several keys."
+        "--cause", metavar="KEY=TEXT", help="With this cause; may be repeated for several keys."
     ),
 ]
 

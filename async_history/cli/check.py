@@ -1,4 +1,4 @@
-"""`async-history check`: reads a whole history and shows what is wrong with it."""
+"""`async-history check`: reads a whole history and shows its problems."""
 
 from dataclasses import asdict
 

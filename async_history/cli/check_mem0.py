@@ -29,12 +29,12 @@ def check_mem0(
     is_sure: bool,
     as_json: bool,
 ) -> int:
-    """Compare, repair if that was asked for, and show what differed; return the exit status.
+    """Compare, repair if requested, and show the differences; return the exit status.
 
     Args:
         file: mem0's configuration.
         url: the history, if it is not the configuration's.
-        owner: whose memories.
+        owner: the owner of the memories.
     """
     if repairs_history and repairs_vector:
         raise InvalidInput("give --repair-history or --repair-vector, not both")

@@ -1,4 +1,4 @@
-"""`async-history copy` and `backup`: a history to another place."""
+"""`async-history copy` and `backup`."""
 
 import contextlib
 import dataclasses
@@ -105,7 +105,7 @@ def _foreign_table(source: str) -> str | None:
 
 
 async def _open_source(source: str, stack: AsyncExitStack) -> HistoryManager | RecordSource:
-    """Open the source that a name means; the stack closes it."""
+    """Open the named source; the stack closes it."""
     if _is_lines(source):
         file = open_lines(source)
         return JsonLines(_texts(Lines(stack.enter_context(closing(file)))))
@@ -122,7 +122,7 @@ async def _open_target(
     """Open the target; the stack closes it. The copy of an encrypted history is encrypted.
 
     Raises:
-        InvalidInput: the target has records, and is not encrypted as the source is.
+        InvalidInput: the target has records and, unlike the source, is not encrypted.
     """
     history = await stack.enter_async_context(stores.opened(target))
     if not stores.is_encrypted(source) or stores.is_encrypted(history):

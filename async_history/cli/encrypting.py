@@ -1,4 +1,4 @@
-"""`async-history rekey`, `encrypt` and `decrypt`: the keys of a history, and what is in clear."""
+"""`async-history rekey`, `encrypt` and `decrypt`: a history's keys and clear texts."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -20,7 +20,7 @@ from async_history.errors import InvalidInput
 
 
 def rekey(url: str, *, as_json: bool) -> None:
-    """Wrap the keys of a history by the current master key."""
+    """Wrap the keys of a history with the current master key."""
 
     async def rotate() -> KeyRotation:
         async with (
@@ -39,7 +39,7 @@ def rekey(url: str, *, as_json: bool) -> None:
 
 
 def replace_data_keys(url: str, owner: Mapping[str, str | None], *, as_json: bool) -> None:
-    """Give owners new data keys, or all, and remove the old ones."""
+    """Replace the data keys of an owner, or all data keys."""
 
     async def replace() -> DataKeyReplacement:
         async with (
@@ -59,7 +59,7 @@ def replace_data_keys(url: str, owner: Mapping[str, str | None], *, as_json: boo
 
 
 def encrypt(url: str, *, as_json: bool) -> None:
-    """Encrypt in place what a history has in clear, and turn encryption on.
+    """Encrypt a history's clear texts in place, and turn encryption on.
 
     Raises:
         InvalidInput: no master keys are given.
@@ -88,7 +88,7 @@ def encrypt(url: str, *, as_json: bool) -> None:
 
 
 def decrypt(url: str, *, as_json: bool) -> None:
-    """Decrypt in place all that a history has, and turn encryption off."""
+    """Decrypt a history in place, and turn encryption off."""
 
     async def run_decrypt() -> DecryptionReport:
         async with (

@@ -23,7 +23,7 @@ def one_line_errors(*, only_reads: bool = False) -> Iterator[None]:
     """Turn expected errors into one line on stderr and an exit status.
 
     Args:
-        only_reads: a reader that has enough (`| head`) has all that it wanted: status 0.
+        only_reads: if the reader of a pipe closes it (`| head`), the status is 0.
     """
     try:
         if sys.stdout is None:

@@ -1,4 +1,4 @@
-"""`async-history grants`: what a role needs on the tables of a PostgreSQL history, as SQL."""
+"""`async-history grants`: a role's rights on the tables of a PostgreSQL history, as SQL."""
 
 import typer
 
@@ -8,7 +8,7 @@ from async_history.cli.termination import run
 
 
 def grants(url: str, role: str, level: str, only: str | None, *, is_sure: bool) -> None:
-    """Print the statements that give a role its rights; also run them if it is sure."""
+    """Print the statements that give a role its rights; also run them with `is_sure`."""
     from async_history._postgres.grants import Grants, checked_level, grant  # with asyncpg
 
     server = postgres_schema(url)

@@ -25,7 +25,7 @@ from async_history.ledger import (
 from async_history.ledger import verify_proof as verified
 
 _MOST_SHOWN = 100
-"""Records without a leaf that are named."""
+"""Most records without a leaf that are named."""
 
 
 def make_key(name: str, file: Path) -> None:
@@ -37,7 +37,7 @@ def make_key(name: str, file: Path) -> None:
 
 
 def checkpoint(url: str, key_file: Path, into: Path | None, every: str | None) -> None:
-    """Print a checkpoint, or write it into a folder; with `every` again and again."""
+    """Print a checkpoint, or write it into a folder; with `every`, repeatedly."""
     key = LedgerKey.parse(read_text(key_file))
     every_s = None if every is None else _seconds(every)
 
@@ -63,7 +63,7 @@ def _keep(made: Checkpoint, into: Path | None) -> None:
 
 
 def verify(url: str, files: Sequence[Path], verifier: str | None, *, as_json: bool) -> int:
-    """Show what verifying a history finds; return the exit status."""
+    """Verify a history and show the result; return the exit status."""
     checkpoints = [_read(file) for file in files]
     if verifier is not None:
         key = LedgerVerifier.parse(verifier)

@@ -1,7 +1,7 @@
-"""Reads the lines of a file or pipe in a thread of their own.
+"""Reads the lines of a file or pipe in a separate thread.
 
-The thread is a daemon: reading a terminal or pipe can't be interrupted, and neither the event loop,
-nor its executor, nor the program's exit may wait for it.
+The thread is a daemon: reading a terminal or pipe cannot be interrupted, and neither the event
+loop, nor its executor, nor the program's exit may wait for it.
 """
 
 import asyncio
@@ -23,7 +23,8 @@ def open_lines(name: str) -> io.FileIO:
     """Open a file to read its lines; `-` is stdin.
 
     Raises:
-        OSError: it can't be opened, or stdin is closed. Its number may be another file's then.
+        OSError: it cannot be opened, or stdin is closed (its number may belong to another file
+            then).
     """
     if name != "-":
         return io.FileIO(name)
@@ -40,7 +41,7 @@ class Lines:
 
     Args:
         line_bytes: the longest line.
-        chunk_bytes: most that is read at once.
+        chunk_bytes: most bytes read at once.
     """
 
     def __init__(

@@ -113,7 +113,7 @@ def headline(record: HistoryRecord) -> list[Piece]:
 
 
 def changes(record: HistoryRecord, text_before: str | None) -> Iterator[Line]:
-    """Yield the lines that a record changed. `text_before` is the text of the record before it."""
+    """Yield the lines that a record changed. `text_before` is the previous record's text."""
     before, after = record.old_memory, record.new_memory
     if before is None and record.event in (Event.UPDATE, Event.DELETE):
         before = text_before

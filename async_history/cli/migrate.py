@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def migrate(url: str, *, is_dry_run: bool, as_json: bool) -> None:
-    """Bring a history's tables up to date, or show what that would do."""
+    """Upgrade a history's tables, or show what that would do."""
     file = sqlite_file(url)
     if file is not None:
         report = run(_adopt(file, file_options(url), is_dry_run=is_dry_run))
@@ -66,7 +66,7 @@ async def _open_and_close(url: str, *, migrate: bool) -> None:
 
 
 def distribute(url: str) -> int:
-    """Spread a PostgreSQL history over a Citus cluster; return the exit status."""
+    """Distribute a PostgreSQL history over a Citus cluster; return the exit status."""
     from async_history._postgres.citus import distribute as distribute_tables  # with asyncpg
 
     server = postgres_schema(url)

@@ -1,4 +1,4 @@
-"""`async-history operations`: what was done to a store itself, for a person or as JSON lines."""
+"""`async-history operations`: the log of operations, for a person or as JSON lines."""
 
 import asyncio
 import json
@@ -16,7 +16,7 @@ from async_history.cli.termination import run
 
 _POLL_INTERVAL_S = 0.5
 _PAGE = 100
-"""Operations that are read at once."""
+"""Operations read at once."""
 _STYLES = {"finished": "dim", "failed": "bold red", "unfinished": "bold yellow"}
 
 
@@ -36,9 +36,9 @@ def operations(url: str, *, as_json: bool) -> None:
 
 
 def follow(url: str, *, as_json: bool) -> None:
-    """Show operations as they begin, and again as they end, after those that are logged.
+    """Show logged operations, then others when they begin and when they end.
 
-    It ends by an error or a KeyboardInterrupt.
+    It ends with an error or a KeyboardInterrupt.
     """
     run(_follow(url, _print_json if as_json else partial(_print_operation, Screen())))
 
@@ -60,9 +60,9 @@ class FollowedOperations:
         self._states: dict[str, OperationState] = {}
 
     async def changed(self) -> list[StoreOperation]:
-        """Return those that began or ended since the last call; at the first, all.
+        """Return the operations that began or ended since the last call; at first, all.
 
-        What is read is the end of the log, and those before it that had not ended.
+        It reads the end of the log, and earlier operations that had not ended.
         """
         found = await self._history.operations(limit=_PAGE)
         while found and not any(one.id in self._states for one in found):

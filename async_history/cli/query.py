@@ -32,7 +32,7 @@ def wanted(
     until: str | None,
     **others: Any,
 ) -> Wanted:
-    """Return the filter that the options mean.
+    """Return the filter of the options.
 
     Raises:
         InvalidInput: a time is not valid.

@@ -1,7 +1,7 @@
 """`async-history record`: records JSON lines, many at once, in order for each memory.
 
-The lines are submitted to the manager in order, each by a task of its own, without waiting for the
-ack of the line before. One manager's calls for one memory keep their order.
+The lines are submitted to the manager in order, each by a separate task, without waiting for the
+previous line's ack. One manager's calls for one memory keep their order.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ _LINES_AT_ONCE: Final = 2_000
 _BYTES_AT_ONCE: Final = 32 * 1024 * 1024
 """Bytes of pending lines: enough to fill batches, and independent of the file's size."""
 SETTLE_S: Final = 2.0
-"""Seconds that pending lines may take after recording has stopped, by Ctrl-C or an error."""
+"""Seconds for pending lines after recording has stopped, by Ctrl-C or an error."""
 
 
 def record(url: str, file: str) -> int:
@@ -166,7 +166,7 @@ def _fields(line: bytes | None) -> dict[str, Any] | None:
     """Return a line's fields, checked; None for an empty line.
 
     Raises:
-        InvalidInput: the line can't be recorded. The message says why.
+        InvalidInput: the line cannot be recorded. The message says why.
     """
     if line is None:
         raise InvalidInput(f"longer than {LINE_BYTES >> 20} MiB")

@@ -57,7 +57,7 @@ def erase(
     """Erase texts, or show what that would do; return the exit status.
 
     Args:
-        whose: the arguments of `HistoryManager.erase` that say so.
+        whose: the arguments of `HistoryManager.erase` that select the texts.
     """
 
     async def run_erase(history: HistoryManager, *, dry_run: bool) -> ErasureReport:

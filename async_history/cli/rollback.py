@@ -27,7 +27,7 @@ from async_history.cli.terminal import echo_json, one_line, print_error, show_sh
 from async_history.cli.termination import early_end, run
 
 TakeBack = Callable[..., Awaitable[RollbackReport]]
-"""`rollback` or `undo` of a manager with its arguments, but for `dry_run` and `on_progress`."""
+"""`rollback` or `undo` of a manager with its arguments, except `dry_run` and `on_progress`."""
 
 _STYLES: Final = {
     RollbackAction.RESTORE: "green",
@@ -52,7 +52,7 @@ def rollback(
 
     Args:
         to: the instant, as ISO 8601 text. An age would be another instant in the next call.
-        owner, memory_ids: whose memories, or which.
+        owner, memory_ids: the owner of the memories, or the memories.
         who: `actor_id` and `role` of the new records.
     """
     call = partial(HistoryManager.rollback, to=_instant(to), memory_ids=memory_ids, **owner, **who)
@@ -69,7 +69,7 @@ def undo(
     is_sure: bool,
     as_json: bool,
 ) -> int:
-    """Take back what a run did, or what has a cause, or show the plan; return the exit status."""
+    """Take back the changes of a run or a cause, or show the plan; return the exit status."""
     call = partial(HistoryManager.undo, run_id=run_id, cause=cause, **who)
     return _take_back(url, call, is_dry_run=is_dry_run, is_sure=is_sure, as_json=as_json)
 
@@ -113,7 +113,7 @@ def _take_back(url: str, call: TakeBack, *, is_dry_run: bool, is_sure: bool, as_
 
 
 class _Work:
-    """One call, and how far it came."""
+    """One call and its progress."""
 
     def __init__(self) -> None:
         self.has_begun = False
@@ -136,7 +136,7 @@ class _Work:
             return await call(history, dry_run=dry_run, on_progress=note)
 
     def progress(self) -> str:
-        """Return what was done by a call that ended early, as one sentence for people."""
+        """Return the progress of a call that ended early, as one sentence for people."""
         what = "what was done stays"
         if self._total:
             what = f"at least {self._done:,} of {self._total:,} memories are done, and stay so"
@@ -144,7 +144,7 @@ class _Work:
 
 
 def _show(url: str, report: RollbackReport, *, as_json: bool) -> int:
-    """Show a report; return the exit status: 1 if conflicts are left, or no memory was found."""
+    """Show a report; return the exit status: 1 if conflicts remain or no memory was found."""
     if as_json:
         shown: dict[str, Any] = {
             "restored": report.restored,

@@ -34,7 +34,7 @@ class Screen:
 
     def __init__(self) -> None:
         if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(errors="replace")  # replaces what the encoding lacks by ?
+            sys.stdout.reconfigure(errors="replace")  # ? for characters that the encoding lacks
         self._console = _Stdout(highlight=False, markup=False, emoji=False)
         self._width = math.inf
         if self._console.is_terminal or os.environ.get("COLUMNS"):

@@ -22,7 +22,7 @@ def serve_page(
     """Serve the page until Ctrl-C.
 
     Raises:
-        InvalidInput: the token can't be used, or is needed; or what serves is not installed.
+        InvalidInput: the token is not valid or is missing, or the server is not installed.
     """
     try:
         from async_history.web._server import ACCESS_LOG, serve

@@ -1,4 +1,4 @@
-"""`async-history stats`: the size of a history, and what an operator should know about it."""
+"""`async-history stats`: the size of a history, and its warnings."""
 
 import asyncio
 import sqlite3
@@ -29,14 +29,14 @@ def stats(url: str, form: Form, *, every_s: float | None) -> None:
     """Show the statistics of `HistoryManager.stats`, and the number of records.
 
     Args:
-        every_s: show them again and again, so many seconds apart; None shows them once.
+        every_s: the interval in seconds for showing them repeatedly; None shows them once.
     """
     engine = f"SQLite {sqlite3.sqlite_version}" if sqlite_file(url) is not None else None
     run(_ask(url, _shower(form, engine), every_s))
 
 
 def _shower(form: Form, engine: str | None) -> _Show:
-    """Return what shows statistics in a form."""
+    """Return the function that shows statistics in a form."""
     if form == "json":
         return partial(_show_json, engine=engine)
     if form == "prometheus":

@@ -57,7 +57,7 @@ def keys() -> KeyRing | None:
     """Return the ring of the file or the environment; None if neither is given.
 
     Raises:
-        InvalidInput: it can't be read.
+        InvalidInput: it cannot be read.
     """
     file = _keys_file.get()
     if file is not None:
@@ -66,7 +66,7 @@ def keys() -> KeyRing | None:
 
 
 def is_encrypted(history: HistoryManager | RecordSource) -> bool:
-    """Return whether what a command reads or writes is a history that is open with keys."""
+    """Return whether a command's source or target is a history that is open with keys."""
     store = history.store if isinstance(history, HistoryManager) else None
     return isinstance(store, EncryptedStore) and store.encryption is not None
 
@@ -75,7 +75,7 @@ def is_encrypted(history: HistoryManager | RecordSource) -> bool:
 async def opened(
     url: str | os.PathLike[str], **options: Unpack[HistoryOptions]
 ) -> AsyncIterator[HistoryManager]:
-    """Open a history; with the master keys, if it is encrypted. One that is not stays so."""
+    """Open a history, with the master keys if it is encrypted. It does not turn encryption on."""
     async with await _opened(url, options) as history:
         yield history
 
@@ -98,7 +98,7 @@ async def _opened(
 
 
 def missing(url: str | os.PathLike[str]) -> StorageMissing:
-    """Return the error of a command that creates nothing, where there is no history."""
+    """Return the error of a command that creates nothing if there is no history."""
     return StorageMissing(
         f"no history in {os.fspath(url)}: it does not exist or is empty. Name another with --db"
     )

@@ -1,4 +1,4 @@
-"""`async-history tail`: what is committed, as it is committed, for a person or as JSON lines."""
+"""`async-history tail`: changes as they are committed, for a person or as JSON lines."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -21,7 +21,7 @@ Wanted = Mapping[str, Any]
 
 
 def tail(url: str, *, last: int | None, after: str | None, wanted: Wanted, as_json: bool) -> None:
-    """Show changes on stdout as they are committed. It ends by an error or a KeyboardInterrupt."""
+    """Show changes as they are committed. It ends with an error or a KeyboardInterrupt."""
     if after is not None and last is not None:
         raise InvalidInput("--last counts back from now and --after begins elsewhere: give one")
     show = print_json if as_json else partial(print_change, Screen())
@@ -38,7 +38,7 @@ async def _tail(
     async with stores.open_to_read(url) as history:
         shown: set[str] = set()
         if after is None:
-            # Take the cursor first: a record committed meanwhile comes twice, and is shown once.
+            # Take the cursor first: a record committed in between comes twice, and is shown once.
             after = await history.end_cursor()
             for record in await _last(history, wanted, last):
                 show(record)

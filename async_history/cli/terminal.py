@@ -32,9 +32,9 @@ def escape_controls(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Return a stored name, or a sentence with names in it, without controls and line breaks.
+    """Return a stored name, or a sentence with names, without control characters and line breaks.
 
-    With a line break in it, a memory's id could show another record that is not there.
+    With a line break, a memory's id could show another record that does not exist.
     """
     return escape_controls(text).replace("\n", "␊")
 
@@ -52,7 +52,7 @@ def stderr_console() -> Console:
 def print_error(text: str) -> None:
     """Print an error on stderr, in one line and without passwords.
 
-    Where stderr is closed or can't be written, the exit status alone tells.
+    If stderr is closed or cannot be written, only the exit status shows the error.
     """
     if sys.stderr is None:
         return

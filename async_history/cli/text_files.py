@@ -1,4 +1,4 @@
-"""Reads the small files that a command is given: tokens, keys, checkpoints, configurations."""
+"""Reads small files given to a command: tokens, keys, checkpoints, configurations."""
 
 from pathlib import Path
 
@@ -9,8 +9,8 @@ def read_text(file: str | Path) -> str:
     """Return a file's text.
 
     Raises:
-        InvalidInput: it is not text in UTF-8. None of it is shown: it may hold a key.
-        OSError: it can't be read.
+        InvalidInput: it is not text in UTF-8. Its content is not shown, because it may be a key.
+        OSError: it cannot be read.
     """
     try:
         return Path(file).read_text(encoding="utf-8")

@@ -1,1 +1,1 @@
-"""The commands for typer, by what they are for: their options and help texts."""
+"""The commands for typer, by purpose: their options and help texts."""

@@ -18,7 +18,7 @@ def rekey(
     data_keys: Annotated[
         bool,
         typer.Option(
-            "--data-keys", help="Replace data keys: encrypt the records under new ones, too."
+            "--data-keys", help="Replace data keys: encrypt the records again under new ones."
         ),
     ] = False,
     user: User = None,
@@ -27,11 +27,11 @@ def rekey(
     app_id: App = None,
     as_json: AsReport = False,
 ) -> None:
-    """Wrap the keys of an encrypted history by the current master key, or replace its data keys.
+    """Wrap the keys of an encrypted history with the current master key, or replace its data keys.
 
-    That is the first of the master keys, which are given by `async-history --keys-file FILE rekey`,
-    or in ASYNC_HISTORY_KEYS. The one before must be there too, and can be removed afterwards.
-    Programs that use the history go on. It may be interrupted and run again.
+    The current master key is the first one in `async-history --keys-file FILE rekey` or in
+    ASYNC_HISTORY_KEYS. The previous one must be there too, and can be removed afterwards. Programs
+    that use the history continue. It may be interrupted and run again.
 
     With --data-keys the data keys of an owner, or of all, are replaced instead.
     """
@@ -46,23 +46,23 @@ def rekey(
 
 
 def encrypt(db: Db = None, as_json: AsReport = False) -> None:
-    """Encrypt in place what a history has in clear, then write its file again, or vacuum.
+    """Encrypt a history's clear texts in place, then write its file again, or vacuum.
 
-    Close the programs that have it open without keys first: from then on it is opened with keys
-    only. They are given by `async-history --keys-file FILE encrypt`, or in ASYNC_HISTORY_KEYS.
-    Programs with keys go on. It may be interrupted and run again. Backups keep the texts in clear.
+    First close the programs that have it open without keys: afterwards it can be opened with keys
+    only. Give the keys by `async-history --keys-file FILE encrypt`, or in ASYNC_HISTORY_KEYS.
+    Programs with keys continue. It may be interrupted and run again. Backups keep the clear texts.
     """
     with one_line_errors():
         _encrypting.encrypt(stores.to_write(db), as_json=as_json)
 
 
 def decrypt(db: Db = None, as_json: AsReport = False) -> None:
-    """Decrypt in place all that a history has, and remove its keys: the opposite of encrypt.
+    """Decrypt a history in place, and remove its keys: the opposite of encrypt.
 
-    The master keys are given by `async-history --keys-file FILE decrypt`, or in ASYNC_HISTORY_KEYS.
-    From now on what is recorded stays in clear, also by the programs that have it open with keys.
-    Start those without keys afterwards: one that opens it with keys turns encryption on again. It
-    may be interrupted and run again; encrypt turns back.
+    Give the master keys by `async-history --keys-file FILE decrypt`, or in ASYNC_HISTORY_KEYS. From
+    now on new records stay in clear, also those of programs that have it open with keys. Start
+    these programs without keys afterwards: opening with keys turns encryption on again. It may be
+    interrupted and run again; encrypt reverses it.
     """
     with one_line_errors():
         _encrypting.decrypt(stores.to_write(db), as_json=as_json)

@@ -23,9 +23,9 @@ def ledger_key(
     name: Annotated[str, typer.Argument(help="The ledger's name, such as example.org/history.")],
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The new file of the key.")],
 ) -> None:
-    """Make the key that signs a ledger's checkpoints, and show its public part.
+    """Make a key that signs a ledger's checkpoints, and show its public part.
 
-    Keep the file where those who can write the store can't read it.
+    Keep the file where those who can write the store cannot read it.
     """
     with one_line_errors():
         _ledger.make_key(name, file)
@@ -40,12 +40,12 @@ def checkpoint(
     ] = None,
     every: Annotated[
         str | None,
-        typer.Option(metavar="AGE", help="Make one again after each 10m (s, m, h, d, w)."),
+        typer.Option(metavar="AGE", help="Repeat at this interval, such as 10m (s, m, h, d, w)."),
     ] = None,
 ) -> None:
-    """Sign how large a history's ledger is, and its root: a few lines, to be kept elsewhere.
+    """Sign the size and root of a history's ledger: a few lines to keep elsewhere.
 
-    A history without a ledger gets one; what is recorded from then on is in it.
+    A history without a ledger gets one, which has all later records.
     """
     with one_line_errors():
         _ledger.checkpoint(stores.to_write(db), key, into, every)
@@ -55,14 +55,14 @@ def verify(
     db: Db = None,
     checkpoint: Annotated[
         list[Path] | None,
-        typer.Option(metavar="FILE", help="A checkpoint that was kept; may be repeated."),
+        typer.Option(metavar="FILE", help="A checkpoint that you kept; may be repeated."),
     ] = None,
     verifier: Verifier = None,
     as_json: AsReport = False,
 ) -> None:
-    """Compare a whole history with its ledger, and with checkpoints that were kept.
+    """Compare a whole history with its ledger, and with checkpoints that you kept.
 
-    Exit status 1 if anything is not as it was recorded.
+    Exit status 1 if anything was changed.
     """
     with one_line_errors():
         status = _ledger.verify(stores.to_write(db), checkpoint or (), verifier, as_json=as_json)
@@ -88,7 +88,7 @@ def prove(
 ) -> None:
     """Print a proof that a record is in a checkpoint's ledger, for `verify-proof`.
 
-    Of an erased record it proves that it existed. With --grown-from it proves that nothing before
+    For an erased record it proves that it existed. With --grown-from it proves that nothing before
     an older checkpoint was changed.
     """
     with one_line_errors():
@@ -96,7 +96,7 @@ def prove(
 
 
 def verify_proof(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `prove` printed.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The output of `prove`.")],
     verifier: Annotated[
         str, typer.Option("--verifier", metavar="KEY", help="The ledger's public key.")
     ],

@@ -21,12 +21,11 @@ def log(
     db: Db = None,
     as_json: AsLines = False,
 ) -> None:
-    """Show a memory's history, oldest change first, with what each changed.
+    """Show a memory's history, oldest change first, with the changes in the text.
 
-    Its owner comes first. Where it is known, why a change was made is below it, and which of the
-    memory's metadata it changed.
+    Its owner comes first. If known, a change's cause and the changed metadata are below it.
 
-    Each change is headed by its version number, which `at`, `diff` and `restore` take.
+    Each change has a version number, which `at`, `diff` and `restore` take.
 
     A file is read as it is: nothing is migrated or created. Without --db, and with no history.db
     here, mem0's own history is read (~/.mem0/history.db).
@@ -41,7 +40,7 @@ def log(
 def query(
     db: Db = None,
     memory: Annotated[
-        list[str] | None, typer.Option(help="Of this memory; give it again for several.")
+        list[str] | None, typer.Option(help="Of this memory; may be repeated.")
     ] = None,
     actor: Annotated[str | None, typer.Option(help="By this actor.")] = None,
     role: Annotated[str | None, typer.Option(help="By an actor in this role.")] = None,
@@ -53,20 +52,22 @@ def query(
     cause: Cause = None,
     text: Annotated[str | None, typer.Option(help="Old or new text contains exactly this.")] = None,
     since: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Not before (UTC where it names no offset).")
+        str | None, typer.Option(metavar="TIME", help="Not before (UTC if it has no offset).")
     ] = None,
     until: Annotated[str | None, typer.Option(metavar="TIME", help="Before this.")] = None,
     newest: Annotated[bool, typer.Option("--newest", help="The newest first.")] = False,
     limit: Annotated[
         int | None,
-        typer.Option(min=0, show_default=str(_query.LIMIT), help="At most so many; 0 for all."),
+        typer.Option(min=0, show_default=str(_query.LIMIT), help="The maximum number; 0 for all."),
     ] = None,
-    count: Annotated[bool, typer.Option("--count", help="Only show how many there are.")] = False,
+    count: Annotated[
+        bool, typer.Option("--count", help="Show only the number of changes.")
+    ] = False,
     as_json: AsLines = False,
 ) -> None:
-    """Show the changes that match everything given, in the order in which they were recorded.
+    """Show the changes that match all options, in the order of recording.
 
-    A file is read as it is, and found, as by `log`.
+    A file is found and read as by `log`.
 
     Exit status 1 if nothing matches; --count shows 0 then.
     """
@@ -103,8 +104,7 @@ def memories(
 ) -> None:
     """Show the memories of an owner that are not deleted, the last changed first.
 
-    Name at least one of --user, --agent, --run and --app. A file is read as it is, and found, as
-    by `log`.
+    Name at least one of --user, --agent, --run and --app. A file is found and read as by `log`.
 
     Exit status 1 if there is none.
     """
@@ -118,7 +118,7 @@ When = Annotated[
     str,
     typer.Argument(
         metavar="WHEN",
-        help="A time, as 2026-11-20T09:41:15+01:00 (UTC where it names no offset), or a version "
+        help="A time, such as 2026-11-20T09:41:15+01:00 (UTC if it has no offset), or a version "
         "number: 1 is the ADD.",
     ),
 ]
@@ -136,7 +136,7 @@ def at(
 ) -> None:
     """Show the text of a memory at a time, or of all memories that existed then.
 
-    A file is read as it is, and found, as by `log`.
+    A file is found and read as by `log`.
 
     Exit status 1 if no memory existed then.
     """
@@ -150,7 +150,7 @@ def diff(
     start: Annotated[
         str, typer.Argument(metavar="START", help="A time or version number, as of `at`.")
     ],
-    end: Annotated[str, typer.Argument(metavar="END", help="Another; it may be the earlier one.")],
+    end: Annotated[str, typer.Argument(metavar="END", help="Another; it may be before START.")],
     db: Db = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object: both records, those between.")
@@ -158,7 +158,7 @@ def diff(
 ) -> None:
     """Show how a memory differs between two times.
 
-    A file is read as it is, and found, as by `log`.
+    A file is found and read as by `log`.
 
     Exit status 1 if the memory did not exist at either.
     """
@@ -171,13 +171,21 @@ def tail(
     db: Db = None,
     last: Annotated[
         int | None,
-        typer.Option("-n", "--last", min=0, show_default="10", help="Show the last so many first."),
+        typer.Option(
+            "-n",
+            "--last",
+            min=0,
+            show_default="10",
+            help="Number of earlier changes to show first.",
+        ),
     ] = None,
     after: Annotated[
         str | None,
-        typer.Option(metavar="CURSOR", help="Begin there instead: what an earlier run ended with."),
+        typer.Option(
+            metavar="CURSOR", help="Continue after this cursor, which an earlier run printed."
+        ),
     ] = None,
-    memory: Annotated[str | None, typer.Option(help="Follow one memory alone.")] = None,
+    memory: Annotated[str | None, typer.Option(help="Follow only this memory.")] = None,
     user: User = None,
     agent: Agent = None,
     run: Run = None,
@@ -187,8 +195,8 @@ def tail(
 ) -> None:
     """Follow a history: show every change as it is committed, by any writer, until Ctrl-C.
 
-    Ctrl-C ends it with status 130, and SIGTERM with 143. It then prints the --after with which
-    another run continues: nothing is missed, and nothing is shown twice.
+    Ctrl-C ends it with status 130, and SIGTERM with 143. It then prints the --after option for the
+    next run: no change is missed or shown twice.
     """
     with one_line_errors(only_reads=True):
         wanted = {

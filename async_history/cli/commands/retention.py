@@ -1,4 +1,4 @@
-"""The commands that remove: `prune` and `erase`; `erasures`, and all `operations`."""
+"""The commands `prune`, `erase`, `erasures` and `operations`."""
 
 from typing import Annotated
 
@@ -47,7 +47,7 @@ def prune(
 
 
 def erase(
-    reason: Annotated[str, typer.Option(help="Kept with the erasure. Name no person in it.")],
+    reason: Annotated[str, typer.Option(help="Logged with the erasure. Do not name a person.")],
     db: Db = None,
     memory: Annotated[
         list[str] | None, typer.Option(metavar="ID", help="The memory whose texts are erased.")
@@ -83,13 +83,13 @@ def erase(
     yes: Yes = False,
     as_json: AsReport = False,
 ) -> None:
-    """Make texts unreadable for good, and keep the fact of each change.
+    """Erase texts for good, and keep the fact of each change.
 
     An owner is forgotten: the texts, metadata and causes of all of the owner's memories, the
     buffered messages of the owner's session scopes, and the owner's id.
 
-    Shows what it could not reach, such as copies and backups. --memory, --record and --scope may be
-    given several times.
+    It shows what it could not reach, such as copies and backups. --memory, --record and --scope may
+    be repeated.
 
     Only the history is changed: to forget an owner in mem0's vector store too, call
     `AsyncMemory.forget` in a program.
@@ -117,9 +117,9 @@ def erasures(
     db: Db = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
-    """List the erasures: when, why, of which memories, and how many texts.
+    """List the erasures: when, why, which memories, and how many texts.
 
-    A file is read as it is, and found, as by `log`.
+    A file is found and read as by `log`.
     """
     with one_line_errors(only_reads=True):
         _retention.erasures(stores.to_read(db), as_json=as_json)
@@ -129,14 +129,14 @@ def operations(
     db: Db = None,
     follow: Annotated[
         bool,
-        typer.Option("--follow", help="Go on with what begins, and ends, from now on."),
+        typer.Option("--follow", help="Also show operations that begin or end from now on."),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
-    """List what was done to a history itself: resets, prunings, erasures, rollbacks, copies, …
+    """List the operations on a history: resets, prunings, erasures, rollbacks, copies, …
 
-    By whom, when, with which arguments, of how many records, and how it ended. A file is read as it
-    is, and found, as by `log`.
+    For each: who, when, the arguments, the number of records, and the outcome. A file is found and
+    read as by `log`.
     """
     with one_line_errors(only_reads=True):
         show = _operations.follow if follow else _operations.operations

@@ -1,4 +1,4 @@
-"""The command `run`: another command, with our classes in place of mem0's."""
+"""The command `run`: runs another command with mem0's classes replaced."""
 
 from typing import Annotated
 
@@ -17,10 +17,10 @@ def run(
 ) -> None:
     """Run a program that uses mem0, with this library's classes in place of mem0's.
 
-    Every Python that CMD starts, as gunicorn and uvicorn do for their workers, imports our
-    `Memory` and `AsyncMemory` from mem0. `history_db_path`, and the HISTORY_DB_PATH of mem0's
-    server, take any URL. async-history must be installed for that Python, and Python's options
-    -E, -I and -S would hide it.
+    Every Python process that CMD starts, such as the workers of gunicorn and uvicorn, gets this
+    library's `Memory` and `AsyncMemory` from mem0. `history_db_path`, and the HISTORY_DB_PATH of
+    mem0's server, take any URL. async-history must be installed for that Python. Python's options
+    -E, -I and -S disable this.
 
     Example: async-history run -- gunicorn app:app
     """

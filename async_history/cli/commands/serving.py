@@ -23,14 +23,14 @@ def serve(
     ] = False,
     token_file: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="The token that lets in; else ASYNC_HISTORY_TOKEN."),
+        typer.Option(metavar="FILE", help="The token for access; default: ASYNC_HISTORY_TOKEN."),
     ] = None,
 ) -> None:
     """Show a history in a browser.
 
-    Without a token only this computer is answered. Listening elsewhere needs one: a long random
-    text, such as `openssl rand -hex 32` makes. Nothing can be changed without --write. Stderr gets
-    a line for each request, without what was asked for.
+    Without a token only this computer gets answers. Listening elsewhere needs a token: a long
+    random text, for example from `openssl rand -hex 32`. Nothing can be changed without --write.
+    Each request is logged on stderr, without its arguments.
     """
     with one_line_errors():
         serve_page(db, host=host, port=port, token_file=token_file, write=write)

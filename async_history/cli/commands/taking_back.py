@@ -1,4 +1,4 @@
-"""The commands that bring an earlier state back: `restore`, `rollback` and `undo`."""
+"""The commands that restore an earlier state: `restore`, `rollback` and `undo`."""
 
 from typing import Annotated
 
@@ -12,7 +12,7 @@ from async_history.cli.asked import Agent, App, Run, User
 from async_history.cli.errors import one_line_errors
 from async_history.cli.options import AsReport, Db
 
-Actor = Annotated[str | None, typer.Option("--actor", help="Who does this.")]
+Actor = Annotated[str | None, typer.Option("--actor", help="The actor of the change.")]
 Role = Annotated[str | None, typer.Option("--role", help="The role of the actor.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask first.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")]
@@ -34,10 +34,10 @@ def restore(
 ) -> None:
     """Restore the text of a memory at a time.
 
-    Records one more change; earlier records stay. Only the history is changed: to restore mem0's
-    vector store too, call `AsyncMemory.restore` in a program.
+    It records one more change and keeps earlier records. Only the history is changed: to restore
+    mem0's vector store too, call `AsyncMemory.restore` in a program.
 
-    Exit status 1 if nothing was restored: the answer was no, or the memory changed meanwhile.
+    Exit status 1 if nothing was restored: you answered no, or the memory has changed since.
     """
     with one_line_errors():
         status = _timeline.restore(
@@ -59,7 +59,7 @@ def rollback(
         typer.Option(
             "--to",
             metavar="TIME",
-            help="As 2026-11-20T09:41:15+01:00 (UTC where it names no offset).",
+            help="For example 2026-11-20T09:41:15+01:00 (UTC if it has no offset).",
         ),
     ],
     db: Db = None,
@@ -69,7 +69,7 @@ def rollback(
     app_id: App = None,
     memory: Annotated[
         list[str] | None,
-        typer.Option(metavar="ID", help="Or this memory; give it again for several."),
+        typer.Option(metavar="ID", help="Or this memory; may be repeated."),
     ] = None,
     actor: Actor = None,
     role: Role = None,
@@ -77,17 +77,17 @@ def rollback(
     dry_run: DryRun = False,
     as_json: AsReport = False,
 ) -> None:
-    """Take an owner's memories back to what they were at a time.
+    """Take an owner's memories back to their state at a time.
 
-    Shows the plan first: what existed then is restored, also if it was deleted since; what did not
-    exist is deleted; where the text of then is not known, there is a conflict, and the memory stays
-    as it is. Each memory gets one more change; earlier records stay. `undo --cause rollback=ID`
-    takes a rollback back.
+    It shows the plan first. A memory that existed then is restored, also if it was deleted since;
+    one that did not exist is deleted. If the earlier text is not known, the memory is a conflict
+    and is not changed. Each memory gets one more change; earlier records are kept. `undo --cause
+    rollback=ID` takes back a rollback.
 
-    Only the history is changed: to take mem0's vector store back too, call `AsyncMemory.rollback`
-    in a program. If it is interrupted, the same command goes on.
+    Only the history is changed: to change mem0's vector store too, call `AsyncMemory.rollback` in a
+    program. After an interruption, the same command continues.
 
-    Exit status 1 if conflicts are left, if there is no such memory, or if the answer was no.
+    Exit status 1 if conflicts remain, if there is no such memory, or if you answered no.
     """
     with one_line_errors():
         status = _rollback.rollback(
@@ -106,14 +106,14 @@ def rollback(
 def undo(
     db: Db = None,
     run: Annotated[
-        str | None, typer.Option("--run", metavar="ID", help="What this run did (run_id).")
+        str | None, typer.Option("--run", metavar="ID", help="The changes of this run (run_id).")
     ] = None,
     cause: Annotated[
         list[str] | None,
         typer.Option(
             "--cause",
             metavar="KEY=TEXT",
-            help="Or what has this cause; give it again for several keys.",
+            help="Or the changes with this cause; may be repeated for several keys.",
         ),
     ] = None,
     actor: Actor = None,
@@ -122,16 +122,16 @@ def undo(
     dry_run: DryRun = False,
     as_json: AsReport = False,
 ) -> None:
-    """Take back what a run did, or what has a cause.
+    """Take back the changes of a run or of a cause.
 
-    Shows the plan first: each memory gets back what it was before, or is deleted if it did not
-    exist. A memory that others changed afterwards is a conflict, and stays as it is. Each memory
-    gets one more change; earlier records stay.
+    It shows the plan first. Each memory gets its previous state back, or is deleted if it did not
+    exist. A memory that others changed afterwards is a conflict and is not changed. Each memory
+    gets one more change; earlier records are kept.
 
-    Only the history is changed: to take mem0's vector store back too, call `AsyncMemory.undo` in a
-    program. If it is interrupted, the same command goes on.
+    Only the history is changed: to change mem0's vector store too, call `AsyncMemory.undo` in a
+    program. After an interruption, the same command continues.
 
-    Exit status 1 if conflicts are left, if there is no such change, or if the answer was no.
+    Exit status 1 if conflicts remain, if there is no such change, or if you answered no.
     """
     with one_line_errors():
         status = _rollback.undo(
