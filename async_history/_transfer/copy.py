@@ -1,10 +1,10 @@
 """Copies a history into another store: in order, exactly, and resumable after any interruption.
 
-The target is scanned together with the source. Records that it has already are not written again.
-From the first missing record on, the pages are submitted one after the other, and each is read back
-once it is durable. Only one page is pending at a time: after an interruption, the target has the
-source's records from the beginning, without a gap. While a page is being committed, the page before
-it is compared, and the next one is read.
+The target is scanned together with the source. Existing records are not written again. From the
+first missing record on, the pages are submitted one after the other, and each is read back when it
+is durable. Only one page is pending at a time: after an interruption, the target has the source's
+records from the beginning, without a gap. While a page is being committed, the previous page is
+compared and the next one is read.
 """
 
 import asyncio
@@ -27,16 +27,16 @@ from async_history._transfer.target_scan import ADVICE, TargetScan
 from async_history.errors import CopyMismatch, InvalidInput
 
 _SCOPES_AT_ONCE: Final = 100
-"""Message buffers that are read, compared and saved at the same time."""
+"""Message buffers that are read, compared and saved at once."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CopyLimits:
-    """How much a copy does at once.
+    """Limits of a copy.
 
     Attributes:
-        records: of a page that is read of a history.
-        compared: rows that are read back at once: while they are compared, the next batch's commit
+        records: most records of a page of a history.
+        compared: most rows read back at once. While they are compared, the next batch's commit
             waits for the event loop.
     """
 
@@ -52,18 +52,18 @@ class CopyReport:
     """The result of a copy: each of the source's records is in the target."""
 
     records: int
-    """Records of the source, each of which was compared with the target's."""
+    """Number of the source's records, each compared with the target's."""
     written: int
-    """Records that this copy wrote; the target had the others before."""
+    """Number of records that this copy wrote; the target had the others before."""
     digest: str
     """The SHA-256, in hexadecimal, of the source's records as the target gives them back, in order:
     each a JSON array of its ten columns, its owner, context and cause, with a comma between two."""
     scopes: int
-    """Session scopes whose messages were copied, or left."""
+    """Number of session scopes whose messages were copied or left."""
     scopes_left: int
-    """Session scopes that were not copied, because the target has another conversation there."""
+    """Number of session scopes not copied because the target has another conversation there."""
     seconds: float
-    """How long it took."""
+    """The duration of the copy."""
 
 
 async def copy_history(
@@ -72,14 +72,14 @@ async def copy_history(
     *,
     on_progress: OpenProgress | None = None,
 ) -> CopyReport:
-    """Copy all records, under their ids and in their order, and the message buffers.
+    """Copy all records, with their ids and in their order, and the message buffers.
 
-    After an interruption, call it again: it continues after the records that were copied, writes
-    nothing twice, and checks all of them. Other records of the target are not changed. Records that
-    are written to the source meanwhile may be copied or not: call again for the rest.
+    After an interruption, call it again: it continues after the copied records, writes nothing
+    twice, and checks all records. Other records of the target are not changed. Records written to
+    the source during the copy may be copied or not: call again for the rest.
 
-    Each record is compared, in all columns and in its place, with the record that the target
-    returns. A target that reads from a replica (`read_url`) may not have it yet.
+    Each record is compared, in all columns and in its position, with the target's record. A target
+    that reads from a replica (`read_url`) may not have it yet.
 
     Args:
         source: an open history, which may be open with `migrate=False`; or `JsonLines`, or a
@@ -87,13 +87,13 @@ async def copy_history(
         on_progress: called on the event loop after every page.
 
     Raises:
-        InvalidInput: a record of the source can't be stored exactly (it has no id, a NUL, or a
+        InvalidInput: a record of the source cannot be stored exactly (it has no id, a NUL, or a
             value that is not text). The pages before it are copied.
-        CopyMismatch: the target has a record of the source in another place or with other content,
-            or does not return what was written.
-        IdConflict: the target has another record of a source's id.
-        CursorGone: records were removed where the copy was reading; call again.
-        HistoryError: of either store. Call again when its cause is gone.
+        CopyMismatch: the target has a record of the source in another position or with other
+            content, or does not return a written record unchanged.
+        IdConflict: the target has a different record with an id of the source.
+        CursorGone: records were removed at the copy's position; call again.
+        HistoryError: either store failed. Call again when the cause is gone.
     """
     return await copy_within(_LIMITS, source, target, on_progress=on_progress)
 
@@ -144,14 +144,14 @@ async def copy_within(
 
 
 def _named(source: HistoryManager | RecordSource) -> str:
-    """Return what the target's log calls a source: a history's place, or what kind it is."""
+    """Return a source's name for the target's log: a history's location, or the kind of source."""
     return source.backend.where if isinstance(source, HistoryManager) else type(source).__name__
 
 
 async def _one_ahead(
     pages: AsyncIterator[Sequence[Row]],
 ) -> AsyncGenerator[Sequence[Row], None]:
-    """Yield pages, reading the next one while the last is in use."""
+    """Yield pages, and read the next page while the current one is used."""
 
     async def read_next() -> Sequence[Row] | None:
         return await anext(pages, None)
@@ -171,7 +171,7 @@ async def _one_ahead(
 
 
 class _Copy:
-    """A running copy: its pending page, and the counts of the pages before."""
+    """A running copy: its pending page, and the counts of earlier pages."""
 
     def __init__(
         self,
@@ -220,7 +220,7 @@ class _Copy:
         await self._compare(self._durable)
 
     async def withdraw(self) -> None:
-        """Cancel the pending page, unless it is being committed already."""
+        """Cancel the pending page, unless it is already being committed."""
         if self._pending is not None:
             self._pending.cancel()
             await asyncio.wait([self._pending])
@@ -233,10 +233,10 @@ class _Copy:
             self._pending = None
 
     async def _compare(self, rows: Sequence[Row]) -> None:
-        """Read back rows that are durable, and compare them."""
+        """Read back durable rows and compare them."""
         matched = await self._scan.match(rows)
         if matched < len(rows):
-            # A record of another writer with a later number was visible before one of ours.
+            # Another writer's record with a later number was visible before one of this copy.
             await self._scan.rewind()
             matched += await self._scan.match(rows[matched:])
             self._scan.check_order(rows[matched:])
@@ -249,7 +249,7 @@ class _Copy:
         await self._count(rows)
 
     async def _count(self, rows: Sequence[Row]) -> None:
-        """Count rows that the target holds as the source does."""
+        """Count rows that are equal in the target."""
         for start in range(0, len(rows), self._compared):
             part = json.dumps(rows[start : start + self._compared], separators=(",", ":"))[1:-1]
             self.digest.update(f",{part}".encode() if self.records + start else part.encode())
@@ -260,7 +260,7 @@ class _Copy:
 
 
 async def _copy_buffers(source: HistoryManager, target: HistoryManager) -> tuple[int, int]:
-    """Copy the message buffers; return how many there are, and how many were left as they are."""
+    """Copy the message buffers; return their number, and how many were left unchanged."""
     after = ""
     scopes = left = 0
     while names := await source.store.reader.scopes(after, _SCOPES_AT_ONCE):

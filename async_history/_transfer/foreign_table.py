@@ -39,9 +39,9 @@ WHERE attrelid = pg_catalog.to_regclass($1)::pg_catalog.oid AND attnum > 0 AND N
 class ForeignTable(RecordSource):
     """The records of a table that mem0-ts or mem0-history-db-patch keeps in PostgreSQL.
 
-    Their order is that of their times (the later of `created_at` and `updated_at`); at the same
-    instant ADD comes first and DELETE last. Times become ISO 8601 text, with an offset only
-    if they had one. The table is read in one read-only transaction, from one snapshot.
+    They are ordered by time (the later of `created_at` and `updated_at`); at the same instant ADD
+    comes first and DELETE last. Times become ISO 8601 text, with an offset only if they had one.
+    The table is read in one read-only transaction, from one snapshot.
 
     Args:
         url: the database, as `open_history` takes it.
@@ -66,7 +66,7 @@ class ForeignTable(RecordSource):
         Raises:
             StorageMissing: the table does not exist.
             MigrationError: the table does not have the columns of a history.
-            StorageError: the server can't be reached, or refuses.
+            StorageError: the server cannot be reached, or refuses access.
         """
         async with (
             connected(self._server) as connection,

@@ -1,4 +1,4 @@
-"""Histories as JSON lines: one object a record, with mem0's columns and what is known besides."""
+"""Histories as JSON lines: one object per record, with mem0's columns, owner, context and cause."""
 
 import json
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
@@ -20,7 +20,7 @@ from async_history.errors import InvalidInput
 
 
 def dump_lines(history: HistoryManager) -> AsyncIterator[str]:
-    """Yield every record as a line of JSON, without the line's end, in the order of recording.
+    """Yield every record as a line of JSON, without the line end, in the order of recording.
 
     The lines are those of `async-history log --json`. `copy_history(JsonLines(lines), target)`
     restores exactly the same history. Message buffers are not included.
@@ -29,7 +29,7 @@ def dump_lines(history: HistoryManager) -> AsyncIterator[str]:
         history: an open manager.
 
     Raises:
-        InvalidInput: while iterating: a column has bytes, which another program has stored.
+        InvalidInput: while iterating: a column has bytes, stored by another program.
     """
     if not isinstance(history, HistoryManager):
         raise InvalidInput(f"history must be a HistoryManager, not {type(history).__name__}")
@@ -56,10 +56,10 @@ def _object(row: Row) -> dict[str, Any]:
 
 
 class JsonLines(RecordSource):
-    """Records to be copied from JSON lines, as `dump_lines` makes them.
+    """JSON lines of `dump_lines`, as the source of a copy.
 
-    Each line is an object with an id, memory_id and event at least (`async-history record` is for
-    those without ids). What is missing is None; a missing `is_deleted` follows from the event.
+    Each line is an object with at least an id, memory_id and event (use `async-history record` for
+    lines without ids). Missing fields are None; a missing `is_deleted` follows from the event.
     `owner`, `context` and `cause` are objects. Events and times are not changed. Empty lines are
     skipped.
 

@@ -15,7 +15,8 @@ from async_history.errors import InvalidInput
 
 PAGE_RECORDS: Final = 2_000
 """Records of a page: enough to make a commit's fixed cost small, and few enough to block the event
-loop for some milliseconds only."""
+loop only for some milliseconds.
+"""
 PAGE_BYTES: Final = 8 * 1024 * 1024
 """Approximate bytes of a page's texts: pages of long texts have fewer records."""
 _NAMES: Final = ("id", "memory_id", "event")
@@ -45,7 +46,7 @@ class RecordSource(ABC):
 
 
 class HistorySource(RecordSource):
-    """The records of a history, up to the one that was its newest as reading began, or further."""
+    """The records of a history, at least up to the newest one at the start of reading."""
 
     def __init__(self, history: HistoryManager) -> None:
         self._history = history
@@ -70,7 +71,7 @@ class HistorySource(RecordSource):
             limit = next_limit(read.rows, records)
 
     async def records(self, rows: Sequence[Row]) -> list[HistoryRecord]:
-        """Return the records of rows; of one that does not say when, its history knows."""
+        """Return the records of rows; a record without a time is dated by its history."""
         records = list(map(record_of, rows))
         undated: dict[str, int] = {}
         for index, record in enumerate(records):
@@ -100,10 +101,11 @@ _NEW: Final = COLUMNS.index("new_memory")
 def checked_size(rows: Sequence[Row]) -> int:
     """Check that every store can store these records exactly; return the bytes of their texts.
 
-    Whole columns at once, for a record's own check takes longer than all the rest of its copying.
+    It checks whole columns at once, because checking each record takes longer than the rest of its
+    copying.
 
     Raises:
-        InvalidInput: naming the first record that a store can't hold.
+        InvalidInput: naming the first record that a store cannot hold.
     """
     size = 0
     try:
@@ -130,7 +132,7 @@ def check_row(row: Row) -> None:
     """Check that every store can store a record exactly.
 
     Raises:
-        InvalidInput: it can't, naming the record and the column.
+        InvalidInput: it cannot; the record and the column are named.
     """
     try:
         check_name("id", row[0])

@@ -13,7 +13,7 @@ ADVICE: Final = "copy into an empty history instead; nothing was removed from th
 
 
 class TargetScan:
-    """A scan of the target's records, in order, which skips those that are not the source's."""
+    """A scan of the target's records, in order, without those that are not in the source."""
 
     def __init__(self, target: HistoryManager, compared: int) -> None:
         self._target = target
@@ -38,7 +38,7 @@ class TargetScan:
         newest: int | None = None
         while matched < len(wanted) and self._out_of_order is None:
             if self._at == len(self._page):
-                # Others may write faster than this reads.
+                # Other programs may write faster than this reads.
                 newest = newest or await self._target.store.reader.newest()
                 if newest is None or (self._place and self._place.position >= newest):
                     break
@@ -76,10 +76,10 @@ class TargetScan:
         return matched
 
     def check_order(self, missed: Sequence[Row]) -> None:
-        """Check that none of the rows that `match` did not find is before the first of them.
+        """Check that no row that `match` did not find is before the first of them.
 
         Raises:
-            CopyMismatch: one does.
+            CopyMismatch: one is.
         """
         if self._out_of_order is not None:
             raise CopyMismatch(

@@ -13,20 +13,20 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _PART: Final = 100
-"""Records that an iteration takes from the loop's thread at once."""
+"""Records that an iteration reads from the loop's thread at once."""
 
 
 class Caller(Protocol):
-    """What runs calls on a loop of its own."""
+    """Runs calls on a separate loop."""
 
     def _call(self, function: Callable[[HistoryManager], Awaitable[T]]) -> T:
-        """Call with the manager that is open now; return the result."""
+        """Call a function with the currently open manager; return the result."""
 
 
 def waiting(
     method: Callable[Concatenate[HistoryManager, P], Awaitable[T]],
 ) -> Callable[Concatenate[Caller, P], T]:
-    """Return a method that waits for what a coroutine method returns."""
+    """Return a method that waits for the result of a coroutine method."""
 
     @wraps(method)
     def call(self: Caller, /, *arguments: P.args, **options: P.kwargs) -> T:
@@ -42,9 +42,9 @@ def waiting(
 def iterating(
     method: Callable[Concatenate[HistoryManager, P], AsyncIterable[HistoryRecord]],
 ) -> Callable[Concatenate[Caller, P], Iterator[HistoryRecord]]:
-    """Return a method that iterates over records, some of which are read at a time.
+    """Return a method that iterates over records, which are read page by page.
 
-    What can't be used is refused by the call itself, before the iteration.
+    Arguments that are not valid are refused by the call itself, before the iteration.
     """
 
     @wraps(method)
@@ -65,14 +65,14 @@ def iterating(
 
 
 class _Records:
-    """Records that a manager finds, taken some at a time on its loop."""
+    """Records of a manager, read in parts on its loop."""
 
     def __init__(self, manager: HistoryManager, found: AsyncIterable[HistoryRecord]) -> None:
         self._manager = manager
         self._found: AsyncIterator[HistoryRecord] = aiter(found)
 
     async def next_part(self, manager: HistoryManager) -> list[HistoryRecord]:
-        """Return the next records; none at the end.
+        """Return the next records; empty at the end.
 
         Raises:
             CursorGone: a reset opened another manager.

@@ -14,17 +14,17 @@ Call = Callable[[HistoryManager], Awaitable[Any]]
 
 
 class BlockingEncryption:
-    """What `history.encryption` is of a `BlockingHistoryManager`.
+    """The keys of an encrypted history: `BlockingHistoryManager.encryption`.
 
     Args:
-        call: calls a function with the manager, and waits for what that returns.
+        call: calls a function with the manager, and waits for its result.
     """
 
     def __init__(self, call: Callable[[Call], Any]) -> None:
         self._call = call
 
     def rotate_keys(self, *, on_progress: Progress | None = None) -> KeyRotation:
-        """Wrap the store's keys by the current master key: see `Encryption.rotate_keys`.
+        """Wrap the store's keys with the current master key: see `Encryption.rotate_keys`.
 
         Args:
             on_progress: called on a thread of the manager's with how many keys are done and how
@@ -51,7 +51,7 @@ class BlockingEncryption:
         """Give owners new data keys: see `Encryption.replace_data_keys`.
 
         Args:
-            user_id, agent_id, run_id, app_id: whose, as there.
+            user_id, agent_id, run_id, app_id: the owner, as there.
             on_progress: called on a thread of the manager's with how many records are done and how
                 many there are.
 
@@ -71,7 +71,7 @@ class BlockingEncryption:
         return replacement
 
     def encrypt(self, *, on_progress: Progress | None = None) -> EncryptionReport:
-        """Encrypt in place what the history has in clear: see `Encryption.encrypt`.
+        """Encrypt the history's clear texts in place: see `Encryption.encrypt`.
 
         Args:
             on_progress: called on a thread of the manager's with how many records are done and how
@@ -87,7 +87,7 @@ class BlockingEncryption:
         return report
 
     def decrypt(self, *, on_progress: Progress | None = None) -> DecryptionReport:
-        """Decrypt in place all that the history has, and remove its keys: see `Encryption.decrypt`.
+        """Decrypt the history in place, and remove its keys: see `Encryption.decrypt`.
 
         Args:
             on_progress: called on a thread of the manager's with how many records are done and how

@@ -29,14 +29,14 @@ class BlockingLedger:
     """The calls of `Ledger`, each of which blocks until it is done.
 
     Args:
-        call: calls a function with the manager, and waits for what that returns.
+        call: calls a function with the manager, and waits for its result.
     """
 
     def __init__(self, call: _Call) -> None:
         self._call = call
 
     def call_with(self, function: Callable[[Ledger], Awaitable[T]]) -> T:
-        """Call a function with the ledger of the manager that is open now."""
+        """Call a function with the ledger of the currently open manager."""
         return self._call(lambda manager: function(manager.ledger))
 
     checkpoint = _waiting(Ledger.checkpoint)

@@ -36,7 +36,7 @@ _LONGEST_MS: Final = 2**31 - 1
 
 
 class BlockingHistoryManager:
-    """A history for code that does not await, usable from any thread, inside or outside of a loop.
+    """A history for code that does not await, usable from any thread, with or without a loop.
 
     Args:
         db_path: a URL or path, as `open_history` takes it; also `":memory:"`.
@@ -47,9 +47,8 @@ class BlockingHistoryManager:
     is stored as text (a list or a mapping as JSON), with one warning for each call.
 
     From `query_history` to `operations` the calls are those of `HistoryManager`, with its
-    arguments, errors and typed records: what can't be used is refused there, not replaced. What
-    they iterate over is read some records at a time. `on_progress` is called on a thread of the
-    manager's.
+    arguments, errors and typed records: invalid values are refused there, not replaced. Iterations
+    read records page by page. `on_progress` is called on a thread of the manager.
 
     Raises:
         HistoryClosed: from every call after `close`.
@@ -113,10 +112,10 @@ class BlockingHistoryManager:
             is_deleted: 1 if the memory is deleted by this change.
             actor_id: who changed it.
             role: the role of the actor.
-            owner: whose the memory is; see `HistoryManager.add_history`. What can't be stored of
-                owner, context and cause is refused, not replaced.
-            context: the memory's metadata after the change: what JSON can hold.
-            cause: why it was changed: short texts by free keys.
+            owner: the memory's owner; see `HistoryManager.add_history`. Values of owner, context
+                and cause that cannot be stored are refused, not replaced.
+            context: the memory's metadata after the change, as JSON values.
+            cause: why it was changed: short texts under keys of your choice.
 
         Raises:
             OwnerConflict: the memory has another owner; nothing was written.
@@ -259,12 +258,12 @@ class BlockingHistoryManager:
 
     @property
     def encryption(self) -> BlockingEncryption:
-        """What is done with the keys of an encrypted history."""
+        """The keys of an encrypted history."""
         return BlockingEncryption(self._call)
 
     @property
     def ledger(self) -> BlockingLedger:
-        """The ledger, of a history that has one; its calls raise `InvalidInput` otherwise."""
+        """The ledger; without one, its calls raise `InvalidInput`."""
         return BlockingLedger(self._call)
 
     # The file
@@ -292,12 +291,12 @@ class BlockingHistoryManager:
             connection.is_lent = True
             milliseconds = min(round(self._store.lock_timeout_s * 1_000), _LONGEST_MS)
             connection.execute(f"PRAGMA busy_timeout = {milliseconds}")
-            # Only the manager's connection checkpoints: two that do can lose commits.
+            # Only the manager's connection checkpoints: two of them could lose commits.
             connection.execute("PRAGMA wal_autocheckpoint = 0")
         return connection
 
     def _copy_of_memory(self) -> sqlite3.Connection:
-        # A new copy each time: SQLite can't safely overwrite one that a thread is reading.
+        # A new copy each time: SQLite cannot safely overwrite one that a thread is reading.
         copy = sqlite3.connect(":memory:", check_same_thread=False, factory=_Copy)
         self._thread.call(self._store.copy_memory, copy)
         return copy
@@ -323,7 +322,7 @@ class BlockingHistoryManager:
             self._thread.join()
 
     def __del__(self) -> None:
-        # May run in any thread, also in the loop's: it must not wait.
+        # It may run in any thread, also in the loop's, so it must not wait.
         thread: LoopThread | None = getattr(self, "_thread", None)
         if thread is not None and thread.is_in_own_process and not sys.is_finalizing():
             self._close_nowait()

@@ -64,7 +64,7 @@ class Sanitizer:
     def columns(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return a record's columns except the id, as `storable_record` takes them.
 
-        Owner, context and cause, which mem0 does not give, are as they were given.
+        Owner, context and cause, which mem0 does not give, are not changed.
         """
         get = given.get
         columns: dict[str, Any] = {}
@@ -80,13 +80,13 @@ class Sanitizer:
         return columns
 
     def json(self, name: str, value: Mapping[Any, Any]) -> JsonObject:
-        """Return a mapping as a JSON object; what JSON can't hold becomes text."""
+        """Return a mapping as a JSON object; values that JSON cannot represent become text."""
         try:
             exact = json_object(name, value)
         except InvalidInput:
             pass
         else:
-            # The search takes three times as long as the encoding: look first.
+            # The search takes three times as long as the encoding, so check first.
             if "\\u0000" not in exact.text or not _NUL_IN_JSON.search(exact.text):
                 return exact
         self._changed[f"{name} had values that JSON or a database can't hold, stored as text"] = (
@@ -154,14 +154,14 @@ _RECORD_TIMES: Final = ("created_at", "updated_at")
 def _as_json(content: object) -> str:
     try:
         return json.dumps(content, ensure_ascii=False, default=str)
-    except (TypeError, ValueError):  # keys that JSON can't have, or a cycle
+    except (TypeError, ValueError):  # invalid JSON keys, or a cycle
         return json.dumps(str(content), ensure_ascii=False)
 
 
 def _plain_json(value: object) -> Any:
-    """Return a value as JSON gives it back, without characters that can't be stored.
+    """Return a value after a JSON round trip, without characters that cannot be stored.
 
-    What is nested too deep is returned as text.
+    Values nested too deep are returned as text.
     """
     try:
         try:
@@ -190,7 +190,7 @@ def complete_records(
     metadata: Mapping[str, Any],
     messages: Sequence[Any],
 ) -> list[dict[str, Any]]:
-    """Add the actor, role and time that mem0 leaves out to the records of a batch.
+    """Add the actor, role and time, which mem0 omits, to the records of a batch.
 
     They come from the operation's metadata, or from its messages if all of them agree.
     """
@@ -208,7 +208,7 @@ def _present(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _in_all(messages: Sequence[Any], name: str) -> str | None:
-    """Return the value that all messages have under a name, except system messages, or None."""
+    """Return the value that all messages except system messages have under a name, or None."""
     spoken = [m for m in messages if isinstance(m, Mapping) and m.get("role") != "system"]
     values = {_name_in(message, name) for message in spoken}
     return values.pop() if len(values) == 1 else None

@@ -27,7 +27,7 @@ _TABLES: Final = ("history", "messages")
 
 
 class LoopStore:
-    """The manager on its own loop: opened on first use, and closed during a reset."""
+    """A manager on its own loop: opened on first use, and closed during a reset."""
 
     def __init__(
         self, url: str | os.PathLike[str], path: Path | None, options: HistoryOptions
@@ -75,7 +75,9 @@ class LoopStore:
         return self._manager
 
     async def reset(self) -> None:
-        """Empty a server's schema, which others use too, or memory; drop a file's tables."""
+        """Empty a server's schema (others use it too) or a database in memory; drop a file's
+        tables.
+        """
         if self._is_server or self._path is None:
             await self.call(lambda manager: manager.reset())
             return
@@ -100,14 +102,14 @@ class LoopStore:
         self._closed = True
         if self._manager is not None:
             await self._manager.aclose()
-        # Running calls, and tasks that the manager's close timeout left running: stopping the loop
-        # would cancel them.
+        # Wait for running calls and for tasks left by the manager's close timeout: stopping the
+        # loop would cancel them.
         while others := asyncio.all_tasks() - {asyncio.current_task()}:
             await asyncio.wait(others)
 
 
 def _drop_tables(path: Path, operation: StoreOperation, lock_timeout_s: float) -> None:
-    """Drop mem0's two tables, as its own reset does; log it where the file has our log."""
+    """Drop mem0's two tables, as mem0's reset does; log it if the file has a log of operations."""
     with typed_errors(str(path)), closing(connect(path, "rw")) as connection:
         while wait_for_lock(partial(place_next, connection), lock_timeout_s):
             pass

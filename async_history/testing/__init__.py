@@ -1,4 +1,4 @@
-"""The test cases that a backend must pass, for authors of one. Needs the extra `testing`.
+"""Test cases that a backend must pass, for authors of backends. They need the extra `testing`.
 
 A test file of another repository runs all of them like this:
 
@@ -14,12 +14,12 @@ A test file of another repository runs all of them like this:
                 return lambda: HistoryManager(backend)
             return new_store
 
-Each class of cases can also be used alone. Cases that are added later are part of `BackendCases`.
+Each class of cases can also be used alone. `BackendCases` will include future cases.
 """
 
 import pytest
 
-# Before they are imported: an assertion that fails then shows its values.
+# Before they are imported, so that failing assertions show their values.
 for _module in (
     "checks",
     "contract",
@@ -109,4 +109,4 @@ class BackendCases(
     FollowerEndCases,
     RandomCallCases,
 ):
-    """All cases of a backend that keeps what is recorded."""
+    """All cases for a backend that stores records."""

@@ -10,7 +10,7 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 State = tuple[str | None, object] | None
-"""A memory's text and context; None of one that is not there."""
+"""A memory's text and context; None if it does not exist."""
 
 
 def at(hour: float) -> datetime:
@@ -30,7 +30,7 @@ def actions(report: RollbackReport) -> dict[str, str]:
 async def change(
     history: HistoryManager, memory_id: str, text: str | None, hour: float, **more: Any
 ) -> HistoryRecord:
-    """Record what mem0 would: an ADD, an UPDATE, or for None a DELETE."""
+    """Record a change as mem0 would: an ADD, an UPDATE, or for None a DELETE."""
     records = await history.get_history(memory_id)
     latest = records[-1] if records and records[-1].event != "DELETE" else None
     event = "DELETE" if text is None else "UPDATE" if latest else "ADD"

@@ -1,4 +1,4 @@
-"""The check of a history: each kind of broken chain is found, and nothing else is one."""
+"""The check of a history: each kind of broken chain is found, and nothing else."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -19,7 +19,7 @@ async def record(history: HistoryManager, name: str, event: str, **more: Any) ->
 
 
 class CheckCases(Cases):
-    """What `check` reports."""
+    """Reports of `check`."""
 
     async def test_a_check_of_all_that_may_happen(self, open_store: OpenStore) -> None:
         """Deleted and added again, restored, taken back, erased, pruned: nothing is broken."""

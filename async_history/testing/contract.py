@@ -1,4 +1,4 @@
-"""The contract of every backend: what it returns, what it refuses, and closing."""
+"""The contract of every backend: results, refusals, and closing."""
 
 import asyncio
 from datetime import datetime, timedelta
@@ -36,11 +36,11 @@ _BAD_VALUES: Final = (
     ("id", "", "id must not be empty"),
     ("id", 3, "id must be text"),
 )
-"""A field of a record, a value, and what is said of it."""
+"""A field of a record, a value, and the expected message."""
 
 
 class ContractCases(Cases):
-    """What every backend does, also one that keeps nothing."""
+    """Behaviour of every backend, also of one that stores nothing."""
 
     async def test_add_gives_the_record_back(self, open_store: OpenStore) -> None:
         async with open_store() as history:

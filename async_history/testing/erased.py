@@ -1,4 +1,4 @@
-"""What an owner says, and how it is seen that it was erased."""
+"""Data of an owner, and checks that it was erased."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +16,7 @@ def is_blank(record: HistoryRecord) -> bool:
 
 
 def fact(record: HistoryRecord) -> tuple[object, ...]:
-    """What stays of an erased record."""
+    """The remaining data of an erased record."""
     return record.id, record.memory_id, record.event, record.created_at, record.updated_at
 
 

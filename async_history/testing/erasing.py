@@ -1,4 +1,4 @@
-"""Owners that are forgotten, and single records that are erased."""
+"""Forgetting owners, and erasing single records."""
 
 import asyncio
 from typing import Any
@@ -196,7 +196,7 @@ class EraseOwnerCases(Cases):
         )
 
     async def test_single_records(self, open_store: OpenStore) -> None:
-        """What the record told goes also where it is told again, and nothing else."""
+        """A record's text is also erased where it is repeated, and nothing else is."""
         async with open_store() as history:
             more: dict[str, Any] = {"actor_id": "eve", "role": "user", "owner": ANN, **SAID}
             await history.add_history("m", None, "a", "ADD", **more)

@@ -19,7 +19,7 @@ def try_examples(
 ) -> None:
     """Call `example(history, prefix, **drawn)` up to `most` times on one store.
 
-    Each call has a prefix of its own, for the names that it uses.
+    Each call has its own prefix for names.
     """
     with asyncio.Runner() as runner:
         history = runner.run(_opened(open_store))

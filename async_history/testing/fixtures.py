@@ -1,4 +1,4 @@
-"""What the importer of the cases provides, and what the cases share."""
+"""The fixture that the importer of the cases provides, and code shared by the cases."""
 
 import inspect
 import os
@@ -10,14 +10,15 @@ import pytest
 from async_history import HistoryManager, HistoryRecord
 
 OpenStore = Callable[[], HistoryManager]
-"""Return a new manager, not open yet. Each call's is on the same store, where the store lasts
-longer than its manager; else each has an empty store of its own."""
+"""Returns a new manager, not open yet. If the store outlives its manager, all managers have the
+same store; otherwise each has its own empty store.
+"""
 
 NewStore = Callable[[], OpenStore]
-"""Make an empty store, and return what opens it."""
+"""Makes an empty store, and returns a function that opens it."""
 
 LONG_S: Final = 120 * float(os.environ.get("TEST_PATIENCE", "1"))
-"""More than anything takes that is not stuck. `TEST_PATIENCE` multiplies it on a slow machine."""
+"""Seconds that are enough for everything that does not hang. `TEST_PATIENCE` multiplies it."""
 
 
 class Cases:
@@ -27,7 +28,7 @@ class Cases:
     """
 
     def __init_subclass__(cls) -> None:
-        """Mark what is asynchronous, so that the cases also run in pytest-asyncio's strict mode."""
+        """Mark asynchronous cases, so that they also run in pytest-asyncio's strict mode."""
         super().__init_subclass__()
         for name, case in vars(cls).items():
             if name.startswith("test_") and inspect.iscoroutinefunction(case):
@@ -35,7 +36,7 @@ class Cases:
 
     @pytest.fixture
     def open_store(self, new_store: NewStore) -> OpenStore:
-        """A function that opens managers of one store, which was empty."""
+        """A function that opens managers of one initially empty store."""
         return new_store()
 
 

@@ -1,4 +1,4 @@
-"""Followers: everything once, in order, whatever happens meanwhile."""
+"""Followers: every record once and in order, whatever happens."""
 
 import asyncio
 
@@ -17,10 +17,10 @@ def numbers(first: int, behind: int) -> list[str]:
 
 
 class FollowCases(Cases):
-    """What was committed, and what comes."""
+    """Committed records, and later ones."""
 
     async def test_the_past_then_what_comes(self, open_store: OpenStore) -> None:
-        """A wake-up alone brings what this manager commits: there is no poll here."""
+        """Only wake-ups deliver this manager's commits: there is no poll here."""
         async with open_store() as history:
             await history.batch_add_history(add_many(numbers(0, PAGES)))
             async with Reading(history.follow(poll_interval_s=NEVER_S)) as reading:
@@ -53,7 +53,7 @@ class FollowCases(Cases):
         assert len(set(cursors)) == PAGES + 1
         async with open_store() as history:
             if not await history.get_history("m"):
-                return  # what is in memory ends with its manager
+                return  # a store in memory ends with its manager
             for place in (0, 1, 2, 3, 5, 6, 1_999, 2_000, 2_001, 4_000, PAGES - 1, PAGES):
                 left = PAGES + 1 - place
                 found = await first(history.follow(after=cursors[place]), left)
@@ -103,7 +103,7 @@ class FollowCases(Cases):
             assert await one.until(1) == ["1"]
 
     async def test_a_slow_one_keeps_nobody_waiting(self, open_store: OpenStore) -> None:
-        """It stops in the middle of a page; others and the writer go on, and it misses nothing."""
+        """It stops within a page; others and the writer continue, and it misses nothing."""
         async with open_store() as history:
             slow = history.follow()
             async with Reading(history.follow()) as fast:
@@ -145,7 +145,7 @@ class FollowCases(Cases):
                 assert await reading.until(50) == numbers(0, 50)
 
     async def test_a_follower_and_a_reset(self, open_store: OpenStore) -> None:
-        """It goes on with all that comes after, or says that its place is gone."""
+        """It continues with all later records, or raises `CursorGone`."""
         async with open_store() as history:
             async with Reading(history.follow()) as reading:
                 await history.batch_add_history(add_many(numbers(0, 10)))
@@ -160,7 +160,7 @@ class FollowCases(Cases):
 
 
 class FollowerEndCases(Cases):
-    """How a follower ends, and what it refuses; also of a backend that keeps nothing."""
+    """The end of a follower, and its refusals; also for a backend that stores nothing."""
 
     @pytest.mark.parametrize("how", ["close", "aclose"])
     async def test_closing_ends_it(self, open_store: OpenStore, how: str) -> None:
@@ -186,7 +186,7 @@ class FollowerEndCases(Cases):
             await history.end_cursor()
 
     async def test_closing_ends_one_that_waits(self, open_store: OpenStore) -> None:
-        """Nothing is committed that could wake it instead."""
+        """No commit could wake it instead."""
         history = await open_store()
         async with Reading(history.follow(poll_interval_s=NEVER_S)) as reading:
             await history.stats()

@@ -1,4 +1,4 @@
-"""A follower at work in a task, and reading up to now."""
+"""Reading from a follower in a task, and up to the present."""
 
 import asyncio
 from collections.abc import Sequence
@@ -9,12 +9,12 @@ from async_history import Follower, HistoryManager, HistoryRecord
 from async_history.testing.fixtures import LONG_S
 
 NEVER_S: Final = 1e6
-"""An interval that leaves only the wake-up."""
+"""An interval so long that only wake-ups deliver records."""
 SOON_S: Final = 0.005
 
 
 class Reading:
-    """A follower that a task reads from: `async with` it, and wait for what it must yield."""
+    """A task that reads from a follower: use `async with`, then wait for records."""
 
     def __init__(self, following: Follower) -> None:
         self.records: list[HistoryRecord] = []
@@ -45,7 +45,7 @@ class Reading:
         return [record.new_memory for record in self.records]
 
     async def until(self, count: int) -> list[str | None]:
-        """Return the texts once there are so many; raise what ended the follower before."""
+        """Return the texts when there are `count`; raise the error that ended the follower."""
         async with asyncio.timeout(LONG_S):
             while len(self.records) < count:
                 self._more.clear()
@@ -58,7 +58,7 @@ class Reading:
 
 
 async def first(following: Follower, count: int) -> list[str | None]:
-    """Return the texts of the next so many records; the follower can go on behind them."""
+    """Return the texts of the next `count` records; the follower can continue after them."""
     found: list[str | None] = []
     if count:
         async with asyncio.timeout(LONG_S):
@@ -70,7 +70,7 @@ async def first(following: Follower, count: int) -> list[str | None]:
 
 
 async def up_to_now(history: HistoryManager, following: Follower) -> list[HistoryRecord]:
-    """Return what a follower yields before a record that is added now; it continues after that."""
+    """Return the records that a follower yields before one added now; it continues after that."""
     last = await history.add_history("sentinel", None, "sentinel", "ADD")
     found: list[HistoryRecord] = []
     async with asyncio.timeout(LONG_S):
@@ -82,5 +82,5 @@ async def up_to_now(history: HistoryManager, following: Follower) -> list[Histor
 
 
 def add_many(texts: Sequence[str], memory_id: str = "m") -> list[dict[str, Any]]:
-    """Return records to add, whose texts tell which they are."""
+    """Return records to add, identified by their texts."""
     return [{"memory_id": memory_id, "new_memory": text, "event": "UPDATE"} for text in texts]

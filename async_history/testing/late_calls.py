@@ -1,4 +1,4 @@
-"""Calls that began before an erasure and come after it."""
+"""Calls that begin before an erasure and arrive after it."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -21,10 +21,10 @@ def waiting(record_id: str) -> str:
 
 
 class LateCallCases(Cases):
-    """What began before an erasure does not bring erased texts back."""
+    """Changes that began before an erasure do not bring erased texts back."""
 
     async def test_what_began_before_does_not_come_back(self, open_store: OpenStore) -> None:
-        """Whatever is late: an update of a memory, a new one, messages; also after a reset."""
+        """Late updates of a memory, late new memories, late messages; also after a reset."""
         async with open_store() as history:
             first = await history.add_history("m", None, "a", "ADD", owner=ANN)
             with operation():
@@ -104,7 +104,7 @@ class LateCallCases(Cases):
         return list(outcomes)
 
     async def test_what_began_before_its_memory_was_erased(self, open_store: OpenStore) -> None:
-        """It brings no text back, whoever records it; the memory goes on with what comes later."""
+        """It brings no text back, whoever records it; later changes of the memory are accepted."""
         async with open_store() as history, open_store() as second:
             stores = [history] if history.backend.store_name is None else [history, second]
             first = await history.add_history("m", None, "secret", "ADD", owner=ANN)
@@ -153,7 +153,7 @@ class LateCallCases(Cases):
         return list(outcomes)
 
     async def test_writers_during_an_erasure(self, open_store: OpenStore) -> None:
-        """What was acknowledged before it began is erased; what is refused is not there."""
+        """Records acknowledged before it began are erased; refused records are not there."""
         async with open_store() as history:
             names = [f"m{n}" for n in range(60)]
             await history.batch_add_history(

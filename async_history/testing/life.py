@@ -1,4 +1,4 @@
-"""The life of a manager: loops, cancellation, resets, and closing at any moment."""
+"""Lifecycle of a manager: loops, cancellation, resets, and closing at any moment."""
 
 import asyncio
 import random
@@ -12,7 +12,7 @@ from async_history.testing.fixtures import Cases, OpenStore
 
 
 class LifeCases(Cases):
-    """Whose a manager is, and how it ends; also of a backend that keeps nothing."""
+    """The loop and process of a manager, and its end; also for a backend that stores nothing."""
 
     async def test_another_loop_is_refused_and_never_hangs(self, open_store: OpenStore) -> None:
         async with open_store() as history:
@@ -106,7 +106,7 @@ class LifeCases(Cases):
 
 
 class InterruptionCases(Cases):
-    """What is cancelled, reset or closed in the middle leaves nothing half done."""
+    """Cancelling, resetting or closing in the middle leaves nothing half done."""
 
     async def test_storms(self, open_store: OpenStore) -> None:
         """Calls cancelled at random: an ack means written, once, and every batch is whole."""
@@ -178,7 +178,7 @@ class InterruptionCases(Cases):
 
 
 class _OpenedLater:
-    """A backend that is not open at once, however quick the one that it opens is."""
+    """A backend that does not open at once, even if the wrapped one does."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend

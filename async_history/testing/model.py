@@ -1,4 +1,4 @@
-"""What pruning means, said once more: memory by memory, with everything at hand."""
+"""A model of pruning: memory by memory, with all records in a list."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ from async_history import HistoryRecord
 def pruned(
     records: Iterable[HistoryRecord], before: datetime, keep_last: int
 ) -> list[HistoryRecord]:
-    """Return what pruning leaves."""
+    """Return the records that pruning keeps."""
     of_memory: dict[str, list[HistoryRecord]] = defaultdict(list)
     records = list(records)
     for record in records:

@@ -1,4 +1,4 @@
-"""The log of operations: what is in it, how each ended, and what is not in it."""
+"""The log of operations: its entries, their outcomes, and what it omits."""
 
 import asyncio
 import os
@@ -26,7 +26,7 @@ class NoRecords(RecordSource):
     """A source that fails, or waits without end, before its first page.
 
     Args:
-        waits: is set once it waits; None where it fails.
+        waits: set when it waits; None if it fails.
     """
 
     def __init__(self, waits: asyncio.Event | None = None) -> None:
@@ -41,7 +41,7 @@ class NoRecords(RecordSource):
 
 
 async def do_all(history: HistoryManager) -> Mapping[str, str]:
-    """Do one operation of each kind but a reset; return the ids that the calls told, by kind."""
+    """Run one operation of each kind except a reset; return the ids from the calls, by kind."""
     ann = {"user_id": "ann"}
     for number in range(3):
         await history.add_history(
@@ -61,7 +61,7 @@ async def do_all(history: HistoryManager) -> Mapping[str, str]:
 
 
 class OperationCases(Cases):
-    """What `operations` and `erasures` return."""
+    """Results of `operations` and `erasures`."""
 
     async def test_each_operation_is_logged_and_a_reset_leaves_the_log(
         self, open_store: OpenStore
@@ -114,14 +114,16 @@ class OperationCases(Cases):
             await history.erase(user_id="ann", reason="asked", dry_run=True)
             with pytest.raises(InvalidInput):
                 await history.restore("a", to=7)
-            await history.restore("a", to=1)  # it says so already
+            await history.restore("a", to=1)  # it has that text already
             await history.check()
             assert await history.operations() == []
 
     async def test_restores_are_logged_in_the_commits_of_their_records(
         self, open_store: OpenStore
     ) -> None:
-        """Concurrent ones share them. One that another has made needless is not logged."""
+        """Concurrent restores share commits. A restore that another has made unnecessary is not
+        logged.
+        """
         names = [f"m{number}" for number in range(100)]
         async with open_store() as history:
             for text in ("tea", "mate"):
@@ -139,7 +141,7 @@ class OperationCases(Cases):
         assert after.batches - before.batches < len(names) / 2
 
     async def test_some_of_them_are_asked_for(self, open_store: OpenStore) -> None:
-        """The last ones, or those before one, as pages that go back."""
+        """The last operations, or those before one, as pages backwards."""
         async with open_store() as history:
             for text in ("tea", "mate"):
                 await history.update_history("m", text)

@@ -1,4 +1,4 @@
-"""Questions by owner and cause."""
+"""Queries by owner and cause."""
 
 import asyncio
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ def is_asked_for(
     since: datetime | None = None,
     **wanted: Any,
 ) -> bool:
-    """What a filter means, said once more."""
+    """A model of a filter."""
     scopes = {} if owner is None else owner.as_dict()
     why: Mapping[str, Any] = record.cause or {}
     return (
@@ -44,7 +44,7 @@ _POSITIONAL = ("memory_id", "new_memory", "event")
 
 
 class OwnerQueryCases(Cases):
-    """What is found by owner and cause."""
+    """Results of queries by owner and cause."""
 
     async def test_questions_by_owner_and_cause(self, open_store: OpenStore) -> None:
         random = Random(16)  # noqa: S311

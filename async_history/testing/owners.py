@@ -1,4 +1,4 @@
-"""Whose a memory is, its metadata, and why a record was made."""
+"""Owners, contexts and causes."""
 
 import asyncio
 import json
@@ -79,7 +79,7 @@ class OwnerCases(Cases):
                 assert abs(record.recorded_at - datetime.now(UTC)) < timedelta(days=1)
 
     async def test_an_owner_holds_for_all_records(self, open_store: OpenStore) -> None:
-        """Also for those before it was given, those of other calls, and each that is in a batch."""
+        """Also for earlier records, those of other calls, and each record of a batch."""
         async with open_store() as history:
             await history.add_history("m", None, "0", "ADD")
             await history.batch_add_history(
@@ -157,7 +157,7 @@ class OwnerCases(Cases):
             assert len(await history.get_history("m")) == 5 + 10
 
     async def test_owners_are_given_without_records(self, open_store: OpenStore) -> None:
-        """To memories that have records and no owner; also with records in the same batch."""
+        """To memories with records but no owner; also with records in the same batch."""
         async with open_store() as history:
 
             async def give(**owners: str) -> frozenset[str]:

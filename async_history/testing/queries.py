@@ -13,7 +13,7 @@ from async_history.testing.fixtures import Cases, OpenStore
 def matches(
     record: HistoryRecord, *, memory_id: Any = None, text: str | None = None, **columns: Any
 ) -> bool:
-    """What a filter means, said once more."""
+    """A model of a filter."""
     if isinstance(memory_id, str):
         memory_id = [memory_id]
     return (
@@ -112,7 +112,7 @@ class QueryCases(Cases):
             assert await history.count_history(since=since, until=until) == 0
 
     async def test_a_limit_bounds_all_pages(self, open_store: OpenStore) -> None:
-        """Of one memory, of several (whose pages are read ahead) and of all, either way round."""
+        """For one memory, several (whose pages are read ahead) and all, in both orders."""
         async with open_store() as history:
             records = await history.batch_add_history(
                 [

@@ -1,4 +1,4 @@
-"""Records as they come back: exactly as given, in order, one for each id."""
+"""Returned records: exactly as given, in order, one for each id."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta, timezone
@@ -27,14 +27,14 @@ _TIMES: Final[tuple[tuple[str | datetime, str | None, str], ...]] = (
         "2026-11-20T09:00:00+00:00",
     ),
 )
-"""A time, the text that is kept if it is another, and the instant."""
+"""A time, the stored text if it differs, and the instant."""
 
 
 class RecordCases(Cases):
-    """What is recorded: kept exactly and in order, repeated, refused."""
+    """Recording: exact, in order, repeated, refused."""
 
     async def test_history_is_in_the_order_of_recording(self, open_store: OpenStore) -> None:
-        """Timestamps order nothing: clocks step back, and dates are missing."""
+        """Timestamps do not affect the order: clocks step back, and dates are missing."""
         stamps = ["2026-11-20T12:00:00+00:00", "2026-11-20T09:00:00+00:00", None]
         async with open_store() as history:
             for n, stamp in enumerate(stamps):

@@ -1,4 +1,4 @@
-"""Memories taken back to an instant; and random histories, also of runs, against a model."""
+"""Taking memories back to an instant; random histories, also of runs, against a model."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -27,7 +27,7 @@ CHANGES = st.lists(
 
 
 class RollbackCases(Cases):
-    """`rollback`: what it does, what it leaves, and what it refuses."""
+    """`rollback`: changes, conflicts and refusals."""
 
     async def test_all_of_an_owner_is_as_it_was(self, open_store: OpenStore) -> None:
         async with open_store() as history:

@@ -12,7 +12,7 @@ from async_history.testing.fixtures import Cases, OpenStore
 
 
 class RollbackMeanwhileCases(Cases):
-    """What may happen during `rollback`."""
+    """Concurrent events during `rollback`."""
 
     async def test_two_at_once(self, open_store: OpenStore) -> None:
         async with open_store() as history:

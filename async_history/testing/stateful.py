@@ -1,4 +1,4 @@
-"""Any backend against a plain list: hypothesis calls what it likes, both must agree throughout."""
+"""Random calls by Hypothesis on any backend and on a plain list, with equal results."""
 
 import asyncio
 from collections import defaultdict
@@ -57,7 +57,7 @@ new_records = st.fixed_dictionaries(
 
 
 class HistoryMachine(RuleBasedStateMachine):
-    """The model: a list of records in order, and ten messages a scope."""
+    """The model: a list of records in order, and ten messages per scope."""
 
     def __init__(self, open_store: OpenStore, *, keeps_history: bool) -> None:
         super().__init__()
@@ -91,16 +91,16 @@ class HistoryMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.store.backend.store_name is not None)
     @rule()
     def reopen(self) -> None:
-        """Whoever can name the store finds what was recorded."""
+        """A store with a name has its records after reopening."""
         self.run(self.store.aclose())
         self.open()
 
     def known_as(self, item: dict[str, Any]) -> dict[str, Any]:
-        """A store that forgets its records can't know an id again."""
+        """A store that keeps no records cannot recognize an id."""
         return item if self.keeps_history else {k: v for k, v in item.items() if k != "id"}
 
     def expect(self, given: list[dict[str, Any]]) -> list[HistoryRecord] | None:
-        """Return what the batch would add, or None where an id is taken by other content."""
+        """Return the records that the batch would add, or None if an id has other content."""
         there = {record.id: record for record in self.records}
         added: list[HistoryRecord] = []
         for item in given:
@@ -123,7 +123,7 @@ class HistoryMachine(RuleBasedStateMachine):
         return added
 
     def remember(self, returned: list[HistoryRecord], added: list[HistoryRecord]) -> None:
-        """Take what was returned into the model, having compared it with what was given."""
+        """Compare returned records with the given ones, and add them to the model."""
         known = {record.id for record in self.records}
         new = [r for r in dict.fromkeys(returned) if r.id not in known] if known else returned
         new = list({record.id: record for record in new}.values())
@@ -267,7 +267,7 @@ class HistoryMachine(RuleBasedStateMachine):
             expected.reverse()
 
         async def walk() -> list[HistoryRecord]:
-            """Some pages of one query, the rest by the cursor of the last."""
+            """Some pages of one query, then the rest from the last page's cursor."""
             found: list[HistoryRecord] = []
             cursor = None
             query = self.store.query_history(
@@ -294,11 +294,11 @@ class HistoryMachine(RuleBasedStateMachine):
 
 
 class RandomCallCases(Cases):
-    """Random calls, with the same answers as a list in memory.
+    """Random calls, with the same results as a list in memory.
 
     Attributes:
-        keeps_history: False of a backend that forgets what is recorded.
-        examples: how many sequences of calls are tried, each on a new store.
+        keeps_history: False for a backend that stores no records.
+        examples: the number of call sequences, each on a new store.
     """
 
     keeps_history = True

@@ -1,4 +1,4 @@
-"""What was in force, what has no time of its own, and what stays known."""
+"""States at an instant, records without a time, and the log of erasures."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -54,7 +54,7 @@ class StateCases(Cases):
             assert [record async for record in history.query_history()] == [alone]
 
     async def test_a_copied_record_is_dated_by_the_one_before(self, open_store: OpenStore) -> None:
-        """Where the source does not know: in the same copy, in an earlier one, or not at all."""
+        """The source does not know the time: in the same copy, in an earlier one, or never."""
         later = START + timedelta(days=1)
         told = [
             ("m", "ADD", START),

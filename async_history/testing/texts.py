@@ -1,4 +1,4 @@
-"""Texts of other types than `str` itself, wherever a text is taken."""
+"""Texts of subclasses of `str`, in every argument for text."""
 
 from collections.abc import Iterator
 from dataclasses import fields
@@ -27,14 +27,14 @@ class Text(str, Enum):  # noqa: UP042 - StrEnum is shown by its value
 
 
 class Named(str):
-    """A text that `str()` makes another of."""
+    """A text whose `str()` is another text."""
 
     def __str__(self) -> str:
         return "its name"
 
 
 def all_plain(stored: list[Any]) -> bool:
-    """Whether all that is text in records, messages and values is `str` itself, or our Event."""
+    """Whether all texts in records, messages and values are plain `str`, or `Event`."""
 
     def values(one: Any) -> Iterator[Any]:
         if isinstance(one, HistoryRecord | Message):
@@ -47,10 +47,10 @@ def all_plain(stored: list[Any]) -> bool:
 
 
 class TextCases(Cases):
-    """A text of another type is stored and returned as `str` itself."""
+    """A text of another type is stored and returned as a plain `str`."""
 
     async def test_a_text_may_be_a_member_of_an_enum(self, open_store: OpenStore) -> None:
-        """Its value counts, wherever a text is taken: `str()` of it would be its name."""
+        """Its value is used in every argument: its `str()` would be its name."""
         async with open_store() as history:
             made = await history.add_history(
                 *(Text.MEMORY, Text.OLD, Text.NEW, Text.UPDATE),

@@ -1,4 +1,4 @@
-"""What a run did, or what has a cause, taken back."""
+"""Taking back the changes of a run or a cause."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from async_history.testing.fixtures import Cases, OpenStore
 
 
 class UndoCases(Cases):
-    """`undo`: what it takes back, and what it leaves."""
+    """`undo`: changes and conflicts."""
 
     async def test_what_a_run_did_is_taken_back(self, open_store: OpenStore) -> None:
         async with open_store() as history:

@@ -1,5 +1,5 @@
--- Version 1: history, message buffers. Run in one transaction whose search_path is our schema.
--- Every unique key contains the column a distributed table would be cut by.
+-- Version 1: history, message buffers. Run in one transaction whose search_path is the history's
+-- schema. Every unique key contains the column by which a table would be distributed.
 
 CREATE TABLE history (
     seq         bigint GENERATED ALWAYS AS IDENTITY, -- the order of recording
@@ -9,7 +9,7 @@ CREATE TABLE history (
     old_memory  text,
     new_memory  text,
     event       text NOT NULL,
-    created_at  text, -- to the letter, as given
+    created_at  text, -- exactly as given
     updated_at  text,
     occurred_at timestamptz, -- the change's instant
     is_deleted  boolean NOT NULL,
@@ -35,7 +35,8 @@ CREATE TABLE messages (
 );
 CREATE INDEX messages_scope ON messages (session_scope, seq);
 
--- Supabase publishes tables over HTTP to these roles: they get nothing, and no policy lets them in.
+-- Supabase publishes tables over HTTP to these roles: they get no rights, and no policy admits
+-- them.
 DO $$
 DECLARE
     public_role text;

@@ -1,4 +1,4 @@
--- Version 2. What was erased: when, why, whose and how much, but no text and no actor's name.
+-- Version 2. The erasures: when, why, whose and how much, without texts and actors' names.
 
 CREATE TABLE erasures (
     id           text COLLATE "C" PRIMARY KEY,

@@ -1,7 +1,7 @@
--- Version 5. Indexes by which a page costs the same in any history: see _postgres/filters.py.
--- Of every chunk of the places, and of every span in it, which times are there. Each event's and
--- role's records in order, and each actor's (NULL has no place in an order). And whose records have
--- no time: of a history that we wrote, nobody's.
+-- Version 5. Indexes with which a page costs the same in a history of any size: see
+-- _postgres/filters.py. The times in every chunk of positions, and in every span of it. The records
+-- of each event, role and actor in order (NULL is not ordered). And the memories with records
+-- without a time: none if this library wrote the history.
 CREATE INDEX history_chunk_time_next5 ON history ((seq >> 16), occurred_at);
 CREATE INDEX history_span_time_next5 ON history ((seq >> 10), occurred_at);
 CREATE INDEX history_kind_next5 ON history (event, coalesce(role, ''), seq);

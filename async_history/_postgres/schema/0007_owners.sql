@@ -1,6 +1,6 @@
--- Version 7. Whose a memory is, its metadata after a change, and why the change was made.
--- Each record has its memory's owner too, so that an index finds an owner's records in order. The causes
--- that an index finds are hashes of their texts (of the library: see _postgres/owners.py).
+-- Version 7. A memory's owner, its metadata after a change, and the cause of the change. Each
+-- record also has its memory's owner, so that an index finds an owner's records in order. Indexed
+-- causes are hashes of their texts (computed by the library: see _postgres/owners.py).
 ALTER TABLE history
     ADD COLUMN user_id text COLLATE "C",
     ADD COLUMN agent_id text COLLATE "C",
@@ -12,8 +12,8 @@ ALTER TABLE history
     ADD COLUMN cause_trace_id bigint,
     ADD COLUMN cause_request_id bigint;
 
--- Once any owner was given: each memory that was written since, without scopes where nobody knows its owner.
--- So two transactions that write the first record of a memory meet here.
+-- After the first owner of the history: each memory written since, without scopes if its owner is
+-- unknown. So two transactions that write a memory's first record conflict here.
 CREATE TABLE owners (
     memory_id text COLLATE "C" PRIMARY KEY,
     user_id   text COLLATE "C",
@@ -22,14 +22,14 @@ CREATE TABLE owners (
     app_id    text COLLATE "C"
 );
 
--- Names that were erased, memories and owners, as digests, and when, in microseconds since 1970.
+-- Digests of erased names, memories and owners, and when, in microseconds since 1970.
 CREATE TABLE erased (
     digest text COLLATE "C" PRIMARY KEY,
     at     bigint NOT NULL
 );
 
--- One row. What a writer remembers of owners holds as long as this number; it is 0 while there are none, and
--- nothing was erased by name.
+-- One row. A writer's cache of owners is valid as long as this number is unchanged. It is 0 if
+-- there are no owners and nothing was erased by name.
 CREATE TABLE owners_state (
     number    bigint NOT NULL,
     last      bigint NOT NULL, -- the last number there was
@@ -37,7 +37,7 @@ CREATE TABLE owners_state (
 );
 INSERT INTO owners_state (number, last) VALUES (0, 0);
 
--- Who may read and write the history may do so with owners. And as version 1 does for the other tables.
+-- Roles that may read and write the history may do so with owners; the rest as in version 1.
 DO $$
 DECLARE
     granted record;

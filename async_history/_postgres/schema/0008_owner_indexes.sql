@@ -1,4 +1,5 @@
--- Version 8. The records of an owner's scope, and of a cause, in order. Records without them cost nothing here.
+-- Version 8. The records of an owner's scope, and of a cause, in order. Records without them have
+-- no entries.
 CREATE INDEX history_user_next8 ON history (user_id, seq) WHERE user_id IS NOT NULL;
 CREATE INDEX history_agent_next8 ON history (agent_id, seq) WHERE agent_id IS NOT NULL;
 CREATE INDEX history_run_next8 ON history (run_id, seq) WHERE run_id IS NOT NULL;

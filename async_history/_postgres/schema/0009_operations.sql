@@ -1,4 +1,4 @@
--- Version 9. The log of erasures becomes one of all operations on the store: see StoreOperation.
+-- Version 9. The log of erasures becomes a log of all operations on the store: see StoreOperation.
 ALTER TABLE erasures RENAME TO operations;
 ALTER INDEX erasures_pkey RENAME TO operations_pkey;
 ALTER TABLE operations RENAME COLUMN finished_at TO ended_at;
@@ -23,7 +23,7 @@ ALTER TABLE operations
     ALTER COLUMN kind DROP DEFAULT,
     ALTER COLUMN arguments SET NOT NULL;
 
--- Who may change the history may enter what they do to it, and how it ends.
+-- Roles that may change the history may log their operations and the outcomes.
 DO $$
 DECLARE
     granted record;

@@ -1,4 +1,5 @@
--- Version 10. The keys of an encrypted history: see _core/key_statements.py. They are empty where it is not encrypted.
+-- Version 10. The keys of an encrypted history: see _core/key_statements.py. The tables are empty
+-- if it is not encrypted.
 CREATE TABLE encryption (
     id       integer PRIMARY KEY CHECK (id = 1),
     is_whole boolean NOT NULL -- whether every cause can be found by its tokens
@@ -22,7 +23,8 @@ CREATE TABLE data_keys (
 );
 CREATE INDEX data_keys_owner ON data_keys (owner);
 
--- Who may read the history may read its keys, who adds to it may make data keys, who erases may destroy them.
+-- Roles that read the history may read its keys, roles that add to it may make data keys, roles
+-- that erase may destroy them.
 DO $$
 DECLARE
     granted record;

@@ -1,4 +1,4 @@
--- The ledger, which a history has once it was asked for: see _core/ledger/tables.py.
+-- The ledger, created on request: see _core/ledger/tables.py.
 CREATE TABLE history_ledger (
     number   bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     xact     xid8 NOT NULL DEFAULT pg_catalog.pg_current_xact_id(), -- who wrote it
@@ -26,7 +26,8 @@ CREATE TABLE history_ledger_names (
     PRIMARY KEY (key, place)
 );
 
--- Who adds to the history adds leaves; who removes from it gives them places and takes salts.
+-- Roles that add to the history add leaves; roles that remove from it assign positions and remove
+-- salts.
 DO $$
 DECLARE
     granted record;

@@ -1,4 +1,4 @@
--- Version 1. mem0's two tables to the letter, and what we keep beside them.
+-- Version 1. Exactly mem0's two tables, and this library's side tables.
 CREATE TABLE IF NOT EXISTS history (
     id           TEXT PRIMARY KEY,
     memory_id    TEXT,
@@ -23,9 +23,9 @@ CREATE TABLE IF NOT EXISTS messages (
 
 CREATE INDEX IF NOT EXISTS async_history_messages_by_scope ON messages (session_scope);
 
--- Where a memory's records are: (48-bit hash of memory_id, rowid in history). An index on random
--- memory ids dirties a page a row once it is large. These three levels hold the same entries:
--- `recent` takes every insert and stays small, `middle` takes its slices, `settled` the rest. The
+-- The positions of a memory's records: (48-bit hash of memory_id, rowid in history). A large index
+-- on random memory ids changes one page per row. These three levels have the same entries: `recent`
+-- receives every insert and stays small, `middle` receives its slices, `settled` the rest. The
 -- position of memory -1, which no memory has, is the level's stamp.
 CREATE TABLE IF NOT EXISTS async_history_recent (
     memory INTEGER NOT NULL, position INTEGER NOT NULL, PRIMARY KEY (memory, position)
@@ -37,8 +37,8 @@ CREATE TABLE IF NOT EXISTS async_history_settled (
     memory INTEGER NOT NULL, position INTEGER NOT NULL, PRIMARY KEY (memory, position)
 ) WITHOUT ROWID;
 
--- Rows that came to lie below `indexed_through` without an entry: their own rowid was given to them,
--- or another memory. Readers look at each, until the levels have them.
+-- Rows below `indexed_through` without an entry, because they got another rowid or memory. Readers
+-- check each of them until the levels have them.
 CREATE TABLE IF NOT EXISTS async_history_strays (position INTEGER PRIMARY KEY);
 
 -- One row. The levels cover every row of history up to `indexed_through`, and readers scan what lies
@@ -76,8 +76,8 @@ BEGIN
     WHERE memory = -1;
 END;
 
--- The last row that is covered goes, or its id changes. Rowids after it can be issued again. (Where
--- another row stood there than the state knows, nothing is mended here: then it must be seen.)
+-- The last covered row is deleted, or its id changes. Later rowids can be issued again. (If another
+-- row was there than in the state, nothing is repaired here, so that it is detected.)
 CREATE TRIGGER IF NOT EXISTS async_history_last_deleted AFTER DELETE ON history
 WHEN old.rowid = (SELECT indexed_through FROM async_history_state)
 BEGIN

@@ -1,9 +1,9 @@
--- Version 2. What is known of blocks of rowids once they are full: when the changes of each 512
--- happened, and where in each 8,192 those of an actor are. Full blocks alone are noted, each in one
--- go and sorted, so that these tables grow at their end whatever the actors are. Readers scan what
--- lies beyond the last. A block is `rowid >> 9` in spans, `rowid >> 13` in chunks and actors; what is
--- noted lies below `indexed_through`. The block of the lowest rowids, which no row has, holds the
--- stamp: as `earliest`, behind a tilde, or as `position`.
+-- Version 2. Summaries of full blocks of rowids: the times of the changes of each 512, and the
+-- positions of each actor's records in each 8,192. A full block is summarized at once and sorted,
+-- so that these tables grow at their end for any actors. Readers scan rows after the last full
+-- block. A block is `rowid >> 9` in spans, `rowid >> 13` in chunks and actors; summaries are below
+-- `indexed_through`. The block of the lowest rowids, which no row has, contains the stamp: as
+-- `earliest`, after a tilde, or as `position`.
 CREATE TABLE IF NOT EXISTS async_history_spans (
     block    INTEGER PRIMARY KEY,
     earliest TEXT NOT NULL, -- as time is written here: in UTC, to the microsecond
@@ -42,8 +42,8 @@ BEGIN
     SET block_stamp = (block_stamp + step) & 0x3fffffffffffffff,
         step = random() & 0x3fffffffffffffff;
 END;
--- (No trigger on a side table may name `history`: whoever makes that anew, in SQLite's twelve steps or
--- in mem0's migration, could not give the new one its name.)
+-- (No trigger on a side table may name `history`. Otherwise a program that replaces that table, by
+-- SQLite's twelve steps or mem0's migration, could not rename the new one.)
 CREATE TRIGGER IF NOT EXISTS async_history_strayed AFTER INSERT ON async_history_strays
 BEGIN
     INSERT OR REPLACE INTO async_history_spans (block, earliest, latest)

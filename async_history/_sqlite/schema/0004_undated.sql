@@ -1,7 +1,7 @@
--- Version 5. Whose time a record has that names none: the rowid of its memory's last record before it
--- that names one, or of the memory's first record where none does. Noted of full blocks, as in version
--- 2; where nothing is noted, readers look back. A span of '' to '' waits for what is noted here. The
--- lowest position, which no row has, holds the stamp.
+-- Version 5. The record that dates a record without a time: the rowid of its memory's last earlier
+-- record with a time, or of the memory's first record if there is none. Noted for full blocks, as
+-- in version 2; otherwise readers look back. A span of '' to '' waits for an entry here. The lowest
+-- position, which no row has, contains the stamp.
 CREATE TABLE IF NOT EXISTS async_history_undated (
     position INTEGER PRIMARY KEY, dated_by INTEGER NOT NULL
 );
@@ -15,7 +15,8 @@ BEGIN
     WHERE position = -(1 << 62);
 END;
 
--- What rests on a record that goes or changes is not known any more: look back, and in each block.
+-- If a record is deleted or changes, the records that it dates are unknown: look back, and in each
+-- block.
 CREATE TRIGGER IF NOT EXISTS async_history_dated_by_deleted AFTER DELETE ON history
 WHEN EXISTS (
     SELECT 1 FROM async_history_undated WHERE dated_by = old.rowid OR position = old.rowid
@@ -73,7 +74,7 @@ BEGIN
     SET block_stamp = (block_stamp + step) & 0x3fffffffffffffff,
         step = random() & 0x3fffffffffffffff;
 END;
--- A row between others, or another memory's: what comes after it may rest on it.
+-- A row inserted between others, or moved to another memory: it may date later rows.
 CREATE TRIGGER IF NOT EXISTS async_history_dated_by_stray AFTER INSERT ON async_history_strays
 WHEN EXISTS (SELECT 1 FROM async_history_undated WHERE position > -(1 << 62))
 BEGIN

@@ -1,20 +1,21 @@
--- Version 6. Whose a memory is, and what a record has besides mem0's columns. These are data, not
--- derived: a new index leaves them. They name records by id, since VACUUM numbers rows again.
--- An owner's number is also below all rows in the levels, as an entry of its memory; readers look
--- through the owners after `owned_through`.
+-- Version 6. Owners of memories, and a record's data outside mem0's columns. These are data, not
+-- derived: a new index keeps them. They name records by id, because VACUUM may renumber rows. An
+-- owner's number is also in the levels, below all rows, as an entry of its memory; readers scan the
+-- owners after `owned_through`.
 CREATE TABLE IF NOT EXISTS async_history_owners (
     number    INTEGER PRIMARY KEY,
     memory_id TEXT NOT NULL,
     owner     TEXT NOT NULL -- its scopes as JSON, as `owner_text` writes them
 );
--- Of each record that has an owner, a context or a cause. `owner` is the owner's number. Where another
--- program made `history` anew, an owner that no record there has belongs to the history before.
+-- For each record with an owner, a context or a cause. `owner` is the owner's number. If another
+-- program has created `history` again, an owner without a record there belongs to the previous
+-- history.
 CREATE TABLE IF NOT EXISTS async_history_details (
     id TEXT PRIMARY KEY, owner INTEGER, context TEXT, cause TEXT
 ) WITHOUT ROWID;
 
--- Memories that lost records, and the last row that was there then: one without any record up to
--- there has no owner any more. That takes the memory's key, so the next writer looks.
+-- Memories that lost records, with the last row at that time: a memory without any record up to it
+-- has no owner any more. Checking that needs the memory's key, so the next writer does it.
 CREATE TABLE IF NOT EXISTS async_history_bereft (
     memory_id TEXT PRIMARY KEY, through INTEGER NOT NULL
 ) WITHOUT ROWID;
@@ -40,9 +41,9 @@ BEGIN
     UPDATE OR REPLACE async_history_details SET id = new.id WHERE id = old.id;
 END;
 
--- Names that were erased, as digests, and when, in microseconds since 1970. Of a memory also its key
--- in the levels, by which the statement that adds records finds out that one was erased. `noted` is one
--- more for each transaction that notes some: what a writer knows holds as long as it is the same.
+-- Digests of erased names, and when, in microseconds since 1970. For a memory also its key in the
+-- levels, by which the statement that adds records detects an erased one. `noted` increases by one
+-- with each transaction that notes names: a writer's knowledge is valid as long as it is unchanged.
 CREATE TABLE IF NOT EXISTS async_history_erased (
     digest TEXT PRIMARY KEY, at INTEGER NOT NULL, noted INTEGER NOT NULL, memory INTEGER
 ) WITHOUT ROWID;

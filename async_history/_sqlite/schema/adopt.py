@@ -45,7 +45,7 @@ _logger = logging.getLogger("async_history")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdoptionReport:
-    """What an adoption did, or in a dry run would do."""
+    """What an adoption did, or would do in a dry run."""
 
     path: str | None
     """The file; None for a database in memory."""
@@ -157,7 +157,7 @@ def check_version(connection: sqlite3.Connection) -> None:
     """Check that no newer version of this library has written the file.
 
     Raises:
-        MigrationError: our tables in it have a later version than `VERSION`.
+        MigrationError: this library's tables in it have a later version than `VERSION`.
     """
     version = index.index_version(connection)
     if version is not None and version > VERSION:
@@ -202,13 +202,13 @@ def adopt(
         path: the file.
         dry_run: only report what would be done, and change nothing.
         backup: copy the file first if its records must be rewritten.
-        on_progress: called with the name of a step, how much of it is done, and how much there is.
+        on_progress: called with the name of a step, the amount done and the total.
         lock_timeout_s: seconds to wait for the locks of others.
-        journal: the journal that an adopted file has from then on: "wal" or "delete".
+        journal: the journal of an adopted file from then on: "wal" or "delete".
 
     Raises:
         MigrationError: as for `prepare`.
-        InvalidInput: an argument can't be used; the message names it.
+        InvalidInput: an argument is not valid; the message names it.
         StorageError: the file does not exist, is not a database, is locked, …
     """
 
@@ -308,7 +308,7 @@ def _check_agreement(connection: sqlite3.Connection, found: HistoryTables) -> No
 
 
 def _migrate(connection: sqlite3.Connection) -> None:
-    """Create the current tables and index all rows; log where they were of an older version."""
+    """Create the current tables and index all rows; log the migration of an older version."""
     version = index.index_version(connection)
     is_same_history = index.is_same_history(connection)
     index.remove_obstacles(connection)

@@ -14,9 +14,9 @@ from async_history._sqlite.schema.layouts import migration_error
 from async_history.errors import MigrationError
 
 _COPY = ".before-adoption"
-"""What follows the file's name in a copy's name."""
+"""The suffix of the file's name in a copy's name."""
 _SIDE_TABLES_BYTES = 1 << 20
-"""An upper bound of what our side tables take in a small file."""
+"""An upper bound of the side tables' bytes in a small file."""
 _COPIED_PAGES = 2_000
 """Pages between two reports of a backup's progress: 8 MB."""
 
@@ -28,7 +28,7 @@ def check_free_space(connection: sqlite3.Connection, path: Path, *, backup: bool
     to overwrite freed pages, as Debian's is), the file by 1.1, and the copy takes 1.
 
     Raises:
-        MigrationError: it has not.
+        MigrationError: the space is not sufficient.
     """
     (size,) = connection.execute(
         "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"

@@ -66,7 +66,7 @@ class Source:
         return self.table == "history" and set(self.columns) == set(COLUMNS) and self.id_is_indexed
 
     def names(self, column: str) -> list[str]:
-        """Return the columns of this table that hold today's `column`, in order of precedence."""
+        """Return the columns of this table for the current `column`, in order of precedence."""
         return [name for name in _MEANINGS[column] if name in self.columns]
 
     @property

@@ -8,7 +8,7 @@ from typing import Final
 from async_history._sqlite.index import begin_statements, drop_statements
 
 VERSION: Final = 7
-"""The version of our side tables, which is stored with the index."""
+"""The version of the side tables, stored with the index."""
 
 
 def _read_statements() -> Iterator[str]:
@@ -46,9 +46,9 @@ def install_statements() -> Iterator[str]:
 
 
 def create_statements() -> Iterator[str]:
-    """Yield those of `install_statements` that come before the index is marked as this file's.
+    """Yield the statements of `install_statements` before the one that marks the index as valid.
 
-    Tables that are made or dropped after that mark belong to another version of the file.
+    Tables created or dropped after that mark belong to another version of the file.
     """
     yield from drop_statements()
     yield from _STATEMENTS
