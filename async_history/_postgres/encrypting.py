@@ -210,8 +210,8 @@ class ServerTexts:
 
         if not await self._run_exclusively(owns):
             raise StorageDenied(
-                "to decrypt the history is for the owner of its tables, who may drop its index of "
-                "what is in clear"
+                "only the owner of the tables can decrypt the history, because this drops its "
+                "index of clear texts"
             )
 
     async def finish_decrypting(self) -> None:

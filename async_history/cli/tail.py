@@ -23,7 +23,7 @@ Wanted = Mapping[str, Any]
 def tail(url: str, *, last: int | None, after: str | None, wanted: Wanted, as_json: bool) -> None:
     """Show changes as they are committed. It ends with an error or a KeyboardInterrupt."""
     if after is not None and last is not None:
-        raise InvalidInput("--last counts back from now and --after begins elsewhere: give one")
+        raise InvalidInput("--last and --after exclude each other: give one")
     show = print_json if as_json else partial(print_change, Screen())
     run(_tail(url, _LAST if last is None else last, after, wanted, show))
 

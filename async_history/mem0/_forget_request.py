@@ -86,9 +86,9 @@ def new_forget_request(
     """
     if app_id is not None:
         raise InvalidInput(
-            "mem0 can't forget by app_id: it keeps none with entities and buffered messages, and "
-            "finds no memory by it. Forget by user_id, agent_id or run_id; erase(app_id=…) of the "
-            "history erases what the history has of it"
+            "mem0 can't forget by app_id: it does not store it with entities and buffered "
+            "messages, and finds no memory by it. Forget by user_id, agent_id or run_id, or erase "
+            "the history's own records with its erase(app_id=…)"
         )
     owner = scopes_asked(user_id=user_id, agent_id=agent_id, run_id=run_id, app_id=None)
     if not owner:

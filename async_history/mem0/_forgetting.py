@@ -133,8 +133,8 @@ class Forgetting:
                 break
         else:
             raise HistoryError(
-                f"the vector store finds memories of this {self.asked.owner[0]} again and again "
-                "after they were removed; end what adds them, and forget again"
+                f"the vector store still has memories of this {self.asked.owner[0]} after they "
+                "were removed several times; stop the program that adds them, and forget again"
             )
         left = await self._erase(dry_run=True)
         return self._report(erasure, self.memories, self.entities, later=left.records)

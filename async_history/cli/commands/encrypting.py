@@ -41,7 +41,7 @@ def rekey(
             _encrypting.replace_data_keys(stores.to_write(db), owner, as_json=as_json)
             return
         if any(owner.values()):
-            raise InvalidInput("an owner is for --data-keys: master keys are those of all")
+            raise InvalidInput("an owner needs --data-keys: master keys apply to all owners")
         _encrypting.rekey(stores.to_write(db), as_json=as_json)
 
 
