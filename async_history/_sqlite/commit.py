@@ -128,7 +128,7 @@ class BatchCommitter:
         ]
         if not _is_added(partial(_execute_all, statements, connection)):
             return False
-        self._owners.written(records, additions, expected)
+        self._owners.written(additions, expected)
         return True
 
     def _add_plain(self, additions: Sequence[AddRecords], connection: sqlite3.Connection) -> bool:

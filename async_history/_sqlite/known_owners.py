@@ -38,52 +38,42 @@ class KnownOwners:
         owners: list[StoredOwner | None] = []
         new: dict[str, StoredOwner] = {}
         without: set[str] = set()
+        is_complete = True
         known = self._owners
         for record in records:
             memory_id, given = record[MEMORY_ID], record[OWNER]
             stored = known.get(memory_id) or new.get(memory_id)
-            if given is not None and (stored is None or given is not stored.owner):
-                if stored is not None:
-                    if stored.owner.contradictions(given):
-                        return None
+            if stored is None:
+                if given is None:
+                    without.add(memory_id)
                 elif memory_id in without or self._next_number is None:
                     return None
                 else:
                     stored = new[memory_id] = StoredOwner(given, self._next_number + len(new))
-            elif stored is None:
-                without.add(memory_id)
+            elif given is not stored.owner:
+                if given is not None and stored.owner.contradictions(given):
+                    return None
+                is_complete = False
             owners.append(stored)
         checked = without if self.is_needed or new else None
         begun = earliest_begin(additions) if self._noted else 0
-        return ExpectedOwners(owners, set(new), checked, self._noted, begun)
+        return ExpectedOwners(owners, set(new), checked, self._noted, begun, new, is_complete)
 
     def noted(self, additions: Sequence[AddRecords]) -> Noted:
         """Return what records of mem0's columns alone rely on."""
         return Noted(self._noted, earliest_begin(additions)) if self._noted else _NOTHING
 
-    def written(
-        self,
-        records: Sequence[Fields],
-        additions: Sequence[AddRecords],
-        expected: ExpectedOwners,
-    ) -> None:
-        """Give records their owners, which were found to be as expected, and remember them."""
-        next_number = self._next_number or 0
-        is_complete = True
-        for record, stored in zip(records, expected.owners, strict=True):
-            if stored is None:
-                continue
-            if record[OWNER] is not stored.owner:
-                is_complete = False
-            if stored.number >= next_number:
-                self._owners[record[MEMORY_ID]] = stored
-                self._next_number = max(self._next_number or 0, stored.number + 1)
-                self.is_needed = True
-        if not is_complete:
+    def written(self, additions: Sequence[AddRecords], expected: ExpectedOwners) -> None:
+        """Give records their owners, which were found to be as expected, and remember new ones."""
+        if expected.given:
+            self._owners |= expected.given
+            self._next_number = max(stored.number for stored in expected.given.values()) + 1
+            self.is_needed = True
+            self._limit()
+        if not expected.is_complete:
             owners = iter([stored and stored.owner for stored in expected.owners])
             for submission in additions:
                 submission.give_owners(list(islice(owners, submission.record_count)))
-        self._limit()
 
     def note(self, noted: int, *, has_erased_memory: bool) -> None:
         """Forget what was known before names were erased."""

@@ -224,6 +224,9 @@ class Noted(NamedTuple):
     begun: int = 1 << 62
 
 
+_NOBODY: Final[Mapping[str, StoredOwner]] = {}
+
+
 class ExpectedOwners(NamedTuple):
     """What a statement's records rely on.
 
@@ -234,6 +237,8 @@ class ExpectedOwners(NamedTuple):
         noted: the last number of an erased name, which must be the same still.
         begun: when the earliest record may have begun, in microseconds since 1970: after all
             erasures of a name.
+        given: the owners that memories get here.
+        is_complete: whether each record itself gives the whole owner that its memory has.
 
     `add_statement` takes from the two sets what its statement writes and checks.
     """
@@ -243,6 +248,8 @@ class ExpectedOwners(NamedTuple):
     without: set[str] | None
     noted: int
     begun: int = 1 << 62
+    given: Mapping[str, StoredOwner] = _NOBODY
+    is_complete: bool = True
 
     def part(self, start: int, records: Sequence[Fields]) -> "ExpectedOwners":
         """Return what some of the records rely on, from `start` on."""
