@@ -4,7 +4,8 @@
 
 1, 100 and 1,000 tasks record as fast as their acks come, while one follower reads along: in a file,
 and in PostgreSQL (the dev extra's, as in benchmarks.postgres). What the follower has before its
-caller is woken was delivered after no time.
+caller is woken was delivered after no time. Then a follower resumes that missed few records, and
+one that missed many: how long does the first take?
 """
 
 import asyncio
@@ -41,6 +42,10 @@ from tests.support.postgres_server import with_query
 TASKS: Final = (1, 100, 1_000)
 _LIMIT: Final = 10
 _EVENTS: Final = {1: 3_000, 100: 60_000, 1_000: 120_000}
+_MISSED: Final = (20_000, 400_000)
+_BATCH: Final = 1_000
+_RESUMES: Final = 5
+_RESUME_LIMIT: Final = 2
 _QUICK: Final = 20
 """By how much a smoke run is smaller."""
 
@@ -93,6 +98,43 @@ async def follow(url: str, per_agent: Sequence[Sequence[NewRecord]]) -> Delivery
     )
 
 
+async def resume(url: str, missed: Sequence[int]) -> list[float]:
+    """Return how long a follower takes to its first record after it missed so many, ascending."""
+    now = time.perf_counter
+    took: list[float] = []
+    async with open_history(url) as history:
+        await history.add_history("seen", None, "seen", "ADD")
+        cursor = await history.end_cursor()
+        there = 0
+        for count in missed:
+            for _ in range(there, count, _BATCH):
+                (records,) = agents(1, _BATCH)
+                await history.batch_add_history([record.as_mapping() for record in records])
+            there = count
+            waits = []
+            for _ in range(_RESUMES):
+                begun = now()
+                await anext(history.follow(after=cursor))
+                waits.append(now() - begun)
+            took.append(median(waits))
+    return took
+
+
+def measure_resuming(
+    urls: Mapping[str, str], repeat: int, smaller: int, folder: Path
+) -> dict[str, list[list[float]]]:
+    """Measure each store's first record after few and after many, in a fresh store each time."""
+    missed = [count // smaller for count in _MISSED]
+    found: dict[str, list[list[float]]] = defaultdict(list)
+    for _ in range(repeat):
+        for name, url in urls.items():
+            fresh = secrets.token_hex(8)
+            where = with_query(url, schema=fresh) if url else str(folder / f"{fresh}.db")
+            with quiet_collector():
+                found[name].append(asyncio.run(resume(where, missed)))
+    return found
+
+
 def measure(
     urls: Mapping[str, str], repeat: int, smaller: int, folder: Path
 ) -> dict[tuple[str, int], list[Delivery]]:
@@ -116,12 +158,14 @@ def main(options: Namespace) -> None:
         url = stack.enter_context(server_url(options))
         told = settings(url)
         load = OthersLoad()
-        found = measure(
+        how = (
             {"SQLite": "", "PostgreSQL": url},
             1 if options.quick else options.repeat,
             _QUICK if options.quick else 1,
             folder,
         )
+        found = measure(*how)
+        resumed = measure_resuming(*how)
         print_table(
             ("", "tasks", "events/s", "ack p50, ms", "delivery p50", "delivery p99"),
             [
@@ -136,6 +180,13 @@ def main(options: Namespace) -> None:
                 for (name, tasks), runs in found.items()
             ],
         )
+        print_table(
+            ("first record after", *(f"{count // how[2]:,} missed, ms" for count in _MISSED)),
+            [
+                [name, *(milliseconds(median(times)) for times in zip(*runs, strict=True))]
+                for name, runs in resumed.items()
+            ],
+        )
         bars = [
             Bar(
                 f"{name}, {tasks:,} tasks: p99 from ack to delivery against the p50 ack",
@@ -145,6 +196,16 @@ def main(options: Namespace) -> None:
                 at_most=True,
             )
             for (name, tasks), runs in found.items()
+        ]
+        bars += [
+            Bar(
+                f"{name}: first record after many missed ones against after a twentieth of them",
+                _RESUME_LIMIT,
+                median([many / few for few, many in runs]),
+                each([many / few for few, many in runs]),
+                at_most=True,
+            )
+            for name, runs in resumed.items()
         ]
         print_bars(bars)
         print_load(load.processors())
@@ -159,6 +220,7 @@ def main(options: Namespace) -> None:
                     for (name, tasks), runs in found.items()
                     for run in runs
                 ],
+                "first_record_after_missing": resumed,
             },
         )
 

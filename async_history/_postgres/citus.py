@@ -25,6 +25,8 @@ ALTER TABLE {schema}.history DROP CONSTRAINT history_pkey,
     ADD CONSTRAINT history_pkey PRIMARY KEY (id, memory_id)
 """
 """Replaces the key on `id` alone."""
+_DROP_TRIGGER: Final = "DROP TRIGGER IF EXISTS history_xact_before_seq ON {schema}.history"
+"""Citus distributes no table that has triggers. This one is for followers, of which it has none."""
 _DISTRIBUTE: Final = """
 SELECT pg_catalog.create_distributed_table($1::pg_catalog.regclass, $2, colocate_with => $3)
 """
@@ -57,7 +59,8 @@ async def _distribute(connection: Any, schema: str) -> list[str]:
         for table, column in COLUMNS.items():
             if not await is_distributed(connection, schema, table):
                 if table == "history":
-                    await connection.execute(in_schema(KEY_OF_A_SHARD, quoted(schema)))
+                    for statement in (KEY_OF_A_SHARD, _DROP_TRIGGER):
+                        await connection.execute(in_schema(statement, quoted(schema)))
                 colocated_with = f"{quoted(schema)}.history" if table == "owners" else "none"
                 name = f"{quoted(schema)}.{table}"
                 await connection.execute(_DISTRIBUTE, name, column, colocated_with)

@@ -11,6 +11,8 @@ from async_history._core.cursors import CursorCodec
 
 _CURSORS: Final = CursorCodec("postgresql", "follow on a PostgreSQL history")
 _DIGITS: Final = 16
+_FIRST_XACT: Final = 3
+"""The first number of a transaction; the server has smaller ones for itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,13 @@ class Snapshot:
         xmax = min(self.xmax, xact + 1)
         return Snapshot(xmax, tuple(x for x in self.running if x < xmax))
 
+    def next_xact(self, age: int) -> int:
+        """Return the next number that the server had to give, given the age of the first number.
+
+        The server counts ages with 32 bits.
+        """
+        return self.xmax + (_FIRST_XACT + age - self.xmax) % (1 << 32)
+
     def joined(self, other: "Snapshot") -> "Snapshot":
         """Return the snapshot that sees what either sees."""
         candidates = sorted({*self.running, *other.running})
@@ -81,16 +90,20 @@ class Witness:
         digest: a digest of the record's id.
         issued: the last `seq` that the server had issued by then; None if the role may not read
             it.
+        next_xact: the lowest number that the server had not given to a transaction by then.
+            Records of it and of all above have a higher `seq` than this one. None if the server
+            can't promise that, and in a cursor of an earlier version.
     """
 
     seq: int
     digest: str
     issued: int | None
+    next_xact: int | None = None
 
     @classmethod
-    def of(cls, seq: int, record_id: str, issued: int | None) -> "Witness":
+    def of(cls, seq: int, record_id: str, issued: int | None, next_xact: int | None) -> "Witness":
         """Return the witness for a record."""
-        return cls(seq, _digest(record_id), issued)
+        return cls(seq, _digest(record_id), issued, next_xact)
 
     def is_of(self, record_id: str) -> bool:
         """Return whether a record has the witness's id."""
@@ -132,12 +145,18 @@ class FollowPosition:
         """The position after the whole window."""
         return replace(self, done=self.window or self.done, window=None, seq=0, upto=None)
 
-    def ranges(self) -> list[tuple[int, int]]:
-        """Return the ranges, with exclusive ends, of the window's transaction numbers."""
+    def ranges(self, before: int | None) -> list[tuple[int, int]]:
+        """Return the ranges, with exclusive ends, of the window's transaction numbers.
+
+        Args:
+            before: leave out this number and all above; None leaves out none.
+        """
         window = self.window or self.done
-        running = [x for x in window.running if x >= self.done.xmax]
+        end = window.xmax if before is None else min(before, window.xmax)
+        running = [x for x in window.running if self.done.xmax <= x < end]
         late = [(x - 1, x + 1) for x in self.done.running if window.sees(x)]
-        return [*late, *pairwise([self.done.xmax - 1, *running, window.xmax])]
+        new = pairwise([self.done.xmax - 1, *running, end])
+        return [*late, *((after, until) for after, until in new if until - after > 1)]
 
     def __str__(self) -> str:
         window = None if self.window is None else str(self.window)
@@ -145,11 +164,11 @@ class FollowPosition:
         if self.witness is None:
             return _CURSORS.text(*parts)
         witness = self.witness
-        return _CURSORS.text(*parts, witness.seq, witness.digest, witness.issued)
+        return _CURSORS.text(*parts, witness.seq, witness.digest, witness.issued, witness.next_xact)
 
 
 def position_from_cursor(cursor: str) -> FollowPosition:
-    """Return the position that a cursor names; earlier versions' have no `upto` and no witness.
+    """Return the position that a cursor names; those of earlier versions lack some parts.
 
     Raises:
         InvalidInput: it is not a cursor of this backend.
@@ -180,4 +199,12 @@ def _with_more(place: FollowPosition, more: Sequence[str | int | None]) -> Follo
             return replace(place, upto=upto)
         case [int() | None as upto, int(seq), str(digest), int() | None as issued]:
             return replace(place, upto=upto, witness=Witness(seq, digest, issued))
+        case [
+            int() | None as upto,
+            int(seq),
+            str(digest),
+            int() | None as issued,
+            int() | None as next_xact,
+        ]:
+            return replace(place, upto=upto, witness=Witness(seq, digest, issued, next_xact))
     raise ValueError(more)

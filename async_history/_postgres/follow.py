@@ -10,9 +10,17 @@ The order of acks is kept: a record written after another's ack has a higher `se
 sees it without the other. (The order of `xact` would not do: a transaction may get its number first
 and write later.)
 
-Each statement reads at most `rows_at_once` rows, however many are new. For a larger window, first
-only its lowest `seq` is searched, then the window is read in the order of `seq` from there. Running
-transactions are excluded by their numbers; otherwise each poll would read their rows in vain.
+Each statement reads at most `rows_at_once` rows, however many are new. A larger window is read in
+the order of `seq` from its lowest. Running transactions are excluded by their numbers; otherwise
+each poll would read their rows in vain.
+
+To find the lowest `seq` not all new rows have to be read. Version 11 of the tables has a trigger by
+which a transaction gets its number before its first `seq`. So a transaction whose number was given
+out after some record was committed has only higher `seq` than that record. A position holds such a
+record, its witness, and the next number that the server had to give (`next_xact`): only rows of
+transactions below that are searched, which were running then. This needs the witness itself to be
+there still, which proves that the server's timeline is the position's. Otherwise, as in histories
+without that trigger, all new rows are searched, on the index on `xact`.
 
 Where a snapshot alone is not enough:
 
@@ -47,7 +55,7 @@ from async_history._postgres.cursors import (
 )
 from async_history._postgres.follow_sql import (
     END,
-    EXTENT,
+    LOWEST,
     MARK,
     NEXT_WINDOW,
     SAME_WINDOW,
@@ -156,14 +164,16 @@ class FollowReader:
 
     async def end(self) -> FollowPosition | None:
         """Return the position after all committed records; None if there are none."""
-        store, now, newest, issued, foreign = await self._told(END)
+        store, text, newest, issued, age, foreign = await self._told(END)
         if newest is None and foreign is None:
             return None
         if newest is None:
             return FollowPosition(store, foreign, NOTHING)
+        now = Snapshot.parse(text)
         number, seq, record_id = newest
-        done = Snapshot.parse(now).up_to(number)
-        return FollowPosition(store, foreign or 0, done, witness=Witness.of(seq, record_id, issued))
+        next_xact = None if age is None else now.next_xact(age)
+        witness = Witness.of(seq, record_id, issued, next_xact)
+        return FollowPosition(store, foreign or 0, now.up_to(number), witness=witness)
 
     async def mark(self) -> object:
         """Return a value that changes with each commit: the table, and a snapshot of the
@@ -191,51 +201,61 @@ class FollowReader:
     async def _next_window(
         self, place: FollowPosition, memory_id: str | None, limit: int
     ) -> FollowRead[FollowPosition]:
-        head, (newest, count), rows = await self._rows(
+        head, (newest, count, age, highest), rows = await self._rows(
             NEXT_WINDOW, place, [str(place.done), place.foreign, limit + 1]
         )
         if head.is_behind(place):
             return _nothing_yet(place)
+        next_xact = None if age is None else head.now.next_xact(age)
         number, witness = place.newest, place.witness
         if newest is not None:
             number, seq, record_id = newest
-            witness = Witness.of(seq, record_id, head.issued)
+            witness = Witness.of(seq, record_id, head.issued, next_xact)
         window = place.done.joined(head.now.up_to(number))
-        within = replace(place, window=window, witness=witness)
+        within = replace(place, window=window, witness=witness, seq=place.foreign, upto=highest)
         if count <= limit:
             return _page(within, rows, limit + 1, is_last=True)
         if memory_id is None:
-            extent = await self._extent(within)
-            if extent is None:
+            is_ordered = next_xact is not None and head.stands is not None
+            lowest = await self._lowest(within, highest, place.witness if is_ordered else None)
+            if lowest is None:
                 return _nothing_yet(place)
-            lowest, upto = extent
-            within = replace(within, seq=lowest - 1, upto=upto)
+            within = replace(within, seq=lowest - 1)
         # For one memory the whole window is searched.
         return await self._same_window(within, window, memory_id, limit)
 
-    async def _extent(self, place: FollowPosition) -> tuple[int, int] | None:
-        """Return the lowest and highest `seq` in a position's window; None if it is not all here.
+    async def _lowest(
+        self, place: FollowPosition, highest: int, witness: Witness | None
+    ) -> int | None:
+        """Return the lowest `seq` in a position's window; None if the window is not all here.
 
         A transaction with more rows than a statement's limit is read completely, because any of
         its rows may have the lowest `seq`.
+
+        Args:
+            highest: the highest `seq` of all records.
+            witness: the witness of the position before, if it is there still and the server gives
+                a transaction its number before its first `seq`.
         """
-        lowest, highest = _MOST_SEQ, place.foreign
-        for after, before in place.ranges():
+        lowest, before = highest + 1, None
+        if witness is not None and witness.next_xact is not None:
+            lowest, before = max(witness.seq, place.foreign) + 1, witness.next_xact
+        for after, end in place.ranges(before):
             most, is_more = self._rows_at_once, True
             while is_more:
-                arguments = [str(after), str(before), place.foreign, most]
-                sql = in_schema(EXTENT, self._schema)
-                ((now, count, first, last, number),) = await self._fetch(sql, *arguments)
+                arguments = [str(after), str(end), place.foreign, most]
+                sql = in_schema(LOWEST, self._schema)
+                ((now, count, first, number),) = await self._fetch(sql, *arguments)
                 if Snapshot.parse(now).xmax <= place.newest:
                     return None
                 if first is not None:
-                    lowest, highest = min(lowest, first), max(highest, last)
+                    lowest = min(lowest, first)
                 is_more = count == most
                 if is_more and number - 1 > after:
                     after = number - 1  # it may have more rows
                 else:
                     most *= 8
-        return min(lowest, highest + 1), highest
+        return lowest
 
     async def _same_window(
         self, place: FollowPosition, window: Snapshot, memory_id: str | None, limit: int

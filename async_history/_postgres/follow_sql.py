@@ -32,6 +32,31 @@ _ISSUED: Final = """(
     FROM pg_catalog.pg_get_serial_sequence($1::pg_catalog.text, 'seq') AS named
 )"""
 """SQL value: the last `seq` that was issued; NULL if the role lacks both privileges."""
+_AGE: Final = """(
+    SELECT CASE
+        WHEN NOT pg_catalog.pg_is_in_recovery() AND EXISTS (
+            SELECT FROM pg_catalog.pg_trigger
+            WHERE tgrelid = pg_catalog.to_regclass($1::pg_catalog.text)::pg_catalog.oid
+                AND tgname = 'history_xact_before_seq'::pg_catalog.name
+                AND tgenabled = 'A'::pg_catalog."char"
+        ) AND EXISTS (
+            SELECT FROM pg_catalog.pg_sequence
+            WHERE seqrelid = pg_catalog.pg_get_serial_sequence($1::pg_catalog.text, 'seq')
+                    ::pg_catalog.regclass::pg_catalog.oid
+                AND seqcache = 1::pg_catalog.int8 AND seqincrement > 0::pg_catalog.int8
+                AND NOT seqcycle
+        )
+        THEN pg_catalog.age('3'::pg_catalog.xid)
+    END
+)"""
+"""SQL value: how many transaction numbers the server has given out since number 3, the first: 32
+bits of it. It is read after the statement's snapshot was taken. (The snapshot's own xmax is only
+the number after that of the last transaction that ended; higher ones may be running.) `age` answers
+the same all through a transaction, so the statement has to be the only one of its own.
+
+NULL if a row may get its `seq` before its transaction gets its number, or out of order: without
+the trigger of version 11, or with a sequence of which sessions take several values at once; and on
+a standby, which does not know all numbers that were given out."""
 
 
 def _after(number: str) -> str:
@@ -64,7 +89,7 @@ _GIVEN: Final = "$2::pg_catalog.text::pg_catalog.xid8"
 
 END: Final = f"""
 SELECT pg_catalog.json_build_array(
-    {_STORE}, {_NOW}::pg_catalog.text, {_newest(_ALL)}, {_ISSUED}, CASE
+    {_STORE}, {_NOW}::pg_catalog.text, {_newest(_ALL)}, {_ISSUED}, {_AGE}, CASE
         WHEN (
             SELECT xact FROM {{schema}}.history
             WHERE xact >= pg_catalog.pg_snapshot_xmax({_NOW}) ORDER BY xact LIMIT 1
@@ -105,6 +130,10 @@ UNION ALL
 
 
 _COUNT: Final = "(SELECT pg_catalog.count(*) FROM unseen)"
+_HIGHEST_OF_MANY: Final = f"""CASE
+    WHEN {_COUNT} >= $6::pg_catalog.int8
+    THEN (SELECT seq FROM {{schema}}.history ORDER BY seq DESC LIMIT 1)
+END"""
 NEXT_WINDOW: Final = f"""
 WITH unseen AS MATERIALIZED (
     SELECT found.* FROM (
@@ -121,7 +150,7 @@ WITH unseen AS MATERIALIZED (
     ) AS found
     LIMIT $6::pg_catalog.int8
 )
-{_head(f", {_newest(_GIVEN)}, {_COUNT}")}
+{_head(f", {_newest(_GIVEN)}, {_COUNT}, {_AGE}, {_HIGHEST_OF_MANY}")}
 (
     SELECT seq, true, false, {RECORD_COLUMNS} FROM unseen
     WHERE seq > $5::pg_catalog.int8 AND {_COUNT} < $6::pg_catalog.int8
@@ -129,10 +158,11 @@ WITH unseen AS MATERIALIZED (
 )
 """
 """All records that the snapshot $4 does not see, without `foreign` ones; none if there are $6 or
-more. It reads only new rows. The LIMIT is a SELECT, so that the planner does not know it: it then
-uses the index for the order and can stop, instead of a bitmap of all rows."""
-EXTENT: Final = f"""
-SELECT {_NOW}::pg_catalog.text, pg_catalog.count(*), pg_catalog.min(seq), pg_catalog.max(seq),
+more, and then the highest `seq` of all records. It reads only new rows. The LIMIT is a SELECT, so
+that the planner does not know it: it then uses the index for the order and can stop, instead of a
+bitmap of all rows."""
+LOWEST: Final = f"""
+SELECT {_NOW}::pg_catalog.text, pg_catalog.count(*), pg_catalog.min(seq),
     pg_catalog.max(xact::pg_catalog.text::pg_catalog.int8)
 FROM (
     SELECT xact, seq FROM {{schema}}.history
@@ -141,7 +171,7 @@ FROM (
     ORDER BY xact LIMIT (SELECT $4::pg_catalog.int8)
 ) AS looked_at
 """
-"""The lowest and highest `seq` and the last number of the first $4 rows between two numbers."""
+"""The lowest `seq` and the last number of the first $4 rows between two numbers."""
 
 
 def _same_window(wanted: str) -> str:

@@ -15,6 +15,7 @@ from async_history._postgres import cursors as places
 from async_history.postgres import PostgresHistoryManager
 from async_history.testing.followers import NEVER_S, SOON_S, Reading, add_many, first, up_to_now
 from tests.subprocesses.postgres_load import Load
+from tests.support.followed_pages import texts_by_pages
 from tests.support.postgres_faults import (  # noqa: F401 - fixtures are imported to be asked for
     a_admin,
     a_schema,
@@ -257,6 +258,7 @@ class TestServers:
                     assert await connection.fetchval(_TAKE_NUMBER) < given, "none was given again"
                 for cursor in cursors:
                     assert await first(history.follow(after=cursor), 20) == texts
+                    assert await texts_by_pages(history, cursor, 3) == texts
         finally:
             server.remove()
 
@@ -287,6 +289,10 @@ class TestServers:
                     await history.add_history("m", None, "after", "ADD")
                     await until(partial(has_texts, admin, "after"))
                     end = await history.end_cursor()
+                    assert end is not None
+                    witness = places.position_from_cursor(end).witness
+                    assert witness is not None
+                    assert witness.next_xact is None, "it does not know which were given out"
                     looked = history.follow(after=end, poll_interval_s=SOON_S)
                 assert sorted(map(str, await reading.until(3))) == ["after", "before", "held"]
                 rest = await first(looked, 2)
@@ -377,6 +383,8 @@ class TestServers:
                     new = [f"new {number}" for number in range(150)]
                     assert await reading.until(150) == new
                 assert await first(following, 150) == new
+                for memory_id in (None, "m"):
+                    assert await texts_by_pages(history, end, 20, memory_id) == new
                 assert await first(history.follow(after=middle.cursor), 170) == [*texts[20:], *new]
                 assert await first(history.follow(), 190) == [*texts, *new]
         finally:

@@ -28,6 +28,7 @@ _INSERT_AT: Final = """
 INSERT INTO {schema}.history (seq, id, memory_id, new_memory, event, is_deleted)
 OVERRIDING SYSTEM VALUE VALUES ($1, gen_random_uuid()::text, $2, $3, 'UPDATE', false)
 """
+_TAKE_NUMBER: Final = "SELECT pg_current_xact_id()"
 _NEXT: Final = "SELECT nextval(pg_get_serial_sequence('{schema}.history', 'seq'))"
 
 
@@ -68,13 +69,26 @@ class Clock:
 
 
 class Writer:
-    """A connection of somebody's that writes by raw SQL, in transactions with savepoints."""
+    """A connection of somebody's that writes by raw SQL, in transactions with savepoints.
 
-    def __init__(self, connection: Any, schema: str, dice: random.Random, clock: Clock) -> None:
+    Args:
+        takes_number_first: whether the tables see to it that who has a `seq` has a number.
+    """
+
+    def __init__(
+        self,
+        connection: Any,
+        schema: str,
+        dice: random.Random,
+        clock: Clock,
+        *,
+        takes_number_first: bool,
+    ) -> None:
         self._connection = connection
         self._schema = schema
         self._dice = dice
         self._clock = clock
+        self._takes_number_first = takes_number_first
         self._is_open = False
         self._texts: list[str] = []
         self._before_savepoint: int | None = None
@@ -88,7 +102,7 @@ class Writer:
                 await self._connection.execute("BEGIN")
                 self._is_open = True
                 if self._dice.random() < 0.5:
-                    await self._connection.fetchval("SELECT pg_current_xact_id()")
+                    await self._connection.fetchval(_TAKE_NUMBER)
             case "begin" if self._before_savepoint is None:
                 await self._connection.execute("SAVEPOINT here")
                 self._before_savepoint = len(self._texts)
@@ -101,8 +115,10 @@ class Writer:
                 self._before_savepoint = None
             case "end" if self._is_open:
                 await self.end(self._dice.choice(["COMMIT", "COMMIT", "ROLLBACK", "PREPARE"]))
-            case "hold":
-                # As a statement that has its `seq`, and waits before it takes its number.
+            case "hold" if self._is_open or not self._takes_number_first:
+                # As a statement that has its `seq`, and waits before it writes its row.
+                if self._takes_number_first:
+                    await self._connection.fetchval(_TAKE_NUMBER)
                 memory_id, (text,) = self._clock.begin(self._dice, 1)
                 seq = await self._connection.fetchval(_NEXT.format(schema=self._schema))
                 self._held.append((seq, memory_id, text))
@@ -137,6 +153,8 @@ class Writer:
             return
         texts, self._texts = self._texts, []
         self._is_open, self._before_savepoint = False, None
+        if self._takes_number_first:
+            self._held.clear()
         if how == "PREPARE":
             name = f"{self._schema.strip(chr(34))} {id(self)} {self._clock.now}"
             await self._connection.execute(f"PREPARE TRANSACTION '{name}'")
@@ -189,15 +207,23 @@ class Walker:
             first_ack = min(first_ack, clock.acked[text])
 
 
+@pytest.mark.parametrize("takes_number_first", [True, False])
 @pytest.mark.parametrize("seed", range(6))
 async def test_all_once_and_in_order(
-    server: PostgresServer, connections: list[Any], seed: int
+    server: PostgresServer, connections: list[Any], seed: int, takes_number_first: bool
 ) -> None:
     """Windows of any size: below a page, of many pages, of transactions larger than a look."""
-    dice, clock, name = random.Random(seed), Clock(), f"chance{seed}"  # noqa: S311 - a test's dice
+    dice, clock = random.Random(seed), Clock()  # noqa: S311 - a test's dice
+    name = f"chance{seed}{takes_number_first}"
     schema = quoted(name)
     async with open_history(with_query(server.url(), schema=name)):
-        writers = [Writer(one, schema, dice, clock) for one in connections[:4]]
+        if not takes_number_first:
+            trigger = "TRIGGER history_xact_before_seq"
+            await connections[4].execute(f"ALTER TABLE {schema}.history DISABLE {trigger}")
+        writers = [
+            Writer(one, schema, dice, clock, takes_number_first=takes_number_first)
+            for one in connections[:4]
+        ]
         walkers = [
             Walker(
                 FollowReader(

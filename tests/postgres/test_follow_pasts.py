@@ -18,6 +18,7 @@ from async_history import CursorGone, open_history
 from async_history._postgres.cursors import FollowPosition, position_from_cursor
 from async_history.postgres import PostgresHistoryManager
 from async_history.testing.followers import SOON_S, Reading, add_many, first, up_to_now
+from tests.support.followed_pages import records_by_pages
 from tests.support.postgres_faults import (  # noqa: F401 - fixtures are imported to be asked for
     a_schema,
     connected,
@@ -101,7 +102,10 @@ async def cursors_after(history: PostgresHistoryManager, cursor: str) -> dict[st
 
 
 async def all_new(history: PostgresHistoryManager, cursor: str | None) -> list[str | None]:
+    """Return what comes after a cursor, the same whether it is one page or many."""
     records = await up_to_now(history, history.follow(after=cursor))
+    by_pages = await records_by_pages(history, cursor, 2)
+    assert [record for record in by_pages if record.memory_id != "sentinel"] == records
     return [record.new_memory for record in records]
 
 

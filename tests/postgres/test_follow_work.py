@@ -175,6 +175,10 @@ class TestWork:
         for _ in range(40):
             await counting.add(others[0], _MANY // 40)
         counting.start()
+        page = await counting.reader.page(place, None, _LIMIT)
+        assert len(page.records) == _LIMIT
+        assert sum(counting.rows) <= _LIMIT + _ROWS_AT_ONCE + 50, "all that is new"
+        counting.start()
         found, end = await counting.all_after(place)
         assert len(set(found)) == len(found) == _MANY
         counting.check()

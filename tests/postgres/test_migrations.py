@@ -172,6 +172,25 @@ async def test_a_table_that_stays_locked(
     await check_current(owner, url)
 
 
+async def test_tables_that_were_dropped_by_hand_are_made_again(
+    new_schema: Callable[[], str], connect: Any
+) -> None:
+    """What else was made with them is there still."""
+    url = new_schema()
+    owner = await connect()
+    for _ in range(2):
+        async with open_history(url) as history:
+            await history.add_history("m", None, "x", "ADD")
+            assert await history.count_history() == 1
+        tables = await owner.fetch(
+            "SELECT relname FROM pg_class WHERE relnamespace = $1::text::regnamespace"
+            " AND relkind = 'r'",
+            schema_of(url),
+        )
+        for (table,) in tables:
+            await owner.execute(f"DROP TABLE {schema_of(url)}.{table} CASCADE")
+
+
 async def test_ids_that_are_there_twice_are_named(
     new_schema: Callable[[], str], connect: Any
 ) -> None:

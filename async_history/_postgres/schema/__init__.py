@@ -51,8 +51,9 @@ SELECT EXISTS (
     WHERE logicalrelid::pg_catalog.oid = pg_catalog.to_regclass($1)::pg_catalog.oid
 )
 """
-_NOT_WHERE_DISTRIBUTED: Final = {4}
-"""A unique key must contain the column by which a table is distributed."""
+_NOT_WHERE_DISTRIBUTED: Final = {4, 11}
+"""A unique key must contain the column by which a table is distributed, and such a table must not
+have triggers."""
 _SHORT_WAIT: Final = "SET LOCAL lock_timeout TO 100"
 """In milliseconds: a session that waits for a table's lock blocks all later ones."""
 _ASK_AGAIN_S: Final = 0.2

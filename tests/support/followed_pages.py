@@ -1,0 +1,27 @@
+"""What a follower reads by pages that are smaller than what it missed."""
+
+from async_history import HistoryRecord
+from async_history._postgres.cursors import FollowPosition, position_from_cursor
+from async_history.postgres import PostgresHistoryManager
+
+
+async def records_by_pages(
+    history: PostgresHistoryManager, cursor: str | None, limit: int, memory_id: str | None = None
+) -> list[HistoryRecord]:
+    """Return all that is new after a cursor, which is kept as text between pages."""
+    place: FollowPosition | None = None if cursor is None else position_from_cursor(cursor)
+    found: list[HistoryRecord] = []
+    while True:
+        read = await history.store.follower.page(place, memory_id, limit)
+        found += read.records
+        place = None if read.place is None else position_from_cursor(str(read.place))
+        if read.is_last:
+            return found
+
+
+async def texts_by_pages(
+    history: PostgresHistoryManager, cursor: str | None, limit: int, memory_id: str | None = None
+) -> list[str | None]:
+    """Return the texts of `records_by_pages`."""
+    records = await records_by_pages(history, cursor, limit, memory_id)
+    return [record.new_memory for record in records]
