@@ -1,6 +1,7 @@
 """The routes of the JSON API, and what mem0's server answers."""
 
 import json
+import re
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
@@ -42,8 +43,15 @@ def api_routes(feed: Feed) -> list[BaseRoute]:
         *map(_route, CALLS),
         Route(FOLLOW_PATH, follow, methods=["GET"]),
         Route(API_PATH + "openapi.json", _description, methods=["GET"]),
-        Route(HISTORY_PATH, _history_as_mem0_answers, methods=["GET"]),
+        _history_route(),
     ]
+
+
+def _history_route() -> Route:
+    route = Route(HISTORY_PATH, _history_as_mem0_answers, methods=["GET"])
+    # A memory's id may have line breaks, which Starlette's paths have not.
+    route.path_regex = re.compile(route.path_regex.pattern, re.DOTALL)
+    return route
 
 
 def _route(call: Call) -> Route:

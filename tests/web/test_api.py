@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import jsonschema
@@ -441,20 +442,20 @@ class TestAsMem0Answers:
     async def test_it_is_what_get_history_returns(
         self, history: HistoryManager, caller: Caller
     ) -> None:
-        await history.add_history("a/b c?", None, '<script>"', "ADD")
+        odd = ("a/b c?", "..", "a/../b", "/", "a\nb\r\n", "history", "%2F", "\u2028")
+        for memory_id in odd:
+            await history.add_history(memory_id, None, '<script>"', "ADD")
         await history.batch_add_history(
             [{"memory_id": "m", "event": "ADD", "new_memory": str(n)} for n in range(120)]
         )
         async with caller() as page:
-            for memory_id, path in (
-                ("tea", "tea"),
-                ("m", "m"),
-                ("a/b c?", "a%2Fb%20c%3F"),
-                ("none", "none"),
-            ):
+            for memory_id in ("tea", "m", "none", *odd):
+                path = quote(memory_id, safe="").replace(".", "%2E")
                 answer = await page.get(f"/memories/{path}/history")
+                assert answer.status_code == 200
                 assert answer.headers["content-type"] == "application/json"
                 wanted = [one.as_dict() for one in await history.get_history(memory_id)]
+                assert bool(wanted) is (memory_id != "none")
                 assert json.loads(answer.text) == wanted
 
 
