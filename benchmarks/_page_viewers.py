@@ -1,11 +1,13 @@
 """What viewers of the live feed cost those who write in the same program.
 
 The page is served on the writers' loop. Its viewers are in another process: they read what they
-get, or, the slow ones, nothing.
+get, or, the slow ones, nothing. What that process takes of the machine's processors is counted
+apart: it is not the server's.
 """
 
 import asyncio
 import multiprocessing
+import os
 import random
 import socket
 import time
@@ -31,10 +33,14 @@ _VIEWERS: Final = {NOBODY: (0, True), READERS: (100, True), SLOW: (100, False)}
 
 
 class Written(NamedTuple):
-    """What tasks wrote: events a second, and the program's processor seconds for each."""
+    """What tasks wrote: events a second, and the program's processor seconds for each.
+
+    `viewers_processors` is how many processors the viewers kept busy.
+    """
 
     events_per_s: float
     processor_s: float
+    viewers_processors: float = 0.0
 
 
 async def _view(port: int, *, reads: bool) -> None:
@@ -93,7 +99,16 @@ def written(folder: Path, events: int, rounds: int) -> dict[str, list[Written]]:
     found: dict[str, list[Written]] = {way: [] for way in _VIEWERS}
     for number in range(rounds):
         for way in random.sample(list(_VIEWERS), len(_VIEWERS)):
+            file = folder / f"{number} {way}.db"
+            begun, busy_s = time.perf_counter(), _children_busy_s()
             with listening("127.0.0.1", 0) as listener, _viewers(listener.getsockname()[1], way):
-                file = folder / f"{number} {way}.db"
-                found[way].append(asyncio.run(_write(file, listener, way, events)))
+                one = asyncio.run(_write(file, listener, way, events))
+            busy = (_children_busy_s() - busy_s) / (time.perf_counter() - begun)
+            found[way].append(one._replace(viewers_processors=busy))
+            file.unlink()
     return found
+
+
+def _children_busy_s() -> float:
+    times = os.times()
+    return times.children_user + times.children_system

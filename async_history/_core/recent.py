@@ -1,9 +1,10 @@
 """The commits of the last second, kept for the followers of the same manager.
 
 Reading a record back takes half as long as writing it, and slows the writers: rows come one by one,
-and the GIL is handed over for each. So what was written is kept while there is a follower, and a
-follower that has read all before it takes it from here. Fields are kept, not records: objects that
-live on make the garbage collector run, at the cost of all writers, even if no follower asks.
+and the GIL is handed over for each. So what was written is kept while a follower asks for it, and a
+follower that has read all before it takes it from here. Followers that pause, as the viewers of a
+page do, are soon too far behind to take any: nothing is kept for them. Fields are kept, not
+records: objects that live on make the garbage collector run, at the cost of all writers.
 """
 
 import asyncio
@@ -12,7 +13,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from async_history._core.batch import fields_of
-from async_history._core.commit_signal import CommitSignal
 from async_history._core.records import COLUMNS, Fields, HistoryRecord, made_record
 from async_history._core.submissions import AddRecords, CopyRecords
 
@@ -26,7 +26,7 @@ class RecentLimits:
     Attributes:
         seconds: how long a batch is kept, and so how long a follower may see text that another
             process has erased.
-        records: most records of all batches together.
+        records: most records of all batches together, and since a follower last asked.
         size_bytes: most bytes of all batches together.
     """
 
@@ -36,15 +36,11 @@ class RecentLimits:
 
 
 class RecentCommits:
-    """The batches of the last second that were written as a whole, each after the one before.
+    """The batches of the last second that were written as a whole, each after the one before."""
 
-    Args:
-        signal: of the manager. Without subscribers nothing is kept.
-    """
-
-    def __init__(self, signal: CommitSignal, limits: RecentLimits = RecentLimits()) -> None:
+    def __init__(self, limits: RecentLimits = RecentLimits()) -> None:
         self._limits = limits
-        self._commit_signal = signal
+        self._unasked = limits.records
         self._batches: dict[str, tuple[Sequence[Fields], int]] = {}
         self._records = 0
         self._bytes = 0
@@ -52,9 +48,11 @@ class RecentCommits:
     def keep(self, additions: Sequence[AddRecords]) -> None:
         """Keep a batch's records, by the last one's id; drop the oldest beyond the limits.
 
+        Nothing is kept once as many records as the limit have come since a follower last asked.
         Copied records are not kept: the file may spell their times differently.
         """
-        if not self._commit_signal.has_subscribers or any(
+        limits = self._limits
+        if self._unasked >= limits.records or any(
             isinstance(one, CopyRecords) for one in additions
         ):
             return
@@ -63,14 +61,15 @@ class RecentCommits:
         size_bytes = sum([submission.size_bytes for submission in additions])
         self._batches[last] = (records, size_bytes)
         self._records += len(records)
+        self._unasked += len(records)
         self._bytes += size_bytes
-        limits = self._limits
         while self._records > limits.records or self._bytes > limits.size_bytes:
             self._drop(next(iter(self._batches)))
         asyncio.get_running_loop().call_later(limits.seconds, self._drop, last)
 
     def records_after(self, record_id: str) -> list[HistoryRecord]:
         """Return what is kept after the batch that a record ends; nothing if it ends none."""
+        self._unasked = 0
         found: list[Fields] = []
         if record_id in self._batches:
             for last in reversed(self._batches):

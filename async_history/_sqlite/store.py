@@ -110,7 +110,7 @@ class SQLiteStore:
         self._committed = committed
         self._ended = ended
         self._is_utf16 = is_utf16
-        self._recent = RecentCommits(committed)
+        self._recent = RecentCommits()
         self._known_owners = KnownOwners()
         self._committer: BatchCommitter | None = None
         self._group_writer: GroupCommitWriter[Submission] | None = None
@@ -153,7 +153,7 @@ class SQLiteStore:
             )
             self.reader = SealedReader(reader, self.encryption)
             # What was just committed is kept as it was given, and would be opened again.
-            none_kept = FollowReader(self.fetch, reader, RecentCommits(committed))
+            none_kept = FollowReader(self.fetch, reader, RecentCommits())
             self.follower = SealedFollowReader(none_kept, self.encryption)
 
     # Writing

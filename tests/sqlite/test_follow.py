@@ -13,7 +13,6 @@ from mem0.memory.storage import SQLiteManager
 
 from async_history import CursorGone, Follower, HistoryManager, HistoryRecord, open_history
 from async_history._core.batch import records_of
-from async_history._core.commit_signal import CommitSignal
 from async_history._core.new_records import fields_from_mapping
 from async_history._core.new_submissions import one_record, records_to_copy
 from async_history._core.recent import RecentCommits, RecentLimits
@@ -249,10 +248,14 @@ class TestJustCommitted:
             yield history
 
     async def standing(self, history: HistoryManager, memory_id: str | None = None) -> Any:
-        """Return a follower that stands behind a record of a batch that is kept."""
+        """Return a follower that stands behind a record of a batch that is kept.
+
+        It has asked for what follows the first, so the batches after the second are kept.
+        """
         following = history.follow(memory_id=memory_id, poll_interval_s=SOON_S)
-        await history.batch_add_history(add_many(["before"]))
-        assert await first(following, 1) == ["before"]
+        for text in ("first", "second", "third"):
+            await history.batch_add_history(add_many([text]))
+            assert await first(following, 1) == [text]
         return following
 
     @pytest.mark.parametrize("memory_id", [None, "m"])
@@ -303,19 +306,21 @@ class TestJustCommitted:
     async def test_what_came_after_it_without_it_is_not_waited_for(
         self, path: Path, history: HistoryManager
     ) -> None:
-        """What others wrote behind it, and what no one followed: no commit or poll wakes for it."""
+        """What others wrote after it, and what was not kept: no commit or poll wakes for it."""
         for others in (True, False):
             following = await self.standing(history)
-            cursor = following.cursor
+            if not others:
+                await history.batch_add_history(add_many(["kept"] * (RecentLimits().records - 1)))
+            cursor = await history.end_cursor()
             await history.add_history("m", None, "0", "UPDATE")
             if others:
                 shell(
                     path, "INSERT INTO history (id, memory_id, new_memory) VALUES ('x', 'm', '1')"
                 )
             else:
-                del following
-                gc.collect()
                 await history.add_history("m", None, "1", "UPDATE")
+            del following
+            gc.collect()
             again = history.follow(after=cursor, poll_interval_s=1e6)
             assert await first(again, 2) == ["0", "1"]
             del again
@@ -351,7 +356,7 @@ class TestJustCommitted:
     async def test_its_own_record_is_gone(self, path: Path, history: HistoryManager) -> None:
         following = await self.standing(history)
         await history.add_history("m", None, "0", "UPDATE")
-        shell(path, "DELETE FROM history WHERE new_memory = 'before'")
+        shell(path, "DELETE FROM history WHERE new_memory = 'third'")
         with pytest.raises(CursorGone):
             await first(following, 1)
 
@@ -380,7 +385,7 @@ class TestJustCommitted:
         odd = HistoryRecord("odd", "m", None, "copied", "ADD", created_at="2025.0")
         await history.store.writer.submit(records_to_copy([odd], 0))
         async for record in following:
-            assert [record] == (await history.get_history("m"))[1:]
+            assert [record] == (await history.get_history("m"))[-1:]
             break
 
     async def test_what_was_there_already_is_not_new(self, history: HistoryManager) -> None:
@@ -402,24 +407,35 @@ class TestKeeping:
         records = [HistoryRecord(name, "m", None, None, "ADD") for name in ids]
         kept.keep([AddRecords(records, {}, None, len(records), size_bytes)])
 
-    async def batches(self, *ids: str, **limits: Any) -> tuple[RecentCommits, Any]:
-        bell = CommitSignal()
-        kept = RecentCommits(bell, RecentLimits(**limits))
-        subscribe = bell.subscribe()
+    def batches(self, *ids: str, **limits: Any) -> RecentCommits:
+        kept = RecentCommits(RecentLimits(**limits))
+        kept.records_after("what a follower asks for")
         for name in ids:
             self.keep(kept, [name], 10)
-        return kept, subscribe
+        return kept
 
-    async def test_nothing_unless_somebody_follows(self) -> None:
-        kept, subscribe = await self.batches("0", "1")
-        assert [record.id for record in kept.records_after("0")] == ["1"]
-        del subscribe
-        self.keep(kept, ["2"], 10)
-        assert [record.id for record in kept.records_after("0")] == ["1"]
+    async def test_nothing_before_a_follower_asks(self) -> None:
+        kept = RecentCommits()
+        for name in "01":
+            self.keep(kept, [name], 10)
+        assert kept.records_after("0") == []
+        for name in "23":
+            self.keep(kept, [name], 10)
+        assert [record.id for record in kept.records_after("2")] == ["3"]
+
+    async def test_no_more_for_a_follower_that_does_not_ask(self) -> None:
+        """It costs the writers, and a follower that pauses is soon too far behind to use it."""
+        kept = self.batches(*"0123", records=3)
+        assert [record.id for record in kept.records_after("0")] == ["1", "2"]
+        self.keep(kept, ["4"], 10)
+        self.keep(kept, ["5"], 10)
+        assert [record.id for record in kept.records_after("4")] == ["5"]
 
     @pytest.mark.parametrize("limits", [{"records": 3}, {"size_bytes": 30}])
     async def test_not_too_much(self, limits: dict[str, int]) -> None:
-        kept, _hearer = await self.batches("0", "1", "2", "3", **limits)
+        kept = self.batches("0", "1", "2", **limits)
+        assert [record.id for record in kept.records_after("0")] == ["1", "2"]
+        self.keep(kept, ["3"], 10)
         assert kept.records_after("0") == []
         assert [record.id for record in kept.records_after("1")] == ["2", "3"]
         self.keep(kept, list("45678"), 50)
@@ -432,7 +448,7 @@ class TestKeeping:
             return sum(isinstance(one, HistoryRecord) for one in gc.get_objects())
 
         before = made()
-        kept, _hearer = await self.batches("0")
+        kept = self.batches("0")
         given = [{"memory_id": f"m{n}", "event": "ADD"} for n in range(10)]
         additions = [one_record(fields_from_mapping(one), None, None) for one in given]
         kept.keep(additions)
@@ -443,7 +459,7 @@ class TestKeeping:
         assert found == records_of(additions)
 
     async def test_not_for_long(self) -> None:
-        kept, _hearer = await self.batches("0", "1", seconds=0.01)
+        kept = self.batches("0", "1", seconds=0.01)
         async with asyncio.timeout(LONG_S):
             while kept.records_after("0"):  # noqa: ASYNC110 - it is a timer's work
                 await asyncio.sleep(0.01)
