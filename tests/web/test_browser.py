@@ -110,7 +110,8 @@ VIEWS = (
 )
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (340, "dark")])
+@pytest.mark.parametrize("width", [1280, 340])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_view_is_accessible_and_fits(
     browser: Browser, site: WebServer, width: int, scheme: Literal["light", "dark"]
 ) -> None:
@@ -157,10 +158,17 @@ def test_by_keyboard_alone(browser: Browser, site: WebServer) -> None:
     page.context.close()
 
 
+_NUMBER = """() => {
+  const all = [...document.querySelectorAll("a[href], button, input, select, textarea, summary")]
+    .filter((one) => one.type !== "hidden" && one.checkVisibility());
+  all.forEach((one, number) => { one.dataset.number = number; });
+  return all.length;
+}"""
 _FOCUSED = """() => {
   const one = document.activeElement;
   const style = getComputedStyle(one);
   return {
+    number: Number(one.dataset.number ?? -1),
     name: one.ariaLabel ?? one.textContent.trim(),
     isButton: one.tagName === "BUTTON",
     isSeen: style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 2,
@@ -177,6 +185,25 @@ def _tab_to(page: Page, name: str) -> None:
         if focused["isButton"] and focused["name"] == name:
             return
     pytest.fail(f"the button {name} is not reached")
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_each_part_of_a_view_is_reached_by_keyboard(
+    browser: Browser, site: WebServer, view: str
+) -> None:
+    """In the order of the page, and each shows that it has the focus; a time in several parts."""
+    page, _ = shown(browser)
+    page.goto(site.url + view)
+    count = page.evaluate(_NUMBER)
+    assert count > 5
+    reached = [-1]
+    while reached[-1] != count - 1:
+        page.keyboard.press("Tab")
+        focused: dict[str, Any] = page.evaluate(_FOCUSED)
+        assert focused["isSeen"], focused
+        assert focused["number"] in (reached[-1], reached[-1] + 1), focused
+        reached.append(focused["number"])
+    page.context.close()
 
 
 def test_the_live_feed_shows_what_is_committed(browser: Browser, site: WebServer) -> None:
