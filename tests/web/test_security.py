@@ -9,6 +9,8 @@ import httpx
 import pytest
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.routing import Mount
 from starlette.types import Message, Scope
@@ -323,6 +325,26 @@ class TestSizes:
         assert sent[0]["status"] == 408
 
 
+async def test_a_read_that_takes_too_long_is_ended(
+    history: HistoryManager, caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = asyncio.Event()
+
+    async def hang(**_: object) -> int:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+        raise AssertionError
+
+    monkeypatch.setattr(history, "count_history", hang)
+    limits = WebLimits(request=RequestLimits(read_timeout_s=0.01))
+    async with caller(limits=limits) as page:
+        answer = await page.get("/api/count_history")
+        assert (answer.status_code, answer.json()["title"]) == (504, "GatewayTimeout")
+        assert ended.is_set()
+
+
 class TestPaths:
     async def test_the_styles_are_there(self, caller: Caller) -> None:
         async with caller(by_token()) as page:
@@ -356,6 +378,32 @@ class TestPaths:
             assert answer.status_code == 404
             assert answer.headers["content-type"].startswith("text/html")
             assert "<script>alert" not in answer.text
+
+
+async def test_a_page_of_another_origin_reads_it_where_the_host_allows_that(
+    history: HistoryManager,
+) -> None:
+    """As mem0's dashboard does, by Starlette's middleware around it."""
+    theirs = "https://dashboard.example"
+    inner = history_app(history, authorize=by_token(), write=True)
+    cors = Middleware(CORSMiddleware, allow_origins=[theirs], allow_headers=["authorization"])
+    transport = httpx.ASGITransport(Starlette(routes=[Mount("/", inner)], middleware=[cors]))
+    path = "/memories/tea/history"
+    async with httpx.AsyncClient(transport=transport, base_url="http://any.example") as page:
+        for origin, allowed in ((theirs, theirs), ("https://evil.example", None)):
+            asks = {
+                "access-control-request-method": "GET",
+                "access-control-request-headers": "authorization",
+            }
+            asked = await page.options(path, headers={"origin": origin, **asks})
+            assert asked.headers.get("access-control-allow-origin") == allowed
+            answer = await page.get(path, headers={"origin": origin, **BEARER})
+            assert answer.headers.get("access-control-allow-origin") == allowed
+            changed = await page.post(
+                "/api/undo", json={"run_id": "r"}, headers={"origin": origin, **BEARER}
+            )
+            assert changed.status_code == 403
+        assert [one["new_memory"] for one in answer.json()] == ["likes tea", "likes mate"]
 
 
 async def test_mounted_it_keeps_to_its_own_path(history: HistoryManager) -> None:
