@@ -82,6 +82,16 @@ def test_with_a_token_it_may_write(start: Start, url: str, tmp_path: Path) -> No
     assert not any(TOKEN in line for line in ended(process, signal.SIGTERM, "terminated"))
 
 
+def test_a_token_of_the_environment(start: Start, url: str, environment: dict[str, str]) -> None:
+    environment["ASYNC_HISTORY_TOKEN"] = TOKEN
+    process = start("serve", "--db", url, "--port", "0")
+    page = page_of(process)
+    assert httpx.get(f"{page}api/stats").status_code == 401
+    headers = {"authorization": f"Bearer {TOKEN}"}
+    assert httpx.get(f"{page}api/stats", headers=headers).status_code == 200
+    assert not any(TOKEN in line for line in ended(process, signal.SIGINT, "interrupted"))
+
+
 def test_elsewhere_it_needs_a_token(run: Run, url: str, tmp_path: Path) -> None:
     (tmp_path / "short").write_text("short")
     for more, said in (

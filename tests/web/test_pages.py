@@ -193,6 +193,31 @@ class TestViews:
                     link = found.group(1).replace("&amp;", "&") if found else ""
                 assert len(seen) == 120, path
 
+    async def test_a_search_shows_what_matches_alone(
+        self, history: HistoryManager, caller: Caller
+    ) -> None:
+        early, late = "2020-01-01T00:00:00", "2020-01-02T00:00:00"
+        for memory_id, at in (("early", early), ("late", late)):
+            await history.add_history(
+                memory_id, None, f"was {memory_id}", "ADD", created_at=f"{at}+00:00", role="system"
+            )
+        async with caller() as page:
+            for query, found in (
+                ({"text": "red"}, {"car"}),
+                ({"memory_id": "tea"}, {"tea"}),
+                ({"actor_id": "agent"}, {"tea"}),
+                ({"role": "system"}, {"early", "late"}),
+                ({"event": "UPDATE"}, {"tea", "car"}),
+                ({"user_id": "bob"}, {"car"}),
+                ({"run_id": "r"}, {"car"}),
+                ({"cause_key": "request_id", "cause_value": "7"}, {"car"}),
+                ({"until": late}, {"early"}),
+                ({"since": late, "until": "2020-01-03T00:00:00"}, {"late"}),
+                ({"event": "UPDATE", "actor_id": "agent", "text": "mate"}, {"tea"}),
+            ):
+                text = await shown(page, "/search", **query)
+                assert set(re.findall(r"<bdi>(tea|car|any|early|late)</bdi>", text)) == found, query
+
     async def test_a_search_ends_in_time(self, caller: Caller) -> None:
         async with caller(limits=WebLimits(search_s=0)) as page:
             assert "The search ended after" in await shown(page, "/search", text="nowhere")
