@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
+import asyncpg
 import pytest
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
@@ -33,6 +35,7 @@ from async_history.otel import instrument
 from tests.conftest import OpenStore, stores, url_of
 from tests.otel.conftest import Exported
 from tests.support.patience import LONG_S
+from tests.support.postgres_server import with_query
 
 pytestmark = pytest.mark.once
 
@@ -157,6 +160,33 @@ async def test_tries_are_counted_by_their_reason(instrumented: Instrumented) -> 
         assert span.status.status_code is StatusCode.ERROR
         assert span.attributes is not None
         assert span.attributes["error.type"] == "StorageLocked"
+
+
+@pytest.mark.postgres
+@pytest.mark.faults
+async def test_a_lost_connection_is_counted(
+    instrumented: Instrumented, new_schema: Callable[[], str], postgres: str
+) -> None:
+    """The commit is tried again on another."""
+    exported = instrumented()
+    url = new_schema()
+    (schema,) = parse_qs(urlsplit(url).query)["schema"]
+    admin = await asyncpg.connect(postgres)
+    async with open_history(with_query(url, application_name=schema)) as history:
+        await history.add_history("m", None, "x", "ADD")
+        await admin.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1",
+            schema,
+        )
+        await history.add_history("m", None, "y", "ADD")
+        found = exported.metrics()["async_history.retries"]
+        assert {attributes["error.type"] for attributes, _ in found} <= {
+            "StorageUnreachable",
+            "OutcomeUnknown",
+        }
+        assert sum(count for _, count in found) >= 1
+        assert found[0][0]["db.system.name"] == "postgresql"
+    await admin.close()
 
 
 def linked_by(span: ReadableSpan) -> list[int]:
@@ -327,7 +357,9 @@ async def test_collecting_measures_the_store(instrumented: Instrumented, tmp_pat
         measuring = history._measurements._under_way
         assert measuring is not None
         await measuring
-        assert exported.metrics()["async_history.store.size"][0][1] > 0
+        found = exported.metrics()
+        assert found["async_history.store.size"][0][1] > 0
+        assert found["async_history.store.log.size"][0][1] > 0
 
 
 def test_a_store_whose_loop_has_ended(instrumented: Instrumented) -> None:
