@@ -249,6 +249,12 @@ def test_the_slider_and_the_plots_move(browser: Browser, site: WebServer) -> Non
     page.goto(f"{site.url}/stats")
     expect(page.locator("[data-line=queue]")).to_have_attribute("points", re.compile(r"\d+,\d+"))
     expect(page.locator("[data-value=queue]")).to_have_text("0")
+    for name in ("ack", "commit"):
+        expect(page.locator(f"[data-value={name}]")).to_have_text(re.compile(r"^[\d.]+ m?s$"))
+    rate = page.locator("[data-value=rate]")
+    expect(rate).to_have_text("0")
+    site.run(lambda history: history.batch_add_history([{"memory_id": "n", "event": "ADD"}] * 9))
+    expect(rate).not_to_have_text("0")
     assert complaints == []
     page.context.close()
 

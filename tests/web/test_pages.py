@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from typing import Any
@@ -11,7 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from async_history import HistoryManager, HistoryRecord, open_history
+from async_history import (
+    HistoryManager,
+    HistoryRecord,
+    HistoryStats,
+    StoreWarning,
+    open_history,
+)
 from async_history.web import Access, _plots
 from async_history.web._app import WebLimits, new_app
 from async_history.web._differences import difference
@@ -192,6 +199,25 @@ class TestViews:
                     found = re.search(r'rel="next" href="([^"]*)"', text)
                     link = found.group(1).replace("&amp;", "&") if found else ""
                 assert len(seen) == 120, path
+
+    async def test_warnings_and_operations_are_shown(
+        self, history: HistoryManager, caller: Caller, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await history.erase(memory_ids=["tea"], reason="asked in a letter", vacuum=False)
+        warning = StoreWarning("disk-full", "critical", "no <b>room</b>")
+        warned = replace(await history.stats(), warnings=(warning,))
+
+        async def stats() -> HistoryStats:
+            return warned
+
+        monkeypatch.setattr(history, "stats", stats)
+        async with caller() as page:
+            text = await shown(page, "/stats")
+            assert '<li class="notice bad"><strong>critical: disk-full</strong>' in text
+            assert "no &lt;b&gt;room&lt;/b&gt;" in text
+            operations = await shown(page, "/operations")
+            assert "erase" in operations
+            assert "asked in a letter" in operations
 
     async def test_a_search_shows_what_matches_alone(
         self, history: HistoryManager, caller: Caller
