@@ -72,6 +72,19 @@ def _is_part(part: object) -> bool:
     return part is None or isinstance(part, str) or is_position(part)
 
 
+def id_text(record_id: object) -> str:
+    """Return a record's id as a cursor holds it.
+
+    In a file of another program an id may be NULL, a number or bytes: it is as SQLite's `quote`
+    writes it.
+    """
+    if isinstance(record_id, str):
+        return record_id
+    if isinstance(record_id, bytes):
+        return f"X'{record_id.hex().upper()}'"
+    return "NULL" if record_id is None else str(record_id)
+
+
 def is_position(value: object) -> bool:
     """Return whether a value is a whole number that a database's integer column can hold."""
     return type(value) is int and -(1 << 63) <= value < 1 << 63

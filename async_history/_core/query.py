@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from async_history._core.cursors import Cursor
+from async_history._core.cursors import Cursor, id_text
 from async_history._core.filters import Filter
 from async_history._core.records import HistoryRecord
 from async_history._core.rows import Row
@@ -67,7 +67,7 @@ def cut(
     end = start + limit
     part = rows[start:end]
     records = [record_from(row) for row in part]
-    place = Cursor(position_of(part[-1]), records[-1].id) if records else None
+    place = Cursor(position_of(part[-1]), id_text(records[-1].id)) if records else None
     if len(rows) - end < limit:
         return PageRead(records, place, is_last=is_last and len(part) == len(rows) < limit)
 

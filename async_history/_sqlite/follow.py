@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from async_history._core.cursors import Cursor, CursorCodec
+from async_history._core.cursors import Cursor, CursorCodec, id_text
 from async_history._core.filters import Filter
 from async_history._core.follow_reads import FollowRead
 from async_history._core.recent import RecentCommits
@@ -63,6 +63,11 @@ class FollowPosition:
 
     def __str__(self) -> str:
         return _CURSORS.text(self.position, self.id)
+
+
+def _after(position: int, record_id: object) -> FollowPosition:
+    """Return the position after the record of a row."""
+    return FollowPosition(position, id_text(record_id))
 
 
 def position_from_cursor(cursor: str) -> FollowPosition:
@@ -141,9 +146,9 @@ class FollowReader:
                     records.append(record_from_row(row))
                     rowids.append(row[-2])
                 case "place":
-                    stands = FollowPosition(row[-2], row[0])
+                    stands = _after(row[-2], row[0])
                 case "newest":
-                    newest = FollowPosition(row[-2], row[0])
+                    newest = _after(row[-2], row[0])
         if place is not None and stands != place:
             raise CursorGone(
                 f"the record {place.id} that the cursor points to is gone or has moved (a reset, "
@@ -151,7 +156,7 @@ class FollowReader:
             )
 
         def behind(index: int) -> FollowPosition:
-            return FollowPosition(rowids[index], records[index].id)
+            return _after(rowids[index], records[index].id)
 
         if len(records) == limit:
             return FollowRead(records, behind, behind(-1), is_last=False)
@@ -160,7 +165,7 @@ class FollowReader:
     async def end(self) -> FollowPosition | None:
         """Return the position after the newest record; None if there are none."""
         rows = await self._fetch(_NEWEST, {})
-        return FollowPosition(*rows[0]) if rows else None
+        return _after(*rows[0]) if rows else None
 
     async def mark(self) -> object:
         """Return a value that changes with each commit: the same position as `end`."""
@@ -180,7 +185,7 @@ def _page_of(
 
     def behind(index: int) -> FollowPosition:
         position, record = found[index]
-        return FollowPosition(position, record.id)
+        return _after(position, record.id)
 
-    end = FollowPosition(place.position + len(next_), next_[-1].id)
+    end = _after(place.position + len(next_), next_[-1].id)
     return FollowRead([record for _, record in found], behind, end, is_last=is_last)

@@ -11,7 +11,7 @@ from operator import itemgetter
 from typing import Any, Final
 
 from async_history._core.coalesce import CoalescedReads
-from async_history._core.cursors import Cursor
+from async_history._core.cursors import Cursor, id_text
 from async_history._core.filters import Filter
 from async_history._core.messages import Message, message_from_row
 from async_history._core.query import PageRead, RowsRead, cut
@@ -55,7 +55,8 @@ def _columns(lookup: Lookup, time_before: str) -> str:
 
 
 _CURSOR_IS_VALID: Final = """EXISTS (
-    SELECT 1 FROM history AS place WHERE place.rowid = :after AND place.id IS :after_id
+    SELECT 1 FROM history AS place WHERE place.rowid = :after
+        AND CASE typeof(place.id) WHEN 'text' THEN place.id ELSE quote(place.id) END = :after_id
 )"""
 """SQL condition: the cursor's record still exists. SQLite evaluates it once per statement. (As a
 row before the page's rows it had to be merged with them, which took as long as reading them.)"""
@@ -143,7 +144,7 @@ class HistoryReader:
         found = await self._fetch(sql.format(columns=self._as_stored), given)
         await self._require_cursor_record(after, found)
         rows = rows_in_current_types(found)
-        end = Cursor(found[-1][-1], rows[-1][0]) if rows else after
+        end = Cursor(found[-1][-1], id_text(rows[-1][0])) if rows else after
         return RowsRead(rows, end, is_last=len(rows) < limit)
 
     async def _require_cursor_record(
@@ -172,7 +173,7 @@ class HistoryReader:
             SELECT id, {self.lookup.time_before} FROM history
             WHERE id IN (SELECT value FROM json_each(:ids))
         """
-        rows = await self._fetch(sql, {"ids": json.dumps(ids)})
+        rows = await self._fetch(sql, {"ids": json.dumps(ids, default=id_text)})
         instants = {record_id: parse_time(text or "") for record_id, text in rows}
         return {
             record_id: instant for record_id, instant in instants.items() if instant is not None

@@ -114,7 +114,7 @@ def prepare(
         if is_prepared(connection):  # by another process, while we waited
             connection.execute("ROLLBACK")
             return report
-        if index.is_current(connection, VERSION):  # only records were added or removed
+        if _is_current(connection):  # only records were added or removed
             index.build(connection)
         else:
             found, report = _plan(connection, path, backup=backup)
@@ -150,7 +150,11 @@ def rebuild(connection: sqlite3.Connection, lock_timeout_s: float) -> None:
 
 def is_prepared(connection: sqlite3.Connection) -> bool:
     """Return, without a lock, whether the file has our version and can be written as it is."""
-    return index.is_ready(connection, VERSION)
+    return index.is_ready(connection, VERSION) and layouts.keeps_values(connection)
+
+
+def _is_current(connection: sqlite3.Connection) -> bool:
+    return index.is_current(connection, VERSION) and layouts.keeps_values(connection)
 
 
 def check_version(connection: sqlite3.Connection) -> None:

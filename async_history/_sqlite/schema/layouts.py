@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from async_history._core.records import COLUMNS
+from async_history._sqlite.schema.affinity import altering_columns
 from async_history.errors import MigrationError
 
 _TABLES: Final = ("old_history", "history_old", "memory_history", "history")
@@ -27,6 +28,13 @@ _MEANINGS: Final = {
 """The current columns, and the names each has had; the first that is not NULL counts. mem0 0.0.10's
 own migration copied `timestamp` to both times (commit 419dc6598, mem0/memory/storage.py)."""
 
+_NUMBERS: Final = ("is_deleted",)
+_TIMES: Final = ("created_at", "updated_at")
+"""A column of any type keeps a time: it does not look like a number."""
+_TEXTS: Final = tuple(
+    name for column, names in _MEANINGS.items() if column not in _NUMBERS + _TIMES for name in names
+)
+
 _LAYOUTS: Final = {
     frozenset(columns.split()): name
     for name, columns in {
@@ -41,18 +49,23 @@ _LAYOUTS: Final = {
     }.items()
 }
 
-_MESSAGE_COLUMNS: Final = {"id", "session_scope", "role", "content", "name", "created_at"}
+_MESSAGE_TEXTS: Final = ("id", "session_scope", "role", "content", "name")
+_MESSAGE_COLUMNS: Final = {*_MESSAGE_TEXTS, "created_at"}
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One table of history records. `columns` are lower-cased, `rowid` is a name for its rowid."""
+    """One table of history records. `columns` are lower-cased, `rowid` is a name for its rowid.
+
+    `altering` are the columns that do not keep what they are given: see `affinity`.
+    """
 
     table: str
     columns: tuple[str, ...]
     rowid: str
     id_is_rowid: bool
     id_is_indexed: bool
+    altering: frozenset[str]
 
     @property
     def label(self) -> str:
@@ -63,7 +76,12 @@ class Source:
     @property
     def is_current_layout(self) -> bool:
         """Whether the table has the layout of mem0 2.x."""
-        return self.table == "history" and set(self.columns) == set(COLUMNS) and self.id_is_indexed
+        return (
+            self.table == "history"
+            and set(self.columns) == set(COLUMNS)
+            and self.id_is_indexed
+            and not self.altering
+        )
 
     def names(self, column: str) -> list[str]:
         """Return the columns of this table for the current `column`, in order of precedence."""
@@ -76,9 +94,13 @@ class Source:
         return f"SELECT {self.rowid} AS place, {columns} FROM main.{self.table}"
 
     def _value(self, column: str) -> str:
-        names = self.names(column)
         if column == "id":
             return self._id()
+        kind = "INTEGER" if column in _NUMBERS else "TEXT"
+        names = [
+            f"CAST({name} AS {kind})" if name in self.altering else name
+            for name in self.names(column)
+        ]
         return f"coalesce({', '.join(names)})" if len(names) > 1 else names[0] if names else "NULL"
 
     def _id(self) -> str:
@@ -190,6 +212,11 @@ def find(connection: sqlite3.Connection) -> HistoryTables:
     return HistoryTables(tuple(sources), tuple(empty))
 
 
+def keeps_values(connection: sqlite3.Connection) -> bool:
+    """Return whether each column of `history` keeps what it is given: see `affinity`."""
+    return not altering_columns(connection, "history", _TEXTS, _NUMBERS)
+
+
 def migration_error(connection: sqlite3.Connection, problem: str, advice: str) -> MigrationError:
     """Return the error that names the file, the problem, and what to do about it."""
     (file,) = connection.execute(
@@ -229,7 +256,8 @@ def _source(connection: sqlite3.Connection, table: str) -> Source | None:
     )
     keys = _names(connection, "pragma_table_info", table, "pk > 0")
     id_is_rowid = keys == ["id"] and not id_is_indexed
-    return Source(table, columns, rowid, id_is_rowid, id_is_indexed)
+    altering = altering_columns(connection, table, _TEXTS, _NUMBERS)
+    return Source(table, columns, rowid, id_is_rowid, id_is_indexed, altering)
 
 
 def _columns(connection: sqlite3.Connection, table: str) -> tuple[str, ...] | None:
@@ -269,6 +297,14 @@ def _check_messages(connection: sqlite3.Connection) -> None:
             connection,
             f"the table messages has the columns {', '.join(columns)}, not mem0's six",
             "rename it, or keep the history in another file",
+        )
+    altering = altering_columns(connection, "messages", _MESSAGE_TEXTS)
+    if altering:
+        raise migration_error(
+            connection,
+            f"columns of the table messages are not declared TEXT ({', '.join(sorted(altering))}), "
+            "so that a text such as 007 would become a number",
+            "rename the table: another is made",
         )
 
 

@@ -1,0 +1,144 @@
+"""Tables of other programs whose columns or rows hold other kinds of values than mem0's."""
+
+import asyncio
+import sqlite3
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from async_history import HistoryManager, MigrationError, open_history
+from async_history.sqlite import adopt
+
+pytestmark = pytest.mark.once
+
+TEXTS = ("id", "memory_id", "old_memory", "new_memory", "event", "actor_id", "role")
+COLUMNS = dict.fromkeys(TEXTS, "TEXT") | {
+    "created_at": "DATETIME",
+    "updated_at": "DATETIME",
+    "is_deleted": "INTEGER",
+}
+ALTERING = [(name, kind) for name in TEXTS for kind in ("INTEGER", "REAL", "STRING", "JSON")]
+ALTERING.append(("is_deleted", "VARCHAR(5)"))
+LIKE_NUMBERS = ("007", "1e3", "42", "-0", "3.10", " 5", "9" * 30, "0x10", "tea")
+
+
+def _create(path: Path, **types: str) -> None:
+    columns = [f"{name} {kind}" for name, kind in (COLUMNS | types).items()]
+    columns = [each + " PRIMARY KEY" if each.startswith("id ") else each for each in columns]
+    with closing(sqlite3.connect(path)) as file:
+        file.execute(f"CREATE TABLE history ({', '.join(columns)})")
+        file.commit()
+
+
+def _execute(path: Path, *statements: str) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as file:
+        for statement in statements:
+            file.execute(statement)
+
+
+async def _is_rewritten(path: Path) -> bool:
+    return (await asyncio.to_thread(adopt, path, dry_run=True)).rewritten
+
+
+async def _check_texts(history: HistoryManager) -> None:
+    """Check that texts which look like numbers are kept, found, and recognised again."""
+    for number, text in enumerate(LIKE_NUMBERS):
+        add = partial(history.add_history, text, text, text, "UPDATE")
+        given = await add(id=text, actor_id=text, role=text)
+        again = await add(id=text, actor_id=text, role=text)
+        assert [given] == await history.get_history(text) == [again]
+        assert given.is_deleted is False
+        assert await history.count_history(actor_id=text) == 1
+        assert await history.count_history() == number + 1
+
+
+@pytest.mark.parametrize(("column", "kind"), ALTERING)
+async def test_a_column_that_would_change_values_is_made_anew(
+    column: str, kind: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "history.db"
+    _create(path, **{column: kind})
+    assert await _is_rewritten(path)
+    async with open_history(path) as history:
+        await _check_texts(history)
+    assert not await _is_rewritten(path)
+
+
+@pytest.mark.parametrize("kind", ["", "BLOB", "CLOB", "VARCHAR(36)", "text"])
+async def test_a_column_that_keeps_them_stays(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "history.db"
+    _create(path, **dict.fromkeys(TEXTS, kind))
+    assert not await _is_rewritten(path)
+    async with open_history(path) as history:
+        await _check_texts(history)
+
+
+async def test_numbers_in_it_are_read_as_text(tmp_path: Path) -> None:
+    path = tmp_path / "history.db"
+    _create(path, memory_id="INTEGER", is_deleted="TEXT")
+    _execute(
+        path, "INSERT INTO history (id, memory_id, event, is_deleted) VALUES (1, 42, 'ADD', 0)"
+    )
+    for migrate in (False, True):
+        async with open_history(path, migrate=migrate) as history:
+            (record,) = await history.get_history("42")
+            assert (record.id, record.memory_id, record.is_deleted) == ("1", "42", False)
+
+
+async def test_a_file_that_was_used_so_keeps_owners_and_contexts(tmp_path: Path) -> None:
+    """As one that an earlier version adopted: its index is valid, and its column is not."""
+    path = tmp_path / "history.db"
+    async with open_history(path) as history:
+        before = await history.add_history(
+            "42", None, "tea", "ADD", owner={"user_id": "ann"}, context={"mood": "good"}
+        )
+    _execute(
+        path,
+        "PRAGMA writable_schema = ON",
+        "UPDATE sqlite_master SET sql = replace(sql, 'memory_id TEXT', 'memory_id INTEGER')",
+    )
+    async with open_history(path) as history:
+        assert await history.get_history("42") == [before]
+        assert [record async for record in history.query_history(user_id="ann")] == [before]
+        await history.add_history("007", None, "tea", "ADD")
+        assert await history.get_history("007")
+
+
+async def test_a_table_replaced_while_it_is_open(tmp_path: Path) -> None:
+    path = tmp_path / "history.db"
+    async with open_history(path) as history:
+        await history.add_history("m", None, "tea", "ADD")
+        _execute(path, "DROP TABLE history")
+        _create(path, memory_id="INTEGER")
+        await _check_texts(history)
+
+
+@pytest.mark.parametrize("column", ["id", "session_scope", "role", "content", "name"])
+async def test_messages_that_would_be_changed_are_refused(column: str, tmp_path: Path) -> None:
+    path = tmp_path / "history.db"
+    kinds = dict.fromkeys(("id", "session_scope", "role", "content", "name"), "TEXT")
+    kinds |= {"created_at": "DATETIME", column: "INTEGER"}
+    columns = ", ".join(f"{name} {kind}" for name, kind in kinds.items())
+    _execute(path, f"CREATE TABLE messages ({columns})")
+    with pytest.raises(MigrationError, match=rf"\({column}\), so that a text"):
+        await open_history(path)
+
+
+@pytest.mark.parametrize("record_id", ["NULL", "x'00ff'", "7", "'7'", "1.5"])
+async def test_a_cursor_after_an_id_of_any_type(record_id: str, tmp_path: Path) -> None:
+    path = tmp_path / "history.db"
+    _create(path, id="")
+    insert = "INSERT INTO history (id, memory_id, new_memory, event) VALUES ({}, 'm', '{}', 'ADD')"
+    _execute(path, insert.format(record_id, "first"), insert.format("'last'", "last"))
+    for migrate in (False, True):
+        async with open_history(path, migrate=migrate) as history:
+            first = await anext(history.query_history(limit=1).pages())
+            assert [record.new_memory for record in first.records] == ["first"]
+            rest = history.query_history(after=first.cursor)
+            assert [record.new_memory async for record in rest] == ["last"]
+            follower = history.follow()
+            assert (await anext(follower)).new_memory == "first"
+            resumed = history.follow(after=follower.cursor)
+            assert (await anext(resumed)).new_memory == "last"
