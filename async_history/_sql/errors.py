@@ -62,7 +62,7 @@ _DEADLOCK: Final = _Meaning(
 )
 _NO_DATABASE: Final = _Meaning(StorageMissing, "does not have this database")
 _NO_TABLE: Final = _Meaning(
-    StorageMissing, "has lost the history's tables; run `async-history migrate`"
+    StorageMissing, "has lost the history's tables; `async-history migrate` tells which"
 )
 _FULL: Final = _Meaning(StorageFull, "has no free space left; free some and try again")
 _READ_ONLY: Final = _Meaning(

@@ -129,7 +129,7 @@ async def _layout(connection: AsyncConnection, tables: Tables, where: str) -> in
     """Return the version of the tables; None where they are missing.
 
     Raises:
-        MigrationError: they are newer than this library.
+        MigrationError: they are newer than this library, or some of them are lost.
     """
     state = tables.state
     schema = tables.metadata.schema
@@ -141,4 +141,19 @@ async def _layout(connection: AsyncConnection, tables: Tables, where: str) -> in
             f"{where} has tables of version {layout}, and this library knows {LAYOUT}: "
             "upgrade async-history"
         )
+    if layout == LAYOUT:
+        await _require_all(connection, tables, where)
     return layout
+
+
+async def _require_all(connection: AsyncConnection, tables: Tables, where: str) -> None:
+    schema = tables.metadata.schema
+    there = await connection.run_sync(lambda one: set(inspect(one).get_table_names(schema=schema)))
+    lost = sorted(
+        table.name for table in tables.metadata.tables.values() if table.name not in there
+    )
+    if lost:
+        raise MigrationError(
+            f"{where} has lost {', '.join(lost)}: restore it from a backup; or, to begin an empty "
+            f"history, drop {tables.state.name} and the history's other tables, and open it again"
+        )

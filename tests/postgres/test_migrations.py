@@ -208,6 +208,37 @@ async def test_ids_that_are_there_twice_are_named(
     await check_current(owner, url)
 
 
+@pytest.mark.parametrize("table", migrations.TABLES)
+async def test_a_lost_table_is_named(
+    table: str, new_schema: Callable[[], str], connect: Any
+) -> None:
+    """As of a dump that was restored in part: no call can do without, and none is made anew."""
+    url = new_schema()
+    async with open_history(url):
+        pass
+    connection = await connect()
+    await connection.execute(f"DROP TABLE {schema_of(url)}.{table} CASCADE")
+    for migrate in (True, False):
+        with pytest.raises(MigrationError, match=f"has lost {table}: restore it from a backup"):
+            await open_history(url, migrate=migrate)
+
+
+async def test_the_tables_are_those_that_the_scripts_make(
+    new_schema: Callable[[], str], connect: Any
+) -> None:
+    for number in range(1, migrations.VERSION + 1):
+        url = new_schema()
+        with version(number):
+            async with open_history(url):
+                pass
+        found = await (await connect()).fetch(
+            "SELECT tablename FROM pg_tables WHERE schemaname = $1", schema_of(url)
+        )
+        known = {name for name, since in migrations.TABLES.items() if since <= number}
+        others = {"migrations"} | ({"erasures"} if 1 < number < 9 else set())
+        assert {name for (name,) in found} == known | others
+
+
 async def test_the_log_of_erasures_becomes_one_of_operations(
     new_schema: Callable[[], str], connect: Any
 ) -> None:

@@ -7,7 +7,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import event, inspect, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
@@ -130,3 +130,22 @@ async def test_tables_of_version_1_are_brought_up_however_often_that_is_interrup
     assert one.finished_at == one.begun_at + timedelta(seconds=1)
     assert (two.finished_at, two.actor_sha256) == (None, "digest")
     assert last.arguments == {"from_version": 1, "to_version": 3}
+
+
+async def test_a_lost_table_is_named(tmp_path: Path, engines: Callable[[str], AsyncEngine]) -> None:
+    """No call can do without, and none is made anew."""
+    engine = engines(f"sqlite+aiosqlite:///{tmp_path / 'history.db'}")
+    async with SqlHistoryManager(engine=engine):
+        pass
+    async with engine.connect() as connection:
+        names = await connection.run_sync(lambda one: inspect(one).get_table_names())
+    for name in set(names) - {"async_history_state"}:
+        async with engine.begin() as connection:
+            await connection.execute(text(f"ALTER TABLE {name} RENAME TO away"))
+        for migrate in (True, False):
+            with pytest.raises(MigrationError, match=f"has lost {name}: restore it from a backup"):
+                await SqlHistoryManager(engine=engine, migrate=migrate)
+        async with engine.begin() as connection:
+            await connection.execute(text(f"ALTER TABLE away RENAME TO {name}"))
+    async with SqlHistoryManager(engine=engine) as history:
+        await history.add_history("m", None, "x", "ADD")

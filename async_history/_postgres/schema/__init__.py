@@ -38,6 +38,22 @@ WHERE nspname = $1 AND relname = $2
 """Not by to_regclass, which after waiting for the lock still answers from an old cache."""
 _NAME_OF_ROLES: Final = "$user"
 """In a search path, even in quotes, this means the schema with the role's name."""
+TABLES: Final = {
+    "history": 1,
+    "messages": 1,
+    "owners": 7,
+    "owners_state": 7,
+    "erased": 7,
+    "operations": 9,
+    "encryption": 10,
+    "wrapping_keys": 10,
+    "data_keys": 10,
+}
+"""The tables of a schema, besides `migrations` and a ledger, by the version that has them first."""
+_RELATIONS: Final = """
+SELECT relname::pg_catalog.text FROM pg_catalog.pg_class
+JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace WHERE nspname = $1
+"""
 _HAS_SCHEMA: Final = "SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = $1)"
 _LOCK_SCHEMA: Final = """
 SELECT pg_catalog.pg_advisory_xact_lock(
@@ -108,8 +124,8 @@ async def applied_version(connection: Any, schema: str) -> int:
     """Return the version of a schema's tables; 0 if there are none.
 
     Raises:
-        MigrationError: they are newer than this library, the server is too old, or the schema has
-            another program's table with a name of ours.
+        MigrationError: they are newer than this library, the server is too old, the schema has
+            another program's table with a name of ours, or it has lost some of them.
     """
     server = connection.get_server_version()
     if server.major < OLDEST_SERVER:
@@ -130,6 +146,14 @@ async def applied_version(connection: Any, schema: str) -> int:
         raise MigrationError(
             f"schema {schema!r} has version {version}, written by a newer async_history than this "
             f"(which knows {VERSION}): upgrade it here too"
+        )
+    there = {name for (name,) in await connection.fetch(_RELATIONS, schema)}
+    lost = [name for name, since in TABLES.items() if since <= version and name not in there]
+    if lost:
+        raise MigrationError(
+            f"schema {schema!r} has lost {', '.join(lost)}: restore it from a backup; or, to begin "
+            "an empty history, drop the table migrations and the history's other tables in this "
+            "schema, and open it again"
         )
     return int(version)
 
