@@ -29,7 +29,10 @@ def start(thread: threading.Thread) -> None:
 
 
 async def computed(function: Callable[[], T]) -> T:
-    """Call a function that only computes on a new thread, and return its result.
+    """Call a function on a new thread, and return its result.
+
+    Not on one of the loop's executor: a program's calls may hold all of those while they wait for
+    this.
 
     If the caller is cancelled, this raises at once; the function completes, and its result is
     ignored.

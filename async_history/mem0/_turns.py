@@ -17,6 +17,7 @@ from hashlib import blake2b
 from types import TracebackType
 from typing import Any
 
+from async_history._core.threads import computed
 from async_history._core.yielding import OnceATurn
 from async_history.errors import StorageLocked
 from async_history.mem0._turn_queues import TurnQueues
@@ -136,7 +137,7 @@ class Turn:
                 raise
         try:
             if self.between_processes and not queues.is_open:
-                await asyncio.to_thread(queues.open)
+                await computed(queues.open)
             self._look()
             if not queues.take(number, self):
                 await self._wait_for_others(loop)

@@ -14,9 +14,11 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, Final
 
+from async_history._core.threads import computed
 from async_history._core.validation import check_count
 
 DEFAULT_THREADS: Final = 128
@@ -249,10 +251,14 @@ class using:  # noqa: N801 - a generator's context manager takes four times as l
 
 
 async def in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function that blocks in a thread: one of the workers, where this task has some."""
+    """Call a function that blocks in a thread: one of the workers, where this task has some.
+
+    Without, in a new one: those of the loop's executor may all be waiting for this.
+    """
     workers = calling.get()
     if workers is None:
-        return await asyncio.to_thread(function, *arguments)
+        context = contextvars.copy_context()
+        return await computed(partial(context.run, function, *arguments))
     return await workers.run(function, *arguments)
 
 

@@ -11,6 +11,8 @@ import sys
 import threading
 import time
 import weakref
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
@@ -436,3 +438,41 @@ async def test_who_gets_them(memory: AsyncMemory) -> None:
     await memory.get(added["results"][0]["id"])
     assert seen == dict.fromkeys(calls, "async_history call")
     assert calling.get() is None
+
+
+@pytest.mark.parametrize(
+    "name", ["update", "delete", "delete_all", "restore", "rollback", "undo", "forget", "check"]
+)
+async def test_the_executors_threads_may_all_wait_for_operations(
+    name: str, make_memory: MakeMemory
+) -> None:
+    """As of agents that are synchronous: none of those threads is needed for an operation."""
+    async with make_memory() as first:
+        ids = [
+            (await first.add("tea", user_id=f"user{n}", infer=False))["results"][0]["id"]
+            for n in range(2)
+        ]
+    # One that has done nothing: the first operation has the most to open.
+    async with make_memory() as memory:
+        memory.vector_store = first.vector_store
+        now = datetime.now(UTC)
+        operations: dict[str, Callable[[int], Coroutine[Any, Any, Any]]] = {
+            "update": lambda n: memory.update(ids[n], "mate"),
+            "delete": lambda n: memory.delete(ids[n]),
+            "delete_all": lambda n: memory.delete_all(user_id=f"user{n}"),
+            "restore": lambda n: memory.restore(ids[n], to=now),
+            "rollback": lambda n: memory.rollback(user_id=f"user{n}", to=now),
+            "undo": lambda n: memory.undo(cause={"run": str(n)}),
+            "forget": lambda n: memory.forget(user_id=f"user{n}", reason="asked"),
+            "check": lambda n: memory.check(),
+        }
+        loop = asyncio.get_running_loop()
+        both_wait = threading.Barrier(2)
+
+        def agent(number: int) -> None:
+            both_wait.wait(LONG_S)
+            asyncio.run_coroutine_threadsafe(operations[name](number), loop).result(LONG_S)
+
+        with ThreadPoolExecutor(2) as executor:
+            loop.set_default_executor(executor)
+            await asyncio.gather(*(asyncio.to_thread(agent, number) for number in range(2)))
