@@ -17,7 +17,8 @@ from async_history import open_history
 from benchmarks._postgres_peers import connected, fresh_schema
 from benchmarks._report import options_parser, print_table, results_folder, work_folder, write_json
 from benchmarks.postgres import server_url
-from tests.support.postgres_plans import Explainer, fill, questions
+from tests.support.postgres_plans import Explainer, fill
+from tests.support.questions import questions
 
 _FEW_ROWS: Final = 10_000
 _MANY_ROWS: Final = 3_000_000

@@ -3,9 +3,9 @@
 import hashlib
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
-from sqlalchemy import ColumnElement, Select, func, literal_column, select, text, update
+from sqlalchemy import ColumnElement, Select, and_, func, literal_column, select, text, update
 from sqlalchemy.engine import Dialect
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -49,6 +49,17 @@ def position(dialect: Dialect, column: Any, wanted: str) -> ColumnElement[int]:
 def contains(dialect: Dialect, column: Any, wanted: str) -> ColumnElement[bool]:
     """Return the condition that a column contains a text, with the same case."""
     return position(dialect, column, wanted) > 0
+
+
+def has_name(dialect: Dialect, column: Any, name: str) -> ColumnElement[bool]:
+    """Return the condition that a column, the first of an index, has a name.
+
+    In descending order MariaDB reads all of what is equal to a name from its end, wherever the
+    next column's condition begins. A range it reads from there.
+    """
+    if is_mysql(dialect):
+        return and_(column >= name, column <= name)
+    return cast(ColumnElement[bool], column == name)
 
 
 def part_of(dialect: Dialect, column: Any, begin: Any, length: int) -> ColumnElement[str]:

@@ -1,26 +1,32 @@
 """A query's conditions, and by which way its records are found in order.
 
 A memory's records are found by their index, those of an owner, an actor, a role or a cause by their
-mark, and those of a time or an event by the spans that may have any. All others are read in order.
+mark. Either has the records in order, and begins where the spans say that there may be any of a
+time. Spans alone find the records of a time or an event. All others are read in order.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Select, or_, select
+from sqlalchemy import ColumnElement, Select, or_, select, union_all
 from sqlalchemy.engine import Dialect
 
 from async_history._core.erased_names import microseconds
 from async_history._core.filters import Filter
 from async_history._core.recording import INDEXED_CAUSES
 from async_history._core.values import plain
-from async_history._sql.dialects import contains
+from async_history._sql.dialects import contains, has_name
 from async_history._sql.marks import mark_of
 from async_history._sql.names import key_of, keys_of
 from async_history._sql.rows import columns_read, event_bit
 from async_history._sql.tables import SPAN_BITS, Tables
+
+_MOST_RANGES: Final = 8
+"""Ranges, with a statement each, that records are looked for in which an index finds."""
+_MOST_MERGED: Final = 100
+"""Memories that are merged, with a look-up each; the records of more are sorted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +47,7 @@ class Search:
         self._is_newest = wanted.order == "newest"
         history = tables.history
         conditions: list[ColumnElement[bool]] = []
-        if wanted.memory_ids is not None:
-            conditions.append(history.c.memory_id.in_(keys_of(wanted.memory_ids)))
+        self._keys = keys_of(wanted.memory_ids or ())
         for name, value in (
             ("actor_id", wanted.actor_id),
             ("role", wanted.role),
@@ -89,11 +94,14 @@ class Search:
     def by_spans(self) -> bool:
         """Whether the spans say where records may be."""
         wanted = self._wanted
-        return (
-            wanted.memory_ids is None
-            and not self.marks
-            and (wanted.since, wanted.until, wanted.event) != (None, None, None)
-        )
+        if (wanted.since, wanted.until) != (None, None):
+            return True
+        return wanted.event is not None and not self._has_index
+
+    @property
+    def _has_index(self) -> bool:
+        """Whether an index finds the records, of any time."""
+        return self._wanted.memory_ids is not None or bool(self.marks)
 
     def spans(self) -> Select[Any]:
         """Return the SELECT of the spans that may have any, in order."""
@@ -116,6 +124,8 @@ class Search:
             Range(first << SPAN_BITS, ((last + 1) << SPAN_BITS) - 1)
             for first, last in zip(starts, ends, strict=True)
         ]
+        if self._has_index and len(found) > _MOST_RANGES:
+            found = [Range(found[0].first, found[-1].last)]
         if self._is_newest:
             found.reverse()
             return [one for one in found if after is None or (one.first or 0) < after]
@@ -123,28 +133,60 @@ class Search:
 
     def page(self, within: Range, after: int | None, limit: int) -> Select[Any]:
         """Return the SELECT of the next records in a range, after a place."""
-        place, found = self._found(*columns_read(self._tables))
+        history, columns = self._tables.history, columns_read(self._tables)
+        if len(self._keys) == 1:
+            return self._of_memory(self._keys[0], columns, within, after, limit)
+        if 1 < len(self._keys) <= _MOST_MERGED:
+            each = [
+                self._of_memory(key, [history.c.seq], within, after, limit) for key in self._keys
+            ]
+            first = union_all(*[select(one.subquery().c.seq) for one in each]).subquery()
+            merged = select(*columns).join(first, history.c.seq == first.c.seq)
+            return merged.order_by(self._in_order(first.c.seq)).limit(limit)
+        place, found = self._found(*columns)
+        found = self._within(found, place, within, after)
+        # Not the table's own order, where several memories' records are found by an index.
+        return found.order_by(self._in_order(place + 0 if self._keys else place)).limit(limit)
+
+    def count(self, within: Range, *columns: Any) -> Select[Any]:
+        """Return a SELECT over all records of the filter in a range."""
+        place, found = self._found(*columns)
+        return self._within(found, place, within, None)
+
+    def _of_memory(
+        self, key: str, columns: Sequence[Any], within: Range, after: int | None, limit: int
+    ) -> Select[Any]:
+        """Return the SELECT of the next records of a memory."""
+        history = self._tables.history
+        found = select(*columns).where(
+            has_name(self._dialect, history.c.memory_id, key), *self._conditions
+        )
+        found = self._within(found, history.c.seq, within, after)
+        order = (history.c.memory_id, history.c.seq)
+        return found.order_by(*map(self._in_order, order)).limit(limit)
+
+    def _in_order(self, column: Any) -> Any:
+        return column.desc() if self._is_newest else column
+
+    def _within(
+        self, found: Select[Any], place: Any, within: Range, after: int | None
+    ) -> Select[Any]:
+        """Return a SELECT with only the records in a range, after a place."""
         if within.first is not None:
             found = found.where(place >= within.first)
         if within.last is not None:
             found = found.where(place <= within.last)
         if after is not None:
             found = found.where(place < after if self._is_newest else place > after)
-        # Not the table's own order, where several memories' records are found by an index.
-        several = self._wanted.memory_ids is not None and len(self._wanted.memory_ids) > 1
-        order: Any = place + 0 if several else place
-        return found.order_by(order.desc() if self._is_newest else order).limit(limit)
-
-    def count(self, *columns: Any) -> Select[Any]:
-        """Return a SELECT over all records of the filter."""
-        return self._found(*columns)[1]
+        return found
 
     def _found(self, *columns: Any) -> tuple[Any, Select[Any]]:
         """Return the column of places, and a SELECT by a mark or from the records."""
         history, marks = self._tables.history, self._tables.marks
         found = select(*columns).where(*self._conditions)
-        wanted_marks = [] if self._wanted.memory_ids is not None else self.marks
-        if not wanted_marks:
-            return history.c.seq, found.select_from(history)
-        joined = marks.join(history, history.c.seq == marks.c.seq)
-        return marks.c.seq, found.select_from(joined).where(marks.c.mark == wanted_marks[0])
+        if self._wanted.memory_ids is not None:
+            found = found.where(history.c.memory_id.in_(self._keys))
+        elif self.marks:
+            joined = marks.join(history, history.c.seq == marks.c.seq)
+            return marks.c.seq, found.select_from(joined).where(marks.c.mark == self.marks[0])
+        return history.c.seq, found.select_from(history)

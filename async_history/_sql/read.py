@@ -108,12 +108,8 @@ class HistoryReader:
     ) -> list[Any]:
         """Return the rows of the next records that match; fewer if there are no more."""
         search = Search(wanted, self._tables, connection.dialect)
-        ranges = [Range()]
-        if search.by_spans:
-            spans = (await connection.execute(search.spans())).scalars().all()
-            ranges = search.ranges(spans, after)
         found: list[Any] = []
-        for within in ranges:
+        for within in await _ranges(connection, search, after):
             place = after
             while len(found) < most:
                 limit = most - len(found) if search.is_exact else _MOST_READ
@@ -130,8 +126,11 @@ class HistoryReader:
         async def count(connection: AsyncConnection) -> int:
             search = Search(wanted, self._tables, connection.dialect)
             if search.is_exact:
-                found = await connection.execute(search.count(func.count()))
-                return int(found.scalar_one())
+                counts = [
+                    (await connection.execute(search.count(within, func.count()))).scalar_one()
+                    for within in await _ranges(connection, search, None)
+                ]
+                return sum(counts)
             total, after = 0, None
             while rows := await self._page(connection, wanted, after, _MOST_READ):
                 total += len(rows)
@@ -216,6 +215,14 @@ class HistoryReader:
             )
             whole |= {seq: long or scope for seq, scope, long in rows}
         return [whole[seq] for seq in newest if seq in whole]
+
+
+async def _ranges(connection: AsyncConnection, search: Search, after: int | None) -> list[Range]:
+    """Return where to look for records, in order, after a place."""
+    if not search.by_spans:
+        return [Range()]
+    spans = (await connection.execute(search.spans())).scalars().all()
+    return search.ranges(spans, after)
 
 
 def _matching(rows: Sequence[Any], wanted: Filter, search: Search) -> Iterable[Any]:

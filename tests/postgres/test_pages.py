@@ -16,19 +16,9 @@ import pytest
 from async_history import open_history
 from async_history._core.filters import new_filter
 from async_history._postgres.filters import CHUNK_BITS
-from tests.support.postgres_plans import (
-    FULL_PAGE,
-    IN_ORDER,
-    SHUFFLED,
-    START,
-    Explainer,
-    Question,
-    alike,
-    fill,
-    fill_alike,
-    questions,
-)
+from tests.support.postgres_plans import IN_ORDER, SHUFFLED, Explainer, fill, fill_alike
 from tests.support.postgres_server import PostgresServer
+from tests.support.questions import FULL_PAGE, START, Question, alike, questions
 
 pytestmark = [pytest.mark.postgres, pytest.mark.once]
 

@@ -11,8 +11,9 @@ import pytest
 
 from async_history import HistoryManager, copy_history, open_history
 from async_history._postgres.statistics import Statistics
-from tests.support.postgres_plans import START, Explainer, fill, questions
+from tests.support.postgres_plans import Explainer, fill
 from tests.support.postgres_server import PostgresServer
+from tests.support.questions import START, questions
 
 pytestmark = [pytest.mark.postgres, pytest.mark.once]
 

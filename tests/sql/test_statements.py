@@ -21,6 +21,7 @@ from async_history._sql.names import NAME_BYTES, key_of, long_names, whole_names
 from async_history._sql.tables import tables_in
 from async_history.errors import StorageCorrupt
 from async_history.sql import metadata
+from tests.support.questions import START
 
 pytestmark = pytest.mark.once
 
@@ -64,9 +65,28 @@ def test_tables_and_statements_compile_for_every_dialect(name: str, schema: str 
             **asked,
         }
         search = Search(new_filter(**given), tables, dialect)
-        for statement in (search.page(Range(1, 2), 1, 10), search.count(tables.history.c.seq)):
+        for statement in (
+            search.page(Range(1, 2), 1, 10),
+            search.count(Range(1, 2), tables.history.c.seq),
+        ):
             assert str(statement.compile(dialect=dialect))
         assert str(search.spans().compile(dialect=dialect))
+
+
+@pytest.mark.parametrize("asked", [{}, {"memory_id": "m"}, {"actor_id": "ann"}])
+def test_what_an_index_finds_is_looked_for_in_few_ranges(asked: dict[str, Any]) -> None:
+    """Each is a statement; without an index they keep much from being read."""
+    names = ("memory_id", "actor_id", "role", "event", "text", "until")
+    given: dict[str, Any] = {**dict.fromkeys(names), "since": START, **asked}
+    dialect = dialect_of("mariadb")
+    for order, after in (("oldest", 0), ("newest", 1 << 30)):
+        search = Search(new_filter(**given, order=order), tables_in(None), dialect)  # type: ignore[arg-type]
+        few = search.ranges([0, 1, 3], after)
+        assert {(one.first, one.last) for one in few} == {(0, 8191), (12288, 16383)}
+        many = search.ranges(range(0, 40, 2), after)
+        assert len(many) == (1 if asked else 20)
+        assert min(one.first or 0 for one in many) == 0
+        assert max(one.last or 0 for one in many) == 39 * 4096 - 1
 
 
 @pytest.mark.parametrize("name", DIALECTS)

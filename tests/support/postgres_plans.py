@@ -4,22 +4,17 @@ Nothing is timed. The server fills the tables itself, with times that are in ord
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any, Final
 
 from async_history._core.cursors import Cursor
-from async_history._core.filters import Filter, Order, new_filter
 from async_history._core.timeline import states_at
 from async_history._postgres.owners import cause_hash
 from async_history._postgres.read import HistoryReader
 from async_history._postgres.timeline import ServerStates
+from tests.support.questions import PAGE, START, Question
 
-PAGE: Final = 10
-FULL_PAGE: Final = 500
-"""What a query reads at once unless it is told."""
-START: Final = datetime(2026, 1, 1, tzinfo=UTC)
 IN_ORDER: Final = "n"
 SHUFFLED: Final = "n * 7919::bigint % {rows}"
 REPEATED: Final = "n % 5000"
@@ -69,103 +64,6 @@ async def fill_alike(connection: Any, schema: str, rows: int, *, is_one: bool) -
     await connection.execute(
         _FILL_ALIKE.format(schema=schema, rows=rows, start=START.isoformat(), memory=memory)
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What is asked, and behind which record's number."""
-
-    name: str
-    wanted: Filter
-    after: int | None = None
-
-
-def questions(rows: int) -> Iterator[Question]:
-    """Yield every filter but a text's in either order, at places in time and of cursors."""
-    lists: Mapping[str, Mapping[str, Any]] = {
-        "a memory": {"memory_id": "m77"},
-        "a large memory": {"memory_id": "large"},
-        "ten memories": {"memory_id": ["large", *(f"m{n * 7}" for n in range(9))]},
-        "an actor": {"actor_id": "a7"},
-        "a rare actor": {"actor_id": "rare"},
-        "an event": {"event": "UPDATE"},
-        "a role": {"role": "user"},
-        "no role": {"role": "tool"},
-        "event and role": {"event": "DELETE", "role": "user"},
-        "event and role that are not together": {"event": "ADD", "role": "user"},
-        "actor and event": {"actor_id": "a7", "event": "DELETE"},
-        "actor and event that are not together": {"actor_id": "a7", "event": "ADD"},
-        "actor and role": {"actor_id": "a7", "role": "user"},
-        "actor and role that are not together": {"actor_id": "a7", "role": "assistant"},
-        "all three": {"actor_id": "a7", "role": "user", "event": "DELETE"},
-        "a user": {"owner": (("user_id", "u7"),)},
-        "a user and event": {"owner": (("user_id", "u7"),), "event": "UPDATE"},
-        "a user's agent": {
-            "owner": (
-                ("user_id", "u7"),
-                ("agent_id", "a3"),
-            )
-        },
-        "a user of a memory": {"memory_id": "m77", "owner": (("user_id", "u7"),)},
-        "an agent": {"owner": (("agent_id", "a0"),)},
-        "a run": {"owner": (("run_id", "r77"),)},
-        "an app": {"owner": (("app_id", "app"),)},
-        "nobody": {"owner": (("user_id", "nobody"),)},
-        "a request": {"cause": {"request_id": "7"}},
-        "a request of a user": {"cause": {"request_id": "7"}, "owner": (("user_id", "u47"),)},
-        "a request of nobody": {"cause": {"trace_id": "7"}},
-    }
-    middle = START + timedelta(seconds=rows / 2)
-    hour, end = timedelta(hours=1), START + timedelta(seconds=rows)
-    times: Mapping[str, Mapping[str, Any]] = {
-        "since the beginning": {"since": START},
-        "since the middle": {"since": middle},
-        "since near the end": {"since": end - timedelta(seconds=50)},
-        "since afterwards": {"since": end + hour},
-        "until before": {"until": START - hour},
-        "until near the beginning": {"until": START + timedelta(seconds=50)},
-        "until the middle": {"until": middle},
-        "until the end": {"until": end + hour},
-        "ten seconds of the middle": {"since": middle, "until": middle + timedelta(seconds=10)},
-        "an hour of next year": {"since": end + 1000 * hour, "until": end + 1001 * hour},
-    }
-    everything: Mapping[str, Any] = {}
-    orders: Sequence[Order] = ("oldest", "newest")
-    for of, wanted in {"everything": everything, **lists}.items():
-        for when, span in {"": everything, **times}.items():
-            for order in orders:
-                name = ", ".join(filter(None, (of, when, f"{order} first")))
-                filled: dict[str, Any] = dict.fromkeys(_FIELDS) | dict(wanted) | dict(span)
-                asked = new_filter(**filled, order=order)
-                yield Question(name, asked)
-                if not span and of in ("everything", "a large memory", "an event"):
-                    yield Question(f"{name}, from the middle", asked, rows // 2)
-
-
-def alike(rows: int, *, is_one: bool) -> Iterator[Question]:
-    """Yield what all records of `fill_alike` answer, from either end and from the middle."""
-    lists: Mapping[str, Mapping[str, Any]] = {
-        "everything": {},
-        "an event": {"event": "ADD"},
-        "a role": {"role": "user"},
-        "event and role": {"event": "ADD", "role": "user"},
-        "an actor": {"actor_id": "agent"},
-        "actor and event": {"actor_id": "agent", "event": "ADD"},
-        "since the beginning": {"since": START},
-        "until the end": {"until": START + timedelta(days=1000)},
-        "an actor until the end": {"actor_id": "agent", "until": START + timedelta(days=1000)},
-        **({"a memory": {"memory_id": "m"}} if is_one else {}),
-    }
-    orders: Sequence[Order] = ("oldest", "newest")
-    for of, wanted in lists.items():
-        for order in orders:
-            filled: dict[str, Any] = dict.fromkeys(_FIELDS) | dict(wanted)
-            asked = new_filter(**filled, order=order)
-            yield Question(f"{of}, {order} first", asked)
-            yield Question(f"{of}, {order} first, from the middle", asked, rows // 2)
-
-
-_FIELDS: Final = ("memory_id", "actor_id", "role", "event", "text", "since", "until")
 
 
 class Explainer:

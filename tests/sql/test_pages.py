@@ -1,0 +1,108 @@
+"""Pages and counts on MariaDB cost what they return: rows and index entries read, in a small and in
+a large history, before the tables have statistics and with them.
+
+What is left out reads all records of the rarer name: two names, or a name and an event, that are
+often there and never together.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import asyncmy
+import pytest
+from sqlalchemy.engine import URL
+
+from async_history._sql.tables import SPAN_BITS
+from async_history.sql import SqlHistoryManager
+from tests.support.mariadb_plans import fill, read_page, reads
+from tests.support.questions import START, questions
+
+pytestmark = [pytest.mark.mariadb, pytest.mark.once]
+
+SMALL, LARGE, NIGHTLY = 10_000, 66_400, 304_000
+"""Their middles are as far into a span, or less; in each the user has records with the agent."""
+MORE = 20
+"""Rows that the large history may read besides twice those of the small one and its spans."""
+
+Call = Callable[[], Awaitable[object]]
+
+
+def pages(history: SqlHistoryManager, rows: int) -> Iterator[tuple[str, Call]]:
+    """Yield every question's page."""
+    for question in questions(rows):
+        if "not together" not in question.name:
+            yield question.name, partial(read_page, history, question)
+
+
+def counts(history: SqlHistoryManager, rows: int) -> Iterator[tuple[str, Call]]:
+    """Yield what counts as many in any history."""
+    middle = START + timedelta(seconds=rows / 2)
+    moments = {"since": middle, "until": middle + timedelta(seconds=10)}
+    cases: dict[str, dict[str, Any]] = {
+        "of a memory": {"memory_id": "m77"},
+        "of ten memories": {"memory_id": [f"m{n}" for n in range(10)]},
+        "of a user": {"user_id": "u7"},
+        "of a user's events": {"user_id": "u7", "event": "UPDATE"},
+        "of a request": {"cause": {"request_id": "7"}},
+        "of ten seconds": moments,
+        "of an event in ten seconds": {**moments, "event": "ADD"},
+        "of an actor in ten seconds": {**moments, "actor_id": "a7"},
+        "of a memory in ten seconds": {**moments, "memory_id": "large"},
+        "of memories in ten seconds": {**moments, "memory_id": ["large", "m77"]},
+        "of the last seconds": {"since": START + timedelta(seconds=rows - 9)},
+    }
+    for name, wanted in cases.items():
+        yield f"the count {name}", partial(history.count_history, **wanted)
+
+
+@pytest.fixture
+async def cursor(mariadb: URL) -> AsyncIterator[Any]:
+    """A cursor of the driver's, in no database."""
+    connection = await asyncmy.connect(
+        unix_socket=mariadb.query.get("unix_socket"),
+        host=mariadb.host or "localhost",
+        port=mariadb.port or 3306,
+        user=mariadb.username,
+        password=str(mariadb.password or ""),
+        charset="utf8mb4",
+    )
+    async with connection.cursor() as cursor:
+        yield cursor
+    await connection.ensure_closed()
+
+
+async def filled(cursor: Any, url: URL, rows: int) -> SqlHistoryManager:
+    """Return an open history of so many records."""
+    history = await SqlHistoryManager(url)
+    await cursor.execute(f"USE {url.database}")
+    await fill(cursor, rows)
+    return history
+
+
+@pytest.mark.parametrize(
+    ("large", "step"),
+    [(LARGE, 7), pytest.param(NIGHTLY, 1, marks=pytest.mark.nightly)],
+    ids=["some", "all"],
+)
+async def test_pages_and_counts_cost_the_same(
+    new_database: Callable[[], URL], cursor: Any, large: int, step: int
+) -> None:
+    urls = {rows: new_database() for rows in (SMALL, large)}
+    histories = {rows: await filled(cursor, url, rows) for rows, url in urls.items()}
+    for has_statistics in (False, True):
+        read: dict[str, list[int]] = {}
+        for rows, history in histories.items():
+            if has_statistics:
+                await cursor.execute(f"USE {urls[rows].database}")
+                await cursor.execute("ANALYZE TABLE async_history_records, async_history_marks")
+                await cursor.fetchall()
+            asked = [*list(pages(history, rows))[::step], *counts(history, rows)]
+            for name, call in asked:
+                read.setdefault(name, []).append(await reads(cursor, call))
+        more = MORE + (large >> SPAN_BITS)
+        grown = {name: took for name, took in read.items() if took[1] > 2 * took[0] + more}
+        assert grown == {}
+    for history in histories.values():
+        await history.aclose()
