@@ -35,6 +35,7 @@ BENCHMARKS = (
     "ledger",
     "processes",
     "sql",
+    "sql_queries",
 )
 
 OLDEST_POSTGRES = "13"
