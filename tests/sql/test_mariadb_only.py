@@ -13,6 +13,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
 from async_history import (
+    CommitUnknown,
     HistoryConflict,
     HistoryManager,
     InvalidInput,
@@ -106,6 +107,20 @@ async def test_an_engine_that_has_one_connection_is_refused(engine: AsyncEngine)
             open_history(engine=given)
     with pytest.raises(InvalidInput, match="either"):
         open_history("memory://", engine=narrow)
+
+
+async def test_eight_may_open_an_empty_database_at_once(new_database: NewDatabase) -> None:
+    """Each makes the tables, a ledger's too, if no other has."""
+    url = new_database()
+    opened = [SqlHistoryManager(url, ledger=True) for _ in range(8)]
+    await asyncio.gather(*opened)
+    for number, history in enumerate(opened):
+        await history.add_history("m", None, str(number), "UPDATE")
+    assert await texts(opened[0]) == [str(number) for number in range(8)]
+    report = await opened[0].ledger.verify()
+    assert report.is_intact, report.faults
+    assert len(run_sql(url, "SELECT id FROM async_history_state")) == 1
+    await asyncio.gather(*(history.aclose() for history in opened))
 
 
 # Order
@@ -322,6 +337,54 @@ async def test_a_server_that_crashes_stops_and_comes_back() -> None:
             await asyncio.to_thread(server.start)
             await waiting
             assert await texts(history) == ["0", "1", "2", "3"]
+    finally:
+        server.remove()
+
+
+async def test_writes_that_a_stopped_server_holds_up_for_too_long(
+    new_database: NewDatabase,
+) -> None:
+    """What failed is there as a whole or not at all; nothing else is missing."""
+    server = MariaDBServer(**{"innodb-flush-log-at-trx-commit": "1"}).create().start()
+    try:
+        run_sql(server.url(), "CREATE DATABASE h")
+        url = server.url("h")
+        acked: list[str] = []
+        failed: list[str] = []
+        is_busy = asyncio.Event()
+
+        async def write(history: HistoryManager, task: str) -> None:
+            for number in range(1_000):
+                both = [f"{task} {number} {half}" for half in ("first", "last")]
+                changes = [{"memory_id": task, "new_memory": t, "event": "UPDATE"} for t in both]
+                try:
+                    await history.batch_add_history(changes)
+                except (CommitUnknown, StorageError):
+                    failed.extend(both)
+                    return
+                acked.extend(both)
+                if len(acked) > 30:
+                    is_busy.set()
+
+        async with SqlHistoryManager(url, retry_timeout_s=1) as history:
+            writing = [asyncio.create_task(write(history, task)) for task in "abc"]
+            await is_busy.wait()
+            server.send(signal.SIGSTOP)
+            await asyncio.gather(*writing)
+            server.send(signal.SIGCONT)
+            assert len(failed) == 6
+        async with SqlHistoryManager(url) as history:
+            await history.add_history("m", None, "again", "ADD")
+            found = [str(text) for text in await texts(history)]
+            assert len(set(found)) == len(found)
+            assert {*acked, "again"} <= set(found) <= {*acked, "again", *failed}
+            for first, last in zip(failed[::2], failed[1::2], strict=True):
+                assert (first in found) == (last in found)
+            for task in "abc":
+                mine = [text for text in found if text.startswith(f"{task} ")]
+                halves = [f"{task} {n} {h}" for n in range(1_000) for h in ("first", "last")]
+                assert mine == halves[: len(mine)]
+            assert (await history.check()).problems == ()
     finally:
         server.remove()
 

@@ -147,6 +147,10 @@ def test_a_url_may_leave_out_the_driver(url: str, driver: str) -> None:
         ("mysql+pymysql://host/db", "not an asyncio driver"),
         ("nothing+else://host/db", "not an asyncio driver"),
         ("mysql+aiomysql://host/db", "not installed"),
+        ("oracle+oracledb://host/db", r"oracle\+oracledb is not installed"),
+        ("oracle://host/db", r"oracle\+oracledb is not installed"),
+        ("mssql+aioodbc://host/db", r"mssql\+aioodbc is not installed"),
+        ("mssql://host/db", r"mssql\+aioodbc is not installed"),
         ("mysql+asyncmy://ann:ge@heim@host/db", "percent-encode"),
     ],
 )
