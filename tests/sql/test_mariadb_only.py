@@ -351,6 +351,7 @@ async def test_writes_that_a_stopped_server_holds_up_for_too_long(
         url = server.url("h")
         acked: list[str] = []
         failed: list[str] = []
+        kinds: set[type[Exception]] = set()
         is_busy = asyncio.Event()
 
         async def write(history: HistoryManager, task: str) -> None:
@@ -359,8 +360,9 @@ async def test_writes_that_a_stopped_server_holds_up_for_too_long(
                 changes = [{"memory_id": task, "new_memory": t, "event": "UPDATE"} for t in both]
                 try:
                     await history.batch_add_history(changes)
-                except (CommitUnknown, StorageError):
+                except (CommitUnknown, StorageError) as error:
                     failed.extend(both)
+                    kinds.add(type(error))
                     return
                 acked.extend(both)
                 if len(acked) > 30:
@@ -373,6 +375,7 @@ async def test_writes_that_a_stopped_server_holds_up_for_too_long(
             await asyncio.gather(*writing)
             server.send(signal.SIGCONT)
             assert len(failed) == 6
+            assert CommitUnknown in kinds, "of the batch that was sent"
         async with SqlHistoryManager(url) as history:
             await history.add_history("m", None, "again", "ADD")
             found = [str(text) for text in await texts(history)]
