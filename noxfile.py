@@ -39,6 +39,7 @@ BENCHMARKS = (
 )
 
 OLDEST_POSTGRES = "13"
+OLDEST_SQLALCHEMY = "2.0.40"
 PYTEST = ("pytest", "-q", "-p", "no:cacheprovider")  # several may run at once
 
 
@@ -90,6 +91,16 @@ def sql(session: nox.Session) -> None:
     """The backend on SQLAlchemy: on MariaDB, where it is installed, SQLite and PostgreSQL."""
     install(session, "test")
     session.run(*PYTEST, "tests/sql", *session.posargs)
+
+
+@nox.session
+def sqlalchemy(session: nox.Session) -> None:
+    """The same with the oldest SQLAlchemy that the extra `sql` allows."""
+    install(session, "test")
+    with TemporaryDirectory() as folder:
+        pip = ("python", "-m", "pip", "install", "--quiet", "--no-deps", "--target", folder)
+        session.run(*pip, f"sqlalchemy=={OLDEST_SQLALCHEMY}")
+        session.run(*PYTEST, "tests/sql", *session.posargs, env={"PYTHONPATH": folder})
 
 
 @nox.session

@@ -4,7 +4,7 @@ processes."""
 import asyncio
 import signal
 from collections.abc import AsyncIterator, Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -121,6 +121,25 @@ async def test_eight_may_open_an_empty_database_at_once(new_database: NewDatabas
     assert report.is_intact, report.faults
     assert len(run_sql(url, "SELECT id FROM async_history_state")) == 1
     await asyncio.gather(*(history.aclose() for history in opened))
+
+
+async def test_the_tables_may_be_in_another_database(new_database: NewDatabase) -> None:
+    url, other = new_database(), new_database()
+    async with SqlHistoryManager(url, schema=str(other.database), ledger=True) as history:
+        for number in range(3):  # the third is one statement
+            await history.add_history(
+                *("m", None, str(number), "UPDATE"), actor_id="ann", owner={"user_id": "ann"}
+            )
+        assert await texts(history, user_id="ann") == ["0", "1", "2"]
+        await history.save_messages([{"role": "user", "content": "hi"}], "s")
+        await history.prune(older_than=timedelta(0), keep_last=1)
+        await history.erase(user_id="ann", reason="asked")
+        assert await texts(history, memory_id="m") == [None]
+        assert (await history.check()).problems == ()
+        assert (await history.ledger.verify()).is_intact
+    assert run_sql(url, "SHOW TABLES") == []
+    async with SqlHistoryManager(other, migrate=False) as history:
+        assert len(await history.get_history("m")) == 1
 
 
 # Order
