@@ -29,6 +29,7 @@ from async_history import (
 from async_history._core.wakeups import WAKEUP_BATCH_MIN, WakeupScheduler
 from async_history._sqlite.errors import has_log_reset_fault
 from async_history._sqlite.index.levels import LEVELS, POSITIONS, STEP, TAIL_ROWS, memory_key
+from async_history._sqlite.opening import LONGEST_LOG_BYTES
 from async_history._sqlite.rows import LONGEST_PACKED, MOST_PACKED
 from async_history.sqlite import SQLiteHistoryManager
 from tests.subprocesses.checks import check_index, check_levels
@@ -277,6 +278,30 @@ class TestTheFile:
                 crowd = (history.add_history("m", None, "x" * 20_000, "UPDATE") for _ in range(100))
                 await asyncio.gather(*crowd)
             assert 14 * megabyte < (await history.stats()).wal_bytes < 20 * megabyte
+
+    @pytest.mark.once
+    async def test_a_log_that_only_grows_is_a_warning(self, path: Path) -> None:
+        """While somebody reads it, it can't be copied into the file and begun again."""
+
+        async def is_told(history: HistoryManager) -> bool:
+            warnings = (await history.stats()).warnings
+            return ("log-grows", "warning") in [(one.code, one.severity) for one in warnings]
+
+        async with open_history(path) as history:
+            await history.add_history("m", None, "x", "ADD")
+            assert not await is_told(history)
+            with raw(path) as reader:
+                reader.execute("BEGIN")
+                reader.execute("SELECT count(*) FROM history").fetchall()
+                while path.with_name("history.db-wal").stat().st_size <= LONGEST_LOG_BYTES:
+                    await history.batch_add_history(
+                        [{"memory_id": "m", "new_memory": "x" * 1_000_000, "event": "ADD"}] * 5
+                    )
+                assert await is_told(history)
+                reader.execute("COMMIT")
+            for _ in range(3):  # copies the log, begins it again, and cuts off what is too long
+                await history.add_history("m", None, "x", "UPDATE")
+            assert not await is_told(history)
 
 
 class TestUrls:
