@@ -36,7 +36,7 @@ class RecentLimits:
 
 
 class RecentCommits:
-    """The batches of the last second that were written as a whole, each after the one before."""
+    """The completely written batches of the last second, in order."""
 
     def __init__(self, limits: RecentLimits = RecentLimits()) -> None:
         self._limits = limits
@@ -49,7 +49,7 @@ class RecentCommits:
         """Keep a batch's records, by the last one's id; drop the oldest beyond the limits.
 
         Nothing is kept once as many records as the limit have come since a follower last asked.
-        Copied records are not kept: the file may spell their times differently.
+        Copied records are not kept: the file may store their times in another form.
         """
         limits = self._limits
         if self._unasked >= limits.records or any(
@@ -68,7 +68,7 @@ class RecentCommits:
         asyncio.get_running_loop().call_later(limits.seconds, self._drop, last)
 
     def records_after(self, record_id: str) -> list[HistoryRecord]:
-        """Return what is kept after the batch that a record ends; nothing if it ends none."""
+        """Return records kept after the batch that ends with this id; nothing if none does."""
         self._unasked = 0
         found: list[Fields] = []
         if record_id in self._batches:
