@@ -20,13 +20,13 @@ COLUMNS: Final[Mapping[str, str]] = {
 }
 """The distribution column of each table."""
 
-KEY_OF_A_SHARD: Final = """
+AS_SHARDS: Final = """
+DROP TRIGGER IF EXISTS history_xact_before_seq ON {schema}.history;
 ALTER TABLE {schema}.history DROP CONSTRAINT history_pkey,
     ADD CONSTRAINT history_pkey PRIMARY KEY (id, memory_id)
 """
-"""Replaces the key on `id` alone."""
-_DROP_TRIGGER: Final = "DROP TRIGGER IF EXISTS history_xact_before_seq ON {schema}.history"
-"""Citus distributes no table that has triggers. This one is for followers, of which it has none."""
+"""Makes `history` a table that Citus distributes: its keys contain the distribution column, and it
+has no triggers. (Its own is for followers, of which a distributed history has none.)"""
 _DISTRIBUTE: Final = """
 SELECT pg_catalog.create_distributed_table($1::pg_catalog.regclass, $2, colocate_with => $3)
 """
@@ -59,8 +59,7 @@ async def _distribute(connection: Any, schema: str) -> list[str]:
         for table, column in COLUMNS.items():
             if not await is_distributed(connection, schema, table):
                 if table == "history":
-                    for statement in (KEY_OF_A_SHARD, _DROP_TRIGGER):
-                        await connection.execute(in_schema(statement, quoted(schema)))
+                    await connection.execute(in_schema(AS_SHARDS, quoted(schema)))
                 colocated_with = f"{quoted(schema)}.history" if table == "owners" else "none"
                 name = f"{quoted(schema)}.{table}"
                 await connection.execute(_DISTRIBUTE, name, column, colocated_with)

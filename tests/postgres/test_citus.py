@@ -7,6 +7,7 @@ import asyncio
 import os
 import secrets
 from collections.abc import Iterator
+from datetime import timedelta
 
 import pytest
 
@@ -68,5 +69,9 @@ async def test_a_distributed_history(schema: str) -> None:
             history.follow()
         with pytest.raises(InvalidInput, match="can't be followed"):
             await history.end_cursor()
+        assert (await history.prune(older_than=timedelta(0))).done
+        assert [len(await history.get_history(f"m{n}")) for n in range(50)] == [1] * 50
+        await history.erase(memory_ids=["m7"], reason="a test")
+        assert [record.new_memory for record in await history.get_history("m7")] == [None]
         await history.reset()
         assert [record async for record in history.query_history()] == []

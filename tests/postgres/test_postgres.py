@@ -152,14 +152,14 @@ class TestSchema:
             with pytest.raises(InvalidInput, match="schema"):
                 PostgresHistoryManager(postgres, schema=name)
 
-    async def test_every_unique_key_of_a_shard_has_the_column_it_is_distributed_by(
+    async def test_what_citus_distributes_has_fitting_keys_and_no_triggers(
         self, new_schema: NewSchema, owner: Any
     ) -> None:
         url = new_schema()
         async with open_history(url):
             pass
         schema = migrations.quoted(schema_of(url))
-        await owner.execute(migrations.in_schema(citus.KEY_OF_A_SHARD, schema))
+        await owner.execute(migrations.in_schema(citus.AS_SHARDS, schema))
         for table, column in citus.COLUMNS.items():
             keys = await owner.fetch(
                 "SELECT pg_get_indexdef(indexrelid) FROM pg_index"
@@ -168,6 +168,8 @@ class TestSchema:
             )
             assert keys
             assert all(column in key[0].rpartition("(")[2] for key in keys)
+            triggers = "SELECT count(*) FROM pg_trigger WHERE tgrelid = $1::regclass"
+            assert await owner.fetchval(triggers, f"{schema_of(url)}.{table}") == 0
 
     @pytest.mark.parametrize(
         ("condition", "index"),
