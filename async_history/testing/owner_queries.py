@@ -132,3 +132,8 @@ class OwnerQueryCases(Cases):
                 all_at = [r async for r in history.memories_at(when)]
                 mine = [r for r in all_at if (o := owners[r.memory_id]) and o.user_id == f"u{n}"]
                 assert sorted(then, key=records.index) == sorted(mine, key=records.index)
+                why = {"reason": f"r{n}"}
+                for whose, found in (({}, all_at), ({"user_id": f"u{n}"}, mine)):
+                    caused = [r async for r in history.memories_at(when, **whose, cause=why)]
+                    expected = [r for r in found if (r.cause or {}).get("reason") == f"r{n}"]
+                    assert sorted(caused, key=records.index) == sorted(expected, key=records.index)

@@ -14,7 +14,14 @@ from typing import Any
 import pytest
 from mem0.memory.storage import SQLiteManager
 
-from async_history import HistoryManager, InvalidInput, Message, StorageError, open_history
+from async_history import (
+    HistoryManager,
+    InvalidInput,
+    Message,
+    OwnerConflict,
+    StorageError,
+    open_history,
+)
 from async_history._core.progress import Progress
 from async_history._sqlite import backup as backup_module
 from async_history._sqlite.schema.adopt import is_prepared
@@ -62,6 +69,26 @@ async def load(
             count += 1
 
     await asyncio.gather(*(one(number) for number in range(20)))
+
+
+async def test_owners_contexts_and_causes_are_in_it(tmp_path: Path) -> None:
+    ann: dict[str, Any] = {"user_id": "ann"}
+    async with sqlite(open_history(tmp_path / "history.db")) as history:
+        for event in ("ADD", "UPDATE"):
+            more: dict[str, Any] = {"context": {"n": event}, "cause": {"request_id": event}}
+            await history.add_history("m", None, "x", event, owner=ann, **more)
+        before = await history.get_history("m")
+        await history.backup(tmp_path / "copy.db")
+    async with open_history(tmp_path / "copy.db", create=False) as copied:
+        assert await copied.get_history("m") == before
+        for asked, found in (
+            (ann, before),
+            ({"cause": {"request_id": "ADD"}}, before[:1]),
+            ({"user_id": "bob"}, []),
+        ):
+            assert [one async for one in copied.query_history(**asked)] == found
+        with pytest.raises(OwnerConflict):
+            await copied.add_history("m", "x", "y", "UPDATE", owner={"user_id": "bob"})
 
 
 @pytest.mark.parametrize("store", ["file", "memory"])

@@ -82,3 +82,12 @@ def test_killed_at_every_write_of_what_is_done_to_an_encrypted_file_and_begun_ag
     counts = run_failing(tmp_path, what, stride, timeout_s=1_100)
     assert counts[what] >= 10 // stride
     assert counts["closed"] == 1, "the last one was not killed"
+
+
+@_TAKES_LONG
+@pytest.mark.skipif(compiler() is None, reason="there is no C compiler")
+def test_killed_at_every_write_of_a_rollback_and_called_again(tmp_path: Path, stride: int) -> None:
+    """Each memory is taken back whole or not at all, and once, however often it is called."""
+    counts = run_failing(tmp_path, "taking back", stride, timeout_s=1_100)
+    assert counts["taking back"] >= 10 // stride
+    assert counts["closed"] == 1, "the last one was not killed"

@@ -64,6 +64,7 @@ from tests.subprocesses.erasing import (
     prune_and_erase_again,
 )
 from tests.subprocesses.opened import opened
+from tests.subprocesses.taking_back import check_taken_back, take_back, take_back_again
 
 WRITES, SYNCS, SIZES, REMOVALS = 1, 2, 4, 8
 ALL: Final = WRITES | SYNCS | SIZES | REMOVALS
@@ -345,11 +346,12 @@ _LIVES: Final[dict[str, tuple[Any, Any, Any]]] = {
     "rotating": (rotate, rotate_again, check_changed),
     "replacing": (replace, replace_again, check_changed),
     "forgetting": (forget, forget_again, check_forgotten),
+    "taking back": (take_back, take_back_again, check_taken_back),
 }
 
 
 def living(what: str, folder: Path, faults: Faults, skips: Iterable[int]) -> Counter[str]:
-    """Die in turn at each call of what is done to an encrypted file, and do it again."""
+    """Die in turn at each call of what is done to a file, and do it again."""
     life, begin_again, check = _LIVES[what]
     counts: Counter[str] = Counter()
     for skip in skips:
