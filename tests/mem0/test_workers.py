@@ -294,6 +294,13 @@ class _AsyncStore(InstantStore):
         self.awaited.add("get")
         return self.get(**options)
 
+    def keyword_search(self, **_: Any) -> None:
+        """It has no search of its own by words."""
+
+    async def asearch(self, **options: Any) -> Any:
+        self.awaited.add("search")
+        return self.search(**options)
+
 
 class _AsyncEmbedder(InstantEmbedder):
     awaited: list[str]
@@ -303,16 +310,33 @@ class _AsyncEmbedder(InstantEmbedder):
         return self.embed(text)
 
 
+class _AsyncModel:
+    """A model that may only be awaited."""
+
+    asked = 0
+
+    def generate_response(self, *_: Any, **__: Any) -> str:
+        raise AssertionError("called on a thread")
+
+    async def agenerate_response(self, *_: Any, **__: Any) -> str:
+        self.asked += 1
+        return '{"memory": [], "facts": []}'
+
+
 async def test_coroutine_functions_are_awaited(memory: AsyncMemory) -> None:
     """Their payloads are seen too: the history has owner and metadata."""
     make_instant(memory)
     memory.vector_store = store = _AsyncStore()
     memory.embedding_model = embedder = _AsyncEmbedder()
     store.awaited, embedder.awaited = set(), []
+    memory.llm = model = _AsyncModel()
+    await memory.add("I like tea", user_id="u")
+    assert model.asked == 1
     added = await memory.add("likes tea", user_id="u", metadata={"k": "v"}, infer=False)
     memory_id = added["results"][0]["id"]
     await memory.update(memory_id, "likes mate")
-    assert store.awaited == {"insert", "update", "get"}
+    await memory.search("tea", **({"user_id": "u"} if IS_V1 else {"filters": {"user_id": "u"}}))
+    assert store.awaited == {"insert", "update", "get", "search"}
     assert {"likes tea", "likes mate"} <= set(embedder.awaited)
     changes = await memory._state().manager.get_history(memory_id)
     contexts = [dict(change.context or {}) for change in changes]
