@@ -318,7 +318,9 @@ class _CommitSteps:
             expected = ExpectedOwners(owners, set(), set(), found.noted)
         given = list(map(fields_in_order, records))
         fields, _ = self._seal.fields(given, owners, found.noted, self._connection)
-        leaves = record_bundle(given, self._seal.salt_key) if self._attests else None
+        leaves = None
+        if self._attests:
+            leaves = record_bundle([one.id for one in records], given, self._seal.salt_key)
         statement = add_statement(
             fields, len(given), expected, has_triggers=self._has_triggers, leaves=leaves
         )

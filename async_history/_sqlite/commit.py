@@ -151,7 +151,9 @@ class BatchCommitter:
 
     def _leaves(self, records: Sequence[Fields]) -> Bundle | None:
         """Return the leaves of a statement's records, if there is a ledger."""
-        return record_bundle(records, self._seal.salt_key) if self._attests else None
+        if not self._attests:
+            return None
+        return record_bundle([record[0] for record in records], records, self._seal.salt_key)
 
 
 _NO_OWNERS: Final = (None,) * STATEMENT_ROWS[-1]

@@ -136,6 +136,28 @@ async def test_who_opened_it_before_it_was_encrypted_is_told_to_open_it_again(
                 await call
 
 
+@pytest.mark.parametrize("name", ["1", "2"])
+async def test_who_opened_it_before_its_records_were_encrypted_is_told_as_well(
+    store: OpenStore, name: str
+) -> None:
+    """Their leaves are those of before. SQL databases refuse all calls of it."""
+    async with store(ledger=True) as clear:
+        await clear.add_history("m", None, "likes tea", "ADD", id="1")
+        await clear.add_history("m", "likes tea", "likes milk", "UPDATE", id="2")
+        old = await clear.ledger.checkpoint(KEY)
+        async with store(keys=ring("one")) as history:
+            await history.encryption.encrypt()
+        for call in (clear.ledger.verify(old), clear.ledger.prove(name, old)):
+            with pytest.raises(KeyMissing, match="keys=KeyRing"):
+                await call
+        with pytest.raises(KeyMissing, match="keys=KeyRing"):
+            await clear.erase(record_ids=[name], reason="asked")
+    async with store(keys=ring("one")) as history:
+        report = await history.ledger.verify(old)
+        assert report.is_intact
+        assert (report.records, report.erased) == (2, 0)
+
+
 async def test_leaves_of_before_hold_after(store: OpenStore) -> None:
     async with store(ledger=True) as history:
         await history.add_history("m", None, "likes tea", "ADD", id="1")

@@ -9,7 +9,6 @@ record's salt only what it is computed from, with a key that is not in clear (`i
 commits to this mark: where it can't be true, it is not believed.
 """
 
-import contextlib
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -253,14 +252,14 @@ _scopes: Final[Callable[[Owner], tuple[str | None, ...]]] = attrgetter(*SCOPES)
 _NO_SCOPES: Final = (None,) * len(SCOPES)
 
 
-def record_bundle(records: Sequence[Fields], key: bytes | None) -> Bundle:
+def record_bundle(ids: Sequence[str], records: Iterable[Fields], key: bytes | None) -> Bundle:
     """Return the leaves of new records.
 
     Args:
+        ids: of the records.
         key: of the salts; None where the store is not encrypted.
     """
-    ids = [record[0] for record in records]
-    return values_bundle(RECORD, ids, list(map(record_values, records)), key)
+    return values_bundle(RECORD, ids, map(record_values, records), key)
 
 
 def owner_bundle(owners: Mapping[str, Owner]) -> Bundle:
@@ -275,10 +274,10 @@ def entry_bundle(removed: Removed) -> Bundle:
 
 
 def values_bundle(
-    kind: str, names: Sequence[str], rows: Sequence[Sequence[Any]], key: bytes | None = None
+    kind: str, names: Sequence[str], rows: Iterable[Sequence[Any]], key: bytes | None = None
 ) -> Bundle:
     """Return the leaves of what has these names and values; with a key, of keyed salts."""
-    drawn = os.urandom(SALT_BYTES * len(rows))
+    drawn = os.urandom(SALT_BYTES * len(names))
     kept = [drawn[at : at + SALT_BYTES] for at in range(0, len(drawn), SALT_BYTES)]
     salts = kept if key is None else [_keyed(one, key) for one in kept]
     prefix = _prefix(kind)
@@ -286,7 +285,7 @@ def values_bundle(
         one + sha256(salt + prefix + text).digest()
         for one, salt, text in zip(kept, salts, _texts(kind, rows), strict=True)
     ]
-    return Bundle(kind, len(rows), b"".join(hashes), key is not None, _encode_names(names))
+    return Bundle(kind, len(names), b"".join(hashes), key is not None, _encode_names(names))
 
 
 def held_at(
@@ -298,25 +297,32 @@ def held_at(
     return {
         place
         for (place, leaf), values in zip(leaves.items(), rows, strict=True)
-        if sha256(leaf.salt(key) + _prefix(leaf.kind) + _texts(leaf.kind, [values])[0]).digest()
-        == leaf.commitment
+        if leaf.holds(values, key)
     }
 
 
-def _texts(kind: str, rows: Sequence[Sequence[Any]]) -> list[bytes]:
+def _texts(kind: str, rows: Iterable[Sequence[Any]]) -> Iterable[bytes]:
     """Return each row's values as the lines of a commitment, in UTF-8.
 
-    Those of records are written out, and all others as one text: it saves half of the time.
+    Those of records are written out, one by one: the garbage collector walks through rows that are
+    kept. All others are encoded as one text: it saves half of the time.
     """
     if kind in _KEYED_KINDS:
-        with contextlib.suppress(TypeError):
-            return list(map(_record_text, rows))
+        return map(_record_text, rows)
     # Nothing but two rows has ] and [ around a line's end.
-    return _encode_rows(rows)[2:-2].encode().split(b"]\n[")
+    return _encode_rows(list(rows))[2:-2].encode().split(b"]\n[")
 
 
 def _record_text(values: Sequence[Any]) -> bytes:
-    """Return a record's values as the lines of a commitment, in UTF-8.
+    """Return a record's values as the lines of a commitment, in UTF-8."""
+    try:
+        return _lines(values).encode()
+    except TypeError:
+        return _encode_rows(values)[1:-1].encode()
+
+
+def _lines(values: Sequence[Any]) -> str:
+    """Return a record's values as the lines of a commitment.
 
     Raises:
         TypeError: they have other types than what is recorded.
@@ -324,7 +330,7 @@ def _record_text(values: Sequence[Any]) -> bytes:
     id_, memory_id, old, new, event, created, updated, deleted, actor, role, context, cause = values
     if type(deleted) is not int:
         raise TypeError(f"is_deleted is {deleted!r}")
-    lines = f"""{_quoted(id_)}
+    return f"""{_quoted(id_)}
 {_quoted(memory_id)}
 {"null" if old is None else _quoted(old)}
 {"null" if new is None else _quoted(new)}
@@ -336,7 +342,6 @@ def _record_text(values: Sequence[Any]) -> bytes:
 {"null" if role is None else _quoted(role)}
 {"null" if context is None else _quoted(context)}
 {"null" if cause is None else _quoted(cause)}"""
-    return lines.encode()
 
 
 _quoted: Final = json.encoder.encode_basestring

@@ -130,8 +130,6 @@ class Ledger:
                 )
             place = covered[-1]
             leaf = found[place]
-            if leaf.has_keyed_salt:
-                await tables.require_key()
             stored = (await tables.records([record_id])).get(record_id)
             shown = None if leaf.is_erased or stored is None else stored.values
             path = await _roots(tables, inclusion_ranges(place, checkpoint.size), checkpoint)

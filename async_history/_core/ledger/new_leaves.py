@@ -2,14 +2,12 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Final
 
 from async_history._core.ledger.leaves import Bundle, owner_bundle, record_bundle
 from async_history._core.owners import Owner
 from async_history._core.records import HistoryRecord, fields_in_order
 from async_history._core.threads import computed
-
-T = TypeVar("T", bound=Sequence[Any])
 
 _HASHED_HERE: Final = 64
 """Records whose leaves are computed on the event loop: a third of a millisecond. More go to a
@@ -36,20 +34,28 @@ async def new_leaves(
 def _leaves(
     records: Sequence[HistoryRecord], owners: Mapping[str, Owner | None], key: bytes | None
 ) -> list[Bundle]:
-    given = [(name, owner) for name, owner in owners.items() if owner is not None]
+    ids = [record.id for record in records]
+    owned = {name: owner for name, owner in owners.items() if owner is not None}
+    memories = list(owned)
     return [
-        *(record_bundle(part, key) for part in _parts(list(map(fields_in_order, records)))),
-        *(owner_bundle(dict(part)) for part in _parts(given)),
+        *(
+            record_bundle(ids[part], map(fields_in_order, records[part]), key)
+            for part in _parts(ids)
+        ),
+        *(
+            owner_bundle({name: owned[name] for name in memories[part]})
+            for part in _parts(memories)
+        ),
     ]
 
 
-def _parts(named: Sequence[T]) -> Iterator[Sequence[T]]:
-    """Yield what has a name in front, as much at a time as a bundle takes."""
+def _parts(names: Sequence[str]) -> Iterator[slice]:
+    """Yield which of these names a bundle takes, and those that follow, until it has all."""
     begin, size = 0, 0
-    for at, (name, *_) in enumerate(named):
+    for at, name in enumerate(names):
         if at - begin == _MOST or size > _NAMES:
-            yield named[begin:at]
+            yield slice(begin, at)
             begin, size = at, 0
         size += len(name)
-    if begin < len(named):
-        yield named[begin:]
+    if begin < len(names):
+        yield slice(begin, len(names))

@@ -118,8 +118,6 @@ async def seen(first: int, leaves: Sequence[Leaf], tables: LedgerTables) -> Seen
         if (values := _values(leaf.kind, leaf.name or "", records, owners)) is not None
     ]
     shown = {place: leaf for place, leaf, _ in there_now}
-    if any(leaf.has_keyed_salt for leaf in shown.values()):
-        await tables.require_key()
     held = held_at(shown, [values for *_, values in there_now], tables.key)
     return SeenLeaves(first, leaves, records, owners, frozenset(there), operations, held)
 

@@ -145,7 +145,7 @@ class LedgerTables:
     # Reading
 
     async def require_key(self) -> None:
-        """Check that salts that are marked as keyed can be told.
+        """Check that texts and keyed salts are what they seem.
 
         Raises:
             KeyMissing: the store is encrypted by now, and was opened without keys.
@@ -225,8 +225,14 @@ class LedgerTables:
         }
 
     async def records(self, ids: Sequence[str]) -> dict[str, StoredRecord]:
-        """Return these records by id, of those that are there."""
+        """Return these records by id, of those that are there.
+
+        Raises:
+            KeyMissing: as `require_key`: what they say can't be told.
+        """
         rows = await self.record_rows(_json(ids))
+        if rows.values:
+            await self.require_key()
         return {
             values[0]: StoredRecord(position, bool(has_owner), _values(values))
             for position, has_owner, values in zip(*rows, strict=True)
