@@ -19,7 +19,7 @@ from tests.support.keys import ring
 pytestmark = pytest.mark.once
 
 
-@pytest.fixture(params=stores("file", "mariadb", "sqlalchemy", "sqlalchemy postgres"))
+@pytest.fixture(params=stores("file", "postgres", "mariadb", "sqlalchemy", "sqlalchemy postgres"))
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> OpenStore:
     return new_stores(request.param, request, tmp_path)()
 
