@@ -1,6 +1,5 @@
 """Encrypting in place on MariaDB: what its files have, and cut connections at each step."""
 
-import asyncio
 import random
 import re
 from collections.abc import Awaitable, Callable
@@ -16,7 +15,14 @@ from async_history.errors import StorageRefused
 from async_history.sql import SqlHistoryManager
 from tests.sql.test_encryption import opened
 from tests.subprocesses.proxy import MariaDBProxy
-from tests.support.encrypted_stores import all_of, changes, contents, fill, key_ids
+from tests.support.encrypted_stores import (
+    all_of,
+    changes,
+    contents,
+    fill,
+    key_ids,
+    stopped_by_a_cut,
+)
 from tests.support.keys import ring
 from tests.support.limits import limited
 from tests.support.mariadb_server import MariaDBServer, run_sql
@@ -213,12 +219,31 @@ async def test_cut_off_at_each_packet_and_called_again(
     assert place > 150
 
 
-async def stopped_by_a_cut(
-    call: Callable[[], Awaitable[Any]], proxy: MariaDBProxy, cuts: int
+@pytest.mark.faults
+async def test_a_rotation_cut_off_at_each_packet_and_called_again(
+    own_server: MariaDBServer, new_own_database: Callable[[], URL], request: pytest.FixtureRequest
 ) -> None:
-    """Call, and cancel it once its connection is cut: it would go on over another one."""
-    calling: asyncio.Future[Any] = asyncio.ensure_future(call())
-    while proxy.cuts == cuts and not calling.done():  # noqa: ASYNC110 - it does not tell
-        await asyncio.sleep(0.001)
-    calling.cancel()
-    await asyncio.wait([calling])
+    step = 1 if request.config.getoption("--nightly") else 17
+    places = count(random.randrange(step), step)  # noqa: S311
+    url = new_own_database()
+    async with SqlHistoryManager(url, keys=ring("0")) as history:
+        records = await fill(history)
+    async with MariaDBProxy(own_server.socket) as proxy:
+        through = url.set(query={"unix_socket": str(proxy.socket)})
+        for number, place in enumerate(places, 1):
+            new = ring(str(number), str(number - 1))
+            async with SqlHistoryManager(through, keys=new) as cut:
+                before = proxy.cuts
+                proxy.cut_after(place)
+                await stopped_by_a_cut(cut.encryption.rotate_keys, proxy, before)
+            async with SqlHistoryManager(url, keys=new) as history:
+                assert await all_of(history) == records
+                await history.encryption.rotate_keys()
+            async with SqlHistoryManager(url, keys=ring(str(number))) as history:
+                assert await all_of(history) == records
+                assert await contents(history) == ["hello"] * 2
+                assert await history.count_history(cause={"run_id": "r"}) == 6
+            assert len(run_sql(url, "SELECT id FROM async_history_wrapping_keys")) == 1
+            if proxy.cuts == before:
+                break
+    assert place > 17

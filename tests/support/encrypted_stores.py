@@ -1,11 +1,12 @@
 """Stores that are encrypted: filled, read, and stopped half-way."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from async_history import HistoryManager
 from async_history._core.stored_texts import TextLimits
+from tests.subprocesses.proxy import Proxy
 from tests.support.patience import LONG_S
 
 ANN: Any = {"user_id": "ann"}
@@ -77,3 +78,12 @@ async def key_ids(history: Any) -> dict[str, set[str]]:
 
     found: dict[str, set[str]] = await texts.in_transaction(find)
     return found
+
+
+async def stopped_by_a_cut(call: Callable[[], Awaitable[Any]], proxy: Proxy, cuts: int) -> None:
+    """Call, and cancel it once its connection is cut: it would go on over another one."""
+    calling: asyncio.Future[Any] = asyncio.ensure_future(call())
+    while proxy.cuts == cuts and not calling.done():  # noqa: ASYNC110 - it does not tell
+        await asyncio.sleep(0.001)
+    calling.cancel()
+    await asyncio.wait([calling])
