@@ -32,39 +32,50 @@ class OpenFile:
     """The identity of a file and its log when a connection opened them. Its methods block."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
         # As text: each commit asks for them, and making text of a Path takes as long.
-        names = (os.fspath(path), os.fspath(side_file(path, "-wal")))
+        self._name = os.fspath(path)
+        names = (self._name, os.fspath(side_file(path, "-wal")))
         self._opened = {name: _identity(name) for name in names}
 
     def require_present(self) -> None:
         """Check that the file and its log are still at their paths.
 
         Raises:
-            StorageMissing: one of them was removed or replaced by another file.
+            StorageMissing: one of them was removed or replaced by another file, or the file was
+                emptied.
         """
         warning = self.warning()
         if warning is not None:
             raise StorageMissing(f"{warning}; nothing was written")
 
     def warning(self) -> StoreWarning | None:
-        """Return the warning that the file or its log was removed or replaced; None if neither
-        was."""
+        """Return the warning that the file or its log was removed, replaced or emptied; None if
+        neither was."""
         for name, opened in self._opened.items():
-            if opened is not None and (now := _identity(name)) != opened:
-                is_database = name == os.fspath(self._path)
-                return _warning(name, is_database, is_gone=now is None)
+            if opened is None:
+                continue
+            status = _status(name)
+            is_database = name == self._name
+            if status is None:
+                return _warning(name, "removed", is_database)
+            if identity_of(status) != opened:
+                return _warning(name, "replaced by another file", is_database)
+            if is_database and not status.st_size:
+                return _warning(name, "emptied", is_database)
         return None
 
 
-def _warning(name: str, is_database: bool, *, is_gone: bool) -> StoreWarning:
-    what = "removed" if is_gone else "replaced by another file"
-    advice = (
-        "put it back under its name, or close the history and open it again"
-        if is_database
-        else "close the history in all processes, which copies the log into the file, and open it "
-        "again"
-    )
+def _warning(name: str, what: str, is_database: bool) -> StoreWarning:
+    if what == "emptied":
+        advice = "close the history everywhere and restore a backup"
+    elif is_database:
+        advice = "put it back under its name, or close the history and open it again"
+    else:
+        advice = (
+            "close the history in all processes, which copies the log into the file, and open it "
+            "again"
+        )
+    is_gone = what == "removed"
     return StoreWarning(
         "file-removed" if is_gone else "file-replaced",
         "critical",
@@ -107,7 +118,12 @@ def _lock_type(layout: str, flock: bytes) -> int:
 
 
 def _identity(name: str | Path) -> Identity | None:
+    status = _status(name)
+    return None if status is None else identity_of(status)
+
+
+def _status(name: str | Path) -> os.stat_result | None:
     try:
-        return identity_of(os.stat(name))
+        return os.stat(name)
     except (FileNotFoundError, NotADirectoryError):
         return None

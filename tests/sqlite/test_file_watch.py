@@ -45,7 +45,12 @@ def replace_with_a_folder(path: Path) -> None:
     path.mkdir()
 
 
+def empty(path: Path) -> None:
+    os.truncate(path, 0)
+
+
 GONE = [
+    empty,
     remove,
     remove_with_its_log,
     remove_folder,
