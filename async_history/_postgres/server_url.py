@@ -44,14 +44,15 @@ class ServerUrl:
         user = "" if self.user is None else quote(self.user, safe="")
         if self.password is not None:
             user += f":{quote(self.password, safe='')}"
-        database = "" if self.database is None else quote(self.database, safe="")
+        # With a slash asyncpg takes the empty name, and PGDATABASE does not count.
+        database = "" if self.database is None else f"/{quote(self.database, safe='')}"
         query = dict(self.parameters)
         if hosts:
             query["host"] = ",".join(hosts)
         if ports:
             query["port"] = ",".join(map(str, ports))
         at = f"{user}@" if user else ""
-        return f"postgresql://{at}/{database}{'?' if query else ''}{urlencode(query)}"
+        return f"postgresql://{at}{database}{'?' if query else ''}{urlencode(query)}"
 
     @property
     def dsns(self) -> list[str]:

@@ -121,6 +121,34 @@ async def test_no_parameter_reaches_the_server_by_accident(
 
 
 @pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://",
+        "postgres:///",
+        "postgresql://agent@",
+        "postgresql+asyncpg://agent@/?application_name=",
+        "postgresql://127.0.0.1:{port}",
+        "postgresql://agent@127.0.0.1:{port}/",
+        "postgresql://?service=mine",
+    ],
+)
+async def test_the_environment_says_what_the_url_does_not(
+    url: str, fake: FakeServer, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also the database: it is not the one with the user's name, which may be another's."""
+    said = {"HOST": "127.0.0.1", "PORT": str(fake.port), "USER": "agent", "DATABASE": "app"}
+    if "service" in url:
+        lines = [f"{name.lower()}={value}" for name, value in said.items()]
+        (home / "services").write_text("\n".join(["[mine]", *lines]))
+        said = {"SERVICEFILE": str(home / "services")}
+    for name, value in said.items():
+        monkeypatch.setenv(f"PG{name}", value)
+    with pytest.raises(StorageError):
+        await open_history(url.format(port=fake.port))
+    assert fake.sent == {"user": "agent", "database": "app", "client_encoding": "'utf-8'"}
+
+
+@pytest.mark.parametrize(
     "query",
     [
         "ssl=require",
