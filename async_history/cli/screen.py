@@ -3,6 +3,7 @@
 import io
 import math
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from typing import Final
@@ -37,7 +38,9 @@ class Screen:
             sys.stdout.reconfigure(errors="replace")  # ? for characters that the encoding lacks
         self._console = _Stdout(highlight=False, markup=False, emoji=False)
         self._width = math.inf
-        if self._console.is_terminal or os.environ.get("COLUMNS"):
+        if not self._console.width:  # COLUMNS=0, as where a container has no terminal
+            self._console.width = shutil.get_terminal_size().columns
+        if self._console.is_terminal or os.environ.get("COLUMNS") not in (None, "", "0"):
             self._width = self._console.width
         self._is_plain = self._console.color_system is None
         self.has_colours = not self._is_plain and not self._console.no_color

@@ -54,6 +54,13 @@ def test_a_reader_that_has_enough_and_one_that_is_not_there(tmp_path: Path) -> N
     assert (done.returncode, done.stderr) == (1, "async-history: stdout: stdout is closed\n")
 
 
+def test_no_columns_are_no_width(tmp_path: Path) -> None:
+    fill(tmp_path)
+    for reading in ("query", "log m", "at 2999-01-01"):
+        wide = shell(f"{COMMAND} {reading}", tmp_path).stdout
+        assert shell(f"COLUMNS=0 {COMMAND} {reading}", tmp_path).stdout == wide != "", reading
+
+
 def test_a_change_whose_outcome_nobody_reads_is_not_said_to_be_done(tmp_path: Path) -> None:
     """The pipe has no reader before the command begins."""
     fill(tmp_path)
