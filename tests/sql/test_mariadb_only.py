@@ -31,6 +31,7 @@ from async_history.blocking import BlockingHistoryManager
 from async_history.cli.app import app
 from async_history.sql import SqlHistoryManager, metadata
 from tests.support.mariadb_server import MariaDBServer, in_thread, run_sql
+from tests.support.patience import PATIENCE
 
 pytestmark = [pytest.mark.mariadb, pytest.mark.once]
 
@@ -360,9 +361,7 @@ async def test_a_server_that_crashes_stops_and_comes_back() -> None:
         server.remove()
 
 
-async def test_writes_that_a_stopped_server_holds_up_for_too_long(
-    new_database: NewDatabase,
-) -> None:
+async def test_writes_that_a_stopped_server_holds_up_for_too_long() -> None:
     """What failed is there as a whole or not at all; nothing else is missing."""
     server = MariaDBServer(**{"innodb-flush-log-at-trx-commit": "1"}).create().start()
     try:
@@ -387,7 +386,7 @@ async def test_writes_that_a_stopped_server_holds_up_for_too_long(
                 if len(acked) > 30:
                     is_busy.set()
 
-        async with SqlHistoryManager(url, retry_timeout_s=1) as history:
+        async with SqlHistoryManager(url, retry_timeout_s=3 * PATIENCE) as history:
             writing = [asyncio.create_task(write(history, task)) for task in "abc"]
             await is_busy.wait()
             server.send(signal.SIGSTOP)
