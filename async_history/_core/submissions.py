@@ -123,7 +123,7 @@ class CopyRecords(AddRecords):
 class UpdateMemory(AddRecords):
     """A memory's new text, to be recorded as a change after its latest record.
 
-    `new` holds it as an ADD, and `records`, once it is committed, what became of it.
+    `new` has it as an ADD, and `records`, after the commit, the resulting record.
     """
 
     new: HistoryRecord
