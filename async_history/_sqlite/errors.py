@@ -60,6 +60,10 @@ _BY_CODE: dict[int, tuple[type[StorageError], str]] = {
 }
 
 
+_NOT_UTF8 = "Could not decode to UTF-8"
+"""What Python's sqlite3 says of such a text. It gives this error no code of SQLite's."""
+
+
 def has_log_reset_fault(version: tuple[int, ...]) -> bool:
     """Return whether this SQLite has the WAL-reset fault: 3.7.0 to 3.51.2, except two fixed
     ones."""
@@ -83,6 +87,11 @@ def storage_error(error: sqlite3.Error, where: str) -> StorageError:
             "written. Put it back under its name, or close the history and open it again"
         )
     code = _code(error)
+    if str(error).startswith(_NOT_UTF8):
+        return StorageCorrupt(
+            f"{where} has a text that is not UTF-8, as another program stored it: correct it "
+            f"there; records that are read without it are sound ({error})"
+        )
     if code == sqlite3.SQLITE_CANTOPEN:
         return StorageMissing(
             f"{where} cannot be opened: check that it and its folder exist and may be read"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from async_history import HistoryManager, MigrationError, open_history
+from async_history import HistoryManager, MigrationError, StorageCorrupt, open_history
 from async_history.sqlite import adopt
 
 pytestmark = pytest.mark.once
@@ -142,3 +142,17 @@ async def test_a_cursor_after_an_id_of_any_type(record_id: str, tmp_path: Path) 
             assert (await anext(follower)).new_memory == "first"
             resumed = history.follow(after=follower.cursor)
             assert (await anext(resumed)).new_memory == "last"
+
+
+@pytest.mark.parametrize("column", ["id", "memory_id", "new_memory", "role"])
+async def test_a_text_that_is_not_utf8_is_called_damaged(column: str, tmp_path: Path) -> None:
+    path = tmp_path / "history.db"
+    _create(path)
+    insert = "INSERT INTO history (id, memory_id, event) VALUES ('{0}', '{0}', 'ADD')"
+    _execute(path, insert.format("sound"), insert.format("other"))
+    _execute(path, f"UPDATE history SET {column} = CAST(x'ff' AS TEXT) WHERE id = 'other'")
+    async with open_history(path) as history:
+        with pytest.raises(StorageCorrupt, match="text that is not UTF-8"):
+            [record async for record in history.query_history()]
+        assert len(await history.get_history("sound")) == 1
+        await history.add_history("sound", None, "x", "UPDATE")
