@@ -136,6 +136,22 @@ class TestLeaves:
             await history.add_history("m", "likes milk", "likes ale", "UPDATE")
             assert (await history.ledger.verify()).records == 2
 
+    async def test_a_backup_has_that_of_its_file(self, tmp_path: Path) -> None:
+        copy = tmp_path / "copy.db"
+        async with open_history(tmp_path / "history.db", ledger=True) as history:
+            await fill(history)
+            checkpoint = await history.ledger.checkpoint(KEY)
+            total = await history.count_history()
+            await history.backup(copy)
+            await history.add_history("later", None, "likes milk", "ADD")
+            later = await history.ledger.checkpoint(KEY)
+        async with open_history(copy) as history:
+            report = await history.ledger.verify(checkpoint)
+            assert report.is_intact
+            assert (report.records, report.unattested) == (total, ())
+            (fault,) = (await history.ledger.verify(checkpoint, later)).faults
+            assert fault.kind in ("cut", "rewritten")
+
     async def test_with_stores_that_have_none_it_is_refused(self) -> None:
         with pytest.raises(InvalidInput, match="no option 'ledger'"):
             open_history("null://", ledger=True)
