@@ -33,7 +33,7 @@ from async_history._core.submissions import AddRecords, SaveMessages, Submission
 from async_history._core.timeline import MemoryMoment, last_change_at
 from async_history._core.undated import dated, has_undated
 from async_history._sql.dialects import in_parts
-from async_history._sql.errors import is_refusal, storage_error
+from async_history._sql.errors import RowsLeftOut, is_refusal, refused
 from async_history._sql.inserts import Inserts
 from async_history._sql.keys import Seal, StoredRecords
 from async_history._sql.known import Known, Span
@@ -46,7 +46,7 @@ from async_history._sql.owners import find_owners, give_owners
 from async_history._sql.rows import columns_read, record_from_row
 from async_history._sql.single_statement import SingleStatement
 from async_history._sql.transaction import Transaction
-from async_history.errors import HistoryError, StorageRefused
+from async_history.errors import HistoryError
 
 
 class BatchCommitter:
@@ -316,14 +316,13 @@ class BatchCommitter:
         try:
             async with self._transaction.connection.begin_nested():
                 yield
-        except DBAPIError as error:
-            if not is_refusal(error):
+        except (DBAPIError, RowsLeftOut) as error:
+            if isinstance(error, DBAPIError) and not is_refusal(error):
                 raise
             self._seal.undone()
             self._transaction.counters = counters
             self._seen, self._spans = seen, spans
-            reason = storage_error(error, self._where)
-            raise StorageRefused(str(reason)) from error
+            raise refused(error, self._where) from error
 
     async def write(
         self,

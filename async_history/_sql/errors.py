@@ -32,6 +32,10 @@ DriverError = (SQLAlchemyError, OSError, EOFError)
 """The errors that a call may raise (a TimeoutError is an OSError)."""
 
 
+class RowsLeftOut(Exception):
+    """A trigger or rule of the database's owner left out rows without an error."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Meaning:
     """What an error means: its type, what to do, and whether the same may work soon."""
@@ -215,3 +219,10 @@ def is_refusal(error: BaseException) -> bool:
     return _meaning(error).kind is StorageRefused or (
         isinstance(error, DBAPIError) and _meaning(error) is _OTHER
     )
+
+
+def refused(error: DBAPIError | RowsLeftOut, where: str) -> StorageRefused:
+    """Return the error of a submission whose rows the database refused."""
+    if isinstance(error, RowsLeftOut):
+        return StorageRefused(f"the database at {where} refused this: {error}")
+    return StorageRefused(str(storage_error(error, where)))

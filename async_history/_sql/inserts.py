@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Table, insert
+from sqlalchemy import Table, func, insert, select
 from sqlalchemy.engine import Dialect
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from async_history._core.ledger.leaves import Bundle
 from async_history._sql.dialects import is_mysql
+from async_history._sql.errors import RowsLeftOut
 from async_history._sql.numbered import NumberedRecords
 from async_history._sql.rows import ALL_COLUMNS, PLAIN_COLUMNS
 from async_history._sql.tables import BINARY_DIALECTS, Name, Tables, hashes_text
@@ -77,13 +78,29 @@ class Inserts:
         self.full = Insert(tables.history, dialect, ALL_COLUMNS)
         self.marks = Insert(tables.marks, dialect, ("mark", "seq"))
         self.leaves = Insert(tables.ledger, dialect, Bundle._fields)
+        self._seq = tables.history.c.seq
+        self._may_leave_out = not is_mysql(dialect)  # there a trigger can only fail
 
     def of(self, records: NumberedRecords) -> Insert:
         """Return the statement that adds these records."""
         return self.plain if records.are_plain else self.full
 
     async def add(self, connection: AsyncConnection, records: NumberedRecords) -> None:
-        """Add records and their marks."""
+        """Add records and their marks.
+
+        Raises:
+            RowsLeftOut: not all records are there; the caller rolls back.
+        """
         await self.of(records).add(connection, records.rows)
+        if self._may_leave_out:
+            await self._require_all(connection, records.rows)
         if records.marks:
             await self.marks.add(connection, records.marks)
+
+    async def _require_all(self, connection: AsyncConnection, rows: Rows) -> None:
+        """Check that the table has new rows, whose numbers follow one another."""
+        (first, *_), (last, *_) = rows[0], rows[-1]
+        there = select(func.count()).where(self._seq.between(first, last))
+        count = (await connection.execute(there)).scalar_one()
+        if count < len(rows):
+            raise RowsLeftOut(f"a trigger or rule left out {len(rows) - count} of {len(rows)} rows")

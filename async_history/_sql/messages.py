@@ -10,6 +10,7 @@ from async_history._core.batch import Buffer, MessageRow
 from async_history._core.messages import MESSAGES_KEPT
 from async_history._core.submissions import SaveMessages
 from async_history._sql.dialects import in_parts
+from async_history._sql.errors import RowsLeftOut
 from async_history._sql.names import is_cut, key_of
 from async_history._sql.transaction import Transaction
 
@@ -37,7 +38,11 @@ async def find_buffers(
 
 
 async def save_messages(transaction: Transaction, given: Sequence[MessageRow]) -> None:
-    """Add messages in order, and remove those that no buffer keeps any more."""
+    """Add messages in order, and remove those that no buffer keeps any more.
+
+    Raises:
+        RowsLeftOut: not all messages are there; the caller rolls back.
+    """
     messages = transaction.tables.messages
     rows: list[dict[str, Any]] = []
     for message_id, scope, role, content, name, created_at in given:
@@ -65,6 +70,9 @@ async def save_messages(transaction: Transaction, given: Sequence[MessageRow]) -
         )
         for key, seq in found:
             of_scope[key].append(seq)
+    left_out = {row["seq"] for row in rows}.difference(*of_scope.values())
+    if left_out:
+        raise RowsLeftOut(f"a trigger or rule left out {len(left_out)} of {len(rows)} messages")
     old = [seq for seqs in of_scope.values() for seq in seqs[:-MESSAGES_KEPT]]
     for part in in_parts(old):
         await transaction.execute(delete(messages).where(messages.c.seq.in_(part)))

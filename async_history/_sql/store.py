@@ -38,7 +38,7 @@ from async_history._sql.connections import Connections
 from async_history._sql.dialects import is_mysql, size_query
 from async_history._sql.encrypting import SqlTexts
 from async_history._sql.erase import EraseSteps, SqlErasure, out_of_reach
-from async_history._sql.errors import DriverError, is_refusal
+from async_history._sql.errors import DriverError, RowsLeftOut, is_refusal
 from async_history._sql.faults import find_faults
 from async_history._sql.follow import SqlFollowReader
 from async_history._sql.inserts import Inserts
@@ -185,8 +185,8 @@ class SqlStore:
             committer = new_committer(connection)
             try:
                 is_done = await committer.add_at_once(batch, has_begun)
-            except DriverError as error:
-                if not is_refusal(error):
+            except (*DriverError, RowsLeftOut) as error:
+                if not isinstance(error, RowsLeftOut) and not is_refusal(error):
                     raise
                 self._seal.undone()
                 is_done = False

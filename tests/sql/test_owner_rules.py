@@ -1,0 +1,85 @@
+"""Triggers of a database's owner that leave rows out: what is not there is not acknowledged."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from async_history import HistoryError, HistoryManager, open_history
+from async_history.sql import SqlHistoryManager
+
+pytestmark = pytest.mark.once
+
+IN_SQLITE = (
+    "CREATE TRIGGER no_records BEFORE INSERT ON async_history_records WHEN new.memory_id = 'bad'"
+    " BEGIN SELECT RAISE(IGNORE); END",
+    "CREATE TRIGGER no_messages BEFORE INSERT ON async_history_messages WHEN new.content = 'bad'"
+    " BEGIN SELECT RAISE(IGNORE); END",
+)
+IN_POSTGRES = (
+    "CREATE FUNCTION {schema}.no_record() RETURNS trigger LANGUAGE plpgsql AS $$"
+    " BEGIN IF new.memory_id = 'bad' THEN RETURN NULL; END IF; RETURN new; END $$",
+    "CREATE TRIGGER no_records BEFORE INSERT ON {schema}.async_history_records"
+    " FOR EACH ROW EXECUTE FUNCTION {schema}.no_record()",
+    "CREATE RULE no_messages AS ON INSERT TO {schema}.async_history_messages"
+    " WHERE new.content = 'bad' DO INSTEAD NOTHING",
+)
+
+
+async def told(call: Awaitable[object]) -> str:
+    try:
+        await call
+    except HistoryError as error:
+        return type(error).__name__
+    return "ok"
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def ruled(
+    request: pytest.FixtureRequest, tmp_path: Path, engines: Callable[[str], AsyncEngine]
+) -> tuple[HistoryManager, AsyncEngine, Sequence[str]]:
+    """A history, its database, and the rules that leave rows out there."""
+    if request.param == "sqlite":
+        engine = engines(f"sqlite+aiosqlite:///{tmp_path / 'history.db'}")
+        return open_history(engine=engine), engine, IN_SQLITE
+    schema = str(make_url(request.getfixturevalue("new_schema")()).query["schema"])
+    plain = make_url(request.getfixturevalue("postgres")).set(drivername="postgresql+asyncpg")
+    rules = [rule.format(schema=f'"{schema}"') for rule in IN_POSTGRES]
+    return (
+        SqlHistoryManager(plain, schema=schema),
+        engines(plain.render_as_string(hide_password=False)),
+        rules,
+    )
+
+
+@pytest.mark.parametrize("is_named", [False, True])
+async def test_a_row_that_is_left_out_is_refused(
+    ruled: tuple[HistoryManager, AsyncEngine, Sequence[str]], is_named: bool
+) -> None:
+    def record(memory_id: str, number: int) -> dict[str, Any]:
+        named = {"id": f"{memory_id} {number}"} if is_named else {}
+        return {"memory_id": memory_id, "new_memory": "x", "event": "ADD", **named}
+
+    opening, engine, rules = ruled
+    async with opening as history:
+        async with engine.begin() as owner:
+            for rule in rules:
+                await owner.execute(text(rule))
+        assert await told(history.batch_add_history([record("bad", 0)])) == "StorageRefused"
+        torn = [record("g", 1), record("bad", 1), record("g", 2)]
+        assert await told(history.batch_add_history(torn)) == "StorageRefused"
+        assert await history.count_history() == 0
+        calls = [[record("n", 1)], [record("bad", 2)], [record("n", 2)]]
+        outcomes = await asyncio.gather(*(told(history.batch_add_history(c)) for c in calls))
+        assert outcomes == ["ok", "StorageRefused", "ok"]
+        assert [one.memory_id async for one in history.query_history()] == ["n", "n"]
+
+        messages = [{"content": "good"}, {"content": "bad"}]
+        assert await told(history.save_messages(messages, "s")) == "StorageRefused"
+        assert await told(history.save_messages([{"content": "good"}], "s")) == "ok"
+        assert [one.content for one in await history.get_last_messages("s")] == ["good"]
