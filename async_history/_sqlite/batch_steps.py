@@ -47,10 +47,10 @@ from async_history._sqlite.rows import COLUMNS_OF_HISTORY, packed_sql, record_fr
 from async_history._sqlite.timeline import LastChanges, can_be_asked, is_certain
 from async_history._sqlite.write_program import (
     HAS_OTHER_TRIGGERS,
-    STATEMENT_ROWS,
     ExpectedOwners,
     Statement,
     add_statement,
+    most_with_details,
 )
 from async_history.errors import HistoryError, KeyMissing, StorageCorrupt, StorageRefused
 
@@ -298,7 +298,7 @@ class _CommitSteps:
             self._found.last_number += len(owners)
             if self._attests:
                 self._connection.execute(APPEND, owner_bundle(owners))
-        for _, part in parts(records):
+        for _, part in parts(records, most_with_details(self._connection)):
             self._add(part)
         if messages:
             with _refusals():
@@ -372,9 +372,8 @@ class _CommitSteps:
         self._connection.execute(_EVICT, (scopes,))
 
 
-def parts(records: Sequence[R]) -> Sequence[tuple[int, Sequence[R]]]:
-    """Split records into parts that fit in one statement, each with its start."""
-    most = STATEMENT_ROWS[-1]
+def parts(records: Sequence[R], most: int) -> Sequence[tuple[int, Sequence[R]]]:
+    """Split records into parts of at most so many, each with its start."""
     return [(start, records[start : start + most]) for start in range(0, len(records), most)]
 
 

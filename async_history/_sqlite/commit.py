@@ -36,6 +36,7 @@ from async_history._sqlite.write_program import (
     STATEMENT_ROWS,
     Statement,
     add_statement,
+    most_with_details,
 )
 from async_history.errors import HistoryError
 
@@ -124,7 +125,7 @@ class BatchCommitter:
                 expected.part(start, part),
                 leaves=self._leaves(part),
             ).checking(sealed.keys)
-            for start, part in parts(records)
+            for start, part in parts(records, most_with_details(connection))
         ]
         if not _is_added(partial(_execute_all, statements, connection)):
             return False

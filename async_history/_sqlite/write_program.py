@@ -5,6 +5,7 @@ owner. The other also takes owners, contexts and causes. See `commit` for why a 
 statement.
 """
 
+import sqlite3
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
@@ -196,6 +197,21 @@ _DETAILED: Final = {
     for may_have_owners in (True, False)
     for rows in _DETAILED_ROWS
 }
+
+
+_ROWS_A_RECORD: Final = 4
+"""The most rows of a record with details: itself, its memory's owner, and twice more keys."""
+_OTHER_PARAMETERS: Final = 4
+
+
+def most_with_details(connection: sqlite3.Connection) -> int:
+    """Return how many records with details fit in one statement.
+
+    SQLite takes 32,766 parameters, unless it was built to take more, as Debian's is.
+    """
+    limit = connection.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER)
+    rows = max(n for n in _DETAILED_ROWS if n * _DETAILED_WIDTH + _OTHER_PARAMETERS <= limit)
+    return (rows - 2) // _ROWS_A_RECORD
 
 
 class Statement(NamedTuple):
