@@ -19,7 +19,7 @@ PAGE_PLACES: Final = 1024
 Moment = datetime | int
 """An aware instant, or a version number: 1 is a memory's first record, its ADD."""
 MemoryMoment = tuple[str, Moment]
-"""A memory and a moment of its life."""
+"""A memory, and a moment in its history."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

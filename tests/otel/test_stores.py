@@ -172,13 +172,18 @@ async def test_a_lost_connection_is_counted(
     url = new_schema()
     (schema,) = parse_qs(urlsplit(url).query)["schema"]
     admin = await asyncpg.connect(postgres)
+    waiting = (
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE application_name = $1 AND wait_event_type = 'Lock'"
+    )
     async with open_history(with_query(url, application_name=schema)) as history:
         await history.add_history("m", None, "x", "ADD")
-        await admin.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1",
-            schema,
-        )
-        await history.add_history("m", None, "y", "ADD")
+        async with asyncio.timeout(LONG_S), admin.transaction():
+            await admin.execute(f'LOCK TABLE "{schema}".history IN SHARE MODE')
+            adding = asyncio.create_task(history.add_history("m", None, "y", "ADD"))
+            while not await admin.fetchval(waiting, schema):  # noqa: ASYNC110 - the server tells none
+                await asyncio.sleep(0.01)
+        await adding
         found = exported.metrics()["async_history.retries"]
         assert {attributes["error.type"] for attributes, _ in found} <= {
             "StorageUnreachable",
