@@ -8,9 +8,10 @@ from typing import Any
 import asyncpg
 import pytest
 
-from async_history import HistoryError, HistoryManager, IdConflict, StorageLocked, open_history
+from async_history import HistoryManager, IdConflict, StorageLocked, open_history
 from async_history.postgres import PostgresHistoryManager
 from tests.conftest import stores
+from tests.support.outcomes import told
 from tests.support.patience import LONG_S
 
 pytestmark = pytest.mark.once
@@ -20,14 +21,6 @@ NewSchema = Callable[[], str]
 
 def record(memory_id: str, record_id: str) -> dict[str, Any]:
     return {"id": record_id, "memory_id": memory_id, "new_memory": memory_id, "event": "ADD"}
-
-
-async def told(call: Awaitable[object]) -> str:
-    try:
-        await call
-    except HistoryError as error:
-        return type(error).__name__
-    return "ok"
 
 
 def opened(url: str, **options: Any) -> PostgresHistoryManager:

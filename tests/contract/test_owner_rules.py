@@ -2,15 +2,15 @@
 
 import asyncio
 import sqlite3
-from collections.abc import Awaitable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from async_history import HistoryError, HistoryManager, Owner, open_history
+from async_history import HistoryManager, Owner, open_history
 from tests.subprocesses.checks import check_index, looking
+from tests.support.outcomes import told
 
 pytestmark = pytest.mark.once
 
@@ -43,14 +43,6 @@ def make(path: Path, script: str = "", conflict: str = "") -> None:
 def record(memory_id: str, text: str = "{}", **more: Any) -> dict[str, Any]:
     text = "no JSON" if memory_id == "bad" else text
     return {"memory_id": memory_id, "new_memory": text, "event": "ADD", **more}
-
-
-async def told(call: Awaitable[object]) -> str:
-    try:
-        await call
-    except HistoryError as error:
-        return type(error).__name__
-    return "ok"
 
 
 def count(path: Path) -> int:

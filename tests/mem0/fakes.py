@@ -124,7 +124,7 @@ class InstantEmbedder:
 
 
 class GatedEmbedder(InstantEmbedder):
-    """Holds every text back, before anything has changed."""
+    """Does not answer until its gate is open."""
 
     def __init__(self) -> None:
         self.gate = threading.Event()
@@ -133,19 +133,6 @@ class GatedEmbedder(InstantEmbedder):
     def embed(self, *_: Any, **__: Any) -> list[float]:
         self.asked.set()
         self.gate.wait(LONG_S)
-        return super().embed()
-
-
-class HeldEmbedder(InstantEmbedder):
-    """Does not answer until it is let go."""
-
-    def __init__(self) -> None:
-        self.asked = threading.Event()
-        self.go = threading.Event()
-
-    def embed(self, *_: Any, **__: Any) -> list[float]:
-        self.asked.set()
-        assert self.go.wait(LONG_S)
         return super().embed()
 
 

@@ -24,7 +24,7 @@ from async_history import (
 )
 from async_history.mem0 import AsyncMemory, ForgetReport, Memory, _forget
 from async_history.mem0._listing import list_rows
-from tests.mem0.fakes import CountingStore, HeldEmbedder
+from tests.mem0.fakes import CountingStore, GatedEmbedder
 from tests.mem0.memories import IS_V1, Configured, Used, infers
 from tests.subprocesses.openai_server import DIMENSIONS, Model
 from tests.support.docs_examples import example
@@ -349,13 +349,13 @@ async def test_a_change_that_waits_across_it(
     """It is refused, and leaves nothing in the vector store."""
     theirs = await used.add("bob's", user_id="bob")
     mine = await used.add("secret text", user_id=ANN)
-    used.memory.embedding_model = held = HeldEmbedder()
+    used.memory.embedding_model = held = GatedEmbedder()
     late = used.add("late", user_id=ANN) if change == "add" else used.update(mine, "late")
     waiting = asyncio.create_task(late)
     await asyncio.to_thread(held.asked.wait, LONG_S)
     await forget(used)
     used.store.calls.clear()
-    held.go.set()
+    held.gate.set()
     # A memory that is gone is not found by an update, as in mem0.
     with pytest.raises(Erased if change == "add" else ValueError):
         await waiting
@@ -393,7 +393,7 @@ async def test_one_that_fails_before_it_changes_anything_refuses_nothing(
     used: Used, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mine = await used.add("tea", user_id=ANN)
-    used.memory.embedding_model = held = HeldEmbedder()
+    used.memory.embedding_model = held = GatedEmbedder()
     arguments: dict[str, Any] = {"data": "mate"} if change == "update" else {"to": 1}
     if change == "restore":
         used.store.rows[mine]["data"] = "unrecorded"
@@ -403,7 +403,7 @@ async def test_one_that_fails_before_it_changes_anything_refuses_nothing(
         patched.setattr(type(used.store), "list", MagicMock(side_effect=OSError("no list today")))
         with pytest.raises(OSError, match="today"):
             await used.call("forget", user_id=ANN, reason="asked")
-    held.go.set()
+    held.gate.set()
     await waiting
     assert used.store.rows[mine]["data"] == ("mate" if change == "update" else "tea")
 

@@ -9,7 +9,7 @@ import pytest
 
 from async_history import Erased, open_history, recording
 from async_history.mem0 import AsyncMemory, Memory
-from tests.mem0.fakes import HeldEmbedder
+from tests.mem0.fakes import GatedEmbedder
 from tests.mem0.memories import Configured, Kind, actions
 from tests.support.patience import LONG_S
 
@@ -58,12 +58,12 @@ async def test_taken_back_checked_and_forgotten(
     assert kind.store.rows[tea]["data"] == "tea"
     await kind.check()
 
-    kind.memory.embedding_model = embedder = HeldEmbedder()
+    kind.memory.embedding_model = embedder = GatedEmbedder()
     late = asyncio.create_task(kind.add("late"))
     await asyncio.to_thread(embedder.asked.wait, LONG_S)
     report = await kind.call("forget", user_id="ann", reason="asked", vacuum=False)
     assert (report.later, list(kind.store.rows)) == (0, [bobs])
-    embedder.go.set()
+    embedder.gate.set()
     with pytest.raises(Erased):
         await late
     assert list(kind.store.rows) == [bobs]

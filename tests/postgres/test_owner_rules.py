@@ -1,14 +1,15 @@
 """Triggers of a database's owner that leave rows out: what is not there is not acked."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 import pytest
 
-from async_history import HistoryError, open_history
+from async_history import open_history
+from tests.support.outcomes import told
 
 pytestmark = [pytest.mark.postgres, pytest.mark.once]
 
@@ -18,14 +19,6 @@ BEGIN IF NEW.memory_id = 'bad' THEN RETURN NULL; END IF; RETURN NEW; END $$;
 CREATE TRIGGER rule BEFORE INSERT ON {schema}.history
 FOR EACH ROW EXECUTE FUNCTION {schema}.rule()
 """
-
-
-async def told(call: Awaitable[object]) -> str:
-    try:
-        await call
-    except HistoryError as error:
-        return type(error).__name__
-    return "ok"
 
 
 @pytest.mark.parametrize("is_named", [False, True])

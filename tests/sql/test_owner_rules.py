@@ -1,7 +1,7 @@
 """Triggers of a database's owner that leave rows out: what is not there is not acknowledged."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,9 @@ from sqlalchemy import text
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from async_history import HistoryError, HistoryManager, open_history
+from async_history import HistoryManager, open_history
 from async_history.sql import SqlHistoryManager
+from tests.support.outcomes import told
 
 pytestmark = pytest.mark.once
 
@@ -29,14 +30,6 @@ IN_POSTGRES = (
     "CREATE RULE no_messages AS ON INSERT TO {schema}.async_history_messages"
     " WHERE new.content = 'bad' DO INSTEAD NOTHING",
 )
-
-
-async def told(call: Awaitable[object]) -> str:
-    try:
-        await call
-    except HistoryError as error:
-        return type(error).__name__
-    return "ok"
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
