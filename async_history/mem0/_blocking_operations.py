@@ -101,11 +101,20 @@ class BlockingRecorder(AddHistory):
 
     # Operations
 
-    def run(self, memory: Any, name: str, body: Callable[[], T], memory_id: str | None = None) -> T:
+    def run(
+        self,
+        memory: Any,
+        name: str,
+        body: Callable[[], T],
+        memory_id: str | None = None,
+        *,
+        within: str | None = None,
+    ) -> T:
         """Run one of a memory's operations in this thread, until its last record is written.
 
         Args:
             name, memory_id: its name in telemetry, and its memory if there is exactly one.
+            within: the name of the operation in another thread that this is part of.
 
         Raises:
             Erased: its records were refused, because an owner was erased meanwhile. Its changes
@@ -121,8 +130,14 @@ class BlockingRecorder(AddHistory):
                 if memory_id is None:
                     note_memory(made)
                 return made
-        with memory_operation(name, self.shown, memory_id):
+        with memory_operation(name, self.shown, memory_id, within=within):
             return self._run(memory, name, body)
+
+    @property
+    def running(self) -> str | None:
+        """The name of the operation in this thread; None outside an operation."""
+        name: str | None = None if self._unwritten is None else self._thread_state.name
+        return name
 
     def _run(self, memory: Any, name: str, body: Callable[[], T]) -> T:
         with self._count_running():

@@ -246,9 +246,17 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
         """mem0's function, as an operation.
 
         mem0 1.0 reads it here and calls it in a thread. The thread then has the reader's context,
-        with its cause.
+        with its cause, and what it does is part of the reader's operation.
         """
-        operation = functools.partial(self._run, "add", super()._add_to_vector_store)
+        inherited: Callable[..., Any] = super()._add_to_vector_store
+        if self._assigned is not OWN_RECORDER:
+            return functools.partial(copy_context().run, inherited)
+        within = self._history.running
+
+        def operation(*arguments: Any, **options: Any) -> Any:
+            call = functools.partial(inherited, *arguments, **options)
+            return self._history.run(self, "add", call, within=within)
+
         return functools.partial(copy_context().run, operation)
 
     def delete(self, memory_id: str) -> Any:
