@@ -15,12 +15,16 @@ _IN_A_THREAD = """
 import asyncio, sqlite3, sys, threading
 from async_history import StorageError, open_history
 
+is_begun = threading.Event()
+
 async def main():
     {before}
+    is_begun.set()
     threading.main_thread().join()
     {after}
 
 threading.Thread(target=asyncio.run, args=(main(),)).start()
+is_begun.wait()
 """
 _OPENED = """history = await open_history(sys.argv[1])
     await history.add_history("m", None, "before", "ADD")"""
