@@ -212,7 +212,7 @@ async def test_ids_that_are_there_twice_are_named(
 async def test_a_lost_table_is_named(
     table: str, new_schema: Callable[[], str], connect: Any
 ) -> None:
-    """As of a dump that was restored in part: no call can do without, and none is made anew."""
+    """A table is missing, as after a partial restore of a dump: it is not created again."""
     url = new_schema()
     async with open_history(url):
         pass

@@ -133,7 +133,7 @@ async def test_tables_of_version_1_are_brought_up_however_often_that_is_interrup
 
 
 async def test_a_lost_table_is_named(tmp_path: Path, engines: Callable[[str], AsyncEngine]) -> None:
-    """No call can do without, and none is made anew."""
+    """A table is missing: it is not created again."""
     engine = engines(f"sqlite+aiosqlite:///{tmp_path / 'history.db'}")
     async with SqlHistoryManager(engine=engine):
         pass

@@ -99,7 +99,7 @@ async def fill(cursor: Any, rows: int) -> None:
 
 
 async def reads(cursor: Any, call: Callable[[], Awaitable[object]]) -> int:
-    """Return how many rows and entries a call reads; nobody else may ask the server meanwhile."""
+    """Return how many rows and entries a call reads; no one else may use the server meanwhile."""
 
     async def handled() -> int:
         await cursor.execute(_HANDLED)

@@ -87,7 +87,7 @@ def rollback(
     Only the history is changed: to change mem0's vector store too, call `AsyncMemory.rollback` in a
     program. After an interruption, the same command continues.
 
-    Exit status 1 if conflicts remain, if there is no such memory, or if you answered no.
+    Exit status 1 if conflicts remain, if the memory does not exist, or if you answered no.
     """
     with one_line_errors():
         status = _rollback.rollback(
@@ -131,7 +131,7 @@ def undo(
     Only the history is changed: to change mem0's vector store too, call `AsyncMemory.undo` in a
     program. After an interruption, the same command continues.
 
-    Exit status 1 if conflicts remain, if there is no such change, or if you answered no.
+    Exit status 1 if conflicts remain, if the change does not exist, or if you answered no.
     """
     with one_line_errors():
         status = _rollback.undo(
