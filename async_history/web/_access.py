@@ -1,4 +1,4 @@
-"""Who may see and do what: an `Access` for each request, by a token or by the host's own rules."""
+"""Authorization: an `Access` for each request, from a token or from the application's own rules."""
 
 import hmac
 import inspect
@@ -16,28 +16,28 @@ from async_history.errors import InvalidInput
 
 SESSION_COOKIE: Final = "async_history_session"
 SESSION_S: Final = 12 * 3600
-"""How long a browser stays signed in: a working day."""
+"""How long a browser stays signed in."""
 SHORTEST_TOKEN: Final = 16
-"""Characters of a token. One that can be guessed protects nothing."""
+"""Fewest and most characters of a token. A short token can be guessed."""
 LONGEST_TOKEN: Final = 1_024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Access:
-    """What one caller of the page or its API may see and do.
+    """The rights of one caller of the page or its API.
 
     Raises:
-        InvalidInput: the owner has no scope, which would limit the caller to nothing.
+        InvalidInput: the owner has no scope, so no memory would match.
     """
 
     owner: Owner | None = None
-    """Only memories that have all scopes of this owner. None: all memories, and the store itself:
-    its statistics, warnings and operations."""
+    """Limits the caller to memories that have all scopes of this owner. None allows all memories,
+    and the store's statistics, warnings and operations."""
     write: bool = False
-    """Whether the caller may restore, roll back, undo and erase, if the page was made with
+    """Whether the caller may restore, roll back, undo and erase. The page must also have
     `write=True`."""
     actor_id: str | None = None
-    """Who the caller is: recorded as the actor of what is changed."""
+    """The caller's name, recorded as the actor of the caller's changes."""
 
     def __post_init__(self) -> None:
         if self.owner is not None and new_owner(self.owner) is None:
@@ -48,11 +48,11 @@ class Access:
 
 
 Authorize = Callable[[Request], Access | Awaitable[Access | None] | None]
-"""Tells what the caller of a request may do; None refuses it."""
+"""Returns the rights of a request's caller, or None to refuse the request."""
 
 
 async def access_of(authorize: Authorize, request: Request) -> Access:
-    """Return what the caller of a request may do.
+    """Return the rights of a request's caller.
 
     Raises:
         HTTPException: the caller is refused: 403, or what `authorize` raised.
@@ -70,17 +70,17 @@ async def access_of(authorize: Authorize, request: Request) -> Access:
 
 
 class TokenAccess:
-    """Lets in who has a token: in the header `Authorization: Bearer`, or signed in by a form.
+    """Authorization by one token, in the header `Authorization: Bearer` or given in a form.
 
-    The form sets a cookie that proves the token was known, until it expires, and is not the token.
-    A new token ends all sessions.
+    The form sets a cookie that expires. The cookie proves that the browser had the token, but does
+    not contain it. A new token ends all sessions.
 
     Args:
-        token: the token: 16 to 1,024 printable ASCII characters without spaces.
-        access: what its holders may do.
+        token: 16 to 1,024 printable ASCII characters without spaces.
+        access: the rights of callers who have the token.
 
     Raises:
-        InvalidInput: it is shorter or longer, or has other characters.
+        InvalidInput: the token is shorter or longer, or has other characters.
     """
 
     def __init__(self, token: str, access: Access) -> None:
@@ -97,7 +97,7 @@ class TokenAccess:
         """Return the access of a request; see `Authorize`.
 
         Raises:
-            HTTPException: 401, neither a token nor a session of it is there.
+            HTTPException: 401, the request has neither the token nor a session.
         """
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         if scheme:
@@ -111,11 +111,11 @@ class TokenAccess:
         return self._access
 
     def is_token(self, given: str) -> bool:
-        """Return whether this is the token, in the same time whatever is given."""
+        """Return whether this is the token. The time taken does not depend on the text given."""
         return hmac.compare_digest(_digest(given.encode()), _digest(self._token))
 
     def new_session(self) -> str:
-        """Return the value of a cookie that lets a browser in from now on."""
+        """Return the value of a cookie that starts a session."""
         return self._session(int(time.time()) + SESSION_S)
 
     def _session(self, expires: int) -> str:

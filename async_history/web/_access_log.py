@@ -1,4 +1,4 @@
-"""One log entry for each request: what was called, not what was asked for or with which token."""
+"""One log entry for each request: the route that was called, without its arguments or token."""
 
 import logging
 from collections.abc import Sequence
@@ -13,10 +13,12 @@ _log: Final = logging.getLogger(ACCESS_LOG)
 
 
 class AccessLog:
-    """Logs each request under `async_history.web.access`: method, route, status, time, caller.
+    """Middleware that logs each request: method, route, status, time and caller.
+
+    The logger is `async_history.web.access`.
 
     Args:
-        app: what answers.
+        app: the application.
         routes: its routes.
     """
 
@@ -46,9 +48,9 @@ class AccessLog:
             _log.info("%s %s %s %d %.0f ms", host, method, self._path(scope), status or 500, ms)
 
     def _path(self, scope: Scope) -> str:
-        """Return the path of a request's route, with names in place of what was asked for.
+        """Return the path of a request's route, with parameter names instead of values.
 
-        A path that is not a route's may be anything, a token too.
+        A path without a route is not logged: it may contain anything, even a token.
         """
         matching = (
             one.path

@@ -1,4 +1,4 @@
-"""The routes of the JSON API, and what mem0's server answers."""
+"""The routes of the JSON API, and one that answers as mem0's server does."""
 
 import json
 import re
@@ -27,7 +27,7 @@ def api_routes(feed: Feed) -> list[BaseRoute]:
     """Return the routes of the API.
 
     Args:
-        feed: what answers `follow`.
+        feed: the live feed, for `follow`.
     """
 
     async def follow(request: Request) -> Response:
@@ -49,7 +49,7 @@ def api_routes(feed: Feed) -> list[BaseRoute]:
 
 def _history_route() -> Route:
     route = Route(HISTORY_PATH, _history_as_mem0_answers, methods=["GET"])
-    # A memory's id may have line breaks, which Starlette's paths have not.
+    # A memory's id may contain line breaks, which a path of Starlette does not match.
     route.path_regex = re.compile(route.path_regex.pattern, re.DOTALL)
     return route
 
@@ -78,7 +78,7 @@ async def _description(request: Request) -> Response:
 
 
 async def _history_as_mem0_answers(request: Request) -> Response:
-    """Answer as mem0's server does (mem0ai 2.2, `server/main.py`): all records, none if unknown."""
+    """Answer as mem0's server does: all records, or none (mem0ai 2.2, `server/main.py`)."""
     view: View = request.state.view
     memory_id = request.path_params["memory_id"]
     first = await view.query_history(memory_id=memory_id, order="oldest")

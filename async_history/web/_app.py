@@ -1,7 +1,7 @@
-"""The application: its routes, and how a request gets to them.
+"""The application: its routes and its middleware.
 
-`Guard` checks a request and sets `request.state.access`; then `request.state.view` is the `View` by
-which the JSON API and the pages read and change the history. Nothing else reaches it.
+`Guard` checks a request and sets `request.state.access`. Then `request.state.view` is set to a
+`View`. The JSON API and the pages read and change the history through this view only.
 """
 
 from collections.abc import Callable
@@ -37,13 +37,13 @@ LOOPBACK_HOSTS: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WebLimits:
-    """How large requests and answers may be. Not an option: tests give smaller ones.
+    """Limits on requests and answers. Not an option: only tests set them.
 
     Attributes:
         request: of requests.
-        view: of questions and changes.
+        view: of queries and changes.
         feed: of the live feed.
-        search_s: seconds that the page for searching may take.
+        search_s: seconds that a search may take.
     """
 
     request: RequestLimits = field(default_factory=RequestLimits)
@@ -61,12 +61,12 @@ def history_app(
     """Return the page and its JSON API, to serve, or to mount in Starlette or FastAPI.
 
     Args:
-        history: an open manager. Who opened it closes it.
-        authorize: called with each request, a function or a coroutine function: returns what the
-            caller may do, or None to refuse, or raises an `HTTPException` of Starlette. Without
-            it only this computer is answered, under its own name: `localhost` or an address of
-            loopback.
-        write: whether callers whose `Access` says so may restore, roll back, undo and erase.
+        history: an open manager. The application does not close it.
+        authorize: a function or a coroutine function that gets each request. It returns the
+            caller's rights, or None to refuse, or raises Starlette's `HTTPException`. Without
+            it, only callers on this computer are answered, and only under `localhost` or a
+            loopback address.
+        write: whether callers with `Access.write` may restore, roll back, undo and erase.
     """
     return new_app(history, authorize, write=write, limits=WebLimits())
 
@@ -74,7 +74,7 @@ def history_app(
 def new_app(
     history: HistoryManager, authorize: Authorize | None, *, write: bool, limits: WebLimits
 ) -> Starlette:
-    """Return the page; see `history_app`. Its `state.feed` ends the live feeds."""
+    """Return the page; see `history_app`. Its `state.feed` can end the live feeds."""
     compile_templates()
     feed = Feed(limits.feed)
     routes: list[BaseRoute] = [
@@ -110,7 +110,7 @@ def new_app(
 
 
 class _WithView:
-    """Gives each request that has an access the history as its caller may see it."""
+    """Middleware that sets `request.state.view` for each request that has an access."""
 
     def __init__(
         self, app: ASGIApp, *, history: HistoryManager, write: bool, limits: ViewLimits
@@ -132,7 +132,7 @@ def _is_public(path: str) -> bool:
 
 
 def _loopback_only(access: Access) -> Callable[[Request], Access | None]:
-    """Return what gives an access to callers on this computer, and none to others."""
+    """Return an `authorize` that admits callers on this computer only."""
 
     def authorize(request: Request) -> Access | None:
         client = request.client

@@ -1,4 +1,4 @@
-"""The calls of the JSON API, under the library's names: one table for routes and description."""
+"""The calls of the JSON API, with the library's names: one table for routes and description."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -33,12 +33,12 @@ class Call:
     """A call of the API.
 
     Attributes:
-        name: the last part of its path, and what it is called in the library.
+        name: the last part of its path, and its name in the library.
         summary: a sentence.
-        run: does it, with the arguments that were given.
-        returns: the JSON Schema of what it returns.
-        parameters: its arguments: in the query of a GET, in the JSON object of a POST.
-        changes: whether it changes the history: it is a POST then.
+        run: the function that gets the arguments.
+        returns: the JSON Schema of its result.
+        parameters: its arguments: the query of a GET, the JSON object of a POST.
+        changes: whether it changes the history. Then it is a POST.
     """
 
     name: str
@@ -55,20 +55,20 @@ def _one(name: str, kind: Kind, description: str, *, is_required: bool = False) 
 
 _MEMORY: Final = _one("memory_id", TEXT, "The memory.", is_required=True)
 _OWNER: Final = (
-    _one("user_id", TEXT, "The user whose memory it is."),
-    _one("agent_id", TEXT, "The agent that it belongs to."),
-    _one("run_id", TEXT, "The run in which it was made."),
-    _one("app_id", TEXT, "The application that it belongs to."),
+    _one("user_id", TEXT, "The user who owns the memory."),
+    _one("agent_id", TEXT, "The agent that owns the memory."),
+    _one("run_id", TEXT, "The run in which the memory was made."),
+    _one("app_id", TEXT, "The application that owns the memory."),
 )
 _CAUSE: Final = _one("cause", PAIRS, "Keys of the record's cause, with their texts.")
 _FILTERS: Final = (
     _one("memory_id", TEXTS, "One memory, or several."),
-    _one("actor_id", TEXT, "Who changed it."),
-    _one("role", TEXT, "The role in which the actor did."),
-    _one("event", EVENT, "What happened."),
+    _one("actor_id", TEXT, "The actor who made the change."),
+    _one("role", TEXT, "The actor's role in the change."),
+    _one("event", EVENT, "The event."),
     _one("text", TEXT, "A part of the old or the new text; case matters."),
-    _one("since", INSTANT, "Records that occurred then or later."),
-    _one("until", INSTANT, "Records that occurred before."),
+    _one("since", INSTANT, "Records that occurred at this time or later."),
+    _one("until", INSTANT, "Records that occurred before this time."),
     *_OWNER,
     _CAUSE,
 )
@@ -77,7 +77,7 @@ _PAGES: Final = (
     _one("after", TEXT, "The cursor of a page, to continue after it."),
     _one("page_size", COUNT, f"Records or memories of a page; {PAGE_SIZE} unless given."),
 )
-_DRY_RUN: Final = _one("dry_run", FLAG, "Only show what would be done: true unless false is given.")
+_DRY_RUN: Final = _one("dry_run", FLAG, "Only show the changes: true unless false is given.")
 
 _CURSOR: Final = {"type": ["string", "null"]}
 _CURSOR_OBJECT: Final = {
@@ -132,35 +132,35 @@ async def _restore(view: View, *, memory_id: str, to: Any, dry_run: bool = True)
 CALLS: Final = (
     Call(
         name="query_history",
-        summary="Records that match every filter, newest first. A page without records is the last",
+        summary="Records that match all filters, newest first. The last page has no records",
         run=View.query_history,
         returns=schema_of(Page),
         parameters=(*_FILTERS, _ORDER, *_PAGES),
     ),
     Call(
         name="count_history",
-        summary="How many records match every filter",
+        summary="The number of records that match all filters",
         run=_count,
         returns=_object_of("count", {"type": "integer"}),
         parameters=_FILTERS,
     ),
     Call(
         name="get_history",
-        summary="A memory's records, oldest first. A page without records is the last",
+        summary="A memory's records, oldest first. The last page has no records",
         run=View.get_history,
         returns=schema_of(Page),
         parameters=(_MEMORY, _ORDER, *_PAGES),
     ),
     Call(
         name="memories",
-        summary="The latest record of each memory that exists. The end is where the cursor is null",
+        summary="The latest record of each existing memory. The last page has no cursor (null)",
         run=View.memories,
         returns=schema_of(Page),
         parameters=(*_OWNER, *_PAGES),
     ),
     Call(
         name="memories_at",
-        summary="The record in force of each memory at an instant. Pages as of memories",
+        summary="The record in force of each memory at an instant, in pages as for memories",
         run=View.memories_at,
         returns=schema_of(Page),
         parameters=(
@@ -172,14 +172,14 @@ CALLS: Final = (
     ),
     Call(
         name="memory_at",
-        summary="The record in force of a memory at a moment; null where it did not exist",
+        summary="The record in force of a memory at a moment; null if the memory did not exist",
         run=_memory_at,
         returns=_object_of("record", {"anyOf": [schema_of(HistoryRecord), {"type": "null"}]}),
         parameters=(_MEMORY, _one("when", MOMENT, "A time, or a version.", is_required=True)),
     ),
     Call(
         name="diff",
-        summary="What a memory said at two moments, and the records between them",
+        summary="A memory's texts at two moments, and the records between them",
         run=View.diff,
         returns=schema_of(MemoryDiff),
         parameters=(
@@ -190,7 +190,7 @@ CALLS: Final = (
     ),
     Call(
         name="end_cursor",
-        summary="The cursor after everything that is committed now, for follow to start there",
+        summary="The cursor after all records committed so far, to start follow there",
         run=_end_cursor,
         returns=_CURSOR_OBJECT,
     ),
@@ -202,7 +202,7 @@ CALLS: Final = (
     ),
     Call(
         name="operations",
-        summary="What was done to the store, apart from recording, newest first",
+        summary="The operations on the store other than recording, newest first",
         run=_operations,
         returns={
             "type": "object",
@@ -216,7 +216,7 @@ CALLS: Final = (
     ),
     Call(
         name="restore",
-        summary="Record again what a memory said at a moment",
+        summary="Restore a memory's text of a moment, as a new record",
         run=_restore,
         returns=_RESTORED,
         parameters=(
@@ -228,20 +228,20 @@ CALLS: Final = (
     ),
     Call(
         name="rollback",
-        summary="Take memories back to what they were at an instant",
+        summary="Return memories to their state at an instant",
         run=View.rollback,
         returns=schema_of(RollbackReport),
         parameters=(
             _one("to", INSTANT, "The instant.", is_required=True),
             *_OWNER,
-            _one("memory_ids", TEXTS, "These memories, instead of an owner's."),
+            _one("memory_ids", TEXTS, "The memories, instead of an owner."),
             _DRY_RUN,
         ),
         changes=True,
     ),
     Call(
         name="undo",
-        summary="Take back what a run did, or what has a cause",
+        summary="Undo the changes of a run, or the changes with a cause",
         run=View.undo,
         returns=schema_of(RollbackReport),
         parameters=(
@@ -253,15 +253,15 @@ CALLS: Final = (
     ),
     Call(
         name="erase",
-        summary="Make texts unreadable for good, and keep the fact and the time of each change",
+        summary="Make texts unreadable for good; the event and time of each change are kept",
         run=View.erase,
         returns=schema_of(ErasureReport),
         parameters=(
-            _one("memory_ids", TEXTS, "Whose texts."),
-            _one("record_ids", TEXTS, "Or: what these records recorded."),
-            _one("actor_id", TEXT, "Or: what this actor recorded."),
+            _one("memory_ids", TEXTS, "Erase these memories."),
+            _one("record_ids", TEXTS, "Or: erase these records."),
+            _one("actor_id", TEXT, "Or: erase what this actor recorded."),
             *_OWNER,
-            _one("session_scopes", TEXTS, "Whose buffered messages, besides."),
+            _one("session_scopes", TEXTS, "Also erase the buffered messages of these scopes."),
             _one("reason", TEXT, "Kept with the erasure. Name no person in it.", is_required=True),
             _DRY_RUN,
         ),
@@ -271,9 +271,9 @@ CALLS: Final = (
 """Every call but `follow`, which does not end."""
 
 FOLLOWED: Final = (
-    _one("after", TEXT, "Where to continue, instead of now: the id of an event, or end_cursor."),
+    _one("after", TEXT, "The id of an event, or end_cursor, to continue after it; else now."),
     _one("memory_id", TEXT, "Follow this memory only."),
     *_OWNER,
     _CAUSE,
 )
-"""What `follow` takes."""
+"""The arguments of `follow`."""

@@ -1,7 +1,7 @@
-"""Changes by forms: each is shown first, and done only as it was shown.
+"""Changes by forms: each is previewed, then done exactly as previewed.
 
 A form is sent twice: for a preview, then with the preview's digest, which confirms it. If the
-history has changed between, what would be done now differs from what was shown, and is shown again.
+history has changed meanwhile, the digests differ. Then nothing is done, and a new preview is shown.
 """
 
 import json
@@ -22,7 +22,7 @@ from async_history.web._show import show
 from async_history.web._view import View
 
 CONFIRM_FIELD: Final = "preview"
-"""The digest of what was shown."""
+"""The field with the digest of the preview."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,9 +30,9 @@ class Change:
     """A kind of change.
 
     Attributes:
-        name: its path, and what it is called in the library.
-        run: does it, or returns what it would do. It takes the view, the fields, and whether this
-            is a preview.
+        name: its path, and its name in the library.
+        run: makes the change, or returns what it would do. It gets the view, the fields, and
+            whether this is a preview.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Change:
 
 
 def change_routes() -> list[BaseRoute]:
-    """Return the routes of the changes, and of the page where they begin."""
+    """Return the routes of the changes, and of the page with their forms."""
     return [
         Route("/change", _forms, methods=["GET"]),
         *(Route(f"/{change.name}", _answering(change), methods=["POST"]) for change in _CHANGES),
@@ -76,7 +76,7 @@ def _answering(change: Change) -> Callable[[Request], Awaitable[Response]]:
 
 
 def _digest(given: dict[str, str], planned: Any) -> str:
-    """Return what stands for a preview: all that was shown, but ids that are new each time."""
+    """Return the digest of a preview, without the ids that are new each time."""
     shown = as_json(planned)
     shown.pop("id", None)
     text = json.dumps([given, shown], ensure_ascii=True, sort_keys=True, default=str)

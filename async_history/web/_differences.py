@@ -1,4 +1,4 @@
-"""What changed between two texts, word by word, within bounds: texts may have megabytes."""
+"""The difference of two texts, word by word. The work is bounded: texts may have megabytes."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -7,9 +7,9 @@ from difflib import SequenceMatcher
 from typing import Final, Literal
 
 _AROUND: Final = 200
-"""Characters of equal text that are shown before and after what differs."""
+"""Characters of equal text that are shown before and after a change."""
 _MOST_WORDS: Final = 120
-"""Words on either side that are compared: at worst, comparing takes the cube of their number."""
+"""Most words on either side that are compared: the time can grow with the cube of their number."""
 _WORD: Final = re.compile(r"\w+\s*|[^\w\s]+\s*|\s+")
 _WORD_BEGUN: Final = re.compile(r"^\S*")
 _WORD_ENDED: Final = re.compile(r"\S*\Z")

@@ -1,7 +1,7 @@
 """The live feed: records as they are committed, as server-sent events.
 
-Viewers at the same place share what is read and sent. A viewer that does not read holds nothing but
-one batch, and is cut.
+Viewers at the same cursor share what is read and sent. A viewer that does not read holds one batch
+only, and is disconnected.
 """
 
 import asyncio
@@ -23,19 +23,19 @@ from async_history.web._view import View
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeedLimits:
-    """How much the viewers of a page get. Tests give smaller ones.
+    """Limits of the live feed. Tests give smaller ones.
 
     Attributes:
-        viewers: at once.
-        batch: of batches.
-        pause_s: seconds between two batches of a viewer, at least: people read no faster.
-        sends_per_s: batches that all viewers together get in a second: each takes the event loop
+        viewers: most viewers at the same time.
+        batch: limits of batches.
+        pause_s: least seconds between two batches of a viewer: people read no faster.
+        sends_per_s: batches that all viewers together get in a second. Each takes the event loop
             0.2 ms, and writers come first.
         heartbeat_s: seconds after which a viewer without records gets a comment.
         send_timeout_s: seconds in which a viewer must take a batch.
-        end_timeout_s: the same for the end of an answer, as a server ends.
-        first_read_s: seconds that an answer waits for the first read after a cursor, whose errors
-            it can say.
+        end_timeout_s: the same for the last part of an answer when the server stops.
+        first_read_s: seconds that an answer waits for the first read after a cursor. Only errors
+            within this time can become the status of the answer.
     """
 
     viewers: int = 256
@@ -63,11 +63,11 @@ class Feed:
 
     @property
     def pause_s(self) -> float:
-        """Seconds between two batches of a viewer, with as many viewers as there are."""
+        """Seconds between two batches of a viewer, with the present number of viewers."""
         return max(self.limits.pause_s, self.viewers / self.limits.sends_per_s)
 
     def close(self) -> None:
-        """End the answers to all viewers, as a server does that ends."""
+        """End the answers to all viewers, because the server stops."""
         self.closing.set()
 
     async def stream(self, view: View, asked: Mapping[str, Any]) -> Response:
@@ -75,7 +75,7 @@ class Feed:
 
         Args:
             view: what the viewer may see.
-            asked: the arguments of `follow`; from now on, without `after`.
+            asked: the arguments of `follow`. Without `after`, it begins now.
 
         Raises:
             CursorGone, InvalidInput: as `follow`.
@@ -129,7 +129,7 @@ class _EventStream(Response):
                     await _end(send)
 
     async def _send_all(self, send: Send) -> None:
-        """Send until an error ends it, or the viewer does not read."""
+        """Send until an error, or until the viewer stops reading."""
 
         async def emit(body: bytes) -> None:
             async with asyncio.timeout(self._feed.limits.send_timeout_s):
@@ -146,7 +146,7 @@ class _EventStream(Response):
             await emit(f"event: problem\ndata: {problem}\n\n".encode())
             await _end(send)
         except TimeoutError:
-            return  # the server closes a connection whose answer has no end
+            return  # the server closes a connection whose answer is incomplete
 
     async def _follow(self, emit: Callable[[bytes], Awaitable[None]]) -> None:
         limits = self._feed.limits
@@ -170,6 +170,6 @@ async def _end(send: Send) -> None:
 
 
 async def _left(receive: Receive) -> None:
-    """Wait until the viewer has gone."""
+    """Wait until the viewer disconnects."""
     while (await receive())["type"] != "http.disconnect":
         pass

@@ -1,4 +1,4 @@
-"""What the fields of a page's forms say, from a query or a form: empty ones are not given."""
+"""The fields of a page's forms, from a query or a form. Empty fields count as not given."""
 
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -67,7 +67,7 @@ class Fields:
         """Return the whole number in a field; None if it is empty.
 
         Raises:
-            InvalidInput: it is not one, or beyond these bounds.
+            InvalidInput: it is not a whole number, or outside of these bounds.
         """
         text = self._given.get(name)
         if text is None:
@@ -78,11 +78,11 @@ class Fields:
         return int(text)
 
     def owner(self) -> OwnerFilter:
-        """Return whose memories are asked for."""
+        """Return the owner that is asked for."""
         return cast(OwnerFilter, self._only(SCOPES))
 
     def cause(self) -> Mapping[str, str] | None:
-        """Return the key of a cause and its text; None without a key.
+        """Return a cause of one key and its text; None without a key.
 
         Raises:
             InvalidInput: there is only one of the two.
@@ -93,7 +93,7 @@ class Fields:
         return None if key is None or value is None else {key: value}
 
     def records(self) -> RecordFilter:
-        """Return which records are asked for."""
+        """Return the filter of records that is asked for."""
         wanted: dict[str, Any] = self._only((*_TEXTS, *SCOPES))
         wanted |= {name: self.instant(name) for name in _INSTANTS if name in self._given}
         if (cause := self.cause()) is not None:
@@ -101,7 +101,7 @@ class Fields:
         return cast(RecordFilter, wanted)
 
     def memory_ids(self) -> tuple[str, ...]:
-        """Return the memories that are named: one, or a line for each."""
+        """Return the named memories: one, or one a line."""
         memory_id = self.text("memory_id")
         return self.lines("memory_ids") if memory_id is None else (memory_id,)
 

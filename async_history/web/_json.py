@@ -1,4 +1,4 @@
-"""What the library returns, as JSON and as JSON Schema: both follow the fields of its classes."""
+"""The library's values as JSON and JSON Schema. Both are derived from the fields of its classes."""
 
 import dataclasses
 import types
@@ -46,7 +46,7 @@ _WARNING_SCHEMA: Final[dict[str, Any]] = {
 
 
 def as_json(value: Any) -> Any:
-    """Return a value of the library's as JSON has it."""
+    """Return a value of the library as JSON."""
     if isinstance(value, HistoryRecord):
         occurred_at = value.occurred_at
         return {**fields_of(value), "occurred_at": occurred_at and occurred_at.isoformat()}
@@ -67,7 +67,7 @@ def as_json(value: Any) -> Any:
 
 @cache
 def schema_of(kind: Any) -> dict[str, Any]:
-    """Return the schema of what `as_json` makes of a class's values."""
+    """Return the schema of what `as_json` returns for a class."""
     if kind is HistoryRecord:
         return RECORD_SCHEMA
     if kind is StoreWarning:

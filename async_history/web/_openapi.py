@@ -1,4 +1,4 @@
-"""The description of the JSON API (OpenAPI 3.1), made of the table that its routes are made of."""
+"""The OpenAPI 3.1 description of the JSON API, from the same table as its routes."""
 
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -22,7 +22,7 @@ _PROBLEM_SCHEMA: Final = {
     "required": ["type", "title", "status", "detail"],
 }
 _REFUSED: Final = {
-    "description": "It was refused, or failed.",
+    "description": "The request was refused, or failed.",
     "content": {PROBLEM: {"schema": {"$ref": "#/components/schemas/Problem"}}},
 }
 _FOLLOW: Final = (
@@ -37,7 +37,7 @@ def description(root: str) -> dict[str, Any]:
     """Return the description.
 
     Args:
-        root: what the paths begin with, where the API is mounted.
+        root: the path at which the API is mounted.
     """
     paths: dict[str, Any] = {f"/api/{call.name}": _path(call) for call in CALLS}
     paths["/api/follow"] = {
@@ -117,11 +117,11 @@ def _object(parameters: Iterable[Parameter]) -> dict[str, Any]:
 
 
 def _responses(content: Mapping[str, Any]) -> dict[str, Any]:
-    return {"200": {"description": "What was asked for.", "content": content}, "default": _REFUSED}
+    return {"200": {"description": "The result.", "content": content}, "default": _REFUSED}
 
 
 def _with_references(schema: Any) -> Any:
-    """Return a schema with each record in it by reference."""
+    """Return a schema that refers to the schema of records instead of repeating it."""
     if schema == RECORD_SCHEMA:
         return {"$ref": "#/components/schemas/HistoryRecord"}
     if isinstance(schema, Mapping):

@@ -1,4 +1,4 @@
-"""The pages for people: what they show of the history."""
+"""The HTML pages that show the history."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -22,7 +22,7 @@ from async_history.web._show import show
 from async_history.web._view import RecordFilter, View
 
 TIMELINE_SIZE: Final = 20
-"""Versions of a memory on a page: each may be compared with the one before."""
+"""Versions of a memory on a page. Each may be compared with the one before."""
 _FOUND: Final = 50
 _SEARCH_PART: Final = 10
 _RECENT_PAGES: Final = 5
@@ -37,8 +37,8 @@ def page_routes(*, search_s: float) -> list[BaseRoute]:
     """Return the routes of the pages. Each finds the caller's `View` as `request.state.view`.
 
     Args:
-        search_s: seconds that a search may take. Some filters have no index: without a bound, they
-            would read a whole store.
+        search_s: seconds that a search may take. Some filters have no index and would otherwise
+            read the whole store.
     """
     pages = {**_PAGES, "/search": partial(_search, search_s)}
     routes = [Route(path, _answering(page), methods=["GET"]) for path, page in pages.items()]
@@ -80,13 +80,13 @@ async def _memory(request: Request, view: View, asked: Fields) -> Response:
 async def _versions(
     view: View, memory_id: str, after: str | None, version: int | None
 ) -> tuple[Page, int]:
-    """Return some of a memory's records, newest first, and the version that the first one is.
+    """Return some of a memory's records, newest first, and the version of the first one.
 
     Args:
-        view: what the caller sees.
+        view: the caller's view.
         memory_id: the memory.
-        after: the cursor after which they begin.
-        version: the version after that cursor. Without a cursor they are counted.
+        after: the cursor after which to begin.
+        version: the version after that cursor. Without a cursor, versions are counted.
     """
     while True:
         before = await view.count_history(memory_id=memory_id)
@@ -136,7 +136,7 @@ async def _first_time(view: View, owner: OwnerFilter) -> datetime | None:
 
 
 def _place(begin: datetime | None, when: datetime, now: datetime) -> int:
-    """Return where the slider is, from the first record to now."""
+    """Return the position of the slider, from the first record to now."""
     if begin is None or begin >= now:
         return _PLACES
     return round(_PLACES * min(max((when - begin) / (now - begin), 0.0), 1.0))
@@ -157,7 +157,7 @@ async def _search(search_s: float, request: Request, view: View, asked: Fields) 
 async def _searched(
     view: View, wanted: RecordFilter, after: str | None, search_s: float
 ) -> tuple[Page, bool]:
-    """Return a page of records, and whether the time was enough to fill it."""
+    """Return a page of records, and whether it was filled in time."""
     found: list[HistoryRecord] = []
     chars = 0
     try:
@@ -206,7 +206,7 @@ async def _stats(request: Request, view: View, asked: Fields) -> Response:
 
 
 async def _recent(view: View, owner: OwnerFilter) -> list[HistoryRecord]:
-    """Return the newest records, as many as plots show; fewer where texts are long."""
+    """Return the newest records for the plots; fewer where texts are long."""
     found: list[HistoryRecord] = []
     after = None
     for _ in range(_RECENT_PAGES):
@@ -224,7 +224,7 @@ async def _operations(request: Request, view: View, asked: Fields) -> Response:
 
 
 async def _text(_: Request, view: View, asked: Fields) -> Response:
-    """Return a record's old or new text whole, as plain text."""
+    """Return the whole old or new text of a record, as plain text."""
     memory_id, record_id = asked.required("memory_id"), asked.required("record_id")
     which = asked.required("which")
     if which not in ("old_memory", "new_memory"):

@@ -1,5 +1,4 @@
-"""A query read in parts, whose texts are held at once: small ones first, larger ones while texts
-are short."""
+"""Queries read in parts, to bound the texts in memory. Parts grow as long as texts are short."""
 
 from collections.abc import AsyncIterator
 from typing import Any, Final
@@ -18,14 +17,14 @@ async def parts(
 ) -> AsyncIterator[Page]:
     """Yield the records of a query in order, as pages of up to `limits.part` records.
 
-    As many are read at once as would hold `limits.page_chars` if their texts were as long as the
-    longest ones of the part before.
+    A part is as large as `limits.page_chars` allows, if all its texts were as long as the longest
+    one of the part before.
 
     Args:
         history: an open manager.
-        limits: how much is read at once.
+        limits: the size of parts.
         after: the cursor after which to begin.
-        most: records of all parts together.
+        most: most records of all parts together.
         wanted: the other arguments of `query_history`, without its limits.
     """
     size, fitting = _FIRST, limits.part

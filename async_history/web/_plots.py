@@ -17,7 +17,7 @@ EVENTS: Final = ("ADD", "UPDATE", "DELETE", _OTHER_EVENT)
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A part of a column: its event, its place and size as the drawing has them, its records."""
+    """A part of a column: its event, records, and position and size in the drawing."""
 
     event: str
     x: float
@@ -40,7 +40,7 @@ class Timeline:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """How many records have a value, and how long its bar is, of 100."""
+    """The number of records that have a value, and the length of its bar in percent."""
 
     name: str | None
     count: int
@@ -48,7 +48,7 @@ class Share:
 
 
 def timeline(records: Iterable[HistoryRecord]) -> Timeline | None:
-    """Return when records occurred; None if no time is known."""
+    """Return the plot of when records occurred; None if no time is known."""
     times = [(found, _event(one)) for one in records if (found := one.occurred_at) is not None]
     if not times:
         return None
@@ -73,12 +73,12 @@ def timeline(records: Iterable[HistoryRecord]) -> Timeline | None:
 
 
 def by_event(records: Iterable[HistoryRecord]) -> Sequence[Share]:
-    """Return how many records have each event."""
+    """Return the number of records of each event."""
     return _shares(map(_event, records), len(EVENTS))
 
 
 def by_actor(records: Iterable[HistoryRecord], most: int) -> Sequence[Share]:
-    """Return how many records the actors have that have most; None is one that is not known."""
+    """Return the number of records of the `most` most frequent actors; None: not known."""
     return _shares((one.actor_id for one in records), most)
 
 

@@ -28,7 +28,7 @@ STATUS_OF: Final[dict[type[HistoryError], HTTPStatus]] = {
     errors.StorageFull: HTTPStatus.INSUFFICIENT_STORAGE,
     errors.HistoryError: HTTPStatus.INTERNAL_SERVER_ERROR,
 }
-"""The status of each error of the library; of a subclass that is not there, its parent's."""
+"""The status of each error of the library. A class that is not listed has its parent's."""
 
 
 def status_of(error: HistoryError) -> HTTPStatus:
@@ -37,10 +37,10 @@ def status_of(error: HistoryError) -> HTTPStatus:
 
 
 def problem_of(error: HTTPException | HistoryError) -> dict[str, Any]:
-    """Return an error's problem details: `type` says which, `detail` what to do.
+    """Return an error's problem details: `type` identifies the error, `detail` says what to do.
 
-    What the store itself says may name paths and servers. So of a store's failure only the kind
-    goes out; the log has the rest.
+    Messages of the store may contain paths and server names. So the answer has only the kind of a
+    store's failure; the message goes to the log.
     """
     if isinstance(error, HTTPException):
         status = HTTPStatus(error.status_code)
@@ -65,13 +65,13 @@ def problem_response(problem: dict[str, Any], headers: Any = None) -> Response:
 
 
 def wants_page(request: Request) -> bool:
-    """Return whether a person is to read the answer: HTML is asked for, outside of the API."""
+    """Return whether to answer with a page: the request asks for HTML, outside of the API."""
     path = route_path(request)
     is_api = path == "/api" or path.startswith("/api/")
     return not is_api and "text/html" in request.headers.get("accept", "")
 
 
 def route_path(request: Request) -> str:
-    """Return the path of a request within the page, wherever that is mounted."""
+    """Return the path of a request relative to where the page is mounted."""
     path: str = request.scope["path"]
     return path.removeprefix(request.scope.get("root_path", ""))

@@ -1,4 +1,4 @@
-"""How far one caller's questions and changes may reach, and how large they may be."""
+"""Checks and limits on one caller's queries and changes."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from async_history.web._access import Access
 
 
 class OwnerFilter(TypedDict, total=False):
-    """Whose memories are asked for."""
+    """The scopes of the owner whose memories are asked for."""
 
     user_id: str | None
     agent_id: str | None
@@ -22,16 +22,16 @@ class OwnerFilter(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ViewLimits:
-    """How much one request may ask for. Tests give smaller ones.
+    """Limits of one request. Tests give smaller ones.
 
     Attributes:
         page_size: most records or memories of a page.
-        part: most records that are read at once, where texts are short.
+        part: most records of one read, where texts are short.
         page_chars: characters of texts after which a page ends.
-        walked: records that are looked through for the memories of a page.
-        asked: questions that are asked of the history for the memories of a page.
-        memory_records: records of a memory that is asked for as a whole.
-        named: memories, or record ids, that a change may name.
+        walked: most records that are read to find the memories of a page.
+        asked: most queries that are sent to find the memories of a page.
+        memory_records: most records of a memory that is read as a whole.
+        named: most memories, or record ids, that a change may name.
     """
 
     page_size: int = 200
@@ -44,12 +44,12 @@ class ViewLimits:
 
 
 class Reach:
-    """What a caller may ask for and change: the checks of a `View`.
+    """The checks of a `View` on what a caller asks for and changes.
 
     Args:
-        access: what the caller may do.
-        write: whether anything may be changed through this page.
-        limits: how much one request may ask for.
+        access: the caller's rights.
+        write: whether this page may change the history.
+        limits: the limits of a request.
     """
 
     def __init__(self, access: Access, *, write: bool, limits: ViewLimits) -> None:
@@ -59,14 +59,14 @@ class Reach:
 
     @property
     def is_limited(self) -> bool:
-        """Whether only one owner's memories are there."""
+        """Whether the caller is limited to one owner's memories."""
         return bool(self.owner)
 
     def scopes(self, given: OwnerFilter) -> dict[str, Any]:
-        """Return the owner to ask for: the one that was given, within the caller's.
+        """Return the owner to query: the given one, within the caller's.
 
         Raises:
-            HTTPException: it is another one.
+            HTTPException: it is another owner.
         """
         asked = scopes_given(given)
         if any(asked.get(name, value) != value for name, value in self.owner.items()):
@@ -74,23 +74,23 @@ class Reach:
         return {**asked, **self.owner}
 
     def require_unlimited(self, what: str) -> None:
-        """Refuse a caller who is limited to an owner what concerns others too."""
+        """Refuse what concerns other owners too, if the caller is limited to one."""
         if self.is_limited:
             raise HTTPException(403, f"you may see memories of one owner only, not {what}")
 
     def require_write(self) -> None:
-        """Refuse a change where nothing may be changed."""
+        """Refuse a change if the page or the caller may not change anything."""
         if not self.can_write:
             raise HTTPException(403, "this page is read-only, or you may not change the history")
 
     def page_size(self, given: int) -> int:
-        """Check how much a page may have."""
+        """Check the size of a page."""
         if not 1 <= given <= self.limits.page_size:
             raise InvalidInput(f"page_size must be 1 to {self.limits.page_size}, not {given}")
         return given
 
     def named(self, name: str, given: Iterable[str]) -> tuple[str, ...]:
-        """Check how many memories, records or scopes are named."""
+        """Check the number of named memories, records or scopes."""
         named = tuple(given)
         if len(named) > self.limits.named:
             raise InvalidInput(f"{name} has {len(named):,} names; give {self.limits.named:,}")

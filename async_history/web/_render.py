@@ -1,4 +1,4 @@
-"""Templates: read once, all escaped, each with what every page shows."""
+"""The templates: compiled once, with escaping on, and with the values that every page shows."""
 
 from importlib.resources import files
 from typing import Any, Final
@@ -23,11 +23,11 @@ environment: Final = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-"""Where templates and filters are."""
+"""The environment of templates and filters."""
 
 
 def compile_templates() -> None:
-    """Compile all templates: else the first view of each would wait for that."""
+    """Compile all templates, so that the first request for each does not wait for it."""
     for name in environment.list_templates():
         environment.get_template(name)
 
@@ -35,8 +35,8 @@ def compile_templates() -> None:
 def render(request: Request, name: str, *, status_code: int = 200, **values: Any) -> HTMLResponse:
     """Return a page.
 
-    A template also knows `access` (the caller's, if there is one), `csrf_token` (which every form
-    needs as a field of that name), and `root` (what paths begin with).
+    A template also gets `access` (the caller's, if there is one), `csrf_token` (which every form
+    needs as a field of that name), and `root` (the prefix of all paths).
     """
     text = environment.get_template(name).render(
         access=request.state.access,

@@ -1,7 +1,7 @@
-"""What every request and every answer must keep to, whichever route it is for.
+"""The checks of every request and the headers of every answer, for all routes.
 
-In this order: the headers of the answer, the host, the size and time of a request, the access of
-its caller, and where it comes from if it changes something.
+The order: the headers of the answer, the host, the size and time of a request, the access of its
+caller, and the origin of a request that changes something.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ HEADERS: Final = {
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
     "Cache-Control": "no-store",
 }
-"""What every answer has. With `no-referrer`, browsers would send forms with `Origin: null`."""
+"""Headers of every answer. With `no-referrer`, browsers would send forms with `Origin: null`."""
 
 _SAFE: Final = frozenset({"GET", "HEAD"})
 _METHODS: Final = _SAFE | {"POST"}
@@ -54,12 +54,12 @@ _MOST_FIELDS: Final = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestLimits:
-    """How large a request may be, and how long it may take. Tests give smaller ones.
+    """Limits on the size and time of a request. Tests give smaller ones.
 
     Attributes:
-        body_bytes: of a request: names of memories and a form are far smaller.
-        body_timeout_s: seconds in which its body must come.
-        read_timeout_s: seconds that a read may take. What changes something is not interrupted.
+        body_bytes: most bytes of a body. A form or a list of memories is far smaller.
+        body_timeout_s: seconds in which the body must arrive.
+        read_timeout_s: seconds that a read may take. Changes are not interrupted.
     """
 
     body_bytes: int = 1 << 20
@@ -68,18 +68,20 @@ class RequestLimits:
 
 
 class Guard:
-    """Keeps every request and answer to the rules of this module.
+    """Middleware that applies the checks of this module.
 
-    A route finds as `request.state.access` the caller's access, None on a public path; as
-    `request.state.form` the fields of a form; as `request.state.csrf_token` what a form needs.
+    It sets `request.state.access` (the caller's access, None on a public path),
+    `request.state.form` (the fields of a form) and `request.state.csrf_token` (the token that a
+    form must contain).
 
     Args:
-        app: what answers.
-        authorize: tells what a caller may do.
-        public_paths: paths that need no access: the form to sign in, and what it shows.
-        endless_paths: paths whose answers may take longer than a read may: the live feed.
-        hosts: the hosts that a request may name, without ports; None: any. A page that is bound to
-            this computer alone names them, since another site's name may be made to point here.
+        app: the application.
+        authorize: returns a caller's rights.
+        public_paths: paths that need no access: the form to sign in, and its styles.
+        endless_paths: paths whose answers may take longer than a read: the live feed.
+        hosts: the hosts that a request may name, without ports; None: any. A page for this
+            computer only must give them, because another site's name can be made to resolve to it
+            (DNS rebinding).
         limits: see `RequestLimits`.
     """
 
@@ -133,7 +135,7 @@ class Guard:
             raise
 
     async def _checked(self, request: Request) -> Receive:
-        """Check a request, and return what gives its body once more.
+        """Check a request, and return a `receive` that repeats its body.
 
         Raises:
             HTTPException: it is refused.
@@ -180,7 +182,7 @@ class Guard:
 
 
 class _Answer:
-    """Sends an answer with the headers that all have, and the cookie of the forms."""
+    """An answer, sent with the common headers and the cookie of the forms."""
 
     def __init__(self, send: Send, request: Request) -> None:
         self._send = send
@@ -201,10 +203,10 @@ class _Answer:
 
 
 def _split(url: str) -> SplitResult:
-    """Return the parts of a URL that a header has.
+    """Return the parts of a URL in a header.
 
     Raises:
-        HTTPException: it is none.
+        HTTPException: it is not a valid URL.
     """
     try:
         return urlsplit(url)
@@ -213,7 +215,7 @@ def _split(url: str) -> SplitResult:
 
 
 def cookie(request: Request, name: str, value: str, *, max_age_s: int | None = None) -> str:
-    """Return a cookie that only this page gets, and no script."""
+    """Return a cookie for this page only, hidden from scripts."""
     parts = [f"{name}={value}", f"Path={request.scope.get('root_path') or '/'}", "HttpOnly"]
     parts.append("SameSite=Strict")
     if request.url.scheme == "https":
@@ -224,9 +226,9 @@ def cookie(request: Request, name: str, value: str, *, max_age_s: int | None = N
 
 
 def _check_origin(request: Request) -> None:
-    """Refuse a change that another site's page asks for.
+    """Refuse a change that another site's page sent.
 
-    Browsers say which page asks, in one of these headers or both; programs send neither.
+    Browsers name the page in one or both of these headers; programs send neither.
     """
     if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
         raise HTTPException(403, "another site's page may not change a history")
@@ -236,13 +238,13 @@ def _check_origin(request: Request) -> None:
 
 
 def _checked_form(request: Request, body: bytes) -> Mapping[str, str]:
-    """Return the fields of a form, the last of each name; none of JSON.
+    """Return the fields of a form, the last of each name; for JSON, no fields.
 
-    A page of another site can send a form, but not its token, and not JSON, which browsers let it
-    send only with a permission that is never given.
+    Another site's page can send a form, but does not know the token. It can't send JSON: browsers
+    ask the server first (CORS), and this server never allows it.
 
     Raises:
-        HTTPException: it is neither, or has not the token.
+        HTTPException: the body is neither a form nor JSON, or the token is missing or wrong.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == _JSON:
@@ -262,7 +264,7 @@ def _checked_form(request: Request, body: bytes) -> Mapping[str, str]:
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:
-    """Return what gives a body that was read already, then what comes after it."""
+    """Return a `receive` that gives a body that was already read, then later messages."""
     first: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replay() -> Message:

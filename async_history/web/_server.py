@@ -1,4 +1,4 @@
-"""Serves the page by uvicorn, with an end to everything that a client may keep waiting."""
+"""The server: uvicorn, with a timeout wherever a client could keep it waiting."""
 
 import asyncio
 import contextlib
@@ -25,13 +25,13 @@ __all__ = ["ACCESS_LOG", "serve"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionLimits:
-    """How many connections there are, and how long one may keep the server waiting.
+    """Limits on the number of connections, and on how long each may keep the server waiting.
 
     Attributes:
-        connections: at once; more are answered that it is busy.
-        request_s: seconds in which the head of a request must come.
-        stalled_s: seconds after which a client is cut that does not read what was sent.
-        end_s: seconds that the server waits for answers under way, as it ends.
+        connections: most at the same time; others are answered 503.
+        request_s: seconds in which the head of a request must arrive.
+        stalled_s: seconds after which a client that does not read is disconnected.
+        end_s: seconds that a stopping server waits for unfinished answers.
     """
 
     connections: int = 1_024
@@ -58,12 +58,12 @@ async def serve(
         history: an open manager.
         host: a name or an address of this computer.
         port: a port; 0 for a free one.
-        token: what lets callers in; None lets in who is on this computer.
-        write: whether anything may be changed.
-        on_ready: called with the page's URL once it answers.
+        token: the token that callers must give; None admits callers on this computer only.
+        write: whether the history may be changed.
+        on_ready: called with the page's URL when it accepts requests.
 
     Raises:
-        InvalidInput: others could reach the host, and there is no token.
+        InvalidInput: other computers could reach the host, and there is no token.
         OSError: the host or the port can't be used.
     """
     authorize = None if token is None else TokenAccess(token, Access(write=True))
@@ -82,11 +82,11 @@ async def serve(
 async def serve_app(
     app: Starlette, listener: socket.socket, *, limits: ConnectionLimits = LIMITS
 ) -> None:
-    """Serve a page until the call is cancelled; what is under way is answered first.
+    """Serve a page until the call is cancelled, then finish the answers under way.
 
     Args:
-        app: of `new_app`.
-        listener: a socket that listens.
+        app: an application from `new_app`.
+        listener: a listening socket.
         limits: see `ConnectionLimits`.
     """
     config = uvicorn.Config(
@@ -111,7 +111,7 @@ async def serve_app(
 
 
 def listening(host: str, port: int) -> socket.socket:
-    """Return a socket that listens.
+    """Return a listening socket.
 
     Raises:
         OSError: the host or the port can't be used.
@@ -124,7 +124,7 @@ def listening(host: str, port: int) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
-    """Ends the live feeds as it ends, which would keep it waiting, and leaves signals alone."""
+    """A server that ends the live feeds before it waits for answers, and handles no signals."""
 
     def __init__(self, config: uvicorn.Config, feed: Feed) -> None:
         super().__init__(config)
@@ -140,7 +140,7 @@ class _Server(uvicorn.Server):
 
 
 class BoundedConnection(H11Protocol):
-    """A connection that ends if its client sends no whole request, or does not read the answer.
+    """A connection with timeouts for an incomplete request and for an answer that is not read.
 
     Args:
         limits: see `ConnectionLimits`.

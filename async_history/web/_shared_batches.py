@@ -1,9 +1,9 @@
-"""Batches of the live feed, each read and written as events once, for all viewers at one place.
+"""Batches of the live feed. Each is read and encoded once for all viewers at the same place.
 
-A place is where a follower stands, between two records. Its first viewer begins the read of the
-next batch, and all who stand there get it. Then they stand at the batch's end, each after its own
-time. Who follows the same records from another place gets there too: a batch ends at records that
-their ids choose, wherever it began.
+A place is a position between two records. Its first viewer starts the read of the next batch, and
+all viewers at the place get that batch. Then each moves to the end of the batch in its own time.
+Viewers of the same records who began elsewhere arrive at the same places: the ids of records
+decide where a batch ends, not where it began.
 """
 
 import asyncio
@@ -21,20 +21,19 @@ from async_history.web._view import Followed
 
 _DETAILS: Final = ("context", "cause")
 _MEAN_RECORDS: Final = 64
-"""Records of a batch, on average, where more are there."""
+"""Records of a batch, on average, if there are enough."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchLimits:
-    """How large batches are, and how often they are read. Tests give smaller ones.
+    """Limits on the size and frequency of batches. Tests give smaller ones.
 
     Attributes:
-        records: most of a batch.
-        text_chars: of a text, and of a context or cause as JSON; the rest is cut.
-        turn_s: seconds between two batches of all viewers together, wherever they stand: writers
-            come first.
-        kept_s: how long a batch is kept for viewers who come later: those who do not read hold no
-            more, and what is erased is soon read again.
+        records: most records of a batch.
+        text_chars: most characters of a text, and of a context or cause as JSON; the rest is cut.
+        turn_s: seconds between any two reads, for all viewers together: writers come first.
+        kept_s: seconds that a batch is kept for later viewers. The bound limits the memory that
+            slow viewers hold, and how long erased texts can still be sent.
     """
 
     records: int = 200
@@ -45,14 +44,14 @@ class BatchLimits:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Events as they are sent, and the place after them."""
+    """Encoded events, and the place after them."""
 
     events: bytes
     end: "Place"
 
 
 class Batches:
-    """The places at which viewers wait for the next batch.
+    """The places where viewers wait for the next batch.
 
     Args:
         limits: see `BatchLimits`.
@@ -64,23 +63,23 @@ class Batches:
         self._waiting: WeakValueDictionary[Hashable, Place] = WeakValueDictionary()
 
     def place(self, followed: Followed, follower: Follower) -> "Place":
-        """Return where a follower stands, together with the viewers who wait there already.
+        """Return the place of a follower, shared with the viewers who already wait there.
 
         Args:
-            followed: what the follower returns.
-            follower: is used by the place from now on, or dropped.
+            followed: which records the follower returns.
+            follower: the place uses it from now on, or drops it.
         """
         key = followed.key, follower.cursor
         return self._waiting.setdefault(key, Place(self, followed, follower))
 
     def forget(self, place: "Place") -> None:
-        """Let no more viewers come to a place: its batch was read, and texts may be erased now."""
+        """Give a place no new viewers: its batch was read, and its texts may be erased later."""
         if self._waiting.get(place.key) is place:
             del self._waiting[place.key]
 
 
 class Place:
-    """A place between two records, and the viewers who stand there."""
+    """A position between two records, and the viewers there."""
 
     def __init__(self, batches: Batches, followed: Followed, follower: Follower) -> None:
         self.key = followed.key, follower.cursor
@@ -91,11 +90,11 @@ class Place:
         self._reading: asyncio.Task[Batch] | None = None
 
     def enter(self) -> None:
-        """Count a viewer, who leaves later."""
+        """Count a viewer, who must call `leave` later."""
         self._viewers += 1
 
     def leave(self) -> None:
-        """End the read that the last viewer leaves."""
+        """Uncount a viewer; after the last one, cancel the read."""
         self._viewers -= 1
         if self._viewers or (self._reading is not None and self._reading.done()):
             return
@@ -136,7 +135,7 @@ class Place:
         return Batch(b"".join(events), self._batches.place(self._followed, follower))
 
     def _drop(self) -> None:
-        """Read again from here, should a viewer still come."""
+        """Forget the batch. A later viewer starts a new read from here."""
         self._reading = self._follower = None
 
 
@@ -145,13 +144,13 @@ def _ends_batch(record: HistoryRecord) -> bool:
 
 
 def _event(record: HistoryRecord, cursor: str | None, text_chars: int) -> bytes:
-    # In ASCII: some clients also end a line at U+2028.
+    # ASCII, because some clients also end a line at U+2028.
     data = json.dumps(_cut(record, text_chars))
     return f"id: {cursor}\ndata: {data}\n\n".encode()
 
 
 def _cut(record: HistoryRecord, most: int) -> dict[str, Any]:
-    """Return a record as JSON, with what is long cut; `cut` names that."""
+    """Return a record as JSON, with long values cut; `cut` names the cut fields."""
     fields = as_json(record)
     cut: list[str] = []
     for name in ("old_memory", "new_memory"):

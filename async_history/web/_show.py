@@ -1,4 +1,4 @@
-"""A page within what all pages have: the views that its caller may open."""
+"""A page with the common navigation: the views that its caller may open."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from async_history.web._render import render
 
 
 def show(request: Request, template: str, *, status_code: int = 200, **values: Any) -> HTMLResponse:
-    """Return a page; its template also knows `view`, `path` and `is_signed_in`."""
+    """Return a page. Its template also gets `view`, `path` and `is_signed_in`."""
     return render(
         request,
         template,

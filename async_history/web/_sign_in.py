@@ -1,4 +1,4 @@
-"""The form by which a person gives the token to a browser, and takes it back."""
+"""The form to sign in with the token, and to sign out."""
 
 from typing import Final
 
@@ -15,10 +15,10 @@ SIGN_OUT_PATH: Final = "/sign-out"
 
 
 class SignIn:
-    """Checks the token of the form, and keeps a browser signed in.
+    """Sessions of browsers: signing in by the form, and signing out.
 
     Args:
-        tokens: what knows the token.
+        tokens: checks the token.
     """
 
     def __init__(self, tokens: TokenAccess) -> None:

@@ -1,4 +1,4 @@
-"""Styles and scripts: read once. What is not among them has no path."""
+"""Styles and scripts. They are read once; other files can't be requested."""
 
 from importlib.resources import files
 from typing import Final

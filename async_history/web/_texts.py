@@ -1,4 +1,4 @@
-"""How values are shown to people: the filters of the templates."""
+"""The filters of the templates: values as people read them."""
 
 import json
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ _A_SECOND: Final = 1.0
 
 
 def as_query(given: Mapping[str, object]) -> str:
-    """Return a query, without what is empty."""
+    """Return a query string, without empty values."""
     return urlencode([(name, value) for name, value in given.items() if value not in (None, "")])
 
 
@@ -26,7 +26,7 @@ def as_time(value: datetime | None) -> str:
 
 
 def as_input(value: datetime | None) -> str:
-    """Return a time in UTC, as a field of a form has it."""
+    """Return a time in UTC, in the format of a form's field."""
     return "" if value is None else value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
@@ -40,14 +40,14 @@ def as_bytes(value: float) -> str:
 
 
 def as_seconds(value: float | None) -> str:
-    """Return a duration, in milliseconds where it is short."""
+    """Return a duration, in milliseconds below a second."""
     if value is None:
         return "none"
     return f"{value:,.1f} s" if value >= _A_SECOND else f"{value * 1000:,.1f} ms"
 
 
 def as_text(value: Any) -> str:
-    """Return what JSON can hold as one text."""
+    """Return a JSON value as text; a string unquoted."""
     return value if isinstance(value, str) else json.dumps(as_json(value), ensure_ascii=False)
 
 

@@ -1,4 +1,4 @@
-"""What a caller may give: the kinds of parameters, read from a query or from JSON."""
+"""The kinds of parameters, and how they are read from a query or from JSON."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -14,14 +14,14 @@ Read = Callable[[Any], Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """A kind of value: how it is described, and read.
+    """A kind of value: its description, and how it is read.
 
     Attributes:
         schema: its JSON Schema.
-        read: returns the value of text, or of what JSON has; raises ValueError, with what it must
-            be, if that can't be used.
-        style: of a query: "form", one text; "many", a name that is repeated; "object", a name with
-            a key in brackets.
+        read: returns the value of a text or a JSON value. Raises ValueError, which says what the
+            value must be, if it can't be used.
+        style: its form in a query: "form", one text; "many", a repeated name; "object", a name
+            with a key in brackets.
     """
 
     schema: Mapping[str, Any]
@@ -38,7 +38,7 @@ def _text(value: Any) -> str:
 def _instant(value: Any) -> datetime:
     wanted = "a time with its offset, such as 2026-01-31T09:00:00Z"
     try:
-        # A "+" that was not encoded is a space in a query.
+        # In a query, a "+" that was not encoded becomes a space.
         found = datetime.fromisoformat(_text(value).replace(" ", "+"))
     except ValueError:
         raise ValueError(wanted) from None
@@ -106,7 +106,7 @@ ORDER: Final = _choice("oldest", "newest")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parameter:
-    """One argument of a call, under the library's name."""
+    """One argument of a call, with the library's name."""
 
     name: str
     kind: Kind
@@ -118,7 +118,7 @@ def read_query(parameters: Iterable[Parameter], given: Iterable[tuple[str, str]]
     """Return the arguments that a query gives.
 
     Raises:
-        InvalidInput: naming the one that can't be used, is unknown or is missing.
+        InvalidInput: an argument can't be used, is unknown or is missing. The message names it.
     """
     known = {one.name: one for one in parameters}
     raw: dict[str, Any] = {}
@@ -139,7 +139,7 @@ def read_query(parameters: Iterable[Parameter], given: Iterable[tuple[str, str]]
 
 
 def read_object(parameters: Iterable[Parameter], given: object) -> dict[str, Any]:
-    """Return the arguments that a JSON object gives; null is as if it was not given.
+    """Return the arguments that a JSON object gives; null counts as not given.
 
     Raises:
         InvalidInput: as `read_query`.

@@ -1,7 +1,7 @@
-"""The history as one caller may see and change it: the library's calls, bounded and limited.
+"""The history as one caller may see and change it: the library's calls, with limits.
 
-The JSON API and the pages use this alone. A memory of another owner is not found, as one that does
-not exist. What reaches beyond the caller's owner is refused.
+The JSON API and the pages use only this. A memory of another owner is "not found", as if it did not
+exist. A call that concerns other owners is refused.
 """
 
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
@@ -28,11 +28,11 @@ from async_history.web._reach import OwnerFilter, Reach, ViewLimits, scopes_give
 from async_history.web._walk import Walk, last_record
 
 PAGE_SIZE: Final = 50
-"""Records of a page, unless asked for more."""
+"""Records of a page, unless another number is given."""
 
 
 class RecordFilter(OwnerFilter, total=False):
-    """Which records are asked for, as in `query_history`."""
+    """The filters of `query_history`."""
 
     memory_id: str | Collection[str] | None
     actor_id: str | None
@@ -46,10 +46,10 @@ class RecordFilter(OwnerFilter, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Followed:
-    """Which records are followed.
+    """The records that a caller follows.
 
     Attributes:
-        key: equal where callers follow the same records, of those that they may see.
+        key: equal for callers who follow the same records and may see the same ones.
         follow: returns a follower after a cursor.
     """
 
@@ -58,16 +58,16 @@ class Followed:
 
 
 class View:
-    """What one caller sees of a history.
+    """One caller's view of a history.
 
     Every call raises what the manager's call of that name raises, and HTTPException: 404 for a
     memory that the caller may not see, 403 for what the caller may not do.
 
     Args:
         history: an open manager.
-        access: what the caller may do.
-        write: whether anything may be changed through this page.
-        limits: how much one request may ask for.
+        access: the caller's rights.
+        write: whether this page may change the history.
+        limits: the limits of a request.
     """
 
     def __init__(
@@ -84,12 +84,12 @@ class View:
 
     @property
     def is_limited(self) -> bool:
-        """Whether only one owner's memories are there, and nothing of the store itself."""
+        """Whether the caller is limited to one owner's memories."""
         return self._reach.is_limited
 
     @property
     def limits(self) -> ViewLimits:
-        """How much one request may ask for."""
+        """The limits of a request."""
         return self._reach.limits
 
     # Reading
@@ -104,7 +104,7 @@ class View:
     ) -> Page:
         """Return one page of the records that match.
 
-        It ends early where its texts are long. Only a page without records is the last one.
+        A page with long texts ends early. The last page is the first one without records.
         """
         size = self._reach.page_size(page_size)
         found: list[HistoryRecord] = []
@@ -126,7 +126,7 @@ class View:
         return Page(records=found, cursor=cursor)
 
     async def count_history(self, **wanted: Unpack[RecordFilter]) -> int:
-        """Return how many records match."""
+        """Return the number of records that match."""
         return await self._history.count_history(**self._within_reach(wanted))
 
     async def get_history(
@@ -159,11 +159,11 @@ class View:
         page_size: int = PAGE_SIZE,
         **owner: Unpack[OwnerFilter],
     ) -> Page:
-        """Return one page of memories that exist: each one's latest record, latest changes first.
+        """Return one page of existing memories: the latest record of each, latest changes first.
 
-        Without an owner, of all memories. A page may have fewer than `page_size`, or none, where
-        many records are of the same memories or of deleted ones, and somewhat more. The end is
-        where `cursor` is None.
+        Without an owner, all memories are included. A page may have a few more than `page_size`.
+        It may have fewer, or none, where many records belong to the same or to deleted memories.
+        On the last page `cursor` is None.
         """
         walk = Walk(history=self._history, scopes=self._reach.scopes(owner))
         return await walk.page(after, self._reach.page_size(page_size), self.limits)
@@ -179,8 +179,8 @@ class View:
     ) -> Page:
         """Return one page of the memories that existed at an instant: the record in force of each.
 
-        Those that changed last before it come first. Pages: as of `memories`. Memories whose
-        records say no time at all are left out.
+        The latest changes before the instant come first. Pages are as in `memories`. Memories whose
+        records have no time at all are left out.
         """
         scopes = self._reach.scopes(owner)
         walk = Walk(history=self._history, scopes=scopes, when=when, cause=cause)
@@ -192,7 +192,7 @@ class View:
         return await self._history.memory_at(memory_id, when)
 
     async def diff(self, memory_id: str, start: Moment, end: Moment) -> MemoryDiff:
-        """Return how a memory differs between two moments."""
+        """Return the difference of a memory between two moments."""
         await self._count_short(memory_id)
         found = await self._history.diff(memory_id, start, end)
         if sum(map(text_chars, found.between)) > self.limits.page_chars:
@@ -206,7 +206,7 @@ class View:
         cause: Mapping[str, str] | None = None,
         **owner: Unpack[OwnerFilter],
     ) -> Followed:
-        """Return what a follower returns of the records that the caller may see."""
+        """Return what to follow: the matching records that the caller may see."""
         scopes = self._reach.scopes(owner)
 
         def follow(after: str | None) -> Follower:
@@ -216,7 +216,7 @@ class View:
         return Followed(key, follow)
 
     async def end_cursor(self) -> str | None:
-        """Return the cursor after everything that is committed now."""
+        """Return the cursor after all records committed so far."""
         return await self._history.end_cursor()
 
     async def stats(self) -> HistoryStats:
@@ -227,11 +227,11 @@ class View:
     async def operations(
         self, *, after: str | None = None, page_size: int = PAGE_SIZE
     ) -> Sequence[StoreOperation]:
-        """Return some operations on the store, newest first.
+        """Return one page of the operations on the store, newest first.
 
         Args:
             after: the id of an operation, to continue after it.
-            page_size: at most this many.
+            page_size: the most operations to return.
         """
         self._reach.require_unlimited("the store's operations")
         size = self._reach.page_size(page_size)
@@ -241,7 +241,7 @@ class View:
     # Changing
 
     async def restoration(self, memory_id: str, *, to: Moment) -> MemoryDiff:
-        """Return what `restore` would change: from the memory's last version to that of then.
+        """Return what `restore` would change: from the last version to the one of then.
 
         Raises:
             InvalidInput: the memory did not exist then, or its text is not known.
@@ -267,7 +267,7 @@ class View:
         dry_run: bool = True,
         **owner: Unpack[OwnerFilter],
     ) -> RollbackReport:
-        """Take memories back to what they were at an instant, or show what that would do."""
+        """Return memories to their state at an instant, or show what that would do."""
         self._reach.require_write()
         if memory_ids is None:
             named, scopes = None, self._reach.scopes(owner)
@@ -284,7 +284,7 @@ class View:
         cause: Mapping[str, str] | None = None,
         dry_run: bool = True,
     ) -> RollbackReport:
-        """Take back what a run did, or what has a cause, or show what that would do."""
+        """Undo the changes of a run or a cause, or show what that would do."""
         self._reach.require_write()
         self._reach.require_unlimited("an undo, which reaches others' too: use a rollback")
         return await self._history.undo(
@@ -304,8 +304,8 @@ class View:
     ) -> ErasureReport:
         """Make texts unreadable for good, or count what that would erase.
 
-        A caller who is limited to an owner may erase that owner whole, if it has one scope, or
-        memories of it by name.
+        A caller who is limited to an owner may erase memories of this owner by name. If the owner
+        has one scope, the caller may also erase all of them.
         """
         self._reach.require_write()
         records = self._reach.named("record_ids", record_ids)
@@ -324,10 +324,10 @@ class View:
             dry_run=dry_run,
             **scopes,
         )
-        # Where copies are is for the operator to know.
+        # Only the operator may know where copies are.
         return replace(report, copies=(), remains=()) if self.is_limited else report
 
-    # What the caller may see
+    # Limits of the caller
 
     def _within_reach(self, wanted: RecordFilter) -> RecordFilter:
         memory_id = wanted.get("memory_id")
@@ -336,7 +336,7 @@ class View:
         return {**wanted, **self._reach.scopes(wanted)}  # type: ignore[typeddict-item]
 
     async def _count_short(self, memory_id: str) -> int:
-        """Return how many records a memory has, which is asked for as a whole."""
+        """Return the number of a memory's records, which are read as a whole."""
         count = await self._history.count_history(memory_id=memory_id, **self._reach.owner)
         if not count:
             raise _not_found()

@@ -1,4 +1,4 @@
-"""Memories page by page: each is found at its record in force, on the way back through all."""
+"""Memories page by page, found by a backward scan of the records in force."""
 
 import asyncio
 from collections.abc import Iterable, Mapping
@@ -18,16 +18,16 @@ _NEXT_INSTANT: Final = timedelta(microseconds=1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Walk:
-    """Which memories are asked for, and as of when.
+    """A backward scan for the memories of an owner, at an instant.
 
-    A memory's record in force is the last one that occurred by then. On a walk from the newest
-    record on, it is the first that is met of its memory. A walk that goes on after a cursor asks
-    for it: it may have been before.
+    The record in force of a memory is the last one that occurred by the instant. In a scan from the
+    newest record, it is the first record of its memory. A scan that continues after a cursor has to
+    query for it, because it may be on an earlier page.
 
     Attributes:
         history: an open manager.
-        scopes: the owner whose memories they are; empty: everyone's.
-        when: the instant whose states are asked for; None: now.
+        scopes: the owner's scopes; empty: all owners.
+        when: the instant; None: now.
         cause: keys that the cause of a state must have, with their texts.
     """
 
@@ -37,9 +37,9 @@ class Walk:
     cause: Mapping[str, str] | None = None
 
     async def page(self, after: str | None, page_size: int, limits: ViewLimits) -> Page:
-        """Return memories until there are `page_size`, or enough records were looked through.
+        """Return up to about `page_size` memories; fewer if the limit of read records is reached.
 
-        The end is where the cursor is None.
+        On the last page the cursor is None.
         """
         at_once = replace(limits, part=min(limits.part, page_size))
         asked_for = {"order": "newest", **self.scopes, **self._until()}
@@ -71,13 +71,13 @@ class Walk:
         try:
             return {} if self.when is None else {"until": self.when + _NEXT_INSTANT}
         except OverflowError:
-            return {}  # nothing comes after it
+            return {}  # nothing comes after the last instant
 
     def _is_wanted(self, state: HistoryRecord) -> bool:
         return is_alive(state) and has_details(state, (), cause_asked(self.cause))
 
     async def _in_force(self, met: Iterable[HistoryRecord]) -> list[HistoryRecord]:
-        """Return the records that are in force; the memories of others were on an earlier page."""
+        """Return the records in force. The memories of the others were on an earlier page."""
 
         async def is_in_force(record: HistoryRecord) -> bool:
             state = await last_record(self.history, record.memory_id, **self._until())
@@ -91,7 +91,7 @@ class Walk:
 async def last_record(
     history: HistoryManager, memory_id: str, **wanted: Any
 ) -> HistoryRecord | None:
-    """Return the last record of a memory that matches; None where there is none.
+    """Return the last record of a memory that matches; None if none does.
 
     Args:
         history: an open manager.

@@ -1,5 +1,5 @@
-// Shows records as they are committed. The browser connects again by itself, and goes on from
-// the last event it got.
+// Shows records as they are committed. The browser reconnects by itself, and continues after the
+// last event it got.
 const MOST = 200;
 const list = document.getElementById("feed");
 const state = document.getElementById("state");

@@ -1,4 +1,4 @@
-// Goes to the time of the slider as it is let go. Without this, a button does.
+// Opens the time of the slider when it is released. Without this script, a button does.
 const form = document.getElementById("slider");
 if (form) {
   const place = form.elements.namedItem("place");
@@ -10,7 +10,7 @@ if (form) {
     shown.textContent = new Date(seconds * 1000).toISOString().slice(0, 19).replace("T", " ");
     place.setAttribute("aria-valuetext", shown.textContent);
   });
-  // By keyboard, each step would be a change: the button stays for that.
+  // With a keyboard, each step would open a page. So the button stays.
   place.addEventListener("pointerup", () => setTimeout(() => form.requestSubmit()));
   place.setAttribute("aria-valuetext", shown.textContent);
 }

@@ -1,4 +1,4 @@
-// Draws the queue and the writer, asked for every two seconds while the page is shown.
+// Draws the queue and the writer. They are requested every two seconds while the page is visible.
 const EVERY_MS = 2000;
 const POINTS = 120;
 const HEIGHT = 40;
@@ -42,7 +42,7 @@ async function repeat() {
   try {
     await ask();
   } catch {
-    // The server is away: the plots stay as they are until it answers again.
+    // The server does not answer: the plots stay as they are until it does.
   }
   setTimeout(repeat, EVERY_MS);
 }
