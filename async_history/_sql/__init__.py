@@ -1,1 +1,1 @@
-"""A history in any database that SQLAlchemy speaks to, through one of its asyncio dialects."""
+"""A history in any database for which SQLAlchemy has an asyncio dialect."""

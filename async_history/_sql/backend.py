@@ -1,4 +1,4 @@
-"""The backend: connects, and makes the tables or checks them."""
+"""The backend: it connects, and creates or checks the tables."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,11 +31,11 @@ _SYSTEMS: Final = {"mssql": "microsoft.sql_server", "oracle": "oracle.db"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SqlBackend:
-    """The tables in a database that SQLAlchemy speaks to.
+    """The tables in a database that SQLAlchemy supports.
 
-    Either `url` or `user_engine` is set. With `may_migrate`, opening makes the tables and migrates
-    older ones; with `may_extend` and `asks_for_ledger`, it gives tables that are there a ledger.
-    The other fields are the arguments of `SqlHistoryManager`.
+    Either `url` or `user_engine` is set. With `may_migrate`, opening creates missing tables and
+    migrates older ones. With `may_extend` and `asks_for_ledger`, opening adds a ledger to existing
+    tables. The other fields are the arguments of `SqlHistoryManager`.
     """
 
     url: Any
@@ -52,7 +52,7 @@ class SqlBackend:
 
     @property
     def system(self) -> str:
-        """The database."""
+        """The name of the database system."""
         url = self.url if self.user_engine is None else self.user_engine.url
         name = url.get_backend_name()
         return _SYSTEMS.get(name, name)
@@ -75,8 +75,10 @@ class SqlBackend:
         return (kind, *("" if part is None else str(part) for part in parts))
 
     def new_locks(self) -> ProcessLocks | None:
-        """Return named locks with their own session, on MySQL and MariaDB; None elsewhere, and for
-        a user's engine, whose URL may not say all."""
+        """Return named locks with their own session, on MySQL and MariaDB.
+
+        None on other databases, and for a user's engine: its URL may lack some settings.
+        """
         if self.url is None or self.url.get_backend_name() not in MYSQL:
             return None
         return new_locks(
@@ -103,7 +105,7 @@ class SqlBackend:
             return create_async_engine(url, connect_args=dict(arguments), **pool)
 
     async def open(self, committed: CommitSignal, ended: Callable[[], None]) -> "SqlStore":
-        """Connect, and make the tables or check their version."""
+        """Connect, and create the tables or check their version."""
         tables = tables_in(self.schema_name)
         connections = Connections(
             self._new_engine(),
@@ -152,10 +154,10 @@ class SqlBackend:
         return await connections.set_up(prepare)
 
     async def _check_keys(self, connection: AsyncConnection, tables: Tables) -> None:
-        """Check that the history is opened with keys if it is encrypted, and only then.
+        """Check that keys are given if the history is encrypted, and only then.
 
         Raises:
-            KeyMissing, MigrationError: it can't be opened so. Nothing was changed.
+            KeyMissing, MigrationError: the keys do not fit the history. Nothing was changed.
         """
         there = await is_encrypted(connection, tables)
         if there and self.keys is None:
@@ -167,10 +169,10 @@ class SqlBackend:
             )
 
     async def _prepare_ledger(self, connection: AsyncConnection, tables: Tables) -> bool:
-        """Give the history a ledger if that is asked for; return whether it has one.
+        """Add a ledger to the history if requested; return whether it has one.
 
         Raises:
-            MigrationError: it has none, and has to stay as it is.
+            MigrationError: it has no ledger, and `migrate=False` forbids adding one.
         """
         if await schema.has_ledger(connection, tables):
             return True

@@ -1,9 +1,9 @@
-"""Commits one batch in one transaction.
+"""Writing one batch in one transaction.
 
-Each transaction that writes begins with the row of `state`, so writers take turns for the length of
-a commit, and numbers are in the order of commits. A batch of new records of memories whose owners
-are remembered takes a few round trips: the numbers, the rows, the commit. The others are decided in
-steps, with the row locked: nothing changes between a look-up and what is written.
+Each transaction that writes first locks the row of `state`. So transactions write one after the
+other, and numbers are in the order of commits. A batch of new records takes a few round trips if
+the owners of their memories are cached: the numbers, the rows, the commit. Other batches are
+committed in steps, with the row locked, so that nothing changes between a look-up and a write.
 """
 
 import contextlib
@@ -50,16 +50,16 @@ from async_history.errors import HistoryError
 
 
 class BatchCommitter:
-    """Writes batches in one transaction.
+    """The write of one batch in one transaction.
 
     Args:
         inserts: the compiled statements.
-        known: what is remembered; changed by `learn` once a batch is committed.
-        seal: what becomes of texts.
+        known: the writer's cache; `learn` updates it after the commit.
+        seal: seals and opens texts.
         where: the server, for messages.
         is_repeated: whether an earlier try of the batch may have been committed.
-        attestation: what gives records their leaves; None if the store has no ledger.
-        single_statement: writes new records in one statement, where the database takes that.
+        attestation: computes the leaves of records; None if the store has no ledger.
+        single_statement: writes new records in one statement, if the database supports that.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class BatchCommitter:
     # A batch of new records
 
     async def add_at_once(self, batch: Sequence[Submission], has_begun: Callable[[], None]) -> bool:
-        """Write a batch of new records; False if it has to be decided in steps.
+        """Write a batch of new records; return False if it has to be committed in steps.
 
         Args:
             has_begun: called shortly before the records are sent.
@@ -130,7 +130,7 @@ class BatchCommitter:
         size_bytes: int,
         has_begun: Callable[[], None],
     ) -> bool:
-        """Write and commit records in one statement; False if that is not possible now."""
+        """Write and commit records in one statement; return False if that is not possible now."""
         last, single = self._known.last, self._single_statement
         if last is None or not self._known.is_alone:
             return False
@@ -151,16 +151,16 @@ class BatchCommitter:
         return True
 
     def _is_as_known(self) -> None:
-        """Let the transaction have the version that is remembered."""
+        """Set the version of the transaction to the cached one."""
         self._transaction.version = self._known.version
         self._transaction.erased_at = self._known.erased_at
 
     async def _add(self, last: int, records: Sequence[HistoryRecord]) -> None:
-        """Add records under the numbers after `last`, and what finds them."""
+        """Add records under the numbers after `last`, with their marks and spans."""
         added = numbered(last, records)
         await self._inserts.add(self._transaction.connection, added)
         spans = added.spans
-        if self._transaction.version == self._known.version:  # else it may be of before a reset
+        if self._transaction.version == self._known.version:  # else perhaps of before a reset
             spans = self._known.unknown_spans(spans)
         for number, span in spans.items():
             await self._widen(number, span)
@@ -168,7 +168,7 @@ class BatchCommitter:
     async def _leaves(
         self, records: Sequence[HistoryRecord], owners: Mapping[str, Owner]
     ) -> Sequence[Bundle]:
-        """Return the leaves of records, as they were given, and of the owners of memories."""
+        """Return the leaves of records in clear, and of the owners of memories."""
         return () if self._attestation is None else await self._attestation.leaves(records, owners)
 
     async def _attest(self, leaves: Sequence[Bundle]) -> None:
@@ -177,7 +177,7 @@ class BatchCommitter:
                 await self._ledger.append(bundle)
 
     async def _widen(self, number: int, span: Span) -> None:
-        """Make a span of the table as wide as its records need."""
+        """Widen a span of the table so that it covers its records."""
         spans = self._tables.spans
         there = await self._transaction.fetch(
             select(
@@ -199,7 +199,7 @@ class BatchCommitter:
             await self._transaction.execute(insert(spans).values(span=number, **values))
         self._spans[number] = span
 
-    # A batch that is decided in steps
+    # A batch that is committed in steps
 
     async def commit_in_steps(self, batch: Sequence[Submission]) -> Mapping[int, HistoryError]:
         """Write a batch inside the transaction; return the refused submissions by index."""
@@ -214,7 +214,7 @@ class BatchCommitter:
         return refused
 
     def learn(self) -> None:
-        """Remember what was seen and written: the transaction is committed."""
+        """Update the cache with what was read and written, after the commit."""
         owners = {n: o for n, o in self._seen.items() if n not in self._erased_memories}
         self._known.learn(self._transaction.version, self._transaction.erased_at, owners)
         self._known.learn_numbers(*self._numbers)
@@ -225,7 +225,7 @@ class BatchCommitter:
     async def existing(self, submissions: Sequence[AddRecords]) -> Sequence[HistoryRecord]:
         """Return the stored records that have an id of these submissions."""
         named = submissions
-        if not self._is_repeated:  # a new id of ours is not there
+        if not self._is_repeated:  # an id that we have just generated does not exist
             named = [one for one in submissions if one.names_ids]
         read = partial(self._read, self._tables.history.c.id, keys_of(ids_of(named)))
         return await self._seal.opened(read, self._transaction)
@@ -272,7 +272,7 @@ class BatchCommitter:
                 )
                 newest += [seq for (seq,) in await self._transaction.fetch(of_part)]
             return newest
-        for key in keys:  # what is grouped can't be locked
+        for key in keys:  # rows of a GROUP BY can't be locked
             last = (
                 select(history.c.seq)
                 .where(history.c.memory_id == key)
@@ -283,14 +283,14 @@ class BatchCommitter:
         return newest
 
     async def owners(self, records: Sequence[HistoryRecord]) -> dict[str, Owner]:
-        """Return the owners of these records' memories, of those that have one."""
+        """Return the owners of these records' memories, where they have one."""
         names = list(dict.fromkeys([record.memory_id for record in records]))
         found = await find_owners(self._transaction, names) if self._transaction.has_owners else {}
         self._seen |= {name: found.get(name) for name in names}
         return found
 
     async def erased(self, names: Sequence[Name]) -> Mapping[Name, datetime]:
-        """Return when names were erased, of those that were."""
+        """Return when names were erased, without those that were not."""
         if self._transaction.erased_at is None:
             return {}
         erased = self._tables.erased
@@ -310,7 +310,7 @@ class BatchCommitter:
 
     @contextlib.asynccontextmanager
     async def undone_if_refused(self) -> AsyncIterator[None]:
-        """Roll back the writes of the body if the database refuses one."""
+        """Provide a savepoint, rolled back if the database refuses a write of the body."""
         counters = self._transaction.counters
         seen, spans = dict(self._seen), dict(self._spans)
         try:
@@ -330,7 +330,7 @@ class BatchCommitter:
         messages: Sequence[SaveMessages],
         owners: Mapping[str, Owner],
     ) -> None:
-        """Write records and messages, in order, and the owners that memories get."""
+        """Write records and messages, in order, and the owners of memories."""
         if owners:
             await give_owners(self._transaction, owners)
             self._seen |= owners
@@ -346,18 +346,18 @@ class BatchCommitter:
             await save_messages(self._transaction, rows)
 
     async def enter(self, operations: Sequence[StoreOperation]) -> None:
-        """Enter operations in the log."""
+        """Add operations to the log."""
         log = log_within(self._transaction.connection, self._tables, self._ledger)
         await log.begin(*operations)
 
 
 def _owned(record: HistoryRecord, owner: Owner | None) -> HistoryRecord:
-    """Return a record with its memory's owner, where that has one."""
+    """Return a record with its memory's owner, if the memory has one."""
     return record if owner is None or record.owner is owner else replace(record, owner=owner)
 
 
 def _give_owners(additions: Sequence[AddRecords], owners: Sequence[Owner | None]) -> None:
-    """Set the owners of submissions' records, which are given in order."""
+    """Set the owners of submissions' records; `owners` is in the order of the records."""
     place = 0
     for submission in additions:
         end = place + submission.record_count

@@ -1,4 +1,4 @@
-"""The connections of an open history: one that writes, and others that read."""
+"""The connections of an open history: one for writing, the others for reading."""
 
 import asyncio
 import contextlib
@@ -23,21 +23,21 @@ from async_history.errors import HistoryClosed, StorageError, StorageUnreachable
 T = TypeVar("T")
 
 Work = Callable[[AsyncConnection], Awaitable[T]]
-"""Something that uses a connection."""
+"""A coroutine function that uses a connection."""
 
 _PAUSE_S: Final = 0.05
 _LONGEST_PAUSE_S: Final = 1.0
 _CLOSE_S: Final = 5.0
-"""How long a connection may take to be closed."""
+"""How long closing a connection may take."""
 
 
 class Connections:
-    """Connections of an engine, with bounds of time, and errors as typed ones.
+    """Connections of an engine, with timeouts and typed errors.
 
     Args:
-        owns_engine: whether the engine is ours, and disposed of at the end.
+        owns_engine: whether the engine is ours, and is disposed of at the end.
         where: the server, for messages.
-        acquire_s: how long a connection is waited for.
+        acquire_s: how long to wait for a connection.
         try_s: how long a write or a read may take.
     """
 
@@ -56,7 +56,7 @@ class Connections:
         driver = engine.dialect.dbapi
         self._raw_errors: tuple[type[Exception], ...] = () if driver is None else (driver.Error,)
         self._any_error: tuple[type[Exception], ...] = (*DriverError, *self._raw_errors)
-        """The driver's own too, which SQLAlchemy does not wrap where it sets an option."""
+        """The driver's own errors too: SQLAlchemy does not wrap those raised by setting options."""
         self._acquire_s = acquire_s
         self._try_s = try_s
         self._writing: AsyncConnection | None = None
@@ -90,11 +90,11 @@ class Connections:
         """Do work in one transaction on the writing connection, and commit it.
 
         Args:
-            extra_s: more seconds that the work may take, because it is large.
+            extra_s: extra seconds that the work may take, because it is large.
 
         Raises:
-            TryAgain: nothing was written, and the same may work soon.
-            OutcomeUnknown: the connection was lost while it committed.
+            TryAgain: nothing was written, and the same work may succeed soon.
+            OutcomeUnknown: the connection was lost during the commit.
             StorageError: nothing was written.
         """
         connection = await self._ready()
@@ -113,7 +113,7 @@ class Connections:
                 raise TryAgain(failure) from error
             raise failure from error
         except asyncio.CancelledError:
-            # It is tried again: what was committed then counts as written.
+            # The writer tries again. Records that were committed then count as written.
             await self._drop(connection)
             raise
         except BaseException:
@@ -121,7 +121,7 @@ class Connections:
             raise
 
     async def commit(self, connection: AsyncConnection) -> None:
-        """Commit: from here on, a lost connection leaves the outcome unknown."""
+        """Commit. From here on, a lost connection leaves the outcome unknown."""
         self._is_committing = True
         await connection.commit()
         self._is_committing = False
@@ -129,10 +129,10 @@ class Connections:
     async def execute_to_the_commit(
         self, connection: AsyncConnection, sql: str, values: Sequence[Any]
     ) -> int:
-        """Execute a statement that commits what it writes; return how many rows it changed.
+        """Execute a statement that commits its own writes; return the number of changed rows.
 
-        SQLAlchemy does not know of its transaction: it would send a COMMIT of its own. A lost
-        connection leaves the outcome unknown.
+        The driver executes it: SQLAlchemy would send another COMMIT. A lost connection leaves the
+        outcome unknown.
         """
 
         def execute(sync: Connection) -> int:
@@ -162,12 +162,12 @@ class Connections:
             raise TryAgain(error) from error
 
     async def connect_to_write(self) -> AsyncConnection:
-        """Return the writing connection, a new one if need be.
+        """Return the writing connection, a new one if needed.
 
-        Its transactions see what was committed before each statement.
+        Each of its statements sees what was committed before it.
 
         Raises:
-            StorageError: there is none.
+            StorageError: it can't connect.
         """
         connection = self._writing
         if connection is not None and (connection.closed or connection.invalidated):
@@ -192,10 +192,10 @@ class Connections:
         return connection
 
     async def set_up(self, work: "Work[T]") -> T:
-        """Do work on the writing connection that commits by itself, as bounded as a read.
+        """Do work on the writing connection that commits by itself, with the timeout of a read.
 
         Raises:
-            StorageError: the connection can't be had, or what was asked failed.
+            StorageError: there is no connection, or the work failed.
         """
         connection = await self.connect_to_write()
         try:
@@ -211,7 +211,7 @@ class Connections:
             raise
 
     async def _undo(self, connection: AsyncConnection, error: BaseException | None) -> None:
-        """Roll back; drop a connection that can't be used any more."""
+        """Roll back; drop a connection that can no longer be used."""
         if error is None or not is_connection_lost(error):
             with contextlib.suppress(*DriverError):
                 async with asyncio.timeout(_CLOSE_S):
@@ -227,13 +227,13 @@ class Connections:
     # Reading
 
     async def read(self, work: "Work[T]", extra_s: float = 0.0) -> T:
-        """Do work that only reads; again, where the connection is lost meanwhile.
+        """Do work that only reads. If the connection is lost, do it once more.
 
         Args:
-            extra_s: more seconds that the work may take, because it is large.
+            extra_s: extra seconds that the work may take, because it is large.
 
         Raises:
-            StorageError: it can't be read.
+            StorageError: the read failed.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._try_s + extra_s
@@ -250,10 +250,10 @@ class Connections:
 
     @contextlib.asynccontextmanager
     async def reading(self, extra_s: float = 0.0) -> AsyncIterator[AsyncConnection]:
-        """Provide a connection that is given back afterwards; `extra_s` is as in `read`.
+        """Provide a connection, and return it to the pool afterwards; `extra_s` is as in `read`.
 
         Raises:
-            StorageError: it can't be had, or what was asked failed.
+            StorageError: there is no connection, or the body failed.
         """
         if self._is_closed:
             raise HistoryClosed("the manager is closed; open another")
@@ -296,11 +296,11 @@ class Connections:
     # Closing
 
     async def aclose(self) -> None:
-        """End the writing connection, and wait until reads that are under way have ended."""
+        """End the writing connection, and wait for reads that are under way."""
         self._is_closed = True
         connection, self._writing = self._writing, None
         if connection is not None:
-            # Given back, it would have its isolation level set again first. That may fail, and the
+            # Returning it to the pool would first reset its isolation level. If that failed, the
             # pool would never get it back.
             await _end(connection)
         with contextlib.suppress(TimeoutError):
@@ -318,7 +318,7 @@ class Connections:
         connection, self._writing = self._writing, None
         for one in (connection, *self._reading):
             if one is not None:
-                with contextlib.suppress(Exception):  # it is gone, or its loop is
+                with contextlib.suppress(Exception):  # the connection or its loop is gone
                     terminate(one)
 
 
@@ -332,7 +332,7 @@ def _wrapped(error: Any, dialect: Dialect) -> Any:
 
 
 def terminate(connection: AsyncConnection) -> None:
-    """End the driver's connection without its loop, and its place in the pool."""
+    """End the driver's connection without using its loop, and remove it from the pool."""
     sync: Any = connection.sync_connection
     pooled = sync.connection
     try:
@@ -342,7 +342,7 @@ def terminate(connection: AsyncConnection) -> None:
 
 
 async def _close(connection: AsyncConnection) -> None:
-    """Give a connection back to its pool."""
+    """Return a connection to its pool."""
     try:
         async with asyncio.timeout(_CLOSE_S):
             await connection.close()
@@ -351,7 +351,7 @@ async def _close(connection: AsyncConnection) -> None:
 
 
 async def _end(connection: AsyncConnection) -> None:
-    """End a connection, whatever state it is in."""
+    """End a connection in any state."""
     with contextlib.suppress(*DriverError, StorageError, DBAPIError):
         async with asyncio.timeout(_CLOSE_S):
             if not connection.closed:

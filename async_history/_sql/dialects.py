@@ -1,4 +1,4 @@
-"""How databases differ, in one place."""
+"""The differences between databases, in one place."""
 
 import hashlib
 from collections.abc import AsyncIterator, Iterable, Iterator
@@ -14,13 +14,13 @@ from async_history.errors import InvalidInput, StorageError, StorageLocked
 
 MYSQL: Final = ("mysql", "mariadb")
 _SETUP_WAIT_S: Final = 60
-"""How long opening waits while another process creates the tables."""
+"""Seconds that opening waits while another process creates the tables."""
 _LEAST_PACKET: Final = 1 << 20
-"""Drivers make statements of up to 1,024,000 bytes of several rows."""
+"""Drivers join rows into statements of up to 1,024,000 bytes."""
 _PACKET_PART: Final = 0.9
-"""The part of `max_allowed_packet` that texts may take; the rest of a statement needs some too."""
+"""The share of `max_allowed_packet` for texts; the rest of the statement needs space too."""
 _AT_ONCE: Final = 500
-"""Values of one IN (...): Oracle takes 1,000, SQL Server 2,100 parameters in all."""
+"""Most values of one IN (...): Oracle allows 1,000, SQL Server 2,100 parameters in all."""
 
 T = TypeVar("T")
 
@@ -31,14 +31,14 @@ def is_mysql(dialect: Dialect) -> bool:
 
 
 def in_parts(values: Iterable[T]) -> Iterator[list[T]]:
-    """Yield values, as many at a time as one statement takes."""
+    """Yield values in lists that fit one statement."""
     given = list(values)
     for start in range(0, len(given), _AT_ONCE):
         yield given[start : start + _AT_ONCE]
 
 
 def position(dialect: Dialect, column: Any, wanted: str) -> ColumnElement[int]:
-    """Return where a column contains a text, with the same case: 1 is its beginning, 0 nowhere."""
+    """Return the position of a text in a column, case-sensitive: 1 is the beginning, 0 nowhere."""
     if dialect.name == "postgresql":
         return func.strpos(column, wanted)
     if dialect.name == "mssql":
@@ -47,15 +47,15 @@ def position(dialect: Dialect, column: Any, wanted: str) -> ColumnElement[int]:
 
 
 def contains(dialect: Dialect, column: Any, wanted: str) -> ColumnElement[bool]:
-    """Return the condition that a column contains a text, with the same case."""
+    """Return the condition that a column contains a text, case-sensitive."""
     return position(dialect, column, wanted) > 0
 
 
 def has_name(dialect: Dialect, column: Any, name: str) -> ColumnElement[bool]:
-    """Return the condition that a column, the first of an index, has a name.
+    """Return the condition that the first column of an index equals a name.
 
-    In descending order MariaDB reads all of what is equal to a name from its end, wherever the
-    next column's condition begins. A range it reads from there.
+    On MySQL and MariaDB it is a range. In descending order, MariaDB reads all rows that equal a
+    name, from the last one. In a range, it starts where the next column's condition begins.
     """
     if is_mysql(dialect):
         return and_(column >= name, column <= name)
@@ -63,16 +63,16 @@ def has_name(dialect: Dialect, column: Any, name: str) -> ColumnElement[bool]:
 
 
 def part_of(dialect: Dialect, column: Any, begin: Any, length: int) -> ColumnElement[str]:
-    """Return so many characters of a column, from a position on."""
+    """Return `length` characters of a column, from the position `begin`."""
     take = func.substring if dialect.name == "mssql" else func.substr
     return take(column, begin, length)
 
 
 def latest_committed(dialect: Dialect, statement: Select[Any]) -> Select[Any]:
-    """Return a SELECT that sees what is committed, in a transaction of any isolation level.
+    """Return a SELECT that sees the latest committed rows, at any isolation level.
 
-    A transaction of MySQL reads from a snapshot that may be older than the lock on `state`, unless
-    it locks what it reads.
+    A transaction of MySQL may read from a snapshot older than its lock on `state`. A locking read
+    does not.
     """
     return statement.with_for_update(read=True) if is_mysql(dialect) else statement
 
@@ -86,7 +86,7 @@ _SNAPSHOTS: Final = {
 
 
 async def begin_snapshot(connection: AsyncConnection) -> None:
-    """Let all statements of a new transaction see the same, where the database can do that."""
+    """Begin a transaction whose statements see one snapshot, if the database supports that."""
     begin = _SNAPSHOTS.get(connection.dialect.name)
     if begin is not None:
         await connection.exec_driver_sql(begin)
@@ -95,9 +95,9 @@ async def begin_snapshot(connection: AsyncConnection) -> None:
 async def claim(
     connection: AsyncConnection, tables: Tables, count: int, version: int
 ) -> int | None:
-    """Lock `state` and take so many numbers; return the last number before them.
+    """Lock `state` and reserve `count` numbers; return the last number before them.
 
-    None if the version is another by now: then nothing was taken.
+    None if the version has changed. Then nothing was reserved.
     """
     state = tables.state
     dialect = connection.dialect
@@ -106,7 +106,7 @@ async def claim(
         .where(state.c.id == 1, state.c.version == version)
         .values(last=state.c.last + count)
     )
-    if is_mysql(dialect):  # the new number comes back with the answer, without a SELECT
+    if is_mysql(dialect):  # the result contains the new number, so no SELECT is needed
         claimed = claimed.values(last=func.last_insert_id(state.c.last + count))
         done = await connection.execute(claimed)
         return done.lastrowid - count if done.rowcount else None
@@ -119,10 +119,10 @@ async def claim(
 
 
 async def require_transaction(connection: AsyncConnection) -> None:
-    """Check that statements are not committed one by one. Other databases refuse savepoints then.
+    """Check that MySQL does not commit each statement. Other databases then refuse savepoints.
 
     Raises:
-        InvalidInput: they are.
+        InvalidInput: the connection is in autocommit.
     """
     if is_mysql(connection.dialect):
         commits_each = (await connection.execute(text("SELECT @@autocommit"))).scalar()
@@ -135,7 +135,7 @@ async def require_transaction(connection: AsyncConnection) -> None:
 
 @asynccontextmanager
 async def set_up_alone(connection: AsyncConnection, schema: str | None) -> AsyncIterator[None]:
-    """Keep others from setting up the same tables, where the database has a lock for it."""
+    """Lock out others who set up the same tables, if the database has a lock for it."""
     dialect = connection.dialect
     if is_mysql(dialect):
         database = schema or (await connection.execute(text("SELECT DATABASE()"))).scalar() or ""
@@ -161,10 +161,10 @@ async def set_up_alone(connection: AsyncConnection, schema: str | None) -> Async
 
 
 async def check_settings(connection: AsyncConnection, where: str) -> int | None:
-    """Check the connection's settings; return how many bytes a statement may have, if bounded.
+    """Check the connection's settings; return the most bytes of a statement, None if unlimited.
 
     Raises:
-        StorageError: with these settings texts would be changed.
+        StorageError: with these settings, texts would be altered.
     """
     if not is_mysql(connection.dialect):
         return None
@@ -186,7 +186,7 @@ async def check_settings(connection: AsyncConnection, where: str) -> int | None:
 
 
 def size_query(dialect: Dialect, tables: Tables, *, has_ledger: bool) -> Any:
-    """Return the SELECT of the bytes of all tables; None where the database is not asked."""
+    """Return the SELECT of the size of all tables in bytes; None if there is none."""
     all_tables = tables.metadata.sorted_tables
     if has_ledger:
         all_tables = [*all_tables, *tables.ledger_metadata.sorted_tables]

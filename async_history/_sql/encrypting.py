@@ -1,7 +1,7 @@
-"""The texts of an encrypted history, as transactions write them again in place.
+"""Sealing and opening the stored texts in place, in transactions.
 
-Each transaction holds the row of `state`, as all who write do: nothing is changed between a read
-and what is written. What was written is read again, and compared.
+Each transaction locks the row of `state`, as every writer does. So nothing changes between its
+reads and its writes. It reads back what it wrote, and compares.
 """
 
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
@@ -51,9 +51,9 @@ class SqlTexts:
 
     Args:
         run_alone: does work in a transaction that only reads, in its turn among the writes.
-        with_state: runs each transaction that writes.
+        with_state: does work in a transaction that writes.
         sealing: seals under the keys of the history.
-        statement_bytes: the largest statement that the server takes; None is without bound.
+        statement_bytes: the most bytes of a statement; None: unlimited.
         where: the server, for messages.
     """
 
@@ -87,17 +87,17 @@ class SqlTexts:
         return done
 
     async def require_decryptable(self) -> None:
-        """Do nothing: who can write the tables can decrypt them."""
+        """Do nothing: a user who can write the tables can decrypt them."""
 
     async def finish_decrypting(self) -> None:
-        """Do nothing: nothing is left."""
+        """Do nothing: nothing is left to do."""
 
     async def count_records(self) -> int:
-        """Return how many records there are."""
+        """Return the number of records."""
         return await self._count(select(func.count()).select_from(self._tables.history))
 
     async def count_clear(self) -> int:
-        """Return how many records have something in clear."""
+        """Return the number of records with a value in clear."""
         return await self._count(count_clear(self._dialect, self._tables))
 
     async def _count(self, statement: Any) -> int:
@@ -108,16 +108,16 @@ class SqlTexts:
         return counted
 
     async def overwrite(self) -> Sequence[str]:
-        """Return where texts may be still: the server's files are its own."""
+        """Return where texts may remain: the server's files can't be overwritten from here."""
         tables = (self._tables.history, self._tables.messages)
         return out_of_reach(self._dialect, tables, "the encryption")
 
 
 class _SqlTransaction:
-    """What a transaction does with the texts of the tables, with `state` locked.
+    """Access to the stored texts in a transaction, with `state` locked.
 
     Args:
-        statement_bytes: the largest statement that the server takes; None is without bound.
+        statement_bytes: the most bytes of a statement; None: unlimited.
         where: the server, for messages.
     """
 
@@ -140,9 +140,9 @@ class _SqlTransaction:
     # Finding
 
     async def clear_records(self, after: Any, limit: int) -> Page[StoredTexts]:
-        """Return the next records that may have a text in clear, the newest first.
+        """Return the next records that may have a text in clear, newest first.
 
-        What was looked at counts as sealed from the commit on: whoever asks next goes on there.
+        After the commit these count as sealed, so the next call continues after them.
         """
         encryption, history = self._tables.encryption, self._tables.history
         until = await self._transaction.fetch(select(encryption.c.clear_until))
@@ -161,15 +161,15 @@ class _SqlTransaction:
         return Page(texts, place)
 
     async def detailed_records(self, after: Any, limit: int) -> Page[StoredTexts]:
-        """Return none: `clear_records` finds what is in clear in their details too."""
+        """Return none: `clear_records` also finds details in clear."""
         return Page([], None)
 
     async def sealed_records(self, after: Any, limit: int) -> Page[StoredTexts]:
-        """Return those of the next records that have a sealed text."""
+        """Return the sealed ones of the next records."""
         return await self._found(_is_sealed(self._dialect, self._tables), after, limit)
 
     async def retired_records(self, after: Any, limit: int) -> Page[StoredTexts]:
-        """Return those of the next records that have a text under a retired key."""
+        """Return those of the next records whose text is under a retired key."""
         return await self._found(_is_retired(self._dialect, self._tables), after, limit)
 
     async def _found(self, condition: Any, after: Any, limit: int) -> Page[StoredTexts]:
@@ -229,7 +229,7 @@ class _SqlTransaction:
     async def _replace(
         self, table: Any, names: Sequence[str], texts: Mapping[Any, tuple[str | None, ...]]
     ) -> None:
-        """Write texts by the numbers of their rows; read them again."""
+        """Write texts by the numbers of their rows, then read them back."""
         if not texts:
             return
         require_fits(texts.values(), self._statement_bytes, self._where)
@@ -253,7 +253,7 @@ class _SqlTransaction:
                 )
 
     async def keys_of(self, owners: Sequence[Owner | None]) -> Sequence[DataKey | None]:
-        """Return the key that seals what each owner has."""
+        """Return the data key of each owner."""
         return await self._sealing.keys_of(owners, self._transaction) if owners else []
 
     async def compute(self, work: Callable[[], T]) -> T:
@@ -263,7 +263,7 @@ class _SqlTransaction:
     # Keys
 
     async def note_whole(self) -> None:
-        """Note whether all causes are sealed: not where others have begun once more."""
+        """Note whether all causes are sealed. They are not if another process has begun again."""
         encryption = self._tables.encryption
         until = await self._transaction.fetch(select(encryption.c.clear_until))
         if not until:
@@ -272,7 +272,7 @@ class _SqlTransaction:
             await self._transaction.execute(update(encryption).values(is_whole=1))
 
     async def hold_writers(self) -> None:
-        """Do nothing: who writes waits for the row of `state`."""
+        """Do nothing: writers wait for the row of `state`."""
 
     async def retire_keys(self) -> None:
         """Retire all data keys."""
@@ -296,14 +296,14 @@ class _SqlTransaction:
         return [key_id for (key_id,) in await self._transaction.fetch(_retired(self._tables))]
 
     async def remove_keys(self, ids: Sequence[str]) -> None:
-        """Remove data keys, but those whose owner is being erased."""
+        """Remove data keys, except those whose owner is being erased."""
         keys = self._tables.data_keys
         for part in in_parts(ids):
             removed = delete(keys).where(keys.c.id.in_(part), keys.c.erased == 0)
             await self._transaction.execute(removed)
 
     async def turn_on(self) -> None:
-        """Have all that is recorded sealed, again; what was recorded before may be in clear."""
+        """Seal all new records, again. Earlier records may be in clear."""
         await self.table.begin()
         encryption = self._tables.encryption
         await self._transaction.execute(
@@ -315,7 +315,7 @@ class _SqlTransaction:
         await self._transaction.execute(delete(self._tables.encryption))
 
     async def end(self) -> None:
-        """Remove all keys but `OFF`."""
+        """Remove all keys except `OFF`."""
         if await has_ledger(self._transaction.connection, self._tables):
             raise StorageError(LEDGER_MEANWHILE)
         keys = self._tables.data_keys
@@ -328,7 +328,7 @@ def _marks(cause: str | None) -> list[int]:
 
 
 def _is_sealed(dialect: Dialect, tables: Tables) -> Any:
-    """Return the condition that something of a record may be sealed."""
+    """Return the condition that a value of a record may be sealed."""
     history = tables.history
     return or_(
         *(position(dialect, history.c[name], BEGIN) == 1 for name in _TEXTS[:2]),
@@ -337,7 +337,7 @@ def _is_sealed(dialect: Dialect, tables: Tables) -> Any:
 
 
 def _retired(tables: Tables) -> Any:
-    """Return the SELECT of the ids of retired keys, but of those whose owner is being erased."""
+    """Return the SELECT of the ids of retired keys whose owner is not being erased."""
     keys = tables.data_keys
     return select(keys.c.id).where(keys.c.uses >= MOST_USES, keys.c.erased == 0)
 

@@ -1,4 +1,4 @@
-"""Erasure: the statements, the log, and what remains outside of the tables."""
+"""Erasure: the statements, the log, and what remains outside the tables."""
 
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
@@ -66,10 +66,10 @@ _PLACE: Final = ("id", "memory_id")
 
 
 class EraseSteps:
-    """What an erasure does in a transaction, with `state` locked.
+    """The steps of an erasure in a transaction, with `state` locked.
 
     Args:
-        seal: what becomes of texts.
+        seal: seals and opens texts.
         ledger: the ledger's tables in this transaction, if the store has one.
     """
 
@@ -317,7 +317,7 @@ def _digest(text: str | None) -> bytes | None:
 
 
 def out_of_reach(dialect: Dialect, tables: Sequence[Table], change: str) -> tuple[str, ...]:
-    """Return what remains outside of tables after a change: a sentence each."""
+    """Return where texts remain outside the tables after a change, one sentence each."""
     if not is_mysql(dialect):
         return _OUT_OF_REACH
     name = dialect.identifier_preparer.format_table
@@ -328,13 +328,12 @@ def out_of_reach(dialect: Dialect, tables: Sequence[Table], change: str) -> tupl
 
 
 class SqlErasure:
-    """What an erasure does in a database.
+    """An erasure in a database.
 
     Args:
         run: does steps in one transaction, in its turn among the writes.
-        out_of_reach: what remains outside of the tables.
-        destroy_keys: destroys the data keys of an owner that are marked; returns how many they
-            were.
+        out_of_reach: where texts remain outside the tables.
+        destroy_keys: destroys an owner's marked data keys; returns their number.
     """
 
     def __init__(

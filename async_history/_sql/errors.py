@@ -1,7 +1,7 @@
-"""Maps the errors of SQLAlchemy's drivers to typed ones, and says which may be retried.
+"""Typed errors for the errors of SQLAlchemy's drivers, and which of them may be retried.
 
-An error is known by the database's own number (MySQL and MariaDB), by its SQLSTATE (PostgreSQL), by
-SQLite's code, or else by the class that SQLAlchemy gives it.
+An error is identified by the database's own number (MySQL and MariaDB), by its SQLSTATE
+(PostgreSQL), by SQLite's code, or else by its class in SQLAlchemy.
 """
 
 from dataclasses import dataclass
@@ -33,12 +33,12 @@ DriverError = (SQLAlchemyError, OSError, EOFError)
 
 
 class RowsLeftOut(Exception):
-    """A trigger or rule of the database's owner left out rows without an error."""
+    """A trigger or rule in the database left out rows without an error."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Meaning:
-    """What an error means: its type, what to do, and whether the same may work soon."""
+    """The meaning of an error: its type, what to do, and whether a retry may succeed."""
 
     kind: type[StorageError]
     advice: str
@@ -100,7 +100,7 @@ _BY_NUMBER: Final[dict[int, _Meaning]] = {
     **dict.fromkeys((1644, 1048, 1216, 1217, 1451, 1452, 3819, 4025, 1406, 1264, 1366), _REFUSED),
     **dict.fromkeys((1034, 1035, 1194, 1712), _CORRUPT),
 }
-"""Of MySQL and MariaDB: see https://mariadb.com/kb/en/mariadb-error-code-reference/."""
+"""For MySQL and MariaDB: see https://mariadb.com/kb/en/mariadb-error-code-reference/."""
 
 _BY_STATE: Final[dict[str, _Meaning]] = {
     "08": _GONE,
@@ -124,7 +124,7 @@ _BY_STATE: Final[dict[str, _Meaning]] = {
     "XX001": _CORRUPT,
     "XX002": _CORRUPT,
 }
-"""Of PostgreSQL and others, by the longest matching prefix."""
+"""For PostgreSQL and others, by the longest matching prefix."""
 
 _BY_SQLITE: Final[dict[str, _Meaning]] = {
     "SQLITE_BUSY": _LOCKED,
@@ -138,7 +138,7 @@ _BY_SQLITE: Final[dict[str, _Meaning]] = {
     "SQLITE_CONSTRAINT_PRIMARYKEY": _TAKEN,
     "SQLITE_CONSTRAINT": _REFUSED,
 }
-"""Of SQLite, by the longest matching prefix of the code's name."""
+"""For SQLite, by the longest matching prefix of the code's name."""
 
 
 def storage_error(error: BaseException, where: str) -> StorageError:
@@ -171,9 +171,9 @@ def _is_of_transport(error: object) -> bool:
 
 
 def _known(original: Any) -> _Meaning | None:
-    """Return what a database's own code means, where a driver's error has one.
+    """Return the meaning of a database's own code, if a driver's error has one.
 
-    MySQL's number comes first: its SQLSTATE is the same for different errors.
+    MySQL's number is looked up first, because different errors share an SQLSTATE.
     """
     arguments = () if isinstance(original, OSError) else getattr(original, "args", ())
     if arguments and isinstance(arguments[0], int) and arguments[0] in _BY_NUMBER:
@@ -198,31 +198,31 @@ def _longest(text: str, meanings: dict[str, _Meaning]) -> _Meaning | None:
 
 
 def is_connection_lost(error: BaseException) -> bool:
-    """Return whether the connection was lost, so that what was sent may have taken effect."""
+    """Return whether the connection was lost, so that the statement may have taken effect."""
     return _meaning(error).is_lost or (
         isinstance(error, DBAPIError) and error.connection_invalidated
     )
 
 
 def may_work_later(error: BaseException) -> bool:
-    """Return whether the same may work soon: a deadlock, a lock, a server that comes back."""
+    """Return whether a retry may succeed: after a deadlock, a lock, a restart of the server."""
     return _meaning(error).is_passing
 
 
 def is_taken(error: BaseException) -> bool:
-    """Return whether a key is there already: of another writer, or of an earlier try."""
+    """Return whether a key already exists, from another writer or an earlier try."""
     return _meaning(error) is _TAKEN
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Return whether the database refused the rows, and not the connection or the statement."""
+    """Return whether the database refused the rows, not the connection or the statement."""
     return _meaning(error).kind is StorageRefused or (
         isinstance(error, DBAPIError) and _meaning(error) is _OTHER
     )
 
 
 def refused(error: DBAPIError | RowsLeftOut, where: str) -> StorageRefused:
-    """Return the error of a submission whose rows the database refused."""
+    """Return the error for a submission whose rows the database refused."""
     if isinstance(error, RowsLeftOut):
         return StorageRefused(f"the database at {where} refused this: {error}")
     return StorageRefused(str(storage_error(error, where)))

@@ -1,4 +1,4 @@
-"""Looks for what is wrong in the tables."""
+"""A check of the tables for faults."""
 
 from sqlalchemy import func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection

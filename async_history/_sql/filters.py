@@ -1,8 +1,8 @@
-"""A query's conditions, and by which way its records are found in order.
+"""The conditions of a query, and the access path that finds its records in order.
 
-A memory's records are found by their index, those of an owner, an actor, a role or a cause by their
-mark. Either has the records in order, and begins where the spans say that there may be any of a
-time. Spans alone find the records of a time or an event. All others are read in order.
+An index finds a memory's records. A mark finds the records of an owner, an actor, a role or a
+cause. Both give the records in order, and start where the spans say that records of the time may
+begin. Spans alone find the records of a time or an event. Other queries read all records in order.
 """
 
 from collections.abc import Sequence
@@ -24,21 +24,21 @@ from async_history._sql.rows import columns_read, event_bit
 from async_history._sql.tables import SPAN_BITS, Tables
 
 _MOST_RANGES: Final = 8
-"""Ranges, with a statement each, that records are looked for in which an index finds."""
+"""Most ranges, with one statement each, for records that an index finds."""
 _MOST_MERGED: Final = 100
-"""Memories that are merged, with a look-up each; the records of more are sorted."""
+"""Most memories whose records are merged, with one look-up each; the records of more are sorted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Numbers of records, both ends included; None is open."""
+    """A range of record numbers, both ends included; None is open."""
 
     first: int | None = None
     last: int | None = None
 
 
 class Search:
-    """What finds the records of a filter."""
+    """The statements that find the records of a filter."""
 
     def __init__(self, wanted: Filter, tables: Tables, dialect: Dialect) -> None:
         self._wanted = wanted
@@ -73,12 +73,12 @@ class Search:
 
     @property
     def is_exact(self) -> bool:
-        """Whether all that is found matches; otherwise the cause has to be compared."""
+        """Whether all found records match. If not, their causes have to be compared."""
         return not self._wanted.cause
 
     @property
     def marks(self) -> list[int]:
-        """The marks that the records have."""
+        """The marks that all matching records have."""
         wanted = self._wanted
         marks = [
             mark_of(f"cause {key}", text) for key, text in wanted.cause if key in INDEXED_CAUSES
@@ -92,7 +92,7 @@ class Search:
 
     @property
     def by_spans(self) -> bool:
-        """Whether the spans say where records may be."""
+        """Whether the spans limit where records may be."""
         wanted = self._wanted
         if (wanted.since, wanted.until) != (None, None):
             return True
@@ -100,11 +100,11 @@ class Search:
 
     @property
     def _has_index(self) -> bool:
-        """Whether an index finds the records, of any time."""
+        """Whether an index finds the records, whatever their time."""
         return self._wanted.memory_ids is not None or bool(self.marks)
 
     def spans(self) -> Select[Any]:
-        """Return the SELECT of the spans that may have any, in order."""
+        """Return the SELECT of the spans that may have matching records, in order."""
         wanted, spans = self._wanted, self._tables.spans
         found = select(spans.c.span).order_by(spans.c.span)
         if wanted.since is not None:
@@ -117,7 +117,7 @@ class Search:
         return found
 
     def ranges(self, spans: Sequence[int], after: int | None) -> list[Range]:
-        """Return the ranges of neighbouring spans, in the order of the query, after a place."""
+        """Return the ranges of adjacent spans after a place, in the order of the query."""
         starts = [b for a, b in pairwise([-2, *spans]) if b != a + 1]
         ends = [a for a, b in pairwise([*spans, (spans[-1] if spans else 0) + 2]) if b != a + 1]
         found = [
@@ -145,11 +145,11 @@ class Search:
             return merged.order_by(self._in_order(first.c.seq)).limit(limit)
         place, found = self._found(*columns)
         found = self._within(found, place, within, after)
-        # Not the table's own order, where several memories' records are found by an index.
+        # An index finds the records of several memories, but not in the table's order.
         return found.order_by(self._in_order(place + 0 if self._keys else place)).limit(limit)
 
     def count(self, within: Range, *columns: Any) -> Select[Any]:
-        """Return a SELECT over all records of the filter in a range."""
+        """Return a SELECT over all matching records in a range."""
         place, found = self._found(*columns)
         return self._within(found, place, within, None)
 
@@ -171,7 +171,7 @@ class Search:
     def _within(
         self, found: Select[Any], place: Any, within: Range, after: int | None
     ) -> Select[Any]:
-        """Return a SELECT with only the records in a range, after a place."""
+        """Return a SELECT limited to the records in a range, after a place."""
         if within.first is not None:
             found = found.where(place >= within.first)
         if within.last is not None:
@@ -181,7 +181,7 @@ class Search:
         return found
 
     def _found(self, *columns: Any) -> tuple[Any, Select[Any]]:
-        """Return the column of places, and a SELECT by a mark or from the records."""
+        """Return the column of places, and a SELECT from the marks or from the records."""
         history, marks = self._tables.history, self._tables.marks
         found = select(*columns).where(*self._conditions)
         if self._wanted.memory_ids is not None:

@@ -1,4 +1,4 @@
-"""What was committed after a place: numbers are in the order of commits."""
+"""Following: reading the records committed after a place. Numbers are in commit order."""
 
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
@@ -18,7 +18,7 @@ _CURSORS: Final = CursorCodec("sql", "follow on a history in a SQL database")
 
 
 class FollowPlace(NamedTuple):
-    """After the record `id`, whose number is `position`."""
+    """The place after the record `id`, whose number is `position`."""
 
     position: int
     id: str
@@ -28,7 +28,7 @@ class FollowPlace(NamedTuple):
 
 
 class SqlFollowReader:
-    """Reads what comes after a place."""
+    """A reader of the records after a place."""
 
     def __init__(self, connections: Connections, tables: Tables) -> None:
         self._connections = connections
@@ -56,7 +56,7 @@ class SqlFollowReader:
                 await require_place(connection, self._tables, *place)
             end = place
             if memory_id is not None:
-                # First: what is committed in between is read again, and not skipped.
+                # The end is read first: records committed in between are read again, not skipped.
                 end = await self._newest(connection) or place
             found = select(*columns_read(self._tables)).order_by(history.c.seq).limit(limit)
             if place is not None:
@@ -84,11 +84,11 @@ class SqlFollowReader:
         return None if row is None else FollowPlace(row[0], record_from_row(row).id)
 
     async def end(self) -> FollowPlace | None:
-        """Return the place after all that is committed."""
+        """Return the place after all committed records."""
         return await self._connections.read(self._newest)
 
     async def mark(self) -> object:
-        """Return what differs once a record is committed."""
+        """Return a value that changes when a record is committed."""
 
         async def read(connection: AsyncConnection) -> object:
             state = self._tables.state

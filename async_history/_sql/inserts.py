@@ -18,19 +18,19 @@ Rows = Sequence[tuple[Any, ...]]
 
 
 def leaves_row(bundle: Bundle) -> tuple[Any, ...]:
-    """Return the row of a bundle of leaves as `Inserts.leaves` takes it."""
+    """Return the row of a bundle of leaves for `Inserts.leaves`."""
     hashes = hashes_text(bundle.hashes)
     return bundle.kind, bundle.size, hashes, int(bundle.is_keyed), bundle.names
 
 
 class Insert:
-    """One INSERT statement, compiled once for the driver's own `executemany`.
+    """An INSERT statement, compiled once for the driver's own `executemany`.
 
-    SQLAlchemy's work for each row would take three times as long as the driver's.
+    SQLAlchemy would take three times as long for each row.
 
     Attributes:
-        sql: the statement, whose row of parameters comes last.
-        order: the places of its parameters in a row.
+        sql: the statement. It ends with the row of parameters.
+        order: the positions of its parameters in a row.
     """
 
     def __init__(self, table: Table, dialect: Dialect, columns: Sequence[str]) -> None:
@@ -48,7 +48,7 @@ class Insert:
         self.order = [columns.index(name) for name in compiled.positiontup or columns]
 
     def values(self, rows: Rows) -> Rows:
-        """Return rows as the statement takes them."""
+        """Return rows as parameters of the statement."""
         if any(self._are_bytes):
             rows = [
                 tuple(
@@ -71,7 +71,7 @@ class Insert:
 
 
 class Inserts:
-    """The INSERT statements of new records, with details or without, of their marks and leaves."""
+    """The INSERT statements of new records, with or without details, and of marks and leaves."""
 
     def __init__(self, tables: Tables, dialect: Dialect) -> None:
         self.plain = Insert(tables.history, dialect, PLAIN_COLUMNS)
@@ -79,7 +79,7 @@ class Inserts:
         self.marks = Insert(tables.marks, dialect, ("mark", "seq"))
         self.leaves = Insert(tables.ledger, dialect, Bundle._fields)
         self._seq = tables.history.c.seq
-        self._may_leave_out = not is_mysql(dialect)  # there a trigger can only fail
+        self._may_leave_out = not is_mysql(dialect)  # on MySQL a trigger can only fail
 
     def of(self, records: NumberedRecords) -> Insert:
         """Return the statement that adds these records."""
@@ -89,7 +89,7 @@ class Inserts:
         """Add records and their marks.
 
         Raises:
-            RowsLeftOut: not all records are there; the caller rolls back.
+            RowsLeftOut: some records were not inserted; the caller rolls back.
         """
         await self.of(records).add(connection, records.rows)
         if self._may_leave_out:
@@ -98,7 +98,7 @@ class Inserts:
             await self.marks.add(connection, records.marks)
 
     async def _require_all(self, connection: AsyncConnection, rows: Rows) -> None:
-        """Check that the table has new rows, whose numbers follow one another."""
+        """Check that the table has all new rows, whose numbers are consecutive."""
         (first, *_), (last, *_) = rows[0], rows[-1]
         there = select(func.count()).where(self._seq.between(first, last))
         count = (await connection.execute(there)).scalar_one()

@@ -1,4 +1,4 @@
-"""The tables of keys: their statements."""
+"""The statements of the tables of keys."""
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -82,9 +82,9 @@ def statements_in(tables: Tables) -> KeyStatements:
 
 
 def count_clear(dialect: Dialect, tables: Tables) -> Executable:
-    """Return the SELECT of how many records have something in clear.
+    """Return the SELECT of the number of records with a value in clear.
 
-    Nothing is written in clear once encryption is turned on, so only records of before are read.
+    Once encryption is on, nothing is written in clear. So only earlier records are read.
     """
     history, encryption = tables.history, tables.encryption
     texts, details = ("old_memory", "new_memory"), ("context", "cause")
@@ -104,7 +104,7 @@ Fetch = Callable[[Any, Mapping[str, Any]], Awaitable[Sequence[Any]]]
 
 
 class SqlKeyTable(KeyTable):
-    """The tables of keys, through a function that runs one statement."""
+    """The tables of keys, read through a function that runs one statement."""
 
     def __init__(self, tables: Tables, fetch: Fetch) -> None:
         async def run(statement: Any, *parameters: Any) -> Sequence[Sequence[Any]]:
@@ -121,13 +121,13 @@ class WrittenKeyTable(SqlKeyTable):
         self._transaction = transaction
 
     async def begin(self) -> None:
-        """Note whether there are causes in clear, and stop those who write without keys."""
+        """Note whether there are causes in clear, and stop writers without keys."""
         await super().begin()
         self._transaction.forget_known()
 
 
 def _parts(parameters: Sequence[Any]) -> Iterator[dict[str, Any]]:
-    """Yield the parameters of a statement, which runs several times for a long list."""
+    """Yield the parameters of a statement. For a long list it runs several times."""
     if parameters and isinstance(parameters[0], list):
         for part in in_parts(parameters[0]):
             yield {"p1": part}
@@ -136,6 +136,6 @@ def _parts(parameters: Sequence[Any]) -> Iterator[dict[str, Any]]:
 
 
 async def is_encrypted(connection: AsyncConnection, tables: Tables) -> bool:
-    """Return whether the history is encrypted, or not decrypted as a whole."""
+    """Return whether the history is encrypted, at least in part."""
     keys = select(tables.wrapping_keys.c.id).limit(1)
     return (await connection.execute(keys)).first() is not None

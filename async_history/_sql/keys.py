@@ -1,11 +1,11 @@
 """The keys of an encrypted history, and sealing in a batch.
 
-Who changes the tables of keys holds the row of `state`, as all who write do: two processes that
-want an owner's first data key agree on one, and no key is made under a wrapping key that is being
+Changes to the tables of keys lock the row of `state`, as all writes do. So two processes that need
+an owner's first data key agree on one. And no key is made under a wrapping key that is being
 removed.
 
 A batch is sealed before that row is locked, if its keys are in memory. The transaction that writes
-it checks that they are in the store: they may be gone after a failover, or a restored backup.
+it checks that they are in the store: they may be lost by a failover or a restored backup.
 """
 
 from collections.abc import Sequence
@@ -36,33 +36,33 @@ from async_history._sql.transaction import Transaction
 from async_history.errors import KeyMissing
 
 _SEALED_BYTES: Final = 96
-"""What a sealed text takes besides four thirds of its bytes: key, nonce, tag and marks."""
+"""Bytes of a sealed text beyond four thirds of its length: key id, nonce, tag and marks."""
 
 
 def escaped_bytes(text: str) -> int:
-    """Return how many bytes a text takes in a statement of MySQL."""
+    """Return the bytes of a text in a statement of MySQL."""
     return len(text.encode()) + sum(map(text.count, "'\"\\\n\r\x1a"))
 
 
 class StoredRecords(NamedTuple):
-    """Records as the tables get them, and the ids of the keys that must be there."""
+    """Records as they are stored, and the ids of the keys that must be in the store."""
 
     records: Sequence[HistoryRecord]
     key_ids: Sequence[str] = ()
 
 
 class Seal(Protocol):
-    """What becomes of texts between a batch and the tables.
+    """Sealing and opening of texts between a batch and the tables.
 
     `transaction` has locked the row of `state`.
     """
 
     @property
     def salt_key(self) -> bytes | None:
-        """The key of the salts of a ledger; None where they are kept as they are."""
+        """The key of the salts of a ledger; None if they are stored in clear."""
 
     async def before(self, records: Sequence[HistoryRecord], version: int) -> StoredRecords | None:
-        """Return records as the tables get them, before a transaction of this version.
+        """Return records as they will be stored, before a transaction of this version.
 
         None if keys have to be made, or their uses counted, first.
         """
@@ -73,47 +73,47 @@ class Seal(Protocol):
         transaction: Transaction,
         stored: StoredRecords | None = None,
     ) -> Sequence[HistoryRecord]:
-        """Return records as the tables get them; `stored` is what `before` returned."""
+        """Return records as they will be stored; `stored` is the result of `before`."""
 
     async def messages(
         self, rows: Sequence[MessageRow], transaction: Transaction
     ) -> Sequence[MessageRow]:
-        """Return messages as the tables get them."""
+        """Return messages as they will be stored."""
 
     async def opened(self, read: ReadRecords, transaction: Transaction) -> Sequence[HistoryRecord]:
-        """Read records, and return them as they were given."""
+        """Read records, and return them in clear."""
 
     async def opened_rows(self, read: ReadRows, table: KeyTable) -> Sequence[Row]:
-        """Read stored rows, and return them as they were given; one that does not open as it is."""
+        """Read stored rows, and return them in clear; a row that does not open, as stored."""
 
     async def check(self, transaction: Transaction) -> None:
-        """Check that this store may be written as it was opened.
+        """Check that this manager may still write to the store.
 
         Raises:
-            KeyMissing: it has been encrypted since, and was opened without keys.
+            KeyMissing: it was opened without keys, and the history has been encrypted since.
         """
 
     async def mark(self, names: Sequence[Name], transaction: Transaction) -> None:
-        """Mark the data keys of owners that are erased."""
+        """Mark the data keys of owners that are being erased."""
 
     async def destroy(self, owner: Name, transaction: Transaction) -> int:
-        """Destroy the data keys of an owner that are marked; return how many they were."""
+        """Destroy an owner's marked data keys; return their number."""
 
     def apart(self) -> "Seal":
-        """Return what seals for a transaction of the program, which may be undone unseen."""
+        """Return a copy for the program's own transaction, whose rollback is not seen here."""
 
     def undone(self) -> None:
-        """Take note that a transaction, or a part of it, may have been undone."""
+        """End the leases of keys: a transaction, or a part of it, may have been rolled back."""
 
     def statement_bytes(self, size_bytes: int) -> int:
-        """Return how many bytes a statement needs at most for what takes so many in memory."""
+        """Return the most bytes of a statement for values that take `size_bytes` in memory."""
 
     def text_bytes(self, text: str) -> int:
-        """Return how many bytes a text takes in a statement of MySQL."""
+        """Return the bytes of a text in a statement of MySQL."""
 
 
 class InClear:
-    """Texts as they are.
+    """No sealing: texts in clear.
 
     Args:
         where: the store, for messages.
@@ -168,10 +168,10 @@ class InClear:
 
 
 class Sealing:
-    """Texts sealed under the data keys of a store.
+    """Sealing of texts under the data keys of a store.
 
     Args:
-        keys: of the open store.
+        keys: the data keys of the open store.
     """
 
     def __init__(self, keys: DataKeys) -> None:
@@ -239,18 +239,18 @@ class Sealing:
     async def keys_of(
         self, owners: Sequence[Owner | None], transaction: Transaction
     ) -> Sequence[DataKey | None]:
-        """Return the key that seals what each owner has, for all texts of a record.
+        """Return the data key of each owner, for all texts of a record.
 
-        None where encryption is turned off.
+        None if encryption is off.
         """
         return await self._use(owners, USES, transaction)
 
     async def _use(
         self, owners: Sequence[Owner | None], each: int, transaction: Transaction
     ) -> list[DataKey | None]:
-        """Return the key of each owner, which may be used so often, and is in the store.
+        """Return the data key of each owner; it is in the store and may be used as often as asked.
 
-        None where encryption is turned off.
+        None if encryption is off.
         """
         table = WrittenKeyTable(transaction)
         self._keys.hold_while(transaction.version)

@@ -1,6 +1,7 @@
-"""What a writer remembers between batches, so that most batches need no look-up.
+"""A writer's cache between batches, so that most batches need no look-up.
 
-It holds as long as `state.version` is the same, which each batch compares as it takes its numbers.
+It is valid while `state.version` is unchanged. Each batch compares the version when it reserves its
+numbers.
 """
 
 from collections import OrderedDict
@@ -16,14 +17,14 @@ from async_history._sql.rows import event_bit
 from async_history._sql.tables import SPAN_BITS
 
 _MOST: Final = 100_000
-"""Memories that are remembered."""
+"""Most memories in the cache."""
 _SLACK: Final = 3_600_000_000
-"""An hour in microseconds: bounds of a span are widened by so much, or each batch would have to."""
+"""An hour in microseconds, by which spans are widened, so that not every batch updates them."""
 
 
 @dataclass(slots=True)
 class Span:
-    """Bounds of what a span has: times, events, and whether a record has no time."""
+    """Bounds of a span's records: their times, events, and whether one has no time."""
 
     first_time: int | None = None
     last_time: int | None = None
@@ -31,7 +32,7 @@ class Span:
     has_undated: bool = False
 
     def join(self, other: "Span") -> None:
-        """Widen it by another."""
+        """Extend it to cover another."""
         times = [one for one in (self.first_time, other.first_time) if one is not None]
         self.first_time = min(times, default=None)
         times = [one for one in (self.last_time, other.last_time) if one is not None]
@@ -65,12 +66,12 @@ def spans_of(
 
 @dataclass(slots=True)
 class Known:
-    """What is known of memories' owners and of spans, as of a version, and of other writers.
+    """The cached owners of memories and spans, as of a version, and whether others write.
 
     Attributes:
-        last: the number of the newest record as of this writer's latest batch; None before it.
-        is_alone: whether no other wrote between its latest two batches.
-        complete: the spans of which all is known, and not only some.
+        last: the number of the newest record after this writer's latest batch; None before it.
+        is_alone: whether no other process wrote between its latest two batches.
+        complete: the spans whose bounds are known completely.
     """
 
     version: int = 0
@@ -87,7 +88,7 @@ class Known:
         return self.version > 0
 
     def forget(self) -> None:
-        """Know nothing."""
+        """Clear the cache."""
         self.version = 0
         self.erased_at = None
         self.owners.clear()
@@ -97,7 +98,7 @@ class Known:
     def learn(
         self, version: int, erased_at: int | None, owners: Mapping[str, Owner | None]
     ) -> None:
-        """Take over what a committed transaction has seen and written."""
+        """Add what a committed transaction has read and written."""
         if version != self.version:
             self.forget()
         self.version = version
@@ -108,7 +109,7 @@ class Known:
                 self.owners.popitem(last=False)
 
     def learn_numbers(self, before: int, last: int) -> None:
-        """Take over the number before a committed batch, and its last."""
+        """Store the number before a committed batch, and its last number."""
         self.is_alone = before == self.last
         if not self.is_alone:
             self.complete.clear()
@@ -117,9 +118,9 @@ class Known:
     def owners_of(
         self, additions: Sequence[AddRecords], records: Iterable[HistoryRecord]
     ) -> list[Owner | None] | None:
-        """Return whose memories the records are of; None if that has to be looked up.
+        """Return the owners of the records' memories; None if they have to be looked up.
 
-        A memory that is remembered was not erased.
+        A memory in the cache was not erased.
         """
         if self.erased_at is not None and earliest_begin(additions) <= self.erased_at:
             return None
@@ -140,7 +141,7 @@ class Known:
         return found
 
     def unknown_spans(self, spans: Mapping[int, Span]) -> dict[int, Span]:
-        """Return those spans that are wider than is known."""
+        """Return the spans that exceed their cached bounds."""
         found: dict[int, Span] = {}
         for number, span in spans.items():
             known = self.spans.get(number)
@@ -149,9 +150,9 @@ class Known:
         return found
 
     def widened_spans(self, spans: Mapping[int, Span], last: int) -> dict[int, Span] | None:
-        """Return those spans that are wider than is known, as wide as they become.
+        """Return the spans that exceed their cached bounds, with their new bounds.
 
-        None if it is not known how wide one is: it has records up to the number `last`.
+        None if the bounds of one are not known: it has records up to the number `last`.
         """
         found = self.unknown_spans(spans)
         for number, span in found.items():
@@ -162,7 +163,7 @@ class Known:
         return found
 
     def learn_spans(self, spans: Mapping[int, Span]) -> None:
-        """Remember the bounds of the newest spans, which are all that is known of each."""
+        """Store the complete bounds of the newest spans."""
         for number, span in spans.items():
             self.spans[number] = span
         while len(self.spans) > 2:

@@ -1,7 +1,7 @@
 """The ledger of a history through SQLAlchemy: its leaves, and transactions over its tables.
 
-A batch's leaves are written in its transaction, which holds the row of `state`: their numbers are
-in the order of commits. Who gives leaves their places holds that row too, so writers wait for it.
+A batch's leaves are written in its transaction, which locks the row of `state`. So their numbers
+are in the order of commits. Placing leaves locks that row too, so writers wait for it.
 """
 
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
@@ -27,14 +27,14 @@ T = TypeVar("T")
 Work = Callable[[LedgerTables], Coroutine[Any, Any, T]]
 
 LEAF_S: Final = 0.000_05
-"""Seconds that a reset may take for each leaf."""
+"""Extra seconds that a reset may take for each leaf."""
 
 
 class Attestation:
-    """What gives the records of a store their leaves.
+    """The computation of leaves for new records.
 
     Args:
-        seal: what opens the texts of records.
+        seal: opens the texts of records.
     """
 
     def __init__(self, tables: Tables, seal: Seal) -> None:
@@ -45,11 +45,11 @@ class Attestation:
     async def leaves(
         self, records: Sequence[HistoryRecord], owners: Mapping[str, Owner | None]
     ) -> Sequence[Bundle]:
-        """Return the leaves of new records, and of the owners that memories get."""
+        """Return the leaves of new records, and of the new owners of memories."""
         return await new_leaves(records, owners, self._seal.salt_key)
 
     def tables(self, fetch: Fetch) -> LedgerTables:
-        """Return the ledger's tables in a transaction, in which this executes one statement."""
+        """Return the ledger's tables in a transaction; `fetch` executes one statement in it."""
 
         async def run(statement: Callable[..., Awaitable[Any]], *parameters: Any) -> Any:
             return await statement(fetch, *parameters)
@@ -66,12 +66,12 @@ def tables_of(attestation: Attestation | None, transaction: Transaction) -> Ledg
 class SqlLedger:
     """The ledger of an open history, for the manager.
 
-    Its work is done on a thread, which hands each statement to the event loop: to hash some
-    thousand leaves takes long.
+    Its work runs on a thread, because hashing thousands of leaves takes long. The thread sends each
+    statement to the event loop.
 
     Args:
         write: does work in one transaction, with `state` locked.
-        read: does work that only reads on a connection.
+        read: does work that only reads, on a connection.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class SqlLedger:
         return done
 
     async def read(self, work: Work[T]) -> T:
-        """Run work that only reads, in one snapshot where the database has them."""
+        """Run work that only reads, in one snapshot if the database has snapshots."""
 
         async def read(connection: AsyncConnection) -> T:
             await begin_snapshot(connection)

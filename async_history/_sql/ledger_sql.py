@@ -1,6 +1,6 @@
-"""The ledger's statements through SQLAlchemy: see `LedgerStatements` for what each takes.
+"""The ledger's statements through SQLAlchemy: see `LedgerStatements` for their parameters.
 
-Each is a function that executes one, or several, since a list may be longer than what one takes.
+Each function executes one statement, or several if a list is too long for one.
 """
 
 import json
@@ -31,7 +31,7 @@ from async_history._sql.tables import Tables
 from async_history.errors import StorageCorrupt
 
 Fetch = Callable[..., Coroutine[Any, Any, Sequence[Sequence[Any]]]]
-"""Execute a statement, with its parameters or without, and return its rows."""
+"""Executes a statement, with parameters or without, and returns its rows."""
 
 _OWNER_COLUMNS: Final = ("memory_id", *SCOPES)
 _COLUMNS: Final = len(ALL_COLUMNS)
@@ -75,13 +75,13 @@ def statements_in(tables: Tables) -> LedgerStatements:
 
 
 class _LeafStatements:
-    """Statements on the bundles of leaves."""
+    """The statements on the bundles of leaves."""
 
     def __init__(self, tables: Tables) -> None:
         ledger, state = tables.ledger, tables.state
         c = ledger.c
         parts = (c.kind, c.size, c.hashes, c.is_keyed, c.names)
-        # Who writes holds the row of `state`: a bundle comes after all that have a place before it.
+        # Writers lock the row of `state`, so a new bundle comes after all bundles with a place.
         bundles = select(c.first, c.first, c.first, *parts)
         self._lock = update(state).where(state.c.id == 1).values(last=state.c.last)
         self._size = (
@@ -156,7 +156,7 @@ class _LeafStatements:
 
 
 class _TreeStatements:
-    """Statements on the tree's tiles, and on the names of leaves."""
+    """The statements on the tree's tiles, and on the names of leaves."""
 
     def __init__(self, tables: Tables) -> None:
         tiles, names = tables.ledger_tiles, tables.ledger_names
@@ -203,14 +203,14 @@ class _TreeStatements:
         c = self._name_columns
         for part in in_parts(json.loads(pairs)):
             keys, places = zip(*part, strict=True)
-            # A place has one name. Added to, it is not looked up: each key with each place.
+            # `+ 0` keeps the place out of the look-up, which would try each key with each place.
             of_places = (c.place + 0).in_(places)
             await fetch(self._remove_names.where(c.key.in_(keys), of_places))
         return ()
 
 
 class _OfStore:
-    """Statements on what leaves commit to: records, owners and operations."""
+    """The statements on what leaves commit to: records, owners and operations."""
 
     def __init__(self, tables: Tables) -> None:
         history, owners, log = tables.history, tables.owners, tables.operations
@@ -286,7 +286,7 @@ class _OfStore:
         ]
 
     async def operations_of(self, fetch: Fetch, actor_id: str) -> Sequence[Any]:
-        # Not by the database's comparison, which may leave out case.
+        # Compared here, because the database's comparison may ignore case.
         return [row[:1] for row in await fetch(self._actors) if row[1] == actor_id]
 
     async def operation_counts(self, fetch: Fetch) -> Sequence[Any]:
@@ -294,7 +294,7 @@ class _OfStore:
 
 
 def _record(row: Sequence[Any]) -> tuple[Any, ...]:
-    """Return a record's position, whether it has its memory's owner, and what its leaf has."""
+    """Return a record's position, whether it has its memory's owner, and the values of its leaf."""
     record = _whole(row[: _COLUMNS - 1], ALL_COLUMNS[:-1], row[_COLUMNS - 1])
     memory_id, *scopes = _whole(row[_COLUMNS:-1], _OWNER_COLUMNS, row[-1])
     has_owner = memory_id is None or scopes == list(record[_SCOPES])
@@ -302,7 +302,8 @@ def _record(row: Sequence[Any]) -> tuple[Any, ...]:
 
 
 def _whole(row: Sequence[Any], columns: Sequence[str], stored: str | None) -> Sequence[Any]:
-    """Return a row with long names; as it is, and so another than was recorded, if damaged."""
+    """Return a row with its long names. If they are damaged, return it as stored, which differs
+    from what was recorded."""
     if stored is None:
         return row
     try:

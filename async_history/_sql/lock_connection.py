@@ -16,11 +16,11 @@ from async_history._sql.errors import DriverError, storage_error
 from async_history.errors import StorageUnreachable
 
 _IDLE_S: Final = 30.0
-"""How long a connection without locks is kept."""
+"""Seconds that a connection without locks is kept."""
 _CHECK_S: Final = 1.0
-"""How often a connection with locks is used: drivers of MySQL do not tell when it is lost."""
+"""Seconds between checks of a connection with locks: MySQL's drivers do not report its loss."""
 _KEEP_ALIVE: Final = text("SET SESSION wait_timeout = 60")
-"""Otherwise the server would keep the locks of a machine that is gone for eight hours."""
+"""Otherwise the server would keep the locks of a lost machine for eight hours."""
 
 
 def new_locks(
@@ -34,10 +34,10 @@ def new_locks(
     """Return the locks of a process.
 
     Args:
-        new_engine: makes an engine without a pool, on the locks' own thread.
+        new_engine: creates an engine without a pool, on the thread of the locks.
         schema: the database that the tables are in; None for the connection's own.
         where: the server, for messages.
-        acquire_s: how long a connection, or an answer, is waited for.
+        acquire_s: how long to wait for a connection or an answer.
         retry_timeout_s: how long to retry if the server can't be reached.
     """
 
@@ -57,7 +57,7 @@ def new_locks(
 class NamedLockConnection:
     """A connection whose session holds named locks. Create one with `connect`."""
 
-    descriptor: Final = -1  # the server ends a parent's locks: its session is used no more
+    descriptor: Final = -1  # a forked child closes nothing: the server ends an unused session
 
     def __init__(
         self, connection: AsyncConnection, database: str, where: str, timeout_s: float
@@ -74,7 +74,7 @@ class NamedLockConnection:
         """Connect.
 
         Raises:
-            StorageError: the server refuses it, or does not answer in time.
+            StorageError: the server refuses the connection, or does not answer in time.
         """
         connection: AsyncConnection | None = None
         try:
@@ -110,13 +110,12 @@ class NamedLockConnection:
         return {n: got == 1 for n, got in zip(tried, row[len(released) :], strict=False)}
 
     def _name(self, number: int) -> str:
-        """Return a lock's name: a server has one for all its databases, of 64 characters at
-        most."""
+        """Return a lock's name: unique in the server, not the database; at most 64 characters."""
         named = f"{self._database}\0{number}".encode()
         return f"async_history turn {blake2b(named, digest_size=20).hexdigest()}"
 
     def when_terminated(self, call: Callable[[], None]) -> None:
-        """Do nothing: the driver does not tell."""
+        """Do nothing: the driver does not report it."""
 
     def terminate(self) -> None:
         """Close the connection at once; the server then releases its locks."""
@@ -124,5 +123,5 @@ class NamedLockConnection:
 
 
 def _terminate(connection: AsyncConnection) -> None:
-    with contextlib.suppress(Exception):  # it is gone, or its loop is
+    with contextlib.suppress(Exception):  # the connection or its loop is gone
         terminate(connection)

@@ -33,9 +33,9 @@ from async_history._sql.url import driver_url
 from async_history.errors import InvalidInput
 
 RETRY_TIMEOUT_S = 30.0
-"""How long what failed with a connection is tried again, unless told otherwise."""
+"""The default of `retry_timeout_s`."""
 ACQUIRE_TIMEOUT_S = 10.0
-"""How long a connection is waited for, unless told otherwise."""
+"""The default of `acquire_timeout_s`."""
 _POOL_SIZE: Final = 5
 _DRIVERS: Final = {
     "mysql": "mysql+asyncmy",
@@ -43,28 +43,28 @@ _DRIVERS: Final = {
     "oracle": "oracle+oracledb_async",
     "mssql": "mssql+aioodbc",
 }
-"""The asyncio driver of a URL that names none."""
+"""The asyncio driver for a URL that does not name one."""
 
 
 class SqlHistoryManager(HistoryManager):
     """A history in any database for which SQLAlchemy has an asyncio dialect.
 
     Args:
-        url: as SQLAlchemy takes it, such as `mysql+asyncmy://user:password@host/database`.
-        engine: the program's own `AsyncEngine`, instead of a URL. It is never closed here. One of
-            its connections is kept for writing, so its pool needs two or more.
-        schema: where the tables are: a schema, or a database of MySQL and MariaDB. The
-            connection's own unless told otherwise.
-        create, migrate: make the tables where they are missing. Without both, raises
-            `StorageMissing` where that is needed.
-        pool_size: most connections of an engine of our own.
+        url: a URL of SQLAlchemy, such as `mysql+asyncmy://user:password@host/database`.
+        engine: the program's own `AsyncEngine`, instead of a URL. The manager never closes it. It
+            keeps one connection for writing, so the pool needs two or more.
+        schema: the schema of the tables, or the database on MySQL and MariaDB. The default is the
+            connection's own.
+        create, migrate: create missing tables. Unless both are true, missing tables raise
+            `StorageMissing`.
+        pool_size: most connections of the manager's own engine.
         keys: a `KeyRing`, to encrypt what is recorded; see the guide on encryption.
-        ledger: give the history a ledger, which proves what was recorded. One that has a ledger
-            keeps it. See `history.ledger`.
+        ledger: add a ledger, which proves what was recorded. A history that has a ledger keeps it.
+            See `history.ledger`.
         queue_records, queue_bytes, queue_timeout_s, batch_records: see `GroupCommitWriter`.
-        acquire_timeout_s: how long to wait for a connection.
-        retry_timeout_s: how long what failed with its connection is tried again.
-        close_timeout_s: how long closing waits for what was accepted.
+        acquire_timeout_s: seconds to wait for a connection.
+        retry_timeout_s: seconds to retry after a failed connection.
+        close_timeout_s: seconds that closing waits for accepted calls.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class SqlHistoryManager(HistoryManager):
 
     @property
     def store(self) -> SqlStore:
-        """The open store, as its parts."""
+        """The open store, with its parts."""
         return cast(SqlStore, super().store)
 
     async def add_in_transaction(
@@ -131,14 +131,15 @@ class SqlHistoryManager(HistoryManager):
         *,
         if_latest: HistoryRecord | str | None = None,
     ) -> list[HistoryRecord]:
-        """Record changes within a transaction of the caller's, past the queue; return them.
+        """Record changes in the caller's transaction, without the queue; return the records.
 
-        They are durable when that transaction commits, and gone if it does not. All or none: on
-        an error the transaction can go on without them. Until it ends, all others who record wait.
+        They are durable when that transaction commits, and lost if it rolls back. Either all are
+        written or none: after an error, the transaction can continue without them. Until it ends,
+        all other writers wait.
 
         Args:
-            connection: an `AsyncSession` or `AsyncConnection` of the same database. It begins a
-                transaction if it is in none, as SQLAlchemy does.
+            connection: an `AsyncSession` or `AsyncConnection` of the same database. If it is not in
+                a transaction, SQLAlchemy begins one.
             records, if_latest: as `batch_add_history`.
 
         Raises:
@@ -160,10 +161,10 @@ class SqlHistoryManager(HistoryManager):
 
 
 def sql_url(given: str | URL) -> URL:
-    """Return a URL with its asyncio driver named.
+    """Return a URL that names its asyncio driver.
 
     Raises:
-        InvalidInput: it can't be read, SQLAlchemy has no asyncio driver for it, or a parameter
+        InvalidInput: the URL is not valid, SQLAlchemy has no asyncio driver for it, or a parameter
             can't be used.
     """
     if isinstance(given, str) and given.count("@") > 1:
@@ -183,7 +184,7 @@ def sql_url(given: str | URL) -> URL:
             dialect = url.get_dialect()
             if dialect.is_async:
                 _require_driver(dialect)
-                driver_url(url)  # what is wrong with it is told now
+                driver_url(url)  # raises now if a parameter is wrong
                 return url
     raise InvalidInput(
         f"{named} is not an asyncio driver that SQLAlchemy knows; name one, as in mysql+asyncmy://"

@@ -1,6 +1,6 @@
-"""Marks: under which numbers records are listed by owner, actor, role and cause.
+"""Marks: numbers under which records are listed by owner, actor, role and cause.
 
-A record has a row in `marks` for each that it has.
+A record has a row in `marks` for each of its marks.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,7 +23,7 @@ _BITS: Final = 64
 
 @lru_cache(16_384)
 def mark_of(kind: str, value: str) -> int:
-    """Return the number under which `marks` lists records that have a value."""
+    """Return the number under which `marks` lists the records with a value."""
     digest = blake2b(f"{kind}={value}".encode(), digest_size=_BITS // 8).digest()
     return int.from_bytes(digest, signed=True)
 
@@ -36,7 +36,7 @@ def owner_marks(owner: Owner | None) -> list[int]:
 
 
 def cause_marks(cause: Mapping[str, Any] | None) -> list[int]:
-    """Return the marks of those keys of a cause that records are found by."""
+    """Return the marks of the indexed keys of a cause."""
     if cause is None or not json_text(cause):
         return []
     found = [(key, cause.get(key)) for key in INDEXED_CAUSES]
@@ -56,7 +56,7 @@ def marks_of(record: HistoryRecord) -> list[int]:
 async def add_marks(
     connection: AsyncConnection, tables: Tables, marks: Iterable[tuple[int, int]]
 ) -> None:
-    """Add marks of records, each once."""
+    """Add marks of records, without duplicates."""
     rows = [{"mark": mark, "seq": seq} for mark, seq in dict.fromkeys(marks)]
     if rows:
         await connection.execute(insert(tables.marks), rows)

@@ -1,4 +1,4 @@
-"""The message buffers: what a batch asks of them, and what it saves."""
+"""The message buffers: what a batch reads from them and writes to them."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -38,10 +38,10 @@ async def find_buffers(
 
 
 async def save_messages(transaction: Transaction, given: Sequence[MessageRow]) -> None:
-    """Add messages in order, and remove those that no buffer keeps any more.
+    """Add messages in order, and remove those that are no longer in a buffer.
 
     Raises:
-        RowsLeftOut: not all messages are there; the caller rolls back.
+        RowsLeftOut: some messages were not inserted; the caller rolls back.
     """
     messages = transaction.tables.messages
     rows: list[dict[str, Any]] = []

@@ -1,7 +1,7 @@
-"""Names as indexed columns hold them: of bounded length, and compared byte by byte.
+"""Names in indexed columns: of bounded length, and compared byte by byte.
 
-An index takes keys of a few hundred bytes only, and a name may be of any length. A longer one is
-stored by its beginning and a digest, and as a whole in the column `long_names`.
+The keys of an index have a few hundred bytes at most, but a name may have any length. The indexed
+column holds the beginning and a digest of a long name; the column `long_names` holds all of it.
 """
 
 import json
@@ -13,17 +13,17 @@ from async_history._core.owners import SCOPES
 from async_history.errors import StorageCorrupt
 
 NAME_BYTES: Final = 255
-"""The longest name that is stored as it is, in bytes of UTF-8."""
+"""The longest name that is stored unchanged, in bytes of UTF-8."""
 _BEGINNING: Final = 160
 _MARK: Final = "\x1f"
-"""Between the beginning of a long name and its digest. A name that has it is stored like that."""
+"""The mark between beginning and digest. A name that contains it is stored as a long one."""
 
 NAMES: Final = ("id", "memory_id", "event", "actor_id", "role", *SCOPES)
 """The columns of a record that hold names."""
 
 
 def key_of(name: str) -> str:
-    """Return a name as its column holds it."""
+    """Return a name as it is stored in its column."""
     size = len(name) if name.isascii() else len(name.encode())
     if size <= NAME_BYTES and _MARK not in name:
         return name
@@ -33,7 +33,7 @@ def key_of(name: str) -> str:
 
 
 def all_are_keys(names: Sequence[str]) -> bool:
-    """Return whether all names are stored as they are."""
+    """Return whether all names are stored unchanged."""
     joined = "".join(names)
     if joined.isascii() and _MARK not in joined:
         return max(map(len, names), default=0) <= NAME_BYTES
@@ -41,7 +41,7 @@ def all_are_keys(names: Sequence[str]) -> bool:
 
 
 def keys_of(names: Iterable[str]) -> list[str]:
-    """Return names as their columns hold them, each once."""
+    """Return names as they are stored in their columns, without duplicates."""
     return list(dict.fromkeys(map(key_of, names)))
 
 
@@ -51,7 +51,7 @@ def is_cut(key: str) -> bool:
 
 
 def long_names(names: Mapping[str, str | None]) -> str | None:
-    """Return those names, by column, that are not stored as they are; None if all are."""
+    """Return the names, by column, that are not stored unchanged; None if all are."""
     cut = {
         column: name
         for column, name in names.items()
@@ -61,10 +61,10 @@ def long_names(names: Mapping[str, str | None]) -> str | None:
 
 
 def whole_names(row: Sequence[Any], columns: Sequence[str], stored: str) -> list[Any]:
-    """Return a row with the names in place that `long_names` has stored.
+    """Return a row with the whole names from `long_names`.
 
     Raises:
-        StorageCorrupt: it does not have them any more.
+        StorageCorrupt: `long_names` lacks one of them.
     """
     try:
         cut = json.loads(stored)

@@ -1,4 +1,4 @@
-"""What new records add to the tables, once their numbers are known."""
+"""The rows that new records add to the tables, once their numbers are known."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ class NumberedRecords:
     """Rows of new records.
 
     Attributes:
-        rows: of `PLAIN_COLUMNS` if `are_plain`, else of `ALL_COLUMNS`.
-        marks: pairs of mark and number, each once.
-        spans: bounds of the spans that the records are in.
+        rows: rows of `PLAIN_COLUMNS` if `are_plain`, else of `ALL_COLUMNS`.
+        marks: pairs of mark and number, without duplicates.
+        spans: the spans of the records, by number, with their bounds.
     """
 
     rows: Sequence[tuple[Any, ...]]

@@ -17,7 +17,7 @@ from async_history._sql.tables import Tables
 
 Run = Callable[[Callable[[AsyncConnection], Awaitable[Any]]], Awaitable[Any]]
 _ROLES: Final[dict[str, Any]] = {"sqlite": null(), "oracle": literal_column("USER")}
-"""How a database names its role, where not as standard SQL does."""
+"""The expression for the current role, where a database differs from standard SQL."""
 
 
 class SqlOperationLog:
@@ -32,7 +32,7 @@ class SqlOperationLog:
         self._run = run
 
     async def begin(self, *operations: StoreOperation) -> None:
-        """Enter the operations that are not in the log."""
+        """Add the operations that are not in the log yet."""
         table = self._table
 
         async def begin(connection: AsyncConnection) -> None:
@@ -62,7 +62,7 @@ class SqlOperationLog:
         await self._run(add)
 
     async def end(self, end: OperationEnd) -> tuple[int, int] | None:
-        """Note how an operation ended; return its records and messages."""
+        """Record how an operation ended; return its numbers of records and messages."""
         table = self._table
 
         async def note(connection: AsyncConnection) -> Any:
@@ -83,11 +83,11 @@ class SqlOperationLog:
         return None if row is None else (int(row[0]), int(row[1]))
 
     async def forget_actor(self, actor_id: str) -> None:
-        """Take an actor's name from all operations."""
+        """Remove an actor's name from all operations."""
         table = self._table
 
         async def forget(connection: AsyncConnection) -> None:
-            # Not by the database's comparison, which may leave out case.
+            # Compared here, because the database's comparison may ignore case.
             rows = await connection.execute(
                 select(table.c.id, table.c.actor_id).where(table.c.actor_id.is_not(None))
             )
@@ -145,7 +145,7 @@ class SqlOperationLog:
 
 
 def _row(operation: StoreOperation) -> dict[str, Any]:
-    """Return an operation's columns; the database knows its role."""
+    """Return an operation's columns; the database adds its role."""
     ended_at = operation.ended_at
     return {
         "id": operation.id,

@@ -1,4 +1,4 @@
-"""Owners: whose memories are, and giving owners to memories and their records."""
+"""The owners of memories: finding them, and giving owners to memories and their records."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,7 +23,7 @@ from async_history._sql.transaction import Transaction
 
 
 async def find_owners(transaction: Transaction, memory_ids: Iterable[str]) -> dict[str, Owner]:
-    """Return the owners of these memories, of those that have one."""
+    """Return the owners of these memories, where they have one."""
     owners = transaction.tables.owners
     found: dict[str, Owner] = {}
     for keys in in_parts(keys_of(memory_ids)):
@@ -36,7 +36,7 @@ async def find_owners(transaction: Transaction, memory_ids: Iterable[str]) -> di
 
 
 async def give_owners(transaction: Transaction, owners: Mapping[str, Owner]) -> None:
-    """Give owners to memories, whose records get them too."""
+    """Give owners to memories and to their records."""
     table, history = transaction.tables.owners, transaction.tables.history
     await transaction.execute(
         insert(table), [owner_row(name, owner) for name, owner in owners.items()]
@@ -56,7 +56,7 @@ async def give_owners(transaction: Transaction, owners: Mapping[str, Owner]) -> 
 async def _own_records(
     transaction: Transaction, memory_id: str, seqs: Sequence[int], owner: Owner
 ) -> None:
-    """Give a memory's records an owner."""
+    """Give an owner to a memory's records."""
     history = transaction.tables.history
     key = key_of(memory_id)
     scopes = scopes_of(owner)
@@ -70,7 +70,7 @@ async def _own_records(
 
 
 async def _own_one_by_one(transaction: Transaction, seqs: Sequence[int], owner: Owner) -> None:
-    """As `_own_records`, where each record keeps long names."""
+    """Give an owner to records one by one, because each has its own long names."""
     history = transaction.tables.history
     for part in in_parts(seqs):
         found = select(*columns_read(transaction.tables)).where(history.c.seq.in_(part))

@@ -1,4 +1,4 @@
-"""The most that the server takes in one statement: a longer one ends the connection."""
+"""The server's limit on the size of a statement: a longer one ends the connection."""
 
 from collections.abc import Iterable, Sequence
 
@@ -11,11 +11,11 @@ from async_history.errors import HistoryError, StorageRefused
 def find_too_large(
     batch: Sequence[Submission], most: int | None, seal: Seal, where: str
 ) -> dict[int, HistoryError]:
-    """Return the submissions with more text than the server takes, by index, as errors.
+    """Return an error for each submission with too much text for the server, by index.
 
     Args:
-        most: bytes of a statement's texts; None is without bound.
-        seal: what becomes of texts.
+        most: most bytes of a statement's texts; None: unlimited.
+        seal: seals texts.
         where: the server, for messages.
     """
     refused: dict[int, HistoryError] = {}
@@ -31,10 +31,10 @@ def find_too_large(
 
 
 def require_fits(rows: Iterable[Sequence[str | None]], most: int | None, where: str) -> None:
-    """Check that the server takes rows of texts, one in each statement.
+    """Check that each row of texts fits one statement.
 
     Raises:
-        StorageRefused: it does not take one of them.
+        StorageRefused: a row is too large.
     """
     if most is None:
         return

@@ -23,9 +23,9 @@ from async_history._sql.tables import Tables
 
 
 class Pruning:
-    """What a pruning step does in its transaction, with `state` locked.
+    """A pruning step in its transaction, with `state` locked.
 
-    Memories are named by the keys that their column holds.
+    Memories are identified by the keys in their column.
 
     Args:
         ledger: the ledger's tables in this transaction, if the store has one.

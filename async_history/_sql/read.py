@@ -31,9 +31,9 @@ from async_history._sql.tables import Tables
 from async_history.errors import CursorGone
 
 _READS_AT_ONCE: Final = 5
-"""Connections that shared reads may take: as many as SQLAlchemy's pools keep."""
+"""Connections for shared reads: as many as SQLAlchemy's pools keep."""
 _MOST_READ: Final = 4_096
-"""Rows that are compared with a cause at once."""
+"""Rows that are read at once to compare their causes."""
 
 
 async def require_place(
@@ -42,7 +42,7 @@ async def require_place(
     """Check that a record is still at its place.
 
     Raises:
-        CursorGone: it is not.
+        CursorGone: the record is not there.
     """
     history = tables.history
     there = (
@@ -56,7 +56,7 @@ async def require_place(
 
 
 class HistoryReader:
-    """Answers questions, each on a connection of its own."""
+    """A reader of the history. Each read uses its own connection."""
 
     def __init__(self, connections: Connections, tables: Tables) -> None:
         self._connections = connections
@@ -74,7 +74,7 @@ class HistoryReader:
         return list(await self._histories.of(memory_id))
 
     async def last_change(self, memory_id: str, when: Moment) -> HistoryRecord | None:
-        """Return a memory's last record at a moment."""
+        """Return a memory's last record as of a moment."""
         return last_change_at(await self._histories.of(memory_id), when)
 
     async def _memories(self, memory_ids: Sequence[str]) -> Mapping[str, list[HistoryRecord]]:
@@ -92,7 +92,7 @@ class HistoryReader:
         return found
 
     async def page(self, wanted: Filter, after: Cursor | None, limit: int, ahead: int) -> PageRead:
-        """Return up to `limit` records that match, reading up to `ahead`."""
+        """Return up to `limit` records that match, and read up to `ahead`."""
 
         async def read(connection: AsyncConnection) -> Sequence[Any]:
             if after is not None:
@@ -121,7 +121,7 @@ class HistoryReader:
         return found[:most]
 
     async def count(self, wanted: Filter) -> int:
-        """Return how many records match."""
+        """Return the number of records that match."""
 
         async def count(connection: AsyncConnection) -> int:
             search = Search(wanted, self._tables, connection.dialect)
@@ -140,7 +140,7 @@ class HistoryReader:
         return await self._connections.read(count)
 
     def states_at(self, when: datetime) -> AsyncIterator[Sequence[HistoryRecord]]:
-        """Yield pages of the records that are each memory's state at an instant."""
+        """Yield pages of the records in force at an instant, one for each memory."""
         return states_at(_States(self._fetch, self._tables), when)
 
     async def rows(self, after: Cursor | None, limit: int) -> RowsRead:
@@ -160,7 +160,7 @@ class HistoryReader:
         return RowsRead(rows, place, len(rows) < limit)
 
     async def times_before(self, ids: Sequence[str]) -> Mapping[str, datetime]:
-        """Return `time_before` of records, by id, of those that have one."""
+        """Return `time_before` of records, by id, where they have one."""
         found: dict[str, datetime] = {}
         history = self._tables.history
         for keys in in_parts(keys_of(ids)):
@@ -218,7 +218,7 @@ class HistoryReader:
 
 
 async def _ranges(connection: AsyncConnection, search: Search, after: int | None) -> list[Range]:
-    """Return where to look for records, in order, after a place."""
+    """Return the ranges that may have matching records after a place, in order."""
     if not search.by_spans:
         return [Range()]
     spans = (await connection.execute(search.spans())).scalars().all()
@@ -232,10 +232,10 @@ def _matching(rows: Sequence[Any], wanted: Filter, search: Search) -> Iterable[A
 
 
 class _States:
-    """Reads the states of all memories at an instant.
+    """A reader of the states of all memories at an instant.
 
-    Where a record without a time is a memory's, all records of the memory are read: it has the time
-    of the one before it, and one without any was always there.
+    If a memory has a record without a time, all its records are read. Such a record gets the time
+    of the record before it. If there is none, the record counts as older than any instant.
     """
 
     def __init__(self, fetch: Callable[[Any], Any], tables: Tables) -> None:

@@ -1,4 +1,4 @@
-"""Converts records to rows of the table, and rows to records."""
+"""Conversion of records to rows of the table, and of rows to records."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -29,12 +29,12 @@ def event_bit(event: str) -> int:
 
 
 def columns_read(tables: Tables) -> list[Column[Any]]:
-    """Return the columns that `record_from_row` takes."""
+    """Return the columns for `record_from_row`."""
     return [tables.history.c[name] for name in ALL_COLUMNS]
 
 
 def instant_of(record: HistoryRecord) -> int | None:
-    """Return when a record happened, in microseconds since 1970."""
+    """Return when a record occurred, in microseconds since 1970."""
     text = record.created_at if record.event == Event.ADD else record.updated_at
     instant = None if text is None else _instant(text)
     if instant is None and record.time_before is not None:
@@ -44,7 +44,7 @@ def instant_of(record: HistoryRecord) -> int | None:
 
 @lru_cache(1_024)
 def _instant(text: str) -> int | None:
-    """Return a time's instant: the records of a batch have few times."""
+    """Return the instant of a time's text. It is cached: a batch has few different times."""
     moment = parse_time(text)
     return None if moment is None else microseconds(moment)
 
@@ -61,7 +61,7 @@ def texts_of(record: HistoryRecord) -> list[str]:
 
 
 def are_plain(records: Sequence[HistoryRecord]) -> bool:
-    """Return whether the plain columns are enough for records: no details, no cut names."""
+    """Return whether records need only the plain columns: no details, no long names."""
     names: list[str] = []
     for record in records:
         if record.owner is not None or record.context is not None or record.cause is not None:
@@ -133,12 +133,12 @@ def values_of(record: HistoryRecord, instant: int | None) -> dict[str, Any]:
 
 
 def scopes_of(owner: Owner | None) -> dict[str, str | None]:
-    """Return an owner's scopes by name, None where it has none."""
+    """Return an owner's scopes by name; a missing one is None."""
     return {name: getattr(owner, name, None) for name in SCOPES}
 
 
 def owner_of(scopes: Sequence[str | None]) -> Owner | None:
-    """Return the owner of scopes in their order; None where it has none."""
+    """Return the owner with these scopes, in their order; None if all are missing."""
     return None if not any(scopes) else _owner(*scopes)
 
 
@@ -155,7 +155,7 @@ def owner_row(memory_id: str, owner: Owner) -> dict[str, Any]:
 
 
 def names_from_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a row's values by column, with long names as a whole."""
+    """Return a row's values by column, with whole names."""
     values = dict(row)
     stored = values.pop("long_names")
     if stored is None:
@@ -196,12 +196,12 @@ def record_from_row(row: Sequence[Any]) -> HistoryRecord:
 def _moment(instant: int) -> datetime | None:
     try:
         return from_microseconds(instant)
-    except OverflowError:  # within a day of the first or last that UTC has
+    except OverflowError:  # within a day of the first or last datetime
         return None
 
 
 def row_from(row: Sequence[Any]) -> Row:
-    """Return the row, as `row_of` a record, of a row of `ALL_COLUMNS`."""
+    """Return the `row_of` a record from its row of `ALL_COLUMNS`."""
     if row[-1] is not None:
         row = whole_names(row, ALL_COLUMNS, row[-1])
     return *row[1:8], bool(row[8]), row[9], row[10], owner_text(owner_of(row[12:16])), *row[16:18]

@@ -1,4 +1,4 @@
-"""Makes the tables, or checks those that are there, a program's own migrations included."""
+"""Creation of the tables, and checks of existing ones, also of those that a program has created."""
 
 import json
 from typing import Any, Final
@@ -15,7 +15,7 @@ from async_history._sql.tables import LAYOUT, PREFIX, Tables
 from async_history.errors import MigrationError, StorageMissing
 
 _ERASURES: Final = f"{PREFIX}erasures"
-"""The log of erasures of version 1."""
+"""The log of erasures in version 1."""
 _FIRST_STATE = {
     "id": 1,
     "layout": LAYOUT,
@@ -28,11 +28,11 @@ _FIRST_STATE = {
 
 
 async def require_current(connection: AsyncConnection, tables: Tables, where: str) -> None:
-    """Check that the tables are there, and of this version.
+    """Check that the tables exist and have this version.
 
     Raises:
-        StorageMissing: they are not there.
-        MigrationError: they are of another version.
+        StorageMissing: the tables do not exist.
+        MigrationError: they have another version.
     """
     layout = await _layout(connection, tables, where)
     way_out = "open it with create=True and migrate=True, or run `async-history migrate`"
@@ -45,12 +45,12 @@ async def require_current(connection: AsyncConnection, tables: Tables, where: st
 
 
 async def migrate(connection: AsyncConnection, tables: Tables, where: str) -> None:
-    """Make the tables where they are missing or of an older version; one process at a time.
+    """Create missing tables, and upgrade older ones; one process at a time.
 
-    Each step can be repeated, since some databases commit each statement that makes a table.
+    Each step can be repeated, because some databases commit each CREATE TABLE.
 
     Raises:
-        MigrationError: the tables are of a newer version.
+        MigrationError: the tables have a newer version.
     """
     if await _layout(connection, tables, where) == LAYOUT:
         return
@@ -71,7 +71,7 @@ async def migrate(connection: AsyncConnection, tables: Tables, where: str) -> No
         try:
             async with connection.begin_nested():
                 await connection.execute(insert(tables.state), _FIRST_STATE)
-        except IntegrityError:  # another process was faster: some databases have no lock for this
+        except IntegrityError:  # another process was faster; some databases have no lock for this
             pass
         await connection.commit()
 
@@ -79,7 +79,7 @@ async def migrate(connection: AsyncConnection, tables: Tables, where: str) -> No
 async def _upgrade(connection: AsyncConnection, tables: Tables, layout: int) -> None:
     """Move the log of erasures of version 1 into the log of operations."""
     schema = tables.metadata.schema
-    log = log_within(connection, tables, None)  # so old a history has no ledger
+    log = log_within(connection, tables, None)  # a history of version 1 has no ledger
     if await connection.run_sync(lambda one: inspect(one).has_table(_ERASURES, schema=schema)):
         old = await connection.run_sync(
             lambda one: Table(_ERASURES, MetaData(schema=schema), autoload_with=one)
@@ -116,10 +116,10 @@ async def has_ledger(connection: AsyncConnection, tables: Tables) -> bool:
 
 
 async def make_ledger(connection: AsyncConnection, tables: Tables) -> None:
-    """Give a history the tables of a ledger; one process at a time."""
+    """Create the tables of a ledger; one process at a time."""
     await connection.rollback()
     async with set_up_alone(connection, tables.metadata.schema):
-        # The last one tells that all are there: some databases commit each.
+        # `has_ledger` looks for the last one: some databases commit each CREATE TABLE.
         for table in (tables.ledger_names, tables.ledger_tiles, tables.ledger):
             await connection.run_sync(table.create, checkfirst=True)
         await connection.commit()
@@ -129,7 +129,7 @@ async def _layout(connection: AsyncConnection, tables: Tables, where: str) -> in
     """Return the version of the tables; None where they are missing.
 
     Raises:
-        MigrationError: they are newer than this library, or some of them are lost.
+        MigrationError: the tables are newer than this library, or some of them are lost.
     """
     state = tables.state
     schema = tables.metadata.schema

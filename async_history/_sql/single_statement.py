@@ -1,9 +1,9 @@
 """A batch of new records as one statement, with its numbers and its commit.
 
-MariaDB takes a block of statements as one. A transaction of several has a round trip for each. A
-lone task waits for them all, and while many tasks run, each answer waits for its turn of the event
-loop. The numbers are those that follow the writer's own last batch: if another has written since,
-nothing is written.
+MariaDB executes a block of statements as one statement. A transaction of separate statements needs
+a round trip for each. A single task waits for all of them; with many tasks, each answer also waits
+for the event loop. The numbers follow the writer's own last batch. If another process has written
+since, nothing is written.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -23,7 +23,7 @@ ExecuteToTheCommit = Callable[[AsyncConnection, str, Sequence[Any]], Awaitable[i
 """See `Connections.execute_to_the_commit`."""
 
 _MOST_BYTES: Final = 4 << 20
-"""The server parses the block as a whole before it executes it."""
+"""The largest block. The server parses all of it before it executes it."""
 _BLOCK: Final = """
 BEGIN NOT ATOMIC
 START TRANSACTION;
@@ -40,15 +40,15 @@ _SPAN_VALUES: Final = (
 
 
 def takes_blocks(dialect: Dialect) -> bool:
-    """Return whether a connected database takes a block of statements as one."""
+    """Return whether a connected database executes a block of statements as one."""
     return getattr(dialect, "is_mariadb", False)
 
 
 class SingleStatement:
-    """Writes new records in one statement.
+    """The write of new records in one statement.
 
     Args:
-        statement_bytes: the largest statement that the server takes.
+        statement_bytes: the most bytes of a statement; None: unlimited.
         execute: executes the statement.
     """
 
@@ -69,7 +69,7 @@ class SingleStatement:
         self._execute = execute
 
     def takes(self, size_bytes: int, leaves: Sequence[Bundle]) -> bool:
-        """Return whether so many bytes, and leaves, are not too many for a statement."""
+        """Return whether records of `size_bytes`, with their leaves, fit one statement."""
         for bundle in leaves:
             size_bytes += 2 * (len(bundle.hashes) + len(bundle.names.encode()))
         return size_bytes <= self._most_bytes
@@ -86,12 +86,12 @@ class SingleStatement:
         """Write and commit records whose numbers follow `last`.
 
         Args:
-            key_ids: data keys that must be in the store, and not retired.
-            leaves: of the records, if the store has a ledger.
+            key_ids: data keys that must be in the store and not be retired.
+            leaves: the leaves of the records, if the store has a ledger.
 
         Returns:
-            False if `last` or `version` is another by now, or a key is missing or retired: then
-            nothing is written.
+            False if `last` or `version` has changed, or a key is missing or retired. Then nothing
+            was written.
         """
         insert = self._inserts.of(records)
         begin, _, row = insert.sql.rpartition(" VALUES ")
@@ -114,7 +114,7 @@ class SingleStatement:
         return await self._execute(connection, block, values) > 0
 
     def _keys_are_there(self, key_ids: Sequence[str]) -> str:
-        """Return the condition that data keys are in the store, and not retired."""
+        """Return the condition that data keys are in the store and not retired."""
         if not key_ids:
             return ""
         ids = ", ".join(["%s"] * len(key_ids))

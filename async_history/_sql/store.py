@@ -59,17 +59,17 @@ from async_history.errors import HistoryError
 T = TypeVar("T")
 
 _BYTES_A_SECOND: Final = 4_000_000
-"""What a slow server takes, for the time that a large batch may need."""
+"""The speed of a slow server, to compute the timeout of a large batch."""
 _READ_LEDGER_S: Final = 600.0
-"""Extra seconds that reading for the ledger may take: some hundred million records are counted."""
+"""Extra seconds for reads of the ledger, which may count some hundred million records."""
 
 
 class SqlStore:
     """An open history, wired from connections, a writer, a reader, a follower and an eraser.
 
     Args:
-        keys: what the history is encrypted with, if it is.
-        statement_bytes: the largest statement that the server takes; None is without bound.
+        keys: the keys of an encrypted history.
+        statement_bytes: the most bytes of a statement; None: unlimited.
         has_ledger: whether the history has a ledger.
         writer_options, retry_timeout_s: see `GroupCommitWriter`.
         committed: notified after each commit.
@@ -141,7 +141,7 @@ class SqlStore:
     # Writing
 
     def _new_single_statement(self) -> SingleStatement | None:
-        """Return what writes new records in one statement, where the database takes that."""
+        """Return the write of new records in one statement, if the database supports that."""
         connections = self._connections
         if not takes_blocks(connections.dialect):
             return None
@@ -211,7 +211,7 @@ class SqlStore:
     async def _write(
         self, work: Callable[[AsyncConnection], Awaitable[T]], extra_s: float = 0.0
     ) -> T:
-        """Do work in a transaction on the writing connection, with the keys that the store has."""
+        """Do work in a transaction on the writing connection, with the store's current keys."""
 
         async def write() -> T:
             try:
@@ -228,20 +228,20 @@ class SqlStore:
         return await self.encryption.with_current_keys(work)
 
     def _write_alone(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> "asyncio.Future[T]":
-        """Do work in a transaction on the writing connection, in its turn among the writes."""
+        """Queue work for a transaction on the writing connection, in order with the writes."""
         return self.writer.run_alone(lambda: self._write(work))
 
     def _begun(self, connection: AsyncConnection) -> Transaction:
         return Transaction(connection, self.tables, is_ours=True)
 
     def _with_state(self, work: Callable[[Transaction], Awaitable[T]]) -> "asyncio.Future[T]":
-        """Do work with `state` locked, in its turn among the writes."""
+        """Queue work with `state` locked, in order with the writes."""
         return self._write_alone(self._locked(work))
 
     def _locked(
         self, work: Callable[[Transaction], Awaitable[T]]
     ) -> Callable[[AsyncConnection], Awaitable[T]]:
-        """Return work with `state` locked, which writes the counters afterwards."""
+        """Return work that locks `state` before, and writes the counters after."""
 
         async def do(connection: AsyncConnection) -> T:
             transaction = self._begun(connection)
@@ -289,7 +289,7 @@ class SqlStore:
     async def add_in_transaction(
         self, connection: AsyncConnection, submission: AddRecords
     ) -> Mapping[int, HistoryError]:
-        """Write a submission in a user's transaction; return it by index if it is refused.
+        """Write a submission in a user's transaction; return its error by index if it is refused.
 
         Raises:
             DriverError: nothing was written.
@@ -311,7 +311,7 @@ class SqlStore:
         return await self._with_current_keys(add)
 
     def reset(self, operation: StoreOperation) -> "asyncio.Future[None]":
-        """Queue a reset: records, messages and owners go. Their numbers are not used again."""
+        """Queue a reset, which removes records, messages and owners. Numbers are not reused."""
         tables = self.tables
         emptied = (tables.history, tables.messages, tables.marks, tables.spans, tables.owners)
 
@@ -332,19 +332,19 @@ class SqlStore:
         return self.writer.run_alone(reset_in_time)
 
     async def _place_before_reset(self) -> float:
-        """Give all leaves their places; return the extra seconds that a reset may need for them."""
+        """Place all leaves; return the extra seconds that a reset may need for them."""
         if self._attestation is None:
             return 0.0
 
         async def write(work: Callable[[Transaction], Awaitable[T]]) -> T:
             return await self._write(self._locked(work))
 
-        ledger = SqlLedger(self._attestation, write, self._read_ledger)  # this is its turn
+        ledger = SqlLedger(self._attestation, write, self._read_ledger)  # the reset has its turn
         await place_all(ledger)
         return await ledger.read(LedgerTables.size) * LEAF_S
 
     async def prune_step(self, asked: PruneRequest, reached: PruneCursor | None) -> PruneStep:
-        """Prune the next records in one transaction; in a dry run, count them."""
+        """Prune the next records in one transaction; in a dry run, only count them."""
         tries = PruneTries()
         if self.ledger is not None and not asked.dry_run:
             await place_all(self.ledger)
@@ -362,7 +362,7 @@ class SqlStore:
     # Reading
 
     async def measure(self) -> Measured:
-        """Return the size of the tables and warnings, where the database tells them."""
+        """Return the size of the tables and the warnings, if the database reports them."""
         dialect = self._connections.dialect
         query = size_query(dialect, self.tables, has_ledger=self.ledger is not None)
 
@@ -387,7 +387,7 @@ class SqlStore:
     # Closing
 
     async def aclose(self, timeout_s: float) -> None:
-        """Commit what was accepted, for at most `timeout_s`, then close the connections."""
+        """Commit the accepted calls, for at most `timeout_s`, then close the connections."""
         await self.writer.aclose(timeout_s)
         if not self.writer.task.done():
             self.abandon()
@@ -397,5 +397,5 @@ class SqlStore:
         await self._connections.aclose()
 
     def abandon(self) -> None:
-        """Release the connections without waiting for what they are doing."""
+        """Release the connections without waiting for their work."""
         self._connections.abandon()

@@ -1,6 +1,6 @@
 """The tables, as SQLAlchemy's metadata, and the types of their columns.
 
-`seq` numbers the records in the order of commits, without gaps: see `state`.
+`seq` numbers the records in commit order, without gaps: see `state`.
 """
 
 import base64
@@ -35,11 +35,10 @@ LAYOUT: Final = 3
 """The version of the tables."""
 PREFIX: Final = "async_history_"
 SPAN_BITS: Final = 12
-"""Records of a span, as a power of two."""
+"""The number of records of a span, as a power of two."""
 
 BINARY_DIALECTS: Final = ("mysql", "mariadb", "mssql")
-"""Databases whose texts are compared without case, or without spaces at the end, unless they are
-bytes."""
+"""Databases that compare texts without case or trailing spaces, so that names must be bytes."""
 
 
 _MYSQL_TEXT: Final = LONGTEXT(charset="utf8mb4", collation="utf8mb4_bin")
@@ -64,12 +63,12 @@ class Name(TypeDecorator[str]):
         return dialect.type_descriptor(String(NAME_BYTES))
 
     def bind_processor(self, dialect: Dialect) -> Callable[[Any], Any] | None:
-        """Return what encodes a parameter, where the column holds bytes."""
-        # MySQL takes text for bytes, and its drivers escape text for each sql_mode, but not bytes.
+        """Return the function that encodes a parameter, if the column holds bytes."""
+        # MySQL accepts text for bytes. Its drivers escape text for each sql_mode, but not bytes.
         return _encoded if dialect.name == "mssql" else None
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any] | None:
-        """Return what decodes a value, where the column holds bytes."""
+        """Return the function that decodes a value, if the column holds bytes."""
         return _decoded if dialect.name in BINARY_DIALECTS else None
 
 
@@ -82,7 +81,7 @@ def _decoded(value: Any) -> str | None:
 
 
 class OwnerDigest(TypeDecorator[str]):
-    """An owner's digest, which is empty for what has none: Oracle has no empty text."""
+    """An owner's digest, empty for no owner. Oracle has no empty text."""
 
     impl = String
     cache_ok = True
@@ -97,7 +96,7 @@ class OwnerDigest(TypeDecorator[str]):
 
 
 class Hashes(TypeDecorator[bytes]):
-    """Bytes as a text (base64): MySQL's drivers do not escape bytes for each sql_mode."""
+    """Bytes as text (base64), because MySQL's drivers do not escape bytes for each sql_mode."""
 
     impl = _text()
     cache_ok = True
@@ -107,7 +106,7 @@ class Hashes(TypeDecorator[bytes]):
         return None if value is None else hashes_text(value)
 
     def process_result_value(self, value: Any | None, dialect: Dialect) -> bytes:
-        """Return the bytes; none of a damaged text, which is fewer than there should be."""
+        """Return the bytes; for a damaged text, no bytes, which callers notice by the length."""
         try:
             return base64.b64decode(value or "", validate=True)
         except (binascii.Error, ValueError):
@@ -115,7 +114,7 @@ class Hashes(TypeDecorator[bytes]):
 
 
 def hashes_text(value: bytes) -> str:
-    """Return what a column of `Hashes` holds."""
+    """Return bytes as a column of `Hashes` stores them."""
     return base64.b64encode(value).decode()
 
 
@@ -148,19 +147,18 @@ class Tables:
 
     Attributes:
         history: the records. `occurred_at` is in microseconds since 1970, UTC.
-        marks: which records have an owner's scope, an actor, a role or a cause, by `mark_of`: one
-            row for each that a record has, so what a record has not costs nothing.
-        spans: of each 4,096 places, bounds of the times of its records, and their events.
+        marks: the records with an owner's scope, an actor, a role or a cause, by `mark_of`. A
+            record has one row for each that it has; missing ones cost nothing.
+        spans: for each 4,096 places, bounds of the times of its records, and their events.
         messages: the message buffers.
-        owners: whose memories are.
-        erased: names that were erased, as digests.
-        operations: the log of operations; no name of them is looked up, so these are texts.
-        ledger, ledger_tiles, ledger_names: the leaves, a row for those of a batch, the tree over
-            them, and where each name's leaf is. Only a history with a ledger has them.
-        state: one row. Each transaction that writes updates it first and so has it locked until it
-            ends: `last` is the number of the newest record, and numbers are in the order of
-            commits. What a writer remembers of owners holds as long as `version` is the same; it is
-            0 while there are none.
+        owners: the owners of memories.
+        erased: the digests of erased names.
+        operations: the log of operations. Their names are not looked up, so these are plain texts.
+        ledger, ledger_tiles, ledger_names: the leaves, one row for a batch; the tree over them; and
+            the place of each name's leaf. Only a history with a ledger has these tables.
+        state: one row. Each transaction that writes updates it first, which locks it until the end.
+            `last` is the number of the newest record, so numbers are in commit order. A writer's
+            cache of owners is valid while `version` is unchanged; it is 0 before the first owner.
     """
 
     metadata: MetaData
@@ -185,7 +183,7 @@ class Tables:
 def tables_in(schema: str | None) -> Tables:
     """Return the tables in a schema; None is the connection's own.
 
-    The same each time: SQLAlchemy keeps the statements that it has compiled, by their tables.
+    The same objects each time, because SQLAlchemy caches compiled statements by their tables.
     """
     metadata, ledger = MetaData(schema=schema), MetaData(schema=schema)
 

@@ -1,4 +1,4 @@
-"""A transaction that writes, and the row of `state` that it has locked."""
+"""A transaction that writes, with the row of `state` that it locks."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -25,14 +25,14 @@ class Transaction:
     """A transaction that writes, with the counters of `state`.
 
     Args:
-        is_ours: False where it is the program's, which may be of any isolation level.
+        is_ours: False for the program's own transaction, which may have any isolation level.
 
     Attributes:
         last, last_message: the numbers of the newest record and message.
-        version: what writers remember holds as long as it is the same. Not positive before the
-            first owner: 0, or less once encryption was turned on.
-        last_version: the highest version there was.
-        erased_at: when a name was last erased, in microseconds since 1970; None for never.
+        version: the caches of writers are valid while it is unchanged. Before the first owner it is
+            0, or negative once encryption was turned on.
+        last_version: the highest version so far.
+        erased_at: when a name was last erased, in microseconds since 1970; None: never.
     """
 
     def __init__(self, connection: AsyncConnection, tables: Tables, *, is_ours: bool) -> None:
@@ -48,13 +48,13 @@ class Transaction:
         return await self.connection.execute(statement, rows)
 
     async def fetch(self, statement: Any, values: Any = None) -> Sequence[Any]:
-        """Return the rows of a statement; a SELECT sees what others committed before the lock."""
+        """Return the rows of a statement. A SELECT sees all commits before the lock."""
         if not self.is_ours and isinstance(statement, Select):
             statement = latest_committed(self.connection.dialect, statement)
         return await fetch_on(self.connection, statement, values)
 
     async def claim(self, count: int, version: int) -> int | None:
-        """Lock `state` and take so many numbers: see `dialects.claim`."""
+        """Lock `state` and reserve `count` numbers: see `dialects.claim`."""
         return await claim(self.connection, self.tables, count, version)
 
     async def lock(self) -> None:
@@ -73,7 +73,7 @@ class Transaction:
         self.counters = self._written = tuple(counters)
 
     async def write_state(self) -> None:
-        """Write the counters, where they have changed."""
+        """Write the counters if they have changed."""
         if self.counters == self._written:
             return
         state = self.tables.state
@@ -104,14 +104,14 @@ class Transaction:
         return self.version > 0
 
     def forget_known(self) -> None:
-        """Make what writers remember void, as `next_version`, and no more."""
+        """Invalidate the caches of writers, as `next_version` does, and nothing else."""
         if self.has_owners:
             self.next_version()
         else:
             self.version -= 1
 
     def next_version(self, erased_at: int | None = None) -> None:
-        """Make what writers remember of owners and erased names void."""
+        """Invalidate the caches of owners and erased names of all writers."""
         self.last_version += 1
         self.version = self.last_version
         if erased_at is not None:

@@ -1,8 +1,8 @@
-"""Ends work on SQLite without cutting off a statement.
+"""Cancellation of work on SQLite without cutting off a statement.
 
-A cursor whose caller was cancelled between `execute` and `fetchall` stays at its first row, and its
-connection, though it is closed, keeps the file locked for as long as anybody holds the exception:
-the cancelled task does. So no cancellation reaches the driver. The statement is interrupted.
+If a caller is cancelled between `execute` and `fetchall`, the cursor stays at its first row. Its
+connection, even when closed, keeps the file locked as long as something refers to the exception,
+as the cancelled task does. So no cancellation reaches the driver: the statement is interrupted.
 """
 
 import asyncio
@@ -16,13 +16,13 @@ from async_history._core.cancellation import to_the_end
 T = TypeVar("T")
 
 _AGAIN_S: Final = 0.02
-"""An interrupt between two statements does nothing: how soon there is another."""
+"""Seconds between interrupts: one that falls between two statements has no effect."""
 
 
 async def run_uncut(work: Awaitable[T], connection: AsyncConnection) -> T:
-    """Run work on a connection; where the caller is cancelled, until the work has ended.
+    """Run work on a connection. If the caller is cancelled, interrupt the work and await its end.
 
-    The connection can be used again then, also where the work was interrupted.
+    The connection can be used again afterwards.
     """
     running = asyncio.ensure_future(work)
     try:
@@ -39,11 +39,11 @@ async def _interrupt(running: "asyncio.Future[Any]", connection: AsyncConnection
             await driver.interrupt()
         await asyncio.wait([running], timeout=_AGAIN_S)
     if not running.cancelled():
-        running.exception()  # its caller ends for another reason
+        running.exception()  # marks it as retrieved: the caller is cancelled instead
 
 
 async def connect_uncut(engine: AsyncEngine) -> AsyncConnection:
-    """Return a connection of an engine; where the caller is cancelled, it is given back."""
+    """Return a connection of an engine. If the caller is cancelled, return it to the pool."""
     connecting = asyncio.ensure_future(engine.connect().start())
     try:
         return await asyncio.shield(connecting)

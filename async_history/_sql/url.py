@@ -1,7 +1,6 @@
-"""The parameters of a database's URL: TLS as providers of MySQL print it, and what may be told.
+"""The parameters of a database's URL: TLS in the spellings of MySQL's tools, and what may be shown.
 
-SQLAlchemy hands each parameter to the driver, which knows none of the ways in which the tools of
-MySQL ask for TLS.
+SQLAlchemy passes each parameter to the driver, and the drivers know none of these spellings.
 """
 
 import contextlib
@@ -17,7 +16,7 @@ from async_history.errors import InvalidInput
 
 _MOST_PORT: Final = 65_535
 _SHOWN: Final = "unix_socket"
-"""The one parameter that tells where a server is; another may be secret."""
+"""The only parameter that is shown: it says where a server is. Others may be secret."""
 
 _ENCRYPTED: Final = "encrypted"
 _OF_AN_AUTHORITY: Final = "of an authority"
@@ -28,28 +27,27 @@ _MODES: Final[Mapping[str, str | None]] = {
     "verify-ca": _OF_AN_AUTHORITY,
     **dict.fromkeys(("verify-identity", "verify-full", "strict"), _OF_THE_HOST),
 }
-"""What the server must prove: nothing with TLS, a certificate of a known authority, or that it is
-the URL's host."""
+"""What the server must prove: only TLS, a certificate of a known authority, or also its name."""
 _MODE_NAMES: Final = ("ssl-mode", "ssl_mode", "sslmode", "sslMode", "sslaccept", "ssl")
 """MySQL's clients, Azure, Aiven and DigitalOcean (`ssl-mode`), Prisma (`sslaccept`), and
 node-mysql2 and PlanetScale (`ssl`, as JSON)."""
 _FILES: Final = ("ssl_ca", "ssl_capath", "ssl_cert", "ssl_key")
 _AT_LEAST: Final = ("TLSv1", "TLSv1.1", "TLSv1.2")
-"""Versions that ask for no more than Python does in any case."""
+"""Versions that Python requires anyway."""
 
 
 def shown(url: URL) -> str:
-    """Return a URL as it may be told: without its password, and parameters that may be secret."""
+    """Return a URL for messages: without its password and parameters that may be secret."""
     query = {name: value for name, value in url.query.items() if name == _SHOWN}
     text: str = url.set(query=query).render_as_string(hide_password=True)
     return text
 
 
 def driver_url(url: URL) -> tuple[URL, Mapping[str, Any]]:
-    """Return a URL as its driver takes it, and arguments to connect with.
+    """Return a URL for its driver, and arguments to connect with.
 
     Raises:
-        InvalidInput: naming the parameter that can't be used. Its value is not told.
+        InvalidInput: a parameter can't be used. The message names it, without its value.
     """
     if url.port is not None and not 1 <= url.port <= _MOST_PORT:
         raise InvalidInput(f"the URL's port must be a number from 1 to {_MOST_PORT}")
@@ -112,9 +110,9 @@ def _context(wanted: str, query: Mapping[str, Any]) -> ssl.SSLContext:
 
 @contextlib.contextmanager
 def parameters_refused(url: URL | None) -> Iterator[None]:
-    """Turn what a driver raises for a parameter of the URL that it can't take into `InvalidInput`.
+    """Raise `InvalidInput` if the driver does not accept a parameter of the URL.
 
-    Its text may hold a value, so that is not told.
+    The driver's message may contain a value, so it is not shown.
     """
     try:
         yield

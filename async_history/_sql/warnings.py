@@ -1,4 +1,4 @@
-"""Warnings about server settings that can lose acknowledged records: of MySQL and MariaDB."""
+"""Warnings about settings of MySQL and MariaDB that can lose acknowledged records."""
 
 from collections.abc import Iterator
 from typing import Any, Final
@@ -10,7 +10,7 @@ from async_history._core.stats import StoreWarning
 SETTINGS: Final = text(
     "SELECT @@innodb_flush_log_at_trx_commit, @@log_bin, @@sync_binlog, @@innodb_doublewrite"
 )
-"""MySQL tells `innodb_doublewrite` as a word, MariaDB as a number."""
+"""MySQL reports `innodb_doublewrite` as a word, MariaDB as a number."""
 _OFF: Final = ("0", "OFF")
 
 
